@@ -1,0 +1,58 @@
+"""Identity: a stable hash of content and configuration, the same on every machine and in every process."""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from learnable.types import Message
+
+DIGEST_BYTES = 16
+
+
+def fingerprint(value: Any) -> str:
+    """Return 32 hexadecimal digits that depend only on the value.
+
+    Frozen dataclasses contribute their type's name and their fields; mappings are sorted by key.
+
+    Raises:
+        TypeError: If the value, or something in it, has no stable form (a path, an array, an object).
+    """
+    canonical = json.dumps(_canonical(value), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.blake2b(canonical.encode("utf-8", "surrogatepass"), digest_size=DIGEST_BYTES).hexdigest()
+
+
+def example_id(messages: Iterable[Message]) -> str:
+    """Return the identity of a conversation: a hash of its roles and contents, and of nothing else."""
+    return fingerprint([[message.role, message.content] for message in messages])
+
+
+def file_digest(path: Path) -> str:
+    """Return a hash of the bytes of a file (xxh3, 128 bits: for identity, not for security)."""
+    digest = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _canonical(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return {"float": repr(value)} if math.isfinite(value) else {"float": str(value)}
+    if is_dataclass(value) and not isinstance(value, type):
+        values = {field.name: _canonical(getattr(value, field.name)) for field in fields(value)}
+        return {"type": type(value).__name__, "fields": values}
+    if isinstance(value, Mapping):
+        if not all(isinstance(key, str) for key in value):
+            raise TypeError(f"only text keys have a stable form, got {list(value)!r}")
+        return {"map": {key: _canonical(item) for key, item in value.items()}}
+    if isinstance(value, list | tuple):
+        return [_canonical(item) for item in value]
+    raise TypeError(f"a {type(value).__name__} has no stable form: {value!r}")
