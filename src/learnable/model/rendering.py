@@ -1,0 +1,181 @@
+"""Conversations to ``(ids, mask)``: the model's own chat template, and exactly the tokens that its answers own.
+
+The span of an answer is found by rendering the conversation twice, once with that answer replaced by a sentinel:
+what differs between the two texts is the answer. This needs no ``{% generation %}`` mark, no prefix property and no
+second tokenization, and works for templates that trim, merge or rewrite turns.
+"""
+
+import re
+from collections.abc import Sequence
+from os.path import commonprefix
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jinja2 import TemplateError
+
+from learnable.errors import ModelError
+from learnable.types import Example, Message, Rendered
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# Private-use characters: no answer starts or ends with them, so the difference of the two texts is never too short.
+SENTINEL = "\ue5f0learnable\ue5f1"
+TOKENIZE_AT_ONCE = 1_000
+
+DEFAULT_TEMPLATE = (
+    "{{ bos_token if add_bos else '' }}"
+    "{%- for message in messages -%}"
+    "{%- if message['role'] == 'system' -%}{{ message['content'] + '\n\n' }}"
+    "{%- elif message['role'] == 'user' -%}{{ '### Instruction:\n' + message['content'] + '\n\n### Response:\n' }}"
+    "{%- else -%}{{ message['content'] + eos_token + ('' if loop.last else '\n\n') }}"
+    "{%- endif -%}"
+    "{%- endfor -%}"
+)
+"""For base models that bring no template: the instruction format of Alpaca, multi-turn, answers closed by EOS."""
+
+
+class Renderer:
+    """Turns conversations into tokens and response masks for one tokenizer.
+
+    Args:
+        tokenizer: A fast tokenizer of transformers (character offsets are needed).
+        name: The model's name, for error messages.
+
+    Raises:
+        ModelError: If the tokenizer gives no offsets, or has no end-of-sequence token to close an answer.
+    """
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", *, name: str) -> None:
+        if not tokenizer.is_fast:
+            raise ModelError(
+                f"the tokenizer of {name} gives no character offsets, so its answers cannot be located",
+                hint="use a model with a tokenizer.json (a 'fast' tokenizer)",
+            )
+        if tokenizer.eos_token is None:
+            raise ModelError(
+                f"the tokenizer of {name} has no end-of-sequence token",
+                hint="set eos_token in tokenizer_config.json",
+            )
+        self._tokenizer, self._name = tokenizer, name
+        self._options: dict[str, Any] = {}
+        if tokenizer.chat_template is None:
+            # A chat template is the whole text, so the default one must bring the BOS that the tokenizer would add.
+            first = tokenizer("a", add_special_tokens=True)["input_ids"][0]
+            self._options = {
+                "chat_template": DEFAULT_TEMPLATE,
+                "add_bos": tokenizer.bos_token_id is not None and first == tokenizer.bos_token_id,
+            }
+        special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
+        self._end_of_turn = (special | set(tokenizer.all_special_ids)) - {tokenizer.bos_token_id}
+        self._end_of_turn.add(tokenizer.eos_token_id)
+
+    @property
+    def uses_default_template(self) -> bool:
+        """True when the model brings no chat template of its own."""
+        return bool(self._options)
+
+    def text(self, messages: Sequence[Message]) -> str:
+        """Return the whole conversation as the template writes it.
+
+        Raises:
+            jinja2.TemplateError: If the template refuses the conversation.
+        """
+        turns = [{"role": message.role, "content": message.content} for message in messages]
+        rendered = self._tokenizer.apply_chat_template(turns, tokenize=False, **self._options)
+        assert isinstance(rendered, str)
+        return rendered
+
+    def response_spans(self, messages: Sequence[Message]) -> tuple[str, list[tuple[int, int]]]:
+        """Return the rendered text and the ``[start, end)`` characters of each answer in it.
+
+        Raises:
+            jinja2.TemplateError: If the template refuses the conversation.
+            ValueError: If an answer does not appear in the text.
+        """
+        text = self.text(messages)
+        spans = []
+        for position, message in enumerate(messages):
+            if message.role != "assistant":
+                continue
+            changed = list(messages)
+            changed[position] = Message(role="assistant", content=SENTINEL)
+            other = self.text(changed)
+            if SENTINEL not in other:
+                raise ValueError(f"the template leaves out the answer of turn {position + 1}")
+            start = len(commonprefix([text, other]))
+            end = len(text) - len(commonprefix([text[:start - 1 if start else None:-1], other[::-1]]))
+            if end <= start:
+                raise ValueError(f"the template leaves out the answer of turn {position + 1}")
+            spans.append((start, end))
+        return text, spans
+
+    def render(self, examples: Sequence[Example], *, max_length: int) -> list[Rendered]:
+        """Tokenize conversations and mark the tokens that the loss counts.
+
+        A token counts when it carries a character of an answer, or ends the turn after it. The first token of a
+        text never counts: nothing stands before it to predict it from. What exceeds ``max_length`` is cut off at
+        the end.
+
+        Args:
+            examples: n conversations.
+            max_length: Longest sequence in tokens.
+
+        Returns:
+            n rendered examples, in the same order.
+
+        Raises:
+            ModelError: If the chat template refuses an example.
+        """
+        rendered: list[Rendered] = []
+        for start in range(0, len(examples), TOKENIZE_AT_ONCE):
+            part = examples[start : start + TOKENIZE_AT_ONCE]
+            located = [self._locate(example) for example in part]
+            encoded = self._tokenizer(
+                [text for text, _ in located],
+                add_special_tokens=False,
+                return_offsets_mapping=True,
+                return_attention_mask=False,
+                verbose=False,
+            )
+            for example, (text, spans), ids, offsets in zip(
+                part, located, encoded["input_ids"], encoded["offset_mapping"], strict=True
+            ):
+                mask = self._mask(text, spans, np.asarray(ids), np.asarray(offsets).reshape(-1, 2))
+                rendered.append(
+                    Rendered(
+                        id=example.id,
+                        ids=np.asarray(ids[:max_length], dtype=np.int32),
+                        mask=mask[:max_length],
+                        truncated=len(ids) > max_length,
+                    )
+                )
+        return rendered
+
+    def _locate(self, example: Example) -> tuple[str, list[tuple[int, int]]]:
+        try:
+            return self.response_spans(example.messages)
+        except (TemplateError, ValueError, TypeError, KeyError) as error:
+            roles = ", ".join(message.role for message in example.messages)
+            raise ModelError(
+                f"the chat template of {self._name} fails on example {example.id[:8]} of {example.source} "
+                f"(turns: {roles}): {error}",
+                hint="drop or merge turns that this template does not know, or put another chat_template.jinja "
+                "beside the model",
+            ) from error
+
+    def _mask(
+        self, text: str, spans: list[tuple[int, int]], ids: np.ndarray, offsets: np.ndarray
+    ) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        mask = np.zeros(len(ids), dtype=np.bool_)
+        for start, end in spans:
+            mask |= (offsets[:, 1] > start) & (offsets[:, 0] < end)
+            position = int(np.searchsorted(offsets[:, 0], end))
+            for after in range(position, len(ids)):
+                if ids[after] in self._end_of_turn:
+                    mask[position : after + 1] = True
+                    break
+                if not re.fullmatch(r"\s*", text[offsets[after, 0] : offsets[after, 1]]):
+                    break
+        mask[:1] = False
+        return mask
