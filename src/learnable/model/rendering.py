@@ -101,10 +101,8 @@ class Renderer:
             changed = list(messages)
             changed[position] = Message(role="assistant", content=SENTINEL)
             other = self.text(changed)
-            if SENTINEL not in other:
-                raise ValueError(f"the template leaves out the answer of turn {position + 1}")
             start = len(commonprefix([text, other]))
-            end = len(text) - len(commonprefix([text[:start - 1 if start else None:-1], other[::-1]]))
+            end = len(text) - len(commonprefix([text[start:][::-1], other[start:][::-1]]))
             if end <= start:
                 raise ValueError(f"the template leaves out the answer of turn {position + 1}")
             spans.append((start, end))

@@ -1,0 +1,112 @@
+"""A pool on disk, and what makes two pools the same."""
+
+import errno
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+from learnable.errors import DataError
+from learnable.fingerprint import fingerprint
+from learnable.types import Pool, SourceFile
+
+POOL_FILE = "pool.json"
+
+_MISSING_LENGTH = -1
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a path to write to, and move what is there to ``path`` when all went well.
+
+    Raises:
+        DataError: If it cannot be written, for example because the disk is full.
+    """
+    part = path.with_name(f"{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove(part)
+        yield part
+        if part.is_dir() and path.is_dir():
+            shutil.rmtree(path)
+        part.replace(path)
+    except OSError as error:
+        _remove(part)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise DataError(
+            f"cannot write {path}: {'the disk is full' if full else error.strerror or error}",
+            hint="free some space or choose another folder with -o" if full else "choose another folder with -o",
+        ) from error
+    except BaseException:
+        _remove(part)
+        raise
+
+
+def _remove(part: Path) -> None:
+    if part.is_dir():
+        shutil.rmtree(part)
+    else:
+        part.unlink(missing_ok=True)
+
+
+def is_pool(folder: Path) -> bool:
+    """Return whether ``save_pool`` wrote this folder."""
+    return (folder / POOL_FILE).is_file()
+
+
+def save_pool(pool: Pool, folder: Path) -> None:
+    """Write a pool as ``examples.parquet``, ``rows.parquet`` and ``pool.json``, the last one last.
+
+    Raises:
+        DataError: If the folder cannot be written.
+    """
+    for name, frame in (("examples", pool.examples), ("rows", pool.rows)):
+        with replacing(folder / f"{name}.parquet") as part:
+            # Not polars' own writer: it hides a full disk.
+            pq.write_table(frame.to_arrow(compat_level=pl.CompatLevel.oldest()), part, compression="zstd")
+    with replacing(folder / POOL_FILE) as part:
+        content = {"files": [asdict(file) for file in pool.files]}
+        part.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+
+def load_pool(folder: Path) -> Pool:
+    """Read what ``save_pool`` wrote.
+
+    Raises:
+        DataError: If something is missing or broken.
+    """
+    try:
+        content = json.loads((folder / POOL_FILE).read_text(encoding="utf-8"))
+        files = tuple(SourceFile(**file) for file in content["files"])
+        examples = pl.read_parquet(folder / "examples.parquet")
+        rows = pl.read_parquet(folder / "rows.parquet")
+    except (OSError, ValueError, KeyError, TypeError, pl.exceptions.PolarsError) as error:
+        raise DataError(f"cannot read the pool in {folder}: {error}", hint="load the data again") from error
+    return Pool(examples=examples, rows=rows, files=files)
+
+
+def pool_identity(pool: Pool) -> str:
+    """Return a hash of the examples and their order, the rows' outcomes and the files' content; never of a path."""
+    # A duplicate's reason names the file of the first one; a file's name is no content.
+    duplicate = pl.col("id").is_not_null() & pl.col("reason").is_not_null()
+    reasons = pool.rows.select(pl.when(duplicate).then(pl.lit("duplicate")).otherwise("reason")).to_series()
+    columns = [pool.examples["id"], pool.examples["source"], pool.rows["id"], reasons]
+    files = [[file.digest, file.format] for file in pool.files]
+    return fingerprint([[_column_digest(column) for column in columns], files])
+
+
+def _column_digest(column: pl.Series) -> str:
+    """Return a hash of a text column: its lengths, then its text end to end, so that no two columns share a form."""
+    lengths = column.str.len_bytes().cast(pl.Int64).fill_null(_MISSING_LENGTH).to_numpy()
+    digest = xxhash.xxh3_128(lengths.astype("<i8").tobytes())
+    for chunk in pa.chunked_array(column.fill_null("").to_arrow(compat_level=pl.CompatLevel.oldest())).chunks:
+        offsets, data = chunk.buffers()[1:]
+        ...
+    return digest.hexdigest()

@@ -1,0 +1,6 @@
+"""The only rooms, with ``train``, that know torch: loading, rendering, and the loss engine."""
+
+from learnable.model.language_model import LanguageModel
+from learnable.model.rendering import DEFAULT_TEMPLATE, Renderer
+
+__all__ = ["DEFAULT_TEMPLATE", "LanguageModel", "Renderer"]

@@ -1,0 +1,103 @@
+"""The loss engine: summed negative log-likelihood of the response tokens, one padded batch at a time.
+
+Two things make it cheap. Padding stands on the right and attention is causal, so no attention mask is needed: a real
+token never sees padding. And only the positions that predict a response token are projected to the vocabulary, in
+chunks, by cutting the input of the output layer: the model's own forward then applies whatever it does to its logits
+(soft caps, scales), without a line about any model family here.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from learnable.errors import ModelError
+from learnable.types import Rendered
+
+LOGITS_AT_ONCE = 1 << 25
+"""Elements of a chunk of logits: 128 MiB in float32."""
+
+
+@torch.inference_mode()
+def batch_nll(network: Any, rendered: Sequence[Rendered]) -> NDArray[np.float64]:
+    """Return the summed nll of the response tokens of each example, in nats.
+
+    Args:
+        network: A causal language model of transformers, with or without adapters.
+        rendered: n examples, computed together; T is the length of the longest.
+
+    Returns:
+        float64 (n,); 0 for an example without response tokens.
+
+    Raises:
+        ModelError: If the network has no output layer, or gives losses that are not finite.
+    """
+    device = next(network.parameters()).device
+    ids, targets, rows, positions = _padded(rendered)
+    total = np.zeros(len(rendered), dtype=np.float64)
+    if not len(rows):
+        return total
+    ids_on_device, targets_on_device = ids.to(device), targets.to(device)
+    losses = [
+        torch.nn.functional.cross_entropy(logits.float(), targets_on_device[start : start + len(logits)], reduction="none")
+        for start, logits in _logits(network, ids_on_device, positions.to(device))
+    ]
+    values = torch.cat(losses).cpu().numpy().astype(np.float64)
+    if not np.isfinite(values).all():
+        bad = rendered[int(rows[np.flatnonzero(~np.isfinite(values))[0]])]
+        raise ModelError(
+            f"the model gives a loss that is not finite on example {bad.id[:8]}",
+            hint="try dtype float32, and look whether the model was loaded whole",
+        )
+    np.add.at(total, rows, values)
+    return total
+
+
+def _padded(rendered: Sequence[Rendered]) -> tuple[torch.Tensor, torch.Tensor, NDArray[np.int64], torch.Tensor]:
+    """Return ids (n, T), and per response token its id, its row, and the flat position that predicts it (P,)."""
+    longest = max(len(example.ids) for example in rendered)
+    ids = np.zeros((len(rendered), longest), dtype=np.int64)
+    mask = np.zeros((len(rendered), longest), dtype=np.bool_)
+    for row, example in enumerate(rendered):
+        ids[row, : len(example.ids)] = example.ids
+        mask[row, : len(example.ids)] = example.mask
+    rows, columns = np.nonzero(mask)
+    targets = torch.from_numpy(ids[rows, columns])
+    positions = torch.from_numpy(rows * longest + columns - 1)
+    return torch.from_numpy(ids), targets, rows, positions
+
+
+def _logits(network: Any, ids: torch.Tensor, positions: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
+    """Yield ``(start, logits)`` with logits (C, V) of the positions ``start`` to ``start + C``."""
+    head = network.get_output_embeddings()
+    if head is None:
+        raise ModelError("the model has no output layer", hint="learnable needs a causal language model")
+    at_once = max(1, LOGITS_AT_ONCE // head.weight.shape[0])
+    chosen: list[torch.Tensor] = []
+
+    def keep_first_chunk(_: Any, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
+        hidden = arguments[0]
+        chosen.append(hidden.reshape(-1, hidden.shape[-1])[positions])
+        return (chosen[0][None, :at_once],)
+
+    with _hooked(head, keep_first_chunk):
+        logits = network(input_ids=ids, use_cache=False).logits
+    if not chosen:
+        raise ModelError("the output layer of this model is never called, so its losses cannot be measured")
+    yield 0, logits[0]
+    for start in range(at_once, len(positions), at_once):
+        # A forward over one token, with the next chunk put in front of the output layer.
+        with _hooked(head, lambda _, __, start=start: (chosen[0][None, start : start + at_once],)):
+            yield start, network(input_ids=ids[:1, :1], use_cache=False).logits[0]
+
+
+@contextmanager
+def _hooked(module: torch.nn.Module, hook: Any) -> Iterator[None]:
+    handle = module.register_forward_pre_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -1,0 +1,37 @@
+"""Learnability: the share of its loss that fine-tuning takes from an example."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learnability:
+    """``S = (L_base - L_ref) / L_base = 1 - L_ref / L_base``.
+
+    1: the reference knows the answer by heart; 0: fine-tuning changed nothing; below 0: it made the example worse.
+    The token count cancels, so sums and means per token give the same score.
+
+    Args:
+        floor: Base loss in nats per token at or under which the score is undefined (NaN): there is nothing to learn,
+            and the ratio is noise.
+
+    Source: LoBaSS (2310.13008 v1), DavIR (v2), final normalized form. The papers state no guard for a base loss
+    of 0; ours is ``floor``.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("loss_before", "loss_after")
+    higher_is_better: ClassVar[bool] = True
+    floor: float = 1e-6
+
+    def __call__(self, frame: pl.DataFrame) -> NDArray[np.float32]:
+        """Return float32 (n,) from the columns ``loss_before`` and ``loss_after`` in nats per token."""
+        before = frame["loss_before"].to_numpy().astype(np.float64)
+        after = frame["loss_after"].to_numpy().astype(np.float64)
+        usable = before > self.floor
+        score = np.full(before.shape, np.nan)
+        np.divide(before - after, before, out=score, where=usable)
+        return score.astype(np.float32)

@@ -1,0 +1,30 @@
+"""The highest scores."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from learnable.types import Picks
+
+
+@dataclass(frozen=True, kw_only=True)
+class TopK:
+    """The k highest scores, highest first; equal scores in the order given.
+
+    Source: LoBaSS (2310.13008): keep the top k by learnability.
+    """
+
+    def __call__(
+        self,
+        scores: NDArray[np.float32],
+        *,
+        k: int,
+        vectors: NDArray[np.float32] | None = None,
+        groups: NDArray[np.int64] | None = None,
+        rng: np.random.Generator | None = None,
+    ) -> Picks:
+        """Return the picks; their gain is the score."""
+        defined = np.flatnonzero(~np.isnan(scores))
+        order = defined[np.argsort(-scores[defined], kind="stable")][:k]
+        return Picks(index=order.astype(np.int64), gain=scores[order].astype(np.float32))
