@@ -4,6 +4,7 @@ A format never guesses: what it cannot read as a conversation that ends in an an
 """
 
 import difflib
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,8 @@ COMPLETIONS = ("completion", "response", "answer")
 CONTEXTS = ("context", "input")
 SYSTEMS = ("system", "system_prompt")
 
+_BRIEF = reprlib.Repr()  # of bounded depth: a row may be nested deeper than repr can go
+_BRIEF.maxstring = _BRIEF.maxother = 80
 _TOOL_KEYS = ("tool_calls", "tools", "function_call")
 _TOOL_ROLES = ("tool", "function", "ipython", "observation")
 
@@ -66,19 +69,21 @@ def text_of(value: object, name: str) -> str:
     """
     if value is None:
         raise ValueError(f"{name} is missing")
-    if not isinstance(value, str):
-        raise ValueError(f"{name} is {kind_of(value)}, not text: {_shortened(value)}")
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            broken = value[error.start]
-            raise ValueError(f"{name} is not valid Unicode: lone surrogate {broken!r}") from None
-    return value
+    if isinstance(value, str):
+        return value if value.isascii() else _encodable(value, name)
+    raise ValueError(f"{name} is {kind_of(value)}, not text: {_shortened(value)}")
+
+
+def _encodable(text: str, name: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{name} is not valid Unicode: lone surrogate {text[error.start]!r}") from error
+    return text
 
 
 def _shortened(value: object) -> str:
-    text = repr(value)
+    text = _BRIEF.repr(value)
     return text if len(text) <= 60 else f"{text[:60]}..."
 
 
@@ -97,7 +102,9 @@ def _checked(messages: Sequence[Message]) -> tuple[Message, ...]:
         if message.role == "assistant" and not asked:
             raise ValueError("no user turn before the assistant turn")
         if message.role != "system" and not message.content.strip():
-            raise ValueError("the answer is empty" if message.role == "assistant" else "the user turn is empty")
+            raise ValueError(
+                "the answer is empty" if message.role == "assistant" else "the user turn is empty"
+            )
         asked = asked or message.role == "user"
     if messages[-1].role != "assistant":
         raise ValueError(f"the conversation ends with a {messages[-1].role} turn")
@@ -116,35 +123,43 @@ def _system(row: Row) -> list[Message]:
 def _turns(value: object, name: str) -> list[Message]:
     if value is None:
         raise ValueError(f"{name} is missing")
-    if not isinstance(value, list | tuple):
-        raise ValueError(f"{name} is {kind_of(value)}, not a list of turns: {_shortened(value)}")
-    return [_turn(item, f"turn {number} of {name}") for number, item in enumerate(value, 1)]
+    if isinstance(value, list | tuple):
+        return [_turn(item, f"turn {number} of {name}") for number, item in enumerate(value, 1)]
+    raise ValueError(f"{name} is {kind_of(value)}, not a list of turns: {_shortened(value)}")
 
 
 def _turn(item: object, name: str) -> Message:
-    if not isinstance(item, Mapping):
-        raise ValueError(f"{name} is {kind_of(item)}, not an object")
-    _refuse_tools(item)
-    role = item.get("role") if item.get("role") is not None else item.get("from")
+    turn = _object(item, name)
+    _refuse_tools(turn)
+    role, content = _either(turn, "role", "from"), _either(turn, "content", "value")
     if role is None:
-        raise ValueError(f"{name} has no role; keys seen: {shown_keys(item)}")
+        raise ValueError(f"{name} has no role; keys seen: {shown_keys(turn)}")
     if role in _TOOL_ROLES:
         raise ValueError(f"tool calls are not supported (role {role!r} in {name})")
     if not isinstance(role, str) or role not in ROLES:
         raise ValueError(f"unknown role {_shortened(role)} in {name}; known: {', '.join(ROLES)}")
-    content = item.get("content") if item.get("content") is not None else item.get("value")
     if isinstance(content, list | tuple):
-        text = "".join(_part(part, name) for part in content)
+        text = "".join(_part_text(_object(part, f"a part of {name}"), name) for part in content)
     else:
         text = text_of(content, f"the content of {name}")
     return Message(role=ROLES[role], content=text)
 
 
-def _part(part: object, name: str) -> str:
-    if not isinstance(part, Mapping):
-        raise ValueError(f"a part of {name} is {kind_of(part)}, not an object")
+def _either(row: Row, key: str, other: str) -> object:
+    return row[key] if row.get(key) is not None else row.get(other)
+
+
+def _object(item: object, name: str) -> Row:
+    if isinstance(item, Mapping):
+        return item
+    raise ValueError(f"{name} is {kind_of(item)}, not an object")
+
+
+def _part_text(part: Row, name: str) -> str:
     if part.get("type") != "text":
-        raise ValueError(f"only text is supported, got a part of type {_shortened(part.get('type'))} in {name}")
+        raise ValueError(
+            f"only text is supported, got a part of type {_shortened(part.get('type'))} in {name}"
+        )
     return text_of(part.get("text"), f"the text of {name}")
 
 
@@ -183,7 +198,9 @@ def _read_sharegpt(row: Row) -> tuple[Message, ...]:
 
 def _write_sharegpt(messages: Sequence[Message]) -> dict[str, Any]:
     names = {"user": "human", "assistant": "gpt", "system": "system"}
-    return {"conversations": [{"from": names[message.role], "value": message.content} for message in messages]}
+    return {
+        "conversations": [{"from": names[message.role], "value": message.content} for message in messages]
+    }
 
 
 def _read_alpaca(row: Row) -> tuple[Message, ...]:

@@ -9,7 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import polars as pl
-import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
@@ -42,7 +41,9 @@ def replacing(path: Path) -> Iterator[Path]:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise DataError(
             f"cannot write {path}: {'the disk is full' if full else error.strerror or error}",
-            hint="free some space or choose another folder with -o" if full else "choose another folder with -o",
+            hint="free some space or choose another folder with -o"
+            if full
+            else "choose another folder with -o",
         ) from error
     except BaseException:
         _remove(part)
@@ -52,8 +53,8 @@ def replacing(path: Path) -> Iterator[Path]:
 def _remove(part: Path) -> None:
     if part.is_dir():
         shutil.rmtree(part)
-    else:
-        part.unlink(missing_ok=True)
+    elif part.exists():
+        part.unlink()
 
 
 def is_pool(folder: Path) -> bool:
@@ -106,7 +107,5 @@ def _column_digest(column: pl.Series) -> str:
     """Return a hash of a text column: its lengths, then its text end to end, so that no two columns share a form."""
     lengths = column.str.len_bytes().cast(pl.Int64).fill_null(_MISSING_LENGTH).to_numpy()
     digest = xxhash.xxh3_128(lengths.astype("<i8").tobytes())
-    for chunk in pa.chunked_array(column.fill_null("").to_arrow(compat_level=pl.CompatLevel.oldest())).chunks:
-        offsets, data = chunk.buffers()[1:]
-        ...
+    digest.update("".join(column.drop_nulls().to_list()).encode())
     return digest.hexdigest()

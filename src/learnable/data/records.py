@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -58,8 +59,9 @@ def suffix_of(name: str) -> str | None:
 
 def base_name(kind: str, path: str) -> str:
     """Return what a source is called in messages and in output files."""
-    name = path.rpartition("/")[2] if kind == "hub" else Path(path).name
-    return name.replace(":", "-")
+    if kind != "hub":
+        return Path(path).name
+    return re.sub(r"[^\w.-]+", "-", path.rpartition("/")[2]).strip("-")
 
 
 def place(name: str, *, row: int, line: int | None) -> str:
@@ -89,7 +91,9 @@ def digest_of(kind: str, path: str) -> str:
         if kind == "hub":
             return str(open_hub(path)._fingerprint)
         if kind == "datasets":
-            return fingerprint([[file.name, file_digest(file)] for file in sorted(Path(path).glob("*.arrow"))])
+            return fingerprint(
+                [[file.name, file_digest(file)] for file in sorted(Path(path).glob("*.arrow"))]
+            )
         return file_digest(Path(path))
 
 
@@ -113,7 +117,7 @@ def json_lines(path: str) -> Iterator[tuple[int, bytes]]:
                 yield number, raw
 
 
-def _open_bytes(path: str) -> IO[bytes]:
+def _open_bytes(path: str) -> IO[bytes] | gzip.GzipFile:
     if path.lower().endswith(".gz"):
         return gzip.open(path, "rb")
     return Path(path).open("rb")
@@ -124,7 +128,9 @@ def _read_jsonl(path: str) -> Iterator[Record]:
         try:
             value = json.loads(raw.decode())
         except UnicodeDecodeError as error:
-            reason = f"not valid UTF-8: byte 0x{raw[error.start]:02x} at position {error.start + 1} of the line"
+            reason = (
+                f"not valid UTF-8: byte 0x{raw[error.start]:02x} at position {error.start + 1} of the line"
+            )
             yield Record(number, None, reason)
         except (ValueError, RecursionError) as error:
             yield Record(number, None, f"not valid JSON: {error}")
@@ -158,7 +164,9 @@ def json_rows(path: str) -> list[Any]:
         lists = [value for value in content.values() if isinstance(value, list)]
         if len(lists) == 1:
             return lists[0]
-    seen = f"an object with the keys {shown_keys(content)}" if isinstance(content, Mapping) else kind_of(content)
+    seen = (
+        f"an object with the keys {shown_keys(content)}" if isinstance(content, Mapping) else kind_of(content)
+    )
     raise DataError(
         f"{path} holds {seen}, not rows", hint="write an array of objects, or one object per line in .jsonl"
     )
@@ -210,10 +218,14 @@ def csv_header(path: str, record: CsvRecord) -> list[str]:
     try:
         record.raw.decode()
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: the header is not valid UTF-8: {error}", hint="save the file as UTF-8") from error
+        raise DataError(
+            f"{path}: the header is not valid UTF-8: {error}", hint="save the file as UTF-8"
+        ) from error
     twice = sorted({name for name in record.fields if record.fields.count(name) > 1})
     if twice:
-        raise DataError(f"{path}: columns occur twice: {shown_keys(twice)}", hint="give every column its own name")
+        raise DataError(
+            f"{path}: columns occur twice: {shown_keys(twice)}", hint="give every column its own name"
+        )
     return record.fields
 
 
@@ -262,10 +274,17 @@ def _table_records(table: pa.Table | pa.RecordBatch) -> Iterator[Record]:
 
 
 def open_datasets_folder(path: str) -> Any:
-    """Return the dataset that ``save_to_disk`` wrote."""
+    """Return the dataset that ``save_to_disk`` wrote.
+
+    Raises:
+        DataError: If it cannot be loaded, for whatever reason the library gives.
+    """
     import datasets
 
-    return datasets.load_from_disk(path)
+    try:
+        return datasets.load_from_disk(path)
+    except Exception as error:
+        raise DataError(f"cannot read the dataset in {path}: {error}", hint="save it again") from error
 
 
 def open_hub(path: str) -> Any:

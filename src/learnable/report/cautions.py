@@ -40,8 +40,8 @@ UNDEFINED_SHARE = 0.05
 DUPLICATE_SHARE = 0.05
 LOST_SOURCE_EXAMPLES = 20
 LOST_SOURCE_SHARE = 0.02
-LOST_SOURCE_EXPECTED = 3.0
-"""With 3 expected, a random choice misses the whole source about once in 20 runs (e^-3)."""
+LOST_SOURCE_EXPECTED = 5.0
+"""With 5 expected, a random choice misses the whole source less than once in 100 runs (e^-5)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -84,16 +84,23 @@ def _new(frame: pl.DataFrame, taken: set[str], number: int) -> pl.DataFrame:
 def _excerpts(view: View, frame: pl.DataFrame) -> tuple[Excerpt, ...]:
     if view.facts.examples is None:
         return ()
-    texts = view.facts.examples.select(pl.col("id").cast(pl.String), "messages").join(frame, on="id", how="semi")
+    texts = view.facts.examples.select(pl.col("id").cast(pl.String), "messages").join(
+        frame, on="id", how="semi"
+    )
     messages = dict(texts.select("id", "messages").iter_rows())
     return tuple(
         Excerpt(
             id=row["id"],
             source=row["source"],
             is_kept=row["is_kept"],
-            state=f"chosen, pick {row['rank'] + 1:,}" if row["is_kept"] else f"not chosen: {row['reason'] or 'no reason given'}",
+            state=f"chosen, pick {row['rank'] + 1:,}"
+            if row["is_kept"]
+            else f"not chosen: {row['reason'] or 'no reason given'}",
             figures=tuple(_figures(view, row)),
-            turns=tuple(_turn(m["role"], m["content"] or "") for m in (messages.get(row["id"]) or ())[:_SHOWN_MESSAGES]),
+            turns=tuple(
+                _turn(m["role"], m["content"] or "")
+                for m in (messages.get(row["id"]) or ())[:_SHOWN_MESSAGES]
+            ),
             left_out=max(0, len(messages.get(row["id"]) or ()) - _SHOWN_MESSAGES),
         )
         for row in frame.iter_rows(named=True)
@@ -104,9 +111,9 @@ def _figures(view: View, row: dict[str, float | None]) -> list[tuple[str, str]]:
     scores = [name for name in dict.fromkeys([view.facts.by, *view.facts.scorers]) if name in row]
     figures = [(name, decimal(row[name])) for name in scores]
     if row.get("loss_before") is not None:
-        losses = decimal(row["loss_before"], 2)
+        losses = decimal(row["loss_before"])
         if "loss_after" in row:
-            losses += f" → {decimal(row['loss_after'], 2)}"
+            losses += f" → {decimal(row['loss_after'])}"
         figures.append(("loss", losses))
     if row.get("response_tokens") is not None:
         figures.append(("response tokens", count(row["response_tokens"])))

@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-_LOSSES = ("loss_before", "loss_after")
+_NUMBERS = ("loss_before", "loss_after", "learnability", "difference")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +96,9 @@ class View:
     @cached_property
     def scored(self) -> pl.DataFrame:
         """The examples that the score is defined for."""
-        defined = pl.col("score_used") if self.has("score") else pl.when(pl.col("undefined").is_null()).then(1)
+        defined = (
+            pl.col("score_used") if self.has("score") else pl.when(pl.col("undefined").is_null()).then(1)
+        )
         return self.frame.filter(defined.is_not_null())
 
     @cached_property
@@ -122,11 +124,11 @@ class View:
 
 def view_of(facts: Facts) -> View:
     """Join scores, picks and reasons into one table, with null for whatever is not finite."""
-    names = dict.fromkeys([*_LOSSES, *facts.scorers, facts.by])
+    names = dict.fromkeys([*_NUMBERS, *facts.scorers, facts.by])
     present = [name for name in names if name in facts.scores.columns]
     numbers = [pl.col(name).cast(pl.Float64) for name in present]
     frame = facts.scores.with_columns(pl.when(number.is_finite()).then(number) for number in numbers)
-    columns = set(facts.scores.columns)
+    columns = set(facts.scores.columns) - {"score", "rows"}
     if facts.by in present:
         columns.add("score")
     if facts.rows is not None:
@@ -139,8 +141,12 @@ def view_of(facts: Facts) -> View:
         pl.col("undefined").cast(pl.String),
         merit=pl.col("score_used") if facts.higher_is_better else -pl.col("score_used"),
     )
-    ranks = facts.kept.select(pl.col("id").cast(pl.String), pl.col("rank").cast(pl.Int64), is_kept=pl.lit(value=True))
-    reasons = facts.dropped.select(pl.col("id", "reason").cast(pl.String)).unique("id", keep="first", maintain_order=True)
+    ranks = facts.kept.select(
+        pl.col("id").cast(pl.String), pl.col("rank").cast(pl.Int64), is_kept=pl.lit(value=True)
+    )
+    reasons = facts.dropped.select(pl.col("id", "reason").cast(pl.String)).unique(
+        "id", keep="first", maintain_order=True
+    )
     frame = frame.with_columns(pl.col("id").cast(pl.String)).drop("rank", "is_kept", "reason", strict=False)
     frame = frame.join(ranks, on="id", how="left", maintain_order="left")
     frame = frame.join(reasons, on="id", how="left", maintain_order="left")

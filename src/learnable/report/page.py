@@ -6,12 +6,10 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from learnable.report import charts, tables, wording
+from learnable.report import charts, dots, drawing, tables, wording
 from learnable.report.cautions import cautions_of
 from learnable.report.excerpts import shelves
 from learnable.report.facts import Facts, View, view_of
-
-_VEGA_LITE = "6.4"
 
 
 def render(facts: Facts) -> str:
@@ -31,8 +29,8 @@ def render(facts: Facts) -> str:
     view = view_of(facts)
     pictures = _pictures(view)
     payload = {
-        "config": charts.CONFIG,
-        "points": charts.points(view) if {"plane", "length"} & pictures.keys() else {},
+        "config": drawing.CONFIG,
+        "points": dots.points(view) if {"plane", "length"} & pictures.keys() else {},
         "charts": {name: picture.spec for name, picture in pictures.items()},
     }
     scripts = [_inline(_vega()), _inline(_resource("page.js"))] if pictures else []
@@ -63,7 +61,7 @@ def render(facts: Facts) -> str:
     )
 
 
-def _pictures(view: View) -> dict[str, charts.Picture]:
+def _pictures(view: View) -> dict[str, drawing.Picture]:
     pool, kept = view.frame.height, view.kept.height
     sources = tables.by_source(view)
     lengths = tables.by_length(view) if view.has("response_tokens") else []
@@ -71,8 +69,12 @@ def _pictures(view: View) -> dict[str, charts.Picture]:
         charts.plane(view),
         charts.spread(view, tables.histogram(view)),
         charts.length(view),
-        charts.mix(sources, name="sources", title="source", pool=pool, kept=kept) if len(sources) > 1 else None,
-        charts.mix(lengths, name="lengths", title="response tokens", pool=pool, kept=kept) if len(lengths) > 1 else None,
+        charts.mix(sources, name="sources", title="source", pool=pool, kept=kept)
+        if len(sources) > 1
+        else None,
+        charts.mix(lengths, name="lengths", title="response tokens", pool=pool, kept=kept)
+        if len(lengths) > 1
+        else None,
     ]
     return {picture.name: picture for picture in drawn if picture is not None}
 
@@ -88,8 +90,16 @@ def _headline(view: View) -> list[tuple[str, str, str]]:
     return [
         ("rows read", wording.count(rows), "" if rows is None else f"{left:,} repeated or unreadable"),
         ("examples", wording.count(pool), wording.plural(view.frame["source"].n_unique(), "source")),
-        ("scored", wording.count(pool - undefined), wording.share(pool - undefined, pool) + " of the examples"),
-        ("undefined", wording.count(undefined), "no score, never chosen" if undefined else "every example has a score"),
+        (
+            "scored",
+            wording.count(pool - undefined),
+            wording.share(pool - undefined, pool) + " of the examples",
+        ),
+        (
+            "undefined",
+            wording.count(undefined),
+            "no score, never chosen" if undefined else "every example has a score",
+        ),
         ("kept", wording.count(kept), wording.share(kept, pool) + " of the examples"),
         (
             "tokens kept",
@@ -115,16 +125,26 @@ def _environment() -> Any:
     )
     compact = {"ensure_ascii": False, "allow_nan": False, "separators": (",", ":")}
     environment.policies["json.dumps_kwargs"] = compact
-    for word in (wording.count, wording.share, wording.decimal, wording.duration, wording.memory, wording.setting, wording.plural):
+    for word in (
+        wording.count,
+        wording.share,
+        wording.decimal,
+        wording.duration,
+        wording.memory,
+        wording.setting,
+        wording.plural,
+    ):
         environment.filters[word.__name__] = word
     return environment
 
 
 @cache
 def _vega() -> str:
+    import altair as alt
     import vl_convert
 
-    return str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", _VEGA_LITE))
+    version = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
+    return str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", version))
 
 
 def _resource(name: str) -> str:

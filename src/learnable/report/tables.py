@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from learnable.report.facts import Step, View
 from learnable.report.wording import count
@@ -92,7 +93,9 @@ def median(values: pl.Series) -> float | None:
 
 def correlations(view: View) -> list[Correlation]:
     """One line per scorer that has values, the score used first."""
-    names = [name for name in dict.fromkeys([view.facts.by, *view.facts.scorers]) if name in view.frame.columns]
+    names = [
+        name for name in dict.fromkeys([view.facts.by, *view.facts.scorers]) if name in view.frame.columns
+    ]
     return [
         Correlation(
             name=name,
@@ -117,7 +120,10 @@ def by_length(view: View) -> list[Group]:
     edges = np.unique(np.quantile(lengths, np.linspace(0, 1, LENGTH_BINS + 1)[1:-1], method="lower"))
     tops = np.unique(np.append(edges, lengths.max()))
     bottoms = np.append(lengths.min(), tops[:-1] + 1)
-    names = [f"{low:,}" if low == high else f"{low:,}–{high:,}" for low, high in zip(bottoms, tops, strict=True)]  # noqa: RUF001
+    names = [
+        f"{low:,}" if low == high else f"{low:,}\N{EN DASH}{high:,}"
+        for low, high in zip(bottoms, tops, strict=True)
+    ]
     position = pl.Series(np.searchsorted(tops, lengths))
     binned = view.frame.filter(pl.col("response_tokens").is_not_null()).with_columns(bin=position)
     groups = {group.name: group for group in _groups(view, pl.col("bin").cast(pl.String), binned)}
@@ -155,8 +161,7 @@ def histogram(view: View, *, bars: int = 40) -> Histogram:
     values = scored["score_used"].drop_nulls().to_numpy()
     if values.size == 0:
         return Histogram(bars=(), below=0, above=0)
-    low, high = score_range(values)
-    edges = np.linspace(low, high, bars + 1) if high > low else np.array([low - 0.5, low + 0.5])
+    edges = _edges(*score_range(values), bars=bars, cutoff=view.cutoff)
     is_kept = scored["is_kept"].to_numpy()
     inside = np.clip(values, edges[0], edges[-1])
     kept, _ = np.histogram(inside[is_kept], bins=edges)
@@ -171,7 +176,17 @@ def histogram(view: View, *, bars: int = 40) -> Histogram:
     )
 
 
-def score_range(values: np.ndarray) -> tuple[float, float]:
+def _edges(low: float, high: float, *, bars: int, cutoff: float | None) -> NDArray[np.float64]:
+    """Edges of equal bars over the range, one of them at the cutoff, so that no bar mixes what it parts."""
+    if high <= low:
+        return np.array([low - 0.5, low + 0.5])
+    if cutoff is None or not low < cutoff < high:
+        return np.linspace(low, high, bars + 1)
+    width = (high - low) / bars
+    return cutoff + width * np.arange(-np.ceil((cutoff - low) / width), np.ceil((high - cutoff) / width) + 1)
+
+
+def score_range(values: NDArray[np.float64]) -> tuple[float, float]:
     """The range worth drawing: everything, unless a tail reaches further than the middle 98% are wide."""
     first, last = np.quantile(values, [0.01, 0.99])
     width = last - first
@@ -184,17 +199,25 @@ def reasons(view: View) -> list[Reason]:
     if view.unread.height:
         found += _counted("reading", view.unread)
     if view.duplicates.height:
-        found.append(Reason(stage="reading", reason="repeats an earlier example", number=view.duplicates.height))
+        found.append(
+            Reason(stage="reading", reason="repeats an earlier example", number=view.duplicates.height)
+        )
     return found + _counted("selecting", view.facts.dropped)
 
 
 def _counted(stage: str, frame: pl.DataFrame) -> list[Reason]:
     table = frame.select(pl.col("reason").cast(pl.String).fill_null("no reason given"))
-    counts = table.group_by("reason", maintain_order=True).agg(number=pl.len()).sort("number", descending=True)
+    counts = (
+        table.group_by("reason", maintain_order=True).agg(number=pl.len()).sort("number", descending=True)
+    )
     found = [Reason(stage=stage, **row) for row in counts.head(SHOWN_REASONS).iter_rows(named=True)]
     rest = counts.slice(SHOWN_REASONS)
     if rest.height:
-        found.append(Reason(stage=stage, reason=f"{count(rest.height)} other reasons", number=int(rest["number"].sum())))
+        found.append(
+            Reason(
+                stage=stage, reason=f"{count(rest.height)} other reasons", number=int(rest["number"].sum())
+            )
+        )
     return found
 
 

@@ -4,19 +4,19 @@ import unicodedata
 from typing import Any
 
 _SNIPPET_CHARACTERS = 160
-_SNIPPET_BYTES = 240
-_NOTHING = "–"
+_SNIPPET_BYTES = 180
+NOTHING = "\N{EN DASH}"
 
 
 def count(value: float | None) -> str:
     """``12,345``."""
-    return _NOTHING if value is None else f"{value:,.0f}"
+    return NOTHING if value is None else f"{value:,.0f}"
 
 
 def share(part: float, whole: float) -> str:
     """``6.0%`` of the whole; a dash when there is no whole."""
     if not whole:
-        return _NOTHING
+        return NOTHING
     percent = 100 * part / whole
     return "<0.1%" if 0 < percent < 0.1 else f"{percent:.1f}%"
 
@@ -24,7 +24,7 @@ def share(part: float, whole: float) -> str:
 def decimal(value: float | None, digits: int = 3) -> str:
     """``0.125``; a dash where it is undefined."""
     if value is None:
-        return _NOTHING
+        return NOTHING
     text = f"{value:,.{digits}f}"
     return text.removeprefix("-") if not text.strip("-0.") else text.replace("-", "\N{MINUS SIGN}")
 
@@ -32,7 +32,7 @@ def decimal(value: float | None, digits: int = 3) -> str:
 def duration(seconds: float) -> str:
     """``0.4 s``, ``42 s``, ``3 min 20 s`` or ``1 h 05 min``."""
     if seconds <= 0:
-        return _NOTHING
+        return NOTHING
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -47,7 +47,7 @@ def duration(seconds: float) -> str:
 def memory(size_bytes: int) -> str:
     """``3.2 GiB``."""
     if size_bytes <= 0:
-        return _NOTHING
+        return NOTHING
     size = float(size_bytes)
     for unit in ("B", "KiB", "MiB"):
         if size < 1024:
@@ -69,7 +69,7 @@ def listing(names: list[str], limit: int = 5) -> str:
 
 
 def snippet(text: str) -> str:
-    """The start of a text on one line, at most 160 characters and 240 bytes, for a tooltip."""
+    """The start of a text on one line, at most 160 characters and 180 bytes, for a tooltip."""
     line = " ".join(_visible(text[: 4 * _SNIPPET_CHARACTERS]).split())
     start = line.encode()[:_SNIPPET_BYTES].decode(errors="ignore")[:_SNIPPET_CHARACTERS]
     return start if start == line and len(text) <= 4 * _SNIPPET_CHARACTERS else start.rstrip() + "…"
@@ -78,7 +78,7 @@ def snippet(text: str) -> str:
 def setting(value: Any) -> str:
     """A setting of the reference in words."""
     if value is None:
-        return _NOTHING
+        return NOTHING
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,209 @@
+"""The chosen rows out again, byte for byte as they came in; and the ledger of the others."""
+
+import gzip
+import json
+from collections.abc import Callable, Collection
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from learnable.data.pool import replacing
+from learnable.data.records import (
+    BATCH_ROWS,
+    base_name,
+    csv_records,
+    digest_of,
+    json_lines,
+    json_rows,
+    open_datasets_folder,
+    read_records,
+    suffix_of,
+)
+from learnable.errors import DataError
+from learnable.types import Pool, SourceFile
+
+
+def write_rows(pool: Pool, ids: Collection[str], folder: Path) -> list[Path]:
+    """Write the chosen rows verbatim, one output for each input with such rows, and return the outputs.
+
+    An output has the name, the kind and the columns of its input, and the rows in the order of the input; a hub
+    dataset and the starter set become ``.jsonl``. Of duplicates only the first row is written.
+
+    Args:
+        pool: What the rows were read from.
+        ids: Ids of the examples to write, in any order.
+        folder: Where the outputs go; made if it is not there.
+
+    Raises:
+        DataError: If an id is not in the pool, an input is missing or has changed, or the folder cannot be written.
+    """
+    wanted = pl.DataFrame({"id": list(ids)}, schema={"id": pl.String}).unique()
+    _check_known(pool, wanted)
+    chosen = pool.rows.filter(pl.col("reason").is_null()).join(wanted, on="id", how="semi")
+    rows_of = {file: set(rows) for file, rows in chosen.group_by("file").agg("row").iter_rows()}
+    targets = _targets(pool.files, folder)
+    for file in sorted(rows_of):
+        _check_unchanged(pool.files[file])
+        _check_replaceable(targets[file], pool.files)
+    for file, rows in sorted(rows_of.items()):
+        with replacing(targets[file]) as part:
+            _WRITERS[pool.files[file].kind](pool.files[file].path, rows, part)
+    return [targets[file] for file in sorted(rows_of)]
+
+
+def write_dropped(pool: Pool, selection_dropped: pl.DataFrame | None, path: Path) -> int:
+    """Write one JSON line for every row that was not kept, in the order of the rows, and return their number.
+
+    A line has ``file``, ``line`` (null where files have no lines), ``row`` (1-based), ``id`` (null for a row that
+    could not be read) and ``reason``.
+
+    Args:
+        pool: The rows, with unusable ones and duplicates.
+        selection_dropped: Columns ``id`` and ``reason`` of the examples that were not selected; None if none were.
+        path: The file to write.
+
+    Raises:
+        DataError: If an id is not in the pool, or the file cannot be written.
+    """
+    if selection_dropped is None:
+        unchosen = pl.DataFrame(schema={"id": pl.String, "why": pl.String})
+    else:
+        unchosen = selection_dropped.select("id", why=pl.col("reason")).unique("id", keep="first")
+        _check_known(pool, unchosen)
+    rows = pool.rows.join(unchosen, on="id", how="left", maintain_order="left")
+    dropped = rows.with_columns(pl.coalesce("reason", "why").alias("reason")).drop_nulls("reason")
+    names = [base_name(file.kind, file.path) for file in pool.files]
+    with replacing(path) as part, part.open("w", encoding="utf-8") as out:
+        for row in dropped.iter_rows(named=True):
+            entry = {
+                "file": names[row["file"]],
+                "line": row["line"],
+                "row": row["row"] + 1,
+                "id": row["id"],
+                "reason": row["reason"],
+            }
+            out.write(json.dumps(entry, ensure_ascii=False) + "\n")
+    return dropped.height
+
+
+def _check_known(pool: Pool, wanted: pl.DataFrame) -> None:
+    unknown = wanted.join(pool.examples.select("id"), on="id", how="anti")
+    if unknown.height:
+        raise DataError(
+            f"{unknown.height:,} ids are not in the pool, such as {unknown['id'][0]!r}",
+            hint="choose from the data that was scored",
+        )
+
+
+def _check_unchanged(file: SourceFile) -> None:
+    hint = "load the data again, then repeat the steps after it"
+    if file.kind not in ("hub", "starter") and not Path(file.path).exists():
+        raise DataError(f"{file.path} has changed since it was read: it is no longer there", hint=hint)
+    if digest_of(file.kind, file.path) != file.digest:
+        raise DataError(f"{file.path} has changed since it was read", hint=hint)
+
+
+def _check_replaceable(target: Path, files: tuple[SourceFile, ...]) -> None:
+    hint = "choose another folder with -o"
+    if str(target.resolve()) in {file.path for file in files}:
+        raise DataError(f"the output {target} would replace its input", hint=hint)
+    if target.is_dir() and not (target / "state.json").is_file():
+        raise DataError(f"the output {target} would replace a folder that is no dataset", hint=hint)
+
+
+def _targets(files: tuple[SourceFile, ...], folder: Path) -> list[Path]:
+    """Return an output path for each input; names that clash, by case alone too, get a number."""
+    targets: list[Path] = []
+    taken: set[str] = set()
+    for file in files:
+        name = base_name(file.kind, file.path)
+        suffix = ".jsonl" if file.kind in ("hub", "starter") else suffix_of(name) or ""
+        stem = name if file.kind in ("hub", "starter", "datasets") else name.removesuffix(suffix)
+        suffix = "" if file.kind == "datasets" else suffix
+        candidate, number = f"{stem}{suffix}", 1
+        while candidate.lower() in taken:
+            number += 1
+            candidate = f"{stem}-{number}{suffix}"
+        taken.add(candidate.lower())
+        targets.append(folder / candidate)
+    return targets
+
+
+def _write_jsonl(path: str, rows: set[int], part: Path) -> None:
+    with ExitStack() as stack:
+        out: IO[bytes] | gzip.GzipFile = stack.enter_context(part.open("wb"))
+        if path.lower().endswith(".gz"):
+            # Without name and time, so that the same rows give the same bytes.
+            out = stack.enter_context(gzip.GzipFile(filename="", mode="wb", fileobj=out, mtime=0))
+        for row, (_, raw) in enumerate(json_lines(path)):
+            if row in rows:
+                out.write(raw if raw.endswith(b"\n") else raw + b"\n")
+
+
+def _write_csv(path: str, rows: set[int], part: Path) -> None:
+    records = csv_records(path)
+    header = next(records).raw
+    newline = b"\r\n" if header.endswith(b"\r\n") else b"\n"
+    with part.open("wb") as out:
+        out.write(header)
+        for row, record in enumerate(records):
+            if row in rows:
+                out.write(record.raw if record.raw.endswith(b"\n") else record.raw + newline)
+
+
+def _write_json(path: str, rows: set[int], part: Path) -> None:
+    chosen = [value for row, value in enumerate(json_rows(path)) if row in rows]
+    text = json.dumps(chosen, ensure_ascii=False, indent=2)
+    try:
+        content = text.encode()
+    except UnicodeEncodeError:
+        # A field that is not read holds half a surrogate pair: only its escape can stand in a file.
+        content = json.dumps(chosen, indent=2).encode()
+    part.write_bytes(content + b"\n")
+
+
+def _write_parquet(path: str, rows: set[int], part: Path) -> None:
+    with pq.ParquetFile(path) as file, pq.ParquetWriter(part, file.schema_arrow) as writer:
+        start = 0
+        for batch in file.iter_batches(batch_size=BATCH_ROWS):
+            indices = [row - start for row in range(start, start + batch.num_rows) if row in rows]
+            if indices:
+                writer.write_table(pa.Table.from_batches([batch]).take(indices))
+            start += batch.num_rows
+
+
+def _write_datasets_folder(path: str, rows: set[int], part: Path) -> None:
+    open_datasets_folder(path).select(sorted(rows)).save_to_disk(str(part))
+
+
+def _write_as_jsonl(kind: str) -> Callable[[str, set[int], Path], None]:
+    def write(path: str, rows: set[int], part: Path) -> None:
+        with part.open("w", encoding="utf-8") as out:
+            for row, record in enumerate(read_records(kind, path)):
+                if row in rows:
+                    out.write(json.dumps(record.value, ensure_ascii=False, default=_as_text) + "\n")
+
+    return write
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, bytes):
+        raise DataError(
+            "a column holds bytes, which a .jsonl file cannot", hint="save the columns of text as parquet"
+        )
+    return str(value)
+
+
+_WRITERS: dict[str, Callable[[str, set[int], Path], None]] = {
+    "jsonl": _write_jsonl,
+    "json": _write_json,
+    "parquet": _write_parquet,
+    "csv": _write_csv,
+    "datasets": _write_datasets_folder,
+    "hub": _write_as_jsonl("hub"),
+    "starter": _write_as_jsonl("starter"),
+}

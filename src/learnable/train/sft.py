@@ -1,0 +1,256 @@
+"""Supervised fine-tuning with TRL and PEFT on tokens that are rendered already; a killed run goes on where it was."""
+
+import errno
+import json
+import shutil
+import time
+from collections.abc import Iterator, Sequence, Sized
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import transformers
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import PrinterCallback, TrainerCallback
+from trl import SFTConfig, SFTTrainer
+
+from learnable.errors import TrainError
+from learnable.model.loading import load_network
+from learnable.model.source import resolved_dtype
+from learnable.progress import Bar, bar
+from learnable.types import ModelRef, Rendered
+
+CHECKPOINT_EVERY_S = 60.0
+COMPLETE = "complete"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """How to fine-tune; the defaults are those of common LoRA tuning, not of any paper (none states its own).
+
+    Args:
+        method: ``lora`` (adapters on all linear layers) or ``full``.
+        epochs: Passes over the data.
+        learning_rate: Highest learning rate; by default 2e-4 for LoRA and 2e-5 for full fine-tuning.
+        batch_size: Examples per optimizer step.
+        rank: LoRA rank; its alpha is twice the rank.
+        warmup: Share of the steps in which the learning rate rises; it then falls by a cosine.
+        seed: Seeds the adapters and the order of the data.
+    """
+
+    method: Literal["lora", "full"] = "lora"
+    epochs: float = 1.0
+    learning_rate: float | None = None
+    batch_size: int = 8
+    rank: int = 16
+    warmup: float = 0.03
+    seed: int = 0
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """The learning rate that is used."""
+        return self.learning_rate or (2e-4 if self.method == "lora" else 2e-5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What a training run did: ``tokens`` are those of all epochs, without padding."""
+
+    folder: Path
+    tokens: int
+    steps: int
+    seconds: float
+
+
+def fine_tune(ref: ModelRef, rendered: Sequence[Rendered], folder: Path, *, tuning: Tuning, label: str) -> Trained:
+    """Fine-tune a model on the response tokens of rendered examples.
+
+    Args:
+        ref: The model to start from.
+        rendered: n examples; those without a response token are left out.
+        folder: Where the adapter (LoRA) or the whole model (full) goes. A finished run there is not repeated; an
+            unfinished one goes on from its last checkpoint, with the same result as an unbroken one.
+        tuning: How.
+        label: What the progress bar says.
+
+    Raises:
+        TrainError: If there is nothing to train on, the loss is not finite, or the disk is full.
+    """
+    record = folder / "training.json"
+    if record.is_file():
+        known = json.loads(record.read_text(encoding="utf-8"))
+        return Trained(folder=folder, **known)
+    useful = sorted((example for example in rendered if example.mask.any()), key=lambda example: example.id)
+    if not useful:
+        raise TrainError("there is no example with a response token to train on", hint="raise max_length, or look at `learnable show`")
+    try:
+        return _fine_tune(ref, useful, folder, tuning, label)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise TrainError(
+            f"the disk is full: cannot write to {folder}",
+            hint="free some space and run the same command again: it goes on from the last checkpoint",
+        ) from error
+
+
+def _fine_tune(ref: ModelRef, rendered: list[Rendered], folder: Path, tuning: Tuning, label: str) -> Trained:
+    started = time.monotonic()
+    checkpoints = folder / "checkpoints"
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    mixed = resolved_dtype(ref) == "bfloat16"
+    # Full fine-tuning keeps float32 weights and computes in bfloat16: bfloat16 weights would lose small updates.
+    network, tokenizer = load_network(replace(ref, dtype="float32") if tuning.method == "full" else ref)
+    transformers.set_seed(tuning.seed)
+    on_cpu = network.device.type == "cpu"
+    tokens = sum(len(example.ids) for example in rendered)
+    with bar(label, round(tokens * tuning.epochs)) as progress:
+        trainer = _Trainer(
+            model=network,
+            args=SFTConfig(
+                output_dir=str(checkpoints),
+                num_train_epochs=tuning.epochs,
+                per_device_train_batch_size=tuning.batch_size,
+                learning_rate=tuning.peak_learning_rate,
+                lr_scheduler_type="cosine",
+                warmup_steps=tuning.warmup,
+                weight_decay=0.0,
+                max_grad_norm=1.0,
+                bf16=mixed,
+                fp16=False,
+                activation_checkpointing=not on_cpu,
+                optim="adamw_torch",
+                seed=tuning.seed,
+                use_cpu=on_cpu,
+                dataloader_pin_memory=not on_cpu,
+                save_strategy="no",
+                save_total_limit=2,
+                logging_strategy="no",
+                report_to="none",
+                disable_tqdm=True,
+                max_length=None,
+                dataset_kwargs={"skip_prepare_dataset": True},
+            ),
+            train_dataset=_dataset(rendered),
+            processing_class=tokenizer,
+            peft_config=_lora(tuning) if tuning.method == "lora" else None,
+            callbacks=[_Checkpoints()],
+        )
+        trainer.progress = progress
+        trainer.remove_callback(PrinterCallback)
+        outcome = trainer.train(resume_from_checkpoint=_last_complete(checkpoints))
+    if not np.isfinite(outcome.training_loss):
+        raise TrainError("the training loss is not finite", hint="lower reference.learning_rate, or use model dtype float32")
+    if tuning.method == "full":
+        trainer.model.to(getattr(torch, resolved_dtype(ref)))
+    trainer.model.save_pretrained(folder)
+    if tuning.method == "full":
+        tokenizer.save_pretrained(folder)
+    trained = {
+        "tokens": round(tokens * tuning.epochs),
+        "steps": int(trainer.state.global_step),
+        "seconds": time.monotonic() - started,
+    }
+    part = folder / "training.json.part"
+    part.write_text(json.dumps(trained), encoding="utf-8")
+    part.rename(folder / "training.json")
+    shutil.rmtree(checkpoints)
+    return Trained(folder=folder, **trained)
+
+
+def _lora(tuning: Tuning) -> LoraConfig:
+    return LoraConfig(
+        r=tuning.rank,
+        lora_alpha=2 * tuning.rank,
+        lora_dropout=0.0,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+
+
+def _dataset(rendered: Sequence[Rendered]) -> Dataset:
+    return Dataset.from_dict(
+        {
+            "input_ids": [example.ids.tolist() for example in rendered],
+            "labels": [np.where(example.mask, example.ids, -100).tolist() for example in rendered],
+        }
+    )
+
+
+def _last_complete(checkpoints: Path) -> str | None:
+    found = sorted(checkpoints.glob(f"checkpoint-*/{COMPLETE}"), key=lambda mark: int(mark.parent.name.split("-")[1]))
+    for folder in checkpoints.glob("checkpoint-*"):
+        if not (folder / COMPLETE).exists():  # the run was killed while it wrote this one
+            shutil.rmtree(folder)
+    return str(found[-1].parent) if found else None
+
+
+class LengthGroupedBatches(torch.utils.data.Sampler[int]):
+    """Indices in an order whose runs of ``batch_size`` have about one length, the runs themselves shuffled.
+
+    Little padding, and no drift of length over the epoch: examples are shuffled, sorted by length within windows of
+    ``window`` batches, cut into batches, and all batches are shuffled.
+
+    Args:
+        lengths: Tokens of each example, (n,).
+        batch_size: Examples per batch.
+        seed: Seeds the order, together with the epoch.
+        window: Batches per window.
+    """
+
+    def __init__(self, lengths: Sequence[int], *, batch_size: int, seed: int, window: int = 16) -> None:
+        self._lengths, self._batch_size, self._seed, self._window = np.asarray(lengths), batch_size, seed, window
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of another epoch."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        rng = np.random.default_rng([self._seed, self._epoch])
+        order = rng.permutation(len(self._lengths))
+        size = self._batch_size * self._window
+        windows = [order[start : start + size] for start in range(0, len(order), size)]
+        grouped = np.concatenate([part[np.argsort(self._lengths[part], kind="stable")] for part in windows])
+        batches = [grouped[start : start + self._batch_size] for start in range(0, len(grouped), self._batch_size)]
+        # A last batch that is not full must stay last, or it would shift the borders of all after it.
+        full = len(batches) - (len(batches[-1]) < self._batch_size)
+        batches[:full] = [batches[position] for position in rng.permutation(full)]
+        return iter(np.concatenate(batches).tolist())
+
+
+class _Trainer(SFTTrainer):  # type: ignore[misc]
+    progress: Bar
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
+        dataset: Sized = train_dataset if train_dataset is not None else self.train_dataset
+        lengths = [len(ids) for ids in dataset["input_ids"]]  # type: ignore[index]
+        return LengthGroupedBatches(lengths, batch_size=self.args.per_device_train_batch_size, seed=self.args.seed)
+
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        loss = super().compute_loss(model, inputs, *args, **kwargs)
+        self.progress.advance(int(inputs["attention_mask"].sum()))
+        return loss
+
+
+class _Checkpoints(TrainerCallback):
+    """Asks for a checkpoint every minute, and marks it once it is whole."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
+        if time.monotonic() - self._last >= CHECKPOINT_EVERY_S and state.global_step < state.max_steps:
+            self._last = time.monotonic()
+            control.should_save = True
+        return control
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+

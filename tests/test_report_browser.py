@@ -1,0 +1,136 @@
+"""The report in a real browser: charts are drawn, nothing is loaded, and texts from the data do nothing."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from learnable.report import render
+from test_report import make_facts
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = shutil.which("chromium")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+
+N, KEEP, SCORED = 200, 30, 198
+
+
+class Visit:
+    """A page that was opened from a file, and what it did on the way."""
+
+    def __init__(self, browser, file: Path, **options) -> None:
+        self.requests: list[str] = []
+        self.troubles: list[str] = []
+        self.page = browser.new_page(**options)
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on(
+            "console", lambda message: self.troubles.append(f"console {message.type}: {message.text}")
+        )
+        self.page.on("pageerror", lambda error: self.troubles.append(f"error: {error}"))
+        self.page.on("dialog", self._dialog)
+        self.page.goto(file.as_uri())
+        self.page.wait_for_selector("html[data-drawn=yes]", timeout=10_000, state="attached")
+
+    def _dialog(self, dialog) -> None:
+        self.troubles.append(f"dialog: {dialog.message}")
+        dialog.dismiss()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    with sync_api.sync_playwright() as playwright:
+        arguments = ["--no-sandbox", "--disable-background-networking"]
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    path.write_text(render(make_facts(N, KEEP, evil=True)), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def visit(browser, file: Path) -> Visit:
+    return Visit(browser, file, viewport={"width": 1280, "height": 900})
+
+
+def test_every_chart_is_drawn_with_a_mark_per_figure(visit: Visit) -> None:
+    for name in ("plane", "spread", "length", "sources", "lengths"):
+        assert visit.page.locator(f"#chart-{name} svg").count() == 1, name
+    assert visit.page.locator("#chart-plane .mark-symbol.role-mark path").count() == SCORED
+    assert visit.page.locator("#chart-length .mark-symbol.role-mark path").count() == SCORED
+    assert visit.page.locator("#chart-spread .mark-rect.role-mark path").count() >= 10
+    groups = visit.page.locator("#mix ~ .wide table").first.locator("tbody tr").count()
+    assert visit.page.locator("#chart-sources .mark-rect.role-mark path").count() == 2 * groups
+
+
+def test_chosen_dots_have_the_colour_of_the_chosen(visit: Visit) -> None:
+    fills = visit.page.locator("#chart-plane .mark-symbol.role-mark path").evaluate_all(
+        "marks => marks.map((mark) => getComputedStyle(mark).fill)"
+    )
+    assert sorted(fills.count(fill) for fill in set(fills)) == [KEEP, SCORED - KEEP]
+
+
+def test_nothing_is_asked_for_and_nothing_is_complained_about(visit: Visit, file: Path) -> None:
+    assert [url for url in visit.requests if not url.startswith("data:")] == [file.as_uri()]
+    assert visit.troubles == []
+
+
+def test_texts_from_the_data_stay_texts_even_in_a_tooltip(visit: Visit) -> None:
+    page = visit.page
+    best = page.locator(".excerpt").first
+    assert "<script>window.hacked = 1" in best.inner_text()
+    assert "{{7*7}} ${7*7}" in best.inner_text()
+    marks = page.locator("#chart-plane .mark-symbol.role-mark path")
+    evil = marks.evaluate_all(
+        "marks => marks.findIndex((mark) => mark.__data__.datum.source.includes('hacked'))"
+    )
+    marks.nth(evil).hover(force=True)
+    tooltip = page.locator("#vg-tooltip-element.visible")
+    tooltip.wait_for()
+    for key in ("source", "learnability", "response tokens", "question", "answer"):
+        assert key in tooltip.inner_text()
+    assert "<script>window.hacked = 1" in tooltip.inner_text()
+    assert "49" not in tooltip.locator("tr", has_text="answer").inner_text()
+    assert tooltip.locator("script, img").count() == 0
+    assert page.evaluate("window.hacked") is None
+    assert page.locator("img").count() == 0
+    assert visit.troubles == []
+
+
+def test_the_policy_stops_a_script_that_gets_in_anyway(browser, file: Path) -> None:
+    html = file.read_text(encoding="utf-8").replace("</main>", "<script>window.hacked = 1</script></main>")
+    broken = file.with_name("broken.html")
+    broken.write_text(html, encoding="utf-8")
+    visit = Visit(browser, broken)
+    assert visit.page.evaluate("window.hacked") is None
+    assert "Content Security Policy" in " ".join(visit.troubles)
+
+
+def test_a_phone_in_the_dark(browser, file: Path) -> None:
+    visit = Visit(browser, file, viewport={"width": 390, "height": 800}, color_scheme="dark")
+    assert visit.page.evaluate("document.documentElement.scrollWidth") == 390
+    for svg in visit.page.locator(".chart svg").all():
+        assert svg.bounding_box()["width"] <= 390
+    light, dark = (_brightness(visit, medium) for medium in ("print", "screen"))
+    assert dark < 60
+    assert light > 240
+
+
+def _brightness(visit: Visit, medium: str) -> float:
+    visit.page.emulate_media(media=medium, color_scheme="dark")
+    colour = visit.page.evaluate("getComputedStyle(document.body).backgroundColor")
+    return max(float(part) for part in colour.removeprefix("rgb(").removesuffix(")").split(","))
+
+
+def test_without_scripts_the_figures_are_still_there(browser, file: Path) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(file.as_uri())
+    assert page.locator("h1").inner_text() == f"{KEEP} of {N} examples chosen"
+    assert "need JavaScript" in page.locator("noscript").inner_text()
+    context.close()
