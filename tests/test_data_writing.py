@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from learnable.data import load_pool, pool_identity, read, save_pool, write_dropped, write_rows
-from learnable.data.pool import replacing
-from learnable.errors import DataError
+from learnable.atomic import replacing
+from learnable.errors import DataError, DiskError
 from learnable.types import Pool
 
 LINES = [
@@ -328,7 +328,7 @@ def write_and_fail(path, error):
 
 
 def test_a_full_disk_is_named(tmp_path):
-    with pytest.raises(DataError, match="the disk is full"):
+    with pytest.raises(DiskError, match="the disk is full"):
         write_and_fail(tmp_path / "a", OSError(errno.ENOSPC, "No space left on device"))
 
 

@@ -1,7 +1,5 @@
-"""The report: its figures are those of the frames, its warnings fire when they should, and data texts stay texts."""
+"""The report: its figures, texts and pictures are those of the frames. Also the run that its other tests change."""
 
-import base64
-import hashlib
 import json
 import re
 from dataclasses import replace
@@ -12,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from learnable.report import Facts, Step, cautions, charts, dots, render, tables, warnings_of
+from learnable.report import Facts, Step, charts, dots, render, tables
 from learnable.report.facts import view_of
 
 EVIL = '<script>window.hacked = 1; alert(1)</script><img src=x onerror="alert(2)">"onmouseover=\'alert(3)\' {{7*7}} ${7*7} <!-- '
@@ -21,18 +19,8 @@ LIMIT = "no response token: the prompt fills the length limit"
 
 def make_facts(n: int = 300, keep: int = 60, *, sources: int = 3, seed: int = 0, evil: bool = False) -> Facts:
     """A clean run of n examples, two of them without a score; three rows are unreadable and five repeated."""
-    rng = np.random.default_rng(seed)
-    ids = [f"{i:08x}" for i in range(n)]
-    source = [f"source {j}" for j in rng.integers(0, sources, n)]
-    response = np.maximum(1, rng.lognormal(3, 0.8, n).astype(np.int64))
-    tokens = response + rng.integers(10, 40, n)
-    before = rng.gamma(6, 0.4, n) + 0.2
-    score = np.clip(rng.normal(0.3, 0.2, n), -1, 0.9)
-    score[:2] = np.nan
-    after = before * (1 - score)
-    before[:2] = np.nan
-    order = np.argsort(np.where(np.isnan(score), np.inf, -score), kind="stable")[:keep]
-    kept = set(order.tolist())
+    scores = make_scores(n, sources=sources, seed=seed)
+    ids = scores["id"].to_list()
     texts = [
         [
             {"role": "user", "content": f"Question {i}?"},
@@ -40,16 +28,18 @@ def make_facts(n: int = 300, keep: int = 60, *, sources: int = 3, seed: int = 0,
         ]
         for i in range(n)
     ]
+    ranked = (
+        scores.with_row_index("place").fill_nan(None).sort("learnability", descending=True, nulls_last=True)
+    )
     if evil:
-        best, worst = int(order[0]), int(np.nanargmin(score))
+        best, worst = ranked["place"][0], ranked["place"][n - 3]
+        source = scores["source"].to_list()
         source[best] = EVIL
-        texts[best] = [
-            {"role": EVIL, "content": EVIL},
-            {"role": "user", "content": EVIL},
-            {"role": "assistant", "content": EVIL},
-        ]
+        scores = scores.with_columns(source=pl.Series(source))
+        texts[best] = [{"role": role, "content": EVIL} for role in (EVIL, "user", "assistant")]
         texts[worst] = [{"role": "user", "content": EVIL}, {"role": "assistant", "content": EVIL * 20}]
-    rest = [i for i in range(n) if i not in kept]
+    kept = ranked.head(keep).select("id", rank=pl.int_range(pl.len()), gain="learnability")
+    dropped = scores.join(kept, on="id", how="anti", maintain_order="left")
     return Facts(
         title="lobass",
         command="learnable run lobass data=my.jsonl model=starter budget=20%",
@@ -58,40 +48,13 @@ def make_facts(n: int = 300, keep: int = 60, *, sources: int = 3, seed: int = 0,
         by="learnability",
         higher_is_better=True,
         budget="20% of the examples",
-        examples=pl.DataFrame({"id": ids, "source": source, "messages": texts}),
-        rows=pl.DataFrame(
-            {
-                "file": [0] * n + [1] * 8,
-                "row": [*range(n), *range(8)],
-                "line": [*range(1, n + 1), *range(1, 7), None, None],
-                "id": [*ids, None, None, None, *ids[:5]],
-                "reason": [None] * n
-                + [EVIL if evil else "no answer: keys seen are q, r"] * 3
-                + ["seen before"] * 5,
-            }
-        ),
+        examples=scores.select("id", "source", messages=pl.Series(texts)),
+        rows=make_rows(ids, "no answer: keys seen are q, r" if not evil else EVIL),
         files=["my.jsonl", "more.jsonl"],
-        scores=pl.DataFrame(
-            {
-                "id": ids,
-                "source": source,
-                "tokens": tokens,
-                "response_tokens": response,
-                "truncated": [False] * n,
-                "undefined": [LIMIT] * 2 + [None] * (n - 2),
-                "loss_before": before.astype(np.float32),
-                "loss_after": after.astype(np.float32),
-                "learnability": score.astype(np.float32),
-                "difference": (before - after).astype(np.float32),
-            }
-        ),
+        scores=scores,
         scorers=["learnability", "difference"],
-        kept=pl.DataFrame(
-            {"id": [ids[i] for i in order], "rank": range(keep), "gain": score[order].astype(np.float32)}
-        ),
-        dropped=pl.DataFrame(
-            {"id": [ids[i] for i in rest], "reason": [LIMIT if i < 2 else "below the budget" for i in rest]}
-        ),
+        kept=kept,
+        dropped=dropped.select("id", reason=pl.col("undefined").fill_null("below the budget")),
         steps=[
             Step(
                 name="measure the base model",
@@ -106,6 +69,50 @@ def make_facts(n: int = 300, keep: int = 60, *, sources: int = 3, seed: int = 0,
             Step(name="select", tokens=0, passes=0.0, seconds=0.0, peak_memory_bytes=0),
         ],
     )
+
+
+def make_scores(n: int, *, sources: int, seed: int) -> pl.DataFrame:
+    rng = np.random.default_rng(seed)
+    source = [f"source {j}" for j in rng.integers(0, sources, n)]
+    response = np.maximum(1, rng.lognormal(3, 0.8, n).astype(np.int64))
+    tokens = response + rng.integers(10, 40, n)
+    before = rng.gamma(6, 0.4, n) + 0.2
+    score = np.clip(rng.normal(0.3, 0.2, n), -1, 0.9)
+    before[:2] = score[:2] = np.nan
+    after = before * (1 - score)
+    numbers = {
+        "loss_before": before,
+        "loss_after": after,
+        "learnability": score,
+        "difference": before - after,
+    }
+    return pl.DataFrame(
+        {
+            "id": [f"{i:08x}" for i in range(n)],
+            "source": source,
+            "tokens": tokens,
+            "response_tokens": response,
+            "truncated": [False] * n,
+            "undefined": [LIMIT] * 2 + [None] * (n - 2),
+        }
+    ).with_columns(pl.Series(name, values, dtype=pl.Float32) for name, values in numbers.items())
+
+
+def make_rows(ids: list[str], reason: str) -> pl.DataFrame:
+    n = len(ids)
+    return pl.DataFrame(
+        {
+            "file": [0] * n + [1] * 8,
+            "row": [*range(n), *range(8)],
+            "line": [*range(1, n + 1), *range(1, 7), None, None],
+            "id": [*ids, None, None, None, *ids[:5]],
+            "reason": [None] * n + [reason] * 3 + ["seen before"] * 5,
+        }
+    )
+
+
+def changed(facts: Facts, **columns) -> Facts:
+    return replace(facts, scores=facts.scores.with_columns(**columns))
 
 
 @pytest.fixture(scope="module")
@@ -343,294 +350,3 @@ def test_headings_go_down_one_level_at_a_time_and_tables_have_captions(page: Pag
     assert len(page.tables) == sum(tag == "table" for tag, _ in page.tags)
     assert "" not in page.tables
     assert all(attrs.get("scope") in ("row", "col") for tag, attrs in page.tags if tag == "th")
-
-
-# ---------------------------------------------------------------- warnings
-
-
-def changed(facts: Facts, **columns) -> Facts:
-    return replace(facts, scores=facts.scores.with_columns(**columns))
-
-
-def no_warning(facts: Facts) -> Facts:
-    return facts
-
-
-def memorized(facts: Facts) -> Facts:
-    return replace(changed(facts, loss_after=pl.lit(0.05)), reference={"kind": "trained", "folds": 0})
-
-
-def learned_nothing(facts: Facts) -> Facts:
-    return changed(facts, learnability=pl.col("learnability") - 0.5)
-
-
-def short_chosen(facts: Facts) -> Facts:
-    is_kept = pl.col("id").is_in(facts.kept["id"].to_list())
-    return changed(facts, response_tokens=pl.when(is_kept).then(3).otherwise(20))
-
-
-def follows_length(facts: Facts) -> Facts:
-    return changed(facts, response_tokens=(100 - 100 * pl.col("learnability").fill_nan(0)).cast(pl.Int64))
-
-
-def truncated(facts: Facts) -> Facts:
-    return changed(facts, truncated=pl.int_range(pl.len()) < 16)
-
-
-def undefined(facts: Facts) -> Facts:
-    return changed(
-        facts, learnability=pl.when(pl.int_range(pl.len()) < 16).then(float("nan")).otherwise("learnability")
-    )
-
-
-def duplicated(facts: Facts) -> Facts:
-    again = facts.rows.head(20).with_columns(reason=pl.lit("seen before"))
-    return replace(facts, rows=pl.concat([facts.rows, again]))
-
-
-def lost_source(facts: Facts) -> Facts:
-    rest = facts.dropped["id"].to_list()[:26]
-    return changed(facts, source=pl.when(pl.col("id").is_in(rest)).then(pl.lit("poems")).otherwise("source"))
-
-
-def tiny(facts: Facts) -> Facts:
-    return replace(facts, kept=facts.kept.head(9))
-
-
-def short_of_budget(facts: Facts) -> Facts:
-    return replace(facts, shortfall="only 60 examples are above the threshold 0.4. Lower it.")
-
-
-FIRES = [
-    (memorized, "The reference seems to have memorized part of the pool", "Use reference.folds=2"),
-    (learned_nothing, "of the learnability scores", "more epochs or with a higher learning rate"),
-    (short_chosen, "its median response has 3 tokens, the pool's has 20", "the same share of every length"),
-    (
-        follows_length,
-        "Spearman correlation of learnability with response tokens is",
-        "choosing short answers",
-    ),
-    (truncated, "5.3% of the examples (16 of 300) were cut", "Raise the length limit"),
-    (undefined, "5.3% of the examples (16 of 300) have no score", "repair the data"),
-    (duplicated, "7.6% of the rows read (25 of 328) repeat", "no file was given twice"),
-    (lost_source, "1 source is gone from the selection: poems (26 examples)", "select per source"),
-    (tiny, "Only 9 examples were chosen, fewer than 10", "Raise the budget"),
-    (short_of_budget, "smaller than asked (20% of the examples): only 60 examples", "Lower it."),
-]
-
-
-def test_a_clean_run_has_no_warning(facts: Facts, page: Page) -> None:
-    assert warnings_of(facts) == []
-    assert "Nothing suspicious seen" in page.plain
-    for check in cautions.CHECKS:
-        assert check.name in page.plain
-
-
-@pytest.mark.parametrize(("change", "figure", "advice"), FIRES, ids=[case[0].__name__ for case in FIRES])
-def test_a_warning_fires_with_its_figure_and_what_to_do(
-    facts: Facts, change, figure: str, advice: str
-) -> None:
-    case = change(facts)
-    found = [warning for warning in warnings_of(case) if figure in warning]
-    assert len(found) == 1
-    assert advice in found[0]
-    assert found[0] in Page(render(case)).plain
-
-
-def test_every_check_has_a_case_that_fires(facts: Facts) -> None:
-    fired = {
-        check.name for case, _, _ in FIRES for check in cautions.CHECKS if check.find(view_of(case(facts)))
-    }
-    assert fired == {check.name for check in cautions.CHECKS}
-
-
-def test_thresholds_are_not_crossed_when_met(facts: Facts) -> None:
-    fifteen = pl.int_range(pl.len()) < 15  # exactly 5% of 300
-    assert warnings_of(changed(facts, truncated=fifteen)) == []
-    assert warnings_of(replace(facts, kept=facts.kept.head(10))) == []
-
-
-def test_a_cross_fitted_reference_cannot_have_memorized(facts: Facts) -> None:
-    assert warnings_of(replace(memorized(facts), reference={"kind": "trained", "folds": 2})) == []
-    (given,) = warnings_of(replace(memorized(facts), reference={"kind": "given"}))
-    assert "If the reference was trained on these examples" in given
-
-
-def test_in_sample_is_a_note_not_a_warning(facts: Facts) -> None:
-    case = replace(facts, reference={"kind": "trained", "folds": 0})
-    assert warnings_of(case) == []
-    assert "The reference is in-sample" in Page(render(case)).plain
-
-
-def test_a_lower_is_better_score_that_follows_length_is_named_rightly(facts: Facts) -> None:
-    (warning,) = (
-        w for w in warnings_of(replace(follows_length(facts), higher_is_better=False)) if "Spearman" in w
-    )
-    assert "choosing long answers" in warning
-
-
-# ---------------------------------------------------------------- odd inputs
-
-
-@pytest.mark.parametrize(
-    "missing",
-    [
-        ["loss_after", "learnability", "difference"],
-        ["loss_before", "loss_after"],
-        ["response_tokens", "tokens"],
-        ["truncated", "undefined", "source"],
-        [
-            "source",
-            "tokens",
-            "response_tokens",
-            "truncated",
-            "undefined",
-            "loss_before",
-            "loss_after",
-            "difference",
-        ],
-        [
-            "source",
-            "tokens",
-            "response_tokens",
-            "truncated",
-            "undefined",
-            "loss_after",
-            "learnability",
-            "difference",
-        ],
-    ],
-    ids=lambda names: "-".join(names),
-)
-def test_missing_columns_leave_parts_out(facts: Facts, missing: list[str]) -> None:
-    scores = facts.scores.drop(missing)
-    by = "learnability" if "learnability" not in missing else "loss_before"
-    case = replace(
-        facts,
-        scores=scores,
-        by=by,
-        scorers=[s for s in facts.scorers if s not in missing],
-        rows=None,
-        examples=None,
-    )
-    page = Page(render(case))
-    assert ("plane" in page.chart_data["charts"]) == ({"loss_before", "loss_after"} <= set(scores.columns))
-    assert ("length" in page.chart_data["charts"]) == ("response_tokens" in scores.columns)
-    assert "Could not be looked for" in page.plain
-    assert "the scores came from a table without texts" in page.plain
-
-
-def test_a_score_that_is_no_column_is_said(facts: Facts) -> None:
-    page = Page(render(replace(facts, by="learnability - loss_before")))
-    assert "there is no column learnability - loss_before" in page.plain
-    assert "60 of 300 examples chosen" in page.plain
-
-
-def test_an_empty_selection(facts: Facts) -> None:
-    page = Page(render(replace(facts, kept=facts.kept.clear())))
-    assert "0 of 300 examples chosen" in page.plain
-    assert "No example was chosen" in page.plain
-    assert set(page.chart_data["charts"]) == {"plane", "spread", "length"}
-
-
-def test_all_undefined(facts: Facts) -> None:
-    nan = pl.lit(float("nan"), dtype=pl.Float32)
-    case = changed(facts, learnability=nan, difference=nan, loss_before=nan, loss_after=nan)
-    page = Page(render(replace(case, kept=facts.kept.clear())))
-    assert "100.0% of the examples (300 of 300) have no score" in page.plain
-    assert page.scripts == []
-    assert "no example has a value of learnability" in page.plain
-
-
-@pytest.mark.parametrize(
-    ("n", "keep", "sources"), [(0, 0, 1), (5, 1, 1), (5, 0, 3), (40, 40, 1), (600, 60, 60)]
-)
-def test_extremes(n: int, keep: int, sources: int) -> None:
-    facts = make_facts(max(n, 5), min(keep, max(n, 5)), sources=sources)
-    if n == 0:
-        facts = replace(
-            facts, scores=facts.scores.clear(), kept=facts.kept.clear(), dropped=facts.dropped.clear()
-        )
-        facts = replace(
-            facts, examples=facts.examples.clear(), rows=facts.rows.clear(), steps=[], reference={}
-        )
-    page = Page(render(facts))
-    assert f"{keep:,} of {n:,} examples chosen" in page.plain
-    assert ("All 60 sources as a table" in page.plain) == (sources == 60)
-
-
-def test_one_row(facts: Facts) -> None:
-    one = facts.kept["id"][0]
-    parts = {
-        name: getattr(facts, name).filter(pl.col("id") == one)
-        for name in ("examples", "rows", "scores", "kept")
-    }
-    page = Page(render(replace(facts, **parts, dropped=facts.dropped.clear())))
-    assert "1 of 1 example chosen" in page.plain
-    assert page.chart_data["points"]["group"] == ["chosen"]
-
-
-def test_extreme_values_do_not_squeeze_the_pictures(facts: Facts) -> None:
-    first = pl.int_range(pl.len()) == 5
-    wild = {"learnability": -1e6, "loss_after": 1e6}
-    case = changed(
-        facts, **{name: pl.when(first).then(value).otherwise(name) for name, value in wild.items()}
-    )
-    view = view_of(replace(case, kept=facts.kept.filter(pl.col("id") != facts.scores["id"][5])))
-    assert tables.histogram(view).below == 1
-    assert tables.histogram(view).bars[0].low > -2
-    assert "1 with higher losses lie" in charts.plane(view).remark
-
-
-def test_a_scorer_may_be_called_score(facts: Facts) -> None:
-    case = replace(
-        facts,
-        scores=facts.scores.rename({"learnability": "score"}),
-        scorers=["score", "difference"],
-        by="score",
-    )
-    assert "score used" in [row[0] for rows in Page(render(case)).tables.values() for row in rows]
-
-
-def test_a_column_called_score_is_not_the_score_used(facts: Facts) -> None:
-    case = replace(facts, scores=facts.scores.with_columns(score=1.0), by="absent")
-    assert not view_of(case).has("score")
-    assert "there is no column absent" in Page(render(case)).plain
-
-
-# ---------------------------------------------------------------- nothing from data runs, nothing from outside is asked for
-
-
-def test_data_texts_stay_texts() -> None:
-    facts = make_facts(evil=True)
-    facts = replace(
-        facts, title=EVIL, command=EVIL, model=EVIL, budget=EVIL, shortfall=EVIL, files=[EVIL, EVIL]
-    )
-    facts = replace(facts, reference={"kind": "trained", "folds": 0, EVIL: EVIL})
-    page = Page(render(facts))
-    assert "<script>window.hacked" not in page.html
-    assert "<img src=x" not in page.html
-    assert sum(tag == "script" for tag, _ in page.tags) == 3
-    assert not [name for _, attrs in page.tags for name in attrs if name.startswith("on")]
-    assert "{{7*7}} ${7*7}" in page.plain
-    assert any(name.startswith("<script>window.hacked") for name in page.chart_data["points"]["source"])
-    (data,) = (text for attrs, text in page.scripts if attrs.get("id") == "chart-data")
-    assert not re.search(r"[<>]", data)
-
-
-def test_only_the_scripts_of_the_page_may_run_and_nothing_may_be_loaded(page: Page) -> None:
-    (policy,) = (a["content"] for tag, a in page.tags if tag == "meta" and a.get("http-equiv"))
-    assert policy.startswith("default-src 'none'; script-src 'sha256-")
-    assert "unsafe-eval" not in policy
-    assert "script-src 'unsafe-inline'" not in policy
-    allowed = re.findall(r"'sha256-([^']+)'", policy)
-    own = [
-        base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for a, text in page.scripts if not a
-    ]
-    assert own == allowed
-    addresses = [a[name] for _, a in page.tags for name in ("src", "href") if a.get(name)]
-    assert all(address.startswith(("#", "data:")) for address in addresses)
-
-
-def test_the_same_facts_give_the_same_page(facts: Facts, page: Page) -> None:
-    assert render(facts) == page.html

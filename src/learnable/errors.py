@@ -33,6 +33,10 @@ class ModelError(LearnableError):
     """A model, tokenizer or chat template that cannot be loaded or used."""
 
 
+class DiskError(LearnableError):
+    """A file that cannot be written: the disk is full, or the folder is not ours."""
+
+
 class StoreError(LearnableError):
     """Measurements or step records that cannot be read or written."""
 

@@ -4,14 +4,13 @@ One folder per measure; a part is written aside and then renamed, so a reader ne
 loses at most the part it was working on.
 """
 
-import errno
-import json
 import uuid
 from dataclasses import asdict
 from pathlib import Path
 
 import polars as pl
 
+from learnable.atomic import write_frame, write_json
 from learnable.errors import StoreError
 from learnable.fingerprint import fingerprint
 from learnable.types import Measure
@@ -39,27 +38,12 @@ class Store:
         """Add a part: a frame with a column ``id`` and the measured columns.
 
         Raises:
-            StoreError: If it cannot be written, for example because the disk is full.
+            DiskError: If it cannot be written, for example because the disk is full.
         """
         folder = self._folder(measure)
-        part = folder / f"{uuid.uuid4().hex}.part"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            note = folder / "measure.json"
-            if not note.exists():
-                aside = folder / f"{uuid.uuid4().hex}.json.part"
-                aside.write_text(json.dumps(asdict(measure), indent=2), encoding="utf-8")
-                aside.rename(note)
-            frame.write_parquet(part)
-            part.rename(part.with_suffix(".parquet"))
-        except OSError as error:
-            full = error.errno == errno.ENOSPC
-            raise StoreError(
-                f"cannot write measurements to {folder}: {error.strerror or error}",
-                hint="free some space and run the same command again: what is stored is kept"
-                if full
-                else "is the folder writable?",
-            ) from error
+        if not (folder / "measure.json").exists():
+            write_json(folder / "measure.json", asdict(measure))
+        write_frame(frame, folder / f"{uuid.uuid4().hex}.parquet")
 
     def read(self, measure: Measure, ids: pl.Series) -> pl.DataFrame:
         """Return what is stored for ``ids`` (n,): columns ``id`` and the measured ones, n rows in the order of ``ids``.
@@ -82,7 +66,4 @@ class Store:
 
     def _scan(self, measure: Measure) -> pl.LazyFrame | None:
         parts = sorted(self._folder(measure).glob("*.parquet"))
-        for part in parts:
-            if part.stat().st_size == 0:
-                raise StoreError(f"{part} is empty", hint="the disk was full when it was written; delete it and run again")
         return pl.scan_parquet(parts) if parts else None

@@ -52,22 +52,46 @@ class Rendered:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelRef:
-    """Names a model; ``Model.key`` identifies its content.
+class Loading:
+    """How to load a model.
 
     Args:
-        name: Directory, hub id, GGUF file, or ``starter``.
         revision: Commit or branch of a hub id.
-        dtype: ``auto``, ``float32`` or ``bfloat16``.
-        device: ``auto``, ``cpu``, ``cuda`` ...; never part of the identity.
+        dtype: ``auto`` is bfloat16 where the device computes in it, else float32.
+        device: ``auto`` is CUDA, else MPS, else the CPU; never part of an identity.
         trust_remote_code: Run code that comes with the model.
     """
 
-    name: str
     revision: str | None = None
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     device: str = "auto"
     trust_remote_code: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelRef(Loading):
+    """Names a model and how to load it; ``Model.key`` identifies its content.
+
+    Args:
+        name: Directory, hub id, GGUF file, or ``starter``.
+    """
+
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How to read rows.
+
+    Args:
+        format: ``alpaca``, ``sharegpt``, ``messages`` or ``prompt_completion``; detected row by row when not given.
+        on_error: ``raise`` stops at the first bad row; ``skip`` drops bad rows and lists them with their reasons.
+        source_column: Column that names the source of a row; the name of the file when not given.
+    """
+
+    format: str | None = None
+    on_error: Literal["raise", "skip"] = "raise"
+    source_column: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,8 +119,9 @@ class Model(Protocol):
     def render(self, examples: Sequence[Example], *, max_length: int) -> list[Rendered]:
         """Tokenize conversations and mark the response tokens."""
 
-    def batches(self, lengths: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-        """Group examples of the given token lengths; each group is one forward pass."""
+    @property
+    def batch_tokens(self) -> int:
+        """How many tokens, padding included, one forward pass takes."""
 
     def nll(self, rendered: Sequence[Rendered]) -> NDArray[np.float64]:
         """Summed negative log-likelihood of the response tokens in nats, (n,)."""
@@ -157,15 +182,17 @@ class Budget:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read ``6%`` (of the examples), ``500`` (examples) or ``50000tokens``.
+        """Read ``6%`` (of the examples), ``500`` (examples) or ``50000tokens``; the inverse of ``str``.
 
         Raises:
             UsageError: If the text is none of these.
         """
-        match = re.fullmatch(r"\s*([0-9][0-9_]*(?:\.[0-9]+)?)\s*(%|tokens?|examples?)?\s*", text)
+        match = re.fullmatch(
+            r"\s*([0-9][0-9_,]*(?:\.[0-9]+)?)\s*(%|tokens?|examples?)?(?: of the examples)?\s*", text
+        )
         if match is None:
             raise UsageError(f"cannot read the budget {text!r}", hint="write 6%, 500 or 50000tokens")
-        number, unit = match.groups()
+        number, unit = match.group(1).replace(",", ""), match.group(2)
         if unit == "%":
             return cls(fraction=float(number) / 100)
         if "." in number:
@@ -180,6 +207,66 @@ class Budget:
         if self.tokens is not None:
             return f"{self.tokens:,} tokens"
         return f"{self.examples:,} examples"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """How to fine-tune; the defaults are those of common LoRA tuning, not of any paper (none states its own).
+
+    Args:
+        method: ``lora`` (adapters on all linear layers) or ``full``.
+        epochs: Passes over the data.
+        learning_rate: Highest learning rate; by default 2e-4 for LoRA and 2e-5 for full fine-tuning.
+        batch_size: Examples per optimizer step.
+        rank: LoRA rank; its alpha is twice the rank.
+        warmup: Share of the steps in which the learning rate rises; it then falls by a cosine.
+        seed: Seeds the adapters and the order of the data.
+    """
+
+    method: Literal["lora", "full"] = "lora"
+    epochs: float = 1.0
+    learning_rate: float | None = None
+    batch_size: int = 8
+    rank: int = 16
+    warmup: float = 0.03
+    seed: int = 0
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """The learning rate that is used."""
+        return self.learning_rate or (2e-4 if self.method == "lora" else 2e-5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference(Tuning):
+    """How to get a reference model; see ``Tuning`` for the other fields.
+
+    Args:
+        folds: 0: one model trained on all examples, which then scores the very examples it has trained on (the
+            paper); K >= 2: K models, each trained on the examples outside one fold and scoring that fold, so that no
+            example is scored by a model that has seen it. Two folds cost what one in-sample epoch costs.
+        fraction: Train on this share of the examples only, drawn at random.
+        model: A model or LoRA adapter that is trained already (folder or hub id); nothing is trained then.
+    """
+
+    folds: int = 0
+    fraction: float = 1.0
+    model: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.folds < 0 or self.folds == 1:
+            raise UsageError(f"reference.folds must be 0 or at least 2, got {self.folds}", hint="0 is in-sample, 2 is cross-fitted")
+        if not 0 < self.fraction <= 1:
+            raise UsageError(f"reference.fraction must be above 0 and at most 1, got {self.fraction}")
+        if self.epochs <= 0 or self.batch_size <= 0 or self.rank <= 0:
+            raise UsageError("reference.epochs, reference.batch_size and reference.rank must be above 0")
+
+    @property
+    def passes(self) -> float:
+        """Training cost in passes over the whole pool."""
+        if self.model is not None:
+            return 0.0
+        return self.epochs * self.fraction * max(self.folds - 1, 1)
 
 
 @dataclass(frozen=True, kw_only=True)

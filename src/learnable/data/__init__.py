@@ -1,8 +1,8 @@
 """Rows in and out: any common fine-tuning file becomes a pool of conversations, and the chosen rows a file again."""
 
 from learnable.data.formats import FORMATS, detect
-from learnable.data.pool import load_pool, pool_identity, save_pool
-from learnable.data.reading import read
+from learnable.data.pool import is_pool, load_pool, pool_identity, save_pool
+from learnable.data.reading import digests, read
 from learnable.data.starter import STARTER_ROWS, starter_rows
 from learnable.data.writing import write_dropped, write_rows
 
@@ -10,6 +10,8 @@ __all__ = [
     "FORMATS",
     "STARTER_ROWS",
     "detect",
+    "digests",
+    "is_pool",
     "load_pool",
     "pool_identity",
     "read",

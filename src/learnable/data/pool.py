@@ -1,17 +1,13 @@
 """A pool on disk, and what makes two pools the same."""
 
-import errno
 import json
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 import polars as pl
-import pyarrow.parquet as pq
 import xxhash
 
+from learnable.atomic import replacing, write_frame
 from learnable.errors import DataError
 from learnable.fingerprint import fingerprint
 from learnable.types import Pool, SourceFile
@@ -19,42 +15,6 @@ from learnable.types import Pool, SourceFile
 POOL_FILE = "pool.json"
 
 _MISSING_LENGTH = -1
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a path to write to, and move what is there to ``path`` when all went well.
-
-    Raises:
-        DataError: If it cannot be written, for example because the disk is full.
-    """
-    part = path.with_name(f"{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _remove(part)
-        yield part
-        if part.is_dir() and path.is_dir():
-            shutil.rmtree(path)
-        part.replace(path)
-    except OSError as error:
-        _remove(part)
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise DataError(
-            f"cannot write {path}: {'the disk is full' if full else error.strerror or error}",
-            hint="free some space or choose another folder with -o"
-            if full
-            else "choose another folder with -o",
-        ) from error
-    except BaseException:
-        _remove(part)
-        raise
-
-
-def _remove(part: Path) -> None:
-    if part.is_dir():
-        shutil.rmtree(part)
-    elif part.exists():
-        part.unlink()
 
 
 def is_pool(folder: Path) -> bool:
@@ -66,12 +26,10 @@ def save_pool(pool: Pool, folder: Path) -> None:
     """Write a pool as ``examples.parquet``, ``rows.parquet`` and ``pool.json``, the last one last.
 
     Raises:
-        DataError: If the folder cannot be written.
+        DiskError: If the folder cannot be written.
     """
     for name, frame in (("examples", pool.examples), ("rows", pool.rows)):
-        with replacing(folder / f"{name}.parquet") as part:
-            # Not polars' own writer: it hides a full disk.
-            pq.write_table(frame.to_arrow(compat_level=pl.CompatLevel.oldest()), part, compression="zstd")
+        write_frame(frame, folder / f"{name}.parquet")
     with replacing(folder / POOL_FILE) as part:
         content = {"files": [asdict(file) for file in pool.files]}
         part.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")

@@ -71,6 +71,15 @@ def read(
     return Pool(examples=columns.examples(), rows=columns.rows(), files=tuple(files))
 
 
+def digests(paths: Sequence[str]) -> list[str]:
+    """Return a hash of the content of each source, without reading its rows.
+
+    Raises:
+        DataError: If a source is not there.
+    """
+    return [digest_of(*_located(given)) for given in paths]
+
+
 def _check_options(paths: Sequence[str], *, format: str | None, on_error: str) -> None:
     if not paths:
         raise UsageError("no data given", hint=f"name a file, a folder, a hub id, or {STARTER!r}")

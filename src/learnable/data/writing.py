@@ -11,7 +11,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from learnable.data.pool import replacing
+from learnable.atomic import replacing
 from learnable.data.records import (
     BATCH_ROWS,
     base_name,

@@ -30,7 +30,7 @@ def load_network(ref: ModelRef) -> tuple[Any, Any]:
             network = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=ref.trust_remote_code)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         hint = (
-            "it runs code of its own: read that code, then say --model.trust-remote-code"
+            "it runs code of its own: read that code, then allow it with --trust-remote-code"
             if "trust_remote_code" in str(error)
             else "is it a causal language model that this version of transformers "
             f"({transformers.__version__}) knows?"
@@ -38,7 +38,7 @@ def load_network(ref: ModelRef) -> tuple[Any, Any]:
         raise ModelError(f"cannot load the model {ref.name}: {str(error).splitlines()[0]}", hint=hint) from error
     loaded = next(network.parameters()).dtype
     if loaded != dtype:
-        raise ModelError(f"{ref.name} was loaded as {loaded}, asked for was {dtype}", hint="choose another --model.dtype")
+        raise ModelError(f"{ref.name} was loaded as {loaded}, asked for was {dtype}", hint="choose another --dtype")
     return network.to(resolved_device(ref)).eval(), tokenizer
 
 

@@ -128,7 +128,7 @@ def spread(view: View, shape: Histogram) -> Picture | None:
         name="spread",
         spec=finish(alt.layer(*layers), height=280),
         label=f"Histogram of {view.facts.by} for {whole:,} examples, {kept:,} of them chosen.",
-        remark=f"All {whole:,} scored examples are counted."
+        remark=f"All scored examples ({whole:,}) are counted."
         + (f" {' and '.join(tails)} the picture are in its outermost bars." if tails else ""),
     )
 

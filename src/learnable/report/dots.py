@@ -97,7 +97,7 @@ def remark(view: View, number: int) -> str:
     """Say how many of the scored examples are drawn."""
     shown = min(number, _sample(view.scored).height)
     if shown == number:
-        return f"All {number:,} scored examples are drawn."
+        return f"All scored examples ({number:,}) are drawn."
     kept = view.kept.height
     chosen = f"all {kept:,}" if kept <= SHOWN_CHOSEN else f"{SHOWN_CHOSEN:,} of the {kept:,}"
     return f"{shown:,} of {number:,} scored examples are drawn, {chosen} chosen ones among them; the others are a fixed random sample."

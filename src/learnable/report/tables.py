@@ -179,7 +179,7 @@ def histogram(view: View, *, bars: int = 40) -> Histogram:
 def _edges(low: float, high: float, *, bars: int, cutoff: float | None) -> NDArray[np.float64]:
     """Edges of equal bars over the range, one of them at the cutoff, so that no bar mixes what it parts."""
     if high <= low:
-        return np.array([low - 0.5, low + 0.5])
+        return np.linspace(low - 0.5, low + 0.5, 22)
     if cutoff is None or not low < cutoff < high:
         return np.linspace(low, high, bars + 1)
     width = (high - low) / bars

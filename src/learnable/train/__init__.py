@@ -1,15 +1,13 @@
 """Fine-tuning with TRL and PEFT, and the reference models that learnability compares with."""
 
-from learnable.train.reference import Part, Reference, References, assign_folds, given_reference, read_reference, train_reference
-from learnable.train.sft import LengthGroupedBatches, Trained, Tuning, fine_tune
+from learnable.train.reference import Part, References, assign_folds, given_reference, read_reference, train_reference
+from learnable.train.sft import LengthGroupedBatches, Trained, fine_tune
 
 __all__ = [
     "LengthGroupedBatches",
     "Part",
-    "Reference",
     "References",
     "Trained",
-    "Tuning",
     "assign_folds",
     "fine_tune",
     "given_reference",

@@ -9,42 +9,11 @@ from typing import Literal
 import numpy as np
 import polars as pl
 
-from learnable.errors import TrainError, UsageError
+from learnable.atomic import write_frame, write_json
+from learnable.errors import TrainError
 from learnable.fingerprint import fingerprint
-from learnable.train.sft import Tuning, fine_tune
-from learnable.types import ModelRef, Rendered
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reference(Tuning):
-    """How to get a reference model; see ``Tuning`` for the other fields.
-
-    Args:
-        folds: 0: one model trained on all examples, which then scores the very examples it has trained on (the
-            paper); K >= 2: K models, each trained on the examples outside one fold and scoring that fold, so that no
-            example is scored by a model that has seen it. Two folds cost what one in-sample epoch costs.
-        fraction: Train on this share of the examples only, drawn at random.
-        model: A model or LoRA adapter that is trained already (folder or hub id); nothing is trained then.
-    """
-
-    folds: int = 0
-    fraction: float = 1.0
-    model: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.folds < 0 or self.folds == 1:
-            raise UsageError(f"reference.folds must be 0 or at least 2, got {self.folds}", hint="0 is in-sample, 2 is cross-fitted")
-        if not 0 < self.fraction <= 1:
-            raise UsageError(f"reference.fraction must be above 0 and at most 1, got {self.fraction}")
-        if self.epochs <= 0 or self.batch_size <= 0 or self.rank <= 0:
-            raise UsageError("reference.epochs, reference.batch_size and reference.rank must be above 0")
-
-    @property
-    def passes(self) -> float:
-        """Training cost in passes over the whole pool."""
-        if self.model is not None:
-            return 0.0
-        return self.epochs * self.fraction * max(self.folds - 1, 1)
+from learnable.train.sft import fine_tune
+from learnable.types import ModelRef, Reference, Rendered
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,17 +82,15 @@ def train_reference(
         trained = fine_tune(ref, [rendered[i] for i in inside], folder / name, tuning=reference, label=label)
         tokens += trained.tokens
         parts.append({"name": name, "kind": "adapter" if reference.method == "lora" else "model"})
-    pl.DataFrame({"id": ids, "part": fold}).write_parquet(folder / "assignment.parquet")
-    (folder / "reference.json").write_text(json.dumps({"parts": parts}, indent=2), encoding="utf-8")
+    write_frame(pl.DataFrame({"id": ids, "part": fold}), folder / "assignment.parquet")
+    write_json(folder / "reference.json", {"parts": parts})
     return tokens
 
 
 def given_reference(name: str, kind: Literal["adapter", "model"], folder: Path) -> None:
     """Write down a model that is trained already as the reference of ``folder``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    pl.DataFrame(schema={"id": pl.String, "part": pl.Int64}).write_parquet(folder / "assignment.parquet")
-    parts = [{"name": name, "kind": kind}]
-    (folder / "reference.json").write_text(json.dumps({"parts": parts}, indent=2), encoding="utf-8")
+    write_frame(pl.DataFrame(schema={"id": pl.String, "part": pl.Int64}), folder / "assignment.parquet")
+    write_json(folder / "reference.json", {"parts": [{"name": name, "kind": kind}]})
 
 
 def read_reference(folder: Path) -> References:

@@ -1,13 +1,12 @@
 """Supervised fine-tuning with TRL and PEFT on tokens that are rendered already; a killed run goes on where it was."""
 
-import errno
 import json
 import shutil
 import time
 from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,42 +16,15 @@ from peft import LoraConfig
 from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
+from learnable.atomic import disk_errors, write_json
 from learnable.errors import TrainError
 from learnable.model.loading import load_network
 from learnable.model.source import resolved_dtype
 from learnable.progress import Bar, bar
-from learnable.types import ModelRef, Rendered
+from learnable.types import ModelRef, Rendered, Tuning
 
 CHECKPOINT_EVERY_S = 60.0
 COMPLETE = "complete"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tuning:
-    """How to fine-tune; the defaults are those of common LoRA tuning, not of any paper (none states its own).
-
-    Args:
-        method: ``lora`` (adapters on all linear layers) or ``full``.
-        epochs: Passes over the data.
-        learning_rate: Highest learning rate; by default 2e-4 for LoRA and 2e-5 for full fine-tuning.
-        batch_size: Examples per optimizer step.
-        rank: LoRA rank; its alpha is twice the rank.
-        warmup: Share of the steps in which the learning rate rises; it then falls by a cosine.
-        seed: Seeds the adapters and the order of the data.
-    """
-
-    method: Literal["lora", "full"] = "lora"
-    epochs: float = 1.0
-    learning_rate: float | None = None
-    batch_size: int = 8
-    rank: int = 16
-    warmup: float = 0.03
-    seed: int = 0
-
-    @property
-    def peak_learning_rate(self) -> float:
-        """The learning rate that is used."""
-        return self.learning_rate or (2e-4 if self.method == "lora" else 2e-5)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +49,8 @@ def fine_tune(ref: ModelRef, rendered: Sequence[Rendered], folder: Path, *, tuni
         label: What the progress bar says.
 
     Raises:
-        TrainError: If there is nothing to train on, the loss is not finite, or the disk is full.
+        TrainError: If there is nothing to train on, or the loss is not finite.
+        DiskError: If the disk is full.
     """
     record = folder / "training.json"
     if record.is_file():
@@ -86,15 +59,8 @@ def fine_tune(ref: ModelRef, rendered: Sequence[Rendered], folder: Path, *, tuni
     useful = sorted((example for example in rendered if example.mask.any()), key=lambda example: example.id)
     if not useful:
         raise TrainError("there is no example with a response token to train on", hint="raise max_length, or look at `learnable show`")
-    try:
+    with disk_errors(folder):
         return _fine_tune(ref, useful, folder, tuning, label)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        raise TrainError(
-            f"the disk is full: cannot write to {folder}",
-            hint="free some space and run the same command again: it goes on from the last checkpoint",
-        ) from error
 
 
 def _fine_tune(ref: ModelRef, rendered: list[Rendered], folder: Path, tuning: Tuning, label: str) -> Trained:
@@ -143,7 +109,7 @@ def _fine_tune(ref: ModelRef, rendered: list[Rendered], folder: Path, tuning: Tu
         trainer.remove_callback(PrinterCallback)
         outcome = trainer.train(resume_from_checkpoint=_last_complete(checkpoints))
     if not np.isfinite(outcome.training_loss):
-        raise TrainError("the training loss is not finite", hint="lower reference.learning_rate, or use model dtype float32")
+        raise TrainError("the training loss is not finite", hint="lower the learning rate, or use --dtype float32")
     if tuning.method == "full":
         trainer.model.to(getattr(torch, resolved_dtype(ref)))
     trainer.model.save_pretrained(folder)
@@ -154,9 +120,7 @@ def _fine_tune(ref: ModelRef, rendered: list[Rendered], folder: Path, tuning: Tu
         "steps": int(trainer.state.global_step),
         "seconds": time.monotonic() - started,
     }
-    part = folder / "training.json.part"
-    part.write_text(json.dumps(trained), encoding="utf-8")
-    part.rename(folder / "training.json")
+    write_json(folder / "training.json", trained)
     shutil.rmtree(checkpoints)
     return Trained(folder=folder, **trained)
 

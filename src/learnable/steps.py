@@ -1,0 +1,209 @@
+"""The record of a step: what was done with what, by which a second run knows that nothing is left to do.
+
+A step's folder gets ``begun.json`` first and ``step.json`` last; a folder with the first only was interrupted, and the
+same command goes on in it.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from learnable.atomic import write_json
+from learnable.errors import StoreError
+from learnable.fingerprint import fingerprint
+
+BEGUN, DONE = "begun.json", "step.json"
+FORMAT = 1
+"""Raised when a step's output changes its form, so that old results are made anew."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a step computed in this run; what was stored before costs nothing.
+
+    Args:
+        tokens: Tokens that went through a model, without padding.
+        passes: The same in passes over the pool.
+        seconds: Wall-clock time.
+        peak_memory_bytes: Highest resident memory of the process up to the end of the step.
+    """
+
+    tokens: int = 0
+    passes: float = 0.0
+    seconds: float = 0.0
+    peak_memory_bytes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome(os.PathLike[str]):
+    """What a step left behind; usable as the path of its folder.
+
+    Args:
+        verb: The command.
+        folder: Its output.
+        identity: What later steps depend on.
+        facts: Figures to show.
+        links: Folders of earlier steps, by name.
+        cost: What it cost; zeros where it was done before.
+        ran: False when the step was done already.
+    """
+
+    verb: str
+    folder: Path
+    identity: str
+    facts: Mapping[str, Any]
+    links: Mapping[str, Path]
+    cost: Cost
+    ran: bool
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """A command with its parameters and the identities of its inputs, before it runs."""
+
+    verb: str
+    parameters: Mapping[str, Any]
+    inputs: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def identity(self) -> str:
+        """Fingerprint of verb, parameters and inputs."""
+        return fingerprint({"format": FORMAT, "verb": self.verb, "parameters": self.parameters, "inputs": self.inputs})
+
+    def folder(self, output: str | os.PathLike[str]) -> Path:
+        """Return the output folder; ``{fingerprint}`` in it becomes the first digits of the identity."""
+        return Path(os.fspath(output).replace("{fingerprint}", self.identity[:8]))
+
+    def begin(self, folder: Path) -> Outcome | None:
+        """Claim a folder; return the outcome when the step is done already.
+
+        Raises:
+            StoreError: If the folder holds something else, or cannot be written.
+        """
+        for name in (DONE, BEGUN):
+            if (folder / name).is_file():
+                self._refuse_other(folder, name)
+                if name == DONE:
+                    return read_outcome(folder)
+                return None
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise StoreError(f"{folder} is there already, and holds something else", hint="choose another -o")
+        write_json(folder / BEGUN, {"verb": self.verb, "parameters": self.parameters, "inputs": self.inputs})
+        return None
+
+    def finish(
+        self,
+        folder: Path,
+        *,
+        facts: Mapping[str, Any],
+        started: float,
+        links: Mapping[str, Path] | None = None,
+        identity: str | None = None,
+        tokens: int = 0,
+        passes: float = 0.0,
+    ) -> Outcome:
+        """Write the record that says the step is done.
+
+        Args:
+            folder: The step's output.
+            facts: Figures to show, of JSON types.
+            started: ``time.monotonic()`` at the start.
+            links: Folders of the steps this one read.
+            identity: What later steps depend on, when it is not the step's own fingerprint.
+            tokens: Tokens that went through a model in this run.
+            passes: The same in passes over the pool.
+        """
+        cost = Cost(
+            tokens=tokens, passes=passes, seconds=time.monotonic() - started, peak_memory_bytes=peak_memory_bytes()
+        )
+        outcome = Outcome(
+            verb=self.verb,
+            folder=folder,
+            identity=identity or self.identity,
+            facts=facts,
+            links=links or {},
+            cost=cost,
+            ran=True,
+        )
+        record = {
+            "verb": self.verb,
+            "identity": outcome.identity,
+            "parameters": self.parameters,
+            "inputs": self.inputs,
+            "links": {name: os.path.relpath(path, folder) for name, path in outcome.links.items()},
+            "facts": facts,
+            "cost": asdict(cost),
+        }
+        write_json(folder / DONE, record)
+        return outcome
+
+    def _refuse_other(self, folder: Path, name: str) -> None:
+        known = read_json(folder / name)
+        if known.get("verb") != self.verb:
+            raise StoreError(f"{folder} holds the result of `learnable {known.get('verb')}`", hint="choose another -o")
+        mine = json.loads(json.dumps({"parameters": self.parameters, "inputs": self.inputs}))
+        for part in ("parameters", "inputs"):
+            old, new = known.get(part, {}), mine[part]
+            for key in sorted({*old, *new}):
+                if old.get(key) != new.get(key):
+                    raise StoreError(
+                        f"{folder} holds the result of another `learnable {self.verb}`: "
+                        f"{key} was {old.get(key)!r}, now {new.get(key)!r}",
+                        hint="choose another -o, or delete that folder",
+                    )
+
+
+def read_outcome(folder: Path) -> Outcome:
+    """Return what a finished step left behind.
+
+    Raises:
+        StoreError: If the folder holds no finished step.
+    """
+    if not (folder / DONE).is_file():
+        state = "was not finished: run the same command again" if (folder / BEGUN).is_file() else "holds no result of learnable"
+        raise StoreError(f"{folder} {state}", hint="give a folder that a learnable command wrote")
+    record = read_json(folder / DONE)
+    return Outcome(
+        verb=record["verb"],
+        folder=folder,
+        identity=record["identity"],
+        facts=record["facts"],
+        links={name: Path(os.path.normpath(folder / link)) for name, link in record["links"].items()},
+        cost=Cost(**record["cost"]),
+        ran=False,
+    )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return a JSON object.
+
+    Raises:
+        StoreError: If the file is not one.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StoreError(f"cannot read {path}: {error}", hint="delete its folder and run again") from error
+    if not isinstance(value, dict):
+        raise StoreError(f"{path} is not a JSON object", hint="delete its folder and run again")
+    return value
+
+
+def peak_memory_bytes() -> int:
+    """Return the highest resident memory of this process so far."""
+    if sys.platform == "win32":
+        import psutil
+
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak if sys.platform == "darwin" else peak * 1024)

@@ -1,0 +1,137 @@
+"""Each warning of the report fires on its case, with its figure, and is silent on a clean run."""
+
+from dataclasses import replace
+
+import polars as pl
+import pytest
+
+from learnable.report import Facts, cautions, render, warnings_of
+from learnable.report.facts import view_of
+from test_report import Page, changed, make_facts
+
+
+@pytest.fixture(scope="module")
+def facts() -> Facts:
+    return make_facts()
+
+
+@pytest.fixture(scope="module")
+def page(facts: Facts) -> Page:
+    return Page(render(facts))
+
+
+def no_warning(facts: Facts) -> Facts:
+    return facts
+
+
+def memorized(facts: Facts) -> Facts:
+    return replace(changed(facts, loss_after=pl.lit(0.05)), reference={"kind": "trained", "folds": 0})
+
+
+def learned_nothing(facts: Facts) -> Facts:
+    return changed(facts, learnability=pl.col("learnability") - 0.5)
+
+
+def short_chosen(facts: Facts) -> Facts:
+    is_kept = pl.col("id").is_in(facts.kept["id"].to_list())
+    return changed(facts, response_tokens=pl.when(is_kept).then(3).otherwise(20))
+
+
+def follows_length(facts: Facts) -> Facts:
+    return changed(facts, response_tokens=(100 - 100 * pl.col("learnability").fill_nan(0)).cast(pl.Int64))
+
+
+def truncated(facts: Facts) -> Facts:
+    return changed(facts, truncated=pl.int_range(pl.len()) < 16)
+
+
+def undefined(facts: Facts) -> Facts:
+    return changed(
+        facts, learnability=pl.when(pl.int_range(pl.len()) < 16).then(float("nan")).otherwise("learnability")
+    )
+
+
+def duplicated(facts: Facts) -> Facts:
+    again = facts.rows.head(20).with_columns(reason=pl.lit("seen before"))
+    return replace(facts, rows=pl.concat([facts.rows, again]))
+
+
+def lost_source(facts: Facts) -> Facts:
+    rest = facts.dropped["id"].to_list()[:26]
+    return changed(facts, source=pl.when(pl.col("id").is_in(rest)).then(pl.lit("poems")).otherwise("source"))
+
+
+def tiny(facts: Facts) -> Facts:
+    return replace(facts, kept=facts.kept.head(9))
+
+
+def short_of_budget(facts: Facts) -> Facts:
+    return replace(facts, shortfall="only 60 examples are above the threshold 0.4. Lower it.")
+
+
+FIRES = [
+    (memorized, "The reference seems to have memorized part of the pool", "Use reference.folds=2"),
+    (learned_nothing, "of the learnability scores", "more epochs or with a higher learning rate"),
+    (short_chosen, "its median response has 3 tokens, the pool's has 20", "the same share of every length"),
+    (
+        follows_length,
+        "Spearman correlation of learnability with response tokens is",
+        "choosing short answers",
+    ),
+    (truncated, "5.3% of the examples (16 of 300) were cut", "Raise the length limit"),
+    (undefined, "5.3% of the examples (16 of 300) have no score", "repair the data"),
+    (duplicated, "7.6% of the rows read (25 of 328) repeat", "no file was given twice"),
+    (lost_source, "1 source is gone from the selection: poems (26 examples)", "select per source"),
+    (tiny, "Only 9 examples were chosen, fewer than 10", "Raise the budget"),
+    (short_of_budget, "smaller than asked (20% of the examples): only 60 examples", "Lower it."),
+]
+
+
+def test_a_clean_run_has_no_warning(facts: Facts, page: Page) -> None:
+    assert warnings_of(facts) == []
+    assert "Nothing suspicious seen" in page.plain
+    for check in cautions.CHECKS:
+        assert check.name in page.plain
+
+
+@pytest.mark.parametrize(("change", "figure", "advice"), FIRES, ids=[case[0].__name__ for case in FIRES])
+def test_a_warning_fires_with_its_figure_and_what_to_do(
+    facts: Facts, change, figure: str, advice: str
+) -> None:
+    case = change(facts)
+    found = [warning for warning in warnings_of(case) if figure in warning]
+    assert len(found) == 1
+    assert advice in found[0]
+    assert found[0] in Page(render(case)).plain
+
+
+def test_every_check_has_a_case_that_fires(facts: Facts) -> None:
+    fired = {
+        check.name for case, _, _ in FIRES for check in cautions.CHECKS if check.find(view_of(case(facts)))
+    }
+    assert fired == {check.name for check in cautions.CHECKS}
+
+
+def test_thresholds_are_not_crossed_when_met(facts: Facts) -> None:
+    fifteen = pl.int_range(pl.len()) < 15  # exactly 5% of 300
+    assert warnings_of(changed(facts, truncated=fifteen)) == []
+    assert warnings_of(replace(facts, kept=facts.kept.head(10))) == []
+
+
+def test_a_cross_fitted_reference_cannot_have_memorized(facts: Facts) -> None:
+    assert warnings_of(replace(memorized(facts), reference={"kind": "trained", "folds": 2})) == []
+    (given,) = warnings_of(replace(memorized(facts), reference={"kind": "given"}))
+    assert "If the reference was trained on these examples" in given
+
+
+def test_in_sample_is_a_note_not_a_warning(facts: Facts) -> None:
+    case = replace(facts, reference={"kind": "trained", "folds": 0})
+    assert warnings_of(case) == []
+    assert "The reference is in-sample" in Page(render(case)).plain
+
+
+def test_a_lower_is_better_score_that_follows_length_is_named_rightly(facts: Facts) -> None:
+    (warning,) = (
+        w for w in warnings_of(replace(follows_length(facts), higher_is_better=False)) if "Spearman" in w
+    )
+    assert "choosing long answers" in warning
