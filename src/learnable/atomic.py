@@ -32,8 +32,8 @@ def replacing(path: Path) -> Iterator[Path]:
     except BaseException:
         if part.is_dir():
             shutil.rmtree(part)
-        else:
-            part.unlink(missing_ok=True)
+        elif part.exists():
+            part.unlink()
         raise
 
 

@@ -3,12 +3,14 @@
 from learnable.data.formats import FORMATS, detect
 from learnable.data.pool import is_pool, load_pool, pool_identity, save_pool
 from learnable.data.reading import digests, read
+from learnable.data.records import base_name
 from learnable.data.starter import STARTER_ROWS, starter_rows
 from learnable.data.writing import write_dropped, write_rows
 
 __all__ = [
     "FORMATS",
     "STARTER_ROWS",
+    "base_name",
     "detect",
     "digests",
     "is_pool",

@@ -31,8 +31,8 @@ class LanguageModel:
 
     def __init__(self, ref: ModelRef) -> None:
         self.ref = ref
-        self.network, self.tokenizer = load_network(ref)
-        self.renderer = Renderer(self.tokenizer, name=ref.name)
+        self.network = load_network(ref)
+        self.renderer = Renderer.of(ref)
         self._key = self._base_key = identify(ref)
         self._adapters: dict[str, str] = {}
 
@@ -40,6 +40,11 @@ class LanguageModel:
     def key(self) -> str:
         """Identity of weights, active adapter, chat template and dtype."""
         return self._key
+
+    @property
+    def dtype(self) -> str:
+        """Name of the dtype the model computes in."""
+        return str(self.network.dtype).removeprefix("torch.")
 
     @property
     def batch_tokens(self) -> int:

@@ -2,6 +2,8 @@
 
 import ctypes
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,30 +18,43 @@ from learnable.types import ModelRef
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 
-def load_network(ref: ModelRef) -> tuple[Any, Any]:
-    """Return the network, in evaluation mode on its device, and its tokenizer.
+def load_tokenizer(ref: ModelRef) -> Any:
+    """Return the tokenizer of a model, without loading its weights.
+
+    Raises:
+        ModelError: If transformers cannot load it.
+    """
+    folder = locate(ref)
+    with _loading(ref):
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=ref.trust_remote_code)
+
+
+def load_network(ref: ModelRef) -> Any:
+    """Return the network, in evaluation mode on its device.
 
     Raises:
         ModelError: If transformers cannot load it, or loads it in another dtype than asked for.
     """
     folder, dtype = locate(ref), getattr(torch, resolved_dtype(ref))
     _keep_buffers()
-    try:
-        with _quiet():
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=ref.trust_remote_code)
-            network = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=ref.trust_remote_code)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        hint = (
-            "it runs code of its own: read that code, then allow it with --trust-remote-code"
-            if "trust_remote_code" in str(error)
-            else "is it a causal language model that this version of transformers "
-            f"({transformers.__version__}) knows?"
-        )
-        raise ModelError(f"cannot load the model {ref.name}: {str(error).splitlines()[0]}", hint=hint) from error
+    with _loading(ref):
+        network = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=ref.trust_remote_code)
     loaded = next(network.parameters()).dtype
     if loaded != dtype:
         raise ModelError(f"{ref.name} was loaded as {loaded}, asked for was {dtype}", hint="choose another --dtype")
-    return network.to(resolved_device(ref)).eval(), tokenizer
+    return network.to(resolved_device(ref)).eval()
+
+
+@contextmanager
+def _loading(ref: ModelRef) -> Iterator[None]:
+    try:
+        with _quiet():
+            yield
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        hint = f"is it a causal language model that transformers {transformers.__version__} knows?"
+        if "trust_remote_code" in str(error):
+            hint = "it brings code of its own: read that code, then allow it with --trust-remote-code"
+        raise ModelError(f"cannot load {ref.name}: {str(error).splitlines()[0]}", hint=hint) from error
 
 
 def convert_gguf(gguf: Path, folder: Path) -> None:
@@ -75,13 +90,13 @@ def _keep_buffers() -> None:
             library.mallopt(M_TRIM_THRESHOLD, -1)
 
 
-class _quiet:
-    """Silences the progress bars of transformers; ours say what is going on."""
-
-    def __enter__(self) -> None:
-        self._was_on = transformers.utils.logging.is_progress_bar_enabled()
-        transformers.utils.logging.disable_progress_bar()
-
-    def __exit__(self, *_: object) -> None:
-        if self._was_on:
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the progress bars of transformers; ours say what is going on."""
+    was_on = transformers.utils.logging.is_progress_bar_enabled()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_on:
             transformers.utils.logging.enable_progress_bar()

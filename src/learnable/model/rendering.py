@@ -8,13 +8,14 @@ second tokenization, and works for templates that trim, merge or rewrite turns.
 import re
 from collections.abc import Sequence
 from os.path import commonprefix
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from jinja2 import TemplateError
 
 from learnable.errors import ModelError
-from learnable.types import Example, Message, Rendered
+from learnable.model.loading import load_tokenizer
+from learnable.types import Example, Message, ModelRef, Rendered
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -70,10 +71,19 @@ class Renderer:
         self._end_of_turn = (special | set(tokenizer.all_special_ids)) - {tokenizer.bos_token_id}
         self._end_of_turn.add(tokenizer.eos_token_id)
 
+    @classmethod
+    def of(cls, ref: ModelRef) -> Self:
+        """Return the renderer of a model, without loading its weights."""
+        return cls(load_tokenizer(ref), name=ref.name)
+
     @property
     def uses_default_template(self) -> bool:
         """True when the model brings no chat template of its own."""
         return bool(self._options)
+
+    def decode(self, ids: "np.ndarray[Any, np.dtype[np.int32]]") -> str:
+        """Return the text of token ids (T,), special tokens included."""
+        return str(self._tokenizer.decode(ids.tolist(), skip_special_tokens=False))
 
     def text(self, messages: Sequence[Message]) -> str:
         """Return the whole conversation as the template writes it.

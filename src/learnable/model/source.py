@@ -82,6 +82,13 @@ def identify(ref: ModelRef) -> str:
     return _key(locate(ref), resolved_dtype(ref))
 
 
+def position_limit(ref: ModelRef) -> int | None:
+    """Return how many positions a model has, None where its configuration does not say."""
+    config = json.loads((locate(ref) / "config.json").read_text(encoding="utf-8"))
+    limit = config.get("text_config", config).get("max_position_embeddings", config.get("n_positions"))
+    return int(limit) if limit else None
+
+
 def adapter_key(base_key: str, folder: Path) -> str:
     """Return the key of a model with a LoRA adapter: the base, the adapter's weights and its settings."""
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))

@@ -103,6 +103,13 @@ def choose(
     )
 
 
+def count_asked(budget: Budget, n: int) -> int:
+    """Return how many tokens or examples a budget means for a pool of n examples."""
+    if budget.fraction is not None:
+        return max(1, int(n * budget.fraction + 1e-9))
+    return budget.tokens or budget.examples or 0
+
+
 def _check(scores: pl.DataFrame, by: str, budget: Budget) -> None:
     numeric = [name for name, kind in scores.schema.items() if kind.is_numeric()]
     if by not in numeric:
@@ -110,7 +117,7 @@ def _check(scores: pl.DataFrame, by: str, budget: Budget) -> None:
     if budget.tokens is not None and "tokens" not in scores.columns:
         raise SelectionError("a token budget needs a column 'tokens'", hint="give the budget in examples or as a fraction")
     total = scores["tokens"].sum() if budget.tokens is not None else scores.height
-    asked = budget.tokens or budget.examples or 0
+    asked = count_asked(budget, scores.height)
     if asked > total:
         unit = "tokens" if budget.tokens is not None else "examples"
         raise SelectionError(
@@ -130,9 +137,7 @@ def _reasons(frame: pl.DataFrame, by: str, where: str | None, thresholds: Thresh
         if column not in frame.columns:
             raise SelectionError(f"the threshold {field.name} needs a column {column!r}", hint="leave it out")
         side = pl.col(column) < limit if field.name.startswith("min") else pl.col(column) > limit
-        sign = "<" if field.name.startswith("min") else ">"
-        shown = pl.format(f"{column} {{}} {sign} {limit:g}", pl.col(column).round(4))
-        why = why.when(side).then(shown)
+        why = why.when(side).then(pl.lit(f"{column} {'<' if field.name.startswith('min') else '>'} {limit:g}"))
     if where is not None:
         try:
             holds = frame.select(pl.sql_expr(where).cast(pl.Boolean).alias("holds"))["holds"].fill_null(value=False)
@@ -162,8 +167,7 @@ def _shares(
     if budget.tokens is not None:
         total, sizes = budget.tokens, np.array([tokens[members].sum() for members in groups])
     else:
-        asked = budget.examples if budget.examples is not None else max(1, int(n * (budget.fraction or 0) + 1e-9))
-        total, sizes = asked, np.array([len(members) for members in groups])
+        total, sizes = count_asked(budget, n), np.array([len(members) for members in groups])
     total = min(total, int(sizes.sum()))
     if per_source == "equal":
         wanted = np.minimum(sizes, _water_level(sizes, total))

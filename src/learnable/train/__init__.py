@@ -1,6 +1,6 @@
 """Fine-tuning with TRL and PEFT, and the reference models that learnability compares with."""
 
-from learnable.train.reference import Part, References, assign_folds, given_reference, read_reference, train_reference
+from learnable.train.reference import Part, References, assign_folds, given_reference, no_assignment, read_reference, train_reference
 from learnable.train.sft import LengthGroupedBatches, Trained, fine_tune
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "assign_folds",
     "fine_tune",
     "given_reference",
+    "no_assignment",
     "read_reference",
     "train_reference",
 ]

@@ -87,9 +87,14 @@ def train_reference(
     return tokens
 
 
+def no_assignment() -> pl.DataFrame:
+    """Return the assignment of a reference that trained on none of the examples, as far as is known."""
+    return pl.DataFrame(schema={"id": pl.String, "part": pl.Int64})
+
+
 def given_reference(name: str, kind: Literal["adapter", "model"], folder: Path) -> None:
     """Write down a model that is trained already as the reference of ``folder``."""
-    write_frame(pl.DataFrame(schema={"id": pl.String, "part": pl.Int64}), folder / "assignment.parquet")
+    write_frame(no_assignment(), folder / "assignment.parquet")
     write_json(folder / "reference.json", {"parts": [{"name": name, "kind": kind}]})
 
 

@@ -18,7 +18,7 @@ from trl import SFTConfig, SFTTrainer
 
 from learnable.atomic import disk_errors, write_json
 from learnable.errors import TrainError
-from learnable.model.loading import load_network
+from learnable.model.loading import load_network, load_tokenizer
 from learnable.model.source import resolved_dtype
 from learnable.progress import Bar, bar
 from learnable.types import ModelRef, Rendered, Tuning
@@ -69,7 +69,8 @@ def _fine_tune(ref: ModelRef, rendered: list[Rendered], folder: Path, tuning: Tu
     checkpoints.mkdir(parents=True, exist_ok=True)
     mixed = resolved_dtype(ref) == "bfloat16"
     # Full fine-tuning keeps float32 weights and computes in bfloat16: bfloat16 weights would lose small updates.
-    network, tokenizer = load_network(replace(ref, dtype="float32") if tuning.method == "full" else ref)
+    network = load_network(replace(ref, dtype="float32") if tuning.method == "full" else ref)
+    tokenizer = load_tokenizer(ref)
     transformers.set_seed(tuning.seed)
     on_cpu = network.device.type == "cpu"
     tokens = sum(len(example.ids) for example in rendered)

@@ -1,0 +1,17 @@
+"""One typed function per command, from folders to folders; the only place that loads a model.
+
+Every verb writes a folder and returns its ``Outcome``, which serves as the path of that folder for the next verb. A
+verb that finds its own result in the folder does nothing; one that was interrupted goes on.
+"""
+
+from learnable.verbs.load import load
+from learnable.verbs.report import report
+from learnable.verbs.score import score
+from learnable.verbs.select import select
+from learnable.verbs.show import show
+from learnable.verbs.train import train
+
+VERBS = {verb.__name__: verb for verb in (load, train, score, select, report)}
+"""The verbs that write a folder, hence can be steps of a recipe."""
+
+__all__ = ["VERBS", "load", "report", "score", "select", "show", "train"]

@@ -1,0 +1,108 @@
+"""What a command is given, found: a pool, a reference, an earlier step."""
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from learnable import data as rows
+from learnable.errors import ModelError, StoreError, UsageError
+from learnable.progress import say
+from learnable.steps import DONE, Cost, Outcome, Step, read_outcome
+from learnable.types import Loading, ModelRef, Pool, Reading
+from learnable.verbs.load import load
+
+if TYPE_CHECKING:
+    from learnable.train import References
+
+LONGEST = 2_048
+
+
+def pool_of(data: list[str], reading: Reading, output: str) -> tuple[Pool, Outcome]:
+    """Return the pool that a command works on: loaded before, or loaded now into ``<output>-pool``."""
+    if len(data) == 1 and rows.is_pool(Path(data[0])):
+        if reading != Reading():
+            raise UsageError(
+                f"{data[0]} was loaded before: format, on_error and source_column have no effect on it",
+                hint="give them to `learnable load`",
+            )
+        loaded = finished(data[0], "load")
+    else:
+        loaded = load(data, reading=reading, output=output.replace("{fingerprint}", "").rstrip("/-") + "-pool")
+    return rows.load_pool(loaded.folder), loaded
+
+
+def finished(folder: str | Path, verb: str) -> Outcome:
+    """Return the outcome of a finished step.
+
+    Raises:
+        StoreError: If the folder is not the result of that verb.
+    """
+    if not Path(folder).is_dir():
+        raise StoreError(f"there is no folder {folder}", hint=f"give the output of `learnable {verb}`")
+    outcome = read_outcome(Path(folder))
+    if outcome.verb != verb:
+        raise StoreError(f"{folder} is the output of `learnable {outcome.verb}`", hint=f"give one of `learnable {verb}`")
+    return outcome
+
+
+def length_limit(ref: ModelRef, asked: int | None) -> int:
+    """Return the longest example in tokens that a command takes.
+
+    Raises:
+        ModelError: If more is asked for than the model can take.
+    """
+    from learnable.model.source import position_limit
+
+    limit = position_limit(ref)
+    if asked is None:
+        return min(LONGEST, limit or LONGEST)
+    if asked < 2 or (limit is not None and asked > limit):
+        raise ModelError(
+            f"max_length is {asked:,}, and {ref.name} takes 2 to {limit or 'any number of':,} tokens", hint="choose another max_length"
+        )
+    return asked
+
+
+def given_part(name: str, loading: Loading) -> tuple[str, Literal["adapter", "model"], str]:
+    """Return where a model that the user has trained is, whether it is an adapter, and its identity."""
+    from learnable.model.source import adapter_key, identify, is_adapter
+
+    folder = Path(name).expanduser()
+    if folder.is_dir() and is_adapter(folder):
+        return str(folder.resolve()), "adapter", adapter_key("", folder)
+    return str(folder.resolve()) if folder.exists() else name, "model", identify(ModelRef(name=name, **asdict(loading)))
+
+
+def reference_identity(reference: str, loading: Loading) -> str:
+    """Return the identity of a reference: of the step that trained it, or of the given model."""
+    if (Path(reference) / "reference.json").is_file():
+        return finished(reference, "train").identity
+    return given_part(reference, loading)[2]
+
+
+def reference_models(reference: str, loading: Loading) -> "References":
+    """Return the models of a reference folder, or a given model as a reference of one part."""
+    from learnable.train import Part, References, no_assignment, read_reference
+
+    if (Path(reference) / "reference.json").is_file():
+        return read_reference(Path(reference))
+    name, kind, _ = given_part(reference, loading)
+    return References(parts=(Part(name=name, kind=kind),), assignment=no_assignment())
+
+
+def would_run(step: Step, folder: Path, price: Iterable[str]) -> Outcome:
+    """Say what a step would cost, without running it."""
+    done = (folder / DONE).is_file() and read_outcome(folder).identity == step.identity
+    lines = ["done already"] if done else list(price)
+    for line in lines:
+        say(f"{step.verb}: {line}")
+    return Outcome(
+        verb=step.verb,
+        folder=folder,
+        identity=step.identity,
+        facts={"would run": not done, "price": lines},
+        links={},
+        cost=Cost(),
+        ran=False,
+    )

@@ -1,0 +1,10 @@
+"""What several commands have in common on the command line."""
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+Flat = Parameter(name="*")
+"""The fields of a dataclass as options of their own."""
+
+Output = Annotated[str, Parameter(alias="-o")]

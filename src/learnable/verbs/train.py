@@ -1,0 +1,71 @@
+"""``learnable train``: a model in, a fine-tuned reference out."""
+
+import time
+from dataclasses import asdict
+from typing import Annotated, Any
+
+from learnable.progress import say
+from learnable.steps import Outcome, Step
+from learnable.types import Loading, ModelRef, Reading, Reference
+from learnable.verbs.inputs import given_part, length_limit, pool_of, would_run
+from learnable.verbs.options import Flat, Output
+
+
+def train(
+    data: list[str],
+    *,
+    model: str = "starter",
+    reference: Annotated[Reference, Flat] = Reference(),
+    loading: Annotated[Loading, Flat] = Loading(),
+    reading: Annotated[Reading, Flat] = Reading(),
+    max_length: int | None = None,
+    dry_run: bool = False,
+    output: Output = "reference",
+) -> Outcome:
+    """Fine-tune a reference model on a pool: in-sample, or cross-fitted in folds.
+
+    Args:
+        data: Files, or a folder that `learnable load` wrote.
+        model: Folder, hub id, GGUF file, or `starter`.
+        reference: How to fine-tune.
+        loading: How to load the model.
+        reading: How to read rows.
+        max_length: Longest example in tokens; 2,048 or the model's own limit when not given.
+        dry_run: Say what would run, and run nothing.
+        output: Folder to write.
+    """
+    from learnable.model.source import identify
+
+    started = time.monotonic()
+    ref = ModelRef(name=model, **asdict(loading))
+    longest = length_limit(ref, max_length)
+    pool, loaded = pool_of(data, reading, output)
+    inputs = {"pool": loaded.identity, "base": identify(ref)}
+    facts: dict[str, Any] = {"base": model, "folds": reference.folds}
+    if reference.model is not None:
+        name, kind, inputs["given"] = given_part(reference.model, loading)
+        facts |= {"kind": "given", "model": reference.model}
+        parameters: dict[str, Any] = {}
+    else:
+        facts |= {"kind": "trained", "method": reference.method, "epochs": reference.epochs, "fraction": reference.fraction}
+        facts["learning rate"] = reference.peak_learning_rate
+        parameters = asdict(reference) | {"max_length": longest}
+    step = Step(verb="train", parameters=parameters, inputs=inputs)
+    folder = step.folder(output)
+    if dry_run:
+        return would_run(step, folder, [f"{reference.passes:g} training passes over {len(pool):,} examples"])
+    if done := step.begin(folder):
+        return done
+    from learnable.model import Renderer
+    from learnable.train import given_reference, train_reference
+
+    tokens = 0
+    if reference.model is not None:
+        given_reference(name, kind, folder)
+    else:
+        say(f"reference: {reference.passes:g} training passes over {len(pool):,} examples ({reference.method})")
+        rendered = Renderer.of(ref).render(list(pool.iter_examples()), max_length=longest)
+        sources = pool.examples["source"].to_list()
+        tokens = train_reference(ref, rendered, sources, folder, reference=reference)
+    links = {"pool": loaded.folder}
+    return step.finish(folder, facts=facts, started=started, links=links, tokens=tokens, passes=reference.passes)
