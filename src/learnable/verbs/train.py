@@ -53,7 +53,7 @@ def train(
     step = Step(verb="train", parameters=parameters, inputs=inputs)
     folder = step.folder(output)
     if dry_run:
-        return would_run(step, folder, [f"{reference.passes:g} training passes over {len(pool):,} examples"])
+        return would_run(step, folder, [_price(reference, len(pool))])
     if done := step.begin(folder):
         return done
     from learnable.model import Renderer
@@ -63,9 +63,15 @@ def train(
     if reference.model is not None:
         given_reference(name, kind, folder)
     else:
-        say(f"reference: {reference.passes:g} training passes over {len(pool):,} examples ({reference.method})")
+        say(f"training the reference ({reference.method}): {_price(reference, len(pool))}")
         rendered = Renderer.of(ref).render(list(pool.iter_examples()), max_length=longest)
         sources = pool.examples["source"].to_list()
         tokens = train_reference(ref, rendered, sources, folder, reference=reference)
     links = {"pool": loaded.folder}
     return step.finish(folder, facts=facts, started=started, links=links, tokens=tokens, passes=reference.passes)
+
+
+def _price(reference: Reference, examples: int) -> str:
+    if reference.model is not None:
+        return "no pass: the reference is given"
+    return f"{reference.passes:g} training pass{'' if reference.passes == 1 else 'es'} over {examples:,} examples"

@@ -1,0 +1,160 @@
+"""The ``learnable`` command: verbs to commands, results to standard output, errors to one line and a hint."""
+
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, CycloptsError, Parameter
+from rich.console import Console
+from rich.table import Table
+
+from learnable import __version__, recipe, verbs
+from learnable.data import FORMATS
+from learnable.errors import LearnableError, UsageError
+from learnable.scorers import SCORERS
+from learnable.selectors import SELECTORS
+from learnable.steps import Outcome
+
+DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
+
+app = App(
+    name="learnable",
+    help="Choose the fine-tuning data that your language model can learn. Start with: learnable run lobass",
+    version=__version__,
+    help_format="markdown",
+    default_parameter=Parameter(negative_iterable=()),
+)
+for verb in (verbs.load, verbs.show, verbs.train, verbs.score, verbs.select, verbs.report):
+    app.command(verb)
+
+
+@app.command
+def run(
+    name: Annotated[str, Parameter(name="recipe")],
+    *settings: str,
+    dry_run: bool = False,
+    output: Annotated[str, Parameter(alias="-o")] = "runs",
+) -> dict[str, Outcome]:
+    """Run a recipe: all its steps, skipping what is done.
+
+    A second run of the same command does nothing; an interrupted one goes on where it was. Examples:
+
+    `learnable run lobass`
+
+    `learnable run lobass data=my.jsonl model=Qwen/Qwen3-0.6B budget=6%`
+
+    `learnable run lobass data=a.jsonl data=b.parquet budget.tokens=2000000 reference.folds=2 select.per_source=equal`
+
+    Args:
+        name: Name of a recipe (see `learnable list`), or a YAML file such as a run's recipe.yaml.
+        settings: Parameters as name=value; dots go into nested ones; a name given again makes a list.
+        dry_run: Say what would run and what it costs, and run nothing.
+        output: Folder of all runs.
+    """
+    chosen = recipe.override(recipe.find(name), settings)
+    return recipe.run(chosen, root=Path(output), dry_run=dry_run)
+
+
+@app.command(name="list")
+def listing() -> None:
+    """List recipes with their parameters, scorers, selectors and formats."""
+    console = Console(soft_wrap=True, highlight=False)
+    for each in recipe.shipped().values():
+        console.print(f"recipe {each.name}: {each.about}")
+        for name, value in each.parameters.items():
+            console.print(f"    {name} = {value}")
+    for title, table in (("scorers", SCORERS), ("selectors", SELECTORS)):
+        console.print(f"\n{title}")
+        for name, method in table.items():
+            needs = f" [needs {', '.join(method.needs)}]" if hasattr(method, "needs") else ""
+            console.print(f"    {name}: {(method.__doc__ or '').splitlines()[0]}{needs}", markup=False)
+    console.print(f"\nformats\n    {', '.join(FORMATS)}")
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    sys.exit(call(sys.argv[1:]))
+
+
+def call(words: Sequence[str]) -> int:
+    """Run one command line and return its exit code: 0 done, 1 our error, 2 usage."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    # PEFT 0.21 asks transformers 5.23 for a property under its old name.
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+    words, debug = [word for word in words if word != "--debug"], "--debug" in words
+    try:
+        result = app(_joined(words), exit_on_error=False, print_error=False, result_action="return_value")
+    except CycloptsError as error:
+        return _fail(UsageError(str(error), hint="learnable --help, or learnable COMMAND --help"), debug=debug)
+    except LearnableError as error:
+        return _fail(error, debug=debug)
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped; the same command goes on from here\n")
+        return INTERRUPTED
+    _show(result)
+    return DONE
+
+
+def _joined(words: Sequence[str]) -> list[str]:
+    """Return the words with ``--budget.tokens 500`` as ``--budget 500tokens``, the form recipes write nested."""
+    joined: list[str] = []
+    for word in words:
+        if joined and joined[-1] in ("--budget.tokens", "--budget.examples", "--budget.fraction"):
+            kind = joined.pop().removeprefix("--budget.")
+            joined += ["--budget", f"{float(word) * 100:g}%" if kind == "fraction" else f"{word}{kind}"]
+        elif word.startswith("--budget.") and "=" in word:
+            flag, _, value = word.partition("=")
+            joined = [*joined, *_joined([flag, value])]
+        else:
+            joined.append(word)
+    return joined
+
+
+def _fail(error: LearnableError, *, debug: bool) -> int:
+    if debug:
+        traceback.print_exception(error)
+    else:
+        sys.stderr.write(f"error: {error}\n")
+    return MISUSED if isinstance(error, UsageError) else FAILED
+
+
+def _show(result: Any) -> None:
+    if isinstance(result, dict):
+        _show_run(result)
+    elif isinstance(result, Outcome):
+        console = Console(soft_wrap=True, highlight=False)
+        if not result.ran and "price" not in result.facts:
+            console.print("was done already")
+        for name, value in result.facts.items():
+            if value not in (None, [], ""):
+                console.print(f"{name}: {value}", markup=False)
+        console.print(f"folder: {result.folder}", markup=False)
+
+
+def _show_run(outcomes: dict[str, Outcome]) -> None:
+    by_verb = {outcome.verb: outcome for outcome in outcomes.values()}
+    if "select" not in by_verb or "report" not in by_verb:
+        return
+    console = Console(soft_wrap=True, highlight=False)
+    if not any(outcome.ran for outcome in outcomes.values()):
+        console.print("nothing to do: every step was done already")
+    chosen = by_verb["select"].facts
+    table = Table(title=f"{chosen['by']}, budget {chosen['budget']}", title_justify="left")
+    for column in ("", "examples", "tokens", f"mean {chosen['by']}"):
+        table.add_column(column, justify="left" if not column else "right")
+    for label, count, tokens, mean in (
+        ("pool", "pool", "pool_tokens", "mean_pool"),
+        ("selection", "kept", "kept_tokens", "mean_kept"),
+    ):
+        shown = "undefined" if chosen[mean] is None else f"{chosen[mean]:.4f}"
+        table.add_row(label, f"{chosen[count]:,}", "" if chosen[tokens] is None else f"{chosen[tokens]:,}", shown)
+    console.print(table)
+    for warning in by_verb["report"].facts["warnings"]:
+        console.print(f"warning: {warning}", markup=False)
+    for written in chosen["written"]:
+        console.print(f"selected rows: {by_verb['select'].folder / written}", markup=False)
+    console.print(f"report: {by_verb['report'].facts['report']}", markup=False)

@@ -1,0 +1,282 @@
+"""Recipes: steps in a YAML file, each a verb, run in order; what is done already is skipped, by fingerprint."""
+
+import os
+import re
+import shlex
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from importlib.resources import files
+from inspect import signature
+from pathlib import Path
+from typing import Any, ClassVar
+
+import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from learnable.atomic import replacing
+from learnable.errors import UsageError, did_you_mean
+from learnable.progress import say
+from learnable.selectors import Thresholds
+from learnable.steps import Outcome
+from learnable.types import Budget, Loading, Reading, Reference
+from learnable.verbs import VERBS
+
+_REFERENCE = re.compile(r"\$\{([\w.]+)\}")
+_SETTINGS: Mapping[str, type] = {"reading": Reading, "loading": Loading, "reference": Reference, "thresholds": Thresholds}
+COSTLY = ("train", "score")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A named list of steps and the parameters that fill them.
+
+    Args:
+        name: Names the folder of its runs.
+        about: What it does.
+        parameters: Names to values, nested; ``${a.b}`` in a step stands for one of them.
+        steps: Names to verbs and their arguments, in order.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    name: str
+    about: str
+    parameters: Mapping[str, Any]
+    steps: Mapping[str, Mapping[str, Any]]
+
+
+def shipped() -> dict[str, Recipe]:
+    """Return the recipes that come with the package, by name."""
+    found = (read(path.read_text(encoding="utf-8"), path.name) for path in _shipped_files())
+    return {recipe.name: recipe for recipe in sorted(found, key=lambda recipe: recipe.name)}
+
+
+def _shipped_files() -> Iterable[Any]:
+    return (path for path in files("learnable").joinpath("recipes").iterdir() if path.name.endswith(".yaml"))
+
+
+def find(name: str) -> Recipe:
+    """Return a shipped recipe by name, or one from a YAML file.
+
+    Raises:
+        UsageError: If there is none.
+    """
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml"):
+        if not path.is_file():
+            raise UsageError(f"there is no recipe file {name}")
+        return read(path.read_text(encoding="utf-8"), name)
+    known = shipped()
+    if name not in known:
+        raise UsageError(f"no recipe called {name!r}", hint=did_you_mean(name, known))
+    return known[name]
+
+
+def read(text: str, where: str) -> Recipe:
+    """Return the recipe in a YAML text.
+
+    Raises:
+        UsageError: If it is not one.
+    """
+    try:
+        content = yaml.safe_load(text)
+        recipe = TypeAdapter(Recipe).validate_python(content)
+    except (yaml.YAMLError, ValidationError) as error:
+        raise UsageError(f"{where} is not a recipe: {str(error).splitlines()[0]}", hint="start from a shipped one: `learnable list`") from error
+    for name, step in recipe.steps.items():
+        if step.get("verb") not in VERBS:
+            raise UsageError(f"{where}: step {name!r} has no verb we know: {step.get('verb')!r}", hint=did_you_mean(str(step.get("verb")), VERBS))
+    return recipe
+
+
+def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:
+    """Return the recipe with ``name=value`` settings in place of its parameters.
+
+    Values are read as YAML; a name given again makes a list (``data=a.jsonl data=b.jsonl``); dots go into nested
+    parameters (``reference.folds=2``), and anything after ``budget.`` is a kind of budget.
+
+    Raises:
+        UsageError: If a name is not known.
+    """
+    parameters: dict[str, Any] = {name: dict(value) if isinstance(value, dict) else value for name, value in recipe.parameters.items()}
+    given: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals:
+            raise UsageError(f"{setting!r} is not name=value", hint=f"for example {next(iter(parameters))}=...; see `learnable list`")
+        value = yaml.safe_load(text) if text else None
+        if name in given:
+            value = [*(given[name] if isinstance(given[name], list) else [given[name]]), value]
+        given[name] = value
+    for name, value in given.items():
+        _set(parameters, name, value)
+    return Recipe(name=recipe.name, about=recipe.about, parameters=parameters, steps=recipe.steps)
+
+
+def _set(parameters: dict[str, Any], name: str, value: Any) -> None:
+    group, _, key = name.partition(".")
+    if group not in parameters:
+        raise UsageError(f"the recipe has no parameter {name!r}", hint=did_you_mean(group, parameters))
+    if not key:
+        parameters[group] = value
+    elif group == "budget":
+        parameters[group] = {key: value}
+    elif not isinstance(parameters[group], dict):
+        raise UsageError(f"the parameter {group!r} has no part {key!r}", hint=f"write {group}=...")
+    else:
+        known = _keys_of(group, parameters[group])
+        if key not in known:
+            raise UsageError(f"the recipe has no parameter {name!r}", hint=did_you_mean(key, known))
+        parameters[group][key] = value
+
+
+def _keys_of(group: str, present: Mapping[str, Any]) -> set[str]:
+    if group in _SETTINGS:
+        return {field.name for field in fields(_SETTINGS[group])}
+    if group in VERBS:
+        own = signature(VERBS[group]).parameters
+        nested = {field.name for name in own if name in _SETTINGS for field in fields(_SETTINGS[name])}
+        return set(own) | nested | set(present)
+    return set(present)
+
+
+def run(recipe: Recipe, *, root: Path, dry_run: bool = False) -> dict[str, Outcome]:
+    """Run the steps of a recipe in order, each into ``<root>/<recipe>/<step>-<fingerprint>``.
+
+    A step whose result is there is skipped; one that was interrupted goes on. ``recipe.yaml`` with all parameters is
+    written beside the result of the last step: running it repeats the run.
+
+    Args:
+        recipe: What to run.
+        root: Folder of all runs.
+        dry_run: Say what each step would cost; only rows are read.
+
+    Returns:
+        The outcome of each step, by name.
+    """
+    outcomes: dict[str, Outcome] = {}
+    _check(recipe)
+    scope = {**recipe.parameters, "store": str(root / "store"), "command": command(recipe)}
+    with tempfile.TemporaryDirectory() as aside:
+        for name, step in recipe.steps.items():
+            verb = VERBS[step["verb"]]
+            base = root / recipe.name
+            if dry_run and step["verb"] not in {"load", *COSTLY}:
+                say(f"{name}: no pass; seconds")
+                continue
+            arguments = _arguments(name, step, scope, outcomes)
+            if dry_run and step["verb"] in COSTLY:
+                arguments["dry_run"] = True
+            elif dry_run:
+                base = Path(aside)
+            arguments["output"] = str(base / f"{name}-{{fingerprint}}")
+            outcomes[name] = verb(**arguments)
+            if not dry_run:
+                say(f"{name}: {'done' if outcomes[name].ran else 'was done already'} → {outcomes[name].folder}")
+    if not dry_run:
+        last = outcomes[list(recipe.steps)[-1]]
+        with replacing(last.folder / "recipe.yaml") as part:
+            part.write_text(dump(recipe), encoding="utf-8")
+    return outcomes
+
+
+def command(recipe: Recipe) -> str:
+    """Return the command that runs a shipped recipe with these parameters."""
+    original = shipped().get(recipe.name)
+    words = ["learnable", "run", recipe.name]
+    for name, value in recipe.parameters.items():
+        default = original.parameters.get(name) if original else None
+        for key, item in value.items() if isinstance(value, dict) else [(None, value)]:
+            if item == (default.get(key) if isinstance(default, dict) and key else default):
+                continue
+            dotted = f"{name}.{key}" if key else name
+            if isinstance(item, list) and key is None:
+                words += [f"{dotted}={each}" for each in item]
+            else:
+                words.append(f"{dotted}={item if isinstance(item, str) else yaml.safe_dump(item, default_flow_style=True).splitlines()[0]}")
+    return shlex.join(words)
+
+
+def dump(recipe: Recipe) -> str:
+    """Return the recipe as YAML, with paths that hold from any folder."""
+    parameters = dict(recipe.parameters)
+    for name in ("data", "model"):
+        if name in parameters:
+            parameters[name] = _absolute(parameters[name])
+    content = {"name": recipe.name, "about": recipe.about, "parameters": parameters, "steps": {k: dict(v) for k, v in recipe.steps.items()}}
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)
+
+
+def _absolute(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_absolute(item) for item in value]
+    return str(Path(value).resolve()) if isinstance(value, str) and Path(value).exists() else value
+
+
+def _check(recipe: Recipe) -> None:
+    """Find what is wrong with any step before the first one runs."""
+    scope = {**recipe.parameters, "store": "", "command": ""}
+    done: dict[str, str] = {}
+    for name, step in recipe.steps.items():
+        _arguments(name, step, scope, done)
+        done[name] = name
+
+
+def _arguments(
+    name: str, step: Mapping[str, Any], scope: Mapping[str, Any], outcomes: Mapping[str, Outcome | str]
+) -> dict[str, Any]:
+    """Return the arguments of a step's verb, filled in and checked against its types."""
+    arguments = {key: _filled(value, scope, outcomes) for key, value in step.items() if key != "verb"}
+    spread = arguments.pop("*", None) or {}
+    thresholds = {name: spread.pop(name) for name in list(spread) if name in {f.name for f in fields(Thresholds)}}
+    arguments |= spread
+    if thresholds:
+        arguments["thresholds"] = thresholds
+    if "budget" in arguments:
+        given = arguments["budget"]
+        budget = _validated("budget", Budget, given) if isinstance(given, Mapping) else Budget.parse(str(given))
+        arguments["budget"] = str(budget)
+    if isinstance(arguments.get("data"), str):
+        arguments["data"] = [arguments["data"]]
+    known = signature(VERBS[step["verb"]]).parameters
+    if unknown := sorted(set(arguments) - set(known)):
+        raise UsageError(f"step {name!r}: `{step['verb']}` has no option {unknown[0]!r}", hint=did_you_mean(unknown[0], known))
+    return {key: _validated(key, known[key].annotation, value) for key, value in arguments.items()}
+
+
+def _filled(value: Any, scope: Mapping[str, Any], outcomes: Mapping[str, Outcome | str]) -> Any:
+    match = _REFERENCE.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        return value
+    name = match.group(1)
+    if name.startswith("steps."):
+        step = name.removeprefix("steps.")
+        if step not in outcomes:
+            raise UsageError(f"the recipe refers to the step {step!r} before it has run", hint=did_you_mean(step, outcomes))
+        return os.fspath(outcomes[step])
+    found: Any = scope
+    for key in name.split("."):
+        if not isinstance(found, Mapping) or key not in found:
+            raise UsageError(f"the recipe refers to {name!r}, which is not a parameter", hint=did_you_mean(name, scope))
+        found = found[key]
+    return dict(found) if isinstance(found, Mapping) else found
+
+
+def _validated(name: str, kind: Any, value: Any) -> Any:
+    """Return a value as the annotated type of a verb's parameter.
+
+    Raises:
+        UsageError: If it is not of that type, or names an unknown setting.
+    """
+    kind = getattr(kind, "__origin__", kind) if hasattr(kind, "__metadata__") else kind
+    if is_dataclass(kind) and isinstance(value, Mapping):
+        known = {field.name for field in fields(kind)}
+        if unknown := sorted(set(value) - known):
+            raise UsageError(f"{name} has no setting {unknown[0]!r}", hint=did_you_mean(unknown[0], known))
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join([name, *map(str, problem["loc"])])
+        raise UsageError(f"{place}: {problem['msg']}, got {problem['input']!r}") from error
