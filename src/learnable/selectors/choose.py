@@ -78,11 +78,17 @@ def choose(
     values = frame[by].to_numpy().astype(np.float32) * np.float32(-1 if lowest else 1)
     tokens = frame["tokens"].to_numpy().astype(np.int64) if "tokens" in frame.columns else np.ones(len(values), np.int64)
     groups = _groups(frame, eligible, per_source)
-    rng = np.random.default_rng(seed)
+    rng, method, by_tokens = np.random.default_rng(seed), selector or TopK(), budget.tokens is not None
+    shares = _shares(groups, tokens, budget, len(values), per_source)
     picked = [
-        _pick(selector or TopK(), values, tokens, members, share, by_tokens=budget.tokens is not None, rng=rng)
-        for members, share in zip(groups, _shares(groups, tokens, budget, len(values), per_source), strict=True)
+        _pick(method, values, tokens, members, share, by_tokens=by_tokens, rng=rng)
+        for members, share in zip(groups, shares, strict=True)
     ]
+    if by_tokens and len(groups) > 1:
+        # Each source leaves a few tokens that its next example does not fit; together they fit some more.
+        rest = np.setdiff1d(eligible, np.concatenate([index for index, _ in picked]))
+        left = sum(shares) - sum(int(tokens[index].sum()) for index, _ in picked)
+        picked.append(_pick(method, values, tokens, rest, left, by_tokens=True, rng=rng))
     index = np.concatenate([index for index, _ in picked])
     gain = np.concatenate([gain for _, gain in picked])
     if not len(index):
