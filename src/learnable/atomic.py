@@ -62,7 +62,9 @@ def write_frame(frame: pl.DataFrame, path: Path) -> None:
 
     with replacing(path) as part:
         # Not polars' own writer: it hides a full disk.
-        pyarrow.parquet.write_table(frame.to_arrow(compat_level=pl.CompatLevel.oldest()), part, compression="zstd")
+        pyarrow.parquet.write_table(
+            frame.to_arrow(compat_level=pl.CompatLevel.oldest()), part, compression="zstd"
+        )
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -45,7 +44,8 @@ def _canonical(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):
-        return {"float": repr(value)} if math.isfinite(value) else {"float": str(value)}
+        # float(): a NumPy float64 is a float too, but writes itself differently.
+        return {"float": repr(float(value))}
     if is_dataclass(value) and not isinstance(value, type):
         values = {field.name: _canonical(getattr(value, field.name)) for field in fields(value)}
         return {"type": type(value).__name__, "fields": values}

@@ -43,7 +43,8 @@ def lengths(rendered: Sequence[Rendered]) -> pl.DataFrame:
             "response_tokens": response,
             "truncated": [example.truncated for example in rendered],
             "undefined": [
-                None if count else _why_empty(example) for count, example in zip(response, rendered, strict=True)
+                None if count else _why_empty(example)
+                for count, example in zip(response, rendered, strict=True)
             ],
         },
         schema={
@@ -81,7 +82,9 @@ def plan(measure: Measure, rendered: Sequence[Rendered], *, store: Store, batch_
     """
     scored = [position for position, example in enumerate(rendered) if example.mask.any()]
     scored.sort(key=lambda position: (-len(rendered[position].ids), rendered[position].id))
-    missing = set(store.missing(measure, pl.Series("id", [rendered[p].id for p in scored], dtype=pl.String)).to_list())
+    missing = set(
+        store.missing(measure, pl.Series("id", [rendered[p].id for p in scored], dtype=pl.String)).to_list()
+    )
     batches: list[list[int]] = []
     current: list[int] = []
     for position in scored:

@@ -30,15 +30,18 @@ def build(kind: str, spec: str | Mapping[str, Any], table: Mapping[str, Callable
     try:
         return factory(**parameters)
     except TypeError as error:
-        raise UsageError(f"{kind} {name!r} does not take these parameters: {parameters}", hint=str(error)) from error
+        raise UsageError(
+            f"{kind} {name!r} does not take these parameters: {parameters}", hint=str(error)
+        ) from error
 
 
 def _imported(kind: str, name: str) -> Callable[..., Any]:
     module_name, _, attribute = name.partition(":")
     try:
         found: Callable[..., Any] = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise UsageError(
-            f"cannot import the {kind} {name!r}: {error}", hint="write it as module:attribute, importable from here"
+            f"cannot import the {kind} {name!r}: {error}",
+            hint="write it as module:attribute, importable from here",
         ) from error
     return found

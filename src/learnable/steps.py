@@ -76,7 +76,9 @@ class Step:
     @property
     def identity(self) -> str:
         """Fingerprint of verb, parameters and inputs."""
-        return fingerprint({"format": FORMAT, "verb": self.verb, "parameters": self.parameters, "inputs": self.inputs})
+        return fingerprint(
+            {"format": FORMAT, "verb": self.verb, "parameters": self.parameters, "inputs": self.inputs}
+        )
 
     def folder(self, output: str | os.PathLike[str]) -> Path:
         """Return the output folder; ``{fingerprint}`` in it becomes the first digits of the identity."""
@@ -86,7 +88,8 @@ class Step:
         """Claim a folder; return the outcome when the step is done already.
 
         Raises:
-            StoreError: If the folder holds something else, or cannot be written.
+            StoreError: If the folder holds something else.
+            DiskError: If it cannot be written.
         """
         for name in (DONE, BEGUN):
             if (folder / name).is_file():
@@ -96,7 +99,8 @@ class Step:
                 return None
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise StoreError(f"{folder} is there already, and holds something else", hint="choose another -o")
-        write_json(folder / BEGUN, {"verb": self.verb, "parameters": self.parameters, "inputs": self.inputs})
+        record = {"format": FORMAT, "verb": self.verb, "parameters": self.parameters, "inputs": self.inputs}
+        write_json(folder / BEGUN, record)
         return None
 
     def finish(
@@ -122,7 +126,10 @@ class Step:
             passes: The same in passes over the pool.
         """
         cost = Cost(
-            tokens=tokens, passes=passes, seconds=time.monotonic() - started, peak_memory_bytes=peak_memory_bytes()
+            tokens=tokens,
+            passes=passes,
+            seconds=time.monotonic() - started,
+            peak_memory_bytes=peak_memory_bytes(),
         )
         outcome = Outcome(
             verb=self.verb,
@@ -134,6 +141,7 @@ class Step:
             ran=True,
         )
         record = {
+            "format": FORMAT,
             "verb": self.verb,
             "identity": outcome.identity,
             "parameters": self.parameters,
@@ -148,7 +156,15 @@ class Step:
     def _refuse_other(self, folder: Path, name: str) -> None:
         known = read_json(folder / name)
         if known.get("verb") != self.verb:
-            raise StoreError(f"{folder} holds the result of `learnable {known.get('verb')}`", hint="choose another -o")
+            raise StoreError(
+                f"{folder} holds the result of `learnable {known.get('verb')}`", hint="choose another -o"
+            )
+        if known.get("format", 1) != FORMAT:
+            raise StoreError(
+                f"{folder} holds the result of another version of learnable: "
+                f"its format was {known.get('format', 1)!r}, now {FORMAT!r}",
+                hint="choose another -o, or delete that folder",
+            )
         mine = json.loads(json.dumps({"parameters": self.parameters, "inputs": self.inputs}))
         for part in ("parameters", "inputs"):
             old, new = known.get(part, {}), mine[part]
@@ -168,18 +184,28 @@ def read_outcome(folder: Path) -> Outcome:
         StoreError: If the folder holds no finished step.
     """
     if not (folder / DONE).is_file():
-        state = "was not finished: run the same command again" if (folder / BEGUN).is_file() else "holds no result of learnable"
+        state = (
+            "was not finished: run the same command again"
+            if (folder / BEGUN).is_file()
+            else "holds no result of learnable"
+        )
         raise StoreError(f"{folder} {state}", hint="give a folder that a learnable command wrote")
     record = read_json(folder / DONE)
-    return Outcome(
-        verb=record["verb"],
-        folder=folder,
-        identity=record["identity"],
-        facts=record["facts"],
-        links={name: Path(os.path.normpath(folder / link)) for name, link in record["links"].items()},
-        cost=Cost(**record["cost"]),
-        ran=False,
-    )
+    try:
+        return Outcome(
+            verb=record["verb"],
+            folder=folder,
+            identity=record["identity"],
+            facts=record["facts"],
+            links={name: Path(os.path.normpath(folder / link)) for name, link in record["links"].items()},
+            cost=Cost(**record["cost"]),
+            ran=False,
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise StoreError(
+            f"{folder / DONE} is not a record of this learnable: {error!r}",
+            hint="give a folder that a learnable command wrote",
+        ) from error
 
 
 def read_json(path: Path) -> dict[str, Any]:

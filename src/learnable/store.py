@@ -5,6 +5,8 @@ loses at most the part it was working on.
 """
 
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -27,12 +29,19 @@ class Store:
         self.folder = folder
 
     def missing(self, measure: Measure, ids: pl.Series) -> pl.Series:
-        """Return those of ``ids`` (n,) for which nothing is stored yet, in their order."""
+        """Return those of ``ids`` (n,) for which nothing is stored yet, in their order.
+
+        Raises:
+            StoreError: If a part cannot be read.
+        """
         stored = self._scan(measure)
         if stored is None:
             return ids
         wanted = pl.LazyFrame({"id": ids})
-        return wanted.join(stored.select("id"), on="id", how="anti", maintain_order="left").collect()["id"]
+        with _part_errors(self._folder(measure)):
+            return wanted.join(stored.select("id"), on="id", how="anti", maintain_order="left").collect()[
+                "id"
+            ]
 
     def write(self, measure: Measure, frame: pl.DataFrame) -> None:
         """Add a part: a frame with a column ``id`` and the measured columns.
@@ -56,9 +65,14 @@ class Store:
             raise StoreError(f"nothing is stored for the measure {measure.kind}", hint="run it first")
         # Two runs at the same time may have measured the same example; either number serves.
         unique = stored.unique(subset="id", keep="any")
-        found = pl.LazyFrame({"id": ids}).join(unique, on="id", how="inner", maintain_order="left").collect()
+        with _part_errors(self._folder(measure)):
+            found = (
+                pl.LazyFrame({"id": ids}).join(unique, on="id", how="inner", maintain_order="left").collect()
+            )
         if found.height != len(ids):
-            raise StoreError(f"{len(ids) - found.height} of {len(ids)} examples are not measured yet", hint="run it again")
+            raise StoreError(
+                f"{len(ids) - found.height} of {len(ids)} examples are not measured yet", hint="run it again"
+            )
         return found
 
     def _folder(self, measure: Measure) -> Path:
@@ -67,3 +81,14 @@ class Store:
     def _scan(self, measure: Measure) -> pl.LazyFrame | None:
         parts = sorted(self._folder(measure).glob("*.parquet"))
         return pl.scan_parquet(parts) if parts else None
+
+
+@contextmanager
+def _part_errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise StoreError(
+            f"cannot read the measurements in {folder}: {str(error).splitlines()[0]}",
+            hint="delete the damaged part, or that folder: what is missing then is measured again",
+        ) from error

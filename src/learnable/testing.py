@@ -1,13 +1,17 @@
 """For tests, ours and yours: a tiny model built on the spot, toy examples, and contracts that every method keeps."""
 
+import copy
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import polars as pl
+from numpy.typing import NDArray
 
-from learnable.fingerprint import example_id
-from learnable.types import Example, Message
+from learnable.fingerprint import example_id, fingerprint
+from learnable.types import Example, Message, Picks, Scorer, Selector
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
@@ -19,10 +23,11 @@ CHATML_GENERATION = (
     "{% else %}{{ message['content'] + '<|im_end|>' }}{% endif %}{{ '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-_WORDS = (
+_TEXT = (
     "the a of to in is and what who why how colour sky blue red grass green sun moon sea water fire one two three "
     "four five six seven eight nine ten big small cat dog bird fish tree house road name city river song book"
-).split()
+)
+_WORDS = _TEXT.split()
 
 
 def tiny_model(folder: Path, *, template: str | None = CHATML, seed: int = 0) -> Path:
@@ -45,9 +50,11 @@ def tiny_model(folder: Path, *, template: str | None = CHATML, seed: int = 0) ->
     tokenizer.decoder = decoders.ByteLevel()
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
-    tokenizer.train_from_iterator([" ".join(_WORDS)] * 4, trainer)
-    fast = PreTrainedTokenizerFast(
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator([_TEXT] * 4, trainer)
+    fast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|im_end|>", unk_token="<|endoftext|>"
     )
     fast.chat_template = template
@@ -81,7 +88,10 @@ def toy_examples(n: int, *, seed: int = 0, turns: int = 1) -> list[Example]:
         messages = []
         for _ in range(turns):
             asked, answered = (" ".join(rng.choice(_WORDS, size=rng.integers(2, 12))) for _ in range(2))
-            messages += [Message(role="user", content=f"{asked}?"), Message(role="assistant", content=answered)]
+            messages += [
+                Message(role="user", content=f"{asked}?"),
+                Message(role="assistant", content=answered),
+            ]
         source = ("left", "right")[number % 2]
         examples.append(Example(id=example_id(messages), messages=tuple(messages), source=source))
     return examples
@@ -89,6 +99,167 @@ def toy_examples(n: int, *, seed: int = 0, turns: int = 1) -> list[Example]:
 
 def write_messages(examples: Sequence[Example], path: Path) -> Path:
     """Write conversations as a JSONL file in the ``messages`` format."""
-    rows = [{"messages": [{"role": m.role, "content": m.content} for m in example.messages]} for example in examples]
+    rows = [
+        {"messages": [{"role": m.role, "content": m.content} for m in example.messages]}
+        for example in examples
+    ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
+
+
+def check_scorer(scorer: Scorer) -> None:
+    """Check that a scorer keeps its contract, on a small table of made-up measurements.
+
+    Its score is float32 (n,), also for no rows; never infinite; a number where all it needs is measured and ordinary,
+    NaN where something it needs is missing. It reads the columns in ``needs`` and no other, does not depend on the
+    order of the rows, gives the same again, and its fingerprint is stable.
+
+    Args:
+        scorer: Called on columns made up by their names: whole numbers for ``tokens`` and ``..._tokens``, else
+            positive float32.
+
+    Raises:
+        AssertionError: If the contract is broken; it says where.
+    """
+    name = type(scorer).__name__
+    assert isinstance(scorer.higher_is_better, bool), f"{name}: higher_is_better is not True or False"
+    assert scorer.needs, f"{name}: needs names no column"
+    _check_fingerprint(scorer)
+    rng = np.random.default_rng(0)
+    ordinary = _ordinary_rows(scorer.needs, n=40, rng=rng)
+    lacking = _rows_that_lack(ordinary)
+    odd = _rows_with(ordinary, 0.0).vstack(_rows_with(ordinary, float("inf")))
+    frame = pl.concat([ordinary, lacking, odd])
+    scores = _scores_of(scorer, frame)
+    assert np.isfinite(scores[:40]).all(), (
+        f"{name}: no number for rows {_where(~np.isfinite(scores[:40]))} of {ordinary}"
+    )
+    assert np.isnan(scores[40 : 40 + lacking.height]).all(), (
+        f"{name}: a score for rows that lack a measurement: {lacking}"
+    )
+    assert not np.isinf(scores).any(), (
+        f"{name}: an infinite score for {frame.filter(pl.Series(np.isinf(scores)))}"
+    )
+    _scores_of(scorer, frame.head(0))
+    np.testing.assert_array_equal(_scores_of(scorer, frame), scores, f"{name}: a second call differs")
+    order = rng.permutation(frame.height)
+    np.testing.assert_allclose(
+        _scores_of(scorer, frame[order]),
+        scores[order],
+        rtol=1e-6,
+        err_msg=f"{name}: depends on the order of the rows",
+    )
+    others = frame.with_columns(pl.lit("x").alias("id"), pl.lit(3.0).alias("not needed"))
+    np.testing.assert_array_equal(
+        _scores_of(scorer, others), scores, f"{name}: depends on columns outside needs"
+    )
+
+
+def check_selector(selector: Selector) -> None:
+    """Check that a selector keeps its contract, on scores with ties, with NaN, and without any.
+
+    It picks ``min(k, number of defined scores)`` distinct positions, each with a gain that is a number; never one whose
+    score is NaN; the same ones for the same seed; it leaves its inputs as they are, and its fingerprint is stable.
+
+    Args:
+        selector: Called with unit vectors (n, 8) and two groups.
+
+    Raises:
+        AssertionError: If the contract is broken; it says where.
+    """
+    _check_fingerprint(selector)
+    rng = np.random.default_rng(0)
+    spread, nan = rng.normal(size=30).astype(np.float32), np.float32("nan")
+    cases = {
+        "scores": spread,
+        "scores with NaN": np.where(np.arange(30) % 3 == 0, nan, spread),
+        "equal scores": np.ones(12, dtype=np.float32),
+        "one score": np.ones(1, dtype=np.float32),
+        "only NaN": np.full(5, nan),
+        "no scores": np.empty(0, dtype=np.float32),
+    }
+    for label, scores in cases.items():
+        for k in (0, 1, 7, len(scores), len(scores) + 3):
+            _check_picks(selector, scores, k=k, label=f"{type(selector).__name__}, {label}, k={k}")
+
+
+def _check_fingerprint(method: Any) -> None:
+    try:
+        stable = fingerprint(method) == fingerprint(copy.deepcopy(method))
+    except TypeError as error:
+        raise AssertionError(f"{type(method).__name__}: no fingerprint: {error}") from error
+    assert stable, f"{type(method).__name__}: a copy has another fingerprint"
+
+
+def _ordinary_rows(needs: Sequence[str], *, n: int, rng: np.random.Generator) -> pl.DataFrame:
+    """Return n rows, the last of which is the first again, so that there is a tie."""
+    columns = {
+        name: rng.integers(1, 200, size=n)
+        if name.endswith("tokens")
+        else rng.gamma(4, 0.5, size=n).astype(np.float32)
+        for name in needs
+    }
+    frame = pl.DataFrame(columns)
+    return frame.head(n - 1).vstack(frame.head(1))
+
+
+def _rows_that_lack(ordinary: pl.DataFrame) -> pl.DataFrame:
+    """Return two rows for each column: null in it, and NaN where it can hold one."""
+    row = ordinary.head(1)
+    nulls = [row.with_columns(pl.lit(None, dtype=kind).alias(name)) for name, kind in row.schema.items()]
+    return pl.concat([*nulls, _rows_with(ordinary, float("nan"))])
+
+
+def _rows_with(ordinary: pl.DataFrame, value: float) -> pl.DataFrame:
+    """Return a row for each column of floating-point numbers, with ``value`` in it."""
+    row = ordinary.head(1)
+    floats = [name for name, kind in row.schema.items() if kind.is_float()]
+    rows = [row.with_columns(pl.lit(value, dtype=row.schema[name]).alias(name)) for name in floats]
+    return pl.concat([row.head(0), *rows])
+
+
+def _scores_of(scorer: Scorer, frame: pl.DataFrame) -> NDArray[np.float32]:
+    name = type(scorer).__name__
+    try:
+        scores = scorer(frame)
+    except pl.exceptions.ColumnNotFoundError as error:
+        raise AssertionError(
+            f"{name}: reads a column that is not in needs={scorer.needs}: {error}"
+        ) from error
+    kind = scores.dtype if isinstance(scores, np.ndarray) else type(scores).__name__
+    assert kind == np.float32, f"{name}: returns {kind}, not a float32 array"
+    assert scores.shape == (frame.height,), f"{name}: shape {scores.shape} for {frame.height} rows"
+    return scores
+
+
+def _where(flags: NDArray[np.bool_]) -> list[int]:
+    return [int(position) for position in np.flatnonzero(flags)]
+
+
+def _check_picks(selector: Selector, scores: NDArray[np.float32], *, k: int, label: str) -> None:
+    picks = _picks_of(selector, scores, k=k, label=label)
+    defined = np.flatnonzero(~np.isnan(scores))
+    count = min(k, len(defined))
+    assert np.issubdtype(picks.index.dtype, np.integer), (
+        f"{label}: the index is {picks.index.dtype}, not whole numbers"
+    )
+    assert picks.index.shape == (count,), f"{label}: {picks.index.shape} picks, not ({count},)"
+    assert len(set(picks.index.tolist())) == count, f"{label}: picked twice: {picks.index.tolist()}"
+    assert set(picks.index.tolist()) <= set(defined.tolist()), (
+        f"{label}: picked NaN, or no row: {picks.index.tolist()}"
+    )
+    assert picks.gain.shape == (count,), f"{label}: {picks.gain.shape} gains for {count} picks"
+    assert picks.gain.dtype == np.float32, f"{label}: the gain is {picks.gain.dtype}, not float32"
+    assert np.isfinite(picks.gain).all(), f"{label}: a gain is not a number: {picks.gain.tolist()}"
+    again = _picks_of(selector, scores, k=k, label=label)
+    np.testing.assert_array_equal(again.index, picks.index, f"{label}: other picks for the same seed")
+
+
+def _picks_of(selector: Selector, scores: NDArray[np.float32], *, k: int, label: str) -> Picks:
+    n = len(scores)
+    vectors = np.random.default_rng(1).normal(size=(n, 8)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    given = scores.copy()
+    picks = selector(given, k=k, vectors=vectors, groups=np.arange(n) % 2, rng=np.random.default_rng(0))
+    np.testing.assert_array_equal(given, scores, f"{label}: the scores were changed")
+    return picks

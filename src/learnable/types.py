@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
@@ -179,6 +180,10 @@ class Budget:
         if not math.isfinite(value) or value <= 0 or (name == "fraction" and value > 1):
             limit = "above 0 and at most 1 (100%)" if name == "fraction" else "above 0"
             raise UsageError(f"budget.{name} must be {limit}, got {value}")
+        if name != "fraction" and value != int(value):
+            raise UsageError(
+                f"budget.{name} must be a whole number, got {value}", hint="write 6% for a fraction"
+            )
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -188,22 +193,29 @@ class Budget:
             UsageError: If the text is none of these.
         """
         match = re.fullmatch(
-            r"\s*([0-9][0-9_,]*(?:\.[0-9]+)?)\s*(%|tokens?|examples?)?(?: of the examples)?\s*", text
+            # A comma separates thousands only: 6,5% would otherwise be read as 65%.
+            r"\s*((?:[0-9]+(?:_[0-9]+)*|[0-9]{1,3}(?:,[0-9]{3})+)(?:\.[0-9]+)?)"
+            r"\s*(%|tokens?|examples?)?(?: of the examples)?\s*",
+            text,
         )
         if match is None:
             raise UsageError(f"cannot read the budget {text!r}", hint="write 6%, 500 or 50000tokens")
-        number, unit = match.group(1).replace(",", ""), match.group(2)
+        number, unit = re.sub("[_,]", "", match.group(1)), match.group(2)
         if unit == "%":
-            return cls(fraction=float(number) / 100)
+            return cls(fraction=float(Decimal(number) / 100))
         if "." in number:
-            raise UsageError(f"cannot read the budget {text!r}: a count has no decimals", hint="write 6% for a fraction")
+            raise UsageError(
+                f"cannot read the budget {text!r}: a count has no decimals", hint="write 6% for a fraction"
+            )
         if unit is not None and unit.startswith("token"):
             return cls(tokens=int(number))
         return cls(examples=int(number))
 
     def __str__(self) -> str:
         if self.fraction is not None:
-            return f"{self.fraction * 100:g}% of the examples"
+            # Decimal and all digits: two budgets that differ never read the same.
+            percent = (Decimal(repr(float(self.fraction))) * 100).normalize()
+            return f"{percent:f}% of the examples"
         if self.tokens is not None:
             return f"{self.tokens:,} tokens"
         return f"{self.examples:,} examples"
@@ -234,7 +246,9 @@ class Tuning:
     @property
     def peak_learning_rate(self) -> float:
         """The learning rate that is used."""
-        return self.learning_rate or (2e-4 if self.method == "lora" else 2e-5)
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return 2e-4 if self.method == "lora" else 2e-5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,7 +269,10 @@ class Reference(Tuning):
 
     def __post_init__(self) -> None:
         if self.folds < 0 or self.folds == 1:
-            raise UsageError(f"reference.folds must be 0 or at least 2, got {self.folds}", hint="0 is in-sample, 2 is cross-fitted")
+            raise UsageError(
+                f"reference.folds must be 0 or at least 2, got {self.folds}",
+                hint="0 is in-sample, 2 is cross-fitted",
+            )
         if not 0 < self.fraction <= 1:
             raise UsageError(f"reference.fraction must be above 0 and at most 1, got {self.fraction}")
         if self.epochs <= 0 or self.batch_size <= 0 or self.rank <= 0:

@@ -24,5 +24,5 @@ class Difference:
 
     def __call__(self, frame: pl.DataFrame) -> NDArray[np.float32]:
         """Return float32 (n,) from the columns ``loss_before`` and ``loss_after`` in nats per token."""
-        difference = frame["loss_before"].cast(pl.Float64) - frame["loss_after"].cast(pl.Float64)
-        return difference.to_numpy().astype(np.float32)
+        difference = (frame["loss_before"].cast(pl.Float64) - frame["loss_after"].cast(pl.Float64)).to_numpy()
+        return np.where(np.isfinite(difference), difference, np.nan).astype(np.float32)

@@ -31,7 +31,7 @@ class Learnability:
         """Return float32 (n,) from the columns ``loss_before`` and ``loss_after`` in nats per token."""
         before = frame["loss_before"].to_numpy().astype(np.float64)
         after = frame["loss_after"].to_numpy().astype(np.float64)
-        usable = before > self.floor
+        usable = (before > self.floor) & np.isfinite(before) & np.isfinite(after)
         score = np.full(before.shape, np.nan)
-        np.divide(before - after, before, out=score, where=usable)
+        score[usable] = (before[usable] - after[usable]) / before[usable]
         return score.astype(np.float32)

@@ -30,12 +30,15 @@ class LengthMatched:
     floor: float = 1e-6
 
     def __call__(self, frame: pl.DataFrame) -> NDArray[np.float32]:
-        """Return float32 (n,); NaN where the learnability is undefined."""
-        score = pl.Series("score", Learnability(floor=self.floor)(frame)).fill_nan(None)
-        scored = pl.DataFrame({"score": score, "length": frame["response_tokens"]}).with_columns(
-            length=pl.when(pl.col("score").is_not_null()).then(pl.col("length"))
-        )
-        position = (pl.col("length").rank("max") - 1) / pl.col("length").count()
-        binned = scored.with_columns(bin=(position * self.bins).floor())
+        """Return float32 (n,); NaN where the learnability or the length is undefined."""
+        score = pl.Series("score", Learnability(floor=self.floor)(frame))
+        measured = pl.DataFrame(
+            {"score": score, "length": frame["response_tokens"].cast(pl.Float64)}
+        ).fill_nan(None)
+        defined = pl.all_horizontal(pl.all().is_not_null())
+        scored = measured.with_columns(pl.when(defined).then(pl.all()))
+        # Whole numbers: in floating point, 29 / 100 * 100 falls into bin 28.
+        position = pl.col("length").rank("max").cast(pl.Int64) - 1
+        binned = scored.with_columns(bin=position * self.bins // pl.col("length").count())
         rank = pl.col("score").rank("average").over("bin") / pl.col("score").count().over("bin")
         return binned.select(rank=rank.fill_null(float("nan")))["rank"].to_numpy().astype(np.float32)

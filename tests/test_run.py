@@ -1,0 +1,270 @@
+"""The recipe ``lobass`` from rows to report on a tiny model: what it leaves behind, and what it does not do twice."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import polars as pl
+import pytest
+import yaml
+
+from learnable import cli, measure, recipe
+from learnable.model import LanguageModel
+from learnable.testing import toy_examples, write_messages
+
+ROWS = 30
+
+
+@pytest.fixture
+def rows(tmp_path):
+    return write_messages(toy_examples(ROWS), tmp_path / "mine.jsonl")
+
+
+@pytest.fixture
+def lobass(rows, tiny, tmp_path):
+    """Run the recipe on the rows, with further settings, and return its outcomes."""
+
+    def run(*settings, data=(rows,), dry_run=False):
+        words = [*(f"data={path}" for path in data), f"model={tiny}", "loading.dtype=float32", "budget=20%"]
+        words += ["reference.learning_rate=0.01", "reference.batch_size=4", *settings]
+        chosen = recipe.override(recipe.find("lobass"), words)
+        return recipe.run(chosen, root=tmp_path / "runs", dry_run=dry_run)
+
+    return run
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """Count the examples that went through a model."""
+    counted = []
+    nll = LanguageModel.nll
+    monkeypatch.setattr(LanguageModel, "nll", lambda self, batch: counted.extend(batch) or nll(self, batch))
+    return counted
+
+
+def kept(outcomes):
+    return pl.read_parquet(outcomes["selection"].folder / "kept.parquet")
+
+
+def test_chosen_rows_are_lines_of_the_input_in_their_order(lobass, rows):
+    outcomes = lobass()
+    lines = rows.read_text().splitlines()
+    chosen = (outcomes["selection"].folder / "selected" / "mine.jsonl").read_text().splitlines()
+    assert len(chosen) == ROWS * 20 // 100
+    assert [line for line in lines if line in set(chosen)] == chosen
+
+
+def test_every_row_is_chosen_or_in_the_ledger(lobass, rows, tmp_path):
+    rows.write_text(rows.read_text() + rows.read_text().splitlines()[0] + "\n" + '{"messages": []}\n')
+    outcomes = lobass("reading.on_error=skip")
+    folder = outcomes["selection"].folder
+    dropped = [json.loads(line) for line in (folder / "dropped.jsonl").read_text().splitlines()]
+    chosen = (folder / "selected" / "mine.jsonl").read_text().splitlines()
+    assert len(dropped) + len(chosen) == ROWS + 2
+    assert {row["line"] for row in dropped} | {rows.read_text().splitlines().index(line) + 1 for line in chosen} == set(range(1, ROWS + 3))
+    assert dropped[-2]["reason"] == "duplicate of mine.jsonl:1"
+    assert dropped[-1]["line"] == ROWS + 2
+
+
+def test_the_scores_are_the_formula_over_the_losses(lobass):
+    frame = pl.read_parquet(lobass()["scores"].folder / "scores.parquet")
+    expected = 1 - frame["loss_after"].cast(pl.Float64) / frame["loss_before"].cast(pl.Float64)
+    assert (frame["learnability"] - expected).abs().max() < 1e-6
+    assert frame["learnability"].mean() > 0, "fine-tuning lowered the loss"
+
+
+def test_a_second_run_does_nothing(lobass, measured):
+    first = lobass()
+    measured.clear()
+    second = lobass()
+    assert [outcome.ran for outcome in second.values()] == [False] * 5
+    assert {name: outcome.folder for name, outcome in second.items()} == {name: o.folder for name, o in first.items()}
+    assert measured == []
+
+
+def test_another_budget_costs_no_pass(lobass, measured):
+    lobass()
+    measured.clear()
+    outcomes = lobass("budget.tokens=300")
+    assert [name for name, outcome in outcomes.items() if outcome.ran] == ["selection", "report"]
+    assert measured == []
+    assert outcomes["selection"].facts["kept_tokens"] <= 300
+
+
+def test_added_rows_are_the_only_ones_measured_by_the_base(lobass, rows, tmp_path, measured):
+    lobass("score.scorers=[loss]", "select.by=loss")
+    measured.clear()
+    more = write_messages(toy_examples(5, seed=9), tmp_path / "more.jsonl")
+    lobass("score.scorers=[loss]", "select.by=loss", data=(rows, more))
+    assert len(measured) == 5
+
+
+def test_a_moved_file_costs_no_pass(lobass, rows, tmp_path, measured):
+    lobass()
+    measured.clear()
+    (tmp_path / "elsewhere").mkdir()
+    outcomes = lobass(data=(rows.rename(tmp_path / "elsewhere" / "mine.jsonl"),))
+    assert not outcomes["reference"].ran
+    assert not outcomes["scores"].ran
+    assert measured == []
+
+
+def test_two_folds_score_every_example_by_the_other_fold(lobass, measured):
+    outcomes = lobass("reference.folds=2")
+    parts = pl.read_parquet(outcomes["reference"].folder / "assignment.parquet")["part"]
+    assert sorted(parts.value_counts()["count"].to_list()) == [ROWS // 2, ROWS // 2]
+    assert len(measured) == 2 * ROWS
+
+
+def test_in_sample_and_cross_fitted_scores_differ(lobass):
+    inside = pl.read_parquet(lobass()["scores"].folder / "scores.parquet")
+    outside = pl.read_parquet(lobass("reference.folds=2")["scores"].folder / "scores.parquet")
+    assert inside["learnability"].mean() > outside["learnability"].mean()
+    assert inside["loss_before"].to_list() == outside["loss_before"].to_list()
+
+
+def test_a_given_model_is_the_reference(lobass, measured):
+    trained = lobass()
+    adapter = trained["reference"].folder / "part-0"
+    measured.clear()
+    given = lobass(f"reference.model={adapter}")
+    assert given["reference"].facts["kind"] == "given"
+    assert kept(given)["id"].to_list() == kept(trained)["id"].to_list()
+
+
+def test_full_fine_tuning_works_as_reference(lobass):
+    outcomes = lobass("reference.method=full", "reference.learning_rate=0.001")
+    assert outcomes["scores"].facts["undefined"] == 0
+    assert pl.read_parquet(outcomes["scores"].folder / "scores.parquet")["learnability"].mean() > 0
+
+
+def test_equal_shares_per_source(lobass, rows, tmp_path):
+    more = write_messages(toy_examples(6, seed=9), tmp_path / "more.jsonl")
+    outcomes = lobass("select.per_source=equal", data=(rows, more))
+    frame = pl.read_parquet(outcomes["scores"].folder / "scores.parquet").join(kept(outcomes), on="id")
+    assert sorted(frame["source"].value_counts()["count"].to_list()) == [3, 4]
+    assert (outcomes["selection"].folder / "selected" / "more.jsonl").exists()
+
+
+def test_a_prompt_that_fills_the_limit_is_undefined_and_never_chosen(lobass):
+    outcomes = lobass("max_length=24")
+    scores = pl.read_parquet(outcomes["scores"].folder / "scores.parquet")
+    undefined = scores.filter(pl.col("undefined").is_not_null())
+    assert 0 < undefined.height < ROWS
+    assert undefined["learnability"].is_nan().all()
+    assert not set(undefined["id"]) & set(kept(outcomes)["id"])
+    assert "no response token is left" in (outcomes["selection"].folder / "dropped.jsonl").read_text()
+
+
+def test_the_written_recipe_repeats_the_run(lobass, tmp_path, measured, monkeypatch):
+    outcomes = lobass("reference.folds=2")
+    monkeypatch.chdir("/")
+    again = recipe.find(str(outcomes["report"].folder / "recipe.yaml"))
+    measured.clear()
+    repeated = recipe.run(again, root=tmp_path / "other")
+    assert kept(repeated)["id"].to_list() == kept(outcomes)["id"].to_list()
+    assert {name: o.identity for name, o in repeated.items() if name != "report"} == {
+        name: o.identity for name, o in outcomes.items() if name != "report"
+    }
+
+
+def test_the_shown_command_repeats_the_run(lobass):
+    settings = ["data=a b.jsonl", "data=c.csv", "budget.tokens=50", "reference.folds=2", "select.where=tokens < 9"]
+    chosen = recipe.override(recipe.find("lobass"), settings)
+    import shlex
+
+    words = shlex.split(recipe.command(chosen))
+    assert words[:3] == ["learnable", "run", "lobass"]
+    assert recipe.override(recipe.find("lobass"), words[3:]) == chosen
+
+
+def test_a_dry_run_tells_the_price_and_leaves_nothing(lobass, tmp_path, capsys):
+    lobass(dry_run=True)
+    said = capsys.readouterr().err
+    assert f"1 training pass over {ROWS} examples" in said
+    assert f"1 base pass over {ROWS} examples" in said
+    assert f"1 reference pass over {ROWS} examples" in said
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_report_says_what_was_chosen(lobass):
+    outcomes = lobass()
+    page = Path(outcomes["report"].facts["report"]).read_text()
+    assert "learnability" in page
+    assert kept(outcomes)["id"][0][:8] in page
+
+
+def test_a_run_that_breaks_while_measuring_goes_on_there(lobass, measured, monkeypatch):
+    monkeypatch.setattr(measure, "STORE_EVERY_S", 0.0)
+    monkeypatch.setattr(LanguageModel, "batch_tokens", 100)
+    whole = LanguageModel.nll
+
+    def breaking(self, batch):
+        if len(measured) > ROWS // 2:
+            raise KeyboardInterrupt
+        return whole(self, batch)
+
+    monkeypatch.setattr(LanguageModel, "nll", breaking)
+    with pytest.raises(KeyboardInterrupt):
+        lobass()
+    before = len(measured)
+    monkeypatch.setattr(LanguageModel, "nll", whole)
+    lobass()
+    assert len(measured) == 2 * ROWS
+    assert before > ROWS // 2
+
+
+def killed_runs(command, folder, moments):
+    """Start the command again and again, killing it after each of the moments (in seconds); then let it end."""
+    for moment in moments:
+        process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            process.wait(timeout=moment)
+        except subprocess.TimeoutExpired:
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+
+
+def selected(folder):
+    (found,) = folder.glob("runs/lobass/selection-*/selected/mine.jsonl")
+    return found.read_text()
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.slow)])
+def test_killing_the_run_at_random_moments_changes_nothing(tiny, tmp_path, kills):
+    for name in ("unbroken", "killed"):
+        (tmp_path / name).mkdir()
+        write_messages(toy_examples(200), tmp_path / name / "mine.jsonl")
+    command = [sys.executable, "-m", "learnable", "run", "lobass", "data=mine.jsonl", f"model={tiny}", "reference.folds=2"]
+    command += ["loading.dtype=float32", "reference.batch_size=2", "budget=10%"]
+    started = time.monotonic()
+    subprocess.run(command, cwd=tmp_path / "unbroken", capture_output=True, check=True)
+    duration = time.monotonic() - started
+    moments = [random.Random(kills).uniform(0.2, 1.0) * duration for _ in range(kills)]
+    killed_runs(command, tmp_path / "killed", moments)
+    assert selected(tmp_path / "killed") == selected(tmp_path / "unbroken")
+
+
+def test_the_recipe_of_the_package_is_whole():
+    for name, shipped in recipe.shipped().items():
+        assert shipped.about
+        recipe._check(shipped)
+        assert yaml.safe_load(recipe.dump(shipped))["name"] == name
+
+
+def test_the_command_line_ends_with_table_and_paths(rows, tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["run", "lobass", f"data={rows}", f"model={tiny}", "budget=20%", "loading.dtype=float32"]
+    assert cli.call(words) == 0
+    printed = capsys.readouterr().out
+    assert "mean learnability" in printed
+    for path in [line.split(": ", 1)[1] for line in printed.splitlines() if line.startswith(("selected rows", "report"))]:
+        assert Path(path).is_file()
+    assert cli.call(words) == 0
+    assert "nothing to do: every step was done already" in capsys.readouterr().out

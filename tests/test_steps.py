@@ -1,0 +1,218 @@
+"""A step is done once: its record tells what was done, and a folder never holds two results."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from learnable import steps
+from learnable.errors import DiskError, StoreError
+from learnable.steps import Step, peak_memory_bytes, read_json, read_outcome
+
+STEP = Step(verb="score", parameters={"max_length": 64, "scorers": ("loss",)}, inputs={"pool": "p1"})
+
+
+def finish(step, folder, **given):
+    step.begin(folder)
+    return step.finish(folder, **({"facts": {"examples": 3}, "started": time.monotonic()} | given))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "out"
+
+
+def test_new_folder_is_claimed_before_work_starts(folder):
+    assert STEP.begin(folder) is None
+    assert [path.name for path in folder.iterdir()] == ["begun.json"]
+
+
+def test_empty_folder_can_be_claimed(folder):
+    folder.mkdir()
+    assert STEP.begin(folder) is None
+
+
+def test_interrupted_step_goes_on_in_its_folder(folder):
+    STEP.begin(folder)
+    (folder / "half.parquet").touch()
+    assert STEP.begin(folder) is None
+
+
+def test_interrupted_step_keeps_what_is_in_its_folder(folder):
+    STEP.begin(folder)
+    (folder / "half.parquet").touch()
+    STEP.begin(folder)
+    assert (folder / "half.parquet").exists()
+
+
+def test_finished_step_is_not_run_again(folder):
+    finish(STEP, folder)
+    assert STEP.begin(folder).ran is False
+
+
+def test_finished_step_is_remembered_whole(folder):
+    done = finish(STEP, folder, links={"pool": folder.parent / "pool"}, tokens=7, passes=0.5)
+    again = STEP.begin(folder)
+    assert (again.verb, again.folder, again.identity, again.facts, again.links, again.cost) == (
+        "score",
+        folder,
+        STEP.identity,
+        {"examples": 3},
+        {"pool": folder.parent / "pool"},
+        done.cost,
+    )
+
+
+def test_finished_step_ran(folder):
+    assert finish(STEP, folder).ran is True
+
+
+def test_cost_counts_the_seconds_since_the_start(folder):
+    assert finish(STEP, folder, started=time.monotonic() - 100).cost.seconds == pytest.approx(100, abs=5)
+
+
+def test_cost_counts_tokens_and_passes(folder):
+    cost = finish(STEP, folder, tokens=7, passes=0.5).cost
+    assert (cost.tokens, cost.passes) == (7, 0.5)
+
+
+def test_peak_memory_is_in_bytes():
+    assert 10 * 2**20 < peak_memory_bytes() < 100 * 2**30
+
+
+def test_links_hold_after_the_runs_are_moved(tmp_path):
+    finish(STEP, tmp_path / "runs" / "scores", links={"pool": tmp_path / "runs" / "pool"})
+    (tmp_path / "runs").rename(tmp_path / "moved")
+    assert read_outcome(tmp_path / "moved" / "scores").links == {"pool": tmp_path / "moved" / "pool"}
+
+
+def test_outcome_can_be_used_as_a_path(folder):
+    assert Path(finish(STEP, folder)) == folder
+
+
+def test_identity_can_be_that_of_the_content(folder):
+    finish(STEP, folder, identity="content")
+    assert read_outcome(folder).identity == "content"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Step(verb="select", parameters=STEP.parameters, inputs=STEP.inputs),
+        Step(verb="score", parameters={**STEP.parameters, "max_length": 65}, inputs=STEP.inputs),
+        Step(verb="score", parameters=STEP.parameters, inputs={"pool": "p2"}),
+        Step(verb="score", parameters=STEP.parameters),
+    ],
+    ids=["verb", "parameter", "input", "no input"],
+)
+def test_identity_depends_on(other):
+    assert other.identity != STEP.identity
+
+
+def test_identity_depends_on_the_format(monkeypatch):
+    before = STEP.identity
+    monkeypatch.setattr(steps, "FORMAT", steps.FORMAT + 1)
+    assert STEP.identity != before
+
+
+@pytest.mark.parametrize("ended", [True, False], ids=["finished", "interrupted"])
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (Step(verb="select", parameters=STEP.parameters, inputs=STEP.inputs), "holds the result of `learnable score`"),
+        (
+            Step(verb="score", parameters={**STEP.parameters, "max_length": 65}, inputs=STEP.inputs),
+            "max_length was 64, now 65",
+        ),
+        (
+            Step(verb="score", parameters={**STEP.parameters, "seed": 1}, inputs=STEP.inputs),
+            "seed was None, now 1",
+        ),
+        (Step(verb="score", parameters={"max_length": 64}, inputs=STEP.inputs), r"scorers was \['loss'\], now None"),
+        (Step(verb="score", parameters=STEP.parameters, inputs={"pool": "p2"}), "pool was 'p1', now 'p2'"),
+    ],
+    ids=["verb", "changed", "added", "left out", "input"],
+)
+def test_folder_of_another_step_is_refused_with_what_differs(folder, other, said, ended):
+    if ended:
+        finish(STEP, folder)
+    else:
+        STEP.begin(folder)
+    with pytest.raises(StoreError, match=said):
+        other.begin(folder)
+
+
+def test_refused_folder_is_left_as_it_is(folder):
+    finish(STEP, folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(StoreError):
+        Step(verb="select", parameters={}).begin(folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("ended", [True, False], ids=["finished", "interrupted"])
+def test_result_in_an_older_form_is_refused(folder, monkeypatch, ended):
+    if ended:
+        finish(STEP, folder)
+    else:
+        STEP.begin(folder)
+    monkeypatch.setattr(steps, "FORMAT", steps.FORMAT + 1)
+    with pytest.raises(StoreError, match="another version of learnable: its format was 1, now 2"):
+        STEP.begin(folder)
+
+
+def test_folder_with_the_users_files_is_refused(folder):
+    folder.mkdir()
+    (folder / "thesis.tex").touch()
+    with pytest.raises(StoreError, match="holds something else"):
+        STEP.begin(folder)
+
+
+def test_file_in_the_place_of_the_folder_is_refused(folder):
+    folder.touch()
+    with pytest.raises(StoreError, match="holds something else"):
+        STEP.begin(folder)
+
+
+def test_folder_that_cannot_be_made_is_a_disk_error(folder):
+    folder.touch()
+    with pytest.raises(DiskError, match="cannot write"):
+        STEP.begin(folder / "below")
+
+
+def test_fingerprint_in_the_output_name_is_filled_in():
+    assert STEP.folder("runs/score-{fingerprint}") == Path(f"runs/score-{STEP.identity[:8]}")
+
+
+def test_output_name_without_fingerprint_is_taken_as_it_is():
+    assert STEP.folder("scores") == Path("scores")
+
+
+def test_output_may_be_a_path(tmp_path):
+    assert STEP.folder(tmp_path / "{fingerprint}") == tmp_path / STEP.identity[:8]
+
+
+def test_reading_an_interrupted_step_says_to_run_again(folder):
+    STEP.begin(folder)
+    with pytest.raises(StoreError, match="was not finished: run the same command again"):
+        read_outcome(folder)
+
+
+def test_reading_a_folder_of_something_else_says_so(tmp_path):
+    with pytest.raises(StoreError, match="holds no result of learnable"):
+        read_outcome(tmp_path)
+
+
+@pytest.mark.parametrize("record", [{"name": "theirs"}, {"verb": "score", "identity": "x", "facts": {}, "links": [], "cost": {}}])
+def test_reading_a_record_of_something_else_says_so(tmp_path, record):
+    (tmp_path / "step.json").write_text(json.dumps(record))
+    with pytest.raises(StoreError, match="not a record of this learnable"):
+        read_outcome(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[1]", b"3"])
+def test_damaged_record_is_named(tmp_path, content):
+    (tmp_path / "step.json").write_bytes(content)
+    with pytest.raises(StoreError, match=r"step\.json"):
+        read_json(tmp_path / "step.json")

@@ -1,0 +1,221 @@
+"""Fine-tuning: what it learns, that it resumes to the same bits, and that folds keep apart."""
+
+import json
+import shutil
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from learnable.errors import ModelError, TrainError, UsageError
+from learnable.model import LanguageModel, Renderer
+from learnable.testing import tiny_model, toy_examples
+from learnable.train import LengthGroupedBatches, assign_folds, fine_tune, read_reference, sft, train_reference
+from learnable.types import ModelRef, Reference, Tuning
+
+FAST = Tuning(learning_rate=1e-2, batch_size=4, rank=4)
+
+
+@pytest.fixture(scope="module")
+def ref(tiny):
+    return ModelRef(name=str(tiny), dtype="float32", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def rendered(ref):
+    return Renderer.of(ref).render(toy_examples(24), max_length=128)
+
+
+@pytest.fixture(scope="module")
+def trained(ref, rendered, tmp_path_factory):
+    return fine_tune(ref, rendered, tmp_path_factory.mktemp("lora"), tuning=FAST, label="training")
+
+
+def mean_loss(model, rendered):
+    return model.nll(rendered).sum() / sum(example.mask.sum() for example in rendered)
+
+
+def test_fine_tuning_lowers_the_loss_on_what_it_saw(ref, rendered, trained):
+    model = LanguageModel(ref)
+    before = mean_loss(model, rendered)
+    with model.adapter(trained.folder):
+        after = mean_loss(model, rendered)
+    assert after < before - 0.2
+
+
+def test_the_base_is_untouched_when_the_adapter_is_off(ref, rendered, trained):
+    model = LanguageModel(ref)
+    before = model.nll(rendered)
+    with model.adapter(trained.folder):
+        assert model.key != LanguageModel(ref).key
+    np.testing.assert_array_equal(model.nll(rendered), before)
+    assert model.key == LanguageModel(ref).key
+
+
+def test_two_adapters_on_one_set_of_weights_keep_apart(ref, rendered, trained, tmp_path):
+    other = fine_tune(ref, rendered[:8], tmp_path, tuning=replace(FAST, seed=5), label="training")
+    alone = LanguageModel(ref)
+    with alone.adapter(trained.folder):
+        expected = alone.nll(rendered)
+    model = LanguageModel(ref)
+    with model.adapter(other.folder):
+        model.nll(rendered)
+    with model.adapter(trained.folder):
+        np.testing.assert_array_equal(model.nll(rendered), expected)
+
+
+def test_an_adapter_of_another_model_is_refused(trained, tmp_path):
+    torch.manual_seed(0)
+    folder = tiny_model(tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    wider = LlamaConfig(**{**config, "hidden_size": 64})
+    LlamaForCausalLM(wider).save_pretrained(folder)
+    model = LanguageModel(ModelRef(name=str(folder), dtype="float32"))
+    with pytest.raises(ModelError, match="does not fit"), model.adapter(trained.folder):
+        pass
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(ref, rendered, trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(sft, "CHECKPOINT_EVERY_S", 0.0)
+    steps = Counter()
+    compute_loss = sft._Trainer.compute_loss
+
+    def killed(self, *args, **kwargs):
+        steps["computed"] += 1
+        if steps["computed"] == 4:
+            raise KeyboardInterrupt
+        return compute_loss(self, *args, **kwargs)
+
+    monkeypatch.setattr(sft._Trainer, "compute_loss", killed)
+    with pytest.raises(KeyboardInterrupt):
+        fine_tune(ref, rendered, tmp_path, tuning=FAST, label="training")
+    assert not (tmp_path / "training.json").exists()
+    fine_tune(ref, rendered, tmp_path, tuning=FAST, label="training")
+    assert steps["computed"] == 4 + 6 - 3, "three of six steps were kept"
+    unbroken = load_file(trained.folder / "adapter_model.safetensors")
+    resumed = load_file(tmp_path / "adapter_model.safetensors")
+    assert all(torch.equal(unbroken[name], resumed[name]) for name in unbroken)
+
+
+def test_a_checkpoint_that_was_not_finished_is_thrown_away(ref, rendered, trained, tmp_path):
+    broken = tmp_path / "checkpoints" / "checkpoint-3"
+    broken.mkdir(parents=True)
+    (broken / "trainer_state.json").write_text("{")
+    fine_tune(ref, rendered, tmp_path, tuning=FAST, label="training")
+    same = load_file(tmp_path / "adapter_model.safetensors")
+    assert all(torch.equal(value, same[name]) for name, value in load_file(trained.folder / "adapter_model.safetensors").items())
+
+
+def test_a_finished_run_is_not_repeated(ref, rendered, trained, monkeypatch):
+    monkeypatch.setattr(sft, "_fine_tune", lambda *_: pytest.fail("trained again"))
+    assert fine_tune(ref, rendered, trained.folder, tuning=FAST, label="training") == trained
+
+
+def test_the_order_of_the_examples_does_not_matter(ref, rendered, trained, tmp_path):
+    fine_tune(ref, rendered[::-1], tmp_path, tuning=FAST, label="training")
+    same = load_file(tmp_path / "adapter_model.safetensors")
+    assert all(torch.equal(value, same[name]) for name, value in load_file(trained.folder / "adapter_model.safetensors").items())
+
+
+def test_full_fine_tuning_saves_a_model_that_loads(ref, rendered, tmp_path):
+    fine_tune(ref, rendered, tmp_path, tuning=replace(FAST, method="full", learning_rate=1e-3), label="training")
+    before = mean_loss(LanguageModel(ref), rendered)
+    assert mean_loss(LanguageModel(ModelRef(name=str(tmp_path), dtype="float32")), rendered) < before - 0.05
+
+
+def test_only_response_tokens_are_learned(ref, rendered, tmp_path):
+    answers = [replace(example, mask=np.zeros_like(example.mask)) for example in rendered[:4]]
+    with pytest.raises(TrainError, match="no example with a response token"):
+        fine_tune(ref, answers, tmp_path, tuning=FAST, label="training")
+
+
+class TestLengthGroupedBatches:
+    lengths = np.random.default_rng(0).integers(5, 500, size=203).tolist()
+
+    def batches(self, epoch=0, **options):
+        sampler = LengthGroupedBatches(self.lengths, batch_size=8, seed=3, **options)
+        sampler.set_epoch(epoch)
+        order = list(sampler)
+        return [order[start : start + 8] for start in range(0, len(order), 8)]
+
+    def test_every_example_comes_once(self):
+        assert sorted(i for batch in self.batches() for i in batch) == list(range(203))
+
+    def test_batches_need_little_padding(self):
+        padded = sum(len(batch) * max(self.lengths[i] for i in batch) for batch in self.batches())
+        assert padded < 1.15 * sum(self.lengths)
+
+    def test_lengths_do_not_drift_over_the_epoch(self):
+        means = [np.mean([self.lengths[i] for i in batch]) for batch in self.batches()]
+        assert abs(np.corrcoef(np.arange(len(means)), means)[0, 1]) < 0.3
+
+    def test_epochs_differ_and_repeat(self):
+        assert self.batches(epoch=0) != self.batches(epoch=1)
+        assert self.batches(epoch=1) == self.batches(epoch=1)
+
+
+def test_folds_are_of_equal_size_within_each_source_and_keep_when_the_order_changes():
+    ids = [f"id{number}" for number in range(101)]
+    sources = ["a" if number % 3 else "b" for number in range(101)]
+    fold = assign_folds(ids, sources, folds=4, seed=0)
+    for source in "ab":
+        counts = Counter(fold[i] for i in range(101) if sources[i] == source)
+        assert max(counts.values()) - min(counts.values()) <= 1
+    backwards = assign_folds(ids[::-1], sources[::-1], folds=4, seed=0)
+    assert backwards[::-1].tolist() == fold.tolist()
+    assert assign_folds(ids, sources, folds=4, seed=1).tolist() != fold.tolist()
+
+
+def test_no_example_is_scored_by_a_model_that_trained_on_it(ref, rendered, tmp_path, monkeypatch):
+    seen = {}
+
+    def remember(ref, examples, folder, *, tuning, label):
+        seen[folder.name] = {example.id for example in examples}
+        return sft.Trained(folder=folder, tokens=1, steps=1, seconds=0.0)
+
+    monkeypatch.setattr("learnable.train.reference.fine_tune", remember)
+    sources = ["a"] * len(rendered)
+    train_reference(ref, rendered, sources, tmp_path, reference=Reference(folds=3))
+    references = read_reference(tmp_path)
+    for example, part in references.assignment.iter_rows():
+        assert example not in seen[f"part-{part}"]
+    assert set.union(*seen.values()) == {example.id for example in rendered}
+
+
+def test_a_fraction_trains_on_that_share(ref, rendered, tmp_path, monkeypatch):
+    sizes = []
+
+    def remember(ref, examples, folder, *, tuning, label):
+        sizes.append(len(examples))
+        return sft.Trained(folder=folder, tokens=1, steps=1, seconds=0.0)
+
+    monkeypatch.setattr("learnable.train.reference.fine_tune", remember)
+    train_reference(ref, rendered, ["a"] * 24, tmp_path, reference=Reference(fraction=0.25))
+    assert sizes == [6]
+
+
+def test_two_folds_cost_what_one_epoch_costs():
+    assert Reference(folds=2).passes == Reference(folds=0).passes == 1
+    assert Reference(folds=5, epochs=2).passes == 8
+
+
+@pytest.mark.parametrize("wrong", [{"folds": 1}, {"folds": -1}, {"fraction": 0}, {"fraction": 1.5}, {"epochs": 0}, {"rank": 0}])
+def test_impossible_settings_are_refused(wrong):
+    with pytest.raises(UsageError):
+        Reference(**wrong)
+
+
+def test_fewer_examples_than_folds_is_an_error(ref, rendered, tmp_path):
+    with pytest.raises(TrainError, match="too few for 30 folds"):
+        train_reference(ref, rendered, ["a"] * 24, tmp_path, reference=Reference(folds=30))
+
+
+def test_an_unfinished_reference_is_not_read(tmp_path):
+    shutil.rmtree(tmp_path)
+    with pytest.raises(TrainError, match="no finished reference"):
+        read_reference(tmp_path)
