@@ -35,11 +35,17 @@ class Other:
 
 
 def test_value_of_old_fingerprints_never_changes():
-    assert fingerprint({"a": [1, 2.5, None, True, "é"], "b": Thing(size=2)}) == "5f6b3bf36bc32a63615741d15abdac8e"
+    assert (
+        fingerprint({"a": [1, 2.5, None, True, "é"], "b": Thing(size=2)})
+        == "5f6b3bf36bc32a63615741d15abdac8e"
+    )
 
 
 def test_value_of_old_example_ids_never_changes():
-    assert example_id([Message(role="user", content="Hi"), Message(role="assistant", content="Ho")]) == "f1853fabcd91f826d7543939c77a3cbc"
+    assert (
+        example_id([Message(role="user", content="Hi"), Message(role="assistant", content="Ho")])
+        == "f1853fabcd91f826d7543939c77a3cbc"
+    )
 
 
 @given(values, values)
@@ -93,14 +99,29 @@ def test_fingerprint_is_32_hexadecimal_digits():
 def test_fingerprint_does_not_depend_on_the_process():
     code = "from learnable.fingerprint import fingerprint; print(fingerprint({'b': [1.5, 'x'], 'a': None}))"
     printed = subprocess.run(
-        [sys.executable, "-c", code], env={"PYTHONHASHSEED": "12345"}, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code],
+        env={"PYTHONHASHSEED": "12345"},
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert printed.stdout.strip() == fingerprint({"a": None, "b": [1.5, "x"]})
 
 
 @pytest.mark.parametrize(
     "value",
-    [Path("x"), np.arange(3), np.int64(3), {1, 2}, b"x", object(), len, Thing, [Path("x")], {"a": {"b": Path("x")}}],
+    [
+        Path("x"),
+        np.arange(3),
+        np.int64(3),
+        {1, 2},
+        b"x",
+        object(),
+        len,
+        Thing,
+        [Path("x")],
+        {"a": {"b": Path("x")}},
+    ],
 )
 def test_value_without_a_stable_form_is_refused(value):
     with pytest.raises(TypeError, match="no stable form"):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from learnable import measure
 from learnable.measure import lengths, mean_loss, nll_measure, plan, run
 from learnable.store import Store
-from learnable.types import Model, Rendered
+from learnable.types import Rendered
 
 
 class FakeModel:
@@ -33,7 +33,9 @@ class FakeModel:
             raise KeyboardInterrupt
         self.batches.append([example.id for example in rendered])
         padded = max(len(example.ids) for example in rendered) * len(rendered)
-        return np.array([example.ids[example.mask].sum() + padded / 1000 for example in rendered], dtype=np.float64)
+        return np.array(
+            [example.ids[example.mask].sum() + padded / 1000 for example in rendered], dtype=np.float64
+        )
 
     @property
     def measured(self):
@@ -186,7 +188,7 @@ def test_run_of_nothing_asks_the_model_nothing(store):
 
 
 def test_run_measures_every_example_with_a_response_once(store):
-    model: Model = FakeModel()
+    model = FakeModel()
     measured(model, POOL, store)
     assert model.measured == DEFINED
 
@@ -285,7 +287,9 @@ def test_mean_loss_is_nan_without_a_response(store):
 
 
 @pytest.mark.parametrize(
-    "examples", [[], [rendered("a", 9, 0)], [rendered("a", 9, 0), rendered("b", 9, 2)]], ids=["none", "undefined", "both"]
+    "examples",
+    [[], [rendered("a", 9, 0)], [rendered("a", 9, 0), rendered("b", 9, 2)]],
+    ids=["none", "undefined", "both"],
 )
 def test_mean_loss_is_float32_for_every_row(store, examples):
     found = losses(examples, store)

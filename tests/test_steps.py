@@ -120,7 +120,10 @@ def test_identity_depends_on_the_format(monkeypatch):
 @pytest.mark.parametrize(
     ("other", "said"),
     [
-        (Step(verb="select", parameters=STEP.parameters, inputs=STEP.inputs), "holds the result of `learnable score`"),
+        (
+            Step(verb="select", parameters=STEP.parameters, inputs=STEP.inputs),
+            "holds the result of `learnable score`",
+        ),
         (
             Step(verb="score", parameters={**STEP.parameters, "max_length": 65}, inputs=STEP.inputs),
             "max_length was 64, now 65",
@@ -129,7 +132,10 @@ def test_identity_depends_on_the_format(monkeypatch):
             Step(verb="score", parameters={**STEP.parameters, "seed": 1}, inputs=STEP.inputs),
             "seed was None, now 1",
         ),
-        (Step(verb="score", parameters={"max_length": 64}, inputs=STEP.inputs), r"scorers was \['loss'\], now None"),
+        (
+            Step(verb="score", parameters={"max_length": 64}, inputs=STEP.inputs),
+            r"scorers was \['loss'\], now None",
+        ),
         (Step(verb="score", parameters=STEP.parameters, inputs={"pool": "p2"}), "pool was 'p1', now 'p2'"),
     ],
     ids=["verb", "changed", "added", "left out", "input"],
@@ -204,7 +210,9 @@ def test_reading_a_folder_of_something_else_says_so(tmp_path):
         read_outcome(tmp_path)
 
 
-@pytest.mark.parametrize("record", [{"name": "theirs"}, {"verb": "score", "identity": "x", "facts": {}, "links": [], "cost": {}}])
+@pytest.mark.parametrize(
+    "record", [{"name": "theirs"}, {"verb": "score", "identity": "x", "facts": {}, "links": [], "cost": {}}]
+)
 def test_reading_a_record_of_something_else_says_so(tmp_path, record):
     (tmp_path / "step.json").write_text(json.dumps(record))
     with pytest.raises(StoreError, match="not a record of this learnable"):

@@ -29,7 +29,9 @@ def ids(text):
 
 
 def table(**nll):
-    return pl.DataFrame({"id": list(nll), "nll": list(nll.values())}, schema={"id": pl.String, "nll": pl.Float64})
+    return pl.DataFrame(
+        {"id": list(nll), "nll": list(nll.values())}, schema={"id": pl.String, "nll": pl.Float64}
+    )
 
 
 def parts(store):
@@ -119,7 +121,9 @@ def test_read_of_an_empty_store_names_the_measure(store):
         store.read(NLL, ids("a"))
 
 
-@pytest.mark.parametrize("content", [b"", b"junk", b"PAR1 junk junk junk PAR1"], ids=["empty", "junk", "framed junk"])
+@pytest.mark.parametrize(
+    "content", [b"", b"junk", b"PAR1 junk junk junk PAR1"], ids=["empty", "junk", "framed junk"]
+)
 @pytest.mark.parametrize("ask", ["missing", "read"])
 def test_damaged_part_is_a_store_error_that_names_the_folder(store, content, ask):
     store.write(NLL, table(a=1.0))
@@ -144,5 +148,5 @@ def test_full_disk_is_named_and_keeps_what_was_stored(store, monkeypatch):
 
 def test_store_in_the_place_of_a_file_is_a_disk_error(store):
     store.folder.touch()
-    with pytest.raises(DiskError, match="cannot write .*store"):
+    with pytest.raises(DiskError, match=r"cannot write .*store"):
         store.write(NLL, table(a=1.0))

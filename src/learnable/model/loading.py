@@ -15,7 +15,8 @@ from learnable.errors import ModelError
 from learnable.model.source import locate, resolved_device, resolved_dtype
 from learnable.types import ModelRef
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+KEPT_BYTES = 1 << 30
 
 
 def load_tokenizer(ref: ModelRef) -> Any:
@@ -82,12 +83,12 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
 
 
 def _keep_buffers() -> None:
-    """Make glibc keep big buffers instead of giving them back to the system at every step (1.1 to 1.7 times as fast)."""
+    """Make glibc keep up to a gigabyte of freed buffers instead of giving them back to the system at every step."""
     if sys.platform == "linux":
         library = ctypes.CDLL(None)
         if hasattr(library, "mallopt"):
-            library.mallopt(M_MMAP_MAX, 0)
-            library.mallopt(M_TRIM_THRESHOLD, -1)
+            library.mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)
+            library.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
 @contextmanager

@@ -25,6 +25,8 @@ from learnable.types import ModelRef, Rendered, Tuning
 
 CHECKPOINT_EVERY_S = 60.0
 COMPLETE = "complete"
+PIECE_TOKENS = {"cpu": 1_024, "cuda": 16_384, "mps": 4_096}
+"""Most tokens, padding included, that are forwarded and backwarded at once; memory grows with them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,10 +200,24 @@ class _Trainer(SFTTrainer):  # type: ignore[misc]
         lengths = [len(ids) for ids in dataset["input_ids"]]  # type: ignore[index]
         return LengthGroupedBatches(lengths, batch_size=self.args.per_device_train_batch_size, seed=self.args.seed)
 
-    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        loss = super().compute_loss(model, inputs, *args, **kwargs)
-        self.progress.advance(int(inputs["attention_mask"].sum()))
+    def training_step(self, model: Any, inputs: dict[str, torch.Tensor], num_items_in_batch: Any = None) -> torch.Tensor:
+        """Take a batch in pieces of bounded size: the same gradient, as each loss is over the tokens of the whole."""
+        if num_items_in_batch is None:
+            num_items_in_batch = (inputs["labels"][:, 1:] != -100).sum()
+        loss = torch.zeros((), device=inputs["labels"].device)
+        for piece in self._pieces(inputs):
+            loss = loss + super().training_step(model, piece, num_items_in_batch)
+            self.progress.advance(int(piece["attention_mask"].sum()))
         return loss
+
+    def _pieces(self, inputs: dict[str, torch.Tensor]) -> Iterator[dict[str, torch.Tensor]]:
+        lengths = inputs["attention_mask"].sum(dim=1).tolist()
+        order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+        while order:
+            longest = int(lengths[order[0]])
+            rows = max(1, PIECE_TOKENS.get(inputs["labels"].device.type, PIECE_TOKENS["cpu"]) // longest)
+            yield {name: value[order[:rows], :longest] for name, value in inputs.items()}
+            order = order[rows:]
 
 
 class _Checkpoints(TrainerCallback):

@@ -1,0 +1,154 @@
+"""The pages agree with the program: the generated reference, every command line shown, every link."""
+
+import re
+import runpy
+import shlex
+from pathlib import Path
+
+import pytest
+
+from learnable import cli, recipe
+from learnable.scorers import SCORERS
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
+COMMANDS = [name for name in cli.app if not name.startswith("-")]
+
+FENCE = re.compile(r"^( *)(```+|~~~+) *(\w*)[^\n]*\n(.*?)^\1\2 *$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"!?\[[^\]]*\]\(<?([^)\s>]+)>?(?: \"[^\"]*\")?\)")
+HEADING = re.compile(r"^#{1,6} +(.+?) *#*$", re.MULTILINE)
+SHELL = ("sh", "bash", "console", "shell")
+BETWEEN_COMMANDS = {"&&", "||", "|", ";", "&"}
+REDIRECTIONS = {">", ">>", "<", "2>"}
+
+
+def blocks(text, languages):
+    for match in FENCE.finditer(text):
+        if match.group(3) in languages:
+            yield match.group(3), match.group(4)
+
+
+def shell_lines(language, block):
+    """Yield the command lines of a block; in a ``console`` block only what follows a prompt, if it has prompts."""
+    joined = re.sub(r"\\\n\s*(?:> )?", " ", block)
+    lines = [line.strip() for line in joined.splitlines()]
+    if language == "console" and any(line.startswith("$ ") for line in lines):
+        lines = [line for line in lines if line.startswith("$ ")]
+    yield from (line.removeprefix("$ ") for line in lines)
+
+
+def commands_in(line):
+    """Yield the words after ``learnable`` of each such command in a line of shell."""
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+    lexer.whitespace_split = True
+    command = []
+    for word in [*lexer, ";"]:
+        if word not in BETWEEN_COMMANDS:
+            command.append(word)
+            continue
+        while command and re.fullmatch(r"\w+=.*", command[0]):
+            command = command[1:]
+        if command and Path(command[0]).name == "learnable":
+            end = next((i for i, known in enumerate(command) if known in REDIRECTIONS), len(command))
+            yield command[1:end]
+        command = []
+
+
+def shown_commands():
+    found = []
+    for page in PAGES:
+        for language, block in blocks(page.read_text(encoding="utf-8"), SHELL):
+            for line in shell_lines(language, block):
+                found += [pytest.param(words, id=f"{page.name}: {line}") for words in commands_in(line)]
+    return found
+
+
+def slug(heading):
+    """Return the anchor that GitHub gives a heading."""
+    text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", heading)
+    return re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-")
+
+
+def anchors(page):
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    found, times = set(re.findall(r"<a (?:id|name)=\"([^\"]+)\"", text)), {}
+    for heading in HEADING.findall(text):
+        name = slug(heading)
+        times[name] = times.get(name, -1) + 1
+        found.add(f"{name}-{times[name]}" if times[name] else name)
+    return found
+
+
+def links(page):
+    text = re.sub(r"`[^`\n]*`", "", FENCE.sub("", page.read_text(encoding="utf-8")))
+    return [link for link in LINK.findall(text) if not re.match(r"[a-z]+:", link)]
+
+
+def test_the_command_reference_is_what_the_commands_say():
+    generated = runpy.run_path(str(DOCS / "generate_cli.py"))["reference"]()
+    written = (DOCS / "cli.md").read_text(encoding="utf-8")
+    assert written == generated, "run: make docs"
+
+
+@pytest.mark.parametrize("words", shown_commands())
+def test_every_command_shown_is_understood(words):
+    words = [word for word in words if word != "--debug"]
+    _, bound, _ = cli.app.parse_args(cli._joined(words), exit_on_error=False, print_error=False)
+    if words[:1] == ["run"] and "name" in bound.arguments:
+        name, settings = bound.arguments["name"], bound.arguments.get("settings", ())
+        if not name.endswith((".yaml", ".yml")):
+            recipe._check(recipe.override(recipe.find(name), settings))
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("learnable load a.jsonl  # a comment", [["load", "a.jsonl"]]),
+        ("PYTHONPATH=. learnable list > all.txt", [["list"]]),
+        ("cd x && .venv/bin/learnable list", [["list"]]),
+        (
+            "learnable run lobass 'select.where=tokens < 800'",
+            [["run", "lobass", "select.where=tokens < 800"]],
+        ),
+        ("make demo", []),
+    ],
+)
+def test_commands_are_found_in_shell(line, expected):
+    assert list(commands_in(line)) == expected
+
+
+def test_outputs_and_continued_lines_are_told_apart():
+    block = "$ learnable load \\\n    a.jsonl\nlearnable: 3\n"
+    assert list(shell_lines("console", block)) == ["learnable load  a.jsonl"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for link in links(page):
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), f"{link}: there is no {target}"
+        assert not anchor or anchor in anchors(target), f"{link}: {target.name} has {sorted(anchors(target))}"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_a_page(command):
+    assert (DOCS / f"{command}.md").is_file()
+
+
+def test_every_page_is_linked_from_the_index():
+    linked = {link.partition("#")[0] for link in links(DOCS / "index.md")}
+    assert {page.name for page in DOCS.glob("*.md")} - {"index.md"} <= linked
+
+
+def test_python_shown_compiles():
+    for page in PAGES:
+        for _, block in blocks(page.read_text(encoding="utf-8"), ("python", "py")):
+            compile(block, page.name, "exec")
+
+
+@pytest.mark.parametrize("name", SCORERS)
+def test_every_scorer_is_explained(name):
+    text = (ROOT / "METHODS.md").read_text(encoding="utf-8")
+    assert f"`{name}`" in text or any(name in heading for heading in HEADING.findall(text))
