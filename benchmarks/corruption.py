@@ -76,7 +76,9 @@ def random_draw(scores: pl.DataFrame) -> tuple[dict[str, float], dict[str, float
 
 def main() -> None:
     """Run the benchmark and print its table in Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True, help="a table with instruction, input and output")
     parser.add_argument("--model", default="starter")
     parser.add_argument("--seed", type=int, default=0)
@@ -84,27 +86,47 @@ def main() -> None:
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     path = options.output / f"corrupted-{options.seed}.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in corrupted_rows(options.data, seed=options.seed)), encoding="utf-8")
+    path.write_text(
+        "".join(json.dumps(row) + "\n" for row in corrupted_rows(options.data, seed=options.seed)),
+        encoding="utf-8",
+    )
 
     columns = [*KINDS, *(f"top {share:.0%}" for share in SHARES)]
     lines, costs = [], []
     for label, folds in (("in-sample", 0), ("two folds", 2)):
-        settings = [f"data={path}", f"model={options.model}", f"reference.folds={folds}", "reading.source_column=kind"]
+        settings = [
+            f"data={path}",
+            f"model={options.model}",
+            f"reference.folds={folds}",
+            "reading.source_column=kind",
+        ]
         chosen = recipe.override(recipe.find("lobass"), [*settings, f"budget={Budget(fraction=SHARES[0])}"])
         outcomes = recipe.run(chosen, root=options.output)
         scores = pl.read_parquet(outcomes["scores"].folder / "scores.parquet")
         for by in ("learnability", "length_matched", "difference"):
             figures = landed(scores, by)
-            lines.append(f"| {by} | {label} | " + " | ".join(f"{figures[column]:.1f}" for column in columns) + " |")
+            lines.append(
+                f"| {by} | {label} | " + " | ".join(f"{figures[column]:.1f}" for column in columns) + " |"
+            )
         for name in ("reference", "scores"):
             cost = outcomes[name].cost
             costs.append(f"{label}, {name}: {cost.tokens:,} tokens, {cost.seconds:,.0f} s")
     mean, deviation = random_draw(scores)
-    lines.append("| random | none | " + " | ".join(f"{mean[c]:.1f} ± {deviation[c]:.1f}" for c in columns) + " |")
+    lines.append(
+        "| random | none | " + " | ".join(f"{mean[c]:.1f} ± {deviation[c]:.1f}" for c in columns) + " |"
+    )
 
-    print(f"{date.today()}, {platform.processor() or platform.machine()}, model {options.model}, {scores.height:,} rows, seed {options.seed}")
-    print("Median percentile of each kind (100 = first to be chosen), and per cent of corrupted rows among the top.\n")
-    print("| score | reference | " + " | ".join([*KINDS, *(f"corrupted in {c}" for c in columns[len(KINDS) :])]) + " |")
+    print(
+        f"{date.today()}, {platform.processor() or platform.machine()}, model {options.model}, {scores.height:,} rows, seed {options.seed}"
+    )
+    print(
+        "Median percentile of each kind (100 = first to be chosen), and per cent of corrupted rows among the top.\n"
+    )
+    print(
+        "| score | reference | "
+        + " | ".join([*KINDS, *(f"corrupted in {c}" for c in columns[len(KINDS) :])])
+        + " |"
+    )
     print("| --- | --- | " + " | ".join("---:" for _ in columns) + " |")
     print("\n".join(lines))
     print("\nCost: " + "; ".join(costs))

@@ -19,7 +19,7 @@ understood, 130 stopped with Ctrl-C.
 
 def reference() -> str:
     """Return the reference: the introduction, then a section for each command."""
-    generated = app.generate_docs(output_format="markdown", heading_level=1)
+    generated = app.generate_docs(output_format="markdown", heading_level=1, usage_name="learnable")
     _, _, commands = generated.partition("\n## learnable ")
     # Docstrings mark code with two backticks, Markdown needs one; usage lines are no commands to copy.
     single = re.sub(r"(?<!`)``(?!`)", "`", commands).replace("```console", "```text")

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from learnable.data import load_pool, pool_identity, read, save_pool, write_dropped, write_rows
 from learnable.atomic import replacing
+from learnable.data import load_pool, pool_identity, read, save_pool, write_dropped, write_rows
 from learnable.errors import DataError, DiskError
 from learnable.types import Pool
 

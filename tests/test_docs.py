@@ -9,6 +9,7 @@ import pytest
 
 from learnable import cli, recipe
 from learnable.scorers import SCORERS
+from learnable.types import Budget
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -95,6 +96,8 @@ def test_the_command_reference_is_what_the_commands_say():
 def test_every_command_shown_is_understood(words):
     words = [word for word in words if word != "--debug"]
     _, bound, _ = cli.app.parse_args(cli._joined(words), exit_on_error=False, print_error=False)
+    if "budget" in bound.arguments:
+        Budget.parse(bound.arguments["budget"])
     if words[:1] == ["run"] and "name" in bound.arguments:
         name, settings = bound.arguments["name"], bound.arguments.get("settings", ())
         if not name.endswith((".yaml", ".yml")):

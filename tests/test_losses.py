@@ -42,7 +42,9 @@ def expected(model, rendered):
 
 @pytest.mark.parametrize("size", [1, 4, 15])
 def test_batched_losses_equal_the_plain_loop(model, rendered, expected, size):
-    got = np.concatenate([model.nll(rendered[start : start + size]) for start in range(0, len(rendered), size)])
+    got = np.concatenate(
+        [model.nll(rendered[start : start + size]) for start in range(0, len(rendered), size)]
+    )
     counts = np.array([example.mask.sum() for example in rendered])
     assert np.abs(got - expected).max() <= (TOLERANCE_NATS_PER_TOKEN * counts).min()
 
@@ -65,7 +67,9 @@ def test_logits_that_the_model_caps_are_capped(tiny, tmp_path):
     )  # fmt: skip
     torch.manual_seed(0)
     network = Gemma2ForCausalLM(config).eval()
-    rendered = LanguageModel(ModelRef(name=str(tiny), dtype="float32")).render(toy_examples(5), max_length=256)
+    rendered = LanguageModel(ModelRef(name=str(tiny), dtype="float32")).render(
+        toy_examples(5), max_length=256
+    )
     np.testing.assert_allclose(losses.batch_nll(network, rendered), plain_loop(network, rendered), rtol=1e-5)
 
 

@@ -18,7 +18,9 @@ def ref(folder, **options):
 
 def test_a_copy_elsewhere_is_the_same_model(tiny, tmp_path):
     shutil.copytree(tiny, tmp_path / "copy")
-    assert source.identify(ref(tiny, dtype="float32")) == source.identify(ref(tmp_path / "copy", dtype="float32"))
+    assert source.identify(ref(tiny, dtype="float32")) == source.identify(
+        ref(tmp_path / "copy", dtype="float32")
+    )
 
 
 @pytest.mark.parametrize("change", ["weights", "template", "dtype"])
@@ -35,7 +37,9 @@ def test_what_changes_the_losses_changes_the_identity(tiny, tmp_path, change):
 
 
 def test_device_is_no_part_of_the_identity(tiny):
-    assert source.identify(ref(tiny, dtype="float32", device="cpu")) == source.identify(ref(tiny, dtype="float32", device="meta"))
+    assert source.identify(ref(tiny, dtype="float32", device="cpu")) == source.identify(
+        ref(tiny, dtype="float32", device="meta")
+    )
 
 
 def test_a_hash_is_remembered_until_the_file_changes(tiny, tmp_path, monkeypatch):

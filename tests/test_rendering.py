@@ -33,7 +33,9 @@ def renderers(tiny_models):
 
 @pytest.mark.parametrize("kind", ["chatml", "generation", "base"])
 def test_answers_and_their_end_of_turn_count_in_every_turn(renderers, kind):
-    example = conversation("what is red?", "the sun", "and the sea?", "blue, like\nthe sky", system="be short")
+    example = conversation(
+        "what is red?", "the sun", "and the sea?", "blue, like\nthe sky", system="be short"
+    )
     assert scored_text(renderers[kind], example) == ["the sun<|im_end|>", "blue, like\nthe sky<|im_end|>"]
 
 
@@ -79,7 +81,9 @@ def test_unicode_and_white_space_of_an_answer_count_whole(renderers, answer):
 
 def test_a_template_that_trims_still_gives_the_exact_answer(tiny):
     tokenizer = AutoTokenizer.from_pretrained(tiny)
-    tokenizer.chat_template = tokenizer.chat_template.replace("message['content']", "message['content'] | trim")
+    tokenizer.chat_template = tokenizer.chat_template.replace(
+        "message['content']", "message['content'] | trim"
+    )
     renderer = Renderer(tokenizer, name="trimming")
     assert scored_text(renderer, conversation("what?", "  the sun \n", "and?", "the sea")) == [
         "the sun<|im_end|>",
@@ -137,20 +141,30 @@ def test_a_template_that_leaves_out_an_answer_is_refused(tiny):
 
 def stock_templates():
     folder = files("trl").joinpath("chat_templates")
-    return sorted(file.name for file in folder.iterdir() if file.name.endswith(".jinja") and "_training" not in file.name)
+    return sorted(
+        file.name
+        for file in folder.iterdir()
+        if file.name.endswith(".jinja") and "_training" not in file.name
+    )
 
 
 # These take a list of parts as content, with images.
 _NEED_MORE = {"idefics3", "smolvlm", "llava_next"}
 
 
-@pytest.mark.parametrize("name", [name for name in stock_templates() if name.removesuffix(".jinja") not in _NEED_MORE])
+@pytest.mark.parametrize(
+    "name", [name for name in stock_templates() if name.removesuffix(".jinja") not in _NEED_MORE]
+)
 def test_every_stock_template_of_trl_scores_the_answers_and_nothing_else(tiny, name):
     template = files("trl").joinpath("chat_templates", name).read_text(encoding="utf-8")
     tokenizer = AutoTokenizer.from_pretrained(tiny)
     tokenizer.chat_template, tokenizer.bos_token = template, "<|endoftext|>"
-    special = re.findall(r"<\|\w+\|>|<\w+_of_turn>|<｜[^｜]+｜>|</?s>|<turn\|>|<\|turn>|<\|\w+>|<\w+\|>", template)
+    special = re.findall(
+        r"<\|\w+\|>|<\w+_of_turn>|<｜[^｜]+｜>|</?s>|<turn\|>|<\|turn>|<\|\w+>|<\w+\|>", template
+    )
     tokenizer.add_special_tokens({"extra_special_tokens": sorted(set(special))})
-    pieces = scored_text(Renderer(tokenizer, name=name), conversation("what is up?", "the sky is blue", "and?", "grass"))
+    pieces = scored_text(
+        Renderer(tokenizer, name=name), conversation("what is up?", "the sky is blue", "and?", "grass")
+    )
     assert [re.sub(r"<[^<>]+>$", "", piece).strip() for piece in pieces] == ["the sky is blue", "grass"]
     assert re.search(r"blue\s*<[^<>]+>$", pieces[0]), "the end of turn counts"

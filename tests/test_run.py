@@ -66,7 +66,9 @@ def test_every_row_is_chosen_or_in_the_ledger(lobass, rows, tmp_path):
     dropped = [json.loads(line) for line in (folder / "dropped.jsonl").read_text().splitlines()]
     chosen = (folder / "selected" / "mine.jsonl").read_text().splitlines()
     assert len(dropped) + len(chosen) == ROWS + 2
-    assert {row["line"] for row in dropped} | {rows.read_text().splitlines().index(line) + 1 for line in chosen} == set(range(1, ROWS + 3))
+    assert {row["line"] for row in dropped} | {
+        rows.read_text().splitlines().index(line) + 1 for line in chosen
+    } == set(range(1, ROWS + 3))
     assert dropped[-2]["reason"] == "duplicate of mine.jsonl:1"
     assert dropped[-1]["line"] == ROWS + 2
 
@@ -83,7 +85,9 @@ def test_a_second_run_does_nothing(lobass, measured):
     measured.clear()
     second = lobass()
     assert [outcome.ran for outcome in second.values()] == [False] * 5
-    assert {name: outcome.folder for name, outcome in second.items()} == {name: o.folder for name, o in first.items()}
+    assert {name: outcome.folder for name, outcome in second.items()} == {
+        name: o.folder for name, o in first.items()
+    }
     assert measured == []
 
 
@@ -174,7 +178,13 @@ def test_the_written_recipe_repeats_the_run(lobass, tmp_path, measured, monkeypa
 
 
 def test_the_shown_command_repeats_the_run(lobass):
-    settings = ["data=a b.jsonl", "data=c.csv", "budget.tokens=50", "reference.folds=2", "select.where=tokens < 9"]
+    settings = [
+        "data=a b.jsonl",
+        "data=c.csv",
+        "budget.tokens=50",
+        "reference.folds=2",
+        "select.where=tokens < 9",
+    ]
     chosen = recipe.override(recipe.find("lobass"), settings)
     import shlex
 
@@ -241,7 +251,16 @@ def test_killing_the_run_at_random_moments_changes_nothing(tiny, tmp_path, kills
     for name in ("unbroken", "killed"):
         (tmp_path / name).mkdir()
         write_messages(toy_examples(200), tmp_path / name / "mine.jsonl")
-    command = [sys.executable, "-m", "learnable", "run", "lobass", "data=mine.jsonl", f"model={tiny}", "reference.folds=2"]
+    command = [
+        sys.executable,
+        "-m",
+        "learnable",
+        "run",
+        "lobass",
+        "data=mine.jsonl",
+        f"model={tiny}",
+        "reference.folds=2",
+    ]
     command += ["loading.dtype=float32", "reference.batch_size=2", "budget=10%"]
     started = time.monotonic()
     subprocess.run(command, cwd=tmp_path / "unbroken", capture_output=True, check=True)
@@ -264,7 +283,11 @@ def test_the_command_line_ends_with_table_and_paths(rows, tiny, tmp_path, monkey
     assert cli.call(words) == 0
     printed = capsys.readouterr().out
     assert "mean learnability" in printed
-    for path in [line.split(": ", 1)[1] for line in printed.splitlines() if line.startswith(("selected rows", "report"))]:
+    for path in [
+        line.split(": ", 1)[1]
+        for line in printed.splitlines()
+        if line.startswith(("selected rows", "report"))
+    ]:
         assert Path(path).is_file()
     assert cli.call(words) == 0
     assert "nothing to do: every step was done already" in capsys.readouterr().out

@@ -13,7 +13,14 @@ from safetensors.torch import load_file
 from learnable.errors import ModelError, TrainError, UsageError
 from learnable.model import LanguageModel, Renderer
 from learnable.testing import tiny_model, toy_examples
-from learnable.train import LengthGroupedBatches, assign_folds, fine_tune, read_reference, sft, train_reference
+from learnable.train import (
+    LengthGroupedBatches,
+    assign_folds,
+    fine_tune,
+    read_reference,
+    sft,
+    train_reference,
+)
 from learnable.types import ModelRef, Reference, Tuning
 
 FAST = Tuning(learning_rate=1e-2, batch_size=4, rank=4)
@@ -108,7 +115,10 @@ def test_a_checkpoint_that_was_not_finished_is_thrown_away(ref, rendered, traine
     (broken / "trainer_state.json").write_text("{")
     fine_tune(ref, rendered, tmp_path, tuning=FAST, label="training")
     same = load_file(tmp_path / "adapter_model.safetensors")
-    assert all(torch.equal(value, same[name]) for name, value in load_file(trained.folder / "adapter_model.safetensors").items())
+    assert all(
+        torch.equal(value, same[name])
+        for name, value in load_file(trained.folder / "adapter_model.safetensors").items()
+    )
 
 
 def test_a_finished_run_is_not_repeated(ref, rendered, trained, monkeypatch):
@@ -119,11 +129,16 @@ def test_a_finished_run_is_not_repeated(ref, rendered, trained, monkeypatch):
 def test_the_order_of_the_examples_does_not_matter(ref, rendered, trained, tmp_path):
     fine_tune(ref, rendered[::-1], tmp_path, tuning=FAST, label="training")
     same = load_file(tmp_path / "adapter_model.safetensors")
-    assert all(torch.equal(value, same[name]) for name, value in load_file(trained.folder / "adapter_model.safetensors").items())
+    assert all(
+        torch.equal(value, same[name])
+        for name, value in load_file(trained.folder / "adapter_model.safetensors").items()
+    )
 
 
 def test_full_fine_tuning_saves_a_model_that_loads(ref, rendered, tmp_path):
-    fine_tune(ref, rendered, tmp_path, tuning=replace(FAST, method="full", learning_rate=1e-3), label="training")
+    fine_tune(
+        ref, rendered, tmp_path, tuning=replace(FAST, method="full", learning_rate=1e-3), label="training"
+    )
     before = mean_loss(LanguageModel(ref), rendered)
     assert mean_loss(LanguageModel(ModelRef(name=str(tmp_path), dtype="float32")), rendered) < before - 0.05
 
@@ -204,7 +219,9 @@ def test_two_folds_cost_what_one_epoch_costs():
     assert Reference(folds=5, epochs=2).passes == 8
 
 
-@pytest.mark.parametrize("wrong", [{"folds": 1}, {"folds": -1}, {"fraction": 0}, {"fraction": 1.5}, {"epochs": 0}, {"rank": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"folds": 1}, {"folds": -1}, {"fraction": 0}, {"fraction": 1.5}, {"epochs": 0}, {"rank": 0}]
+)
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(UsageError):
         Reference(**wrong)

@@ -84,12 +84,16 @@ def call(words: Sequence[str]) -> int:
     """Run one command line and return its exit code: 0 done, 1 our error, 2 usage."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     # PEFT 0.21 asks transformers 5.23 for a property under its old name.
-    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+    warnings.filterwarnings(
+        "ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning
+    )
     words, debug = [word for word in words if word != "--debug"], "--debug" in words
     try:
         result = app(_joined(words), exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
-        return _fail(UsageError(str(error), hint="learnable --help, or learnable COMMAND --help"), debug=debug)
+        return _fail(
+            UsageError(str(error), hint="learnable --help, or learnable COMMAND --help"), debug=debug
+        )
     except LearnableError as error:
         return _fail(error, debug=debug)
     except KeyboardInterrupt:
@@ -151,7 +155,9 @@ def _show_run(outcomes: dict[str, Outcome]) -> None:
         ("selection", "kept", "kept_tokens", "mean_kept"),
     ):
         shown = "undefined" if chosen[mean] is None else f"{chosen[mean]:.4f}"
-        table.add_row(label, f"{chosen[count]:,}", "" if chosen[tokens] is None else f"{chosen[tokens]:,}", shown)
+        table.add_row(
+            label, f"{chosen[count]:,}", "" if chosen[tokens] is None else f"{chosen[tokens]:,}", shown
+        )
     console.print(table)
     for warning in by_verb["report"].facts["warnings"]:
         console.print(f"warning: {warning}", markup=False)

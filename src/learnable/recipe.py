@@ -23,7 +23,12 @@ from learnable.types import Budget, Loading, Reading, Reference
 from learnable.verbs import VERBS
 
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
-_SETTINGS: Mapping[str, type] = {"reading": Reading, "loading": Loading, "reference": Reference, "thresholds": Thresholds}
+_SETTINGS: Mapping[str, type] = {
+    "reading": Reading,
+    "loading": Loading,
+    "reference": Reference,
+    "thresholds": Thresholds,
+}
 COSTLY = ("train", "score")
 
 
@@ -83,10 +88,16 @@ def read(text: str, where: str) -> Recipe:
         content = yaml.safe_load(text)
         recipe = TypeAdapter(Recipe).validate_python(content)
     except (yaml.YAMLError, ValidationError) as error:
-        raise UsageError(f"{where} is not a recipe: {str(error).splitlines()[0]}", hint="start from a shipped one: `learnable list`") from error
+        raise UsageError(
+            f"{where} is not a recipe: {str(error).splitlines()[0]}",
+            hint="start from a shipped one: `learnable list`",
+        ) from error
     for name, step in recipe.steps.items():
         if step.get("verb") not in VERBS:
-            raise UsageError(f"{where}: step {name!r} has no verb we know: {step.get('verb')!r}", hint=did_you_mean(str(step.get("verb")), VERBS))
+            raise UsageError(
+                f"{where}: step {name!r} has no verb we know: {step.get('verb')!r}",
+                hint=did_you_mean(str(step.get("verb")), VERBS),
+            )
     return recipe
 
 
@@ -99,12 +110,17 @@ def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:
     Raises:
         UsageError: If a name is not known.
     """
-    parameters: dict[str, Any] = {name: dict(value) if isinstance(value, dict) else value for name, value in recipe.parameters.items()}
+    parameters: dict[str, Any] = {
+        name: dict(value) if isinstance(value, dict) else value for name, value in recipe.parameters.items()
+    }
     given: dict[str, Any] = {}
     for setting in settings:
         name, equals, text = setting.partition("=")
         if not equals:
-            raise UsageError(f"{setting!r} is not name=value", hint=f"for example {next(iter(parameters))}=...; see `learnable list`")
+            raise UsageError(
+                f"{setting!r} is not name=value",
+                hint=f"for example {next(iter(parameters))}=...; see `learnable list`",
+            )
         value = yaml.safe_load(text) if text else None
         if name in given:
             value = [*(given[name] if isinstance(given[name], list) else [given[name]]), value]
@@ -173,7 +189,9 @@ def run(recipe: Recipe, *, root: Path, dry_run: bool = False) -> dict[str, Outco
             arguments["output"] = str(base / f"{name}-{{fingerprint}}")
             outcomes[name] = verb(**arguments)
             if not dry_run:
-                say(f"{name}: {'done' if outcomes[name].ran else 'was done already'} → {outcomes[name].folder}")
+                say(
+                    f"{name}: {'done' if outcomes[name].ran else 'was done already'} → {outcomes[name].folder}"
+                )
     if not dry_run:
         last = outcomes[list(recipe.steps)[-1]]
         with replacing(last.folder / "recipe.yaml") as part:
@@ -194,7 +212,9 @@ def command(recipe: Recipe) -> str:
             if isinstance(item, list) and key is None:
                 words += [f"{dotted}={each}" for each in item]
             else:
-                words.append(f"{dotted}={item if isinstance(item, str) else yaml.safe_dump(item, default_flow_style=True).splitlines()[0]}")
+                words.append(
+                    f"{dotted}={item if isinstance(item, str) else yaml.safe_dump(item, default_flow_style=True).splitlines()[0]}"
+                )
     return shlex.join(words)
 
 
@@ -204,7 +224,12 @@ def dump(recipe: Recipe) -> str:
     for name in ("data", "model"):
         if name in parameters:
             parameters[name] = _absolute(parameters[name])
-    content = {"name": recipe.name, "about": recipe.about, "parameters": parameters, "steps": {k: dict(v) for k, v in recipe.steps.items()}}
+    content = {
+        "name": recipe.name,
+        "about": recipe.about,
+        "parameters": parameters,
+        "steps": {k: dict(v) for k, v in recipe.steps.items()},
+    }
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)
 
 
@@ -229,19 +254,26 @@ def _arguments(
     """Return the arguments of a step's verb, filled in and checked against its types."""
     arguments = {key: _filled(value, scope, outcomes) for key, value in step.items() if key != "verb"}
     spread = arguments.pop("*", None) or {}
-    thresholds = {name: spread.pop(name) for name in list(spread) if name in {f.name for f in fields(Thresholds)}}
+    thresholds = {
+        name: spread.pop(name) for name in list(spread) if name in {f.name for f in fields(Thresholds)}
+    }
     arguments |= spread
     if thresholds:
         arguments["thresholds"] = thresholds
     if "budget" in arguments:
         given = arguments["budget"]
-        budget = _validated("budget", Budget, given) if isinstance(given, Mapping) else Budget.parse(str(given))
+        budget = (
+            _validated("budget", Budget, given) if isinstance(given, Mapping) else Budget.parse(str(given))
+        )
         arguments["budget"] = str(budget)
     if isinstance(arguments.get("data"), str):
         arguments["data"] = [arguments["data"]]
     known = signature(VERBS[step["verb"]]).parameters
     if unknown := sorted(set(arguments) - set(known)):
-        raise UsageError(f"step {name!r}: `{step['verb']}` has no option {unknown[0]!r}", hint=did_you_mean(unknown[0], known))
+        raise UsageError(
+            f"step {name!r}: `{step['verb']}` has no option {unknown[0]!r}",
+            hint=did_you_mean(unknown[0], known),
+        )
     return {key: _validated(key, known[key].annotation, value) for key, value in arguments.items()}
 
 
@@ -253,12 +285,16 @@ def _filled(value: Any, scope: Mapping[str, Any], outcomes: Mapping[str, Outcome
     if name.startswith("steps."):
         step = name.removeprefix("steps.")
         if step not in outcomes:
-            raise UsageError(f"the recipe refers to the step {step!r} before it has run", hint=did_you_mean(step, outcomes))
+            raise UsageError(
+                f"the recipe refers to the step {step!r} before it has run", hint=did_you_mean(step, outcomes)
+            )
         return os.fspath(outcomes[step])
     found: Any = scope
     for key in name.split("."):
         if not isinstance(found, Mapping) or key not in found:
-            raise UsageError(f"the recipe refers to {name!r}, which is not a parameter", hint=did_you_mean(name, scope))
+            raise UsageError(
+                f"the recipe refers to {name!r}, which is not a parameter", hint=did_you_mean(name, scope)
+            )
         found = found[key]
     return dict(found) if isinstance(found, Mapping) else found
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
 from learnable.errors import ModelError
 from learnable.model.source import locate, resolved_device, resolved_dtype
@@ -39,10 +40,14 @@ def load_network(ref: ModelRef) -> Any:
     folder, dtype = locate(ref), getattr(torch, resolved_dtype(ref))
     _keep_buffers()
     with _loading(ref):
-        network = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=ref.trust_remote_code)
+        network: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, trust_remote_code=ref.trust_remote_code
+        )
     loaded = next(network.parameters()).dtype
     if loaded != dtype:
-        raise ModelError(f"{ref.name} was loaded as {loaded}, asked for was {dtype}", hint="choose another --dtype")
+        raise ModelError(
+            f"{ref.name} was loaded as {loaded}, asked for was {dtype}", hint="choose another --dtype"
+        )
     return network.to(resolved_device(ref)).eval()
 
 
@@ -67,7 +72,9 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     try:
         with _quiet():
             tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-            network = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+            network: Any = AutoModelForCausalLM.from_pretrained(
+                gguf.parent, gguf_file=gguf.name, dtype=torch.float32
+            )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         raise ModelError(
             f"cannot read the GGUF file {gguf.name}: {str(error).splitlines()[0]}",
@@ -94,10 +101,10 @@ def _keep_buffers() -> None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Silence the progress bars of transformers; ours say what is going on."""
-    was_on = transformers.utils.logging.is_progress_bar_enabled()
-    transformers.utils.logging.disable_progress_bar()
+    was_on = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
         if was_on:
-            transformers.utils.logging.enable_progress_bar()
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]

@@ -42,7 +42,9 @@ def batch_nll(network: Any, rendered: Sequence[Rendered]) -> NDArray[np.float64]
         return total
     ids_on_device, targets_on_device = ids.to(device), targets.to(device)
     losses = [
-        torch.nn.functional.cross_entropy(logits.float(), targets_on_device[start : start + len(logits)], reduction="none")
+        torch.nn.functional.cross_entropy(
+            logits.float(), targets_on_device[start : start + len(logits)], reduction="none"
+        )
         for start, logits in _logits(network, ids_on_device, positions.to(device))
     ]
     values = torch.cat(losses).cpu().numpy().astype(np.float64)
@@ -56,7 +58,9 @@ def batch_nll(network: Any, rendered: Sequence[Rendered]) -> NDArray[np.float64]
     return total
 
 
-def _padded(rendered: Sequence[Rendered]) -> tuple[torch.Tensor, torch.Tensor, NDArray[np.int64], torch.Tensor]:
+def _padded(
+    rendered: Sequence[Rendered],
+) -> tuple[torch.Tensor, torch.Tensor, NDArray[np.int64], torch.Tensor]:
     """Return ids (n, T), and per response token its id, its row, and the flat position that predicts it (P,)."""
     longest = max(len(example.ids) for example in rendered)
     ids = np.zeros((len(rendered), longest), dtype=np.int64)

@@ -7,7 +7,6 @@ second tokenization, and works for templates that trim, merge or rewrite turns.
 
 import re
 from collections.abc import Sequence
-from os.path import commonprefix
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -111,8 +110,8 @@ class Renderer:
             changed = list(messages)
             changed[position] = Message(role="assistant", content=SENTINEL)
             other = self.text(changed)
-            start = len(commonprefix([text, other]))
-            end = len(text) - len(commonprefix([text[start:][::-1], other[start:][::-1]]))
+            start = _shared_length(text, other)
+            end = len(text) - _shared_length(text[start:][::-1], other[start:][::-1])
             if end <= start:
                 raise ValueError(f"the template leaves out the answer of turn {position + 1}")
             spans.append((start, end))
@@ -187,3 +186,9 @@ class Renderer:
                     break
         mask[:1] = False
         return mask
+
+
+def _shared_length(one: str, other: str) -> int:
+    """Return how many characters two texts share at their beginning."""
+    shortest = min(len(one), len(other))
+    return next((position for position in range(shortest) if one[position] != other[position]), shortest)

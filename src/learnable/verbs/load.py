@@ -25,13 +25,18 @@ def load(
         output: Folder to write.
     """
     started = time.monotonic()
-    where = {f"data {i}": str(Path(given).resolve()) if Path(given).exists() else given for i, given in enumerate(data)}
+    where = {
+        f"data {i}": str(Path(given).resolve()) if Path(given).exists() else given
+        for i, given in enumerate(data)
+    }
     content = {f"content {i}": digest for i, digest in enumerate(rows.digests(data))}
     step = Step(verb="load", parameters={**where, **asdict(reading)}, inputs=content)
     folder = step.folder(output)
     if done := step.begin(folder):
         return done
-    pool = rows.read(data, format=reading.format, on_error=reading.on_error, source_column=reading.source_column)
+    pool = rows.read(
+        data, format=reading.format, on_error=reading.on_error, source_column=reading.source_column
+    )
     rows.save_pool(pool, folder)
     bad = pool.rows.filter(pl.col("id").is_null()).height
     facts = {
@@ -42,5 +47,7 @@ def load(
         "sources": pool.examples["source"].n_unique(),
     }
     if bad:
-        say(f"{bad:,} of {pool.rows.height:,} rows cannot be used; dropped.jsonl of the selection will say why")
+        say(
+            f"{bad:,} of {pool.rows.height:,} rows cannot be used; dropped.jsonl of the selection will say why"
+        )
     return step.finish(folder, facts=facts, started=started, identity=rows.pool_identity(pool))

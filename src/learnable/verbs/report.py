@@ -15,7 +15,9 @@ from learnable.verbs.inputs import finished
 from learnable.verbs.options import Output
 
 
-def report(selection: str, *, title: str = "selection", command: str | None = None, output: Output = "report") -> Outcome:
+def report(
+    selection: str, *, title: str = "selection", command: str | None = None, output: Output = "report"
+) -> Outcome:
     """Write one HTML page about a selection; it opens offline.
 
     Args:
@@ -26,7 +28,9 @@ def report(selection: str, *, title: str = "selection", command: str | None = No
     """
     started = time.monotonic()
     chosen = finished(selection, "select")
-    step = Step(verb="report", parameters={"title": title, "command": command}, inputs={"selection": chosen.identity})
+    step = Step(
+        verb="report", parameters={"title": title, "command": command}, inputs={"selection": chosen.identity}
+    )
     folder = step.folder(output)
     if done := step.begin(folder):
         return done

@@ -68,7 +68,10 @@ def score(
     inputs = {"pool": loaded.identity, "base": identify(ref)}
     if reference is not None:
         inputs["reference"] = reference_identity(reference, loading)
-    parameters = {"scorers": {name: fingerprint(method) for name, method in methods.items()}, "max_length": longest}
+    parameters = {
+        "scorers": {name: fingerprint(method) for name, method in methods.items()},
+        "max_length": longest,
+    }
     step = Step(verb="score", parameters=parameters, inputs=inputs)
     folder = step.folder(output)
     if dry_run:
@@ -86,8 +89,12 @@ def score(
     losses = _Losses(network, rendered, frame, Store(Path(store)), longest)
     frame = frame.with_columns(losses.base().alias("loss_before"))
     if "loss_after" in needs and reference is not None:
-        frame = frame.with_columns(losses.reference(reference_models(reference, loading), loading).alias("loss_after"))
-    frame = frame.with_columns(pl.Series(name, method(frame), dtype=pl.Float32) for name, method in methods.items())
+        frame = frame.with_columns(
+            losses.reference(reference_models(reference, loading), loading).alias("loss_after")
+        )
+    frame = frame.with_columns(
+        pl.Series(name, method(frame), dtype=pl.Float32) for name, method in methods.items()
+    )
     write_frame(frame, folder / "scores.parquet")
     links = {"pool": loaded.folder}
     if reference is not None and (Path(reference) / DONE).is_file():
@@ -126,7 +133,12 @@ class _Losses:
     """Measures what is missing, and remembers how many tokens that took."""
 
     def __init__(
-        self, network: "LanguageModel", rendered: Sequence[Rendered], frame: pl.DataFrame, store: Store, max_length: int
+        self,
+        network: "LanguageModel",
+        rendered: Sequence[Rendered],
+        frame: pl.DataFrame,
+        store: Store,
+        max_length: int,
     ) -> None:
         self._network, self._rendered, self._frame = network, rendered, frame
         self._store, self._max_length = store, max_length
@@ -140,7 +152,9 @@ class _Losses:
         """Return the loss per token under the reference, (n,); each example by the part that did not train on it."""
         from learnable.model import LanguageModel
 
-        parts = self._frame.join(references.assignment, on="id", how="left", maintain_order="left")["part"].fill_null(0)
+        parts = self._frame.join(references.assignment, on="id", how="left", maintain_order="left")[
+            "part"
+        ].fill_null(0)
         after = pl.Series("loss", [float("nan")] * self._frame.height, dtype=pl.Float32)
         for number, part in enumerate(references.parts):
             members = [position for position, assigned in enumerate(parts) if assigned == number]
@@ -158,7 +172,9 @@ class _Losses:
         rendered = [self._rendered[position] for position in members]
         measure = nll_measure(network, max_length=self._max_length)
         todo = plan(measure, rendered, store=self._store, batch_tokens=network.batch_tokens)
-        say(f"{label}: {todo.examples:,} examples, {todo.tokens:,} tokens to measure; {todo.stored:,} stored already")
+        say(
+            f"{label}: {todo.examples:,} examples, {todo.tokens:,} tokens to measure; {todo.stored:,} stored already"
+        )
         run(todo, network, rendered, store=self._store, label=label)
         self.tokens += todo.tokens
         return mean_loss(measure, self._frame[members], store=self._store)

@@ -1,6 +1,7 @@
 """``learnable select``: scores in, chosen rows out."""
 
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,7 +21,11 @@ from learnable.types import Budget
 from learnable.verbs.inputs import finished
 from learnable.verbs.options import Flat, Output
 
-READERS = {".parquet": pl.read_parquet, ".csv": pl.read_csv, ".jsonl": pl.read_ndjson}
+READERS: Mapping[str, Callable[[Path], pl.DataFrame]] = {
+    ".parquet": pl.read_parquet,
+    ".csv": pl.read_csv,
+    ".jsonl": pl.read_ndjson,
+}
 
 
 def select(
@@ -60,7 +65,9 @@ def select(
     scored = finished(scores, "score") if Path(scores).is_dir() else None
     if scored and (before or after):
         raise UsageError(f"{scores} holds scores already: --before and --after are for a table of losses")
-    frame = pl.read_parquet(scored.folder / "scores.parquet") if scored else _table(Path(scores), before, after)
+    frame = (
+        pl.read_parquet(scored.folder / "scores.parquet") if scored else _table(Path(scores), before, after)
+    )
     parameters: dict[str, Any] = {"budget": str(asked), "by": by, "per_source": per_source, "where": where}
     parameters |= {"lowest": lowest, "seed": seed, "before": before, "after": after, **asdict(thresholds)}
     method = build("selector", selector, SELECTORS)
@@ -98,7 +105,9 @@ def select(
     facts["written"] = [str(path.relative_to(folder)) for path in paths]
     if facts["shortfall"]:
         say(facts["shortfall"])
-    return step.finish(folder, facts=facts, started=started, links={"scores": scored.folder} if scored else {})
+    return step.finish(
+        folder, facts=facts, started=started, links={"scores": scored.folder} if scored else {}
+    )
 
 
 def _facts(frame: pl.DataFrame, kept: pl.DataFrame, budget: Budget, by: str) -> dict[str, Any]:
@@ -134,7 +143,10 @@ def _table(path: Path, before: str | None, after: str | None) -> pl.DataFrame:
     A column ``id`` is used when there is one, else rows are numbered; ``source`` and ``tokens`` likewise if present.
     """
     if not path.is_file():
-        raise DataError(f"there is no file or folder {path}", hint="give the output of `learnable score`, or a table of losses")
+        raise DataError(
+            f"there is no file or folder {path}",
+            hint="give the output of `learnable score`, or a table of losses",
+        )
     if path.suffix not in READERS:
         raise DataError(f"{path}: unknown kind of table", hint=f"known kinds: {', '.join(READERS)}")
     try:
@@ -147,13 +159,24 @@ def _table(path: Path, before: str | None, after: str | None) -> pl.DataFrame:
             continue
         if column not in frame.columns or not frame[column].dtype.is_numeric():
             numeric = [known for known, kind in frame.schema.items() if kind.is_numeric()]
-            raise DataError(f"{path} has no column of numbers called {column!r}", hint=did_you_mean(column, numeric))
+            raise DataError(
+                f"{path} has no column of numbers called {column!r}", hint=did_you_mean(column, numeric)
+            )
         frame = frame.with_columns(pl.col(column).cast(pl.Float32).fill_null(float("nan")).alias(name))
-    identity = pl.col("id").cast(pl.String) if "id" in frame.columns else pl.int_range(pl.len()).cast(pl.String).str.zfill(12)
+    identity = (
+        pl.col("id").cast(pl.String)
+        if "id" in frame.columns
+        else pl.int_range(pl.len()).cast(pl.String).str.zfill(12)
+    )
     source = pl.col("source").cast(pl.String) if "source" in frame.columns else pl.lit(path.stem)
     frame = frame.with_columns(id=identity, source=source)
     if frame["id"].null_count() or frame["id"].n_unique() != frame.height:
-        raise DataError(f"{path}: the column 'id' is not unique", hint="give each row an id of its own, or drop the column")
+        raise DataError(
+            f"{path}: the column 'id' is not unique",
+            hint="give each row an id of its own, or drop the column",
+        )
     known = {name: build("scorer", name, SCORERS) for name in SCORERS}
     usable = {name: scorer for name, scorer in known.items() if set(scorer.needs) <= set(frame.columns)}
-    return frame.with_columns(pl.Series(name, scorer(frame), dtype=pl.Float32) for name, scorer in usable.items())
+    return frame.with_columns(
+        pl.Series(name, scorer(frame), dtype=pl.Float32) for name, scorer in usable.items()
+    )

@@ -48,10 +48,15 @@ def show(
 
     ref = ModelRef(name=model, **asdict(loading))
     longest = length_limit(ref, max_length)
-    pool = rows.read(data, format=reading.format, on_error=reading.on_error, source_column=reading.source_column)
+    pool = rows.read(
+        data, format=reading.format, on_error=reading.on_error, source_column=reading.source_column
+    )
     wanted = [example for example in pool.iter_examples() if id is None or example.id.startswith(id)][:n]
     if not wanted:
-        raise DataError(f"no example has an id that begins with {id!r}", hint="ids stand in scores.parquet and dropped.jsonl")
+        raise DataError(
+            f"no example has an id that begins with {id!r}",
+            hint="ids stand in scores.parquet and dropped.jsonl",
+        )
     renderer = Renderer.of(ref)
     console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
     legend = Text.assemble(*((f" {name} ", style) for name, style in STYLES.items()))
@@ -62,10 +67,15 @@ def show(
 
 def _print(console: Console, renderer: "Renderer", example: Example, max_length: int) -> None:
     (whole,) = renderer.render([example], max_length=sys.maxsize)
-    kinds = ["truncated" if i >= max_length else "scored" if counts else "masked" for i, counts in enumerate(whole.mask)]
+    kinds = [
+        "truncated" if i >= max_length else "scored" if counts else "masked"
+        for i, counts in enumerate(whole.mask)
+    ]
     scored, cut = kinds.count("scored"), kinds.count("truncated")
     console.print(
-        Text(f"── {example.id[:12]} from {example.source}: {len(kinds)} tokens, {scored} scored", style="bold")
+        Text(
+            f"── {example.id[:12]} from {example.source}: {len(kinds)} tokens, {scored} scored", style="bold"
+        )
         + Text(f", {cut} cut off at {max_length}" if cut else "")
     )
     text = Text()

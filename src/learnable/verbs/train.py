@@ -47,7 +47,12 @@ def train(
         facts |= {"kind": "given", "model": reference.model}
         parameters: dict[str, Any] = {}
     else:
-        facts |= {"kind": "trained", "method": reference.method, "epochs": reference.epochs, "fraction": reference.fraction}
+        facts |= {
+            "kind": "trained",
+            "method": reference.method,
+            "epochs": reference.epochs,
+            "fraction": reference.fraction,
+        }
         facts["learning rate"] = reference.peak_learning_rate
         parameters = asdict(reference) | {"max_length": longest}
     step = Step(verb="train", parameters=parameters, inputs=inputs)
@@ -68,7 +73,9 @@ def train(
         sources = pool.examples["source"].to_list()
         tokens = train_reference(ref, rendered, sources, folder, reference=reference)
     links = {"pool": loaded.folder}
-    return step.finish(folder, facts=facts, started=started, links=links, tokens=tokens, passes=reference.passes)
+    return step.finish(
+        folder, facts=facts, started=started, links=links, tokens=tokens, passes=reference.passes
+    )
 
 
 def _price(reference: Reference, examples: int) -> str:
