@@ -2,6 +2,7 @@
 
 import re
 import sys
+from unittest.mock import patch
 
 from learnable.cli import app
 
@@ -19,7 +20,9 @@ understood, 130 stopped with Ctrl-C.
 
 def reference() -> str:
     """Return the reference: the introduction, then a section for each command."""
-    generated = app.generate_docs(output_format="markdown", heading_level=1, usage_name="learnable")
+    # cyclopts 5.4 puts a part of "python -m pytest" into usage lines when that is what runs.
+    with patch.object(sys, "argv", ["learnable"]):
+        generated = app.generate_docs(output_format="markdown", heading_level=1)
     _, _, commands = generated.partition("\n## learnable ")
     # Docstrings mark code with two backticks, Markdown needs one; usage lines are no commands to copy.
     single = re.sub(r"(?<!`)``(?!`)", "`", commands).replace("```console", "```text")

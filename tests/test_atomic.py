@@ -82,9 +82,9 @@ def test_full_disk_is_called_by_its_name(tmp_path, number):
 
 
 def test_other_disk_errors_say_the_path_and_the_reason(tmp_path):
-    with pytest.raises(DiskError, match="cannot write .*file: Permission denied") as caught:
-        with disk_errors(tmp_path / "file"):
-            raise PermissionError(errno.EACCES, "Permission denied")
+    said = r"cannot write .*file: Permission denied"
+    with pytest.raises(DiskError, match=said) as caught, disk_errors(tmp_path / "file"):
+        raise PermissionError(errno.EACCES, "Permission denied")
     assert "-o" in caught.value.hint
 
 

@@ -48,7 +48,7 @@ def rendered(name, tokens, response=1, *, truncated=False):
     return Rendered(id=name, ids=ids, mask=mask, truncated=truncated)
 
 
-POOL = [rendered(f"e{number:02}", tokens=3 + number * 7 % 19, response=number % 3) for number in range(20)]
+POOL = [rendered(f"e{number:02}", tokens=3 + number * 7 % 6, response=number % 3) for number in range(20)]
 ADDED = [rendered(f"new{number}", tokens=5 + number, response=2) for number in range(4)]
 NOWHERE = Store(Path("no/such/folder"))
 DEFINED = [example.id for example in POOL if example.mask.any()]
@@ -162,6 +162,14 @@ def test_example_longer_than_a_batch_is_a_batch_of_its_own(store):
 def test_batches_do_not_depend_on_the_order_of_the_examples(store):
     shuffled = [POOL[position] for position in np.random.default_rng(0).permutation(len(POOL))]
     assert batches_of_ids(planned(shuffled, store), shuffled) == batches_of_ids(planned(POOL, store), POOL)
+
+
+def test_batches_do_not_depend_on_what_is_stored(store):
+    before = batches_of_ids(planned(POOL, store), POOL)
+    done = POOL[5]
+    measured(FakeModel(), [done], store)
+    rest = [[name for name in batch if name != done.id] for batch in before]
+    assert batches_of_ids(planned(POOL, store), POOL) == rest
 
 
 def test_examples_without_a_response_cost_no_pass(store):

@@ -572,6 +572,14 @@ def test_shares_are_ranked_together_by_gain():
     assert kept(frame, examples=4, per_source="equal") == ["b", "d", "c", "a"]
 
 
+def test_ties_between_sources_are_settled_by_id():
+    assert kept(table([0.5, 0.5, 0.5], source=["y", "x", "y"]), examples=3, per_source="equal") == [
+        "a",
+        "b",
+        "c",
+    ]
+
+
 def test_rows_without_a_source_are_a_source_of_their_own():
     frame = table([0.9, 0.8, 0.7], source=["x", "x", None])
     assert kept(frame, examples=2, per_source="equal") == ["a", "c"]

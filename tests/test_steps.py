@@ -33,6 +33,12 @@ def test_empty_folder_can_be_claimed(folder):
     assert STEP.begin(folder) is None
 
 
+def test_folder_of_a_run_killed_at_its_very_start_can_be_claimed(folder):
+    folder.mkdir()
+    (folder / "begun.json.1a2b3c4d.part").touch()
+    assert STEP.begin(folder) is None
+
+
 def test_interrupted_step_goes_on_in_its_folder(folder):
     STEP.begin(folder)
     (folder / "half.parquet").touch()
@@ -166,6 +172,16 @@ def test_result_in_an_older_form_is_refused(folder, monkeypatch, ended):
     monkeypatch.setattr(steps, "FORMAT", steps.FORMAT + 1)
     with pytest.raises(StoreError, match="another version of learnable: its format was 1, now 2"):
         STEP.begin(folder)
+
+
+@pytest.mark.parametrize("ended", [True, False], ids=["finished", "interrupted"])
+def test_record_tells_the_form_it_was_written_in(folder, monkeypatch, ended):
+    monkeypatch.setattr(steps, "FORMAT", steps.FORMAT + 1)
+    if ended:
+        finish(STEP, folder)
+    else:
+        STEP.begin(folder)
+    assert (STEP.begin(folder) is not None) == ended
 
 
 def test_folder_with_the_users_files_is_refused(folder):

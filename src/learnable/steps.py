@@ -97,7 +97,8 @@ class Step:
                 if name == DONE:
                     return read_outcome(folder)
                 return None
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        # A run killed at its very start leaves only a record that was being written aside.
+        if folder.exists() and (not folder.is_dir() or any(path.suffix != ".part" for path in folder.iterdir())):
             raise StoreError(f"{folder} is there already, and holds something else", hint="choose another -o")
         record = {"format": FORMAT, "verb": self.verb, "parameters": self.parameters, "inputs": self.inputs}
         write_json(folder / BEGUN, record)
