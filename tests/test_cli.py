@@ -28,11 +28,10 @@ def fails(capsys):
 
     def run(*words):
         code = cli.call([str(word) for word in words])
-        error, *rest = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("pool:")]
-        hint = [line for line in rest if line.startswith("hint: ")]
-        assert error.startswith("error: "), error
-        assert len(hint) == 1, "an error has one hint"
-        return code, error, hint[0]
+        error, hint = capsys.readouterr().err.splitlines()[-2:]
+        assert error.startswith("error: ")
+        assert hint.startswith("hint: ")
+        return code, error, hint
 
     return run
 
@@ -87,6 +86,10 @@ def test_list_names_recipes_scorers_selectors_and_formats(capsys):
         (["run", "lobass", "reference.folds=two"], "reference.folds: Input should be a valid integer", ""),
         (["run", "lobass", "budget=six"], "cannot read the budget 'six'", "6%"),
         (["run", "lobass", "budget.rows=6"], "budget has no setting 'rows'", ""),
+        (["run", "lobass", "data=[a.jsonl"], "cannot read the value of 'data=[a.jsonl'", "quotes"),
+        (["run", "lobass", "select.by=nope"], "select.by is 'nope'", ""),
+        (["run", "lobass", "select.selector=nope"], "no selector called 'nope'", ""),
+        (["run", "lobass", "score.scorers=nope"], "no scorer called 'nope'", ""),
         (["run", "lobass", "data"], "'data' is not name=value", "data=..."),
         (["run", "nothere.yaml"], "there is no recipe file", ""),
         (
@@ -232,6 +235,70 @@ def test_budgets_can_be_written_nested(here):
     ]
     assert cli.call(words) == 0
     assert pl.read_parquet(here / "out" / "kept.parquet").height == 2
+
+
+def test_a_budget_above_the_pool_is_said_before_anything_is_trained(here, fails, tiny):
+    code, error, _ = fails("run", "lobass", "data=good.jsonl", f"model={tiny}", "budget=11")
+    assert (code, error) == (1, "error: the budget of 11 examples is above the pool, which has 10")
+    assert not list(here.glob("runs/lobass/reference-*"))
+
+
+def test_a_failed_command_does_not_keep_its_output_folder(here):
+    (here / "half.jsonl").write_text((here / "good.jsonl").read_text() + "{broken\n")
+    assert cli.call(["load", "half.jsonl", "-o", "out"]) == 1
+    assert cli.call(["load", "half.jsonl", "--on-error", "skip", "-o", "out"]) == 0
+
+
+def test_several_scorers_follow_one_flag(here, tiny, capsys):
+    words = ["score", "good.jsonl", "--model", str(tiny), "--scorers", "loss", "loss", "--dry-run"]
+    assert cli.call(words) == 0
+    assert "would run: 1 base pass over 10 examples" in capsys.readouterr().out
+
+
+def test_a_device_that_is_not_there(here, fails, tiny):
+    code, error, _ = fails("score", "good.jsonl", "--model", tiny, "--device", "cuda9x")
+    assert code == 1
+    assert "there is no device 'cuda9x' here" in error
+
+
+def test_a_reference_of_another_base_is_refused(here, fails, tiny_models):
+    words = ["train", "good.jsonl", "--model", str(tiny_models["chatml"]), "--dtype", "float32"]
+    assert cli.call(words) == 0
+    score = ["score", "good.jsonl", "--model", tiny_models["generation"], "--dtype", "float32"]
+    code, error, _ = fails(*score, "--reference", "reference")
+    assert code == 1
+    assert "the reference reference was trained from" in error
+
+
+def test_an_outside_scorer_where_lower_is_better_keeps_the_lowest(here, tiny):
+    (here / "outside.py").write_text(
+        "import dataclasses\n"
+        "@dataclasses.dataclass(frozen=True)\n"
+        "class Lower:\n"
+        "    needs = ('loss_before',)\n"
+        "    higher_is_better = False\n"
+        "    def __call__(self, frame):\n"
+        "        return frame['loss_before'].to_numpy()\n"
+    )
+    words = ["--scorers", "outside:Lower", "--model", str(tiny), "--dtype", "float32", "-o", "scored"]
+    assert (
+        subprocess.run(
+            [sys.executable, "-m", "learnable", "score", "good.jsonl", *words], check=False
+        ).returncode
+        == 0
+    )
+    assert cli.call(["select", "scored", "--by", "outside:Lower", "--budget", "1"]) == 0
+    scores = pl.read_parquet(here / "scored" / "scores.parquet").sort("loss_before")
+    assert pl.read_parquet(here / "selection" / "kept.parquet")["id"].to_list() == [scores["id"][0]]
+
+
+def test_ctrl_c_says_that_the_run_goes_on(here, capsys, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("learnable.data.save_pool", interrupted)
+    assert cli.call(["load", "good.jsonl"]) == 130
+    assert "the same command goes on from here" in capsys.readouterr().err
 
 
 def test_an_output_folder_of_another_command_is_not_overwritten(here, fails):

@@ -23,6 +23,17 @@ def folder(tmp_path):
     return tmp_path / "out"
 
 
+def interrupted(folder):
+    """Leave the folder as a run does that was killed with part of its work done."""
+    STEP.begin(folder)
+    (folder / "half.parquet").touch()
+
+
+def test_folder_of_a_command_that_failed_before_it_wrote_anything_is_free(folder):
+    STEP.begin(folder)
+    assert Step(verb="select", parameters={}).begin(folder) is None
+
+
 def test_new_folder_is_claimed_before_work_starts(folder):
     assert STEP.begin(folder) is None
     assert [path.name for path in folder.iterdir()] == ["begun.json"]
@@ -150,7 +161,7 @@ def test_folder_of_another_step_is_refused_with_what_differs(folder, other, said
     if ended:
         finish(STEP, folder)
     else:
-        STEP.begin(folder)
+        interrupted(folder)
     with pytest.raises(StoreError, match=said):
         other.begin(folder)
 
@@ -168,7 +179,7 @@ def test_result_in_an_older_form_is_refused(folder, monkeypatch, ended):
     if ended:
         finish(STEP, folder)
     else:
-        STEP.begin(folder)
+        interrupted(folder)
     monkeypatch.setattr(steps, "FORMAT", steps.FORMAT + 1)
     with pytest.raises(StoreError, match="another version of learnable: its format was 1, now 2"):
         STEP.begin(folder)

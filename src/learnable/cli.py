@@ -27,6 +27,7 @@ app = App(
     version=__version__,
     help_format="markdown",
     default_parameter=Parameter(negative_iterable=()),
+    suppress_keyboard_interrupt=False,
 )
 for verb in (verbs.load, verbs.show, verbs.train, verbs.score, verbs.select, verbs.report):
     app.command(verb)
@@ -77,6 +78,7 @@ def listing() -> None:
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    sys.path.insert(0, "")  # so that module:attribute finds code beside the user's data
     sys.exit(call(sys.argv[1:]))
 
 
@@ -131,12 +133,26 @@ def _show(result: Any) -> None:
         _show_run(result)
     elif isinstance(result, Outcome):
         console = Console(soft_wrap=True, highlight=False)
-        if not result.ran and "price" not in result.facts:
+        planned = "would run" in result.facts
+        if not result.ran and not planned:
             console.print("was done already")
         for name, value in result.facts.items():
             if value not in (None, [], ""):
-                console.print(f"{name}: {value}", markup=False)
-        console.print(f"folder: {result.folder}", markup=False)
+                console.print(f"{name}: {_shown(value)}", markup=False)
+        if not planned:
+            console.print(f"folder: {result.folder}", markup=False)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_shown, value))
+    return (
+        f"{value:,}"
+        if isinstance(value, int) and value is not True
+        else f"{value:.4g}"
+        if isinstance(value, float)
+        else str(value)
+    )
 
 
 def _show_run(outcomes: dict[str, Outcome]) -> None:

@@ -15,9 +15,11 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from learnable.atomic import replacing
-from learnable.errors import UsageError, did_you_mean
+from learnable.errors import SelectionError, UsageError, did_you_mean
 from learnable.progress import say
-from learnable.selectors import Thresholds
+from learnable.registry import build
+from learnable.scorers import SCORERS
+from learnable.selectors import SELECTORS, Thresholds
 from learnable.steps import Outcome
 from learnable.types import Budget, Loading, Reading, Reference
 from learnable.verbs import VERBS
@@ -30,6 +32,7 @@ _SETTINGS: Mapping[str, type] = {
     "thresholds": Thresholds,
 }
 COSTLY = ("train", "score")
+MEASURED = {"loss_before", "loss_after", "tokens", "response_tokens"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +124,12 @@ def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:
                 f"{setting!r} is not name=value",
                 hint=f"for example {next(iter(parameters))}=...; see `learnable list`",
             )
-        value = yaml.safe_load(text) if text else None
+        try:
+            value = yaml.safe_load(text) if text else None
+        except yaml.YAMLError as error:
+            raise UsageError(
+                f"cannot read the value of {setting!r}", hint="put quotes around text with [ { : or #"
+            ) from error
         if name in given:
             value = [*(given[name] if isinstance(given[name], list) else [given[name]]), value]
         given[name] = value
@@ -188,7 +196,11 @@ def run(recipe: Recipe, *, root: Path, dry_run: bool = False) -> dict[str, Outco
                 base = Path(aside)
             arguments["output"] = str(base / f"{name}-{{fingerprint}}")
             outcomes[name] = verb(**arguments)
-            if not dry_run:
+            if step["verb"] == "load":
+                _check_budget(recipe, outcomes[name])
+            if "would run" in outcomes[name].facts:
+                say(f"{name}: {', '.join(outcomes[name].facts['would run'])}")
+            elif not dry_run:
                 say(
                     f"{name}: {'done' if outcomes[name].ran else 'was done already'} → {outcomes[name].folder}"
                 )
@@ -243,9 +255,36 @@ def _check(recipe: Recipe) -> None:
     """Find what is wrong with any step before the first one runs."""
     scope = {**recipe.parameters, "store": "", "command": ""}
     done: dict[str, str] = {}
+    scores: set[str] = set()
     for name, step in recipe.steps.items():
-        _arguments(name, step, scope, done)
+        arguments = _arguments(name, step, scope, done)
         done[name] = name
+        for scorer in arguments.get("scorers") or ():
+            build("scorer", scorer, SCORERS)
+            scores.add(scorer)
+        if step["verb"] == "select":
+            build("selector", arguments.get("selector", "top_k"), SELECTORS)
+            by = arguments.get("by", "learnability")
+            if scores and by not in scores | MEASURED:
+                raise UsageError(
+                    f"select.by is {by!r}, which is not among the scorers", hint=did_you_mean(by, scores)
+                )
+
+
+def _check_budget(recipe: Recipe, loaded: Outcome) -> None:
+    """Find a budget above the pool before anything costly runs."""
+    examples = loaded.facts["examples"]
+    for name, step in recipe.steps.items():
+        if step["verb"] == "select":
+            scope = {**recipe.parameters, "store": "", "command": ""}
+            asked = Budget.parse(
+                _arguments(name, step, scope, dict.fromkeys(recipe.steps, ""))["budget"]
+            ).examples
+            if asked is not None and asked > examples:
+                raise SelectionError(
+                    f"the budget of {asked:,} examples is above the pool, which has {examples:,}",
+                    hint="lower the budget, or give more data",
+                )
 
 
 def _arguments(
@@ -266,8 +305,10 @@ def _arguments(
             _validated("budget", Budget, given) if isinstance(given, Mapping) else Budget.parse(str(given))
         )
         arguments["budget"] = str(budget)
-    if isinstance(arguments.get("data"), str):
-        arguments["data"] = [arguments["data"]]
+    for key in ("data", "scorers"):
+        if key in arguments and arguments[key] is not None:
+            given = arguments[key] if isinstance(arguments[key], list) else [arguments[key]]
+            arguments[key] = [str(item) for item in given]
     known = signature(VERBS[step["verb"]]).parameters
     if unknown := sorted(set(arguments) - set(known)):
         raise UsageError(

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from learnable.atomic import write_json
 from learnable.errors import StoreError
@@ -64,6 +64,12 @@ class Outcome(os.PathLike[str]):
     def __fspath__(self) -> str:
         return str(self.folder)
 
+    @classmethod
+    def planned(cls, verb: str, price: list[str], *, folder: Path = Path(), identity: str = "") -> Self:
+        """Return the outcome of a dry run: what the step would cost."""
+        facts = {"would run": price}
+        return cls(verb=verb, folder=folder, identity=identity, facts=facts, links={}, cost=Cost(), ran=False)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
@@ -91,14 +97,17 @@ class Step:
             StoreError: If the folder holds something else.
             DiskError: If it cannot be written.
         """
-        for name in (DONE, BEGUN):
-            if (folder / name).is_file():
-                self._refuse_other(folder, name)
-                if name == DONE:
-                    return read_outcome(folder)
-                return None
-        # A run killed at its very start leaves only a record that was being written aside.
-        if folder.exists() and (not folder.is_dir() or any(path.suffix != ".part" for path in folder.iterdir())):
+        if (folder / DONE).is_file():
+            self._refuse_other(folder, DONE)
+            return read_outcome(folder)
+        # A command that failed or was killed at its very start leaves nothing but these; they hold no result.
+        leftover = folder.is_dir() and all(
+            path.name == BEGUN or path.suffix == ".part" for path in folder.iterdir()
+        )
+        if (folder / BEGUN).is_file() and not leftover:
+            self._refuse_other(folder, BEGUN)
+            return None
+        if folder.exists() and not leftover:
             raise StoreError(f"{folder} is there already, and holds something else", hint="choose another -o")
         record = {"format": FORMAT, "verb": self.verb, "parameters": self.parameters, "inputs": self.inputs}
         write_json(folder / BEGUN, record)

@@ -27,7 +27,9 @@ NO_SOURCE = "none"
 STARTER = "starter"
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(:[^/]+)?")
-_SKIP_HINT = "--on-error skip drops such rows and lists them in dropped.jsonl"
+_SKIP_HINT = (
+    "--on-error skip (in a recipe: reading.on_error=skip) drops such rows and lists them in dropped.jsonl"
+)
 
 
 def read(

@@ -54,7 +54,7 @@ def load_network(ref: ModelRef) -> Any:
 @contextmanager
 def _loading(ref: ModelRef) -> Iterator[None]:
     try:
-        with _quiet():
+        with quiet():
             yield
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         hint = f"is it a causal language model that transformers {transformers.__version__} knows?"
@@ -70,7 +70,7 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
         ModelError: If transformers does not know its architecture.
     """
     try:
-        with _quiet():
+        with quiet():
             tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
             network: Any = AutoModelForCausalLM.from_pretrained(
                 gguf.parent, gguf_file=gguf.name, dtype=torch.float32
@@ -84,7 +84,7 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     del network.config.quantization_config
     network.hf_quantizer, network.is_quantized = None, False
     network.config._name_or_path = ""
-    with _quiet():
+    with quiet():
         network.to(torch.bfloat16).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 
@@ -99,7 +99,7 @@ def _keep_buffers() -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence the progress bars of transformers; ours say what is going on."""
     was_on = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]

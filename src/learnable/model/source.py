@@ -74,11 +74,22 @@ def resolved_dtype(ref: ModelRef) -> str:
 
 
 def resolved_device(ref: ModelRef) -> str:
-    """Return the device that ``auto`` stands for: CUDA, else Apple's MPS, else the CPU."""
-    if ref.device != "auto":
-        return ref.device
+    """Return the device that ``auto`` stands for: CUDA, else Apple's MPS, else the CPU.
+
+    Raises:
+        ModelError: If a device is asked for that this machine has not.
+    """
     import torch
 
+    if ref.device != "auto":
+        try:
+            torch.empty(0, device=ref.device)
+        except (RuntimeError, AssertionError) as error:
+            raise ModelError(
+                f"there is no device {ref.device!r} here: {str(error).splitlines()[0]}",
+                hint="give --device cpu",
+            ) from error
+        return ref.device
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"

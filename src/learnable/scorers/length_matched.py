@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from learnable.errors import UsageError
 from learnable.scorers.learnability import Learnability
 
 
@@ -28,6 +29,10 @@ class LengthMatched:
     higher_is_better: ClassVar[bool] = True
     bins: int = 10
     floor: float = 1e-6
+
+    def __post_init__(self) -> None:
+        if self.bins < 1:
+            raise UsageError(f"length_matched needs at least 1 bin, got {self.bins}")
 
     def __call__(self, frame: pl.DataFrame) -> NDArray[np.float32]:
         """Return float32 (n,); NaN where the learnability or the length is undefined."""

@@ -18,7 +18,7 @@ from trl import SFTConfig, SFTTrainer
 
 from learnable.atomic import disk_errors, write_json
 from learnable.errors import TrainError
-from learnable.model.loading import load_network, load_tokenizer
+from learnable.model.loading import load_network, load_tokenizer, quiet
 from learnable.model.source import resolved_dtype
 from learnable.progress import Bar, bar
 from learnable.types import ModelRef, Rendered, Tuning
@@ -66,8 +66,15 @@ def fine_tune(
             "there is no example with a response token to train on",
             hint="raise max_length, or look at `learnable show`",
         )
-    with disk_errors(folder):
-        return _fine_tune(ref, useful, folder, tuning, label)
+    try:
+        with disk_errors(folder):
+            return _fine_tune(ref, useful, folder, tuning, label)
+    except torch.cuda.OutOfMemoryError as error:
+        longest = max(len(example.ids) for example in useful)
+        raise TrainError(
+            f"training does not fit the GPU's memory (longest example: {longest:,} tokens)",
+            hint="lower max_length, or take a smaller model or dtype; the same command goes on from the last checkpoint",
+        ) from error
 
 
 def _fine_tune(ref: ModelRef, rendered: list[Rendered], folder: Path, tuning: Tuning, label: str) -> Trained:
@@ -122,7 +129,8 @@ def _fine_tune(ref: ModelRef, rendered: list[Rendered], folder: Path, tuning: Tu
         )
     if tuning.method == "full":
         trainer.model.to(getattr(torch, resolved_dtype(ref)))
-    trainer.model.save_pretrained(folder)
+    with quiet():
+        trainer.model.save_pretrained(folder)
     if tuning.method == "full":
         tokenizer.save_pretrained(folder)
     trained = Trained(

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from learnable import data as rows
 from learnable.errors import ModelError, StoreError, UsageError
-from learnable.progress import say
-from learnable.steps import DONE, Cost, Outcome, Step, read_outcome
+from learnable.steps import BEGUN, DONE, Outcome, Step, read_outcome
 from learnable.types import Loading, ModelRef, Pool, Reading
 from learnable.verbs.load import load
 
@@ -27,6 +26,8 @@ def pool_of(data: list[str], reading: Reading, output: str) -> tuple[Pool, Outco
                 hint="give them to `learnable load`",
             )
         loaded = finished(data[0], "load")
+    elif len(data) == 1 and (Path(data[0]) / DONE).is_file():
+        loaded = finished(data[0], "load")  # says which command wrote it
     else:
         loaded = load(
             data, reading=reading, output=output.replace("{fingerprint}", "").rstrip("/-") + "-pool"
@@ -83,35 +84,39 @@ def given_part(name: str, loading: Loading) -> tuple[str, Literal["adapter", "mo
     )
 
 
-def reference_identity(reference: str, loading: Loading) -> str:
-    """Return the identity of a reference: of the step that trained it, or of the given model."""
-    if (Path(reference) / "reference.json").is_file():
-        return finished(reference, "train").identity
-    return given_part(reference, loading)[2]
+def reference_identity(reference: str, loading: Loading, base_key: str) -> str:
+    """Return the identity of a reference: of the step that trained it, or of the given model.
+
+    Raises:
+        ModelError: If it was trained from another base than the one that is scored with.
+    """
+    if not _is_step(reference):
+        return given_part(reference, loading)[2]
+    trained = finished(reference, "train")
+    if trained.facts["base key"] != base_key:
+        raise ModelError(
+            f"the reference {reference} was trained from {trained.facts['base']}, which is not the model given here",
+            hint=f"give --model {trained.facts['base']} as it was then: same weights, chat template and dtype",
+        )
+    return trained.identity
 
 
 def reference_models(reference: str, loading: Loading) -> "References":
     """Return the models of a reference folder, or a given model as a reference of one part."""
     from learnable.train import Part, References, no_assignment, read_reference
 
-    if (Path(reference) / "reference.json").is_file():
+    if _is_step(reference):
         return read_reference(Path(reference))
     name, kind, _ = given_part(reference, loading)
     return References(parts=(Part(name=name, kind=kind),), assignment=no_assignment())
 
 
+def _is_step(folder: str) -> bool:
+    return any((Path(folder) / name).is_file() for name in (BEGUN, DONE))
+
+
 def would_run(step: Step, folder: Path, price: Iterable[str]) -> Outcome:
-    """Say what a step would cost, without running it."""
+    """Return what a step would cost, without running it."""
     done = (folder / DONE).is_file() and read_outcome(folder).identity == step.identity
     lines = ["done already"] if done else list(price)
-    for line in lines:
-        say(f"{step.verb}: {line}")
-    return Outcome(
-        verb=step.verb,
-        folder=folder,
-        identity=step.identity,
-        facts={"would run": not done, "price": lines},
-        links={},
-        cost=Cost(),
-        ran=False,
-    )
+    return Outcome.planned(step.verb, lines, folder=folder, identity=step.identity)

@@ -8,6 +8,7 @@ from typing import Annotated
 import polars as pl
 
 from learnable import data as rows
+from learnable.errors import UsageError
 from learnable.progress import say
 from learnable.steps import Outcome, Step
 from learnable.types import Reading
@@ -25,6 +26,8 @@ def load(
         output: Folder to write.
     """
     started = time.monotonic()
+    if len(data) == 1 and rows.is_pool(Path(data[0])):
+        raise UsageError(f"{data[0]} was loaded before", hint="give it to train or score as it is")
     where = {
         f"data {i}": str(Path(given).resolve()) if Path(given).exists() else given
         for i, given in enumerate(data)

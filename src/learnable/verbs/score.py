@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import polars as pl
+from cyclopts import Parameter
 
 from learnable.atomic import write_frame
 from learnable.errors import UsageError
@@ -33,7 +34,7 @@ def score(
     *,
     model: str = "starter",
     reference: str | None = None,
-    scorers: list[str] | None = None,
+    scorers: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
     loading: Annotated[Loading, Flat] = Loading(),
     reading: Annotated[Reading, Flat] = Reading(),
     max_length: int | None = None,
@@ -59,15 +60,17 @@ def score(
     from learnable.model.source import identify
 
     started = time.monotonic()
-    ref = ModelRef(name=model, **asdict(loading))
-    longest = length_limit(ref, max_length)
     names = list(scorers or (WITHOUT_REFERENCE if reference is None else WITH_REFERENCE))
     methods: dict[str, Scorer] = {name: build("scorer", name, SCORERS) for name in names}
     needs = _needs(methods, reference)
+    ref = ModelRef(name=model, **asdict(loading))
+    longest = length_limit(ref, max_length)
     pool, loaded = pool_of(data, reading, output)
     inputs = {"pool": loaded.identity, "base": identify(ref)}
     if reference is not None:
-        inputs["reference"] = reference_identity(reference, loading)
+        if dry_run and not Path(reference).exists():
+            return Outcome.planned("score", ["after the reference", *_price(len(pool), needs)])
+        inputs["reference"] = reference_identity(reference, loading, inputs["base"])
     parameters = {
         "scorers": {name: fingerprint(method) for name, method in methods.items()},
         "max_length": longest,
@@ -109,6 +112,7 @@ def score(
         "dtype": str(network.dtype),
         "max_length": longest,
         "scorers": names,
+        "lowest first": [name for name, method in methods.items() if not method.higher_is_better],
     }
     passes = losses.tokens / max(total, 1)
     return step.finish(folder, facts=facts, started=started, links=links, tokens=losses.tokens, passes=passes)

@@ -12,7 +12,6 @@ from learnable import data as rows
 from learnable.atomic import write_frame
 from learnable.errors import DataError, UsageError, did_you_mean
 from learnable.fingerprint import file_digest, fingerprint
-from learnable.progress import say
 from learnable.registry import build
 from learnable.scorers import SCORERS
 from learnable.selectors import SELECTORS, PerSource, Thresholds, choose, count_asked
@@ -71,13 +70,18 @@ def select(
     parameters: dict[str, Any] = {"budget": str(asked), "by": by, "per_source": per_source, "where": where}
     parameters |= {"lowest": lowest, "seed": seed, "before": before, "after": after, **asdict(thresholds)}
     method = build("selector", selector, SELECTORS)
-    parameters["selector"] = fingerprint(method)
+    parameters["selector"] = f"{selector} {fingerprint(method)}"
     inputs = {"scores": scored.identity if scored else file_digest(Path(scores))}
     step = Step(verb="select", parameters=parameters, inputs=inputs)
     folder = step.folder(output)
     if done := step.begin(folder):
         return done
-    if by in SCORERS and not build("scorer", by, SCORERS).higher_is_better:
+    lowest_first = (
+        scored.facts["lowest first"]
+        if scored
+        else [name for name, known in SCORERS.items() if not known().higher_is_better]
+    )
+    if by in lowest_first:
         lowest = not lowest
     selection = choose(
         frame,
@@ -103,8 +107,6 @@ def select(
         write_frame(frame, folder / "scores.parquet")
     facts = _facts(frame, selection.kept, asked, by) | {"lowest": lowest}
     facts["written"] = [str(path.relative_to(folder)) for path in paths]
-    if facts["shortfall"]:
-        say(facts["shortfall"])
     return step.finish(
         folder, facts=facts, started=started, links={"scores": scored.folder} if scored else {}
     )
@@ -152,7 +154,10 @@ def _table(path: Path, before: str | None, after: str | None) -> pl.DataFrame:
     try:
         frame = READERS[path.suffix](path)
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
+        raise DataError(
+            f"cannot read {path}: {str(error).splitlines()[0]}",
+            hint=f"is it a whole {path.suffix} file, one row per example?",
+        ) from error
     renamed = {"loss_before": before, "loss_after": after}
     for name, column in renamed.items():
         if column is None:

@@ -41,7 +41,7 @@ def train(
     longest = length_limit(ref, max_length)
     pool, loaded = pool_of(data, reading, output)
     inputs = {"pool": loaded.identity, "base": identify(ref)}
-    facts: dict[str, Any] = {"base": model, "folds": reference.folds}
+    facts: dict[str, Any] = {"base": model, "base key": inputs["base"], "folds": reference.folds}
     if reference.model is not None:
         name, kind, inputs["given"] = given_part(reference.model, loading)
         facts |= {"kind": "given", "model": reference.model}
