@@ -9,6 +9,7 @@ import pytest
 
 from learnable import cli, recipe
 from learnable.scorers import SCORERS
+from learnable.testing import toy_examples, write_messages
 from learnable.types import Budget
 
 ROOT = Path(__file__).parents[1]
@@ -92,7 +93,16 @@ def test_the_command_reference_is_what_the_commands_say():
     assert written == generated, "run: make docs"
 
 
+@pytest.fixture
+def example_scorer(tmp_path, monkeypatch):
+    """Put the scorer that add-a-scorer.md writes where its commands find it."""
+    page = (ROOT / "docs" / "add-a-scorer.md").read_text(encoding="utf-8")
+    (tmp_path / "total_difference.py").write_text(re.search(r"```python\n(.*?)```", page, re.DOTALL).group(1))
+    monkeypatch.syspath_prepend(tmp_path)
+
+
 @pytest.mark.parametrize("words", shown_commands())
+@pytest.mark.usefixtures("example_scorer")
 def test_every_command_shown_is_understood(words):
     words = [word for word in words if word != "--debug"]
     _, bound, _ = cli.app.parse_args(cli._joined(words), exit_on_error=False, print_error=False)
@@ -156,3 +166,11 @@ def test_every_scorer_is_explained(name):
     text = (ROOT / "METHODS.md").read_text(encoding="utf-8")
     file = f"scorers/{SCORERS[name].__module__.rpartition('.')[2]}.py"
     assert f"`{name}`" in text or file in text, f"METHODS.md mentions neither {name} nor {file}"
+
+
+def test_the_python_of_the_readme_runs(tiny, tmp_path, monkeypatch, capsys):
+    (code,) = [block for _, block in blocks((ROOT / "README.md").read_text(encoding="utf-8"), ("python",))]
+    monkeypatch.chdir(tmp_path)
+    write_messages(toy_examples(40), tmp_path / "my.jsonl")
+    exec(compile(code.replace('"starter"', repr(str(tiny))), "README.md", "exec"), {})
+    assert "2 of 40 examples" in capsys.readouterr().out

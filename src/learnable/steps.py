@@ -41,7 +41,7 @@ class Cost:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome(os.PathLike[str]):
-    """What a step left behind; usable as the path of its folder.
+    """What a step left behind; ``path`` is its folder, which the next verb takes.
 
     Args:
         verb: The command.
@@ -61,8 +61,13 @@ class Outcome(os.PathLike[str]):
     cost: Cost
     ran: bool
 
-    def __fspath__(self) -> str:
+    @property
+    def path(self) -> str:
+        """The folder as text, for the next verb."""
         return str(self.folder)
+
+    def __fspath__(self) -> str:
+        return self.path
 
     @classmethod
     def planned(cls, verb: str, price: list[str], *, folder: Path = Path(), identity: str = "") -> Self:

@@ -1,6 +1,6 @@
 """One typed function per command, from folders to folders; the only place that loads a model.
 
-Every verb writes a folder and returns its ``Outcome``, which serves as the path of that folder for the next verb. A
+Every verb writes a folder and returns its ``Outcome``, whose ``path`` is what the next verb takes. A
 verb that finds its own result in the folder does nothing; one that was interrupted goes on.
 """
 
