@@ -129,3 +129,20 @@ def test_full_disk_under_a_frame_leaves_nothing(tmp_path, monkeypatch):
 def test_json_keeps_letters_readable(tmp_path):
     write_json(tmp_path / "x.json", {"word": "dréi"})
     assert (tmp_path / "x.json").read_text(encoding="utf-8") == '{\n  "word": "dréi"\n}\n'
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Error while serializing: I/O error: No space left on device (os error 28)",
+        "PytorchStreamWriter failed writing file x",
+    ],
+)
+def test_a_full_disk_is_recognised_in_the_words_of_other_writers(tmp_path, said):
+    with pytest.raises(DiskError, match="the disk is full"), disk_errors(tmp_path):
+        raise RuntimeError(said)
+
+
+def test_an_error_that_is_not_about_the_disk_passes(tmp_path):
+    with pytest.raises(RuntimeError, match="something else"), disk_errors(tmp_path):
+        raise RuntimeError("something else")

@@ -13,6 +13,8 @@ import polars as pl
 
 from learnable.errors import DiskError
 
+FULL = ("No space left on device", "Disk quota exceeded", "PytorchStreamWriter failed writing file")
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -39,17 +41,22 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn what the system says about writing to ``path`` into a ``DiskError``."""
+    """Turn what the system, safetensors or torch say about writing to ``path`` into a ``DiskError``."""
     try:
         yield
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise DiskError(
-            f"cannot write {path}: {'the disk is full' if full else error.strerror or error}",
-            hint="free some space and run the same command again: what is finished is kept"
-            if full
-            else "choose another folder with -o",
-        ) from error
+        raise _disk_error(path, error, full=error.errno in (errno.ENOSPC, errno.EDQUOT)) from error
+    except Exception as error:
+        # Writers in other languages have errors of their own, which carry the system's words.
+        if not any(words in str(error) for words in FULL):
+            raise
+        raise _disk_error(path, error, full=True) from error
+
+
+def _disk_error(path: Path, error: Exception, *, full: bool) -> DiskError:
+    said = "the disk is full" if full else getattr(error, "strerror", None) or error
+    kept = "free some space and run the same command again: what is finished is kept"
+    return DiskError(f"cannot write {path}: {said}", hint=kept if full else "choose another folder with -o")
 
 
 def write_frame(frame: pl.DataFrame, path: Path) -> None:
