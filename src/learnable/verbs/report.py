@@ -2,7 +2,6 @@
 
 import time
 from dataclasses import asdict
-from typing import Any
 
 import polars as pl
 
@@ -55,7 +54,7 @@ def gather(chosen: Outcome, *, title: str, command: str) -> Facts:
         reference = {"kind": "given"}
         if "reference" in scored.links:
             trained = finished(scored.links["reference"], "train")
-            reference = dict[str, Any](trained.facts)
+            reference = {name: value for name, value in trained.facts.items() if name != "base key"}
             steps.insert(0, trained)
         steps.insert(0, finished(scored.links["pool"], "load"))
     return Facts(
