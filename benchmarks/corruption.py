@@ -55,9 +55,10 @@ def corrupted_rows(path: Path, *, seed: int) -> list[dict[str, str]]:
 
 def landed(scores: pl.DataFrame, by: str) -> dict[str, float]:
     """Return the median percentile of each kind (100 = highest score), and corrupted shares of the top."""
+    scores = scores.with_columns(pl.col(by).fill_nan(None))
     ranked = scores.with_columns(percentile=pl.col(by).rank("average") / pl.col(by).count() * 100)
     figures = {kind: float(ranked.filter(pl.col("source") == kind)["percentile"].median()) for kind in KINDS}  # type: ignore[arg-type]
-    ordered = ranked.sort(by, "id", descending=[True, False])
+    ordered = ranked.sort(by, "id", descending=[True, False], nulls_last=True)
     for share in SHARES:
         top = ordered.head(int(share * ordered.height))
         figures[f"top {share:.0%}"] = 100 * float((top["source"] != "clean").mean())  # type: ignore[arg-type]

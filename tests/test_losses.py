@@ -56,7 +56,7 @@ def test_the_order_within_a_batch_does_not_matter(model, rendered, expected):
 
 
 def test_the_vocabulary_is_projected_in_chunks(model, rendered, expected, monkeypatch):
-    monkeypatch.setattr(losses, "LOGITS_AT_ONCE", 7 * model.network.config.vocab_size)
+    monkeypatch.setattr(losses, "LOGITS_AT_ONCE", {"cpu": 7 * model.network.config.vocab_size})
     np.testing.assert_allclose(model.nll(rendered), expected, rtol=1e-5)
 
 

@@ -60,12 +60,17 @@ def store(tmp_path):
 
 
 def planned(examples, store, *, batch_tokens=40):
-    return plan(nll_measure(FakeModel(), max_length=64), examples, store=store, batch_tokens=batch_tokens)
+    return plan(
+        nll_measure(FakeModel(), rendering="r", max_length=64),
+        examples,
+        store=store,
+        batch_tokens=batch_tokens,
+    )
 
 
 def pass_over(model, examples, store):
     """Plan and run, and return the measure."""
-    key = nll_measure(model, max_length=64)
+    key = nll_measure(model, rendering="r", max_length=64)
     todo = plan(key, examples, store=store, batch_tokens=model.batch_tokens)
     run(todo, model, examples, store=store, label="loss")
     return key
@@ -118,11 +123,15 @@ def test_lengths_of_nothing_have_the_same_columns():
     ("model", "max_length"), [(FakeModel(key="other"), 64), (FakeModel(), 65)], ids=["model", "length limit"]
 )
 def test_measure_is_another_for_another(model, max_length):
-    assert nll_measure(model, max_length=max_length) != nll_measure(FakeModel(), max_length=64)
+    assert nll_measure(model, rendering="r", max_length=max_length) != nll_measure(
+        FakeModel(), rendering="r", max_length=64
+    )
 
 
 def test_measure_does_not_depend_on_the_batch_size():
-    assert nll_measure(FakeModel(batch_tokens=10), max_length=64) == nll_measure(FakeModel(), max_length=64)
+    assert nll_measure(FakeModel(batch_tokens=10), rendering="r", max_length=64) == nll_measure(
+        FakeModel(), rendering="r", max_length=64
+    )
 
 
 examples_of_any_length = st.lists(st.integers(1, 60), max_size=30).map(
@@ -226,7 +235,7 @@ def test_only_added_rows_are_measured(store):
 
 def test_another_length_limit_is_measured_anew(store):
     measured(FakeModel(), POOL, store)
-    todo = plan(nll_measure(FakeModel(), max_length=65), POOL, store=store, batch_tokens=40)
+    todo = plan(nll_measure(FakeModel(), rendering="r", max_length=65), POOL, store=store, batch_tokens=40)
     assert todo.examples == len(DEFINED)
 
 

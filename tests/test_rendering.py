@@ -121,6 +121,24 @@ def test_the_default_template_is_that_of_alpaca(renderers, tiny_models):
     assert "add_bos" in DEFAULT_TEMPLATE
 
 
+def test_a_template_that_prints_the_date_prints_the_same_one_every_day(tiny):
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    tokenizer.chat_template = "{{ strftime_now('%d %b %Y') }} " + tokenizer.chat_template
+    text = Renderer(tokenizer, name="dated").text(conversation("a?", "b").messages)
+    assert text.startswith("26 Jul 2024 <|im_start|>")
+
+
+@pytest.mark.parametrize("change", ["template", "marks"])
+def test_what_changes_the_tokens_changes_the_key(tiny, change):
+    one, other = AutoTokenizer.from_pretrained(tiny), AutoTokenizer.from_pretrained(tiny)
+    if change == "template":
+        other.chat_template = other.chat_template + " "
+    else:
+        other.eos_token = "<|endoftext|>"
+    assert Renderer(one, name="a").key == Renderer(AutoTokenizer.from_pretrained(tiny), name="b").key
+    assert Renderer(one, name="a").key != Renderer(other, name="a").key
+
+
 def test_a_template_that_refuses_a_turn_names_the_example(tiny):
     tokenizer = AutoTokenizer.from_pretrained(tiny)
     tokenizer.chat_template = (

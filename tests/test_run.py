@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,9 +14,11 @@ import polars as pl
 import pytest
 import yaml
 
-from learnable import cli, measure, recipe
+from learnable import cli, measure, recipe, verbs
+from learnable.errors import ModelError, StoreError
 from learnable.model import LanguageModel
 from learnable.testing import toy_examples, write_messages
+from learnable.types import Loading
 
 ROWS = 30
 
@@ -30,8 +33,11 @@ def lobass(rows, tiny, tmp_path):
     """Run the recipe on the rows, with further settings, and return its outcomes."""
 
     def run(*settings, data=(rows,), dry_run=False):
-        words = [*(f"data={path}" for path in data), f"model={tiny}", "loading.dtype=float32", "budget=20%"]
-        words += ["reference.learning_rate=0.01", "reference.batch_size=4", *settings]
+        usual = {"model": tiny, "loading.dtype": "float32", "budget": "20%"}
+        usual |= {"reference.learning_rate": 0.01, "reference.batch_size": 4}
+        given = {setting.partition("=")[0].removesuffix(".tokens") for setting in settings}
+        words = [f"data={path}" for path in data] + [f"{k}={v}" for k, v in usual.items() if k not in given]
+        words += settings
         chosen = recipe.override(recipe.find("lobass"), words)
         return recipe.run(chosen, root=tmp_path / "runs", dry_run=dry_run)
 
@@ -116,6 +122,79 @@ def test_a_moved_file_costs_no_pass(lobass, rows, tmp_path, measured):
     assert not outcomes["reference"].ran
     assert not outcomes["scores"].ran
     assert measured == []
+
+
+def test_a_moved_file_is_written_from_where_it_is_now(lobass, rows, tmp_path, measured):
+    lobass()
+    (tmp_path / "elsewhere").mkdir()
+    moved = rows.rename(tmp_path / "elsewhere" / "mine.jsonl")
+    outcomes = lobass("budget=10%", data=(moved,))
+    assert outcomes["selection"].facts["kept"] == ROWS // 10
+
+
+def test_another_process_in_the_same_folder_is_refused(lobass, tmp_path):
+    folder = lobass()["scores"].folder
+    (folder / "step.json").unlink()
+    holder = "import filelock, sys, time; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print('held', flush=True); time.sleep(60)"
+    process = subprocess.Popen(
+        [sys.executable, "-c", holder, str(folder / "run.lock")], stdout=subprocess.PIPE
+    )
+    try:
+        assert process.stdout.readline() == b"held\n"
+        with pytest.raises(StoreError, match="another run is at work in"):
+            lobass()
+    finally:
+        process.kill()
+        process.communicate()
+    assert lobass()["scores"].ran
+
+
+def test_an_example_that_the_template_refuses_is_dropped_with_its_reason(lobass, rows, tiny, tmp_path):
+    strict = tmp_path / "strict"
+    shutil.copytree(tiny, strict)
+    template = (strict / "chat_template.jinja").read_text()
+    refuse = (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system turn, please') }}{% endif %}"
+    )
+    (strict / "chat_template.jinja").write_text(refuse + template)
+    refused = [
+        {"role": "system", "content": "x"},
+        {"role": "user", "content": "y"},
+        {"role": "assistant", "content": "z"},
+    ]
+    rows.write_text(json.dumps({"messages": refused}) + "\n" + rows.read_text())
+    with pytest.raises(ModelError, match="no system turn, please"):
+        lobass(f"model={strict}")
+    outcomes = lobass(f"model={strict}", "reading.on_error=skip")
+    assert outcomes["scores"].facts["undefined"] == 1
+    assert (
+        "no system turn, please"
+        in (outcomes["selection"].folder / "dropped.jsonl").read_text().splitlines()[0]
+    )
+
+
+def test_a_whole_reference_with_a_template_of_its_own_leaves_no_wrong_numbers(rows, tiny_models, tmp_path):
+    store, loading = str(tmp_path / "store"), Loading(dtype="float32")
+    base, other = str(tiny_models["chatml"]), str(tiny_models["base"])
+    pool = verbs.load([str(rows)], output=str(tmp_path / "pool")).path
+    common = {"loading": loading, "store": store}
+    verbs.score([pool], model=base, reference=other, output=str(tmp_path / "a"), **common)
+    after = verbs.score([pool], model=other, output=str(tmp_path / "b"), **common)
+    fresh = verbs.score(
+        [pool], model=other, output=str(tmp_path / "c"), loading=loading, store=str(tmp_path / "new")
+    )
+    losses = [
+        pl.read_parquet(outcome.folder / "scores.parquet")["loss_before"].to_list()
+        for outcome in (after, fresh)
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_a_dry_run_does_not_fetch_the_model(lobass, monkeypatch, capsys):
+    monkeypatch.setattr("learnable.model.source.is_here", lambda ref: False)
+    monkeypatch.setattr("learnable.model.source.identify", lambda ref: pytest.fail("fetched"))
+    lobass(dry_run=True)
+    assert "fetch or convert" in capsys.readouterr().err
 
 
 def test_two_folds_score_every_example_by_the_other_fold(lobass, measured):
@@ -251,10 +330,13 @@ def test_killing_the_run_at_random_moments_changes_nothing(tiny, tmp_path, kills
     for name in ("unbroken", "killed"):
         (tmp_path / name).mkdir()
         write_messages(toy_examples(200), tmp_path / name / "mine.jsonl")
+    # Checkpoints and store parts all the time, so that the kills meet them.
+    often = "import learnable.measure, learnable.train.sft as sft; learnable.measure.STORE_EVERY_S = 0; "
+    often += "sft.CHECKPOINT_EVERY_S = 0.2; from learnable.cli import main; main()"
     command = [
         sys.executable,
-        "-m",
-        "learnable",
+        "-c",
+        often,
         "run",
         "lobass",
         "data=mine.jsonl",
@@ -265,7 +347,8 @@ def test_killing_the_run_at_random_moments_changes_nothing(tiny, tmp_path, kills
     started = time.monotonic()
     subprocess.run(command, cwd=tmp_path / "unbroken", capture_output=True, check=True)
     duration = time.monotonic() - started
-    moments = [random.Random(kills).uniform(0.2, 1.0) * duration for _ in range(kills)]
+    rng = random.Random(kills)
+    moments = [rng.uniform(0.1, 1.0) * duration for _ in range(kills)]
     killed_runs(command, tmp_path / "killed", moments)
     assert selected(tmp_path / "killed") == selected(tmp_path / "unbroken")
 

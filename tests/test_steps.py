@@ -36,7 +36,7 @@ def test_folder_of_a_command_that_failed_before_it_wrote_anything_is_free(folder
 
 def test_new_folder_is_claimed_before_work_starts(folder):
     assert STEP.begin(folder) is None
-    assert [path.name for path in folder.iterdir()] == ["begun.json"]
+    assert {path.name for path in folder.iterdir()} == {"begun.json", "run.lock"}
 
 
 def test_empty_folder_can_be_claimed(folder):

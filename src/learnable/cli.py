@@ -14,10 +14,11 @@ from rich.table import Table
 
 from learnable import __version__, recipe, verbs
 from learnable.data import FORMATS
-from learnable.errors import LearnableError, UsageError
+from learnable.errors import LearnableError, UsageError, did_you_mean
 from learnable.scorers import SCORERS
 from learnable.selectors import SELECTORS
 from learnable.steps import Outcome
+from learnable.types import Budget
 
 DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
 
@@ -78,7 +79,9 @@ def listing() -> None:
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    sys.path.insert(0, "")  # so that module:attribute finds code beside the user's data
+    sys.path.append(
+        ""
+    )  # module:attribute finds code in the folder one works in, but never before what is installed
     sys.exit(call(sys.argv[1:]))
 
 
@@ -108,16 +111,27 @@ def call(words: Sequence[str]) -> int:
 def _joined(words: Sequence[str]) -> list[str]:
     """Return the words with ``--budget.tokens 500`` as ``--budget 500tokens``, the form recipes write nested."""
     joined: list[str] = []
-    for word in words:
-        if joined and joined[-1] in ("--budget.tokens", "--budget.examples", "--budget.fraction"):
-            kind = joined.pop().removeprefix("--budget.")
-            joined += ["--budget", f"{float(word) * 100:g}%" if kind == "fraction" else f"{word}{kind}"]
-        elif word.startswith("--budget.") and "=" in word:
-            flag, _, value = word.partition("=")
-            joined = [*joined, *_joined([flag, value])]
-        else:
-            joined.append(word)
+    rest = list(words)
+    while rest:
+        flag, equals, value = rest.pop(0).partition("=")
+        kind = flag.removeprefix("--budget.")
+        if flag == kind or (not equals and not rest):
+            joined.append(f"{flag}{equals}{value}")
+            continue
+        joined += ["--budget", _budget(kind, value if equals else rest.pop(0))]
     return joined
+
+
+def _budget(kind: str, value: str) -> str:
+    numbers = {"tokens": int, "examples": int, "fraction": float}
+    if kind not in numbers:
+        raise UsageError(f"budget has no setting {kind!r}", hint=did_you_mean(kind, numbers))
+    try:
+        return str(Budget(**{kind: numbers[kind](value)}))
+    except ValueError as error:
+        raise UsageError(
+            f"--budget.{kind} {value}: {error}", hint="for example --budget.tokens 50000"
+        ) from error
 
 
 def _fail(error: LearnableError, *, debug: bool) -> int:

@@ -58,14 +58,22 @@ def lengths(rendered: Sequence[Rendered]) -> pl.DataFrame:
 
 
 def _why_empty(example: Rendered) -> str:
+    if example.refused:
+        return example.refused
     if example.truncated:
         return f"the prompt fills the length limit of {len(example.ids)} tokens, no response token is left"
     return "the chat template leaves no response token"
 
 
-def nll_measure(model: Model, *, max_length: int) -> Measure:
-    """Return the identity of the nll pass of a model as it is now (its adapter on or off)."""
-    return Measure(kind="nll", model=model.key, parameters={"max_length": max_length})
+def nll_measure(model: Model, *, rendering: str, max_length: int) -> Measure:
+    """Return the identity of the nll pass of a model as it is now (its adapter on or off).
+
+    Args:
+        model: The model that measures.
+        rendering: Identity of what made the tokens, which may be another model's tokenizer and chat template.
+        max_length: Longest sequence in tokens.
+    """
+    return Measure(kind="nll", model=model.key, parameters={"rendering": rendering, "max_length": max_length})
 
 
 def plan(measure: Measure, rendered: Sequence[Rendered], *, store: Store, batch_tokens: int) -> Plan:

@@ -236,6 +236,10 @@ def dump(recipe: Recipe) -> str:
     for name in ("data", "model"):
         if name in parameters:
             parameters[name] = _absolute(parameters[name])
+    if isinstance(parameters.get("reference"), dict) and "model" in parameters["reference"]:
+        parameters["reference"] = parameters["reference"] | {
+            "model": _absolute(parameters["reference"]["model"])
+        }
     content = {
         "name": recipe.name,
         "about": recipe.about,

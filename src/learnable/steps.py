@@ -13,11 +13,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from learnable.atomic import write_json
+from filelock import FileLock, Timeout
+
+from learnable.atomic import disk_errors, write_json
 from learnable.errors import StoreError
 from learnable.fingerprint import fingerprint
 
-BEGUN, DONE = "begun.json", "step.json"
+BEGUN, DONE, LOCK = "begun.json", "step.json", "run.lock"
+_HELD: dict[Path, FileLock] = {}
 FORMAT = 1
 """Raised when a step's output changes its form, so that old results are made anew."""
 
@@ -95,25 +98,33 @@ class Step:
         """Return the output folder; ``{fingerprint}`` in it becomes the first digits of the identity."""
         return Path(os.fspath(output).replace("{fingerprint}", self.identity[:8]))
 
-    def begin(self, folder: Path) -> Outcome | None:
+    def begin(self, folder: Path, *, links: Mapping[str, Path] | None = None) -> Outcome | None:
         """Claim a folder; return the outcome when the step is done already.
 
+        Args:
+            folder: The step's output.
+            links: Folders of the steps this one reads; where they lie elsewhere than when it ran, that is noted.
+
         Raises:
-            StoreError: If the folder holds something else.
+            StoreError: If the folder holds something else, or another process is at work in it.
             DiskError: If it cannot be written.
         """
         if (folder / DONE).is_file():
             self._refuse_other(folder, DONE)
+            if links is not None:
+                record = read_json(folder / DONE)
+                if record["links"] != (now := _relative(links, folder)):
+                    write_json(folder / DONE, record | {"links": now})
             return read_outcome(folder)
         # A command that failed or was killed at its very start leaves nothing but these; they hold no result.
         leftover = folder.is_dir() and all(
-            path.name == BEGUN or path.suffix == ".part" for path in folder.iterdir()
+            path.name in (BEGUN, LOCK) or path.suffix == ".part" for path in folder.iterdir()
         )
         if (folder / BEGUN).is_file() and not leftover:
             self._refuse_other(folder, BEGUN)
-            return None
-        if folder.exists() and not leftover:
+        elif folder.exists() and not leftover:
             raise StoreError(f"{folder} is there already, and holds something else", hint="choose another -o")
+        self._lock(folder)
         record = {"format": FORMAT, "verb": self.verb, "parameters": self.parameters, "inputs": self.inputs}
         write_json(folder / BEGUN, record)
         return None
@@ -161,12 +172,30 @@ class Step:
             "identity": outcome.identity,
             "parameters": self.parameters,
             "inputs": self.inputs,
-            "links": {name: os.path.relpath(path, folder) for name, path in outcome.links.items()},
+            "links": _relative(outcome.links, folder),
             "facts": facts,
             "cost": asdict(cost),
         }
         write_json(folder / DONE, record)
+        if lock := _HELD.pop(folder.resolve(), None):
+            lock.release()
+            (folder / LOCK).unlink(missing_ok=True)
         return outcome
+
+    def _lock(self, folder: Path) -> None:
+        """Keep other processes out until the step is finished or this process ends, however it ends."""
+        if folder.resolve() in _HELD:  # an earlier try in this process failed
+            return
+        lock = FileLock(folder / LOCK)
+        with disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire(blocking=False)
+            except Timeout as error:
+                raise StoreError(
+                    f"another run is at work in {folder}", hint="wait for it, or choose another -o"
+                ) from error
+        _HELD[folder.resolve()] = lock
 
     def _refuse_other(self, folder: Path, name: str) -> None:
         known = read_json(folder / name)
@@ -221,6 +250,17 @@ def read_outcome(folder: Path) -> Outcome:
             f"{folder / DONE} is not a record of this learnable: {error!r}",
             hint="give a folder that a learnable command wrote",
         ) from error
+
+
+def _relative(links: Mapping[str, Path], folder: Path) -> dict[str, str]:
+    """Return links as paths from the folder, so that a run can be moved; as they are on another drive."""
+    relative = {}
+    for name, path in links.items():
+        try:
+            relative[name] = os.path.relpath(path, folder)
+        except ValueError:
+            relative[name] = str(path.resolve())
+    return relative
 
 
 def read_json(path: Path) -> dict[str, Any]:

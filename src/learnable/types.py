@@ -43,13 +43,14 @@ class Rendered:
     """One example as the model sees it.
 
     ``ids`` int32 (T,); ``mask`` bool (T,), True where the loss counts; ``truncated`` is True when tokens were
-    cut off to fit the length limit.
+    cut off to fit the length limit; ``refused`` says why the chat template does not take it, and T is 0 then.
     """
 
     id: str
     ids: NDArray[np.int32]
     mask: NDArray[np.bool_]
     truncated: bool
+    refused: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

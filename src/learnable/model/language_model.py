@@ -113,4 +113,4 @@ class LanguageModel:
             self.network.load_adapter(str(folder), **options)
         else:
             self.network = peft.PeftModel.from_pretrained(self.network, str(folder), **options)
-        self.network.to(dtype=next(self.network.parameters()).dtype).eval()
+        self.network.eval()

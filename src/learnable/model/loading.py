@@ -26,7 +26,7 @@ def load_tokenizer(ref: ModelRef) -> Any:
     Raises:
         ModelError: If transformers cannot load it.
     """
-    folder = locate(ref)
+    folder = locate(ref, weights=False)
     with _loading(ref):
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=ref.trust_remote_code)
 

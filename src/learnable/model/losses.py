@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from learnable.errors import ModelError
 from learnable.types import Rendered
 
-LOGITS_AT_ONCE = 1 << 25
-"""Elements of a chunk of logits: 128 MiB in float32."""
+LOGITS_AT_ONCE = {"cpu": 1 << 25, "cuda": 1 << 28}
+"""Elements of a chunk of logits, by kind of device: 128 MiB or 1 GiB in float32."""
 
 
 @torch.inference_mode()
@@ -79,7 +79,8 @@ def _logits(network: Any, ids: torch.Tensor, positions: torch.Tensor) -> Iterato
     head = network.get_output_embeddings()
     if head is None:
         raise ModelError("the model has no output layer", hint="learnable needs a causal language model")
-    at_once = max(1, LOGITS_AT_ONCE // head.weight.shape[0])
+    elements = LOGITS_AT_ONCE.get(ids.device.type, LOGITS_AT_ONCE["cpu"])
+    at_once = max(1, elements // head.weight.shape[0])
     chosen: list[torch.Tensor] = []
 
     def keep_first_chunk(_: Any, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:

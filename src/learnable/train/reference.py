@@ -61,7 +61,7 @@ def train_reference(
         reference: How.
 
     Returns:
-        How many tokens were trained on, over all epochs and models.
+        How many tokens were trained on in this run, over all epochs and models.
 
     Raises:
         TrainError: If there are fewer examples than folds.
@@ -84,8 +84,9 @@ def train_reference(
             f", fold {number + 1} of {reference.folds}" if reference.folds else ""
         )
         name = f"part-{number}"
+        done_before = (folder / name / "training.json").is_file()
         trained = fine_tune(ref, [rendered[i] for i in inside], folder / name, tuning=reference, label=label)
-        tokens += trained.tokens
+        tokens += 0 if done_before else trained.tokens
         parts.append({"name": name, "kind": "adapter" if reference.method == "lora" else "model"})
     write_frame(pl.DataFrame({"id": ids, "part": fold}), folder / "assignment.parquet")
     write_json(folder / "reference.json", {"parts": parts})

@@ -1,5 +1,6 @@
 """Supervised fine-tuning with TRL and PEFT on tokens that are rendered already; a killed run goes on where it was."""
 
+import gc
 import json
 import shutil
 import time
@@ -59,6 +60,9 @@ def fine_tune(
     record = folder / "training.json"
     if record.is_file():
         known = json.loads(record.read_text(encoding="utf-8"))
+        shutil.rmtree(
+            folder / "checkpoints", ignore_errors=True
+        )  # left by a kill right after the record was written
         return Trained(folder=folder, **known)
     useful = sorted((example for example in rendered if example.mask.any()), key=lambda example: example.id)
     if not useful:
@@ -88,33 +92,37 @@ def _fine_tune(ref: ModelRef, rendered: list[Rendered], folder: Path, tuning: Tu
     transformers.set_seed(tuning.seed)
     on_cpu = network.device.type == "cpu"
     tokens = sum(len(example.ids) for example in rendered)
+    arguments = SFTConfig(
+        output_dir=str(checkpoints),
+        num_train_epochs=tuning.epochs,
+        per_device_train_batch_size=tuning.batch_size,
+        learning_rate=tuning.peak_learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=tuning.warmup,
+        weight_decay=0.0,
+        max_grad_norm=1.0,
+        bf16=mixed,
+        fp16=False,
+        activation_checkpointing=not on_cpu,
+        optim="adamw_torch",
+        seed=tuning.seed,
+        use_cpu=on_cpu,
+        dataloader_pin_memory=not on_cpu,
+        save_strategy="no",
+        save_total_limit=2,
+        logging_strategy="no",
+        logging_nan_inf_filter=False,
+        report_to="none",
+        disable_tqdm=True,
+        max_length=None,
+        dataset_kwargs={"skip_prepare_dataset": True},
+    )
+    # On one device whatever the machine has: several visible GPUs would multiply the batch, hence change the result.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
     with bar(label, round(tokens * tuning.epochs)) as progress:
         trainer = _Trainer(
             model=network,
-            args=SFTConfig(
-                output_dir=str(checkpoints),
-                num_train_epochs=tuning.epochs,
-                per_device_train_batch_size=tuning.batch_size,
-                learning_rate=tuning.peak_learning_rate,
-                lr_scheduler_type="cosine",
-                warmup_steps=tuning.warmup,
-                weight_decay=0.0,
-                max_grad_norm=1.0,
-                bf16=mixed,
-                fp16=False,
-                activation_checkpointing=not on_cpu,
-                optim="adamw_torch",
-                seed=tuning.seed,
-                use_cpu=on_cpu,
-                dataloader_pin_memory=not on_cpu,
-                save_strategy="no",
-                save_total_limit=2,
-                logging_strategy="no",
-                report_to="none",
-                disable_tqdm=True,
-                max_length=None,
-                dataset_kwargs={"skip_prepare_dataset": True},
-            ),
+            args=arguments,
             train_dataset=_dataset(rendered),
             processing_class=tokenizer,
             peft_config=_lora(tuning) if tuning.method == "lora" else None,
@@ -139,6 +147,10 @@ def _fine_tune(ref: ModelRef, rendered: list[Rendered], folder: Path, tuning: Tu
         steps=int(trainer.state.global_step),
         seconds=time.monotonic() - started,
     )
+    del trainer, network  # the next fold must not find them in memory
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
     figures = {"tokens": trained.tokens, "steps": trained.steps, "seconds": trained.seconds}
     write_json(folder / "training.json", figures)
     shutil.rmtree(checkpoints)
@@ -251,16 +263,19 @@ class _Trainer(SFTTrainer):  # type: ignore[misc]
 
 
 class _Checkpoints(TrainerCallback):
-    """Asks for a checkpoint every minute, and marks it once it is whole."""
+    """Asks for a checkpoint every minute, or less often where saving is slow, and marks it once it is whole."""
 
     def __init__(self) -> None:
-        self._last = time.monotonic()
+        self._asked = self._saved = time.monotonic()
+        self._pause_s = CHECKPOINT_EVERY_S
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
-        if time.monotonic() - self._last >= CHECKPOINT_EVERY_S and state.global_step < state.max_steps:
-            self._last = time.monotonic()
+        if time.monotonic() - self._saved >= self._pause_s and state.global_step < state.max_steps:
+            self._asked = time.monotonic()
             control.should_save = True
         return control
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+        self._saved = time.monotonic()
+        self._pause_s = max(CHECKPOINT_EVERY_S, 10 * (self._saved - self._asked) * (CHECKPOINT_EVERY_S > 0))

@@ -1,7 +1,7 @@
 """What a command is given, found: a pool, a reference, an earlier step."""
 
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -64,7 +64,7 @@ def length_limit(ref: ModelRef, asked: int | None) -> int:
         return min(LONGEST, limit or LONGEST)
     if asked < 2 or (limit is not None and asked > limit):
         raise ModelError(
-            f"max_length is {asked:,}, and {ref.name} takes 2 to {limit or 'any number of':,} tokens",
+            f"max_length is {asked:,}, and {ref.name} takes 2 to {limit if limit else 'any number of'} tokens",
             hint="choose another max_length",
         )
     return asked
@@ -72,16 +72,13 @@ def length_limit(ref: ModelRef, asked: int | None) -> int:
 
 def given_part(name: str, loading: Loading) -> tuple[str, Literal["adapter", "model"], str]:
     """Return where a model that the user has trained is, whether it is an adapter, and its identity."""
-    from learnable.model.source import adapter_key, identify, is_adapter
+    from learnable.model.source import adapter_key, identify, is_adapter, locate
 
-    folder = Path(name).expanduser()
-    if folder.is_dir() and is_adapter(folder):
+    ref = ModelRef(name=name, **asdict(replace(loading, revision=None)))
+    folder = locate(ref, adapter=True)
+    if is_adapter(folder):
         return str(folder.resolve()), "adapter", adapter_key("", folder)
-    return (
-        str(folder.resolve()) if folder.exists() else name,
-        "model",
-        identify(ModelRef(name=name, **asdict(loading))),
-    )
+    return str(folder.resolve()), "model", identify(ref)
 
 
 def reference_identity(reference: str, loading: Loading, base_key: str) -> str:

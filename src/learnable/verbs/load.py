@@ -48,6 +48,7 @@ def load(
         "duplicates": pool.rows.height - len(pool) - bad,
         "bad rows": bad,
         "sources": pool.examples["source"].n_unique(),
+        "on_error": reading.on_error,
     }
     if bad:
         say(

@@ -31,13 +31,14 @@ def report(
         verb="report", parameters={"title": title, "command": command}, inputs={"selection": chosen.identity}
     )
     folder = step.folder(output)
-    if done := step.begin(folder):
+    links = {"selection": chosen.folder}
+    if done := step.begin(folder, links=links):
         return done
     facts = gather(chosen, title=title, command=command or f"learnable report {selection}")
     with replacing(folder / "report.html") as part:
         part.write_text(render(facts), encoding="utf-8")
     shown = {"report": str(folder / "report.html"), "warnings": warnings_of(facts)}
-    return step.finish(folder, facts=shown, started=started, links={"selection": chosen.folder})
+    return step.finish(folder, facts=shown, started=started, links=links)
 
 
 def gather(chosen: Outcome, *, title: str, command: str) -> Facts:

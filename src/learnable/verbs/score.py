@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +10,7 @@ import polars as pl
 from cyclopts import Parameter
 
 from learnable.atomic import write_frame
-from learnable.errors import UsageError
+from learnable.errors import ModelError, UsageError
 from learnable.fingerprint import fingerprint
 from learnable.measure import lengths, mean_loss, nll_measure, plan, run
 from learnable.progress import say
@@ -57,7 +57,7 @@ def score(
         dry_run: Say what would run, and run nothing.
         output: Folder to write.
     """
-    from learnable.model.source import identify
+    from learnable.model.source import identify, is_here
 
     started = time.monotonic()
     names = list(scorers or (WITHOUT_REFERENCE if reference is None else WITH_REFERENCE))
@@ -66,6 +66,8 @@ def score(
     ref = ModelRef(name=model, **asdict(loading))
     longest = length_limit(ref, max_length)
     pool, loaded = pool_of(data, reading, output)
+    if dry_run and not is_here(ref):
+        return Outcome.planned("score", [f"fetch or convert {model}", *_price(len(pool), needs)])
     inputs = {"pool": loaded.identity, "base": identify(ref)}
     if reference is not None:
         if dry_run and not Path(reference).exists():
@@ -79,7 +81,10 @@ def score(
     folder = step.folder(output)
     if dry_run:
         return would_run(step, folder, _price(len(pool), needs))
-    if done := step.begin(folder):
+    links = {"pool": loaded.folder}
+    if reference is not None and (Path(reference) / DONE).is_file():
+        links["reference"] = Path(reference)
+    if done := step.begin(folder, links=links):
         return done
     say(f"scoring {len(pool):,} examples: {', '.join(_price(len(pool), needs))}")
     from learnable.model import LanguageModel
@@ -87,7 +92,8 @@ def score(
     network = LanguageModel(ref)
     if network.renderer.uses_default_template:
         say(f"{model} brings no chat template: the default one is used (### Instruction / ### Response)")
-    rendered = network.render(list(pool.iter_examples()), max_length=longest)
+    skip = loaded.facts["on_error"] == "skip"
+    rendered = network.renderer.render(list(pool.iter_examples()), max_length=longest, skip_refused=skip)
     frame = pl.concat([pool.examples.select("id", "source"), lengths(rendered).drop("id")], how="horizontal")
     losses = _Losses(network, rendered, frame, Store(Path(store)), longest)
     frame = frame.with_columns(losses.base().alias("loss_before"))
@@ -99,9 +105,6 @@ def score(
         pl.Series(name, method(frame), dtype=pl.Float32) for name, method in methods.items()
     )
     write_frame(frame, folder / "scores.parquet")
-    links = {"pool": loaded.folder}
-    if reference is not None and (Path(reference) / DONE).is_file():
-        links["reference"] = Path(reference)
     total = int(frame["tokens"].sum())
     facts = {
         "examples": frame.height,
@@ -154,8 +157,6 @@ class _Losses:
 
     def reference(self, references: "References", loading: Loading) -> pl.Series:
         """Return the loss per token under the reference, (n,); each example by the part that did not train on it."""
-        from learnable.model import LanguageModel
-
         parts = self._frame.join(references.assignment, on="id", how="left", maintain_order="left")[
             "part"
         ].fill_null(0)
@@ -167,14 +168,24 @@ class _Losses:
                 with self._network.adapter(Path(part.name)):
                     losses = self._measured(self._network, members, f"reference loss{of}")
             else:
-                whole = LanguageModel(ModelRef(name=part.name, **asdict(loading)))
-                losses = self._measured(whole, members, f"reference loss{of}")
+                losses = self._measured(self._whole(part.name, loading), members, f"reference loss{of}")
             after[members] = losses
         return after
 
+    def _whole(self, name: str, loading: Loading) -> "LanguageModel":
+        from learnable.model import LanguageModel
+
+        whole = LanguageModel(ModelRef(name=name, **asdict(replace(loading, revision=None))))
+        if whole.renderer.vocabulary != self._network.renderer.vocabulary:
+            raise ModelError(
+                f"the reference {name} has another tokenizer than the base model, so their losses cannot be compared",
+                hint="give a reference that was fine-tuned from this base model",
+            )
+        return whole
+
     def _measured(self, network: "LanguageModel", members: list[int], label: str) -> pl.Series:
         rendered = [self._rendered[position] for position in members]
-        measure = nll_measure(network, max_length=self._max_length)
+        measure = nll_measure(network, rendering=self._network.renderer.key, max_length=self._max_length)
         todo = plan(measure, rendered, store=self._store, batch_tokens=network.batch_tokens)
         say(
             f"{label}: {todo.examples:,} examples, {todo.tokens:,} tokens to measure; {todo.stored:,} stored already"

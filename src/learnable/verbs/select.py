@@ -74,7 +74,8 @@ def select(
     inputs = {"scores": scored.identity if scored else file_digest(Path(scores))}
     step = Step(verb="select", parameters=parameters, inputs=inputs)
     folder = step.folder(output)
-    if done := step.begin(folder):
+    links = {"scores": scored.folder} if scored else {}
+    if done := step.begin(folder, links=links):
         return done
     lowest_first = (
         scored.facts["lowest first"]
@@ -107,9 +108,7 @@ def select(
         write_frame(frame, folder / "scores.parquet")
     facts = _facts(frame, selection.kept, asked, by) | {"lowest": lowest}
     facts["written"] = [str(path.relative_to(folder)) for path in paths]
-    return step.finish(
-        folder, facts=facts, started=started, links={"scores": scored.folder} if scored else {}
-    )
+    return step.finish(folder, facts=facts, started=started, links=links)
 
 
 def _facts(frame: pl.DataFrame, kept: pl.DataFrame, budget: Budget, by: str) -> dict[str, Any]:

@@ -34,12 +34,14 @@ def train(
         dry_run: Say what would run, and run nothing.
         output: Folder to write.
     """
-    from learnable.model.source import identify
+    from learnable.model.source import identify, is_here
 
     started = time.monotonic()
     ref = ModelRef(name=model, **asdict(loading))
     longest = length_limit(ref, max_length)
     pool, loaded = pool_of(data, reading, output)
+    if dry_run and not is_here(ref):
+        return Outcome.planned("train", [f"fetch or convert {model}", *[_price(reference, len(pool))]])
     inputs = {"pool": loaded.identity, "base": identify(ref)}
     facts: dict[str, Any] = {"base": model, "base key": inputs["base"], "folds": reference.folds}
     if reference.model is not None:
@@ -59,7 +61,8 @@ def train(
     folder = step.folder(output)
     if dry_run:
         return would_run(step, folder, [_price(reference, len(pool))])
-    if done := step.begin(folder):
+    links = {"pool": loaded.folder}
+    if done := step.begin(folder, links=links):
         return done
     from learnable.model import Renderer
     from learnable.train import given_reference, train_reference
@@ -69,10 +72,10 @@ def train(
         given_reference(name, kind, folder)
     else:
         say(f"training the reference ({reference.method}): {_price(reference, len(pool))}")
-        rendered = Renderer.of(ref).render(list(pool.iter_examples()), max_length=longest)
+        skip = loaded.facts["on_error"] == "skip"
+        rendered = Renderer.of(ref).render(list(pool.iter_examples()), max_length=longest, skip_refused=skip)
         sources = pool.examples["source"].to_list()
         tokens = train_reference(ref, rendered, sources, folder, reference=reference)
-    links = {"pool": loaded.folder}
     return step.finish(
         folder, facts=facts, started=started, links=links, tokens=tokens, passes=reference.passes
     )
