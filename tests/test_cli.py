@@ -1,6 +1,7 @@
 """The command line: what it prints, its exit codes, and one clear line for whatever is wrong."""
 
 import errno
+import importlib.util
 import json
 import subprocess
 import sys
@@ -59,6 +60,15 @@ def test_the_public_names_are_these():
         "train",
     ]
     assert all(hasattr(learnable, name) for name in learnable.__all__)
+
+
+@pytest.mark.parametrize("name", ["load", "report", "score", "select", "show", "train"])
+def test_no_room_hides_a_verb_of_the_same_name(name):
+    import learnable.reporting
+    import learnable.training
+
+    assert callable(getattr(learnable, name))
+    assert importlib.util.find_spec(f"learnable.{name}") is None
 
 
 @pytest.mark.parametrize("command", ["load", "show", "train", "score", "select", "report", "run", "list"])

@@ -259,7 +259,10 @@ def test_a_bad_row_of_a_file_without_lines_is_named_by_its_number(tmp_path):
 
 def test_a_bad_row_says_how_to_skip_it(file):
     hint = failure(file("a.jsonl", b"{broken\n")).hint
-    assert hint == "--on-error skip drops such rows and lists them in dropped.jsonl"
+    assert (
+        hint
+        == "--on-error skip (in a recipe: reading.on_error=skip) drops such rows and lists them in dropped.jsonl"
+    )
 
 
 def test_unknown_keys_say_which_formats_there_are(file):

@@ -341,5 +341,5 @@ def test_a_failed_write_leaves_the_old_file_and_no_remains(tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_named(pool, tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(DataError, match="cannot write"):
+    with pytest.raises(DiskError, match="cannot write"):
         save_pool(pool, tmp_path / "file")

@@ -12,7 +12,7 @@ from learnable.types import Loading, ModelRef, Pool, Reading
 from learnable.verbs.load import load
 
 if TYPE_CHECKING:
-    from learnable.train import References
+    from learnable.training import References
 
 LONGEST = 2_048
 
@@ -100,7 +100,7 @@ def reference_identity(reference: str, loading: Loading, base_key: str) -> str:
 
 def reference_models(reference: str, loading: Loading) -> "References":
     """Return the models of a reference folder, or a given model as a reference of one part."""
-    from learnable.train import Part, References, no_assignment, read_reference
+    from learnable.training import Part, References, no_assignment, read_reference
 
     if _is_step(reference):
         return read_reference(Path(reference))

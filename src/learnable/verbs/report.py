@@ -7,8 +7,8 @@ import polars as pl
 
 from learnable import data as rows
 from learnable.atomic import replacing
-from learnable.report import Facts, render, warnings_of
-from learnable.report import Step as CostRow
+from learnable.reporting import Facts, render, warnings_of
+from learnable.reporting import Step as CostRow
 from learnable.steps import Outcome, Step
 from learnable.verbs.inputs import finished
 from learnable.verbs.options import Output

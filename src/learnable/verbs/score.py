@@ -24,7 +24,7 @@ from learnable.verbs.options import Flat, Output
 
 if TYPE_CHECKING:
     from learnable.model import LanguageModel
-    from learnable.train import References
+    from learnable.training import References
 
 WITH_REFERENCE, WITHOUT_REFERENCE = ("learnability", "difference", "length_matched"), ("loss",)
 

@@ -65,7 +65,7 @@ def train(
     if done := step.begin(folder, links=links):
         return done
     from learnable.model import Renderer
-    from learnable.train import given_reference, train_reference
+    from learnable.training import given_reference, train_reference
 
     tokens = 0
     if reference.model is not None:

@@ -6,11 +6,21 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from learnable.report import dots
-from learnable.report.drawing import CHOSEN, POOL, REST, SELECTION, Picture, colours, dot_style, finish, label
-from learnable.report.facts import View
-from learnable.report.tables import Group, Histogram, score_range
-from learnable.report.wording import decimal, snippet
+from learnable.reporting import dots
+from learnable.reporting.drawing import (
+    CHOSEN,
+    POOL,
+    REST,
+    SELECTION,
+    Picture,
+    colours,
+    dot_style,
+    finish,
+    label,
+)
+from learnable.reporting.facts import View
+from learnable.reporting.tables import Group, Histogram, score_range
+from learnable.reporting.wording import decimal, snippet
 
 SHOWN_SOURCES = 20
 TREND_BINS = 10

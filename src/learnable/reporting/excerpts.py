@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from learnable.report.facts import View
-from learnable.report.wording import count, decimal
+from learnable.reporting.facts import View
+from learnable.reporting.wording import count, decimal
 
 BEST = 8
 BORDER = 4

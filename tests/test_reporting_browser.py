@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from learnable.report import render
-from test_report import make_facts
+from learnable.reporting import render
+from test_reporting import make_facts
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium")

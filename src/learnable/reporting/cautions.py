@@ -23,9 +23,9 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from learnable.report.facts import Facts, View, view_of
-from learnable.report.tables import median, spearman
-from learnable.report.wording import decimal, listing, plural, share
+from learnable.reporting.facts import Facts, View, view_of
+from learnable.reporting.tables import median, spearman
+from learnable.reporting.wording import decimal, listing, plural, share
 
 FEW_KEPT = 10
 MEMORIZED_AFTER_NATS = 0.1

@@ -5,9 +5,9 @@ from dataclasses import replace
 import polars as pl
 import pytest
 
-from learnable.report import Facts, cautions, render, warnings_of
-from learnable.report.facts import view_of
-from test_report import Page, changed, make_facts
+from learnable.reporting import Facts, cautions, render, warnings_of
+from learnable.reporting.facts import view_of
+from test_reporting import Page, changed, make_facts
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ from dataclasses import replace
 import polars as pl
 import pytest
 
-from learnable.report import Facts, charts, render, tables
-from learnable.report.facts import view_of
-from test_report import EVIL, Page, changed, make_facts
+from learnable.reporting import Facts, charts, render, tables
+from learnable.reporting.facts import view_of
+from test_reporting import EVIL, Page, changed, make_facts
 
 
 @pytest.fixture(scope="module")

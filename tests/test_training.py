@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from learnable.errors import ModelError, TrainError, UsageError
 from learnable.model import LanguageModel, Renderer
 from learnable.testing import tiny_model, toy_examples
-from learnable.train import (
+from learnable.training import (
     LengthGroupedBatches,
     assign_folds,
     fine_tune,
@@ -193,7 +193,7 @@ def test_no_example_is_scored_by_a_model_that_trained_on_it(ref, rendered, tmp_p
         seen[folder.name] = {example.id for example in examples}
         return sft.Trained(folder=folder, tokens=1, steps=1, seconds=0.0)
 
-    monkeypatch.setattr("learnable.train.reference.fine_tune", remember)
+    monkeypatch.setattr("learnable.training.reference.fine_tune", remember)
     sources = ["a"] * len(rendered)
     train_reference(ref, rendered, sources, tmp_path, reference=Reference(folds=3))
     references = read_reference(tmp_path)
@@ -209,7 +209,7 @@ def test_a_fraction_trains_on_that_share(ref, rendered, tmp_path, monkeypatch):
         sizes.append(len(examples))
         return sft.Trained(folder=folder, tokens=1, steps=1, seconds=0.0)
 
-    monkeypatch.setattr("learnable.train.reference.fine_tune", remember)
+    monkeypatch.setattr("learnable.training.reference.fine_tune", remember)
     train_reference(ref, rendered, ["a"] * 24, tmp_path, reference=Reference(fraction=0.25))
     assert sizes == [6]
 

@@ -6,10 +6,10 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from learnable.report import charts, dots, drawing, tables, wording
-from learnable.report.cautions import cautions_of
-from learnable.report.excerpts import shelves
-from learnable.report.facts import Facts, View, view_of
+from learnable.reporting import charts, dots, drawing, tables, wording
+from learnable.reporting.cautions import cautions_of
+from learnable.reporting.excerpts import shelves
+from learnable.reporting.facts import Facts, View, view_of
 
 
 def render(facts: Facts) -> str:
@@ -117,7 +117,7 @@ def _environment() -> Any:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("learnable.report", ""),
+        loader=PackageLoader("learnable.reporting", ""),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -148,7 +148,7 @@ def _vega() -> str:
 
 
 def _resource(name: str) -> str:
-    return files("learnable.report").joinpath(name).read_text(encoding="utf-8")
+    return files("learnable.reporting").joinpath(name).read_text(encoding="utf-8")
 
 
 def _inline(script: str) -> str:

@@ -1,6 +1,6 @@
 """Fine-tuning with TRL and PEFT, and the reference models that learnability compares with."""
 
-from learnable.train.reference import (
+from learnable.training.reference import (
     Part,
     References,
     assign_folds,
@@ -9,7 +9,7 @@ from learnable.train.reference import (
     read_reference,
     train_reference,
 )
-from learnable.train.sft import LengthGroupedBatches, Trained, fine_tune
+from learnable.training.sft import LengthGroupedBatches, Trained, fine_tune
 
 __all__ = [
     "LengthGroupedBatches",

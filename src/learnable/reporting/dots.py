@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from learnable.report.drawing import CHOSEN, REST
-from learnable.report.facts import View
-from learnable.report.wording import NOTHING, snippet
+from learnable.reporting.drawing import CHOSEN, REST
+from learnable.reporting.facts import View
+from learnable.reporting.wording import NOTHING, snippet
 
 SHOWN_POINTS = 4_000
 SHOWN_CHOSEN = 2_000

@@ -8,8 +8,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from learnable.report.facts import Step, View
-from learnable.report.wording import count
+from learnable.reporting.facts import Step, View
+from learnable.reporting.wording import count
 
 LENGTH_BINS = 5
 SHOWN_INSTANCES = 20

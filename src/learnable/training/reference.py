@@ -12,7 +12,7 @@ import polars as pl
 from learnable.atomic import write_frame, write_json
 from learnable.errors import TrainError
 from learnable.fingerprint import fingerprint
-from learnable.train.sft import fine_tune
+from learnable.training.sft import fine_tune
 from learnable.types import ModelRef, Reference, Rendered
 
 
