@@ -62,6 +62,21 @@ def test_the_base_is_untouched_when_the_adapter_is_off(ref, rendered, trained):
     assert model.key == LanguageModel(ref).key
 
 
+def test_wearing_an_adapter_leaves_the_buffers_of_the_base_alone(tiny, trained):
+    model = LanguageModel(ModelRef(name=str(tiny), dtype="bfloat16"))
+    before = {name: (buffer.dtype, buffer.clone()) for name, buffer in model.network.named_buffers()}
+    with model.adapter(trained.folder):
+        after = {
+            name.removeprefix("base_model.model."): buffer for name, buffer in model.network.named_buffers()
+        }
+        adapters = {p.dtype for name, p in model.network.named_parameters() if "lora_" in name}
+    assert adapters == {torch.bfloat16}
+    assert all(
+        after[name].dtype == dtype and torch.equal(after[name], buffer)
+        for name, (dtype, buffer) in before.items()
+    )
+
+
 def test_two_adapters_on_one_set_of_weights_keep_apart(ref, rendered, trained, tmp_path):
     other = fine_tune(ref, rendered[:8], tmp_path, tuning=replace(FAST, seed=5), label="training")
     alone = LanguageModel(ref)
