@@ -50,6 +50,7 @@ class Outcome(os.PathLike[str]):
         verb: The command.
         folder: Its output.
         identity: What later steps depend on.
+        inputs: Identities of what it read, by name.
         facts: Figures to show.
         links: Folders of earlier steps, by name.
         cost: What it cost; zeros where it was done before.
@@ -59,6 +60,7 @@ class Outcome(os.PathLike[str]):
     verb: str
     folder: Path
     identity: str
+    inputs: Mapping[str, str]
     facts: Mapping[str, Any]
     links: Mapping[str, Path]
     cost: Cost
@@ -76,7 +78,16 @@ class Outcome(os.PathLike[str]):
     def planned(cls, verb: str, price: list[str], *, folder: Path = Path(), identity: str = "") -> Self:
         """Return the outcome of a dry run: what the step would cost."""
         facts = {"would run": price}
-        return cls(verb=verb, folder=folder, identity=identity, facts=facts, links={}, cost=Cost(), ran=False)
+        return cls(
+            verb=verb,
+            folder=folder,
+            identity=identity,
+            inputs={},
+            facts=facts,
+            links={},
+            cost=Cost(),
+            ran=False,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,6 +172,7 @@ class Step:
             verb=self.verb,
             folder=folder,
             identity=identity or self.identity,
+            inputs=self.inputs,
             facts=facts,
             links=links or {},
             cost=cost,
@@ -240,6 +252,7 @@ def read_outcome(folder: Path) -> Outcome:
             verb=record["verb"],
             folder=folder,
             identity=record["identity"],
+            inputs=record["inputs"],
             facts=record["facts"],
             links={name: Path(os.path.normpath(folder / link)) for name, link in record["links"].items()},
             cost=Cost(**record["cost"]),

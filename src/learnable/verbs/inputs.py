@@ -90,7 +90,7 @@ def reference_identity(reference: str, loading: Loading, base_key: str) -> str:
     if not _is_step(reference):
         return given_part(reference, loading)[2]
     trained = finished(reference, "train")
-    if trained.facts["base key"] != base_key:
+    if trained.inputs["base"] != base_key:
         raise ModelError(
             f"the reference {reference} was trained from {trained.facts['base']}, which is not the model given here",
             hint=f"give --model {trained.facts['base']} as it was then: same weights, chat template and dtype",

@@ -55,7 +55,7 @@ def gather(chosen: Outcome, *, title: str, command: str) -> Facts:
         reference = {"kind": "given"}
         if "reference" in scored.links:
             trained = finished(scored.links["reference"], "train")
-            reference = {name: value for name, value in trained.facts.items() if name != "base key"}
+            reference = dict(trained.facts)
             steps.insert(0, trained)
         steps.insert(0, finished(scored.links["pool"], "load"))
     return Facts(

@@ -43,7 +43,7 @@ def train(
     if dry_run and not is_here(ref):
         return Outcome.planned("train", [f"fetch or convert {model}", *[_price(reference, len(pool))]])
     inputs = {"pool": loaded.identity, "base": identify(ref)}
-    facts: dict[str, Any] = {"base": model, "base key": inputs["base"], "folds": reference.folds}
+    facts: dict[str, Any] = {"base": model, "folds": reference.folds}
     if reference.model is not None:
         name, kind, inputs["given"] = given_part(reference.model, loading)
         facts |= {"kind": "given", "model": reference.model}
