@@ -308,16 +308,19 @@ def test_a_run_that_breaks_while_measuring_goes_on_there(lobass, measured, monke
     assert before > ROWS // 2
 
 
-def killed_runs(command, folder, moments):
-    """Start the command again and again, killing it after each of the moments (in seconds); then let it end."""
-    for moment in moments:
+def killed_run(command, folder, *, kills, duration_s):
+    """Start the command again and again, killing it so many times at random moments; then let it end."""
+    rng, hits = random.Random(kills), 0
+    while hits < kills:
         process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
-            process.wait(timeout=moment)
+            process.wait(timeout=rng.uniform(0.1, 1.0) * duration_s)
+            shutil.rmtree(folder / "runs")  # it ended first: what follows must be killed on the way, too
         except subprocess.TimeoutExpired:
             os.kill(process.pid, signal.SIGKILL)
             process.wait()
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+            hits += 1
+    subprocess.run(command, cwd=folder, capture_output=True, check=True)
 
 
 def selected(folder):
@@ -346,10 +349,8 @@ def test_killing_the_run_at_random_moments_changes_nothing(tiny, tmp_path, kills
     command += ["loading.dtype=float32", "reference.batch_size=2", "budget=10%"]
     started = time.monotonic()
     subprocess.run(command, cwd=tmp_path / "unbroken", capture_output=True, check=True)
-    duration = time.monotonic() - started
-    rng = random.Random(kills)
-    moments = [rng.uniform(0.1, 1.0) * duration for _ in range(kills)]
-    killed_runs(command, tmp_path / "killed", moments)
+    duration_s = time.monotonic() - started
+    killed_run(command, tmp_path / "killed", kills=kills, duration_s=duration_s)
     assert selected(tmp_path / "killed") == selected(tmp_path / "unbroken")
 
 
