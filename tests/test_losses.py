@@ -32,7 +32,7 @@ def model(request, tiny_models):
 
 @pytest.fixture(scope="module")
 def rendered(model):
-    return model.render([*toy_examples(9), *toy_examples(6, turns=3, seed=1)], max_length=256)
+    return model.renderer.render([*toy_examples(9), *toy_examples(6, turns=3, seed=1)], max_length=256)
 
 
 @pytest.fixture(scope="module")
@@ -67,14 +67,14 @@ def test_logits_that_the_model_caps_are_capped(tiny, tmp_path):
     )  # fmt: skip
     torch.manual_seed(0)
     network = Gemma2ForCausalLM(config).eval()
-    rendered = LanguageModel(ModelRef(name=str(tiny), dtype="float32")).render(
+    rendered = LanguageModel(ModelRef(name=str(tiny), dtype="float32")).renderer.render(
         toy_examples(5), max_length=256
     )
     np.testing.assert_allclose(losses.batch_nll(network, rendered), plain_loop(network, rendered), rtol=1e-5)
 
 
 def test_an_example_without_response_tokens_has_no_loss(model, rendered):
-    (empty,) = model.render(toy_examples(1), max_length=3)
+    (empty,) = model.renderer.render(toy_examples(1), max_length=3)
     assert model.nll([empty, rendered[0]])[0] == 0
     assert model.nll([empty])[0] == 0
 
@@ -84,7 +84,7 @@ def test_losses_that_are_not_finite_are_an_error(tiny):
     with torch.no_grad():
         model.network.model.norm.weight.fill_(float("nan"))
     with pytest.raises(ModelError, match="not finite on example"):
-        model.nll(model.render(toy_examples(2), max_length=99))
+        model.nll(model.renderer.render(toy_examples(2), max_length=99))
 
 
 def test_a_batch_too_big_for_the_gpu_is_halved(model, rendered, expected, monkeypatch):
@@ -111,7 +111,7 @@ def test_one_example_too_big_for_the_gpu_is_an_error(model, rendered, monkeypatc
 def test_bfloat16_stays_near_float32(tiny, rendered):
     half = LanguageModel(ModelRef(name=str(tiny), dtype="bfloat16"))
     full = LanguageModel(ModelRef(name=str(tiny), dtype="float32"))
-    same = half.render(toy_examples(9), max_length=256)
+    same = half.renderer.render(toy_examples(9), max_length=256)
     counts = np.array([example.mask.sum() for example in same])
     np.testing.assert_allclose(half.nll(same) / counts, full.nll(same) / counts, atol=0.05)
 

@@ -25,9 +25,6 @@ class FakeModel:
         self.key, self.batch_tokens = key, batch_tokens
         self.batches, self._dies_after = [], dies_after
 
-    def render(self, examples, *, max_length):
-        raise NotImplementedError
-
     def nll(self, rendered):
         if len(self.batches) == self._dies_after:
             raise KeyboardInterrupt

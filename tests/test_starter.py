@@ -33,7 +33,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def rendered(model, examples):
-    return model.render(examples, max_length=512)
+    return model.renderer.render(examples, max_length=512)
 
 
 def test_batched_losses_equal_the_plain_loop(model, rendered):

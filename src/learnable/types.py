@@ -118,9 +118,6 @@ class Model(Protocol):
     def key(self) -> str:
         """Identity of weights, active adapter, chat template and dtype."""
 
-    def render(self, examples: Sequence[Example], *, max_length: int) -> list[Rendered]:
-        """Tokenize conversations and mark the response tokens."""
-
     @property
     def batch_tokens(self) -> int:
         """How many tokens, padding included, one forward pass takes."""

@@ -14,7 +14,7 @@ from learnable.model.loading import load_network
 from learnable.model.losses import batch_nll
 from learnable.model.rendering import Renderer
 from learnable.model.source import adapter_key, identify, is_adapter
-from learnable.types import Example, ModelRef, Rendered
+from learnable.types import ModelRef, Rendered
 
 BATCH_TOKENS = {"cpu": 2_048, "cuda": 32_768, "mps": 4_096}
 
@@ -50,10 +50,6 @@ class LanguageModel:
     def batch_tokens(self) -> int:
         """How many tokens, padding included, one forward pass takes."""
         return BATCH_TOKENS.get(self.network.device.type, BATCH_TOKENS["cpu"])
-
-    def render(self, examples: Sequence[Example], *, max_length: int) -> list[Rendered]:
-        """Tokenize conversations and mark the response tokens; see ``Renderer.render``."""
-        return self.renderer.render(examples, max_length=max_length)
 
     def nll(self, rendered: Sequence[Rendered]) -> NDArray[np.float64]:
         """Return the summed nll of the response tokens in nats, (n,).
