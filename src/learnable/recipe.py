@@ -180,7 +180,7 @@ def run(recipe: Recipe, *, root: Path, dry_run: bool = False) -> dict[str, Outco
         The outcome of each step, by name.
     """
     outcomes: dict[str, Outcome] = {}
-    _check(recipe)
+    checked = _check(recipe)
     scope = {**recipe.parameters, "store": str(root / "store"), "command": command(recipe)}
     with tempfile.TemporaryDirectory() as aside:
         for name, step in recipe.steps.items():
@@ -197,7 +197,7 @@ def run(recipe: Recipe, *, root: Path, dry_run: bool = False) -> dict[str, Outco
             arguments["output"] = str(base / f"{name}-{{fingerprint}}")
             outcomes[name] = verb(**arguments)
             if step["verb"] == "load":
-                _check_budget(recipe, outcomes[name])
+                _check_budget(checked, examples=outcomes[name].facts["examples"])
             if "would run" in outcomes[name].facts:
                 say(f"{name}: {', '.join(outcomes[name].facts['would run'])}")
             elif not dry_run:
@@ -255,14 +255,16 @@ def _absolute(value: Any) -> Any:
     return str(Path(value).resolve()) if isinstance(value, str) and Path(value).exists() else value
 
 
-def _check(recipe: Recipe) -> None:
-    """Find what is wrong with any step before the first one runs."""
+def _check(recipe: Recipe) -> list[dict[str, Any]]:
+    """Find what is wrong with any step before the first one runs; return the arguments of each, without folders."""
     scope = {**recipe.parameters, "store": "", "command": ""}
     done: dict[str, str] = {}
+    checked: list[dict[str, Any]] = []
     scores: set[str] = set()
     for name, step in recipe.steps.items():
         arguments = _arguments(name, step, scope, done)
         done[name] = name
+        checked.append(arguments)
         for scorer in arguments.get("scorers") or ():
             build("scorer", scorer, SCORERS)
             scores.add(scorer)
@@ -273,22 +275,18 @@ def _check(recipe: Recipe) -> None:
                 raise UsageError(
                     f"select.by is {by!r}, which is not among the scorers", hint=did_you_mean(by, scores)
                 )
+    return checked
 
 
-def _check_budget(recipe: Recipe, loaded: Outcome) -> None:
+def _check_budget(checked: Iterable[Mapping[str, Any]], *, examples: int) -> None:
     """Find a budget above the pool before anything costly runs."""
-    examples = loaded.facts["examples"]
-    for name, step in recipe.steps.items():
-        if step["verb"] == "select":
-            scope = {**recipe.parameters, "store": "", "command": ""}
-            asked = Budget.parse(
-                _arguments(name, step, scope, dict.fromkeys(recipe.steps, ""))["budget"]
-            ).examples
-            if asked is not None and asked > examples:
-                raise SelectionError(
-                    f"the budget of {asked:,} examples is above the pool, which has {examples:,}",
-                    hint="lower the budget, or give more data",
-                )
+    for arguments in checked:
+        asked = Budget.parse(arguments["budget"]).examples if "budget" in arguments else None
+        if asked is not None and asked > examples:
+            raise SelectionError(
+                f"the budget of {asked:,} examples is above the pool, which has {examples:,}",
+                hint="lower the budget, or give more data",
+            )
 
 
 def _arguments(

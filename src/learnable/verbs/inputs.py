@@ -19,15 +19,13 @@ LONGEST = 2_048
 
 def pool_of(data: list[str], reading: Reading, output: str) -> tuple[Pool, Outcome]:
     """Return the pool that a command works on: loaded before, or loaded now into ``<output>-pool``."""
-    if len(data) == 1 and rows.is_pool(Path(data[0])):
+    if len(data) == 1 and (rows.is_pool(Path(data[0])) or (Path(data[0]) / DONE).is_file()):
+        loaded = finished(data[0], "load")
         if reading != Reading():
             raise UsageError(
                 f"{data[0]} was loaded before: format, on_error and source_column have no effect on it",
                 hint="give them to `learnable load`",
             )
-        loaded = finished(data[0], "load")
-    elif len(data) == 1 and (Path(data[0]) / DONE).is_file():
-        loaded = finished(data[0], "load")  # says which command wrote it
     else:
         loaded = load(
             data, reading=reading, output=output.replace("{fingerprint}", "").rstrip("/-") + "-pool"
