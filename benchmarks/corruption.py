@@ -10,6 +10,7 @@ stopped goes on where it was.
 import argparse
 import json
 import platform
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 
@@ -32,13 +33,20 @@ def corrupted_rows(path: Path, *, seed: int) -> list[dict[str, str]]:
     pool = read([str(path)], on_error="skip")
     examples = sorted(pool.iter_examples(), key=lambda example: fingerprint([seed, example.id]))
     examples = [example for example in examples if len(example.messages[-1].content.split()) >= 4]
-    taken = examples[: CLEAN + CORRUPTED]
+    pairs = [(each.messages[-2].content, each.messages[-1].content) for each in examples[: CLEAN + CORRUPTED]]
+    return corrupt(pairs, clean=CLEAN, seed=seed)
+
+
+def corrupt(pairs: Sequence[tuple[str, str]], *, clean: int, seed: int) -> list[dict[str, str]]:
+    """Return rows of prompts and answers, those after the first ``clean`` corrupted, in random order.
+
+    A third of them get the answer of another one, a third half of their answer, a third random words of the pool.
+    """
     rng = np.random.default_rng(seed)
-    words = sorted({word for example in taken for word in example.messages[-1].content.split()})
+    words = sorted({word for _, answer in pairs for word in answer.split()})
     rows = []
-    for number, example in enumerate(taken):
-        prompt, answer = example.messages[-2].content, example.messages[-1].content
-        kind = KINDS[0] if number < CLEAN else KINDS[1 + number % 3]
+    for number, (prompt, answer) in enumerate(pairs):
+        kind = KINDS[0] if number < clean else KINDS[1 + number % 3]
         rows.append({"instruction": prompt, "input": "", "output": answer, "kind": kind})
     shuffled = [row for row in rows if row["kind"] == "shuffled"]
     answers = [row["output"] for row in shuffled]

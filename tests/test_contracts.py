@@ -27,7 +27,8 @@ def test_selector_keeps_its_contract(name):
 @pytest.mark.parametrize("name", SELECTORS)
 def test_selector_fills_a_budget(name):
     frame = pl.DataFrame({"id": list("abcdef"), "s": [0.3, 0.1, float("nan"), 0.2, 0.6, 0.5]})
-    selection = choose(frame, by="s", budget=Budget(examples=4), selector=build("selector", name, SELECTORS))
+    method, vectors = build("selector", name, SELECTORS), np.eye(6, dtype=np.float32)
+    selection = choose(frame, by="s", budget=Budget(examples=4), selector=method, vectors=vectors)
     assert selection.kept.height == 4
 
 

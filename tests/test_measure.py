@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from learnable import measure
-from learnable.measure import lengths, mean_loss, nll_measure, plan, run
+from learnable.measure import lengths, mean_loss, measure_of, plan, run
 from learnable.store import Store
 from learnable.types import Rendered
 
@@ -58,7 +58,7 @@ def store(tmp_path):
 
 def planned(examples, store, *, batch_tokens=40):
     return plan(
-        nll_measure(FakeModel(), rendering="r", max_length=64),
+        measure_of(FakeModel(), rendering="r", max_length=64),
         examples,
         store=store,
         batch_tokens=batch_tokens,
@@ -67,7 +67,7 @@ def planned(examples, store, *, batch_tokens=40):
 
 def pass_over(model, examples, store):
     """Plan and run, and return the measure."""
-    key = nll_measure(model, rendering="r", max_length=64)
+    key = measure_of(model, rendering="r", max_length=64)
     todo = plan(key, examples, store=store, batch_tokens=model.batch_tokens)
     run(todo, model, examples, store=store, label="loss")
     return key
@@ -120,13 +120,13 @@ def test_lengths_of_nothing_have_the_same_columns():
     ("model", "max_length"), [(FakeModel(key="other"), 64), (FakeModel(), 65)], ids=["model", "length limit"]
 )
 def test_measure_is_another_for_another(model, max_length):
-    assert nll_measure(model, rendering="r", max_length=max_length) != nll_measure(
+    assert measure_of(model, rendering="r", max_length=max_length) != measure_of(
         FakeModel(), rendering="r", max_length=64
     )
 
 
 def test_measure_does_not_depend_on_the_batch_size():
-    assert nll_measure(FakeModel(batch_tokens=10), rendering="r", max_length=64) == nll_measure(
+    assert measure_of(FakeModel(batch_tokens=10), rendering="r", max_length=64) == measure_of(
         FakeModel(), rendering="r", max_length=64
     )
 
@@ -232,7 +232,7 @@ def test_only_added_rows_are_measured(store):
 
 def test_another_length_limit_is_measured_anew(store):
     measured(FakeModel(), POOL, store)
-    todo = plan(nll_measure(FakeModel(), rendering="r", max_length=65), POOL, store=store, batch_tokens=40)
+    todo = plan(measure_of(FakeModel(), rendering="r", max_length=65), POOL, store=store, batch_tokens=40)
     assert todo.examples == len(DEFINED)
 
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learnable.errors import SelectionError
-from learnable.selectors import Random, Thresholds, TopK, choose, count_asked
-from learnable.selectors.choose import PASS_OVER
+from learnable.errors import SelectionError, UsageError
+from learnable.selectors import Middle, Random, Thresholds, TopK, choose, count_asked
+from learnable.selectors.budget import PASS_OVER
 from learnable.types import Budget
 
 NAN = float("nan")
@@ -53,6 +53,42 @@ def test_top_k_picks_equal_scores_in_the_order_given():
 
 def test_top_k_gain_is_the_score():
     assert TopK()(np.float32([0.25, 0.75, NAN]), k=2).gain.tolist() == [0.75, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("scores", "k", "picked"),
+    [
+        # Ranks of b, d, a, e, c are 0 to 4; the median is a.
+        ([0.3, 0.1, 0.5, 0.2, 0.4], 1, "a"),
+        ([0.3, 0.1, 0.5, 0.2, 0.4], 3, "ade"),
+        ([0.3, 0.1, 0.5, 0.2, 0.4], 5, "adebc"),
+        # Of an even number, the lower of the two in the middle comes first.
+        ([0.1, 0.2, 0.3, 0.4], 2, "bc"),
+        ([NAN, 0.9, NAN, 0.1, 0.5], 2, "ed"),
+        ([0.5, 0.5, 0.5], 1, "b"),
+        # An outlier moves a mean, not a rank.
+        ([0.1, 0.2, 1000.0], 1, "b"),
+    ],
+)
+def test_middle_picks_the_ranks_nearest_to_the_median(scores, k, picked):
+    index = Middle()(np.float32(scores), k=k).index
+    assert "".join("abcde"[i] for i in index) == picked
+
+
+@pytest.mark.parametrize(("centre", "picked"), [(0, [0, 1]), (0.25, [1, 0]), (0.7, [3, 2]), (1, [4, 3])])
+def test_middle_may_be_around_another_quantile(centre, picked):
+    scores = np.float32([0.1, 0.2, 0.3, 0.4, 0.5])
+    assert Middle(centre=centre)(scores, k=2).index.tolist() == picked
+
+
+def test_middle_gain_is_minus_the_distance_in_ranks():
+    assert Middle()(np.float32([1, 2, 3, 4, 50]), k=5).gain.tolist() == [0, -0.25, -0.25, -0.5, -0.5]
+
+
+@pytest.mark.parametrize("centre", [-0.1, 1.1, NAN])
+def test_middle_outside_the_ranks_is_refused(centre):
+    with pytest.raises(UsageError, match="from 0 to 1"):
+        Middle(centre=centre)
 
 
 def test_random_gives_each_example_the_same_chance():
@@ -168,6 +204,12 @@ def test_token_budget_that_nothing_fits_is_refused():
         pick(table([0.1, 0.2]), tokens=9)
 
 
+@pytest.mark.parametrize("per_source", ["none", "equal", "proportional"])
+def test_rows_without_tokens_always_fit(per_source):
+    frame = table([0.1, NAN, 0.2], tokens=[0, 10, 0], source=["x", "x", "y"])
+    assert kept(frame, tokens=5, per_source=per_source) == ["c", "a"]
+
+
 def test_token_budget_needs_a_column_of_tokens():
     with pytest.raises(SelectionError, match="needs a column 'tokens'"):
         pick(table([0.1]).drop("tokens"), tokens=9)
@@ -190,7 +232,7 @@ rows = st.lists(
     min_size=1,
     max_size=60,
 ).filter(lambda rows: any(score == score for score, _, _ in rows))
-methods = st.sampled_from([TopK(), Random()])
+methods = st.sampled_from([TopK(), Random(), Middle()])
 sharing = st.sampled_from(["none", "equal", "proportional"])
 
 
@@ -362,8 +404,9 @@ LOSSES = {"loss_before": [1.0, 2.0, 3.0], "loss_after": [3.0, 2.0, 1.0]}
         (Thresholds(min_loss_before=2.0), ["c", "b"], {"a": "loss_before < 2"}),
         (Thresholds(max_loss_after=2.0), ["c", "b"], {"a": "loss_after > 2"}),
         (Thresholds(min_score=0.25), ["c", "b"], {"a": "s < 0.25"}),
+        (Thresholds(max_score=0.25), ["b", "a"], {"c": "s > 0.25"}),
     ],
-    ids=["min_loss_before", "max_loss_after", "min_score"],
+    ids=["min_loss_before", "max_loss_after", "min_score", "max_score"],
 )
 def test_threshold_drops_what_is_beyond_it_and_keeps_what_is_on_it(thresholds, left, reason):
     selection = pick(table([0.0, 0.25, 0.5], **LOSSES), examples=3, thresholds=thresholds)

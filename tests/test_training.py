@@ -170,8 +170,21 @@ class TestLengthGroupedBatches:
     def batches(self, epoch=0, **options):
         sampler = LengthGroupedBatches(self.lengths, batch_size=8, seed=3, **options)
         sampler.set_epoch(epoch)
-        order = list(sampler)
-        return [order[start : start + 8] for start in range(0, len(order), 8)]
+        return list(sampler)
+
+    def test_all_batches_but_the_last_are_full(self):
+        assert [len(batch) for batch in self.batches()] == [8] * 25 + [3]
+
+    @pytest.mark.parametrize("steps", [1, 19, 60, 203])
+    def test_a_number_of_steps_cuts_into_as_many_even_batches(self, steps):
+        batches = self.batches(steps=steps)
+        sizes = {len(batch) for batch in batches}
+        assert len(batches) == steps
+        assert max(sizes) - min(sizes) <= 1
+        assert sorted(i for batch in batches for i in batch) == list(range(203))
+
+    def test_more_steps_than_examples_are_one_example_each(self):
+        assert [len(batch) for batch in self.batches(steps=500)] == [1] * 203
 
     def test_every_example_comes_once(self):
         assert sorted(i for batch in self.batches() for i in batch) == list(range(203))

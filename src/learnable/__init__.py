@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from learnable.steps import Outcome
     from learnable.store import Store
     from learnable.types import Budget, Loading, Reading, Reference
-    from learnable.verbs import load, report, score, select, show, train
+    from learnable.verbs import compare, evaluate, load, report, score, select, show, train
 
 __version__ = "0.1.0"
 
@@ -24,6 +24,8 @@ _HOMES = {
     "Reading": "learnable.types",
     "Reference": "learnable.types",
     "Store": "learnable.store",
+    "compare": "learnable.verbs",
+    "evaluate": "learnable.verbs",
     "load": "learnable.verbs",
     "report": "learnable.verbs",
     "score": "learnable.verbs",
@@ -40,6 +42,8 @@ __all__ = [
     "Reading",
     "Reference",
     "Store",
+    "compare",
+    "evaluate",
     "load",
     "report",
     "score",

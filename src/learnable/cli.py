@@ -30,7 +30,16 @@ app = App(
     default_parameter=Parameter(negative_iterable=()),
     suppress_keyboard_interrupt=False,
 )
-for verb in (verbs.load, verbs.show, verbs.train, verbs.score, verbs.select, verbs.report):
+for verb in (
+    verbs.load,
+    verbs.show,
+    verbs.train,
+    verbs.score,
+    verbs.select,
+    verbs.evaluate,
+    verbs.compare,
+    verbs.report,
+):
     app.command(verb)
 
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -12,6 +13,8 @@ from learnable.store import Store
 from learnable.types import Measure, Model, Rendered
 
 STORE_EVERY_S = 10.0
+COMPUTED_BY = {"nll": "nll", "token_nll": "token_nll", "embedding": "embed"}
+"""Kinds of measures, and the method of a model that computes them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,15 +68,42 @@ def _why_empty(example: Rendered) -> str:
     return "the chat template leaves no response token"
 
 
-def nll_measure(model: Model, *, rendering: str, max_length: int) -> Measure:
-    """Return the identity of the nll pass of a model as it is now (its adapter on or off).
+def measure_of(
+    model: Model, *, rendering: str, max_length: int, kind: str = "nll", alone: bool = False
+) -> Measure:
+    """Return the identity of a pass of a model as it is now (its adapter on or off).
 
     Args:
         model: The model that measures.
         rendering: Identity of what made the tokens, which may be another model's tokenizer and chat template.
         max_length: Longest sequence in tokens.
+        kind: ``nll`` (summed over the response), ``token_nll`` (each response token) or ``embedding``.
+        alone: The answers are measured without what stands before them, see ``answers_alone``.
     """
-    return Measure(kind="nll", model=model.key, parameters={"rendering": rendering, "max_length": max_length})
+    parameters: dict[str, Any] = {"rendering": rendering, "max_length": max_length}
+    return Measure(kind=kind, model=model.key, parameters=parameters | ({"context": "none"} if alone else {}))
+
+
+def answers_alone(rendered: Sequence[Rendered], *, separator: int) -> list[Rendered]:
+    """Return the same response tokens without their instructions: one answer after the other behind a separator.
+
+    Args:
+        rendered: n examples.
+        separator: Token that stands where a text begins (BOS, or EOS where a tokenizer adds no BOS); without it the
+            first token of an answer would have nothing to be predicted from, and the two losses of IFD would not be
+            over the same tokens.
+    """
+    first = np.array([separator], dtype=np.int32)
+    return [
+        Rendered(
+            id=example.id,
+            ids=np.concatenate([first, example.ids[example.mask]]),
+            mask=np.arange(int(example.mask.sum()) + 1) > 0,
+            truncated=example.truncated,
+            refused=example.refused,
+        )
+        for example in rendered
+    ]
 
 
 def plan(measure: Measure, rendered: Sequence[Rendered], *, store: Store, batch_tokens: int) -> Plan:
@@ -117,37 +147,56 @@ def run(todo: Plan, model: Model, rendered: Sequence[Rendered], *, store: Store,
     if not todo.batches:
         return
     ids: list[str] = []
-    nlls: list[np.ndarray] = []
+    values: list[np.ndarray] = []
+    compute = getattr(model, COMPUTED_BY[todo.measure.kind])
     last = time.monotonic()
     with bar(label, todo.tokens) as progress:
         for batch in todo.batches:
             examples = [rendered[position] for position in batch]
-            nlls.append(model.nll(examples))
+            values.extend(compute(examples))
             ids.extend(example.id for example in examples)
             progress.advance(sum(len(example.ids) for example in examples))
             if time.monotonic() - last >= STORE_EVERY_S:
-                _flush(todo.measure, ids, nlls, store)
-                ids, nlls, last = [], [], time.monotonic()
+                _flush(todo.measure, ids, values, store)
+                ids, values, last = [], [], time.monotonic()
     if ids:
-        _flush(todo.measure, ids, nlls, store)
+        _flush(todo.measure, ids, values, store)
 
 
-def _flush(measure: Measure, ids: list[str], nlls: list[np.ndarray], store: Store) -> None:
-    store.write(measure, pl.DataFrame({"id": ids, "nll": np.concatenate(nlls)}))
+def _flush(measure: Measure, ids: list[str], values: list[np.ndarray], store: Store) -> None:
+    kind = pl.Float64 if measure.kind == "nll" else pl.List(pl.Float32)
+    store.write(measure, pl.DataFrame({"id": ids, measure.kind: pl.Series(values, dtype=kind)}))
 
 
 def mean_loss(measure: Measure, frame: pl.DataFrame, *, store: Store) -> pl.Series:
     """Return the stored loss per response token in nats, float32 (n,), NaN where ``frame`` says it is undefined.
 
     Args:
-        measure: The nll pass.
+        measure: The nll pass, or the pass that kept each token's.
         frame: n rows with ``id`` and ``response_tokens``.
         store: Where the pass was stored.
     """
     defined = frame.filter(pl.col("response_tokens") > 0)
     if defined.is_empty():
         return pl.Series("loss", [float("nan")] * frame.height, dtype=pl.Float32)
-    nll = store.read(measure, defined["id"])
-    joined = frame.join(nll.select("id", "nll"), on="id", how="left", maintain_order="left")
+    stored = store.read(measure, defined["id"])
+    nll = pl.col("nll") if measure.kind == "nll" else pl.col("token_nll").cast(pl.List(pl.Float64)).list.sum()
+    joined = frame.join(stored.select("id", nll=nll), on="id", how="left", maintain_order="left")
     loss = joined["nll"] / joined["response_tokens"]
     return loss.fill_null(float("nan")).cast(pl.Float32).alias("loss")
+
+
+def listed(measure: Measure, frame: pl.DataFrame, *, store: Store) -> pl.Series:
+    """Return what a pass stored as lists, List(Float32) (n,), null where ``frame`` says it is undefined.
+
+    Args:
+        measure: A ``token_nll`` or ``embedding`` pass.
+        frame: n rows with ``id`` and ``response_tokens``.
+        store: Where the pass was stored.
+    """
+    defined = frame.filter(pl.col("response_tokens") > 0)
+    if defined.is_empty():
+        return pl.Series(measure.kind, [None] * frame.height, dtype=pl.List(pl.Float32))
+    stored = store.read(measure, defined["id"])
+    joined = frame.select("id").join(stored, on="id", how="left", maintain_order="left")
+    return joined[measure.kind].cast(pl.List(pl.Float32))

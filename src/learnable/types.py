@@ -125,6 +125,12 @@ class Model(Protocol):
     def nll(self, rendered: Sequence[Rendered]) -> NDArray[np.float64]:
         """Summed negative log-likelihood of the response tokens in nats, (n,)."""
 
+    def token_nll(self, rendered: Sequence[Rendered]) -> list[NDArray[np.float32]]:
+        """The same of each response token, n arrays."""
+
+    def embed(self, rendered: Sequence[Rendered]) -> NDArray[np.float32]:
+        """One vector for each example, (n, d)."""
+
 
 class Scorer(Protocol):
     """A cheap formula over measured columns; hyperparameters are its fields."""
@@ -137,7 +143,12 @@ class Scorer(Protocol):
 
 
 class Selector(Protocol):
-    """Arrays in, picks out; hyperparameters are its fields."""
+    """Arrays in, picks out; hyperparameters are its fields.
+
+    ``needs_vectors`` is True when it cannot do without ``vectors``; a selector that lacks it is taken to say False.
+    """
+
+    needs_vectors: ClassVar[bool]
 
     def __call__(
         self,
@@ -231,6 +242,8 @@ class Tuning:
         rank: LoRA rank; its alpha is twice the rank.
         warmup: Share of the steps in which the learning rate rises; it then falls by a cosine.
         seed: Seeds the adapters and the order of the data.
+        steps: Optimizer steps per epoch, with batches as even as can be instead of ``batch_size``: selections of
+            differing numbers of examples then train for equally many steps.
     """
 
     method: Literal["lora", "full"] = "lora"
@@ -240,6 +253,7 @@ class Tuning:
     rank: int = 16
     warmup: float = 0.03
     seed: int = 0
+    steps: int | None = None
 
     @property
     def peak_learning_rate(self) -> float:
@@ -282,6 +296,19 @@ class Reference(Tuning):
         if self.model is not None:
             return 0.0
         return self.epochs * self.fraction * max(self.folds - 1, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grade:
+    """What an evaluator says of one example.
+
+    ``value`` is in the evaluator's unit, NaN when it could not be graded; ``answer`` is what was taken from the
+    completion, or chosen; ``why`` gives the reason where there is one to give.
+    """
+
+    value: float
+    answer: str = ""
+    why: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,6 @@
 """Rows in and out: any common fine-tuning file becomes a pool of conversations, and the chosen rows a file again."""
 
+from learnable.data.flags import boolean_columns
 from learnable.data.formats import FORMATS, detect
 from learnable.data.pool import is_pool, load_pool, pool_identity, save_pool
 from learnable.data.reading import digests, read
@@ -11,6 +12,7 @@ __all__ = [
     "FORMATS",
     "STARTER_ROWS",
     "base_name",
+    "boolean_columns",
     "detect",
     "digests",
     "is_pool",

@@ -47,7 +47,7 @@ def write_rows(pool: Pool, ids: Collection[str], folder: Path) -> list[Path]:
     rows_of = {file: set(rows) for file, rows in chosen.group_by("file").agg("row").iter_rows()}
     targets = _targets(pool.files, folder)
     for file in sorted(rows_of):
-        _check_unchanged(pool.files[file])
+        check_unchanged(pool.files[file])
         _check_replaceable(targets[file], pool.files)
     for file, rows in sorted(rows_of.items()):
         with replacing(targets[file]) as part:
@@ -99,7 +99,8 @@ def _check_known(pool: Pool, wanted: pl.DataFrame) -> None:
         )
 
 
-def _check_unchanged(file: SourceFile) -> None:
+def check_unchanged(file: SourceFile) -> None:
+    """Raise a ``DataError`` when an input is no longer what it was when it was read."""
     hint = "load the data again, then repeat the steps after it"
     if file.kind not in ("hub", "starter") and not Path(file.path).exists():
         raise DataError(f"{file.path} has changed since it was read: it is no longer there", hint=hint)

@@ -2,5 +2,6 @@
 
 from learnable.model.language_model import LanguageModel
 from learnable.model.rendering import DEFAULT_TEMPLATE, Renderer
+from learnable.model.static_embedding import StaticEmbedder
 
-__all__ = ["DEFAULT_TEMPLATE", "LanguageModel", "Renderer"]
+__all__ = ["DEFAULT_TEMPLATE", "LanguageModel", "Renderer", "StaticEmbedder"]

@@ -1,21 +1,23 @@
 """A loaded model: renders, measures, and wears adapters over one set of weights."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from learnable.errors import ModelError
+from learnable.model.generation import generate, generate_batches
 from learnable.model.loading import load_network
-from learnable.model.losses import batch_nll
+from learnable.model.losses import batch_embeddings, batch_nll, batch_token_nll
 from learnable.model.rendering import Renderer
-from learnable.model.source import adapter_key, identify, is_adapter
-from learnable.types import ModelRef, Rendered
+from learnable.model.source import adapter_key, identify, is_adapter, position_limit
+from learnable.types import Message, ModelRef, Rendered
 
+Part = TypeVar("Part")
 BATCH_TOKENS = {"cpu": 2_048, "cuda": 32_768, "mps": 4_096}
 
 
@@ -52,12 +54,23 @@ class LanguageModel:
         return BATCH_TOKENS.get(self.network.device.type, BATCH_TOKENS["cpu"])
 
     def nll(self, rendered: Sequence[Rendered]) -> NDArray[np.float64]:
-        """Return the summed nll of the response tokens in nats, (n,).
+        """Return the summed nll of the response tokens in nats, (n,)."""
+        return np.concatenate(self._within_memory(batch_nll, rendered))
 
-        A batch that does not fit the GPU's memory is halved until it does.
-        """
+    def token_nll(self, rendered: Sequence[Rendered]) -> list[NDArray[np.float32]]:
+        """Return the nll of each response token in nats, n arrays."""
+        return [losses for part in self._within_memory(batch_token_nll, rendered) for losses in part]
+
+    def embed(self, rendered: Sequence[Rendered]) -> NDArray[np.float32]:
+        """Return one vector for each example, (n, d)."""
+        return np.concatenate(self._within_memory(batch_embeddings, rendered))
+
+    def _within_memory(
+        self, compute: Callable[[Any, Sequence[Rendered]], Part], rendered: Sequence[Rendered]
+    ) -> list[Part]:
+        """Compute a batch, in halves of halves if it does not fit the GPU's memory."""
         try:
-            return batch_nll(self.network, rendered)
+            return [compute(self.network, rendered)]
         except torch.cuda.OutOfMemoryError as error:
             if len(rendered) == 1:
                 raise ModelError(
@@ -66,7 +79,61 @@ class LanguageModel:
                 ) from error
         torch.cuda.empty_cache()
         half = len(rendered) // 2
-        return np.concatenate([self.nll(rendered[:half]), self.nll(rendered[half:])])
+        return [
+            *self._within_memory(compute, rendered[:half]),
+            *self._within_memory(compute, rendered[half:]),
+        ]
+
+    @property
+    def position_limit(self) -> int | None:
+        """Most tokens of a sequence, None where the model does not say."""
+        return position_limit(self.ref)
+
+    def generate(
+        self,
+        conversations: Sequence[Sequence[Message]],
+        *,
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seeds: Sequence[int] | None = None,
+    ) -> list[str]:
+        """Return the next answer to each conversation; greedy unless a temperature is given.
+
+        Raises:
+            ModelError: If the chat template refuses a conversation.
+        """
+        return generate(
+            self.network,
+            self.renderer.tokenizer,
+            [self.renderer.prompt_ids(messages) for messages in conversations],
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            seeds=seeds,
+            stop_ids=self.renderer.stop_ids,
+        )
+
+    def completions(
+        self,
+        conversations: Sequence[Sequence[Message]],
+        *,
+        max_new_tokens: int,
+        only: Collection[int] | None = None,
+    ) -> Iterator[tuple[list[int], list[str]]]:
+        """Yield positions and greedy answers as each batch is done; those outside ``only`` are left out.
+
+        Raises:
+            ModelError: If the chat template refuses a conversation.
+        """
+        yield from generate_batches(
+            self.network,
+            self.renderer.tokenizer,
+            [self.renderer.prompt_ids(messages) for messages in conversations],
+            max_new_tokens=max_new_tokens,
+            stop_ids=self.renderer.stop_ids,
+            only=only,
+        )
 
     @contextmanager
     def adapter(self, folder: Path) -> Iterator[None]:
@@ -81,7 +148,7 @@ class LanguageModel:
             raise ModelError(f"{folder} holds no LoRA adapter: there is no adapter_config.json in it")
         key = adapter_key(self._base_key, folder)
         if key not in self._adapters:
-            name = f"adapter-{len(self._adapters)}"
+            name = f"adapter-{key[:16]}"
             try:
                 self._attach(folder, name)
             except (RuntimeError, ValueError, OSError) as error:
@@ -89,7 +156,11 @@ class LanguageModel:
                     f"the adapter {folder} does not fit {self.ref.name}: {str(error).splitlines()[0]}",
                     hint="was it trained on another base model?",
                 ) from error
-            self._adapters[key] = name
+            self.network.set_adapter(name)
+            # One at a time: a comparison wears dozens, and each takes memory as long as it is attached.
+            for old in self._adapters.values():
+                self.network.delete_adapter(old)
+            self._adapters = {key: name}
         assert isinstance(self.network, peft.PeftModel)
         self.network.set_adapter(self._adapters[key])
         self.network.base_model.enable_adapter_layers()

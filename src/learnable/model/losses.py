@@ -35,11 +35,66 @@ def batch_nll(network: Any, rendered: Sequence[Rendered]) -> NDArray[np.float64]
     Raises:
         ModelError: If the network has no output layer, or gives losses that are not finite.
     """
+    values, rows = _token_losses(network, rendered)
+    total = np.zeros(len(rendered), dtype=np.float64)
+    np.add.at(total, rows, values)
+    return total
+
+
+@torch.inference_mode()
+def batch_token_nll(network: Any, rendered: Sequence[Rendered]) -> list[NDArray[np.float32]]:
+    """Return the nll of each response token of each example, in nats.
+
+    Returns:
+        n arrays, float32; their sums are those of ``batch_nll`` but for rounding.
+
+    Raises:
+        ModelError: As ``batch_nll``.
+    """
+    values, rows = _token_losses(network, rendered)
+    borders = np.searchsorted(rows, np.arange(1, len(rendered)))
+    return [part.astype(np.float32) for part in np.split(values, borders)]
+
+
+@torch.inference_mode()
+def batch_embeddings(network: Any, rendered: Sequence[Rendered]) -> NDArray[np.float32]:
+    """Return one vector for each example: the mean of its last hidden states, later tokens weighing more.
+
+    The weight of token i of T is ``i / (1 + 2 + ... + T)``: with causal attention a later state has seen more.
+
+    Returns:
+        float32 (n, d), d the width of the model.
+
+    Source: RDS+ (2503.01807), position-weighted mean pooling over prompt and response.
+    """
+    ids, _, _, _ = _padded(rendered)
+    lengths = torch.tensor([len(example.ids) for example in rendered])
+    weights = torch.arange(1, ids.shape[1] + 1)[None, :] * (
+        torch.arange(ids.shape[1])[None, :] < lengths[:, None]
+    )
+    pooled: list[torch.Tensor] = []
+
+    def pool(_: Any, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
+        hidden = arguments[0]  # (n, T, d)
+        share = (weights / weights.sum(dim=1, keepdim=True)).to(hidden.device)  # (n, T)
+        pooled.append(torch.einsum("nt,ntd->nd", share, hidden.float()))
+        return (hidden[:1, :1],)
+
+    with _hooked(_head(network), pool):
+        network(input_ids=ids.to(next(network.parameters()).device), use_cache=False)
+    if not pooled:
+        raise ModelError("the output layer of this model is never called, so its states cannot be read")
+    return pooled[0].cpu().numpy()
+
+
+def _token_losses(
+    network: Any, rendered: Sequence[Rendered]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return the nll of all response tokens of a batch (P,), and the row of each (P,)."""
     device = next(network.parameters()).device
     ids, targets, rows, positions = _padded(rendered)
-    total = np.zeros(len(rendered), dtype=np.float64)
     if not len(rows):
-        return total
+        return np.zeros(0), rows
     ids_on_device, targets_on_device = ids.to(device), targets.to(device)
     losses = [
         torch.nn.functional.cross_entropy(
@@ -54,8 +109,7 @@ def batch_nll(network: Any, rendered: Sequence[Rendered]) -> NDArray[np.float64]
             f"the model gives a loss that is not finite on example {bad.id[:8]}",
             hint="try dtype float32, and look whether the model was loaded whole",
         )
-    np.add.at(total, rows, values)
-    return total
+    return values, rows
 
 
 def _padded(
@@ -76,9 +130,7 @@ def _padded(
 
 def _logits(network: Any, ids: torch.Tensor, positions: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
     """Yield ``(start, logits)`` with logits (C, V) of the positions ``start`` to ``start + C``."""
-    head = network.get_output_embeddings()
-    if head is None:
-        raise ModelError("the model has no output layer", hint="learnable needs a causal language model")
+    head = _head(network)
     elements = LOGITS_AT_ONCE.get(ids.device.type, LOGITS_AT_ONCE["cpu"])
     at_once = max(1, elements // head.weight.shape[0])
     chosen: list[torch.Tensor] = []
@@ -97,6 +149,13 @@ def _logits(network: Any, ids: torch.Tensor, positions: torch.Tensor) -> Iterato
         # A forward over one token, with the next chunk put in front of the output layer.
         with _hooked(head, lambda _, __, start=start: (chosen[0][None, start : start + at_once],)):
             yield start, network(input_ids=ids[:1, :1], use_cache=False).logits[0]
+
+
+def _head(network: Any) -> Any:
+    head = network.get_output_embeddings()
+    if head is None:
+        raise ModelError("the model has no output layer", hint="learnable needs a causal language model")
+    return head
 
 
 @contextmanager

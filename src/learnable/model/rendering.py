@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from jinja2 import TemplateError
+from numpy.typing import NDArray
 
 from learnable.errors import ModelError
 from learnable.fingerprint import fingerprint
@@ -68,11 +69,7 @@ class Renderer:
         self._options: dict[str, Any] = {}
         if tokenizer.chat_template is None:
             # A chat template is the whole text, so the default one must bring the BOS that the tokenizer would add.
-            first = tokenizer("a", add_special_tokens=True)["input_ids"][0]
-            self._options = {
-                "chat_template": DEFAULT_TEMPLATE,
-                "add_bos": tokenizer.bos_token_id is not None and first == tokenizer.bos_token_id,
-            }
+            self._options = {"chat_template": DEFAULT_TEMPLATE, "add_bos": self._adds_bos}
         elif "strftime_now" in str(tokenizer.chat_template):
             self._options = {"chat_template": FIXED_DATE + str(tokenizer.chat_template)}
         special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
@@ -101,6 +98,16 @@ class Renderer:
         template = self._options.get("chat_template", self._tokenizer.chat_template)
         return fingerprint({"vocabulary": self.vocabulary, "template": template, "version": VERSION})
 
+    @property
+    def separator(self) -> int:
+        """Token that stands where a text begins: BOS where the tokenizer adds one, else EOS, which ends the text before."""
+        return int(self._tokenizer.bos_token_id if self._adds_bos else self._tokenizer.eos_token_id)
+
+    @property
+    def _adds_bos(self) -> bool:
+        first = self._tokenizer("a", add_special_tokens=True)["input_ids"][0]
+        return self._tokenizer.bos_token_id is not None and first == self._tokenizer.bos_token_id
+
     def decode(self, ids: "np.ndarray[Any, np.dtype[np.int32]]") -> str:
         """Return the text of token ids (T,), special tokens included."""
         return str(self._tokenizer.decode(ids.tolist(), skip_special_tokens=False))
@@ -115,6 +122,40 @@ class Renderer:
         rendered = self._tokenizer.apply_chat_template(turns, tokenize=False, **self._options)
         assert isinstance(rendered, str)
         return rendered
+
+    @property
+    def tokenizer(self) -> "PreTrainedTokenizerBase":
+        """The tokenizer that this renders for."""
+        return self._tokenizer
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Tokens that end an answer: the end of sequence, and what the template puts after an answer."""
+        probe = [Message(role="user", content="a"), Message(role="assistant", content="b")]
+        text, spans = self.response_spans(probe)
+        encoded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        ids, offsets = np.asarray(encoded["input_ids"]), np.asarray(encoded["offset_mapping"]).reshape(-1, 2)
+        scored = self._mask(text, spans, ids, offsets)
+        after = ids[scored & (offsets[:, 0] >= spans[-1][1])]
+        return tuple(
+            sorted({self._tokenizer.eos_token_id, *(i for i in after.tolist() if i in self._end_of_turn)})
+        )
+
+    def prompt_ids(self, messages: Sequence[Message]) -> NDArray[np.int32]:
+        """Return the tokens that stand before the next answer, int32 (T,): what a model is given to answer.
+
+        They are the text that the loss sees before an answer, so that a model is asked the way it was trained. This
+        is what ``add_generation_prompt`` writes, also for templates that do not know it, and with the empty thinking
+        block that some templates put before answers without thoughts. A space before the answer is left to the answer.
+
+        Raises:
+            ModelError: If the chat template refuses the conversation.
+        """
+        answered = (*messages, Message(role="assistant", content="answer"))
+        text, spans = self._locate(Example(id="prompt", messages=answered, source="prompts"))
+        before = text[: spans[-1][0]].rstrip(" ")
+        ids = self._tokenizer(before, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+        return np.asarray(ids, dtype=np.int32)
 
     def response_spans(self, messages: Sequence[Message]) -> tuple[str, list[tuple[int, int]]]:
         """Return the rendered text and the ``[start, end)`` characters of each answer in it.

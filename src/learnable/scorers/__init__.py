@@ -3,16 +3,41 @@
 from collections.abc import Callable, Mapping
 
 from learnable.scorers.difference import Difference
-from learnable.scorers.learnability import Learnability
+from learnable.scorers.ifd import IFD
+from learnable.scorers.learnability import Learnability, SoftLearnability
+from learnable.scorers.length import Length
 from learnable.scorers.length_matched import LengthMatched
 from learnable.scorers.loss import Loss
+from learnable.scorers.perplexity import Perplexity, PerplexityMiddle
+from learnable.scorers.perplexity_drop import PerplexityDrop
+from learnable.scorers.top_share_ifd import TopShareIFD
 from learnable.types import Scorer
 
 SCORERS: Mapping[str, Callable[..., Scorer]] = {
     "learnability": Learnability,
+    "soft_learnability": SoftLearnability,
     "difference": Difference,
     "length_matched": LengthMatched,
+    "perplexity_drop": PerplexityDrop,
     "loss": Loss,
+    "perplexity": Perplexity,
+    "perplexity_middle": PerplexityMiddle,
+    "ifd": IFD,
+    "top_share_ifd": TopShareIFD,
+    "length": Length,
 }
 
-__all__ = ["SCORERS", "Difference", "Learnability", "LengthMatched", "Loss"]
+__all__ = [
+    "IFD",
+    "SCORERS",
+    "Difference",
+    "Learnability",
+    "Length",
+    "LengthMatched",
+    "Loss",
+    "Perplexity",
+    "PerplexityDrop",
+    "PerplexityMiddle",
+    "SoftLearnability",
+    "TopShareIFD",
+]

@@ -16,6 +16,8 @@ class Learnability:
     The token count cancels, so sums and means per token give the same score.
 
     Args:
+        power: Power of ``L_base`` that the fall is divided by: 1 is the paper's form, 0 the raw difference, and what
+            lies between is a softer normalization (ours).
         floor: Base loss in nats per token at or under which the score is undefined (NaN): there is nothing to learn,
             and the ratio is noise.
 
@@ -25,6 +27,7 @@ class Learnability:
 
     needs: ClassVar[tuple[str, ...]] = ("loss_before", "loss_after")
     higher_is_better: ClassVar[bool] = True
+    power: float = 1.0
     floor: float = 1e-6
 
     def __call__(self, frame: pl.DataFrame) -> NDArray[np.float32]:
@@ -33,5 +36,15 @@ class Learnability:
         after = frame["loss_after"].to_numpy().astype(np.float64)
         usable = (before > self.floor) & np.isfinite(before) & np.isfinite(after)
         score = np.full(before.shape, np.nan)
-        score[usable] = (before[usable] - after[usable]) / before[usable]
+        score[usable] = (before[usable] - after[usable]) / before[usable] ** self.power
         return score.astype(np.float32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoftLearnability(Learnability):
+    """``(L_base - L_ref) / sqrt(L_base)``: half way between learnability and the raw difference.
+
+    Source: ours, a variant to compare with; see ``power`` of ``Learnability``.
+    """
+
+    power: float = 0.5

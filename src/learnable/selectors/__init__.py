@@ -2,11 +2,36 @@
 
 from collections.abc import Callable, Mapping
 
-from learnable.selectors.choose import PerSource, Thresholds, choose, count_asked
+from learnable.selectors.budget import count_asked
+from learnable.selectors.choose import PerSource, choose
+from learnable.selectors.diverse_top_k import DiverseTopK
+from learnable.selectors.eligible import Thresholds
+from learnable.selectors.facility_location import FacilityLocation
+from learnable.selectors.k_center import KCenter
+from learnable.selectors.middle import Middle
 from learnable.selectors.random import Random
 from learnable.selectors.top_k import TopK
 from learnable.types import Selector
 
-SELECTORS: Mapping[str, Callable[..., Selector]] = {"top_k": TopK, "random": Random}
+SELECTORS: Mapping[str, Callable[..., Selector]] = {
+    "top_k": TopK,
+    "middle": Middle,
+    "random": Random,
+    "diverse_top_k": DiverseTopK,
+    "k_center": KCenter,
+    "facility_location": FacilityLocation,
+}
 
-__all__ = ["SELECTORS", "PerSource", "Random", "Thresholds", "TopK", "choose", "count_asked"]
+__all__ = [
+    "SELECTORS",
+    "DiverseTopK",
+    "FacilityLocation",
+    "KCenter",
+    "Middle",
+    "PerSource",
+    "Random",
+    "Thresholds",
+    "TopK",
+    "choose",
+    "count_asked",
+]

@@ -1,38 +1,19 @@
-"""Puts a budget, shares per source, thresholds and a where-expression around a selector."""
+"""Puts a budget, shares, thresholds, a where-expression and near-duplicate removal around a selector."""
 
-from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from learnable.errors import SelectionError, did_you_mean
+from learnable.errors import SelectionError, UsageError, did_you_mean
+from learnable.selectors.budget import Picked, count_asked, fill
+from learnable.selectors.eligible import Thresholds, reasons_against, with_near_duplicates
 from learnable.selectors.top_k import TopK
+from learnable.selectors.vectors import check_similarity, clusters_of, required
 from learnable.types import Budget, Selection, Selector
 
-PASS_OVER = 20
-"""Picks in a row that may be too long for what is left of a token budget before the selection ends.
-
-Without an end, the last few tokens would be filled with any short row, however low its score.
-"""
-
 PerSource = Literal["none", "equal", "proportional"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Thresholds:
-    """The three conditions of LoBaSS v1 (section 3.3), each optional; losses in nats per token.
-
-    Args:
-        min_loss_before: Drop what the model knows already: base loss under this.
-        max_loss_after: Drop what is too hard for it: reference loss above this.
-        min_score: Drop scores under this.
-    """
-
-    min_loss_before: float | None = None
-    max_loss_after: float | None = None
-    min_score: float | None = None
 
 
 def choose(
@@ -43,6 +24,10 @@ def choose(
     selector: Selector | None = None,
     lowest: bool = False,
     per_source: PerSource = "none",
+    per_cluster: PerSource = "none",
+    clusters: int = 100,
+    vectors: NDArray[np.float32] | None = None,
+    max_similarity: float | None = None,
     where: str | None = None,
     thresholds: Thresholds | None = None,
     seed: int = 0,
@@ -59,68 +44,87 @@ def choose(
         lowest: Prefer low scores.
         per_source: ``equal``: every source the same share (what a small source cannot use goes to the others);
             ``proportional``: every source its share of what is left after thresholds.
+        per_cluster: The same for clusters of similar vectors; not together with ``per_source``.
+        clusters: How many clusters to look for; at most one for two examples.
+        vectors: One for each row of ``scores``, of any length, (n, d). Where given, a row whose vector is not finite
+            is not eligible.
+        max_similarity: Drop what has a larger cosine similarity to an eligible row with a better score, before
+            anything is selected.
         where: A condition in SQL over the columns, such as ``loss_before > 0.5 AND tokens < 800``; what is undefined
             is NULL in it.
-        thresholds: The three conditions of LoBaSS; an undefined loss meets none of them.
-        seed: For selectors that draw.
+        thresholds: The three conditions of LoBaSS and a highest score; what is undefined meets none of them.
+        seed: For selectors that draw, and for the clusters.
 
     Returns:
         Kept and dropped examples; together they are all n.
 
     Raises:
-        SelectionError: If the budget is above the pool, a column is missing, or nothing qualifies.
+        UsageError: If ``per_source`` and ``per_cluster`` are both given, or a number is out of range.
+        SelectionError: If the budget is above the pool, a column or the vectors are missing, or nothing qualifies.
     """
+    method = selector or TopK()
     _check(scores, by, budget, per_source)
-    frame = scores.sort("id")
-    reasons = _reasons(frame, by, where, thresholds or Thresholds())
-    eligible = np.flatnonzero([reason is None for reason in reasons])
-    if not len(eligible):
+    _check_vectors(scores, vectors, method, per_cluster, max_similarity)
+    _check_shares(per_source, per_cluster, clusters)
+    order = scores["id"].arg_sort().to_numpy()
+    frame, vectors = scores[order], None if vectors is None else np.asarray(vectors, dtype=np.float32)[order]
+    values = frame[by].cast(pl.Float32).to_numpy() * np.float32(-1 if lowest else 1)
+    reasons = reasons_against(frame, by, where=where, thresholds=thresholds or Thresholds(), vectors=vectors)
+    if None not in reasons:
         raise SelectionError(
             "no example qualifies", hint=f"for example: {reasons[0]}; loosen where or the thresholds"
         )
-    rng, method, by_tokens = np.random.default_rng(seed), selector or TopK(), budget.tokens is not None
-    values = frame[by].cast(pl.Float32).to_numpy() * np.float32(-1 if lowest else 1)
-    tokens = frame["tokens"].to_numpy().astype(np.int64) if by_tokens else np.ones(len(values), np.int64)
-    groups = _groups(frame, eligible, per_source)
-    shares = _shares(groups, tokens, budget, len(values), per_source)
-    picked = [
-        _pick(method, values, tokens, members, share, by_tokens=by_tokens, rng=rng)
-        for members, share in zip(groups, shares, strict=True)
-    ]
-    if by_tokens and len(groups) > 1:
-        # Each source leaves a few tokens that its next example does not fit; together they fit some more.
-        rest = np.setdiff1d(eligible, np.concatenate([index for index, _ in picked]))
-        unspent = sum(shares) - sum(int(tokens[index].sum()) for index, _ in picked)
-        picked.append(_pick(method, values, tokens, rest, unspent, by_tokens=True, rng=rng))
-    index = np.concatenate([index for index, _ in picked])
-    gain = np.concatenate([gain for _, gain in picked])
+    if vectors is not None and max_similarity is not None:
+        reasons = with_near_duplicates(reasons, frame["id"], values, vectors, max_similarity=max_similarity)
+    eligible = np.flatnonzero([reason is None for reason in reasons])
+    if vectors is not None and per_cluster != "none":
+        labels = clusters_of(vectors[eligible], clusters=clusters, seed=seed)
+    else:
+        labels = _sources(frame, per_source)[eligible]
+    rng = np.random.default_rng(seed)
+
+    def ask(rows: NDArray[np.int64], k: int) -> Picked:
+        theirs = None if vectors is None else vectors[rows]
+        picks = method(values[rows], k=k, vectors=theirs, groups=None, rng=rng)
+        return rows[picks.index], picks.gain
+
+    index, gain = fill(
+        ask,
+        [eligible[labels == label] for label in sorted(set(labels))],
+        tokens=frame["tokens"].to_numpy().astype(np.int64) if budget.tokens is not None else None,
+        total=count_asked(budget, frame.height),
+        equal="equal" in (per_source, per_cluster),
+        rng=rng,
+    )
     if not len(index):
         raise SelectionError(
             f"none of the best examples fits the budget of {budget}", hint="raise the budget"
         )
-    if len(groups) > 1:
-        order = np.lexsort((index, -gain))
-        index, gain = index[order], gain[order]
     how = f"among the best by {by}" if isinstance(method, TopK) else f"picked by {type(method).__name__}"
-    ids = frame["id"].to_numpy()
-    left = np.setdiff1d(np.arange(len(values)), index)
-    return Selection(
-        kept=pl.DataFrame({"id": ids[index], "rank": np.arange(len(index)), "gain": gain}),
-        dropped=pl.DataFrame(
-            {"id": ids[left], "reason": [reasons[i] or f"not {how} within the budget" for i in left]},
-            schema={"id": pl.String, "reason": pl.String},
-        ),
-        by=by,
-        budget=budget,
+    kept, dropped = _kept_and_dropped(frame["id"], index, gain, reasons, f"not {how} within the budget")
+    return Selection(kept=kept, dropped=dropped, by=by, budget=budget)
+
+
+def _sources(frame: pl.DataFrame, per_source: PerSource) -> NDArray[Any]:
+    if per_source == "none":
+        return np.zeros(frame.height, dtype=np.int64)
+    return frame["source"].cast(pl.String).fill_null("").to_numpy()
+
+
+def _kept_and_dropped(
+    ids: pl.Series,
+    index: NDArray[np.int64],
+    gain: NDArray[np.float32],
+    reasons: list[str | None],
+    otherwise: str,
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    names, left = ids.to_numpy(), np.setdiff1d(np.arange(len(ids)), index)
+    kept = pl.DataFrame({"id": names[index], "rank": np.arange(len(index)), "gain": gain})
+    dropped = pl.DataFrame(
+        {"id": names[left], "reason": [reasons[i] or otherwise for i in left]},
+        schema={"id": pl.String, "reason": pl.String},
     )
-
-
-def count_asked(budget: Budget, n: int) -> int:
-    """Return how many tokens or examples a budget means for a pool of n examples."""
-    if budget.fraction is not None:
-        # 29% of a hundred million is 28999999.999999996 in floating point.
-        return max(1, int(n * budget.fraction * (1 + 1e-12)))
-    return budget.tokens or budget.examples or 0
+    return kept, dropped
 
 
 def _check(scores: pl.DataFrame, by: str, budget: Budget, per_source: PerSource) -> None:
@@ -153,109 +157,32 @@ def _are_counts(tokens: pl.Series) -> bool:
     return tokens.dtype.is_integer() and not tokens.has_nulls() and (tokens >= 0).all()
 
 
-def _reasons(frame: pl.DataFrame, by: str, where: str | None, thresholds: Thresholds) -> list[str | None]:
-    """Return for each row why it may not be chosen, or None."""
-    undefined = pl.col("undefined") if "undefined" in frame.columns else pl.lit(None, dtype=pl.String)
-    rules = [(_lacks(by), pl.coalesce(undefined, pl.lit(f"{by} is undefined")))]
-    columns = {"min_loss_before": "loss_before", "max_loss_after": "loss_after", "min_score": by}
-    for field in fields(thresholds):
-        limit, column = getattr(thresholds, field.name), columns[field.name]
-        if limit is None:
-            continue
-        if column not in frame.columns:
-            raise SelectionError(f"the threshold {field.name} needs a column {column!r}", hint="leave it out")
-        rules.append((_lacks(column), pl.coalesce(undefined, pl.lit(f"{column} is undefined"))))
-        if field.name.startswith("min"):
-            rules.append((pl.col(column) < limit, pl.lit(f"{column} < {limit:g}")))
-        else:
-            rules.append((pl.col(column) > limit, pl.lit(f"{column} > {limit:g}")))
-    if where is not None:
-        rules.append((pl.lit(~_holds(frame, where)), pl.lit(f"not where {where}")))
-    first = pl.coalesce(pl.when(fails).then(reason) for fails, reason in rules)
-    return frame.select(why=first)["why"].to_list()
-
-
-def _holds(frame: pl.DataFrame, where: str) -> pl.Series:
-    try:
-        holds = frame.fill_nan(None).select(holds=pl.sql_expr(where))["holds"]
-    except (pl.exceptions.PolarsError, TypeError) as error:
-        raise SelectionError(
-            f"cannot evaluate where {where!r}: {str(error).splitlines()[0]}",
-            hint=f"write SQL over these columns: {', '.join(frame.columns)}",
-        ) from error
-    if holds.dtype != pl.Boolean or holds.len() != frame.height:
-        raise SelectionError(
-            f"where {where!r} is not a condition on each row", hint="compare columns, as in tokens < 800"
+def _check_shares(per_source: PerSource, per_cluster: PerSource, clusters: int) -> None:
+    if "none" not in (per_source, per_cluster):
+        raise UsageError(
+            f"shares are per source or per cluster, got per_source={per_source} and per_cluster={per_cluster}",
+            hint="leave one of them out",
         )
-    return holds.fill_null(value=False)
+    if clusters < 1:
+        raise UsageError(f"clusters must be at least 1, got {clusters}")
 
 
-def _lacks(column: str) -> pl.Expr:
-    values = pl.col(column).cast(pl.Float64)
-    return values.is_null() | values.is_nan()
-
-
-def _groups(
-    frame: pl.DataFrame, eligible: NDArray[np.int64], per_source: PerSource
-) -> list[NDArray[np.int64]]:
-    if per_source == "none":
-        return [eligible]
-    sources = frame["source"].cast(pl.String).fill_null("").to_numpy()[eligible]
-    return [eligible[sources == source] for source in sorted(set(sources))]
-
-
-def _shares(
-    groups: list[NDArray[np.int64]], tokens: NDArray[np.int64], budget: Budget, n: int, per_source: PerSource
-) -> list[int]:
-    """Return each group's part of the budget, in tokens for a token budget, else in examples; the parts add up."""
-    if budget.tokens is not None:
-        total, sizes = budget.tokens, np.array([tokens[members].sum() for members in groups])
-    else:
-        total, sizes = count_asked(budget, n), np.array([len(members) for members in groups])
-    total = min(total, int(sizes.sum()))
-    if per_source == "equal":
-        wanted = np.minimum(sizes, _water_level(sizes, total))
-    else:
-        wanted = sizes * (total / sizes.sum())
-    shares = np.floor(wanted + 1e-9).astype(np.int64)
-    # Largest remainder: what rounding down left over goes, one by one, to those who lost most by it.
-    for group in np.argsort(-(wanted - shares), kind="stable")[: total - int(shares.sum())]:
-        shares[group] += 1
-    return [int(share) for share in shares]
-
-
-def _water_level(sizes: NDArray[np.int64], total: int) -> float:
-    """Return the level at which ``sum(min(sizes, level))`` is ``total``."""
-    left = float(total)
-    for position, size in enumerate(ordered := np.sort(sizes)):
-        level = left / (len(ordered) - position)
-        if size >= level:
-            return level
-        left -= float(size)
-    return float(ordered[-1])
-
-
-def _pick(
-    selector: Selector,
-    values: NDArray[np.float32],
-    tokens: NDArray[np.int64],
-    members: NDArray[np.int64],
-    share: int,
-    *,
-    by_tokens: bool,
-    rng: np.random.Generator,
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    k = len(members) if by_tokens else share
-    picks = selector(values[members], k=k, vectors=None, groups=None, rng=rng)
-    index, gain = members[picks.index], picks.gain
-    if not by_tokens:
-        return index, gain
-    fits, left, passed_over = [], share, 0
-    for position, row in enumerate(index):
-        if tokens[row] <= left:
-            fits.append(position)
-            left -= int(tokens[row])
-            passed_over = 0
-        elif (passed_over := passed_over + 1) >= PASS_OVER:
-            break
-    return index[fits], gain[fits]
+def _check_vectors(
+    scores: pl.DataFrame,
+    vectors: NDArray[np.float32] | None,
+    method: Selector,
+    per_cluster: PerSource,
+    max_similarity: float | None,
+) -> None:
+    if max_similarity is not None:
+        check_similarity(max_similarity)
+        required(vectors, "max_similarity")
+    if per_cluster != "none":
+        required(vectors, f"per_cluster={per_cluster}")
+    if getattr(method, "needs_vectors", False):
+        required(vectors, f"the selector {type(method).__name__}")
+    if vectors is not None and (vectors.ndim != 2 or not vectors.size or len(vectors) != scores.height):
+        raise SelectionError(
+            f"vectors of shape {vectors.shape} do not fit {scores.height:,} rows of scores",
+            hint="give one vector for each row, in the order of the rows",
+        )

@@ -1,6 +1,7 @@
 """A random draw: what every method has to beat."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,8 @@ from learnable.types import Picks
 @dataclass(frozen=True, kw_only=True)
 class Random:
     """k examples drawn without replacement, each with the same chance; the scores only tell which are defined."""
+
+    needs_vectors: ClassVar[bool] = False
 
     def __call__(
         self,

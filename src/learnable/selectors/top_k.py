@@ -1,6 +1,7 @@
 """The highest scores."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,8 @@ class TopK:
 
     Source: LoBaSS (2310.13008): keep the top k by learnability.
     """
+
+    needs_vectors: ClassVar[bool] = False
 
     def __call__(
         self,

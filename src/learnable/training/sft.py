@@ -4,8 +4,9 @@ import gc
 import json
 import shutil
 import time
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,12 @@ def _fine_tune(ref: ModelRef, rendered: list[Rendered], folder: Path, tuning: Tu
             callbacks=[_Checkpoints()],
         )
         trainer.progress = progress
+        trainer.batches = LengthGroupedBatches(
+            [len(example.ids) for example in rendered],
+            batch_size=tuning.batch_size,
+            steps=tuning.steps,
+            seed=tuning.seed,
+        )
         trainer.remove_callback(PrinterCallback)
         outcome = trainer.train(resume_from_checkpoint=_last_complete(checkpoints))
     if not np.isfinite(outcome.training_loss):
@@ -186,59 +193,71 @@ def _last_complete(checkpoints: Path) -> str | None:
     return str(found[-1].parent) if found else None
 
 
-class LengthGroupedBatches(torch.utils.data.Sampler[int]):
-    """Indices in an order whose runs of ``batch_size`` have about one length, the runs themselves shuffled.
+class LengthGroupedBatches(torch.utils.data.Sampler[list[int]]):
+    """Batches of indices of about one length, shuffled.
 
     Little padding, and no drift of length over the epoch: examples are shuffled, sorted by length within windows of
     ``window`` batches, cut into batches, and all batches are shuffled.
 
     Args:
         lengths: Tokens of each example, (n,).
-        batch_size: Examples per batch.
+        batch_size: Examples per batch; the last one may have fewer.
+        steps: Make this many batches instead, their sizes as even as can be.
         seed: Seeds the order, together with the epoch.
         window: Batches per window.
     """
 
-    def __init__(self, lengths: Sequence[int], *, batch_size: int, seed: int, window: int = 16) -> None:
-        self._lengths, self._batch_size, self._seed, self._window = (
-            np.asarray(lengths),
-            batch_size,
-            seed,
-            window,
-        )
-        self._epoch = 0
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        *,
+        batch_size: int,
+        seed: int,
+        steps: int | None = None,
+        window: int = 16,
+    ) -> None:
+        count = len(lengths)
+        self._lengths, self._seed, self._epoch = np.asarray(lengths), seed, 0
+        if steps is None:
+            self._borders = np.append(np.arange(0, count, batch_size), count)
+        else:
+            self._borders = np.round(np.linspace(0, count, min(steps, count) + 1)).astype(np.int64)
+        self._windows = np.append(self._borders[:-1:window], count)
+        self._even = steps is not None or count % batch_size == 0
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of another epoch."""
         self._epoch = epoch
 
     def __len__(self) -> int:
-        return len(self._lengths)
+        return len(self._borders) - 1
 
-    def __iter__(self) -> Iterator[int]:
+    def __iter__(self) -> Iterator[list[int]]:
         rng = np.random.default_rng([self._seed, self._epoch])
         order = rng.permutation(len(self._lengths))
-        size = self._batch_size * self._window
-        windows = [order[start : start + size] for start in range(0, len(order), size)]
+        windows = [order[start:end] for start, end in pairwise(self._windows)]
         grouped = np.concatenate([part[np.argsort(self._lengths[part], kind="stable")] for part in windows])
-        batches = [
-            grouped[start : start + self._batch_size] for start in range(0, len(grouped), self._batch_size)
-        ]
-        # A last batch that is not full must stay last, or it would shift the borders of all after it.
-        full = len(batches) - (len(batches[-1]) < self._batch_size)
+        batches = [grouped[start:end].tolist() for start, end in pairwise(self._borders)]
+        # A last batch that is not full stays last, so that the learning rate is lowest where the gradient is noisiest.
+        full = len(batches) - (not self._even)
         batches[:full] = [batches[position] for position in rng.permutation(full)]
-        return iter(np.concatenate(batches).tolist())
+        return iter(batches)
 
 
 class _Trainer(SFTTrainer):  # type: ignore[misc]
     progress: Bar
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
-        dataset: Sized = train_dataset if train_dataset is not None else self.train_dataset
-        lengths = [len(ids) for ids in dataset["input_ids"]]  # type: ignore[index]
-        return LengthGroupedBatches(
-            lengths, batch_size=self.args.per_device_train_batch_size, seed=self.args.seed
+    batches: LengthGroupedBatches
+
+    def get_train_dataloader(self) -> Any:
+        """Return the batches as they are planned; the trainer's own way knows only batches of one size."""
+        loader = torch.utils.data.DataLoader(
+            self._remove_unused_columns(self.train_dataset, description="Training"),
+            batch_sampler=self.batches,
+            collate_fn=self.data_collator,
+            pin_memory=self.args.dataloader_pin_memory,
         )
+        return self.accelerator.prepare(loader)
 
     def training_step(
         self, model: Any, inputs: dict[str, torch.Tensor], num_items_in_batch: Any = None

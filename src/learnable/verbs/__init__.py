@@ -4,6 +4,8 @@ Every verb writes a folder and returns its ``Outcome``, whose ``path`` is what t
 verb that finds its own result in the folder does nothing; one that was interrupted goes on.
 """
 
+from learnable.verbs.compare import compare
+from learnable.verbs.evaluate import evaluate
 from learnable.verbs.load import load
 from learnable.verbs.report import report
 from learnable.verbs.score import score
@@ -11,7 +13,7 @@ from learnable.verbs.select import select
 from learnable.verbs.show import show
 from learnable.verbs.train import train
 
-VERBS = {verb.__name__: verb for verb in (load, train, score, select, report)}
+VERBS = {verb.__name__: verb for verb in (load, train, score, select, evaluate, compare, report)}
 """The verbs that write a folder, hence can be steps of a recipe."""
 
-__all__ = ["VERBS", "load", "report", "score", "select", "show", "train"]
+__all__ = ["VERBS", "compare", "evaluate", "load", "report", "score", "select", "show", "train"]

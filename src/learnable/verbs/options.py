@@ -8,3 +8,6 @@ Flat = Parameter(name="*")
 """The fields of a dataclass as options of their own."""
 
 Output = Annotated[str, Parameter(alias="-o")]
+
+Several = Parameter(consume_multiple=True)
+"""Several values after one flag."""

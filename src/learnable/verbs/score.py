@@ -4,21 +4,23 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import numpy as np
 import polars as pl
 from cyclopts import Parameter
+from numpy.typing import NDArray
 
 from learnable.atomic import write_frame
 from learnable.errors import ModelError, UsageError
 from learnable.fingerprint import fingerprint
-from learnable.measure import lengths, mean_loss, nll_measure, plan, run
+from learnable.measure import answers_alone, lengths, listed, mean_loss, measure_of, plan, run
 from learnable.progress import say
 from learnable.registry import build
 from learnable.scorers import SCORERS
 from learnable.steps import DONE, Outcome, Step
 from learnable.store import Store
-from learnable.types import Loading, ModelRef, Reading, Rendered, Scorer
+from learnable.types import Example, Loading, Measure, ModelRef, Reading, Rendered, Scorer
 from learnable.verbs.inputs import length_limit, pool_of, reference_identity, reference_models, would_run
 from learnable.verbs.options import Flat, Output
 
@@ -26,6 +28,17 @@ if TYPE_CHECKING:
     from learnable.model import LanguageModel
     from learnable.training import References
 
+Vectors = Literal["none", "model", "wordllama"]
+VECTORS = "vectors.parquet"
+MEASURED = {
+    "tokens",
+    "response_tokens",
+    "loss_before",
+    "loss_after",
+    "loss_alone",
+    "token_losses_before",
+    "token_losses_alone",
+}
 WITH_REFERENCE, WITHOUT_REFERENCE = ("learnability", "difference", "length_matched"), ("loss",)
 
 
@@ -38,6 +51,7 @@ def score(
     loading: Annotated[Loading, Flat] = Loading(),
     reading: Annotated[Reading, Flat] = Reading(),
     max_length: int | None = None,
+    vectors: Vectors = "none",
     store: str = "runs/store",
     dry_run: bool = False,
     output: Output = "scores",
@@ -53,6 +67,8 @@ def score(
         loading: How to load the model.
         reading: How to read rows.
         max_length: Longest example in tokens; 2,048 or the model's own limit when not given.
+        vectors: Vectors of the examples, which some selectors need: of the model (its last hidden states, one more
+            pass), or of `wordllama` (word vectors from a pip package, no pass).
         store: Folder of measurements; what is in it is never measured twice.
         dry_run: Say what would run, and run nothing.
         output: Folder to write.
@@ -66,44 +82,50 @@ def score(
     ref = ModelRef(name=model, **asdict(loading))
     longest = length_limit(ref, max_length)
     pool, loaded = pool_of(data, reading, output)
+    price = _price(len(pool), needs, vectors)
     if dry_run and not is_here(ref):
-        return Outcome.planned("score", [f"fetch or convert {model}", *_price(len(pool), needs)])
+        return Outcome.planned("score", [f"fetch or convert {model}", *price])
     inputs = {"pool": loaded.identity, "base": identify(ref)}
     if reference is not None:
         if dry_run and not Path(reference).exists():
-            return Outcome.planned("score", ["after the reference", *_price(len(pool), needs)])
+            return Outcome.planned("score", ["after the reference", *price])
         inputs["reference"] = reference_identity(reference, loading, inputs["base"])
     parameters = {
         "scorers": {name: fingerprint(method) for name, method in methods.items()},
         "max_length": longest,
+        "vectors": vectors,
     }
     step = Step(verb="score", parameters=parameters, inputs=inputs)
     folder = step.folder(output)
     if dry_run:
-        return would_run(step, folder, _price(len(pool), needs))
+        return would_run(step, folder, price)
     links = {"pool": loaded.folder}
     if reference is not None and (Path(reference) / DONE).is_file():
         links["reference"] = Path(reference)
     if done := step.begin(folder, links=links):
         return done
-    say(f"scoring {len(pool):,} examples: {', '.join(_price(len(pool), needs))}")
+    say(f"scoring {len(pool):,} examples: {', '.join(price)}")
     from learnable.model import LanguageModel
 
     network = LanguageModel(ref)
     if network.renderer.uses_default_template:
         say(f"{model} brings no chat template: the default one is used (### Instruction / ### Response)")
+    examples = list(pool.iter_examples())
     skip = loaded.facts["on_error"] == "skip"
-    rendered = network.renderer.render(list(pool.iter_examples()), max_length=longest, skip_refused=skip)
+    rendered = network.renderer.render(examples, max_length=longest, skip_refused=skip)
     frame = pl.concat([pool.examples.select("id", "source"), lengths(rendered).drop("id")], how="horizontal")
-    losses = _Losses(network, rendered, frame, Store(Path(store)), longest)
-    frame = frame.with_columns(losses.base().alias("loss_before"))
-    if "loss_after" in needs and reference is not None:
-        frame = frame.with_columns(
-            losses.reference(reference_models(reference, loading), loading).alias("loss_after")
-        )
+    passes = _Passes(network, rendered, frame, Store(Path(store)), longest)
+    measured = [*passes.base(needs), *passes.alone(needs)]
+    if reference is not None and "loss_after" in needs:
+        measured.append(passes.reference(reference_models(reference, loading), loading))
+    frame = frame.with_columns(measured)
     frame = frame.with_columns(
         pl.Series(name, method(frame), dtype=pl.Float32) for name, method in methods.items()
     )
+    if vectors != "none":
+        write_frame(frame.select("id", vector=passes.vectors(vectors, examples)), folder / VECTORS)
+    # What is known of each token stays in the store; a table of scores has one number in each cell.
+    frame = frame.drop("token_losses_before", "token_losses_alone", strict=False)
     write_frame(frame, folder / "scores.parquet")
     total = int(frame["tokens"].sum())
     facts = {
@@ -115,10 +137,35 @@ def score(
         "dtype": str(network.dtype),
         "max_length": longest,
         "scorers": names,
-        "lowest first": [name for name, method in methods.items() if not method.higher_is_better],
+        "vectors": vectors,
+        **rules_of(methods),
     }
-    passes = losses.tokens / max(total, 1)
-    return step.finish(folder, facts=facts, started=started, links=links, tokens=losses.tokens, passes=passes)
+    share = passes.tokens / max(total, 1)
+    return step.finish(folder, facts=facts, started=started, links=links, tokens=passes.tokens, passes=share)
+
+
+def rules_of(methods: dict[str, Scorer]) -> dict[str, Any]:
+    """Return what a selection must know of the scorers beyond their numbers."""
+    limits = {name: limit for name, method in methods.items() if (limit := max_score(method)) is not None}
+    lowest = [name for name, method in methods.items() if not method.higher_is_better]
+    return {"lowest first": lowest, "max score": limits}
+
+
+def vectors_of(folder: Path) -> NDArray[np.float32] | None:
+    """Return the vectors that were measured with a table of scores, (n, d) in its order; None if there are none.
+
+    An example without a vector has NaN in it.
+    """
+    if not (folder / VECTORS).is_file():
+        return None
+    rows = pl.read_parquet(folder / VECTORS)["vector"].to_list()
+    width = max((len(row) for row in rows if row is not None), default=0)
+    return np.array([row if row is not None else [np.nan] * width for row in rows], dtype=np.float32)
+
+
+def max_score(scorer: Scorer) -> float | None:
+    """Return the score above which a method leaves an example out, None where it has no such rule."""
+    return getattr(scorer, "max_score", None)
 
 
 def _needs(methods: dict[str, Scorer], reference: str | None) -> set[str]:
@@ -128,15 +175,27 @@ def _needs(methods: dict[str, Scorer], reference: str | None) -> set[str]:
             f"{', '.join(wanting)} compares with a reference model, and none is given",
             hint="make one with `learnable train DATA -o reference`, then give --reference reference",
         )
-    return {column for method in methods.values() for column in method.needs}
+    needs = {column for method in methods.values() for column in method.needs}
+    if unknown := sorted(needs - MEASURED):
+        raise UsageError(
+            f"a scorer needs {', '.join(unknown)}, which is not measured",
+            hint=f"measured: {', '.join(sorted(MEASURED))}",
+        )
+    return needs
 
 
-def _price(examples: int, needs: set[str]) -> list[str]:
-    price = [f"1 base pass over {examples:,} examples"]
-    return [*price, f"1 reference pass over {examples:,} examples"] if "loss_after" in needs else price
+def _price(examples: int, needs: set[str], vectors: Vectors) -> list[str]:
+    passes = {
+        "base": needs & {"loss_before", "token_losses_before"},
+        "answer-alone": needs & {"loss_alone", "token_losses_alone"},
+        "reference": needs & {"loss_after"},
+        "embedding": vectors == "model",
+    }
+    price = [f"1 {name} pass over {examples:,} examples" for name, wanted in passes.items() if wanted]
+    return price or ["no pass"]
 
 
-class _Losses:
+class _Passes:
     """Measures what is missing, and remembers how many tokens that took."""
 
     def __init__(
@@ -151,25 +210,58 @@ class _Losses:
         self._store, self._max_length = store, max_length
         self.tokens = 0
 
-    def base(self) -> pl.Series:
-        """Return the loss per token under the base model, (n,)."""
-        return self._measured(self._network, list(range(self._frame.height)), "base loss")
+    def base(self, needs: set[str]) -> list[pl.Series]:
+        """Return the columns of the base model that are needed, (n,) each."""
+        return self._losses(self._rendered, needs, "before", "base loss", alone=False)
+
+    def alone(self, needs: set[str]) -> list[pl.Series]:
+        """Return the columns of the answers without their instructions that are needed, (n,) each."""
+        if not needs & {"loss_alone", "token_losses_alone"}:
+            return []
+        answers = answers_alone(self._rendered, separator=self._network.renderer.separator)
+        return self._losses(answers, needs, "alone", "answer-alone loss", alone=True)
+
+    def vectors(self, kind: Vectors, examples: list[Example]) -> pl.Series:
+        """Return a vector for each example, List(Float32) (n,)."""
+        if kind == "wordllama":
+            from learnable.model import StaticEmbedder
+
+            return pl.Series(StaticEmbedder().embed(examples), dtype=pl.List(pl.Float32))
+        measure = self._run(self._network, self._rendered, "embedding", "embedding")
+        return listed(measure, self._frame, store=self._store)
+
+    def _losses(
+        self, rendered: Sequence[Rendered], needs: set[str], name: str, label: str, *, alone: bool
+    ) -> list[pl.Series]:
+        columns: list[pl.Series] = []
+        # A pass that keeps each token's loss has their sum too.
+        by_token = f"token_losses_{name}" in needs
+        if by_token or f"loss_{name}" in needs:
+            measure = self._run(
+                self._network, rendered, "token_nll" if by_token else "nll", label, alone=alone
+            )
+            columns.append(mean_loss(measure, self._frame, store=self._store).alias(f"loss_{name}"))
+            if by_token:
+                columns.append(listed(measure, self._frame, store=self._store).alias(f"token_losses_{name}"))
+        return columns
 
     def reference(self, references: "References", loading: Loading) -> pl.Series:
         """Return the loss per token under the reference, (n,); each example by the part that did not train on it."""
         parts = self._frame.join(references.assignment, on="id", how="left", maintain_order="left")[
             "part"
         ].fill_null(0)
-        after = pl.Series("loss", [float("nan")] * self._frame.height, dtype=pl.Float32)
+        after = pl.Series("loss_after", [float("nan")] * self._frame.height, dtype=pl.Float32)
         for number, part in enumerate(references.parts):
             members = [position for position, assigned in enumerate(parts) if assigned == number]
             of = f", part {number + 1} of {len(references.parts)}" if len(references.parts) > 1 else ""
+            label = f"reference loss{of}"
+            rendered = [self._rendered[position] for position in members]
             if part.kind == "adapter":
                 with self._network.adapter(Path(part.name)):
-                    losses = self._measured(self._network, members, f"reference loss{of}")
+                    measure = self._run(self._network, rendered, "nll", label)
             else:
-                losses = self._measured(self._whole(part.name, loading), members, f"reference loss{of}")
-            after[members] = losses
+                measure = self._run(self._whole(part.name, loading), rendered, "nll", label)
+            after[members] = mean_loss(measure, self._frame[members], store=self._store)
         return after
 
     def _whole(self, name: str, loading: Loading) -> "LanguageModel":
@@ -183,13 +275,26 @@ class _Losses:
             )
         return whole
 
-    def _measured(self, network: "LanguageModel", members: list[int], label: str) -> pl.Series:
-        rendered = [self._rendered[position] for position in members]
-        measure = nll_measure(network, rendering=self._network.renderer.key, max_length=self._max_length)
+    def _run(
+        self,
+        network: "LanguageModel",
+        rendered: Sequence[Rendered],
+        kind: str,
+        label: str,
+        *,
+        alone: bool = False,
+    ) -> Measure:
+        measure = measure_of(
+            network,
+            rendering=self._network.renderer.key,
+            max_length=self._max_length,
+            kind=kind,
+            alone=alone,
+        )
         todo = plan(measure, rendered, store=self._store, batch_tokens=network.batch_tokens)
         say(
             f"{label}: {todo.examples:,} examples, {todo.tokens:,} tokens to measure; {todo.stored:,} stored already"
         )
         run(todo, network, rendered, store=self._store, label=label)
         self.tokens += todo.tokens
-        return mean_loss(measure, self._frame[members], store=self._store)
+        return measure

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +12,7 @@ from learnable import data as rows
 from learnable.atomic import write_frame
 from learnable.errors import DataError, UsageError, did_you_mean
 from learnable.fingerprint import file_digest, fingerprint
+from learnable.progress import say
 from learnable.registry import build
 from learnable.scorers import SCORERS
 from learnable.selectors import SELECTORS, PerSource, Thresholds, choose, count_asked
@@ -19,6 +20,7 @@ from learnable.steps import Outcome, Step
 from learnable.types import Budget
 from learnable.verbs.inputs import finished
 from learnable.verbs.options import Flat, Output
+from learnable.verbs.score import rules_of, vectors_of
 
 READERS: Mapping[str, Callable[[Path], pl.DataFrame]] = {
     ".parquet": pl.read_parquet,
@@ -34,6 +36,9 @@ def select(
     by: str = "learnability",
     selector: str = "top_k",
     per_source: PerSource = "none",
+    per_cluster: PerSource = "none",
+    clusters: int = 100,
+    max_similarity: float | None = None,
     where: str | None = None,
     thresholds: Annotated[Thresholds, Flat] = Thresholds(),
     lowest: bool = False,
@@ -51,6 +56,10 @@ def select(
         by: Score to choose by.
         selector: Method (see `learnable list`).
         per_source: Share of each source: none (all compete), equal, or proportional to its size.
+        per_cluster: The same for clusters of similar examples; needs vectors (`learnable score --vectors model`).
+        clusters: How many clusters.
+        max_similarity: Drop near-duplicates first: what is more alike than this (cosine, such as 0.95) to an example
+            with a better score; needs vectors.
         where: Condition in SQL over the score columns, such as "loss_before > 0.5 AND tokens < 800".
         thresholds: The three conditions of the first LoBaSS paper.
         lowest: Choose the lowest scores.
@@ -68,6 +77,7 @@ def select(
         pl.read_parquet(scored.folder / "scores.parquet") if scored else _table(Path(scores), before, after)
     )
     parameters: dict[str, Any] = {"budget": str(asked), "by": by, "per_source": per_source, "where": where}
+    parameters |= {"per_cluster": per_cluster, "clusters": clusters, "max_similarity": max_similarity}
     parameters |= {"lowest": lowest, "seed": seed, "before": before, "after": after, **asdict(thresholds)}
     method = build("selector", selector, SELECTORS)
     parameters["selector"] = f"{selector} {fingerprint(method)}"
@@ -77,13 +87,14 @@ def select(
     links = {"scores": scored.folder} if scored else {}
     if done := step.begin(folder, links=links):
         return done
-    lowest_first = (
-        scored.facts["lowest first"]
-        if scored
-        else [name for name, known in SCORERS.items() if not known().higher_is_better]
-    )
-    if by in lowest_first:
+    rules = scored.facts if scored else rules_of({name: known() for name, known in SCORERS.items()})
+    if by in rules["lowest first"]:
         lowest = not lowest
+    if thresholds.max_score is None and not lowest and by in rules["max score"]:
+        thresholds = replace(thresholds, max_score=rules["max score"][by])
+        say(f"{by} above {thresholds.max_score:g} is left out, as in its paper; --max-score inf keeps it")
+    alike = per_cluster != "none" or max_similarity is not None or getattr(method, "needs_vectors", False)
+    vectors = vectors_of(scored.folder) if scored and alike else None
     selection = choose(
         frame,
         by=by,
@@ -91,6 +102,10 @@ def select(
         selector=method,
         lowest=lowest,
         per_source=per_source,
+        per_cluster=per_cluster,
+        clusters=clusters,
+        vectors=vectors,
+        max_similarity=max_similarity,
         where=where,
         thresholds=thresholds,
         seed=seed,

@@ -1,0 +1,198 @@
+"""Does choosing help? The same model on equal token budgets chosen in many ways, from a pool with corrupted rows.
+
+Draws 850 clean rows from two or more tables and 150 more that it corrupts (answers shuffled between rows, cut in half,
+random words), and 160 further clean rows of the first table to evaluate on, beside reference answers to other prompts.
+Every method then gets 15 % of the pool's tokens, three trainings each. Prints one table for each evaluation, and one
+that says from the scores what each method chose. A run that is stopped goes on where it was.
+
+    python benchmarks/evidence.py --tables dolly_15k.parquet alpaca_46k.parquet --references alpaca_eval_805.jsonl
+"""
+
+import argparse
+import json
+import platform
+import time
+from datetime import date
+from pathlib import Path
+
+import polars as pl
+from corruption import KINDS, corrupt
+
+from learnable import compare
+from learnable.data import read
+from learnable.fingerprint import fingerprint
+from learnable.types import Example, Reading
+
+CLEAN, CORRUPTED, HELDOUT, REFERENCES = 850, 150, 160, 100
+MOST_CHARACTERS = 700
+PAPER = (
+    "learnability",
+    "learnability@folds=2",
+    "difference",
+    "ifd",
+    "perplexity",
+    "longest",
+    "k_center",
+    "full",
+)
+VARIANTS = ("length_matched@folds=2", "soft_learnability@folds=2", "learnability@folds=2/diverse_top_k")
+
+
+def rows_of(path: Path, *, seed: int) -> list[Example]:
+    """Return the rows of a table that are neither long nor nearly empty, in an order that depends on the seed alone."""
+    examples = sorted(
+        read([str(path)], on_error="skip").iter_examples(), key=lambda each: fingerprint([seed, each.id])
+    )
+    return [
+        each
+        for each in examples
+        if len(each.messages[-1].content.split()) >= 4
+        and sum(len(message.content) for message in each.messages) <= MOST_CHARACTERS
+    ]
+
+
+def prepare(tables: list[Path], references: Path, folder: Path, *, seed: int) -> tuple[Path, Path, Path]:
+    """Write the pool, the held-out rows and the reference answers; return their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = [rows_of(path, seed=seed) for path in tables]
+    share = (CLEAN + CORRUPTED) // len(tables)
+    taken = [each[:share] for each in drawn]
+    # Clean rows first, evenly from all tables, so that the corrupted ones are as even.
+    mixed = [each for group in zip(*taken, strict=True) for each in group]
+    rows = corrupt(
+        [(each.messages[-2].content, each.messages[-1].content) for each in mixed], clean=CLEAN, seed=seed
+    )
+    of = {
+        each.messages[-1].content: path.stem
+        for path, group in zip(tables, taken, strict=True)
+        for each in group
+    }
+    for row in rows:
+        row["source"] = of[row["output"]] if row["kind"] == KINDS[0] else row["kind"]
+    heldout = [
+        {"instruction": each.messages[-2].content, "input": "", "output": each.messages[-1].content}
+        for each in drawn[0][share : share + HELDOUT]
+    ]
+    asked = [json.loads(line) for line in references.read_text(encoding="utf-8").splitlines()]
+    answered = [
+        {"instruction": row["instruction"], "input": "", "output": row["reference_gpt4"]}
+        for row in sorted(asked, key=lambda row: fingerprint([seed, row["instruction"]]))
+        if len(row["reference_gpt4"]) >= 4
+        and len(row["instruction"] + row["reference_gpt4"]) <= 2 * MOST_CHARACTERS
+    ][:REFERENCES]
+    paths = []
+    for name, lines in (("pool", rows), ("heldout", heldout), ("references", answered)):
+        paths.append(folder / f"{name}.jsonl")
+        paths[-1].write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return paths[0], paths[1], paths[2]
+
+
+def shown_evaluation(table: pl.DataFrame, label: str) -> list[str]:
+    """Return one evaluation as Markdown."""
+    lines = [
+        f"**{label}**, {table['unit'][0]}, {'higher' if table['higher_is_better'][0] else 'lower'} is better; "
+        f"{table['items'].max()} items, {table['seeds'].max()} seeds.\n",
+        "| method | tokens | examples | steps | value | difference to random | p | verdict | selection costs |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- | ---: |",
+    ]
+    for row in table.sort("value", descending=bool(table["higher_is_better"][0])).iter_rows(named=True):
+        against = (
+            ""
+            if row["difference"] is None
+            else f"{row['difference']:+.4f} ({row['low']:+.4f} to {row['high']:+.4f})"
+        )
+        seconds = row["score_s"] + row["reference_s"]
+        lines.append(
+            f"| {row['method']} | {row['tokens']:,.0f} | {row['examples']:,.0f} | {row['steps']:.0f} | {row['value']:.4f} "
+            f"| {against} | {'' if row['p'] is None else format(row['p'], '.2g')} | {row['verdict'] or ''} "
+            f"| {f'{seconds:,.0f} s' if seconds else ''} |"
+        )
+    return lines
+
+
+def shown_choices(folder: Path) -> list[str]:
+    """Return from the scores what each method chose, as Markdown."""
+    scores = pl.read_parquet(folder / "scores.parquet")
+    chosen = pl.read_parquet(folder / "selections.parquet").filter(pl.col("budget_tokens").is_not_null())
+    joined = chosen.join(
+        scores.select("id", "source", "response_tokens", "loss_before", "loss_alone"), on="id"
+    )
+    ours = scores.with_columns(method=pl.lit("the pool"), seed=pl.lit(0, pl.Int64))
+    both = pl.concat(
+        [
+            joined.select(
+                names := ["method", "seed", "source", "response_tokens", "loss_before", "loss_alone"]
+            ),
+            ours.select(names),
+        ]
+    )
+    kinds = KINDS[1:]
+    lines = [
+        "| method | "
+        + " | ".join(f"{kind}, %" for kind in kinds)
+        + " | corrupted, % | response tokens | L_base | L_alone |",
+        "| --- | " + "---: | " * (len(kinds) + 4),
+    ]
+    for (method,), part in both.group_by("method", maintain_order=True):
+        shares = [100 * float((part["source"] == kind).mean()) for kind in kinds]  # type: ignore[arg-type]
+        means = [float(part[name].mean()) for name in ("response_tokens", "loss_before", "loss_alone")]  # type: ignore[arg-type]
+        lines.append(
+            f"| {method} | "
+            + " | ".join(f"{share:.1f}" for share in [*shares, sum(shares)])
+            + f" | {means[0]:.0f} | {means[1]:.2f} | {means[2]:.2f} |"
+        )
+    return lines
+
+
+def main() -> None:
+    """Run the benchmark and print its tables in Markdown."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--tables", type=Path, nargs="+", required=True, help="tables of instructions and answers"
+    )
+    parser.add_argument(
+        "--references", type=Path, required=True, help="a .jsonl with instruction and reference_gpt4"
+    )
+    parser.add_argument("--model", default="starter")
+    parser.add_argument("--by", nargs="+", default=[*PAPER, *VARIANTS])
+    parser.add_argument("--budget", default="15%")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--draw", type=int, default=0, help="seeds the draw and the corruption of the rows")
+    parser.add_argument("--output", type=Path, default=Path("runs/evidence"))
+    options = parser.parse_args()
+    started = time.monotonic()
+    pool, heldout, references = prepare(
+        options.tables, options.references, options.output / "data", seed=options.draw
+    )
+    outcome = compare(
+        [str(pool)],
+        model=options.model,
+        by=options.by,
+        budget=[options.budget],
+        seeds=options.seeds,
+        evaluate=[f"heldout:{heldout}", f"heldout:{references}"],
+        reading=Reading(source_column="source"),
+        store=str(options.output / "store"),
+        output=str(options.output / "comparison-{fingerprint}"),
+    )
+    table = pl.read_parquet(outcome.folder / "table.parquet")
+    print(
+        f"{date.today()}, {platform.processor() or platform.machine()}, model {options.model}, "
+        f"{outcome.facts['pool']:,} rows, {outcome.facts['pool_tokens']:,} tokens, "
+        f"{outcome.facts['in both']} evaluation items overlap with the pool\n"
+    )
+    for label in table["evaluation"].unique(maintain_order=True):
+        print("\n".join(shown_evaluation(table.filter(pl.col("evaluation") == label), label)), "\n")
+    print("What was chosen, means over examples and seeds:\n")
+    print("\n".join(shown_choices(outcome.folder)))
+    arms = pl.read_parquet(outcome.folder / "arms.parquet")
+    print(
+        f"\nCost: {arms['tokens'].sum():,} tokens in {outcome.facts['trainings']} trainings, {arms['seconds'].sum():,.0f} s; "
+        f"this run {time.monotonic() - started:,.0f} s in all"
+    )
+
+
+if __name__ == "__main__":
+    main()

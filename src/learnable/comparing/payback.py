@@ -1,0 +1,150 @@
+"""The point where selection pays for itself, or that it does not."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+
+from learnable.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Payback:
+    """What a selection saves against more random data, and what it costs.
+
+    ``random_tokens``: the fewest training tokens of random data that reach the same value; None where what was
+    measured does not reach it. ``saved_s_per_training``: seconds of training that the selection saves each time,
+    negative where random needs fewer tokens, None where it is not known. ``selection_s``: seconds that the
+    selection cost once. ``trainings``: after how many trainings that is earned back; None where it is not, or not
+    known. ``words``: the same in one sentence.
+    """
+
+    random_tokens: float | None
+    saved_s_per_training: float | None
+    selection_s: float
+    trainings: float | None
+    words: str
+
+
+def payback(
+    value: float,
+    random_curve: Iterable[tuple[float, float]],
+    *,
+    tokens: float,
+    seconds_per_token: float,
+    selection_s: float,
+    higher_is_better: bool,
+) -> Payback:
+    """Say after how many trainings a selection has earned its cost back.
+
+    Between two measured budgets the value of random data is taken to be linear in the logarithm of the tokens, and
+    linear from the untuned model to the first budget. Where it reaches the value more than once, the fewest tokens
+    count. All of it are means: whether the method differs from random at all is for ``difference`` to say.
+
+    Args:
+        value: What the method reaches; NaN where it could not be graded.
+        random_curve: Pairs (training tokens, value) of random draws, in any order; the untuned model is at 0
+            tokens, the full pool is the last point if it was measured. Pairs with a NaN are left out.
+        tokens: Training tokens of the method.
+        seconds_per_token: Of training.
+        selection_s: Seconds for scoring and for training a reference.
+        higher_is_better: False for losses.
+
+    Raises:
+        UsageError: If a number is negative, or the curve is empty or has a budget twice.
+    """
+    if not (tokens >= 0 and seconds_per_token > 0 and selection_s >= 0):
+        raise UsageError(
+            "tokens and seconds must not be negative, nor seconds per token 0, got "
+            f"tokens={tokens}, seconds_per_token={seconds_per_token}, selection_s={selection_s}"
+        )
+    sign = 1 if higher_is_better else -1
+    curve = _curve(random_curve, sign=sign)
+    cost_tokens = _tokens(selection_s / seconds_per_token)
+    cost = f"the selection cost {_seconds(selection_s)}, as much as training on {cost_tokens} tokens"
+    if math.isnan(value):
+        return _open(None, selection_s, f"not known: the value could not be graded; {cost}")
+    reached = _reach(curve, sign * value)
+    if reached is None:
+        most = _tokens(curve[-1][0])
+        return _open(
+            None, selection_s, f"random does not reach it with up to {most} tokens, the most measured; {cost}"
+        )
+    if reached == curve[0][0] > tokens:
+        # Somewhere below the first point, which is not the untuned model, random may be as good.
+        return _open(
+            reached,
+            selection_s,
+            f"not known: random reaches it with {_tokens(reached)} tokens, the least measured; {cost}",
+        )
+    saved_s = (reached - tokens) * seconds_per_token
+    trainings = selection_s / saved_s if saved_s > 0 else None
+    return Payback(
+        random_tokens=reached,
+        saved_s_per_training=saved_s,
+        selection_s=selection_s,
+        trainings=trainings,
+        words=_words(reached, tokens, saved_s, selection_s, trainings),
+    )
+
+
+def _open(random_tokens: float | None, selection_s: float, words: str) -> Payback:
+    return Payback(
+        random_tokens=random_tokens,
+        saved_s_per_training=None,
+        selection_s=selection_s,
+        trainings=None,
+        words=words,
+    )
+
+
+def _curve(points: Iterable[tuple[float, float]], *, sign: int) -> list[tuple[float, float]]:
+    """Return (tokens, value) by tokens, with values of which more is better."""
+    curve = sorted((float(tokens), sign * float(value)) for tokens, value in points if not math.isnan(value))
+    budgets = [tokens for tokens, _ in curve]
+    if not curve or min(budgets) < 0 or len(set(budgets)) < len(budgets):
+        raise UsageError(
+            f"random's curve needs graded values at different numbers of tokens, got tokens {budgets}",
+            hint="average the seeds of one budget first",
+        )
+    return curve
+
+
+def _reach(curve: list[tuple[float, float]], value: float) -> float | None:
+    """Return the fewest tokens at which the curve is at least at the value; None if it never is."""
+    if curve[0][1] >= value:
+        return curve[0][0]
+    for (left, below), (right, above) in pairwise(curve):
+        if above >= value:
+            # The left end is below the value, or an earlier point would have reached it.
+            share = (value - below) / (above - below)
+            # Written so that both ends come out exact.
+            return right * share if left == 0 else right * math.exp((share - 1) * math.log(right / left))
+    return None
+
+
+def _words(
+    random_tokens: float, tokens: float, saved_s: float, selection_s: float, trainings: float | None
+) -> str:
+    if random_tokens == 0:
+        return "never: the untuned model is as good"
+    if trainings is None:
+        return (
+            f"never: random reaches the same value with {_tokens(random_tokens)} tokens, "
+            f"the selection takes {_tokens(tokens)}"
+        )
+    because = (
+        f"random needs {_tokens(random_tokens)} tokens for the same value, the selection {_tokens(tokens)}, "
+        f"which saves {_seconds(saved_s)} per training; the selection cost {_seconds(selection_s)} once"
+    )
+    if trainings <= 1:
+        return f"already after the first training: {because}"
+    return f"after {math.ceil(trainings):,} trainings: {because}"
+
+
+def _tokens(number: float) -> str:
+    return f"{number:,.0f}"
+
+
+def _seconds(number: float) -> str:
+    return f"{number:,.0f} s" if number >= 10 else f"{number:.2g} s"

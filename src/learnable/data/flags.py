@@ -1,0 +1,40 @@
+"""Columns of booleans in the rows: selections that somebody else has made."""
+
+import polars as pl
+
+from learnable.data.records import read_records
+from learnable.data.writing import check_unchanged
+from learnable.types import Pool
+
+_FLAGS = {"true": True, "false": False, "": None}
+"""How a CSV file writes them; any other text is no flag."""
+
+
+def boolean_columns(pool: Pool) -> pl.DataFrame:
+    """Return the columns of the rows that hold nothing but true, false and nothing, one line per example.
+
+    The rows are read again from where they came from. An example is in a selection when one of its rows is.
+
+    Returns:
+        ``id`` and the columns, in the order of ``pool.examples``; false where a row says nothing.
+
+    Raises:
+        DataError: If an input is missing or has changed.
+    """
+    true: dict[str, set[str]] = {}
+    other: set[str] = set()
+    for number, file in enumerate(pool.files):
+        check_unchanged(file)
+        here = pool.rows.filter((pl.col("file") == number) & pl.col("id").is_not_null())
+        ids = dict(here.select("row", "id").iter_rows())
+        for row, record in enumerate(read_records(file.kind, file.path)):
+            if row not in ids:
+                continue
+            for name, value in (record.value or {}).items():
+                flag = _FLAGS.get(value.strip().lower(), value) if isinstance(value, str) else value
+                if flag is True:
+                    true.setdefault(name, set()).add(ids[row])
+                elif flag is not None and flag is not False:
+                    other.add(name)
+    names = [name for name in true if name not in other]
+    return pool.examples.select("id", *(pl.col("id").is_in(list(true[name])).alias(name) for name in names))

@@ -1,0 +1,20 @@
+"""One file per evaluator: what a model is asked, and how its answer is graded."""
+
+from learnable.evaluating.kinds import EvaluatedModel, Evaluator, Kind
+from learnable.evaluating.running import Completion, completions, evaluate, judge
+from learnable.evaluating.specification import Specification, build_evaluator, parse
+from learnable.evaluating.table import EVALUATORS
+
+__all__ = [
+    "EVALUATORS",
+    "Completion",
+    "EvaluatedModel",
+    "Evaluator",
+    "Kind",
+    "Specification",
+    "build_evaluator",
+    "completions",
+    "evaluate",
+    "judge",
+    "parse",
+]

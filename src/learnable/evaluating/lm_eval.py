@@ -1,0 +1,199 @@
+"""Any task of lm-eval, on the model as it is loaded."""
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import polars as pl
+
+from learnable.errors import DataError, UsageError, did_you_mean
+from learnable.evaluating.kinds import GRADES, Kind
+from learnable.evaluating.packages import needed
+from learnable.evaluating.reading import drawn
+from learnable.fingerprint import fingerprint
+from learnable.types import Example, Message
+
+TOKENS_PER_REQUEST = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class LMEval:
+    """The items of a task of lm-eval: ``lm_eval:path/to/task.yaml``, or the name of a task or group that it knows.
+
+    A task file can name its data by ``dataset_path: json`` (or ``parquet``, ``csv``) and
+    ``dataset_kwargs: {data_files: ...}``; nothing else is needed to run without network.
+
+    Args:
+        path: The task file or name; the path of the specification.
+        metric: Metric to take the value of; the first of the task when not given. It must be one where more is
+            better and that has a value for each item.
+        fewshot: Number of solved items before each; the task's own when not given.
+        chat: Put the prompts into the model's chat template.
+        n: How many items of each task to draw; all when not given.
+        seed: Seeds the draw.
+
+    Source: EleutherAI lm-evaluation-harness 0.4.13.
+    """
+
+    kind: ClassVar[Kind] = "harness"
+    unit: ClassVar[str] = "the task's metric"
+    higher_is_better: ClassVar[bool] = True
+    path: str | None = None
+    metric: str | None = None
+    fewshot: int | None = None
+    chat: bool = False
+    n: int | None = None
+    seed: int = 0
+
+    def read(self, path: str | None) -> list[Example]:
+        """Return the items as questions; ``run`` evaluates exactly these."""
+        _, tasks = _loaded(path or self.path)
+        return [item.example for name, task in tasks.items() for item in self._items(name, task)]
+
+    def run(self, network: Any, tokenizer: Any, *, batch_tokens: int) -> pl.DataFrame:
+        """Return the value of each item by the task's metric, with its answer.
+
+        Args:
+            network: A causal language model of transformers, with or without adapters.
+            tokenizer: Its tokenizer.
+            batch_tokens: Most tokens of a batch, roughly: lm-eval counts requests.
+
+        Raises:
+            DataError: If lm-eval cannot run the task, for whatever reason it gives.
+            UsageError: If the metric has no value for each item, or lower is better.
+        """
+        manager, tasks = _loaded(self.path)
+        items = {
+            name: {item.number: item for item in self._items(name, task)} for name, task in tasks.items()
+        }
+        models = needed("lm_eval.models.huggingface", evaluator="lm_eval")
+        evaluator = needed("lm_eval.evaluator", evaluator="lm_eval")
+        size = max(1, batch_tokens // TOKENS_PER_REQUEST)
+        try:
+            with _quiet():
+                harness = models.HFLM(pretrained=network, tokenizer=tokenizer, batch_size=size)
+            results = evaluator.simple_evaluate(
+                model=harness,
+                tasks=list(tasks.values()),
+                task_manager=manager,
+                num_fewshot=self.fewshot,
+                samples={name: sorted(numbers) for name, numbers in items.items()},
+                apply_chat_template=self.chat,
+                log_samples=True,
+                bootstrap_iters=0,
+            )
+        except Exception as error:  # tasks are outside code
+            raise DataError(f"lm-eval cannot run {self.path}: {error}") from error
+        rows = [
+            row
+            for name, task in tasks.items()
+            for row in self._rows(
+                items[name], task, results["samples"][name], results["higher_is_better"][name]
+            )
+        ]
+        return pl.DataFrame(rows, schema=GRADES, orient="row")
+
+    def _items(self, name: str, task: Any) -> "list[_Item]":
+        """Return the drawn items of a task, distinct."""
+        numbered: dict[str, _Item] = {}
+        for number, doc in enumerate(task.eval_docs):
+            turns = (Message(role="user", content=str(task.doc_to_text(doc))),)
+            content = json.dumps(doc, sort_keys=True, ensure_ascii=False, default=str)
+            identity = fingerprint([name, turns[0].content, content])
+            example = Example(id=identity, messages=turns, source=name)
+            numbered.setdefault(identity, _Item(number, example))
+        kept = drawn([item.example for item in numbered.values()], n=self.n, seed=self.seed)
+        return [numbered[example.id] for example in kept]
+
+    def _rows(
+        self,
+        items: "Mapping[int, _Item]",
+        task: Any,
+        samples: list[dict[str, Any]],
+        more_is_better: Mapping[str, bool],
+    ) -> list[tuple[str, str, float, str, str]]:
+        metric = self.metric or next(iter(task.aggregation()))
+        first = samples[0]["filter"] if samples else None
+        rows = []
+        for sample in samples:
+            if sample["filter"] != first:
+                continue
+            if metric not in sample:
+                raise UsageError(
+                    f"{self.path} has no metric {metric!r}", hint=did_you_mean(metric, sample["metrics"])
+                )
+            if not more_is_better.get(metric, True) or not isinstance(sample[metric], int | float):
+                raise UsageError(
+                    f"the metric {metric!r} of {self.path} is not one value per item of which more is better",
+                    hint=f"choose another: @metric=..., of {', '.join(sample['metrics'])}",
+                )
+            value, example = float(sample[metric]), items[sample["doc_id"]].example
+            why = "" if value >= 1 else f"expected {str(sample['target'])[:80]}"
+            rows.append((example.id, example.source, value, _answer(sample), why))
+        return rows
+
+
+class _Item(NamedTuple):
+    """An item and its position in its task."""
+
+    number: int
+    example: Example
+
+
+def _loaded(path: str | None) -> tuple[Any, dict[str, Any]]:
+    """Return lm-eval's manager of tasks, and the named tasks.
+
+    Raises:
+        UsageError: If there is no such task.
+        DataError: If it cannot be loaded, for whatever reason lm-eval gives.
+    """
+    if path is None:
+        raise UsageError("lm_eval needs a task", hint="write lm_eval:path/to/task.yaml or lm_eval:NAME")
+    manager_of = needed("lm_eval.tasks", evaluator="lm_eval").TaskManager
+    file = Path(path)
+    if file.suffix in (".yaml", ".yml"):
+        if not file.is_file():
+            raise DataError(f"there is no file {path}")
+        manager = manager_of(include_path=str(file.parent), include_defaults=False)
+    else:
+        manager = manager_of()
+        if path not in manager.all_tasks:
+            raise UsageError(
+                f"lm-eval knows no task {path!r}", hint=did_you_mean(path, map(str, manager.all_tasks))
+            )
+    try:
+        with _quiet():
+            tasks = manager.load([path])["tasks"]
+    except Exception as error:  # tasks are outside code, and most load data from the hub
+        raise DataError(
+            f"lm-eval cannot load {path}: {str(error).splitlines()[0] if str(error) else error!r}",
+            hint="a task over local files has dataset_path: json and dataset_kwargs: {data_files: ...}",
+        ) from error
+    return manager, tasks
+
+
+def _answer(sample: Mapping[str, Any]) -> str:
+    """Return what the model answered: its text, or the number of the likeliest choice."""
+    answers = sample["filtered_resps"]
+    if answers and isinstance(answers[0], str):
+        return str(answers[0])
+    likelihoods = [answer[0] for answer in answers if isinstance(answer, list | tuple)]
+    if len(likelihoods) > 1 and all(isinstance(likelihood, int | float) for likelihood in likelihoods):
+        return str(max(range(len(likelihoods)), key=likelihoods.__getitem__))
+    return ""
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave out lm-eval's warnings about defaults of a task, and about a model that is loaded already."""
+    logger = logging.getLogger("lm_eval")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

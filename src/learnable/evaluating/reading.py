@@ -1,0 +1,213 @@
+"""Rows of an evaluation file as examples: the only place of this room that touches files."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from learnable.data.records import SUFFIXES, place, read_records, suffix_of
+from learnable.errors import DataError, UsageError, did_you_mean
+from learnable.fingerprint import fingerprint
+from learnable.progress import say
+from learnable.types import Example, Message
+
+Row = Mapping[str, Any]
+
+PROMPTS = ("prompt", "query", "question", "instruction", "text")
+REFERENCES = ("reference", "response", "answer", "output", "completion")
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(:[^/]+)?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """What an evaluator makes of a row.
+
+    Args:
+        messages: The prompt turns, and the reference answer as last assistant turn where there is one.
+        grading: What grading needs beside the messages; part of the identity.
+    """
+
+    messages: tuple[Message, ...]
+    grading: Mapping[str, Any]
+
+
+def read_items(
+    path: str | None,
+    item: Callable[[Row], Item],
+    *,
+    evaluator: str,
+    n: int | None,
+    seed: int,
+    source_column: str | None = None,
+) -> list[Example]:
+    """Return the distinct examples of a file, in its order; ``meta`` is the row with what grading needs.
+
+    Args:
+        path: A .jsonl, .json, .parquet, .csv or .tsv file, a folder written by ``datasets``, or a hub id.
+        item: Makes an item of a row, or raises ``ValueError`` with the reason why it cannot.
+        evaluator: Its name, for messages.
+        n: How many examples to draw; None keeps all.
+        seed: Seeds the draw.
+        source_column: Column that names the source of a row; the name of the file when not given.
+
+    Raises:
+        DataError: If the file or a row of it cannot be read.
+        UsageError: If no path is given.
+    """
+    if path is None:
+        raise UsageError(f"{evaluator} needs a file", hint=f"write {evaluator}:PATH")
+    kind, name = _kind_and_name(path)
+    examples = []
+    for number, record in enumerate(read_records(kind, path)):
+        where = place(name, row=number, line=record.line)
+        if record.value is None:
+            raise DataError(f"{where}: {record.reason}")
+        try:
+            source = _source(record.value, source_column, default=name.removesuffix(suffix_of(name) or ""))
+            made = item(record.value)
+        except ValueError as error:
+            raise DataError(f"{where}: {error}", hint=f"is this a file for {evaluator}?") from error
+        meta = {**record.value, **made.grading}
+        identity = item_id(made.messages, made.grading)
+        examples.append(Example(id=identity, messages=made.messages, source=source, meta=meta))
+    if not examples:
+        raise DataError(f"{name} has no rows", hint=f"the file is {path}")
+    return drawn(distinct(examples, name), n=n, seed=seed)
+
+
+def item_id(messages: Sequence[Message], grading: Mapping[str, Any]) -> str:
+    """Return the identity of an item: a hash of its turns and of what grading needs."""
+    return fingerprint([[[message.role, message.content] for message in messages], dict(grading)])
+
+
+def distinct(examples: Iterable[Example], name: str) -> list[Example]:
+    """Return the examples without repeats; how many there were is said on standard error."""
+    given = list(examples)
+    first = {example.id: example for example in reversed(given)}
+    kept = [example for example in given if first[example.id] is example]
+    if len(kept) < len(given):
+        say(f"{name}: {len(given) - len(kept):,} of {len(given):,} rows are repeats and count once")
+    return kept
+
+
+def drawn(examples: Sequence[Example], *, n: int | None, seed: int) -> list[Example]:
+    """Return ``n`` of the examples in their order, chosen by a hash of each: more rows do not reshuffle the others.
+
+    Raises:
+        UsageError: If ``n`` is not above 0.
+    """
+    if n is None:
+        return list(examples)
+    if n < 1:
+        raise UsageError(f"n must be at least 1, got {n}")
+    chosen = {example.id for example in sorted(examples, key=lambda e: fingerprint([seed, e.id]))[:n]}
+    return [example for example in examples if example.id in chosen]
+
+
+def column(row: Row, name: str | None, usual: Sequence[str]) -> str:
+    """Return the name of the column to use: the one that is asked for, else the first usual one with a value.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if name is not None:
+        if name not in row:
+            raise ValueError(f"no column {name!r}; {did_you_mean(name, row)}")
+        return name
+    found = next((usually for usually in usual if row.get(usually) is not None), None)
+    if found is None:
+        raise ValueError(f"none of the columns {', '.join(usual)} has a value; seen: {', '.join(row)}")
+    return found
+
+
+def text(row: Row, name: str | None, usual: Sequence[str] = ()) -> str:
+    """Return the text of a column; a number is written out.
+
+    Raises:
+        ValueError: If the column is missing, empty, or neither text nor a number.
+    """
+    found = column(row, name, usual)
+    value = row[found]
+    written = str(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else None
+    if written is None:
+        raise ValueError(f"column {found!r} is {type(value).__name__}, not text")
+    if not written.strip():
+        raise ValueError(f"column {found!r} is empty")
+    return written
+
+
+def asked(row: Row, name: str | None, *, suffix: str | None = None) -> tuple[Message, ...]:
+    """Return the prompt turns of a row: its ``messages`` up to the last question, or one question.
+
+    Args:
+        row: The row.
+        name: Column of the question; found when not given.
+        suffix: Added to the last turn after an empty line.
+
+    Raises:
+        ValueError: If the row holds no question.
+    """
+    if name is None and row.get("messages") is not None:
+        turns = [Message(role=str(turn["role"]), content=str(turn["content"])) for turn in row["messages"]]
+        while turns and turns[-1].role == "assistant":
+            turns.pop()
+        if not turns:
+            raise ValueError("messages holds no question")
+    else:
+        question = text(row, name, PROMPTS)
+        context = row.get("input") if name is None and row.get("instruction") == question else None
+        if isinstance(context, str) and context.strip():
+            question = f"{question}\n\n{context}"
+        turns = [Message(role="user", content=question)]
+    if suffix:
+        turns[-1] = Message(role=turns[-1].role, content=f"{turns[-1].content}\n\n{suffix}")
+    return tuple(turns)
+
+
+def answered(row: Row, name: str | None, usual: Sequence[str] = REFERENCES) -> str:
+    """Return the reference answer of a row: a column, or the last assistant turn of its ``messages``.
+
+    Returns:
+        The text, empty if the row holds none: such a row is asked and counted as ungradable.
+
+    Raises:
+        ValueError: If no row of this kind could hold one: the column is not there.
+    """
+    if name is None and row.get("messages"):
+        last = row["messages"][-1]
+        return str(last["content"]) if last["role"] == "assistant" else ""
+    if name is None:
+        present = [usually for usually in usual if usually in row]
+        name = next(
+            (usually for usually in present if row[usually] is not None), present[0] if present else None
+        )
+    found = column(row, name, usual) if name is None or name not in row else name
+    if row[found] is None or row[found] == "":
+        return ""
+    return text(row, found)
+
+
+def _source(row: Row, name: str | None, *, default: str) -> str:
+    if name is None:
+        return default
+    return str(row[column(row, name, ())])
+
+
+def _kind_and_name(path: str) -> tuple[str, str]:
+    """Return the kind of a source and what it is called in messages."""
+    where = Path(path)
+    if (where / "state.json").is_file():
+        return "datasets", where.name
+    if where.is_file():
+        suffix = suffix_of(where.name)
+        if suffix is None:
+            raise DataError(f"{path}: unknown kind of file", hint=f"known kinds: {', '.join(SUFFIXES)}")
+        return SUFFIXES[suffix], where.name
+    if not where.exists() and suffix_of(where.name) is None and _HUB_ID.fullmatch(path):
+        return "hub", path
+    if where.is_dir():
+        raise DataError(f"{path} is a folder, but none that datasets' save_to_disk wrote")
+    near = did_you_mean(where.name, (file.name for file in where.parent.glob("*") if suffix_of(file.name)))
+    raise DataError(f"there is no file {path}", hint=near)

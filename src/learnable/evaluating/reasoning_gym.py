@@ -1,0 +1,85 @@
+"""Puzzles of reasoning-gym, graded by its own scorers."""
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, ClassVar
+
+from learnable.errors import UsageError, did_you_mean
+from learnable.evaluating.exact_match import question_of
+from learnable.evaluating.kinds import Kind
+from learnable.evaluating.packages import needed
+from learnable.evaluating.reading import distinct, item_id
+from learnable.types import Example, Grade, Message
+
+_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReasoningGym:
+    """Puzzles made on the spot, such as ``reasoning_gym:chain_sum``; the path is the name of the generator.
+
+    What stands between ``<answer>`` marks is graded, else the whole completion. The scorers give part of a point for
+    some answers that hold the right one among other words.
+
+    Args:
+        n: How many puzzles to make; repeats are left out.
+        seed: Seeds the generator.
+        max_new_tokens: Most tokens of a completion.
+
+    Source: reasoning-gym (Stojanovski et al. 2025, arXiv:2505.24760), default difficulty.
+    """
+
+    kind: ClassVar[Kind] = "generation"
+    unit: ClassVar[str] = "points (0 to 1)"
+    higher_is_better: ClassVar[bool] = True
+    n: int = 200
+    seed: int = 0
+    max_new_tokens: int = 64
+
+    def __post_init__(self) -> None:
+        if self.n < 1:
+            raise UsageError(f"n must be at least 1, got {self.n}")
+
+    def read(self, path: str | None) -> list[Example]:
+        """Return puzzles of the generator that ``path`` names."""
+        known = needed("reasoning_gym.factory", evaluator="reasoning_gym").DATASETS
+        if path is None:
+            raise UsageError("reasoning_gym needs a generator", hint="for example reasoning_gym:chain_sum")
+        if path not in known:
+            raise UsageError(f"reasoning-gym has no generator {path!r}", hint=did_you_mean(path, known))
+        puzzles = _puzzles(path, self.n, self.seed)
+        examples = []
+        for number in range(self.n):
+            entry = puzzles[number]
+            question, answer = str(entry["question"]), str(entry["answer"])
+            turns = (Message(role="user", content=question), Message(role="assistant", content=answer))
+            grading = {"generator": path, "n": self.n, "seed": self.seed, "number": number}
+            identity = item_id(turns, {"generator": path})
+            examples.append(Example(id=identity, messages=turns, source=path, meta=grading))
+        return distinct(examples, path)
+
+    def prompt(self, example: Example) -> tuple[Message, ...]:
+        """Return the puzzle."""
+        return question_of(example)
+
+    def grade(self, example: Example, completion: str) -> Grade:
+        """Return the score of the puzzle's own scorer; an answer that breaks the scorer is wrong, and says so."""
+        meta = example.meta
+        puzzles = _puzzles(meta["generator"], meta["n"], meta["seed"])
+        marked = _ANSWER.findall(completion)
+        answer = (marked[-1] if marked else completion).strip()
+        if not answer:
+            return Grade(value=0.0, why="empty")
+        entry = puzzles[meta["number"]]
+        try:
+            score = float(puzzles.score_answer(answer=answer, entry=entry))
+        except Exception as error:  # a hundred scorers, each with its own ways to fail on junk
+            return Grade(value=0.0, answer=answer, why=f"the scorer failed on it: {error!r}"[:200])
+        return Grade(value=score, answer=answer, why="" if score >= 1 else f"expected {entry['answer']}")
+
+
+@cache
+def _puzzles(generator: str, n: int, seed: int) -> Any:
+    """Return the data set of reasoning-gym: puzzles by number, and their scorer."""
+    return needed("reasoning_gym", evaluator="reasoning_gym").create_dataset(generator, size=n, seed=seed)

@@ -1,0 +1,247 @@
+"""Answers of a causal language model: batches of prompts of about equal length, padded on the left.
+
+Decoding is greedy unless a temperature is given. A sampled answer depends on its prompt and its own seed, not on what
+else is in the batch: noise of the prompt's own generator is added to the logits, and the largest is taken (the
+Gumbel-max trick), which draws from exactly the softmax distribution.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+
+from learnable.errors import ModelError, UsageError
+
+BATCH_TOKENS = {"cpu": 8_192, "cuda": 65_536, "mps": 8_192}
+"""Most tokens of a batch, prompts with padding and room for the answers, by kind of device."""
+
+Prompt = Sequence[int] | NDArray[np.int32]
+
+
+def generate(
+    network: Any,
+    tokenizer: Any,
+    prompts: Sequence[Prompt],
+    *,
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seeds: Sequence[int] | None = None,
+    stop_ids: Collection[int] | None = None,
+    batch_tokens: int | None = None,
+) -> list[str]:
+    """Return one completion per prompt.
+
+    Args:
+        network: A causal language model of transformers, with or without adapters.
+        tokenizer: Its tokenizer.
+        prompts: Token ids of n prompts.
+        max_new_tokens: Most tokens of an answer.
+        temperature: 0 is greedy; else logits are divided by it and a token is drawn.
+        top_p: Draw from the likeliest tokens that together have this probability.
+        seeds: One per prompt, needed with a temperature.
+        stop_ids: Tokens that end an answer; the tokenizer's end of sequence when not given.
+        batch_tokens: Most tokens of a batch; by the kind of device when not given.
+
+    Returns:
+        n texts without special tokens, in the order of the prompts.
+
+    Raises:
+        ModelError: If a prompt is empty, or does not fit the memory.
+        UsageError: If the settings make no sense.
+    """
+    completions = [""] * len(prompts)
+    batches = generate_batches(
+        network,
+        tokenizer,
+        prompts,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seeds=seeds,
+        stop_ids=stop_ids,
+        batch_tokens=batch_tokens,
+    )
+    for positions, texts in batches:
+        for position, text in zip(positions, texts, strict=True):
+            completions[position] = text
+    return completions
+
+
+def generate_batches(
+    network: Any,
+    tokenizer: Any,
+    prompts: Sequence[Prompt],
+    *,
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seeds: Sequence[int] | None = None,
+    stop_ids: Collection[int] | None = None,
+    batch_tokens: int | None = None,
+    only: Collection[int] | None = None,
+) -> Iterator[tuple[list[int], list[str]]]:
+    """Yield ``(positions, completions)`` as each batch is done, longest prompts first.
+
+    Args:
+        network: See ``generate``.
+        tokenizer: See there.
+        prompts: See there.
+        max_new_tokens: See there.
+        temperature: See there.
+        top_p: See there.
+        seeds: See there.
+        stop_ids: See there.
+        batch_tokens: See there.
+        only: Positions to answer. Batches are made of all prompts before the others are left out, so that a run that
+            goes on after a crash computes the same batches as an unbroken one.
+    """
+    _check(prompts, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seeds=seeds)
+    device = next(network.parameters()).device
+    most = batch_tokens or BATCH_TOKENS.get(device.type, BATCH_TOKENS["cpu"])
+    stops = tuple(stop_ids) if stop_ids is not None else (int(tokenizer.eos_token_id),)
+    for batch in _batches([len(prompt) for prompt in prompts], max_new_tokens, most):
+        positions = [position for position in batch if only is None or position in only]
+        if not positions:
+            continue
+        noise = _Noise(temperature, top_p, [seeds[p] for p in positions]) if temperature and seeds else None
+        ids = [np.asarray(prompts[position], dtype=np.int64) for position in positions]
+        answers = _answered(network, ids, max_new_tokens=max_new_tokens, stops=stops, noise=noise)
+        yield positions, [tokenizer.decode(answer, skip_special_tokens=True) for answer in answers]
+
+
+def _check(
+    prompts: Sequence[Prompt],
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    top_p: float,
+    seeds: Sequence[int] | None,
+) -> None:
+    if max_new_tokens < 1:
+        raise UsageError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+    if temperature < 0 or not 0 < top_p <= 1:
+        raise UsageError(f"temperature must be at least 0 and top_p in (0, 1], got {temperature} and {top_p}")
+    if temperature and (seeds is None or len(seeds) != len(prompts)):
+        raise UsageError("sampling needs one seed per prompt", hint="give seeds, or temperature 0")
+    if any(len(prompt) == 0 for prompt in prompts):
+        raise ModelError("a prompt without tokens cannot be answered")
+
+
+def _batches(lengths: Sequence[int], max_new_tokens: int, batch_tokens: int) -> Iterator[list[int]]:
+    """Yield positions, longest first, such that padded prompts and their answers keep to ``batch_tokens``."""
+    current: list[int] = []
+    for position in sorted(range(len(lengths)), key=lambda position: (-lengths[position], position)):
+        if current and (len(current) + 1) * (lengths[current[0]] + max_new_tokens) > batch_tokens:
+            yield current
+            current = []
+        current.append(position)
+    if current:
+        yield current
+
+
+def _answered(
+    network: Any,
+    prompts: list[NDArray[np.int64]],
+    *,
+    max_new_tokens: int,
+    stops: tuple[int, ...],
+    noise: "_Noise | None",
+) -> list[list[int]]:
+    """Return the new tokens of each prompt, up to the first stop token; halves a batch that does not fit the GPU."""
+    try:
+        new = _decoded(network, prompts, max_new_tokens=max_new_tokens, stops=stops, noise=noise)
+    except torch.cuda.OutOfMemoryError as error:
+        if len(prompts) == 1:
+            raise ModelError(
+                f"a prompt of {len(prompts[0]):,} tokens does not fit the GPU's memory",
+                hint="lower max_new_tokens, or take a smaller model or dtype",
+            ) from error
+    else:
+        return [_until_stop(row, stops) for row in new]
+    torch.cuda.empty_cache()
+    half = len(prompts) // 2
+    answers = []
+    for part in (slice(0, half), slice(half, None)):
+        part_noise = noise.of(part) if noise is not None else None
+        answers += _answered(
+            network, prompts[part], max_new_tokens=max_new_tokens, stops=stops, noise=part_noise
+        )
+    return answers
+
+
+@torch.inference_mode()
+def _decoded(
+    network: Any,
+    prompts: list[NDArray[np.int64]],
+    *,
+    max_new_tokens: int,
+    stops: tuple[int, ...],
+    noise: "_Noise | None",
+) -> list[list[int]]:
+    device, longest = next(network.parameters()).device, max(map(len, prompts))
+    ids = np.full((len(prompts), longest), stops[0], dtype=np.int64)
+    mask = np.zeros((len(prompts), longest), dtype=np.int64)
+    for row, prompt in enumerate(prompts):
+        ids[row, longest - len(prompt) :] = prompt
+        mask[row, longest - len(prompt) :] = 1
+    settings = GenerationConfig(  # type: ignore[no-untyped-call]
+        max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=list(stops), pad_token_id=stops[0]
+    )
+    with _own_settings(network, settings) as inner:
+        tokens = inner.generate(
+            input_ids=torch.from_numpy(ids).to(device),
+            attention_mask=torch.from_numpy(mask).to(device),
+            logits_processor=LogitsProcessorList([noise] if noise is not None else []),
+        )
+    new: list[list[int]] = tokens[:, longest:].tolist()
+    return new
+
+
+@contextmanager
+def _own_settings(network: Any, settings: GenerationConfig) -> Iterator[Any]:
+    """Yield the network without its adapter's wrapping, and with these settings in place of those it was shipped with.
+
+    Models bring temperatures, penalties and length limits of their own, which transformers merges into what it is
+    given; two models would be compared under different rules.
+    """
+    inner = network.get_base_model() if hasattr(network, "get_base_model") else network
+    shipped, inner.generation_config = inner.generation_config, settings
+    try:
+        yield inner
+    finally:
+        inner.generation_config = shipped
+
+
+def _until_stop(tokens: list[int], stops: tuple[int, ...]) -> list[int]:
+    end = next((position for position, token in enumerate(tokens) if token in stops), len(tokens))
+    return tokens[:end]
+
+
+class _Noise(LogitsProcessor):
+    """Turns greedy decoding into sampling: keeps the nucleus, adds Gumbel noise from one generator per row."""
+
+    def __init__(self, temperature: float, top_p: float, seeds: Sequence[int]) -> None:
+        self._temperature, self._top_p, self._seeds = temperature, top_p, list(seeds)
+        # On the CPU, so that a seed means the same on every device.
+        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def of(self, rows: slice) -> "_Noise":
+        """Return the noise of some rows, from its beginning."""
+        return _Noise(self._temperature, self._top_p, self._seeds[rows])
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        logits = scores.float() / self._temperature  # (B, V)
+        if self._top_p < 1:
+            sorted_logits, order = logits.sort(dim=-1, descending=True)
+            probabilities = sorted_logits.softmax(dim=-1)
+            outside = probabilities.cumsum(dim=-1) - probabilities >= self._top_p
+            logits = logits.masked_fill(outside.gather(-1, order.argsort(dim=-1)), float("-inf"))
+        uniform = torch.stack([torch.rand(logits.shape[-1], generator=g) for g in self._generators])
+        tiny = torch.finfo(torch.float32).tiny
+        gumbel = -(-uniform.clamp_min(tiny).log()).clamp_min(tiny).log()
+        return logits + gumbel.to(logits.device)

@@ -1,0 +1,60 @@
+"""IFD over the tokens that the instruction changes most."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from learnable.errors import UsageError
+from learnable.scorers.perplexity import LARGEST
+
+
+@dataclass(frozen=True, kw_only=True)
+class TopShareIFD:
+    """``exp(mean of (l(t | x, y_<t) - l(t | y_<t)))`` over the informative tokens t of an answer.
+
+    A token is informative when the instruction moves its loss, up or down, by more than it moves the other tokens of
+    the pool: the ``share`` of all tokens with the largest changes. An answer without one scores 1.
+
+    Args:
+        share: Share of the pool's response tokens that count.
+
+    Source: S-IFD of T-SHIRT (2506.01317), its first half; the averaging over noised embeddings is not done. The
+    threshold over the whole pool is that of its code.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("token_losses_before", "token_losses_alone")
+    higher_is_better: ClassVar[bool] = True
+    max_score: ClassVar[float] = 1.0
+    share: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise UsageError(f"top_share_ifd: share must be above 0 and at most 1, got {self.share}")
+
+    def __call__(self, frame: pl.DataFrame) -> NDArray[np.float32]:
+        """Return float32 (n,) from two columns of lists, nats per response token; NaN where either is missing."""
+        pairs = zip(frame["token_losses_before"], frame["token_losses_alone"], strict=True)
+        changes = [_change(given, alone) for given, alone in pairs]
+        pooled = [np.abs(change) for change in changes if change is not None]
+        if not pooled:
+            return np.full(frame.height, np.nan, dtype=np.float32)
+        limit = np.quantile(np.concatenate(pooled), 1 - self.share)
+        return np.array([_ratio(change, limit) for change in changes], dtype=np.float32)
+
+
+def _change(given: pl.Series | None, alone: pl.Series | None) -> NDArray[np.float64] | None:
+    if given is None or alone is None or not len(given):
+        return None
+    change = given.to_numpy().astype(np.float64) - alone.to_numpy().astype(np.float64)
+    return change if np.isfinite(change).all() else None
+
+
+def _ratio(change: NDArray[np.float64] | None, limit: float) -> float:
+    if change is None:
+        return float("nan")
+    informative = change[np.abs(change) > limit] if limit > 0 else change
+    mean = informative.mean() if len(informative) else 0.0
+    return float(np.exp(min(mean, np.log(LARGEST))))

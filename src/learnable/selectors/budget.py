@@ -1,0 +1,125 @@
+"""Fills a budget: shares for groups, and token budgets that are never exceeded."""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from learnable.types import Budget
+
+PASS_OVER = 20
+"""Picks in a row that may be too long for what is left of a token budget before the selection ends.
+
+Without an end, the last few tokens would be filled with any short row, however low its score.
+"""
+
+Picked = tuple[NDArray[np.int64], NDArray[np.float32]]
+Ask = Callable[[NDArray[np.int64], int], Picked]
+"""From rows and how many to the rows picked, in their order, and their gains."""
+
+
+def count_asked(budget: Budget, n: int) -> int:
+    """Return how many tokens or examples a budget means for a pool of n examples."""
+    if budget.fraction is not None:
+        # 29% of a hundred million is 28999999.999999996 in floating point.
+        return max(1, int(n * budget.fraction * (1 + 1e-12)))
+    return budget.tokens or budget.examples or 0
+
+
+def fill(
+    ask: Ask,
+    groups: list[NDArray[np.int64]],
+    *,
+    tokens: NDArray[np.int64] | None,
+    total: int,
+    equal: bool,
+    rng: np.random.Generator,
+) -> Picked:
+    """Pick from each group its share of the budget.
+
+    Args:
+        ask: The method.
+        groups: The rows of each group, in ascending order.
+        tokens: Length of every row of the pool for a budget in tokens; None for one in examples.
+        total: The budget.
+        equal: Equal shares; else by the size of the groups.
+        rng: What ``ask`` draws from.
+
+    Returns:
+        The rows and their gains, best first; several groups are ranked together by gain.
+    """
+    sizes = np.array([len(members) if tokens is None else tokens[members].sum() for members in groups])
+    shares = _shares(sizes, total, equal=equal)
+    if tokens is None:
+        picked = [ask(members, share) for members, share in zip(groups, shares, strict=True)]
+    else:
+        picked = [
+            _fit(ask, members, share, tokens, rng) for members, share in zip(groups, shares, strict=True)
+        ]
+        if len(groups) > 1:
+            # Each group leaves a few tokens that its next example does not fit; together they fit some more.
+            rest = np.setdiff1d(np.concatenate(groups), np.concatenate([index for index, _ in picked]))
+            unspent = sum(shares) - sum(int(tokens[index].sum()) for index, _ in picked)
+            picked.append(_fit(ask, rest, unspent, tokens, rng))
+    index = np.concatenate([index for index, _ in picked])
+    gain = np.concatenate([gain for _, gain in picked])
+    order = np.lexsort((index, -gain)) if len(groups) > 1 else np.arange(len(index))
+    return index[order], gain[order]
+
+
+def _shares(sizes: NDArray[np.int64], total: int, *, equal: bool) -> list[int]:
+    """Return each group's part of the budget, in the unit of the sizes; the parts add up."""
+    total = min(total, int(sizes.sum()))
+    wanted = np.minimum(sizes, _water_level(sizes, total)) if equal else sizes * (total / max(sizes.sum(), 1))
+    shares = np.floor(wanted + 1e-9).astype(np.int64)
+    # Largest remainder: what rounding down left over goes, one by one, to those who lost most by it.
+    for group in np.argsort(-(wanted - shares), kind="stable")[: total - int(shares.sum())]:
+        shares[group] += 1
+    return [int(share) for share in shares]
+
+
+def _water_level(sizes: NDArray[np.int64], total: int) -> float:
+    """Return the level at which ``sum(min(sizes, level))`` is ``total``."""
+    left = float(total)
+    for position, size in enumerate(ordered := np.sort(sizes)):
+        level = left / (len(ordered) - position)
+        if size >= level:
+            return level
+        left -= float(size)
+    return float(ordered[-1])
+
+
+def _fit(
+    ask: Ask, members: NDArray[np.int64], share: int, tokens: NDArray[np.int64], rng: np.random.Generator
+) -> Picked:
+    """Pick rows that fit into a share of tokens.
+
+    No more fit than the shortest rows that do; but any number may be passed over between them, so that no count is
+    enough for certain. So it asks for a few, and for twice as many while the walk does not come to its end: a method
+    whose first picks do not depend on how many are asked for (all of ours) gives what it gives when asked for all.
+    """
+    if not len(members):
+        return members, np.empty(0, dtype=np.float32)
+    lengths = np.sort(tokens[members])
+    k = int(np.searchsorted(np.cumsum(lengths), share, side="right")) + PASS_OVER
+    undrawn = rng.bit_generator.state
+    while True:
+        rng.bit_generator.state = undrawn
+        index, gain = ask(members, min(k, len(members)))
+        fits, ended = _walk(tokens[index], share, shortest=int(lengths[0]))
+        if ended or k >= len(members):
+            return index[fits], gain[fits]
+        k *= 2
+
+
+def _walk(lengths: NDArray[np.int64], left: int, *, shortest: int) -> tuple[list[int], bool]:
+    """Return which of the picks fit, in turn, and whether more picks could change nothing."""
+    fits, passed_over = [], 0
+    for position, length in enumerate(lengths):
+        if length <= left:
+            fits.append(position)
+            left -= int(length)
+            passed_over = 0
+        elif (passed_over := passed_over + 1) >= PASS_OVER:
+            return fits, True
+    return fits, left < shortest

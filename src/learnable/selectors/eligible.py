@@ -1,0 +1,109 @@
+"""Who may be chosen at all: thresholds, a where-expression, defined scores and vectors, near-duplicates."""
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from learnable.errors import SelectionError
+from learnable.selectors.vectors import distinct
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thresholds:
+    """The three conditions of LoBaSS v1 (section 3.3) and a highest score, each optional; losses in nats per token.
+
+    Args:
+        min_loss_before: Drop what the model knows already: base loss under this.
+        max_loss_after: Drop what is too hard for it: reference loss above this.
+        min_score: Drop scores under this.
+        max_score: Drop scores above this.
+    """
+
+    min_loss_before: float | None = None
+    max_loss_after: float | None = None
+    min_score: float | None = None
+    max_score: float | None = None
+
+
+def reasons_against(
+    frame: pl.DataFrame,
+    by: str,
+    *,
+    where: str | None,
+    thresholds: Thresholds,
+    vectors: NDArray[np.float32] | None,
+) -> list[str | None]:
+    """Return for each row why it may not be chosen, or None."""
+    undefined = pl.col("undefined") if "undefined" in frame.columns else pl.lit(None, dtype=pl.String)
+    rules = [(_lacks(by), pl.coalesce(undefined, pl.lit(f"{by} is undefined")))]
+    columns = {"min_loss_before": "loss_before", "max_loss_after": "loss_after"}
+    for field in fields(thresholds):
+        limit, column = getattr(thresholds, field.name), columns.get(field.name, by)
+        if limit is None:
+            continue
+        if column not in frame.columns:
+            raise SelectionError(f"the threshold {field.name} needs a column {column!r}", hint="leave it out")
+        rules.append((_lacks(column), pl.coalesce(undefined, pl.lit(f"{column} is undefined"))))
+        if field.name.startswith("min"):
+            rules.append((pl.col(column) < limit, pl.lit(f"{column} < {limit:g}")))
+        else:
+            rules.append((pl.col(column) > limit, pl.lit(f"{column} > {limit:g}")))
+    if where is not None:
+        rules.append((pl.lit(~_holds(frame, where)), pl.lit(f"not where {where}")))
+    if vectors is not None:
+        broken = pl.Series(~np.isfinite(vectors).all(axis=1))
+        rules.append((pl.lit(broken), pl.lit("its vector is undefined")))
+    first = pl.coalesce(pl.when(fails).then(reason) for fails, reason in rules)
+    return frame.select(why=first)["why"].to_list()
+
+
+def with_near_duplicates(
+    reasons: list[str | None],
+    ids: pl.Series,
+    values: NDArray[np.float32],
+    vectors: NDArray[np.float32],
+    *,
+    max_similarity: float,
+) -> list[str | None]:
+    """Return the reasons with those against rows that are too similar to an eligible row with a higher value.
+
+    Args:
+        reasons: Why a row may not be chosen, None for the eligible ones.
+        ids: Settle nothing, but name the row that stays.
+        values: Of each row, (n,); of equal values the first row stays.
+        vectors: Of each row, (n, d).
+        max_similarity: Largest cosine similarity to a row that stays.
+
+    Source: SemDeDup (2303.09540) keeps one of each group of vectors this similar; it looks inside clusters only and
+    keeps the one farthest from the centre, this looks everywhere and keeps the best.
+    """
+    eligible = np.flatnonzero([reason is None for reason in reasons])
+    ranking = eligible[np.argsort(-values[eligible], kind="stable")]
+    stay, twin, cosine = distinct(vectors[ranking], max_similarity=max_similarity)
+    found = list(reasons)
+    for place in np.delete(np.arange(len(ranking)), stay):
+        name = ids[int(ranking[twin[place]])][:8]
+        found[ranking[place]] = f"near-duplicate of {name} (cosine {cosine[place]:.2f})"
+    return found
+
+
+def _holds(frame: pl.DataFrame, where: str) -> pl.Series:
+    try:
+        holds = frame.fill_nan(None).select(holds=pl.sql_expr(where))["holds"]
+    except (pl.exceptions.PolarsError, TypeError) as error:
+        raise SelectionError(
+            f"cannot evaluate where {where!r}: {str(error).splitlines()[0]}",
+            hint=f"write SQL over these columns: {', '.join(frame.columns)}",
+        ) from error
+    if holds.dtype != pl.Boolean or holds.len() != frame.height:
+        raise SelectionError(
+            f"where {where!r} is not a condition on each row", hint="compare columns, as in tokens < 800"
+        )
+    return holds.fill_null(value=False)
+
+
+def _lacks(column: str) -> pl.Expr:
+    values = pl.col(column).cast(pl.Float64)
+    return values.is_null() | values.is_nan()

@@ -1,0 +1,117 @@
+"""Vectors of examples: checked, of length 1, the distinct ones among them, and clusters of them."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from learnable.errors import SelectionError, UsageError
+
+ROWS, KEPT = 256, 16_384
+"""Rows compared at a time, and with how many: a tile of 16 MiB, whatever the pool."""
+
+
+def required(vectors: NDArray[np.float32] | None, what: str) -> NDArray[np.float32]:
+    """Return the vectors, or say that ``what`` needs them."""
+    if vectors is None:
+        raise SelectionError(
+            f"{what} needs a vector for every example",
+            hint="give --vectors (vectors=... in Python), or choose without it",
+        )
+    return vectors
+
+
+def check_similarity(limit: float) -> None:
+    """Refuse a ``max_similarity`` outside 0 to 1."""
+    if not 0 <= limit <= 1:
+        raise UsageError(
+            f"max_similarity must be from 0 to 1, got {limit}", hint="0.9 is a usual cosine similarity"
+        )
+
+
+def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return a copy with rows of length 1; a row of zeros stays as it is: it resembles nothing, not even itself."""
+    lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))[:, None]
+    scaled = np.zeros(vectors.shape, dtype=np.float32)
+    np.divide(vectors, lengths, out=scaled, where=lengths > 0, casting="same_kind")
+    return scaled
+
+
+def distinct(
+    vectors: NDArray[np.float32], *, max_similarity: float, most: int | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+    """Walk down the rows and keep each that is not too similar to one kept before it.
+
+    Memory is that of the vectors and of one tile; the time grows with n times the number kept.
+
+    Args:
+        vectors: The rows in the order to walk, (n, d).
+        max_similarity: Largest cosine similarity to a kept row.
+        most: Stop when so many are kept.
+
+    Returns:
+        The positions kept, int64 (m,); for each row the kept one it is most similar to, int64 (n,), -1 where there is
+        none before it; and that similarity, float32 (n,).
+    """
+    units, n = unit(vectors), len(vectors)
+    twin, cosine = np.full(n, -1, dtype=np.int64), np.full(n, -np.inf, dtype=np.float32)
+    kept, m = np.empty(n, dtype=np.int64), 0
+    for start in range(0, n, ROWS):
+        rows = units[start : start + ROWS].copy()
+        here = slice(start, start + len(rows))
+        for first in range(0, m, KEPT):
+            similar = rows @ units[first : min(first + KEPT, m)].T
+            _note(twin[here], cosine[here], similar.max(axis=1), kept[first + similar.argmax(axis=1)])
+        among = rows @ rows.T
+        for offset, row in enumerate(rows):
+            if cosine[start + offset] > max_similarity:
+                continue
+            # The kept ones move to the front, over rows that were passed: no second copy of the vectors.
+            kept[m], units[m], m = start + offset, row, m + 1
+            if m == most:
+                return kept[:m], twin, cosine
+            later = slice(start + offset + 1, start + len(rows))
+            _note(twin[later], cosine[later], among[offset, offset + 1 :], start + offset)
+    return kept[:m], twin, cosine
+
+
+def _note(
+    twin: NDArray[np.int64],
+    cosine: NDArray[np.float32],
+    similar: NDArray[np.float32],
+    to: NDArray[np.int64] | int,
+) -> None:
+    """Write down, in place, which rows are more similar to these than to those seen before."""
+    closer = similar > cosine
+    np.copyto(twin, to, where=closer)
+    np.copyto(cosine, similar, where=closer)
+
+
+def clusters_of(vectors: NDArray[np.float32], *, clusters: int, seed: int) -> NDArray[np.int64]:
+    """Return the cluster of each row by spherical k-means, int64 (n,).
+
+    Twenty rounds, on 256 rows drawn for each cluster where there are more.
+
+    Args:
+        vectors: Of any length, (n, d).
+        clusters: How many; at most one for two rows.
+        seed: Seeds where the clusters begin.
+
+    Source: k-means as in faiss, begun by k-means++ (Arthur and Vassilvitskii, 2007). S2L (2403.07384) takes 100 clusters
+    and 20 rounds, Mekala et al. (2402.10430) 1,000 clusters; these here go by the direction alone.
+    """
+    import faiss
+
+    units = unit(vectors)
+    means = faiss.Kmeans(
+        units.shape[1],
+        max(1, min(clusters, len(units) // 2)),
+        niter=20,
+        spherical=True,
+        # Where faiss begins by default, at rows drawn evenly, three clouds far apart often stay two clusters.
+        init_method=faiss.ClusteringInitMethod_KMEANS_PLUS_PLUS,
+        seed=seed % 2**31,
+        # faiss asks for 39 rows per cluster on standard error; a small pool is none of its business.
+        min_points_per_centroid=1,
+    )
+    means.train(units)
+    _, nearest = means.assign(units)
+    return np.asarray(nearest, dtype=np.int64)

@@ -1,0 +1,151 @@
+"""``learnable evaluate``: how good a model is, on local data."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import polars as pl
+
+from learnable.atomic import write_frame
+from learnable.comparing import interval
+from learnable.errors import ModelError
+from learnable.evaluating import EvaluatedModel, Evaluator, build_evaluator, parse
+from learnable.evaluating import evaluate as graded
+from learnable.fingerprint import fingerprint
+from learnable.steps import Outcome, Step
+from learnable.store import Store
+from learnable.types import Example, Loading, ModelRef
+from learnable.verbs.inputs import given_part, length_limit
+from learnable.verbs.options import Flat, Output
+
+if TYPE_CHECKING:
+    from learnable.model import LanguageModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """An evaluator with its data, read."""
+
+    label: str
+    evaluator: Evaluator
+    examples: list[Example]
+
+    @property
+    def identity(self) -> str:
+        """Fingerprint of the evaluator's settings and of the examples."""
+        return fingerprint(
+            [self.label, fingerprint(self.evaluator), [example.id for example in self.examples]]
+        )
+
+    def grade(self, model: EvaluatedModel, *, store: Store, max_length: int, what: str = "") -> pl.DataFrame:
+        """Return the grades of a model: ``evaluation``, ``id``, ``source``, ``value``, ``answer``, ``why``."""
+        frame = graded(
+            model,
+            self.evaluator,
+            self.examples,
+            store=store,
+            max_length=max_length,
+            label=f"{self.label}{what}",
+        )
+        return frame.select(pl.lit(self.label).alias("evaluation"), pl.all())
+
+
+def evaluations_of(written: Sequence[str]) -> list[Evaluation]:
+    """Return the evaluations that were asked for, their data read.
+
+    Raises:
+        UsageError: If one is not known.
+        DataError: If its data cannot be read.
+    """
+    found = []
+    for text in dict.fromkeys(written):
+        specification = parse(text)
+        evaluator = build_evaluator(specification)
+        found.append(
+            Evaluation(
+                label=specification.label, evaluator=evaluator, examples=evaluator.read(specification.path)
+            )
+        )
+    return found
+
+
+def evaluate(
+    evaluations: list[str],
+    *,
+    model: str = "starter",
+    adapter: str | None = None,
+    loading: Annotated[Loading, Flat] = Loading(),
+    max_length: int | None = None,
+    store: str = "runs/store",
+    output: Output = "evaluation",
+) -> Outcome:
+    """Evaluate a model on local data: held-out loss, exact answers, rules, multiple choice, any lm-eval task.
+
+    Args:
+        evaluations: Each NAME:PATH@key=value,key=value, such as heldout:eval.jsonl, exact_match:gsm8k.parquet@n=100 or
+            ifeval:ifeval.jsonl (see `learnable list`).
+        model: Folder, hub id, GGUF file, or `starter`.
+        adapter: LoRA adapter that the model wears.
+        loading: How to load the model.
+        max_length: Longest scored example in tokens; 2,048 or the model's own limit when not given.
+        store: Folder of measurements; what is in it is never measured twice.
+        output: Folder to write.
+    """
+    from learnable.model.source import identify
+
+    started = time.monotonic()
+    ref = ModelRef(name=model, **asdict(loading))
+    longest = length_limit(ref, max_length)
+    asked = evaluations_of(evaluations)
+    inputs = {"model": identify(ref)} | {each.label: each.identity for each in asked}
+    part = given_part(adapter, loading) if adapter is not None else None
+    if part is not None:
+        if part[1] != "adapter":
+            raise ModelError(
+                f"{adapter} is a whole model, not an adapter",
+                hint=f"give it as the model: learnable evaluate {adapter}",
+            )
+        inputs["adapter"] = part[2]
+    step = Step(verb="evaluate", parameters={"max_length": longest}, inputs=inputs)
+    folder = step.folder(output)
+    if done := step.begin(folder):
+        return done
+    from learnable.model import LanguageModel
+
+    network = LanguageModel(ref)
+    grades = graded_all(network, asked, part and Path(part[0]), store=Store(Path(store)), max_length=longest)
+    write_frame(grades, folder / "results.parquet")
+    facts: dict[str, Any] = {"model": model, "adapter": adapter}
+    for each in asked:
+        mine = grades.filter(pl.col("evaluation") == each.label)
+        mean = interval(mine["value"].to_numpy()[None, :])
+        facts[each.label] = (
+            f"{mean.mean:.4g} ({mean.low:.4g} to {mean.high:.4g}) {each.evaluator.unit}, {mean.items:,} items"
+        )
+        if mean.ungraded:
+            facts[each.label] += f", {mean.ungraded:,} could not be graded"
+    return step.finish(folder, facts=facts, started=started)
+
+
+def graded_all(
+    network: "LanguageModel",
+    evaluations: Sequence[Evaluation],
+    adapter: Path | None,
+    *,
+    store: Store,
+    max_length: int,
+    what: str = "",
+) -> pl.DataFrame:
+    """Return the grades of all evaluations of one model, with or without an adapter."""
+
+    def all_of_them() -> pl.DataFrame:
+        return pl.concat(
+            [each.grade(network, store=store, max_length=max_length, what=what) for each in evaluations]
+        )
+
+    if adapter is None:
+        return all_of_them()
+    with network.adapter(adapter):
+        return all_of_them()

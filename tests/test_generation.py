@@ -1,0 +1,201 @@
+"""Answers of a model: batches change nothing, stops are kept, sampling is by seed."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import GenerationConfig
+
+from learnable.errors import ModelError, UsageError
+from learnable.model import LanguageModel, Renderer
+from learnable.model.generation import generate, generate_batches
+from learnable.testing import tiny_model, toy_examples
+from learnable.types import Message, ModelRef
+
+LLAMA_2 = (
+    "{% for message in messages %}{% if message['role'] == 'user' %}{{ '[INST] ' + message['content'] + ' [/INST]' }}"
+    "{% else %}{{ ' ' + message['content'] + ' ' + eos_token }}{% endif %}{% endfor %}"
+)
+THINKING = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
+    "{% if message['role'] == 'assistant' and loop.last %}{{ '<think>\n\n</think>\n\n' }}{% endif %}"
+    "{{ message['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+QUESTIONS = [example.messages[:1] for example in toy_examples(9)]
+
+
+def user(text):
+    return (Message(role="user", content=text),)
+
+
+@pytest.fixture(scope="module")
+def model(tiny):
+    return LanguageModel(ModelRef(name=str(tiny), dtype="float32", device="cpu"))
+
+
+@pytest.fixture(scope="module")
+def prompts(model):
+    return [model.renderer.prompt_ids(question) for question in QUESTIONS]
+
+
+@pytest.fixture(scope="module")
+def one_by_one(model, prompts):
+    tokenizer = model.renderer.tokenizer
+    return [generate(model.network, tokenizer, [prompt], max_new_tokens=12)[0] for prompt in prompts]
+
+
+def greedy_by_hand(network, prompt, *, steps, stops):
+    ids = [int(token) for token in prompt]
+    for _ in range(steps):
+        with torch.inference_mode():
+            token = int(network(input_ids=torch.tensor([ids])).logits[0, -1].argmax())
+        if token in stops:
+            break
+        ids.append(token)
+    return ids[len(prompt) :]
+
+
+def test_prompt_is_what_the_template_writes_for_generation(model):
+    turns = [{"role": "user", "content": "what colour"}]
+    written = model.renderer.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    ids = model.renderer.prompt_ids(user("what colour"))
+    assert ids.dtype == np.int32
+    assert model.renderer.decode(ids) == written
+
+
+def test_prompt_of_a_base_model(tiny_models):
+    renderer = Renderer.of(ModelRef(name=str(tiny_models["base"])))
+    assert (
+        renderer.decode(renderer.prompt_ids(user("what is red ?")))
+        == "### Instruction:\nwhat is red ?\n\n### Response:\n"
+    )
+
+
+def test_prompt_leaves_the_space_before_an_answer_to_the_answer(tmp_path):
+    renderer = Renderer.of(ModelRef(name=str(tiny_model(tmp_path, template=LLAMA_2))))
+    assert renderer.decode(renderer.prompt_ids(user("sun"))) == "[INST] sun [/INST]"
+
+
+def test_prompt_has_the_empty_thoughts_that_stand_before_trained_answers(tmp_path):
+    renderer = Renderer.of(ModelRef(name=str(tiny_model(tmp_path, template=THINKING))))
+    assert renderer.decode(renderer.prompt_ids(user("sun"))).endswith("assistant\n<think>\n\n</think>\n\n")
+
+
+def test_prompt_is_the_beginning_of_the_rendered_example(model):
+    for example in toy_examples(3, turns=2):
+        ids = model.renderer.render([example], max_length=500)[0].ids
+        prompt = model.renderer.prompt_ids(example.messages[:3])
+        assert ids[: len(prompt)].tolist() == prompt.tolist()
+
+
+def test_prompt_that_the_template_refuses(tmp_path):
+    template = "{{ raise_exception('no system turn') if messages[0]['role'] == 'system' else messages[0]['content'] }}"
+    renderer = Renderer.of(ModelRef(name=str(tiny_model(tmp_path, template=template + "{{ messages[-1].content }}"))))
+    with pytest.raises(ModelError, match="no system turn"):
+        renderer.prompt_ids((Message(role="system", content="be brief"), *user("sun")))
+
+
+def test_stops_are_the_end_of_turn_and_the_end_of_sequence(model):
+    tokenizer = model.renderer.tokenizer
+    assert model.renderer.stop_ids == (tokenizer.convert_tokens_to_ids("<|im_end|>"),)
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 60, 120, 10_000])
+def test_batches_change_nothing(model, prompts, one_by_one, batch_tokens):
+    tokenizer = model.renderer.tokenizer
+    answers = generate(
+        model.network, tokenizer, prompts, max_new_tokens=12, batch_tokens=batch_tokens
+    )
+    assert answers == one_by_one
+    assert len(set(answers)) > 3
+
+
+def test_greedy_is_the_largest_logit_of_each_step(model, prompts, one_by_one):
+    for prompt, answer in list(zip(prompts, one_by_one, strict=True))[:3]:
+        tokens = greedy_by_hand(model.network, prompt, steps=12, stops=model.renderer.stop_ids)
+        assert model.renderer.tokenizer.decode(tokens, skip_special_tokens=True) == answer
+
+
+def test_settings_that_a_model_ships_do_not_count(model, prompts, one_by_one, monkeypatch):
+    shipped = GenerationConfig(repetition_penalty=5.0, do_sample=True, temperature=3.0, max_length=20)
+    monkeypatch.setattr(model.network, "generation_config", shipped)
+    assert generate(model.network, model.renderer.tokenizer, prompts, max_new_tokens=12) == one_by_one
+    assert model.network.generation_config is shipped
+
+
+def test_stops_at_the_end_token(model, prompts):
+    tokenizer = model.renderer.tokenizer
+    free = greedy_by_hand(model.network, prompts[0], steps=12, stops=())
+    stop = free[4]
+    expected = tokenizer.decode(free[: free.index(stop)], skip_special_tokens=True)
+    answers = generate(model.network, tokenizer, prompts[:3], max_new_tokens=12, stop_ids=[stop])
+    assert answers[0] == expected
+
+
+def test_answers_outside_only_are_left_out_and_the_batches_stay(model, prompts, one_by_one):
+    options = {"max_new_tokens": 12, "batch_tokens": 150}
+    tokenizer = model.renderer.tokenizer
+    every = [positions for positions, _ in generate_batches(model.network, tokenizer, prompts, **options)]
+    some = dict(
+        pair
+        for positions, texts in generate_batches(model.network, tokenizer, prompts, only={1, 4}, **options)
+        for pair in zip(positions, texts, strict=True)
+    )
+    assert 1 < len(every) < len(prompts)
+    assert some == {1: one_by_one[1], 4: one_by_one[4]}
+
+
+def test_sampling_depends_on_the_seed_alone(model):
+    options = {"max_new_tokens": 8, "temperature": 1.0}
+    seeds = range(len(QUESTIONS))
+    together = model.generate(QUESTIONS, seeds=seeds, **options)
+    alone = [model.generate([q], seeds=[s], **options)[0] for q, s in zip(QUESTIONS, seeds, strict=True)]
+    assert together == alone
+    assert together != model.generate(QUESTIONS, seeds=range(50, 50 + len(QUESTIONS)), **options)
+    assert model.generate(QUESTIONS, seeds=seeds, top_p=1e-6, **options) == model.generate(
+        QUESTIONS, max_new_tokens=8
+    )
+
+
+def test_sampling_draws_from_the_softmax(model, prompts):
+    with torch.inference_mode():
+        logits = model.network(input_ids=torch.tensor(prompts[0][None].astype(np.int64))).logits[0, -1]
+    likeliest = int(logits.argmax())
+    expected = float((logits / 0.7).softmax(-1)[likeliest])
+    texts = generate(
+        model.network,
+        model.renderer.tokenizer,
+        [prompts[0]] * 600,
+        max_new_tokens=1,
+        temperature=0.7,
+        seeds=range(600),
+    )
+    share = np.mean([text == model.renderer.tokenizer.decode([likeliest]) for text in texts])
+    assert share == pytest.approx(expected, abs=4 * (expected * (1 - expected) / 600) ** 0.5)
+
+
+def test_an_adapter_changes_the_answers_and_only_within_its_block(tiny, tmp_path, one_by_one):
+    import peft
+
+    model = LanguageModel(ModelRef(name=str(tiny), dtype="float32", device="cpu"))
+    config = peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj", "down_proj"], init_lora_weights=False)
+    torch.manual_seed(1)
+    other = LanguageModel(ModelRef(name=str(tiny), dtype="float32", device="cpu"))
+    peft.get_peft_model(other.network, config).save_pretrained(tmp_path)
+    with model.adapter(tmp_path):
+        worn = model.generate(QUESTIONS, max_new_tokens=12)
+        assert worn == [model.generate([question], max_new_tokens=12)[0] for question in QUESTIONS]
+    assert worn != one_by_one
+    assert model.generate(QUESTIONS, max_new_tokens=12) == one_by_one
+
+
+def test_what_makes_no_sense_is_refused(model, prompts):
+    tokenizer = model.renderer.tokenizer
+    for options in ({"temperature": 1.0}, {"temperature": -1.0}, {"top_p": 0.0}):
+        with pytest.raises(UsageError):
+            generate(model.network, tokenizer, prompts, max_new_tokens=1, **options)
+    with pytest.raises(UsageError, match="max_new_tokens"):
+        generate(model.network, tokenizer, prompts, max_new_tokens=0)
+    with pytest.raises(ModelError, match="without tokens"):
+        generate(model.network, tokenizer, [[]], max_new_tokens=1)
+    assert generate(model.network, tokenizer, [], max_new_tokens=1) == []
