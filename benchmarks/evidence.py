@@ -18,10 +18,10 @@ from pathlib import Path
 import polars as pl
 from corruption import KINDS, corrupt
 
-from learnable import compare
 from learnable.data import read
 from learnable.fingerprint import fingerprint
 from learnable.types import Example, Reading
+from learnable.verbs.compare import compare
 
 CLEAN, CORRUPTED, HELDOUT, REFERENCES = 850, 150, 160, 100
 MOST_CHARACTERS = 700
@@ -90,8 +90,8 @@ def prepare(tables: list[Path], references: Path, folder: Path, *, seed: int) ->
 def shown_evaluation(table: pl.DataFrame, label: str) -> list[str]:
     """Return one evaluation as Markdown."""
     lines = [
-        f"**{label}**, {table['unit'][0]}, {'higher' if table['higher_is_better'][0] else 'lower'} is better; "
-        f"{table['items'].max()} items, {table['seeds'].max()} seeds.\n",
+        f"**{label}**, {table['unit'].to_list()[0]}, {'higher' if table['higher_is_better'][0] else 'lower'} is better; "
+        f"{table['items'][0]} items, {int(table['seeds'].to_numpy().max())} seeds.\n",
         "| method | tokens | examples | steps | value | difference to random | p | verdict | selection costs |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- | ---: |",
     ]
@@ -133,11 +133,11 @@ def shown_choices(folder: Path) -> list[str]:
         + " | corrupted, % | response tokens | L_base | L_alone |",
         "| --- | " + "---: | " * (len(kinds) + 4),
     ]
-    for (method,), part in both.group_by("method", maintain_order=True):
+    for part in both.partition_by("method", maintain_order=True):
         shares = [100 * float((part["source"] == kind).mean()) for kind in kinds]  # type: ignore[arg-type]
         means = [float(part[name].mean()) for name in ("response_tokens", "loss_before", "loss_alone")]  # type: ignore[arg-type]
         lines.append(
-            f"| {method} | "
+            f"| {part['method'][0]} | "
             + " | ".join(f"{share:.1f}" for share in [*shares, sum(shares)])
             + f" | {means[0]:.0f} | {means[1]:.2f} | {means[2]:.2f} |"
         )

@@ -145,9 +145,47 @@ def test_check_scorer_makes_up_columns_it_does_not_know():
     check_scorer(Ifd())
 
 
+@dataclass(frozen=True)
+class Change(Sum):
+    """A scorer of lists that keeps the contract: what the instruction changes, token by token."""
+
+    needs: ClassVar[tuple[str, ...]] = ("token_losses_before", "token_losses_alone")
+
+    def __call__(self, frame):
+        pairs = zip(frame["token_losses_before"], frame["token_losses_alone"], strict=True)
+        found = [
+            np.nan if one is None or other is None else (one.to_numpy() - other.to_numpy()).sum()
+            for one, other in pairs
+        ]
+        return np.where(np.isfinite(found), found, np.nan).astype(np.float32)
+
+
+class SkipsTokens(Change):
+    def __call__(self, frame):
+        return super().__call__(frame.with_columns(pl.col(self.needs[0]).list.eval(pl.element().fill_nan(0))))
+
+
+class SkipsLists(Change):
+    def __call__(self, frame):
+        return np.nan_to_num(super().__call__(frame))
+
+
+class AsksForLengths(Change):
+    def __call__(self, frame):
+        longest = frame[self.needs[0]].list.len().max() or 0
+        return np.where(longest < 3, np.float32(np.nan), super().__call__(frame))
+
+
+def test_check_scorer_makes_up_lists_of_one_length_in_each_row():
+    check_scorer(Change())
+    check_scorer(AsksForLengths())
+
+
 @pytest.mark.parametrize(
     ("broken", "said"),
     [
+        (SkipsTokens, "lack a measurement"),
+        (SkipsLists, "lack a measurement"),
         (WrongKind, "returns float64"),
         (NotAnArray, "returns Series"),
         (Column, r"shape \(\d+, 1\)"),

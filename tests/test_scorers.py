@@ -1,5 +1,6 @@
 """Formulas at their edges: nothing to learn, undefined losses, ties and lengths."""
 
+import importlib.util
 from collections import Counter
 
 import numpy as np
@@ -8,7 +9,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learnable.scorers import Difference, Learnability, LengthMatched, Loss
+from learnable import verbs
+from learnable.errors import SelectionError, UsageError
+from learnable.scorers import (
+    IFD,
+    Difference,
+    Learnability,
+    Length,
+    LengthMatched,
+    Loss,
+    Perplexity,
+    PerplexityDrop,
+    PerplexityMiddle,
+    SoftLearnability,
+    TopShareIFD,
+)
+from learnable.selectors import Thresholds
+from learnable.testing import toy_examples, write_messages
+from learnable.types import Loading
 
 NAN, INF = float("nan"), float("inf")
 
@@ -44,7 +62,9 @@ def test_learnability_keeps_small_differences_that_float32_would_lose():
 
 
 @pytest.mark.parametrize(
-    "scorer", [Learnability(), Difference(), LengthMatched()], ids=lambda s: type(s).__name__
+    "scorer",
+    [Learnability(), SoftLearnability(), Difference(), LengthMatched(), PerplexityDrop()],
+    ids=lambda s: type(s).__name__,
 )
 @pytest.mark.parametrize(
     ("before", "after"),
@@ -54,9 +74,10 @@ def test_score_is_nan_where_a_loss_is_no_number(scorer, before, after):
     assert np.isnan(scorer(losses([1.0, before], [0.5, after]))).tolist() == [False, True]
 
 
+@pytest.mark.parametrize("scorer", [Loss(), Perplexity(), PerplexityMiddle()], ids=lambda s: type(s).__name__)
 @pytest.mark.parametrize("loss", [NAN, None, INF])
-def test_loss_is_nan_where_it_is_no_number(loss):
-    assert np.isnan(Loss()(losses([1.0, loss], [1.0, 1.0]))).tolist() == [False, True]
+def test_score_of_the_base_loss_is_nan_where_it_is_no_number(scorer, loss):
+    assert np.isnan(scorer(losses([1.0, loss], [1.0, 1.0]))).tolist() == [False, True]
 
 
 def test_loss_is_the_base_loss():
@@ -158,3 +179,276 @@ def test_length_matched_is_what_its_docstring_says(rows, bins):
     np.testing.assert_allclose(
         matched(scores, lengths, bins=bins), brute_force(scores, lengths, bins), rtol=1e-6
     )
+
+
+def test_learnability_with_another_power():
+    found = [Learnability(power=power)(losses([4.0], [1.0])).item() for power in (0, 0.5, 1)]
+    assert found == [3.0, 1.5, 0.75]
+
+
+def test_soft_learnability_is_the_power_of_one_half():
+    frame = losses([0.3, 5.0], [0.1, 6.0])
+    np.testing.assert_array_equal(SoftLearnability()(frame), Learnability(power=0.5)(frame))
+
+
+def test_perplexity_ranks_like_the_loss():
+    rng = np.random.default_rng(0)
+    frame = losses(rng.gamma(2, 2, size=50), np.ones(50))
+    assert np.argsort(Perplexity()(frame)).tolist() == np.argsort(Loss()(frame)).tolist()
+
+
+def test_a_perplexity_too_large_for_a_number_is_the_largest_number():
+    assert Perplexity()(losses([1e4], [1.0])).tolist() == [float(np.finfo(np.float32).max)]
+
+
+def test_a_perplexity_that_explodes_makes_a_drop_of_finite_size():
+    assert np.isfinite(PerplexityDrop()(losses([0.5, 1e4, 1e4], [1e4, 0.5, 1e4]))).all()
+
+
+def test_middle_perplexity_leaves_undefined_rows_out_of_the_ranks():
+    np.testing.assert_allclose(
+        PerplexityMiddle()(losses([NAN, 1.0, 3.0, INF, 2.0], [1.0] * 5)),
+        np.array([NAN, 1 / 3, 1 / 3, NAN, 0], dtype=np.float32),
+        atol=1e-7,
+    )
+
+
+def test_middle_perplexity_of_equal_losses_is_the_middle():
+    np.testing.assert_array_equal(PerplexityMiddle()(losses([2.0] * 4, [1.0] * 4)), [0.0] * 4)
+
+
+@pytest.mark.parametrize(("tokens", "score"), [(7, 7.0), (0, NAN), (None, NAN)])
+def test_length_is_nan_without_a_response(tokens, score):
+    np.testing.assert_array_equal(Length()(losses([1.0], [1.0], [tokens])), [score])
+
+
+def alone(before, without):
+    columns = {"loss_before": before, "loss_alone": without}
+    return pl.DataFrame(columns, schema={"loss_before": pl.Float32, "loss_alone": pl.Float32})
+
+
+@pytest.mark.parametrize("ratio", ["loss", "perplexity"])
+@pytest.mark.parametrize(
+    ("before", "without"), [(NAN, 1.0), (1.0, NAN), (None, 1.0), (1.0, None), (INF, 1.0), (1.0, INF)]
+)
+def test_ifd_is_nan_where_a_loss_is_no_number(ratio, before, without):
+    found = IFD(ratio=ratio)(alone([1.0, before], [2.0, without]))
+    assert np.isnan(found).tolist() == [False, True]
+
+
+@pytest.mark.parametrize(("without", "defined"), [(0.0, False), (0.25, False), (0.26, True)])
+def test_ifd_is_undefined_at_and_under_the_floor(without, defined):
+    assert np.isfinite(IFD(floor=0.25)(alone([0.1], [without]))).tolist() == [defined]
+
+
+def test_the_ratio_of_perplexities_has_no_floor():
+    assert IFD(ratio="perplexity")(alone([0.0], [0.0])).tolist() == [1.0]
+
+
+def tokens(before, without):
+    kind = pl.List(pl.Float32)
+    columns = {"token_losses_before": before, "token_losses_alone": without}
+    return pl.DataFrame(columns, schema=dict.fromkeys(columns, kind))
+
+
+@pytest.mark.parametrize("wrong", [None, [], [NAN, 1.0], [None, 1.0], [INF, 1.0]], ids=str)
+def test_top_share_ifd_is_nan_where_a_token_is_no_number(wrong):
+    for pair in ([wrong], [[1.0, 1.0]]), ([[1.0, 1.0]], [wrong]):
+        if wrong == []:
+            pair = ([wrong], [wrong])
+        found = TopShareIFD()(tokens([[1.0, 2.0], *pair[0]], [[2.0, 1.0], *pair[1]]))
+        assert np.isnan(found).tolist() == [False, True]
+
+
+def test_top_share_ifd_of_undefined_rows_alone_is_undefined():
+    assert np.isnan(TopShareIFD()(tokens([None, []], [None, []]))).all()
+
+
+def test_undefined_rows_do_not_move_the_threshold():
+    before, without = [[1.0, 5.0, 2.0], [3.0, 0.0]], [[2.0, 1.0, 2.5], [1.0, 0.2]]
+    expected = TopShareIFD()(tokens(before, without))
+    found = TopShareIFD()(tokens([*before, [NAN] * 9], [*without, [9.0] * 9]))
+    np.testing.assert_array_equal(found[:2], expected)
+
+
+def test_an_answer_without_informative_tokens_scores_one():
+    assert TopShareIFD()(tokens([[1.0], [9.0]], [[1.1], [1.0]]))[0] == 1
+
+
+@pytest.mark.parametrize("share", [0.0, -0.5, 1.5])
+def test_top_share_ifd_wants_a_share(share):
+    with pytest.raises(UsageError, match="share must be above 0 and at most 1"):
+        TopShareIFD(share=share)
+
+
+# What a selection makes of a scorer's own rules.
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pool")
+    rows = write_messages(toy_examples(40), folder / "mine.jsonl")
+    return verbs.load([str(rows)], output=str(folder / "pool"))
+
+
+@pytest.fixture(scope="module")
+def scored(pool, tiny, tmp_path_factory):
+    """Score a pool, and return the outcome."""
+    folder = tmp_path_factory.mktemp("scored")
+
+    def score(*scorers, vectors="none"):
+        return verbs.score(
+            [pool.path],
+            model=str(tiny),
+            scorers=list(scorers),
+            vectors=vectors,
+            loading=Loading(dtype="float32"),
+            store=str(folder / "store"),
+            output=str(folder / "scores-{fingerprint}"),
+        )
+
+    return score
+
+
+def chosen(outcome, tmp_path, **given):
+    done = verbs.select(outcome.path, output=str(tmp_path / "selection"), **given)
+    kept = pl.read_parquet(done.folder / "kept.parquet")
+    dropped = pl.read_parquet(done.folder / "dropped.parquet")
+    return kept, dropped
+
+
+def above_one(outcome):
+    frame = pl.read_parquet(outcome.folder / "scores.parquet")
+    found = set(frame.filter(pl.col("ifd") > 1)["id"])
+    assert 0 < len(found) < frame.height, "there is something to leave out, and something to keep"
+    return found
+
+
+def test_ifd_above_one_is_left_out_and_the_ledger_says_so(scored, tmp_path):
+    outcome = scored("ifd", "length")
+    out = above_one(outcome)
+    kept, dropped = chosen(outcome, tmp_path, by="ifd", budget="100%")
+    assert not set(kept["id"]) & out
+    assert set(dropped.filter(pl.col("reason") == "ifd > 1")["id"]) == out
+    assert "ifd > 1" in (tmp_path / "selection" / "dropped.jsonl").read_text()
+
+
+def test_ifd_above_one_is_kept_when_asked_for(scored, tmp_path):
+    outcome = scored("ifd", "length")
+    kept, _ = chosen(outcome, tmp_path, by="ifd", budget="100%", thresholds=Thresholds(max_score=INF))
+    assert above_one(outcome) <= set(kept["id"])
+
+
+def test_a_lower_limit_of_the_user_holds_instead(scored, tmp_path):
+    _, dropped = chosen(
+        scored("ifd", "length"), tmp_path, by="ifd", thresholds=Thresholds(max_score=0.9), budget="1"
+    )
+    assert "ifd > 0.9" in dropped["reason"].to_list()
+    assert "ifd > 1" not in dropped["reason"].to_list()
+
+
+def test_the_limit_of_ifd_is_not_put_on_other_scores(scored, tmp_path):
+    kept, _ = chosen(scored("ifd", "length"), tmp_path, by="length", budget="100%")
+    assert kept.height == 40
+
+
+def test_a_score_of_which_low_is_good_keeps_the_lowest(scored, tmp_path):
+    outcome = scored("perplexity_middle")
+    kept, _ = chosen(outcome, tmp_path, by="perplexity_middle", budget="5")
+    frame = pl.read_parquet(outcome.folder / "scores.parquet").sort("perplexity_middle")
+    assert kept.join(frame, on="id")["perplexity_middle"].max() == frame["perplexity_middle"][4]
+
+
+def test_lowest_turns_a_score_of_which_low_is_good_around(scored, tmp_path):
+    outcome = scored("perplexity_middle")
+    kept, _ = chosen(outcome, tmp_path, by="perplexity_middle", budget="2", lowest=True)
+    frame = pl.read_parquet(outcome.folder / "scores.parquet")
+    extremes = frame.filter(
+        pl.col("loss_before").is_in([frame["loss_before"].min(), frame["loss_before"].max()])
+    )
+    assert set(kept["id"]) == set(extremes["id"])
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"selector": "k_center"}, {"per_cluster": "equal"}, {"max_similarity": 0.9}],
+    ids=lambda given: next(iter(given.values())),
+)
+def test_what_looks_at_likeness_needs_vectors(scored, tmp_path, given):
+    with pytest.raises(SelectionError) as caught:
+        chosen(scored("length"), tmp_path, by="length", budget="5", **given)
+    assert "vectors" in caught.value.message
+    assert "--vectors" in caught.value.hint
+
+
+@pytest.mark.parametrize("vectors", ["model", "wordllama"])
+@pytest.mark.parametrize(
+    "given", [{"selector": "k_center"}, {"per_cluster": "equal", "clusters": 4}], ids=str
+)
+def test_what_looks_at_likeness_works_with_vectors(scored, tmp_path, vectors, given):
+    if vectors == "wordllama" and not importlib.util.find_spec("wordllama"):
+        pytest.skip("the word vectors are not installed")
+    kept, _ = chosen(scored("length", vectors=vectors), tmp_path, by="length", budget="8", **given)
+    assert kept.height == 8
+
+
+def test_near_duplicates_are_dropped_by_the_vectors_of_the_model(scored, tmp_path):
+    _, dropped = chosen(
+        scored("length", vectors="model"), tmp_path, by="length", budget="5", max_similarity=0.5
+    )
+    assert any(reason.startswith("near-duplicate of") for reason in dropped["reason"])
+
+
+# One pass for all formulas.
+
+
+@pytest.fixture
+def passes(pool, tiny, tmp_path):
+    """Score into a store of this test alone; return the outcome."""
+
+    def score(*scorers, dry_run=False):
+        return verbs.score(
+            [pool.path],
+            model=str(tiny),
+            scorers=list(scorers),
+            loading=Loading(dtype="float32"),
+            store=str(tmp_path / "store"),
+            dry_run=dry_run,
+            output=str(tmp_path / "scores-{fingerprint}"),
+        )
+
+    return score
+
+
+def test_formulas_share_one_base_pass_and_one_pass_of_the_answers_alone(passes):
+    outcome = passes("ifd", "top_share_ifd", "loss", "perplexity")
+    frame = pl.read_parquet(outcome.folder / "scores.parquet")
+    once = frame["tokens"].sum() + (frame["response_tokens"] + 1).sum()
+    assert outcome.cost.tokens == once
+
+
+def test_the_price_of_shared_passes_is_that_of_one_each(passes):
+    price = passes("ifd", "top_share_ifd", "loss", "perplexity", dry_run=True).facts["would run"]
+    assert price == ["1 base pass over 40 examples", "1 answer-alone pass over 40 examples"]
+
+
+def test_another_formula_over_what_is_stored_costs_nothing(passes):
+    passes("ifd", "loss")
+    assert passes("perplexity", "perplexity_middle", "ifd").cost.tokens == 0
+
+
+def test_another_formula_over_the_tokens_costs_nothing(passes):
+    passes("top_share_ifd")
+    assert passes("top_share_ifd", "ifd", "perplexity").cost.tokens == 0
+
+
+def test_length_costs_no_pass(passes):
+    outcome = passes("length")
+    assert outcome.cost.tokens == 0
+    assert passes("length", dry_run=True).facts["would run"] == ["done already"]
+
+
+def test_the_table_of_scores_holds_one_number_in_each_cell(passes):
+    frame = pl.read_parquet(passes("top_share_ifd").folder / "scores.parquet")
+    assert not [name for name, kind in frame.schema.items() if isinstance(kind, pl.List)]
+    assert frame["loss_before"].is_finite().all()

@@ -8,13 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import polars as pl
 from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 from rich.table import Table
 
 from learnable import __version__, recipe, verbs
+from learnable.comparing import ALIASES, WITHOUT_BUDGET
 from learnable.data import FORMATS
 from learnable.errors import LearnableError, UsageError, did_you_mean
+from learnable.evaluating import EVALUATORS
 from learnable.scorers import SCORERS
 from learnable.selectors import SELECTORS
 from learnable.steps import Outcome
@@ -78,12 +81,28 @@ def listing() -> None:
         console.print(f"recipe {each.name}: {each.about}")
         for name, value in each.parameters.items():
             console.print(f"    {name} = {value}")
-    for title, table in (("scorers", SCORERS), ("selectors", SELECTORS)):
+    for title, table in (("scorers", SCORERS), ("selectors", SELECTORS), ("evaluators", EVALUATORS)):
         console.print(f"\n{title}")
         for name, method in table.items():
-            needs = f" [needs {', '.join(method.needs)}]" if hasattr(method, "needs") else ""
-            console.print(f"    {name}: {(method.__doc__ or '').splitlines()[0]}{needs}", markup=False)
+            console.print(f"    {name}: {_about(method)}", markup=False)
+    console.print("\nmethods of a comparison: a scorer or a selector, and")
+    for name in (*ALIASES, *WITHOUT_BUDGET):
+        console.print(f"    {name}")
     console.print(f"\nformats\n    {', '.join(FORMATS)}")
+
+
+def _about(method: Any) -> str:
+    """Return the first line of a method's docstring, and what it needs."""
+    notes = []
+    if hasattr(method, "needs"):
+        notes.append(f"needs {', '.join(method.needs)}")
+    if not getattr(method, "higher_is_better", True) and hasattr(method, "needs"):
+        notes.append("the lowest are kept")
+    if getattr(method, "needs_vectors", False):
+        notes.append("needs vectors")
+    if hasattr(method, "unit"):
+        notes.append(method.unit)
+    return (method.__doc__ or "").splitlines()[0] + (f" [{'; '.join(notes)}]" if notes else "")
 
 
 def main() -> None:
@@ -128,6 +147,8 @@ def _joined(words: Sequence[str]) -> list[str]:
             joined.append(f"{flag}{equals}{value}")
             continue
         joined += ["--budget", _budget(kind, value if equals else rest.pop(0))]
+        while rest and rest[0][:1].isdigit():  # several budgets after one flag
+            joined += ["--budget", _budget(kind, rest.pop(0))]
     return joined
 
 
@@ -154,6 +175,8 @@ def _fail(error: LearnableError, *, debug: bool) -> int:
 def _show(result: Any) -> None:
     if isinstance(result, dict):
         _show_run(result)
+    elif isinstance(result, Outcome) and result.verb == "compare" and "would run" not in result.facts:
+        _show_comparison(result)
     elif isinstance(result, Outcome):
         console = Console(soft_wrap=True, highlight=False)
         planned = "would run" in result.facts
@@ -178,8 +201,56 @@ def _shown(value: Any) -> str:
     )
 
 
+def _show_comparison(outcome: Outcome) -> None:
+    """Print the table of a comparison: each method's value and its difference to a random draw, in words."""
+    console = Console(soft_wrap=True, highlight=False)
+    if not outcome.ran:
+        console.print("was done already")
+    table = pl.read_parquet(outcome.folder / "table.parquet")
+    for part in table.partition_by("evaluation", maintain_order=True):
+        higher = bool(part["higher_is_better"][0])
+        better = "higher" if higher else "lower"
+        shown = Table(
+            title=f"{part['evaluation'][0]} ({part['unit'][0]}, {better} is better, {part['items'][0]:,} items)",
+            title_justify="left",
+        )
+        for column in ("method", "tokens", "value", "difference to random", "verdict"):
+            shown.add_column(column, justify="left" if column in ("method", "verdict") else "right")
+        for row in part.sort("budget_tokens", "value", descending=[False, higher], nulls_last=True).iter_rows(
+            named=True
+        ):
+            against = (
+                ""
+                if row["difference"] is None
+                else f"{row['difference']:+.4f} ({row['low']:+.4f} to {row['high']:+.4f})"
+            )
+            shown.add_row(
+                row["method"], f"{row['tokens']:,.0f}", f"{row['value']:.4f}", against, row["verdict"] or ""
+            )
+        console.print(shown)
+    facts = outcome.facts
+    console.print(
+        f"{facts['trainings']} trainings, {facts['seeds']} seeds each; intervals hold for all methods of an evaluation "
+        f"together ({facts['confidence']:.0%})",
+        markup=False,
+    )
+    if facts["in both"]:
+        console.print(
+            f"warning: {facts['in both']:,} evaluation items stand in the pool too: see overlap.parquet"
+        )
+    console.print(f"folder: {outcome.folder}", markup=False)
+
+
 def _show_run(outcomes: dict[str, Outcome]) -> None:
     by_verb = {outcome.verb: outcome for outcome in outcomes.values()}
+    if "compare" in by_verb and "report" in by_verb:
+        _show_comparison(by_verb["compare"])
+        for warning in by_verb["report"].facts["warnings"]:
+            Console(soft_wrap=True, highlight=False).print(f"warning: {warning}", markup=False)
+        Console(soft_wrap=True, highlight=False).print(
+            f"report: {by_verb['report'].facts['report']}", markup=False
+        )
+        return
     if "select" not in by_verb or "report" not in by_verb:
         return
     console = Console(soft_wrap=True, highlight=False)

@@ -15,13 +15,15 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from learnable.atomic import replacing
+from learnable.comparing import parse_methods
 from learnable.errors import SelectionError, UsageError, did_you_mean
+from learnable.evaluating import build_evaluator, parse
 from learnable.progress import say
 from learnable.registry import build
 from learnable.scorers import SCORERS
 from learnable.selectors import SELECTORS, Thresholds
 from learnable.steps import Outcome
-from learnable.types import Budget, Loading, Reading, Reference
+from learnable.types import Budget, Loading, Reading, Reference, Tuning
 from learnable.verbs import VERBS
 
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
@@ -29,9 +31,10 @@ _SETTINGS: Mapping[str, type] = {
     "reading": Reading,
     "loading": Loading,
     "reference": Reference,
+    "tuning": Tuning,
     "thresholds": Thresholds,
 }
-COSTLY = ("train", "score")
+COSTLY = ("train", "score", "compare")
 MEASURED = {"loss_before", "loss_after", "tokens", "response_tokens"}
 
 
@@ -265,6 +268,12 @@ def _check(recipe: Recipe) -> list[dict[str, Any]]:
         arguments = _arguments(name, step, scope, done)
         done[name] = name
         checked.append(arguments)
+        if step["verb"] == "compare":
+            parse_methods(
+                arguments.get("by") or (), reference=arguments.get("reference") or Reference(), columns=None
+            )
+            for each in arguments["evaluate"]:
+                build_evaluator(parse(each))
         for scorer in arguments.get("scorers") or ():
             build("scorer", scorer, SCORERS)
             scores.add(scorer)
@@ -281,7 +290,8 @@ def _check(recipe: Recipe) -> list[dict[str, Any]]:
 def _check_budget(checked: Iterable[Mapping[str, Any]], *, examples: int) -> None:
     """Find a budget above the pool before anything costly runs."""
     for arguments in checked:
-        asked = Budget.parse(arguments["budget"]).examples if "budget" in arguments else None
+        given = arguments.get("budget")
+        asked = Budget.parse(given).examples if isinstance(given, str) else None
         if asked is not None and asked > examples:
             raise SelectionError(
                 f"the budget of {asked:,} examples is above the pool, which has {examples:,}",
@@ -302,12 +312,9 @@ def _arguments(
     if thresholds:
         arguments["thresholds"] = thresholds
     if "budget" in arguments:
-        given = arguments["budget"]
-        budget = (
-            _validated("budget", Budget, given) if isinstance(given, Mapping) else Budget.parse(str(given))
-        )
-        arguments["budget"] = str(budget)
-    for key in ("data", "scorers"):
+        budgets = _budgets(arguments["budget"])
+        arguments["budget"] = budgets if step["verb"] == "compare" else ",".join(budgets)
+    for key in ("data", "scorers", "by", "evaluate") if step["verb"] == "compare" else ("data", "scorers"):
         if key in arguments and arguments[key] is not None:
             given = arguments[key] if isinstance(arguments[key], list) else [arguments[key]]
             arguments[key] = [str(item) for item in given]
@@ -318,6 +325,23 @@ def _arguments(
             hint=did_you_mean(unknown[0], known),
         )
     return {key: _validated(key, known[key].annotation, value) for key, value in arguments.items()}
+
+
+def _budgets(given: Any) -> list[str]:
+    """Return the budgets as verbs read them: of ``6%``, ``{tokens: 50000}``, a list of the former, or a list inside."""
+    if isinstance(given, list):
+        return [text for each in given for text in _budgets(each)]
+    if not isinstance(given, Mapping):
+        Budget.parse(str(given))
+        return [str(given)]
+    inside = [
+        {name: each}
+        for name, values in given.items()
+        for each in (values if isinstance(values, list) else [values])
+    ]
+    if len(given) != 1:
+        inside = [dict(given)]
+    return [str(_validated("budget", Budget, each)) for each in inside]
 
 
 def _filled(value: Any, scope: Mapping[str, Any], outcomes: Mapping[str, Outcome | str]) -> Any:

@@ -115,8 +115,8 @@ def check_scorer(scorer: Scorer) -> None:
     order of the rows, gives the same again, and its fingerprint is stable.
 
     Args:
-        scorer: Called on columns made up by their names: whole numbers for ``tokens`` and ``..._tokens``, else
-            positive float32.
+        scorer: Called on columns made up by their names: whole numbers for ``tokens`` and ``..._tokens``; lists of
+            positive float32 for ``token_losses_...``, in one row of one length; else positive float32.
 
     Raises:
         AssertionError: If the contract is broken; it says where.
@@ -191,14 +191,22 @@ def _check_fingerprint(method: Any) -> None:
 
 def _ordinary_rows(needs: Sequence[str], *, n: int, rng: np.random.Generator) -> pl.DataFrame:
     """Return n rows, the last of which is the first again, so that there is a tie."""
-    columns = {
-        name: rng.integers(1, 200, size=n)
-        if name.endswith("tokens")
-        else rng.gamma(4, 0.5, size=n).astype(np.float32)
-        for name in needs
-    }
-    frame = pl.DataFrame(columns)
+    lengths = rng.integers(1, 9, size=n)
+
+    def column(name: str) -> pl.Series:
+        if name.endswith("tokens"):
+            return pl.Series(name, rng.integers(1, 200, size=n))
+        if name.startswith("token_losses_"):
+            losses = [_losses(rng, length) for length in lengths]
+            return pl.Series(name, losses, dtype=pl.List(pl.Float32))
+        return pl.Series(name, _losses(rng, n))
+
+    frame = pl.DataFrame([column(name) for name in needs])
     return frame.head(n - 1).vstack(frame.head(1))
+
+
+def _losses(rng: np.random.Generator, n: int) -> NDArray[np.float32]:
+    return rng.gamma(4, 0.5, size=n).astype(np.float32)
 
 
 def _rows_that_lack(ordinary: pl.DataFrame) -> pl.DataFrame:
@@ -209,11 +217,16 @@ def _rows_that_lack(ordinary: pl.DataFrame) -> pl.DataFrame:
 
 
 def _rows_with(ordinary: pl.DataFrame, value: float) -> pl.DataFrame:
-    """Return a row for each column of floating-point numbers, with ``value`` in it."""
+    """Return a row for each column of floating-point numbers, with ``value`` in it, or in the first place of its list."""
     row = ordinary.head(1)
-    floats = [name for name, kind in row.schema.items() if kind.is_float()]
-    rows = [row.with_columns(pl.lit(value, dtype=row.schema[name]).alias(name)) for name in floats]
-    return pl.concat([row.head(0), *rows])
+    rows = [row.head(0)]
+    for name, kind in row.schema.items():
+        if kind.is_float():
+            rows.append(row.with_columns(pl.lit(value, dtype=kind).alias(name)))
+        elif isinstance(kind, pl.List):
+            changed = [value, *row[name][0][1:]]
+            rows.append(row.with_columns(pl.Series(name, [changed], dtype=kind)))
+    return pl.concat(rows)
 
 
 def _scores_of(scorer: Scorer, frame: pl.DataFrame) -> NDArray[np.float32]:

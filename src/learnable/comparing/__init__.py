@@ -1,16 +1,18 @@
 """Does it help? Ways to choose, the trainings they lead to, differences with intervals, overlap, and what it all cost."""
 
 from learnable.comparing.arms import Arm, arms_of
-from learnable.comparing.methods import Method, parse_method, parse_methods
+from learnable.comparing.methods import ALIASES, WITHOUT_BUDGET, Method, parse_method, parse_methods
 from learnable.comparing.overlap import contamination, jaccard, only_in
 from learnable.comparing.overview import FULL, RANDOM, UNTUNED, Measured, SelectionCost, overview
 from learnable.comparing.payback import Payback, payback
 from learnable.comparing.statistics import Difference, Interval, Verdict, difference, interval
 
 __all__ = [
+    "ALIASES",
     "FULL",
     "RANDOM",
     "UNTUNED",
+    "WITHOUT_BUDGET",
     "Arm",
     "Difference",
     "Interval",

@@ -1,12 +1,12 @@
 """``NAME[@key=value,...][/SELECTOR]``: how a way to choose is written, and the selection that it makes."""
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, cast
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, get_type_hints
 
 import numpy as np
 import polars as pl
-import yaml
 from numpy.typing import NDArray
 
 from learnable.errors import SelectionError, UsageError, did_you_mean
@@ -19,6 +19,8 @@ Kind = Literal["chosen", "column", "full", "untuned"]
 ALIASES: Mapping[str, tuple[str, bool]] = {"longest": ("length", False), "shortest": ("length", True)}
 """Names that users know, with the score and whether its lowest values are kept."""
 WITHOUT_BUDGET = ("full", "untuned")
+SCORELESS = ("random", "k_center", "facility_location")
+"""Selectors that need no score."""
 NEUTRAL = "length"
 """Score for selectors that take none: it only tells which examples have a response."""
 
@@ -64,7 +66,7 @@ class Method:
     @property
     def takes_score(self) -> bool:
         """Whether it prefers some scores to others; a random draw and k-center do not."""
-        return self.kind == "chosen" and self.selector not in ("random", "k_center", "facility_location")
+        return self.kind == "chosen" and self.selector not in SCORELESS
 
     @property
     def needs_reference(self) -> bool:
@@ -141,57 +143,55 @@ class Method:
         return list(selection.kept["id"])
 
 
-def parse_method(written: str, *, reference: Reference, columns: Collection[str] = ()) -> Method:
+def parse_method(written: str, *, reference: Reference, columns: Collection[str] | None = ()) -> Method:
     """Return the method that ``NAME[@key=value,...][/SELECTOR]`` stands for.
 
     NAME is a scorer, a selector that needs no score (``random``, ``k_center`` ...), ``longest``, ``shortest``,
-    ``full``, ``untuned``, or a column of booleans in the pool. The keys are those of a reference (``folds``,
-    ``epochs`` ...) and of a selection (``lowest``, ``per_source``, ``per_cluster``, ``clusters``, ``max_similarity``,
-    ``where``, ``max_score``).
+    ``full``, ``untuned``, or a column of booleans in the pool that has none of these names. The keys are those of a
+    reference (``folds``, ``epochs`` ...) and of a selection (``lowest``, ``per_source``, ``per_cluster``,
+    ``clusters``, ``max_similarity``, ``where``, ``max_score``).
 
     Args:
         written: What the user wrote.
         reference: Settings that hold where the method says nothing else.
-        columns: Columns of booleans in the pool.
+        columns: Columns of booleans in the pool; None where they are not known yet, and any name may be one.
 
     Raises:
         UsageError: If a part of it is not known.
     """
-    rest, slash, selector = written.rpartition("/") if "/" in written else (written, "", "")
+    rest, slash, selector = _parted(written)
     name, _, settings = rest.partition("@")
     given = _settings(written, settings)
     ours = {key: given.pop(key) for key in list(given) if key in _OURS}
-    if unknown := sorted(given.keys() - _REFERENCE):
-        raise UsageError(
-            f"{written!r}: a method has no setting {unknown[0]!r}",
-            hint=did_you_mean(unknown[0], _OURS | _REFERENCE),
-        )
     if name in WITHOUT_BUDGET:
         method = Method(label=written, kind=name)  # type: ignore[arg-type]
     elif name in ALIASES:
         score, lowest = ALIASES[name]
         method = Method(label=written, score=score, lowest=lowest)
-    elif name in columns:
-        method = Method(label=written, kind="column", score=name)
-    elif name in SELECTORS and not slash:
+    elif name in SCORELESS and not slash:
         method = Method(label=written, selector=name)
     elif name in SCORERS or ":" in name:
         method = Method(label=written, score=name)
+    elif columns is not None and name in columns:
+        method = Method(label=written, kind="column", score=name)
     else:
-        known = [*SCORERS, *SELECTORS, *ALIASES, *WITHOUT_BUDGET, *columns]
-        raise UsageError(f"no way to choose called {name!r}", hint=did_you_mean(name, known))
+        known = [*SCORERS, *SCORELESS, *ALIASES, *WITHOUT_BUDGET, *columns]
+        as_selector = f"it is a selector: write SCORE/{name}, such as loss/{name}"
+        raise UsageError(
+            f"no way to choose called {name!r}",
+            hint=as_selector if name in SELECTORS else did_you_mean(name, known),
+        )
     if slash:
         build("selector", selector, SELECTORS)
         method = replace(method, selector=selector)
-    method = replace(method, reference=_checked(written, replace, reference, given))
-    method = cast("Method", _checked(written, replace, method, ours))
+    method = replace(method, reference=replace(reference, **given), **ours)
     if (given and not method.needs_reference) or ((ours or slash) and method.kind != "chosen"):
         raise UsageError(f"{written!r}: {name} has no such setting", hint="leave out what follows its name")
     return method
 
 
 def parse_methods(
-    written: Collection[str], *, reference: Reference, columns: Collection[str] = ()
+    written: Collection[str], *, reference: Reference, columns: Collection[str] | None = ()
 ) -> list[Method]:
     """Return all methods, with ``untuned`` and ``random`` always among them: they are what the others stand beside.
 
@@ -204,31 +204,46 @@ def parse_methods(
     return [parse_method(name, reference=reference, columns=columns) for name in names]
 
 
-_REFERENCE = {each.name for each in fields(Reference)}
-_OURS = {"lowest", "per_source", "per_cluster", "clusters", "max_similarity", "where", "max_score"}
-_CHOICES = {"per_source": ("none", "equal", "proportional"), "per_cluster": ("none", "equal", "proportional")}
+_REFERENCE = get_type_hints(Reference)
+_OURS = {
+    key: kind
+    for key, kind in get_type_hints(Method).items()
+    if key in ("lowest", "per_source", "per_cluster", "clusters", "max_similarity", "where", "max_score")
+}
+_SETTING = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
+
+
+def _parted(written: str) -> tuple[str, str, str]:
+    """Part the selector from the rest; a slash may also stand in a setting, such as a path or a division."""
+    rest, slash, selector = written.rpartition("/")
+    if slash and ("@" not in rest or selector in SELECTORS or ":" in selector):
+        return rest, slash, selector
+    return written, "", ""
 
 
 def _settings(written: str, text: str) -> dict[str, Any]:
-    given = {}
-    for pair in filter(None, text.split(",")):
-        key, equals, value = pair.partition("=")
-        if not equals:
+    """Return the settings by name; a piece between commas that is no pair belongs to the value before it."""
+    from pydantic import TypeAdapter, ValidationError
+
+    pairs: list[list[str]] = []
+    for piece in filter(None, text.split(",")):
+        if match := _SETTING.fullmatch(piece):
+            pairs.append([match.group(1), match.group(2)])
+        elif pairs:
+            pairs[-1][1] += f",{piece}"
+        else:
             raise UsageError(
-                f"cannot read {pair!r} in {written!r}", hint="write NAME@key=value,key=value/SELECTOR"
+                f"cannot read {piece!r} in {written!r}", hint="write NAME@key=value,key=value/SELECTOR"
             )
-        given[key] = yaml.safe_load(value)
-        if key in _CHOICES and given[key] not in _CHOICES[key]:
+    given: dict[str, Any] = {}
+    kinds = _REFERENCE | _OURS
+    for key, value in pairs:
+        if key not in kinds:
+            raise UsageError(f"{written!r}: a method has no setting {key!r}", hint=did_you_mean(key, kinds))
+        try:
+            given[key] = TypeAdapter(kinds[key]).validate_strings(value)
+        except ValidationError as error:
             raise UsageError(
-                f"{written!r}: {key} is {value!r}", hint=f"choose among {', '.join(_CHOICES[key])}"
-            )
+                f"{written!r}: cannot use {key}={value}", hint=error.errors()[0]["msg"]
+            ) from error
     return given
-
-
-def _checked(written: str, make: Callable[..., Any], base: Any, settings: Mapping[str, Any]) -> Any:
-    try:
-        return make(base, **settings)
-    except TypeError as error:
-        raise UsageError(
-            f"cannot use {written!r}: {error}", hint="numbers as 2 or 0.5, true or false"
-        ) from error

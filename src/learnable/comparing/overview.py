@@ -1,5 +1,6 @@
 """The table of a comparison: each method's value, its difference to a random draw, and what both cost."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
@@ -54,8 +55,8 @@ def overview(
 ) -> pl.DataFrame:
     """Return one line per evaluation, method and budget.
 
-    The difference is to the random draw of the same budget, paired by item and seed; the full pool and the untuned
-    model stand beside the random draw of every budget. Intervals hold for all methods and budgets of an evaluation
+    The difference is to the random draw of the same budget, paired by item and seed; that of the full pool and of the
+    untuned model to the random draw of the largest budget. Intervals hold for all methods and budgets of an evaluation
     together (Bonferroni); the untuned model and the full pool have other budgets and are not counted.
 
     Args:
@@ -144,16 +145,39 @@ def _lines(
         cost = costs.get(method, SelectionCost())
         line |= asdict(cost)
         if budget is not None and method != RANDOM:
-            line["payback"] = payback(
+            line["payback"] = _payback_words(
                 alone.mean,
                 curve,
                 tokens=float(line["tokens"]),  # type: ignore[arg-type]
                 seconds_per_token=seconds_per_token,
                 selection_s=cost.seconds,
                 higher_is_better=evaluation.higher_is_better,
-            ).words
+            )
         lines.append(line)
     return lines
+
+
+def _payback_words(
+    value: float,
+    curve: list[tuple[float, float]],
+    *,
+    tokens: float,
+    seconds_per_token: float,
+    selection_s: float,
+    higher_is_better: bool,
+) -> str:
+    if not curve:
+        return "not known: no random draw could be graded"
+    if math.isnan(selection_s):
+        return "not known: what the selection needs was measured before, and not timed"
+    return payback(
+        value,
+        curve,
+        tokens=tokens,
+        seconds_per_token=seconds_per_token,
+        selection_s=selection_s,
+        higher_is_better=higher_is_better,
+    ).words
 
 
 def _means(arms: pl.DataFrame, method: str, budget: int | None) -> dict[str, float]:
@@ -175,9 +199,10 @@ def _means(arms: pl.DataFrame, method: str, budget: int | None) -> dict[str, flo
 def _random_curve(
     values: dict[tuple[str, int | None], NDArray[np.float64]], arms: pl.DataFrame, budgets: list[int]
 ) -> list[tuple[float, float]]:
-    points = [(RANDOM, budget) for budget in budgets] + [(UNTUNED, None), (FULL, None)]
-    return [
-        (_means(arms, method, budget)["tokens"], float(np.nanmean(values[method, budget])))
-        for method, budget in points
-        if (method, budget) in values and np.isfinite(values[method, budget]).any()
-    ]
+    points: dict[float, list[float]] = {}
+    for method, budget in [*((RANDOM, budget) for budget in budgets), (UNTUNED, None), (FULL, None)]:
+        if (method, budget) in values and np.isfinite(values[method, budget]).any():
+            tokens = _means(arms, method, budget)["tokens"]
+            points.setdefault(tokens, []).append(float(np.nanmean(values[method, budget])))
+    # A random draw of all tokens trains on what the full pool is.
+    return [(tokens, float(np.mean(reached))) for tokens, reached in points.items()]

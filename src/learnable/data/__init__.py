@@ -2,7 +2,7 @@
 
 from learnable.data.flags import boolean_columns
 from learnable.data.formats import FORMATS, detect
-from learnable.data.pool import is_pool, load_pool, pool_identity, save_pool
+from learnable.data.pool import HELD_OUT, hold_out, is_pool, load_pool, pool_identity, save_pool
 from learnable.data.reading import digests, read
 from learnable.data.records import base_name
 from learnable.data.starter import STARTER_ROWS, starter_rows
@@ -10,11 +10,13 @@ from learnable.data.writing import write_dropped, write_rows
 
 __all__ = [
     "FORMATS",
+    "HELD_OUT",
     "STARTER_ROWS",
     "base_name",
     "boolean_columns",
     "detect",
     "digests",
+    "hold_out",
     "is_pool",
     "load_pool",
     "pool_identity",

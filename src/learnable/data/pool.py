@@ -10,9 +10,11 @@ import xxhash
 from learnable.atomic import replacing, write_frame
 from learnable.errors import DataError
 from learnable.fingerprint import fingerprint
-from learnable.types import Pool, SourceFile
+from learnable.types import Example, Pool, SourceFile
 
 POOL_FILE = "pool.json"
+HELD_OUT = "held out for evaluation"
+"""Reason in the ledger of a row that was set aside."""
 
 _MISSING_LENGTH = -1
 
@@ -49,6 +51,26 @@ def load_pool(folder: Path) -> Pool:
     except (OSError, ValueError, KeyError, TypeError, pl.exceptions.PolarsError) as error:
         raise DataError(f"cannot read the pool in {folder}: {error}", hint="load the data again") from error
     return Pool(examples=examples, rows=rows, files=files)
+
+
+def hold_out(pool: Pool, *, share: float) -> tuple[Pool, list[Example]]:
+    """Set a share of the examples of each source aside, drawn by a hash of their ids.
+
+    Args:
+        pool: All rows.
+        share: Between 0 and 1; of every source, rounded.
+
+    Returns:
+        The pool without them, their rows marked as held out; and the examples, in the order of the pool.
+    """
+    drawn = pl.col("id").map_elements(lambda name: fingerprint(["held out", name]), return_dtype=pl.String)
+    place = drawn.rank("ordinal").over("source") - 1
+    aside = pool.examples.filter(place < (share * pl.len().over("source")).round())
+    examples = pool.examples.join(aside.select("id"), on="id", how="anti", maintain_order="left")
+    first = pl.col("id").is_in(aside["id"].to_list()) & pl.col("reason").is_null()
+    rows = pool.rows.with_columns(pl.when(first).then(pl.lit(HELD_OUT)).otherwise("reason").alias("reason"))
+    held = Pool(examples=aside, rows=pool.rows.head(0), files=pool.files)
+    return Pool(examples=examples, rows=rows, files=pool.files), list(held.iter_examples())
 
 
 def pool_identity(pool: Pool) -> str:

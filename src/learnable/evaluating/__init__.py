@@ -1,7 +1,7 @@
 """One file per evaluator: what a model is asked, and how its answer is graded."""
 
-from learnable.evaluating.kinds import EvaluatedModel, Evaluator, Kind
-from learnable.evaluating.running import Completion, completions, evaluate, judge
+from learnable.evaluating.kinds import EvaluatedModel, Evaluator, JudgeEvaluator, Kind
+from learnable.evaluating.running import Completion, completions, evaluate, judged
 from learnable.evaluating.specification import Specification, build_evaluator, parse
 from learnable.evaluating.table import EVALUATORS
 
@@ -10,11 +10,12 @@ __all__ = [
     "Completion",
     "EvaluatedModel",
     "Evaluator",
+    "JudgeEvaluator",
     "Kind",
     "Specification",
     "build_evaluator",
     "completions",
     "evaluate",
-    "judge",
+    "judged",
     "parse",
 ]

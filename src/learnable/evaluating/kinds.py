@@ -56,8 +56,10 @@ class GenerationEvaluator(Evaluator, Protocol):
 class HarnessEvaluator(Evaluator, Protocol):
     """Runs an outside benchmark on a loaded network."""
 
-    def run(self, network: Any, tokenizer: Any, *, batch_tokens: int) -> pl.DataFrame:
-        """Return a table of grades, one row per item of the benchmark."""
+    def run(
+        self, network: Any, tokenizer: Any, examples: Sequence[Example], *, batch_tokens: int
+    ) -> pl.DataFrame:
+        """Return a table of grades, one row per example that ``read`` gave."""
 
 
 class JudgeEvaluator(Evaluator, Protocol):

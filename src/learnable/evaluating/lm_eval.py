@@ -2,18 +2,18 @@
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import polars as pl
 
 from learnable.errors import DataError, UsageError, did_you_mean
 from learnable.evaluating.kinds import GRADES, Kind
 from learnable.evaluating.packages import needed
-from learnable.evaluating.reading import drawn
+from learnable.evaluating.reading import distinct, drawn
 from learnable.fingerprint import fingerprint
 from learnable.types import Example, Message
 
@@ -28,7 +28,6 @@ class LMEval:
     ``dataset_kwargs: {data_files: ...}``; nothing else is needed to run without network.
 
     Args:
-        path: The task file or name; the path of the specification.
         metric: Metric to take the value of; the first of the task when not given. It must be one where more is
             better and that has a value for each item.
         fewshot: Number of solved items before each; the task's own when not given.
@@ -42,7 +41,6 @@ class LMEval:
     kind: ClassVar[Kind] = "harness"
     unit: ClassVar[str] = "the task's metric"
     higher_is_better: ClassVar[bool] = True
-    path: str | None = None
     metric: str | None = None
     fewshot: int | None = None
     chat: bool = False
@@ -50,26 +48,36 @@ class LMEval:
     seed: int = 0
 
     def read(self, path: str | None) -> list[Example]:
-        """Return the items as questions; ``run`` evaluates exactly these."""
-        _, tasks = _loaded(path or self.path)
-        return [item.example for name, task in tasks.items() for item in self._items(name, task)]
+        """Return the items as questions; the path is a task file or name."""
+        if path is None:
+            raise UsageError("lm_eval needs a task", hint="write lm_eval:path/to/task.yaml or lm_eval:NAME")
+        _, tasks = _loaded(path)
+        examples = []
+        for name, task in tasks.items():
+            items = [_item(path, name, task, number, doc) for number, doc in enumerate(task.eval_docs)]
+            examples += drawn(distinct(items, name), n=self.n, seed=self.seed)
+        return examples
 
-    def run(self, network: Any, tokenizer: Any, *, batch_tokens: int) -> pl.DataFrame:
+    def run(
+        self, network: Any, tokenizer: Any, examples: Sequence[Example], *, batch_tokens: int
+    ) -> pl.DataFrame:
         """Return the value of each item by the task's metric, with its answer.
 
         Args:
             network: A causal language model of transformers, with or without adapters.
             tokenizer: Its tokenizer.
+            examples: Items that ``read`` gave, at least one.
             batch_tokens: Most tokens of a batch, roughly: lm-eval counts requests.
 
         Raises:
             DataError: If lm-eval cannot run the task, for whatever reason it gives.
             UsageError: If the metric has no value for each item, or lower is better.
         """
-        manager, tasks = _loaded(self.path)
-        items = {
-            name: {item.number: item for item in self._items(name, task)} for name, task in tasks.items()
-        }
+        path = examples[0].meta["task"]
+        manager, tasks = _loaded(path)
+        wanted: dict[str, dict[int, Example]] = {}
+        for example in examples:
+            wanted.setdefault(example.source, {})[example.meta["number"]] = example
         models = needed("lm_eval.models.huggingface", evaluator="lm_eval")
         evaluator = needed("lm_eval.evaluator", evaluator="lm_eval")
         size = max(1, batch_tokens // TOKENS_PER_REQUEST)
@@ -78,40 +86,28 @@ class LMEval:
                 harness = models.HFLM(pretrained=network, tokenizer=tokenizer, batch_size=size)
             results = evaluator.simple_evaluate(
                 model=harness,
-                tasks=list(tasks.values()),
+                tasks=[tasks[name] for name in wanted],
                 task_manager=manager,
                 num_fewshot=self.fewshot,
-                samples={name: sorted(numbers) for name, numbers in items.items()},
+                samples={name: sorted(items) for name, items in wanted.items()},
                 apply_chat_template=self.chat,
                 log_samples=True,
                 bootstrap_iters=0,
             )
         except Exception as error:  # tasks are outside code
-            raise DataError(f"lm-eval cannot run {self.path}: {error}") from error
+            raise DataError(f"lm-eval cannot run {path}: {error}") from error
         rows = [
             row
-            for name, task in tasks.items()
+            for name, items in wanted.items()
             for row in self._rows(
-                items[name], task, results["samples"][name], results["higher_is_better"][name]
+                items, tasks[name], results["samples"][name], results["higher_is_better"][name]
             )
         ]
         return pl.DataFrame(rows, schema=GRADES, orient="row")
 
-    def _items(self, name: str, task: Any) -> "list[_Item]":
-        """Return the drawn items of a task, distinct."""
-        numbered: dict[str, _Item] = {}
-        for number, doc in enumerate(task.eval_docs):
-            turns = (Message(role="user", content=str(task.doc_to_text(doc))),)
-            content = json.dumps(doc, sort_keys=True, ensure_ascii=False, default=str)
-            identity = fingerprint([name, turns[0].content, content])
-            example = Example(id=identity, messages=turns, source=name)
-            numbered.setdefault(identity, _Item(number, example))
-        kept = drawn([item.example for item in numbered.values()], n=self.n, seed=self.seed)
-        return [numbered[example.id] for example in kept]
-
     def _rows(
         self,
-        items: "Mapping[int, _Item]",
+        items: Mapping[int, Example],
         task: Any,
         samples: list[dict[str, Any]],
         more_is_better: Mapping[str, bool],
@@ -124,35 +120,33 @@ class LMEval:
                 continue
             if metric not in sample:
                 raise UsageError(
-                    f"{self.path} has no metric {metric!r}", hint=did_you_mean(metric, sample["metrics"])
+                    f"{task.task_name} has no metric {metric!r}", hint=did_you_mean(metric, sample["metrics"])
                 )
             if not more_is_better.get(metric, True) or not isinstance(sample[metric], int | float):
                 raise UsageError(
-                    f"the metric {metric!r} of {self.path} is not one value per item of which more is better",
+                    f"the metric {metric!r} of {task.task_name} is not one value per item of which more is better",
                     hint=f"choose another: @metric=..., of {', '.join(sample['metrics'])}",
                 )
-            value, example = float(sample[metric]), items[sample["doc_id"]].example
+            value, example = float(sample[metric]), items[sample["doc_id"]]
             why = "" if value >= 1 else f"expected {str(sample['target'])[:80]}"
             rows.append((example.id, example.source, value, _answer(sample), why))
         return rows
 
 
-class _Item(NamedTuple):
-    """An item and its position in its task."""
+def _item(path: str, name: str, task: Any, number: int, doc: Any) -> Example:
+    turns = (Message(role="user", content=str(task.doc_to_text(doc))),)
+    content = json.dumps(doc, sort_keys=True, ensure_ascii=False, default=str)
+    identity = fingerprint([name, turns[0].content, content])
+    return Example(id=identity, messages=turns, source=name, meta={"task": path, "number": number})
 
-    number: int
-    example: Example
 
-
-def _loaded(path: str | None) -> tuple[Any, dict[str, Any]]:
+def _loaded(path: str) -> tuple[Any, dict[str, Any]]:
     """Return lm-eval's manager of tasks, and the named tasks.
 
     Raises:
         UsageError: If there is no such task.
         DataError: If it cannot be loaded, for whatever reason lm-eval gives.
     """
-    if path is None:
-        raise UsageError("lm_eval needs a task", hint="write lm_eval:path/to/task.yaml or lm_eval:NAME")
     manager_of = needed("lm_eval.tasks", evaluator="lm_eval").TaskManager
     file = Path(path)
     if file.suffix in (".yaml", ".yml"):

@@ -8,7 +8,7 @@ from typing import Any
 
 from learnable.data.records import SUFFIXES, place, read_records, suffix_of
 from learnable.errors import DataError, UsageError, did_you_mean
-from learnable.fingerprint import fingerprint
+from learnable.fingerprint import example_id, fingerprint
 from learnable.progress import say
 from learnable.types import Example, Message
 
@@ -78,7 +78,9 @@ def read_items(
 
 
 def item_id(messages: Sequence[Message], grading: Mapping[str, Any]) -> str:
-    """Return the identity of an item: a hash of its turns and of what grading needs."""
+    """Return the identity of an item: a hash of its turns and of what grading needs, if that is more than the turns."""
+    if not grading:
+        return example_id(messages)
     return fingerprint([[[message.role, message.content] for message in messages], dict(grading)])
 
 

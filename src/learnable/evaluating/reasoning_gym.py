@@ -14,6 +14,10 @@ from learnable.types import Example, Grade, Message
 
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
+PUZZLES_PER_SEED = 1_000_000
+MOST_SEEDS = 4_000
+"""Some generators take no seed above 2**32."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReasoningGym:
@@ -24,7 +28,10 @@ class ReasoningGym:
 
     Args:
         n: How many puzzles to make; repeats are left out.
-        seed: Seeds the generator.
+        seed: Which puzzles; different seeds share none but by chance. (reasoning-gym numbers puzzles from its seed, so
+            that its seeds 0 and 1 share all but one; here each seed starts a million further on.)
+        suffix: Added to the question after an empty line, for example ``Write the answer alone.``: most scorers
+            take nothing but the bare answer for right.
         max_new_tokens: Most tokens of a completion.
 
     Source: reasoning-gym (Stojanovski et al. 2025, arXiv:2505.24760), default difficulty.
@@ -35,11 +42,14 @@ class ReasoningGym:
     higher_is_better: ClassVar[bool] = True
     n: int = 200
     seed: int = 0
+    suffix: str | None = None
     max_new_tokens: int = 64
 
     def __post_init__(self) -> None:
-        if self.n < 1:
-            raise UsageError(f"n must be at least 1, got {self.n}")
+        if not 1 <= self.n <= PUZZLES_PER_SEED:
+            raise UsageError(f"n must be 1 to {PUZZLES_PER_SEED:,}, got {self.n}")
+        if not 0 <= self.seed < MOST_SEEDS:
+            raise UsageError(f"seed must be 0 to {MOST_SEEDS - 1:,}, got {self.seed}")
 
     def read(self, path: str | None) -> list[Example]:
         """Return puzzles of the generator that ``path`` names."""
@@ -53,6 +63,7 @@ class ReasoningGym:
         for number in range(self.n):
             entry = puzzles[number]
             question, answer = str(entry["question"]), str(entry["answer"])
+            question = f"{question}\n\n{self.suffix}" if self.suffix else question
             turns = (Message(role="user", content=question), Message(role="assistant", content=answer))
             grading = {"generator": path, "n": self.n, "seed": self.seed, "number": number}
             identity = item_id(turns, {"generator": path})
@@ -82,4 +93,6 @@ class ReasoningGym:
 @cache
 def _puzzles(generator: str, n: int, seed: int) -> Any:
     """Return the data set of reasoning-gym: puzzles by number, and their scorer."""
-    return needed("reasoning_gym", evaluator="reasoning_gym").create_dataset(generator, size=n, seed=seed)
+    return needed("reasoning_gym", evaluator="reasoning_gym").create_dataset(
+        generator, size=n, seed=(seed + 1) * PUZZLES_PER_SEED
+    )

@@ -18,13 +18,15 @@ from learnable.evaluating.kinds import (
     JudgeEvaluator,
     LikelihoodEvaluator,
 )
-from learnable.fingerprint import example_id
+from learnable.fingerprint import example_id, fingerprint
 from learnable.measure import lengths, measure_of, plan, run
 from learnable.progress import bar
 from learnable.store import Store
 from learnable.types import Example, Grade, Measure, Message, Rendered
 
 STORE_EVERY_S = 10.0
+JUDGED_AT_ONCE = 64
+"""Pairs after which verdicts are stored."""
 MAX_LENGTH = 2_048
 
 
@@ -45,7 +47,7 @@ def evaluate(
     Args:
         model: A loaded model, wearing the adapter that is evaluated, if any.
         evaluator: A likelihood, generation or harness evaluator.
-        examples: What its ``read`` gave; not used by a harness, which brings its own items.
+        examples: What its ``read`` gave.
         store: Where losses and completions are kept.
         max_length: Longest scored conversation in tokens (likelihood).
         label: Shown beside the progress.
@@ -55,7 +57,7 @@ def evaluate(
         per example, in their order.
 
     Raises:
-        UsageError: If the evaluator is a judge, which compares two models: see ``completions`` and ``judge``.
+        UsageError: If the evaluator is a judge, which compares two models: see ``completions`` and ``judged``.
     """
     if evaluator.kind == "likelihood":
         scored = cast("LikelihoodEvaluator", evaluator)
@@ -70,7 +72,11 @@ def evaluate(
         )
     if evaluator.kind == "harness":
         harness = cast("HarnessEvaluator", evaluator)
-        frame = harness.run(model.network, model.renderer.tokenizer, batch_tokens=model.batch_tokens)
+        if not examples:
+            return _table([], [])
+        frame = harness.run(
+            model.network, model.renderer.tokenizer, examples, batch_tokens=model.batch_tokens
+        )
         return frame.select(pl.col(name).cast(kind) for name, kind in GRADES.items())
     raise UsageError(
         "a judge compares the answers of two models, and there is only one here", hint="use it in `compare`"
@@ -135,31 +141,51 @@ def completions(
     return [Completion(text=texts.get(identity), why=refused.get(identity, "")) for identity in ids]
 
 
-def judge(
+def judged(
     evaluator: JudgeEvaluator,
     examples: Sequence[Example],
     ones: Sequence[Completion],
     others: Sequence[Completion],
+    *,
+    store: Store,
 ) -> pl.DataFrame:
-    """Return the verdicts over two models' completions, in the columns of ``evaluate``; 1 where ``ones`` win."""
-    both = [
-        position
-        for position, (one, other) in enumerate(zip(ones, others, strict=True))
-        if one.text is not None and other.text is not None
-    ]
-    verdicts = evaluator.judge_pairs(
-        [examples[position] for position in both],
-        [ones[position].text or "" for position in both],
-        [others[position].text or "" for position in both],
-    )
-    judged = dict(zip(both, verdicts, strict=True))
-    return _table(
-        examples,
-        [
-            judged.get(position) or _ungraded(ones[position].why or others[position].why)
-            for position in range(len(examples))
-        ],
-    )
+    """Return the verdicts over two models' completions, in the columns of ``evaluate``; 1 where ``ones`` win.
+
+    A pair is judged once and its verdict stored; two equal answers are a tie without asking. A verdict that could not
+    be read is not stored: the next run asks again.
+    """
+    measure = Measure(kind="verdict", model=fingerprint(evaluator))
+    grades: dict[int, Grade] = {}
+    asked: dict[str, list[int]] = {}
+    for position, (example, one, other) in enumerate(zip(examples, ones, others, strict=True)):
+        if one.text is None or other.text is None:
+            grades[position] = _ungraded(one.why or other.why)
+        elif one.text == other.text:
+            grades[position] = Grade(value=0.5, why="the same answer")
+        else:
+            asked.setdefault(fingerprint([example.id, one.text, other.text]), []).append(position)
+    missing = store.missing(measure, pl.Series("id", list(asked), dtype=pl.String)).to_list()
+    for start in range(0, len(missing), JUDGED_AT_ONCE):
+        ids = missing[start : start + JUDGED_AT_ONCE]
+        places = [asked[identity][0] for identity in ids]
+        found = evaluator.judge_pairs(
+            [examples[place] for place in places],
+            [ones[place].text or "" for place in places],
+            [others[place].text or "" for place in places],
+        )
+        graded = dict(zip(ids, found, strict=True))
+        grades |= {place: graded[identity] for identity in ids for place in asked[identity]}
+        kept = [(name, grade.value, grade.why) for name, grade in graded.items() if not np.isnan(grade.value)]
+        schema = {"id": pl.String, "value": pl.Float64, "why": pl.String}
+        if kept:
+            store.write(measure, pl.DataFrame(kept, schema=schema, orient="row"))
+    stored = [identity for identity, places in asked.items() if places[0] not in grades]
+    if stored:
+        known = store.read(measure, pl.Series("id", stored, dtype=pl.String))
+        for row in known.iter_rows(named=True):
+            grade = Grade(value=row["value"], why=row["why"])
+            grades |= dict.fromkeys(asked[row["id"]], grade)
+    return _table(examples, [grades[position] for position in range(len(examples))])
 
 
 def _likelihoods(

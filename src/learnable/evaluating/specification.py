@@ -13,7 +13,7 @@ from learnable.evaluating.table import EVALUATORS
 from learnable.registry import build
 
 _NAME = re.compile(r"(\w+(?:\.\w+)+:\w+|\w+)(?=[:@]|$)")
-_SETTING = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
+_SETTING = re.compile(r"([A-Za-z_][\w-]*)=(.*)", re.DOTALL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,9 +77,6 @@ def build_evaluator(specification: Specification) -> Evaluator:
     settings: dict[str, Any] = dict(specification.settings)
     if isinstance(factory, type) and is_dataclass(factory):
         settings = _typed(name, factory, specification.settings)
-        if "path" in (setting.name for setting in fields(factory)):
-            # A harness reads what it runs on by itself.
-            settings.setdefault("path", specification.path)
     return build("evaluator", {"name": name, **settings}, EVALUATORS)
 
 

@@ -1,5 +1,6 @@
 """Examples to read: the best, those around the border, and the worst."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -97,14 +98,19 @@ def _excerpts(view: View, frame: pl.DataFrame) -> tuple[Excerpt, ...]:
             if row["is_kept"]
             else f"not chosen: {row['reason'] or 'no reason given'}",
             figures=tuple(_figures(view, row)),
-            turns=tuple(
-                _turn(m["role"], m["content"] or "")
-                for m in (messages.get(row["id"]) or ())[:_SHOWN_MESSAGES]
-            ),
-            left_out=max(0, len(messages.get(row["id"]) or ()) - _SHOWN_MESSAGES),
+            turns=turns,
+            left_out=left_out,
         )
         for row in frame.iter_rows(named=True)
+        for turns, left_out in [turns_of(messages.get(row["id"]))]
     )
+
+
+def turns_of(messages: Sequence[Mapping[str, str | None]] | None) -> tuple[tuple[Turn, ...], int]:
+    """Return the first messages of a conversation, as they are shown, and how many more there are."""
+    given = messages or ()
+    turns = tuple(_turn(str(each["role"]), each["content"] or "") for each in given[:_SHOWN_MESSAGES])
+    return turns, max(0, len(given) - _SHOWN_MESSAGES)
 
 
 def _figures(view: View, row: dict[str, float | None]) -> list[tuple[str, str]]:

@@ -19,10 +19,11 @@ class TopShareIFD:
     the pool: the ``share`` of all tokens with the largest changes. An answer without one scores 1.
 
     Args:
-        share: Share of the pool's response tokens that count.
+        share: Share of the pool's response tokens that count; with 1 it is the IFD of perplexities.
 
     Source: S-IFD of T-SHIRT (2506.01317), its first half; the averaging over noised embeddings is not done. The
-    threshold over the whole pool is that of its code.
+    threshold over the whole pool and the 1 are those of its code. It leaves out what has an ordinary IFD of 1 or more,
+    this what scores above 1.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("token_losses_before", "token_losses_alone")
@@ -41,7 +42,8 @@ class TopShareIFD:
         pooled = [np.abs(change) for change in changes if change is not None]
         if not pooled:
             return np.full(frame.height, np.nan, dtype=np.float32)
-        limit = np.quantile(np.concatenate(pooled), 1 - self.share)
+        # Strictly above it, as in the source; all tokens, also the one that changes least, are above -1.
+        limit = np.quantile(np.concatenate(pooled), 1 - self.share) if self.share < 1 else -1.0
         return np.array([_ratio(change, limit) for change in changes], dtype=np.float32)
 
 
@@ -55,6 +57,6 @@ def _change(given: pl.Series | None, alone: pl.Series | None) -> NDArray[np.floa
 def _ratio(change: NDArray[np.float64] | None, limit: float) -> float:
     if change is None:
         return float("nan")
-    informative = change[np.abs(change) > limit] if limit > 0 else change
+    informative = change[np.abs(change) > limit]
     mean = informative.mean() if len(informative) else 0.0
     return float(np.exp(min(mean, np.log(LARGEST))))

@@ -1,40 +1,29 @@
 """``learnable compare``: the same model on equal token budgets chosen by different methods, and what came of it."""
 
 import time
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
-import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from learnable import data as rows
 from learnable.atomic import write_frame
-from learnable.comparing import (
-    Arm,
-    Measured,
-    Method,
-    SelectionCost,
-    arms_of,
-    contamination,
-    overview,
-    parse_methods,
-)
-from learnable.errors import UsageError
+from learnable.comparing import Arm, Measured, Method, arms_of, contamination, overview, parse_methods
+from learnable.errors import SelectionError, UsageError
 from learnable.fingerprint import fingerprint
-from learnable.progress import say
 from learnable.steps import Outcome, Step, read_json
-from learnable.store import Store
-from learnable.types import Budget, Example, Loading, ModelRef, Pool, Reading, Reference, Rendered, Tuning
-from learnable.verbs.evaluate import Evaluation, evaluations_of, graded_all
-from learnable.verbs.inputs import length_limit, pool_of
+from learnable.types import Budget, Example, Loading, ModelRef, Pool, Reading, Reference, Tuning
+from learnable.verbs.evaluate import Evaluation, evaluations_of
+from learnable.verbs.inputs import length_limit, pool_of, would_run
+from learnable.verbs.load import HELDOUT
 from learnable.verbs.options import Flat, Output, Several
-from learnable.verbs.score import score, vectors_of
-from learnable.verbs.train import train
+from learnable.verbs.trials import Trials
 
 BY = ("learnability", "ifd", "longest")
+HOLDOUT_SHARE = 0.1
+"""Of the pool, for `--evaluate heldout` without a file."""
 
 
 def compare(
@@ -63,7 +52,8 @@ def compare(
 
     Args:
         data: Files, or a folder that `learnable load` wrote.
-        evaluate: Evaluations, each NAME:PATH@key=value, such as heldout:eval.jsonl (see `learnable list`).
+        evaluate: Evaluations, each NAME:PATH@key=value, such as heldout:eval.jsonl (see `learnable list`). `heldout`
+            alone sets a tenth of the data aside.
         model: Folder, hub id, GGUF file, or `starter`.
         by: Methods, each NAME@key=value/SELECTOR: a score, a selector, longest, shortest, full, or a column of
             booleans in the data; such as learnability@folds=2 or ifd/diverse_top_k. Learnability, IFD and the longest
@@ -90,13 +80,13 @@ def compare(
         )
     ref = ModelRef(name=model, **asdict(loading))
     longest = length_limit(ref, max_length)
-    pool, loaded = pool_of(data, reading, output)
+    pool, loaded = pool_of(data, reading, output, holdout=HOLDOUT_SHARE if "heldout" in evaluate else 0.0)
     names = list(by or BY)
     flags = rows.boolean_columns(pool) if _may_be_columns(names, reference) else pool.examples.select("id")
     methods = parse_methods(names, reference=reference, columns=flags.columns[1:])
-    evaluations = evaluations_of(evaluate)
-    budgets = [Budget.parse(text) for text in budget or ["15%"]]
-    if any(each.examples is not None for each in budgets):
+    evaluations = evaluations_of([_heldout_of(loaded) if each == "heldout" else each for each in evaluate])
+    budgets = list(dict.fromkeys(budget or ["15%"]))
+    if any(Budget.parse(text).examples is not None for text in budgets):
         raise UsageError(
             "a comparison needs equal tokens, not equal numbers of examples", hint="write 15% or 50000tokens"
         )
@@ -104,72 +94,123 @@ def compare(
         return Outcome.planned("compare", [f"fetch or convert {model}"])
     settings = {
         "methods": {method.label: fingerprint(method) for method in methods},
-        "budgets": [str(each) for each in budgets],
+        "budgets": budgets,
         "seeds": seeds,
         "tuning": fingerprint(tuning),
         "max_length": longest,
         "vectors": vectors,
         "confidence": confidence,
     }
-    inputs = {"pool": loaded.identity, "base": identify(ref)} | {
-        each.label: each.identity for each in evaluations
-    }
+    inputs = {each.label: each.identity for each in evaluations}
+    inputs |= {"pool": loaded.identity, "base": identify(ref)}
     step = Step(verb="compare", parameters=settings, inputs=inputs)
     folder = step.folder(output)
     if dry_run:
-        return Outcome.planned("compare", _price(methods, budgets, seeds, len(pool), evaluations))
+        return would_run(step, folder, _price(methods, budgets, seeds, len(pool), evaluations))
     links = {"pool": loaded.folder}
     if done := step.begin(folder, links=links):
         return done
-    work = _Work(ref=ref, loading=loading, longest=longest, store=Path(store), loaded=loaded, vectors=vectors)
-    scored = work.score(methods, flags)
-    tokens = int(scored.lengths["tokens"].sum())
+    trials = _trials(ref, loading, longest, Path(store), loaded, pool, vectors)
+    tokens = sum(len(each.ids) for each in trials.rendered.values())
+    asked = [_in_tokens(Budget.parse(text), tokens) for text in budgets]
+    scored = trials.score(methods, flags)
     arms = arms_of(
         methods,
         lambda method, most, seed: method.select(
             scored.frames[method.label], tokens=most, vectors=scored.vectors, seed=seed
         ),
         scored.lengths,
-        budgets=[each.tokens or max(1, round(tokens * (each.fraction or 0))) for each in budgets],
+        budgets=asked,
         seeds=seeds,
         batch_size=tuning.batch_size,
     )
-    folders = work.train(arms, pool, tuning)
-    results = work.evaluate(arms, folders, evaluations)
+    folders = trials.train(arms, tuning)
+    results = trials.evaluate(arms, folders, evaluations)
     trained = _arm_table(arms, folders)
     table = overview(
         results,
         trained,
-        evaluations=[
-            Measured(
-                label=each.label, unit=each.evaluator.unit, higher_is_better=each.evaluator.higher_is_better
-            )
-            for each in evaluations
-        ],
+        evaluations=[_measured(each) for each in evaluations],
         costs=scored.costs,
         confidence=confidence,
     )
     overlap = _overlap(pool, evaluations)
-    write_frame(scored.wide(methods), folder / "scores.parquet")
-    write_frame(table, folder / "table.parquet")
-    write_frame(results, folder / "results.parquet")
-    write_frame(trained, folder / "arms.parquet")
-    write_frame(_selections(arms), folder / "selections.parquet")
-    write_frame(overlap, folder / "overlap.parquet")
+    for name, frame in {
+        "scores": scored.wide(methods),
+        "selections": _selections(arms),
+        "arms": trained,
+        "results": results,
+        "overlap": overlap,
+        "table": table,
+    }.items():
+        write_frame(frame, folder / f"{name}.parquet")
     facts = {
         "model": model,
         "pool": len(pool),
         "pool_tokens": tokens,
         "methods": [method.label for method in methods],
         "evaluations": [each.label for each in evaluations],
+        "budgets": budgets,
         "seeds": seeds,
         "confidence": confidence,
-        "trainings": len(set(folders)),
-        "in both": overlap["item"].n_unique(),
+        "trainings": len({folder for folder in folders if folder is not None}),
+        "tuning": asdict(tuning) | {"learning_rate": tuning.peak_learning_rate},
+        "in both": overlap.select("evaluation", "item").unique().height,
     }
-    spent = work.tokens + int(trained["tokens"].sum())
+    spent = trials.tokens + int(trained.unique("model")["tokens"].sum())
     return step.finish(
         folder, facts=facts, started=started, links=links, tokens=spent, passes=spent / max(tokens, 1)
+    )
+
+
+def _heldout_of(loaded: Outcome) -> str:
+    path = loaded.folder / HELDOUT
+    if not path.is_file():
+        raise UsageError(
+            f"{loaded.folder} was loaded without rows to evaluate on",
+            hint="load it with --holdout 0.1, or name a file: heldout:FILE",
+        )
+    return f"heldout:{path}@source_column=source"
+
+
+def _in_tokens(budget: Budget, pool_tokens: int) -> int:
+    tokens = budget.tokens or max(1, round(pool_tokens * (budget.fraction or 0)))
+    if tokens > pool_tokens:
+        raise SelectionError(
+            f"the budget of {tokens:,} tokens is above the pool, which has {pool_tokens:,}",
+            hint="lower the budget, or give more data",
+        )
+    return tokens
+
+
+def _measured(each: Evaluation) -> Measured:
+    unit, higher = each.evaluator.unit, each.evaluator.higher_is_better
+    return Measured(label=each.label, unit=unit, higher_is_better=higher)
+
+
+def _trials(
+    ref: ModelRef,
+    loading: Loading,
+    longest: int,
+    store: Path,
+    loaded: Outcome,
+    pool: Pool,
+    vectors: Literal["model", "wordllama"],
+) -> Trials:
+    from learnable.model import Renderer
+
+    renderer = Renderer.of(ref)
+    skip = loaded.facts["on_error"] == "skip"
+    rendered = renderer.render(list(pool.iter_examples()), max_length=longest, skip_refused=skip)
+    return Trials(
+        ref=ref,
+        loading=loading,
+        longest=longest,
+        store=store,
+        loaded=loaded,
+        rendering=renderer.key,
+        rendered={each.id: each for each in rendered},
+        vectors=vectors,
     )
 
 
@@ -184,7 +225,7 @@ def _may_be_columns(names: Sequence[str], reference: Reference) -> bool:
 
 def _price(
     methods: Sequence[Method],
-    budgets: Sequence[Budget],
+    budgets: Sequence[str],
     seeds: int,
     examples: int,
     evaluations: Sequence[Evaluation],
@@ -197,186 +238,11 @@ def _price(
         if references
         else []
     )
-    price.append(f"at most {trainings} trainings of {', '.join(map(str, budgets))}")
+    price.append(f"at most {trainings} trainings of {', '.join(budgets)}")
     if any(method.kind == "full" for method in methods):
         price.append(f"{seeds} trainings on all {examples:,} examples")
     items = sum(len(each.examples) for each in evaluations)
     return [*price, f"{items:,} evaluation items for each model"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Scored:
-    """What the methods choose by.
-
-    Args:
-        lengths: ``id``, ``source``, ``tokens``, ``response_tokens``, ``undefined`` of the pool.
-        frames: Table of scores by label of method; several share one.
-        vectors: (n, d), None where no method needs them.
-        costs: By label of method.
-    """
-
-    lengths: pl.DataFrame
-    frames: Mapping[str, pl.DataFrame]
-    vectors: NDArray[np.float32] | None
-    costs: Mapping[str, SelectionCost]
-
-    def wide(self, methods: Sequence[Method]) -> pl.DataFrame:
-        """Return one table with a column for each method, named by its label."""
-        columns = [
-            self.frames[method.label][method.score].cast(pl.Float32).alias(method.label)
-            for method in methods
-            if method.kind == "column" or (method.kind == "chosen" and method.takes_score)
-        ]
-        losses: dict[str, pl.Series] = {}
-        for frame in self.frames.values():
-            losses |= {name: frame[name] for name in ("loss_before", "loss_alone") if name in frame.columns}
-        return self.lengths.with_columns(**losses).with_columns(columns)
-
-
-@dataclass(kw_only=True)
-class _Work:
-    """What costs model passes: references, scores, trainings and evaluations, each kept in the store.
-
-    ``tokens`` counts those of references and scores in this run.
-    """
-
-    ref: ModelRef
-    loading: Loading
-    longest: int
-    store: Path
-    loaded: Outcome
-    vectors: Literal["model", "wordllama"]
-    tokens: int = 0
-
-    def score(self, methods: Sequence[Method], flags: pl.DataFrame) -> _Scored:
-        """Return the scores of all methods; methods with the same reference share its training and its pass."""
-        groups: dict[str, list[Method]] = {"": [m for m in methods if not m.needs_reference]}
-        for method in methods:
-            if method.needs_reference:
-                groups.setdefault(fingerprint(method.reference), []).append(method)
-        wants_vectors = any(method.needs_vectors for method in methods)
-        trained: dict[str, Outcome] = {}
-        scored: dict[str, Outcome] = {}
-        for key, group in groups.items():
-            if key:
-                trained[key] = train(
-                    [self.loaded.path],
-                    reference=group[0].reference,
-                    output=str(self.store / "reference-{fingerprint}"),
-                    model=self.ref.name,
-                    loading=self.loading,
-                    max_length=self.longest,
-                )
-            names = {method.score for method in group if method.scorer is not None}
-            scored[key] = score(
-                [self.loaded.path],
-                reference=trained[key].path if key else None,
-                scorers=sorted(names | {"length"}),
-                vectors=self.vectors if wants_vectors and not key else "none",
-                store=str(self.store),
-                output=str(self.store / "scores-{fingerprint}"),
-                model=self.ref.name,
-                loading=self.loading,
-                max_length=self.longest,
-            )
-        self.tokens += sum(o.cost.tokens for o in (*trained.values(), *scored.values()) if o.ran)
-        tables = {
-            key: pl.read_parquet(o.folder / "scores.parquet").join(
-                flags, on="id", how="left", maintain_order="left"
-            )
-            for key, o in scored.items()
-        }
-        frames = {method.label: tables[key] for key, group in groups.items() for method in group}
-        vectors = vectors_of(scored[""].folder) if wants_vectors else None
-        lengths = tables[""].select("id", "source", "tokens", "response_tokens", "undefined")
-        costs = {
-            method.label: self._cost(method, lengths, trained.get(key), scored.values())
-            for key, group in groups.items()
-            for method in group
-        }
-        return _Scored(lengths=lengths, frames=frames, vectors=vectors, costs=costs)
-
-    def _cost(
-        self, method: Method, lengths: pl.DataFrame, reference: Outcome | None, scored: Collection[Outcome]
-    ) -> SelectionCost:
-        """Return what a method costs alone, at the speed that was seen here."""
-        if method.scorer is None:
-            return SelectionCost()
-        whole, needs = int(lengths["tokens"].sum()), set(method.scorer.needs)
-        alone = int(lengths["response_tokens"].sum()) + lengths.height
-        tokens = whole * len(needs & {"loss_before", "loss_after", "token_losses_before"})
-        tokens += alone * len(needs & {"loss_alone", "token_losses_alone"})
-        tokens += whole * (method.needs_vectors and self.vectors == "model")
-        cost = SelectionCost(score_tokens=tokens, score_s=tokens * _pace(scored))
-        if reference is None:
-            return cost
-        trained = round(whole * method.reference.passes)
-        return replace(cost, reference_tokens=trained, reference_s=trained * _pace([reference]))
-
-    def train(self, arms: Sequence[Arm], pool: Pool, tuning: Tuning) -> list[Path | None]:
-        """Return the folder of each arm's model, None for the untuned one; equal arms share a folder."""
-        from learnable.model import Renderer
-        from learnable.model.source import identify
-        from learnable.training import fine_tune
-
-        renderer = Renderer.of(self.ref)
-        skip = self.loaded.facts["on_error"] == "skip"
-        rendered = {
-            each.id: each
-            for each in renderer.render(
-                list(pool.iter_examples()), max_length=self.longest, skip_refused=skip
-            )
-        }
-        base, folders = identify(self.ref), list[Path | None]()
-        for number, arm in enumerate(arms):
-            if not arm.ids:
-                folders.append(None)
-                continue
-            how = replace(tuning, seed=arm.seed, steps=arm.steps)
-            name = arm.name(base=base, rendering=renderer.key, max_length=self.longest, tuning=how)
-            folders.append(self.store / "arms" / name)
-            label = f"training {number + 1} of {len(arms)}: {arm.method}, seed {arm.seed}"
-            chosen: list[Rendered] = [rendered[example] for example in arm.ids]
-            fine_tune(self.ref, chosen, self.store / "arms" / name, tuning=how, label=label)
-        return folders
-
-    def evaluate(
-        self, arms: Sequence[Arm], folders: Sequence[Path | None], evaluations: Sequence[Evaluation]
-    ) -> pl.DataFrame:
-        """Return the grades of every arm; those of a judge are against the random draw of the same seed."""
-        from learnable.model import LanguageModel
-        from learnable.model.source import is_adapter
-
-        say(f"evaluating {len(set(folders))} models on {', '.join(each.label for each in evaluations)}")
-        network, store = LanguageModel(self.ref), Store(self.store)
-        known: dict[Path | None, pl.DataFrame] = {}
-        graded = []
-        for number, (arm, folder) in enumerate(zip(arms, folders, strict=True)):
-            if folder not in known:
-                what = f", model {number + 1} of {len(arms)}: {arm.method}, seed {arm.seed}"
-                adapter = folder if folder is not None and is_adapter(folder) else None
-                whole = folder is not None and adapter is None
-                judged = (
-                    LanguageModel(ModelRef(name=str(folder), **asdict(self.loading))) if whole else network
-                )
-                known[folder] = graded_all(
-                    judged, evaluations, adapter, store=store, max_length=self.longest, what=what
-                )
-            graded.append(
-                known[folder].select(
-                    pl.lit(arm.method).alias("method"),
-                    pl.lit(arm.budget_tokens, dtype=pl.Int64).alias("budget_tokens"),
-                    pl.lit(arm.seed).alias("seed"),
-                    pl.all(),
-                )
-            )
-        return pl.concat(graded)
-
-
-def _pace(outcomes: Collection[Outcome]) -> float:
-    """Return seconds per token of the step that measured most, NaN where all was stored before."""
-    most = max((outcome.cost for outcome in outcomes), key=lambda cost: cost.tokens)
-    return most.seconds / most.tokens if most.tokens else float("nan")
 
 
 def _arm_table(arms: Sequence[Arm], folders: Sequence[Path | None]) -> pl.DataFrame:

@@ -59,15 +59,15 @@ def evaluations_of(written: Sequence[str]) -> list[Evaluation]:
         UsageError: If one is not known.
         DataError: If its data cannot be read.
     """
+    specifications = {text: parse(text) for text in dict.fromkeys(written)}
+    labels = [specification.label for specification in specifications.values()]
     found = []
-    for text in dict.fromkeys(written):
-        specification = parse(text)
+    for text, specification in specifications.items():
         evaluator = build_evaluator(specification)
-        found.append(
-            Evaluation(
-                label=specification.label, evaluator=evaluator, examples=evaluator.read(specification.path)
-            )
-        )
+        # Files of one name in two folders are told apart by their paths.
+        label = specification.label if labels.count(specification.label) == 1 else text
+        examples = evaluator.read(specification.path)
+        found.append(Evaluation(label=label, evaluator=evaluator, examples=examples))
     return found
 
 

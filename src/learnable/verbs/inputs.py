@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 LONGEST = 2_048
 
 
-def pool_of(data: list[str], reading: Reading, output: str) -> tuple[Pool, Outcome]:
+def pool_of(data: list[str], reading: Reading, output: str, *, holdout: float = 0.0) -> tuple[Pool, Outcome]:
     """Return the pool that a command works on: loaded before, or loaded now into ``<output>-pool``."""
     if len(data) == 1 and (rows.is_pool(Path(data[0])) or (Path(data[0]) / DONE).is_file()):
         loaded = finished(data[0], "load")
@@ -28,7 +28,10 @@ def pool_of(data: list[str], reading: Reading, output: str) -> tuple[Pool, Outco
             )
     else:
         loaded = load(
-            data, reading=reading, output=output.replace("{fingerprint}", "").rstrip("/-") + "-pool"
+            data,
+            reading=reading,
+            holdout=holdout,
+            output=output.replace("{fingerprint}", "").rstrip("/-") + "-pool",
         )
     return rows.load_pool(loaded.folder), loaded
 

@@ -1,5 +1,6 @@
 """``learnable load``: rows in."""
 
+import json
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -8,44 +9,68 @@ from typing import Annotated
 import polars as pl
 
 from learnable import data as rows
+from learnable.atomic import replacing
 from learnable.errors import UsageError
 from learnable.progress import say
 from learnable.steps import Outcome, Step
 from learnable.types import Reading
 from learnable.verbs.options import Flat, Output
 
+HELDOUT = "heldout.jsonl"
+
 
 def load(
-    data: list[str], *, reading: Annotated[Reading, Flat] = Reading(), output: Output = "pool"
+    data: list[str],
+    *,
+    reading: Annotated[Reading, Flat] = Reading(),
+    holdout: float = 0.0,
+    output: Output = "pool",
 ) -> Outcome:
     """Read rows of any common fine-tuning format into a pool of distinct conversations.
 
     Args:
         data: Files (.jsonl, .json, .parquet, .csv), folders saved by `datasets`, hub ids, or `starter`.
         reading: How to read rows.
+        holdout: Share of each source, such as 0.1, to set aside in heldout.jsonl for evaluation; never chosen.
         output: Folder to write.
     """
     started = time.monotonic()
     if len(data) == 1 and rows.is_pool(Path(data[0])):
         raise UsageError(f"{data[0]} was loaded before", hint="give it to train or score as it is")
+    if not 0 <= holdout < 1:
+        raise UsageError(
+            f"holdout must be at least 0 and below 1, got {holdout}", hint="0.1 sets a tenth aside"
+        )
     where = {
         f"data {i}": str(Path(given).resolve()) if Path(given).exists() else given
         for i, given in enumerate(data)
     }
     content = {f"content {i}": digest for i, digest in enumerate(rows.digests(data))}
-    step = Step(verb="load", parameters={**where, **asdict(reading)}, inputs=content)
+    step = Step(verb="load", parameters={**where, **asdict(reading), "holdout": holdout}, inputs=content)
     folder = step.folder(output)
     if done := step.begin(folder):
         return done
     pool = rows.read(
         data, format=reading.format, on_error=reading.on_error, source_column=reading.source_column
     )
+    distinct = len(pool)
+    if holdout:
+        pool, aside = rows.hold_out(pool, share=holdout)
+        lines = [
+            {"messages": [asdict(message) for message in each.messages], "source": each.source}
+            for each in aside
+        ]
+        with replacing(folder / HELDOUT) as part:
+            part.write_text(
+                "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8"
+            )
     rows.save_pool(pool, folder)
     bad = pool.rows.filter(pl.col("id").is_null()).height
     facts = {
         "rows": pool.rows.height,
         "examples": len(pool),
-        "duplicates": pool.rows.height - len(pool) - bad,
+        "duplicates": pool.rows.height - distinct - bad,
+        "held out": distinct - len(pool),
         "bad rows": bad,
         "sources": pool.examples["source"].n_unique(),
         "on_error": reading.on_error,

@@ -1,0 +1,284 @@
+"""What the page of a comparison is made from, in the form that its parts read."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import polars as pl
+
+from learnable.comparing import FULL, RANDOM, UNTUNED
+from learnable.reporting.wording import decimal
+
+Outcome = Literal[
+    "baseline", "better", "worse", "no difference seen", "always the same", "not graded", "too few"
+]
+"""What a line says; ``always the same`` is "no difference seen" without any spread, from which nothing follows."""
+
+_MOST_DIGITS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparisonFacts:
+    """All that a report says about one comparison; the tables are those that `learnable compare` writes.
+
+    Args:
+        title: Heading of the page.
+        command: Command that repeats the report.
+        model: Display name of the model.
+        confidence: Of all differences of an evaluation together, and of each value.
+        settings: How every selection was trained, shown as a table.
+        methods: Labels, in the order asked for.
+        table: One line per evaluation, method and budget.
+        results: One line per graded item.
+        arms: One line per training.
+        selections: ``method``, ``budget_tokens``, ``seed``, ``rank``, ``id``.
+        scores: The pool: ``id``, ``source``, ``tokens``, ``response_tokens``, ``undefined``; ``loss_before`` if known.
+        overlap: Evaluation items that stand in the pool.
+        examples: Columns ``id``, ``source``, ``messages``; None when there are no texts.
+        tokens: That the comparison computed when it ran.
+        seconds: That it took when it ran.
+    """
+
+    title: str
+    command: str
+    model: str
+    confidence: float
+    settings: Mapping[str, Any]
+    methods: Sequence[str]
+    table: pl.DataFrame
+    results: pl.DataFrame
+    arms: pl.DataFrame
+    selections: pl.DataFrame
+    scores: pl.DataFrame
+    overlap: pl.DataFrame
+    examples: pl.DataFrame | None
+    tokens: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One line of the table, with None for whatever is not finite.
+
+    ``budget`` is None for the untuned model and the full pool, ``tokens`` those of the selection (mean over seeds).
+    """
+
+    method: str
+    budget: int | None
+    examples: float
+    tokens: float
+    response_tokens: float
+    steps: float
+    training_s: float
+    value: float | None
+    value_low: float | None
+    value_high: float | None
+    items: int
+    seeds: int
+    ungraded: int
+    difference: float | None
+    low: float | None
+    high: float | None
+    p: float | None
+    outcome: Outcome
+    score_tokens: int
+    score_s: float | None
+    reference_tokens: int
+    reference_s: float | None
+    payback: str | None
+
+    @property
+    def half(self) -> float | None:
+        """Half the width of the interval of the difference; None where there is none, or no spread at all."""
+        if self.low is None or self.high is None or self.high <= self.low:
+            return None
+        return (self.high - self.low) / 2
+
+    @property
+    def words(self) -> str:
+        """The outcome as it stands in the table."""
+        words = {
+            "always the same": "no difference seen",
+            "too few": "too few items to say",
+            "baseline": "the baseline",
+        }
+        return words.get(self.outcome, self.outcome)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluated:
+    """All lines of one evaluation."""
+
+    label: str
+    unit: str
+    higher_is_better: bool
+    lines: tuple[Line, ...]
+
+    @cached_property
+    def compared(self) -> tuple[Line, ...]:
+        """The lines that stand against a random draw of the same tokens."""
+        return tuple(line for line in self.lines if line.budget is not None and line.method != RANDOM)
+
+    @cached_property
+    def budgets(self) -> list[int]:
+        """Budgets in tokens, smallest first."""
+        return sorted({line.budget for line in self.lines if line.budget is not None})
+
+    @cached_property
+    def outside(self) -> tuple[Line, ...]:
+        """The untuned model and the full pool: they have other budgets."""
+        return tuple(line for line in self.lines if line.budget is None)
+
+    @property
+    def side(self) -> str:
+        """Which way is good."""
+        return "higher is better" if self.higher_is_better else "lower is better"
+
+    def at(self, budget: int) -> list[Line]:
+        """Return the lines of a budget, best value first; what could not be graded comes last."""
+        sign = -1 if self.higher_is_better else 1
+        lines = [line for line in self.lines if line.budget == budget]
+        return sorted(lines, key=lambda line: math.inf if line.value is None else sign * line.value)
+
+    def random(self, budget: int) -> Line | None:
+        """Return the random draw of a budget."""
+        return next((line for line in self.lines if (line.method, line.budget) == (RANDOM, budget)), None)
+
+    def one(self, method: Literal["untuned", "full"]) -> Line | None:
+        """Return the untuned model or the full pool."""
+        return next((line for line in self.outside if line.method == method), None)
+
+    @cached_property
+    def digits(self) -> int:
+        """How many digits say something: two of half an interval."""
+        halves = sorted(line.half for line in self.compared if line.half)
+        if not halves:
+            return 3
+        return min(max(1 - math.floor(math.log10(halves[len(halves) // 2])), 1), _MOST_DIGITS)
+
+    def figure(self, value: float | None) -> str:
+        """Write a value."""
+        return decimal(value, self.digits)
+
+    def signed(self, value: float | None) -> str:
+        """Write a difference."""
+        text = self.figure(value)
+        return f"+{text}" if value is not None and value > 0 and text.strip("0.,") else text
+
+    def between(self, low: float | None, high: float | None, *, signed: bool = False) -> str:
+        """Write an interval; nothing where there is none."""
+        if low is None or high is None:
+            return ""
+        write = self.signed if signed else self.figure
+        return f"{write(low)} to {write(high)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """The facts, read: ``evaluated`` in the order asked for; ``budget`` is the largest one, for what is shown once."""
+
+    facts: ComparisonFacts
+    evaluated: tuple[Evaluated, ...]
+    budgets: tuple[int, ...]
+
+    @property
+    def budget(self) -> int:
+        """The largest budget, in tokens."""
+        return self.budgets[-1]
+
+    @cached_property
+    def methods(self) -> list[str]:
+        """The methods that choose, random first, the others in the order asked for."""
+        others = [name for name in self.facts.methods if name not in (RANDOM, UNTUNED, FULL)]
+        return [RANDOM, *others]
+
+    @cached_property
+    def seeds(self) -> int:
+        """Trainings of each method."""
+        return max(1, self.facts.arms["seed"].n_unique())
+
+    @cached_property
+    def chosen(self) -> dict[tuple[str, int], list[list[str]]]:
+        """Ids by method and budget: one list for each seed, first seed first."""
+        picks = self.facts.selections.filter(pl.col("budget_tokens").is_not_null()).sort(
+            "seed", "rank", maintain_order=True
+        )
+        found: dict[tuple[str, int], list[list[str]]] = {}
+        groups = picks.group_by("method", "budget_tokens", "seed", maintain_order=True)
+        for (method, budget, _), part in groups:
+            found.setdefault((str(method), int(str(budget))), []).append(part["id"].to_list())
+        return found
+
+    def first(self, budget: int) -> dict[str, list[str]]:
+        """Return what each method chose at a budget, with the first seed."""
+        return {
+            method: self.chosen[method, budget][0]
+            for method in self.methods
+            if (method, budget) in self.chosen
+        }
+
+    def arm(self, method: str, budget: int) -> Line | None:
+        """Return a line of a method and budget, of whichever evaluation: for figures that all of them share."""
+        lines = (line for each in self.evaluated for line in each.lines)
+        return next((line for line in lines if (line.method, line.budget) == (method, budget)), None)
+
+
+def comparison_of(facts: ComparisonFacts) -> Comparison:
+    """Sort the table by evaluation, with None for whatever is not finite."""
+    evaluated = []
+    for (label,), part in facts.table.group_by("evaluation", maintain_order=True):
+        rows = part.to_dicts()
+        lines = tuple(
+            _line(row, varies=(str(label), row["method"], row["budget_tokens"]) in spread) for row in rows
+        )
+        evaluated.append(
+            Evaluated(
+                label=str(label),
+                unit=rows[0]["unit"],
+                higher_is_better=rows[0]["higher_is_better"],
+                lines=tuple(_line(row) for row in rows),
+            )
+        )
+    budgets = facts.table["budget_tokens"].drop_nulls().unique().sort().to_list()
+    return Comparison(facts=facts, evaluated=tuple(evaluated), budgets=tuple(budgets))
+
+
+def finite(value: Any) -> float | None:
+    """Return a number, None where it is missing, NaN or infinite."""
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def largest_first(lines: Iterable[Line]) -> list[Line]:
+    """Sort by the size of the difference."""
+    return sorted(lines, key=lambda line: -abs(line.difference or 0.0))
+
+
+def _line(row: Mapping[str, Any]) -> Line:
+    numbers = ("value", "value_low", "value_high", "difference", "low", "high", "p", "score_s", "reference_s")
+    known = {name: finite(row.get(name)) for name in numbers}
+    counts = ("items", "seeds", "ungraded", "score_tokens", "reference_tokens")
+    means = ("examples", "tokens", "response_tokens", "steps", "training_s")
+    return Line(
+        method=row["method"],
+        budget=row["budget_tokens"],
+        outcome=_outcome(row, known),
+        payback=row.get("payback"),
+        **{name: int(row[name] or 0) for name in counts},
+        **{name: finite(row[name]) or 0.0 for name in means},
+        **known,
+    )
+
+
+def _outcome(row: Mapping[str, Any], known: Mapping[str, float | None]) -> Outcome:
+    if row["method"] == RANDOM:
+        return "baseline"
+    if known["difference"] is None:
+        return "not graded"
+    if known["low"] is None:
+        return "too few"
+    if known["difference"] == known["low"] == known["high"] == 0:
+        return "always the same"
+    verdict: Outcome = row["verdict"]
+    return verdict
