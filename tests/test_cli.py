@@ -52,6 +52,8 @@ def test_the_public_names_are_these():
         "Reading",
         "Reference",
         "Store",
+        "compare",
+        "evaluate",
         "load",
         "report",
         "score",

@@ -106,8 +106,9 @@ def example_scorer(tmp_path, monkeypatch):
 def test_every_command_shown_is_understood(words):
     words = [word for word in words if word != "--debug"]
     _, bound, _ = cli.app.parse_args(cli._joined(words), exit_on_error=False, print_error=False)
-    if "budget" in bound.arguments:
-        Budget.parse(bound.arguments["budget"])
+    budgets = bound.arguments.get("budget", [])
+    for budget in [budgets] if isinstance(budgets, str) else budgets:
+        Budget.parse(budget)
     if words[:1] == ["run"] and "name" in bound.arguments:
         name, settings = bound.arguments["name"], bound.arguments.get("settings", ())
         if not name.endswith((".yaml", ".yml")):

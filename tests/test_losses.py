@@ -8,7 +8,8 @@ from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM
 from learnable.errors import ModelError
 from learnable.model import LanguageModel, losses
 from learnable.testing import toy_examples
-from learnable.types import ModelRef
+from learnable.training import fine_tune
+from learnable.types import ModelRef, Rendered, Tuning
 
 TOLERANCE_NATS_PER_TOKEN = 1e-4
 
@@ -118,3 +119,114 @@ def test_bfloat16_stays_near_float32(tiny, rendered):
 
 def test_the_network_is_a_plain_one_of_transformers(tiny, model):
     assert type(model.network) is type(AutoModelForCausalLM.from_pretrained(tiny))
+
+
+def batched(compute, rendered, size):
+    """Return what a measure gives in batches of a size, example by example."""
+    return [row for start in range(0, len(rendered), size) for row in compute(rendered[start : start + size])]
+
+
+def plain_token_losses(network, example):
+    ids = torch.tensor(example.ids[None].astype(np.int64))
+    with torch.no_grad():
+        logits = network(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.float()
+    losses = torch.nn.functional.cross_entropy(logits[0, :-1], ids[0, 1:], reduction="none")
+    return losses.numpy()[example.mask[1:]]
+
+
+@pytest.mark.parametrize("size", [1, 4, 15])
+def test_token_losses_equal_the_plain_loop(model, rendered, size):
+    for found, example in zip(batched(model.token_nll, rendered, size), rendered, strict=True):
+        np.testing.assert_allclose(found, plain_token_losses(model.network, example), atol=1e-4)
+
+
+def test_token_losses_add_up_to_the_loss(model, rendered):
+    found = model.token_nll(rendered)
+    assert [len(losses) for losses in found] == [example.mask.sum() for example in rendered]
+    assert {losses.dtype for losses in found} == {np.dtype(np.float32)}
+    np.testing.assert_allclose(
+        [losses.sum(dtype=np.float64) for losses in found], model.nll(rendered), rtol=1e-6
+    )
+
+
+def test_an_example_without_response_tokens_has_no_token_losses(model, rendered):
+    (empty,) = model.renderer.render(toy_examples(1), max_length=3)
+    found = model.token_nll([empty, rendered[0], empty])
+    assert [len(losses) for losses in found] == [0, rendered[0].mask.sum(), 0]
+    assert [len(losses) for losses in model.token_nll([empty, empty])] == [0, 0]
+
+
+def last_states(network, ids):
+    """Return what stands before the output layer, (T, d)."""
+    with torch.no_grad():
+        return network.model(input_ids=torch.tensor([ids])).last_hidden_state[0]
+
+
+def test_later_tokens_weigh_more_in_a_vector(model):
+    example = Rendered(
+        id="abc",
+        ids=np.array([11, 12, 13], dtype=np.int32),
+        mask=np.array([False, False, True]),
+        truncated=False,
+    )
+    one, two, three = last_states(model.network, [11, 12, 13])
+    np.testing.assert_allclose(model.embed([example])[0], (one + 2 * two + 3 * three) / 6, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1, 4, 15])
+def test_vectors_do_not_depend_on_the_batch(model, rendered, size):
+    alone = np.concatenate([model.embed([example]) for example in rendered])
+    assert (alone.shape, alone.dtype) == ((15, model.network.config.hidden_size), np.float32)
+    np.testing.assert_allclose(batched(model.embed, rendered, size), alone, atol=1e-5)
+
+
+def test_vectors_do_not_depend_on_the_order(model, rendered):
+    order = np.random.default_rng(0).permutation(len(rendered))
+    shuffled = model.embed([rendered[position] for position in order])
+    np.testing.assert_allclose(shuffled, model.embed(rendered)[order], atol=1e-5)
+
+
+def test_vectors_of_different_texts_differ(model, rendered):
+    found = model.embed(rendered)
+    assert len(np.unique(found.round(4), axis=0)) == len(rendered)
+
+
+@pytest.mark.parametrize("measure", ["token_nll", "embed"])
+def test_tokens_and_vectors_too_big_for_the_gpu_are_halved(model, rendered, monkeypatch, measure):
+    name = {"token_nll": "batch_token_nll", "embed": "batch_embeddings"}[measure]
+    whole, expected = getattr(losses, name), getattr(model, measure)(rendered)
+
+    def small_gpu(network, batch):
+        if len(batch) > 4:
+            raise torch.cuda.OutOfMemoryError("no room")
+        return whole(network, batch)
+
+    monkeypatch.setattr(f"learnable.model.language_model.{name}", small_gpu)
+    found = getattr(model, measure)(rendered)
+    assert len(found) == len(expected)
+    for mine, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=1e-5)
+
+
+def test_a_model_keeps_one_adapter_in_memory(tiny, tmp_path):
+    model = LanguageModel(ModelRef(name=str(tiny), dtype="float32", device="cpu"))
+    rendered = model.renderer.render(toy_examples(4), max_length=128)
+    base = model.nll(rendered)
+    folders = [
+        fine_tune(
+            model.ref,
+            rendered,
+            tmp_path / str(seed),
+            tuning=Tuning(learning_rate=1e-2, batch_size=1, seed=seed),
+            label="x",
+        ).folder
+        for seed in range(2)
+    ]
+    worn = []
+    for folder in (*folders, folders[0]):
+        with model.adapter(folder):
+            worn.append(model.nll(rendered))
+        assert len(model.network.peft_config) == 1
+    np.testing.assert_array_equal(worn[2], worn[0])
+    assert not np.array_equal(worn[1], worn[0])
+    np.testing.assert_array_equal(model.nll(rendered), base)

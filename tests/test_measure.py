@@ -13,9 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from learnable import measure
-from learnable.measure import lengths, mean_loss, measure_of, plan, run
+from learnable.measure import answers_alone, lengths, listed, mean_loss, measure_of, plan, run
+from learnable.model import Renderer
 from learnable.store import Store
-from learnable.types import Rendered
+from learnable.testing import toy_examples
+from learnable.types import ModelRef, Rendered
 
 
 class FakeModel:
@@ -33,6 +35,14 @@ class FakeModel:
         return np.array(
             [example.ids[example.mask].sum() + padded / 1000 for example in rendered], dtype=np.float64
         )
+
+    def token_nll(self, rendered):
+        self.batches.append([example.id for example in rendered])
+        return [example.ids[example.mask].astype(np.float32) for example in rendered]
+
+    def embed(self, rendered):
+        self.batches.append([example.id for example in rendered])
+        return np.array([[len(example.ids), example.ids[0]] for example in rendered], dtype=np.float32)
 
     @property
     def measured(self):
@@ -308,3 +318,133 @@ def test_mean_loss_is_nan_without_a_response(store):
 def test_mean_loss_is_float32_for_every_row(store, examples):
     found = losses(examples, store)
     assert (found.dtype, found.null_count(), len(found)) == (pl.Float32, 0, len(examples))
+
+
+@pytest.mark.parametrize(
+    "given", [{"kind": "token_nll"}, {"kind": "embedding"}, {"alone": True}, {"rendering": "other"}], ids=str
+)
+def test_measure_is_another_for_another_pass(given):
+    usual = {"rendering": "r", "max_length": 64}
+    assert measure_of(FakeModel(), **(usual | given)) != measure_of(FakeModel(), **usual)
+
+
+def of_kind(kind, examples, store, *, model=None):
+    """Plan and run a pass of a kind, and return its measure."""
+    model = model or FakeModel()
+    key = measure_of(model, rendering="r", max_length=64, kind=kind)
+    todo = plan(key, examples, store=store, batch_tokens=model.batch_tokens)
+    run(todo, model, examples, store=store, label=kind)
+    return key
+
+
+def test_token_losses_are_listed_by_example(store):
+    examples = [rendered("b", 9, 3), rendered("a", 5, 1)]
+    key = of_kind("token_nll", examples, store)
+    found = listed(key, lengths(examples), store=store)
+    assert found.to_list() == [[ord("b")] * 3, [ord("a")]]
+    assert found.dtype == pl.List(pl.Float32)
+
+
+def test_vectors_are_listed_by_example(store):
+    examples = [rendered("b", 9, 3), rendered("a", 5, 1)]
+    key = of_kind("embedding", examples, store)
+    assert listed(key, lengths(examples), store=store).to_list() == [[9, ord("b")], [5, ord("a")]]
+
+
+@pytest.mark.parametrize("kind", ["token_nll", "embedding"])
+def test_lists_are_null_without_a_response(store, kind):
+    examples = [rendered("a", 9, 0), rendered("b", 5, 2), rendered("c", 9, 0)]
+    found = listed(of_kind(kind, examples, store), lengths(examples), store=store)
+    assert found.is_null().to_list() == [True, False, True]
+
+
+def test_lists_of_no_response_at_all_are_null(store):
+    examples = [rendered("a", 9, 0)]
+    found = listed(of_kind("token_nll", examples, store), lengths(examples), store=store)
+    assert (found.to_list(), found.dtype) == ([None], pl.List(pl.Float32))
+
+
+def test_the_pass_that_keeps_each_token_gives_the_mean_loss_too(store):
+    examples = [rendered("b", 9, 3), rendered("a", 9, 0), rendered("c", 7, 2)]
+    found = mean_loss(of_kind("token_nll", examples, store), lengths(examples), store=store)
+    np.testing.assert_array_equal(found.to_numpy(), [ord("b"), np.nan, ord("c")])
+
+
+@pytest.mark.parametrize("kind", ["token_nll", "embedding"])
+def test_a_second_pass_of_a_kind_costs_nothing(store, kind):
+    of_kind(kind, POOL, store)
+    again = FakeModel()
+    of_kind(kind, POOL, store, model=again)
+    assert again.batches == []
+
+
+# Answers without their instructions.
+
+
+def conversation(ids, scored, **given):
+    mask = np.array([letter == "x" for letter in scored], dtype=np.bool_)
+    return Rendered(id="c", ids=np.array(ids, dtype=np.int32), mask=mask, truncated=False, **given)
+
+
+def test_an_answer_alone_stands_behind_the_separator():
+    (alone,) = answers_alone([conversation([7, 8, 1, 2, 3, 9], "..xxx.")], separator=50)
+    assert (alone.id, alone.ids.tolist(), alone.mask.tolist()) == (
+        "c",
+        [50, 1, 2, 3],
+        [False, True, True, True],
+    )
+
+
+def test_answers_of_several_turns_follow_each_other():
+    (alone,) = answers_alone([conversation([7, 1, 2, 8, 9, 3, 4], ".xx..xx")], separator=50)
+    assert alone.ids.tolist() == [50, 1, 2, 3, 4]
+    assert alone.mask.tolist() == [False, True, True, True, True]
+
+
+def test_answers_alone_have_the_dtypes_of_what_is_rendered():
+    (alone,) = answers_alone([conversation([7, 1], ".x")], separator=50)
+    assert (alone.ids.dtype, alone.mask.dtype) == (np.int32, np.bool_)
+
+
+def test_an_example_without_an_answer_has_none_alone():
+    (alone,) = answers_alone([conversation([], "", refused="no system turn")], separator=50)
+    assert not alone.mask.any()
+    assert alone.refused == "no system turn"
+
+
+def test_answers_alone_keep_every_counted_token(tiny):
+    renderer = Renderer.of(ModelRef(name=str(tiny)))
+    examples = toy_examples(5, turns=3)
+    whole = renderer.render(examples, max_length=256)
+    for before, after in zip(whole, answers_alone(whole, separator=renderer.separator), strict=True):
+        assert after.ids[after.mask].tolist() == before.ids[before.mask].tolist()
+    assert renderer.decode(after.ids).startswith("<|im_end|>")
+    assert all(message.content in renderer.decode(after.ids) for message in examples[-1].messages[1::2])
+
+
+def test_a_tokenizer_without_bos_parts_answers_by_eos(tiny):
+    renderer = Renderer.of(ModelRef(name=str(tiny)))
+    assert renderer.separator == renderer.tokenizer.eos_token_id
+
+
+@pytest.fixture
+def with_bos(tiny):
+    """Return a tokenizer that knows a BOS."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    tokenizer.bos_token = "<|endoftext|>"
+    return tokenizer
+
+
+def test_a_tokenizer_that_adds_bos_parts_answers_by_it(with_bos):
+    from tokenizers.processors import TemplateProcessing
+
+    with_bos.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", with_bos.bos_token_id)]
+    )
+    assert Renderer(with_bos, name="mine").separator == with_bos.bos_token_id != with_bos.eos_token_id
+
+
+def test_a_bos_that_the_tokenizer_does_not_add_parts_nothing(with_bos):
+    assert Renderer(with_bos, name="mine").separator == with_bos.eos_token_id

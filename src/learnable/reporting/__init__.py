@@ -1,10 +1,22 @@
 """A run in, one self-contained HTML file out.
 
-The page is built from numbers that the caller already has (`Facts`); nothing is read, measured or written here.
+The pages are built from numbers that the caller already has (`Facts`, `ComparisonFacts`); nothing is read, measured or
+written here.
 """
 
 from learnable.reporting.cautions import warnings_of
+from learnable.reporting.comparison import ComparisonFacts
+from learnable.reporting.comparison import render as render_comparison
+from learnable.reporting.comparison import warnings_of as comparison_warnings_of
 from learnable.reporting.facts import Facts, Step
 from learnable.reporting.page import render
 
-__all__ = ["Facts", "Step", "render", "warnings_of"]
+__all__ = [
+    "ComparisonFacts",
+    "Facts",
+    "Step",
+    "comparison_warnings_of",
+    "render",
+    "render_comparison",
+    "warnings_of",
+]

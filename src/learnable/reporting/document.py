@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
@@ -9,6 +10,8 @@ from typing import Any
 
 from learnable.reporting import wording
 from learnable.reporting.drawing import CONFIG, Picture
+
+_SIGNS = re.compile(r"([@/,:_])(?=.)")
 
 
 def document(
@@ -75,7 +78,16 @@ def _environment() -> Any:
         wording.plural,
     ):
         environment.filters[word.__name__] = word
+    environment.filters["breakable"] = _breakable
     return environment
+
+
+def _breakable(name: str) -> Any:
+    """A long name that may be broken after its signs, escaped."""
+    from markupsafe import Markup, escape
+
+    parts = _SIGNS.sub(r"\1\n", name).split("\n")
+    return Markup("<wbr>").join(escape(part) for part in parts)
 
 
 @cache

@@ -68,6 +68,11 @@ def listing(names: list[str], limit: int = 5) -> str:
     return ", ".join(shown) + (f" and {more:,} more" if more else "")
 
 
+def enumeration(names: list[str]) -> str:
+    """``a``, ``a and b`` or ``a, b and c``: all of them."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
 def snippet(text: str) -> str:
     """The start of a text on one line, at most 160 characters and 180 bytes, for a tooltip."""
     line = " ".join(_visible(text[: 4 * _SNIPPET_CHARACTERS]).split())

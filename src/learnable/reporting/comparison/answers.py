@@ -4,9 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from learnable.reporting.comparison.facts import Comparison, Evaluated, Line, largest_first
-from learnable.reporting.wording import count, decimal, listing, plural
-
-_MANY = 99
+from learnable.reporting.wording import count, decimal, enumeration, plural
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +29,10 @@ def headline(comparison: Comparison) -> str:
     if better + worse == 0:
         return "No difference to a random draw was seen"
     parts = [f"{number:,} {word}" for number, word in ((better, "better"), (worse, "worse")) if number]
-    parts.append(f"{len(outcomes) - better - worse:,} with no difference seen")
-    return f"Against a random draw: {listing(parts)}"
+    rest = len(outcomes) - better - worse
+    if rest:
+        parts.append(f"{rest:,} with no difference seen")
+    return f"{plural(len(outcomes), 'comparison')} with a random draw: {enumeration(parts)}"
 
 
 def answers(comparison: Comparison) -> list[Answer]:
@@ -81,17 +81,18 @@ def _seen(each: Evaluated, line: Line) -> str:
 
 
 def _who(each: Evaluated, lines: Sequence[Line]) -> str:
-    """Name methods, each with the budgets that are meant, where these are not all."""
+    """Name methods, those with the same budgets together; budgets are named where these are not all."""
     budgets: dict[str, list[int]] = {}
     for line in lines:
         budgets.setdefault(line.method, []).append(line.budget or 0)
-    whole = [method for method, at in budgets.items() if len(at) == len(each.budgets)]
-    part = [
-        f"{method} (at {listing([count(budget) for budget in sorted(at)], _MANY)} tokens)"
-        for method, at in budgets.items()
-        if len(at) < len(each.budgets)
-    ]
-    return listing([*whole, *part], _MANY)
+    groups: dict[tuple[int, ...], list[str]] = {}
+    for method, at in budgets.items():
+        groups.setdefault(tuple(sorted(at)), []).append(method)
+    return "; ".join(
+        enumeration(methods)
+        + (f" (at {enumeration([count(budget) for budget in at])} tokens)" if len(at) < len(each.budgets) else "")
+        for at, methods in groups.items()
+    )
 
 
 def _would_have_been_seen(each: Evaluated, lines: Sequence[Line]) -> str:

@@ -17,6 +17,8 @@ Outcome = Literal[
 """What a line says; ``always the same`` is "no difference seen" without any spread, from which nothing follows."""
 
 _MOST_DIGITS = 5
+_ROUNDING = 1e-6
+"""Differences up to here come from the order of additions, not from another model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,8 +93,8 @@ class Line:
 
     @property
     def half(self) -> float | None:
-        """Half the width of the interval of the difference; None where there is none, or no spread at all."""
-        if self.low is None or self.high is None or self.high <= self.low:
+        """Half the width of the interval of the difference; None where there is none, or nothing differs."""
+        if self.low is None or self.high is None or self.outcome == "always the same":
             return None
         return (self.high - self.low) / 2
 
@@ -230,9 +232,6 @@ def comparison_of(facts: ComparisonFacts) -> Comparison:
     evaluated = []
     for (label,), part in facts.table.group_by("evaluation", maintain_order=True):
         rows = part.to_dicts()
-        lines = tuple(
-            _line(row, varies=(str(label), row["method"], row["budget_tokens"]) in spread) for row in rows
-        )
         evaluated.append(
             Evaluated(
                 label=str(label),
@@ -278,7 +277,7 @@ def _outcome(row: Mapping[str, Any], known: Mapping[str, float | None]) -> Outco
         return "not graded"
     if known["low"] is None:
         return "too few"
-    if known["difference"] == known["low"] == known["high"] == 0:
+    if all(abs(known[name] or 0.0) <= _ROUNDING for name in ("difference", "low", "high")):
         return "always the same"
     verdict: Outcome = row["verdict"]
     return verdict

@@ -1,0 +1,83 @@
+"""Cost beside gain: what choosing took, what training took, and what came back."""
+
+from dataclasses import dataclass
+
+from learnable.comparing import RANDOM
+from learnable.reporting.comparison.answers import probability
+from learnable.reporting.comparison.facts import Comparison, Evaluated, Line
+from learnable.reporting.wording import count, enumeration
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a method costs once, and its training at the largest budget; seconds are None where not timed.
+
+    ``times`` is the time of choosing over that of one training; ``gains`` says what was seen, per evaluation.
+    """
+
+    method: str
+    score_tokens: int
+    score_s: float | None
+    reference_tokens: int
+    reference_s: float | None
+    training_tokens: float
+    training_s: float
+    times: float | None
+    gains: tuple[str, ...]
+
+
+def costs(comparison: Comparison) -> list[Cost]:
+    """One line per method, in the order asked for."""
+    found = []
+    for method in comparison.methods:
+        line = comparison.arm(method, comparison.budget)
+        if line is not None:
+            found.append(_cost(comparison, line))
+    return found
+
+
+def _cost(comparison: Comparison, line: Line) -> Cost:
+    choosing = None if line.score_s is None or line.reference_s is None else line.score_s + line.reference_s
+    return Cost(
+        method=line.method,
+        score_tokens=line.score_tokens,
+        score_s=line.score_s,
+        reference_tokens=line.reference_tokens,
+        reference_s=line.reference_s,
+        training_tokens=line.tokens,
+        training_s=line.training_s,
+        times=choosing / line.training_s if choosing is not None and line.training_s else None,
+        gains=tuple(_gain(each, line.method, comparison.budget) for each in comparison.evaluated),
+    )
+
+
+def _gain(each: Evaluated, method: str, budget: int) -> str:
+    line = next((line for line in each.at(budget) if line.method == method), None)
+    if line is None or method == RANDOM:
+        return "the baseline" if method == RANDOM else "not measured"
+    if line.outcome in ("better", "worse"):
+        return f"{line.outcome} by {each.figure(abs(line.difference or 0))} (p {probability(line.p)})"
+    return line.words
+
+
+def paybacks(comparison: Comparison) -> list[str]:
+    """Say when a method pays for itself, and only where it was seen to be better."""
+    found = []
+    for each in comparison.evaluated:
+        several = f" on {each.label}" if len(comparison.evaluated) > 1 else ""
+        found += [
+            f"{line.method} at {count(line.budget)} tokens{several}: {line.payback}."
+            for line in each.compared
+            if line.outcome == "better" and line.payback
+        ]
+    better = {line.method for each in comparison.evaluated for line in each.compared if line.outcome == "better"}
+    worse = {
+        line.method for each in comparison.evaluated for line in each.compared if line.outcome == "worse"
+    } - better
+    rest = [name for name in comparison.methods if name not in (RANDOM, *better, *worse)]
+    if worse:
+        names = [name for name in comparison.methods if name in worse]
+        found.append(f"{enumeration(names)}: seen to be worse, never to be better, so nothing pays back.")
+    if rest:
+        found.append(f"{enumeration(rest)}: no difference seen, so nothing to pay back.")
+    return found
