@@ -16,8 +16,9 @@ import pytest
 from learnable import verbs
 from learnable.comparing import FULL, RANDOM, UNTUNED
 from learnable.errors import LearnableError, UsageError
-from learnable.model import LanguageModel
+from learnable.model import LanguageModel, Renderer
 from learnable.testing import toy_examples, write_messages
+from learnable.training import fine_tune
 from learnable.types import Loading, ModelRef, Reference, Tuning
 
 ROWS, SEEDS = 48, 2
@@ -240,6 +241,18 @@ def test_a_full_fine_tuning_can_be_compared(compare):
     assert (table.filter(pl.col("method") != UNTUNED)["value"] - untuned).abs().min() > 1e-3
 
 
+def test_selections_of_different_sizes_train_for_the_same_steps(tiny, tmp_path):
+    ref = ModelRef(name=str(tiny), dtype="float32")
+    rendered = Renderer.of(ref).render(toy_examples(20), max_length=128)
+    tuning = Tuning(steps=3, epochs=2, batch_size=8)
+    steps = []
+    for size in (3, 7, 20):
+        folder = tmp_path / str(size)
+        fine_tune(ref, rendered[:size], folder, tuning=tuning, label="training")
+        steps.append(json.loads((folder / "training.json").read_text())["steps"])
+    assert steps == [6, 6, 6]
+
+
 def killed(command, folder, *, kills, duration_s):
     """Start the command again and again, killing it so many times at random moments; then let it end."""
     rng, hits = random.Random(kills), 0
@@ -260,13 +273,13 @@ def killed(command, folder, *, kills, duration_s):
 def test_killing_a_comparison_at_random_moments_changes_nothing(compare, place, tiny, tmp_path, kills):
     by = ("ifd", "learnability")
     started = time.monotonic()
-    unbroken = compare(f"unbroken-{kills}", by=by, store=str(tmp_path / "store"))
+    unbroken = compare(f"unbroken-{kills}", by=by, store=str(tmp_path / "store"), seeds=1)
     inside_s = time.monotonic() - started
     often = "import learnable.measure, learnable.training.sft as sft; learnable.measure.STORE_EVERY_S = 0; "
     often += "sft.CHECKPOINT_EVERY_S = 0.1; from learnable.cli import main; main()"
     command = [sys.executable, "-c", often, "compare", str(place / "pool"), "--model", str(tiny)]
     command += ["--evaluate", f"heldout:{place / 'eval.jsonl'}", "--by", *by, "--budget", "30%"]
-    command += ["--seeds", str(SEEDS), "--dtype", "float32", "--tuning.learning-rate", "0.02"]
+    command += ["--seeds", "1", "--dtype", "float32", "--tuning.learning-rate", "0.02"]
     command += ["--tuning.batch-size", "2", "--tuning.rank", "2", "--reference.learning-rate", "0.02"]
     command += ["--reference.batch-size", "4", "--reference.rank", "2"]
     work = tmp_path / "work"

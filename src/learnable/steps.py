@@ -8,7 +8,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -231,6 +232,23 @@ class Step:
                         f"{key} was {old.get(key)!r}, now {new.get(key)!r}",
                         hint="choose another -o, or delete that folder",
                     )
+
+
+@contextmanager
+def waiting_lock(path: Path) -> Iterator[None]:
+    """Hold a lock within the block, after waiting for whoever holds it; it goes with the process, however that ends.
+
+    Raises:
+        DiskError: If the lock cannot be made.
+    """
+    lock = FileLock(path)
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def read_outcome(folder: Path) -> Outcome:

@@ -1,8 +1,10 @@
 """``learnable report``: a selection or a comparison in, one HTML page out."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -66,7 +68,8 @@ def _given(folder: str) -> Outcome:
     """
     if not Path(folder).is_dir():
         raise StoreError(
-            f"there is no folder {folder}", hint="give the output of `learnable select` or `learnable compare`"
+            f"there is no folder {folder}",
+            hint="give the output of `learnable select` or `learnable compare`",
         )
     outcome = read_outcome(Path(folder))
     if outcome.verb not in KINDS:
@@ -124,10 +127,15 @@ def gather_comparison(compared: Outcome, *, title: str, command: str) -> Compari
         command=command,
         model=str(compared.facts["model"]),
         confidence=float(compared.facts["confidence"]),
-        settings=compared.facts.get("tuning", {}),
+        settings=_shared(compared.facts.get("tuning", {})),
         methods=compared.facts["methods"],
         examples=pool.examples,
         tokens=compared.cost.tokens,
         seconds=compared.cost.seconds,
         **frames,
     )
+
+
+def _shared(tuning: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that all trainings share: not the seed, and not steps that followed from the budget."""
+    return {name: value for name, value in tuning.items() if name != "seed" and value is not None}

@@ -13,7 +13,7 @@ from learnable.comparing import RANDOM, Arm, Method, SelectionCost
 from learnable.evaluating import Completion, JudgeEvaluator, completions, judged
 from learnable.fingerprint import fingerprint
 from learnable.progress import say
-from learnable.steps import Outcome
+from learnable.steps import Outcome, waiting_lock
 from learnable.store import Store
 from learnable.types import Loading, ModelRef, Rendered, Tuning
 from learnable.verbs.evaluate import Evaluation, graded_all
@@ -159,7 +159,9 @@ class Trials:
             folders.append(self.store / "arms" / name)
             label = f"training {number + 1} of {len(arms)}: {arm.method}, seed {arm.seed}"
             chosen = [self.rendered[example] for example in arm.ids]
-            fine_tune(self.ref, chosen, self.store / "arms" / name, tuning=how, label=label)
+            # Two comparisons may share a store, and an arm.
+            with waiting_lock(self.store / "arms" / f"{name}.lock"):
+                fine_tune(self.ref, chosen, self.store / "arms" / name, tuning=how, label=label)
         return folders
 
     def evaluate(

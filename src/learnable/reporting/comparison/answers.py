@@ -90,7 +90,11 @@ def _who(each: Evaluated, lines: Sequence[Line]) -> str:
         groups.setdefault(tuple(sorted(at)), []).append(method)
     return "; ".join(
         enumeration(methods)
-        + (f" (at {enumeration([count(budget) for budget in at])} tokens)" if len(at) < len(each.budgets) else "")
+        + (
+            f" (at {enumeration([count(budget) for budget in at])} tokens)"
+            if len(at) < len(each.budgets)
+            else ""
+        )
         for at, methods in groups.items()
     )
 

@@ -21,6 +21,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import polars as pl
 
 from learnable.comparing import RANDOM
@@ -76,7 +77,8 @@ def _did_not_move(comparison: Comparison) -> list[str]:
     pairs = results.join(untuned, on=["evaluation", "id"])
     for budget in comparison.budgets:
         here = pairs.filter(pl.col("budget_tokens") == budget)
-        if here.height and (here["value"] - here["base"]).abs().max() <= SAME * here["base"].abs().max():
+        value, base = here["value"].to_numpy(), here["base"].to_numpy()
+        if here.height and np.abs(value - base).max() <= SAME * np.abs(base).max():
             steps = max((line.steps for each in comparison.evaluated for line in each.at(budget)), default=0)
             found.append(
                 f"At {count(budget)} tokens every trained model is graded exactly as the untuned one, on every item: "
@@ -140,7 +142,9 @@ def _ungraded(comparison: Comparison) -> list[str]:
         if not lines:
             continue
         if all(line.value is None for line in each.lines):
-            found.append(f"Nothing of {each.label} could be graded: there is no answer from it. See `why` in results.parquet.")
+            found.append(
+                f"Nothing of {each.label} could be graded: there is no answer from it. See `why` in results.parquet."
+            )
             continue
         found.append(_partly_graded(comparison, each.label))
     return found
@@ -218,7 +222,9 @@ def _missed_budget(comparison: Comparison) -> list[str]:
         for method in comparison.methods:
             line = comparison.arm(method, budget)
             if line is not None and abs(line.tokens / budget - 1) > MISSED_BUDGET:
-                off.append(f"{method} {count(line.tokens)} of {count(budget)} ({_percent(line.tokens / budget - 1)})")
+                off.append(
+                    f"{method} {count(line.tokens)} of {count(budget)} ({_percent(line.tokens / budget - 1)})"
+                )
     if not off:
         return []
     return [
@@ -247,7 +253,7 @@ def _answer_length(comparison: Comparison) -> list[str]:
     return [
         "At the same total tokens, selections with far more or fewer response tokens than the random draw: "
         f"{listing(found, NAMED)}. The loss counts response tokens only, so the length of answers may explain what "
-        "is seen. Compare with longest, or with a score that is matched for length."
+        "is seen; longest, or a score that is matched for length, beside them shows how much."
     ]
 
 

@@ -73,9 +73,7 @@ def overlap(comparison: Comparison) -> Overlap | None:
         for one in chosen
     ]
     drawn = len(chosen.get(RANDOM, ())) / max(comparison.facts.scores.height, 1)
-    return Overlap(
-        methods=tuple(chosen), cells=tuple(cells), expected=drawn / (2 - drawn) if drawn else None
-    )
+    return Overlap(methods=tuple(chosen), cells=tuple(cells), expected=drawn / (2 - drawn) if drawn else None)
 
 
 def alone(comparison: Comparison) -> list[Alone]:
@@ -104,7 +102,9 @@ def _pool(comparison: Comparison) -> pl.DataFrame:
 
 
 def _choice(name: str, chosen: pl.DataFrame, sources: list[str]) -> Choice:
-    losses = chosen["loss_before"].cast(pl.Float64).fill_nan(None) if "loss_before" in chosen.columns else None
+    losses = (
+        chosen["loss_before"].cast(pl.Float64).fill_nan(None) if "loss_before" in chosen.columns else None
+    )
     mean = losses.mean() if losses is not None else None
     return Choice(
         name=name,
@@ -127,7 +127,9 @@ def _texts(comparison: Comparison, ids: list[str]) -> dict[str, tuple[tuple[Turn
     return {str(name): turns_of(messages) for name, messages in found.select("id", "messages").iter_rows()}
 
 
-def _excerpt(method: str, row: dict[str, float | str | None], turns: tuple[Turn, ...], left_out: int) -> Excerpt:
+def _excerpt(
+    method: str, row: dict[str, float | str | None], turns: tuple[Turn, ...], left_out: int
+) -> Excerpt:
     figures = [("response tokens", count(finite(row["response_tokens"])))]
     if finite(row.get("loss_before")) is not None:
         figures.insert(0, ("loss before", decimal(finite(row["loss_before"]))))

@@ -70,7 +70,9 @@ def paybacks(comparison: Comparison) -> list[str]:
             for line in each.compared
             if line.outcome == "better" and line.payback
         ]
-    better = {line.method for each in comparison.evaluated for line in each.compared if line.outcome == "better"}
+    better = {
+        line.method for each in comparison.evaluated for line in each.compared if line.outcome == "better"
+    }
     worse = {
         line.method for each in comparison.evaluated for line in each.compared if line.outcome == "worse"
     } - better

@@ -259,14 +259,14 @@ def _line(row: Mapping[str, Any]) -> Line:
     known = {name: finite(row.get(name)) for name in numbers}
     counts = ("items", "seeds", "ungraded", "score_tokens", "reference_tokens")
     means = ("examples", "tokens", "response_tokens", "steps", "training_s")
+    figures: dict[str, Any] = {name: int(row[name] or 0) for name in counts}
+    figures |= {name: finite(row[name]) or 0.0 for name in means} | known
     return Line(
         method=row["method"],
         budget=row["budget_tokens"],
         outcome=_outcome(row, known),
         payback=row.get("payback"),
-        **{name: int(row[name] or 0) for name in counts},
-        **{name: finite(row[name]) or 0.0 for name in means},
-        **known,
+        **figures,
     )
 
 

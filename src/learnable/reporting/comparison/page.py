@@ -54,8 +54,12 @@ def _tiles(comparison: Comparison) -> list[tuple[str, str, str]]:
     return [
         ("evaluations", count(len(comparison.evaluated)), "each answers for itself"),
         ("methods", count(len(comparison.methods) - 1), "and a random draw"),
-        ("budgets", count(len(budgets)), f"{budgets[0]} to {budgets[-1]} tokens" if len(budgets) > 1 else f"{budgets[0]} tokens"),
+        (
+            "budgets",
+            count(len(budgets)),
+            f"{budgets[0]} to {budgets[-1]} tokens" if len(budgets) > 1 else f"{budgets[0]} tokens",
+        ),
         ("seeds", count(comparison.seeds), "trainings of each method"),
-        ("models trained", count(trained.height), f"on {count(trained['tokens'].sum())} tokens"),
+        ("models trained", count(trained.height), f"on {count(int(trained['tokens'].sum()))} tokens"),
         ("pool", count(facts.scores.height), f"{plural(tokens, 'token')}"),
     ]

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from learnable.comparing import FULL
 from learnable.reporting.comparison.costs import Cost
 from learnable.reporting.comparison.facts import Comparison, Evaluated, Line
 from learnable.reporting.drawing import Picture, finish
@@ -33,9 +34,17 @@ def differences(name: str, each: Evaluated) -> Picture | None:
             marks.append(_mark(line, order[-1]))
     several = len(each.budgets) > 1
     low, high = _domain(lines)
-    axis = alt.Axis(labelExpr="split(datum.label, '|')[1]", domain=False, ticks=False, grid=False) if several else None
+    axis = (
+        alt.Axis(labelExpr="split(datum.label, '|')[1]", domain=False, ticks=False, grid=False)
+        if several
+        else None
+    )
     y = alt.Y("row:O", sort=order, scale=alt.Scale(domain=order), title=None, axis=axis)
-    x = alt.X("difference:Q", title=f"difference to random, {each.unit}", scale=alt.Scale(domain=[low, high], nice=False))
+    x = alt.X(
+        "difference:Q",
+        title=f"difference to random, {each.unit}",
+        scale=alt.Scale(domain=[low, high], nice=False),
+    )
     base = alt.Chart(alt.InlineData(values=marks)).encode(
         y=y, color=alt.Color("shade:N", scale=None), tooltip=_tooltip(each)
     )
@@ -91,7 +100,9 @@ def _better_side(each: Evaluated, low: float, high: float, height: int) -> Any:
     import altair as alt
 
     side = {"from": 0, "to": high if each.higher_is_better else low}
-    place = alt.Chart(alt.InlineData(values=[side])).encode(x="from:Q", x2="to:Q", y=alt.value(0), y2=alt.value(height))
+    place = alt.Chart(alt.InlineData(values=[side])).encode(
+        x="from:Q", x2="to:Q", y=alt.value(0), y2=alt.value(height)
+    )
     return place.mark_rect(color="var(--fine-page)")
 
 
@@ -99,10 +110,10 @@ def _side_words(each: Evaluated, y: Any) -> Any:
     import altair as alt
 
     left, right = ("worse", "better") if each.higher_is_better else ("better", "worse")
-    words = [("right", -7, f"← {left}"), ("left", 7, f"{right} →")]
     place = alt.Chart(alt.InlineData(values=[{"difference": 0, "row": "0|"}])).encode(x="difference:Q", y=y)
     return alt.layer(
-        *(place.mark_text(align=align, dx=dx, text=text, color="var(--muted)") for align, dx, text in words)
+        place.mark_text(align="right", dx=-7, text=f"← {left}", color="var(--muted)"),
+        place.mark_text(align="left", dx=7, text=f"{right} →", color="var(--muted)"),
     )
 
 
@@ -122,7 +133,9 @@ def _tooltip(each: Evaluated, what: str = "difference") -> list[Any]:
 
 def _summary(lines: Sequence[Line]) -> str:
     words = [line.words for line in lines]
-    counts = [f"{words.count(word)} {word}" for word in ("better", "worse", "no difference seen") if word in words]
+    counts = [
+        f"{words.count(word)} {word}" for word in ("better", "worse", "no difference seen") if word in words
+    ]
     return f"{enumeration(counts)}; the table below has the same figures."
 
 
@@ -133,7 +146,11 @@ def curves(name: str, each: Evaluated) -> list[tuple[str, Picture]]:
     """
     if len(each.budgets) < 2 or not any(line.half for line in each.compared):
         return []
-    random = [line for budget in each.budgets if (line := each.random(budget)) is not None and line.value is not None]
+    random = [
+        line
+        for budget in each.budgets
+        if (line := each.random(budget)) is not None and line.value is not None
+    ]
     methods = list(dict.fromkeys(line.method for line in each.compared if line.low is not None))
     rules, low, high = _rules(each, random)
     return [
@@ -145,19 +162,22 @@ def curves(name: str, each: Evaluated) -> list[tuple[str, Picture]]:
 
 def _rules(each: Evaluated, random: Sequence[Line]) -> tuple[list[dict[str, Any]], float, float]:
     """The untuned model and the full pool as lines, where they do not press all else together; and the axis."""
-    ends = [end for line in each.compared for end in _whisker(line, each)] + [line.value or 0.0 for line in random]
+    ends = [end for line in each.compared for end in _whisker(line, each)] + [
+        line.value or 0.0 for line in random
+    ]
     low, high = min(ends, default=0.0), max(ends, default=1.0)
     reach = max(high - low, 1e-9)
-    rules = [
-        {"value": line.value, "text": "untuned" if line.method == "untuned" else "full pool"}
+    found = sorted(
+        (line.value, "full pool" if line.method == FULL else line.method)
         for line in each.outside
         if line.value is not None and low - reach <= line.value <= high + reach
+    )
+    # The words above the upper line, below the lower one: they may be close.
+    rules: list[dict[str, Any]] = [
+        {"value": value, "text": text, "baseline": "bottom" if number == len(found) else "top"}
+        for number, (value, text) in enumerate(found, start=1)
     ]
-    rules.sort(key=lambda rule: -rule["value"])
-    for number, rule in enumerate(rules):
-        # Above the upper one, below the lower one: they may be close.
-        rule["baseline"] = "bottom" if number == 0 else "top"
-    values = [low, high, *(float(rule["value"]) for rule in rules)]
+    values = [low, high, *(value for value, _ in found)]
     room = 0.08 * (max(values) - min(values) or 1.0)
     return rules, float(f"{min(values) - room:.6g}"), float(f"{max(values) + room:.6g}")
 
@@ -180,7 +200,12 @@ def _curve(
 ) -> Picture:
     import altair as alt
 
-    mine = [line for budget in each.budgets for line in each.at(budget) if line.method == method and _whisker(line, each)]
+    mine = [
+        line
+        for budget in each.budgets
+        for line in each.at(budget)
+        if line.method == method and _whisker(line, each)
+    ]
     base = [{"tokens": line.budget, "value": line.value} for line in random]
     points = [_point(line, each) for line in mine]
     x = alt.X(
@@ -194,7 +219,7 @@ def _curve(
     own = alt.Chart(alt.InlineData(values=points)).encode(x=x, color=alt.Color("shade:N", scale=None))
     layers = [
         grey.mark_line(color="var(--rest)", strokeWidth=2),
-        own.mark_line(color="var(--chosen)", strokeWidth=2).encode(y=y, color=alt.value("var(--chosen)")),
+        own.mark_line(strokeWidth=2).encode(y=y, color=alt.value("var(--text)")),
         own.mark_rule(strokeWidth=2).encode(y=alt.Y("low:Q"), y2="high:Q"),
         own.mark_point(size=50, opacity=1, strokeWidth=2).encode(
             y=y, fill=alt.Fill("fill:N", scale=None), tooltip=_tooltip(each, "value")
@@ -237,12 +262,17 @@ def seconds(name: str, lines: Sequence[Cost]) -> Picture | None:
         return None
     bars = alt.Chart(alt.InlineData(values=values)).mark_bar(cornerRadius=1)
     chart = bars.encode(
-        y=alt.Y("method:N", sort=[snippet(line.method) for line in lines], title=None, axis=alt.Axis(labelLimit=150)),
+        y=alt.Y(
+            "method:N",
+            sort=[snippet(line.method) for line in lines],
+            title=None,
+            axis=alt.Axis(labelLimit=130),
+        ),
         x=alt.X("seconds:Q", title="seconds", stack="zero"),
         color=alt.Color(
             "stage:N",
             scale=alt.Scale(domain=list(STAGES), range=["var(--scoring)", "var(--chosen)", "var(--rest)"]),
-            legend=alt.Legend(title=None),
+            legend=None,
         ),
         order="order:Q",
         tooltip=[alt.Tooltip("method:N"), alt.Tooltip("stage:N"), alt.Tooltip("seconds:Q", format=",.1f")],
@@ -255,7 +285,9 @@ def seconds(name: str, lines: Sequence[Cost]) -> Picture | None:
     )
 
 
-def all_of(comparison: Comparison, costs: Sequence[Cost]) -> tuple[dict[str, Picture], list[list[tuple[str, str]]]]:
+def all_of(
+    comparison: Comparison, costs: Sequence[Cost]
+) -> tuple[dict[str, Picture], list[list[tuple[str, str]]]]:
     """All pictures by name; and for each evaluation the methods and names of its curves."""
     found: dict[str, Picture] = {}
     panels: list[list[tuple[str, str]]] = []
