@@ -71,6 +71,16 @@ def test_a_column_of_booleans_is_a_method():
     assert what("in_best", "kind", "score", "scorer", "draws") == ("column", "in_best", None, True)
 
 
+def test_any_name_may_be_a_column_while_they_are_not_known():
+    def read(written):
+        return parse_method(written, reference=Reference(), columns=None)
+
+    assert (read("in_best").kind, read("ifd").kind) == ("column", "chosen")
+    for wrong in ("top_k", "in_best/middle", "ifd@folds=2", ""):
+        with pytest.raises(UsageError):
+            read(wrong)
+
+
 def test_a_known_name_means_what_it_means_also_when_a_column_has_it():
     assert what("ifd", "kind", "score") == ("chosen", "ifd")
 

@@ -73,6 +73,13 @@ def test_numbers_are_no_booleans(tmp_path):
     assert "count" not in columns(flags(as_jsonl(tmp_path / "rows", rows)))
 
 
+def test_a_column_that_is_false_everywhere_is_an_empty_selection(tmp_path):
+    rows = [row | {"none": False, "empty": None} for row in ROWS]
+    found = columns(flags(as_jsonl(tmp_path / "rows", rows)))
+    assert found["none"] == [False, False, False]
+    assert "empty" not in found
+
+
 def test_a_column_that_is_not_in_every_row_is_false_where_it_is_missing(tmp_path):
     rows = [*ROWS, {"instruction": "d?", "output": "four"}]
     assert columns(flags(as_jsonl(tmp_path / "rows", rows)))["good"] == [True, False, True, False]

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from learnable.reporting import render
+from learnable.reporting import render, render_comparison
+from test_comparison_report import evil
 from test_reporting import make_facts
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -134,3 +135,38 @@ def test_without_scripts_the_figures_are_still_there(browser, file: Path) -> Non
     assert page.locator("h1").inner_text() == f"{KEEP} of {N} examples chosen"
     assert "need JavaScript" in page.locator("noscript").inner_text()
     context.close()
+
+
+# ---------------------------------------------------------------- the page of a comparison
+
+
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("comparison") / "report.html"
+    path.write_text(render_comparison(evil()), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def compared(browser, comparison: Path) -> Visit:
+    return Visit(browser, comparison, viewport={"width": 390, "height": 800}, color_scheme="dark")
+
+
+def test_every_chart_of_a_comparison_is_drawn(compared: Visit) -> None:
+    charts = compared.page.locator(".chart")
+    assert charts.count() == 4
+    assert charts.locator("svg").count() == 4
+
+
+def test_a_difference_has_a_dot_for_each_method_and_budget(compared: Visit) -> None:
+    assert compared.page.locator("#chart-differences-0 .mark-symbol.role-mark path").count() == 4
+
+
+def test_a_comparison_of_hostile_texts_does_nothing(compared: Visit, comparison: Path) -> None:
+    assert compared.page.evaluate("window.hacked") is None
+    assert [url for url in compared.requests if not url.startswith("data:")] == [comparison.as_uri()]
+    assert compared.troubles == []
+
+
+def test_a_comparison_fits_a_phone(compared: Visit) -> None:
+    assert compared.page.evaluate("document.documentElement.scrollWidth") == 390

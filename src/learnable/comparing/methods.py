@@ -172,10 +172,10 @@ def parse_method(written: str, *, reference: Reference, columns: Collection[str]
         method = Method(label=written, selector=name)
     elif name in SCORERS or ":" in name:
         method = Method(label=written, score=name)
-    elif columns is not None and name in columns:
+    elif name in columns if columns is not None else name and name not in SELECTORS:
         method = Method(label=written, kind="column", score=name)
     else:
-        known = [*SCORERS, *SCORELESS, *ALIASES, *WITHOUT_BUDGET, *columns]
+        known = [*SCORERS, *SCORELESS, *ALIASES, *WITHOUT_BUDGET, *(columns or ())]
         as_selector = f"it is a selector: write SCORE/{name}, such as loss/{name}"
         raise UsageError(
             f"no way to choose called {name!r}",

@@ -32,9 +32,9 @@ def boolean_columns(pool: Pool) -> pl.DataFrame:
                 continue
             for name, value in (record.value or {}).items():
                 flag = _FLAGS.get(value.strip().lower(), value) if isinstance(value, str) else value
-                if flag is True:
-                    true.setdefault(name, set()).add(ids[row])
-                elif flag is not None and flag is not False:
+                if isinstance(flag, bool):
+                    true.setdefault(name, set()).update([ids[row]] if flag else [])
+                elif flag is not None:
                     other.add(name)
     names = [name for name in true if name not in other]
     return pool.examples.select("id", *(pl.col("id").is_in(list(true[name])).alias(name) for name in names))

@@ -24,6 +24,8 @@ def headline(comparison: Comparison) -> str:
     judged = better + worse + outcomes.count("no difference seen")
     if not outcomes:
         return "Nothing was compared with a random draw"
+    if set(outcomes) == {"not graded"}:
+        return "Nothing could be graded"
     if not judged:
         return "Nothing that was graded can tell the methods apart"
     if better + worse == 0:
@@ -95,7 +97,7 @@ def _who(each: Evaluated, lines: Sequence[Line]) -> str:
             if len(at) < len(each.budgets)
             else ""
         )
-        for at, methods in groups.items()
+        for at, methods in sorted(groups.items(), key=lambda group: -len(group[0]))
     )
 
 
@@ -105,9 +107,9 @@ def _would_have_been_seen(each: Evaluated, lines: Sequence[Line]) -> str:
         return ""
     least, most = each.figure(halves[0]), each.figure(halves[-1])
     size = least if least == most else f"{least} to {most}"
-    verb = "it" if len(lines) == 1 else "each"
+    who = "it" if len(lines) == 1 else "each"
     return (
-        f"To be seen, {verb} would have had to differ by {size} {each.unit} (half the width of the "
+        f"To be seen, {who} would have had to differ by {size} ({each.unit}; half the width of the "
         f"interval{'s' if least != most else ''}); smaller effects, good or bad, may be there."
     )
 

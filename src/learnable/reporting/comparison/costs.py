@@ -70,16 +70,23 @@ def paybacks(comparison: Comparison) -> list[str]:
             for line in each.compared
             if line.outcome == "better" and line.payback
         ]
-    better = {
-        line.method for each in comparison.evaluated for line in each.compared if line.outcome == "better"
-    }
-    worse = {
-        line.method for each in comparison.evaluated for line in each.compared if line.outcome == "worse"
-    } - better
-    rest = [name for name in comparison.methods if name not in (RANDOM, *better, *worse)]
-    if worse:
-        names = [name for name in comparison.methods if name in worse]
-        found.append(f"{enumeration(names)}: seen to be worse, never to be better, so nothing pays back.")
-    if rest:
-        found.append(f"{enumeration(rest)}: no difference seen, so nothing to pay back.")
-    return found
+    return found + _without_payback(comparison)
+
+
+def _without_payback(comparison: Comparison) -> list[str]:
+    """Say of all other methods why there is nothing to pay back."""
+    seen: dict[str, set[str]] = {name: set() for name in comparison.methods if name != RANDOM}
+    for each in comparison.evaluated:
+        for line in each.compared:
+            seen.setdefault(line.method, set()).add(line.outcome)
+    worse = [name for name, outcomes in seen.items() if "worse" in outcomes and "better" not in outcomes]
+    mute = [name for name, outcomes in seen.items() if outcomes <= {"not graded", "too few"}]
+    rest = [
+        name for name, outcomes in seen.items() if not outcomes & {"better", "worse"} and name not in mute
+    ]
+    reasons = (
+        (worse, "seen to be worse, never to be better, so nothing pays back"),
+        (rest, "no difference seen, so nothing to pay back"),
+        (mute, "could not be judged, so no payback is known"),
+    )
+    return [f"{enumeration(names)}: {why}." for names, why in reasons if names]

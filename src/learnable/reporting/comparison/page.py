@@ -52,7 +52,11 @@ def _tiles(comparison: Comparison) -> list[tuple[str, str, str]]:
     tokens = int(facts.scores["tokens"].sum())
     budgets = [count(budget) for budget in comparison.budgets]
     return [
-        ("evaluations", count(len(comparison.evaluated)), "each answers for itself"),
+        (
+            "evaluations",
+            count(len(comparison.evaluated)),
+            "each answers for itself" if len(comparison.evaluated) > 1 else "",
+        ),
         ("methods", count(len(comparison.methods) - 1), "and a random draw"),
         (
             "budgets",
