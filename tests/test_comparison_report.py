@@ -154,6 +154,14 @@ def test_the_headline_says_plainly_that_nothing_was_seen() -> None:
     assert answers.headline(nothing) == "No difference to a random draw was seen"
 
 
+def test_the_headline_keeps_apart_what_could_not_be_judged(facts: ComparisonFacts) -> None:
+    bad = pl.col("method") == "bad"
+    nothing = with_table(facts, difference=pl.when(bad).then(math.nan).otherwise("difference"))
+    assert answers.headline(comparison_of(nothing)).endswith(
+        ": 1 better, 1 with no difference seen and 1 that could not be judged"
+    )
+
+
 def test_what_is_better_is_said_with_its_size_interval_and_p(facts: ComparisonFacts) -> None:
     (answer,) = answers.answers(comparison_of(facts))
     better = dict(answer.findings)["better"]

@@ -48,7 +48,7 @@ WORKED = {
     # Cherry LLM (2308.12032), its code: L(y | x) / L(y)
     "ifd": [0.5 / 1.5, 4 / 5, 2 / 6, 1 / 0.5, 8 / 8],
     # T-SHIRT (2506.01317), S-IFD: exp(mean change of the tokens that change by more than the median of the pool)
-    "top_share_ifd": [e**-2, e**-1, e**-4, 1.0, 1.0],
+    "top_share_ifd": [e**-2, e**-1, e**-4, 0.0, 0.0],
     # Long is more for alignment (2402.04833): number of response tokens
     "length": [9, 9, 9, 90, 90],
 }
@@ -182,7 +182,7 @@ def test_mekala_one_minus_the_ratio_of_perplexities():
 
 
 def test_tshirt_with_all_tokens_is_the_ratio_of_perplexities():
-    everything = losses()[[1, 2, 3]]  # no token of these is left as it was
+    everything = losses()[[1, 2]]  # no token of these is left as it was, and their instructions help
     np.testing.assert_allclose(
         TopShareIFD(share=1.0)(everything), IFD(ratio="perplexity")(everything), rtol=1e-6
     )

@@ -255,6 +255,19 @@ class Tuning:
     seed: int = 0
     steps: int | None = None
 
+    def __post_init__(self) -> None:
+        counts = {
+            "epochs": self.epochs,
+            "batch_size": self.batch_size,
+            "rank": self.rank,
+            "steps": self.steps,
+        }
+        for name, count in counts.items():
+            if count is not None and count <= 0:
+                raise UsageError(f"{name} must be above 0, got {count}")
+        if not 0 <= self.warmup < 1:
+            raise UsageError(f"warmup must be at least 0 and below 1, got {self.warmup}", hint="0.03 is 3%")
+
     @property
     def peak_learning_rate(self) -> float:
         """The learning rate that is used."""
@@ -280,6 +293,7 @@ class Reference(Tuning):
     model: str | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.folds < 0 or self.folds == 1:
             raise UsageError(
                 f"reference.folds must be 0 or at least 2, got {self.folds}",
@@ -287,8 +301,6 @@ class Reference(Tuning):
             )
         if not 0 < self.fraction <= 1:
             raise UsageError(f"reference.fraction must be above 0 and at most 1, got {self.fraction}")
-        if self.epochs <= 0 or self.batch_size <= 0 or self.rank <= 0:
-            raise UsageError("reference.epochs, reference.batch_size and reference.rank must be above 0")
 
     @property
     def passes(self) -> float:

@@ -85,7 +85,8 @@ class Method:
     @property
     def draws(self) -> bool:
         """Whether its choice depends on the seed, so that every seed makes a selection of its own."""
-        return self.kind == "column" or self.selector == "random" or self.per_cluster != "none"
+        outside = self.selector not in SELECTORS
+        return self.kind == "column" or outside or self.selector == "random" or self.per_cluster != "none"
 
     def select(
         self,

@@ -1,12 +1,13 @@
 """One file per evaluator: what a model is asked, and how its answer is graded."""
 
-from learnable.evaluating.kinds import EvaluatedModel, Evaluator, JudgeEvaluator, Kind
+from learnable.evaluating.kinds import GRADES, EvaluatedModel, Evaluator, JudgeEvaluator, Kind
 from learnable.evaluating.running import Completion, completions, evaluate, judged
 from learnable.evaluating.specification import Specification, build_evaluator, parse
 from learnable.evaluating.table import EVALUATORS
 
 __all__ = [
     "EVALUATORS",
+    "GRADES",
     "Completion",
     "EvaluatedModel",
     "Evaluator",

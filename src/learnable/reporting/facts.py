@@ -7,6 +7,8 @@ from typing import Any
 
 import polars as pl
 
+from learnable.data import HELD_OUT
+
 _NUMBERS = ("loss_before", "loss_after", "learnability", "difference")
 
 
@@ -87,6 +89,7 @@ class View:
     frame: pl.DataFrame
     columns: frozenset[str]
     duplicates: pl.DataFrame
+    held_out: pl.DataFrame
     unread: pl.DataFrame
 
     def has(self, *names: str) -> bool:
@@ -150,21 +153,23 @@ def view_of(facts: Facts) -> View:
     frame = frame.with_columns(pl.col("id").cast(pl.String)).drop("rank", "is_kept", "reason", strict=False)
     frame = frame.join(ranks, on="id", how="left", maintain_order="left")
     frame = frame.join(reasons, on="id", how="left", maintain_order="left")
-    duplicates, unread = _rows_without_example(facts.rows)
+    duplicates, held_out, unread = _rows_without_example(facts.rows)
     return View(
         facts=facts,
         frame=frame.with_columns(pl.col("is_kept").fill_null(value=False)),
         columns=frozenset(columns),
         duplicates=duplicates,
+        held_out=held_out,
         unread=unread,
     )
 
 
-def _rows_without_example(rows: pl.DataFrame | None) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Rows that repeat an example (they have its id), and rows that could not be read (they have none)."""
+def _rows_without_example(rows: pl.DataFrame | None) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    """Rows that repeat an example (they have its id), were held out, and could not be read (they have no id)."""
     if rows is None:
         schema = {"file": pl.Int64, "row": pl.Int64, "line": pl.Int64, "id": pl.String, "reason": pl.String}
         rows = pl.DataFrame(schema=schema)
     rows = rows.with_columns(pl.col("id", "reason").cast(pl.String))
     without = rows.filter(pl.col("reason").is_not_null())
-    return without.filter(pl.col("id").is_not_null()), without.filter(pl.col("id").is_null())
+    known, held = pl.col("id").is_not_null(), pl.col("reason") == HELD_OUT
+    return without.filter(known & ~held), without.filter(known & held), without.filter(~known)

@@ -65,10 +65,11 @@ def _headline(view: View) -> list[tuple[str, str, str]]:
     pool, kept = view.frame.height, view.kept.height
     tokens, kept_tokens = _tokens(view.frame), _tokens(view.kept)
     rows = None if facts.rows is None else facts.rows.height
-    left = view.duplicates.height + view.unread.height
+    left = view.duplicates.height + view.held_out.height + view.unread.height
+    apart = "repeated, held out or unreadable" if view.held_out.height else "repeated or unreadable"
     undefined = view.undefined.height
     return [
-        ("rows read", wording.count(rows), "" if rows is None else f"{left:,} repeated or unreadable"),
+        ("rows read", wording.count(rows), "" if rows is None else f"{left:,} {apart}"),
         ("examples", wording.count(pool), wording.plural(view.frame["source"].n_unique(), "source")),
         (
             "scored",

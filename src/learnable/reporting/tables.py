@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from learnable.data import HELD_OUT
 from learnable.reporting.facts import Step, View
 from learnable.reporting.wording import count
 
@@ -202,6 +203,8 @@ def reasons(view: View) -> list[Reason]:
         found.append(
             Reason(stage="reading", reason="repeats an earlier example", number=view.duplicates.height)
         )
+    if view.held_out.height:
+        found.append(Reason(stage="reading", reason=HELD_OUT, number=view.held_out.height))
     return found + _counted("selecting", view.facts.dropped)
 
 

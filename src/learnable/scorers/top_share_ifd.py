@@ -16,19 +16,18 @@ class TopShareIFD:
     """``exp(mean of (l(t | x, y_<t) - l(t | y_<t)))`` over the informative tokens t of an answer.
 
     A token is informative when the instruction moves its loss, up or down, by more than it moves the other tokens of
-    the pool: the ``share`` of all tokens with the largest changes. An answer without one scores 1.
+    the pool: the ``share`` of all tokens with the largest changes. An answer without one scores 1. An answer that its
+    instruction makes no likelier as a whole (IFD of 1 or more) scores 0, and so is chosen last.
 
     Args:
         share: Share of the pool's response tokens that count; with 1 it is the IFD of perplexities.
 
     Source: S-IFD of T-SHIRT (2506.01317), its first half; the averaging over noised embeddings is not done. The
-    threshold over the whole pool and the 1 are those of its code. It leaves out what has an ordinary IFD of 1 or more,
-    this what scores above 1.
+    threshold over the whole pool and the 1 are those of its code, which leaves out what has an IFD of 1 or more.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("token_losses_before", "token_losses_alone")
     higher_is_better: ClassVar[bool] = True
-    max_score: ClassVar[float] = 1.0
     share: float = 0.5
 
     def __post_init__(self) -> None:
@@ -57,6 +56,8 @@ def _change(given: pl.Series | None, alone: pl.Series | None) -> NDArray[np.floa
 def _ratio(change: NDArray[np.float64] | None, limit: float) -> float:
     if change is None:
         return float("nan")
+    if change.mean() >= 0:
+        return 0.0
     informative = change[np.abs(change) > limit]
     mean = informative.mean() if len(informative) else 0.0
     return float(np.exp(min(mean, np.log(LARGEST))))

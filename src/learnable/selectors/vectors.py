@@ -14,7 +14,7 @@ def required(vectors: NDArray[np.float32] | None, what: str) -> NDArray[np.float
     if vectors is None:
         raise SelectionError(
             f"{what} needs a vector for every example",
-            hint="give --vectors (vectors=... in Python), or choose without it",
+            hint="measure them: learnable score ... --vectors model, or choose without",
         )
     return vectors
 

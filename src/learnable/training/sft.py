@@ -2,6 +2,7 @@
 
 import gc
 import json
+import math
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,7 @@ from peft import LoraConfig
 from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from learnable.atomic import disk_errors, write_json
+from learnable.atomic import disk_errors, replacing, write_json
 from learnable.errors import TrainError
 from learnable.model.loading import load_network, load_tokenizer, quiet
 from learnable.model.source import resolved_dtype
@@ -33,7 +34,7 @@ PIECE_TOKENS = {"cpu": 1_024, "cuda": 16_384, "mps": 4_096}
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """What a training run did: ``tokens`` are those of all epochs, without padding."""
+    """What a training did: ``tokens`` of all epochs, without padding; ``seconds`` up to each kill's last checkpoint."""
 
     folder: Path
     tokens: int
@@ -93,13 +94,21 @@ def _fine_tune(ref: ModelRef, rendered: list[Rendered], folder: Path, tuning: Tu
     transformers.set_seed(tuning.seed)
     on_cpu = network.device.type == "cpu"
     tokens = sum(len(example.ids) for example in rendered)
+    batches = LengthGroupedBatches(
+        [len(example.ids) for example in rendered],
+        batch_size=tuning.batch_size,
+        steps=tuning.steps,
+        seed=tuning.seed,
+    )
+    last = _last_complete(checkpoints)
+    spent_before = float((last / COMPLETE).read_text(encoding="ascii") or 0) if last else 0.0
     arguments = SFTConfig(
         output_dir=str(checkpoints),
         num_train_epochs=tuning.epochs,
         per_device_train_batch_size=tuning.batch_size,
         learning_rate=tuning.peak_learning_rate,
         lr_scheduler_type="cosine",
-        warmup_steps=tuning.warmup,
+        warmup_steps=_warmup_steps(tuning, len(batches)),
         weight_decay=0.0,
         max_grad_norm=1.0,
         bf16=mixed,
@@ -127,17 +136,12 @@ def _fine_tune(ref: ModelRef, rendered: list[Rendered], folder: Path, tuning: Tu
             train_dataset=_dataset(rendered),
             processing_class=tokenizer,
             peft_config=_lora(tuning) if tuning.method == "lora" else None,
-            callbacks=[_Checkpoints()],
+            callbacks=[_Checkpoints(started=started - spent_before)],
         )
         trainer.progress = progress
-        trainer.batches = LengthGroupedBatches(
-            [len(example.ids) for example in rendered],
-            batch_size=tuning.batch_size,
-            steps=tuning.steps,
-            seed=tuning.seed,
-        )
+        trainer.batches = batches
         trainer.remove_callback(PrinterCallback)
-        outcome = trainer.train(resume_from_checkpoint=_last_complete(checkpoints))
+        outcome = trainer.train(resume_from_checkpoint=str(last) if last else None)
     if not np.isfinite(outcome.training_loss):
         raise TrainError(
             "the training loss is not finite", hint="lower the learning rate, or use --dtype float32"
@@ -152,7 +156,7 @@ def _fine_tune(ref: ModelRef, rendered: list[Rendered], folder: Path, tuning: Tu
         folder=folder,
         tokens=round(tokens * tuning.epochs),
         steps=int(trainer.state.global_step),
-        seconds=time.monotonic() - started,
+        seconds=spent_before + time.monotonic() - started,
     )
     del trainer, network  # the next fold must not find them in memory
     gc.collect()
@@ -183,14 +187,20 @@ def _dataset(rendered: Sequence[Rendered]) -> Dataset:
     )
 
 
-def _last_complete(checkpoints: Path) -> str | None:
+def _warmup_steps(tuning: Tuning, batches: int) -> int:
+    """Return the steps of rising learning rate: rounded up, but never all of them, as the first has the rate 0."""
+    total = math.ceil(tuning.epochs * batches)
+    return min(math.ceil(tuning.warmup * total), total - 1)
+
+
+def _last_complete(checkpoints: Path) -> Path | None:
     found = sorted(
         checkpoints.glob(f"checkpoint-*/{COMPLETE}"), key=lambda mark: int(mark.parent.name.split("-")[1])
     )
     for folder in checkpoints.glob("checkpoint-*"):
         if not (folder / COMPLETE).exists():  # the run was killed while it wrote this one
             shutil.rmtree(folder)
-    return str(found[-1].parent) if found else None
+    return found[-1].parent if found else None
 
 
 class LengthGroupedBatches(torch.utils.data.Sampler[list[int]]):
@@ -282,9 +292,13 @@ class _Trainer(SFTTrainer):  # type: ignore[misc]
 
 
 class _Checkpoints(TrainerCallback):
-    """Asks for a checkpoint every minute, or less often where saving is slow, and marks it once it is whole."""
+    """Asks for a checkpoint every minute, or less often where saving is slow, and marks it once it is whole.
 
-    def __init__(self) -> None:
+    The mark holds the seconds spent so far, so that a run that goes on knows its whole cost.
+    """
+
+    def __init__(self, *, started: float) -> None:
+        self._started = started
         self._asked = self._saved = time.monotonic()
         self._pause_s = CHECKPOINT_EVERY_S
 
@@ -295,6 +309,8 @@ class _Checkpoints(TrainerCallback):
         return control
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
         self._saved = time.monotonic()
+        mark = Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE
+        with replacing(mark) as part:
+            part.write_text(f"{self._saved - self._started:.1f}", encoding="ascii")
         self._pause_s = max(CHECKPOINT_EVERY_S, 10 * (self._saved - self._asked) * (CHECKPOINT_EVERY_S > 0))

@@ -13,15 +13,20 @@ from learnable.atomic import write_frame
 from learnable.comparing import Arm, Measured, Method, arms_of, contamination, overview, parse_methods
 from learnable.errors import SelectionError, UsageError
 from learnable.fingerprint import fingerprint
+from learnable.progress import say
+from learnable.scorers import SCORERS
 from learnable.steps import Outcome, Step, read_json
 from learnable.types import Budget, Example, Loading, ModelRef, Pool, Reading, Reference, Tuning
 from learnable.verbs.evaluate import Evaluation, evaluations_of
 from learnable.verbs.inputs import length_limit, pool_of, would_run
 from learnable.verbs.load import HELDOUT
 from learnable.verbs.options import Flat, Output, Several
+from learnable.verbs.score import MEASURED, Vectors, price_of
 from learnable.verbs.trials import Trials
 
 BY = ("learnability", "ifd", "longest")
+RESERVED = ("source", "truncated", "undefined", *MEASURED, *SCORERS)
+"""Columns that a table of scores has anyway: no selection of somebody else can go by these names."""
 HOLDOUT_SHARE = 0.1
 """Of the pool, for `--evaluate heldout` without a file."""
 
@@ -78,11 +83,16 @@ def compare(
         raise UsageError(
             f"seeds must be at least 1 and confidence between 0 and 1, got {seeds} and {confidence}"
         )
+    if tuning.steps is not None or tuning.seed:
+        raise UsageError(
+            "a comparison sets the steps and the seed of its trainings itself", hint="give --seeds"
+        )
     ref = ModelRef(name=model, **asdict(loading))
     longest = length_limit(ref, max_length)
     pool, loaded = pool_of(data, reading, output, holdout=HOLDOUT_SHARE if "heldout" in evaluate else 0.0)
     names = list(by or BY)
     flags = rows.boolean_columns(pool) if _may_be_columns(names, reference) else pool.examples.select("id")
+    flags = flags.drop(RESERVED, strict=False)
     methods = parse_methods(names, reference=reference, columns=flags.columns[1:])
     evaluations = evaluations_of([_heldout_of(loaded) if each == "heldout" else each for each in evaluate])
     budgets = list(dict.fromkeys(budget or ["15%"]))
@@ -106,7 +116,7 @@ def compare(
     step = Step(verb="compare", parameters=settings, inputs=inputs)
     folder = step.folder(output)
     if dry_run:
-        return would_run(step, folder, _price(methods, budgets, seeds, len(pool), evaluations))
+        return would_run(step, folder, _price(methods, budgets, seeds, len(pool), evaluations, vectors))
     links = {"pool": loaded.folder}
     if done := step.begin(folder, links=links):
         return done
@@ -124,6 +134,11 @@ def compare(
         seeds=seeds,
         batch_size=tuning.batch_size,
     )
+    for arm in arms:
+        if arm.budget_tokens and arm.seed == 0 and arm.tokens < 0.95 * arm.budget_tokens:
+            say(
+                f"{arm.method} fills only {arm.tokens:,} of {arm.budget_tokens:,} tokens: not an equal comparison"
+            )
     folders = trials.train(arms, tuning)
     results = trials.evaluate(arms, folders, evaluations)
     trained = _arm_table(arms, folders)
@@ -157,10 +172,8 @@ def compare(
         "tuning": asdict(tuning) | {"learning_rate": tuning.peak_learning_rate},
         "in both": overlap.select("evaluation", "item").unique().height,
     }
-    spent = trials.tokens + int(trained.unique("model")["tokens"].sum())
-    return step.finish(
-        folder, facts=facts, started=started, links=links, tokens=spent, passes=spent / max(tokens, 1)
-    )
+    passes = trials.tokens / max(tokens, 1)
+    return step.finish(folder, facts=facts, started=started, links=links, tokens=trials.tokens, passes=passes)
 
 
 def _heldout_of(loaded: Outcome) -> str:
@@ -229,15 +242,19 @@ def _price(
     seeds: int,
     examples: int,
     evaluations: Sequence[Evaluation],
+    vectors: Vectors,
 ) -> list[str]:
     chosen = [method for method in methods if method.kind not in ("full", "untuned")]
     references = {fingerprint(m.reference): m.reference.passes for m in methods if m.needs_reference}
+    needs = {column for m in chosen if m.scorer is not None for column in m.scorer.needs}
+    vectors = vectors if any(method.needs_vectors for method in methods) else "none"
     trainings = len(chosen) * len(budgets) * seeds
     price = (
         [f"{sum(references.values()):g} reference training passes over {examples:,} examples"]
         if references
         else []
     )
+    price += price_of(examples, needs, vectors)
     price.append(f"at most {trainings} trainings of {', '.join(budgets)}")
     if any(method.kind == "full" for method in methods):
         price.append(f"{seeds} trainings on all {examples:,} examples")

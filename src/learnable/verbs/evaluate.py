@@ -11,7 +11,7 @@ import polars as pl
 from learnable.atomic import write_frame
 from learnable.comparing import interval
 from learnable.errors import ModelError
-from learnable.evaluating import EvaluatedModel, Evaluator, build_evaluator, parse
+from learnable.evaluating import GRADES, EvaluatedModel, Evaluator, build_evaluator, parse
 from learnable.evaluating import evaluate as graded
 from learnable.fingerprint import fingerprint
 from learnable.steps import Outcome, Step
@@ -105,7 +105,7 @@ def evaluate(
         if part[1] != "adapter":
             raise ModelError(
                 f"{adapter} is a whole model, not an adapter",
-                hint=f"give it as the model: learnable evaluate {adapter}",
+                hint=f"give it as the model: --model {adapter}",
             )
         inputs["adapter"] = part[2]
     step = Step(verb="evaluate", parameters={"max_length": longest}, inputs=inputs)
@@ -139,6 +139,9 @@ def graded_all(
     what: str = "",
 ) -> pl.DataFrame:
     """Return the grades of all evaluations of one model, with or without an adapter."""
+    if not evaluations:
+        schema: dict[str, Any] = {"evaluation": pl.String, **GRADES}
+        return pl.DataFrame(schema=schema)
 
     def all_of_them() -> pl.DataFrame:
         return pl.concat(

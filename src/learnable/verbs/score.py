@@ -82,7 +82,7 @@ def score(
     ref = ModelRef(name=model, **asdict(loading))
     longest = length_limit(ref, max_length)
     pool, loaded = pool_of(data, reading, output)
-    price = _price(len(pool), needs, vectors)
+    price = price_of(len(pool), needs, vectors)
     if dry_run and not is_here(ref):
         return Outcome.planned("score", [f"fetch or convert {model}", *price])
     inputs = {"pool": loaded.identity, "base": identify(ref)}
@@ -184,7 +184,8 @@ def _needs(methods: dict[str, Scorer], reference: str | None) -> set[str]:
     return needs
 
 
-def _price(examples: int, needs: set[str], vectors: Vectors) -> list[str]:
+def price_of(examples: int, needs: set[str], vectors: Vectors) -> list[str]:
+    """Return in words which passes a table of scores costs."""
     passes = {
         "base": needs & {"loss_before", "token_losses_before"},
         "answer-alone": needs & {"loss_alone", "token_losses_alone"},
@@ -297,4 +298,15 @@ class _Passes:
         )
         run(todo, network, rendered, store=self._store, label=label)
         self.tokens += todo.tokens
+        if kind == "token_nll":
+            self._keep_sums(measure, rendered)
         return measure
+
+    def _keep_sums(self, by_token: Measure, rendered: Sequence[Rendered]) -> None:
+        """Store what a pass over each token says about whole answers too, so that nobody measures it again."""
+        summed = replace(by_token, kind="nll")
+        ids = pl.Series("id", [each.id for each in rendered if each.mask.any()], dtype=pl.String)
+        missing = self._store.missing(summed, ids)
+        if len(missing):
+            nll = pl.col("token_nll").cast(pl.List(pl.Float64)).list.sum().alias("nll")
+            self._store.write(summed, self._store.read(by_token, missing).select("id", nll))

@@ -90,7 +90,7 @@ def select(
     rules = scored.facts if scored else rules_of({name: known() for name, known in SCORERS.items()})
     if by in rules["lowest first"]:
         lowest = not lowest
-    if thresholds.max_score is None and not lowest and by in rules["max score"]:
+    if thresholds.max_score is None and by in rules.get("max score", {}):
         thresholds = replace(thresholds, max_score=rules["max score"][by])
         say(f"{by} above {thresholds.max_score:g} is left out, as in its paper; --max-score inf keeps it")
     alike = per_cluster != "none" or max_similarity is not None or getattr(method, "needs_vectors", False)

@@ -66,7 +66,7 @@ class Trials:
         rendering: Identity of what made the tokens.
         rendered: The pool as the model sees it, by id.
         vectors: Which vectors selectors look at.
-        tokens: Of references and scores in this run.
+        tokens: Of references, scores and trainings in this run.
     """
 
     ref: ModelRef
@@ -138,7 +138,7 @@ class Trials:
         tokens = whole * len(needs & {"loss_before", "loss_after", "token_losses_before"})
         tokens += alone * len(needs & {"loss_alone", "token_losses_alone"})
         tokens += whole * (method.needs_vectors and self.vectors == "model")
-        cost = SelectionCost(score_tokens=tokens, score_s=tokens * _pace(scored))
+        cost = SelectionCost(score_tokens=tokens, score_s=tokens and tokens * _pace(scored))
         if reference is None:
             return cost
         trained = round(whole * method.reference.passes)
@@ -160,6 +160,7 @@ class Trials:
             label = f"training {number + 1} of {len(arms)}: {arm.method}, seed {arm.seed}"
             chosen = [self.rendered[example] for example in arm.ids]
             # Two comparisons may share a store, and an arm.
+            self.tokens += 0 if (self.store / "arms" / name / "training.json").is_file() else arm.tokens
             with waiting_lock(self.store / "arms" / f"{name}.lock"):
                 fine_tune(self.ref, chosen, self.store / "arms" / name, tuning=how, label=label)
         return folders

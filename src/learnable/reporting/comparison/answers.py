@@ -30,11 +30,16 @@ def headline(comparison: Comparison) -> str:
         return "Nothing that was graded can tell the methods apart"
     if better + worse == 0:
         return "No difference to a random draw was seen"
-    parts = [f"{number:,} {word}" for number, word in ((better, "better"), (worse, "worse")) if number]
-    rest = len(outcomes) - better - worse
-    if rest:
-        parts.append(f"{rest:,} with no difference seen")
-    return f"{plural(len(outcomes), 'comparison')} with a random draw: {enumeration(parts)}"
+    mute = outcomes.count("not graded") + outcomes.count("too few")
+    unseen = len(outcomes) - better - worse - mute
+    parts = (
+        (better, "better"),
+        (worse, "worse"),
+        (unseen, "with no difference seen"),
+        (mute, "that could not be judged"),
+    )
+    said = enumeration([f"{number:,} {what}" for number, what in parts if number])
+    return f"{plural(len(outcomes), 'comparison')} with a random draw: {said}"
 
 
 def answers(comparison: Comparison) -> list[Answer]:
