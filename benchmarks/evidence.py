@@ -15,9 +15,12 @@ import time
 from datetime import date
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 from corruption import KINDS, corrupt
+from numpy.typing import NDArray
 
+from learnable.comparing import difference
 from learnable.data import read
 from learnable.fingerprint import fingerprint
 from learnable.types import Example, Reading
@@ -35,6 +38,7 @@ PAPER = (
     "k_center",
     "full",
 )
+VARIED = ("learnability", "length_matched", "soft_learnability")
 VARIANTS = ("length_matched@folds=2", "soft_learnability@folds=2", "learnability@folds=2/diverse_top_k")
 
 
@@ -144,6 +148,38 @@ def shown_choices(folder: Path) -> list[str]:
     return lines
 
 
+def shown_variants(folder: Path, *, paper: str) -> list[str]:
+    """Return what the variants are worth against the paper's form, as Markdown."""
+    table = pl.read_parquet(folder / "table.parquet")
+    results = pl.read_parquet(folder / "results.parquet")
+    variants = [
+        name
+        for name in table["method"].unique(maintain_order=True)
+        if name.split("@")[0].split("/")[0] in VARIED
+    ]
+    variants = [name for name in variants if name != paper]
+    lines = [
+        f"| evaluation | variant | difference to {paper} | p | verdict |",
+        "| --- | --- | ---: | ---: | --- |",
+    ]
+    for label in table["evaluation"].unique(maintain_order=True):
+        here = results.filter(pl.col("evaluation") == label)
+        higher = bool(table.filter(pl.col("evaluation") == label)["higher_is_better"].to_list()[0])
+        for name in variants:
+            against = difference(
+                _values(here, name), _values(here, paper), higher_is_better=higher, comparisons=len(variants)
+            )
+            lines.append(
+                f"| {label} | {name} | {against.mean:+.4f} ({against.low:+.4f} to {against.high:+.4f}) | {against.p:.2g} | {against.verdict} |"
+            )
+    return lines
+
+
+def _values(results: pl.DataFrame, method: str) -> NDArray[np.float64]:
+    wide = results.filter(pl.col("method") == method).pivot("id", index="seed", values="value").sort("seed")
+    return wide.select(sorted(set(wide.columns) - {"seed"})).to_numpy().astype(np.float64)
+
+
 def main() -> None:
     """Run the benchmark and print its tables in Markdown."""
     parser = argparse.ArgumentParser(
@@ -187,6 +223,9 @@ def main() -> None:
         print("\n".join(shown_evaluation(table.filter(pl.col("evaluation") == label), label)), "\n")
     print("What was chosen, means over examples and seeds:\n")
     print("\n".join(shown_choices(outcome.folder)))
+    if "learnability" in options.by:
+        print("\nVariants against the paper's form, intervals for all variants of an evaluation together:\n")
+        print("\n".join(shown_variants(outcome.folder, paper="learnability")))
     arms = pl.read_parquet(outcome.folder / "arms.parquet")
     print(
         f"\nCost: {arms['tokens'].sum():,} tokens in {outcome.facts['trainings']} trainings, {arms['seconds'].sum():,.0f} s; "

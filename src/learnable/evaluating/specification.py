@@ -12,7 +12,8 @@ from learnable.evaluating.kinds import Evaluator
 from learnable.evaluating.table import EVALUATORS
 from learnable.registry import build
 
-_NAME = re.compile(r"(\w+(?:\.\w+)+:\w+|\w+)(?=[:@]|$)")
+_NAME = re.compile(r"\w+(?=[:@]|$)")
+_OUTSIDE = re.compile(r"\w+(?:\.\w+)*:\w+(?=[:@]|$)")
 _SETTING = re.compile(r"([A-Za-z_][\w-]*)=(.*)", re.DOTALL)
 
 
@@ -43,9 +44,11 @@ def parse(written: str) -> Specification:
         UsageError: If there is no name.
     """
     match = _NAME.match(written)
+    if match is None or match.group() not in EVALUATORS:
+        match = _OUTSIDE.match(written) or match
     if match is None:
         raise UsageError(f"cannot read the evaluator {written!r}", hint="write NAME:PATH@key=value,key=value")
-    name, rest = match.group(1), written[match.end() :]
+    name, rest = match.group(), written[match.end() :]
     path, settings = rest, dict[str, str]()
     for at in (position for position, character in enumerate(rest) if character == "@"):
         found = _settings(rest[at + 1 :])
