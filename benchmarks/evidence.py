@@ -1,7 +1,7 @@
 """Does choosing help? The same model on equal token budgets chosen in many ways, from a pool with corrupted rows.
 
-Draws 850 clean rows from two or more tables and 150 more that it corrupts (answers shuffled between rows, cut in half,
-random words), and 160 further clean rows of the first table to evaluate on, beside reference answers to other prompts.
+Draws 1,000 rows from two or more tables, corrupts 15 % of them (answers shuffled between rows, cut in half, random
+words), and takes 160 further clean rows of the first table to evaluate on, beside reference answers to other prompts.
 Every method then gets 15 % of the pool's tokens, three trainings each. Prints one table for each evaluation, and one
 that says from the scores what each method chose. A run that is stopped goes on where it was.
 
@@ -26,7 +26,7 @@ from learnable.fingerprint import fingerprint
 from learnable.types import Example, Reading
 from learnable.verbs.compare import compare
 
-CLEAN, CORRUPTED, HELDOUT, REFERENCES = 850, 150, 160, 100
+ROWS, CORRUPTED_SHARE, HELDOUT, REFERENCES = 1_000, 0.15, 160, 100
 MOST_CHARACTERS = 700
 PAPER = (
     "learnability",
@@ -55,16 +55,20 @@ def rows_of(path: Path, *, seed: int) -> list[Example]:
     ]
 
 
-def prepare(tables: list[Path], references: Path, folder: Path, *, seed: int) -> tuple[Path, Path, Path]:
+def prepare(
+    tables: list[Path], references: Path, folder: Path, *, count: int, seed: int
+) -> tuple[Path, Path, Path]:
     """Write the pool, the held-out rows and the reference answers; return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     drawn = [rows_of(path, seed=seed) for path in tables]
-    share = (CLEAN + CORRUPTED) // len(tables)
+    share = count // len(tables)
     taken = [each[:share] for each in drawn]
     # Clean rows first, evenly from all tables, so that the corrupted ones are as even.
     mixed = [each for group in zip(*taken, strict=True) for each in group]
     rows = corrupt(
-        [(each.messages[-2].content, each.messages[-1].content) for each in mixed], clean=CLEAN, seed=seed
+        [(each.messages[-2].content, each.messages[-1].content) for each in mixed],
+        clean=round(count * (1 - CORRUPTED_SHARE)),
+        seed=seed,
     )
     of = {
         each.messages[-1].content: path.stem
@@ -193,6 +197,7 @@ def main() -> None:
     )
     parser.add_argument("--model", default="starter")
     parser.add_argument("--by", nargs="+", default=[*PAPER, *VARIANTS])
+    parser.add_argument("--rows", type=int, default=ROWS)
     parser.add_argument("--budget", default="15%")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--draw", type=int, default=0, help="seeds the draw and the corruption of the rows")
@@ -200,7 +205,7 @@ def main() -> None:
     options = parser.parse_args()
     started = time.monotonic()
     pool, heldout, references = prepare(
-        options.tables, options.references, options.output / "data", seed=options.draw
+        options.tables, options.references, options.output / "data", count=options.rows, seed=options.draw
     )
     outcome = compare(
         [str(pool)],
