@@ -1,5 +1,6 @@
 """``NAME[:PATH][@key=value,...]``: how an evaluator is written on the command line and in recipes."""
 
+import importlib.util
 import re
 import typing
 from collections.abc import Mapping
@@ -45,7 +46,7 @@ def parse(written: str) -> Specification:
     """
     match = _NAME.match(written)
     if match is None or match.group() not in EVALUATORS:
-        match = _OUTSIDE.match(written) or match
+        match = _outside(written) or match
     if match is None:
         raise UsageError(f"cannot read the evaluator {written!r}", hint="write NAME:PATH@key=value,key=value")
     name, rest = match.group(), written[match.end() :]
@@ -65,6 +66,13 @@ def parse(written: str) -> Specification:
     if settings:
         label += "@" + ",".join(f"{key}={value}" for key, value in settings.items())
     return Specification(name=name, path=path or None, settings=settings, label=label)
+
+
+def _outside(written: str) -> re.Match[str] | None:
+    """Match ``module:attribute``; one word before the colon must be a module, else it is a mistyped name."""
+    match = _OUTSIDE.match(written)
+    module = match.group().partition(":")[0] if match else ""
+    return match if "." in module or (module and importlib.util.find_spec(module)) else None
 
 
 def build_evaluator(specification: Specification) -> Evaluator:
