@@ -56,9 +56,9 @@ def rows_of(path: Path, *, seed: int) -> list[Example]:
 
 
 def prepare(
-    tables: list[Path], references: Path, folder: Path, *, count: int, seed: int
-) -> tuple[Path, Path, Path]:
-    """Write the pool, the held-out rows and the reference answers; return their paths."""
+    tables: list[Path], references: Path | None, folder: Path, *, count: int, seed: int
+) -> list[Path]:
+    """Write the pool, the held-out rows and, if there are any, the reference answers; return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     drawn = [rows_of(path, seed=seed) for path in tables]
     share = count // len(tables)
@@ -81,7 +81,8 @@ def prepare(
         {"instruction": each.messages[-2].content, "input": "", "output": each.messages[-1].content}
         for each in drawn[0][share : share + HELDOUT]
     ]
-    asked = [json.loads(line) for line in references.read_text(encoding="utf-8").splitlines()]
+    text = references.read_text(encoding="utf-8") if references is not None else ""
+    asked = [json.loads(line) for line in text.splitlines()]
     answered = [
         {"instruction": row["instruction"], "input": "", "output": row["reference_gpt4"]}
         for row in sorted(asked, key=lambda row: fingerprint([seed, row["instruction"]]))
@@ -92,7 +93,7 @@ def prepare(
     for name, lines in (("pool", rows), ("heldout", heldout), ("references", answered)):
         paths.append(folder / f"{name}.jsonl")
         paths[-1].write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    return paths[0], paths[1], paths[2]
+    return paths if references is not None else paths[:2]
 
 
 def shown_evaluation(table: pl.DataFrame, label: str) -> list[str]:
@@ -192,9 +193,7 @@ def main() -> None:
     parser.add_argument(
         "--tables", type=Path, nargs="+", required=True, help="tables of instructions and answers"
     )
-    parser.add_argument(
-        "--references", type=Path, required=True, help="a .jsonl with instruction and reference_gpt4"
-    )
+    parser.add_argument("--references", type=Path, help="a .jsonl with instruction and reference_gpt4")
     parser.add_argument("--model", default="starter")
     parser.add_argument("--by", nargs="+", default=[*PAPER, *VARIANTS])
     parser.add_argument("--rows", type=int, default=ROWS)
@@ -204,7 +203,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/evidence"))
     options = parser.parse_args()
     started = time.monotonic()
-    pool, heldout, references = prepare(
+    pool, *evaluated = prepare(
         options.tables, options.references, options.output / "data", count=options.rows, seed=options.draw
     )
     outcome = compare(
@@ -213,7 +212,7 @@ def main() -> None:
         by=options.by,
         budget=[options.budget],
         seeds=options.seeds,
-        evaluate=[f"heldout:{heldout}", f"heldout:{references}"],
+        evaluate=[f"heldout:{path}" for path in evaluated],
         reading=Reading(source_column="source"),
         store=str(options.output / "store"),
         output=str(options.output / "comparison-{fingerprint}"),
