@@ -34,9 +34,9 @@ HOLDOUT_SHARE = 0.1
 def compare(
     data: list[str],
     *,
-    evaluate: Annotated[list[str], Several],
     model: str = "starter",
     by: Annotated[list[str] | None, Several] = None,
+    evaluate: Annotated[list[str] | None, Several] = None,
     budget: Annotated[list[str] | None, Several] = None,
     seeds: int = 3,
     reference: Reference = Reference(),
@@ -57,12 +57,12 @@ def compare(
 
     Args:
         data: Files, or a folder that `learnable load` wrote.
-        evaluate: Evaluations, each NAME:PATH@key=value, such as heldout:eval.jsonl (see `learnable list`). `heldout`
-            alone sets a tenth of the data aside.
         model: Folder, hub id, GGUF file, or `starter`.
         by: Methods, each NAME@key=value/SELECTOR: a score, a selector, longest, shortest, full, or a column of
             booleans in the data; such as learnability@folds=2 or ifd/diverse_top_k. Learnability, IFD and the longest
             answers when not given.
+        evaluate: Evaluations, each NAME:PATH@key=value, such as heldout:eval.jsonl (see `learnable list`). `heldout`
+            alone, which holds when none is given, sets a tenth of the data aside.
         budget: 15% (of the tokens of the pool) or 50000tokens, one or several; also as --budget.tokens 10000 30000.
         seeds: Trainings of each method.
         reference: How to fine-tune the reference of scores that need one.
@@ -89,12 +89,13 @@ def compare(
         )
     ref = ModelRef(name=model, **asdict(loading))
     longest = length_limit(ref, max_length)
-    pool, loaded = pool_of(data, reading, output, holdout=HOLDOUT_SHARE if "heldout" in evaluate else 0.0)
+    asked = evaluate or ["heldout"]
+    pool, loaded = pool_of(data, reading, output, holdout=HOLDOUT_SHARE if "heldout" in asked else 0.0)
     names = list(by or BY)
     flags = rows.boolean_columns(pool) if _may_be_columns(names, reference) else pool.examples.select("id")
     flags = flags.drop(RESERVED, strict=False)
     methods = parse_methods(names, reference=reference, columns=flags.columns[1:])
-    evaluations = evaluations_of([_heldout_of(loaded) if each == "heldout" else each for each in evaluate])
+    evaluations = evaluations_of([_heldout_of(loaded) if each == "heldout" else each for each in asked])
     budgets = list(dict.fromkeys(budget or ["15%"]))
     if any(Budget.parse(text).examples is not None for text in budgets):
         raise UsageError(
@@ -122,7 +123,7 @@ def compare(
         return done
     trials = _trials(ref, loading, longest, Path(store), loaded, pool, vectors)
     tokens = sum(len(each.ids) for each in trials.rendered.values())
-    asked = [_in_tokens(Budget.parse(text), tokens) for text in budgets]
+    in_tokens = [_in_tokens(Budget.parse(text), tokens) for text in budgets]
     scored = trials.score(methods, flags)
     arms = arms_of(
         methods,
@@ -130,7 +131,7 @@ def compare(
             scored.frames[method.label], tokens=most, vectors=scored.vectors, seed=seed
         ),
         scored.lengths,
-        budgets=asked,
+        budgets=in_tokens,
         seeds=seeds,
         batch_size=tuning.batch_size,
     )

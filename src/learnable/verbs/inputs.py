@@ -27,12 +27,10 @@ def pool_of(data: list[str], reading: Reading, output: str, *, holdout: float = 
                 hint="give them to `learnable load`",
             )
     else:
-        loaded = load(
-            data,
-            reading=reading,
-            holdout=holdout,
-            output=output.replace("{fingerprint}", "").rstrip("/-") + "-pool",
-        )
+        base = output.replace("{fingerprint}", "").rstrip("/-")
+        # Two names, so that asking for held-out rows later does not run into the pool without them.
+        suffix = "-pool-heldout" if holdout else "-pool"
+        loaded = load(data, reading=reading, holdout=holdout, output=base + suffix)
     return rows.load_pool(loaded.folder), loaded
 
 
