@@ -122,35 +122,49 @@ def shown_evaluation(table: pl.DataFrame, label: str) -> list[str]:
 def shown_choices(folder: Path) -> list[str]:
     """Return from the scores what each method chose, as Markdown."""
     scores = pl.read_parquet(folder / "scores.parquet")
+    shown = {"response_tokens": "response tokens", "loss_before": "L_base", "loss_alone": "L_alone"}
+    shown = {name: title for name, title in shown.items() if name in scores.columns}
     chosen = pl.read_parquet(folder / "selections.parquet").filter(pl.col("budget_tokens").is_not_null())
-    joined = chosen.join(
-        scores.select("id", "source", "response_tokens", "loss_before", "loss_alone"), on="id"
-    )
-    ours = scores.with_columns(method=pl.lit("the pool"), seed=pl.lit(0, pl.Int64))
-    both = pl.concat(
-        [
-            joined.select(
-                names := ["method", "seed", "source", "response_tokens", "loss_before", "loss_alone"]
-            ),
-            ours.select(names),
-        ]
-    )
+    names = ["method", "seed", "source", *shown]
+    joined = chosen.join(scores.select("id", "source", *shown), on="id").select(names)
+    ours = scores.with_columns(method=pl.lit("the pool"), seed=pl.lit(0, pl.Int64)).select(names)
+    both = pl.concat([joined, ours])
     kinds = KINDS[1:]
-    lines = [
-        "| method | "
-        + " | ".join(f"{kind}, %" for kind in kinds)
-        + " | corrupted, % | response tokens | L_base | L_alone |",
-        "| --- | " + "---: | " * (len(kinds) + 4),
-    ]
+    titles = [*(f"{kind}, %" for kind in kinds), "corrupted, %", *shown.values()]
+    lines = ["| method | " + " | ".join(titles) + " |", "| --- |" + " ---: |" * len(titles)]
     for part in both.partition_by("method", maintain_order=True):
         shares = [100 * float((part["source"] == kind).mean()) for kind in kinds]  # type: ignore[arg-type]
-        means = [float(part[name].mean()) for name in ("response_tokens", "loss_before", "loss_alone")]  # type: ignore[arg-type]
-        lines.append(
-            f"| {part['method'][0]} | "
-            + " | ".join(f"{share:.1f}" for share in [*shares, sum(shares)])
-            + f" | {means[0]:.0f} | {means[1]:.2f} | {means[2]:.2f} |"
-        )
+        means = [float(part[name].mean()) for name in shown]  # type: ignore[arg-type]
+        cells = [f"{share:.1f}" for share in [*shares, sum(shares)]]
+        cells += [f"{means[0]:.0f}", *(f"{mean:.2f}" for mean in means[1:])]
+        lines.append(f"| {part['method'][0]} | " + " | ".join(cells) + " |")
     return lines
+
+
+def shown_without_overlap(folder: Path) -> list[str]:
+    """Return the differences to random on the items that share nothing with the pool, as Markdown; nothing if all do."""
+    table = pl.read_parquet(folder / "table.parquet")
+    results = pl.read_parquet(folder / "results.parquet")
+    overlap = pl.read_parquet(folder / "overlap.parquet")
+    methods = table.filter(pl.col("difference").is_not_null() & pl.col("budget_tokens").is_not_null())
+    lines = [
+        "| evaluation | items | method | difference to random | p | verdict |",
+        "| --- | ---: | --- | ---: | ---: | --- |",
+    ]
+    for label in overlap["evaluation"].unique(maintain_order=True):
+        known = overlap.filter(pl.col("evaluation") == label)["item"].to_list()
+        here = results.filter((pl.col("evaluation") == label) & ~pl.col("id").is_in(known))
+        higher = bool(table.filter(pl.col("evaluation") == label)["higher_is_better"].to_list()[0])
+        names = methods.filter(pl.col("evaluation") == label)["method"].to_list()
+        for name in names:
+            against = difference(
+                _values(here, name), _values(here, "random"), higher_is_better=higher, comparisons=len(names)
+            )
+            lines.append(
+                f"| {label} | {against.items} | {name} | {against.mean:+.4f} ({against.low:+.4f} to {against.high:+.4f}) "
+                f"| {against.p:.2g} | {against.verdict} |"
+            )
+    return lines if len(lines) > 2 else []
 
 
 def shown_variants(folder: Path, *, paper: str) -> list[str]:
@@ -230,6 +244,9 @@ def main() -> None:
     if "learnability" in options.by:
         print("\nVariants against the paper's form, intervals for all variants of an evaluation together:\n")
         print("\n".join(shown_variants(outcome.folder, paper="learnability")))
+    if clean := shown_without_overlap(outcome.folder):
+        print("\nOn the evaluation items that share nothing with the pool:\n")
+        print("\n".join(clean))
     arms = pl.read_parquet(outcome.folder / "arms.parquet")
     print(
         f"\nCost: {arms['tokens'].sum():,} tokens in {outcome.facts['trainings']} trainings, {arms['seconds'].sum():,.0f} s; "
