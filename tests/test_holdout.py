@@ -1,6 +1,7 @@
 """Rows set aside for evaluation: a share of every source, never chosen, all accounted for."""
 
 import json
+from dataclasses import replace
 
 import polars as pl
 import pytest
@@ -29,6 +30,20 @@ def test_nothing_is_in_both_and_nothing_is_lost(pool):
     rest, aside = hold_out(pool, share=0.25)
     assert set(rest.examples["id"]).isdisjoint(example.id for example in aside)
     assert {*rest.examples["id"], *(example.id for example in aside)} == set(pool.examples["id"])
+
+
+def test_all_answers_to_a_prompt_go_together(tmp_path):
+    first = toy_examples(30)
+    again = [
+        replace(each, messages=(each.messages[0], replace(each.messages[1], content="other")))
+        for each in first
+    ]
+    write_messages(first, tmp_path / "a.jsonl")
+    write_messages(again, tmp_path / "b.jsonl")
+    rest, aside = hold_out(read([str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")]), share=0.2)
+    held = {example.messages[0].content for example in aside}
+    assert len(aside) == 2 * len(held) == 12
+    assert held.isdisjoint(example.messages[0].content for example in rest.iter_examples())
 
 
 def test_the_ledger_says_why(pool):

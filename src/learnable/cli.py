@@ -201,7 +201,7 @@ def _shown(value: Any) -> str:
     )
 
 
-def _show_comparison(outcome: Outcome) -> None:
+def _show_comparison(outcome: Outcome, warnings: Sequence[str] = ()) -> None:
     """Print the table of a comparison: each method's value and its difference to a random draw, in words."""
     console = Console(soft_wrap=True, highlight=False)
     if not outcome.ran:
@@ -234,7 +234,7 @@ def _show_comparison(outcome: Outcome) -> None:
         f"together ({facts['confidence']:.0%})",
         markup=False,
     )
-    if facts["in both"]:
+    if facts["in both"] and not warnings:
         console.print(
             f"warning: {facts['in both']:,} evaluation items stand in the pool too: see overlap.parquet"
         )
@@ -244,12 +244,11 @@ def _show_comparison(outcome: Outcome) -> None:
 def _show_run(outcomes: dict[str, Outcome]) -> None:
     by_verb = {outcome.verb: outcome for outcome in outcomes.values()}
     if "compare" in by_verb and "report" in by_verb:
-        _show_comparison(by_verb["compare"])
-        for warning in by_verb["report"].facts["warnings"]:
-            Console(soft_wrap=True, highlight=False).print(f"warning: {warning}", markup=False)
-        Console(soft_wrap=True, highlight=False).print(
-            f"report: {by_verb['report'].facts['report']}", markup=False
-        )
+        console, reported = Console(soft_wrap=True, highlight=False), by_verb["report"].facts
+        _show_comparison(by_verb["compare"], reported["warnings"])
+        for warning in reported["warnings"]:
+            console.print(f"warning: {warning}", markup=False)
+        console.print(f"report: {reported['report']}", markup=False)
         return
     if "select" not in by_verb or "report" not in by_verb:
         return

@@ -54,18 +54,25 @@ def load_pool(folder: Path) -> Pool:
 
 
 def hold_out(pool: Pool, *, share: float) -> tuple[Pool, list[Example]]:
-    """Set a share of the examples of each source aside, drawn by a hash of their ids.
+    """Set a share of each source aside, drawn by a hash of the prompts; all answers to one prompt go together.
 
     Args:
         pool: All rows.
-        share: Between 0 and 1; of every source, rounded.
+        share: Between 0 and 1; of the distinct prompts of every source, rounded.
 
     Returns:
         The pool without them, their rows marked as held out; and the examples, in the order of the pool.
     """
-    drawn = pl.col("id").map_elements(lambda name: fingerprint(["held out", name]), return_dtype=pl.String)
-    place = drawn.rank("ordinal").over("source") - 1
-    aside = pool.examples.filter(place < (share * pl.len().over("source")).round())
+    prompts = pl.Series(
+        "prompt",
+        [fingerprint(["held out", [m.content for m in each.messages[:-1]]]) for each in pool.iter_examples()],
+        dtype=pl.String,
+    )
+    known = pool.examples.with_columns(prompts)
+    place = pl.col("prompt").rank("dense").over("source") - 1
+    drawn = known.filter(place < (share * pl.col("prompt").n_unique().over("source")).round())["prompt"]
+    # Also where another source asks the same.
+    aside = known.filter(pl.col("prompt").is_in(drawn.unique().to_list())).drop("prompt")
     examples = pool.examples.join(aside.select("id"), on="id", how="anti", maintain_order="left")
     first = pl.col("id").is_in(aside["id"].to_list()) & pl.col("reason").is_null()
     rows = pool.rows.with_columns(pl.when(first).then(pl.lit(HELD_OUT)).otherwise("reason").alias("reason"))

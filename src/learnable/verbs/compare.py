@@ -95,7 +95,10 @@ def compare(
     flags = rows.boolean_columns(pool) if _may_be_columns(names, reference) else pool.examples.select("id")
     flags = flags.drop(RESERVED, strict=False)
     methods = parse_methods(names, reference=reference, columns=flags.columns[1:])
-    evaluations = evaluations_of([_heldout_of(loaded) if each == "heldout" else each for each in asked])
+    aside = _heldout_of(loaded) if "heldout" in asked else ""
+    evaluations = evaluations_of(
+        [aside if each == "heldout" else each for each in asked], named={aside: "heldout"}
+    )
     budgets = list(dict.fromkeys(budget or ["15%"]))
     if any(Budget.parse(text).examples is not None for text in budgets):
         raise UsageError(

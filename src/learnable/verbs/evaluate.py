@@ -1,7 +1,7 @@
 """``learnable evaluate``: how good a model is, on local data."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -52,8 +52,8 @@ class Evaluation:
         return frame.select(pl.lit(self.label).alias("evaluation"), pl.all())
 
 
-def evaluations_of(written: Sequence[str]) -> list[Evaluation]:
-    """Return the evaluations that were asked for, their data read.
+def evaluations_of(written: Sequence[str], *, named: Mapping[str, str] | None = None) -> list[Evaluation]:
+    """Return the evaluations that were asked for, their data read; ``named`` gives labels to some of them.
 
     Raises:
         UsageError: If one is not known.
@@ -66,6 +66,7 @@ def evaluations_of(written: Sequence[str]) -> list[Evaluation]:
         evaluator = build_evaluator(specification)
         # Files of one name in two folders are told apart by their paths.
         label = specification.label if labels.count(specification.label) == 1 else text
+        label = (named or {}).get(text, label)
         examples = evaluator.read(specification.path)
         found.append(Evaluation(label=label, evaluator=evaluator, examples=examples))
     return found
