@@ -44,7 +44,7 @@ class Counting(LanguageModel):
 
     def __init__(self, ref):
         super().__init__(ref)
-        self.passes, self.answers, self.stop_after = 0, 0, math.inf
+        self.passes, self.stop_after = 0, math.inf
 
     def nll(self, rendered):
         self._count(len(rendered))

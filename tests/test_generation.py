@@ -7,9 +7,9 @@ from transformers import GenerationConfig
 
 from learnable.errors import ModelError, UsageError
 from learnable.model import LanguageModel, Renderer
-from learnable.model.generation import generate, generate_batches
+from learnable.model.generation import _nucleus, generate, generate_batches
 from learnable.testing import tiny_model, toy_examples
-from learnable.types import Message, ModelRef
+from learnable.types import Message, ModelRef, Sampling
 
 LLAMA_2 = (
     "{% for message in messages %}{% if message['role'] == 'user' %}{{ '[INST] ' + message['content'] + ' [/INST]' }}"
@@ -142,7 +142,10 @@ def test_answers_outside_only_are_left_out_and_the_batches_stay(model, prompts, 
         for pair in zip(positions, texts, strict=True)
     )
     assert 1 < len(every) < len(prompts)
-    assert some == {1: one_by_one[1], 4: one_by_one[4]}
+    assert {position: answer.text for position, answer in some.items()} == {
+        1: one_by_one[1],
+        4: one_by_one[4],
+    }
 
 
 def test_sampling_depends_on_the_seed_alone(model):
@@ -199,3 +202,29 @@ def test_what_makes_no_sense_is_refused(model, prompts):
     with pytest.raises(ModelError, match="without tokens"):
         generate(model.network, tokenizer, [[]], max_new_tokens=1)
     assert generate(model.network, tokenizer, [], max_new_tokens=1) == []
+
+
+@pytest.mark.parametrize("spread", [0.01, 5.0])
+def test_the_nucleus_is_what_sorting_the_vocabulary_gives(spread):
+    logits = spread * torch.randn(3, 6_000, generator=torch.Generator().manual_seed(0))
+    falling, order = logits.sort(dim=-1, descending=True)
+    mass = falling.softmax(dim=-1).cumsum(dim=-1)
+    outside = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, order, mass - falling.softmax(-1) >= 0.9)
+    assert torch.equal(_nucleus(logits, 0.9).isinf(), outside)
+
+
+def test_the_bare_user_turn_is_what_stands_before_a_question(model):
+    opening, closing = model.renderer.user_turn
+    assert model.renderer.decode(opening) == "<|im_start|>user\n"
+    assert [model.renderer.tokenizer.decode([token]) for token in closing] == ["<|im_end|>"]
+
+
+def test_a_question_depends_on_its_seed_alone(model):
+    drawn = {}
+    for seeds in ([3], [7, 3, 5]):
+        for positions, answers in model.questions(
+            len(seeds), sampling=Sampling(max_new_tokens=8), seeds=seeds
+        ):
+            drawn |= {(len(seeds), seeds[p]): answer for p, answer in zip(positions, answers, strict=True)}
+    assert drawn[1, 3] == drawn[3, 3]
+    assert len({drawn[3, seed].text for seed in (7, 3, 5)}) == 3

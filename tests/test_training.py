@@ -138,7 +138,8 @@ def test_a_checkpoint_that_was_not_finished_is_thrown_away(ref, rendered, traine
 
 def test_a_finished_run_is_not_repeated(ref, rendered, trained, monkeypatch):
     monkeypatch.setattr(sft, "_fine_tune", lambda *_: pytest.fail("trained again"))
-    assert fine_tune(ref, rendered, trained.folder, tuning=FAST, label="training") == trained
+    again = fine_tune(ref, rendered, trained.folder, tuning=FAST, label="training")
+    assert again == replace(trained, ran=False)
 
 
 def test_the_order_of_the_examples_does_not_matter(ref, rendered, trained, tmp_path):

@@ -5,10 +5,10 @@ Letters used for shapes: n examples, T tokens of one example, k picked.
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any, ClassVar, Literal, Protocol, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self
 
 import numpy as np
 import polars as pl
@@ -130,6 +130,61 @@ class Model(Protocol):
 
     def embed(self, rendered: Sequence[Rendered]) -> NDArray[np.float32]:
         """One vector for each example, (n, d)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How a model's answers are drawn; the defaults are those of DELIA's authors (arXiv 2408.10841, their code).
+
+    Args:
+        temperature: 0 is greedy; else logits are divided by it and a token is drawn.
+        top_p: Draw from the likeliest tokens that together have this probability.
+        max_new_tokens: Most tokens of an answer.
+    """
+
+    temperature: float = 0.7
+    top_p: float = 0.95
+    max_new_tokens: int = 512
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0 or not 0 < self.top_p <= 1:
+            raise UsageError(
+                f"temperature must be at least 0 and top_p in (0, 1], got {self.temperature} and {self.top_p}"
+            )
+        if self.max_new_tokens < 1:
+            raise UsageError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
+
+
+class Answer(NamedTuple):
+    """What was generated: its ``text``, and whether it ``finished`` by itself instead of being cut off."""
+
+    text: str
+    finished: bool
+
+
+class Generator(Protocol):
+    """Answers conversations: a loaded model, or a server."""
+
+    @property
+    def key(self) -> str:
+        """Identity of what answers."""
+
+    def answers(
+        self,
+        conversations: Sequence[Sequence[Message]],
+        *,
+        sampling: Sampling,
+        seeds: Sequence[int],
+        only: Collection[int] | None = None,
+    ) -> Iterator[tuple[list[int], list[Answer]]]:
+        """Yield positions and answers, some at a time as they are done; those outside ``only`` are left out.
+
+        Args:
+            conversations: n conversations that end before the answer.
+            sampling: How to draw.
+            seeds: One per conversation.
+            only: Positions to answer; all when not given.
+        """
 
 
 class Scorer(Protocol):

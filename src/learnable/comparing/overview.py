@@ -184,12 +184,7 @@ def _means(arms: pl.DataFrame, method: str, budget: int | None) -> dict[str, flo
     here = arms.filter(
         (pl.col("method") == method) & pl.col("budget_tokens").eq_missing(pl.lit(budget, pl.Int64))
     )
-    names = {
-        "examples": "examples",
-        "tokens": "tokens",
-        "response_tokens": "response_tokens",
-        "steps": "steps",
-    }
+    names = ("examples", "tokens", "response_tokens", "steps")
     means = here.select(
         *(pl.col(name).cast(pl.Float64).mean() for name in names), training_s=pl.col("seconds").mean()
     )

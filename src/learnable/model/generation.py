@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from learnable.errors import ModelError, UsageError
+from learnable.types import Answer
 
 BATCH_TOKENS = {"cpu": 8_192, "cuda": 65_536, "mps": 8_192}
 """Most tokens of a batch, prompts with padding and room for the answers, by kind of device."""
@@ -66,9 +67,9 @@ def generate(
         stop_ids=stop_ids,
         batch_tokens=batch_tokens,
     )
-    for positions, texts in batches:
-        for position, text in zip(positions, texts, strict=True):
-            completions[position] = text
+    for positions, answers in batches:
+        for position, answer in zip(positions, answers, strict=True):
+            completions[position] = answer.text
     return completions
 
 
@@ -84,8 +85,8 @@ def generate_batches(
     stop_ids: Collection[int] | None = None,
     batch_tokens: int | None = None,
     only: Collection[int] | None = None,
-) -> Iterator[tuple[list[int], list[str]]]:
-    """Yield ``(positions, completions)`` as each batch is done, longest prompts first.
+) -> Iterator[tuple[list[int], list[Answer]]]:
+    """Yield ``(positions, answers)`` as each batch is done, longest prompts first.
 
     Args:
         network: See ``generate``.
@@ -111,7 +112,13 @@ def generate_batches(
         noise = _Noise(temperature, top_p, [seeds[p] for p in positions]) if temperature and seeds else None
         ids = [np.asarray(prompts[position], dtype=np.int64) for position in positions]
         answers = _answered(network, ids, max_new_tokens=max_new_tokens, stops=stops, noise=noise)
-        yield positions, [tokenizer.decode(answer, skip_special_tokens=True) for answer in answers]
+        yield (
+            positions,
+            [
+                Answer(tokenizer.decode(answer, skip_special_tokens=True), len(answer) < max_new_tokens)
+                for answer in answers
+            ],
+        )
 
 
 def _check(
@@ -237,11 +244,25 @@ class _Noise(LogitsProcessor):
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         logits = scores.float() / self._temperature  # (B, V)
         if self._top_p < 1:
-            sorted_logits, order = logits.sort(dim=-1, descending=True)
-            probabilities = sorted_logits.softmax(dim=-1)
-            outside = probabilities.cumsum(dim=-1) - probabilities >= self._top_p
-            logits = logits.masked_fill(outside.gather(-1, order.argsort(dim=-1)), float("-inf"))
+            logits = _nucleus(logits, self._top_p)
         uniform = torch.stack([torch.rand(logits.shape[-1], generator=g) for g in self._generators])
         tiny = torch.finfo(torch.float32).tiny
         gumbel = -(-uniform.clamp_min(tiny).log()).clamp_min(tiny).log()
         return logits + gumbel.to(logits.device)
+
+
+def _nucleus(logits: torch.Tensor, top_p: float) -> torch.Tensor:
+    """Return logits (B, V) with -inf outside the likeliest tokens that together have the probability ``top_p``.
+
+    Sorting the vocabulary would take longer than the network; a few hundred tokens nearly always hold the nucleus.
+    """
+    total, size, count = logits.logsumexp(dim=-1, keepdim=True), logits.shape[-1], 256
+    while True:
+        likeliest = logits.topk(min(count, size), dim=-1).values  # (B, count), falling
+        probabilities = (likeliest - total).exp()
+        mass = probabilities.cumsum(dim=-1)
+        if count >= size or bool((mass[:, -1] >= top_p).all()):
+            break
+        count *= 16
+    inside = (mass - probabilities < top_p).sum(dim=-1, keepdim=True)
+    return logits.masked_fill(logits < likeliest.gather(-1, inside - 1), float("-inf"))

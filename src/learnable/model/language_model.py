@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,7 +16,7 @@ from learnable.model.loading import load_network
 from learnable.model.losses import batch_embeddings, batch_nll, batch_token_nll
 from learnable.model.rendering import Renderer
 from learnable.model.source import adapter_key, identify, is_adapter, position_limit
-from learnable.types import Message, ModelRef, Rendered
+from learnable.types import Answer, Message, ModelRef, Rendered, Sampling
 
 Part = TypeVar("Part")
 BATCH_TOKENS = {"cpu": 2_048, "cuda": 32_768, "mps": 4_096}
@@ -126,12 +127,59 @@ class LanguageModel:
         Raises:
             ModelError: If the chat template refuses a conversation.
         """
+        greedy = Sampling(temperature=0.0, top_p=1.0, max_new_tokens=max_new_tokens)
+        batches = self.answers(conversations, sampling=greedy, seeds=[0] * len(conversations), only=only)
+        for positions, answers in batches:
+            yield positions, [answer.text for answer in answers]
+
+    def answers(
+        self,
+        conversations: Sequence[Sequence[Message]],
+        *,
+        sampling: Sampling,
+        seeds: Sequence[int],
+        only: Collection[int] | None = None,
+    ) -> Iterator[tuple[list[int], list[Answer]]]:
+        """Yield positions and answers as each batch is done; implements ``types.Generator``.
+
+        Raises:
+            ModelError: If the chat template refuses a conversation.
+        """
+        prompts = [self.renderer.prompt_ids(messages) for messages in conversations]
+        yield from self._continued(
+            prompts, sampling=sampling, seeds=seeds, only=only, stop_ids=self.renderer.stop_ids
+        )
+
+    def questions(
+        self, count: int, *, sampling: Sampling, seeds: Sequence[int], only: Collection[int] | None = None
+    ) -> Iterator[tuple[list[int], list[Answer]]]:
+        """Yield positions and user turns that the model itself writes, from its bare user turn.
+
+        Raises:
+            ModelError: If the chat template refuses a user turn.
+        """
+        opening, closing = self.renderer.user_turn
+        stop_ids = {*self.renderer.stop_ids, *closing}
+        yield from self._continued(
+            [opening] * count, sampling=sampling, seeds=seeds, only=only, stop_ids=stop_ids
+        )
+
+    def _continued(
+        self,
+        prompts: Sequence[NDArray[np.int32]],
+        *,
+        sampling: Sampling,
+        seeds: Sequence[int],
+        only: Collection[int] | None,
+        stop_ids: Collection[int],
+    ) -> Iterator[tuple[list[int], list[Answer]]]:
         yield from generate_batches(
             self.network,
             self.renderer.tokenizer,
-            [self.renderer.prompt_ids(messages) for messages in conversations],
-            max_new_tokens=max_new_tokens,
-            stop_ids=self.renderer.stop_ids,
+            prompts,
+            **asdict(sampling),
+            seeds=seeds,
+            stop_ids=stop_ids,
             only=only,
         )
 

@@ -157,6 +157,25 @@ class Renderer:
         ids = self._tokenizer(before, add_special_tokens=False, return_attention_mask=False)["input_ids"]
         return np.asarray(ids, dtype=np.int32)
 
+    @property
+    def user_turn(self) -> tuple[NDArray[np.int32], tuple[int, ...]]:
+        """The tokens before what a user says in the first turn, int32 (T,), and the tokens that may end that turn.
+
+        A model given the first writes the question itself (Magpie, arXiv 2406.08464). A template that puts nothing
+        before it leaves the token where a text begins.
+
+        Raises:
+            ModelError: If the chat template refuses a conversation of one turn each.
+        """
+        answered = (Message(role="user", content=SENTINEL), Message(role="assistant", content="answer"))
+        text, _ = self._locate(Example(id="user turn", messages=answered, source="prompts"))
+        start = text.index(SENTINEL)
+        after = self._tokenizer(text[start + len(SENTINEL) :], add_special_tokens=False)["input_ids"]
+        before = self._tokenizer(text[:start].rstrip(" "), add_special_tokens=False)["input_ids"]
+        closing = (token for token in after if token in self._end_of_turn)
+        opening = np.asarray(before or [self.separator], dtype=np.int32)
+        return opening, (next(closing, int(self._tokenizer.eos_token_id)),)
+
     def response_spans(self, messages: Sequence[Message]) -> tuple[str, list[tuple[int, int]]]:
         """Return the rendered text and the ``[start, end)`` characters of each answer in it.
 

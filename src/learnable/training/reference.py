@@ -84,9 +84,8 @@ def train_reference(
             f", fold {number + 1} of {reference.folds}" if reference.folds else ""
         )
         name = f"part-{number}"
-        done_before = (folder / name / "training.json").is_file()
         trained = fine_tune(ref, [rendered[i] for i in inside], folder / name, tuning=reference, label=label)
-        tokens += 0 if done_before else trained.tokens
+        tokens += trained.tokens if trained.ran else 0
         parts.append({"name": name, "kind": "adapter" if reference.method == "lora" else "model"})
     write_frame(pl.DataFrame({"id": ids, "part": fold}), folder / "assignment.parquet")
     write_json(folder / "reference.json", {"parts": parts})

@@ -34,12 +34,16 @@ PIECE_TOKENS = {"cpu": 1_024, "cuda": 16_384, "mps": 4_096}
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """What a training did: ``tokens`` of all epochs, without padding; ``seconds`` up to each kill's last checkpoint."""
+    """What a training did: ``tokens`` of all epochs, without padding; ``seconds`` up to each kill's last checkpoint.
+
+    ``ran`` is False when it was done before.
+    """
 
     folder: Path
     tokens: int
     steps: int
     seconds: float
+    ran: bool = True
 
 
 def fine_tune(
@@ -65,7 +69,7 @@ def fine_tune(
         shutil.rmtree(
             folder / "checkpoints", ignore_errors=True
         )  # left by a kill right after the record was written
-        return Trained(folder=folder, **known)
+        return Trained(folder=folder, ran=False, **known)
     useful = sorted((example for example in rendered if example.mask.any()), key=lambda example: example.id)
     if not useful:
         raise TrainError(

@@ -1,10 +1,10 @@
 """``learnable compare``: the same model on equal token budgets chosen by different methods, and what came of it."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import polars as pl
 
@@ -15,14 +15,17 @@ from learnable.errors import SelectionError, UsageError
 from learnable.fingerprint import fingerprint
 from learnable.progress import say
 from learnable.scorers import SCORERS
-from learnable.steps import Outcome, Step, read_json
+from learnable.steps import Outcome, Step
 from learnable.types import Budget, Example, Loading, ModelRef, Pool, Reading, Reference, Tuning
-from learnable.verbs.evaluate import Evaluation, evaluations_of
+from learnable.verbs.evaluate import Evaluation, evaluations_of, wants_heldout
 from learnable.verbs.inputs import length_limit, pool_of, would_run
 from learnable.verbs.load import HELDOUT
 from learnable.verbs.options import Flat, Output, Several
 from learnable.verbs.score import MEASURED, Vectors, price_of
 from learnable.verbs.trials import Trials
+
+if TYPE_CHECKING:
+    from learnable.training import Trained
 
 BY = ("learnability", "ifd", "longest")
 RESERVED = ("source", "truncated", "undefined", *MEASURED, *SCORERS)
@@ -90,15 +93,15 @@ def compare(
     ref = ModelRef(name=model, **asdict(loading))
     longest = length_limit(ref, max_length)
     asked = evaluate or ["heldout"]
-    pool, loaded = pool_of(data, reading, output, holdout=HOLDOUT_SHARE if "heldout" in asked else 0.0)
+    holdout = HOLDOUT_SHARE if wants_heldout(asked) else 0.0
+    pool, loaded = pool_of(data, reading, output, holdout=holdout)
     names = list(by or BY)
-    flags = rows.boolean_columns(pool) if _may_be_columns(names, reference) else pool.examples.select("id")
+    # Reading the rows again takes time: only where a name can be nothing but a column.
+    named = any(each.kind == "column" for each in parse_methods(names, reference=reference, columns=None))
+    flags = rows.boolean_columns(pool) if named else pool.examples.select("id")
     flags = flags.drop(RESERVED, strict=False)
     methods = parse_methods(names, reference=reference, columns=flags.columns[1:])
-    aside = _heldout_of(loaded) if "heldout" in asked else ""
-    evaluations = evaluations_of(
-        [aside if each == "heldout" else each for each in asked], named={aside: "heldout"}
-    )
+    evaluations = evaluations_of(asked, heldout=_heldout_of(loaded) if holdout else None)
     budgets = list(dict.fromkeys(budget or ["15%"]))
     if any(Budget.parse(text).examples is not None for text in budgets):
         raise UsageError(
@@ -143,9 +146,9 @@ def compare(
             say(
                 f"{arm.method} fills only {arm.tokens:,} of {arm.budget_tokens:,} tokens: not an equal comparison"
             )
-    folders = trials.train(arms, tuning)
-    results = trials.evaluate(arms, folders, evaluations)
-    trained = _arm_table(arms, folders)
+    trainings = trials.train(arms, tuning)
+    results = trials.evaluate(arms, [each.folder if each else None for each in trainings], evaluations)
+    trained = _arm_table(arms, trainings)
     table = overview(
         results,
         trained,
@@ -172,7 +175,7 @@ def compare(
         "budgets": budgets,
         "seeds": seeds,
         "confidence": confidence,
-        "trainings": len({folder for folder in folders if folder is not None}),
+        "trainings": trained["model"].drop_nulls().n_unique(),
         "tuning": asdict(tuning) | {"learning_rate": tuning.peak_learning_rate},
         "in both": overlap.select("evaluation", "item").unique().height,
     }
@@ -180,14 +183,14 @@ def compare(
     return step.finish(folder, facts=facts, started=started, links=links, tokens=trials.tokens, passes=passes)
 
 
-def _heldout_of(loaded: Outcome) -> str:
+def _heldout_of(loaded: Outcome) -> Path:
     path = loaded.folder / HELDOUT
     if not path.is_file():
         raise UsageError(
             f"{loaded.folder} was loaded without rows to evaluate on",
             hint="load it with --holdout 0.1, or name a file: heldout:FILE",
         )
-    return f"heldout:{path}@source_column=source"
+    return path
 
 
 def _in_tokens(budget: Budget, pool_tokens: int) -> int:
@@ -231,15 +234,6 @@ def _trials(
     )
 
 
-def _may_be_columns(names: Sequence[str], reference: Reference) -> bool:
-    """Tell whether a method is not known without looking into the rows; reading them again takes time."""
-    try:
-        parse_methods(names, reference=reference)
-    except UsageError:
-        return True
-    return False
-
-
 def _price(
     methods: Sequence[Method],
     budgets: Sequence[str],
@@ -253,12 +247,10 @@ def _price(
     needs = {column for m in chosen if m.scorer is not None for column in m.scorer.needs}
     vectors = vectors if any(method.needs_vectors for method in methods) else "none"
     trainings = len(chosen) * len(budgets) * seeds
-    price = (
-        [f"{sum(references.values()):g} reference training passes over {examples:,} examples"]
-        if references
-        else []
-    )
-    price += price_of(examples, needs, vectors)
+    price = price_of(examples, needs, vectors)
+    if references:
+        passes = sum(references.values())
+        price.insert(0, f"{passes:g} reference training passes over {examples:,} examples")
     price.append(f"at most {trainings} trainings of {', '.join(budgets)}")
     if any(method.kind == "full" for method in methods):
         price.append(f"{seeds} trainings on all {examples:,} examples")
@@ -266,7 +258,7 @@ def _price(
     return [*price, f"{items:,} evaluation items for each model"]
 
 
-def _arm_table(arms: Sequence[Arm], folders: Sequence[Path | None]) -> pl.DataFrame:
+def _arm_table(arms: Sequence[Arm], trainings: "Sequence[Trained | None]") -> pl.DataFrame:
     return pl.DataFrame(
         [
             {
@@ -276,11 +268,11 @@ def _arm_table(arms: Sequence[Arm], folders: Sequence[Path | None]) -> pl.DataFr
                 "examples": len(arm.ids),
                 "tokens": arm.tokens,
                 "response_tokens": arm.response_tokens,
-                "steps": read_json(folder / "training.json")["steps"] if folder else 0,
-                "seconds": float(read_json(folder / "training.json")["seconds"]) if folder else 0.0,
-                "model": folder.name if folder else None,
+                "steps": trained.steps if trained else 0,
+                "seconds": trained.seconds if trained else 0.0,
+                "model": trained.folder.name if trained else None,
             }
-            for arm, folder in zip(arms, folders, strict=True)
+            for arm, trained in zip(arms, trainings, strict=True)
         ],
         schema_overrides={"budget_tokens": pl.Int64, "model": pl.String},
     )
@@ -304,24 +296,23 @@ def _selections(arms: Sequence[Arm]) -> pl.DataFrame:
 
 def _overlap(pool: Pool, evaluations: Sequence[Evaluation]) -> pl.DataFrame:
     """Return which evaluation items stand in the pool, with the evaluation that they belong to."""
-    texts = pl.DataFrame([_texts(example) for example in pool.iter_examples()])
-    found = [
-        contamination(texts, pl.DataFrame([_texts(example) for example in each.examples])).select(
-            pl.lit(each.label).alias("evaluation"), pl.all()
-        )
+    texts = _texts(pool.iter_examples())
+    return pl.concat(
+        contamination(texts, _texts(each.examples)).select(pl.lit(each.label).alias("evaluation"), pl.all())
         for each in evaluations
-        if each.examples
-    ]
-    return (
-        pl.concat(found)
-        if found
-        else contamination(texts, texts.head(0)).select(pl.lit("").alias("evaluation"), pl.all())
     )
 
 
-def _texts(example: Example) -> dict[str, str]:
-    said = {
-        role: "\n".join(m.content for m in example.messages if m.role == role)
-        for role in ("user", "assistant")
-    }
-    return {"id": example.id, "text": said["user"], "answer": said["assistant"]}
+def _texts(examples: Iterable[Example]) -> pl.DataFrame:
+    """Return ``id``, ``text`` (what users say) and ``answer`` (what assistants say) of conversations."""
+    lines = [
+        (
+            example.id,
+            *(
+                "\n".join(m.content for m in example.messages if m.role == role)
+                for role in ("user", "assistant")
+            ),
+        )
+        for example in examples
+    ]
+    return pl.DataFrame(lines, schema=dict.fromkeys(("id", "text", "answer"), pl.String), orient="row")

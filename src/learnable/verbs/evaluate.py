@@ -1,8 +1,9 @@
 """``learnable evaluate``: how good a model is, on local data."""
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +12,7 @@ import polars as pl
 from learnable.atomic import write_frame
 from learnable.comparing import interval
 from learnable.errors import ModelError
-from learnable.evaluating import GRADES, EvaluatedModel, Evaluator, build_evaluator, parse
+from learnable.evaluating import GRADES, EvaluatedModel, Evaluator, Specification, build_evaluator, parse
 from learnable.evaluating import evaluate as graded
 from learnable.fingerprint import fingerprint
 from learnable.steps import Outcome, Step
@@ -52,8 +53,17 @@ class Evaluation:
         return frame.select(pl.lit(self.label).alias("evaluation"), pl.all())
 
 
-def evaluations_of(written: Sequence[str], *, named: Mapping[str, str] | None = None) -> list[Evaluation]:
-    """Return the evaluations that were asked for, their data read; ``named`` gives labels to some of them.
+def wants_heldout(written: Sequence[str]) -> bool:
+    """Tell whether an evaluation is on the rows that the data itself sets aside: ``heldout`` without a file."""
+    return any(_is_heldout(parse(text)) for text in written)
+
+
+def _is_heldout(specification: Specification) -> bool:
+    return specification.name == "heldout" and specification.path is None
+
+
+def evaluations_of(written: Sequence[str], *, heldout: Path | None = None) -> list[Evaluation]:
+    """Return the evaluations that were asked for, their data read; ``heldout`` are the rows that were set aside.
 
     Raises:
         UsageError: If one is not known.
@@ -63,10 +73,12 @@ def evaluations_of(written: Sequence[str], *, named: Mapping[str, str] | None = 
     labels = [specification.label for specification in specifications.values()]
     found = []
     for text, specification in specifications.items():
-        evaluator = build_evaluator(specification)
         # Files of one name in two folders are told apart by their paths.
         label = specification.label if labels.count(specification.label) == 1 else text
-        label = (named or {}).get(text, label)
+        if heldout is not None and _is_heldout(specification):
+            settings = {"source_column": "source", **specification.settings}
+            specification = replace(specification, path=str(heldout), settings=settings)
+        evaluator = build_evaluator(specification)
         examples = evaluator.read(specification.path)
         found.append(Evaluation(label=label, evaluator=evaluator, examples=examples))
     return found
@@ -116,7 +128,8 @@ def evaluate(
     from learnable.model import LanguageModel
 
     network = LanguageModel(ref)
-    grades = graded_all(network, asked, part and Path(part[0]), store=Store(Path(store)), max_length=longest)
+    with network.adapter(Path(part[0])) if part is not None else nullcontext():
+        grades = graded_all(network, asked, store=Store(Path(store)), max_length=longest)
     write_frame(grades, folder / "results.parquet")
     facts: dict[str, Any] = {"model": model, "adapter": adapter}
     for each in asked:
@@ -133,23 +146,12 @@ def evaluate(
 def graded_all(
     network: "LanguageModel",
     evaluations: Sequence[Evaluation],
-    adapter: Path | None,
     *,
     store: Store,
     max_length: int,
     what: str = "",
 ) -> pl.DataFrame:
-    """Return the grades of all evaluations of one model, with or without an adapter."""
-    if not evaluations:
-        schema: dict[str, Any] = {"evaluation": pl.String, **GRADES}
-        return pl.DataFrame(schema=schema)
-
-    def all_of_them() -> pl.DataFrame:
-        return pl.concat(
-            [each.grade(network, store=store, max_length=max_length, what=what) for each in evaluations]
-        )
-
-    if adapter is None:
-        return all_of_them()
-    with network.adapter(adapter):
-        return all_of_them()
+    """Return the grades of all evaluations of one model, as it is now (its adapter on or off)."""
+    nothing: dict[str, Any] = {"evaluation": pl.String, **GRADES}
+    grades = [each.grade(network, store=store, max_length=max_length, what=what) for each in evaluations]
+    return pl.concat([pl.DataFrame(schema=nothing), *grades])

@@ -146,7 +146,11 @@ def score(
 
 def rules_of(methods: dict[str, Scorer]) -> dict[str, Any]:
     """Return what a selection must know of the scorers beyond their numbers."""
-    limits = {name: limit for name, method in methods.items() if (limit := max_score(method)) is not None}
+    limits = {
+        name: limit
+        for name, method in methods.items()
+        if (limit := getattr(method, "max_score", None)) is not None
+    }
     lowest = [name for name, method in methods.items() if not method.higher_is_better]
     return {"lowest first": lowest, "max score": limits}
 
@@ -161,11 +165,6 @@ def vectors_of(folder: Path) -> NDArray[np.float32] | None:
     rows = pl.read_parquet(folder / VECTORS)["vector"].to_list()
     width = max((len(row) for row in rows if row is not None), default=0)
     return np.array([row if row is not None else [np.nan] * width for row in rows], dtype=np.float32)
-
-
-def max_score(scorer: Scorer) -> float | None:
-    """Return the score above which a method leaves an example out, None where it has no such rule."""
-    return getattr(scorer, "max_score", None)
 
 
 def _needs(methods: dict[str, Scorer], reference: str | None) -> set[str]:

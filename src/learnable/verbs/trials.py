@@ -1,6 +1,7 @@
 """What a comparison costs model passes for: references, scores, trainings and evaluations, each kept in the store."""
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
@@ -22,6 +23,7 @@ from learnable.verbs.train import train
 
 if TYPE_CHECKING:
     from learnable.model import LanguageModel
+    from learnable.training import Trained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,26 +146,26 @@ class Trials:
         trained = round(whole * method.reference.passes)
         return replace(cost, reference_tokens=trained, reference_s=trained * _pace([reference]))
 
-    def train(self, arms: Sequence[Arm], tuning: Tuning) -> list[Path | None]:
-        """Return the folder of each arm's model, None for the untuned one; equal arms share a folder."""
+    def train(self, arms: Sequence[Arm], tuning: Tuning) -> "list[Trained | None]":
+        """Return the training of each arm, None for the untuned model; equal arms share one."""
         from learnable.model.source import identify
-        from learnable.training import fine_tune
+        from learnable.training import Trained, fine_tune
 
-        base, folders = identify(self.ref), list[Path | None]()
+        base, trainings = identify(self.ref), list[Trained | None]()
         for number, arm in enumerate(arms):
             if not arm.ids:
-                folders.append(None)
+                trainings.append(None)
                 continue
             how = replace(tuning, seed=arm.seed, steps=arm.steps)
             name = arm.name(base=base, rendering=self.rendering, max_length=self.longest, tuning=how)
-            folders.append(self.store / "arms" / name)
             label = f"training {number + 1} of {len(arms)}: {arm.method}, seed {arm.seed}"
             chosen = [self.rendered[example] for example in arm.ids]
             # Two comparisons may share a store, and an arm.
-            self.tokens += 0 if (self.store / "arms" / name / "training.json").is_file() else arm.tokens
             with waiting_lock(self.store / "arms" / f"{name}.lock"):
-                fine_tune(self.ref, chosen, self.store / "arms" / name, tuning=how, label=label)
-        return folders
+                trained = fine_tune(self.ref, chosen, self.store / "arms" / name, tuning=how, label=label)
+            self.tokens += trained.tokens if trained.ran else 0
+            trainings.append(trained)
+        return trainings
 
     def evaluate(
         self, arms: Sequence[Arm], folders: Sequence[Path | None], evaluations: Sequence[Evaluation]
@@ -211,8 +213,9 @@ class Trials:
             network = base
             if folder is not None and adapter is None:
                 network = LanguageModel(ModelRef(name=str(folder), **asdict(self.loading)))
-            grades = graded_all(network, alone, adapter, store=store, max_length=self.longest, what=what)
-            answers = _answers(network, by_judge, adapter, store=store, what=what)
+            with network.adapter(adapter) if adapter is not None else nullcontext():
+                grades = graded_all(network, alone, store=store, max_length=self.longest, what=what)
+                answers = _answers(network, by_judge, store=store, what=what)
             known[folder] = grades, answers
         return known
 
@@ -226,24 +229,16 @@ class Trials:
 
 
 def _answers(
-    network: "LanguageModel", by_judge: Sequence[Evaluation], adapter: Path | None, *, store: Store, what: str
+    network: "LanguageModel", by_judge: Sequence[Evaluation], *, store: Store, what: str
 ) -> dict[str, list[Completion]]:
-    def all_of_them() -> dict[str, list[Completion]]:
-        return {
-            each.label: completions(
-                network,
-                cast("JudgeEvaluator", each.evaluator),
-                each.examples,
-                store=store,
-                label=each.label + what,
-            )
-            for each in by_judge
-        }
-
-    if adapter is None:
-        return all_of_them()
-    with network.adapter(adapter):
-        return all_of_them()
+    """Return a model's answers to what judges compare, by evaluation."""
+    answers = {}
+    for each in by_judge:
+        evaluator = cast("JudgeEvaluator", each.evaluator)
+        answers[each.label] = completions(
+            network, evaluator, each.examples, store=store, label=each.label + what
+        )
+    return answers
 
 
 def _beside(arm: Arm, arms: Sequence[Arm]) -> int:
