@@ -155,6 +155,50 @@ class Sampling:
             raise UsageError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class NewToken:
+    """A token that a model does not know yet: its ``text``, and its ``meaning`` in words that the model knows."""
+
+    text: str
+    meaning: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.text or self.text != self.text.strip():
+            raise UsageError(
+                f"{self.text!r} cannot be a token: it is empty, or begins or ends with a space",
+                hint='write --tokens "<sep>=answer in JSON"',
+            )
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read ``<sep>=what it means``, or ``<sep>`` alone."""
+        token, _, meaning = text.partition("=")
+        return cls(text=token.strip(), meaning=meaning.strip())
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewTokens:
+    """Tokens that a model gets, and how their rows of the embedding begin.
+
+    Args:
+        added: The tokens.
+        init: ``random``, ``mean`` (of all rows) or ``description`` (mean of the rows of the meaning's tokens).
+        init_seed: Seeds ``random``.
+    """
+
+    added: tuple[NewToken, ...]
+    init: Literal["random", "mean", "description"] = "description"
+    init_seed: int = 0
+
+    def __post_init__(self) -> None:
+        texts = [token.text for token in self.added]
+        if len(set(texts)) != len(texts):
+            raise UsageError(f"a token is given twice: {', '.join(texts)}")
+
+    def __str__(self) -> str:
+        return ", ".join(token.text for token in self.added)
+
+
 class Answer(NamedTuple):
     """What was generated: its ``text``, and whether it ``finished`` by itself instead of being cut off."""
 

@@ -1,7 +1,17 @@
 """The only rooms, with ``train``, that know torch: loading, rendering, and the loss engine."""
 
+from learnable.model.concepts import concept_distances
 from learnable.model.language_model import LanguageModel
 from learnable.model.rendering import DEFAULT_TEMPLATE, Renderer
+from learnable.model.special_tokens import token_ids, with_tokens
 from learnable.model.static_embedding import StaticEmbedder
 
-__all__ = ["DEFAULT_TEMPLATE", "LanguageModel", "Renderer", "StaticEmbedder"]
+__all__ = [
+    "DEFAULT_TEMPLATE",
+    "LanguageModel",
+    "Renderer",
+    "StaticEmbedder",
+    "concept_distances",
+    "token_ids",
+    "with_tokens",
+]

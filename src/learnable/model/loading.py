@@ -27,7 +27,7 @@ def load_tokenizer(ref: ModelRef) -> Any:
         ModelError: If transformers cannot load it.
     """
     folder = locate(ref, weights=False)
-    with _loading(ref):
+    with loading_errors(ref):
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=ref.trust_remote_code)
 
 
@@ -39,7 +39,7 @@ def load_network(ref: ModelRef) -> Any:
     """
     folder, dtype = locate(ref), getattr(torch, resolved_dtype(ref))
     _keep_buffers()
-    with _loading(ref):
+    with loading_errors(ref):
         network: Any = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, trust_remote_code=ref.trust_remote_code
         )
@@ -52,7 +52,8 @@ def load_network(ref: ModelRef) -> Any:
 
 
 @contextmanager
-def _loading(ref: ModelRef) -> Iterator[None]:
+def loading_errors(ref: ModelRef) -> Iterator[None]:
+    """Turn what transformers says about loading a model into a ``ModelError``; silences its bars."""
     try:
         with quiet():
             yield

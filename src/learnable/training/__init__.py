@@ -1,5 +1,6 @@
 """Fine-tuning with TRL and PEFT, and the reference models that learnability compares with."""
 
+from learnable.training.gradients import GradientSum, gradient_sums
 from learnable.training.reference import (
     Part,
     References,
@@ -9,9 +10,10 @@ from learnable.training.reference import (
     read_reference,
     train_reference,
 )
-from learnable.training.sft import LengthGroupedBatches, Trained, fine_tune
+from learnable.training.sft import LengthGroupedBatches, Trained, fine_tune, lora, save_whole
 
 __all__ = [
+    "GradientSum",
     "LengthGroupedBatches",
     "Part",
     "References",
@@ -19,7 +21,10 @@ __all__ = [
     "assign_folds",
     "fine_tune",
     "given_reference",
+    "gradient_sums",
+    "lora",
     "no_assignment",
     "read_reference",
+    "save_whole",
     "train_reference",
 ]

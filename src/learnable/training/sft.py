@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import transformers
 from datasets import Dataset
-from peft import LoraConfig
+from peft import LoraConfig, PeftModel
 from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
@@ -47,7 +47,14 @@ class Trained:
 
 
 def fine_tune(
-    ref: ModelRef, rendered: Sequence[Rendered], folder: Path, *, tuning: Tuning, label: str
+    ref: ModelRef,
+    rendered: Sequence[Rendered],
+    folder: Path,
+    *,
+    tuning: Tuning,
+    label: str,
+    token_ids: Sequence[int] = (),
+    start: Path | None = None,
 ) -> Trained:
     """Fine-tune a model on the response tokens of rendered examples.
 
@@ -58,6 +65,8 @@ def fine_tune(
             unfinished one goes on from its last checkpoint, with the same result as an unbroken one.
         tuning: How.
         label: What the progress bar says.
+        token_ids: With LoRA: tokens whose rows of the embedding are trained beside the adapters, and saved with them.
+        start: With LoRA: an adapter of the same model to go on from, such as that of an earlier stage.
 
     Raises:
         TrainError: If there is nothing to train on, or the loss is not finite.
@@ -78,7 +87,7 @@ def fine_tune(
         )
     try:
         with disk_errors(folder):
-            return _fine_tune(ref, useful, folder, tuning, label)
+            return _fine_tune(ref, useful, folder, tuning, label, tuple(token_ids), start)
     except torch.cuda.OutOfMemoryError as error:
         longest = max(len(example.ids) for example in useful)
         raise TrainError(
@@ -87,13 +96,23 @@ def fine_tune(
         ) from error
 
 
-def _fine_tune(ref: ModelRef, rendered: list[Rendered], folder: Path, tuning: Tuning, label: str) -> Trained:
+def _fine_tune(
+    ref: ModelRef,
+    rendered: list[Rendered],
+    folder: Path,
+    tuning: Tuning,
+    label: str,
+    token_ids: tuple[int, ...],
+    start: Path | None,
+) -> Trained:
     started = time.monotonic()
     checkpoints = folder / "checkpoints"
     checkpoints.mkdir(parents=True, exist_ok=True)
     mixed = resolved_dtype(ref) == "bfloat16"
     # Full fine-tuning keeps float32 weights and computes in bfloat16: bfloat16 weights would lose small updates.
     network = load_network(replace(ref, dtype="float32") if tuning.method == "full" else ref)
+    if start is not None:
+        network = PeftModel.from_pretrained(network, str(start), is_trainable=True)
     tokenizer = load_tokenizer(ref)
     transformers.set_seed(tuning.seed)
     on_cpu = network.device.type == "cpu"
@@ -139,7 +158,7 @@ def _fine_tune(ref: ModelRef, rendered: list[Rendered], folder: Path, tuning: Tu
             args=arguments,
             train_dataset=_dataset(rendered),
             processing_class=tokenizer,
-            peft_config=_lora(tuning) if tuning.method == "lora" else None,
+            peft_config=lora(tuning, token_ids) if tuning.method == "lora" and start is None else None,
             callbacks=[_Checkpoints(started=started - spent_before)],
         )
         trainer.progress = progress
@@ -172,14 +191,39 @@ def _fine_tune(ref: ModelRef, rendered: list[Rendered], folder: Path, tuning: Tu
     return trained
 
 
-def _lora(tuning: Tuning) -> LoraConfig:
+def lora(tuning: Tuning, token_ids: Sequence[int] = ()) -> LoraConfig:
+    """Return the adapters that a training moves: on all linear layers, and the rows of these tokens."""
     return LoraConfig(
         r=tuning.rank,
         lora_alpha=2 * tuning.rank,
         lora_dropout=0.0,
         target_modules="all-linear",
         task_type="CAUSAL_LM",
+        trainable_token_indices=list(token_ids) or None,
     )
+
+
+def save_whole(ref: ModelRef, adapter: Path, folder: Path) -> None:
+    """Write a model with its adapter merged into the weights: a folder that plain transformers loads.
+
+    Weights are added in float32 and rounded once, to the dtype of ``ref``. A folder that is there is kept.
+
+    Raises:
+        DiskError: If it cannot be written.
+    """
+    if (folder / "config.json").is_file():
+        return
+    network = PeftModel.from_pretrained(
+        load_network(replace(ref, dtype="float32", device="cpu")), str(adapter)
+    )
+    merged = network.merge_and_unload().to(getattr(torch, resolved_dtype(ref)))
+    # The tokenizer first and the configuration last: a folder with a configuration is a whole model.
+    with replacing(folder / "merged") as aside, quiet():
+        merged.save_pretrained(aside)
+        load_tokenizer(ref).save_pretrained(aside)
+    for file in sorted((folder / "merged").iterdir(), key=lambda file: file.name == "config.json"):
+        file.replace(folder / file.name)
+    (folder / "merged").rmdir()
 
 
 def _dataset(rendered: Sequence[Rendered]) -> Dataset:

@@ -1,14 +1,21 @@
-"""``learnable train``: a model in, a fine-tuned reference out."""
+"""``learnable train``: a model in, a fine-tuned one out."""
 
+import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
+from learnable.errors import UsageError
+from learnable.fingerprint import fingerprint
 from learnable.progress import say
 from learnable.steps import Outcome, Step
-from learnable.types import Loading, ModelRef, Reading, Reference
+from learnable.types import Example, Loading, ModelRef, NewToken, NewTokens, Reading, Reference
 from learnable.verbs.inputs import given_part, length_limit, pool_of, would_run
-from learnable.verbs.options import Flat, Output
+from learnable.verbs.options import Flat, Output, Several
+
+Init = Literal["random", "mean", "description"]
 
 
 def train(
@@ -18,11 +25,15 @@ def train(
     reference: Annotated[Reference, Flat] = Reference(),
     loading: Annotated[Loading, Flat] = Loading(),
     reading: Annotated[Reading, Flat] = Reading(),
+    tokens: Annotated[list[str] | None, Several] = None,
+    init: Init = "description",
     max_length: int | None = None,
     dry_run: bool = False,
     output: Output = "reference",
 ) -> Outcome:
-    """Fine-tune a reference model on a pool: in-sample, or cross-fitted in folds.
+    """Fine-tune a model on a pool: a reference, in-sample or cross-fitted in folds, or a model with new tokens.
+
+    With `--tokens` the folder itself holds the whole trained model, which plain transformers loads.
 
     Args:
         data: Files, or a folder that `learnable load` wrote.
@@ -30,6 +41,8 @@ def train(
         reference: How to fine-tune.
         loading: How to load the model.
         reading: How to read rows.
+        tokens: New tokens, each "<sep>=what it means". Only their rows of the embedding are trained, beside LoRA.
+        init: How the row of a new token begins: random, mean (of all rows), or description (mean of its meaning's).
         max_length: Longest example in tokens; 2,048 or the model's own limit when not given.
         dry_run: Say what would run, and run nothing.
         output: Folder to write.
@@ -39,6 +52,7 @@ def train(
     started = time.monotonic()
     ref = ModelRef(name=model, **asdict(loading))
     longest = length_limit(ref, max_length)
+    new = _new_tokens(tokens, init, reference)
     pool, loaded = pool_of(data, reading, output)
     if dry_run and not is_here(ref):
         return Outcome.planned("train", [f"fetch or convert {model}", *[_price(reference, len(pool))]])
@@ -57,6 +71,8 @@ def train(
         }
         facts["learning rate"] = reference.peak_learning_rate
         parameters = asdict(reference) | {"max_length": longest}
+    if new is not None:
+        facts["tokens"], parameters["tokens"] = str(new), fingerprint(new)
     step = Step(verb="train", parameters=parameters, inputs=inputs)
     folder = step.folder(output)
     if dry_run:
@@ -67,17 +83,20 @@ def train(
     from learnable.model import Renderer
     from learnable.training import given_reference, train_reference
 
-    tokens = 0
+    trained = 0
+    skip = loaded.facts["on_error"] == "skip"
     if reference.model is not None:
         given_reference(name, kind, folder)
+    elif new is not None:
+        say(f"training with {new}: {_price(reference, len(pool))}")
+        trained = _with_tokens(ref, list(pool.iter_examples()), folder, new, reference, longest, skip=skip)
     else:
         say(f"training the reference ({reference.method}): {_price(reference, len(pool))}")
-        skip = loaded.facts["on_error"] == "skip"
         rendered = Renderer.of(ref).render(list(pool.iter_examples()), max_length=longest, skip_refused=skip)
         sources = pool.examples["source"].to_list()
-        tokens = train_reference(ref, rendered, sources, folder, reference=reference)
+        trained = train_reference(ref, rendered, sources, folder, reference=reference)
     return step.finish(
-        folder, facts=facts, started=started, links=links, tokens=tokens, passes=reference.passes
+        folder, facts=facts, started=started, links=links, tokens=trained, passes=reference.passes
     )
 
 
@@ -85,3 +104,44 @@ def _price(reference: Reference, examples: int) -> str:
     if reference.model is not None:
         return "no pass: the reference is given"
     return f"{reference.passes:g} training pass{'' if reference.passes == 1 else 'es'} over {examples:,} examples"
+
+
+def _new_tokens(tokens: Sequence[str] | None, init: Init, reference: Reference) -> NewTokens | None:
+    if not tokens:
+        return None
+    plain = (reference.model, reference.method, reference.folds, reference.fraction) == (None, "lora", 0, 1.0)
+    if not plain:
+        raise UsageError(
+            "new tokens are trained with LoRA on all rows: no folds, no fraction, no full fine-tuning",
+            hint="leave --folds, --fraction, --method and --reference.model out",
+        )
+    return NewTokens(
+        added=tuple(map(NewToken.parse, tokens)),
+        init=init,
+        init_seed=reference.seed if init == "random" else 0,
+    )
+
+
+def _with_tokens(
+    ref: ModelRef,
+    examples: Sequence[Example],
+    folder: Path,
+    new: NewTokens,
+    reference: Reference,
+    longest: int,
+    *,
+    skip: bool,
+) -> int:
+    """Write the whole trained model into ``folder``; return how many tokens were trained on in this run."""
+    from learnable.model import Renderer, token_ids, with_tokens
+    from learnable.training import fine_tune, given_reference, save_whole
+
+    base = with_tokens(ref, new, folder / "base")
+    rendered = Renderer.of(base).render(examples, max_length=longest, skip_refused=skip)
+    ids = token_ids(base, new)
+    trained = fine_tune(base, rendered, folder / "adapter", tuning=reference, label="training", token_ids=ids)
+    save_whole(base, folder / "adapter", folder)
+    given_reference(".", "model", folder)
+    shutil.rmtree(folder / "base")  # all of it is in the whole model
+    shutil.rmtree(folder / "adapter")
+    return trained.tokens if trained.ran else 0

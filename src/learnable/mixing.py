@@ -1,0 +1,219 @@
+"""What one training sees: a task, its rewordings, and a buffer of other questions and answers, mixed.
+
+No row is weighted: a mixture is a list of examples, and what is in it twice is trained on twice. A training shuffles
+each stage once per epoch, by its seed.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from learnable.errors import SelectionError, UsageError, did_you_mean
+from learnable.fingerprint import example_id
+from learnable.types import Example, Message
+
+ANCHOR = "Below is a request of one particular task. Recall what this task asks for, and answer as it wants to be answered."
+REPLAY = 1 / 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Material:
+    """What mixtures are made of.
+
+    Args:
+        task: The rows of the task, in their own wording.
+        paraphrases: Rows of the task in other wordings; ``meta["parent"]`` is the id of the row that each rewords.
+        buffer: Questions and answers that have nothing to do with the task.
+        facts: Questions and answers about facts of the task (fact-based tuning).
+        constrained: Rows of the task whose instruction also states what the answer looks like.
+        tokens: Length of every example, by id.
+        ratio: Examples of the buffer for each row of the task; all of the buffer when not given. DELIA's is 260.
+        anchor: Leading prompt of ``leverage``.
+        replay: Share of the task that the second stage of ``dmt`` sees again.
+    """
+
+    task: Sequence[Example]
+    paraphrases: Sequence[Example] = ()
+    buffer: Sequence[Example] = ()
+    facts: Sequence[Example] = ()
+    constrained: Sequence[Example] = ()
+    tokens: Mapping[str, int] = field(default_factory=dict)
+    ratio: float | None = None
+    anchor: str = ANCHOR
+    replay: float = REPLAY
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixture:
+    """The stages of a training, one after the other; how many of their examples are of the task, and not."""
+
+    stages: tuple[tuple[Example, ...], ...]
+    task: int
+    others: int
+
+    @property
+    def examples(self) -> list[Example]:
+        """All examples of all stages."""
+        return [example for stage in self.stages for example in stage]
+
+
+def _common(material: Material, seed: int) -> Mixture:
+    return _one_stage(material.task, ())
+
+
+def _no_buffer(material: Material, seed: int) -> Mixture:
+    return _one_stage(_reworded(material, seed), ())
+
+
+def _no_paraphrases(material: Material, seed: int) -> Mixture:
+    return _one_stage(material.task, _from_buffer(material, seed))
+
+
+def _delia(material: Material, seed: int) -> Mixture:
+    return _one_stage(_reworded(material, seed), _from_buffer(material, seed))
+
+
+def _repeated(material: Material, seed: int) -> Mixture:
+    wanted = sum(material.tokens[each.id] for each in _delia(material, seed).examples)
+    rows: list[Example] = []
+    tokens, rng = 0, _draw(seed, "repeated")
+    while True:
+        for position in rng.permutation(len(material.task)):
+            example = material.task[position]
+            if rows and tokens + material.tokens[example.id] / 2 > wanted:
+                return _one_stage(rows, ())
+            rows.append(example)
+            tokens += material.tokens[example.id]
+
+
+def _leverage(material: Material, seed: int) -> Mixture:
+    return _one_stage([_anchored(example, material.anchor) for example in material.task], ())
+
+
+def _dmt(material: Material, seed: int) -> Mixture:
+    count = max(1, round(material.replay * len(material.task)))
+    replayed = [material.task[p] for p in _draw(seed, "replay").permutation(len(material.task))[:count]]
+    others = _from_buffer(material, seed)
+    return Mixture(
+        stages=(tuple(material.task), (*others, *replayed)),
+        task=len(material.task) + count,
+        others=len(others),
+    )
+
+
+def _fact_based(material: Material, seed: int) -> Mixture:
+    return _one_stage(material.task, _needed(material.facts, "facts", "fact_based"))
+
+
+def _controlled(material: Material, seed: int) -> Mixture:
+    rows = _needed(material.constrained, "constrained", "controlled")
+    return _one_stage(_one_for_each(material.task, rows, "constrained", seed, own=False), ())
+
+
+MIXTURES: Mapping[str, tuple[Callable[[Material, int], Mixture], str]] = {
+    "common": (_common, "the task alone, in its own wording"),
+    "repeated": (_repeated, "the task alone, again and again until it has as many tokens as `delia`"),
+    "no_buffer": (_no_buffer, "DELIA without its buffer: the task in many wordings"),
+    "no_paraphrases": (
+        _no_paraphrases,
+        "DELIA without its paraphrases: the task and the buffer, one shuffle",
+    ),
+    "delia": (_delia, "the task in many wordings and the buffer, one shuffle"),
+    "leverage": (_leverage, "the task alone behind a fixed leading prompt (Leverage Learning)"),
+    "dmt": (_dmt, "two stages: the task, then the buffer with a little of the task (DMT)"),
+    "fact_based": (_fact_based, "the task and questions about its facts"),
+    "controlled": (_controlled, "the task with what an answer looks like in words (controlled generation)"),
+}
+"""Ways to train on a task, by name, and what each is."""
+
+
+def mixture(name: str, material: Material, *, seed: int) -> Mixture:
+    """Return what a training by this name sees.
+
+    Every row of the task is in it once, in its own wording or one drawn from that and its paraphrases.
+
+    Args:
+        name: One of ``MIXTURES``.
+        material: What there is.
+        seed: Seeds the wordings and the draw from the buffer.
+
+    Raises:
+        UsageError: If there is no such mixture, or it lacks its material.
+        SelectionError: If the buffer is smaller than the ratio asks for.
+
+    Source: DELIA (arXiv 2408.10841; their code draws ``ratio`` times the task from the buffer, silently fewer where it
+        is smaller, which is an error here); DMT (2310.05492); Leverage Learning (2404.00914), which also mixes in
+        general data: that is ``no_paraphrases``, so ``leverage`` is its leading prompt alone.
+    """
+    if name not in MIXTURES:
+        raise UsageError(f"no way to train called {name!r}", hint=did_you_mean(name, MIXTURES))
+    return MIXTURES[name][0](material, seed)
+
+
+def _draw(seed: int, purpose: str) -> np.random.Generator:
+    """Return random numbers of one purpose: mixtures of one seed share their buffer, and their wordings."""
+    return np.random.default_rng([seed, *purpose.encode()])
+
+
+def _one_stage(task: Sequence[Example], others: Sequence[Example]) -> Mixture:
+    return Mixture(stages=((*task, *others),), task=len(task), others=len(others))
+
+
+def _reworded(material: Material, seed: int) -> list[Example]:
+    rows = _needed(material.paraphrases, "paraphrases", "rewording")
+    return _one_for_each(material.task, rows, "paraphrases", seed, own=True)
+
+
+def _one_for_each(
+    task: Sequence[Example], rows: Sequence[Example], what: str, seed: int, *, own: bool
+) -> list[Example]:
+    """Return one example for each row of the task: drawn from those made of it, and with ``own`` from itself too."""
+    made: dict[str, list[Example]] = {example.id: [example] if own else [] for example in task}
+    for row in rows:
+        if row.meta.get("parent") in made:
+            made[str(row.meta["parent"])].append(row)
+    if all(len(each) <= own for each in made.values()):
+        raise UsageError(
+            f"none of the {len(rows):,} {what} was made of a row of this task",
+            hint="make them of this very file with `learnable diversify`",
+        )
+    rng = _draw(seed, what)
+    return [
+        (made[example.id] or [example])[int(rng.integers(max(1, len(made[example.id]))))] for example in task
+    ]
+
+
+def _from_buffer(material: Material, seed: int) -> list[Example]:
+    buffer = _needed(material.buffer, "buffer", "buffering")
+    if material.ratio is None:
+        return list(buffer)
+    wanted = round(material.ratio * len(material.task))
+    if wanted > len(buffer):
+        raise SelectionError(
+            f"the ratio {material.ratio:g} asks for {wanted:,} examples of the buffer, which has {len(buffer):,}",
+            hint=f"draw more with `learnable diversify --method self_sample --n {wanted}`, or give "
+            f"--ratio {len(buffer) / len(material.task):.3g}",
+        )
+    return [buffer[position] for position in _draw(seed, "buffer").permutation(len(buffer))[:wanted]]
+
+
+def _needed(rows: Sequence[Example], option: str, purpose: str) -> Sequence[Example]:
+    if not rows:
+        raise UsageError(
+            f"{purpose} needs --{option}, and there are none",
+            hint="make them with `learnable diversify`, or leave that arm out",
+        )
+    return rows
+
+
+def _anchored(example: Example, anchor: str) -> Example:
+    first = next(position for position, turn in enumerate(example.messages) if turn.role == "user")
+    messages = list(example.messages)
+    messages[first] = Message(role="user", content=f"{anchor}\n\n{messages[first].content}")
+    return replace(
+        example,
+        id=example_id(messages),
+        messages=tuple(messages),
+        meta={"parent": example.id, "by": "leverage"},
+    )

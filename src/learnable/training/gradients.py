@@ -1,0 +1,189 @@
+"""Gradients of single examples at the beginning of a training: their lengths, and how sets of them add up."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from peft import get_peft_model
+
+from learnable.errors import TrainError, UsageError
+from learnable.model.loading import load_network
+from learnable.model.source import resolved_dtype
+from learnable.progress import Bar, bar, say
+from learnable.training.sft import lora
+from learnable.types import ModelRef, Rendered, Tuning
+
+PRODUCTS_AT_ONCE = 1 << 22
+"""Elements of the sums that are multiplied in float64 at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientSum:
+    """What is kept of the gradients of a set of n examples, split at random into p parts of about equal size.
+
+    ``lengths`` float64 (n,): the L2 length of each gradient. ``part`` int64 (n,): the part that each example is in.
+    ``products``: by name of a set, this one included, the dot products of the sums of gradients over the parts of this
+    set (rows) and of that set (columns), float64 (p, q).
+    """
+
+    lengths: NDArray[np.float64]
+    part: NDArray[np.int64]
+    products: Mapping[str, NDArray[np.float64]]
+
+
+def gradient_sums(
+    ref: ModelRef,
+    sets: Mapping[str, Sequence[Rendered]],
+    *,
+    tuning: Tuning,
+    label: str,
+    token_ids: Sequence[int] = (),
+    parts: int = 8,
+) -> dict[str, GradientSum]:
+    """Return lengths and dot products of per-example gradients, for the parameters that ``fine_tune`` would move.
+
+    The gradient of an example is that of its mean loss per response token, one backward pass over the whole example,
+    at the point where training begins and without dropout; all examples count alike, where a batch of training counts
+    tokens alike. Only sums are kept: one vector for each part of each set.
+
+    With LoRA, training begins with all products of the adapters at 0 (their second factor, B, is 0). The gradients of
+    the first factor, A, are therefore 0 there, and what is measured is that of B, and of the rows of ``token_ids``.
+    The gradient of B is the gradient of the full weight projected by A, which is random: about proportional, layer by
+    layer, to what full fine-tuning would see, by few random directions (``Tuning.rank``).
+
+    Args:
+        ref: The model to start from.
+        sets: Rendered examples by name; those without a response token are left out, which is said.
+        tuning: Method, rank and seed of the training.
+        label: What the progress bar says.
+        token_ids: As for ``fine_tune``.
+        parts: Into how many parts each set is split, at most one for each example: what an error by leaving out one
+            part at a time needs. Memory beside the model is (parts x sets + 1) float32 numbers for each parameter that
+            is trained.
+
+    Returns:
+        One entry for each set.
+
+    Raises:
+        UsageError: If ``parts`` is below 1.
+        TrainError: If a set has no example with a response token, a gradient is not finite, or memory is short.
+    """
+    if parts < 1:
+        raise UsageError(f"parts must be at least 1, got {parts}")
+    useful = {name: _useful(name, examples) for name, examples in sets.items()}
+    rng = np.random.default_rng(tuning.seed)
+    split = {name: rng.permutation(len(kept)) % min(parts, len(kept)) for name, kept in useful.items()}
+    tokens = sum(len(example.ids) for kept in useful.values() for example in kept)
+    try:
+        network = _trainable(ref, tuning, token_ids)
+        mixed = torch.autocast(
+            network.device.type,
+            torch.bfloat16,
+            enabled=resolved_dtype(ref) == "bfloat16",
+            cache_enabled=False,
+        )
+        with bar(label, tokens) as progress:
+            added = {
+                name: _added(network, useful[name], split[name], mixed=mixed, progress=progress)
+                for name in useful
+            }
+        products = _products({name: sums for name, (_, sums) in added.items()})
+    except torch.cuda.OutOfMemoryError as error:
+        raise TrainError(
+            f"the gradients do not fit the GPU's memory ({parts} parts of {len(sets)} sets)",
+            hint="take fewer parts, method lora, or a lower max_length",
+        ) from error
+    return {
+        name: GradientSum(
+            lengths=added[name][0],
+            part=split[name],
+            products={other: products[name, other] for other in useful},
+        )
+        for name in useful
+    }
+
+
+def _useful(name: str, examples: Sequence[Rendered]) -> list[Rendered]:
+    kept = [example for example in examples if example.mask.any()]
+    if not kept:
+        raise TrainError(
+            f"no example of {name} has a response token, so there are no gradients",
+            hint="raise max_length, or look at `learnable show`",
+        )
+    if len(kept) < len(examples):
+        left_out = len(examples) - len(kept)
+        say(f"{name}: {left_out:,} of {len(examples):,} examples have no response token and are left out")
+    return kept
+
+
+def _trainable(ref: ModelRef, tuning: Tuning, token_ids: Sequence[int]) -> Any:
+    """Return the network as a training begins: the same weights, the same fresh adapters."""
+    if tuning.method == "full":
+        return load_network(replace(ref, dtype="float32"))
+    network = load_network(ref)
+    devices = [network.device] if network.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(tuning.seed)
+        return get_peft_model(network, lora(tuning, token_ids)).eval()
+
+
+def _added(
+    network: Any,
+    examples: Sequence[Rendered],
+    split: NDArray[np.int64],
+    *,
+    mixed: torch.autocast,
+    progress: Bar,
+) -> tuple[NDArray[np.float64], torch.Tensor]:
+    """Return the lengths of gradients (n,), and their sums over the parts, float32 (parts, parameters)."""
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    sizes = [parameter.numel() for parameter in parameters]
+    sums = torch.zeros(int(split.max()) + 1, sum(sizes), dtype=torch.float32, device=network.device)
+    lengths = np.zeros(len(examples), dtype=np.float64)
+    for position, (example, part) in enumerate(zip(examples, split.tolist(), strict=True)):
+        network.zero_grad(set_to_none=True)
+        with mixed:
+            loss = _loss(network, example)
+        loss.backward()  # type: ignore[no-untyped-call]
+        pieces = [
+            (row, parameter.grad.float().flatten())
+            for row, parameter in zip(torch.split(sums[part], sizes), parameters, strict=True)
+            if parameter.grad is not None
+        ]
+        norms = torch.stack([torch.linalg.vector_norm(gradient) for _, gradient in pieces]).tolist()
+        lengths[position] = math.hypot(*norms)
+        if not math.isfinite(lengths[position]):
+            raise TrainError(
+                f"the gradient of example {example.id[:8]} is not finite", hint="try dtype float32"
+            )
+        for row, gradient in pieces:
+            row += gradient
+        progress.advance(len(example.ids))
+    network.zero_grad(set_to_none=True)
+    return lengths, sums
+
+
+def _loss(network: Any, example: Rendered) -> torch.Tensor:
+    """Return the mean loss per response token."""
+    ids = torch.from_numpy(example.ids.astype(np.int64))[None].to(network.device)  # (1, T)
+    counted = torch.from_numpy(example.mask)[None].to(network.device)
+    loss: torch.Tensor = network(input_ids=ids, labels=ids.masked_fill(~counted, -100), use_cache=False).loss
+    return loss
+
+
+def _products(sums: Mapping[str, torch.Tensor]) -> dict[tuple[str, str], NDArray[np.float64]]:
+    """Return the dot products of the rows of all pairs of matrices, computed in float64."""
+    found = {}
+    for (one, left), (other, right) in product(sums.items(), repeat=2):
+        total = torch.zeros(len(left), len(right), dtype=torch.float64)
+        at_once = max(1, PRODUCTS_AT_ONCE // (len(left) + len(right)))
+        for a, b in zip(torch.split(left, at_once, dim=1), torch.split(right, at_once, dim=1), strict=True):
+            # On the CPU: not every device knows float64.
+            total += a.cpu().double() @ b.cpu().double().T
+        found[one, other] = total.numpy()
+    return found

@@ -1,0 +1,249 @@
+"""New tokens: how their rows begin, that nothing else moves, and that plain transformers loads what was trained."""
+
+import json
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from learnable.errors import ModelError, UsageError
+from learnable.fingerprint import example_id
+from learnable.model import LanguageModel, Renderer, token_ids, with_tokens
+from learnable.model.loading import load_network
+from learnable.testing import tiny_model, toy_examples, write_messages
+from learnable.training import fine_tune, save_whole
+from learnable.types import Example, Message, ModelRef, NewToken, NewTokens, Reference, Tuning
+from learnable.verbs import score, train
+
+FAST = Tuning(epochs=2, learning_rate=1e-2, batch_size=4)
+SEP = NewToken(text="<sep>", meaning="blue sky")
+
+
+def tokens(init="description", *added, init_seed=0):
+    return NewTokens(added=added or (SEP,), init=init, init_seed=init_seed)
+
+
+def with_sep(examples):
+    """Put the new token into what is asked."""
+    return [
+        (Message(role="user", content=f"<sep> {example.messages[0].content}"), *example.messages[1:])
+        for example in examples
+    ]
+
+
+@pytest.fixture
+def ref(tiny):
+    return ModelRef(name=str(tiny), dtype="float32", device="cpu")
+
+
+@pytest.fixture
+def rows(tmp_path):
+    turns = with_sep(toy_examples(12))
+    examples = [Example(id=example_id(each), messages=each, source="task") for each in turns]
+    return write_messages(examples, tmp_path / "task.jsonl")
+
+
+def row_of(ref, number=-1):
+    return load_network(ref).get_input_embeddings().weight[number].detach()
+
+
+def test_the_row_of_a_described_token_is_the_mean_of_its_description(ref, tmp_path):
+    new = with_tokens(ref, tokens(), tmp_path)
+    known = load_network(ref).get_input_embeddings().weight.detach()
+    ids = Renderer.of(ref).tokenizer("blue sky", add_special_tokens=False)["input_ids"]
+    assert len(ids) > 1
+    torch.testing.assert_close(row_of(new), known[ids].mean(dim=0))
+
+
+def test_the_row_of_a_mean_token_is_the_mean_of_all_rows(ref, tmp_path):
+    known = load_network(ref).get_input_embeddings().weight.detach()
+    torch.testing.assert_close(row_of(with_tokens(ref, tokens("mean"), tmp_path)), known.mean(dim=0))
+
+
+def test_random_rows_depend_on_their_seed(ref, tmp_path):
+    rows = [row_of(with_tokens(ref, tokens("random", init_seed=seed), tmp_path)) for seed in (0, 1)]
+    assert not torch.equal(*rows)
+    assert all(0.5 < float(row.std()) / 0.2 < 2 for row in rows)
+
+
+def test_an_output_embedding_of_its_own_gets_a_row_too(ref, tmp_path):
+    new = with_tokens(ref, tokens("mean"), tmp_path)
+    network, before = load_network(new), load_network(ref)
+    assert not network.config.tie_word_embeddings
+    torch.testing.assert_close(network.lm_head.weight[-1], before.lm_head.weight.mean(dim=0))
+
+
+def test_all_other_rows_and_texts_stay(ref, tmp_path):
+    new = with_tokens(ref, tokens(), tmp_path)
+    conversation = [(Message(role="user", content="what colour is the sky?"),)]
+    rendered = [Renderer.of(each).prompt_ids(conversation[0]) for each in (ref, new)]
+    assert rendered[0].tolist() == rendered[1].tolist()
+    torch.testing.assert_close(
+        load_network(new).get_input_embeddings().weight[:-1], load_network(ref).get_input_embeddings().weight
+    )
+
+
+def test_padding_rows_of_an_embedding_are_used_first(tmp_path):
+    folder = tiny_model(tmp_path / "padded")
+    network = AutoModelForCausalLM.from_pretrained(folder)
+    size = network.get_input_embeddings().weight.shape[0]
+    network.resize_token_embeddings(size + 8, mean_resizing=False)
+    network.save_pretrained(folder)
+    new = with_tokens(ModelRef(name=str(folder), dtype="float32", device="cpu"), tokens("mean"), tmp_path)
+    weight = load_network(new).get_input_embeddings().weight
+    assert weight.shape[0] == size + 8
+    torch.testing.assert_close(weight[size], weight[:size].mean(dim=0))
+
+
+def test_the_token_is_one_token_and_not_a_mark(ref, tmp_path):
+    new = with_tokens(ref, tokens(), tmp_path)
+    tokenizer = Renderer.of(new).tokenizer
+    ids = tokenizer("blue <sep> sky", add_special_tokens=False)["input_ids"]
+    assert ids.count(token_ids(new, tokens())[0]) == 1
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "blue <sep> sky"
+
+
+@pytest.mark.parametrize(
+    ("added", "said"),
+    [
+        (NewToken(text="<|im_start|>", meaning="blue"), "is a token of"),
+        (NewToken(text="<new>"), "has no meaning to begin from"),
+    ],
+)
+def test_tokens_that_cannot_be_added_say_why(ref, tmp_path, added, said):
+    with pytest.raises(UsageError, match=said):
+        with_tokens(ref, tokens("description", added), tmp_path)
+
+
+def test_a_token_twice_is_refused():
+    with pytest.raises(UsageError, match="given twice"):
+        tokens("mean", SEP, SEP)
+
+
+@pytest.mark.parametrize("text", ["", " =meaning", "="])
+def test_a_token_needs_a_text(text):
+    with pytest.raises(UsageError, match="cannot be a token"):
+        NewToken.parse(text)
+
+
+def test_training_moves_the_row_of_the_token_and_no_other(ref, tmp_path):
+    new = with_tokens(ref, tokens(), tmp_path)
+    model = LanguageModel(new)
+    turns = with_sep(toy_examples(12))
+    examples = [Example(id=example_id(each), messages=each, source="task") for each in turns]
+    rendered = model.renderer.render(examples, max_length=200)
+    ids = token_ids(new, tokens())
+    fine_tune(new, rendered, tmp_path / "adapter", tuning=FAST, label="training", token_ids=ids)
+    save_whole(new, tmp_path / "adapter", tmp_path / "whole")
+    before = load_network(new).get_input_embeddings().weight
+    after = AutoModelForCausalLM.from_pretrained(tmp_path / "whole").get_input_embeddings().weight
+    moved = (before != after).any(dim=1).nonzero().flatten().tolist()
+    assert moved == ids
+
+
+def test_the_merged_model_gives_the_logits_of_the_trained_one(ref, tmp_path):
+    new = with_tokens(ref, tokens(), tmp_path)
+    renderer = Renderer.of(new)
+    rendered = renderer.render(toy_examples(8), max_length=200)
+    fine_tune(
+        new, rendered, tmp_path / "adapter", tuning=FAST, label="training", token_ids=token_ids(new, tokens())
+    )
+    save_whole(new, tmp_path / "adapter", tmp_path / "whole")
+    trained = PeftModel.from_pretrained(load_network(new), str(tmp_path / "adapter"))
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "whole")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "whole")
+    ids = tokenizer("what is the <sep> of blue", return_tensors="pt")["input_ids"]
+    with torch.inference_mode():
+        torch.testing.assert_close(plain(ids).logits, trained(ids).logits, atol=1e-5, rtol=1e-5)
+
+
+def test_a_second_stage_goes_on_from_the_adapter_of_the_first(ref, tmp_path):
+    rendered = Renderer.of(ref).render(toy_examples(8), max_length=200)
+    fine_tune(ref, rendered, tmp_path / "one", tuning=FAST, label="training")
+    still = Tuning(learning_rate=1e-9, batch_size=4)
+    fine_tune(ref, rendered, tmp_path / "two", tuning=still, label="training", start=tmp_path / "one")
+    one, two = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("one", "two"))
+    assert all(torch.allclose(value, two[name], atol=1e-6) for name, value in one.items())
+    assert max(float(value.abs().max()) for name, value in two.items() if "lora_B" in name) > 1e-3
+
+
+def test_train_writes_a_folder_that_plain_transformers_loads(tiny, rows, tmp_path):
+    outcome = train(
+        [str(rows)],
+        model=str(tiny),
+        tokens=["<sep>=blue sky"],
+        output=str(tmp_path / "model"),
+        reference=Reference(batch_size=4),
+    )
+    tokenizer = AutoTokenizer.from_pretrained(outcome.folder)
+    network = AutoModelForCausalLM.from_pretrained(outcome.folder)
+    assert tokenizer.convert_tokens_to_ids("<sep>") == network.get_input_embeddings().weight.shape[0] - 1
+    assert {entry.name for entry in outcome.folder.iterdir() if entry.is_dir()} == set()
+
+
+def test_a_model_with_tokens_is_no_reference_for_one_without(tiny, rows, tmp_path):
+    trained = train(
+        [str(rows)],
+        model=str(tiny),
+        tokens=["<sep>=blue sky"],
+        output=str(tmp_path / "model"),
+        reference=Reference(batch_size=4),
+    )
+    with pytest.raises(ModelError, match="another tokenizer"):
+        score(
+            [str(rows)],
+            model=str(tiny),
+            reference=trained.path,
+            store=str(tmp_path / "store"),
+            output=str(tmp_path / "scores"),
+        )
+
+
+def test_a_killed_training_with_tokens_goes_on_to_the_same_row(ref, tmp_path, monkeypatch):
+    from learnable.training import sft
+
+    new = with_tokens(ref, tokens(), tmp_path)
+    rendered = Renderer.of(new).render(toy_examples(12), max_length=200)
+    options = {"tuning": FAST, "label": "training", "token_ids": token_ids(new, tokens())}
+    fine_tune(new, rendered, tmp_path / "whole", **options)
+    monkeypatch.setattr(sft, "CHECKPOINT_EVERY_S", 0.0)
+    steps = sft._Trainer.training_step
+
+    def stops(self, *given, **named):
+        if self.state.global_step == 4:
+            raise KeyboardInterrupt
+        return steps(self, *given, **named)
+
+    monkeypatch.setattr(sft._Trainer, "training_step", stops)
+    with pytest.raises(KeyboardInterrupt):
+        fine_tune(new, rendered, tmp_path / "killed", **options)
+    monkeypatch.setattr(sft._Trainer, "training_step", steps)
+    fine_tune(new, rendered, tmp_path / "killed", **options)
+    whole, killed = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "killed"))
+    assert any("token" in name for name in whole)
+    assert all(torch.equal(value, killed[name]) for name, value in whole.items())
+
+
+def test_new_tokens_do_not_go_with_folds(tiny, rows, tmp_path):
+    with pytest.raises(UsageError, match="no folds"):
+        train(
+            [str(rows)],
+            model=str(tiny),
+            tokens=["<sep>=blue"],
+            reference=Reference(folds=2),
+            output=str(tmp_path / "model"),
+        )
+
+
+def test_the_step_remembers_its_tokens(tiny, rows, tmp_path):
+    outcome = train(
+        [str(rows)],
+        model=str(tiny),
+        tokens=["<sep>=blue sky"],
+        output=str(tmp_path / "model"),
+        reference=Reference(batch_size=4),
+    )
+    known = json.loads((outcome.folder / "step.json").read_text())
+    assert known["facts"]["tokens"] == "<sep>"
