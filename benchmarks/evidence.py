@@ -3,9 +3,11 @@
 Draws 1,000 rows from two or more tables, corrupts 15 % of them (answers shuffled between rows, cut in half, random
 words), and takes 160 further clean rows of the first table to evaluate on, beside reference answers to other prompts.
 Every method then gets 15 % of the pool's tokens, three trainings each. Prints one table for each evaluation, and one
-that says from the scores what each method chose. A run that is stopped goes on where it was.
+that says from the scores what each method chose. A run that is stopped goes on where it was. ``--why`` prints from a
+finished run what the scores of each kind of rows are, and how many response tokens each method learns from.
 
     python benchmarks/evidence.py --tables dolly_15k.parquet alpaca_46k.parquet --references alpaca_eval_805.jsonl
+    python benchmarks/evidence.py --why runs/evidence/comparison-1a2b3c4d
 """
 
 import argparse
@@ -23,8 +25,11 @@ from numpy.typing import NDArray
 from learnable.comparing import difference
 from learnable.data import read
 from learnable.fingerprint import fingerprint
+from learnable.selectors.vectors import unit
 from learnable.types import Example, Reading
 from learnable.verbs.compare import compare
+from learnable.verbs.inputs import finished
+from learnable.verbs.score import vectors_of
 
 ROWS, CORRUPTED_SHARE, HELDOUT, REFERENCES = 1_000, 0.15, 160, 100
 MOST_CHARACTERS = 700
@@ -194,6 +199,79 @@ def shown_variants(folder: Path, *, paper: str) -> list[str]:
     return lines
 
 
+def shown_why(folder: Path) -> list[str]:
+    """Return from a finished run what the methods saw and what they made a model learn from, as Markdown."""
+    return [
+        "Medians of scores by kind of rows, mean response tokens, mean cosine of two rows of a kind, and median distance",
+        "of a row to its nearest neighbour in the pool (Euclidean, vectors of length 1):\n",
+        *shown_kinds(folder),
+        "\nWhat one training learns from, means over seeds:\n",
+        *shown_response_tokens(folder),
+    ]
+
+
+def shown_kinds(folder: Path) -> list[str]:
+    """Return the scores of each kind of rows of the pool, and where their vectors lie, as Markdown."""
+    scores = pl.read_parquet(folder / "scores.parquet")
+    vectors = _vectors(folder, scores["id"])
+    figures = {
+        "L_base": ("loss_before", pl.Expr.median, ".2f"),
+        "difference": ("difference", pl.Expr.median, ".2f"),
+        "IFD": ("ifd", pl.Expr.median, ".2f"),
+        "IFD above 1, %": ("ifd", lambda ifd: 100 * (ifd > 1).mean(), ".1f"),
+        "response tokens": ("response_tokens", pl.Expr.mean, ".0f"),
+    }
+    figures = {title: figure for title, figure in figures.items() if figure[0] in scores.columns}
+    titles = [*figures, *(("cosine", "nearest") if vectors is not None else ())]
+    lines = ["| rows | n | " + " | ".join(titles) + " |", "| --- | ---: |" + " ---: |" * len(titles)]
+    kinds = sorted(scores["source"].unique(), key=lambda kind: (kind in KINDS, kind))
+    for kind in [*kinds, "the pool"]:
+        mine = np.array([kind in (source, "the pool") for source in scores["source"]])
+        rows = scores.filter(mine).fill_nan(None)
+        cells = [format(rows.select(of(pl.col(name))).item(), form) for name, of, form in figures.values()]
+        if vectors is not None:
+            cells += [f"{figure:.2f}" for figure in _among(vectors, mine)]
+        lines.append(f"| {kind} | {rows.height} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _among(vectors: NDArray[np.float32], mine: NDArray[np.bool_]) -> tuple[float, float]:
+    """Return the mean cosine of two of these rows, and the median distance of one to its nearest neighbour in the pool."""
+    cosines = vectors[mine] @ vectors.T
+    own, count = cosines[:, mine], int(mine.sum())
+    cosine = (own.sum() - np.trace(own)) / (count * (count - 1))
+    cosines[np.arange(count), np.flatnonzero(mine)] = -1  # itself
+    return float(cosine), float(np.median(np.sqrt(np.maximum(2 - 2 * cosines.max(axis=1), 0))))
+
+
+def _vectors(folder: Path, ids: pl.Series) -> NDArray[np.float32] | None:
+    """Return the vectors of length 1 that the selectors of a run looked at, (n, d); None if none did."""
+    pool = finished(folder, "compare").inputs["pool"]
+    for scored in sorted((folder.parent / "store").glob("scores-*")):
+        known = vectors_of(scored)
+        if known is None or finished(scored, "score").inputs["pool"] != pool:
+            continue
+        place = {
+            identity: row for row, identity in enumerate(pl.read_parquet(scored / "scores.parquet")["id"])
+        }
+        return unit(known[[place[identity] for identity in ids]])
+    return None
+
+
+def shown_response_tokens(folder: Path) -> list[str]:
+    """Return how many response tokens a training of each method learns from, as Markdown."""
+    arms = pl.read_parquet(folder / "arms.parquet").filter(pl.col("budget_tokens").is_not_null())
+    means = arms.group_by("method", maintain_order=True).agg(pl.col("tokens", "response_tokens").mean())
+    return [
+        "| method | tokens | response tokens |",
+        "| --- | ---: | ---: |",
+        *(
+            f"| {method} | {tokens:,.0f} | {response:,.0f} |"
+            for method, tokens, response in means.iter_rows()
+        ),
+    ]
+
+
 def _values(results: pl.DataFrame, method: str) -> NDArray[np.float64]:
     wide = results.filter(pl.col("method") == method).pivot("id", index="seed", values="value").sort("seed")
     return wide.select(sorted(set(wide.columns) - {"seed"})).to_numpy().astype(np.float64)
@@ -204,9 +282,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--tables", type=Path, nargs="+", required=True, help="tables of instructions and answers"
-    )
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--tables", type=Path, nargs="+", help="tables of instructions and answers")
+    what.add_argument("--why", type=Path, metavar="COMPARISON", help="a finished run to look into")
     parser.add_argument("--references", type=Path, help="a .jsonl with instruction and reference_gpt4")
     parser.add_argument("--model", default="starter")
     parser.add_argument("--by", nargs="+", default=[*PAPER, *VARIANTS])
@@ -216,6 +294,9 @@ def main() -> None:
     parser.add_argument("--draw", type=int, default=0, help="seeds the draw and the corruption of the rows")
     parser.add_argument("--output", type=Path, default=Path("runs/evidence"))
     options = parser.parse_args()
+    if options.why is not None:
+        print("\n".join(shown_why(finished(options.why, "compare").folder)))
+        return
     started = time.monotonic()
     pool, *evaluated = prepare(
         options.tables, options.references, options.output / "data", count=options.rows, seed=options.draw

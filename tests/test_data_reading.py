@@ -328,7 +328,7 @@ def test_a_missing_file_suggests_close_names(file):
 
 
 def test_a_misspelt_starter_gets_a_suggestion():
-    assert failure("startr").hint == "did you mean starter?"
+    assert failure("startr").hint == "did you mean starter or starter-task?"
 
 
 def test_a_missing_folder_is_named(tmp_path):

@@ -6,7 +6,7 @@ import torch
 from transformers import GenerationConfig
 
 from learnable.errors import ModelError, UsageError
-from learnable.model import LanguageModel, Renderer
+from learnable.model import LanguageModel, Renderer, generation
 from learnable.model.generation import _nucleus, generate, generate_batches
 from learnable.testing import tiny_model, toy_examples
 from learnable.types import Message, ModelRef, Sampling
@@ -228,3 +228,22 @@ def test_a_question_depends_on_its_seed_alone(model):
             drawn |= {(len(seeds), seeds[p]): answer for p, answer in zip(positions, answers, strict=True)}
     assert drawn[1, 3] == drawn[3, 3]
     assert len({drawn[3, seed].text for seed in (7, 3, 5)}) == 3
+
+
+def test_a_batch_that_goes_on_with_the_longer_half_answers_the_same(model, monkeypatch):
+    options = {"max_new_tokens": 24, "temperature": 1.5, "seeds": list(range(9))}
+    monkeypatch.setattr(generation, "WORTH_REPACKING", 100)
+    whole = model.generate(QUESTIONS, **options)
+    calls = []
+    decoded = generation._decoded
+    monkeypatch.setattr(generation, "WORTH_REPACKING", 2)
+    monkeypatch.setattr(generation, "_decoded", lambda *a, **k: calls.append(len(a[1])) or decoded(*a, **k))
+    stops = tuple(range(0, 400, 12))  # so that answers end here and there
+    prompts = [model.renderer.prompt_ids(question) for question in QUESTIONS]
+    texts = generate(model.network, model.renderer.tokenizer, prompts, stop_ids=stops, **options)
+    repacked, calls[:] = list(calls), []
+    monkeypatch.setattr(generation, "WORTH_REPACKING", 100)
+    assert generate(model.network, model.renderer.tokenizer, prompts, stop_ids=stops, **options) == texts
+    assert repacked[0] == 9
+    assert len(repacked) > len(calls)
+    assert whole != texts

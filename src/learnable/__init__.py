@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from learnable.steps import Outcome
     from learnable.store import Store
     from learnable.types import Budget, Loading, Reading, Reference
-    from learnable.verbs import compare, evaluate, load, report, score, select, show, train
+    from learnable.verbs import compare, diversify, evaluate, load, report, score, select, show, teach, train
 
 __version__ = "0.1.0"
 
@@ -25,12 +25,14 @@ _HOMES = {
     "Reference": "learnable.types",
     "Store": "learnable.store",
     "compare": "learnable.verbs",
+    "diversify": "learnable.verbs",
     "evaluate": "learnable.verbs",
     "load": "learnable.verbs",
     "report": "learnable.verbs",
     "score": "learnable.verbs",
     "select": "learnable.verbs",
     "show": "learnable.verbs",
+    "teach": "learnable.verbs",
     "train": "learnable.verbs",
 }
 
@@ -43,12 +45,14 @@ __all__ = [
     "Reference",
     "Store",
     "compare",
+    "diversify",
     "evaluate",
     "load",
     "report",
     "score",
     "select",
     "show",
+    "teach",
     "train",
 ]
 

@@ -4,7 +4,7 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +16,7 @@ from rich.table import Table
 from learnable import __version__, recipe, verbs
 from learnable.comparing import ALIASES, WITHOUT_BUDGET
 from learnable.data import FORMATS
+from learnable.diversifying import DIVERSIFIERS
 from learnable.errors import LearnableError, UsageError, did_you_mean
 from learnable.evaluating import EVALUATORS
 from learnable.scorers import SCORERS
@@ -36,11 +37,13 @@ app = App(
 for verb in (
     verbs.load,
     verbs.show,
+    verbs.diversify,
     verbs.train,
     verbs.score,
     verbs.select,
     verbs.evaluate,
     verbs.compare,
+    verbs.teach,
     verbs.report,
 ):
     app.command(verb)
@@ -75,13 +78,19 @@ def run(
 
 @app.command(name="list")
 def listing() -> None:
-    """List recipes with their parameters, scorers, selectors and formats."""
+    """List recipes with their parameters, scorers, selectors, diversifiers, evaluators and formats."""
     console = Console(soft_wrap=True, highlight=False)
     for each in recipe.shipped().values():
         console.print(f"recipe {each.name}: {each.about}")
         for name, value in each.parameters.items():
             console.print(f"    {name} = {value}")
-    for title, table in (("scorers", SCORERS), ("selectors", SELECTORS), ("evaluators", EVALUATORS)):
+    tables: dict[str, Mapping[str, Any]] = {
+        "scorers": SCORERS,
+        "selectors": SELECTORS,
+        "diversifiers": DIVERSIFIERS,
+        "evaluators": EVALUATORS,
+    }
+    for title, table in tables.items():
         console.print(f"\n{title}")
         for name, method in table.items():
             console.print(f"    {name}: {_about(method)}", markup=False)
@@ -98,6 +107,8 @@ def _about(method: Any) -> str:
         notes.append(f"needs {', '.join(method.needs)}")
     if not getattr(method, "higher_is_better", True) and hasattr(method, "needs"):
         notes.append("the lowest are kept")
+    if getattr(method, "needs_generator", True) is False:
+        notes.append("rules alone")
     if getattr(method, "needs_vectors", False):
         notes.append("needs vectors")
     if hasattr(method, "unit"):

@@ -14,7 +14,27 @@ from learnable.fingerprint import example_id
 from learnable.types import Example, Message
 
 ANCHOR = "Below is a request of one particular task. Recall what this task asks for, and answer as it wants to be answered."
-REPLAY = 1 / 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixing:
+    """How to mix.
+
+    Args:
+        ratio: Examples of the buffer for each row of the task; all of the buffer when not given. DELIA's is 260.
+        anchor: Leading prompt of `leverage`.
+        replay: Share of the task that the second stage of `dmt` sees again.
+    """
+
+    ratio: float | None = None
+    anchor: str = ANCHOR
+    replay: float = 1 / 256
+
+    def __post_init__(self) -> None:
+        if self.ratio is not None and self.ratio <= 0:
+            raise UsageError(f"ratio must be above 0, got {self.ratio:g}", hint="260 is DELIA's")
+        if not 0 <= self.replay <= 1:
+            raise UsageError(f"replay must be between 0 and 1, got {self.replay:g}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,9 +48,7 @@ class Material:
         facts: Questions and answers about facts of the task (fact-based tuning).
         constrained: Rows of the task whose instruction also states what the answer looks like.
         tokens: Length of every example, by id.
-        ratio: Examples of the buffer for each row of the task; all of the buffer when not given. DELIA's is 260.
-        anchor: Leading prompt of ``leverage``.
-        replay: Share of the task that the second stage of ``dmt`` sees again.
+        mixing: How to mix.
     """
 
     task: Sequence[Example]
@@ -39,9 +57,7 @@ class Material:
     facts: Sequence[Example] = ()
     constrained: Sequence[Example] = ()
     tokens: Mapping[str, int] = field(default_factory=dict)
-    ratio: float | None = None
-    anchor: str = ANCHOR
-    replay: float = REPLAY
+    mixing: Mixing = Mixing()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,11 +104,11 @@ def _repeated(material: Material, seed: int) -> Mixture:
 
 
 def _leverage(material: Material, seed: int) -> Mixture:
-    return _one_stage([_anchored(example, material.anchor) for example in material.task], ())
+    return _one_stage([_anchored(example, material.mixing.anchor) for example in material.task], ())
 
 
 def _dmt(material: Material, seed: int) -> Mixture:
-    count = max(1, round(material.replay * len(material.task)))
+    count = max(1, round(material.mixing.replay * len(material.task)))
     replayed = [material.task[p] for p in _draw(seed, "replay").permutation(len(material.task))[:count]]
     others = _from_buffer(material, seed)
     return Mixture(
@@ -186,12 +202,12 @@ def _one_for_each(
 
 def _from_buffer(material: Material, seed: int) -> list[Example]:
     buffer = _needed(material.buffer, "buffer", "buffering")
-    if material.ratio is None:
+    if material.mixing.ratio is None:
         return list(buffer)
-    wanted = round(material.ratio * len(material.task))
+    wanted = round(material.mixing.ratio * len(material.task))
     if wanted > len(buffer):
         raise SelectionError(
-            f"the ratio {material.ratio:g} asks for {wanted:,} examples of the buffer, which has {len(buffer):,}",
+            f"the ratio {material.mixing.ratio:g} asks for {wanted:,} examples of the buffer, which has {len(buffer):,}",
             hint=f"draw more with `learnable diversify --method self_sample --n {wanted}`, or give "
             f"--ratio {len(buffer) / len(material.task):.3g}",
         )

@@ -1,6 +1,8 @@
 """Does it help? Ways to choose, the trainings they lead to, differences with intervals, overlap, and what it all cost."""
 
 from learnable.comparing.arms import Arm, arms_of
+from learnable.comparing.buffering import RATIOS, buffering
+from learnable.comparing.lessons import INITS, Init, Lesson, lesson_table, parse_lessons
 from learnable.comparing.methods import ALIASES, WITHOUT_BUDGET, Method, parse_method, parse_methods
 from learnable.comparing.overlap import contamination, jaccard, only_in
 from learnable.comparing.overview import FULL, RANDOM, UNTUNED, Measured, SelectionCost, overview
@@ -10,24 +12,31 @@ from learnable.comparing.statistics import Difference, Interval, Verdict, differ
 __all__ = [
     "ALIASES",
     "FULL",
+    "INITS",
     "RANDOM",
+    "RATIOS",
     "UNTUNED",
     "WITHOUT_BUDGET",
     "Arm",
     "Difference",
+    "Init",
     "Interval",
+    "Lesson",
     "Measured",
     "Method",
     "Payback",
     "SelectionCost",
     "Verdict",
     "arms_of",
+    "buffering",
     "contamination",
     "difference",
     "interval",
     "jaccard",
+    "lesson_table",
     "only_in",
     "overview",
+    "parse_lessons",
     "parse_method",
     "parse_methods",
     "payback",

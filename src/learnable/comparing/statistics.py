@@ -71,9 +71,9 @@ def difference(
     Why not the two-way ("pigeonhole") bootstrap: it counts the residual three times (where that dominates, its
     intervals are a third wider than these), and a mean over 2 of 3 seeds takes six values, of which percentiles make
     little. Why not Student's t with Satterthwaite's degrees of freedom: they are estimated too, and too high just
-    when the noise between seeds is underestimated. Simulated coverage at S = 3, nominal 95 %: Satterthwaite 91 to
-    98 %, this 94 to 99 %. Where items or seeds dominate it is close to Student's t over them; where both matter alike
-    (97 %) or neither does (99 %) it is cautious. With one seed it is Student's t over items, and the noise of
+    when the noise between seeds is underestimated. Simulated coverage at S = 3, nominal 95 %: Satterthwaite 93 to
+    97 %, this 95 to 99 % (`benchmarks/coverage.py`). Where items or seeds dominate it is close to Student's t over them; where both matter alike
+    (98 %) or neither does (99 %) it is cautious. With one seed it is Student's t over items, and the noise of
     training is not in it. Two seeds are too few for any method.
 
     Args:

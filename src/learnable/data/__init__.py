@@ -2,15 +2,18 @@
 
 from learnable.data.flags import boolean_columns
 from learnable.data.formats import FORMATS, detect
+from learnable.data.made import MADE, read_made
 from learnable.data.pool import HELD_OUT, hold_out, is_pool, load_pool, pool_identity, save_pool
 from learnable.data.reading import digests, read
 from learnable.data.records import base_name
 from learnable.data.starter import STARTER_ROWS, starter_rows
+from learnable.data.starter_task import starter_task_rows
 from learnable.data.writing import write_dropped, write_rows
 
 __all__ = [
     "FORMATS",
     "HELD_OUT",
+    "MADE",
     "STARTER_ROWS",
     "base_name",
     "boolean_columns",
@@ -21,8 +24,10 @@ __all__ = [
     "load_pool",
     "pool_identity",
     "read",
+    "read_made",
     "save_pool",
     "starter_rows",
+    "starter_task_rows",
     "write_dropped",
     "write_rows",
 ]

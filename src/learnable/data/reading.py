@@ -19,12 +19,12 @@ import pyarrow as pa
 from learnable.data.formats import FORMATS, detect, shown_keys, text_of
 from learnable.data.pool import is_pool, load_pool
 from learnable.data.records import SUFFIXES, Record, base_name, digest_of, place, read_records, suffix_of
+from learnable.data.starter_task import STARTERS
 from learnable.errors import DataError, UsageError, did_you_mean
 from learnable.fingerprint import example_id
 from learnable.types import Format, Message, Pool, SourceFile
 
 NO_SOURCE = "none"
-STARTER = "starter"
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(:[^/]+)?")
 _SKIP_HINT = (
@@ -43,7 +43,7 @@ def read(
 
     Args:
         paths: Files (.jsonl, .json, .parquet, .csv, .tsv ...), folders written by ``datasets`` or by ``save_pool``,
-            hub ids (``owner/name`` or ``owner/name:split``), or ``starter``.
+            hub ids (``owner/name`` or ``owner/name:split``), or ``starter``, ``starter-task``, ``starter-task-test``.
         format: Name of the format of all rows; None detects it row by row.
         on_error: What to do about a row that is no usable conversation: stop, or keep it out with its reason.
         source_column: Column that names the source of a row; None takes the name of the file.
@@ -64,7 +64,7 @@ def read(
     columns, files = _Columns(), []
     for position, given in enumerate(paths):
         kind, path = _located(given)
-        # The starter set brings the topics of its conversations.
+        # The starter sets bring the topics of their conversations.
         column = "source" if kind == "starter" and source_column is None else source_column
         parser = _Parser(forced=format, source_column=column, source=_source_name(kind, path))
         files.append(
@@ -84,7 +84,7 @@ def digests(paths: Sequence[str]) -> list[str]:
 
 def _check_options(paths: Sequence[str], *, format: str | None, on_error: str) -> None:
     if not paths:
-        raise UsageError("no data given", hint=f"name a file, a folder, a hub id, or {STARTER!r}")
+        raise UsageError("no data given", hint="name a file, a folder, a hub id, or 'starter'")
     if format is not None and format not in FORMATS:
         raise UsageError(f"no format called {format!r}", hint=did_you_mean(format, FORMATS))
     if on_error not in ("raise", "skip"):
@@ -94,8 +94,8 @@ def _check_options(paths: Sequence[str], *, format: str | None, on_error: str) -
 def _located(given: str) -> tuple[str, str]:
     """Return the kind of a source and its absolute path (or hub id)."""
     path = Path(given)
-    if given == STARTER:
-        return "starter", STARTER
+    if given in STARTERS:
+        return "starter", given
     if path.is_dir():
         return "datasets", str(_datasets_folder(path))
     suffix = suffix_of(path.name)
@@ -136,7 +136,7 @@ def _near(path: Path) -> str:
     if not path.parent.is_dir():
         return f"there is no folder {path.parent}"
     names = [entry.name for entry in path.parent.iterdir()]
-    words = [STARTER, *names] if path.parent == Path() else names
+    words = [*STARTERS, *names] if path.parent == Path() else names
     close = difflib.get_close_matches(path.name, words, n=3)
     if close:
         return f"did you mean {' or '.join(close)}?"

@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from learnable.data.formats import FORMATS, kind_of, shown_keys
-from learnable.data.starter import starter_rows, starter_version
+from learnable.data.starter import starter_version
+from learnable.data.starter_task import STARTERS
 from learnable.errors import DataError
 from learnable.fingerprint import file_digest, fingerprint
 
@@ -87,7 +88,7 @@ def digest_of(kind: str, path: str) -> str:
     """
     with _readable(path):
         if kind == "starter":
-            return fingerprint([starter_version(), list(starter_rows())])
+            return fingerprint([starter_version(), list(STARTERS[path]())])
         if kind == "hub":
             return str(open_hub(path)._fingerprint)
         if kind == "datasets":
@@ -318,8 +319,8 @@ def _read_hub(path: str) -> Iterator[Record]:
     return _dataset_records(open_hub(path))
 
 
-def _read_starter(_path: str) -> Iterator[Record]:
-    return (Record(None, row) for row in starter_rows())
+def _read_starter(path: str) -> Iterator[Record]:
+    return (Record(None, row) for row in STARTERS[path]())
 
 
 KINDS: dict[str, Callable[[str], Iterator[Record]]] = {

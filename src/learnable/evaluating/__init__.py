@@ -1,6 +1,14 @@
 """One file per evaluator: what a model is asked, and how its answer is graded."""
 
-from learnable.evaluating.kinds import GRADES, EvaluatedModel, Evaluator, JudgeEvaluator, Kind
+from learnable.evaluating.exact_match import question_of
+from learnable.evaluating.kinds import (
+    GRADES,
+    EvaluatedModel,
+    Evaluator,
+    GenerationEvaluator,
+    JudgeEvaluator,
+    Kind,
+)
 from learnable.evaluating.running import Completion, completions, evaluate, judged
 from learnable.evaluating.specification import Specification, build_evaluator, parse
 from learnable.evaluating.table import EVALUATORS
@@ -11,6 +19,7 @@ __all__ = [
     "Completion",
     "EvaluatedModel",
     "Evaluator",
+    "GenerationEvaluator",
     "JudgeEvaluator",
     "Kind",
     "Specification",
@@ -19,4 +28,5 @@ __all__ = [
     "evaluate",
     "judged",
     "parse",
+    "question_of",
 ]

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from learnable.evaluating.kinds import Kind
-from learnable.evaluating.packages import needed
 from learnable.evaluating.reading import Item, Row, read_items, text
+from learnable.packages import needed
 from learnable.types import Example, Grade, Message
 
 HUB_ID = "google/IFEval:train"
@@ -95,9 +95,9 @@ def _item(row: Row) -> Item:
 
 def _checkers() -> Any:
     """Return lm-eval's module of checkers; its import is kept from downloading what it would need."""
-    nltk = needed("nltk", evaluator="ifeval")
+    nltk = needed("nltk", by="ifeval")
     with _no_download(nltk):
-        return needed("lm_eval.tasks.ifeval.utils", evaluator="ifeval")
+        return needed("lm_eval.tasks.ifeval.utils", by="ifeval")
 
 
 @contextlib.contextmanager
@@ -112,7 +112,7 @@ def _no_download(nltk: Any) -> Iterator[None]:
 
 
 def _has_punkt() -> bool:
-    nltk = needed("nltk", evaluator="ifeval")
+    nltk = needed("nltk", by="ifeval")
     try:
         nltk.data.find("tokenizers/punkt_tab")
     except LookupError:

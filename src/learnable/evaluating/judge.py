@@ -1,18 +1,16 @@
 """A judge: any OpenAI-compatible server, which is shown two answers in both orders."""
 
-import os
 import re
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from learnable.errors import ModelError, UsageError
+from learnable.errors import UsageError
 from learnable.evaluating.exact_match import question_of
 from learnable.evaluating.kinds import Kind
-from learnable.evaluating.packages import needed
 from learnable.evaluating.reading import REFERENCES, Item, Row, answered, asked, read_items
-from learnable.types import Example, Grade, Message
+from learnable.servers import Reply, ServerGenerator
+from learnable.types import Example, Grade, Message, Sampling
 
 _VERDICT = re.compile(r"\[\[([ABC])\]\]")
 
@@ -74,8 +72,8 @@ class Judge:
                 "a judge needs a server and a model",
                 hint="judge:prompts.jsonl@server=http://127.0.0.1:8000/v1,model=NAME",
             )
-        if self.concurrency < 1 or self.retries < 0 or self.timeout_s <= 0:
-            raise UsageError("concurrency must be at least 1, retries at least 0, timeout_s above 0")
+        # Refuses what makes no sense as a server.
+        _ = self._judging
 
     def read(self, path: str | None) -> list[Example]:
         """Return the prompts."""
@@ -111,63 +109,47 @@ class Judge:
         Raises:
             ModelError: If the server cannot be reached, or refuses the key or the model.
         """
-        openai = needed("openai", evaluator="judge")
-        # Servers of one's own take any key; the client wants one.
-        key = {} if os.environ.get("OPENAI_API_KEY") else {"api_key": "none"}
-        with (
-            openai.OpenAI(
-                base_url=self.server, timeout=self.timeout_s, max_retries=self.retries, **key
-            ) as client,
-            ThreadPoolExecutor(max_workers=self.concurrency) as pool,
-        ):
-            asked_for = [
-                (example, *pair)
-                for example, one, other in zip(examples, ones, others, strict=True)
-                for pair in ((one, other), (other, one))
-            ]
-            replies = list(pool.map(lambda request: self._reply(openai, client, *request), asked_for))
-        pairs = zip(replies[::2], replies[1::2], strict=True)
-        return [_combined(in_order, swapped) for in_order, swapped in pairs]
-
-    def _reply(self, openai: Any, client: Any, example: Example, first: str, second: str) -> "_Reply":
-        turns = [
-            {"role": "system", "content": SYSTEM},
-            {"role": "user", "content": _shown(example, first, second)},
+        asked = [
+            (Message(role="system", content=SYSTEM), Message(role="user", content=_shown(example, *pair)))
+            for example, one, other in zip(examples, ones, others, strict=True)
+            for pair in ((one, other), (other, one))
         ]
-        try:
-            response = client.chat.completions.create(
-                model=self.model, messages=turns, temperature=0.0, max_tokens=self.verdict_tokens
-            )
-        except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
-            raise ModelError(
-                f"the judge {self.model} at {self.server} refuses: {error}",
-                hint="check model, server and the environment variable OPENAI_API_KEY",
-            ) from error
-        except openai.APITimeoutError:
-            return _Reply(why=f"no verdict within {self.timeout_s:g} s")
-        except openai.APIConnectionError as error:
-            raise ModelError(
-                f"cannot reach the judge at {self.server}: {error}", hint="is the server running?"
-            ) from error
-        except openai.APIError as error:
-            return _Reply(why=f"the judge's server failed: {error}"[:200])
-        choices = response.choices or []
-        text = (choices[0].message.content or "") if choices else ""
-        found = _VERDICT.findall(text)
-        if not found:
-            return _Reply(why=f"no verdict in the reply {text[-80:]!r}")
-        return _Reply(verdict=found[-1])
+        greedy = Sampling(temperature=0.0, top_p=1.0, max_new_tokens=self.verdict_tokens)
+        replies = self._judging.replies(
+            asked, sampling=greedy, seeds=[0] * len(asked), who="judge", what="verdict"
+        )
+        read = {place: _verdict(reply) for batch in replies for place, reply in batch}
+        return [_combined(read[place], read[place + 1]) for place in range(0, len(asked), 2)]
+
+    @property
+    def _judging(self) -> ServerGenerator:
+        return ServerGenerator(
+            url=self.server,
+            name=self.model,
+            timeout_s=self.timeout_s,
+            retries=self.retries,
+            concurrency=self.concurrency,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Reply:
+class _Judged:
     """What the judge said of a pair in one order, or why that cannot be told."""
 
     verdict: Verdict | None = None
     why: str = ""
 
 
-def _combined(in_order: _Reply, swapped: _Reply) -> Grade:
+def _verdict(reply: Reply) -> _Judged:
+    if reply.text is None:
+        return _Judged(why=reply.why)
+    found = _VERDICT.findall(reply.text)
+    return (
+        _Judged(verdict=found[-1]) if found else _Judged(why=f"no verdict in the reply {reply.text[-80:]!r}")
+    )
+
+
+def _combined(in_order: _Judged, swapped: _Judged) -> Grade:
     """Return the grade of the one that was A in order and B when swapped."""
     if in_order.verdict is None or swapped.verdict is None:
         return Grade(value=float("nan"), why=in_order.why or swapped.why)

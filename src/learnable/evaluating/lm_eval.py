@@ -12,9 +12,9 @@ import polars as pl
 
 from learnable.errors import DataError, UsageError, did_you_mean
 from learnable.evaluating.kinds import GRADES, Kind
-from learnable.evaluating.packages import needed
 from learnable.evaluating.reading import distinct, drawn
 from learnable.fingerprint import fingerprint
+from learnable.packages import needed
 from learnable.types import Example, Message
 
 TOKENS_PER_REQUEST = 256
@@ -78,8 +78,8 @@ class LMEval:
         wanted: dict[str, dict[int, Example]] = {}
         for example in examples:
             wanted.setdefault(example.source, {})[example.meta["number"]] = example
-        models = needed("lm_eval.models.huggingface", evaluator="lm_eval")
-        evaluator = needed("lm_eval.evaluator", evaluator="lm_eval")
+        models = needed("lm_eval.models.huggingface", by="lm_eval")
+        evaluator = needed("lm_eval.evaluator", by="lm_eval")
         size = max(1, batch_tokens // TOKENS_PER_REQUEST)
         try:
             with _quiet():
@@ -147,7 +147,7 @@ def _loaded(path: str) -> tuple[Any, dict[str, Any]]:
         UsageError: If there is no such task.
         DataError: If it cannot be loaded, for whatever reason lm-eval gives.
     """
-    manager_of = needed("lm_eval.tasks", evaluator="lm_eval").TaskManager
+    manager_of = needed("lm_eval.tasks", by="lm_eval").TaskManager
     file = Path(path)
     if file.suffix in (".yaml", ".yml"):
         if not file.is_file():

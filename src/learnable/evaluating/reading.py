@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from learnable.data.records import SUFFIXES, place, read_records, suffix_of
+from learnable.data.starter_task import STARTERS
 from learnable.errors import DataError, UsageError, did_you_mean
 from learnable.fingerprint import example_id, fingerprint
 from learnable.progress import say
@@ -45,7 +46,8 @@ def read_items(
     """Return the distinct examples of a file, in its order; ``meta`` is the row with what grading needs.
 
     Args:
-        path: A .jsonl, .json, .parquet, .csv or .tsv file, a folder written by ``datasets``, or a hub id.
+        path: A .jsonl, .json, .parquet, .csv or .tsv file, a folder written by ``datasets``, a hub id, or a
+            starter set such as ``starter-task-test``.
         item: Makes an item of a row, or raises ``ValueError`` with the reason why it cannot.
         evaluator: Its name, for messages.
         n: How many examples to draw; None keeps all.
@@ -199,6 +201,8 @@ def _source(row: Row, name: str | None, *, default: str) -> str:
 
 def _kind_and_name(path: str) -> tuple[str, str]:
     """Return the kind of a source and what it is called in messages."""
+    if path in STARTERS:
+        return "starter", path
     where = Path(path)
     if (where / "state.json").is_file():
         return "datasets", where.name

@@ -87,7 +87,7 @@ def build_evaluator(specification: Specification) -> Evaluator:
         raise UsageError(f"no evaluator called {name!r}", hint=did_you_mean(name, EVALUATORS))
     settings: dict[str, Any] = dict(specification.settings)
     if isinstance(factory, type) and is_dataclass(factory):
-        settings = _typed(name, factory, specification.settings)
+        settings = typed(name, factory, specification.settings)
     return build("evaluator", {"name": name, **settings}, EVALUATORS)
 
 
@@ -105,7 +105,12 @@ def _settings(written: str) -> dict[str, str] | None:
     return {key.replace("-", "_"): value for key, value in pairs}
 
 
-def _typed(name: str, factory: type[Any], settings: Mapping[str, str]) -> dict[str, Any]:
+def typed(name: str, factory: type[Any], settings: Mapping[str, str]) -> dict[str, Any]:
+    """Return settings that were written as text in the types of a dataclass's fields.
+
+    Raises:
+        UsageError: If it has no such field, or the field does not take the value.
+    """
     from pydantic import TypeAdapter, ValidationError
 
     hints = typing.get_type_hints(factory)

@@ -5,8 +5,8 @@ from typing import ClassVar, Literal
 
 from learnable.evaluating.exact_match import question_of
 from learnable.evaluating.kinds import Kind
-from learnable.evaluating.packages import needed
 from learnable.evaluating.reading import PROMPTS, REFERENCES, Item, Row, answered, asked, read_items, text
+from learnable.packages import needed
 from learnable.types import Example, Grade, Message
 
 
@@ -75,7 +75,7 @@ class Translation:
         answer = completion.strip()
         if not answer:
             return Grade(value=0.0, why="empty")
-        metrics = needed("sacrebleu.metrics", evaluator="translation")
+        metrics = needed("sacrebleu.metrics", by="translation")
         if self.metric == "bleu":
             score = metrics.BLEU(effective_order=True).sentence_score(answer, [reference])
         else:

@@ -12,13 +12,22 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 from learnable.errors import ModelError, UsageError
 from learnable.types import Answer
 
 BATCH_TOKENS = {"cpu": 8_192, "cuda": 65_536, "mps": 8_192}
 """Most tokens of a batch, prompts with padding and room for the answers, by kind of device."""
+
+WORTH_REPACKING = 8
+"""Fewest rows of a batch that is broken off when half of its answers are done."""
 
 Prompt = Sequence[int] | NDArray[np.int32]
 
@@ -159,25 +168,42 @@ def _answered(
     stops: tuple[int, ...],
     noise: "_Noise | None",
 ) -> list[list[int]]:
-    """Return the new tokens of each prompt, up to the first stop token; halves a batch that does not fit the GPU."""
-    try:
-        new = _decoded(network, prompts, max_new_tokens=max_new_tokens, stops=stops, noise=noise)
-    except torch.cuda.OutOfMemoryError as error:
-        if len(prompts) == 1:
-            raise ModelError(
-                f"a prompt of {len(prompts[0]):,} tokens does not fit the GPU's memory",
-                hint="lower max_new_tokens, or take a smaller model or dtype",
-            ) from error
-    else:
-        return [_until_stop(row, stops) for row in new]
-    torch.cuda.empty_cache()
-    half = len(prompts) // 2
-    answers = []
-    for part in (slice(0, half), slice(half, None)):
-        part_noise = noise.of(part) if noise is not None else None
-        answers += _answered(
-            network, prompts[part], max_new_tokens=max_new_tokens, stops=stops, noise=part_noise
-        )
+    """Return the new tokens of each prompt, up to the first stop token.
+
+    Answers differ in length, and a batch decodes until its longest is done. So decoding is broken off when half of
+    the answers are, and goes on with the other half alone.
+    """
+    answers: list[list[int]] = [[] for _ in prompts]
+    going, left = list(range(len(prompts))), max_new_tokens
+    while going and left:
+        begun = [np.append(prompts[row], np.asarray(answers[row], dtype=np.int64)) for row in going]
+        some = noise.of(going) if noise is not None else None
+        before = some.states if some is not None else []
+        try:
+            new = _decoded(network, begun, max_new_tokens=left, stops=stops, noise=some)
+        except torch.cuda.OutOfMemoryError as error:
+            if len(going) == 1:
+                raise ModelError(
+                    f"a prompt of {len(prompts[going[0]]):,} tokens does not fit the GPU's memory",
+                    hint="lower max_new_tokens, or take a smaller model or dtype",
+                ) from error
+        else:
+            ended = [any(token in stops for token in tokens) for tokens in new]
+            for row, tokens in zip(going, new, strict=True):
+                answers[row] += _until_stop(tokens, stops)
+            going = [row for row, end in zip(going, ended, strict=True) if not end]
+            left -= len(new[0])
+            continue
+        torch.cuda.empty_cache()
+        if some is not None:
+            some.states = before
+        half = len(going) // 2
+        for part in (slice(0, half), slice(half, None)):
+            of_part = noise.of(going[part]) if noise is not None else None
+            more = _answered(network, begun[part], max_new_tokens=left, stops=stops, noise=of_part)
+            for row, tokens in zip(going[part], more, strict=True):
+                answers[row] += tokens
+        break
     return answers
 
 
@@ -204,6 +230,7 @@ def _decoded(
             input_ids=torch.from_numpy(ids).to(device),
             attention_mask=torch.from_numpy(mask).to(device),
             logits_processor=LogitsProcessorList([noise] if noise is not None else []),
+            stopping_criteria=StoppingCriteriaList([_HalfDone(len(prompts), stops, device)]),
         )
     new: list[list[int]] = tokens[:, longest:].tolist()
     return new
@@ -229,17 +256,42 @@ def _until_stop(tokens: list[int], stops: tuple[int, ...]) -> list[int]:
     return tokens[:end]
 
 
+class _HalfDone(StoppingCriteria):
+    """Breaks off when at most half of a batch is still going, and that saves more than reading the rest again costs."""
+
+    def __init__(self, rows: int, stops: tuple[int, ...], device: torch.device) -> None:
+        self._done = torch.zeros(rows, dtype=torch.bool, device=device)
+        self._stops = torch.tensor(stops, device=device)
+        self._fewest = rows // 2 if rows >= WORTH_REPACKING else 0
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        self._done |= torch.isin(input_ids[:, -1], self._stops)
+        return torch.full_like(self._done, fill_value=bool((~self._done).sum() <= self._fewest))
+
+
 class _Noise(LogitsProcessor):
     """Turns greedy decoding into sampling: keeps the nucleus, adds Gumbel noise from one generator per row."""
 
     def __init__(self, temperature: float, top_p: float, seeds: Sequence[int]) -> None:
-        self._temperature, self._top_p, self._seeds = temperature, top_p, list(seeds)
+        self._temperature, self._top_p = temperature, top_p
         # On the CPU, so that a seed means the same on every device.
         self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
-    def of(self, rows: slice) -> "_Noise":
-        """Return the noise of some rows, from its beginning."""
-        return _Noise(self._temperature, self._top_p, self._seeds[rows])
+    def of(self, rows: Sequence[int]) -> "_Noise":
+        """Return the noise of some rows, where it is now."""
+        some = _Noise(self._temperature, self._top_p, ())
+        some._generators = [self._generators[row] for row in rows]
+        return some
+
+    @property
+    def states(self) -> list[torch.Tensor]:
+        """Where the noise of each row is."""
+        return [generator.get_state() for generator in self._generators]
+
+    @states.setter
+    def states(self, states: Sequence[torch.Tensor]) -> None:
+        for generator, state in zip(self._generators, states, strict=True):
+            generator.set_state(state)
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         logits = scores.float() / self._temperature  # (B, V)

@@ -35,8 +35,13 @@ class StaticEmbedder:
 
     def embed(self, examples: Sequence[Example]) -> NDArray[np.float32]:
         """Return the mean vector of all words of a conversation, float32 (n, d); NaN for one without a word."""
-        texts = ["\n".join(message.content for message in example.messages) for example in examples]
-        encoded = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        return self.embed_texts(
+            ["\n".join(message.content for message in example.messages) for example in examples]
+        )
+
+    def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return the mean vector of all words of a text, float32 (n, d); NaN for one without a word."""
+        encoded = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         empty = np.full(self._vectors.shape[1], np.nan, dtype=np.float32)
         means = [self._vectors[text.ids].mean(axis=0) if text.ids else empty for text in encoded]
         return np.stack(means) if means else np.zeros((0, self._vectors.shape[1]), dtype=np.float32)

@@ -5,15 +5,31 @@ verb that finds its own result in the folder does nothing; one that was interrup
 """
 
 from learnable.verbs.compare import compare
+from learnable.verbs.diversify import diversify
 from learnable.verbs.evaluate import evaluate
 from learnable.verbs.load import load
 from learnable.verbs.report import report
 from learnable.verbs.score import score
 from learnable.verbs.select import select
 from learnable.verbs.show import show
+from learnable.verbs.teach import teach
 from learnable.verbs.train import train
 
-VERBS = {verb.__name__: verb for verb in (load, train, score, select, evaluate, compare, report)}
+VERBS = {
+    verb.__name__: verb for verb in (load, diversify, train, score, select, evaluate, compare, teach, report)
+}
 """The verbs that write a folder, hence can be steps of a recipe."""
 
-__all__ = ["VERBS", "compare", "evaluate", "load", "report", "score", "select", "show", "train"]
+__all__ = [
+    "VERBS",
+    "compare",
+    "diversify",
+    "evaluate",
+    "load",
+    "report",
+    "score",
+    "select",
+    "show",
+    "teach",
+    "train",
+]

@@ -29,7 +29,7 @@ def load(
     """Read rows of any common fine-tuning format into a pool of distinct conversations.
 
     Args:
-        data: Files (.jsonl, .json, .parquet, .csv), folders saved by `datasets`, hub ids, or `starter`.
+        data: Files (.jsonl, .json, .parquet, .csv), folders saved by `datasets`, hub ids, `starter`, `starter-task` or `starter-task-test`.
         reading: How to read rows.
         holdout: Share of each source, such as 0.1, to set aside in heldout.jsonl for evaluation; never chosen.
         output: Folder to write.

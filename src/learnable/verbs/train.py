@@ -5,8 +5,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
+from learnable.comparing import Init
 from learnable.errors import UsageError
 from learnable.fingerprint import fingerprint
 from learnable.progress import say
@@ -14,8 +15,6 @@ from learnable.steps import Outcome, Step
 from learnable.types import Example, Loading, ModelRef, NewToken, NewTokens, Reading, Reference
 from learnable.verbs.inputs import given_part, length_limit, pool_of, would_run
 from learnable.verbs.options import Flat, Output, Several
-
-Init = Literal["random", "mean", "description"]
 
 
 def train(

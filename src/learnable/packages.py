@@ -1,4 +1,4 @@
-"""Packages of the extra ``evaluate``: imported when an evaluator needs them, named when they are missing."""
+"""Packages of the extra ``evaluate``: imported when something needs them, named when they are missing."""
 
 import importlib
 from typing import Any
@@ -6,8 +6,12 @@ from typing import Any
 from learnable.errors import UsageError
 
 
-def needed(module: str, *, evaluator: str) -> Any:
+def needed(module: str, *, by: str) -> Any:
     """Return a module of an optional package.
+
+    Args:
+        module: What to import.
+        by: What needs it, for the message.
 
     Raises:
         UsageError: If it, or something that it needs, is not installed.
@@ -16,6 +20,6 @@ def needed(module: str, *, evaluator: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise UsageError(
-            f"{evaluator} needs the package {module.partition('.')[0]}: {error}",
+            f"{by} needs the package {module.partition('.')[0]}: {error}",
             hint='pip install "learnable[evaluate]"',
         ) from error

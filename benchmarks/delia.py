@@ -1,0 +1,248 @@
+"""Does DELIA teach the task and not the template? The formatted-text task of its authors, with a small model.
+
+The task: 100 rows of their reproduction set (is there a hallucination in an answer), asked for in a format that only the
+new token ``<sep>`` names: a Python dictionary with the keys ``thought`` and ``hallucination``. Common tuning sees one
+wording of the instruction; DELIA sees 49 (those of the authors' file that are not in their evaluation file) and a buffer
+of questions and answers that the model wrote itself. All arms are asked on rows of another file (1,506 of the same
+origin) in the wording of the training and in the 11 wordings of the evaluation file, which no training saw.
+
+Prints accuracy (the format; the format with the right label), the loss of the reference answers, the distance between
+the representations of ``<sep>`` and of ``json`` and ``thought``, what was forgotten (loss on general rows), and how
+the gradients of task and buffer add up; then what the paper reports.
+"""
+
+import argparse
+import json
+import random
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from learnable import diversify, teach
+from learnable.fingerprint import example_id
+from learnable.mixing import Mixing
+from learnable.steps import Outcome
+from learnable.types import Message, Tuning
+
+ARMS = (
+    "untuned@init=random",
+    "untuned@init=mean",
+    "common",
+    "common@init=mean",
+    "repeated",
+    "no_paraphrases",
+    "no_buffer",
+    "delia",
+)
+FORMAT = "format@syntax=python,keys=thought,hallucination,max_new_tokens=160"
+PAPER = """
+The paper's figures (read off its overview picture; Llama-2-7b-chat, 100 rows, 260 buffer rows for each):
+
+| L2 distance of <sep> to | random | mean | instruction tuning | DELIA |
+| --- | ---: | ---: | ---: | ---: |
+| json, layer 1 | 1.80 | 1.73 | about 1.35 | 0.93 to 1.2 |
+| json, layer 2 | 382.5 | 328.1 | about 330 | about 4 to 6 |
+| thought, layer 1 | 1.75 | 1.61 | not shown | about 1.07 |
+| thought, layer 2 | 387.4 | 327.9 | not shown | about 5 |
+
+Accuracy on formatted text: DELIA +36.1 % over common instruction tuning (relative or absolute is not stated).
+Its position and pooling are not stated, so only the order of the arms can be compared, not the numbers.
+"""
+
+
+def write_task(data: Path, folder: Path, *, longest: int, tests: int) -> dict[str, Path]:
+    """Write task, paraphrases, test and general rows; return their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    train = _rows(data / "train" / "delia_halu_sep_train.jsonl")
+    asked = [_cut(row)[1] for row in _rows(data / "eval" / "delia_halu_sep_eval.jsonl")]
+    known = list(dict.fromkeys(_cut(row)[1] for row in train))
+    wordings = [wording for wording in known if wording not in asked]
+    usual, task, paraphrases = wordings[0], [], []
+    for row in train:
+        content, _ = _cut(row)
+        messages = _messages(content + usual, row[1]["content"])
+        task.append({"messages": messages, "source": "task"})
+        for wording in wordings[1:]:
+            paraphrases.append(
+                {
+                    "messages": _messages(content + wording, row[1]["content"]),
+                    "source": "task",
+                    "parent": example_id(Message(**turn) for turn in messages),
+                    "by": "authors",
+                    "seed": 0,
+                    "instruction": wording,
+                    "original": usual,
+                }
+            )
+    task = [row for row in task if _size(row) <= longest]
+    contents = {_cut([turn for turn in row["messages"]])[0].strip() for row in task}
+    unseen = []
+    for row in pl.read_parquet(data / "eval" / "halu_cot_json_test.parquet").iter_rows(named=True):
+        content = row["prompt"].partition("Consider the following task:\n")[2].strip()
+        label = row["response"].strip().lower()
+        if content and content not in contents and label in ("yes", "no") and len(content) <= longest - 600:
+            unseen.append((content, label))
+    random.Random(0).shuffle(unseen)
+    half = tests // 2  # as many with a hallucination as without: a constant answer gets half of the labels right
+    drawn = [
+        pair
+        for label in ("yes", "no")
+        for pair in [each for each in unseen if each[1] == label][: half if label == "yes" else tests - half]
+    ]
+    test = [
+        {
+            "messages": _messages(
+                f"\n{content}\n\n\n{asked[number % len(asked)]}",
+                "{'thought': '', 'hallucination': '" + label + "'}",
+            ),
+            "source": label,
+        }
+        for number, (content, label) in enumerate(drawn)
+    ]
+    dolly = pl.read_parquet(data / "train" / "dolly_15k.parquet").filter(
+        pl.col("output").str.len_chars().is_between(40, 500), pl.col("input").fill_null("").str.len_chars() < 10
+    )
+    general = [
+        {"messages": _messages(row["instruction"], row["output"]), "source": "dolly"}
+        for row in dolly.sample(100, seed=0).iter_rows(named=True)
+    ]
+    paths = {}
+    for name, found in {"task": task, "paraphrases": paraphrases, "test": test, "general": general}.items():
+        paths[name] = folder / f"{name}.jsonl"
+        paths[name].write_text("".join(json.dumps(row) + "\n" for row in found), encoding="utf-8")
+    print(
+        f"{len(task)} rows of the task (at most {longest:,} characters), {len(wordings)} wordings to train on, "
+        f"{len(test)} test rows in {len(asked)} unseen wordings, {len(general)} general rows (Dolly)"
+    )
+    return paths
+
+
+def _rows(path: Path) -> list[list[dict[str, str]]]:
+    return [json.loads(line)["messages"] for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _cut(messages: Sequence[dict[str, str]]) -> tuple[str, str]:
+    content, gap, wording = messages[0]["content"].rpartition("\n\n\n")
+    return content + gap, wording
+
+
+def _messages(asked: str, answered: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
+
+
+def _size(row: dict[str, Any]) -> int:
+    return sum(len(turn["content"]) for turn in row["messages"])
+
+
+def show(taught: Outcome) -> None:
+    """Print what came of it."""
+    table = pl.read_parquet(taught.folder / "table.parquet")
+    arms = table.unique("arm", maintain_order=True)
+    print("\n| arm | examples | of the task | tokens | steps | training, s |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: |")
+    for row in arms.iter_rows(named=True):
+        print(
+            f"| {row['arm']} | {row['examples']:,.0f} | {row['task_examples']:,.0f} | {row['tokens']:,.0f} | "
+            f"{row['steps']:,.0f} | {row['training_s']:,.0f} |"
+        )
+    for evaluation, part in table.group_by("evaluation", maintain_order=True):
+        better = "higher" if part["higher_is_better"][0] else "lower"
+        print(f"\n{evaluation[0]} ({part['unit'][0]}, {better} is better, {part['items'][0]} items)\n")
+        print("| arm | seeds | value | difference to common tuning | |")
+        print("| --- | ---: | ---: | ---: | --- |")
+        for row in part.iter_rows(named=True):
+            against = (
+                ""
+                if row["difference"] is None
+                else f"{row['difference']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
+            )
+            print(
+                f"| {row['arm']} | {row['seeds']} | {row['value']:.3f} ({row['value_low']:.3f} to "
+                f"{row['value_high']:.3f}) | {against} | {row['verdict'] or ''} |"
+            )
+    _show_concepts(pl.read_parquet(taught.folder / "concepts.parquet"))
+    if (taught.folder / "buffering.parquet").is_file():
+        _show_gradients(pl.read_parquet(taught.folder / "buffering.parquet"))
+    print(PAPER)
+
+
+def _show_concepts(distances: pl.DataFrame) -> None:
+    last = int(distances["layer"].max() or 0)  # type: ignore[arg-type]
+    shown = sorted({0, 1, 2, last // 2, last})
+    print("\nL2 distance between the hidden states of <sep> and of a word (mean of seeds, and their range)\n")
+    print("| word | layer | " + " | ".join(distances["arm"].unique(maintain_order=True)) + " |")
+    print("| --- | ---: |" + " ---: |" * distances["arm"].n_unique())
+    for words in distances["words"].unique(maintain_order=True):
+        for layer in shown:
+            cells = []
+            for arm in distances["arm"].unique(maintain_order=True):
+                found = distances.filter(words=words, layer=layer, arm=arm)["distance"]
+                spread = f" ({found.min():.3g} to {found.max():.3g})" if len(found) > 1 else ""
+                cells.append(f"{found.mean():.3g}{spread}")
+            print(f"| {words} | {layer} | " + " | ".join(cells) + " |")
+
+
+def _show_gradients(found: pl.DataFrame) -> None:
+    print("\nGradients before training: do they agree (coherence), and with the task (cosine)? debiased ± error\n")
+    print("| wording of the task | buffer : task | coherence | cosine to the task | step along the task |")
+    print("| --- | ---: | ---: | ---: | ---: |")
+    wanted = ("coherence", "cosine_to_task", "along_task")
+    some = found.filter(pl.col("estimate") == "debiased", pl.col("quantity").is_in(wanted))
+    for (wording, ratio), part in some.group_by("wording", "ratio", maintain_order=True):
+        cells = {row["quantity"]: f"{row['value']:.3f} ± {row['error']:.3f}" for row in part.iter_rows(named=True)}
+        print(f"| {wording} | {ratio:g} | " + " | ".join(cells[name] for name in wanted) + " |")
+
+
+def main() -> None:
+    """Run what is missing, and print the tables."""
+    parser = argparse.ArgumentParser(description=re.sub(r"\s+", " ", (__doc__ or "").split("\n\n", 1)[0]))
+    parser.add_argument("--data", type=Path, required=True, help="folder with train/ and eval/")
+    parser.add_argument("--output", type=Path, default=Path("delia"))
+    parser.add_argument("--model", default="starter")
+    parser.add_argument("--buffer", type=int, default=500, help="rows to sample from the model")
+    parser.add_argument("--buffer-tokens", type=int, default=160, help="longest question and longest answer")
+    parser.add_argument("--ratio", type=float, default=None, help="buffer rows for each row of the task")
+    parser.add_argument("--longest", type=int, default=1_600, help="longest row of the task in characters")
+    parser.add_argument("--tests", type=int, default=66)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=float, default=1.0)
+    parser.add_argument("--learning-rate", type=float, default=2e-4)
+    parser.add_argument("--arms", nargs="+", default=list(ARMS))
+    chosen = parser.parse_args()
+    paths = write_task(chosen.data, chosen.output / "rows", longest=chosen.longest, tests=chosen.tests)
+    buffer = diversify(
+        method="self_sample@tries=4",
+        model=chosen.model,
+        n=chosen.buffer,
+        max_new_tokens=chosen.buffer_tokens,
+        avoid=[str(paths["task"]), str(paths["test"]), str(paths["general"])],
+        store=str(chosen.output / "store"),
+        output=str(chosen.output / "buffer"),
+    )
+    print(f"buffer: {buffer.facts['kept']} kept, {buffer.facts['refused']} refused: {buffer.facts['refused because']}")
+    taught = teach(
+        [str(paths["task"])],
+        model=chosen.model,
+        paraphrases=str(paths["paraphrases"]),
+        buffer=buffer.path,
+        test=str(paths["test"]),
+        general=str(paths["general"]),
+        arms=chosen.arms,
+        tokens=["<sep>=JSON, a thought first"],
+        init="random",
+        words=["json", "thought"],
+        evaluate=[f"{FORMAT}", f"{FORMAT},label=hallucination"],
+        mixing=Mixing(ratio=chosen.ratio),
+        tuning=Tuning(epochs=chosen.epochs, learning_rate=chosen.learning_rate),
+        seeds=chosen.seeds,
+        store=str(chosen.output / "store"),
+        output=str(chosen.output / "lesson-{fingerprint}"),
+    )
+    show(taught)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""Ways to train on one task, side by side: what was reached, and how that differs from common instruction tuning."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from learnable.comparing.overview import UNTUNED, Measured
+from learnable.comparing.statistics import difference, interval
+from learnable.errors import UsageError, did_you_mean
+
+Init = Literal["random", "mean", "description"]
+INITS: tuple[Init, ...] = ("random", "mean", "description")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """One way to train: the name of a mixture (or ``untuned``), and how new tokens begin.
+
+    ``label`` is what it is called in tables: what was written.
+    """
+
+    mixture: str
+    init: Init
+    label: str
+
+
+def parse_lessons(written: Sequence[str], *, init: Init, known: Collection[str]) -> list[Lesson]:
+    """Return the ways to train of ``NAME`` or ``NAME@init=mean``, distinct and in order.
+
+    Args:
+        written: As on the command line.
+        init: How new tokens begin where an arm does not say.
+        known: Names of mixtures.
+
+    Raises:
+        UsageError: If one cannot be read.
+    """
+    lessons: dict[str, Lesson] = {}
+    for text in written:
+        name, _, setting = text.partition("@")
+        key, _, value = setting.partition("=")
+        if name not in (UNTUNED, *known):
+            raise UsageError(f"no way to train called {name!r}", hint=did_you_mean(name, (UNTUNED, *known)))
+        if setting and (key != "init" or value not in INITS):
+            raise UsageError(
+                f"cannot read the arm {text!r}", hint=f"write {name}@init=random, mean or description"
+            )
+        lessons[text] = Lesson(mixture=name, init=cast("Init", value) if setting else init, label=text)
+    return list(lessons.values())
+
+
+def lesson_table(
+    results: pl.DataFrame,
+    arms: pl.DataFrame,
+    *,
+    evaluations: Sequence[Measured],
+    baseline: str,
+    confidence: float = 0.95,
+) -> pl.DataFrame:
+    """Return one line per evaluation and arm.
+
+    The difference is to the baseline, paired by item and by seed. Intervals hold for all trained arms of an evaluation
+    together (Bonferroni).
+
+    Args:
+        results: ``arm``, ``seed``, ``evaluation``, ``id``, ``value`` (NaN = not graded).
+        arms: ``arm``, ``seed``, ``examples``, ``task_examples``, ``tokens``, ``response_tokens``, ``steps``, ``seconds``.
+        evaluations: In the order of the table.
+        baseline: The arm that the others are compared with.
+        confidence: Of the intervals.
+
+    Returns:
+        ``evaluation``, ``unit``, ``higher_is_better``, ``arm``; means over the seeds of ``examples``, ``task_examples``,
+        ``tokens``, ``response_tokens``, ``steps``, ``training_s``; the ``value`` with ``value_low``, ``value_high``,
+        ``items``, ``seeds``, ``ungraded``; the ``difference`` with ``low``, ``high``, ``p`` and ``verdict`` (null for
+        the baseline itself).
+    """
+    costs = arms.group_by("arm", maintain_order=True).agg(
+        *(
+            pl.col(name).cast(pl.Float64).mean()
+            for name in ("examples", "task_examples", "tokens", "response_tokens", "steps")
+        ),
+        training_s=pl.col("seconds").cast(pl.Float64).mean(),
+    )
+    names = costs["arm"].to_list()
+    compared = max(1, sum(name not in (baseline, UNTUNED) for name in names))
+    lines = []
+    for evaluation in evaluations:
+        graded = results.filter(pl.col("evaluation") == evaluation.label)
+        values = {name: _matrix(graded, name) for name in names}
+        for name, cost in zip(names, costs.iter_rows(named=True), strict=True):
+            alone = interval(values[name], confidence=confidence)
+            line: dict[str, object] = {
+                "evaluation": evaluation.label,
+                "unit": evaluation.unit,
+                "higher_is_better": evaluation.higher_is_better,
+                **cost,
+                "value": alone.mean,
+                "value_low": alone.low,
+                "value_high": alone.high,
+                "items": alone.items,
+                "seeds": alone.seeds,
+                "ungraded": alone.ungraded,
+            }
+            if name != baseline:
+                against = difference(
+                    values[name],
+                    values[baseline],
+                    higher_is_better=evaluation.higher_is_better,
+                    confidence=confidence,
+                    comparisons=compared,
+                )
+                line |= {
+                    "difference": against.mean,
+                    "low": against.low,
+                    "high": against.high,
+                    "p": against.p,
+                    "verdict": against.verdict,
+                }
+            lines.append(line)
+    return pl.DataFrame(lines, infer_schema_length=None)
+
+
+def _matrix(graded: pl.DataFrame, arm: str) -> NDArray[np.float64]:
+    """Return the values of an arm, (S, n), the items in one order for all arms."""
+    items = graded.select("id").unique().sort("id")
+    return np.stack(
+        [
+            items.join(one, on="id", how="left", maintain_order="left")["value"]
+            .fill_null(float("nan"))
+            .to_numpy()
+            for one in graded.filter(pl.col("arm") == arm)
+            .sort("seed")
+            .partition_by("seed", maintain_order=True)
+        ]
+    ).astype(np.float64)

@@ -1,0 +1,167 @@
+"""Which part of a task's user turn is the instruction, and which is what it is about."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Literal
+
+from learnable.errors import DataError
+from learnable.types import Example, Message
+
+Where = Literal["auto", "first", "last", "whole"]
+
+RECURRING = 0.5
+"""Share of rows whose paragraph must stand in another row too, for an end to hold the instruction."""
+ALIKE = 3
+"""Rows that must share a second paragraph, and all of them, for it to belong to the instruction."""
+
+_PARAGRAPH = re.compile(r"\S(?:.*?\S)??(?=\s*\Z|[^\S\n]*\n[^\S\n]*\n)", re.DOTALL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Located:
+    """A user turn in three pieces: ``before + instruction + after`` is the turn, character by character."""
+
+    before: str
+    instruction: str
+    after: str
+
+    def worded(self, instruction: str) -> str:
+        """Return the turn with another instruction in the same place."""
+        return self.before + instruction + self.after
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instructions:
+    """The instructions of a task.
+
+    Args:
+        where: The end at which they stand, or ``whole``.
+        places: One per example, in their order.
+        uncertain: How many turns of several paragraphs are taken whole because nothing told the instruction apart.
+    """
+
+    where: Literal["first", "last", "whole"]
+    places: tuple[Located, ...]
+    uncertain: int = 0
+
+    @property
+    def distinct(self) -> list[str]:
+        """The instructions that differ, in the order first seen."""
+        return list(dict.fromkeys(place.instruction for place in self.places))
+
+
+def find_instructions(examples: Sequence[Example], *, where: Where = "auto") -> Instructions:
+    """Return where the instruction stands in the first user turn of each example.
+
+    A turn is cut into paragraphs at empty lines; the instruction is one or more paragraphs at its beginning
+    (``first``) or at its end (``last``), and what is left is the content. ``auto`` looks at which end says the same
+    again and again: it takes the end with fewer distinct paragraphs over all rows (with as many at both, the end with
+    more text), if at least ``RECURRING`` of the rows share theirs with another row. Where that is not so, or no turn
+    has more than one paragraph, the whole turn is the instruction.
+
+    The next paragraph belongs to the instruction too when all rows that share the first, at least ``ALIKE`` of them,
+    share that one as well, and so on; a turn of one paragraph is all instruction. Later user turns, and system turns,
+    are left alone.
+
+    Args:
+        examples: The rows of one task.
+        where: ``first``, ``last`` or ``whole`` when that is known.
+
+    Raises:
+        DataError: If a row has no user turn with a word in it, or there is one row of several paragraphs and ``auto``
+            has nothing to compare it with.
+    """
+    turns = [first_user_turn(example) for example in examples]
+    spans = [[match.span() for match in _PARAGRAPH.finditer(turn)] for turn in turns]
+    end: Literal["first", "last", "whole"] | None
+    end = _recurring_end(turns, spans) if where == "auto" else where
+    if end is None:
+        several = sum(len(of_turn) > 1 for of_turn in spans)
+        whole = tuple(
+            _located(turn, of_turn, 0, len(of_turn)) for turn, of_turn in zip(turns, spans, strict=True)
+        )
+        return Instructions(where="whole", places=whole, uncertain=several)
+    lengths = _paragraphs_of_instruction(turns, spans, end)
+    places = []
+    for turn, of_turn, count in zip(turns, spans, lengths, strict=True):
+        start = len(of_turn) - count if end == "last" else 0
+        places.append(_located(turn, of_turn, start, start + count))
+    return Instructions(where=end, places=tuple(places))
+
+
+def first_user_turn(example: Example) -> str:
+    """Return the first user turn of an example.
+
+    Raises:
+        DataError: If there is none, or it has no text.
+    """
+    turn = next((turn.content for turn in example.messages if turn.role == "user"), "")
+    if not turn.strip():
+        raise DataError(
+            f"row {example.id} of {example.source} has no user turn with a text, so there is no instruction in it",
+            hint="a task row is a user turn with the instruction, and an answer",
+        )
+    return turn
+
+
+def with_user_turn(messages: Sequence[Message], content: str) -> tuple[Message, ...]:
+    """Return the turns with another first user turn."""
+    place = next(place for place, turn in enumerate(messages) if turn.role == "user")
+    return (*messages[:place], Message(role="user", content=content), *messages[place + 1 :])
+
+
+Spans = Sequence[tuple[int, int]]
+
+
+def _located(turn: str, spans: Spans, start: int, stop: int) -> Located:
+    first, last = spans[start][0], spans[stop - 1][1]
+    return Located(before=turn[:first], instruction=turn[first:last], after=turn[last:])
+
+
+def _recurring_end(turns: Sequence[str], spans: Sequence[Spans]) -> Literal["first", "last"] | None:
+    """Return the end at which paragraphs recur; None where the whole turn has to do.
+
+    Raises:
+        DataError: If there is one row only, and it has several paragraphs.
+    """
+    if all(len(of_turn) == 1 for of_turn in spans):
+        return None
+    if len(turns) == 1:
+        raise DataError(
+            f"the task has one row, of {len(spans[0])} paragraphs: nothing tells which of them is the instruction",
+            hint="say where it stands (where=first or where=last), or give more rows",
+        )
+    ends: dict[Literal["first", "last"], Counter[str]] = {
+        "first": Counter(turn[slice(*of_turn[0])] for turn, of_turn in zip(turns, spans, strict=True)),
+        "last": Counter(turn[slice(*of_turn[-1])] for turn, of_turn in zip(turns, spans, strict=True)),
+    }
+    # The more text: a fixed closing such as "Answer:" may recur beside the instruction proper.
+    end = min(ends, key=lambda name: (len(ends[name]), -sum(map(len, ends[name].elements()))))
+    shared = sum(count for count in ends[end].values() if count > 1)
+    return end if shared >= RECURRING * len(turns) else None
+
+
+def _paragraphs_of_instruction(
+    turns: Sequence[str], spans: Sequence[Spans], end: Literal["first", "last", "whole"]
+) -> list[int]:
+    """Return of how many paragraphs, counted from its end, the instruction of each turn is made."""
+    if end == "whole":
+        return [len(of_turn) for of_turn in spans]
+    step = 1 if end == "first" else -1
+    paragraphs = [
+        [turn[slice(*span)] for span in of_turn][::step] for turn, of_turn in zip(turns, spans, strict=True)
+    ]
+    groups: dict[str, list[int]] = {}
+    for row, found in enumerate(paragraphs):
+        groups.setdefault(found[0], []).append(row)
+    counts = [1] * len(turns)
+    for rows in groups.values():
+        if len(rows) >= ALIKE:
+            columns = zip(*(paragraphs[row] for row in rows), strict=False)
+            shared = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
+            for row in rows:
+                counts[row] = shared
+    return counts

@@ -1,0 +1,254 @@
+"""Servers with OpenAI's interface: conversations in, answers out, several at a time."""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Self
+
+from learnable.errors import ModelError, UsageError
+from learnable.fingerprint import fingerprint
+from learnable.packages import needed
+from learnable.progress import say
+from learnable.types import Answer, Message, Sampling
+
+GIVE_UP = 8
+"""Failures in a row after which a server is given up."""
+SEEDS = 2**31
+"""Seeds are sent modulo this: some servers take no more than 31 bits."""
+
+ALIKE = 4
+"""Answers to questions asked more than once that must agree for a server to be taken to ignore the seed."""
+EXCERPT = 200
+"""Characters of what a server said that are shown in a message."""
+
+_BUSY = (408, 409, 429)
+_WRITTEN = re.compile(r"openai:(https?://[^\s#]+)#(\S(?:.*\S)?)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """What a server said to a request; ``text`` is None where that is no answer, and ``why`` says why.
+
+    ``trouble``: it is the server that failed, too slow, too busy or broken, and not this request that it did not like.
+    """
+
+    text: str | None = None
+    finished: bool = False
+    why: str = ""
+    trouble: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerGenerator:
+    """A model on any server with OpenAI's interface; implements ``types.Generator``.
+
+    The server's key, if it wants one, is read from the environment variable ``OPENAI_API_KEY``. Each request carries
+    its seed; whether the same seed gives the same answer is up to the server.
+
+    Args:
+        url: Base URL, such as ``http://127.0.0.1:8000/v1``.
+        name: Name of the model on that server.
+        timeout_s: Seconds to wait for an answer.
+        retries: How often to ask again after a time-out, a full queue or an error of the server; longer and longer
+            waits lie between.
+        concurrency: Requests at the same time.
+    """
+
+    url: str
+    name: str
+    timeout_s: float = 120.0
+    retries: int = 4
+    concurrency: int = 8
+
+    def __post_init__(self) -> None:
+        if not re.match("https?://", self.url):
+            raise UsageError(
+                f"the URL of a server begins with http:// or https://, got {self.url!r}",
+                hint="for example http://127.0.0.1:8000/v1",
+            )
+        if self.concurrency < 1 or self.retries < 0 or self.timeout_s <= 0:
+            raise UsageError(
+                "concurrency must be at least 1, retries at least 0 and timeout_s above 0, "
+                f"got {self.concurrency}, {self.retries} and {self.timeout_s:g}"
+            )
+
+    @classmethod
+    def parse(cls, written: str) -> Self:
+        """Read ``openai:URL#NAME``.
+
+        Raises:
+            UsageError: If the text is something else.
+        """
+        match = _WRITTEN.fullmatch(written.strip())
+        if match is None:
+            raise UsageError(
+                f"cannot read the generator {written!r}",
+                hint="write openai:URL#NAME, for example openai:http://127.0.0.1:8000/v1#Qwen/Qwen3-0.6B",
+            )
+        return cls(url=match.group(1), name=match.group(2))
+
+    @property
+    def key(self) -> str:
+        """Identity of name and URL: what stands behind them, only the server knows."""
+        return fingerprint(["server", self.url.rstrip("/"), self.name])
+
+    def answers(
+        self,
+        conversations: Sequence[Sequence[Message]],
+        *,
+        sampling: Sampling,
+        seeds: Sequence[int],
+        only: Collection[int] | None = None,
+    ) -> Iterator[tuple[list[int], list[Answer]]]:
+        """Yield positions and answers as they come.
+
+        A request that fails after all retries is left out; how many there were, and why, is said on standard error.
+
+        Raises:
+            ModelError: If the server cannot be reached, refuses the key or the model, answers none of the first
+                requests, or fails ``GIVE_UP`` times in a row.
+        """
+        whole = only is None or len(only) == len(conversations)
+        why, failed, drawn = Counter[str](), 0, dict[int, str]()
+        for batch in self.replies(conversations, sampling=sampling, seeds=seeds, only=only):
+            good = [(place, Answer(r.text, r.finished)) for place, r in batch if r.text is not None]
+            bad = [reply for _, reply in batch if reply.text is None]
+            why.update(reply.why for reply in bad)
+            drawn |= {place: answer.text for place, answer in good}
+            failed = 0 if good else failed + len(bad)
+            # When others were answered before, a few that this server will never take must not stop a run for good.
+            none = whole and not drawn and failed >= min(GIVE_UP, len(conversations))
+            if none or (failed >= GIVE_UP and any(reply.trouble for reply in bad)):
+                raise ModelError(
+                    f"the server {self.url} left {failed} requests in a row without an answer: {bad[-1].why}",
+                    hint="what it answered before is kept; when the server is well again, run the same command again",
+                )
+            if good:
+                yield [place for place, _ in good], [answer for _, answer in good]
+        if why:
+            reasons = "; ".join(f"{count:,} x {reason}" for reason, count in why.most_common())
+            say(f"{self.name} at {self.url} did not answer {why.total():,} requests: {reasons}")
+        if sampling.temperature and _alike(conversations, drawn):
+            say(
+                f"{self.name} at {self.url} gives the same answer whatever the seed: it seems to ignore the temperature "
+                "(transformers serve does, where the model's generation_config.json lacks do_sample)"
+            )
+
+    def replies(
+        self,
+        conversations: Sequence[Sequence[Message]],
+        *,
+        sampling: Sampling,
+        seeds: Sequence[int],
+        only: Collection[int] | None = None,
+        who: str = "server",
+        what: str = "answer",
+    ) -> Iterator[list[tuple[int, Reply]]]:
+        """Yield positions and replies as they come, those without an answer too.
+
+        Args:
+            conversations: n conversations that end before the answer.
+            sampling: How to draw.
+            seeds: One per conversation.
+            only: Positions to ask for; all when not given.
+            who: What the server is called in messages.
+            what: What its answers are called there.
+
+        Raises:
+            ModelError: If the server cannot be reached, or refuses the key or the model.
+        """
+        requests = ((p, _turns(c)) for p, c in enumerate(conversations) if only is None or p in only)
+        openai = needed("openai", by=f"a {who}")
+        # Servers of one's own take any key; the client wants one.
+        key = {} if os.environ.get("OPENAI_API_KEY") else {"api_key": "none"}
+        client = openai.OpenAI(base_url=self.url, timeout=self.timeout_s, max_retries=self.retries, **key)
+        asked = _Asked(openai=openai, client=client, server=self, sampling=sampling, who=who, what=what)
+        pool = ThreadPoolExecutor(max_workers=self.concurrency)
+        waiting: dict[Future[Reply], int] = {}
+        try:
+            while True:
+                # Twice as many as run at a time, so that none waits for what the caller does with an answer.
+                for place, turns in islice(requests, 2 * self.concurrency - len(waiting)):
+                    waiting[pool.submit(asked.reply, turns, seeds[place] % SEEDS)] = place
+                if not waiting:
+                    return
+                done, _ = wait(waiting, return_when=FIRST_COMPLETED)
+                yield sorted(((waiting.pop(future), future.result()) for future in done), key=lambda r: r[0])
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+            client.close()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """One client, asked for one answer at a time."""
+
+    openai: Any
+    client: Any
+    server: ServerGenerator
+    sampling: Sampling
+    who: str
+    what: str
+
+    def reply(self, turns: Sequence[Mapping[str, str]], seed: int) -> Reply:
+        openai, server = self.openai, self.server
+        try:
+            response = self.client.chat.completions.create(
+                model=server.name,
+                messages=turns,
+                temperature=self.sampling.temperature,
+                top_p=self.sampling.top_p,
+                max_tokens=self.sampling.max_new_tokens,
+                seed=seed,
+            )
+        except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
+            raise ModelError(
+                f"the {self.who} {server.name} at {server.url} refuses: {_body(error)}",
+                hint="check model, server and the environment variable OPENAI_API_KEY",
+            ) from error
+        except openai.APITimeoutError:
+            return Reply(why=f"no {self.what} within {server.timeout_s:g} s", trouble=True)
+        except openai.APIConnectionError as error:
+            raise ModelError(
+                f"cannot reach the {self.who} at {server.url}: {error}", hint="is the server running?"
+            ) from error
+        except openai.APIStatusError as error:
+            trouble = error.status_code >= 500 or error.status_code in _BUSY
+            return Reply(why=f"the {self.who} failed: {_body(error)}", trouble=trouble)
+        except (openai.APIError, ValueError) as error:
+            return Reply(why=f"the {self.who} sent no chat completion: {error}"[:EXCERPT])
+        return _read(response, self.who)
+
+
+def _read(response: Any, who: str) -> Reply:
+    """Return the text of a response; the client checks nothing of what a server sends."""
+    choices = getattr(response, "choices", None)
+    if not isinstance(choices, list) or not choices:
+        return Reply(why=f"the {who} sent no chat completion: {str(response)[:EXCERPT]!r}")
+    text = getattr(getattr(choices[0], "message", None), "content", None)
+    finish = getattr(choices[0], "finish_reason", None)
+    if not isinstance(text, str):
+        return Reply(why=f"the {who} sent no text (finish_reason {finish!r})")
+    return Reply(text=text, finished=finish != "length")
+
+
+def _alike(conversations: Sequence[Sequence[Message]], drawn: Mapping[int, str]) -> bool:
+    """Return whether several conversations were answered more than once, and each time in the same words."""
+    texts: dict[tuple[Message, ...], list[str]] = {}
+    for place, text in drawn.items():
+        texts.setdefault(tuple(conversations[place]), []).append(text)
+    again = [answers for answers in texts.values() if len(answers) > 1]
+    return sum(map(len, again)) >= ALIKE and all(len(set(answers)) == 1 for answers in again)
+
+
+def _body(error: Any) -> str:
+    """Return what a server said beside an error; the client's own message leaves some of it out."""
+    return f"{error.status_code} {error.response.text[:EXCERPT]}"
+
+
+def _turns(conversation: Sequence[Message]) -> list[dict[str, str]]:
+    return [{"role": turn.role, "content": turn.content} for turn in conversation]

@@ -1,0 +1,462 @@
+"""``learnable teach``: a model learns a task in several ways, and is asked in words that it has not seen."""
+
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import polars as pl
+
+from learnable import data as rows
+from learnable.atomic import replacing, write_frame
+from learnable.comparing import UNTUNED, Init, Lesson, Measured, lesson_table, parse_lessons
+from learnable.data import read_made
+from learnable.diversifying import Wordings, diversity, plane, worded_tests
+from learnable.errors import ModelError, UsageError
+from learnable.evaluating import Specification, build_evaluator, parse
+from learnable.fingerprint import fingerprint
+from learnable.mixing import MIXTURES, Material, Mixing, Mixture, mixture
+from learnable.progress import say
+from learnable.steps import Outcome, Step
+from learnable.types import Example, Loading, ModelRef, NewToken, Reading, Tuning
+from learnable.verbs.evaluate import Evaluation, evaluations_of
+from learnable.verbs.inputs import length_limit, pool_of, would_run
+from learnable.verbs.lessons import Lessons, Taught
+from learnable.verbs.load import HELDOUT
+from learnable.verbs.options import Flat, Output, Several
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+TEST_SHARE = 0.2
+GENERAL_SHARE, GENERAL_MOST = 0.1, 100
+"""Share of the buffer that is set aside to see what was forgotten, and the most rows of it."""
+SEEN, UNSEEN, GENERAL = "seen wording", "unseen wording", "general"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Course:
+    """What is taught, and what is asked: rows, before any model is loaded."""
+
+    task: list[Example]
+    material: Material
+    tests: Wordings
+    general: list[Example]
+
+    @property
+    def identity(self) -> dict[str, str]:
+        parts = {
+            "task": self.task,
+            "paraphrases": self.material.paraphrases,
+            "buffer": self.material.buffer,
+            "facts": self.material.facts,
+            "constrained": self.material.constrained,
+            "seen": self.tests.seen,
+            "unseen": self.tests.unseen,
+            "general rows": self.general,
+        }
+        return {name: fingerprint([each.id for each in examples]) for name, examples in parts.items()}
+
+
+def teach(
+    task: list[str],
+    *,
+    model: str = "starter",
+    paraphrases: str | None = None,
+    buffer: str | None = None,
+    facts: str | None = None,
+    constrained: str | None = None,
+    arms: Annotated[list[str] | None, Several] = None,
+    tokens: Annotated[list[str] | None, Several] = None,
+    init: Init = "description",
+    words: Annotated[list[str] | None, Several] = None,
+    test: str | None = None,
+    general: str | None = None,
+    evaluate: Annotated[list[str] | None, Several] = None,
+    mixing: Annotated[Mixing, Flat] = Mixing(),
+    tuning: Annotated[Tuning, Flat] = Tuning(),
+    loading: Annotated[Loading, Flat] = Loading(),
+    reading: Annotated[Reading, Flat] = Reading(),
+    seeds: int = 1,
+    gradients: int = 32,
+    max_length: int | None = None,
+    confidence: float = 0.95,
+    store: str = "runs/store",
+    dry_run: bool = False,
+    output: Output = "lesson",
+) -> Outcome:
+    """Teach a model a task in several ways, side by side: DELIA, its halves, and common instruction tuning.
+
+    What each way learned is asked on rows that no training saw, in the wording of the task and in wordings that no
+    training saw; what each has forgotten is asked on rows that have nothing to do with the task.
+
+    Args:
+        task: Rows of the task: files, or a folder that `learnable load` wrote.
+        model: Folder, hub id, GGUF file, or `starter`.
+        paraphrases: The task in other wordings, from `learnable diversify --method paraphrase`.
+        buffer: Questions and answers of the model itself, from `learnable diversify --method self_sample`.
+        facts: Questions and answers about facts of the task, from `--method facts`.
+        constrained: The task with constraints in words, from `--method constraints`.
+        arms: Ways to train, each NAME or NAME@init=mean (see `learnable list`); the untuned model, common instruction
+            tuning and, with a buffer and paraphrases, DELIA, when not given. Differences are to `common`, or to the
+            first trained arm.
+        tokens: New tokens, each "<sep>=what it means".
+        init: How the row of a new token begins: random, mean (of all rows), or description (mean of its meaning's).
+        words: What the representation of a new token is compared with, such as json; its meaning when not given.
+        test: Rows of the task in wordings that are not in it; when not given, a fifth of the rows is set aside and
+            asked in a fifth of the paraphrases.
+        general: Rows to see what was forgotten; when not given, a tenth of the buffer (at most 100 rows), set aside.
+        evaluate: Evaluations, each NAME@key=value, asked on the test rows, or NAME:PATH@key=value on others. Loss, and
+            the format where all answers of the task have one, when not given.
+        mixing: How to mix.
+        tuning: How to train.
+        loading: How to load the model.
+        reading: How to read the rows of the task.
+        seeds: Trainings of each arm.
+        gradients: Rows of the task and of the buffer whose gradients are compared before training; 0 for none.
+        max_length: Longest example in tokens; 2,048 or the model's own limit when not given.
+        confidence: Of all intervals of an evaluation together.
+        store: Folder of measurements and trainings; what is in it is never done twice.
+        dry_run: Say what would run, and run nothing.
+        output: Folder to write.
+    """
+    from learnable.model.source import identify, is_here
+
+    started = time.monotonic()
+    if seeds < 1 or gradients < 0 or not 0 < confidence < 1:
+        raise UsageError(
+            f"seeds must be at least 1, gradients at least 0 and confidence between 0 and 1, got {seeds}, {gradients} "
+            f"and {confidence}"
+        )
+    if tuning.seed or tuning.steps is not None:
+        raise UsageError("the seeds and steps of the trainings are set here", hint="give --seeds")
+    lessons = parse_lessons(arms or _usual(paraphrases, buffer), init=init, known=MIXTURES)
+    trained_arms = [lesson.label for lesson in lessons if lesson.mixture != UNTUNED]
+    if not trained_arms:
+        raise UsageError("there is no arm to train", hint=f"known: {', '.join(MIXTURES)}")
+    added = tuple(map(NewToken.parse, tokens or ()))
+    ref = ModelRef(name=model, **asdict(loading))
+    longest = length_limit(ref, max_length)
+    pool, loaded = pool_of(task, reading, output, holdout=0.0 if test else TEST_SHARE)
+    course = _course(
+        list(pool.iter_examples()),
+        test=test,
+        heldout=loaded.folder / HELDOUT,
+        made={"paraphrases": paraphrases, "buffer": buffer, "facts": facts, "constrained": constrained},
+        general=general,
+        mixing=mixing,
+    )
+    for lesson in lessons:  # what is missing is said before anything runs
+        if lesson.mixture not in (UNTUNED, "repeated"):
+            mixture(lesson.mixture, course.material, seed=0)
+    asked = [parse(text) for text in evaluate or _usual_evaluations(course.task)]
+    elsewhere = evaluations_of([text for text in evaluate or () if parse(text).path is not None])
+    for specification in asked:
+        build_evaluator(specification)
+    if dry_run and not is_here(ref):
+        return Outcome.planned("teach", [f"fetch or convert {model}"])
+    parameters: dict[str, Any] = {
+        "arms": {lesson.label: fingerprint(lesson) for lesson in lessons},
+        "tokens": [fingerprint(token) for token in added],
+        "words": words,
+        "evaluate": [fingerprint(specification) for specification in asked],
+        "mixing": fingerprint(mixing),
+        "tuning": fingerprint(tuning),
+        "seeds": seeds,
+        "gradients": gradients,
+        "max_length": longest,
+        "confidence": confidence,
+    }
+    inputs = {"base": identify(ref), **course.identity, **{each.label: each.identity for each in elsewhere}}
+    step = Step(verb="teach", parameters=parameters, inputs=inputs)
+    folder = step.folder(output)
+    if dry_run:
+        return would_run(step, folder, _price(lessons, seeds, course, asked, elsewhere))
+    links = {"pool": loaded.folder}
+    if done := step.begin(folder, links=links):
+        return done
+    evaluations = [*_asked_here(course, asked, folder), *elsewhere]
+    passes = Lessons(
+        ref=ref,
+        longest=longest,
+        store=Path(store),
+        tuning=tuning,
+        added=added,
+        skip_refused=loaded.facts["on_error"] == "skip",
+    )
+    base = passes.base(lessons[0], 0)
+    lengths = passes.lengths([*course.task, *course.material.paraphrases, *course.material.buffer], base)
+    material = replace(course.material, tokens=lengths)
+    taught = passes.train(lessons, seeds, lambda name, seed: mixture(name, material, seed=seed))
+    concepts = {token.text: words or ([token.meaning] if token.meaning else []) for token in added}
+    results, distances, samples = passes.evaluate(
+        taught, evaluations, concepts=concepts, tests=course.tests.unseen or course.tests.seen
+    )
+    baseline = next((label for label in trained_arms if label == "common"), trained_arms[0])
+    trained = _arm_table(taught)
+    frames = {
+        "arms": trained,
+        "results": results,
+        "table": lesson_table(
+            results,
+            trained,
+            evaluations=[
+                Measured(
+                    label=each.label,
+                    unit=each.evaluator.unit,
+                    higher_is_better=each.evaluator.higher_is_better,
+                )
+                for each in evaluations
+            ],
+            baseline=baseline,
+            confidence=confidence,
+        ),
+        "concepts": distances,
+        "samples": samples,
+    }
+    if gradients and material.buffer:
+        frames["buffering"] = _gradients(passes, base, material, gradients)
+    wordings, figures = _map(course)
+    frames["wordings"] = wordings
+    for name, frame in frames.items():
+        write_frame(frame, folder / f"{name}.parquet")
+    kept = next((one for one in taught if one.lesson.mixture == "delia" and one.seed == 0), None)
+    kept = kept or next(one for one in reversed(taught) if one.trained is not None and one.seed == 0)
+    _keep(kept, tuning, folder)
+    facts_shown: dict[str, Any] = {
+        "model": model,
+        "task": len(course.task),
+        "tests": len(course.tests.unseen or course.tests.seen),
+        "buffer": len(material.buffer),
+        "arms": [lesson.label for lesson in lessons],
+        "baseline": baseline,
+        "evaluations": [each.label for each in evaluations],
+        "seeds": seeds,
+        "confidence": confidence,
+        "tokens": [token.text for token in added],
+        "diversity": figures,
+        "kept model": kept.lesson.label,
+        "tuning": asdict(tuning) | {"learning_rate": tuning.peak_learning_rate},
+        "notes": _notes(course),
+    }
+    return step.finish(folder, facts=facts_shown, started=started, links=links, tokens=passes.tokens)
+
+
+def _usual(paraphrases: str | None, buffer: str | None) -> list[str]:
+    found = {
+        (True, True): ["delia"],
+        (True, False): ["no_buffer"],
+        (False, True): ["no_paraphrases"],
+        (False, False): [],
+    }
+    return [UNTUNED, "common", *found[paraphrases is not None, buffer is not None]]
+
+
+def _course(
+    task: list[Example],
+    *,
+    test: str | None,
+    heldout: Path,
+    made: dict[str, str | None],
+    general: str | None,
+    mixing: Mixing,
+) -> _Course:
+    """Read all rows, and set aside what is asked.
+
+    Raises:
+        UsageError: If the task has too few rows, or was loaded without rows to ask.
+    """
+    material = {name: read_made(given) if given else [] for name, given in made.items()}
+    if test is None and not heldout.is_file():
+        raise UsageError(
+            f"{heldout.parent} was loaded without rows to test on",
+            hint="load it with --holdout 0.2, or name a file: --test FILE",
+        )
+    tests = list(rows.read([test or str(heldout)], source_column=None if test else "source").iter_examples())
+    if len(task) < 2 or len(tests) < 2:
+        raise UsageError(
+            f"the task has {len(task)} rows to train on and {len(tests)} to test on, and needs two of each",
+            hint="give more rows, or rows to test on: --test FILE",
+        )
+    wordings = worded_tests(task, tests, material.pop("paraphrases"), reserve=test is None)
+    forgotten = list(rows.read([general]).iter_examples()) if general else []
+    if not general and material["buffer"]:
+        aside = min(GENERAL_MOST, round(GENERAL_SHARE * len(material["buffer"])))
+        ordered = sorted(material["buffer"], key=lambda each: fingerprint(["general", each.id]))
+        forgotten, material["buffer"] = ordered[:aside], ordered[aside:]
+    return _Course(
+        task=task,
+        material=Material(
+            task=task,
+            paraphrases=wordings.paraphrases,
+            buffer=material["buffer"],
+            facts=material["facts"],
+            constrained=material["constrained"],
+            mixing=mixing,
+        ),
+        tests=wordings,
+        general=forgotten,
+    )
+
+
+def _usual_evaluations(task: Sequence[Example]) -> list[str]:
+    """Return what a task is asked when nothing is said: the format, if all its answers have one, and the loss."""
+    for syntax in ("json", "python"):
+        grader: Any = build_evaluator(parse(f"format@syntax={syntax},check=parses"))
+        if all(grader.grade(each, each.messages[-1].content).value == 1 for each in task):
+            return [f"format@syntax={syntax}", "heldout"]
+    return ["heldout"]
+
+
+def _asked_here(course: _Course, asked: Sequence[Specification], folder: Path) -> list[Evaluation]:
+    """Return the evaluations on the test rows, and the loss on general rows; what is asked is written to ``folder``."""
+    found = []
+    sets = {UNSEEN: course.tests.unseen, SEEN: course.tests.seen}
+    for name, examples in (*sets.items(), (GENERAL, course.general)):
+        if not examples:
+            continue
+        path = folder / f"{name.replace(' ', '_')}.jsonl"
+        _write(examples, path)
+        here = [parse("heldout")] if name == GENERAL else [each for each in asked if each.path is None]
+        for specification in here:
+            evaluator = build_evaluator(specification)
+            label = (
+                f"{specification.name} on general rows"
+                if name == GENERAL
+                else f"{specification.label}, {name}"
+            )
+            found.append(Evaluation(label=label, evaluator=evaluator, examples=evaluator.read(str(path))))
+    return found
+
+
+def _write(examples: Sequence[Example], path: Path) -> None:
+    lines = [
+        {"messages": [asdict(turn) for turn in each.messages], "source": each.source} for each in examples
+    ]
+    with replacing(path) as part:
+        part.write_text(
+            "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8"
+        )
+
+
+def _arm_table(taught: Sequence[Taught]) -> pl.DataFrame:
+    return pl.DataFrame(
+        [
+            {
+                "arm": one.lesson.label,
+                "seed": one.seed,
+                "examples": len(one.mixture.examples) if one.mixture else 0,
+                "task_examples": one.mixture.task if one.mixture else 0,
+                "stages": len(one.mixture.stages) if one.mixture else 0,
+                "tokens": one.trained.tokens if one.trained else 0,
+                "response_tokens": one.response_tokens,
+                "steps": one.trained.steps if one.trained else 0,
+                "seconds": one.trained.seconds if one.trained else 0.0,
+                "model": one.trained.folder.name if one.trained else None,
+            }
+            for one in taught
+        ],
+        schema_overrides={"model": pl.String},
+    )
+
+
+def _gradients(passes: Lessons, base: ModelRef, material: Material, count: int) -> pl.DataFrame:
+    sets = {
+        "task": material.task,
+        "buffer": mixture("no_paraphrases", material, seed=0).examples[len(material.task) :],
+    }
+    ratio = len(sets["buffer"]) / len(material.task)
+    if material.paraphrases:
+        sets["reworded"] = mixture("no_buffer", material, seed=0).examples
+    drawn = {
+        name: sorted(examples, key=lambda each: fingerprint(["gradients", each.id]))[:count]
+        for name, examples in sets.items()
+    }
+    return passes.gradients(base, drawn, ratio=ratio)
+
+
+def _map(course: _Course) -> tuple[pl.DataFrame, dict[str, dict[str, float]]]:
+    """Return each kind of question as points of a map, and how diverse each kind is."""
+    from learnable.model import StaticEmbedder
+
+    texts = {
+        "task": [_asked(each) for each in course.task],
+        "paraphrases": [_asked(each) for each in course.material.paraphrases],
+        "test": [_asked(each) for each in course.tests.unseen],
+        "buffer": [_asked(each) for each in course.material.buffer],
+    }
+    texts = {name: list(dict.fromkeys(found)) for name, found in texts.items() if found}
+    lines = [(name, text) for name, found in texts.items() for text in found]
+    frame = pl.DataFrame(lines, schema={"kind": pl.String, "text": pl.String}, orient="row")
+    try:
+        embedder = StaticEmbedder()
+    except ModelError as error:
+        say(f"no map of the questions: {error}")
+        return frame, {}
+    vectors: NDArray[Any] = embedder.embed_texts([text for _, text in lines])
+    points = plane(vectors)
+    smallest = min(len(found) for found in texts.values())
+    figures = {}
+    for name, found in texts.items():
+        here = (frame["kind"] == name).to_numpy()
+        figures[name] = asdict(diversity(found, vectors[here], of=smallest)) | {"questions": len(found)}
+    return frame.with_columns(x=points[:, 0], y=points[:, 1]), figures
+
+
+def _asked(example: Example) -> str:
+    return next(turn.content for turn in example.messages if turn.role == "user")
+
+
+def _keep(one: Taught, tuning: Tuning, folder: Path) -> None:
+    """Write the trained model whole into the lesson's folder, loadable by plain transformers."""
+    from learnable.training import save_whole
+
+    assert one.trained is not None
+    if tuning.method == "lora":
+        save_whole(one.base, one.trained.folder, folder / "model")
+        return
+    with replacing(folder / "model") as part:
+        shutil.copytree(one.trained.folder, part, ignore=shutil.ignore_patterns("training.json"))
+
+
+def _notes(course: _Course) -> list[str]:
+    notes = []
+    if not course.tests.unseen:
+        notes.append(
+            "no wordings to ask in that training has not seen: give paraphrases, or rows with --test"
+        )
+    if not course.tests.seen:
+        notes.append(
+            "the instruction of the test rows could not be told from their content, so they are asked as they are"
+        )
+    if not course.general:
+        notes.append("what was forgotten was not asked: give --general FILE, or a buffer of ten rows or more")
+    return notes
+
+
+def _price(
+    lessons: Sequence[Lesson],
+    seeds: int,
+    course: _Course,
+    asked: Sequence[Specification],
+    elsewhere: Sequence[Evaluation],
+) -> list[str]:
+    def size(found: Mixture) -> int:
+        return len(found.examples)
+
+    price = [
+        f"{seeds} training{'s' if seeds > 1 else ''} of {lesson.label} on "
+        + (
+            "as many tokens as delia"
+            if lesson.mixture == "repeated"
+            else f"{size(mixture(lesson.mixture, course.material, seed=0)):,} examples"
+        )
+        for lesson in lessons
+        if lesson.mixture != UNTUNED
+    ]
+    items = (len(course.tests.seen) + len(course.tests.unseen)) * sum(each.path is None for each in asked)
+    items += len(course.general) + sum(len(each.examples) for each in elsewhere)
+    return [*price, f"{items:,} evaluation items for each model"]
