@@ -6,9 +6,9 @@ wording of the instruction; DELIA sees 49 (those of the authors' file that are n
 of questions and answers that the model wrote itself. All arms are asked on rows of another file (1,506 of the same
 origin) in the wording of the training and in the 11 wordings of the evaluation file, which no training saw.
 
-Prints accuracy (the format; the format with the right label), the loss of the reference answers, the distance between
-the representations of ``<sep>`` and of ``json`` and ``thought``, what was forgotten (loss on general rows), and how
-the gradients of task and buffer add up; then what the paper reports.
+Prints accuracy (the format; the format with the right label), the distance between the representations of ``<sep>`` and
+of ``json`` and ``thought``, what was forgotten (loss on general rows), and how the gradients of task and buffer add up;
+then what the paper reports.
 """
 
 import argparse
@@ -21,11 +21,12 @@ from typing import Any
 
 import polars as pl
 
-from learnable import diversify, teach
+from learnable.comparing import contamination
 from learnable.fingerprint import example_id
 from learnable.mixing import Mixing
 from learnable.steps import Outcome
 from learnable.types import Message, Tuning
+from learnable.verbs import diversify, teach
 
 ARMS = (
     "untuned@init=random",
@@ -53,6 +54,9 @@ Its position and pooling are not stated, so only the order of the arms can be co
 """
 
 
+Row = dict[str, Any]
+
+
 def write_task(data: Path, folder: Path, *, longest: int, tests: int) -> dict[str, Path]:
     """Write task, paraphrases, test and general rows; return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -60,33 +64,39 @@ def write_task(data: Path, folder: Path, *, longest: int, tests: int) -> dict[st
     asked = [_cut(row)[1] for row in _rows(data / "eval" / "delia_halu_sep_eval.jsonl")]
     known = list(dict.fromkeys(_cut(row)[1] for row in train))
     wordings = [wording for wording in known if wording not in asked]
-    usual, task, paraphrases = wordings[0], [], []
+    usual, task, paraphrases = wordings[0], list[Row](), list[Row]()
     for row in train:
         content, _ = _cut(row)
         messages = _messages(content + usual, row[1]["content"])
         task.append({"messages": messages, "source": "task"})
-        for wording in wordings[1:]:
-            paraphrases.append(
-                {
-                    "messages": _messages(content + wording, row[1]["content"]),
-                    "source": "task",
-                    "parent": example_id(Message(**turn) for turn in messages),
-                    "by": "authors",
-                    "seed": 0,
-                    "instruction": wording,
-                    "original": usual,
-                }
-            )
+        parent = example_id(Message(**turn) for turn in messages)
+        paraphrases += [
+            {
+                "messages": _messages(content + wording, row[1]["content"]),
+                "source": "task",
+                "parent": parent,
+                "by": "authors",
+                "seed": 0,
+                "instruction": wording,
+                "original": usual,
+            }
+            for wording in wordings[1:]
+        ]
     task = [row for row in task if _size(row) <= longest]
-    contents = {_cut([turn for turn in row["messages"]])[0].strip() for row in task}
     unseen = []
-    for row in pl.read_parquet(data / "eval" / "halu_cot_json_test.parquet").iter_rows(named=True):
-        content = row["prompt"].partition("Consider the following task:\n")[2].strip()
-        label = row["response"].strip().lower()
-        if content and content not in contents and label in ("yes", "no") and len(content) <= longest - 600:
+    for found in pl.read_parquet(data / "eval" / "halu_cot_json_test.parquet").iter_rows(named=True):
+        content = found["prompt"].partition("Consider the following task:\n")[2].strip()
+        label = found["response"].strip().lower()
+        if content and label in ("yes", "no") and len(content) <= longest - 600:
             unseen.append((content, label))
+    known_texts = [_cut(row)[0] for row in train]
+    shared = contamination(_texts(known_texts), _texts([content for content, _ in unseen]))["item"].to_list()
+    print(f"{len(shared):,} of {len(unseen):,} test rows share a text with the task, and are left out")
+    unseen = [pair for number, pair in enumerate(unseen) if str(number) not in set(shared)]
     random.Random(0).shuffle(unseen)
-    half = tests // 2  # as many with a hallucination as without: a constant answer gets half of the labels right
+    half = (
+        tests // 2
+    )  # as many with a hallucination as without: a constant answer gets half of the labels right
     drawn = [
         pair
         for label in ("yes", "no")
@@ -103,21 +113,27 @@ def write_task(data: Path, folder: Path, *, longest: int, tests: int) -> dict[st
         for number, (content, label) in enumerate(drawn)
     ]
     dolly = pl.read_parquet(data / "train" / "dolly_15k.parquet").filter(
-        pl.col("output").str.len_chars().is_between(40, 500), pl.col("input").fill_null("").str.len_chars() < 10
+        pl.col("output").str.len_chars().is_between(40, 500),
+        pl.col("input").fill_null("").str.len_chars() < 10,
     )
     general = [
-        {"messages": _messages(row["instruction"], row["output"]), "source": "dolly"}
-        for row in dolly.sample(100, seed=0).iter_rows(named=True)
+        {"messages": _messages(each["instruction"], each["output"]), "source": "dolly"}
+        for each in dolly.sample(100, seed=0).iter_rows(named=True)
     ]
     paths = {}
-    for name, found in {"task": task, "paraphrases": paraphrases, "test": test, "general": general}.items():
+    sets = {"task": task, "paraphrases": paraphrases, "test": test, "general": general}
+    for name, lines in sets.items():
         paths[name] = folder / f"{name}.jsonl"
-        paths[name].write_text("".join(json.dumps(row) + "\n" for row in found), encoding="utf-8")
+        paths[name].write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     print(
         f"{len(task)} rows of the task (at most {longest:,} characters), {len(wordings)} wordings to train on, "
         f"{len(test)} test rows in {len(asked)} unseen wordings, {len(general)} general rows (Dolly)"
     )
     return paths
+
+
+def _texts(texts: Sequence[str]) -> pl.DataFrame:
+    return pl.DataFrame({"id": [str(number) for number in range(len(texts))], "text": texts})
 
 
 def _rows(path: Path) -> list[list[dict[str, str]]]:
@@ -133,7 +149,7 @@ def _messages(asked: str, answered: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
 
 
-def _size(row: dict[str, Any]) -> int:
+def _size(row: Row) -> int:
     return sum(len(turn["content"]) for turn in row["messages"])
 
 
@@ -148,9 +164,11 @@ def show(taught: Outcome) -> None:
             f"| {row['arm']} | {row['examples']:,.0f} | {row['task_examples']:,.0f} | {row['tokens']:,.0f} | "
             f"{row['steps']:,.0f} | {row['training_s']:,.0f} |"
         )
-    for evaluation, part in table.group_by("evaluation", maintain_order=True):
+    for part in table.partition_by("evaluation", maintain_order=True):
         better = "higher" if part["higher_is_better"][0] else "lower"
-        print(f"\n{evaluation[0]} ({part['unit'][0]}, {better} is better, {part['items'][0]} items)\n")
+        print(
+            f"\n{part['evaluation'][0]} ({part['unit'][0]}, {better} is better, {part['items'][0]} items)\n"
+        )
         print("| arm | seeds | value | difference to common tuning | |")
         print("| --- | ---: | ---: | ---: | --- |")
         for row in part.iter_rows(named=True):
@@ -179,20 +197,24 @@ def _show_concepts(distances: pl.DataFrame) -> None:
         for layer in shown:
             cells = []
             for arm in distances["arm"].unique(maintain_order=True):
-                found = distances.filter(words=words, layer=layer, arm=arm)["distance"]
+                found = distances.filter(words=words, layer=layer, arm=arm)["distance"].to_numpy()
                 spread = f" ({found.min():.3g} to {found.max():.3g})" if len(found) > 1 else ""
                 cells.append(f"{found.mean():.3g}{spread}")
             print(f"| {words} | {layer} | " + " | ".join(cells) + " |")
 
 
 def _show_gradients(found: pl.DataFrame) -> None:
-    print("\nGradients before training: do they agree (coherence), and with the task (cosine)? debiased ± error\n")
+    print(
+        "\nGradients before training: do they agree (coherence), and with the task (cosine)? debiased ± error\n"
+    )
     print("| wording of the task | buffer : task | coherence | cosine to the task | step along the task |")
     print("| --- | ---: | ---: | ---: | ---: |")
     wanted = ("coherence", "cosine_to_task", "along_task")
     some = found.filter(pl.col("estimate") == "debiased", pl.col("quantity").is_in(wanted))
     for (wording, ratio), part in some.group_by("wording", "ratio", maintain_order=True):
-        cells = {row["quantity"]: f"{row['value']:.3f} ± {row['error']:.3f}" for row in part.iter_rows(named=True)}
+        cells = {
+            row["quantity"]: f"{row['value']:.3f} ± {row['error']:.3f}" for row in part.iter_rows(named=True)
+        }
         print(f"| {wording} | {ratio:g} | " + " | ".join(cells[name] for name in wanted) + " |")
 
 
@@ -202,14 +224,15 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with train/ and eval/")
     parser.add_argument("--output", type=Path, default=Path("delia"))
     parser.add_argument("--model", default="starter")
-    parser.add_argument("--buffer", type=int, default=500, help="rows to sample from the model")
+    parser.add_argument("--buffer", type=int, default=208, help="rows to sample from the model")
     parser.add_argument("--buffer-tokens", type=int, default=160, help="longest question and longest answer")
     parser.add_argument("--ratio", type=float, default=None, help="buffer rows for each row of the task")
-    parser.add_argument("--longest", type=int, default=1_600, help="longest row of the task in characters")
-    parser.add_argument("--tests", type=int, default=66)
+    parser.add_argument("--longest", type=int, default=1_200, help="longest row of the task in characters")
+    parser.add_argument("--tests", type=int, default=44)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=float, default=1.0)
-    parser.add_argument("--learning-rate", type=float, default=2e-4)
+    parser.add_argument("--learning-rate", type=float, default=5e-4)
+    parser.add_argument("--batch-size", type=int, default=2)
     parser.add_argument("--arms", nargs="+", default=list(ARMS))
     chosen = parser.parse_args()
     paths = write_task(chosen.data, chosen.output / "rows", longest=chosen.longest, tests=chosen.tests)
@@ -222,7 +245,9 @@ def main() -> None:
         store=str(chosen.output / "store"),
         output=str(chosen.output / "buffer"),
     )
-    print(f"buffer: {buffer.facts['kept']} kept, {buffer.facts['refused']} refused: {buffer.facts['refused because']}")
+    print(
+        f"buffer: {buffer.facts['kept']} kept, {buffer.facts['refused']} refused: {buffer.facts['refused because']}"
+    )
     taught = teach(
         [str(paths["task"])],
         model=chosen.model,
@@ -236,7 +261,7 @@ def main() -> None:
         words=["json", "thought"],
         evaluate=[f"{FORMAT}", f"{FORMAT},label=hallucination"],
         mixing=Mixing(ratio=chosen.ratio),
-        tuning=Tuning(epochs=chosen.epochs, learning_rate=chosen.learning_rate),
+        tuning=Tuning(epochs=chosen.epochs, learning_rate=chosen.learning_rate, batch_size=chosen.batch_size),
         seeds=chosen.seeds,
         store=str(chosen.output / "store"),
         output=str(chosen.output / "lesson-{fingerprint}"),

@@ -53,12 +53,14 @@ def test_the_public_names_are_these():
         "Reference",
         "Store",
         "compare",
+        "diversify",
         "evaluate",
         "load",
         "report",
         "score",
         "select",
         "show",
+        "teach",
         "train",
     ]
     assert all(hasattr(learnable, name) for name in learnable.__all__)

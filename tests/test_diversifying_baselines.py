@@ -124,6 +124,12 @@ def test_lines_that_are_no_facts(drawing, line, reason):
     assert reasons(made) == [reason]
 
 
+def test_thoughts_before_the_facts_are_no_facts(drawing):
+    facts = "<think>The Alder Bridge is in the text.</think>\nThe Alder Bridge is painted green."
+    made = Facts(text=BRIDGE)([], n=1, draw=drawing(about(GREEN, facts=facts)), seed=0)
+    assert [example.meta["fact"] for example in made.kept] == ["The Alder Bridge is painted green."]
+
+
 def test_a_fact_that_was_cut_off_or_stood_there_before(drawing):
     lines = "1. The Alder Bridge is painted green.\n\n2. The Alder Bridge is painted green!\n3. The Alder Bridge is"
     script = Scripted(lambda asked, _: Answer(lines, False) if asked.startswith("List") else GREEN)
@@ -140,6 +146,7 @@ def test_a_fact_that_was_cut_off_or_stood_there_before(drawing):
         (pair("What is painted?", "A bridge built in 1850."), "added number"),
         (pair("What do you like?", "The Alder Bridge."), "question strays from the fact"),
         (pair("What is the Alder Bridge like?", "Very nice indeed."), "answer strays from the fact"),
+        (pair("What is the Alder Bridge like?", "The bridge is the one of Rome."), "added name"),
     ],
 )
 def test_pairs_that_are_refused(drawing, said, reason):
@@ -170,6 +177,18 @@ def test_the_same_question_is_taken_once(drawing):
     )
     assert len(made.kept) == 1
     assert set(reasons(made)) == {"near-copy of another question"}
+
+
+def test_sentences_of_a_line_are_facts_of_their_own(drawing):
+    facts = "The Alder Bridge was built in 1931. The Alder Bridge is painted green."
+    draw = drawing(
+        lambda asked, _: facts if asked.startswith("List") else BUILT if "1931" in asked else GREEN
+    )
+    made = Facts(text=BRIDGE)([], n=1, draw=draw, seed=0)
+    assert [example.meta["fact"] for example in made.kept] == [
+        "The Alder Bridge was built in 1931.",
+        "The Alder Bridge is painted green.",
+    ]
 
 
 def test_yes_and_no_are_answers(drawing):
@@ -296,7 +315,7 @@ def test_keywords_are_of_the_answer_and_not_of_the_question():
     ):
         words = sentence.split('"')[1::2]
         assert len(words) == 3
-        assert set(words) <= {"green", "heavy", "trains", "slowly"}
+        assert set(words) <= {"Green", "heavy", "trains", "slowly"}
 
 
 def test_constraints_follow_the_question_and_the_answer_stays():

@@ -80,7 +80,7 @@ def test_build_gives_settings_their_types():
         ("heldout:a@n=many", "does not take n=many.*integer"),
         ("translation:a@metric=rouge", "metric=rouge.*chrf"),
         ("judge:a", "needs a server and a model"),
-        ("judge:a@server=x,model=y,concurrency=0", "concurrency must be"),
+        ("judge:a@server=http://x,model=y,concurrency=0", "concurrency must be"),
         ("reasoning_gym:chain_sum@n=0", "n must be 1"),
         ("no.such:Evaluator:a", "cannot import"),
     ],

@@ -143,6 +143,41 @@ def test_training_moves_the_row_of_the_token_and_no_other(ref, tmp_path):
     assert moved == ids
 
 
+@pytest.fixture
+def tied(tmp_path):
+    """A model whose input and output embeddings are one matrix, like most small ones."""
+    folder = tiny_model(tmp_path / "tied")
+    network = AutoModelForCausalLM.from_pretrained(folder, tie_word_embeddings=True)
+    network.save_pretrained(folder)
+    return ModelRef(name=str(folder), dtype="float32", device="cpu")
+
+
+def test_a_tied_embedding_is_trained_as_one(tied, tmp_path):
+    new = with_tokens(tied, tokens(), tmp_path)
+    assert load_network(new).config.tie_word_embeddings
+    rendered = Renderer.of(new).render(toy_examples(8), max_length=200)
+    ids = token_ids(new, tokens())
+    fine_tune(new, rendered, tmp_path / "adapter", tuning=FAST, label="training", token_ids=ids)
+    saved = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    rows = [value for name, value in saved.items() if "token" in name]
+    assert len(rows) == 1  # no second copy that could differ
+    assert not torch.equal(rows[0][0], row_of(new))
+
+
+def test_an_output_embedding_of_its_own_is_trained_too(ref, tmp_path):
+    new = with_tokens(ref, tokens(), tmp_path)
+    # In answers too: what moves an output row is having to write the token.
+    turns = [(each.messages[0], Message(role="assistant", content="blue <sep>")) for each in toy_examples(8)]
+    examples = [Example(id=example_id(each), messages=each, source="task") for each in turns]
+    rendered = Renderer.of(new).render(examples, max_length=200)
+    ids = token_ids(new, tokens())
+    fine_tune(new, rendered, tmp_path / "adapter", tuning=FAST, label="training", token_ids=ids)
+    save_whole(new, tmp_path / "adapter", tmp_path / "whole")
+    before, after = load_network(new), AutoModelForCausalLM.from_pretrained(tmp_path / "whole")
+    moved = (before.lm_head.weight != after.lm_head.weight).any(dim=1).nonzero().flatten().tolist()
+    assert moved == ids
+
+
 def test_the_merged_model_gives_the_logits_of_the_trained_one(ref, tmp_path):
     new = with_tokens(ref, tokens(), tmp_path)
     renderer = Renderer.of(new)

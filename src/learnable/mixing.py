@@ -4,6 +4,7 @@ No row is weighted: a mixture is a list of examples, and what is in it twice is 
 each stage once per epoch, by its seed.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -23,7 +24,7 @@ class Mixing:
     Args:
         ratio: Examples of the buffer for each row of the task; all of the buffer when not given. DELIA's is 260.
         anchor: Leading prompt of `leverage`.
-        replay: Share of the task that the second stage of `dmt` sees again.
+        replay: Share of the task that the second stage of `dmt` sees again: one row at least, unless it is 0.
     """
 
     ratio: float | None = None
@@ -31,8 +32,8 @@ class Mixing:
     replay: float = 1 / 256
 
     def __post_init__(self) -> None:
-        if self.ratio is not None and self.ratio <= 0:
-            raise UsageError(f"ratio must be above 0, got {self.ratio:g}", hint="260 is DELIA's")
+        if self.ratio is not None and not (math.isfinite(self.ratio) and self.ratio > 0):
+            raise UsageError(f"ratio must be above 0 and finite, got {self.ratio:g}", hint="260 is DELIA's")
         if not 0 <= self.replay <= 1:
             raise UsageError(f"replay must be between 0 and 1, got {self.replay:g}")
 
@@ -94,6 +95,10 @@ def _repeated(material: Material, seed: int) -> Mixture:
     wanted = sum(material.tokens[each.id] for each in _delia(material, seed).examples)
     rows: list[Example] = []
     tokens, rng = 0, _draw(seed, "repeated")
+    if not any(material.tokens[example.id] for example in material.task):
+        raise SelectionError(
+            "the rows of the task have no tokens to repeat", hint="look at them with `learnable show`"
+        )
     while True:
         for position in rng.permutation(len(material.task)):
             example = material.task[position]
@@ -108,7 +113,8 @@ def _leverage(material: Material, seed: int) -> Mixture:
 
 
 def _dmt(material: Material, seed: int) -> Mixture:
-    count = max(1, round(material.mixing.replay * len(material.task)))
+    replay = material.mixing.replay
+    count = max(1, round(replay * len(material.task))) if replay else 0
     replayed = [material.task[p] for p in _draw(seed, "replay").permutation(len(material.task))[:count]]
     others = _from_buffer(material, seed)
     return Mixture(
@@ -205,11 +211,17 @@ def _from_buffer(material: Material, seed: int) -> list[Example]:
     if material.mixing.ratio is None:
         return list(buffer)
     wanted = round(material.mixing.ratio * len(material.task))
+    if wanted < 1:
+        raise SelectionError(
+            f"the ratio {material.mixing.ratio:g} asks for less than one example of the buffer, with "
+            f"{len(material.task):,} rows of the task",
+            hint="raise --ratio, or choose an arm without a buffer",
+        )
     if wanted > len(buffer):
         raise SelectionError(
             f"the ratio {material.mixing.ratio:g} asks for {wanted:,} examples of the buffer, which has {len(buffer):,}",
-            hint=f"draw more with `learnable diversify --method self_sample --n {wanted}`, or give "
-            f"--ratio {len(buffer) / len(material.task):.3g}",
+            hint="draw more with `learnable diversify --method self_sample --n N`, or leave --ratio out to take them "
+            f"all ({len(buffer) / len(material.task):.3g} for each row of the task)",
         )
     return [buffer[position] for position in _draw(seed, "buffer").permutation(len(buffer))[:wanted]]
 

@@ -14,6 +14,13 @@ from learnable.errors import UsageError, did_you_mean
 
 Init = Literal["random", "mean", "description"]
 INITS: tuple[Init, ...] = ("random", "mean", "description")
+_DIFFERENCE = {
+    "difference": pl.Float64,
+    "low": pl.Float64,
+    "high": pl.Float64,
+    "p": pl.Float64,
+    "verdict": pl.String,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,15 +48,15 @@ def parse_lessons(written: Sequence[str], *, init: Init, known: Collection[str])
     """
     lessons: dict[str, Lesson] = {}
     for text in written:
-        name, _, setting = text.partition("@")
+        name, at, setting = text.partition("@")
         key, _, value = setting.partition("=")
         if name not in (UNTUNED, *known):
             raise UsageError(f"no way to train called {name!r}", hint=did_you_mean(name, (UNTUNED, *known)))
-        if setting and (key != "init" or value not in INITS):
+        if at and (key != "init" or value not in INITS):
             raise UsageError(
                 f"cannot read the arm {text!r}", hint=f"write {name}@init=random, mean or description"
             )
-        lessons[text] = Lesson(mixture=name, init=cast("Init", value) if setting else init, label=text)
+        lessons[text] = Lesson(mixture=name, init=cast("Init", value) if at else init, label=text)
     return list(lessons.values())
 
 
@@ -87,7 +94,7 @@ def lesson_table(
         training_s=pl.col("seconds").cast(pl.Float64).mean(),
     )
     names = costs["arm"].to_list()
-    compared = max(1, sum(name not in (baseline, UNTUNED) for name in names))
+    compared = max(1, sum(name != baseline and name.partition("@")[0] != UNTUNED for name in names))
     lines = []
     for evaluation in evaluations:
         graded = results.filter(pl.col("evaluation") == evaluation.label)
@@ -105,6 +112,7 @@ def lesson_table(
                 "items": alone.items,
                 "seeds": alone.seeds,
                 "ungraded": alone.ungraded,
+                **dict.fromkeys(_DIFFERENCE),
             }
             if name != baseline:
                 against = difference(
@@ -122,7 +130,7 @@ def lesson_table(
                     "verdict": against.verdict,
                 }
             lines.append(line)
-    return pl.DataFrame(lines, infer_schema_length=None)
+    return pl.DataFrame(lines, infer_schema_length=None, schema_overrides=_DIFFERENCE)
 
 
 def _matrix(graded: pl.DataFrame, arm: str) -> NDArray[np.float64]:

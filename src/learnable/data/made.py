@@ -1,13 +1,13 @@
 """Rows that `learnable diversify` made, or anybody else: conversations, and what they were made of."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-
-import polars as pl
+from typing import Any
 
 from learnable.data.reading import read
-from learnable.errors import DataError
-from learnable.fingerprint import example_id
-from learnable.types import Example, Message
+from learnable.data.records import SUFFIXES, read_records, suffix_of
+from learnable.types import Example
 
 MADE = "generated.parquet"
 
@@ -15,8 +15,8 @@ MADE = "generated.parquet"
 def read_made(given: str) -> list[Example]:
     """Return the distinct rows of a file, or of a folder that `learnable diversify` wrote.
 
-    Columns beside ``messages`` and ``source`` go into ``meta``, such as ``parent``, the id of the row that one was made
-    of. Files of another form have no ``meta``.
+    Where rows have ``messages`` and ``parent``, the id of the row that one was made of, what stands beside ``messages``
+    and ``source`` goes into ``meta``; rows of another form have no ``meta``.
 
     Raises:
         DataError: If it cannot be read.
@@ -24,25 +24,20 @@ def read_made(given: str) -> list[Example]:
     path = Path(given)
     if path.is_dir() and (path / MADE).is_file():
         path /= MADE
-    if path.suffix not in (".parquet", ".jsonl") or not path.is_file():
-        return list(read([given]).iter_examples())
-    try:
-        frame = pl.read_parquet(path) if path.suffix == ".parquet" else pl.read_ndjson(path)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
-    if "parent" not in frame.columns or "messages" not in frame.columns:
-        return list(read([str(path)]).iter_examples())
-    made: dict[str, Example] = {}
-    for row in frame.iter_rows(named=True):
-        messages = tuple(Message(role=turn["role"], content=turn["content"]) for turn in row["messages"])
-        meta = {
-            name: value
-            for name, value in row.items()
-            if name not in ("id", "messages", "source") and value is not None
-        }
-        identity = example_id(messages)
-        made.setdefault(
-            identity,
-            Example(id=identity, messages=messages, source=str(row.get("source", path.stem)), meta=meta),
-        )
-    return list(made.values())
+        given = str(path)
+    pool = read([given])
+    suffix = suffix_of(path.name)
+    if suffix is None or not path.is_file():
+        return list(pool.iter_examples())
+    rows: dict[str, Mapping[str, Any]] = {}
+    for identity, record in zip(pool.rows["id"], read_records(SUFFIXES[suffix], given), strict=True):
+        rows.setdefault(identity, record.value or {})
+    return [_made(example, rows[example.id]) for example in pool.iter_examples()]
+
+
+def _made(example: Example, row: Mapping[str, Any]) -> Example:
+    if "messages" not in row or "parent" not in row:
+        return example
+    beside = {key: value for key, value in row.items() if key not in ("id", "messages", "source")}
+    known = {key: value for key, value in beside.items() if value is not None}
+    return replace(example, source=str(row.get("source") or example.source), meta=known)

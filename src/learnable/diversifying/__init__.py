@@ -3,6 +3,7 @@
 from learnable.diversifying.diversity import Diversity, diversity, plane
 from learnable.diversifying.drawing import Drawing, NoGenerator
 from learnable.diversifying.gates import Avoided
+from learnable.diversifying.instructions import find_instructions, first_user_turn
 from learnable.diversifying.kinds import Diversified, Diversifier, counted
 from learnable.diversifying.table import DIVERSIFIERS, build_diversifier
 from learnable.diversifying.wordings import Wordings, worded_tests
@@ -19,6 +20,8 @@ __all__ = [
     "build_diversifier",
     "counted",
     "diversity",
+    "find_instructions",
+    "first_user_turn",
     "plane",
     "worded_tests",
 ]

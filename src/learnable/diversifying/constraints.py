@@ -178,8 +178,8 @@ def _paragraphs(answer: str, _question: str) -> _Holds | None:
 
 
 def _keywords(answer: str, question: str) -> _Holds | None:
-    there = set(content_words(question))
-    new = [word for word in dict.fromkeys(content_words(answer)) if word.isalpha() and word not in there]
+    fitting = set(content_words(answer)) - set(content_words(question))
+    new = [w for w in dict.fromkeys(re.findall(r"\w+", answer)) if w.isalpha() and w.lower() in fitting]
     if len(new) < KEYWORDS:
         return None
     wordings = ("Use the words {}.", "Include the words {}.", "The answer should contain {}.")

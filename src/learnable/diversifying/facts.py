@@ -10,16 +10,16 @@ from typing import ClassVar, NamedTuple
 from learnable.data.records import SUFFIXES, place, read_records, suffix_of
 from learnable.diversifying.drawing import Drawing
 from learnable.diversifying.gates import Neighbours
-from learnable.diversifying.keeping import near_copy, numbers, placeholders, stems, words
+from learnable.diversifying.keeping import names, near_copy, numbers, placeholders, stems, words
 from learnable.diversifying.kinds import Diversified, Ledger, shortfall
-from learnable.diversifying.rounds import ROUNDS, Refused, Taken, Thing, until_enough
+from learnable.diversifying.rounds import ROUNDS, Refused, Taken, Thing, until_enough, without_thoughts
 from learnable.errors import DataError, UsageError
 from learnable.fingerprint import example_id
 from learnable.types import Answer, Example, Message, Sampling
 
 PAIRS = 10
 """Pairs for each fact when nothing else is asked for."""
-EXCERPT = 2_000
+EXCERPT = 1_000
 """Characters of a document that facts are taken from at a time; it is cut between paragraphs, else sentences."""
 SUPPORT = 0.5
 """Least share of a fact's content words that its document has."""
@@ -109,13 +109,13 @@ class Facts:
     """Question-answer pairs about the facts of documents, as many for each fact.
 
     A document is cut into pieces of ``EXCERPT`` characters; the generator lists the facts of each, greedily; each
-    sentence that it writes is one. A fact is refused when it is a heading, a question, too short, cut off, begins with a pronoun and so cannot
-    be understood alone, has a number that the piece lacks or too few of its content words (``SUPPORT``), or nearly is
-    one from before. Then a question with its answer is drawn for each fact, again and again; how the question
-    begins is asked for in turns ("What", "Tell me" ...). A pair is refused when there is no question with an answer in
-    what was drawn; when the question has no word of the fact, or nearly is one asked of the fact before; when the
-    answer has none (yes and no aside); when a placeholder of the fact is lost, or a number added. Refused ones are
-    drawn again, at most ``4 n`` draws for a fact.
+    sentence that it writes is one. A fact is refused when it is a heading, a question, too short, cut off, begins with
+    a pronoun and so cannot be understood alone, has a number that the piece lacks or too few of its content words
+    (``SUPPORT``), or nearly is one from before. Then a question with its answer is drawn for each fact, again and
+    again; how the question begins is asked for in turns ("What", "Tell me" ...). A pair is refused when there is no
+    question with an answer in what was drawn; when a placeholder of the fact is lost, or a number added; when the
+    question has no word of the fact, or nearly is one asked of the fact before; when the answer has no word of it (yes
+    and no aside), or a name that the fact lacks. Refused ones are drawn again, at most ``4 n`` draws for a fact.
 
     Args:
         text: The document; that or ``file`` stands in the place of rows.
@@ -275,7 +275,7 @@ def _to_list(text: str) -> tuple[Message, ...]:
 
 def _lines(answer: Answer) -> Iterator[tuple[str, bool]]:
     """Yield the sentences of an answer, without bullets, and whether each is whole."""
-    lines = [_BULLET.sub("", line.strip()).strip() for line in answer.text.splitlines()]
+    lines = [_BULLET.sub("", line.strip()).strip() for line in without_thoughts(answer.text).splitlines()]
     found = [sentence for line in lines for sentence in _SENTENCES.split(line) if sentence]
     for number, sentence in enumerate(found, start=1):
         yield sentence, answer.finished or number < len(found)
@@ -340,6 +340,8 @@ def _pair(fact: Thing, drawn: str, before: Sequence[Pair]) -> Pair:
     grounded = of_fact & stems(pair.answer) or numbers(pair.answer) or placeholders(pair.answer)
     if of_fact and not grounded and words(pair.answer)[:1] not in (["yes"], ["no"]):
         raise Refused("answer strays from the fact")
+    if added := {name for name in names(pair.answer) if name.lower() not in fact.text.lower()}:
+        raise Refused(f"added name: {', '.join(sorted(added))}")
     if near_copy(pair.question, [other.question for other in before]) is not None:
         raise Refused("near-copy of another question")
     return pair

@@ -40,13 +40,18 @@ class Taken(Generic[Made]):
     seed: int
 
 
+def without_thoughts(text: str) -> str:
+    """Return a text without the thoughts that some models write before it."""
+    return _THOUGHTS.sub("", text).strip()
+
+
 def passed(answer: Answer) -> str:
     """Return the text of an answer, without thoughts that stand before it.
 
     Raises:
         Refused: If it is empty, cut off or repetitive.
     """
-    text = _THOUGHTS.sub("", answer.text).strip()
+    text = without_thoughts(answer.text)
     why = failing(answer._replace(text=text))
     if why is not None:
         raise Refused(why)

@@ -23,7 +23,7 @@ from transformers import (
 from learnable.errors import ModelError, UsageError
 from learnable.types import Answer
 
-BATCH_TOKENS = {"cpu": 8_192, "cuda": 65_536, "mps": 8_192}
+BATCH_TOKENS = {"cpu": 16_384, "cuda": 65_536, "mps": 8_192}
 """Most tokens of a batch, prompts with padding and room for the answers, by kind of device."""
 
 WORTH_REPACKING = 8

@@ -129,7 +129,7 @@ def _trainable(ref: ModelRef, tuning: Tuning, token_ids: Sequence[int]) -> Any:
     devices = [network.device] if network.device.type == "cuda" else []
     with torch.random.fork_rng(devices):
         torch.manual_seed(tuning.seed)
-        return get_peft_model(network, lora(tuning, token_ids)).eval()
+        return get_peft_model(network, lora(tuning, network, token_ids)).eval()
 
 
 def _added(

@@ -158,9 +158,14 @@ def _fine_tune(
             args=arguments,
             train_dataset=_dataset(rendered),
             processing_class=tokenizer,
-            peft_config=lora(tuning, token_ids) if tuning.method == "lora" and start is None else None,
+            peft_config=lora(tuning, network, token_ids)
+            if tuning.method == "lora" and start is None
+            else None,
             callbacks=[_Checkpoints(started=started - spent_before)],
         )
+        head = trainer.model.get_output_embeddings()
+        if token_ids and not hasattr(head, "bias"):
+            head.bias = None  # TRL reads it, and PEFT's wrapper around new rows has lost it
         trainer.progress = progress
         trainer.batches = batches
         trainer.remove_callback(PrinterCallback)
@@ -191,15 +196,25 @@ def _fine_tune(
     return trained
 
 
-def lora(tuning: Tuning, token_ids: Sequence[int] = ()) -> LoraConfig:
-    """Return the adapters that a training moves: on all linear layers, and the rows of these tokens."""
+def lora(tuning: Tuning, network: Any, token_ids: Sequence[int] = ()) -> LoraConfig:
+    """Return the adapters that a training moves: on all linear layers, and on the rows of these tokens.
+
+    A token has a row of the input embedding and one of the output embedding, which most small models share.
+    """
+    rows = {}
+    if token_ids:
+        embeddings = (network.get_input_embeddings(), network.get_output_embeddings())
+        tied = embeddings[0].weight is embeddings[1].weight
+        for part in embeddings[:1] if tied else embeddings:
+            name = next(name for name, module in network.named_modules() if module is part)
+            rows[name.rpartition(".")[2]] = list(token_ids)
     return LoraConfig(
         r=tuning.rank,
         lora_alpha=2 * tuning.rank,
         lora_dropout=0.0,
         target_modules="all-linear",
         task_type="CAUSAL_LM",
-        trainable_token_indices=list(token_ids) or None,
+        trainable_token_indices=rows or None,
     )
 
 

@@ -14,7 +14,14 @@ from learnable import data as rows
 from learnable.atomic import replacing, write_frame
 from learnable.comparing import UNTUNED, Init, Lesson, Measured, lesson_table, parse_lessons
 from learnable.data import read_made
-from learnable.diversifying import Wordings, diversity, plane, worded_tests
+from learnable.diversifying import (
+    Wordings,
+    diversity,
+    find_instructions,
+    first_user_turn,
+    plane,
+    worded_tests,
+)
 from learnable.errors import ModelError, UsageError
 from learnable.evaluating import Specification, build_evaluator, parse
 from learnable.fingerprint import fingerprint
@@ -126,17 +133,9 @@ def teach(
     from learnable.model.source import identify, is_here
 
     started = time.monotonic()
-    if seeds < 1 or gradients < 0 or not 0 < confidence < 1:
-        raise UsageError(
-            f"seeds must be at least 1, gradients at least 0 and confidence between 0 and 1, got {seeds}, {gradients} "
-            f"and {confidence}"
-        )
-    if tuning.seed or tuning.steps is not None:
-        raise UsageError("the seeds and steps of the trainings are set here", hint="give --seeds")
+    _check(tuning, seeds=seeds, gradients=gradients, confidence=confidence)
     lessons = parse_lessons(arms or _usual(paraphrases, buffer), init=init, known=MIXTURES)
-    trained_arms = [lesson.label for lesson in lessons if lesson.mixture != UNTUNED]
-    if not trained_arms:
-        raise UsageError("there is no arm to train", hint=f"known: {', '.join(MIXTURES)}")
+    baseline = _baseline(lessons)
     added = tuple(map(NewToken.parse, tokens or ()))
     ref = ModelRef(name=model, **asdict(loading))
     longest = length_limit(ref, max_length)
@@ -149,9 +148,7 @@ def teach(
         general=general,
         mixing=mixing,
     )
-    for lesson in lessons:  # what is missing is said before anything runs
-        if lesson.mixture not in (UNTUNED, "repeated"):
-            mixture(lesson.mixture, course.material, seed=0)
+    _check_material(lessons, course.material)
     asked = [parse(text) for text in evaluate or _usual_evaluations(course.task)]
     elsewhere = evaluations_of([text for text in evaluate or () if parse(text).path is not None])
     for specification in asked:
@@ -195,7 +192,6 @@ def teach(
     results, distances, samples = passes.evaluate(
         taught, evaluations, concepts=concepts, tests=course.tests.unseen or course.tests.seen
     )
-    baseline = next((label for label in trained_arms if label == "common"), trained_arms[0])
     trained = _arm_table(taught)
     frames = {
         "arms": trained,
@@ -243,6 +239,31 @@ def teach(
         "notes": _notes(course),
     }
     return step.finish(folder, facts=facts_shown, started=started, links=links, tokens=passes.tokens)
+
+
+def _check(tuning: Tuning, *, seeds: int, gradients: int, confidence: float) -> None:
+    if seeds < 1 or gradients < 0 or not 0 < confidence < 1:
+        raise UsageError(
+            f"seeds must be at least 1, gradients at least 0 and confidence between 0 and 1, got {seeds}, {gradients} "
+            f"and {confidence}"
+        )
+    if tuning.seed or tuning.steps is not None:
+        raise UsageError("the seeds and steps of the trainings are set here", hint="give --seeds")
+
+
+def _baseline(lessons: Sequence[Lesson]) -> str:
+    trained = [lesson.label for lesson in lessons if lesson.mixture != UNTUNED]
+    if not trained:
+        raise UsageError("there is no arm to train", hint=f"known: {', '.join(MIXTURES)}")
+    return "common" if "common" in trained else trained[0]
+
+
+def _check_material(lessons: Sequence[Lesson], material: Material) -> None:
+    """Say what is missing before anything runs."""
+    for lesson in lessons:
+        if lesson.mixture != UNTUNED:
+            # `repeated` has the tokens of `delia`, which are not known yet, but needs what that needs.
+            mixture("delia" if lesson.mixture == "repeated" else lesson.mixture, material, seed=0)
 
 
 def _usual(paraphrases: str | None, buffer: str | None) -> list[str]:
@@ -379,35 +400,36 @@ def _gradients(passes: Lessons, base: ModelRef, material: Material, count: int) 
 
 
 def _map(course: _Course) -> tuple[pl.DataFrame, dict[str, dict[str, float]]]:
-    """Return each kind of question as points of a map, and how diverse each kind is."""
+    """Return instructions and questions of the buffer as points of a map, and how diverse each kind is."""
     from learnable.model import StaticEmbedder
 
+    task = find_instructions(course.task)
+    unseen = find_instructions(course.tests.unseen, where=task.where).distinct if course.tests.unseen else []
+    rewrites = [str(each.meta["instruction"]) for each in course.material.paraphrases]
     texts = {
-        "task": [_asked(each) for each in course.task],
-        "paraphrases": [_asked(each) for each in course.material.paraphrases],
-        "test": [_asked(each) for each in course.tests.unseen],
-        "buffer": [_asked(each) for each in course.material.buffer],
+        "task": task.distinct,
+        "paraphrases": list(dict.fromkeys(rewrites)),
+        "unseen": unseen,
+        "buffer": list(dict.fromkeys(map(first_user_turn, course.material.buffer))),
     }
-    texts = {name: list(dict.fromkeys(found)) for name, found in texts.items() if found}
+    texts = {name: found for name, found in texts.items() if found}
     lines = [(name, text) for name, found in texts.items() for text in found]
     frame = pl.DataFrame(lines, schema={"kind": pl.String, "text": pl.String}, orient="row")
     try:
         embedder = StaticEmbedder()
     except ModelError as error:
-        say(f"no map of the questions: {error}")
+        say(f"no map of the instructions: {error}")
         return frame, {}
     vectors: NDArray[Any] = embedder.embed_texts([text for _, text in lines])
     points = plane(vectors)
-    smallest = min(len(found) for found in texts.values())
     figures = {}
     for name, found in texts.items():
         here = (frame["kind"] == name).to_numpy()
-        figures[name] = asdict(diversity(found, vectors[here], of=smallest)) | {"questions": len(found)}
+        known = asdict(diversity(found, vectors[here]))
+        figures[name] = {
+            key: value for key, value in known.items() if value == value
+        }  # one text has no distance
     return frame.with_columns(x=points[:, 0], y=points[:, 1]), figures
-
-
-def _asked(example: Example) -> str:
-    return next(turn.content for turn in example.messages if turn.role == "user")
 
 
 def _keep(one: Taught, tuning: Tuning, folder: Path) -> None:
