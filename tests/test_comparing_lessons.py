@@ -38,7 +38,9 @@ def test_an_unknown_arm_has_a_near_name():
     assert caught.value.hint == "did you mean 'common'?"
 
 
-@pytest.mark.parametrize("written", ["delia@", "delia@init", "delia@init=", "delia@init=zero", "delia@ratio=2"])
+@pytest.mark.parametrize(
+    "written", ["delia@", "delia@init", "delia@init=", "delia@init=zero", "delia@ratio=2"]
+)
 def test_an_arm_that_cannot_be_read_shows_how_to_write_it(written):
     with pytest.raises(UsageError, match=f"cannot read the arm '{written}'") as caught:
         parsed(written)
@@ -136,7 +138,8 @@ def test_the_order_of_the_rows_does_not_matter():
     rows = results(values)
     shuffled = rows.sample(fraction=1, shuffle=True, seed=1)
     one, two = (
-        lesson_table(each, arms(values, 2), evaluations=[ACCURACY], baseline="common") for each in (rows, shuffled)
+        lesson_table(each, arms(values, 2), evaluations=[ACCURACY], baseline="common")
+        for each in (rows, shuffled)
     )
     assert one.equals(two)
 

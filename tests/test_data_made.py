@@ -122,7 +122,7 @@ def test_what_cannot_be_read_says_where(tmp_path, name, text, said):
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(DataError, match="there is no file .*made.parquet"):
+    with pytest.raises(DataError, match=r"there is no file .*made\.parquet"):
         read_made(str(tmp_path / "made.parquet"))
 
 

@@ -218,7 +218,10 @@ def test_a_ratio_that_cannot_be_met_says_what_there_is():
 
 
 def test_a_ratio_that_asks_for_no_example_is_refused():
-    assert "asks for less than one example" in refused(SelectionError, "delia", mixing=Mixing(ratio=0.05)).message
+    assert (
+        "asks for less than one example"
+        in refused(SelectionError, "delia", mixing=Mixing(ratio=0.05)).message
+    )
 
 
 @pytest.mark.parametrize("ratio", [0, -1, float("nan"), float("inf")])

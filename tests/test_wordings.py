@@ -179,5 +179,7 @@ def test_an_instruction_that_stands_first_is_replaced_there():
     task = [row(f"{ASK}\n\nThing number {number}.") for number in range(8)]
     tests = [row(f"{ASK}\n\nThing number {number}.") for number in (20, 21)]
     found = worded_tests(task, tests, rewritten(task, REWRITES[:3]), reserve=True)
-    assert all(turn.endswith(("\n\nThing number 20.", "\n\nThing number 21.")) for turn in turns(found.unseen))
+    assert all(
+        turn.endswith(("\n\nThing number 20.", "\n\nThing number 21.")) for turn in turns(found.unseen)
+    )
     assert all(turn.startswith("Rewrite number") for turn in turns(found.unseen))

@@ -12,6 +12,7 @@ import polars as pl
 from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from learnable import __version__, recipe, verbs
 from learnable.comparing import ALIASES, WITHOUT_BUDGET
@@ -186,8 +187,8 @@ def _fail(error: LearnableError, *, debug: bool) -> int:
 def _show(result: Any) -> None:
     if isinstance(result, dict):
         _show_run(result)
-    elif isinstance(result, Outcome) and result.verb == "compare" and "would run" not in result.facts:
-        _show_comparison(result)
+    elif isinstance(result, Outcome) and result.verb in _CONTESTS and "would run" not in result.facts:
+        _CONTESTS[result.verb](result)
     elif isinstance(result, Outcome):
         console = Console(soft_wrap=True, highlight=False)
         planned = "would run" in result.facts
@@ -214,32 +215,8 @@ def _shown(value: Any) -> str:
 
 def _show_comparison(outcome: Outcome, warnings: Sequence[str] = ()) -> None:
     """Print the table of a comparison: each method's value and its difference to a random draw, in words."""
-    console = Console(soft_wrap=True, highlight=False)
-    if not outcome.ran:
-        console.print("was done already")
-    table = pl.read_parquet(outcome.folder / "table.parquet")
-    for part in table.partition_by("evaluation", maintain_order=True):
-        higher = bool(part["higher_is_better"][0])
-        better = "higher" if higher else "lower"
-        shown = Table(
-            title=f"{part['evaluation'][0]} ({part['unit'][0]}, {better} is better, {part['items'][0]:,} items)",
-            title_justify="left",
-        )
-        for column in ("method", "tokens", "value", "difference to random", "verdict"):
-            shown.add_column(column, justify="left" if column in ("method", "verdict") else "right")
-        for row in part.sort("budget_tokens", "value", descending=[False, higher], nulls_last=True).iter_rows(
-            named=True
-        ):
-            against = (
-                ""
-                if row["difference"] is None
-                else f"{row['difference']:+.4f} ({row['low']:+.4f} to {row['high']:+.4f})"
-            )
-            shown.add_row(
-                row["method"], f"{row['tokens']:,.0f}", f"{row['value']:.4f}", against, row["verdict"] or ""
-            )
-        console.print(shown)
-    facts = outcome.facts
+    console, facts = Console(soft_wrap=True, highlight=False), outcome.facts
+    _show_contest(console, outcome, who="method", baseline="random", first="budget_tokens")
     console.print(
         f"{facts['trainings']} trainings, {facts['seeds']} seeds each; intervals hold for all methods of an evaluation "
         f"together ({facts['confidence']:.0%})",
@@ -252,11 +229,73 @@ def _show_comparison(outcome: Outcome, warnings: Sequence[str] = ()) -> None:
     console.print(f"folder: {outcome.folder}", markup=False)
 
 
+def _show_lesson(outcome: Outcome, warnings: Sequence[str] = ()) -> None:
+    """Print the table of a lesson: each arm's value and its difference to the baseline, in words."""
+    console, facts = Console(soft_wrap=True, highlight=False), outcome.facts
+    _show_contest(console, outcome, who="arm", baseline=facts["baseline"])
+    arms = pl.read_parquet(outcome.folder / "arms.parquet")
+    console.print(
+        f"{arms.filter(pl.col('tokens') > 0).height} trainings, {facts['seeds']} of each arm; intervals hold for all arms "
+        f"of an evaluation together ({facts['confidence']:.0%})",
+        markup=False,
+    )
+    for note in [] if warnings else facts["notes"]:
+        console.print(f"note: {note}", markup=False)
+    console.print(f"model: {outcome.folder / 'model'} ({facts['kept model']}, seed 0)", markup=False)
+    console.print(f"folder: {outcome.folder}", markup=False)
+
+
+def _show_contest(
+    console: Console, outcome: Outcome, *, who: str, baseline: str, first: str | None = None
+) -> None:
+    """Print a table for each evaluation: who came to what, and its difference to the baseline.
+
+    Args:
+        console: Where to.
+        outcome: Its folder holds ``table.parquet``.
+        who: Column of those that are compared.
+        baseline: What the difference is to.
+        first: Column to sort by before the value.
+    """
+    if not outcome.ran:
+        console.print("was done already")
+    table = pl.read_parquet(outcome.folder / "table.parquet")
+    for part in table.partition_by("evaluation", maintain_order=True):
+        higher = bool(part["higher_is_better"][0])
+        better = "higher" if higher else "lower"
+        items = max(part["items"])
+        shown = Table(
+            title=Text(f"{part['evaluation'][0]} ({part['unit'][0]}, {better} is better, {items:,} items)"),
+            title_justify="left",
+        )
+        for column in (who, "tokens", "value", f"difference to {baseline}", "verdict"):
+            shown.add_column(Text(column), justify="left" if column in (who, "verdict") else "right")
+        order = {**({first: False} if first else {}), "value": higher}
+        for row in part.sort(*order, descending=list(order.values()), nulls_last=True).iter_rows(named=True):
+            against = (
+                ""
+                if row["difference"] is None
+                else f"{row['difference']:+.4f} ({row['low']:+.4f} to {row['high']:+.4f})"
+            )
+            shown.add_row(
+                Text(row[who]),
+                f"{row['tokens']:,.0f}",
+                f"{row['value']:.4f}",
+                against,
+                row["verdict"] or "",
+            )
+        console.print(shown)
+
+
+_CONTESTS = {"compare": _show_comparison, "teach": _show_lesson}
+
+
 def _show_run(outcomes: dict[str, Outcome]) -> None:
     by_verb = {outcome.verb: outcome for outcome in outcomes.values()}
-    if "compare" in by_verb and "report" in by_verb:
+    contest = next((verb for verb in _CONTESTS if verb in by_verb), None)
+    if contest and "report" in by_verb:
         console, reported = Console(soft_wrap=True, highlight=False), by_verb["report"].facts
-        _show_comparison(by_verb["compare"], reported["warnings"])
+        _CONTESTS[contest](by_verb[contest], reported["warnings"])
         for warning in reported["warnings"]:
             console.print(f"warning: {warning}", markup=False)
         console.print(f"report: {reported['report']}", markup=False)

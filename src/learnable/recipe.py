@@ -15,15 +15,17 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from learnable.atomic import replacing
-from learnable.comparing import parse_methods
+from learnable.comparing import parse_lessons, parse_methods
+from learnable.diversifying import build_diversifier
 from learnable.errors import SelectionError, UsageError, did_you_mean
 from learnable.evaluating import build_evaluator, parse
+from learnable.mixing import MIXTURES, Mixing
 from learnable.progress import say
 from learnable.registry import build
 from learnable.scorers import SCORERS
 from learnable.selectors import SELECTORS, Thresholds
 from learnable.steps import Outcome
-from learnable.types import Budget, Loading, Reading, Reference, Tuning
+from learnable.types import Budget, Loading, NewToken, Reading, Reference, Tuning
 from learnable.verbs import VERBS
 
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
@@ -33,8 +35,9 @@ _SETTINGS: Mapping[str, type] = {
     "reference": Reference,
     "tuning": Tuning,
     "thresholds": Thresholds,
+    "mixing": Mixing,
 }
-COSTLY = ("train", "score", "compare")
+COSTLY = ("diversify", "train", "score", "compare", "teach")
 MEASURED = {"loss_before", "loss_after", "tokens", "response_tokens"}
 
 
@@ -236,7 +239,7 @@ def command(recipe: Recipe) -> str:
 def dump(recipe: Recipe) -> str:
     """Return the recipe as YAML, with paths that hold from any folder."""
     parameters = dict(recipe.parameters)
-    for name in ("data", "model"):
+    for name in ("data", "model", "task", "test", "general", "questions"):
         if name in parameters:
             parameters[name] = _absolute(parameters[name])
     if isinstance(parameters.get("reference"), dict) and "model" in parameters["reference"]:
@@ -268,12 +271,7 @@ def _check(recipe: Recipe) -> list[dict[str, Any]]:
         arguments = _arguments(name, step, scope, done)
         done[name] = name
         checked.append(arguments)
-        if step["verb"] == "compare":
-            parse_methods(
-                arguments.get("by") or (), reference=arguments.get("reference") or Reference(), columns=None
-            )
-            for each in arguments["evaluate"]:
-                build_evaluator(parse(each))
+        _check_names(step["verb"], arguments)
         for scorer in arguments.get("scorers") or ():
             build("scorer", scorer, SCORERS)
             scores.add(scorer)
@@ -285,6 +283,23 @@ def _check(recipe: Recipe) -> list[dict[str, Any]]:
                     f"select.by is {by!r}, which is not among the scorers", hint=did_you_mean(by, scores)
                 )
     return checked
+
+
+def _check_names(verb: str, arguments: Mapping[str, Any]) -> None:
+    """Find names that are not known: of methods, of ways to train, of evaluations."""
+    if verb == "compare":
+        parse_methods(
+            arguments.get("by") or (), reference=arguments.get("reference") or Reference(), columns=None
+        )
+    if verb == "teach":
+        parse_lessons(arguments.get("arms") or (), init=arguments.get("init", "mean"), known=MIXTURES)
+        for text in arguments.get("tokens") or ():
+            NewToken.parse(text)
+    if verb == "diversify":
+        build_diversifier(arguments["method"])
+    if verb in ("compare", "teach"):
+        for each in arguments.get("evaluate") or ():
+            build_evaluator(parse(each))
 
 
 def _check_budget(checked: Iterable[Mapping[str, Any]], *, examples: int) -> None:
@@ -314,17 +329,23 @@ def _arguments(
     if "budget" in arguments:
         budgets = _budgets(arguments["budget"])
         arguments["budget"] = budgets if step["verb"] == "compare" else ",".join(budgets)
-    for key in ("data", "scorers", "by", "evaluate") if step["verb"] == "compare" else ("data", "scorers"):
-        if key in arguments and arguments[key] is not None:
-            given = arguments[key] if isinstance(arguments[key], list) else [arguments[key]]
-            arguments[key] = [str(item) for item in given]
     known = signature(VERBS[step["verb"]]).parameters
     if unknown := sorted(set(arguments) - set(known)):
         raise UsageError(
             f"step {name!r}: `{step['verb']}` has no option {unknown[0]!r}",
             hint=did_you_mean(unknown[0], known),
         )
-    return {key: _validated(key, known[key].annotation, value) for key, value in arguments.items()}
+    return {
+        key: _validated(key, known[key].annotation, _listed(known[key].annotation, value))
+        for key, value in arguments.items()
+    }
+
+
+def _listed(kind: Any, value: Any) -> Any:
+    """Return one value as a list of text where a verb takes several."""
+    if value is None or "list[str]" not in str(kind):
+        return value
+    return [str(item) for item in (value if isinstance(value, list) else [value])]
 
 
 def _budgets(given: Any) -> list[str]:
@@ -345,6 +366,8 @@ def _budgets(given: Any) -> list[str]:
 
 
 def _filled(value: Any, scope: Mapping[str, Any], outcomes: Mapping[str, Outcome | str]) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _filled(each, scope, outcomes) for key, each in value.items()}
     match = _REFERENCE.fullmatch(value) if isinstance(value, str) else None
     if match is None:
         return value

@@ -46,6 +46,8 @@ def parse_lessons(written: Sequence[str], *, init: Init, known: Collection[str])
     Raises:
         UsageError: If one cannot be read.
     """
+    if init not in INITS:
+        raise UsageError(f"init is random, mean or description, got {init!r}")
     lessons: dict[str, Lesson] = {}
     for text in written:
         name, at, setting = text.partition("@")

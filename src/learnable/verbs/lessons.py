@@ -25,6 +25,20 @@ if TYPE_CHECKING:
 
 CONCEPT_PROMPTS = 32
 """Prompts over which a distance of representations is averaged."""
+DISTANCES = {
+    "token": pl.String,
+    "words": pl.String,
+    "layer": pl.Int64,
+    "distance": pl.Float64,
+    "prompts": pl.Int64,
+}
+WRITTEN = {
+    "evaluation": pl.String,
+    "id": pl.String,
+    "prompt": pl.String,
+    "completion": pl.String,
+    "value": pl.Float32,
+}
 SAMPLES = 6
 """Items of each evaluation whose texts are kept to be read."""
 
@@ -201,7 +215,9 @@ class Lessons:
         say(f"evaluating {len(taught)} models on {', '.join(each.label for each in evaluations)}")
         store = Store(self.store)
         loaded: dict[str, LanguageModel] = {}
-        grades, distances, samples = [], [], []
+        grades, samples = list[pl.DataFrame](), list[pl.DataFrame]()
+        # There may be no token, or no word to compare it with.
+        distances = [pl.DataFrame(schema={"arm": pl.String, "seed": pl.Int32, **DISTANCES})]
         # Models of one base one after the other, so that each base is loaded once.
         for one in sorted(taught, key=lambda one: one.base.name):
             who = [pl.lit(one.lesson.label).alias("arm"), pl.lit(one.seed).alias("seed")]
@@ -213,7 +229,7 @@ class Lessons:
                     distances.append(_distances(model, tests, token, words).select(*who, pl.all()))
                 if one.seed == 0:
                     samples.append(_samples(model, evaluations, store, graded).select(*who, pl.all()))
-        return pl.concat(grades), _concat(distances), _concat(samples)
+        return pl.concat(grades), pl.concat(distances), pl.concat(samples)
 
     def gradients(
         self, base: ModelRef, sets: Mapping[str, Sequence[Example]], *, ratio: float
@@ -263,7 +279,7 @@ def _distances(
 
     prompts = [question_of(each) for each in tests if any(token in turn.content for turn in each.messages)]
     prompts = prompts[:CONCEPT_PROMPTS]
-    frames = []
+    frames = [pl.DataFrame(schema=DISTANCES)]
     for word in words:
         found = concept_distances(model, prompts, token=token, words=word)  # (layers + 1, n)
         frames.append(
@@ -274,7 +290,8 @@ def _distances(
                     "layer": list(range(len(found))),
                     "distance": np.nanmean(found, axis=1) if len(prompts) else np.full(len(found), np.nan),
                     "prompts": len(prompts),
-                }
+                },
+                schema=DISTANCES,
             )
         )
     return pl.concat(frames)
@@ -284,7 +301,7 @@ def _samples(
     model: "LanguageModel", evaluations: Sequence[Evaluation], store: Store, graded: pl.DataFrame
 ) -> pl.DataFrame:
     """Return what a model wrote: the whole text of the first items of each generation evaluation, from the store."""
-    frames = []
+    frames = [pl.DataFrame(schema=WRITTEN)]
     for each in evaluations:
         if each.evaluator.kind != "generation":
             continue
@@ -301,11 +318,7 @@ def _samples(
                     "completion": [w.text if w.text is not None else w.why for w in written],
                     "value": [values[e.id] for e in some],
                 },
-                schema_overrides={"value": pl.Float32},
+                schema=WRITTEN,
             )
         )
-    return _concat(frames)
-
-
-def _concat(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
-    return pl.concat([frame for frame in frames if frame.width]) if frames else pl.DataFrame()
+    return pl.concat(frames)

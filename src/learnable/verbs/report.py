@@ -1,4 +1,4 @@
-"""``learnable report``: a selection or a comparison in, one HTML page out."""
+"""``learnable report``: a selection, a comparison or a lesson in, one HTML page out."""
 
 import time
 from collections.abc import Mapping
@@ -10,31 +10,42 @@ import polars as pl
 
 from learnable import data as rows
 from learnable.atomic import replacing
+from learnable.comparing import UNTUNED
 from learnable.errors import StoreError
+from learnable.mixing import MIXTURES
 from learnable.reporting import (
     ComparisonFacts,
     Facts,
+    LessonFacts,
+    Made,
+    Question,
+    Way,
     comparison_warnings_of,
+    lesson_warnings_of,
     render,
     render_comparison,
+    render_lesson,
     warnings_of,
 )
 from learnable.reporting import Step as CostRow
+from learnable.reporting.lesson.facts import Asked
 from learnable.steps import Outcome, Step, read_outcome
 from learnable.verbs.inputs import finished
 from learnable.verbs.options import Output
+from learnable.verbs.teach import GENERAL, SEEN, UNSEEN
 
-KINDS = {"select": "selection", "compare": "comparison"}
+KINDS = {"select": "selection", "compare": "comparison", "teach": "lesson"}
+_COMMANDS = "`learnable select`, `learnable compare` or `learnable teach`"
 
 
 def report(
     selection: str, *, title: str | None = None, command: str | None = None, output: Output = "report"
 ) -> Outcome:
-    """Write one HTML page about a selection or a comparison; it opens offline.
+    """Write one HTML page about a selection, a comparison or a lesson; it opens offline.
 
     Args:
-        selection: Folder that `learnable select` or `learnable compare` wrote.
-        title: Heading of the page; `selection` or `comparison` when not given.
+        selection: Folder that `learnable select`, `learnable compare` or `learnable teach` wrote.
+        title: Heading of the page; `selection`, `comparison` or `lesson` when not given.
         command: Command to show as the one that repeats the run.
         output: Folder to write.
     """
@@ -51,6 +62,9 @@ def report(
     if kind == "selection":
         facts = gather(given, title=title, command=command)
         page, warnings = render(facts), warnings_of(facts)
+    elif kind == "lesson":
+        taught = gather_lesson(given, title=title, command=command)
+        page, warnings = render_lesson(taught), lesson_warnings_of(taught)
     else:
         compared = gather_comparison(given, title=title, command=command)
         page, warnings = render_comparison(compared), comparison_warnings_of(compared)
@@ -64,18 +78,18 @@ def _given(folder: str) -> Outcome:
     """Return what is to be reported.
 
     Raises:
-        StoreError: If the folder holds neither a selection nor a comparison.
+        StoreError: If the folder holds nothing that there is a page about.
     """
     if not Path(folder).is_dir():
         raise StoreError(
             f"there is no folder {folder}",
-            hint="give the output of `learnable select` or `learnable compare`",
+            hint=f"give the output of {_COMMANDS}",
         )
     outcome = read_outcome(Path(folder))
     if outcome.verb not in KINDS:
         raise StoreError(
             f"{folder} is the output of `learnable {outcome.verb}`",
-            hint="give one of `learnable select` or `learnable compare`",
+            hint=f"give one of {_COMMANDS}",
         )
     return outcome
 
@@ -134,6 +148,89 @@ def gather_comparison(compared: Outcome, *, title: str, command: str) -> Compari
         seconds=compared.cost.seconds,
         **frames,
     )
+
+
+def gather_lesson(taught: Outcome, *, title: str, command: str) -> LessonFacts:
+    """Collect what a report says about a lesson from its folder and from the steps that made its material."""
+    facts = taught.facts
+    must = {name: pl.read_parquet(taught.folder / f"{name}.parquet") for name in ("table", "results", "arms")}
+    may = {name: _frame(taught.folder, name) for name in ("concepts", "samples", "buffering", "wordings")}
+    return LessonFacts(
+        title=title,
+        command=command,
+        model=str(facts["model"]),
+        confidence=float(facts["confidence"]),
+        settings=_shared(facts["tuning"]),
+        ways=[_way(label, facts.get("inits", {}).get(label)) for label in facts["arms"]],
+        baseline=str(facts["baseline"]),
+        questions=[_question(label) for label in facts["evaluations"]],
+        task=int(facts["task"]),
+        tests=int(facts["tests"]),
+        buffer=int(facts["buffer"]),
+        tokens=facts["tokens"],
+        diversity=facts["diversity"],
+        general_from_buffer=facts.get("general from buffer"),
+        example=_example(taught.folder),
+        made=_made(taught),
+        notes=facts["notes"],
+        computed=taught.cost.tokens,
+        seconds=taught.cost.seconds,
+        table=must["table"],
+        results=must["results"],
+        arms=must["arms"],
+        concepts=may["concepts"],
+        samples=may["samples"],
+        buffering=may["buffering"],
+        wordings=may["wordings"],
+    )
+
+
+def _frame(folder: Path, name: str) -> pl.DataFrame | None:
+    """Return a table that a lesson may do without; None where it is not there, or empty."""
+    path = folder / f"{name}.parquet"
+    frame = pl.read_parquet(path) if path.is_file() else pl.DataFrame()
+    return None if frame.is_empty() else frame
+
+
+def _way(label: str, init: str | None) -> Way:
+    mixture = label.partition("@")[0]
+    about = "the model as it is" if mixture == UNTUNED else MIXTURES[mixture][1]
+    return Way(label=label, mixture=mixture, about=about, init=init)
+
+
+def _question(label: str) -> Question:
+    endings: dict[Asked, str] = {
+        "unseen": f", {UNSEEN}",
+        "seen": f", {SEEN}",
+        "general": f" on {GENERAL} rows",
+    }
+    for asked, words in endings.items():
+        if label.endswith(words):
+            return Question(label=label, name=label.removesuffix(words), asked=asked)
+    return Question(label=label, name=label, asked="elsewhere")
+
+
+def _example(folder: Path) -> dict[Asked, list[dict[str, str | None]]]:
+    """Return the first row that was asked in each kind of wording."""
+    places: tuple[tuple[Asked, str], ...] = (("seen", SEEN), ("unseen", UNSEEN))
+    found = {}
+    for asked, name in places:
+        path = folder / f"{name.replace(' ', '_')}.jsonl"
+        if path.is_file():
+            example = next(rows.read([str(path)]).iter_examples())
+            found[asked] = [asdict(message) for message in example.messages]
+    return found
+
+
+def _made(taught: Outcome) -> list[Made]:
+    """Return what the steps cost that made the material."""
+    made = []
+    for name, folder in taught.links.items():
+        if name != "pool":
+            step = finished(folder, "diversify")
+            about = f"{step.facts['method']}, {step.facts['written by']}: {step.facts['kept']:,} kept"
+            made.append(Made(name=name, about=about, tokens=step.cost.tokens, seconds=step.cost.seconds))
+    return made
 
 
 def _shared(tuning: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import json
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -38,6 +38,7 @@ from learnable.verbs.options import Flat, Output, Several
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+STARTER_TASK, STARTER_TEST = "starter-task", "starter-task-test"
 TEST_SHARE = 0.2
 GENERAL_SHARE, GENERAL_MOST = 0.1, 100
 """Share of the buffer that is set aside to see what was forgotten, and the most rows of it."""
@@ -114,7 +115,7 @@ def teach(
         init: How the row of a new token begins: random, mean (of all rows), or description (mean of its meaning's).
         words: What the representation of a new token is compared with, such as json; its meaning when not given.
         test: Rows of the task in wordings that are not in it; when not given, a fifth of the rows is set aside and
-            asked in a fifth of the paraphrases.
+            asked in a fifth of the paraphrases. The starter task brings its own.
         general: Rows to see what was forgotten; when not given, a tenth of the buffer (at most 100 rows), set aside.
         evaluate: Evaluations, each NAME@key=value, asked on the test rows, or NAME:PATH@key=value on others. Loss, and
             the format where all answers of the task have one, when not given.
@@ -137,6 +138,19 @@ def teach(
     lessons = parse_lessons(arms or _usual(paraphrases, buffer), init=init, known=MIXTURES)
     baseline = _baseline(lessons)
     added = tuple(map(NewToken.parse, tokens or ()))
+    if not added and (words or any(lesson.label != lesson.mixture for lesson in lessons)):
+        raise UsageError(
+            "words, and arms with @init, are about new tokens, and there are none",
+            hint='give --tokens "<sep>=what it means"',
+        )
+    made = {"paraphrases": paraphrases, "buffer": buffer, "facts": facts, "constrained": constrained}
+    if dry_run and (waiting := [name for name, path in made.items() if path and not Path(path).exists()]):
+        count = seeds * sum(lesson.mixture != UNTUNED for lesson in lessons)
+        return Outcome.planned(
+            "teach", [f"{count} trainings, on {' and '.join(waiting)} that are made first"]
+        )
+    if test is None and task == [STARTER_TASK]:
+        test = STARTER_TEST
     ref = ModelRef(name=model, **asdict(loading))
     longest = length_limit(ref, max_length)
     pool, loaded = pool_of(task, reading, output, holdout=0.0 if test else TEST_SHARE)
@@ -144,15 +158,14 @@ def teach(
         list(pool.iter_examples()),
         test=test,
         heldout=loaded.folder / HELDOUT,
-        made={"paraphrases": paraphrases, "buffer": buffer, "facts": facts, "constrained": constrained},
+        made=made,
         general=general,
         mixing=mixing,
     )
     _check_material(lessons, course.material)
-    asked = [parse(text) for text in evaluate or _usual_evaluations(course.task)]
+    asked = [parse(text) for text in dict.fromkeys(evaluate or _usual_evaluations(course.task))]
     elsewhere = evaluations_of([text for text in evaluate or () if parse(text).path is not None])
-    for specification in asked:
-        build_evaluator(specification)
+    _check_evaluators(asked)
     if dry_run and not is_here(ref):
         return Outcome.planned("teach", [f"fetch or convert {model}"])
     parameters: dict[str, Any] = {
@@ -175,7 +188,6 @@ def teach(
     links = {"pool": loaded.folder}
     if done := step.begin(folder, links=links):
         return done
-    evaluations = [*_asked_here(course, asked, folder), *elsewhere]
     passes = Lessons(
         ref=ref,
         longest=longest,
@@ -184,8 +196,10 @@ def teach(
         added=added,
         skip_refused=loaded.facts["on_error"] == "skip",
     )
-    base = passes.base(lessons[0], 0)
-    lengths = passes.lengths([*course.task, *course.material.paraphrases, *course.material.buffer], base)
+    # All of them, before anything is written or trained: some token may not be one that can be added.
+    bases = [passes.base(lesson, 0) for lesson in lessons]
+    evaluations = [*_asked_here(course, asked, folder), *elsewhere]
+    lengths = passes.lengths([*course.task, *course.material.paraphrases, *course.material.buffer], bases[0])
     material = replace(course.material, tokens=lengths)
     taught = passes.train(lessons, seeds, lambda name, seed: mixture(name, material, seed=seed))
     concepts = {token.text: words or ([token.meaning] if token.meaning else []) for token in added}
@@ -214,7 +228,7 @@ def teach(
         "samples": samples,
     }
     if gradients and material.buffer:
-        frames["buffering"] = _gradients(passes, base, material, gradients)
+        frames["buffering"] = _gradients(passes, bases[0], material, gradients)
     wordings, figures = _map(course)
     frames["wordings"] = wordings
     for name, frame in frames.items():
@@ -260,10 +274,22 @@ def _baseline(lessons: Sequence[Lesson]) -> str:
 
 def _check_material(lessons: Sequence[Lesson], material: Material) -> None:
     """Say what is missing before anything runs."""
-    for lesson in lessons:
-        if lesson.mixture != UNTUNED:
-            # `repeated` has the tokens of `delia`, which are not known yet, but needs what that needs.
-            mixture("delia" if lesson.mixture == "repeated" else lesson.mixture, material, seed=0)
+    # `repeated` has the tokens of `delia`, which are not known yet, but needs what that needs.
+    names = ["delia" if each.mixture == "repeated" else each.mixture for each in lessons]
+    # Gradients are taken of what is given, whatever the arms are.
+    names += ["no_buffer"] * bool(material.paraphrases) + ["no_paraphrases"] * bool(material.buffer)
+    for name in dict.fromkeys(names):
+        if name != UNTUNED:
+            mixture(name, material, seed=0)
+
+
+def _check_evaluators(asked: Sequence[Specification]) -> None:
+    for specification in asked:
+        if build_evaluator(specification).kind == "judge":
+            raise UsageError(
+                f"{specification.label} compares the answers of two models, and here each is graded by itself",
+                hint="use it in `learnable compare`",
+            )
 
 
 def _usual(paraphrases: str | None, buffer: str | None) -> list[str]:
@@ -290,20 +316,24 @@ def _course(
     Raises:
         UsageError: If the task has too few rows, or was loaded without rows to ask.
     """
-    material = {name: read_made(given) if given else [] for name, given in made.items()}
+    task = _ordered(task)
+    material = {name: _ordered(read_made(given)) if given else [] for name, given in made.items()}
     if test is None and not heldout.is_file():
         raise UsageError(
             f"{heldout.parent} was loaded without rows to test on",
             hint="load it with --holdout 0.2, or name a file: --test FILE",
         )
-    tests = list(rows.read([test or str(heldout)], source_column=None if test else "source").iter_examples())
+    tests = list[Example]()
+    if test is not None or heldout.stat().st_size:  # of one row, nothing is set aside
+        asked = rows.read([test or str(heldout)], source_column=None if test else "source")
+        tests = _ordered(asked.iter_examples())
     if len(task) < 2 or len(tests) < 2:
         raise UsageError(
-            f"the task has {len(task)} rows to train on and {len(tests)} to test on, and needs two of each",
+            f"rows of the task: {len(task)} to train on and {len(tests)} to test on; it takes two of each",
             hint="give more rows, or rows to test on: --test FILE",
         )
     wordings = worded_tests(task, tests, material.pop("paraphrases"), reserve=test is None)
-    forgotten = list(rows.read([general]).iter_examples()) if general else []
+    forgotten = _ordered(rows.read([general]).iter_examples()) if general else []
     if not general and material["buffer"]:
         aside = min(GENERAL_MOST, round(GENERAL_SHARE * len(material["buffer"])))
         ordered = sorted(material["buffer"], key=lambda each: fingerprint(["general", each.id]))
@@ -321,6 +351,11 @@ def _course(
         tests=wordings,
         general=forgotten,
     )
+
+
+def _ordered(examples: Iterable[Example]) -> list[Example]:
+    """Return examples by identity, so that nothing depends on the order of the rows in a file."""
+    return sorted(examples, key=lambda each: each.id)
 
 
 def _usual_evaluations(task: Sequence[Example]) -> list[str]:
@@ -405,10 +440,10 @@ def _map(course: _Course) -> tuple[pl.DataFrame, dict[str, dict[str, float]]]:
 
     task = find_instructions(course.task)
     unseen = find_instructions(course.tests.unseen, where=task.where).distinct if course.tests.unseen else []
-    rewrites = [str(each.meta["instruction"]) for each in course.material.paraphrases]
+    rewrites = [str(each.meta.get("instruction", "")) for each in course.material.paraphrases]
     texts = {
         "task": task.distinct,
-        "paraphrases": list(dict.fromkeys(rewrites)),
+        "paraphrases": list(dict.fromkeys(filter(None, rewrites))),
         "unseen": unseen,
         "buffer": list(dict.fromkeys(map(first_user_turn, course.material.buffer))),
     }
@@ -448,7 +483,12 @@ def _notes(course: _Course) -> list[str]:
     notes = []
     if not course.tests.unseen:
         notes.append(
-            "no wordings to ask in that training has not seen: give paraphrases, or rows with --test"
+            "no wordings to ask in that training has not seen: give paraphrases, or rows in others with --test"
+        )
+    elif 0 < len(course.tests.unseen) < len(course.tests.seen):
+        notes.append(
+            f"{len(course.tests.seen) - len(course.tests.unseen):,} of {len(course.tests.seen):,} test rows are "
+            "asked in the seen wording only: there is no other for them"
         )
     if not course.tests.seen:
         notes.append(

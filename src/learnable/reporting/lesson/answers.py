@@ -80,8 +80,7 @@ def answers(lesson: Lesson) -> list[Answer]:
 def _about(theme: Theme) -> str:
     each = theme.evaluated[0]
     items = max((line.items for found in theme.evaluated for line in found.lines), default=0)
-    meaning = "; how much the model has forgotten of what it could do before" if theme.is_general else ""
-    return f"{each.unit}, {each.side}; {plural(items, 'item')} graded{meaning}"
+    return f"{each.unit}, {each.side}; {plural(items, 'item')} graded"
 
 
 def _sentence(lesson: Lesson, each: Evaluated) -> Sentence:
@@ -109,7 +108,7 @@ def _said(each: Evaluated, baseline: str) -> str:
     if unseen:
         least = each.least_seen(unseen)
         who = enumeration([line.arm for line in unseen])
-        parts.append(f"no difference seen: {who} (it would have had to be {least} to be seen)")
+        parts.append(f"no difference seen: {who}" + (f" (one of {least} or more would have been)" if least else ""))
     same = [line.arm for line in each.compared if line.outcome == "always the same"]
     if same:
         parts.append(f"graded as {baseline}, item by item: {enumeration(same)}")

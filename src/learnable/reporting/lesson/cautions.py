@@ -9,7 +9,7 @@
 | parts that were not asked | the lesson noted that something could not be asked |
 | unequal tokens | an arm has over `UNEQUAL` times the tokens of the baseline, or under its inverse |
 | small buffer | the ratio that was trained on is below `FAR` of that of DELIA's authors |
-| few wordings | fewer than `FEW_WORDINGS` paraphrases for each row of the task |
+| few wordings | fewer than `FEW_WORDINGS` rewrites of an instruction, or fewer than `FEW_ASKED` unseen wordings |
 | forgetting asked on the buffer | what was forgotten is asked on rows set aside of the buffer, which some arms trained on |
 | random rows | new tokens begin at random in an arm |
 | ungraded answers | an answer could not be graded |
@@ -27,12 +27,13 @@ import polars as pl
 from learnable.reporting.cautions import Cautions
 from learnable.reporting.comparison.cautions import FEW_ITEMS, FEW_SEEDS, SAME
 from learnable.reporting.lesson.facts import BUFFERED, PAPER_RATIO, Lesson, LessonFacts, lesson_of, rows_words
-from learnable.reporting.wording import count, decimal, enumeration, listing, plural, share
+from learnable.reporting.wording import count, decimal, enumeration, listing, plural
 
 UNEQUAL = 1.1
 FAR = 0.5
 """Of the ratio of DELIA's authors, whose sweep still gains between half of it and all of it."""
-FEW_WORDINGS = 2
+FEW_WORDINGS = 5
+FEW_ASKED = 5
 NAMED = 8
 
 
@@ -90,7 +91,7 @@ def _did_not_move(lesson: Lesson) -> list[str] | None:
 
 def _cannot_tell(lesson: Lesson) -> list[str]:
     return [
-        f"On {each.label} no arm differs from {lesson.facts.baseline} on a single item"
+        f"On {each.title} no arm differs from {lesson.facts.baseline} on a single item"
         + (f" (every value is {decimal(each.baseline.value, 2)})" if each.baseline.value is not None else "")
         + ": it cannot tell them apart, and “no difference seen” says nothing there. Take a task that is easier or "
         "harder for this model, or more rows to test on."
@@ -103,7 +104,7 @@ def _no_effect(lesson: Lesson) -> list[str] | None:
     if not any(each.untuned for each in lesson.evaluated):
         return None
     return [
-        f"On {each.label} no difference was seen between {line.arm} ({each.figure(line.value)}) and {lesson.facts.baseline} "
+        f"On {each.title} no difference was seen between {line.arm} ({each.figure(line.value)}) and {lesson.facts.baseline} "
         f"({each.figure(each.baseline.value)}): where training itself shows no effect, the way to train can hardly show one."
         for each in lesson.evaluated
         if each.asked != "general"
@@ -134,7 +135,7 @@ def _unequal(lesson: Lesson) -> list[str]:
     ]
     if not off:
         return []
-    mixtures = {way.mixture: way.label for way in lesson.facts.ways}
+    mixtures = lesson.by_mixture
     if "repeated" not in mixtures:
         rest = "Add the arm repeated, which has as many tokens as delia, and only rows of the task."
     elif "delia" in mixtures:
@@ -164,16 +165,22 @@ def _small_buffer(lesson: Lesson) -> list[str] | None:
 
 
 def _few_wordings(lesson: Lesson) -> list[str] | None:
-    figures = lesson.facts.diversity.get("paraphrases")
-    if figures is None:
+    known = {kind: figures["texts"] for kind, figures in lesson.facts.diversity.items()}
+    if not {"task", "paraphrases", "unseen"} & known.keys():
         return None
-    each = float(figures["questions"]) / lesson.facts.task
-    if each >= FEW_WORDINGS:
-        return []
-    return [
-        f"There are {decimal(each, 1)} paraphrases for each row of the task: that is hardly a diversity of wordings. Ask for "
-        "more: `learnable diversify --method paraphrase --n 20`."
-    ]
+    found = []
+    each = known.get("paraphrases", 0) / known.get("task", 1)
+    if "paraphrases" in known and each < FEW_WORDINGS:
+        found.append(
+            f"The task was trained on in {decimal(each, 0 if each == round(each) else 1)} other wordings of each instruction: "
+            "that is hardly diverse. Ask for more: `learnable diversify --method paraphrase --n 20`."
+        )
+    if known.get("unseen", FEW_ASKED) < FEW_ASKED:
+        found.append(
+            f"The task was asked in {plural(int(known['unseen']), 'unseen wording')} only: the intervals say nothing about "
+            "how others would do. Give rows in more wordings with --test, or more paraphrases."
+        )
+    return found
 
 
 def _from_buffer(lesson: Lesson) -> list[str] | None:
@@ -211,12 +218,12 @@ def _ungraded(lesson: Lesson) -> list[str]:
             continue
         if all(line.value is None for line in each.lines):
             found.append(
-                f"Nothing of {each.label} could be graded: there is no answer from it. See `why` in results.parquet."
+                f"Nothing of {each.title} could be graded: there is no answer from it. See `why` in results.parquet."
             )
             continue
         by_arm = [f"{line.arm} {line.ungraded:,}" for line in each.lines if line.ungraded]
         found.append(
-            f"Answers on {each.label} that could not be graded are left out of the means, not counted as wrong: "
+            f"Answers on {each.title} that could not be graded are left out of the means, not counted as wrong: "
             f"{listing(by_arm, NAMED)}."
         )
     return found
@@ -224,7 +231,7 @@ def _ungraded(lesson: Lesson) -> list[str]:
 
 def _few_items(lesson: Lesson) -> list[str]:
     few = [
-        f"{each.label} ({most:,})"
+        f"{each.title} ({most:,})"
         for each in lesson.evaluated
         if 0 < (most := max((line.items for line in each.lines), default=0)) < FEW_ITEMS
     ]

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 
@@ -130,7 +130,7 @@ def _picture(name: str, lesson: Lesson, here: pl.DataFrame, styles: dict[str, St
 
     arms = lesson.ordered(here)
     values = [_point(row, styles[row["arm"]]) for row in here.iter_rows(named=True)]
-    kind = "log" if min(value["low"] for value in values) > 0 else "linear"
+    kind: Literal["log", "linear"] = "log" if min(value["low"] for value in values) > 0 else "linear"
     x = alt.X(
         "layer:Q",
         title="layer (0 = embeddings)",
@@ -140,7 +140,7 @@ def _picture(name: str, lesson: Lesson, here: pl.DataFrame, styles: dict[str, St
     y = alt.Y(
         "mean:Q",
         title="L2 distance" + (", log" if kind == "log" else ""),
-        scale=alt.Scale(type=kind, zero=False, nice=False, padding=6),
+        scale=alt.Scale(type=kind, nice=False, padding=6),
         axis=alt.Axis(format="~g"),
     )
     lines = []

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from learnable.comparing import Measured, lesson_table
-from learnable.reporting.verdicts import Judged, Scale, digits_of, finite, judged
+from learnable.reporting.verdicts import Judged, Scale, digits_of, judged
 from learnable.reporting.wording import plural
 
 Asked = Literal["unseen", "seen", "general", "elsewhere"]
@@ -78,7 +78,7 @@ class LessonFacts:
         buffering: ``wording``, ``set``, ``ratio``, ``quantity``, ``estimate``, ``value``, ``error``; None when gradients
             were not measured.
         wordings: ``kind``, ``text``, and ``x``, ``y`` where there is a map; None when not known.
-        diversity: Figures by kind: ``questions``, ``texts``, ``mean_distance``, ``distinct_1``, ``distinct_2``.
+        diversity: Figures by kind: ``texts``, ``mean_distance``, ``distinct_1``, ``distinct_2``; one may be missing.
         general_from_buffer: Whether what was forgotten is asked on rows set aside of the buffer; None when not known.
         example: A test row as it is asked: conversations by ``seen`` and ``unseen``, those that there are.
         made: Steps that made the material, where they are known.
@@ -138,6 +138,12 @@ class Evaluated(Scale):
         return tuple(line for line in self.lines if line.is_trained and line.outcome != "baseline")
 
     @property
+    def title(self) -> str:
+        """What was asked, and how: to be read in a sentence."""
+        words = asked_words(self.asked)
+        return f"{self.name} {'on' if self.asked == 'general' else 'in'} {words}" if words else self.label
+
+    @property
     def baseline(self) -> Line:
         """What the others are compared with."""
         return next(line for line in self.lines if line.outcome == "baseline")
@@ -181,6 +187,11 @@ class Lesson:
     def ways(self) -> dict[str, Way]:
         """The arms by label."""
         return {way.label: way for way in self.facts.ways}
+
+    @cached_property
+    def by_mixture(self) -> dict[str, str]:
+        """The first arm of each mixture."""
+        return first_of(self.facts.ways)
 
     @cached_property
     def trained(self) -> list[str]:
@@ -240,6 +251,11 @@ def lesson_of(facts: LessonFacts) -> Lesson:
     return Lesson(facts=facts, evaluated=evaluated, themes=themes)
 
 
+def first_of(ways: Sequence[Way]) -> dict[str, str]:
+    """Return the label of the first way to train by name of its mixture."""
+    return {way.mixture: way.label for way in reversed(ways)}
+
+
 def asked_words(asked: Asked) -> str:
     """Return how an evaluation asks, in words; "" for rows of its own."""
     words = {"unseen": "unseen wordings", "seen": "the wording of the task", "general": "general rows"}
@@ -277,7 +293,7 @@ def _evaluated(
 
 def _equal_tokens(facts: LessonFacts) -> dict[str, Line]:
     """Compare DELIA with the arm that has as many tokens, by evaluation; nothing where one of them is missing."""
-    by_mixture = {way.mixture: way.label for way in reversed(facts.ways)}
+    by_mixture = first_of(facts.ways)
     if not {"delia", "repeated"} <= by_mixture.keys() or by_mixture["repeated"] == facts.baseline:
         return {}
     delia, repeated = by_mixture["delia"], by_mixture["repeated"]

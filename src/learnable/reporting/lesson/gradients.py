@@ -47,8 +47,9 @@ class Estimate:
         return math.isfinite(self.value) and math.isfinite(self.error)
 
     def __str__(self) -> str:
-        value = decimal(self.value if math.isfinite(self.value) else None, 2)
-        return f"{value} ± {decimal(self.error, 2)}" if self.is_known else value
+        digits = 3 if self.error < 0.01 else 2
+        value = decimal(self.value if math.isfinite(self.value) else None, digits)
+        return f"{value}\u00a0±\u00a0{decimal(self.error, digits)}" if self.is_known else value
 
 
 def buffering(lesson: Lesson) -> tuple[dict[str, Picture], Buffering | None]:
@@ -119,7 +120,7 @@ def _picture(lesson: Lesson, frame: pl.DataFrame, quantity: str, title: str) -> 
         "x:Q",
         scale=alt.Scale(type="log", domain=[ends[0.0] / 1.3, ends[math.inf] * 1.3], nice=False),
         axis=_axis(ratios, ends),
-        title="rows of the buffer for each row of the task, log",
+        title="rows of the buffer for each row of the task",
     )
     low, high = _domain([point["value"] for point in points])
     y = alt.Y("value:Q", scale=alt.Scale(domain=[low, high], nice=False), title=None)
@@ -165,8 +166,10 @@ def _axis(ratios: Sequence[float], ends: Mapping[float, float]) -> Any:
 
     inner = [ratio for ratio in ratios if ratio in (1, 4, 16, 64, PAPER_RATIO)]
     task, buffer = ends[0.0], ends[math.inf]
+    values = [task, *inner, buffer]
     return alt.Axis(
-        values=[task, *inner, buffer],
+        values=values,
+        tickCount=len(values),
         labelExpr=f"datum.value <= {task} ? 'task' : datum.value >= {buffer} ? 'buffer' : format(datum.value, '~g')",
         grid=False,
         labelOverlap=False,

@@ -2,12 +2,18 @@
 
 from learnable.reporting.document import document
 from learnable.reporting.excerpts import turns_of
-from learnable.reporting.lesson import answers, concepts, costs, gradients, pictures, questions, samples
+from learnable.reporting.lesson import answers, concepts, costs, gradients, pictures, samples, wordings
 from learnable.reporting.lesson.cautions import cautions_of
 from learnable.reporting.lesson.facts import PAPER_RATIO, Lesson, LessonFacts, lesson_of, rows_words
 from learnable.reporting.lesson.palette import styles
 from learnable.reporting.verdicts import probability
 from learnable.reporting.wording import count, plural
+
+BEGINNINGS = {
+    "random": "a random row",
+    "mean": "the mean of all rows of the embedding",
+    "description": "the mean of the words that describe it",
+}
 
 
 def render(facts: LessonFacts) -> str:
@@ -24,7 +30,7 @@ def render(facts: LessonFacts) -> str:
     drawn, panels = pictures.values(lesson)
     curves, near = concepts.concepts(lesson, style)
     lines, buffering = gradients.buffering(lesson)
-    places = questions.questions_map(lesson)
+    places = wordings.wordings_map(lesson)
     found = drawn | curves | lines | ({places.name: places} if places else {})
     return document(
         "lesson.html.j2",
@@ -34,6 +40,7 @@ def render(facts: LessonFacts) -> str:
         lesson=lesson,
         headline=answers.headline(lesson),
         tiles=_tiles(lesson),
+        inits={way.init: BEGINNINGS[way.init] for way in facts.ways if way.init and facts.tokens},
         example={how: turns_of(messages)[0] for how, messages in facts.example.items()},
         answers=answers.answers(lesson),
         panels=panels,
@@ -42,7 +49,7 @@ def render(facts: LessonFacts) -> str:
         concepts=near,
         keys=[each for each in style.values() if near],
         buffering=buffering,
-        diverse=questions.diverse(lesson),
+        diverse=wordings.diverse(lesson),
         shelves=samples.shelves(lesson),
         costs=costs.costs(lesson),
         cautions=cautions_of(lesson),

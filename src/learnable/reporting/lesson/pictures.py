@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from learnable.reporting.drawing import Picture, finish
-from learnable.reporting.lesson.facts import Evaluated, Lesson, Line, Theme, asked_words
+from learnable.reporting.lesson.facts import Evaluated, Lesson, Line, asked_words
 from learnable.reporting.wording import enumeration, snippet
 
 ROW = 24
@@ -30,11 +30,6 @@ def values(lesson: Lesson) -> tuple[dict[str, Picture], list[list[tuple[str, str
                 panel.append((asked_words(each.asked), picture.name))
         panels.append(panel)
     return found, panels
-
-
-def has_picture(theme: Theme) -> bool:
-    """Whether anything differs from the baseline on an evaluation of the theme."""
-    return _domain(theme.evaluated) is not None
 
 
 def _ends(each: Evaluated) -> list[float]:
@@ -115,7 +110,7 @@ def _picture(name: str, each: Evaluated, domain: tuple[float, float]) -> Picture
     return Picture(
         name=name,
         spec=finish(alt.layer(*layers), height=ROW * len(order)),
-        label=f"Dots with whiskers on {each.label}: {_figures(each)}; the table below has the same figures.",
+        label=f"Dots with whiskers on {each.title}: {_figures(each)}; the table below has the same figures.",
         remark=_outside(each, outside, domain),
     )
 

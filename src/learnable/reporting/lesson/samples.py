@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import polars as pl
 
 from learnable.reporting.excerpts import Turn, turns_of
-from learnable.reporting.lesson.facts import Asked, Evaluated, Lesson, asked_words, finite
+from learnable.reporting.lesson.facts import Asked, Evaluated, Lesson, asked_words
+from learnable.reporting.verdicts import finite
 from learnable.reporting.wording import decimal
 
-SHOWN_ITEMS = 4
+SHOWN_ITEMS = 3
 """Of each way to ask."""
 
 
@@ -43,7 +44,7 @@ class Item:
 class Shelf:
     """The items of one way to ask."""
 
-    asked: str
+    title: str
     items: tuple[Item, ...]
 
 
@@ -80,7 +81,8 @@ def _shelf(
                 )
                 written.append(Written(arm=arm, turn=_turn("assistant", text), marks=marks))
         items.append(Item(prompt=_turn("user", prompt), written=tuple(written)))
-    return Shelf(asked=asked_words(asked) or name, items=tuple(items))
+    title = f"In {asked_words(asked)}" if asked_words(asked) else name
+    return Shelf(title=title, items=tuple(items))
 
 
 def _turn(role: str, text: object) -> Turn:

@@ -1,4 +1,4 @@
-"""The map of what is asked: the task, its paraphrases, the test and the buffer, and how diverse each is."""
+"""The map of the wordings: the task's instructions, their paraphrases, those of the test, and the buffer's questions."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,7 +7,8 @@ import numpy as np
 import polars as pl
 
 from learnable.reporting.drawing import Picture, finish
-from learnable.reporting.lesson.facts import Lesson, finite
+from learnable.reporting.lesson.facts import Lesson
+from learnable.reporting.verdicts import finite
 from learnable.reporting.wording import count, enumeration, snippet
 
 SHOWN_POINTS = 600
@@ -18,7 +19,7 @@ HEAD, TAIL = 80, 100
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """One kind of question, and how it is drawn."""
+    """One kind of text, and how it is drawn."""
 
     name: str
     words: str
@@ -27,20 +28,19 @@ class Kind:
 
 
 KINDS = (
-    Kind(name="buffer", words="buffer", colour="var(--rest)", shape="circle"),
+    Kind(name="buffer", words="questions of the buffer", colour="var(--rest)", shape="circle"),
     Kind(name="paraphrases", words="paraphrases", colour="var(--scoring)", shape="triangle-up"),
-    Kind(name="test", words="test", colour="var(--fine-edge)", shape="square"),
-    Kind(name="task", words="task", colour="var(--chosen)", shape="diamond"),
+    Kind(name="unseen", words="unseen wordings", colour="var(--fine-edge)", shape="square"),
+    Kind(name="task", words="instructions of the task", colour="var(--chosen)", shape="diamond"),
 )
 """In the order of drawing: the largest first, so that the task lies on top."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Diverse:
-    """The figures of one kind, measured on ``texts`` of its ``questions``."""
+    """The figures of one kind of n ``texts``; None where they are too few for one."""
 
     kind: Kind
-    questions: int
     texts: int
     mean_distance: float | None
     distinct_1: float | None
@@ -55,13 +55,12 @@ def diverse(lesson: Lesson) -> list[Diverse]:
         if figures is not None:
             names = ("mean_distance", "distinct_1", "distinct_2")
             known: dict[str, Any] = {name: finite(figures.get(name)) for name in names}
-            counts = {"questions": int(figures["questions"]), "texts": int(figures["texts"])}
-            found.append(Diverse(kind=kind, **counts, **known))
+            found.append(Diverse(kind=kind, texts=int(figures["texts"]), **known))
     return found
 
 
-def questions_map(lesson: Lesson) -> Picture | None:
-    """Return the questions as points of a plane; None where they have no places."""
+def wordings_map(lesson: Lesson) -> Picture | None:
+    """Return the texts as points of a plane; None where they have no places."""
     import altair as alt
 
     frame = lesson.facts.wordings
@@ -93,9 +92,9 @@ def questions_map(lesson: Lesson) -> Picture | None:
     )
     sizes = [f"{frame.filter(pl.col('kind') == kind.name).height:,} {kind.words}" for kind in reversed(kinds)]
     return Picture(
-        name="questions",
+        name="wordings",
         spec=finish(chart, height=380),
-        label=f"Scatter plot of questions by their word vectors: {enumeration(sizes)}.",
+        label=f"Scatter plot of texts by their word vectors: {enumeration(sizes)}.",
         remark=f"Drawn at random: {enumeration(said)}." if said else "",
     )
 

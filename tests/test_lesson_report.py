@@ -1,0 +1,860 @@
+"""The page of a lesson: its words follow from the tables, and it holds for odd lessons too."""
+
+import json
+import math
+import re
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import polars as pl
+import pytest
+
+from learnable import cli
+from learnable.comparing import RATIOS, Measured, buffering, lesson_table
+from learnable.mixing import MIXTURES
+from learnable.reporting import LessonFacts, Made, Question, Way, lesson_warnings_of, render_lesson
+from learnable.reporting.lesson import answers, concepts, costs, gradients, samples
+from learnable.reporting.lesson.facts import lesson_of
+from learnable.reporting.lesson.palette import styles
+from learnable.reporting.lesson.wordings import SHOWN_POINTS, both_ends
+from learnable.steps import Step
+from learnable.verbs import load, report
+from test_reporting import EVIL, Page
+
+FORMAT, LOSS = "format@keys=thought,label", "heldout"
+UNITS = {FORMAT: ("share correct", True), LOSS: ("nats per token", False)}
+QUESTIONS = (
+    Question(label=f"{FORMAT}, unseen wording", name=FORMAT, asked="unseen"),
+    Question(label=f"{LOSS}, unseen wording", name=LOSS, asked="unseen"),
+    Question(label=f"{FORMAT}, seen wording", name=FORMAT, asked="seen"),
+    Question(label=f"{LOSS}, seen wording", name=LOSS, asked="seen"),
+    Question(label=f"{LOSS} on general rows", name=LOSS, asked="general"),
+)
+ARMS = ("untuned", "common", "repeated", "no_buffer", "no_paraphrases", "delia")
+LEVELS = {
+    "unseen": {"untuned": 0.0, "common": 0.2, "repeated": 0.2, "no_buffer": 0.5, "no_paraphrases": 0.22, "delia": 0.9},
+    "seen": {"untuned": 0.0, "common": 0.8, "repeated": 0.9, "no_buffer": 0.7, "no_paraphrases": 0.8, "delia": 0.85},
+    "general": {"untuned": 0.0, "common": 0.4, "repeated": 0.6, "no_buffer": 0.4, "no_paraphrases": 0.1, "delia": 0.1},
+}  # fmt: skip
+"""Share of right answers; the loss falls by as much from 3 nats per token (and rises from it on general rows)."""
+SIZES = {"common": (20, 20), "repeated": (100, 100), "no_buffer": (20, 20), "no_paraphrases": (100, 20), "delia": (100, 20)}  # fmt: skip
+ROW_TOKENS = 50
+
+
+def make_lesson(
+    arms: tuple[str, ...] = ARMS,
+    *,
+    seeds: int = 3,
+    items: int = 40,
+    questions: tuple[Question, ...] = QUESTIONS,
+    levels: dict[str, dict[str, float]] | None = None,
+) -> LessonFacts:
+    """A lesson of known values: 20 rows of the task, a buffer of 80, gradients that are measured by hand."""
+    ways = [_way(label) for label in arms]
+    baseline = "common" if "common" in arms else next(label for label in arms if label != "untuned")
+    trained = pl.DataFrame([_arm(way, seed) for way in ways for seed in range(seeds if way.mixture != "untuned" else 1)],
+                           schema_overrides={"model": pl.String})  # fmt: skip
+    results = _results(trained, questions, levels or LEVELS, items)
+    measured = [Measured(label=each.label, unit=UNITS[each.name][0], higher_is_better=UNITS[each.name][1]) for each in questions]  # fmt: skip
+    return LessonFacts(
+        title="lesson",
+        command="learnable report lesson",
+        model="SmolLM2-135M-Instruct",
+        confidence=0.95,
+        settings={"method": "lora", "epochs": 1.0},
+        ways=ways,
+        baseline=baseline,
+        questions=questions,
+        task=20,
+        tests=items,
+        buffer=80,
+        tokens=["<sep>"],
+        table=lesson_table(results, trained, evaluations=measured, baseline=baseline),
+        results=results,
+        arms=trained,
+        concepts=_concepts(trained),
+        samples=_samples(trained, questions),
+        buffering=_buffering(),
+        wordings=_wordings(),
+        diversity={
+            "task": {"texts": 1, "distinct_1": 1.0, "distinct_2": 1.0},
+            "paraphrases": {"texts": 20, "mean_distance": 0.3, "distinct_1": 0.5, "distinct_2": 0.7},
+            "unseen": {"texts": 5, "mean_distance": 0.25, "distinct_1": 0.6, "distinct_2": 0.8},
+            "buffer": {"texts": 80, "mean_distance": 0.8, "distinct_1": 0.4, "distinct_2": 0.9},
+        },
+        general_from_buffer=False,
+        example={
+            "seen": [{"role": "user", "content": "Is it so?\n\nAnswer in <sep>."}, {"role": "assistant", "content": "yes"}],
+            "unseen": [{"role": "user", "content": "Is it so?\n\nThe <sep> way."}, {"role": "assistant", "content": "yes"}],
+        },
+        made=[Made(name="buffer", about="self_sample, starter: 80 kept", tokens=40_000, seconds=300.0)],
+        computed=100_000,
+        seconds=1_200.0,
+    )  # fmt: skip
+
+
+def _way(label: str) -> Way:
+    mixture = label.partition("@")[0]
+    about = "the model as it is" if mixture == "untuned" else MIXTURES[mixture][1]
+    return Way(label=label, mixture=mixture, about=about, init="description")
+
+
+def _arm(way: Way, seed: int) -> dict:
+    examples, task = SIZES.get(way.mixture, (0, 0))
+    tokens = examples * ROW_TOKENS
+    return {"arm": way.label, "seed": seed, "examples": examples, "task_examples": task, "stages": 1, "tokens": tokens,
+            "response_tokens": tokens // 2, "steps": examples // 4, "seconds": tokens / 100,
+            "model": f"{way.label}-{seed}" if tokens else None}  # fmt: skip
+
+
+def _results(arms: pl.DataFrame, questions: tuple[Question, ...], levels, items: int) -> pl.DataFrame:
+    rng = np.random.default_rng(0)
+    rows = []
+    for each in questions:
+        hard = rng.permutation((np.arange(items) + 0.5) / items)
+        for arm, seed in arms.select("arm", "seed").iter_rows():
+            level = levels[each.asked][arm.partition("@")[0]]
+            values = (hard + rng.normal(0, 0.03, items) < level).astype(float)
+            if each.name == LOSS:
+                sign = 1 if each.asked == "general" else -1
+                values = 3 + sign * level + hard + rng.normal(0, 0.02, items)
+            rows += [
+                (arm, seed, each.label, f"i{i}", "test", value, "", "") for i, value in enumerate(values)
+            ]
+    names = {"arm": pl.String, "seed": pl.Int64, "evaluation": pl.String, "id": pl.String, "source": pl.String,
+             "value": pl.Float32, "answer": pl.String, "why": pl.String}  # fmt: skip
+    return pl.DataFrame(rows, schema=names, orient="row")
+
+
+def _concepts(arms: pl.DataFrame) -> pl.DataFrame:
+    """Distances that grow with the layer; `delia` is nearer to both words by 1, `common` by 0.2."""
+    nearer = {"delia": 1.0, "common": 0.2}
+    rows = [
+        (arm, seed, "<sep>", words, layer, 2.0 + layer + 0.01 * seed - nearer.get(arm, 0.0), 32)
+        for arm, seed in arms.select("arm", "seed").iter_rows()
+        for words in ("json", "thought")
+        for layer in range(7)
+    ]
+    names = {"arm": pl.String, "seed": pl.Int64, "token": pl.String, "words": pl.String, "layer": pl.Int64,
+             "distance": pl.Float64, "prompts": pl.Int64}  # fmt: skip
+    return pl.DataFrame(rows, schema=names, orient="row")
+
+
+def _samples(arms: pl.DataFrame, questions: tuple[Question, ...]) -> pl.DataFrame:
+    rows = [
+        (
+            arm,
+            0,
+            each.label,
+            f"i{i}",
+            f"Is {i} so?\n\nAnswer {each.asked}.",
+            f"{arm} says {i}",
+            float(arm == "delia"),
+        )
+        for arm in arms["arm"].unique(maintain_order=True)
+        for each in questions
+        if each.name == FORMAT
+        for i in range(6)
+    ]
+    names = {"arm": pl.String, "seed": pl.Int64, "evaluation": pl.String, "id": pl.String, "prompt": pl.String,
+             "completion": pl.String, "value": pl.Float32}  # fmt: skip
+    return pl.DataFrame(rows, schema=names, orient="row")
+
+
+class Gradients:
+    """Rows of vectors as ``buffering`` wants them: eight parts each."""
+
+    def __init__(self, rows: np.ndarray, sets: dict[str, np.ndarray]) -> None:
+        self.lengths = np.linalg.norm(rows, axis=1)
+        self.part = np.arange(len(rows)) % 8
+        self.products = {name: self._sums(rows) @ self._sums(other).T for name, other in sets.items()}
+
+    @staticmethod
+    def _sums(rows: np.ndarray) -> np.ndarray:
+        return np.stack([rows[np.arange(len(rows)) % 8 == part].sum(axis=0) for part in range(8)])
+
+
+def _buffering(pull: float = 0.0) -> pl.DataFrame:
+    """Gradients of 40 rows each in 40 dimensions; those of the buffer have ``pull`` along the task's direction."""
+    rng = np.random.default_rng(1)
+    task, buffer = rng.normal(0, 0.2, (40, 40)), rng.normal(0, 0.2, (40, 40))
+    task[:, 0] += 2
+    buffer[:, 1] += 1
+    buffer[:, 0] += pull
+    sets = {"task": task, "buffer": buffer}
+    sums = {name: Gradients(rows, sets) for name, rows in sets.items()}
+    return buffering(sums, ratios=RATIOS).select(pl.lit("task").alias("wording"), pl.all())
+
+
+def _wordings() -> pl.DataFrame:
+    sizes = {"task": 1, "paraphrases": 20, "unseen": 5, "buffer": 80}
+    rng = np.random.default_rng(2)
+    rows = [
+        (kind, f"{kind} {i} in <sep>", *rng.normal(0, 1, 2)) for kind, n in sizes.items() for i in range(n)
+    ]
+    return pl.DataFrame(rows, schema=["kind", "text", "x", "y"], orient="row")
+
+
+def with_table(facts: LessonFacts, **columns) -> LessonFacts:
+    return replace(facts, table=facts.table.with_columns(**columns))
+
+
+@pytest.fixture(scope="module")
+def facts() -> LessonFacts:
+    return make_lesson()
+
+
+@pytest.fixture(scope="module")
+def page(facts: LessonFacts) -> Page:
+    return Page(render_lesson(facts))
+
+
+# ---------------------------------------------------------------- the answer
+
+
+def unseen_only(name: str = FORMAT) -> tuple[Question, ...]:
+    return tuple(each for each in QUESTIONS if each.asked == "unseen" and each.name == name)
+
+
+def headline(facts: LessonFacts) -> str:
+    return answers.headline(lesson_of(facts))
+
+
+def sentences(facts: LessonFacts) -> dict[tuple[str, str], answers.Sentence]:
+    found = zip(answers.answers(lesson_of(facts)), lesson_of(facts).themes, strict=True)
+    return {
+        (theme.name, each.asked): sentence
+        for answer, theme in found
+        for sentence, each in zip(answer.sentences, theme.evaluated, strict=True)
+    }
+
+
+def test_the_headline_is_about_delia_in_unseen_wordings(facts: LessonFacts) -> None:
+    assert headline(facts) == "delia against common on 2 evaluations in unseen wordings: 2 better"
+
+
+def test_the_headline_of_one_evaluation_is_a_sentence() -> None:
+    assert headline(make_lesson(questions=unseen_only())) == "delia was better than common in unseen wordings"
+
+
+def test_the_headline_says_worse_as_plainly_as_better() -> None:
+    worse = {"unseen": LEVELS["unseen"] | {"common": 0.9, "delia": 0.1}}
+    facts = make_lesson(("common", "delia"), questions=unseen_only(), levels=worse)
+    assert headline(facts) == "delia was worse than common in unseen wordings"
+
+
+def test_the_headline_says_that_nothing_was_seen() -> None:
+    same = {"unseen": LEVELS["unseen"] | {"delia": 0.2}}
+    facts = make_lesson(("common", "delia"), questions=unseen_only(LOSS), levels=same)
+    assert headline(facts) == "No difference between delia and common was seen in unseen wordings"
+
+
+def test_the_headline_counts_where_no_arm_stands_out() -> None:
+    said = headline(make_lesson(("common", "no_buffer", "no_paraphrases"), questions=unseen_only()))
+    assert said == "2 comparisons with common in unseen wordings: 1 better and 1 with no difference seen"
+
+
+def test_the_headline_says_that_unseen_wordings_were_not_asked() -> None:
+    seen = tuple(each for each in QUESTIONS if each.asked == "seen" and each.name == FORMAT)
+    assert headline(make_lesson(questions=seen)).endswith("without unseen wordings")
+
+
+def test_what_is_better_is_said_with_its_size_interval_and_p(facts: LessonFacts) -> None:
+    line = facts.table.filter(evaluation=QUESTIONS[0].label, arm="delia").row(0, named=True)
+    size, low, high = (f"{abs(line[name]):.2f}" for name in ("difference", "low", "high"))
+    said = sentences(facts)[FORMAT, "unseen"].text
+    assert said.startswith(f"Better than common: delia by {size} ({low} to {high}; p = {line['p']:.3f}) and ")
+
+
+def test_what_was_not_seen_comes_with_what_would_have_been(facts: LessonFacts) -> None:
+    table = facts.table.filter(evaluation=QUESTIONS[0].label)
+    halves = [
+        f"{float(table.filter(arm=arm).select((pl.col('high') - pl.col('low')) / 2).item()):.2f}"
+        for arm in ("repeated", "no_paraphrases")
+    ]
+    said = sentences(facts)[FORMAT, "unseen"].text
+    assert said.endswith(
+        f"no difference seen: repeated and no_paraphrases (one of {' to '.join(sorted(halves))} or more would have been)."
+    )
+
+
+def test_the_untuned_model_is_for_scale_and_no_finding(facts: LessonFacts) -> None:
+    sentence = sentences(facts)[LOSS, "general"]
+    assert "untuned" not in sentence.text
+    assert "untuned 3.497 (better than common)" in sentence.context
+
+
+def test_delia_is_held_beside_as_many_tokens(facts: LessonFacts) -> None:
+    arms = facts.arms.filter(pl.col("arm").is_in(["delia", "repeated"]))
+    measured = Measured(label=QUESTIONS[0].label, unit="share correct", higher_is_better=True)
+    (line,) = lesson_table(facts.results, arms, evaluations=[measured], baseline="repeated").filter(arm="delia").to_dicts()  # fmt: skip
+    assert f"delia was better than as many tokens of the task alone, by {line['difference']:.2f}" in (
+        sentences(facts)[FORMAT, "unseen"].context
+    )
+
+
+def test_without_an_arm_of_as_many_tokens_nothing_is_said_of_it() -> None:
+    assert "as many tokens" not in sentences(make_lesson(("common", "delia")))[FORMAT, "unseen"].context
+
+
+# ---------------------------------------------------------------- tables and pictures
+
+
+def test_unseen_wordings_stand_beside_the_seen_one(facts: LessonFacts, page: Page) -> None:
+    over, _, *rows = page.tables[f"Values on {FORMAT} (share correct, higher is better)"]
+    assert over == ["arm", "in unseen wordings", "in the wording of the task", ""]
+    shown = {row[0]: row[1:] for row in rows}
+    assert list(shown) == list(ARMS)
+    values = dict(facts.table.filter(evaluation=QUESTIONS[0].label).select("arm", "value").iter_rows())
+    assert shown["delia"][0].startswith(f"{values['delia']:.2f}")
+    assert shown["common"][1:3] == ["\N{EN DASH}", "the baseline"]
+
+
+def test_what_other_words_cost_is_a_plain_difference(facts: LessonFacts, page: Page) -> None:
+    _, _, *rows = page.tables[f"Values on {FORMAT} (share correct, higher is better)"]
+    unseen, seen = (
+        facts.table.filter(evaluation=f"{FORMAT}, {asked} wording", arm="common")["value"].item()
+        for asked in ("unseen", "seen")
+    )
+    (common,) = [row for row in rows if row[0] == "common"]
+    assert common[-1] == f"\N{MINUS SIGN}{seen - unseen:.2f}"
+
+
+def dots(spec: dict) -> dict[str, dict]:
+    (marks,) = [values for values in spec["datasets"].values() if "arm" in values[0]]
+    return {mark["arm"]: mark for mark in marks}
+
+
+def test_whiskers_are_intervals_of_the_difference_laid_at_the_baseline(
+    facts: LessonFacts, page: Page
+) -> None:
+    marks = dots(page.chart_data["charts"]["values-0-0"])
+    table = {row["arm"]: row for row in facts.table.filter(evaluation=QUESTIONS[0].label).to_dicts()}
+    base = table["common"]["value"]
+    assert marks["delia"]["low"] == pytest.approx(base + table["delia"]["low"])
+    assert (marks["common"]["low"], marks["untuned"]["low"]) == (None, None)
+
+
+def test_hollow_dots_are_no_difference_seen(page: Page) -> None:
+    marks = dots(page.chart_data["charts"]["values-0-0"])
+    assert marks["repeated"]["fill"] == "var(--page)"
+    assert marks["delia"]["fill"] == marks["delia"]["shade"] == "var(--fine-edge)"
+
+
+def test_panels_of_one_evaluation_share_their_axis(page: Page) -> None:
+    def domain(name: str) -> list[float]:
+        (scale,) = [
+            layer["encoding"]["x"]["scale"]["domain"]
+            for layer in page.chart_data["charts"][name]["layer"]
+            if layer["mark"]["type"] == "point"
+        ]
+        return scale
+
+    assert domain("values-0-0") == domain("values-0-1")
+    assert domain("values-0-0") != domain("values-1-0")
+
+
+def test_a_far_untuned_model_does_not_press_all_else_together() -> None:
+    far = {"unseen": LEVELS["unseen"] | {"untuned": -20.0}}
+    page = Page(render_lesson(make_lesson(questions=unseen_only(LOSS), levels=far)))
+    assert "untuned" not in dots(page.chart_data["charts"]["values-0-0"])
+    assert re.search(r"untuned, at 23\.\d+, lies outside, to the right\.", page.plain)
+
+
+def test_arms_that_are_all_alike_have_no_picture() -> None:
+    facts = make_lesson(("common", "delia"), questions=unseen_only())
+    same = with_table(facts, difference=pl.lit(0.0), low=pl.lit(0.0), high=pl.lit(0.0))
+    page = Page(render_lesson(same))
+    assert not [name for name in page.chart_data["charts"] if name.startswith("values")]
+    assert "No picture: every arm is graded alike on every item." in page.plain
+
+
+def test_every_chart_has_words_for_those_who_cannot_see(page: Page) -> None:
+    charted = [
+        attrs for _, attrs in page.tags if (attrs.get("id") or "").startswith("chart-") and attrs.get("role")
+    ]
+    assert len(charted) == len(page.chart_data["charts"]) == 10
+    assert all(len(attrs["aria-label"]) > 30 for attrs in charted)
+
+
+def test_headings_go_down_one_level_at_a_time(page: Page) -> None:
+    levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch(r"h[1-6]", tag)]
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+
+
+def test_every_table_has_a_caption_of_its_own(page: Page) -> None:
+    assert len(page.tables) == sum(tag == "table" for tag, _ in page.tags)
+    assert "" not in page.tables
+
+
+def test_links_of_the_page_lead_to_a_part_of_it(page: Page) -> None:
+    places = {attrs["id"] for _, attrs in page.tags if "id" in attrs}
+    assert {attrs["href"][1:] for tag, attrs in page.tags if tag == "a"} <= places
+
+
+def test_the_page_does_not_grow_with_the_items() -> None:
+    few, many = (len(render_lesson(make_lesson(("common", "delia"), items=n))) for n in (40, 1_000))
+    assert many < few + 2_000
+
+
+# ---------------------------------------------------------------- concepts
+
+
+def near(facts: LessonFacts) -> list[concepts.Concept]:
+    lesson = lesson_of(facts)
+    return concepts.concepts(lesson, styles(lesson))[1]
+
+
+def test_distances_are_means_with_the_range_of_the_seeds(facts: LessonFacts) -> None:
+    json_, thought = near(facts)
+    assert (json_.words, thought.words, json_.prompts) == ("json", "thought", 32)
+    assert json_.layers == (0, 1, 2, 3, 6)
+    delia = dict(json_.rows)["delia"][1]
+    assert (delia.written, delia.range) == ("2.01", "2.00 to 2.02")
+    assert dict(json_.rows)["untuned"][1].range == ""
+
+
+def test_the_layers_of_the_paper_are_said_against_the_baseline(facts: LessonFacts) -> None:
+    assert near(facts)[0].said == (
+        "At layer 1 delia 2.01, common 2.81 (nearer in every seed); at layer 2 delia 3.01, common 3.81 (nearer in every seed)."
+    )
+
+
+def test_ranges_that_overlap_are_no_finding(facts: LessonFacts) -> None:
+    alike = facts.concepts.with_columns(distance=2.0 + pl.col("seed"))
+    assert "the ranges of the seeds overlap" in near(replace(facts, concepts=alike))[0].said
+
+
+def test_distances_that_are_undefined_everywhere_have_no_section(facts: LessonFacts) -> None:
+    nothing = replace(facts, concepts=facts.concepts.with_columns(distance=pl.lit(math.nan)))
+    assert "How near a new token has come" not in Page(render_lesson(nothing)).plain
+
+
+# ---------------------------------------------------------------- gradients
+
+
+def said_of_gradients(facts: LessonFacts) -> str:
+    _, said = gradients.buffering(lesson_of(facts))
+    (sentence,) = said.sentences
+    return sentence
+
+
+def test_gradients_are_said_at_the_ratio_that_was_trained_on(facts: LessonFacts) -> None:
+    row = facts.buffering.filter(quantity="coherence", estimate="debiased", ratio=4.0).row(0, named=True)
+    digits = 3 if row["error"] < 0.01 else 2
+    said = said_of_gradients(facts).replace("\u00a0", " ")
+    assert (
+        f"to {row['value']:.{digits}f} ± {row['error']:.{digits}f} mixed with 4 rows of the buffer each"
+        in said
+    )
+    assert "where 0.200 is what a buffer without any relation to the task leaves" in said
+
+
+@pytest.mark.parametrize(
+    ("pull", "said"),
+    [
+        (0.0, "no pull with it or against it is seen"),
+        (0.5, "pulls the same way"),
+        (-0.5, "pulls against the task"),
+    ],
+)
+def test_what_the_buffer_does_to_the_task(facts: LessonFacts, pull: float, said: str) -> None:
+    assert said in said_of_gradients(replace(facts, buffering=_buffering(pull)))
+
+
+def test_gradients_without_an_error_say_nothing(facts: LessonFacts) -> None:
+    unknown = replace(facts, buffering=facts.buffering.with_columns(error=pl.lit(math.nan)))
+    assert "too few gradients to tell" in said_of_gradients(unknown)
+
+
+def marks_of(facts: LessonFacts) -> list[str]:
+    pictures, _ = gradients.buffering(lesson_of(facts))
+    texts = re.findall(r'"text": "([^"]+)"', json.dumps(pictures["gradients-coherence"].spec))
+    return list(dict.fromkeys(texts))
+
+
+def test_both_ratios_are_marked(facts: LessonFacts) -> None:
+    assert marks_of(facts) == ["trained", "DELIA"]
+
+
+def test_a_ratio_near_the_papers_shares_its_mark(facts: LessonFacts) -> None:
+    buffered = pl.col("arm").is_in(["delia", "no_paraphrases"])
+    near_it = replace(
+        facts, arms=facts.arms.with_columns(examples=pl.when(buffered).then(20 * 251).otherwise("examples"))
+    )
+    assert marks_of(near_it) == ["trained, as in DELIA"]
+
+
+# ---------------------------------------------------------------- wordings, samples, costs
+
+
+def test_a_large_kind_is_sampled_and_said(facts: LessonFacts) -> None:
+    rng = np.random.default_rng(0)
+    many = pl.DataFrame(
+        {"kind": "buffer", "text": [str(i) for i in range(1_000)], "x": rng.normal(size=1_000), "y": 0.0}
+    )
+    page = Page(render_lesson(replace(facts, wordings=pl.concat([facts.wordings, many]))))
+    assert f"Drawn at random: {SHOWN_POINTS} of 1,080 of the questions of the buffer." in page.plain
+    (values,) = page.chart_data["charts"]["wordings"]["datasets"].values()
+    assert len(values) == SHOWN_POINTS + 26
+
+
+def test_a_long_text_is_told_by_both_ends() -> None:
+    shown = both_ends("begin " + "x" * 500 + " end")
+    assert shown.startswith("begin xxx")
+    assert shown.endswith("xxx end")
+    assert len(shown) < 200
+
+
+def test_a_single_instruction_has_no_distance(page: Page) -> None:
+    (rows,) = (rows for caption, rows in page.tables.items() if caption.startswith("Diversity"))
+    assert rows[1] == ["instructions of the task", "1", "\N{EN DASH}", "1.000", "1.000"]
+
+
+def test_samples_are_the_first_items_by_way_to_ask(facts: LessonFacts) -> None:
+    unseen, seen = samples.shelves(lesson_of(facts))
+    assert (unseen.title, seen.title) == ("In unseen wordings", "In the wording of the task")
+    assert [item.prompt.text for item in unseen.items] == [f"Is {i} so?\n\nAnswer unseen." for i in range(3)]
+    assert [one.arm for one in unseen.items[0].written] == list(ARMS)
+    marks = {one.arm: one.marks[0].kind for one in unseen.items[0].written}
+    assert (marks["delia"], marks["common"]) == ("right", "wrong")
+
+
+def test_one_text_that_two_evaluations_graded_is_shown_once() -> None:
+    facts = make_lesson(("common", "delia"))
+    other = Question(label="exact_match, unseen wording", name="exact_match", asked="unseen")
+    again = facts.samples.filter(evaluation=QUESTIONS[0].label).with_columns(
+        evaluation=pl.lit(other.label), value=pl.lit(math.nan, pl.Float32)
+    )
+    table = facts.table.filter(evaluation=QUESTIONS[0].label).with_columns(evaluation=pl.lit(other.label))
+    twice = replace(
+        facts,
+        questions=(*facts.questions, other),
+        table=pl.concat([facts.table, table]),
+        samples=pl.concat([facts.samples, again]),
+    )
+    delia = samples.shelves(lesson_of(twice))[0].items[0].written[-1]
+    assert [(mark.name, mark.words) for mark in delia.marks] == [
+        (FORMAT, "right"),
+        ("exact_match", "not graded"),
+    ]
+
+
+def test_costs_say_the_ratio_and_the_tokens_beside_the_baseline(facts: LessonFacts) -> None:
+    delia = costs.costs(lesson_of(facts))[-1]
+    assert (delia.arm, delia.ratio, delia.times, delia.steps) == ("delia", 4.0, 5.0, 25.0)
+
+
+def test_what_the_material_took_is_shown(page: Page) -> None:
+    rows = page.tables["What the material took to make, when it was made"]
+    assert rows[1] == ["buffer", "self_sample, starter: 80 kept", "40,000", "5 min 00 s"]
+
+
+# ---------------------------------------------------------------- what to distrust
+
+
+def test_a_clean_lesson_has_few_warnings(facts: LessonFacts) -> None:
+    assert [said.split(" ")[0] for said in lesson_warnings_of(facts)] == ["Trained", "The", "Only"]
+
+
+def did_not_move() -> LessonFacts:
+    facts = make_lesson()
+    return replace(facts, results=facts.results.with_columns(value=pl.lit(2.0)))
+
+
+def cannot_tell() -> LessonFacts:
+    return with_table(make_lesson(), difference=pl.lit(0.0), low=pl.lit(0.0), high=pl.lit(0.0))
+
+
+def no_effect() -> LessonFacts:
+    untuned = pl.col("arm") == "untuned"
+    return with_table(
+        make_lesson(), verdict=pl.when(untuned).then(pl.lit("no difference seen")).otherwise("verdict")
+    )
+
+
+def alone() -> LessonFacts:
+    return make_lesson(("untuned", "common"))
+
+
+def not_asked() -> LessonFacts:
+    return replace(
+        make_lesson(), notes=["no wordings to ask in that training has not seen: give paraphrases"]
+    )
+
+
+def without_repeated() -> LessonFacts:
+    return make_lesson(("common", "delia"))
+
+
+def one_wording() -> LessonFacts:
+    facts = make_lesson()
+    one = {"texts": 1, "distinct_1": 1.0, "distinct_2": 1.0}
+    return replace(facts, diversity={**facts.diversity, "paraphrases": one, "unseen": one})
+
+
+def general_from_buffer() -> LessonFacts:
+    return replace(make_lesson(), general_from_buffer=True)
+
+
+def random_rows() -> LessonFacts:
+    facts = make_lesson()
+    return replace(facts, ways=[replace(way, init="random") for way in facts.ways])
+
+
+def some_ungraded() -> LessonFacts:
+    return with_table(make_lesson(), ungraded=pl.when(pl.col("arm") == "delia").then(3).otherwise(0))
+
+
+def few_items() -> LessonFacts:
+    return make_lesson(items=12)
+
+
+def single_seed() -> LessonFacts:
+    return make_lesson(seeds=1)
+
+
+def only_losses() -> LessonFacts:
+    return make_lesson(questions=tuple(each for each in QUESTIONS if each.name == LOSS))
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (did_not_move, "Every trained model is graded exactly as the untuned one"),
+        (cannot_tell, f"On {FORMAT} in unseen wordings no arm differs from common on a single item"),
+        (no_effect, f"On {LOSS} in unseen wordings no difference was seen between untuned (3.502) and common (3.298)"),
+        (alone, "Only common was trained: there is nothing to compare it with."),
+        (not_asked, "No wordings to ask in that training has not seen: give paraphrases."),
+        (make_lesson, "than common (1,000): repeated (5.0 times), no_paraphrases (5.0 times), delia (5.0 times)"),
+        (make_lesson, "repeated is the arm with as many tokens as delia"),
+        (without_repeated, "Add the arm repeated"),
+        (make_lesson, "The buffer has 4 rows for each row of the task; DELIA's authors mix in 260."),
+        (one_wording, "The task was trained on in 1 other wordings of each instruction"),
+        (one_wording, "The task was asked in 1 unseen wording only"),
+        (general_from_buffer, "the arms that trained on the rest of it (no_paraphrases, delia)"),
+        (random_rows, "<sep> begins as a random row"),
+        (some_ungraded, "could not be graded are left out of the means, not counted as wrong: delia 3."),
+        (few_items, f"Fewer than 30 graded items: {FORMAT} in unseen wordings (12)"),
+        (make_lesson, "Only 3 trainings of each arm"),
+        (single_seed, "Only one training of each arm"),
+        (only_losses, "The task is asked by losses alone"),
+    ],
+)  # fmt: skip
+def test_what_to_distrust(make, said: str) -> None:
+    assert said in " ".join(lesson_warnings_of(make()))
+
+
+def test_what_could_not_be_looked_for_is_said(facts: LessonFacts) -> None:
+    unknown = replace(
+        facts, general_from_buffer=None, diversity={}, ways=[replace(way, init=None) for way in facts.ways]
+    )
+    page = Page(render_lesson(unknown))
+    assert "few wordings, forgetting asked on the buffer, tokens that begin at random" in page.plain
+
+
+def test_the_page_lists_the_same_warnings(facts: LessonFacts, page: Page) -> None:
+    shown = re.search(r'<ul class="warnings">(.*?)</ul>', page.html, re.DOTALL)
+    assert shown is not None
+    assert shown[1].count("<li>") == len(lesson_warnings_of(facts))
+
+
+# ---------------------------------------------------------------- odd lessons
+
+
+def ungraded() -> LessonFacts:
+    columns = ("value", "value_low", "value_high", "difference", "low", "high", "p")
+    facts = make_lesson()
+    nothing = with_table(
+        facts, **{name: pl.lit(math.nan) for name in columns}, items=pl.lit(0), ungraded=pl.lit(120)
+    )
+    return replace(nothing, results=facts.results.with_columns(value=pl.lit(math.nan)))
+
+
+def one_item() -> LessonFacts:
+    return make_lesson(items=1)
+
+
+def bare() -> LessonFacts:
+    facts = make_lesson(("common", "no_buffer"))
+    return replace(facts, concepts=None, samples=None, buffering=None, wordings=None, diversity={}, tokens=[], buffer=0, made=(), example={}, seconds=0.0)  # fmt: skip
+
+
+def without_map() -> LessonFacts:
+    facts = make_lesson()
+    return replace(facts, wordings=facts.wordings.drop("x", "y"), diversity={})
+
+
+def several_untuned() -> LessonFacts:
+    return make_lesson(("untuned", "untuned@init=mean", "common", "delia"))
+
+
+def elsewhere() -> LessonFacts:
+    label = "exact_match:gsm.jsonl"
+    facts = make_lesson(("common", "delia"))
+    asked = Question(label=label, name=label, asked="elsewhere")
+    return replace(facts, questions=[*facts.questions, asked],
+                   table=pl.concat([facts.table, facts.table.filter(evaluation=QUESTIONS[0].label).with_columns(evaluation=pl.lit(label))]))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (ungraded, "2 that could not be judged"),
+        (one_item, "Could not be judged: repeated, no_buffer, no_paraphrases and delia."),
+        (alone, "One way to train, and nothing to compare it with"),
+        (bare, "no_buffer against common on 2 evaluations"),
+        (several_untuned, "untuned@init=mean"),
+        (elsewhere, "exact_match:gsm.jsonl"),
+    ],
+)
+def test_odd_lessons_have_a_page(make, said: str) -> None:
+    assert said in Page(render_lesson(make())).plain
+
+
+@pytest.mark.parametrize(
+    "part", ["How near", "Does the buffer buffer?", "How diverse", "What the models wrote", "One of the rows"]
+)
+def test_what_is_missing_leaves_its_section_out(part: str) -> None:
+    assert part not in Page(render_lesson(bare())).plain
+
+
+def test_wordings_without_places_have_no_map() -> None:
+    page = Page(render_lesson(without_map()))
+    assert "wordings" not in page.chart_data["charts"]
+    assert "How diverse" not in page.plain
+
+
+def evil() -> LessonFacts:
+    """Texts that want to be markup, wherever texts of others can stand."""
+    facts = make_lesson(("untuned", "common", "repeated", "delia"))
+    turns = [{"role": EVIL, "content": EVIL}, {"role": "assistant", "content": EVIL * 20}]
+    text = {"prompt": pl.lit(EVIL * 20) + pl.col("prompt"), "completion": pl.lit(EVIL)}
+    return replace(
+        with_table(facts, unit=pl.lit(EVIL)),
+        title=EVIL,
+        command=EVIL,
+        model=EVIL,
+        settings={EVIL: EVIL},
+        tokens=[EVIL],
+        questions=[replace(each, name=each.name + EVIL) for each in facts.questions],
+        concepts=facts.concepts.with_columns(token=pl.lit(EVIL), words=pl.col("words") + EVIL),
+        samples=facts.samples.with_columns(**text),
+        wordings=facts.wordings.with_columns(text=pl.lit(EVIL)),
+        example={"seen": turns, "unseen": turns},
+        made=[Made(name=EVIL, about=EVIL, tokens=1, seconds=1.0)],
+        notes=[EVIL],
+    )
+
+
+def test_texts_from_the_data_stay_texts() -> None:
+    page = Page(render_lesson(evil()))
+    assert [
+        tag for tag, attrs in page.tags if tag == "img" or any(name.startswith("on") for name in attrs)
+    ] == []
+    assert len(page.scripts) == 3
+    assert EVIL.strip() in page.text
+
+
+# ---------------------------------------------------------------- the command
+
+
+@pytest.fixture
+def made_lesson(tmp_path, facts: LessonFacts):
+    """Write the folder of a lesson, as `learnable teach` does."""
+    lines = [json.dumps({"messages": [dict(turn) for turn in facts.example["seen"]]})]
+    (tmp_path / "task.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    pool = load([str(tmp_path / "task.jsonl")], output=str(tmp_path / "pool"))
+    made = Step(verb="diversify", parameters={})
+    made.begin(tmp_path / "buffer")
+    sampled = {"method": "self_sample", "written by": "starter", "kept": 80}
+    buffer = made.finish(tmp_path / "buffer", facts=sampled, started=0.0, tokens=9_000)
+    step = Step(verb="teach", parameters={}, inputs={"task": pool.identity})
+    links, target = {"pool": pool.folder, "buffer": buffer.folder}, tmp_path / "lesson"
+    step.begin(target, links=links)
+    for name in ("table", "results", "arms", "concepts", "samples", "buffering", "wordings"):
+        getattr(facts, name).write_parquet(target / f"{name}.parquet")
+    (target / "seen_wording.jsonl").write_text(lines[0] + "\n", encoding="utf-8")
+    known = {
+        "model": "tiny",
+        "task": 20,
+        "tests": 40,
+        "buffer": 80,
+        "arms": list(ARMS),
+        "baseline": "common",
+        "evaluations": [each.label for each in QUESTIONS],
+        "seeds": 3,
+        "confidence": 0.95,
+        "tokens": ["<sep>"],
+        "diversity": facts.diversity,
+        "kept model": "delia",
+        "tuning": {"method": "lora", "seed": 0},
+        "notes": ["something was not asked"],
+        "inits": dict.fromkeys(ARMS, "random"),
+    }
+    return step.finish(target, facts=known, started=0.0, links=links)
+
+
+@pytest.fixture
+def reported(made_lesson, tmp_path):
+    outcome = report(made_lesson.path, output=str(tmp_path / "report"))
+    return outcome, Page((tmp_path / "report" / "report.html").read_text("utf-8"))
+
+
+def test_report_takes_a_lesson(reported) -> None:
+    outcome, page = reported
+    assert "delia against common on 2 evaluations in unseen wordings: 2 better" in page.plain
+    assert "Something was not asked." in outcome.facts["warnings"]
+
+
+def test_evaluations_are_told_apart_by_how_they_ask(reported) -> None:
+    _, page = reported
+    assert f"Values on {FORMAT} (share correct, higher is better)" in page.tables
+    assert f"Values on {LOSS} on general rows (nats per token, lower is better)" in page.tables
+
+
+def test_ways_to_train_are_said_in_words(reported) -> None:
+    _, page = reported
+    assert "the task in many wordings and the buffer, one shuffle" in page.plain
+    assert "<sep> begins as a random row." in page.plain
+
+
+def test_what_made_the_buffer_is_read_from_its_step(reported) -> None:
+    _, page = reported
+    (rows,) = (rows for caption, rows in page.tables.items() if caption.startswith("What the material"))
+    assert rows[1][:3] == ["buffer", "self_sample, starter: 80 kept", "9,000"]
+
+
+def test_a_row_that_was_asked_is_shown(reported) -> None:
+    _, page = reported
+    assert re.search(
+        r"In the wording of the task ?Question ?Is it so\? Answer in <sep>\. Answer ?yes", page.plain
+    )
+
+
+@pytest.mark.parametrize("name", ["concepts", "samples", "buffering", "wordings"])
+def test_a_table_that_is_not_there_or_empty_leaves_its_section_out(made_lesson, tmp_path, name: str) -> None:
+    (made_lesson.folder / f"{name}.parquet").unlink()
+    pl.DataFrame().write_parquet(made_lesson.folder / "samples.parquet")
+    report(made_lesson.path, output=str(tmp_path / "report"))
+    assert "What the models wrote" not in (tmp_path / "report" / "report.html").read_text("utf-8")
+
+
+def test_a_lesson_is_shown_as_a_table_for_each_evaluation(made_lesson, capsys) -> None:
+    cli._show(made_lesson)
+    shown = capsys.readouterr().out
+    assert f"{QUESTIONS[0].label} (share correct, higher is better, 40 items)" in shown
+    assert "15 trainings, 3 of each arm" in shown
+    assert "note: something was not asked" in shown
+    assert f"model: {made_lesson.folder / 'model'} (delia, seed 0)" in shown
+
+
+def test_a_run_with_a_lesson_shows_its_table_warnings_and_page(made_lesson, reported, capsys) -> None:
+    outcome, _ = reported
+    cli._show({"lesson": made_lesson, "report": outcome})
+    shown = capsys.readouterr().out
+    assert "note: " not in shown
+    assert "warning: Something was not asked." in shown
+    assert f"report: {outcome.facts['report']}" in shown
