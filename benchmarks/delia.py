@@ -38,7 +38,7 @@ ARMS = (
     "no_buffer",
     "delia",
 )
-FORMAT = "format@syntax=python,keys=thought,hallucination,max_new_tokens=160"
+FORMAT = "format@syntax=python,keys=thought,hallucination,max_new_tokens=128"
 PAPER = """
 The paper's figures (read off its overview picture; Llama-2-7b-chat, 100 rows, 260 buffer rows for each):
 
@@ -228,7 +228,7 @@ def main() -> None:
     parser.add_argument("--buffer-tokens", type=int, default=160, help="longest question and longest answer")
     parser.add_argument("--ratio", type=float, default=None, help="buffer rows for each row of the task")
     parser.add_argument("--longest", type=int, default=1_200, help="longest row of the task in characters")
-    parser.add_argument("--tests", type=int, default=44)
+    parser.add_argument("--tests", type=int, default=32)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=float, default=1.0)
     parser.add_argument("--learning-rate", type=float, default=5e-4)

@@ -444,6 +444,28 @@ def test_every_method_says_what_it_needs(name):
     assert method.__doc__
 
 
+@pytest.mark.parametrize(
+    ("written", "n", "said"),
+    [
+        ("paraphrase", None, "10 rewrites of each instruction, at most 40 draws for each,"),
+        ("paraphrase", 2, "2 rewrites of each instruction, at most 8 draws for each,"),
+        ("self_sample", 50, "50 to 150 questions, and an answer to each,"),
+        ("self_answer", 50, "50 to 300 answers"),
+        (
+            "facts",
+            None,
+            "lists of the facts of each document, and 10 questions with answers about each fact, at most 40 draws for "
+            "each,",
+        ),
+        ("constraints", None, "at most 3 variants of each of 300 rows"),
+        ("hints@file=words.tsv", None, "300 rows with what the dictionary says of their words"),
+    ],
+)
+def test_the_price_of_a_method_is_said_in_what_it_makes(written, n, said):
+    _, method = build_diversifier(written)
+    assert method.price(rows=300, n=n) == said
+
+
 def test_a_method_with_settings():
     assert build_diversifier("self_answer@show_reference=false") == (
         "self_answer",

@@ -4,22 +4,20 @@ import json
 import math
 import re
 from dataclasses import replace
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
 import polars as pl
 import pytest
 
-from learnable import cli
 from learnable.comparing import RATIOS, Measured, buffering, lesson_table
 from learnable.mixing import MIXTURES
-from learnable.reporting import LessonFacts, Made, Question, Way, lesson_warnings_of, render_lesson
+from learnable.reporting import LessonFacts, Made, Question, Way, render_lesson
 from learnable.reporting.lesson import answers, concepts, costs, gradients, samples
 from learnable.reporting.lesson.facts import lesson_of
 from learnable.reporting.lesson.palette import styles
 from learnable.reporting.lesson.wordings import SHOWN_POINTS, both_ends
-from learnable.steps import Step
-from learnable.verbs import load, report
 from test_reporting import EVIL, Page
 
 FORMAT, LOSS = "format@keys=thought,label", "heldout"
@@ -200,9 +198,21 @@ def with_table(facts: LessonFacts, **columns) -> LessonFacts:
     return replace(facts, table=facts.table.with_columns(**columns))
 
 
+@cache
+def usual() -> LessonFacts:
+    """All arms, all evaluations."""
+    return make_lesson()
+
+
+@cache
+def small() -> LessonFacts:
+    """Two arms, one evaluation, in unseen wordings."""
+    return make_lesson(("untuned", "common", "delia"), questions=QUESTIONS[:1])
+
+
 @pytest.fixture(scope="module")
 def facts() -> LessonFacts:
-    return make_lesson()
+    return usual()
 
 
 @pytest.fixture(scope="module")
@@ -248,6 +258,12 @@ def test_the_headline_says_that_nothing_was_seen() -> None:
     same = {"unseen": LEVELS["unseen"] | {"delia": 0.2}}
     facts = make_lesson(("common", "delia"), questions=unseen_only(LOSS), levels=same)
     assert headline(facts) == "No difference between delia and common was seen in unseen wordings"
+
+
+def test_the_headline_says_that_nothing_was_seen_on_several_evaluations() -> None:
+    same = {"unseen": LEVELS["unseen"] | {"delia": 0.2}, "seen": LEVELS["seen"], "general": LEVELS["general"]}
+    said = headline(make_lesson(("common", "delia"), levels=same))
+    assert said == "No difference between delia and common was seen on 2 evaluations in unseen wordings"
 
 
 def test_the_headline_counts_where_no_arm_stands_out() -> None:
@@ -395,7 +411,10 @@ def test_links_of_the_page_lead_to_a_part_of_it(page: Page) -> None:
 
 
 def test_the_page_does_not_grow_with_the_items() -> None:
-    few, many = (len(render_lesson(make_lesson(("common", "delia"), items=n))) for n in (40, 1_000))
+    few, many = (
+        len(render_lesson(make_lesson(("common", "delia"), items=n, questions=QUESTIONS[:1])))
+        for n in (40, 1_000)
+    )
     assert many < few + 2_000
 
 
@@ -423,8 +442,15 @@ def test_the_layers_of_the_paper_are_said_against_the_baseline(facts: LessonFact
 
 
 def test_ranges_that_overlap_are_no_finding(facts: LessonFacts) -> None:
-    alike = facts.concepts.with_columns(distance=2.0 + pl.col("seed"))
+    alike = facts.concepts.with_columns(distance=2.0 + pl.col("seed") + 0.5 * (pl.col("arm") == "delia"))
     assert "the ranges of the seeds overlap" in near(replace(facts, concepts=alike))[0].said
+
+
+def test_a_hair_is_no_finding_even_in_every_seed(facts: LessonFacts) -> None:
+    hair = pl.when(pl.col("arm") == "delia").then(2.0).otherwise(2.01)
+    assert (
+        "alike within 1%" in near(replace(facts, concepts=facts.concepts.with_columns(distance=hair)))[0].said
+    )
 
 
 def test_distances_that_are_undefined_everywhere_have_no_section(facts: LessonFacts) -> None:
@@ -552,121 +578,16 @@ def test_what_the_material_took_is_shown(page: Page) -> None:
     assert rows[1] == ["buffer", "self_sample, starter: 80 kept", "40,000", "5 min 00 s"]
 
 
-# ---------------------------------------------------------------- what to distrust
-
-
-def test_a_clean_lesson_has_few_warnings(facts: LessonFacts) -> None:
-    assert [said.split(" ")[0] for said in lesson_warnings_of(facts)] == ["Trained", "The", "Only"]
-
-
-def did_not_move() -> LessonFacts:
-    facts = make_lesson()
-    return replace(facts, results=facts.results.with_columns(value=pl.lit(2.0)))
-
-
-def cannot_tell() -> LessonFacts:
-    return with_table(make_lesson(), difference=pl.lit(0.0), low=pl.lit(0.0), high=pl.lit(0.0))
-
-
-def no_effect() -> LessonFacts:
-    untuned = pl.col("arm") == "untuned"
-    return with_table(
-        make_lesson(), verdict=pl.when(untuned).then(pl.lit("no difference seen")).otherwise("verdict")
-    )
+# ---------------------------------------------------------------- odd lessons
 
 
 def alone() -> LessonFacts:
-    return make_lesson(("untuned", "common"))
-
-
-def not_asked() -> LessonFacts:
-    return replace(
-        make_lesson(), notes=["no wordings to ask in that training has not seen: give paraphrases"]
-    )
-
-
-def without_repeated() -> LessonFacts:
-    return make_lesson(("common", "delia"))
-
-
-def one_wording() -> LessonFacts:
-    facts = make_lesson()
-    one = {"texts": 1, "distinct_1": 1.0, "distinct_2": 1.0}
-    return replace(facts, diversity={**facts.diversity, "paraphrases": one, "unseen": one})
-
-
-def general_from_buffer() -> LessonFacts:
-    return replace(make_lesson(), general_from_buffer=True)
-
-
-def random_rows() -> LessonFacts:
-    facts = make_lesson()
-    return replace(facts, ways=[replace(way, init="random") for way in facts.ways])
-
-
-def some_ungraded() -> LessonFacts:
-    return with_table(make_lesson(), ungraded=pl.when(pl.col("arm") == "delia").then(3).otherwise(0))
-
-
-def few_items() -> LessonFacts:
-    return make_lesson(items=12)
-
-
-def single_seed() -> LessonFacts:
-    return make_lesson(seeds=1)
-
-
-def only_losses() -> LessonFacts:
-    return make_lesson(questions=tuple(each for each in QUESTIONS if each.name == LOSS))
-
-
-@pytest.mark.parametrize(
-    ("make", "said"),
-    [
-        (did_not_move, "Every trained model is graded exactly as the untuned one"),
-        (cannot_tell, f"On {FORMAT} in unseen wordings no arm differs from common on a single item"),
-        (no_effect, f"On {LOSS} in unseen wordings no difference was seen between untuned (3.502) and common (3.298)"),
-        (alone, "Only common was trained: there is nothing to compare it with."),
-        (not_asked, "No wordings to ask in that training has not seen: give paraphrases."),
-        (make_lesson, "than common (1,000): repeated (5.0 times), no_paraphrases (5.0 times), delia (5.0 times)"),
-        (make_lesson, "repeated is the arm with as many tokens as delia"),
-        (without_repeated, "Add the arm repeated"),
-        (make_lesson, "The buffer has 4 rows for each row of the task; DELIA's authors mix in 260."),
-        (one_wording, "The task was trained on in 1 other wordings of each instruction"),
-        (one_wording, "The task was asked in 1 unseen wording only"),
-        (general_from_buffer, "the arms that trained on the rest of it (no_paraphrases, delia)"),
-        (random_rows, "<sep> begins as a random row"),
-        (some_ungraded, "could not be graded are left out of the means, not counted as wrong: delia 3."),
-        (few_items, f"Fewer than 30 graded items: {FORMAT} in unseen wordings (12)"),
-        (make_lesson, "Only 3 trainings of each arm"),
-        (single_seed, "Only one training of each arm"),
-        (only_losses, "The task is asked by losses alone"),
-    ],
-)  # fmt: skip
-def test_what_to_distrust(make, said: str) -> None:
-    assert said in " ".join(lesson_warnings_of(make()))
-
-
-def test_what_could_not_be_looked_for_is_said(facts: LessonFacts) -> None:
-    unknown = replace(
-        facts, general_from_buffer=None, diversity={}, ways=[replace(way, init=None) for way in facts.ways]
-    )
-    page = Page(render_lesson(unknown))
-    assert "few wordings, forgetting asked on the buffer, tokens that begin at random" in page.plain
-
-
-def test_the_page_lists_the_same_warnings(facts: LessonFacts, page: Page) -> None:
-    shown = re.search(r'<ul class="warnings">(.*?)</ul>', page.html, re.DOTALL)
-    assert shown is not None
-    assert shown[1].count("<li>") == len(lesson_warnings_of(facts))
-
-
-# ---------------------------------------------------------------- odd lessons
+    return make_lesson(("untuned", "common"), questions=QUESTIONS[:1])
 
 
 def ungraded() -> LessonFacts:
     columns = ("value", "value_low", "value_high", "difference", "low", "high", "p")
-    facts = make_lesson()
+    facts = usual()
     nothing = with_table(
         facts, **{name: pl.lit(math.nan) for name in columns}, items=pl.lit(0), ungraded=pl.lit(120)
     )
@@ -674,7 +595,7 @@ def ungraded() -> LessonFacts:
 
 
 def one_item() -> LessonFacts:
-    return make_lesson(items=1)
+    return make_lesson(items=1, questions=QUESTIONS[:1])
 
 
 def bare() -> LessonFacts:
@@ -682,18 +603,23 @@ def bare() -> LessonFacts:
     return replace(facts, concepts=None, samples=None, buffering=None, wordings=None, diversity={}, tokens=[], buffer=0, made=(), example={}, seconds=0.0)  # fmt: skip
 
 
+@cache
+def bare_page() -> Page:
+    return Page(render_lesson(bare()))
+
+
 def without_map() -> LessonFacts:
-    facts = make_lesson()
+    facts = small()
     return replace(facts, wordings=facts.wordings.drop("x", "y"), diversity={})
 
 
 def several_untuned() -> LessonFacts:
-    return make_lesson(("untuned", "untuned@init=mean", "common", "delia"))
+    return make_lesson(("untuned", "untuned@init=mean", "common", "delia"), questions=QUESTIONS[:1])
 
 
 def elsewhere() -> LessonFacts:
     label = "exact_match:gsm.jsonl"
-    facts = make_lesson(("common", "delia"))
+    facts = small()
     asked = Question(label=label, name=label, asked="elsewhere")
     return replace(facts, questions=[*facts.questions, asked],
                    table=pl.concat([facts.table, facts.table.filter(evaluation=QUESTIONS[0].label).with_columns(evaluation=pl.lit(label))]))  # fmt: skip
@@ -718,7 +644,7 @@ def test_odd_lessons_have_a_page(make, said: str) -> None:
     "part", ["How near", "Does the buffer buffer?", "How diverse", "What the models wrote", "One of the rows"]
 )
 def test_what_is_missing_leaves_its_section_out(part: str) -> None:
-    assert part not in Page(render_lesson(bare())).plain
+    assert part not in bare_page().plain
 
 
 def test_wordings_without_places_have_no_map() -> None:
@@ -756,105 +682,3 @@ def test_texts_from_the_data_stay_texts() -> None:
     ] == []
     assert len(page.scripts) == 3
     assert EVIL.strip() in page.text
-
-
-# ---------------------------------------------------------------- the command
-
-
-@pytest.fixture
-def made_lesson(tmp_path, facts: LessonFacts):
-    """Write the folder of a lesson, as `learnable teach` does."""
-    lines = [json.dumps({"messages": [dict(turn) for turn in facts.example["seen"]]})]
-    (tmp_path / "task.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    pool = load([str(tmp_path / "task.jsonl")], output=str(tmp_path / "pool"))
-    made = Step(verb="diversify", parameters={})
-    made.begin(tmp_path / "buffer")
-    sampled = {"method": "self_sample", "written by": "starter", "kept": 80}
-    buffer = made.finish(tmp_path / "buffer", facts=sampled, started=0.0, tokens=9_000)
-    step = Step(verb="teach", parameters={}, inputs={"task": pool.identity})
-    links, target = {"pool": pool.folder, "buffer": buffer.folder}, tmp_path / "lesson"
-    step.begin(target, links=links)
-    for name in ("table", "results", "arms", "concepts", "samples", "buffering", "wordings"):
-        getattr(facts, name).write_parquet(target / f"{name}.parquet")
-    (target / "seen_wording.jsonl").write_text(lines[0] + "\n", encoding="utf-8")
-    known = {
-        "model": "tiny",
-        "task": 20,
-        "tests": 40,
-        "buffer": 80,
-        "arms": list(ARMS),
-        "baseline": "common",
-        "evaluations": [each.label for each in QUESTIONS],
-        "seeds": 3,
-        "confidence": 0.95,
-        "tokens": ["<sep>"],
-        "diversity": facts.diversity,
-        "kept model": "delia",
-        "tuning": {"method": "lora", "seed": 0},
-        "notes": ["something was not asked"],
-        "inits": dict.fromkeys(ARMS, "random"),
-    }
-    return step.finish(target, facts=known, started=0.0, links=links)
-
-
-@pytest.fixture
-def reported(made_lesson, tmp_path):
-    outcome = report(made_lesson.path, output=str(tmp_path / "report"))
-    return outcome, Page((tmp_path / "report" / "report.html").read_text("utf-8"))
-
-
-def test_report_takes_a_lesson(reported) -> None:
-    outcome, page = reported
-    assert "delia against common on 2 evaluations in unseen wordings: 2 better" in page.plain
-    assert "Something was not asked." in outcome.facts["warnings"]
-
-
-def test_evaluations_are_told_apart_by_how_they_ask(reported) -> None:
-    _, page = reported
-    assert f"Values on {FORMAT} (share correct, higher is better)" in page.tables
-    assert f"Values on {LOSS} on general rows (nats per token, lower is better)" in page.tables
-
-
-def test_ways_to_train_are_said_in_words(reported) -> None:
-    _, page = reported
-    assert "the task in many wordings and the buffer, one shuffle" in page.plain
-    assert "<sep> begins as a random row." in page.plain
-
-
-def test_what_made_the_buffer_is_read_from_its_step(reported) -> None:
-    _, page = reported
-    (rows,) = (rows for caption, rows in page.tables.items() if caption.startswith("What the material"))
-    assert rows[1][:3] == ["buffer", "self_sample, starter: 80 kept", "9,000"]
-
-
-def test_a_row_that_was_asked_is_shown(reported) -> None:
-    _, page = reported
-    assert re.search(
-        r"In the wording of the task ?Question ?Is it so\? Answer in <sep>\. Answer ?yes", page.plain
-    )
-
-
-@pytest.mark.parametrize("name", ["concepts", "samples", "buffering", "wordings"])
-def test_a_table_that_is_not_there_or_empty_leaves_its_section_out(made_lesson, tmp_path, name: str) -> None:
-    (made_lesson.folder / f"{name}.parquet").unlink()
-    pl.DataFrame().write_parquet(made_lesson.folder / "samples.parquet")
-    report(made_lesson.path, output=str(tmp_path / "report"))
-    assert "What the models wrote" not in (tmp_path / "report" / "report.html").read_text("utf-8")
-
-
-def test_a_lesson_is_shown_as_a_table_for_each_evaluation(made_lesson, capsys) -> None:
-    cli._show(made_lesson)
-    shown = capsys.readouterr().out
-    assert f"{QUESTIONS[0].label} (share correct, higher is better, 40 items)" in shown
-    assert "15 trainings, 3 of each arm" in shown
-    assert "note: something was not asked" in shown
-    assert f"model: {made_lesson.folder / 'model'} (delia, seed 0)" in shown
-
-
-def test_a_run_with_a_lesson_shows_its_table_warnings_and_page(made_lesson, reported, capsys) -> None:
-    outcome, _ = reported
-    cli._show({"lesson": made_lesson, "report": outcome})
-    shown = capsys.readouterr().out
-    assert "note: " not in shown
-    assert "warning: Something was not asked." in shown
-    assert f"report: {outcome.facts['report']}" in shown

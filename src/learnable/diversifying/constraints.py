@@ -90,6 +90,10 @@ class Constraints:
             notes.append(shortfall(wanted * len(examples), len(kept), ledger.frame, of=of))
         return Diversified(kept=kept, dropped=ledger.frame, notes=tuple(notes))
 
+    def price(self, *, rows: int, n: int | None) -> str:
+        """Return how many rows it makes, in words."""
+        return f"at most {VARIANTS if n is None else n:,} variants of each of {rows:,} rows"
+
     def _found(self, answer: str, question: str) -> dict[str, "_Holds"]:
         """Return by kind what holds of an answer."""
         holds = {kind: _RULES[kind](answer.strip(), question) for kind in self.kinds or _RULES}

@@ -174,6 +174,15 @@ class Facts:
             notes.append(f"pairs: {shortfall(wanted * len(facts), len(kept), ledger.frame, of=draws)}")
         return Diversified(kept=kept, dropped=ledger.frame, notes=tuple(notes))
 
+    def price(self, *, rows: int, n: int | None) -> str:
+        """Return how many texts it draws, in words."""
+        del rows
+        wanted = PAIRS if n is None else n
+        return (
+            f"lists of the facts of each document, and {wanted:,} questions with answers about each fact, at most "
+            f"{ROUNDS * wanted:,} draws for each,"
+        )
+
     def _documents(self, examples: Sequence[Example]) -> list[_Document]:
         if self.text is None and self.file is None:
             if not examples:

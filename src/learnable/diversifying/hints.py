@@ -89,6 +89,11 @@ class Hints:
         )
         return Diversified(kept=kept, dropped=Ledger().frame, notes=tuple(notes))
 
+    def price(self, *, rows: int, n: int | None) -> str:
+        """Return how many rows it makes, in words."""
+        del n
+        return f"{rows:,} rows with what the dictionary says of their words"
+
     def _hinted(self, example: Example, entries: Mapping[Key, Entry], *, longest: int, seed: int) -> Example:
         turns, hinted = list[Message](), dict[str, None]()
         for turn in example.messages:

@@ -152,6 +152,12 @@ class Paraphrase:
         notes = _notes(found, accepted, wanted, ledger)
         return Diversified(kept=kept, dropped=ledger.frame, notes=notes)
 
+    def price(self, *, rows: int, n: int | None) -> str:
+        """Return how many texts it draws, in words."""
+        del rows
+        wanted = REWRITES if n is None else n
+        return f"{wanted:,} rewrites of each instruction, at most {ROUNDS * wanted:,} draws for each,"
+
     def _accepted(self, thing: Thing, drawn: str, before: Sequence[str]) -> str:
         """Return the rewrite in what was drawn.
 

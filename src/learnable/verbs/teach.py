@@ -1,72 +1,41 @@
 """``learnable teach``: a model learns a task in several ways, and is asked in words that it has not seen."""
 
-import json
 import shutil
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import polars as pl
 
-from learnable import data as rows
 from learnable.atomic import replacing, write_frame
 from learnable.comparing import UNTUNED, Init, Lesson, Measured, lesson_table, parse_lessons
-from learnable.data import read_made
-from learnable.diversifying import (
-    Wordings,
-    diversity,
-    find_instructions,
-    first_user_turn,
-    plane,
-    worded_tests,
-)
-from learnable.errors import ModelError, UsageError
+from learnable.errors import UsageError
 from learnable.evaluating import Specification, build_evaluator, parse
 from learnable.fingerprint import fingerprint
 from learnable.mixing import MIXTURES, Material, Mixing, Mixture, mixture
-from learnable.progress import say
 from learnable.steps import Outcome, Step
-from learnable.types import Example, Loading, ModelRef, NewToken, Reading, Tuning
+from learnable.types import Loading, ModelRef, NewToken, Reading, Tuning
+from learnable.verbs.course import GENERAL as GENERAL
+from learnable.verbs.course import SEEN as SEEN
+from learnable.verbs.course import UNSEEN as UNSEEN
+from learnable.verbs.course import (
+    Course,
+    evaluations_here,
+    instruction_map,
+    notes_on,
+    read_course,
+    usual_evaluations,
+)
 from learnable.verbs.evaluate import Evaluation, evaluations_of
 from learnable.verbs.inputs import length_limit, pool_of, would_run
 from learnable.verbs.lessons import Lessons, Taught
 from learnable.verbs.load import HELDOUT
 from learnable.verbs.options import Flat, Output, Several
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
 STARTER_TASK, STARTER_TEST = "starter-task", "starter-task-test"
 TEST_SHARE = 0.2
-GENERAL_SHARE, GENERAL_MOST = 0.1, 100
-"""Share of the buffer that is set aside to see what was forgotten, and the most rows of it."""
-SEEN, UNSEEN, GENERAL = "seen wording", "unseen wording", "general"
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Course:
-    """What is taught, and what is asked: rows, before any model is loaded."""
-
-    task: list[Example]
-    material: Material
-    tests: Wordings
-    general: list[Example]
-
-    @property
-    def identity(self) -> dict[str, str]:
-        parts = {
-            "task": self.task,
-            "paraphrases": self.material.paraphrases,
-            "buffer": self.material.buffer,
-            "facts": self.material.facts,
-            "constrained": self.material.constrained,
-            "seen": self.tests.seen,
-            "unseen": self.tests.unseen,
-            "general rows": self.general,
-        }
-        return {name: fingerprint([each.id for each in examples]) for name, examples in parts.items()}
 
 
 def teach(
@@ -154,7 +123,7 @@ def teach(
     ref = ModelRef(name=model, **asdict(loading))
     longest = length_limit(ref, max_length)
     pool, loaded = pool_of(task, reading, output, holdout=0.0 if test else TEST_SHARE)
-    course = _course(
+    course = read_course(
         list(pool.iter_examples()),
         test=test,
         heldout=loaded.folder / HELDOUT,
@@ -163,7 +132,7 @@ def teach(
         mixing=mixing,
     )
     _check_material(lessons, course.material)
-    asked = [parse(text) for text in dict.fromkeys(evaluate or _usual_evaluations(course.task))]
+    asked = [parse(text) for text in dict.fromkeys(evaluate or usual_evaluations(course.task))]
     elsewhere = evaluations_of([text for text in evaluate or () if parse(text).path is not None])
     _check_evaluators(asked)
     if dry_run and not is_here(ref):
@@ -198,14 +167,12 @@ def teach(
     )
     # All of them, before anything is written or trained: some token may not be one that can be added.
     bases = [passes.base(lesson, 0) for lesson in lessons]
-    evaluations = [*_asked_here(course, asked, folder), *elsewhere]
+    evaluations = [*evaluations_here(course, asked, folder), *elsewhere]
     lengths = passes.lengths([*course.task, *course.material.paraphrases, *course.material.buffer], bases[0])
     material = replace(course.material, tokens=lengths)
     taught = passes.train(lessons, seeds, lambda name, seed: mixture(name, material, seed=seed))
     concepts = {token.text: words or ([token.meaning] if token.meaning else []) for token in added}
-    results, distances, samples = passes.evaluate(
-        taught, evaluations, concepts=concepts, tests=course.tests.unseen or course.tests.seen
-    )
+    results, distances, samples = passes.evaluate(taught, evaluations, concepts=concepts, tests=course.asked)
     trained = _arm_table(taught)
     frames = {
         "arms": trained,
@@ -229,7 +196,7 @@ def teach(
     }
     if gradients and material.buffer:
         frames["buffering"] = _gradients(passes, bases[0], material, gradients)
-    wordings, figures = _map(course)
+    wordings, figures = instruction_map(course)
     frames["wordings"] = wordings
     for name, frame in frames.items():
         write_frame(frame, folder / f"{name}.parquet")
@@ -239,7 +206,7 @@ def teach(
     facts_shown: dict[str, Any] = {
         "model": model,
         "task": len(course.task),
-        "tests": len(course.tests.unseen or course.tests.seen),
+        "tests": len(course.asked),
         "buffer": len(material.buffer),
         "arms": [lesson.label for lesson in lessons],
         "baseline": baseline,
@@ -250,7 +217,7 @@ def teach(
         "diversity": figures,
         "kept model": kept.lesson.label,
         "tuning": asdict(tuning) | {"learning_rate": tuning.peak_learning_rate},
-        "notes": _notes(course),
+        "notes": notes_on(course),
     }
     return step.finish(folder, facts=facts_shown, started=started, links=links, tokens=passes.tokens)
 
@@ -302,102 +269,6 @@ def _usual(paraphrases: str | None, buffer: str | None) -> list[str]:
     return [UNTUNED, "common", *found[paraphrases is not None, buffer is not None]]
 
 
-def _course(
-    task: list[Example],
-    *,
-    test: str | None,
-    heldout: Path,
-    made: dict[str, str | None],
-    general: str | None,
-    mixing: Mixing,
-) -> _Course:
-    """Read all rows, and set aside what is asked.
-
-    Raises:
-        UsageError: If the task has too few rows, or was loaded without rows to ask.
-    """
-    task = _ordered(task)
-    material = {name: _ordered(read_made(given)) if given else [] for name, given in made.items()}
-    if test is None and not heldout.is_file():
-        raise UsageError(
-            f"{heldout.parent} was loaded without rows to test on",
-            hint="load it with --holdout 0.2, or name a file: --test FILE",
-        )
-    tests = list[Example]()
-    if test is not None or heldout.stat().st_size:  # of one row, nothing is set aside
-        asked = rows.read([test or str(heldout)], source_column=None if test else "source")
-        tests = _ordered(asked.iter_examples())
-    if len(task) < 2 or len(tests) < 2:
-        raise UsageError(
-            f"rows of the task: {len(task)} to train on and {len(tests)} to test on; it takes two of each",
-            hint="give more rows, or rows to test on: --test FILE",
-        )
-    wordings = worded_tests(task, tests, material.pop("paraphrases"), reserve=test is None)
-    forgotten = _ordered(rows.read([general]).iter_examples()) if general else []
-    if not general and material["buffer"]:
-        aside = min(GENERAL_MOST, round(GENERAL_SHARE * len(material["buffer"])))
-        ordered = sorted(material["buffer"], key=lambda each: fingerprint(["general", each.id]))
-        forgotten, material["buffer"] = ordered[:aside], ordered[aside:]
-    return _Course(
-        task=task,
-        material=Material(
-            task=task,
-            paraphrases=wordings.paraphrases,
-            buffer=material["buffer"],
-            facts=material["facts"],
-            constrained=material["constrained"],
-            mixing=mixing,
-        ),
-        tests=wordings,
-        general=forgotten,
-    )
-
-
-def _ordered(examples: Iterable[Example]) -> list[Example]:
-    """Return examples by identity, so that nothing depends on the order of the rows in a file."""
-    return sorted(examples, key=lambda each: each.id)
-
-
-def _usual_evaluations(task: Sequence[Example]) -> list[str]:
-    """Return what a task is asked when nothing is said: the format, if all its answers have one, and the loss."""
-    for syntax in ("json", "python"):
-        grader: Any = build_evaluator(parse(f"format@syntax={syntax},check=parses"))
-        if all(grader.grade(each, each.messages[-1].content).value == 1 for each in task):
-            return [f"format@syntax={syntax}", "heldout"]
-    return ["heldout"]
-
-
-def _asked_here(course: _Course, asked: Sequence[Specification], folder: Path) -> list[Evaluation]:
-    """Return the evaluations on the test rows, and the loss on general rows; what is asked is written to ``folder``."""
-    found = []
-    sets = {UNSEEN: course.tests.unseen, SEEN: course.tests.seen}
-    for name, examples in (*sets.items(), (GENERAL, course.general)):
-        if not examples:
-            continue
-        path = folder / f"{name.replace(' ', '_')}.jsonl"
-        _write(examples, path)
-        here = [parse("heldout")] if name == GENERAL else [each for each in asked if each.path is None]
-        for specification in here:
-            evaluator = build_evaluator(specification)
-            label = (
-                f"{specification.name} on general rows"
-                if name == GENERAL
-                else f"{specification.label}, {name}"
-            )
-            found.append(Evaluation(label=label, evaluator=evaluator, examples=evaluator.read(str(path))))
-    return found
-
-
-def _write(examples: Sequence[Example], path: Path) -> None:
-    lines = [
-        {"messages": [asdict(turn) for turn in each.messages], "source": each.source} for each in examples
-    ]
-    with replacing(path) as part:
-        part.write_text(
-            "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8"
-        )
-
-
 def _arm_table(taught: Sequence[Taught]) -> pl.DataFrame:
     return pl.DataFrame(
         [
@@ -434,39 +305,6 @@ def _gradients(passes: Lessons, base: ModelRef, material: Material, count: int) 
     return passes.gradients(base, drawn, ratio=ratio)
 
 
-def _map(course: _Course) -> tuple[pl.DataFrame, dict[str, dict[str, float]]]:
-    """Return instructions and questions of the buffer as points of a map, and how diverse each kind is."""
-    from learnable.model import StaticEmbedder
-
-    task = find_instructions(course.task)
-    unseen = find_instructions(course.tests.unseen, where=task.where).distinct if course.tests.unseen else []
-    rewrites = [str(each.meta.get("instruction", "")) for each in course.material.paraphrases]
-    texts = {
-        "task": task.distinct,
-        "paraphrases": list(dict.fromkeys(filter(None, rewrites))),
-        "unseen": unseen,
-        "buffer": list(dict.fromkeys(map(first_user_turn, course.material.buffer))),
-    }
-    texts = {name: found for name, found in texts.items() if found}
-    lines = [(name, text) for name, found in texts.items() for text in found]
-    frame = pl.DataFrame(lines, schema={"kind": pl.String, "text": pl.String}, orient="row")
-    try:
-        embedder = StaticEmbedder()
-    except ModelError as error:
-        say(f"no map of the instructions: {error}")
-        return frame, {}
-    vectors: NDArray[Any] = embedder.embed_texts([text for _, text in lines])
-    points = plane(vectors)
-    figures = {}
-    for name, found in texts.items():
-        here = (frame["kind"] == name).to_numpy()
-        known = asdict(diversity(found, vectors[here]))
-        figures[name] = {
-            key: value for key, value in known.items() if value == value
-        }  # one text has no distance
-    return frame.with_columns(x=points[:, 0], y=points[:, 1]), figures
-
-
 def _keep(one: Taught, tuning: Tuning, folder: Path) -> None:
     """Write the trained model whole into the lesson's folder, loadable by plain transformers."""
     from learnable.training import save_whole
@@ -479,30 +317,10 @@ def _keep(one: Taught, tuning: Tuning, folder: Path) -> None:
         shutil.copytree(one.trained.folder, part, ignore=shutil.ignore_patterns("training.json"))
 
 
-def _notes(course: _Course) -> list[str]:
-    notes = []
-    if not course.tests.unseen:
-        notes.append(
-            "no wordings to ask in that training has not seen: give paraphrases, or rows in others with --test"
-        )
-    elif 0 < len(course.tests.unseen) < len(course.tests.seen):
-        notes.append(
-            f"{len(course.tests.seen) - len(course.tests.unseen):,} of {len(course.tests.seen):,} test rows are "
-            "asked in the seen wording only: there is no other for them"
-        )
-    if not course.tests.seen:
-        notes.append(
-            "the instruction of the test rows could not be told from their content, so they are asked as they are"
-        )
-    if not course.general:
-        notes.append("what was forgotten was not asked: give --general FILE, or a buffer of ten rows or more")
-    return notes
-
-
 def _price(
     lessons: Sequence[Lesson],
     seeds: int,
-    course: _Course,
+    course: Course,
     asked: Sequence[Specification],
     elsewhere: Sequence[Evaluation],
 ) -> list[str]:

@@ -42,6 +42,8 @@ def headline(lesson: Lesson) -> str:
         lines = [line for each in asked for line in each.compared]
         return f"{plural(len(lines), 'comparison')} with {baseline} {where}: {_counted(lines)}"
     lines = [line for each in asked for line in each.compared if line.arm == focus]
+    if len(lines) > 1 and all(line.outcome in ("no difference seen", "always the same") for line in lines):
+        return f"No difference between {focus} and {baseline} was seen on {len(lines):,} evaluations {where}"
     if len(lines) > 1:
         return f"{focus} against {baseline} on {len(lines):,} evaluations {where}: {_counted(lines)}"
     return {
@@ -108,7 +110,9 @@ def _said(each: Evaluated, baseline: str) -> str:
     if unseen:
         least = each.least_seen(unseen)
         who = enumeration([line.arm for line in unseen])
-        parts.append(f"no difference seen: {who}" + (f" (one of {least} or more would have been)" if least else ""))
+        parts.append(
+            f"no difference seen: {who}" + (f" (one of {least} or more would have been)" if least else "")
+        )
     same = [line.arm for line in each.compared if line.outcome == "always the same"]
     if same:
         parts.append(f"graded as {baseline}, item by item: {enumeration(same)}")

@@ -172,8 +172,8 @@ def _few_wordings(lesson: Lesson) -> list[str] | None:
     each = known.get("paraphrases", 0) / known.get("task", 1)
     if "paraphrases" in known and each < FEW_WORDINGS:
         found.append(
-            f"The task was trained on in {decimal(each, 0 if each == round(each) else 1)} other wordings of each instruction: "
-            "that is hardly diverse. Ask for more: `learnable diversify --method paraphrase --n 20`."
+            f"Trainings with paraphrases saw {decimal(each, 0 if each == round(each) else 1)} other "
+            f"{'wording' if each == 1 else 'wordings'} of each instruction, which is hardly diverse. Ask for more: `learnable diversify --method paraphrase --n 20`."
         )
     if known.get("unseen", FEW_ASKED) < FEW_ASKED:
         found.append(

@@ -13,6 +13,9 @@ from learnable.reporting.wording import count, decimal, enumeration
 
 PAPER_LAYERS = (1, 2)
 """Those of DELIA's figure."""
+ALIKE = 0.01
+"""Of the baseline's distance: what is nearer to it than this is not said to differ, whatever the seeds say."""
+TICKS = 12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +29,9 @@ class Distance:
 
     @property
     def range(self) -> str:
-        """The range of the seeds; nothing for a single one."""
-        return f"{_figure(self.low)} to {_figure(self.high)}" if self.seeds > 1 else ""
+        """The range of the seeds; nothing where they do not differ in what is written."""
+        low, high = _figure(self.low), _figure(self.high)
+        return f"{low} to {high}" if low != high else ""
 
     @property
     def written(self) -> str:
@@ -116,6 +120,8 @@ def _said(lesson: Lesson, known: dict[tuple[str, int], Distance]) -> str:
 
 
 def _apart(mine: Distance, base: Distance) -> str:
+    if abs((mine.mean or 0) - (base.mean or 0)) < ALIKE * (base.mean or 0):
+        return f"alike within {ALIKE:.0%}"
     if min(mine.seeds, base.seeds) < 2:
         return "one seed: no range"
     if (mine.high or 0) < (base.low or 0):
@@ -128,13 +134,14 @@ def _apart(mine: Distance, base: Distance) -> str:
 def _picture(name: str, lesson: Lesson, here: pl.DataFrame, styles: dict[str, Style], pair: str) -> Picture:
     import altair as alt
 
-    arms = lesson.ordered(here)
+    arms, last = lesson.ordered(here), int(here["layer"].max())  # type: ignore[arg-type]
+    ticks = list(range(0, last + 1, -(-last // TICKS) or 1))
     values = [_point(row, styles[row["arm"]]) for row in here.iter_rows(named=True)]
     kind: Literal["log", "linear"] = "log" if min(value["low"] for value in values) > 0 else "linear"
     x = alt.X(
         "layer:Q",
         title="layer (0 = embeddings)",
-        axis=alt.Axis(tickMinStep=1, format="d", grid=False),
+        axis=alt.Axis(values=ticks, tickCount=len(ticks), format="d", grid=False),
         scale=alt.Scale(nice=False),
     )
     y = alt.Y(
@@ -144,7 +151,7 @@ def _picture(name: str, lesson: Lesson, here: pl.DataFrame, styles: dict[str, St
         axis=alt.Axis(format="~g"),
     )
     lines = []
-    for arm in arms:
+    for arm in sorted(arms, key=(lesson.facts.baseline, lesson.focus).count):  # what matters lies on top
         own = [value for value in values if value["arm"] == arm]
         chart = alt.Chart(alt.InlineData(values=own)).encode(x=x)
         style = styles[arm]
