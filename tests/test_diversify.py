@@ -287,6 +287,18 @@ def test_a_dry_run_says_the_price_and_draws_nothing(diversify, rows, asked, tmp_
     assert not (tmp_path / "made").exists()
 
 
+@pytest.mark.parametrize(
+    ("method", "said"),
+    [
+        ("paraphrase", "10 rewrites of each instruction, at most 40 draws for each, by "),
+        ("constraints", "at most 3 variants of each of 8 rows by rules alone: no pass"),
+    ],
+)
+def test_a_dry_run_says_what_a_method_makes(diversify, rows, method, said):
+    planned = diversify(rows, method=method, dry_run=True)
+    assert planned.facts["would run"][0].startswith(said)
+
+
 def test_nothing_kept_is_an_error_with_the_reasons(diversify, rows, monkeypatch, tmp_path):
     def answers(self, conversations, *, sampling, seeds, only=None):
         yield list(only), [Answer("It goes on and", finished=False) for _ in only]

@@ -225,6 +225,25 @@ def test_no_examples(model, store):
 
 
 @dataclass(frozen=True, kw_only=True)
+class AllAtOnce(Length):
+    """The same, with a way to grade all at once."""
+
+    calls: ClassVar[list[int]] = []
+
+    def grade_all(self, examples, completions):
+        self.calls.append(len(completions))
+        return [self.grade(*pair) for pair in zip(examples, completions, strict=True)]
+
+
+def test_answers_are_graded_all_at_once_where_there_is_a_way_to(model, store):
+    long = Example(id="long", messages=(Message(role="user", content="the sun " * 300),), source="s")
+    examples = [long, *toy_examples(2)]
+    frame = evaluate(model, AllAtOnce(), examples, store=store, label="all")
+    assert frame.equals(evaluate(model, Length(), examples, store=store, label="each"))
+    assert AllAtOnce.calls == [2]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Longer:
     """A judge that prefers the longer answer."""
 

@@ -173,6 +173,12 @@ def test_the_trained_model_is_whole(ran):
     assert tokenizer.convert_tokens_to_ids("<sep>") < network.get_input_embeddings().weight.shape[0]
 
 
+def test_what_the_kept_model_saw_is_written(ran):
+    (path,) = ran[0].glob("delia/lesson-*/mixture.jsonl")
+    (buffer,) = ran[0].glob("delia/buffer-*/generated.parquet")
+    assert len(path.read_text().splitlines()) == 16 + pl.read_parquet(buffer).height
+
+
 def test_paraphrases_belong_to_rows_of_the_task(ran, files):
     (path,) = ran[0].glob("delia/paraphrases-*/generated.parquet")
     parents = set(pl.read_parquet(path)["parent"])

@@ -20,6 +20,7 @@ from learnable.data import FORMATS
 from learnable.diversifying import DIVERSIFIERS
 from learnable.errors import LearnableError, UsageError, did_you_mean
 from learnable.evaluating import EVALUATORS
+from learnable.mixing import MIXTURES
 from learnable.scorers import SCORERS
 from learnable.selectors import SELECTORS
 from learnable.steps import Outcome
@@ -79,7 +80,7 @@ def run(
 
 @app.command(name="list")
 def listing() -> None:
-    """List recipes with their parameters, scorers, selectors, diversifiers, evaluators and formats."""
+    """List recipes with their parameters, and all methods by name."""
     console = Console(soft_wrap=True, highlight=False)
     for each in recipe.shipped().values():
         console.print(f"recipe {each.name}: {each.about}")
@@ -98,6 +99,9 @@ def listing() -> None:
     console.print("\nmethods of a comparison: a scorer or a selector, and")
     for name in (*ALIASES, *WITHOUT_BUDGET):
         console.print(f"    {name}")
+    console.print("\nways to train on a task")
+    for name, (_, about) in MIXTURES.items():
+        console.print(f"    {name}: {about}", markup=False)
     console.print(f"\nformats\n    {', '.join(FORMATS)}")
 
 

@@ -42,7 +42,10 @@ class LikelihoodEvaluator(Evaluator, Protocol):
 
 
 class GenerationEvaluator(Evaluator, Protocol):
-    """Grades what a model writes."""
+    """Grades what a model writes.
+
+    One that is slow one by one may also have ``grade_all(examples, completions) -> list[Grade]``: it is called instead.
+    """
 
     max_new_tokens: int
 

@@ -65,11 +65,7 @@ def evaluate(
     if evaluator.kind == "generation":
         answered = cast("GenerationEvaluator", evaluator)
         found = completions(model, answered, examples, store=store, label=label)
-        pairs = zip(examples, found, strict=True)
-        return _table(
-            examples,
-            [answered.grade(e, f.text) if f.text is not None else _ungraded(f.why) for e, f in pairs],
-        )
+        return _table(examples, _graded_texts(answered, examples, found))
     if evaluator.kind == "harness":
         harness = cast("HarnessEvaluator", evaluator)
         if not examples:
@@ -249,6 +245,21 @@ def _graded(evaluator: LikelihoodEvaluator, example: Example, scored: Sequence[_
     if scored and scored[0].truncated and not grade.why:
         return Grade(value=grade.value, answer=grade.answer, why="cut off at the length limit")
     return grade
+
+
+def _graded_texts(
+    evaluator: GenerationEvaluator, examples: Sequence[Example], found: Sequence[Completion]
+) -> list[Grade]:
+    """Return the grade of each completion, of all at once where the evaluator has a way to do that."""
+    grades = {place: _ungraded(each.why) for place, each in enumerate(found) if each.text is None}
+    texts = {place: each.text for place, each in enumerate(found) if each.text is not None}
+    asked, all_at_once = [examples[place] for place in texts], getattr(evaluator, "grade_all", None)
+    if all_at_once is not None:
+        made = all_at_once(asked, list(texts.values()))
+    else:
+        made = [evaluator.grade(*pair) for pair in zip(asked, texts.values(), strict=True)]
+    grades |= dict(zip(texts, made, strict=True))
+    return [grades[place] for place in range(len(found))]
 
 
 def _room(model: EvaluatedModel, prompt: Sequence[Message], max_new_tokens: int) -> tuple[int, str]:

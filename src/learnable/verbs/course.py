@@ -142,7 +142,7 @@ def evaluations_here(course: Course, asked: Sequence[Specification], folder: Pat
         if not examples:
             continue
         path = folder / f"{name.replace(' ', '_')}.jsonl"
-        _write(examples, path)
+        write_rows(examples, path)
         here = [parse("heldout")] if name == GENERAL else [each for each in asked if each.path is None]
         for specification in here:
             evaluator = build_evaluator(specification)
@@ -155,7 +155,8 @@ def evaluations_here(course: Course, asked: Sequence[Specification], folder: Pat
     return found
 
 
-def _write(examples: Sequence[Example], path: Path) -> None:
+def write_rows(examples: Sequence[Example], path: Path) -> None:
+    """Write conversations with their sources as JSON lines."""
     lines = [
         {"messages": [asdict(turn) for turn in each.messages], "source": each.source} for each in examples
     ]

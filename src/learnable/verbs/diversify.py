@@ -215,10 +215,10 @@ def _places(output: str) -> tuple[str, str | None]:
 
 def _price(chosen: Diversifier, writer: _Writer, sampling: Sampling, *, rows: int, n: int | None) -> str:
     """Return what the step costs, in words."""
-    if not chosen.needs_generator:
-        return "no pass: rules alone"
     own: Callable[..., str] | None = getattr(chosen, "price", None)
     how_many = own(rows=rows, n=n) if own else "texts"
+    if not chosen.needs_generator:
+        return f"{how_many} by rules alone: no pass"
     return (
         f"{how_many} by {writer.name}, of at most {sampling.max_new_tokens:,} tokens each; "
         "what was drawn before costs nothing"

@@ -30,9 +30,9 @@ from learnable.reporting import (
 from learnable.reporting import Step as CostRow
 from learnable.reporting.lesson.facts import Asked
 from learnable.steps import Outcome, Step, read_outcome
+from learnable.verbs.course import GENERAL, SEEN, UNSEEN
 from learnable.verbs.inputs import finished
 from learnable.verbs.options import Output
-from learnable.verbs.teach import GENERAL, SEEN, UNSEEN
 
 KINDS = {"select": "selection", "compare": "comparison", "teach": "lesson"}
 _COMMANDS = "`learnable select`, `learnable compare` or `learnable teach`"

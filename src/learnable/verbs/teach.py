@@ -17,9 +17,6 @@ from learnable.fingerprint import fingerprint
 from learnable.mixing import MIXTURES, Material, Mixing, Mixture, mixture
 from learnable.steps import Outcome, Step
 from learnable.types import Loading, ModelRef, NewToken, Reading, Tuning
-from learnable.verbs.course import GENERAL as GENERAL
-from learnable.verbs.course import SEEN as SEEN
-from learnable.verbs.course import UNSEEN as UNSEEN
 from learnable.verbs.course import (
     Course,
     evaluations_here,
@@ -27,6 +24,7 @@ from learnable.verbs.course import (
     notes_on,
     read_course,
     usual_evaluations,
+    write_rows,
 )
 from learnable.verbs.evaluate import Evaluation, evaluations_of
 from learnable.verbs.inputs import length_limit, pool_of, would_run
@@ -306,10 +304,13 @@ def _gradients(passes: Lessons, base: ModelRef, material: Material, count: int) 
 
 
 def _keep(one: Taught, tuning: Tuning, folder: Path) -> None:
-    """Write the trained model whole into the lesson's folder, loadable by plain transformers."""
+    """Write what one training saw, and its model whole, loadable by plain transformers."""
     from learnable.training import save_whole
 
     assert one.trained is not None
+    assert one.mixture is not None
+    for number, stage in enumerate(one.mixture.stages):
+        write_rows(stage, folder / ("mixture.jsonl" if not number else f"mixture-{number + 1}.jsonl"))
     if tuning.method == "lora":
         save_whole(one.base, one.trained.folder, folder / "model")
         return
