@@ -112,3 +112,31 @@ def test_where_the_instruction_cannot_be_told_apart_it_is_said_to_count(noted):
         "2 of 2 test rows share 13 words in a row of their content, the instruction included, or all of it, with the "
         "task"
     ]
+
+
+def test_facts_of_a_row_that_is_asked_are_left_out(tmp_path):
+    held, facts = TASK[-1], [conversation(text(40)), conversation(text(41)), conversation(text(42))]
+    parents = [TASK[0].id, held.id, None]
+    lines = [
+        {"messages": [asdict(turn) for turn in each.messages], "source": "facts", "parent": parent}
+        for each, parent in zip(facts, parents, strict=True)
+    ]
+    (tmp_path / "facts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    aside = [
+        {"messages": [asdict(turn) for turn in each.messages], "source": "task"} for each in (held, NEW[0])
+    ]
+    (tmp_path / "heldout.jsonl").write_text("".join(json.dumps(line) + "\n" for line in aside))
+    course = read_course(
+        TASK[:-1],
+        test=None,
+        heldout=tmp_path / "heldout.jsonl",
+        made={
+            "paraphrases": None,
+            "buffer": None,
+            "facts": str(tmp_path / "facts.jsonl"),
+            "constrained": None,
+        },
+        general=None,
+        mixing=Mixing(),
+    )
+    assert {each.id for each in course.material.facts} == {facts[0].id, facts[2].id}

@@ -570,3 +570,8 @@ def test_a_second_command_says_that_it_was_done_already(taught, place, tiny, mon
     assert "was done already" not in capsys.readouterr().out
     assert cli.call(words) == 0
     assert "was done already" in capsys.readouterr().out
+
+
+def test_the_order_of_the_arms_is_part_of_what_was_done(teach):
+    one, other = (teach("dry", arms=arms, dry_run=True) for arms in (["delia", "dmt"], ["dmt", "delia"]))
+    assert one.identity != other.identity  # another baseline

@@ -105,7 +105,7 @@ def test_each_instruction_is_asked_in_its_own_rewrites():
     tests = [asked(50), asked(51, other)]
     found = worded_tests(task, tests, paraphrases, reserve=True)
     assert [wording(each)[0] for each in found.unseen] == ["A", "B"]
-    assert {wording(each) for each in found.seen} == {ASK}, "the most frequent one"
+    assert [wording(each) for each in found.seen] == [ASK, other]
 
 
 def test_wordings_of_an_instruction_that_is_not_asked_stay_in_training():
@@ -183,3 +183,11 @@ def test_an_instruction_that_stands_first_is_replaced_there():
         turn.endswith(("\n\nThing number 20.", "\n\nThing number 21.")) for turn in turns(found.unseen)
     )
     assert all(turn.startswith("Rewrite number") for turn in turns(found.unseen))
+
+
+def test_a_test_row_in_a_wording_of_the_task_keeps_it():
+    other = "Translate what stands above, all of it, to German."
+    task = [asked(number) for number in range(5)] + [asked(number, other) for number in range(5, 8)]
+    tests = [asked(20), asked(21, other), asked(22, other)]
+    found = worded_tests(task, tests, [], reserve=True)
+    assert turns(found.seen) == turns(tests)

@@ -47,7 +47,12 @@ def worded_tests(
     told_apart = where != "whole" and all((place.before + place.after).strip() for place in places)
     usual = own.most_common(1)[0][0]
     pairs = list(zip(tests, places, strict=True))
-    seen = [_worded(row, place.worded(usual)) for row, place in pairs] if told_apart else []
+    seen = []
+    if told_apart:  # a row in a wording of the task keeps it: a task may have several instructions
+        seen = [
+            _worded(row, place.worded(place.instruction if place.instruction in own else usual))
+            for row, place in pairs
+        ]
     if not reserve:
         others = [(row, place) for row, place in pairs if not told_apart or place.instruction not in own]
         unseen = [row for row, _ in others]

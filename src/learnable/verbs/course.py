@@ -99,6 +99,9 @@ def read_course(
             f"rows of the task: {len(task)} to train on and {len(tests)} to test on; it takes two of each",
             hint="give more rows, or rows to test on: --test FILE",
         )
+    # Facts of a row that is asked would give its answer away; facts without a row are of a text.
+    known = {example.id for example in task}
+    material["facts"] = [each for each in material["facts"] if each.meta.get("parent") in (None, *known)]
     wordings = worded_tests(task, tests, material.pop("paraphrases"), reserve=test is None)
     forgotten = _ordered(rows.read([general]).iter_examples()) if general else []
     if not general and material["buffer"]:

@@ -15,7 +15,7 @@ from learnable.errors import UsageError
 from learnable.evaluating import Specification, build_evaluator, parse
 from learnable.fingerprint import fingerprint
 from learnable.mixing import MIXTURES, Material, Mixing, Mixture, mixture
-from learnable.steps import Outcome, Step
+from learnable.steps import DONE, Outcome, Step
 from learnable.types import Loading, ModelRef, NewToken, Reading, Tuning
 from learnable.verbs.course import (
     Course,
@@ -136,7 +136,8 @@ def teach(
     if dry_run and not is_here(ref):
         return Outcome.planned("teach", [f"fetch or convert {model}"])
     parameters: dict[str, Any] = {
-        "arms": {lesson.label: fingerprint(lesson) for lesson in lessons},
+        # In their order: the first may be the baseline, the last the one whose model is kept.
+        "arms": [[lesson.label, fingerprint(lesson)] for lesson in lessons],
         "tokens": [fingerprint(token) for token in added],
         "words": words,
         "evaluate": [fingerprint(specification) for specification in asked],
@@ -153,6 +154,7 @@ def teach(
     if dry_run:
         return would_run(step, folder, _price(lessons, seeds, course, asked, elsewhere))
     links = {"pool": loaded.folder}
+    links |= {name: Path(path) for name, path in made.items() if path and (Path(path) / DONE).is_file()}
     if done := step.begin(folder, links=links):
         return done
     passes = Lessons(
@@ -192,12 +194,12 @@ def teach(
         "concepts": distances,
         "samples": samples,
     }
-    if gradients and material.buffer:
-        frames["buffering"] = _gradients(passes, bases[0], material, gradients)
     wordings, figures = instruction_map(course)
     frames["wordings"] = wordings
     for name, frame in frames.items():
         write_frame(frame, folder / f"{name}.parquet")
+    if gradients and material.buffer:
+        write_frame(_gradients(passes, bases[0], material, gradients), folder / "buffering.parquet")
     kept = next((one for one in taught if one.lesson.mixture == "delia" and one.seed == 0), None)
     kept = kept or next(one for one in reversed(taught) if one.trained is not None and one.seed == 0)
     _keep(kept, tuning, folder)
@@ -212,6 +214,8 @@ def teach(
         "seeds": seeds,
         "confidence": confidence,
         "tokens": [token.text for token in added],
+        "inits": {lesson.label: lesson.init for lesson in lessons} if added else {},
+        "general from buffer": bool(course.general) and general is None,
         "diversity": figures,
         "kept model": kept.lesson.label,
         "tuning": asdict(tuning) | {"learning_rate": tuning.peak_learning_rate},
