@@ -7,9 +7,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from learnable.errors import ModelError, UsageError
 from learnable.model import LanguageModel, concept_distances, concepts
+from learnable.model.concepts import comparable_prompts
 from learnable.testing import tiny_model, toy_examples
 from learnable.training import fine_tune
 from learnable.types import Example, Message, ModelRef, Tuning
+from learnable.verbs.lessons import _distances
 
 LAYERS = 2
 QUESTIONS = [example.messages[:1] for example in toy_examples(7)]
@@ -194,3 +196,45 @@ def test_a_prompt_that_the_template_refuses(tmp_path):
     model = loaded(tiny_model(tmp_path, template=template))
     with pytest.raises(ModelError, match="no system turn"):
         concept_distances(model, [(Message(role="system", content="a"), *user("b"))], token="b", words="red")
+
+
+def asked(*turns):
+    return Example(id="-".join(turn.content[:9] for turn in turns), messages=turns, source="tests")
+
+
+ANSWER = Message(role="assistant", content="red <sep>")
+LONG = user("sun " * 300 + "<sep>")
+TIGHT = user("sun " * 230 + "<sep>")  # the token fits the positions, ten words in its place do not
+
+
+def test_prompts_that_cannot_be_compared_are_left_out(model):
+    prompts = [QUESTIONS[0], LONG, TIGHT, user("a<sep>"), user("b<sep>"), user("c<sep>")]
+    words = ["red", "big red " * 10]
+    taken = comparable_prompts(model, prompts, token="<sep>", words=words, most=2)
+    assert taken == [user("a<sep>"), user("b<sep>")]
+    assert comparable_prompts(model, [TIGHT], token="<sep>", words=words[:1], most=2) == [TIGHT]
+
+
+def test_a_prompt_that_the_template_refuses_is_left_out(tmp_path):
+    template = (
+        "{{ raise_exception('no system turn') if messages[0].role == 'system' }}"
+        "{% for m in messages %}{{ m.content + '\n' }}{% endfor %}"
+    )
+    model = loaded(tiny_model(tmp_path, template=template))
+    refused = (Message(role="system", content="<sep>"), *user("b"))
+    options = {"token": "<sep>", "words": ["red"], "most": 9}
+    assert comparable_prompts(model, [refused, user("<sep>")], **options) == [user("<sep>")]
+
+
+def test_the_table_counts_the_prompts_that_are_compared(model):
+    tests = [asked(*turns, ANSWER) for turns in (QUESTIONS[0], LONG, user("a<sep>"), user("b <sep>"))]
+    table = _distances(model, tests, "<sep>", ["red"])
+    by_hand = concept_distances(model, [user("a<sep>"), user("b <sep>")], token="<sep>", words="red")
+    assert table["prompts"].to_list() == [2] * (LAYERS + 1)
+    np.testing.assert_allclose(table["distance"], by_hand.mean(axis=1))
+
+
+def test_no_prompt_to_compare_is_undefined_without_a_warning(model):
+    table = _distances(model, [asked(*QUESTIONS[0], ANSWER), asked(*LONG)], "<sep>", ["red"])
+    assert table["prompts"].to_list() == [0] * (LAYERS + 1)
+    assert table["distance"].is_nan().all()

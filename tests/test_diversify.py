@@ -1,5 +1,6 @@
 """``learnable diversify``: rows out, with a record, figures and clear errors; and that a killed run goes on."""
 
+import io
 import json
 import os
 import signal
@@ -21,7 +22,7 @@ from learnable.errors import DataError, ModelError, StoreError, UsageError
 from learnable.model import LanguageModel, generation
 from learnable.model import static_embedding as vectors
 from learnable.testing import toy_examples, write_messages
-from learnable.types import Answer, Loading, Sampling
+from learnable.types import Answer, Loading, Reading, Sampling
 
 FLOAT = Loading(dtype="float32")
 
@@ -277,6 +278,74 @@ def test_a_server_writes_instead_of_the_model(diversify, rows, monkeypatch):
     assert [row["messages"][-1]["content"] for row in frame.iter_rows(named=True)] == [
         f"The seed is {seed}." for seed in frame["seed"]
     ]
+
+
+class Moody(Answering):
+    """The same, but some questions it refuses: all that are in ``refused``."""
+
+    refused = frozenset[str]()
+
+    def do_POST(self):
+        length = int(self.headers["Content-Length"])
+        body = self.rfile.read(length)
+        if any(text in json.loads(body)["messages"][-1]["content"] for text in self.refused):
+            self.send_response(400)
+            self.end_headers()
+            return
+        self.rfile = io.BytesIO(body)
+        super().do_POST()
+
+
+@pytest.fixture
+def moody(monkeypatch):
+    """Return the name of a server that refuses one of the rows' questions."""
+    monkeypatch.setattr(Moody, "refused", frozenset([toy_examples(8)[3].messages[0].content]))
+    with ThreadingHTTPServer(("127.0.0.1", 0), Moody) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"openai:http://127.0.0.1:{server.server_port}/v1#m"
+        server.shutdown()
+
+
+def test_what_a_server_failed_to_answer_is_no_end(diversify, rows, moody, tmp_path):
+    with pytest.raises(ModelError, match=r"1 of 8 were not answered; what was is kept\n.*the same command"):
+        diversify(rows, method="self_answer", generator=moody)
+    assert not (tmp_path / "made" / "step.json").exists()
+
+
+def test_asked_again_a_server_may_answer(diversify, rows, moody, monkeypatch):
+    with pytest.raises(ModelError):
+        diversify(rows, method="self_answer", generator=moody)
+    monkeypatch.setattr(Moody, "refused", frozenset())
+    outcome = diversify(rows, method="self_answer", generator=moody)
+    assert (outcome.facts["kept"], outcome.facts["drawn in this run"]) == (8, 1)
+
+
+def test_what_a_server_never_answers_does_not_stop_a_run_for_good(diversify, rows, moody):
+    with pytest.raises(ModelError):
+        diversify(rows, method="self_answer", generator=moody)
+    outcome = diversify(rows, method="self_answer", generator=moody)
+    assert outcome.facts["kept"] == 7
+    assert outcome.facts["notes"][-1].startswith("1 of 1 were not answered by the server, asked again")
+
+
+@pytest.mark.usefixtures("asked")
+def test_files_to_avoid_are_read_as_the_rows_are(diversify, rows, tmp_path):
+    held = write_messages(toy_examples(8)[:2], tmp_path / "task.jsonl")
+    held.write_text(held.read_text() + json.dumps({"messages": []}) + "\n")
+    outcome = diversify(rows, method="self_answer", avoid=[str(held)], reading=Reading(on_error="skip"))
+    assert outcome.facts["refused because"] == "2 question in a file to avoid"
+
+
+def test_a_pool_beside_a_folder_named_by_its_fingerprint_is_named_by_its_own(diversify, rows, tmp_path):
+    diversify(rows, method=f"{__name__}:Repeating", output="made-{fingerprint}")
+    other = str(write_messages(toy_examples(5, seed=3), tmp_path / "other.jsonl"))
+    diversify(other, method=f"{__name__}:Repeating", output="made-{fingerprint}")
+    assert len(list(tmp_path.glob("made-pool-*"))) == 2
+
+
+def test_a_dry_run_leaves_no_pool(diversify, rows, tmp_path):
+    diversify(rows, method="self_answer", dry_run=True)
+    assert not list(tmp_path.glob("made*"))
 
 
 def test_a_dry_run_says_the_price_and_draws_nothing(diversify, rows, asked, tmp_path):

@@ -42,6 +42,19 @@ class Scripted:
         yield places, [self._question(seeds[place]) for place in places]
 
 
+class Rendering:
+    """A renderer that counts letters."""
+
+    def __init__(self, key):
+        self.key = key
+
+    def prompt_ids(self, turns):
+        return [letter for turn in turns for letter in turn.content]
+
+    def tokenizer(self, texts, **_):
+        return {"input_ids": [list(text) for text in texts]}
+
+
 class Server:
     """A generator that cannot invent questions."""
 
@@ -106,12 +119,23 @@ def test_the_same_draw_twice_is_one(draw):
 def test_what_a_server_left_out_is_empty_and_asked_for_again(draw, capsys):
     silent = Scripted(lambda turns, seed: None if seed == 2 else Answer("Yes.", finished=True))
     questions = [(turn("user", text),) for text in "abc"]
-    answers = draw(silent).answers(questions, seeds=[1, 2, 3], label="answers")
+    silent_draw = draw(silent)
+    answers = silent_draw.answers(questions, seeds=[1, 2, 3], label="answers")
     assert answers[1] == Answer("", finished=False)
     assert "answers: 1 of 3 were not answered" in capsys.readouterr().err
+    assert [silent_draw.tally.draws, silent_draw.tally.unanswered] == [2, 1]
     speaking = Scripted()
     assert draw(speaking).answers(questions, seeds=[1, 2, 3], label="answers")[1].text == "The answer 2."
     assert len(speaking.asked) == 1
+
+
+def test_what_is_rendered_otherwise_is_drawn_anew(draw):
+    generator = Scripted()
+    question = (turn("user", "a"),)
+    for key in ("one", "other", "one"):
+        generator.renderer = Rendering(key)
+        draw(generator).answers([question], seeds=[1], label="answers")
+    assert len(generator.asked) == 2
 
 
 def test_a_drawing_that_breaks_keeps_what_it_has(draw):

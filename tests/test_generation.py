@@ -6,10 +6,10 @@ import torch
 from transformers import GenerationConfig
 
 from learnable.errors import ModelError, UsageError
-from learnable.model import LanguageModel, Renderer, generation
+from learnable.model import LanguageModel, Renderer, generation, language_model
 from learnable.model.generation import _nucleus, generate, generate_batches
 from learnable.testing import tiny_model, toy_examples
-from learnable.types import Message, ModelRef, Sampling
+from learnable.types import Answer, Message, ModelRef, Sampling
 
 LLAMA_2 = (
     "{% for message in messages %}{% if message['role'] == 'user' %}{{ '[INST] ' + message['content'] + ' [/INST]' }}"
@@ -214,9 +214,62 @@ def test_the_nucleus_is_what_sorting_the_vocabulary_gives(spread):
 
 
 def test_the_bare_user_turn_is_what_stands_before_a_question(model):
-    opening, closing = model.renderer.user_turn
-    assert model.renderer.decode(opening) == "<|im_start|>user\n"
-    assert [model.renderer.tokenizer.decode([token]) for token in closing] == ["<|im_end|>"]
+    turn = model.renderer.user_turn
+    assert model.renderer.decode(turn.opening) == "<|im_start|>user\n"
+    assert [model.renderer.tokenizer.decode([token]) for token in turn.stop_ids] == ["<|im_end|>"]
+    assert turn.closing == ""
+
+
+@pytest.fixture(scope="module")
+def plain(tiny_models, tmp_path_factory):
+    """Return models whose templates end a user's turn with plain text."""
+    folders = {"base": tiny_models["base"]}
+    folders["llama 2"] = tiny_model(tmp_path_factory.mktemp("llama-2"), template=LLAMA_2)
+    refs = {
+        name: ModelRef(name=str(folder), dtype="float32", device="cpu") for name, folder in folders.items()
+    }
+    return {name: LanguageModel(ref) for name, ref in refs.items()}
+
+
+PLAIN = [("base", "### Instruction:\n", "### Response:"), ("llama 2", "[INST]", "[/INST]")]
+
+
+@pytest.mark.parametrize(("name", "opening", "closing"), PLAIN)
+def test_a_user_turn_without_a_special_token_ends_with_the_text_of_the_template(
+    plain, name, opening, closing
+):
+    turn = plain[name].renderer.user_turn
+    assert plain[name].renderer.decode(turn.opening) == opening
+    assert (turn.stop_ids, turn.closing) == ((), closing)
+
+
+@pytest.mark.parametrize(
+    ("drawn", "expected"),
+    [
+        (Answer("Why?\n\n{0}\nSo.", finished=True), Answer("Why?", finished=True)),
+        (Answer("Why? {0} So. {0} And", finished=False), Answer("Why?", finished=True)),
+        (Answer("Why? So.", finished=True), Answer("Why? So.", finished=False)),
+        (Answer("Why", finished=False), Answer("Why", finished=False)),
+    ],
+)
+@pytest.mark.parametrize(("name", "opening", "closing"), PLAIN)
+def test_a_question_ends_where_the_template_would_begin_the_answer(
+    plain, monkeypatch, name, opening, closing, drawn, expected
+):
+    written = Answer(drawn.text.format(closing), drawn.finished)
+    monkeypatch.setattr(language_model, "generate_batches", lambda *_, **__: iter([([0], [written])]))
+    ((_, answers),) = plain[name].questions(1, sampling=Sampling(max_new_tokens=8), seeds=[0])
+    assert answers == [expected]
+
+
+@pytest.mark.parametrize(
+    "template",
+    ["{% for m in messages %}{{ m['content'] + '\n' }}{% endfor %}", "{{ messages[-1]['content'] }}"],
+)
+def test_a_template_that_does_not_end_a_question_is_refused(tmp_path, template):
+    renderer = Renderer.of(ModelRef(name=str(tiny_model(tmp_path, template=template))))
+    with pytest.raises(ModelError, match="puts nothing between a question and its answer"):
+        _ = renderer.user_turn
 
 
 def test_a_question_depends_on_its_seed_alone(model):

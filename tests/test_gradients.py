@@ -146,6 +146,52 @@ def test_no_parts_are_refused(ref, sets):
         gradient_sums(ref, sets, tuning=LORA, label="gradients", parts=0)
 
 
+def sized(network):
+    return 4 * sum(p.numel() for p in network.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize(("vectors", "expected"), [(8, [3, 3]), (7, [3, 3]), (6.9, [2, 2]), (3, [1, 1])])
+def test_fewer_parts_where_memory_is_short(ref, sets, monkeypatch, capsys, vectors, expected):
+    free = math.ceil(vectors * sized(gradients._trainable(ref, LORA, ())) / gradients.MEMORY_SHARE)
+    monkeypatch.setattr(gradients, "_free_bytes", lambda _: free)
+    sums = gradient_sums(ref, sets, tuning=LORA, label="gradients", parts=3)
+    assert [int(sums[name].part.max()) + 1 for name in sets] == expected
+    assert ("parts of each set instead of 3" in capsys.readouterr().err) == (expected != [3, 3])
+
+
+def test_memory_for_less_than_one_part_is_an_error(ref, sets, monkeypatch):
+    monkeypatch.setattr(gradients, "_free_bytes", lambda _: 1_000)
+    with pytest.raises(TrainError, match="GB of memory, and") as error:
+        gradient_sums(ref, sets, tuning=FULL, label="gradients")
+    assert "--gradients 0" in error.value.hint
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [
+        torch.cuda.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+    ],
+)
+def test_memory_that_runs_out_is_an_error_of_ours(ref, sets, monkeypatch, raised):
+    def fails(*_, **__):
+        raise raised
+
+    monkeypatch.setattr(gradients, "_added", fails)
+    with pytest.raises(TrainError, match="do not fit the memory") as error:
+        gradient_sums(ref, sets, tuning=LORA, label="gradients")
+    assert "--gradients 0" in error.value.hint
+
+
+def test_other_errors_of_a_pass_stay_what_they_are(ref, sets, monkeypatch):
+    def fails(*_, **__):
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(gradients, "_added", fails)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        gradient_sums(ref, sets, tuning=LORA, label="gradients")
+
+
 # What the sums say about a mix
 
 

@@ -32,7 +32,7 @@ def hostile(browser, tmp_path_factory) -> Visit:  # noqa: F811
 
 def test_every_chart_of_a_lesson_is_drawn(visit: Visit) -> None:
     charts = visit.page.locator(".chart")
-    assert charts.count() == charts.locator("svg").count() == 10
+    assert charts.count() == charts.locator("svg").count() == 12
 
 
 def test_every_arm_has_a_dot(visit: Visit) -> None:

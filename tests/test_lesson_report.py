@@ -15,7 +15,7 @@ from learnable.comparing import RATIOS, Measured, buffering, lesson_table
 from learnable.mixing import MIXTURES
 from learnable.reporting import LessonFacts, Made, Question, Way, render_lesson
 from learnable.reporting.lesson import answers, concepts, costs, gradients, samples
-from learnable.reporting.lesson.facts import lesson_of
+from learnable.reporting.lesson.facts import lesson_of, shortened
 from learnable.reporting.lesson.palette import styles
 from learnable.reporting.lesson.wordings import SHOWN_POINTS, both_ends
 from test_reporting import EVIL, Page
@@ -276,10 +276,20 @@ def test_the_headline_says_that_unseen_wordings_were_not_asked() -> None:
     assert headline(make_lesson(questions=seen)).endswith("without unseen wordings")
 
 
+def test_names_of_evaluations_leave_out_what_all_of_a_kind_share() -> None:
+    names = [
+        "format@syntax=python,keys=a,b,n=9",
+        "format@syntax=python,keys=a,b,n=9,label=b",
+        "heldout",
+        "exact_match@n=5",
+    ]
+    assert list(shortened(names).values()) == ["format", "format@label=b", "heldout", "exact_match"]
+
+
 def test_what_is_better_is_said_with_its_size_interval_and_p(facts: LessonFacts) -> None:
     line = facts.table.filter(evaluation=QUESTIONS[0].label, arm="delia").row(0, named=True)
     size, low, high = (f"{abs(line[name]):.2f}" for name in ("difference", "low", "high"))
-    said = sentences(facts)[FORMAT, "unseen"].text
+    said = sentences(facts)["format", "unseen"].text
     assert said.startswith(f"Better than common: delia by {size} ({low} to {high}; p = {line['p']:.3f}) and ")
 
 
@@ -289,10 +299,19 @@ def test_what_was_not_seen_comes_with_what_would_have_been(facts: LessonFacts) -
         f"{float(table.filter(arm=arm).select((pl.col('high') - pl.col('low')) / 2).item()):.2f}"
         for arm in ("repeated", "no_paraphrases")
     ]
-    said = sentences(facts)[FORMAT, "unseen"].text
+    said = sentences(facts)["format", "unseen"].text
     assert said.endswith(
         f"no difference seen: repeated and no_paraphrases (one of {' to '.join(sorted(halves))} or more would have been)."
     )
+
+
+def test_seeds_that_differ_too_much_are_said_to_tell_nothing(facts: LessonFacts) -> None:
+    blind = pl.col("arm") == "repeated"
+    wide = with_table(
+        facts, low=pl.when(blind).then(-2.0).otherwise("low"), high=pl.when(blind).then(2.0).otherwise("high")
+    )
+    said = sentences(wide)["format", "unseen"].text
+    assert said.endswith(" or more would have been; for repeated the seeds differ too much for any to be).")
 
 
 def test_the_untuned_model_is_for_scale_and_no_finding(facts: LessonFacts) -> None:
@@ -306,19 +325,19 @@ def test_delia_is_held_beside_as_many_tokens(facts: LessonFacts) -> None:
     measured = Measured(label=QUESTIONS[0].label, unit="share correct", higher_is_better=True)
     (line,) = lesson_table(facts.results, arms, evaluations=[measured], baseline="repeated").filter(arm="delia").to_dicts()  # fmt: skip
     assert f"delia was better than as many tokens of the task alone, by {line['difference']:.2f}" in (
-        sentences(facts)[FORMAT, "unseen"].context
+        sentences(facts)["format", "unseen"].context
     )
 
 
 def test_without_an_arm_of_as_many_tokens_nothing_is_said_of_it() -> None:
-    assert "as many tokens" not in sentences(make_lesson(("common", "delia")))[FORMAT, "unseen"].context
+    assert "as many tokens" not in sentences(make_lesson(("common", "delia")))["format", "unseen"].context
 
 
 # ---------------------------------------------------------------- tables and pictures
 
 
 def test_unseen_wordings_stand_beside_the_seen_one(facts: LessonFacts, page: Page) -> None:
-    over, _, *rows = page.tables[f"Values on {FORMAT} (share correct, higher is better)"]
+    over, _, *rows = page.tables["Values on format (share correct, higher is better)"]
     assert over == ["arm", "in unseen wordings", "in the wording of the task", ""]
     shown = {row[0]: row[1:] for row in rows}
     assert list(shown) == list(ARMS)
@@ -328,7 +347,7 @@ def test_unseen_wordings_stand_beside_the_seen_one(facts: LessonFacts, page: Pag
 
 
 def test_what_other_words_cost_is_a_plain_difference(facts: LessonFacts, page: Page) -> None:
-    _, _, *rows = page.tables[f"Values on {FORMAT} (share correct, higher is better)"]
+    _, _, *rows = page.tables["Values on format (share correct, higher is better)"]
     unseen, seen = (
         facts.table.filter(evaluation=f"{FORMAT}, {asked} wording", arm="common")["value"].item()
         for asked in ("unseen", "seen")
@@ -338,7 +357,7 @@ def test_what_other_words_cost_is_a_plain_difference(facts: LessonFacts, page: P
 
 
 def dots(spec: dict) -> dict[str, dict]:
-    (marks,) = [values for values in spec["datasets"].values() if "arm" in values[0]]
+    (marks,) = [values for values in spec["datasets"].values() if "seen" in values[0]]
     return {mark["arm"]: mark for mark in marks}
 
 
@@ -358,17 +377,35 @@ def test_hollow_dots_are_no_difference_seen(page: Page) -> None:
     assert marks["delia"]["fill"] == marks["delia"]["shade"] == "var(--fine-edge)"
 
 
-def test_panels_of_one_evaluation_share_their_axis(page: Page) -> None:
-    def domain(name: str) -> list[float]:
-        (scale,) = [
-            layer["encoding"]["x"]["scale"]["domain"]
-            for layer in page.chart_data["charts"][name]["layer"]
-            if layer["mark"]["type"] == "point"
-        ]
-        return scale
+def test_ticks_are_the_means_of_the_seeds(facts: LessonFacts, page: Page) -> None:
+    datasets = page.chart_data["charts"]["values-0-0"]["datasets"].values()
+    (ticks,) = [values for values in datasets if "seed" in values[0]]
+    delia = facts.results.filter(evaluation=QUESTIONS[0].label, arm="delia")
+    means = (
+        delia.group_by("seed").agg(pl.col("value").cast(pl.Float64).mean()).sort("seed")["value"].to_list()
+    )
+    assert [tick["value"] for tick in ticks if tick["arm"] == "delia"] == pytest.approx(means)
+    assert not [tick for tick in ticks if tick["arm"] == "untuned"]
 
-    assert domain("values-0-0") == domain("values-0-1")
-    assert domain("values-0-0") != domain("values-1-0")
+
+def test_an_axis_does_not_reach_beyond_what_there_can_be(facts: LessonFacts) -> None:
+    wide = with_table(facts, low=pl.col("difference") - 3, high=pl.col("difference") + 3)
+    low, high = domain(Page(render_lesson(wide)), "values-0-0")
+    assert -0.1 < low < 0
+    assert 1 < high < 1.1
+
+
+def domain(page: Page, name: str) -> list[float]:
+    (scale,) = [
+        layer["encoding"]["x"]["scale"]["domain"]
+        for layer in page.chart_data["charts"][name]["layer"]
+        if layer["mark"]["type"] == "point"
+    ]
+    return scale
+
+
+def test_panels_of_one_evaluation_share_their_axis(page: Page) -> None:
+    assert domain(page, "values-0-0") == domain(page, "values-0-1") != domain(page, "values-1-0")
 
 
 def test_a_far_untuned_model_does_not_press_all_else_together() -> None:
@@ -390,7 +427,7 @@ def test_every_chart_has_words_for_those_who_cannot_see(page: Page) -> None:
     charted = [
         attrs for _, attrs in page.tags if (attrs.get("id") or "").startswith("chart-") and attrs.get("role")
     ]
-    assert len(charted) == len(page.chart_data["charts"]) == 10
+    assert len(charted) == len(page.chart_data["charts"]) == 12
     assert all(len(attrs["aria-label"]) > 30 for attrs in charted)
 
 
@@ -437,13 +474,22 @@ def test_distances_are_means_with_the_range_of_the_seeds(facts: LessonFacts) -> 
 
 def test_the_layers_of_the_paper_are_said_against_the_baseline(facts: LessonFacts) -> None:
     assert near(facts)[0].said == (
-        "At layer 1 delia 2.01, common 2.81 (nearer in every seed); at layer 2 delia 3.01, common 3.81 (nearer in every seed)."
+        "At layer 1 delia 2.01, common 2.81 (28% nearer, in every seed); at layer 2 delia 3.01, common 3.81 (21% nearer, in every seed)."
     )
 
 
-def test_ranges_that_overlap_are_no_finding(facts: LessonFacts) -> None:
-    alike = facts.concepts.with_columns(distance=2.0 + pl.col("seed") + 0.5 * (pl.col("arm") == "delia"))
-    assert "the ranges of the seeds overlap" in near(replace(facts, concepts=alike))[0].said
+def test_what_differs_between_seeds_says_so(facts: LessonFacts) -> None:
+    delia = pl.col("arm") == "delia"
+    mixed = facts.concepts.with_columns(
+        distance=pl.when(delia).then(1.9 + 0.3 * pl.col("seed")).otherwise(2.0)
+    )
+    assert "10% farther, but not in every seed" in near(replace(facts, concepts=mixed))[0].said
+
+
+def test_distances_are_held_beside_those_of_the_same_seed(facts: LessonFacts) -> None:
+    ten, delia = 10.0 ** pl.col("seed"), pl.col("arm") == "delia"
+    scattered = facts.concepts.with_columns(distance=pl.when(delia).then(0.9 * ten).otherwise(ten))
+    assert "10% nearer, in every seed" in near(replace(facts, concepts=scattered))[0].said
 
 
 def test_a_hair_is_no_finding_even_in_every_seed(facts: LessonFacts) -> None:

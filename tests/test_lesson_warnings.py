@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from learnable.reporting import LessonFacts, lesson_warnings_of, render_lesson
-from test_lesson_report import FORMAT, LOSS, QUESTIONS, alone, make_lesson, small, usual, with_table
+from test_lesson_report import LOSS, QUESTIONS, alone, make_lesson, small, usual, with_table
 from test_reporting import Page
 
 
@@ -22,6 +22,15 @@ def did_not_move() -> LessonFacts:
 
 def cannot_tell() -> LessonFacts:
     return with_table(small(), difference=pl.lit(0.0), low=pl.lit(0.0), high=pl.lit(0.0))
+
+
+def scattered() -> LessonFacts:
+    delia = pl.col("arm") == "delia"
+    wide = {
+        "low": pl.when(delia).then(-2.0).otherwise("low"),
+        "high": pl.when(delia).then(2.0).otherwise("high"),
+    }
+    return with_table(small(), verdict=pl.lit("no difference seen"), **wide)
 
 
 def no_effect() -> LessonFacts:
@@ -74,7 +83,8 @@ def only_losses() -> LessonFacts:
     ("make", "said"),
     [
         (did_not_move, "Every trained model is graded exactly as the untuned one"),
-        (cannot_tell, f"On {FORMAT} in unseen wordings no arm differs from common on a single item"),
+        (cannot_tell, "On format in unseen wordings no arm differs from common on a single item"),
+        (scattered, "On format in unseen wordings the seeds of delia ("),
         (no_effect, f"On {LOSS} in unseen wordings no difference was seen between untuned (3.502) and common (3.298)"),
         (alone, "Only common was trained: there is nothing to compare it with."),
         (not_asked, "No wordings to ask in that training has not seen: give paraphrases."),
@@ -87,7 +97,7 @@ def only_losses() -> LessonFacts:
         (general_from_buffer, "the arms that trained on the rest of it (no_paraphrases, delia)"),
         (random_rows, "<sep> begins as a random row"),
         (some_ungraded, "could not be graded are left out of the means, not counted as wrong: delia 3."),
-        (few_items, f"Fewer than 30 graded items: {FORMAT} in unseen wordings (12)"),
+        (few_items, "Fewer than 30 graded items: format in unseen wordings (12)"),
         (usual, "Only 3 trainings of each arm"),
         (single_seed, "Only one training of each arm"),
         (only_losses, "The task is asked by losses alone"),

@@ -1,5 +1,6 @@
 """The recipe ``compare`` and what the command line makes of a comparison, on a tiny model."""
 
+import shlex
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -88,6 +89,13 @@ def test_a_wrong_evaluator_is_found_before_anything_is_read(tmp_path):
     chosen = recipe.override(recipe.find("compare"), ["evaluate=[helout]", "data=nowhere.jsonl"])
     with pytest.raises(UsageError, match="helout"):
         recipe.run(chosen, root=tmp_path)
+
+
+def test_an_empty_list_and_a_long_one_are_repeated_by_the_shown_command():
+    for settings in (["by="], [f"by=[{', '.join(f'random@seed={seed}' for seed in range(20))}]"]):
+        chosen = recipe.override(recipe.find("compare"), settings)
+        words = shlex.split(recipe.command(chosen))
+        assert recipe.override(recipe.find("compare"), words[3:]) == chosen
 
 
 def test_several_budgets_follow_one_flag():

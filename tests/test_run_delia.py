@@ -2,15 +2,18 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import polars as pl
 import pytest
 
-from learnable import cli
+from learnable import cli, recipe
+from learnable.errors import UsageError
 from learnable.fingerprint import example_id
 from learnable.testing import toy_examples, write_messages
 from learnable.types import Message
@@ -68,7 +71,9 @@ def words_of(files, model, output, *more):
         "loading.dtype=float32",
         "arms=[common, no_paraphrases]",
     ]
-    return ["run", "delia", f"model={model}", *given, *settings, *more, "-o", str(output)]
+    names = {setting.partition("=")[0] for setting in more}
+    usual = [setting for setting in [*given, *settings] if setting.partition("=")[0] not in names]
+    return ["run", "delia", f"model={model}", *usual, *more, "-o", str(output)]
 
 
 def table_of(output):
@@ -93,7 +98,7 @@ def test_the_recipe_asks_in_both_wordings_and_what_was_forgotten(ran):
 
 
 def test_the_buffer_keeps_away_from_the_task(ran):
-    (path,) = ran[0].glob("delia/buffer-*/begun.json")
+    (path,) = ran[0].glob("delia/buffer-[!p]*/begun.json")
     assert "avoided" in path.read_text() or "avoid" in path.read_text()
 
 
@@ -105,6 +110,62 @@ def test_the_recipe_ends_with_a_report(ran):
 def test_a_second_run_does_nothing(ran):
     again = subprocess.run(ran[1], capture_output=True, check=True, text=True)
     assert again.stderr.count("was done already") == 4
+
+
+def test_a_second_task_has_a_pool_of_its_own(files, tiny, tmp_path):
+    other = task_file(
+        tmp_path / "other.jsonl", toy_examples(24, seed=5)[:16], instruction="Name it in <sep>."
+    )
+    for task in (files["task"], other):
+        words = words_of({**files, "task": task}, tiny, tmp_path)
+        chosen = recipe.override(recipe.find("delia"), words[2:-2])
+        first = {"paraphrases": chosen.steps["paraphrases"]}
+        recipe.run(replace(chosen, steps=first), root=tmp_path / "runs")
+    assert len(list((tmp_path / "runs").glob("delia/paraphrases-pool-*"))) == 2
+
+
+def test_words_without_tokens_are_said_before_anything_runs(tmp_path):
+    chosen = recipe.override(recipe.find("delia"), ["words=json"])
+    with pytest.raises(UsageError, match="about new tokens, and there are none"):
+        recipe.run(chosen, root=tmp_path / "runs")
+
+
+def test_the_buffer_is_kept_from_all_rows_that_are_given():
+    chosen = recipe.override(recipe.find("delia"), ["task=[a.jsonl, b.jsonl]", "general=c.jsonl"])
+    _, buffer, *_ = recipe._check(chosen)
+    assert buffer["avoid"] == ["a.jsonl", "b.jsonl", "c.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("tokens=<sep>=answer in JSON: a thought", ["<sep>=answer in JSON: a thought"]),
+        ("tokens=<sep>=C # or D", ["<sep>=C # or D"]),
+        ("words=no", ["no"]),
+        ('words=["no", 3]', ["no", 3]),
+        ('tokens=["[SEP]=a, b"]', ["[SEP]=a, b"]),
+        ("evaluate=", []),
+        ("model=007", 7),
+    ],
+)
+def test_a_text_of_a_list_is_taken_as_it_stands(setting, expected):
+    name = setting.partition("=")[0]
+    assert recipe.override(recipe.find("delia"), [setting]).parameters[name] == expected
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["tokens=<sep>=answer in JSON: a thought", "tokens=<end> # no more"],
+        ['tokens=["[SEP]=a, b"]', "words=no"],
+        ['model="no"', "max_length=512"],
+        ["task=[a.jsonl]", "tuning.learning_rate=1.0e-05"],
+    ],
+)
+def test_the_shown_command_repeats_lists_and_odd_texts(settings):
+    chosen = recipe.override(recipe.find("delia"), settings)
+    words = shlex.split(recipe.command(chosen))
+    assert recipe.override(recipe.find("delia"), words[3:]) == chosen
 
 
 def test_a_dry_run_prices_every_step_and_writes_nothing(files, tiny, tmp_path, capsys):
@@ -122,6 +183,12 @@ def test_a_dry_run_prices_every_step_and_writes_nothing(files, tiny, tmp_path, c
         ("tokens==blue", "cannot be a token"),
         ("paraphrase=paraphase", "did you mean 'paraphrase'"),
         ("mixing=3", "no parameter 'mixing'"),
+        ("questions=", "self_answer needs rows to start from\nhint: give questions=FILE"),
+        ("arms=[common, fact_based]", "'fact_based' needs facts, which this recipe does not make"),
+        ("arms=controlled", "'controlled' needs constrained, which this recipe does not make"),
+        ("tuning.seed=1", "tuning.seed and tuning.steps have no effect"),
+        ("tuning.steps=9", "tuning.seed and tuning.steps have no effect"),
+        ("arms=[{a: b}]", "arms: {'a': 'b'} is not text"),
     ],
 )
 def test_what_is_mistyped_is_said_before_anything_runs(files, tiny, tmp_path, capsys, setting, said):

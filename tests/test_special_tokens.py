@@ -1,6 +1,7 @@
 """New tokens: how their rows begin, that nothing else moves, and that plain transformers loads what was trained."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -10,8 +11,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from learnable.errors import ModelError, UsageError
 from learnable.fingerprint import example_id
-from learnable.model import LanguageModel, Renderer, token_ids, with_tokens
+from learnable.model import LanguageModel, Renderer, special_tokens, token_ids, with_tokens
 from learnable.model.loading import load_network
+from learnable.steps import Step
 from learnable.testing import tiny_model, toy_examples, write_messages
 from learnable.training import fine_tune, save_whole
 from learnable.types import Example, Message, ModelRef, NewToken, NewTokens, Reference, Tuning
@@ -282,3 +284,77 @@ def test_the_step_remembers_its_tokens(tiny, rows, tmp_path):
     )
     known = json.loads((outcome.folder / "step.json").read_text())
     assert known["facts"]["tokens"] == "<sep>"
+
+
+def test_two_runs_that_share_a_folder_build_a_model_once(ref, tmp_path, monkeypatch):
+    built, build = [], special_tokens._build
+    monkeypatch.setattr(special_tokens, "_build", lambda *given: (built.append(given), build(*given)))
+    with ThreadPoolExecutor(2) as pool:
+        (one, other) = pool.map(lambda _: with_tokens(ref, tokens(), tmp_path), range(2))
+    assert one == other
+    assert len(built) == 1
+
+
+def test_a_token_that_cannot_be_added_leaves_nothing(ref, tmp_path):
+    with pytest.raises(UsageError):
+        with_tokens(ref, tokens("description", NewToken(text="<new>")), tmp_path / "folder")
+    assert not (tmp_path / "folder").exists()
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+@pytest.fixture
+def tune(tiny, rows, tmp_path):
+    def run():
+        given = {"model": str(tiny), "tokens": ["<sep>=blue sky"], "output": str(tmp_path / "model")}
+        return train([str(rows)], reference=Reference(batch_size=4), **given)
+
+    return run
+
+
+def cleared(folder):
+    return not [each for each in folder.iterdir() if each.is_dir() or each.suffix == ".part"]
+
+
+def die(*_, **__):
+    raise Killed
+
+
+@pytest.fixture
+def unrecorded(tune, tmp_path, monkeypatch):
+    """Return the folder of a run that was killed after it had cleared up, just before its record."""
+    with monkeypatch.context() as patched:
+        finish = Step.finish
+        patched.setattr(
+            Step, "finish", lambda self, *a, **k: (die if self.verb == "train" else finish)(self, *a, **k)
+        )
+        with pytest.raises(Killed):
+            tune()
+    return tmp_path / "model"
+
+
+def test_a_run_that_was_killed_before_its_record_trains_nothing_again(tune, unrecorded, monkeypatch):
+    monkeypatch.setattr("learnable.training.sft._fine_tune", die)
+    outcome = tune()
+    assert outcome.cost.tokens == 0
+    assert (unrecorded / "step.json").is_file()
+
+
+def test_a_run_that_was_killed_while_it_cleared_up_goes_on_with_that(tune, unrecorded):
+    # As a removal leaves it that was broken off: a configuration without a tokenizer.
+    for left in ("base/tokens-0", "adapter", "merged", "merged.0123abcd.part"):
+        (unrecorded / left).mkdir(parents=True)
+        (unrecorded / left / "config.json").write_text("{}")
+    tune()
+    assert cleared(unrecorded)
+
+
+def test_what_a_killed_merge_left_is_removed(ref, tmp_path):
+    rendered = Renderer.of(ref).render(toy_examples(4), max_length=200)
+    fine_tune(ref, rendered, tmp_path / "adapter", tuning=Tuning(batch_size=4), label="training")
+    for left in ("merged", "merged.0123abcd.part"):
+        (tmp_path / "whole" / left).mkdir(parents=True)
+    save_whole(ref, tmp_path / "adapter", tmp_path / "whole")
+    assert cleared(tmp_path / "whole")

@@ -1,5 +1,7 @@
 """Recipes: steps in a YAML file, each a verb, run in order; what is done already is skipped, by fingerprint."""
 
+import json
+import math
 import os
 import re
 import shlex
@@ -37,6 +39,16 @@ _SETTINGS: Mapping[str, type] = {
     "thresholds": Thresholds,
     "mixing": Mixing,
 }
+_MATERIAL = {
+    "repeated": ("paraphrases", "buffer"),
+    "no_buffer": ("paraphrases",),
+    "no_paraphrases": ("buffer",),
+    "delia": ("paraphrases", "buffer"),
+    "dmt": ("buffer",),
+    "fact_based": ("facts",),
+    "controlled": ("constrained",),
+}
+"""Arguments of `learnable teach` that its arms need."""
 COSTLY = ("diversify", "train", "score", "compare", "teach")
 MEASURED = {"loss_before", "loss_after", "tokens", "response_tokens"}
 
@@ -113,11 +125,12 @@ def read(text: str, where: str) -> Recipe:
 def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:
     """Return the recipe with ``name=value`` settings in place of its parameters.
 
-    Values are read as YAML; a name given again makes a list (``data=a.jsonl data=b.jsonl``); dots go into nested
-    parameters (``reference.folds=2``), and anything after ``budget.`` is a kind of budget.
+    Values are read as YAML; but where a parameter is a list, all that does not begin with ``[`` is one text of it, as
+    it stands. A name given again makes a list (``data=a.jsonl data=b.jsonl``); dots go into nested parameters
+    (``reference.folds=2``), and anything after ``budget.`` is a kind of budget.
 
     Raises:
-        UsageError: If a name is not known.
+        UsageError: If a name is not known, or a value cannot be read.
     """
     parameters: dict[str, Any] = {
         name: dict(value) if isinstance(value, dict) else value for name, value in recipe.parameters.items()
@@ -130,18 +143,42 @@ def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:
                 f"{setting!r} is not name=value",
                 hint=f"for example {next(iter(parameters))}=...; see `learnable list`",
             )
+        listed = isinstance(_present(recipe.parameters, name), list)
         try:
-            value = yaml.safe_load(text) if text else None
+            value = _value(text, listed=listed)
         except yaml.YAMLError as error:
-            raise UsageError(
-                f"cannot read the value of {setting!r}", hint="put quotes around text with [ { : or #"
-            ) from error
+            hint = f"""write a list: {name}=["..."]""" if listed else "put quotes around text with [ { : or #"
+            raise UsageError(f"cannot read the value of {setting!r}", hint=hint) from error
         if name in given:
-            value = [*(given[name] if isinstance(given[name], list) else [given[name]]), value]
+            value = [*_as_list(given[name]), *_as_list(value)]
         given[name] = value
     for name, value in given.items():
         _set(parameters, name, value)
     return Recipe(name=recipe.name, about=recipe.about, parameters=parameters, steps=recipe.steps)
+
+
+def _present(parameters: Mapping[str, Any], name: str) -> Any:
+    """Return the value of a parameter, or of a part of one; None where there is none."""
+    group, _, key = name.partition(".")
+    value = parameters.get(group)
+    if not key:
+        return value
+    return value.get(key) if isinstance(value, Mapping) else None
+
+
+def _value(text: str, *, listed: bool) -> Any:
+    """Return what is meant by the text after ``name=``.
+
+    Raises:
+        yaml.YAMLError: If it cannot be read.
+    """
+    if listed and not text.startswith("["):
+        return [text] if text else []
+    return yaml.safe_load(text) if text else None
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _set(parameters: dict[str, Any], name: str, value: Any) -> None:
@@ -227,13 +264,26 @@ def command(recipe: Recipe) -> str:
             if item == (default.get(key) if isinstance(default, dict) and key else default):
                 continue
             dotted = f"{name}.{key}" if key else name
-            if isinstance(item, list) and key is None:
-                words += [f"{dotted}={each}" for each in item]
-            else:
-                words.append(
-                    f"{dotted}={item if isinstance(item, str) else yaml.safe_dump(item, default_flow_style=True).splitlines()[0]}"
-                )
+            listed = isinstance(_present(original.parameters, dotted) if original else None, list)
+            words += [f"{dotted}={text}" for text in _texts(item, listed=listed)]
     return shlex.join(words)
+
+
+def _texts(value: Any, *, listed: bool) -> list[str]:
+    """Return what is to be written after ``name=``, once or several times, for a value to be read again."""
+    if isinstance(value, list) and all(isinstance(each, str) for each in value):
+        if listed and all(each and not each.startswith("[") for each in value):
+            return value or [""]
+        if listed or len(value) < 2:
+            return [json.dumps(value, ensure_ascii=False)]
+        return [text for each in value for text in _texts(each, listed=False)]
+    if isinstance(value, str):
+        try:
+            as_it_stands = _value(value, listed=listed) in (value, [value])
+        except yaml.YAMLError:
+            as_it_stands = False
+        return [value if as_it_stands else json.dumps([value] if listed else value, ensure_ascii=False)]
+    return [yaml.safe_dump(value, default_flow_style=True, width=math.inf).splitlines()[0]]
 
 
 def dump(recipe: Recipe) -> str:
@@ -271,7 +321,7 @@ def _check(recipe: Recipe) -> list[dict[str, Any]]:
         arguments = _arguments(name, step, scope, done)
         done[name] = name
         checked.append(arguments)
-        _check_names(step["verb"], arguments)
+        _check_names(step["verb"], arguments, step)
         for scorer in arguments.get("scorers") or ():
             build("scorer", scorer, SCORERS)
             scores.add(scorer)
@@ -285,21 +335,50 @@ def _check(recipe: Recipe) -> list[dict[str, Any]]:
     return checked
 
 
-def _check_names(verb: str, arguments: Mapping[str, Any]) -> None:
-    """Find names that are not known: of methods, of ways to train, of evaluations."""
+def _check_names(verb: str, arguments: Mapping[str, Any], step: Mapping[str, Any]) -> None:
+    """Find names that are not known, of methods, of ways to train, of evaluations, and what they lack."""
     if verb == "compare":
         parse_methods(
             arguments.get("by") or (), reference=arguments.get("reference") or Reference(), columns=None
         )
     if verb == "teach":
-        parse_lessons(arguments.get("arms") or (), init=arguments.get("init", "mean"), known=MIXTURES)
-        for text in arguments.get("tokens") or ():
-            NewToken.parse(text)
+        _check_lessons(arguments)
     if verb == "diversify":
-        build_diversifier(arguments["method"])
+        name, method = build_diversifier(arguments["method"])
+        if method.needs_examples and not arguments.get("data"):
+            wanted = _REFERENCE.fullmatch(str(step.get("data")))
+            raise UsageError(
+                f"{name} needs rows to start from", hint=f"give {wanted.group(1) if wanted else 'data'}=FILE"
+            )
     if verb in ("compare", "teach"):
         for each in arguments.get("evaluate") or ():
             build_evaluator(parse(each))
+
+
+def _check_lessons(arguments: Mapping[str, Any]) -> None:
+    """Find what a lesson lacks: material of its arms, tokens for what is about tokens."""
+    lessons = parse_lessons(
+        arguments.get("arms") or (), init=arguments.get("init", "description"), known=MIXTURES
+    )
+    for lesson in lessons:
+        for name in _MATERIAL.get(lesson.mixture, ()):
+            if not arguments.get(name):
+                raise UsageError(
+                    f"the arm {lesson.label!r} needs {name}, which this recipe does not make",
+                    hint=f"leave it out, or use `learnable teach` with --{name}",
+                )
+    tokens = [NewToken.parse(text) for text in arguments.get("tokens") or ()]
+    if not tokens and (arguments.get("words") or any(lesson.label != lesson.mixture for lesson in lessons)):
+        raise UsageError(
+            "words, and arms with @init, are about new tokens, and there are none",
+            hint='give "tokens=<sep>=what it means"',
+        )
+    tuning = arguments.get("tuning") or Tuning()
+    if tuning.seed or tuning.steps is not None:
+        raise UsageError(
+            "a lesson sets the seeds and steps of its trainings itself: tuning.seed and tuning.steps have no effect",
+            hint="give seeds",
+        )
 
 
 def _check_budget(checked: Iterable[Mapping[str, Any]], *, examples: int) -> None:
@@ -336,16 +415,25 @@ def _arguments(
             hint=did_you_mean(unknown[0], known),
         )
     return {
-        key: _validated(key, known[key].annotation, _listed(known[key].annotation, value))
+        key: _validated(key, known[key].annotation, _listed(key, known[key].annotation, value))
         for key, value in arguments.items()
     }
 
 
-def _listed(kind: Any, value: Any) -> Any:
-    """Return one value as a list of text where a verb takes several."""
+def _listed(name: str, kind: Any, value: Any) -> Any:
+    """Return one value as a list of text where a verb takes several.
+
+    Raises:
+        UsageError: If YAML made something else of a text.
+    """
     if value is None or "list[str]" not in str(kind):
         return value
-    return [str(item) for item in (value if isinstance(value, list) else [value])]
+    for item in _as_list(value):
+        if item is None or isinstance(item, (Mapping, list, bool)):
+            raise UsageError(
+                f"{name}: {item!r} is not text", hint=f"""put quotes around it: {name}=["..."]"""
+            )
+    return [str(item) for item in _as_list(value)]
 
 
 def _budgets(given: Any) -> list[str]:
@@ -368,6 +456,14 @@ def _budgets(given: Any) -> list[str]:
 def _filled(value: Any, scope: Mapping[str, Any], outcomes: Mapping[str, Outcome | str]) -> Any:
     if isinstance(value, Mapping):
         return {key: _filled(each, scope, outcomes) for key, each in value.items()}
+    if isinstance(value, list):
+        # A parameter that is null stands for no item, one that is a list for its items.
+        filled = [(each, _filled(each, scope, outcomes)) for each in value]
+        return [
+            item
+            for each, found in filled
+            for item in ([found] if found == each else [] if found is None else _as_list(found))
+        ]
     match = _REFERENCE.fullmatch(value) if isinstance(value, str) else None
     if match is None:
         return value

@@ -31,10 +31,14 @@ def seed_of(seed: int, *what: str | int) -> int:
 
 @dataclass(kw_only=True)
 class Tally:
-    """What was drawn in this run: ``draws``, and ``tokens`` that went through a model that is loaded here."""
+    """What was drawn in this run: ``draws``, and ``tokens`` that went through a model that is loaded here.
+
+    ``unanswered``: what was asked for, and a server failed to give.
+    """
 
     draws: int = 0
     tokens: int = 0
+    unanswered: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +72,8 @@ class Drawing:
             label: Shown beside the progress.
 
         Returns:
-            n answers; one that a server failed to give is empty, unfinished, and asked for again in the next run.
+            n answers; one that a server failed to give is empty, unfinished, counted as ``unanswered``, and asked
+            for again in the next run.
 
         Raises:
             ModelError: If the generator cannot be reached, or the chat template refuses a conversation.
@@ -151,6 +156,8 @@ class Drawing:
                 "top_p": float(self.sampling.top_p),
                 "max_new_tokens": self.sampling.max_new_tokens,
                 "of": of,
+                # The same weights say other things to other tokens.
+                "rendering": self._renderer.key if self._renderer is not None else None,
             },
         )
         places = {identity: place for place, identity in reversed(list(enumerate(ids)))}
@@ -202,6 +209,7 @@ class Drawing:
         finally:
             flush()
         if came < total:
+            self.tally.unanswered += total - came
             say(f"{label}: {total - came:,} of {total:,} were not answered, and count as empty")
 
 

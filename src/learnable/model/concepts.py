@@ -1,7 +1,8 @@
 """How far a token's inner representation is from that of the words that say what it means, layer by layer."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -81,6 +82,37 @@ def concept_distances(
         texts = [marked for number in batch for marked in pairs[number]]
         distances[:, batch] = _distances(network, texts)
     return distances
+
+
+def comparable_prompts(
+    model: LanguageModel,
+    prompts: Iterable[Sequence[Message]],
+    *,
+    token: str,
+    words: Sequence[str],
+    most: int,
+) -> list[Sequence[Message]]:
+    """Return the first prompts that ``concept_distances`` takes, and for which it has a number with all of the words.
+
+    Args:
+        model: The model.
+        prompts: Conversations that end before the answer.
+        token: The text of the token.
+        words: What it is compared with, one after the other.
+        most: How many prompts are enough.
+    """
+    carrying = (prompt for prompt in prompts if any(token in turn.content for turn in prompt))
+    return list(islice((prompt for prompt in carrying if _is_taken(model, prompt, token, words)), most))
+
+
+def _is_taken(model: LanguageModel, prompt: Sequence[Message], token: str, words: Sequence[str]) -> bool:
+    try:
+        pieces = _pieces(model.renderer, prompt, token)
+        for filling in (token, *words):
+            _marked(model, pieces, filling)
+    except ModelError:
+        return False
+    return len(pieces) > 1
 
 
 def _pieces(renderer: Renderer, prompt: Sequence[Message], token: str) -> list[str]:

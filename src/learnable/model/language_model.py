@@ -155,14 +155,22 @@ class LanguageModel:
     ) -> Iterator[tuple[list[int], list[Answer]]]:
         """Yield positions and user turns that the model itself writes, from its bare user turn.
 
+        Where a template ends a user's turn with plain text, the turn is what stands before it, and one without it is
+        not finished: it may hold the answer too.
+
         Raises:
-            ModelError: If the chat template refuses a user turn.
+            ModelError: If the chat template refuses a user turn, or does not end it.
         """
-        opening, closing = self.renderer.user_turn
-        stop_ids = {*self.renderer.stop_ids, *closing}
-        yield from self._continued(
-            [opening] * count, sampling=sampling, seeds=seeds, only=only, stop_ids=stop_ids
+        turn = self.renderer.user_turn
+        batches = self._continued(
+            [turn.opening] * count,
+            sampling=sampling,
+            seeds=seeds,
+            only=only,
+            stop_ids={*self.renderer.stop_ids, *turn.stop_ids},
         )
+        for positions, drawn in batches:
+            yield positions, [_up_to(turn.closing, each) for each in drawn] if turn.closing else drawn
 
     def _continued(
         self,
@@ -229,3 +237,9 @@ class LanguageModel:
         else:
             self.network = peft.PeftModel.from_pretrained(self.network, str(folder), **options)
         self.network.eval()
+
+
+def _up_to(closing: str, drawn: Answer) -> Answer:
+    """Return what was drawn before the text that closes it."""
+    text, found, _ = drawn.text.partition(closing)
+    return Answer(text.rstrip() if found else drawn.text, finished=bool(found))

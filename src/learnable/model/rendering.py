@@ -7,7 +7,7 @@ second tokenization, and works for templates that trim, merge or rewrite turns.
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 from jinja2 import TemplateError
@@ -41,6 +41,18 @@ DEFAULT_TEMPLATE = (
 
 FIXED_DATE = "{%- macro strftime_now(format) -%}26 Jul 2024{%- endmacro -%}"
 """Put before templates that print today's date: a run must not change at midnight. The date is Llama 3.2's own default."""
+
+
+class UserTurn(NamedTuple):
+    """What stands around a user's text: the tokens before it, int32 (T,), and what ends it.
+
+    ``stop_ids`` are tokens that end the turn. Where the template writes none before the answer, they are empty, and
+    ``closing`` is the plain text that it puts there.
+    """
+
+    opening: NDArray[np.int32]
+    stop_ids: tuple[int, ...]
+    closing: str
 
 
 class Renderer:
@@ -158,23 +170,31 @@ class Renderer:
         return np.asarray(ids, dtype=np.int32)
 
     @property
-    def user_turn(self) -> tuple[NDArray[np.int32], tuple[int, ...]]:
-        """The tokens before what a user says in the first turn, int32 (T,), and the tokens that may end that turn.
+    def user_turn(self) -> UserTurn:
+        """What stands around what a user says in the first turn.
 
-        A model given the first writes the question itself (Magpie, arXiv 2406.08464). A template that puts nothing
+        A model given the opening writes the question itself (Magpie, arXiv 2406.08464). A template that puts nothing
         before it leaves the token where a text begins.
 
         Raises:
-            ModelError: If the chat template refuses a conversation of one turn each.
+            ModelError: If the chat template refuses a conversation of one turn each, leaves the user's text out, or
+                puts nothing between it and the answer, so that nobody can tell where a question ends.
         """
         answered = (Message(role="user", content=SENTINEL), Message(role="assistant", content="answer"))
-        text, _ = self._locate(Example(id="user turn", messages=answered, source="prompts"))
-        start = text.index(SENTINEL)
-        after = self._tokenizer(text[start + len(SENTINEL) :], add_special_tokens=False)["input_ids"]
-        before = self._tokenizer(text[:start].rstrip(" "), add_special_tokens=False)["input_ids"]
-        closing = (token for token in after if token in self._end_of_turn)
+        text, spans = self._locate(Example(id="user turn", messages=answered, source="prompts"))
+        start, found, between = text[: spans[-1][0]].partition(SENTINEL)
+        if not found or not between.strip():
+            raise ModelError(
+                f"the chat template of {self._name} puts nothing between a question and its answer, so a question "
+                "that the model writes has no end",
+                hint="take a model whose template marks turns, or put another chat_template.jinja beside the model",
+            )
+        after = self._tokenizer(between, add_special_tokens=False)["input_ids"]
+        before = self._tokenizer(start.rstrip(" "), add_special_tokens=False)["input_ids"]
+        # What ends an answer does not end a question: a model would go on with the answer, as part of the question.
+        stop_ids = tuple(token for token in after if token in self._end_of_turn)[:1]
         opening = np.asarray(before or [self.separator], dtype=np.int32)
-        return opening, (next(closing, int(self._tokenizer.eos_token_id)),)
+        return UserTurn(opening, stop_ids, "" if stop_ids else between.strip())
 
     def response_spans(self, messages: Sequence[Message]) -> tuple[str, list[tuple[int, int]]]:
         """Return the rendered text and the ``[start, end)`` characters of each answer in it.

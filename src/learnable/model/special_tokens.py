@@ -13,6 +13,7 @@ from learnable.errors import ModelError, UsageError
 from learnable.fingerprint import fingerprint
 from learnable.model.loading import load_tokenizer, loading_errors, quiet
 from learnable.model.source import identify, locate
+from learnable.steps import waiting_lock
 from learnable.types import ModelRef, NewTokens
 
 
@@ -41,33 +42,36 @@ def with_tokens(ref: ModelRef, tokens: NewTokens, folder: Path) -> ModelRef:
     """
     target = folder / f"tokens-{fingerprint([identify(ref), tokens])[:16]}"
     if not (target / "config.json").is_file():
-        tokenizer = load_tokenizer(ref)
-        _check(tokenizer, tokens, ref.name)
-        with loading_errors(ref):
-            # The weights as they lie on the disk, whatever they are computed in.
-            network: Any = AutoModelForCausalLM.from_pretrained(
-                locate(ref), dtype="auto", trust_remote_code=ref.trust_remote_code
-            )
-        described = [
-            tokenizer(token.meaning, add_special_tokens=False)["input_ids"] for token in tokens.added
-        ]
-        known = len(tokenizer)
-        tokenizer.add_tokens(
-            [AddedToken(token.text, special=False, normalized=False) for token in tokens.added]
-        )
-        if len(tokenizer) != known + len(tokens.added):
-            raise ModelError(f"the tokenizer of {ref.name} did not take {tokens}")
-        if len(tokenizer) > network.get_input_embeddings().weight.shape[0]:  # else there is padding to use
-            network.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-        embeddings = {id(part.weight): part for part in (network.get_input_embeddings(), _output(network))}
-        with torch.no_grad():
-            for part in embeddings.values():
-                rows = part.weight[:known].float()
-                part.weight[known : len(tokenizer)] = _rows(rows, described, tokens).to(part.weight.dtype)
-        with replacing(target) as aside, quiet():
-            network.save_pretrained(aside)
-            tokenizer.save_pretrained(aside)
+        _check(load_tokenizer(ref), tokens, ref.name)  # before anything is written
+        # Several runs may share the folder: the first one builds, the others wait and find it there.
+        with waiting_lock(target.with_suffix(".lock")):
+            if not (target / "config.json").is_file():
+                _build(ref, tokens, target)
     return replace(ref, name=str(target), revision=None)
+
+
+def _build(ref: ModelRef, tokens: NewTokens, target: Path) -> None:
+    tokenizer = load_tokenizer(ref)
+    with loading_errors(ref):
+        # The weights as they lie on the disk, whatever they are computed in.
+        network: Any = AutoModelForCausalLM.from_pretrained(
+            locate(ref), dtype="auto", trust_remote_code=ref.trust_remote_code
+        )
+    described = [tokenizer(token.meaning, add_special_tokens=False)["input_ids"] for token in tokens.added]
+    known = len(tokenizer)
+    tokenizer.add_tokens([AddedToken(token.text, special=False, normalized=False) for token in tokens.added])
+    if len(tokenizer) != known + len(tokens.added):
+        raise ModelError(f"the tokenizer of {ref.name} did not take {tokens}")
+    if len(tokenizer) > network.get_input_embeddings().weight.shape[0]:  # else there is padding to use
+        network.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    embeddings = {id(part.weight): part for part in (network.get_input_embeddings(), _output(network))}
+    with torch.no_grad():
+        for part in embeddings.values():
+            rows = part.weight[:known].float()
+            part.weight[known : len(tokenizer)] = _rows(rows, described, tokens).to(part.weight.dtype)
+    with replacing(target) as aside, quiet():
+        network.save_pretrained(aside)
+        tokenizer.save_pretrained(aside)
 
 
 def token_ids(ref: ModelRef, tokens: NewTokens) -> list[int]:

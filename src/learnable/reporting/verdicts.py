@@ -15,6 +15,12 @@ Outcome = Literal[
 _MOST_DIGITS = 5
 _ROUNDING = 1e-6
 """Differences up to here come from the order of additions, not from another model."""
+_BOUNDS = {
+    "share correct": (0.0, 1.0),
+    "share won": (0.0, 1.0),
+    "points (0 to 1)": (0.0, 1.0),
+    "points of 100": (0.0, 100.0),
+}
 _WORDS = {
     "always the same": "no difference seen",
     "too few": "too few items to say",
@@ -64,6 +70,11 @@ class Scale:
     def side(self) -> str:
         """Which way is good."""
         return "higher is better" if self.higher_is_better else "lower is better"
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """The least and the largest value there can be; None where there is no end."""
+        return _BOUNDS.get(self.unit)
 
     def figure(self, value: float | None) -> str:
         """Write a value."""

@@ -7,6 +7,7 @@ from itertools import product
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from numpy.typing import NDArray
 from peft import get_peft_model
@@ -20,6 +21,10 @@ from learnable.types import ModelRef, Rendered, Tuning
 
 PRODUCTS_AT_ONCE = 1 << 22
 """Elements of the sums that are multiplied in float64 at once."""
+MEMORY_SHARE = 0.8
+"""Of the memory that is free, what the gradients may take; the rest is left to the passes."""
+OUT_OF_MEMORY = ("out of memory", "DefaultCPUAllocator")
+"""What torch's allocators say when memory is short."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +69,7 @@ def gradient_sums(
         token_ids: As for ``fine_tune``.
         parts: Into how many parts each set is split, at most one for each example: what an error by leaving out one
             part at a time needs. Memory beside the model is (parts x sets + 1) float32 numbers for each parameter that
-            is trained.
+            is trained; where that is more than is free, there are fewer parts, which is said.
 
     Returns:
         One entry for each set.
@@ -77,10 +82,11 @@ def gradient_sums(
         raise UsageError(f"parts must be at least 1, got {parts}")
     useful = {name: _useful(name, examples) for name, examples in sets.items()}
     rng = np.random.default_rng(tuning.seed)
-    split = {name: rng.permutation(len(kept)) % min(parts, len(kept)) for name, kept in useful.items()}
     tokens = sum(len(example.ids) for kept in useful.values() for example in kept)
     try:
         network = _trainable(ref, tuning, token_ids)
+        parts = _parts_that_fit(network, [len(kept) for kept in useful.values()], parts)
+        split = {name: rng.permutation(len(kept)) % min(parts, len(kept)) for name, kept in useful.items()}
         mixed = torch.autocast(
             network.device.type,
             torch.bfloat16,
@@ -93,10 +99,11 @@ def gradient_sums(
                 for name in useful
             }
         products = _products({name: sums for name, (_, sums) in added.items()})
-    except torch.cuda.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not any(words in str(error) for words in OUT_OF_MEMORY):
+            raise
         raise TrainError(
-            f"the gradients do not fit the GPU's memory ({parts} parts of {len(sets)} sets)",
-            hint="take fewer parts, method lora, or a lower max_length",
+            f"the gradients do not fit the memory ({parts} parts of {len(sets)} sets)", hint=_SMALLER
         ) from error
     return {
         name: GradientSum(
@@ -106,6 +113,35 @@ def gradient_sums(
         )
         for name in useful
     }
+
+
+_SMALLER = "leave them out with --gradients 0, or take --method lora, a smaller model or a lower --max-length"
+
+
+def _parts_that_fit(network: Any, counts: Sequence[int], parts: int) -> int:
+    """Return the number of parts, lowered until the sums over the parts of sets of these sizes fit the free memory."""
+    vector = 4 * sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+    free = _free_bytes(network.device)
+    for fewer in range(parts, 0, -1):
+        needed = vector * (sum(min(fewer, count) for count in counts) + 1)
+        if needed <= MEMORY_SHARE * free:
+            if fewer < parts:
+                say(
+                    f"gradients: {fewer} parts of each set instead of {parts}, as {free / 1e9:.3g} GB are free"
+                )
+            return fewer
+    raise TrainError(
+        f"gradients of {vector // 4:,} parameters for {len(counts)} sets need {needed / 1e9:.3g} GB of memory, "
+        f"and {free / 1e9:.3g} GB are free",
+        hint=_SMALLER,
+    )
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type != "cuda":
+        return int(psutil.virtual_memory().available)
+    cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0]) + cached
 
 
 def _useful(name: str, examples: Sequence[Rendered]) -> list[Rendered]:

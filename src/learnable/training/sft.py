@@ -228,6 +228,8 @@ def save_whole(ref: ModelRef, adapter: Path, folder: Path) -> None:
     """
     if (folder / "config.json").is_file():
         return
+    for leftover in folder.glob("merged*"):  # of a run that was killed while it wrote
+        shutil.rmtree(leftover)
     network = PeftModel.from_pretrained(
         load_network(replace(ref, dtype="float32", device="cpu")), str(adapter)
     )

@@ -83,12 +83,14 @@ def diversify(
     writer = _writer(chosen, ModelRef(name=model, **asdict(loading)), generator)
     sampling = _sampling(name, chosen, temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens)
     base, file = _places(output)
-    pool, loaded = pool_of(data, reading, base.removesuffix(BESIDE)) if data else (None, None)
+    pool, loaded = (
+        pool_of(data, reading, base.removesuffix(BESIDE), dry_run=dry_run) if data else (None, None)
+    )
     given = list(pool.iter_examples()) if pool else []
     price = _price(chosen, writer, sampling, rows=len(given), n=n)
     if dry_run and not writer.here():
         return Outcome.planned("diversify", [f"fetch or convert {writer.name}", price])
-    avoided = [example for path in avoid or [] for example in _to_avoid(path)]
+    avoided = [example for path in avoid or [] for example in _to_avoid(path, reading)]
     inputs = _inputs(chosen, writer, avoided) | ({"pool": loaded.identity} if loaded else {})
     step = Step(verb="diversify", parameters=_parameters(name, chosen, sampling, n, seed), inputs=inputs)
     folder, target = step.folder(base), step.folder(file) if file else None
@@ -105,6 +107,7 @@ def diversify(
         generator=writer.load(), sampling=sampling, store=Store(Path(store)), avoided=Avoided(avoided)
     )
     made = _kept_apart(chosen(given, n=n, draw=draw, seed=seed), draw.avoided)
+    made = _noted_unanswered(name, made, draw)
     facts = {"method": method, "written by": writer.name} | _written(name, made, given, folder, target)
     facts["drawn in this run"] = draw.tally.draws
     return step.finish(folder, facts=facts, started=started, links=links, tokens=draw.tally.tokens)
@@ -243,13 +246,16 @@ def _files_of(chosen: Diversifier) -> Sequence[str]:
     return files
 
 
-def _to_avoid(path: str) -> list[Example]:
+def _to_avoid(path: str, reading: Reading) -> list[Example]:
     """Return what to keep away from: conversations of a file, rows with a question, or items of an evaluation."""
     if path.partition(":")[0] in EVALUATORS and not Path(path).exists():
         evaluation = parse(path)
         return build_evaluator(evaluation).read(evaluation.path)
     try:
-        return list(rows.read([path]).iter_examples())
+        given = Path(path)
+        # A pool was read before, with a format and a source column of its own.
+        known = None if rows.is_pool(given) else reading.format
+        return list(rows.read([path], format=known, on_error=reading.on_error).iter_examples())
     except DataError:
         return read_items(path, _item, evaluator="--avoid", n=None, seed=0)
 
@@ -293,6 +299,25 @@ def _kept_apart(made: Diversified, avoided: Avoided) -> Diversified:
     note = f"{len(left_out):,} of {len(made.kept):,} are left out: they overlap with a file to avoid"
     dropped = pl.concat([made.dropped, pl.DataFrame(left_out, schema=made.dropped.schema, orient="row")])
     return replace(made, kept=kept, dropped=dropped, notes=(*made.notes, note))
+
+
+def _noted_unanswered(name: str, made: Diversified, draw: Drawing) -> Diversified:
+    """Return what was made, with a note of what a server failed to answer even when asked for nothing else.
+
+    Raises:
+        ModelError: If it failed beside others that it answered in this run: asked again, it may answer them.
+    """
+    tally = draw.tally
+    if not tally.unanswered:
+        return made
+    asked = tally.draws + tally.unanswered
+    said = f"{tally.unanswered:,} of {asked:,} were not answered"
+    if tally.draws:
+        raise ModelError(
+            f"{name}: {said}; what was is kept",
+            hint="run the same command again: it asks for those alone, and goes on without them if none is answered",
+        )
+    return replace(made, notes=(*made.notes, f"{said} by the server, asked again, and are left out"))
 
 
 _REMEDY = "the reasons say what to change: the length (--max-new-tokens), the rows, or the model"

@@ -1,5 +1,8 @@
 """What a command is given, found: a pool, a reference, an earlier step."""
 
+import atexit
+import shutil
+import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,8 +20,18 @@ if TYPE_CHECKING:
 LONGEST = 2_048
 
 
-def pool_of(data: list[str], reading: Reading, output: str, *, holdout: float = 0.0) -> tuple[Pool, Outcome]:
-    """Return the pool that a command works on: loaded before, or loaded now into ``<output>-pool``."""
+def pool_of(
+    data: list[str], reading: Reading, output: str, *, holdout: float = 0.0, dry_run: bool = False
+) -> tuple[Pool, Outcome]:
+    """Return the pool that a command works on: loaded before, or loaded now into ``<output>-pool``.
+
+    Args:
+        data: Files, or a folder that `learnable load` wrote.
+        reading: How to read rows.
+        output: Of the command; with ``{fingerprint}`` in it, the pool's folder ends with the pool's own fingerprint.
+        holdout: Share of each source to set aside.
+        dry_run: Load into a folder that is gone when the process ends.
+    """
     if len(data) == 1 and (rows.is_pool(Path(data[0])) or (Path(data[0]) / DONE).is_file()):
         loaded = finished(data[0], "load")
         if reading != Reading():
@@ -28,10 +41,19 @@ def pool_of(data: list[str], reading: Reading, output: str, *, holdout: float = 
             )
     else:
         base = output.replace("{fingerprint}", "").rstrip("/-")
+        if dry_run:
+            base = str(_gone_at_exit() / Path(base).name)
         # Two names, so that asking for held-out rows later does not run into the pool without them.
         suffix = "-pool-heldout" if holdout else "-pool"
-        loaded = load(data, reading=reading, holdout=holdout, output=base + suffix)
+        own = "-{fingerprint}" if "{fingerprint}" in output else ""
+        loaded = load(data, reading=reading, holdout=holdout, output=base + suffix + own)
     return rows.load_pool(loaded.folder), loaded
+
+
+def _gone_at_exit() -> Path:
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 def finished(folder: str | Path, verb: str) -> Outcome:

@@ -275,21 +275,25 @@ def _together(earlier: "Trained | None", trained: "Trained") -> "Trained":
 def _distances(
     model: "LanguageModel", tests: Sequence[Example], token: str, words: Sequence[str]
 ) -> pl.DataFrame:
-    from learnable.model import concept_distances
+    from learnable.model.concepts import comparable_prompts, concept_distances
 
-    prompts = [question_of(each) for each in tests if any(token in turn.content for turn in each.messages)]
-    prompts = prompts[:CONCEPT_PROMPTS]
+    asked = map(question_of, tests)
+    prompts = comparable_prompts(model, asked, token=token, words=words, most=CONCEPT_PROMPTS)
     frames = [pl.DataFrame(schema=DISTANCES)]
     for word in words:
         found = concept_distances(model, prompts, token=token, words=word)  # (layers + 1, n)
+        counted = (~np.isnan(found)).sum(axis=1)
         frames.append(
             pl.DataFrame(
                 {
                     "token": token,
                     "words": word,
                     "layer": list(range(len(found))),
-                    "distance": np.nanmean(found, axis=1) if len(prompts) else np.full(len(found), np.nan),
-                    "prompts": len(prompts),
+                    "distance": [
+                        total / count if count else np.nan
+                        for total, count in zip(np.nansum(found, axis=1), counted, strict=True)
+                    ],
+                    "prompts": counted,
                 },
                 schema=DISTANCES,
             )

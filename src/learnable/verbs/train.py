@@ -135,12 +135,18 @@ def _with_tokens(
     from learnable.model import Renderer, token_ids, with_tokens
     from learnable.training import fine_tune, given_reference, save_whole
 
-    base = with_tokens(ref, new, folder / "base")
-    rendered = Renderer.of(base).render(examples, max_length=longest, skip_refused=skip)
-    ids = token_ids(base, new)
-    trained = fine_tune(base, rendered, folder / "adapter", tuning=reference, label="training", token_ids=ids)
-    save_whole(base, folder / "adapter", folder)
+    tokens = 0
+    # A configuration is what a whole model gets last: a run that was killed after it has only to clear up.
+    if not (folder / "config.json").is_file():
+        base = with_tokens(ref, new, folder / "base")
+        rendered = Renderer.of(base).render(examples, max_length=longest, skip_refused=skip)
+        ids = token_ids(base, new)
+        trained = fine_tune(
+            base, rendered, folder / "adapter", tuning=reference, label="training", token_ids=ids
+        )
+        tokens = trained.tokens if trained.ran else 0
+        save_whole(base, folder / "adapter", folder)
     given_reference(".", "model", folder)
-    shutil.rmtree(folder / "base")  # all of it is in the whole model
-    shutil.rmtree(folder / "adapter")
-    return trained.tokens if trained.ran else 0
+    for leftover in (folder / "base", folder / "adapter", *folder.glob("merged*")):
+        shutil.rmtree(leftover, ignore_errors=True)  # all of it is in the whole model
+    return tokens

@@ -82,7 +82,8 @@ def answers(lesson: Lesson) -> list[Answer]:
 def _about(theme: Theme) -> str:
     each = theme.evaluated[0]
     items = max((line.items for found in theme.evaluated for line in found.lines), default=0)
-    return f"{each.unit}, {each.side}; {plural(items, 'item')} graded"
+    said = f"{each.unit}, {each.side}; {plural(items, 'item')} graded"
+    return said if each.name == each.setting else f"{each.setting}: {said}"
 
 
 def _sentence(lesson: Lesson, each: Evaluated) -> Sentence:
@@ -108,11 +109,8 @@ def _said(each: Evaluated, baseline: str) -> str:
             parts.append(f"{kind} than {baseline}: {who}")
     unseen = [line for line in each.compared if line.outcome == "no difference seen"]
     if unseen:
-        least = each.least_seen(unseen)
         who = enumeration([line.arm for line in unseen])
-        parts.append(
-            f"no difference seen: {who}" + (f" (one of {least} or more would have been)" if least else "")
-        )
+        parts.append(f"no difference seen: {who}{_would_have_been_seen(each, unseen)}")
     same = [line.arm for line in each.compared if line.outcome == "always the same"]
     if same:
         parts.append(f"graded as {baseline}, item by item: {enumeration(same)}")
@@ -121,6 +119,17 @@ def _said(each: Evaluated, baseline: str) -> str:
         parts.append(f"could not be judged: {enumeration(mute)}")
     said = "; ".join(parts) or f"nothing was compared with {baseline}"
     return said[0].upper() + said[1:] + "."
+
+
+def _would_have_been_seen(each: Evaluated, lines: Sequence[Line]) -> str:
+    """Say how large a difference would have been seen, and for which arms none could have been."""
+    blind = [line.arm for line in lines if not each.could_be_seen(line)]
+    least = each.least_seen([line for line in lines if each.could_be_seen(line)])
+    said = [f"one of {least} or more would have been"] if least else []
+    if blind:
+        whom = f"for {enumeration(blind)} " if said else ""
+        said.append(f"{whom}the seeds differ too much for any to be")
+    return f" ({'; '.join(said)})" if said else ""
 
 
 def _context(each: Evaluated, baseline: str) -> str:

@@ -5,6 +5,7 @@
 | models that did not move | every trained model is graded as its untuned one, item by item |
 | evaluation that cannot tell | no arm differs from the baseline on a single item |
 | training that shows no effect | between the untuned model and the baseline no difference was seen |
+| seeds that differ too much | the seeds of an arm scatter so that no difference could have been seen, however large |
 | nothing to compare with | only one arm was trained |
 | parts that were not asked | the lesson noted that something could not be asked |
 | unequal tokens | an arm has over `UNEQUAL` times the tokens of the baseline, or under its inverse |
@@ -98,6 +99,23 @@ def _cannot_tell(lesson: Lesson) -> list[str]:
         for each in lesson.evaluated
         if each.compared and all(line.outcome == "always the same" for line in each.compared)
     ]
+
+
+def _scattered(lesson: Lesson) -> list[str]:
+    found = []
+    for each in lesson.evaluated:
+        arms = [
+            f"{line.arm} ({each.figure(min(line.by_seed))} to {each.figure(max(line.by_seed))})"
+            for line in each.compared
+            if len(line.by_seed) > 1 and not each.could_be_seen(line)
+        ]
+        if arms:
+            found.append(
+                f"On {each.title} the seeds of {listing(arms, NAMED)} differ so much that no difference to "
+                f"{lesson.facts.baseline}, however large, could have been seen: one training says little about the next. Take "
+                "more seeds, more rows, or a lower learning rate."
+            )
+    return found
 
 
 def _no_effect(lesson: Lesson) -> list[str] | None:
@@ -271,6 +289,7 @@ CHECKS = (
     Check(name="models that did not move", find=_did_not_move),
     Check(name="evaluations that cannot tell arms apart", find=_cannot_tell),
     Check(name="training that shows no effect", find=_no_effect),
+    Check(name="seeds that differ too much", find=_scattered),
     Check(name="a single arm", find=_alone),
     Check(name="parts that were not asked", find=_not_asked),
     Check(name="unequal tokens", find=_unequal),

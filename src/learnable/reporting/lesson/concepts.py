@@ -14,7 +14,9 @@ from learnable.reporting.wording import count, decimal, enumeration
 PAPER_LAYERS = (1, 2)
 """Those of DELIA's figure."""
 ALIKE = 0.01
-"""Of the baseline's distance: what is nearer to it than this is not said to differ, whatever the seeds say."""
+"""Of the baseline's distance: a mean difference below this is not said to be one, whatever the seeds say."""
+REACH = 0.25
+"""Of the baseline's distance: how far the picture of the ratios goes."""
 TICKS = 12
 
 
@@ -41,134 +43,166 @@ class Distance:
 
 @dataclass(frozen=True, kw_only=True)
 class Concept:
-    """A token and the words it is compared with: distances of each arm at some layers, and what they say."""
+    """A token and the words it is compared with: distances of each arm at some layers, and what they say.
+
+    ``pictures``: titles and names.
+    """
 
     token: str
     words: str
     prompts: int
-    picture: str
+    pictures: tuple[tuple[str, str], ...]
     layers: tuple[int, ...]
     rows: tuple[tuple[str, tuple[Distance, ...]], ...]
     said: str
 
 
 def concepts(lesson: Lesson, styles: dict[str, Style]) -> tuple[dict[str, Picture], list[Concept]]:
-    """Return a picture and a table for each token and word; nothing where no distance is known."""
-    frame = lesson.facts.concepts
-    if frame is None or frame.is_empty():
+    """Return pictures and a table for each token and word; nothing where no distance is known."""
+    if lesson.facts.concepts is None:
         return {}, []
-    spread = (
-        frame.filter(pl.col("distance").is_finite())
-        .group_by("token", "words", "arm", "layer", maintain_order=True)
-        .agg(
-            mean=pl.col("distance").mean(),
-            low=pl.col("distance").min(),
-            high=pl.col("distance").max(),
-            seeds=pl.len(),
-            prompts=pl.col("prompts").max(),
-        )
-        .sort("layer", maintain_order=True)
-    )
-    pictures, found = {}, []
+    frame = lesson.facts.concepts.filter(pl.col("distance").is_finite())
+    pictures: dict[str, Picture] = {}
+    found = []
     for number, (token, words) in enumerate(
         frame.select("token", "words").unique(maintain_order=True).rows()
     ):
-        here = spread.filter((pl.col("token") == token) & (pl.col("words") == words))
-        if here.is_empty():
-            continue
-        picture = _picture(f"concept-{number}", lesson, here, styles, f"{token} and {words}")
-        pictures[picture.name] = picture
-        found.append(_concept(lesson, here, token, words, picture.name))
+        here = frame.filter((pl.col("token") == token) & (pl.col("words") == words))
+        drawn = _pictures(f"concept-{number}", lesson, here, styles)
+        pictures |= {picture.name: picture for _, picture in drawn}
+        found.append(_concept(lesson, here, [(title, picture.name) for title, picture in drawn]))
     return pictures, found
 
 
-def _concept(lesson: Lesson, here: pl.DataFrame, token: str, words: str, picture: str) -> Concept:
-    known = {
-        (row["arm"], row["layer"]): Distance(
-            mean=row["mean"], low=row["low"], high=row["high"], seeds=row["seeds"]
-        )
-        for row in here.iter_rows(named=True)
+def _spread(frame: pl.DataFrame, column: str) -> pl.DataFrame:
+    """Return mean, least and most of the seeds, by arm and layer."""
+    value = pl.col(column)
+    return (
+        frame.group_by("arm", "layer", maintain_order=True)
+        .agg(mean=value.mean(), low=value.min(), high=value.max(), seeds=pl.len())
+        .sort("layer", maintain_order=True)
+    )
+
+
+def _ratios(lesson: Lesson, here: pl.DataFrame) -> pl.DataFrame:
+    """Return distances over those of the baseline with the same seed: arms of one seed share a random row."""
+    base = here.filter(pl.col("arm") == lesson.facts.baseline).select("seed", "layer", base="distance")
+    pairs = here.join(base, on=["seed", "layer"], maintain_order="left")
+    return pairs.filter(pl.col("base") > 0).with_columns(ratio=pl.col("distance") / pl.col("base"))
+
+
+def _by_place(spread: pl.DataFrame) -> dict[tuple[str, int], Distance]:
+    return {
+        (row["arm"], row["layer"]): Distance(**{name: row[name] for name in ("mean", "low", "high", "seeds")})
+        for row in spread.iter_rows(named=True)
     }
+
+
+def _concept(lesson: Lesson, here: pl.DataFrame, pictures: Sequence[tuple[str, str]]) -> Concept:
+    known = _by_place(_spread(here, "distance"))
     last = max(layer for _, layer in known)
     layers = tuple(sorted({layer for layer in (0, *PAPER_LAYERS, last // 2, last) if layer <= last}))
     nothing = Distance(mean=None, low=None, high=None, seeds=0)
     return Concept(
-        token=token,
-        words=words,
-        prompts=int(here["prompts"].max()),  # type: ignore[arg-type]
-        picture=picture,
+        token=here["token"][0],
+        words=here["words"][0],
+        prompts=max(here["prompts"]),
+        pictures=tuple(pictures),
         layers=layers,
         rows=tuple(
             (arm, tuple(known.get((arm, layer), nothing) for layer in layers)) for arm in lesson.ordered(here)
         ),
-        said=_said(lesson, known),
+        said=_said(lesson, known, _by_place(_spread(_ratios(lesson, here), "ratio"))),
     )
 
 
-def _said(lesson: Lesson, known: dict[tuple[str, int], Distance]) -> str:
+def _said(
+    lesson: Lesson, known: dict[tuple[str, int], Distance], ratios: dict[tuple[str, int], Distance]
+) -> str:
     """Put the arm in focus beside the baseline at the layers of the paper."""
-    parts = []
-    for layer in PAPER_LAYERS:
-        mine = known.get((lesson.focus or "", layer))
-        base = known.get((lesson.facts.baseline, layer))
-        if mine is None or base is None or None in (mine.low, mine.high, base.low, base.high):
-            continue
-        beside = f"{lesson.focus} {mine.written}, {lesson.facts.baseline} {base.written}"
-        parts.append(f"at layer {layer} {beside} ({_apart(mine, base)})")
+    focus, baseline = lesson.focus or "", lesson.facts.baseline
+    parts = [
+        f"at layer {layer} {focus} {known[focus, layer].written}, {baseline} {known[baseline, layer].written} "
+        f"({_apart(ratios[focus, layer])})"
+        for layer in PAPER_LAYERS
+        if (focus, layer) in ratios
+    ]
     said = "; ".join(parts)
     return said[:1].upper() + said[1:] + ("." if said else "")
 
 
-def _apart(mine: Distance, base: Distance) -> str:
-    if abs((mine.mean or 0) - (base.mean or 0)) < ALIKE * (base.mean or 0):
+def _apart(ratio: Distance) -> str:
+    """Say where an arm is that is so many times as far as the baseline."""
+    mean, low, high = ratio.mean or 1.0, ratio.low or 1.0, ratio.high or 1.0
+    if abs(mean - 1) < ALIKE:
         return f"alike within {ALIKE:.0%}"
-    if min(mine.seeds, base.seeds) < 2:
-        return "one seed: no range"
-    if (mine.high or 0) < (base.low or 0):
-        return "nearer in every seed"
-    if (mine.low or 0) > (base.high or 0):
-        return "farther in every seed"
-    return "the ranges of the seeds overlap"
+    size = f"{abs(mean - 1):.0%} {'nearer' if mean < 1 else 'farther'}"
+    if ratio.seeds < 2:
+        return f"{size}, with the only seed"
+    return f"{size}, {'in every seed' if high < 1 or low > 1 else 'but not in every seed'}"
 
 
-def _picture(name: str, lesson: Lesson, here: pl.DataFrame, styles: dict[str, Style], pair: str) -> Picture:
+def _pictures(
+    name: str, lesson: Lesson, here: pl.DataFrame, styles: dict[str, Style]
+) -> list[tuple[str, Picture]]:
+    """Return the distances, and the same over those of the baseline, each with its title."""
     import altair as alt
 
-    arms, last = lesson.ordered(here), int(here["layer"].max())  # type: ignore[arg-type]
+    spread = _spread(here, "distance")
+    kind: Literal["log", "linear"] = "log" if min(spread["low"]) > 0 else "linear"
+    scale = alt.Scale(type=kind, nice=False, padding=6)
+    y = alt.Y("mean:Q", title="L2 distance" + (", log" if kind == "log" else ""), scale=scale)
+    drawn = [("distance", _lines(name, lesson, spread, styles, y, what="distance"))]
+    ratios = _spread(_ratios(lesson, here), "ratio").with_columns(pl.col("mean", "low", "high") - 1)
+    ends = [end for column in ("low", "high") for end in ratios[column]]
+    low, high = max(min(ends, default=0.0), -REACH), min(max(ends, default=0.0), REACH)
+    if low < high:
+        title = f"distance beside {lesson.facts.baseline}"
+        room = alt.Scale(domain=[low, high], nice=False, padding=6)
+        y = alt.Y("mean:Q", title="nearer ↓  farther ↑", scale=room, axis=alt.Axis(format="+.2~%"))
+        cut = f"Lines beyond {REACH:.0%} are cut off." if min(ends) < -REACH or max(ends) > REACH else ""
+        picture = _lines(f"{name}-beside", lesson, ratios, styles, y, what=title, remark=cut, format="+.2~%")
+        drawn.append((title, picture))
+    return drawn
+
+
+def _lines(
+    name: str,
+    lesson: Lesson,
+    spread: pl.DataFrame,
+    styles: dict[str, Style],
+    y: Any,
+    *,
+    what: str,
+    remark: str = "",
+    format: str = ".3~g",
+) -> Picture:
+    """Draw a line for each arm against the layer, with the range of its seeds."""
+    import altair as alt
+
+    arms, last = lesson.ordered(spread), max(spread["layer"])
     ticks = list(range(0, last + 1, -(-last // TICKS) or 1))
-    values = [_point(row, styles[row["arm"]]) for row in here.iter_rows(named=True)]
-    kind: Literal["log", "linear"] = "log" if min(value["low"] for value in values) > 0 else "linear"
-    x = alt.X(
-        "layer:Q",
-        title="layer (0 = embeddings)",
-        axis=alt.Axis(values=ticks, tickCount=len(ticks), format="d", grid=False),
-        scale=alt.Scale(nice=False),
-    )
-    y = alt.Y(
-        "mean:Q",
-        title="L2 distance" + (", log" if kind == "log" else ""),
-        scale=alt.Scale(type=kind, nice=False, padding=6),
-        axis=alt.Axis(format="~g"),
-    )
-    lines = []
+    axis = alt.Axis(values=ticks, tickCount=len(ticks), format="d", grid=False)
+    x = alt.X("layer:Q", title="layer (0 = embeddings)", axis=axis, scale=alt.Scale(nice=False))
+    values = [_point(row, styles[row["arm"]]) for row in spread.iter_rows(named=True)]
+    layers = []
     for arm in sorted(arms, key=(lesson.facts.baseline, lesson.focus).count):  # what matters lies on top
         own = [value for value in values if value["arm"] == arm]
-        chart = alt.Chart(alt.InlineData(values=own)).encode(x=x)
-        style = styles[arm]
+        chart, style = alt.Chart(alt.InlineData(values=own)).encode(x=x), styles[arm]
         if any(value["seeds"] > 1 for value in own):
-            lines.append(
-                chart.mark_area(color=style.colour, opacity=0.16).encode(y=alt.Y("low:Q"), y2="high:Q")
-            )
-        lines.append(
-            chart.mark_line(color=style.colour, strokeWidth=2, strokeDash=list(style.dash)).encode(y=y)
-        )
-    dots = alt.Chart(alt.InlineData(values=values)).mark_point(size=22, filled=True, opacity=0.9)
-    lines.append(dots.encode(x=x, y=y, color=alt.Color("colour:N", scale=None), tooltip=_tooltip()))
+            area = chart.mark_area(color=style.colour, opacity=0.16, clip=True)
+            layers.append(area.encode(y=alt.Y("low:Q"), y2="high:Q"))
+        line = chart.mark_line(color=style.colour, strokeWidth=2, strokeDash=list(style.dash), clip=True)
+        layers.append(line.encode(y=y))
+    dots = alt.Chart(alt.InlineData(values=values)).mark_point(size=22, filled=True, opacity=0.9, clip=True)
+    layers.append(
+        dots.encode(x=x, y=y, color=alt.Color("colour:N", scale=None), tooltip=_tooltip(what, format))
+    )
     return Picture(
         name=name,
-        spec=finish(alt.layer(*lines), height=280),
-        label=f"Lines: distance between {pair} against the layer, for {enumeration(arms)}; the table has figures.",
-        remark="",
+        spec=finish(alt.layer(*layers), height=260),
+        label=f"Lines: {what} against the layer, for {enumeration(arms)}; the table has distances.",
+        remark=remark,
     )
 
 
@@ -183,15 +217,15 @@ def _point(row: dict[str, Any], style: Style) -> dict[str, Any]:
     }
 
 
-def _tooltip() -> Sequence[Any]:
+def _tooltip(what: str, format: str) -> Sequence[Any]:
     import altair as alt
 
     return [
         alt.Tooltip("arm:N"),
         alt.Tooltip("layer:Q"),
-        alt.Tooltip("mean:Q", title="distance", format=".3~g"),
-        alt.Tooltip("low:Q", title="least of the seeds", format=".3~g"),
-        alt.Tooltip("high:Q", title="most", format=".3~g"),
+        alt.Tooltip("mean:Q", title=what, format=format),
+        alt.Tooltip("low:Q", title="least of the seeds", format=format),
+        alt.Tooltip("high:Q", title="most", format=format),
     ]
 
 

@@ -117,17 +117,22 @@ class LessonFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class Line(Judged):
-    """One line of the table: an arm on an evaluation. Numbers of the trainings are means over the seeds."""
+    """One line of the table: an arm on an evaluation; ``by_seed`` are the means of its items, seed by seed."""
 
     arm: str
     is_trained: bool
+    by_seed: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluated(Scale):
-    """All lines of one evaluation, in the order of the arms; ``equal_tokens`` is DELIA's against as many tokens."""
+    """All lines of one evaluation, in the order of the arms; ``equal_tokens`` is DELIA's against as many tokens.
+
+    ``name`` is the evaluation without what all of its kind share, ``setting`` the whole of it.
+    """
 
     name: str
+    setting: str
     asked: Asked
     lines: tuple[Line, ...]
     equal_tokens: Line | None
@@ -152,6 +157,13 @@ class Evaluated(Scale):
     def untuned(self) -> tuple[Line, ...]:
         """The model before training; several where new tokens begin in several ways."""
         return tuple(line for line in self.lines if not line.is_trained)
+
+    def could_be_seen(self, line: Line) -> bool:
+        """Whether the largest difference to the baseline that there can be would have been seen."""
+        if self.bounds is None or line.half is None or self.baseline.value is None:
+            return True
+        low, high = self.bounds
+        return line.half < max(self.baseline.value - low, high - self.baseline.value)
 
     def of(self, arm: str) -> Line | None:
         """Return the line of an arm."""
@@ -239,7 +251,12 @@ def lesson_of(facts: LessonFacts) -> Lesson:
     """Sort the table by evaluation, with None for whatever is not finite."""
     trained = set(facts.arms.filter(pl.col("tokens") > 0)["arm"])
     equal = _equal_tokens(facts)
-    evaluated = tuple(_evaluated(facts, question, trained, equal) for question in facts.questions)
+    names_of = shortened([question.name for question in facts.questions])
+    means = _by_seed(facts.results)
+    evaluated = tuple(
+        _evaluated(facts, question, names_of[question.name], trained, equal, means)
+        for question in facts.questions
+    )
     names: dict[tuple[bool, str], list[Evaluated]] = {}
     for each in evaluated:
         names.setdefault((each.asked == "general", each.name), []).append(each)
@@ -267,14 +284,45 @@ def rows_words(ratio: float) -> str:
     return plural(round(ratio), "row") if ratio == round(ratio) else f"{ratio:,.3g} rows"
 
 
+def shortened(names: Sequence[str]) -> dict[str, str]:
+    """Return names of evaluations, each without the settings that all of its kind share."""
+    kinds: dict[str, dict[str, list[str]]] = {}
+    for name in names:
+        kind, _, settings = name.partition("@")
+        kinds.setdefault(kind, {})[name] = [piece for piece in settings.split(",") if piece]
+    found = {}
+    for kind, settings_of in kinds.items():
+        shared = set.intersection(*map(set, settings_of.values()))
+        for name, pieces in settings_of.items():
+            own = ",".join(piece for piece in pieces if piece not in shared)
+            found[name] = f"{kind}@{own}" if own else kind
+    return found
+
+
+def _by_seed(results: pl.DataFrame) -> dict[tuple[str, str], tuple[float, ...]]:
+    """Return the mean of what could be graded of each seed, by evaluation and arm."""
+    graded = results.with_columns(pl.col("value").cast(pl.Float64)).filter(pl.col("value").is_finite())
+    means = graded.group_by("evaluation", "arm", "seed").agg(pl.col("value").mean()).sort("seed")
+    found: dict[tuple[str, str], tuple[float, ...]] = {}
+    for evaluation, arm, value in means.select("evaluation", "arm", "value").iter_rows():
+        found[evaluation, arm] = (*found.get((evaluation, arm), ()), value)
+    return found
+
+
 def _evaluated(
-    facts: LessonFacts, question: Question, trained: set[str], equal: Mapping[str, Line]
+    facts: LessonFacts,
+    question: Question,
+    name: str,
+    trained: set[str],
+    equal: Mapping[str, Line],
+    means: Mapping[tuple[str, str], tuple[float, ...]],
 ) -> Evaluated:
     rows = facts.table.filter(pl.col("evaluation") == question.label).to_dicts()
     lines = tuple(
         Line(
             arm=row["arm"],
             is_trained=row["arm"] in trained,
+            by_seed=means.get((question.label, row["arm"]), ()),
             **judged(row, baseline=row["arm"] == facts.baseline),
         )
         for row in rows
@@ -284,7 +332,8 @@ def _evaluated(
         unit=rows[0]["unit"],
         higher_is_better=rows[0]["higher_is_better"],
         digits=digits_of([line for line in lines if line.is_trained]),
-        name=question.name,
+        name=name,
+        setting=question.name,
         asked=question.asked,
         lines=lines,
         equal_tokens=equal.get(question.label),

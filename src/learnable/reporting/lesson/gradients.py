@@ -21,7 +21,7 @@ WORDINGS = {"task": "own wording", "reworded": "many wordings"}
 _SHADES = {"task": "var(--chosen)", "reworded": "var(--scoring)"}
 _PANELS = (
     ("coherence", "coherence: do the gradients agree?"),
-    ("cosine_to_task", "cosine of the mean gradient to the task's"),
+    ("cosine_to_task", "cosine: the mean gradient beside the task's"),
 )
 
 

@@ -35,7 +35,13 @@ def values(lesson: Lesson) -> tuple[dict[str, Picture], list[list[tuple[str, str
 def _ends(each: Evaluated) -> list[float]:
     """Return what has to be on the axis: the trained arms with their whiskers."""
     base = each.baseline.value
-    ends = [line.value for line in each.lines if line.is_trained and line.value is not None]
+    ends = [
+        value
+        for line in each.lines
+        if line.is_trained
+        for value in (line.value, *line.by_seed)
+        if value is not None
+    ]
     if base is not None:
         ends += [base + end for line in each.compared for end in (line.low, line.high) if end is not None]
     return ends
@@ -57,6 +63,9 @@ def _domain(evaluated: Sequence[Evaluated]) -> tuple[float, float] | None:
     ]
     low, high = min([low, *near]), max([high, *near])
     room = MARGIN * (high - low or abs(high) or 1.0)
+    if (bounds := evaluated[0].bounds) is not None:  # an interval may reach beyond what there can be
+        low, high = max(low, bounds[0]), min(high, bounds[1])
+        room = min(room, MARGIN * (bounds[1] - bounds[0]))
     return float(f"{low - room:.6g}"), float(f"{high + room:.6g}")
 
 
@@ -98,6 +107,14 @@ def _picture(name: str, each: Evaluated, domain: tuple[float, float]) -> Picture
                 "dash:N", scale=alt.Scale(domain=["no", "yes"], range=[[1, 0], [3, 4]]), legend=None
             ),
         ),
+        alt.Chart(alt.InlineData(values=_ticks(each, domain)))
+        .mark_tick(thickness=2, size=11, opacity=0.75)
+        .encode(
+            x=x,
+            y=y,
+            color=alt.Color("shade:N", scale=None),
+            tooltip=["arm:N", alt.Tooltip("seed:Q"), alt.Tooltip("value:Q", format=f".{each.digits}f")],
+        ),
         base.transform_filter("isValid(datum.low)")
         .mark_rule(strokeWidth=2, clip=True)
         .encode(x=alt.X("low:Q"), x2="high:Q"),
@@ -133,6 +150,17 @@ def _mark(line: Line, each: Evaluated) -> dict[str, Any]:
         "fill": shade if filled else "var(--page)",
         "shape": "circle" if line.is_trained else "diamond",
     }
+
+
+def _ticks(each: Evaluated, domain: tuple[float, float]) -> list[dict[str, Any]]:
+    """Return a tick for each seed of the trained arms."""
+    return [
+        {"arm": snippet(line.arm), "seed": seed, "value": value, "shade": _SHADES.get(line.outcome, _PLAIN)}
+        for line in each.lines
+        if line.is_trained and len(line.by_seed) > 1
+        for seed, value in enumerate(line.by_seed)
+        if domain[0] <= value <= domain[1]
+    ]
 
 
 def _tooltip(each: Evaluated) -> list[Any]:
