@@ -94,7 +94,7 @@ def compare(
     longest = length_limit(ref, max_length)
     asked = evaluate or ["heldout"]
     holdout = HOLDOUT_SHARE if wants_heldout(asked) else 0.0
-    pool, loaded = pool_of(data, reading, output, holdout=holdout)
+    pool, loaded = pool_of(data, reading, output, holdout=holdout, dry_run=dry_run)
     names = list(by or BY)
     # Reading the rows again takes time: only where a name can be nothing but a column.
     named = any(each.kind == "column" for each in parse_methods(names, reference=reference, columns=None))

@@ -81,7 +81,7 @@ def score(
     needs = _needs(methods, reference)
     ref = ModelRef(name=model, **asdict(loading))
     longest = length_limit(ref, max_length)
-    pool, loaded = pool_of(data, reading, output)
+    pool, loaded = pool_of(data, reading, output, dry_run=dry_run)
     price = price_of(len(pool), needs, vectors)
     if dry_run and not is_here(ref):
         return Outcome.planned("score", [f"fetch or convert {model}", *price])

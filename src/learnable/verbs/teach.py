@@ -120,7 +120,7 @@ def teach(
         test = STARTER_TEST
     ref = ModelRef(name=model, **asdict(loading))
     longest = length_limit(ref, max_length)
-    pool, loaded = pool_of(task, reading, output, holdout=0.0 if test else TEST_SHARE)
+    pool, loaded = pool_of(task, reading, output, holdout=0.0 if test else TEST_SHARE, dry_run=dry_run)
     course = read_course(
         list(pool.iter_examples()),
         test=test,

@@ -52,7 +52,7 @@ def train(
     ref = ModelRef(name=model, **asdict(loading))
     longest = length_limit(ref, max_length)
     new = _new_tokens(tokens, init, reference)
-    pool, loaded = pool_of(data, reading, output)
+    pool, loaded = pool_of(data, reading, output, dry_run=dry_run)
     if dry_run and not is_here(ref):
         return Outcome.planned("train", [f"fetch or convert {model}", *[_price(reference, len(pool))]])
     inputs = {"pool": loaded.identity, "base": identify(ref)}
