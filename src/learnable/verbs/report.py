@@ -226,8 +226,8 @@ def _made(taught: Outcome) -> list[Made]:
     """Return what the steps cost that made the material."""
     made = []
     for name, folder in taught.links.items():
-        if name != "pool":
-            step = finished(folder, "diversify")
+        step = read_outcome(folder)
+        if step.verb == "diversify":  # rows of another origin cost no model anything
             about = f"{step.facts['method']}, {step.facts['written by']}: {step.facts['kept']:,} kept"
             made.append(Made(name=name, about=about, tokens=step.cost.tokens, seconds=step.cost.seconds))
     return made

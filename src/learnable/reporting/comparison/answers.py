@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from learnable.reporting.comparison.facts import Comparison, Evaluated, Line, largest_first
-from learnable.reporting.wording import count, decimal, enumeration, plural
+from learnable.reporting.wording import count, enumeration, plural
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,10 +81,8 @@ def _findings(each: Evaluated) -> list[tuple[str, str]]:
 
 
 def _seen(each: Evaluated, line: Line) -> str:
-    size = each.figure(abs(line.difference or 0))
-    low, high = sorted((abs(line.low or 0), abs(line.high or 0)))
     where = f" at {count(line.budget)} tokens" if len(each.budgets) > 1 else ""
-    return f"{line.method}{where} by {size} ({each.between(low, high)}; p {probability(line.p)})"
+    return f"{line.method}{where} by {each.size(line)}"
 
 
 def _who(each: Evaluated, lines: Sequence[Line]) -> str:
@@ -107,15 +105,13 @@ def _who(each: Evaluated, lines: Sequence[Line]) -> str:
 
 
 def _would_have_been_seen(each: Evaluated, lines: Sequence[Line]) -> str:
-    halves = sorted(line.half for line in lines if line.half)
-    if not halves:
+    size = each.least_seen(lines)
+    if not size:
         return ""
-    least, most = each.figure(halves[0]), each.figure(halves[-1])
-    size = least if least == most else f"{least} to {most}"
     who = "it" if len(lines) == 1 else "each"
     return (
         f"To be seen, {who} would have had to differ by {size} ({each.unit}; half the width of the "
-        f"interval{'s' if least != most else ''}); smaller effects, good or bad, may be there."
+        f"interval{'s' if ' to ' in size else ''}); smaller effects, good or bad, may be there."
     )
 
 
@@ -135,10 +131,3 @@ def _context(each: Evaluated) -> str:
         "always the same": "The untuned model and the one trained on the random draw are graded alike, item by item.",
     }
     return f"{said}. {words.get(untuned.outcome, '')}".strip()
-
-
-def probability(p: float | None) -> str:
-    """``= 0.029`` or ``< 0.001``."""
-    if p is None:
-        return "not known"
-    return "< 0.001" if p < 0.001 else f"= {decimal(p)}"

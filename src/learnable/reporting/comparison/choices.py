@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import polars as pl
 
 from learnable.comparing import RANDOM, jaccard, only_in
-from learnable.reporting.comparison.facts import Comparison, finite
+from learnable.reporting.comparison.facts import Comparison
 from learnable.reporting.excerpts import Excerpt, Turn, turns_of
 from learnable.reporting.tables import median
+from learnable.reporting.verdicts import finite
 from learnable.reporting.wording import count, decimal
 
 SHOWN_SOURCES = 6

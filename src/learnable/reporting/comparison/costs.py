@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from learnable.comparing import RANDOM
-from learnable.reporting.comparison.answers import probability
 from learnable.reporting.comparison.facts import Comparison, Evaluated, Line
+from learnable.reporting.verdicts import probability
 from learnable.reporting.wording import count, enumeration
 
 

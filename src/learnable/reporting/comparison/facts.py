@@ -9,16 +9,7 @@ from typing import Any, Literal
 import polars as pl
 
 from learnable.comparing import FULL, RANDOM, UNTUNED
-from learnable.reporting.wording import decimal
-
-Outcome = Literal[
-    "baseline", "better", "worse", "no difference seen", "always the same", "not graded", "too few"
-]
-"""What a line says; ``always the same`` is "no difference seen" without any spread, from which nothing follows."""
-
-_MOST_DIGITS = 5
-_ROUNDING = 1e-6
-"""Differences up to here come from the order of additions, not from another model."""
+from learnable.reporting.verdicts import Judged, Scale, digits_of, finite, judged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +52,8 @@ class ComparisonFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Line:
-    """One line of the table, with None for whatever is not finite.
+class Line(Judged):
+    """One line of the table.
 
     ``budget`` is None for the untuned model and the full pool, ``tokens`` those of the selection (mean over seeds).
     """
@@ -74,54 +65,23 @@ class Line:
     response_tokens: float
     steps: float
     training_s: float
-    value: float | None
-    value_low: float | None
-    value_high: float | None
-    items: int
-    seeds: int
-    ungraded: int
-    difference: float | None
-    low: float | None
-    high: float | None
-    p: float | None
-    outcome: Outcome
     score_tokens: int
     score_s: float | None
     reference_tokens: int
     reference_s: float | None
     payback: str | None
 
-    @property
-    def half(self) -> float | None:
-        """Half the width of the interval of the difference; None where there is none, or nothing differs."""
-        if self.low is None or self.high is None or self.outcome == "always the same":
-            return None
-        return (self.high - self.low) / 2
-
-    @property
-    def words(self) -> str:
-        """The outcome as it stands in the table."""
-        words = {
-            "always the same": "no difference seen",
-            "too few": "too few items to say",
-            "baseline": "the baseline",
-        }
-        return words.get(self.outcome, self.outcome)
-
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluated:
+class Evaluated(Scale):
     """All lines of one evaluation."""
 
-    label: str
-    unit: str
-    higher_is_better: bool
     lines: tuple[Line, ...]
 
     @cached_property
     def compared(self) -> tuple[Line, ...]:
         """The lines that stand against a random draw of the same tokens."""
-        return tuple(line for line in self.lines if line.budget is not None and line.method != RANDOM)
+        return tuple(line for line in self.lines if is_compared(line))
 
     @cached_property
     def budgets(self) -> list[int]:
@@ -132,11 +92,6 @@ class Evaluated:
     def outside(self) -> tuple[Line, ...]:
         """The untuned model and the full pool: they have other budgets."""
         return tuple(line for line in self.lines if line.budget is None)
-
-    @property
-    def side(self) -> str:
-        """Which way is good."""
-        return "higher is better" if self.higher_is_better else "lower is better"
 
     def at(self, budget: int) -> list[Line]:
         """Return the lines of a budget, best value first; what could not be graded comes last."""
@@ -151,30 +106,6 @@ class Evaluated:
     def one(self, method: Literal["untuned", "full"]) -> Line | None:
         """Return the untuned model or the full pool."""
         return next((line for line in self.outside if line.method == method), None)
-
-    @cached_property
-    def digits(self) -> int:
-        """How many digits say something: two of half an interval."""
-        halves = sorted(line.half for line in self.compared if line.half)
-        if not halves:
-            return 3
-        return min(max(1 - math.floor(math.log10(halves[len(halves) // 2])), 1), _MOST_DIGITS)
-
-    def figure(self, value: float | None) -> str:
-        """Write a value."""
-        return decimal(value, self.digits)
-
-    def signed(self, value: float | None) -> str:
-        """Write a difference."""
-        text = self.figure(value)
-        return f"+{text}" if value is not None and value > 0 and text.strip("0.,") else text
-
-    def between(self, low: float | None, high: float | None, *, signed: bool = False) -> str:
-        """Write an interval; nothing where there is none."""
-        if low is None or high is None:
-            return ""
-        write = self.signed if signed else self.figure
-        return f"{write(low)} to {write(high)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,21 +163,23 @@ def comparison_of(facts: ComparisonFacts) -> Comparison:
     evaluated = []
     for (label,), part in facts.table.group_by("evaluation", maintain_order=True):
         rows = part.to_dicts()
+        lines = tuple(_line(row) for row in rows)
         evaluated.append(
             Evaluated(
                 label=str(label),
                 unit=rows[0]["unit"],
                 higher_is_better=rows[0]["higher_is_better"],
-                lines=tuple(_line(row) for row in rows),
+                digits=digits_of([line for line in lines if is_compared(line)]),
+                lines=lines,
             )
         )
     budgets = facts.table["budget_tokens"].drop_nulls().unique().sort().to_list()
     return Comparison(facts=facts, evaluated=tuple(evaluated), budgets=tuple(budgets))
 
 
-def finite(value: Any) -> float | None:
-    """Return a number, None where it is missing, NaN or infinite."""
-    return float(value) if value is not None and math.isfinite(value) else None
+def is_compared(line: Line) -> bool:
+    """Whether a line stands against a random draw of the same tokens."""
+    return line.budget is not None and line.method != RANDOM
 
 
 def largest_first(lines: Iterable[Line]) -> list[Line]:
@@ -255,29 +188,15 @@ def largest_first(lines: Iterable[Line]) -> list[Line]:
 
 
 def _line(row: Mapping[str, Any]) -> Line:
-    numbers = ("value", "value_low", "value_high", "difference", "low", "high", "p", "score_s", "reference_s")
-    known = {name: finite(row.get(name)) for name in numbers}
-    counts = ("items", "seeds", "ungraded", "score_tokens", "reference_tokens")
+    counts = ("score_tokens", "reference_tokens")
     means = ("examples", "tokens", "response_tokens", "steps", "training_s")
     figures: dict[str, Any] = {name: int(row[name] or 0) for name in counts}
-    figures |= {name: finite(row[name]) or 0.0 for name in means} | known
+    figures |= {name: finite(row[name]) or 0.0 for name in means}
+    figures |= {name: finite(row.get(name)) for name in ("score_s", "reference_s")}
     return Line(
         method=row["method"],
         budget=row["budget_tokens"],
-        outcome=_outcome(row, known),
         payback=row.get("payback"),
+        **judged(row, baseline=row["method"] == RANDOM),
         **figures,
     )
-
-
-def _outcome(row: Mapping[str, Any], known: Mapping[str, float | None]) -> Outcome:
-    if row["method"] == RANDOM:
-        return "baseline"
-    if known["difference"] is None:
-        return "not graded"
-    if known["low"] is None:
-        return "too few"
-    if all(abs(known[name] or 0.0) <= _ROUNDING for name in ("difference", "low", "high")):
-        return "always the same"
-    verdict: Outcome = row["verdict"]
-    return verdict

@@ -4,6 +4,7 @@ from learnable.reporting.comparison import answers, choices, costs, pictures, so
 from learnable.reporting.comparison.cautions import cautions_of
 from learnable.reporting.comparison.facts import Comparison, ComparisonFacts, comparison_of
 from learnable.reporting.document import document
+from learnable.reporting.verdicts import probability
 from learnable.reporting.wording import count, plural
 
 SHOWN_ITEMS = 20
@@ -31,7 +32,7 @@ def render(facts: ComparisonFacts) -> str:
         tiles=_tiles(comparison),
         answers=answers.answers(comparison),
         panels=panels,
-        probability=answers.probability,
+        probability=probability,
         costs=cost,
         paybacks=costs.paybacks(comparison),
         choices=choices.choices(comparison),

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import polars as pl
 
 from learnable.comparing import RANDOM
-from learnable.reporting.comparison.facts import Comparison, Evaluated, finite
+from learnable.reporting.comparison.facts import Comparison, Evaluated
+from learnable.reporting.verdicts import finite
 
 SHOWN_SOURCES = 8
 
