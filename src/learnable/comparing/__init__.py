@@ -4,7 +4,7 @@ from learnable.comparing.arms import Arm, arms_of
 from learnable.comparing.buffering import RATIOS, buffering
 from learnable.comparing.lessons import INITS, Init, Lesson, lesson_table, parse_lessons
 from learnable.comparing.methods import ALIASES, WITHOUT_BUDGET, Method, parse_method, parse_methods
-from learnable.comparing.overlap import contamination, jaccard, only_in
+from learnable.comparing.overlap import contamination, jaccard, only_in, spoken
 from learnable.comparing.overview import FULL, RANDOM, UNTUNED, Measured, SelectionCost, overview
 from learnable.comparing.payback import Payback, payback
 from learnable.comparing.statistics import Difference, Interval, Verdict, difference, interval
@@ -40,4 +40,5 @@ __all__ = [
     "parse_method",
     "parse_methods",
     "payback",
+    "spoken",
 ]

@@ -4,11 +4,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
-import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
-from learnable.comparing.overview import UNTUNED, Measured
+from learnable.comparing.overview import UNTUNED, Measured, by_seed
 from learnable.comparing.statistics import difference, interval
 from learnable.errors import UsageError, did_you_mean
 
@@ -100,7 +98,8 @@ def lesson_table(
     lines = []
     for evaluation in evaluations:
         graded = results.filter(pl.col("evaluation") == evaluation.label)
-        values = {name: _matrix(graded, name) for name in names}
+        items = graded.select("id").unique().sort("id")
+        values = {name: by_seed(graded.filter(arm=name), items) for name in names}
         for name, cost in zip(names, costs.iter_rows(named=True), strict=True):
             alone = interval(values[name], confidence=confidence)
             line: dict[str, object] = {
@@ -108,12 +107,7 @@ def lesson_table(
                 "unit": evaluation.unit,
                 "higher_is_better": evaluation.higher_is_better,
                 **cost,
-                "value": alone.mean,
-                "value_low": alone.low,
-                "value_high": alone.high,
-                "items": alone.items,
-                "seeds": alone.seeds,
-                "ungraded": alone.ungraded,
+                **alone.value_columns,
                 **dict.fromkeys(_DIFFERENCE),
             }
             if name != baseline:
@@ -124,27 +118,6 @@ def lesson_table(
                     confidence=confidence,
                     comparisons=compared,
                 )
-                line |= {
-                    "difference": against.mean,
-                    "low": against.low,
-                    "high": against.high,
-                    "p": against.p,
-                    "verdict": against.verdict,
-                }
+                line |= against.difference_columns
             lines.append(line)
     return pl.DataFrame(lines, infer_schema_length=None, schema_overrides=_DIFFERENCE)
-
-
-def _matrix(graded: pl.DataFrame, arm: str) -> NDArray[np.float64]:
-    """Return the values of an arm, (S, n), the items in one order for all arms."""
-    items = graded.select("id").unique().sort("id")
-    return np.stack(
-        [
-            items.join(one, on="id", how="left", maintain_order="left")["value"]
-            .fill_null(float("nan"))
-            .to_numpy()
-            for one in graded.filter(pl.col("arm") == arm)
-            .sort("seed")
-            .partition_by("seed", maintain_order=True)
-        ]
-    ).astype(np.float64)

@@ -2,13 +2,14 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import combinations
 
 import polars as pl
 
 from learnable.errors import DataError, UsageError, did_you_mean
+from learnable.types import Message
 
 EXCERPT = 200
 """Characters of shared text that are shown."""
@@ -26,6 +27,15 @@ CONTAMINATION = {
     "shared": pl.String,
     "pool_rows": pl.Int64,
 }
+
+
+def spoken(conversations: Iterable[tuple[str, Sequence[Message]]]) -> pl.DataFrame:
+    """Return ``id``, ``text`` (what users say) and ``answer`` (what assistants say) of conversations with their names."""
+    lines = [
+        (name, *("\n".join(m.content for m in turns if m.role == role) for role in ("user", "assistant")))
+        for name, turns in conversations
+    ]
+    return pl.DataFrame(lines, schema=dict.fromkeys(("id", "text", "answer"), pl.String), orient="row")
 
 
 def contamination(pool_texts: pl.DataFrame, item_texts: pl.DataFrame, *, n: int = 13) -> pl.DataFrame:

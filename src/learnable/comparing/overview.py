@@ -88,14 +88,24 @@ def _matrices(results: pl.DataFrame) -> dict[tuple[str, int | None], NDArray[np.
     items = results.select("id").unique().sort("id")
     matrices = {}
     for (method, budget), part in results.group_by("method", "budget_tokens", maintain_order=True):
-        seeds = [
-            items.join(one, on="id", how="left", maintain_order="left")["value"]
-            .fill_null(float("nan"))
-            .to_numpy()
-            for _, one in part.sort("seed").group_by("seed", maintain_order=True)
-        ]
-        matrices[str(method), budget] = np.stack(seeds).astype(np.float64)
+        matrices[str(method), budget] = by_seed(part, items)
     return matrices
+
+
+def by_seed(results: pl.DataFrame, items: pl.DataFrame) -> NDArray[np.float64]:
+    """Return the values of one way to train, (S, n): a row for each seed, NaN where an item has none.
+
+    Args:
+        results: ``seed``, ``id`` and ``value`` of S seeds.
+        items: ``id`` of n items, in their order.
+    """
+    seeds = [
+        items.join(one, on="id", how="left", maintain_order="left")["value"]
+        .fill_null(float("nan"))
+        .to_numpy()
+        for one in results.sort("seed").partition_by("seed", maintain_order=True)
+    ]
+    return np.stack(seeds).astype(np.float64)
 
 
 def _lines(
@@ -119,12 +129,7 @@ def _lines(
             "method": method,
             "budget_tokens": budget,
             **_means(arms, method, budget),
-            "value": alone.mean,
-            "value_low": alone.low,
-            "value_high": alone.high,
-            "items": alone.items,
-            "seeds": alone.seeds,
-            "ungraded": alone.ungraded,
+            **alone.value_columns,
         }
         beside = budget if budget is not None else budgets[-1]
         if method != RANDOM:
@@ -135,13 +140,7 @@ def _lines(
                 confidence=confidence,
                 comparisons=max(compared, 1),
             )
-            line |= {
-                "difference": against.mean,
-                "low": against.low,
-                "high": against.high,
-                "p": against.p,
-                "verdict": against.verdict,
-            }
+            line |= against.difference_columns
         cost = costs.get(method, SelectionCost())
         line |= asdict(cost)
         if budget is not None and method != RANDOM:

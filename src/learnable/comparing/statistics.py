@@ -33,6 +33,18 @@ class Interval:
     seeds: int
     ungraded: int
 
+    @property
+    def value_columns(self) -> dict[str, object]:
+        """The mean as columns of a table."""
+        return {
+            "value": self.mean,
+            "value_low": self.low,
+            "value_high": self.high,
+            "items": self.items,
+            "seeds": self.seeds,
+            "ungraded": self.ungraded,
+        }
+
 
 @dataclass(frozen=True, kw_only=True)
 class Difference(Interval):
@@ -45,6 +57,17 @@ class Difference(Interval):
 
     p: float
     verdict: Verdict
+
+    @property
+    def difference_columns(self) -> dict[str, object]:
+        """The difference as columns of a table."""
+        return {
+            "difference": self.mean,
+            "low": self.low,
+            "high": self.high,
+            "p": self.p,
+            "verdict": self.verdict,
+        }
 
 
 def difference(

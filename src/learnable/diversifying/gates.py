@@ -3,12 +3,11 @@
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-import polars as pl
 import rensa
 import xxhash
 from numpy.typing import NDArray
 
-from learnable.comparing.overlap import EXCERPT, SAME_PROMPT, WORD, contamination
+from learnable.comparing.overlap import EXCERPT, SAME_PROMPT, WORD, contamination, spoken
 from learnable.types import Answer, Example, Message
 
 REPEATED = 0.3
@@ -96,7 +95,7 @@ class Avoided:
     """
 
     def __init__(self, examples: Sequence[Example] = ()) -> None:
-        self._texts = _table((example.id, example.messages) for example in examples)
+        self._texts = spoken((example.id, example.messages) for example in examples)
         self._prompts = Neighbours(self._texts["text"])
 
     def reasons(self, conversations: Sequence[Sequence[Message]]) -> list[str | None]:
@@ -111,7 +110,7 @@ class Avoided:
         reasons: list[str | None] = [None] * len(conversations)
         if self._texts.is_empty():
             return reasons
-        given = _table((str(number), messages) for number, messages in enumerate(conversations))
+        given = spoken((str(number), messages) for number, messages in enumerate(conversations))
         # The roles are turned around: what is avoided is the pool, so that each conversation gets a line of its own.
         for row in contamination(self._texts, given, n=OVERLAP).iter_rows(named=True):
             kind = "the same prompt" if row["kind"] == SAME_PROMPT else f"{OVERLAP} words in a row"
@@ -131,15 +130,6 @@ def alike(one: str, other: str) -> bool:
 def excerpt(text: str) -> str:
     """Return the beginning of a text, for a reason."""
     return text if len(text) <= EXCERPT else text[: EXCERPT - 1] + "…"
-
-
-def _table(conversations: Iterable[tuple[str, Sequence[Message]]]) -> pl.DataFrame:
-    """Return ``id``, ``text`` (what users say) and ``answer`` (what assistants say) of conversations."""
-    lines = [
-        (name, *("\n".join(m.content for m in turns if m.role == role) for role in ("user", "assistant")))
-        for name, turns in conversations
-    ]
-    return pl.DataFrame(lines, schema=dict.fromkeys(("id", "text", "answer"), pl.String), orient="row")
 
 
 def _grams(text: str) -> list[str]:

@@ -1,7 +1,7 @@
 """``learnable compare``: the same model on equal token budgets chosen by different methods, and what came of it."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -10,13 +10,13 @@ import polars as pl
 
 from learnable import data as rows
 from learnable.atomic import write_frame
-from learnable.comparing import Arm, Measured, Method, arms_of, contamination, overview, parse_methods
+from learnable.comparing import Arm, Measured, Method, arms_of, contamination, overview, parse_methods, spoken
 from learnable.errors import SelectionError, UsageError
 from learnable.fingerprint import fingerprint
 from learnable.progress import say
 from learnable.scorers import SCORERS
 from learnable.steps import Outcome, Step
-from learnable.types import Budget, Example, Loading, ModelRef, Pool, Reading, Reference, Tuning
+from learnable.types import Budget, Loading, ModelRef, Pool, Reading, Reference, Tuning
 from learnable.verbs.evaluate import Evaluation, evaluations_of, wants_heldout
 from learnable.verbs.inputs import length_limit, pool_of, would_run
 from learnable.verbs.load import HELDOUT
@@ -296,23 +296,10 @@ def _selections(arms: Sequence[Arm]) -> pl.DataFrame:
 
 def _overlap(pool: Pool, evaluations: Sequence[Evaluation]) -> pl.DataFrame:
     """Return which evaluation items stand in the pool, with the evaluation that they belong to."""
-    texts = _texts(pool.iter_examples())
+    texts = spoken((each.id, each.messages) for each in pool.iter_examples())
     return pl.concat(
-        contamination(texts, _texts(each.examples)).select(pl.lit(each.label).alias("evaluation"), pl.all())
+        contamination(texts, spoken((item.id, item.messages) for item in each.examples)).select(
+            pl.lit(each.label).alias("evaluation"), pl.all()
+        )
         for each in evaluations
     )
-
-
-def _texts(examples: Iterable[Example]) -> pl.DataFrame:
-    """Return ``id``, ``text`` (what users say) and ``answer`` (what assistants say) of conversations."""
-    lines = [
-        (
-            example.id,
-            *(
-                "\n".join(m.content for m in example.messages if m.role == role)
-                for role in ("user", "assistant")
-            ),
-        )
-        for example in examples
-    ]
-    return pl.DataFrame(lines, schema=dict.fromkeys(("id", "text", "answer"), pl.String), orient="row")

@@ -77,6 +77,7 @@ def load(
     }
     if bad:
         say(
-            f"{bad:,} of {pool.rows.height:,} rows cannot be used; dropped.jsonl of the selection will say why"
+            f"{bad:,} of {pool.rows.height:,} rows cannot be used; rows.parquet of the pool says why, and so will "
+            "dropped.jsonl of a selection"
         )
     return step.finish(folder, facts=facts, started=started, identity=rows.pool_identity(pool))

@@ -18,14 +18,12 @@
 | only losses | all evaluations are losses |
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import numpy as np
 import polars as pl
 
 from learnable.comparing import RANDOM
 from learnable.reporting.cautions import Cautions
+from learnable.reporting.checks import Check, checked
 from learnable.reporting.comparison.facts import Comparison, ComparisonFacts, Line, comparison_of
 from learnable.reporting.wording import count, decimal, listing, plural, share
 
@@ -37,14 +35,6 @@ UNDEFINED_SHARE = 0.05
 SAME = 1e-5
 """Of the largest value: what batches and adapters that do nothing change by rounding."""
 NAMED = 8
-
-
-@dataclass(frozen=True, kw_only=True)
-class Check:
-    """One thing that is looked for."""
-
-    name: str
-    find: Callable[[Comparison], list[str]]
 
 
 def warnings_of(facts: ComparisonFacts) -> list[str]:
@@ -61,13 +51,7 @@ def warnings_of(facts: ComparisonFacts) -> list[str]:
 
 def cautions_of(comparison: Comparison) -> Cautions:
     """Make every check."""
-    warnings, clear = [], []
-    for check in CHECKS:
-        found = check.find(comparison)
-        warnings += found
-        if not found:
-            clear.append(check.name)
-    return Cautions(warnings=tuple(warnings), clear=tuple(clear), impossible=())
+    return checked(CHECKS, comparison)
 
 
 def _did_not_move(comparison: Comparison) -> list[str]:

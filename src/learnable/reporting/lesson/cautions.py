@@ -19,13 +19,11 @@
 | only losses | all evaluations are losses |
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import numpy as np
 import polars as pl
 
 from learnable.reporting.cautions import Cautions
+from learnable.reporting.checks import Check, checked
 from learnable.reporting.comparison.cautions import FEW_ITEMS, FEW_SEEDS, SAME
 from learnable.reporting.lesson.facts import BUFFERED, PAPER_RATIO, Lesson, LessonFacts, lesson_of, rows_words
 from learnable.reporting.wording import count, decimal, enumeration, listing, plural
@@ -36,14 +34,6 @@ FAR = 0.5
 FEW_WORDINGS = 5
 FEW_ASKED = 5
 NAMED = 8
-
-
-@dataclass(frozen=True, kw_only=True)
-class Check:
-    """One thing that is looked for; None says that it could not be."""
-
-    name: str
-    find: Callable[[Lesson], list[str] | None]
 
 
 def warnings_of(facts: LessonFacts) -> list[str]:
@@ -60,16 +50,7 @@ def warnings_of(facts: LessonFacts) -> list[str]:
 
 def cautions_of(lesson: Lesson) -> Cautions:
     """Make every check."""
-    warnings, clear, impossible = [], [], []
-    for check in CHECKS:
-        found = check.find(lesson)
-        if found is None:
-            impossible.append(check.name)
-        elif found:
-            warnings += found
-        else:
-            clear.append(check.name)
-    return Cautions(warnings=tuple(warnings), clear=tuple(clear), impossible=tuple(impossible))
+    return checked(CHECKS, lesson)
 
 
 def _did_not_move(lesson: Lesson) -> list[str] | None:
