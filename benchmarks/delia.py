@@ -24,7 +24,6 @@ import polars as pl
 from learnable.comparing import contamination
 from learnable.fingerprint import example_id
 from learnable.mixing import Mixing
-from learnable.steps import Outcome
 from learnable.types import Message, Tuning
 from learnable.verbs import diversify, teach
 
@@ -153,9 +152,9 @@ def _size(row: Row) -> int:
     return sum(len(turn["content"]) for turn in row["messages"])
 
 
-def show(taught: Outcome) -> None:
+def show(lesson: Path) -> None:
     """Print what came of it."""
-    table = pl.read_parquet(taught.folder / "table.parquet")
+    table = pl.read_parquet(lesson / "table.parquet")
     arms = table.unique("arm", maintain_order=True)
     print("\n| arm | examples | of the task | tokens | steps | training, s |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
@@ -181,10 +180,40 @@ def show(taught: Outcome) -> None:
                 f"| {row['arm']} | {row['seeds']} | {row['value']:.3f} ({row['value_low']:.3f} to "
                 f"{row['value_high']:.3f}) | {against} | {row['verdict'] or ''} |"
             )
-    _show_concepts(pl.read_parquet(taught.folder / "concepts.parquet"))
-    if (taught.folder / "buffering.parquet").is_file():
-        _show_gradients(pl.read_parquet(taught.folder / "buffering.parquet"))
+    _show_answers(pl.read_parquet(lesson / "results.parquet"))
+    _show_concepts(pl.read_parquet(lesson / "concepts.parquet"))
+    if (lesson / "buffering.parquet").is_file():
+        _show_gradients(pl.read_parquet(lesson / "buffering.parquet"))
     print(PAPER)
+
+
+def _show_answers(results: pl.DataFrame) -> None:
+    """Print what each seed reached in the format, which labels were given, and why answers were wrong."""
+    asked = results.filter(~pl.col("evaluation").str.contains("label="), pl.col("answer").is_not_null())
+    asked = asked.filter(pl.col("evaluation").str.starts_with("format"))
+    label = pl.col("answer").str.to_lowercase()
+    why = (
+        pl.when(pl.col("why").str.contains("unterminated"))
+        .then(pl.lit("ends within a text"))
+        .when(pl.col("why").str.contains("lacks|beside"))
+        .then(pl.lit("other keys"))
+        .otherwise(pl.lit("no dictionary"))
+    )
+    wrong = asked.filter(pl.col("value") == 0).with_columns(why=why)
+    print("\nAnswers in the format: by seed, those that say yes, and what is wrong with the others\n")
+    print(
+        "| evaluation | arm | seeds | in the format | say yes | ends within a text | other keys | no dictionary |"
+    )
+    print("| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |")
+    for part in asked.partition_by("evaluation", "arm", maintain_order=True):
+        where, arm = part["evaluation"][0], part["arm"][0]
+        seeds = part.group_by("seed").agg(pl.col("value").mean()).sort("seed")["value"]
+        right = part.filter(pl.col("value") == 1)
+        yes = right.filter(label.str.contains("['\"]hallucination['\"]: ['\"]yes['\"]")).height
+        reasons = wrong.filter(evaluation=where, arm=arm)["why"].to_list()
+        counts = [reasons.count(name) for name in ("ends within a text", "other keys", "no dictionary")]
+        cells = [" ".join(f"{seed:.2f}" for seed in seeds), str(right.height), str(yes), *map(str, counts)]
+        print(f"| {where.rpartition(', ')[2]} | {arm} | " + " | ".join(cells) + " |")
 
 
 def _show_concepts(distances: pl.DataFrame) -> None:
@@ -221,7 +250,7 @@ def _show_gradients(found: pl.DataFrame) -> None:
 def main() -> None:
     """Run what is missing, and print the tables."""
     parser = argparse.ArgumentParser(description=re.sub(r"\s+", " ", (__doc__ or "").split("\n\n", 1)[0]))
-    parser.add_argument("--data", type=Path, required=True, help="folder with train/ and eval/")
+    parser.add_argument("--data", type=Path, default=Path("data"), help="folder with train/ and eval/")
     parser.add_argument("--output", type=Path, default=Path("delia"))
     parser.add_argument("--model", default="starter")
     parser.add_argument("--buffer", type=int, default=208, help="rows to sample from the model")
@@ -234,7 +263,13 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=5e-4)
     parser.add_argument("--batch-size", type=int, default=2)
     parser.add_argument("--arms", nargs="+", default=list(ARMS))
+    parser.add_argument(
+        "--lesson", type=Path, help="show the tables of this finished lesson, and run nothing"
+    )
     chosen = parser.parse_args()
+    if chosen.lesson is not None:
+        show(chosen.lesson)
+        return
     paths = write_task(chosen.data, chosen.output / "rows", longest=chosen.longest, tests=chosen.tests)
     buffer = diversify(
         method="self_sample@tries=4",
@@ -266,7 +301,7 @@ def main() -> None:
         store=str(chosen.output / "store"),
         output=str(chosen.output / "lesson-{fingerprint}"),
     )
-    show(taught)
+    show(taught.folder)
 
 
 if __name__ == "__main__":
