@@ -6,7 +6,7 @@ import torch
 from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM
 
 from learnable.errors import ModelError
-from learnable.model import LanguageModel, losses
+from learnable.model import LanguageModel, losses, packing
 from learnable.testing import toy_examples
 from learnable.training import fine_tune
 from learnable.types import ModelRef, Rendered, Tuning
@@ -71,7 +71,8 @@ def test_logits_that_the_model_caps_are_capped(tiny, tmp_path):
     rendered = LanguageModel(ModelRef(name=str(tiny), dtype="float32")).renderer.render(
         toy_examples(5), max_length=256
     )
-    np.testing.assert_allclose(losses.batch_nll(network, rendered), plain_loop(network, rendered), rtol=1e-5)
+    found = losses.batch_nll(network, rendered, packing.padded(rendered))
+    np.testing.assert_allclose(found, plain_loop(network, rendered), rtol=1e-5)
 
 
 def test_an_example_without_response_tokens_has_no_loss(model, rendered):
@@ -91,17 +92,17 @@ def test_losses_that_are_not_finite_are_an_error(tiny):
 def test_a_batch_too_big_for_the_gpu_is_halved(model, rendered, expected, monkeypatch):
     whole = losses.batch_nll
 
-    def small_gpu(network, batch):
+    def small_gpu(network, batch, layout):
         if len(batch) > 4:
             raise torch.cuda.OutOfMemoryError("no room")
-        return whole(network, batch)
+        return whole(network, batch, layout)
 
     monkeypatch.setattr("learnable.model.language_model.batch_nll", small_gpu)
     np.testing.assert_allclose(model.nll(rendered), expected, rtol=1e-5)
 
 
 def test_one_example_too_big_for_the_gpu_is_an_error(model, rendered, monkeypatch):
-    def tiny_gpu(network, batch):
+    def tiny_gpu(network, batch, layout):
         raise torch.cuda.OutOfMemoryError("no room")
 
     monkeypatch.setattr("learnable.model.language_model.batch_nll", tiny_gpu)
@@ -196,10 +197,10 @@ def test_tokens_and_vectors_too_big_for_the_gpu_are_halved(model, rendered, monk
     name = {"token_nll": "batch_token_nll", "embed": "batch_embeddings"}[measure]
     whole, expected = getattr(losses, name), getattr(model, measure)(rendered)
 
-    def small_gpu(network, batch):
+    def small_gpu(network, batch, layout):
         if len(batch) > 4:
             raise torch.cuda.OutOfMemoryError("no room")
-        return whole(network, batch)
+        return whole(network, batch, layout)
 
     monkeypatch.setattr(f"learnable.model.language_model.{name}", small_gpu)
     found = getattr(model, measure)(rendered)

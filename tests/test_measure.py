@@ -17,15 +17,21 @@ from learnable.measure import answers_alone, lengths, listed, mean_loss, measure
 from learnable.model import Renderer
 from learnable.store import Store
 from learnable.testing import toy_examples
-from learnable.types import ModelRef, Rendered
+from learnable.types import ModelRef, Rendered, Work
 
 
 class FakeModel:
     """Computes an nll from the token ids; fails when asked for more batches than it may run."""
 
+    work, peak_operations_per_s = Work(), None
+
     def __init__(self, *, key="fake", batch_tokens=40, dies_after=None):
         self.key, self.batch_tokens = key, batch_tokens
         self.batches, self._dies_after = [], dies_after
+
+    def measure(self, kind, batches):
+        compute = {"nll": self.nll, "token_nll": self.token_nll, "embedding": self.embed}[kind]
+        return ((number, compute(batch)) for number, batch in enumerate(batches))
 
     def nll(self, rendered):
         if len(self.batches) == self._dies_after:

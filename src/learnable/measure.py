@@ -1,20 +1,19 @@
 """Which model passes are missing, and running them: batches by length, every result stored at once."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from learnable.progress import bar
+from learnable.progress import bar, say
 from learnable.store import Store
-from learnable.types import Measure, Model, Rendered
+from learnable.types import Measure, Model, Rendered, Work
 
 STORE_EVERY_S = 10.0
-COMPUTED_BY = {"nll": "nll", "token_nll": "token_nll", "embedding": "embed"}
-"""Kinds of measures, and the method of a model that computes them."""
+WORTH_SAYING_S = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,16 +118,18 @@ def plan(measure: Measure, rendered: Sequence[Rendered], *, store: Store, batch_
         batch_tokens: Most tokens of a batch, padding included; a longer example is a batch of its own.
     """
     scored = [position for position, example in enumerate(rendered) if example.mask.any()]
-    scored.sort(key=lambda position: (-len(rendered[position].ids), rendered[position].id))
+    scored.sort(key=_by_length(rendered))
     missing = set(
         store.missing(measure, pl.Series("id", [rendered[p].id for p in scored], dtype=pl.String)).to_list()
     )
     batches: list[list[int]] = []
     current: list[int] = []
+    longest = 0
     for position in scored:
-        if current and (len(current) + 1) * len(rendered[current[0]].ids) > batch_tokens:
+        longest = max(longest, len(rendered[position].ids))
+        if current and (len(current) + 1) * longest > batch_tokens:
             batches.append(current)
-            current = []
+            current, longest = [], len(rendered[position].ids)
         current.append(position)
     batches.append(current)
     todo = [[p for p in batch if rendered[p].id in missing] for batch in batches]
@@ -142,25 +143,60 @@ def plan(measure: Measure, rendered: Sequence[Rendered], *, store: Store, batch_
     )
 
 
+def _by_length(rendered: Sequence[Rendered]) -> Callable[[int], tuple[int, bytes, int, str]]:
+    """Return the order of batches: the longest first, and answers to one question beside each other.
+
+    Such answers share the tokens of their question, which a batch computes once.
+    """
+    questions = [
+        example.ids[: int(example.mask.argmax()) if example.mask.any() else None].tobytes()
+        for example in rendered
+    ]
+    longest: dict[bytes, int] = {}
+    for question, example in zip(questions, rendered, strict=True):
+        longest[question] = max(len(example.ids), longest.get(question, 0))
+
+    def place(position: int) -> tuple[int, bytes, int, str]:
+        question, example = questions[position], rendered[position]
+        return -longest[question], question, -len(example.ids), example.id
+
+    return place
+
+
 def run(todo: Plan, model: Model, rendered: Sequence[Rendered], *, store: Store, label: str) -> None:
     """Run the planned batches; results are stored every few seconds, so that a killed run goes on where it was."""
     if not todo.batches:
         return
     ids: list[str] = []
     values: list[np.ndarray] = []
-    compute = getattr(model, COMPUTED_BY[todo.measure.kind])
-    last = time.monotonic()
+    batches = [[rendered[position] for position in batch] for batch in todo.batches]
+    last, before = time.monotonic(), model.work
     with bar(label, todo.tokens) as progress:
-        for batch in todo.batches:
-            examples = [rendered[position] for position in batch]
-            values.extend(compute(examples))
-            ids.extend(example.id for example in examples)
-            progress.advance(sum(len(example.ids) for example in examples))
+        for number, found in model.measure(todo.measure.kind, batches):
+            values.extend(found)
+            ids.extend(example.id for example in batches[number])
+            progress.advance(sum(len(example.ids) for example in batches[number]))
             if time.monotonic() - last >= STORE_EVERY_S:
                 _flush(todo.measure, ids, values, store)
                 ids, values, last = [], [], time.monotonic()
     if ids:
         _flush(todo.measure, ids, values, store)
+    _say_speed(model, model.work - before, label)
+
+
+def _say_speed(model: Model, work: Work, label: str) -> None:
+    """Say how fast a pass was that took long enough to tell, and how much of its time went into what."""
+    if work.seconds < WORTH_SAYING_S:
+        return
+    parts = [
+        f"{work.tokens / work.seconds:,.0f} tokens/s",
+        f"{work.padding / (work.computed + work.padding):.1%} padding",
+    ]
+    if shared := work.tokens - work.computed:
+        parts.append(f"{shared / work.tokens:.1%} of the tokens shared and computed once")
+    if peak := model.peak_operations_per_s:
+        parts.append(f"{work.operations / work.seconds / peak:.0%} of the peak of matrix products")
+    say(f"{label}: {', '.join(parts)}")
 
 
 def _flush(measure: Measure, ids: list[str], values: list[np.ndarray], store: Store) -> None:

@@ -6,7 +6,7 @@ Letters used for shapes: n examples, T tokens of one example, k picked.
 import math
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from decimal import Decimal
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self
 
@@ -111,6 +111,31 @@ class Measure:
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What passes of a model computed.
+
+    ``tokens`` of the examples; ``computed`` of them, what several begin with counted once; ``padding`` beside them;
+    floating-point ``operations`` that this takes, multiplications and additions of matrices; ``seconds``.
+    """
+
+    tokens: int = 0
+    computed: int = 0
+    padding: int = 0
+    operations: float = 0.0
+    seconds: float = 0.0
+
+    def __add__(self, other: "Work") -> "Work":
+        return Work(
+            **{each.name: getattr(self, each.name) + getattr(other, each.name) for each in fields(self)}
+        )
+
+    def __sub__(self, other: "Work") -> "Work":
+        return Work(
+            **{each.name: getattr(self, each.name) - getattr(other, each.name) for each in fields(self)}
+        )
+
+
 class Model(Protocol):
     """What the rooms without torch may ask of a loaded model."""
 
@@ -122,14 +147,24 @@ class Model(Protocol):
     def batch_tokens(self) -> int:
         """How many tokens, padding included, one forward pass takes."""
 
-    def nll(self, rendered: Sequence[Rendered]) -> NDArray[np.float64]:
-        """Summed negative log-likelihood of the response tokens in nats, (n,)."""
+    @property
+    def work(self) -> Work:
+        """What was computed so far."""
 
-    def token_nll(self, rendered: Sequence[Rendered]) -> list[NDArray[np.float32]]:
-        """The same of each response token, n arrays."""
+    @property
+    def peak_operations_per_s(self) -> float | None:
+        """What the device can do in products of matrices of this model's shapes; None where it is not known."""
 
-    def embed(self, rendered: Sequence[Rendered]) -> NDArray[np.float32]:
-        """One vector for each example, (n, d)."""
+    def measure(
+        self, kind: str, batches: Sequence[Sequence[Rendered]]
+    ) -> Iterator[tuple[int, Sequence[Any] | NDArray[Any]]]:
+        """Yield the number of each batch and one value per example, as they are done, in any order.
+
+        Args:
+            kind: ``nll`` (summed negative log-likelihood of the response tokens in nats), ``token_nll`` (float32
+                arrays, the same of each response token) or ``embedding`` (float32 arrays (d,)).
+            batches: Examples that are computed together.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -385,11 +420,14 @@ class Reference(Tuning):
             example is scored by a model that has seen it. Two folds cost what one in-sample epoch costs.
         fraction: Train on this share of the examples only, drawn at random.
         model: A model or LoRA adapter that is trained already (folder or hub id); nothing is trained then.
+        last_epoch_loss: Keep the loss of each example as the last epoch met it, which `score` then takes for the loss
+            after, instead of a pass. In-sample only, and not the paper's score: the weights move while it is measured.
     """
 
     folds: int = 0
     fraction: float = 1.0
     model: str | None = None
+    last_epoch_loss: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -400,6 +438,15 @@ class Reference(Tuning):
             )
         if not 0 < self.fraction <= 1:
             raise UsageError(f"reference.fraction must be above 0 and at most 1, got {self.fraction}")
+        whole = (
+            self.folds == 0 and self.fraction == 1 and self.epochs == int(self.epochs) and self.model is None
+        )
+        if self.last_epoch_loss and not whole:
+            raise UsageError(
+                "the losses of the last epoch are those of one model that met every example: "
+                f"folds is {self.folds}, fraction {self.fraction}, epochs {self.epochs}, model {self.model}",
+                hint="with reference.last_epoch_loss take folds 0, fraction 1, whole epochs, and no model of your own",
+            )
 
     @property
     def passes(self) -> float:

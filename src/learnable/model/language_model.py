@@ -1,8 +1,10 @@
 """A loaded model: renders, measures, and wears adapters over one set of weights."""
 
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,10 +15,12 @@ from numpy.typing import NDArray
 from learnable.errors import ModelError
 from learnable.model.generation import generate, generate_batches
 from learnable.model.loading import load_network
-from learnable.model.losses import batch_embeddings, batch_nll, batch_token_nll
+from learnable.model.losses import batch_embeddings, batch_nll, batch_token_nll, packs_up_to
+from learnable.model.packing import Layout, packed, padded
 from learnable.model.rendering import Renderer
 from learnable.model.source import adapter_key, identify, is_adapter, position_limit
-from learnable.types import Answer, Message, ModelRef, Rendered, Sampling
+from learnable.model.speed import Shapes, peak
+from learnable.types import Answer, Message, ModelRef, Rendered, Sampling, Work
 
 Part = TypeVar("Part")
 BATCH_TOKENS = {"cpu": 2_048, "cuda": 32_768, "mps": 4_096}
@@ -38,6 +42,9 @@ class LanguageModel:
         self.renderer = Renderer.of(ref)
         self._key = self._base_key = identify(ref)
         self._adapters: dict[str, str] = {}
+        self._packs_up_to: int | None = None
+        self._shapes = Shapes.of(self.network)
+        self.work = Work()
 
     @property
     def key(self) -> str:
@@ -54,6 +61,24 @@ class LanguageModel:
         """How many tokens, padding included, one forward pass takes."""
         return BATCH_TOKENS.get(self.network.device.type, BATCH_TOKENS["cpu"])
 
+    @cached_property
+    def peak_operations_per_s(self) -> float | None:
+        """What the device can do in products of matrices of this model's shapes; takes a second to find out."""
+        return peak(self.network)
+
+    def measure(
+        self, kind: str, batches: Sequence[Sequence[Rendered]]
+    ) -> Iterator[tuple[int, Sequence[Any] | NDArray[Any]]]:
+        """Yield the number of each batch and one value per example; implements ``types.Model``."""
+        by_kind: dict[str, Callable[[Sequence[Rendered]], Sequence[Any] | NDArray[Any]]] = {
+            "nll": self.nll,
+            "token_nll": self.token_nll,
+            "embedding": self.embed,
+        }
+        compute = by_kind[kind]
+        for number, batch in enumerate(batches):
+            yield number, compute(batch)
+
     def nll(self, rendered: Sequence[Rendered]) -> NDArray[np.float64]:
         """Return the summed nll of the response tokens in nats, (n,)."""
         return np.concatenate(self._within_memory(batch_nll, rendered))
@@ -67,23 +92,45 @@ class LanguageModel:
         return np.concatenate(self._within_memory(batch_embeddings, rendered))
 
     def _within_memory(
-        self, compute: Callable[[Any, Sequence[Rendered]], Part], rendered: Sequence[Rendered]
+        self, compute: Callable[[Any, Sequence[Rendered], Layout], Part], rendered: Sequence[Rendered]
     ) -> list[Part]:
         """Compute a batch, in halves of halves if it does not fit the GPU's memory."""
+        layout, started = self._laid_out(rendered), time.monotonic()
         try:
-            return [compute(self.network, rendered)]
+            found = compute(self.network, rendered, layout)
         except torch.cuda.OutOfMemoryError as error:
             if len(rendered) == 1:
                 raise ModelError(
                     f"one example of {len(rendered[0].ids):,} tokens does not fit the GPU's memory",
                     hint="lower max_length, or take a smaller model or dtype",
                 ) from error
+        else:
+            self.work += self._work(rendered, layout, time.monotonic() - started)
+            return [found]
         torch.cuda.empty_cache()
         half = len(rendered) // 2
         return [
             *self._within_memory(compute, rendered[:half]),
             *self._within_memory(compute, rendered[half:]),
         ]
+
+    def _work(self, rendered: Sequence[Rendered], layout: Layout, seconds: float) -> Work:
+        tokens = sum(len(example.ids) for example in rendered)
+        computed = tokens if layout.segments is None else layout.computed
+        responses = sum(int(example.mask.sum()) for example in rendered)
+        return Work(
+            tokens=tokens,
+            computed=computed,
+            padding=layout.computed - computed,
+            operations=self._shapes.operations(layout, tokens=computed, responses=responses),
+            seconds=seconds,
+        )
+
+    def _laid_out(self, rendered: Sequence[Rendered]) -> Layout:
+        if self._packs_up_to is None:
+            self._packs_up_to = packs_up_to(self.network)
+        longest = max(len(example.ids) for example in rendered)
+        return packed(rendered) if longest <= self._packs_up_to else padded(rendered)
 
     @property
     def position_limit(self) -> int | None:

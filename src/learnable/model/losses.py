@@ -1,12 +1,13 @@
-"""The loss engine: summed negative log-likelihood of the response tokens, one padded batch at a time.
+"""The loss engine: summed negative log-likelihood of the response tokens, one batch at a time.
 
-Two things make it cheap. Padding stands on the right and attention is causal, so no attention mask is needed: a real
-token never sees padding. And only the positions that predict a response token are projected to the vocabulary, in
+Two things make it cheap. A batch is one sequence without padding, in which a beginning that several examples share is
+computed once (``packing``). And only the positions that predict a response token are projected to the vocabulary, in
 chunks, by cutting the input of the output layer: the model's own forward then applies whatever it does to its logits
 (soft caps, scales), without a line about any model family here.
 """
 
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,19 +16,25 @@ import torch
 from numpy.typing import NDArray
 
 from learnable.errors import ModelError
+from learnable.model.packing import Layout, attending, packed, padded
+from learnable.progress import say
 from learnable.types import Rendered
 
-LOGITS_AT_ONCE = {"cpu": 1 << 25, "cuda": 1 << 28}
-"""Elements of a chunk of logits, by kind of device: 128 MiB or 1 GiB in float32."""
+MOST_APART = {"float32": 1e-3, "bfloat16": 5e-2, "float16": 1e-2}
+"""Largest difference between hidden states, packed and padded, as a share of their length, that is rounding."""
+
+LOGITS_AT_ONCE = {"cpu": 3 << 22, "cuda": 1 << 28}
+"""Elements of a chunk of logits, by kind of device: what a CPU keeps in its cache, and 1 GiB in float32."""
 
 
 @torch.inference_mode()
-def batch_nll(network: Any, rendered: Sequence[Rendered]) -> NDArray[np.float64]:
+def batch_nll(network: Any, rendered: Sequence[Rendered], layout: Layout) -> NDArray[np.float64]:
     """Return the summed nll of the response tokens of each example, in nats.
 
     Args:
         network: A causal language model of transformers, with or without adapters.
-        rendered: n examples, computed together; T is the length of the longest.
+        rendered: n examples, computed together.
+        layout: Where their tokens lie.
 
     Returns:
         float64 (n,); 0 for an example without response tokens.
@@ -35,14 +42,14 @@ def batch_nll(network: Any, rendered: Sequence[Rendered]) -> NDArray[np.float64]
     Raises:
         ModelError: If the network has no output layer, or gives losses that are not finite.
     """
-    values, rows = _token_losses(network, rendered)
+    values, rows = _token_losses(network, rendered, layout)
     total = np.zeros(len(rendered), dtype=np.float64)
     np.add.at(total, rows, values)
     return total
 
 
 @torch.inference_mode()
-def batch_token_nll(network: Any, rendered: Sequence[Rendered]) -> list[NDArray[np.float32]]:
+def batch_token_nll(network: Any, rendered: Sequence[Rendered], layout: Layout) -> list[NDArray[np.float32]]:
     """Return the nll of each response token of each example, in nats.
 
     Returns:
@@ -51,13 +58,13 @@ def batch_token_nll(network: Any, rendered: Sequence[Rendered]) -> list[NDArray[
     Raises:
         ModelError: As ``batch_nll``.
     """
-    values, rows = _token_losses(network, rendered)
+    values, rows = _token_losses(network, rendered, layout)
     borders = np.searchsorted(rows, np.arange(1, len(rendered)))
     return [part.astype(np.float32) for part in np.split(values, borders)]
 
 
 @torch.inference_mode()
-def batch_embeddings(network: Any, rendered: Sequence[Rendered]) -> NDArray[np.float32]:
+def batch_embeddings(network: Any, rendered: Sequence[Rendered], layout: Layout) -> NDArray[np.float32]:
     """Return one vector for each example: the mean of its last hidden states, later tokens weighing more.
 
     The weight of token i of T is ``i / (1 + 2 + ... + T)``: with causal attention a later state has seen more.
@@ -67,40 +74,97 @@ def batch_embeddings(network: Any, rendered: Sequence[Rendered]) -> NDArray[np.f
 
     Source: RDS+ (2503.01807), position-weighted mean pooling over prompt and response.
     """
-    ids, _, _, _ = _padded(rendered)
-    lengths = torch.tensor([len(example.ids) for example in rendered])
-    weights = torch.arange(1, ids.shape[1] + 1)[None, :] * (
-        torch.arange(ids.shape[1])[None, :] < lengths[:, None]
-    )
-    pooled: list[torch.Tensor] = []
+    hidden = hidden_states(network, layout)
+    vectors = [
+        _weighted_mean(hidden[torch.from_numpy(places).to(hidden.device)].float())
+        for places in layout.places[: len(rendered)]
+    ]
+    return torch.stack(vectors).cpu().numpy()
 
-    def pool(_: Any, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
-        hidden = arguments[0]  # (n, T, d)
-        share = (weights / weights.sum(dim=1, keepdim=True)).to(hidden.device)  # (n, T)
-        pooled.append(torch.einsum("nt,ntd->nd", share, hidden.float()))
-        return (hidden[:1, :1],)
 
-    with _hooked(_head(network), pool):
-        network(input_ids=ids.to(next(network.parameters()).device), use_cache=False)
-    if not pooled:
+def _weighted_mean(states: torch.Tensor) -> torch.Tensor:
+    """Return the mean of states (T, d) with weights 1 to T, (d,)."""
+    weights = torch.arange(1, len(states) + 1, device=states.device, dtype=states.dtype)
+    return (weights / weights.sum()) @ states
+
+
+@torch.inference_mode()
+def hidden_states(network: Any, layout: Layout) -> torch.Tensor:
+    """Return what the output layer would be given, of all tokens of a layout, (B * T, d)."""
+    found: list[torch.Tensor] = []
+
+    def keep(_: Any, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
+        found.append(arguments[0].reshape(-1, arguments[0].shape[-1]))
+        return (arguments[0][:1, :1],)
+
+    with _hooked(_head(network), keep), attending(network, layout):
+        network(**_inputs(network, layout), use_cache=False)
+    if not found:
         raise ModelError("the output layer of this model is never called, so its states cannot be read")
-    return pooled[0].cpu().numpy()
+    return found[0]
+
+
+@torch.inference_mode()
+def packs_up_to(network: Any) -> int:
+    """Return the longest example, in tokens, of batches that this network may be given as one sequence.
+
+    Tried, not looked up: a few made-up rows, packed and padded, must give the same hidden states. A network whose
+    layers are not all attention would carry one example into the next, and gets 0; so does one whose attention
+    transformers cannot replace.
+    """
+    rng = np.random.default_rng(0)
+    ids = rng.integers(0, network.config.get_text_config().vocab_size, size=(4, 24), dtype=np.int32)
+    ids[:2, :12] = ids[0, :12]
+    rows = [
+        Rendered(
+            id=str(row), ids=each[: 24 - 3 * row], mask=np.ones(24 - 3 * row, dtype=bool), truncated=False
+        )
+        for row, each in enumerate(ids)
+    ]
+    one, each = packed(rows), padded(rows)
+    try:
+        found = hidden_states(network, one).float()
+    except (NotImplementedError, ValueError, TypeError, RuntimeError) as error:
+        say(f"batches are padded: this model cannot take several examples as one sequence ({error})")
+        return 0
+    expected = hidden_states(network, each).float()
+    apart = max(
+        float(
+            (found[torch.from_numpy(a)] - expected[torch.from_numpy(b)]).norm()
+            / expected[torch.from_numpy(b)].norm()
+        )
+        for a, b in zip(one.places, each.places, strict=True)
+    )
+    if apart > MOST_APART[str(network.dtype).removeprefix("torch.")]:
+        say("batches are padded: several examples as one sequence give this model other hidden states")
+        return 0
+    window = getattr(network.config.get_text_config(), "sliding_window", None)
+    return window or sys.maxsize
+
+
+def _inputs(network: Any, layout: Layout) -> dict[str, torch.Tensor]:
+    device = next(network.parameters()).device
+    inputs = {"input_ids": layout.ids.to(device)}
+    return inputs if layout.segments is None else inputs | {"position_ids": layout.positions.to(device)}
 
 
 def _token_losses(
-    network: Any, rendered: Sequence[Rendered]
+    network: Any, rendered: Sequence[Rendered], layout: Layout
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Return the nll of all response tokens of a batch (P,), and the row of each (P,)."""
+    """Return the nll of all response tokens of a batch (P,), and the example of each (P,)."""
     device = next(network.parameters()).device
-    ids, targets, rows, positions = _padded(rendered)
+    counted = [np.flatnonzero(example.mask) for example in rendered]
+    rows = np.repeat(np.arange(len(rendered)), [len(response) for response in counted])
     if not len(rows):
         return np.zeros(0), rows
-    ids_on_device, targets_on_device = ids.to(device), targets.to(device)
+    predicting = [places[response - 1] for places, response in zip(layout.places, counted, strict=True)]
+    wanted = [example.ids[response] for example, response in zip(rendered, counted, strict=True)]
+    targets = torch.from_numpy(np.concatenate(wanted).astype(np.int64)).to(device)
     losses = [
         torch.nn.functional.cross_entropy(
-            logits.float(), targets_on_device[start : start + len(logits)], reduction="none"
+            logits.float(), targets[start : start + len(logits)], reduction="none"
         )
-        for start, logits in _logits(network, ids_on_device, positions.to(device))
+        for start, logits in _logits(network, layout, torch.from_numpy(np.concatenate(predicting)).to(device))
     ]
     values = torch.cat(losses).cpu().numpy().astype(np.float64)
     if not np.isfinite(values).all():
@@ -112,43 +176,38 @@ def _token_losses(
     return values, rows
 
 
-def _padded(
-    rendered: Sequence[Rendered],
-) -> tuple[torch.Tensor, torch.Tensor, NDArray[np.int64], torch.Tensor]:
-    """Return ids (n, T), and per response token its id, its row, and the flat position that predicts it (P,)."""
-    longest = max(len(example.ids) for example in rendered)
-    ids = np.zeros((len(rendered), longest), dtype=np.int64)
-    mask = np.zeros((len(rendered), longest), dtype=np.bool_)
-    for row, example in enumerate(rendered):
-        ids[row, : len(example.ids)] = example.ids
-        mask[row, : len(example.ids)] = example.mask
-    rows, columns = np.nonzero(mask)
-    targets = torch.from_numpy(ids[rows, columns])
-    positions = torch.from_numpy(rows * longest + columns - 1)
-    return torch.from_numpy(ids), targets, rows, positions
-
-
-def _logits(network: Any, ids: torch.Tensor, positions: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
+def _logits(network: Any, layout: Layout, positions: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
     """Yield ``(start, logits)`` with logits (C, V) of the positions ``start`` to ``start + C``."""
     head = _head(network)
-    elements = LOGITS_AT_ONCE.get(ids.device.type, LOGITS_AT_ONCE["cpu"])
+    elements = LOGITS_AT_ONCE.get(positions.device.type, LOGITS_AT_ONCE["cpu"])
+    inputs = _inputs(network, layout)
     at_once = max(1, elements // head.weight.shape[0])
     chosen: list[torch.Tensor] = []
+    projected: list[torch.Tensor] = []
 
     def keep_first_chunk(_: Any, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
         hidden = arguments[0]
         chosen.append(hidden.reshape(-1, hidden.shape[-1])[positions])
         return (chosen[0][None, :at_once],)
 
-    with _hooked(head, keep_first_chunk):
-        logits = network(input_ids=ids, use_cache=False).logits
+    with (
+        _hooked(head, keep_first_chunk),
+        _heard(head, lambda output: projected.append(output[0, :1])),
+        attending(network, layout),
+    ):
+        logits = network(**inputs, use_cache=False).logits
     if not chosen:
         raise ModelError("the output layer of this model is never called, so its losses cannot be measured")
+    plain = torch.equal(projected[0], logits[0, :1])
     yield 0, logits[0]
     for start in range(at_once, len(positions), at_once):
-        # A forward over one token, with the next chunk put in front of the output layer.
-        with _hooked(head, lambda _, __, start=start: (chosen[0][None, start : start + at_once],)):
-            yield start, network(input_ids=ids[:1, :1], use_cache=False).logits[0]
+        chunk = chosen[0][None, start : start + at_once]
+        if plain:
+            yield start, head(chunk)[0]
+            continue
+        # The model does something to its logits: a forward over one token, with the chunk put before the output layer.
+        with _hooked(head, lambda _, __, chunk=chunk: (chunk,)):
+            yield start, network(input_ids=inputs["input_ids"][:1, :1], use_cache=False).logits[0]
 
 
 def _head(network: Any) -> Any:
@@ -156,6 +215,15 @@ def _head(network: Any) -> Any:
     if head is None:
         raise ModelError("the model has no output layer", hint="learnable needs a causal language model")
     return head
+
+
+@contextmanager
+def _heard(module: torch.nn.Module, listen: Callable[[torch.Tensor], None]) -> Iterator[None]:
+    handle = module.register_forward_hook(lambda _, __, output: listen(output))
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 @contextmanager

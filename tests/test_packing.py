@@ -1,0 +1,144 @@
+"""Batches as one sequence: what is shared, that nothing leaks, and which networks are not given one."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+)
+
+from learnable.model import losses
+from learnable.model.packing import packed, padded, shared_beginnings
+from learnable.types import Rendered
+
+SMALL = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "initializer_range": 0.5,
+    "pad_token_id": 0,
+}
+HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 64}
+
+
+def row(ids, *, response=2):
+    ids = np.array(ids, dtype=np.int32)
+    return Rendered(id=str(ids), ids=ids, mask=np.arange(len(ids)) >= len(ids) - response, truncated=False)
+
+
+def network(kind, config, **settings):
+    torch.manual_seed(0)
+    return kind(config(**SMALL | settings)).eval()
+
+
+@pytest.fixture(scope="module")
+def llama():
+    return network(LlamaForCausalLM, LlamaConfig, **HEADS)
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """Rows that share a beginning of 20 tokens, three of them one of 40; some of one length; one alone; one of 200."""
+    rng = np.random.default_rng(0)
+    system, question = rng.integers(1, 64, 20), rng.integers(1, 64, 20)
+    ends = [rng.integers(1, 64, size) for size in (5, 9, 9, 12, 100, 9, 1, 30)]
+    own = [
+        *(np.append(system, end) for end in ends),
+        *(np.concatenate([system, question, end]) for end in ends[:3]),
+    ]
+    return [row(ids, response=1 + number % 4) for number, ids in enumerate([*own, rng.integers(1, 64, 200)])]
+
+
+def test_what_saves_most_is_shared():
+    system, question = list(range(10)), list(range(20, 40))
+    chats = [
+        [*system, *question, 1],
+        [*system, *question, 2, 3],
+        [*system, 50],
+        [*system, 51],
+        [*range(60, 75)],
+    ]
+    groups = shared_beginnings([np.array(chat, dtype=np.int32) for chat in chats])
+    # All four under the system turn save 30 tokens; two under the question and two under the system turn 40.
+    assert sorted((sorted(members), shared) for members, shared in groups) == [
+        ([0, 1], 30),
+        ([2, 3], 10),
+        ([4], 0),
+    ]
+
+
+@given(st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=24), min_size=1, max_size=12))
+def test_every_example_is_whole_and_keeps_a_token_of_its_own(drawn):
+    given_rows = [row(ids, response=0) for ids in drawn]
+    layout = packed(given_rows)
+    flat, positions = layout.ids.flatten().numpy(), layout.positions.flatten().numpy()
+    for example, places in zip(given_rows, layout.places, strict=True):
+        np.testing.assert_array_equal(flat[places], example.ids)
+        np.testing.assert_array_equal(positions[places], np.arange(len(example.ids)))
+    assert len({int(places[-1]) for places in layout.places}) == len(given_rows)
+
+
+def test_shared_tokens_are_computed_once(rows):
+    # Eight rows share 20 tokens, three share 40.
+    assert packed(rows).computed == sum(len(each.ids) for each in rows) - 7 * 20 - 2 * 40
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("limit", [1, 64, 4_096])
+def test_one_sequence_gives_the_losses_of_padded_rows(llama, rows, dtype, limit, monkeypatch):
+    monkeypatch.setattr("learnable.model.packing.FLASH_FROM", limit)
+    model = llama if dtype == torch.float32 else network(LlamaForCausalLM, LlamaConfig, **HEADS).to(dtype)
+    found, expected = losses.batch_nll(model, rows, packed(rows)), losses.batch_nll(model, rows, padded(rows))
+    np.testing.assert_allclose(found, expected, rtol=1e-5 if dtype == torch.float32 else 5e-2)
+
+
+def test_other_examples_change_nothing(llama, rows):
+    alone = [losses.batch_nll(llama, [each], packed([each]))[0] for each in rows]
+    np.testing.assert_allclose(losses.batch_nll(llama, rows, packed(rows)), alone, rtol=1e-5)
+
+
+def test_the_usual_attention_is_back_afterwards(llama, rows):
+    before = llama.config._attn_implementation
+    losses.batch_nll(llama, rows, packed(rows))
+    assert llama.config._attn_implementation == before
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "settings"),
+    [
+        (LlamaForCausalLM, LlamaConfig, HEADS),
+        (GPT2LMHeadModel, GPT2Config, {"n_head": 4}),
+        (MistralForCausalLM, MistralConfig, HEADS | {"sliding_window": None}),
+    ],
+)
+def test_networks_of_plain_attention_pack(kind, config, settings):
+    assert losses.packs_up_to(network(kind, config, **settings)) > 10**6
+
+
+def test_a_sliding_window_packs_within_it():
+    model = network(MistralForCausalLM, MistralConfig, **HEADS, sliding_window=32)
+    assert losses.packs_up_to(model) == 32
+
+
+@pytest.mark.filterwarnings("ignore")  # its slow path says that it is slow
+@pytest.mark.parametrize(
+    ("kind", "config", "settings"),
+    [
+        (MambaForCausalLM, MambaConfig, {}),
+        (Gemma2ForCausalLM, Gemma2Config, HEADS | {"head_dim": 8}),
+    ],
+)
+def test_networks_that_do_more_than_attend_are_padded_and_it_is_said(kind, config, settings, capsys):
+    assert losses.packs_up_to(network(kind, config, **settings)) == 0
+    assert "batches are padded" in capsys.readouterr().err
