@@ -1,13 +1,15 @@
 """Where models are found, what identifies them, and what is said when there is none."""
 
 import json
+import re
 import shutil
 
 import pytest
 import torch
 
 from learnable.errors import ModelError
-from learnable.model import LanguageModel, source
+from learnable.model import LanguageModel, self_test, source
+from learnable.model.source import resolved_dtype
 from learnable.testing import tiny_model
 from learnable.types import ModelRef
 
@@ -110,3 +112,31 @@ def test_auto_dtype_follows_the_device(tiny):
 
 def test_the_limit_of_positions_is_read_without_weights(tiny):
     assert source.position_limit(ref(tiny)) == 256
+
+
+@pytest.fixture
+def computes_in_bfloat16(monkeypatch, tmp_path):
+    monkeypatch.setenv("LEARNABLE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("torch.ops.mkldnn._is_mkldnn_bf16_supported", lambda: True)
+
+
+@pytest.mark.usefixtures("computes_in_bfloat16")
+def test_bfloat16_is_tried_once_and_what_it_moves_is_said(tiny, capsys):
+    assert resolved_dtype(ModelRef(name=str(tiny), device="cpu")) == "bfloat16"
+    assert re.search(r"moves the loss of 6 rows by at most 0\.\d+ nats", capsys.readouterr().err)
+    assert resolved_dtype(ModelRef(name=str(tiny), device="cpu")) == "bfloat16"
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.usefixtures("computes_in_bfloat16")
+def test_float32_where_bfloat16_moves_the_losses_too_far(tiny, monkeypatch, capsys):
+    monkeypatch.setitem(self_test.FROM_FLOAT32_NATS, "bfloat16", 1e-6)
+    assert resolved_dtype(ModelRef(name=str(tiny), device="cpu")) == "float32"
+    assert "float32 is used" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("computes_in_bfloat16")
+def test_a_model_too_large_for_float32_is_not_tried_and_it_is_said(tiny, monkeypatch, capsys):
+    monkeypatch.setattr(self_test, "free_and_total_bytes", lambda _: (10, 10))
+    assert resolved_dtype(ModelRef(name=str(tiny), device="cpu")) == "bfloat16"
+    assert "untried" in capsys.readouterr().err

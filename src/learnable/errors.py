@@ -49,10 +49,23 @@ class SelectionError(LearnableError):
     """A budget, threshold or expression that the scores cannot satisfy."""
 
 
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known word that is closest to a mistyped one, None when none is close.
+
+    Case and ``-`` for ``_`` are no mistakes: ``Top-K`` is ``top_k``.
+    """
+    plain = {_plain(word): word for word in sorted(known, reverse=True)}
+    close = difflib.get_close_matches(_plain(name), plain, n=1)
+    return plain[close[0]] if close else None
+
+
+def _plain(word: str) -> str:
+    return word.casefold().replace("-", "_")
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return a hint that names the closest known word, or all of them when none is close."""
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1)
-    if close:
-        return f"did you mean {close[0]!r}?"
+    if close := closest(name, names):
+        return f"did you mean {close!r}?"
     return f"known: {', '.join(names)}" if names else "none are known"

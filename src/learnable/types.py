@@ -62,12 +62,19 @@ class Loading:
         dtype: ``auto`` is bfloat16 where the device computes in it, else float32.
         device: ``auto`` is CUDA, else MPS, else the CPU; never part of an identity.
         trust_remote_code: Run code that comes with the model.
+        batch_tokens: Most tokens of a batch, padding included, when losses are measured; by the kind of device when not
+            given (see `learnable doctor`); never part of an identity.
     """
 
     revision: str | None = None
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     device: str = "auto"
     trust_remote_code: bool = False
+    batch_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch_tokens is not None and self.batch_tokens < 1:
+            raise UsageError(f"batch_tokens must be at least 1, got {self.batch_tokens}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -59,7 +59,7 @@ class LanguageModel:
     @property
     def batch_tokens(self) -> int:
         """How many tokens, padding included, one forward pass takes."""
-        return BATCH_TOKENS.get(self.network.device.type, BATCH_TOKENS["cpu"])
+        return self.ref.batch_tokens or BATCH_TOKENS.get(self.network.device.type, BATCH_TOKENS["cpu"])
 
     @cached_property
     def peak_operations_per_s(self) -> float | None:

@@ -8,8 +8,9 @@ import shutil
 import uuid
 from pathlib import Path
 
-from learnable.errors import ModelError
+from learnable.errors import ModelError, closest
 from learnable.fingerprint import file_digest, fingerprint
+from learnable.hub import unreachable
 from learnable.progress import say
 from learnable.types import ModelRef
 
@@ -57,12 +58,16 @@ def locate(ref: ModelRef, *, weights: bool = True, adapter: bool = False) -> Pat
         return fetched if adapter and is_adapter(fetched) else _checked(fetched)
     raise ModelError(
         f"there is no model {ref.name!r}",
-        hint="give a model folder, a hub id such as Qwen/Qwen3-0.6B, a .gguf file or 'starter'",
+        hint=_near(path)
+        or "give a model folder, a hub id such as Qwen/Qwen3-0.6B, a .gguf file or 'starter'",
     )
 
 
 def resolved_dtype(ref: ModelRef) -> str:
-    """Return the dtype that ``auto`` stands for: bfloat16 where the device computes in it, else float32."""
+    """Return the dtype that ``auto`` stands for: bfloat16 where the device computes in it, else float32.
+
+    On a CPU the model is tried first: bfloat16 must leave its losses near those in float32.
+    """
     if ref.dtype != "auto":
         return ref.dtype
     import torch
@@ -71,7 +76,11 @@ def resolved_dtype(ref: ModelRef) -> str:
     if device == "cpu":
         here = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         native = here and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        return "bfloat16" if native else "float32"
+        if not native:
+            return "float32"
+        from learnable.model.self_test import bfloat16_is_near
+
+        return "bfloat16" if bfloat16_is_near(ref) else "float32"
     if device.startswith("cuda"):
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     return "float32"
@@ -109,7 +118,7 @@ def identify(ref: ModelRef) -> str:
 
     Hashing reads every weight file once; the result is remembered by file size and time.
     """
-    return _key(locate(ref), resolved_dtype(ref))
+    return identity(locate(ref), resolved_dtype(ref))
 
 
 def position_limit(ref: ModelRef) -> int | None:
@@ -146,7 +155,8 @@ def is_adapter(folder: Path) -> bool:
     return (folder / "adapter_config.json").is_file()
 
 
-def _key(folder: Path, dtype: str) -> str:
+def identity(folder: Path, dtype: str) -> str:
+    """Return the identity of the model in a folder: the content of its files, and the dtype it computes in."""
     found = {file for pattern in (*_WEIGHTS, *_TEXTS) for file in folder.glob(pattern) if file.is_file()}
     files = sorted(file for file in found if not file.name.endswith(_NOT_IDENTITY))
     return fingerprint({"files": {file.name: _remembered_digest(file) for file in files}, "dtype": dtype})
@@ -166,6 +176,16 @@ def _checked(folder: Path) -> Path:
     return folder
 
 
+def _near(path: Path) -> str | None:
+    """Return a hint with the name that is closest to a mistyped one: beside it, or the starter; None if none is."""
+    beside = list(path.parent.iterdir()) if path.parent.is_dir() else []
+    models = {entry.name for entry in beside if entry.is_dir() or entry.suffix == ".gguf"}
+    close = closest(path.name, models | ({"starter"} if path.parent == Path() else set()))
+    if close is None:
+        return None
+    return f"did you mean {close if close == 'starter' else str(path.parent / close)!r}?"
+
+
 def _from_hub(ref: ModelRef, *, weights: bool) -> Path:
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
@@ -173,6 +193,8 @@ def _from_hub(ref: ModelRef, *, weights: bool) -> Path:
     cached = cached_snapshot(ref)
     if cached is not None and _is_whole(cached, weights=weights, code=ref.trust_remote_code):
         return cached
+    if why := unreachable():
+        raise _not_got(ref, why)
     wanted = [pattern for pattern in _TEXTS if pattern != "*.py" or ref.trust_remote_code]
     try:
         if weights:
@@ -182,11 +204,16 @@ def _from_hub(ref: ModelRef, *, weights: bool) -> Path:
             )
         return Path(snapshot_download(ref.name, revision=ref.revision, allow_patterns=wanted))
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        raise ModelError(
-            f"cannot get the model {ref.name!r}: {str(error).splitlines()[0]}",
-            hint="there is no folder of that name here either; check the name, the network, HF_HUB_OFFLINE and "
-            "whether the model asks for a login",
-        ) from error
+        raise _not_got(ref, str(error).splitlines()[0]) from error
+
+
+def _not_got(ref: ModelRef, why: str) -> ModelError:
+    return ModelError(
+        f"cannot get the model {ref.name!r}: {why}",
+        hint=_near(Path(ref.name))
+        or "there is no folder of that name here either; check the name, the network, HF_HUB_OFFLINE and "
+        "whether the model asks for a login",
+    )
 
 
 def cached_snapshot(ref: ModelRef) -> Path | None:
