@@ -32,8 +32,9 @@ unit: setup            ## the tests, without the network
 test-slow: setup       ## tests with the real starter model
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -m slow --durations=10
 
-docs: setup            ## write the generated command reference again
+docs: setup            ## write the generated command reference again, and build the site into site/
 	$(BIN)/python docs/generate_cli.py > docs/cli.md
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
