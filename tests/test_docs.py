@@ -1,4 +1,4 @@
-"""The pages agree with the program: the generated reference, every command line shown, every link."""
+"""The pages agree with the program: the generated reference, every command line shown, every link, the site's table of pages."""
 
 import re
 import runpy
@@ -6,15 +6,26 @@ import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 
 from learnable import cli, recipe
+from learnable.diversifying.table import DIVERSIFIERS
+from learnable.mixing import MIXTURES
 from learnable.scorers import SCORERS
+from learnable.selectors import SELECTORS
 from learnable.testing import toy_examples, write_messages
 from learnable.types import Budget
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
+METHODS = sorted((DOCS / "methods").glob("*.md"))
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "METHODS.md",
+    *sorted(DOCS.glob("*.md")),
+    *METHODS,
+]
 COMMANDS = [name for name in cli.app if not name.startswith("-")]
 
 FENCE = re.compile(r"^( *)(```+|~~~+) *(\w*)[^\n]*\n(.*?)^\1\2 *$", re.MULTILINE | re.DOTALL)
@@ -57,12 +68,16 @@ def commands_in(line):
         command = []
 
 
+def name_of(page):
+    return page.relative_to(ROOT).as_posix()
+
+
 def shown_commands():
     found = []
     for page in PAGES:
         for language, block in blocks(page.read_text(encoding="utf-8"), SHELL):
             for line in shell_lines(language, block):
-                found += [pytest.param(words, id=f"{page.name}: {line}") for words in commands_in(line)]
+                found += [pytest.param(words, id=f"{name_of(page)}: {line}") for words in commands_in(line)]
     return found
 
 
@@ -137,7 +152,7 @@ def test_outputs_and_continued_lines_are_told_apart():
     assert list(shell_lines("console", block)) == ["learnable load  a.jsonl"]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_lead_somewhere(page):
     for link in links(page):
         path, _, anchor = link.partition("#")
@@ -162,11 +177,76 @@ def test_python_shown_compiles():
             compile(block, page.name, "exec")
 
 
-@pytest.mark.parametrize("name", SCORERS)
-def test_every_scorer_is_explained(name):
-    text = (ROOT / "METHODS.md").read_text(encoding="utf-8")
-    file = f"scorers/{SCORERS[name].__module__.rpartition('.')[2]}.py"
-    assert f"`{name}`" in text or file in text, f"METHODS.md mentions neither {name} nor {file}"
+@pytest.mark.parametrize("name", [*SCORERS, *SELECTORS, *DIVERSIFIERS])
+def test_every_method_has_a_page(name):
+    assert DOCS / "methods" / f"{name}.md" in METHODS
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_every_way_to_train_leads_to_a_page(name):
+    assert re.search(
+        rf"^\| \[`{name}`\]\(methods/\w+\.md\)", (DOCS / "teach.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+
+
+@pytest.mark.parametrize("page", METHODS, ids=name_of)
+def test_a_method_page_says_what_it_is_when_it_fails_and_what_it_costs(page):
+    headings = HEADING.findall(FENCE.sub("", page.read_text(encoding="utf-8")))
+    assert headings[1] in ("What it measures", "What it does")
+    assert headings[2:] == ["When it fails", "Cost", "Source"]
+
+
+def test_every_method_page_is_listed():
+    linked = {link.partition("#")[0] for link in links(ROOT / "METHODS.md")}
+    assert {name_of(page) for page in METHODS} <= linked
+
+
+def site_pages(nav):
+    """Yield the pages of a table of pages, and of those in it."""
+    for entry in nav:
+        for value in entry.values():
+            yield from site_pages(value) if isinstance(value, list) else [value]
+
+
+def test_the_site_lists_every_page_once():
+    listed = list(site_pages(yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]))
+    mounted = runpy.run_path(str(DOCS / "hooks.py"))["ROOT_PAGES"]
+    here = {page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md")}
+    assert sorted(listed) == sorted(here | set(mounted.values()))
+    assert all((ROOT / path).is_file() for path in mounted)
+
+
+def test_the_site_builds_and_loads_nothing_from_elsewhere(tmp_path):
+    from mkdocs.commands.build import build
+    from mkdocs.config import load_config
+
+    build(load_config(str(ROOT / "mkdocs.yml"), site_dir=str(tmp_path), strict=True))
+    loaded = re.compile(r"""<(?:link|script|img|iframe)[^>]*\s(?:href|src)=["']?(?:https?:)?//""")
+    assert not [
+        page.name for page in tmp_path.rglob("*.html") if loaded.search(page.read_text(encoding="utf-8"))
+    ]
+
+
+def tutorial_commands():
+    """Return the commands of the tutorial from rows to an evaluated model, on the starter set."""
+    page = (DOCS / "tutorial.md").read_text(encoding="utf-8")
+    part = page[page.index("## 2.") : page.index("## 10.")]
+    lines = [line for language, block in blocks(part, ("sh",)) for line in shell_lines(language, block)]
+    return [words for line in lines for words in commands_in(line)]
+
+
+def test_the_tutorial_runs(tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_messages(toy_examples(40), tmp_path / "starter.jsonl")
+    for words in tutorial_commands():
+        before = ["", *words]
+        ours = {"--model": str(tiny), "load": "starter.jsonl"}
+        replaced = [
+            ours[last] if word == "starter" else word for last, word in zip(before, words, strict=False)
+        ]
+        assert cli.call(replaced) == 0, f"{replaced}: {capsys.readouterr().err}"
+    assert (tmp_path / "selection" / "selected" / "starter.jsonl").read_text()
+    assert capsys.readouterr().out.count("nats per token") == 3
 
 
 def test_the_python_of_the_readme_runs(tiny, tmp_path, monkeypatch, capsys):
