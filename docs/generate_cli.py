@@ -4,7 +4,7 @@ import re
 import sys
 from unittest.mock import patch
 
-from learnable.cli import app
+from learnable.cli import EXAMPLES, app
 
 INTRODUCTION = """\
 # Command reference
@@ -12,21 +12,39 @@ INTRODUCTION = """\
 Written by `python docs/generate_cli.py > docs/cli.md` (or `make docs`) from the commands themselves; do not edit.
 What each command does, with its output and its errors, stands on [its own page](index.md).
 
-Every command also takes `--debug`: on an error, it shows the traceback instead of one line and a hint. Results go to
-standard output, progress and logs to standard error. Exit codes: 0 done, 1 an error, 2 a command line that is not
-understood, 130 stopped with Ctrl-C.
+Every command also takes two options, before or after its own:
+
+* `--json`: Print one JSON document to standard output, and nothing else: facts, folder, cost, and the tables of a comparison
+    or lesson. An error is a JSON object, the last line of standard error: `error`, `hint`, `exit`.
+* `--debug`: On an error, show the traceback instead of one line and a hint.
+
+Results go to standard output, progress and logs to standard error. Nothing is coloured where it is piped, or where
+`NO_COLOR` is set. Exit codes: 0 done, 1 an error, 2 a command line that is not understood, 130 stopped with Ctrl-C.
+`learnable --install-completion` teaches the shell all of these [on TAB](list.md#names-on-tab).
 """
 
 
 def reference() -> str:
-    """Return the reference: the introduction, then a section for each command."""
+    """Return the reference: the introduction, then a section for each command with its examples."""
     # cyclopts 5.4 puts a part of "python -m pytest" into usage lines when that is what runs.
     with patch.object(sys, "argv", ["learnable"]):
         generated = app.generate_docs(output_format="markdown", heading_level=1)
     _, _, commands = generated.partition("\n## learnable ")
     # Docstrings mark code with two backticks, Markdown needs one; usage lines are no commands to copy.
     single = re.sub(r"(?<!`)``(?!`)", "`", commands).replace("```console", "```text")
-    return f"{INTRODUCTION}\n## learnable {single.rstrip()}\n"
+    sections = [_section(section) for section in single.split("\n## learnable ")]
+    return INTRODUCTION + "".join(sections)
+
+
+def _section(text: str) -> str:
+    """Return the section of one command, with its examples before its parameters."""
+    name = text.partition("\n")[0].strip()
+    if name.startswith("-"):  # an option that does something alone; the introduction has it
+        return ""
+    shown = "\n".join(EXAMPLES[name])
+    text = text.partition("**With every command**:")[0]  # so has it these
+    before, title, after = text.partition("**Arguments**:" if "**Arguments**:" in text else "**Parameters**:")
+    return f"\n## learnable {before}```sh\n{shown}\n```\n\n{title}{after.rstrip()}\n"
 
 
 if __name__ == "__main__":

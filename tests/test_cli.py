@@ -2,7 +2,12 @@
 
 import errno
 import importlib.util
+import inspect
 import json
+import os
+import pty
+import re
+import shlex
 import subprocess
 import sys
 
@@ -11,7 +16,8 @@ import pyarrow.parquet
 import pytest
 
 import learnable
-from learnable import cli
+from learnable import cli, printing
+from learnable.steps import Cost, Outcome
 from learnable.testing import toy_examples, write_messages
 
 
@@ -75,24 +81,83 @@ def test_no_room_hides_a_verb_of_the_same_name(name):
     assert importlib.util.find_spec(f"learnable.{name}") is None
 
 
-@pytest.mark.parametrize("command", ["load", "show", "train", "score", "select", "report", "run", "list"])
-def test_every_command_explains_itself(command, capsys):
-    cli.call([command, "--help"])
-    assert f"learnable {command}" in capsys.readouterr().out
+COMMANDS = [name for name in cli.app if not name.startswith("-")]
 
 
-def test_list_names_recipes_scorers_selectors_and_formats(capsys):
-    assert cli.call(["list"]) == 0
-    printed = capsys.readouterr().out
-    for name in ("lobass", "learnability", "top_k", "alpaca"):
-        assert name in printed
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_of_a_command_ends_with_examples(command, capsys):
+    assert cli.call([command, "--help"]) == 0
+    page = capsys.readouterr().out
+    for example in cli.EXAMPLES[command]:
+        assert example in page.partition("Examples:")[2]  # on one line, to be copied
+
+
+@pytest.mark.parametrize("example", [line for lines in cli.EXAMPLES.values() for line in lines])
+def test_examples_are_understood(example):
+    cli.app.parse_args(cli._joined(shlex.split(example)[1:]), exit_on_error=False, print_error=False)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_of_a_command_begins_with_one_sentence(command):
+    first = inspect.getdoc(cli.app[command].default_command).partition("\n\n")[0]
+    assert first.endswith(".")
+    assert not re.search(r"[.!?] [A-Z]", first)
+
+
+def test_without_a_command_the_help_groups_them_and_shows_where_to_start(capsys):
+    assert cli.call([]) == 0
+    page = capsys.readouterr().out
+    places = [
+        page.index(title)
+        for title in (
+            "learnable run lobass",
+            "learnable run delia",
+            "Choose data",
+            "Teach a task",
+            "Look",
+            "Check",
+        )
+    ]
+    assert places == sorted(places)
+    assert (
+        page.index("Choose data") < page.index("│ load") < page.index("│ select") < page.index("Teach a task")
+    )
 
 
 @pytest.mark.parametrize(
     ("words", "error", "hint"),
     [
-        (["slect", "x"], "Unknown command", "--help"),
-        (["select", "x", "--budgt", "5"], "--budgt", "--help"),
+        (["slect", "x"], "there is no command 'slect'", "did you mean 'select'?"),
+        (["--jsn"], "there is no option --jsn", "did you mean '--json'?"),
+        (
+            ["select", "x", "--budgt", "5"],
+            "`learnable select` has no option --budgt",
+            "did you mean --budget?",
+        ),
+        (["select", "x", "--jsno"], "has no option --jsno", "did you mean --json?"),
+        (["select", "x", "budget=5"], "has no use for 'budget=5'", "--budget 5"),
+        (["select", "x", "--budget.tokns", "5"], "budget has no setting 'tokns'", "did you mean 'tokens'?"),
+        (["load"], "`learnable load` needs DATA: files (", "for example: learnable load my.jsonl"),
+        (["diversify"], "needs --method: NAME@key=value", "learnable diversify task.jsonl"),
+        (["load", "--dat", "x"], "has no option --dat", "did you mean --data?"),
+        (["load", "good.jsonl", "--format"], "--format needs a value", "alpaca, sharegpt"),
+        (["train", "x", "--seed", "one"], "--seed takes a whole number, not 'one'", "learnable train pool"),
+        (["train", "x", "--epochs", "few"], "--epochs takes a number, not 'few'", "learnable train pool"),
+        (["train", "x", "--dtype", "flot32"], "--dtype is one of auto, float32", "did you mean 'float32'?"),
+        (["train", "x", "--seed", "1", "--seed", "2"], "--seed is there twice", "once"),
+        (["list", "IDF"], "nothing is called 'IDF'", "did you mean 'ifd'?"),
+        (["list", "scorer"], "nothing is called 'scorer'", "did you mean 'scorers'?"),
+        (["--install-completion", "bsh"], "is one of bash, zsh, fish", "did you mean 'bash'?"),
+        (["select", "good.jsonl", "--selector", "Top-K"], "no selector called 'Top-K'", "'top_k'"),
+        (["run", "compare", "evaluate=exactmatch:x"], "no evaluator called 'exactmatch'", "'exact_match'"),
+        (
+            ["run", "compare", "evaluate=exact_match:x@extrat=a"],
+            "exact_match has no setting 'extrat'",
+            "'extract'",
+        ),
+        (["diversify", "x", "--method", "parafrase"], "called 'parafrase'", "'paraphrase'"),
+        (["diversify", "x", "--method", "hints@fil=a"], "hints has no setting 'fil'", "'file'"),
+        (["run", "delia", "arms=comon"], "no way to train called 'comon'", "'common'"),
         (["run", "lobas"], "no recipe called 'lobas'", "did you mean 'lobass'?"),
         (["run", "lobass", "modle=x"], "no parameter 'modle'", "did you mean 'model'?"),
         (["run", "lobass", "reference.fold=2"], "no parameter 'reference.fold'", "did you mean 'folds'?"),
@@ -284,7 +349,8 @@ def test_a_reference_of_another_base_is_refused(here, fails, tiny_models):
     assert "the reference reference was trained from" in error
 
 
-def test_an_outside_scorer_where_lower_is_better_keeps_the_lowest(here, tiny):
+def test_an_outside_scorer_where_lower_is_better_keeps_the_lowest(here, tiny, monkeypatch):
+    monkeypatch.syspath_prepend(here)
     (here / "outside.py").write_text(
         "import dataclasses\n"
         "@dataclasses.dataclass(frozen=True)\n"
@@ -295,12 +361,7 @@ def test_an_outside_scorer_where_lower_is_better_keeps_the_lowest(here, tiny):
         "        return frame['loss_before'].to_numpy()\n"
     )
     words = ["--scorers", "outside:Lower", "--model", str(tiny), "--dtype", "float32", "-o", "scored"]
-    assert (
-        subprocess.run(
-            [sys.executable, "-m", "learnable", "score", "good.jsonl", *words], check=False
-        ).returncode
-        == 0
-    )
+    assert cli.call(["score", "good.jsonl", *words]) == 0
     assert cli.call(["select", "scored", "--by", "outside:Lower", "--budget", "1"]) == 0
     scores = pl.read_parquet(here / "scored" / "scores.parquet").sort("loss_before")
     assert pl.read_parquet(here / "selection" / "kept.parquet")["id"].to_list() == [scores["id"][0]]
@@ -366,3 +427,204 @@ def test_markup_in_the_data_is_shown_as_it_is(here, tiny, capsys):
     (here / "markup.jsonl").write_text(json.dumps(row) + "\n")
     assert cli.call(["show", "markup.jsonl", "--model", str(tiny)]) == 0
     assert "[red]x[/red] [/" in capsys.readouterr().out
+
+
+def test_one_json_document_stands_for_a_step(here, capsys):
+    assert cli.call(["load", "good.jsonl", "-o", "pool", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["command"], said["folder"], said["ran"]) == ("load", "pool", True)
+    assert said["facts"]["examples"] == 10
+    assert said["cost"]["seconds"] > 0
+
+
+def test_one_json_document_stands_for_a_run(here, tiny, capsys):
+    losses(here)
+    words = ["select", "losses.parquet", "--before", "first", "--after", "last", "--budget", "2"]
+    assert cli.call(["--json", *words]) == 0
+    assert json.loads(capsys.readouterr().out)["facts"]["kept"] == 2
+    words = [
+        "run",
+        "lobass",
+        "data=good.jsonl",
+        f"model={tiny}",
+        "loading.dtype=float32",
+        "--dry-run",
+        "--json",
+    ]
+    assert cli.call(words) == 0
+    steps = json.loads(capsys.readouterr().out)["steps"]
+    assert steps["reference"]["facts"]["would run"] == ["1 training pass over 10 examples"]
+
+
+def test_what_a_command_prints_itself_is_in_the_document(here, tiny, capsys):
+    assert cli.call(["show", "good.jsonl", "--model", str(tiny), "--n", "1", "--json"]) == 0
+    assert toy_examples(1)[0].messages[1].content in json.loads(capsys.readouterr().out)["text"]
+
+
+def test_the_document_of_a_comparison_has_its_table(tmp_path):
+    pl.DataFrame({"method": ["random", "full"], "value": [float("nan"), 0.5]}).write_parquet(
+        tmp_path / "table.parquet"
+    )
+    facts = {"seeds": 3, "worst": float("inf")}
+    outcome = Outcome(
+        verb="compare", folder=tmp_path, identity="x", inputs={}, facts=facts, links={}, cost=Cost(), ran=True
+    )
+    said = json.loads(json.dumps(printing.document(outcome), allow_nan=False))
+    assert said["table"] == [{"method": "random", "value": None}, {"method": "full", "value": 0.5}]
+    assert said["facts"] == {"seeds": 3, "worst": None}
+
+
+def test_an_error_is_a_json_object_on_standard_error(here, capsys):
+    assert cli.call(["load", "god.jsonl", "--json"]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert json.loads(said.err) == {
+        "error": "there is no file god.jsonl",
+        "hint": "did you mean good.jsonl?",
+        "exit": 1,
+    }
+
+
+def test_the_doctor_ends_with_code_1_where_something_is_wrong(monkeypatch, capsys):
+    from learnable.model.self_test import Check
+    from learnable.verbs.doctor import Diagnosis
+
+    wrong = Check(name="mask", verdict="wrong", found="all zero", remedy="another template")
+    told = Diagnosis(model="m", machine={"device": "cpu"}, rows=1, checks=(wrong,))
+    monkeypatch.setattr(cli.app["doctor"], "default_command", lambda: told)
+    assert cli.call(["doctor"]) == 1
+    assert "wrong: mask: all zero" in capsys.readouterr().out
+    assert cli.call(["doctor", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["healthy"] is False
+
+
+def offered(capsys, *words):
+    """Return what the shell is told to offer for the last word."""
+    assert cli.call(["__complete", *words]) == 0
+    records = capsys.readouterr().out.partition("\x1fbegin\n")[2].splitlines()
+    return [record.partition("\t")[0] for record in records]
+
+
+@pytest.mark.parametrize(
+    ("words", "some"),
+    [
+        (["list", ""], {"scorers", "ifd", "lobass"}),
+        (["score", "good.jsonl", "--scorers", ""], {"learnability", "loss"}),
+        (["score", "good.jsonl", "--scorers", "loss", ""], {"ifd"}),
+        (["select", "x", "--selector", ""], {"top_k"}),
+        (["select", "x", "--per-source", ""], {"equal"}),
+        (["train", "x", "--method", ""], {"lora"}),
+        (["diversify", "--method", ""], {"self_sample"}),
+        (["teach", "x", "--arms", ""], {"delia", "untuned"}),
+        (["teach", "x", "--buffer", ""], {"good.jsonl"}),
+        (["evaluate", ""], {"exact_match:"}),
+        (["evaluate", "heldout:g"], {"heldout:good.jsonl"}),
+        (["evaluate", "heldout", ":", "g"], {"good.jsonl"}),
+        (["load", "g"], {"good.jsonl"}),
+        (["load", "good.jsonl", "--format", ""], {"alpaca"}),
+        (["run", ""], {"lobass", "delia"}),
+        (["run", "lobass", ""], {"data=", "reference.folds=", "select.by="}),
+        (["run", "lobass", "select.selector="], {"select.selector=k_center"}),
+        (["run", "lobass", "score.scorers", "=", ""], {"ifd"}),
+        (["run", "lobass", "data", "="], {"starter", "good.jsonl"}),
+        (["run", "delia", "buffer=s"], {"buffer=self_sample"}),
+    ],
+)
+def test_the_shell_is_offered(here, capsys, words, some):
+    assert some <= set(offered(capsys, *words))
+
+
+def test_nothing_is_offered_for_a_number(here, capsys):
+    assert offered(capsys, "train", "good.jsonl", "--seed", "") == []
+
+
+def test_completion_is_installed_for_bash_without_a_space_behind_what_goes_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cli.call(["--install-completion", "bash", "--json"]) == 0
+    script = json.loads(capsys.readouterr().out)["script"]
+    assert script in (tmp_path / ".bashrc").read_text()
+    stand_in = tmp_path / "learnable"
+    stand_in.write_text("#!/bin/sh\nprintf '\\nbudget=\\tHow much\\n'\n")
+    stand_in.chmod(0o755)
+    ask = (
+        f'. "{script}"; compopt() {{ echo "compopt $*"; }}; '
+        f'COMP_WORDS=("{stand_in}" run lobass b); COMP_CWORD=3; _learnable_open; echo "$COMPREPLY"'
+    )
+    done = subprocess.run(["bash", "-c", ask], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["compopt -o nospace", "budget="]
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_completion_is_written_for_other_shells(tmp_path, monkeypatch, capsys, shell):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cli.call(["--install-completion", shell, "--output", str(tmp_path / "script")]) == 0
+    assert "learnable __complete" in (tmp_path / "script").read_text().replace('"', "").replace(
+        "$_cyc_cmd", "learnable"
+    )
+
+
+COLOUR = re.compile(r"\x1b\[[\d;]*\b(3|4|9|10)[0-7]\b")
+
+
+SESSION = """
+from learnable import cli
+cli.call(["list", "scorers"])
+print("=====", flush=True)
+cli.call(["load", "--help"])
+"""
+
+
+@pytest.fixture(scope="module", params=[{}, {"NO_COLOR": "1"}], ids=["plain", "no color"])
+def terminal(request):
+    """What a terminal of 40 columns gets of a list and of a help page, and whether colours are welcome there."""
+    ours, theirs = pty.openpty()
+    inherited = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")}
+    settings = inherited | {"TERM": "xterm-256color", "COLUMNS": "40"} | request.param
+    with subprocess.Popen(
+        [sys.executable, "-c", SESSION], stdout=theirs, stderr=theirs, env=settings
+    ) as process:
+        os.close(theirs)
+        said = b""
+        while piece := received(ours):
+            said += piece
+    os.close(ours)
+    assert process.returncode == 0
+    return (*said.decode().split("====="), not request.param)
+
+
+def received(descriptor):
+    """Return what a pseudo-terminal has next; nothing when its other end is closed."""
+    try:
+        return os.read(descriptor, 65_536)
+    except OSError:
+        return b""
+
+
+def test_a_narrow_terminal_gets_no_line_that_is_too_long(terminal):
+    listed, _, _ = terminal
+    lines = re.sub(r"\x1b\[[\d;]*m", "", listed).splitlines()
+    assert "learnability" in lines
+    assert max(map(len, lines)) <= 40
+    assert not any("…" in line for line in lines)
+
+
+def test_colour_is_shown_in_a_terminal_unless_it_is_not_wanted(terminal):
+    _, page, welcome = terminal
+    assert bool(COLOUR.search(page)) is welcome
+
+
+def test_what_is_piped_has_no_marks_and_one_line_for_each_name(capsys):
+    assert cli.call(["list", "scorers"]) == 0
+    said = capsys.readouterr().out
+    assert "\x1b" not in said
+    (line,) = [line for line in said.splitlines() if line.startswith("ifd ")]
+    assert "loss_before, loss_alone" in line
+    assert line.rstrip().endswith("2 passes (base, answer alone)")
+
+
+def test_a_reader_that_stops_early_is_no_error():
+    code = "import sys; sys.argv[1:] = ['list']; from learnable.cli import main; main()"
+    done = subprocess.run(
+        f'"{sys.executable}" -c "{code}" | head -n 1', shell=True, capture_output=True, text=True, check=True
+    )
+    assert done.stderr == ""

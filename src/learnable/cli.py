@@ -1,57 +1,104 @@
 """The ``learnable`` command: verbs to commands, results to standard output, errors to one line and a hint."""
 
+import contextlib
+import io
+import json as json_format
 import os
 import sys
 import traceback
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import polars as pl
-from cyclopts import App, CycloptsError, Parameter
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from cyclopts import App, CycloptsError, Group, Parameter
 
-from learnable import __version__, recipe, verbs
-from learnable.comparing import ALIASES, WITHOUT_BUDGET
-from learnable.data import FORMATS
-from learnable.diversifying import DIVERSIFIERS
+from learnable import __version__, printing, recipe, verbs
+from learnable.completing import Shell, complete, install
 from learnable.errors import LearnableError, UsageError, did_you_mean
-from learnable.evaluating import EVALUATORS
-from learnable.mixing import MIXTURES
-from learnable.scorers import SCORERS
-from learnable.selectors import SELECTORS
+from learnable.listing import Details, Tables, listed
+from learnable.misuse import explained
 from learnable.steps import Outcome
 from learnable.types import Budget
+from learnable.verbs.doctor import Diagnosis
 
 DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
 
+HELP = """
+Choose the fine-tuning data that your language model can learn, and teach it the task, not the template.
+
+Start with one of these; both bring a small model and data of their own:
+
+- `learnable run lobass` chooses the examples that the model can learn
+- `learnable run delia` teaches it a task in many wordings
+
+Then on your own rows: `learnable run lobass data=my.jsonl model=Qwen/Qwen3-0.6B`
+"""
+START = Group("Start here", sort_key=1)
+CHOOSE = Group("Choose data", sort_key=2)
+TEACH = Group("Teach a task", sort_key=3)
+LOOK = Group("Look", sort_key=4)
+CHECK = Group("Check", sort_key=5)
+OPTIONS = Group("Options", sort_key=6)
+EVERYWHERE = Group("With every command", sort_key=9)
+
+EXAMPLES = {
+    "run": (
+        "learnable run lobass",
+        "learnable run lobass data=my.jsonl model=Qwen/Qwen3-0.6B budget=6%",
+        "learnable run lobass data=a.jsonl data=b.parquet reference.folds=2 --dry-run",
+    ),
+    "list": ("learnable list", "learnable list scorers", "learnable list ifd"),
+    "load": ("learnable load my.jsonl", "learnable load a.jsonl b.parquet --holdout 0.1 -o pool"),
+    "train": ("learnable train pool -o reference", "learnable train pool --folds 2 --dry-run"),
+    "score": (
+        "learnable score pool --reference reference -o scores",
+        "learnable score my.jsonl --scorers ifd loss --model Qwen/Qwen3-0.6B",
+    ),
+    "select": (
+        "learnable select scores --budget 6%",
+        "learnable select scores --budget 50000tokens --per-source equal",
+    ),
+    "compare": (
+        "learnable compare my.jsonl --by learnability ifd --budget 15%",
+        "learnable compare my.jsonl --evaluate exact_match:test.jsonl --dry-run",
+    ),
+    "diversify": (
+        "learnable diversify task.jsonl --method paraphrase --n 10 -o wordings",
+        "learnable diversify --method self_sample --n 60 -o buffer",
+    ),
+    "teach": (
+        "learnable teach task.jsonl --paraphrases wordings --buffer buffer",
+        "learnable teach task.jsonl --paraphrases wordings --arms common no_buffer",
+    ),
+    "evaluate": (
+        "learnable evaluate heldout:eval.jsonl --model Qwen/Qwen3-0.6B",
+        "learnable evaluate exact_match:test.jsonl@n=100 --adapter adapter",
+    ),
+    "show": ("learnable show my.jsonl --n 1", "learnable show my.jsonl --model Qwen/Qwen3-0.6B"),
+    "explore": ("learnable explore runs/lobass", "learnable explore selection --export page --no-browser"),
+    "doctor": ("learnable doctor", "learnable doctor my.jsonl --model Qwen/Qwen3-0.6B"),
+    "report": ("learnable report selection", "learnable report comparison -o page --title 'First try'"),
+}
+"""What somebody could mean, by command; the help shows it, and so do errors of usage. No line is cut at 80 columns."""
+
 app = App(
     name="learnable",
-    help="Choose the fine-tuning data that your language model can learn. Start with: learnable run lobass",
+    help=HELP,
     version=__version__,
     help_format="markdown",
-    default_parameter=Parameter(negative_iterable=()),
+    default_parameter=Parameter(negative_iterable=(), completer=complete),
     suppress_keyboard_interrupt=False,
 )
-for verb in (
-    verbs.load,
-    verbs.show,
-    verbs.diversify,
-    verbs.train,
-    verbs.score,
-    verbs.select,
-    verbs.evaluate,
-    verbs.compare,
-    verbs.teach,
-    verbs.report,
-):
-    app.command(verb)
 
 
-@app.command
+def _add(command: Callable[..., Any], group: Group, *, name: str | None = None) -> None:
+    name = name or command.__name__
+    shown = "\n".join(EXAMPLES.get(name, ()))
+    epilogue = f"Examples:\n\n```text\n{shown}\n```" if shown else None
+    app.command(command, name=name, group=group, sort_key=len(list(app)), help_epilogue=epilogue)
+
+
 def run(
     name: Annotated[str, Parameter(name="recipe")],
     *settings: str,
@@ -60,17 +107,12 @@ def run(
 ) -> dict[str, Outcome]:
     """Run a recipe: all its steps, skipping what is done.
 
-    A second run of the same command does nothing; an interrupted one goes on where it was. Examples:
-
-    `learnable run lobass`
-
-    `learnable run lobass data=my.jsonl model=Qwen/Qwen3-0.6B budget=6%`
-
-    `learnable run lobass data=a.jsonl data=b.parquet budget.tokens=2000000 reference.folds=2 select.per_source=equal`
+    A second run of the same command does nothing; an interrupted one goes on where it was.
 
     Args:
-        name: Name of a recipe (see `learnable list`), or a YAML file such as a run's recipe.yaml.
-        settings: Parameters as name=value; dots go into nested ones; a name given again makes a list.
+        name: Name of a recipe (see `learnable list recipes`), or a YAML file such as a run's recipe.yaml.
+        settings: Parameters as name=value; dots go into nested ones; a name given again makes a list. All of them:
+            `learnable list RECIPE`.
         dry_run: Say what would run and what it costs, and run nothing.
         output: Folder of all runs.
     """
@@ -78,47 +120,64 @@ def run(
     return recipe.run(chosen, root=Path(output), dry_run=dry_run)
 
 
-@app.command(name="list")
-def listing() -> None:
-    """List recipes with their parameters, and all methods by name."""
-    console = Console(soft_wrap=True, highlight=False)
-    for each in recipe.shipped().values():
-        console.print(f"recipe {each.name}: {each.about}")
-        for name, value in each.parameters.items():
-            console.print(f"    {name} = {value}")
-    tables: dict[str, Mapping[str, Any]] = {
-        "scorers": SCORERS,
-        "selectors": SELECTORS,
-        "diversifiers": DIVERSIFIERS,
-        "evaluators": EVALUATORS,
-    }
-    for title, table in tables.items():
-        console.print(f"\n{title}")
-        for name, method in table.items():
-            console.print(f"    {name}: {_about(method)}", markup=False)
-    console.print("\nmethods of a comparison: a scorer or a selector, and")
-    for name in (*ALIASES, *WITHOUT_BUDGET):
-        console.print(f"    {name}")
-    console.print("\nways to train on a task")
-    for name, (_, about) in MIXTURES.items():
-        console.print(f"    {name}: {about}", markup=False)
-    console.print(f"\nformats\n    {', '.join(FORMATS)}")
+def listing(what: str | None = None) -> Tables | Details:
+    """List recipes, scorers, selectors, evaluators and all else that has a name: what it does, needs and costs.
+
+    Args:
+        what: One kind, such as scorers, or one name, such as ifd, with its settings; everything when not given.
+    """
+    return listed(what)
 
 
-def _about(method: Any) -> str:
-    """Return the first line of a method's docstring, and what it needs."""
-    notes = []
-    if hasattr(method, "needs"):
-        notes.append(f"needs {', '.join(method.needs)}")
-    if not getattr(method, "higher_is_better", True) and hasattr(method, "needs"):
-        notes.append("the lowest are kept")
-    if getattr(method, "needs_generator", True) is False:
-        notes.append("rules alone")
-    if getattr(method, "needs_vectors", False):
-        notes.append("needs vectors")
-    if hasattr(method, "unit"):
-        notes.append(method.unit)
-    return (method.__doc__ or "").splitlines()[0] + (f" [{'; '.join(notes)}]" if notes else "")
+def install_completion(shell: Shell | None = None, *, output: Path | None = None) -> dict[str, str]:
+    """Teach the shell to complete commands, options and names on TAB.
+
+    Args:
+        shell: Your shell, when it cannot be told.
+        output: File to write instead of the one that the shell looks for.
+    """
+    return install(app, shell, output)
+
+
+_add(run, START)
+_add(listing, START, name="list")
+_COMMANDS: Mapping[Group, tuple[Callable[..., Any], ...]] = {
+    CHOOSE: (verbs.load, verbs.train, verbs.score, verbs.select),
+    TEACH: (verbs.diversify, verbs.teach),
+    LOOK: (verbs.show, verbs.explore, verbs.report),
+    CHECK: (verbs.doctor, verbs.evaluate, verbs.compare),
+}
+for group, commands in _COMMANDS.items():
+    for command in commands:
+        _add(command, group)
+_add(install_completion, OPTIONS, name="--install-completion")
+for flag in ("--help", "--version"):
+    app[flag].group = (OPTIONS,)
+
+
+app.meta.suppress_keyboard_interrupt = False
+
+
+@app.meta.default
+def launch(
+    *words: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+    json: Annotated[bool, Parameter(negative=(), show_default=False, group=EVERYWHERE)] = False,
+    debug: Annotated[bool, Parameter(negative=(), show_default=False, group=EVERYWHERE)] = False,
+) -> int:
+    """Run one command.
+
+    Args:
+        words: The command and what follows it.
+        json: Print one JSON document to standard output, and nothing else; an error is one to standard error.
+        debug: Show the traceback of an error.
+    """
+    with _all_in_one_document() if json else contextlib.nullcontext(io.StringIO()) as said:
+        result = app(_joined(words), exit_on_error=False, print_error=False, result_action="return_value")
+    if json:
+        printing.write_json(result, text=said.getvalue())
+    else:
+        _show(result)
+    return FAILED if isinstance(result, Diagnosis) and not result.healthy else DONE
 
 
 def main() -> None:
@@ -126,7 +185,13 @@ def main() -> None:
     sys.path.append(
         ""
     )  # module:attribute finds code in the folder one works in, but never before what is installed
-    sys.exit(call(sys.argv[1:]))
+    try:
+        code = call(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, such as `head`, has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = DONE
+    sys.exit(code)
 
 
 def call(words: Sequence[str]) -> int:
@@ -136,20 +201,27 @@ def call(words: Sequence[str]) -> int:
     warnings.filterwarnings(
         "ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning
     )
-    words, debug = [word for word in words if word != "--debug"], "--debug" in words
     try:
-        result = app(_joined(words), exit_on_error=False, print_error=False, result_action="return_value")
+        code = app.meta(list(words), exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
-        return _fail(
-            UsageError(str(error), hint="learnable --help, or learnable COMMAND --help"), debug=debug
-        )
+        return _fail(explained(error, examples=EXAMPLES), words)
     except LearnableError as error:
-        return _fail(error, debug=debug)
+        return _fail(error, words)
     except KeyboardInterrupt:
         sys.stderr.write("stopped; the same command goes on from here\n")
         return INTERRUPTED
-    _show(result)
-    return DONE
+    return code or DONE  # cyclopts shows a help page itself, and returns nothing
+
+
+@contextlib.contextmanager
+def _all_in_one_document() -> Iterator[io.StringIO]:
+    """Hold back what a command prints itself, so that standard output gets one document."""
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        yield said
+
+
+def _show(result: Any) -> None:
+    printing.show(result)
 
 
 def _joined(words: Sequence[str]) -> list[str]:
@@ -180,150 +252,13 @@ def _budget(kind: str, value: str) -> str:
         ) from error
 
 
-def _fail(error: LearnableError, *, debug: bool) -> int:
-    if debug:
+def _fail(error: LearnableError, words: Sequence[str]) -> int:
+    code = MISUSED if isinstance(error, UsageError) else FAILED
+    if "--debug" in words:
         traceback.print_exception(error)
+    elif "--json" in words:
+        said = {"error": error.message, "hint": error.hint, "exit": code}
+        sys.stderr.write(json_format.dumps(said, ensure_ascii=False) + "\n")
     else:
         sys.stderr.write(f"error: {error}\n")
-    return MISUSED if isinstance(error, UsageError) else FAILED
-
-
-def _show(result: Any) -> None:
-    if isinstance(result, dict):
-        _show_run(result)
-    elif isinstance(result, Outcome) and result.verb in _CONTESTS and "would run" not in result.facts:
-        _CONTESTS[result.verb](result)
-    elif isinstance(result, Outcome):
-        console = Console(soft_wrap=True, highlight=False)
-        planned = "would run" in result.facts
-        if not result.ran and not planned:
-            console.print("was done already")
-        for name, value in result.facts.items():
-            if value not in (None, [], ""):
-                console.print(f"{name}: {_shown(value)}", markup=False)
-        if not planned:
-            console.print(f"folder: {result.folder}", markup=False)
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(map(_shown, value))
-    return (
-        f"{value:,}"
-        if isinstance(value, int) and value is not True
-        else f"{value:.4g}"
-        if isinstance(value, float)
-        else str(value)
-    )
-
-
-def _show_comparison(outcome: Outcome, warnings: Sequence[str] = ()) -> None:
-    """Print the table of a comparison: each method's value and its difference to a random draw, in words."""
-    console, facts = Console(soft_wrap=True, highlight=False), outcome.facts
-    _show_contest(console, outcome, who="method", baseline="random", first="budget_tokens")
-    console.print(
-        f"{facts['trainings']} trainings, {facts['seeds']} seeds each; intervals hold for all methods of an evaluation "
-        f"together ({facts['confidence']:.0%})",
-        markup=False,
-    )
-    if facts["in both"] and not warnings:
-        console.print(
-            f"warning: {facts['in both']:,} evaluation items stand in the pool too: see overlap.parquet"
-        )
-    console.print(f"folder: {outcome.folder}", markup=False)
-
-
-def _show_lesson(outcome: Outcome, warnings: Sequence[str] = ()) -> None:
-    """Print the table of a lesson: each arm's value and its difference to the baseline, in words."""
-    console, facts = Console(soft_wrap=True, highlight=False), outcome.facts
-    _show_contest(console, outcome, who="arm", baseline=facts["baseline"])
-    arms = pl.read_parquet(outcome.folder / "arms.parquet")
-    console.print(
-        f"{arms.filter(pl.col('tokens') > 0).height} trainings, {facts['seeds']} of each arm; intervals hold for all arms "
-        f"of an evaluation together ({facts['confidence']:.0%})",
-        markup=False,
-    )
-    for note in [] if warnings else facts["notes"]:
-        console.print(f"note: {note}", markup=False)
-    console.print(f"model: {outcome.folder / 'model'} ({facts['kept model']}, seed 0)", markup=False)
-    console.print(f"folder: {outcome.folder}", markup=False)
-
-
-def _show_contest(
-    console: Console, outcome: Outcome, *, who: str, baseline: str, first: str | None = None
-) -> None:
-    """Print a table for each evaluation: who came to what, and its difference to the baseline.
-
-    Args:
-        console: Where to.
-        outcome: Its folder holds ``table.parquet``.
-        who: Column of those that are compared.
-        baseline: What the difference is to.
-        first: Column to sort by before the value.
-    """
-    if not outcome.ran:
-        console.print("was done already")
-    table = pl.read_parquet(outcome.folder / "table.parquet")
-    for part in table.partition_by("evaluation", maintain_order=True):
-        higher = bool(part["higher_is_better"][0])
-        better = "higher" if higher else "lower"
-        items = max(part["items"])
-        shown = Table(
-            title=Text(f"{part['evaluation'][0]} ({part['unit'][0]}, {better} is better, {items:,} items)"),
-            title_justify="left",
-        )
-        for column in (who, "tokens", "value", f"difference to {baseline}", "verdict"):
-            shown.add_column(Text(column), justify="left" if column in (who, "verdict") else "right")
-        order = {**({first: False} if first else {}), "value": higher}
-        for row in part.sort(*order, descending=list(order.values()), nulls_last=True).iter_rows(named=True):
-            against = (
-                ""
-                if row["difference"] is None
-                else f"{row['difference']:+.4f} ({row['low']:+.4f} to {row['high']:+.4f})"
-            )
-            shown.add_row(
-                Text(row[who]),
-                f"{row['tokens']:,.0f}",
-                f"{row['value']:.4f}",
-                against,
-                row["verdict"] or "",
-            )
-        console.print(shown)
-
-
-_CONTESTS = {"compare": _show_comparison, "teach": _show_lesson}
-
-
-def _show_run(outcomes: dict[str, Outcome]) -> None:
-    by_verb = {outcome.verb: outcome for outcome in outcomes.values()}
-    contest = next((verb for verb in _CONTESTS if verb in by_verb), None)
-    if contest and "report" in by_verb:
-        console, reported = Console(soft_wrap=True, highlight=False), by_verb["report"].facts
-        _CONTESTS[contest](by_verb[contest], reported["warnings"])
-        for warning in reported["warnings"]:
-            console.print(f"warning: {warning}", markup=False)
-        console.print(f"report: {reported['report']}", markup=False)
-        return
-    if "select" not in by_verb or "report" not in by_verb:
-        return
-    console = Console(soft_wrap=True, highlight=False)
-    if not any(outcome.ran for outcome in outcomes.values()):
-        console.print("nothing to do: every step was done already")
-    chosen = by_verb["select"].facts
-    table = Table(title=f"{chosen['by']}, budget {chosen['budget']}", title_justify="left")
-    for column in ("", "examples", "tokens", f"mean {chosen['by']}"):
-        table.add_column(column, justify="left" if not column else "right")
-    for label, count, tokens, mean in (
-        ("pool", "pool", "pool_tokens", "mean_pool"),
-        ("selection", "kept", "kept_tokens", "mean_kept"),
-    ):
-        shown = "undefined" if chosen[mean] is None else f"{chosen[mean]:.4f}"
-        table.add_row(
-            label, f"{chosen[count]:,}", "" if chosen[tokens] is None else f"{chosen[tokens]:,}", shown
-        )
-    console.print(table)
-    for warning in by_verb["report"].facts["warnings"]:
-        console.print(f"warning: {warning}", markup=False)
-    for written in chosen["written"]:
-        console.print(f"selected rows: {by_verb['select'].folder / written}", markup=False)
-    console.print(f"report: {by_verb['report'].facts['report']}", markup=False)
+    return code

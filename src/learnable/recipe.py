@@ -31,7 +31,7 @@ from learnable.types import Budget, Loading, NewToken, Reading, Reference, Tunin
 from learnable.verbs import VERBS
 
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
-_SETTINGS: Mapping[str, type] = {
+SETTINGS: Mapping[str, type] = {
     "reading": Reading,
     "loading": Loading,
     "reference": Reference,
@@ -39,7 +39,7 @@ _SETTINGS: Mapping[str, type] = {
     "thresholds": Thresholds,
     "mixing": Mixing,
 }
-_MATERIAL = {
+MATERIAL = {
     "repeated": ("paraphrases", "buffer"),
     "no_buffer": ("paraphrases",),
     "no_paraphrases": ("buffer",),
@@ -91,7 +91,7 @@ def find(name: str) -> Recipe:
     path = Path(name)
     if path.suffix in (".yaml", ".yml"):
         if not path.is_file():
-            raise UsageError(f"there is no recipe file {name}")
+            raise UsageError(f"there is no recipe file {name}", hint="shipped ones: learnable list recipes")
         return read(path.read_text(encoding="utf-8"), name)
     known = shipped()
     if name not in known:
@@ -199,11 +199,11 @@ def _set(parameters: dict[str, Any], name: str, value: Any) -> None:
 
 
 def _keys_of(group: str, present: Mapping[str, Any]) -> set[str]:
-    if group in _SETTINGS:
-        return {field.name for field in fields(_SETTINGS[group])}
+    if group in SETTINGS:
+        return {field.name for field in fields(SETTINGS[group])}
     if group in VERBS:
         own = signature(VERBS[group]).parameters
-        nested = {field.name for name in own if name in _SETTINGS for field in fields(_SETTINGS[name])}
+        nested = {field.name for name in own if name in SETTINGS for field in fields(SETTINGS[name])}
         return set(own) | nested | set(present)
     return set(present)
 
@@ -361,7 +361,7 @@ def _check_lessons(arguments: Mapping[str, Any]) -> None:
         arguments.get("arms") or (), init=arguments.get("init", "description"), known=MIXTURES
     )
     for lesson in lessons:
-        for name in _MATERIAL.get(lesson.mixture, ()):
+        for name in MATERIAL.get(lesson.mixture, ()):
             if not arguments.get(name):
                 raise UsageError(
                     f"the arm {lesson.label!r} needs {name}, which this recipe does not make",

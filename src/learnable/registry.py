@@ -1,10 +1,11 @@
 """Looks a method up by name, by ``module:attribute``, or with parameters, in the table of its folder."""
 
 import importlib
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from learnable.errors import UsageError, did_you_mean
+from learnable.errors import UsageError, closest, did_you_mean
 
 Method = TypeVar("Method")
 
@@ -27,6 +28,12 @@ def build(kind: str, spec: str | Mapping[str, Any], table: Mapping[str, Callable
     factory = _imported(kind, name) if ":" in name else table.get(name)
     if factory is None:
         raise UsageError(f"no {kind} called {name!r}", hint=did_you_mean(name, table))
+    known = _parameters(factory)
+    if known is not None and (unknown := sorted(set(parameters) - set(known))):
+        raise UsageError(
+            f"{kind} {name!r} does not take these parameters: {parameters}",
+            hint=f"it has no {unknown[0]!r}; {did_you_mean(unknown[0], known)}",
+        )
     try:
         return factory(**parameters)
     except TypeError as error:
@@ -35,13 +42,29 @@ def build(kind: str, spec: str | Mapping[str, Any], table: Mapping[str, Callable
         ) from error
 
 
+def _parameters(factory: Callable[..., Any]) -> list[str] | None:
+    """Return the names that a factory takes; None where it takes any, or cannot tell."""
+    try:
+        taken = inspect.signature(factory).parameters.values()
+    except (TypeError, ValueError):
+        return None
+    if any(one.kind is one.VAR_KEYWORD for one in taken):
+        return None
+    return [one.name for one in taken if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
+
+
 def _imported(kind: str, name: str) -> Callable[..., Any]:
     module_name, _, attribute = name.partition(":")
+    hint = "write it as module:attribute, importable from here"
     try:
-        found: Callable[..., Any] = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
+        module = importlib.import_module(module_name)
+    except (ImportError, ValueError, TypeError) as error:
+        raise UsageError(f"cannot import the {kind} {name!r}: {error}", hint=hint) from error
+    found: Callable[..., Any] | None = getattr(module, attribute, None) if attribute else None
+    if found is None:
+        close = closest(attribute, (each for each in vars(module) if not each.startswith("_")))
         raise UsageError(
-            f"cannot import the {kind} {name!r}: {error}",
-            hint="write it as module:attribute, importable from here",
-        ) from error
+            f"cannot import the {kind} {name!r}: {module_name} has no {attribute!r}",
+            hint=f"did you mean '{module_name}:{close}'?" if close else hint,
+        )
     return found

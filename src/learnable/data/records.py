@@ -18,6 +18,7 @@ from learnable.data.starter import starter_version
 from learnable.data.starter_task import STARTERS
 from learnable.errors import DataError
 from learnable.fingerprint import file_digest, fingerprint
+from learnable.hub import unreachable
 
 SUFFIXES = {
     ".jsonl": "jsonl",
@@ -296,6 +297,8 @@ def open_hub(path: str) -> Any:
     """
     import datasets
 
+    if why := unreachable():
+        raise DataError(f"there is no file {path}, and it cannot be had as a hub dataset: {why}")
     name, _, split = path.partition(":")
     try:
         return datasets.load_dataset(name, split=split or "train")

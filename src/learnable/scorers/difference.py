@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """``L_base - L_ref`` in nats per token.
+    """How far fine-tuning lowers the loss: ``L_base - L_ref`` in nats per token.
 
     Ranks nearly like the highest base loss, which is what the normalization of learnability repairs; shown beside it
     for comparison.

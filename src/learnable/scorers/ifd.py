@@ -12,7 +12,7 @@ from learnable.scorers.perplexity import LARGEST
 
 @dataclass(frozen=True, kw_only=True)
 class IFD:
-    """``IFD = L(y | x) / L(y)``: loss of the answer after its instruction over its loss alone.
+    """How little the instruction helps the model to say the answer: ``L(y | x) / L(y)``.
 
     Near 1: the instruction tells the model nothing about the answer, so there is much to learn. Above 1 the two do
     not belong together, and a selection leaves the example out (``max_score``).

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, kw_only=True)
 class Learnability:
-    """``S = (L_base - L_ref) / L_base = 1 - L_ref / L_base``.
+    """The share of its loss that fine-tuning takes from an example: ``1 - L_ref / L_base``.
 
     1: the reference knows the answer by heart; 0: fine-tuning changed nothing; below 0: it made the example worse.
     The token count cancels, so sums and means per token give the same score.

@@ -1,12 +1,15 @@
 """One typed function per command, from folders to folders; the only place that loads a model.
 
-Every verb writes a folder and returns its ``Outcome``, whose ``path`` is what the next verb takes. A
-verb that finds its own result in the folder does nothing; one that was interrupted goes on.
+A verb that makes something writes a folder and returns its ``Outcome``, whose ``path`` is what the next verb takes; one
+that finds its own result in the folder does nothing; one that was interrupted goes on. ``show``, ``explore`` and
+``doctor`` only look.
 """
 
 from learnable.verbs.compare import compare
 from learnable.verbs.diversify import diversify
+from learnable.verbs.doctor import doctor
 from learnable.verbs.evaluate import evaluate
+from learnable.verbs.explore import explore
 from learnable.verbs.load import load
 from learnable.verbs.report import report
 from learnable.verbs.score import score
@@ -24,7 +27,9 @@ __all__ = [
     "VERBS",
     "compare",
     "diversify",
+    "doctor",
     "evaluate",
+    "explore",
     "load",
     "report",
     "score",

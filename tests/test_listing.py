@@ -1,0 +1,115 @@
+"""What can be named: every method is listed with what it needs and costs, and the names are those that commands take."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import learnable
+from learnable import listing, recipe
+from learnable.diversifying import DIVERSIFIERS
+from learnable.evaluating import EVALUATORS
+from learnable.mixing import MIXTURES
+from learnable.scorers import SCORERS
+from learnable.selectors import SELECTORS
+from learnable.verbs.score import price_of
+
+TABLES = {
+    "scorers": SCORERS,
+    "selectors": SELECTORS,
+    "diversifiers": DIVERSIFIERS,
+    "evaluators": EVALUATORS,
+    "mixtures": MIXTURES,
+    "recipes": recipe.shipped(),
+}
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_all_of_a_table_are_listed(kind):
+    entries = listing.listed(kind).kinds[kind]
+    assert [entry.name for entry in entries] == list(TABLES[kind])
+    assert all(entry.about and entry.costs and entry.usage for entry in entries)
+
+
+@pytest.mark.parametrize("name", SCORERS)
+def test_the_passes_of_a_scorer_are_those_that_scoring_runs(name):
+    (entry,) = [each for each in listing.scorers() if each.name == name]
+    price = [line for line in price_of(1, set(SCORERS[name].needs), "none") if line != "no pass"]
+    assert int(entry.costs.partition(" ")[0].replace("no", "0")) == len(price)
+    assert (
+        ("training epoch" in entry.costs)
+        == ("a reference" in entry.needs)
+        == any("reference" in p for p in price)
+    )
+
+
+def test_vectors_are_named_where_a_selector_needs_them():
+    needs = {entry.name: entry.needs for entry in listing.selectors()}
+    assert "vectors" in needs["k_center"]
+    assert "vectors" not in needs["top_k"]
+
+
+def test_the_material_of_a_mixture_is_named():
+    needs = {entry.name: entry.needs for entry in listing.mixtures()}
+    assert needs["delia"] == ("task", "paraphrases", "buffer")
+    assert needs["common"] == ("task",)
+
+
+def test_rules_alone_need_no_generator_and_cost_no_pass():
+    entries = {entry.name: entry for entry in listing.diversifiers()}
+    assert entries["hints"].costs == "no pass: rules alone"
+    assert entries["paraphrase"].costs == "up to 256 tokens written for each text"
+
+
+def test_packages_are_those_that_evaluators_import():
+    imported = {}
+    for path in (Path(learnable.__file__).parent / "evaluating").glob("*.py"):
+        for module, name in re.findall(r'needed\("([\w.]+)", by="(\w+)"\)', path.read_text("utf-8")):
+            imported.setdefault(name, set()).add(module.partition(".")[0])
+    assert set(listing.PACKAGES) == {*imported, "judge"}  # servers.py imports openai, whoever asks
+    for name, modules in imported.items():
+        package = listing.PACKAGES[name][0].partition("[")[0].replace("-", "_")
+        assert package in modules
+
+
+def test_a_recipe_costs_what_its_steps_do():
+    costs = {entry.name: entry.costs for entry in listing.recipes()}
+    assert costs["lobass"] == "2 passes (base, reference), 1 training epoch"
+    assert costs["compare"].endswith("3 trainings of each method")
+
+
+@pytest.mark.parametrize("name", recipe.shipped())
+def test_every_setting_of_a_recipe_that_is_listed_is_taken(name):
+    chosen = recipe.find(name)
+    settings = [setting.name for setting in listing.recipe_settings(chosen)]
+    assert {name.partition(".")[0] for name in settings} == {
+        key for key, value in chosen.parameters.items() if value != {} or f"{key}." in " ".join(settings)
+    }
+    for setting in settings:
+        recipe.override(chosen, [f"{setting}=x"])
+
+
+def test_one_thing_has_its_settings_with_defaults_and_what_they_are_for():
+    (entry,) = listing.listed("ifd").entries
+    ratio, floor = entry.settings
+    assert (ratio.name, ratio.default, ratio.takes) == ("ratio", "loss", "loss, perplexity")
+    assert floor.default == 1e-6
+    assert "divides mean losses" in ratio.about
+    assert "Cherry LLM" in entry.source
+
+
+def test_a_setting_is_explained_by_the_class_it_comes_from():
+    (entry,) = listing.listed("soft_learnability").entries
+    assert [(each.name, each.default) for each in entry.settings] == [("power", 0.5), ("floor", 1e-6)]
+    assert all(each.about for each in entry.settings)
+
+
+def test_a_name_of_two_kinds_shows_both():
+    assert [entry.kind for entry in listing.listed("delia").entries] == ["recipe", "mixture"]
+
+
+def test_parts_of_a_recipe_are_written_with_a_dot_and_carry_its_own_values():
+    settings = {setting.name: setting for setting in listing.listed("delia").entries[0].settings}
+    assert settings["tuning.learning_rate"].default == 0.0005
+    assert settings["tuning.rank"].default == 16
+    assert settings["wordings"].about == "rewrites of each instruction"
