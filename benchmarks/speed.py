@@ -57,6 +57,9 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--slice", type=float, default=5.0, help="seconds of a slice")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--profile", action="store_true", help="only say where the time of (e) goes, operation by operation"
+    )
     parser.add_argument("--way", choices=list(NAMES), help=argparse.SUPPRESS)
     parser.add_argument("--job", type=Path, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
@@ -78,6 +81,9 @@ def main() -> None:
                 job = Path(folder)
                 ref = ModelRef(name=chosen.model, dtype=dtype, device=chosen.device)
                 rendered = rows_of(source, count, ref, job, seed=chosen.seed)
+                if chosen.profile:
+                    profile(title, ref, rendered, job)
+                    continue
                 (job / "rows.pkl").write_bytes(pickle.dumps((ref, rendered)))
                 found = raced(chosen.ways, job, chosen.slice)
             if exact is None and "a" in found and dtype == "float32":
@@ -336,6 +342,22 @@ def ours(ref: ModelRef, _: Sequence[Rendered], job: Path) -> Callable[..., dict[
         }
 
     return measure
+
+
+def profile(title: str, ref: ModelRef, rendered: Sequence[Rendered], job: Path) -> None:
+    """Print the share of each operation in the time of (e); the profiler takes time itself."""
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as profiling
+
+    measure = ours(ref, rendered, job)
+    measure(rendered[:WARM_UP])
+    with profiling(activities=[ProfilerActivity.CPU]) as profiler:
+        measure(rendered)
+    events = sorted(profiler.key_averages(), key=lambda event: -event.self_cpu_time_total)
+    total = sum(event.self_cpu_time_total for event in events)
+    print(f"\n{title}, {ref.dtype}\n\n| operation | share of the time |\n| --- | ---: |")
+    for event in events[:12]:
+        print(f"| `{event.key}` | {event.self_cpu_time_total / total:.1%} |")
 
 
 def show(
