@@ -246,17 +246,17 @@ def test_a_killed_training_with_tokens_goes_on_to_the_same_row(ref, tmp_path, mo
     options = {"tuning": FAST, "label": "training", "token_ids": token_ids(new, tokens())}
     fine_tune(new, rendered, tmp_path / "whole", **options)
     monkeypatch.setattr(sft, "CHECKPOINT_EVERY_S", 0.0)
-    steps = sft._Trainer.training_step
+    steps = sft.ResponseTrainer.training_step
 
     def stops(self, *given, **named):
         if self.state.global_step == 4:
             raise KeyboardInterrupt
         return steps(self, *given, **named)
 
-    monkeypatch.setattr(sft._Trainer, "training_step", stops)
+    monkeypatch.setattr(sft.ResponseTrainer, "training_step", stops)
     with pytest.raises(KeyboardInterrupt):
         fine_tune(new, rendered, tmp_path / "killed", **options)
-    monkeypatch.setattr(sft._Trainer, "training_step", steps)
+    monkeypatch.setattr(sft.ResponseTrainer, "training_step", steps)
     fine_tune(new, rendered, tmp_path / "killed", **options)
     whole, killed = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "killed"))
     assert any("token" in name for name in whole)

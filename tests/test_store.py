@@ -80,6 +80,27 @@ def test_read_gives_an_example_once_when_two_runs_measured_it(store):
     assert store.read(NLL, ids("abc"))["nll"].to_list() == [1.0, 2.0, 3.0]
 
 
+def test_an_example_that_was_measured_twice_does_not_stand_for_one_that_was_not(store):
+    store.write(NLL, table(a=1.0))
+    store.write(NLL, table(a=1.0))
+    with pytest.raises(StoreError, match="1 of 2 examples are not measured yet"):
+        store.read(NLL, ids("ab"))
+
+
+def test_read_gives_an_example_as_often_as_it_is_asked_for(store):
+    store.write(NLL, table(a=1.0, b=2.0))
+    store.write(NLL, table(a=1.0))
+    assert store.read(NLL, ids("aba"))["nll"].to_list() == [1.0, 2.0, 1.0]
+
+
+def test_many_parts_are_read_as_one(store):
+    names = [f"{i:03d}" for i in range(150)]
+    for name in names:
+        store.write(NLL, table(**{name: float(name)}))
+    asked = pl.Series("id", names[::-1])
+    assert store.read(NLL, asked)["nll"].to_list() == [float(name) for name in names[::-1]]
+
+
 def test_another_store_object_sees_the_same(store):
     store.write(NLL, table(a=1.0))
     assert Store(store.folder).read(NLL, ids("a"))["nll"].to_list() == [1.0]

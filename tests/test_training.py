@@ -1,14 +1,19 @@
 """Fine-tuning: what it learns, that it resumes to the same bits, and that folds keep apart."""
 
+import gc
 import json
 import shutil
 from collections import Counter
 from dataclasses import replace
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
+from polars.testing import assert_frame_equal
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+from trl.trainer.utils import add_fused_lm_head
 
 from learnable.errors import ModelError, TrainError, UsageError
 from learnable.model import LanguageModel, Renderer
@@ -17,10 +22,13 @@ from learnable.training import (
     LengthGroupedBatches,
     assign_folds,
     fine_tune,
+    loss,
     read_reference,
     sft,
     train_reference,
+    trainer,
 )
+from learnable.training.batches import padded, pieces, share
 from learnable.types import ModelRef, Reference, Tuning
 
 FAST = Tuning(learning_rate=1e-2, batch_size=4, rank=4)
@@ -38,7 +46,8 @@ def rendered(ref):
 
 @pytest.fixture(scope="module")
 def trained(ref, rendered, tmp_path_factory):
-    return fine_tune(ref, rendered, tmp_path_factory.mktemp("lora"), tuning=FAST, label="training")
+    folder = tmp_path_factory.mktemp("lora")
+    return fine_tune(ref, rendered, folder, tuning=FAST, label="training", keep_losses=True)
 
 
 def mean_loss(model, rendered):
@@ -105,7 +114,7 @@ def test_an_adapter_of_another_model_is_refused(trained, tmp_path):
 def test_a_killed_run_goes_on_to_the_same_weights(ref, rendered, trained, tmp_path, monkeypatch):
     monkeypatch.setattr(sft, "CHECKPOINT_EVERY_S", 0.0)
     steps = Counter()
-    compute_loss = sft._Trainer.compute_loss
+    compute_loss = sft.ResponseTrainer.compute_loss
 
     def killed(self, *args, **kwargs):
         steps["computed"] += 1
@@ -113,15 +122,17 @@ def test_a_killed_run_goes_on_to_the_same_weights(ref, rendered, trained, tmp_pa
             raise KeyboardInterrupt
         return compute_loss(self, *args, **kwargs)
 
-    monkeypatch.setattr(sft._Trainer, "compute_loss", killed)
+    monkeypatch.setattr(sft.ResponseTrainer, "compute_loss", killed)
     with pytest.raises(KeyboardInterrupt):
-        fine_tune(ref, rendered, tmp_path, tuning=FAST, label="training")
+        fine_tune(ref, rendered, tmp_path, tuning=FAST, label="training", keep_losses=True)
     assert not (tmp_path / "training.json").exists()
-    fine_tune(ref, rendered, tmp_path, tuning=FAST, label="training")
+    fine_tune(ref, rendered, tmp_path, tuning=FAST, label="training", keep_losses=True)
     assert steps["computed"] == 4 + 6 - 3, "three of six steps were kept"
     unbroken = load_file(trained.folder / "adapter_model.safetensors")
     resumed = load_file(tmp_path / "adapter_model.safetensors")
     assert all(torch.equal(unbroken[name], resumed[name]) for name in unbroken)
+    losses = (pl.read_parquet(folder / sft.LAST_EPOCH) for folder in (trained.folder, tmp_path))
+    assert_frame_equal(*losses)
 
 
 def test_a_checkpoint_that_was_not_finished_is_thrown_away(ref, rendered, trained, tmp_path):
@@ -165,6 +176,75 @@ def test_only_response_tokens_are_learned(ref, rendered, tmp_path):
         fine_tune(ref, answers, tmp_path, tuning=FAST, label="training")
 
 
+def test_the_loss_and_its_gradient_are_those_of_trl(tiny, rendered, monkeypatch):
+    network = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32)
+    monkeypatch.setitem(loss.LOGITS_AT_ONCE, "cpu", 7 * network.config.vocab_size)  # several chunks
+    batch = padded(list(enumerate(rendered[:6])))
+    ids, labels, parameters = batch["input_ids"], batch["labels"], list(network.parameters())
+    nll, _ = loss.response_nll(network, ids, labels, forward=network)
+    counted = (labels[:, 1:] != -100).sum()
+    ours = torch.autograd.grad(nll.sum() / counted, parameters)
+    add_fused_lm_head(network)
+    seen = torch.arange(ids.shape[1]) < batch["length"][:, None]
+    output = network(input_ids=ids, attention_mask=seen, labels=labels, fused_lm_head=True)
+    torch.testing.assert_close(nll, -output.log_probs.sum(dim=1), rtol=1e-6, atol=1e-5)
+    torch.testing.assert_close(ours, torch.autograd.grad(output.loss, parameters), rtol=1e-5, atol=1e-6)
+
+
+def test_the_losses_that_are_kept_are_those_of_the_model(ref, rendered, tmp_path):
+    still = replace(FAST, learning_rate=0.0)
+    fine_tune(ref, rendered, tmp_path, tuning=still, label="training", keep_losses=True)
+    kept = dict(pl.read_parquet(tmp_path / sft.LAST_EPOCH).select("id", "nll").iter_rows())
+    expected = LanguageModel(ref).nll(rendered)
+    np.testing.assert_allclose([kept[example.id] for example in rendered], expected, rtol=1e-5)
+
+
+def test_short_sequences_in_bfloat16_are_learned_the_same_either_way_of_attention(
+    tiny, rendered, tmp_path, monkeypatch
+):
+    half = ModelRef(name=str(tiny), dtype="bfloat16", device="cpu")
+    kept = []
+    for longest in (0, 256):
+        monkeypatch.setattr(trainer, "WRITTEN_OUT", longest)
+        fine_tune(half, rendered, tmp_path / str(longest), tuning=FAST, label="training", keep_losses=True)
+        kept.append(pl.read_parquet(tmp_path / str(longest) / sft.LAST_EPOCH)["nll"].to_numpy())
+    np.testing.assert_allclose(*kept, rtol=0.03)
+
+
+def test_a_training_leaves_no_tensor_behind(ref, rendered, trained, tmp_path):
+    def tensors():
+        return sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
+
+    before = tensors()
+    fine_tune(ref, rendered[:8], tmp_path, tuning=FAST, label="training")
+    assert tensors() <= before
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 7])
+def test_processes_share_a_batch_without_leaving_a_row_out(rendered, processes):
+    batch = padded(list(enumerate(rendered[:5])))
+    rows, counted = [], 0
+    for process in range(processes):
+        for piece in pieces(share(batch, process=process, processes=processes), most_tokens=40):
+            assert len(piece["row"]) == 1 or piece["input_ids"].numel() <= 40
+            tokens = int((piece["labels"] != -100).sum())
+            rows += piece["row"].tolist() if tokens else []
+            counted += tokens
+    assert sorted(rows) == list(range(5))
+    assert counted == sum(example.mask.sum() for example in rendered[:5])
+
+
+def drift(lengths, epochs):
+    """Return how far longer batches come later, over all epochs, in standard deviations of batches in random order."""
+    found = variance = 0.0
+    for epoch in epochs:
+        excess = np.array([sum(lengths[i] for i in batch) - len(batch) * np.mean(lengths) for batch in epoch])
+        place = np.arange(len(epoch)) - (len(epoch) - 1) / 2
+        found += excess @ place
+        variance += (excess @ excess) * (place @ place) / (len(epoch) - 1)
+    return found / np.sqrt(variance)
+
+
 class TestLengthGroupedBatches:
     lengths = np.random.default_rng(0).integers(5, 500, size=203).tolist()
 
@@ -194,9 +274,26 @@ class TestLengthGroupedBatches:
         padded = sum(len(batch) * max(self.lengths[i] for i in batch) for batch in self.batches())
         assert padded < 1.15 * sum(self.lengths)
 
-    def test_lengths_do_not_drift_over_the_epoch(self):
-        means = [np.mean([self.lengths[i] for i in batch]) for batch in self.batches()]
-        assert abs(np.corrcoef(np.arange(len(means)), means)[0, 1]) < 0.3
+    @pytest.mark.parametrize("steps", [None, 19])
+    def test_no_length_is_met_earlier_than_another(self, steps):
+        epochs = [self.batches(epoch, steps=steps) for epoch in range(1_000)]
+        assert abs(drift(self.lengths, epochs)) < 4
+
+    def test_the_measure_of_drift_sees_batches_in_order_of_length(self):
+        order = np.argsort(self.lengths)
+        by_length = [order[start : start + 8].tolist() for start in range(0, len(order), 8)]
+        epochs = [self.batches(epoch) if epoch % 10 else by_length for epoch in range(300)]
+        assert drift(self.lengths, epochs) > 4
+
+    def test_lengths_stand_as_freely_over_one_epoch_as_in_a_random_order(self):
+        # Of m batches in random order, the correlation of length and place has a variance of 1 / (m - 1).
+        def correlation(epoch):
+            means = [np.mean([self.lengths[i] for i in batch]) for batch in self.batches(epoch)[:-1]]
+            return np.corrcoef(np.arange(len(means)), means)[0, 1]
+
+        epochs = 300
+        squares = 24 * np.square([correlation(epoch) for epoch in range(epochs)])  # mean 1, variance about 2
+        assert abs(squares.mean() - 1) < 4 * np.sqrt(2 / epochs)
 
     def test_epochs_differ_and_repeat(self):
         assert self.batches(epoch=0) != self.batches(epoch=1)
@@ -218,7 +315,7 @@ def test_folds_are_of_equal_size_within_each_source_and_keep_when_the_order_chan
 def test_no_example_is_scored_by_a_model_that_trained_on_it(ref, rendered, tmp_path, monkeypatch):
     seen = {}
 
-    def remember(ref, examples, folder, *, tuning, label):
+    def remember(ref, examples, folder, **_):
         seen[folder.name] = {example.id for example in examples}
         return sft.Trained(folder=folder, tokens=1, steps=1, seconds=0.0)
 
@@ -234,7 +331,7 @@ def test_no_example_is_scored_by_a_model_that_trained_on_it(ref, rendered, tmp_p
 def test_a_fraction_trains_on_that_share(ref, rendered, tmp_path, monkeypatch):
     sizes = []
 
-    def remember(ref, examples, folder, *, tuning, label):
+    def remember(ref, examples, folder, **_):
         sizes.append(len(examples))
         return sft.Trained(folder=folder, tokens=1, steps=1, seconds=0.0)
 
@@ -249,7 +346,19 @@ def test_two_folds_cost_what_one_epoch_costs():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"folds": 1}, {"folds": -1}, {"fraction": 0}, {"fraction": 1.5}, {"epochs": 0}, {"rank": 0}]
+    "wrong",
+    [
+        {"folds": 1},
+        {"folds": -1},
+        {"fraction": 0},
+        {"fraction": 1.5},
+        {"epochs": 0},
+        {"rank": 0},
+        {"last_epoch_loss": True, "folds": 2},
+        {"last_epoch_loss": True, "fraction": 0.5},
+        {"last_epoch_loss": True, "epochs": 1.5},
+        {"last_epoch_loss": True, "model": "mine"},
+    ],
 )
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(UsageError):
@@ -265,3 +374,38 @@ def test_an_unfinished_reference_is_not_read(tmp_path):
     shutil.rmtree(tmp_path)
     with pytest.raises(TrainError, match="no finished reference"):
         read_reference(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def references(ref, rendered, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("reference")
+    how = Reference(learning_rate=1e-2, rank=4, last_epoch_loss=True)
+    train_reference(ref, rendered, ["a"] * 24, folder, reference=how)
+    return read_reference(folder)
+
+
+class TestLossOfTheLastEpoch:
+    @staticmethod
+    def frame(rendered):
+        counted = [int(example.mask.sum()) for example in rendered]
+        return pl.DataFrame({"id": [example.id for example in rendered], "response_tokens": counted})
+
+    def test_it_is_per_response_token_in_the_order_asked_for(self, references, rendered):
+        frame = self.frame(rendered[::-1])
+        nll = dict(references.last_epoch.select("id", "nll").iter_rows())
+        expected = [nll[example] / tokens for example, tokens in frame.iter_rows()]
+        np.testing.assert_allclose(references.last_epoch_loss(frame), expected, rtol=1e-6)
+
+    def test_an_answer_that_was_cut_off_has_none(self, references):
+        frame = pl.DataFrame({"id": ["cut"], "response_tokens": [0]})
+        assert np.isnan(references.last_epoch_loss(frame)[0])
+
+    def test_an_example_that_was_not_trained_on_is_an_error(self, references):
+        frame = pl.DataFrame({"id": ["another"], "response_tokens": [3]})
+        with pytest.raises(TrainError, match="1 of 1 examples were not trained on"):
+            references.last_epoch_loss(frame)
+
+    def test_another_length_limit_is_an_error(self, references, rendered):
+        frame = self.frame(rendered).with_columns(pl.col("response_tokens") - 1)
+        with pytest.raises(TrainError, match="not to the same length"):
+            references.last_epoch_loss(frame)

@@ -196,6 +196,10 @@ def main() -> None:
 
 def call(words: Sequence[str]) -> int:
     """Run one command line and return its exit code: 0 done, 1 our error, 2 usage."""
+    if "RANK" in os.environ:  # started by torchrun: one process does the work, the others train with it
+        from learnable.training import join
+
+        join()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     # PEFT 0.21 asks transformers 5.23 for a property under its old name.
     warnings.filterwarnings(

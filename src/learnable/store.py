@@ -37,11 +37,11 @@ class Store:
         stored = self._scan(measure)
         if stored is None:
             return ids
-        wanted = pl.LazyFrame({"id": ids})
+        wanted = pl.LazyFrame({"id": ids}).join(
+            stored.select("id"), on="id", how="anti", maintain_order="left"
+        )
         with _part_errors(self._folder(measure)):
-            return wanted.join(stored.select("id"), on="id", how="anti", maintain_order="left").collect()[
-                "id"
-            ]
+            return wanted.collect(engine="streaming")["id"]
 
     def write(self, measure: Measure, frame: pl.DataFrame) -> None:
         """Add a part: a frame with a column ``id`` and the measured columns.
@@ -63,12 +63,12 @@ class Store:
         stored = self._scan(measure)
         if stored is None:
             raise StoreError(f"nothing is stored for the measure {measure.kind}", hint="run it first")
-        # Two runs at the same time may have measured the same example; either number serves.
-        unique = stored.unique(subset="id", keep="any")
+        wanted = pl.LazyFrame({"id": ids})
         with _part_errors(self._folder(measure)):
-            found = (
-                pl.LazyFrame({"id": ids}).join(unique, on="id", how="inner", maintain_order="left").collect()
-            )
+            found = _joined(wanted, stored)
+            if not found["id"].equals(ids):
+                # Two runs at the same time may have measured the same example; either number serves.
+                found = _joined(wanted, stored.unique(subset="id", keep="any"))
         if found.height != len(ids):
             raise StoreError(
                 f"{len(ids) - found.height} of {len(ids)} examples are not measured yet", hint="run it again"
@@ -81,6 +81,10 @@ class Store:
     def _scan(self, measure: Measure) -> pl.LazyFrame | None:
         parts = sorted(self._folder(measure).glob("*.parquet"))
         return pl.scan_parquet(parts) if parts else None
+
+
+def _joined(wanted: pl.LazyFrame, stored: pl.LazyFrame) -> pl.DataFrame:
+    return wanted.join(stored, on="id", how="inner", maintain_order="left").collect(engine="streaming")
 
 
 @contextmanager

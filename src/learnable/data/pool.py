@@ -37,8 +37,12 @@ def save_pool(pool: Pool, folder: Path) -> None:
         part.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
-def load_pool(folder: Path) -> Pool:
+def load_pool(folder: Path, *, conversations: bool = True) -> Pool:
     """Read what ``save_pool`` wrote.
+
+    Args:
+        folder: Where it was written.
+        conversations: False leaves them on disk, and ``examples`` without a row: writing chosen rows needs none.
 
     Raises:
         DataError: If something is missing or broken.
@@ -46,7 +50,7 @@ def load_pool(folder: Path) -> Pool:
     try:
         content = json.loads((folder / POOL_FILE).read_text(encoding="utf-8"))
         files = tuple(SourceFile(**file) for file in content["files"])
-        examples = pl.read_parquet(folder / "examples.parquet")
+        examples = pl.read_parquet(folder / "examples.parquet", n_rows=None if conversations else 0)
         rows = pl.read_parquet(folder / "rows.parquet")
     except (OSError, ValueError, KeyError, TypeError, pl.exceptions.PolarsError) as error:
         raise DataError(f"cannot read the pool in {folder}: {error}", hint="load the data again") from error

@@ -4,6 +4,7 @@ import gzip
 import json
 from collections.abc import Callable, Collection
 from contextlib import ExitStack
+from io import BytesIO
 from pathlib import Path
 from typing import IO
 
@@ -26,6 +27,10 @@ from learnable.data.records import (
 from learnable.errors import DataError
 from learnable.types import Pool, SourceFile
 
+LEDGER = ("file", "line", "row", "id", "reason")
+LEDGER_ROWS = 1 << 17
+"""Lines of the ledger that are made at a time."""
+
 
 def write_rows(pool: Pool, ids: Collection[str], folder: Path) -> list[Path]:
     """Write the chosen rows verbatim, one output for each input with such rows, and return the outputs.
@@ -42,8 +47,9 @@ def write_rows(pool: Pool, ids: Collection[str], folder: Path) -> list[Path]:
         DataError: If an id is not in the pool, an input is missing or has changed, or the folder cannot be written.
     """
     wanted = pl.DataFrame({"id": list(ids)}, schema={"id": pl.String}).unique()
-    _check_known(pool, wanted)
-    chosen = pool.rows.filter(pl.col("reason").is_null()).join(wanted, on="id", how="semi")
+    chosen = pool.rows.join(wanted, on="id", how="semi").filter(pl.col("reason").is_null())
+    if chosen.height != wanted.height:  # one row of each example has no reason
+        raise _unknown(pool, wanted)
     rows_of = {file: set(rows) for file, rows in chosen.group_by("file").agg("row").iter_rows()}
     targets = _targets(pool.files, folder)
     for file in sorted(rows_of):
@@ -69,34 +75,42 @@ def write_dropped(pool: Pool, selection_dropped: pl.DataFrame | None, path: Path
     Raises:
         DataError: If an id is not in the pool, or the file cannot be written.
     """
-    if selection_dropped is None:
-        unchosen = pl.DataFrame(schema={"id": pl.String, "why": pl.String})
-    else:
-        unchosen = selection_dropped.select("id", why=pl.col("reason")).unique("id", keep="first")
-        _check_known(pool, unchosen)
-    rows = pool.rows.join(unchosen, on="id", how="left", maintain_order="left")
-    dropped = rows.with_columns(pl.coalesce("reason", "why").alias("reason")).drop_nulls("reason")
-    names = [base_name(file.kind, file.path) for file in pool.files]
-    with replacing(path) as part, part.open("w", encoding="utf-8") as out:
-        for row in dropped.iter_rows(named=True):
-            entry = {
-                "file": names[row["file"]],
-                "line": row["line"],
-                "row": row["row"] + 1,
-                "id": row["id"],
-                "reason": row["reason"],
-            }
-            out.write(json.dumps(entry, ensure_ascii=False) + "\n")
-    return dropped.height
+    why = (
+        None if selection_dropped is None else _reasons_of(pool, selection_dropped.select("id", why="reason"))
+    )
+    names = pl.Series([base_name(file.kind, file.path) for file in pool.files], dtype=pl.String)
+    written = 0
+    with replacing(path) as part, part.open("wb") as out:
+        for start in range(0, pool.rows.height, LEDGER_ROWS):
+            rows = pool.rows.slice(start, LEDGER_ROWS)
+            if why is not None:
+                rows = rows.with_columns(pl.col("reason").fill_null(why.slice(start, LEDGER_ROWS)))
+            rows = rows.drop_nulls("reason")
+            lines = BytesIO()
+            rows.select(
+                "line", pl.col("row") + 1, "id", "reason", file=pl.lit(names.gather(rows["file"]))
+            ).select(LEDGER).write_ndjson(lines)
+            out.write(lines.getbuffer())
+            written += rows.height
+    return written
 
 
-def _check_known(pool: Pool, wanted: pl.DataFrame) -> None:
-    unknown = wanted.join(pool.examples.select("id"), on="id", how="anti")
-    if unknown.height:
-        raise DataError(
-            f"{unknown.height:,} ids are not in the pool, such as {unknown['id'][0]!r}",
-            hint="choose from the data that was scored",
-        )
+def _reasons_of(pool: Pool, unchosen: pl.DataFrame) -> pl.Series:
+    """Return for each row of the pool why its example was not chosen, null where it was."""
+    why = pool.rows.select("id").join(unchosen, on="id", how="left", maintain_order="left")["why"]
+    if len(why) != pool.rows.height:  # an id is given twice
+        return _reasons_of(pool, unchosen.unique("id", keep="first"))
+    if (pool.rows["reason"].is_null() & why.is_not_null()).sum() != unchosen.height:
+        raise _unknown(pool, unchosen)  # one row of each example has no reason of its own
+    return why
+
+
+def _unknown(pool: Pool, wanted: pl.DataFrame) -> DataError:
+    unknown = wanted.join(pool.rows.filter(pl.col("reason").is_null()), on="id", how="anti")
+    return DataError(
+        f"{unknown.height:,} ids are not in the pool, such as {unknown['id'][0]!r}",
+        hint="choose from the data that was scored",
+    )
 
 
 def check_unchanged(file: SourceFile) -> None:

@@ -58,7 +58,10 @@ def fill(
         ]
         if len(groups) > 1:
             # Each group leaves a few tokens that its next example does not fit; together they fit some more.
-            rest = np.setdiff1d(np.concatenate(groups), np.concatenate([index for index, _ in picked]))
+            free = np.zeros(len(tokens), dtype=np.bool_)
+            free[np.concatenate(groups)] = True
+            free[np.concatenate([index for index, _ in picked])] = False
+            rest = np.flatnonzero(free)
             unspent = sum(shares) - sum(int(tokens[index].sum()) for index, _ in picked)
             picked.append(_fit(ask, rest, unspent, tokens, rng))
     index = np.concatenate([index for index, _ in picked])
@@ -112,14 +115,18 @@ def _fit(
         k *= 2
 
 
-def _walk(lengths: NDArray[np.int64], left: int, *, shortest: int) -> tuple[list[int], bool]:
+def _walk(lengths: NDArray[np.int64], left: int, *, shortest: int) -> tuple[NDArray[np.int64], bool]:
     """Return which of the picks fit, in turn, and whether more picks could change nothing."""
-    fits, passed_over = [], 0
-    for position, length in enumerate(lengths):
-        if length <= left:
-            fits.append(position)
-            left -= int(length)
+    spent = np.cumsum(lengths)
+    first = int(np.searchsorted(spent, left, side="right"))  # the first that does not fit
+    left -= int(spent[first - 1]) if first else 0
+    more, passed_over = [], 0
+    for position in range(first, len(lengths)):
+        if lengths[position] <= left:
+            more.append(position)
+            left -= int(lengths[position])
             passed_over = 0
         elif (passed_over := passed_over + 1) >= PASS_OVER:
-            return fits, True
-    return fits, left < shortest
+            break
+    fits = np.concatenate([np.arange(first), np.array(more, dtype=np.int64)])
+    return fits, passed_over >= PASS_OVER or left < shortest

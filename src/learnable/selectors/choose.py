@@ -1,6 +1,6 @@
 """Puts a budget, shares, thresholds, a where-expression and near-duplicate removal around a selector."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -8,7 +8,12 @@ from numpy.typing import NDArray
 
 from learnable.errors import SelectionError, UsageError, did_you_mean
 from learnable.selectors.budget import Picked, count_asked, fill
-from learnable.selectors.eligible import Thresholds, reasons_against, with_near_duplicates
+from learnable.selectors.eligible import (
+    Thresholds,
+    columns_needed,
+    reasons_against,
+    with_near_duplicates,
+)
 from learnable.selectors.top_k import TopK
 from learnable.selectors.vectors import check_similarity, clusters_of, required
 from learnable.types import Budget, Selection, Selector
@@ -17,7 +22,7 @@ PerSource = Literal["none", "equal", "proportional"]
 
 
 def choose(
-    scores: pl.DataFrame,
+    scores: pl.DataFrame | pl.LazyFrame,
     *,
     by: str,
     budget: Budget,
@@ -35,7 +40,8 @@ def choose(
     """Choose examples within a budget; the outcome does not depend on the order of the rows.
 
     Args:
-        scores: n rows with ``id``, ``source``, ``tokens``, the score, and what ``where`` and ``thresholds`` mention.
+        scores: n rows with ``id``, ``source``, ``tokens``, the score, and what ``where`` and ``thresholds`` mention;
+            other columns are not read.
         by: The score column.
         budget: How much to keep. A fraction is of all n examples, rounded down but at least 1; tokens count prompt and
             response and are never exceeded: a pick that does not fit is passed over, until ``PASS_OVER`` in a row
@@ -62,21 +68,28 @@ def choose(
         UsageError: If ``per_source`` and ``per_cluster`` are both given, or a number is out of range.
         SelectionError: If the budget is above the pool, a column or the vectors are missing, or nothing qualifies.
     """
-    method = selector or TopK()
-    _check(scores, by, budget, per_source)
-    _check_vectors(scores, vectors, method, per_cluster, max_similarity)
+    method, thresholds = selector or TopK(), thresholds or Thresholds()
+    schema = scores.lazy().collect_schema()
+    _check_columns(schema, by, budget, per_source)
+    needed = columns_needed(schema, by, where=where, thresholds=thresholds)
+    needed |= {"id"} | ({"source"} if per_source != "none" else set())
+    needed |= {"tokens"} if budget.tokens is not None else set()
+    frame = scores.lazy().select(name for name in schema if name in needed).collect()
+    _check_budget(frame, budget)
+    _check_vectors(frame.height, vectors, method, per_cluster, max_similarity)
     _check_shares(per_source, per_cluster, clusters)
-    order = scores["id"].arg_sort().to_numpy()
-    frame, vectors = scores[order], None if vectors is None else np.asarray(vectors, dtype=np.float32)[order]
+    frame, vectors = by_id(frame, None if vectors is None else np.asarray(vectors, dtype=np.float32))
     values = frame[by].cast(pl.Float32).to_numpy() * np.float32(-1 if lowest else 1)
-    reasons = reasons_against(frame, by, where=where, thresholds=thresholds or Thresholds(), vectors=vectors)
-    if None not in reasons:
+    reasons = reasons_against(
+        frame, by, where=where, thresholds=thresholds, vectors=vectors, columns=schema.names()
+    )
+    if not reasons.null_count():
         raise SelectionError(
             "no example qualifies", hint=f"for example: {reasons[0]}; loosen where or the thresholds"
         )
     if vectors is not None and max_similarity is not None:
         reasons = with_near_duplicates(reasons, frame["id"], values, vectors, max_similarity=max_similarity)
-    eligible = np.flatnonzero([reason is None for reason in reasons])
+    eligible = np.flatnonzero(reasons.is_null().to_numpy())
     if vectors is not None and per_cluster != "none":
         labels = clusters_of(vectors[eligible], clusters=clusters, seed=seed)
     else:
@@ -90,7 +103,7 @@ def choose(
 
     index, gain = fill(
         ask,
-        [eligible[labels == label] for label in sorted(set(labels))],
+        _grouped(eligible, labels),
         tokens=frame["tokens"].to_numpy().astype(np.int64) if budget.tokens is not None else None,
         total=count_asked(budget, frame.height),
         equal="equal" in (per_source, per_cluster),
@@ -105,46 +118,69 @@ def choose(
     return Selection(kept=kept, dropped=dropped, by=by, budget=budget)
 
 
-def _sources(frame: pl.DataFrame, per_source: PerSource) -> NDArray[Any]:
+def by_id(
+    frame: pl.DataFrame, vectors: NDArray[np.float32] | None
+) -> tuple[pl.DataFrame, NDArray[np.float32] | None]:
+    """Return rows and vectors in ascending order of the ids; equal ids stay in their order."""
+    if frame["id"].is_sorted():
+        return frame, vectors
+    if vectors is not None:
+        order = _sorted(frame.select("id").with_row_index("order"))["order"]
+        vectors = vectors[order.to_numpy()]
+    return _sorted(frame), vectors
+
+
+def _sorted(frame: pl.DataFrame) -> pl.DataFrame:
+    # Streaming: ten million ids take seconds, and a minute or more in the other engine.
+    return frame.lazy().sort("id", maintain_order=True).collect(engine="streaming")
+
+
+def _sources(frame: pl.DataFrame, per_source: PerSource) -> NDArray[np.int64]:
+    """Return the number of each row's source among all sources in ascending order, (n,)."""
     if per_source == "none":
         return np.zeros(frame.height, dtype=np.int64)
-    return frame["source"].cast(pl.String).fill_null("").to_numpy()
+    names = frame["source"].cast(pl.String).fill_null("")
+    return names.cast(pl.Enum(names.unique().sort())).to_physical().to_numpy().astype(np.int64)
+
+
+def _grouped(rows: NDArray[np.int64], labels: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Return the rows of each label, in ascending order of the labels; (n,) both."""
+    order = np.argsort(labels, kind="stable")
+    starts = np.flatnonzero(np.diff(labels[order])) + 1
+    return np.split(rows[order], starts)
 
 
 def _kept_and_dropped(
-    ids: pl.Series,
-    index: NDArray[np.int64],
-    gain: NDArray[np.float32],
-    reasons: list[str | None],
-    otherwise: str,
+    ids: pl.Series, index: NDArray[np.int64], gain: NDArray[np.float32], reasons: pl.Series, otherwise: str
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    names, left = ids.to_numpy(), np.setdiff1d(np.arange(len(ids)), index)
-    kept = pl.DataFrame({"id": names[index], "rank": np.arange(len(index)), "gain": gain})
-    dropped = pl.DataFrame(
-        {"id": names[left], "reason": [reasons[i] or otherwise for i in left]},
-        schema={"id": pl.String, "reason": pl.String},
-    )
-    return kept, dropped
+    left = np.ones(len(ids), dtype=np.bool_)
+    left[index] = False
+    kept = pl.DataFrame({"id": ids.gather(index), "rank": np.arange(len(index)), "gain": gain})
+    dropped = pl.DataFrame({"id": ids, "reason": reasons}).filter(pl.Series(left))
+    return kept, dropped.with_columns(pl.col("reason").fill_null(otherwise))
 
 
-def _check(scores: pl.DataFrame, by: str, budget: Budget, per_source: PerSource) -> None:
-    numeric = [name for name, kind in scores.schema.items() if kind.is_numeric()]
+def _check_columns(schema: pl.Schema, by: str, budget: Budget, per_source: PerSource) -> None:
+    numeric = [name for name, kind in schema.items() if kind.is_numeric()]
     if by not in numeric:
         raise SelectionError(f"there is no score column {by!r}", hint=did_you_mean(by, numeric))
-    if budget.tokens is not None and "tokens" not in scores.columns:
+    if budget.tokens is not None and "tokens" not in schema:
         raise SelectionError(
             "a token budget needs a column 'tokens'", hint="give the budget in examples or as a fraction"
         )
-    if budget.tokens is not None and not _are_counts(scores["tokens"]):
+    for column in ("id", "source") if per_source != "none" else ("id",):
+        if column not in schema:
+            raise SelectionError(f"there is no column {column!r}", hint=did_you_mean(column, schema.names()))
+
+
+def _check_budget(frame: pl.DataFrame, budget: Budget) -> None:
+    if budget.tokens is not None and not _are_counts(frame["tokens"]):
         raise SelectionError(
             "a token budget needs a whole number of tokens for every row",
             hint="give the budget in examples or as a fraction",
         )
-    for column in ("id", "source") if per_source != "none" else ("id",):
-        if column not in scores.columns:
-            raise SelectionError(f"there is no column {column!r}", hint=did_you_mean(column, scores.columns))
-    total = scores["tokens"].sum() if budget.tokens is not None else scores.height
-    asked = count_asked(budget, scores.height)
+    total = frame["tokens"].sum() if budget.tokens is not None else frame.height
+    asked = count_asked(budget, frame.height)
     if asked > total:
         unit = "tokens" if budget.tokens is not None else "examples"
         raise SelectionError(
@@ -168,7 +204,7 @@ def _check_shares(per_source: PerSource, per_cluster: PerSource, clusters: int) 
 
 
 def _check_vectors(
-    scores: pl.DataFrame,
+    n: int,
     vectors: NDArray[np.float32] | None,
     method: Selector,
     per_cluster: PerSource,
@@ -181,8 +217,8 @@ def _check_vectors(
         required(vectors, f"per_cluster={per_cluster}")
     if getattr(method, "needs_vectors", False):
         required(vectors, f"the selector {type(method).__name__}")
-    if vectors is not None and (vectors.ndim != 2 or not vectors.size or len(vectors) != scores.height):
+    if vectors is not None and (vectors.ndim != 2 or not vectors.size or len(vectors) != n):
         raise SelectionError(
-            f"vectors of shape {vectors.shape} do not fit {scores.height:,} rows of scores",
+            f"vectors of shape {vectors.shape} do not fit {n:,} rows of scores",
             hint="give one vector for each row, in the order of the rows",
         )

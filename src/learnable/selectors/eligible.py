@@ -1,6 +1,7 @@
 """Who may be chosen at all: thresholds, a where-expression, defined scores and vectors, near-duplicates."""
 
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
 
 import numpy as np
 import polars as pl
@@ -27,6 +28,19 @@ class Thresholds:
     max_score: float | None = None
 
 
+LOSSES = {"min_loss_before": "loss_before", "max_loss_after": "loss_after"}
+"""Columns that thresholds are about; the others are about the score."""
+
+
+def columns_needed(schema: pl.Schema, by: str, *, where: str | None, thresholds: Thresholds) -> set[str]:
+    """Return the columns that ``reasons_against`` reads."""
+    named = {LOSSES.get(name, by) for name, limit in asdict(thresholds).items() if limit is not None}
+    if where is not None:
+        condition = _parsed(where, schema.names()).meta
+        named |= set(schema if condition.has_multiple_outputs() else condition.root_names())
+    return {by} | ({"undefined", *named} & set(schema))
+
+
 def reasons_against(
     frame: pl.DataFrame,
     by: str,
@@ -34,13 +48,22 @@ def reasons_against(
     where: str | None,
     thresholds: Thresholds,
     vectors: NDArray[np.float32] | None,
-) -> list[str | None]:
-    """Return for each row why it may not be chosen, or None."""
+    columns: Sequence[str],
+) -> pl.Series:
+    """Return for each row why it may not be chosen, String (n,), null where it may.
+
+    Args:
+        frame: n rows with ``columns_needed``.
+        by: The score.
+        where: A condition in SQL.
+        thresholds: What a row must be within.
+        vectors: Of each row, (n, d); they must be finite.
+        columns: All there are, to name them when ``where`` asks for another.
+    """
     undefined = pl.col("undefined") if "undefined" in frame.columns else pl.lit(None, dtype=pl.String)
     rules = [(_lacks(by), pl.coalesce(undefined, pl.lit(f"{by} is undefined")))]
-    columns = {"min_loss_before": "loss_before", "max_loss_after": "loss_after"}
     for field in fields(thresholds):
-        limit, column = getattr(thresholds, field.name), columns.get(field.name, by)
+        limit, column = getattr(thresholds, field.name), LOSSES.get(field.name, by)
         if limit is None:
             continue
         if column not in frame.columns:
@@ -51,26 +74,26 @@ def reasons_against(
         else:
             rules.append((pl.col(column) > limit, pl.lit(f"{column} > {limit:g}")))
     if where is not None:
-        rules.append((pl.lit(~_holds(frame, where)), pl.lit(f"not where {where}")))
+        rules.append((pl.lit(~_holds(frame, where, columns)), pl.lit(f"not where {where}")))
     if vectors is not None:
         broken = pl.Series(~np.isfinite(vectors).all(axis=1))
         rules.append((pl.lit(broken), pl.lit("its vector is undefined")))
     first = pl.coalesce(pl.when(fails).then(reason) for fails, reason in rules)
-    return frame.select(why=first)["why"].to_list()
+    return frame.select(why=first.cast(pl.String))["why"]
 
 
 def with_near_duplicates(
-    reasons: list[str | None],
+    reasons: pl.Series,
     ids: pl.Series,
     values: NDArray[np.float32],
     vectors: NDArray[np.float32],
     *,
     max_similarity: float,
-) -> list[str | None]:
+) -> pl.Series:
     """Return the reasons with those against rows that are too similar to an eligible row with a higher value.
 
     Args:
-        reasons: Why a row may not be chosen, None for the eligible ones.
+        reasons: Why a row may not be chosen, String (n,), null for the eligible ones.
         ids: Settle nothing, but name the row that stays.
         values: Of each row, (n,); of equal values the first row stays.
         vectors: Of each row, (n, d).
@@ -79,29 +102,43 @@ def with_near_duplicates(
     Source: SemDeDup (2303.09540) keeps one of each group of vectors this similar; it looks inside clusters only and
     keeps the one farthest from the centre, this looks everywhere and keeps the best.
     """
-    eligible = np.flatnonzero([reason is None for reason in reasons])
+    eligible = np.flatnonzero(reasons.is_null().to_numpy())
     ranking = eligible[np.argsort(-values[eligible], kind="stable")]
     stay, twin, cosine = distinct(vectors[ranking], max_similarity=max_similarity)
-    found = list(reasons)
-    for place in np.delete(np.arange(len(ranking)), stay):
-        name = ids[int(ranking[twin[place]])][:8]
-        found[ranking[place]] = f"near-duplicate of {name} (cosine {cosine[place]:.2f})"
-    return found
+    places = np.delete(np.arange(len(ranking)), stay)
+    names = ids.gather(ranking[twin[places]]).str.head(8)
+    found = [
+        f"near-duplicate of {name} (cosine {similarity:.2f})"
+        for name, similarity in zip(names, cosine[places], strict=True)
+    ]
+    return reasons.clone().scatter(ranking[places], found)
 
 
-def _holds(frame: pl.DataFrame, where: str) -> pl.Series:
+def _holds(frame: pl.DataFrame, where: str, columns: Sequence[str]) -> pl.Series:
+    condition = _parsed(where, columns)
     try:
-        holds = frame.fill_nan(None).select(holds=pl.sql_expr(where))["holds"]
+        holds = frame.fill_nan(None).select(holds=condition)["holds"]
     except (pl.exceptions.PolarsError, TypeError) as error:
-        raise SelectionError(
-            f"cannot evaluate where {where!r}: {str(error).splitlines()[0]}",
-            hint=f"write SQL over these columns: {', '.join(frame.columns)}",
-        ) from error
+        raise _not_evaluated(where, columns, error) from error
     if holds.dtype != pl.Boolean or holds.len() != frame.height:
         raise SelectionError(
             f"where {where!r} is not a condition on each row", hint="compare columns, as in tokens < 800"
         )
     return holds.fill_null(value=False)
+
+
+def _parsed(where: str, columns: Sequence[str]) -> pl.Expr:
+    try:
+        return pl.sql_expr(where)
+    except (pl.exceptions.PolarsError, TypeError) as error:
+        raise _not_evaluated(where, columns, error) from error
+
+
+def _not_evaluated(where: str, columns: Sequence[str], error: Exception) -> SelectionError:
+    return SelectionError(
+        f"cannot evaluate where {where!r}: {str(error).splitlines()[0]}",
+        hint=f"write SQL over these columns: {', '.join(columns)}",
+    )
 
 
 def _lacks(column: str) -> pl.Expr:

@@ -1,5 +1,7 @@
 """Fine-tuning with TRL and PEFT, and the reference models that learnability compares with."""
 
+from learnable.training.batches import LengthGroupedBatches
+from learnable.training.devices import join
 from learnable.training.gradients import GradientSum, gradient_sums
 from learnable.training.reference import (
     Part,
@@ -10,7 +12,7 @@ from learnable.training.reference import (
     read_reference,
     train_reference,
 )
-from learnable.training.sft import LengthGroupedBatches, Trained, fine_tune, lora, save_whole
+from learnable.training.sft import Trained, fine_tune, lora, save_whole
 
 __all__ = [
     "GradientSum",
@@ -22,6 +24,7 @@ __all__ = [
     "fine_tune",
     "given_reference",
     "gradient_sums",
+    "join",
     "lora",
     "no_assignment",
     "read_reference",

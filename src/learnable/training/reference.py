@@ -12,7 +12,7 @@ import polars as pl
 from learnable.atomic import write_frame, write_json
 from learnable.errors import TrainError
 from learnable.fingerprint import fingerprint
-from learnable.training.sft import fine_tune
+from learnable.training.sft import LAST_EPOCH, fine_tune
 from learnable.types import ModelRef, Reference, Rendered
 
 
@@ -29,11 +29,45 @@ class References:
     """The models that score, and which of them scores which example.
 
     ``assignment`` has ``id`` and ``part`` (position in ``parts``); an example that is not in it was trained on by none
-    of them and is scored by the first.
+    of them and is scored by the first. ``last_epoch`` has ``id``, ``nll`` and ``response_tokens`` of each example as
+    the last epoch met it; None where that was not asked for.
     """
 
     parts: tuple[Part, ...]
     assignment: pl.DataFrame
+    last_epoch: pl.DataFrame | None = None
+
+    def last_epoch_loss(self, frame: pl.DataFrame) -> pl.Series:
+        """Return the loss per response token of the last epoch in nats, float32 (n,), NaN where it is undefined.
+
+        Args:
+            frame: n rows with ``id`` and ``response_tokens``.
+
+        Raises:
+            TrainError: If an example was not trained on, or was cut off elsewhere.
+        """
+        if self.last_epoch is None:
+            raise TrainError("the losses of the last epoch were not kept", hint=_KEEP_OR_PASS)
+        kept = self.last_epoch.rename({"response_tokens": "trained_tokens"})
+        joined = frame.join(kept, on="id", how="left", maintain_order="left")
+        other = joined.filter(
+            (pl.col("response_tokens") > 0)
+            & (pl.col("response_tokens") != pl.col("trained_tokens").fill_null(0))
+        )
+        if other.height:
+            raise TrainError(
+                f"{other.height:,} of {frame.height:,} examples were not trained on, or not to the same length, such as "
+                f"{other['id'][0][:8]}: the last epoch knows no loss of theirs",
+                hint=_KEEP_OR_PASS,
+            )
+        loss = (joined["nll"] / joined["response_tokens"]).fill_null(float("nan"))
+        return loss.cast(pl.Float32).alias("loss")
+
+
+_KEEP_OR_PASS = (
+    "score the pool that the reference was trained on, with the same max_length, "
+    "or train the reference without last_epoch_loss"
+)
 
 
 def assign_folds(ids: Sequence[str], sources: Sequence[str], *, folds: int, seed: int) -> np.ndarray:
@@ -49,7 +83,13 @@ def assign_folds(ids: Sequence[str], sources: Sequence[str], *, folds: int, seed
 
 
 def train_reference(
-    ref: ModelRef, rendered: Sequence[Rendered], sources: Sequence[str], folder: Path, *, reference: Reference
+    ref: ModelRef,
+    rendered: Sequence[Rendered],
+    sources: Sequence[str],
+    folder: Path,
+    *,
+    reference: Reference,
+    processes: int = 1,
 ) -> int:
     """Train the models of a reference into ``folder``; what is finished there is not repeated.
 
@@ -59,6 +99,7 @@ def train_reference(
         sources: Their sources, for folds that hold equally many of each.
         folder: Gets a folder for each model, and ``reference.json`` and ``assignment.parquet``.
         reference: How.
+        processes: As for ``fine_tune``.
 
     Returns:
         How many tokens were trained on in this run, over all epochs and models.
@@ -84,7 +125,15 @@ def train_reference(
             f", fold {number + 1} of {reference.folds}" if reference.folds else ""
         )
         name = f"part-{number}"
-        trained = fine_tune(ref, [rendered[i] for i in inside], folder / name, tuning=reference, label=label)
+        trained = fine_tune(
+            ref,
+            [rendered[i] for i in inside],
+            folder / name,
+            tuning=reference,
+            label=label,
+            processes=processes,
+            keep_losses=reference.last_epoch_loss,
+        )
         tokens += trained.tokens if trained.ran else 0
         parts.append({"name": name, "kind": "adapter" if reference.method == "lora" else "model"})
     write_frame(pl.DataFrame({"id": ids, "part": fold}), folder / "assignment.parquet")
@@ -120,4 +169,6 @@ def read_reference(folder: Path) -> References:
     for part in known["parts"]:
         inside = folder / part["name"]
         parts.append(Part(name=str(inside) if inside.exists() else part["name"], kind=part["kind"]))
-    return References(parts=tuple(parts), assignment=assignment)
+    losses = folder / known["parts"][0]["name"] / LAST_EPOCH
+    last_epoch = pl.read_parquet(losses) if losses.is_file() else None
+    return References(parts=tuple(parts), assignment=assignment, last_epoch=last_epoch)

@@ -1,35 +1,41 @@
 """Supervised fine-tuning with TRL and PEFT on tokens that are rendered already; a killed run goes on where it was."""
 
+import ctypes
 import gc
 import json
 import math
 import shutil
+import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
 import transformers
 from datasets import Dataset
+from numpy.typing import NDArray
 from peft import LoraConfig, PeftModel
 from transformers import PrinterCallback, TrainerCallback
-from trl import SFTConfig, SFTTrainer
+from trl import SFTConfig
 
-from learnable.atomic import disk_errors, replacing, write_json
-from learnable.errors import TrainError
+from learnable.atomic import disk_errors, replacing, write_frame, write_json
+from learnable.errors import TrainError, UsageError
 from learnable.model.loading import load_network, load_tokenizer, quiet
-from learnable.model.source import resolved_dtype
-from learnable.progress import Bar, bar
+from learnable.model.source import resolved_device, resolved_dtype
+from learnable.progress import bar
+from learnable.training import devices
+from learnable.training.batches import Batches, LengthGroupedBatches
+from learnable.training.trainer import ResponseTrainer
 from learnable.types import ModelRef, Rendered, Tuning
 
 CHECKPOINT_EVERY_S = 60.0
-COMPLETE = "complete"
-PIECE_TOKENS = {"cpu": 1_024, "cuda": 16_384, "mps": 4_096}
-"""Most tokens, padding included, that are forwarded and backwarded at once; memory grows with them."""
+COMPLETE, KEPT_LOSSES = "complete", "last_epoch.npy"
+LAST_EPOCH = "last_epoch.parquet"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +61,8 @@ def fine_tune(
     label: str,
     token_ids: Sequence[int] = (),
     start: Path | None = None,
+    processes: int = 1,
+    keep_losses: bool = False,
 ) -> Trained:
     """Fine-tune a model on the response tokens of rendered examples.
 
@@ -67,17 +75,21 @@ def fine_tune(
         label: What the progress bar says.
         token_ids: With LoRA: tokens whose rows of the embedding are trained beside the adapters, and saved with them.
         start: With LoRA: an adapter of the same model to go on from, such as that of an earlier stage.
+        processes: Share each batch among so many processes of this machine, each with a GPU of its own or a part of
+            the CPU's cores. The result is the same up to rounding. Under a launcher such as ``torchrun`` its
+            processes are taken, however many.
+        keep_losses: Write ``last_epoch.parquet`` too: ``id``, ``nll`` (float32, summed over the response) and
+            ``response_tokens`` of each example as the last epoch met it.
 
     Raises:
         TrainError: If there is nothing to train on, or the loss is not finite.
+        UsageError: If there are fewer GPUs than processes.
         DiskError: If the disk is full.
     """
-    record = folder / "training.json"
+    record, checkpoints = folder / "training.json", folder / "checkpoints"
     if record.is_file():
         known = json.loads(record.read_text(encoding="utf-8"))
-        shutil.rmtree(
-            folder / "checkpoints", ignore_errors=True
-        )  # left by a kill right after the record was written
+        shutil.rmtree(checkpoints, ignore_errors=True)  # left by a kill right after the record was written
         return Trained(folder=folder, ran=False, **known)
     useful = sorted((example for example in rendered if example.mask.any()), key=lambda example: example.id)
     if not useful:
@@ -85,62 +97,117 @@ def fine_tune(
             "there is no example with a response token to train on",
             hint="raise max_length, or look at `learnable show`",
         )
-    try:
-        with disk_errors(folder):
-            return _fine_tune(ref, useful, folder, tuning, label, tuple(token_ids), start)
-    except torch.cuda.OutOfMemoryError as error:
-        longest = max(len(example.ids) for example in useful)
-        raise TrainError(
-            f"training does not fit the GPU's memory (longest example: {longest:,} tokens)",
-            hint="lower max_length, or take a smaller model or dtype; the same command goes on from the last checkpoint",
-        ) from error
+    _check_devices(ref, processes)
+    with disk_errors(folder):
+        checkpoints.mkdir(parents=True, exist_ok=True)
+        job = _Job(
+            ref=ref,
+            rendered=useful,
+            folder=folder,
+            tuning=tuning,
+            label=label,
+            token_ids=tuple(token_ids),
+            start=start,
+            keep_losses=keep_losses,
+        )
+        trained: Trained = devices.together(_fine_tune, job, processes=processes, scratch=checkpoints)
+        shutil.rmtree(checkpoints)
+    return trained
 
 
-def _fine_tune(
-    ref: ModelRef,
-    rendered: list[Rendered],
-    folder: Path,
-    tuning: Tuning,
-    label: str,
-    token_ids: tuple[int, ...],
-    start: Path | None,
-) -> Trained:
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """What ``fine_tune`` was asked for, as it goes to all processes."""
+
+    ref: ModelRef
+    rendered: list[Rendered]
+    folder: Path
+    tuning: Tuning
+    label: str
+    token_ids: tuple[int, ...]
+    start: Path | None
+    keep_losses: bool
+
+
+def _check_devices(ref: ModelRef, processes: int) -> None:
+    device, wanted = resolved_device(ref), max(processes, devices.processes_here())
+    here = {
+        "cpu": wanted,
+        "cuda": torch.cuda.device_count() * (wanted if devices.processes_here() > 1 else 1),
+    }
+    if processes < 1 or wanted > here.get(device, 1):
+        raise UsageError(
+            f"{wanted if processes > 0 else processes} processes cannot train on this machine's {device}",
+            hint="each process takes a GPU of its own, or some cores of the CPU: choose another --processes",
+        )
+
+
+def _fine_tune(job: _Job) -> Trained:
+    """Do what was asked for; called in all processes, of which the main one writes."""
+    with disk_errors(job.folder), _memory_errors(job.rendered):
+        trained = _trained(job)
+    _give_back_memory()
+    return trained
+
+
+def _trained(job: _Job) -> Trained:
     started = time.monotonic()
-    checkpoints = folder / "checkpoints"
-    checkpoints.mkdir(parents=True, exist_ok=True)
-    mixed = resolved_dtype(ref) == "bfloat16"
+    last = devices.shared(_last_complete(job.folder / "checkpoints") if devices.is_main() else None)
+    spent_before = float((last / COMPLETE).read_text(encoding="ascii") or 0) if last else 0.0
+    trainer = _trainer(job, last, started=started - spent_before)
+    tokens = round(sum(len(example.ids) for example in job.rendered) * job.tuning.epochs)
+    with bar(job.label, tokens) if devices.is_main() else nullcontext() as trainer.progress:
+        outcome = trainer.train(resume_from_checkpoint=str(last) if last else None)
+    trained = Trained(
+        folder=job.folder,
+        tokens=tokens,
+        steps=int(trainer.state.global_step),
+        seconds=spent_before + time.monotonic() - started,
+    )
+    if devices.is_main():
+        if not np.isfinite(outcome.training_loss):
+            raise TrainError(
+                "the training loss is not finite", hint="lower the learning rate, or use --dtype float32"
+            )
+        _save(trainer, job)
+        figures = {"tokens": trained.tokens, "steps": trained.steps, "seconds": trained.seconds}
+        write_json(job.folder / "training.json", figures)
+    return trained
+
+
+def _trainer(job: _Job, last: Path | None, *, started: float) -> ResponseTrainer:
+    """Return a trainer that is ready to begin, or to go on from the last checkpoint."""
+    ref, tuning = job.ref, job.tuning
     # Full fine-tuning keeps float32 weights and computes in bfloat16: bfloat16 weights would lose small updates.
     network = load_network(replace(ref, dtype="float32") if tuning.method == "full" else ref)
-    if start is not None:
-        network = PeftModel.from_pretrained(network, str(start), is_trainable=True)
-    tokenizer = load_tokenizer(ref)
+    if job.start is not None:
+        network = PeftModel.from_pretrained(network, str(job.start), is_trainable=True)
     transformers.set_seed(tuning.seed)
-    on_cpu = network.device.type == "cpu"
-    tokens = sum(len(example.ids) for example in rendered)
-    batches = LengthGroupedBatches(
-        [len(example.ids) for example in rendered],
+    planned = LengthGroupedBatches(
+        [len(example.ids) for example in job.rendered],
         batch_size=tuning.batch_size,
         steps=tuning.steps,
         seed=tuning.seed,
     )
-    last = _last_complete(checkpoints)
-    spent_before = float((last / COMPLETE).read_text(encoding="ascii") or 0) if last else 0.0
+    on_cpu = network.device.type == "cpu"
     arguments = SFTConfig(
-        output_dir=str(checkpoints),
+        output_dir=str(job.folder / "checkpoints"),
         num_train_epochs=tuning.epochs,
         per_device_train_batch_size=tuning.batch_size,
         learning_rate=tuning.peak_learning_rate,
         lr_scheduler_type="cosine",
-        warmup_steps=_warmup_steps(tuning, len(batches)),
+        warmup_steps=_warmup_steps(tuning, len(planned)),
         weight_decay=0.0,
         max_grad_norm=1.0,
-        bf16=mixed,
+        bf16=resolved_dtype(ref) == "bfloat16",
         fp16=False,
         activation_checkpointing=not on_cpu,
         optim="adamw_torch",
         seed=tuning.seed,
         use_cpu=on_cpu,
-        dataloader_pin_memory=not on_cpu,
+        # All processes see the whole batch, and count its tokens themselves.
+        average_tokens_across_devices=False,
+        ddp_find_unused_parameters=False,
         save_strategy="no",
         save_total_limit=2,
         logging_strategy="no",
@@ -152,48 +219,75 @@ def _fine_tune(
     )
     # On one device whatever the machine has: several visible GPUs would multiply the batch, hence change the result.
     arguments._n_gpu = min(arguments.n_gpu, 1)
-    with bar(label, round(tokens * tuning.epochs)) as progress:
-        trainer = _Trainer(
-            model=network,
-            args=arguments,
-            train_dataset=_dataset(rendered),
-            processing_class=tokenizer,
-            peft_config=lora(tuning, network, token_ids)
-            if tuning.method == "lora" and start is None
-            else None,
-            callbacks=[_Checkpoints(started=started - spent_before)],
-        )
-        head = trainer.model.get_output_embeddings()
-        if token_ids and not hasattr(head, "bias"):
-            head.bias = None  # TRL reads it, and PEFT's wrapper around new rows has lost it
-        trainer.progress = progress
-        trainer.batches = batches
-        trainer.remove_callback(PrinterCallback)
-        outcome = trainer.train(resume_from_checkpoint=str(last) if last else None)
-    if not np.isfinite(outcome.training_loss):
-        raise TrainError(
-            "the training loss is not finite", hint="lower the learning rate, or use --dtype float32"
-        )
-    if tuning.method == "full":
-        trainer.model.to(getattr(torch, resolved_dtype(ref)))
-    with quiet():
-        trainer.model.save_pretrained(folder)
-    if tuning.method == "full":
-        tokenizer.save_pretrained(folder)
-    trained = Trained(
-        folder=folder,
-        tokens=round(tokens * tuning.epochs),
-        steps=int(trainer.state.global_step),
-        seconds=spent_before + time.monotonic() - started,
+    fresh = tuning.method == "lora" and job.start is None
+    trainer = ResponseTrainer(
+        batches=Batches(job.rendered, planned),
+        losses=_kept_losses(job, last),
+        model=network,
+        args=arguments,
+        # TRL wants a table; the tokens stay where they are.
+        train_dataset=Dataset.from_dict({"position": list(range(len(job.rendered)))}),
+        data_collator=lambda members: members,
+        processing_class=load_tokenizer(ref),
+        peft_config=lora(tuning, network, job.token_ids) if fresh else None,
     )
-    del trainer, network  # the next fold must not find them in memory
+    for module in trainer.model.modules():
+        if hasattr(module, "cast_input_dtype_enabled"):
+            # Autocast rounds what adapters see to bfloat16 anyway: a copy of it in float32 is for nothing.
+            module.cast_input_dtype_enabled = not arguments.bf16
+    trainer.add_callback(_Checkpoints(started=started, losses=trainer.losses))
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _save(trainer: ResponseTrainer, job: _Job) -> None:
+    if job.tuning.method == "full":
+        trainer.model.to(getattr(torch, resolved_dtype(job.ref)))
+    with quiet():
+        trainer.model.save_pretrained(job.folder)
+    if job.tuning.method == "full":
+        trainer.processing_class.save_pretrained(job.folder)
+    if trainer.losses is not None:
+        counted = [int(example.mask[1:].sum()) for example in job.rendered]
+        columns = {
+            "id": [example.id for example in job.rendered],
+            "nll": trainer.losses,
+            "response_tokens": counted,
+        }
+        write_frame(pl.DataFrame(columns), job.folder / LAST_EPOCH)
+
+
+def _give_back_memory() -> None:
+    """Give the memory of a training back, for the next one: the system sees less of it taken, and in one piece."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    figures = {"tokens": trained.tokens, "steps": trained.steps, "seconds": trained.seconds}
-    write_json(folder / "training.json", figures)
-    shutil.rmtree(checkpoints)
-    return trained
+    if sys.platform == "linux":
+        library = ctypes.CDLL(None)
+        if hasattr(library, "malloc_trim"):
+            library.malloc_trim(0)
+
+
+@contextmanager
+def _memory_errors(rendered: Sequence[Rendered]) -> Iterator[None]:
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        longest = max(len(example.ids) for example in rendered)
+        raise TrainError(
+            f"training does not fit the GPU's memory (longest example: {longest:,} tokens)",
+            hint="lower max_length, or take a smaller model or dtype; the same command goes on from the last checkpoint",
+        ) from error
+
+
+def _kept_losses(job: _Job, last: Path | None) -> NDArray[np.float32] | None:
+    """Return the losses that were met before the last checkpoint, NaN where none was; None where none are kept."""
+    if not job.keep_losses:
+        return None
+    if last is not None:
+        kept: NDArray[np.float32] = np.load(last / KEPT_LOSSES)
+        return kept
+    return np.full(len(job.rendered), np.nan, dtype=np.float32)
 
 
 def lora(tuning: Tuning, network: Any, token_ids: Sequence[int] = ()) -> LoraConfig:
@@ -243,15 +337,6 @@ def save_whole(ref: ModelRef, adapter: Path, folder: Path) -> None:
     (folder / "merged").rmdir()
 
 
-def _dataset(rendered: Sequence[Rendered]) -> Dataset:
-    return Dataset.from_dict(
-        {
-            "input_ids": [example.ids.tolist() for example in rendered],
-            "labels": [np.where(example.mask, example.ids, -100).tolist() for example in rendered],
-        }
-    )
-
-
 def _warmup_steps(tuning: Tuning, batches: int) -> int:
     """Return the steps of rising learning rate: rounded up, but never all of them, as the first has the rate 0."""
     total = math.ceil(tuning.epochs * batches)
@@ -268,114 +353,31 @@ def _last_complete(checkpoints: Path) -> Path | None:
     return found[-1].parent if found else None
 
 
-class LengthGroupedBatches(torch.utils.data.Sampler[list[int]]):
-    """Batches of indices of about one length, shuffled.
-
-    Little padding, and no drift of length over the epoch: examples are shuffled, sorted by length within windows of
-    ``window`` batches, cut into batches, and all batches are shuffled.
-
-    Args:
-        lengths: Tokens of each example, (n,).
-        batch_size: Examples per batch; the last one may have fewer.
-        steps: Make this many batches instead, their sizes as even as can be.
-        seed: Seeds the order, together with the epoch.
-        window: Batches per window.
-    """
-
-    def __init__(
-        self,
-        lengths: Sequence[int],
-        *,
-        batch_size: int,
-        seed: int,
-        steps: int | None = None,
-        window: int = 16,
-    ) -> None:
-        count = len(lengths)
-        self._lengths, self._seed, self._epoch = np.asarray(lengths), seed, 0
-        if steps is None:
-            self._borders = np.append(np.arange(0, count, batch_size), count)
-        else:
-            self._borders = np.round(np.linspace(0, count, min(steps, count) + 1)).astype(np.int64)
-        self._windows = np.append(self._borders[:-1:window], count)
-        self._even = steps is not None or count % batch_size == 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the order of another epoch."""
-        self._epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self._borders) - 1
-
-    def __iter__(self) -> Iterator[list[int]]:
-        rng = np.random.default_rng([self._seed, self._epoch])
-        order = rng.permutation(len(self._lengths))
-        windows = [order[start:end] for start, end in pairwise(self._windows)]
-        grouped = np.concatenate([part[np.argsort(self._lengths[part], kind="stable")] for part in windows])
-        batches = [grouped[start:end].tolist() for start, end in pairwise(self._borders)]
-        # A last batch that is not full stays last, so that the learning rate is lowest where the gradient is noisiest.
-        full = len(batches) - (not self._even)
-        batches[:full] = [batches[position] for position in rng.permutation(full)]
-        return iter(batches)
-
-
-class _Trainer(SFTTrainer):  # type: ignore[misc]
-    progress: Bar
-
-    batches: LengthGroupedBatches
-
-    def get_train_dataloader(self) -> Any:
-        """Return the batches as they are planned; the trainer's own way knows only batches of one size."""
-        loader = torch.utils.data.DataLoader(
-            self._remove_unused_columns(self.train_dataset, description="Training"),
-            batch_sampler=self.batches,
-            collate_fn=self.data_collator,
-            pin_memory=self.args.dataloader_pin_memory,
-        )
-        return self.accelerator.prepare(loader)
-
-    def training_step(
-        self, model: Any, inputs: dict[str, torch.Tensor], num_items_in_batch: Any = None
-    ) -> torch.Tensor:
-        """Take a batch in pieces of bounded size: the same gradient, as each loss is over the tokens of the whole."""
-        if num_items_in_batch is None:
-            num_items_in_batch = (inputs["labels"][:, 1:] != -100).sum()
-        loss = torch.zeros((), device=inputs["labels"].device)
-        for piece in self._pieces(inputs):
-            loss = loss + super().training_step(model, piece, num_items_in_batch)
-            self.progress.advance(int(piece["attention_mask"].sum()))
-        return loss
-
-    def _pieces(self, inputs: dict[str, torch.Tensor]) -> Iterator[dict[str, torch.Tensor]]:
-        lengths = inputs["attention_mask"].sum(dim=1).tolist()
-        order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
-        while order:
-            longest = int(lengths[order[0]])
-            rows = max(1, PIECE_TOKENS.get(inputs["labels"].device.type, PIECE_TOKENS["cpu"]) // longest)
-            yield {name: value[order[:rows], :longest] for name, value in inputs.items()}
-            order = order[rows:]
-
-
 class _Checkpoints(TrainerCallback):
     """Asks for a checkpoint every minute, or less often where saving is slow, and marks it once it is whole.
 
     The mark holds the seconds spent so far, so that a run that goes on knows its whole cost.
     """
 
-    def __init__(self, *, started: float) -> None:
-        self._started = started
+    def __init__(self, *, started: float, losses: NDArray[np.float32] | None) -> None:
+        self._started, self._losses = started, losses
         self._asked = self._saved = time.monotonic()
         self._pause_s = CHECKPOINT_EVERY_S
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
-        if time.monotonic() - self._saved >= self._pause_s and state.global_step < state.max_steps:
+        due = time.monotonic() - self._saved >= self._pause_s and state.global_step < state.max_steps
+        if devices.shared(due):  # clocks differ, and all processes must save the same step
             self._asked = time.monotonic()
             control.should_save = True
         return control
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._saved = time.monotonic()
-        mark = Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE
-        with replacing(mark) as part:
+        if not devices.is_main():
+            return
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        if self._losses is not None:
+            np.save(folder / KEPT_LOSSES, self._losses)
+        with replacing(folder / COMPLETE) as part:
             part.write_text(f"{self._saved - self._started:.1f}", encoding="ascii")
         self._pause_s = max(CHECKPOINT_EVERY_S, 10 * (self._saved - self._asked) * (CHECKPOINT_EVERY_S > 0))

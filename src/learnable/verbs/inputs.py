@@ -15,6 +15,7 @@ from learnable.types import Loading, ModelRef, Pool, Reading
 from learnable.verbs.load import load
 
 if TYPE_CHECKING:
+    from learnable.model import LanguageModel
     from learnable.training import References
 
 LONGEST = 2_048
@@ -89,6 +90,31 @@ def length_limit(ref: ModelRef, asked: int | None) -> int:
             hint="choose another max_length",
         )
     return asked
+
+
+def opened(ref: ModelRef, *, on: str | None) -> "LanguageModel":
+    """Return a model, its weights loaded here, or by the workers of a cluster in each pass.
+
+    Args:
+        ref: Which model.
+        on: None is here, ``ray[:ADDRESS]`` a Ray cluster.
+    """
+    if on is None:
+        from learnable.model import LanguageModel
+
+        return LanguageModel(ref)
+    from learnable.model.cluster import ClusterModel
+
+    return ClusterModel(ref, on=on)
+
+
+def pinned(ref: ModelRef, *, on: str | None) -> ModelRef:
+    """Return a model with the dtype that ``auto`` is where it runs: an identity tells dtypes apart."""
+    if on is None:
+        return ref
+    from learnable.model.cluster import dtype_of_workers
+
+    return replace(ref, dtype=dtype_of_workers(ref, on))
 
 
 def given_part(name: str, loading: Loading) -> tuple[str, Literal["adapter", "model"], str]:

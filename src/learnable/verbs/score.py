@@ -21,7 +21,16 @@ from learnable.scorers import SCORERS
 from learnable.steps import DONE, Outcome, Step
 from learnable.store import Store
 from learnable.types import Example, Loading, Measure, ModelRef, Reading, Rendered, Scorer
-from learnable.verbs.inputs import length_limit, pool_of, reference_identity, reference_models, would_run
+from learnable.verbs.inputs import (
+    finished,
+    length_limit,
+    opened,
+    pinned,
+    pool_of,
+    reference_identity,
+    reference_models,
+    would_run,
+)
 from learnable.verbs.options import Flat, Output
 
 if TYPE_CHECKING:
@@ -52,6 +61,7 @@ def score(
     reading: Annotated[Reading, Flat] = Reading(),
     max_length: int | None = None,
     vectors: Vectors = "none",
+    on: str | None = None,
     store: str = "runs/store",
     dry_run: bool = False,
     output: Output = "scores",
@@ -69,6 +79,7 @@ def score(
         max_length: Longest example in tokens; 2,048 or the model's own limit when not given.
         vectors: Vectors of the examples, which some selectors need: of the model (its last hidden states, one more
             pass), or of `wordllama` (word vectors from a pip package, no pass).
+        on: Where the model runs: here, or `ray[:ADDRESS]`, a model on each GPU of a Ray cluster, or on its CPUs.
         store: Folder of measurements; what is in it is never measured twice.
         dry_run: Say what would run, and run nothing.
         output: Folder to write.
@@ -82,9 +93,11 @@ def score(
     ref = ModelRef(name=model, **asdict(loading))
     longest = length_limit(ref, max_length)
     pool, loaded = pool_of(data, reading, output, dry_run=dry_run)
-    price = price_of(len(pool), needs, vectors)
+    price = price_of(len(pool), needs - ({"loss_after"} if _kept_losses(reference) else set()), vectors)
     if dry_run and not is_here(ref):
         return Outcome.planned("score", [f"fetch or convert {model}", *price])
+    ref = pinned(ref, on=on)
+    loading = replace(loading, dtype=ref.dtype)
     inputs = {"pool": loaded.identity, "base": identify(ref)}
     if reference is not None:
         if dry_run and not Path(reference).exists():
@@ -105,9 +118,7 @@ def score(
     if done := step.begin(folder, links=links):
         return done
     say(f"scoring {len(pool):,} examples: {', '.join(price)}")
-    from learnable.model import LanguageModel
-
-    network = LanguageModel(ref)
+    network = opened(ref, on=on)
     if network.renderer.uses_default_template:
         say(f"{model} brings no chat template: the default one is used (### Instruction / ### Response)")
     examples = list(pool.iter_examples())
@@ -117,7 +128,7 @@ def score(
     passes = _Passes(network, rendered, frame, Store(Path(store)), longest)
     measured = [*passes.base(needs), *passes.alone(needs)]
     if reference is not None and "loss_after" in needs:
-        measured.append(passes.reference(reference_models(reference, loading), loading))
+        measured.append(passes.reference(reference_models(reference, loading), loading, on=on))
     frame = frame.with_columns(measured)
     frame = frame.with_columns(
         pl.Series(name, method(frame), dtype=pl.Float32) for name, method in methods.items()
@@ -183,6 +194,13 @@ def _needs(methods: dict[str, Scorer], reference: str | None) -> set[str]:
     return needs
 
 
+def _kept_losses(reference: str | None) -> bool:
+    """Return whether a reference kept the losses of its last epoch, so that they cost no pass."""
+    if reference is None or not (Path(reference) / DONE).is_file():
+        return False
+    return "loss after" in finished(reference, "train").facts
+
+
 def price_of(examples: int, needs: set[str], vectors: Vectors) -> list[str]:
     """Return in words which passes a table of scores costs."""
     passes = {
@@ -245,8 +263,11 @@ class _Passes:
                 columns.append(listed(measure, self._frame, store=self._store).alias(f"token_losses_{name}"))
         return columns
 
-    def reference(self, references: "References", loading: Loading) -> pl.Series:
+    def reference(self, references: "References", loading: Loading, *, on: str | None) -> pl.Series:
         """Return the loss per token under the reference, (n,); each example by the part that did not train on it."""
+        if references.last_epoch is not None:
+            say("reference loss: as the last epoch of its training met it, no pass")
+            return references.last_epoch_loss(self._frame).alias("loss_after")
         parts = self._frame.join(references.assignment, on="id", how="left", maintain_order="left")[
             "part"
         ].fill_null(0)
@@ -260,14 +281,12 @@ class _Passes:
                 with self._network.adapter(Path(part.name)):
                     measure = self._run(self._network, rendered, "nll", label)
             else:
-                measure = self._run(self._whole(part.name, loading), rendered, "nll", label)
+                measure = self._run(self._whole(part.name, loading, on), rendered, "nll", label)
             after[members] = mean_loss(measure, self._frame[members], store=self._store)
         return after
 
-    def _whole(self, name: str, loading: Loading) -> "LanguageModel":
-        from learnable.model import LanguageModel
-
-        whole = LanguageModel(ModelRef(name=name, **asdict(replace(loading, revision=None))))
+    def _whole(self, name: str, loading: Loading, on: str | None) -> "LanguageModel":
+        whole = opened(ModelRef(name=name, **asdict(replace(loading, revision=None))), on=on)
         if whole.renderer.vocabulary != self._network.renderer.vocabulary:
             raise ModelError(
                 f"the reference {name} has another tokenizer than the base model, so their losses cannot be compared",

@@ -1,5 +1,6 @@
 """``learnable train``: a model in, a fine-tuned one out."""
 
+import os
 import shutil
 import time
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ def train(
     tokens: Annotated[list[str] | None, Several] = None,
     init: Init = "description",
     max_length: int | None = None,
+    processes: int = 1,
     dry_run: bool = False,
     output: Output = "reference",
 ) -> Outcome:
@@ -43,9 +45,12 @@ def train(
         tokens: New tokens, each "<sep>=what it means". Only their rows of the embedding are trained, beside LoRA.
         init: How the row of a new token begins: random, mean (of all rows), or description (mean of its meaning's).
         max_length: Longest example in tokens; 2,048 or the model's own limit when not given.
+        processes: Train as so many processes that share each batch, on a GPU each or on some cores each. The result
+            is the same up to rounding. Started by `torchrun`, its processes train together instead.
         dry_run: Say what would run, and run nothing.
         output: Folder to write.
     """
+    _join_launcher()
     from learnable.model.source import identify, is_here
 
     started = time.monotonic()
@@ -62,14 +67,10 @@ def train(
         facts |= {"kind": "given", "model": reference.model}
         parameters: dict[str, Any] = {}
     else:
-        facts |= {
-            "kind": "trained",
-            "method": reference.method,
-            "epochs": reference.epochs,
-            "fraction": reference.fraction,
-        }
-        facts["learning rate"] = reference.peak_learning_rate
+        facts |= _facts(reference)
         parameters = asdict(reference) | {"max_length": longest}
+        if not reference.last_epoch_loss:
+            del parameters["last_epoch_loss"]  # it came later, and references without it are what they were
     if new is not None:
         facts["tokens"], parameters["tokens"] = str(new), fingerprint(new)
     step = Step(verb="train", parameters=parameters, inputs=inputs)
@@ -88,15 +89,41 @@ def train(
         given_reference(name, kind, folder)
     elif new is not None:
         say(f"training with {new}: {_price(reference, len(pool))}")
-        trained = _with_tokens(ref, list(pool.iter_examples()), folder, new, reference, longest, skip=skip)
+        examples = list(pool.iter_examples())
+        trained = _with_tokens(ref, examples, folder, new, reference, longest, skip=skip, processes=processes)
     else:
         say(f"training the reference ({reference.method}): {_price(reference, len(pool))}")
         rendered = Renderer.of(ref).render(list(pool.iter_examples()), max_length=longest, skip_refused=skip)
         sources = pool.examples["source"].to_list()
-        trained = train_reference(ref, rendered, sources, folder, reference=reference)
+        trained = train_reference(ref, rendered, sources, folder, reference=reference, processes=processes)
     return step.finish(
         folder, facts=facts, started=started, links=links, tokens=trained, passes=reference.passes
     )
+
+
+def _join_launcher() -> None:
+    """Under a launcher such as torchrun, only the main process comes out of here; the others train with it."""
+    if "RANK" in os.environ:
+        from learnable.training import join
+
+        join()
+
+
+def _facts(reference: Reference) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "kind": "trained",
+        "method": reference.method,
+        "epochs": reference.epochs,
+        "fraction": reference.fraction,
+        "learning rate": reference.peak_learning_rate,
+    }
+    if reference.last_epoch_loss:
+        facts["loss after"] = "as the last epoch met it" + (
+            "; of one epoch, what is met first is met before anything is learned"
+            if reference.epochs < 2
+            else ""
+        )
+    return facts
 
 
 def _price(reference: Reference, examples: int) -> str:
@@ -109,10 +136,10 @@ def _new_tokens(tokens: Sequence[str] | None, init: Init, reference: Reference) 
     if not tokens:
         return None
     plain = (reference.model, reference.method, reference.folds, reference.fraction) == (None, "lora", 0, 1.0)
-    if not plain:
+    if not plain or reference.last_epoch_loss:
         raise UsageError(
-            "new tokens are trained with LoRA on all rows: no folds, no fraction, no full fine-tuning",
-            hint="leave --folds, --fraction, --method and --reference.model out",
+            "new tokens are trained with LoRA on all rows: no folds, no fraction, no full fine-tuning, no losses kept",
+            hint="leave --folds, --fraction, --method, --last-epoch-loss and --reference.model out",
         )
     return NewTokens(
         added=tuple(map(NewToken.parse, tokens)),
@@ -130,6 +157,7 @@ def _with_tokens(
     longest: int,
     *,
     skip: bool,
+    processes: int,
 ) -> int:
     """Write the whole trained model into ``folder``; return how many tokens were trained on in this run."""
     from learnable.model import Renderer, token_ids, with_tokens
@@ -142,7 +170,13 @@ def _with_tokens(
         rendered = Renderer.of(base).render(examples, max_length=longest, skip_refused=skip)
         ids = token_ids(base, new)
         trained = fine_tune(
-            base, rendered, folder / "adapter", tuning=reference, label="training", token_ids=ids
+            base,
+            rendered,
+            folder / "adapter",
+            tuning=reference,
+            label="training",
+            token_ids=ids,
+            processes=processes,
         )
         tokens = trained.tokens if trained.ran else 0
         save_whole(base, folder / "adapter", folder)

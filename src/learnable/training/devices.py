@@ -1,0 +1,168 @@
+"""Training in several processes, one for each device: torch's launcher starts, watches and ends them.
+
+One process, the main one, does what a command does; the others wait until it trains, train with it, and wait again.
+Only the main process reads the data, writes files, and speaks. That holds for processes that we start (``together``)
+and for those of the user's own ``torchrun`` (``join``) alike.
+"""
+
+import atexit
+import os
+import pickle
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from itertools import count
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import torch
+import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from torch.distributed.rendezvous import rendezvous
+
+from learnable.errors import LearnableError, TrainError
+
+WORK, END = "work", "end"
+PATIENCE = timedelta(days=30)
+"""How long a process waits for the main one to train: much of what that does takes no other."""
+
+_store: PrefixStore | None = None
+_number = count()
+
+
+def processes_here() -> int:
+    """Return how many processes a launcher such as torchrun has started to train together; 1 without one."""
+    return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
+
+
+def is_main() -> bool:
+    """Return whether this is the process that writes."""
+    return processes_here() == 1 or os.environ["RANK"] == "0"
+
+
+def join() -> None:
+    """Under a launcher such as torchrun, become the main process, or train with it until it ends.
+
+    In the main process, and without a launcher, this returns at once. In the others it never does: they end, without
+    an error, when the main process ends. Call it before anything is read or written.
+    """
+    global _store
+    if processes_here() == 1 or _store is not None:
+        return
+    threads = max(1, torch.get_num_threads() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", str(threads))))
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    store, rank, size = next(rendezvous("env://"))
+    backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
+    dist.init_process_group(backend, store=PrefixStore("training", store), rank=rank, world_size=size)
+    _store = PrefixStore("work", store)
+    atexit.register(_leave)
+    while not is_main():
+        key = str(next(_number))
+        _store.wait([key], PATIENCE)
+        if _store.get(key).decode() == END:
+            sys.exit(0)
+        function, arguments = shared(None)
+        function(*arguments)
+
+
+def together(function: Callable[..., Any], *arguments: Any, processes: int, scratch: Path) -> Any:
+    """Call a function in all processes at once, and return what it returns in the main one.
+
+    Args:
+        function: A function of a module.
+        arguments: Its arguments, which are sent to the other processes.
+        processes: How many to start, on this machine. Under a launcher its processes are taken; with 1, this one.
+        scratch: A folder for what goes between the processes that are started.
+
+    Raises:
+        TrainError: If a process ends before its time.
+        LearnableError: What the function raises in the main process.
+    """
+    if processes_here() > 1:
+        join()
+        assert _store is not None
+        _store.set(str(next(_number)), WORK)
+        shared((function, arguments))
+        return function(*arguments)
+    if processes > 1:
+        return _launched(function, arguments, processes, scratch)
+    return function(*arguments)
+
+
+def shared(value: Any) -> Any:
+    """Return the value that the main process gives, in all of them."""
+    if processes_here() == 1:
+        return value
+    values = [value]
+    dist.broadcast_object_list(values, src=0)
+    return values[0]
+
+
+def work(call: Path) -> None:
+    """Do what ``together`` left in a file, and leave the outcome beside it; in the main process of several."""
+    join()
+    function, arguments = pickle.loads(call.read_bytes())
+    try:
+        outcome = together(function, *arguments, processes=1, scratch=call.parent)
+    except LearnableError as error:
+        call.with_suffix(".outcome").write_bytes(pickle.dumps(error))
+        sys.exit(1)
+    call.with_suffix(".outcome").write_bytes(pickle.dumps(outcome))
+
+
+def _leave() -> None:
+    if is_main() and _store is not None:
+        _store.set(str(next(_number)), END)
+    dist.destroy_process_group()
+
+
+def _launched(function: Callable[..., Any], arguments: tuple[Any, ...], processes: int, scratch: Path) -> Any:
+    call, outcome = scratch / "call.pickle", scratch / "call.outcome"
+    call.write_bytes(pickle.dumps((function, arguments)))
+    outcome.unlink(missing_ok=True)
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        run_id=uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        local_addr="localhost",
+        max_restarts=0,
+    )
+    handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    try:
+        elastic_launch(config, sys.executable)("-m", f"{__package__}.worker", str(call), str(os.getpid()))
+    except ChildFailedError as error:
+        if not outcome.is_file():
+            rank, failure = error.get_first_failure()
+            raise TrainError(
+                f"process {rank + 1} of {processes} ended with exit code {failure.exitcode}",
+                hint="what it said stands above; the same command goes on from the last checkpoint",
+            ) from error
+    except SignalException as error:
+        raise (
+            KeyboardInterrupt if error.sigval == signal.SIGINT else SystemExit(128 + error.sigval)
+        ) from error
+    finally:
+        _restore(handlers)
+    # Written by the process that was started here.
+    found = pickle.loads(outcome.read_bytes())
+    if isinstance(found, LearnableError):
+        raise found
+    return found
+
+
+def _restore(handlers: Mapping[signal.Signals, Any]) -> None:
+    """Take the launcher's handlers of signals away again, which would outlive it."""
+    for number, handler in handlers.items():
+        if handler is not None and signal.getsignal(number) is not handler:
+            signal.signal(number, handler)

@@ -1,0 +1,89 @@
+"""Training in several processes: the same as in one, and only the main process writes."""
+
+import json
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from safetensors.torch import load_file
+
+from learnable.errors import TrainError, UsageError
+from learnable.model import Renderer
+from learnable.testing import toy_examples
+from learnable.training import devices, fine_tune, sft
+from learnable.types import ModelRef, Tuning
+
+TWICE = Tuning(learning_rate=1e-2, batch_size=4, rank=4, epochs=2)
+
+
+def saving_often(job):
+    """Train with a checkpoint after every step, and write down what the last one holds, by process."""
+    sft.CHECKPOINT_EVERY_S = 0.0
+    trained = sft._fine_tune(job)
+    files = sorted(path.name for path in job.folder.glob("checkpoints/checkpoint-11/*"))
+    (job.folder / f"seen-{os.environ['RANK']}.json").write_text(json.dumps(files))
+    return trained
+
+
+def raising(_):
+    raise TrainError("no", hint="yes")
+
+
+@pytest.fixture(scope="module")
+def ref(tiny):
+    return ModelRef(name=str(tiny), dtype="float32", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def rendered(ref):
+    return Renderer.of(ref).render(toy_examples(21), max_length=128)  # a batch of one leaves a process idle
+
+
+def test_a_training_that_one_process_began_two_end_to_the_same_adapter(ref, rendered, tmp_path, monkeypatch):
+    one, two = tmp_path / "one", tmp_path / "two"
+    monkeypatch.setattr(sft, "CHECKPOINT_EVERY_S", 0.0)
+    options = {"tuning": TWICE, "label": "training", "keep_losses": True}
+    fine_tune(ref, rendered, one, **options)
+    step = sft.ResponseTrainer.training_step
+
+    def killed(self, *args):
+        if self.state.global_step == 3:
+            raise KeyboardInterrupt
+        return step(self, *args)
+
+    with monkeypatch.context() as dying:
+        dying.setattr(sft.ResponseTrainer, "training_step", killed)
+        with pytest.raises(KeyboardInterrupt):
+            fine_tune(ref, rendered, two, **options)
+    monkeypatch.setattr(sft, "_fine_tune", saving_often)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+    trained = fine_tune(ref, rendered, two, **options, processes=2)
+    assert trained.steps == 12
+    expected, found = (load_file(folder / "adapter_model.safetensors") for folder in (one, two))
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, atol=1e-5)
+    losses = [pl.read_parquet(folder / sft.LAST_EPOCH)["nll"] for folder in (one, two)]
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+    checkpoint = json.loads((two / "seen-0.json").read_text())
+    assert {"complete", "last_epoch.npy", "optimizer.pt", "trainer_state.json"} <= set(checkpoint)
+    assert [name for name in checkpoint if "rng" in name] == ["rng_state_0.pth"], "the main process writes"
+    assert not (two / "checkpoints").exists()
+
+
+def test_what_fails_in_the_main_process_is_told_to_the_one_that_started_it(tmp_path):
+    call = tmp_path / "call.pickle"
+    call.write_bytes(pickle.dumps((raising, (1,))))
+    with pytest.raises(SystemExit):
+        devices.work(call)
+    error = pickle.loads((tmp_path / "call.outcome").read_bytes())
+    assert isinstance(error, TrainError)
+    assert error.hint == "yes"
+
+
+@pytest.mark.parametrize("processes", [0, -1])
+def test_no_process_is_refused(ref, rendered, tmp_path, processes):
+    with pytest.raises(UsageError, match="processes cannot train"):
+        fine_tune(ref, rendered, tmp_path, tuning=TWICE, label="training", processes=processes)
