@@ -1,13 +1,17 @@
 """Answers of a model: batches change nothing, stops are kept, sampling is by seed."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
-from transformers import GenerationConfig
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+from transformers.cache_utils import DynamicLayer
 
 from learnable.errors import ModelError, UsageError
-from learnable.model import LanguageModel, Renderer, generation, language_model
-from learnable.model.generation import _nucleus, generate, generate_batches
+from learnable.model import LanguageModel, Renderer, decoding, language_model
+from learnable.model.draws import Draws, nucleus
+from learnable.model.generation import generate, generate_batches
 from learnable.testing import tiny_model, toy_examples
 from learnable.types import Answer, Message, ModelRef, Sampling
 
@@ -207,10 +211,34 @@ def test_what_makes_no_sense_is_refused(model, prompts):
 @pytest.mark.parametrize("spread", [0.01, 5.0])
 def test_the_nucleus_is_what_sorting_the_vocabulary_gives(spread):
     logits = spread * torch.randn(3, 6_000, generator=torch.Generator().manual_seed(0))
-    falling, order = logits.sort(dim=-1, descending=True)
-    mass = falling.softmax(dim=-1).cumsum(dim=-1)
-    outside = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, order, mass - falling.softmax(-1) >= 0.9)
-    assert torch.equal(_nucleus(logits, 0.9).isinf(), outside)
+    probabilities = logits.softmax(dim=-1)
+    falling, order = probabilities.sort(dim=-1, descending=True)
+    outside = falling.cumsum(dim=-1) - falling >= 0.9
+    expected = probabilities.masked_fill(torch.zeros_like(outside).scatter(-1, order, outside), value=0.0)
+    tokens, inside = nucleus(probabilities, 0.9)
+    assert torch.equal(torch.zeros_like(probabilities).scatter(-1, tokens, inside), expected)
+
+
+@pytest.mark.parametrize("uniform", [0.0, 1 - 2**-24])
+def test_a_draw_at_either_end_is_a_token_of_the_nucleus(monkeypatch, uniform):
+    """The largest number that is drawn is rounded to 1 where it meets the mass of the nucleus."""
+    monkeypatch.setattr(torch, "rand", lambda *_, **__: torch.tensor([uniform]))
+    likely = torch.arange(40, 340, 3)
+    scores = torch.full((1, 400), -50.0)
+    scores[0, likely] = torch.linspace(0, 1, len(likely))
+    left = Draws(1.0, 0.9, [0])(torch.zeros(1, 1), scores)
+    (drawn,) = left.isfinite().nonzero()[:, 1].tolist()
+    tokens, inside = nucleus(scores.softmax(-1), 0.9)
+    allowed = sorted(tokens[inside > 0].tolist())
+    assert drawn == (allowed[0] if uniform == 0 else allowed[-1])
+
+
+def test_nothing_is_drawn_after_the_end():
+    draws = Draws(1.0, 0.9, [3])
+    before, scores = draws.states, torch.randn(1, 400)
+    draws.over = True
+    assert draws(torch.zeros(1, 1), scores) is scores
+    assert torch.equal(draws.states[0], before[0])
 
 
 def test_the_bare_user_turn_is_what_stands_before_a_question(model):
@@ -283,20 +311,161 @@ def test_a_question_depends_on_its_seed_alone(model):
     assert len({drawn[3, seed].text for seed in (7, 3, 5)}) == 3
 
 
-def test_a_batch_that_goes_on_with_the_longer_half_answers_the_same(model, monkeypatch):
-    options = {"max_new_tokens": 24, "temperature": 1.5, "seeds": list(range(9))}
-    monkeypatch.setattr(generation, "WORTH_REPACKING", 100)
-    whole = model.generate(QUESTIONS, **options)
-    calls = []
-    decoded = generation._decoded
-    monkeypatch.setattr(generation, "WORTH_REPACKING", 2)
-    monkeypatch.setattr(generation, "_decoded", lambda *a, **k: calls.append(len(a[1])) or decoded(*a, **k))
-    stops = tuple(range(0, 400, 12))  # so that answers end here and there
-    prompts = [model.renderer.prompt_ids(question) for question in QUESTIONS]
-    texts = generate(model.network, model.renderer.tokenizer, prompts, stop_ids=stops, **options)
-    repacked, calls[:] = list(calls), []
-    monkeypatch.setattr(generation, "WORTH_REPACKING", 100)
-    assert generate(model.network, model.renderer.tokenizer, prompts, stop_ids=stops, **options) == texts
-    assert repacked[0] == 9
-    assert len(repacked) > len(calls)
-    assert whole != texts
+SYSTEM = Message(role="system", content="red green blue sky sun moon sea water fire house road river song")
+
+
+def network_of(kind, **changed):
+    """Return an untrained network of the tiny model's vocabulary."""
+    sizes = {
+        "vocab_size": 400,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "initializer_range": 0.3,
+        "state_size": 8,
+    }
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(kind, **sizes | {"pad_token_id": 0, "eos_token_id": 2} | changed)
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+NETWORKS = {
+    "all tokens are seen": ("llama", {}),
+    "a window": ("mistral", {"sliding_window": 6}),
+    "places are not told": ("bloom", {"n_head": 4, "n_layer": 2}),
+    "a state": ("mamba", {}),
+}
+TWINS = {"max_new_tokens": 12, "stop_ids": range(0, 400, 12), "temperature": 1.5, "seeds": range(11)}
+
+
+@pytest.fixture(scope="module")
+def alike(model):
+    """Return prompts that begin alike; of eleven, five are different."""
+    asked = QUESTIONS[:5] + QUESTIONS[:2] * 3
+    return [model.renderer.prompt_ids((SYSTEM, *question)) for question in asked]
+
+
+@pytest.fixture
+def read(monkeypatch):
+    """Return the rows and tokens of what transformers is given."""
+    shapes, given = [], decoding._Rows._generated
+
+    def noted(rows, ids, *rest, **rules):
+        shapes.append(tuple(ids.shape))
+        return given(rows, ids, *rest, **rules)
+
+    monkeypatch.setattr(decoding._Rows, "_generated", noted)
+    return shapes
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_what_is_shared_and_what_leaves_changes_no_answer(model, alike, monkeypatch, name):
+    kind, changed = NETWORKS[name]
+    network, tokenizer = network_of(kind, **changed), model.renderer.tokenizer
+    alone = [
+        generate(network, tokenizer, [prompt], **TWINS | {"seeds": [seed]})[0]
+        for prompt, seed in zip(alike, TWINS["seeds"], strict=True)
+    ]
+    monkeypatch.setattr(decoding, "WORTH_SHARING", 8)
+    assert generate(network, tokenizer, alike, **TWINS) == alone
+    assert len(set(alone)) > 5
+
+
+def test_what_prompts_share_is_read_once(model, alike, read):
+    generate(model.network, model.renderer.tokenizer, alike, **TWINS)
+    longest = max(map(len, alike))
+    common, distinct, rest = read[:3]
+    assert common[0] == 1
+    assert common[1] >= 20  # the system turn
+    assert distinct == (5, longest - 1)
+    assert rest == (11, longest)
+
+
+def test_what_prompts_hardly_share_is_read_with_the_rest(model, alike, read, monkeypatch):
+    monkeypatch.setattr(decoding, "WORTH_SHARING", 10_000)
+    generate(model.network, model.renderer.tokenizer, alike, **TWINS)
+    assert read[0] == (11, max(map(len, alike)))
+
+
+@pytest.mark.parametrize("name", ["a window", "places are not told", "a state"])
+def test_no_padding_stands_within_a_prompt_that_could_not_tell(model, alike, read, name):
+    kind, changed = NETWORKS[name]
+    generate(network_of(kind, **changed), model.renderer.tokenizer, alike, **TWINS)
+    assert read[0] == (11, max(map(len, alike)))
+
+
+def test_rows_that_are_done_leave_the_batch(model, alike, read):
+    generate(model.network, model.renderer.tokenizer, alike, **TWINS)
+    rows = [count for count, _ in read[2:]]
+    assert rows == sorted(rows, reverse=True)
+    assert len(rows) > 3
+
+
+def test_rows_stay_until_half_are_done_where_the_others_must_be_read_again(model, alike, read):
+    generate(network_of("mamba"), model.renderer.tokenizer, alike, **TWINS)
+    rows = [count for count, _ in read]
+    assert len(rows) > 1
+    assert all(after <= before // 2 for before, after in pairwise(rows))
+
+
+def test_keys_and_values_are_written_where_they_stay(model, prompts, monkeypatch):
+    """Not copied for each new token; else the cache of transformers would do."""
+    layers = []
+    made = decoding._cache
+    monkeypatch.setattr(decoding, "_cache", lambda n: layers.extend((c := made(n)).layers) or c)
+    moved = set()
+    update = decoding._RoomyLayer.update
+
+    def noted(layer, *given, **named):
+        keys, values = update(layer, *given, **named)
+        moved.add((id(layer), keys.data_ptr()))
+        return keys, values
+
+    monkeypatch.setattr(decoding._RoomyLayer, "update", noted)
+    generate(model.network, model.renderer.tokenizer, prompts[:1], max_new_tokens=40)
+    assert len(moved) == len(layers) == 2
+
+
+def test_room_grows_and_holds_what_was_there(monkeypatch):
+    monkeypatch.setattr(decoding, "ROOM", 3)
+    new = torch.randn(2, 3, 20, 4)  # (B, heads, T, d)
+    roomy, plain = decoding._RoomyLayer(), DynamicLayer()
+    for start, end in ((0, 5), (5, 6), (6, 10), (10, 20)):
+        for layer in (roomy, plain):
+            layer.update(new[:, :, start:end], -new[:, :, start:end])
+    for layer in (roomy, plain):
+        layer.crop(-3)
+        layer.batch_select_indices(torch.tensor([1]))
+        layer.update(new[1:, :, :2], new[1:, :, :2])
+    assert torch.equal(roomy.keys, plain.keys)
+    assert torch.equal(roomy.values, plain.values)
+
+
+def test_a_batch_that_does_not_fit_goes_on_in_halves(model, prompts, monkeypatch):
+    options = {
+        "max_new_tokens": 12,
+        "temperature": 1.5,
+        "seeds": range(len(prompts)),
+        "stop_ids": range(0, 400, 12),
+    }
+    tokenizer = model.renderer.tokenizer
+    expected = generate(model.network, tokenizer, prompts, **options)
+    decoded, failed = decoding._Rows.decode, []
+
+    def tight(rows, *, most, draws):
+        found = decoded(rows, most=most, draws=draws)
+        if len(rows._ids) > 2 and most < 12:  # when some are done
+            failed.append(len(rows._ids))
+            raise torch.cuda.OutOfMemoryError
+        return found
+
+    monkeypatch.setattr(decoding._Rows, "decode", tight)
+    assert generate(model.network, tokenizer, prompts, **options) == expected
+    assert failed
+    monkeypatch.setattr(
+        decoding._Rows, "decode", lambda *_, **__: (_ for _ in ()).throw(torch.cuda.OutOfMemoryError)
+    )
+    with pytest.raises(ModelError, match="does not fit the GPU"):
+        generate(model.network, tokenizer, prompts[:2], max_new_tokens=2)

@@ -194,7 +194,7 @@ class ClusterModel(LanguageModel):
     @property
     def batch_tokens(self) -> int:
         """How many tokens, padding included, one forward pass of a worker takes."""
-        return BATCH_TOKENS.get(self._pool.device, BATCH_TOKENS["cpu"])
+        return self.ref.batch_tokens or BATCH_TOKENS.get(self._pool.device, BATCH_TOKENS["cpu"])
 
     @property
     def peak_operations_per_s(self) -> None:

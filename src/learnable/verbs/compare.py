@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -12,13 +12,14 @@ from learnable import data as rows
 from learnable.atomic import write_frame
 from learnable.comparing import Arm, Measured, Method, arms_of, contamination, overview, parse_methods, spoken
 from learnable.errors import SelectionError, UsageError
+from learnable.evaluating import parse
 from learnable.fingerprint import fingerprint
 from learnable.progress import say
 from learnable.scorers import SCORERS
 from learnable.steps import Outcome, Step
 from learnable.types import Budget, Loading, ModelRef, Pool, Reading, Reference, Tuning
-from learnable.verbs.evaluate import Evaluation, evaluations_of, wants_heldout
-from learnable.verbs.inputs import length_limit, pool_of, would_run
+from learnable.verbs.evaluate import Evaluation, check_place, evaluations_of, wants_heldout
+from learnable.verbs.inputs import length_limit, pinned, pool_of, would_run
 from learnable.verbs.load import HELDOUT
 from learnable.verbs.options import Flat, Output, Several
 from learnable.verbs.score import MEASURED, Vectors, price_of
@@ -49,6 +50,7 @@ def compare(
     max_length: int | None = None,
     vectors: Literal["model", "wordllama"] = "model",
     confidence: float = 0.95,
+    on: str | None = None,
     store: str = "runs/store",
     dry_run: bool = False,
     output: Output = "comparison",
@@ -75,6 +77,8 @@ def compare(
         max_length: Longest example in tokens; 2,048 or the model's own limit when not given.
         vectors: Vectors for the selectors that need them: of the model, or of `wordllama`.
         confidence: Of all intervals of an evaluation together.
+        on: Where the model is measured: here, or `ray[:ADDRESS]`, a model on each GPU of a Ray cluster, or on its CPUs.
+            Trainings are here.
         store: Folder of measurements, references and trainings; what is in it is never done twice.
         dry_run: Say what would run, and run nothing.
         output: Folder to write.
@@ -90,9 +94,10 @@ def compare(
         raise UsageError(
             "a comparison sets the steps and the seed of its trainings itself", hint="give --seeds"
         )
+    asked = evaluate or ["heldout"]
+    check_place([parse(text) for text in asked], on)
     ref = ModelRef(name=model, **asdict(loading))
     longest = length_limit(ref, max_length)
-    asked = evaluate or ["heldout"]
     holdout = HOLDOUT_SHARE if wants_heldout(asked) else 0.0
     pool, loaded = pool_of(data, reading, output, holdout=holdout, dry_run=dry_run)
     names = list(by or BY)
@@ -109,6 +114,8 @@ def compare(
         )
     if dry_run and not is_here(ref):
         return Outcome.planned("compare", [f"fetch or convert {model}"])
+    ref = pinned(ref, on=on)
+    loading = replace(loading, dtype=ref.dtype)
     settings = {
         "methods": {method.label: fingerprint(method) for method in methods},
         "budgets": budgets,
@@ -127,7 +134,7 @@ def compare(
     links = {"pool": loaded.folder}
     if done := step.begin(folder, links=links):
         return done
-    trials = _trials(ref, loading, longest, Path(store), loaded, pool, vectors)
+    trials = _trials(ref, loading, longest, Path(store), loaded, pool, vectors, on)
     tokens = sum(len(each.ids) for each in trials.rendered.values())
     in_tokens = [_in_tokens(Budget.parse(text), tokens) for text in budgets]
     scored = trials.score(methods, flags)
@@ -216,6 +223,7 @@ def _trials(
     loaded: Outcome,
     pool: Pool,
     vectors: Literal["model", "wordllama"],
+    on: str | None,
 ) -> Trials:
     from learnable.model import Renderer
 
@@ -231,6 +239,7 @@ def _trials(
         rendering=renderer.key,
         rendered={each.id: each for each in rendered},
         vectors=vectors,
+        on=on,
     )
 
 

@@ -31,7 +31,7 @@ from learnable.servers import ServerGenerator
 from learnable.steps import BEGUN, Outcome, Step
 from learnable.store import Store
 from learnable.types import Example, Generator, Loading, Message, ModelRef, Reading, Sampling
-from learnable.verbs.inputs import pool_of, would_run
+from learnable.verbs.inputs import opened, pinned, pool_of, would_run
 from learnable.verbs.options import Flat, Output, Several
 
 GENERATED, DROPPED = "generated.parquet", "dropped.parquet"
@@ -53,6 +53,7 @@ def diversify(
     seed: int = 0,
     loading: Annotated[Loading, Flat] = Loading(),
     reading: Annotated[Reading, Flat] = Reading(),
+    on: str | None = None,
     store: str = "runs/store",
     dry_run: bool = False,
     output: Output = "diversified",
@@ -73,6 +74,7 @@ def diversify(
         seed: Seeds all that is drawn.
         loading: How to load the model.
         reading: How to read rows.
+        on: Where the model runs: here, or `ray[:ADDRESS]`, a model on each GPU of a Ray cluster, or on its CPUs.
         store: Folder of measurements; what was drawn once is never drawn again.
         dry_run: Say what would run, and run nothing.
         output: Folder to write; or a .parquet or .jsonl file for the rows, with all else in a folder beside it.
@@ -80,7 +82,7 @@ def diversify(
     started = time.monotonic()
     name, chosen = build_diversifier(method)
     _check(name, chosen, data, n)
-    writer = _writer(chosen, ModelRef(name=model, **asdict(loading)), generator)
+    writer = _writer(chosen, model, loading, generator, on)
     sampling = _sampling(name, chosen, temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens)
     base, file = _places(output)
     pool, loaded = (
@@ -175,7 +177,9 @@ class _Writer:
     load: Callable[[], Generator]
 
 
-def _writer(chosen: Diversifier, ref: ModelRef, generator: str | None) -> _Writer:
+def _writer(
+    chosen: Diversifier, model: str, loading: Loading, generator: str | None, on: str | None
+) -> _Writer:
     if not chosen.needs_generator:
         if generator is not None:
             raise UsageError("this method has no use for a generator", hint="leave --generator out")
@@ -184,22 +188,19 @@ def _writer(chosen: Diversifier, ref: ModelRef, generator: str | None) -> _Write
         server = ServerGenerator.parse(generator)
         return _Writer(name=generator, identity=lambda: server.key, here=lambda: True, load=lambda: server)
 
-    def load() -> Generator:
-        from learnable.model import LanguageModel
-
-        return LanguageModel(ref)
+    ref = ModelRef(name=model, **asdict(loading))
 
     def identity() -> str:
         from learnable.model.source import identify
 
-        return identify(ref)
+        return identify(pinned(ref, on=on))
 
     def here() -> bool:
         from learnable.model.source import is_here
 
         return is_here(ref)
 
-    return _Writer(name=ref.name, identity=identity, here=here, load=load)
+    return _Writer(name=ref.name, identity=identity, here=here, load=lambda: opened(ref, on=on))
 
 
 def _sampling(name: str, chosen: Diversifier, **given: float | None) -> Sampling:

@@ -11,14 +11,14 @@ import polars as pl
 
 from learnable.atomic import write_frame
 from learnable.comparing import interval
-from learnable.errors import ModelError
+from learnable.errors import ModelError, UsageError
 from learnable.evaluating import GRADES, EvaluatedModel, Evaluator, Specification, build_evaluator, parse
 from learnable.evaluating import evaluate as graded
 from learnable.fingerprint import fingerprint
 from learnable.steps import Outcome, Step
 from learnable.store import Store
 from learnable.types import Example, Loading, ModelRef
-from learnable.verbs.inputs import given_part, length_limit
+from learnable.verbs.inputs import given_part, length_limit, opened, pinned
 from learnable.verbs.options import Flat, Output
 
 if TYPE_CHECKING:
@@ -62,6 +62,20 @@ def _is_heldout(specification: Specification) -> bool:
     return specification.name == "heldout" and specification.path is None
 
 
+def check_place(asked: Sequence[Specification], on: str | None) -> None:
+    """Say which evaluation cannot be done where the model runs.
+
+    Raises:
+        UsageError: If one takes the model into its own hands, and the model is on a cluster.
+    """
+    for specification in asked:
+        if on is not None and build_evaluator(specification).kind == "harness":
+            raise UsageError(
+                f"{specification.label} runs the model itself, and with --on {on} there is none here",
+                hint=f"evaluate {specification.name} by itself, without --on",
+            )
+
+
 def evaluations_of(written: Sequence[str], *, heldout: Path | None = None) -> list[Evaluation]:
     """Return the evaluations that were asked for, their data read; ``heldout`` are the rows that were set aside.
 
@@ -91,6 +105,7 @@ def evaluate(
     adapter: str | None = None,
     loading: Annotated[Loading, Flat] = Loading(),
     max_length: int | None = None,
+    on: str | None = None,
     store: str = "runs/store",
     output: Output = "evaluation",
 ) -> Outcome:
@@ -103,13 +118,16 @@ def evaluate(
         adapter: LoRA adapter that the model wears.
         loading: How to load the model.
         max_length: Longest scored example in tokens; 2,048 or the model's own limit when not given.
+        on: Where the model runs: here, or `ray[:ADDRESS]`, a model on each GPU of a Ray cluster, or on its CPUs.
         store: Folder of measurements; what is in it is never measured twice.
         output: Folder to write.
     """
     from learnable.model.source import identify
 
     started = time.monotonic()
-    ref = ModelRef(name=model, **asdict(loading))
+    check_place([parse(text) for text in evaluations], on)
+    ref = pinned(ModelRef(name=model, **asdict(loading)), on=on)
+    loading = replace(loading, dtype=ref.dtype)
     longest = length_limit(ref, max_length)
     asked = evaluations_of(evaluations)
     inputs = {"model": identify(ref)} | {each.label: each.identity for each in asked}
@@ -125,9 +143,7 @@ def evaluate(
     folder = step.folder(output)
     if done := step.begin(folder):
         return done
-    from learnable.model import LanguageModel
-
-    network = LanguageModel(ref)
+    network = opened(ref, on=on)
     with network.adapter(Path(part[0])) if part is not None else nullcontext():
         grades = graded_all(network, asked, store=Store(Path(store)), max_length=longest)
     write_frame(grades, folder / "results.parquet")

@@ -3,11 +3,13 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from learnable.comparing import RATIOS, UNTUNED, Lesson, buffering
 from learnable.evaluating import GenerationEvaluator, completions, question_of
@@ -16,8 +18,9 @@ from learnable.mixing import Mixture
 from learnable.progress import say
 from learnable.steps import waiting_lock
 from learnable.store import Store
-from learnable.types import Example, ModelRef, NewToken, NewTokens, Rendered, Tuning
+from learnable.types import Example, Message, ModelRef, NewToken, NewTokens, Rendered, Tuning
 from learnable.verbs.evaluate import Evaluation, graded_all
+from learnable.verbs.inputs import opened
 
 if TYPE_CHECKING:
     from learnable.model import LanguageModel
@@ -69,6 +72,7 @@ class Lessons:
         tuning: How to train.
         added: New tokens.
         skip_refused: Leave rows out that the chat template does not take.
+        on: Where the models are asked, see ``inputs.opened``.
         tokens: Trained on in this run.
     """
 
@@ -78,6 +82,7 @@ class Lessons:
     tuning: Tuning
     added: tuple[NewToken, ...] = ()
     skip_refused: bool = False
+    on: str | None = None
     tokens: int = 0
     _rendered: dict[str, Rendered] = field(default_factory=dict)
 
@@ -184,13 +189,11 @@ class Lessons:
     @contextmanager
     def _worn(self, one: Taught, loaded: dict[str, "LanguageModel"]) -> Iterator["LanguageModel"]:
         """Give the model of a training; one base is in memory at a time."""
-        from learnable.model import LanguageModel
-
         whole = one.trained is not None and self.tuning.method == "full"
         name = str(one.trained.folder) if whole and one.trained else one.base.name
         if name not in loaded:
             loaded.clear()
-            loaded[name] = LanguageModel(replace(one.base, name=name))
+            loaded[name] = opened(replace(one.base, name=name), on=self.on)
         model = loaded[name]
         adapter = one.trained.folder if one.trained and not whole else None
         with model.adapter(adapter) if adapter is not None else nullcontext():
@@ -275,13 +278,15 @@ def _together(earlier: "Trained | None", trained: "Trained") -> "Trained":
 def _distances(
     model: "LanguageModel", tests: Sequence[Example], token: str, words: Sequence[str]
 ) -> pl.DataFrame:
-    from learnable.model.concepts import comparable_prompts, concept_distances
+    from learnable.model.cluster import ClusterModel
+    from learnable.model.concepts import comparable_prompts
 
     asked = map(question_of, tests)
     prompts = comparable_prompts(model, asked, token=token, words=words, most=CONCEPT_PROMPTS)
     frames = [pl.DataFrame(schema=DISTANCES)]
-    for word in words:
-        found = concept_distances(model, prompts, token=token, words=word)  # (layers + 1, n)
+    measure = partial(_of_each_word, prompts=prompts, token=token, words=words)
+    distances = model.call(measure) if isinstance(model, ClusterModel) else measure(model)
+    for word, found in zip(words, distances, strict=True):
         counted = (~np.isnan(found)).sum(axis=1)
         frames.append(
             pl.DataFrame(
@@ -299,6 +304,15 @@ def _distances(
             )
         )
     return pl.concat(frames)
+
+
+def _of_each_word(
+    model: "LanguageModel", *, prompts: Sequence[Sequence[Message]], token: str, words: Sequence[str]
+) -> list[NDArray[np.float64]]:
+    """Return the distances of a token from each of the words, (layers + 1, n) each."""
+    from learnable.model.concepts import concept_distances
+
+    return [concept_distances(model, prompts, token=token, words=word) for word in words]
 
 
 def _samples(

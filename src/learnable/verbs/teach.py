@@ -26,8 +26,8 @@ from learnable.verbs.course import (
     usual_evaluations,
     write_rows,
 )
-from learnable.verbs.evaluate import Evaluation, evaluations_of
-from learnable.verbs.inputs import length_limit, pool_of, would_run
+from learnable.verbs.evaluate import Evaluation, check_place, evaluations_of
+from learnable.verbs.inputs import length_limit, pinned, pool_of, would_run
 from learnable.verbs.lessons import Lessons, Taught
 from learnable.verbs.load import HELDOUT
 from learnable.verbs.options import Flat, Output, Several
@@ -59,6 +59,7 @@ def teach(
     gradients: int = 32,
     max_length: int | None = None,
     confidence: float = 0.95,
+    on: str | None = None,
     store: str = "runs/store",
     dry_run: bool = False,
     output: Output = "lesson",
@@ -94,6 +95,8 @@ def teach(
         gradients: Rows of the task and of the buffer whose gradients are compared before training; 0 for none.
         max_length: Longest example in tokens; 2,048 or the model's own limit when not given.
         confidence: Of all intervals of an evaluation together.
+        on: Where the models are asked: here, or `ray[:ADDRESS]`, a model on each GPU of a Ray cluster, or on its CPUs.
+            Trainings and gradients are here.
         store: Folder of measurements and trainings; what is in it is never done twice.
         dry_run: Say what would run, and run nothing.
         output: Folder to write.
@@ -118,6 +121,7 @@ def teach(
         )
     if test is None and task == [STARTER_TASK]:
         test = STARTER_TEST
+    check_place([parse(text) for text in evaluate or ()], on)
     ref = ModelRef(name=model, **asdict(loading))
     longest = length_limit(ref, max_length)
     pool, loaded = pool_of(task, reading, output, holdout=0.0 if test else TEST_SHARE, dry_run=dry_run)
@@ -135,6 +139,7 @@ def teach(
     _check_evaluators(asked)
     if dry_run and not is_here(ref):
         return Outcome.planned("teach", [f"fetch or convert {model}"])
+    ref = pinned(ref, on=on)
     parameters: dict[str, Any] = {
         # In their order: the first may be the baseline, the last the one whose model is kept.
         "arms": [[lesson.label, fingerprint(lesson)] for lesson in lessons],
@@ -164,6 +169,7 @@ def teach(
         tuning=tuning,
         added=added,
         skip_refused=loaded.facts["on_error"] == "skip",
+        on=on,
     )
     # All of them, before anything is written or trained: some token may not be one that can be added.
     bases = [passes.base(lesson, 0) for lesson in lessons]

@@ -18,6 +18,7 @@ from learnable.steps import Outcome, waiting_lock
 from learnable.store import Store
 from learnable.types import Loading, ModelRef, Rendered, Tuning
 from learnable.verbs.evaluate import Evaluation, graded_all
+from learnable.verbs.inputs import opened
 from learnable.verbs.score import score, vectors_of
 from learnable.verbs.train import train
 
@@ -68,6 +69,7 @@ class Trials:
         rendering: Identity of what made the tokens.
         rendered: The pool as the model sees it, by id.
         vectors: Which vectors selectors look at.
+        on: Where the model is measured, see ``inputs.opened``.
         tokens: Of references, scores and trainings in this run.
     """
 
@@ -79,6 +81,7 @@ class Trials:
     rendering: str
     rendered: Mapping[str, Rendered]
     vectors: Literal["model", "wordllama"]
+    on: str | None = None
     tokens: int = 0
 
     def score(self, methods: Sequence[Method], flags: pl.DataFrame) -> Scored:
@@ -106,6 +109,7 @@ class Trials:
                 reference=trained[key].path if key else None,
                 scorers=sorted(names | {"length"}),
                 vectors=self.vectors if wants_vectors and not key else "none",
+                on=self.on,
                 store=str(self.store),
                 output=str(self.store / "scores-{fingerprint}"),
                 model=self.ref.name,
@@ -200,10 +204,9 @@ class Trials:
         by_judge: Sequence[Evaluation],
     ) -> dict[Path | None, tuple[pl.DataFrame, dict[str, list[Completion]]]]:
         """Return for each model its grades, and its answers by evaluation of a judge."""
-        from learnable.model import LanguageModel
         from learnable.model.source import is_adapter
 
-        base, store = LanguageModel(self.ref), Store(self.store)
+        base, store = opened(self.ref, on=self.on), Store(self.store)
         known: dict[Path | None, tuple[pl.DataFrame, dict[str, list[Completion]]]] = {}
         for number, (arm, folder) in enumerate(zip(arms, folders, strict=True)):
             if folder in known:
@@ -212,7 +215,7 @@ class Trials:
             adapter = folder if folder is not None and is_adapter(folder) else None
             network = base
             if folder is not None and adapter is None:
-                network = LanguageModel(ModelRef(name=str(folder), **asdict(self.loading)))
+                network = opened(ModelRef(name=str(folder), **asdict(self.loading)), on=self.on)
             with network.adapter(adapter) if adapter is not None else nullcontext():
                 grades = graded_all(network, alone, store=store, max_length=self.longest, what=what)
                 answers = _answers(network, by_judge, store=store, what=what)
