@@ -296,6 +296,9 @@ def dump(recipe: Recipe) -> str:
         parameters["reference"] = parameters["reference"] | {
             "model": _absolute(parameters["reference"]["model"])
         }
+    if isinstance(parameters.get("select"), dict):
+        own = parameters["select"]
+        parameters["select"] = own | {key: _absolute(own[key]) for key in ("pin", "ban") if key in own}
     content = {
         "name": recipe.name,
         "about": recipe.about,

@@ -480,7 +480,7 @@ class Grade:
 class Selection:
     """The outcome of choosing: every scored example is in one of the two frames.
 
-    ``kept`` has ``id``, ``rank`` (0 = first picked) and ``gain``; ``dropped`` has ``id`` and ``reason``.
+    ``kept`` has ``id``, ``rank`` (0 = first picked), ``gain`` (NaN where pinned) and ``pinned``; ``dropped`` has ``id`` and ``reason``.
     """
 
     kept: pl.DataFrame

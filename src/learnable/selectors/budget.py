@@ -34,6 +34,7 @@ def fill(
     total: int,
     equal: bool,
     rng: np.random.Generator,
+    pinned: NDArray[np.bool_] | None = None,
 ) -> Picked:
     """Pick from each group its share of the budget.
 
@@ -44,12 +45,23 @@ def fill(
         total: The budget.
         equal: Equal shares; else by the size of the groups.
         rng: What ``ask`` draws from.
+        pinned: Rows of the pool that are chosen already, (n,): they are not picked, and count against the share of
+            their group.
 
     Returns:
-        The rows and their gains, best first; several groups are ranked together by gain.
+        The rows picked and their gains, best first; several groups are ranked together by gain.
     """
-    sizes = np.array([len(members) if tokens is None else tokens[members].sum() for members in groups])
-    shares = _shares(sizes, total, equal=equal)
+    sizes = _sizes(groups, tokens)
+    if pinned is None:
+        shares = _shares(sizes, total, equal=equal)
+    else:
+        spent = _sizes([members[pinned[members]] for members in groups], tokens)
+        left = _shares_left(sizes, spent, total, equal=equal)
+        open_to_all = [members[~pinned[members]] for members in groups]
+        asked = [(members, share) for members, share in zip(open_to_all, left, strict=True) if len(members)]
+        if not asked:
+            return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)
+        groups, shares = [members for members, _ in asked], [share for _, share in asked]
     if tokens is None:
         picked = [ask(members, share) for members, share in zip(groups, shares, strict=True)]
     else:
@@ -68,6 +80,28 @@ def fill(
     gain = np.concatenate([gain for _, gain in picked])
     order = np.lexsort((index, -gain)) if len(groups) > 1 else np.arange(len(index))
     return index[order], gain[order]
+
+
+def _sizes(groups: list[NDArray[np.int64]], tokens: NDArray[np.int64] | None) -> NDArray[np.int64]:
+    sizes = [len(members) if tokens is None else tokens[members].sum() for members in groups]
+    return np.array(sizes, dtype=np.int64)
+
+
+def _shares_left(sizes: NDArray[np.int64], spent: NDArray[np.int64], total: int, *, equal: bool) -> list[int]:
+    """Return what is left of each group's share where a part of it is spent.
+
+    A group that has spent more than its share gets nothing, and the shares of the others are smaller for it.
+    """
+    left = np.zeros(len(sizes), dtype=np.int64)
+    within = np.ones(len(sizes), dtype=np.bool_)
+    while within.any():
+        shares = np.array(_shares(sizes[within], total - int(spent[~within].sum()), equal=equal))
+        rest = shares - spent[within]
+        if (rest >= 0).all():
+            left[within] = rest
+            break
+        within[np.flatnonzero(within)[rest < 0]] = False
+    return [int(share) for share in left]
 
 
 def _shares(sizes: NDArray[np.int64], total: int, *, equal: bool) -> list[int]:

@@ -14,6 +14,7 @@ from learnable.selectors.eligible import (
     reasons_against,
     with_near_duplicates,
 )
+from learnable.selectors.pins import Listed, pinned_rows, reasons_banned
 from learnable.selectors.top_k import TopK
 from learnable.selectors.vectors import check_similarity, clusters_of, required
 from learnable.types import Budget, Selection, Selector
@@ -36,6 +37,8 @@ def choose(
     where: str | None = None,
     thresholds: Thresholds | None = None,
     seed: int = 0,
+    pins: Listed | None = None,
+    bans: Listed | None = None,
 ) -> Selection:
     """Choose examples within a budget; the outcome does not depend on the order of the rows.
 
@@ -60,13 +63,19 @@ def choose(
             is NULL in it.
         thresholds: The three conditions of LoBaSS and a highest score; what is undefined meets none of them.
         seed: For selectors that draw, and for the clusters.
+        pins: Ids to choose whatever their score, and whatever ``where``, ``thresholds`` and ``max_similarity`` say, by
+            the name of a list. They count against the budget, and against the share of their source or cluster (one
+            without a finite vector has no cluster). The method picks the others without looking at them. Their gain is
+            NaN.
+        bans: Ids never to choose, likewise.
 
     Returns:
-        Kept and dropped examples; together they are all n.
+        Kept examples, the pinned ones first, by score; and dropped ones. Together they are all n.
 
     Raises:
         UsageError: If ``per_source`` and ``per_cluster`` are both given, or a number is out of range.
-        SelectionError: If the budget is above the pool, a column or the vectors are missing, or nothing qualifies.
+        SelectionError: If the budget is above the pool, a column or the vectors are missing, nothing qualifies, the
+            pinned rows alone exceed the budget, or an id is not in the pool, or pinned and banned.
     """
     method, thresholds = selector or TopK(), thresholds or Thresholds()
     schema = scores.lazy().collect_schema()
@@ -83,17 +92,26 @@ def choose(
     reasons = reasons_against(
         frame, by, where=where, thresholds=thresholds, vectors=vectors, columns=schema.names()
     )
-    if not reasons.null_count():
+    pinned = pinned_rows(frame["id"], pins or {})
+    if bans:
+        banned = reasons_banned(frame["id"], bans, pinned=pinned)
+        reasons = banned.zip_with(banned.is_not_null(), reasons)
+    if not reasons.null_count() and not pinned.any():
         raise SelectionError(
             "no example qualifies", hint=f"for example: {reasons[0]}; loosen where or the thresholds"
         )
+    # A pinned row qualifies, but one without a vector has no place among the others.
+    placed = pinned if vectors is None else pinned & np.isfinite(vectors).all(axis=1)
+    if pinned.any():
+        reasons = reasons.zip_with(pl.Series(~placed), pl.Series([None], dtype=pl.String))
     if vectors is not None and max_similarity is not None:
-        reasons = with_near_duplicates(reasons, frame["id"], values, vectors, max_similarity=max_similarity)
-    eligible = np.flatnonzero(reasons.is_null().to_numpy())
-    if vectors is not None and per_cluster != "none":
-        labels = clusters_of(vectors[eligible], clusters=clusters, seed=seed)
+        merits = np.where(pinned, np.float32(np.inf), values)
+        reasons = with_near_duplicates(reasons, frame["id"], merits, vectors, max_similarity=max_similarity)
+    members = np.flatnonzero((reasons.is_null().to_numpy() & ~pinned) | placed)
+    if vectors is not None and per_cluster != "none" and len(members):
+        labels = clusters_of(vectors[members], clusters=clusters, seed=seed)
     else:
-        labels = _sources(frame, per_source)[eligible]
+        labels = _sources(frame, per_source)[members]
     rng = np.random.default_rng(seed)
 
     def ask(rows: NDArray[np.int64], k: int) -> Picked:
@@ -101,20 +119,29 @@ def choose(
         picks = method(values[rows], k=k, vectors=theirs, groups=None, rng=rng)
         return rows[picks.index], picks.gain
 
+    tokens = frame["tokens"].to_numpy().astype(np.int64) if budget.tokens is not None else None
+    total = count_asked(budget, frame.height)
+    _check_pinned(pinned, tokens, total)
     index, gain = fill(
         ask,
-        _grouped(eligible, labels),
-        tokens=frame["tokens"].to_numpy().astype(np.int64) if budget.tokens is not None else None,
-        total=count_asked(budget, frame.height),
+        _grouped(members, labels),
+        tokens=tokens,
+        total=total - _cost(pinned & ~placed, tokens),
         equal="equal" in (per_source, per_cluster),
         rng=rng,
+        pinned=pinned if pinned.any() else None,
     )
+    first = np.flatnonzero(pinned)
+    first = first[np.argsort(-values[first], kind="stable")]
+    index = np.concatenate([first, index])
+    gain = np.concatenate([np.full(len(first), np.nan, dtype=np.float32), gain])
     if not len(index):
         raise SelectionError(
             f"none of the best examples fits the budget of {budget}", hint="raise the budget"
         )
     how = f"among the best by {by}" if isinstance(method, TopK) else f"picked by {type(method).__name__}"
     kept, dropped = _kept_and_dropped(frame["id"], index, gain, reasons, f"not {how} within the budget")
+    kept = kept.with_columns(pinned=pl.Series(pinned[index], dtype=pl.Boolean))
     return Selection(kept=kept, dropped=dropped, by=by, budget=budget)
 
 
@@ -186,6 +213,20 @@ def _check_budget(frame: pl.DataFrame, budget: Budget) -> None:
         raise SelectionError(
             f"the budget of {asked:,} {unit} is above the pool, which has {total:,}",
             hint="lower the budget, or give more data",
+        )
+
+
+def _cost(rows: NDArray[np.bool_], tokens: NDArray[np.int64] | None) -> int:
+    """Return what rows take of a budget, in its unit; of a budget in examples, ``tokens`` is None."""
+    return int(np.count_nonzero(rows) if tokens is None else tokens[rows].sum())
+
+
+def _check_pinned(pinned: NDArray[np.bool_], tokens: NDArray[np.int64] | None, total: int) -> None:
+    if (cost := _cost(pinned, tokens)) > total:
+        unit = "examples" if tokens is None else "tokens"
+        raise SelectionError(
+            f"the pinned rows alone are {cost:,} {unit}, and the budget is {total:,}",
+            hint="raise the budget, or pin fewer rows",
         )
 
 

@@ -1,7 +1,8 @@
 """``learnable select``: scores in, chosen rows out."""
 
+import inspect
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,17 +12,21 @@ import polars as pl
 
 from learnable import data as rows
 from learnable.atomic import replacing, write_frame
+from learnable.data.card import CARD
+from learnable.data.exports import Trainer, write_export
 from learnable.errors import DataError, UsageError, did_you_mean
+from learnable.exploring import read_ids
 from learnable.fingerprint import file_digest, fingerprint
 from learnable.progress import say
 from learnable.registry import build
 from learnable.scorers import SCORERS
 from learnable.selectors import SELECTORS, PerSource, Thresholds, choose, count_asked
 from learnable.steps import Outcome, Step
-from learnable.types import Budget
+from learnable.types import Budget, ModelRef
 from learnable.verbs.inputs import finished
-from learnable.verbs.options import Flat, Output
+from learnable.verbs.options import Flat, Output, Several
 from learnable.verbs.score import rules_of, vectors_of
+from learnable.verbs.selection_card import selection_card
 
 TABLES: Mapping[str, Callable[[Path], pl.LazyFrame]] = {
     ".parquet": pl.scan_parquet,
@@ -48,6 +53,10 @@ def select(
     before: str | None = None,
     after: str | None = None,
     seed: int = 0,
+    pin: Annotated[list[str] | None, Several] = None,
+    ban: Annotated[list[str] | None, Several] = None,
+    export: Trainer | None = None,
+    license: str | None = None,
     output: Output = "selection",
 ) -> Outcome:
     """Choose examples within a budget, and write the chosen rows exactly as they came.
@@ -69,18 +78,31 @@ def select(
         before: For a table of losses: column with the loss before fine-tuning.
         after: For a table of losses: column with the loss after fine-tuning.
         seed: For methods that draw.
+        pin: Files of ids to choose first, whatever their score and the conditions above; they count against the budget.
+            A .txt with an id per line, or a download of `learnable explore` (a table with a column id).
+        ban: Files of ids never to choose.
+        export: Also write the conversations and a configuration for a trainer: trl, llamafactory or axolotl.
+        license: License of the rows, such as apache-2.0, for the card of the selection; what the rows say in a column
+            `license` when not given.
         output: Folder to write.
     """
     started = time.monotonic()
     asked = Budget.parse(budget)
     scored = finished(scores, "score") if Path(scores).is_dir() else None
-    if scored and (before or after):
-        raise UsageError(f"{scores} holds scores already: --before and --after are for a table of losses")
+    _check_fits(scores, losses=bool(before or after), export=export, license=license)
     table = scored.folder / "scores.parquet" if scored else Path(scores)
     frame = pl.scan_parquet(table) if scored else _table(table, before, after)
     parameters: dict[str, Any] = {"budget": str(asked), "by": by, "per_source": per_source, "where": where}
     parameters |= {"per_cluster": per_cluster, "clusters": clusters, "max_similarity": max_similarity}
     parameters |= {"lowest": lowest, "seed": seed, "before": before, "after": after, **asdict(thresholds)}
+    pins, bans = _listed(pin), _listed(ban)
+    later = {"export": export, "license": license, "pin": pins or None, "ban": bans or None}
+    # They came later, and selections without them are what they were; of lists, the ids count, not where they lie.
+    parameters |= {
+        name: _digest(value) if isinstance(value, dict) else value
+        for name, value in later.items()
+        if value is not None
+    }
     method = build("selector", selector, SELECTORS)
     parameters["selector"] = f"{selector} {fingerprint(method)}"
     inputs = {"scores": scored.identity if scored else file_digest(Path(scores))}
@@ -117,8 +139,12 @@ def select(
             where=where,
             thresholds=thresholds,
             seed=seed,
+            pins=pins,
+            bans=bans,
         )
         facts = _facts(frame, selection.kept, asked, by) | {"lowest": lowest}
+        facts |= {"pinned": int(selection.kept["pinned"].sum())} if pins else {}
+        facts |= {"banned": len(_distinct(bans))} if bans else {}
         write_frame(selection.kept, folder / "kept.parquet")
         with replacing(folder / "dropped.parquet") as part:
             _write(selection.dropped.lazy(), part)
@@ -129,8 +155,71 @@ def select(
         pool = rows.load_pool(scored.links["pool"], conversations=False)
         paths = rows.write_rows(pool, selection.kept["id"].to_list(), folder / "selected")
         rows.write_dropped(pool, selection.dropped, folder / "dropped.jsonl")
+        given = parameters | {"budget": budget, "selector": selector, "pin": list(pins), "ban": list(bans)}
+        given["max_score"] = thresholds.max_score  # also where it is the paper's
+        ids, options = selection.kept["id"], _options(given)
+        text = selection_card(
+            scored, pool, ids=ids, paths=paths, facts=facts, options=options, license=license
+        )
+        with replacing(folder / "selected" / CARD) as part:
+            part.write_text(text, encoding="utf-8")
+        if export:
+            facts["exported"] = _export(scored, selection.kept["id"].to_list(), folder, export)
     facts["written"] = [str(path.relative_to(folder)) for path in paths]
     return step.finish(folder, facts=facts, started=started, links=links)
+
+
+def _check_fits(scores: str, *, losses: bool, export: Trainer | None, license: str | None) -> None:
+    """Refuse options that say nothing about what is chosen from."""
+    if Path(scores).is_dir():
+        if losses:
+            raise UsageError(f"{scores} holds scores already: --before and --after are for a table of losses")
+    elif export:
+        raise UsageError(
+            "--export writes conversations, and a table of losses has none",
+            hint="choose from the output of `learnable score`, or join kept.parquet with your rows by id",
+        )
+    elif license:
+        raise UsageError("--license is for the card of chosen rows, and a table of losses has none of them")
+
+
+def _listed(paths: Sequence[str] | None) -> dict[str, list[str]]:
+    """Return the ids in files by the names of the files; of files with the same name, together."""
+    listed: dict[str, list[str]] = {}
+    for path in paths or ():
+        listed.setdefault(Path(path).name, []).extend(read_ids(path))
+    return listed
+
+
+def _distinct(listed: Mapping[str, Sequence[str]]) -> list[str]:
+    return sorted({id for ids in listed.values() for id in ids})
+
+
+def _digest(listed: Mapping[str, Sequence[str]]) -> str:
+    return fingerprint(_distinct(listed))
+
+
+def _options(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the budget, and the options that are not what they are by default, by the names of their flags."""
+    usual = {name: option.default for name, option in inspect.signature(select).parameters.items()}
+    usual |= asdict(Thresholds()) | {"budget": None, "pin": [], "ban": []}
+    given = {name: value for name, value in parameters.items() if value != usual[name]}
+    return {name.replace("_", "-"): value for name, value in given.items()}
+
+
+def _export(scored: Outcome, ids: list[str], folder: Path, trainer: Trainer) -> list[str]:
+    name, max_length = scored.facts["model"], scored.facts["max_length"]
+    pool, model = scored.links["pool"], _loadable(name)
+    paths = write_export(pool, ids, folder / trainer, trainer=trainer, model=model, max_length=max_length)
+    return [str(path.relative_to(folder)) for path in paths]
+
+
+def _loadable(name: str) -> str:
+    """Return a name of the model that other trainers load: a hub id as it is, else the folder of its weights."""
+    from learnable.model.source import locate
+
+    here = name == "starter" or Path(name).expanduser().exists()
+    return str(locate(ModelRef(name=name)).resolve()) if here else name
 
 
 def _facts(scores: pl.LazyFrame, kept: pl.DataFrame, budget: Budget, by: str) -> dict[str, Any]:

@@ -1,0 +1,217 @@
+"""The card of a selection: a data-set card that loads, says where rows came from, and names no folder."""
+
+import json
+import shlex
+import time
+from dataclasses import replace
+
+import datasets
+import polars as pl
+import pytest
+import yaml
+
+from learnable import cli
+from learnable.data import load_pool
+from learnable.data.card import Card, CardInput, CardOutput, card
+from learnable.steps import Step
+from learnable.testing import toy_examples, write_messages
+from learnable.verbs import load, select
+
+
+def output(name="my.jsonl", **given):
+    usual = {"name": name, "kind": "jsonl", "rows": 10, "columns": frozenset({"messages"})}
+    return CardOutput(**(usual | given))
+
+
+@pytest.fixture
+def about():
+    source = CardInput(
+        name="my.jsonl", format="messages", rows=12, unusable=1, repeated=1, chosen=3, digest="d1"
+    )
+    return Card(
+        inputs=[source],
+        outputs=[output()],
+        license=None,
+        pool=100,
+        chosen={"Budget": "10"},
+        scored={"Model": "`tiny`"},
+        figures={"tokens": ("1,000", None)},
+        cautions=["Beware."],
+        commands=["learnable select scores"],
+        version="1.0",
+    )
+
+
+def head(text):
+    return yaml.safe_load(text.split("---\n")[1])
+
+
+def config_names(text):
+    return [config["config_name"] for config in head(text)["configs"]]
+
+
+def test_head_is_a_data_set_card(about):
+    assert head(card(about)) == {
+        "task_categories": ["text-generation"],
+        "size_categories": ["n<1K"],
+        "tags": ["learnable", "data-selection", "sft"],
+        "configs": [
+            {"config_name": "default", "data_files": [{"split": "train", "path": ["my.jsonl"]}]},
+        ],
+    }
+
+
+@pytest.mark.parametrize(
+    ("rows", "size"),
+    [(999, "n<1K"), (1000, "1K<n<10K"), (99_999, "10K<n<100K"), (10**6, "1M<n<10M"), (10**9, "n>1B")],
+)
+def test_size_is_in_the_words_of_the_hub(about, rows, size):
+    assert head(card(replace(about, outputs=[output(rows=rows)])))["size_categories"] == [size]
+
+
+@pytest.mark.parametrize(
+    ("given", "licenses", "shown"),
+    [
+        ("mit", {"apache-2.0": 10}, "mit"),
+        (None, {"apache-2.0": 10}, "apache-2.0"),
+        (None, {"mit": 4, "apache-2.0": 6}, ["apache-2.0", "mit"]),
+        (None, {"mit": 4}, None),
+        (None, {}, None),
+    ],
+)
+def test_license_is_given_or_that_of_all_rows(about, given, licenses, shown):
+    text = card(replace(about, license=given, outputs=[output(licenses=licenses)]))
+    assert head(text).get("license") == shown
+
+
+def test_license_of_some_rows_is_told(about):
+    assert "`mit` (4 rows); not given for 6 rows" in card(
+        replace(about, outputs=[output(licenses={"mit": 4})])
+    )
+
+
+def test_no_license_is_told(about):
+    assert "License: not given." in card(about)
+
+
+def test_files_with_other_columns_are_configurations_of_their_own(about):
+    text = card(replace(about, outputs=[output("a.jsonl"), output("b:*.jsonl", columns=frozenset({"text"}))]))
+    assert config_names(text) == ["a.jsonl", "b--.jsonl"]
+    assert "one of `a.jsonl`, `b--.jsonl`" in text
+
+
+def test_text_of_data_stays_within_its_cell(about):
+    source = replace(about.inputs[0], name="a|b`<script>`.jsonl")
+    assert "`a\\|b'<script>'.jsonl`" in card(replace(about, inputs=[source]))
+
+
+def test_figure_that_is_not_known_is_called_so(about):
+    assert "| tokens | 1,000 | not known |" in card(about)
+
+
+# The card that select writes
+
+
+@pytest.fixture
+def scored(tmp_path, monkeypatch):
+    """Return a way to make up scores of rows in files, with the facts that a card tells."""
+    monkeypatch.chdir(tmp_path)
+
+    def made(*files):
+        pool = load_pool(load([str(file) for file in files], output="pool").folder)
+        step = Step(verb="score", parameters={})
+        step.begin(tmp_path / "scores")
+        frame = pool.examples.select("id", "source", tokens=pl.lit(5)).with_row_index("learnability")
+        frame.with_columns(pl.col("learnability").cast(pl.Float32)).write_parquet("scores/scores.parquet")
+        facts = {"lowest first": [], "max score": {}, "model": str(tmp_path / "tiny"), "dtype": "float32"}
+        facts |= {"max_length": 64, "scorers": ["learnability"]}
+        links = {"pool": tmp_path / "pool"}
+        step.finish(tmp_path / "scores", facts=facts, started=time.monotonic(), links=links)
+        return frame["id"].to_list()
+
+    return made
+
+
+@pytest.fixture
+def rows(tmp_path):
+    return write_messages(toy_examples(12), tmp_path / "my.jsonl")
+
+
+def written(tmp_path):
+    return (tmp_path / "out" / "selected" / "README.md").read_text()
+
+
+def loaded(tmp_path, *name):
+    return datasets.load_dataset(
+        str(tmp_path / "out" / "selected"), *name, split="train", cache_dir=str(tmp_path / "c")
+    )
+
+
+def test_folder_loads_as_a_data_set(scored, rows, tmp_path):
+    scored(rows)
+    select("scores", budget="3", output="out")
+    lines = (tmp_path / "out" / "selected" / "my.jsonl").read_text().splitlines()
+    assert loaded(tmp_path)["messages"] == [json.loads(line)["messages"] for line in lines]
+
+
+def test_files_with_other_columns_load_by_name(scored, rows, tmp_path):
+    other = tmp_path / "odd[1].jsonl"
+    other.write_text('{"prompt": "What is it?", "completion": "A cat"}\n')
+    scored(rows, other)
+    select("scores", budget="100%", output="out")
+    assert loaded(tmp_path, "odd[1].jsonl")["completion"] == ["A cat"]
+
+
+def test_files_of_another_kind_do_not_hinder_the_others(scored, rows, tmp_path):
+    (tmp_path / "other.csv").write_text("instruction,output\nWhat is it?,A cat\n")
+    scored(rows, tmp_path / "other.csv")
+    select("scores", budget="100%", output="out")
+    assert len(loaded(tmp_path)) == 12
+    assert '`other.csv` is not among them, as it is of another kind: `datasets.load_dataset("csv"' in written(
+        tmp_path
+    )
+
+
+def test_card_names_no_folder_of_this_machine(scored, rows, tmp_path):
+    scored(rows)
+    select("scores", budget="3", output="out")
+    assert str(tmp_path) not in written(tmp_path)
+    assert "`tiny`" in written(tmp_path)
+
+
+def test_card_tells_rows_pins_and_bans(scored, rows, tmp_path):
+    ids = scored(rows)
+    (tmp_path / "mine.txt").write_text(ids[0])
+    (tmp_path / "never.txt").write_text(ids[-1])
+    select("scores", budget="3", pin=["mine.txt"], ban=["never.txt"], output="out")
+    text = written(tmp_path)
+    assert "Chosen whatever their score, by: `mine.txt`" in text
+    assert "Never chosen, by: `never.txt`" in text
+    assert "| `my.jsonl` | messages | 12 | 0 | 0 | 3 |" in text
+
+
+def test_license_in_the_rows_is_carried_over(scored, tmp_path):
+    path = tmp_path / "my.jsonl"
+    rows = [{"prompt": f"p{i}", "completion": "c", "license": "cc-by-4.0"} for i in range(4)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    scored(path)
+    select("scores", budget="2", output="out")
+    assert head(written(tmp_path))["license"] == "cc-by-4.0"
+
+
+def test_commands_of_the_card_are_understood_and_carry_the_options(scored, rows, tmp_path):
+    scored(rows)
+    select("scores", budget="3", where="tokens < 800", per_source="equal", lowest=True, seed=7, output="out")
+    lines = written(tmp_path).split("```sh\n")[1].split("\n```")[0].splitlines()
+    bound = [
+        cli.app.parse_args(shlex.split(line)[1:], exit_on_error=False, print_error=False)[1] for line in lines
+    ]
+    chosen = bound[-1].arguments
+    assert [line.split()[1] for line in lines] == ["load", "score", "select"]
+    assert {name: chosen[name] for name in ("budget", "where", "per_source", "lowest", "seed")} == {
+        "budget": "3",
+        "where": "tokens < 800",
+        "per_source": "equal",
+        "lowest": True,
+        "seed": 7,
+    }
