@@ -75,10 +75,10 @@ EXAMPLES = {
         "learnable evaluate heldout:eval.jsonl --model Qwen/Qwen3-0.6B",
         "learnable evaluate exact_match:test.jsonl@n=100 --adapter adapter",
     ),
-    "show": ("learnable show my.jsonl --n 1", "learnable show my.jsonl --model Qwen/Qwen3-0.6B"),
+    "show": ("learnable show my.jsonl --n 1", "learnable show pool --reference reference --n 1"),
     "explore": ("learnable explore runs/lobass", "learnable explore selection --export page --no-browser"),
     "doctor": ("learnable doctor", "learnable doctor my.jsonl --model Qwen/Qwen3-0.6B"),
-    "report": ("learnable report selection", "learnable report comparison -o page --title 'First try'"),
+    "report": ("learnable report selection --tokens 8", "learnable report comparison -o page --title 'First try'"),
 }
 """What somebody could mean, by command; the help shows it, and so do errors of usage. No line is cut at 80 columns."""
 

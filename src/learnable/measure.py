@@ -201,7 +201,9 @@ def _say_speed(model: Model, work: Work, label: str) -> None:
 
 def _flush(measure: Measure, ids: list[str], values: list[np.ndarray], store: Store) -> None:
     kind = pl.Float64 if measure.kind == "nll" else pl.List(pl.Float32)
-    store.write(measure, pl.DataFrame({"id": ids, measure.kind: pl.Series(values, dtype=kind)}))
+    # Of arrays of one length polars makes its Array type, whatever is asked for: parts of one measure would differ.
+    column = pl.Series(measure.kind, values, dtype=kind).cast(kind)
+    store.write(measure, pl.DataFrame({"id": ids}).with_columns(column))
 
 
 def mean_loss(measure: Measure, frame: pl.DataFrame, *, store: Store) -> pl.Series:

@@ -8,11 +8,12 @@ from learnable.reporting.cautions import warnings_of
 from learnable.reporting.comparison import ComparisonFacts
 from learnable.reporting.comparison import render as render_comparison
 from learnable.reporting.comparison import warnings_of as comparison_warnings_of
-from learnable.reporting.facts import Facts, Step
+from learnable.reporting.facts import Facts, Step, view_of
 from learnable.reporting.lesson import LessonFacts, Made, Question, Way
 from learnable.reporting.lesson import render as render_lesson
 from learnable.reporting.lesson import warnings_of as lesson_warnings_of
 from learnable.reporting.page import render
+from learnable.reporting.token_section import examples_to_spell
 
 __all__ = [
     "ComparisonFacts",
@@ -23,9 +24,11 @@ __all__ = [
     "Step",
     "Way",
     "comparison_warnings_of",
+    "examples_to_spell",
     "lesson_warnings_of",
     "render",
     "render_comparison",
     "render_lesson",
+    "view_of",
     "warnings_of",
 ]

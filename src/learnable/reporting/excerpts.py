@@ -70,7 +70,7 @@ def shelves(view: View) -> list[Shelf]:
         ("worst", "Worst", "The least good scores of all, the worst one first."),
     )
     return [
-        Shelf(name=name, about=about, excerpts=_excerpts(view, picked[key]))
+        Shelf(name=name, about=about, excerpts=excerpts_of(view, picked[key]))
         for key, name, about in titles
         if picked[key].height
     ]
@@ -82,7 +82,8 @@ def _new(frame: pl.DataFrame, taken: set[str], number: int) -> pl.DataFrame:
     return found
 
 
-def _excerpts(view: View, frame: pl.DataFrame) -> tuple[Excerpt, ...]:
+def excerpts_of(view: View, frame: pl.DataFrame) -> tuple[Excerpt, ...]:
+    """Return the examples in the rows of a frame, in its order; none where there are no texts."""
     if view.facts.examples is None:
         return ()
     texts = view.facts.examples.select(pl.col("id").cast(pl.String), "messages").join(

@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 
 from learnable.data import HELD_OUT
+from learnable.reporting.tokens import TokenView
 
 _NUMBERS = ("loss_before", "loss_after", "learnability", "difference")
 
@@ -56,6 +57,8 @@ class Facts:
         dropped: ``id``, ``reason``.
         steps: Rows of the cost table.
         shortfall: Why the selection is smaller than the budget, in a sentence; None when it is not.
+        tokens: A few examples with the losses of their tokens.
+        tokens_missing: What is missing of that and why, in a sentence; None when nothing is, or none were asked for.
     """
 
     title: str
@@ -74,6 +77,8 @@ class Facts:
     dropped: pl.DataFrame
     steps: Sequence[Step]
     shortfall: str | None = None
+    tokens: Sequence[TokenView] = ()
+    tokens_missing: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

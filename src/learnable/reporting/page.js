@@ -18,6 +18,8 @@
     const home = document.getElementById("chart-" + name);
     try {
       await vegaEmbed(home, { ...spec, datasets: { ...spec.datasets, points: dots } }, options);
+      // The place has a label for the whole picture; its marks would be read one by one, without names.
+      for (const part of home.children) part.setAttribute("aria-hidden", "true");
     } catch (error) {
       home.textContent = "This chart could not be drawn: " + error.message;
     }

@@ -7,6 +7,7 @@ from learnable.reporting.cautions import cautions_of
 from learnable.reporting.document import document
 from learnable.reporting.excerpts import shelves
 from learnable.reporting.facts import Facts, View, view_of
+from learnable.reporting.token_section import token_section
 
 
 def render(facts: Facts) -> str:
@@ -22,6 +23,7 @@ def render(facts: Facts) -> str:
     pictures = _pictures(view)
     return document(
         "selection.html.j2",
+        styles=["tokens.css"],
         pictures=pictures,
         points=dots.points(view) if {"plane", "length"} & pictures.keys() else None,
         facts=facts,
@@ -32,6 +34,7 @@ def render(facts: Facts) -> str:
         sources=tables.by_source(view),
         lengths=tables.by_length(view) if view.has("response_tokens") else [],
         shelves=shelves(view),
+        spelled=token_section(view),
         reasons=tables.reasons(view),
         unread=tables.unread_instances(view),
         undefined=tables.undefined_instances(view),

@@ -2,17 +2,18 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import polars as pl
 
 from learnable import data as rows
 from learnable.atomic import replacing
 from learnable.comparing import UNTUNED
-from learnable.errors import StoreError
+from learnable.errors import ModelError, StoreError, TrainError, UsageError
 from learnable.mixing import MIXTURES
+from learnable.progress import say
 from learnable.reporting import (
     ComparisonFacts,
     Facts,
@@ -21,25 +22,39 @@ from learnable.reporting import (
     Question,
     Way,
     comparison_warnings_of,
+    examples_to_spell,
     lesson_warnings_of,
     render,
     render_comparison,
     render_lesson,
+    view_of,
     warnings_of,
 )
 from learnable.reporting import Step as CostRow
 from learnable.reporting.lesson.facts import Asked
 from learnable.steps import Outcome, Step, read_outcome
+from learnable.store import Store
+from learnable.types import Example, Loading, ModelRef
 from learnable.verbs.course import GENERAL, SEEN, UNSEEN
 from learnable.verbs.inputs import finished
-from learnable.verbs.options import Output
+from learnable.verbs.options import Flat, Output
+from learnable.verbs.token_losses import TokenLosses
 
 KINDS = {"select": "selection", "compare": "comparison", "teach": "lesson"}
+TOKEN_EXAMPLES = 4
+_NO_TOKENS = "No losses by token:"
 _COMMANDS = "`learnable select`, `learnable compare` or `learnable teach`"
 
 
 def report(
-    selection: str, *, title: str | None = None, command: str | None = None, output: Output = "report"
+    selection: str,
+    *,
+    title: str | None = None,
+    command: str | None = None,
+    tokens: int | None = None,
+    loading: Annotated[Loading, Flat] = Loading(),
+    store: str = "runs/store",
+    output: Output = "report",
 ) -> Outcome:
     """Write one HTML page about a selection, a comparison or a lesson; it opens offline.
 
@@ -47,20 +62,34 @@ def report(
         selection: Folder that `learnable select`, `learnable compare` or `learnable teach` wrote.
         title: Heading of the page; `selection`, `comparison` or `lesson` when not given.
         command: Command to show as the one that repeats the run.
+        tokens: Examples of a selection to show with the losses of their tokens, which loads the model; 4 when not
+            given, 0 for none.
+        loading: How to load the model for them; its dtype is the one it was scored with.
+        store: Folder of measurements; what is in it is never measured twice.
         output: Folder to write.
     """
     started = time.monotonic()
     given = _given(selection)
     kind = KINDS[given.verb]
     title = title or kind
-    step = Step(verb="report", parameters={"title": title, "command": command}, inputs={kind: given.identity})
+    parameters: dict[str, Any] = {"title": title, "command": command}
+    if kind == "selection":
+        parameters["tokens"] = _spelled_out(tokens)
+    elif tokens is not None or loading != Loading():
+        raise UsageError(
+            f"tokens and how to load a model have no effect on the report of a {kind}", hint="leave them out"
+        )
+    step = Step(verb="report", parameters=parameters, inputs={kind: given.identity})
     folder = step.folder(output)
     links = {kind: given.folder}
     if done := step.begin(folder, links=links):
         return done
-    command = command or f"learnable report {selection}"
+    command, computed = command or f"learnable report {selection}", 0
     if kind == "selection":
         facts = gather(given, title=title, command=command)
+        facts, computed = with_tokens(
+            facts, given, parameters["tokens"], loading=loading, store=Store(Path(store))
+        )
         page, warnings = render(facts), warnings_of(facts)
     elif kind == "lesson":
         taught = gather_lesson(given, title=title, command=command)
@@ -71,7 +100,7 @@ def report(
     with replacing(folder / "report.html") as part:
         part.write_text(page, encoding="utf-8")
     shown = {"report": str(folder / "report.html"), "warnings": warnings}
-    return step.finish(folder, facts=shown, started=started, links=links)
+    return step.finish(folder, facts=shown, started=started, links=links, tokens=computed)
 
 
 def _given(folder: str) -> Outcome:
@@ -94,6 +123,71 @@ def _given(folder: str) -> Outcome:
     return outcome
 
 
+def _spelled_out(tokens: int | None) -> int:
+    if tokens is not None and tokens < 0:
+        raise UsageError(f"tokens must be 0 or more, got {tokens}", hint="it is a number of examples")
+    return TOKEN_EXAMPLES if tokens is None else tokens
+
+
+def with_tokens(
+    facts: Facts, chosen: Outcome, number: int, *, loading: Loading, store: Store
+) -> tuple[Facts, int]:
+    """Return the facts with the losses of the tokens of a few examples, and how many tokens were computed.
+
+    Where the model, the reference or the texts are not to be found any more, the facts say so instead.
+    """
+    if number == 0:
+        return facts, 0
+    if "scores" not in chosen.links:
+        return replace(facts, tokens_missing=f"{_NO_TOKENS} the losses were given, without a model."), 0
+    scored = finished(chosen.links["scores"], "score")
+    ids = examples_to_spell(view_of(facts), number)
+    if not ids:
+        return replace(facts, tokens_missing=f"{_NO_TOKENS} no example has a score."), 0
+    try:
+        losses, missing = _token_losses(scored, loading, store)
+        views = losses.views(_examples(scored, ids))
+    except (ModelError, StoreError, TrainError) as error:
+        say(f"no losses by token in the report: {error.message}")
+        return replace(facts, tokens_missing=f"{_NO_TOKENS} {error.message}."), 0
+    return replace(facts, tokens=views, tokens_missing=missing), losses.tokens
+
+
+def _token_losses(scored: Outcome, loading: Loading, store: Store) -> tuple[TokenLosses, str | None]:
+    """Return what measures tokens as the scores were measured, and what it has to do without, in a sentence.
+
+    Raises:
+        ModelError: If the model is not to be found, or is another one now.
+        StoreError: If the reference is not to be found.
+        TrainError: If the reference holds no model.
+    """
+    from learnable.model.source import identify, is_here
+    from learnable.training import read_reference
+
+    name = str(scored.facts["model"])
+    if loading.dtype == "auto":
+        loading = replace(loading, dtype=scored.facts["dtype"])
+    ref = ModelRef(name=name, **asdict(loading))
+    if not is_here(ref):
+        raise ModelError(f"the model {name} is not on this machine any more")
+    if identify(ref) != scored.inputs["base"]:
+        raise ModelError(f"the model {name} is not the one that was scored with")
+    references, missing = None, None
+    if "reference" in scored.links:
+        references = read_reference(finished(scored.links["reference"], "train").folder)
+    elif "reference" in scored.inputs:
+        missing = "Without a loss after: it is not known where the reference lies that was given."
+    return TokenLosses(ref, references, max_length=int(scored.facts["max_length"]), store=store), missing
+
+
+def _examples(scored: Outcome, ids: list[str]) -> list[Example]:
+    """Return the examples with these ids, in their order."""
+    pool = rows.load_pool(scored.links["pool"])
+    few = replace(pool, examples=pool.examples.filter(pl.col("id").is_in(ids)))
+    known = {example.id: example for example in few.iter_examples()}
+    return [known[id] for id in ids]
+
+
 def gather(chosen: Outcome, *, title: str, command: str) -> Facts:
     """Collect what a report says from the folders that led to a selection."""
     scored = finished(chosen.links["scores"], "score") if "scores" in chosen.links else None
@@ -107,9 +201,13 @@ def gather(chosen: Outcome, *, title: str, command: str) -> Facts:
         steps.insert(0, scored)
         reference = {"kind": "given"}
         if "reference" in scored.links:
-            trained = finished(scored.links["reference"], "train")
-            reference = dict(trained.facts)
-            steps.insert(0, trained)
+            try:
+                trained = finished(scored.links["reference"], "train")
+            except StoreError:  # all but the losses of its tokens can be said without it
+                reference = {"kind": "its folder is not there any more, and its cost is not known"}
+            else:
+                reference = dict(trained.facts)
+                steps.insert(0, trained)
         steps.insert(0, finished(scored.links["pool"], "load"))
     return Facts(
         title=title,
