@@ -71,6 +71,11 @@ def test_pairs_about_each_fact(drawing):
     assert made.notes == ()
 
 
+def test_a_document_that_a_server_does_not_answer_is_unanswered(drawing):
+    made = Facts(text=BRIDGE)([], n=1, draw=drawing(lambda *_: None), seed=0)
+    assert made.dropped["reason"].to_list() == ["text unanswered"]
+
+
 def test_as_many_pairs_for_each_fact(drawing):
     wordings = [
         "When was the Alder Bridge built?",

@@ -7,7 +7,7 @@ import pytest
 
 from learnable.diversifying import Avoided, Diversity, diversity, plane
 from learnable.diversifying.diversity import distinct, mean_distance
-from learnable.diversifying.gates import Neighbours, alike, failing, repeated_share
+from learnable.diversifying.gates import UNANSWERED, Neighbours, alike, failing, repeated_share
 from learnable.errors import UsageError
 from learnable.fingerprint import example_id
 from learnable.types import Answer, Example, Message
@@ -65,6 +65,8 @@ def example(question, answer="yes"):
     [
         (Answer("", finished=True), "empty"),
         (Answer(" \n", finished=False), "empty"),
+        (Answer("", finished=False), "empty"),
+        (UNANSWERED, "unanswered"),
         (Answer("It is the", finished=False), "cut off"),
         (Answer("It is red.", finished=True), None),
     ],

@@ -369,7 +369,7 @@ def test_an_instruction_that_a_server_does_not_answer_is_asked_once(rewritten):
     generator = Scripted(lambda *_: None)
     made = rewritten(task("one", "two"), generator, n=3)
     assert len(generator.asked) == 3
-    assert set(made.dropped["reason"]) == {"empty"}
+    assert set(made.dropped["reason"]) == {"unanswered"}
 
 
 def test_rewriting_contents_is_said(rewritten):

@@ -4,6 +4,7 @@ import pytest
 
 from learnable.diversifying import DIVERSIFIERS, Avoided, Drawing, build_diversifier, drawing
 from learnable.diversifying.drawing import seed_of
+from learnable.diversifying.gates import failing
 from learnable.diversifying.self_answer import SelfAnswer
 from learnable.diversifying.self_sample import SelfSample
 from learnable.errors import DataError, ModelError, UsageError
@@ -116,12 +117,12 @@ def test_the_same_draw_twice_is_one(draw):
     assert len(generator.asked) == 1
 
 
-def test_what_a_server_left_out_is_empty_and_asked_for_again(draw, capsys):
+def test_what_a_server_left_out_is_unanswered_and_asked_for_again(draw, capsys):
     silent = Scripted(lambda turns, seed: None if seed == 2 else Answer("Yes.", finished=True))
     questions = [(turn("user", text),) for text in "abc"]
     silent_draw = draw(silent)
     answers = silent_draw.answers(questions, seeds=[1, 2, 3], label="answers")
-    assert answers[1] == Answer("", finished=False)
+    assert [failing(answer) for answer in answers] == [None, "unanswered", None]
     assert "answers: 1 of 3 were not answered" in capsys.readouterr().err
     assert [silent_draw.tally.draws, silent_draw.tally.unanswered] == [2, 1]
     speaking = Scripted()
@@ -359,6 +360,20 @@ def test_self_answer_shows_the_reference_once_before(draw):
     assert kept.messages[0] == question
     assert kept.messages[1].content == f"The answer {kept.meta['seed']}."
     assert (kept.meta["parent"], kept.meta["by"], kept.source) == (ROWS[0].id, "self_answer", "here")
+
+
+def test_the_ledger_tells_what_is_empty_from_what_a_server_did_not_answer(draw):
+    said = {"Question 1 of the rows?": None, "Question 2 of the rows?": Answer("", finished=True)}
+    made = answered(
+        draw,
+        Scripted(lambda turns, _: said.get(turns[-1].content, Answer("It is so.", finished=True))),
+        ROWS[:3],
+        show_reference=False,
+    )
+    assert set(made.dropped.select("parent", "reason").rows()) == {
+        (ROWS[1].id, "answer unanswered"),
+        (ROWS[2].id, "answer empty"),
+    }
 
 
 def test_self_answer_without_the_reference(draw):

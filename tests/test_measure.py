@@ -459,6 +459,8 @@ def test_a_bos_that_the_tokenizer_does_not_add_parts_nothing(with_bos):
 def test_parts_of_one_example_each_are_read_together(store):
     key = measure_of(FakeModel(), rendering="r", max_length=64, kind="token_nll")
     for example in (rendered("a", 5, 2), rendered("b", 7, 3)):
-        run(plan(key, [example], store=store, batch_tokens=40), FakeModel(), [example], store=store, label="x")
+        run(
+            plan(key, [example], store=store, batch_tokens=40), FakeModel(), [example], store=store, label="x"
+        )
     frame = pl.DataFrame({"id": ["a", "b"], "response_tokens": [2, 3]})
     assert listed(key, frame, store=store).list.len().to_list() == [2, 3]

@@ -149,6 +149,12 @@ def test_answers_by_position_and_whether_they_finished(server):
     }
 
 
+@pytest.mark.parametrize("finish", ["content_filter", "abort"])
+def test_what_a_server_broke_off_is_not_finished(server, finish):
+    server.reply = lambda body: (200, completion("It is", finish))
+    assert answered(server, 1) == {0: Answer("It is", finished=False)}
+
+
 def test_only_some_are_asked(server):
     assert sorted(answered(server, 5, only={1, 3})) == [1, 3]
     assert {asked_of(body) for body in server.asked} == {"question 1", "question 3"}

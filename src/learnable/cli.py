@@ -78,7 +78,10 @@ EXAMPLES = {
     "show": ("learnable show my.jsonl --n 1", "learnable show pool --reference reference --n 1"),
     "explore": ("learnable explore runs/lobass", "learnable explore selection --export page --no-browser"),
     "doctor": ("learnable doctor", "learnable doctor my.jsonl --model Qwen/Qwen3-0.6B"),
-    "report": ("learnable report selection --tokens 8", "learnable report comparison -o page --title 'First try'"),
+    "report": (
+        "learnable report selection --tokens 8",
+        "learnable report comparison -o page --title 'First try'",
+    ),
 }
 """What somebody could mean, by command; the help shows it, and so do errors of usage. No line is cut at 80 columns."""
 

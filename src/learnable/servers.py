@@ -26,6 +26,7 @@ EXCERPT = 200
 """Characters of what a server said that are shown in a message."""
 
 _BUSY = (408, 409, 429)
+_CUT_OFF = ("length", "content_filter", "abort")
 _WRITTEN = re.compile(r"openai:(https?://[^\s#]+)#(\S(?:.*\S)?)")
 
 
@@ -87,7 +88,7 @@ class ServerGenerator:
         if match is None:
             raise UsageError(
                 f"cannot read the generator {written!r}",
-                hint="write openai:URL#NAME, for example openai:http://127.0.0.1:8000/v1#Qwen/Qwen3-0.6B",
+                hint="write openai:URL#NAME, for example openai:http://127.0.0.1:8000/v1#Qwen/Qwen3-0.6B, or vllm:MODEL",
             )
         return cls(url=match.group(1), name=match.group(2))
 
@@ -233,7 +234,7 @@ def _read(response: Any, who: str) -> Reply:
     finish = getattr(choices[0], "finish_reason", None)
     if not isinstance(text, str):
         return Reply(why=f"the {who} sent no text (finish_reason {finish!r})")
-    return Reply(text=text, finished=finish != "length")
+    return Reply(text=text, finished=finish not in _CUT_OFF)
 
 
 def _alike(conversations: Sequence[Sequence[Message]], drawn: Mapping[int, str]) -> bool:

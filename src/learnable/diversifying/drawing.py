@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 import polars as pl
 
-from learnable.diversifying.gates import Avoided
+from learnable.diversifying.gates import UNANSWERED, Avoided
 from learnable.errors import ModelError, UsageError
 from learnable.fingerprint import example_id, fingerprint
 from learnable.progress import bar, say
@@ -72,8 +72,7 @@ class Drawing:
             label: Shown beside the progress.
 
         Returns:
-            n answers; one that a server failed to give is empty, unfinished, counted as ``unanswered``, and asked
-            for again in the next run.
+            n answers; ``UNANSWERED`` for one that a server failed to give, which is asked for again in the next run.
 
         Raises:
             ModelError: If the generator cannot be reached, or the chat template refuses a conversation.
@@ -104,7 +103,7 @@ class Drawing:
         if asked is None:
             raise UsageError(
                 "a server answers, but cannot invent the questions: it takes no open user turn",
-                hint="give a model that is loaded here (--model), or the questions (self_answer)",
+                hint="give a model that runs here (--model, or --generator vllm:MODEL), or the questions (self_answer)",
             )
         limit = getattr(self.generator, "position_limit", None)
         if limit is not None and self.sampling.max_new_tokens >= limit:
@@ -171,7 +170,7 @@ class Drawing:
         if len(there):
             for identity, text, finished in self.store.read(measure, there).select(*_COLUMNS).iter_rows():
                 found[identity] = Answer(text, finished)
-        return [found.get(identity, Answer("", finished=False)) for identity in ids]
+        return [found.get(identity, UNANSWERED) for identity in ids]
 
     def _counted(self, drawn: Answered, prompt_tokens: Callable[[int], int]) -> Answered:
         """Pass on what is drawn, and count it."""
@@ -210,7 +209,7 @@ class Drawing:
             flush()
         if came < total:
             self.tally.unanswered += total - came
-            say(f"{label}: {total - came:,} of {total:,} were not answered, and count as empty")
+            say(f"{label}: {total - came:,} of {total:,} were not answered")
 
 
 class NoGenerator:

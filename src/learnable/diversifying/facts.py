@@ -9,7 +9,7 @@ from typing import ClassVar, NamedTuple
 
 from learnable.data.records import SUFFIXES, place, read_records, suffix_of
 from learnable.diversifying.drawing import Drawing
-from learnable.diversifying.gates import Neighbours
+from learnable.diversifying.gates import UNANSWERED, Neighbours
 from learnable.diversifying.keeping import names, near_copy, numbers, placeholders, stems, words
 from learnable.diversifying.kinds import Diversified, Ledger, shortfall
 from learnable.diversifying.rounds import ROUNDS, Refused, Taken, Thing, until_enough, without_thoughts
@@ -247,7 +247,9 @@ def _facts(documents: Sequence[_Document], draw: Drawing, ledger: Ledger) -> tup
     facts, before, fruitful = list[Thing](), Neighbours(), set[int]()
     for (number, excerpt), answer in zip(pieces, answers, strict=True):
         parent = documents[number].parent
-        if not answer.text.strip():
+        if answer is UNANSWERED:
+            ledger.refuse("text unanswered", text=excerpt, parent=parent)
+        elif not answer.text.strip():
             ledger.refuse("text without facts: nothing was answered", text=excerpt, parent=parent)
         for line, whole in _lines(answer):
             why = _no_fact(line, excerpt, before) if whole else "cut off"

@@ -17,11 +17,16 @@ NEAR = 0.7
 OVERLAP = 13
 """Words in a row that a text may not share with what is avoided."""
 
+UNANSWERED = Answer("", finished=False)
+"""Stands where a server failed to give an answer; it is told by what it is, as an answer may be empty too."""
+
 _PERMUTATIONS, _BANDS = 128, 32
 
 
 def incomplete(answer: Answer) -> str | None:
-    """Return why a generated text is not a whole one: ``empty`` or ``cut off`` before its end; else None."""
+    """Return why a generated text is not a whole one: ``unanswered``, ``empty`` or ``cut off``; else None."""
+    if answer is UNANSWERED:
+        return "unanswered"
     if not answer.text.strip():
         return "empty"
     return None if answer.finished else "cut off"
@@ -45,7 +50,7 @@ def repetitive(text: str) -> str | None:
 
 
 def failing(answer: Answer) -> str | None:
-    """Return why a generated text is refused for itself: empty, cut off or repetitive; None where it passes."""
+    """Return why a generated text is refused for itself: not there, empty, cut off or repetitive; else None."""
     return incomplete(answer) or repetitive(answer.text)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from learnable.diversifying.drawing import Drawing, seed_of
-from learnable.diversifying.gates import failing
+from learnable.diversifying.gates import UNANSWERED, failing
 from learnable.diversifying.kinds import Ledger
 from learnable.types import Answer, Message
 
@@ -49,10 +49,10 @@ def passed(answer: Answer) -> str:
     """Return the text of an answer, without thoughts that stand before it.
 
     Raises:
-        Refused: If it is empty, cut off or repetitive.
+        Refused: If it is not there, empty, cut off or repetitive.
     """
     text = without_thoughts(answer.text)
-    why = failing(answer._replace(text=text))
+    why = failing(answer if answer is UNANSWERED else answer._replace(text=text))
     if why is not None:
         raise Refused(why)
     return text
@@ -100,7 +100,9 @@ def until_enough(
         if not requests:
             break
         answers = _asked(things, requests, seed=seed, draw=draw, ask=ask, ledger=ledger, label=label)
-        closed |= {p for p, _ in requests} - {p for (p, _), a in answers.items() if a.text or a.finished}
+        closed |= {p for p, _ in requests} - {
+            p for (p, _), answer in answers.items() if answer is not UNANSWERED
+        }
         for (place, number), answer in answers.items():
             thing, done, its_seed = things[place], taken[place], seed_of(seed, things[place].text, number)
             if len(done) == n:

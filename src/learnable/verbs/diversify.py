@@ -66,7 +66,8 @@ def diversify(
             `learnable list`).
         n: How many to make: wordings of each instruction (paraphrase) or rows; each method has its own default.
         model: Model that writes: folder, hub id, GGUF file, or `starter`.
-        generator: Server that writes instead of the model, as openai:URL#NAME; a key is read from OPENAI_API_KEY.
+        generator: What writes instead of the model: a server, as openai:URL#NAME (a key is read from OPENAI_API_KEY), or
+            vllm:MODEL, which vLLM runs in this process.
         temperature: How freely to draw, 0 is greedy; the method's own when not given.
         top_p: Draw from the likeliest tokens that together have this probability; the method's own when not given.
         max_new_tokens: Most tokens of a text; the method's own when not given.
@@ -184,6 +185,8 @@ def _writer(
         if generator is not None:
             raise UsageError("this method has no use for a generator", hint="leave --generator out")
         return _Writer(name="rules", identity=lambda: "none", here=lambda: True, load=NoGenerator)
+    if generator is not None and generator.startswith("vllm:"):
+        return _vllm(generator, ModelRef(name=generator.removeprefix("vllm:"), **asdict(loading)))
     if generator is not None:
         server = ServerGenerator.parse(generator)
         return _Writer(name=generator, identity=lambda: server.key, here=lambda: True, load=lambda: server)
@@ -201,6 +204,27 @@ def _writer(
         return is_here(ref)
 
     return _Writer(name=ref.name, identity=identity, here=here, load=lambda: opened(ref, on=on))
+
+
+def _vllm(name: str, ref: ModelRef) -> _Writer:
+    """Return a model that vLLM runs in this process."""
+
+    def identity() -> str:
+        from learnable.model.vllm_generator import vllm_key
+
+        return vllm_key(ref)
+
+    def here() -> bool:
+        from learnable.model.source import is_here
+
+        return is_here(ref)
+
+    def load() -> Generator:
+        from learnable.model.vllm_generator import VllmGenerator
+
+        return VllmGenerator(ref)
+
+    return _Writer(name=name, identity=identity, here=here, load=load)
 
 
 def _sampling(name: str, chosen: Diversifier, **given: float | None) -> Sampling:
