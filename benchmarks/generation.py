@@ -27,7 +27,7 @@ from transformers import GenerationConfig, LogitsProcessorList
 from learnable.data import load_pool
 from learnable.model import LanguageModel
 from learnable.model.draws import Draws
-from learnable.model.generation import generate, planned
+from learnable.model.generation import generate_batches, planned
 from learnable.progress import say
 from learnable.types import ModelRef
 from learnable.verbs import load
@@ -76,7 +76,7 @@ class Way:
 
     def ours(self) -> Texts:
         """(d)."""
-        texts = generate(
+        batches = generate_batches(
             self.model.network,
             self.model.renderer.tokenizer,
             self.prompts,
@@ -86,7 +86,11 @@ class Way:
             seeds=range(len(self.prompts)),
             stop_ids=self.stops,
         )
-        return dict(enumerate(texts))
+        return {
+            position: answer.text
+            for positions, answers in batches
+            for position, answer in zip(positions, answers, strict=True)
+        }
 
     @torch.inference_mode()
     def _by_transformers(self, batches: Sequence[Sequence[int]], **options: Any) -> Texts:

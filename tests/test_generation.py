@@ -11,7 +11,7 @@ from transformers.cache_utils import DynamicLayer
 from learnable.errors import ModelError, UsageError
 from learnable.model import LanguageModel, Renderer, decoding, language_model
 from learnable.model.draws import Draws, nucleus
-from learnable.model.generation import generate, generate_batches
+from learnable.model.generation import generate_batches
 from learnable.testing import tiny_model, toy_examples
 from learnable.types import Answer, Message, ModelRef, Sampling
 
@@ -26,6 +26,15 @@ THINKING = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 QUESTIONS = [example.messages[:1] for example in toy_examples(9)]
+
+
+def generate(network, tokenizer, prompts, **options):
+    texts = {
+        position: answer.text
+        for positions, answers in generate_batches(network, tokenizer, prompts, **options)
+        for position, answer in zip(positions, answers, strict=True)
+    }
+    return [texts[position] for position in range(len(prompts))]
 
 
 def user(text):

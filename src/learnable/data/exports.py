@@ -121,6 +121,18 @@ def _check_alternating(example: Example) -> None:
         )
 
 
+def _arguments(tuning: Tuning) -> dict[str, Any]:
+    """Return what TRL and LLaMA-Factory both take: arguments of the trainer of transformers."""
+    return {
+        "num_train_epochs": tuning.epochs,
+        "learning_rate": tuning.peak_learning_rate,
+        "lr_scheduler_type": "cosine",
+        "per_device_train_batch_size": tuning.batch_size,
+        "report_to": "none",
+        "output_dir": "model",
+    }
+
+
 def _trl(model: str, max_length: int, pairs: bool) -> dict[str, Any]:  # noqa: FBT001
     tuning = Tuning()
     return {
@@ -132,12 +144,7 @@ def _trl(model: str, max_length: int, pairs: bool) -> dict[str, Any]:  # noqa: F
         "lora_r": tuning.rank,
         "lora_alpha": 2 * tuning.rank,
         "lora_target_modules": "all-linear",
-        "num_train_epochs": tuning.epochs,
-        "learning_rate": tuning.peak_learning_rate,
-        "lr_scheduler_type": "cosine",
-        "per_device_train_batch_size": tuning.batch_size,
-        "report_to": "none",
-        "output_dir": "model",
+        **_arguments(tuning),
     }
 
 
@@ -169,12 +176,7 @@ def _llamafactory(model: str, max_length: int) -> dict[str, Any]:
         "dataset_dir": ".",
         "dataset": _DATASET,
         "cutoff_len": max_length,
-        "num_train_epochs": tuning.epochs,
-        "learning_rate": tuning.peak_learning_rate,
-        "lr_scheduler_type": "cosine",
-        "per_device_train_batch_size": tuning.batch_size,
-        "report_to": "none",
-        "output_dir": "model",
+        **_arguments(tuning),
     }
 
 

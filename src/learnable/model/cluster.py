@@ -31,7 +31,7 @@ from learnable.model.rendering import Renderer
 from learnable.model.source import adapter_key, identify, is_adapter
 from learnable.packages import needed
 from learnable.progress import say
-from learnable.types import Answer, Message, ModelRef, Rendered, Sampling, Work
+from learnable.types import Answer, ModelRef, Rendered, Sampling, Work
 
 Found = TypeVar("Found")
 Task = Callable[[LanguageModel], Found]
@@ -217,28 +217,6 @@ class ClusterModel(LanguageModel):
     def embed(self, rendered: Sequence[Rendered]) -> NDArray[np.float32]:
         """Return one vector for each example, (n, d)."""
         return self.call(partial(LanguageModel.embed, rendered=rendered))
-
-    def generate(
-        self,
-        conversations: Sequence[Sequence[Message]],
-        *,
-        max_new_tokens: int,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seeds: Sequence[int] | None = None,
-    ) -> list[str]:
-        """Return the next answer to each conversation; greedy unless a temperature is given.
-
-        Raises:
-            ModelError: If the chat template refuses a conversation.
-            UsageError: If the settings make no sense.
-        """
-        sampling = Sampling(temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens)
-        texts = [""] * len(conversations)
-        for positions, answers in self.answers(conversations, sampling=sampling, seeds=seeds or ()):
-            for position, answer in zip(positions, answers, strict=True):
-                texts[position] = answer.text
-        return texts
 
     def _continued(
         self,

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from learnable.errors import ModelError, UsageError
 from learnable.model.language_model import LanguageModel
+from learnable.model.network import base_network
 from learnable.model.rendering import Renderer
 from learnable.types import Message
 
@@ -68,7 +69,7 @@ def concept_distances(
             raise UsageError(
                 f"{name} is {text!r}", hint="a distance needs a token and the words that say what it means"
             )
-    network = model.network.get_base_model() if hasattr(model.network, "get_base_model") else model.network
+    network = base_network(model.network)
     config = network.config.get_text_config()
     pairs: dict[int, tuple[_Marked, _Marked]] = {}
     for number, prompt in enumerate(prompts):

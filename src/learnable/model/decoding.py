@@ -24,6 +24,7 @@ from transformers.cache_utils import DynamicLayer
 
 from learnable.errors import ModelError
 from learnable.model.draws import Draws
+from learnable.model.network import base_network
 
 WORTH_SHARING = 64
 """Fewest prompt tokens that reading something once must save."""
@@ -110,7 +111,7 @@ class _Rows:
     def __init__(self, network: Any, prompts: Sequence[NDArray[np.int64]], stops: tuple[int, ...]) -> None:
         self._network, self._stops = network, stops
         self._device = next(network.parameters()).device
-        inner = _without_adapter(network)
+        inner = base_network(network)
         self._cache = _cache(inner)
         shares = self._cache is not None and _shares(inner, self._cache)
         shared = _beginning(prompts) if shares else 0
@@ -266,10 +267,6 @@ def _beginning(prompts: Sequence[NDArray[np.int64]]) -> int:
     return shortest if same.all() else int(same.argmin())
 
 
-def _without_adapter(network: Any) -> Any:
-    return network.get_base_model() if hasattr(network, "get_base_model") else network
-
-
 @contextmanager
 def _own_settings(network: Any, settings: GenerationConfig) -> Iterator[Any]:
     """Yield the network without its adapter's wrapping, and with these settings in place of those it was shipped with.
@@ -277,7 +274,7 @@ def _own_settings(network: Any, settings: GenerationConfig) -> Iterator[Any]:
     Models bring temperatures, penalties and length limits of their own, which transformers merges into what it is
     given; two models would be compared under different rules.
     """
-    inner = _without_adapter(network)
+    inner = base_network(network)
     shipped, inner.generation_config = inner.generation_config, settings
     try:
         yield inner

@@ -4,6 +4,7 @@ Decoding is greedy unless a temperature is given. A sampled answer depends on it
 else is in the batch.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
@@ -13,7 +14,8 @@ from numpy.typing import NDArray
 from learnable.errors import ModelError, UsageError
 from learnable.model.decoding import decode
 from learnable.model.draws import Draws
-from learnable.types import Answer
+from learnable.model.rendering import Renderer
+from learnable.types import Answer, Message, Sampling
 
 BATCH_TOKENS = {"cpu": 16_384, "cuda": 65_536, "mps": 8_192}
 """Most tokens of a batch, prompts with padding and room for the answers, by kind of device."""
@@ -21,54 +23,106 @@ BATCH_TOKENS = {"cpu": 16_384, "cuda": 65_536, "mps": 8_192}
 Prompt = Sequence[int] | NDArray[np.int32]
 
 
-def generate(
-    network: Any,
-    tokenizer: Any,
-    prompts: Sequence[Prompt],
-    *,
-    max_new_tokens: int,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
-    seeds: Sequence[int] | None = None,
-    stop_ids: Collection[int] | None = None,
-    batch_tokens: int | None = None,
-) -> list[str]:
-    """Return one completion per prompt.
+class TextGenerator(ABC):
+    """What writes texts from tokens: renders conversations and bare user turns, and lets a model continue them."""
 
-    Args:
-        network: A causal language model of transformers, with or without adapters.
-        tokenizer: Its tokenizer.
-        prompts: Token ids of n prompts.
-        max_new_tokens: Most tokens of an answer.
-        temperature: 0 is greedy; else logits are divided by it and a token is drawn.
-        top_p: Draw from the likeliest tokens that together have this probability.
-        seeds: One per prompt, needed with a temperature.
-        stop_ids: Tokens that end an answer; the tokenizer's end of sequence when not given.
-        batch_tokens: Most tokens of a batch; by the kind of device when not given.
+    renderer: Renderer
 
-    Returns:
-        n texts without special tokens, in the order of the prompts.
+    def generate(
+        self,
+        conversations: Sequence[Sequence[Message]],
+        *,
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seeds: Sequence[int] | None = None,
+    ) -> list[str]:
+        """Return the next answer to each conversation; greedy unless a temperature is given.
 
-    Raises:
-        ModelError: If a prompt is empty, or does not fit the memory.
-        UsageError: If the settings make no sense.
-    """
-    completions = [""] * len(prompts)
-    batches = generate_batches(
-        network,
-        tokenizer,
-        prompts,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        seeds=seeds,
-        stop_ids=stop_ids,
-        batch_tokens=batch_tokens,
-    )
-    for positions, answers in batches:
-        for position, answer in zip(positions, answers, strict=True):
-            completions[position] = answer.text
-    return completions
+        Raises:
+            ModelError: If the chat template refuses a conversation.
+            UsageError: If the settings make no sense.
+        """
+        sampling = Sampling(temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens)
+        texts = [""] * len(conversations)
+        for positions, answers in self.answers(conversations, sampling=sampling, seeds=seeds or ()):
+            for position, answer in zip(positions, answers, strict=True):
+                texts[position] = answer.text
+        return texts
+
+    def completions(
+        self,
+        conversations: Sequence[Sequence[Message]],
+        *,
+        max_new_tokens: int,
+        only: Collection[int] | None = None,
+    ) -> Iterator[tuple[list[int], list[str]]]:
+        """Yield positions and greedy answers as each batch is done; those outside ``only`` are left out.
+
+        Raises:
+            ModelError: If the chat template refuses a conversation.
+        """
+        greedy = Sampling(temperature=0.0, top_p=1.0, max_new_tokens=max_new_tokens)
+        for positions, answers in self.answers(conversations, sampling=greedy, seeds=(), only=only):
+            yield positions, [answer.text for answer in answers]
+
+    def answers(
+        self,
+        conversations: Sequence[Sequence[Message]],
+        *,
+        sampling: Sampling,
+        seeds: Sequence[int],
+        only: Collection[int] | None = None,
+    ) -> Iterator[tuple[list[int], list[Answer]]]:
+        """Yield positions and answers as they are done; implements ``types.Generator``.
+
+        Raises:
+            ModelError: If the chat template refuses a conversation, or the model fails.
+        """
+        prompts = [self.renderer.prompt_ids(messages) for messages in conversations]
+        yield from self._continued(
+            prompts, sampling=sampling, seeds=seeds, only=only, stop_ids=self.renderer.stop_ids
+        )
+
+    def questions(
+        self, count: int, *, sampling: Sampling, seeds: Sequence[int], only: Collection[int] | None = None
+    ) -> Iterator[tuple[list[int], list[Answer]]]:
+        """Yield positions and user turns that the model itself writes, from its bare user turn.
+
+        Where a template ends a user's turn with plain text, the turn is what stands before it, and one without it is
+        not finished: it may hold the answer too.
+
+        Raises:
+            ModelError: If the chat template refuses a user turn, or does not end it, or the model fails.
+        """
+        turn = self.renderer.user_turn
+        batches = self._continued(
+            [turn.opening] * count,
+            sampling=sampling,
+            seeds=seeds,
+            only=only,
+            stop_ids={*self.renderer.stop_ids, *turn.stop_ids},
+        )
+        for positions, drawn in batches:
+            yield positions, [_up_to(turn.closing, each) for each in drawn] if turn.closing else drawn
+
+    @abstractmethod
+    def _continued(
+        self,
+        prompts: Sequence[NDArray[np.int32]],
+        *,
+        sampling: Sampling,
+        seeds: Sequence[int],
+        only: Collection[int] | None,
+        stop_ids: Collection[int],
+    ) -> Iterator[tuple[list[int], list[Answer]]]:
+        """Yield positions and what the model writes after each prompt, up to a token that ends it."""
+
+
+def _up_to(closing: str, drawn: Answer) -> Answer:
+    """Return what was drawn before the text that closes it; without that text it is not finished."""
+    text, found, _ = drawn.text.partition(closing)
+    return Answer(text.rstrip() if found else drawn.text, finished=bool(found))
 
 
 def generate_batches(
@@ -87,17 +141,21 @@ def generate_batches(
     """Yield ``(positions, answers)`` as each batch is done, longest prompts first.
 
     Args:
-        network: See ``generate``.
-        tokenizer: See there.
-        prompts: See there.
-        max_new_tokens: See there.
-        temperature: See there.
-        top_p: See there.
-        seeds: See there.
-        stop_ids: See there.
-        batch_tokens: See there.
+        network: A causal language model of transformers, with or without adapters.
+        tokenizer: Its tokenizer.
+        prompts: Token ids of n prompts.
+        max_new_tokens: Most tokens of an answer.
+        temperature: 0 is greedy; else logits are divided by it and a token is drawn.
+        top_p: Draw from the likeliest tokens that together have this probability.
+        seeds: One per prompt, needed with a temperature.
+        stop_ids: Tokens that end an answer; the tokenizer's end of sequence when not given.
+        batch_tokens: Most tokens of a batch; by the kind of device when not given.
         only: Positions to answer. Batches are made of all prompts before the others are left out, so that a run that
             goes on after a crash computes the same batches as an unbroken one.
+
+    Raises:
+        ModelError: If a prompt is empty, or does not fit the memory.
+        UsageError: If the settings make no sense.
     """
     device = next(network.parameters()).device
     batches = planned(
@@ -173,9 +231,3 @@ def _batches(lengths: Sequence[int], max_new_tokens: int, batch_tokens: int) -> 
         current.append(position)
     if current:
         yield current
-
-
-def up_to(closing: str, drawn: Answer) -> Answer:
-    """Return what was drawn before the text that closes it; without that text it is not finished."""
-    text, found, _ = drawn.text.partition(closing)
-    return Answer(text.rstrip() if found else drawn.text, finished=bool(found))

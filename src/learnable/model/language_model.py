@@ -13,20 +13,20 @@ import torch
 from numpy.typing import NDArray
 
 from learnable.errors import ModelError
-from learnable.model.generation import generate, generate_batches
+from learnable.model.generation import TextGenerator, generate_batches
 from learnable.model.loading import load_network
 from learnable.model.losses import batch_embeddings, batch_nll, batch_token_nll, packs_up_to
 from learnable.model.packing import Layout, packed, padded
 from learnable.model.rendering import Renderer
 from learnable.model.source import adapter_key, identify, is_adapter, position_limit
 from learnable.model.speed import Shapes, peak
-from learnable.types import Answer, Message, ModelRef, Rendered, Sampling, Work
+from learnable.types import Answer, ModelRef, Rendered, Sampling, Work
 
 Part = TypeVar("Part")
 BATCH_TOKENS = {"cpu": 2_048, "cuda": 32_768, "mps": 4_096}
 
 
-class LanguageModel:
+class LanguageModel(TextGenerator):
     """A causal language model on its device, with its tokenizer; implements ``types.Model``.
 
     Args:
@@ -137,88 +137,6 @@ class LanguageModel:
         """Most tokens of a sequence, None where the model does not say."""
         return position_limit(self.ref)
 
-    def generate(
-        self,
-        conversations: Sequence[Sequence[Message]],
-        *,
-        max_new_tokens: int,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seeds: Sequence[int] | None = None,
-    ) -> list[str]:
-        """Return the next answer to each conversation; greedy unless a temperature is given.
-
-        Raises:
-            ModelError: If the chat template refuses a conversation.
-        """
-        return generate(
-            self.network,
-            self.renderer.tokenizer,
-            [self.renderer.prompt_ids(messages) for messages in conversations],
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            top_p=top_p,
-            seeds=seeds,
-            stop_ids=self.renderer.stop_ids,
-        )
-
-    def completions(
-        self,
-        conversations: Sequence[Sequence[Message]],
-        *,
-        max_new_tokens: int,
-        only: Collection[int] | None = None,
-    ) -> Iterator[tuple[list[int], list[str]]]:
-        """Yield positions and greedy answers as each batch is done; those outside ``only`` are left out.
-
-        Raises:
-            ModelError: If the chat template refuses a conversation.
-        """
-        greedy = Sampling(temperature=0.0, top_p=1.0, max_new_tokens=max_new_tokens)
-        batches = self.answers(conversations, sampling=greedy, seeds=[0] * len(conversations), only=only)
-        for positions, answers in batches:
-            yield positions, [answer.text for answer in answers]
-
-    def answers(
-        self,
-        conversations: Sequence[Sequence[Message]],
-        *,
-        sampling: Sampling,
-        seeds: Sequence[int],
-        only: Collection[int] | None = None,
-    ) -> Iterator[tuple[list[int], list[Answer]]]:
-        """Yield positions and answers as each batch is done; implements ``types.Generator``.
-
-        Raises:
-            ModelError: If the chat template refuses a conversation.
-        """
-        prompts = [self.renderer.prompt_ids(messages) for messages in conversations]
-        yield from self._continued(
-            prompts, sampling=sampling, seeds=seeds, only=only, stop_ids=self.renderer.stop_ids
-        )
-
-    def questions(
-        self, count: int, *, sampling: Sampling, seeds: Sequence[int], only: Collection[int] | None = None
-    ) -> Iterator[tuple[list[int], list[Answer]]]:
-        """Yield positions and user turns that the model itself writes, from its bare user turn.
-
-        Where a template ends a user's turn with plain text, the turn is what stands before it, and one without it is
-        not finished: it may hold the answer too.
-
-        Raises:
-            ModelError: If the chat template refuses a user turn, or does not end it.
-        """
-        turn = self.renderer.user_turn
-        batches = self._continued(
-            [turn.opening] * count,
-            sampling=sampling,
-            seeds=seeds,
-            only=only,
-            stop_ids={*self.renderer.stop_ids, *turn.stop_ids},
-        )
-        for positions, drawn in batches:
-            yield positions, [_up_to(turn.closing, each) for each in drawn] if turn.closing else drawn
-
     def _continued(
         self,
         prompts: Sequence[NDArray[np.int32]],
@@ -284,9 +202,3 @@ class LanguageModel:
         else:
             self.network = peft.PeftModel.from_pretrained(self.network, str(folder), **options)
         self.network.eval()
-
-
-def _up_to(closing: str, drawn: Answer) -> Answer:
-    """Return what was drawn before the text that closes it."""
-    text, found, _ = drawn.text.partition(closing)
-    return Answer(text.rstrip() if found else drawn.text, finished=bool(found))

@@ -7,8 +7,7 @@ chunks, by cutting the input of the output layer: the model's own forward then a
 """
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from learnable.errors import ModelError
+from learnable.model.network import heard, hooked
 from learnable.model.packing import Layout, attending, packed, padded
 from learnable.progress import say
 from learnable.types import Rendered
@@ -97,7 +97,7 @@ def hidden_states(network: Any, layout: Layout) -> torch.Tensor:
         found.append(arguments[0].reshape(-1, arguments[0].shape[-1]))
         return (arguments[0][:1, :1],)
 
-    with _hooked(_head(network), keep), attending(network, layout):
+    with hooked(_head(network), keep), attending(network, layout):
         network(**_inputs(network, layout), use_cache=False)
     if not found:
         raise ModelError("the output layer of this model is never called, so its states cannot be read")
@@ -191,8 +191,8 @@ def _logits(network: Any, layout: Layout, positions: torch.Tensor) -> Iterator[t
         return (chosen[0][None, :at_once],)
 
     with (
-        _hooked(head, keep_first_chunk),
-        _heard(head, lambda output: projected.append(output[0, :1])),
+        hooked(head, keep_first_chunk),
+        heard(head, lambda output: projected.append(output[0, :1])),
         attending(network, layout),
     ):
         logits = network(**inputs, use_cache=False).logits
@@ -206,7 +206,7 @@ def _logits(network: Any, layout: Layout, positions: torch.Tensor) -> Iterator[t
             yield start, head(chunk)[0]
             continue
         # The model does something to its logits: a forward over one token, with the chunk put before the output layer.
-        with _hooked(head, lambda _, __, chunk=chunk: (chunk,)):
+        with hooked(head, lambda _, __, chunk=chunk: (chunk,)):
             yield start, network(input_ids=inputs["input_ids"][:1, :1], use_cache=False).logits[0]
 
 
@@ -215,21 +215,3 @@ def _head(network: Any) -> Any:
     if head is None:
         raise ModelError("the model has no output layer", hint="learnable needs a causal language model")
     return head
-
-
-@contextmanager
-def _heard(module: torch.nn.Module, listen: Callable[[torch.Tensor], None]) -> Iterator[None]:
-    handle = module.register_forward_hook(lambda _, __, output: listen(output))
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-@contextmanager
-def _hooked(module: torch.nn.Module, hook: Any) -> Iterator[None]:
-    handle = module.register_forward_pre_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import AttentionInterface
 
+from learnable.model.network import base_network
 from learnable.types import Rendered
 
 NAME = "learnable_packed"
@@ -172,7 +173,7 @@ def attending(network: Any, layout: Layout) -> Iterator[None]:
     if layout.segments is None:
         yield
         return
-    inner = network.get_base_model() if hasattr(network, "get_base_model") else network
+    inner = base_network(network)
     usual = inner.config._attn_implementation
     token = _layout.set(layout)
     inner.set_attn_implementation(NAME)

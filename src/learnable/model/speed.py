@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch.utils.benchmark import Timer
 
+from learnable.model.network import base_network
 from learnable.model.packing import Layout
 
 PEAK_OPERATIONS = 2e10
@@ -30,7 +31,7 @@ class Shapes:
     @classmethod
     def of(cls, network: Any) -> "Shapes":
         """Read them off a network; adapters are not counted."""
-        inner = network.get_base_model() if hasattr(network, "get_base_model") else network
+        inner = base_network(network)
         head = inner.get_output_embeddings().weight
         embeddings = {id(head), id(inner.get_input_embeddings().weight)}
         matrices = [

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from learnable.errors import ModelError
 from learnable.fingerprint import fingerprint
-from learnable.model.generation import up_to
+from learnable.model.generation import TextGenerator
 from learnable.model.rendering import Renderer
 from learnable.model.source import identify, locate, resolved_dtype
 from learnable.packages import needed
-from learnable.types import Answer, Message, ModelRef, Sampling
+from learnable.types import Answer, ModelRef, Sampling
 
 AT_ONCE = 2_048
 """Prompts that vLLM is given at a time, twice what it decodes at once on a large GPU; then their answers are stored."""
@@ -37,7 +37,7 @@ def vllm_key(ref: ModelRef) -> str:
     return fingerprint(["vllm", identify(ref)])
 
 
-class VllmGenerator:
+class VllmGenerator(TextGenerator):
     """A model that vLLM runs in this process; implements ``types.Generator``.
 
     Args:
@@ -76,43 +76,6 @@ class VllmGenerator:
         """Most tokens of a sequence: what the model takes, or less where the memory does not hold that."""
         return int(self._engine.llm_engine.model_config.max_model_len)
 
-    def answers(
-        self,
-        conversations: Sequence[Sequence[Message]],
-        *,
-        sampling: Sampling,
-        seeds: Sequence[int],
-        only: Collection[int] | None = None,
-    ) -> Iterator[tuple[list[int], list[Answer]]]:
-        """Yield positions and answers, ``AT_ONCE`` at a time; implements ``types.Generator``.
-
-        Raises:
-            ModelError: If the chat template refuses a conversation, or vLLM fails.
-        """
-        prompts = [self.renderer.prompt_ids(messages) for messages in conversations]
-        yield from self._continued(
-            prompts, sampling=sampling, seeds=seeds, only=only, stop_ids=self.renderer.stop_ids
-        )
-
-    def questions(
-        self, count: int, *, sampling: Sampling, seeds: Sequence[int], only: Collection[int] | None = None
-    ) -> Iterator[tuple[list[int], list[Answer]]]:
-        """Yield positions and user turns that the model itself writes, from its bare user turn.
-
-        Raises:
-            ModelError: If the chat template refuses a user turn, or does not end it, or vLLM fails.
-        """
-        turn = self.renderer.user_turn
-        batches = self._continued(
-            [turn.opening] * count,
-            sampling=sampling,
-            seeds=seeds,
-            only=only,
-            stop_ids={*self.renderer.stop_ids, *turn.stop_ids},
-        )
-        for positions, drawn in batches:
-            yield positions, [up_to(turn.closing, each) for each in drawn] if turn.closing else drawn
-
     def _continued(
         self,
         prompts: Sequence[NDArray[np.int32]],
@@ -137,7 +100,7 @@ class VllmGenerator:
                             temperature=sampling.temperature,
                             top_p=sampling.top_p,
                             max_tokens=sampling.max_new_tokens,
-                            seed=seeds[position],
+                            seed=seeds[position] if seeds else None,
                             stop_token_ids=stops,
                             detokenize=False,
                         )

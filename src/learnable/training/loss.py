@@ -5,8 +5,7 @@ Only the positions that predict a response token are projected to the vocabulary
 layer: the model's own forward then applies whatever it does to its logits, without a line about any model family here.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 from learnable.errors import TrainError
+from learnable.model.network import hooked
 from learnable.training.batches import IGNORED
 
 LOGITS_AT_ONCE = {"cpu": 1 << 25, "cuda": 1 << 28}
@@ -54,13 +54,13 @@ def response_nll(
         chosen.append(hidden.reshape(-1, hidden.shape[-1])[positions])
         return (chosen[0][None, :at_once],)
 
-    with _hooked(head, keep_first_chunk):
+    with hooked(head, keep_first_chunk):
         output = forward(input_ids=ids, use_cache=False, **options)
     if not chosen:
         raise TrainError("the output layer of this model is never called, so it cannot be trained here")
 
     def project(hidden: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        with _hooked(head, lambda *_: (hidden[None],)):
+        with hooked(head, lambda *_: (hidden[None],)):
             logits = network(input_ids=ids[:1, :1], use_cache=False).logits[0]  # (C, V)
         return cross_entropy(logits.float(), target, reduction="none")
 
@@ -70,12 +70,3 @@ def response_nll(
         losses.append(checkpoint(project, chosen[0][chunk], targets[chunk], use_reentrant=False))
     sums = torch.zeros(len(ids), dtype=torch.float32, device=ids.device)
     return sums.index_add(0, rows, torch.cat(losses)), output
-
-
-@contextmanager
-def _hooked(module: torch.nn.Module, hook: Any) -> Iterator[None]:
-    handle = module.register_forward_pre_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from peft import PeftModel
 from trl import SFTTrainer
 
+from learnable.model.network import base_network
 from learnable.progress import Bar
 from learnable.training import devices
 from learnable.training.batches import IGNORED, Batch, Batches, pieces, share
@@ -39,7 +39,7 @@ class ResponseTrainer(SFTTrainer):  # type: ignore[misc]
         super().__init__(**given)
         self.batches, self.losses = batches, losses
         self.progress: Bar | None = None
-        self._network = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        self._network = base_network(self.model)
         fused = (
             self._network.config._attn_implementation == "sdpa"
             and self._network._can_set_attn_implementation()
