@@ -27,10 +27,10 @@ check: setup           ## lint, types, layers
 	$(BIN)/lint-imports
 
 unit: setup            ## the tests, without the network
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q --durations=10
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q --durations=10 --numprocesses auto --dist loadfile
 
 test-slow: setup       ## tests with the real starter model
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -m slow --durations=10
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=$$(getconf _NPROCESSORS_ONLN) $(BIN)/python -m pytest -q -m slow --durations=10
 
 docs: setup            ## write the generated command reference again, and build the site into site/
 	$(BIN)/python docs/generate_cli.py > docs/cli.md

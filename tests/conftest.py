@@ -5,6 +5,8 @@ import os
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Threads of a tiny model wait for each other longer than they compute.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from learnable.testing import CHATML, CHATML_GENERATION, tiny_model
 

@@ -388,6 +388,7 @@ def test_nothing_kept_is_an_error_with_the_reasons(diversify, rows, monkeypatch,
         ({"method": "self_sample", "n": 2, "temperature": -1}, UsageError, "temperature must be at least 0"),
         ({"method": "self_sample", "n": 2, "model": "./nowhere"}, ModelError, "nowhere"),
         ({"method": "self_sample", "n": 2, "generator": "http://x"}, UsageError, "generator"),
+        ({"method": "self_sample", "n": 2, "generator": "vllm:"}, UsageError, "names no model"),
         ({"method": "self_sample", "n": 2, "avoid": ["nowhere.jsonl"]}, DataError, "nowhere.jsonl"),
         (
             {"method": "self_sample", "n": 2, "generator": "openai:http://127.0.0.1:9/v1#m"},

@@ -1,13 +1,14 @@
 """Rows that the user pins or bans: first or never chosen, and named in the ledger."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
 from learnable import recipe
-from learnable.errors import SelectionError, StoreError
+from learnable.errors import DataError, SelectionError, StoreError
 from learnable.selectors import Random, Thresholds, choose
 from learnable.types import Budget
 from learnable.verbs import select
@@ -212,9 +213,19 @@ def test_selection_without_lists_is_the_step_that_it_was_before_there_were_lists
     assert not {"pin", "ban", "license"} & set(parameters)
 
 
-def test_recipe_takes_a_list_of_pins():
+def test_recipe_takes_a_list_of_pins(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in "abc":
+        Path(f"{name}.txt").write_text(f"{name}\n")
     chosen = recipe.override(
         recipe.find("lobass"), ["select.pin=a.txt", "select.ban=b.txt", "select.ban=c.txt"]
     )
     (arguments,) = [each for each in recipe._check(chosen) if "budget" in each]
     assert (arguments["pin"], arguments["ban"]) == (["a.txt"], ["b.txt", "c.txt"])
+
+
+def test_recipe_finds_a_missing_list_before_it_trains(tmp_path):
+    chosen = recipe.override(recipe.find("lobass"), [f"select.ban={tmp_path / 'missing.txt'}"])
+    with pytest.raises(DataError, match="missing.txt"):
+        recipe.run(chosen, root=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()

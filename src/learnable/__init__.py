@@ -1,6 +1,6 @@
 """Choose the fine-tuning data that a language model can learn, and teach it the task, not the template.
 
-The same words as the command: ``load``, ``train``, ``score``, ``select``, ``report``, ``show``, and ``run`` for recipes.
+The same words as the command: ``load``, ``train``, ``score``, ``select`` and the others. Recipes are run by ``learnable.recipe.run``.
 Names are imported when first used, so that ``import learnable`` is cheap.
 """
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from learnable.steps import Outcome
     from learnable.store import Store
     from learnable.types import Budget, Loading, Reading, Reference
-    from learnable.verbs import compare, diversify, evaluate, load, report, score, select, show, teach, train
+    from learnable.verbs import compare, diversify, doctor, evaluate, explore, load, report, score, select, show, teach, train
 
 __version__ = "0.1.0"
 
@@ -26,7 +26,9 @@ _HOMES = {
     "Store": "learnable.store",
     "compare": "learnable.verbs",
     "diversify": "learnable.verbs",
+    "doctor": "learnable.verbs",
     "evaluate": "learnable.verbs",
+    "explore": "learnable.verbs",
     "load": "learnable.verbs",
     "report": "learnable.verbs",
     "score": "learnable.verbs",
@@ -46,7 +48,9 @@ __all__ = [
     "Store",
     "compare",
     "diversify",
+    "doctor",
     "evaluate",
+    "explore",
     "load",
     "report",
     "score",

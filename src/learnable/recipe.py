@@ -21,6 +21,7 @@ from learnable.comparing import parse_lessons, parse_methods
 from learnable.diversifying import build_diversifier
 from learnable.errors import SelectionError, UsageError, did_you_mean
 from learnable.evaluating import build_evaluator, parse
+from learnable.exploring import read_ids
 from learnable.mixing import MIXTURES, Mixing
 from learnable.progress import say
 from learnable.registry import build
@@ -339,7 +340,10 @@ def _check(recipe: Recipe) -> list[dict[str, Any]]:
 
 
 def _check_names(verb: str, arguments: Mapping[str, Any], step: Mapping[str, Any]) -> None:
-    """Find names that are not known, of methods, of ways to train, of evaluations, and what they lack."""
+    """Find names that are not known, of files of ids, methods, ways to train, evaluations, and what they lack."""
+    if verb == "select":
+        for listed in (*(arguments.get("pin") or ()), *(arguments.get("ban") or ())):
+            read_ids(listed)
     if verb == "compare":
         parse_methods(
             arguments.get("by") or (), reference=arguments.get("reference") or Reference(), columns=None

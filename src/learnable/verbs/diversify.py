@@ -75,7 +75,7 @@ def diversify(
         seed: Seeds all that is drawn.
         loading: How to load the model.
         reading: How to read rows.
-        on: Where the model runs: here, or `ray[:ADDRESS]`, a model on each GPU of a Ray cluster, or on its CPUs.
+        on: Where --model runs: here, or `ray[:ADDRESS]`, a model on each GPU of a Ray cluster, or on its CPUs.
         store: Folder of measurements; what was drawn once is never drawn again.
         dry_run: Say what would run, and run nothing.
         output: Folder to write; or a .parquet or .jsonl file for the rows, with all else in a folder beside it.
@@ -185,6 +185,8 @@ def _writer(
         if generator is not None:
             raise UsageError("this method has no use for a generator", hint="leave --generator out")
         return _Writer(name="rules", identity=lambda: "none", here=lambda: True, load=NoGenerator)
+    if generator == "vllm:":
+        raise UsageError("vllm: names no model", hint="write --generator vllm:MODEL")
     if generator is not None and generator.startswith("vllm:"):
         return _vllm(generator, ModelRef(name=generator.removeprefix("vllm:"), **asdict(loading)))
     if generator is not None:

@@ -79,7 +79,7 @@ def teach(
         arms: Ways to train, each NAME or NAME@init=mean (see `learnable list`); the untuned model, common instruction
             tuning and, with a buffer and paraphrases, DELIA, when not given. Differences are to `common`, or to the
             first trained arm.
-        tokens: New tokens, each "<sep>=what it means".
+        tokens: New tokens, each `"<sep>=what it means"`.
         init: How the row of a new token begins: random, mean (of all rows), or description (mean of its meaning's).
         words: What the representation of a new token is compared with, such as json; its meaning when not given.
         test: Rows of the task in wordings that are not in it; when not given, a fifth of the rows is set aside and

@@ -42,7 +42,7 @@ def train(
         reference: How to fine-tune.
         loading: How to load the model.
         reading: How to read rows.
-        tokens: New tokens, each "<sep>=what it means". Only their rows of the embedding are trained, beside LoRA.
+        tokens: New tokens, each `"<sep>=what it means"`. Only their rows of the embedding are trained, beside LoRA.
         init: How the row of a new token begins: random, mean (of all rows), or description (mean of its meaning's).
         max_length: Longest example in tokens; 2,048 or the model's own limit when not given.
         processes: Train as so many processes that share each batch, on a GPU each or on some cores each. The result
