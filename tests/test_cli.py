@@ -60,7 +60,9 @@ def test_the_public_names_are_these():
         "Store",
         "compare",
         "diversify",
+        "doctor",
         "evaluate",
+        "explore",
         "load",
         "report",
         "score",
@@ -290,6 +292,18 @@ def test_a_loss_column_that_is_not_there(here, fails):
     assert "no column of numbers called 'frist'" in error
 
 
+def test_rows_that_were_not_scored_are_sent_to_score(here, fails):
+    code, error, hint = fails("select", "good.jsonl", "--budget", "5")
+    assert (code, error) == (1, "error: there is no score column 'learnability'")
+    assert hint == "hint: score it first with `learnable score`"
+
+
+def test_a_table_with_nothing_but_counts_has_no_score_but_its_counts_can_be_meant(here, fails):
+    pl.DataFrame({"id": ["a", "b"], "tokens": [3, 4]}).write_parquet(here / "counts.parquet")
+    hints = [fails("select", "counts.parquet", "--by", by, "--budget", "1")[2] for by in ("loss", "tokns")]
+    assert hints == ["hint: score it first with `learnable score`", "hint: did you mean 'tokens'?"]
+
+
 def test_a_budget_above_the_pool(here, fails):
     losses(here)
     code, error, _ = fails(
@@ -416,10 +430,18 @@ def test_show_marks_the_scored_tokens(here, tiny, capsys):
 
 
 def test_show_marks_what_is_cut_off(here, tiny, capsys):
-    assert cli.call(["show", "good.jsonl", "--model", str(tiny), "--n", "1", "--max-length", "20"]) == 0
-    printed = capsys.readouterr().out
-    assert "✂⟨" in printed
-    assert "cut off at 20" in printed
+    assert cli.call(["show", "good.jsonl", "--model", str(tiny), "--n", "1", "--max-length", "33"]) == 0
+    assert capsys.readouterr().out == (
+        "⟦scored⟧ ✂⟨truncated⟩ tokens; the rest is masked\n"
+        "\n"
+        "── 730bb8a68e57 from good: 43 tokens, 4 scored, 10 cut off at 33\n"
+        "<|im_start|>user\n"
+        "eight two sky red a to the who fish eight?<|im_end|>\n"
+        "<|im_start|>assistant\n"
+        "⟦two six song⟧✂⟨ small eight four four river sky fish nine<|im_end|>\n"
+        "⟩\n"
+        "\n"
+    )
 
 
 def test_markup_in_the_data_is_shown_as_it_is(here, tiny, capsys):
@@ -456,9 +478,10 @@ def test_one_json_document_stands_for_a_run(here, tiny, capsys):
     assert steps["reference"]["facts"]["would run"] == ["1 training pass over 10 examples"]
 
 
-def test_what_a_command_prints_itself_is_in_the_document(here, tiny, capsys):
-    assert cli.call(["show", "good.jsonl", "--model", str(tiny), "--n", "1", "--json"]) == 0
-    assert toy_examples(1)[0].messages[1].content in json.loads(capsys.readouterr().out)["text"]
+def test_what_a_command_prints_itself_is_in_the_document(monkeypatch, capsys):
+    monkeypatch.setattr(cli.app["doctor"], "default_command", lambda: print("said"))
+    assert cli.call(["doctor", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"text": "said\n"}
 
 
 def test_the_document_of_a_comparison_has_its_table(tmp_path):

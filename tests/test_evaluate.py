@@ -1,6 +1,8 @@
 """``learnable evaluate`` on a tiny model: its numbers, adapters, and what it refuses."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import polars as pl
@@ -141,6 +143,23 @@ def test_an_unknown_evaluator_is_an_error(evaluate, place):
     with pytest.raises(UsageError, match="no evaluator called 'heldot'") as caught:
         evaluate(f"heldot:{place / 'rows.jsonl'}")
     assert "heldout" in caught.value.hint
+
+
+def test_names_are_looked_at_before_any_data(evaluate, tmp_path):
+    with pytest.raises(UsageError, match="no evaluator called 'heldot'"):
+        evaluate(f"heldout:{tmp_path / 'nothing.jsonl'}", f"heldot:{tmp_path / 'nothing.jsonl'}")
+
+
+@pytest.mark.parametrize(("written", "code"), [("heldot:x.jsonl", 2), ("heldout:nothing.jsonl", 1)])
+def test_a_mistyped_evaluation_is_said_before_torch_is_imported(tmp_path, written, code):
+    script = (
+        "import sys; from learnable import cli; code = cli.call(['evaluate', sys.argv[1]]); "
+        "print(*{'torch', 'transformers'} & set(sys.modules)); sys.exit(code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, written], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout.strip()) == (code, ""), done.stderr
 
 
 def test_a_missing_file_is_an_error(evaluate, tmp_path):

@@ -1,5 +1,6 @@
 """The table that the explorer shows, its first screen, the map, the exported folder, and ids that come back."""
 
+import io
 import json
 import socket
 import sys
@@ -10,7 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from learnable import exploring, verbs
+from learnable import cli, exploring, verbs
 from learnable.errors import DataError, StoreError, UsageError
 from learnable.exploring import Sheet, read_ids, sheet_of, with_map
 from learnable.exploring.map import FEW
@@ -387,10 +388,39 @@ def test_without_a_screen_no_browser_is_started_and_it_says_how_to_look(
     monkeypatch.setattr(exploring, "needs_explorer", lambda: None)
     monkeypatch.setattr(exploring, "serve", lambda sheet, listening: listening.close())
     monkeypatch.setattr("webbrowser.open", lambda url: pytest.fail("it opened a browser"))
-    explore(str(run), port=0)
+    assert cli.call(["explore", str(run), "--port", "0"]) == 0
     out, err = capsys.readouterr()
     port = out.removeprefix("url: http://127.0.0.1:").strip()
     assert f"ssh -L {port}:127.0.0.1:{port}" in err
+
+
+@pytest.mark.parametrize(
+    ("asked", "line"), [([], "url: {}\n"), (["--json"], '{{"url": "{}"}}\n')], ids=["people", "programs"]
+)
+def test_the_url_is_out_before_the_page_is_served_and_stands_alone(
+    run: Path, monkeypatch, asked: list[str], line: str
+) -> None:
+    raw, seen = io.BytesIO(), {}
+
+    def serve(sheet: Sheet, listening: socket.socket) -> None:
+        seen[raw.getvalue().decode()] = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        listening.close()
+
+    monkeypatch.setattr(exploring, "needs_explorer", lambda: None)
+    monkeypatch.setattr(exploring, "serve", serve)
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BufferedWriter(raw), encoding="utf-8"))
+    assert cli.call(["explore", str(run), "--port", "0", "--no-browser", *asked]) == 0
+    sys.stdout.flush()
+    ((said, url),) = seen.items()
+    assert said == line.format(url)
+    assert raw.getvalue().decode() == said
+
+
+@pytest.mark.usefixtures("exported")
+@pytest.mark.parametrize(("asked", "read"), [([], str), (["--json"], json.loads)], ids=["people", "programs"])
+def test_an_export_says_its_folder_and_nothing_else(run: Path, capsys, asked: list[str], read) -> None:
+    assert cli.call(["explore", str(run), "--export", "page", *asked]) == 0
+    assert read(capsys.readouterr().out) == ({"folder": "page"} if asked else "folder: page\n")
 
 
 def test_a_taken_port_is_named_and_left_out_any_free_one_is_taken(monkeypatch) -> None:

@@ -30,7 +30,7 @@ EVIL = (
     f'<script>window.hacked = 1</script><img src="{ELSEWHERE}" onerror="window.hacked = 2">'
     f"![pixel]({ELSEWHERE}) {{{{ 7 | times: 7 }}}}"
 )
-SERVE = "import sys; from learnable.verbs.explore import explore; explore(sys.argv[1], port=0, browser=False)"
+SERVE = ("-m", "learnable", "explore", "--port", "0", "--no-browser", "--json")
 
 
 @pytest.fixture(scope="module")
@@ -56,10 +56,8 @@ def run(tmp_path_factory, tiny) -> Path:
 def server(run: Path, cache: Path) -> Iterator[tuple[subprocess.Popen, str]]:
     """Serve the run in a process of its own, and return it with the url that it printed."""
     place = {**os.environ, "XDG_CACHE_HOME": str(cache)}
-    process = subprocess.Popen(
-        [sys.executable, "-c", SERVE, run], stdout=subprocess.PIPE, text=True, env=place
-    )
-    yield process, process.stdout.readline().removeprefix("url: ").strip()
+    process = subprocess.Popen([sys.executable, *SERVE, run], stdout=subprocess.PIPE, text=True, env=place)
+    yield process, json.loads(process.stdout.readline())["url"]
     process.kill()
     process.wait()
     process.stdout.close()

@@ -226,6 +226,6 @@ def test_recipe_takes_a_list_of_pins(tmp_path, monkeypatch):
 
 def test_recipe_finds_a_missing_list_before_it_trains(tmp_path):
     chosen = recipe.override(recipe.find("lobass"), [f"select.ban={tmp_path / 'missing.txt'}"])
-    with pytest.raises(DataError, match="missing.txt"):
+    with pytest.raises(DataError, match=r"missing\.txt"):
         recipe.run(chosen, root=tmp_path / "runs")
     assert not (tmp_path / "runs").exists()

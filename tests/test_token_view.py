@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from learnable import cli
+from learnable import cli, printing
 from learnable.errors import ModelError, UsageError
 from learnable.model import LanguageModel, Renderer
 from learnable.reporting import examples_to_spell, render, view_of
@@ -19,7 +19,8 @@ from learnable.store import Store
 from learnable.testing import tiny_model, toy_examples, write_messages
 from learnable.training import Part, References
 from learnable.types import Example, Loading, Message, ModelRef, Reference
-from learnable.verbs import load, report, score, select, token_losses, train
+from learnable.verbs import load, report, score, select, show, token_losses, train
+from learnable.verbs.show import ExampleView, Shown
 from learnable.verbs.token_losses import TokenLosses
 from test_reporting import EVIL, Page, make_facts
 
@@ -141,6 +142,62 @@ def test_what_was_learned_is_before_minus_after(shown, run, capsys):
     np.testing.assert_allclose(
         [float(mean) for mean in means.groups()], [scores["loss_before"], scores["loss_after"]], atol=2e-3
     )
+
+
+def test_the_document_has_the_tokens_and_figures_of_the_table(shown, run, capsys):
+    shown = [*shown, "--n", "2", "--reference", str(run / "reference")]
+    assert cli.call(shown) == 0
+    said = capsys.readouterr().out
+    assert cli.call([*shown, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert set(document) == {"model", "reference", "losses", "max_length", "examples"}
+    scored = [piece for each in document["examples"] for piece in each["pieces"] if piece["kind"] == "scored"]
+    figures = [[f"{piece[by]:.3f}" for by in ("before", "after", "learned")] for piece in scored]
+    assert table(said) == [(piece["text"], numbers) for piece, numbers in zip(scored, figures, strict=True)]
+    heads = [
+        f"── {each['id'][:12]} from {each['source']}: {each['response_tokens']} scored tokens, "
+        f"loss {each['loss_before']:.3f} → {each['loss_after']:.3f} nats per token"
+        for each in document["examples"]
+    ]
+    assert [line for line in said.splitlines() if line.startswith("──")] == heads
+
+
+@pytest.mark.parametrize("losses", [[], ["--losses"]], ids=["spans", "losses"])
+def test_the_document_counts_what_is_cut_off_the_same_with_losses_and_without(shown, capsys, losses):
+    assert cli.call([*shown, "--n", "1", "--max-length", "33", "--json", *losses]) == 0
+    (example,) = json.loads(capsys.readouterr().out)["examples"]
+    counts = [example[name] for name in ("tokens", "response_tokens", "cut_tokens")]
+    of_kind = {
+        kind: sum(piece["tokens"] for piece in example["pieces"] if piece["kind"] == kind)
+        for kind in ("scored", "cut")
+    }
+    assert counts == [43, 4, 10]
+    assert [of_kind["scored"], of_kind["cut"]] == counts[1:]
+    assert [piece["before"] is None for piece in example["pieces"] if piece["kind"] == "scored"] == (
+        [False] * 4 if losses else [True]
+    )
+
+
+def test_what_is_undefined_is_null_in_the_document():
+    broken = Piece(text="a", kind="scored", before=float("nan"), after=1.0)
+    view = ExampleView(id="x", source="s", tokens=1, response_tokens=1, cut_tokens=0, pieces=(broken,))
+    told = Shown(model="m", reference="r", losses=True, max_length=9, examples=(view,))
+    (example,) = json.loads(json.dumps(printing.document(told), allow_nan=False))["examples"]
+    assert (example["loss_before"], example["loss_after"]) == (None, 1.0)
+    assert example["pieces"] == [
+        {"text": "a", "kind": "scored", "tokens": 1, "before": None, "after": 1.0, "learned": None}
+    ]
+
+
+def test_in_python_nothing_is_printed_and_the_result_reads_as_the_command_prints(
+    run, tiny, capsys, monkeypatch
+):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    result = show([str(run / "pool")], model=str(tiny), n=1)
+    assert capsys.readouterr().out == ""
+    monkeypatch.delenv("FORCE_COLOR")
+    assert cli.call(["show", str(run / "pool"), "--model", str(tiny), "--n", "1"]) == 0
+    assert f"{result}" == capsys.readouterr().out
 
 
 def test_colours_and_a_legend_are_for_terminals_that_show_them(shown, run, capsys, monkeypatch):

@@ -12,7 +12,20 @@ if TYPE_CHECKING:
     from learnable.steps import Outcome
     from learnable.store import Store
     from learnable.types import Budget, Loading, Reading, Reference
-    from learnable.verbs import compare, diversify, doctor, evaluate, explore, load, report, score, select, show, teach, train
+    from learnable.verbs import (
+        compare,
+        diversify,
+        doctor,
+        evaluate,
+        explore,
+        load,
+        report,
+        score,
+        select,
+        show,
+        teach,
+        train,
+    )
 
 __version__ = "0.1.0"
 

@@ -21,6 +21,7 @@ from learnable.misuse import explained
 from learnable.steps import Outcome
 from learnable.types import Budget
 from learnable.verbs.doctor import Diagnosis
+from learnable.verbs.explore import Page
 
 DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
 
@@ -180,6 +181,9 @@ def launch(
         printing.write_json(result, text=said.getvalue())
     else:
         _show(result)
+    if isinstance(result, Page):
+        sys.stdout.flush()
+        result.serve()
     return FAILED if isinstance(result, Diagnosis) and not result.healthy else DONE
 
 

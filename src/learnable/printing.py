@@ -18,6 +18,8 @@ from rich.text import Text
 from learnable.listing import Details, Entry, Tables
 from learnable.steps import Outcome
 from learnable.verbs.doctor import Diagnosis
+from learnable.verbs.explore import Page
+from learnable.verbs.show import ExampleView, Shown
 
 NARROW = 76
 """Columns of a terminal under which a table of four columns becomes a list."""
@@ -32,6 +34,10 @@ def show(result: Any) -> None:
     elif isinstance(result, Diagnosis):
         for line in result.lines():
             _console().print(line, markup=False)
+    elif isinstance(result, Shown):
+        result.print_to(_console())
+    elif isinstance(result, Page):
+        _show_facts(_console(), {"url": result.url})
     elif isinstance(result, Mapping) and _is_run(result):
         _show_run(result)
     elif isinstance(result, Mapping):
@@ -46,6 +52,10 @@ def document(result: Any) -> dict[str, Any]:
         return {kind: _plain(entries) for kind, entries in result.kinds.items()}
     if isinstance(result, Diagnosis):
         return {"healthy": result.healthy, **_plain(result)}
+    if isinstance(result, Shown):
+        return {**_plain(result), "examples": [_example(example) for example in result.examples]}
+    if isinstance(result, Page):
+        return {"url": result.url}
     if isinstance(result, Mapping) and _is_run(result):
         return {"steps": _plain(result)}
     return {} if result is None else dict(_plain(result))
@@ -53,6 +63,17 @@ def document(result: Any) -> dict[str, Any]:
 
 def _is_run(result: Mapping[str, Any]) -> bool:
     return bool(result) and all(isinstance(each, Outcome) for each in result.values())
+
+
+def _example(example: ExampleView) -> dict[str, Any]:
+    """Return one example of `show`, its losses in nats: of the example per scored token, of a piece summed."""
+    seen = _plain(example)
+    pieces = [
+        piece | {"learned": _plain(each.learned)}
+        for piece, each in zip(seen.pop("pieces"), example.pieces, strict=True)
+    ]
+    means = {"loss_before": _plain(example.mean("before")), "loss_after": _plain(example.mean("after"))}
+    return {**seen, **means, "pieces": pieces}
 
 
 def _outcome(outcome: Outcome) -> dict[str, Any]:
@@ -93,7 +114,9 @@ def write_json(result: Any, *, text: str = "") -> None:
         text: What it printed itself, which goes into the document.
     """
     said = document(result) | ({"text": text} if text else {})
-    sys.stdout.write(json.dumps(said, ensure_ascii=False, allow_nan=False, indent=2) + "\n")
+    # A page is served after its document: who started it reads one line, and does not wait for the end of the output.
+    indent = None if isinstance(result, Page) else 2
+    sys.stdout.write(json.dumps(said, ensure_ascii=False, allow_nan=False, indent=indent) + "\n")
 
 
 def _console() -> Console:

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from learnable.errors import SelectionError, UsageError, did_you_mean
+from learnable.errors import SelectionError, UsageError, closest, did_you_mean
 from learnable.selectors.budget import Picked, count_asked, fill
 from learnable.selectors.eligible import (
     Thresholds,
@@ -20,6 +20,8 @@ from learnable.selectors.vectors import check_similarity, clusters_of, required
 from learnable.types import Budget, Selection, Selector
 
 PerSource = Literal["none", "equal", "proportional"]
+COUNTS = frozenset({"tokens", "response_tokens"})
+"""Numbers that a table has without having been scored."""
 
 
 def choose(
@@ -190,7 +192,9 @@ def _kept_and_dropped(
 def _check_columns(schema: pl.Schema, by: str, budget: Budget, per_source: PerSource) -> None:
     numeric = [name for name, kind in schema.items() if kind.is_numeric()]
     if by not in numeric:
-        raise SelectionError(f"there is no score column {by!r}", hint=did_you_mean(by, numeric))
+        unscored = COUNTS.issuperset(numeric) and closest(by, numeric) is None
+        hint = "score it first with `learnable score`" if unscored else did_you_mean(by, numeric)
+        raise SelectionError(f"there is no score column {by!r}", hint=hint)
     if budget.tokens is not None and "tokens" not in schema:
         raise SelectionError(
             "a token budget needs a column 'tokens'", hint="give the budget in examples or as a fraction"

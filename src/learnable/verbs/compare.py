@@ -83,8 +83,6 @@ def compare(
         dry_run: Say what would run, and run nothing.
         output: Folder to write.
     """
-    from learnable.model.source import identify, is_here
-
     started = time.monotonic()
     if seeds < 1 or not 0 < confidence < 1:
         raise UsageError(
@@ -96,6 +94,8 @@ def compare(
         )
     asked = evaluate or ["heldout"]
     check_place([parse(text) for text in asked], on)
+    from learnable.model.source import identify, is_here
+
     ref = ModelRef(name=model, **asdict(loading))
     longest = length_limit(ref, max_length)
     holdout = HOLDOUT_SHARE if wants_heldout(asked) else 0.0

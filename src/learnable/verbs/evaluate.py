@@ -63,13 +63,14 @@ def _is_heldout(specification: Specification) -> bool:
 
 
 def check_place(asked: Sequence[Specification], on: str | None) -> None:
-    """Say which evaluation cannot be done where the model runs.
+    """Say which evaluation is not known, or cannot be done where the model runs; no data is read.
 
     Raises:
-        UsageError: If one takes the model into its own hands, and the model is on a cluster.
+        UsageError: If there is no such evaluator, it does not know a setting, or it takes the model into its own hands
+            and the model is on a cluster.
     """
     for specification in asked:
-        if on is not None and build_evaluator(specification).kind == "harness":
+        if build_evaluator(specification).kind == "harness" and on is not None:
             raise UsageError(
                 f"{specification.label} runs the model itself, and with --on {on} there is none here",
                 hint=f"evaluate {specification.name} by itself, without --on",
@@ -122,14 +123,14 @@ def evaluate(
         store: Folder of measurements; what is in it is never measured twice.
         output: Folder to write.
     """
-    from learnable.model.source import identify
-
     started = time.monotonic()
     check_place([parse(text) for text in evaluations], on)
+    asked = evaluations_of(evaluations)
+    from learnable.model.source import identify  # takes seconds, and a mistyped name is said without it
+
     ref = pinned(ModelRef(name=model, **asdict(loading)), on=on)
     loading = replace(loading, dtype=ref.dtype)
     longest = length_limit(ref, max_length)
-    asked = evaluations_of(evaluations)
     inputs = {"model": identify(ref)} | {each.label: each.identity for each in asked}
     part = given_part(adapter, loading) if adapter is not None else None
     if part is not None:

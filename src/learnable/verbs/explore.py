@@ -1,15 +1,16 @@
 """``learnable explore``: a run in, a page to look through its examples out."""
 
 import os
+import socket
 import sys
 import webbrowser
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from rich.console import Console
 
 from learnable import data as rows
 from learnable import exploring
@@ -24,6 +25,33 @@ KINDS = ("select", "compare", "score")
 """What there is to look at; of a run's steps the first kind that is there."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """A page at an address that is ours already, and not served yet.
+
+    Args:
+        url: Its address.
+        sheet: What it shows.
+        listening: Where it is asked for.
+        browser: Whether to open it in a browser.
+    """
+
+    url: str
+    sheet: Sheet
+    listening: socket.socket
+    browser: bool
+
+    def serve(self) -> None:
+        """Serve the page until Ctrl-C; what there is to say goes to standard error."""
+        host, port = self.listening.getsockname()[:2]
+        if host not in exploring.LOOPBACK:
+            say(f"whoever reaches {host} can read these examples")
+        if self.browser:
+            _open(self.url, port)
+        say(f"{self.sheet.title}: serving until Ctrl-C")
+        exploring.serve(self.sheet, self.listening)
+
+
 def explore(
     run: str,
     *,
@@ -32,7 +60,7 @@ def explore(
     host: str = "127.0.0.1",
     port: int | None = None,
     browser: bool = True,
-) -> None:
+) -> Page | dict[str, str]:
     """Open a web page to look through the examples of a run: charts, filters, search, full texts, download.
 
     Args:
@@ -44,26 +72,19 @@ def explore(
         host: Address to listen on; only this machine reaches the page unless another one is given.
         port: Port to listen on; 5055, or any free one where that is taken, when not given.
         browser: Open the page in a browser.
+
+    Returns:
+        The page: in Python, ``explore(...).serve()`` serves it until Ctrl-C. Of an export, its ``folder``.
     """
     exploring.needs_explorer()
     given = _given(Path(run))
     sheet = _sheet(given, map)
-    console = Console(file=sys.stdout, soft_wrap=True, highlight=False)
     if export is not None:
         exploring.export(sheet, Path(export))
-        console.print(f"folder: {export}", markup=False)
-        return
+        return {"folder": export}
     listening = exploring.listen(host, port)
-    number = listening.getsockname()[1]
-    url = f"http://{f'[{host}]' if ':' in host else host}:{number}"
-    console.print(f"url: {url}", markup=False)
-    sys.stdout.flush()
-    if host not in exploring.LOOPBACK:
-        say(f"whoever reaches {host} can read these examples")
-    if browser:
-        _open(url, number)
-    say(f"{sheet.title}: serving until Ctrl-C")
-    exploring.serve(sheet, listening)
+    url = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
+    return Page(url=url, sheet=sheet, listening=listening, browser=browser)
 
 
 def _open(url: str, port: int) -> None:

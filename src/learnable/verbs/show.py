@@ -3,21 +3,24 @@
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
+from io import StringIO
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
 from learnable import data as rows
 from learnable.errors import DataError, UsageError
-from learnable.reporting.tokens import By, Piece, TokenView, runs, scale, step
+from learnable.reporting.tokens import By, Kind, Piece, TokenView, runs, scale, step
 from learnable.store import Store
-from learnable.types import Example, Loading, ModelRef, Reading
+from learnable.types import Example, Loading, ModelRef, Reading, Rendered
 from learnable.verbs.inputs import length_limit, reference_identity, reference_models
 from learnable.verbs.options import Flat
 from learnable.verbs.token_losses import TokenLosses
@@ -54,6 +57,64 @@ TITLES: dict[By, str] = {
 TOKEN_CELLS = 24
 
 
+@dataclass(frozen=True, kw_only=True)
+class ExampleView(TokenView):
+    """One example as the model sees it.
+
+    Its pieces are single tokens where losses were asked for, else runs of tokens of one kind.
+
+    Args:
+        source: Where it came from.
+        tokens: Tokens of the whole conversation as the chat template writes it.
+        response_tokens: Those that the loss counts, within the length limit.
+        cut_tokens: Those beyond the length limit.
+    """
+
+    source: str
+    tokens: int
+    response_tokens: int
+    cut_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Shown:
+    """What `show` shows; its text form is what the command prints where there are no colours.
+
+    Args:
+        model: Name of the model.
+        reference: Name of the reference, if there is one.
+        losses: Whether the pieces have losses.
+        max_length: Length limit in tokens.
+        examples: One view for each.
+    """
+
+    model: str
+    reference: str | None
+    losses: bool
+    max_length: int
+    examples: tuple[ExampleView, ...]
+
+    def __repr__(self) -> str:
+        text = StringIO()
+        self.print_to(
+            Console(file=text, highlight=False, soft_wrap=True, force_terminal=False, color_system=None)
+        )
+        return text.getvalue()
+
+    def print_to(self, console: Console) -> None:
+        """Print it for people."""
+        # Plain when piped, and where colours were turned off: nothing may hang on a colour that nobody sees.
+        coloured = console.is_terminal and console.color_system is not None and not console.no_color
+        if self.losses:
+            for example in self.examples:
+                _print_losses(console, example, coloured=coloured)
+            return
+        legend = Text.assemble(*((f" {NAMES[kind]} ", style) for kind, style in STYLES.items()))
+        console.print(legend if coloured else "⟦scored⟧ ✂⟨truncated⟩", "tokens; the rest is masked\n")
+        for example in self.examples:
+            _print(console, example, self.max_length, coloured=coloured)
+
+
 def show(
     data: list[str],
     *,
@@ -66,7 +127,7 @@ def show(
     reading: Annotated[Reading, Flat] = Reading(),
     max_length: int | None = None,
     store: str = "runs/store",
-) -> None:
+) -> Shown:
     """Print examples as the model sees them: which tokens are scored, or what the model loses and learns on each.
 
     Without `--losses` or `--reference` it needs the tokenizer only. Where colours cannot be shown, scored tokens stand
@@ -84,24 +145,26 @@ def show(
         reading: How to read rows.
         max_length: Longest example in tokens; 2,048 or the model's own limit when not given.
         store: Folder of measurements; what is in it is never measured twice.
+
+    Returns:
+        The examples in pieces. In Python nothing is printed; ``print`` it, or leave it last in a notebook's cell.
     """
     ref = ModelRef(name=model, **asdict(loading))
     longest = length_limit(ref, max_length)
     wanted = _wanted(data, reading, id=id, n=n)
-    # Plain when piped, and where colours were turned off: nothing may hang on a colour that nobody sees.
-    console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
-    coloured = console.is_terminal and console.color_system is not None and not console.no_color
-    if losses or reference is not None:
-        measured = _measured(ref, reference, loading, wanted, longest, Store(Path(store)))
-        _print_losses(console, wanted, measured, coloured=coloured)
-        return
-    from learnable.model import Renderer
+    measured = losses or reference is not None
+    if measured:
+        losing = _token_losses(ref, reference, loading, longest, Store(Path(store)))
+        whole = losing.renderer.render(wanted, max_length=sys.maxsize)
+        pieces = [view.pieces for view in losing.views(wanted)]
+    else:
+        from learnable.model import Renderer
 
-    renderer = Renderer.of(ref)
-    legend = Text.assemble(*((f" {NAMES[kind]} ", style) for kind, style in STYLES.items()))
-    console.print(legend if coloured else "⟦scored⟧ ✂⟨truncated⟩", "tokens; the rest is masked\n")
-    for example in wanted:
-        _print(console, renderer, example, longest, coloured=coloured)
+        renderer = Renderer.of(ref)
+        whole = renderer.render(wanted, max_length=sys.maxsize)
+        pieces = [_runs(renderer, each, longest) for each in whole]
+    views = tuple(_view(*each, max_length=longest) for each in zip(wanted, whole, pieces, strict=True))
+    return Shown(model=model, reference=reference, losses=measured, max_length=longest, examples=views)
 
 
 def _wanted(data: list[str], reading: Reading, *, id: str | None, n: int) -> list[Example]:
@@ -126,42 +189,54 @@ def _wanted(data: list[str], reading: Reading, *, id: str | None, n: int) -> lis
     return wanted
 
 
-def _measured(
-    ref: ModelRef,
-    reference: str | None,
-    loading: Loading,
-    examples: Sequence[Example],
-    max_length: int,
-    store: Store,
-) -> list[TokenView]:
+def _token_losses(
+    ref: ModelRef, reference: str | None, loading: Loading, max_length: int, store: Store
+) -> TokenLosses:
     from learnable.model.source import identify
 
     references = None
     if reference is not None:
         reference_identity(reference, loading, identify(ref))  # says so where it belongs to another base
         references = reference_models(reference, loading)
-    return TokenLosses(ref, references, max_length=max_length, store=store).views(examples)
+    return TokenLosses(ref, references, max_length=max_length, store=store)
 
 
-def _print(
-    console: Console, renderer: "Renderer", example: Example, max_length: int, *, coloured: bool
-) -> None:
-    (whole,) = renderer.render([example], max_length=sys.maxsize)
-    kinds = [
-        "cut" if i >= max_length else "scored" if counts else "masked" for i, counts in enumerate(whole.mask)
-    ]
-    scored, cut = kinds.count("scored"), kinds.count("cut")
+def _view(example: Example, whole: Rendered, pieces: tuple[Piece, ...], *, max_length: int) -> ExampleView:
+    return ExampleView(
+        id=example.id,
+        source=example.source,
+        tokens=len(whole.ids),
+        response_tokens=int(whole.mask[:max_length].sum()),
+        cut_tokens=max(0, len(whole.ids) - max_length),
+        pieces=pieces,
+    )
+
+
+def _runs(renderer: "Renderer", whole: Rendered, max_length: int) -> tuple[Piece, ...]:
+    """Return an example as runs of tokens of one kind."""
+    pieces = []
+    for kind, run in groupby(range(len(whole.ids)), key=lambda at: _kind(at, whole.mask, max_length)):
+        tokens = list(run)
+        pieces.append(Piece(text=renderer.decode(whole.ids[tokens]), kind=kind, tokens=len(tokens)))
+    return tuple(pieces)
+
+
+def _kind(position: int, mask: NDArray[np.bool_], max_length: int) -> Kind:
+    if position >= max_length:
+        return "cut"
+    return "scored" if mask[position] else "masked"
+
+
+def _print(console: Console, example: ExampleView, max_length: int, *, coloured: bool) -> None:
+    counts = f"{example.tokens} tokens, {example.response_tokens} scored"
     console.print(
-        Text(
-            f"── {example.id[:12]} from {example.source}: {len(kinds)} tokens, {scored} scored", style="bold"
-        )
-        + Text(f", {cut} cut off at {max_length}" if cut else "")
+        Text(f"── {example.id[:12]} from {example.source}: {counts}", style="bold")
+        + Text(f", {example.cut_tokens} cut off at {max_length}" if example.cut_tokens else "")
     )
     text = Text()
-    for kind, run in groupby(range(len(kinds)), key=lambda position: kinds[position]):
-        piece = renderer.decode(whole.ids[list(run)])
-        opening, closing = ("", "") if coloured else MARKS[kind]
-        text.append(f"{opening}{piece}{closing}", style=STYLES[kind])
+    for piece in example.pieces:
+        opening, closing = ("", "") if coloured else MARKS[piece.kind]
+        text.append(f"{opening}{piece.text}{closing}", style=STYLES[piece.kind])
     console.print(text)
     console.print()
 
@@ -169,30 +244,25 @@ def _print(
 # ---------------------------------------------------------------- losses
 
 
-def _print_losses(
-    console: Console, examples: Sequence[Example], views: Sequence[TokenView], *, coloured: bool
-) -> None:
-    for example, view in zip(examples, views, strict=True):
-        shown: list[By] = ["before", "after", "learned"] if view.compares else ["before"]
-        console.print(Text(f"── {_heading(example, view)}", style="bold"))
-        if not coloured:
-            console.print(Text(_table(view, shown)))
-            continue
-        for by in shown:
-            console.print(Text(TITLES[by], style="bold"))
-            console.print(_legend(by))
-            console.print(_coloured(view, by, whole=by == shown[0]))
-            console.print()
+def _print_losses(console: Console, example: ExampleView, *, coloured: bool) -> None:
+    shown: list[By] = ["before", "after", "learned"] if example.compares else ["before"]
+    console.print(Text(f"── {_heading(example)}", style="bold"))
+    if not coloured:
+        console.print(Text(_table(example, shown)))
+        return
+    for by in shown:
+        console.print(Text(TITLES[by], style="bold"))
+        console.print(_legend(by))
+        console.print(_coloured(example, by, whole=by == shown[0]))
+        console.print()
 
 
-def _heading(example: Example, view: TokenView) -> str:
-    scored = sum(piece.tokens for piece in view.scored)
-    cut = sum(piece.tokens for piece in view.pieces if piece.kind == "cut")
-    parts = [f"{example.id[:12]} from {example.source}: {scored} scored tokens"]
-    if cut:
-        parts.append(f"{cut} cut off")
-    if (before := view.mean("before")) is not None:
-        after = view.mean("after")
+def _heading(example: ExampleView) -> str:
+    parts = [f"{example.id[:12]} from {example.source}: {example.response_tokens} scored tokens"]
+    if example.cut_tokens:
+        parts.append(f"{example.cut_tokens} cut off")
+    if (before := example.mean("before")) is not None:
+        after = example.mean("after")
         parts.append(f"loss {before:.3f}{'' if after is None else f' → {after:.3f}'} nats per token")
     return ", ".join(parts)
 

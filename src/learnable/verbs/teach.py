@@ -101,8 +101,6 @@ def teach(
         dry_run: Say what would run, and run nothing.
         output: Folder to write.
     """
-    from learnable.model.source import identify, is_here
-
     started = time.monotonic()
     _check(tuning, seeds=seeds, gradients=gradients, confidence=confidence)
     lessons = parse_lessons(arms or _usual(paraphrases, buffer), init=init, known=MIXTURES)
@@ -122,6 +120,8 @@ def teach(
     if test is None and task == [STARTER_TASK]:
         test = STARTER_TEST
     check_place([parse(text) for text in evaluate or ()], on)
+    from learnable.model.source import identify, is_here
+
     ref = ModelRef(name=model, **asdict(loading))
     longest = length_limit(ref, max_length)
     pool, loaded = pool_of(task, reading, output, holdout=0.0 if test else TEST_SHARE, dry_run=dry_run)

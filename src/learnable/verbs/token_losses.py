@@ -34,6 +34,10 @@ class TokenLosses:
         references: The models after; None leaves the loss after out.
         max_length: Longest example in tokens.
         store: Where measurements are kept.
+
+    Attributes:
+        renderer: Of the base model.
+        tokens: How many were measured, not counting what the store held.
     """
 
     def __init__(
@@ -44,7 +48,7 @@ class TokenLosses:
 
         self._ref, self._references = ref, references
         self._max_length, self._store = max_length, store
-        self._renderer, self._base_key = Renderer.of(ref), identify(ref)
+        self.renderer, self._base_key = Renderer.of(ref), identify(ref)
         self.tokens = 0
 
     def views(self, examples: Sequence[Example]) -> list[TokenView]:
@@ -54,13 +58,13 @@ class TokenLosses:
             ModelError: If a model cannot be loaded, does not fit the base, or its template refuses an example.
             StoreError: If measurements cannot be read.
         """
-        rendered = self._renderer.render(examples, max_length=self._max_length)
+        rendered = self.renderer.render(examples, max_length=self._max_length)
         before = self._measured(None, rendered, "base loss by token")
         after = self._after(rendered)
         views = []
         for example, each in zip(examples, rendered, strict=True):
-            text = self._renderer.text(example.messages)
-            encoded = self._renderer.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+            text = self.renderer.text(example.messages)
+            encoded = self.renderer.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
             views.append(
                 token_view(
                     example.id,
@@ -89,7 +93,7 @@ class TokenLosses:
         self, part: "Part | None", rendered: Sequence[Rendered], label: str
     ) -> dict[str, NDArray[np.float32]]:
         """Return the loss of each scored token under the base model, or a part of the reference, by id."""
-        parameters = {"rendering": self._renderer.key, "max_length": self._max_length}
+        parameters = {"rendering": self.renderer.key, "max_length": self._max_length}
         measure = Measure(kind=KIND, model=self._key(part), parameters=parameters)
         counts = [int(each.mask.sum()) for each in rendered]
         frame = pl.DataFrame(
@@ -122,7 +126,7 @@ class TokenLosses:
                 )
             return adapter_key(self._base_key, Path(part.name))
         whole = self._whole(part)
-        if Renderer.of(whole).vocabulary != self._renderer.vocabulary:
+        if Renderer.of(whole).vocabulary != self.renderer.vocabulary:
             raise ModelError(
                 f"the reference {part.name} has another tokenizer than the base model, so their losses cannot be compared",
                 hint="give a reference that was fine-tuned from this base model",
