@@ -162,7 +162,18 @@ def test_without_a_command_the_help_groups_them_and_shows_where_to_start(capsys)
         (["run", "delia", "arms=comon"], "no way to train called 'comon'", "'common'"),
         (["run", "lobas"], "no recipe called 'lobas'", "did you mean 'lobass'?"),
         (["run", "lobass", "modle=x"], "no parameter 'modle'", "did you mean 'model'?"),
-        (["run", "lobass", "reference.fold=2"], "no parameter 'reference.fold'", "did you mean 'folds'?"),
+        (
+            ["run", "lobass", "reference.fold=2"],
+            "no parameter 'reference.fold'",
+            "did you mean 'reference.folds'?",
+        ),
+        (["run", "lobass", "epochs=2"], "no parameter 'epochs'", "did you mean 'reference.epochs'?"),
+        (
+            ["run", "lobass", "--budget", "5%"],
+            "no option --budget",
+            "settings of recipes have no dashes: budget=VALUE",
+        ),
+        (["run", "lobass", "--on-error=skip"], "no option --on-error", "no dashes: reading.on_error=skip"),
         (["run", "lobass", "reference.folds=1"], "folds must be 0 or at least 2", "2 is cross-fitted"),
         (["run", "lobass", "reference.folds=two"], "reference.folds: Input should be a valid integer", ""),
         (["run", "lobass", "budget=six"], "cannot read the budget 'six'", "6%"),
@@ -420,7 +431,11 @@ def test_results_go_to_standard_output_and_logs_to_standard_error(here, capsys):
     assert cli.call(["load", "half.jsonl", "--on-error", "skip"]) == 0
     said = capsys.readouterr()
     assert "examples: 10" in said.out
-    assert "1 of 11 rows cannot be used" in said.err
+    assert "1 of 11 rows cannot be used; pool/rows.parquet says why" in said.err
+    assert (
+        "half.jsonl:11: not valid JSON: Expecting property name enclosed in double quotes at character 2"
+        in said.err
+    )
 
 
 def test_show_marks_the_scored_tokens(here, tiny, capsys):
@@ -548,6 +563,7 @@ def offered(capsys, *words):
         (["run", ""], {"lobass", "delia"}),
         (["run", "lobass", ""], {"data=", "reference.folds=", "select.by="}),
         (["run", "lobass", "select.selector="], {"select.selector=k_center"}),
+        (["run", "lobass", "select.by="], {"select.by=length_matched"}),
         (["run", "lobass", "score.scorers", "=", ""], {"ifd"}),
         (["run", "lobass", "data", "="], {"starter", "good.jsonl"}),
         (["run", "delia", "buffer=s"], {"buffer=self_sample"}),
@@ -555,6 +571,10 @@ def offered(capsys, *words):
 )
 def test_the_shell_is_offered(here, capsys, words, some):
     assert some <= set(offered(capsys, *words))
+
+
+def test_a_selection_is_offered_no_selector_to_score_by(here, capsys):
+    assert "select.by=random" not in offered(capsys, "run", "lobass", "select.by=")
 
 
 def test_nothing_is_offered_for_a_number(here, capsys):

@@ -261,7 +261,8 @@ def test_a_bad_row_says_how_to_skip_it(file):
     hint = failure(file("a.jsonl", b"{broken\n")).hint
     assert (
         hint
-        == "--on-error skip (in a recipe: reading.on_error=skip) drops such rows and lists them in dropped.jsonl"
+        == "--on-error skip (in a recipe: reading.on_error=skip; in Python: on_error='skip') drops such rows and lists them "
+        "in dropped.jsonl"
     )
 
 

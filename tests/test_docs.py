@@ -11,6 +11,7 @@ import yaml
 from learnable import cli, recipe
 from learnable.diversifying.table import DIVERSIFIERS
 from learnable.mixing import MIXTURES
+from learnable.recipe_arguments import checked_arguments
 from learnable.scorers import SCORERS
 from learnable.selectors import SELECTORS
 from learnable.testing import toy_examples, write_messages
@@ -127,7 +128,8 @@ def test_every_command_shown_is_understood(words):
     if words[:1] == ["run"] and "name" in bound.arguments:
         name, settings = bound.arguments["name"], bound.arguments.get("settings", ())
         if not name.endswith((".yaml", ".yml")):
-            recipe._check(recipe.override(recipe.find(name), settings))
+            chosen = recipe.override(recipe.find(name), settings)
+            checked_arguments(chosen.parameters, chosen.steps)
 
 
 @pytest.mark.parametrize(

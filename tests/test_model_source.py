@@ -104,6 +104,13 @@ def test_weights_of_an_unknown_architecture_are_one_clear_error(tiny, tmp_path):
         LanguageModel(ref(tmp_path / "odd"))
 
 
+def test_a_merged_model_without_its_tokenizer_is_told_to_get_one(tiny, tmp_path):
+    shutil.copytree(tiny, tmp_path / "merged", ignore=shutil.ignore_patterns("*token*"))
+    with pytest.raises(ModelError) as caught:
+        LanguageModel(ref(tmp_path / "merged"))
+    assert "needs a tokenizer too" in caught.value.hint
+
+
 def test_auto_dtype_follows_the_device(tiny):
     native = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     assert source.resolved_dtype(ref(tiny, device="cpu")) == ("bfloat16" if native else "float32")

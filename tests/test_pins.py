@@ -9,6 +9,7 @@ import pytest
 
 from learnable import recipe
 from learnable.errors import DataError, SelectionError, StoreError
+from learnable.recipe_arguments import checked_arguments
 from learnable.selectors import Random, Thresholds, choose
 from learnable.types import Budget
 from learnable.verbs import select
@@ -220,7 +221,7 @@ def test_recipe_takes_a_list_of_pins(tmp_path, monkeypatch):
     chosen = recipe.override(
         recipe.find("lobass"), ["select.pin=a.txt", "select.ban=b.txt", "select.ban=c.txt"]
     )
-    (arguments,) = [each for each in recipe._check(chosen) if "budget" in each]
+    (arguments,) = [each for each in checked_arguments(chosen.parameters, chosen.steps) if "budget" in each]
     assert (arguments["pin"], arguments["ban"]) == (["a.txt"], ["b.txt", "c.txt"])
 
 

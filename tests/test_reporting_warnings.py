@@ -61,6 +61,13 @@ def lost_source(facts: Facts) -> Facts:
     return changed(facts, source=pl.when(pl.col("id").is_in(rest)).then(pl.lit("poems")).otherwise("source"))
 
 
+def lost_small_sources(facts: Facts, sources: int = 12, size: int = 5) -> Facts:
+    """Make sources of examples that were dropped; of those with five a random fifth would miss one in three."""
+    ids = facts.dropped["id"].to_list()[: size * sources]
+    names = {id: f"small {place // size}" for place, id in enumerate(ids)}
+    return changed(facts, source=pl.col("id").replace_strict(names, default=pl.col("source")))
+
+
 def tiny(facts: Facts) -> Facts:
     return replace(facts, kept=facts.kept.head(9))
 
@@ -72,7 +79,7 @@ def short_of_budget(facts: Facts) -> Facts:
 FIRES = [
     (memorized, "The reference seems to have memorized part of the pool", "Use reference.folds=2"),
     (learned_nothing, "of the learnability scores", "more epochs or with a higher learning rate"),
-    (short_chosen, "its median response has 3 tokens, the pool's has 20", "the same share of every length"),
+    (short_chosen, "its median response has 3 tokens, the pool's has 20", "select.by=length_matched"),
     (
         follows_length,
         "Spearman correlation of learnability with response tokens is",
@@ -81,7 +88,8 @@ FIRES = [
     (truncated, "5.3% of the examples (16 of 300) were cut", "Raise the length limit"),
     (undefined, "5.3% of the examples (16 of 300) have no score", "repair the data"),
     (duplicated, "7.6% of the rows read (25 of 328) repeat", "no file was given twice"),
-    (lost_source, "1 source is gone from the selection: poems (26 examples)", "select per source"),
+    (lost_source, "1 of 4 sources is gone from the selection: poems (26 examples)", "select.per_source"),
+    (lost_small_sources, "12 of 15 sources are gone from the selection", "keep about 12 of their examples"),
     (tiny, "Only 9 examples were chosen, fewer than 10", "Raise the budget"),
     (short_of_budget, "smaller than asked (20% of the examples): only 60 examples", "Lower it."),
 ]
@@ -116,6 +124,10 @@ def test_thresholds_are_not_crossed_when_met(facts: Facts) -> None:
     fifteen = pl.int_range(pl.len()) < 15  # exactly 5% of 300
     assert warnings_of(changed(facts, truncated=fifteen)) == []
     assert warnings_of(replace(facts, kept=facts.kept.head(10))) == []
+
+
+def test_sources_of_one_example_are_lost_by_chance_too(facts: Facts) -> None:
+    assert warnings_of(lost_small_sources(facts, sources=30, size=1)) == []
 
 
 def test_a_cross_fitted_reference_cannot_have_memorized(facts: Facts) -> None:

@@ -17,6 +17,7 @@ import yaml
 from learnable import cli, measure, recipe, verbs
 from learnable.errors import ModelError, StoreError
 from learnable.model import LanguageModel
+from learnable.recipe_arguments import checked_arguments
 from learnable.testing import toy_examples, write_messages
 from learnable.types import Loading
 
@@ -357,20 +358,23 @@ def test_killing_the_run_at_random_moments_changes_nothing(tiny, tmp_path, kills
 def test_the_recipe_of_the_package_is_whole():
     for name, shipped in recipe.shipped().items():
         assert shipped.about
-        recipe._check(shipped)
+        checked_arguments(shipped.parameters, shipped.steps)
         assert yaml.safe_load(recipe.dump(shipped))["name"] == name
 
 
 def test_the_command_line_ends_with_table_and_paths(rows, tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     words = ["run", "lobass", f"data={rows}", f"model={tiny}", "budget=20%", "loading.dtype=float32"]
+    words.append("select.export=trl")
     assert cli.call(words) == 0
     printed = capsys.readouterr().out
     assert "mean learnability" in printed
+    assert "exported: " in printed
+    assert "look around: learnable explore runs/lobass/selection-" in printed
     for path in [
         line.split(": ", 1)[1]
         for line in printed.splitlines()
-        if line.startswith(("selected rows", "report"))
+        if line.startswith(("selected rows", "exported", "report"))
     ]:
         assert Path(path).is_file()
     assert cli.call(words) == 0

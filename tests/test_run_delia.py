@@ -15,6 +15,7 @@ import pytest
 from learnable import cli, recipe
 from learnable.errors import UsageError
 from learnable.fingerprint import example_id
+from learnable.recipe_arguments import checked_arguments
 from learnable.testing import toy_examples, write_messages
 from learnable.types import Message
 
@@ -132,7 +133,7 @@ def test_words_without_tokens_are_said_before_anything_runs(tmp_path):
 
 def test_the_buffer_is_kept_from_all_rows_that_are_given():
     chosen = recipe.override(recipe.find("delia"), ["task=[a.jsonl, b.jsonl]", "general=c.jsonl"])
-    _, buffer, *_ = recipe._check(chosen)
+    _, buffer, *_ = checked_arguments(chosen.parameters, chosen.steps)
     assert buffer["avoid"] == ["a.jsonl", "b.jsonl", "c.jsonl"]
 
 

@@ -100,7 +100,8 @@ def _settings(context: CompletionContext, typed: str, *, key: str | None) -> dic
 
 def _values(name: str, typed: str) -> dict[str, str]:
     """Return the names that an option or a parameter takes; where it takes none of ours, files."""
-    name = name.rpartition(".")[2]
+    if name not in _NAMES:
+        name = name.rpartition(".")[2]
     if name in _NAMES:
         return _NAMES[name]()
     return dict.fromkeys(STARTERS.get(name, ()), "comes with learnable") | dict.fromkeys(_files(typed), "")
@@ -117,6 +118,7 @@ _NAMES: Mapping[str, Callable[[], dict[str, str]]] = {
     "what": lambda: dict.fromkeys(listing.KINDS, "all of them") | _abouts(*listing.KINDS),
     "scorers": lambda: _abouts("scorers"),
     "by": lambda: _abouts("scorers", "selectors", "methods"),
+    "select.by": lambda: _abouts("scorers"),
     "selector": lambda: _abouts("selectors"),
     "method": lambda: _abouts("diversifiers"),
     "arms": lambda: {UNTUNED: "The model as it is."} | _abouts("mixtures"),

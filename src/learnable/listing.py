@@ -19,6 +19,7 @@ from learnable.diversifying import DIVERSIFIERS
 from learnable.errors import UsageError, did_you_mean
 from learnable.evaluating import EVALUATORS
 from learnable.mixing import MIXTURES
+from learnable.recipe_arguments import MATERIAL, SETTINGS
 from learnable.scorers import SCORERS
 from learnable.selectors import SELECTORS
 from learnable.types import Message, Reference
@@ -202,7 +203,7 @@ def mixtures() -> list[Entry]:
             kind="mixture",
             name=name,
             about=_plain(f"{about[0].upper()}{about[1:]}."),
-            needs=("task", *recipe.MATERIAL.get(name, ())),
+            needs=("task", *MATERIAL.get(name, ())),
             costs="1 training for each seed",
             usage=f"learnable teach TASK --arms {name}",
         )
@@ -331,7 +332,7 @@ def recipe_settings(each: recipe.Recipe) -> Iterator[Setting]:
 
 def _parts(each: recipe.Recipe, group: str) -> Iterator[Setting]:
     """Yield what a group of parameters may hold beside what the recipe gives it: all that its step takes."""
-    factory = recipe.SETTINGS.get(group, VERBS.get(group))
+    factory = SETTINGS.get(group, VERBS.get(group))
     steps = [step for step in each.steps.values() if f"${{{group}}}" in step.values()]
     if factory is not None and steps:
         given = {*steps[0], *each.parameters} if group in VERBS else set()
@@ -343,7 +344,7 @@ def _comments(name: str) -> dict[str, str]:
     text = files("learnable").joinpath("recipes", f"{name}.yaml").read_text(encoding="utf-8")
     said, group = dict[str, str](), ""
     for line in text.partition("\nsteps:")[0].splitlines():
-        if match := re.match(r"( {2}| {4})(\w+):[^#]*(?:# (.*))?", line):
+        if match := re.match(r"( {2}| {4})\"?(\w+)\"?:[^#]*(?:# (.*))?", line):
             nested, key, comment = len(match[1]) > 2, match[2], match[3]
             group = group if nested else key
             said[f"{group}.{key}" if nested else key] = comment or ""

@@ -16,6 +16,7 @@ from cyclopts import (
 
 from learnable.errors import UsageError, closest, did_you_mean
 from learnable.listing import said_of, settings_of
+from learnable.recipe import setting_names, shipped
 
 EVERYWHERE = ("--json", "--debug", "--help")
 
@@ -66,9 +67,19 @@ def _unknown_option(error: UnknownOptionError, command: str) -> tuple[str, str |
     known = {
         name for argument in error.argument_collection for name in argument.names if name.startswith("--")
     }
+    if command == "learnable run" and (names := _settings_of_recipes(option.lstrip("-").replace("-", "_"))):
+        value = given.partition("=")[2] or "VALUE"
+        return (
+            f"`{command}` has no option {option}",
+            f"settings of recipes have no dashes: {names[0]}={value}",
+        )
     if close := closest(option, {*known, *EVERYWHERE}):
         return f"`{command}` has no option {option}", f"did you mean {close}?"
     return f"`{command}` has no option {option}", None
+
+
+def _settings_of_recipes(option: str) -> list[str]:
+    return [name for each in shipped().values() for name in setting_names(option, each.parameters)]
 
 
 def _missing(error: MissingArgumentError, command: str) -> tuple[str, str | None]:

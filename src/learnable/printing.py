@@ -207,7 +207,10 @@ def _show_outcome(outcome: Outcome) -> None:
 
 def _show_facts(console: Console, facts: Mapping[str, Any]) -> None:
     for name, value in facts.items():
-        if value not in (None, [], ""):
+        if name == "warnings":
+            for warning in value:
+                console.print(f"warning: {warning}", markup=False)
+        elif value not in (None, [], "") and value is not False:
             console.print(f"{name}: {_shown(value)}", markup=False)
 
 
@@ -216,7 +219,7 @@ def _shown(value: Any) -> str:
         return ", ".join(map(_shown, value))
     return (
         f"{value:,}"
-        if isinstance(value, int) and value is not True
+        if isinstance(value, int) and not isinstance(value, bool)
         else f"{value:.4g}"
         if isinstance(value, float)
         else str(value)
@@ -331,6 +334,10 @@ def _show_run(outcomes: Mapping[str, Outcome]) -> None:
     console.print(table)
     for warning in by_verb["report"].facts["warnings"]:
         console.print(f"warning: {warning}", markup=False)
+    folder = by_verb["select"].folder
     for written in chosen["written"]:
-        console.print(f"selected rows: {by_verb['select'].folder / written}", markup=False)
+        console.print(f"selected rows: {folder / written}", markup=False)
+    for written in chosen.get("exported", ()):
+        console.print(f"exported: {folder / written}", markup=False)
     console.print(f"report: {by_verb['report'].facts['report']}", markup=False)
+    console.print(f"look around: learnable explore {folder}", markup=False)

@@ -2,12 +2,10 @@
 
 import json
 import math
-import os
-import re
 import shlex
 import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields
 from importlib.resources import files
 from inspect import signature
 from pathlib import Path
@@ -17,41 +15,14 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from learnable.atomic import replacing
-from learnable.comparing import parse_lessons, parse_methods
-from learnable.diversifying import build_diversifier
 from learnable.errors import SelectionError, UsageError, did_you_mean
-from learnable.evaluating import build_evaluator, parse
-from learnable.exploring import read_ids
-from learnable.mixing import MIXTURES, Mixing
 from learnable.progress import say
-from learnable.registry import build
-from learnable.scorers import SCORERS
-from learnable.selectors import SELECTORS, Thresholds
+from learnable.recipe_arguments import SETTINGS, arguments_of, as_list, checked_arguments
 from learnable.steps import Outcome
-from learnable.types import Budget, Loading, NewToken, Reading, Reference, Tuning
+from learnable.types import Budget
 from learnable.verbs import VERBS
 
-_REFERENCE = re.compile(r"\$\{([\w.]+)\}")
-SETTINGS: Mapping[str, type] = {
-    "reading": Reading,
-    "loading": Loading,
-    "reference": Reference,
-    "tuning": Tuning,
-    "thresholds": Thresholds,
-    "mixing": Mixing,
-}
-MATERIAL = {
-    "repeated": ("paraphrases", "buffer"),
-    "no_buffer": ("paraphrases",),
-    "no_paraphrases": ("buffer",),
-    "delia": ("paraphrases", "buffer"),
-    "dmt": ("buffer",),
-    "fact_based": ("facts",),
-    "controlled": ("constrained",),
-}
-"""Arguments of `learnable teach` that its arms need."""
 COSTLY = ("diversify", "train", "score", "compare", "teach")
-MEASURED = {"loss_before", "loss_after", "tokens", "response_tokens"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +122,7 @@ def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:
             hint = f"""write a list: {name}=["..."]""" if listed else "put quotes around text with [ { : or #"
             raise UsageError(f"cannot read the value of {setting!r}", hint=hint) from error
         if name in given:
-            value = [*_as_list(given[name]), *_as_list(value)]
+            value = [*as_list(given[name]), *as_list(value)]
         given[name] = value
     for name, value in given.items():
         _set(parameters, name, value)
@@ -178,14 +149,10 @@ def _value(text: str, *, listed: bool) -> Any:
     return yaml.safe_load(text) if text else None
 
 
-def _as_list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
-
-
 def _set(parameters: dict[str, Any], name: str, value: Any) -> None:
     group, _, key = name.partition(".")
     if group not in parameters:
-        raise UsageError(f"the recipe has no parameter {name!r}", hint=did_you_mean(group, parameters))
+        raise UsageError(f"the recipe has no parameter {name!r}", hint=_suggestion(name, parameters))
     if not key:
         parameters[group] = value
     elif group == "budget":
@@ -195,8 +162,27 @@ def _set(parameters: dict[str, Any], name: str, value: Any) -> None:
     else:
         known = _keys_of(group, parameters[group])
         if key not in known:
-            raise UsageError(f"the recipe has no parameter {name!r}", hint=did_you_mean(key, known))
+            hint = did_you_mean(name, (f"{group}.{each}" for each in known))
+            raise UsageError(f"the recipe has no parameter {name!r}", hint=hint)
         parameters[group][key] = value
+
+
+def _suggestion(name: str, parameters: Mapping[str, Any]) -> str:
+    """Return a hint for a name that is no parameter: one of them, or the part of one that has this name."""
+    parts = setting_names(name, parameters)
+    return f"did you mean {parts[0]!r}?" if parts else did_you_mean(name.partition(".")[0], parameters)
+
+
+def setting_names(option: str, parameters: Mapping[str, Any]) -> list[str]:
+    """Return the settings of a recipe that an option of a command stands for: ``on_error`` for reading.on_error.
+
+    Args:
+        option: Name of a parameter, or of a part of one.
+        parameters: Of the recipe.
+    """
+    whole = [option] if option in parameters else []
+    nested = (group for group, present in parameters.items() if isinstance(present, dict))
+    return whole + [f"{group}.{option}" for group in nested if option in _keys_of(group, parameters[group])]
 
 
 def _keys_of(group: str, present: Mapping[str, Any]) -> set[str]:
@@ -224,7 +210,7 @@ def run(recipe: Recipe, *, root: Path, dry_run: bool = False) -> dict[str, Outco
         The outcome of each step, by name.
     """
     outcomes: dict[str, Outcome] = {}
-    checked = _check(recipe)
+    checked = checked_arguments(recipe.parameters, recipe.steps)
     scope = {**recipe.parameters, "store": str(root / "store"), "command": command(recipe)}
     with tempfile.TemporaryDirectory() as aside:
         for name, step in recipe.steps.items():
@@ -233,7 +219,7 @@ def run(recipe: Recipe, *, root: Path, dry_run: bool = False) -> dict[str, Outco
             if dry_run and step["verb"] not in {"load", *COSTLY}:
                 say(f"{name}: no pass; seconds")
                 continue
-            arguments = _arguments(name, step, scope, outcomes)
+            arguments = arguments_of(name, step, scope, outcomes)
             if dry_run and step["verb"] in COSTLY:
                 arguments["dry_run"] = True
             elif dry_run:
@@ -315,79 +301,6 @@ def _absolute(value: Any) -> Any:
     return str(Path(value).resolve()) if isinstance(value, str) and Path(value).exists() else value
 
 
-def _check(recipe: Recipe) -> list[dict[str, Any]]:
-    """Find what is wrong with any step before the first one runs; return the arguments of each, without folders."""
-    scope = {**recipe.parameters, "store": "", "command": ""}
-    done: dict[str, str] = {}
-    checked: list[dict[str, Any]] = []
-    scores: set[str] = set()
-    for name, step in recipe.steps.items():
-        arguments = _arguments(name, step, scope, done)
-        done[name] = name
-        checked.append(arguments)
-        _check_names(step["verb"], arguments, step)
-        for scorer in arguments.get("scorers") or ():
-            build("scorer", scorer, SCORERS)
-            scores.add(scorer)
-        if step["verb"] == "select":
-            build("selector", arguments.get("selector", "top_k"), SELECTORS)
-            by = arguments.get("by", "learnability")
-            if scores and by not in scores | MEASURED:
-                raise UsageError(
-                    f"select.by is {by!r}, which is not among the scorers", hint=did_you_mean(by, scores)
-                )
-    return checked
-
-
-def _check_names(verb: str, arguments: Mapping[str, Any], step: Mapping[str, Any]) -> None:
-    """Find names that are not known, of files of ids, methods, ways to train, evaluations, and what they lack."""
-    if verb == "select":
-        for listed in (*(arguments.get("pin") or ()), *(arguments.get("ban") or ())):
-            read_ids(listed)
-    if verb == "compare":
-        parse_methods(
-            arguments.get("by") or (), reference=arguments.get("reference") or Reference(), columns=None
-        )
-    if verb == "teach":
-        _check_lessons(arguments)
-    if verb == "diversify":
-        name, method = build_diversifier(arguments["method"])
-        if method.needs_examples and not arguments.get("data"):
-            wanted = _REFERENCE.fullmatch(str(step.get("data")))
-            raise UsageError(
-                f"{name} needs rows to start from", hint=f"give {wanted.group(1) if wanted else 'data'}=FILE"
-            )
-    if verb in ("compare", "teach"):
-        for each in arguments.get("evaluate") or ():
-            build_evaluator(parse(each))
-
-
-def _check_lessons(arguments: Mapping[str, Any]) -> None:
-    """Find what a lesson lacks: material of its arms, tokens for what is about tokens."""
-    lessons = parse_lessons(
-        arguments.get("arms") or (), init=arguments.get("init", "description"), known=MIXTURES
-    )
-    for lesson in lessons:
-        for name in MATERIAL.get(lesson.mixture, ()):
-            if not arguments.get(name):
-                raise UsageError(
-                    f"the arm {lesson.label!r} needs {name}, which this recipe does not make",
-                    hint=f"leave it out, or use `learnable teach` with --{name}",
-                )
-    tokens = [NewToken.parse(text) for text in arguments.get("tokens") or ()]
-    if not tokens and (arguments.get("words") or any(lesson.label != lesson.mixture for lesson in lessons)):
-        raise UsageError(
-            "words, and arms with @init, are about new tokens, and there are none",
-            hint='give "tokens=<sep>=what it means"',
-        )
-    tuning = arguments.get("tuning") or Tuning()
-    if tuning.seed or tuning.steps is not None:
-        raise UsageError(
-            "a lesson sets the seeds and steps of its trainings itself: tuning.seed and tuning.steps have no effect",
-            hint="give seeds",
-        )
-
-
 def _check_budget(checked: Iterable[Mapping[str, Any]], *, examples: int) -> None:
     """Find a budget above the pool before anything costly runs."""
     for arguments in checked:
@@ -398,114 +311,3 @@ def _check_budget(checked: Iterable[Mapping[str, Any]], *, examples: int) -> Non
                 f"the budget of {asked:,} examples is above the pool, which has {examples:,}",
                 hint="lower the budget, or give more data",
             )
-
-
-def _arguments(
-    name: str, step: Mapping[str, Any], scope: Mapping[str, Any], outcomes: Mapping[str, Outcome | str]
-) -> dict[str, Any]:
-    """Return the arguments of a step's verb, filled in and checked against its types."""
-    arguments = {key: _filled(value, scope, outcomes) for key, value in step.items() if key != "verb"}
-    spread = arguments.pop("*", None) or {}
-    thresholds = {
-        name: spread.pop(name) for name in list(spread) if name in {f.name for f in fields(Thresholds)}
-    }
-    arguments |= spread
-    if thresholds:
-        arguments["thresholds"] = thresholds
-    if "budget" in arguments:
-        budgets = _budgets(arguments["budget"])
-        arguments["budget"] = budgets if step["verb"] == "compare" else ",".join(budgets)
-    known = signature(VERBS[step["verb"]]).parameters
-    if unknown := sorted(set(arguments) - set(known)):
-        raise UsageError(
-            f"step {name!r}: `{step['verb']}` has no option {unknown[0]!r}",
-            hint=did_you_mean(unknown[0], known),
-        )
-    return {
-        key: _validated(key, known[key].annotation, _listed(key, known[key].annotation, value))
-        for key, value in arguments.items()
-    }
-
-
-def _listed(name: str, kind: Any, value: Any) -> Any:
-    """Return one value as a list of text where a verb takes several.
-
-    Raises:
-        UsageError: If YAML made something else of a text.
-    """
-    if value is None or "list[str]" not in str(kind):
-        return value
-    for item in _as_list(value):
-        if item is None or isinstance(item, (Mapping, list, bool)):
-            raise UsageError(
-                f"{name}: {item!r} is not text", hint=f"""put quotes around it: {name}=["..."]"""
-            )
-    return [str(item) for item in _as_list(value)]
-
-
-def _budgets(given: Any) -> list[str]:
-    """Return the budgets as verbs read them: of ``6%``, ``{tokens: 50000}``, a list of the former, or a list inside."""
-    if isinstance(given, list):
-        return [text for each in given for text in _budgets(each)]
-    if not isinstance(given, Mapping):
-        Budget.parse(str(given))
-        return [str(given)]
-    inside = [
-        {name: each}
-        for name, values in given.items()
-        for each in (values if isinstance(values, list) else [values])
-    ]
-    if len(given) != 1:
-        inside = [dict(given)]
-    return [str(_validated("budget", Budget, each)) for each in inside]
-
-
-def _filled(value: Any, scope: Mapping[str, Any], outcomes: Mapping[str, Outcome | str]) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _filled(each, scope, outcomes) for key, each in value.items()}
-    if isinstance(value, list):
-        # A parameter that is null stands for no item, one that is a list for its items.
-        filled = [(each, _filled(each, scope, outcomes)) for each in value]
-        return [
-            item
-            for each, found in filled
-            for item in ([found] if found == each else [] if found is None else _as_list(found))
-        ]
-    match = _REFERENCE.fullmatch(value) if isinstance(value, str) else None
-    if match is None:
-        return value
-    name = match.group(1)
-    if name.startswith("steps."):
-        step = name.removeprefix("steps.")
-        if step not in outcomes:
-            raise UsageError(
-                f"the recipe refers to the step {step!r} before it has run", hint=did_you_mean(step, outcomes)
-            )
-        return os.fspath(outcomes[step])
-    found: Any = scope
-    for key in name.split("."):
-        if not isinstance(found, Mapping) or key not in found:
-            raise UsageError(
-                f"the recipe refers to {name!r}, which is not a parameter", hint=did_you_mean(name, scope)
-            )
-        found = found[key]
-    return dict(found) if isinstance(found, Mapping) else found
-
-
-def _validated(name: str, kind: Any, value: Any) -> Any:
-    """Return a value as the annotated type of a verb's parameter.
-
-    Raises:
-        UsageError: If it is not of that type, or names an unknown setting.
-    """
-    kind = getattr(kind, "__origin__", kind) if hasattr(kind, "__metadata__") else kind
-    if is_dataclass(kind) and isinstance(value, Mapping):
-        known = {field.name for field in fields(kind)}
-        if unknown := sorted(set(value) - known):
-            raise UsageError(f"{name} has no setting {unknown[0]!r}", hint=did_you_mean(unknown[0], known))
-    try:
-        return TypeAdapter(kind).validate_python(value)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        place = ".".join([name, *map(str, problem["loc"])])
-        raise UsageError(f"{place}: {problem['msg']}, got {problem['input']!r}") from error

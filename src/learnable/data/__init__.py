@@ -5,7 +5,7 @@ from learnable.data.formats import FORMATS, detect
 from learnable.data.made import MADE, read_made
 from learnable.data.pool import HELD_OUT, hold_out, is_pool, load_pool, pool_identity, save_pool
 from learnable.data.reading import digests, read
-from learnable.data.records import base_name
+from learnable.data.records import base_name, place
 from learnable.data.starter import STARTER_ROWS, starter_rows
 from learnable.data.starter_task import starter_task_rows
 from learnable.data.writing import write_dropped, write_rows
@@ -22,6 +22,7 @@ __all__ = [
     "hold_out",
     "is_pool",
     "load_pool",
+    "place",
     "pool_identity",
     "read",
     "read_made",

@@ -28,7 +28,8 @@ NO_SOURCE = "none"
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(:[^/]+)?")
 _SKIP_HINT = (
-    "--on-error skip (in a recipe: reading.on_error=skip) drops such rows and lists them in dropped.jsonl"
+    "--on-error skip (in a recipe: reading.on_error=skip; in Python: on_error='skip') drops such rows and lists them "
+    "in dropped.jsonl"
 )
 
 

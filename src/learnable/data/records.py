@@ -134,6 +134,8 @@ def _read_jsonl(path: str) -> Iterator[Record]:
                 f"not valid UTF-8: byte 0x{raw[error.start]:02x} at position {error.start + 1} of the line"
             )
             yield Record(number, None, reason)
+        except json.JSONDecodeError as error:
+            yield Record(number, None, f"not valid JSON: {error.msg} at character {error.pos + 1}")
         except (ValueError, RecursionError) as error:
             yield Record(number, None, f"not valid JSON: {error}")
         else:

@@ -72,9 +72,12 @@ def budget_check(model: LanguageModel, rendered: Sequence[Rendered]) -> Check:
         f"{timing.batch_tokens:,}: {timing.tokens_per_s:,.0f} tokens/s in {timing.peak_bytes / GIB:.2f} GiB"
         for timing in timings
     )
-    found = (
-        f"recommended {tokens:,} tokens a batch, default {default:,}; rows of {len(row.ids)} tokens: {table}"
+    advice = (
+        f"recommended {tokens:,} tokens a batch, default {default:,}"
+        if usual is not None or limit != "time"
+        else f"the default of {default:,} tokens a batch stays, it is too slow here to be tried"
     )
+    found = f"{advice}; rows of {len(row.ids)} tokens: {table}"
     if limit:
         found += f"; larger ones {LIMITS[limit]}"
     return Check(name="batch budget", verdict="warning" if remedy else "ok", found=found, remedy=remedy)

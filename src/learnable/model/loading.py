@@ -61,7 +61,10 @@ def loading_errors(ref: ModelRef) -> Iterator[None]:
         hint = f"is it a causal language model that transformers {transformers.__version__} knows?"
         if "trust_remote_code" in str(error):
             hint = "it brings code of its own: read that code, then allow it with --trust-remote-code"
-        raise ModelError(f"cannot load {ref.name}: {str(error).splitlines()[0]}", hint=hint) from error
+        elif "tokenizer" in str(error):
+            hint = "its folder needs a tokenizer too: save that of the model it was made from there"
+        said = str(error).splitlines()[0].removesuffix(" from one of: ").removesuffix(" from one of:")
+        raise ModelError(f"cannot load {ref.name}: {said}", hint=hint) from error
 
 
 def convert_gguf(gguf: Path, folder: Path) -> None:

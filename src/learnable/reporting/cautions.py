@@ -15,7 +15,9 @@ median (at least `FEW_KEPT` chosen) |
 | undefined scores | more than `UNDEFINED_SHARE` of the examples have no score |
 | duplicate rows | more than `DUPLICATE_SHARE` of the rows read repeat an example |
 | lost source | none of a source's examples was chosen, though it has at least `LOST_SOURCE_EXAMPLES` examples and \
-`LOST_SOURCE_SHARE` of the pool, and a random choice of the same size would keep at least `LOST_SOURCE_EXPECTED` |
+`LOST_SOURCE_SHARE` of the pool, and a random choice of the same size would keep at least `LOST_SOURCE_EXPECTED`; \
+or so much holds for the lost sources together, and they are more than `LOST_SOURCES_DEVIATIONS` standard deviations \
+above what a random choice loses |
 """
 
 from collections.abc import Callable
@@ -42,6 +44,7 @@ LOST_SOURCE_EXAMPLES = 20
 LOST_SOURCE_SHARE = 0.02
 LOST_SOURCE_EXPECTED = 5.0
 """With 5 expected, a random choice misses the whole source less than once in 100 runs (e^-5)."""
+LOST_SOURCES_DEVIATIONS = 3.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +138,12 @@ def _negative(view: View) -> str | None:
     )
 
 
+_BY_LENGTH = (
+    "Compare it with a selection by length_matched, which compares answers of about the same length "
+    "(select.by=length_matched; `learnable select --by length_matched`)."
+)
+
+
 def _short_answers(view: View) -> str | None:
     pool = median(view.scored["response_tokens"])
     chosen = median(view.kept["response_tokens"])
@@ -142,7 +151,7 @@ def _short_answers(view: View) -> str | None:
         return None
     return (
         f"The selection is dominated by short answers: its median response has {decimal(chosen, 0)} tokens, the "
-        f"pool's has {decimal(pool, 0)}. Compare it with a selection that keeps the same share of every length."
+        f"pool's has {decimal(pool, 0)}. {_BY_LENGTH}"
     )
 
 
@@ -153,8 +162,7 @@ def _length(view: View) -> str | None:
     prefers = "long" if (rho > 0) == view.facts.higher_is_better else "short"
     return (
         f"The score follows the length of the answer: Spearman correlation of {view.facts.by} with response tokens is "
-        f"{decimal(rho, 2)} (n = {n:,}), so choosing by it is largely choosing {prefers} answers. Compare it with a "
-        "selection that keeps the same share of every length."
+        f"{decimal(rho, 2)} (n = {n:,}), so choosing by it is largely choosing {prefers} answers. {_BY_LENGTH}"
     )
 
 
@@ -191,20 +199,35 @@ def _duplicates(view: View) -> str | None:
 
 
 def _lost_sources(view: View) -> str | None:
-    kept, whole = view.kept.height, view.frame.height
+    chosen = view.kept.height / view.frame.height
     groups = view.frame.group_by("source").agg(examples=pl.len(), kept=pl.col("is_kept").sum())
-    size = pl.col("examples")
-    large = (size >= LOST_SOURCE_EXAMPLES) & (size >= LOST_SOURCE_SHARE * whole)
-    lost = groups.filter(large & (pl.col("kept") == 0) & (size * kept >= LOST_SOURCE_EXPECTED * whole))
-    if lost.is_empty():
+    gone = groups.filter(pl.col("kept") == 0)
+    lost = gone if _more_than_by_chance(groups, chosen) else gone.filter(_weighs(pl.col("examples"), view))
+    if lost.is_empty() or not lost.select(_weighs(pl.col("examples").sum(), view)).item():
         return None
     lost = lost.sort("examples", "source", descending=[True, False])
     names = [f"{name} ({size:,} examples)" for name, size in lost.select("source", "examples").iter_rows()]
     return (
-        f"{plural(lost.height, 'source is', 'sources are')} gone from the selection: {listing(names)}. A random choice "
-        f"of the same size would keep about {lost['examples'].sum() * kept / whole:,.0f} of them. "
-        "If the model must keep what they teach, select per source."
+        f"{lost.height:,} of {plural(groups.height, 'source')} {'is' if lost.height == 1 else 'are'} gone from the "
+        f"selection: {listing(names)}. A random choice of the same size would keep about {lost['examples'].sum() * chosen:,.0f} of "
+        "their examples. If the model must keep what they teach, give every source its share "
+        "(select.per_source=proportional; `learnable select --per-source proportional`)."
     )
+
+
+def _weighs(size: pl.Expr, view: View) -> pl.Expr:
+    """Tell whether so many examples are too many to be missed by chance, and enough to matter."""
+    whole = view.frame.height
+    large = (size >= LOST_SOURCE_EXAMPLES) & (size >= LOST_SOURCE_SHARE * whole)
+    return large & (size * view.kept.height >= LOST_SOURCE_EXPECTED * whole)
+
+
+def _more_than_by_chance(groups: pl.DataFrame, chosen: float) -> bool:
+    """Tell whether more sources are gone than a random choice of that share of the pool loses."""
+    missed = (1 - chosen) ** groups["examples"].to_numpy()
+    spread = float((missed * (1 - missed)).sum()) ** 0.5
+    gone = groups.filter(pl.col("kept") == 0).height
+    return bool(gone > missed.sum() + LOST_SOURCES_DEVIATIONS * spread)
 
 
 CHECKS = (

@@ -51,10 +51,10 @@ def plane(view: View) -> Picture | None:
             tooltip=dots.tooltip(view),
         )
     )
-    rays = [(0.0, "S = 0: nothing gained")]
+    rays = [(0.0, "learnability 0: nothing gained")]
     cutoff = view.cutoff
     if view.facts.by == "learnability" and cutoff is not None and 0.03 < cutoff < 1:
-        rays.append((cutoff, f"S = {decimal(cutoff, 2)}: least of the chosen"))
+        rays.append((cutoff, f"learnability {decimal(cutoff, 2)}: least of the chosen"))
     lines = [_ray(learnability, top) for learnability, _ in rays]
     labels = [_ray_label(learnability, top, text) for learnability, text in rays]
     below = losses.filter(pl.col("loss_after") < pl.col("loss_before")).height

@@ -259,7 +259,10 @@ def _price(
     price = price_of(examples, needs, vectors)
     if references:
         passes = sum(references.values())
-        price.insert(0, f"{passes:g} reference training passes over {examples:,} examples")
+        price.insert(
+            0,
+            f"{passes:g} reference training {'pass' if passes == 1 else 'passes'} over {examples:,} examples",
+        )
     price.append(f"at most {trainings} trainings of {', '.join(budgets)}")
     if any(method.kind == "full" for method in methods):
         price.append(f"{seeds} trainings on all {examples:,} examples")

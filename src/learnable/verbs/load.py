@@ -17,6 +17,7 @@ from learnable.types import Reading
 from learnable.verbs.options import Flat, Output
 
 HELDOUT = "heldout.jsonl"
+BAD_ROWS_SAID = 5
 
 
 def load(
@@ -77,7 +78,10 @@ def load(
     }
     if bad:
         say(
-            f"{bad:,} of {pool.rows.height:,} rows cannot be used; rows.parquet of the pool says why, and so will "
+            f"{bad:,} of {pool.rows.height:,} rows cannot be used; {folder / 'rows.parquet'} says why, and so will "
             "dropped.jsonl of a selection"
         )
+        for row in pool.rows.filter(pl.col("id").is_null()).head(BAD_ROWS_SAID).iter_rows(named=True):
+            where = rows.place(Path(pool.files[row["file"]].path).name, row=row["row"], line=row["line"])
+            say(f"{where}: {row['reason']}")
     return step.finish(folder, facts=facts, started=started, identity=rows.pool_identity(pool))

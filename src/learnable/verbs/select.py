@@ -142,7 +142,7 @@ def select(
             pins=pins,
             bans=bans,
         )
-        facts = _facts(frame, selection.kept, asked, by) | {"lowest": lowest}
+        facts = _facts(frame, selection.kept, asked, by) | {"selector": selector, "lowest": lowest}
         facts |= {"pinned": int(selection.kept["pinned"].sum())} if pins else {}
         facts |= {"banned": len(_distinct(bans))} if bans else {}
         write_frame(selection.kept, folder / "kept.parquet")

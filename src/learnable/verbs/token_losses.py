@@ -15,6 +15,7 @@ from learnable.errors import ModelError
 from learnable.measure import listed, plan, run
 from learnable.progress import say
 from learnable.reporting.tokens import TokenView, token_view
+from learnable.reporting.wording import plural
 from learnable.store import Store
 from learnable.types import Example, Measure, ModelRef, Rendered
 from learnable.verbs.inputs import opened
@@ -103,7 +104,7 @@ class TokenLosses:
         if len(self._store.missing(measure, frame.filter(pl.col("response_tokens") > 0)["id"])):
             with self._loaded(part) as network:
                 todo = plan(measure, rendered, store=self._store, batch_tokens=network.batch_tokens)
-                say(f"{label}: {todo.examples:,} examples, {todo.tokens:,} tokens to measure")
+                say(f"{label}: {plural(todo.examples, 'example')}, {todo.tokens:,} tokens to measure")
                 run(todo, network, rendered, store=self._store, label=label)
                 self.tokens += todo.tokens
         losses = listed(measure, frame, store=self._store).to_list()
