@@ -199,7 +199,7 @@ def _duplicates(view: View) -> str | None:
 
 
 def _lost_sources(view: View) -> str | None:
-    chosen = view.kept.height / view.frame.height
+    chosen = view.kept.height / max(view.frame.height, 1)
     groups = view.frame.group_by("source").agg(examples=pl.len(), kept=pl.col("is_kept").sum())
     gone = groups.filter(pl.col("kept") == 0)
     lost = gone if _more_than_by_chance(groups, chosen) else gone.filter(_weighs(pl.col("examples"), view))
