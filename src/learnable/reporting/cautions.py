@@ -209,7 +209,7 @@ def _lost_sources(view: View) -> str | None:
     names = [f"{name} ({size:,} examples)" for name, size in lost.select("source", "examples").iter_rows()]
     return (
         f"{lost.height:,} of {plural(groups.height, 'source')} {'is' if lost.height == 1 else 'are'} gone from the "
-        f"selection: {listing(names)}. A random choice of the same size would keep about {lost['examples'].sum() * chosen:,.0f} of "
+        f"selection: {listing(names)}. A random choice of the same size would keep about {int(lost['examples'].sum()) * chosen:,.0f} of "
         "their examples. If the model must keep what they teach, give every source its share "
         "(select.per_source=proportional; `learnable select --per-source proportional`)."
     )

@@ -13,7 +13,7 @@ from learnable.atomic import replacing
 from learnable.errors import UsageError
 from learnable.progress import say
 from learnable.steps import Outcome, Step
-from learnable.types import Reading
+from learnable.types import Pool, Reading
 from learnable.verbs.options import Flat, Output
 
 HELDOUT = "heldout.jsonl"
@@ -77,11 +77,16 @@ def load(
         "on_error": reading.on_error,
     }
     if bad:
-        say(
-            f"{bad:,} of {pool.rows.height:,} rows cannot be used; {folder / 'rows.parquet'} says why, and so will "
-            "dropped.jsonl of a selection"
-        )
-        for row in pool.rows.filter(pl.col("id").is_null()).head(BAD_ROWS_SAID).iter_rows(named=True):
-            where = rows.place(Path(pool.files[row["file"]].path).name, row=row["row"], line=row["line"])
-            say(f"{where}: {row['reason']}")
+        _say_unusable(pool, folder)
     return step.finish(folder, facts=facts, started=started, identity=rows.pool_identity(pool))
+
+
+def _say_unusable(pool: Pool, folder: Path) -> None:
+    unusable = pool.rows.filter(pl.col("id").is_null())
+    say(
+        f"{unusable.height:,} of {pool.rows.height:,} rows cannot be used; {folder / 'rows.parquet'} says why, and so will "
+        "dropped.jsonl of a selection"
+    )
+    for row in unusable.head(BAD_ROWS_SAID).iter_rows(named=True):
+        name = Path(pool.files[row["file"]].path).name
+        say(f"{rows.place(name, row=row['row'], line=row['line'])}: {row['reason']}")
