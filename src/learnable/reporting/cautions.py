@@ -140,7 +140,7 @@ def _negative(view: View) -> str | None:
 
 _BY_LENGTH = (
     "Compare it with a selection by length_matched, which compares answers of about the same length "
-    "(select.by=length_matched; `learnable select --by length_matched`)."
+    "(select.by=length_matched, or learnable select --by length_matched)."
 )
 
 
@@ -211,7 +211,7 @@ def _lost_sources(view: View) -> str | None:
         f"{lost.height:,} of {plural(groups.height, 'source')} {'is' if lost.height == 1 else 'are'} gone from the "
         f"selection: {listing(names)}. A random choice of the same size would keep about {int(lost['examples'].sum()) * chosen:,.0f} of "
         "their examples. If the model must keep what they teach, give every source its share "
-        "(select.per_source=proportional; `learnable select --per-source proportional`)."
+        "(select.per_source=proportional, or learnable select --per-source proportional)."
     )
 
 
