@@ -42,11 +42,14 @@ def test_batched_losses_equal_the_plain_loop(model, rendered):
     assert (np.abs(got - plain_loop(model.network, rendered)) / counts).max() <= 1e-4
 
 
-def test_bfloat16_moves_losses_and_their_order_little(model, rendered):
+def test_bfloat16_moves_losses_and_their_order_as_little_as_in_a_plain_loop(model, rendered):
     counts = np.array([example.mask.sum() for example in rendered])
     half = LanguageModel(ModelRef(name="starter", dtype="bfloat16"))
     full, rounded = model.nll(rendered) / counts, half.nll(rendered) / counts
-    assert np.abs(full - rounded).max() < 0.15
+    half.network.set_attn_implementation("eager")  # which rounds scores to bfloat16 as ours does
+    plain = plain_loop(half.network, rendered) / counts
+    assert np.abs(full - rounded).max() < 0.25
+    assert np.square(full - rounded).mean() ** 0.5 < 1.2 * np.square(full - plain).mean() ** 0.5
     assert pl.DataFrame({"a": full, "b": rounded}).select(pl.corr("a", "b", method="spearman")).item() > 0.999
 
 
