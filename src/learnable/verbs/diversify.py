@@ -200,12 +200,15 @@ def _writer(
 
         return identify(pinned(ref, on=on))
 
-    def here() -> bool:
-        from learnable.model.source import is_here
+    return _Writer(
+        name=ref.name, identity=identity, here=lambda: _is_here(ref), load=lambda: opened(ref, on=on)
+    )
 
-        return is_here(ref)
 
-    return _Writer(name=ref.name, identity=identity, here=here, load=lambda: opened(ref, on=on))
+def _is_here(ref: ModelRef) -> bool:
+    from learnable.model.source import is_here
+
+    return is_here(ref)
 
 
 def _vllm(name: str, ref: ModelRef) -> _Writer:
@@ -216,17 +219,12 @@ def _vllm(name: str, ref: ModelRef) -> _Writer:
 
         return vllm_key(ref)
 
-    def here() -> bool:
-        from learnable.model.source import is_here
-
-        return is_here(ref)
-
     def load() -> Generator:
         from learnable.model.vllm_generator import VllmGenerator
 
         return VllmGenerator(ref)
 
-    return _Writer(name=name, identity=identity, here=here, load=load)
+    return _Writer(name=name, identity=identity, here=lambda: _is_here(ref), load=load)
 
 
 def _sampling(name: str, chosen: Diversifier, **given: float | None) -> Sampling:

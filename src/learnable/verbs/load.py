@@ -66,7 +66,8 @@ def load(
                 "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8"
             )
     rows.save_pool(pool, folder)
-    bad = pool.rows.filter(pl.col("id").is_null()).height
+    unusable = pool.rows.filter(pl.col("id").is_null())
+    bad = unusable.height
     facts = {
         "rows": pool.rows.height,
         "examples": len(pool),
@@ -77,12 +78,11 @@ def load(
         "on_error": reading.on_error,
     }
     if bad:
-        _say_unusable(pool, folder)
+        _say_unusable(unusable, pool, folder)
     return step.finish(folder, facts=facts, started=started, identity=rows.pool_identity(pool))
 
 
-def _say_unusable(pool: Pool, folder: Path) -> None:
-    unusable = pool.rows.filter(pl.col("id").is_null())
+def _say_unusable(unusable: pl.DataFrame, pool: Pool, folder: Path) -> None:
     say(
         f"{unusable.height:,} of {pool.rows.height:,} rows cannot be used; {folder / 'rows.parquet'} says why, and so will "
         "dropped.jsonl of a selection"

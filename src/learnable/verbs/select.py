@@ -153,18 +153,18 @@ def select(
             write_frame(_rows_of(frame, selection.kept), paths[0])
     if scored:
         pool = rows.load_pool(scored.links["pool"], conversations=False)
-        paths = rows.write_rows(pool, selection.kept["id"].to_list(), folder / "selected")
+        ids = selection.kept["id"]
+        paths = rows.write_rows(pool, ids.to_list(), folder / "selected")
         rows.write_dropped(pool, selection.dropped, folder / "dropped.jsonl")
         given = parameters | {"budget": budget, "selector": selector, "pin": list(pins), "ban": list(bans)}
         given["max_score"] = thresholds.max_score  # also where it is the paper's
-        ids, options = selection.kept["id"], _options(given)
         text = selection_card(
-            scored, pool, ids=ids, paths=paths, facts=facts, options=options, license=license
+            scored, pool, ids=ids, paths=paths, facts=facts, options=_options(given), license=license
         )
         with replacing(folder / "selected" / CARD) as part:
             part.write_text(text, encoding="utf-8")
         if export:
-            facts["exported"] = _export(scored, selection.kept["id"].to_list(), folder, export)
+            facts["exported"] = _export(scored, ids.to_list(), folder, export)
     facts["written"] = [str(path.relative_to(folder)) for path in paths]
     return step.finish(folder, facts=facts, started=started, links=links)
 
