@@ -26,9 +26,23 @@ def fingerprint(value: Any) -> str:
     return hashlib.blake2b(canonical.encode("utf-8", "surrogatepass"), digest_size=DIGEST_BYTES).hexdigest()
 
 
-def example_id(messages: Iterable[Message]) -> str:
-    """Return the identity of a conversation: a hash of its roles and contents, and of nothing else."""
-    return fingerprint([[message.role, message.content] for message in messages])
+def example_id(messages: Iterable[Message], *, tools: str = "") -> str:
+    """Return the identity of a conversation: a hash of its turns and tools, and of nothing else.
+
+    What a turn does not have is not hashed: an id of roles and contents alone stays what it was.
+    """
+    turns = [_turn(message) for message in messages]
+    return fingerprint([turns, {"tools": tools}] if tools else turns)
+
+
+def _turn(message: Message) -> list[Any]:
+    said = [message.role, message.content]
+    beyond = {
+        each.name: getattr(message, each.name)
+        for each in fields(message)
+        if each.name not in ("role", "content") and getattr(message, each.name) != each.default
+    }
+    return [*said, beyond] if beyond else said
 
 
 def file_digest(path: Path) -> str:

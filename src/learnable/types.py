@@ -18,23 +18,53 @@ from learnable.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ToolCall:
+    """A call that an assistant's turn makes: ``arguments`` is the JSON text of an object; ``id`` may be empty."""
+
+    name: str
+    arguments: str
+    id: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Message:
-    """One turn of a conversation; ``role`` is ``system``, ``user`` or ``assistant``."""
+    """One turn of a conversation.
+
+    ``role`` is ``system``, ``user``, ``assistant`` or ``tool`` (the result of a call). Of an assistant's turn:
+    ``reasoning`` is what it thinks before ``content``, and ``tool_calls`` are what it calls. Of a tool's turn:
+    ``name`` and ``tool_call_id`` say which call it answers. ``trained`` is False for an answer that is context only:
+    the model reads it, and its tokens carry no loss.
+    """
 
     role: str
     content: str
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str = ""
+    name: str = ""
+    trained: bool = True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Conversation:
+    """What a row means: its ``messages``, and the JSON text of the ``tools`` that the assistant may call."""
+
+    messages: tuple[Message, ...]
+    tools: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Example:
     """One training conversation.
 
-    ``id`` is a hash of the messages alone, so that the same conversation has the same id in every file.
+    ``id`` is a hash of the messages and tools alone, so that the same conversation has the same id in every file.
+    ``tools`` is the JSON text of the list of tools that the assistant may call; empty when there are none.
     """
 
     id: str
     messages: tuple[Message, ...]
     source: str
+    tools: str = ""
     meta: Mapping[str, Any] = field(default_factory=dict)
 
 
