@@ -68,7 +68,7 @@ def write_task(data: Path, folder: Path, *, longest: int, tests: int) -> dict[st
         content, _ = _cut(row)
         messages = _messages(content + usual, row[1]["content"])
         task.append({"messages": messages, "source": "task"})
-        parent = example_id(Message(**turn) for turn in messages)
+        parent = example_id(Message(role=turn["role"], content=turn["content"]) for turn in messages)
         paraphrases += [
             {
                 "messages": _messages(content + wording, row[1]["content"]),
