@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from learnable.data import FORMATS, detect
 from learnable.errors import DataError
-from learnable.types import Message
+from learnable.types import Conversation, Message
 
 text = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip)
 system = st.lists(st.builds(Message, role=st.just("system"), content=text), max_size=1)
@@ -173,25 +173,27 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
 @given(messages=multi_turn)
 def test_writing_and_reading_gives_the_same_conversation(name, messages):
     known = FORMATS[name]
-    assert known.read(known.write(messages)) == tuple(messages)
+    conversation = Conversation(messages=tuple(messages))
+    assert known.read(known.write(conversation)) == conversation
 
 
 @settings(deadline=None)
 @given(messages=single_turn)
 def test_alpaca_round_trip_with_and_without_system_turn(messages):
-    assert FORMATS["alpaca"].read(FORMATS["alpaca"].write(messages)) == tuple(messages)
+    conversation = Conversation(messages=tuple(messages))
+    assert FORMATS["alpaca"].read(FORMATS["alpaca"].write(conversation)) == conversation
 
 
 @pytest.mark.parametrize("name", FORMATS)
 @settings(deadline=None)
 @given(messages=single_turn)
 def test_a_written_row_is_detected_as_its_format(name, messages):
-    assert detect(FORMATS[name].write(messages)).name == name
+    assert detect(FORMATS[name].write(Conversation(messages=tuple(messages)))).name == name
 
 
 @pytest.mark.parametrize(("name", "row", "expected"), GOOD)
 def test_rows_people_have_are_read(name, row, expected):
-    messages = FORMATS[name].read(row)
+    messages = FORMATS[name].read(row).messages
     assert [(message.role, message.content) for message in messages] == expected
 
 
@@ -211,7 +213,7 @@ def test_unusable_rows_are_refused_with_the_reason(name, row, reason):
 def test_junk_is_read_or_refused_but_never_crashes(row):
     for known in FORMATS.values():
         try:
-            messages = known.read(row)
+            messages = known.read(row).messages
         except ValueError as error:
             assert str(error)  # noqa: PT017 - either outcome is right
         else:
@@ -219,7 +221,9 @@ def test_junk_is_read_or_refused_but_never_crashes(row):
 
 
 def test_alpaca_cannot_hold_several_turns():
-    turns = [Message(role=role, content="x") for role in ("user", "assistant", "user", "assistant")]
+    turns = Conversation(
+        messages=tuple(Message(role=role, content="x") for role in ("user", "assistant", "user", "assistant"))
+    )
     with pytest.raises(ValueError, match="user, assistant, user, assistant"):
         FORMATS["alpaca"].write(turns)
 

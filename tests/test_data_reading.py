@@ -69,7 +69,7 @@ def failure(*paths, **options):
 def test_every_kind_of_file_gives_the_same_examples(tmp_path, kind):
     pool = read([write_kind(tmp_path, kind)])
     assert [example.messages for example in pool.iter_examples()] == [
-        FORMATS["alpaca"].read(row) for row in ROWS
+        FORMATS["alpaca"].read(row).messages for row in ROWS
     ]
 
 

@@ -22,7 +22,7 @@ from learnable.mixing import MIXTURES
 from learnable.recipe_arguments import MATERIAL, SETTINGS
 from learnable.scorers import SCORERS
 from learnable.selectors import SELECTORS
-from learnable.types import Message, Reference
+from learnable.types import Conversation, Message, Reference
 from learnable.verbs import VERBS
 
 PASSES = {"before": "base", "alone": "answer alone", "after": "reference"}
@@ -258,7 +258,9 @@ KINDS: Mapping[str, Callable[[], list[Entry]]] = {
 
 
 _SETTINGS = "[@KEY=VALUE,...]"
-_TURNS = tuple(Message(role=role, content=role) for role in ("system", "user", "assistant"))
+_TURNS = Conversation(
+    messages=tuple(Message(role=role, content=role) for role in ("system", "user", "assistant"))
+)
 
 
 def _classes(table: Mapping[str, Callable[..., Any]]) -> Iterator[tuple[str, Any]]:

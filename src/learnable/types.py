@@ -559,11 +559,11 @@ class Pool:
 class Format:
     """How one kind of row is read and written.
 
-    ``matches`` tells from its keys whether a row is of this format; ``read`` gives the messages of a row and raises
-    ``ValueError`` with the reason when it cannot; ``write`` is its inverse.
+    ``matches`` tells from its keys whether a row is of this format; ``read`` gives the conversation that a row means
+    and raises ``ValueError`` with the reason when it cannot; ``write`` is its inverse.
     """
 
     name: str
     matches: Callable[[Mapping[str, Any]], bool]
-    read: Callable[[Mapping[str, Any]], tuple[Message, ...]]
-    write: Callable[[Sequence[Message]], dict[str, Any]]
+    read: Callable[[Mapping[str, Any]], Conversation]
+    write: Callable[[Conversation], dict[str, Any]]

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from learnable.errors import DataError
-from learnable.types import Format, Message
+from learnable.types import Conversation, Format, Message
 
 Row = Mapping[str, Any]
 
@@ -93,7 +93,7 @@ def _refuse_tools(row: Row) -> None:
             raise ValueError(f"tool calls are not supported ({key!r} is not empty)")
 
 
-def _checked(messages: Sequence[Message]) -> tuple[Message, ...]:
+def _checked(messages: Sequence[Message]) -> Conversation:
     """Refuse conversations without an answer to learn, or an answer to nothing."""
     if not messages:
         raise ValueError("the conversation is empty")
@@ -108,7 +108,7 @@ def _checked(messages: Sequence[Message]) -> tuple[Message, ...]:
         asked = asked or message.role == "user"
     if messages[-1].role != "assistant":
         raise ValueError(f"the conversation ends with a {messages[-1].role} turn")
-    return tuple(messages)
+    return Conversation(messages=tuple(messages))
 
 
 def _system(row: Row) -> list[Message]:
@@ -163,7 +163,7 @@ def _part_text(part: Row, name: str) -> str:
     return text_of(part.get("text"), f"the text of {name}")
 
 
-def _read_conversation(row: Row, key: str) -> tuple[Message, ...]:
+def _read_conversation(row: Row, key: str) -> Conversation:
     _refuse_tools(row)
     beside, turns = _system(row), _turns(row.get(key), repr(key))
     if beside and turns and turns[0].role == "system":
@@ -171,7 +171,7 @@ def _read_conversation(row: Row, key: str) -> tuple[Message, ...]:
     return _checked(beside + turns)
 
 
-def _read_single_turn(row: Row, *, prompt: str, contexts: Sequence[str], answer: str) -> tuple[Message, ...]:
+def _read_single_turn(row: Row, *, prompt: str, contexts: Sequence[str], answer: str) -> Conversation:
     _refuse_tools(row)
     parts = [text_of(row.get(prompt), repr(prompt))]
     parts += [text_of(row[key], repr(key)) for key in contexts if row.get(key) is not None]
@@ -180,36 +180,39 @@ def _read_single_turn(row: Row, *, prompt: str, contexts: Sequence[str], answer:
     return _checked([*_system(row), user, assistant])
 
 
-def _read_messages(row: Row) -> tuple[Message, ...]:
+def _read_messages(row: Row) -> Conversation:
     return _read_conversation(row, "messages")
 
 
-def _write_messages(messages: Sequence[Message]) -> dict[str, Any]:
-    return {"messages": _as_turns(messages)}
+def _write_messages(conversation: Conversation) -> dict[str, Any]:
+    return {"messages": _as_turns(conversation.messages)}
 
 
 def _as_turns(messages: Sequence[Message]) -> list[dict[str, str]]:
     return [{"role": message.role, "content": message.content} for message in messages]
 
 
-def _read_sharegpt(row: Row) -> tuple[Message, ...]:
+def _read_sharegpt(row: Row) -> Conversation:
     return _read_conversation(row, "conversations")
 
 
-def _write_sharegpt(messages: Sequence[Message]) -> dict[str, Any]:
+def _write_sharegpt(conversation: Conversation) -> dict[str, Any]:
     names = {"user": "human", "assistant": "gpt", "system": "system"}
     return {
-        "conversations": [{"from": names[message.role], "value": message.content} for message in messages]
+        "conversations": [
+            {"from": names[message.role], "value": message.content} for message in conversation.messages
+        ]
     }
 
 
-def _read_alpaca(row: Row) -> tuple[Message, ...]:
+def _read_alpaca(row: Row) -> Conversation:
     if row.get("history"):
         raise ValueError("earlier turns ('history') are not supported; use messages")
     return _read_single_turn(row, prompt="instruction", contexts=("input",), answer="output")
 
 
-def _write_alpaca(messages: Sequence[Message]) -> dict[str, Any]:
+def _write_alpaca(conversation: Conversation) -> dict[str, Any]:
+    messages = conversation.messages
     roles = [message.role for message in messages]
     if roles not in (["user", "assistant"], ["system", "user", "assistant"]):
         raise ValueError(f"alpaca holds one question and one answer, got the turns {', '.join(roles)}")
@@ -230,7 +233,7 @@ def _first(row: Row, keys: Sequence[str]) -> str:
     return found[0]
 
 
-def _read_prompt_completion(row: Row) -> tuple[Message, ...]:
+def _read_prompt_completion(row: Row) -> Conversation:
     prompt, completion = _first(row, PROMPTS), _first(row, COMPLETIONS)
     if isinstance(row[prompt], list | tuple) and isinstance(row[completion], list | tuple):
         turns = [*row[prompt], *row[completion]]
@@ -238,7 +241,8 @@ def _read_prompt_completion(row: Row) -> tuple[Message, ...]:
     return _read_single_turn(row, prompt=prompt, contexts=CONTEXTS, answer=completion)
 
 
-def _write_prompt_completion(messages: Sequence[Message]) -> dict[str, Any]:
+def _write_prompt_completion(conversation: Conversation) -> dict[str, Any]:
+    messages = conversation.messages
     if [message.role for message in messages] == ["user", "assistant"]:
         return {"prompt": messages[0].content, "completion": messages[1].content}
     return {"prompt": _as_turns(messages[:-1]), "completion": _as_turns(messages[-1:])}

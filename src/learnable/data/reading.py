@@ -22,7 +22,7 @@ from learnable.data.records import SUFFIXES, Record, base_name, digest_of, place
 from learnable.data.starter_task import STARTERS
 from learnable.errors import DataError, UsageError, did_you_mean
 from learnable.fingerprint import example_id
-from learnable.types import Format, Message, Pool, SourceFile
+from learnable.types import Conversation, Format, Pool, SourceFile
 
 NO_SOURCE = "none"
 
@@ -164,7 +164,7 @@ def _read_one(
     for row, record in enumerate(read_records(kind, path)):
         total += 1
         try:
-            messages, source = parser.parse(record)
+            conversation, source = parser.parse(record)
         except ValueError as error:
             columns.add_unusable(position, row, record.line, reason=str(error))
             if first_problem is None:
@@ -172,7 +172,7 @@ def _read_one(
             if not skip:
                 raise first_problem from error
         else:
-            columns.add(position, row, record.line, messages=messages, source=source)
+            columns.add(position, row, record.line, conversation=conversation, source=source)
     if first_problem is not None and not parser.formats:
         raise DataError(
             f"{name}: none of its {total:,} rows can be used: {first_problem.message}",
@@ -210,13 +210,13 @@ class _Parser:
     formats: Counter[str] = field(default_factory=Counter)
     _by_keys: dict[tuple[str, ...], Format] = field(default_factory=dict)
 
-    def parse(self, record: Record) -> tuple[tuple[Message, ...], str]:
+    def parse(self, record: Record) -> tuple[Conversation, str]:
         if record.value is None:
             raise ValueError(record.reason)
         found = FORMATS[self.forced] if self.forced is not None else self._format_of(record.value)
-        messages, source = found.read(record.value), self._source_of(record.value)
+        conversation, source = found.read(record.value), self._source_of(record.value)
         self.formats[found.name] += 1
-        return messages, source
+        return conversation, source
 
     def _format_of(self, row: Mapping[str, Any]) -> Format:
         keys = tuple([key for key, value in row.items() if value is not None])
@@ -261,11 +261,9 @@ class _Columns:
         self._roles: list[str] = []
         self._contents: list[str] = []
 
-    def add(
-        self, file: int, row: int, line: int | None, *, messages: tuple[Message, ...], source: str
-    ) -> None:
+    def add(self, file: int, row: int, line: int | None, *, conversation: Conversation, source: str) -> None:
         """Add a row that is a conversation, as an example or as the duplicate of one."""
-        identity = example_id(messages)
+        identity = example_id(conversation.messages, tools=conversation.tools)
         position = self._first.setdefault(identity, len(self._ids))
         if position < len(self._ids):
             line_there = self._lines[position] or None
@@ -274,8 +272,8 @@ class _Columns:
             return
         self._add_row(file, row, line, identity=identity, reason=None)
         self._sources.append(source)
-        self._roles += [message.role for message in messages]
-        self._contents += [message.content for message in messages]
+        self._roles += [message.role for message in conversation.messages]
+        self._contents += [message.content for message in conversation.messages]
         self._offsets.append(len(self._roles))
 
     def add_unusable(self, file: int, row: int, line: int | None, *, reason: str) -> None:

@@ -60,7 +60,7 @@ class Heldout:
         taken = {*PROMPTS, *COMPLETIONS, "output", "messages", "conversations"}
         others = {key: value for key, value in row.items() if key not in taken}
         single = {**others, "prompt": row[prompt], "completion": row[answer]}
-        return Item(messages=FORMATS["prompt_completion"].read(single), grading={})
+        return Item(messages=FORMATS["prompt_completion"].read(single).messages, grading={})
 
     def candidates(self, example: Example) -> tuple[tuple[Message, ...], ...]:
         """Return the conversation itself."""
