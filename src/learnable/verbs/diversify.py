@@ -279,8 +279,8 @@ def _to_avoid(path: str, reading: Reading) -> list[Example]:
     try:
         given = Path(path)
         # A pool was read before, with a format and a source column of its own.
-        known = None if rows.is_pool(given) else reading.format
-        return list(rows.read([path], format=known, on_error=reading.on_error).iter_examples())
+        how = Reading() if rows.is_pool(given) else replace(reading, source_column=None)
+        return list(rows.read([path], **asdict(how)).iter_examples())
     except DataError:
         return read_items(path, _item, evaluator="--avoid", n=None, seed=0)
 

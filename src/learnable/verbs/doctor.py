@@ -118,9 +118,7 @@ def _chosen(data: list[str] | None, reading: Reading, n: int | None) -> list[Exa
         return list(CONVERSATIONS)
     if n is not None and n < 2:
         raise UsageError(f"n is {n}, and batches are compared on at least 2 rows")
-    pool = rows.read(
-        data, format=reading.format, on_error=reading.on_error, source_column=reading.source_column
-    )
+    pool = rows.read(data, **asdict(reading))
     content = pl.element().struct.field("content").str.len_chars()
     order = pool.examples["messages"].list.eval(content).list.sum().arg_sort()
     count = min(n or EXAMPLES, len(pool))

@@ -51,9 +51,7 @@ def load(
     folder = step.folder(output)
     if done := step.begin(folder):
         return done
-    pool = rows.read(
-        data, format=reading.format, on_error=reading.on_error, source_column=reading.source_column
-    )
+    pool = rows.read(data, **asdict(reading))
     distinct = len(pool)
     if holdout:
         pool, aside = rows.hold_out(pool, share=holdout)

@@ -176,9 +176,7 @@ def _wanted(data: list[str], reading: Reading, *, id: str | None, n: int) -> lis
     """
     if n < 1:
         raise UsageError(f"n must be at least 1, got {n}")
-    pool = rows.read(
-        data, format=reading.format, on_error=reading.on_error, source_column=reading.source_column
-    )
+    pool = rows.read(data, **asdict(reading))
     chosen = pool.examples if id is None else pool.examples.filter(pl.col("id").str.starts_with(id))
     wanted = list(replace(pool, examples=chosen.head(n)).iter_examples())
     if not wanted and id is not None:
