@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,14 @@ import xxhash
 from learnable.types import Message
 
 DIGEST_BYTES = 16
+
+_BEYOND = {each.name: each.default for each in fields(Message) if each.name not in ("role", "content")}
+BEYOND = tuple(_BEYOND)
+"""What a turn may have beside role and content."""
+NOTHING_BEYOND = tuple(_BEYOND.values())
+"""The same of a turn that has none of it."""
+beyond_of = attrgetter(*BEYOND)
+"""Returns what a turn has beside role and content, in the order of ``BEYOND``."""
 
 
 def fingerprint(value: Any) -> str:
@@ -37,12 +46,11 @@ def example_id(messages: Iterable[Message], *, tools: str = "") -> str:
 
 def _turn(message: Message) -> list[Any]:
     said = [message.role, message.content]
-    beyond = {
-        each.name: getattr(message, each.name)
-        for each in fields(message)
-        if each.name not in ("role", "content") and getattr(message, each.name) != each.default
-    }
-    return [*said, beyond] if beyond else said
+    beyond = beyond_of(message)
+    if beyond == NOTHING_BEYOND:
+        return said
+    named = zip(BEYOND, beyond, NOTHING_BEYOND, strict=True)
+    return [*said, {name: value for name, value, empty in named if value != empty}]
 
 
 def file_digest(path: Path) -> str:

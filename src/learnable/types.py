@@ -3,6 +3,7 @@
 Letters used for shapes: n examples, T tokens of one example, k picked.
 """
 
+import json
 import math
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -535,7 +536,9 @@ class Pool:
     """All rows that were read.
 
     ``examples``: one line per distinct conversation, columns ``id``, ``source`` and ``messages`` (list of structs
-    ``role``, ``content``), in the order first seen.
+    ``role``, ``content``), in the order first seen. Where any turn has more, the structs have it too: ``reasoning``,
+    ``tool_calls`` (JSON text), ``tool_call_id``, ``name``, ``trained``; where any conversation has tools, there is a
+    column ``tools``.
     ``rows``: one line per row read, columns ``file`` (position in ``files``), ``row`` (0-based), ``line``
     (1-based line of a text file, null elsewhere), ``id`` (null for a row that could not be read) and ``reason``
     (null for a row that became an example; else why it did not, duplicates included).
@@ -550,9 +553,21 @@ class Pool:
 
     def iter_examples(self) -> Iterator[Example]:
         """Yield the distinct examples in the order first seen."""
-        for row in self.examples.iter_rows(named=True):
-            messages = tuple(Message(role=m["role"], content=m["content"]) for m in row["messages"])
-            yield Example(id=row["id"], messages=messages, source=row["source"])
+        yield from examples_of(self.examples)
+
+
+def examples_of(frame: pl.DataFrame) -> Iterator[Example]:
+    """Yield the conversations in the rows of ``Pool.examples``, in their order."""
+    for row in frame.iter_rows(named=True):
+        messages = tuple([_message(turn) for turn in row["messages"]])
+        yield Example(id=row["id"], messages=messages, source=row["source"], tools=row.get("tools", ""))
+
+
+def _message(turn: Mapping[str, Any]) -> Message:
+    if "tool_calls" not in turn:
+        return Message(**turn)
+    calls = json.loads(turn["tool_calls"] or "[]")
+    return Message(**{**turn, "tool_calls": tuple(ToolCall(**call) for call in calls)})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ import yaml
 
 from learnable.atomic import replacing
 from learnable.errors import DataError
-from learnable.types import Example, Message, Tuning
+from learnable.types import Example, Message, Tuning, examples_of
 
 Trainer = Literal["trl", "llamafactory", "axolotl"]
 
@@ -63,12 +63,7 @@ def _chosen(pool: Path, ids: Collection[str]) -> list[Example]:
             f"{len(ids) - found.height:,} of {len(ids):,} chosen ids are not in {pool}",
             hint="choose from the data that was scored",
         )
-    return [
-        Example(
-            id=row["id"], source=row["source"], messages=tuple(Message(**turn) for turn in row["messages"])
-        )
-        for row in found.iter_rows(named=True)
-    ]
+    return list(examples_of(found))
 
 
 def export(

@@ -6,7 +6,7 @@ import re
 from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import date, time
 from decimal import Decimal
 from pathlib import Path
@@ -21,7 +21,7 @@ from learnable.data.pool import is_pool, load_pool
 from learnable.data.records import SUFFIXES, Record, base_name, digest_of, place, read_records, suffix_of
 from learnable.data.starter_task import STARTERS
 from learnable.errors import DataError, UsageError, did_you_mean
-from learnable.fingerprint import example_id
+from learnable.fingerprint import BEYOND, NOTHING_BEYOND, beyond_of, example_id
 from learnable.types import Conversation, Format, Pool, SourceFile
 
 NO_SOURCE = "none"
@@ -247,6 +247,13 @@ class _Parser:
         return text_of(value, f"the source column {name!r}")
 
 
+def _stored(value: Any) -> Any:
+    """Return calls as JSON text, and anything else as it is."""
+    if not isinstance(value, tuple):
+        return value
+    return json.dumps([asdict(call) for call in value], ensure_ascii=False) if value else ""
+
+
 class _Columns:
     """Grows the columns of a pool row by row; flat lists, because a million nested objects take gigabytes."""
 
@@ -260,6 +267,9 @@ class _Columns:
         self._offsets = array("q", [0])
         self._roles: list[str] = []
         self._contents: list[str] = []
+        # Only what turns have: most pools have none of it.
+        self._beyond: dict[str, list[Any]] = {}
+        self._tools: list[str] = []
 
     def add(self, file: int, row: int, line: int | None, *, conversation: Conversation, source: str) -> None:
         """Add a row that is a conversation, as an example or as the duplicate of one."""
@@ -272,9 +282,23 @@ class _Columns:
             return
         self._add_row(file, row, line, identity=identity, reason=None)
         self._sources.append(source)
+        self._add_beyond(conversation)
         self._roles += [message.role for message in conversation.messages]
         self._contents += [message.content for message in conversation.messages]
         self._offsets.append(len(self._roles))
+
+    def _add_beyond(self, conversation: Conversation) -> None:
+        """Add what stands beside role and content; a column begins with the first conversation that has it."""
+        turns = [beyond_of(message) for message in conversation.messages]
+        if self._beyond or any(turn != NOTHING_BEYOND for turn in turns):
+            for name, empty, *values in zip(BEYOND, NOTHING_BEYOND, *turns, strict=True):
+                if name in self._beyond or any(value != empty for value in values):
+                    column = self._beyond.setdefault(name, [_stored(empty)] * len(self._roles))
+                    column += map(_stored, values)
+        if conversation.tools and not self._tools:
+            self._tools = [""] * (len(self._sources) - 1)
+        if conversation.tools or self._tools:
+            self._tools.append(conversation.tools)
 
     def add_unusable(self, file: int, row: int, line: int | None, *, reason: str) -> None:
         """Add a row that is no conversation."""
@@ -292,14 +316,19 @@ class _Columns:
 
     def examples(self) -> pl.DataFrame:
         """Return the distinct conversations in the order first seen."""
-        turns = pa.StructArray.from_arrays(
-            [pa.array(self._roles, pa.large_string()), pa.array(self._contents, pa.large_string())],
-            names=["role", "content"],
-        )
+        columns = {"role": self._roles, "content": self._contents, **self._beyond}
+        arrays = [
+            pa.array(values, pa.bool_() if name == "trained" else pa.large_string())
+            for name, values in columns.items()
+        ]
+        turns = pa.StructArray.from_arrays(arrays, names=list(columns))
         offsets = pa.array(np.frombuffer(self._offsets, dtype=np.int64))
         messages = pl.Series("messages", pa.LargeListArray.from_arrays(offsets, turns))
         identities = pl.Series("id", list(self._first), dtype=pl.String)
-        return pl.DataFrame([identities, pl.Series("source", self._sources, dtype=pl.String), messages])
+        tools = [pl.Series("tools", self._tools, dtype=pl.String)] if self._tools else []
+        return pl.DataFrame(
+            [identities, pl.Series("source", self._sources, dtype=pl.String), messages, *tools]
+        )
 
     def rows(self) -> pl.DataFrame:
         """Return what became of every row."""
