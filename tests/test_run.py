@@ -98,6 +98,27 @@ def test_a_second_run_does_nothing(lobass, measured):
     assert measured == []
 
 
+def test_scores_of_a_killed_run_cost_what_those_of_an_unbroken_one_do(lobass, monkeypatch, tmp_path):
+    monkeypatch.setattr(measure, "STORE_EVERY_S", 0.0)
+    usual = ("loading.batch_tokens=200", "score.scorers=[loss]", "select.by=loss")
+    unbroken = lobass(*usual)["scores"].cost
+    shutil.rmtree(tmp_path / "runs")
+    nll, batches = LanguageModel.nll, []
+
+    def killed(self, batch):
+        batches.append(batch)
+        if len(batches) == 3:
+            raise KeyboardInterrupt
+        return nll(self, batch)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LanguageModel, "nll", killed)
+        with pytest.raises(KeyboardInterrupt):
+            lobass(*usual)
+    resumed = lobass(*usual)["scores"].cost
+    assert (resumed.tokens, resumed.passes) == (unbroken.tokens, unbroken.passes)
+
+
 def test_another_budget_costs_no_pass(lobass, measured):
     lobass()
     measured.clear()

@@ -251,3 +251,63 @@ def test_damaged_record_is_named(tmp_path, content):
     (tmp_path / "step.json").write_bytes(content)
     with pytest.raises(StoreError, match=r"step\.json"):
         read_json(tmp_path / "step.json")
+
+
+# What a step costs that was killed and goes on.
+
+
+def killed_after(folder, *, tokens, seconds, monkeypatch):
+    """Begin a step, let it compute for a while, and leave it as a kill does."""
+    now = time.monotonic()
+    step = Step(verb=STEP.verb, parameters=STEP.parameters, inputs=STEP.inputs)
+    with monkeypatch.context() as patched:
+        patched.setattr(time, "monotonic", lambda: now)
+        assert step.begin(folder) is None
+        patched.setattr(time, "monotonic", lambda: now + seconds)
+        steps.note(tokens)
+
+
+def test_cost_counts_all_attempts(folder, monkeypatch):
+    killed_after(folder, tokens=100, seconds=50, monkeypatch=monkeypatch)
+    killed_after(folder, tokens=30, seconds=20, monkeypatch=monkeypatch)
+    cost = finish(STEP, folder, tokens=70, pool_tokens=400).cost
+    assert (cost.tokens, cost.passes) == (200, 0.5)
+    assert cost.seconds == pytest.approx(70, abs=5)
+    assert read_outcome(folder).cost == cost
+
+
+def test_a_step_that_goes_on_with_nothing_left_to_compute_cost_what_it_cost(folder, monkeypatch):
+    killed_after(folder, tokens=100, seconds=50, monkeypatch=monkeypatch)
+    cost = finish(STEP, folder, tokens=0, pool_tokens=100).cost
+    assert (cost.tokens, cost.passes) == (100, 1.0)
+
+
+def test_another_step_does_not_inherit_the_cost_whose_place_it_takes(folder, monkeypatch):
+    killed_after(folder, tokens=100, seconds=50, monkeypatch=monkeypatch)
+    assert finish(Step(verb="select", parameters={}), folder).cost.tokens == 0
+
+
+def test_a_step_within_another_counts_for_both(tmp_path, monkeypatch):
+    outer = Step(verb="compare", parameters={})
+    outer.begin(tmp_path / "outer")
+    killed_after(tmp_path / "inner", tokens=40, seconds=10, monkeypatch=monkeypatch)
+    inner = finish(
+        Step(verb="score", parameters=STEP.parameters, inputs=STEP.inputs), tmp_path / "inner", tokens=60
+    )
+    assert inner.cost.tokens == 100
+    del outer  # killed
+    outer = Step(verb="compare", parameters={})
+    assert finish(outer, tmp_path / "outer", tokens=5).cost.tokens == 105
+
+
+def test_a_step_that_failed_lets_others_in_and_is_not_charged_for_them(tmp_path):
+    failed = Step(verb="score", parameters={"a": 1})
+    failed.begin(tmp_path / "failed")
+    del failed
+    finish(Step(verb="score", parameters={"b": 1}), tmp_path / "other", tokens=1_000)
+    again = Step(verb="score", parameters={"a": 1})
+    assert finish(again, tmp_path / "failed", tokens=3).cost.tokens == 3
+
+
+def test_seconds_known_from_elsewhere_count(folder):
+    assert finish(STEP, folder, at_least_s=1e4).cost.seconds == 1e4

@@ -80,6 +80,53 @@ def test_read_gives_an_example_once_when_two_runs_measured_it(store):
     assert store.read(NLL, ids("abc"))["nll"].to_list() == [1.0, 2.0, 3.0]
 
 
+def test_parts_that_disagree_are_an_error_that_names_both_files(store):
+    store.write(NLL, table(a=1.0, b=2.0))
+    store.write(NLL, table(b=2.0 + 2**-51, c=3.0))
+    with pytest.raises(StoreError, match="disagree on 1 of 3") as caught:
+        store.read(NLL, ids("abc"))
+    assert all(str(part) in caught.value.message for part in parts(store))
+    assert store.read(NLL, ids("ac"))["nll"].to_list() == [1.0, 3.0]
+
+
+def test_parts_that_disagree_only_about_other_examples_are_read(store):
+    store.write(NLL, table(a=1.0, b=2.0))
+    store.write(NLL, table(a=1.0, b=3.0))
+    assert store.read(NLL, ids("a"))["nll"].to_list() == [1.0]
+
+
+@pytest.mark.parametrize("other", [[1.0, 2.5], [1.0]], ids=["another number", "another length"])
+def test_lists_are_compared_as_a_whole(store, other):
+    def losses(values):
+        column = pl.Series("token_nll", [values], dtype=pl.List(pl.Float32))
+        return pl.DataFrame({"id": ["a"]}).with_columns(column)
+
+    by_token = Measure(kind="token_nll", model="m1", parameters={})
+    store.write(by_token, losses([1.0, 2.0]))
+    store.write(by_token, losses([1.0, 2.0]))
+    assert store.read(by_token, ids("a"))["token_nll"].to_list() == [[1.0, 2.0]]
+    store.write(by_token, losses(other))
+    with pytest.raises(StoreError, match="disagree"):
+        store.read(by_token, ids("a"))
+
+
+def test_undefined_values_agree(store):
+    store.write(NLL, table(a=float("nan")))
+    store.write(NLL, table(a=float("nan")))
+    assert store.read(NLL, ids("a")).height == 1
+
+
+def test_what_another_run_stored_meanwhile_stays_and_is_what_both_read(store):
+    """Another pool has other batches, and so another rounding: both runs must end with one number."""
+    other = Store(store.folder)
+    for run in (store, other):
+        assert run.missing(NLL, ids("ab")).to_list() == ["a", "b"]
+    other.write(NLL, table(a=1.0))
+    store.write(NLL, table(a=1.0 + 2**-52, b=2.0))
+    for run in (store, other):
+        assert run.read(NLL, ids("ab"))["nll"].to_list() == [1.0, 2.0]
+
+
 def test_an_example_that_was_measured_twice_does_not_stand_for_one_that_was_not(store):
     store.write(NLL, table(a=1.0))
     store.write(NLL, table(a=1.0))

@@ -15,9 +15,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from trl.trainer.utils import add_fused_lm_head
 
+from learnable import verbs
 from learnable.errors import ModelError, TrainError, UsageError
 from learnable.model import LanguageModel, Renderer
-from learnable.testing import tiny_model, toy_examples
+from learnable.testing import tiny_model, toy_examples, write_messages
 from learnable.training import (
     LengthGroupedBatches,
     assign_folds,
@@ -29,7 +30,7 @@ from learnable.training import (
     trainer,
 )
 from learnable.training.batches import padded, pieces, share
-from learnable.types import ModelRef, Reference, Tuning
+from learnable.types import Loading, ModelRef, Reference, Tuning
 
 FAST = Tuning(learning_rate=1e-2, batch_size=4, rank=4)
 
@@ -133,6 +134,30 @@ def test_a_killed_run_goes_on_to_the_same_weights(ref, rendered, trained, tmp_pa
     assert all(torch.equal(unbroken[name], resumed[name]) for name in unbroken)
     losses = (pl.read_parquet(folder / sft.LAST_EPOCH) for folder in (trained.folder, tmp_path))
     assert_frame_equal(*losses)
+
+
+def test_a_reference_that_was_killed_costs_all_its_trainings(tiny, tmp_path, monkeypatch):
+    rows = write_messages(toy_examples(24), tmp_path / "rows.jsonl")
+    how = Reference(folds=3, learning_rate=1e-2, batch_size=4, rank=2)
+    given = {"model": str(tiny), "loading": Loading(dtype="float32"), "reference": how}
+    unbroken = verbs.train([str(rows)], output=str(tmp_path / "unbroken"), **given)
+    begun = Counter()
+    build = sft._trainer
+
+    def killed(*args, **kwargs):
+        begun["trainings"] += 1
+        if begun["trainings"] == 3:
+            raise KeyboardInterrupt
+        return build(*args, **kwargs)
+
+    monkeypatch.setattr(sft, "_trainer", killed)
+    with pytest.raises(KeyboardInterrupt):
+        verbs.train([str(rows)], output=str(tmp_path / "resumed"), **given)
+    monkeypatch.setattr(sft, "_trainer", build)
+    resumed = verbs.train([str(rows)], output=str(tmp_path / "resumed"), **given)
+    parts = [json.loads(path.read_text()) for path in (tmp_path / "resumed").glob("part-*/training.json")]
+    assert resumed.cost.tokens == unbroken.cost.tokens == sum(part["tokens"] for part in parts)
+    assert resumed.cost.seconds >= sum(part["seconds"] for part in parts)
 
 
 def test_a_checkpoint_that_was_not_finished_is_thrown_away(ref, rendered, trained, tmp_path):

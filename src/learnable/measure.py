@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from learnable.progress import bar, say
+from learnable.steps import note
 from learnable.store import Store
 from learnable.types import Measure, Model, Rendered, Work
 
@@ -163,24 +164,46 @@ def _by_length(rendered: Sequence[Rendered]) -> Callable[[int], tuple[int, bytes
     return place
 
 
-def run(todo: Plan, model: Model, rendered: Sequence[Rendered], *, store: Store, label: str) -> None:
-    """Run the planned batches; results are stored every few seconds, so that a killed run goes on where it was."""
+def run(
+    todo: Plan,
+    model: Model,
+    rendered: Sequence[Rendered],
+    *,
+    store: Store,
+    label: str,
+    counts: bool = True,
+) -> None:
+    """Run the planned batches; results are stored every few seconds, so that a killed run goes on where it was.
+
+    Args:
+        todo: The batches.
+        model: What measures.
+        rendered: What was planned.
+        store: Where results are kept.
+        label: What the progress bar says.
+        counts: Whether the tokens are part of what the step at work costs; those of an evaluation are not.
+    """
     if not todo.batches:
         return
     ids: list[str] = []
     values: list[np.ndarray] = []
+    tokens = 0
     batches = [[rendered[position] for position in batch] for batch in todo.batches]
     last, before = time.monotonic(), model.work
     with bar(label, todo.tokens) as progress:
         for number, found in model.measure(todo.measure.kind, batches):
             values.extend(found)
             ids.extend(example.id for example in batches[number])
-            progress.advance(sum(len(example.ids) for example in batches[number]))
+            measured = sum(len(example.ids) for example in batches[number])
+            progress.advance(measured)
+            tokens += measured
             if time.monotonic() - last >= STORE_EVERY_S:
                 _flush(todo.measure, ids, values, store)
-                ids, values, last = [], [], time.monotonic()
+                note(tokens if counts else 0)
+                ids, values, tokens, last = [], [], 0, time.monotonic()
     if ids:
         _flush(todo.measure, ids, values, store)
+        note(tokens if counts else 0)
     _say_speed(model, model.work - before, label)
 
 

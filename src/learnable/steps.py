@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import time
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -21,26 +22,66 @@ from learnable.errors import StoreError
 from learnable.fingerprint import fingerprint
 
 BEGUN, DONE, LOCK = "begun.json", "step.json", "run.lock"
-_HELD: dict[Path, FileLock] = {}
+SPENT, NOTE_EVERY_S = "spent", 5.0
 FORMAT = 1
 """Raised when a step's output changes its form, so that old results are made anew."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What a step computed in this run; what was stored before costs nothing.
+    """What a step computed, killed attempts included; what was stored before it began costs nothing.
 
     Args:
         tokens: Tokens that went through a model, without padding.
         passes: The same in passes over the pool.
-        seconds: Wall-clock time.
-        peak_memory_bytes: Highest resident memory of the process up to the end of the step.
+        seconds: Wall-clock time of all attempts, of a killed one up to its last note.
+        peak_memory_bytes: Highest resident memory of a process up to the end of the step.
     """
 
     tokens: int = 0
     passes: float = 0.0
     seconds: float = 0.0
     peak_memory_bytes: int = 0
+
+
+@dataclass(kw_only=True)
+class _Attempt:
+    """A step at work in this process; ``earlier`` is what attempts before it spent, ``tokens`` what this one noted."""
+
+    lock: FileLock
+    folder: Path
+    record: Mapping[str, Any]
+    earlier: Cost
+    tokens: int = 0
+    started: float = field(default_factory=time.monotonic)
+    noted: float = field(default_factory=time.monotonic)
+
+    @property
+    def spent(self) -> Cost:
+        """What was spent so far, up to now."""
+        return Cost(
+            tokens=self.earlier.tokens + self.tokens,
+            seconds=self.earlier.seconds + time.monotonic() - self.started,
+            peak_memory_bytes=max(self.earlier.peak_memory_bytes, peak_memory_bytes()),
+        )
+
+
+_AT_WORK: dict[Path, _Attempt] = {}
+"""The steps at work in this process by folder; a step stands after the one that it is done within."""
+
+
+def note(tokens: int = 0) -> None:
+    """Write down what the steps at work have spent so far, for a later attempt should this one be killed.
+
+    Args:
+        tokens: That were computed since the last note and are kept; they count for the innermost step.
+    """
+    for number, attempt in enumerate(reversed(_AT_WORK.values())):
+        new = tokens if number == 0 else 0
+        attempt.tokens += new
+        if new or time.monotonic() - attempt.noted >= NOTE_EVERY_S:
+            attempt.noted = time.monotonic()
+            write_json(attempt.folder / BEGUN, {**attempt.record, SPENT: asdict(attempt.spent)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,9 +177,13 @@ class Step:
             self._refuse_other(folder, BEGUN)
         elif folder.exists() and not leftover:
             raise StoreError(f"{folder} is there already, and holds something else", hint="choose another -o")
-        self._lock(folder)
+        lock = self._lock(folder)
         record = {"format": FORMAT, "verb": self.verb, "parameters": self.parameters, "inputs": self.inputs}
-        write_json(folder / BEGUN, record)
+        earlier = _spent(folder, record)
+        write_json(folder / BEGUN, {**record, SPENT: asdict(earlier)})
+        _AT_WORK[folder.resolve()] = _Attempt(lock=lock, folder=folder, record=record, earlier=earlier)
+        # A step that fails is gone with its last name; until then, or until it is finished, it is at work.
+        weakref.finalize(self, _leave, folder.resolve(), lock)
         return None
 
     def finish(
@@ -150,7 +195,9 @@ class Step:
         links: Mapping[str, Path] | None = None,
         identity: str | None = None,
         tokens: int = 0,
+        pool_tokens: int | None = None,
         passes: float = 0.0,
+        at_least_s: float = 0.0,
     ) -> Outcome:
         """Write the record that says the step is done.
 
@@ -160,14 +207,19 @@ class Step:
             started: ``time.monotonic()`` at the start.
             links: Folders of the steps this one read.
             identity: What later steps depend on, when it is not the step's own fingerprint.
-            tokens: Tokens that went through a model in this run.
-            passes: The same in passes over the pool.
+            tokens: Tokens that went through a model in this attempt.
+            pool_tokens: Those of one pass over the pool, where passes are to be counted by them.
+            passes: Passes over the pool, where they are known otherwise.
+            at_least_s: Seconds of all attempts that are known from elsewhere.
         """
+        attempt = _AT_WORK.pop(folder.resolve(), None)
+        earlier = attempt.earlier if attempt else Cost()
+        tokens += earlier.tokens
         cost = Cost(
             tokens=tokens,
-            passes=passes,
-            seconds=time.monotonic() - started,
-            peak_memory_bytes=peak_memory_bytes(),
+            passes=passes if pool_tokens is None else tokens / max(pool_tokens, 1),
+            seconds=max(earlier.seconds + time.monotonic() - started, at_least_s),
+            peak_memory_bytes=max(earlier.peak_memory_bytes, peak_memory_bytes()),
         )
         outcome = Outcome(
             verb=self.verb,
@@ -190,15 +242,16 @@ class Step:
             "cost": asdict(cost),
         }
         write_json(folder / DONE, record)
-        if lock := _HELD.pop(folder.resolve(), None):
-            lock.release()
+        if attempt:
+            attempt.lock.release()
             (folder / LOCK).unlink(missing_ok=True)
+        note(tokens)
         return outcome
 
-    def _lock(self, folder: Path) -> None:
+    def _lock(self, folder: Path) -> FileLock:
         """Keep other processes out until the step is finished or this process ends, however it ends."""
-        if folder.resolve() in _HELD:  # an earlier try in this process failed
-            return
+        if folder.resolve() in _AT_WORK:  # an earlier try in this process failed
+            return _AT_WORK.pop(folder.resolve()).lock
         lock = FileLock(folder / LOCK)
         with disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -208,7 +261,7 @@ class Step:
                 raise StoreError(
                     f"another run is at work in {folder}", hint="wait for it, or choose another -o"
                 ) from error
-        _HELD[folder.resolve()] = lock
+        return lock
 
     def _refuse_other(self, folder: Path, name: str) -> None:
         known = read_json(folder / name)
@@ -232,6 +285,22 @@ class Step:
                         f"{key} was {old.get(key)!r}, now {new.get(key)!r}",
                         hint="choose another -o, or delete that folder",
                     )
+
+
+def _spent(folder: Path, record: Mapping[str, Any]) -> Cost:
+    """Return what earlier attempts of the step with this record noted."""
+    if not (folder / BEGUN).is_file():
+        return Cost()
+    begun = read_json(folder / BEGUN)
+    same = all(begun.get(name) == value for name, value in json.loads(json.dumps(record)).items())
+    return Cost(**begun.get(SPENT, {})) if same else Cost()
+
+
+def _leave(folder: Path, lock: FileLock) -> None:
+    """Let others into the folder of a step that is over."""
+    if folder in _AT_WORK and _AT_WORK[folder].lock is lock:
+        del _AT_WORK[folder]
+        lock.release()
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """Measurements on disk: Parquet parts, keyed by example id and by the measure that made them.
 
 One folder per measure; a part is written aside and then renamed, so a reader never sees half of one and a killed run
-loses at most the part it was working on.
+loses at most the part it was working on. A measure has one value for an example: what another run stored in the
+meantime is not stored again, and parts that disagree, copied from elsewhere, are an error.
 """
 
 import uuid
@@ -15,6 +16,7 @@ import polars as pl
 from learnable.atomic import write_frame, write_json
 from learnable.errors import StoreError
 from learnable.fingerprint import fingerprint
+from learnable.steps import note, waiting_lock
 from learnable.types import Measure
 
 
@@ -27,6 +29,7 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._seen: set[Path] = set()
 
     def missing(self, measure: Measure, ids: pl.Series) -> pl.Series:
         """Return those of ``ids`` (n,) for which nothing is stored yet, in their order.
@@ -34,9 +37,11 @@ class Store:
         Raises:
             StoreError: If a part cannot be read.
         """
-        stored = self._scan(measure)
-        if stored is None:
+        parts = self._parts(measure)
+        self._seen.update(parts)
+        if not parts:
             return ids
+        stored = pl.scan_parquet(parts)
         wanted = pl.LazyFrame({"id": ids}).join(
             stored.select("id"), on="id", how="anti", maintain_order="left"
         )
@@ -44,30 +49,41 @@ class Store:
             return wanted.collect(engine="streaming")["id"]
 
     def write(self, measure: Measure, frame: pl.DataFrame) -> None:
-        """Add a part: a frame with a column ``id`` and the measured columns.
+        """Add a part: a frame with a column ``id`` and the measured columns, without what another run stored meanwhile.
+
+        Another batch, hence another rounding, may have given another number in that run; both then use the first.
 
         Raises:
             DiskError: If it cannot be written, for example because the disk is full.
+            StoreError: If a part of another run cannot be read.
         """
         folder = self._folder(measure)
-        if not (folder / "measure.json").exists():
-            write_json(folder / "measure.json", asdict(measure))
-        write_frame(frame, folder / f"{uuid.uuid4().hex}.parquet")
+        with waiting_lock(folder / "write.lock"):
+            if not (folder / "measure.json").exists():
+                write_json(folder / "measure.json", asdict(measure))
+            if others := sorted(set(self._parts(measure)) - self._seen):
+                with _part_errors(folder):
+                    frame = frame.join(pl.read_parquet(others, columns=["id"]), on="id", how="anti")
+            part = folder / f"{uuid.uuid4().hex}.parquet"
+            self._seen.update([*others, part])
+            if frame.height:
+                write_frame(frame, part)
+        note()
 
     def read(self, measure: Measure, ids: pl.Series) -> pl.DataFrame:
         """Return what is stored for ``ids`` (n,): columns ``id`` and the measured ones, n rows in the order of ``ids``.
 
         Raises:
-            StoreError: If something is missing, or a part cannot be read.
+            StoreError: If something is missing, a part cannot be read, or two parts disagree.
         """
-        stored = self._scan(measure)
-        if stored is None:
+        parts = self._parts(measure)
+        if not parts:
             raise StoreError(f"nothing is stored for the measure {measure.kind}", hint="run it first")
-        wanted = pl.LazyFrame({"id": ids})
+        stored, wanted = pl.scan_parquet(parts), pl.LazyFrame({"id": ids})
         with _part_errors(self._folder(measure)):
             found = _joined(wanted, stored)
             if not found["id"].equals(ids):
-                # Two runs at the same time may have measured the same example; either number serves.
+                _check_agreement(parts, ids)
                 found = _joined(wanted, stored.unique(subset="id", keep="any"))
         if found.height != len(ids):
             raise StoreError(
@@ -78,13 +94,33 @@ class Store:
     def _folder(self, measure: Measure) -> Path:
         return self.folder / f"{measure.kind}-{fingerprint(measure)[:16]}"
 
-    def _scan(self, measure: Measure) -> pl.LazyFrame | None:
-        parts = sorted(self._folder(measure).glob("*.parquet"))
-        return pl.scan_parquet(parts) if parts else None
+    def _parts(self, measure: Measure) -> list[Path]:
+        return sorted(self._folder(measure).glob("*.parquet"))
 
 
 def _joined(wanted: pl.LazyFrame, stored: pl.LazyFrame) -> pl.DataFrame:
     return wanted.join(stored, on="id", how="inner", maintain_order="left").collect(engine="streaming")
+
+
+def _check_agreement(parts: list[Path], ids: pl.Series) -> None:
+    """Refuse parts that hold different values for one example; the same value twice is fine.
+
+    Raises:
+        StoreError: If two parts disagree.
+    """
+    stored = pl.scan_parquet(parts, include_file_paths="part")
+    kept = stored.join(pl.LazyFrame({"id": ids}), on="id", how="semi").collect(engine="streaming")
+    values = kept.select(pl.exclude("part")).unique()
+    disagreeing = values.filter(pl.col("id").is_duplicated())["id"]
+    if disagreeing.is_empty():
+        return
+    first = disagreeing.min()
+    one, other = kept.filter(id=first).unique(pl.exclude("id", "part"), maintain_order=True)["part"][:2]
+    raise StoreError(
+        f"two parts of the store disagree on {disagreeing.n_unique():,} of {ids.n_unique():,} examples, such as "
+        f"{str(first)[:8]}: {one} and {other}",
+        hint="delete the part that you do not trust, or both: what is missing then is measured again",
+    )
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from learnable.diversifying.gates import UNANSWERED, Avoided
 from learnable.errors import ModelError, UsageError
 from learnable.fingerprint import example_id, fingerprint
 from learnable.progress import bar, say
+from learnable.steps import note
 from learnable.store import Store
 from learnable.types import Answer, Generator, Measure, Message, Sampling
 
@@ -187,10 +188,14 @@ class Drawing:
         """Store what is drawn, every few seconds."""
         rows: list[tuple[str, str, bool]] = []
         room, came, last = self.sampling.max_new_tokens, 0, time.monotonic()
+        noted = self.tally.tokens
 
         def flush() -> None:
+            nonlocal noted
             if rows:
                 self.store.write(measure, pl.DataFrame(rows, schema=_COLUMNS, orient="row"))
+                note(self.tally.tokens - noted)
+                noted = self.tally.tokens
                 rows.clear()
 
         try:

@@ -201,7 +201,7 @@ def _likelihoods(
     rendered = model.renderer.render(list(distinct.values()), max_length=max_length, skip_refused=True)
     measure = measure_of(model, rendering=model.renderer.key, max_length=max_length)
     todo = plan(measure, rendered, store=store, batch_tokens=model.batch_tokens)
-    run(todo, model, rendered, store=store, label=label)
+    run(todo, model, rendered, store=store, label=label, counts=False)
     scored = _scored(measure, rendered, store)
     return [_graded(evaluator, e, [scored[i] for i in group]) for e, group in zip(examples, ids, strict=True)]
 

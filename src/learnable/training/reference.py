@@ -12,7 +12,7 @@ import polars as pl
 from learnable.atomic import write_frame, write_json
 from learnable.errors import TrainError
 from learnable.fingerprint import fingerprint
-from learnable.training.sft import LAST_EPOCH, fine_tune
+from learnable.training.sft import LAST_EPOCH, Trained, fine_tune
 from learnable.types import ModelRef, Reference, Rendered
 
 
@@ -90,7 +90,7 @@ def train_reference(
     *,
     reference: Reference,
     processes: int = 1,
-) -> int:
+) -> list[Trained]:
     """Train the models of a reference into ``folder``; what is finished there is not repeated.
 
     Args:
@@ -102,7 +102,7 @@ def train_reference(
         processes: As for ``fine_tune``.
 
     Returns:
-        How many tokens were trained on in this run, over all epochs and models.
+        What each training did, in this run or before.
 
     Raises:
         TrainError: If there are fewer examples than folds.
@@ -118,7 +118,7 @@ def train_reference(
     )
     used = set(drawn[: max(1, round(reference.fraction * len(ids)))])
     fold = assign_folds(ids, sources, folds=max(reference.folds, 1), seed=reference.seed)
-    parts, tokens = [], 0
+    parts, trainings = [], []
     for number in range(max(reference.folds, 1)):
         inside = [i for i in range(len(ids)) if i in used and (not reference.folds or fold[i] != number)]
         label = "training the reference" + (
@@ -134,11 +134,11 @@ def train_reference(
             processes=processes,
             keep_losses=reference.last_epoch_loss,
         )
-        tokens += trained.tokens if trained.ran else 0
+        trainings.append(trained)
         parts.append({"name": name, "kind": "adapter" if reference.method == "lora" else "model"})
     write_frame(pl.DataFrame({"id": ids, "part": fold}), folder / "assignment.parquet")
     write_json(folder / "reference.json", {"parts": parts})
-    return tokens
+    return trainings
 
 
 def no_assignment() -> pl.DataFrame:

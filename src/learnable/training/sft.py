@@ -28,6 +28,7 @@ from learnable.errors import TrainError, UsageError
 from learnable.model.loading import load_network, load_tokenizer, quiet
 from learnable.model.source import resolved_device, resolved_dtype
 from learnable.progress import bar
+from learnable.steps import note
 from learnable.training import devices
 from learnable.training.batches import Batches, LengthGroupedBatches
 from learnable.training.trainer import ResponseTrainer
@@ -380,4 +381,5 @@ class _Checkpoints(TrainerCallback):
             np.save(folder / KEPT_LOSSES, self._losses)
         with replacing(folder / COMPLETE) as part:
             part.write_text(f"{self._saved - self._started:.1f}", encoding="ascii")
+        note()
         self._pause_s = max(CHECKPOINT_EVERY_S, 10 * (self._saved - self._asked) * (CHECKPOINT_EVERY_S > 0))

@@ -186,8 +186,9 @@ def compare(
         "tuning": asdict(tuning) | {"learning_rate": tuning.peak_learning_rate},
         "in both": overlap.select("evaluation", "item").unique().height,
     }
-    passes = trials.tokens / max(tokens, 1)
-    return step.finish(folder, facts=facts, started=started, links=links, tokens=trials.tokens, passes=passes)
+    return step.finish(
+        folder, facts=facts, started=started, links=links, tokens=trials.tokens, pool_tokens=tokens
+    )
 
 
 def _heldout_of(loaded: Outcome) -> Path:

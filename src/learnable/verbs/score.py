@@ -151,8 +151,9 @@ def score(
         "vectors": vectors,
         **rules_of(methods),
     }
-    share = passes.tokens / max(total, 1)
-    return step.finish(folder, facts=facts, started=started, links=links, tokens=passes.tokens, passes=share)
+    return step.finish(
+        folder, facts=facts, started=started, links=links, tokens=passes.tokens, pool_tokens=total
+    )
 
 
 def rules_of(methods: dict[str, Scorer]) -> dict[str, Any]:

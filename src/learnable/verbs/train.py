@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from learnable.comparing import Init
 from learnable.errors import UsageError
@@ -16,6 +16,9 @@ from learnable.steps import Outcome, Step
 from learnable.types import Example, Loading, ModelRef, NewToken, NewTokens, Reading, Reference
 from learnable.verbs.inputs import given_part, length_limit, pool_of, would_run
 from learnable.verbs.options import Flat, Output, Several
+
+if TYPE_CHECKING:
+    from learnable.training import Trained
 
 
 def train(
@@ -83,21 +86,30 @@ def train(
     from learnable.model import Renderer
     from learnable.training import given_reference, train_reference
 
-    trained = 0
+    trainings: list[Trained] = []
     skip = loaded.facts["on_error"] == "skip"
     if reference.model is not None:
         given_reference(name, kind, folder)
     elif new is not None:
         say(f"training with {new}: {_price(reference, len(pool))}")
         examples = list(pool.iter_examples())
-        trained = _with_tokens(ref, examples, folder, new, reference, longest, skip=skip, processes=processes)
+        trainings = _with_tokens(
+            ref, examples, folder, new, reference, longest, skip=skip, processes=processes
+        )
     else:
         say(f"training the reference ({reference.method}): {_price(reference, len(pool))}")
         rendered = Renderer.of(ref).render(list(pool.iter_examples()), max_length=longest, skip_refused=skip)
         sources = pool.examples["source"].to_list()
-        trained = train_reference(ref, rendered, sources, folder, reference=reference, processes=processes)
+        trainings = train_reference(ref, rendered, sources, folder, reference=reference, processes=processes)
+    # Its trainings lie in this folder alone, so each of them is part of what the step cost, whenever it ran.
     return step.finish(
-        folder, facts=facts, started=started, links=links, tokens=trained, passes=reference.passes
+        folder,
+        facts=facts,
+        started=started,
+        links=links,
+        tokens=sum(each.tokens for each in trainings),
+        passes=reference.passes,
+        at_least_s=sum(each.seconds for each in trainings),
     )
 
 
@@ -158,12 +170,12 @@ def _with_tokens(
     *,
     skip: bool,
     processes: int,
-) -> int:
-    """Write the whole trained model into ``folder``; return how many tokens were trained on in this run."""
+) -> "list[Trained]":
+    """Write the whole trained model into ``folder``; return its training."""
     from learnable.model import Renderer, token_ids, with_tokens
     from learnable.training import fine_tune, given_reference, save_whole
 
-    tokens = 0
+    trainings = []
     # A configuration is what a whole model gets last: a run that was killed after it has only to clear up.
     if not (folder / "config.json").is_file():
         base = with_tokens(ref, new, folder / "base")
@@ -178,9 +190,9 @@ def _with_tokens(
             token_ids=ids,
             processes=processes,
         )
-        tokens = trained.tokens if trained.ran else 0
+        trainings.append(trained)
         save_whole(base, folder / "adapter", folder)
     given_reference(".", "model", folder)
     for leftover in (folder / "base", folder / "adapter", *folder.glob("merged*")):
         shutil.rmtree(leftover, ignore_errors=True)  # all of it is in the whole model
-    return tokens
+    return trainings

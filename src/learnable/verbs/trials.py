@@ -14,7 +14,7 @@ from learnable.comparing import RANDOM, Arm, Method, SelectionCost
 from learnable.evaluating import Completion, JudgeEvaluator, completions, judged
 from learnable.fingerprint import fingerprint
 from learnable.progress import say
-from learnable.steps import Outcome, waiting_lock
+from learnable.steps import Outcome, note, waiting_lock
 from learnable.store import Store
 from learnable.types import Loading, ModelRef, Rendered, Tuning
 from learnable.verbs.evaluate import Evaluation, graded_all
@@ -167,7 +167,9 @@ class Trials:
             # Two comparisons may share a store, and an arm.
             with waiting_lock(self.store / "arms" / f"{name}.lock"):
                 trained = fine_tune(self.ref, chosen, self.store / "arms" / name, tuning=how, label=label)
-            self.tokens += trained.tokens if trained.ran else 0
+            if trained.ran:
+                self.tokens += trained.tokens
+                note(trained.tokens)
             trainings.append(trained)
         return trainings
 
