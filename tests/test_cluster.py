@@ -7,6 +7,7 @@ import functools
 import pickle
 import socket
 from dataclasses import replace
+from pathlib import Path
 
 import peft
 import polars as pl
@@ -19,7 +20,7 @@ from learnable import progress
 from learnable.errors import ModelError, UsageError
 from learnable.measure import measure_of, plan, run
 from learnable.model import LanguageModel, generation
-from learnable.model.cluster import ClusterModel, pool_of_workers
+from learnable.model.cluster import ClusterModel, connected, pool_of_workers
 from learnable.model.cluster_worker import Worker, ran
 from learnable.model.cluster_worker import opened as result_of
 from learnable.store import Store
@@ -95,6 +96,19 @@ def test_a_cluster_that_does_not_answer(ref):
         taken.bind(("127.0.0.1", 0))  # and nobody listens
         with pytest.raises(ModelError, match=r"cannot reach the Ray cluster 127\.0\.0\.1:\d+: .*refused"):
             opened(ref, on=f"ray:127.0.0.1:{taken.getsockname()[1]}")
+
+
+def test_workers_import_nothing_from_the_working_folder(monkeypatch, tmp_path):
+    import ray
+
+    places = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **_: places.append(Path.cwd()))  # gives its folder to the workers
+    connected("ray")
+    assert places == [Path(tmp_path.anchor)]
+    assert Path.cwd() == tmp_path
 
 
 def test_an_outside_benchmark_needs_the_model_here():

@@ -1,11 +1,18 @@
 """Methods are found by name, with parameters, or in outside code; mistakes are named."""
 
+import importlib.util
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
+from learnable.diversifying import DIVERSIFIERS
 from learnable.errors import UsageError
-from learnable.registry import build
+from learnable.evaluating import EVALUATORS
+from learnable.registry import CONTRACTS, _imported, build, is_module
+from learnable.scorers import SCORERS, Learnability
+from learnable.selectors import SELECTORS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +38,8 @@ def test_mapping_is_left_as_it_is():
 
 
 def test_outside_code_is_named_by_module_and_attribute():
-    assert build("dish", {"name": "fractions:Fraction", "numerator": 3}, TABLE) == 3
+    found = build("scorer", {"name": "learnable.scorers:Learnability", "power": 0.5}, {})
+    assert found == Learnability(power=0.5)
 
 
 def test_unknown_name_gets_a_suggestion():
@@ -61,6 +69,82 @@ def test_unknown_parameter_is_named_in_the_hint():
     assert "pepper" in caught.value.hint
 
 
-def test_outside_value_that_cannot_be_called_is_refused():
-    with pytest.raises(UsageError, match="os:sep"):
-        build("dish", "os:sep", TABLE)
+@pytest.fixture
+def outside(tmp_path, monkeypatch):
+    """Write a module into the working folder, and return what it has left behind once it runs."""
+    monkeypatch.chdir(tmp_path)
+    names = iter(["outside_one", "outside_two"])
+
+    def write(text):
+        name = next(names)
+        (tmp_path / f"{name}.py").write_text(text)
+        return name
+
+    yield write
+    for name in ("outside_one", "outside_two"):
+        sys.modules.pop(name, None)
+
+
+SCORER = """
+import pathlib
+class Longest:
+    needs = ("tokens",)
+    higher_is_better = True
+    def __init__(self, power=1): self.power = power
+    def __call__(self, table): return table["tokens"].to_numpy()
+def of_two() -> Longest: return Longest(power=2)
+def unsaid(cmd="touch called"): pathlib.Path("called").touch()
+class Other:
+    def __init__(self, **_): pathlib.Path("called").touch()
+"""
+
+
+def test_a_class_or_a_function_that_says_which_class_it_makes(outside):
+    name = outside(SCORER)
+    assert build("scorer", f"{name}:Longest", {}).power == 1
+    assert build("scorer", f"{name}:of_two", {}).power == 2
+
+
+@pytest.mark.parametrize("kind", CONTRACTS)
+@pytest.mark.parametrize("what", ["unsaid", "Other"])
+def test_code_of_another_kind_is_not_called(outside, tmp_path, kind, what):
+    name = outside(SCORER)
+    with pytest.raises(UsageError, match=f"'{name}:{what}' is no {kind}"):
+        build(kind, {"name": f"{name}:{what}", "cmd": "x"}, {})
+    assert not (tmp_path / "called").exists()
+
+
+@pytest.mark.parametrize("kind", CONTRACTS)
+@pytest.mark.parametrize(
+    "name", ["os:sep", "os:system", "subprocess:getoutput", "subprocess:Popen", "functools:partial"]
+)
+def test_what_python_brings_is_no_method(kind, name):
+    with pytest.raises(UsageError, match=f"'{name}' is no {kind}"):
+        build(kind, name, {})
+
+
+@pytest.mark.parametrize(
+    ("kind", "table"),
+    [("scorer", SCORERS), ("selector", SELECTORS), ("method", DIVERSIFIERS), ("evaluator", EVALUATORS)],
+)
+def test_all_methods_of_ours_keep_the_contract_of_outside_code(kind, table):
+    for factory in table.values():
+        assert _imported(kind, f"{factory.__module__}:{factory.__name__}") is factory
+
+
+def test_the_working_folder_is_searched_only_for_what_is_named(outside):
+    name = outside("import sys\nimport helper_of_it\npath = list(sys.path)\n" + SCORER)
+    Path("helper_of_it.py").touch()
+    before = list(sys.path)
+    assert is_module(name)
+    assert name not in sys.modules
+    build("scorer", f"{name}:Longest", {})
+    assert sys.path == before
+    assert sys.modules[name].path == [*before, str(Path.cwd())]
+    assert importlib.util.find_spec("outside_two") is None
+
+
+def test_a_module_that_fails_is_one_line(outside):
+    name = outside("1 / 0")
+    with pytest.raises(UsageError, match="division by zero"):
+        build("scorer", f"{name}:Longest", {})

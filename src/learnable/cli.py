@@ -189,9 +189,9 @@ def launch(
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    sys.path.append(
-        ""
-    )  # module:attribute finds code in the folder one works in, but never before what is installed
+    os.environ["PYTHONSAFEPATH"] = (
+        "1"  # processes that begin here import nothing from the working folder either
+    )
     try:
         code = call(sys.argv[1:])
         sys.stdout.flush()

@@ -1,20 +1,54 @@
 """Looks a method up by name, by ``module:attribute``, or with parameters, in the table of its folder."""
 
 import importlib
+import importlib.util
 import inspect
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FunctionType
+from typing import Any, TypeVar, get_type_hints
 
 from learnable.errors import UsageError, closest, did_you_mean
 
 Method = TypeVar("Method")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Contract:
+    """What tells the methods of a kind from other code.
+
+    Args:
+        has: Attributes that they have.
+        call: Which of their functions is called.
+        takes: What that call gives by name.
+    """
+
+    has: tuple[str, ...] = ()
+    call: str = "__call__"
+    takes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return ", ".join([*self.has, f"{self.call}({', '.join(['...', *self.takes])})"])
+
+
+CONTRACTS: Mapping[str, Contract] = {
+    "scorer": Contract(has=("needs", "higher_is_better")),
+    "selector": Contract(takes=("k",)),
+    "method": Contract(has=("needs_examples", "needs_generator", "sampling"), takes=("n", "draw")),
+    "evaluator": Contract(has=("kind", "unit", "higher_is_better"), call="read"),
+}
+"""By kind, as errors name it: the least that the protocols of the kinds ask for."""
+
+
 def build(kind: str, spec: str | Mapping[str, Any], table: Mapping[str, Callable[..., Method]]) -> Method:
     """Return the method that ``spec`` names.
 
     Args:
-        kind: What is looked up, for the error message: ``scorer``, ``selector`` ...
+        kind: What is looked up: ``scorer``, ``selector`` ... Outside code must keep its contract, and is not called
+            before that is known.
         spec: A name of the table, ``module:attribute`` of outside code, or a mapping with ``name`` and parameters.
         table: Names to factories.
 
@@ -42,6 +76,27 @@ def build(kind: str, spec: str | Mapping[str, Any], table: Mapping[str, Callable
         ) from error
 
 
+def is_module(name: str) -> bool:
+    """Return whether there is a module of this name, without a dot in it; it is not imported."""
+    with _working_folder():
+        return importlib.util.find_spec(name) is not None
+
+
+@contextmanager
+def _working_folder() -> Iterator[None]:
+    """Find modules of the working folder too, behind all others; outside of this block, none of them runs."""
+    here = str(Path.cwd())
+    if here in sys.path:  # the user has put it there
+        yield
+        return
+    sys.path.append(here)
+    try:
+        yield
+    finally:
+        with suppress(ValueError):  # the module may have done so itself
+            sys.path.remove(here)
+
+
 def _parameters(factory: Callable[..., Any]) -> list[str] | None:
     """Return the names that a factory takes; None where it takes any, or cannot tell."""
     try:
@@ -57,8 +112,9 @@ def _imported(kind: str, name: str) -> Callable[..., Any]:
     module_name, _, attribute = name.partition(":")
     hint = "write it as module:attribute, importable from here"
     try:
-        module = importlib.import_module(module_name)
-    except (ImportError, ValueError, TypeError) as error:
+        with _working_folder():
+            module = importlib.import_module(module_name)
+    except Exception as error:  # whatever the module does when it is imported
         raise UsageError(f"cannot import the {kind} {name!r}: {error}", hint=hint) from error
     found: Callable[..., Any] | None = getattr(module, attribute, None) if attribute else None
     if found is None:
@@ -67,4 +123,38 @@ def _imported(kind: str, name: str) -> Callable[..., Any]:
             f"cannot import the {kind} {name!r}: {module_name} has no {attribute!r}",
             hint=f"did you mean '{module_name}:{close}'?" if close else hint,
         )
+    made = _made_by(found)
+    contract = CONTRACTS[kind]
+    if made is None or (lacking := _lacking(made, contract)):
+        said = (
+            f"it lacks {lacking}"
+            if made
+            else "it is neither a class nor a function that says what it returns"
+        )
+        raise UsageError(
+            f"{name!r} is no {kind}: {said}",
+            hint=f"a {kind} is a class with {contract}, or a function with such a class as its return type",
+        )
     return found
+
+
+def _made_by(factory: Any) -> type | None:
+    """Return the class of what a factory makes: its own, or the one that stands behind the ``->`` of a function."""
+    if isinstance(factory, type):
+        return factory
+    if not isinstance(factory, FunctionType):
+        return None
+    try:
+        made = get_type_hints(factory).get("return")
+    except NameError:
+        return None
+    return made if isinstance(made, type) else None
+
+
+def _lacking(made: type, contract: Contract) -> str | None:
+    """Return what a class lacks of a contract, None where it keeps it."""
+    members = {name for base in made.__mro__[:-1] for name in (*vars(base), *inspect.get_annotations(base))}
+    if missing := [name for name in (*contract.has, contract.call) if name not in members]:
+        return missing[0]
+    taken = inspect.signature(getattr(made, contract.call)).parameters if contract.takes else ()
+    return next((f"{contract.call}({name})" for name in contract.takes if name not in taken), None)

@@ -1,6 +1,5 @@
 """``NAME[:PATH][@key=value,...]``: how an evaluator is written on the command line and in recipes."""
 
-import importlib.util
 import re
 import typing
 from collections.abc import Mapping
@@ -11,7 +10,7 @@ from typing import Any
 from learnable.errors import UsageError, did_you_mean
 from learnable.evaluating.kinds import Evaluator
 from learnable.evaluating.table import EVALUATORS
-from learnable.registry import build
+from learnable.registry import build, is_module
 
 _NAME = re.compile(r"\w+(?=[:@]|$)")
 _OUTSIDE = re.compile(r"\w+(?:\.\w+)*:\w+(?=[:@]|$)")
@@ -72,7 +71,7 @@ def _outside(written: str) -> re.Match[str] | None:
     """Match ``module:attribute``; one word before the colon must be a module, else it is a mistyped name."""
     match = _OUTSIDE.match(written)
     module = match.group().partition(":")[0] if match else ""
-    return match if "." in module or (module and importlib.util.find_spec(module)) else None
+    return match if "." in module or (module and is_module(module)) else None
 
 
 def build_evaluator(specification: Specification) -> Evaluator:

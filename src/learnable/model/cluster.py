@@ -11,7 +11,7 @@ import pickle
 import socket
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import chdir, closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -90,7 +90,10 @@ def connected(on: str) -> Any:
         return ray
     try:
         _knock(address)
-        ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        with chdir(Path.cwd().anchor):  # Ray has its workers import from the working folder
+            ray.init(
+                address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
+            )
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         raise ModelError(
             f"cannot reach the Ray cluster {address}: {first_line(error)}",

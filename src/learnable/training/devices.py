@@ -140,7 +140,9 @@ def _launched(function: Callable[..., Any], arguments: tuple[Any, ...], processe
     )
     handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
     try:
-        elastic_launch(config, sys.executable)("-m", f"{__package__}.worker", str(call), str(os.getpid()))
+        # -P: the working folder, which -m would put first, is no place to import from.
+        worker = ("-P", "-m", f"{__package__}.worker")
+        elastic_launch(config, sys.executable)(*worker, str(call), str(os.getpid()))
     except ChildFailedError as error:
         if not outcome.is_file():
             rank, failure = error.get_first_failure()
