@@ -1,13 +1,16 @@
 """Where models are found, what identifies them, and what is said when there is none."""
 
 import json
+import os
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 
 from learnable.errors import ModelError
+from learnable.fingerprint import file_digest
 from learnable.model import LanguageModel, self_test, source
 from learnable.model.source import resolved_dtype
 from learnable.testing import tiny_model
@@ -44,17 +47,56 @@ def test_device_is_no_part_of_the_identity(tiny):
     )
 
 
-def test_a_hash_is_remembered_until_the_file_changes(tiny, tmp_path, monkeypatch):
-    shutil.copytree(tiny, tmp_path / "m")
-    first = source.identify(ref(tmp_path / "m", dtype="float32"))
-    read = []
-    digest = source.file_digest
-    monkeypatch.setattr(source, "file_digest", lambda path: read.append(path.name) or digest(path))
-    assert source.identify(ref(tmp_path / "m", dtype="float32")) == first
-    assert read == []
-    (tmp_path / "m" / "config.json").write_text((tmp_path / "m" / "config.json").read_text() + "\n")
-    source.identify(ref(tmp_path / "m", dtype="float32"))
-    assert read == ["config.json"]
+@pytest.fixture
+def large(tmp_path, monkeypatch):
+    """Return a file that is larger than its edges, and whose digest is known already."""
+    monkeypatch.setenv("LEARNABLE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(source, "EDGE_BYTES", 8)
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(bytes(range(64)))
+    source._remembered_digest(file)
+    return file
+
+
+def test_a_large_file_is_hashed_once(large, monkeypatch):
+    known = source._remembered_digest(large)
+    monkeypatch.setattr(source, "file_digest", lambda _: pytest.fail("read again"))
+    assert source._remembered_digest(large) == known == file_digest(large)
+
+
+@pytest.mark.parametrize("place", [0, 32, 63])
+@pytest.mark.parametrize("how", ["replaced", "written over"])
+def test_a_file_of_the_same_size_and_time_is_another_one(large, tmp_path, place, how):
+    stat, content = large.stat(), bytearray(large.read_bytes())
+    content[place] ^= 1
+    target = large if how == "written over" else tmp_path / "other"
+    target.write_bytes(content)
+    os.utime(target, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    target.replace(large)
+    assert large.stat().st_mtime_ns == stat.st_mtime_ns
+    assert source._remembered_digest(large) == file_digest(large)
+
+
+@pytest.mark.parametrize("place", [0, 63])
+def test_the_ends_of_a_file_are_read_where_no_stamp_tells(large, place, monkeypatch):
+    """As on a network drive that keeps inode and ctime of what was replaced on the other side."""
+    stat, content = large.stat(), bytearray(large.read_bytes())
+    content[place] ^= 1
+    large.write_bytes(content)
+    ask = Path.stat
+    monkeypatch.setattr(
+        Path, "stat", lambda path, **how: stat if path.name == large.name else ask(path, **how)
+    )
+    assert source._remembered_digest(large) == file_digest(large)
+
+
+def test_a_model_replaced_by_one_of_the_same_size_and_time_is_another_model(tiny, tmp_path):
+    one, other = tmp_path / "m", tiny_model(tmp_path / "other", seed=1)
+    shutil.copytree(tiny, one)
+    before, stat = source.identify(ref(one, dtype="float32")), (one / "model.safetensors").stat()
+    shutil.copy(other / "model.safetensors", one)
+    os.utime(one / "model.safetensors", ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert source.identify(ref(one, dtype="float32")) != before
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ import shutil
 import uuid
 from pathlib import Path
 
+import xxhash
+
 from learnable.errors import ModelError, closest
 from learnable.fingerprint import file_digest, fingerprint
 from learnable.hub import unreachable
@@ -20,6 +22,9 @@ _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 _TEXTS = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "*.py")
 _NOT_IDENTITY = ("README", "training.json", "generation_config.json", ".index.json")
 _HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
+EDGE_BYTES = 1 << 20
+"""Bytes at each end of a file that are hashed whenever its digest is asked for."""
+
 _ADAPTER_PATHS = ("base_model_name_or_path", "parent_library", "revision")
 
 
@@ -116,7 +121,7 @@ def resolved_device(ref: ModelRef) -> str:
 def identify(ref: ModelRef) -> str:
     """Return the key of a model: weights, tokenizer, chat template and dtype, not where they lie.
 
-    Hashing reads every weight file once; the result is remembered by file size and time.
+    Hashing reads every weight file once; what is remembered of it holds until the file, or either end of it, changes.
     """
     return identity(locate(ref), resolved_dtype(ref))
 
@@ -282,14 +287,30 @@ def _converted(gguf: Path) -> Path:
 
 
 def _remembered_digest(file: Path) -> str:
-    stat = file.resolve().stat()
-    stamp = f"{file.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
+    """Return the hash of a file, remembered for as long as nothing says that it is another one.
+
+    A copy can keep size and time of what it replaces, so that the number of the file, the time of its last change of
+    any kind, and its first and last MiB, read anew each time, count too.
+    """
+    resolved = file.resolve()
+    stat = resolved.stat()
+    if stat.st_size <= 2 * EDGE_BYTES:
+        return file_digest(resolved)
+    stamp = [str(resolved), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, _edges(resolved)]
     note = cache_folder() / "digests" / fingerprint(stamp)
     if note.is_file() and (known := note.read_text(encoding="ascii")):
         return known
-    digest = file_digest(file)
+    digest = file_digest(resolved)
     note.parent.mkdir(parents=True, exist_ok=True)
     part = note.with_name(f"{note.name}.{uuid.uuid4().hex[:8]}")
     part.write_text(digest, encoding="ascii")
     part.replace(note)
     return digest
+
+
+def _edges(file: Path) -> str:
+    """Return a hash of the first and last MiB of a file."""
+    with file.open("rb") as opened:
+        first = opened.read(EDGE_BYTES)
+        opened.seek(-EDGE_BYTES, os.SEEK_END)
+        return xxhash.xxh3_128_hexdigest(first + opened.read())
