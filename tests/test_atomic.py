@@ -1,12 +1,18 @@
 """A file is there whole or not at all, whatever happens while it is written."""
 
 import errno
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
 
 import polars as pl
 import pyarrow.parquet
 import pytest
 
-from learnable.atomic import disk_errors, replacing, write_frame, write_json
+from learnable import atomic
+from learnable.atomic import disk_errors, replacing, sweep, write_frame, write_json
 from learnable.errors import DiskError
 
 
@@ -74,9 +80,16 @@ def test_errors_of_other_kinds_are_passed_on(tmp_path):
         raise ValueError("mine")
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-def test_full_disk_is_called_by_its_name(tmp_path, number):
-    with pytest.raises(DiskError, match="the disk is full") as caught, disk_errors(tmp_path / "file"):
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.ENOSPC, "the disk is full"),
+        (errno.EDQUOT, "quota"),
+        (errno.EFBIG, "larger than the disk or a limit"),
+    ],
+)
+def test_lack_of_space_is_called_by_its_name(tmp_path, number, said):
+    with pytest.raises(DiskError, match=said) as caught, disk_errors(tmp_path / "file"):
         raise OSError(number, "whatever the system says")
     assert "what is finished is kept" in caught.value.hint
 
@@ -132,17 +145,96 @@ def test_json_keeps_letters_readable(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "said",
+    ("words", "said"),
     [
-        "Error while serializing: I/O error: No space left on device (os error 28)",
-        "PytorchStreamWriter failed writing file x",
+        ("Error while serializing: I/O error: No space left on device (os error 28)", "the disk is full"),
+        ("PytorchStreamWriter failed writing file x", "the disk is full"),
+        ("Error while serializing: I/O error: Disk quota exceeded (os error 122)", "quota"),
+        ("Error while serializing: I/O error: File too large (os error 27)", "larger than"),
     ],
 )
-def test_a_full_disk_is_recognised_in_the_words_of_other_writers(tmp_path, said):
-    with pytest.raises(DiskError, match="the disk is full"), disk_errors(tmp_path):
-        raise RuntimeError(said)
+def test_lack_of_space_is_recognised_in_the_words_of_other_writers(tmp_path, words, said):
+    with pytest.raises(DiskError, match=said), disk_errors(tmp_path):
+        raise RuntimeError(words)
 
 
 def test_an_error_that_is_not_about_the_disk_passes(tmp_path):
     with pytest.raises(RuntimeError, match="something else"), disk_errors(tmp_path):
         raise RuntimeError("something else")
+
+
+@pytest.mark.parametrize("letters", [246, 255])
+def test_a_name_may_be_as_long_as_the_file_system_allows(tmp_path, letters):
+    with replacing(tmp_path / ("x" * letters)) as part:
+        part.write_text("new")
+    assert names(tmp_path) == ["x" * letters]
+
+
+def test_a_name_that_is_too_long_is_a_disk_error(tmp_path):
+    with pytest.raises(DiskError, match="name too long"):
+        write_json(tmp_path / ("x" * 256), {})
+
+
+def test_a_file_above_the_limit_of_the_shell_is_said_so(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4_096, hard))
+    try:
+        with pytest.raises(DiskError, match="ulimit"):
+            write_json(tmp_path / "x.json", {"text": "x" * 10_000})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert names(tmp_path) == []
+
+
+def test_data_is_on_the_disk_before_it_gets_its_name_and_the_name_before_the_end(tmp_path, monkeypatch):
+    flushed = []
+
+    def fsync(number):
+        flushed.append((str(Path(f"/proc/self/fd/{number}").readlink()), (tmp_path / "target").exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with replacing(tmp_path / "target") as part:
+        part.mkdir()
+        (part / "inside").write_text("new")
+    assert flushed == [(str(part / "inside"), False), (str(part), False), (str(tmp_path), True)]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from learnable.atomic import replacing
+with replacing(Path(sys.argv[1])) as part:
+    part.mkdir()
+    (part / "half").touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_process_was_writing_goes_when_the_same_is_written_again(tmp_path):
+    assert subprocess.run([sys.executable, "-c", KILLED, tmp_path / "target"], check=False).returncode == -9
+    assert [Path(name).suffix for name in names(tmp_path)] == [".part"]
+    write_json(tmp_path / "target", {})
+    assert names(tmp_path) == ["target"]
+
+
+def test_what_a_living_process_writes_stays(tmp_path):
+    with replacing(tmp_path / "a") as part:
+        part.touch()
+        sweep(tmp_path)
+        assert part.exists()
+
+
+@pytest.mark.parametrize(("age_s", "kept"), [(60, True), (7_200, False)])
+def test_what_another_machine_was_writing_goes_when_it_is_old(tmp_path, monkeypatch, age_s, kept):
+    monkeypatch.setattr(atomic, "_machine", lambda: "0" * 8)
+    part = tmp_path / f"{'1' * 8}-1-{'2' * 8}-{'3' * 8}.part"
+    part.touch()
+    os.utime(part, times=(part.stat().st_mtime - age_s,) * 2)
+    sweep(tmp_path)
+    assert part.exists() == kept
+
+
+def test_what_others_call_a_part_stays(tmp_path):
+    (tmp_path / "film.mkv.part").touch()
+    sweep(tmp_path)
+    assert names(tmp_path) == ["film.mkv.part"]

@@ -119,6 +119,38 @@ def test_scores_of_a_killed_run_cost_what_those_of_an_unbroken_one_do(lobass, mo
     assert (resumed.tokens, resumed.passes) == (unbroken.tokens, unbroken.passes)
 
 
+def test_a_second_run_writes_nothing(lobass, tmp_path):
+    def seen():
+        return {str(path): path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+
+    lobass()
+    before = seen()
+    lobass()
+    assert seen() == before
+
+
+def test_outputs_that_were_removed_are_made_again(lobass, measured, capsys):
+    first = lobass()
+    lost = {
+        "pool": "rows.parquet",
+        "reference": "part-0/adapter_model.safetensors",
+        "scores": "scores.parquet",
+        "selection": "selected/mine.jsonl",
+        "report": "report.html",
+    }
+    for name, inside in lost.items():
+        path = first[name].folder / inside
+        content = path.read_bytes()
+        path.unlink()
+        measured.clear()
+        again = lobass()
+        assert [step for step, outcome in again.items() if outcome.ran] == [name]
+        assert f"{inside} is missing, and is made again" in capsys.readouterr().err
+        assert measured == []
+        if name != "report":  # which tells what its steps cost
+            assert path.read_bytes() == content
+
+
 def test_another_budget_costs_no_pass(lobass, measured):
     lobass()
     measured.clear()

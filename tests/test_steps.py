@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from learnable import steps
+from learnable import outputs, steps
 from learnable.errors import DiskError, StoreError
-from learnable.steps import Step, peak_memory_bytes, read_json, read_outcome
+from learnable.steps import Step, peak_memory_bytes, read_json, read_outcome, waiting_lock
 
 STEP = Step(verb="score", parameters={"max_length": 64, "scorers": ("loss",)}, inputs={"pool": "p1"})
 
@@ -311,3 +311,135 @@ def test_a_step_that_failed_lets_others_in_and_is_not_charged_for_them(tmp_path)
 
 def test_seconds_known_from_elsewhere_count(folder):
     assert finish(STEP, folder, at_least_s=1e4).cost.seconds == 1e4
+
+
+def with_outputs(folder):
+    """Leave a finished step with outputs in its folder and in two parts of it."""
+    STEP.begin(folder)
+    for name in ("a.txt", "b.txt", "part-0/weights", "part-1/weights", "part-1/settings"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(f"content of {name}")
+    STEP.finish(folder, facts={}, started=time.monotonic())
+    return folder
+
+
+def seen(folder):
+    """Return all that a write would change, times of folders included."""
+    return {str(path): path.stat().st_mtime_ns for path in (folder, *folder.rglob("*"))}
+
+
+def files(folder):
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_second_run_writes_nothing(folder):
+    with_outputs(folder)
+    before = seen(folder)
+    assert STEP.begin(folder, links={}).ran is False
+    assert seen(folder) == before
+
+
+def test_a_finished_step_leaves_no_lock(folder):
+    assert files(with_outputs(folder)) >= {"begun.json", "step.json", "a.txt"}
+    assert "run.lock" not in files(folder)
+
+
+def test_a_lock_that_was_waited_for_leaves_nothing(tmp_path):
+    with waiting_lock(tmp_path / "x.lock"):
+        assert files(tmp_path) == {"x.lock"}
+    assert files(tmp_path) == set()
+
+
+@pytest.mark.parametrize(
+    ("removed", "left"),
+    [
+        ("a.txt", {"part-0/weights", "part-1/weights", "part-1/settings"}),
+        ("part-1/weights", {"a.txt", "b.txt", "part-0/weights"}),
+    ],
+)
+def test_a_removed_output_is_made_again_with_what_stands_beside_it(folder, capsys, removed, left):
+    (with_outputs(folder) / removed).unlink()
+    assert STEP.is_done(folder) is False
+    assert STEP.begin(folder) is None
+    assert f"{removed} is missing, and is made again" in capsys.readouterr().err
+    assert files(folder) == left | {"begun.json", "run.lock"}
+
+
+@pytest.mark.parametrize("content", ["", "content of A.txt", "content of a.txt and more"])
+def test_a_changed_output_is_made_again_and_the_change_is_kept(folder, capsys, content):
+    (with_outputs(folder) / "a.txt").write_text(content)
+    assert STEP.begin(folder) is None
+    assert "a.txt has changed, and is made again" in capsys.readouterr().err
+    assert not (folder / "a.txt").exists()
+    assert (folder / "changed" / "a.txt").read_text() == content
+    assert STEP.finish(folder, facts={}, started=0).ran
+    assert STEP.begin(folder).ran is False
+
+
+def test_what_others_put_beside_the_outputs_stays(folder):
+    (with_outputs(folder) / "recipe.yaml").touch()
+    (folder / "a.txt").unlink()
+    STEP.begin(folder)
+    assert (folder / "recipe.yaml").exists()
+
+
+def test_a_copy_with_other_times_is_whole(folder):
+    (with_outputs(folder) / "a.txt").write_text("content of a.txt")
+    assert STEP.begin(folder).ran is False
+
+
+def test_outputs_are_not_read_again_while_size_and_time_hold(folder, monkeypatch):
+    with_outputs(folder)
+    monkeypatch.setattr(outputs, "file_digest", lambda path: pytest.fail(f"read {path}"))
+    assert STEP.begin(folder).ran is False
+
+
+def test_a_change_at_either_end_of_a_large_output_is_found_without_reading_all_of_it(folder, monkeypatch):
+    monkeypatch.setattr(outputs, "WHOLE_BYTES", 128)
+    monkeypatch.setattr(outputs, "file_digest", lambda path: pytest.fail(f"read {path}"))
+    STEP.begin(folder)
+    content = bytearray(100_000)
+    (folder / "large").write_bytes(content)
+    STEP.finish(folder, facts={}, started=0)
+    (folder / "large").write_bytes(content)
+    assert STEP.is_done(folder)
+    for place in (0, -1):
+        changed = content.copy()
+        changed[place] = 1
+        (folder / "large").write_bytes(changed)
+        assert not STEP.is_done(folder)
+
+
+def test_a_step_whose_record_is_damaged_is_made_again(folder, capsys):
+    (with_outputs(folder) / "step.json").write_text("")
+    assert STEP.begin(folder) is None
+    assert "step.json is damaged" in capsys.readouterr().err
+    assert STEP.finish(folder, facts={}, started=0).ran
+    assert STEP.begin(folder).ran is False
+
+
+def test_a_record_of_before_outputs_were_recorded_is_taken_as_it_is(folder):
+    record = read_json(with_outputs(folder) / "step.json")
+    del record["outputs"]
+    (folder / "step.json").write_text(json.dumps(record))
+    (folder / "a.txt").unlink()
+    assert STEP.begin(folder).ran is False
+
+
+def test_a_step_whose_input_is_not_whole_any_more_does_not_start(folder, tmp_path):
+    (with_outputs(folder) / "a.txt").unlink()
+    with pytest.raises(StoreError, match=r"a\.txt is missing since `learnable score` wrote it") as caught:
+        Step(verb="select", parameters={}).begin(tmp_path / "next", links={"scores": folder})
+    assert "run that command again" in caught.value.hint
+    assert not (tmp_path / "next").exists()
+
+
+def test_inputs_that_were_moved_are_found_where_that_cannot_be_noted(folder, tmp_path, monkeypatch, capsys):
+    finish(STEP, folder, links={"pool": tmp_path / "pool"})
+
+    def refused(path, value):
+        raise DiskError(f"cannot write {path}: Read-only file system")
+
+    monkeypatch.setattr(steps, "write_json", refused)
+    assert STEP.begin(folder, links={"pool": tmp_path / "moved"}).links == {"pool": tmp_path / "moved"}
+    assert "Read-only file system" in capsys.readouterr().err

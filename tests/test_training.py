@@ -178,6 +178,19 @@ def test_a_finished_run_is_not_repeated(ref, rendered, trained, monkeypatch):
     assert again == replace(trained, ran=False)
 
 
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "last_epoch.parquet"])
+def test_a_finished_run_whose_files_are_gone_or_changed_is_repeated(
+    ref, rendered, trained, tmp_path, capsys, name
+):
+    folder = shutil.copytree(trained.folder, tmp_path / "copy")
+    assert not fine_tune(ref, rendered, folder, tuning=FAST, label="training", keep_losses=True).ran
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[:100])
+    assert fine_tune(ref, rendered, folder, tuning=FAST, label="training", keep_losses=True).ran
+    assert f"{name} has changed, and is trained again" in capsys.readouterr().err
+    assert (folder / name).read_bytes() == content
+
+
 def test_the_order_of_the_examples_does_not_matter(ref, rendered, trained, tmp_path):
     fine_tune(ref, rendered[::-1], tmp_path, tuning=FAST, label="training")
     same = load_file(tmp_path / "adapter_model.safetensors")

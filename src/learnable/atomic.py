@@ -1,11 +1,18 @@
-"""Files that are there whole or not at all: written aside, then renamed."""
+"""Files that are there whole or not at all: written aside, flushed to the disk, then renamed."""
 
 import errno
+import hashlib
 import json
+import os
+import re
 import shutil
+import socket
+import sys
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +20,55 @@ import polars as pl
 
 from learnable.errors import DiskError
 
-FULL = ("No space left on device", "Disk quota exceeded", "PytorchStreamWriter failed writing file")
+FREE_SPACE = "free some space and run the same command again: what is finished is kept"
+ELSEWHERE = "choose another folder with -o"
+_FULL = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the file is larger than the disk or a limit (ulimit -f) allows",
+}
+_WORDS = {
+    "No space left on device": errno.ENOSPC,
+    "PytorchStreamWriter failed writing file": errno.ENOSPC,
+    "Disk quota exceeded": errno.EDQUOT,
+    "File too large": errno.EFBIG,
+}
+"""What writers in other languages say, whose errors carry no number."""
+
+_PROCESS = uuid.uuid4().hex[:8]
+_PART = re.compile(r"(?P<machine>[0-9a-f]{8})-(?P<pid>\d+)-(?P<process>[0-9a-f]{8})-[0-9a-f]{8}\.part")
+ABANDONED_S = 3_600.0
+"""Age at which what another machine was writing is taken for left behind."""
+_swept: set[Path] = set()
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, hint: str = ELSEWHERE) -> Iterator[Path]:
     """Give a path to write a file or folder to, and move it to ``path`` when all went well.
+
+    What killed runs left beside ``path`` is removed first. Data and name are on the disk before this returns.
+
+    Args:
+        path: What is to be there in the end.
+        hint: What to do where it cannot be written, other than for lack of space.
 
     Raises:
         DiskError: If it cannot be written, for example because the disk is full.
     """
-    part = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
+    # Of one length whatever the name is, which may take all that the file system allows.
+    part = path.with_name(f"{_machine()}-{os.getpid()}-{_PROCESS}-{uuid.uuid4().hex[:8]}.part")
     try:
-        with disk_errors(path):
+        with disk_errors(path, hint=hint):
             path.parent.mkdir(parents=True, exist_ok=True)
+            if path.parent.absolute() not in _swept:
+                sweep(path.parent)
+                _swept.add(path.parent.absolute())
             yield part
+            flush(part)
             if part.is_dir() and path.is_dir():
                 shutil.rmtree(path)
             part.replace(path)
+            _flush_folder(path.parent)
     except BaseException:
         if part.is_dir():
             shutil.rmtree(part)
@@ -39,27 +77,84 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
 
 
+def sweep(folder: Path) -> None:
+    """Remove what killed runs were writing in a folder; what a living process writes stays."""
+    for part in folder.glob("*.part"):
+        named = _PART.fullmatch(part.name)
+        if named and _is_abandoned(part, **named.groupdict()):
+            if part.is_dir():
+                shutil.rmtree(part, ignore_errors=True)  # another process may sweep too
+            else:
+                part.unlink(missing_ok=True)
+
+
+def _is_abandoned(part: Path, *, machine: str, pid: str, process: str) -> bool:
+    if machine == _machine():
+        import psutil
+
+        return process != _PROCESS if int(pid) == os.getpid() else not psutil.pid_exists(int(pid))
+    try:
+        newest = max(path.stat().st_mtime for path in (part, *part.rglob("*")))
+    except FileNotFoundError:  # it changes as we look
+        return False
+    return time.time() - newest > ABANDONED_S
+
+
+@cache
+def _machine() -> str:
+    """Return what tells apart where process numbers are given out: this machine, or this container on it."""
+    container = Path("/proc/self/ns/pid")
+    place = f"{socket.gethostname()} {container.stat().st_ino if container.exists() else 0}"
+    return hashlib.blake2b(place.encode(), digest_size=4).hexdigest()
+
+
+def flush(path: Path) -> None:
+    """Wait until a file, or all that is in a folder, is on the disk: a power cut leaves no empty files then."""
+    if path.is_dir():
+        for inside in path.iterdir():
+            flush(inside)
+        _flush_folder(path)
+    else:
+        with path.open("rb" if sys.platform != "win32" else "r+b") as file:
+            os.fsync(file.fileno())
+
+
+def _flush_folder(folder: Path) -> None:
+    if sys.platform == "win32":  # it flushes names itself
+        return
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems know files only
+            raise
+    finally:
+        os.close(number)
+
+
 @contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
+def disk_errors(path: Path, *, hint: str = ELSEWHERE) -> Iterator[None]:
     """Turn what the system, safetensors or torch say about writing to ``path`` into a ``DiskError``."""
     try:
         yield
     except OSError as error:
-        raise _disk_error(path, error, full=error.errno in (errno.ENOSPC, errno.EDQUOT)) from error
+        raise _disk_error(path, error, error.errno, hint) from error
     except Exception as error:
         # Writers in other languages have errors of their own, which carry the system's words.
-        if not any(words in str(error) for words in FULL):
+        number = next((number for words, number in _WORDS.items() if words in str(error)), None)
+        if number is None:
             raise
-        raise _disk_error(path, error, full=True) from error
+        raise _disk_error(path, error, number, hint) from error
 
 
-def _disk_error(path: Path, error: Exception, *, full: bool) -> DiskError:
-    said = "the disk is full" if full else getattr(error, "strerror", None) or error
-    kept = "free some space and run the same command again: what is finished is kept"
-    return DiskError(f"cannot write {path}: {said}", hint=kept if full else "choose another folder with -o")
+def _disk_error(path: Path, error: Exception, number: int | None, hint: str) -> DiskError:
+    if number in _FULL:
+        return DiskError(f"cannot write {path}: {_FULL[number]}", hint=FREE_SPACE)
+    said = getattr(error, "strerror", None) or error
+    return DiskError(f"cannot write {path}: {said}", hint=hint)
 
 
-def write_frame(frame: pl.DataFrame, path: Path) -> None:
+def write_frame(frame: pl.DataFrame, path: Path, *, hint: str = ELSEWHERE) -> None:
     """Write a table as Parquet.
 
     Raises:
@@ -67,18 +162,18 @@ def write_frame(frame: pl.DataFrame, path: Path) -> None:
     """
     import pyarrow.parquet
 
-    with replacing(path) as part:
+    with replacing(path, hint=hint) as part:
         # Not polars' own writer: it hides a full disk.
         pyarrow.parquet.write_table(
             frame.to_arrow(compat_level=pl.CompatLevel.oldest()), part, compression="zstd"
         )
 
 
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
+def write_json(path: Path, value: Mapping[str, Any], *, hint: str = ELSEWHERE) -> None:
     """Write a JSON object.
 
     Raises:
         DiskError: If it cannot be written.
     """
-    with replacing(path) as part:
+    with replacing(path, hint=hint) as part:
         part.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -5,6 +5,7 @@ import math
 import shlex
 import tempfile
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from importlib.resources import files
 from inspect import signature
@@ -212,7 +213,7 @@ def run(recipe: Recipe, *, root: Path, dry_run: bool = False) -> dict[str, Outco
     outcomes: dict[str, Outcome] = {}
     checked = checked_arguments(recipe.parameters, recipe.steps)
     scope = {**recipe.parameters, "store": str(root / "store"), "command": command(recipe)}
-    with tempfile.TemporaryDirectory() as aside:
+    with tempfile.TemporaryDirectory() if dry_run else nullcontext("") as aside:
         for name, step in recipe.steps.items():
             verb = VERBS[step["verb"]]
             base = root / recipe.name
@@ -235,10 +236,16 @@ def run(recipe: Recipe, *, root: Path, dry_run: bool = False) -> dict[str, Outco
                     f"{name}: {'done' if outcomes[name].ran else 'was done already'} → {outcomes[name].folder}"
                 )
     if not dry_run:
-        last = outcomes[list(recipe.steps)[-1]]
-        with replacing(last.folder / "recipe.yaml") as part:
-            part.write_text(dump(recipe), encoding="utf-8")
+        _keep(recipe, outcomes[list(recipe.steps)[-1]].folder / "recipe.yaml")
     return outcomes
+
+
+def _keep(recipe: Recipe, path: Path) -> None:
+    """Write a recipe, unless it is there: a run in which nothing was left to do writes nothing."""
+    text = dump(recipe)
+    if not path.is_file() or path.read_bytes() != text.encode():
+        with replacing(path) as part:
+            part.write_bytes(text.encode())
 
 
 def command(recipe: Recipe) -> str:

@@ -1,7 +1,7 @@
 """The record of a step: what was done with what, by which a second run knows that nothing is left to do.
 
 A step's folder gets ``begun.json`` first and ``step.json`` last; a folder with the first only was interrupted, and the
-same command goes on in it.
+same command goes on in it. ``step.json`` lists the outputs: what is removed or changed later is made again.
 """
 
 import json
@@ -11,18 +11,21 @@ import time
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
 from filelock import FileLock, Timeout
 
-from learnable.atomic import disk_errors, write_json
-from learnable.errors import StoreError
+from learnable.atomic import ELSEWHERE, disk_errors, flush, write_json
+from learnable.errors import DiskError, StoreError
 from learnable.fingerprint import fingerprint
+from learnable.outputs import DAMAGED, clear, differences, in_words, recorded, where_kept
+from learnable.progress import say
 
-BEGUN, DONE, LOCK = "begun.json", "step.json", "run.lock"
+BEGUN, DONE, LOCK = RECORDS = ("begun.json", "step.json", "run.lock")
 SPENT, NOTE_EVERY_S = "spent", 5.0
+ANEW = "delete its folder and run again"
 FORMAT = 1
 """Raised when a step's output changes its form, so that old results are made anew."""
 
@@ -152,23 +155,27 @@ class Step:
         return Path(os.fspath(output).replace("{fingerprint}", self.identity[:8]))
 
     def begin(self, folder: Path, *, links: Mapping[str, Path] | None = None) -> Outcome | None:
-        """Claim a folder; return the outcome when the step is done already.
+        """Claim a folder; return the outcome when the step is done already and its outputs are there.
 
         Args:
             folder: The step's output.
             links: Folders of the steps this one reads; where they lie elsewhere than when it ran, that is noted.
 
         Raises:
-            StoreError: If the folder holds something else, or another process is at work in it.
+            StoreError: If the folder holds something else, another process is at work in it, or outputs of a step in
+                ``links`` are not as that left them.
             DiskError: If it cannot be written.
         """
         if (folder / DONE).is_file():
-            self._refuse_other(folder, DONE)
-            if links is not None:
-                record = read_json(folder / DONE)
-                if record["links"] != (now := _relative(links, folder)):
-                    write_json(folder / DONE, record | {"links": now})
-            return read_outcome(folder)
+            if not (differing := self._differing(folder)):
+                return self._finished(folder, links)
+            say(f"{folder}: {in_words(differing)}, and is made again{where_kept(differing)}")
+            damaged = DONE in differing
+            self._claim(folder, links, earlier=None if damaged else read_outcome(folder).cost)
+            others = {} if damaged else _known_outputs(folder)
+            clear(folder, {*differing, *others}, differing)
+            (folder / DONE).unlink(missing_ok=True)  # last: after a kill, what differs is found again
+            return None
         # A command that failed or was killed at its very start leaves nothing but these; they hold no result.
         leftover = folder.is_dir() and all(
             path.name in (BEGUN, LOCK) or path.suffix == ".part" for path in folder.iterdir()
@@ -177,14 +184,14 @@ class Step:
             self._refuse_other(folder, BEGUN)
         elif folder.exists() and not leftover:
             raise StoreError(f"{folder} is there already, and holds something else", hint="choose another -o")
-        lock = self._lock(folder)
-        record = {"format": FORMAT, "verb": self.verb, "parameters": self.parameters, "inputs": self.inputs}
-        earlier = _spent(folder, record)
-        write_json(folder / BEGUN, {**record, SPENT: asdict(earlier)})
-        _AT_WORK[folder.resolve()] = _Attempt(lock=lock, folder=folder, record=record, earlier=earlier)
-        # A step that fails is gone with its last name; until then, or until it is finished, it is at work.
-        weakref.finalize(self, _leave, folder.resolve(), lock)
+        self._claim(folder, links)
         return None
+
+    def is_done(self, folder: Path) -> bool:
+        """Tell whether the step is done in this folder, and its outputs are there."""
+        if not (folder / DONE).is_file() or read_outcome(folder).identity != self.identity:
+            return False
+        return not differences(folder, _known_outputs(folder))
 
     def finish(
         self,
@@ -221,6 +228,8 @@ class Step:
             seconds=max(earlier.seconds + time.monotonic() - started, at_least_s),
             peak_memory_bytes=max(earlier.peak_memory_bytes, peak_memory_bytes()),
         )
+        with disk_errors(folder):
+            flush(folder)
         outcome = Outcome(
             verb=self.verb,
             folder=folder,
@@ -240,13 +249,48 @@ class Step:
             "links": _relative(outcome.links, folder),
             "facts": facts,
             "cost": asdict(cost),
+            "outputs": recorded(folder, leave_out=RECORDS),
         }
         write_json(folder / DONE, record)
         if attempt:
-            attempt.lock.release()
-            (folder / LOCK).unlink(missing_ok=True)
+            _let_go(attempt.lock)
         note(tokens)
         return outcome
+
+    def _differing(self, folder: Path) -> dict[str, str]:
+        """Return what is missing or changed of a finished step; all that is there where the record is damaged."""
+        try:
+            self._refuse_other(folder, DONE)
+        except _UnreadableError:
+            if not (folder / BEGUN).is_file():
+                raise
+            self._refuse_other(folder, BEGUN)
+            return dict.fromkeys((DONE, *recorded(folder, leave_out=RECORDS)), DAMAGED)
+        return differences(folder, _known_outputs(folder))
+
+    def _finished(self, folder: Path, links: Mapping[str, Path] | None) -> Outcome:
+        record = read_json(folder / DONE)
+        if links is None or record["links"] == (now := _relative(links, folder)):
+            return read_outcome(folder)
+        try:
+            write_json(folder / DONE, record | {"links": now})
+        except DiskError as error:
+            say(f"{error.message}: where its inputs lie now is not noted")
+            return replace(read_outcome(folder), links=dict(links))
+        return read_outcome(folder)
+
+    def _claim(self, folder: Path, links: Mapping[str, Path] | None, *, earlier: Cost | None = None) -> None:
+        """Keep other processes out until the step is finished or this process ends, and note that it is at work."""
+        for link in (links or {}).values():
+            if (link / DONE).is_file():
+                _check_outputs(link)
+        lock = self._lock(folder)
+        record = {"format": FORMAT, "verb": self.verb, "parameters": self.parameters, "inputs": self.inputs}
+        earlier = earlier or _spent(folder, record)
+        write_json(folder / BEGUN, {**record, SPENT: asdict(earlier)})
+        _AT_WORK[folder.resolve()] = _Attempt(lock=lock, folder=folder, record=record, earlier=earlier)
+        # A step that fails is gone with its last name; until then, or until it is finished, it is at work.
+        weakref.finalize(self, _leave, folder.resolve(), lock)
 
     def _lock(self, folder: Path) -> FileLock:
         """Keep other processes out until the step is finished or this process ends, however it ends."""
@@ -300,24 +344,59 @@ def _leave(folder: Path, lock: FileLock) -> None:
     """Let others into the folder of a step that is over."""
     if folder in _AT_WORK and _AT_WORK[folder].lock is lock:
         del _AT_WORK[folder]
-        lock.release()
+        _let_go(lock)
+
+
+class _UnreadableError(StoreError):
+    """A record that is damaged."""
 
 
 @contextmanager
-def waiting_lock(path: Path) -> Iterator[None]:
+def waiting_lock(path: Path, *, hint: str = ELSEWHERE) -> Iterator[None]:
     """Hold a lock within the block, after waiting for whoever holds it; it goes with the process, however that ends.
+
+    Args:
+        path: Its file.
+        hint: What to do where it cannot be made.
 
     Raises:
         DiskError: If the lock cannot be made.
     """
     lock = FileLock(path)
-    with disk_errors(path):
+    with disk_errors(path, hint=hint):
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     try:
         yield
     finally:
+        _let_go(lock)
+
+
+def _let_go(lock: FileLock) -> None:
+    """Release a lock and remove its file; whoever waits for it notices, and makes a new one."""
+    if sys.platform == "win32":  # no file that is open can be removed
         lock.release()
+        return
+    Path(lock.lock_file).unlink(missing_ok=True)
+    lock.release()
+
+
+def _check_outputs(folder: Path) -> None:
+    """Notice cheaply that outputs of a finished step are not as it left them; of an earlier version's, nothing is known.
+
+    Raises:
+        StoreError: If one is missing or has changed.
+    """
+    if differing := differences(folder, _known_outputs(folder)):
+        raise StoreError(
+            f"{folder}: {in_words(differing)} since `learnable {read_json(folder / DONE)['verb']}` wrote it",
+            hint="run that command again: it makes again what is not as it was",
+        )
+
+
+def _known_outputs(folder: Path) -> dict[str, dict[str, Any]]:
+    known: dict[str, dict[str, Any]] = read_json(folder / DONE).get("outputs", {})
+    return known
 
 
 def read_outcome(folder: Path) -> Outcome:
@@ -372,9 +451,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise StoreError(f"cannot read {path}: {error}", hint="delete its folder and run again") from error
+        raise _UnreadableError(f"cannot read {path}: {error}", hint=ANEW) from error
     if not isinstance(value, dict):
-        raise StoreError(f"{path} is not a JSON object", hint="delete its folder and run again")
+        raise _UnreadableError(f"{path} is not a JSON object", hint=ANEW)
     return value
 
 

@@ -19,6 +19,8 @@ from learnable.fingerprint import fingerprint
 from learnable.steps import note, waiting_lock
 from learnable.types import Measure
 
+ELSEWHERE = "choose another folder with --store; a recipe keeps it in the folder given with -o"
+
 
 class Store:
     """Numbers that cost a model pass, kept so that they are never computed twice.
@@ -58,16 +60,16 @@ class Store:
             StoreError: If a part of another run cannot be read.
         """
         folder = self._folder(measure)
-        with waiting_lock(folder / "write.lock"):
+        with waiting_lock(folder / "write.lock", hint=ELSEWHERE):
             if not (folder / "measure.json").exists():
-                write_json(folder / "measure.json", asdict(measure))
+                write_json(folder / "measure.json", asdict(measure), hint=ELSEWHERE)
             if others := sorted(set(self._parts(measure)) - self._seen):
                 with _part_errors(folder):
                     frame = frame.join(pl.read_parquet(others, columns=["id"]), on="id", how="anti")
             part = folder / f"{uuid.uuid4().hex}.parquet"
             self._seen.update([*others, part])
             if frame.height:
-                write_frame(frame, part)
+                write_frame(frame, part, hint=ELSEWHERE)
         note()
 
     def read(self, measure: Measure, ids: pl.Series) -> pl.DataFrame:

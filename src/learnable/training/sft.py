@@ -2,7 +2,6 @@
 
 import ctypes
 import gc
-import json
 import math
 import shutil
 import sys
@@ -23,12 +22,13 @@ from peft import LoraConfig, PeftModel
 from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig
 
-from learnable.atomic import disk_errors, replacing, write_frame, write_json
+from learnable.atomic import disk_errors, flush, replacing, write_frame, write_json
 from learnable.errors import TrainError, UsageError
 from learnable.model.loading import load_network, load_tokenizer, quiet
 from learnable.model.source import resolved_device, resolved_dtype
-from learnable.progress import bar
-from learnable.steps import note
+from learnable.outputs import differences, in_words, recorded
+from learnable.progress import bar, say
+from learnable.steps import note, read_json
 from learnable.training import devices
 from learnable.training.batches import Batches, LengthGroupedBatches
 from learnable.training.trainer import ResponseTrainer
@@ -36,6 +36,7 @@ from learnable.types import ModelRef, Rendered, Tuning
 
 CHECKPOINT_EVERY_S = 60.0
 COMPLETE, KEPT_LOSSES = "complete", "last_epoch.npy"
+RECORD, CHECKPOINTS = "training.json", "checkpoints"
 LAST_EPOCH = "last_epoch.parquet"
 
 
@@ -87,11 +88,10 @@ def fine_tune(
         UsageError: If there are fewer GPUs than processes.
         DiskError: If the disk is full.
     """
-    record, checkpoints = folder / "training.json", folder / "checkpoints"
-    if record.is_file():
-        known = json.loads(record.read_text(encoding="utf-8"))
+    checkpoints = folder / CHECKPOINTS
+    if (trained := _trained_before(folder)) is not None:
         shutil.rmtree(checkpoints, ignore_errors=True)  # left by a kill right after the record was written
-        return Trained(folder=folder, ran=False, **known)
+        return trained
     useful = sorted((example for example in rendered if example.mask.any()), key=lambda example: example.id)
     if not useful:
         raise TrainError(
@@ -111,9 +111,22 @@ def fine_tune(
             start=start,
             keep_losses=keep_losses,
         )
-        trained: Trained = devices.together(_fine_tune, job, processes=processes, scratch=checkpoints)
+        done: Trained = devices.together(_fine_tune, job, processes=processes, scratch=checkpoints)
         shutil.rmtree(checkpoints)
-    return trained
+    return done
+
+
+def _trained_before(folder: Path) -> Trained | None:
+    """Return what a finished training did, None where it is to be done, again if its files are not as it left them."""
+    if not (folder / RECORD).is_file():
+        return None
+    record = read_json(folder / RECORD)
+    if differing := differences(folder, record.pop("outputs", {})):
+        say(f"{folder}: {in_words(differing)}, and is trained again")
+        with disk_errors(folder):
+            shutil.rmtree(folder)
+        return None
+    return Trained(folder=folder, ran=False, **record)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +166,7 @@ def _fine_tune(job: _Job) -> Trained:
 
 def _trained(job: _Job) -> Trained:
     started = time.monotonic()
-    last = devices.shared(_last_complete(job.folder / "checkpoints") if devices.is_main() else None)
+    last = devices.shared(_last_complete(job.folder / CHECKPOINTS) if devices.is_main() else None)
     spent_before = float((last / COMPLETE).read_text(encoding="ascii") or 0) if last else 0.0
     trainer = _trainer(job, last, started=started - spent_before)
     tokens = round(sum(len(example.ids) for example in job.rendered) * job.tuning.epochs)
@@ -171,8 +184,10 @@ def _trained(job: _Job) -> Trained:
                 "the training loss is not finite", hint="lower the learning rate, or use --dtype float32"
             )
         _save(trainer, job)
+        flush(job.folder)
         figures = {"tokens": trained.tokens, "steps": trained.steps, "seconds": trained.seconds}
-        write_json(job.folder / "training.json", figures)
+        written = recorded(job.folder, leave_out=[CHECKPOINTS])
+        write_json(job.folder / RECORD, figures | {"outputs": written})
     return trained
 
 
@@ -192,7 +207,7 @@ def _trainer(job: _Job, last: Path | None, *, started: float) -> ResponseTrainer
     )
     on_cpu = network.device.type == "cpu"
     arguments = SFTConfig(
-        output_dir=str(job.folder / "checkpoints"),
+        output_dir=str(job.folder / CHECKPOINTS),
         num_train_epochs=tuning.epochs,
         per_device_train_batch_size=tuning.batch_size,
         learning_rate=tuning.peak_learning_rate,
@@ -379,6 +394,7 @@ class _Checkpoints(TrainerCallback):
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         if self._losses is not None:
             np.save(folder / KEPT_LOSSES, self._losses)
+        flush(folder)
         with replacing(folder / COMPLETE) as part:
             part.write_text(f"{self._saved - self._started:.1f}", encoding="ascii")
         note()

@@ -161,6 +161,5 @@ def _is_step(folder: str) -> bool:
 
 def would_run(step: Step, folder: Path, price: Iterable[str]) -> Outcome:
     """Return what a step would cost, without running it."""
-    done = (folder / DONE).is_file() and read_outcome(folder).identity == step.identity
-    lines = ["done already"] if done else list(price)
+    lines = ["done already"] if step.is_done(folder) else list(price)
     return Outcome.planned(step.verb, lines, folder=folder, identity=step.identity)
