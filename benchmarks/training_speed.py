@@ -69,6 +69,8 @@ def with_trl(ref: ModelRef, rendered: Sequence[Rendered], folder: Path) -> dict[
             output_dir=str(folder),
             learning_rate=0.0,
             num_train_epochs=1,
+            # By default it cuts what is longer than 1,024 tokens: both are to train on the same.
+            max_length=max(MAX_LENGTH, *(len(example.ids) for example in rendered)),
             bf16=ref.dtype == "bfloat16",
             use_cpu=not torch.cuda.is_available(),
             model_init_kwargs={"dtype": ref.dtype},
@@ -96,10 +98,8 @@ def with_trl(ref: ModelRef, rendered: Sequence[Rendered], folder: Path) -> dict[
     return found
 
 
-def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Train once in this process; return seconds of ``train()``, tokens, peak memory and losses."""
-    ref = ModelRef(name=arguments.model, dtype=arguments.dtype)
-    rendered = rows_of(arguments.data, ref, rows=arguments.rows, seed=arguments.seed)
+def trained(one: str, ref: ModelRef, rendered: Sequence[Rendered]) -> dict[str, Any]:
+    """Train once in this process; return seconds of ``train()``, tokens, peak memory and losses by id."""
     seconds: list[float] = []
     train = Trainer.train
 
@@ -111,10 +111,15 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         seconds.append(time.monotonic() - started)
         return outcome
 
-    Trainer.train = timed  # type: ignore[method-assign]
-    with tempfile.TemporaryDirectory() as folder:
-        losses = {OURS: with_ours, TRL: with_trl}[arguments.one](ref, rendered, Path(folder))
     on_gpu = torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    Trainer.train = timed  # type: ignore[method-assign]
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            losses = {OURS: with_ours, TRL: with_trl}[one](ref, rendered, Path(folder))
+    finally:
+        Trainer.train = train  # type: ignore[method-assign]
     return {
         "seconds": seconds[0],
         "tokens": sum(len(example.ids) for example in rendered),
@@ -124,7 +129,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def measured(arguments: argparse.Namespace, one: str, dtype: str) -> dict[str, Any]:
-    """Return what ``measure`` finds in a fresh process."""
+    """Return what ``trained`` finds in a fresh process."""
     words = ["--one", one, "--dtype", dtype, "--model", arguments.model, "--data", str(arguments.data)]
     words += ["--rows", str(arguments.rows), "--seed", str(arguments.seed)]
     done = subprocess.run([sys.executable, __file__, *words], stdout=subprocess.PIPE, text=True, check=True)
@@ -172,7 +177,9 @@ def main() -> None:
     parser.add_argument("--dtype", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        print(json.dumps(measure(arguments)))
+        ref = ModelRef(name=arguments.model, dtype=arguments.dtype)
+        rendered = rows_of(arguments.data, ref, rows=arguments.rows, seed=arguments.seed)
+        print(json.dumps(trained(arguments.one, ref, rendered)))
         return
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
     threads = os.environ.get("OMP_NUM_THREADS", str(torch.get_num_threads()))

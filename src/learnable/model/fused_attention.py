@@ -75,7 +75,7 @@ def _sent(array: NDArray[Any], device: torch.device) -> torch.Tensor:
 
 
 @cache
-def _flash() -> tuple[Callable[..., torch.Tensor], dict[str, Any]]:
+def _flash() -> tuple[Callable[..., Any], dict[str, Any]]:
     """Return torch's flash attention of variable lengths, and what it must be told to let heads share keys."""
     from torch.nn.attention.varlen import varlen_attn
 
@@ -108,7 +108,7 @@ def flash(
     attend, sharing = _flash()
     if rows.order is not None:
         key, value = key[rows.order], value[rows.order]
-    return attend(
+    found: torch.Tensor = attend(
         query,
         key,
         value,
@@ -121,6 +121,7 @@ def flash(
         window_size=(-1 if window is None else window - 1, 0),
         **sharing,
     )
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,7 +209,8 @@ def _touched(segments: tuple[Segments, ...], count: int) -> NDArray[np.bool_]:
 @cache
 def _flex(kind: str) -> Callable[..., Any]:
     """Return FlexAttention for a kind of device: compiled where that gives the fused kernel."""
-    return torch.compile(flex_attention, dynamic=True) if kind == "cuda" else flex_attention
+    attend: Callable[..., Any] = flex_attention
+    return torch.compile(attend, dynamic=True) if kind == "cuda" else attend
 
 
 def flex(
@@ -237,6 +239,7 @@ def flex(
     Returns:
         (1, H, N, d).
     """
+    found: torch.Tensor
     found, beside = _flex(query.device.type)(
         query,
         key,
