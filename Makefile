@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: demo test check unit test-slow docs setup clean
+.PHONY: demo test check unit test-slow docs setup offline-bundle clean
 
 demo: setup            ## choose data with the starter model: a few minutes on 2 cores
 	$(BIN)/learnable run lobass
@@ -21,8 +21,8 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	touch $@
 
 check: setup           ## lint, types, layers
-	$(BIN)/ruff format --check src tests benchmarks docs
-	$(BIN)/ruff check src tests benchmarks docs
+	$(BIN)/ruff format --check src tests benchmarks docs scripts
+	$(BIN)/ruff check src tests benchmarks docs scripts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
@@ -35,6 +35,9 @@ test-slow: setup       ## tests with the real starter model
 docs: setup            ## write the generated command reference again, and build the site into site/
 	$(BIN)/python docs/generate_cli.py > docs/cli.md
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+offline-bundle: setup  ## what a machine without a network needs, in parts below 60 MB; more with BUNDLE="--python 3.12"
+	$(BIN)/python scripts/offline_bundle.py $(BUNDLE)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
