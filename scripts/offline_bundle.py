@@ -37,17 +37,18 @@ BENCHMARKS = ("gpu.py", "training_speed.py")
 UNPACK = """#!/bin/sh
 # Puts the bundle together and runs the GPU benchmark; its words go to the benchmark. Nothing is fetched.
 #   PYTHON=python3.12 ./unpack.sh --minutes 10
-#   ./unpack.sh --no-run        only unpacks: then  PYTHONPATH=site python3 -m learnable --help
+#   ./unpack.sh --no-run        only unpacks: then  PYTHONPATH=site-packages python3 -m learnable --help
+# The folder is called site-packages because dill, which datasets uses, looks for that name.
 set -eu
 cd "$(dirname "$0")"
 PYTHON=${PYTHON:-python3}
-if [ ! -f site/.complete ]; then
+if [ ! -f site-packages/.complete ]; then
   cat learnable-bundle.tar.part-* | tar -xf -
-  "$PYTHON" -m pip install --quiet --disable-pip-version-check --no-index --no-deps --no-compile --upgrade --target site wheels/*.whl
-  touch site/.complete
+  "$PYTHON" -m pip install --quiet --disable-pip-version-check --no-index --no-deps --no-compile --upgrade --target site-packages wheels/*.whl
+  touch site-packages/.complete
 fi
 [ "${1:-}" = "--no-run" ] && exit 0
-export PYTHONPATH="$PWD/site${PYTHONPATH:+:$PYTHONPATH}" HF_HUB_OFFLINE=1 LEARNABLE_CACHE="${LEARNABLE_CACHE:-$PWD/cache}"
+export PYTHONPATH="$PWD/site-packages${PYTHONPATH:+:$PYTHONPATH}" HF_HUB_OFFLINE=1 LEARNABLE_CACHE="${LEARNABLE_CACHE:-$PWD/cache}"
 exec "$PYTHON" benchmarks/gpu.py --expected benchmarks/expected.parquet "$@"
 """
 
