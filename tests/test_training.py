@@ -10,12 +10,14 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+import transformers
 from polars.testing import assert_frame_equal
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl.trainer.utils import add_fused_lm_head
 
 from learnable import verbs
+from learnable.data import load_pool, prompt_key
 from learnable.errors import ModelError, TrainError, UsageError
 from learnable.model import LanguageModel, Renderer
 from learnable.testing import tiny_model, toy_examples, write_messages
@@ -51,6 +53,10 @@ def trained(ref, rendered, tmp_path_factory):
     return fine_tune(ref, rendered, folder, tuning=FAST, label="training", keep_losses=True)
 
 
+def ids(rendered):
+    return [example.id for example in rendered]
+
+
 def mean_loss(model, rendered):
     return model.nll(rendered).sum() / sum(example.mask.sum() for example in rendered)
 
@@ -61,6 +67,65 @@ def test_fine_tuning_lowers_the_loss_on_what_it_saw(ref, rendered, trained):
     with model.adapter(trained.folder):
         after = mean_loss(model, rendered)
     assert after < before - 0.2
+
+
+def with_dropout(tiny, folder, network):
+    """Write a model with the tokenizer of another."""
+    torch.manual_seed(0)
+    network.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny).save_pretrained(folder)
+    return ModelRef(name=str(folder), dtype="float32", device="cpu")
+
+
+SMALL = {"vocab_size": 400, "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 2}
+DROPPING = {
+    "gpt2": lambda: transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(
+            n_embd=32, n_layer=2, n_head=2, attn_pdrop=0.5, resid_pdrop=0.5, embd_pdrop=0.5, **SMALL
+        )
+    ),
+    "opt": lambda: transformers.OPTForCausalLM(
+        transformers.OPTConfig(
+            hidden_size=32,
+            ffn_dim=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            word_embed_proj_dim=32,
+            dropout=0.5,
+            attention_dropout=0.5,
+            layerdrop=0.5,
+            max_position_embeddings=256,
+            **SMALL,
+        )
+    ),
+    "llama": lambda: transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            attention_dropout=0.5,
+            **SMALL,
+        )
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out")
+@pytest.mark.parametrize("family", DROPPING)
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_training_drops_nothing_out(tiny, tmp_path, family, method):
+    """With a learning rate of almost nothing, the losses that a training meets are those of the base."""
+    ref = with_dropout(tiny, tmp_path / "base", DROPPING[family]())
+    rendered = Renderer.of(ref).render(toy_examples(8), max_length=128)
+    tuning = Tuning(learning_rate=1e-20, batch_size=4, rank=2, method=method)
+    fine_tune(ref, rendered, tmp_path / "out", tuning=tuning, label="training", keep_losses=True)
+    met = dict(pl.read_parquet(tmp_path / "out" / sft.LAST_EPOCH).select("id", "nll").iter_rows())
+    base = LanguageModel(ref).nll(rendered)
+    np.testing.assert_allclose([met[example.id] for example in rendered], base, rtol=1e-4)
+    if method == "full":
+        saved = json.loads((tmp_path / "out" / "config.json").read_text())
+        assert 0.5 in saved.values(), "the model keeps its own rates for whoever trains it next"
 
 
 def test_the_base_is_untouched_when_the_adapter_is_off(ref, rendered, trained):
@@ -341,13 +406,57 @@ class TestLengthGroupedBatches:
 def test_folds_are_of_equal_size_within_each_source_and_keep_when_the_order_changes():
     ids = [f"id{number}" for number in range(101)]
     sources = ["a" if number % 3 else "b" for number in range(101)]
-    fold = assign_folds(ids, sources, folds=4, seed=0)
+    fold = assign_folds(ids, sources, folds=4)
     for source in "ab":
         counts = Counter(fold[i] for i in range(101) if sources[i] == source)
         assert max(counts.values()) - min(counts.values()) <= 1
-    backwards = assign_folds(ids[::-1], sources[::-1], folds=4, seed=0)
+    backwards = assign_folds(ids[::-1], sources[::-1], folds=4)
     assert backwards[::-1].tolist() == fold.tolist()
-    assert assign_folds(ids, sources, folds=4, seed=1).tolist() != fold.tolist()
+
+
+def test_answers_to_one_prompt_are_in_one_fold():
+    prompts = [f"p{number // 3}" for number in range(90)] + [f"q{number}" for number in range(11)]
+    sources = ["a" if number % 2 else "b" for number in range(101)]
+    fold = assign_folds(prompts, sources, folds=4)
+    assert len({(prompt, part) for prompt, part in zip(prompts, fold, strict=True)}) == 41
+    for source in "ab":
+        counts = Counter(part for part, of in zip(fold, sources, strict=True) if of == source)
+        assert max(counts.values()) - min(counts.values()) <= 2
+
+
+def test_a_model_of_a_fold_has_seen_no_other_answer_to_its_prompts(tiny, tmp_path):
+    first = toy_examples(12)
+    again = [
+        replace(one, messages=(one.messages[0], replace(one.messages[1], content=f"{number}")))
+        for one in first
+        for number in range(2)
+    ]
+    data = [write_messages(first, tmp_path / "a.jsonl"), write_messages(again, tmp_path / "b.jsonl")]
+    how = Reference(folds=3, learning_rate=1e-2, batch_size=12, rank=2)
+    given = {"model": str(tiny), "loading": Loading(dtype="float32"), "output": str(tmp_path / "reference")}
+    trained = verbs.train([str(path) for path in data], reference=how, **given)
+    part = dict(read_reference(trained.folder).assignment.iter_rows())
+    prompts = {}
+    for example in load_pool(trained.links["pool"]).iter_examples():
+        prompts.setdefault(example.messages[0].content, set()).add(part[example.id])
+    assert [len(parts) for parts in prompts.values()] == [1] * 12
+    assert set(part.values()) == {0, 1, 2}
+
+
+def test_another_seed_gives_other_folds():
+    examples = toy_examples(40)
+    folds = [
+        assign_folds([prompt_key(one, draw=seed) for one in examples], ["a"] * 40, folds=2)
+        for seed in range(2)
+    ]
+    assert folds[0].tolist() != folds[1].tolist()
+
+
+def test_fewer_prompts_than_folds_is_an_error(ref, rendered, tmp_path):
+    with pytest.raises(TrainError, match="2 different prompts are too few for 3 folds"):
+        train_reference(
+            ref, rendered, ["a"] * 24, tmp_path, prompts=["p", "q"] * 12, reference=Reference(folds=3)
+        )
 
 
 def test_no_example_is_scored_by_a_model_that_trained_on_it(ref, rendered, tmp_path, monkeypatch):
@@ -359,7 +468,7 @@ def test_no_example_is_scored_by_a_model_that_trained_on_it(ref, rendered, tmp_p
 
     monkeypatch.setattr("learnable.training.reference.fine_tune", remember)
     sources = ["a"] * len(rendered)
-    train_reference(ref, rendered, sources, tmp_path, reference=Reference(folds=3))
+    train_reference(ref, rendered, sources, tmp_path, prompts=ids(rendered), reference=Reference(folds=3))
     references = read_reference(tmp_path)
     for example, part in references.assignment.iter_rows():
         assert example not in seen[f"part-{part}"]
@@ -374,7 +483,8 @@ def test_a_fraction_trains_on_that_share(ref, rendered, tmp_path, monkeypatch):
         return sft.Trained(folder=folder, tokens=1, steps=1, seconds=0.0)
 
     monkeypatch.setattr("learnable.training.reference.fine_tune", remember)
-    train_reference(ref, rendered, ["a"] * 24, tmp_path, reference=Reference(fraction=0.25))
+    how = Reference(fraction=0.25)
+    train_reference(ref, rendered, ["a"] * 24, tmp_path, prompts=ids(rendered), reference=how)
     assert sizes == [6]
 
 
@@ -405,7 +515,9 @@ def test_impossible_settings_are_refused(wrong):
 
 def test_fewer_examples_than_folds_is_an_error(ref, rendered, tmp_path):
     with pytest.raises(TrainError, match="too few for 30 folds"):
-        train_reference(ref, rendered, ["a"] * 24, tmp_path, reference=Reference(folds=30))
+        train_reference(
+            ref, rendered, ["a"] * 24, tmp_path, prompts=ids(rendered), reference=Reference(folds=30)
+        )
 
 
 def test_an_unfinished_reference_is_not_read(tmp_path):
@@ -418,7 +530,7 @@ def test_an_unfinished_reference_is_not_read(tmp_path):
 def references(ref, rendered, tmp_path_factory):
     folder = tmp_path_factory.mktemp("reference")
     how = Reference(learning_rate=1e-2, rank=4, last_epoch_loss=True)
-    train_reference(ref, rendered, ["a"] * 24, folder, reference=how)
+    train_reference(ref, rendered, ["a"] * 24, folder, prompts=ids(rendered), reference=how)
     return read_reference(folder)
 
 

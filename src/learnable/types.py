@@ -455,7 +455,8 @@ class Reference(Tuning):
     Args:
         folds: 0: one model trained on all examples, which then scores the very examples it has trained on (the
             paper); K >= 2: K models, each trained on the examples outside one fold and scoring that fold, so that no
-            example is scored by a model that has seen it. Two folds cost what one in-sample epoch costs.
+            example is scored by a model that has seen it, or another answer to its prompt. Two folds cost what one
+            in-sample epoch costs.
         fraction: Train on this share of the examples only, drawn at random.
         model: A model or LoRA adapter that is trained already (folder or hub id); nothing is trained then.
         last_epoch_loss: Keep the loss of each example as the last epoch met it, which `score` then takes for the loss

@@ -3,7 +3,7 @@
 from learnable.data.flags import boolean_columns
 from learnable.data.formats import FORMATS, detect
 from learnable.data.made import MADE, read_made
-from learnable.data.pool import HELD_OUT, hold_out, is_pool, load_pool, pool_identity, save_pool
+from learnable.data.pool import HELD_OUT, hold_out, is_pool, load_pool, pool_identity, prompt_key, save_pool
 from learnable.data.reading import digests, read
 from learnable.data.records import base_name, place
 from learnable.data.starter import STARTER_ROWS, starter_rows
@@ -24,6 +24,7 @@ __all__ = [
     "load_pool",
     "place",
     "pool_identity",
+    "prompt_key",
     "read",
     "read_made",
     "save_pool",

@@ -57,6 +57,16 @@ def load_pool(folder: Path, *, conversations: bool = True) -> Pool:
     return Pool(examples=examples, rows=rows, files=files)
 
 
+def prompt_key(example: Example, *, draw: str | int) -> str:
+    """Return a hash of what stands before the last answer of an example: all answers to one prompt have the same.
+
+    Args:
+        example: Of whatever source.
+        draw: What the key is for: the keys of another draw are in another order.
+    """
+    return fingerprint([draw, [message.content for message in example.messages[:-1]]])
+
+
 def hold_out(pool: Pool, *, share: float) -> tuple[Pool, list[Example]]:
     """Set a share of each source aside, drawn by a hash of the prompts; all answers to one prompt go together.
 
@@ -67,11 +77,8 @@ def hold_out(pool: Pool, *, share: float) -> tuple[Pool, list[Example]]:
     Returns:
         The pool without them, their rows marked as held out; and the examples, in the order of the pool.
     """
-    prompts = pl.Series(
-        "prompt",
-        [fingerprint(["held out", [m.content for m in each.messages[:-1]]]) for each in pool.iter_examples()],
-        dtype=pl.String,
-    )
+    keys = [prompt_key(example, draw="held out") for example in pool.iter_examples()]
+    prompts = pl.Series("prompt", keys, dtype=pl.String)
     known = pool.examples.with_columns(prompts)
     place = pl.col("prompt").rank("dense").over("source") - 1
     drawn = known.filter(place < (share * pl.col("prompt").n_unique().over("source")).round())["prompt"]

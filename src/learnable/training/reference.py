@@ -70,15 +70,30 @@ _KEEP_OR_PASS = (
 )
 
 
-def assign_folds(ids: Sequence[str], sources: Sequence[str], *, folds: int, seed: int) -> np.ndarray:
-    """Return the fold of each example, int64 (n,): by a hash of id and seed, and equally many of each source in each.
+def assign_folds(prompts: Sequence[str], sources: Sequence[str], *, folds: int) -> np.ndarray:
+    """Return the fold of each example, int64 (n,): all answers to one prompt in one, each source as even as can be.
 
-    The order of the examples does not matter.
+    Prompts are taken by size, then by key, and each goes where the fewest examples of its sources are. The order of
+    the examples does not matter.
+
+    Args:
+        prompts: n keys of prompts, see ``data.prompt_key``; another seed gives other keys, hence other folds.
+        sources: n sources.
+        folds: How many.
     """
-    keys = [fingerprint([seed, example]) for example in ids]
-    order = sorted(range(len(ids)), key=lambda position: (sources[position], keys[position]))
-    assigned = np.empty(len(ids), dtype=np.int64)
-    assigned[order] = np.arange(len(ids)) % folds
+    members: dict[str, list[int]] = {}
+    for position, prompt in enumerate(prompts):
+        members.setdefault(prompt, []).append(position)
+    counts = {source: np.zeros(folds, dtype=np.int64) for source in set(sources)}
+    total = np.zeros(folds, dtype=np.int64)
+    assigned = np.empty(len(prompts), dtype=np.int64)
+    for prompt in sorted(members, key=lambda prompt: (-len(members[prompt]), prompt)):
+        there = np.sum([counts[sources[position]] for position in members[prompt]], axis=0)
+        fold = int(np.lexsort((total, there))[0])
+        for position in members[prompt]:
+            assigned[position] = fold
+            counts[sources[position]][fold] += 1
+        total[fold] += len(members[prompt])
     return assigned
 
 
@@ -88,6 +103,7 @@ def train_reference(
     sources: Sequence[str],
     folder: Path,
     *,
+    prompts: Sequence[str],
     reference: Reference,
     processes: int = 1,
 ) -> list[Trained]:
@@ -98,6 +114,7 @@ def train_reference(
         rendered: n examples.
         sources: Their sources, for folds that hold equally many of each.
         folder: Gets a folder for each model, and ``reference.json`` and ``assignment.parquet``.
+        prompts: The keys of their prompts: no prompt is in two folds, see ``assign_folds``.
         reference: How.
         processes: As for ``fine_tune``.
 
@@ -105,19 +122,14 @@ def train_reference(
         What each training did, in this run or before.
 
     Raises:
-        TrainError: If there are fewer examples than folds.
+        TrainError: If there are too few examples, or prompts, for so many folds.
     """
     ids = [example.id for example in rendered]
-    if len(ids) < max(reference.folds, 1) * 2:
-        raise TrainError(
-            f"{len(ids)} examples are too few for {reference.folds} folds",
-            hint="give more data, or fewer folds",
-        )
+    fold = _folds(prompts, sources, folds=reference.folds)
     drawn = sorted(
         range(len(ids)), key=lambda position: fingerprint(["fraction", reference.seed, ids[position]])
     )
     used = set(drawn[: max(1, round(reference.fraction * len(ids)))])
-    fold = assign_folds(ids, sources, folds=max(reference.folds, 1), seed=reference.seed)
     parts, trainings = [], []
     for number in range(max(reference.folds, 1)):
         inside = [i for i in range(len(ids)) if i in used and (not reference.folds or fold[i] != number)]
@@ -139,6 +151,19 @@ def train_reference(
     write_frame(pl.DataFrame({"id": ids, "part": fold}), folder / "assignment.parquet")
     write_json(folder / "reference.json", {"parts": parts})
     return trainings
+
+
+def _folds(prompts: Sequence[str], sources: Sequence[str], *, folds: int) -> np.ndarray:
+    if len(prompts) < max(folds, 1) * 2:
+        raise TrainError(
+            f"{len(prompts)} examples are too few for {folds} folds", hint="give more data, or fewer folds"
+        )
+    if len(set(prompts)) < folds:
+        raise TrainError(
+            f"{len(set(prompts))} different prompts are too few for {folds} folds: all answers to one are in one fold",
+            hint="give more data, fewer folds, or `--folds 0`",
+        )
+    return assign_folds(prompts, sources, folds=folds) if folds else np.zeros(len(prompts), dtype=np.int64)
 
 
 def no_assignment() -> pl.DataFrame:

@@ -25,6 +25,7 @@ from trl import SFTConfig
 from learnable.atomic import disk_errors, flush, replacing, write_frame, write_json
 from learnable.errors import TrainError, UsageError
 from learnable.model.loading import load_network, load_tokenizer, quiet
+from learnable.model.network import without_dropout
 from learnable.model.source import resolved_device, resolved_dtype
 from learnable.outputs import differences, in_words, recorded
 from learnable.progress import bar, say
@@ -170,7 +171,10 @@ def _trained(job: _Job) -> Trained:
     spent_before = float((last / COMPLETE).read_text(encoding="ascii") or 0) if last else 0.0
     trainer = _trainer(job, last, started=started - spent_before)
     tokens = round(sum(len(example.ids) for example in job.rendered) * job.tuning.epochs)
-    with bar(job.label, tokens) if devices.is_main() else nullcontext() as trainer.progress:
+    with (
+        bar(job.label, tokens) if devices.is_main() else nullcontext() as trainer.progress,
+        without_dropout(trainer.model),
+    ):
         outcome = trainer.train(resume_from_checkpoint=str(last) if last else None)
     trained = Trained(
         folder=job.folder,

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from learnable import data as rows
 from learnable.comparing import Init
 from learnable.errors import UsageError
 from learnable.fingerprint import fingerprint
@@ -74,6 +75,8 @@ def train(
         parameters = asdict(reference) | {"max_length": longest}
         if not reference.last_epoch_loss:
             del parameters["last_epoch_loss"]  # it came later, and references without it are what they were
+        if reference.folds:
+            parameters["folds by"] = "prompt"  # a reference whose folds went by id is another one
     if new is not None:
         facts["tokens"], parameters["tokens"] = str(new), fingerprint(new)
     step = Step(verb="train", parameters=parameters, inputs=inputs)
@@ -98,9 +101,16 @@ def train(
         )
     else:
         say(f"training the reference ({reference.method}): {_price(reference, len(pool))}")
-        rendered = Renderer.of(ref).render(list(pool.iter_examples()), max_length=longest, skip_refused=skip)
-        sources = pool.examples["source"].to_list()
-        trainings = train_reference(ref, rendered, sources, folder, reference=reference, processes=processes)
+        examples = list(pool.iter_examples())
+        trainings = train_reference(
+            ref,
+            Renderer.of(ref).render(examples, max_length=longest, skip_refused=skip),
+            pool.examples["source"].to_list(),
+            folder,
+            prompts=[rows.prompt_key(example, draw=reference.seed) for example in examples],
+            reference=reference,
+            processes=processes,
+        )
     # Its trainings lie in this folder alone, so each of them is part of what the step cost, whenever it ran.
     return step.finish(
         folder,
