@@ -84,8 +84,104 @@ def decided(reason: str) -> Check:
     return check
 
 
+FRUIT = [user("Name a fruit"), answer("Fig.")]
+A_FIG = [user("Name a fruit"), answer("A fig.")]
+KEY = [
+    user("Where is the key?"),
+    answer("I lost it, sorry.", trained=False),
+    user("Try again."),
+    answer("It is in the drawer."),
+]
+SNOW = [user("What colour is snow?"), answer("White.")]
+ASH = [user("What colour is ash?"), answer("Grey.")]
+
 CASES: dict[str, Check] = {
-    "F087": refuses("data/completion_dict.jsonl", "prompt"),
+    "F001": reads("data/alpaca_plus_context.jsonl", [user("Who came?\n\nAnn came at noon."), answer("Ann")]),
+    "F003": reads(
+        "data/functions_legacy.jsonl",
+        [user("Weather in Rome?"), answer("I would need a city code.")],
+        tools='[{"type": "function", "function": {"name": "w", "parameters": {}}}]',
+    ),
+    "F004": reads(
+        "data/history_swift.jsonl",
+        [user("What is the capital of France?"), answer("Paris."), user("And of Spain?"), answer("Madrid.")],
+    ),
+    "F006": refuses("data/kto_label_false.jsonl", "undesirable", "'label'", "ignore=label"),
+    "F006, the other row": reads("data/kto_label_false.jsonl", SNOW, on_error="skip"),
+    "F007": refuses("data/label_false.csv", "undesirable", "False"),
+    "F007, the other row": reads("data/label_false.csv", ASH, on_error="skip"),
+    "F008": refuses("data/mcq_options_text.jsonl", "'options'", "choices", "ignore=options"),
+    "F009": refuses("data/mllm_audio.jsonl", "'audios'", "only text"),
+    "F010": refuses("data/mllm_images.jsonl", "'images'", "only text"),
+    "F011": refuses(
+        "data/prompt_question_answer.jsonl", "second prompt in 'question'", "system=prompt,prompt=question"
+    ),
+    "F011, as its hint says": reads(
+        "data/prompt_question_answer.jsonl",
+        [
+            system("You are a strict examiner. Answer with one letter."),
+            user("Which is a fruit? A) fig B) rock"),
+            answer("A"),
+        ],
+        columns="system=prompt,prompt=question",
+    ),
+    "F012": reads(
+        "data/reasoning_content.jsonl",
+        [user("What is 2+2?"), answer("4", reasoning="Two and two makes four.")],
+    ),
+    "F013": reads(
+        "data/sharegpt_weight.jsonl",
+        [
+            system("Be brief."),
+            user("Name a river"),
+            answer("The Elbe", trained=False),
+            user("Another one"),
+            answer("The Po"),
+        ],
+    ),
+    "F014": reads(
+        "data/system_message_key.jsonl",
+        [system("Answer like a pirate."), user("Name a fruit"), answer("Arr, a fig!")],
+    ),
+    "F015": reads("data/train_false.jsonl", KEY),
+    "F016": reads("data/weight_zero.jsonl", KEY),
+    "F017": refuses("data/zero_width_answer.jsonl", "the answer is empty"),
+    "F052": refuses("data/binary.parquet", "'instruction' is binary", "cast the column to text"),
+    "F056": reads("data/input_list_empty.jsonl", FRUIT),
+    "F057": reads("data/nan_input.parquet", FRUIT),
+    "F059": refuses("data/openai_preference.jsonl", "preference data", "'preferred_output'", "prompt=input"),
+    "F059, as its hint says": reads(
+        "data/openai_preference.jsonl", SNOW, columns="response=preferred_output,prompt=input"
+    ),
+    "F060": refuses("data/pref_implicit.jsonl", "preference data", "'chosen'", "--columns response=chosen"),
+    "F060, as its hint says": reads("data/pref_implicit.jsonl", SNOW, columns="response=chosen"),
+    "F061": refuses(
+        "data/pref_prompt_chosen.jsonl", "preference data", "'chosen'", "--columns response=chosen"
+    ),
+    "F061, as its hint says": reads("data/pref_prompt_chosen.jsonl", SNOW, columns={"response": "chosen"}),
+    "F062": refuses("data/pref_sharegpt_llamafactory.jsonl", "preference data", "--columns response=chosen"),
+    "F062, as its hint says": reads("data/pref_sharegpt_llamafactory.jsonl", SNOW, columns="response=chosen"),
+    "F064": reads(
+        "data/sharegpt_function_response.jsonl",
+        [user("Weather in Rome?"), answer("<tool_call>{}</tool_call>"), result("sun"), answer("Sunny.")],
+    ),
+    "F066": reads("data/tools_string_empty.jsonl", A_FIG),
+    "F087": reads("data/completion_dict.jsonl", FRUIT),
+    "F088": reads("data/conversation_human_assistant.jsonl", FRUIT),
+    "F089": reads("data/developer_role.jsonl", [system("Answer in one word."), *FRUIT]),
+    "F090": reads("data/dialogue.jsonl", FRUIT),
+    "F092": reads("data/input_output.jsonl", FRUIT),
+    "F093": reads("data/inputs_targets.jsonl", FRUIT),
+    "F096": reads("data/messages_col.csv", FRUIT),
+    "F097": reads("data/messages_json_string.jsonl", FRUIT),
+    "F098": reads("data/problem_solution_only.jsonl", [user("2+2?"), answer("It is 4.")]),
+    "F099": reads("data/prompt_str_completion_list.jsonl", FRUIT),
+    "F101": reads("data/sharegpt_role_GPT_u.jsonl", A_FIG),
+    "F102": reads("data/sharegpt_role_Human_c.jsonl", A_FIG),
+    "F103": reads("data/sharegpt_role_USER_u.jsonl", A_FIG),
+    "F104": reads("data/sharegpt_role_bot_l.jsonl", A_FIG),
+    "F105": reads("data/sharegpt_role_chatgpt_l.jsonl", A_FIG),
+    "F106": reads("data/struct_of_lists.parquet", FRUIT),
 }
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from learnable.data import load_pool, read, save_pool
 from learnable.data.formats import FORMATS
-from learnable.types import Conversation, Format, Message, ToolCall
+from learnable.types import Conversation, Message, ToolCall
 
 PLAIN = Conversation(
     messages=(Message(role="user", content="a?"), Message(role="assistant", content="b")),
@@ -40,19 +40,12 @@ UNTRAINED = Conversation(
 
 
 @pytest.fixture
-def pool_of(tmp_path, monkeypatch):
+def pool_of(tmp_path):
     """Reads rows that mean the given conversations."""
 
     def read_them(*conversations):
-        made = Format(
-            name="made",
-            matches=lambda row: "number" in row,
-            read=lambda row: conversations[row["number"]],
-            write=lambda conversation: {},
-        )
-        monkeypatch.setitem(FORMATS, "made", made)
-        lines = [json.dumps({"number": number}) + "\n" for number in range(len(conversations))]
-        (tmp_path / "rows.jsonl").write_text("".join(lines))
+        rows = [FORMATS["messages"].write(conversation) for conversation in conversations]
+        (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         return read([str(tmp_path / "rows.jsonl")])
 
     return read_them

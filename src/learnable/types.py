@@ -127,11 +127,15 @@ class Reading:
         format: ``alpaca``, ``sharegpt``, ``messages`` or ``prompt_completion``; detected row by row when not given.
         on_error: ``raise`` stops at the first bad row; ``skip`` drops bad rows and lists them with their reasons.
         source_column: Column that names the source of a row; the name of the file when not given.
+        columns: Which column is which part of a conversation: ``prompt=query_nl,response=shell_command``. Parts are
+            prompt, response, messages, system, context, history, reasoning, tools, label, and ignore for a column that is
+            none; columns with usual names need no naming.
     """
 
     format: str | None = None
     on_error: Literal["raise", "skip"] = "raise"
     source_column: str | None = None
+    columns: str | Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -523,13 +527,14 @@ class Selection:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceFile:
-    """A file rows were read from: where it is, what it is, and the hash of its bytes."""
+    """A file rows were read from: where it is, what it is, the hash of its bytes, and what its columns were taken for."""
 
     path: str
     kind: str
     format: str
     source: str
     digest: str
+    understood: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -575,11 +580,13 @@ def _message(turn: Mapping[str, Any]) -> Message:
 class Format:
     """How one kind of row is read and written.
 
-    ``matches`` tells from its keys whether a row is of this format; ``read`` gives the conversation that a row means
-    and raises ``ValueError`` with the reason when it cannot; ``write`` is its inverse.
+    ``matches`` tells from its keys whether a row is of this format; ``columns`` gives the columns of each part of a
+    conversation among the keys of a row, and nothing where one is missing; ``read`` gives the conversation that a row
+    means and raises ``ValueError`` with the reason when it cannot; ``write`` is its inverse.
     """
 
     name: str
     matches: Callable[[Mapping[str, Any]], bool]
+    columns: Callable[[Sequence[str]], Mapping[str, tuple[str, ...]]]
     read: Callable[[Mapping[str, Any]], Conversation]
     write: Callable[[Conversation], dict[str, Any]]

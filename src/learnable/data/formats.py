@@ -1,28 +1,48 @@
-"""The shapes that fine-tuning rows come in, and the conversation each row means.
+"""The shapes that fine-tuning rows come in: which columns each has, and how one is written.
 
-A format never guesses: what it cannot read as a conversation that ends in an answer, it refuses with the reason.
+Nothing is guessed: what cannot be read as a conversation that ends in an answer is refused with the reason.
 """
 
 import difflib
-import reprlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from learnable.errors import DataError
+from learnable.data.layout import Layout, preference_error
+from learnable.data.names import (
+    COMPLETIONS,
+    CONTEXTS,
+    HISTORIES,
+    LABELS,
+    OTHER_COMPLETIONS,
+    OTHER_PROMPTS,
+    OTHER_TURNS,
+    PROMPTS,
+    REASONINGS,
+    SYSTEMS,
+    TOOLS,
+    TURNS,
+    doubt,
+    plain,
+)
+from learnable.data.turns import as_turns
+from learnable.data.values import Row, UnusableRowError, is_blank, shown_keys
+from learnable.errors import DataError, did_you_mean
 from learnable.types import Conversation, Format, Message
 
-Row = Mapping[str, Any]
+Columns = Mapping[str, tuple[str, ...]]
+"""Parts of a conversation, and the columns that hold them."""
 
-ROLES = {"system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
-PROMPTS = ("prompt", "query", "question", "instruction")
-COMPLETIONS = ("completion", "response", "answer")
-CONTEXTS = ("context", "input")
-SYSTEMS = ("system", "system_prompt")
-
-_BRIEF = reprlib.Repr()  # of bounded depth: a row may be nested deeper than repr can go
-_BRIEF.maxstring = _BRIEF.maxother = 80
-_TOOL_KEYS = ("tool_calls", "tools", "function_call")
-_TOOL_ROLES = ("tool", "function", "ipython", "observation")
+_BESIDE = {"system": SYSTEMS, "history": HISTORIES, "tools": TOOLS, "label": LABELS}
+"""Parts that stand beside any conversation."""
+_KNOWN = {
+    "prompt": (*PROMPTS, "inputs"),
+    "response": COMPLETIONS,
+    "context": CONTEXTS,
+    "reasoning": REASONINGS,
+    "messages": (*TURNS, *OTHER_TURNS),
+    **_BESIDE,
+}
+"""Columns that some format reads: where another one reads something else instead, they are in doubt."""
 
 
 def detect(row: Row) -> Format:
@@ -31,184 +51,180 @@ def detect(row: Row) -> Format:
     Raises:
         DataError: If no format fits; the message lists the keys seen.
     """
-    for keys in ([key for key, value in row.items() if value is not None], list(row)):
-        present = {key: row[key] for key in keys}
-        for known in FORMATS.values():
-            if known.matches(present):
-                return known
-    raise DataError(f"no known format fits the keys: {shown_keys(row)}", hint=_hint(row))
+    try:
+        return FORMATS[find_layout(row).format]
+    except UnusableRowError as error:
+        raise DataError(str(error), hint=error.hint) from error
 
 
-def shown_keys(keys: Iterable[object]) -> str:
-    """Return the keys for an error message, safe to print and of bounded length."""
-    texts = [key if isinstance(key, str) and key.isprintable() else repr(key) for key in keys]
-    listed = ", ".join(text if len(text) <= 60 else f"{text[:60]}..." for text in texts[:30])
-    return (listed + ", ..." if len(texts) > 30 else listed) or "none"
+def find_layout(
+    row: Row, *, format: str | None = None, columns: Mapping[str, Sequence[str]] | None = None
+) -> Layout:
+    """Return how the columns of a row make a conversation; it is the same for all rows with values in the same columns.
 
-
-def kind_of(value: object) -> str:
-    """Return what a value is, in the words of JSON."""
-    if value is None:
-        return "missing"
-    if isinstance(value, bool):
-        return "a boolean"
-    if isinstance(value, str):
-        return "text"
-    if isinstance(value, int | float):
-        return "a number"
-    if isinstance(value, Mapping):
-        return "an object"
-    return "a list" if isinstance(value, list | tuple) else f"a {type(value).__name__}"
-
-
-def text_of(value: object, name: str) -> str:
-    """Return the value if it is text that can be stored.
+    Args:
+        row: A row; a key without a value counts only when nothing else fits.
+        format: Name of the format; found from the keys when not given.
+        columns: Columns that were named, by the part that they are.
 
     Raises:
-        ValueError: If it is missing, of another type, or not valid Unicode.
+        UnusableRowError: If no format fits, or a column that was named is not there.
     """
-    if value is None:
-        raise ValueError(f"{name} is missing")
-    if isinstance(value, str):
-        return value if value.isascii() else _encodable(value, name)
-    raise ValueError(f"{name} is {kind_of(value)}, not text: {_shortened(value)}")
-
-
-def _encodable(text: str, name: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"{name} is not valid Unicode: lone surrogate {text[error.start]!r}") from error
-    return text
-
-
-def _shortened(value: object) -> str:
-    text = _BRIEF.repr(value)
-    return text if len(text) <= 60 else f"{text[:60]}..."
-
-
-def _refuse_tools(row: Row) -> None:
-    for key in _TOOL_KEYS:
-        if row.get(key):
-            raise ValueError(f"tool calls are not supported ({key!r} is not empty)")
-
-
-def _checked(messages: Sequence[Message]) -> Conversation:
-    """Refuse conversations without an answer to learn, or an answer to nothing."""
-    if not messages:
-        raise ValueError("the conversation is empty")
-    asked = False
-    for message in messages:
-        if message.role == "assistant" and not asked:
-            raise ValueError("no user turn before the assistant turn")
-        if message.role != "system" and not message.content.strip():
-            raise ValueError(
-                "the answer is empty" if message.role == "assistant" else "the user turn is empty"
+    given = {part: tuple(names) for part, names in (columns or {}).items()}
+    ignored = given.pop("ignore", ())
+    for part in ("messages", "prompt", "response"):
+        for name in given.get(part, ()):
+            if name not in row:
+                raise UnusableRowError(
+                    f"no column {name!r} to take the {part} from", hint=did_you_mean(name, row)
+                )
+    named = {*ignored, *(name for names in given.values() for name in names)}
+    filled = [key for key, value in row.items() if value is not None]
+    for keys in (filled, list(row)):
+        found, parts = _parts([key for key in keys if key not in named], format, given)
+        if found is not None:
+            return _layout(
+                found, {**parts, **given}, filled, ignored=ignored, settled={*given, *_settled(format)}
             )
-        asked = asked or message.role == "user"
-    if messages[-1].role != "assistant":
-        raise ValueError(f"the conversation ends with a {messages[-1].role} turn")
-    return Conversation(messages=tuple(messages))
+    raise _unknown(row, format)
 
 
-def _system(row: Row) -> list[Message]:
-    """Return the system turn that stands beside the conversation; an empty column means none."""
-    for key in SYSTEMS:
-        if row.get(key) is not None:
-            text = text_of(row[key], repr(key))
-            return [Message(role="system", content=text)] if text.strip() else []
-    return []
+def _parts(keys: Sequence[str], format: str | None, given: Columns) -> tuple[str | None, Columns]:
+    """Return the format that keys are of, and the columns of its parts; None where they are of none."""
+    if format is not None:
+        parts = FORMATS[format].columns(keys)
+        return (format if parts else None), parts
+    if "messages" in given:
+        return "messages", {}
+    if "prompt" in given or "response" in given:
+        return _rest(keys, given)
+    row = dict.fromkeys(keys)
+    known = next((known for known in FORMATS.values() if known.matches(row)), None)
+    return (known.name, known.columns(keys)) if known else (None, {})
 
 
-def _turns(value: object, name: str) -> list[Message]:
-    if value is None:
-        raise ValueError(f"{name} is missing")
-    if isinstance(value, list | tuple):
-        return [_turn(item, f"turn {number} of {name}") for number, item in enumerate(value, 1)]
-    raise ValueError(f"{name} is {kind_of(value)}, not a list of turns: {_shortened(value)}")
+def _rest(keys: Sequence[str], given: Columns) -> tuple[str | None, Columns]:
+    """Return what belongs to a prompt or an answer that was named: the other one, and what stands beside them."""
+    prompt = None if "prompt" in given else _first(keys, PROMPTS)
+    turns = _first(keys, _KNOWN["messages"])
+    if "prompt" not in given and prompt is None and turns is not None:
+        return "messages", {"messages": (turns,)}
+    if "prompt" not in given and prompt is None:
+        prompt = _first(keys, OTHER_PROMPTS)
+    answer = None if "response" in given else _first(keys, COMPLETIONS) or _first(keys, OTHER_COMPLETIONS)
+    if "response" not in given and answer is None:
+        return None, {}
+    parts = {"prompt": (prompt,) if prompt else (), "response": (answer,) if answer else ()}
+    beside = {"context": _all(keys, CONTEXTS, besides=prompt), "reasoning": _all(keys, REASONINGS)}
+    return "prompt_completion", {part: names for part, names in {**parts, **beside}.items() if names}
 
 
-def _turn(item: object, name: str) -> Message:
-    turn = _object(item, name)
-    _refuse_tools(turn)
-    role, content = _either(turn, "role", "from"), _either(turn, "content", "value")
-    if role is None:
-        raise ValueError(f"{name} has no role; keys seen: {shown_keys(turn)}")
-    if role in _TOOL_ROLES:
-        raise ValueError(f"tool calls are not supported (role {role!r} in {name})")
-    if not isinstance(role, str) or role not in ROLES:
-        raise ValueError(f"unknown role {_shortened(role)} in {name}; known: {', '.join(ROLES)}")
-    if isinstance(content, list | tuple):
-        text = "".join(_part_text(_object(part, f"a part of {name}"), name) for part in content)
-    else:
-        text = text_of(content, f"the content of {name}")
-    return Message(role=ROLES[role], content=text)
+def _settled(format: str | None) -> Sequence[str]:
+    """Return the parts that a format which was named leaves no doubt about."""
+    return () if format is None else ("messages", "prompt", "response")
 
 
-def _either(row: Row, key: str, other: str) -> object:
-    return row[key] if row.get(key) is not None else row.get(other)
+def _layout(
+    format: str, parts: Columns, filled: Sequence[str], *, ignored: Sequence[str], settled: set[str]
+) -> Layout:
+    """Return the layout of a format, with what stands beside the conversation and what is in doubt."""
+    if "messages" in parts:
+        unusable = {"prompt", "context", "history"} | (set() if "response" in parts else {"reasoning"})
+        if wrong := [f"{part}={names[0]}" for part, names in parts.items() if part in unusable]:
+            raise UnusableRowError(
+                f"{wrong[0]} has no place beside turns ({parts['messages'][0]!r})",
+                hint="name prompt and response as well, or leave it out: --columns ignore=...",
+            )
+    used = {*ignored, *(name for names in parts.values() for name in names)}
+    free = [key for key in filled if key not in used]
+    beside = {part: _all(free, names) for part, names in _BESIDE.items() if part not in parts}
+    if "messages" in parts:
+        beside.pop("history", None)
+    used.update(name for names in beside.values() for name in names)
+    others = [key for key in filled if key not in used]
+    plain_names = [plain(key) for key in filled]
+    doubts = {key: _doubt(plain(key), plain_names, settled, whole="messages" in parts) for key in others}
+    return Layout(
+        format=format,
+        doubts={key: part for key, part in doubts.items() if part is not None},
+        others=(*others, *(key for key in ignored if key in filled)),
+        **parts,
+        **beside,
+    )
 
 
-def _object(item: object, name: str) -> Row:
-    if isinstance(item, Mapping):
-        return item
-    raise ValueError(f"{name} is {kind_of(item)}, not an object")
+def _doubt(name: str, names: Sequence[str], settled: set[str], *, whole: bool) -> str | None:
+    """Return the part that a column may be which nothing reads."""
+    for part, known in _KNOWN.items():
+        if name in known:
+            # Beside a whole conversation, which has its prompts and answers, others are what it was made of.
+            return None if part in settled or (whole and part in ("prompt", "response")) else part
+    return doubt(name, names)
 
 
-def _part_text(part: Row, name: str) -> str:
-    if part.get("type") != "text":
-        raise ValueError(
-            f"only text is supported, got a part of type {_shortened(part.get('type'))} in {name}"
-        )
-    return text_of(part.get("text"), f"the text of {name}")
+def _first(keys: Iterable[str], names: Sequence[str]) -> str | None:
+    """Return the key that has the first of these names."""
+    by_name: dict[str, str] = {}
+    for key in keys:
+        by_name.setdefault(plain(key), key)
+    return next((by_name[name] for name in names if name in by_name), None)
 
 
-def _read_conversation(row: Row, key: str) -> Conversation:
-    _refuse_tools(row)
-    beside, turns = _system(row), _turns(row.get(key), repr(key))
-    if beside and turns and turns[0].role == "system":
-        raise ValueError("two system prompts: one as a turn, one as a key")
-    return _checked(beside + turns)
+def _all(keys: Iterable[str], names: Sequence[str], *, besides: str | None = None) -> tuple[str, ...]:
+    """Return the keys that have one of these names, in the order of the names."""
+    found = [key for key in keys if plain(key) in names and key != besides]
+    return tuple(sorted(found, key=lambda key: names.index(plain(key))))
 
 
-def _read_single_turn(row: Row, *, prompt: str, contexts: Sequence[str], answer: str) -> Conversation:
-    _refuse_tools(row)
-    parts = [text_of(row.get(prompt), repr(prompt))]
-    parts += [text_of(row[key], repr(key)) for key in contexts if row.get(key) is not None]
-    user = Message(role="user", content="\n\n".join(part for part in parts if part.strip()))
-    assistant = Message(role="assistant", content=text_of(row.get(answer), repr(answer)))
-    return _checked([*_system(row), user, assistant])
+def _has_turns(row: Mapping[str, Any]) -> bool:
+    others = bool(_first(row, OTHER_TURNS)) and not _first(row, ("conversations",))
+    return bool(_first(row, ("messages",))) or (others and not _pair(list(row)))
 
 
-def _read_messages(row: Row) -> Conversation:
-    return _read_conversation(row, "messages")
+def _turns(*names: str) -> Callable[[Sequence[str]], Columns]:
+    return lambda keys: {"messages": (_first(keys, names) or names[0],)}
 
 
-def _write_messages(conversation: Conversation) -> dict[str, Any]:
-    return {"messages": _as_turns(conversation.messages)}
-
-
-def _as_turns(messages: Sequence[Message]) -> list[dict[str, str]]:
-    return [{"role": message.role, "content": message.content} for message in messages]
-
-
-def _read_sharegpt(row: Row) -> Conversation:
-    return _read_conversation(row, "conversations")
-
-
-def _write_sharegpt(conversation: Conversation) -> dict[str, Any]:
-    names = {"user": "human", "assistant": "gpt", "system": "system"}
+def _pair(keys: Sequence[str]) -> Columns:
+    prompt = _first(keys, PROMPTS) or _first(keys, OTHER_PROMPTS)
+    answer = _first(keys, COMPLETIONS) or _first(keys, OTHER_COMPLETIONS)
+    if prompt is None or answer is None:
+        return {}
+    contexts = _all(keys, CONTEXTS, besides=prompt)
     return {
-        "conversations": [
-            {"from": names[message.role], "value": message.content} for message in conversation.messages
-        ]
+        "prompt": (prompt,),
+        "context": contexts,
+        "reasoning": _all(keys, REASONINGS),
+        "response": (answer,),
     }
 
 
-def _read_alpaca(row: Row) -> Conversation:
-    if row.get("history"):
-        raise ValueError("earlier turns ('history') are not supported; use messages")
-    return _read_single_turn(row, prompt="instruction", contexts=("input",), answer="output")
+def _alpaca(keys: Sequence[str]) -> Columns:
+    return {
+        "prompt": (_first(keys, ("instruction",)) or "instruction",),
+        "context": _all(keys, CONTEXTS),
+        "reasoning": _all(keys, REASONINGS),
+        "response": (_first(keys, ("output",)) or "output",),
+    }
+
+
+def _reader(name: str) -> Callable[[Row], Conversation]:
+    return lambda row: find_layout(row, format=name).read(row, set())
+
+
+def _beside(conversation: Conversation) -> dict[str, Any]:
+    return {"tools": conversation.tools} if conversation.tools else {}
+
+
+def _write_messages(conversation: Conversation) -> dict[str, Any]:
+    return {"messages": as_turns(conversation.messages), **_beside(conversation)}
+
+
+def _write_sharegpt(conversation: Conversation) -> dict[str, Any]:
+    names = {"user": "human", "assistant": "gpt", "system": "system", "tool": "observation"}
+    turns = as_turns(conversation.messages, role="from", content="value")
+    named = [{**turn, "from": names[turn["from"]]} for turn in turns]
+    return {"conversations": named, **_beside(conversation)}
 
 
 def _write_alpaca(conversation: Conversation) -> dict[str, Any]:
@@ -216,63 +232,59 @@ def _write_alpaca(conversation: Conversation) -> dict[str, Any]:
     roles = [message.role for message in messages]
     if roles not in (["user", "assistant"], ["system", "user", "assistant"]):
         raise ValueError(f"alpaca holds one question and one answer, got the turns {', '.join(roles)}")
+    if not _is_plain(messages[-1]) or conversation.tools:
+        raise ValueError("alpaca holds texts alone, got calls, tools or reasoning")
     row = {"instruction": messages[-2].content, "input": "", "output": messages[-1].content}
     if len(messages) == 3:
-        if not messages[0].content.strip():
+        if is_blank(messages[0].content):
             raise ValueError("alpaca cannot hold an empty system turn")
         row["system"] = messages[0].content
     return row
 
 
-def _first(row: Row, keys: Sequence[str]) -> str:
-    """Return the first key with a value, else the first one that is there at all."""
-    filled = [key for key in keys if row.get(key) is not None]
-    found = filled or [key for key in keys if key in row]
-    if not found:
-        raise ValueError(f"none of the keys {', '.join(keys)} is there")
-    return found[0]
-
-
-def _read_prompt_completion(row: Row) -> Conversation:
-    prompt, completion = _first(row, PROMPTS), _first(row, COMPLETIONS)
-    if isinstance(row[prompt], list | tuple) and isinstance(row[completion], list | tuple):
-        turns = [*row[prompt], *row[completion]]
-        return _read_conversation({**row, "turns": turns}, "turns")
-    return _read_single_turn(row, prompt=prompt, contexts=CONTEXTS, answer=completion)
-
-
 def _write_prompt_completion(conversation: Conversation) -> dict[str, Any]:
-    messages = conversation.messages
-    if [message.role for message in messages] == ["user", "assistant"]:
-        return {"prompt": messages[0].content, "completion": messages[1].content}
-    return {"prompt": _as_turns(messages[:-1]), "completion": _as_turns(messages[-1:])}
+    messages, beside = conversation.messages, _beside(conversation)
+    if [message.role for message in messages] == ["user", "assistant"] and _is_plain(messages[-1]):
+        return {"prompt": messages[0].content, "completion": messages[1].content, **beside}
+    return {"prompt": as_turns(messages[:-1]), "completion": as_turns(messages[-1:]), **beside}
+
+
+def _is_plain(message: Message) -> bool:
+    return message == Message(role=message.role, content=message.content)
 
 
 FORMATS: dict[str, Format] = {
-    "messages": Format(
-        name="messages",
-        matches=lambda row: "messages" in row,
-        read=_read_messages,
-        write=_write_messages,
-    ),
-    "sharegpt": Format(
-        name="sharegpt",
-        matches=lambda row: "conversations" in row,
-        read=_read_sharegpt,
-        write=_write_sharegpt,
-    ),
-    "alpaca": Format(
-        name="alpaca",
-        matches=lambda row: "instruction" in row and "output" in row,
-        read=_read_alpaca,
-        write=_write_alpaca,
-    ),
-    "prompt_completion": Format(
-        name="prompt_completion",
-        matches=lambda row: any(key in row for key in PROMPTS) and any(key in row for key in COMPLETIONS),
-        read=_read_prompt_completion,
-        write=_write_prompt_completion,
-    ),
+    known.name: known
+    for known in (
+        Format(
+            name="messages",
+            matches=_has_turns,
+            columns=_turns("messages", *OTHER_TURNS),
+            read=_reader("messages"),
+            write=_write_messages,
+        ),
+        Format(
+            name="sharegpt",
+            matches=lambda row: _first(row, ("conversations",)) is not None,
+            columns=_turns("conversations"),
+            read=_reader("sharegpt"),
+            write=_write_sharegpt,
+        ),
+        Format(
+            name="alpaca",
+            matches=lambda row: bool(_first(row, ("instruction",)) and _first(row, ("output",))),
+            columns=_alpaca,
+            read=_reader("alpaca"),
+            write=_write_alpaca,
+        ),
+        Format(
+            name="prompt_completion",
+            matches=lambda row: bool(_pair(list(row))),
+            columns=_pair,
+            read=_reader("prompt_completion"),
+            write=_write_prompt_completion,
+        ),
+    )
 }
 
 _KEYS = {
@@ -283,10 +295,21 @@ _KEYS = {
 }
 
 
+def _unknown(row: Row, format: str | None) -> UnusableRowError:
+    if preference := preference_error(list(row)):
+        return preference
+    if format is not None:
+        return UnusableRowError(
+            f"none of the keys {', '.join(PROMPTS)} is there with one of {', '.join(COMPLETIONS)}"
+        )
+    return UnusableRowError(f"no known format fits the keys: {shown_keys(row)}", hint=_hint(row))
+
+
 def _hint(row: Row) -> str:
     words = ["messages", "conversations", "output", *PROMPTS, *COMPLETIONS]
-    for key in (key for key in row if key not in words):
-        close = difflib.get_close_matches(str(key).lower(), words, n=1, cutoff=0.75)
+    for key in (key for key in row if plain(key) not in words):
+        close = difflib.get_close_matches(plain(str(key)), words, n=1, cutoff=0.75)
         if close:
             return f"did you mean {close[0]!r} instead of {shown_keys([key])}?"
-    return "known formats: " + "; ".join(f"{name} ({_KEYS.get(name, 'added')})" for name in FORMATS)
+    known = "; ".join(f"{name} ({_KEYS.get(name, 'added')})" for name in FORMATS)
+    return f"say what the columns are: --columns prompt=...,response=...; known formats: {known}"

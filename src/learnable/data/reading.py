@@ -4,11 +4,8 @@ import difflib
 import json
 import re
 from array import array
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from datetime import date, time
-from decimal import Decimal
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,15 +13,16 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from learnable.data.formats import FORMATS, detect, shown_keys, text_of
+from learnable.data.formats import FORMATS
+from learnable.data.names import parse_columns
+from learnable.data.parser import Parser
 from learnable.data.pool import is_pool, load_pool
 from learnable.data.records import SUFFIXES, Record, base_name, digest_of, place, read_records, suffix_of
 from learnable.data.starter_task import STARTERS
+from learnable.data.values import UnusableRowError, shown_keys
 from learnable.errors import DataError, UsageError, did_you_mean
 from learnable.fingerprint import BEYOND, NOTHING_BEYOND, beyond_of, example_id
-from learnable.types import Conversation, Format, Pool, SourceFile
-
-NO_SOURCE = "none"
+from learnable.types import Conversation, Pool, SourceFile
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(:[^/]+)?")
 _SKIP_HINT = (
@@ -39,6 +37,7 @@ def read(
     format: str | None = None,
     on_error: Literal["raise", "skip"] = "raise",
     source_column: str | None = None,
+    columns: str | Mapping[str, str | Sequence[str]] | None = None,
 ) -> Pool:
     """Return the distinct conversations in the given files, and what became of every row.
 
@@ -48,6 +47,8 @@ def read(
         format: Name of the format of all rows; None detects it row by row.
         on_error: What to do about a row that is no usable conversation: stop, or keep it out with its reason.
         source_column: Column that names the source of a row; None takes the name of the file.
+        columns: Which column is which part: ``{"prompt": "query_nl", "response": "shell_command"}``, or the same as
+            text, ``prompt=query_nl,response=shell_command``; other columns are found by their names.
 
     Raises:
         DataError: If a source cannot be read or has no usable row, or, unless skipped, at the first unusable row.
@@ -56,22 +57,26 @@ def read(
     paths = [paths] if isinstance(paths, str) else paths
     _check_options(paths, format=format, on_error=on_error)
     if len(paths) == 1 and is_pool(Path(paths[0])):
-        if format is not None or source_column is not None:
+        if format is not None or source_column is not None or columns is not None:
             raise UsageError(
-                f"{paths[0]} was loaded before: format and source_column have no effect on it",
+                f"{paths[0]} was loaded before: format, columns and source_column have no effect on it",
                 hint="give the files themselves to load them again",
             )
         return load_pool(Path(paths[0]))
-    columns, files = _Columns(), []
+    named, grown, files = parse_columns(columns), _Columns(), []
+    absent = {name for names in named.values() for name in names}
     for position, given in enumerate(paths):
         kind, path = _located(given)
         # The starter sets bring the topics of their conversations.
         column = "source" if kind == "starter" and source_column is None else source_column
-        parser = _Parser(forced=format, source_column=column, source=_source_name(kind, path))
-        files.append(
-            _read_one(columns, position, parser=parser, kind=kind, path=path, skip=on_error == "skip")
+        parser = Parser(format=format, columns=named, source_column=column, source=_source_name(kind, path))
+        files.append(_read_one(grown, position, parser=parser, kind=kind, path=path, skip=on_error == "skip"))
+        absent -= parser.keys
+    if absent:
+        raise DataError(
+            f"no row has a column {shown_keys(sorted(absent))}", hint=did_you_mean(min(absent), parser.keys)
         )
-    return Pool(examples=columns.examples(), rows=columns.rows(), files=tuple(files))
+    return Pool(examples=grown.examples(), rows=grown.rows(), files=tuple(files))
 
 
 def digests(paths: Sequence[str]) -> list[str]:
@@ -152,7 +157,7 @@ def _source_name(kind: str, path: str) -> str:
 
 
 def _read_one(
-    columns: "_Columns", position: int, *, parser: "_Parser", kind: str, path: str, skip: bool
+    columns: "_Columns", position: int, *, parser: Parser, kind: str, path: str, skip: bool
 ) -> SourceFile:
     """Add the rows of one source to the columns."""
     name = base_name(kind, path)
@@ -181,70 +186,22 @@ def _read_one(
     if not total:
         raise DataError(f"{name} has no rows", hint=f"the file is {path}")
     most = parser.formats.most_common(1)[0][0]
-    return SourceFile(path=path, kind=kind, format=most, source=_source_name(kind, path), digest=digest)
+    return SourceFile(
+        path=path,
+        kind=kind,
+        format=most,
+        source=_source_name(kind, path),
+        digest=digest,
+        understood=str(parser.understanding),
+    )
 
 
 def _row_error(error: ValueError, record: Record, *, where: str) -> DataError:
     """Return the error for a row that is no usable conversation: where it is, why, and the keys it has."""
-    if isinstance(error, _UnknownKeysError):
+    if isinstance(error, UnusableRowError) and error.hint:
         return DataError(f"{where}: {error}", hint=f"{error.hint}; or {_SKIP_HINT}")
     seen = f"; keys seen: {shown_keys(record.value)}" if record.value is not None else ""
     return DataError(f"{where}: {error}{seen}", hint=_SKIP_HINT)
-
-
-class _UnknownKeysError(ValueError):
-    """A row of no known format, and what may help."""
-
-    def __init__(self, error: DataError) -> None:
-        super().__init__(error.message)
-        self.hint = error.hint
-
-
-@dataclass(kw_only=True)
-class _Parser:
-    """Turns the records of one source into conversations; the format is looked up once for each set of keys."""
-
-    forced: str | None
-    source_column: str | None
-    source: str
-    formats: Counter[str] = field(default_factory=Counter)
-    _by_keys: dict[tuple[str, ...], Format] = field(default_factory=dict)
-
-    def parse(self, record: Record) -> tuple[Conversation, str]:
-        if record.value is None:
-            raise ValueError(record.reason)
-        found = FORMATS[self.forced] if self.forced is not None else self._format_of(record.value)
-        conversation, source = found.read(record.value), self._source_of(record.value)
-        self.formats[found.name] += 1
-        return conversation, source
-
-    def _format_of(self, row: Mapping[str, Any]) -> Format:
-        keys = tuple([key for key, value in row.items() if value is not None])
-        if keys not in self._by_keys:
-            try:
-                found = detect(row)
-            except DataError as error:
-                raise _UnknownKeysError(error) from error
-            if not found.matches({key: row[key] for key in keys}):
-                # Fits only by its empty keys, which the cache does not see.
-                return found
-            self._by_keys[keys] = found
-        return self._by_keys[keys]
-
-    def _source_of(self, row: Mapping[str, Any]) -> str:
-        name = self.source_column
-        if name is None:
-            return self.source
-        if name not in row:
-            raise ValueError(f"no column {name!r} to take the source from")
-        value = row[name]
-        if value is None or value == "":
-            return NO_SOURCE
-        if isinstance(value, bool | int | float):
-            return json.dumps(value)
-        if isinstance(value, date | time | Decimal):
-            return str(value)
-        return text_of(value, f"the source column {name!r}")
 
 
 def _stored(value: Any) -> Any:

@@ -13,9 +13,10 @@ from typing import IO, Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from learnable.data.formats import FORMATS, kind_of, shown_keys
+from learnable.data.formats import FORMATS
 from learnable.data.starter import starter_version
 from learnable.data.starter_task import STARTERS
+from learnable.data.values import kind_of, shown_keys
 from learnable.errors import DataError
 from learnable.fingerprint import file_digest, fingerprint
 from learnable.hub import unreachable

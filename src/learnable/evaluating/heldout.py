@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from learnable import data
-from learnable.data.formats import COMPLETIONS, FORMATS, PROMPTS
+from learnable.data.formats import FORMATS
+from learnable.data.names import COMPLETIONS, PROMPTS
 from learnable.errors import UsageError
 from learnable.evaluating.kinds import Kind
 from learnable.evaluating.reading import Item, Row, column, distinct, drawn, read_items

@@ -37,7 +37,7 @@ def pool_of(
         loaded = finished(data[0], "load")
         if reading != Reading():
             raise UsageError(
-                f"{data[0]} was loaded before: format, on_error and source_column have no effect on it",
+                f"{data[0]} was loaded before: format, columns, on_error and source_column have no effect on it",
                 hint="give them to `learnable load`",
             )
     else:

@@ -1,0 +1,306 @@
+"""How the columns of a row make a conversation: which is read as what, and which are read by nothing."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from learnable.data.names import CHOSEN, PARTS, REJECTED, plain
+from learnable.data.turns import Turns, holds_turns
+from learnable.data.values import (
+    Row,
+    UnusableRowError,
+    from_json,
+    is_blank,
+    is_empty,
+    shown_keys,
+    text_of,
+    texts_in,
+)
+from learnable.types import Conversation, Message
+
+MOST_SHOWN = 12
+"""Ignored columns that are named."""
+
+_DOUBTS = {
+    "media": "{0!r} is not empty, and only text is supported",
+    "choices": "{0!r} holds choices that the prompt does not show",
+    "spans": "{0!r} is not empty, and parts of an answer cannot be left out",
+    "prompt": "there is a second prompt in {0!r}",
+    "context": "{0!r} may be part of the prompt",
+    "system": "{0!r} may be a system prompt",
+    "response": "there is a second answer in {0!r}",
+    "reasoning": "{0!r} may be part of the answer",
+    "messages": "there are other turns in {0!r}",
+    "history": "there are other turns in {0!r}",
+    "tools": "{0!r} stands beside other tools",
+}
+"""Why a column that is read by nothing makes a row unusable, unless what it holds stands in the conversation."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Layout:
+    """What the columns of rows with the same keys are.
+
+    Args:
+        format: Name of the format.
+        messages: Column of turns, and so on for the other parts of ``PARTS``.
+        doubts: Columns that may bear on what a model reads or learns, and that nothing reads, each with the part that
+            it may be.
+        others: All columns that nothing reads.
+    """
+
+    format: str
+    messages: tuple[str, ...] = ()
+    system: tuple[str, ...] = ()
+    history: tuple[str, ...] = ()
+    prompt: tuple[str, ...] = ()
+    context: tuple[str, ...] = ()
+    reasoning: tuple[str, ...] = ()
+    response: tuple[str, ...] = ()
+    tools: tuple[str, ...] = ()
+    label: tuple[str, ...] = ()
+    doubts: Mapping[str, str] = field(default_factory=dict)
+    others: tuple[str, ...] = ()
+
+    @property
+    def uses(self) -> dict[str, str]:
+        """Return what each column that is read becomes, in words."""
+        parts = [part for part in PARTS if part not in ("label", "ignore")]
+        return {column: PARTS[part] for part in parts for column in getattr(self, part)}
+
+    @property
+    def needs(self) -> set[str]:
+        """Return the columns without which there is no conversation."""
+        return {*self.messages, *self.prompt[:1], *self.response}
+
+    def read(self, row: Row, ignored: set[str]) -> Conversation:
+        """Return the conversation that a row means.
+
+        Args:
+            row: Its columns and values.
+            ignored: Collects what turns have that nothing reads.
+
+        Raises:
+            ValueError: If it is no usable conversation, with the reason.
+        """
+        for column in self.label:
+            if marks(row.get(column), column) is False:
+                raise UnusableRowError(
+                    f"the answer is marked as undesirable ({column!r} is {row[column]})",
+                    hint=f"if {column!r} means something else: --columns ignore={column}",
+                )
+        turns = Turns(ignored)
+        messages = self._messages(row, turns)
+        for column in self.tools:
+            turns.add_tools(row.get(column), repr(column))
+        if self.doubts:
+            self._refuse_lost(row, messages)
+        if messages and messages[-1].role == "user" and (preference := preference_error(self.others)):
+            raise preference
+        return Conversation(messages=checked(messages), tools=turns.tools)
+
+    def _messages(self, row: Row, turns: Turns) -> list[Message]:
+        before = self._system(row)
+        for column in self.history:
+            before += _earlier(row.get(column), column, turns)
+        if self.messages:
+            found = turns.read(row.get(self.messages[0]), self.messages[0])
+            if before and found and found[0].role == "system":
+                if self.history or found[0] != before[0]:
+                    raise ValueError("two system prompts: one as a turn, one as a key")
+                found = found[1:]
+            before += found
+        elif self.prompt:
+            before += self._prompt(row, turns)
+        if not self.response:
+            return before
+        if self.messages and before and before[-1].role == "assistant":
+            raise ValueError(f"the turns in {self.messages[0]!r} end with an answer already")
+        return _answered(before, self._response(row, turns), self.response[0])
+
+    def _system(self, row: Row) -> list[Message]:
+        """Return the system turn that stands beside the conversation; an empty column means none."""
+        texts = {text_of(row[key], repr(key)): None for key in self.system if row.get(key) is not None}
+        said = [text for text in texts if not is_blank(text)]
+        if len(said) > 1:
+            raise ValueError(f"two system prompts: {' and '.join(map(repr, self.system))}")
+        return [Message(role="system", content=text) for text in said]
+
+    def _prompt(self, row: Row, turns: Turns) -> list[Message]:
+        first, *others = self.prompt
+        value = row.get(first)
+        beside = [key for key in (*others, *self.context) if not is_empty(row.get(key))]
+        if holds_turns(value):
+            if beside:
+                raise ValueError(f"{beside[0]!r} stands beside the turns in {first!r}")
+            return turns.read(value, first)
+        parts = [text_of(value, repr(first)), *(text_of(row[key], repr(key)) for key in beside)]
+        return [Message(role="user", content="\n\n".join(part for part in parts if not is_blank(part)))]
+
+    def _response(self, row: Row, turns: Turns) -> list[Message]:
+        (column,) = self.response
+        value = row.get(column)
+        thoughts = {
+            text_of(row[key], repr(key)): None for key in self.reasoning if not is_empty(row.get(key))
+        }
+        if len(thoughts) > 1:
+            raise ValueError(f"two texts of reasoning: {' and '.join(map(repr, self.reasoning))}")
+        if holds_turns(value):
+            if thoughts:
+                raise ValueError(f"{self.reasoning[0]!r} stands beside the turns in {column!r}")
+            return turns.read(value, column)
+        answer, thought = text_of(value, repr(column)), next(iter(thoughts), "")
+        reasoning = "" if thought.strip() in answer else thought
+        return [Message(role="assistant", content=answer, reasoning=reasoning)]
+
+    def _refuse_lost(self, row: Row, messages: Sequence[Message]) -> None:
+        """Refuse a row in which a column says what the conversation does not, and may belong to it."""
+        said = ""
+        for column, part in self.doubts.items():
+            value = row.get(column)
+            if is_empty(value) or (isinstance(value, bool | int | float) and part != "response"):
+                continue
+            if part != "media":
+                said = said or "\n".join(f"{turn.content}\n{turn.reasoning}" for turn in messages)
+                asked = next((turn.content.strip() for turn in messages if turn.role == "user"), "")
+                texts = [str(value)] if isinstance(value, int | float) else list(texts_in(value))
+                # A prompt that holds the whole question is the question in a template.
+                rendered = part == "prompt" and bool(asked) and any(asked in text for text in texts)
+                if rendered or all(text in said for text in texts):
+                    continue
+            raise UnusableRowError(_DOUBTS[part].format(column), hint=_remedy(self, column, part))
+
+
+def _remedy(layout: Layout, column: str, part: str) -> str:
+    """Return what to type about a column that is in doubt."""
+    used = getattr(layout, part, ())
+    choices = {
+        "context": [f"context={column}"],
+        "system": [f"system={column}"],
+        "reasoning": [f"reasoning={column}"],
+    }
+    if part == "prompt" and used:
+        choices["prompt"] = [f"prompt={used[0]},prompt={column}", f"system={used[0]},prompt={column}"]
+    if part == "response" and used:
+        choices["response"] = [f"response={used[0]}", f"response={column}"]
+    fitting = layout.response or part == "system"
+    words = [
+        *(choices.get(part, ()) if fitting else ()),
+        *([] if part == "response" and used else [f"ignore={column}"]),
+    ]
+    return f"say what it is: --columns {' or '.join(words)}"
+
+
+def _earlier(value: object, column: str, turns: Turns) -> list[Message]:
+    """Return the turns of a history: a list of pairs of texts, or of turns, or the JSON text of either."""
+    if isinstance(value, str) and not is_blank(value):
+        value = from_json(value, repr(column))
+    if is_empty(value):
+        return []
+    if isinstance(value, list | tuple) and all(isinstance(item, list | tuple) for item in value):
+        messages = []
+        for number, pair in enumerate(value, 1):
+            name = f"pair {number} of {column!r}"
+            if len(pair) != 2:
+                raise ValueError(f"{name} has {len(pair)} texts, not a question and its answer")
+            messages.append(Message(role="user", content=text_of(pair[0], f"the question in {name}")))
+            messages.append(Message(role="assistant", content=text_of(pair[1], f"the answer in {name}")))
+        return messages
+    return turns.read(value, column)
+
+
+def _answered(before: list[Message], answer: list[Message], column: str) -> list[Message]:
+    """Return a prompt and what answers it; an answer that repeats the prompt stands for both."""
+    if not answer or answer[0].role not in ("system", "user"):
+        return [*before, *answer]
+    asked = [turn for turn in before if turn.role != "system"]
+    system, own = (before[:1], answer) if answer[0].role == "user" else (answer[:1], answer[1:])
+    if own[: len(asked)] != asked:
+        raise ValueError(f"{column!r} begins with another turn than the prompt")
+    return [*(turn for turn in system if turn.role == "system"), *own]
+
+
+def marks(value: object, column: str) -> bool | None:
+    """Return whether a column marks an answer as wanted; None where it marks nothing, such as the label of a class."""
+    if isinstance(value, bool):
+        return value
+    words = {"true": True, "false": False} | ({} if plain(column) == "label" else {"1": True, "0": False})
+    return words.get(str(value).strip().lower())
+
+
+def preference_error(keys: Sequence[str]) -> UnusableRowError | None:
+    """Return the error for a row of preference data that no answer was named for; None where it is something else."""
+    chosen = next((key for key in keys if plain(key) in CHOSEN), None)
+    rejected = next((key for key in keys if plain(key) in REJECTED), None)
+    if chosen is None:
+        return None
+    prompt = ",prompt=input" if plain(chosen) == "preferred_output" and "input" in keys else ""
+    both = f"{chosen!r} and {rejected!r}" if rejected is not None else repr(chosen)
+    return UnusableRowError(
+        f"preference data: {both}, and no answer to learn from alone",
+        hint=f"--columns response={chosen}{prompt} takes the chosen answer",
+    )
+
+
+def checked(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """Return the messages of a conversation that ends in an answer, and has one to learn.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    if not messages:
+        raise ValueError("the conversation is empty")
+    roles: set[str] = set()
+    for message in messages:
+        role = message.role
+        if role == "assistant" and "user" not in roles:
+            raise ValueError("no user turn before the assistant turn")
+        if role == "tool" and "assistant" not in roles:
+            raise ValueError("a tool's result before any call")
+        if role in ("user", "assistant") and not message.tool_calls and is_blank(message.content):
+            raise ValueError("the answer is empty" if role == "assistant" else "the user turn is empty")
+        roles.add(role)
+    if messages[-1].role != "assistant":
+        raise ValueError(f"the conversation ends with a {messages[-1].role} turn")
+    if not any(message.trained for message in messages if message.role == "assistant"):
+        raise ValueError("no answer to learn: all have weight 0")
+    return tuple(messages)
+
+
+class Understanding:
+    """What the rows of one source were taken for: their formats, what columns became, and what nothing read.
+
+    Args:
+        source: Column that the source of a row is taken from.
+    """
+
+    def __init__(self, source: str | None) -> None:
+        self.ignored: set[str] = set()
+        self._source = source
+        self._uses: dict[str, dict[str, str]] = {}
+        self._unseen: dict[Layout, list[str]] = {}
+
+    def add(self, layout: Layout, row: Row) -> None:
+        """Take in a row that was read."""
+        unseen = self._unseen.get(layout)
+        if unseen is None:
+            self._uses.setdefault(layout.format, {}).update(layout.uses)
+            unseen = self._unseen[layout] = [*layout.label, *layout.others]
+        for column in [column for column in unseen if not is_empty(row.get(column))]:
+            unseen.remove(column)
+            if column == self._source:
+                self._uses[layout.format][column] = "source"
+            elif column in layout.label and marks(row[column], column) is not None:
+                self._uses[layout.format][column] = PARTS["label"]
+            else:
+                self.ignored.add(column)
+
+    def __str__(self) -> str:
+        """Return it for people: ``alpaca: instruction → user, output → answer; ignored: tool, about``."""
+        formats = [
+            f"{name}: {', '.join(f'{shown_keys([column])} → {word}' for column, word in uses.items())}"
+            for name, uses in self._uses.items()
+        ]
+        ignored = sorted(self.ignored)
+        more = f" and {len(ignored) - MOST_SHOWN} more" if len(ignored) > MOST_SHOWN else ""
+        named = f"ignored: {shown_keys(ignored[:MOST_SHOWN])}{more}"
+        return "; ".join([*formats, named] if ignored else formats)

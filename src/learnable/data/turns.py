@@ -1,0 +1,309 @@
+"""Lists of turns, in the forms that rows have, and the messages that they are."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from learnable.data.calls import read_calls, read_tools
+from learnable.data.names import REASONINGS, TURNS, doubt, plain
+from learnable.data.values import (
+    Row,
+    from_json,
+    is_empty,
+    shortened,
+    shown_keys,
+    text_of,
+    texts_in,
+    wrong_kind,
+)
+from learnable.types import Message, ToolCall
+
+ROLES = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "human": "user",
+    "prompter": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bing": "assistant",
+    "bard": "assistant",
+    "bot": "assistant",
+    "chatbot": "assistant",
+    "model": "assistant",
+    "ai": "assistant",
+    "tool": "tool",
+    "function": "tool",
+    "ipython": "tool",
+    "observation": "tool",
+    "function_response": "tool",
+    "function_result": "tool",
+    "tool_response": "tool",
+    "tool_result": "tool",
+    "tool_results": "tool",
+}
+"""What the roles of turns are called, without case."""
+_CALLS = ("function_call", "tool_call", "tool_calls")
+"""Roles of turns whose content is a call."""
+_PAIRED = {
+    "system": "system",
+    **dict.fromkeys(("human", "user", "input", "question", "prompt"), "user"),
+    **dict.fromkeys(("assistant", "bot", "gpt", "output", "answer", "response"), "assistant"),
+}
+"""Keys of an object that holds a question and its answer instead of one turn."""
+_WEIGHTS = ("weight", "train", "training", "trainable", "train_on_turn", "loss", "loss_scale")
+_FLAGS = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False}
+_PLAIN = frozenset(("role", "from", "content", "value"))
+_READ = _PLAIN | {"tool_calls", "function_call", "tools", *REASONINGS, *_WEIGHTS} - {"loss"}
+_OF_RESULTS = ("name", "tool_call_id")
+_TEXT_PARTS = ("text", "input_text", "output_text")
+_THOUGHTS = ("thinking", "reasoning")
+
+
+class Turns:
+    """Reads the turns of one conversation, and the tools among them.
+
+    Args:
+        ignored: Collects what turns have that nothing reads, such as ``messages[].timestamp``.
+    """
+
+    def __init__(self, ignored: set[str]) -> None:
+        self.ignored = ignored
+        self.tools = ""
+
+    def read(self, value: object, column: str) -> list[Message]:
+        """Return the messages in a column: a list of turns, its JSON text, an object of lists, or one turn alone.
+
+        Raises:
+            ValueError: If it is none of these, or a turn cannot be read.
+        """
+        name = repr(column)
+        if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+            value = from_json(value, name)
+        if isinstance(value, Mapping):
+            value = self._opened(value, name)
+        if not isinstance(value, list | tuple):
+            raise wrong_kind(value, name, "a list of turns")
+        messages: list[Message] = []
+        for number, item in enumerate(value, 1):
+            place = f"turn {number} of {name}"
+            if not isinstance(item, Mapping):
+                raise wrong_kind(item, place, "an object")
+            messages += self._turns(item, place, column)
+        return messages
+
+    def add_tools(self, value: object, name: str) -> None:
+        """Take the tools in a value, if there are any.
+
+        Raises:
+            ValueError: If they cannot be read, or the conversation has others already.
+        """
+        found = read_tools(value, name)
+        if found and self.tools and found != self.tools:
+            raise ValueError(f"{name} holds other tools than the conversation has already")
+        self.tools = found or self.tools
+
+    def _opened(self, value: Row, name: str) -> object:
+        """Return the turns in an object: lists of roles and of contents, a conversation with its tools, or one turn."""
+        roles = _either(value, "role", "from", name)
+        if isinstance(roles, list | tuple):
+            lists = {key: items for key, items in value.items() if items is not None}
+            if any(
+                not isinstance(items, list | tuple) or len(items) != len(roles) for items in lists.values()
+            ):
+                raise ValueError(f"the lists in {name} differ in length")
+            return [dict(zip(lists, items, strict=True)) for items in zip(*lists.values(), strict=True)]
+        for key in TURNS:
+            if value.get(key) is not None:
+                for tools in ("tools", "functions"):
+                    self.add_tools(value.get(tools), f"{tools!r} of {name}")
+                return value[key]
+        return [value] if roles is not None or any(plain(key) in _PAIRED for key in value) else value
+
+    def _turns(self, turn: Row, name: str, column: str) -> list[Message]:
+        role, content = _either(turn, "role", "from", name), _either(turn, "content", "value", name)
+        if role is None:
+            return self._pair(turn, name, column)
+        known = ROLES.get(role) if isinstance(role, str) else None
+        if known is not None and isinstance(content, str) and (len(turn) == 2 or _is_plain(turn)):
+            return [Message(role=known, content=text_of(content, f"the content of {name}"))]
+        return [self._whole(turn, content, name, column, role=known or _role(role, name))]
+
+    def _pair(self, turn: Row, name: str, column: str) -> list[Message]:
+        """Return the turns of an object that holds a question and its answer."""
+        found: dict[str, Message] = {}
+        read = {key: role for key in turn if (role := _PAIRED.get(plain(key)))}
+        for key, role in read.items():
+            if is_empty(turn[key]) and role != "assistant":
+                continue
+            if role in found:
+                raise ValueError(f"{name} has two {role} texts; keys seen: {shown_keys(turn)}")
+            found[role] = Message(role=role, content=text_of(turn[key], f"{key!r} of {name}"))
+        if not found:
+            raise ValueError(f"{name} has no role; keys seen: {shown_keys(turn)}")
+        messages = [found[role] for role in ("system", "user", "assistant") if role in found]
+        self._ignore_others(turn, set(read), messages, name, column)
+        return messages
+
+    def _whole(self, turn: Row, content: object, name: str, column: str, *, role: str) -> Message:
+        """Return a turn that has more than a role and a text."""
+        calls = _calls(turn, name)
+        if role == "call":
+            role, text, reasoning = "assistant", "", ""
+            calls += read_calls(content, f"the call in {name}")
+        elif content is None and calls:
+            text, reasoning = "", ""
+        else:
+            text, reasoning = _content(content, name)
+        thoughts = {
+            text_of(turn[key], f"{key!r} of {name}") for key in REASONINGS if not is_empty(turn.get(key))
+        }
+        thoughts |= {reasoning} if reasoning else set()
+        if len(thoughts) > 1:
+            raise ValueError(f"{name} has two texts of reasoning")
+        if role != "assistant" and (calls or thoughts):
+            raise ValueError(f"{'a call' if calls else 'reasoning'} in {name}, which is a {role} turn")
+        self.add_tools(turn.get("tools"), f"'tools' of {name}")
+        message = Message(
+            role=role,
+            content=text,
+            reasoning=thoughts.pop() if thoughts else "",
+            tool_calls=calls,
+            **{key: text_of(turn[key], f"{key!r} of {name}") for key in _OF_RESULTS if _has(turn, key, role)},
+            trained=role != "assistant" or _trained(turn, name),
+        )
+        read = {key for key in turn if key in _READ or _has(turn, key, role)}
+        if isinstance(turn.get("loss"), bool):
+            read.add("loss")
+        self._ignore_others(turn, read, [message], name, column)
+        return message
+
+    def _ignore_others(
+        self, turn: Row, read: set[str], messages: list[Message], name: str, column: str
+    ) -> None:
+        """Note what nothing reads of a turn.
+
+        Raises:
+            ValueError: If it may be part of what the model reads or learns.
+        """
+        for key, value in turn.items():
+            if key in read or is_empty(value):
+                continue
+            said = "\n".join(f"{message.content}\n{message.reasoning}" for message in messages)
+            missing = [text for text in texts_in(value) if text not in said]
+            if missing and doubt(plain(key), ()) in ("media", "choices", "reasoning", "spans"):
+                raise ValueError(f"{key!r} of {name} is not supported, and may be part of the turn")
+            self.ignored.add(f"{column}[].{key}")
+
+
+def holds_turns(value: object) -> bool:
+    """Return whether a value is turns rather than a text: a list of objects, or an object with a role or with turns."""
+    if isinstance(value, list | tuple):
+        return bool(value) and isinstance(value[0], Mapping)
+    return isinstance(value, Mapping) and not {"role", "from", *TURNS, *_PAIRED}.isdisjoint(map(plain, value))
+
+
+def _either(turn: Row, key: str, other: str, name: str) -> object:
+    value, alias = turn.get(key), turn.get(other)
+    if value is None:
+        return alias
+    if alias is not None and alias != value:
+        raise ValueError(f"{name} has both {key!r} and {other!r}")
+    return value
+
+
+def _has(turn: Row, key: str, role: str) -> bool:
+    """Return whether a turn is a result, and says which call it answers."""
+    return role == "tool" and key in _OF_RESULTS and turn.get(key) is not None
+
+
+def _is_plain(turn: Row) -> bool:
+    """Return whether a turn has a role and a content and nothing else, but for fields that are null."""
+    return all(value is None or key in _PLAIN for key, value in turn.items())
+
+
+def _role(role: object, name: str) -> str:
+    word = plain(role.strip()) if isinstance(role, str) else role
+    if word in _CALLS:
+        return "call"
+    if not isinstance(word, str) or word not in ROLES:
+        known = "system, user, human, assistant, gpt, tool, function_call, observation"
+        raise ValueError(f"unknown role {shortened(role)} in {name}; known: {known}")
+    return ROLES[word]
+
+
+def _content(content: object, name: str) -> tuple[str, str]:
+    """Return the text of a turn, and the reasoning among its parts."""
+    if not isinstance(content, list | tuple):
+        return text_of(content, f"the content of {name}"), ""
+    texts: list[str] = []
+    thoughts: list[str] = []
+    for part in content:
+        if not isinstance(part, Mapping):
+            raise wrong_kind(part, f"a part of {name}", "an object")
+        text, thought = _part(part, name)
+        texts.append(text)
+        thoughts.append(thought)
+    return "".join(texts), "".join(thoughts)
+
+
+def _part(part: Row, name: str) -> tuple[str, str]:
+    kind = part.get("type")
+    if kind in _TEXT_PARTS:
+        return text_of(part.get("text"), f"the text of {name}"), ""
+    if kind in _THOUGHTS:
+        thought = _either(part, str(kind), "text", name)
+        if isinstance(thought, list | tuple):
+            return "", _content(thought, name)[0]
+        return "", text_of(thought, f"the reasoning of {name}")
+    raise ValueError(f"only text is supported, got a part of type {shortened(kind)} in {name}")
+
+
+def _calls(turn: Row, name: str) -> tuple[ToolCall, ...]:
+    calls: tuple[ToolCall, ...] = ()
+    for key in ("tool_calls", "function_call"):
+        if not is_empty(turn.get(key)):
+            calls += read_calls(turn[key], f"{key!r} of {name}")
+    return calls
+
+
+def _trained(turn: Row, name: str) -> bool:
+    """Return whether a turn is learned: weights are 1 or 0, and nothing between."""
+    found: dict[str, bool] = {}
+    for key in _WEIGHTS:
+        value = turn.get(key)
+        if is_empty(value) or (key == "loss" and not isinstance(value, bool)):
+            continue  # a number called loss is a measurement
+        flag = _FLAGS.get(str(value).strip().lower())
+        if flag is None:
+            raise ValueError(f"{key} is {shortened(value)} in {name}: an answer is learned or not, 1 or 0")
+        found[key] = flag
+    if len(set(found.values())) > 1:
+        raise ValueError(f"{' and '.join(found)} contradict each other in {name}")
+    return all(found.values())
+
+
+def as_turns(
+    messages: Iterable[Message], *, role: str = "role", content: str = "content"
+) -> list[dict[str, Any]]:
+    """Return messages as the turns of a row, which ``Turns`` reads again; plain ones have a role and a content."""
+    return [_as_turn(message, role, content) for message in messages]
+
+
+def _as_turn(message: Message, role: str, content: str) -> dict[str, Any]:
+    turn: dict[str, Any] = {role: message.role, content: message.content}
+    if message.reasoning:
+        turn[REASONINGS[0]] = message.reasoning
+    if message.tool_calls:
+        turn["tool_calls"] = [
+            {
+                **({"id": call.id} if call.id else {}),
+                "type": "function",
+                "function": {"name": call.name, "arguments": call.arguments},
+            }
+            for call in message.tool_calls
+        ]
+    turn |= {key: getattr(message, key) for key in _OF_RESULTS if getattr(message, key)}
+    if not message.trained:
+        turn["weight"] = 0
+    return turn
