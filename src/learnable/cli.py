@@ -107,6 +107,7 @@ def run(
     name: Annotated[str, Parameter(name="recipe")],
     *settings: str,
     dry_run: bool = False,
+    allow_code: bool = False,
     output: Annotated[str, Parameter(alias="-o")] = "runs",
 ) -> dict[str, Outcome]:
     """Run a recipe: all its steps, skipping what is done.
@@ -118,10 +119,11 @@ def run(
         settings: Parameters as name=value; dots go into nested ones; a name given again makes a list. All of them:
             `learnable list RECIPE`.
         dry_run: Say what would run and what it costs, and run nothing.
+        allow_code: Run code and reach servers that a recipe file names; what you name yourself needs no leave.
         output: Folder of all runs.
     """
     chosen = recipe.override(recipe.find(name), settings)
-    return recipe.run(chosen, root=Path(output), dry_run=dry_run)
+    return recipe.run(chosen, root=Path(output), dry_run=dry_run, allow_code=allow_code)
 
 
 def listing(what: str | None = None) -> Tables | Details:

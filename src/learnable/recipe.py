@@ -4,9 +4,9 @@ import json
 import math
 import shlex
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from importlib.resources import files
 from inspect import signature
 from pathlib import Path
@@ -17,8 +17,10 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from learnable.atomic import replacing
 from learnable.errors import SelectionError, UsageError, did_you_mean
+from learnable.names import component
 from learnable.progress import say
-from learnable.recipe_arguments import SETTINGS, arguments_of, as_list, checked_arguments
+from learnable.recipe_arguments import SETTINGS, arguments_of, as_list, checked_arguments, typed_arguments
+from learnable.recipe_trust import outside, typed_by_user
 from learnable.steps import Outcome
 from learnable.types import Budget
 from learnable.verbs import VERBS
@@ -27,8 +29,8 @@ COSTLY = ("diversify", "train", "score", "compare", "teach")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """A named list of steps and the parameters that fill them.
+class WrittenRecipe:
+    """A recipe as a file has it: a named list of steps and the parameters that fill them.
 
     Args:
         name: Names the folder of its runs.
@@ -43,6 +45,13 @@ class Recipe:
     about: str
     parameters: Mapping[str, Any]
     steps: Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(WrittenRecipe):
+    """A recipe, and what the user has set in it, as ``name=value``."""
+
+    settings: tuple[str, ...] = ()
 
 
 def shipped() -> dict[str, Recipe]:
@@ -80,13 +89,15 @@ def read(text: str, where: str) -> Recipe:
     """
     try:
         content = yaml.safe_load(text)
-        recipe = TypeAdapter(Recipe).validate_python(content)
+        recipe = Recipe(**vars(TypeAdapter(WrittenRecipe).validate_python(content)))
     except (yaml.YAMLError, ValidationError) as error:
         raise UsageError(
             f"{where} is not a recipe: {str(error).splitlines()[0]}",
             hint="start from a shipped one: `learnable list`",
         ) from error
+    component(recipe.name, f"the recipe {where}")
     for name, step in recipe.steps.items():
+        component(name, f"a step of {where}")
         if step.get("verb") not in VERBS:
             raise UsageError(
                 f"{where}: step {name!r} has no verb we know: {step.get('verb')!r}",
@@ -109,6 +120,7 @@ def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:
         name: dict(value) if isinstance(value, dict) else value for name, value in recipe.parameters.items()
     }
     given: dict[str, Any] = {}
+    settings = tuple(settings)
     for setting in settings:
         name, equals, text = setting.partition("=")
         if not equals:
@@ -127,7 +139,7 @@ def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:
         given[name] = value
     for name, value in given.items():
         _set(parameters, name, value)
-    return Recipe(name=recipe.name, about=recipe.about, parameters=parameters, steps=recipe.steps)
+    return replace(recipe, parameters=parameters, settings=(*recipe.settings, *settings))
 
 
 def _present(parameters: Mapping[str, Any], name: str) -> Any:
@@ -196,7 +208,7 @@ def _keys_of(group: str, present: Mapping[str, Any]) -> set[str]:
     return set(present)
 
 
-def run(recipe: Recipe, *, root: Path, dry_run: bool = False) -> dict[str, Outcome]:
+def run(recipe: Recipe, *, root: Path, dry_run: bool = False, allow_code: bool = False) -> dict[str, Outcome]:
     """Run the steps of a recipe in order, each into ``<root>/<recipe>/<step>-<fingerprint>``.
 
     A step whose result is there is skipped; one that was interrupted goes on. ``recipe.yaml`` with all parameters is
@@ -205,27 +217,39 @@ def run(recipe: Recipe, *, root: Path, dry_run: bool = False) -> dict[str, Outco
     Args:
         recipe: What to run.
         root: Folder of all runs.
-        dry_run: Say what each step would cost; only rows are read.
+        dry_run: Say what each step would cost; only rows are read, and code that the recipe brings is not imported.
+        allow_code: Run code and reach servers that the recipe names and are not part of this package.
 
     Returns:
         The outcome of each step, by name.
+
+    Raises:
+        UsageError: If a step names what it does not know, or what is not allowed.
     """
     outcomes: dict[str, Outcome] = {}
-    checked = checked_arguments(recipe.parameters, recipe.steps)
+    brought = _brought(recipe)
+    if brought and not allow_code:
+        named = "; ".join(f"{step}: {', '.join(names)}" for step, names in brought.items())
+        raise UsageError(
+            f"the recipe {recipe.name!r} names code or servers that are not part of learnable: {named}",
+            hint="look at what they do; if you trust them, add --allow-code",
+        )
+    checked = checked_arguments(recipe.parameters, recipe.steps, unread=brought if dry_run else ())
     scope = {**recipe.parameters, "store": str(root / "store"), "command": command(recipe)}
     with tempfile.TemporaryDirectory() if dry_run else nullcontext("") as aside:
         for name, step in recipe.steps.items():
             verb = VERBS[step["verb"]]
-            base = root / recipe.name
-            if dry_run and step["verb"] not in {"load", *COSTLY}:
-                say(f"{name}: no pass; seconds")
+            base = root / component(recipe.name, "a recipe")
+            if dry_run and (unpriced := _unpriced(step["verb"], brought.get(name))):
+                say(f"{name}: {unpriced}")
+                outcomes[name] = Outcome.planned(step["verb"], [unpriced], folder=base / name)
                 continue
             arguments = arguments_of(name, step, scope, outcomes)
             if dry_run and step["verb"] in COSTLY:
                 arguments["dry_run"] = True
             elif dry_run:
                 base = Path(aside)
-            arguments["output"] = str(base / f"{name}-{{fingerprint}}")
+            arguments["output"] = str(base / f"{component(name, 'a step')}-{{fingerprint}}")
             outcomes[name] = verb(**arguments)
             if step["verb"] == "load":
                 _check_budget(checked, examples=outcomes[name].facts["examples"])
@@ -246,6 +270,23 @@ def _keep(recipe: Recipe, path: Path) -> None:
     if not path.is_file() or path.read_bytes() != text.encode():
         with replacing(path) as part:
             part.write_bytes(text.encode())
+
+
+def _unpriced(verb: str, brought: Sequence[str] | None) -> str | None:
+    """Return why a dry run does not ask a step for its price; None where it does."""
+    if verb not in {"load", *COSTLY}:
+        return "no pass; seconds"
+    return f"not priced: a dry run neither imports nor asks {', '.join(brought)}" if brought else None
+
+
+def _brought(recipe: Recipe) -> dict[str, list[str]]:
+    """Return what is not of this package in each step, and was named by the recipe and not by the user."""
+    typed = typed_arguments(recipe.parameters, recipe.steps)
+    found = {
+        step: [name for name in outside(arguments) if not typed_by_user(name, recipe.settings)]
+        for step, arguments in typed.items()
+    }
+    return {step: names for step, names in found.items() if names}
 
 
 def command(recipe: Recipe) -> str:

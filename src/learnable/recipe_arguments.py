@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields, is_dataclass
 from inspect import signature
 from typing import Any
@@ -41,30 +41,58 @@ MATERIAL = {
     "controlled": ("constrained",),
 }
 """Arguments of `learnable teach` that its arms need."""
+STORE = "${store}"
+"""What a step may give as its store."""
 MEASURED = {"loss_before", "loss_after", "tokens", "response_tokens"}
 
 
-def checked_arguments(
+def typed_arguments(
     parameters: Mapping[str, Any], steps: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """Return the arguments of each step, without folders, before the first one runs; nothing that they name is looked up.
+
+    Raises:
+        UsageError: If a value is not what its verb takes, or a step writes elsewhere than its run.
+    """
+    scope = {**parameters, "store": "", "command": ""}
+    typed: dict[str, dict[str, Any]] = {}
+    for name, step in steps.items():
+        if "output" in step or step.get("store", STORE) != STORE:
+            raise UsageError(
+                f"step {name!r} says where it writes, which `learnable run --output` does",
+                hint=f"leave output out, and write store: {STORE}",
+            )
+        typed[name] = arguments_of(name, step, scope, {done: done for done in typed})
+    return typed
+
+
+def checked_arguments(
+    parameters: Mapping[str, Any],
+    steps: Mapping[str, Mapping[str, Any]],
+    *,
+    unread: Collection[str] = (),
 ) -> list[dict[str, Any]]:
     """Find what is wrong with any step before the first one runs; return the arguments of each, without folders.
+
+    Args:
+        parameters: Of the recipe.
+        steps: Of the recipe.
+        unread: Names of steps whose methods are not looked up.
 
     Raises:
         UsageError: If a name is not known, or a value is not what its verb takes.
         DataError: If a file of ids cannot be read.
     """
-    scope = {**parameters, "store": "", "command": ""}
-    done: dict[str, str] = {}
-    checked: list[dict[str, Any]] = []
+    typed = typed_arguments(parameters, steps)
     scores: set[str] = set()
-    for name, step in steps.items():
-        arguments = arguments_of(name, step, scope, done)
-        done[name] = name
-        checked.append(arguments)
+    for name, arguments in typed.items():
+        step, scorers = steps[name], arguments.get("scorers") or ()
+        scores |= set(scorers)
+        if name in unread:
+            continue
         _check_names(step["verb"], arguments, step)
-        for scorer in arguments.get("scorers") or ():
+        for scorer in scorers:
             build("scorer", scorer, SCORERS)
-            scores.add(scorer)
         if step["verb"] == "select":
             build("selector", arguments.get("selector", "top_k"), SELECTORS)
             by = arguments.get("by", "learnability")
@@ -72,7 +100,7 @@ def checked_arguments(
                 raise UsageError(
                     f"select.by is {by!r}, which is not among the scorers", hint=did_you_mean(by, scores)
                 )
-    return checked
+    return list(typed.values())
 
 
 def _check_names(verb: str, arguments: Mapping[str, Any], step: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from types import FunctionType
 from typing import Any, TypeVar, get_type_hints
@@ -133,7 +133,7 @@ def _imported(kind: str, name: str) -> Callable[..., Any]:
         )
         raise UsageError(
             f"{name!r} is no {kind}: {said}",
-            hint=f"a {kind} is a class with {contract}, or a function with such a class as its return type",
+            hint=f"a {kind} is a dataclass with {contract}, or a function with such a class as its return type",
         )
     return found
 
@@ -153,6 +153,8 @@ def _made_by(factory: Any) -> type | None:
 
 def _lacking(made: type, contract: Contract) -> str | None:
     """Return what a class lacks of a contract, None where it keeps it."""
+    if not is_dataclass(made):
+        return "@dataclass"
     members = {name for base in made.__mro__[:-1] for name in (*vars(base), *inspect.get_annotations(base))}
     if missing := [name for name in (*contract.has, contract.call) if name not in members]:
         return missing[0]

@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 from learnable.atomic import ELSEWHERE, disk_errors, flush, write_json
 from learnable.errors import DiskError, StoreError
 from learnable.fingerprint import fingerprint
+from learnable.names import component
 from learnable.outputs import DAMAGED, clear, differences, in_words, recorded, where_kept
 from learnable.progress import say
 
@@ -396,6 +397,9 @@ def _check_outputs(folder: Path) -> None:
 
 def _known_outputs(folder: Path) -> dict[str, dict[str, Any]]:
     known: dict[str, dict[str, Any]] = read_json(folder / DONE).get("outputs", {})
+    for inside in known:
+        for name in inside.split("/"):
+            component(name, f"an output in {folder / DONE}")
     return known
 
 

@@ -3,7 +3,14 @@
 from learnable.comparing.arms import Arm, arms_of
 from learnable.comparing.buffering import RATIOS, buffering
 from learnable.comparing.lessons import INITS, Init, Lesson, lesson_table, parse_lessons
-from learnable.comparing.methods import ALIASES, WITHOUT_BUDGET, Method, parse_method, parse_methods
+from learnable.comparing.methods import (
+    ALIASES,
+    WITHOUT_BUDGET,
+    Method,
+    outside_names,
+    parse_method,
+    parse_methods,
+)
 from learnable.comparing.overlap import contamination, jaccard, only_in, spoken
 from learnable.comparing.overview import FULL, RANDOM, UNTUNED, Measured, SelectionCost, overview
 from learnable.comparing.payback import Payback, payback
@@ -35,6 +42,7 @@ __all__ = [
     "jaccard",
     "lesson_table",
     "only_in",
+    "outside_names",
     "overview",
     "parse_lessons",
     "parse_method",

@@ -191,6 +191,12 @@ def parse_method(written: str, *, reference: Reference, columns: Collection[str]
     return method
 
 
+def outside_names(written: str) -> list[str]:
+    """Return the ``module:attribute`` that a method names, for its score or its selector; none of them is imported."""
+    rest, _, selector = _parted(written)
+    return [name for name in (rest.partition("@")[0], selector) if ":" in name]
+
+
 def parse_methods(
     written: Collection[str], *, reference: Reference, columns: Collection[str] | None = ()
 ) -> list[Method]:

@@ -25,6 +25,7 @@ from learnable.data.records import (
     suffix_of,
 )
 from learnable.errors import DataError
+from learnable.names import component
 from learnable.types import Pool, SourceFile
 
 LEDGER = ("file", "line", "row", "id", "reason")
@@ -144,7 +145,7 @@ def _targets(files: tuple[SourceFile, ...], folder: Path) -> list[Path]:
             number += 1
             candidate = f"{stem}-{number}{suffix}"
         taken.add(candidate.lower())
-        targets.append(folder / candidate)
+        targets.append(folder / component(candidate, f"the rows of {file.path}"))
     return targets
 
 
