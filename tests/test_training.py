@@ -20,6 +20,7 @@ from learnable import verbs
 from learnable.data import load_pool, prompt_key
 from learnable.errors import ModelError, TrainError, UsageError
 from learnable.model import LanguageModel, Renderer
+from learnable.model.packing import padded
 from learnable.testing import tiny_model, toy_examples, write_messages
 from learnable.training import (
     LengthGroupedBatches,
@@ -31,7 +32,7 @@ from learnable.training import (
     train_reference,
     trainer,
 )
-from learnable.training.batches import padded, pieces, share
+from learnable.training.batches import batch_of, inputs_of, pieces, share
 from learnable.types import Loading, ModelRef, Reference, Tuning
 
 FAST = Tuning(learning_rate=1e-2, batch_size=4, rank=4)
@@ -282,13 +283,17 @@ def test_only_response_tokens_are_learned(ref, rendered, tmp_path):
 def test_the_loss_and_its_gradient_are_those_of_trl(tiny, rendered, monkeypatch):
     network = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32)
     monkeypatch.setitem(loss.LOGITS_AT_ONCE, "cpu", 7 * network.config.vocab_size)  # several chunks
-    batch = padded(list(enumerate(rendered[:6])))
-    ids, labels, parameters = batch["input_ids"], batch["labels"], list(network.parameters())
-    nll, _ = loss.response_nll(network, ids, labels, forward=network)
+    members = batch_of(list(enumerate(rendered[:6])))["members"]
+    layout = padded([member.example for member in members])
+    ids, parameters = layout.ids, list(network.parameters())
+    labels = torch.full_like(ids, -100)
+    for row, example in enumerate(rendered[:6]):
+        labels[row, : len(example.ids)] = torch.from_numpy(np.where(example.mask, example.ids, -100))
+    nll, _ = loss.response_nll(network, inputs_of(members, layout), count=6, forward=network)
     counted = (labels[:, 1:] != -100).sum()
     ours = torch.autograd.grad(nll.sum() / counted, parameters)
     add_fused_lm_head(network)
-    seen = torch.arange(ids.shape[1]) < batch["length"][:, None]
+    seen = torch.arange(ids.shape[1]) < torch.tensor([len(each.ids) for each in rendered[:6]])[:, None]
     output = network(input_ids=ids, attention_mask=seen, labels=labels, fused_lm_head=True)
     torch.testing.assert_close(nll, -output.log_probs.sum(dim=1), rtol=1e-6, atol=1e-5)
     torch.testing.assert_close(ours, torch.autograd.grad(output.loss, parameters), rtol=1e-5, atol=1e-6)
@@ -325,14 +330,15 @@ def test_a_training_leaves_no_tensor_behind(ref, rendered, trained, tmp_path):
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 7])
 def test_processes_share_a_batch_without_leaving_a_row_out(rendered, processes):
-    batch = padded(list(enumerate(rendered[:5])))
+    members = batch_of(list(enumerate(rendered[:5])))["members"]
     rows, counted = [], 0
     for process in range(processes):
-        for piece in pieces(share(batch, process=process, processes=processes), most_tokens=40):
-            assert len(piece["row"]) == 1 or piece["input_ids"].numel() <= 40
-            tokens = int((piece["labels"] != -100).sum())
-            rows += piece["row"].tolist() if tokens else []
-            counted += tokens
+        mine = share(members, process=process, processes=processes)
+        for piece in pieces(mine, most_tokens=40, padding=True):
+            inputs = inputs_of(piece, padded([member.example for member in piece]))
+            assert len(piece) == 1 or inputs["input_ids"].numel() <= 40
+            rows += [member.row for member in piece] if len(inputs["targets"]) else []
+            counted += len(inputs["targets"])
     assert sorted(rows) == list(range(5))
     assert counted == sum(example.mask.sum() for example in rendered[:5])
 

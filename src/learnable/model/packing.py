@@ -7,7 +7,6 @@ to know: a token sees the tokens of its own example before it, and those of its 
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import Any
@@ -164,24 +163,41 @@ def _grouped(rows: list[int], common: list[int], depth: int) -> tuple[int, list[
     return total, groups
 
 
-_layout: ContextVar[Layout | None] = ContextVar("layout", default=None)
+_layouts: list[Layout | None] = []
+"""What attention follows, the innermost last; plain, not of a context: gradients are taken in threads of their own."""
 
 
 @contextmanager
 def attending(network: Any, layout: Layout) -> Iterator[None]:
-    """Let the attention of a network follow a layout within the block."""
+    """Let the attention of a network follow a layout within the block, also where gradients are taken in it."""
     if layout.segments is None:
         yield
         return
+    with _attention_of(network, layout, NAME):
+        yield
+
+
+@contextmanager
+def by_itself(network: Any) -> Iterator[None]:
+    """Within a block of ``attending``, let a pass over one token attend as plain attention would."""
+    if not _layouts:
+        yield
+        return
+    with _attention_of(network, None, "eager"):
+        yield
+
+
+@contextmanager
+def _attention_of(network: Any, layout: Layout | None, name: str) -> Iterator[None]:
     inner = base_network(network)
-    usual = inner.config._attn_implementation
-    token = _layout.set(layout)
-    inner.set_attn_implementation(NAME)
+    before = inner.config._attn_implementation
+    _layouts.append(layout)
+    inner.set_attn_implementation(name)
     try:
         yield
     finally:
-        inner.set_attn_implementation(usual)
-        _layout.reset(token)
+        inner.set_attn_implementation(before)
+        _layouts.pop()
 
 
 def attention(
@@ -213,7 +229,7 @@ def attention(
     Raises:
         NotImplementedError: If the model asks for more than plain causal attention.
     """
-    layout = _layout.get()
+    layout = _layouts[-1] if _layouts else None
     unknown = [name for name, wanted in others.items() if name in UNSUPPORTED and wanted is not None]
     if layout is None or layout.segments is None or attention_mask is not None or unknown:
         raise NotImplementedError(f"attention with {', '.join(unknown) or 'a mask'}")

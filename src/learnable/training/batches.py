@@ -2,18 +2,25 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from learnable.model.packing import Layout
 from learnable.types import Rendered
 
-IGNORED = -100
-"""Label of a token that does not count, as everywhere in transformers."""
 
-Batch = dict[str, torch.Tensor]
-"""``input_ids`` and ``labels`` int64 (n, T), padded on the right; int64 (n,) each: ``length`` in tokens, ``position`` in
-the data, ``row`` in the whole batch."""
+class Member(NamedTuple):
+    """One example of a batch: its ``row`` in the whole batch, and its ``position`` in the data."""
+
+    row: int
+    position: int
+    example: Rendered
+
+
+Batch = dict[str, list[Member]]
+"""A step's examples under ``members``: the trainer of transformers wants a mapping."""
 
 
 class LengthGroupedBatches(torch.utils.data.Sampler[list[int]]):
@@ -68,64 +75,89 @@ class LengthGroupedBatches(torch.utils.data.Sampler[list[int]]):
 
 
 class Batches(torch.utils.data.DataLoader[Batch]):
-    """The planned batches as tensors; every process sees the whole batch, and takes its share of it later."""
+    """The planned batches; every process sees the whole batch, and takes its share of it later."""
 
     def __init__(self, rendered: Sequence[Rendered], planned: LengthGroupedBatches) -> None:
         self.planned = planned
+        self.longest = max(len(example.ids) for example in rendered)
         # A DataLoader wants a Dataset by its annotation, and takes anything that has a length and items.
-        super().__init__(list(enumerate(rendered)), batch_sampler=planned, collate_fn=padded)  # type: ignore[arg-type]
+        super().__init__(list(enumerate(rendered)), batch_sampler=planned, collate_fn=batch_of)  # type: ignore[arg-type]
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of another epoch; the trainer calls it."""
         self.planned.set_epoch(epoch)
 
 
-def padded(members: Sequence[tuple[int, Rendered]]) -> Batch:
+def batch_of(examples: Sequence[tuple[int, Rendered]]) -> Batch:
     """Return examples, each with its position in the data, as one batch."""
-    longest = max(len(example.ids) for _, example in members)
-    ids = np.zeros((len(members), longest), dtype=np.int64)
-    labels = np.full((len(members), longest), IGNORED, dtype=np.int64)
-    for row, (_, example) in enumerate(members):
-        ids[row, : len(example.ids)] = example.ids
-        labels[row, : len(example.ids)] = np.where(example.mask, example.ids, IGNORED)
-    return {
-        "input_ids": torch.from_numpy(ids),
-        "labels": torch.from_numpy(labels),
-        "length": torch.tensor([len(example.ids) for _, example in members]),
-        "position": torch.tensor([position for position, _ in members]),
-        "row": torch.arange(len(members)),
-    }
+    return {"members": [Member(row, *each) for row, each in enumerate(examples)]}
 
 
-def share(batch: Batch, *, process: int, processes: int) -> Batch:
+def response_tokens(members: Sequence[Member]) -> int:
+    """Return how many tokens the loss counts; the first of an example never does."""
+    return sum(int(member.example.mask[1:].sum()) for member in members)
+
+
+def share(members: Sequence[Member], *, process: int, processes: int) -> list[Member]:
     """Return what one of several processes takes of a batch: every so many rows, the longest first.
 
     A process that has no row left takes a piece of the last one in which no token counts: all processes of a step
     must compute something.
     """
-    order = torch.argsort(batch["length"], descending=True, stable=True)
-    mine = order[process::processes]
-    if len(mine):
-        return {name: value[mine] for name, value in batch.items()}
-    idle = {name: value[order[-1:]] for name, value in batch.items()}
-    return idle | {
-        "input_ids": idle["input_ids"][:, :2],
-        "labels": torch.full_like(idle["labels"][:, :2], IGNORED),
-        "length": torch.full_like(idle["length"], 2),
-    }
+    order = sorted(members, key=lambda member: -len(member.example.ids))
+    if mine := order[process::processes]:
+        return mine
+    row, position, example = order[-1]
+    idle = Rendered(
+        id=example.id,
+        ids=example.ids[:2],
+        mask=np.zeros(len(example.ids[:2]), dtype=np.bool_),
+        truncated=True,
+    )
+    return [Member(row, position, idle)]
 
 
-def pieces(batch: Batch, *, most_tokens: int) -> Iterator[Batch]:
-    """Yield the rows of a batch, which begins with the longest, in pieces of at most so many tokens, padding included.
+def pieces(members: Sequence[Member], *, most_tokens: int, padding: bool) -> Iterator[list[Member]]:
+    """Yield the rows of a batch, which begins with the longest, in pieces of at most so many tokens.
 
-    A row that is longer is a piece of its own. The rows of a piece are cut to the longest of them.
+    A row that is longer is a piece of its own. With ``padding`` every row counts as long as the longest of its piece.
     """
-    lengths = batch["length"].tolist()
-    start = 0
-    while start < len(lengths):
-        end = start + max(1, most_tokens // lengths[start])
-        piece = {name: value[start:end] for name, value in batch.items()}
-        for name in ("input_ids", "labels"):
-            piece[name] = piece[name][:, : lengths[start]]
+    piece: list[Member] = []
+    tokens = 0
+    for member in members:
+        own = len((piece or [member])[0].example.ids) if padding else len(member.example.ids)
+        if piece and tokens + own > most_tokens:
+            yield piece
+            piece, tokens = [], 0
+            own = len(member.example.ids)
+        piece.append(member)
+        tokens += own
+    if piece:
         yield piece
-        start = end
+
+
+def inputs_of(piece: Sequence[Member], layout: Layout) -> dict[str, Any]:
+    """Return what a pass over a piece takes.
+
+    Args:
+        piece: The rows.
+        layout: Where their tokens lie.
+
+    Returns:
+        The ``layout``; ``input_ids`` and ``position_ids`` int64 (B, T); and for each of the P response tokens, int64
+        (P,): ``predicting``, the place of the token before it among the flattened ids; ``targets``; ``rows``, the row
+        of its example in the whole batch.
+    """
+    examples = [member.example for member in piece]
+    before = [np.flatnonzero(example.mask[1:]) for example in examples]
+    predicting = [places[each] for places, each in zip(layout.places, before, strict=True)]
+    targets = [example.ids[each + 1] for example, each in zip(examples, before, strict=True)]
+    rows = np.repeat([member.row for member in piece], [len(each) for each in before])
+    return {
+        "layout": layout,
+        "input_ids": layout.ids,
+        "position_ids": layout.positions,
+        "predicting": torch.from_numpy(np.concatenate(predicting).astype(np.int64)),
+        "targets": torch.from_numpy(np.concatenate(targets).astype(np.int64)),
+        "rows": torch.from_numpy(rows.astype(np.int64)),
+    }

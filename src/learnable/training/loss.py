@@ -1,11 +1,12 @@
 """The loss of a training: of the response tokens only, in chunks, and known for each example.
 
-Padding stands on the right and attention is causal, so no attention mask is needed: a real token never sees padding.
-Only the positions that predict a response token are projected to the vocabulary, by cutting the input of the output
-layer: the model's own forward then applies whatever it does to its logits, without a line about any model family here.
+Where rows are padded, padding stands on the right and attention is causal, so no attention mask is needed: a real token
+never sees padding. Only the positions that predict a response token are projected to the vocabulary, by cutting the input
+of the output layer: the model's own forward then applies whatever it does to its logits, without a line about any model
+family here.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -14,14 +15,14 @@ from torch.utils.checkpoint import checkpoint
 
 from learnable.errors import TrainError
 from learnable.model.network import hooked
-from learnable.training.batches import IGNORED
+from learnable.model.packing import by_itself
 
 LOGITS_AT_ONCE = {"cpu": 1 << 25, "cuda": 1 << 28}
 """Elements of a chunk of logits, by kind of device: 128 MiB or 1 GiB in float32."""
 
 
 def response_nll(
-    network: Any, ids: torch.Tensor, labels: torch.Tensor, *, forward: Callable[..., Any], **options: Any
+    network: Any, piece: Mapping[str, Any], *, count: int, forward: Callable[..., Any], **options: Any
 ) -> tuple[torch.Tensor, Any]:
     """Return the summed nll of the response tokens of each example, in nats, and what the forward pass returned.
 
@@ -30,37 +31,38 @@ def response_nll(
     chunk, however long the responses are.
 
     Args:
-        network: A causal language model of transformers, with or without adapters.
-        ids: int64 (n, T), padded on the right.
-        labels: int64 (n, T), -100 where the loss does not count.
-        forward: What to call for the pass over the whole batch: the network, or what wraps it for several devices.
+        network: A causal language model of transformers, with or without adapters; its attention follows the layout of
+            the piece (``packing.attending``), also while gradients are taken.
+        piece: See ``batches.inputs_of``.
+        count: Rows of the whole batch, n.
+        forward: What to call for the pass over the whole piece: the network, or what wraps it for several devices.
         options: More arguments of the pass.
 
     Returns:
-        float32 (n,), which a gradient can be taken of; 0 for an example without response tokens.
+        float32 (n,), which a gradient can be taken of; 0 for an example without response tokens, or of another piece.
 
     Raises:
         TrainError: If the output layer is never called.
     """
-    rows, columns = torch.nonzero(labels[:, 1:] != IGNORED, as_tuple=True)  # (P,)
-    targets = labels[rows, columns + 1]
-    positions = rows * ids.shape[1] + columns
+    ids, targets = piece["input_ids"], piece["targets"]
     head = network.get_output_embeddings()
     at_once = max(1, LOGITS_AT_ONCE.get(ids.device.type, LOGITS_AT_ONCE["cpu"]) // head.weight.shape[0])
     chosen: list[torch.Tensor] = []
 
     def keep_first_chunk(_: Any, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
-        hidden = arguments[0]  # (n, T, d)
-        chosen.append(hidden.reshape(-1, hidden.shape[-1])[positions])
+        hidden = arguments[0]  # (B, T, d)
+        chosen.append(hidden.reshape(-1, hidden.shape[-1])[piece["predicting"]])
         return (chosen[0][None, :at_once],)
 
+    if piece["layout"].segments is not None:
+        options["position_ids"] = piece["position_ids"]
     with hooked(head, keep_first_chunk):
         output = forward(input_ids=ids, use_cache=False, **options)
     if not chosen:
         raise TrainError("the output layer of this model is never called, so it cannot be trained here")
 
     def project(hidden: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        with hooked(head, lambda *_: (hidden[None],)):
+        with by_itself(network), hooked(head, lambda *_: (hidden[None],)):
             logits = network(input_ids=ids[:1, :1], use_cache=False).logits[0]  # (C, V)
         return cross_entropy(logits.float(), target, reduction="none")
 
@@ -68,5 +70,5 @@ def response_nll(
     for start in range(at_once, len(targets), at_once):
         chunk = slice(start, start + at_once)
         losses.append(checkpoint(project, chosen[0][chunk], targets[chunk], use_reentrant=False))
-    sums = torch.zeros(len(ids), dtype=torch.float32, device=ids.device)
-    return sums.index_add(0, rows, torch.cat(losses)), output
+    sums = torch.zeros(count, dtype=torch.float32, device=ids.device)
+    return sums.index_add(0, piece["rows"], torch.cat(losses)), output

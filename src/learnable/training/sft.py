@@ -221,8 +221,8 @@ def _trainer(job: _Job, last: Path | None, *, started: float) -> ResponseTrainer
         max_grad_norm=1.0,
         bf16=resolved_dtype(ref) == "bfloat16",
         fp16=False,
-        activation_checkpointing=not on_cpu,
-        optim="adamw_torch",
+        activation_checkpointing=False,  # the trainer decides, by the memory there is
+        optim="adamw_torch_fused" if network.device.type == "cuda" else "adamw_torch",
         seed=tuning.seed,
         use_cpu=on_cpu,
         # All processes see the whole batch, and count its tokens themselves.
