@@ -65,14 +65,14 @@ def _call(item: object, name: str) -> ToolCall:
         raise wrong_kind(call, name, "a call")
     function = call.get("function")
     inner = function if isinstance(function, Mapping) else call
-    called = text_of(inner.get("name"), f"the function of {name}")
+    called = text_of(inner.get("name"), f"the name of the function in {name}")
     if is_empty(called):
-        raise ValueError(f"the function of {name} has no name")
+        raise ValueError(f"the name of the function in {name} is empty")
     identity = call.get("id")
     return ToolCall(
         name=called,
-        arguments=_arguments(inner, f"the arguments of {name}"),
-        id="" if identity is None else text_of(identity, f"the id of {name}"),
+        arguments=_arguments(inner, f"'arguments' of {name}"),
+        id="" if identity is None else text_of(identity, f"'id' of {name}"),
     )
 
 

@@ -106,7 +106,10 @@ class Layout:
             found = turns.read(row.get(self.messages[0]), self.messages[0])
             if before and found and found[0].role == "system":
                 if self.history or found[0] != before[0]:
-                    raise ValueError("two system prompts: one as a turn, one as a key")
+                    raise UnusableRowError(
+                        "two system prompts: one as a turn, one as a key",
+                        hint=f"--columns ignore={(*self.system, *self.history)[0]} leaves the key out",
+                    )
                 found = found[1:]
             before += found
         elif self.prompt:
@@ -122,7 +125,10 @@ class Layout:
         texts = {text_of(row[key], repr(key)): None for key in self.system if row.get(key) is not None}
         said = [text for text in texts if not is_blank(text)]
         if len(said) > 1:
-            raise ValueError(f"two system prompts: {' and '.join(map(repr, self.system))}")
+            raise UnusableRowError(
+                f"two system prompts: {' and '.join(map(repr, self.system))}",
+                hint=f"--columns system={self.system[0]} takes one of them",
+            )
         return [Message(role="system", content=text) for text in said]
 
     def _prompt(self, row: Row, turns: Turns) -> list[Message]:
@@ -131,7 +137,10 @@ class Layout:
         beside = [key for key in (*others, *self.context) if not is_empty(row.get(key))]
         if holds_turns(value):
             if beside:
-                raise ValueError(f"{beside[0]!r} stands beside the turns in {first!r}")
+                raise UnusableRowError(
+                    f"{beside[0]!r} stands beside the turns in {first!r}",
+                    hint=f"--columns ignore={beside[0]} leaves it out",
+                )
             return turns.read(value, first)
         parts = [text_of(value, repr(first)), *(text_of(row[key], repr(key)) for key in beside)]
         return [Message(role="user", content="\n\n".join(part for part in parts if not is_blank(part)))]
@@ -143,7 +152,10 @@ class Layout:
             text_of(row[key], repr(key)): None for key in self.reasoning if not is_empty(row.get(key))
         }
         if len(thoughts) > 1:
-            raise ValueError(f"two texts of reasoning: {' and '.join(map(repr, self.reasoning))}")
+            raise UnusableRowError(
+                f"two texts of reasoning: {' and '.join(map(repr, self.reasoning))}",
+                hint=f"--columns reasoning={self.reasoning[0]} takes one of them",
+            )
         if holds_turns(value):
             if thoughts:
                 raise ValueError(f"{self.reasoning[0]!r} stands beside the turns in {column!r}")
@@ -154,40 +166,48 @@ class Layout:
 
     def _refuse_lost(self, row: Row, messages: Sequence[Message]) -> None:
         """Refuse a row in which a column says what the conversation does not, and may belong to it."""
-        said = ""
         for column, part in self.doubts.items():
             value = row.get(column)
             if is_empty(value) or (isinstance(value, bool | int | float) and part != "response"):
                 continue
-            if part != "media":
-                said = said or "\n".join(f"{turn.content}\n{turn.reasoning}" for turn in messages)
-                asked = next((turn.content.strip() for turn in messages if turn.role == "user"), "")
-                texts = [str(value)] if isinstance(value, int | float) else list(texts_in(value))
-                # A prompt that holds the whole question is the question in a template.
-                rendered = part == "prompt" and bool(asked) and any(asked in text for text in texts)
-                if rendered or all(text in said for text in texts):
-                    continue
-            raise UnusableRowError(_DOUBTS[part].format(column), hint=_remedy(self, column, part))
+            if part == "media" or not _stands_in(value, part, messages):
+                raise UnusableRowError(_DOUBTS[part].format(column), hint=self._remedy(row, column, part))
+
+    def _remedy(self, row: Row, column: str, part: str) -> str:
+        """Return what to type about a column that is in doubt."""
+        alike = [key for key, other in self.doubts.items() if other == part and not is_empty(row.get(key))]
+        leave = f"{','.join(f'ignore={key}' for key in alike)} leaves it out"
+        used: tuple[str, ...] = getattr(self, part, ())
+        if part == "prompt" and used:
+            return (
+                f"--columns prompt={used[0]},prompt={column} joins them; system={used[0]},prompt={column} makes the "
+                f"first a system prompt; prompt={column} takes it alone"
+            )
+        if part == "response" and used:
+            return f"--columns response={used[0]} or response={column} takes one of them"
+        kept = "".join(f"{part}={key}," for key in used)
+        if part == "system":
+            return f"--columns system={column} makes it one; {leave}"
+        if part == "context" and self.response:
+            return f"--columns {kept}context={column} adds it to the prompt; {leave}"
+        if part == "reasoning" and self.response:
+            return f"--columns reasoning={column} makes it the reasoning before the answer; {leave}"
+        return f"--columns {leave}"
 
 
-def _remedy(layout: Layout, column: str, part: str) -> str:
-    """Return what to type about a column that is in doubt."""
-    used = getattr(layout, part, ())
-    choices = {
-        "context": [f"context={column}"],
-        "system": [f"system={column}"],
-        "reasoning": [f"reasoning={column}"],
-    }
-    if part == "prompt" and used:
-        choices["prompt"] = [f"prompt={used[0]},prompt={column}", f"system={used[0]},prompt={column}"]
-    if part == "response" and used:
-        choices["response"] = [f"response={used[0]}", f"response={column}"]
-    fitting = layout.response or part == "system"
-    words = [
-        *(choices.get(part, ()) if fitting else ()),
-        *([] if part == "response" and used else [f"ignore={column}"]),
-    ]
-    return f"say what it is: --columns {' or '.join(words)}"
+def _stands_in(value: object, part: str, messages: Sequence[Message]) -> bool:
+    """Return whether a conversation says what a column does: what is asked in its prompts, anything else anywhere."""
+    asked = part in ("prompt", "context", "choices", "system")
+    said = "\n".join(
+        f"{turn.content}\n{turn.reasoning}" for turn in messages if not asked or turn.role != "assistant"
+    )
+    texts = [str(value)] if isinstance(value, int | float) else list(texts_in(value))
+    if part == "prompt":
+        # A prompt that holds the whole question is the question in a template.
+        question = next((turn.content.strip() for turn in messages if turn.role == "user"), "")
+        if question and any(question in text for text in texts):
+            return True
+    return all(text in said for text in texts)
 
 
 def _earlier(value: object, column: str, turns: Turns) -> list[Message]:

@@ -83,7 +83,10 @@ class Turns:
         if isinstance(value, Mapping):
             value = self._opened(value, name)
         if not isinstance(value, list | tuple):
-            raise wrong_kind(value, name, "a list of turns")
+            error = wrong_kind(value, name, "a list of turns")
+            if isinstance(value, str) and column not in TURNS:
+                error.hint = f"if it is a text: --columns prompt={column},response=..."
+            raise error
         messages: list[Message] = []
         for number, item in enumerate(value, 1):
             place = f"turn {number} of {name}"

@@ -108,10 +108,11 @@ def from_json(text: str, name: str) -> Any:
     try:
         return json.loads(text, object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
-        python = (
-            "; it is written as Python writes it: use json.dumps" if re.match(r"\s*[\[{]+'", text) else ""
-        )
-        raise ValueError(f"{name} is not valid JSON: {error}{python}") from error
+        if re.match(r"\s*[\[{]+\s*'", text):
+            raise UnusableRowError(
+                f"{name} is as Python prints it, not JSON: write it with json.dumps"
+            ) from error
+        raise UnusableRowError(f"{name} is not valid JSON: {error}") from error
 
 
 def to_json(value: object, name: str) -> str:
