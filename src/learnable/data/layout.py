@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from learnable.data.names import CHOSEN, PARTS, REJECTED, plain
+from learnable.data.names import CHOSEN, NEVER_TEXT, PARTS, REJECTED, plain
 from learnable.data.turns import Turns, holds_turns
 from learnable.data.values import (
     Row,
@@ -170,7 +170,7 @@ class Layout:
             value = row.get(column)
             if is_empty(value) or (isinstance(value, bool | int | float) and part != "response"):
                 continue
-            if part == "media" or not _stands_in(value, part, messages):
+            if part in NEVER_TEXT or not _stands_in(value, part, messages):
                 raise UnusableRowError(_DOUBTS[part].format(column), hint=self._remedy(row, column, part))
 
     def _remedy(self, row: Row, column: str, part: str) -> str:

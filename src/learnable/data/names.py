@@ -35,6 +35,9 @@ LABELS = ("label", "kto_tag", "desirable", "is_desirable")
 CHOSEN = ("chosen", "preferred_output", "chosen_response")
 REJECTED = ("rejected", "non_preferred_output", "rejected_response")
 
+NEVER_TEXT = ("media", "spans")
+"""Doubts that no text of a conversation settles."""
+
 # A name that ends so tells something about a row, and is no part of it.
 _ABOUT = re.compile(
     r"ids?|idx|index|uuid|hash|key|name|type|kind|category|class|source|dataset|split|subset|domain|topic|tags?|lang|"
@@ -95,7 +98,15 @@ def parse_columns(given: str | Mapping[str, str | Sequence[str]] | None) -> dict
             raise UsageError(
                 f"columns: {part!r} is no part of a conversation", hint=did_you_mean(part, PARTS)
             )
-        named = (columns,) if isinstance(columns, str) else tuple(columns)
+        named = (
+            (columns,)
+            if isinstance(columns, str)
+            else tuple(columns)
+            if isinstance(columns, list | tuple)
+            else ()
+        )
+        if not named or not all(isinstance(name, str) and name for name in named):
+            raise UsageError(f"columns: {part} is {columns!r}, not the name of a column", hint=_EXAMPLE)
         found[part] = (*found.get(part, ()), *named)
     columns = [column for named in found.values() for column in named]
     if twice := {column for column in columns if columns.count(column) > 1}:

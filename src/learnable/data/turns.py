@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from learnable.data.calls import read_calls, read_tools
-from learnable.data.names import REASONINGS, TURNS, doubt, plain
+from learnable.data.names import NEVER_TEXT, REASONINGS, TURNS, doubt, plain
 from learnable.data.values import (
     Row,
     from_json,
@@ -193,8 +193,13 @@ class Turns:
             if key in read or is_empty(value):
                 continue
             said = "\n".join(f"{message.content}\n{message.reasoning}" for message in messages)
-            missing = [text for text in texts_in(value) if text not in said]
-            if missing and doubt(plain(key), ()) in ("media", "choices", "reasoning", "spans"):
+            kind = doubt(plain(key), ())
+            lost = kind in NEVER_TEXT or any(text not in said for text in texts_in(value))
+            if (
+                lost
+                and kind in (*NEVER_TEXT, "choices", "reasoning")
+                and not isinstance(value, bool | int | float)
+            ):
                 raise ValueError(f"{key!r} of {name} is not supported, and may be part of the turn")
             self.ignored.add(f"{column}[].{key}")
 
