@@ -386,11 +386,11 @@ def test_without_a_screen_no_browser_is_started_and_it_says_how_to_look(
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(exploring, "needs_explorer", lambda: None)
-    monkeypatch.setattr(exploring, "serve", lambda sheet, listening: listening.close())
+    monkeypatch.setattr(exploring, "serve", lambda sheet, listening, secret: listening.close())
     monkeypatch.setattr("webbrowser.open", lambda url: pytest.fail("it opened a browser"))
     assert cli.call(["explore", str(run), "--port", "0"]) == 0
     out, err = capsys.readouterr()
-    port = out.removeprefix("url: http://127.0.0.1:").strip()
+    port = out.removeprefix("url: http://127.0.0.1:").partition("/")[0]
     assert f"ssh -L {port}:127.0.0.1:{port}" in err
 
 
@@ -402,8 +402,8 @@ def test_the_url_is_out_before_the_page_is_served_and_stands_alone(
 ) -> None:
     raw, seen = io.BytesIO(), {}
 
-    def serve(sheet: Sheet, listening: socket.socket) -> None:
-        seen[raw.getvalue().decode()] = f"http://127.0.0.1:{listening.getsockname()[1]}"
+    def serve(sheet: Sheet, listening: socket.socket, secret: str) -> None:
+        seen[raw.getvalue().decode()] = f"http://127.0.0.1:{listening.getsockname()[1]}/{secret}/"
         listening.close()
 
     monkeypatch.setattr(exploring, "needs_explorer", lambda: None)

@@ -1,12 +1,15 @@
 """The explorer in a real browser, over a real run: right counts, filters, download; texts from the data do nothing."""
 
+import http.server
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -114,6 +117,7 @@ def visit(opened: Visit) -> Iterator[Visit]:
 
 def ask(url: str, path: str, body: dict | None = None, **headers: str) -> bytes:
     data = None if body is None else json.dumps(body).encode()
+    headers = {name.replace("_", "-"): value for name, value in headers.items()}
     with urllib.request.urlopen(urllib.request.Request(url + path, data, headers), timeout=10) as answer:
         return answer.read()
 
@@ -173,15 +177,84 @@ def test_the_page_may_not_ask_elsewhere(visit: Visit) -> None:
 
 def test_the_dots_are_the_losses_of_the_scores(url: str, run: Path) -> None:
     query = {"type": "json", "sql": "SELECT id, loss_before, loss_after FROM dataset"}
-    shown = pl.DataFrame(json.loads(ask(url, "/data/query", query)))
+    shown = pl.DataFrame(json.loads(ask(url, "data/query", query)))
     scores = pl.read_parquet(run / "scores" / "scores.parquet").select(shown.columns)
     assert shown.sort("id").drop("id").to_numpy() == pytest.approx(scores.sort("id").drop("id").to_numpy())
 
 
-@pytest.mark.parametrize("headers", [{"Host": "evil.example"}, {"Origin": "http://evil.example"}])
-def test_other_sites_are_refused(url: str, headers: dict[str, str]) -> None:
-    with pytest.raises(urllib.error.HTTPError, match="403"):
-        ask(url, "/data/query", {"type": "json", "sql": "SELECT 1"}, **headers)
+SQL = {"type": "json", "sql": "SELECT count(*) AS n FROM dataset"}
+HEADERS = (
+    {"Host": "evil.example"},
+    {"Host": "127.0.0.1.evil.example"},
+    {"Origin": "http://evil.example"},
+    {"Origin": "null"},
+    {"Sec_Fetch_Site": "cross-site"},
+    {"Sec_Fetch_Site": "same-site"},
+)
+
+
+def refused(url: str, path: str, body: dict | None = None, **headers: str) -> bool:
+    try:
+        ask(url, path, body, **headers)
+    except urllib.error.HTTPError as error:
+        return error.code == 403
+    return False
+
+
+@pytest.mark.parametrize("headers", HEADERS)
+@pytest.mark.parametrize("path", ["", "data/query", "data/metadata.json", "data/dataset.parquet"])
+def test_other_sites_are_refused_even_if_they_know_the_secret(url: str, path: str, headers: dict) -> None:
+    assert refused(url, path, SQL if path == "data/query" else None, **headers)
+
+
+def test_the_database_is_not_asked_by_an_address_alone(url: str) -> None:
+    query = urllib.parse.quote(json.dumps(SQL))
+    assert refused(url, f"data/query?query={query}")
+    assert json.loads(ask(url, "data/query", SQL, Sec_Fetch_Site="same-origin")) == [{"n": N}]
+
+
+@pytest.mark.parametrize(
+    "path", ["", "data/query", "data/metadata.json", "data/archive.zip", "data/cache/x", "x"]
+)
+@pytest.mark.parametrize("secret", ["", "x/", "{}x/", "../{}/", "%2e/{}/"])
+def test_nothing_is_given_out_without_the_secret(url: str, path: str, secret: str) -> None:
+    root, known, _ = url.rsplit("/", 2)
+    assert len(known) >= 32
+    assert refused(f"{root}/", secret.format(known) + path, SQL if path == "data/query" else None)
+
+
+def test_a_page_of_another_site_changes_nothing(url: str, opened: Visit) -> None:
+    drop = urllib.parse.quote(json.dumps({"type": "exec", "sql": "DROP TABLE dataset"}))
+    place = f"{url}data/query"
+    page = f"""<img src="{place}?query={drop}"><form method=post enctype=text/plain action="{place}" target=out>
+        <input name='{{"type":"exec","sql":"DROP TABLE dataset","x":"' value='"}}'></form><iframe name=out></iframe>
+        <script>fetch("{place}?query={drop}", {{mode: "no-cors", credentials: "include"}});
+        fetch("{place}", {{mode: "no-cors", method: "POST", body: decodeURIComponent("{drop}")}});
+        document.forms[0].submit()</script>"""
+
+    class Evil(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(page.encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Evil) as site:
+        threading.Thread(target=site.serve_forever, daemon=True).start()
+        tab = opened.page.context.browser.new_page()
+        for host in ("127.0.0.1", "localhost"):
+            statuses: list[int] = []
+            tab.on("response", lambda answer: statuses.append(answer.status) if place in answer.url else None)  # noqa: B023
+            tab.goto(f"http://{host}:{site.server_address[1]}/")
+            tab.wait_for_timeout(500)
+            assert len(statuses) >= 3
+            assert set(statuses) == {403}
+        tab.close()
+        site.shutdown()
+    assert json.loads(ask(url, "data/query", SQL)) == [{"n": N}]
 
 
 def test_ctrl_c_ends_it_in_good_order(server) -> None:

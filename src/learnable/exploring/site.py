@@ -3,6 +3,7 @@
 import contextlib
 import html
 import re
+import secrets
 import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,10 +16,13 @@ from learnable.exploring.sheet import Sheet
 from learnable.fingerprint import fingerprint
 
 if TYPE_CHECKING:
+    from starlette.datastructures import Headers
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 PORT = 5055
 """Tried first; where it is taken, any free one."""
+QUERY = "data/query"
+"""Where the page sends SQL."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # Nothing is loaded from elsewhere, whatever stands in the data: no picture in a Markdown text, no script, no font.
 _POLICY = (
@@ -53,19 +57,20 @@ def listen(host: str, port: int | None) -> socket.socket:
     ) from failed
 
 
-def serve(sheet: Sheet, listening: socket.socket) -> None:
+def serve(sheet: Sheet, listening: socket.socket, *, secret: str) -> None:
     """Serve the page until Ctrl-C.
 
     Args:
         sheet: What to look through.
         listening: From ``listen``; closed at the end.
+        secret: First part of the path of the page and of all that it asks for; nothing is given out without it.
     """
     import uvicorn
 
     static = _static()
     app = library("server").make_server(_source(sheet), static_path=str(static), duckdb_uri="server")
     host = str(listening.getsockname()[0])
-    guarded = _Guard(app, home=_home(static, sheet.title), local=host in LOOPBACK)
+    guarded = _Guard(app, home=_home(static, sheet.title), local=host in LOOPBACK, secret=secret)
     config = uvicorn.Config(
         guarded, access_log=False, log_level="warning", lifespan="off", timeout_graceful_shutdown=1
     )
@@ -90,35 +95,55 @@ def export(sheet: Sheet, folder: Path) -> None:
 
 
 class _Guard:
-    """Gives out our first page, keeps other web sites away from the data, and forbids the page to ask elsewhere."""
+    """Gives out our first page, keeps all others away from the data, and forbids the page to ask elsewhere."""
 
-    def __init__(self, app: "ASGIApp", *, home: bytes, local: bool) -> None:
-        self._app, self._home = app, home
+    def __init__(self, app: "ASGIApp", *, home: bytes, local: bool, secret: str) -> None:
+        self._app, self._home, self._secret = app, home, secret
         # A name that an attacker points to this machine is none of these.
         self._hosts = {*LOOPBACK, "[::1]"} if local else None
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         from starlette.datastructures import Headers, MutableHeaders
-        from starlette.responses import PlainTextResponse, Response
+        from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
+        if scope["type"] != "http":  # the page opens no socket
+            await send({"type": f"{scope['type']}.close"})
             return
+        given, slash, path = scope["path"].removeprefix("/").partition("/")
         headers = Headers(scope=scope)
-        host, origin = headers.get("host", ""), headers.get("origin")
-        name = re.sub(r":\d+$", "", host)
-        stranger = self._hosts is not None and name not in self._hosts
-        if stranger or origin not in (None, f"http://{host}"):
-            await PlainTextResponse("not for other sites", status_code=403)(scope, receive, send)
-            return
+        if not secrets.compare_digest(given.encode(), self._secret.encode()):
+            refused = "open the address that `learnable explore` has shown: it holds a secret"
+        elif self._is_of_another_site(headers) or (path == QUERY and scope["method"] != "POST"):
+            refused = "not for other sites"
+        else:
+            refused = ""
 
         async def with_policy(message: Any) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["content-security-policy"] = _POLICY
+                answer = MutableHeaders(scope=message)
+                answer["content-security-policy"] = _POLICY
+                answer["referrer-policy"] = "no-referrer"
             await send(message)
 
-        page = Response(self._home, media_type="text/html") if scope["path"] == "/" else self._app
-        await page(scope, receive, with_policy)
+        page: ASGIApp = self._app
+        if refused:
+            page = PlainTextResponse(refused, status_code=403)
+        elif not path:  # without the slash, what the page asks for would lie beside it
+            page = (
+                Response(self._home, media_type="text/html")
+                if slash
+                else RedirectResponse(f"/{self._secret}/")
+            )
+        await page({**scope, "path": f"/{path}"}, receive, with_policy)
+
+    def _is_of_another_site(self, headers: "Headers") -> bool:
+        """Tell whether another page may have sent a request: browsers name it, but not always in the same header."""
+        host = headers.get("host", "")
+        if self._hosts is not None and re.sub(r":\d+$", "", host) not in self._hosts:
+            return True
+        if headers.get("origin") not in (None, f"http://{host}"):
+            return True
+        return headers.get("sec-fetch-site") not in (None, "same-origin", "none")
 
 
 def _static() -> Path:

@@ -1,6 +1,7 @@
 """``learnable explore``: a run in, a page to look through its examples out."""
 
 import os
+import secrets
 import socket
 import sys
 import webbrowser
@@ -30,13 +31,15 @@ class Page:
     """A page at an address that is ours already, and not served yet.
 
     Args:
-        url: Its address.
+        url: Its address, with the secret in it.
+        secret: Without it nothing is given out.
         sheet: What it shows.
         listening: Where it is asked for.
         browser: Whether to open it in a browser.
     """
 
     url: str
+    secret: str
     sheet: Sheet
     listening: socket.socket
     browser: bool
@@ -45,11 +48,13 @@ class Page:
         """Serve the page until Ctrl-C; what there is to say goes to standard error."""
         host, port = self.listening.getsockname()[:2]
         if host not in exploring.LOOPBACK:
-            say(f"whoever reaches {host} can read these examples")
+            say(
+                f"whoever reaches {host} and knows the url can read these examples; they go there unencrypted"
+            )
         if self.browser:
             _open(self.url, port)
         say(f"{self.sheet.title}: serving until Ctrl-C")
-        exploring.serve(self.sheet, self.listening)
+        exploring.serve(self.sheet, self.listening, secret=self.secret)
 
 
 def explore(
@@ -83,8 +88,9 @@ def explore(
         exploring.export(sheet, Path(export))
         return {"folder": export}
     listening = exploring.listen(host, port)
-    url = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
-    return Page(url=url, sheet=sheet, listening=listening, browser=browser)
+    secret = secrets.token_urlsafe(24)
+    url = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}/{secret}/"
+    return Page(url=url, secret=secret, sheet=sheet, listening=listening, browser=browser)
 
 
 def _open(url: str, port: int) -> None:
