@@ -223,7 +223,7 @@ def test_a_row_without_an_answer_names_file_line_and_keys(here, fails):
     (here / "bad.jsonl").write_text('{"instruction": "why?", "output": "so"}\n' + json.dumps(row) + "\n")
     code, error, hint = fails("run", "lobass", "data=bad.jsonl")
     assert code == 1
-    assert error.startswith("error: bad.jsonl:2: ")
+    assert "bad.jsonl:2: the answer is empty" in error
     assert "instruction, output" in error
     assert "--on-error skip" in hint
 
@@ -431,7 +431,8 @@ def test_results_go_to_standard_output_and_logs_to_standard_error(here, capsys):
     assert cli.call(["load", "half.jsonl", "--on-error", "skip"]) == 0
     said = capsys.readouterr()
     assert "examples: 10" in said.out
-    assert "1 of 11 rows cannot be used; pool/rows.parquet says why" in said.err
+    assert "1 of 11 rows cannot be used" in said.err
+    assert "pool/rows.parquet" in said.err
     assert (
         "half.jsonl:11: not valid JSON: Expecting property name enclosed in double quotes at character 2"
         in said.err

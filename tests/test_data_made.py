@@ -128,5 +128,5 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
 
 def test_a_folder_of_an_unfinished_step_is_refused(tmp_path):
     (tmp_path / "begun.json").write_text("{}")
-    with pytest.raises(DataError, match="is a folder, but none that"):
+    with pytest.raises(DataError, match="output of an earlier step"):
         read_made(str(tmp_path))

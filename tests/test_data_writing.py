@@ -163,7 +163,7 @@ def test_a_hub_dataset_gives_jsonl(tmp_path, monkeypatch):
     import datasets
 
     dataset = datasets.Dataset.from_list(ROWS)
-    monkeypatch.setattr(datasets, "load_dataset", lambda name, *, split: dataset)
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, config, *, split: dataset)
     path = written(read(["owner/name:test"]), [2], tmp_path / "out")
     assert (path.name, json.loads(path.read_text(encoding="utf-8"))) == ("name-test.jsonl", ROWS[2])
 

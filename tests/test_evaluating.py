@@ -197,9 +197,9 @@ def test_files_that_cannot_be_read(tmp_path):
     (tmp_path / "gsm.jsonl").write_text("")
     (tmp_path / "gsm.txt").write_text("x")
     for path, words in {
-        tmp_path / "gsn.jsonl": "did you mean 'gsm.jsonl'",
+        tmp_path / "gsn.jsonl": "did you mean gsm.jsonl",
         tmp_path / "gsm.txt": "unknown kind",
-        tmp_path: "is a folder",
+        tmp_path / "none": "there is no file",
         tmp_path / "gsm.jsonl": "has no rows",
     }.items():
         with pytest.raises(DataError, match=words):

@@ -125,17 +125,38 @@ class Reading:
 
     Args:
         format: ``alpaca``, ``sharegpt``, ``messages`` or ``prompt_completion``; detected row by row when not given.
-        on_error: ``raise`` stops at the first bad row; ``skip`` drops bad rows and lists them with their reasons.
+        on_error: What to do about bad rows. A share such as ``1%`` leaves them out, counted and listed with their
+            reasons, and stops where there are more in an input; ``raise`` stops at the first one; ``skip`` never stops.
         source_column: Column that names the source of a row; the name of the file when not given.
         columns: Which column is which part of a conversation: ``prompt=query_nl,response=shell_command``. Parts are
             prompt, response, messages, system, context, history, reasoning, tools, label, and ignore for a column that is
             none; columns with usual names need no naming.
+        max_row_mb: Largest row in megabytes of text; a larger one is a bad row.
     """
 
     format: str | None = None
-    on_error: Literal["raise", "skip"] = "raise"
+    on_error: str = "1%"
     source_column: str | None = None
     columns: str | Mapping[str, Any] | None = None
+    max_row_mb: float = 8.0
+
+    def __post_init__(self) -> None:
+        _ = self.most_bad
+        if self.max_row_mb <= 0:
+            raise UsageError(f"max_row_mb must be above 0, got {self.max_row_mb}")
+
+    @property
+    def most_bad(self) -> float:
+        """The share of the rows of an input that may be bad, from 0 to 1."""
+        if self.on_error in ("raise", "skip"):
+            return float(self.on_error == "skip")
+        percent = re.fullmatch(r"(\d+|\d*\.\d+)%", self.on_error)
+        if percent is None or float(percent[1]) > 100:
+            raise UsageError(
+                f"on_error is raise, skip or a share, got {self.on_error!r}",
+                hint="1% is one row of a hundred",
+            )
+        return float(percent[1]) / 100
 
 
 @dataclass(frozen=True, kw_only=True)

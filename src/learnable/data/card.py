@@ -13,7 +13,8 @@ from typing import Any
 
 import yaml
 
-from learnable.data.records import SUFFIXES, read_records, suffix_of
+from learnable.data.csv_files import style_of
+from learnable.data.sources import locate, read_records
 
 CARD = "README.md"
 LICENSE_COLUMNS = ("license", "licence")
@@ -55,6 +56,7 @@ class CardOutput:
         kind: How it is read, such as ``jsonl``.
         rows: How many it has.
         columns: Names that appear in its rows.
+        separator: What stands between the fields of a CSV file.
         licenses: How many rows name which licence.
     """
 
@@ -62,6 +64,7 @@ class CardOutput:
     kind: str
     rows: int
     columns: frozenset[str]
+    separator: str = ","
     licenses: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -100,18 +103,26 @@ def read_output(path: Path) -> CardOutput:
     Raises:
         DataError: If it cannot be read.
     """
-    kind = "datasets" if path.is_dir() else SUFFIXES[(suffix_of(path.name) or "").lower()]
+    ((kind, where, _),) = locate(str(path))
     columns: set[str] = set()
     licenses: Counter[str] = Counter()
     rows = 0
-    for record in read_records(kind, str(path)):
+    for record in read_records(kind, where):
         row = record.value or {}
         rows += 1
         columns.update(row)
         given = next((row[name] for name in LICENSE_COLUMNS if isinstance(row.get(name), str)), "")
         if given.strip():
             licenses[given.strip()] += 1
-    return CardOutput(name=path.name, kind=kind, rows=rows, columns=frozenset(columns), licenses=licenses)
+    separator = style_of(where).delimiter if kind == "csv" else ","
+    return CardOutput(
+        name=path.name,
+        kind=kind,
+        rows=rows,
+        columns=frozenset(columns),
+        separator=separator,
+        licenses=licenses,
+    )
 
 
 def card(about: Card) -> str:
@@ -193,7 +204,14 @@ def _size(rows: int) -> str:
     return f"n<{SIZES[ends[0]]}" if place == 0 else f"{SIZES[ends[place - 1]]}<n<{SIZES[ends[place]]}"
 
 
-_READERS = {"jsonl": "json", "json": "json", "csv": "csv", "parquet": "parquet", "datasets": "arrow"}
+_READERS = {
+    "jsonl": "json",
+    "json": "json",
+    "csv": "csv",
+    "parquet": "parquet",
+    "arrow": "arrow",
+    "datasets": "arrow",
+}
 """What ``datasets`` calls the reader of each kind."""
 
 
@@ -208,23 +226,21 @@ def _loadable(outputs: Sequence[CardOutput]) -> list[CardOutput]:
 
 def _configs(outputs: Sequence[CardOutput]) -> list[dict[str, Any]]:
     """Return what ``load_dataset`` reads: files with the same columns are one configuration."""
-    groups: dict[tuple[bool, frozenset[str]], list[CardOutput]] = {}
+    groups: dict[tuple[str, frozenset[str]], list[CardOutput]] = {}
     for output in _loadable(outputs):
-        groups.setdefault((_has_tabs(output), output.columns), []).append(output)
+        groups.setdefault((output.separator, output.columns), []).append(output)
     configs = []
-    for (tabs, _), members in groups.items():
+    for (separator, _), members in groups.items():
         files = [{"split": "train", "path": [_pattern(output) for output in members]}]
         name = "default" if len(groups) == 1 else _NOT_IN_NAMES.sub("-", members[0].name)
-        configs.append({"config_name": name, "data_files": files, **({"sep": "\t"} if tabs else {})})
+        configs.append(
+            {"config_name": name, "data_files": files, **({"sep": separator} if separator != "," else {})}
+        )
     return configs
 
 
 _NOT_IN_NAMES = re.compile(r"[<>:/\\|?*]")
 """Of a configuration, as ``datasets`` has it."""
-
-
-def _has_tabs(output: CardOutput) -> bool:
-    return output.name.lower().endswith(".tsv")
 
 
 def _pattern(output: CardOutput) -> str:

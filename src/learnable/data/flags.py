@@ -2,7 +2,7 @@
 
 import polars as pl
 
-from learnable.data.records import read_records
+from learnable.data.sources import read_records
 from learnable.data.writing import check_unchanged
 from learnable.types import Pool
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from learnable.data.reading import read
-from learnable.data.records import SUFFIXES, read_records, suffix_of
+from learnable.data.sources import locate, read_records
 from learnable.types import Example
 
 MADE = "generated.parquet"
@@ -26,11 +26,11 @@ def read_made(given: str) -> list[Example]:
         path /= MADE
         given = str(path)
     pool = read([given])
-    suffix = suffix_of(path.name)
-    if suffix is None or not path.is_file():
+    if not path.is_file():
         return list(pool.iter_examples())
+    (source,) = locate(given)
     rows: dict[str, Mapping[str, Any]] = {}
-    for identity, record in zip(pool.rows["id"], read_records(SUFFIXES[suffix], given), strict=True):
+    for identity, record in zip(pool.rows["id"], read_records(source.kind, source.path), strict=True):
         rows.setdefault(identity, record.value or {})
     return [_made(example, rows[example.id]) for example in pool.iter_examples()]
 

@@ -50,7 +50,7 @@ class Parser:
         """
         row = record.value
         if row is None:
-            raise UnusableRowError(record.reason or "")
+            raise UnusableRowError(record.reason or "", hint=record.hint)
         layout = self._layout_of(row)
         conversation, source = layout.read(row, self.understanding.ignored), self._source_of(row)
         self.formats[layout.format] += 1

@@ -1,61 +1,63 @@
 """Files, folders and hub datasets in; one pool of distinct conversations out, with every row accounted for."""
 
-import difflib
 import json
-import re
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from learnable.data.bad_rows import BadRows
 from learnable.data.formats import FORMATS
 from learnable.data.names import parse_columns
 from learnable.data.parser import Parser
 from learnable.data.pool import is_pool, load_pool
-from learnable.data.records import SUFFIXES, Record, base_name, digest_of, place, read_records, suffix_of
-from learnable.data.starter_task import STARTERS
+from learnable.data.records import Record, place, too_large
+from learnable.data.sources import Source, base_name, digest_of, locate, read_records
 from learnable.data.values import UnusableRowError, shown_keys
 from learnable.errors import DataError, UsageError, did_you_mean
 from learnable.fingerprint import BEYOND, NOTHING_BEYOND, beyond_of, example_id
-from learnable.types import Conversation, Pool, SourceFile
-
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(:[^/]+)?")
-_SKIP_HINT = (
-    "--on-error skip (in a recipe: reading.on_error=skip; in Python: on_error='skip') drops such rows and lists them "
-    "in dropped.jsonl"
-)
+from learnable.types import Conversation, Pool, Reading, SourceFile
 
 
 def read(
     paths: Sequence[str],
     *,
     format: str | None = None,
-    on_error: Literal["raise", "skip"] = "raise",
+    on_error: str = "1%",
     source_column: str | None = None,
     columns: str | Mapping[str, str | Sequence[str]] | None = None,
+    max_row_mb: float = 8.0,
 ) -> Pool:
     """Return the distinct conversations in the given files, and what became of every row.
 
+    How many rows are left out because they cannot be used, and why, is said on standard error.
+
     Args:
-        paths: Files (.jsonl, .json, .parquet, .csv, .tsv ...), folders written by ``datasets`` or by ``save_pool``,
-            hub ids (``owner/name`` or ``owner/name:split``), or ``starter``, ``starter-task``, ``starter-task-test``.
+        paths: Files (.jsonl, .json, .parquet, .csv, .tsv ...), folders and patterns of them, folders written by
+            ``datasets`` or by ``save_pool``, hub ids (``owner/name``, ``owner/name:split`` or
+            ``owner/name:config:split``), or ``starter``, ``starter-task``, ``starter-task-test``.
         format: Name of the format of all rows; None detects it row by row.
-        on_error: What to do about a row that is no usable conversation: stop, or keep it out with its reason.
+        on_error: See ``Reading``.
         source_column: Column that names the source of a row; None takes the name of the file.
         columns: Which column is which part: ``{"prompt": "query_nl", "response": "shell_command"}``, or the same as
             text, ``prompt=query_nl,response=shell_command``; other columns are found by their names.
+        max_row_mb: See ``Reading``.
 
     Raises:
-        DataError: If a source cannot be read or has no usable row, or, unless skipped, at the first unusable row.
+        DataError: If a source cannot be read or has no usable row, or too many rows cannot be used.
         UsageError: If a format or option is not known.
     """
     paths = [paths] if isinstance(paths, str) else paths
-    _check_options(paths, format=format, on_error=on_error)
+    reading = Reading(format=format, on_error=on_error, source_column=source_column, max_row_mb=max_row_mb)
+    if not paths:
+        raise UsageError("no data given", hint="name a file, a folder, a hub id, or 'starter'")
+    if format is not None and format not in FORMATS:
+        raise UsageError(f"no format called {format!r}", hint=did_you_mean(format, FORMATS))
     if len(paths) == 1 and is_pool(Path(paths[0])):
         if format is not None or source_column is not None or columns is not None:
             raise UsageError(
@@ -63,18 +65,28 @@ def read(
                 hint="give the files themselves to load them again",
             )
         return load_pool(Path(paths[0]))
-    named, grown, files = parse_columns(columns), _Columns(), []
-    absent = {name for names in named.values() for name in names}
-    for position, given in enumerate(paths):
-        kind, path = _located(given)
-        # The starter sets bring the topics of their conversations.
-        column = "source" if kind == "starter" and source_column is None else source_column
-        parser = Parser(format=format, columns=named, source_column=column, source=_source_name(kind, path))
-        files.append(_read_one(grown, position, parser=parser, kind=kind, path=path, skip=on_error == "skip"))
-        absent -= parser.keys
-    if absent:
+    named, grown, files = parse_columns(columns), _Columns(), list[SourceFile]()
+    absent, keys = {name for names in named.values() for name in names}, set[str]()
+    for given in paths:
+        sources = locate(given)
+        name = base_name(sources[0].kind, sources[0].path) if len(sources) == 1 else given
+        bad = BadRows(name=name, most=reading.most_bad)
+        for source in sources:
+            # The starter sets bring the topics of their conversations.
+            brought = "source" if source.kind == "starter" else None
+            parser = Parser(
+                format=format,
+                columns=named,
+                source_column=source_column or brought,
+                source=source.source,
+            )
+            files.append(_read_one(grown, source, parser, bad, max_bytes=int(max_row_mb * 1e6)))
+            keys |= parser.keys
+        bad.settle()
+    if absent - keys:
         raise DataError(
-            f"no row has a column {shown_keys(sorted(absent))}", hint=did_you_mean(min(absent), parser.keys)
+            f"no row has a column {shown_keys(sorted(absent - keys))}",
+            hint=did_you_mean(min(absent - keys), keys),
         )
     return Pool(examples=grown.examples(), rows=grown.rows(), files=tuple(files))
 
@@ -85,123 +97,58 @@ def digests(paths: Sequence[str]) -> list[str]:
     Raises:
         DataError: If a source is not there.
     """
-    return [digest_of(*_located(given)) for given in paths]
-
-
-def _check_options(paths: Sequence[str], *, format: str | None, on_error: str) -> None:
-    if not paths:
-        raise UsageError("no data given", hint="name a file, a folder, a hub id, or 'starter'")
-    if format is not None and format not in FORMATS:
-        raise UsageError(f"no format called {format!r}", hint=did_you_mean(format, FORMATS))
-    if on_error not in ("raise", "skip"):
-        raise UsageError(f"on_error is raise or skip, got {on_error!r}")
-
-
-def _located(given: str) -> tuple[str, str]:
-    """Return the kind of a source and its absolute path (or hub id)."""
-    path = Path(given)
-    if given in STARTERS:
-        return "starter", given
-    if path.is_dir():
-        return "datasets", str(_datasets_folder(path))
-    suffix = suffix_of(path.name)
-    if path.exists():
-        if suffix is None:
-            raise DataError(f"{given}: unknown kind of file", hint=f"known kinds: {', '.join(SUFFIXES)}")
-        return SUFFIXES[suffix], str(path.resolve())
-    if suffix is None and _HUB_ID.fullmatch(given):
-        return "hub", given
-    raise DataError(f"there is no file {given}", hint=_near(path))
-
-
-def _datasets_folder(folder: Path) -> Path:
-    if is_pool(folder):
-        raise DataError(
-            f"{folder} was loaded before and cannot be combined with other data",
-            hint="give it alone, or give the files it was loaded from",
-        )
-    if (folder / "state.json").is_file():
-        return folder.resolve()
-    splits = sorted(path.parent.name for path in folder.glob("*/state.json"))
-    if (folder / "dataset_dict.json").is_file() and splits:
-        if len(splits) == 1:
-            return (folder / splits[0]).resolve()
-        raise DataError(
-            f"{folder} has several splits: {', '.join(splits)}",
-            hint=f"give one of them: {folder / splits[0]}",
-        )
-    inside = sorted(path.name for path in folder.iterdir() if suffix_of(path.name))[:5]
-    raise DataError(
-        f"{folder} is a folder, but none that datasets' save_to_disk or a previous load wrote",
-        hint=f"give the files in it: {', '.join(inside)} ..." if inside else "there are no data files in it",
-    )
-
-
-def _near(path: Path) -> str:
-    """Return a hint with the files whose names are close to that of a missing file."""
-    if not path.parent.is_dir():
-        return f"there is no folder {path.parent}"
-    names = [entry.name for entry in path.parent.iterdir()]
-    words = [*STARTERS, *names] if path.parent == Path() else names
-    close = difflib.get_close_matches(path.name, words, n=3)
-    if close:
-        return f"did you mean {' or '.join(close)}?"
-    data = sorted(name for name in names if suffix_of(name))[:5]
-    folder = path.parent.resolve()
-    return f"data files in {folder}: {', '.join(data)}" if data else f"there are no data files in {folder}"
-
-
-def _source_name(kind: str, path: str) -> str:
-    name = base_name(kind, path)
-    return name.removesuffix(suffix_of(name) or "") if kind not in ("datasets", "hub") else name
+    return [digest_of(source.kind, source.path) for given in paths for source in locate(given)]
 
 
 def _read_one(
-    columns: "_Columns", position: int, *, parser: Parser, kind: str, path: str, skip: bool
+    columns: "_Columns", source: Source, parser: Parser, bad: BadRows, *, max_bytes: int
 ) -> SourceFile:
     """Add the rows of one source to the columns."""
-    name = base_name(kind, path)
-    columns.names.append(name)
-    if kind not in ("hub", "starter", "datasets") and Path(path).stat().st_size == 0:
-        raise DataError(f"{name} is empty", hint=f"the file is {path}")
-    digest = digest_of(kind, path)
-    total, first_problem = 0, None
-    for row, record in enumerate(read_records(kind, path)):
-        total += 1
+    name = base_name(source.kind, source.path)
+    position = columns.begin(name)
+    if source.kind not in ("hub", "starter", "datasets") and Path(source.path).stat().st_size == 0:
+        raise DataError(f"{name} is empty", hint=f"the file is {source.path}")
+    digest = digest_of(source.kind, source.path)
+    row = -1
+    for row, record in enumerate(read_records(source.kind, source.path, max_bytes=max_bytes)):
+        bad.total += 1
         try:
-            conversation, source = parser.parse(record)
+            conversation, named = parser.parse(record)
+            _check_size(conversation, max_bytes)
         except ValueError as error:
             columns.add_unusable(position, row, record.line, reason=str(error))
-            if first_problem is None:
-                first_problem = _row_error(error, record, where=place(name, row=row, line=record.line))
-            if not skip:
-                raise first_problem from error
+            where = place(name, row=row, line=record.line)
+            is_header_new = source.kind == "csv" and not parser.formats
+            bad.add(where, str(error), record, hint=_hint(error, record, is_header_new=is_header_new))
         else:
-            columns.add(position, row, record.line, conversation=conversation, source=source)
-    if first_problem is not None and not parser.formats:
-        raise DataError(
-            f"{name}: none of its {total:,} rows can be used: {first_problem.message}",
-            hint=first_problem.hint,
-        )
-    if not total:
-        raise DataError(f"{name} has no rows", hint=f"the file is {path}")
-    most = parser.formats.most_common(1)[0][0]
+            columns.add(position, row, record.line, conversation=conversation, source=named)
+    if row < 0:
+        raise DataError(f"{name} has no rows", hint=f"the file is {source.path}")
+    if not parser.formats:
+        raise bad.none_of(name, row + 1)
     return SourceFile(
-        path=path,
-        kind=kind,
-        format=most,
-        source=_source_name(kind, path),
+        path=source.path,
+        kind=source.kind,
+        format=parser.formats.most_common(1)[0][0],
+        source=source.source,
         digest=digest,
         understood=str(parser.understanding),
     )
 
 
-def _row_error(error: ValueError, record: Record, *, where: str) -> DataError:
-    """Return the error for a row that is no usable conversation: where it is, why, and the keys it has."""
-    if isinstance(error, UnusableRowError) and error.hint:
-        return DataError(f"{where}: {error}", hint=f"{error.hint}; or {_SKIP_HINT}")
-    seen = f"; keys seen: {shown_keys(record.value)}" if record.value is not None else ""
-    return DataError(f"{where}: {error}{seen}", hint=_SKIP_HINT)
+def _check_size(conversation: Conversation, max_bytes: int) -> None:
+    """Refuse a row that is larger than allowed, by its characters: not every kind of file tells before it is read."""
+    if sum(len(message.content) + len(message.reasoning) for message in conversation.messages) > max_bytes:
+        _, _, reason, hint = too_large(None, max_bytes)
+        raise UnusableRowError(reason or "", hint=hint)
+
+
+def _hint(error: ValueError, record: Record, *, is_header_new: bool) -> str | None:
+    """Return what helps with a row that is no usable conversation, beside leaving it out."""
+    hint = error.hint if isinstance(error, UnusableRowError) else None
+    if hint and is_header_new and record.value is not None:
+        return f"the first line names the columns: if it is a row, put prompt,completion above it; {hint}"
+    return hint
 
 
 def _stored(value: Any) -> Any:
@@ -227,6 +174,11 @@ class _Columns:
         # Only what turns have: most pools have none of it.
         self._beyond: dict[str, list[Any]] = {}
         self._tools: list[str] = []
+
+    def begin(self, name: str) -> int:
+        """Begin with the rows of another file, and return its position."""
+        self.names.append(name)
+        return len(self.names) - 1
 
     def add(self, file: int, row: int, line: int | None, *, conversation: Conversation, source: str) -> None:
         """Add a row that is a conversation, as an example or as the duplicate of one."""

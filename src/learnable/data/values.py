@@ -26,6 +26,10 @@ class UnusableRowError(ValueError):
         self.hint = hint
 
 
+class RepeatedKeyError(ValueError):
+    """An object of JSON in which a key occurs twice: nobody knows which value is meant."""
+
+
 def shown_keys(keys: Iterable[object]) -> str:
     """Return the keys for an error message, safe to print and of bounded length."""
     texts = [key if isinstance(key, str) and key.isprintable() else repr(key) for key in keys]
@@ -141,13 +145,13 @@ def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return the object of these pairs, for a decoder of JSON.
 
     Raises:
-        ValueError: If a key occurs twice: nobody knows which value is meant.
+        RepeatedKeyError: If a key occurs twice.
     """
     made = dict(pairs)
     if len(made) != len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for number, key in enumerate(keys) if key in keys[:number])
-        raise ValueError(f"the key {shown_keys([twice])} occurs twice in an object")
+        raise RepeatedKeyError(f"the key {shown_keys([twice])} occurs twice in an object")
     return made
 
 

@@ -1,29 +1,21 @@
 """The chosen rows out again, byte for byte as they came in; and the ledger of the others."""
 
-import gzip
 import json
-from collections.abc import Callable, Collection
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterable, Iterator
 from io import BytesIO
 from pathlib import Path
-from typing import IO
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.ipc
 import pyarrow.parquet as pq
 
 from learnable.atomic import replacing
-from learnable.data.records import (
-    BATCH_ROWS,
-    base_name,
-    csv_records,
-    digest_of,
-    json_lines,
-    json_rows,
-    open_datasets_folder,
-    read_records,
-    suffix_of,
-)
+from learnable.data.csv_files import csv_records
+from learnable.data.json_files import json_document, json_lines
+from learnable.data.sources import base_name, digest_of, read_records, suffix_of
+from learnable.data.tables import BATCH_ROWS, open_arrow, open_datasets_folder
+from learnable.data.text_files import inner_suffix, writing_bytes
 from learnable.errors import DataError
 from learnable.names import component
 from learnable.types import Pool, SourceFile
@@ -150,13 +142,9 @@ def _targets(files: tuple[SourceFile, ...], folder: Path) -> list[Path]:
 
 
 def _write_jsonl(path: str, rows: set[int], part: Path) -> None:
-    with ExitStack() as stack:
-        out: IO[bytes] | gzip.GzipFile = stack.enter_context(part.open("wb"))
-        if path.lower().endswith(".gz"):
-            # Without name and time, so that the same rows give the same bytes.
-            out = stack.enter_context(gzip.GzipFile(filename="", mode="wb", fileobj=out, mtime=0))
+    with writing_bytes(part, path) as out:
         for row, (_, raw) in enumerate(json_lines(path)):
-            if row in rows:
+            if row in rows and raw is not None:
                 out.write(raw if raw.endswith(b"\n") else raw + b"\n")
 
 
@@ -164,7 +152,7 @@ def _write_csv(path: str, rows: set[int], part: Path) -> None:
     records = csv_records(path)
     header = next(records).raw
     newline = b"\r\n" if header.endswith(b"\r\n") else b"\n"
-    with part.open("wb") as out:
+    with writing_bytes(part, path) as out:
         out.write(header)
         for row, record in enumerate(records):
             if row in rows:
@@ -172,24 +160,52 @@ def _write_csv(path: str, rows: set[int], part: Path) -> None:
 
 
 def _write_json(path: str, rows: set[int], part: Path) -> None:
-    chosen = [value for row, value in enumerate(json_rows(path)) if row in rows]
-    text = json.dumps(chosen, ensure_ascii=False, indent=2)
+    """Write an array, an object where the rows have names, or lines where the name of the file says lines."""
+    document = json_document(path)
+    chosen = [value for row, value in enumerate(document.rows) if row in rows]
+    if inner_suffix(path) != ".json":
+        text = "\n".join(_json(value) for value in chosen)
+    elif document.keys is not None:
+        keys = (key for row, key in enumerate(document.keys) if row in rows)
+        text = _json(dict(zip(keys, chosen, strict=True)), indent=2)
+    else:
+        text = _json(chosen, indent=2)
+    with writing_bytes(part, path) as out:
+        out.write(text.encode() + b"\n")
+
+
+def _json(value: object, *, indent: int | None = None) -> str:
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
     try:
-        content = text.encode()
+        text.encode()
     except UnicodeEncodeError:
         # A field that is not read holds half a surrogate pair: only its escape can stand in a file.
-        content = json.dumps(chosen, indent=2).encode()
-    part.write_bytes(content + b"\n")
+        return json.dumps(value, indent=indent)
+    return text
 
 
 def _write_parquet(path: str, rows: set[int], part: Path) -> None:
     with pq.ParquetFile(path) as file, pq.ParquetWriter(part, file.schema_arrow) as writer:
-        start = 0
-        for batch in file.iter_batches(batch_size=BATCH_ROWS):
-            indices = [row - start for row in range(start, start + batch.num_rows) if row in rows]
-            if indices:
-                writer.write_table(pa.Table.from_batches([batch]).take(indices))
-            start += batch.num_rows
+        for batch in _chosen(file.iter_batches(batch_size=BATCH_ROWS), rows):
+            writer.write_batch(batch)
+
+
+def _write_arrow(path: str, rows: set[int], part: Path) -> None:
+    with open_arrow(path) as file:
+        new = pa.ipc.new_stream if file.is_stream else pa.ipc.new_file
+        with new(str(part), file.schema) as writer:
+            for batch in _chosen(file.batches, rows):
+                writer.write_batch(batch)
+
+
+def _chosen(batches: Iterable[pa.RecordBatch], rows: set[int]) -> Iterator[pa.RecordBatch]:
+    """Yield the chosen rows of each batch that has some."""
+    start = 0
+    for batch in batches:
+        indices = [row - start for row in range(start, start + batch.num_rows) if row in rows]
+        if indices:
+            yield batch.take(pa.array(indices))
+        start += batch.num_rows
 
 
 def _write_datasets_folder(path: str, rows: set[int], part: Path) -> None:
@@ -218,6 +234,7 @@ _WRITERS: dict[str, Callable[[str, set[int], Path], None]] = {
     "jsonl": _write_jsonl,
     "json": _write_json,
     "parquet": _write_parquet,
+    "arrow": _write_arrow,
     "csv": _write_csv,
     "datasets": _write_datasets_folder,
     "hub": _write_as_jsonl("hub"),

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
-from learnable.data.records import SUFFIXES, place, read_records, suffix_of
+from learnable.data.records import place
+from learnable.data.sources import locate, read_records, suffix_of
 from learnable.diversifying.drawing import Drawing
 from learnable.diversifying.gates import UNANSWERED, Neighbours
 from learnable.diversifying.keeping import names, near_copy, numbers, placeholders, stems, words
@@ -212,8 +213,7 @@ def _texts_of(path: str) -> list[str]:
     Raises:
         DataError: If it cannot be read, or a row of it has no text.
     """
-    suffix = suffix_of(path)
-    if suffix is None:
+    if suffix_of(path) is None:
         try:
             return [Path(path).read_text(encoding="utf-8")]
         except (OSError, UnicodeDecodeError) as error:
@@ -221,7 +221,8 @@ def _texts_of(path: str) -> list[str]:
                 f"cannot read the text {path}: {error}", hint="give a text file in UTF-8"
             ) from error
     texts = []
-    for number, record in enumerate(read_records(SUFFIXES[suffix.lower()], path)):
+    (source,) = locate(path)
+    for number, record in enumerate(read_records(source.kind, source.path)):
         text = (record.value or {}).get("text")
         if not isinstance(text, str):
             reason = record.reason or f"no text in a column 'text'; seen: {', '.join(record.value or {})}"

@@ -6,7 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-from learnable.data.records import SUFFIXES, csv_records, place, read_records, suffix_of
+from learnable.data.csv_files import csv_records
+from learnable.data.records import place
+from learnable.data.sources import locate, read_records, suffix_of
 from learnable.diversifying.drawing import Drawing
 from learnable.diversifying.kinds import Diversified, Ledger
 from learnable.errors import DataError, UsageError
@@ -111,11 +113,11 @@ def read_dictionary(path: str) -> dict[Key, Entry]:
     Raises:
         DataError: If the file cannot be read, a line of it is no entry, or there is none.
     """
-    suffix = suffix_of(path)
-    if suffix is None or not Path(path).is_file():
-        what = "is no .tsv, .csv, .jsonl, .json or .parquet file" if suffix is None else "is not there"
+    unknown = suffix_of(path) is None
+    if unknown or not Path(path).is_file():
+        what = "is no .tsv, .csv, .jsonl, .json or .parquet file" if unknown else "is not there"
         raise DataError(f"the dictionary {path} {what}", hint="a word and its meanings in each line")
-    kind, name = SUFFIXES[suffix.lower()], Path(path).name
+    ((kind, _, _),), name = locate(path), Path(path).name
     entries: dict[Key, Entry] = {}
     for where, cells, reason in (
         _table_cells(path, name) if kind == "csv" else _record_cells(kind, path, name)

@@ -1,13 +1,11 @@
 """Rows of an evaluation file as examples: the only place of this room that touches files."""
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from learnable.data.records import SUFFIXES, place, read_records, suffix_of
-from learnable.data.starter_task import STARTERS
+from learnable.data.records import place
+from learnable.data.sources import base_name, locate, read_records
 from learnable.errors import DataError, UsageError, did_you_mean
 from learnable.fingerprint import example_id, fingerprint
 from learnable.progress import say
@@ -17,8 +15,6 @@ Row = Mapping[str, Any]
 
 PROMPTS = ("prompt", "query", "question", "instruction", "text")
 REFERENCES = ("reference", "response", "answer", "output", "completion")
-
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(:[^/]+)?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +42,8 @@ def read_items(
     """Return the distinct examples of a file, in its order; ``meta`` is the row with what grading needs.
 
     Args:
-        path: A .jsonl, .json, .parquet, .csv or .tsv file, a folder written by ``datasets``, a hub id, or a
-            starter set such as ``starter-task-test``.
+        path: A file, a folder or pattern of files, a folder written by ``datasets``, a hub id, or a starter set such
+            as ``starter-task-test``.
         item: Makes an item of a row, or raises ``ValueError`` with the reason why it cannot.
         evaluator: Its name, for messages.
         n: How many examples to draw; None keeps all.
@@ -60,23 +56,24 @@ def read_items(
     """
     if path is None:
         raise UsageError(f"{evaluator} needs a file", hint=f"write {evaluator}:PATH")
-    kind, name = _kind_and_name(path)
     examples = []
-    for number, record in enumerate(read_records(kind, path)):
-        where = place(name, row=number, line=record.line)
-        if record.value is None:
-            raise DataError(f"{where}: {record.reason}")
-        try:
-            source = _source(record.value, source_column, default=name.removesuffix(suffix_of(name) or ""))
-            made = item(record.value)
-        except ValueError as error:
-            raise DataError(f"{where}: {error}", hint=f"is this a file for {evaluator}?") from error
-        meta = {**record.value, **made.grading}
-        identity = item_id(made.messages, made.grading)
-        examples.append(Example(id=identity, messages=made.messages, source=source, meta=meta))
+    for source in locate(path):
+        name = base_name(source.kind, source.path)
+        for number, record in enumerate(read_records(source.kind, source.path)):
+            where = place(name, row=number, line=record.line)
+            if record.value is None:
+                raise DataError(f"{where}: {record.reason}", hint=record.hint)
+            try:
+                named = _source(record.value, source_column, default=source.source)
+                made = item(record.value)
+            except ValueError as error:
+                raise DataError(f"{where}: {error}", hint=f"is this a file for {evaluator}?") from error
+            meta = {**record.value, **made.grading}
+            identity = item_id(made.messages, made.grading)
+            examples.append(Example(id=identity, messages=made.messages, source=named, meta=meta))
     if not examples:
-        raise DataError(f"{name} has no rows", hint=f"the file is {path}")
-    return drawn(distinct(examples, name), n=n, seed=seed)
+        raise DataError(f"{path} has no rows", hint="each row is an item to ask")
+    return drawn(distinct(examples, path), n=n, seed=seed)
 
 
 def item_id(messages: Sequence[Message], grading: Mapping[str, Any]) -> str:
@@ -197,23 +194,3 @@ def _source(row: Row, name: str | None, *, default: str) -> str:
     if name is None:
         return default
     return str(row[column(row, name, ())])
-
-
-def _kind_and_name(path: str) -> tuple[str, str]:
-    """Return the kind of a source and what it is called in messages."""
-    if path in STARTERS:
-        return "starter", path
-    where = Path(path)
-    if (where / "state.json").is_file():
-        return "datasets", where.name
-    if where.is_file():
-        suffix = suffix_of(where.name)
-        if suffix is None:
-            raise DataError(f"{path}: unknown kind of file", hint=f"known kinds: {', '.join(SUFFIXES)}")
-        return SUFFIXES[suffix], where.name
-    if not where.exists() and suffix_of(where.name) is None and _HUB_ID.fullmatch(path):
-        return "hub", path
-    if where.is_dir():
-        raise DataError(f"{path} is a folder, but none that datasets' save_to_disk wrote")
-    near = did_you_mean(where.name, (file.name for file in where.parent.glob("*") if suffix_of(file.name)))
-    raise DataError(f"there is no file {path}", hint=near)

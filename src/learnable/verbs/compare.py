@@ -19,7 +19,7 @@ from learnable.scorers import SCORERS
 from learnable.steps import Outcome, Step
 from learnable.types import Budget, Loading, ModelRef, Pool, Reading, Reference, Tuning
 from learnable.verbs.evaluate import Evaluation, check_place, evaluations_of, wants_heldout
-from learnable.verbs.inputs import length_limit, pinned, pool_of, would_run
+from learnable.verbs.inputs import length_limit, most_bad, pinned, pool_of, render_rows, would_run
 from learnable.verbs.load import HELDOUT
 from learnable.verbs.options import Flat, Output, Several
 from learnable.verbs.score import MEASURED, Vectors, price_of
@@ -229,8 +229,8 @@ def _trials(
     from learnable.model import Renderer
 
     renderer = Renderer.of(ref)
-    skip = loaded.facts["on_error"] == "skip"
-    rendered = renderer.render(list(pool.iter_examples()), max_length=longest, skip_refused=skip)
+    examples = list(pool.iter_examples())
+    rendered = render_rows(renderer, examples, max_length=longest, most_refused=most_bad(loaded))
     return Trials(
         ref=ref,
         loading=loading,

@@ -110,7 +110,7 @@ def _chosen(data: list[str] | None, reading: Reading, n: int | None) -> list[Exa
     if not data:
         if reading != Reading() or n is not None:
             raise UsageError(
-                "n, format, columns, on_error and source_column have no effect on the built-in conversations",
+                "n and settings of reading have no effect on the built-in conversations",
                 hint="give files: learnable doctor DATA",
             )
         from learnable.model.conversations import CONVERSATIONS

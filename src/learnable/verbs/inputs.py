@@ -3,19 +3,20 @@
 import atexit
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from learnable import data as rows
 from learnable.errors import ModelError, StoreError, UsageError
+from learnable.progress import say
 from learnable.steps import BEGUN, DONE, Outcome, Step, read_outcome
-from learnable.types import Loading, ModelRef, Pool, Reading
+from learnable.types import Example, Loading, ModelRef, Pool, Reading, Rendered
 from learnable.verbs.load import load
 
 if TYPE_CHECKING:
-    from learnable.model import LanguageModel
+    from learnable.model import LanguageModel, Renderer
     from learnable.training import References
 
 LONGEST = 2_048
@@ -37,7 +38,7 @@ def pool_of(
         loaded = finished(data[0], "load")
         if reading != Reading():
             raise UsageError(
-                f"{data[0]} was loaded before: format, columns, on_error and source_column have no effect on it",
+                f"{data[0]} was loaded before: settings of reading have no effect on it",
                 hint="give them to `learnable load`",
             )
     else:
@@ -115,6 +116,39 @@ def pinned(ref: ModelRef, *, on: str | None) -> ModelRef:
     from learnable.model.cluster import dtype_of_workers
 
     return replace(ref, dtype=dtype_of_workers(ref, on))
+
+
+def render_rows(
+    renderer: "Renderer", examples: Sequence[Example], *, max_length: int, most_refused: float
+) -> list[Rendered]:
+    """Return examples as the model sees them; those that its chat template refuses are bad rows like others.
+
+    Args:
+        renderer: Of the model.
+        examples: Of a pool.
+        max_length: Longest example in tokens.
+        most_refused: Share of the examples that may be refused; they have no tokens, and it is said how many they are.
+
+    Raises:
+        ModelError: If more are refused; at the first one if none may be.
+    """
+    seen = renderer.render(examples, max_length=max_length, skip_refused=most_refused > 0)
+    refused = [each for each in seen if each.refused is not None]
+    said = f"the chat template refuses {len(refused):,} of {len(seen):,} examples"
+    if len(refused) > most_refused * len(seen):
+        raise ModelError(
+            f"{said}, more than {100 * most_refused:g}%: {refused[0].refused}",
+            hint="load the rows with --on-error skip to leave all of them out, or put another chat_template.jinja "
+            "beside the model",
+        )
+    if refused:
+        say(f"{said}, which are left out: {refused[0].refused}")
+    return seen
+
+
+def most_bad(loaded: Outcome) -> float:
+    """Return which share of the rows of a pool may be bad, as it was loaded."""
+    return Reading(on_error=loaded.facts["on_error"]).most_bad
 
 
 def given_part(name: str, loading: Loading) -> tuple[str, Literal["adapter", "model"], str]:

@@ -20,7 +20,7 @@ from learnable.steps import note, waiting_lock
 from learnable.store import Store
 from learnable.types import Example, Message, ModelRef, NewToken, NewTokens, Rendered, Tuning
 from learnable.verbs.evaluate import Evaluation, graded_all
-from learnable.verbs.inputs import opened
+from learnable.verbs.inputs import opened, render_rows
 
 if TYPE_CHECKING:
     from learnable.model import LanguageModel
@@ -71,7 +71,7 @@ class Lessons:
         store: Folder of measurements, trainings and models with new tokens.
         tuning: How to train.
         added: New tokens.
-        skip_refused: Leave rows out that the chat template does not take.
+        most_refused: Share of rows that the chat template may refuse, see ``inputs.render_rows``.
         on: Where the models are asked, see ``inputs.opened``.
         tokens: Trained on in this run.
     """
@@ -81,7 +81,7 @@ class Lessons:
     store: Path
     tuning: Tuning
     added: tuple[NewToken, ...] = ()
-    skip_refused: bool = False
+    most_refused: float = 0.0
     on: str | None = None
     tokens: int = 0
     _rendered: dict[str, Rendered] = field(default_factory=dict)
@@ -112,8 +112,11 @@ class Lessons:
 
         missing = {each.id: each for each in examples if each.id not in self._rendered}
         if missing:
-            rendered = Renderer.of(base).render(
-                list(missing.values()), max_length=self.longest, skip_refused=self.skip_refused
+            rendered = render_rows(
+                Renderer.of(base),
+                list(missing.values()),
+                max_length=self.longest,
+                most_refused=self.most_refused,
             )
             self._rendered |= {each.id: each for each in rendered}
         return [self._rendered[each.id] for each in examples]

@@ -6,18 +6,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-import polars as pl
-
 from learnable import data as rows
 from learnable.atomic import replacing
 from learnable.errors import UsageError
 from learnable.progress import say
 from learnable.steps import Outcome, Step
-from learnable.types import Pool, Reading
+from learnable.types import Reading
 from learnable.verbs.options import Flat, Output
 
 HELDOUT = "heldout.jsonl"
-BAD_ROWS_SAID = 5
 
 
 def load(
@@ -30,7 +27,8 @@ def load(
     """Read rows of any common fine-tuning format into a pool of distinct conversations.
 
     Args:
-        data: Files (.jsonl, .json, .parquet, .csv), folders saved by `datasets`, hub ids, `starter`, `starter-task` or `starter-task-test`.
+        data: Files (.jsonl, .json, .csv, .parquet ...), folders and patterns of them, hub ids, `starter`, `starter-task` or
+            `starter-task-test`.
         reading: How to read rows.
         holdout: Share of each source, such as 0.1, to set aside in heldout.jsonl for evaluation; never chosen.
         output: Folder to write.
@@ -64,8 +62,7 @@ def load(
                 "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8"
             )
     rows.save_pool(pool, folder)
-    unusable = pool.rows.filter(pl.col("id").is_null())
-    bad = unusable.height
+    bad = pool.rows["id"].null_count()
     facts = {
         "rows": pool.rows.height,
         "examples": len(pool),
@@ -76,15 +73,5 @@ def load(
         "on_error": reading.on_error,
     }
     if bad:
-        _say_unusable(unusable, pool, folder)
+        say(f"{folder / 'rows.parquet'} lists the rows left out, and so will dropped.jsonl of a selection")
     return step.finish(folder, facts=facts, started=started, identity=rows.pool_identity(pool))
-
-
-def _say_unusable(unusable: pl.DataFrame, pool: Pool, folder: Path) -> None:
-    say(
-        f"{unusable.height:,} of {pool.rows.height:,} rows cannot be used; {folder / 'rows.parquet'} says why, and so will "
-        "dropped.jsonl of a selection"
-    )
-    for row in unusable.head(BAD_ROWS_SAID).iter_rows(named=True):
-        name = Path(pool.files[row["file"]].path).name
-        say(f"{rows.place(name, row=row['row'], line=row['line'])}: {row['reason']}")

@@ -24,11 +24,13 @@ from learnable.types import Example, Loading, Measure, ModelRef, Reading, Render
 from learnable.verbs.inputs import (
     finished,
     length_limit,
+    most_bad,
     opened,
     pinned,
     pool_of,
     reference_identity,
     reference_models,
+    render_rows,
     would_run,
 )
 from learnable.verbs.options import Flat, Output
@@ -122,8 +124,7 @@ def score(
     if network.renderer.uses_default_template:
         say(f"{model} brings no chat template: the default one is used (### Instruction / ### Response)")
     examples = list(pool.iter_examples())
-    skip = loaded.facts["on_error"] == "skip"
-    rendered = network.renderer.render(examples, max_length=longest, skip_refused=skip)
+    rendered = render_rows(network.renderer, examples, max_length=longest, most_refused=most_bad(loaded))
     frame = pl.concat([pool.examples.select("id", "source"), lengths(rendered).drop("id")], how="horizontal")
     passes = _Passes(network, rendered, frame, Store(Path(store)), longest)
     measured = [*passes.base(needs), *passes.alone(needs)]

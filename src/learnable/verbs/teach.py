@@ -27,7 +27,7 @@ from learnable.verbs.course import (
     write_rows,
 )
 from learnable.verbs.evaluate import Evaluation, check_place, evaluations_of
-from learnable.verbs.inputs import length_limit, pinned, pool_of, would_run
+from learnable.verbs.inputs import length_limit, most_bad, pinned, pool_of, would_run
 from learnable.verbs.lessons import Lessons, Taught
 from learnable.verbs.load import HELDOUT
 from learnable.verbs.options import Flat, Output, Several
@@ -168,7 +168,7 @@ def teach(
         store=Path(store),
         tuning=tuning,
         added=added,
-        skip_refused=loaded.facts["on_error"] == "skip",
+        most_refused=most_bad(loaded),
         on=on,
     )
     # All of them, before anything is written or trained: some token may not be one that can be added.

@@ -15,7 +15,7 @@ from learnable.fingerprint import fingerprint
 from learnable.progress import say
 from learnable.steps import Outcome, Step
 from learnable.types import Example, Loading, ModelRef, NewToken, NewTokens, Reading, Reference
-from learnable.verbs.inputs import given_part, length_limit, pool_of, would_run
+from learnable.verbs.inputs import given_part, length_limit, most_bad, pool_of, render_rows, would_run
 from learnable.verbs.options import Flat, Output, Several
 
 if TYPE_CHECKING:
@@ -90,21 +90,21 @@ def train(
     from learnable.training import given_reference, train_reference
 
     trainings: list[Trained] = []
-    skip = loaded.facts["on_error"] == "skip"
+    most = most_bad(loaded)
     if reference.model is not None:
         given_reference(name, kind, folder)
     elif new is not None:
         say(f"training with {new}: {_price(reference, len(pool))}")
         examples = list(pool.iter_examples())
         trainings = _with_tokens(
-            ref, examples, folder, new, reference, longest, skip=skip, processes=processes
+            ref, examples, folder, new, reference, longest, most_refused=most, processes=processes
         )
     else:
         say(f"training the reference ({reference.method}): {_price(reference, len(pool))}")
         examples = list(pool.iter_examples())
         trainings = train_reference(
             ref,
-            Renderer.of(ref).render(examples, max_length=longest, skip_refused=skip),
+            render_rows(Renderer.of(ref), examples, max_length=longest, most_refused=most),
             pool.examples["source"].to_list(),
             folder,
             prompts=[rows.prompt_key(example, draw=reference.seed) for example in examples],
@@ -178,7 +178,7 @@ def _with_tokens(
     reference: Reference,
     longest: int,
     *,
-    skip: bool,
+    most_refused: float,
     processes: int,
 ) -> "list[Trained]":
     """Write the whole trained model into ``folder``; return its training."""
@@ -189,7 +189,7 @@ def _with_tokens(
     # A configuration is what a whole model gets last: a run that was killed after it has only to clear up.
     if not (folder / "config.json").is_file():
         base = with_tokens(ref, new, folder / "base")
-        rendered = Renderer.of(base).render(examples, max_length=longest, skip_refused=skip)
+        rendered = render_rows(Renderer.of(base), examples, max_length=longest, most_refused=most_refused)
         ids = token_ids(base, new)
         trained = fine_tune(
             base,
