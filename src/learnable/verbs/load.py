@@ -13,6 +13,7 @@ from learnable.progress import say
 from learnable.steps import Outcome, Step
 from learnable.types import Reading
 from learnable.verbs.options import Flat, Output
+from learnable.verbs.understood import understood
 
 HELDOUT = "heldout.jsonl"
 
@@ -50,6 +51,8 @@ def load(
     if done := step.begin(folder):
         return done
     pool = rows.read(data, **asdict(reading))
+    for line in understood(pool):
+        say(line)
     distinct = len(pool)
     if holdout:
         pool, aside = rows.hold_out(pool, share=holdout)
