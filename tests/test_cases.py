@@ -65,6 +65,18 @@ def refuses(file: str, *words: str, **options: Any) -> Check:
     return check
 
 
+def refuses_name(given: str, *words: str) -> Check:
+    """Check what is said of a name that stands for no rows here."""
+
+    def check() -> None:
+        with pytest.raises(LearnableError) as caught:
+            read([given])
+        said = str(caught.value)
+        assert [word for word in words if word not in said] == [], said
+
+    return check
+
+
 def elsewhere(name: str) -> Check:
     """Check that the named test, such as ``test_loading.py::test_...``, is there; it checks the case."""
 
@@ -93,10 +105,13 @@ KEY = [
     answer("It is in the drawer."),
 ]
 SNOW = [user("What colour is snow?"), answer("White.")]
+BIRD = [user("Name a bird"), answer("Tit.")]
+SHARDS = [[user(f"Name fruit {number}"), answer("Fig.")] for number in range(2)]
 ASH = [user("What colour is ash?"), answer("Grey.")]
 
 CASES: dict[str, Check] = {
     "F001": reads("data/alpaca_plus_context.jsonl", [user("Who came?\n\nAnn came at noon."), answer("Ann")]),
+    "F002": refuses("data/dup_keys.jsonl", "the key output occurs twice"),
     "F003": reads(
         "data/functions_legacy.jsonl",
         [user("Weather in Rome?"), answer("I would need a city code.")],
@@ -106,6 +121,7 @@ CASES: dict[str, Check] = {
         "data/history_swift.jsonl",
         [user("What is the capital of France?"), answer("Paris."), user("And of Spain?"), answer("Madrid.")],
     ),
+    "F005": refuses("data/int_dup_cols.parquet", "columns occur twice: output"),
     "F006": refuses("data/kto_label_false.jsonl", "undesirable", "'label'", "ignore=label"),
     "F006, the other row": reads("data/kto_label_false.jsonl", SNOW, on_error="skip"),
     "F007": refuses("data/label_false.csv", "undesirable", "False"),
@@ -146,9 +162,15 @@ CASES: dict[str, Check] = {
     "F015": reads("data/train_false.jsonl", KEY),
     "F016": reads("data/weight_zero.jsonl", KEY),
     "F017": refuses("data/zero_width_answer.jsonl", "the answer is empty"),
+    "F050": reads("data/array_in_jsonl_one_line.jsonl", FRUIT, BIRD),
+    "F051": reads("data/array_in_jsonl_pretty.jsonl", FRUIT, BIRD),
     "F052": refuses("data/binary.parquet", "'instruction' is binary", "cast the column to text"),
+    "F053": reads("data/columns.json", FRUIT, BIRD),
+    "F054": refuses("data/cp1252.csv", "Windows-1252", "save the file as UTF-8", "iconv -f WINDOWS-1252"),
+    "F055": reads("data/gz_named.jsonl", FRUIT),
     "F056": reads("data/input_list_empty.jsonl", FRUIT),
     "F057": reads("data/nan_input.parquet", FRUIT),
+    "F058": refuses("data/no_header.csv", "first line names the columns"),
     "F059": refuses("data/openai_preference.jsonl", "preference data", "'preferred_output'", "prompt=input"),
     "F059, as its hint says": reads(
         "data/openai_preference.jsonl", SNOW, columns="response=preferred_output,prompt=input"
@@ -161,27 +183,50 @@ CASES: dict[str, Check] = {
     "F061, as its hint says": reads("data/pref_prompt_chosen.jsonl", SNOW, columns={"response": "chosen"}),
     "F062": refuses("data/pref_sharegpt_llamafactory.jsonl", "preference data", "--columns response=chosen"),
     "F062, as its hint says": reads("data/pref_sharegpt_llamafactory.jsonl", SNOW, columns="response=chosen"),
+    "F063": reads("data/semicolon.csv", FRUIT),
     "F064": reads(
         "data/sharegpt_function_response.jsonl",
         [user("Weather in Rome?"), answer("<tool_call>{}</tool_call>"), result("sun"), answer("Sunny.")],
     ),
+    "F065": reads("data/spaces_header.csv", FRUIT),
     "F066": reads("data/tools_string_empty.jsonl", A_FIG),
+    "F067": refuses("data/trailing_comma.json", "a comma stands before the closing ]", "remove that comma"),
+    "F068": reads("data/utf16.json", [user("Name a fruit"), answer("Fig.")]),
+    "F069": reads(
+        "data/array_row_per_line.jsonl", FRUIT, BIRD, [user("Name a fish"), answer("Cod.")], on_error="skip"
+    ),
+    "F086": reads("data/by_id.json", FRUIT, BIRD),
     "F087": reads("data/completion_dict.jsonl", FRUIT),
     "F088": reads("data/conversation_human_assistant.jsonl", FRUIT),
     "F089": reads("data/developer_role.jsonl", [system("Answer in one word."), *FRUIT]),
     "F090": reads("data/dialogue.jsonl", FRUIT),
+    "F091": reads("data/hubclone", *SHARDS),
     "F092": reads("data/input_output.jsonl", FRUIT),
     "F093": reads("data/inputs_targets.jsonl", FRUIT),
+    "F094": reads("data/jsonl_in_json.json", FRUIT, BIRD),
+    "F095": reads("data/list_of_lists.json", FRUIT),
     "F096": reads("data/messages_col.csv", FRUIT),
     "F097": reads("data/messages_json_string.jsonl", FRUIT),
     "F098": reads("data/problem_solution_only.jsonl", [user("2+2?"), answer("It is 4.")]),
     "F099": reads("data/prompt_str_completion_list.jsonl", FRUIT),
+    "F100": reads("data/shards", *SHARDS),
     "F101": reads("data/sharegpt_role_GPT_u.jsonl", A_FIG),
     "F102": reads("data/sharegpt_role_Human_c.jsonl", A_FIG),
     "F103": reads("data/sharegpt_role_USER_u.jsonl", A_FIG),
     "F104": reads("data/sharegpt_role_bot_l.jsonl", A_FIG),
     "F105": reads("data/sharegpt_role_chatgpt_l.jsonl", A_FIG),
     "F106": reads("data/struct_of_lists.parquet", FRUIT),
+    "F107": reads("data/top_data_and_tags.json", FRUIT),
+    "F108": refuses("data/top_train_test.json", "train, test", "jq .train"),
+    "F109": reads("data/x.json.gz", FRUIT),
+    "F110": reads("data/x.jsonl.bz2", FRUIT),
+    "F111": reads("data/x.jsonl.xz", FRUIT),
+    "F112": reads("data/x.jsonl.zst", FRUIT),
+    "F113": reads("data/x.pq", FRUIT),
+    "F114": reads("data/shards/*.parquet", *SHARDS),
+    "F115": elsewhere("test_data_reading.py::test_a_hub_id_is_loaded_with_its_config_and_split"),
+    "F116": refuses_name("squad", "owner/squad"),
+    "F117": refuses_name("https://example.org/x.jsonl", "addresses are not read", "download it"),
 }
 
 

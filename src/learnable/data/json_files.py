@@ -13,7 +13,7 @@ from learnable.data.text_files import BYTE_ORDER_MARK, inner_suffix, lines, not_
 from learnable.data.values import RepeatedKeyError, kind_of, shown_keys, unique
 from learnable.errors import DataError
 
-PEEK_BYTES = 1 << 24
+PEEK_BYTES = 1 << 20
 """A first line of at most this size tells how a file is laid out; a longer one does by its first character."""
 
 Layout = Literal["jsonl", "json"]
@@ -66,9 +66,10 @@ def layout_of(path: str) -> Layout:
         chunks = iter(partial(read, PEEK_BYTES), b"")
         first = next(filter(bytes.strip, chunks), b"")
         more = any(chunk.strip() for chunk in chunks)
-    text = first.removeprefix(BYTE_ORDER_MARK).decode("utf-8", "replace").strip()
     if len(first) >= PEEK_BYTES and not first.endswith(b"\n"):
-        return "json" if text.startswith("[") else named
+        start = first[:PEEK_BYTES].removeprefix(BYTE_ORDER_MARK).lstrip()
+        return "json" if start.startswith(b"[") else named
+    text = first.removeprefix(BYTE_ORDER_MARK).decode("utf-8", "replace").strip()
     try:
         value, end = json.JSONDecoder().raw_decode(text)
     except (ValueError, RecursionError):
