@@ -392,28 +392,31 @@ def conversation(ids, scored, **given):
     return Rendered(id="c", ids=np.array(ids, dtype=np.int32), mask=mask, truncated=False, **given)
 
 
-def test_an_answer_alone_stands_behind_the_separator():
-    (alone,) = answers_alone([conversation([7, 8, 1, 2, 3, 9], "..xxx.")], separator=50)
+HEADER = np.array([50, 51], dtype=np.int32)
+
+
+def test_an_answer_alone_stands_behind_the_header():
+    (alone,) = answers_alone([conversation([7, 8, 1, 2, 3, 9], "..xxx.")], header=HEADER)
     assert (alone.id, alone.ids.tolist(), alone.mask.tolist()) == (
         "c",
-        [50, 1, 2, 3],
-        [False, True, True, True],
+        [50, 51, 1, 2, 3],
+        [False, False, True, True, True],
     )
 
 
-def test_answers_of_several_turns_follow_each_other():
-    (alone,) = answers_alone([conversation([7, 1, 2, 8, 9, 3, 4], ".xx..xx")], separator=50)
-    assert alone.ids.tolist() == [50, 1, 2, 3, 4]
-    assert alone.mask.tolist() == [False, True, True, True, True]
+def test_each_answer_of_several_turns_stands_behind_a_header():
+    (alone,) = answers_alone([conversation([7, 1, 2, 8, 9, 3, 4], ".xx..xx")], header=HEADER)
+    assert alone.ids.tolist() == [50, 51, 1, 2, 50, 51, 3, 4]
+    assert alone.mask.tolist() == [False, False, True, True, False, False, True, True]
 
 
 def test_answers_alone_have_the_dtypes_of_what_is_rendered():
-    (alone,) = answers_alone([conversation([7, 1], ".x")], separator=50)
+    (alone,) = answers_alone([conversation([7, 1], ".x")], header=HEADER)
     assert (alone.ids.dtype, alone.mask.dtype) == (np.int32, np.bool_)
 
 
 def test_an_example_without_an_answer_has_none_alone():
-    (alone,) = answers_alone([conversation([], "", refused="no system turn")], separator=50)
+    (alone,) = answers_alone([conversation([], "", refused="no system turn")], header=HEADER)
     assert not alone.mask.any()
     assert alone.refused == "no system turn"
 
@@ -422,13 +425,23 @@ def test_answers_alone_keep_every_counted_token(tiny):
     renderer = Renderer.of(ModelRef(name=str(tiny)))
     examples = toy_examples(5, turns=3)
     whole = renderer.render(examples, max_length=256)
-    for before, after in zip(whole, answers_alone(whole, separator=renderer.separator), strict=True):
+    for before, after in zip(whole, answers_alone(whole, header=renderer.answer_header), strict=True):
         assert after.ids[after.mask].tolist() == before.ids[before.mask].tolist()
-    assert renderer.decode(after.ids).startswith("<|im_end|>")
-    assert all(message.content in renderer.decode(after.ids) for message in examples[-1].messages[1::2])
+    answers = [message.content for message in examples[-1].messages[1::2]]
+    assert renderer.decode(after.ids) == "".join(
+        f"<|im_start|>assistant\n{each}<|im_end|>" for each in answers
+    )
 
 
-def test_a_tokenizer_without_bos_parts_answers_by_eos(tiny):
+def test_losses_of_answers_behind_another_header_are_not_read_as_these():
+    (alone, usual) = (
+        measure_of(FakeModel(), rendering="r", max_length=64, alone=each) for each in (True, False)
+    )
+    assert alone.parameters["context"] == "answer header"
+    assert "context" not in usual.parameters
+
+
+def test_a_text_of_a_tokenizer_without_bos_begins_behind_eos(tiny):
     renderer = Renderer.of(ModelRef(name=str(tiny)))
     assert renderer.separator == renderer.tokenizer.eos_token_id
 
@@ -443,7 +456,7 @@ def with_bos(tiny):
     return tokenizer
 
 
-def test_a_tokenizer_that_adds_bos_parts_answers_by_it(with_bos):
+def test_a_tokenizer_that_adds_bos_begins_texts_with_it(with_bos):
     from tokenizers.processors import TemplateProcessing
 
     with_bos.backend_tokenizer.post_processor = TemplateProcessing(
@@ -452,7 +465,7 @@ def test_a_tokenizer_that_adds_bos_parts_answers_by_it(with_bos):
     assert Renderer(with_bos, name="mine").separator == with_bos.bos_token_id != with_bos.eos_token_id
 
 
-def test_a_bos_that_the_tokenizer_does_not_add_parts_nothing(with_bos):
+def test_a_bos_that_the_tokenizer_does_not_add_begins_nothing(with_bos):
     assert Renderer(with_bos, name="mine").separator == with_bos.eos_token_id
 
 

@@ -204,7 +204,7 @@ def plain_loss(network, ids, first):
     return torch.nn.functional.cross_entropy(logits[0, first - 1 : -1], given[0, first:]).item()
 
 
-def plain_ifd(network, rendered, separator):
+def plain_ifd(network, rendered, header):
     """Return L(y | x) / L(y) in two passes over one example at a time."""
     found = {}
     for example in rendered:
@@ -212,7 +212,7 @@ def plain_ifd(network, rendered, separator):
         first = int(example.mask.argmax())
         assert example.mask[first : first + len(answer)].all(), "the answer is in one piece"
         given = plain_loss(network, ids[: first + len(answer)], first)
-        found[example.id] = given / plain_loss(network, [separator, *answer], 1)
+        found[example.id] = given / plain_loss(network, [*header, *answer], len(header))
     return found
 
 
@@ -231,7 +231,9 @@ def check_ifd(model, rows, folder, *, max_length):
     renderer = Renderer.of(ref)
     examples = list(data.read([str(rows)]).iter_examples())
     network = AutoModelForCausalLM.from_pretrained(source.locate(ref), dtype=torch.float32).eval()
-    expected = plain_ifd(network, renderer.render(examples, max_length=max_length), renderer.separator)
+    rendered = renderer.render(examples, max_length=max_length)
+    header = renderer.tokenizer("<|im_start|>assistant\n")["input_ids"]  # of the template of all these models
+    expected = plain_ifd(network, rendered, header)
     assert ours.height == len(expected) == 100
     difference = [abs(row["ifd"] - expected[row["id"]]) for row in ours.iter_rows(named=True)]
     assert max(difference) <= 1e-4

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 from learnable.errors import ModelError
 from learnable.fingerprint import example_id
 from learnable.model import DEFAULT_TEMPLATE, Renderer
-from learnable.testing import toy_examples
+from learnable.testing import CHATML, toy_examples
 from learnable.types import Example, Message, ModelRef
 
 
@@ -155,6 +155,46 @@ def test_a_template_that_leaves_out_an_answer_is_refused(tiny):
     tokenizer.chat_template = "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}"
     with pytest.raises(ModelError, match="leaves out the answer of turn 2"):
         Renderer(tokenizer, name="users only").render([conversation("a?", "b")], max_length=99)
+
+
+MISTRAL = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]"
+    "{% else %} {{ m.content }}{{ eos_token }}{% endif %}{% endfor %}"
+)
+NO_GENERATION_PROMPT = "{% for m in messages %}{{ '<|user|>' if m.role == 'user' else '<|assistant|>' }}\n{{ m.content }}<|end|>\n{% endfor %}"
+ENDS_WHAT_IS_NOT_ANSWERED = (
+    "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}<|end|>\n{% endfor %}"
+    "{% if messages[-1].role == 'user' %}{{ eos_token }}{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "header"),
+    [
+        (CHATML, "<|im_start|>assistant\n"),
+        (None, "### Response:\n"),
+        (MISTRAL, "<|endoftext|>[/INST]"),
+        (NO_GENERATION_PROMPT, "<|assistant|>\n"),
+        (ENDS_WHAT_IS_NOT_ANSWERED, "<|assistant|>\n"),
+        ("{{ '<|endoftext|>' }}" + CHATML, "<|endoftext|><|im_start|>assistant\n"),
+        ("{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}", "<|im_end|>"),
+        ("{{ raise_exception('no') if messages|length < 2 }}" + CHATML, "<|im_start|>assistant\n"),
+    ],
+    ids=["chatml", "none", "inst", "marks", "ends", "bos", "nothing", "refuses a question"],
+)
+def test_the_header_of_an_answer_is_what_the_template_writes_after_the_question(tiny, template, header):
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    tokenizer.chat_template, tokenizer.bos_token = template, "<|endoftext|>"
+    tokenizer.add_special_tokens({"extra_special_tokens": ["<|user|>", "<|assistant|>", "<|end|>"]})
+    renderer = Renderer(tokenizer, name="mine")
+    assert renderer.decode(renderer.answer_header) == header
+
+
+def test_a_bos_that_is_the_header_stands_there_once(tiny):
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    tokenizer.bos_token = "<|im_start|>"
+    renderer = Renderer(tokenizer, name="smol")
+    assert renderer.decode(renderer.answer_header) == "<|im_start|>assistant\n"
 
 
 def stock_templates():

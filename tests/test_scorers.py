@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from learnable import verbs
 from learnable.errors import SelectionError, UsageError
+from learnable.model import Renderer
 from learnable.scorers import (
     IFD,
     Difference,
@@ -26,7 +27,7 @@ from learnable.scorers import (
 )
 from learnable.selectors import Thresholds
 from learnable.testing import toy_examples, write_messages
-from learnable.types import Loading
+from learnable.types import Loading, ModelRef
 
 NAN, INF = float("nan"), float("inf")
 
@@ -419,10 +420,11 @@ def passes(pool, tiny, tmp_path):
     return score
 
 
-def test_formulas_share_one_base_pass_and_one_pass_of_the_answers_alone(passes):
+def test_formulas_share_one_base_pass_and_one_pass_of_the_answers_alone(passes, tiny):
     outcome = passes("ifd", "top_share_ifd", "loss", "perplexity")
     frame = pl.read_parquet(outcome.folder / "scores.parquet")
-    once = frame["tokens"].sum() + (frame["response_tokens"] + 1).sum()
+    header = len(Renderer.of(ModelRef(name=str(tiny))).answer_header)
+    once = frame["tokens"].sum() + (frame["response_tokens"] + header).sum()
     assert outcome.cost.tokens == once
 
 

@@ -565,3 +565,14 @@ class TestLossOfTheLastEpoch:
         frame = self.frame(rendered).with_columns(pl.col("response_tokens") - 1)
         with pytest.raises(TrainError, match="not to the same length"):
             references.last_epoch_loss(frame)
+
+
+def test_a_reference_of_which_a_part_is_made_again_costs_both(tiny, tmp_path):
+    rows = write_messages(toy_examples(24), tmp_path / "rows.jsonl")
+    how = Reference(folds=2, learning_rate=1e-2, batch_size=4, rank=2)
+    given = {"model": str(tiny), "loading": Loading(dtype="float32"), "reference": how}
+    first = verbs.train([str(rows)], output=str(tmp_path / "reference"), **given)
+    part = json.loads((tmp_path / "reference" / "part-0" / "training.json").read_text())
+    shutil.rmtree(tmp_path / "reference" / "part-0")
+    again = verbs.train([str(rows)], output=str(tmp_path / "reference"), **given)
+    assert again.cost.tokens == first.cost.tokens + part["tokens"]

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from learnable.progress import bar, say
 from learnable.steps import note
@@ -81,29 +82,34 @@ def measure_of(
         alone: The answers are measured without what stands before them, see ``answers_alone``.
     """
     parameters: dict[str, Any] = {"rendering": rendering, "max_length": max_length}
-    return Measure(kind=kind, model=model.key, parameters=parameters | ({"context": "none"} if alone else {}))
+    return Measure(
+        kind=kind, model=model.key, parameters=parameters | ({"context": "answer header"} if alone else {})
+    )
 
 
-def answers_alone(rendered: Sequence[Rendered], *, separator: int) -> list[Rendered]:
-    """Return the same response tokens without their instructions: one answer after the other behind a separator.
+def answers_alone(rendered: Sequence[Rendered], *, header: NDArray[np.int32]) -> list[Rendered]:
+    """Return the same response tokens without what they answer: each answer behind the header of an answer.
 
     Args:
         rendered: n examples.
-        separator: Token that stands where a text begins (BOS, or EOS where a tokenizer adds no BOS); without it the
-            first token of an answer would have nothing to be predicted from, and the two losses of IFD would not be
-            over the same tokens.
+        header: int32 (H,), H at least 1, see ``Renderer.answer_header``. Without it the first token of an answer would
+            have nothing to be predicted from, and the two losses of IFD would not be over the same tokens.
     """
-    first = np.array([separator], dtype=np.int32)
-    return [
-        Rendered(
-            id=example.id,
-            ids=np.concatenate([first, example.ids[example.mask]]),
-            mask=np.arange(int(example.mask.sum()) + 1) > 0,
-            truncated=example.truncated,
-            refused=example.refused,
-        )
-        for example in rendered
-    ]
+    return [_alone(example, header) for example in rendered]
+
+
+def _alone(example: Rendered, header: NDArray[np.int32]) -> Rendered:
+    counted = np.flatnonzero(example.mask)
+    answers = np.split(counted, np.flatnonzero(np.diff(counted) > 1) + 1)  # of each turn
+    ids = [part for answer in answers for part in (header, example.ids[answer])]
+    mask = [part for answer in answers for part in (np.zeros(len(header), bool), np.ones(len(answer), bool))]
+    return Rendered(
+        id=example.id,
+        ids=np.concatenate(ids).astype(np.int32),
+        mask=np.concatenate(mask),
+        truncated=example.truncated,
+        refused=example.refused,
+    )
 
 
 def plan(measure: Measure, rendered: Sequence[Rendered], *, store: Store, batch_tokens: int) -> Plan:

@@ -196,6 +196,47 @@ class Renderer:
         opening = np.asarray(before or [self.separator], dtype=np.int32)
         return UserTurn(opening, stop_ids, "" if stop_ids else between.strip())
 
+    @property
+    def answer_header(self) -> NDArray[np.int32]:
+        """Tokens that say that an answer follows, without a question, int32 (H,), H at least 1.
+
+        They are what the template adds between a user's turn and the answer, such as ``<|im_start|>assistant`` and a
+        line break, with BOS in front where a conversation begins with it. A template that writes no header puts the
+        end of the user's turn there (``[/INST]``); one that writes nothing at all leaves ``separator``.
+
+        Raises:
+            ModelError: If the chat template refuses a conversation of one turn each.
+        """
+        user = Message(role="user", content=SENTINEL)
+        answered = (user, Message(role="assistant", content="answer"))
+        text, spans = self._locate(Example(id="header", messages=answered, source="prompts"))
+        before = text[: spans[-1][0]].rstrip(" ")
+        asked = self._question_alone(user)
+        header = self._ids(before[len(asked) :]) if asked and before.startswith(asked) else []
+        if not str(self._tokenizer.decode(header)).strip():
+            header = self._after_turn(self._ids(before.rpartition(SENTINEL)[2].lstrip()))
+        bos = self._tokenizer.bos_token_id
+        if bos is not None and self._ids(text)[0] == bos != next(iter(header), None):
+            header = [bos, *header]
+        return np.asarray(header or [self.separator], dtype=np.int32)
+
+    def _ids(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def _question_alone(self, user: Message) -> str:
+        """Return a conversation of one question as the template writes it; empty where it takes none."""
+        try:
+            return self.text((user,))
+        except (TemplateError, ValueError, TypeError, KeyError):
+            return ""
+
+    def _after_turn(self, ids: list[int]) -> list[int]:
+        """Return tokens without the one that ends a turn before them, and what is blank, where anything is left."""
+        if not ids or ids[0] not in self._end_of_turn:
+            return ids
+        return self._ids(str(self._tokenizer.decode(ids[1:])).lstrip()) or ids
+
     def response_spans(self, messages: Sequence[Message]) -> tuple[str, list[tuple[int, int]]]:
         """Return the rendered text and the ``[start, end)`` characters of each answer in it.
 

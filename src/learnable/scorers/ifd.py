@@ -22,8 +22,8 @@ class IFD:
         floor: Loss alone in nats per token at or under which the ratio of losses is undefined (NaN).
 
     Source: Cherry LLM (2308.12032): the ratio of losses is in its code, the ratio of perplexities in the paper's
-    follower Superfiltering (2402.00530), there with GPT-2. What differs: the answer alone stands behind a separator,
-    in Cherry behind its ``### Response:``; the end of the answer counts (METHODS.md); the scorer is the user's own
+    follower Superfiltering (2402.00530), there with GPT-2. What differs: the answer alone stands behind the
+    header of the model's chat template, in Cherry behind its ``### Response:``; the end of the answer counts (METHODS.md); the scorer is the user's own
     model as it is, without the warm-up on 1,000 clustered examples.
     """
 

@@ -114,6 +114,7 @@ def fine_tune(
         )
         done: Trained = devices.together(_fine_tune, job, processes=processes, scratch=checkpoints)
         shutil.rmtree(checkpoints)
+    note(done.tokens)
     return done
 
 

@@ -14,6 +14,7 @@ from learnable.comparing import Arm, Measured, Method, arms_of, contamination, o
 from learnable.errors import SelectionError, UsageError
 from learnable.evaluating import parse
 from learnable.fingerprint import fingerprint
+from learnable.measure import answers_alone
 from learnable.progress import say
 from learnable.scorers import SCORERS
 from learnable.steps import Outcome, Step
@@ -239,6 +240,7 @@ def _trials(
         loaded=loaded,
         rendering=renderer.key,
         rendered={each.id: each for each in rendered},
+        alone_tokens=sum(len(each.ids) for each in answers_alone(rendered, header=renderer.answer_header)),
         vectors=vectors,
         on=on,
     )

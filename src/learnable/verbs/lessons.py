@@ -16,7 +16,7 @@ from learnable.evaluating import GenerationEvaluator, completions, question_of
 from learnable.fingerprint import fingerprint
 from learnable.mixing import Mixture
 from learnable.progress import say
-from learnable.steps import note, waiting_lock
+from learnable.steps import waiting_lock
 from learnable.store import Store
 from learnable.types import Example, Message, ModelRef, NewToken, NewTokens, Rendered, Tuning
 from learnable.verbs.evaluate import Evaluation, graded_all
@@ -184,9 +184,7 @@ class Lessons:
                     token_ids=ids,
                     start=earlier.folder if earlier and how.method == "lora" else None,
                 )
-            if trained.ran:
-                self.tokens += trained.tokens
-                note(trained.tokens)
+            self.tokens += trained.tokens if trained.ran else 0
             earlier = _together(earlier, trained)
         assert earlier is not None
         return earlier

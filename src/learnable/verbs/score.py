@@ -238,7 +238,7 @@ class _Passes:
         """Return the columns of the answers without their instructions that are needed, (n,) each."""
         if not needs & {"loss_alone", "token_losses_alone"}:
             return []
-        answers = answers_alone(self._rendered, separator=self._network.renderer.separator)
+        answers = answers_alone(self._rendered, header=self._network.renderer.answer_header)
         return self._losses(answers, needs, "alone", "answer-alone loss", alone=True)
 
     def vectors(self, kind: Vectors, examples: list[Example]) -> pl.Series:

@@ -111,13 +111,12 @@ def train(
             reference=reference,
             processes=processes,
         )
-    # Its trainings lie in this folder alone, so each of them is part of what the step cost, whenever it ran.
     return step.finish(
         folder,
         facts=facts,
         started=started,
         links=links,
-        tokens=sum(each.tokens for each in trainings),
+        tokens=sum(each.tokens for each in trainings if each.ran),
         passes=reference.passes,
         at_least_s=sum(each.seconds for each in trainings),
     )

@@ -14,7 +14,7 @@ from learnable.comparing import RANDOM, Arm, Method, SelectionCost
 from learnable.evaluating import Completion, JudgeEvaluator, completions, judged
 from learnable.fingerprint import fingerprint
 from learnable.progress import say
-from learnable.steps import Outcome, note, waiting_lock
+from learnable.steps import Outcome, waiting_lock
 from learnable.store import Store
 from learnable.types import Loading, ModelRef, Rendered, Tuning
 from learnable.verbs.evaluate import Evaluation, graded_all
@@ -68,6 +68,7 @@ class Trials:
         loaded: The pool.
         rendering: Identity of what made the tokens.
         rendered: The pool as the model sees it, by id.
+        alone_tokens: Tokens of a pass over its answers alone.
         vectors: Which vectors selectors look at.
         on: Where the model is measured, see ``inputs.opened``.
         tokens: Of references, scores and trainings in this run.
@@ -80,6 +81,7 @@ class Trials:
     loaded: Outcome
     rendering: str
     rendered: Mapping[str, Rendered]
+    alone_tokens: int
     vectors: Literal["model", "wordllama"]
     on: str | None = None
     tokens: int = 0
@@ -140,9 +142,8 @@ class Trials:
         if method.scorer is None:
             return SelectionCost()
         whole, needs = int(lengths["tokens"].sum()), set(method.scorer.needs)
-        alone = int(lengths["response_tokens"].sum()) + lengths.height
         tokens = whole * len(needs & {"loss_before", "loss_after", "token_losses_before"})
-        tokens += alone * len(needs & {"loss_alone", "token_losses_alone"})
+        tokens += self.alone_tokens * len(needs & {"loss_alone", "token_losses_alone"})
         tokens += whole * (method.needs_vectors and self.vectors == "model")
         cost = SelectionCost(score_tokens=tokens, score_s=tokens and tokens * _pace(scored))
         if reference is None:
@@ -167,9 +168,7 @@ class Trials:
             # Two comparisons may share a store, and an arm.
             with waiting_lock(self.store / "arms" / f"{name}.lock"):
                 trained = fine_tune(self.ref, chosen, self.store / "arms" / name, tuning=how, label=label)
-            if trained.ran:
-                self.tokens += trained.tokens
-                note(trained.tokens)
+            self.tokens += trained.tokens if trained.ran else 0
             trainings.append(trained)
         return trainings
 
