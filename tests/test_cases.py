@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from learnable.data import read
-from learnable.errors import LearnableError
-from learnable.types import Conversation, Message, ToolCall
+from learnable.errors import LearnableError, ModelError
+from learnable.model import LanguageModel
+from learnable.types import Conversation, Message, ModelRef, ToolCall
 
 HERE = Path(__file__).parent
 INPUTS = HERE / "cases"
@@ -72,6 +73,19 @@ def refuses_name(given: str, *words: str) -> Check:
         with pytest.raises(LearnableError) as caught:
             read([given])
         said = str(caught.value)
+        assert [word for word in words if word not in said] == [], said
+
+    return check
+
+
+def model_refused(folder: str, *words: str) -> Check:
+    """Check that a model is not loaded, with an error of one line and a hint that have the essential words."""
+
+    def check() -> None:
+        with pytest.raises(ModelError) as caught:
+            LanguageModel(ModelRef(name=str(INPUTS / folder), device="cpu"))
+        said = str(caught.value)
+        assert "\n" not in caught.value.message
         assert [word for word in words if word not in said] == [], said
 
     return check
@@ -227,6 +241,22 @@ CASES: dict[str, Check] = {
     "F115": elsewhere("test_data_reading.py::test_a_hub_id_is_loaded_with_its_config_and_split"),
     "F116": refuses_name("squad", "owner/squad"),
     "F117": refuses_name("https://example.org/x.jsonl", "addresses are not read", "download it"),
+}
+
+CASES |= {
+    "F021": model_refused("models/body_only", "missing", "lm_head.weight", "LlamaModel"),
+    "F022": model_refused("models/missing_weight", "missing", "model.layers.0.mlp.up_proj.weight"),
+    "F023": model_refused(
+        "models/config_fewer_layers", "no place for", "model.layers.1.", "number of layers"
+    ),
+    "F042": model_refused("models/lfs_pointer", "model.safetensors is a git-lfs pointer", "git lfs pull"),
+    "F072": elsewhere(
+        "test_model_weights.py::test_an_encoder_decoder_is_called_one_before_anything_is_loaded"
+    ),
+    "F073": elsewhere("test_model_weights.py::test_quantized_weights_are_the_reason_that_is_given"),
+    "F073, fp8 and mxfp4": elsewhere(
+        "test_model_weights.py::test_weights_in_eight_bits_are_computed_in_the_dtype_that_was_asked_for"
+    ),
 }
 
 

@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, Protocol
 
 from rich.console import Console
@@ -85,3 +86,9 @@ def say(text: str) -> None:
     """Write one line of log to standard error."""
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
+
+
+@cache
+def say_once(text: str) -> None:
+    """Write a line to standard error the first time that it comes up."""
+    say(text)

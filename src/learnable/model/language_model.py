@@ -13,12 +13,13 @@ import torch
 from numpy.typing import NDArray
 
 from learnable.errors import ModelError
+from learnable.model.adapters import attach
 from learnable.model.generation import TextGenerator, generate_batches
 from learnable.model.loading import load_network
 from learnable.model.losses import batch_embeddings, batch_nll, batch_token_nll, packs_up_to
 from learnable.model.packing import Layout, packed, padded
 from learnable.model.rendering import Renderer
-from learnable.model.source import adapter_key, identify, is_adapter, position_limit
+from learnable.model.source import adapter_key, identify, position_limit
 from learnable.model.speed import Shapes, peak
 from learnable.types import Answer, ModelRef, Rendered, Sampling, Work
 
@@ -163,26 +164,15 @@ class LanguageModel(TextGenerator):
         Raises:
             ModelError: If the adapter does not fit this model.
         """
-        import peft
-
-        if not is_adapter(folder):
-            raise ModelError(f"{folder} holds no LoRA adapter: there is no adapter_config.json in it")
         key = adapter_key(self._base_key, folder)
         if key not in self._adapters:
             name = f"adapter-{key[:16]}"
-            try:
-                self._attach(folder, name)
-            except (RuntimeError, ValueError, OSError) as error:
-                raise ModelError(
-                    f"the adapter {folder} does not fit {self.ref.name}: {str(error).splitlines()[0]}",
-                    hint="was it trained on another base model?",
-                ) from error
+            self.network = attach(self.network, folder, name=name)
             self.network.set_adapter(name)
             # One at a time: a comparison wears dozens, and each takes memory as long as it is attached.
             for old in self._adapters.values():
                 self.network.delete_adapter(old)
             self._adapters = {key: name}
-        assert isinstance(self.network, peft.PeftModel)
         self.network.set_adapter(self._adapters[key])
         self.network.base_model.enable_adapter_layers()
         self._key = key
@@ -191,14 +181,3 @@ class LanguageModel(TextGenerator):
         finally:
             self.network.base_model.disable_adapter_layers()
             self._key = self._base_key
-
-    def _attach(self, folder: Path, name: str) -> None:
-        import peft
-
-        # The adapter takes the dtype of the model: it is added to every product, never rounded into the weights.
-        options: dict[str, Any] = {"adapter_name": name, "autocast_adapter_dtype": False}
-        if isinstance(self.network, peft.PeftModel):
-            self.network.load_adapter(str(folder), **options)
-        else:
-            self.network = peft.PeftModel.from_pretrained(self.network, str(folder), **options)
-        self.network.eval()

@@ -1,6 +1,7 @@
 """Loads a causal language model with its tokenizer, ready to be measured or trained."""
 
 import ctypes
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,11 +10,13 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from learnable.errors import ModelError
-from learnable.model.source import locate, resolved_device, resolved_dtype
+from learnable.errors import LearnableError, ModelError
+from learnable.model.source import locate, quantization, resolved_device, resolved_dtype
+from learnable.model.weights import broken_file, check_gguf, read_network
+from learnable.progress import say_once
 from learnable.types import ModelRef
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -35,51 +38,86 @@ def load_network(ref: ModelRef) -> Any:
     """Return the network, in evaluation mode on its device.
 
     Raises:
-        ModelError: If transformers cannot load it, or loads it in another dtype than asked for.
+        ModelError: If transformers cannot load it, its weights are not all there, or it is loaded in another dtype than
+            asked for.
     """
-    folder, dtype = locate(ref), getattr(torch, resolved_dtype(ref))
+    folder, wanted = locate(ref), resolved_dtype(ref)
+    dtype = getattr(torch, wanted)
     _keep_buffers()
     with loading_errors(ref):
-        network: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, trust_remote_code=ref.trust_remote_code
-        )
+        network = read_network(ref.name, folder, dtype=dtype, trust_remote_code=ref.trust_remote_code)
+    if (method := quantization(folder)) and not getattr(network, "is_quantized", False):
+        say_once(f"{ref.name}: its weights ({method}) are computed in {wanted}, without their quantization")
+        network = network.to(dtype)  # what was not quantized is still in the dtype of the file
     loaded = next(network.parameters()).dtype
     if loaded != dtype:
         raise ModelError(
-            f"{ref.name} was loaded as {loaded}, asked for was {dtype}", hint="choose another --dtype"
+            f"{ref.name} was loaded as {loaded}, asked for was {dtype}",
+            hint=_quantized(folder) or "choose another --dtype",
         )
     return network.to(resolved_device(ref)).eval()
 
 
 @contextmanager
 def loading_errors(ref: ModelRef) -> Iterator[None]:
-    """Turn what transformers says about loading a model into a ``ModelError``; silences its bars."""
+    """Turn whatever transformers says about loading a model into a ``ModelError``; silences its bars."""
     try:
         with quiet():
             yield
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        hint = f"is it a causal language model that transformers {transformers.__version__} knows?"
-        if "trust_remote_code" in str(error):
-            hint = "it brings code of its own: read that code, then allow it with --trust-remote-code"
-        elif "tokenizer" in str(error):
-            hint = "its folder needs a tokenizer too: save that of the model it was made from there"
-        said = str(error).splitlines()[0].removesuffix(" from one of: ").removesuffix(" from one of:")
+    except LearnableError:
+        raise
+    except Exception as error:  # a configuration that was edited by hand fails in any way
+        folder = locate(ref, weights=False)
+        said, hint = _explained(str(error) or type(error).__name__, folder)
         raise ModelError(f"cannot load {ref.name}: {said}", hint=hint) from error
+
+
+def _explained(said: str, folder: Path) -> tuple[str, str]:
+    """Return what an error of transformers says in one line, and what to do about it."""
+    known = f"transformers {transformers.__version__}"
+    if broken := broken_file(folder):
+        return f"{broken} is broken", "download it again; the file is not whole"
+    lines = [*map(str.strip, said.strip().splitlines()), ""]
+    first = lines[0].removesuffix(" from one of:")
+    if first.endswith(":"):  # what is wrong stands on the next line
+        first = f"{first} {lines[1]}"
+    if "trust_remote_code" in said:
+        return first, "it brings code of its own: read that code, then allow it with --trust-remote-code"
+    if quantized := _quantized(folder):
+        return first, quantized
+    if other := re.search(r"Unrecognized configuration class <class '[\w.]*\.(\w+)Config'>", said):
+        return (
+            f"{other[1]} is not an architecture of causal language models",
+            "give a model that writes text from left to right, such as a Llama or a Qwen",
+        )
+    if "does not recognize this architecture" in said:
+        return first, f"{known} does not know it: a newer one may"
+    if "tokenizer" in said:
+        return first, "its folder needs a tokenizer too: save that of the model it was made from there"
+    return first, f"is the folder whole, and its config.json one that {known} takes?"
+
+
+def _quantized(folder: Path) -> str | None:
+    """Return what to do about a checkpoint whose weights are quantized; None where they are not."""
+    if not (method := quantization(folder)):
+        return None
+    return f"its weights are quantized ({method}): install the package that is named, or give the unquantized model"
 
 
 def convert_gguf(gguf: Path, folder: Path) -> None:
     """De-quantize a GGUF file into a folder of bfloat16 safetensors that loads in half a second.
 
     Raises:
-        ModelError: If transformers does not know its architecture.
+        ModelError: If transformers does not know its architecture, or not all weights are there.
     """
     try:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-            network: Any = AutoModelForCausalLM.from_pretrained(
-                gguf.parent, gguf_file=gguf.name, dtype=torch.float32
-            )
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+            network = read_network(gguf.name, gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+            check_gguf(gguf, network)
+    except LearnableError:
+        raise
+    except Exception as error:  # a file that is no GGUF fails in any way
         raise ModelError(
             f"cannot read the GGUF file {gguf.name}: {str(error).splitlines()[0]}",
             hint="give the original model folder or hub id instead",

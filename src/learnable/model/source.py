@@ -6,7 +6,9 @@ import os
 import re
 import shutil
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import xxhash
 
@@ -22,6 +24,9 @@ _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 _TEXTS = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "*.py")
 _NOT_IDENTITY = ("README", "training.json", "generation_config.json", ".index.json")
 _HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
+POINTER_BYTES = 1 << 10
+"""A git-lfs pointer is smaller than this."""
+
 EDGE_BYTES = 1 << 20
 """Bytes at each end of a file that are hashed whenever its digest is asked for."""
 
@@ -50,6 +55,7 @@ def locate(ref: ModelRef, *, weights: bool = True, adapter: bool = False) -> Pat
     if ref.name == "starter":
         return _converted(_starter_file())
     if path.is_file():
+        _refuse_pointers([path])
         if path.suffix != ".gguf":
             raise ModelError(
                 f"{path} is a file, but not a GGUF file",
@@ -57,10 +63,9 @@ def locate(ref: ModelRef, *, weights: bool = True, adapter: bool = False) -> Pat
             )
         return _converted(path)
     if path.is_dir():
-        return path if adapter and is_adapter(path) else _checked(path)
+        return _checked(path, adapter=adapter)
     if _HUB_ID.fullmatch(ref.name):
-        fetched = _from_hub(ref, weights=weights)
-        return fetched if adapter and is_adapter(fetched) else _checked(fetched)
+        return _checked(_from_hub(ref, weights=weights), adapter=adapter)
     raise ModelError(
         f"there is no model {ref.name!r}",
         hint=_near(path)
@@ -128,9 +133,15 @@ def identify(ref: ModelRef) -> str:
 
 def position_limit(ref: ModelRef) -> int | None:
     """Return how many positions a model has, None where its configuration does not say."""
-    config = json.loads((locate(ref, weights=False) / "config.json").read_text(encoding="utf-8"))
+    config = _config(locate(ref, weights=False))
     limit = config.get("text_config", config).get("max_position_embeddings", config.get("n_positions"))
     return int(limit) if limit else None
+
+
+def quantization(folder: Path) -> str | None:
+    """Return the method by which the weights in a folder are quantized; None where they are plain."""
+    settings = _config(folder).get("quantization_config") or {}
+    return str(settings.get("quant_method", "unknown")) if settings else None
 
 
 def is_here(ref: ModelRef) -> bool:
@@ -167,18 +178,54 @@ def identity(folder: Path, dtype: str) -> str:
     return fingerprint({"files": {file.name: _remembered_digest(file) for file in files}, "dtype": dtype})
 
 
-def _checked(folder: Path) -> Path:
-    if is_adapter(folder):
+def _checked(folder: Path, *, adapter: bool) -> Path:
+    if is_adapter(folder) and not adapter:
         raise ModelError(
             f"{folder} holds a LoRA adapter, not a whole model",
             hint="give its base model as the model, and this folder as reference.model",
         )
-    if not (folder / "config.json").is_file():
+    if not is_adapter(folder) and not (folder / "config.json").is_file():
         raise ModelError(
             f"{folder} holds no model: there is no config.json in it",
             hint="give a folder saved by save_pretrained",
         )
+    _refuse_pointers(folder.iterdir())
+    if not is_adapter(folder) and _config(folder).get("is_encoder_decoder"):
+        raise ModelError(
+            f"{folder} holds an encoder-decoder model ({_config(folder).get('model_type')}), which has no loss of "
+            "an answer from left to right",
+            hint="give a causal language model, such as a Llama or a Qwen",
+        )
     return folder
+
+
+def _refuse_pointers(files: Iterable[Path]) -> None:
+    """Refuse what git left in place of large files where git-lfs is not set up."""
+    for file in sorted(files):
+        if not file.is_file() or file.stat().st_size > POINTER_BYTES:
+            continue
+        if file.read_bytes().startswith(b"version https://git-lfs"):
+            raise ModelError(
+                f"{file} is a git-lfs pointer, not the file itself",
+                hint=f"fetch it: cd {file.parent} && git lfs install && git lfs pull; or download the model again",
+            )
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """Return the configuration of the model in a folder.
+
+    Raises:
+        ModelError: If it cannot be read.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(
+            f"{folder / 'config.json'} is not valid JSON: {error}", hint="download it again, or mend it"
+        ) from error
+    if not isinstance(config, dict):
+        raise ModelError(f"{folder / 'config.json'} holds no object", hint="download it again, or mend it")
+    return config
 
 
 def _near(path: Path) -> str | None:

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AddedToken, AutoModelForCausalLM
+from transformers import AddedToken
 
 from learnable.atomic import replacing
 from learnable.errors import ModelError, UsageError
 from learnable.fingerprint import fingerprint
 from learnable.model.loading import load_tokenizer, loading_errors, quiet
 from learnable.model.source import identify, locate
+from learnable.model.weights import read_network
 from learnable.steps import waiting_lock
 from learnable.types import ModelRef, NewTokens
 
@@ -54,9 +55,7 @@ def _build(ref: ModelRef, tokens: NewTokens, target: Path) -> None:
     tokenizer = load_tokenizer(ref)
     with loading_errors(ref):
         # The weights as they lie on the disk, whatever they are computed in.
-        network: Any = AutoModelForCausalLM.from_pretrained(
-            locate(ref), dtype="auto", trust_remote_code=ref.trust_remote_code
-        )
+        network = read_network(ref.name, locate(ref), dtype="auto", trust_remote_code=ref.trust_remote_code)
     described = [tokenizer(token.meaning, add_special_tokens=False)["input_ids"] for token in tokens.added]
     known = len(tokenizer)
     tokenizer.add_tokens([AddedToken(token.text, special=False, normalized=False) for token in tokens.added])

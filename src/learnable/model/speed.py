@@ -40,11 +40,12 @@ class Shapes:
             if weight.ndim == 2 and id(weight) not in embeddings and "lora_" not in name
         ]
         config = inner.config.get_text_config()
-        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        heads = getattr(config, "num_attention_heads", 0)  # a state-space model has none
+        width = getattr(config, "head_dim", None) or config.hidden_size // max(heads, 1)
         return cls(
             body=sum(weight.numel() for weight in matrices),
             head=head.numel(),
-            attention=config.num_hidden_layers * config.num_attention_heads * width,
+            attention=config.num_hidden_layers * heads * width,
             products=tuple(sorted({(int(weight.shape[0]), int(weight.shape[1])) for weight in matrices})),
         )
 

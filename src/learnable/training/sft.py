@@ -18,12 +18,13 @@ import torch
 import transformers
 from datasets import Dataset
 from numpy.typing import NDArray
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig
 from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig
 
 from learnable.atomic import disk_errors, flush, replacing, write_frame, write_json
 from learnable.errors import TrainError, UsageError
+from learnable.model.adapters import attach, lora_targets
 from learnable.model.loading import load_network, load_tokenizer, quiet
 from learnable.model.network import without_dropout
 from learnable.model.source import resolved_device, resolved_dtype
@@ -202,7 +203,7 @@ def _trainer(job: _Job, last: Path | None, *, started: float) -> ResponseTrainer
     # Full fine-tuning keeps float32 weights and computes in bfloat16: bfloat16 weights would lose small updates.
     network = load_network(replace(ref, dtype="float32") if tuning.method == "full" else ref)
     if job.start is not None:
-        network = PeftModel.from_pretrained(network, str(job.start), is_trainable=True)
+        network = attach(network, job.start, trainable=True)
     transformers.set_seed(tuning.seed)
     planned = LengthGroupedBatches(
         [len(example.ids) for example in job.rendered],
@@ -312,7 +313,7 @@ def _kept_losses(job: _Job, last: Path | None) -> NDArray[np.float32] | None:
 
 
 def lora(tuning: Tuning, network: Any, token_ids: Sequence[int] = ()) -> LoraConfig:
-    """Return the adapters that a training moves: on all linear layers, and on the rows of these tokens.
+    """Return the adapters that a training moves: on the linear layers, and on the rows of these tokens.
 
     A token has a row of the input embedding and one of the output embedding, which most small models share.
     """
@@ -327,7 +328,7 @@ def lora(tuning: Tuning, network: Any, token_ids: Sequence[int] = ()) -> LoraCon
         r=tuning.rank,
         lora_alpha=2 * tuning.rank,
         lora_dropout=0.0,
-        target_modules="all-linear",
+        target_modules=lora_targets(network),
         task_type="CAUSAL_LM",
         trainable_token_indices=rows or None,
     )
@@ -345,9 +346,7 @@ def save_whole(ref: ModelRef, adapter: Path, folder: Path) -> None:
         return
     for leftover in folder.glob("merged*"):  # of a run that was killed while it wrote
         shutil.rmtree(leftover)
-    network = PeftModel.from_pretrained(
-        load_network(replace(ref, dtype="float32", device="cpu")), str(adapter)
-    )
+    network = attach(load_network(replace(ref, dtype="float32", device="cpu")), adapter)
     merged = network.merge_and_unload().to(getattr(torch, resolved_dtype(ref)))
     # The tokenizer first and the configuration last: a folder with a configuration is a whole model.
     with replacing(folder / "merged") as aside, quiet():

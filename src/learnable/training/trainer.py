@@ -135,7 +135,8 @@ class ResponseTrainer(SFTTrainer):  # type: ignore[misc]
         nll, output = response_nll(self.model, inputs, count=count, forward=model, **options)
         self._met += nll.detach()
         loss = nll.sum() / num_items_in_batch
-        if self.aux_loss_enabled:
+        # Some models take the option and give no such loss.
+        if self.aux_loss_enabled and getattr(output, "aux_loss", None) is not None:
             share_of_batch = len(inputs["targets"]) / num_items_in_batch
             loss = loss + self.router_aux_loss_coef * output.aux_loss * share_of_batch
         # Several devices take the mean of their gradients, where we want the sum.
