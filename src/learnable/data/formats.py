@@ -25,7 +25,7 @@ from learnable.data.names import (
     plain,
 )
 from learnable.data.turns import as_turns
-from learnable.data.values import Row, UnusableRowError, is_blank, shown_keys
+from learnable.data.values import Row, UnknownKeysError, UnusableRowError, is_blank, shown_keys
 from learnable.errors import DataError, did_you_mean
 from learnable.types import Conversation, Format, Message
 
@@ -302,7 +302,7 @@ def _unknown(row: Row, format: str | None) -> UnusableRowError:
         return UnusableRowError(
             f"none of the keys {', '.join(PROMPTS)} is there with one of {', '.join(COMPLETIONS)}"
         )
-    return UnusableRowError(f"no known format fits the keys: {shown_keys(row)}", hint=_hint(row))
+    return UnknownKeysError(f"no known format fits the keys: {shown_keys(row)}", hint=_hint(row))
 
 
 def _hint(row: Row) -> str:

@@ -76,7 +76,7 @@ class Parser:
                 self._lacking[every] = found
         lacking = self._lacking[every]
         if isinstance(lacking, UnusableRowError):
-            raise UnusableRowError(str(lacking), hint=lacking.hint)
+            raise type(lacking)(str(lacking), hint=lacking.hint)
         return lacking
 
     def _source_of(self, row: Row) -> str:

@@ -16,9 +16,9 @@ from learnable.data.formats import FORMATS
 from learnable.data.names import parse_columns
 from learnable.data.parser import Parser
 from learnable.data.pool import is_pool, load_pool
-from learnable.data.records import Record, place, too_large
+from learnable.data.records import place, too_large
 from learnable.data.sources import Source, base_name, digest_of, locate, read_records
-from learnable.data.values import UnusableRowError, shown_keys
+from learnable.data.values import UnknownKeysError, UnusableRowError, shown_keys
 from learnable.errors import DataError, UsageError, did_you_mean
 from learnable.fingerprint import BEYOND, NOTHING_BEYOND, beyond_of, example_id
 from learnable.types import Conversation, Pool, Reading, SourceFile
@@ -119,7 +119,7 @@ def _read_one(
             columns.add_unusable(position, row, record.line, reason=str(error))
             where = place(name, row=row, line=record.line)
             is_header_new = source.kind == "csv" and not parser.formats
-            bad.add(where, str(error), record, hint=_hint(error, record, is_header_new=is_header_new))
+            bad.add(where, str(error), record, hint=_hint(error, is_header_new=is_header_new))
         else:
             columns.add(position, row, record.line, conversation=conversation, source=named)
     if row < 0:
@@ -143,10 +143,10 @@ def _check_size(conversation: Conversation, max_bytes: int) -> None:
         raise UnusableRowError(reason or "", hint=hint)
 
 
-def _hint(error: ValueError, record: Record, *, is_header_new: bool) -> str | None:
+def _hint(error: ValueError, *, is_header_new: bool) -> str | None:
     """Return what helps with a row that is no usable conversation, beside leaving it out."""
     hint = error.hint if isinstance(error, UnusableRowError) else None
-    if hint and is_header_new and record.value is not None:
+    if is_header_new and isinstance(error, UnknownKeysError):
         return f"the first line names the columns: if it is a row, put prompt,completion above it; {hint}"
     return hint
 

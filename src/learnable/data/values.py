@@ -26,6 +26,10 @@ class UnusableRowError(ValueError):
         self.hint = hint
 
 
+class UnknownKeysError(UnusableRowError):
+    """A row whose keys are those of no format."""
+
+
 class RepeatedKeyError(ValueError):
     """An object of JSON in which a key occurs twice: nobody knows which value is meant."""
 
@@ -110,7 +114,7 @@ def from_json(text: str, name: str) -> Any:
         ValueError: If it is not valid JSON.
     """
     try:
-        return json.loads(text, object_pairs_hook=unique)
+        return _DECODER.decode(text)
     except (ValueError, RecursionError) as error:
         if re.match(r"\s*[\[{]+\s*'", text):
             raise UnusableRowError(
@@ -167,3 +171,7 @@ def texts_in(value: object) -> Iterator[str]:
     elif isinstance(value, list | tuple):
         for item in value:
             yield from texts_in(item)
+
+
+# Made once: `json.loads` with a hook makes a decoder for each text.
+_DECODER = json.JSONDecoder(object_pairs_hook=unique)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from learnable import data
-from learnable.data.formats import FORMATS
+from learnable.data.formats import find_layout
 from learnable.data.names import COMPLETIONS, PROMPTS
 from learnable.errors import UsageError
 from learnable.evaluating.kinds import Kind
@@ -58,10 +58,8 @@ class Heldout:
     def _item(self, row: Row) -> Item:
         answer = column(row, self.answer, (*COMPLETIONS, "output"))
         prompt = column(row, self.prompt_column, PROMPTS)
-        taken = {*PROMPTS, *COMPLETIONS, "output", "messages", "conversations"}
-        others = {key: value for key, value in row.items() if key not in taken}
-        single = {**others, "prompt": row[prompt], "completion": row[answer]}
-        return Item(messages=FORMATS["prompt_completion"].read(single).messages, grading={})
+        layout = find_layout(row, columns={"prompt": [prompt], "response": [answer]})
+        return Item(messages=layout.read(row, set()).messages, grading={})
 
     def candidates(self, example: Example) -> tuple[tuple[Message, ...], ...]:
         """Return the conversation itself."""
