@@ -75,6 +75,8 @@ class Rendered:
 
     ``ids`` int32 (T,); ``mask`` bool (T,), True where the loss counts; ``truncated`` is True when tokens were
     cut off to fit the length limit; ``refused`` says why the chat template does not take it, and T is 0 then.
+    The answers that count have ``said`` characters, of which the template leaves out ``left_out``;
+    ``hides_context`` is True when it leaves out the text of another turn, or the tools.
     """
 
     id: str
@@ -82,6 +84,9 @@ class Rendered:
     mask: NDArray[np.bool_]
     truncated: bool
     refused: str | None = None
+    said: int = 0
+    left_out: int = 0
+    hides_context: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +100,8 @@ class Loading:
         trust_remote_code: Run code that comes with the model.
         batch_tokens: Most tokens of a batch, padding included, when losses are measured; by the kind of device when not
             given (see `learnable doctor`); never part of an identity.
+        chat_template: Name of one of the model's chat templates, or a file with another; the model's default one when
+            not given.
     """
 
     revision: str | None = None
@@ -102,6 +109,7 @@ class Loading:
     device: str = "auto"
     trust_remote_code: bool = False
     batch_tokens: int | None = None
+    chat_template: str | None = None
 
     def __post_init__(self) -> None:
         if self.batch_tokens is not None and self.batch_tokens < 1:

@@ -2,9 +2,10 @@
 
 from learnable.model.concepts import concept_distances
 from learnable.model.language_model import LanguageModel
-from learnable.model.rendering import DEFAULT_TEMPLATE, Renderer
+from learnable.model.rendering import Renderer
 from learnable.model.special_tokens import token_ids, with_tokens
 from learnable.model.static_embedding import StaticEmbedder
+from learnable.model.templates import DEFAULT_TEMPLATE
 
 __all__ = [
     "DEFAULT_TEMPLATE",

@@ -1,19 +1,19 @@
 """How far a token's inner representation is from that of the words that say what it means, layer by layer."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
-from jinja2 import TemplateError
 from numpy.typing import NDArray
 
 from learnable.errors import ModelError, UsageError
 from learnable.model.language_model import LanguageModel
 from learnable.model.network import base_network
 from learnable.model.rendering import Renderer
+from learnable.model.turns import REFUSALS
 from learnable.types import Message
 
 STATES_AT_ONCE = {"cpu": 1 << 25, "cuda": 1 << 29}
@@ -118,10 +118,10 @@ def _is_taken(model: LanguageModel, prompt: Sequence[Message], token: str, words
 
 def _pieces(renderer: Renderer, prompt: Sequence[Message], token: str) -> list[str]:
     """Return the rendered prompt, cut where the token stood: what the template itself writes is left alone."""
-    turns = [Message(role=turn.role, content=turn.content.replace(token, PLACE)) for turn in prompt]
+    turns = [replace(turn, content=turn.content.replace(token, PLACE)) for turn in prompt]
     try:
         text, spans = renderer.response_spans([*turns, Message(role="assistant", content="answer")])
-    except (TemplateError, ValueError, TypeError, KeyError) as error:
+    except REFUSALS as error:
         roles = ", ".join(turn.role for turn in prompt)
         raise ModelError(f"the chat template refuses a prompt (turns: {roles}): {error}") from error
     return text[: spans[-1][0]].rstrip(" ").split(PLACE)

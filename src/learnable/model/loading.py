@@ -15,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from learnable.errors import LearnableError, ModelError
 from learnable.model.source import locate, quantization, resolved_device, resolved_dtype
+from learnable.model.templates import choose_template
 from learnable.model.weights import broken_file, check_gguf, read_network
 from learnable.progress import say_once
 from learnable.types import ModelRef
@@ -24,14 +25,17 @@ KEPT_BYTES = 1 << 30
 
 
 def load_tokenizer(ref: ModelRef) -> Any:
-    """Return the tokenizer of a model, without loading its weights.
+    """Return the tokenizer of a model with the chosen chat template, without loading its weights.
 
     Raises:
-        ModelError: If transformers cannot load it.
+        ModelError: If transformers cannot load it, or there is no such template.
     """
     folder = locate(ref, weights=False)
     with loading_errors(ref):
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=ref.trust_remote_code)
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=ref.trust_remote_code)
+    if ref.chat_template is not None:
+        choose_template(tokenizer, ref.chat_template, name=ref.name)
+    return tokenizer
 
 
 def load_network(ref: ModelRef) -> Any:

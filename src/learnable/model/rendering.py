@@ -1,46 +1,35 @@
-"""Conversations to ``(ids, mask)``: the model's own chat template, and exactly the tokens that its answers own.
+"""Conversations to ``(ids, mask)``: the model's own chat template, and exactly the tokens that its answers own."""
 
-The span of an answer is found by rendering the conversation twice, once with that answer replaced by a sentinel:
-what differs between the two texts is the answer. This needs no ``{% generation %}`` mark, no prefix property and no
-second tokenization, and works for templates that trim, merge or rewrite turns.
-"""
-
+import json
 import re
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
-from jinja2 import TemplateError
 from numpy.typing import NDArray
 
 from learnable.errors import ModelError
 from learnable.fingerprint import fingerprint
+from learnable.model.answers import Answers, Span
 from learnable.model.loading import load_tokenizer
-from learnable.types import Example, Message, ModelRef, Rendered
+from learnable.model.templates import (
+    DEFAULT,
+    WITH_TOOLS,
+    check_size,
+    template_hint,
+    templates_of,
+    try_template,
+)
+from learnable.model.turns import REFUSALS, SENTINEL, Tools, Turn, TurnFields, is_plain, plain_turn
+from learnable.types import Example, Message, ModelRef, Rendered, ToolCall
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Private-use characters: no answer starts or ends with them, so the difference of the two texts is never too short.
 VERSION = 1
 """Raised when a rule of this file changes which tokens are scored, so that what is stored is measured again."""
-SENTINEL = "\ue5f0learnable\ue5f1"
 TOKENIZE_AT_ONCE = 1_000
-
-DEFAULT_TEMPLATE = (
-    "{{ bos_token if add_bos else '' }}"
-    "{%- for message in messages -%}"
-    "{%- if message['role'] == 'system' -%}{{ message['content'] + '\n\n' }}"
-    "{%- elif message['role'] == 'user' -%}{{ '### Instruction:\n' + message['content'] + '\n\n### Response:\n' }}"
-    "{%- else -%}{{ message['content'] + eos_token + ('' if loop.last else '\n\n') }}"
-    "{%- endif -%}"
-    "{%- endfor -%}"
-)
-"""For base models that bring no template: the instruction format of Alpaca, multi-turn, answers closed by EOS."""
-
-
-FIXED_DATE = "{%- macro strftime_now(format) -%}26 Jul 2024{%- endmacro -%}"
-"""Put before templates that print today's date: a run must not change at midnight. The date is Llama 3.2's own default."""
 
 
 class UserTurn(NamedTuple):
@@ -55,6 +44,24 @@ class UserTurn(NamedTuple):
     closing: str
 
 
+class Located(NamedTuple):
+    """A conversation as the template writes it.
+
+    Args:
+        text: The whole text.
+        spans: Characters of each answer to learn.
+        said: How many characters these answers have.
+        left_out: How many of them the template leaves out.
+        hides_context: Whether it leaves out the text of another turn, or the tools.
+    """
+
+    text: str
+    spans: list[Span]
+    said: int = 0
+    left_out: int = 0
+    hides_context: bool = False
+
+
 class Renderer:
     """Turns conversations into tokens and response masks for one tokenizer.
 
@@ -63,7 +70,8 @@ class Renderer:
         name: The model's name, for error messages.
 
     Raises:
-        ModelError: If the tokenizer gives no offsets, or has no end-of-sequence token to close an answer.
+        ModelError: If the tokenizer gives no offsets, has no end-of-sequence token to close an answer, or has several
+            chat templates and no default; or if a template does not end, or makes far too long texts.
     """
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", *, name: str) -> None:
@@ -78,15 +86,16 @@ class Renderer:
                 hint="set eos_token in tokenizer_config.json",
             )
         self._tokenizer, self._name = tokenizer, name
-        self._options: dict[str, Any] = {}
-        if tokenizer.chat_template is None:
-            # A chat template is the whole text, so the default one must bring the BOS that the tokenizer would add.
-            self._options = {"chat_template": DEFAULT_TEMPLATE, "add_bos": self._adds_bos}
-        elif "strftime_now" in str(tokenizer.chat_template):
-            self._options = {"chat_template": FIXED_DATE + str(tokenizer.chat_template)}
+        self._templates = templates_of(tokenizer, name=name)
+        marks = tuple(sorted((kind, str(token)) for kind, token in tokenizer.special_tokens_map.items()))
+        for template in self._templates.values():
+            try_template(template, marks=marks, name=name)
+        # A chat template is the whole text, so the default one must bring the BOS that the tokenizer would add.
+        self._options: dict[str, Any] = {"add_bos": self._adds_bos} if self.uses_default_template else {}
         special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
         self._end_of_turn = (special | set(tokenizer.all_special_ids)) - {tokenizer.bos_token_id}
         self._end_of_turn.add(tokenizer.eos_token_id)
+        self._ends = {str(tokenizer.convert_ids_to_tokens(token)) for token in self._end_of_turn}
 
     @classmethod
     def of(cls, ref: ModelRef) -> Self:
@@ -99,6 +108,11 @@ class Renderer:
         return self._tokenizer.chat_template is None
 
     @property
+    def template(self) -> str:
+        """The chat template of conversations without tools."""
+        return self._templates[DEFAULT]
+
+    @property
     def vocabulary(self) -> str:
         """Identity of the tokenizer: which text becomes which tokens."""
         marks = {name: str(token) for name, token in self._tokenizer.special_tokens_map.items()}
@@ -107,8 +121,10 @@ class Renderer:
     @property
     def key(self) -> str:
         """Identity of all that decides the tokens and the mask of a conversation, but its length limit."""
-        template = self._options.get("chat_template", self._tokenizer.chat_template)
-        return fingerprint({"vocabulary": self.vocabulary, "template": template, "version": VERSION})
+        named = isinstance(self._tokenizer.chat_template, dict)
+        parts = {"vocabulary": self.vocabulary, "template": self._templates if named else self.template}
+        closings = {"closings": list(self._closings)} if any(self._closings) else {}
+        return fingerprint({**parts, "version": VERSION, **closings})
 
     @property
     def separator(self) -> int:
@@ -124,16 +140,106 @@ class Renderer:
         """Return the text of token ids (T,), special tokens included."""
         return str(self._tokenizer.decode(ids.tolist(), skip_special_tokens=False))
 
-    def text(self, messages: Sequence[Message]) -> str:
-        """Return the whole conversation as the template writes it.
+    def text(self, messages: Sequence[Message], *, tools: str = "") -> str:
+        """Return the whole conversation as the template writes it, and what closes the last answer where it does not.
+
+        Args:
+            messages: The conversation.
+            tools: JSON text of the tools that the assistant may call.
 
         Raises:
             jinja2.TemplateError: If the template refuses the conversation.
         """
-        turns = [{"role": message.role, "content": message.content} for message in messages]
-        rendered = self._tokenizer.apply_chat_template(turns, tokenize=False, **self._options)
+        return self._written(messages, tools) + self._closing(messages)
+
+    def _closing(self, messages: Sequence[Message]) -> str:
+        if messages[-1].role != "assistant":
+            return ""
+        answer, call = self._closings
+        return call if messages[-1].tool_calls else answer
+
+    def _written(self, messages: Sequence[Message], tools: str = "") -> str:
+        return self._write(self._turns(messages), tool_list(tools) if tools else None)
+
+    def _turns(self, messages: Sequence[Message]) -> list[Turn]:
+        return [plain_turn(each) if is_plain(each) else self.fields.turn(each) for each in messages]
+
+    def _template(self, *, with_tools: bool) -> str:
+        return self._templates[WITH_TOOLS if with_tools and WITH_TOOLS in self._templates else DEFAULT]
+
+    def _write(self, turns: list[Turn], tools: Tools | None, *, asking: bool = False) -> str:
+        rendered = self._tokenizer.apply_chat_template(
+            turns,
+            tools=tools,  # type: ignore[arg-type]
+            chat_template=self._template(with_tools=bool(tools)),
+            add_generation_prompt=asking,
+            tokenize=False,
+            **self._options,
+        )
         assert isinstance(rendered, str)
+        check_size(rendered, turns, tools, name=self._name)
         return rendered
+
+    @cached_property
+    def fields(self) -> TurnFields:
+        """How the template is given reasoning and calls."""
+        return TurnFields.of(self._write, self._templates.get(WITH_TOOLS, self.template))
+
+    @cached_property
+    def knows_tools(self) -> bool:
+        """Whether the template shows the tools that the assistant may call."""
+        function = {"name": SENTINEL, "description": "b", "parameters": {"type": "object", "properties": {}}}
+        try:
+            return SENTINEL in self._write(
+                [plain_turn(_ASKED), plain_turn(_ANSWER)], [{"type": "function", "function": function}]
+            )
+        except REFUSALS:
+            return False
+
+    @cached_property
+    def _header(self) -> str:
+        """What the template writes before an answer that is asked for; empty where it writes nothing."""
+        turns = [plain_turn(_ASKED)]
+        try:
+            before, after = (self._write(turns, None, asking=asked) for asked in (False, True))
+        except REFUSALS:
+            return ""
+        return after.removeprefix(before) if after.startswith(before) else ""
+
+    @property
+    def closings(self) -> tuple[str, str]:
+        """What is put behind the last answer, and behind a last call, that the template leaves open; else empty.
+
+        It is the token that the template writes after an earlier answer, or call, where that begins another turn: such a
+        model stops at it. Where there is none, or it begins answers too, it is the end of sequence.
+
+        Source: GLM-4.5 is such a model, and TRL's template for its training closes answers in this way.
+        """
+        return self._closings
+
+    @cached_property
+    def _closings(self) -> tuple[str, str]:
+        last = self._behind([_ASKED, _ANSWER], 1)
+        if last is None or last.strip():  # closed, or by text that is no token
+            return "", ""
+        answer = self._closing_token(self._behind([_ASKED, _ANSWER, _ASKED, _ANSWER], 1))
+        call = self._closing_token(self._behind([_ASKED, _CALLING, _RESULT, _ANSWER], 1))
+        end = str(self._tokenizer.eos_token)
+        return answer or end, call or answer or end
+
+    def _behind(self, messages: Sequence[Message], position: int) -> str | None:
+        """Return the text behind an answer; None where the template refuses the conversation."""
+        try:
+            answers = self._answers(messages)
+            return answers.text[answers.spans(position)[-1][1] :]
+        except REFUSALS:
+            return None
+
+    def _closing_token(self, behind: str | None) -> str:
+        """Return the token that a text begins with and that ends a turn; empty where it is none, or begins answers."""
+        begun = [end for end in self._ends if behind and behind.lstrip().startswith(end)]
+        longest = max(begun, key=len, default="")
+        return "" if longest in self._header else longest
 
     @property
     def tokenizer(self) -> "PreTrainedTokenizerBase":
@@ -143,8 +249,7 @@ class Renderer:
     @property
     def stop_ids(self) -> tuple[int, ...]:
         """Tokens that end an answer: the end of sequence, and what the template puts after an answer."""
-        probe = [Message(role="user", content="a"), Message(role="assistant", content="b")]
-        text, spans = self.response_spans(probe)
+        text, spans = self.response_spans([_ASKED, _ANSWER])
         encoded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         ids, offsets = np.asarray(encoded["input_ids"]), np.asarray(encoded["offset_mapping"]).reshape(-1, 2)
         scored = self._mask(text, spans, ids, offsets)
@@ -153,7 +258,7 @@ class Renderer:
             sorted({self._tokenizer.eos_token_id, *(i for i in after.tolist() if i in self._end_of_turn)})
         )
 
-    def prompt_ids(self, messages: Sequence[Message]) -> NDArray[np.int32]:
+    def prompt_ids(self, messages: Sequence[Message], *, tools: str = "") -> NDArray[np.int32]:
         """Return the tokens that stand before the next answer, int32 (T,): what a model is given to answer.
 
         They are the text that the loss sees before an answer, so that a model is asked the way it was trained. This
@@ -164,7 +269,9 @@ class Renderer:
             ModelError: If the chat template refuses the conversation.
         """
         answered = (*messages, Message(role="assistant", content="answer"))
-        text, spans = self._locate(Example(id="prompt", messages=answered, source="prompts"))
+        text, spans, *_ = self._located(
+            Example(id="prompt", messages=answered, source="prompts", tools=tools), prompt=True
+        )
         before = text[: spans[-1][0]].rstrip(" ")
         ids = self._tokenizer(before, add_special_tokens=False, return_attention_mask=False)["input_ids"]
         return np.asarray(ids, dtype=np.int32)
@@ -181,13 +288,13 @@ class Renderer:
                 puts nothing between it and the answer, so that nobody can tell where a question ends.
         """
         answered = (Message(role="user", content=SENTINEL), Message(role="assistant", content="answer"))
-        text, spans = self._locate(Example(id="user turn", messages=answered, source="prompts"))
+        text, spans, *_ = self._located(Example(id="user turn", messages=answered, source="prompts"))
         start, found, between = text[: spans[-1][0]].partition(SENTINEL)
         if not found or not between.strip():
             raise ModelError(
                 f"the chat template of {self._name} puts nothing between a question and its answer, so a question "
                 "that the model writes has no end",
-                hint="take a model whose template marks turns, or put another chat_template.jinja beside the model",
+                hint=f"take a model whose template marks turns, or {template_hint()}",
             )
         after = self._tokenizer(between, add_special_tokens=False)["input_ids"]
         before = self._tokenizer(start.rstrip(" "), add_special_tokens=False)["input_ids"]
@@ -209,7 +316,7 @@ class Renderer:
         """
         user = Message(role="user", content=SENTINEL)
         answered = (user, Message(role="assistant", content="answer"))
-        text, spans = self._locate(Example(id="header", messages=answered, source="prompts"))
+        text, spans, *_ = self._located(Example(id="header", messages=answered, source="prompts"))
         before = text[: spans[-1][0]].rstrip(" ")
         asked = self._question_alone(user)
         header = self._ids(before[len(asked) :]) if asked and before.startswith(asked) else []
@@ -228,7 +335,7 @@ class Renderer:
         """Return a conversation of one question as the template writes it; empty where it takes none."""
         try:
             return self.text((user,))
-        except (TemplateError, ValueError, TypeError, KeyError):
+        except REFUSALS:
             return ""
 
     def _after_turn(self, ids: list[int]) -> list[int]:
@@ -237,27 +344,30 @@ class Renderer:
             return ids
         return self._ids(str(self._tokenizer.decode(ids[1:])).lstrip()) or ids
 
-    def response_spans(self, messages: Sequence[Message]) -> tuple[str, list[tuple[int, int]]]:
-        """Return the rendered text and the ``[start, end)`` characters of each answer in it.
+    def response_spans(self, messages: Sequence[Message], *, tools: str = "") -> tuple[str, list[Span]]:
+        """Return the rendered text and the ``[start, end)`` characters of each answer to learn in it.
 
         Raises:
             jinja2.TemplateError: If the template refuses the conversation.
             ValueError: If an answer does not appear in the text.
         """
-        text = self.text(messages)
-        spans = []
-        for position, message in enumerate(messages):
-            if message.role != "assistant":
-                continue
-            changed = list(messages)
-            changed[position] = Message(role="assistant", content=SENTINEL)
-            other = self.text(changed)
-            start = _shared_length(text, other)
-            end = len(text) - _shared_length(text[start:][::-1], other[start:][::-1])
-            if end <= start:
-                raise ValueError(f"the template leaves out the answer of turn {position + 1}")
-            spans.append((start, end))
-        return text, spans
+        answers = self._answers(messages, tools)
+        return answers.text + self._closing(messages), [
+            span for place in answers.to_learn for span in answers.spans(place)
+        ]
+
+    def _answers(self, messages: Sequence[Message], tools: str = "") -> Answers:
+        def write(others: Sequence[Message]) -> str:
+            return self._written(others, tools)
+
+        calls = any(message.tool_calls for message in messages)
+        return Answers(
+            write=write,
+            messages=messages,
+            text=write(messages),
+            header=self._header if calls else "",
+            ends=self._ends,
+        )
 
     def render(
         self, examples: Sequence[Example], *, max_length: int, skip_refused: bool = False
@@ -266,7 +376,7 @@ class Renderer:
 
         A token counts when it carries a character of an answer, or ends the turn after it. The first token of a
         text never counts: nothing stands before it to predict it from. What exceeds ``max_length`` is cut off at
-        the end.
+        the end. Reasoning and calls are part of an answer; results of tools and answers that are context only are not.
 
         Args:
             examples: n conversations.
@@ -286,23 +396,25 @@ class Renderer:
             located = []
             for position, example in enumerate(part):
                 try:
-                    located.append(self._locate(example))
+                    located.append(self._located(example))
                 except ModelError as error:
                     if not skip_refused:
                         raise
                     refused[position] = error.message
-                    located.append(("", []))
+                    located.append(Located("", []))
             encoded = self._tokenizer(
-                [text for text, _ in located],
+                [each.text for each in located],
                 add_special_tokens=False,
                 return_offsets_mapping=True,
                 return_attention_mask=False,
                 verbose=False,
             )
-            for position, (example, (text, spans), ids, offsets) in enumerate(
+            for position, (example, found, ids, offsets) in enumerate(
                 zip(part, located, encoded["input_ids"], encoded["offset_mapping"], strict=True)
             ):
-                mask = self._mask(text, spans, np.asarray(ids), np.asarray(offsets).reshape(-1, 2))
+                mask = self._mask(
+                    found.text, found.spans, np.asarray(ids), np.asarray(offsets).reshape(-1, 2)
+                )
                 rendered.append(
                     Rendered(
                         id=example.id,
@@ -310,21 +422,46 @@ class Renderer:
                         mask=mask[:max_length],
                         truncated=len(ids) > max_length,
                         refused=refused.get(position),
+                        said=found.said,
+                        left_out=found.left_out,
+                        hides_context=found.hides_context,
                     )
                 )
         return rendered
 
-    def _locate(self, example: Example) -> tuple[str, list[tuple[int, int]]]:
+    def _located(self, example: Example, *, prompt: bool = False) -> Located:
+        """Return the text and the spans of an example, and what is left out unless it is a prompt.
+
+        Raises:
+            ModelError: If the chat template refuses it, or leaves out an answer, a call or the result of a tool.
+        """
         try:
-            return self.response_spans(example.messages)
-        except (TemplateError, ValueError, TypeError, KeyError) as error:
+            if prompt:
+                return Located(*self.response_spans(example.messages, tools=example.tools))
+            answers = self._answers(example.messages, example.tools)
+            spans = [answers.spans(place) for place in answers.to_learn]
+            hides = answers.hides_context() or bool(example.tools and not self.knows_tools)
+            said, left_out = answers.left_out(spans)
+        except REFUSALS as error:
             roles = ", ".join(message.role for message in example.messages)
             raise ModelError(
                 f"the chat template of {self._name} fails on example {example.id[:8]} of {example.source} "
                 f"(turns: {roles}): {error}",
-                hint="drop or merge turns that this template does not know, or put another chat_template.jinja "
-                "beside the model",
+                hint=f"drop or merge turns that this template does not know, or {template_hint()}",
             ) from error
+        text = answers.text + self._closing(example.messages)
+        return Located(text, [span for parts in spans for span in parts], said, left_out, hides)
+
+    def marked(self, example: Example) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+        """Return the tokens of an example (T,), and which of them the template itself marks as generated (T,)."""
+        made: Any = self._tokenizer.apply_chat_template(
+            self._turns(example.messages),
+            tools=tool_list(example.tools) if example.tools else None,  # type: ignore[arg-type]
+            chat_template=self._template(with_tools=bool(example.tools)),
+            return_assistant_tokens_mask=True,
+            **self._options,
+        )
+        return np.asarray(made["input_ids"], np.int32), np.asarray(made["assistant_masks"], np.bool_)
 
     def _mask(
         self, text: str, spans: list[tuple[int, int]], ids: np.ndarray, offsets: np.ndarray
@@ -343,7 +480,16 @@ class Renderer:
         return mask
 
 
-def _shared_length(one: str, other: str) -> int:
-    """Return how many characters two texts share at their beginning."""
-    shortest = min(len(one), len(other))
-    return next((position for position in range(shortest) if one[position] != other[position]), shortest)
+def tool_list(tools: str) -> Tools:
+    """Return the tools of a conversation as templates take them, each under ``function``."""
+    return [
+        tool if "function" in tool else {"type": "function", "function": tool} for tool in json.loads(tools)
+    ]
+
+
+_ASKED = Message(role="user", content="a")
+_ANSWER = Message(role="assistant", content="b")
+_CALLING = Message(
+    role="assistant", content="", tool_calls=(ToolCall(name="c", arguments='{"d": "e"}', id="call00001"),)
+)
+_RESULT = Message(role="tool", content="f", name="c", tool_call_id="call00001")

@@ -128,7 +128,18 @@ def identify(ref: ModelRef) -> str:
 
     Hashing reads every weight file once; what is remembered of it holds until the file, or either end of it, changes.
     """
-    return identity(locate(ref), resolved_dtype(ref))
+    folder = locate(ref)
+    whole = identity(folder, resolved_dtype(ref))
+    if ref.chat_template is None:
+        return whole
+    return fingerprint({"model": whole, "chat_template": _template_identity(folder, ref.chat_template)})
+
+
+def _template_identity(folder: Path, chosen: str) -> str:
+    """Return a hash of the chosen chat template; the name of one that stands among others in a file of the model."""
+    places = (folder / "additional_chat_templates" / f"{chosen}.jinja", Path(chosen).expanduser())
+    found = next((place for place in places if place.is_file()), None)
+    return chosen if found is None else file_digest(found)
 
 
 def position_limit(ref: ModelRef) -> int | None:

@@ -8,11 +8,19 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from learnable.model.answers import left_out
 from learnable.model.rendering import Renderer
 from learnable.model.self_test import Check
-from learnable.types import Example, Rendered
+from learnable.model.templates import template_hint
+from learnable.model.turns import IN_CONTENT
+from learnable.types import Example, Message, Rendered
 
-TEMPLATE_HINT = "put another chat_template.jinja beside the model"
+TEMPLATE_HINT = template_hint()
+LEFT_OUT_HINT = (
+    "what is left out is neither scored nor learned; give a chat template that keeps it (--chat-template my.jinja), "
+    "unless the model is meant to work so"
+)
+_THOUGHTS = re.compile("<think>(.*</think>)?")
 GENERATION_MARK = re.compile(r"\{%-?\s*generation\b")
 
 
@@ -37,8 +45,9 @@ def template_checks(renderer: Renderer, examples: Sequence[Example]) -> Iterator
     yield _end_check(renderer, rows)
     yield _prompt_check(renderer, taken)
     yield _mask_check(renderer, taken)
-    if GENERATION_MARK.search(str(renderer.tokenizer.chat_template or "")):
+    if GENERATION_MARK.search(renderer.template):
         yield _marks_check(renderer, taken)
+    yield _fields_check(renderer)
 
 
 def _refusals(renderer: Renderer, rendered: Sequence[Rendered]) -> Check:
@@ -97,13 +106,17 @@ def _end_check(renderer: Renderer, rendered: Sequence[Rendered]) -> Check:
             found=f"{open_ended} of {len(last)} answers are not closed by {names}",
             remedy=f"a model that is trained on them does not learn to stop: {TEMPLATE_HINT}",
         )
-    return Check(name="end of turn", verdict="ok", found=f"all {len(last)} answers are closed by {names}")
+    found = f"all {len(last)} answers are closed by {names}"
+    if any(renderer.closings):
+        found += f"; the chat template leaves the last one open, and {renderer.closings[0]} is put behind it"
+    return Check(name="end of turn", verdict="ok", found=found)
 
 
 def _prompt_check(renderer: Renderer, taken: Sequence[tuple[Example, Rendered]]) -> Check:
     turns = 0
     for example, row in taken:
-        seen, written = _letters(renderer.decode(row.ids)), _letters(renderer.text(example.messages))
+        written = _letters(renderer.text(example.messages, tools=example.tools))
+        seen = _letters(renderer.decode(row.ids))
         for number, message in enumerate(example.messages, start=1):
             turns += message.role != "assistant"
             if message.role == "assistant" or _letters(message.content) in seen:
@@ -123,19 +136,22 @@ def _mask_check(renderer: Renderer, taken: Sequence[tuple[Example, Rendered]]) -
     """Compare the text of the tokens that count with the answers."""
     answers = trimmed = tokens = 0
     for example, row in taken:
-        said = [message.content for message in example.messages if message.role == "assistant"]
-        found = _answers(renderer, row.ids, row.mask).text
-        if found != _letters("".join(said)):
+        learned = [turn for turn in example.messages if turn.role == "assistant" and turn.trained]
+        counted = _answers(renderer, row.ids, row.mask)
+        if not _says(counted, learned):
+            said = "".join(turn.content for turn in learned)
             return Check(
                 name="mask",
                 verdict="wrong",
-                found=f"example {example.id[:8]} answers {_short(''.join(said))}, and the tokens that count say "
-                f"{_short(found)}",
+                found=f"example {example.id[:8]} answers {_short(said)}, and the tokens that count say "
+                f"{_short(counted.text)}",
                 remedy=f"look at it with `learnable show`; if the chat template changes answers, {TEMPLATE_HINT}",
             )
-        whole = renderer.text(example.messages)
-        trimmed += sum(answer not in whole for answer in said)
-        answers, tokens = answers + len(said), tokens + int(row.mask.sum())
+        whole = renderer.text(example.messages, tools=example.tools)
+        trimmed += sum(turn.content not in whole and turn.content.strip() in whole for turn in learned)
+        answers, tokens = answers + len(learned), tokens + int(row.mask.sum())
+    if cut := left_out([row for _, row in taken]):
+        return Check(name="mask", verdict="warning", found=cut, remedy=LEFT_OUT_HINT)
     if trimmed:
         return Check(
             name="mask",
@@ -149,16 +165,12 @@ def _mask_check(renderer: Renderer, taken: Sequence[tuple[Example, Rendered]]) -
 
 def _marks_check(renderer: Renderer, taken: Sequence[tuple[Example, Rendered]]) -> Check:
     """Compare the tokens that count with those that the template itself marks."""
-    without_end = False
+    without_end = with_header = False
     for example, row in taken:
-        turns = [{"role": message.role, "content": message.content} for message in example.messages]
-        marked = renderer.tokenizer.apply_chat_template(
-            turns, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
-        )
-        ids = np.asarray(marked["input_ids"], dtype=np.int32)  # type: ignore[call-overload, index]
-        marks = np.asarray(marked["assistant_masks"], dtype=np.bool_)  # type: ignore[call-overload, index]
+        ids, marks = renderer.marked(example)
         ours, theirs = _answers(renderer, row.ids, row.mask), _answers(renderer, ids, marks)
-        if not _same(ours.texts, theirs.texts):
+        asked = [_letters(turn.content) for turn in example.messages if turn.role != "assistant"]
+        if not _same(ours.texts, theirs.texts, asked):
             return Check(
                 name="generation marks",
                 verdict="wrong",
@@ -167,10 +179,29 @@ def _marks_check(renderer: Renderer, taken: Sequence[tuple[Example, Rendered]]) 
                 remedy=f"look at it with `learnable show`; the marks of the template are wrong: {TEMPLATE_HINT}",
             )
         without_end |= ours.ends != theirs.ends
+        with_header |= len(theirs.text) > len(ours.text)
     found = "the tokens that count are those that the chat template marks as generated"
     if without_end:
         found += ", and the ends of turns, which it does not mark"
+    if with_header:
+        found += "; it also marks what it writes itself before an answer, such as <think></think>"
     return Check(name="generation marks", verdict="ok", found=found)
+
+
+def _fields_check(renderer: Renderer) -> Check:
+    """Say what the template makes of what a conversation may have beyond its text."""
+    fields = renderer.fields
+    place = "between <think> and </think>" if fields.reasoning == IN_CONTENT else f"as {fields.reasoning}"
+    known = {
+        "reasoning": fields.knows_reasoning,
+        "calls of tools": fields.knows_calls,
+        "lists of tools": renderer.knows_tools,
+    }
+    shown, lost = ([name for name, shows in known.items() if shows == kept] for kept in (True, False))
+    found = f"the chat template shows {' and '.join(shown) or 'none of them'}"
+    found += f" ({place})" if fields.knows_reasoning else ""
+    found += f"; it leaves out {' and '.join(lost)}" if lost else ""
+    return Check(name="reasoning and tools", verdict="ok", found=found)
 
 
 class _Counted(NamedTuple):
@@ -195,13 +226,39 @@ def _answers(renderer: Renderer, ids: NDArray[np.int32], mask: NDArray[np.bool_]
     return _Counted(texts, ends)
 
 
-def _same(ours: Sequence[str], theirs: Sequence[str]) -> bool:
-    """Tell whether two lists of answers say the same, the second as transformers marks them."""
-    # Of a last character that takes several tokens, transformers marks only the first, which is no whole character.
-    whole = [(one, other, other.rstrip("\ufffd")) for one, other in zip(ours, theirs, strict=False)]
+def _says(counted: _Counted, learned: Sequence[Message]) -> bool:
+    """Tell whether what counts is what the answers say, but for thoughts that the template takes out of them."""
+    if any(turn.reasoning or turn.tool_calls for turn in learned):
+        return all(_letters(turn.content) in counted.text for turn in learned if not turn.tool_calls)
+    said = [_letters(turn.content) for turn in learned]
+    if "".join(said) == counted.text:
+        return True
+    return len(said) == len(counted.texts) and all(map(_says_one, said, counted.texts))
+
+
+def _says_one(said: str, counted: str) -> bool:
+    return said.endswith(counted) and bool(_THOUGHTS.fullmatch(said.removesuffix(counted)))
+
+
+def _same(ours: Sequence[str], theirs: Sequence[str], asked: Sequence[str]) -> bool:
+    """Tell whether two lists of answers say the same, the second as the template marks them.
+
+    Args:
+        ours: What counts.
+        theirs: What is marked: it may begin with what the template itself writes before an answer.
+        asked: The texts of the turns that are no answers.
+    """
     return len(ours) == len(theirs) and all(
-        one == other or (other != cut and one[:-1] == cut) for one, other, cut in whole
+        _same_one(one, other, asked) for one, other in zip(ours, theirs, strict=True)
     )
+
+
+def _same_one(one: str, other: str, asked: Sequence[str]) -> bool:
+    # Of a last character that takes several tokens, transformers marks only the first, which is no whole character.
+    cut = other.rstrip("\ufffd")
+    if cut != other:
+        one, other = one[:-1], cut
+    return other.endswith(one) and not any(text and text in other.removesuffix(one) for text in asked)
 
 
 def _runs(mask: NDArray[np.bool_]) -> list[NDArray[np.int64]]:

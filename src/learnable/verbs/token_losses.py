@@ -64,7 +64,7 @@ class TokenLosses:
         after = self._after(rendered)
         views = []
         for example, each in zip(examples, rendered, strict=True):
-            text = self.renderer.text(example.messages)
+            text = self.renderer.text(example.messages, tools=example.tools)
             encoded = self.renderer.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
             views.append(
                 token_view(
