@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from learnable.data import read, write_rows
+from learnable.data import read, write_dropped, write_rows
 from learnable.errors import DataError
 from learnable.types import Reading
 
@@ -492,6 +492,33 @@ def test_what_is_no_file_is_said(tmp_path, monkeypatch, given, said):
 def test_a_file_that_is_something_else_is_named(file, name, content, said):
     error = failure(file(name, content))
     assert said in f"{error.message} {error.hint}"
+
+
+def test_a_link_keeps_its_own_name(file, tmp_path):
+    blob = file("blobs/0f3a", LINES)
+    (tmp_path / "my.jsonl").symlink_to(blob)
+    (out,) = kept(str(tmp_path / "my.jsonl"), tmp_path / "out", 0)
+    assert (out.name, read([str(tmp_path / "my.jsonl")]).files[0].source) == ("my.jsonl", "my")
+
+
+def test_the_input_is_not_replaced_through_a_link(file, tmp_path):
+    blob = file("blobs/0f3a", LINES)
+    (tmp_path / "my.jsonl").symlink_to(blob)
+    with pytest.raises(DataError, match="would replace its input"):
+        kept(str(tmp_path / "my.jsonl"), tmp_path, 0)
+
+
+def test_files_of_the_same_name_are_told_apart(file, tmp_path):
+    first, second = (
+        file("en/rows.jsonl", LINES),
+        file("de/rows.jsonl", LINES + json.dumps(TURNS) + "\n{broken\n"),
+    )
+    pool = read([first, second, file("other.jsonl", LINES)], on_error="skip")
+    assert pool.rows["reason"][3] == "duplicate of en/rows.jsonl:1"
+    write_dropped(pool, None, tmp_path / "dropped.jsonl")
+    ledger = [json.loads(line) for line in (tmp_path / "dropped.jsonl").read_text().splitlines()]
+    assert [row["file"] for row in ledger] == ["de/rows.jsonl"] * 4 + ["other.jsonl"] * 3
+    assert (ledger[3]["line"], "not valid JSON" in ledger[3]["reason"]) == (5, True)
 
 
 # ---------------------------------------------------------------- bad rows

@@ -203,7 +203,10 @@ def test_another_process_in_the_same_folder_is_refused(lobass, tmp_path):
     assert lobass()["scores"].ran
 
 
-def test_an_example_that_the_template_refuses_is_dropped_with_its_reason(lobass, rows, tiny, tmp_path):
+@pytest.mark.parametrize("on_error", ["skip", "5%"])
+def test_an_example_that_the_template_refuses_is_dropped_with_its_reason(
+    lobass, rows, tiny, tmp_path, on_error
+):
     strict = tmp_path / "strict"
     shutil.copytree(tiny, strict)
     template = (strict / "chat_template.jinja").read_text()
@@ -219,7 +222,7 @@ def test_an_example_that_the_template_refuses_is_dropped_with_its_reason(lobass,
     rows.write_text(json.dumps({"messages": refused}) + "\n" + rows.read_text())
     with pytest.raises(ModelError, match="no system turn, please"):
         lobass(f"model={strict}")
-    outcomes = lobass(f"model={strict}", "reading.on_error=skip")
+    outcomes = lobass(f"model={strict}", f"reading.on_error={on_error}")
     assert outcomes["scores"].facts["undefined"] == 1
     assert (
         "no system turn, please"

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from textwrap import fill, indent
 from typing import Any
 
@@ -22,6 +23,7 @@ from learnable.verbs.explore import Page
 from learnable.verbs.show import ExampleView, Shown
 
 NARROW = 76
+FILES_SAID = 8
 """Columns of a terminal under which a table of four columns becomes a list."""
 
 
@@ -335,9 +337,16 @@ def _show_run(outcomes: Mapping[str, Outcome]) -> None:
     for warning in by_verb["report"].facts["warnings"]:
         console.print(f"warning: {warning}", markup=False)
     folder = by_verb["select"].folder
-    for written in chosen["written"]:
+    for written in _few(chosen["written"]):
         console.print(f"selected rows: {folder / written}", markup=False)
     for written in chosen.get("exported", ()):
         console.print(f"exported: {folder / written}", markup=False)
     console.print(f"report: {by_verb['report'].facts['report']}", markup=False)
     console.print(f"look around: learnable explore {folder}", markup=False)
+
+
+def _few(paths: Sequence[str]) -> Sequence[str]:
+    """Return paths to print: each of a few, of many the folder that they are in."""
+    if len(paths) <= FILES_SAID:
+        return paths
+    return [f"{Path(paths[0]).parent} ({len(paths):,} files)"]

@@ -6,7 +6,7 @@ from learnable.data.made import MADE, read_made
 from learnable.data.pool import HELD_OUT, hold_out, is_pool, load_pool, pool_identity, prompt_key, save_pool
 from learnable.data.reading import digests, read
 from learnable.data.records import place
-from learnable.data.sources import base_name
+from learnable.data.sources import base_name, names_of
 from learnable.data.starter import STARTER_ROWS, starter_rows
 from learnable.data.starter_task import starter_task_rows
 from learnable.data.writing import write_dropped, write_rows
@@ -23,6 +23,7 @@ __all__ = [
     "hold_out",
     "is_pool",
     "load_pool",
+    "names_of",
     "place",
     "pool_identity",
     "prompt_key",

@@ -17,7 +17,7 @@ from learnable.data.names import parse_columns
 from learnable.data.parser import Parser
 from learnable.data.pool import is_pool, load_pool
 from learnable.data.records import place, too_large
-from learnable.data.sources import Source, base_name, digest_of, locate, read_records
+from learnable.data.sources import Source, digest_of, locate, names_of, read_records
 from learnable.data.values import UnknownKeysError, UnusableRowError, shown_keys
 from learnable.errors import DataError, UsageError, did_you_mean
 from learnable.fingerprint import BEYOND, NOTHING_BEYOND, beyond_of, example_id
@@ -67,11 +67,11 @@ def read(
         return load_pool(Path(paths[0]))
     named, grown, files = parse_columns(columns), _Columns(), list[SourceFile]()
     absent, keys = {name for names in named.values() for name in names}, set[str]()
-    for given in paths:
-        sources = locate(given)
-        name = base_name(sources[0].kind, sources[0].path) if len(sources) == 1 else given
-        bad = BadRows(name=name, most=reading.most_bad)
-        for source in sources:
+    inputs = [(given, locate(given)) for given in paths]
+    names = iter(names_of(source for _, sources in inputs for source in sources))
+    for given, sources in inputs:
+        bad = BadRows(name=given if len(sources) > 1 else Path(given).name, most=reading.most_bad)
+        for source, name in zip(sources, names, strict=False):
             # The starter sets bring the topics of their conversations.
             brought = "source" if source.kind == "starter" else None
             parser = Parser(
@@ -80,7 +80,7 @@ def read(
                 source_column=source_column or brought,
                 source=source.source,
             )
-            files.append(_read_one(grown, source, parser, bad, max_bytes=int(max_row_mb * 1e6)))
+            files.append(_read_one(grown, source, name, parser, bad, max_bytes=int(max_row_mb * 1e6)))
             keys |= parser.keys
         bad.settle()
     if absent - keys:
@@ -101,10 +101,9 @@ def digests(paths: Sequence[str]) -> list[str]:
 
 
 def _read_one(
-    columns: "_Columns", source: Source, parser: Parser, bad: BadRows, *, max_bytes: int
+    columns: "_Columns", source: Source, name: str, parser: Parser, bad: BadRows, *, max_bytes: int
 ) -> SourceFile:
     """Add the rows of one source to the columns."""
-    name = base_name(source.kind, source.path)
     position = columns.begin(name)
     if source.kind not in ("hub", "starter", "datasets") and Path(source.path).stat().st_size == 0:
         raise DataError(f"{name} is empty", hint=f"the file is {source.path}")

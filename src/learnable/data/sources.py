@@ -5,7 +5,8 @@ import glob
 import lzma
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
@@ -31,6 +32,7 @@ from learnable.data.text_files import COMPRESSIONS, refuse_foreign
 from learnable.errors import DataError
 from learnable.fingerprint import file_digest, fingerprint
 from learnable.steps import BEGUN, DONE
+from learnable.types import SourceFile
 
 _TEXT = {".jsonl": "json", ".ndjson": "json", ".json": "json", ".csv": "csv", ".tsv": "csv"}
 SUFFIXES = {
@@ -69,6 +71,23 @@ def base_name(kind: str, path: str) -> str:
     if kind != "hub":
         return Path(path).name
     return re.sub(r"[^\w.-]+", "-", path.rpartition("/")[2]).strip("-")
+
+
+def names_of(sources: Iterable[Source | SourceFile]) -> list[str]:
+    """Return what sources are called in messages: a name alone, or with the folders that tell it from its namesakes."""
+    sources = list(sources)
+    names = [base_name(source.kind, source.path) for source in sources]
+    for name, count in Counter(names).items():
+        alike = [at for at, other in enumerate(names) if other == name]
+        parts = {source.path: Path(source.path).parts for source in map(sources.__getitem__, alike)}
+        if count > 1 and len(parts) > 1:
+            longest = max(map(len, parts.values()))
+            telling = next(
+                n for n in range(2, longest + 1) if len({path[-n:] for path in parts.values()}) == len(parts)
+            )
+            for at in alike:
+                names[at] = "/".join(parts[sources[at].path][-telling:])
+    return names
 
 
 # ---------------------------------------------------------------- what a name stands for
@@ -113,7 +132,9 @@ def _file(path: Path, source: str | None = None) -> Source:
         refuse_foreign(str(path))
         kind = SUFFIXES[suffix.lower()]
         kind = layout_of(str(path)) if kind == "json" else kind
-    return Source(kind, str(path.resolve()), source or _SHARD.sub("", stem) or stem)
+    # A link keeps its own name: in the hub's cache files are links to others without a suffix.
+    absolute = path.parent.resolve() / path.name
+    return Source(kind, str(absolute), source or _SHARD.sub("", stem) or stem)
 
 
 def _several(files: list[Path]) -> list[Source]:

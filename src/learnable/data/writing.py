@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from learnable.atomic import replacing
 from learnable.data.csv_files import csv_records
 from learnable.data.json_files import json_document, json_lines
-from learnable.data.sources import base_name, digest_of, read_records, suffix_of
+from learnable.data.sources import base_name, digest_of, names_of, read_records, suffix_of
 from learnable.data.tables import BATCH_ROWS, open_arrow, open_datasets_folder
 from learnable.data.text_files import inner_suffix, writing_bytes
 from learnable.errors import DataError
@@ -71,7 +71,7 @@ def write_dropped(pool: Pool, selection_dropped: pl.DataFrame | None, path: Path
     why = (
         None if selection_dropped is None else _reasons_of(pool, selection_dropped.select("id", why="reason"))
     )
-    names = pl.Series([base_name(file.kind, file.path) for file in pool.files], dtype=pl.String)
+    names = pl.Series(names_of(pool.files), dtype=pl.String)
     written = 0
     with replacing(path) as part, part.open("wb") as out:
         for start in range(0, pool.rows.height, LEDGER_ROWS):
@@ -117,7 +117,7 @@ def check_unchanged(file: SourceFile) -> None:
 
 def _check_replaceable(target: Path, files: tuple[SourceFile, ...]) -> None:
     hint = "choose another folder with -o"
-    if str(target.resolve()) in {file.path for file in files}:
+    if any(Path(file.path).exists() and target.exists() and target.samefile(file.path) for file in files):
         raise DataError(f"the output {target} would replace its input", hint=hint)
     if target.is_dir() and not (target / "state.json").is_file():
         raise DataError(f"the output {target} would replace a folder that is no dataset", hint=hint)

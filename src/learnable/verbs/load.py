@@ -41,10 +41,7 @@ def load(
         raise UsageError(
             f"holdout must be at least 0 and below 1, got {holdout}", hint="0.1 sets a tenth aside"
         )
-    where = {
-        f"data {i}": str(Path(given).resolve()) if Path(given).exists() else given
-        for i, given in enumerate(data)
-    }
+    where = {f"data {i}": _absolute(given) for i, given in enumerate(data)}
     content = {f"content {i}": digest for i, digest in enumerate(rows.digests(data))}
     step = Step(verb="load", parameters={**where, **asdict(reading), "holdout": holdout}, inputs=content)
     folder = step.folder(output)
@@ -78,3 +75,11 @@ def load(
     if bad:
         say(f"{folder / 'rows.parquet'} lists the rows left out, and so will dropped.jsonl of a selection")
     return step.finish(folder, facts=facts, started=started, identity=rows.pool_identity(pool))
+
+
+def _absolute(given: str) -> str:
+    """Return where a file or folder is; a pattern, hub id or starter set as it was given, and a link by its own name."""
+    path = Path(given)
+    if not path.exists():
+        return given
+    return str(path.parent.resolve() / path.name if path.is_file() else path.resolve())

@@ -196,7 +196,7 @@ def gather(chosen: Outcome, *, title: str, command: str) -> Facts:
     pool, files, model, scorers = None, [], "not known: the losses were given", [str(chosen.facts["by"])]
     if scored:
         pool = rows.load_pool(scored.links["pool"])
-        files = [rows.base_name(file.kind, file.path) for file in pool.files]
+        files = rows.names_of(pool.files)
         model, scorers = f"{scored.facts['model']} ({scored.facts['dtype']})", list(scored.facts["scorers"])
         steps.insert(0, scored)
         reference = {"kind": "given"}

@@ -84,12 +84,12 @@ def _inputs(pool: Pool, ids: pl.Series) -> list[CardInput]:
     counts = ("rows", "unusable", "repeated", "chosen")
     return [
         CardInput(
-            name=rows.base_name(file.kind, file.path),
+            name=name,
             format=file.format,
             digest=file.digest,
             **{name: int(of[number][name]) if number in of else 0 for name in counts},
         )
-        for number, file in enumerate(pool.files)
+        for number, (file, name) in enumerate(zip(pool.files, rows.names_of(pool.files), strict=True))
     ]
 
 
@@ -199,10 +199,10 @@ def _commands(scored: Outcome, pool: Pool, trained: Outcome | None, options: Map
     loaded = _parameters(scored.links["pool"])
     usual: dict[str, Any] = {**asdict(Reading()), "holdout": 0.0}
     given = {_flag(name): loaded[name] for name in usual if loaded.get(name, usual[name]) != usual[name]}
-    names = [
-        file.path if file.kind in ("hub", "starter") else rows.base_name(file.kind, file.path)
-        for file in pool.files
-    ]
+    # As they were given, but for the folders of this machine.
+    whole = {file.path for file in pool.files if file.kind in ("hub", "starter")}
+    typed = [str(value) for name, value in loaded.items() if name.startswith("data ")]
+    names = [given if given in whole else Path(given).name for given in typed]
     lines = [_line("load", names, given, "pool")]
     shared = {name: scored.facts[name] for name in ("dtype", "max_length") if name in scored.facts}
     shared = {_flag(name): value for name, value in shared.items()}
