@@ -1,5 +1,6 @@
 """Servers with OpenAI's interface: what is sent, what comes back, and what goes wrong; against a server of our own."""
 
+import gzip
 import importlib.util
 import json
 import socket
@@ -15,10 +16,12 @@ import pytest
 
 from learnable.diversifying.drawing import Drawing
 from learnable.errors import ModelError, UsageError
+from learnable.evaluating import build_evaluator, parse
 from learnable.servers import GIVE_UP, ServerGenerator
 from learnable.store import Store
 from learnable.testing import tiny_model
 from learnable.types import Answer, Message, Sampling
+from learnable.verbs import diversify
 
 SAMPLING = Sampling(temperature=0.5, top_p=0.9, max_new_tokens=7)
 
@@ -31,6 +34,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.asked = []
+        self.heard = []
         self.reply = lambda body: (200, completion(f"re: {asked_of(body)}"))
 
     def handle_error(self, request, client_address):
@@ -45,7 +49,11 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.asked.append(body)
+        self.server.heard.append(dict(self.headers))
         status, content = self.server.reply(body)
+        if callable(content):  # writes its own answer
+            content(self)
+            return
         kind = "application/json" if content != b"<html>" else "text/html"
         content = content if isinstance(content, bytes) else json.dumps(content).encode()
         self.send_response(status)
@@ -286,6 +294,163 @@ def test_a_server_that_ignores_the_temperature_is_found_out(server, capsys):
     server.reply = lambda _: (200, completion(f"answer {next(numbers)}"))
     list(generator(server).answers(alike, sampling=SAMPLING, seeds=range(4)))
     assert capsys.readouterr().err == ""
+
+
+KEY = "sk-proj-0123456789abcdef"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://user:hunter2@localhost/v1",
+        "https://hunter2@localhost/v1",
+        "http://localhost/v1?api_key=hunter2",
+    ],
+)
+def test_a_url_with_a_secret_in_it_is_refused_and_not_shown(url):
+    for make in (
+        lambda: ServerGenerator(url=url, name="m"),
+        lambda: ServerGenerator(url=url.removeprefix("http:"), name="m"),
+        lambda: ServerGenerator.parse(f"openai:{url}#m"),
+        lambda: ServerGenerator.parse(f"openai:{url}"),
+        lambda: build_evaluator(parse(f"judge:p.jsonl@server={url},model=m")),
+        lambda: diversify(["rows.jsonl"], method="paraphrase", generator=f"openai:{url}#m"),
+    ):
+        with pytest.raises(UsageError) as error:
+            make()
+        assert "hunter2" not in str(error.value)
+
+
+def echo(status):
+    """Answer with all headers of the request, as servers do that are being debugged."""
+
+    def write(handler):
+        said = json.dumps({"error": {"message": str(dict(handler.headers))}}).encode()
+        handler.send_response(status)
+        handler.send_header("Content-Type", "application/json")
+        handler.send_header("Content-Length", str(len(said)))
+        handler.end_headers()
+        handler.wfile.write(said)
+
+    return write
+
+
+@pytest.mark.parametrize("status", [200, 400, 401, 404, 500])
+def test_a_key_that_the_server_repeats_is_not_shown(server, capsys, monkeypatch, status):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    server.reply = lambda _: (0, echo(status))
+    with pytest.raises(ModelError) as error:
+        answered(server, 1)
+    assert server.heard[0]["Authorization"] == f"Bearer {KEY}"
+    assert KEY not in str(error.value) + capsys.readouterr().err
+
+
+def test_a_key_in_an_answer_is_not_kept(server, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    server.reply = lambda _: (200, completion(f"it is {KEY}"))
+    assert answered(server, 1)[0].text == "it is ***"
+    monkeypatch.setenv("OPENAI_API_KEY", "it")  # no secret, but a word
+    server.reply = lambda _: (200, completion("it is it"))
+    assert answered(server, 1)[0].text == "it is it"
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_rows_are_not_sent_after_a_redirect(server, status):
+    def write(handler):
+        handler.send_response(status)
+        handler.send_header("Location", f"{elsewhere.url}/chat/completions?token=hunter2")
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+
+    elsewhere = Server()
+    threading.Thread(target=elsewhere.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    server.reply = lambda _: (0, write)
+    with pytest.raises(ModelError, match="sends requests elsewhere") as error:
+        answered(server, 1)
+    assert str(elsewhere.server_address[1]) in str(error.value)
+    assert "hunter2" not in str(error.value)
+    elsewhere.shutdown()
+    elsewhere.server_close()
+    assert elsewhere.asked == []
+
+
+def dripping(handler):
+    """Send an answer byte by byte, and never end; each comes in time."""
+    handler.send_response(200)
+    handler.send_header("Content-Type", "application/json")
+    handler.end_headers()
+    send_until_left(handler, b" ", 0.02)
+
+
+def dripping_headers(handler):
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Long: ")
+    send_until_left(handler, b"x", 0.02)
+
+
+def flooding(handler):
+    handler.send_response(200)
+    handler.send_header("Content-Type", "application/json")
+    handler.end_headers()
+    send_until_left(handler, b" " * (1 << 20), 0)
+
+
+def send_until_left(handler, piece, pause_s):
+    try:
+        while True:
+            handler.wfile.write(piece)
+            time.sleep(pause_s)
+    except OSError:
+        pass
+
+
+@pytest.mark.parametrize("write", [dripping, dripping_headers])
+def test_the_time_of_an_answer_ends_although_it_goes_on_coming(server, capsys, write):
+    server.reply = lambda body: (0, write) if "1" in asked_of(body) else (200, completion("x"))
+    started = time.monotonic()
+    assert sorted(answered(server, timeout_s=0.5)) == [0, 2]
+    assert time.monotonic() - started < 5
+    assert "no answer within 0.5 s" in capsys.readouterr().err
+
+
+def test_an_answer_without_end_is_left_out(server, capsys):
+    server.reply = lambda body: (0, flooding) if "1" in asked_of(body) else (200, completion("x"))
+    assert sorted(answered(server, retries=4)) == [0, 2]
+    assert "longer than 16 MiB" in capsys.readouterr().err
+    assert len(server.asked) == 3
+
+
+def test_an_answer_that_may_unfold_is_left_out(server, capsys):
+    def write(handler):
+        content = gzip.compress(json.dumps(completion("y")).encode())
+        handler.send_response(200)
+        handler.send_header("Content-Encoding", "gzip")
+        handler.send_header("Content-Length", str(len(content)))
+        handler.end_headers()
+        handler.wfile.write(content)
+
+    server.reply = lambda body: (0, write) if "1" in asked_of(body) else (200, completion("x"))
+    assert sorted(answered(server)) == [0, 2]
+    assert "compressed" in capsys.readouterr().err
+    assert server.heard[0]["Accept-Encoding"] == "identity"
+
+
+def test_what_is_not_waited_for_any_more_ends(server):
+    server.reply = lambda body: (0, dripping) if "1" in asked_of(body) else (200, completion("x"))
+    started = time.monotonic()
+    asked = generator(server, timeout_s=60).answers(questions(2), sampling=SAMPLING, seeds=range(2))
+    assert next(asked)[0] == [0]
+    asked.close()
+    assert time.monotonic() - started < 5
+
+
+def test_a_key_that_travels_unencrypted_is_said(monkeypatch, capsys):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    far = ServerGenerator(url="http://far.invalid:1/v1", name="m", retries=0, timeout_s=2)
+    with pytest.raises(ModelError):
+        list(far.answers(questions(1), sampling=SAMPLING, seeds=[0]))
+    said = capsys.readouterr().err
+    assert "unencrypted" in said
+    assert KEY not in said
 
 
 @pytest.fixture(scope="module")

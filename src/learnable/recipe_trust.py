@@ -2,12 +2,11 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from ipaddress import ip_address
 from typing import Any
-from urllib.parse import urlsplit
 
 from learnable.comparing import outside_names
 from learnable.evaluating import EVALUATORS, parse
+from learnable.servers import is_this_machine
 from learnable.types import Loading
 
 
@@ -34,7 +33,11 @@ def outside(arguments: Mapping[str, Any]) -> Iterator[str]:
         if path.partition(":")[0] in EVALUATORS:
             yield from _of_evaluation(path)
     generator, on, loading = arguments.get("generator"), arguments.get("on"), arguments.get("loading")
-    if generator and not generator.startswith("vllm:") and not _is_here(generator.removeprefix("openai:")):
+    if (
+        generator
+        and not generator.startswith("vllm:")
+        and not is_this_machine(generator.removeprefix("openai:"))
+    ):
         yield generator
     if on and on != "ray":  # what its workers send back is unpickled here
         yield on
@@ -61,19 +64,5 @@ def _of_evaluation(written: str) -> Iterator[str]:
         yield found.path  # a task file of lm-eval names functions beside it
     if found.name == "translation":
         yield from (found.settings[key] for key in ("python", "weights") if key in found.settings)
-    if found.name == "judge" and not _is_here(server := found.settings.get("server", "")):
+    if found.name == "judge" and not is_this_machine(server := found.settings.get("server", "")):
         yield server
-
-
-def _is_here(url: str) -> bool:
-    """Return whether the host of a URL is this machine."""
-    try:
-        host = urlsplit(url).hostname or ""
-    except ValueError:
-        return False
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -1,19 +1,28 @@
 """Servers with OpenAI's interface: conversations in, answers out, several at a time."""
 
+import asyncio
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
+from ipaddress import ip_address
 from itertools import islice
-from typing import Any, Self
+from threading import Thread
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlsplit
 
 from learnable.errors import ModelError, UsageError
 from learnable.fingerprint import fingerprint
 from learnable.packages import needed
 from learnable.progress import say
 from learnable.types import Answer, Message, Sampling
+
+if TYPE_CHECKING:
+    import httpx
 
 GIVE_UP = 8
 """Failures in a row after which a server is given up."""
@@ -25,6 +34,14 @@ ALIKE = 4
 EXCERPT = 200
 """Characters of what a server said that are shown in a message."""
 
+MOST_BYTES = 16 << 20
+"""Longest answer of a server that is read."""
+HIDDEN = "***"
+"""Stands for a secret in what is shown."""
+KEY_CHARACTERS = 8
+"""A key of fewer is a word such as ``none``, which is left in what a server says."""
+
+_OF_TRANSPORT = ("content-length", "transfer-encoding")
 _BUSY = (408, 409, 429)
 _CUT_OFF = ("length", "content_filter", "abort")
 _WRITTEN = re.compile(r"openai:(https?://[^\s#]+)#(\S(?:.*\S)?)")
@@ -47,13 +64,14 @@ class Reply:
 class ServerGenerator:
     """A model on any server with OpenAI's interface; implements ``types.Generator``.
 
-    The server's key, if it wants one, is read from the environment variable ``OPENAI_API_KEY``. Each request carries
-    its seed; whether the same seed gives the same answer is up to the server.
+    The server's key, if it wants one, is read from the environment variable ``OPENAI_API_KEY``; it stands in nothing
+    that is shown or written, also where the server repeats it. Each request carries its seed; whether the same seed
+    gives the same answer is up to the server. Rows go to this server alone: redirects are not followed.
 
     Args:
-        url: Base URL, such as ``http://127.0.0.1:8000/v1``.
+        url: Base URL, such as ``http://127.0.0.1:8000/v1``; without user, password and query, as it is written down.
         name: Name of the model on that server.
-        timeout_s: Seconds to wait for an answer.
+        timeout_s: Seconds to wait for an answer, up to its last byte.
         retries: How often to ask again after a time-out, a full queue or an error of the server; longer and longer
             waits lie between.
         concurrency: Requests at the same time.
@@ -68,8 +86,13 @@ class ServerGenerator:
     def __post_init__(self) -> None:
         if not re.match("https?://", self.url):
             raise UsageError(
-                f"the URL of a server begins with http:// or https://, got {self.url!r}",
+                f"the URL of a server begins with http:// or https://, got {without_secrets(self.url)!r}",
                 hint="for example http://127.0.0.1:8000/v1",
+            )
+        if without_secrets(self.url) != self.url:
+            raise UsageError(
+                f"the URL of a server is written into results, so it holds no user, password or query: {without_secrets(self.url)}",
+                hint="leave them out; a key goes into the environment variable OPENAI_API_KEY",
             )
         if self.concurrency < 1 or self.retries < 0 or self.timeout_s <= 0:
             raise UsageError(
@@ -87,7 +110,7 @@ class ServerGenerator:
         match = _WRITTEN.fullmatch(written.strip())
         if match is None:
             raise UsageError(
-                f"cannot read the generator {written!r}",
+                f"cannot read the generator {without_secrets(written)!r}",
                 hint="write openai:URL#NAME, for example openai:http://127.0.0.1:8000/v1#Qwen/Qwen3-0.6B, or vllm:MODEL",
             )
         return cls(url=match.group(1), name=match.group(2))
@@ -164,48 +187,130 @@ class ServerGenerator:
         """
         requests = ((p, _turns(c)) for p, c in enumerate(conversations) if only is None or p in only)
         openai = needed("openai", by=f"a {who}")
-        # Servers of one's own take any key; the client wants one.
-        key = {} if os.environ.get("OPENAI_API_KEY") else {"api_key": "none"}
-        client = openai.OpenAI(base_url=self.url, timeout=self.timeout_s, max_retries=self.retries, **key)
-        asked = _Asked(openai=openai, client=client, server=self, sampling=sampling, who=who, what=what)
-        pool = ThreadPoolExecutor(max_workers=self.concurrency)
+        key = os.environ.get("OPENAI_API_KEY")
+        if key and self.url.startswith("http:") and not is_this_machine(self.url):
+            _say_unencrypted(self.url)
+        client = openai.AsyncOpenAI(
+            base_url=self.url,
+            api_key=key or "none",  # servers of one's own take any key; the client wants one
+            timeout=self.timeout_s,
+            max_retries=self.retries,
+            http_client=_http_client(self.timeout_s, secret=key),
+        )
+        asked = _Asked(
+            openai=openai,
+            client=client,
+            turn=asyncio.Semaphore(self.concurrency),
+            server=self,
+            sampling=sampling,
+            who=who,
+            what=what,
+        )
         waiting: dict[Future[Reply], int] = {}
-        try:
+        with _event_loop(at_end=client.close) as loop:
             while True:
                 # Twice as many as run at a time, so that none waits for what the caller does with an answer.
                 for place, turns in islice(requests, 2 * self.concurrency - len(waiting)):
-                    waiting[pool.submit(asked.reply, turns, seeds[place] % SEEDS)] = place
+                    reply = asked.reply(turns, seeds[place] % SEEDS)
+                    waiting[asyncio.run_coroutine_threadsafe(reply, loop)] = place
                 if not waiting:
                     return
                 done, _ = wait(waiting, return_when=FIRST_COMPLETED)
                 yield sorted(((waiting.pop(future), future.result()) for future in done), key=lambda r: r[0])
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-            client.close()
+
+
+@cache
+def _say_unencrypted(url: str) -> None:
+    """Say once for a server that its key can be read on the way."""
+    say(f"the key goes to {url} unencrypted, as the URL begins with http://")
+
+
+@contextmanager
+def _event_loop(at_end: Callable[[], Awaitable[None]]) -> Iterator[asyncio.AbstractEventLoop]:
+    """Run an event loop in a thread of its own; then end all that still runs in it, and what is to be done at the end."""
+    loop = asyncio.new_event_loop()
+    thread = Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+
+    async def end() -> None:
+        running = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        await at_end()
+        await asyncio.sleep(0)  # connections close in the next turn of the loop
+
+    try:
+        yield loop
+    finally:
+        asyncio.run_coroutine_threadsafe(end(), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+def _http_client(limit_s: float, *, secret: str | None) -> "httpx.AsyncClient":
+    """Return a client whose answers end: in time and size as a whole, at this server, without the secret in them."""
+    import httpx
+    import openai
+
+    async def body_of(response: httpx.Response) -> bytes:
+        if response.headers.get("content-encoding", "identity") != "identity":  # its size cannot be told
+            raise openai.OpenAIError("it is compressed, which was not asked for")
+        body = bytearray()
+        async for piece in response.aiter_raw():
+            body += piece
+            if len(body) > MOST_BYTES:
+                raise openai.OpenAIError(f"it is longer than {MOST_BYTES >> 20} MiB")
+        return bytes(body)
+
+    class Bounded(httpx.AsyncClient):
+        async def send(self, request: httpx.Request, **_: Any) -> httpx.Response:
+            try:
+                async with asyncio.timeout(limit_s):
+                    response = await super().send(request, stream=True, follow_redirects=False)
+                    try:
+                        body = await body_of(response)
+                    finally:
+                        await response.aclose()
+            except TimeoutError as error:
+                raise httpx.ReadTimeout(str(error), request=request) from error
+            if secret and len(secret) >= KEY_CHARACTERS:
+                body = body.replace(secret.encode(), HIDDEN.encode())
+            kept = {name: value for name, value in response.headers.items() if name not in _OF_TRANSPORT}
+            return httpx.Response(response.status_code, headers=kept, content=body, request=request)
+
+    return Bounded(
+        timeout=limit_s,
+        headers={"Accept-Encoding": "identity"},
+        limits=httpx.Limits(max_connections=None),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Asked:
-    """One client, asked for one answer at a time."""
+    """One client, asked for several answers at a time."""
 
     openai: Any
     client: Any
+    turn: asyncio.Semaphore
     server: ServerGenerator
     sampling: Sampling
     who: str
     what: str
 
-    def reply(self, turns: Sequence[Mapping[str, str]], seed: int) -> Reply:
+    async def reply(self, turns: Sequence[Mapping[str, str]], seed: int) -> Reply:
         openai, server = self.openai, self.server
         try:
-            response = self.client.chat.completions.create(
-                model=server.name,
-                messages=turns,
-                temperature=self.sampling.temperature,
-                top_p=self.sampling.top_p,
-                max_tokens=self.sampling.max_new_tokens,
-                seed=seed,
-            )
+            async with self.turn:
+                response = await self.client.chat.completions.create(
+                    model=server.name,
+                    messages=turns,
+                    temperature=self.sampling.temperature,
+                    top_p=self.sampling.top_p,
+                    max_tokens=self.sampling.max_new_tokens,
+                    seed=seed,
+                )
         except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
             raise ModelError(
                 f"the {self.who} {server.name} at {server.url} refuses: {_body(error)}",
@@ -218,11 +323,31 @@ class _Asked:
                 f"cannot reach the {self.who} at {server.url}: {error}", hint="is the server running?"
             ) from error
         except openai.APIStatusError as error:
+            if error.response.has_redirect_location:
+                to = without_secrets(error.response.headers["location"])
+                raise ModelError(
+                    f"the {self.who} at {server.url} sends requests elsewhere, to {to}; rows go to the server that was named",
+                    hint="if you trust the other one, give its address",
+                ) from error
             trouble = error.status_code >= 500 or error.status_code in _BUSY
             return Reply(why=f"the {self.who} failed: {_body(error)}", trouble=trouble)
-        except (openai.APIError, ValueError) as error:
+        except (openai.OpenAIError, ValueError) as error:
             return Reply(why=f"the {self.who} sent no chat completion: {error}"[:EXCERPT])
         return _read(response, self.who)
+
+
+def without_secrets(url: str) -> str:
+    """Return a URL, or a text with one in it, without user, password and query."""
+    return re.sub(r"\?[^\s#]*", f"?{HIDDEN}", re.sub(r"//[^\s/?#]*@", f"//{HIDDEN}@", url))
+
+
+def is_this_machine(url: str) -> bool:
+    """Return whether the host of a URL is this machine."""
+    try:
+        host = urlsplit(url).hostname or ""
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:  # a name, or no URL
+        return False
 
 
 def _read(response: Any, who: str) -> Reply:
