@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from learnable.data import read
 from learnable.verbs import load
 
 PAIR = {"instruction": "Name a fruit", "output": "Fig."}
@@ -63,3 +64,25 @@ def test_calls_reasoning_and_context_are_shown_as_such(said):
     assert said([{"messages": turns}])[1] == (
         '  example: user: a | assistant, context only: b | user: c | assistant: (Hm.) w({"d": 1})'
     )
+
+
+def test_rows_held_out_are_read_again_as_the_same_examples(tmp_path):
+    turns = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b", "weight": 0},
+        {"role": "user", "content": "c"},
+        {
+            "role": "assistant",
+            "content": "",
+            "reasoning": "Hm.",
+            "tool_calls": [{"name": "w", "arguments": {"d": 1}}],
+        },
+    ]
+    path = tmp_path / "rows.jsonl"
+    rows = [{"messages": turns, "tools": [{"name": "w"}]}, {"messages": [turns[0], turns[1] | {"weight": 1}]}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    whole = {example.id for example in read([str(path)]).iter_examples()}
+    folder = load([str(path)], holdout=0.5, output=str(tmp_path / "pool")).folder
+    parts = [read([str(given)]) for given in (folder, folder / "heldout.jsonl")]
+    assert [len(part) for part in parts] == [1, 1]
+    assert {example.id for part in parts for example in part.iter_examples()} == whole

@@ -1,7 +1,7 @@
 """Rows in and out: any common fine-tuning file becomes a pool of conversations, and the chosen rows a file again."""
 
 from learnable.data.flags import boolean_columns
-from learnable.data.formats import FORMATS, detect
+from learnable.data.formats import FORMATS, as_row, detect
 from learnable.data.made import MADE, read_made
 from learnable.data.pool import HELD_OUT, hold_out, is_pool, load_pool, pool_identity, prompt_key, save_pool
 from learnable.data.reading import digests, read
@@ -16,6 +16,7 @@ __all__ = [
     "HELD_OUT",
     "MADE",
     "STARTER_ROWS",
+    "as_row",
     "base_name",
     "boolean_columns",
     "detect",

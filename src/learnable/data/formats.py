@@ -27,7 +27,7 @@ from learnable.data.names import (
 from learnable.data.turns import as_turns
 from learnable.data.values import Row, UnknownKeysError, UnusableRowError, is_blank, shown_keys
 from learnable.errors import DataError, did_you_mean
-from learnable.types import Conversation, Format, Message
+from learnable.types import Conversation, Example, Format, Message
 
 Columns = Mapping[str, tuple[str, ...]]
 """Parts of a conversation, and the columns that hold them."""
@@ -247,6 +247,12 @@ def _write_prompt_completion(conversation: Conversation) -> dict[str, Any]:
     if [message.role for message in messages] == ["user", "assistant"] and _is_plain(messages[-1]):
         return {"prompt": messages[0].content, "completion": messages[1].content, **beside}
     return {"prompt": as_turns(messages[:-1]), "completion": as_turns(messages[-1:]), **beside}
+
+
+def as_row(example: Example) -> dict[str, Any]:
+    """Return an example as a row of the format messages, with its source: what is written is read as the same."""
+    conversation = Conversation(messages=example.messages, tools=example.tools)
+    return {**_write_messages(conversation), "source": example.source}
 
 
 def _is_plain(message: Message) -> bool:

@@ -38,6 +38,6 @@ def read_made(given: str) -> list[Example]:
 def _made(example: Example, row: Mapping[str, Any]) -> Example:
     if "messages" not in row or "parent" not in row:
         return example
-    beside = {key: value for key, value in row.items() if key not in ("id", "messages", "source")}
+    beside = {key: value for key, value in row.items() if key not in ("id", "messages", "tools", "source")}
     known = {key: value for key, value in beside.items() if value is not None}
     return replace(example, source=str(row.get("source") or example.source), meta=known)

@@ -160,9 +160,7 @@ def evaluations_here(course: Course, asked: Sequence[Specification], folder: Pat
 
 def write_rows(examples: Sequence[Example], path: Path) -> None:
     """Write conversations with their sources as JSON lines."""
-    lines = [
-        {"messages": [asdict(turn) for turn in each.messages], "source": each.source} for each in examples
-    ]
+    lines = map(rows.as_row, examples)
     with replacing(path) as part:
         part.write_text(
             "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8"

@@ -357,15 +357,7 @@ def _why_nothing(made: Diversified) -> str:
 
 def _table(kept: Sequence[Example]) -> pl.DataFrame:
     """Return a line for each example: id, messages, source, and its meta."""
-    lines = [
-        {
-            "id": example.id,
-            "messages": [asdict(message) for message in example.messages],
-            "source": example.source,
-            **example.meta,
-        }
-        for example in kept
-    ]
+    lines = [{"id": example.id, **rows.as_row(example), **example.meta} for example in kept]
     known = {"parent": pl.String, "seed": pl.Int64}
     return pl.DataFrame(lines, infer_schema_length=None).cast(known)  # type: ignore[arg-type]
 

@@ -53,10 +53,7 @@ def load(
     distinct = len(pool)
     if holdout:
         pool, aside = rows.hold_out(pool, share=holdout)
-        lines = [
-            {"messages": [asdict(message) for message in each.messages], "source": each.source}
-            for each in aside
-        ]
+        lines = map(rows.as_row, aside)
         with replacing(folder / HELDOUT) as part:
             part.write_text(
                 "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8"
