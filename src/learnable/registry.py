@@ -24,20 +24,26 @@ class Contract:
         has: Attributes that they have.
         call: Which of their functions is called.
         takes: What that call gives by name.
+        told_apart: Whether their fields stand in results, for which they must be dataclasses.
     """
 
     has: tuple[str, ...] = ()
     call: str = "__call__"
     takes: tuple[str, ...] = ()
+    told_apart: bool = True
 
     def __str__(self) -> str:
-        return ", ".join([*self.has, f"{self.call}({', '.join(['...', *self.takes])})"])
+        kind = "dataclass" if self.told_apart else "class"
+        called = f"{self.call}({', '.join(['...', *self.takes])})"
+        return f"{kind} with {', '.join([*self.has, called])}"
 
 
 CONTRACTS: Mapping[str, Contract] = {
     "scorer": Contract(has=("needs", "higher_is_better")),
     "selector": Contract(takes=("k",)),
-    "method": Contract(has=("needs_examples", "needs_generator", "sampling"), takes=("n", "draw")),
+    "method": Contract(
+        has=("needs_examples", "needs_generator", "sampling"), takes=("n", "draw"), told_apart=False
+    ),
     "evaluator": Contract(has=("kind", "unit", "higher_is_better"), call="read"),
 }
 """By kind, as errors name it: the least that the protocols of the kinds ask for."""
@@ -133,7 +139,7 @@ def _imported(kind: str, name: str) -> Callable[..., Any]:
         )
         raise UsageError(
             f"{name!r} is no {kind}: {said}",
-            hint=f"a {kind} is a dataclass with {contract}, or a function with such a class as its return type",
+            hint=f"a {kind} is a {contract}, or a function with such a class as its return type",
         )
     return found
 
@@ -153,7 +159,7 @@ def _made_by(factory: Any) -> type | None:
 
 def _lacking(made: type, contract: Contract) -> str | None:
     """Return what a class lacks of a contract, None where it keeps it."""
-    if not is_dataclass(made):
+    if contract.told_apart and not is_dataclass(made):
         return "@dataclass"
     members = {name for base in made.__mro__[:-1] for name in (*vars(base), *inspect.get_annotations(base))}
     if missing := [name for name in (*contract.has, contract.call) if name not in members]:
