@@ -8,11 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from learnable.data import read
 from learnable.errors import LearnableError, ModelError
-from learnable.model import LanguageModel
+from learnable.model import LanguageModel, Renderer
+from learnable.model import left_out as said_left_out
 from learnable.types import Conversation, Message, ModelRef, ToolCall
 
 HERE = Path(__file__).parent
@@ -87,6 +89,32 @@ def model_refused(folder: str, *words: str) -> Check:
         said = str(caught.value)
         assert "\n" not in caught.value.message
         assert [word for word in words if word not in said] == [], said
+
+    return check
+
+
+def scores(model: str, file: str, *answers: str, left_out: str | None = None) -> Check:
+    """Check the text of the tokens that count in the first row of a file, and what the template leaves out of all."""
+
+    def check() -> None:
+        renderer = Renderer.of(ModelRef(name=str(INPUTS / model)))
+        rows = renderer.render(list(read([str(INPUTS / file)]).iter_examples()), max_length=10_000)
+        cuts = np.flatnonzero(np.diff(rows[0].mask.astype(int))) + 1
+        pieces = zip(np.split(rows[0].ids, cuts), np.split(rows[0].mask, cuts), strict=True)
+        assert [renderer.decode(ids) for ids, counts in pieces if counts[0]] == list(answers)
+        said = said_left_out(rows)
+        assert said is None if left_out is None else left_out in said, said
+
+    return check
+
+
+def has_no_template(model: str, *words: str) -> Check:
+    """Check that a model's conversations are not rendered, with an error and a hint that have the essential words."""
+
+    def check() -> None:
+        with pytest.raises(ModelError) as caught:
+            Renderer.of(ModelRef(name=str(INPUTS / model)))
+        assert [word for word in words if word not in str(caught.value)] == []
 
     return check
 
@@ -256,6 +284,37 @@ CASES |= {
     "F073": elsewhere("test_model_weights.py::test_quantized_weights_are_the_reason_that_is_given"),
     "F073, fp8 and mxfp4": elsewhere(
         "test_model_weights.py::test_weights_in_eight_bits_are_computed_in_the_dtype_that_was_asked_for"
+    ),
+}
+
+
+CASES |= {
+    "F012, what counts": scores(
+        "models/qwen3", "data/reasoning_content.jsonl", "Two and two makes four.\n</think>\n\n4<|im_end|>"
+    ),
+    "F013, what counts": scores("models/qwen3", "data/sharegpt_weight.jsonl", "The Po<|im_end|>"),
+    "F015, what counts": scores("models/qwen3", "data/train_false.jsonl", "It is in the drawer.<|im_end|>"),
+    "F016, what counts": scores("models/qwen3", "data/weight_zero.jsonl", "It is in the drawer.<|im_end|>"),
+    "F018": scores(
+        "models/r1",
+        "data2/think24.jsonl",
+        "\n\nIt is red.<｜end▁of▁sentence｜>",
+        left_out="80.7% of the text of the answers, in 24 of 24 rows",
+    ),
+    "F018, in a run": elsewhere(
+        "test_run.py::test_a_template_that_cuts_answers_is_a_warning_of_the_run_and_its_report"
+    ),
+    "F019": scores(
+        "models/qwen3",
+        "data2/think_multi.jsonl",
+        "A colour.<|im_end|>",
+        "It has fur.\n</think>\n\nAn animal.<|im_end|>",
+        left_out="in 1 of 1 rows",
+    ),
+    "F020": scores("models/glm4moe", "data2/simple.jsonl", 'A Colour, "said" he.<|user|>'),
+    "F070": scores("models/named_date", "data2/simple.jsonl", 'A Colour, "said" he.<|eot_id|>'),
+    "F071": has_no_template(
+        "models/named_nodefault", "several chat templates", "chat, rag", "--chat-template chat"
     ),
 }
 

@@ -76,7 +76,14 @@ def short_of_budget(facts: Facts) -> Facts:
     return replace(facts, shortfall="only 60 examples are above the threshold 0.4. Lower it.")
 
 
+def cut_answers(facts: Facts) -> Facts:
+    return replace(
+        facts, left_out="the chat template leaves out 81.1% of the text of the answers, in 5 of 9 rows"
+    )
+
+
 FIRES = [
+    (cut_answers, "The chat template leaves out 81.1% of the text of the answers", "loading.chat_template"),
     (memorized, "The reference seems to have memorized part of the pool", "Use reference.folds=2"),
     (learned_nothing, "of the learnability scores", "more epochs or with a higher learning rate"),
     (short_chosen, "its median response has 3 tokens, the pool's has 20", "select.by=length_matched"),

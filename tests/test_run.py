@@ -230,6 +230,23 @@ def test_an_example_that_the_template_refuses_is_dropped_with_its_reason(
     )
 
 
+def test_a_template_that_cuts_answers_is_a_warning_of_the_run_and_its_report(
+    lobass, rows, tiny, tmp_path, capsys
+):
+    cutting = tmp_path / "cutting"
+    shutil.copytree(tiny, cutting)
+    template = (cutting / "chat_template.jinja").read_text()
+    (cutting / "chat_template.jinja").write_text(
+        template.replace("message['content']", "message['content'].split('<cut>')[-1]")
+    )
+    turns = [{"role": "user", "content": "a?"}, {"role": "assistant", "content": "lost <cut>kept"}]
+    rows.write_text(json.dumps({"messages": turns}) + "\n" + rows.read_text())
+    outcomes = lobass(f"model={cutting}")
+    assert capsys.readouterr().err.count("warning: the chat template leaves out") == 1
+    assert f"in 1 of {ROWS + 1} rows" in outcomes["scores"].facts["left out"]
+    assert "neither scored nor learned" in (outcomes["report"].folder / "report.html").read_text()
+
+
 def test_a_whole_reference_with_a_template_of_its_own_leaves_no_wrong_numbers(rows, tiny_models, tmp_path):
     store, loading = str(tmp_path / "store"), Loading(dtype="float32")
     base, other = str(tiny_models["chatml"]), str(tiny_models["base"])

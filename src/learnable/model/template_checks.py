@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from learnable.model.answers import left_out
+from learnable.model.answers import LEFT_OUT_HINT, left_out
 from learnable.model.rendering import Renderer
 from learnable.model.self_test import Check
 from learnable.model.templates import template_hint
@@ -16,10 +16,6 @@ from learnable.model.turns import IN_CONTENT
 from learnable.types import Example, Message, Rendered
 
 TEMPLATE_HINT = template_hint()
-LEFT_OUT_HINT = (
-    "what is left out is neither scored nor learned; give a chat template that keeps it (--chat-template my.jinja), "
-    "unless the model is meant to work so"
-)
 _THOUGHTS = re.compile("<think>(.*</think>)?")
 GENERATION_MARK = re.compile(r"\{%-?\s*generation\b")
 

@@ -11,6 +11,7 @@
 median (at least `FEW_KEPT` chosen) |
 | score follows length | Spearman correlation of the score with response tokens is beyond ±`LENGTH_CORRELATION` \
 (at least `CORRELATION_EXAMPLES` scored) |
+| text left out | the chat template leaves out text of the rows |
 | truncated examples | more than `TRUNCATED_SHARE` of the examples were cut at the length limit |
 | undefined scores | more than `UNDEFINED_SHARE` of the examples have no score |
 | duplicate rows | more than `DUPLICATE_SHARE` of the rows read repeat an example |
@@ -166,6 +167,16 @@ def _length(view: View) -> str | None:
     )
 
 
+def _left_out(view: View) -> str | None:
+    if view.facts.left_out is None:
+        return None
+    cut = view.facts.left_out
+    return (
+        f"{cut[0].upper()}{cut[1:]}: that text is neither scored nor learned. Give a chat template that keeps it "
+        "(loading.chat_template=my.jinja, or --chat-template my.jinja), unless the model is meant to work so."
+    )
+
+
 def _truncated(view: View) -> str | None:
     cut = int(view.frame["truncated"].fill_null(value=False).sum())
     if cut <= TRUNCATED_SHARE * view.frame.height:
@@ -237,6 +248,7 @@ CHECKS = (
     Check(name="reference that learned nothing", needs=("learnability",), find=_negative),
     Check(name="mostly short answers", needs=("response_tokens",), find=_short_answers),
     Check(name="score that follows length", needs=("score", "response_tokens"), find=_length),
+    Check(name="text left out by the chat template", needs=(), find=_left_out),
     Check(name="truncated examples", needs=("truncated",), find=_truncated),
     Check(name="undefined scores", needs=(), find=_undefined),
     Check(name="duplicate rows", needs=("rows",), find=_duplicates),

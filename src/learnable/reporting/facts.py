@@ -57,6 +57,7 @@ class Facts:
         dropped: ``id``, ``reason``.
         steps: Rows of the cost table.
         shortfall: Why the selection is smaller than the budget, in a sentence; None when it is not.
+        left_out: What the chat template leaves out of the rows, in words; None where that is nothing.
         tokens: A few examples with the losses of their tokens.
         tokens_missing: What is missing of that and why, in a sentence; None when nothing is, or none were asked for.
     """
@@ -77,6 +78,7 @@ class Facts:
     dropped: pl.DataFrame
     steps: Sequence[Step]
     shortfall: str | None = None
+    left_out: str | None = None
     tokens: Sequence[TokenView] = ()
     tokens_missing: str | None = None
 

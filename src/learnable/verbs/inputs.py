@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from learnable import data as rows
 from learnable.errors import ModelError, StoreError, UsageError
-from learnable.progress import say
+from learnable.progress import say, say_once
 from learnable.steps import BEGUN, DONE, Outcome, Step, read_outcome
 from learnable.types import Example, Loading, ModelRef, Pool, Reading, Rendered
 from learnable.verbs.load import load
@@ -132,18 +132,28 @@ def render_rows(
     Raises:
         ModelError: If more are refused; at the first one if none may be.
     """
+    from learnable.model import template_hint
+
     seen = renderer.render(examples, max_length=max_length, skip_refused=most_refused > 0)
     refused = [each for each in seen if each.refused is not None]
     said = f"the chat template refuses {len(refused):,} of {len(seen):,} examples"
     if len(refused) > most_refused * len(seen):
         raise ModelError(
             f"{said}, more than {100 * most_refused:g}%: {refused[0].refused}",
-            hint="load the rows with --on-error skip to leave all of them out, or put another chat_template.jinja "
-            "beside the model",
+            hint=f"load the rows with --on-error skip to leave all of them out, or {template_hint()}",
         )
     if refused:
         say(f"{said}, which are left out: {refused[0].refused}")
+    say_left_out(seen)
     return seen
+
+
+def say_left_out(rendered: Sequence[Rendered]) -> None:
+    """Warn where the chat template leaves out text of the rows."""
+    from learnable.model import LEFT_OUT_HINT, left_out
+
+    if cut := left_out(rendered):
+        say_once(f"warning: {cut}: {LEFT_OUT_HINT}")
 
 
 def most_bad(loaded: Outcome) -> float:

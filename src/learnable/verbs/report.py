@@ -167,6 +167,8 @@ def _token_losses(scored: Outcome, loading: Loading, store: Store) -> tuple[Toke
     name = str(scored.facts["model"])
     if loading.dtype == "auto":
         loading = replace(loading, dtype=scored.facts["dtype"])
+    if loading.chat_template is None:
+        loading = replace(loading, chat_template=scored.facts.get("chat template"))
     ref = ModelRef(name=name, **asdict(loading))
     if not is_here(ref):
         raise ModelError(f"the model {name} is not on this machine any more")
@@ -226,6 +228,7 @@ def gather(chosen: Outcome, *, title: str, command: str) -> Facts:
         dropped=pl.read_parquet(chosen.folder / "dropped.parquet"),
         steps=[CostRow(name=step.verb, **asdict(step.cost)) for step in steps],
         shortfall=chosen.facts["shortfall"],
+        left_out=scored.facts.get("left out") if scored else None,
     )
 
 

@@ -86,6 +86,7 @@ def score(
         dry_run: Say what would run, and run nothing.
         output: Folder to write.
     """
+    from learnable.model import left_out
     from learnable.model.source import identify, is_here
 
     started = time.monotonic()
@@ -151,6 +152,8 @@ def score(
         "scorers": names,
         "vectors": vectors,
         **rules_of(methods),
+        **({"left out": cut} if (cut := left_out(rendered)) else {}),
+        **({"chat template": ref.chat_template} if ref.chat_template else {}),
     }
     return step.finish(
         folder, facts=facts, started=started, links=links, tokens=passes.tokens, pool_tokens=total

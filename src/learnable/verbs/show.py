@@ -21,7 +21,7 @@ from learnable.errors import DataError, UsageError
 from learnable.reporting.tokens import By, Kind, Piece, TokenView, runs, scale, step
 from learnable.store import Store
 from learnable.types import Example, Loading, ModelRef, Reading, Rendered
-from learnable.verbs.inputs import length_limit, reference_identity, reference_models
+from learnable.verbs.inputs import length_limit, reference_identity, reference_models, say_left_out
 from learnable.verbs.options import Flat
 from learnable.verbs.token_losses import TokenLosses
 
@@ -163,6 +163,7 @@ def show(
         renderer = Renderer.of(ref)
         whole = renderer.render(wanted, max_length=sys.maxsize)
         pieces = [_runs(renderer, each, longest) for each in whole]
+    say_left_out(whole)
     views = tuple(_view(*each, max_length=longest) for each in zip(wanted, whole, pieces, strict=True))
     return Shown(model=model, reference=reference, losses=measured, max_length=longest, examples=views)
 
