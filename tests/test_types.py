@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from learnable.data.names import parse_columns
 from learnable.errors import LearnableError, UsageError, did_you_mean
-from learnable.types import Budget, Message, Pool, Reference, Tuning
+from learnable.types import Budget, Message, Pool, Reading, Reference, Tuning
 
 counts = st.integers(1, 10**12)
 shares = st.floats(0, 1, exclude_min=True)
@@ -244,3 +245,17 @@ def test_hint_names_the_closest_word_else_all(name, hint):
 
 def test_hint_says_when_nothing_is_known():
     assert did_you_mean("xyz", []) == "none are known"
+
+
+@pytest.mark.parametrize(
+    ("columns", "text"),
+    [
+        ({"prompt": "q", "response": "a"}, "prompt=q,response=a"),
+        ({"prompt": ["q", "p"], "ignore": "b=c"}, "prompt=q,prompt=p,ignore=b=c"),
+        ({"prompt": "a, b"}, '{"prompt": "a, b"}'),
+        ("prompt=q", "prompt=q"),
+    ],
+)
+def test_named_columns_have_one_form_that_is_read_as_the_same(columns, text):
+    assert Reading(columns=columns).columns == text
+    assert parse_columns(text) == parse_columns(columns)

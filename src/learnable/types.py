@@ -149,6 +149,8 @@ class Reading:
     max_row_mb: float = 8.0
 
     def __post_init__(self) -> None:
+        if isinstance(self.columns, Mapping):
+            object.__setattr__(self, "columns", _as_text(self.columns))
         _ = self.most_bad
         if self.max_row_mb <= 0:
             raise UsageError(f"max_row_mb must be above 0, got {self.max_row_mb}")
@@ -165,6 +167,18 @@ class Reading:
                 hint="1% is one row of a hundred",
             )
         return float(percent[1]) / 100
+
+
+def _as_text(columns: Mapping[str, Any]) -> str:
+    """Return named columns as they are written on the command line: one form, however they were given."""
+    pairs = [
+        (part, name)
+        for part, names in columns.items()
+        for name in (names if isinstance(names, list | tuple) else [names])
+    ]
+    if any(not isinstance(name, str) or "," in name or name != name.strip() for _, name in pairs):
+        return json.dumps(dict(columns), ensure_ascii=False)
+    return ",".join(f"{part}={name}" for part, name in pairs)
 
 
 @dataclass(frozen=True, kw_only=True)
