@@ -251,6 +251,8 @@ def test_several_lists_of_rows_are_named_with_what_to_type(file):
         ("a.jsonl", "{'a': 1}\n", "single quotes, as Python prints it", "json.dumps"),
         ("a.jsonl", '{"a": True}\n', "True is Python, not JSON", "json.dumps"),
         ("a.json", '[{"a": None}]', "None is Python, not JSON", "json.dumps"),
+        ("a.json", '[{"a": "b"}, {"a', "it ends too early at line 1", "complete"),
+        ("a.jsonl", '{"a": "b\n', "it ends too early at character 9", "repair"),
     ],
 )
 def test_what_is_wrong_with_json_is_said_with_what_to_do(file, name, content, said, hint):

@@ -139,7 +139,9 @@ def _problem(error: json.JSONDecodeError) -> tuple[str, str | None]:
         return "text stands in single quotes, as Python prints it", "write rows with json.dumps"
     if literal := _PYTHON.match(rest):
         return f"{literal[0]} is Python, not JSON", "write rows with json.dumps"
-    return error.msg, None
+    if not rest or error.msg.startswith("Unterminated string"):
+        return "it ends too early", None
+    return error.msg.removesuffix(" at"), None
 
 
 # ---------------------------------------------------------------- documents

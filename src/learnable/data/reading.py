@@ -108,7 +108,7 @@ def _read_one(
     if source.kind not in ("hub", "starter", "datasets") and Path(source.path).stat().st_size == 0:
         raise DataError(f"{name} is empty", hint=f"the file is {source.path}")
     digest = digest_of(source.kind, source.path)
-    row = -1
+    row, usable = -1, 0
     for row, record in enumerate(read_records(source.kind, source.path, max_bytes=max_bytes)):
         bad.total += 1
         try:
@@ -121,9 +121,10 @@ def _read_one(
             bad.add(where, str(error), record, hint=_hint(error, is_header_new=is_header_new))
         else:
             columns.add(position, row, record.line, conversation=conversation, source=named)
+            usable += 1
     if row < 0:
         raise DataError(f"{name} has no rows", hint=f"the file is {source.path}")
-    if not parser.formats:
+    if not usable:
         raise bad.none_of(name, row + 1)
     return SourceFile(
         path=source.path,
