@@ -2,12 +2,14 @@
 
 import inspect
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
 import peft
 import torch
 from peft.utils import get_peft_model_state_dict, load_peft_weights
+from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 from transformers.pytorch_utils import Conv1D
 
 from learnable.errors import LearnableError, ModelError
@@ -40,9 +42,14 @@ def attach(network: Any, folder: Path, *, name: str = "default", trainable: bool
         )
     base = getattr(getattr(network, "config", None), "_name_or_path", "") or "the model"
     try:
-        return _attached(network, folder, name, trainable=trainable)
+        with warnings.catch_warnings():
+            # PEFT looks for the experts of a mixture among its layers, where they are not.
+            warnings.filterwarnings("ignore", r"The following (rank|alpha)_pattern keys")
+            return _attached(network, folder, name, trainable=trainable)
     except LearnableError:
         raise
+    except KeyError as error:  # a whole layer, or a token
+        raise _missing(folder, [str(error.args[0])]) from error
     except Exception as error:  # an adapter of another model fails in any way
         if broken := broken_file(folder):
             raise ModelError(f"{broken} in {folder} is broken", hint="get the adapter again") from error
@@ -60,28 +67,31 @@ def _attached(network: Any, folder: Path, name: str, *, trainable: bool) -> Any:
             "of its own before each text",
             hint="give a LoRA adapter, or a whole model",
         )
-    # Off duty it takes the dtype of the model: it is added to every product, never rounded into the weights.
+    # Where it is not trained it takes the dtype of the model: it is added to every product, never rounded into the weights.
     options = {"adapter_name": name, "autocast_adapter_dtype": trainable}
     if not isinstance(network, peft.PeftModel):
         config.inference_mode = not trainable
         network = peft.PeftModelForCausalLM(network, config, **options)
     found = network.load_adapter(str(folder), is_trainable=trainable, **options)
-    # PEFT looks at its own kind of weights only; embeddings and whole layers are compared here.
+    if found.missing_keys:
+        raise _missing(folder, sorted(found.missing_keys))
+    # Of what has no place, PEFT names its own kind only.
     saved = {weight for weight in load_peft_weights(str(folder), device="cpu") if "lora_" not in weight}
-    taken = get_peft_model_state_dict(network, adapter_name=name, save_embedding_layers=False)
-    wanted = {weight for weight in taken if "lora_" not in weight}
-    if missing := sorted({*found.missing_keys, *(wanted - saved)}):
-        raise ModelError(
-            f"weights missing in the adapter {folder}: {listed(missing)}",
-            hint="get the adapter again: they would be as before its training",
-        )
-    if extra := sorted({*found.unexpected_keys, *(saved - wanted)}):
+    wanted = get_peft_model_state_dict(network, adapter_name=name, save_embedding_layers=False)
+    if extra := sorted({*found.unexpected_keys, *(saved - set(wanted))}):
         raise ModelError(
             f"the adapter {folder} has weights that this model has no place for: {listed(extra)}",
             hint="was it trained on another base model, or are weights of the base in it? then merge it, and give the "
             "whole model",
         )
-    return network.train() if trainable else network.eval()
+    return network
+
+
+def _missing(folder: Path, weights: list[str]) -> ModelError:
+    return ModelError(
+        f"weights missing in the adapter {folder}: {listed(weights)}",
+        hint="get the adapter again: they would be as before its training",
+    )
 
 
 def lora_targets(network: Any) -> list[str]:
@@ -89,32 +99,45 @@ def lora_targets(network: Any) -> list[str]:
 
     Left out are the output layer; layers whose weight the layer around them reads past them, as the fused kernels of
     state-space models do, in training or on one kind of device only; layers that give something other than one vector
-    for each token, such as some routers; and those of other senses, which text never reaches.
+    for each token, such as some routers; those of other senses, which text never reaches; and those that PEFT would
+    take for experts by their names. Experts, one tensor for all, are no linear layers; what stays is said once.
 
     Raises:
         ModelError: If there is none.
     """
-    head = network.get_output_embeddings()
-    names = []
+    head, names, lost = network.get_output_embeddings(), list[str](), set[str]()
     for place, parent in network.named_modules():
         past = _read_past(parent)
         for own, module in parent.named_children():
-            if not isinstance(module, torch.nn.Linear | Conv1D) or module is head or own in past:
-                continue
             name = f"{place}.{own}".lstrip(".")
-            if _is_plain(module) and not OTHER_SENSE.search(name):
+            if not isinstance(module, torch.nn.Linear | Conv1D) or module is head or OTHER_SENSE.search(name):
+                continue
+            if own in past or not _is_plain(module):
+                continue
+            if own in lost or _taken_for_an_expert(network, own):
+                lost.add(own)
+            else:
                 names.append(name)
     if not names:
         raise ModelError(
             f"{type(network).__name__} has no linear layer that a LoRA adapter could go on",
             hint="train all of its weights: --method full",
         )
-    _say_what_stays(network)
+    _say_what_stays(network, lost)
     return names
 
 
-def _say_what_stays(network: Any) -> None:
-    """Say once of a mixture of experts that its experts, each one tensor for all, are no linear layers."""
+def _taken_for_an_expert(network: Any, own: str) -> bool:
+    """Return whether PEFT hands an adapter for layers of this name to the experts, as it was in older checkpoints."""
+    config = peft.LoraConfig(target_modules=[own])
+    try:
+        convert_peft_config_for_transformers(config, network, None)
+    except ValueError:  # it wants the other half of the experts' first matrix too
+        return True
+    return own not in (config.target_modules or ())
+
+
+def _say_what_stays(network: Any, lost: set[str]) -> None:
     sizes = {name: weight.numel() for name, weight in network.named_parameters()}
     experts = [
         name
@@ -124,9 +147,10 @@ def _say_what_stays(network: Any) -> None:
     ]
     if experts:
         share = sum(sizes[name] for name in experts) / sum(sizes.values())
+        besides = f", and so do its layers {', '.join(sorted(lost))}, whose names PEFT takes for theirs"
         say_once(
-            f"LoRA adapters go on the linear layers; the experts of this {network.config.model_type} model, "
-            f"{share:.0%} of its weights, are none and stay as they are"
+            f"LoRA adapters go on linear layers: the experts of this {network.config.model_type} model, "
+            f"{share:.0%} of its weights, stay as they are{besides if lost else ''}"
         )
 
 

@@ -20,6 +20,7 @@ from datasets import Dataset
 from numpy.typing import NDArray
 from peft import LoraConfig
 from transformers import PrinterCallback, TrainerCallback
+from transformers.pytorch_utils import Conv1D
 from trl import SFTConfig
 
 from learnable.atomic import disk_errors, flush, replacing, write_frame, write_json
@@ -324,11 +325,14 @@ def lora(tuning: Tuning, network: Any, token_ids: Sequence[int] = ()) -> LoraCon
         for part in embeddings[:1] if tied else embeddings:
             name = next(name for name, module in network.named_modules() if module is part)
             rows[name.rpartition(".")[2]] = list(token_ids)
+    targets = lora_targets(network)
     return LoraConfig(
         r=tuning.rank,
         lora_alpha=2 * tuning.rank,
         lora_dropout=0.0,
-        target_modules=lora_targets(network),
+        target_modules=targets,
+        # GPT-2 has its weights the other way around.
+        fan_in_fan_out=all(isinstance(network.get_submodule(name), Conv1D) for name in targets),
         task_type="CAUSAL_LM",
         trainable_token_indices=rows or None,
     )
