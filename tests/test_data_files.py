@@ -159,6 +159,7 @@ def test_windows_text_is_said_with_what_to_type(file, name):
         ("array.jsonl", json.dumps(ROWS, indent=1), "json"),
         ("array.jsonl", "[\n" + ",\n".join(map(json.dumps, ROWS)) + "\n]\n", "json"),
         ("array.jsonl", "[" + "\n,".join(map(json.dumps, ROWS)) + "]", "json"),
+        ("array.jsonl", "[" + ",\n".join(map(json.dumps, ROWS[:2])) + "\n]", "json"),
         ("pretty.json", "\n".join(json.dumps(row, indent=1) for row in ROWS), "json"),
         ("pretty.jsonl", "\n".join(json.dumps(row, indent=1) for row in ROWS), "json"),
         ("turns.jsonl", json.dumps(TURNS) + "\n" + json.dumps(TURNS[:1] + TURNS), "jsonl"),
@@ -171,6 +172,13 @@ def test_the_start_of_a_file_tells_how_its_rows_are_laid_out(file, name, content
     pool = read([file(name, content)])
     assert pool.files[0].kind == kind
     assert pool.rows["reason"].null_count() == pool.rows.height > 0
+
+
+@pytest.mark.parametrize("broken", ['{"instruction": "Say it",', "{"])
+def test_a_broken_first_line_makes_no_document(file, broken):
+    assert answers(file("a.jsonl", f"{broken}\n{LINES}"), on_error="skip") == WORDS
+    path = file("b.jsonl", '[{"role": "user",\n' + json.dumps(TURNS) + "\n")
+    assert answers(path, on_error="skip") == ["one"]
 
 
 def test_an_array_in_jsonl_loses_no_row_when_skipping(file):
@@ -469,6 +477,7 @@ def test_a_local_folder_has_configs_and_splits_as_the_hub_has_them(file, monkeyp
 @pytest.mark.parametrize(
     ("given", "said"),
     [
+        ("~/nowhere/x.jsonl", "there is no folder /"),
         ("https://example.org/x.jsonl", "addresses are not read"),
         ("s3://bucket/x.jsonl", "addresses are not read"),
         ("squad", "owner/squad"),

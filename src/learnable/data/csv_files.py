@@ -141,7 +141,7 @@ def read_csv(path: str, max_bytes: int) -> Iterator[Record]:
             )
         elif len(record.fields) != len(header):
             reason = f"{len(record.fields)} fields, but the header has {len(header)}"
-            yield Record(record.line, None, reason)
+            yield Record(record.line, None, reason, hint="put a field with delimiters in it in quotes")
         else:
             yield _decoded(record, header, Path(path).name)
 

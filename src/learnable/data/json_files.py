@@ -63,9 +63,8 @@ def layout_of(path: str) -> Layout:
     """
     named: Layout = "json" if inner_suffix(path) == ".json" else "jsonl"
     with open_lines(path) as read:
-        chunks = iter(partial(read, PEEK_BYTES), b"")
-        first = next(filter(bytes.strip, chunks), b"")
-        more = any(chunk.strip() for chunk in chunks)
+        filled = filter(bytes.strip, iter(partial(read, PEEK_BYTES), b""))
+        first, second = next(filled, b""), next(filled, b"")
     if len(first) >= PEEK_BYTES and not first.endswith(b"\n"):
         start = first[:PEEK_BYTES].removeprefix(BYTE_ORDER_MARK).lstrip()
         return "json" if start.startswith(b"[") else named
@@ -73,10 +72,19 @@ def layout_of(path: str) -> Layout:
     try:
         value, end = json.JSONDecoder().raw_decode(text)
     except (ValueError, RecursionError):
+        if second.lstrip().startswith(text[:1].encode() or b" ") and _is_row(_value(second)):
+            return named  # only the first line is broken
         return "json" if text.startswith("[") or text.endswith(("{", "[", ",", ":")) else named
-    if more or text[end:].strip():
+    if second or text[end:].strip():
         return "jsonl" if text[end:].strip() in ("", ",") or named == "jsonl" else "json"
     return named if not isinstance(value, list) else "jsonl" if _is_turns(value) else "json"
+
+
+def _value(line: bytes) -> object:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
 
 
 def json_lines(path: str, max_bytes: int | None = None) -> Iterator[tuple[int, bytes | None]]:

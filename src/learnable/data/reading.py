@@ -68,10 +68,10 @@ def read(
     named, grown, files = parse_columns(columns), _Columns(), list[SourceFile]()
     absent, keys = {name for names in named.values() for name in names}, set[str]()
     inputs = [(given, locate(given)) for given in paths]
-    names = iter(names_of(source for _, sources in inputs for source in sources))
+    names = names_of(source for _, sources in inputs for source in sources)
     for given, sources in inputs:
-        bad = BadRows(name=given if len(sources) > 1 else Path(given).name, most=reading.most_bad)
-        for source, name in zip(sources, names, strict=False):
+        bad = BadRows(name=given if len(sources) > 1 else names[len(files)], most=reading.most_bad)
+        for source in sources:
             # The starter sets bring the topics of their conversations.
             brought = "source" if source.kind == "starter" else None
             parser = Parser(
@@ -80,7 +80,9 @@ def read(
                 source_column=source_column or brought,
                 source=source.source,
             )
-            files.append(_read_one(grown, source, name, parser, bad, max_bytes=int(max_row_mb * 1e6)))
+            files.append(
+                _read_one(grown, source, names[len(files)], parser, bad, max_bytes=int(max_row_mb * 1e6))
+            )
             keys |= parser.keys
         bad.settle()
     if absent - keys:

@@ -107,7 +107,8 @@ def locate(given: str) -> list[Source]:
             f"{given} is an address, and addresses are not read",
             hint=f"download it (curl -LO {given}), then give {name}; a data set of the hub is given as owner/name",
         )
-    path = Path(given)
+    # A shell leaves a ~ as it is behind `data=`.
+    path = Path(given).expanduser()
     if path.is_dir():
         return _in_folder(path)
     if path.exists():
@@ -115,7 +116,7 @@ def locate(given: str) -> list[Source]:
     if suffix_of(path.name) is None and HUB_ID.fullmatch(given):
         return [Source("hub", given, base_name("hub", given))]
     if glob.has_magic(given):
-        names = sorted(glob.glob(given, recursive=True))  # noqa: PTH207 - a pattern may be absolute
+        names = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207 - a pattern may be absolute
         found = [Path(name) for name in names if Path(name).is_file()]
         if found:
             return _several(found)

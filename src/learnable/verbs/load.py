@@ -76,7 +76,7 @@ def load(
 
 def _absolute(given: str) -> str:
     """Return where a file or folder is; a pattern, hub id or starter set as it was given, and a link by its own name."""
-    path = Path(given)
+    path = Path(given).expanduser()
     if not path.exists():
         return given
     return str(path.parent.resolve() / path.name if path.is_file() else path.resolve())
