@@ -258,3 +258,30 @@ def test_an_answer_with_a_mark_of_no_width_in_it_is_kept_as_it_is(turns_of):
         ("user", "Hi"),
         ("assistant", "\u200bHo\u200d"),
     ]
+
+
+def test_rows_with_keys_of_their_own_are_read_and_only_some_layouts_remembered(pool_of, monkeypatch):
+    from learnable.data import parser
+
+    monkeypatch.setattr(parser, "MOST_LAYOUTS", 10)
+    pool = pool_of(*({**PAIR, "prompt": f"Hi {number}", f"meta_{number}": number} for number in range(50)))
+    assert len(pool) == 50
+    assert pool.files[0].understood.endswith("and 38 more")
+
+
+@pytest.mark.parametrize(
+    "column",
+    [{"tools": ["hammer", "saw"]}, {"history": "Rome"}, {"system": {"os": "linux"}}, {"functions": 3}],
+)
+def test_a_column_that_is_something_else_than_its_name_says_can_be_ignored(turns_of, pool_of, column):
+    (name,) = column
+    with pytest.raises(DataError) as caught:
+        pool_of({**PAIR, **column}, on_error="raise")
+    assert f"--columns ignore={name}" in caught.value.hint
+    assert turns_of({**PAIR, **column}, columns={"ignore": name}) == SAME
+
+
+@pytest.mark.parametrize("flag", [{"reasoning": False}, {"thinking": 3}, {"reasoning_content": None}])
+def test_a_flag_is_no_reasoning(turns_of, flag):
+    assert turns_of({**PAIR, **flag}) == SAME
+    assert turns_of({"messages": [USER, {**ANSWER, **flag}]}) == SAME

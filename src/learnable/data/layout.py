@@ -1,6 +1,7 @@
 """How the columns of a row make a conversation: which is read as what, and which are read by nothing."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from learnable.data.names import CHOSEN, NEVER_TEXT, PARTS, REJECTED, plain
@@ -11,6 +12,7 @@ from learnable.data.values import (
     from_json,
     is_blank,
     is_empty,
+    is_said,
     shown_keys,
     text_of,
     texts_in,
@@ -19,6 +21,8 @@ from learnable.types import Conversation, Message
 
 MOST_SHOWN = 12
 """Ignored columns that are named."""
+MOST_IGNORED = 1_000
+"""Ignored columns that are remembered: every row may have keys of its own."""
 
 _DOUBTS = {
     "media": "{0!r} is not empty, and only text is supported",
@@ -91,7 +95,8 @@ class Layout:
         turns = Turns(ignored)
         messages = self._messages(row, turns)
         for column in self.tools:
-            turns.add_tools(row.get(column), repr(column))
+            with _or_ignored(column):
+                turns.add_tools(row.get(column), repr(column))
         if self.doubts:
             self._refuse_lost(row, messages)
         if messages and messages[-1].role == "user" and (preference := preference_error(self.others)):
@@ -101,7 +106,8 @@ class Layout:
     def _messages(self, row: Row, turns: Turns) -> list[Message]:
         before = self._system(row)
         for column in self.history:
-            before += _earlier(row.get(column), column, turns)
+            with _or_ignored(column):
+                before += _earlier(row.get(column), column, turns)
         if self.messages:
             found = turns.read(row.get(self.messages[0]), self.messages[0])
             if before and found and found[0].role == "system":
@@ -122,8 +128,11 @@ class Layout:
 
     def _system(self, row: Row) -> list[Message]:
         """Return the system turn that stands beside the conversation; an empty column means none."""
-        texts = {text_of(row[key], repr(key)): None for key in self.system if row.get(key) is not None}
-        said = [text for text in texts if not is_blank(text)]
+        said: list[str] = []
+        for key in self.system:
+            with _or_ignored(key):
+                text = text_of(row[key], repr(key)) if row.get(key) is not None else ""
+            said += [text] if text not in said and not is_blank(text) else []
         if len(said) > 1:
             raise UnusableRowError(
                 f"two system prompts: {' and '.join(map(repr, self.system))}",
@@ -148,9 +157,9 @@ class Layout:
     def _response(self, row: Row, turns: Turns) -> list[Message]:
         (column,) = self.response
         value = row.get(column)
-        thoughts = {
-            text_of(row[key], repr(key)): None for key in self.reasoning if not is_empty(row.get(key))
-        }
+        thoughts = dict.fromkeys(
+            text_of(row[key], repr(key)) for key in self.reasoning if is_said(row.get(key))
+        )
         if len(thoughts) > 1:
             raise UnusableRowError(
                 f"two texts of reasoning: {' and '.join(map(repr, self.reasoning))}",
@@ -168,7 +177,7 @@ class Layout:
         """Refuse a row in which a column says what the conversation does not, and may belong to it."""
         for column, part in self.doubts.items():
             value = row.get(column)
-            if is_empty(value) or (isinstance(value, bool | int | float) and part != "response"):
+            if is_empty(value) or (part != "response" and not is_said(value)):
                 continue
             if part in NEVER_TEXT or not _stands_in(value, part, messages):
                 raise UnusableRowError(_DOUBTS[part].format(column), hint=self._remedy(row, column, part))
@@ -193,6 +202,16 @@ class Layout:
         if part == "reasoning" and self.response:
             return f"--columns reasoning={column} makes it the reasoning before the answer; {leave}"
         return f"--columns {leave}"
+
+
+@contextmanager
+def _or_ignored(column: str) -> Iterator[None]:
+    """Say of a column that cannot be read what to do if it is something else than its name says."""
+    try:
+        yield
+    except ValueError as error:
+        hint = f"if {column!r} is something else: --columns ignore={column}"
+        raise UnusableRowError(str(error), hint=hint) from error
 
 
 def _stands_in(value: object, part: str, messages: Sequence[Message]) -> bool:
@@ -299,6 +318,10 @@ class Understanding:
         self._uses: dict[str, dict[str, str]] = {}
         self._unseen: dict[Layout, list[str]] = {}
 
+    def forget(self) -> None:
+        """Forget which columns were empty so far in rows of which layout."""
+        self._unseen.clear()
+
     def add(self, layout: Layout, row: Row) -> None:
         """Take in a row that was read."""
         unseen = self._unseen.get(layout)
@@ -311,7 +334,7 @@ class Understanding:
                 self._uses[layout.format][column] = "source"
             elif column in layout.label and marks(row[column], column) is not None:
                 self._uses[layout.format][column] = PARTS["label"]
-            else:
+            elif len(self.ignored) < MOST_IGNORED:
                 self.ignored.add(column)
 
     def __str__(self) -> str:

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 
 from learnable.errors import UsageError, did_you_mean
 
@@ -54,6 +55,7 @@ _REASONING = frozenset(("reasoning", "thinking", "thought", "thoughts", "cot", "
 _SYSTEM = re.compile(r"(sys|system)(_.+|prompt)?")
 
 
+@lru_cache(maxsize=10_000)
 def plain(name: str) -> str:
     """Return a name without what people write differently: case, spaces and dashes inside."""
     return re.sub(r"(?<=\w)[ -](?=\w)", "_", name).casefold()

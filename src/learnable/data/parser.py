@@ -15,6 +15,9 @@ from learnable.types import Conversation
 
 NO_SOURCE = "none"
 
+MOST_LAYOUTS = 10_000
+"""Layouts that are remembered: every row may have keys of its own."""
+
 _Keys = tuple[str, ...]
 
 
@@ -27,6 +30,8 @@ class Parser:
         columns: Columns that were named, by the part of a conversation that they are.
         source_column: Column that names the source of a row, if any.
         source: Source of rows otherwise.
+
+    ``formats`` counts the rows of each format; ``keys`` are all keys seen, where columns were named.
     """
 
     format: str | None
@@ -64,7 +69,9 @@ class Parser:
         # Of a row without values where the conversation should be, all keys count.
         every = ("filled", *filled, "every", *row)
         if every not in self._lacking:
-            self.keys.update(row)
+            self._forget()
+            if self.columns:
+                self.keys.update(row)
             try:
                 found = find_layout(row, format=self.format, columns=self.columns)
             except UnusableRowError as error:
@@ -78,6 +85,12 @@ class Parser:
         if isinstance(lacking, UnusableRowError):
             raise type(lacking)(str(lacking), hint=lacking.hint)
         return lacking
+
+    def _forget(self) -> None:
+        for remembered in (self._layouts, self._lacking):
+            if len(remembered) >= MOST_LAYOUTS:
+                remembered.clear()
+                self.understanding.forget()
 
     def _source_of(self, row: Row) -> str:
         name = self.source_column

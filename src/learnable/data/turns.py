@@ -9,6 +9,7 @@ from learnable.data.values import (
     Row,
     from_json,
     is_empty,
+    is_said,
     shortened,
     shown_keys,
     text_of,
@@ -158,9 +159,7 @@ class Turns:
             text, reasoning = "", ""
         else:
             text, reasoning = _content(content, name)
-        thoughts = {
-            text_of(turn[key], f"{key!r} of {name}") for key in REASONINGS if not is_empty(turn.get(key))
-        }
+        thoughts = {text_of(turn[key], f"{key!r} of {name}") for key in REASONINGS if is_said(turn.get(key))}
         thoughts |= {reasoning} if reasoning else set()
         if len(thoughts) > 1:
             raise ValueError(f"{name} has two texts of reasoning")

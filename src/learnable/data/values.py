@@ -78,6 +78,11 @@ def is_empty(value: object) -> bool:
     return value is None or bool(value != value)
 
 
+def is_said(value: object) -> bool:
+    """Return whether a value may be part of what is said: neither empty, nor a number or a flag."""
+    return not (is_empty(value) or isinstance(value, bool | int | float))
+
+
 def text_of(value: object, name: str) -> str:
     """Return the value if it is text that can be stored.
 
