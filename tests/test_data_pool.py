@@ -5,7 +5,7 @@ import json
 import polars as pl
 import pytest
 
-from learnable.data import load_pool, read, save_pool
+from learnable.data import load_pool, read, readable, save_pool
 from learnable.data.formats import FORMATS
 from learnable.types import Conversation, Message, ToolCall
 
@@ -73,3 +73,19 @@ def test_a_pool_holds_only_what_some_turn_has(pool_of):
     pool = pool_of(PLAIN, UNTRAINED)
     turn = pl.Struct({"role": pl.String, "content": pl.String, "trained": pl.Boolean})
     assert pool.examples.schema == {"id": pl.String, "source": pl.String, "messages": pl.List(turn)}
+
+
+def test_what_people_read_of_an_answer_has_its_reasoning_and_calls(pool_of):
+    (calling, untrained) = readable(pool_of(CALLING, UNTRAINED).examples)["messages"].to_list()
+    assert {key for turn in calling for key in turn} == {"role", "content"}
+    said = calling[1]["content"]
+    assert said.startswith("<think>\nA tool knows.\n</think>")
+    assert "weather" in said
+    assert "Ostia" in said
+    assert calling[3]["content"] == "21 degrees – “mild”."
+    assert untrained[1]["content"] == "(context only) I lost it."
+
+
+def test_a_plain_pool_is_read_as_it_is(pool_of):
+    examples = pool_of(PLAIN).examples
+    assert readable(examples) is examples

@@ -22,6 +22,7 @@ from learnable.steps import Outcome
 from learnable.types import Budget
 from learnable.verbs.doctor import Diagnosis
 from learnable.verbs.explore import Page
+from learnable.visible import visible
 
 DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
 
@@ -273,5 +274,5 @@ def _fail(error: LearnableError, words: Sequence[str]) -> int:
         said = {"error": error.message, "hint": error.hint, "exit": code}
         sys.stderr.write(json_format.dumps(said, ensure_ascii=False) + "\n")
     else:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(visible(f"error: {error}") + "\n")
     return code

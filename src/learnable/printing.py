@@ -21,6 +21,7 @@ from learnable.steps import Outcome
 from learnable.verbs.doctor import Diagnosis
 from learnable.verbs.explore import Page
 from learnable.verbs.show import ExampleView, Shown
+from learnable.visible import visible
 
 NARROW = 76
 FILES_SAID = 8
@@ -121,8 +122,16 @@ def write_json(result: Any, *, text: str = "") -> None:
     sys.stdout.write(json.dumps(said, ensure_ascii=False, allow_nan=False, indent=indent) + "\n")
 
 
+class _RowConsole(Console):
+    """Prints lines in which text of rows may stand: what a terminal would obey in them is made visible."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print like ``Console``."""
+        super().print(*(visible(each) if isinstance(each, str) else each for each in objects), **options)
+
+
 def _console() -> Console:
-    return Console(soft_wrap=True, highlight=False)
+    return _RowConsole(soft_wrap=True, highlight=False)
 
 
 def _show_tables(tables: Tables) -> None:

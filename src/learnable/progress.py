@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
+from learnable.visible import visible
+
 LINE_EVERY_S, LINE_AT_MOST_EVERY_S = 15.0, 300.0
 WIDE = 60
 """Columns of a terminal that hold the whole bar; a narrower one shows what is done and the time left."""
@@ -83,8 +85,8 @@ def _column(**options: Any) -> Column:
 
 
 def say(text: str) -> None:
-    """Write one line of log to standard error."""
-    sys.stderr.write(text + "\n")
+    """Write one line of log to standard error; what of a row stands in it is made visible."""
+    sys.stderr.write(visible(text) + "\n")
     sys.stderr.flush()
 
 

@@ -3,7 +3,16 @@
 from learnable.data.flags import boolean_columns
 from learnable.data.formats import FORMATS, as_row, detect
 from learnable.data.made import MADE, read_made
-from learnable.data.pool import HELD_OUT, hold_out, is_pool, load_pool, pool_identity, prompt_key, save_pool
+from learnable.data.pool import (
+    HELD_OUT,
+    hold_out,
+    is_pool,
+    load_pool,
+    pool_identity,
+    prompt_key,
+    readable,
+    save_pool,
+)
 from learnable.data.reading import digests, read
 from learnable.data.records import place
 from learnable.data.sources import base_name, names_of
@@ -30,6 +39,7 @@ __all__ = [
     "prompt_key",
     "read",
     "read_made",
+    "readable",
     "save_pool",
     "starter_rows",
     "starter_task_rows",

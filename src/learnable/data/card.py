@@ -15,6 +15,7 @@ import yaml
 
 from learnable.data.csv_files import style_of
 from learnable.data.sources import locate, read_records
+from learnable.visible import visible
 
 CARD = "README.md"
 LICENSE_COLUMNS = ("license", "licence")
@@ -150,7 +151,7 @@ def card(about: Card) -> str:
         "Names of files without their folders; put them where the commands find them.",
         "```sh\n" + "\n".join(about.commands) + "\n```",
     ]
-    return "\n\n".join(sections) + "\n"
+    return visible("\n\n".join(sections)) + "\n"
 
 
 _ALWAYS = (

@@ -67,6 +67,29 @@ def prompt_key(example: Example, *, draw: str | int) -> str:
     return fingerprint([draw, [message.content for message in example.messages[:-1]]])
 
 
+def readable(examples: pl.DataFrame) -> pl.DataFrame:
+    """Return ``Pool.examples`` for people to read: the text of an answer has its reasoning and calls in it."""
+    kind = examples.schema["messages"]
+    assert isinstance(kind, pl.List)
+    assert isinstance(kind.inner, pl.Struct)
+    fields = {each.name for each in kind.inner.fields}
+    if fields == {"role", "content"}:
+        return examples
+    role, content = (pl.element().struct.field(name) for name in ("role", "content"))
+    if "reasoning" in fields:
+        reasoning = pl.element().struct.field("reasoning")
+        thought = pl.format("<think>\n{}\n</think>\n\n{}", reasoning, content)
+        content = pl.when(reasoning != "").then(thought).otherwise(content)
+    if "tool_calls" in fields:
+        calls = pl.element().struct.field("tool_calls")
+        content = pl.when(calls != "").then(pl.format("{}\n\ncalls {}", content, calls)).otherwise(content)
+    if "trained" in fields:
+        untrained = ~pl.element().struct.field("trained")
+        content = pl.when(untrained).then(pl.format("(context only) {}", content)).otherwise(content)
+    turns = pl.struct(role.alias("role"), content.str.strip_chars("\n").alias("content"))
+    return examples.with_columns(pl.col("messages").list.eval(turns))
+
+
 def hold_out(pool: Pool, *, share: float) -> tuple[Pool, list[Example]]:
     """Set a share of each source aside, drawn by a hash of the prompts; all answers to one prompt go together.
 

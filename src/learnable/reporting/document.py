@@ -10,6 +10,7 @@ from typing import Any
 
 from learnable.reporting import wording
 from learnable.reporting.drawing import CONFIG, Picture
+from learnable.visible import visible
 
 _SIGNS = re.compile(r"([@/,:_])(?=.)")
 
@@ -56,6 +57,11 @@ def document(
     )
 
 
+def _shown(value: Any) -> Any:
+    """Return what the template writes for a value: texts may be of rows; markup is the page's own."""
+    return visible(value) if type(value) is str else value
+
+
 def _environment() -> Any:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -63,6 +69,7 @@ def _environment() -> Any:
         loader=PackageLoader("learnable.reporting", ""),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )

@@ -15,7 +15,7 @@ _SHORT_CHARACTERS = 500
 _PREVIEW_CHARACTERS = 280
 _FULL_CHARACTERS = 8_000
 _SHOWN_MESSAGES = 12
-_ROLES = {"system": "System", "user": "Question", "assistant": "Answer"}
+_ROLES = {"system": "System", "user": "Question", "assistant": "Answer", "tool": "Result of a tool"}
 
 
 @dataclass(frozen=True, kw_only=True)

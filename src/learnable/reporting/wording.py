@@ -1,7 +1,8 @@
 """Numbers and texts as people read them."""
 
-import unicodedata
 from typing import Any
+
+from learnable.visible import visible
 
 _SNIPPET_CHARACTERS = 160
 _SNIPPET_BYTES = 180
@@ -75,7 +76,7 @@ def enumeration(names: list[str]) -> str:
 
 def snippet(text: str) -> str:
     """The start of a text on one line, at most 160 characters and 180 bytes, for a tooltip."""
-    line = " ".join(_visible(text[: 4 * _SNIPPET_CHARACTERS]).split())
+    line = " ".join(visible(text[: 4 * _SNIPPET_CHARACTERS]).split())
     start = line.encode()[:_SNIPPET_BYTES].decode(errors="ignore")[:_SNIPPET_CHARACTERS]
     return start if start == line and len(text) <= 4 * _SNIPPET_CHARACTERS else start.rstrip() + "…"
 
@@ -87,11 +88,3 @@ def setting(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _visible(text: str) -> str:
-    """The text without control characters and without marks that turn the reading direction of what follows."""
-    return "".join(" " if unicodedata.category(c) == "Cc" else c for c in text if c not in _DIRECTION)
-
-
-_DIRECTION = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")

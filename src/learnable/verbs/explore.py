@@ -131,7 +131,7 @@ def _sheet(given: Outcome, kind: str | None) -> Sheet:
     if given.verb == "select" and "scores" in given.links:
         scored = finished(given.links["scores"], "score")
     scores = pl.read_parquet(scored.folder / "scores.parquet")
-    pool = rows.load_pool(scored.links["pool"]).examples if "pool" in scored.links else None
+    pool = rows.readable(rows.load_pool(scored.links["pool"]).examples) if "pool" in scored.links else None
     parts: dict[str, Any] = {}
     if given.verb == "select":
         parts = {name: pl.read_parquet(given.folder / f"{name}.parquet") for name in ("kept", "dropped")}

@@ -24,6 +24,7 @@ from learnable.types import Example, Loading, ModelRef, Reading, Rendered
 from learnable.verbs.inputs import length_limit, reference_identity, reference_models, say_left_out
 from learnable.verbs.options import Flat
 from learnable.verbs.token_losses import TokenLosses
+from learnable.visible import visible
 
 if TYPE_CHECKING:
     from learnable.model import Renderer
@@ -229,13 +230,13 @@ def _kind(position: int, mask: NDArray[np.bool_], max_length: int) -> Kind:
 def _print(console: Console, example: ExampleView, max_length: int, *, coloured: bool) -> None:
     counts = f"{example.tokens} tokens, {example.response_tokens} scored"
     console.print(
-        Text(f"── {example.id[:12]} from {example.source}: {counts}", style="bold")
+        Text(f"── {example.id[:12]} from {visible(example.source)}: {counts}", style="bold")
         + Text(f", {example.cut_tokens} cut off at {max_length}" if example.cut_tokens else "")
     )
     text = Text()
     for piece in example.pieces:
         opening, closing = ("", "") if coloured else MARKS[piece.kind]
-        text.append(f"{opening}{piece.text}{closing}", style=STYLES[piece.kind])
+        text.append(f"{opening}{visible(piece.text)}{closing}", style=STYLES[piece.kind])
     console.print(text)
     console.print()
 
@@ -257,7 +258,7 @@ def _print_losses(console: Console, example: ExampleView, *, coloured: bool) -> 
 
 
 def _heading(example: ExampleView) -> str:
-    parts = [f"{example.id[:12]} from {example.source}: {example.response_tokens} scored tokens"]
+    parts = [f"{example.id[:12]} from {visible(example.source)}: {example.response_tokens} scored tokens"]
     if example.cut_tokens:
         parts.append(f"{example.cut_tokens} cut off")
     if (before := example.mean("before")) is not None:
@@ -284,12 +285,12 @@ def _coloured(view: TokenView, by: By, *, whole: bool) -> Text:
     text = Text()
     for kind, run in runs(view.pieces):
         if kind != "scored":
-            between = "".join(piece.text for piece in run)
+            between = visible("".join(piece.text for piece in run))
             text.append(between if whole else " … " if text else "", style=STYLES[kind])
             continue
         for piece in run:
             # A line end has no background of its own, and is often where a model is surest or most surprised.
-            text.append(piece.text.replace("\n", "↵\n"), style=_style(step(piece.nats(by), by), by))
+            text.append(visible(piece.text).replace("\n", "↵\n"), style=_style(step(piece.nats(by), by), by))
     text.rstrip()
     if not whole and text.plain.endswith(" …"):
         text.right_crop(2)
@@ -298,7 +299,7 @@ def _coloured(view: TokenView, by: By, *, whole: bool) -> Text:
 
 def _table(view: TokenView, shown: Sequence[By]) -> str:
     """Return a line for each scored token: as a JSON string, then its figures, which stand last for tools."""
-    names = [json.dumps(piece.text, ensure_ascii=False) for piece in view.scored]
+    names = [visible(json.dumps(piece.text, ensure_ascii=False)) for piece in view.scored]
     width = max([len("token"), *(cell_len(name) for name in names if cell_len(name) <= TOKEN_CELLS)])
     lines = [_line("token", shown, width)]
     for name, piece in zip(names, view.scored, strict=True):

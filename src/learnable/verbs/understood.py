@@ -7,6 +7,7 @@ import polars as pl
 
 from learnable.data import base_name
 from learnable.types import Example, Message, Pool
+from learnable.visible import visible
 
 FILES_SAID = 10
 CHARACTERS = 80
@@ -55,4 +56,4 @@ def _turn(message: Message) -> str:
 def _shortened(text: str) -> str:
     """Return the beginning of a text, with control characters as what they are called."""
     head = text if len(text) <= CHARACTERS else f"{text[:CHARACTERS]}…"
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in head)
+    return visible(head).replace("\n", "\\n").replace("\t", "\\t")
