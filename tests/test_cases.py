@@ -119,6 +119,18 @@ def has_no_template(model: str, *words: str) -> Check:
     return check
 
 
+def prompt_refused(folder: str, *words: str) -> Check:
+    """Check that a model's tokenizer and template are refused, before its weights are loaded."""
+
+    def check() -> None:
+        with pytest.raises(ModelError) as caught:
+            Renderer.of(ModelRef(name=str(INPUTS / folder))).prompt_ids([user("Name a fruit")])
+        said = str(caught.value)
+        assert [word for word in words if word not in said] == [], said
+
+    return check
+
+
 def elsewhere(name: str) -> Check:
     """Check that the named test, such as ``test_loading.py::test_...``, is there; it checks the case."""
 
@@ -278,6 +290,7 @@ CASES |= {
         "models/config_fewer_layers", "no place for", "model.layers.1.", "number of layers"
     ),
     "F042": model_refused("models/lfs_pointer", "model.safetensors is a git-lfs pointer", "git lfs pull"),
+    "F043": prompt_refused("models/vocab_special_missing", "has the token", "resize_token_embeddings"),
     "F044": elsewhere("test_families.py::test_an_adapter_of_each_family_trains_and_comes_back"),
     "F045": elsewhere("test_families.py::test_an_adapter_of_each_family_trains_and_comes_back"),
     "F046": elsewhere("test_families.py::test_an_adapter_of_each_family_trains_and_comes_back"),

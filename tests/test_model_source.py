@@ -185,6 +185,14 @@ def test_float32_where_bfloat16_moves_the_losses_too_far(tiny, monkeypatch, caps
 
 
 @pytest.mark.usefixtures("computes_in_bfloat16")
+def test_a_model_whose_template_takes_nothing_is_not_tried_and_it_is_said(tiny, tmp_path, capsys):
+    shutil.copytree(tiny, tmp_path / "odd")
+    (tmp_path / "odd" / "chat_template.jinja").write_text("{{ raise_exception('no') }}")
+    assert resolved_dtype(ref(tmp_path / "odd", device="cpu")) == "bfloat16"
+    assert "untried" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("computes_in_bfloat16")
 def test_a_model_too_large_for_float32_is_not_tried_and_it_is_said(tiny, monkeypatch, capsys):
     monkeypatch.setattr(self_test, "free_and_total_bytes", lambda _: (10, 10))
     assert resolved_dtype(ModelRef(name=str(tiny), device="cpu")) == "bfloat16"

@@ -1,7 +1,9 @@
 """The response mask, against the tokens themselves."""
 
 import re
+import shutil
 from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -226,3 +228,38 @@ def test_every_stock_template_of_trl_scores_the_answers_and_nothing_else(tiny, n
     )
     assert [re.sub(r"<[^<>]+>$", "", piece).strip() for piece in pieces] == ["the sky is blue", "grass"]
     assert re.search(r"blue\s*<[^<>]+>$", pieces[0]), "the end of turn counts"
+
+
+@pytest.fixture
+def longer(tiny, tmp_path):
+    """Return a model whose tokenizer has two tokens more than the embedding has rows."""
+    shutil.copytree(tiny, tmp_path / "longer")
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    tokenizer.add_special_tokens({"pad_token": "<pad>", "additional_special_tokens": ["<sep>"]})
+    tokenizer.save_pretrained(tmp_path / "longer")
+    return ModelRef(name=str(tmp_path / "longer"), dtype="float32", device="cpu")
+
+
+def test_tokens_without_an_embedding_are_no_harm_where_no_row_has_them(longer, tiny):
+    row = conversation("a?", "b")
+    expected = Renderer.of(ModelRef(name=str(tiny))).render([row], max_length=99)[0]
+    np.testing.assert_array_equal(Renderer.of(longer).render([row], max_length=99)[0].ids, expected.ids)
+
+
+def test_a_token_without_an_embedding_is_named_with_its_row(longer):
+    renderer, row = Renderer.of(longer), conversation("a <sep> b?", "c")
+    with pytest.raises(ModelError, match=rf"{row.id[:8]}.*'<sep>'.*embeddings for \d+ tokens") as caught:
+        renderer.render([row], max_length=99)
+    assert "resize_token_embeddings" in caught.value.hint
+    with pytest.raises(ModelError, match="prompt has the token '<sep>'"):
+        renderer.prompt_ids(row.messages[:1])
+    refused, kept = renderer.render([row, conversation("a?", "b")], max_length=99, skip_refused=True)
+    assert "<sep>" in refused.refused
+    assert len(refused.ids) == 0 < len(kept.ids)
+
+
+def test_a_template_of_tokens_without_an_embedding_is_refused(longer):
+    template = Path(longer.name) / "chat_template.jinja"
+    template.write_text(template.read_text().replace("<|im_start|>", "<sep>"))
+    with pytest.raises(ModelError, match="'<sep>'"):
+        Renderer.of(longer).render([conversation("a?", "b")], max_length=99)

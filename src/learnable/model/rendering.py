@@ -13,6 +13,7 @@ from learnable.errors import ModelError
 from learnable.fingerprint import fingerprint
 from learnable.model.answers import Answers, Span
 from learnable.model.loading import load_tokenizer
+from learnable.model.source import embedding_rows
 from learnable.model.templates import (
     DEFAULT,
     WITH_TOOLS,
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 VERSION = 1
 """Raised when a rule of this file changes which tokens are scored, so that what is stored is measured again."""
 TOKENIZE_AT_ONCE = 1_000
+
+RESIZE = "give the tokenizer that the model was trained with, or save the model after resize_token_embeddings"
 
 
 class UserTurn(NamedTuple):
@@ -68,13 +71,14 @@ class Renderer:
     Args:
         tokenizer: A fast tokenizer of transformers (character offsets are needed).
         name: The model's name, for error messages.
+        rows: For how many tokens the model has embeddings; None where that is not known.
 
     Raises:
         ModelError: If the tokenizer gives no offsets, has no end-of-sequence token to close an answer, or has several
             chat templates and no default; or if a template does not end, or makes far too long texts.
     """
 
-    def __init__(self, tokenizer: "PreTrainedTokenizerBase", *, name: str) -> None:
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", *, name: str, rows: int | None = None) -> None:
         if not tokenizer.is_fast:
             raise ModelError(
                 f"the tokenizer of {name} gives no character offsets, so its answers cannot be located",
@@ -85,7 +89,7 @@ class Renderer:
                 f"the tokenizer of {name} has no end-of-sequence token",
                 hint="set eos_token in tokenizer_config.json",
             )
-        self._tokenizer, self._name = tokenizer, name
+        self._tokenizer, self._name, self._rows = tokenizer, name, rows
         self._templates = templates_of(tokenizer, name=name)
         marks = tuple(sorted((kind, str(token)) for kind, token in tokenizer.special_tokens_map.items()))
         for template in self._templates.values():
@@ -100,7 +104,7 @@ class Renderer:
     @classmethod
     def of(cls, ref: ModelRef) -> Self:
         """Return the renderer of a model, without loading its weights."""
-        return cls(load_tokenizer(ref), name=ref.name)
+        return cls(load_tokenizer(ref), name=ref.name, rows=embedding_rows(ref))
 
     @property
     def uses_default_template(self) -> bool:
@@ -273,7 +277,9 @@ class Renderer:
             Example(id="prompt", messages=answered, source="prompts", tools=tools), prompt=True
         )
         before = text[: spans[-1][0]].rstrip(" ")
-        ids = self._tokenizer(before, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+        ids = self._ids(before)
+        if unknown := self._unknown(ids):
+            raise ModelError(f"a prompt {unknown}", hint=RESIZE)
         return np.asarray(ids, dtype=np.int32)
 
     @property
@@ -387,7 +393,7 @@ class Renderer:
             n rendered examples, in the same order.
 
         Raises:
-            ModelError: If the chat template refuses an example.
+            ModelError: If the chat template refuses an example, or the model has no embedding for one of its tokens.
         """
         rendered: list[Rendered] = []
         for start in range(0, len(examples), TOKENIZE_AT_ONCE):
@@ -412,6 +418,11 @@ class Renderer:
             for position, (example, found, ids, offsets) in enumerate(
                 zip(part, located, encoded["input_ids"], encoded["offset_mapping"], strict=True)
             ):
+                if unknown := self._unknown(ids):
+                    unknown = f"example {example.id[:8]} of {example.source} {unknown}"
+                    if not skip_refused:
+                        raise ModelError(unknown, hint=RESIZE)
+                    refused[position], found, ids, offsets = unknown, Located("", []), [], []
                 mask = self._mask(
                     found.text, found.spans, np.asarray(ids), np.asarray(offsets).reshape(-1, 2)
                 )
@@ -428,6 +439,14 @@ class Renderer:
                     )
                 )
         return rendered
+
+    def _unknown(self, ids: Sequence[int]) -> str:
+        """Return what is wrong with tokens that the model has no embedding for; empty where it has all."""
+        if self._rows is None or max(ids, default=0) < self._rows:
+            return ""
+        token = max(ids)
+        text = self._tokenizer.convert_ids_to_tokens(token)
+        return f"has the token {text!r} (number {token:,}), and {self._name} has embeddings for {self._rows:,} tokens"
 
     def _located(self, example: Example, *, prompt: bool = False) -> Located:
         """Return the text and the spans of an example, and what is left out unless it is a prompt.

@@ -339,6 +339,9 @@ def bfloat16_is_near(ref: ModelRef) -> bool:
         return True
     rendered = Renderer.of(half).render(CONVERSATIONS, max_length=TRIED_TOKENS, skip_refused=True)
     rendered = [row for row in rendered if row.mask.any()]
+    if not rendered:
+        say(f"{ref.name}: bfloat16 is used untried, as its chat template takes none of our conversations")
+        return True
     losses = []
     for each in (half, full):
         network = load_network(each)

@@ -149,6 +149,14 @@ def position_limit(ref: ModelRef) -> int | None:
     return int(limit) if limit else None
 
 
+def embedding_rows(ref: ModelRef) -> int | None:
+    """Return for how many tokens a model has embeddings, None where its configuration does not say."""
+    config = _config(locate(ref, weights=False))
+    text = config.get("text_config", config)
+    rows = text.get("vocab_size") or text.get("padded_vocab_size")
+    return int(rows) if rows else None
+
+
 def quantization(folder: Path) -> str | None:
     """Return the method by which the weights in a folder are quantized; None where they are plain."""
     settings = _config(folder).get("quantization_config") or {}
