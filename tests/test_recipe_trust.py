@@ -124,6 +124,20 @@ def test_allowed_code_runs_but_not_in_a_dry_run(here, tiny, capsys):
     assert ran(here) == ["called", "imported"]
 
 
+def test_a_dry_run_of_a_recipe_whose_every_step_has_code_ends_well(here, capsys):
+    steps = {}
+    for verb in VERBS:
+        step = {"verb": verb, **texts_of(verb)[0]}
+        if "loading" in inspect.signature(VERBS[verb]).parameters:
+            step["loading"] = {"trust_remote_code": True}
+        steps[verb] = step
+    path = written(here, **steps)
+    for form in ((), ("--json",)):
+        assert cli.call(["run", path, "--dry-run", "--allow-code", "-o", "x", *form]) == 0
+    assert capsys.readouterr().err.count("loading.trust_remote_code") >= 5
+    assert not (here / "x").exists()
+
+
 def test_code_that_the_user_names_needs_no_leave(here, tiny):
     words = [f"model={tiny}", "scorers=[outside_code:Thing]"]
     assert cli.call(["run", scoring(here), *words]) == 0
@@ -149,10 +163,10 @@ def test_a_server_of_this_machine_is_no_stranger(here):
     step = {"verb": "diversify", "data": ["rows.jsonl"], "method": "paraphrase"}
     for host in ("127.0.0.1:9", "localhost:9", "[::1]:9"):
         path = written(here, words=step | {"generator": f"openai:http://{host}/v1#m"})
-        assert recipe._brought(recipe.find(path)) == {}
+        assert recipe._brought(recipe.find(path), allowed=True) == {}
     for host in ("localhost@evil.example", "127.0.0.1.evil.example", "evil.example#127.0.0.1", "[::1"):
         path = written(here, words=step | {"generator": f"openai:http://{host}/v1#m"})
-        assert list(recipe._brought(recipe.find(path))) == ["words"]
+        assert list(recipe._brought(recipe.find(path), allowed=True)) == ["words"]
 
 
 def test_a_file_cannot_say_what_the_user_has_set(here):

@@ -6,7 +6,7 @@ import shlex
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from importlib.resources import files
 from inspect import signature
 from pathlib import Path
@@ -49,9 +49,9 @@ class WrittenRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(WrittenRecipe):
-    """A recipe, and what the user has set in it, as ``name=value``."""
+    """A recipe, and what the user has set in it, as ``name=value``; recipes are equal however that was written."""
 
-    settings: tuple[str, ...] = ()
+    settings: tuple[str, ...] = field(default=(), compare=False)
 
 
 def shipped() -> dict[str, Recipe]:
@@ -227,13 +227,7 @@ def run(recipe: Recipe, *, root: Path, dry_run: bool = False, allow_code: bool =
         UsageError: If a step names what it does not know, or what is not allowed.
     """
     outcomes: dict[str, Outcome] = {}
-    brought = _brought(recipe)
-    if brought and not allow_code:
-        named = "; ".join(f"{step}: {', '.join(names)}" for step, names in brought.items())
-        raise UsageError(
-            f"the recipe {recipe.name!r} names code or servers that are not part of learnable: {named}",
-            hint="look at what they do; if you trust them, add --allow-code",
-        )
+    brought = _brought(recipe, allowed=allow_code)
     checked = checked_arguments(recipe.parameters, recipe.steps, unread=brought if dry_run else ())
     scope = {**recipe.parameters, "store": str(root / "store"), "command": command(recipe)}
     with tempfile.TemporaryDirectory() if dry_run else nullcontext("") as aside:
@@ -242,7 +236,8 @@ def run(recipe: Recipe, *, root: Path, dry_run: bool = False, allow_code: bool =
             base = root / component(recipe.name, "a recipe")
             if dry_run and (unpriced := _unpriced(step["verb"], brought.get(name))):
                 say(f"{name}: {unpriced}")
-                outcomes[name] = Outcome.planned(step["verb"], [unpriced], folder=base / name)
+                if step["verb"] in COSTLY:
+                    outcomes[name] = Outcome.planned(step["verb"], [unpriced], folder=base / name)
                 continue
             arguments = arguments_of(name, step, scope, outcomes)
             if dry_run and step["verb"] in COSTLY:
@@ -279,14 +274,25 @@ def _unpriced(verb: str, brought: Sequence[str] | None) -> str | None:
     return f"not priced: a dry run neither imports nor asks {', '.join(brought)}" if brought else None
 
 
-def _brought(recipe: Recipe) -> dict[str, list[str]]:
-    """Return what is not of this package in each step, and was named by the recipe and not by the user."""
+def _brought(recipe: Recipe, *, allowed: bool) -> dict[str, list[str]]:
+    """Return what is not of this package in each step, and was named by the recipe and not by the user.
+
+    Raises:
+        UsageError: If there is any, and it is not allowed.
+    """
     typed = typed_arguments(recipe.parameters, recipe.steps)
     found = {
         step: [name for name in outside(arguments) if not typed_by_user(name, recipe.settings)]
         for step, arguments in typed.items()
     }
-    return {step: names for step, names in found.items() if names}
+    brought = {step: names for step, names in found.items() if names}
+    if brought and not allowed:
+        named = "; ".join(f"{step}: {', '.join(names)}" for step, names in brought.items())
+        raise UsageError(
+            f"the recipe {recipe.name!r} names code or servers that are not part of learnable: {named}",
+            hint="look at what they do; if you trust them, add --allow-code",
+        )
+    return brought
 
 
 def command(recipe: Recipe) -> str:
