@@ -40,11 +40,12 @@ def example_id(messages: Iterable[Message], *, tools: str = "") -> str:
 
     What a turn does not have is not hashed: an id of roles and contents alone stays what it was.
     """
-    turns = [_turn(message) for message in messages]
+    turns = [turn_content(message) for message in messages]
     return fingerprint([turns, {"tools": tools}] if tools else turns)
 
 
-def _turn(message: Message) -> list[Any]:
+def turn_content(message: Message) -> list[Any]:
+    """Return what the identity of a turn is made of: role and content, and what it has beyond them."""
     said = [message.role, message.content]
     beyond = beyond_of(message)
     if beyond == NOTHING_BEYOND:

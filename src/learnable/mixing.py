@@ -12,7 +12,7 @@ import numpy as np
 
 from learnable.errors import SelectionError, UsageError, did_you_mean
 from learnable.fingerprint import example_id
-from learnable.types import Example, Message
+from learnable.types import Example
 
 ANCHOR = "Below is a request of one particular task. Recall what this task asks for, and answer as it wants to be answered."
 
@@ -238,10 +238,10 @@ def _needed(rows: Sequence[Example], option: str, purpose: str) -> Sequence[Exam
 def _anchored(example: Example, anchor: str) -> Example:
     first = next(position for position, turn in enumerate(example.messages) if turn.role == "user")
     messages = list(example.messages)
-    messages[first] = Message(role="user", content=f"{anchor}\n\n{messages[first].content}")
+    messages[first] = replace(messages[first], content=f"{anchor}\n\n{messages[first].content}")
     return replace(
         example,
-        id=example_id(messages),
+        id=example_id(messages, tools=example.tools),
         messages=tuple(messages),
         meta={"parent": example.id, "by": "leverage"},
     )

@@ -299,7 +299,7 @@ class _Asked:
     who: str
     what: str
 
-    async def reply(self, turns: Sequence[Mapping[str, str]], seed: int) -> Reply:
+    async def reply(self, turns: Sequence[Mapping[str, Any]], seed: int) -> Reply:
         openai, server = self.openai, self.server
         try:
             async with self.turn:
@@ -376,5 +376,23 @@ def _body(error: Any) -> str:
     return f"{error.status_code} {error.response.text[:EXCERPT]}"
 
 
-def _turns(conversation: Sequence[Message]) -> list[dict[str, str]]:
-    return [{"role": turn.role, "content": turn.content} for turn in conversation]
+def _turns(conversation: Sequence[Message]) -> list[dict[str, Any]]:
+    return [_turn(message) for message in conversation]
+
+
+def _turn(message: Message) -> dict[str, Any]:
+    """Return a turn as OpenAI's interface has it; reasoning goes under the name that servers of one's own take."""
+    turn: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.reasoning:
+        turn["reasoning_content"] = message.reasoning
+    if message.tool_calls:
+        turn["tool_calls"] = [
+            {
+                "type": "function",
+                "function": {"name": call.name, "arguments": call.arguments},
+                **({"id": call.id} if call.id else {}),
+            }
+            for call in message.tool_calls
+        ]
+    beside = {"name": message.name, "tool_call_id": message.tool_call_id}
+    return turn | {key: value for key, value in beside.items() if value}

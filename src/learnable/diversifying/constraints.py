@@ -5,7 +5,7 @@ import json
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -109,7 +109,7 @@ class Constraints:
             chosen = rng.permutation(list(found))[: self.each].tolist()
             stated = " ".join(_worded(found[kind], rng) for kind in chosen)
             asked = example.messages[place - 1]
-            turn = Message(role="user", content=f"{asked.content.rstrip()}\n\n{stated}")
+            turn = replace(asked, content=f"{asked.content.rstrip()}\n\n{stated}")
             messages = (*example.messages[: place - 1], turn, *example.messages[place:])
             meta = {
                 "parent": example.id,
@@ -117,7 +117,8 @@ class Constraints:
                 "seed": drawn_by,
                 "constraints": ", ".join(chosen),
             }
-            made = Example(id=example_id(messages), messages=messages, source=example.source, meta=meta)
+            identity = example_id(messages, tools=example.tools)
+            made = replace(example, id=identity, messages=messages, meta=meta)
             variants.setdefault(made.id, made)
             if len(variants) == n:
                 break

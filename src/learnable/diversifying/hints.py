@@ -104,7 +104,8 @@ class Hints:
             told = " ".join(_told(entry, self.meanings) for entry in hits)
             turns.append(replace(turn, content=f"{turn.content.rstrip()}\n\n{told}") if told else turn)
         meta = {"parent": example.id, "by": "hints", "seed": seed, "hinted": ", ".join(hinted)}
-        return Example(id=example_id(turns), messages=tuple(turns), source=example.source, meta=meta)
+        identity = example_id(turns, tools=example.tools)
+        return replace(example, id=identity, messages=tuple(turns), meta=meta)
 
 
 def read_dictionary(path: str) -> dict[Key, Entry]:

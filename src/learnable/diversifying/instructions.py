@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Literal
 
@@ -110,7 +110,7 @@ def first_user_turn(example: Example) -> str:
 def with_user_turn(messages: Sequence[Message], content: str) -> tuple[Message, ...]:
     """Return the turns with another first user turn."""
     place = next(place for place, turn in enumerate(messages) if turn.role == "user")
-    return (*messages[:place], Message(role="user", content=content), *messages[place + 1 :])
+    return (*messages[:place], replace(messages[place], content=content), *messages[place + 1 :])
 
 
 Spans = Sequence[tuple[int, int]]

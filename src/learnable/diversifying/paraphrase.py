@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from learnable.diversifying.drawing import Drawing
@@ -224,7 +224,7 @@ def _reworded(example: Example, turn: str, rewrite: Taken[str], original: str) -
         "instruction": rewrite.made,
         "original": original,
     }
-    return Example(id=example_id(messages), messages=messages, source=example.source, meta=meta)
+    return replace(example, id=example_id(messages, tools=example.tools), messages=messages, meta=meta)
 
 
 def _notes(

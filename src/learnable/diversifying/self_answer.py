@@ -81,8 +81,7 @@ class SelfAnswer:
         """Return the rows whose question can be asked."""
         passed = []
         for row, in_file in zip(rows, draw.avoided.reasons([question_of(row) for row in rows]), strict=True):
-            no_turn = None if question_of(row) else "no user turn before the answer"
-            why = no_turn or in_file or draw.refusal(self._asked(row))
+            why = _unaskable(row) or in_file or draw.refusal(self._asked(row))
             if why is None:
                 passed.append(row)
             else:
@@ -117,6 +116,13 @@ class SelfAnswer:
             meta = {"parent": row.id, "by": "self_answer", "seed": row_seed}
             kept.append(Example(id=example_id(messages), messages=messages, source=row.source, meta=meta))
         return kept
+
+
+def _unaskable(row: Example) -> str | None:
+    """Return why an answer to a row cannot be drawn."""
+    if row.tools:
+        return "with tools, which a generator is not offered"
+    return None if question_of(row) else "no user turn before the answer"
 
 
 def question_of(row: Example) -> tuple[Message, ...]:

@@ -87,4 +87,5 @@ def _reserved(
 
 def _worded(row: Example, turn: str) -> Example:
     messages = with_user_turn(row.messages, turn)
-    return replace(row, id=example_id(messages), messages=messages, meta={"parent": row.id})
+    identity = example_id(messages, tools=row.tools)
+    return replace(row, id=identity, messages=messages, meta={"parent": row.id})

@@ -1,13 +1,14 @@
 """Rows of an evaluation file as examples: the only place of this room that touches files."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from learnable.data.records import place
 from learnable.data.sources import base_name, locate, read_records
+from learnable.data.turns import Turns
 from learnable.errors import DataError, UsageError, did_you_mean
-from learnable.fingerprint import example_id, fingerprint
+from learnable.fingerprint import example_id, fingerprint, turn_content
 from learnable.progress import say
 from learnable.types import Example, Message
 
@@ -80,7 +81,7 @@ def item_id(messages: Sequence[Message], grading: Mapping[str, Any]) -> str:
     """Return the identity of an item: a hash of its turns and of what grading needs, if that is more than the turns."""
     if not grading:
         return example_id(messages)
-    return fingerprint([[[message.role, message.content] for message in messages], dict(grading)])
+    return fingerprint([[turn_content(message) for message in messages], dict(grading)])
 
 
 def distinct(examples: Iterable[Example], name: str) -> list[Example]:
@@ -151,7 +152,7 @@ def asked(row: Row, name: str | None, *, suffix: str | None = None) -> tuple[Mes
         ValueError: If the row holds no question.
     """
     if name is None and row.get("messages") is not None:
-        turns = [Message(role=str(turn["role"]), content=str(turn["content"])) for turn in row["messages"]]
+        turns = _turns(row)
         while turns and turns[-1].role == "assistant":
             turns.pop()
         if not turns:
@@ -163,8 +164,22 @@ def asked(row: Row, name: str | None, *, suffix: str | None = None) -> tuple[Mes
             question = f"{question}\n\n{context}"
         turns = [Message(role="user", content=question)]
     if suffix:
-        turns[-1] = Message(role=turns[-1].role, content=f"{turns[-1].content}\n\n{suffix}")
+        turns[-1] = replace(turns[-1], content=f"{turns[-1].content}\n\n{suffix}")
     return tuple(turns)
+
+
+def _turns(row: Row) -> list[Message]:
+    """Return the turns in ``messages``.
+
+    Raises:
+        ValueError: If they cannot be read, or the row has tools, which no evaluator that generates offers to a model.
+    """
+    turns = Turns(set())
+    messages = turns.read(row["messages"], "messages")
+    turns.add_tools(row.get("tools"), "'tools'")
+    if turns.tools:
+        raise ValueError("a question with tools cannot be asked: heldout:PATH takes the loss of such rows")
+    return messages
 
 
 def answered(row: Row, name: str | None, usual: Sequence[str] = REFERENCES) -> str:
@@ -177,8 +192,8 @@ def answered(row: Row, name: str | None, usual: Sequence[str] = REFERENCES) -> s
         ValueError: If no row of this kind could hold one: the column is not there.
     """
     if name is None and row.get("messages"):
-        last = row["messages"][-1]
-        return str(last["content"]) if last["role"] == "assistant" else ""
+        last = _turns(row)[-1]
+        return last.content if last.role == "assistant" else ""
     if name is None:
         present = [usually for usually in usual if usually in row]
         name = next(

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
@@ -193,11 +193,14 @@ def _likelihoods(
     label: str,
 ) -> list[Grade]:
     candidates = [evaluator.candidates(example) for example in examples]
-    ids = [[example_id(messages) for messages in group] for group in candidates]
+    ids = [
+        [example_id(messages, tools=example.tools) for messages in group]
+        for example, group in zip(examples, candidates, strict=True)
+    ]
     distinct: dict[str, Example] = {}
     for example, group, identities in zip(examples, candidates, ids, strict=True):
         for identity, messages in zip(identities, group, strict=True):
-            distinct[identity] = Example(id=identity, messages=messages, source=example.source)
+            distinct[identity] = replace(example, id=identity, messages=messages)
     rendered = model.renderer.render(list(distinct.values()), max_length=max_length, skip_refused=True)
     measure = measure_of(model, rendering=model.renderer.key, max_length=max_length)
     todo = plan(measure, rendered, store=store, batch_tokens=model.batch_tokens)
