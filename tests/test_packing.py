@@ -6,16 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import (
-    Gemma2Config,
-    Gemma2ForCausalLM,
-    GPT2Config,
-    GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
-    MambaConfig,
-    MambaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
 )
 
 from learnable.model import losses
@@ -112,33 +104,3 @@ def test_the_usual_attention_is_back_afterwards(llama, rows):
     before = llama.config._attn_implementation
     losses.batch_nll(llama, rows, packed(rows))
     assert llama.config._attn_implementation == before
-
-
-@pytest.mark.parametrize(
-    ("kind", "config", "settings"),
-    [
-        (LlamaForCausalLM, LlamaConfig, HEADS),
-        (GPT2LMHeadModel, GPT2Config, {"n_head": 4}),
-        (MistralForCausalLM, MistralConfig, HEADS | {"sliding_window": None}),
-    ],
-)
-def test_networks_of_plain_attention_pack(kind, config, settings):
-    assert losses.packs_up_to(network(kind, config, **settings)) > 10**6
-
-
-def test_a_sliding_window_packs_within_it():
-    model = network(MistralForCausalLM, MistralConfig, **HEADS, sliding_window=32)
-    assert losses.packs_up_to(model) == 32
-
-
-@pytest.mark.filterwarnings("ignore")  # its slow path says that it is slow
-@pytest.mark.parametrize(
-    ("kind", "config", "settings"),
-    [
-        (MambaForCausalLM, MambaConfig, {}),
-        (Gemma2ForCausalLM, Gemma2Config, HEADS | {"head_dim": 8}),
-    ],
-)
-def test_networks_that_do_more_than_attend_are_padded_and_it_is_said(kind, config, settings, capsys):
-    assert losses.packs_up_to(network(kind, config, **settings)) == 0
-    assert "batches are padded" in capsys.readouterr().err

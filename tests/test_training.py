@@ -20,6 +20,7 @@ from learnable import verbs
 from learnable.data import load_pool, prompt_key
 from learnable.errors import ModelError, TrainError, UsageError
 from learnable.model import LanguageModel, Renderer
+from learnable.model.lengths import LengthSwitches
 from learnable.model.packing import padded
 from learnable.testing import tiny_model, toy_examples, write_messages
 from learnable.training import (
@@ -328,13 +329,26 @@ def test_a_training_leaves_no_tensor_behind(ref, rendered, trained, tmp_path):
     assert tensors() <= before
 
 
+def test_rows_on_two_sides_of_a_switch_are_never_in_one_piece(rendered):
+    members = share(batch_of(list(enumerate(rendered)))["members"], process=0, processes=1)
+    lengths = [len(member.example.ids) for member in members]
+    border = sorted(lengths)[len(lengths) // 2]
+    assert lengths[0] > border >= lengths[-1]
+    for padding in (True, False):
+        found = list(
+            pieces(members, most_tokens=10**6, padding=padding, switches=LengthSwitches(borders=(border,)))
+        )
+        assert [len(member.example.ids) > border for piece in found for member in piece[:1]] == [True, False]
+        assert [member for piece in found for member in piece] == members
+
+
 @pytest.mark.parametrize("processes", [1, 2, 3, 7])
 def test_processes_share_a_batch_without_leaving_a_row_out(rendered, processes):
     members = batch_of(list(enumerate(rendered[:5])))["members"]
     rows, counted = [], 0
     for process in range(processes):
         mine = share(members, process=process, processes=processes)
-        for piece in pieces(mine, most_tokens=40, padding=True):
+        for piece in pieces(mine, most_tokens=40, padding=True, switches=LengthSwitches()):
             inputs = inputs_of(piece, padded([member.example for member in piece]))
             assert len(piece) == 1 or inputs["input_ids"].numel() <= 40
             rows += [member.row for member in piece] if len(inputs["targets"]) else []

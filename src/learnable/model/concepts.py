@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from learnable.errors import ModelError, UsageError
 from learnable.model.language_model import LanguageModel
+from learnable.model.lengths import LengthSwitches
 from learnable.model.network import base_network
 from learnable.model.rendering import Renderer
 from learnable.model.turns import REFUSALS
@@ -166,6 +167,22 @@ def _batches(pairs: dict[int, tuple[_Marked, _Marked]], *, batch_tokens: int) ->
 @torch.inference_mode()
 def _distances(network: Any, texts: Sequence[_Marked]) -> NDArray[np.float64]:
     """Return the distances of texts 0 and 1, 2 and 3, ... in each layer, (layers + 1, len(texts) / 2)."""
+    lengths = [len(text.ids) for text in texts]
+    means: list[torch.Tensor] = [torch.empty(0)] * len(texts)  # (layers + 1, d) each
+    for group in LengthSwitches.of(network).groups(lengths):
+        for position, found in zip(
+            group, _means(network, [texts[position] for position in group]), strict=True
+        ):
+            means[position] = found
+    apart = torch.stack(means[0::2]) - torch.stack(means[1::2])
+    distances: NDArray[np.float64] = (
+        torch.linalg.vector_norm(apart, dim=-1).T.cpu().numpy().astype(np.float64)
+    )
+    return distances
+
+
+def _means(network: Any, texts: Sequence[_Marked]) -> torch.Tensor:
+    """Return the weighted mean of the states of each text in each layer, (B, layers + 1, d)."""
     # Padding stands on the right and attention is causal: no token in question sees it, and no mask is needed.
     longest = max(len(text.ids) for text in texts)
     ids = np.zeros((len(texts), longest), dtype=np.int64)
@@ -178,8 +195,4 @@ def _distances(network: Any, texts: Sequence[_Marked]) -> NDArray[np.float64]:
     states = network.base_model(
         input_ids=torch.from_numpy(ids).to(network.device), use_cache=False, output_hidden_states=True
     ).hidden_states
-    distances = []
-    for layer in states:  # (B, T, d)
-        means = torch.einsum("bt,btd->bd", share, layer.float())
-        distances.append(torch.linalg.vector_norm(means[0::2] - means[1::2], dim=1))
-    return torch.stack(distances).cpu().numpy().astype(np.float64)
+    return torch.stack([torch.einsum("bt,btd->bd", share, layer.float()) for layer in states], dim=1)

@@ -24,6 +24,7 @@ from transformers.cache_utils import DynamicLayer
 
 from learnable.errors import ModelError
 from learnable.model.draws import Draws
+from learnable.model.lengths import LengthSwitches
 from learnable.model.network import base_network
 
 WORTH_SHARING = 64
@@ -49,6 +50,8 @@ def decode(
 ) -> list[list[int]]:
     """Return the new tokens of each prompt, up to the first stop token.
 
+    Prompts on two sides of a length at which the network switches are decoded apart.
+
     Args:
         network: A causal language model of transformers, with or without adapters.
         prompts: Token ids of n prompts, none empty.
@@ -59,6 +62,33 @@ def decode(
     Raises:
         ModelError: If a prompt does not fit the GPU's memory alone.
     """
+    groups = LengthSwitches.of(network).groups([len(p) for p in prompts], growing_by=max_new_tokens)
+    decoded = {
+        position: tokens
+        for group in groups
+        for position, tokens in zip(
+            group,
+            _decode_together(
+                network,
+                [prompts[position] for position in group],
+                max_new_tokens=max_new_tokens,
+                stops=stops,
+                draws=draws.of(group) if draws is not None else None,
+            ),
+            strict=True,
+        )
+    }
+    return [decoded[position] for position in range(len(prompts))]
+
+
+def _decode_together(
+    network: Any,
+    prompts: Sequence[NDArray[np.int64]],
+    *,
+    max_new_tokens: int,
+    stops: tuple[int, ...],
+    draws: Draws | None,
+) -> list[list[int]]:
     answers: list[list[int]] = [[] for _ in prompts]
     going, staying, left = list(range(len(prompts))), list[int](), max_new_tokens
     rows: _Rows | None = None
@@ -66,7 +96,8 @@ def decode(
         own = draws.of(going) if draws is not None else None
         before = own.states if own is not None else []
         try:
-            rows = _Rows(network, [prompts[row] for row in going], stops) if rows is None else rows
+            if rows is None:
+                rows = _Rows(network, [prompts[row] for row in going], stops, most=max_new_tokens)
             rows.keep(staying)
             new = rows.decode(most=left, draws=own)
         except torch.cuda.OutOfMemoryError as error:
@@ -92,7 +123,7 @@ def decode(
         for part in (going[:half], going[half:]):
             begun = [np.append(prompts[row], np.asarray(answers[row], dtype=np.int64)) for row in part]
             of_part = draws.of(part) if draws is not None else None
-            more = decode(network, begun, max_new_tokens=left, stops=stops, draws=of_part)
+            more = _decode_together(network, begun, max_new_tokens=left, stops=stops, draws=of_part)
             for row, tokens in zip(part, more, strict=True):
                 answers[row] += tokens
         break
@@ -106,13 +137,18 @@ class _Rows:
         network: See ``decode``.
         prompts: See there.
         stops: See there.
+        most: Most tokens of an answer.
     """
 
-    def __init__(self, network: Any, prompts: Sequence[NDArray[np.int64]], stops: tuple[int, ...]) -> None:
+    def __init__(
+        self, network: Any, prompts: Sequence[NDArray[np.int64]], stops: tuple[int, ...], *, most: int
+    ) -> None:
         self._network, self._stops = network, stops
         self._device = next(network.parameters()).device
         inner = base_network(network)
-        self._cache = _cache(inner)
+        # What is remembered of a short row means nothing once it is computed otherwise: transformers reads it again.
+        switched = LengthSwitches.of(inner).switched(max(map(len, prompts)) + most)
+        self._cache = None if switched else _cache(inner)
         shares = self._cache is not None and _shares(inner, self._cache)
         shared = _beginning(prompts) if shares else 0
         if (len(prompts) - 1) * shared < WORTH_SHARING:

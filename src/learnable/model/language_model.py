@@ -1,10 +1,11 @@
 """A loaded model: renders, measures, and wears adapters over one set of weights."""
 
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,16 +15,18 @@ from numpy.typing import NDArray
 
 from learnable.errors import ModelError
 from learnable.model.adapters import attach
+from learnable.model.batching import Batching
 from learnable.model.generation import TextGenerator, generate_batches
 from learnable.model.loading import load_network
-from learnable.model.losses import batch_embeddings, batch_nll, batch_token_nll, packs_up_to
-from learnable.model.packing import Layout, packed, padded
+from learnable.model.losses import batch_embeddings, batch_nll, batch_token_nll
+from learnable.model.packing import Layout
 from learnable.model.rendering import Renderer
 from learnable.model.source import adapter_key, identify, position_limit
 from learnable.model.speed import Shapes, peak
 from learnable.types import Answer, ModelRef, Rendered, Sampling, Work
 
 Part = TypeVar("Part")
+Value = TypeVar("Value")
 BATCH_TOKENS = {"cpu": 2_048, "cuda": 32_768, "mps": 4_096}
 
 
@@ -43,7 +46,7 @@ class LanguageModel(TextGenerator):
         self.renderer = Renderer.of(ref)
         self._key = self._base_key = identify(ref)
         self._adapters: dict[str, str] = {}
-        self._packs_up_to: int | None = None
+        self._batching = Batching(self.network, key=self._base_key, position_limit=position_limit(ref))
         self._shapes = Shapes.of(self.network)
         self.work = Work()
 
@@ -82,21 +85,33 @@ class LanguageModel(TextGenerator):
 
     def nll(self, rendered: Sequence[Rendered]) -> NDArray[np.float64]:
         """Return the summed nll of the response tokens in nats, (n,)."""
-        return np.concatenate(self._within_memory(batch_nll, rendered))
+        return np.array(self._each(batch_nll, rendered), dtype=np.float64)
 
     def token_nll(self, rendered: Sequence[Rendered]) -> list[NDArray[np.float32]]:
         """Return the nll of each response token in nats, n arrays."""
-        return [losses for part in self._within_memory(batch_token_nll, rendered) for losses in part]
+        return self._each(batch_token_nll, rendered)
 
     def embed(self, rendered: Sequence[Rendered]) -> NDArray[np.float32]:
         """Return one vector for each example, (n, d)."""
-        return np.concatenate(self._within_memory(batch_embeddings, rendered))
+        return np.stack(self._each(batch_embeddings, rendered))
+
+    def _each(
+        self,
+        compute: Callable[[Any, Sequence[Rendered], Layout], Iterable[Value]],
+        rendered: Sequence[Rendered],
+    ) -> list[Value]:
+        """Return one value for each example of a batch, whose rows are computed together as far as they may be."""
+        values: dict[int, Value] = {}
+        for group in self._batching.groups(rendered):
+            parts = self._within_memory(compute, [rendered[position] for position in group])
+            values.update(zip(group, chain.from_iterable(parts), strict=True))
+        return [values[position] for position in range(len(rendered))]
 
     def _within_memory(
         self, compute: Callable[[Any, Sequence[Rendered], Layout], Part], rendered: Sequence[Rendered]
     ) -> list[Part]:
-        """Compute a batch, in halves of halves if it does not fit the GPU's memory."""
-        layout, started = self._laid_out(rendered), time.monotonic()
+        """Compute a group of rows, in halves of halves if it does not fit the GPU's memory."""
+        layout, started = self._batching.layout(rendered), time.monotonic()
         try:
             found = compute(self.network, rendered, layout)
         except torch.cuda.OutOfMemoryError as error:
@@ -126,12 +141,6 @@ class LanguageModel(TextGenerator):
             operations=self._shapes.operations(layout, tokens=computed, responses=responses),
             seconds=seconds,
         )
-
-    def _laid_out(self, rendered: Sequence[Rendered]) -> Layout:
-        if self._packs_up_to is None:
-            self._packs_up_to = packs_up_to(self.network)
-        longest = max(len(example.ids) for example in rendered)
-        return packed(rendered) if longest <= self._packs_up_to else padded(rendered)
 
     @property
     def position_limit(self) -> int | None:

@@ -14,6 +14,8 @@ from transformers import AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from learnable.errors import LearnableError, ModelError
+from learnable.model.batching import refuse_lookahead
+from learnable.model.lengths import forget_lengths
 from learnable.model.source import locate, quantization, resolved_device, resolved_dtype
 from learnable.model.templates import choose_template
 from learnable.model.weights import broken_file, check_gguf, read_network
@@ -42,8 +44,8 @@ def load_network(ref: ModelRef) -> Any:
     """Return the network, in evaluation mode on its device.
 
     Raises:
-        ModelError: If transformers cannot load it, its weights are not all there, or it is loaded in another dtype than
-            asked for.
+        ModelError: If transformers cannot load it, its weights are not all there, it is loaded in another dtype than
+            asked for, or its tokens see later ones.
     """
     folder, wanted = locate(ref), resolved_dtype(ref)
     dtype = getattr(torch, wanted)
@@ -59,7 +61,10 @@ def load_network(ref: ModelRef) -> Any:
             f"{ref.name} was loaded as {loaded}, asked for was {dtype}",
             hint=_quantized(folder) or "choose another --dtype",
         )
-    return network.to(resolved_device(ref)).eval()
+    network = network.to(resolved_device(ref)).eval()
+    forget_lengths(network)
+    refuse_lookahead(network, ref.name)
+    return network
 
 
 @contextmanager

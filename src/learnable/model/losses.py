@@ -6,7 +6,6 @@ chunks, by cutting the input of the output layer: the model's own forward then a
 (soft caps, scales), without a line about any model family here.
 """
 
-import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,12 +15,8 @@ from numpy.typing import NDArray
 
 from learnable.errors import ModelError
 from learnable.model.network import heard, hooked
-from learnable.model.packing import Layout, attending, packed, padded
-from learnable.progress import say
+from learnable.model.packing import Layout, attending
 from learnable.types import Rendered
-
-MOST_APART = {"float32": 1e-3, "bfloat16": 5e-2, "float16": 1e-2}
-"""Largest difference between hidden states, packed and padded, as a share of their length, that is rounding."""
 
 LOGITS_AT_ONCE = {"cpu": 3 << 22, "cuda": 1 << 28}
 """Elements of a chunk of logits, by kind of device: what a CPU keeps in its cache, and 1 GiB in float32."""
@@ -93,53 +88,15 @@ def hidden_states(network: Any, layout: Layout) -> torch.Tensor:
     """Return what the output layer would be given, of all tokens of a layout, (B * T, d)."""
     found: list[torch.Tensor] = []
 
-    def keep(_: Any, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
+    def keep(head: Any, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
         found.append(arguments[0].reshape(-1, arguments[0].shape[-1]))
-        return (arguments[0][:1, :1],)
+        return (arguments[0][:1, :1].to(head.weight.dtype),)
 
     with hooked(_head(network), keep), attending(network, layout):
         network(**_inputs(network, layout), use_cache=False)
     if not found:
         raise ModelError("the output layer of this model is never called, so its states cannot be read")
     return found[0]
-
-
-@torch.inference_mode()
-def packs_up_to(network: Any) -> int:
-    """Return the longest example, in tokens, of batches that this network may be given as one sequence.
-
-    Tried, not looked up: a few made-up rows, packed and padded, must give the same hidden states. A network whose
-    layers are not all attention would carry one example into the next, and gets 0; so does one whose attention
-    transformers cannot replace.
-    """
-    rng = np.random.default_rng(0)
-    ids = rng.integers(0, network.config.get_text_config().vocab_size, size=(4, 24), dtype=np.int32)
-    ids[:2, :12] = ids[0, :12]
-    rows = [
-        Rendered(
-            id=str(row), ids=each[: 24 - 3 * row], mask=np.ones(24 - 3 * row, dtype=bool), truncated=False
-        )
-        for row, each in enumerate(ids)
-    ]
-    one, each = packed(rows), padded(rows)
-    try:
-        found = hidden_states(network, one).float()
-    except (NotImplementedError, ValueError, TypeError, RuntimeError) as error:
-        say(f"batches are padded: this model cannot take several examples as one sequence ({error})")
-        return 0
-    expected = hidden_states(network, each).float()
-    apart = max(
-        float(
-            (found[torch.from_numpy(a)] - expected[torch.from_numpy(b)]).norm()
-            / expected[torch.from_numpy(b)].norm()
-        )
-        for a, b in zip(one.places, each.places, strict=True)
-    )
-    if apart > MOST_APART[str(network.dtype).removeprefix("torch.")]:
-        say("batches are padded: several examples as one sequence give this model other hidden states")
-        return 0
-    window = getattr(network.config.get_text_config(), "sliding_window", None)
-    return window or sys.maxsize
 
 
 def _inputs(network: Any, layout: Layout) -> dict[str, torch.Tensor]:

@@ -1,6 +1,6 @@
 """What is done to a network of transformers from outside, without a line about any model family."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -51,3 +51,59 @@ def heard(module: torch.nn.Module, listen: Callable[[torch.Tensor], None]) -> It
         yield
     finally:
         handle.remove()
+
+
+@contextmanager
+def in_float32(network: Any) -> Iterator[None]:
+    """Let a network compute in float32 within the block, whatever the dtype of its weights.
+
+    Layers are cast one at a time, each for its own pass, so that memory grows by one layer; embeddings are cast as they
+    come out. The weights are put back afterwards, not cast back: they keep their bits.
+    """
+    inner = base_network(network)
+    layers = _outermost(inner)
+    in_layers = {id(module) for layer in layers for module in layer.modules()}
+    tables = [module for module in inner.modules() if isinstance(module, torch.nn.Embedding)]
+    left = {id(module) for module in (*tables, inner.get_output_embeddings())}
+    others = [module for module in inner.modules() if id(module) not in in_layers | left]
+    open_casts = [_Cast(others)]
+    handles = [table.register_forward_hook(lambda _, __, output: output.float()) for table in tables]
+    for layer in layers:
+        handles += [
+            layer.register_forward_pre_hook(lambda layer, _: open_casts.append(_Cast(layer.modules()))),
+            layer.register_forward_hook(lambda *_: open_casts.pop().undo(), always_call=True),
+        ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        while open_casts:
+            open_casts.pop().undo()
+
+
+class _Cast:
+    """Weights and buffers of modules in float32, until it is undone."""
+
+    def __init__(self, modules: Iterable[torch.nn.Module]) -> None:
+        self._kept: list[tuple[dict[str, Any], str, torch.Tensor]] = []
+        for module in modules:
+            both: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+            for held in both:
+                for name, weights in held.items():
+                    if weights is not None and weights.dtype in (torch.bfloat16, torch.float16):
+                        self._kept.append((held, name, weights))
+                        held[name] = weights.detach().float()
+
+    def undo(self) -> None:
+        """Put the weights back."""
+        for held, name, weights in self._kept:
+            held[name] = weights
+
+
+def _outermost(network: torch.nn.Module) -> list[torch.nn.Module]:
+    """Return the layers of a network: what its lists of modules hold, but for lists within layers."""
+    found: list[torch.nn.Module] = []
+    for child in network.children():
+        found += list(child) if isinstance(child, torch.nn.ModuleList) else _outermost(child)
+    return found

@@ -8,13 +8,14 @@ to know: a token sees the tokens of its own example before it, and those of its 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby, pairwise
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AttentionInterface
+from transformers import AttentionInterface, AttentionMaskInterface
 
 from learnable.model.network import base_network
 from learnable.types import Rendered
@@ -63,6 +64,11 @@ class Layout:
     def computed(self) -> int:
         """How many tokens a pass computes, padding included."""
         return self.ids.numel()
+
+    @cached_property
+    def longest(self) -> int:
+        """Tokens of the longest example."""
+        return int(self.positions.max()) + 1
 
 
 def padded(rendered: Sequence[Rendered]) -> Layout:
@@ -217,14 +223,14 @@ def attention(
         module: The layer that asks.
         query: (1, H, N, d).
         key: (1, K, N, d); H is a multiple of K.
-        value: (1, K, N, d).
+        value: (1, K, N, e).
         attention_mask: None: the layout says what is seen.
         scaling: Of the scores; 1 / sqrt(d) when not given.
-        sliding_window: Most tokens a token sees, itself included.
+        sliding_window: Most tokens a token sees, itself included; None or 0 where it sees all.
         others: What some models ask for, and is refused.
 
     Returns:
-        (1, N, H, d), and None for the weights.
+        (1, N, H, e), and None for the weights.
 
     Raises:
         NotImplementedError: If the model asks for more than plain causal attention.
@@ -233,10 +239,9 @@ def attention(
     unknown = [name for name, wanted in others.items() if name in UNSUPPORTED and wanted is not None]
     if layout is None or layout.segments is None or attention_mask is not None or unknown:
         raise NotImplementedError(f"attention with {', '.join(unknown) or 'a mask'}")
-    if sliding_window is not None and int(layout.positions.max()) >= sliding_window:
-        raise NotImplementedError(f"a sliding window of {sliding_window} tokens")
+    _check_window(layout, sliding_window)
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    found = torch.empty_like(query[0].transpose(0, 1))  # (N, H, d)
+    found = query.new_empty(query.shape[2], query.shape[1], value.shape[-1])  # (N, H, e)
     for part in layout.segments:
         end = part.start + part.length * part.count
         q, k, v = (_cut(states[0], part) for states in (query, key, value))
@@ -248,12 +253,33 @@ def attention(
                 )
                 for states, own in ((key[0], k), (value[0], v))
             )
-        seen = _causal(q, k, v, scale)  # (count, H, length, d)
+        seen = _causal(q, k, v, scale)  # (count, H, length, e)
         found[part.start : end] = seen.transpose(1, 2).reshape(end - part.start, *found.shape[1:])
     return found[None], None
 
 
 UNSUPPORTED = ("softcap", "s_aux", "position_bias", "head_mask")
+
+
+def visible(*, local_size: int | None = None, use_vmap: bool = False, **_: Any) -> None:
+    """Make no mask, as the layout says what is seen; what transformers calls in place of its own masks.
+
+    Args:
+        local_size: Most tokens a token sees, itself included: of a sliding window, or of a chunk.
+        use_vmap: Whether the model has a mask of its own kind.
+
+    Raises:
+        NotImplementedError: If a token does not see all of its example before it.
+    """
+    layout = _layouts[-1] if _layouts else None
+    if layout is None or use_vmap:
+        raise NotImplementedError("attention with a mask of its own kind")
+    _check_window(layout, local_size)
+
+
+def _check_window(layout: Layout, window: int | None) -> None:
+    if window and layout.longest > window:
+        raise NotImplementedError(f"a token sees no more than {window:,} tokens in some layers")
 
 
 def _cut(states: torch.Tensor, part: Segments) -> torch.Tensor:
@@ -264,8 +290,8 @@ def _cut(states: torch.Tensor, part: Segments) -> torch.Tensor:
 
 
 def _causal(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
-    """Return attention of the last T of S tokens to those up to themselves: q (n, H, T, d), k and v (n, K, S, d)."""
-    (count, heads, length, width), seen = q.shape, k.shape[2]
+    """Return attention of the last T of S tokens to those up to themselves: q (n, H, T, d), k (n, K, S, d), v (n, K, S, e)."""
+    (count, heads, length, width), seen, out = q.shape, k.shape[2], v.shape[-1]
     before = seen - length
     if q.device.type != "cpu" or (q.dtype == torch.float32 and length >= FLASH_FROM and not before):
         mask = torch.ones(length, seen, dtype=torch.bool, device=q.device).tril(before) if before else None
@@ -276,7 +302,7 @@ def _causal(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> 
     shares = heads // groups
     grouped = (q * scale).reshape(count, groups, shares, length, width)
     transposed = k.transpose(-1, -2)
-    found = torch.empty(count, groups, shares, length, width, dtype=q.dtype)
+    found = torch.empty(count, groups, shares, length, out, dtype=q.dtype)
     later = torch.full((QUERIES_AT_ONCE, QUERIES_AT_ONCE), float("-inf"), dtype=q.dtype).triu(1)
     for start in range(0, length, QUERIES_AT_ONCE):
         end = min(length, start + QUERIES_AT_ONCE)
@@ -286,9 +312,10 @@ def _causal(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> 
         scores[..., before + start :] += later[:rows, :rows]
         weights = scores.softmax(dim=-1).view(count, groups, shares * rows, -1)
         found[:, :, :, start:end] = torch.matmul(weights, v[:, :, : before + end]).view(
-            count, groups, shares, rows, width
+            count, groups, shares, rows, out
         )
-    return found.view(count, heads, length, width)
+    return found.view(count, heads, length, out)
 
 
 AttentionInterface.register(NAME, attention)
+AttentionMaskInterface.register(NAME, visible)

@@ -22,6 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from learnable.atomic import write_json
 from learnable.errors import ModelError
+from learnable.model.batching import Batching
 from learnable.model.conversations import CONVERSATIONS
 from learnable.model.language_model import LanguageModel
 from learnable.model.loading import load_network, loading_errors
@@ -126,8 +127,12 @@ def loss_checks(model: LanguageModel, rendered: Sequence[Rendered]) -> Iterator[
         rendered: At least two rows, each with a response token.
 
     Yields:
-        batch size, order, shared prefix, plain loop, padding side.
+        batches, batch size, order, shared prefix, plain loop, padding side.
+
+    Raises:
+        ModelError: If a token of the model sees later ones.
     """
+    yield batches_check(model, rendered)
     alone = np.concatenate([model.nll([row]) for row in rendered])
     together = model.nll(rendered)
     dtype = model.dtype
@@ -142,7 +147,7 @@ def loss_checks(model: LanguageModel, rendered: Sequence[Rendered]) -> Iterator[
 
     yield compared(
         "batch size", together, alone, f"all {len(rendered)} rows together against one by one",
-        "rows see each other or the padding: this attention is not causal, and its losses cannot be used",
+        "rows see each other or the padding, and losses cannot be used: report it, with the model's name",
     )  # fmt: skip
     yield compared(
         "order", model.nll(rendered[::-1])[::-1], together, "the batch against the batch turned around",
@@ -160,6 +165,30 @@ def loss_checks(model: LanguageModel, rendered: Sequence[Rendered]) -> Iterator[
         "if the plain loop is ok, only left padding is wrong in this model: its losses can be used, answers that it "
         "generates in batches cannot",
     )  # fmt: skip
+
+
+def batches_check(model: LanguageModel, rendered: Sequence[Rendered]) -> Check:
+    """Try how rows of these lengths may lie in a batch of this model, whatever the cache says.
+
+    Raises:
+        ModelError: If a token of the model sees later ones.
+    """
+    batching = Batching(model.network, position_limit=model.position_limit)
+    verdicts = [
+        batching.verdict([rendered[position] for position in group]) for group in batching.groups(rendered)
+    ]
+    ways = {
+        "packed": "rows lie one after the other, without padding",
+        "padded": "rows are padded, which is slower",
+        "alone": "rows are computed one at a time, which is slow",
+    }
+    found = {ways[how] + (f": {why}" if why else ""): how for how, why in verdicts}
+    return Check(
+        name="batches",
+        verdict="warning" if "alone" in found.values() else "ok",
+        found="; ".join(found),
+        remedy="losses are right; another model is faster" if "alone" in found.values() else "",
+    )
 
 
 def per_token(nll: NDArray[np.float64], rendered: Sequence[Rendered]) -> NDArray[np.float64]:

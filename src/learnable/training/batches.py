@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from learnable.model.lengths import LengthSwitches
 from learnable.model.packing import Layout
 from learnable.types import Rendered
 
@@ -117,19 +118,23 @@ def share(members: Sequence[Member], *, process: int, processes: int) -> list[Me
     return [Member(row, position, idle)]
 
 
-def pieces(members: Sequence[Member], *, most_tokens: int, padding: bool) -> Iterator[list[Member]]:
+def pieces(
+    members: Sequence[Member], *, most_tokens: int, padding: bool, switches: LengthSwitches
+) -> Iterator[list[Member]]:
     """Yield the rows of a batch, which begins with the longest, in pieces of at most so many tokens.
 
     A row that is longer is a piece of its own. With ``padding`` every row counts as long as the longest of its piece.
+    All rows of a piece are on one side of the lengths at which the network switches.
     """
     piece: list[Member] = []
     tokens = 0
     for member in members:
-        own = len((piece or [member])[0].example.ids) if padding else len(member.example.ids)
-        if piece and tokens + own > most_tokens:
+        longest, length = len((piece or [member])[0].example.ids), len(member.example.ids)
+        own = longest if padding else length
+        if piece and (tokens + own > most_tokens or switches.kind(length) != switches.kind(longest)):
             yield piece
             piece, tokens = [], 0
-            own = len(member.example.ids)
+            own = length
         piece.append(member)
         tokens += own
     if piece:

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from trl import SFTTrainer
 
+from learnable.model.lengths import LengthSwitches
 from learnable.model.network import base_network
 from learnable.model.packing import Layout, attending, padded
 from learnable.progress import Bar
@@ -52,6 +53,7 @@ class ResponseTrainer(SFTTrainer):  # type: ignore[misc]
         self.size = PieceSize.of(self.model, longest=batches.longest)
         self._layout_of, self._padding = layout_of or padded, layout_of is None
         self._network = base_network(self.model)
+        self._switches = LengthSwitches.of(self._network)
         self._set_again()
         fused = (
             self._network.config._attn_implementation == "sdpa"
@@ -98,7 +100,9 @@ class ResponseTrainer(SFTTrainer):  # type: ignore[misc]
         self, model: Any, mine: Sequence[Member], members: Sequence[Member], advanced: list[int]
     ) -> torch.Tensor:
         counted = response_tokens(members)
-        parts = list(pieces(mine, most_tokens=self.size.tokens, padding=self._padding))
+        parts = list(
+            pieces(mine, most_tokens=self.size.tokens, padding=self._padding, switches=self._switches)
+        )
         loss = torch.zeros((), device=self.args.device)
         self._met = torch.zeros(len(members), dtype=torch.float32, device=self.args.device)
         for number, part in enumerate(parts, start=1):
