@@ -1,5 +1,6 @@
 """The card of a selection: a data-set card that loads, says where rows came from, and names no folder."""
 
+import glob
 import json
 import shlex
 import time
@@ -9,6 +10,7 @@ import datasets
 import polars as pl
 import pytest
 import yaml
+from huggingface_hub import DatasetCard
 
 from learnable import cli
 from learnable.data import load_pool
@@ -103,6 +105,23 @@ def test_files_with_other_columns_are_configurations_of_their_own(about):
 def test_text_of_data_stays_within_its_cell(about):
     source = replace(about.inputs[0], name="a|b`<script>`.jsonl")
     assert "`a\\|b'<script>'.jsonl`" in card(replace(about, inputs=[source]))
+
+
+def test_names_in_the_data_end_neither_the_head_nor_a_block(about):
+    evil = "a\n---\nlicense: mit\n```\n````\n<script>`|.jsonl"
+    source = replace(about.inputs[0], name=evil)
+    text = card(
+        replace(
+            about, inputs=[source], outputs=[output(evil, licenses={evil: 10})], commands=[shlex.join([evil])]
+        )
+    )
+    read = DatasetCard(text)
+    assert read.data.to_dict()["license"] == evil
+    assert read.data.to_dict()["configs"][0]["data_files"][0]["path"] == [glob.escape(evil)]
+    before, block, after = read.text.split("`````")
+    assert before.count("<script>") == before.count(" <script>'")  # in one line, as code
+    assert block == f"sh\n{shlex.join([evil])}\n"
+    assert after.strip() == ""
 
 
 def test_figure_that_is_not_known_is_called_so(about):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import psutil
 import pytest
 from safetensors.torch import load_file
 
@@ -25,6 +26,14 @@ def saving_often(job):
     trained = sft._fine_tune(job)
     files = sorted(path.name for path in job.folder.glob("checkpoints/checkpoint-11/*"))
     (job.folder / f"seen-{os.environ['RANK']}.json").write_text(json.dumps(files))
+    # What other machines could reach, of this process and of the one that has started it.
+    ports = [
+        each
+        for process in (psutil.Process(), psutil.Process().parent())
+        for each in process.net_connections()
+    ]
+    heard = [each.laddr.ip for each in ports if each.status == psutil.CONN_LISTEN]
+    (job.folder / f"ports-{os.environ['RANK']}.json").write_text(json.dumps(heard))
     return trained
 
 
@@ -71,6 +80,9 @@ def test_a_training_that_one_process_began_two_end_to_the_same_adapter(ref, rend
     assert {"complete", "last_epoch.npy", "optimizer.pt", "trainer_state.json"} <= set(checkpoint)
     assert [name for name in checkpoint if "rng" in name] == ["rng_state_0.pth"], "the main process writes"
     assert not (two / "checkpoints").exists()
+    heard = [json.loads((two / f"ports-{rank}.json").read_text()) for rank in range(2)]
+    assert {*heard[0], *heard[1]} <= {"127.0.0.1", "::1"}, "no other machine can reach them"
+    assert not list(two.rglob("*.pickle"))
 
 
 def test_what_fails_in_the_main_process_is_told_to_the_one_that_started_it(tmp_path):

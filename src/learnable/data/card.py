@@ -149,7 +149,7 @@ def card(about: Card) -> str:
         "\n".join(f"- {text}" for text in (*_ALWAYS, *about.cautions)),
         "## How to repeat it",
         "Names of files without their folders; put them where the commands find them.",
-        "```sh\n" + "\n".join(about.commands) + "\n```",
+        _fenced("\n".join(about.commands)),
     ]
     return visible("\n\n".join(sections)) + "\n"
 
@@ -296,6 +296,13 @@ def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 def _list(facts: Mapping[str, str]) -> str:
     return "\n".join(f"- {label}: {text}" for label, text in facts.items())
+
+
+def _fenced(text: str) -> str:
+    """Return lines of a shell as a block in Markdown, which no backticks in them end."""
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}sh\n{text}\n{fence}"
 
 
 def code(text: str) -> str:

@@ -9,7 +9,9 @@ import atexit
 import os
 import pickle
 import signal
+import socket
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from itertools import count
@@ -45,11 +47,15 @@ def is_main() -> bool:
     return processes_here() == 1 or os.environ["RANK"] == "0"
 
 
-def join() -> None:
+def join(meeting: Path | None = None) -> None:
     """Under a launcher such as torchrun, become the main process, or train with it until it ends.
 
     In the main process, and without a launcher, this returns at once. In the others it never does: they end, without
     an error, when the main process ends. Call it before anything is read or written.
+
+    Args:
+        meeting: A file through which processes of this machine find each other. Without one they do so over the
+            network, as the launcher says: whoever reaches its port can give them orders.
     """
     global _store
     if processes_here() == 1 or _store is not None:
@@ -59,7 +65,12 @@ def join() -> None:
     on_gpu = torch.cuda.is_available()
     if on_gpu:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-    store, rank, size = next(rendezvous("env://"))
+    if meeting is None:
+        store, rank, size = next(rendezvous("env://"))
+    else:
+        rank, size = int(os.environ["RANK"]), processes_here()
+        store = dist.FileStore(str(meeting), size)
+        _talk_on_loopback()
     backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
     dist.init_process_group(backend, store=PrefixStore("training", store), rank=rank, world_size=size)
     _store = PrefixStore("work", store)
@@ -106,9 +117,16 @@ def shared(value: Any) -> Any:
     return values[0]
 
 
+def _talk_on_loopback() -> None:
+    """Let the processes of this machine listen on its loopback interface alone."""
+    names = [name for _, name in socket.if_nameindex() if name in ("lo", "lo0")]
+    for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+        os.environ.setdefault(variable, ",".join(names[:1]))
+
+
 def work(call: Path) -> None:
     """Do what ``together`` left in a file, and leave the outcome beside it; in the main process of several."""
-    join()
+    join(call.with_suffix(".meeting"))
     function, arguments = pickle.loads(call.read_bytes())
     try:
         outcome = together(function, *arguments, processes=1, scratch=call.parent)
@@ -125,16 +143,30 @@ def _leave() -> None:
 
 
 def _launched(function: Callable[..., Any], arguments: tuple[Any, ...], processes: int, scratch: Path) -> Any:
-    call, outcome = scratch / "call.pickle", scratch / "call.outcome"
-    call.write_bytes(pickle.dumps((function, arguments)))
-    outcome.unlink(missing_ok=True)
+    scratch.mkdir(parents=True, exist_ok=True)
+    # A folder that no other user can write to: what lies in it is unpickled.
+    with tempfile.TemporaryDirectory(prefix="processes-", dir=scratch) as private:
+        call = Path(private).resolve() / "call.pickle"
+        call.write_bytes(pickle.dumps((function, arguments)))
+        _launch(call, processes)
+        found = pickle.loads(call.with_suffix(".outcome").read_bytes())
+    if isinstance(found, LearnableError):
+        raise found
+    return found
+
+
+def _launch(call: Path, processes: int) -> None:
+    """Have processes do what a file says, and wait until the outcome lies beside it."""
+    # Neither the launcher nor its processes open a port that other machines reach.
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=processes,
         run_id=uuid4().hex,
         rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
+        rdzv_endpoint=str(call.with_suffix(".launch")),
+        rdzv_configs={"store_type": "file"},
         local_addr="localhost",
         max_restarts=0,
     )
@@ -144,7 +176,7 @@ def _launched(function: Callable[..., Any], arguments: tuple[Any, ...], processe
         worker = ("-P", "-m", f"{__package__}.worker")
         elastic_launch(config, sys.executable)(*worker, str(call), str(os.getpid()))
     except ChildFailedError as error:
-        if not outcome.is_file():
+        if not call.with_suffix(".outcome").is_file():
             rank, failure = error.get_first_failure()
             raise TrainError(
                 f"process {rank + 1} of {processes} ended with exit code {failure.exitcode}",
@@ -156,11 +188,6 @@ def _launched(function: Callable[..., Any], arguments: tuple[Any, ...], processe
         ) from error
     finally:
         _restore(handlers)
-    # Written by the process that was started here.
-    found = pickle.loads(outcome.read_bytes())
-    if isinstance(found, LearnableError):
-        raise found
-    return found
 
 
 def _restore(handlers: Mapping[signal.Signals, Any]) -> None:
