@@ -69,7 +69,7 @@ def join(meeting: Path | None = None) -> None:
         store, rank, size = next(rendezvous("env://"))
     else:
         rank, size = int(os.environ["RANK"]), processes_here()
-        store = dist.FileStore(str(meeting), size)
+        store = dist.FileStore(str(meeting), size)  # type: ignore[attr-defined]
         _talk_on_loopback()
     backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
     dist.init_process_group(backend, store=PrefixStore("training", store), rank=rank, world_size=size)
