@@ -1,7 +1,7 @@
 """A selection as other trainers read it: its conversations in one file, and a configuration that trains on them."""
 
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,11 +17,23 @@ Trainer = Literal["trl", "llamafactory", "axolotl"]
 ROWS = "train.jsonl"
 CONFIGURATION = "sft.yaml"
 DATASET_INFO = "dataset_info.json"
+TEMPLATE = "chat_template.jinja"
 _DATASET = "selection"
+_CHAT_TEMPLATE: dict[str, dict[str, Any]] = {
+    "trl": {"chat_template_path": TEMPLATE},
+    "axolotl": {"chat_template": "jinja", "chat_template_jinja": TEMPLATE},
+}
 
 
 def write_export(
-    pool: Path, ids: Collection[str], folder: Path, *, trainer: Trainer, model: str, max_length: int
+    pool: Path,
+    ids: Collection[str],
+    folder: Path,
+    *,
+    trainer: Trainer,
+    model: str,
+    max_length: int,
+    chat_template: str | None = None,
 ) -> list[Path]:
     """Write the chosen conversations and what the trainer needs to train on them, and return the files.
 
@@ -36,17 +48,21 @@ def write_export(
         trainer: Who reads them.
         model: The model to train: a hub id, or a folder.
         max_length: Longest example in tokens; longer ones are cut, as they were when scored.
+        chat_template: Template that was chosen instead of the model's own. LLaMA-Factory takes templates of its own only.
 
     Raises:
-        DataError: If an id is not in the pool, or the trainer would leave out a conversation.
+        DataError: If an id is not in the pool, or the trainer would leave out a conversation or a part of it.
         DiskError: If the folder cannot be written.
 
     Source: the keys are those of TRL 1.16, LLaMA-Factory (``data/README.md``) and Axolotl (``docs/dataset-formats``).
     """
     examples = _chosen(pool, ids)
+    files: Mapping[str, dict[str, Any] | str]
     rows, files = export(examples, trainer=trainer, model=model, max_length=max_length)
     with replacing(folder / ROWS) as part, part.open("w", encoding="utf-8") as out:
         out.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    if chat_template is not None and trainer in _CHAT_TEMPLATE:
+        files = {CONFIGURATION: files[CONFIGURATION] | _CHAT_TEMPLATE[trainer], TEMPLATE: chat_template}
     for name, content in files.items():
         with replacing(folder / name) as part:
             part.write_text(_text(name, content), encoding="utf-8")
@@ -70,20 +86,50 @@ def export(
     examples: Sequence[Example], *, trainer: Trainer, model: str, max_length: int
 ) -> tuple[Iterable[dict[str, Any]], dict[str, dict[str, Any]]]:
     """Return the rows of ``train.jsonl`` and the content of the other files by their names; see ``write_export``."""
+    if trainer == "axolotl":
+        masks = any(not message.trained for example in examples for message in example.messages)
+        return map(_axolotl_row, examples), {CONFIGURATION: _axolotl(model, max_length, masks=masks)}
+    only_last = _learn_last_only(examples, trainer)
+    tools = any(example.tools for example in examples)
     if trainer == "trl":
         # TRL masks the prompt of a pair under any template, but the user's turns of a conversation only under templates
         # that it knows.
-        pairs = all(_answers(example) == 1 for example in examples)
-        return map(_pair if pairs else _turns, examples), {CONFIGURATION: _trl(model, max_length, pairs)}
-    if trainer == "llamafactory":
-        for example in examples:
-            _check_alternating(example)
-        files = {CONFIGURATION: _llamafactory(model, max_length), DATASET_INFO: {_DATASET: _DESCRIPTION}}
-        return map(_turns, examples), files
-    return map(_turns, examples), {CONFIGURATION: _axolotl(model, max_length)}
+        pairs = only_last or all(_answers(example) == 1 for example in examples)
+        configuration = {CONFIGURATION: _trl(model, max_length, pairs)}
+        return (_trl_row(example, pairs=pairs, tools=tools) for example in examples), configuration
+    for example in examples:
+        _check_llamafactory(example)
+    description = {**_DESCRIPTION, **(_WITH_TOOLS if tools or any(map(_calls, examples)) else {})}
+    settings = _llamafactory(model, max_length) | ({"mask_history": True} if only_last else {})
+    files = {CONFIGURATION: settings, DATASET_INFO: {_DATASET: description}}
+    return (_llamafactory_row(example, tools=tools) for example in examples), files
 
 
-def _text(name: str, content: dict[str, Any]) -> str:
+def _learn_last_only(examples: Sequence[Example], trainer: Trainer) -> bool:
+    """Tell whether some answers are context only, and the last ones are all that is to learn.
+
+    Raises:
+        DataError: If a conversation has answers of both kinds in another order, which the trainer cannot tell apart.
+    """
+    counts = [(sum(map(_is_learned, example.messages)), _answers(example)) for example in examples]
+    if all(learned == answers for learned, answers in counts):
+        return False
+    for example, (learned, _) in zip(examples, counts, strict=True):
+        if learned != 1 or not _is_learned(example.messages[-1]):
+            raise DataError(
+                f"{_NAMES[trainer]} learns all answers of a conversation or the last one alone, and other answers of "
+                f"example {example.id[:12]} are context only",
+                hint="export for axolotl, which masks single turns; or choose among rows that learn their last answer",
+            )
+    return True
+
+
+_NAMES = {"trl": "TRL", "llamafactory": "LLaMA-Factory", "axolotl": "Axolotl"}
+
+
+def _text(name: str, content: dict[str, Any] | str) -> str:
+    if isinstance(content, str):
+        return content
     if name.endswith(".json"):
         return json.dumps(content, indent=2) + "\n"
     return str(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
@@ -93,26 +139,85 @@ def _answers(example: Example) -> int:
     return sum(message.role == "assistant" for message in example.messages)
 
 
-def _plain(messages: Iterable[Message]) -> list[dict[str, str]]:
-    return [{"role": message.role, "content": message.content} for message in messages]
+def _is_learned(message: Message) -> bool:
+    return message.role == "assistant" and message.trained
 
 
-def _turns(example: Example) -> dict[str, Any]:
-    return {"messages": _plain(example.messages)}
+def _calls(example: Example) -> bool:
+    return any(message.tool_calls for message in example.messages)
 
 
-def _pair(example: Example) -> dict[str, Any]:
-    return {"prompt": _plain(example.messages[:-1]), "completion": _plain(example.messages[-1:])}
+def _turn(message: Message, *, arguments_as_text: bool) -> dict[str, Any]:
+    """Return a turn as chat templates take it; a plain one has a role and a content."""
+    turn: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.reasoning:
+        turn["reasoning_content"] = message.reasoning
+    if message.tool_calls:
+        turn["tool_calls"] = [
+            {
+                "type": "function",
+                "function": {
+                    "name": call.name,
+                    "arguments": call.arguments if arguments_as_text else json.loads(call.arguments),
+                },
+                **({"id": call.id} if call.id else {}),
+            }
+            for call in message.tool_calls
+        ]
+    beside = {"name": message.name, "tool_call_id": message.tool_call_id}
+    return turn | {key: value for key, value in beside.items() if value}
 
 
-def _check_alternating(example: Example) -> None:
-    """Refuse what LLaMA-Factory leaves out with no more than a line in its log."""
+def _trl_row(example: Example, *, pairs: bool, tools: bool) -> dict[str, Any]:
+    """Return a row for TRL, which reads tools as JSON text: a column of objects would mix the keys of all of them."""
+    turns = [_turn(message, arguments_as_text=False) for message in example.messages]
+    row = {"prompt": turns[:-1], "completion": turns[-1:]} if pairs else {"messages": turns}
+    return row | ({"tools": example.tools or None} if tools else {})
+
+
+def _axolotl_row(example: Example) -> dict[str, Any]:
+    """Return a row for Axolotl, which makes objects of arguments itself, and has a key for turns to leave out."""
+    turns = []
+    for message in example.messages:
+        turn = _turn(message, arguments_as_text=True)
+        turns.append(turn if message.trained else turn | {_TRAINING: False})
+    return {"messages": turns} | ({"tools": json.loads(example.tools)} if example.tools else {})
+
+
+_TRAINING = "train"
+
+
+def _llamafactory_row(example: Example, *, tools: bool) -> dict[str, Any]:
+    """Return a row for LLaMA-Factory: calls are JSON text in a turn of their own role, reasoning is in the text."""
+    turns = []
+    for message in example.messages:
+        role, content = message.role, message.content
+        if message.tool_calls:
+            calls = [
+                {"name": call.name, "arguments": json.loads(call.arguments)} for call in message.tool_calls
+            ]
+            role, content = "function_call", json.dumps(calls, ensure_ascii=False)
+        if message.reasoning:
+            content = f"<think>\n{message.reasoning}\n</think>\n\n{content}"
+        turns.append({"role": role, "content": content})
+    return {"messages": turns} | ({"tools": example.tools} if tools else {})
+
+
+def _check_llamafactory(example: Example) -> None:
+    """Refuse what LLaMA-Factory leaves out with no more than a line in its log, and what it has no place for."""
     roles = [message.role for message in example.messages]
     turns = roles[1:] if roles[0] == "system" else roles
-    if turns != ["user", "assistant"] * (len(turns) // 2):
+    asks, answers = set(turns[::2]), set(turns[1::2])
+    if len(turns) % 2 or not asks <= {"user", "tool"} or answers != {"assistant"}:
         raise DataError(
             f"LLaMA-Factory would leave out example {example.id[:12]}: its turns are {', '.join(roles)}",
-            hint="it takes user and assistant turns by turns, after at most one system turn; merge turns, or drop the row",
+            hint="it takes questions (or results of tools) and answers by turns, after at most one system turn; merge "
+            "turns, or drop the row",
+        )
+    if any(message.tool_calls and message.content.strip() for message in example.messages):
+        raise DataError(
+            f"LLaMA-Factory would leave out text of example {example.id[:12]}: it stands beside a call",
+            hint="it takes calls or text in a turn, not both; drop the row, or export for trl or axolotl",
         )
 
 
@@ -143,7 +248,7 @@ def _trl(model: str, max_length: int, pairs: bool) -> dict[str, Any]:  # noqa: F
     }
 
 
-_DESCRIPTION = {
+_DESCRIPTION: dict[str, Any] = {
     "file_name": ROWS,
     "formatting": "sharegpt",
     "columns": {"messages": "messages"},
@@ -155,6 +260,12 @@ _DESCRIPTION = {
         "assistant_tag": "assistant",
         "system_tag": "system",
     },
+}
+
+
+_WITH_TOOLS = {
+    "columns": {"messages": "messages", "tools": "tools"},
+    "tags": {**_DESCRIPTION["tags"], "observation_tag": "tool", "function_tag": "function_call"},
 }
 
 
@@ -175,9 +286,15 @@ def _llamafactory(model: str, max_length: int) -> dict[str, Any]:
     }
 
 
-def _axolotl(model: str, max_length: int) -> dict[str, Any]:
+def _axolotl(model: str, max_length: int, *, masks: bool) -> dict[str, Any]:
     tuning = Tuning()
-    rows = {"path": ROWS, "type": "chat_template", "roles_to_train": ["assistant"], "train_on_eos": "turn"}
+    rows = {
+        "path": ROWS,
+        "type": "chat_template",
+        "roles_to_train": ["assistant"],
+        "train_on_eos": "turn",
+        **({"message_field_training": _TRAINING} if masks else {}),
+    }
     return {
         "base_model": model,
         "datasets": [rows],

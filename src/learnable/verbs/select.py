@@ -209,9 +209,26 @@ def _options(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 def _export(scored: Outcome, ids: list[str], folder: Path, trainer: Trainer) -> list[str]:
     name, max_length = scored.facts["model"], scored.facts["max_length"]
-    pool, model = scored.links["pool"], _loadable(name)
-    paths = write_export(pool, ids, folder / trainer, trainer=trainer, model=model, max_length=max_length)
+    paths = write_export(
+        scored.links["pool"],
+        ids,
+        folder / trainer,
+        trainer=trainer,
+        model=_loadable(name),
+        max_length=max_length,
+        chat_template=_chosen_template(name, scored.facts.get("chat template")),
+    )
     return [str(path.relative_to(folder)) for path in paths]
+
+
+def _chosen_template(name: str, chosen: str | None) -> str | None:
+    """Return the text of the chat template that was chosen instead of the model's own."""
+    if chosen is None:
+        return None
+    from learnable.model.loading import load_tokenizer
+
+    template = load_tokenizer(ModelRef(name=name, chat_template=chosen)).chat_template
+    return str(template["default"] if isinstance(template, Mapping) else template)
 
 
 def _loadable(name: str) -> str:
