@@ -14,8 +14,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from learnable.data import read
 from learnable.diversifying.drawing import Drawing
-from learnable.errors import ModelError, UsageError
+from learnable.errors import DataError, ModelError, UsageError
 from learnable.evaluating import build_evaluator, parse
 from learnable.servers import GIVE_UP, ServerGenerator
 from learnable.store import Store
@@ -319,6 +320,13 @@ def test_a_url_with_a_secret_in_it_is_refused_and_not_shown(url):
         with pytest.raises(UsageError) as error:
             make()
         assert "hunter2" not in str(error.value)
+
+
+def test_a_secret_in_the_address_of_rows_is_not_shown():
+    with pytest.raises(DataError) as error:
+        read(["https://user:hunter2@localhost/my.jsonl?token=hunter2"])
+    assert "hunter2" not in str(error.value)
+    assert "then give my.jsonl" in error.value.hint
 
 
 def echo(status):

@@ -6,8 +6,8 @@ from typing import Any
 
 from learnable.comparing import outside_names
 from learnable.evaluating import EVALUATORS, parse
-from learnable.servers import is_this_machine
 from learnable.types import Loading
+from learnable.urls import is_this_machine
 
 
 def outside(arguments: Mapping[str, Any]) -> Iterator[str]:

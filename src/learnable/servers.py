@@ -9,17 +9,16 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from ipaddress import ip_address
 from itertools import islice
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Self
-from urllib.parse import urlsplit
 
 from learnable.errors import ModelError, UsageError
 from learnable.fingerprint import fingerprint
 from learnable.packages import needed
 from learnable.progress import say
 from learnable.types import Answer, Message, Sampling
+from learnable.urls import HIDDEN, is_this_machine, without_secrets
 
 if TYPE_CHECKING:
     import httpx
@@ -36,8 +35,6 @@ EXCERPT = 200
 
 MOST_BYTES = 16 << 20
 """Longest answer of a server that is read."""
-HIDDEN = "***"
-"""Stands for a secret in what is shown."""
 KEY_CHARACTERS = 8
 """A key of fewer is a word such as ``none``, which is left in what a server says."""
 
@@ -334,20 +331,6 @@ class _Asked:
         except (openai.OpenAIError, ValueError) as error:
             return Reply(why=f"the {self.who} sent no chat completion: {error}"[:EXCERPT])
         return _read(response, self.who)
-
-
-def without_secrets(url: str) -> str:
-    """Return a URL, or a text with one in it, without user, password and query."""
-    return re.sub(r"\?[^\s#]*", f"?{HIDDEN}", re.sub(r"//[^\s/?#]*@", f"//{HIDDEN}@", url))
-
-
-def is_this_machine(url: str) -> bool:
-    """Return whether the host of a URL is this machine."""
-    try:
-        host = urlsplit(url).hostname or ""
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:  # a name, or no URL
-        return False
 
 
 def _read(response: Any, who: str) -> Reply:

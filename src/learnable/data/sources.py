@@ -33,6 +33,7 @@ from learnable.errors import DataError
 from learnable.fingerprint import file_digest, fingerprint
 from learnable.steps import BEGUN, DONE
 from learnable.types import SourceFile
+from learnable.urls import without_secrets
 
 _TEXT = {".jsonl": "json", ".ndjson": "json", ".json": "json", ".csv": "csv", ".tsv": "csv"}
 SUFFIXES = {
@@ -102,10 +103,11 @@ def locate(given: str) -> list[Source]:
     if given in STARTERS:
         return [Source("starter", given, given)]
     if "://" in given:
-        name = given.rstrip("/").rpartition("/")[2] or "my.jsonl"
+        shown = without_secrets(given)
+        name = shown.partition("?")[0].rstrip("/").rpartition("/")[2] or "my.jsonl"
         raise DataError(
-            f"{given} is an address, and addresses are not read",
-            hint=f"download it (curl -LO {given}), then give {name}; a data set of the hub is given as owner/name",
+            f"{shown} is an address, and addresses are not read",
+            hint=f"download it (curl -LO {shown}), then give {name}; a data set of the hub is given as owner/name",
         )
     # A shell leaves a ~ as it is behind `data=`.
     path = Path(given).expanduser()
