@@ -213,9 +213,9 @@ def test_one_that_takes_too_long_is_left_out_and_said(server, capsys):
         return 200, completion("x")
 
     server.reply = reply
-    assert sorted(answered(server, timeout_s=0.3)) == [0, 2]
+    assert sorted(answered(server, timeout_s=2)) == [0, 2]
     waiting.set()
-    assert "did not answer 1 requests: 1 x no answer within 0.3 s" in capsys.readouterr().err
+    assert "did not answer 1 requests: 1 x no answer within 2 s" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -415,9 +415,9 @@ def send_until_left(handler, piece, pause_s):
 def test_the_time_of_an_answer_ends_although_it_goes_on_coming(server, capsys, write):
     server.reply = lambda body: (0, write) if "1" in asked_of(body) else (200, completion("x"))
     started = time.monotonic()
-    assert sorted(answered(server, timeout_s=0.5)) == [0, 2]
-    assert time.monotonic() - started < 5
-    assert "no answer within 0.5 s" in capsys.readouterr().err
+    assert sorted(answered(server, timeout_s=2)) == [0, 2]
+    assert time.monotonic() - started < 20
+    assert "no answer within 2 s" in capsys.readouterr().err
 
 
 def test_an_answer_without_end_is_left_out(server, capsys):
@@ -448,7 +448,7 @@ def test_what_is_not_waited_for_any_more_ends(server):
     asked = generator(server, timeout_s=60).answers(questions(2), sampling=SAMPLING, seeds=range(2))
     assert next(asked)[0] == [0]
     asked.close()
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 20
 
 
 def test_a_key_that_travels_unencrypted_is_said(monkeypatch, capsys):
