@@ -4,7 +4,9 @@ Each pass starts worker processes that import torch, which takes seconds: few pa
 """
 
 import functools
+import os
 import pickle
+import signal
 import socket
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +21,7 @@ from polars.testing import assert_frame_equal
 from learnable import progress
 from learnable.errors import ModelError, UsageError
 from learnable.measure import measure_of, plan, run
-from learnable.model import LanguageModel, generation
+from learnable.model import LanguageModel, cluster, generation
 from learnable.model.cluster import ClusterModel, connected, pool_of_workers
 from learnable.model.cluster_worker import Worker, ran
 from learnable.model.cluster_worker import opened as result_of
@@ -59,6 +61,26 @@ def ray():
         yield ray
         ray.shutdown()
     torch.set_num_threads(threads)
+
+
+def test_a_connection_leaves_signals_and_standard_error_alone(monkeypatch, capfd):
+    class Connecting:
+        @staticmethod
+        def is_initialized():
+            return False
+
+        @staticmethod
+        def init(**_):
+            os.write(2, b"Set ray log level from environment variable")
+            signal.signal(signal.SIGTERM, lambda *_: None)
+
+    needed = cluster._needed
+    monkeypatch.setattr(cluster, "_needed", lambda name: Connecting if name == "ray" else needed(name))
+    before = signal.getsignal(signal.SIGTERM)
+    connected("ray:local")
+    assert signal.getsignal(signal.SIGTERM) is before
+    os.write(2, b"still here")
+    assert capfd.readouterr().err == "still here"
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,17 @@
-"""``python -m learnable`` is the command ``learnable``."""
+"""The command ``learnable``, also as ``python -m learnable``: listens to signals, then imports what takes a second."""
 
-import os
-import sys
+from learnable import stopping
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    stopping.listen()
+    try:
+        from learnable.cli import main as run
+    except KeyboardInterrupt:
+        stopping.end(stopping.told())
+    run()
+
 
 if __name__ == "__main__":
-    # Python puts the working folder first, where a file beside the data may have the name of a library.
-    if not sys.flags.safe_path and sys.path[:1] in ([""], [os.getcwd()]):  # noqa: PTH109 (pathlib is not loaded yet)
-        del sys.path[0]
-    from learnable.cli import main
-
     main()

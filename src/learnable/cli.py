@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Group, Parameter
 
-from learnable import __version__, printing, recipe, verbs
+from learnable import __version__, printing, recipe, stopping, verbs
 from learnable.completing import Shell, complete, install
 from learnable.errors import LearnableError, UsageError, did_you_mean
 from learnable.listing import Details, Tables, listed
@@ -24,7 +24,7 @@ from learnable.verbs.doctor import Diagnosis
 from learnable.verbs.explore import Page
 from learnable.visible import visible
 
-DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, MISUSED, SIGNALLED = 0, 1, 2, 128
 
 HELP = """
 Choose the fine-tuning data that your language model can learn, and teach it the task, not the template.
@@ -186,6 +186,7 @@ def launch(
         _show(result)
     if isinstance(result, Page):
         sys.stdout.flush()
+        stopping.be_patient()
         result.serve()
     return FAILED if isinstance(result, Diagnosis) and not result.healthy else DONE
 
@@ -201,29 +202,32 @@ def main() -> None:
     except BrokenPipeError:  # the reader, such as `head`, has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = DONE
+    if code > SIGNALLED:
+        stopping.end(code)
     sys.exit(code)
 
 
 def call(words: Sequence[str]) -> int:
-    """Run one command line and return its exit code: 0 done, 1 our error, 2 usage."""
-    if "RANK" in os.environ:  # started by torchrun: one process does the work, the others train with it
-        from learnable.training import join
-
-        join()
+    """Run one command line and return its exit code: 0 done, 1 our error, 2 usage, 130 or 143 stopped."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     # PEFT 0.21 asks transformers 5.23 for a property under its old name.
     warnings.filterwarnings(
         "ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning
     )
     try:
+        if "RANK" in os.environ:  # started by torchrun: one process does the work, the others train with it
+            from learnable.training import join
+
+            join()
         code = app.meta(list(words), exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
         return _fail(explained(error, examples=EXAMPLES), words)
     except LearnableError as error:
         return _fail(error, words)
-    except KeyboardInterrupt:
-        sys.stderr.write("stopped; the same command goes on from here\n")
-        return INTERRUPTED
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if isinstance(stop, SystemExit) and not stopping.asked():
+            raise
+        return stopping.told()  # some libraries answer to SIGTERM with an exit code of their own
     return code or DONE  # cyclopts shows a help page itself, and returns nothing
 
 

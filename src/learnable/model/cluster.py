@@ -9,6 +9,7 @@ import logging
 import os
 import pickle
 import socket
+import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import chdir, closing, contextmanager
@@ -31,6 +32,7 @@ from learnable.model.rendering import Renderer
 from learnable.model.source import adapter_key, identify, is_adapter
 from learnable.packages import needed
 from learnable.progress import say
+from learnable.stopping import handlers_kept
 from learnable.types import Answer, ModelRef, Rendered, Sampling, Work
 
 Found = TypeVar("Found")
@@ -90,7 +92,8 @@ def connected(on: str) -> Any:
         return ray
     try:
         _knock(address)
-        with chdir(Path.cwd().anchor):  # Ray has its workers import from the working folder
+        # Ray has its workers import from the working folder.
+        with chdir(Path.cwd().anchor), handlers_kept(), _nothing_said():
             ray.init(
                 address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
             )
@@ -105,6 +108,20 @@ def connected(on: str) -> Any:
 
 def _needed(module: str) -> Any:
     return needed(module, by="--on ray", extra="ray")
+
+
+@contextmanager
+def _nothing_said() -> Iterator[None]:
+    """Hold back what the part of Ray in C++ writes to standard error, such as which level of log it was given."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:  # noqa: PTH123
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _knock(address: str) -> None:

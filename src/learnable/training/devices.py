@@ -6,13 +6,14 @@ and for those of the user's own ``torchrun`` (``join``) alike.
 """
 
 import atexit
+import logging
 import os
 import pickle
-import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from itertools import count
 from pathlib import Path
@@ -28,8 +29,15 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.distributed.rendezvous import rendezvous
 
 from learnable.errors import LearnableError, TrainError
+from learnable.stopping import Stopped, handlers_kept
 
 WORK, END = "work", "end"
+WORKER = (
+    "-P",  # the working folder is no place to import from
+    "-c",
+    "import sys; from learnable.stopping import end_with; end_with(int(sys.argv[2])); "  # before what takes long
+    f"from {__package__}.worker import main; main(sys.argv[1])",
+)
 PATIENCE = timedelta(days=30)
 """How long a process waits for the main one to train: much of what that does takes no other."""
 
@@ -170,11 +178,9 @@ def _launch(call: Path, processes: int) -> None:
         local_addr="localhost",
         max_restarts=0,
     )
-    handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
     try:
-        # -P: the working folder, which -m would put first, is no place to import from.
-        worker = ("-P", "-m", f"{__package__}.worker")
-        elastic_launch(config, sys.executable)(*worker, str(call), str(os.getpid()))
+        with handlers_kept(), _nothing_logged():
+            elastic_launch(config, sys.executable)(*WORKER, str(call), str(os.getpid()))
     except ChildFailedError as error:
         if not call.with_suffix(".outcome").is_file():
             rank, failure = error.get_first_failure()
@@ -183,15 +189,15 @@ def _launch(call: Path, processes: int) -> None:
                 hint="what it said stands above; the same command goes on from the last checkpoint",
             ) from error
     except SignalException as error:
-        raise (
-            KeyboardInterrupt if error.sigval == signal.SIGINT else SystemExit(128 + error.sigval)
-        ) from error
+        raise Stopped from error
+
+
+@contextmanager
+def _nothing_logged() -> Iterator[None]:
+    """Keep the launcher from telling how it ends processes, and what of."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        yield
     finally:
-        _restore(handlers)
-
-
-def _restore(handlers: Mapping[signal.Signals, Any]) -> None:
-    """Take the launcher's handlers of signals away again, which would outlive it."""
-    for number, handler in handlers.items():
-        if handler is not None and signal.getsignal(number) is not handler:
-            signal.signal(number, handler)
+        logging.disable(before)
