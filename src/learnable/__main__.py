@@ -1,10 +1,13 @@
 """The command ``learnable``, also as ``python -m learnable``: listens to signals, then imports what takes a second."""
 
-from learnable import stopping
+import os
+import sys
 
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    from learnable import stopping
+
     stopping.listen()
     try:
         from learnable.cli import main as run
@@ -14,4 +17,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    # Python puts the working folder first, where a file beside the data may have the name of a library.
+    if not sys.flags.safe_path and sys.path[:1] in ([""], [os.getcwd()]):  # noqa: PTH109 (pathlib is not loaded yet)
+        del sys.path[0]
     main()
