@@ -13,7 +13,7 @@ from learnable.testing import toy_examples, write_messages
 
 STOPPED = "stopped; the same command goes on from here"
 SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
-SOON_S = 10.0
+SOON_S = 30.0
 """Far above what a busy machine takes, and below the minute for which the work here would go on."""
 
 COMMAND = """
