@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from learnable.errors import ModelError
+from learnable.errors import DiskError, ModelError
 from learnable.fingerprint import file_digest
 from learnable.model import LanguageModel, self_test, source
+from learnable.model.cache import cache_folder, recalled, remember
 from learnable.model.source import resolved_dtype
 from learnable.testing import tiny_model
 from learnable.types import ModelRef
@@ -129,7 +130,7 @@ def test_a_broken_gguf_is_one_clear_error_and_leaves_nothing(tmp_path):
     (tmp_path / "broken.gguf").write_bytes(b"not a gguf file at all")
     with pytest.raises(ModelError, match=r"cannot read the GGUF file broken\.gguf"):
         source.locate(ref(tmp_path / "broken.gguf"))
-    assert list((source.cache_folder() / "converted").glob("broken-*")) == []
+    assert list((cache_folder() / "converted").glob("broken-*")) == []
 
 
 def test_a_lora_adapter_given_as_model_is_explained(tmp_path):
@@ -197,3 +198,55 @@ def test_a_model_too_large_for_float32_is_not_tried_and_it_is_said(tiny, monkeyp
     monkeypatch.setattr(self_test, "free_and_total_bytes", lambda _: (10, 10))
     assert resolved_dtype(ModelRef(name=str(tiny), device="cpu")) == "bfloat16"
     assert "untried" in capsys.readouterr().err
+
+
+# A cache that cannot be written: as a read-only home folder, or none at all.
+
+
+@pytest.fixture
+def no_cache(tmp_path, monkeypatch):
+    (tmp_path / "taken").touch()
+    monkeypatch.setenv("LEARNABLE_CACHE", str(tmp_path / "taken" / "cache"))
+
+
+def test_a_model_is_identified_without_a_cache_and_that_is_said_once(tiny, no_cache, monkeypatch, capsys):
+    monkeypatch.setattr(source, "EDGE_BYTES", 8)
+    before = source.identify(ref(tiny, dtype="float32"))
+    assert source.identify(ref(tiny, dtype="float32")) == before
+    remember("tests", "key", {})
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith("cannot write")
+    assert "set LEARNABLE_CACHE" in said
+
+
+def test_a_model_is_not_converted_without_a_cache(tmp_path, no_cache):
+    (tmp_path / "some.gguf").write_bytes(b"GGUF")
+    with pytest.raises(DiskError, match="cannot write") as caught:
+        source.locate(ref(tmp_path / "some.gguf"))
+    assert "LEARNABLE_CACHE" in caught.value.hint
+
+
+def test_where_there_is_no_home_the_cache_is_asked_for(monkeypatch):
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("LEARNABLE_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    with pytest.raises(DiskError, match="no place for a cache"):
+        cache_folder()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", "\udcff"])
+def test_what_is_damaged_in_the_cache_is_found_out_again(content):
+    remember("tests", "key", {"found": 1})
+    assert recalled("tests", "key") == {"found": 1}
+    (cache_folder() / "tests" / "key.json").write_text(content, errors="surrogateescape")
+    assert recalled("tests", "key") is None
+
+
+def test_the_name_of_a_gguf_file_may_be_as_long_as_a_name_can_be(tmp_path):
+    file = tmp_path / ("x" * 250 + ".gguf")
+    file.write_bytes(b"not a gguf file at all")
+    with pytest.raises(ModelError, match="cannot read the GGUF file xxx"):
+        source.locate(ref(file))

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from learnable.errors import ModelError
 from learnable.model import LanguageModel, source, with_tokens
+from learnable.model.cache import cache_folder
 from learnable.model.loading import load_network
 from learnable.progress import say_once
 from learnable.testing import toy_examples
@@ -367,7 +368,7 @@ def test_a_gguf_file_that_lacks_a_weight_is_refused(folder, tmp_path):
     file = write_gguf(folder, tmp_path / "less.gguf", without=[UP])
     with pytest.raises(ModelError, match=f"missing in the checkpoint of less.gguf: {UP}"):
         source.locate(ref(file))
-    assert list((source.cache_folder() / "converted").glob("less-*")) == []
+    assert list((cache_folder() / "converted").glob("less-*")) == []
 
 
 @pytest.mark.parametrize("name", ["blk.0.attn_q.bias", "blk.2.attn_q.weight", "rope_freqs.weight"])

@@ -5,10 +5,8 @@ long as its longest and as many as fill it, must have the same states as each of
 that fails as one sequence gets padded rows; one that fails with those too gets its rows one at a time.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -16,14 +14,13 @@ import torch
 import transformers
 from numpy.typing import NDArray
 
-from learnable.atomic import write_json
 from learnable.errors import ModelError
 from learnable.fingerprint import fingerprint
+from learnable.model.cache import recalled, remember
 from learnable.model.lengths import LengthSwitches
 from learnable.model.losses import hidden_states
 from learnable.model.network import in_float32
 from learnable.model.packing import Layout, packed, padded
-from learnable.model.source import cache_folder
 from learnable.progress import say
 from learnable.types import Rendered
 
@@ -94,8 +91,8 @@ class Batching:
         self._network, self._limit = network, position_limit
         self._switches = LengthSwitches.of(network)
         self._windows = _windows(network.config.get_text_config())
-        self._file = _cache_file(key, network.device.type) if key is not None else None
-        self._trials = _read(self._file) if self._file is not None else []
+        self._key = _cache_key(key, network.device.type) if key is not None else None
+        self._trials = _trials_of(self._key) if self._key is not None else []
         self._said: set[str] = set()
 
     def groups(self, rendered: Sequence[Rendered]) -> Iterator[list[int]]:
@@ -144,9 +141,8 @@ class Batching:
         else:
             found = _differs(self._network, how, lowest=max(kind), longest=longest, tokens=tokens)
         self._trials.append(Trial(how=how, kind=kind, longest=longest, tokens=tokens, why_not=found))
-        if self._file is not None:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            write_json(self._file, {"trials": [asdict(trial) for trial in self._trials]})
+        if self._key is not None:
+            remember("batching", self._key, {"trials": [asdict(trial) for trial in self._trials]})
         if found:  # where the smallest batch fails too, no other is tried any more
             smallest = {"longest": self._rounded(max(kind) + 1), "tokens": min(tokens, FEWEST_TOKENS)}
             self._why_not(how, kind, **smallest)
@@ -297,8 +293,8 @@ def _power_of_two(number: int, least: int) -> int:
     return max(least, 1 << (number - 1).bit_length())
 
 
-def _cache_file(key: str, device: str) -> Path:
-    """Return where the trials of a model are kept: they hold for these versions of what computes."""
+def _cache_key(key: str, device: str) -> str:
+    """Return what the trials of a model are remembered by: they hold for these versions of what computes."""
     identity = {
         "model": key,
         "device": device,
@@ -306,11 +302,9 @@ def _cache_file(key: str, device: str) -> Path:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
-    return cache_folder() / "batching" / f"{fingerprint(identity)[:32]}.json"
+    return fingerprint(identity)
 
 
-def _read(file: Path) -> list[Trial]:
-    if not file.is_file():
-        return []
-    trials = json.loads(file.read_text(encoding="utf-8"))["trials"]
+def _trials_of(key: str) -> list[Trial]:
+    trials = (recalled("batching", key) or {"trials": []})["trials"]
     return [Trial(**trial | {"kind": tuple(trial["kind"])}) for trial in trials]

@@ -6,7 +6,6 @@ two are, what is allowed, and what to do where it is more.
 
 import gc
 import inspect
-import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,14 +19,14 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from learnable.atomic import write_json
 from learnable.errors import ModelError
 from learnable.model.batching import Batching
+from learnable.model.cache import recalled, remember
 from learnable.model.conversations import CONVERSATIONS
 from learnable.model.language_model import LanguageModel
 from learnable.model.loading import load_network, loading_errors
 from learnable.model.rendering import Renderer
-from learnable.model.source import cache_folder, identity, locate, resolved_device, resolved_dtype
+from learnable.model.source import identity, locate, resolved_device, resolved_dtype
 from learnable.progress import say
 from learnable.types import ModelRef, Rendered
 
@@ -356,9 +355,9 @@ def bfloat16_is_near(ref: ModelRef) -> bool:
     Tried once for each model and kept in the cache; said on standard error. A model that does not fit the memory in
     float32 is not tried, and computes in bfloat16.
     """
-    known = cache_folder() / "bfloat16" / f"{identity(locate(ref), 'bfloat16')[:32]}.json"
-    if known.is_file():
-        return bool(json.loads(known.read_text(encoding="utf-8"))["near"])
+    key = identity(locate(ref), "bfloat16")
+    if known := recalled("bfloat16", key):
+        return bool(known["near"])
     half, full = (replace(ref, dtype=dtype, device="cpu") for dtype in ("bfloat16", "float32"))
     needed, free = _float32_bytes(full), free_and_total_bytes("cpu")[0]
     if needed > free:
@@ -381,8 +380,8 @@ def bfloat16_is_near(ref: ModelRef) -> bool:
         f"{ref.name}: bfloat16 moves the loss of {len(rendered)} rows by at most {apart:.2g} nats per token "
         f"(bound {bound:g}): {'bfloat16' if near else 'float32'} is used"
     )
-    known.parent.mkdir(parents=True, exist_ok=True)
-    write_json(known, {"near": near, "apart_nats": apart, "bound_nats": bound, "rows": len(rendered)})
+    found = {"near": near, "apart_nats": apart, "bound_nats": bound, "rows": len(rendered)}
+    remember("bfloat16", key, found)
     return near
 
 

