@@ -346,9 +346,9 @@ def test_an_answer_that_nothing_closes_is_closed_by_the_end_of_sequence(tiny):
 
 def test_only_a_template_that_leaves_answers_open_has_another_key(stock, tiny):
     tokenizer = AutoTokenizer.from_pretrained(tiny)
-    assert Renderer(tokenizer, name="chatml").closings == ("", "")
-    assert stock("glm4moe_training.jinja").closings == ("", "")
-    assert stock("glm4moe.jinja").closings == ("<|user|>", "<|observation|>")
+    assert Renderer(tokenizer, name="chatml").chat.closings == ("", "")
+    assert stock("glm4moe_training.jinja").chat.closings == ("", "")
+    assert stock("glm4moe.jinja").chat.closings == ("<|user|>", "<|observation|>")
 
 
 def test_what_a_model_is_asked_ends_where_its_answer_begins(stock):

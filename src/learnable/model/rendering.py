@@ -1,9 +1,7 @@
 """Conversations to ``(ids, mask)``: the model's own chat template, and exactly the tokens that its answers own."""
 
-import json
 import re
 from collections.abc import Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
@@ -11,19 +9,13 @@ from numpy.typing import NDArray
 
 from learnable.errors import ModelError
 from learnable.fingerprint import fingerprint
-from learnable.model.answers import Answers, Span
+from learnable.model.answers import Span
+from learnable.model.chat_template import ANSWER, ASKED, ChatTemplate
 from learnable.model.loading import load_tokenizer
 from learnable.model.source import embedding_rows
-from learnable.model.templates import (
-    DEFAULT,
-    WITH_TOOLS,
-    check_size,
-    template_hint,
-    templates_of,
-    try_template,
-)
-from learnable.model.turns import REFUSALS, SENTINEL, Tools, Turn, TurnFields, is_plain, plain_turn
-from learnable.types import Example, Message, ModelRef, Rendered, ToolCall
+from learnable.model.templates import template_hint
+from learnable.model.turns import REFUSALS, SENTINEL
+from learnable.types import Example, Message, ModelRef, Rendered
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -90,16 +82,11 @@ class Renderer:
                 hint="set eos_token in tokenizer_config.json",
             )
         self._tokenizer, self._name, self._rows = tokenizer, name, rows
-        self._templates = templates_of(tokenizer, name=name)
-        marks = tuple(sorted((kind, str(token)) for kind, token in tokenizer.special_tokens_map.items()))
-        for template in self._templates.values():
-            try_template(template, marks=marks, name=name)
-        # A chat template is the whole text, so the default one must bring the BOS that the tokenizer would add.
-        self._options: dict[str, Any] = {"add_bos": self._adds_bos} if self.uses_default_template else {}
         special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
         self._end_of_turn = (special | set(tokenizer.all_special_ids)) - {tokenizer.bos_token_id}
         self._end_of_turn.add(tokenizer.eos_token_id)
-        self._ends = {str(tokenizer.convert_ids_to_tokens(token)) for token in self._end_of_turn}
+        ends = {str(tokenizer.convert_ids_to_tokens(token)) for token in self._end_of_turn}
+        self.chat = ChatTemplate(tokenizer, name=name, ends=ends, adds_bos=self._adds_bos)
 
     @classmethod
     def of(cls, ref: ModelRef) -> Self:
@@ -112,11 +99,6 @@ class Renderer:
         return self._tokenizer.chat_template is None
 
     @property
-    def template(self) -> str:
-        """The chat template of conversations without tools."""
-        return self._templates[DEFAULT]
-
-    @property
     def vocabulary(self) -> str:
         """Identity of the tokenizer: which text becomes which tokens."""
         marks = {name: str(token) for name, token in self._tokenizer.special_tokens_map.items()}
@@ -125,10 +107,7 @@ class Renderer:
     @property
     def key(self) -> str:
         """Identity of all that decides the tokens and the mask of a conversation, but its length limit."""
-        named = isinstance(self._tokenizer.chat_template, dict)
-        parts = {"vocabulary": self.vocabulary, "template": self._templates if named else self.template}
-        closings = {"closings": list(self._closings)} if any(self._closings) else {}
-        return fingerprint({**parts, "version": VERSION, **closings})
+        return fingerprint({"vocabulary": self.vocabulary, "version": VERSION, **self.chat.identity})
 
     @property
     def separator(self) -> int:
@@ -154,96 +133,7 @@ class Renderer:
         Raises:
             jinja2.TemplateError: If the template refuses the conversation.
         """
-        return self._written(messages, tools) + self._closing(messages)
-
-    def _closing(self, messages: Sequence[Message]) -> str:
-        if messages[-1].role != "assistant":
-            return ""
-        answer, call = self._closings
-        return call if messages[-1].tool_calls else answer
-
-    def _written(self, messages: Sequence[Message], tools: str = "") -> str:
-        return self._write(self._turns(messages), tool_list(tools) if tools else None)
-
-    def _turns(self, messages: Sequence[Message]) -> list[Turn]:
-        return [plain_turn(each) if is_plain(each) else self.fields.turn(each) for each in messages]
-
-    def _template(self, *, with_tools: bool) -> str:
-        return self._templates[WITH_TOOLS if with_tools and WITH_TOOLS in self._templates else DEFAULT]
-
-    def _write(self, turns: list[Turn], tools: Tools | None, *, asking: bool = False) -> str:
-        rendered = self._tokenizer.apply_chat_template(
-            turns,
-            tools=tools,  # type: ignore[arg-type]
-            chat_template=self._template(with_tools=bool(tools)),
-            add_generation_prompt=asking,
-            tokenize=False,
-            **self._options,
-        )
-        assert isinstance(rendered, str)
-        check_size(rendered, turns, tools, name=self._name)
-        return rendered
-
-    @cached_property
-    def fields(self) -> TurnFields:
-        """How the template is given reasoning and calls."""
-        return TurnFields.of(self._write, self._templates.get(WITH_TOOLS, self.template))
-
-    @cached_property
-    def knows_tools(self) -> bool:
-        """Whether the template shows the tools that the assistant may call."""
-        function = {"name": SENTINEL, "description": "b", "parameters": {"type": "object", "properties": {}}}
-        try:
-            return SENTINEL in self._write(
-                [plain_turn(_ASKED), plain_turn(_ANSWER)], [{"type": "function", "function": function}]
-            )
-        except REFUSALS:
-            return False
-
-    @cached_property
-    def _header(self) -> str:
-        """What the template writes before an answer that is asked for; empty where it writes nothing."""
-        turns = [plain_turn(_ASKED)]
-        try:
-            before, after = (self._write(turns, None, asking=asked) for asked in (False, True))
-        except REFUSALS:
-            return ""
-        return after.removeprefix(before) if after.startswith(before) else ""
-
-    @property
-    def closings(self) -> tuple[str, str]:
-        """What is put behind the last answer, and behind a last call, that the template leaves open; else empty.
-
-        It is the token that the template writes after an earlier answer, or call, where that begins another turn: such a
-        model stops at it. Where there is none, or it begins answers too, it is the end of sequence.
-
-        Source: GLM-4.5 is such a model, and TRL's template for its training closes answers in this way.
-        """
-        return self._closings
-
-    @cached_property
-    def _closings(self) -> tuple[str, str]:
-        last = self._behind([_ASKED, _ANSWER], 1)
-        if last is None or last.strip():  # closed, or by text that is no token
-            return "", ""
-        answer = self._closing_token(self._behind([_ASKED, _ANSWER, _ASKED, _ANSWER], 1))
-        call = self._closing_token(self._behind([_ASKED, _CALLING, _RESULT, _ANSWER], 1))
-        end = str(self._tokenizer.eos_token)
-        return answer or end, call or answer or end
-
-    def _behind(self, messages: Sequence[Message], position: int) -> str | None:
-        """Return the text behind an answer; None where the template refuses the conversation."""
-        try:
-            answers = self._answers(messages)
-            return answers.text[answers.spans(position)[-1][1] :]
-        except REFUSALS:
-            return None
-
-    def _closing_token(self, behind: str | None) -> str:
-        """Return the token that a text begins with and that ends a turn; empty where it is none, or begins answers."""
-        begun = [end for end in self._ends if behind and behind.lstrip().startswith(end)]
-        longest = max(begun, key=len, default="")
-        return "" if longest in self._header else longest
+        return self.chat.text(messages, tools)
 
     @property
     def tokenizer(self) -> "PreTrainedTokenizerBase":
@@ -253,7 +143,7 @@ class Renderer:
     @property
     def stop_ids(self) -> tuple[int, ...]:
         """Tokens that end an answer: the end of sequence, and what the template puts after an answer."""
-        text, spans = self.response_spans([_ASKED, _ANSWER])
+        text, spans = self.response_spans([ASKED, ANSWER])
         encoded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         ids, offsets = np.asarray(encoded["input_ids"]), np.asarray(encoded["offset_mapping"]).reshape(-1, 2)
         scored = self._mask(text, spans, ids, offsets)
@@ -357,23 +247,9 @@ class Renderer:
             jinja2.TemplateError: If the template refuses the conversation.
             ValueError: If an answer does not appear in the text.
         """
-        answers = self._answers(messages, tools)
-        return answers.text + self._closing(messages), [
-            span for place in answers.to_learn for span in answers.spans(place)
-        ]
-
-    def _answers(self, messages: Sequence[Message], tools: str = "") -> Answers:
-        def write(others: Sequence[Message]) -> str:
-            return self._written(others, tools)
-
-        calls = any(message.tool_calls for message in messages)
-        return Answers(
-            write=write,
-            messages=messages,
-            text=write(messages),
-            header=self._header if calls else "",
-            ends=self._ends,
-        )
+        answers = self.chat.answers(messages, tools)
+        spans = [span for place in answers.to_learn for span in answers.spans(place)]
+        return answers.text + self.chat.closing(messages), spans
 
     def render(
         self, examples: Sequence[Example], *, max_length: int, skip_refused: bool = False
@@ -457,9 +333,9 @@ class Renderer:
         try:
             if prompt:
                 return Located(*self.response_spans(example.messages, tools=example.tools))
-            answers = self._answers(example.messages, example.tools)
+            answers = self.chat.answers(example.messages, example.tools)
             spans = [answers.spans(place) for place in answers.to_learn]
-            hides = answers.hides_context() or bool(example.tools and not self.knows_tools)
+            hides = answers.hides_context() or bool(example.tools and not self.chat.knows_tools)
             said, left_out = answers.left_out(spans)
         except REFUSALS as error:
             roles = ", ".join(message.role for message in example.messages)
@@ -468,18 +344,12 @@ class Renderer:
                 f"(turns: {roles}): {error}",
                 hint=f"drop or merge turns that this template does not know, or {template_hint()}",
             ) from error
-        text = answers.text + self._closing(example.messages)
+        text = answers.text + self.chat.closing(example.messages)
         return Located(text, [span for parts in spans for span in parts], said, left_out, hides)
 
     def marked(self, example: Example) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
         """Return the tokens of an example (T,), and which of them the template itself marks as generated (T,)."""
-        made: Any = self._tokenizer.apply_chat_template(
-            self._turns(example.messages),
-            tools=tool_list(example.tools) if example.tools else None,  # type: ignore[arg-type]
-            chat_template=self._template(with_tools=bool(example.tools)),
-            return_assistant_tokens_mask=True,
-            **self._options,
-        )
+        made = self.chat.marked(example.messages, example.tools)
         return np.asarray(made["input_ids"], np.int32), np.asarray(made["assistant_masks"], np.bool_)
 
     def _mask(
@@ -497,18 +367,3 @@ class Renderer:
                     break
         mask[:1] = False
         return mask
-
-
-def tool_list(tools: str) -> Tools:
-    """Return the tools of a conversation as templates take them, each under ``function``."""
-    return [
-        tool if "function" in tool else {"type": "function", "function": tool} for tool in json.loads(tools)
-    ]
-
-
-_ASKED = Message(role="user", content="a")
-_ANSWER = Message(role="assistant", content="b")
-_CALLING = Message(
-    role="assistant", content="", tool_calls=(ToolCall(name="c", arguments='{"d": "e"}', id="call00001"),)
-)
-_RESULT = Message(role="tool", content="f", name="c", tool_call_id="call00001")

@@ -41,7 +41,7 @@ def template_checks(renderer: Renderer, examples: Sequence[Example]) -> Iterator
     yield _end_check(renderer, rows)
     yield _prompt_check(renderer, taken)
     yield _mask_check(renderer, taken)
-    if GENERATION_MARK.search(renderer.template):
+    if GENERATION_MARK.search(renderer.chat.source):
         yield _marks_check(renderer, taken)
     yield _fields_check(renderer)
 
@@ -103,8 +103,10 @@ def _end_check(renderer: Renderer, rendered: Sequence[Rendered]) -> Check:
             remedy=f"a model that is trained on them does not learn to stop: {TEMPLATE_HINT}",
         )
     found = f"all {len(last)} answers are closed by {names}"
-    if any(renderer.closings):
-        found += f"; the chat template leaves the last one open, and {renderer.closings[0]} is put behind it"
+    if any(renderer.chat.closings):
+        found += (
+            f"; the chat template leaves the last one open, and {renderer.chat.closings[0]} is put behind it"
+        )
     return Check(name="end of turn", verdict="ok", found=found)
 
 
@@ -186,12 +188,12 @@ def _marks_check(renderer: Renderer, taken: Sequence[tuple[Example, Rendered]]) 
 
 def _fields_check(renderer: Renderer) -> Check:
     """Say what the template makes of what a conversation may have beyond its text."""
-    fields = renderer.fields
+    fields = renderer.chat.fields
     place = "between <think> and </think>" if fields.reasoning == IN_CONTENT else f"as {fields.reasoning}"
     known = {
         "reasoning": fields.knows_reasoning,
         "calls of tools": fields.knows_calls,
-        "lists of tools": renderer.knows_tools,
+        "lists of tools": renderer.chat.knows_tools,
     }
     shown, lost = ([name for name, shows in known.items() if shows == kept] for kept in (True, False))
     found = f"the chat template shows {' and '.join(shown) or 'none of them'}"
