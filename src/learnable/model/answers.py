@@ -193,8 +193,16 @@ def left_out(rendered: Sequence[Rendered]) -> str | None:
 
 def shared_length(one: str, other: str) -> int:
     """Return how many characters two texts share at their beginning."""
-    shortest = min(len(one), len(other))
-    return next((position for position in range(shortest) if one[position] != other[position]), shortest)
+    low, high = 0, min(len(one), len(other))
+    if one[:high] == other[:high]:
+        return high
+    while high - low > 1:  # one[:low] == other[:low], and one[:high] != other[:high]
+        middle = (low + high) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle
+    return low
 
 
 def _difference(text: str, other: str) -> Span:
