@@ -15,6 +15,7 @@ from learnable.data import read
 from learnable.errors import LearnableError, ModelError
 from learnable.model import LanguageModel, Renderer
 from learnable.model import left_out as said_left_out
+from learnable.model.self_test import plain_nll
 from learnable.types import Conversation, Message, ModelRef, ToolCall
 
 HERE = Path(__file__).parent
@@ -127,6 +128,21 @@ def prompt_refused(folder: str, *words: str) -> Check:
             Renderer.of(ModelRef(name=str(INPUTS / folder))).prompt_ids([user("Name a fruit")])
         said = str(caught.value)
         assert [word for word in words if word not in said] == [], said
+
+    return check
+
+
+def same_in_a_batch(model: str, file: str, *, border: int) -> Check:
+    """Check that rows on both sides of a border lose the same in one batch as each in plain transformers."""
+
+    def check() -> None:
+        loaded = LanguageModel(ModelRef(name=str(INPUTS / model), dtype="float32", device="cpu"))
+        rows = loaded.renderer.render(list(read([str(INPUTS / file)]).iter_examples()), max_length=10_000)
+        lengths = [len(row.ids) for row in rows]
+        assert min(lengths) <= border < max(lengths)
+        alone = np.concatenate([plain_nll(loaded.network, [row]) for row in rows])
+        counts = np.array([row.mask.sum() for row in rows])
+        np.testing.assert_allclose(loaded.nll(rows) / counts, alone / counts, rtol=0, atol=1e-5)
 
     return check
 
@@ -289,6 +305,8 @@ CASES |= {
     "F023": model_refused(
         "models/config_fewer_layers", "no place for", "model.layers.1.", "number of layers"
     ),
+    "F024": model_refused("models/arch_bert", "no causal language model", "a token sees those after it"),
+    "F025": same_in_a_batch("models/arch_phi3_longrope", "data2/words16.jsonl", border=32),
     "F042": model_refused("models/lfs_pointer", "model.safetensors is a git-lfs pointer", "git lfs pull"),
     "F043": prompt_refused("models/vocab_special_missing", "has the token", "resize_token_embeddings"),
     "F044": elsewhere("test_families.py::test_an_adapter_of_each_family_trains_and_comes_back"),
