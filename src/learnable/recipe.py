@@ -22,8 +22,9 @@ from learnable.progress import say
 from learnable.recipe_arguments import SETTINGS, arguments_of, as_list, checked_arguments, typed_arguments
 from learnable.recipe_trust import outside, typed_by_user
 from learnable.steps import Outcome
-from learnable.types import Budget
+from learnable.types import Budget, Loading, Reference
 from learnable.verbs import VERBS
+from learnable.verbs.inputs import look_up
 
 COSTLY = ("diversify", "train", "score", "compare", "teach")
 
@@ -229,6 +230,7 @@ def run(recipe: Recipe, *, root: Path, dry_run: bool = False, allow_code: bool =
     outcomes: dict[str, Outcome] = {}
     brought = _brought(recipe, allowed=allow_code)
     checked = checked_arguments(recipe.parameters, recipe.steps, unread=brought if dry_run else ())
+    _look_up_models(recipe, checked)
     scope = {**recipe.parameters, "store": str(root / "store"), "command": command(recipe)}
     with tempfile.TemporaryDirectory() if dry_run else nullcontext("") as aside:
         for name, step in recipe.steps.items():
@@ -353,6 +355,21 @@ def _absolute(value: Any) -> Any:
     if isinstance(value, list):
         return [_absolute(item) for item in value]
     return str(Path(value).resolve()) if isinstance(value, str) and Path(value).exists() else value
+
+
+def _look_up_models(recipe: Recipe, checked: Iterable[Mapping[str, Any]]) -> None:
+    """Notice a wrong name of a model in any step before the first one reads rows; what a step makes is not looked up."""
+    for step, arguments in zip(recipe.steps.values(), checked, strict=True):
+        loading = arguments.get("loading") or Loading()
+        given = arguments.get("reference")
+        named = {
+            "model": (arguments.get("model"), False),
+            "adapter": (arguments.get("adapter"), True),
+            "reference": (given.model if isinstance(given, Reference) else given, True),
+        }
+        for key, (name, reference) in named.items():
+            if "${steps." not in str(step.get(key)):
+                look_up(name, loading, reference=reference)
 
 
 def _check_budget(checked: Iterable[Mapping[str, Any]], *, examples: int) -> None:

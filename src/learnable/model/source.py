@@ -48,17 +48,9 @@ def locate(ref: ModelRef, *, weights: bool = True, adapter: bool = False) -> Pat
     Raises:
         ModelError: If there is no such model.
     """
+    if (gguf := _gguf_of(ref)) is not None:
+        return _converted(gguf)
     path = Path(ref.name).expanduser()
-    if ref.name == "starter":
-        return _converted(_starter_file())
-    if path.is_file():
-        _refuse_pointers([path])
-        if path.suffix != ".gguf":
-            raise ModelError(
-                f"{path} is a file, but not a GGUF file",
-                hint="give a model folder, a hub id, a .gguf file or 'starter'",
-            )
-        return _converted(path)
     if path.is_dir():
         return _checked(path, adapter=adapter)
     if _HUB_ID.fullmatch(ref.name):
@@ -68,6 +60,32 @@ def locate(ref: ModelRef, *, weights: bool = True, adapter: bool = False) -> Pat
         hint=_near(path)
         or "give a model folder, a hub id such as Qwen/Qwen3-0.6B, a .gguf file or 'starter'",
     )
+
+
+def look_up(ref: ModelRef, *, adapter: bool = False) -> None:
+    """Notice a model that is not there, or is none, without fetching its weights or converting it.
+
+    Raises:
+        ModelError: As ``locate`` does.
+    """
+    if _gguf_of(ref) is None:
+        locate(ref, weights=False, adapter=adapter)
+
+
+def _gguf_of(ref: ModelRef) -> Path | None:
+    """Return the GGUF file that a name stands for; None where it stands for something else."""
+    if ref.name == "starter":
+        return _starter_file()
+    path = Path(ref.name).expanduser()
+    if not path.is_file():
+        return None
+    _refuse_pointers([path])
+    if path.suffix != ".gguf":
+        raise ModelError(
+            f"{path} is a file, but not a GGUF file",
+            hint="give a model folder, a hub id, a .gguf file or 'starter'",
+        )
+    return path
 
 
 def resolved_dtype(ref: ModelRef) -> str:

@@ -20,7 +20,7 @@ from learnable.scorers import SCORERS
 from learnable.steps import Outcome, Step
 from learnable.types import Budget, Loading, ModelRef, Pool, Reading, Reference, Tuning
 from learnable.verbs.evaluate import Evaluation, check_place, evaluations_of, wants_heldout
-from learnable.verbs.inputs import length_limit, most_bad, pinned, pool_of, render_rows, would_run
+from learnable.verbs.inputs import length_limit, look_up, most_bad, pinned, pool_of, render_rows, would_run
 from learnable.verbs.load import HELDOUT
 from learnable.verbs.options import Flat, Output, Several
 from learnable.verbs.score import MEASURED, Vectors, price_of
@@ -99,6 +99,7 @@ def compare(
 
     ref = ModelRef(name=model, **asdict(loading))
     longest = length_limit(ref, max_length)
+    look_up(reference.model, loading, reference=True)
     holdout = HOLDOUT_SHARE if wants_heldout(asked) else 0.0
     pool, loaded = pool_of(data, reading, output, holdout=holdout, dry_run=dry_run)
     names = list(by or BY)

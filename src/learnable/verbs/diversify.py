@@ -31,7 +31,7 @@ from learnable.servers import ServerGenerator
 from learnable.steps import BEGUN, Outcome, Step
 from learnable.store import Store
 from learnable.types import Example, Generator, Loading, Message, ModelRef, Reading, Sampling
-from learnable.verbs.inputs import opened, pinned, pool_of, would_run
+from learnable.verbs.inputs import look_up, opened, pinned, pool_of, would_run
 from learnable.verbs.options import Flat, Output, Several
 
 GENERATED, DROPPED = "generated.parquet", "dropped.parquet"
@@ -188,11 +188,13 @@ def _writer(
     if generator == "vllm:":
         raise UsageError("vllm: names no model", hint="write --generator vllm:MODEL")
     if generator is not None and generator.startswith("vllm:"):
+        look_up(generator.removeprefix("vllm:"), loading)
         return _vllm(generator, ModelRef(name=generator.removeprefix("vllm:"), **asdict(loading)))
     if generator is not None:
         server = ServerGenerator.parse(generator)
         return _Writer(name=generator, identity=lambda: server.key, here=lambda: True, load=lambda: server)
 
+    look_up(model, loading)
     ref = ModelRef(name=model, **asdict(loading))
 
     def identity() -> str:

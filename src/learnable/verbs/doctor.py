@@ -13,7 +13,7 @@ from learnable import data as rows
 from learnable.errors import UsageError
 from learnable.progress import say
 from learnable.types import Example, Loading, ModelRef, Reading, Rendered
-from learnable.verbs.inputs import length_limit, reference_identity, reference_models
+from learnable.verbs.inputs import length_limit, look_up, reference_identity, reference_models
 from learnable.verbs.options import Flat
 
 if TYPE_CHECKING:
@@ -94,6 +94,7 @@ def doctor(
 
     ref = ModelRef(name=model, **asdict(loading))
     longest = min(length_limit(ref, None), LONGEST) if max_length is None else length_limit(ref, max_length)
+    look_up(reference, loading, reference=True)
     examples = _chosen(data, reading, n)
     machine = machine_facts(ref)
     say(f"checking the chat template of {model} on {len(examples)} conversations")

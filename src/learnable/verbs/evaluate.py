@@ -18,7 +18,7 @@ from learnable.fingerprint import fingerprint
 from learnable.steps import Outcome, Step
 from learnable.store import Store
 from learnable.types import Example, Loading, ModelRef
-from learnable.verbs.inputs import given_part, length_limit, opened, pinned
+from learnable.verbs.inputs import given_part, length_limit, look_up, opened, pinned
 from learnable.verbs.options import Flat, Output
 
 if TYPE_CHECKING:
@@ -125,8 +125,10 @@ def evaluate(
     """
     started = time.monotonic()
     check_place([parse(text) for text in evaluations], on)
+    look_up(model, loading)
+    look_up(adapter, loading, reference=True)
     asked = evaluations_of(evaluations)
-    from learnable.model.source import identify  # takes seconds, and a mistyped name is said without it
+    from learnable.model.source import identify
 
     ref = pinned(ModelRef(name=model, **asdict(loading)), on=on)
     loading = replace(loading, dtype=ref.dtype)

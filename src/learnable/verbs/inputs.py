@@ -93,6 +93,29 @@ def length_limit(ref: ModelRef, asked: int | None) -> int:
     return asked
 
 
+def look_up(name: str | None, loading: Loading, *, reference: bool = False) -> None:
+    """Notice a wrong name of a model before rows are read, which can take long.
+
+    Args:
+        name: What the user gave; None is no model.
+        loading: How it is loaded.
+        reference: It may be an adapter too, or what `learnable train` wrote.
+
+    Raises:
+        ModelError: If there is no such model.
+        StoreError: If it is the folder of another command.
+    """
+    if name is None:
+        return
+    from learnable.model import source
+
+    if reference and _is_step(name):
+        finished(name, "train")
+        return
+    loading = replace(loading, revision=None) if reference else loading
+    source.look_up(ModelRef(name=name, **asdict(loading)), adapter=reference)
+
+
 def opened(ref: ModelRef, *, on: str | None) -> "LanguageModel":
     """Return a model, its weights loaded here, or by the workers of a cluster in each pass.
 

@@ -24,6 +24,7 @@ from learnable.types import Example, Loading, Measure, ModelRef, Reading, Render
 from learnable.verbs.inputs import (
     finished,
     length_limit,
+    look_up,
     most_bad,
     opened,
     pinned,
@@ -95,6 +96,8 @@ def score(
     needs = _needs(methods, reference)
     ref = ModelRef(name=model, **asdict(loading))
     longest = length_limit(ref, max_length)
+    # A dry run of a recipe has not made its reference yet.
+    look_up(None if dry_run else reference, loading, reference=True)
     pool, loaded = pool_of(data, reading, output, dry_run=dry_run)
     price = price_of(len(pool), needs - ({"loss_after"} if _kept_losses(reference) else set()), vectors)
     if dry_run and not is_here(ref):

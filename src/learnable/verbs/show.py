@@ -21,7 +21,7 @@ from learnable.errors import DataError, UsageError
 from learnable.reporting.tokens import By, Kind, Piece, TokenView, runs, scale, step
 from learnable.store import Store
 from learnable.types import Example, Loading, ModelRef, Reading, Rendered
-from learnable.verbs.inputs import length_limit, reference_identity, reference_models, say_left_out
+from learnable.verbs.inputs import length_limit, look_up, reference_identity, reference_models, say_left_out
 from learnable.verbs.options import Flat
 from learnable.verbs.token_losses import TokenLosses
 from learnable.visible import visible
@@ -152,6 +152,7 @@ def show(
     """
     ref = ModelRef(name=model, **asdict(loading))
     longest = length_limit(ref, max_length)
+    look_up(reference, loading, reference=True)
     wanted = _wanted(data, reading, id=id, n=n)
     measured = losses or reference is not None
     if measured:

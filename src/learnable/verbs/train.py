@@ -15,7 +15,15 @@ from learnable.fingerprint import fingerprint
 from learnable.progress import say
 from learnable.steps import Outcome, Step
 from learnable.types import Example, Loading, ModelRef, NewToken, NewTokens, Reading, Reference
-from learnable.verbs.inputs import given_part, length_limit, most_bad, pool_of, render_rows, would_run
+from learnable.verbs.inputs import (
+    given_part,
+    length_limit,
+    look_up,
+    most_bad,
+    pool_of,
+    render_rows,
+    would_run,
+)
 from learnable.verbs.options import Flat, Output, Several
 
 if TYPE_CHECKING:
@@ -61,6 +69,7 @@ def train(
     ref = ModelRef(name=model, **asdict(loading))
     longest = length_limit(ref, max_length)
     new = _new_tokens(tokens, init, reference)
+    look_up(reference.model, loading, reference=True)
     pool, loaded = pool_of(data, reading, output, dry_run=dry_run)
     if dry_run and not is_here(ref):
         return Outcome.planned("train", [f"fetch or convert {model}", *[_price(reference, len(pool))]])

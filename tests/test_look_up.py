@@ -1,0 +1,82 @@
+"""A wrong name of a model is noticed before any row is read, in every command and recipe that takes both."""
+
+import pytest
+
+import learnable
+from learnable.errors import ModelError, StoreError
+from learnable.model import source
+from learnable.recipe import find, override, run
+from learnable.types import Loading, ModelRef, Reference
+from learnable.verbs.inputs import look_up
+
+NONE, ROWS = "./no-model", "./no-rows.jsonl"
+GIVEN = Reference(model=NONE)
+
+COMMANDS = {
+    "train": lambda _: learnable.train([ROWS], model=NONE),
+    "train, reference": lambda tiny: learnable.train([ROWS], model=tiny, reference=GIVEN),
+    "score": lambda _: learnable.score([ROWS], model=NONE),
+    "score, reference": lambda tiny: learnable.score([ROWS], model=tiny, reference=NONE),
+    "show": lambda _: learnable.show([ROWS], model=NONE),
+    "show, reference": lambda tiny: learnable.show([ROWS], model=tiny, reference=NONE),
+    "doctor": lambda _: learnable.doctor([ROWS], model=NONE),
+    "doctor, reference": lambda tiny: learnable.doctor([ROWS], model=tiny, reference=NONE),
+    "evaluate": lambda _: learnable.evaluate([f"heldout:{ROWS}"], model=NONE),
+    "evaluate, adapter": lambda tiny: learnable.evaluate([f"heldout:{ROWS}"], model=tiny, adapter=NONE),
+    "compare": lambda _: learnable.compare([ROWS], model=NONE),
+    "compare, reference": lambda tiny: learnable.compare([ROWS], model=tiny, reference=GIVEN),
+    "teach": lambda _: learnable.teach([ROWS], model=NONE),
+    "diversify": lambda _: learnable.diversify([ROWS], model=NONE, method="paraphrase"),
+    "diversify, generator": lambda tiny: learnable.diversify(
+        [ROWS], model=tiny, generator=f"vllm:{NONE}", method="paraphrase"
+    ),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_looks_models_up_first(command, tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match=f"there is no model '{NONE}'"):
+        COMMANDS[command](str(tiny))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("lobass", [f"data={ROWS}", f"model={NONE}"]),
+        ("lobass", [f"data={ROWS}", "model=TINY", f"reference.model={NONE}"]),
+        ("compare", [f"data={ROWS}", f"model={NONE}"]),
+        ("delia", [f"task={ROWS}", f"model={NONE}"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else value,
+)
+def test_a_recipe_looks_the_models_of_all_its_steps_up_first(name, settings, dry_run, tiny, tmp_path):
+    recipe = override(find(name), [setting.replace("TINY", str(tiny)) for setting in settings])
+    with pytest.raises(ModelError, match=f"there is no model '{NONE}'"):
+        run(recipe, root=tmp_path / "runs", dry_run=dry_run)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_gguf_file_is_not_converted_to_look_it_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(source, "_converted", lambda _: pytest.fail("converted"))
+    (tmp_path / "m.gguf").write_bytes(b"GGUF")
+    look_up(str(tmp_path / "m.gguf"), Loading())
+    source.look_up(ModelRef(name=str(tmp_path / "m.gguf")))
+
+
+def test_a_reference_may_be_a_step_an_adapter_or_a_model(tiny, tmp_path):
+    look_up(str(tiny), Loading(), reference=True)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    look_up(str(tmp_path), Loading(), reference=True)
+    with pytest.raises(ModelError, match="LoRA adapter"):
+        look_up(str(tmp_path), Loading())
+
+
+def test_the_folder_of_another_command_is_no_reference(tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "a", "completion": "b"}\n')
+    pool = learnable.load([str(rows)], output=str(tmp_path / "pool"))
+    with pytest.raises(StoreError, match="output of `learnable load`"):
+        look_up(str(pool.folder), Loading(), reference=True)
