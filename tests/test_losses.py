@@ -71,7 +71,7 @@ def test_logits_that_the_model_caps_are_capped(tiny, tmp_path):
     rendered = LanguageModel(ModelRef(name=str(tiny), dtype="float32")).renderer.render(
         toy_examples(5), max_length=256
     )
-    found = losses.batch_nll(network, rendered, packing.padded(rendered))
+    found = losses.batch_nll(network, rendered, packing.padded(rendered))()
     np.testing.assert_allclose(found, plain_loop(network, rendered), rtol=1e-5)
 
 

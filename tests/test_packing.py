@@ -89,18 +89,21 @@ def test_shared_tokens_are_computed_once(rows):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("limit", [1, 64, 4_096])
 def test_one_sequence_gives_the_losses_of_padded_rows(llama, rows, dtype, limit, monkeypatch):
-    monkeypatch.setattr("learnable.model.packing.FLASH_FROM", limit)
+    monkeypatch.setattr("learnable.model.attention.FLASH_FROM", limit)
     model = llama if dtype == torch.float32 else network(LlamaForCausalLM, LlamaConfig, **HEADS).to(dtype)
-    found, expected = losses.batch_nll(model, rows, packed(rows)), losses.batch_nll(model, rows, padded(rows))
+    found, expected = (
+        losses.batch_nll(model, rows, packed(rows))(),
+        losses.batch_nll(model, rows, padded(rows))(),
+    )
     np.testing.assert_allclose(found, expected, rtol=1e-5 if dtype == torch.float32 else 5e-2)
 
 
 def test_other_examples_change_nothing(llama, rows):
-    alone = [losses.batch_nll(llama, [each], packed([each]))[0] for each in rows]
-    np.testing.assert_allclose(losses.batch_nll(llama, rows, packed(rows)), alone, rtol=1e-5)
+    alone = [losses.batch_nll(llama, [each], packed([each]))()[0] for each in rows]
+    np.testing.assert_allclose(losses.batch_nll(llama, rows, packed(rows))(), alone, rtol=1e-5)
 
 
 def test_the_usual_attention_is_back_afterwards(llama, rows):
     before = llama.config._attn_implementation
-    losses.batch_nll(llama, rows, packed(rows))
+    losses.batch_nll(llama, rows, packed(rows))()
     assert llama.config._attn_implementation == before

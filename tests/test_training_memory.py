@@ -9,7 +9,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from learnable.model import Renderer
-from learnable.model.packing import attending, packed, padded
+from learnable.model.attention import attending
+from learnable.model.packing import packed, padded
 from learnable.testing import toy_examples
 from learnable.training import fine_tune, loss, memory, sft
 from learnable.training.batches import batch_of, inputs_of, pieces

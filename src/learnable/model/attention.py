@@ -151,7 +151,9 @@ def attention(
     )
     if query.device.type in FUSED_ON:
         return _in_one_call(query, key, value, followed, scores), None
-    found = torch.empty(query.shape[2], query.shape[1], value.shape[3], dtype=value.dtype, device=query.device)
+    found = torch.empty(
+        query.shape[2], query.shape[1], value.shape[3], dtype=value.dtype, device=query.device
+    )
     for part in followed.segments:
         end = part.start + part.length * part.count
         q, k, v = (_cut(states[0], part) for states in (query, key, value))

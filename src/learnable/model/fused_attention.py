@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attention
 
 from learnable.model.packing import Layout, Segments
+from learnable.model.transfer import sent
 
 BLOCK = 128
 """Tokens of a block of FlexAttention's mask: what its kernels take at once by default."""
@@ -47,10 +48,10 @@ class Rows:
         before = np.repeat([part.before[1] for part in segments], [part.count for part in segments])
         order = None
         if before.any():
-            order = _sent(np.concatenate([_key_order(part) for part in segments]), device)
+            order = sent(np.concatenate([_key_order(part) for part in segments]), device)
         return cls(
-            queries=_sent(_borders(lengths), device),
-            keys=_sent(_borders(lengths + before), device),
+            queries=sent(_borders(lengths), device),
+            keys=sent(_borders(lengths + before), device),
             order=order,
             most_queries=int(lengths.max()),
             most_keys=int((lengths + before).max()),
@@ -66,12 +67,6 @@ def _key_order(part: Segments) -> NDArray[np.int64]:
     own = np.arange(part.start, part.start + part.count * part.length).reshape(part.count, part.length)
     beginning = np.broadcast_to(np.arange(first, first + shared), (part.count, shared))
     return np.concatenate([beginning, own], axis=1).reshape(-1).astype(np.int64)
-
-
-def _sent(array: NDArray[Any], device: torch.device) -> torch.Tensor:
-    """Return an array on a device; to a GPU it travels while the CPU goes on."""
-    tensor = torch.from_numpy(np.ascontiguousarray(array))
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 @cache
@@ -155,9 +150,9 @@ class Mask:
         position = layout.positions[0].numpy().astype(np.int32)
         return cls(
             segments=layout.segments,
-            own=_sent(own, device),
-            before=_sent(before, device),
-            position=_sent(position, device),
+            own=sent(own, device),
+            before=sent(before, device),
+            position=sent(position, device),
         )
 
     def seen_within(self, window: int | None) -> BlockMask:
@@ -183,8 +178,8 @@ class Mask:
         filled = np.zeros(touched.shape, dtype=np.int32)
         filled[:, : order.shape[1]] = order
         return BlockMask.from_kv_blocks(
-            _sent(touched.sum(axis=1, dtype=np.int32)[None, None], own.device),
-            _sent(filled[None, None], own.device),
+            sent(touched.sum(axis=1, dtype=np.int32)[None, None], own.device),
+            sent(filled[None, None], own.device),
             BLOCK_SIZE=BLOCK,
             mask_mod=sees,
             seq_lengths=(count, count),

@@ -1,13 +1,14 @@
 """A loaded model: renders, measures, and wears adapters over one set of weights."""
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,16 +19,19 @@ from learnable.model.adapters import attach
 from learnable.model.batching import Batching
 from learnable.model.generation import TextGenerator, generate_batches
 from learnable.model.loading import load_network
-from learnable.model.losses import batch_embeddings, batch_nll, batch_token_nll
+from learnable.model.losses import Awaited, batch_embeddings, batch_nll, batch_token_nll
 from learnable.model.packing import Layout
 from learnable.model.rendering import Renderer
 from learnable.model.source import adapter_key, identify, position_limit
 from learnable.model.speed import Shapes, peak
 from learnable.types import Answer, ModelRef, Rendered, Sampling, Work
 
-Part = TypeVar("Part")
-Value = TypeVar("Value")
 BATCH_TOKENS = {"cpu": 2_048, "cuda": 32_768, "mps": 4_096}
+
+AHEAD = {"cuda": 1}
+"""Batches that are begun before the one before is waited for, by kind of device: the CPU lays out one while a GPU computes."""
+
+Launch = Callable[[Any, Sequence[Rendered], Layout], Awaited]
 
 
 class LanguageModel(TextGenerator):
@@ -49,6 +53,7 @@ class LanguageModel(TextGenerator):
         self._batching = Batching(self.network, key=self._base_key, position_limit=position_limit(ref))
         self._shapes = Shapes.of(self.network)
         self.work = Work()
+        self._done = 0.0
 
     @property
     def key(self) -> str:
@@ -74,46 +79,45 @@ class LanguageModel(TextGenerator):
         self, kind: str, batches: Sequence[Sequence[Rendered]]
     ) -> Iterator[tuple[int, Sequence[Any] | NDArray[Any]]]:
         """Yield the number of each batch and one value per example; implements ``types.Model``."""
-        by_kind: dict[str, Callable[[Sequence[Rendered]], Sequence[Any] | NDArray[Any]]] = {
-            "nll": self.nll,
-            "token_nll": self.token_nll,
-            "embedding": self.embed,
-        }
-        compute = by_kind[kind]
+        launch = {"nll": batch_nll, "token_nll": batch_token_nll, "embedding": batch_embeddings}[kind]
+        ahead = AHEAD.get(self.network.device.type, 0)
+        begun: deque[tuple[int, Awaited]] = deque()
         for number, batch in enumerate(batches):
-            yield number, compute(batch)
+            begun.append((number, self._begun(launch, batch)))
+            if len(begun) > ahead:
+                done, values = begun.popleft()
+                yield done, values()
+        for done, values in begun:
+            yield done, values()
 
     def nll(self, rendered: Sequence[Rendered]) -> NDArray[np.float64]:
         """Return the summed nll of the response tokens in nats, (n,)."""
-        return np.array(self._each(batch_nll, rendered), dtype=np.float64)
+        return np.asarray(self._begun(batch_nll, rendered)(), dtype=np.float64)
 
     def token_nll(self, rendered: Sequence[Rendered]) -> list[NDArray[np.float32]]:
         """Return the nll of each response token in nats, n arrays."""
-        return self._each(batch_token_nll, rendered)
+        return list(self._begun(batch_token_nll, rendered)())
 
     def embed(self, rendered: Sequence[Rendered]) -> NDArray[np.float32]:
         """Return one vector for each example, (n, d)."""
-        return np.stack(self._each(batch_embeddings, rendered))
+        return np.stack(self._begun(batch_embeddings, rendered)())
 
-    def _each(
-        self,
-        compute: Callable[[Any, Sequence[Rendered], Layout], Iterable[Value]],
-        rendered: Sequence[Rendered],
-    ) -> list[Value]:
-        """Return one value for each example of a batch, whose rows are computed together as far as they may be."""
-        values: dict[int, Value] = {}
-        for group in self._batching.groups(rendered):
-            parts = self._within_memory(compute, [rendered[position] for position in group])
-            values.update(zip(group, chain.from_iterable(parts), strict=True))
-        return [values[position] for position in range(len(rendered))]
+    def _begun(self, launch: Launch, rendered: Sequence[Rendered]) -> Awaited:
+        """Begin a batch, whose rows are computed together as far as they may be."""
+        groups = list(self._batching.groups(rendered))
+        parts = [self._group_begun(launch, [rendered[position] for position in group]) for group in groups]
 
-    def _within_memory(
-        self, compute: Callable[[Any, Sequence[Rendered], Layout], Part], rendered: Sequence[Rendered]
-    ) -> list[Part]:
-        """Compute a group of rows, in halves of halves if it does not fit the GPU's memory."""
+        def values() -> list[Any]:
+            found = dict(zip(chain(*groups), chain.from_iterable(part() for part in parts), strict=True))
+            return [found[position] for position in range(len(rendered))]
+
+        return values
+
+    def _group_begun(self, launch: Launch, rendered: Sequence[Rendered]) -> Awaited:
+        """Begin a group of rows, in halves of halves if it does not fit the GPU's memory."""
         layout, started = self._batching.layout(rendered), time.monotonic()
         try:
-            found = compute(self.network, rendered, layout)
+            found = launch(self.network, rendered, layout)
         except torch.cuda.OutOfMemoryError as error:
             if len(rendered) == 1:
                 raise ModelError(
@@ -121,14 +125,20 @@ class LanguageModel(TextGenerator):
                     hint="lower max_length, or take a smaller model or dtype",
                 ) from error
         else:
-            self.work += self._work(rendered, layout, time.monotonic() - started)
-            return [found]
+            return lambda: self._counted(found, rendered, layout, started)
         torch.cuda.empty_cache()
         half = len(rendered) // 2
-        return [
-            *self._within_memory(compute, rendered[:half]),
-            *self._within_memory(compute, rendered[half:]),
-        ]
+        halves = [self._group_begun(launch, part) for part in (rendered[:half], rendered[half:])]
+        return lambda: [value for part in halves for value in part()]
+
+    def _counted(
+        self, found: Awaited, rendered: Sequence[Rendered], layout: Layout, started: float
+    ) -> Sequence[Any] | NDArray[Any]:
+        """Wait for a batch, and count what it took: the time since it was begun, or since the one before was done."""
+        values, now = found(), time.monotonic()
+        self.work += self._work(rendered, layout, now - max(started, self._done))
+        self._done = now
+        return values
 
     def _work(self, rendered: Sequence[Rendered], layout: Layout, seconds: float) -> Work:
         tokens = sum(len(example.ids) for example in rendered)

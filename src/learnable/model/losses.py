@@ -6,25 +6,32 @@ chunks, by cutting the input of the output layer: the model's own forward then a
 (soft caps, scales), without a line about any model family here.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from learnable.errors import ModelError
+from learnable.model.attention import attending
 from learnable.model.network import heard, hooked
-from learnable.model.packing import Layout, attending
+from learnable.model.packing import Layout
+from learnable.model.transfer import Arriving, sent
 from learnable.types import Rendered
 
 LOGITS_AT_ONCE = {"cpu": 3 << 22, "cuda": 1 << 28}
 """Elements of a chunk of logits, by kind of device: what a CPU keeps in its cache, and 1 GiB in float32."""
 
 
+Awaited = Callable[[], Sequence[Any] | NDArray[Any]]
+"""Gives one value for each example of a batch, as soon as the device is done with it; until then the CPU goes on."""
+
+
 @torch.inference_mode()
-def batch_nll(network: Any, rendered: Sequence[Rendered], layout: Layout) -> NDArray[np.float64]:
-    """Return the summed nll of the response tokens of each example, in nats.
+def batch_nll(network: Any, rendered: Sequence[Rendered], layout: Layout) -> Awaited:
+    """Begin to compute the summed nll of the response tokens of each example, in nats.
 
     Args:
         network: A causal language model of transformers, with or without adapters.
@@ -32,55 +39,79 @@ def batch_nll(network: Any, rendered: Sequence[Rendered], layout: Layout) -> NDA
         layout: Where their tokens lie.
 
     Returns:
-        float64 (n,); 0 for an example without response tokens.
+        What gives them: float64 (n,); 0 for an example without response tokens. It raises ``ModelError`` if losses are
+        not finite.
 
     Raises:
-        ModelError: If the network has no output layer, or gives losses that are not finite.
+        ModelError: If the network has no output layer.
     """
     values, rows = _token_losses(network, rendered, layout)
-    total = np.zeros(len(rendered), dtype=np.float64)
-    np.add.at(total, rows, values)
-    return total
+
+    def sums() -> NDArray[np.float64]:
+        total = np.zeros(len(rendered), dtype=np.float64)
+        np.add.at(total, rows, _finite(values, rows, rendered))
+        return total
+
+    return sums
 
 
 @torch.inference_mode()
-def batch_token_nll(network: Any, rendered: Sequence[Rendered], layout: Layout) -> list[NDArray[np.float32]]:
-    """Return the nll of each response token of each example, in nats.
+def batch_token_nll(network: Any, rendered: Sequence[Rendered], layout: Layout) -> Awaited:
+    """Begin to compute the nll of each response token of each example, in nats.
 
     Returns:
-        n arrays, float32; their sums are those of ``batch_nll`` but for rounding.
+        What gives n arrays, float32; their sums are those of ``batch_nll`` but for rounding.
 
     Raises:
         ModelError: As ``batch_nll``.
     """
     values, rows = _token_losses(network, rendered, layout)
     borders = np.searchsorted(rows, np.arange(1, len(rendered)))
-    return [part.astype(np.float32) for part in np.split(values, borders)]
+
+    def parts() -> list[NDArray[np.float32]]:
+        return [part.astype(np.float32) for part in np.split(_finite(values, rows, rendered), borders)]
+
+    return parts
 
 
 @torch.inference_mode()
-def batch_embeddings(network: Any, rendered: Sequence[Rendered], layout: Layout) -> NDArray[np.float32]:
-    """Return one vector for each example: the mean of its last hidden states, later tokens weighing more.
+def batch_embeddings(network: Any, rendered: Sequence[Rendered], layout: Layout) -> Awaited:
+    """Begin to compute one vector for each example: the mean of its last hidden states, later tokens weighing more.
 
     The weight of token i of T is ``i / (1 + 2 + ... + T)``: with causal attention a later state has seen more.
 
     Returns:
-        float32 (n, d), d the width of the model.
+        What gives them: float32 (n, d), d the width of the model.
 
     Source: RDS+ (2503.01807), position-weighted mean pooling over prompt and response.
     """
     hidden = hidden_states(network, layout)
-    vectors = [
-        _weighted_mean(hidden[torch.from_numpy(places).to(hidden.device)].float())
-        for places in layout.places[: len(rendered)]
-    ]
-    return torch.stack(vectors).cpu().numpy()
+    states = hidden[sent(np.concatenate(layout.places), hidden.device)].float()
+    lengths = [len(places) for places in layout.places]
+    vectors = Arriving(torch.stack([_weighted_mean(part) for part in torch.split(states, lengths)]))
+    return vectors.numpy
 
 
 def _weighted_mean(states: torch.Tensor) -> torch.Tensor:
     """Return the mean of states (T, d) with weights 1 to T, (d,)."""
     weights = torch.arange(1, len(states) + 1, device=states.device, dtype=states.dtype)
     return (weights / weights.sum()) @ states
+
+
+def _finite(values: Arriving, rows: NDArray[np.int64], rendered: Sequence[Rendered]) -> NDArray[np.float64]:
+    """Return the losses of tokens (P,) when they are here.
+
+    Raises:
+        ModelError: If one is not finite.
+    """
+    losses = values.numpy().astype(np.float64)
+    if not np.isfinite(losses).all():
+        bad = rendered[int(rows[np.flatnonzero(~np.isfinite(losses))[0]])]
+        raise ModelError(
+            f"the model gives a loss that is not finite on example {bad.id[:8]}",
+            hint="try dtype float32, and look whether the model was loaded whole",
+        )
+    return losses
 
 
 @torch.inference_mode()
@@ -101,36 +132,33 @@ def hidden_states(network: Any, layout: Layout) -> torch.Tensor:
 
 def _inputs(network: Any, layout: Layout) -> dict[str, torch.Tensor]:
     device = next(network.parameters()).device
-    inputs = {"input_ids": layout.ids.to(device)}
-    return inputs if layout.segments is None else inputs | {"position_ids": layout.positions.to(device)}
+    inputs = {"input_ids": sent(layout.ids.numpy(), device)}
+    return (
+        inputs
+        if layout.segments is None
+        else inputs | {"position_ids": sent(layout.positions.numpy(), device)}
+    )
 
 
 def _token_losses(
     network: Any, rendered: Sequence[Rendered], layout: Layout
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+) -> tuple[Arriving, NDArray[np.int64]]:
     """Return the nll of all response tokens of a batch (P,), and the example of each (P,)."""
     device = next(network.parameters()).device
     counted = [np.flatnonzero(example.mask) for example in rendered]
     rows = np.repeat(np.arange(len(rendered)), [len(response) for response in counted])
     if not len(rows):
-        return np.zeros(0), rows
+        return Arriving(torch.zeros(0)), rows
     predicting = [places[response - 1] for places, response in zip(layout.places, counted, strict=True)]
     wanted = [example.ids[response] for example, response in zip(rendered, counted, strict=True)]
-    targets = torch.from_numpy(np.concatenate(wanted).astype(np.int64)).to(device)
+    targets = sent(np.concatenate(wanted).astype(np.int64), device)
     losses = [
         torch.nn.functional.cross_entropy(
             logits.float(), targets[start : start + len(logits)], reduction="none"
         )
-        for start, logits in _logits(network, layout, torch.from_numpy(np.concatenate(predicting)).to(device))
+        for start, logits in _logits(network, layout, sent(np.concatenate(predicting), device))
     ]
-    values = torch.cat(losses).cpu().numpy().astype(np.float64)
-    if not np.isfinite(values).all():
-        bad = rendered[int(rows[np.flatnonzero(~np.isfinite(values))[0]])]
-        raise ModelError(
-            f"the model gives a loss that is not finite on example {bad.id[:8]}",
-            hint="try dtype float32, and look whether the model was loaded whole",
-        )
-    return values, rows
+    return Arriving(torch.cat(losses)), rows
 
 
 def _logits(network: Any, layout: Layout, positions: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
@@ -139,23 +167,19 @@ def _logits(network: Any, layout: Layout, positions: torch.Tensor) -> Iterator[t
     elements = LOGITS_AT_ONCE.get(positions.device.type, LOGITS_AT_ONCE["cpu"])
     inputs = _inputs(network, layout)
     at_once = max(1, elements // head.weight.shape[0])
+    # Asked before the pass, as the answer is waited for; it is found once.
+    plain = len(positions) <= at_once or gives_plain_logits(network)
     chosen: list[torch.Tensor] = []
-    projected: list[torch.Tensor] = []
 
     def keep_first_chunk(_: Any, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
         hidden = arguments[0]
         chosen.append(hidden.reshape(-1, hidden.shape[-1])[positions])
         return (chosen[0][None, :at_once],)
 
-    with (
-        hooked(head, keep_first_chunk),
-        heard(head, lambda output: projected.append(output[0, :1])),
-        attending(network, layout),
-    ):
+    with hooked(head, keep_first_chunk), attending(network, layout):
         logits = network(**inputs, use_cache=False).logits
     if not chosen:
         raise ModelError("the output layer of this model is never called, so its losses cannot be measured")
-    plain = torch.equal(projected[0], logits[0, :1])
     yield 0, logits[0]
     for start in range(at_once, len(positions), at_once):
         chunk = chosen[0][None, start : start + at_once]
@@ -165,6 +189,22 @@ def _logits(network: Any, layout: Layout, positions: torch.Tensor) -> Iterator[t
         # The model does something to its logits: a forward over one token, with the chunk put before the output layer.
         with hooked(head, lambda _, __, chunk=chunk: (chunk,)):
             yield start, network(input_ids=inputs["input_ids"][:1, :1], use_cache=False).logits[0]
+
+
+_plain: WeakKeyDictionary[torch.nn.Module, bool] = WeakKeyDictionary()
+
+
+@torch.no_grad()
+def gives_plain_logits(network: Any) -> bool:
+    """Return whether the logits of a network are what its output layer gives, without a soft cap or a scale; tried once."""
+    head = _head(network)
+    if head not in _plain:
+        projected: list[torch.Tensor] = []
+        ids = torch.zeros((1, 1), dtype=torch.int64, device=next(network.parameters()).device)
+        with heard(head, projected.append):
+            logits = network(input_ids=ids, use_cache=False).logits
+        _plain[head] = torch.equal(projected[0], logits)
+    return _plain[head]
 
 
 def _head(network: Any) -> Any:

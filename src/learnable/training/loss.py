@@ -14,8 +14,9 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 from learnable.errors import TrainError
+from learnable.model.attention import by_itself
+from learnable.model.losses import gives_plain_logits
 from learnable.model.network import hooked
-from learnable.model.packing import by_itself
 
 LOGITS_AT_ONCE = {"cpu": 1 << 25, "cuda": 1 << 28}
 """Elements of a chunk of logits, by kind of device: 128 MiB or 1 GiB in float32."""
@@ -26,9 +27,9 @@ def response_nll(
 ) -> tuple[torch.Tensor, Any]:
     """Return the summed nll of the response tokens of each example, in nats, and what the forward pass returned.
 
-    The first chunk of logits comes out of the forward pass. Where there are more, each is projected by a pass over one
-    token with the chunk put in front of the output layer, and projected again for its gradient: what is held is one
-    chunk, however long the responses are.
+    The first chunk of logits comes out of the forward pass. Where there are more, each is projected by the output layer,
+    or, where the model does more to its logits, by a pass over one token with the chunk put in front of that layer; and
+    projected again for its gradient: what is held is one chunk, however long the responses are.
 
     Args:
         network: A causal language model of transformers, with or without adapters; its attention follows the layout of
@@ -47,6 +48,7 @@ def response_nll(
     ids, targets = piece["input_ids"], piece["targets"]
     head = network.get_output_embeddings()
     at_once = max(1, LOGITS_AT_ONCE.get(ids.device.type, LOGITS_AT_ONCE["cpu"]) // head.weight.shape[0])
+    plain = len(targets) > at_once and gives_plain_logits(network)
     chosen: list[torch.Tensor] = []
 
     def keep_first_chunk(_: Any, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
@@ -62,6 +64,8 @@ def response_nll(
         raise TrainError("the output layer of this model is never called, so it cannot be trained here")
 
     def project(hidden: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        if plain:
+            return cross_entropy(head(hidden).float(), target, reduction="none")
         with by_itself(network), hooked(head, lambda *_: (hidden[None],)):
             logits = network(input_ids=ids[:1, :1], use_cache=False).logits[0]  # (C, V)
         return cross_entropy(logits.float(), target, reduction="none")

@@ -9,9 +9,10 @@ import torch
 from numpy.typing import NDArray
 from trl import SFTTrainer
 
+from learnable.model.attention import attending
 from learnable.model.lengths import LengthSwitches
 from learnable.model.network import base_network
-from learnable.model.packing import Layout, attending, padded
+from learnable.model.packing import Layout, padded
 from learnable.progress import Bar
 from learnable.training import devices
 from learnable.training.batches import Batch, Batches, Member, inputs_of, pieces, response_tokens, share
