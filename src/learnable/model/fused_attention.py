@@ -147,12 +147,11 @@ class Mask:
             row += part.count
             if part.before[1]:
                 before[part.start : stop] = own[part.before[0]]
-        position = layout.positions[0].numpy().astype(np.int32)
         return cls(
             segments=layout.segments,
             own=sent(own, device),
             before=sent(before, device),
-            position=sent(position, device),
+            position=sent(layout.positions[0].int(), device),
         )
 
     def seen_within(self, window: int | None) -> BlockMask:

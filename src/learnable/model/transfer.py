@@ -7,9 +7,9 @@ import torch
 from numpy.typing import NDArray
 
 
-def sent(array: NDArray[Any], device: torch.device) -> torch.Tensor:
-    """Return an array on a device; to a GPU it travels while the CPU goes on."""
-    tensor = torch.from_numpy(np.ascontiguousarray(array))
+def sent(values: NDArray[Any] | torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return what is here on a device; to a GPU it travels while the CPU goes on."""
+    tensor = values if isinstance(values, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(values))
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
