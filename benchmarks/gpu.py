@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,7 @@ def planned(chosen: argparse.Namespace) -> Iterator[str]:
     """Yield the names of the measurements, the most valuable first."""
     shapes = ["quick"] if chosen.quick else chosen.shapes
     for part in chosen.parts:
-        if part in ("scoring", "training"):
+        if part in ("scoring", "training", "attention"):
             yield from (f"{part} {shape}" for shape in shapes)
         elif part != "correctness" or chosen.expected is not None:
             yield part
@@ -431,6 +432,54 @@ def training(chosen: argparse.Namespace, shape: str) -> list[str]:
     return lines
 
 
+def attention(chosen: argparse.Namespace, shape: str) -> list[str]:
+    """Time each way to attend in a packed batch, and say how far each is from the plain one in float32."""
+    from learnable.model.attention import Followed, Scores, by_flash, by_flex, by_segments
+    from learnable.model.packing import packed
+
+    heads = (SHAPES.get(shape, QUICK))["num_attention_heads"]
+    device = torch.device(chosen.device)
+    lines = [
+        "| rows | window | way | milliseconds a layer | largest difference |",
+        "| --- | ---: | --- | ---: | ---: |",
+    ]
+    for kind in KINDS:
+        layout = packed(made_up_rows(kind, 2_000 if shape == "quick" else 16_384))
+        count = layout.ids.shape[1]
+        query, key, value = (
+            torch.randn(1, each, count, 128, dtype=torch.bfloat16, device=device) for each in (heads, 2, 2)
+        )
+        for window in (None, 256):
+            scores = Scores(scale=128**-0.5, window=window)
+            exact = by_segments(query.float(), key.float(), value.float(), Followed(layout, device), scores)
+            for name, way in {"segments": by_segments, "flash": by_flash, "flex": by_flex}.items():
+                try:
+                    arguments = (query, key, value, Followed(layout, device), scores)
+                    found, seconds = repeated(partial(way, *arguments), device)
+                except (RuntimeError, NotImplementedError) as error:
+                    lines.append(
+                        f"| {kind} | {window or ''} | {name} | not here: {str(error).splitlines()[0][:60]} | |"
+                    )
+                    continue
+                apart = float((found.float() - exact).abs().max())
+                lines.append(f"| {kind} | {window or ''} | {name} | {seconds * 1e3:.2f} | {apart:.1e} |")
+    return lines
+
+
+def repeated(call: Callable[[], torch.Tensor], device: torch.device) -> tuple[torch.Tensor, float]:
+    """Return what a call gives, and its seconds: the least of ten, after one that may compile."""
+    found, best = call(), float("inf")
+    for _ in range(10):
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        started = time.monotonic()
+        call()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.monotonic() - started)
+    return found, best
+
+
 def generation(chosen: argparse.Namespace, _: str) -> list[str]:
     """Time the answers to starter questions."""
     model = LanguageModel(ModelRef(name=chosen.model, dtype="bfloat16", device=chosen.device))
@@ -462,6 +511,7 @@ PARTS: dict[str, Callable[[argparse.Namespace, str], list[str]]] = {
     "correctness": correctness,
     "scoring": scoring,
     "training": training,
+    "attention": attention,
     "generation": generation,
 }
 """What is measured, the most valuable first; a later experiment adds a line of its own."""

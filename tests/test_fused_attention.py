@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from learnable.model import fused_attention
+from learnable.model import attention, fused_attention
 from learnable.model.fused_attention import Mask, Rows, flash, flex
 from learnable.model.packing import packed
 from learnable.types import Rendered
@@ -142,3 +142,17 @@ def test_gradients_of_a_shared_beginning_are_those_of_its_examples_together(monk
     written_out(*theirs, layout, scale=0.3).square().sum().backward()
     for one, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one.grad.transpose(0, 1), other.grad[0], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("more", [{}, {"softcap": 1.5}, {"sinks": torch.tensor([-1.0, 0.0, 2.0, 5.0])}])
+@pytest.mark.parametrize("window", [None, 1, 33, 100])
+def test_segment_by_segment_sees_the_same_with_windows_soft_caps_and_sinks(
+    batches, three, name, more, window
+):
+    layout = batches[name]
+    followed = attention.Followed(layout, torch.device("cpu"))
+    scores = attention.Scores(scale=0.3, window=window, **more)
+    found = attention.by_segments(*three[name], followed, scores)
+    expected = written_out(*three[name], layout, scale=0.3, window=window, **more).transpose(1, 2)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)

@@ -31,23 +31,31 @@ UNSUPPORTED = ("position_bias", "head_mask")
 
 
 @dataclass(frozen=True)
-class _Followed:
-    """The layout that attention follows, and what its kernels want to know of it, worked out once for a batch."""
+class Followed:
+    """The layout that attention follows, and what its kernels want to know of it, worked out once for a batch.
+
+    Args:
+        layout: A packed one.
+        device: Where attention is computed.
+    """
 
     layout: Layout
     device: torch.device
 
     @property
     def segments(self) -> tuple[Segments, ...]:
+        """Where the rows lie."""
         assert self.layout.segments is not None
         return self.layout.segments
 
     @cached_property
     def rows(self) -> Rows:
+        """What flash attention wants to know."""
         return Rows.of(self.segments, self.device)
 
     @cached_property
     def mask(self) -> Mask:
+        """What FlexAttention wants to know."""
         return Mask.of(self.layout, self.device)
 
 
@@ -68,7 +76,7 @@ class Scores:
     sinks: torch.Tensor | None = None
 
 
-_followed: list[_Followed | None] = []
+_followed: list[Followed | None] = []
 """What attention follows, the innermost last; plain, not of a context: gradients are taken in threads of their own."""
 
 
@@ -79,7 +87,7 @@ def attending(network: Any, layout: Layout) -> Iterator[None]:
         yield
         return
     device = next(network.parameters()).device
-    with _attention_of(network, _Followed(layout, device), NAME):
+    with _attention_of(network, Followed(layout, device), NAME):
         yield
 
 
@@ -94,7 +102,7 @@ def by_itself(network: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _attention_of(network: Any, followed: _Followed | None, name: str) -> Iterator[None]:
+def _attention_of(network: Any, followed: Followed | None, name: str) -> Iterator[None]:
     inner = base_network(network)
     before = inner.config._attn_implementation
     _followed.append(followed)
@@ -149,8 +157,45 @@ def attention(
         softcap=softcap,
         sinks=s_aux,
     )
-    if query.device.type in FUSED_ON:
-        return _in_one_call(query, key, value, followed, scores), None
+    narrow = query.dtype in (torch.bfloat16, torch.float16) and query.shape[-1] == value.shape[-1] <= 256
+    if query.device.type not in FUSED_ON:
+        way = by_segments
+    elif narrow and query.shape[-1] % 8 == 0 and softcap is None and s_aux is None:
+        way = by_flash
+    else:
+        way = by_flex
+    return way(query, key, value, followed, scores), None
+
+
+def by_flash(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, followed: Followed, scores: Scores
+) -> torch.Tensor:
+    """Attend by flash attention of variable lengths, (1, N, H, d); see ``attention``."""
+    states = [part[0].transpose(0, 1) for part in (query, key, value)]
+    return flash(*states, rows=followed.rows, scale=scores.scale, window=scores.window)[None]
+
+
+def by_flex(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, followed: Followed, scores: Scores
+) -> torch.Tensor:
+    """Attend by FlexAttention, (1, N, H, d); see ``attention``."""
+    found = flex(
+        query,
+        key,
+        value,
+        mask=followed.mask,
+        scale=scores.scale,
+        window=scores.window,
+        softcap=scores.softcap,
+        sinks=scores.sinks,
+    )
+    return found.transpose(1, 2)
+
+
+def by_segments(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, followed: Followed, scores: Scores
+) -> torch.Tensor:
+    """Attend segment by segment, (1, N, H, d); see ``attention``."""
     found = torch.empty(
         query.shape[2], query.shape[1], value.shape[3], dtype=value.dtype, device=query.device
     )
@@ -167,28 +212,7 @@ def attention(
             )
         seen = _causal(q, k, v, scores)  # (count, H, length, d)
         found[part.start : end] = seen.transpose(1, 2).reshape(end - part.start, *found.shape[1:])
-    return found[None], None
-
-
-def _in_one_call(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, followed: _Followed, scores: Scores
-) -> torch.Tensor:
-    """Attend by flash attention where its kernel can, else by FlexAttention, (1, N, H, d)."""
-    narrow = query.dtype in (torch.bfloat16, torch.float16) and query.shape[-1] == value.shape[-1] <= 256
-    if narrow and scores.softcap is None and scores.sinks is None:
-        states = [part[0].transpose(0, 1) for part in (query, key, value)]
-        return flash(*states, rows=followed.rows, scale=scores.scale, window=scores.window)[None]
-    found = flex(
-        query,
-        key,
-        value,
-        mask=followed.mask,
-        scale=scores.scale,
-        window=scores.window,
-        softcap=scores.softcap,
-        sinks=scores.sinks,
-    )
-    return found.transpose(1, 2)
+    return found[None]
 
 
 def _cut(states: torch.Tensor, part: Segments) -> torch.Tensor:

@@ -133,11 +133,7 @@ def hidden_states(network: Any, layout: Layout) -> torch.Tensor:
 def _inputs(network: Any, layout: Layout) -> dict[str, torch.Tensor]:
     device = next(network.parameters()).device
     inputs = {"input_ids": sent(layout.ids, device)}
-    return (
-        inputs
-        if layout.segments is None
-        else inputs | {"position_ids": sent(layout.positions, device)}
-    )
+    return inputs if layout.segments is None else inputs | {"position_ids": sent(layout.positions, device)}
 
 
 def _token_losses(
