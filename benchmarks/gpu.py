@@ -467,9 +467,9 @@ def attention(chosen: argparse.Namespace, shape: str) -> list[str]:
 
 
 def repeated(call: Callable[[], torch.Tensor], device: torch.device) -> tuple[torch.Tensor, float]:
-    """Return what a call gives, and its seconds: the least of ten, after one that may compile."""
+    """Return what a call gives, and its seconds: the least of a few, after one that may compile."""
     found, best = call(), float("inf")
-    for _ in range(10):
+    for _ in range(10 if device.type == "cuda" else 1):
         if device.type == "cuda":
             torch.cuda.synchronize()
         started = time.monotonic()
