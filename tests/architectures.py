@@ -60,6 +60,13 @@ LINEAR = {"layer_types": ["linear_attention", "full_attention", "linear_attentio
 LATENT = {"num_key_value_heads": 4}
 
 PACKED: Mapping[str, Settings] = {
+    # Windows, soft caps and sinks are a matter of the layers that ask for them.
+    **dict.fromkeys(
+        ["afmoe", "cohere2", "cohere2_moe", "cwm", "exaone4", "gemma2", "gemma3_text", "gpt_oss", "granite_swa",
+         "granitemoe_swa", "ministral", "olmo3", "vaultgemma"],
+        SLIDING,
+    ),
+    **dict.fromkeys(["mistral", "mixtral", "phi3", "starcoder2"], PLAIN),
     **dict.fromkeys(
         ["apertus", "arcee", "biogpt", "bitnet", "cohere", "ctrl", "diffllama", "ernie4_5", "ernie4_5_moe", "flex_olmo",
          "gemma", "glm", "glm4", "glm4_moe", "gpt2", "gpt_bigcode", "gpt_neox", "granite", "granitemoe", "granitemoeshared",
@@ -82,11 +89,7 @@ PACKED: Mapping[str, Settings] = {
 """Attention to all that stands before: a batch is one sequence."""
 
 WINDOWED: Mapping[str, Settings] = {
-    **dict.fromkeys(
-        ["afmoe", "cohere2", "cohere2_moe", "cwm", "exaone4", "gemma3_text", "ministral", "olmo3", "smollm3"],
-        SLIDING,
-    ),
-    **dict.fromkeys(["mistral", "mixtral", "phi3", "starcoder2"], PLAIN),
+    "smollm3": SLIDING,
     "llama4_text": {
         "num_hidden_layers": 3,
         "layer_types": ["chunked_attention", "full_attention", "chunked_attention"],
@@ -109,7 +112,6 @@ PADDED: Mapping[str, Settings] = {
         ["bloom", "falcon", "falcon_h1", "falcon_mamba", "gpt_neox_japanese", "mamba", "mpt", "openai-gpt", "rwkv", "xglm"],
         PLAIN,
     ),
-    **dict.fromkeys(["gemma2", "gpt_oss", "granite_swa", "granitemoe_swa", "vaultgemma"], SLIDING),
     **dict.fromkeys(["lfm2", "lfm3"], CONV),
     **dict.fromkeys(["minimax", "olmo_hybrid", "qwen3_5_text", "qwen3_next"], LINEAR),
     "bamba": {"attn_layer_indices": [1]},

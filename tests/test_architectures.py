@@ -47,7 +47,7 @@ def batched(batching, network, rows):
         members = [rows[position] for position in group]
         layout = batching.layout(members)
         ways.add("padded" if layout.segments is None else "packed")
-        for position, losses in zip(group, batch_token_nll(network, members, layout), strict=True):
+        for position, losses in zip(group, batch_token_nll(network, members, layout)(), strict=True):
             found[position] = losses
     return found, ways
 

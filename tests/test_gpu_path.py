@@ -23,6 +23,7 @@ from transformers.models.auto import AutoModelForCausalLM
 from learnable.model import fused_attention, losses
 from learnable.model.attention import attending
 from learnable.model.packing import packed, padded
+from learnable.model.speed import Shapes
 from learnable.training.batches import batch_of, inputs_of
 from learnable.training.loss import response_nll
 from learnable.types import Rendered
@@ -182,3 +183,16 @@ def test_what_waits_or_lies_elsewhere_is_noticed(monkeypatch):
             there.cpu()
         with pytest.raises(RuntimeError, match="device"):
             there + torch.zeros(3)
+
+
+def test_a_batch_is_as_large_as_the_memory_allows():
+    # 21,504 numbers come out of the distinct matrices of a layer: 86,016 bytes a token, twice over in bfloat16.
+    shapes = Shapes(
+        body=0,
+        head=0,
+        attention=0,
+        products=((1_024, 4_096), (4_096, 4_096), (4_096, 12_288), (12_288, 4_096)),
+    )
+    assert shapes.tokens_within(60 << 30, most=32_768, item_bytes=2) == 32_768
+    assert shapes.tokens_within(1 << 30, most=32_768, item_bytes=2) == 4_096
+    assert shapes.tokens_within(1, most=32_768, item_bytes=2) == 1

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from transformers import AttentionInterface
+from transformers import AttentionInterface, AttentionMaskInterface
 
 from learnable.model.fused_attention import Mask, Rows, flash, flex
 from learnable.model.network import base_network
@@ -133,7 +133,7 @@ def attention(
         module: The layer that asks.
         query: (1, H, N, d).
         key: (1, K, N, d); H is a multiple of K.
-        value: (1, K, N, d).
+        value: (1, K, N, e).
         attention_mask: None: the layout says what is seen.
         scaling: Of the scores; 1 / sqrt(d) when not given.
         sliding_window: See ``Scores.window``.
@@ -142,7 +142,7 @@ def attention(
         others: What some models ask for, and is refused.
 
     Returns:
-        (1, N, H, d), and None for the weights.
+        (1, N, H, e), and None for the weights.
 
     Raises:
         NotImplementedError: If the model asks for something else.
@@ -153,7 +153,7 @@ def attention(
         raise NotImplementedError(f"attention with {', '.join(unknown) or 'a mask'}")
     scores = Scores(
         scale=scaling if scaling is not None else query.shape[-1] ** -0.5,
-        window=sliding_window,
+        window=sliding_window or None,
         softcap=softcap,
         sinks=s_aux,
     )
@@ -165,6 +165,22 @@ def attention(
     else:
         way = by_flex
     return way(query, key, value, followed, scores), None
+
+
+def no_mask(*, use_vmap: bool = False, **_: Any) -> None:
+    """Make no mask, as the layout says what is seen; what transformers calls in place of its own masks.
+
+    A window is a matter of each layer, which asks for it when it attends; a chunk is not, and the trial of a network
+    that attends in chunks finds other states (``batching``).
+
+    Args:
+        use_vmap: Whether the model has a mask of its own kind.
+
+    Raises:
+        NotImplementedError: If it has.
+    """
+    if not _followed or use_vmap:
+        raise NotImplementedError("attention with a mask of its own kind")
 
 
 def by_flash(
@@ -279,3 +295,4 @@ def _weights(products: torch.Tensor, scores: Scores, *, at: int, window: int | N
 
 
 AttentionInterface.register(NAME, attention)
+AttentionMaskInterface.register(NAME, no_mask)

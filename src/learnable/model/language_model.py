@@ -65,10 +65,15 @@ class LanguageModel(TextGenerator):
         """Name of the dtype the model computes in."""
         return str(self.network.dtype).removeprefix("torch.")
 
-    @property
+    @cached_property
     def batch_tokens(self) -> int:
-        """How many tokens, padding included, one forward pass takes."""
-        return self.ref.batch_tokens or BATCH_TOKENS.get(self.network.device.type, BATCH_TOKENS["cpu"])
+        """How many tokens, padding included, one forward pass takes: on a GPU fewer where its memory is short."""
+        device = self.network.device
+        usual = self.ref.batch_tokens or BATCH_TOKENS.get(device.type, BATCH_TOKENS["cpu"])
+        if self.ref.batch_tokens or device.type != "cuda":
+            return usual
+        free, _ = torch.cuda.mem_get_info(device)
+        return self._shapes.tokens_within(free, most=usual, item_bytes=self.network.dtype.itemsize)
 
     @cached_property
     def peak_operations_per_s(self) -> float | None:
@@ -100,7 +105,7 @@ class LanguageModel(TextGenerator):
 
     def embed(self, rendered: Sequence[Rendered]) -> NDArray[np.float32]:
         """Return one vector for each example, (n, d)."""
-        return np.stack(self._begun(batch_embeddings, rendered)())
+        return np.stack(list(self._begun(batch_embeddings, rendered)()))
 
     def _begun(self, launch: Launch, rendered: Sequence[Rendered]) -> Awaited:
         """Begin a batch, whose rows are computed together as far as they may be."""

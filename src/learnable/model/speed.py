@@ -14,6 +14,9 @@ PEAK_OPERATIONS = 2e10
 
 MOST_ROWS = 2_048
 
+MEMORY_SHARE = 0.5
+"""Of a GPU's free memory, what the states of a batch may take; logits and a second batch take from the rest."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Shapes:
@@ -48,6 +51,15 @@ class Shapes:
             attention=config.num_hidden_layers * heads * width,
             products=tuple(sorted({(int(weight.shape[0]), int(weight.shape[1])) for weight in matrices})),
         )
+
+    def tokens_within(self, free_bytes: int, *, most: int, item_bytes: int) -> int:
+        """Return how many tokens a pass may take in so much memory: a power of two, at most ``most``.
+
+        While a layer computes, no more is held for a token than what all its matrices give, twice over.
+        """
+        per_token = 2 * item_bytes * sum(out for out, _ in self.products)
+        fitting = max(1, int(MEMORY_SHARE * free_bytes / per_token))
+        return int(min(most, 1 << (fitting.bit_length() - 1)))
 
     def operations(self, layout: Layout, *, tokens: int, responses: int) -> float:
         """Return the operations of a pass over ``tokens`` without padding, of which ``responses`` are predicted."""

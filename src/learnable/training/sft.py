@@ -26,14 +26,17 @@ from trl import SFTConfig
 from learnable.atomic import disk_errors, flush, replacing, write_frame, write_json
 from learnable.errors import TrainError, UsageError
 from learnable.model.adapters import attach, lora_targets
+from learnable.model.batching import Batching
 from learnable.model.loading import load_network, load_tokenizer, quiet
 from learnable.model.network import without_dropout
-from learnable.model.source import resolved_device, resolved_dtype
+from learnable.model.packing import packed, padded
+from learnable.model.source import identify, position_limit, resolved_device, resolved_dtype
 from learnable.outputs import differences, in_words, recorded
 from learnable.progress import bar, say
 from learnable.steps import note, read_json
 from learnable.training import devices
 from learnable.training.batches import Batches, LengthGroupedBatches
+from learnable.training.memory import PIECE_TOKENS
 from learnable.training.trainer import ResponseTrainer
 from learnable.types import ModelRef, Rendered, Tuning
 
@@ -245,6 +248,7 @@ def _trainer(job: _Job, last: Path | None, *, started: float) -> ResponseTrainer
     fresh = tuning.method == "lora" and job.start is None
     trainer = ResponseTrainer(
         batches=Batches(job.rendered, planned),
+        layout_of=packed if network.device.type == "cuda" and _packs(network, job) else padded,
         losses=_kept_losses(job, last),
         model=network,
         args=arguments,
@@ -261,6 +265,19 @@ def _trainer(job: _Job, last: Path | None, *, started: float) -> ResponseTrainer
     trainer.add_callback(_Checkpoints(started=started, losses=trainer.losses))
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def _packs(network: Any, job: _Job) -> bool:
+    """Return whether pieces may be one sequence; tried with rows that are as long and as many as any piece."""
+    batching = Batching(network, key=identify(job.ref), position_limit=position_limit(job.ref))
+    most, rows = PIECE_TOKENS[network.device.type], list[Rendered]()
+    for row in sorted(job.rendered, key=lambda example: -len(example.ids)):
+        if rows and most < len(row.ids):
+            break
+        rows.append(row)
+        most -= len(row.ids)
+    groups = ([rows[position] for position in group] for group in batching.groups(rows))
+    return all(batching.layout(group).segments is not None for group in groups)
 
 
 def _save(trainer: ResponseTrainer, job: _Job) -> None:

@@ -34,7 +34,7 @@ class ResponseTrainer(SFTTrainer):  # type: ignore[misc]
         batches: What to train on.
         losses: Where to keep the loss of each example as it was last met, float32 (n,); it is filled from the start
             of the training on, and differs from one epoch to the next.
-        layout_of: How the rows of a piece lie; padded when not given.
+        layout_of: How the rows of a piece lie: ``packed`` or ``padded``.
         given: What TRL's trainer takes.
     """
 
@@ -45,14 +45,14 @@ class ResponseTrainer(SFTTrainer):  # type: ignore[misc]
         *,
         batches: Batches,
         losses: NDArray[np.float32] | None,
-        layout_of: Callable[[Sequence[Rendered]], Layout] | None = None,
+        layout_of: Callable[[Sequence[Rendered]], Layout],
         **given: Any,
     ) -> None:
         super().__init__(**given)
         self.batches, self.losses = batches, losses
         self.progress: Bar | None = None
         self.size = PieceSize.of(self.model, longest=batches.longest)
-        self._layout_of, self._padding = layout_of or padded, layout_of is None
+        self._layout_of, self._padding = layout_of, layout_of is padded
         self._network = base_network(self.model)
         self._switches = LengthSwitches.of(self._network)
         self._set_again()
