@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from learnable.errors import DiskError, ModelError
-from learnable.fingerprint import file_digest
+from learnable.fingerprint import file_digest, fingerprint
 from learnable.model import LanguageModel, self_test, source
 from learnable.model.cache import cache_folder, recalled, remember
 from learnable.model.source import resolved_dtype
@@ -40,6 +40,23 @@ def test_what_changes_the_losses_changes_the_identity(tiny, tmp_path, change):
         (tmp_path / "other" / "chat_template.jinja").write_text("{{ messages[0].content }}")
     dtype = "bfloat16" if change == "dtype" else "float32"
     assert source.identify(ref(tmp_path / "other", dtype=dtype)) != before
+
+
+@pytest.mark.parametrize(
+    ("config", "anew"),
+    [
+        ({"model_type": "llama"}, False),
+        ({"model_type": "llama", "rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, False),
+        ({"model_type": "falcon_h1"}, True),
+        ({"model_type": "llama4", "text_config": {"model_type": "llama4_text"}}, True),
+        ({"model_type": "phi3", "rope_scaling": {"type": "su"}}, True),
+        ({"model_type": "x", "rope_parameters": {"full_attention": {"rope_type": "dynamic"}}}, True),
+    ],
+)
+def test_models_whose_losses_depended_on_the_batch_are_measured_anew_and_no_others(tmp_path, config, anew):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    content = {"files": {"config.json": file_digest(tmp_path / "config.json")}, "dtype": "float32"}
+    assert (source.identity(tmp_path, "float32") != fingerprint(content)) == anew
 
 
 def test_device_is_no_part_of_the_identity(tiny):

