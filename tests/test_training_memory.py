@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from learnable.model import Renderer
 from learnable.model.attention import attending
+from learnable.model.lengths import LengthSwitches
 from learnable.model.packing import packed, padded
 from learnable.testing import toy_examples
 from learnable.training import fine_tune, loss, memory, sft
@@ -55,7 +56,7 @@ def test_packed_rows_have_the_gradient_of_padded_ones(tiny, rendered, monkeypatc
 def test_pieces_hold_as_many_tokens_as_asked_for_with_or_without_padding(rendered):
     members = sorted(batch_of(list(enumerate(rendered)))["members"], key=lambda each: -len(each.example.ids))
     for padding in (True, False):
-        parts = list(pieces(members, most_tokens=100, padding=padding))
+        parts = list(pieces(members, most_tokens=100, padding=padding, switches=LengthSwitches()))
         assert [member.row for part in parts for member in part] == [member.row for member in members]
         for part in parts:
             lengths = [len(member.example.ids) for member in part]
