@@ -63,14 +63,17 @@ PACKED: Mapping[str, Settings] = {
     # Windows, soft caps and sinks are a matter of the layers that ask for them.
     **dict.fromkeys(
         ["afmoe", "cohere2", "cohere2_moe", "cwm", "exaone4", "gemma2", "gemma3_text", "gpt_oss", "granite_swa",
-         "granitemoe_swa", "ministral", "olmo3", "vaultgemma"],
+         "granitemoe_swa", "exaone_moe", "mimo_v2_flash", "ministral", "modernbert-decoder", "olmo3", "vaultgemma"],
         SLIDING,
     ),
-    **dict.fromkeys(["mistral", "mixtral", "phi3", "starcoder2"], PLAIN),
+    **dict.fromkeys(["flint", "kolibri1", "laguna", "mellum", "ministral3", "mistral", "mixtral", "phi3", "starcoder2"],
+        PLAIN,
+    ),
     **dict.fromkeys(
         ["apertus", "arcee", "biogpt", "bitnet", "cohere", "ctrl", "diffllama", "ernie4_5", "ernie4_5_moe", "flex_olmo",
          "gemma", "glm", "glm4", "glm4_moe", "gpt2", "gpt_bigcode", "gpt_neox", "granite", "granitemoe", "granitemoeshared",
-         "helium", "hunyuan_v1_dense", "hunyuan_v1_moe", "hy_v3", "hyperclovax", "jais2", "jetmoe", "llama", "minimax_m2",
+         "helium", "hrm_text", "hunyuan_v1_dense", "hunyuan_v1_moe", "hy_v3", "hyperclovax", "jais2", "jetmoe", "llama", "minimax_m2",
+         "minimax_m3_vl_text",
          "nanochat", "nemotron", "olmo", "olmo2", "olmoe", "persimmon", "phi", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe",
          "seed_oss", "solar_open", "stablelm"],
         PLAIN,
@@ -80,6 +83,20 @@ PACKED: Mapping[str, Settings] = {
     "deepseek_v2": LATENT | {"topk_method": "greedy"},
     "deepseek_v3": LATENT,
     "dots1": {"layer_types": ["full_attention"] * 2},
+    "axk1": LATENT | {"mlp_layer_types": ["dense", "sparse"]},
+    "gemma3n_text": SLIDING
+    | {
+        "intermediate_size": [48, 48],
+        "num_kv_shared_layers": 0,
+        "vocab_size_per_layer_input": 96,
+        "hidden_size_per_layer_input": 8,
+        "laurel_rank": 4,
+        "activation_sparsity_pattern": [0.0, 0.0],
+    },
+    "gemma4_text": SLIDING
+    | {"vocab_size_per_layer_input": 96, "hidden_size_per_layer_input": 8, "per_layer_config": {}},
+    "longcat_flash": LATENT
+    | {"ffn_hidden_size": 48, "moe_topk": 2, "zero_expert_num": 2, "expert_ffn_hidden_size": 16},
     "glm4_moe_lite": LATENT | {"mlp_layer_types": ["dense", "sparse"]},
     "minicpm3": LATENT,
     "opt": {"word_embed_proj_dim": 32},
@@ -116,10 +133,20 @@ PADDED: Mapping[str, Settings] = {
     **dict.fromkeys(["minimax", "olmo_hybrid", "qwen3_5_text", "qwen3_next"], LINEAR),
     "bamba": {"attn_layer_indices": [1]},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": WINDOW},
+    "codegen": {"rotary_dim": 8},
+    "doge": {},
     "gptj": {"rotary_dim": 8},
     "roberta": {"is_decoder": True},
     "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"]},
     "jamba": {"num_hidden_layers": 3, "attn_layer_period": 2, "attn_layer_offset": 1},
+    "kimi_linear": LINEAR
+    | {
+        "linear_head_dim": 8,
+        "linear_num_heads": 4,
+        "num_experts_per_token": 2,
+        "mlp_layer_types": ["dense", "sparse", "sparse"],
+        "num_key_value_heads": 4,
+    },
     "lfm2_moe": CONV | {"num_dense_layers": 1},
     "mamba2": {"num_heads": 4},
     "nemotron_h": {"layers_block_type": ["linear_attention", "moe", "full_attention", "mlp"]},
@@ -141,12 +168,12 @@ REFUSED = ("bert", "bert-generation", "camembert", "data2vec-text", "electra", "
 """Encoders that transformers opens as causal models: their tokens see those after them."""
 
 LEFT_OUT = {
-    "deepseek_v32, glm_moe_dsa, hy_v4": "tens of millions of weights even when tiny",
+    "deepseek_v32, deepseek_v4, glm_moe_dsa, hy_v4, inkling_text": "parts that stay large, or slow on a CPU, however small the rest",
     "big_bird, reformer, xlnet": "attention at random, or in another order than that of the text",
     "bart, marian, mbart, pegasus, trocr and other decoders of translators": "they go with an encoder",
-    "gemma4_text, dots3_note_text": "settings of each layer of their own, without a tiny form",
-    "kimi_linear, bailing_hybrid, deepseek_v4": "too slow on a CPU without their kernels",
-    "xlstm, inkling2_text": "compute in two dtypes, and not on a CPU",
+    "dots3_note_text, zaya, dbrx, zamba, qwen4_exp_text": "settings that transformers 5.23 does not take in a tiny form",
+    "xlstm, inkling2_text": "they compute in two dtypes at once, and fail in one of float32 and bfloat16 on a CPU",
+    "codes of pictures and sound, such as emu3, fuyu, moshi, musicgen, whisper": "they do not write text",
 }
 """What is not in the list, and why."""
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from architectures import LIMIT, PACKED, PADDED, WINDOW, build
+from architectures import LIMIT, PACKED, PADDED, WINDOW, WINDOWED, build
 from learnable.errors import ModelError
 from learnable.model import batching as room
 from learnable.model.batching import Batching, refuse_lookahead
@@ -30,9 +30,11 @@ def after_each_layer(network, change):
 
 @pytest.fixture
 def sees_the_batch():
-    """A network that cannot take one sequence, and whose rows depend on the others when padded."""
-    network = build("gemma2", PADDED["gemma2"])
-    return after_each_layer(network, lambda states: states + states.mean(dim=0, keepdim=True))
+    """A network whose rows depend on others, before them in one sequence or beside them."""
+    network = build("llama", {})
+    return after_each_layer(
+        network, lambda states: states + states.mean(dim=0, keepdim=True) + states.cumsum(dim=1) / 64
+    )
 
 
 def test_rows_that_depend_on_each_other_even_when_padded_are_computed_one_at_a_time(sees_the_batch, capsys):
@@ -79,8 +81,8 @@ def test_a_larger_trial_that_went_well_tells_of_all_smaller_batches(monkeypatch)
         batching.verdict(rows(129, 9))
 
 
-def test_rows_are_one_sequence_up_to_a_window_and_no_further():
-    batching = Batching(build("mistral", {}))
+def test_rows_are_one_sequence_up_to_a_chunk_and_no_further():
+    batching = Batching(build("llama4_text", WINDOWED["llama4_text"]))
     assert [batching.verdict(rows(length, 9))[0] for length in (WINDOW, WINDOW + 1)] == ["packed", "padded"]
 
 
