@@ -7,8 +7,8 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModelForCausalLM
 
+from architectures import PACKED, PADDED, WINDOWED, build
 from learnable.errors import ModelError
 from learnable.model import LanguageModel, Renderer
 from learnable.model.adapters import lora_targets
@@ -20,122 +20,49 @@ from learnable.types import ModelRef, Tuning
 
 ATTENTION = "q_proj k_proj v_proj o_proj"
 GATED = "gate_proj up_proj down_proj"
-SMALL = {
-    "vocab_size": 400,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 256,
-    # Larger than usual, so that an untrained model has opinions.
-    "initializer_range": 0.2,
-    "bos_token_id": 0,
-    "eos_token_id": 2,
-    "pad_token_id": 2,
+FAMILIES = {
+    "qwen2": f"{ATTENTION} {GATED}",
+    "gemma2": f"{ATTENTION} {GATED}",
+    "phi3": "qkv_proj o_proj gate_up_proj down_proj",
+    "falcon": "query_key_value dense dense_h_to_4h dense_4h_to_h",
+    "gpt2": "c_attn c_proj c_fc",
+    "mixtral": ATTENTION,
+    "gpt_oss": ATTENTION,
+    "phimoe": ATTENTION,
+    # PEFT takes layers of the names in GATED for the experts of these.
+    "deepseek_v3": "q_a_proj q_b_proj kv_a_proj_with_mqa kv_b_proj o_proj",
+    "qwen3_next": f"in_proj_qkvz in_proj_ba out_proj {ATTENTION} shared_expert_gate",
+    "llama4_text": f"{ATTENTION} {GATED}",
+    # Fused kernels read past out_proj, and past x_proj and dt_proj of the first Mamba.
+    "mamba": "in_proj",
+    "mamba2": "in_proj",
+    "falcon_h1": f"in_proj {ATTENTION} {GATED}",
+    "bamba": f"in_proj {ATTENTION} {GATED}",
+    "granitemoehybrid": f"in_proj {ATTENTION} input_linear output_linear",
+    "nemotron_h": f"in_proj {ATTENTION} up_proj down_proj",
+    "jamba": f"in_proj x_proj out_proj {ATTENTION} {GATED}",
+    "lfm2": "in_proj out_proj q_proj k_proj v_proj w1 w2 w3",
 }
-EXPERTS = {"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
-MIXER = {
-    "mamba_d_state": 8,
-    "mamba_n_heads": 4,
-    "mamba_d_head": 16,
-    "mamba_n_groups": 1,
-    "mamba_chunk_size": 8,
-}
-LATENT = {
-    "q_lora_rank": 16,
-    "kv_lora_rank": 16,
-    "qk_nope_head_dim": 8,
-    "qk_rope_head_dim": 8,
-    "v_head_dim": 8,
-}
-DELTA = {
-    "linear_num_value_heads": 4,
-    "linear_num_key_heads": 2,
-    "linear_key_head_dim": 8,
-    "linear_value_head_dim": 8,
-    "layer_types": ["linear_attention", "full_attention"],
-}
+"""Which linear layers adapters go on."""
 
-FAMILIES: dict[str, tuple[dict, str]] = {
-    "qwen2": ({}, f"{ATTENTION} {GATED}"),
-    "gemma2": ({"head_dim": 8}, f"{ATTENTION} {GATED}"),
-    "phi3": ({}, "qkv_proj o_proj gate_up_proj down_proj"),
-    "falcon": ({}, "query_key_value dense dense_h_to_4h dense_4h_to_h"),
-    "gpt2": ({"n_embd": 32, "n_layer": 2, "n_head": 4}, "c_attn c_proj c_fc"),
-    "mixtral": (EXPERTS, ATTENTION),
-    "gpt_oss": (EXPERTS | {"head_dim": 8}, ATTENTION),
-    "phimoe": (EXPERTS, ATTENTION),
-    "deepseek_v3": (
-        LATENT
-        | {
-            "n_routed_experts": 4,
-            "num_experts_per_tok": 2,
-            "moe_intermediate_size": 16,
-            "first_k_dense_replace": 1,
-            "n_group": 1,
-            "topk_group": 1,
-            "num_key_value_heads": 4,
-        },
-        "q_a_proj q_b_proj kv_a_proj_with_mqa kv_b_proj o_proj",
-    ),
-    "llama4_text": (EXPERTS | {"head_dim": 8, "intermediate_size_mlp": 48}, f"{ATTENTION} {GATED}"),
-    "mamba": ({"state_size": 8, "time_step_rank": 2}, "in_proj"),
-    "mamba2": ({"num_heads": 8, "head_dim": 8, "n_groups": 1, "state_size": 8, "chunk_size": 8}, "in_proj"),
-    "falcon_h1": (MIXER | {"mamba_d_ssm": 64, "head_dim": 8}, f"in_proj {ATTENTION} {GATED}"),
-    "jamba": (
-        EXPERTS
-        | {
-            "attn_layer_period": 2,
-            "attn_layer_offset": 1,
-            "expert_layer_period": 2,
-            "mamba_d_state": 8,
-            "mamba_dt_rank": 2,
-            "use_mamba_kernels": False,
-        },
-        f"in_proj x_proj out_proj {ATTENTION} {GATED}",
-    ),
-    "bamba": (MIXER | {"attn_layer_indices": [1]}, f"in_proj {ATTENTION} {GATED}"),
-    "granitemoehybrid": (
-        EXPERTS | MIXER | {"layer_types": ["mamba", "attention"], "shared_intermediate_size": 48},
-        f"in_proj {ATTENTION} input_linear output_linear",
-    ),
-    "nemotron_h": (
-        {
-            "layers_block_type": ["mamba", "attention", "mlp"],
-            "mamba_num_heads": 4,
-            "mamba_head_dim": 16,
-            "n_groups": 1,
-            "ssm_state_size": 8,
-            "chunk_size": 8,
-            "head_dim": 8,
-        },
-        f"in_proj {ATTENTION} up_proj down_proj",
-    ),
-    "lfm2": ({"layer_types": ["conv", "full_attention"]}, "in_proj out_proj q_proj k_proj v_proj w1 w2 w3"),
-    "qwen3_next": (
-        EXPERTS | DELTA | {"head_dim": 8, "shared_expert_intermediate_size": 16},
-        f"in_proj_qkvz in_proj_ba out_proj {ATTENTION} shared_expert_gate",
-    ),
-}
 WITH_EXPERTS = [
-    "mixtral",
-    "gpt_oss",
-    "phimoe",
-    "deepseek_v3",
-    "llama4_text",
-    "jamba",
-    "granitemoehybrid",
-    "qwen3_next",
+    *(
+        "mixtral",
+        "gpt_oss",
+        "phimoe",
+        "deepseek_v3",
+        "llama4_text",
+        "jamba",
+        "granitemoehybrid",
+        "qwen3_next",
+    ),
+    "nemotron_h",
 ]
+SETTINGS = {**PADDED, **WINDOWED, **PACKED}
 
 
 def network_of(family):
-    config = AutoConfig.for_model(family)
-    taken = {name: value for name, value in SMALL.items() if hasattr(config, name)}
-    own = FAMILIES[family][0]
-    torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **taken | own))
+    return build(family, SETTINGS.get(family, {}) | {"vocab_size": 400, "eos_token_id": 2})
 
 
 @pytest.fixture(params=FAMILIES)
@@ -155,7 +82,7 @@ def ref(family, tiny, tmp_path):
 def test_an_adapter_of_each_family_trains_and_comes_back(family, ref, tmp_path, capsys):
     model = LanguageModel(ref)
     targets = lora_targets(model.network)
-    assert {name.rpartition(".")[2] for name in targets} == set(FAMILIES[family][1].split())
+    assert {name.rpartition(".")[2] for name in targets} == set(FAMILIES[family].split())
     said = capsys.readouterr().err
     assert ("the experts of this" in said) == (family in WITH_EXPERTS)
 
