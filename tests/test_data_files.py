@@ -339,6 +339,10 @@ def test_spaces_at_the_start_of_a_field_stay_where_the_header_has_none(file):
     assert answers(file("a.csv", "prompt,completion\nHi,  indented\n")) == ["  indented"]
 
 
+def test_blank_lines_before_the_header_do_not_count(file):
+    assert answers(file("a.csv", "\n \nprompt;completion\nHi;Ho\n")) == ["Ho"]
+
+
 def test_a_missing_header_is_said(file):
     assert (
         "first line names the columns" in failure(file("a.csv", "Name a fruit,Fig.\nName a bird,Tit.\n")).hint

@@ -192,6 +192,21 @@ def test_rows_that_cannot_be_read(tmp_path, name, rows, written, words):
         made(name, tmp_path, rows, written)
 
 
+def test_items_may_lie_in_shards(tmp_path):
+    (tmp_path / "gsm").mkdir()
+    for number in range(3):
+        row = json.dumps({"question": f"What is {number}?", "answer": str(number)})
+        (tmp_path / "gsm" / f"test-{number}.jsonl").write_text(row + "\n")
+    evaluator = build_evaluator(parse("exact_match"))
+    for path in ("gsm", "gsm/test-*.jsonl"):
+        items = evaluator.read(str(tmp_path / path))
+        assert [(item.messages[-1].content, item.source) for item in items] == [
+            ("0", "test"),
+            ("1", "test"),
+            ("2", "test"),
+        ]
+
+
 def test_files_that_cannot_be_read(tmp_path):
     evaluator = build_evaluator(parse("exact_match"))
     (tmp_path / "gsm.jsonl").write_text("")

@@ -36,7 +36,7 @@ def style_of(path: str) -> type[csv.Dialect]:
 
     Where a space stands before every name but the first, it stands behind every delimiter and belongs to none.
     """
-    first = next(lines(path, _LONGEST_HEADER), b"") or b""
+    first = next((line or b"" for line in lines(path, _LONGEST_HEADER) if line is None or line.strip()), b"")
     header = first.removeprefix(BYTE_ORDER_MARK).decode("utf-8", "replace")
     named = "\t" if inner_suffix(path) == ".tsv" else ","
     names = {delimiter: _fields(header, delimiter) for delimiter in (named, *_DELIMITERS)}
