@@ -86,6 +86,14 @@ def test_rows_are_one_sequence_up_to_a_chunk_and_no_further():
     assert [batching.verdict(rows(length, 9))[0] for length in (WINDOW, WINDOW + 1)] == ["packed", "padded"]
 
 
+def test_positions_that_are_counted_over_the_batch_limit_it():
+    settings = {**WINDOWED["llama4_text"], "attn_temperature_tuning": True, "floor_scale": 300}
+    network = build("llama4_text", settings)
+    batching, given = Batching(network), rows(*[20] * 30)
+    assert [batching.verdict(given[:count])[0] for count in (10, 30)] == ["packed", "padded"]
+    compare(batched(batching, network, given)[0], [alone(network, each) for each in given])
+
+
 def test_no_trial_is_longer_than_the_positions_of_a_model():
     network = build("gpt2", {"n_positions": 100})
     assert Batching(network, position_limit=100).verdict(rows(90, 20))[0] == "packed"

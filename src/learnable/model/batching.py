@@ -30,7 +30,10 @@ MOST_APART = 1e-3
 SAME = 1e-5
 """Largest such difference of a row's states where only other rows changed: nothing is rounded in another way."""
 
-COMPARED = 5
+MORE_TOKENS = (24, 21, 17, 17)
+"""Tokens of the shorter rows of a trial, beyond the last length at which the network switches."""
+
+COMPARED = 1 + len(MORE_TOKENS)
 """Rows of a trial whose states are looked at; more fill the batch."""
 
 ROUTED_ELSEWHERE = 0.02
@@ -90,7 +93,8 @@ class Batching:
     def __init__(self, network: Any, *, key: str | None = None, position_limit: int | None = None) -> None:
         self._network, self._limit = network, position_limit
         self._switches = LengthSwitches.of(network)
-        self._windows = _windows(network.config.get_text_config())
+        self._named = _named_lengths(network.config.get_text_config())
+        self._is_known = type(network).__module__.startswith("transformers.")
         self._key = _cache_key(key, network.device.type) if key is not None else None
         self._trials = _trials_of(self._key) if self._key is not None else []
         self._said: set[str] = set()
@@ -121,7 +125,7 @@ class Batching:
         """
         lengths = [len(row.ids) for row in rendered]
         kind, longest = self._switches.kind(max(lengths)), self._rounded(max(lengths))
-        tokens = _power_of_two(sum(lengths), FEWEST_TOKENS)
+        tokens = self._enough(sum(lengths), longest, kind)
         if not (not_packed := self._why_not("packed", kind, longest=longest, tokens=tokens)):
             return "packed", ""
         if not (not_padded := self._why_not("padded", kind, longest=longest, tokens=0)):
@@ -149,12 +153,25 @@ class Batching:
         return found
 
     def _rounded(self, longest: int) -> int:
-        """Return the length that rows of this length are tried with: the next power of two, window or switch."""
+        """Return the length that rows of this length are tried with: the next power of two, or length that is named."""
         kind = self._switches.kind(longest)
-        beyond = [border for border in (*self._windows, *self._switches.borders) if border >= longest]
+        beyond = [border for border in (*self._named, *self._switches.borders) if border >= longest]
         rounded = min([_power_of_two(longest, SHORTEST), *beyond])
         fits = self._limit is None or rounded <= self._limit
         return rounded if fits and self._switches.kind(rounded) == kind else longest
+
+    def _enough(self, tokens: int, longest: int, kind: tuple[int, int]) -> int:
+        """Return how many tokens a trial of batches of so many needs.
+
+        Those of the rows that are compared, and more than any length that the configuration names: positions may be
+        counted over the batch. All, where the network is not one of transformers' own.
+        """
+        whole = _power_of_two(tokens, FEWEST_TOKENS)
+        if not self._is_known:
+            return whole
+        compared = longest + COMPARED * (max(kind) + MORE_TOKENS[0])
+        beyond = max((_power_of_two(length + 1, 1) for length in self._named if length < whole), default=0)
+        return min(whole, max(FEWEST_TOKENS, compared, beyond))
 
     def _say(self, sentence: str) -> None:
         if sentence not in self._said:
@@ -251,7 +268,7 @@ def _made_up(
     batch. All are longer than ``lowest``. In the other batch the third, fourth and fifth are the same.
     """
     vocabulary, rng = network.config.get_text_config().vocab_size, np.random.default_rng(seed)
-    lengths = [longest, *(min(longest, lowest + more) for more in (24, 21, 17, 17))]
+    lengths = [longest, *(min(longest, lowest + more) for more in MORE_TOKENS)]
     if tokens:
         lengths = lengths[: max(1, int(np.searchsorted(np.cumsum(lengths), tokens, side="right")))]
         lengths += [longest] * ((tokens - sum(lengths)) // longest)
@@ -279,12 +296,14 @@ def _has_experts(config: Any) -> bool:
     return any("expert" in name for name in config.to_dict())
 
 
-def _windows(config: Any) -> tuple[int, ...]:
-    """Return the lengths of windows and chunks that a configuration names: a trial must not lie across one."""
+def _named_lengths(config: Any) -> tuple[int, ...]:
+    """Return the lengths at which layers of a configuration do something else: windows, chunks, steps of a scale."""
     return tuple(
         value
         for name, value in config.to_dict().items()
-        if ("window" in name or "chunk" in name) and isinstance(value, int) and value > 1
+        if any(part in name for part in ("window", "chunk", "floor_scale"))
+        and type(value) is int
+        and value > 1
     )
 
 
