@@ -7,8 +7,9 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForImageTextToText
 
-from architectures import PACKED, PADDED, WINDOWED, build
+from architectures import PACKED, PADDED, USUAL, WINDOWED, build
 from learnable.errors import ModelError
 from learnable.model import LanguageModel, Renderer
 from learnable.model.adapters import lora_targets
@@ -45,19 +46,10 @@ FAMILIES = {
 }
 """Which linear layers adapters go on."""
 
-WITH_EXPERTS = [
-    *(
-        "mixtral",
-        "gpt_oss",
-        "phimoe",
-        "deepseek_v3",
-        "llama4_text",
-        "jamba",
-        "granitemoehybrid",
-        "qwen3_next",
-    ),
-    "nemotron_h",
-]
+WITH_EXPERTS = {
+    *("mixtral", "gpt_oss", "phimoe", "deepseek_v3", "qwen3_next", "llama4_text"),
+    *("granitemoehybrid", "nemotron_h", "jamba"),
+}
 SETTINGS = {**PADDED, **WINDOWED, **PACKED}
 
 
@@ -127,6 +119,28 @@ def test_all_weights_of_a_state_space_model_can_be_trained(tiny, tmp_path):
     folder = fine_tune(ref, rendered, tmp_path / "whole", tuning=tuning, label="training").folder
     after = LanguageModel(ModelRef(name=str(folder), dtype="float32", device="cpu")).nll(rendered)
     assert after.sum() < before.sum() - 1
+
+
+def test_what_reads_pictures_beside_a_language_model_stays_as_it_is(tiny, tmp_path, capsys):
+    say_once.cache_clear()
+    text = {name: USUAL[name] for name in USUAL if not name.startswith(("num_expert", "num_local"))}
+    seeing = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = AutoConfig.for_model(
+        "gemma3",
+        text_config=text | {"vocab_size": 400, "eos_token_id": 2},
+        vision_config=seeing | {"image_size": 28, "patch_size": 14},
+        mm_tokens_per_image=4,
+    )
+    AutoModelForImageTextToText.from_config(config).save_pretrained(tmp_path / "model")
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(tiny / name, tmp_path / "model")
+    model = LanguageModel(ModelRef(name=str(tmp_path / "model"), dtype="float32", device="cpu"))
+    assert any("vision" in name for name, _ in model.network.named_modules())
+    targets = lora_targets(model.network)
+    assert {name.rpartition(".")[2] for name in targets} == set(f"{ATTENTION} {GATED}".split())
+    assert not any("vision" in name for name in targets)
+    assert "experts" not in capsys.readouterr().err
+    assert np.isfinite(model.nll(model.renderer.render(toy_examples(3), max_length=64))).all()
 
 
 def test_a_network_without_a_linear_layer_says_what_can_be_done(tiny):

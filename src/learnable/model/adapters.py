@@ -143,6 +143,8 @@ def _say_what_stays(network: Any, lost: set[str]) -> None:
         name
         for name, weight in network.named_parameters()
         if weight.ndim == 3
+        and weight.shape[0] > 1
+        and not OTHER_SENSE.search(name)
         and not isinstance(network.get_submodule(name.rpartition(".")[0]), torch.nn.Conv1d)
     ]
     if experts:

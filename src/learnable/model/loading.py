@@ -52,18 +52,25 @@ def load_network(ref: ModelRef) -> Any:
     _keep_buffers()
     with loading_errors(ref):
         network = read_network(ref.name, folder, dtype=dtype, trust_remote_code=ref.trust_remote_code)
-    if (method := quantization(folder)) and not getattr(network, "is_quantized", False):
+    quantized = bool(getattr(network, "is_quantized", False))
+    if (method := quantization(folder)) and not quantized:
         say_once(f"{ref.name}: its weights ({method}) are computed in {wanted}, without their quantization")
         network = network.to(dtype)  # what was not quantized is still in the dtype of the file
     loaded = next(network.parameters()).dtype
     if loaded != dtype:
         raise ModelError(
             f"{ref.name} was loaded as {loaded}, asked for was {dtype}",
-            hint=_quantized(folder) or "choose another --dtype",
+            hint=f"its weights are quantized ({method}), and the rest of it is in {loaded}: give that as --dtype, or give "
+            "the unquantized model"
+            if method
+            else "choose another --dtype",
         )
     network = network.to(resolved_device(ref)).eval()
     forget_lengths(network)
-    refuse_lookahead(network, ref.name)
+    if (
+        not quantized
+    ):  # eight-bit activations are scaled over all tokens, which is not what the trial is about
+        refuse_lookahead(network, ref.name)
     return network
 
 
@@ -97,7 +104,8 @@ def _explained(said: str, folder: Path) -> tuple[str, str]:
     if other := re.search(r"Unrecognized configuration class <class '[\w.]*\.(\w+)Config'>", said):
         return (
             f"{other[1]} is not an architecture of causal language models",
-            "give a model that writes text from left to right, such as a Llama or a Qwen",
+            "give a model that writes text from left to right, such as a Llama or a Qwen; of one that reads pictures "
+            "too, its language model saved by itself",
         )
     if "does not recognize this architecture" in said:
         return first, f"{known} does not know it: a newer one may"

@@ -3,6 +3,7 @@
 import logging
 import re
 import zipfile
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -129,30 +130,30 @@ def _check_sizes(name: str, mismatched: Iterable[tuple[str, Iterable[int], Itera
 
 
 def _check_unexpected(name: str, network: Any, unexpected: Iterable[str]) -> None:
+    modules = {module for module, _ in network.named_modules()}
     computed = {buffer for buffer, _ in network.named_buffers()}
     extra = sorted(
         weight for weight in unexpected if weight not in computed and not weight.endswith(".masked_bias")
     )
-    beside = [part for weight in extra if (part := _part_beside(network, weight))]
-    if lost := [weight for weight in extra if _part_beside(network, weight) is None]:
+    parts = {weight: _part_beside(network.config.get_text_config(), modules, weight) for weight in extra}
+    if lost := [weight for weight, part in parts.items() if part is None]:
         raise ModelError(
             f"weights in the checkpoint of {name} that its network has no place for: {listed(lost)}",
             hint="the model would compute without them: give the config.json that belongs to these weights "
             "(its number of layers, its biases), or get the model again",
         )
-    if beside:
-        parts = ", ".join(f"{part} ({beside.count(part):,} weights)" for part in dict.fromkeys(beside))
-        say_once(f"{name}: parts of the checkpoint that are not its language model are left out: {parts}")
+    if parts:
+        counted = ", ".join(f"{part} ({count:,} weights)" for part, count in Counter(parts.values()).items())
+        say_once(f"{name}: parts of the checkpoint that are not its language model are left out: {counted}")
 
 
-def _part_beside(network: Any, weight: str) -> str | None:
+def _part_beside(config: Any, modules: set[str], weight: str) -> str | None:
     """Return the part beside the language model that a weight belongs to; None where it belongs into the network.
 
     Such a part stands beside the network's own (``v_head``, ``visual``), has the name of another sense or of a further
     head (``model.vision_tower``, ``model.mtp``), or is a layer that only guesses further tokens: one of the
     ``num_nextn_predict_layers`` after the last.
     """
-    modules = {module for module, _ in network.named_modules()}
     path = weight.split(".")
     depth = next(depth for depth in range(len(path), -1, -1) if ".".join(path[:depth]) in modules)
     part = ".".join(path[: depth + 1])
@@ -160,7 +161,6 @@ def _part_beside(network: Any, weight: str) -> str | None:
         return part
     if OTHER_SENSE.search(path[min(depth, len(path) - 1)]):
         return part
-    config = network.config.get_text_config()
     layers, further = (
         getattr(config, key, None) or 0 for key in ("num_hidden_layers", "num_nextn_predict_layers")
     )
