@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from architectures import PACKED, build
 from learnable.errors import ModelError
 from learnable.model import LanguageModel, source, with_tokens
 from learnable.model.cache import cache_folder
@@ -65,6 +66,17 @@ def test_a_weight_that_is_missing_is_named(folder, missing, capfd):
         LanguageModel(ref(folder))
     assert "random" in caught.value.hint
     assert "LOAD REPORT" not in capfd.readouterr().err
+
+
+def test_a_buffer_that_is_trained_is_a_weight(tiny, tmp_path):
+    build("deepseek_v3", PACKED["deepseek_v3"] | {"vocab_size": 400, "eos_token_id": 2}).save_pretrained(
+        tmp_path
+    )
+    put_tokenizer(tiny, tmp_path)
+    assert np.isfinite(losses(tmp_path)).all()
+    edit_weights(tmp_path, lambda weights: weights.pop("model.layers.1.mlp.gate.e_score_correction_bias"))
+    with pytest.raises(ModelError, match="e_score_correction_bias"):
+        LanguageModel(ref(tmp_path))
 
 
 def test_a_body_without_its_head_is_told_apart_from_a_broken_download(folder):

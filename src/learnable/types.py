@@ -454,7 +454,7 @@ class Tuning:
     """How to fine-tune; the defaults are those of common LoRA tuning, not of any paper (none states its own).
 
     Args:
-        method: ``lora`` (adapters on all linear layers) or ``full``.
+        method: ``lora`` (adapters on the linear layers) or ``full``.
         epochs: Passes over the data.
         learning_rate: Highest learning rate; by default 2e-4 for LoRA and 2e-5 for full fine-tuning.
         batch_size: Examples per optimizer step.
