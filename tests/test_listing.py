@@ -100,7 +100,11 @@ def test_one_thing_has_its_settings_with_defaults_and_what_they_are_for():
 
 def test_a_setting_is_explained_by_the_class_it_comes_from():
     (entry,) = listing.listed("soft_learnability").entries
-    assert [(each.name, each.default) for each in entry.settings] == [("power", 0.5), ("floor", 1e-6)]
+    assert [(each.name, each.default) for each in entry.settings] == [
+        ("power", 0.5),
+        ("floor", 1e-6),
+        ("end_of_turn", True),
+    ]
     assert all(each.about for each in entry.settings)
 
 

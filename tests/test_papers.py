@@ -12,7 +12,15 @@ from transformers import AutoModelForCausalLM
 from learnable import data, verbs
 from learnable.model import Renderer, source
 from learnable.registry import build
-from learnable.scorers import IFD, SCORERS, Difference, Learnability, PerplexityDrop, TopShareIFD
+from learnable.scorers import (
+    IFD,
+    SCORERS,
+    Difference,
+    Learnability,
+    PerplexityDrop,
+    TopShareIFD,
+    end_of_turn_share,
+)
 from learnable.selectors import Thresholds, choose
 from learnable.testing import toy_examples, write_messages
 from learnable.types import Budget, Loading, ModelRef
@@ -22,6 +30,9 @@ LOSS_BEFORE = [0.5, 4.0, 2.0, 1.0, 8.0]
 LOSS_AFTER = [0.25, 3.0, 0.5, 1.5, 4.0]
 LOSS_ALONE = [1.5, 5.0, 6.0, 0.5, 8.0]
 RESPONSE_TOKENS = [9, 9, 9, 90, 90]
+# Of one end of turn in each: the nll of the rest falls from 2 to 2, 32 to 24, 16 to 4, 80 to 130 and 700 to 340 nats.
+END_NLL_BEFORE = [2.5, 4.0, 2.0, 10.0, 20.0]
+END_NLL_AFTER = [0.25, 3.0, 0.5, 5.0, 20.0]
 # Their means are LOSS_BEFORE and LOSS_ALONE. The instruction changes them by 0 and -2, by 1 and -3, by -4, by 0.5 twice,
 # and by 0; half of these eight changes are above 0.75.
 TOKENS_BEFORE = [[1.0, 0.0], [4.0, 4.0], [2.0], [1.0, 1.0], [8.0]]
@@ -39,6 +50,8 @@ WORKED = {
     "length_matched": [2 / 3, 1 / 3, 3 / 3, 1 / 2, 2 / 2],
     # Ours, half way to the raw difference: S = (L_base - L_ref) / sqrt(L_base)
     "soft_learnability": [0.25 / sqrt(0.5), 1 / 2, 1.5 / sqrt(2), -0.5 / 1, 4 / sqrt(8)],
+    # Ours, without the end of the turn: 1 - rest of L_ref / rest of L_base
+    "text_learnability": [0.0, 1 - 24 / 32, 1 - 4 / 16, 1 - 130 / 80, 1 - 340 / 700],
     # The baseline "highest perplexity": exp(L_base)
     "perplexity": [e**0.5, e**4, e**2, e**1, e**8],
     # Ours for the baseline "middle perplexity": |(rank - 1/2) / n - 1/2|; the ranks are 1, 4, 3, 2, 5
@@ -61,10 +74,14 @@ def losses(before=LOSS_BEFORE, after=LOSS_AFTER):
         "loss_after": after,
         "loss_alone": (LOSS_ALONE * n)[:n],
         "response_tokens": (RESPONSE_TOKENS * n)[:n],
+        "end_tokens": ([1] * n),
+        "end_nll_before": (END_NLL_BEFORE * n)[:n],
+        "end_nll_after": (END_NLL_AFTER * n)[:n],
         "token_losses_before": (TOKENS_BEFORE * n)[:n],
         "token_losses_alone": (TOKENS_ALONE * n)[:n],
     }
-    kinds = [pl.Float32, pl.Float32, pl.Float32, pl.Int64, pl.List(pl.Float32), pl.List(pl.Float32)]
+    numbers, lists = [pl.Float32] * 3 + [pl.Int64] * 2 + [pl.Float32] * 2, [pl.List(pl.Float32)] * 2
+    kinds = [*numbers, *lists]
     return pl.DataFrame(columns, schema=dict(zip(columns, kinds, strict=True)))
 
 
@@ -76,6 +93,11 @@ def test_every_scorer_is_worked_by_hand():
 def test_scorer_gives_the_numbers_worked_by_hand(name):
     scores = build("scorer", name, SCORERS)(losses())
     np.testing.assert_allclose(scores, np.array(WORKED[name], dtype=np.float32), rtol=2e-7, atol=1e-7)
+
+
+def test_the_share_of_learning_to_stop_is_that_of_the_whole_fall():
+    # Answers fall by 2.25, 9, 13.5, -45 and 360 nats, their ends by 2.25, 1, 1.5, 5 and 0.
+    assert end_of_turn_share(losses()) == pytest.approx(9.75 / 339.75)
 
 
 def test_lobass_learnability_is_one_minus_the_ratio_of_the_losses():

@@ -85,6 +85,8 @@ def make_scores(n: int, *, sources: int, seed: int) -> pl.DataFrame:
         "loss_after": after,
         "learnability": score,
         "difference": before - after,
+        "end_nll_before": before,  # one token like any other
+        "end_nll_after": after,
     }
     return pl.DataFrame(
         {

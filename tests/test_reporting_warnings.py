@@ -41,6 +41,11 @@ def follows_length(facts: Facts) -> Facts:
     return changed(facts, response_tokens=(100 - 100 * pl.col("learnability").fill_nan(0)).cast(pl.Int64))
 
 
+def learns_to_stop(facts: Facts) -> Facts:
+    fall = (pl.col("loss_before") - pl.col("loss_after")) * pl.col("response_tokens")
+    return changed(facts, end_nll_before=10_000 + 0.3 * fall, end_nll_after=pl.lit(10_000.0))
+
+
 def truncated(facts: Facts) -> Facts:
     return changed(facts, truncated=pl.int_range(pl.len()) < 16)
 
@@ -92,6 +97,7 @@ FIRES = [
         "Spearman correlation of learnability with response tokens is",
         "choosing short answers",
     ),
+    (learns_to_stop, "is to stop: 30% of the whole fall", "select.by=text_learnability"),
     (truncated, "5.3% of the examples (16 of 300) were cut", "Raise the length limit"),
     (undefined, "5.3% of the examples (16 of 300) have no score", "repair the data"),
     (duplicated, "7.6% of the rows read (25 of 328) repeat", "no file was given twice"),
@@ -135,6 +141,18 @@ def test_thresholds_are_not_crossed_when_met(facts: Facts) -> None:
 
 def test_sources_of_one_example_are_lost_by_chance_too(facts: Facts) -> None:
     assert warnings_of(lost_small_sources(facts, sources=30, size=1)) == []
+
+
+def test_a_score_that_leaves_the_end_of_turns_out_may_be_of_answers_that_end(facts: Facts) -> None:
+    scores = learns_to_stop(facts).scores.with_columns(text_learnability="learnability")
+    assert warnings_of(replace(facts, scores=scores, by="text_learnability")) == []
+
+
+def test_the_page_says_which_share_is_learning_to_stop(facts: Facts) -> None:
+    assert (
+        "that of the token which ends a turn: 30% in the pool, 30% in the selection"
+        in Page(render(learns_to_stop(facts))).plain
+    )
 
 
 def test_a_cross_fitted_reference_cannot_have_memorized(facts: Facts) -> None:

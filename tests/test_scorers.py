@@ -23,7 +23,9 @@ from learnable.scorers import (
     PerplexityDrop,
     PerplexityMiddle,
     SoftLearnability,
+    TextLearnability,
     TopShareIFD,
+    end_of_turn_share,
 )
 from learnable.selectors import Thresholds
 from learnable.testing import toy_examples, write_messages
@@ -190,6 +192,45 @@ def test_learnability_with_another_power():
 def test_soft_learnability_is_the_power_of_one_half():
     frame = losses([0.3, 5.0], [0.1, 6.0])
     np.testing.assert_array_equal(SoftLearnability()(frame), Learnability(power=0.5)(frame))
+
+
+def ends(before, after, tokens=(4,), end_tokens=(1,), end_before=(1.0,), end_after=(1.0,)):
+    columns = {"response_tokens": tokens, "end_tokens": end_tokens}
+    columns |= {"end_nll_before": end_before, "end_nll_after": end_after}
+    return losses(before, after).with_columns(pl.Series(name, values) for name, values in columns.items())
+
+
+def test_learnability_without_the_end_of_turn_is_that_of_the_other_tokens():
+    frame = ends([2.0], [0.5], end_before=[5.0], end_after=[0.5])  # 8 to 2 nats; without the end 3 to 1.5
+    assert Learnability()(frame).item() == 0.75
+    assert Learnability(end_of_turn=False)(frame).item() == TextLearnability()(frame).item() == 0.5
+    # Per token left: 1 to 0.5 nats.
+    assert Learnability(end_of_turn=False, power=0.0)(frame).item() == 0.5
+
+
+def test_an_answer_of_nothing_but_its_end_has_no_text_to_learn():
+    assert np.isnan(TextLearnability()(ends([2.0], [0.5], tokens=[1])).item())
+
+
+def test_an_answer_that_was_cut_off_has_no_end():
+    frame = ends([2.0], [0.5], end_tokens=[0], end_before=[0.0], end_after=[0.0])
+    assert TextLearnability()(frame).item() == Learnability()(frame).item()
+
+
+@pytest.mark.parametrize("lacking", ["end_nll_before", "end_nll_after", "loss_before", "end_tokens"])
+def test_text_learnability_is_nan_where_something_is_not_known(lacking):
+    frame = ends([2.0], [0.5]).with_columns(pl.lit(None).cast(pl.Float32).alias(lacking))
+    assert np.isnan(TextLearnability()(frame).item())
+
+
+@pytest.mark.parametrize("fall", [0.0, -1.0])
+def test_of_a_loss_that_does_not_fall_no_share_is_known(fall):
+    assert end_of_turn_share(ends([2.0], [2.0 - fall])) is None
+
+
+def test_rows_whose_ends_are_not_known_do_not_count():
+    frame = ends([2.0, 2.0], [1.0, 1.0], (4, 4), (1, 1), (3.0, NAN), (1.0, 1.0))
+    assert end_of_turn_share(frame) == 0.5
 
 
 def test_perplexity_ranks_like_the_loss():

@@ -1,8 +1,9 @@
 """Which model passes are missing, and running them: batches by length, every result stored at once."""
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,9 @@ from learnable.steps import note
 from learnable.store import Store
 from learnable.types import Measure, Model, Rendered, Work
 
+END_NLL = "end_nll"
+SUMS = ("nll", END_NLL)
+"""Measures of one number for each example: the nll of all response tokens, and of those among them that end a turn."""
 STORE_EVERY_S = 10.0
 WORTH_SAYING_S = 10.0
 
@@ -178,8 +182,11 @@ def run(
     store: Store,
     label: str,
     counts: bool = True,
+    end_ids: Collection[int] = (),
 ) -> None:
     """Run the planned batches; results are stored every few seconds, so that a killed run goes on where it was.
+
+    With ``end_ids`` a pass of ``nll`` or ``end_nll`` stores both sums: the loss of each token is known for a moment.
 
     Args:
         todo: The batches.
@@ -188,27 +195,32 @@ def run(
         store: Where results are kept.
         label: What the progress bar says.
         counts: Whether the tokens are part of what the step at work costs; those of an evaluation are not.
+        end_ids: Tokens that end a turn.
     """
     if not todo.batches:
         return
-    ids: list[str] = []
+    examples: list[Rendered] = []
     values: list[np.ndarray] = []
     tokens = 0
     batches = [[rendered[position] for position in batch] for batch in todo.batches]
+    flush = (
+        _both_sums(todo, batches, store, end_ids) if end_ids else partial(_flush, todo.measure, store=store)
+    )
+    kind = "token_nll" if end_ids else todo.measure.kind
     last, before = time.monotonic(), model.work
     with bar(label, todo.tokens) as progress:
-        for number, found in model.measure(todo.measure.kind, batches):
+        for number, found in model.measure(kind, batches):
             values.extend(found)
-            ids.extend(example.id for example in batches[number])
+            examples.extend(batches[number])
             measured = sum(len(example.ids) for example in batches[number])
             progress.advance(measured)
             tokens += measured
             if time.monotonic() - last >= STORE_EVERY_S:
-                _flush(todo.measure, ids, values, store)
+                flush(examples, values)
                 note(tokens if counts else 0)
-                ids, values, tokens, last = [], [], 0, time.monotonic()
-    if ids:
-        _flush(todo.measure, ids, values, store)
+                examples, values, tokens, last = [], [], 0, time.monotonic()
+    if examples:
+        flush(examples, values)
         note(tokens if counts else 0)
     _say_speed(model, model.work - before, label)
 
@@ -228,11 +240,72 @@ def _say_speed(model: Model, work: Work, label: str) -> None:
     say(f"{label}: {', '.join(parts)}")
 
 
-def _flush(measure: Measure, ids: list[str], values: list[np.ndarray], store: Store) -> None:
-    kind = pl.Float64 if measure.kind == "nll" else pl.List(pl.Float32)
+def _flush(measure: Measure, examples: Sequence[Rendered], values: Sequence[Any], *, store: Store) -> None:
+    kind = pl.Float64 if measure.kind in SUMS else pl.List(pl.Float32)
     # Of arrays of one length polars makes its Array type, whatever is asked for: parts of one measure would differ.
     column = pl.Series(measure.kind, values, dtype=kind).cast(kind)
-    store.write(measure, pl.DataFrame({"id": ids}).with_columns(column))
+    store.write(measure, pl.DataFrame({"id": [example.id for example in examples]}).with_columns(column))
+
+
+def _both_sums(
+    todo: Plan, batches: Sequence[Sequence[Rendered]], store: Store, end_ids: Collection[int]
+) -> Callable[[Sequence[Rendered], Sequence[np.ndarray]], None]:
+    """Return what stores both sums of a pass that gives the loss of each token, where they are not stored yet."""
+    ids = pl.Series("id", [example.id for batch in batches for example in batch], dtype=pl.String)
+    measures = [replace(todo.measure, kind=kind) for kind in SUMS]
+    absent = [set(store.missing(measure, ids).to_list()) for measure in measures]
+
+    def flush(examples: Sequence[Rendered], losses: Sequence[np.ndarray]) -> None:
+        both = [_sums(example, found, end_ids) for example, found in zip(examples, losses, strict=True)]
+        for number, (measure, wanted) in enumerate(zip(measures, absent, strict=True)):
+            places = [place for place, example in enumerate(examples) if example.id in wanted]
+            if places:
+                _flush(measure, [examples[p] for p in places], [both[p][number] for p in places], store=store)
+
+    return flush
+
+
+def _sums(example: Rendered, losses: np.ndarray, end_ids: Collection[int]) -> tuple[float, float]:
+    """Return the nll of an answer, and that of the tokens in it that end a turn, added up as the loss engine does."""
+    ends = np.where(end_of_turn(example, end_ids), losses, 0)
+    return tuple(float(np.cumsum(each, dtype=np.float64)[-1]) for each in (losses, ends))  # type: ignore[return-value]
+
+
+def keep_sums(
+    by_token: Measure, rendered: Sequence[Rendered], *, store: Store, end_ids: Collection[int]
+) -> None:
+    """Store what a pass over each token says about whole answers too, so that nobody measures it again.
+
+    Args:
+        by_token: A ``token_nll`` pass that was run.
+        rendered: What it was run over.
+        store: Where it was stored.
+        end_ids: Tokens that end a turn; without them the sums over these are not stored.
+    """
+    scored = {example.id: example for example in rendered if example.mask.any()}
+    for number, kind in enumerate(SUMS if end_ids else SUMS[:1]):
+        summed = replace(by_token, kind=kind)
+        missing = store.missing(summed, pl.Series("id", list(scored), dtype=pl.String))
+        if len(missing):
+            stored = store.read(by_token, missing)
+            examples = [scored[id] for id in stored["id"]]
+            losses = map(np.asarray, stored["token_nll"])
+            sums = [_sums(e, found, end_ids)[number] for e, found in zip(examples, losses, strict=True)]
+            _flush(summed, examples, sums, store=store)
+
+
+def end_of_turn(example: Rendered, end_ids: Collection[int]) -> NDArray[np.bool_]:
+    """Return which response tokens of an example end a turn, bool (R,): the last one of an answer, where it is one.
+
+    Args:
+        example: R tokens of it count.
+        end_ids: Tokens that end a turn, see ``Renderer.end_ids``. An answer that was cut off ends with none.
+    """
+    counted = np.flatnonzero(example.mask)
+    ends: NDArray[np.bool_] = np.append(np.diff(counted) > 1, True)[: len(counted)]
+    for place in np.flatnonzero(ends):
+        ends[place] = int(example.ids[counted[place]]) in end_ids
+    return ends
 
 
 def mean_loss(measure: Measure, frame: pl.DataFrame, *, store: Store) -> pl.Series:
@@ -251,6 +324,23 @@ def mean_loss(measure: Measure, frame: pl.DataFrame, *, store: Store) -> pl.Seri
     joined = frame.join(stored.select("id", nll=nll), on="id", how="left", maintain_order="left")
     loss = joined["nll"] / joined["response_tokens"]
     return loss.fill_null(float("nan")).cast(pl.Float32).alias("loss")
+
+
+def end_nll(measure: Measure, frame: pl.DataFrame, *, store: Store) -> pl.Series:
+    """Return the stored nll of the tokens that end a turn in nats, float32 (n,), NaN where none is stored.
+
+    Args:
+        measure: The nll pass.
+        frame: n rows with ``id`` and ``response_tokens``.
+        store: Where it was stored.
+    """
+    ends = replace(measure, kind=END_NLL)
+    defined = frame.filter(pl.col("response_tokens") > 0)["id"]
+    known = defined.filter(~defined.is_in(store.missing(ends, defined).implode()))
+    if known.is_empty():
+        return pl.Series(END_NLL, [float("nan")] * frame.height, dtype=pl.Float32)
+    joined = frame.select("id").join(store.read(ends, known), on="id", how="left", maintain_order="left")
+    return joined[END_NLL].fill_null(float("nan")).cast(pl.Float32)
 
 
 def listed(measure: Measure, frame: pl.DataFrame, *, store: Store) -> pl.Series:

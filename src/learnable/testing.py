@@ -115,8 +115,8 @@ def check_scorer(scorer: Scorer) -> None:
     order of the rows, gives the same again, and its fingerprint is stable.
 
     Args:
-        scorer: Called on columns made up by their names: whole numbers for ``tokens`` and ``..._tokens``; lists of
-            positive float32 for ``token_losses_...``, in one row of one length; else positive float32.
+        scorer: Called on columns made up by their names: whole numbers for ``tokens`` and ``..._tokens``, small ones
+            for ``end_tokens``; lists of positive float32 for ``token_losses_...``, in one row of one length; else positive float32.
 
     Raises:
         AssertionError: If the contract is broken; it says where.
@@ -194,8 +194,10 @@ def _ordinary_rows(needs: Sequence[str], *, n: int, rng: np.random.Generator) ->
     lengths = rng.integers(1, 9, size=n)
 
     def column(name: str) -> pl.Series:
+        if name == "end_tokens":
+            return pl.Series(name, np.ones(n, dtype=np.int64))
         if name.endswith("tokens"):
-            return pl.Series(name, rng.integers(1, 200, size=n))
+            return pl.Series(name, rng.integers(2, 200, size=n))
         if name.startswith("token_losses_"):
             losses = [_losses(rng, length) for length in lengths]
             return pl.Series(name, losses, dtype=pl.List(pl.Float32))

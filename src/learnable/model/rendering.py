@@ -141,6 +141,11 @@ class Renderer:
         return self._tokenizer
 
     @property
+    def end_ids(self) -> frozenset[int]:
+        """Tokens that end a turn where they stand behind an answer: the end of sequence, and special tokens but BOS."""
+        return frozenset(self._end_of_turn)
+
+    @property
     def stop_ids(self) -> tuple[int, ...]:
         """Tokens that end an answer: the end of sequence, and what the template puts after an answer."""
         text, spans = self.response_spans([ASKED, ANSWER])

@@ -12,6 +12,8 @@ median (at least `FEW_KEPT` chosen) |
 | score follows length | Spearman correlation of the score with response tokens is beyond ±`LENGTH_CORRELATION` \
 (at least `CORRELATION_EXAMPLES` scored) |
 | text left out | the chat template leaves out text of the rows |
+| learning to stop | the score counts the tokens that end a turn, and they make more than `END_OF_TURN_SHARE` of the \
+whole fall of the loss |
 | truncated examples | more than `TRUNCATED_SHARE` of the examples were cut at the length limit |
 | undefined scores | more than `UNDEFINED_SHARE` of the examples have no score |
 | duplicate rows | more than `DUPLICATE_SHARE` of the rows read repeat an example |
@@ -29,6 +31,7 @@ import polars as pl
 from learnable.reporting.facts import Facts, View, view_of
 from learnable.reporting.tables import median, spearman
 from learnable.reporting.wording import decimal, listing, plural, share
+from learnable.scorers import END_OF_TURN_SHARE, SCORERS, end_of_turn_share
 
 FEW_KEPT = 10
 MEMORIZED_AFTER_NATS = 0.1
@@ -177,6 +180,20 @@ def _left_out(view: View) -> str | None:
     )
 
 
+def _stopping(view: View) -> str | None:
+    whole = end_of_turn_share(view.frame)
+    method = SCORERS.get(view.facts.by)
+    needs = getattr(method, "needs", ())
+    if whole is None or whole <= END_OF_TURN_SHARE or "loss_after" not in needs or "end_nll_after" in needs:
+        return None
+    return (
+        f"Much of what is learned is to stop: {whole:.0%} of the whole fall of the loss is that of the token that ends a "
+        f"turn, which the reference learns from all examples alike, and {view.facts.by} counts it. Compare it with a selection "
+        "by text_learnability, which leaves it out (score.scorers=[text_learnability] select.by=text_learnability, or "
+        "learnable score --scorers text_learnability)."
+    )
+
+
 def _truncated(view: View) -> str | None:
     cut = int(view.frame["truncated"].fill_null(value=False).sum())
     if cut <= TRUNCATED_SHARE * view.frame.height:
@@ -249,6 +266,11 @@ CHECKS = (
     Check(name="mostly short answers", needs=("response_tokens",), find=_short_answers),
     Check(name="score that follows length", needs=("score", "response_tokens"), find=_length),
     Check(name="text left out by the chat template", needs=(), find=_left_out),
+    Check(
+        name="learning to stop",
+        needs=("loss_before", "loss_after", "response_tokens", "end_nll_before", "end_nll_after"),
+        find=_stopping,
+    ),
     Check(name="truncated examples", needs=("truncated",), find=_truncated),
     Check(name="undefined scores", needs=(), find=_undefined),
     Check(name="duplicate rows", needs=("rows",), find=_duplicates),

@@ -8,6 +8,7 @@ from learnable.reporting.document import document
 from learnable.reporting.excerpts import shelves
 from learnable.reporting.facts import Facts, View, view_of
 from learnable.reporting.token_section import token_section
+from learnable.scorers import end_of_turn_share
 
 
 def render(facts: Facts) -> str:
@@ -30,6 +31,7 @@ def render(facts: Facts) -> str:
         view=view,
         headline=_headline(view),
         cautions=cautions_of(view),
+        stopping=_stopping(view),
         correlations=tables.correlations(view),
         sources=tables.by_source(view),
         lengths=tables.by_length(view) if view.has("response_tokens") else [],
@@ -91,6 +93,14 @@ def _headline(view: View) -> list[tuple[str, str, str]]:
             "" if tokens is None else f"{wording.share(kept_tokens or 0, tokens)} of {tokens:,}",
         ),
     ]
+
+
+def _stopping(view: View) -> list[str]:
+    """Which share of the fall of the loss is learning to stop: in the pool, and in the selection; none if not known."""
+    if not view.has("loss_before", "loss_after", "response_tokens", "end_nll_before", "end_nll_after"):
+        return []
+    shares = {"pool": end_of_turn_share(view.frame), "selection": end_of_turn_share(view.kept)}
+    return [f"{share:.0%} in the {name}" for name, share in shares.items() if share is not None]
 
 
 def _tokens(frame: Any) -> int | None:

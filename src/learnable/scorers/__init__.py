@@ -4,7 +4,13 @@ from collections.abc import Callable, Mapping
 
 from learnable.scorers.difference import Difference
 from learnable.scorers.ifd import IFD
-from learnable.scorers.learnability import Learnability, SoftLearnability
+from learnable.scorers.learnability import (
+    END_OF_TURN_SHARE,
+    Learnability,
+    SoftLearnability,
+    TextLearnability,
+    end_of_turn_share,
+)
 from learnable.scorers.length import Length
 from learnable.scorers.length_matched import LengthMatched
 from learnable.scorers.loss import Loss
@@ -16,6 +22,7 @@ from learnable.types import Scorer
 SCORERS: Mapping[str, Callable[..., Scorer]] = {
     "learnability": Learnability,
     "soft_learnability": SoftLearnability,
+    "text_learnability": TextLearnability,
     "difference": Difference,
     "length_matched": LengthMatched,
     "perplexity_drop": PerplexityDrop,
@@ -28,6 +35,7 @@ SCORERS: Mapping[str, Callable[..., Scorer]] = {
 }
 
 __all__ = [
+    "END_OF_TURN_SHARE",
     "IFD",
     "SCORERS",
     "Difference",
@@ -39,5 +47,7 @@ __all__ = [
     "PerplexityDrop",
     "PerplexityMiddle",
     "SoftLearnability",
+    "TextLearnability",
     "TopShareIFD",
+    "end_of_turn_share",
 ]

@@ -14,10 +14,23 @@ from numpy.typing import NDArray
 from learnable.atomic import write_frame
 from learnable.errors import ModelError, UsageError
 from learnable.fingerprint import fingerprint
-from learnable.measure import answers_alone, lengths, listed, mean_loss, measure_of, plan, run
+from learnable.measure import (
+    END_NLL,
+    SUMS,
+    answers_alone,
+    end_nll,
+    end_of_turn,
+    keep_sums,
+    lengths,
+    listed,
+    mean_loss,
+    measure_of,
+    plan,
+    run,
+)
 from learnable.progress import say
 from learnable.registry import build
-from learnable.scorers import SCORERS
+from learnable.scorers import END_OF_TURN_SHARE, SCORERS, end_of_turn_share
 from learnable.steps import DONE, Outcome, Step
 from learnable.store import Store
 from learnable.types import Example, Loading, Measure, ModelRef, Reading, Rendered, Scorer
@@ -48,6 +61,9 @@ MEASURED = {
     "loss_before",
     "loss_after",
     "loss_alone",
+    "end_tokens",
+    "end_nll_before",
+    "end_nll_after",
     "token_losses_before",
     "token_losses_alone",
 }
@@ -94,6 +110,7 @@ def score(
     names = list(scorers or (WITHOUT_REFERENCE if reference is None else WITH_REFERENCE))
     methods: dict[str, Scorer] = {name: build("scorer", name, SCORERS) for name in names}
     needs = _needs(methods, reference)
+    compares = reference is not None and "loss_after" in needs
     ref = ModelRef(name=model, **asdict(loading))
     longest = length_limit(ref, max_length)
     # A dry run of a recipe has not made its reference yet.
@@ -130,10 +147,10 @@ def score(
     examples = list(pool.iter_examples())
     rendered = render_rows(network.renderer, examples, max_length=longest, most_refused=most_bad(loaded))
     frame = pl.concat([pool.examples.select("id", "source"), lengths(rendered).drop("id")], how="horizontal")
-    passes = _Passes(network, rendered, frame, Store(Path(store)), longest)
+    passes = _Passes(network, rendered, frame, Store(Path(store)), longest, ends=compares)
     measured = [*passes.base(needs), *passes.alone(needs)]
-    if reference is not None and "loss_after" in needs:
-        measured.append(passes.reference(reference_models(reference, loading), loading, on=on))
+    if reference is not None and compares:
+        measured += passes.reference(reference_models(reference, loading), loading, needs=needs, on=on)
     frame = frame.with_columns(measured)
     frame = frame.with_columns(
         pl.Series(name, method(frame), dtype=pl.Float32) for name, method in methods.items()
@@ -154,6 +171,7 @@ def score(
         "max_length": longest,
         "scorers": names,
         "vectors": vectors,
+        **(_learning_to_stop(frame) if compares else {}),
         **rules_of(methods),
         **({"left out": cut} if (cut := left_out(rendered)) else {}),
         **({"chat template": ref.chat_template} if ref.chat_template else {}),
@@ -161,6 +179,17 @@ def score(
     return step.finish(
         folder, facts=facts, started=started, links=links, tokens=passes.tokens, pool_tokens=total
     )
+
+
+def _learning_to_stop(frame: pl.DataFrame) -> dict[str, Any]:
+    """Return as a fact which share of the fall of the loss is that of the end of turns, and say when it is large."""
+    share = end_of_turn_share(frame)
+    if share is not None and share > END_OF_TURN_SHARE:
+        say(
+            f"{share:.0%} of the whole fall of the loss is learning to stop (the token that ends a turn): "
+            "text_learnability leaves it out"
+        )
+    return {"end of turn": "not known" if share is None else round(share, 4)}
 
 
 def rules_of(methods: dict[str, Scorer]) -> dict[str, Any]:
@@ -199,6 +228,11 @@ def _needs(methods: dict[str, Scorer], reference: str | None) -> set[str]:
             f"a scorer needs {', '.join(unknown)}, which is not measured",
             hint=f"measured: {', '.join(sorted(MEASURED))}",
         )
+    if "end_nll_after" in needs and _kept_losses(reference):
+        raise UsageError(
+            "the losses of the last epoch are kept for whole answers, so the end of a turn cannot be left out",
+            hint="train the reference without --last-epoch-loss",
+        )
     return needs
 
 
@@ -231,14 +265,22 @@ class _Passes:
         frame: pl.DataFrame,
         store: Store,
         max_length: int,
+        *,
+        ends: bool,
     ) -> None:
         self._network, self._rendered, self._frame = network, rendered, frame
         self._store, self._max_length = store, max_length
+        # What a model learns about stopping is known at no cost wherever a pass is made to compare.
+        self._end_ids = network.renderer.end_ids if ends else frozenset()
         self.tokens = 0
 
     def base(self, needs: set[str]) -> list[pl.Series]:
-        """Return the columns of the base model that are needed, (n,) each."""
-        return self._losses(self._rendered, needs, "before", "base loss", alone=False)
+        """Return the columns of the base model that are needed, (n,) each; with ends also how many tokens these are."""
+        columns = self._losses(self._rendered, needs, "before", "base loss", alone=False)
+        if self._end_ids:
+            ends = [int(end_of_turn(example, self._end_ids).sum()) for example in self._rendered]
+            columns.append(pl.Series("end_tokens", ends, dtype=pl.Int64))
+        return columns
 
     def alone(self, needs: set[str]) -> list[pl.Series]:
         """Return the columns of the answers without their instructions that are needed, (n,) each."""
@@ -253,7 +295,7 @@ class _Passes:
             from learnable.model import StaticEmbedder
 
             return pl.Series(StaticEmbedder().embed(examples), dtype=pl.List(pl.Float32))
-        measure = self._run(self._network, self._rendered, "embedding", "embedding")
+        measure = self._run(self._network, self._rendered, ["embedding"], "embedding")
         return listed(measure, self._frame, store=self._store)
 
     def _losses(
@@ -263,23 +305,33 @@ class _Passes:
         # A pass that keeps each token's loss has their sum too.
         by_token = f"token_losses_{name}" in needs
         if by_token or f"loss_{name}" in needs:
-            measure = self._run(
-                self._network, rendered, "token_nll" if by_token else "nll", label, alone=alone
-            )
+            kinds = ["token_nll" if by_token else "nll"]
+            if f"end_nll_{name}" in needs:
+                kinds.append(END_NLL)
+            measure = self._run(self._network, rendered, kinds, label, alone=alone)
             columns.append(mean_loss(measure, self._frame, store=self._store).alias(f"loss_{name}"))
             if by_token:
                 columns.append(listed(measure, self._frame, store=self._store).alias(f"token_losses_{name}"))
+            if self._end_ids and not alone:
+                columns.append(end_nll(measure, self._frame, store=self._store).alias(f"end_nll_{name}"))
         return columns
 
-    def reference(self, references: "References", loading: Loading, *, on: str | None) -> pl.Series:
-        """Return the loss per token under the reference, (n,); each example by the part that did not train on it."""
+    def reference(
+        self, references: "References", loading: Loading, *, needs: set[str], on: str | None
+    ) -> list[pl.Series]:
+        """Return loss per token and nll of the ends under the reference, (n,) each.
+
+        Each example is measured by the part that did not train on it.
+        """
         if references.last_epoch is not None:
             say("reference loss: as the last epoch of its training met it, no pass")
-            return references.last_epoch_loss(self._frame).alias("loss_after")
+            return [references.last_epoch_loss(self._frame).alias("loss_after")]
         parts = self._frame.join(references.assignment, on="id", how="left", maintain_order="left")[
             "part"
         ].fill_null(0)
-        after = pl.Series("loss_after", [float("nan")] * self._frame.height, dtype=pl.Float32)
+        unknown = [float("nan")] * self._frame.height
+        after, ends = (pl.Series(name, unknown, dtype=pl.Float32) for name in ("loss_after", "end_nll_after"))
+        kinds = ["nll", *([END_NLL] if "end_nll_after" in needs else [])]
         for number, part in enumerate(references.parts):
             members = [position for position, assigned in enumerate(parts) if assigned == number]
             of = f", part {number + 1} of {len(references.parts)}" if len(references.parts) > 1 else ""
@@ -287,11 +339,12 @@ class _Passes:
             rendered = [self._rendered[position] for position in members]
             if part.kind == "adapter":
                 with self._network.adapter(Path(part.name)):
-                    measure = self._run(self._network, rendered, "nll", label)
+                    measure = self._run(self._network, rendered, kinds, label)
             else:
-                measure = self._run(self._whole(part.name, loading, on), rendered, "nll", label)
+                measure = self._run(self._whole(part.name, loading, on), rendered, kinds, label)
             after[members] = mean_loss(measure, self._frame[members], store=self._store)
-        return after
+            ends[members] = end_nll(measure, self._frame[members], store=self._store)
+        return [after, ends]
 
     def _whole(self, name: str, loading: Loading, on: str | None) -> "LanguageModel":
         whole = opened(ModelRef(name=name, **asdict(replace(loading, revision=None))), on=on)
@@ -306,33 +359,30 @@ class _Passes:
         self,
         network: "LanguageModel",
         rendered: Sequence[Rendered],
-        kind: str,
+        kinds: Sequence[str],
         label: str,
         *,
         alone: bool = False,
     ) -> Measure:
-        measure = measure_of(
+        """Measure what is missing, the first kind first, and return its measure."""
+        first = measure_of(
             network,
             rendering=self._network.renderer.key,
             max_length=self._max_length,
-            kind=kind,
+            kind=kinds[0],
             alone=alone,
         )
-        todo = plan(measure, rendered, store=self._store, batch_tokens=network.batch_tokens)
-        say(
-            f"{label}: {todo.examples:,} examples, {todo.tokens:,} tokens to measure; {todo.stored:,} stored already"
-        )
-        run(todo, network, rendered, store=self._store, label=label)
-        self.tokens += todo.tokens
-        if kind == "token_nll":
-            self._keep_sums(measure, rendered)
-        return measure
-
-    def _keep_sums(self, by_token: Measure, rendered: Sequence[Rendered]) -> None:
-        """Store what a pass over each token says about whole answers too, so that nobody measures it again."""
-        summed = replace(by_token, kind="nll")
-        ids = pl.Series("id", [each.id for each in rendered if each.mask.any()], dtype=pl.String)
-        missing = self._store.missing(summed, ids)
-        if len(missing):
-            nll = pl.col("token_nll").cast(pl.List(pl.Float64)).list.sum().alias("nll")
-            self._store.write(summed, self._store.read(by_token, missing).select("id", nll))
+        for kind in kinds:
+            measure = replace(first, kind=kind)
+            todo = plan(measure, rendered, store=self._store, batch_tokens=network.batch_tokens)
+            if todo.batches or measure == first:  # else the first pass gave what the second would
+                say(
+                    f"{label}: {todo.examples:,} examples, {todo.tokens:,} tokens to measure; "
+                    f"{todo.stored:,} stored already"
+                )
+            end_ids = () if alone or kind not in SUMS else self._end_ids
+            run(todo, network, rendered, store=self._store, label=label, end_ids=end_ids)
+            self.tokens += todo.tokens
+            if kind == "token_nll":
+                keep_sums(measure, rendered, store=self._store, end_ids=() if alone else self._end_ids)
+        return first
