@@ -24,7 +24,7 @@ from learnable.data import read
 from learnable.measure import answers_alone, lengths, listed, measure_of, plan, run
 from learnable.model import LanguageModel
 from learnable.store import Store
-from learnable.types import Measure, ModelRef, Rendered
+from learnable.types import AnswerHeader, Measure, ModelRef, Rendered
 
 MAX_LENGTH = 512
 HEADERS = ("separator", "answer header")
@@ -60,9 +60,10 @@ def main() -> None:
     store = Store(options.output / "store")
     usual = measure_of(model, rendering=renderer.key, max_length=MAX_LENGTH, kind="token_nll")
     given = token_losses(model, usual, rendered, store, "after the instruction")
-    headers = dict(
-        zip(HEADERS, (np.array([renderer.separator], dtype=np.int32), renderer.answer_header), strict=True)
+    nothing = AnswerHeader(
+        opening=np.array([], dtype=np.int32), marks=np.array([renderer.separator], dtype=np.int32)
     )
+    headers = dict(zip(HEADERS, (nothing, renderer.answer_header), strict=True))
     alone = {}
     for name, header in headers.items():
         measure = replace(usual, parameters={**usual.parameters, "context": name})
@@ -84,7 +85,7 @@ def main() -> None:
     for name, losses in alone.items():
         mean = float(np.mean([each.mean() for each in losses]))
         print(
-            f"| {name} | `{renderer.decode(headers[name])!r}` | {_first(losses):.2f} | {mean:.2f} | "
+            f"| {name} | `{renderer.decode(headers[name].ids)!r}` | {_first(losses):.2f} | {mean:.2f} | "
             f"{np.median(scores[name]):.2f} | {np.mean(scores[name] > 1):.1%} |"
         )
     rho = float(spearmanr(*scores.values()).statistic)

@@ -6,14 +6,12 @@ from itertools import product
 import polars as pl
 import pytest
 
-from learnable.comparing import Measured, lesson_table, parse_lessons
+from learnable.comparing import Measured, difference, interval, lesson_table, parse_lessons
 from learnable.errors import UsageError
 
 KNOWN = ("common", "delia")
 ACCURACY = Measured(label="format", unit="share correct", higher_is_better=True)
 LOSS = Measured(label="heldout", unit="nats per token", higher_is_better=False)
-T_2 = {0.05: 4.3027, 0.025: 6.2053}
-"""Two-sided quantiles of Student's t with two degrees of freedom."""
 
 
 def parsed(*written, init="description"):
@@ -87,50 +85,58 @@ def table(values, *, seeds=1, evaluation=ACCURACY, **given):
     return {row["arm"]: row for row in found.iter_rows(named=True)}
 
 
-ONE_SEED = {"untuned": [[0, 0, 0]], "common": [[0, 1, 0]], "delia": [[1, 1, 1]]}
+ONE_SEED = {"untuned": [[0] * 8], "common": [[0, 1, 0, 1, 0, 1, 0, 0]], "delia": [[1] * 8]}
+
+
+def beside(row, interval):
+    return [row[name] for name in ("value_low", "value_high")] == [interval.low, interval.high]
 
 
 def test_values_and_differences_of_one_seed_are_those_by_hand():
     row = table(ONE_SEED)["delia"]
-    assert (row["value"], row["items"], row["seeds"]) == (1, 3, 1)
-    assert row["difference"] == pytest.approx(2 / 3)
-    half = T_2[0.05] * math.sqrt(1 / 3) / math.sqrt(3)
-    assert row["high"] - row["difference"] == pytest.approx(half, rel=0.02)
-    assert row["difference"] - row["low"] == pytest.approx(half, rel=0.02)
-    assert row["verdict"] == "no difference seen"
+    assert (row["value"], row["items"], row["seeds"]) == (1, 8, 1)
+    assert row["difference"] == pytest.approx(5 / 8)
+    # Student's t with seven degrees of freedom is 2.365; the interval reaches at least as far.
+    assert row["high"] - row["difference"] >= 0.98 * 2.365 * math.sqrt(15 / 56 / 8)
+    against = difference(ONE_SEED["delia"], ONE_SEED["common"], higher_is_better=True)
+    assert (row["low"], row["high"], row["p"]) == (against.low, against.high, against.p)
+    assert row["verdict"] == "no difference seen for this seed"  # 5 of 8 better: a sign test gives 0.06
 
 
 def test_the_interval_of_a_value_is_its_own():
-    row = table(ONE_SEED)["common"]
-    half = T_2[0.05] * math.sqrt(1 / 3) / math.sqrt(3)
-    assert row["value_high"] - row["value"] == pytest.approx(half, rel=0.02)
+    assert beside(table(ONE_SEED)["common"], interval(ONE_SEED["common"]))
 
 
 def test_intervals_are_wider_where_more_trained_arms_are_compared():
-    rows = table(ONE_SEED | {"no_buffer": [[1, 1, 0]]})
-    half = T_2[0.025] * math.sqrt(1 / 3) / math.sqrt(3)
-    assert rows["delia"]["high"] - rows["delia"]["difference"] == pytest.approx(half, rel=0.02)
+    row = table(ONE_SEED | {"no_buffer": [[1, 1, 0, 0, 0, 1, 0, 0]]})["delia"]
+    against = difference(ONE_SEED["delia"], ONE_SEED["common"], higher_is_better=True, comparisons=2)
+    assert (row["low"], row["high"]) == (against.low, against.high)
+    assert row["high"] > table(ONE_SEED)["delia"]["high"]
 
 
 def test_an_untuned_arm_is_not_counted_however_its_tokens_begin():
-    one, two = (table(ONE_SEED | more) for more in ({}, {"untuned@init=mean": [[0, 0, 1]]}))
+    one, two = (table(ONE_SEED | more) for more in ({}, {"untuned@init=mean": [[0, 0, 1, 0, 0, 0, 0, 0]]}))
     assert one["delia"]["high"] == two["delia"]["high"]
 
 
 def test_a_lower_loss_is_better():
-    values = {"common": [[1.0, 1.1, 0.9, 1.0]], "delia": [[0.1, 0.2, 0.0, 0.1]]}
+    values = {"common": [[1.0, 1.1, 0.9, 1.0, 1.0, 1.0]], "delia": [[0.1, 0.25, 0.0, 0.15, 0.05, 0.1]]}
     row = table(values, evaluation=LOSS)["delia"]
-    assert (row["verdict"], row["higher_is_better"]) == ("better", False)
-    assert row["difference"] == pytest.approx(-0.9)
+    assert (row["verdict"], row["higher_is_better"]) == ("better for this seed", False)
+    assert row["difference"] == pytest.approx(-5.35 / 6)
 
 
 def test_differences_are_paired_by_item_and_seed():
     # Items and seeds differ far more than the arms: unpaired, nothing would be seen.
-    common = [[1.0, 5.0, 9.0, 3.0], [2.0, 6.0, 10.0, 4.0], [11.0, 15.0, 19.0, 13.0]]
+    common = [
+        [1.0, 5.0, 9.0, 3.0, 7.0, 2.0],
+        [2.0, 6.0, 10.0, 4.0, 8.0, 3.0],
+        [11.0, 15.0, 19.0, 13.0, 17.0, 12.0],
+    ]
     delia = [[value + 0.5 + 0.01 * (number % 2) for number, value in enumerate(items)] for items in common]
     row = table({"common": common, "delia": delia}, seeds=3)["delia"]
     assert row["difference"] == pytest.approx(0.505, abs=1e-4)
-    assert (row["verdict"], row["seeds"], row["items"]) == ("better", 3, 4)
+    assert (row["verdict"], row["seeds"], row["items"]) == ("better", 3, 6)
 
 
 def test_the_order_of_the_rows_does_not_matter():

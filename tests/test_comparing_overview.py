@@ -235,7 +235,7 @@ def test_an_evaluation_that_graded_nothing_is_no_crash():
     found = table(results().with_columns(value=pl.lit(NAN)))
     row = line(found, "ifd", 100)
     assert math.isnan(row["value"])
-    assert row["verdict"] == "no difference seen"
+    assert row["verdict"] == "not graded"
     assert row["ungraded"] == 3 * ITEMS
     assert row["payback"] == "not known: no random draw could be graded"
 

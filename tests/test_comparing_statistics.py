@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from learnable.comparing import difference, interval
-from learnable.comparing.statistics import _squares
+from learnable.comparing.statistics import _skewed, _squares
 from learnable.errors import UsageError
 
 NAN = math.nan
@@ -42,7 +42,7 @@ def experiments(seeds, noise, *, effect, count, holes=0.0):
     for number in range(count):
         values = simulate(rng, seeds, noise, effect=effect)
         values[rng.random(values.shape) < holes] = NAN
-        yield compare(values, seed=number, draws=5_000)
+        yield compare(values, seed=number, draws=2_000)
 
 
 # On simulated data
@@ -51,30 +51,55 @@ def experiments(seeds, noise, *, effect, count, holes=0.0):
 @pytest.mark.parametrize("noise", NOISE.values(), ids=NOISE)
 @pytest.mark.parametrize("seeds", [3, 5])
 def test_interval_covers_the_true_effect(seeds, noise):
-    found = list(experiments(seeds, noise, effect=0.4, count=1500))
-    # Nominal 0.95, and three standard errors are 0.017; up to 0.993 where only the residual is left.
-    assert 0.933 <= np.mean([d.low <= 0.4 <= d.high for d in found]) <= 0.997
+    found = list(experiments(seeds, noise, effect=0.4, count=700))
+    # Nominal 0.95, and three standard errors are 0.025; up to 0.993 where only the residual is left.
+    assert 0.925 <= np.mean([d.low <= 0.4 <= d.high for d in found]) <= 0.997
 
 
 @pytest.mark.parametrize("noise", NOISE.values(), ids=NOISE)
 def test_no_effect_is_seldom_called_one(noise):
-    found = list(experiments(3, noise, effect=0.0, count=3000))
-    # Nominal 0.05, and two and a half standard errors are 0.01.
-    assert np.mean([d.verdict != "no difference seen" for d in found]) <= 0.06
+    found = list(experiments(3, noise, effect=0.0, count=1500))
+    # Nominal 0.05, and two and a half standard errors are 0.014.
+    assert np.mean([d.verdict != "no difference seen" for d in found]) <= 0.064
 
 
 def test_interval_covers_the_true_effect_when_a_sixth_is_missing():
-    found = list(experiments(3, NOISE["items and seeds matter alike"], effect=0.4, count=1500, holes=1 / 6))
-    assert 0.933 <= np.mean([d.low <= 0.4 <= d.high for d in found]) <= 0.997
+    found = list(experiments(3, NOISE["items and seeds matter alike"], effect=0.4, count=700, holes=1 / 6))
+    assert 0.925 <= np.mean([d.low <= 0.4 <= d.high for d in found]) <= 0.997
 
 
 def test_eight_comparisons_together_seldom_call_no_effect_one():
     rng = np.random.default_rng(0)
     wrong = 0
-    for _ in range(300):
-        arms = [compare(simulate(rng, 3, (1.0, 0.1, 0.3)), comparisons=8, draws=10_000) for _ in range(8)]
+    for _ in range(200):
+        arms = [compare(simulate(rng, 3, (1.0, 0.1, 0.3)), comparisons=8, draws=2_000) for _ in range(8)]
         wrong += any(d.verdict != "no difference seen" for d in arms)
-    assert wrong <= 0.06 * 300
+    assert wrong <= 0.07 * 200
+
+
+@pytest.mark.parametrize(("n", "least"), [(10, 0.90), (20, 0.93), (60, 0.93)])
+def test_interval_covers_the_mean_of_skewed_items(n, least):
+    """Lognormal items, on which Student's t covers 84, 87 and 89 %."""
+    rng = np.random.default_rng(n)
+    mean = math.exp(0.5)
+    found = [interval(rng.lognormal(size=(1, n)), seed=number, draws=2_000) for number in range(600)]
+    # Two standard errors are 0.015.
+    assert least <= np.mean([d.low <= mean <= d.high for d in found]) <= 0.985
+
+
+def test_an_interval_is_hardly_wider_than_students_t_for_normal_items():
+    rng = np.random.default_rng(0)
+    widths = []
+    for _ in range(100):
+        values = rng.normal(size=(1, N))
+        found = interval(values, draws=5_000)
+        widths.append((found.high - found.low) / (2 * 2.001 * values.std(ddof=1) / math.sqrt(N)))
+    assert np.mean(widths) < 1.08
+
+
+def test_an_interval_reaches_further_to_the_side_of_the_long_tail():
+    found = interval(np.random.default_rng(0).lognormal(size=(1, 30)))
+    assert found.high - found.mean > 1.2 * (found.mean - found.low)
 
 
 def test_a_clear_effect_is_found():
@@ -92,18 +117,38 @@ def test_an_interval_is_hardly_wider_than_need_be_where_items_dominate():
 
 def test_ten_seeds_of_five_thousand_items_take_well_under_a_second():
     values = np.random.default_rng(0).normal(size=(10, 5000))
-    begun = time.perf_counter()
+    begun = time.process_time()
     difference(values, np.zeros_like(values), higher_is_better=True)
-    assert time.perf_counter() - begun < 0.5
+    assert time.process_time() - begun < 0.5
 
 
 # By hand
 
 
-def test_one_seed_is_students_t_over_items():
+def test_one_seed_is_at_least_students_t_over_items():
     # Mean 3, standard deviation sqrt(2.5), and Student's t for 4 degrees of freedom is 2.776.
     found = interval([[1, 2, 3, 4, 5]])
-    assert found.high - 3 == pytest.approx(2.776 * math.sqrt(2.5 / 5), rel=0.02)
+    assert 1.0 <= (found.high - 3) / (2.776 * math.sqrt(2.5 / 5)) * 1.02 <= 1.5
+
+
+def test_many_normal_items_of_one_seed_are_students_t():
+    values = np.random.default_rng(0).normal(size=(1, 2_000))
+    found = interval(values)
+    assert found.high - found.mean == pytest.approx(1.961 * values.std(ddof=1) / math.sqrt(2_000), rel=0.04)
+
+
+def test_half_samples_are_studentized_with_a_prior_by_hand():
+    """Of items 0, 0, 4 (off by -4/3, -4/3, 8/3; variance 16/3) three are drawn: 0 to 3 of them are the 4."""
+    drawn = _skewed(np.array([[0.0, 0.0, 4.0]]), draws=4_000, rng=np.random.default_rng(0))
+    prior, variance = 0.5 / 3, 16 / 3
+    means, spreads = [-4 / 3, 0, 4 / 3, 8 / 3], [0, 16 / 3, 16 / 3, 0]
+    by_hand = [
+        mean / math.sqrt((spread + prior * variance) / (1 + prior) / 3) * math.sqrt(variance / 3)
+        for mean, spread in zip(means, spreads, strict=True)
+    ]
+    values, counts = np.unique(drawn.round(9), return_counts=True)
+    np.testing.assert_allclose(values, by_hand)
+    np.testing.assert_allclose(counts / 4_000, [8 / 27, 12 / 27, 6 / 27, 1 / 27], atol=0.03)
 
 
 def test_where_only_seeds_vary_it_is_students_t_over_seeds():
@@ -192,7 +237,7 @@ def test_more_comparisons_make_the_interval_wider():
 
 def test_p_is_times_the_comparisons():
     values = simulate(np.random.default_rng(0), 3, NOISE["items dominate"], effect=0.4)
-    assert compare(values, comparisons=3).p == pytest.approx(3 * compare(values).p)
+    assert compare(values, comparisons=3).p == pytest.approx(3 * compare(values).p, rel=0.3)
 
 
 def test_p_is_at_most_1():
@@ -203,6 +248,61 @@ def test_p_is_at_most_1():
 def test_less_confidence_makes_the_interval_narrower():
     values = simulate(np.random.default_rng(0), 3, NOISE["items dominate"])
     assert compare(values, confidence=0.5).high < compare(values).high
+
+
+@pytest.mark.parametrize("pairs", [1, 2, 3, 4])
+def test_fewer_than_five_pairs_are_no_verdict(pairs):
+    found = compare(5 + 0.01 * np.random.default_rng(0).normal(size=(1, pairs)))
+    assert (found.verdict, found.words) == ("no difference seen", "too few items")
+    assert math.isnan(found.low)
+    assert math.isnan(found.p)
+
+
+def test_five_pairs_may_be_one():
+    assert compare(5 + 0.01 * np.random.default_rng(0).normal(size=(3, 5))).verdict == "better"
+
+
+@pytest.mark.parametrize("value", [1.0, 0.1 + 0.2])
+def test_pairs_that_are_all_equal_are_no_verdict(value):
+    found = compare(np.full((3, N), value) + 5, np.full((3, N), 5.0))
+    assert (found.verdict, found.words) == ("no difference seen", "all pairs differ alike")
+    assert found.mean == pytest.approx(value)
+    assert math.isnan(found.high)
+
+
+def test_differences_of_rounding_are_none():
+    rng = np.random.default_rng(0)
+    values = 2 + rng.normal(size=(3, N)) ** 2
+    found = compare(values * (1 + 3e-7 * rng.random((3, N))), values)
+    assert (found.mean, found.low, found.high, found.verdict) == (0, 0, 0, "no difference seen")
+
+
+def test_small_differences_above_rounding_count():
+    rng = np.random.default_rng(0)
+    values = 1e-3 + rng.random((3, N))
+    assert compare(values * (1 + 1e-4 * (1 + rng.random((3, N)))), values).verdict == "better"
+
+
+@pytest.mark.parametrize(("seeds", "ending"), [(1, " for this seed"), (3, "")])
+def test_a_verdict_of_one_seed_says_so(seeds, ending):
+    values = simulate(np.random.default_rng(0), seeds, (1.0, 0.0, 0.0), effect=2.0)
+    found = compare(values)
+    assert found.words == found.difference_columns["verdict"] == "better" + ending
+
+
+def test_a_seed_with_most_items_ungraded_does_not_narrow_the_interval():
+    rng = np.random.default_rng(0)
+    values = simulate(rng, 3, NOISE["seeds dominate"])
+    values[2, rng.permutation(N)[: N * 3 // 5]] = NAN
+    found, without = compare(values), compare(values[:2])
+    assert (found.seeds, found.ungraded) == (2, N * 3 // 5)
+    assert (found.mean, found.low, found.high) == (without.mean, without.low, without.high)
+
+
+def test_a_seed_with_most_items_graded_counts():
+    values = simulate(np.random.default_rng(0), 3, NOISE["seeds dominate"])
+    values[2, : N // 3] = NAN
+    assert compare(values).seeds == 3
 
 
 def test_no_differences_at_all():
@@ -251,11 +351,12 @@ def test_counts():
 
 
 def test_an_item_missing_in_some_seeds_gives_a_finite_interval():
-    assert math.isfinite(compare([[1.0, NAN, 5.0], [2.0, 4.0, 6.0]]).high)
+    assert math.isfinite(compare([[1.0, NAN, 5.0, 2.0, 3.0], [2.0, 4.0, 6.0, 1.0, 3.0]]).high)
 
 
 def test_items_that_no_two_seeds_share_give_a_finite_interval():
-    assert math.isfinite(compare([[1.0, 2.0, NAN, NAN], [NAN, NAN, 3.0, 5.0]]).high)
+    values = [[1.0, 2.0, 4.0, NAN, NAN, NAN], [NAN, NAN, NAN, 3.0, 5.0, 4.0]]
+    assert math.isfinite(compare(values).high)
 
 
 @pytest.mark.parametrize("values", [[[NAN, 2.0], [NAN, 3.0]], [[NAN, NAN]], np.empty((2, 0))])

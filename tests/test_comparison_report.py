@@ -170,6 +170,32 @@ def test_what_is_better_is_said_with_its_size_interval_and_p(facts: ComparisonFa
     assert better == f"good by {size} ({low} to {high}; p < 0.001)"
 
 
+def test_what_one_training_says_is_said_of_it_alone() -> None:
+    comparison = comparison_of(single_seed())
+    assert "with a random draw for this seed" in answers.headline(comparison)
+    found = dict(answers.answers(comparison)[0].findings)
+    assert found["better"].endswith(") for this seed")
+    lines = {line.method: line.words for each in comparison.evaluated for line in each.compared}
+    assert lines["good"] == "better for this seed"
+    assert "better for this seed" in Page(render_comparison(single_seed())).plain
+
+
+@pytest.mark.parametrize(
+    ("items", "kind", "words"),
+    [(4, "too few", "too few items to say"), (40, "all alike", "all pairs differ alike: no interval")],
+)
+def test_without_an_interval_the_reason_is_said(
+    facts: ComparisonFacts, items: int, kind: str, words: str
+) -> None:
+    good = pl.col("method") == "good"
+    columns = {name: pl.when(good).then(math.nan).otherwise(name) for name in ("low", "high", "p")}
+    case = with_table(facts, **columns, items=pl.when(good).then(items).otherwise("items"))
+    comparison = comparison_of(case)
+    assert [line.words for line in comparison.evaluated[0].compared if line.method == "good"] == [words]
+    assert dict(answers.answers(comparison)[0].findings)[kind] == "good."
+    assert answers.headline(comparison).endswith("1 that could not be judged")
+
+
 def test_better_is_up_where_higher_is_better(curve: ComparisonFacts) -> None:
     exact = answers.answers(comparison_of(curve))[1]
     assert "share correct, higher is better" in exact.about

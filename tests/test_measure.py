@@ -4,6 +4,7 @@ The fake model's numbers depend a little on the batch, as real ones do: equal bi
 """
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from learnable import measure
-from learnable.measure import answers_alone, lengths, listed, mean_loss, measure_of, plan, run
-from learnable.model import Renderer
+from learnable.measure import (
+    answers_alone,
+    end_nll,
+    end_of_turn,
+    keep_sums,
+    lengths,
+    listed,
+    mean_loss,
+    measure_of,
+    plan,
+    run,
+)
+from learnable.model import LanguageModel, Renderer
 from learnable.store import Store
 from learnable.testing import toy_examples
-from learnable.types import ModelRef, Rendered, Work
+from learnable.types import AnswerHeader, ModelRef, Rendered, Work
 
 
 class FakeModel:
@@ -384,7 +396,9 @@ def test_a_second_pass_of_a_kind_costs_nothing(store, kind):
     assert again.batches == []
 
 
-# Answers without their instructions.
+# Which part of the loss is that of the end of turns.
+
+END = 9
 
 
 def conversation(ids, scored, **given):
@@ -392,22 +406,113 @@ def conversation(ids, scored, **given):
     return Rendered(id="c", ids=np.array(ids, dtype=np.int32), mask=mask, truncated=False, **given)
 
 
-HEADER = np.array([50, 51], dtype=np.int32)
+def turns(name, ids, scored):
+    return replace(conversation(ids, scored), id=name)
+
+
+ENDING = [
+    turns("one", [5, 1, 2, END], ".xxx"),
+    turns("two", [5, 1, END, 6, 3, 4, END], ".xx.xxx"),
+    turns("cut", [5, 1, 2], ".xx"),
+    turns("within", [5, END, 2, 3], ".xxx"),
+    turns("none", [5, 1], ".."),
+]
+
+
+def test_a_token_ends_a_turn_where_it_is_the_last_of_an_answer():
+    found = [end_of_turn(example, {END}).tolist() for example in ENDING]
+    assert found == [
+        [False, False, True],
+        [False, True, False, False, True],
+        [False, False],
+        [False, False, False],
+        [],
+    ]
+
+
+def ends(store, examples=ENDING, *, kind="nll", end_ids=(END,)):
+    key = measure_of(FakeModel(), rendering="r", max_length=64, kind=kind)
+    model = FakeModel()
+    todo = plan(key, examples, store=store, batch_tokens=40)
+    run(todo, model, examples, store=store, label="x", end_ids=end_ids)
+    return replace(key, kind="nll"), model
+
+
+def test_a_pass_stores_the_nll_of_the_ends_beside_that_of_the_answers(store):
+    key, _ = ends(store)  # the fake loss of a token is its id
+    frame = lengths(ENDING)
+    np.testing.assert_allclose(mean_loss(key, frame, store=store), [12 / 3, 26 / 5, 3 / 2, 14 / 3, np.nan])
+    np.testing.assert_array_equal(end_nll(key, frame, store=store), [9, 18, 0, 0, np.nan])
+
+
+def test_losses_that_were_stored_without_their_ends_stay_valid_and_their_ends_are_not_known(store):
+    ends(store, ENDING[:2], end_ids=())
+    key, model = ends(store)
+    assert model.measured == ["cut", "within"]
+    np.testing.assert_array_equal(end_nll(key, lengths(ENDING), store=store), [np.nan, np.nan, 0, 0, np.nan])
+
+
+def test_ends_that_are_asked_for_are_measured_and_the_losses_stay_as_they_were(store):
+    key, _ = ends(store, end_ids=())
+    before = store.read(key, pl.Series(["one", "two"]))
+    _, model = ends(store, kind="end_nll")
+    assert model.measured == ["cut", "one", "two", "within"]
+    np.testing.assert_array_equal(end_nll(key, lengths(ENDING), store=store), [9, 18, 0, 0, np.nan])
+    assert store.read(key, pl.Series(["one", "two"])).equals(before)
+
+
+def test_stored_losses_of_tokens_give_both_sums(store):
+    by_token, _ = ends(store, kind="token_nll", end_ids=())
+    keep_sums(replace(by_token, kind="token_nll"), ENDING, store=store, end_ids={END})
+    np.testing.assert_array_equal(end_nll(by_token, lengths(ENDING), store=store), [9, 18, 0, 0, np.nan])
+    assert store.read(by_token, pl.Series(["two"]))["nll"].item() == 26
+
+
+def test_the_sum_over_tokens_has_the_bits_of_the_sum_of_the_engine(tiny, tmp_path):
+    model = LanguageModel(ModelRef(name=str(tiny), dtype="float32"))
+    rendered = model.renderer.render(toy_examples(20, turns=2), max_length=256)
+    sums = []
+    for end_ids in ((), model.renderer.end_ids):
+        store = Store(tmp_path / f"{len(end_ids)}")
+        key = measure_of(model, rendering="r", max_length=256)
+        todo = plan(key, rendered, store=store, batch_tokens=500)
+        run(todo, model, rendered, store=store, label="x", end_ids=end_ids)
+        sums.append(store.read(key, pl.Series([each.id for each in rendered])))
+    assert sums[0].equals(sums[1])
+
+
+# Answers without their instructions.
+
+
+HEADER = AnswerHeader(opening=np.array([60], dtype=np.int32), marks=np.array([50, 51], dtype=np.int32))
 
 
 def test_an_answer_alone_stands_behind_the_header():
     (alone,) = answers_alone([conversation([7, 8, 1, 2, 3, 9], "..xxx.")], header=HEADER)
     assert (alone.id, alone.ids.tolist(), alone.mask.tolist()) == (
         "c",
-        [50, 51, 1, 2, 3],
-        [False, False, True, True, True],
+        [60, 50, 51, 1, 2, 3],
+        [False, False, False, True, True, True],
     )
 
 
 def test_each_answer_of_several_turns_stands_behind_a_header():
     (alone,) = answers_alone([conversation([7, 1, 2, 8, 9, 3, 4], ".xx..xx")], header=HEADER)
-    assert alone.ids.tolist() == [50, 51, 1, 2, 50, 51, 3, 4]
-    assert alone.mask.tolist() == [False, False, True, True, False, False, True, True]
+    assert alone.ids.tolist() == [60, 50, 51, 1, 2, 50, 51, 3, 4]
+    assert alone.mask.tolist() == [letter == "x" for letter in "...xx..xx"]
+
+
+def test_an_answer_stands_behind_its_own_header_where_that_is_another():
+    ids, scored = [7, 50, 51, 70, 71, 1, 2, 7, 50, 9, 50, 51, 72, 3], ".....xx......x"
+    (alone,) = answers_alone([conversation(ids, scored)], header=HEADER)
+    assert alone.ids.tolist() == [60, 50, 51, 70, 71, 1, 2, 50, 51, 72, 3]
+
+
+def test_a_header_of_one_token_is_never_looked_for():
+    """It may end a turn long before, such as EOS, and what a user says would come along."""
+    header = AnswerHeader(opening=np.array([], dtype=np.int32), marks=np.array([50], dtype=np.int32))
+    (alone,) = answers_alone([conversation([50, 7, 8, 1, 50, 9, 2], "...xx.x")], header=header)
+    assert alone.ids.tolist() == [50, 1, 50, 50, 2]
 
 
 def test_answers_alone_have_the_dtypes_of_what_is_rendered():

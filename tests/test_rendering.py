@@ -189,14 +189,14 @@ def test_the_header_of_an_answer_is_what_the_template_writes_after_the_question(
     tokenizer.chat_template, tokenizer.bos_token = template, "<|endoftext|>"
     tokenizer.add_special_tokens({"extra_special_tokens": ["<|user|>", "<|assistant|>", "<|end|>"]})
     renderer = Renderer(tokenizer, name="mine")
-    assert renderer.decode(renderer.answer_header) == header
+    assert renderer.decode(renderer.answer_header.ids) == header
 
 
 def test_a_bos_that_is_the_header_stands_there_once(tiny):
     tokenizer = AutoTokenizer.from_pretrained(tiny)
     tokenizer.bos_token = "<|im_start|>"
     renderer = Renderer(tokenizer, name="smol")
-    assert renderer.decode(renderer.answer_header) == "<|im_start|>assistant\n"
+    assert renderer.decode(renderer.answer_header.ids) == "<|im_start|>assistant\n"
 
 
 def stock_templates():

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learnable import verbs
+from learnable import data, verbs
 from learnable.errors import SelectionError, UsageError
-from learnable.model import Renderer
+from learnable.model import LanguageModel, Renderer
 from learnable.scorers import (
     IFD,
     Difference,
@@ -29,7 +29,7 @@ from learnable.scorers import (
 )
 from learnable.selectors import Thresholds
 from learnable.testing import toy_examples, write_messages
-from learnable.types import Loading, ModelRef
+from learnable.types import Loading, ModelRef, Reference
 
 NAN, INF = float("nan"), float("inf")
 
@@ -464,9 +464,69 @@ def passes(pool, tiny, tmp_path):
 def test_formulas_share_one_base_pass_and_one_pass_of_the_answers_alone(passes, tiny):
     outcome = passes("ifd", "top_share_ifd", "loss", "perplexity")
     frame = pl.read_parquet(outcome.folder / "scores.parquet")
-    header = len(Renderer.of(ModelRef(name=str(tiny))).answer_header)
+    header = len(Renderer.of(ModelRef(name=str(tiny))).answer_header.ids)
     once = frame["tokens"].sum() + (frame["response_tokens"] + header).sum()
     assert outcome.cost.tokens == once
+
+
+@pytest.fixture
+def referred(pool, tiny, tmp_path):
+    """Score against a reference of the pool; return the outcome."""
+    how = {"loading": Loading(dtype="float32"), "model": str(tiny)}
+    settings = Reference(learning_rate=1e-2, batch_size=4, rank=2)
+    trained = verbs.train([pool.path], reference=settings, output=str(tmp_path / "reference"), **how)
+
+    def score(*scorers, output="scores-{fingerprint}", reference=trained.path):
+        return verbs.score(
+            [pool.path],
+            reference=reference,
+            scorers=list(scorers),
+            store=str(tmp_path / "store"),
+            output=str(tmp_path / output),
+            **how,
+        )
+
+    return score
+
+
+def test_a_table_of_scores_says_which_part_of_the_losses_is_that_of_the_ends(referred, pool, tiny, tmp_path):
+    outcome = referred("learnability")
+    frame = pl.read_parquet(outcome.folder / "scores.parquet")
+    model = LanguageModel(ModelRef(name=str(tiny), dtype="float32"))
+    rendered = model.renderer.render(list(data.load_pool(pool.folder).iter_examples()), max_length=256)
+    with model.adapter(tmp_path / "reference" / "part-0"):
+        after = model.token_nll(rendered)
+    for name, losses in (("before", model.token_nll(rendered)), ("after", after)):
+        np.testing.assert_allclose(frame[f"end_nll_{name}"], [each[-1] for each in losses], rtol=1e-4)
+    assert frame["end_tokens"].to_list() == [1] * 40
+    assert outcome.facts["end of turn"] == pytest.approx(end_of_turn_share(frame), abs=1e-4)
+
+
+def test_text_learnability_after_learnability_costs_no_pass(referred):
+    assert referred("learnability").cost.tokens > 0
+    outcome = referred("learnability", "text_learnability")
+    assert outcome.cost.tokens == 0
+    frame = pl.read_parquet(outcome.folder / "scores.parquet")
+    rest = [
+        frame[f"loss_{when}"] * frame["response_tokens"] - frame[f"end_nll_{when}"]
+        for when in ("before", "after")
+    ]
+    np.testing.assert_allclose(frame["text_learnability"], 1 - rest[1] / rest[0], rtol=1e-4)
+
+
+def test_the_losses_of_the_last_epoch_know_no_ends(pool, tiny, tmp_path):
+    how = {"loading": Loading(dtype="float32"), "model": str(tiny)}
+    settings = Reference(batch_size=4, rank=2, last_epoch_loss=True)
+    trained = verbs.train([pool.path], reference=settings, output=str(tmp_path / "reference"), **how)
+    given = {
+        "reference": trained.path,
+        "store": str(tmp_path / "store"),
+        "output": str(tmp_path / "scores"),
+        **how,
+    }
+    with pytest.raises(UsageError, match="last epoch"):
+        verbs.score([pool.path], scorers=["text_learnability"], **given)
+    assert verbs.score([pool.path], scorers=["learnability"], **given).facts["end of turn"] == "not known"
 
 
 def test_the_price_of_shared_passes_is_that_of_one_each(passes):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from learnable.progress import bar, say
 from learnable.steps import note
 from learnable.store import Store
-from learnable.types import Measure, Model, Rendered, Work
+from learnable.types import AnswerHeader, Measure, Model, Rendered, Work
 
 END_NLL = "end_nll"
 SUMS = ("nll", END_NLL)
@@ -91,29 +91,42 @@ def measure_of(
     )
 
 
-def answers_alone(rendered: Sequence[Rendered], *, header: NDArray[np.int32]) -> list[Rendered]:
+def answers_alone(rendered: Sequence[Rendered], *, header: AnswerHeader) -> list[Rendered]:
     """Return the same response tokens without what they answer: each answer behind the header of an answer.
 
     Args:
         rendered: n examples.
-        header: int32 (H,), H at least 1, see ``Renderer.answer_header``. Without it the first token of an answer would
-            have nothing to be predicted from, and the two losses of IFD would not be over the same tokens.
+        header: See ``Renderer.answer_header``; where other marks stand before an answer, such as another beginning of a
+            thought, they are its header. Without one the first token of an answer would have nothing to be predicted
+            from, and the two losses of IFD would not be over the same tokens.
     """
     return [_alone(example, header) for example in rendered]
 
 
-def _alone(example: Rendered, header: NDArray[np.int32]) -> Rendered:
+def _alone(example: Rendered, header: AnswerHeader) -> Rendered:
     counted = np.flatnonzero(example.mask)
     answers = np.split(counted, np.flatnonzero(np.diff(counted) > 1) + 1)  # of each turn
-    ids = [part for answer in answers for part in (header, example.ids[answer])]
-    mask = [part for answer in answers for part in (np.zeros(len(header), bool), np.ones(len(answer), bool))]
+    parts = [(header.opening, False)]
+    for answer in answers:
+        parts += [(_marks_before(answer, example.ids, header.marks), False), (example.ids[answer], True)]
     return Rendered(
         id=example.id,
-        ids=np.concatenate(ids).astype(np.int32),
-        mask=np.concatenate(mask),
+        ids=np.concatenate([ids for ids, _ in parts]).astype(np.int32),
+        mask=np.concatenate([np.full(len(ids), fill_value=counts) for ids, counts in parts]),
         truncated=example.truncated,
         refused=example.refused,
     )
+
+
+def _marks_before(
+    answer: NDArray[np.intp], ids: NDArray[np.int32], marks: NDArray[np.int32]
+) -> NDArray[np.int32]:
+    """Return what stands before an answer from the last place on that begins as the marks do; else the marks."""
+    if len(marks) < 2 or not len(answer):
+        return marks
+    before = ids[: answer[0]]
+    begins = np.flatnonzero((before[:-1] == marks[0]) & (before[1:] == marks[1]))
+    return before[begins[-1] :] if len(begins) else marks
 
 
 def plan(measure: Measure, rendered: Sequence[Rendered], *, store: Store, batch_tokens: int) -> Plan:

@@ -297,11 +297,9 @@ def _show_contest(
             shown.add_column(Text(column), justify=justify, overflow="fold")
         order = {**({first: False} if first else {}), "value": higher}
         for row in part.sort(*order, descending=list(order.values()), nulls_last=True).iter_rows(named=True):
-            against = (
-                ""
-                if row["difference"] is None
-                else f"{row['difference']:+.4f} ({row['low']:+.4f} to {row['high']:+.4f})"
-            )
+            against = "" if row["difference"] is None else f"{row['difference']:+.4f}"
+            if against and math.isfinite(row["low"]):
+                against += f" ({row['low']:+.4f} to {row['high']:+.4f})"
             shown.add_row(
                 Text(row[who]),
                 f"{row['tokens']:,.0f}",

@@ -90,6 +90,24 @@ class Rendered:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AnswerHeader:
+    """What says that an answer follows, without a question.
+
+    Args:
+        opening: Tokens that a conversation begins with, int32 (O,): BOS, or none.
+        marks: Tokens between a question and its answer, int32 (H,), H at least 1.
+    """
+
+    opening: NDArray[np.int32]
+    marks: NDArray[np.int32]
+
+    @property
+    def ids(self) -> NDArray[np.int32]:
+        """Both, (O + H,)."""
+        return np.concatenate([self.opening, self.marks])
+
+
+@dataclass(frozen=True, kw_only=True)
 class Loading:
     """How to load a model.
 

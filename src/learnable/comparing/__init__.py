@@ -14,10 +14,20 @@ from learnable.comparing.methods import (
 from learnable.comparing.overlap import contamination, jaccard, only_in, spoken
 from learnable.comparing.overview import FULL, RANDOM, UNTUNED, Measured, SelectionCost, overview
 from learnable.comparing.payback import Payback, payback
-from learnable.comparing.statistics import Difference, Interval, Verdict, difference, interval
+from learnable.comparing.statistics import (
+    FEWEST_ITEMS,
+    FOR_THIS_SEED,
+    Difference,
+    Interval,
+    Verdict,
+    difference,
+    interval,
+)
 
 __all__ = [
     "ALIASES",
+    "FEWEST_ITEMS",
+    "FOR_THIS_SEED",
     "FULL",
     "INITS",
     "RANDOM",

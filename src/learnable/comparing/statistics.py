@@ -15,15 +15,27 @@ from numpy.typing import ArrayLike, NDArray
 from learnable.errors import UsageError
 
 Verdict = Literal["better", "worse", "no difference seen"]
+FOR_THIS_SEED = " for this seed"
+"""Ends what a table says of one training: another seed would give another model."""
+FEWEST_ITEMS = 5
+"""Items with a value below which there is no interval, and no verdict."""
+LEAST_GRADED = 0.5
+"""Share of the items of the best graded seed below which a seed is left out."""
+ROUNDING = 1e-6
+"""Differences up to this share of the values come from the order of additions, and are none."""
+_HALF_SAMPLE, _PRIOR_ITEMS = 0.5, 0.5
+_DRAWN_ITEMS, _CHUNK = 20_000_000, 2_000_000
+"""Values that are drawn for one interval, but for small levels; and at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
     """A mean with its confidence interval, in the unit of the values.
 
-    ``low`` and ``high`` are NaN with fewer than two items. ``items`` and ``seeds`` count those with at least one
-    graded value; with ``seeds`` = 1 the noise of training is not in the interval. ``ungraded`` counts the values
-    (items x seeds) that are NaN.
+    ``low`` and ``high`` are NaN with fewer than ``FEWEST_ITEMS`` items, and where all values are equal but not 0: nothing
+    then tells how they vary. ``items`` and ``seeds`` count those with at least one graded value, without seeds of which few
+    items could be graded (``LEAST_GRADED``), which are left out of the mean too; with ``seeds`` = 1 the noise of
+    training is not in the interval. ``ungraded`` counts the values (items x seeds) that are NaN.
     """
 
     mean: float
@@ -50,13 +62,22 @@ class Interval:
 class Difference(Interval):
     """A mean difference to a baseline with its interval, and what it says.
 
-    ``p`` is two-sided, times the number of comparisons, at most 1; NaN with fewer than two items. ``verdict`` is
-    "better" or "worse" exactly where the interval excludes 0, which is where ``p`` is at most 1 - confidence.
+    ``p`` is two-sided, times the number of comparisons, at most 1; NaN where the bounds are. ``verdict`` is "better"
+    or "worse" exactly where the interval excludes 0, which is where ``p`` is at most 1 - confidence.
     ``items`` and ``seeds`` count those with at least one pair, ``ungraded`` the values of the method alone.
     """
 
     p: float
     verdict: Verdict
+
+    @property
+    def words(self) -> str:
+        """The verdict, and whether it is about one training only; else why there is none."""
+        if math.isnan(self.mean):
+            return "not graded"
+        if math.isnan(self.low):
+            return "too few items" if self.items < FEWEST_ITEMS else "all pairs differ alike"
+        return self.verdict + (FOR_THIS_SEED if self.seeds == 1 else "")
 
     @property
     def difference_columns(self) -> dict[str, object]:
@@ -66,7 +87,7 @@ class Difference(Interval):
             "low": self.low,
             "high": self.high,
             "p": self.p,
-            "verdict": self.verdict,
+            "verdict": self.words,
         }
 
 
@@ -85,19 +106,21 @@ def difference(
     A pair with a NaN on either side is left out; the mean is over the pairs that are left. One model without seeds
     of its own, such as the untuned one, is paired with every seed of the other side.
 
-    The interval is ``mean +- h`` from the two-way random model (item + seed + residual). With S seeds, n items and
+    Differences that are rounding (``ROUNDING``) are 0. The interval is the envelope of two.
+
+    The first is ``mean +- h`` from the two-way random model (item + seed + residual). With S seeds, n items and
     mean squares M, the variance of the mean is estimated by (M_item + M_seed - M_residual) / (n S). Three seeds
     tell little about the noise between seeds, and h has to say so: each draw divides the sums of squares by
     chi-square numbers of their degrees of freedom instead of the degrees themselves, and multiplies the root of the
     resulting variance by a normal number; h is the quantile of its size (a generalized pivotal quantity).
 
-    Why not the two-way ("pigeonhole") bootstrap: it counts the residual three times (where that dominates, its
-    intervals are a third wider than these), and a mean over 2 of 3 seeds takes six values, of which percentiles make
-    little. Why not Student's t with Satterthwaite's degrees of freedom: they are estimated too, and too high just
-    when the noise between seeds is underestimated. Simulated coverage at S = 3, nominal 95 %: Satterthwaite 93 to
-    97 %, this 95 to 99 % (`benchmarks/coverage.py`). Where items or seeds dominate it is close to Student's t over them; where both matter alike
-    (98 %) or neither does (99 %) it is cautious. With one seed it is Student's t over items, and the noise of
-    training is not in it. Two seeds are too few for any method.
+    The second is for items that are skewed, where the first misses on one side. Its part of the items is that of a
+    bootstrap-t: means of half-samples of the items, each divided by its own standard error, and so skewed as the items
+    are; half of the items are drawn, not all, as small samples seldom show their tail. A standard error gets half an
+    item of prior weight at that of all items, so that a half-sample of equal values does not divide by 0.
+
+    Coverage by simulation, and why no other method: METHODS.md, `benchmarks/coverage.py`. With one seed the interval is
+    for that training. Two seeds are too few for any method.
 
     Args:
         values: (S, n), or (1, n) for a model without seeds; NaN = could not be graded.
@@ -106,15 +129,15 @@ def difference(
         confidence: Of all comparisons together: that none of the intervals misses.
         comparisons: How many methods are compared with this baseline (Bonferroni: each interval is at level
             1 - (1 - confidence) / comparisons).
-        draws: Of four numbers each; the smallest ``p`` is 1 / (draws + 1).
+        draws: At most; the smallest ``p`` is 2 / (draws + 1).
         seed: Of the draws.
 
     Raises:
         UsageError: If the shapes do not match, values are infinite, or the draws are too few for the level.
 
     Source: crossed designs: Owen, The pigeonhole bootstrap (2007); generalized confidence intervals: Weerahandi
-        (1993), Hannig, Iyer and Patterson (2006). Ours: their use for this sum of mean squares, and the floor at the
-        residual.
+        (1993), Hannig, Iyer and Patterson (2006); bootstrap-t: Efron (1979), Hall (1988). Ours: the use of the second for
+        this sum of mean squares with its floor at the residual, the half-samples with their prior, and the envelope.
     """
     given, base = _matrix(values), _matrix(baseline)
     if given.shape[1] != base.shape[1] or (len(given) != len(base) and 1 not in (len(given), len(base))):
@@ -123,21 +146,20 @@ def difference(
             hint="the same items and as many seeds, or one model without seeds",
         )
     pairs = given - base  # (S, n)
-    mean, half, p = _mean(
-        pairs, level=(1 - confidence) / comparisons, comparisons=comparisons, draws=draws, seed=seed
-    )
+    pairs = np.where(np.abs(pairs) <= ROUNDING * np.maximum(np.abs(given), np.abs(base)), 0.0, pairs)
+    kept = _without_gaps(pairs)
+    mean, low, high, p = _mean(kept, level=(1 - confidence) / comparisons, draws=draws, seed=seed)
     verdict: Verdict = "no difference seen"
-    if abs(mean) > half:
+    if low > 0 or high < 0:
         verdict = "better" if (mean > 0) == higher_is_better else "worse"
-    items, seeds = _counts(pairs)
     return Difference(
         mean=mean,
-        low=mean - half,
-        high=mean + half,
-        p=p,
+        low=low,
+        high=high,
+        p=float(np.minimum(1.0, comparisons * p)),
         verdict=verdict,
-        items=items,
-        seeds=seeds,
+        items=kept.shape[1],
+        seeds=kept.shape[0],
         ungraded=int(np.isnan(given).sum()),
     )
 
@@ -150,21 +172,21 @@ def interval(values: ArrayLike, *, confidence: float = 0.95, draws: int = 100_00
     Args:
         values: (S, n); NaN = could not be graded.
         confidence: Of the interval.
-        draws: Of four numbers each.
+        draws: At most.
         seed: Of the draws.
 
     Raises:
         UsageError: If values are infinite, or the draws are too few for the level.
     """
     given = _matrix(values)
-    mean, half, _ = _mean(given, level=1 - confidence, comparisons=1, draws=draws, seed=seed)
-    items, seeds = _counts(given)
+    kept = _without_gaps(given)
+    mean, low, high, _ = _mean(kept, level=1 - confidence, draws=draws, seed=seed)
     return Interval(
         mean=mean,
-        low=mean - half,
-        high=mean + half,
-        items=items,
-        seeds=seeds,
+        low=low,
+        high=high,
+        items=kept.shape[1],
+        seeds=kept.shape[0],
         ungraded=int(np.isnan(given).sum()),
     )
 
@@ -178,47 +200,83 @@ def _matrix(values: ArrayLike) -> NDArray[np.float64]:
     return matrix
 
 
-def _counts(values: NDArray[np.float64]) -> tuple[int, int]:
-    """Return how many items and how many seeds have at least one value."""
-    there = ~np.isnan(values)
-    return int(there.any(axis=0).sum()), int(there.any(axis=1).sum())
+def _without_gaps(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the seeds that are graded well enough to count, and the items that have a value in one of them."""
+    graded = (~np.isnan(values)).sum(axis=1)
+    kept: NDArray[np.float64] = values[(graded > 0) & (graded >= LEAST_GRADED * graded.max())]
+    return kept[:, (~np.isnan(kept)).any(axis=0)]
 
 
 def _mean(
-    values: NDArray[np.float64], *, level: float, comparisons: int, draws: int, seed: int
-) -> tuple[float, float, float]:
-    """Return the mean of what is there, half the width of its interval, and the corrected p; NaN where undefined."""
-    # The (draws + 1) makes a test by simulation exact; half the width is the size of which p is just the level.
-    rank = math.floor(level * (draws + 1) * (1 + 1e-12))
-    if not 0 < level < 1 or rank < 1:
+    values: NDArray[np.float64], *, level: float, draws: int, seed: int
+) -> tuple[float, float, float, float]:
+    """Return the mean of what is there, its interval and a two-sided p; NaN where undefined."""
+    # The (draws + 1) makes a test by simulation exact: each bound is where p is just the level.
+    if not 0 < level < 1 or _rank(level / 2, draws) < 1:
         raise UsageError(
             f"{draws:,} draws cannot give an interval at level {1 - level:.6g}",
             hint="a confidence between 0 and 1, at least one comparison, and more draws for many comparisons",
         )
-    there = ~np.isnan(values)
-    values = values[np.ix_(there.any(axis=1), there.any(axis=0))]
-    if values.shape[1] < 2:
-        mean = float(np.nanmean(values)) if values.size else math.nan
-        return mean, math.nan, math.nan
-    mean = float(np.nanmean(values))
-    sizes = np.sort(_sizes(values, draws=draws, seed=seed))[::-1]
-    p = comparisons * (1 + int((sizes >= abs(mean)).sum())) / (draws + 1)
-    return mean, float(sizes[rank - 1]), min(1.0, p)
-
-
-def _sizes(values: NDArray[np.float64], *, draws: int, seed: int) -> NDArray[np.float64]:
-    """Draw how far the mean may be from the truth: float64 (draws,), each at least 0."""
+    if not values.size:
+        return math.nan, math.nan, math.nan, math.nan
+    mean, spread = float(np.nanmean(values)), float(np.nanmax(values) - np.nanmin(values))
+    if values.shape[1] < FEWEST_ITEMS:
+        return mean, math.nan, math.nan, math.nan
+    if spread <= ROUNDING * float(np.nanmax(np.abs(values))):
+        return (mean, math.nan, math.nan, math.nan) if mean else (0.0, 0.0, 0.0, 1.0)
     rng = np.random.default_rng(seed)
-    squares, degrees = _squares(values)
-    drawn = [
-        square / rng.chisquare(degree, draws) if degree else np.zeros(draws)
-        for square, degree in zip(squares, degrees, strict=True)
-    ]
-    by_item, by_seed, residual = drawn
+    by_item, by_seed, residual = _variances(values, draws=draws, rng=rng)
     # What is left varies in any case, also where the estimates of the others happen to be negative.
-    variance = np.maximum(by_item + by_seed - residual, residual) / np.isfinite(values).sum()
-    sizes: NDArray[np.float64] = np.abs(rng.standard_normal(draws)) * np.sqrt(variance)
-    return sizes
+    variance = np.maximum(by_item + by_seed - residual, residual)
+    sizes = np.sort(np.abs(rng.standard_normal(draws)) * np.sqrt(variance))[::-1]
+    half = float(sizes[_rank(level, draws) - 1])
+    p = (1 + int((sizes >= abs(mean)).sum())) / (draws + 1)
+    count = min(draws, max(round(_DRAWN_ITEMS / values.shape[1]), math.ceil(200 / level)))
+    offs = np.sort(
+        _skewed(values, draws=count, rng=rng)
+        + rng.standard_normal(count) * np.sqrt(np.maximum(by_seed - residual, 0.0)[:count])
+    )
+    rank = _rank(level / 2, count)
+    beyond = min(int((offs >= mean).sum()), int((offs <= mean).sum()))
+    return (
+        mean,
+        mean - max(half, float(offs[count - rank])),
+        mean + max(half, float(-offs[rank - 1])),
+        min(1.0, max(p, 2 * (1 + beyond) / (count + 1))),
+    )
+
+
+def _rank(level: float, draws: int) -> int:
+    """Return how many of so many draws lie beyond a bound at this level."""
+    return math.floor(level * (draws + 1) * (1 + 1e-12))
+
+
+def _variances(
+    values: NDArray[np.float64], *, draws: int, rng: np.random.Generator
+) -> list[NDArray[np.float64]]:
+    """Draw what items, seeds and residual add to the variance of the mean: float64 (draws,) each."""
+    total = int(np.isfinite(values).sum())
+    return [
+        square / rng.chisquare(degree, draws) / total if degree else np.zeros(draws)
+        for square, degree in zip(*_squares(values), strict=True)
+    ]
+
+
+def _skewed(values: NDArray[np.float64], *, draws: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Draw how far the mean lies off for the items that it is over, by studentized half-samples: float64 (draws,)."""
+    there = ~np.isnan(values)
+    items = values.shape[1]
+    off = np.where(there, values - np.nanmean(values), 0.0).sum(axis=0) * items / there.sum()  # (n,)
+    variance, size = float(off.var(ddof=1)), max(3, round(_HALF_SAMPLE * items))
+    if variance == 0:
+        return np.zeros(draws)
+    prior = _PRIOR_ITEMS / items
+    drawn = []
+    for start in range(0, draws, at_once := max(1, _CHUNK // size)):
+        sample = off[rng.integers(0, items, (min(at_once, draws - start), size))]
+        spread = (sample.var(axis=1, ddof=1) + prior * variance) / (1 + prior)
+        drawn.append(sample.mean(axis=1) / np.sqrt(spread / size))
+    return np.concatenate(drawn) * math.sqrt(variance / items)
 
 
 def _squares(values: NDArray[np.float64]) -> tuple[tuple[float, float, float], tuple[int, int, int]]:

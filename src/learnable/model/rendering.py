@@ -15,7 +15,7 @@ from learnable.model.loading import load_tokenizer
 from learnable.model.source import embedding_rows
 from learnable.model.templates import template_hint
 from learnable.model.turns import REFUSALS, SENTINEL
-from learnable.types import Example, Message, ModelRef, Rendered
+from learnable.types import AnswerHeader, Example, Message, ModelRef, Rendered
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -205,8 +205,8 @@ class Renderer:
         return UserTurn(opening, stop_ids, "" if stop_ids else between.strip())
 
     @property
-    def answer_header(self) -> NDArray[np.int32]:
-        """Tokens that say that an answer follows, without a question, int32 (H,), H at least 1.
+    def answer_header(self) -> AnswerHeader:
+        """Tokens that say that an answer follows, without a question.
 
         They are what the template adds between a user's turn and the answer, such as ``<|im_start|>assistant`` and a
         line break, with BOS in front where a conversation begins with it. A template that writes no header puts the
@@ -223,10 +223,10 @@ class Renderer:
         header = self._ids(before[len(asked) :]) if asked and before.startswith(asked) else []
         if not str(self._tokenizer.decode(header)).strip():
             header = self._after_turn(self._ids(before.rpartition(SENTINEL)[2].lstrip()))
+        header = header or [self.separator]
         bos = self._tokenizer.bos_token_id
-        if bos is not None and self._ids(text)[0] == bos != next(iter(header), None):
-            header = [bos, *header]
-        return np.asarray(header or [self.separator], dtype=np.int32)
+        opening = [bos] if bos is not None and self._ids(text)[0] == bos != header[0] else []
+        return AnswerHeader(opening=np.array(opening, dtype=np.int32), marks=np.array(header, dtype=np.int32))
 
     def _ids(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -3,14 +3,27 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
+from learnable.comparing import FEWEST_ITEMS, FOR_THIS_SEED
 from learnable.reporting.wording import decimal
 
 Outcome = Literal[
-    "baseline", "better", "worse", "no difference seen", "always the same", "not graded", "too few"
+    "baseline",
+    "better",
+    "worse",
+    "no difference seen",
+    "always the same",
+    "not graded",
+    "too few",
+    "all alike",
 ]
-"""What a line says; ``always the same`` is "no difference seen" without any spread, from which nothing follows."""
+"""What a line says; ``always the same`` is "no difference seen" without any spread, from which nothing follows.
+
+``all alike``: all pairs differ by the same, so that nothing tells how they vary.
+"""
+MUTE: tuple[Outcome, ...] = ("not graded", "too few", "all alike")
+"""Of these nothing can be said."""
 
 _MOST_DIGITS = 5
 _ROUNDING = 1e-6
@@ -24,6 +37,7 @@ _BOUNDS = {
 _WORDS = {
     "always the same": "no difference seen",
     "too few": "too few items to say",
+    "all alike": "all pairs differ alike: no interval",
     "baseline": "the baseline",
 }
 
@@ -54,7 +68,13 @@ class Judged:
     @property
     def words(self) -> str:
         """The outcome as it stands in the table."""
-        return _WORDS.get(self.outcome, self.outcome)
+        return _WORDS.get(self.outcome, self.outcome) + self.of_one_seed
+
+    @property
+    def of_one_seed(self) -> str:
+        """Ends a sentence about a difference of one training; empty for several."""
+        judged = self.outcome in ("better", "worse", "no difference seen")
+        return FOR_THIS_SEED if judged and self.seeds == 1 else ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +116,7 @@ class Scale:
         """Write how far a line is from the baseline, with its interval and p."""
         low, high = sorted((abs(line.low or 0), abs(line.high or 0)))
         distance = self.figure(abs(line.difference or 0))
-        return f"{distance} ({self.between(low, high)}; p {probability(line.p)})"
+        return f"{distance} ({self.between(low, high)}; p {probability(line.p)}){line.of_one_seed}"
 
     def least_seen(self, lines: Sequence[Judged]) -> str:
         """Write how far lines would have had to be from the baseline for a difference to be seen; "" if not known."""
@@ -115,17 +135,21 @@ def judged(row: Mapping[str, Any], *, baseline: bool) -> dict[str, Any]:
     numbers = ("value", "value_low", "value_high", "difference", "low", "high", "p")
     known: dict[str, Any] = {name: finite(row.get(name)) for name in numbers}
     counts = {name: int(row[name] or 0) for name in ("items", "seeds", "ungraded")}
-    return known | counts | {"outcome": "baseline" if baseline else _outcome(known, row["verdict"])}
+    return (
+        known
+        | counts
+        | {"outcome": "baseline" if baseline else _outcome(known, counts["items"], row["verdict"])}
+    )
 
 
-def _outcome(known: Mapping[str, float | None], verdict: Outcome) -> Outcome:
+def _outcome(known: Mapping[str, float | None], items: int, verdict: str) -> Outcome:
     if known["difference"] is None:
         return "not graded"
     if known["low"] is None:
-        return "too few"
+        return "too few" if items < FEWEST_ITEMS else "all alike"
     if all(abs(known[name] or 0.0) <= _ROUNDING for name in ("difference", "low", "high")):
         return "always the same"
-    return verdict
+    return cast("Outcome", verdict.removesuffix(FOR_THIS_SEED))
 
 
 def digits_of(lines: Sequence[Judged]) -> int:

@@ -323,14 +323,14 @@ class _Passes:
 
         Each example is measured by the part that did not train on it.
         """
-        if references.last_epoch is not None:
-            say("reference loss: as the last epoch of its training met it, no pass")
-            return [references.last_epoch_loss(self._frame).alias("loss_after")]
         parts = self._frame.join(references.assignment, on="id", how="left", maintain_order="left")[
             "part"
         ].fill_null(0)
         unknown = [float("nan")] * self._frame.height
         after, ends = (pl.Series(name, unknown, dtype=pl.Float32) for name in ("loss_after", "end_nll_after"))
+        if references.last_epoch is not None:
+            say("reference loss: as the last epoch of its training met it, no pass")
+            return [references.last_epoch_loss(self._frame).alias("loss_after"), ends]
         kinds = ["nll", *([END_NLL] if "end_nll_after" in needs else [])]
         for number, part in enumerate(references.parts):
             members = [position for position, assigned in enumerate(parts) if assigned == number]

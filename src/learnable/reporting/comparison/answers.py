@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from learnable.comparing import FOR_THIS_SEED
 from learnable.reporting.comparison.facts import Comparison, Evaluated, Line, largest_first
+from learnable.reporting.verdicts import MUTE
 from learnable.reporting.wording import count, enumeration, plural
 
 
@@ -29,8 +31,8 @@ def headline(comparison: Comparison) -> str:
     if not judged:
         return "Nothing that was graded can tell the methods apart"
     if better + worse == 0:
-        return "No difference to a random draw was seen"
-    mute = outcomes.count("not graded") + outcomes.count("too few")
+        return f"No difference to a random draw was seen{_of_one_seed(comparison)}"
+    mute = sum(map(outcomes.count, MUTE))
     unseen = len(outcomes) - better - worse - mute
     parts = (
         (better, "better"),
@@ -39,7 +41,11 @@ def headline(comparison: Comparison) -> str:
         (mute, "that could not be judged"),
     )
     said = enumeration([f"{number:,} {what}" for number, what in parts if number])
-    return f"{plural(len(outcomes), 'comparison')} with a random draw: {said}"
+    return f"{plural(len(outcomes), 'comparison')} with a random draw{_of_one_seed(comparison)}: {said}"
+
+
+def _of_one_seed(comparison: Comparison) -> str:
+    return FOR_THIS_SEED if comparison.seeds == 1 else ""
 
 
 def answers(comparison: Comparison) -> list[Answer]:
@@ -73,7 +79,7 @@ def _findings(each: Evaluated) -> list[tuple[str, str]]:
     same = [line for line in each.compared if line.outcome == "always the same"]
     if same:
         found.append(("same", f"{_who(each, same)}. From that nothing follows: see what to distrust."))
-    for outcome in ("not graded", "too few"):
+    for outcome in MUTE:
         mute = [line for line in each.compared if line.outcome == outcome]
         if mute:
             found.append((outcome, f"{_who(each, mute)}."))

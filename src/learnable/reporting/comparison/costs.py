@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from learnable.comparing import RANDOM
 from learnable.reporting.comparison.facts import Comparison, Evaluated, Line
-from learnable.reporting.verdicts import probability
+from learnable.reporting.verdicts import MUTE, probability
 from learnable.reporting.wording import count, enumeration
 
 
@@ -56,7 +56,8 @@ def _gain(each: Evaluated, method: str, budget: int) -> str:
     if line is None or method == RANDOM:
         return "the baseline" if method == RANDOM else "not measured"
     if line.outcome in ("better", "worse"):
-        return f"{line.outcome} by {each.figure(abs(line.difference or 0))} (p {probability(line.p)})"
+        size = each.figure(abs(line.difference or 0))
+        return f"{line.outcome} by {size} (p {probability(line.p)}){line.of_one_seed}"
     return line.words
 
 
@@ -80,7 +81,7 @@ def _without_payback(comparison: Comparison) -> list[str]:
         for line in each.compared:
             seen.setdefault(line.method, set()).add(line.outcome)
     worse = [name for name, outcomes in seen.items() if "worse" in outcomes and "better" not in outcomes]
-    mute = [name for name, outcomes in seen.items() if outcomes <= {"not graded", "too few"}]
+    mute = [name for name, outcomes in seen.items() if outcomes <= set(MUTE)]
     rest = [
         name for name, outcomes in seen.items() if not outcomes & {"better", "worse"} and name not in mute
     ]

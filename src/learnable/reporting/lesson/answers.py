@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from learnable.comparing import FOR_THIS_SEED
 from learnable.reporting.lesson.facts import Evaluated, Lesson, Line, Theme, asked_words
-from learnable.reporting.verdicts import Outcome
+from learnable.reporting.verdicts import MUTE, Outcome
 from learnable.reporting.wording import enumeration, plural
-
-MUTE: tuple[Outcome, ...] = ("not graded", "too few")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +36,8 @@ def headline(lesson: Lesson) -> str:
     unseen = [each for each in lesson.evaluated if each.asked == "unseen"]
     asked = unseen or [each for each in lesson.evaluated if each.asked != "general"] or lesson.evaluated
     where = "in unseen wordings" if unseen else "without unseen wordings"
+    if lesson.seeds == 1:
+        where += FOR_THIS_SEED
     focus = lesson.focus
     if focus is None:
         lines = [line for each in asked for line in each.compared]
