@@ -182,6 +182,7 @@ ASH = [user("What colour is ash?"), answer("Grey.")]
 CASES: dict[str, Check] = {
     "F001": reads("data/alpaca_plus_context.jsonl", [user("Who came?\n\nAnn came at noon."), answer("Ann")]),
     "F002": refuses("data/dup_keys.jsonl", "the key output occurs twice"),
+    # Decided otherwise: tools are no longer refused, and functions are tools.
     "F003": reads(
         "data/functions_legacy.jsonl",
         [user("Weather in Rome?"), answer("I would need a city code.")],
@@ -254,6 +255,7 @@ CASES: dict[str, Check] = {
     "F062": refuses("data/pref_sharegpt_llamafactory.jsonl", "preference data", "--columns response=chosen"),
     "F062, as its hint says": reads("data/pref_sharegpt_llamafactory.jsonl", SNOW, columns="response=chosen"),
     "F063": reads("data/semicolon.csv", FRUIT),
+    # Decided otherwise: results of tools are no longer refused.
     "F064": reads(
         "data/sharegpt_function_response.jsonl",
         [user("Weather in Rome?"), answer("<tool_call>{}</tool_call>"), result("sun"), answer("Sunny.")],
