@@ -45,7 +45,8 @@ def test_files_that_were_taken_for_the_same_are_said_once(said):
 
 def test_control_characters_of_a_row_are_shown_and_long_texts_cut(said):
     shown = said([{"prompt": "\x1b[31mred\nblue", "response": "x" * 500}])[1]
-    assert "\\x1b[31mred\\nblue" in shown
+    assert shown.isprintable()
+    assert "[31mred" in shown
     assert len(shown) < 200
 
 
