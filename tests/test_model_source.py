@@ -11,7 +11,7 @@ import torch
 
 from learnable.errors import DiskError, ModelError
 from learnable.fingerprint import file_digest, fingerprint
-from learnable.model import LanguageModel, self_test, source
+from learnable.model import LanguageModel, cache, self_test, source
 from learnable.model.cache import cache_folder, recalled, remember
 from learnable.model.source import resolved_dtype
 from learnable.testing import tiny_model
@@ -224,13 +224,15 @@ def test_a_model_too_large_for_float32_is_not_tried_and_it_is_said(tiny, monkeyp
 def no_cache(tmp_path, monkeypatch):
     (tmp_path / "taken").touch()
     monkeypatch.setenv("LEARNABLE_CACHE", str(tmp_path / "taken" / "cache"))
+    monkeypatch.setattr(cache, "_not_written", {})
 
 
 def test_a_model_is_identified_without_a_cache_and_that_is_said_once(tiny, no_cache, monkeypatch, capsys):
     monkeypatch.setattr(source, "EDGE_BYTES", 8)
     before = source.identify(ref(tiny, dtype="float32"))
     assert source.identify(ref(tiny, dtype="float32")) == before
-    remember("tests", "key", {})
+    monkeypatch.setattr(source, "file_digest", lambda file: pytest.fail(f"{file} is read again"))
+    assert source._remembered_digest(tiny / "model.safetensors")
     (said,) = capsys.readouterr().err.splitlines()
     assert said.startswith("cannot write")
     assert "set LEARNABLE_CACHE" in said

@@ -17,7 +17,11 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    try:
+        here = os.getcwd()  # noqa: PTH109 (pathlib is not loaded yet)
+    except FileNotFoundError:  # it was removed
+        here = ""
     # Python puts the working folder first, where a file beside the data may have the name of a library.
-    if not sys.flags.safe_path and sys.path[:1] in ([""], [os.getcwd()]):  # noqa: PTH109 (pathlib is not loaded yet)
+    if not sys.flags.safe_path and sys.path[:1] in ([""], [here]):
         del sys.path[0]
     main()

@@ -20,7 +20,8 @@ import polars as pl
 
 from learnable.errors import DiskError
 
-FREE_SPACE = "free some space and run the same command again: what is finished is kept"
+FREE_SPACE = "free some space and run the same command again"
+HIGHER_LIMIT = "raise the limit, or choose a larger disk with -o, and run the same command again"
 ELSEWHERE = "choose another folder with -o"
 _FULL = {
     errno.ENOSPC: "the disk is full",
@@ -149,9 +150,19 @@ def disk_errors(path: Path, *, hint: str = ELSEWHERE) -> Iterator[None]:
 
 def _disk_error(path: Path, error: Exception, number: int | None, hint: str) -> DiskError:
     if number in _FULL:
-        return DiskError(f"cannot write {path}: {_FULL[number]}", hint=FREE_SPACE)
+        remedy = HIGHER_LIMIT if number == errno.EFBIG else FREE_SPACE
+        return DiskError(f"cannot write {path}: {_FULL[number]}", hint=f"{remedy}: what is finished is kept")
     said = getattr(error, "strerror", None) or error
     return DiskError(f"cannot write {path}: {said}", hint=hint)
+
+
+def system_error(error: OSError) -> DiskError:
+    """Return what to say about a file that could not be read or written, where nobody foresaw it."""
+    if error.errno in _FULL:
+        return _disk_error(Path(error.filename or "the output"), error, error.errno, "")
+    said = error.strerror or str(error)
+    hint = "take a shorter name" if error.errno == errno.ENAMETOOLONG else "--debug shows where"
+    return DiskError(f"cannot use {error.filename}: {said}" if error.filename else said, hint=hint)
 
 
 def write_frame(frame: pl.DataFrame, path: Path, *, hint: str = ELSEWHERE) -> None:

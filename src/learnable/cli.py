@@ -14,10 +14,12 @@ from typing import Annotated, Any
 from cyclopts import App, CycloptsError, Group, Parameter
 
 from learnable import __version__, printing, recipe, stopping, verbs
+from learnable.atomic import system_error
 from learnable.completing import Shell, complete, install
 from learnable.errors import LearnableError, UsageError, did_you_mean
 from learnable.listing import Details, Tables, listed
 from learnable.misuse import explained
+from learnable.names import check_text, no_text, working_folder
 from learnable.steps import Outcome
 from learnable.types import Budget
 from learnable.verbs.doctor import Diagnosis
@@ -196,12 +198,17 @@ def main() -> None:
     os.environ["PYTHONSAFEPATH"] = (
         "1"  # processes that begin here import nothing from the working folder either
     )
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # not every locale has all letters
+    code = DONE
     try:
         code = call(sys.argv[1:])
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader, such as `head`, has read enough
+    except OSError as error:
+        # Either the reader, such as `head`, has read enough, or the results go to a full disk.
+        if not isinstance(error, BrokenPipeError):
+            code = code or _fail(system_error(error), sys.argv)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = DONE
     if code > SIGNALLED:
         stopping.end(code)
     sys.exit(code)
@@ -219,11 +226,19 @@ def call(words: Sequence[str]) -> int:
             from learnable.training import join
 
             join()
+        for word in (*words, working_folder()):
+            check_text(word)
         code = app.meta(list(words), exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
         return _fail(explained(error, examples=EXAMPLES), words)
     except LearnableError as error:
         return _fail(error, words)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        return _fail(system_error(error), words)
+    except UnicodeEncodeError as error:
+        return _fail(no_text(error), words)
     except (KeyboardInterrupt, SystemExit) as stop:
         if isinstance(stop, SystemExit) and not stopping.asked():
             raise

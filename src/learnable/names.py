@@ -1,8 +1,12 @@
 """Names that become paths, wherever they come from: a recipe file, a record of a run, the rows."""
 
+import sys
 from pathlib import Path
 
 from learnable.errors import UsageError
+
+AROUND = 40
+"""Characters shown at either side of one that is no text."""
 
 
 def component(name: str, what: str) -> str:
@@ -21,3 +25,45 @@ def component(name: str, what: str) -> str:
             hint="take letters, digits, - and _",
         )
     return name
+
+
+def working_folder() -> str:
+    """Return where the command was started.
+
+    Raises:
+        UsageError: If that folder is gone.
+    """
+    try:
+        return str(Path.cwd())
+    except FileNotFoundError as error:
+        raise UsageError(
+            "the folder that you work in is not there any more", hint="cd to one that is"
+        ) from error
+
+
+def check_text(name: str) -> None:
+    """Refuse a name that is no text: records, tables and pages cannot hold it.
+
+    Args:
+        name: As the system gave it to Python, which keeps bytes that it cannot read as lone surrogates.
+
+    Raises:
+        UsageError: If it holds such bytes.
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise no_text(error) from error
+
+
+def no_text(error: UnicodeEncodeError) -> UsageError:
+    """Return what to say about a name that turned out to be no text."""
+    shown = error.object[max(0, error.start - AROUND) : error.end + AROUND]
+    if sys.getfilesystemencoding() == "utf-8":
+        return UsageError(
+            f"the name {shown!r} is not UTF-8", hint="rename that file or folder; `ls -b` shows its bytes"
+        )
+    return UsageError(
+        f"the name {shown!r} cannot be read here: this locale knows {sys.getfilesystemencoding()} only",
+        hint="say LC_ALL=C.UTF-8 or PYTHONUTF8=1 before the command",
+    )

@@ -11,7 +11,8 @@ from learnable.errors import DiskError
 from learnable.progress import say
 
 ELSEWHERE = "set LEARNABLE_CACHE to a folder that can be written"
-_told: set[Path] = set()
+_not_written: dict[Path, dict[str, Any]] = {}
+"""What this process found out and could not write."""
 
 
 def cache_folder() -> Path:
@@ -35,6 +36,8 @@ def recalled(kind: str, key: str) -> dict[str, Any] | None:
         kind: What it is about; names a folder of the cache.
         key: Fingerprint of what it depends on.
     """
+    if _place(kind, key) in _not_written:
+        return _not_written[_place(kind, key)]
     try:
         known = json.loads(_place(kind, key).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -43,13 +46,13 @@ def recalled(kind: str, key: str) -> dict[str, Any] | None:
 
 
 def remember(kind: str, key: str, found: Mapping[str, Any]) -> None:
-    """Keep what was found out; where the cache cannot be written, say so once and go on without."""
+    """Keep what was found out; where the cache cannot be written, say so once, and keep it for this process alone."""
     try:
         write_json(_place(kind, key), found)
     except DiskError as error:
-        if cache_folder() not in _told:
-            _told.add(cache_folder())
-            say(f"{error.message}: what is found out about models is found out again each time; {ELSEWHERE}")
+        if not _not_written:
+            say(f"{error.message}: each command finds out about its models anew; {ELSEWHERE}")
+        _not_written[_place(kind, key)] = dict(found)
 
 
 def _place(kind: str, key: str) -> Path:
