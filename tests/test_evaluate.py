@@ -115,7 +115,7 @@ def test_several_evaluations_stand_in_one_table(evaluate, place):
 
 def test_what_is_stored_is_not_measured_twice(evaluate, monkeypatch):
     evaluate()
-    monkeypatch.setattr(LanguageModel, "nll", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(LanguageModel, "begin", lambda *_: pytest.fail("measured again"))
     assert evaluate(output="again").ran
 
 

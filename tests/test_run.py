@@ -50,11 +50,13 @@ def measured(monkeypatch):
     """Count the examples that went through a model; those that a report spells out are not measured."""
     counted = []
     monkeypatch.setattr(sys.modules["learnable.verbs.report"], "TOKEN_EXAMPLES", 0)
-    for name in ("nll", "token_nll"):
-        compute = getattr(LanguageModel, name)
-        monkeypatch.setattr(
-            LanguageModel, name, lambda self, batch, c=compute: counted.extend(batch) or c(self, batch)
-        )
+    begin = LanguageModel.begin
+
+    def counting(self, launch, batch):
+        counted.extend(batch)
+        return begin(self, launch, batch)
+
+    monkeypatch.setattr(LanguageModel, "begin", counting)
     return counted
 
 
@@ -107,16 +109,16 @@ def test_scores_of_a_killed_run_cost_what_those_of_an_unbroken_one_do(lobass, mo
     usual = ("loading.batch_tokens=200", "score.scorers=[loss]", "select.by=loss")
     unbroken = lobass(*usual)["scores"].cost
     shutil.rmtree(tmp_path / "runs")
-    nll, batches = LanguageModel.nll, []
+    begin, batches = LanguageModel.begin, []
 
-    def killed(self, batch):
+    def killed(self, launch, batch):
         batches.append(batch)
         if len(batches) == 3:
             raise KeyboardInterrupt
-        return nll(self, batch)
+        return begin(self, launch, batch)
 
     with monkeypatch.context() as patched:
-        patched.setattr(LanguageModel, "nll", killed)
+        patched.setattr(LanguageModel, "begin", killed)
         with pytest.raises(KeyboardInterrupt):
             lobass(*usual)
     resumed = lobass(*usual)["scores"].cost
@@ -369,18 +371,18 @@ def test_the_report_says_what_was_chosen(lobass):
 def test_a_run_that_breaks_while_measuring_goes_on_there(lobass, measured, monkeypatch):
     monkeypatch.setattr(measure, "STORE_EVERY_S", 0.0)
     monkeypatch.setattr(LanguageModel, "batch_tokens", 100)
-    whole = LanguageModel.token_nll
+    whole = LanguageModel.begin
 
-    def breaking(self, batch):
+    def breaking(self, launch, batch):
         if len(measured) > ROWS // 2:
             raise KeyboardInterrupt
-        return whole(self, batch)
+        return whole(self, launch, batch)
 
-    monkeypatch.setattr(LanguageModel, "token_nll", breaking)
+    monkeypatch.setattr(LanguageModel, "begin", breaking)
     with pytest.raises(KeyboardInterrupt):
         lobass()
     before = len(measured)
-    monkeypatch.setattr(LanguageModel, "token_nll", whole)
+    monkeypatch.setattr(LanguageModel, "begin", whole)
     lobass()
     assert len(measured) == 2 * ROWS
     assert before > ROWS // 2

@@ -88,7 +88,7 @@ class LanguageModel(TextGenerator):
         ahead = AHEAD.get(self.network.device.type, 0)
         begun: deque[tuple[int, Awaited]] = deque()
         for number, batch in enumerate(batches):
-            begun.append((number, self._begun(launch, batch)))
+            begun.append((number, self.begin(launch, batch)))
             if len(begun) > ahead:
                 done, values = begun.popleft()
                 yield done, values()
@@ -97,18 +97,18 @@ class LanguageModel(TextGenerator):
 
     def nll(self, rendered: Sequence[Rendered]) -> NDArray[np.float64]:
         """Return the summed nll of the response tokens in nats, (n,)."""
-        return np.asarray(self._begun(batch_nll, rendered)(), dtype=np.float64)
+        return np.asarray(self.begin(batch_nll, rendered)(), dtype=np.float64)
 
     def token_nll(self, rendered: Sequence[Rendered]) -> list[NDArray[np.float32]]:
         """Return the nll of each response token in nats, n arrays."""
-        return list(self._begun(batch_token_nll, rendered)())
+        return list(self.begin(batch_token_nll, rendered)())
 
     def embed(self, rendered: Sequence[Rendered]) -> NDArray[np.float32]:
         """Return one vector for each example, (n, d)."""
-        return np.stack(list(self._begun(batch_embeddings, rendered)()))
+        return np.stack(list(self.begin(batch_embeddings, rendered)()))
 
-    def _begun(self, launch: Launch, rendered: Sequence[Rendered]) -> Awaited:
-        """Begin a batch, whose rows are computed together as far as they may be."""
+    def begin(self, launch: Launch, rendered: Sequence[Rendered]) -> Awaited:
+        """Begin a batch, whose rows are computed together as far as they may be, and return what waits for its values."""
         groups = list(self._batching.groups(rendered))
         parts = [self._group_begun(launch, [rendered[position] for position in group]) for group in groups]
 
