@@ -46,9 +46,9 @@ class Counting(LanguageModel):
         super().__init__(ref)
         self.passes, self.stop_after = 0, math.inf
 
-    def nll(self, rendered):
+    def begin(self, launch, rendered):
         self._count(len(rendered))
-        return super().nll(rendered)
+        return super().begin(launch, rendered)
 
     def completions(self, conversations, **options):
         for positions, texts in super().completions(conversations, **options):

@@ -124,10 +124,12 @@ def test_allowed_code_runs_but_not_in_a_dry_run(here, tiny, capsys):
     assert ran(here) == ["called", "imported"]
 
 
-def test_a_dry_run_of_a_recipe_whose_every_step_has_code_ends_well(here, capsys):
+def test_a_dry_run_of_a_recipe_whose_every_step_has_code_ends_well(here, tiny, capsys):
     steps = {}
     for verb in VERBS:
         step = {"verb": verb, **texts_of(verb)[0]}
+        if "model" in step:
+            step["model"] = str(tiny)
         if "loading" in inspect.signature(VERBS[verb]).parameters:
             step["loading"] = {"trust_remote_code": True}
         steps[verb] = step

@@ -338,7 +338,7 @@ def unrecorded(tune, tmp_path, monkeypatch):
 def test_a_run_that_was_killed_before_its_record_trains_nothing_again(tune, unrecorded, monkeypatch):
     monkeypatch.setattr("learnable.training.sft._fine_tune", die)
     outcome = tune()
-    assert outcome.cost.tokens == 0
+    assert outcome.cost.tokens > 0  # of the attempt that was killed
     assert (unrecorded / "step.json").is_file()
 
 
