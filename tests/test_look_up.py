@@ -49,6 +49,7 @@ def test_a_command_looks_models_up_first(command, tiny, tmp_path, monkeypatch):
         ("lobass", [f"data={ROWS}", "model=TINY", f"reference.model={NONE}"]),
         ("compare", [f"data={ROWS}", f"model={NONE}"]),
         ("delia", [f"task={ROWS}", f"model={NONE}"]),
+        ("delia", [f"task={ROWS}", "model=TINY", f"generator=vllm:{NONE}"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else value,
 )

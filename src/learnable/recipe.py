@@ -361,9 +361,10 @@ def _look_up_models(recipe: Recipe, checked: Iterable[Mapping[str, Any]]) -> Non
     """Notice a wrong name of a model in any step before the first one reads rows; what a step makes is not looked up."""
     for step, arguments in zip(recipe.steps.values(), checked, strict=True):
         loading = arguments.get("loading") or Loading()
-        given = arguments.get("reference")
+        given, generator = arguments.get("reference"), str(arguments.get("generator") or "")
         named = {
             "model": (arguments.get("model"), False),
+            "generator": (generator.removeprefix("vllm:") if generator.startswith("vllm:") else None, False),
             "adapter": (arguments.get("adapter"), True),
             "reference": (given.model if isinstance(given, Reference) else given, True),
         }
