@@ -141,3 +141,16 @@ def test_an_output_where_nothing_can_be_written_is_one_error(here, fails):
     assert code == 1
     assert "cannot write file/pool" in error
     assert "-o" in hint
+
+
+def test_libraries_say_nothing_unless_asked_to(here):
+    """The configuration of this model makes transformers speak, and full checkpoints make it draw bars."""
+    model = Path(__file__).parent / "cases" / "models" / "arch_phi3_longrope"
+    words = ("train", "good.jsonl", "--model", str(model), "--dtype", "float32", "--rank", "2", "-o")
+    done = learnable(*words, "quiet")
+    assert done.returncode == 0, done.stderr
+    said = [line for line in done.stderr.splitlines() if not line.startswith(("good.jsonl: ", "  example: "))]
+    assert [line.partition(":")[0] for line in said if line != "train: starting"] == [
+        "training the reference (lora)"
+    ]
+    assert "transformers" in learnable(*words, "debug", "--debug").stderr

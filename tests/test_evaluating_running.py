@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from learnable import measure
+from learnable import measure, progress
 from learnable.errors import DataError, UsageError
 from learnable.evaluating import Completion, build_evaluator, completions, evaluate, judged, parse, running
 from learnable.evaluating.heldout import Heldout
@@ -335,6 +335,18 @@ def test_lm_eval_runs_a_local_task(model, store, task):
             losses.append(model.nll([one])[0])
         expected.append(float(losses[0] < losses[1]))
     assert frame["value"].to_list() == expected
+
+
+def test_lm_eval_shows_our_bar_and_none_of_its_own(model, store, task, capfd, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)  # lm-eval asks git about it
+    monkeypatch.setattr(progress, "pauses", lambda: iter([0.0, 60.0]))
+    evaluator = build_evaluator(parse(f"lm_eval:{task}"))
+    examples = evaluator.read(str(task))
+    capfd.readouterr()  # rows are read with a bar of datasets, which the command line switches off
+    evaluate(model, evaluator, examples, store=store, label="toy")
+    lines = [line for line in capfd.readouterr().err.splitlines() if "train split" not in line]
+    assert all(line.startswith(f"lm_eval:{task}: ") and " of 6 requests" in line for line in lines), lines
+    assert lines
 
 
 def test_lm_eval_draws_by_hash_and_names_its_metrics(model, store, task):

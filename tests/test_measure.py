@@ -582,3 +582,14 @@ def test_parts_of_one_example_each_are_read_together(store):
         )
     frame = pl.DataFrame({"id": ["a", "b"], "response_tokens": [2, 3]})
     assert listed(key, frame, store=store).list.len().to_list() == [2, 3]
+
+
+@pytest.mark.parametrize(("peak", "said"), [(1e9, "50% of the peak"), (0.25e9, None)])
+def test_no_pass_is_said_to_be_faster_than_the_peak(capsys, peak, said):
+    model = FakeModel()
+    model.peak_operations_per_s = peak
+    work = Work(tokens=100, computed=100, operations=1e10, seconds=20.0)
+    measure._say_speed(model, work, "base loss")
+    line = capsys.readouterr().err
+    assert "5 tokens/s" in line
+    assert said in line if said else "peak" not in line

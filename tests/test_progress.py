@@ -1,6 +1,10 @@
-"""Progress: one line in a terminal however narrow, and few lines in a log however long the work."""
+"""Progress: one line in a terminal however narrow, few lines in a log however long the work, and no step without a word."""
 
 import io
+import subprocess
+import sys
+import time
+from itertools import islice
 
 import pytest
 from rich.console import Console
@@ -9,50 +13,119 @@ from rich.progress import Progress
 from learnable import progress
 
 
-@pytest.mark.parametrize("width", [20, 40, 59, 60, 80, 200])
-def test_a_bar_is_one_line_of_a_terminal(width):
+@pytest.fixture
+def clock(monkeypatch):
+    """Stand for the clock, which a test moves by hand."""
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    return now
+
+
+def drawn(work, width):
+    """Return the line of a terminal of so many columns that shows a piece of work."""
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, color_system=None, width=width)
     bars = Progress(*progress._columns(width), console=console, expand=True, auto_refresh=False)
-    bars.add_task("reference loss, part 2 of 2", total=1_000_000, completed=370_000, rate="123,456 tokens/s")
+    work.shown(bars)
     console.print(bars.get_renderable())
     (line,) = screen.getvalue().splitlines()
+    return line
+
+
+def work(total=1_000_000, done=0, label="reference loss, part 2 of 2"):
+    return progress._Live(label, total, done, "tokens")
+
+
+def advance(piece, amount):
+    progress._Work.advance(piece, amount)
+
+
+@pytest.mark.parametrize("width", [20, 40, 59, 60, 80, 200])
+def test_a_bar_is_one_line_of_a_terminal(width, clock):
+    piece = work()
+    clock[0] += 3
+    advance(piece, 370_000)
+    line = drawn(piece, width)
     assert len(line) <= width
     assert "37%" in line
-    assert "-:--:--" in line
+    assert "0:00:05" in line
 
 
-def test_a_wide_terminal_shows_the_whole_label_and_the_rate():
-    screen = io.StringIO()
-    console = Console(file=screen, force_terminal=True, color_system=None, width=80)
-    bars = Progress(*progress._columns(80), console=console, expand=True, auto_refresh=False)
-    bars.add_task("reference loss, part 2 of 2", total=100, rate="123,456 tokens/s")
-    console.print(bars.get_renderable())
-    assert "reference loss, part 2 of 2 " in screen.getvalue()
-    assert "123,456 tokens/s" in screen.getvalue()
+def test_a_wide_terminal_shows_the_whole_label_and_the_rate(clock):
+    piece = work()
+    clock[0] += 3
+    advance(piece, 370_368)
+    assert "reference loss, part 2 of 2 " in drawn(piece, 80)
+    assert "123,456 tokens/s" in drawn(piece, 80)
 
 
-def test_a_day_of_work_leaves_a_short_log(monkeypatch, capsys):
-    clock = [0.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+def test_the_time_left_is_not_known_before_the_first_step(clock):
+    assert "-:--:--" in drawn(work(), 80)
+
+
+def test_between_slow_steps_the_rate_is_remembered_and_the_time_left_goes_down(clock):
+    piece = work()
+    clock[0] += 600
+    advance(piece, 590_000)
+    clock[0] += 300
+    line = drawn(piece, 80)
+    assert "59%" in line
+    assert "983 tokens/s" in line
+    assert "0:01:57" in line  # of 6:57
+
+
+def test_what_an_earlier_run_did_counts_as_done_and_not_as_speed(clock):
+    piece = work(done=900_000)
+    clock[0] += 10
+    advance(piece, 10_000)
+    assert "91%" in drawn(piece, 80)
+    assert "1,000 tokens/s" in drawn(piece, 80)
+    assert str(piece).endswith("910,000 of 1,000,000 tokens, 1,000 tokens/s, 90 s left")
+
+
+def test_a_day_of_work_leaves_a_short_log():
+    lines, elapsed = 0, 0.0
+    for pause in progress.pauses():
+        elapsed += pause
+        if elapsed > 86_400:
+            break
+        lines += 1
+    assert 100 < lines < 400
+    first, *next_ones = islice(progress.pauses(), 10)
+    assert first <= 2
+    assert set(next_ones) == {15.0}
+
+
+def test_a_log_tells_of_a_step_that_takes_long_and_how_often_it_will_tell(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "pauses", lambda: iter([0.1, 0.1, 60.0]))
     with progress.bar("base loss", 86_400) as bar:
-        for _ in range(86_400):
-            clock[0] += 1
-            bar.advance(1)
-    lines = capsys.readouterr().err.splitlines()
-    assert 100 < len(lines) < 400
-    assert lines[0] == "base loss: 15 of 86,400 tokens, 1 tokens/s, 86,385 s left"
+        time.sleep(0.15)
+        bar.advance(86_000)
+        time.sleep(0.15)
+    before, after = capsys.readouterr().err.splitlines()
+    assert before == "base loss: 0 of 86,400 tokens; a line every 15 s, then every 5 min"
+    assert after.startswith("base loss: 86,000 of 86,400 tokens, ")
+    assert after.endswith(" s left")
 
 
-def test_short_work_leaves_no_line_in_a_log(capsys):
+@pytest.mark.parametrize("how", ["no terminal", "no cursor"])
+def test_short_work_leaves_no_line_in_a_log(monkeypatch, capsys, how):
+    if how == "no cursor":
+        monkeypatch.setenv("TERM", "dumb")
+        monkeypatch.setenv("FORCE_COLOR", "1")
     with progress.bar("base loss", 10) as bar:
         bar.advance(10)
     assert capsys.readouterr().err == ""
 
 
-def test_a_terminal_that_cannot_move_its_cursor_gets_lines(monkeypatch, capsys):
-    monkeypatch.setenv("TERM", "dumb")
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    with progress.bar("base loss", 10) as bar:
-        bar.advance(10)
-    assert capsys.readouterr().err == ""
+SILENT = "from learnable import progress; import time; progress.say_if_silent('at work'); {}; time.sleep(2)"
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "said"),
+    [("pass", "at work\n"), ("progress.say('this')", "this\n"), ("raise SystemExit", "")],
+    ids=["nothing", "something", "it ends"],
+)
+def test_a_command_that_says_nothing_says_within_two_seconds_that_it_is_at_work(meanwhile, said):
+    code = SILENT.format(meanwhile)
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr == said

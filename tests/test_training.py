@@ -393,6 +393,14 @@ class TestLengthGroupedBatches:
     def test_every_example_comes_once(self):
         assert sorted(i for batch in self.batches() for i in batch) == list(range(203))
 
+    @pytest.mark.parametrize("steps", [0, 1, 7, 26, 30, 52])
+    def test_the_tokens_of_the_first_steps_are_those_of_their_batches(self, steps):
+        sampler = LengthGroupedBatches(self.lengths, batch_size=8, seed=3)
+        batches = [*self.batches(0), *self.batches(1)][:steps]
+        expected = sum(self.lengths[i] for batch in batches for i in batch)
+        assert sampler.tokens(steps) == expected
+        assert list(sampler) == self.batches(0)
+
     def test_batches_need_little_padding(self):
         padded = sum(len(batch) * max(self.lengths[i] for i in batch) for batch in self.batches())
         assert padded < 1.15 * sum(self.lengths)

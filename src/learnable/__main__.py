@@ -10,6 +10,11 @@ def main() -> None:
 
     stopping.listen()
     try:
+        from learnable.progress import say_if_silent
+
+        command = sys.argv[1] if len(sys.argv) > 1 else "-"
+        if not command.startswith("-") and command != "list" and not {"-h", "--help"} & {*sys.argv}:
+            say_if_silent(f"{command}: starting")
         from learnable.cli import main as run
     except KeyboardInterrupt:
         stopping.end(stopping.told())

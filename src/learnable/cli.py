@@ -26,6 +26,13 @@ from learnable.verbs.doctor import Diagnosis
 from learnable.verbs.explore import Page
 from learnable.visible import visible
 
+QUIET = {
+    "TRANSFORMERS_VERBOSITY": "error",
+    "DATASETS_VERBOSITY": "error",
+    "HF_HUB_VERBOSITY": "error",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "PYTHONWARNINGS": "ignore",
+}
 DONE, FAILED, MISUSED, SIGNALLED = 0, 1, 2, 128
 
 HELP = """
@@ -198,6 +205,8 @@ def main() -> None:
     os.environ["PYTHONSAFEPATH"] = (
         "1"  # processes that begin here import nothing from the working folder either
     )
+    if "--debug" not in sys.argv:
+        _keep_libraries_quiet()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # not every locale has all letters
     code = DONE
@@ -212,6 +221,16 @@ def main() -> None:
     if code > SIGNALLED:
         stopping.end(code)
     sys.exit(code)
+
+
+def _keep_libraries_quiet() -> None:
+    """Have libraries show no warnings, notices and bars, here and in processes that begin here, unless asked otherwise."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)  # read when they are imported
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # of downloads
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
 
 
 def call(words: Sequence[str]) -> int:

@@ -248,8 +248,10 @@ def _say_speed(model: Model, work: Work, label: str) -> None:
     ]
     if shared := work.tokens - work.computed:
         parts.append(f"{shared / work.tokens:.1%} of the tokens shared and computed once")
-    if peak := model.peak_operations_per_s:
-        parts.append(f"{work.operations / work.seconds / peak:.0%} of the peak of matrix products")
+    peak = model.peak_operations_per_s
+    # Timed while something else was at work here, the peak is none.
+    if peak and (share := work.operations / work.seconds / peak) <= 1:
+        parts.append(f"{share:.0%} of the peak of matrix products")
     say(f"{label}: {', '.join(parts)}")
 
 

@@ -1,6 +1,7 @@
 """Progress of long work on standard error: a live bar in a terminal, a plain line now and then elsewhere."""
 
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,63 +9,151 @@ from functools import cache
 from typing import Any, Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
 from rich.table import Column
+from rich.text import Text
 
 from learnable.visible import visible
 
-LINE_EVERY_S, LINE_AT_MOST_EVERY_S = 15.0, 300.0
+STARTING_S = 1.0
+"""Time after which a command that has said nothing yet says that it is at work."""
+FIRST_LINE_S, LINE_EVERY_S, LINE_AT_MOST_EVERY_S = 2.0, 15.0, 300.0
 WIDE = 60
 """Columns of a terminal that hold the whole bar; a narrower one shows what is done and the time left."""
+_heard = threading.Event()
+"""Set once anything was said."""
 
 
 class Bar(Protocol):
-    """Counts tokens done."""
+    """Counts what is done."""
 
-    def advance(self, tokens: int) -> None:
+    def advance(self, amount: int) -> None:
         """Add work done."""
 
 
-class _Live:
-    def __init__(self, progress: Progress, task: TaskID) -> None:
-        self._progress, self._task, self._start, self._done = progress, task, time.monotonic(), 0
+class _Work:
+    """A piece of work: how much of it is done, and how fast. Between slow steps it goes on at the speed of those before.
 
-    def advance(self, tokens: int) -> None:
-        self._done += tokens
-        rate = self._done / max(time.monotonic() - self._start, 1e-9)
-        self._progress.update(self._task, advance=tokens, rate=f"{rate:,.0f} tokens/s")
+    Args:
+        label: What it is.
+        total: All of it.
+        done: What an earlier run did.
+        unit: What is counted.
+    """
+
+    def __init__(self, label: str, total: int, done: int, unit: str) -> None:
+        self.label, self.total, self.done, self.unit = label, total, done, unit
+        self._before, self._start = done, time.monotonic()
+        self._last = self._start
+
+    def advance(self, amount: int) -> None:
+        """Add work done."""
+        self.done += amount
+        self._last = time.monotonic()
+
+    @property
+    def rate(self) -> float:
+        """How much was done each second of this run up to the end of the last step; 0 before the first."""
+        seconds = self._last - self._start
+        return (self.done - self._before) / seconds if seconds > 0 else 0.0
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds left; None before the first step has told the rate."""
+        if not self.rate:
+            return None
+        return max(self.total - self.done, 0) / self.rate - (time.monotonic() - self._last)
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds of this run."""
+        return time.monotonic() - self._start
+
+    def __str__(self) -> str:
+        line = f"{self.label}: {self.done:,} of {self.total:,} {self.unit}"
+        if self.left_s is None:
+            return line
+        return f"{line}, {self.rate:,.0f} {self.unit}/s, {max(self.left_s, 0):,.0f} s left"
 
 
-class _Lines:
-    """Writes a line every 15 s at first; the longer it takes the rarer, so that a log of a day stays short."""
+class _Live(_Work):
+    """Shows the work as a bar that is drawn anew all the time."""
 
-    def __init__(self, label: str, total_tokens: int) -> None:
-        self._label, self._total = label, total_tokens
-        self._start = self._last = time.monotonic()
-        self._done = 0
+    def shown(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task: TaskID = progress.add_task(self.label, total=self.total, completed=self.done, work=self)
 
-    def advance(self, tokens: int) -> None:
-        self._done += tokens
-        now = time.monotonic()
-        if now - self._last >= min(max(LINE_EVERY_S, (now - self._start) / 10), LINE_AT_MOST_EVERY_S):
-            self._last = now
-            rate = self._done / (now - self._start)
-            left_s = max(self._total - self._done, 0) / rate
-            say(
-                f"{self._label}: {self._done:,} of {self._total:,} tokens, "
-                f"{rate:,.0f} tokens/s, {left_s:,.0f} s left"
-            )
+    def advance(self, amount: int) -> None:
+        super().advance(amount)
+        self._progress.update(self._task, advance=amount)
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        work: _Work = task.fields["work"]
+        return Text(f"{work.rate:,.0f} {work.unit}/s" if work.rate else "")
+
+
+class _Left(ProgressColumn):
+    """The time left, and at the end the time it took."""
+
+    def render(self, task: Task) -> Text:
+        work: _Work = task.fields["work"]
+        seconds = work.elapsed_s if task.finished else work.left_s
+        return Text(_clock(seconds))
+
+
+def _clock(seconds: float | None) -> str:
+    if seconds is None:
+        return "-:--:--"
+    minutes, rest = divmod(max(round(seconds), 0), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
+
+
+def pauses() -> Iterator[float]:
+    """Yield seconds between lines: soon, every 15 s at first, and the longer it takes the rarer: a log stays short."""
+    yield FIRST_LINE_S
+    elapsed = FIRST_LINE_S
+    while True:
+        pause = min(max(LINE_EVERY_S, elapsed / 10), LINE_AT_MOST_EVERY_S)
+        elapsed += pause
+        yield pause
+
+
+def _write_lines(work: _Work, over: threading.Event) -> None:
+    how_often = f"; a line every {LINE_EVERY_S:.0f} s, then every {LINE_AT_MOST_EVERY_S / 60:.0f} min"
+    for number, pause in enumerate(pauses()):
+        if over.wait(pause):
+            return
+        say(f"{work}{'' if number else how_often}")
 
 
 @contextmanager
-def bar(label: str, total_tokens: int) -> Iterator[Bar]:
-    """Show how far a piece of work of ``total_tokens`` is, with tokens/s and the time left."""
+def bar(label: str, total: int, *, done: int = 0, unit: str = "tokens") -> Iterator[Bar]:
+    """Show how far a piece of work is, with its speed and the time left.
+
+    Args:
+        label: What it is.
+        total: All of it.
+        done: What an earlier run did of it.
+        unit: What is counted.
+    """
     console = Console(stderr=True)
-    if not console.is_interactive:
-        yield _Lines(label, total_tokens)
+    if console.is_interactive:
+        live = _Live(label, total, done, unit)
+        _heard.set()
+        with Progress(*_columns(console.width), console=console, expand=True) as progress:
+            live.shown(progress)
+            yield live
         return
-    with Progress(*_columns(console.width), console=console, expand=True) as progress:
-        yield _Live(progress, progress.add_task(label, total=total_tokens, rate=""))
+    work, over = _Work(label, total, done, unit), threading.Event()
+    lines = threading.Thread(target=_write_lines, args=(work, over), daemon=True)
+    lines.start()
+    try:
+        yield work
+    finally:
+        over.set()
+        lines.join()
 
 
 def _columns(width: int) -> tuple[ProgressColumn, ...]:
@@ -73,11 +162,11 @@ def _columns(width: int) -> tuple[ProgressColumn, ...]:
     room: dict[str, Any] = {"max_width": width // 2 - 8} if wide else {"ratio": 1}
     label = TextColumn("{task.description}", table_column=_column(overflow="ellipsis", **room))
     done = TextColumn("{task.percentage:>3.0f}%", table_column=_column(min_width=4))
-    left = TimeRemainingColumn(elapsed_when_finished=True, table_column=_column(min_width=7))
+    left = _Left(table_column=_column(min_width=7))
     if not wide:
         return label, done, left
     line = BarColumn(bar_width=None, table_column=_column(ratio=1))
-    return label, line, done, TextColumn("{task.fields[rate]}", table_column=_column()), left
+    return label, line, done, _Rate(table_column=_column()), left
 
 
 def _column(**options: Any) -> Column:
@@ -86,6 +175,7 @@ def _column(**options: Any) -> Column:
 
 def say(text: str) -> None:
     """Write one line of log to standard error; what of a row stands in it is made visible."""
+    _heard.set()
     sys.stderr.write(visible(text) + "\n")
     sys.stderr.flush()
 
@@ -94,3 +184,13 @@ def say(text: str) -> None:
 def say_once(text: str) -> None:
     """Write a line to standard error the first time that it comes up."""
     say(text)
+
+
+def say_if_silent(text: str) -> None:
+    """Write a line to standard error soon, unless something else is said, or the process ends, before that."""
+
+    def wait() -> None:
+        if not _heard.wait(STARTING_S):
+            say(text)
+
+    threading.Thread(target=wait, daemon=True).start()

@@ -2,8 +2,8 @@
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,6 +15,7 @@ from learnable.evaluating.kinds import GRADES, Kind
 from learnable.evaluating.reading import distinct, drawn
 from learnable.fingerprint import fingerprint
 from learnable.packages import needed
+from learnable.progress import bar
 from learnable.types import Example, Message
 
 TOKENS_PER_REQUEST = 256
@@ -82,18 +83,18 @@ class LMEval:
         evaluator = needed("lm_eval.evaluator", by="lm_eval")
         size = max(1, batch_tokens // TOKENS_PER_REQUEST)
         try:
-            with _quiet():
+            with _quiet(), _our_bars(f"lm_eval:{path}"):
                 harness = models.HFLM(pretrained=network, tokenizer=tokenizer, batch_size=size)
-            results = evaluator.simple_evaluate(
-                model=harness,
-                tasks=[tasks[name] for name in wanted],
-                task_manager=manager,
-                num_fewshot=self.fewshot,
-                samples={name: sorted(items) for name, items in wanted.items()},
-                apply_chat_template=self.chat,
-                log_samples=True,
-                bootstrap_iters=0,
-            )
+                results = evaluator.simple_evaluate(
+                    model=harness,
+                    tasks=[tasks[name] for name in wanted],
+                    task_manager=manager,
+                    num_fewshot=self.fewshot,
+                    samples={name: sorted(items) for name, items in wanted.items()},
+                    apply_chat_template=self.chat,
+                    log_samples=True,
+                    bootstrap_iters=0,
+                )
         except Exception as error:  # tasks are outside code
             raise DataError(f"lm-eval cannot run {path}: {error}") from error
         rows = [
@@ -191,3 +192,46 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
+
+
+class _Requests:
+    """Stands in for lm-eval's bars: shows its requests to the model in a bar of ours, and what is quick in none."""
+
+    def __init__(self, items: Iterable[Any] | None = None, *, label: str, total: int = 0, **_: Any) -> None:
+        self._items, self._open = items or (), ExitStack()
+        counted = items is None and total
+        self._bar = self._open.enter_context(bar(label, total, unit="requests")) if counted else None
+        self.close = self._open.close
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._items)
+
+    def update(self, requests: int = 1) -> None:
+        if self._bar is not None:
+            self._bar.advance(requests)
+
+
+@contextmanager
+def _our_bars(label: str) -> Iterator[None]:
+    """Show our bars instead of lm-eval's, and keep it from asking git about the working folder."""
+    modules = [
+        needed(f"lm_eval.{name}", by="lm_eval") for name in ("models.huggingface", "api.model", "api.task")
+    ]
+    evaluator = needed("lm_eval.evaluator", by="lm_eval")
+    opened: list[_Requests] = []
+
+    def requests(*items: Any, **settings: Any) -> _Requests:
+        opened.append(_Requests(*items, label=label, **settings))
+        return opened[-1]
+
+    with ExitStack() as patched:
+        for module in modules:
+            patched.callback(setattr, module, "tqdm", module.tqdm)
+            module.tqdm = requests
+        patched.callback(setattr, evaluator, "get_git_commit_hash", evaluator.get_git_commit_hash)
+        evaluator.get_git_commit_hash = lambda: None
+        try:
+            yield
+        finally:
+            for each in opened:
+                each.close()

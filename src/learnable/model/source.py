@@ -32,6 +32,7 @@ _BATCHED_WRONG = (
 """Architectures whose rows could see each other, or be counted from the beginning of the batch."""
 
 _HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
+WORTH_SAYING_BYTES = 2 << 30
 POINTER_BYTES = 1 << 10
 """A git-lfs pointer is smaller than this."""
 
@@ -308,6 +309,7 @@ def _from_hub(ref: ModelRef, *, weights: bool) -> Path:
             wanted.append(
                 _WEIGHTS[0] if any(name.endswith(".safetensors") for name in names) else _WEIGHTS[1]
             )
+            say(f"fetching {ref.name} from the model hub")
         return Path(snapshot_download(ref.name, revision=ref.revision, allow_patterns=wanted))
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         raise _not_got(ref, str(error).splitlines()[0]) from error
@@ -395,6 +397,8 @@ def _remembered_digest(file: Path) -> str:
     key = fingerprint(stamp)
     if known := recalled("digests", key):
         return str(known["digest"])
+    if stat.st_size > WORTH_SAYING_BYTES:
+        say(f"reading {file.name} once, for its digest: {stat.st_size / 1e9:.1f} GB")
     digest = file_digest(resolved)
     remember("digests", key, {"digest": digest})
     return digest

@@ -1,7 +1,8 @@
 """Which examples a training step takes: batches of about one length, shuffled, and the pieces that are computed at once."""
 
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from copy import copy
+from itertools import islice, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -60,6 +61,14 @@ class LengthGroupedBatches(torch.utils.data.Sampler[list[int]]):
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of another epoch."""
         self._epoch = epoch
+
+    def tokens(self, steps: int) -> int:
+        """Return how many tokens the first steps of a training take."""
+        epochs, rest = divmod(steps, len(self))
+        begun = copy(self)
+        begun.set_epoch(epochs)
+        taken = [position for batch in islice(begun, rest) for position in batch]
+        return int(epochs * self._lengths.sum() + self._lengths[taken].sum())
 
     def __len__(self) -> int:
         return len(self._borders) - 1

@@ -177,8 +177,10 @@ def _trained(job: _Job) -> Trained:
     spent_before = float((last / COMPLETE).read_text(encoding="ascii") or 0) if last else 0.0
     trainer = _trainer(job, last, started=started - spent_before)
     tokens = round(sum(len(example.ids) for example in job.rendered) * job.tuning.epochs)
+    done = trainer.batches.planned.tokens(int(last.name.split("-")[1])) if last else 0
     with (
-        bar(job.label, tokens) if devices.is_main() else nullcontext() as trainer.progress,
+        bar(job.label, tokens, done=done) if devices.is_main() else nullcontext() as trainer.progress,
+        quiet(),
         without_dropout(trainer.model),
     ):
         outcome = trainer.train(resume_from_checkpoint=str(last) if last else None)
