@@ -151,6 +151,10 @@ def attention(
     unknown = [name for name, wanted in others.items() if name in UNSUPPORTED and wanted is not None]
     if followed is None or attention_mask is not None or unknown:
         raise NotImplementedError(f"attention with {', '.join(unknown) or 'a mask'}")
+    if query.shape[2] != followed.layout.ids.shape[1]:
+        raise ValueError(
+            f"{query.shape[2]} tokens attend where a layout of {followed.layout.ids.shape[1]} is followed"
+        )
     scores = Scores(
         scale=scaling if scaling is not None else query.shape[-1] ** -0.5,
         window=sliding_window or None,

@@ -238,7 +238,7 @@ def flex(
         query,
         key,
         value,
-        score_mod=_capped(softcap) if softcap is not None else None,
+        score_mod=_capped(softcap, query.device) if softcap is not None else None,
         block_mask=mask.seen_within(window),
         scale=scale,
         enable_gqa=key.shape[1] != query.shape[1],
@@ -252,8 +252,11 @@ def flex(
 
 
 @cache
-def _capped(softcap: float) -> Callable[..., torch.Tensor]:
+def _capped(softcap: float, device: torch.device) -> Callable[..., torch.Tensor]:
+    # A number would be compiled as one that may change, and then no gradient can be taken.
+    cap = torch.tensor(softcap, device=device)
+
     def capped(score: torch.Tensor, *_: Any) -> torch.Tensor:
-        return softcap * torch.tanh(score / softcap)
+        return cap * torch.tanh(score / cap)
 
     return capped

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from learnable.errors import ModelError
-from learnable.model.attention import attending
+from learnable.model.attention import attending, by_itself
 from learnable.model.network import heard, hooked
 from learnable.model.packing import Layout
 from learnable.model.transfer import Arriving, sent
@@ -197,7 +197,8 @@ def gives_plain_logits(network: Any) -> bool:
     if head not in _plain:
         projected: list[torch.Tensor] = []
         ids = torch.zeros((1, 1), dtype=torch.int64, device=next(network.parameters()).device)
-        with heard(head, projected.append):
+        # A training asks while attention follows the layout of a batch: this token is of none.
+        with by_itself(network), heard(head, projected.append):
             logits = network(input_ids=ids, use_cache=False).logits
         _plain[head] = torch.equal(projected[0], logits)
     return _plain[head]
