@@ -6,7 +6,7 @@ import torch
 from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM
 
 from learnable.errors import ModelError
-from learnable.model import LanguageModel, losses, packing
+from learnable.model import LanguageModel, attention, losses, packing
 from learnable.testing import toy_examples
 from learnable.training import fine_tune
 from learnable.types import ModelRef, Rendered, Tuning
@@ -231,3 +231,18 @@ def test_a_model_keeps_one_adapter_in_memory(tiny, tmp_path):
     np.testing.assert_array_equal(worn[2], worn[0])
     assert not np.array_equal(worn[1], worn[0])
     np.testing.assert_array_equal(model.nll(rendered), base)
+
+
+def test_whether_logits_are_plain_is_found_while_attention_follows_a_batch(tiny, rendered):
+    network = LanguageModel(ModelRef(name=str(tiny), dtype="float32")).network
+    with attention.attending(network, packing.packed(rendered)):
+        assert losses.gives_plain_logits(network)
+
+
+def test_attention_that_follows_another_batch_is_an_error(tiny, rendered):
+    network = LanguageModel(ModelRef(name=str(tiny), dtype="float32")).network
+    with (
+        attention.attending(network, packing.packed(rendered)),
+        pytest.raises(ValueError, match="1 tokens attend where a layout of"),
+    ):
+        network(input_ids=torch.zeros((1, 1), dtype=torch.int64), use_cache=False)
