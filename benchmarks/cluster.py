@@ -24,14 +24,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from learnable.commands import load
 from learnable.data import load_pool
 from learnable.measure import measure_of, plan
-from learnable.model import LanguageModel, Renderer
-from learnable.model.cluster import LOOPBACK, QUIET, ClusterModel
+from learnable.models import LanguageModel, Renderer
+from learnable.models.cluster import LOOPBACK, QUIET, ClusterModel
 from learnable.packages import needed
-from learnable.store import Store
+from learnable.runs.store import Store
 from learnable.types import ModelRef, Rendered
-from learnable.verbs import load
 
 MAX_LENGTH = 1_024
 

@@ -19,7 +19,7 @@ import polars as pl
 
 from learnable import recipe
 from learnable.data import read
-from learnable.fingerprint import fingerprint
+from learnable.runs.identity import fingerprint
 from learnable.types import Budget
 
 CLEAN, CORRUPTED = 1_000, 200

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm, t  # type: ignore[import-untyped]
 
-from learnable.comparing import interval
-from learnable.progress import say
+from learnable.experiments import interval
+from learnable.runs.progress import say
 
 ITEMS, SEEDS, LEVEL = 60, (3, 5), 0.05
 DRAWS_OF_OURS, DRAWS_OF_BOOTSTRAP = 2_000, 1_000

@@ -21,11 +21,11 @@ from typing import Any
 
 import polars as pl
 
-from learnable.comparing import contamination
-from learnable.fingerprint import example_id
+from learnable.commands import diversify, teach
+from learnable.experiments import contamination
 from learnable.mixing import Mixing
+from learnable.runs.identity import example_id
 from learnable.types import Message, Tuning
-from learnable.verbs import diversify, teach
 
 ARMS = (
     "untuned@init=random",

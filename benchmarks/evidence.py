@@ -22,14 +22,14 @@ import polars as pl
 from corruption import KINDS, corrupt
 from numpy.typing import NDArray
 
-from learnable.comparing import difference
+from learnable.commands.compare import compare
+from learnable.commands.inputs import finished
+from learnable.commands.score import vectors_of
 from learnable.data import read
-from learnable.fingerprint import fingerprint
+from learnable.experiments import difference
+from learnable.runs.identity import fingerprint
 from learnable.selectors.vectors import unit
 from learnable.types import Example, Reading
-from learnable.verbs.compare import compare
-from learnable.verbs.inputs import finished
-from learnable.verbs.score import vectors_of
 
 ROWS, CORRUPTED_SHARE, HELDOUT, REFERENCES = 1_000, 0.15, 160, 100
 MOST_CHARACTERS = 700

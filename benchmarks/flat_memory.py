@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 import psutil
 
-from learnable.progress import say
+from learnable.commands.score import score
+from learnable.runs.progress import say
 from learnable.testing import tiny_model
-from learnable.verbs.score import score
 
 WORDS = (
     "red",
@@ -54,18 +54,18 @@ def write_rows(path: Path, *, n: int, seed: int) -> None:
 
 def watch(samples: list[tuple[int, int]]) -> None:
     """Note rows measured so far, and resident bytes, whenever a model is done with a batch."""
-    import learnable.model
+    import learnable.models
 
     process = psutil.Process()
 
-    class Watched(learnable.model.LanguageModel):
+    class Watched(learnable.models.LanguageModel):
         def measure(self, *given: Any, **named: Any) -> Iterator[tuple[int, Any]]:
             for number, values in super().measure(*given, **named):
                 samples.append((samples[-1][0] + len(values), process.memory_info().rss))
                 yield number, values
 
     samples.append((0, process.memory_info().rss))
-    learnable.model.LanguageModel = Watched  # type: ignore[misc]
+    learnable.models.LanguageModel = Watched  # type: ignore[misc]
 
 
 def main() -> None:

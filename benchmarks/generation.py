@@ -24,13 +24,13 @@ import torch
 from numpy.typing import NDArray
 from transformers import GenerationConfig, LogitsProcessorList
 
+from learnable.commands import load
 from learnable.data import load_pool
-from learnable.model import LanguageModel
-from learnable.model.draws import Draws
-from learnable.model.generation import generate_batches, planned
-from learnable.progress import say
+from learnable.models import LanguageModel
+from learnable.models.draws import Draws
+from learnable.models.generation import generate_batches, planned
+from learnable.runs.progress import say
 from learnable.types import ModelRef
-from learnable.verbs import load
 
 ALONE, BATCH = 8, 8
 Texts = dict[int, str]

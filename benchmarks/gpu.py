@@ -32,8 +32,8 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
-from learnable.model import LanguageModel, Renderer
-from learnable.progress import say
+from learnable.models import LanguageModel, Renderer
+from learnable.runs.progress import say
 from learnable.types import Example, ModelRef, Rendered, Tuning
 
 ROWS = 200
@@ -190,8 +190,8 @@ def losses_and_scores(ref: ModelRef, *, rows: int) -> pl.DataFrame:
 
 def starter_rows(count: int) -> list[Example]:
     """Return rows of the starter set, drawn at random."""
+    from learnable.commands import load
     from learnable.data import load_pool
-    from learnable.verbs import load
 
     with tempfile.TemporaryDirectory() as folder:
         examples = list(load_pool(load(["starter"], output=f"{folder}/pool").folder).iter_examples())
@@ -336,7 +336,7 @@ def by_us(model: LanguageModel, rows: Sequence[Rendered]) -> None:
     """Plan, measure and store as `learnable score` does."""
     from learnable.measure import measure_of, plan
     from learnable.measure import run as run_plan
-    from learnable.store import Store
+    from learnable.runs.store import Store
 
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder))
@@ -434,8 +434,8 @@ def training(chosen: argparse.Namespace, shape: str) -> list[str]:
 
 def attention(chosen: argparse.Namespace, shape: str) -> list[str]:
     """Time each way to attend in a packed batch, and say how far each is from the plain one in float32."""
-    from learnable.model.attention import Followed, Scores, by_flash, by_flex, by_segments
-    from learnable.model.packing import packed
+    from learnable.models.attention import Followed, Scores, by_flash, by_flex, by_segments
+    from learnable.models.packing import packed
 
     heads = (SHAPES.get(shape, QUICK))["num_attention_heads"]
     device = torch.device(chosen.device)

@@ -22,8 +22,8 @@ from scipy.stats import spearmanr  # type: ignore[import-untyped]
 
 from learnable.data import read
 from learnable.measure import answers_alone, lengths, listed, measure_of, plan, run
-from learnable.model import LanguageModel
-from learnable.store import Store
+from learnable.models import LanguageModel
+from learnable.runs.store import Store
 from learnable.types import AnswerHeader, Measure, ModelRef, Rendered
 
 MAX_LENGTH = 512

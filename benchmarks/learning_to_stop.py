@@ -22,7 +22,7 @@ from scipy.stats import spearmanr  # type: ignore[import-untyped]
 
 from learnable import recipe
 from learnable.data import read
-from learnable.fingerprint import fingerprint
+from learnable.runs.identity import fingerprint
 from learnable.scorers import end_of_turn_share
 from learnable.types import Example
 

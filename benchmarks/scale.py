@@ -29,14 +29,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from learnable.fingerprint import file_digest
-from learnable.progress import say
-from learnable.registry import build
+from learnable.commands.select import select
+from learnable.runs.identity import file_digest
+from learnable.runs.progress import say
+from learnable.runs.step import Step, peak_memory_bytes
+from learnable.runs.store import Store
 from learnable.scorers import SCORERS
-from learnable.steps import Step, peak_memory_bytes
-from learnable.store import Store
+from learnable.spec import build
 from learnable.types import Measure
-from learnable.verbs.select import select
 
 CHUNK, SOURCES = 500_000, 20
 NLL = Measure(kind="nll", model="made up", parameters={"max_length": 2_048})

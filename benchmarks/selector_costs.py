@@ -16,7 +16,7 @@ from functools import partial
 
 import numpy as np
 
-from learnable.progress import say
+from learnable.runs.progress import say
 from learnable.selectors import DiverseTopK, FacilityLocation, KCenter, TopK
 from learnable.selectors.vectors import distinct
 

@@ -30,8 +30,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from learnable.fingerprint import fingerprint
-from learnable.progress import say
+from learnable.runs.identity import fingerprint
+from learnable.runs.progress import say
 from learnable.types import ModelRef, Rendered
 
 NAMES = {
@@ -93,9 +93,9 @@ def main() -> None:
 
 def rows_of(source: str, count: int, ref: ModelRef, folder: Path, *, seed: int) -> list[Rendered]:
     """Return ``count`` rows with one response, which is all that (c) takes, drawn at random, in the order of the file."""
+    from learnable.commands import load
     from learnable.data import load_pool
-    from learnable.model import Renderer
-    from learnable.verbs import load
+    from learnable.models import Renderer
 
     examples = list(load_pool(load([source], output=str(folder / "pool")).folder).iter_examples())
     rendered = Renderer.of(ref).render(examples, max_length=2_048, skip_refused=True)
@@ -192,7 +192,7 @@ def plain_network(ref: ModelRef) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from learnable.model.source import locate, resolved_device
+    from learnable.models.source import locate, resolved_device
 
     folder = locate(ref)
     network: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, ref.dtype))
@@ -316,8 +316,8 @@ def ours(ref: ModelRef, _: Sequence[Rendered], job: Path) -> Callable[..., dict[
     import polars as pl
 
     from learnable.measure import lengths, mean_loss, measure_of, plan, run
-    from learnable.model import LanguageModel
-    from learnable.store import Store
+    from learnable.models import LanguageModel
+    from learnable.runs.store import Store
 
     model = LanguageModel(ref)
 

@@ -30,13 +30,13 @@ from peft import LoraConfig
 from transformers import Trainer
 from trl import SFTConfig, SFTTrainer
 
+from learnable.commands import load
 from learnable.data import load_pool
-from learnable.model import Renderer
-from learnable.model.source import locate
-from learnable.steps import peak_memory_bytes
+from learnable.models import Renderer
+from learnable.models.source import locate
+from learnable.runs.step import peak_memory_bytes
 from learnable.training import fine_tune
 from learnable.types import ModelRef, Rendered, Tuning
-from learnable.verbs import load
 
 OURS, TRL = "learnable", "TRL's defaults"
 RANK, BATCH_SIZE, MAX_LENGTH = 16, 8, 1_024

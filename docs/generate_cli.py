@@ -4,7 +4,7 @@ import re
 import sys
 from unittest.mock import patch
 
-from learnable.cli import EXAMPLES, app
+from learnable.cli.app import EXAMPLES, app
 
 INTRODUCTION = """\
 # Command reference

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from learnable.model.lengths import forget_lengths
+from learnable.models.lengths import forget_lengths
 
 WINDOW = 32
 """Tokens of every window and chunk."""

@@ -6,8 +6,8 @@ import torch
 
 from architectures import LEFT_OUT, LIMIT, PACKED, PADDED, REFUSED, SWITCH, SWITCHING, WINDOW, WINDOWED, build
 from learnable.errors import ModelError
-from learnable.model.batching import Batching, refuse_lookahead
-from learnable.model.losses import batch_token_nll
+from learnable.models.batching import Batching, refuse_lookahead
+from learnable.models.losses import batch_token_nll
 from learnable.types import Rendered
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # slow paths say that they are slow

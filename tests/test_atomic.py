@@ -11,9 +11,9 @@ import polars as pl
 import pyarrow.parquet
 import pytest
 
-from learnable import atomic
-from learnable.atomic import disk_errors, replacing, sweep, write_frame, write_json
 from learnable.errors import DiskError
+from learnable.runs import files as atomic
+from learnable.runs.files import disk_errors, replacing, sweep, write_frame, write_json
 
 
 def names(folder):
@@ -202,7 +202,7 @@ def test_data_is_on_the_disk_before_it_gets_its_name_and_the_name_before_the_end
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from learnable.atomic import replacing
+from learnable.runs.files import replacing
 with replacing(Path(sys.argv[1])) as part:
     part.mkdir()
     (part / "half").touch()

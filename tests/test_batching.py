@@ -8,11 +8,11 @@ import torch
 
 from architectures import LIMIT, PACKED, PADDED, WINDOW, WINDOWED, build
 from learnable.errors import ModelError
-from learnable.model import batching as room
-from learnable.model.batching import Batching, refuse_lookahead
-from learnable.model.losses import hidden_states
-from learnable.model.network import in_float32
-from learnable.model.packing import padded
+from learnable.models import batching as room
+from learnable.models.batching import Batching, refuse_lookahead
+from learnable.models.losses import hidden_states
+from learnable.models.network import in_float32
+from learnable.models.packing import padded
 from test_architectures import alone, batched, compare, row
 
 

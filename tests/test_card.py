@@ -12,12 +12,12 @@ import pytest
 import yaml
 from huggingface_hub import DatasetCard
 
-from learnable import cli
+from learnable.cli import app as cli
+from learnable.commands import load, select
 from learnable.data import load_pool
 from learnable.data.card import Card, CardInput, CardOutput, card
-from learnable.steps import Step
+from learnable.runs.step import Step
 from learnable.testing import toy_examples, write_messages
-from learnable.verbs import load, select
 
 
 def output(name="my.jsonl", **given):

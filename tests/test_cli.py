@@ -16,8 +16,9 @@ import pyarrow.parquet
 import pytest
 
 import learnable
-from learnable import cli, printing
-from learnable.steps import Cost, Outcome
+from learnable.cli import app as cli
+from learnable.cli import printing
+from learnable.runs.step import Cost, Outcome
 from learnable.testing import toy_examples, write_messages
 
 
@@ -45,7 +46,7 @@ def fails(capsys):
 
 def test_help_and_import_load_neither_torch_nor_transformers():
     heavy = "{'torch', 'transformers', 'trl', 'peft', 'datasets', 'altair'}"
-    code = f"import sys, learnable.cli; learnable.cli.app.help_print([]); sys.exit(len({heavy} & set(sys.modules)))"
+    code = f"import sys, learnable.cli.app; learnable.cli.app.app.help_print([]); sys.exit(len({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
 
 
@@ -76,7 +77,7 @@ def test_the_public_names_are_these():
 
 @pytest.mark.parametrize("name", ["load", "report", "score", "select", "show", "train"])
 def test_no_room_hides_a_verb_of_the_same_name(name):
-    import learnable.reporting
+    import learnable.pages
     import learnable.training
 
     assert callable(getattr(learnable, name))
@@ -525,8 +526,8 @@ def test_an_error_is_a_json_object_on_standard_error(here, capsys):
 
 
 def test_the_doctor_ends_with_code_1_where_something_is_wrong(monkeypatch, capsys):
-    from learnable.model.self_test import Check
-    from learnable.verbs.doctor import Diagnosis
+    from learnable.commands.doctor import Diagnosis
+    from learnable.models.self_test import Check
 
     wrong = Check(name="mask", verdict="wrong", found="all zero", remedy="another template")
     told = Diagnosis(model="m", machine={"device": "cpu"}, rows=1, checks=(wrong,))
@@ -611,7 +612,7 @@ COLOUR = re.compile(r"\x1b\[[\d;]*\b(3|4|9|10)[0-7]\b")
 
 
 SESSION = """
-from learnable import cli
+from learnable.cli import app as cli
 cli.call(["list", "scorers"])
 print("=====", flush=True)
 cli.call(["load", "--help"])
@@ -667,7 +668,7 @@ def test_what_is_piped_has_no_marks_and_one_line_for_each_name(capsys):
 
 
 def test_a_reader_that_stops_early_is_no_error():
-    code = "import sys; sys.argv[1:] = ['list']; from learnable.cli import main; main()"
+    code = "import sys; sys.argv[1:] = ['list']; from learnable.cli.app import main; main()"
     done = subprocess.run(
         f'"{sys.executable}" -c "{code}" | head -n 1', shell=True, capture_output=True, text=True, check=True
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from learnable import cli
+from learnable.cli import app as cli
 from learnable.testing import toy_examples, write_messages
 
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}

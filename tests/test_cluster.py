@@ -18,18 +18,18 @@ import pytest
 import torch
 from polars.testing import assert_frame_equal
 
-from learnable import progress
+from learnable.commands import evaluate, score
+from learnable.commands.inputs import opened
 from learnable.errors import ModelError, UsageError
 from learnable.measure import measure_of, plan, run
-from learnable.model import LanguageModel, cluster, generation
-from learnable.model.cluster import ClusterModel, connected, pool_of_workers
-from learnable.model.cluster_worker import Worker, ran
-from learnable.model.cluster_worker import opened as result_of
-from learnable.store import Store
+from learnable.models import LanguageModel, cluster, generation
+from learnable.models.cluster import ClusterModel, connected, pool_of_workers
+from learnable.models.cluster_worker import Worker, ran
+from learnable.models.cluster_worker import opened as result_of
+from learnable.runs import progress
+from learnable.runs.store import Store
 from learnable.testing import toy_examples, write_messages
 from learnable.types import Loading, ModelRef, Sampling
-from learnable.verbs import evaluate, score
-from learnable.verbs.inputs import opened
 
 # Ray Data 2.60 fills in settings of its own that it has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context")

@@ -13,10 +13,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from learnable import verbs
-from learnable.comparing import FULL, RANDOM, UNTUNED
+from learnable import commands as verbs
 from learnable.errors import LearnableError, UsageError
-from learnable.model import LanguageModel, Renderer
+from learnable.experiments import FULL, RANDOM, UNTUNED
+from learnable.models import LanguageModel, Renderer
 from learnable.testing import toy_examples, write_messages
 from learnable.training import fine_tune
 from learnable.types import Loading, ModelRef, Reference, Tuning
@@ -276,7 +276,7 @@ def test_killing_a_comparison_at_random_moments_changes_nothing(compare, place, 
     unbroken = compare(f"unbroken-{kills}", by=by, store=str(tmp_path / "store"), seeds=1)
     inside_s = time.monotonic() - started
     often = "import learnable.measure, learnable.training.sft as sft; learnable.measure.STORE_EVERY_S = 0; "
-    often += "sft.CHECKPOINT_EVERY_S = 0.1; from learnable.cli import main; main()"
+    often += "sft.CHECKPOINT_EVERY_S = 0.1; from learnable.cli.app import main; main()"
     command = [sys.executable, "-c", often, "compare", str(place / "pool"), "--model", str(tiny)]
     command += ["--evaluate", f"heldout:{place / 'eval.jsonl'}", "--by", *by, "--budget", "30%"]
     command += ["--seeds", "1", "--dtype", "float32", "--tuning.learning-rate", "0.02"]
@@ -285,7 +285,7 @@ def test_killing_a_comparison_at_random_moments_changes_nothing(compare, place, 
     work = tmp_path / "work"
     work.mkdir()
     started = time.monotonic()
-    subprocess.run([sys.executable, "-c", "import learnable.training, learnable.model"], check=True)
+    subprocess.run([sys.executable, "-c", "import learnable.training, learnable.models"], check=True)
     duration_s = inside_s + time.monotonic() - started
     killed(command, work, kills=kills, duration_s=duration_s)
     found = pl.read_parquet(work / "comparison" / "table.parquet")

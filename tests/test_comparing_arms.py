@@ -5,7 +5,7 @@ from dataclasses import replace
 import polars as pl
 import pytest
 
-from learnable.comparing import Arm, arms_of, parse_methods
+from learnable.experiments import Arm, arms_of, parse_methods
 from learnable.types import Reference, Tuning
 
 N = 40

@@ -6,8 +6,8 @@ from itertools import product
 import polars as pl
 import pytest
 
-from learnable.comparing import Measured, difference, interval, lesson_table, parse_lessons
 from learnable.errors import UsageError
+from learnable.experiments import Measured, difference, interval, lesson_table, parse_lessons
 
 KNOWN = ("common", "delia")
 ACCURACY = Measured(label="format", unit="share correct", higher_is_better=True)

@@ -6,9 +6,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from learnable.comparing import parse_method, parse_methods
 from learnable.errors import SelectionError, UsageError
-from learnable.fingerprint import fingerprint
+from learnable.experiments import parse_method, parse_methods
+from learnable.runs.identity import fingerprint
 from learnable.scorers import SCORERS
 from learnable.types import Reference
 

@@ -5,9 +5,9 @@ import math
 import polars as pl
 import pytest
 
-from learnable.comparing import contamination, jaccard, only_in
-from learnable.comparing.overlap import EXCERPT
 from learnable.errors import DataError, UsageError
+from learnable.experiments import contamination, jaccard, only_in
+from learnable.experiments.overlap import EXCERPT
 
 GREEK = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron"
 WORDS = GREEK.split()

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from learnable.comparing import Measured, SelectionCost, difference, interval, overview
+from learnable.experiments import Measured, SelectionCost, difference, interval, overview
 
 NAN = math.nan
 LOSS = Measured(label="heldout:a", unit="nats per token", higher_is_better=False)

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from learnable.comparing import payback
 from learnable.errors import UsageError
+from learnable.experiments import payback
 
 # Loss of random data; the untuned model is at 0 tokens.
 CURVE = [(0, 3.0), (1_000, 2.0), (10_000, 1.5), (100_000, 1.0)]

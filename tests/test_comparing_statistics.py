@@ -6,9 +6,9 @@ import time
 import numpy as np
 import pytest
 
-from learnable.comparing import difference, interval
-from learnable.comparing.statistics import _skewed, _squares
 from learnable.errors import UsageError
+from learnable.experiments import difference, interval
+from learnable.experiments.statistics import _skewed, _squares
 
 NAN = math.nan
 N = 60

@@ -10,13 +10,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from learnable.comparing import Measured, SelectionCost, jaccard, overview
+from learnable.commands import load, report
 from learnable.errors import StoreError
-from learnable.reporting import ComparisonFacts, comparison_warnings_of, render_comparison
-from learnable.reporting.comparison import answers, choices, costs, sources
-from learnable.reporting.comparison.facts import comparison_of
-from learnable.steps import Step
-from learnable.verbs import load, report
+from learnable.experiments import Measured, SelectionCost, jaccard, overview
+from learnable.pages import ComparisonFacts, comparison_warnings_of, render_comparison
+from learnable.pages.comparison import answers, choices, costs, sources
+from learnable.pages.comparison.facts import comparison_of
+from learnable.runs.step import Step
 from test_reporting import EVIL, Page
 
 LOSS = Measured(label="heldout:eval.jsonl", unit="nats per token", higher_is_better=False)

@@ -5,13 +5,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from learnable.commands.lessons import _distances
 from learnable.errors import ModelError, UsageError
-from learnable.model import LanguageModel, concept_distances, concepts
-from learnable.model.concepts import comparable_prompts
+from learnable.models import LanguageModel, concept_distances, concepts
+from learnable.models.concepts import comparable_prompts
 from learnable.testing import tiny_model, toy_examples
 from learnable.training import fine_tune
 from learnable.types import Example, Message, ModelRef, Tuning
-from learnable.verbs.lessons import _distances
 
 LAYERS = 2
 QUESTIONS = [example.messages[:1] for example in toy_examples(7)]

@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from learnable import cli
+from learnable.cli import app as cli
 from learnable.data import FORMATS
 from learnable.testing import toy_examples, write_messages
 from learnable.types import Conversation

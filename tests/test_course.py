@@ -6,10 +6,10 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from learnable.fingerprint import example_id
+from learnable.commands.course import notes_on, read_course
 from learnable.mixing import Mixing
+from learnable.runs.identity import example_id
 from learnable.types import Example, Message
-from learnable.verbs.course import notes_on, read_course
 
 ASK = "Read all of what stands above with care and then say in one word only which colour it is about."
 OTHERWISE = "Which colour do you find when you go through the text above from its first to its last word?"

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from architectures import PACKED, SWITCHING, WINDOWED, build
-from learnable.model import LanguageModel
-from learnable.model.attention import Followed, Scores, by_flash, by_flex, by_segments
-from learnable.model.batching import Batching
-from learnable.model.losses import batch_token_nll
-from learnable.model.packing import packed
+from learnable.models import LanguageModel
+from learnable.models.attention import Followed, Scores, by_flash, by_flex, by_segments
+from learnable.models.batching import Batching
+from learnable.models.losses import batch_token_nll
+from learnable.models.packing import packed
 from learnable.testing import toy_examples
 from learnable.training import fine_tune
 from learnable.types import ModelRef, Rendered, Tuning

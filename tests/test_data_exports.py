@@ -11,7 +11,7 @@ import yaml
 from learnable.data import load_pool, read, save_pool
 from learnable.data.exports import export, write_export
 from learnable.errors import DataError
-from learnable.fingerprint import example_id
+from learnable.runs.identity import example_id
 from learnable.testing import toy_examples, write_messages
 from learnable.types import Example, Message
 
@@ -93,7 +93,7 @@ def test_trl_trains_on_the_tokens_that_are_scored(pool, tmp_path, tiny_models):
     from datasets import load_dataset
     from trl import SFTConfig, SFTTrainer
 
-    from learnable.model import LanguageModel
+    from learnable.models import LanguageModel
     from learnable.types import ModelRef
 
     model = tiny_models["generation"]

@@ -5,12 +5,12 @@ import json
 import polars as pl
 import pytest
 
+from learnable.commands import load
 from learnable.data import read_made
 from learnable.errors import DataError
-from learnable.fingerprint import example_id
+from learnable.runs.identity import example_id
 from learnable.testing import toy_examples, write_messages
 from learnable.types import Message
-from learnable.verbs import load
 
 
 def made(question, answer="four", **beside):

@@ -13,7 +13,7 @@ import pytest
 
 from learnable.data import FORMATS, read, save_pool
 from learnable.errors import DataError, UsageError
-from learnable.fingerprint import example_id, file_digest
+from learnable.runs.identity import example_id, file_digest
 from learnable.types import Message
 
 ROWS = [{"instruction": f"Say {word}", "input": "", "output": word} for word in ("eins", "zwei", "dréi")]

@@ -9,7 +9,7 @@ from learnable.data import FORMATS, read, starter_task_rows
 from learnable.data import starter_task as module
 from learnable.data.starter_task import INSTRUCTION, TOPICS, UNSEEN_INSTRUCTIONS
 from learnable.errors import DataError
-from learnable.evaluating import build_evaluator, parse
+from learnable.evaluators import build_evaluator, parse
 
 pytest.importorskip("chatterbot_corpus")
 

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from learnable.atomic import replacing
 from learnable.data import load_pool, pool_identity, read, save_pool, write_dropped, write_rows
 from learnable.errors import DataError, DiskError
+from learnable.runs.files import replacing
 from learnable.types import Pool
 
 LINES = [

@@ -14,13 +14,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import polars as pl
 import pytest
 
-from learnable import cli, verbs
+from learnable import commands as verbs
+from learnable.cli import app as cli
 from learnable.data import read
-from learnable.diversifying import Diversified
-from learnable.diversifying.kinds import Ledger
+from learnable.diversifiers import Diversified
+from learnable.diversifiers.kinds import Ledger
 from learnable.errors import DataError, ModelError, StoreError, UsageError
-from learnable.model import LanguageModel, generation
-from learnable.model import static_embedding as vectors
+from learnable.models import LanguageModel, generation
+from learnable.models import static_embedding as vectors
 from learnable.testing import toy_examples, write_messages
 from learnable.types import Answer, Loading, Reading, Sampling
 
@@ -460,9 +461,9 @@ def test_killing_it_changes_nothing_and_nothing_is_drawn_twice(tiny, tmp_path, m
     monkeypatch.setattr(generation, "BATCH_TOKENS", {"cpu": 600})
     verbs.diversify([rows], **given, store=str(tmp_path / "store"), output=str(tmp_path / "out.jsonl"))
     # Store parts all the time, so that the kills meet them.
-    often = "import learnable.diversifying.drawing as drawing, learnable.model.generation as generation; "
+    often = "import learnable.diversifiers.drawing as drawing, learnable.models.generation as generation; "
     often += "drawing.STORE_EVERY_S = 0; generation.BATCH_TOKENS = {'cpu': 600}; "
-    often += "from learnable.cli import main; main()"
+    often += "from learnable.cli.app import main; main()"
     command = [
         sys.executable,
         "-c",

@@ -4,14 +4,14 @@ import json
 
 import pytest
 
-from learnable.diversifying import DIVERSIFIERS
-from learnable.diversifying.constraints import Constraints
-from learnable.diversifying.drawing import Drawing, NoGenerator
-from learnable.diversifying.facts import EXCERPT, Facts, Pair, excerpts, parsed_pair
-from learnable.diversifying.hints import Hints, read_dictionary
+from learnable.diversifiers import DIVERSIFIERS
+from learnable.diversifiers.constraints import Constraints
+from learnable.diversifiers.drawing import Drawing, NoGenerator
+from learnable.diversifiers.facts import EXCERPT, Facts, Pair, excerpts, parsed_pair
+from learnable.diversifiers.hints import Hints, read_dictionary
 from learnable.errors import DataError, UsageError
-from learnable.fingerprint import example_id
-from learnable.store import Store
+from learnable.runs.identity import example_id
+from learnable.runs.store import Store
 from learnable.types import Answer, Example, Message
 from test_diversifying_paraphrase import Scripted, row
 

@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 
-from learnable.diversifying import Avoided, Diversity, diversity, plane
-from learnable.diversifying.diversity import distinct, mean_distance
-from learnable.diversifying.gates import UNANSWERED, Neighbours, alike, failing, repeated_share
+from learnable.diversifiers import Avoided, Diversity, diversity, plane
+from learnable.diversifiers.diversity import distinct, mean_distance
+from learnable.diversifiers.gates import UNANSWERED, Neighbours, alike, failing, repeated_share
 from learnable.errors import UsageError
-from learnable.fingerprint import example_id
+from learnable.runs.identity import example_id
 from learnable.types import Answer, Example, Message
 
 RECIPE = """Here is a simple pancake recipe:

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learnable.diversifying import DIVERSIFIERS
-from learnable.diversifying.drawing import Drawing, seed_of
-from learnable.diversifying.instructions import find_instructions
-from learnable.diversifying.keeping import (
+from learnable.diversifiers import DIVERSIFIERS
+from learnable.diversifiers.drawing import Drawing, seed_of
+from learnable.diversifiers.instructions import find_instructions
+from learnable.diversifiers.keeping import (
     lost,
     names,
     near_copy,
@@ -19,10 +19,10 @@ from learnable.diversifying.keeping import (
     quotations,
     similarity,
 )
-from learnable.diversifying.paraphrase import Paraphrase, cleaned, strays
+from learnable.diversifiers.paraphrase import Paraphrase, cleaned, strays
 from learnable.errors import DataError, UsageError
-from learnable.fingerprint import example_id
-from learnable.store import Store
+from learnable.runs.identity import example_id
+from learnable.runs.store import Store
 from learnable.types import Answer, Example, Message
 
 JUDGE = "Judge the following answer in the <sep> format."

@@ -2,15 +2,15 @@
 
 import pytest
 
-from learnable.diversifying import DIVERSIFIERS, Avoided, Drawing, build_diversifier, drawing
-from learnable.diversifying.drawing import seed_of
-from learnable.diversifying.gates import failing
-from learnable.diversifying.self_answer import SelfAnswer
-from learnable.diversifying.self_sample import SelfSample
+from learnable.diversifiers import DIVERSIFIERS, Avoided, Drawing, build_diversifier, drawing
+from learnable.diversifiers.drawing import seed_of
+from learnable.diversifiers.gates import failing
+from learnable.diversifiers.self_answer import SelfAnswer
+from learnable.diversifiers.self_sample import SelfSample
 from learnable.errors import DataError, ModelError, UsageError
-from learnable.fingerprint import example_id
-from learnable.model import LanguageModel
-from learnable.store import Store
+from learnable.models import LanguageModel
+from learnable.runs.identity import example_id
+from learnable.runs.store import Store
 from learnable.testing import toy_examples
 from learnable.types import Answer, Example, Message, ModelRef, Sampling
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from learnable import cli, recipe
-from learnable.diversifying.table import DIVERSIFIERS
+from learnable import recipe
+from learnable.cli import app as cli
+from learnable.diversifiers.table import DIVERSIFIERS
 from learnable.mixing import MIXTURES
 from learnable.recipe_arguments import checked_arguments
 from learnable.scorers import SCORERS

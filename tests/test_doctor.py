@@ -12,16 +12,16 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from learnable.commands.doctor import Diagnosis, _chosen, doctor
 from learnable.errors import ModelError, UsageError
-from learnable.fingerprint import example_id
-from learnable.model import LanguageModel, Renderer, batch_budget, self_test
-from learnable.model.batch_budget import budget_check
-from learnable.model.conversations import CONVERSATIONS
-from learnable.model.self_test import adapter_check, dtype_check, longest_shared_prefix, loss_checks
-from learnable.model.template_checks import template_checks
+from learnable.models import LanguageModel, Renderer, batch_budget, self_test
+from learnable.models.batch_budget import budget_check
+from learnable.models.conversations import CONVERSATIONS
+from learnable.models.self_test import adapter_check, dtype_check, longest_shared_prefix, loss_checks
+from learnable.models.template_checks import template_checks
+from learnable.runs.identity import example_id
 from learnable.testing import CHATML, CHATML_GENERATION, toy_examples, write_messages
 from learnable.types import Example, Loading, Message, ModelRef, Reading, Rendered
-from learnable.verbs.doctor import Diagnosis, _chosen, doctor
 
 FULL = Loading(dtype="float32", device="cpu")
 

@@ -8,9 +8,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from learnable import cli, verbs
+from learnable import commands as verbs
+from learnable.cli import app as cli
 from learnable.errors import DataError, ModelError, UsageError
-from learnable.model import LanguageModel, Renderer
+from learnable.models import LanguageModel, Renderer
 from learnable.testing import toy_examples, write_messages
 from learnable.training import fine_tune
 from learnable.types import Loading, ModelRef, Tuning
@@ -153,7 +154,7 @@ def test_names_are_looked_at_before_any_data(evaluate, tmp_path):
 @pytest.mark.parametrize(("written", "code"), [("heldot:x.jsonl", 2), ("heldout:nothing.jsonl", 1)])
 def test_a_mistyped_evaluation_is_said_before_torch_is_imported(tmp_path, written, code):
     script = (
-        "import sys; from learnable import cli; code = cli.call(['evaluate', sys.argv[1]]); "
+        "import sys; from learnable.cli import app; code = app.call(['evaluate', sys.argv[1]]); "
         "print(*{'torch', 'transformers'} & set(sys.modules)); sys.exit(code)"
     )
     done = subprocess.run(

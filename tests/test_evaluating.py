@@ -9,10 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from learnable.errors import DataError, LearnableError, UsageError
-from learnable.evaluating import EVALUATORS, build_evaluator, parse
-from learnable.evaluating import ifeval as ifeval_module
-from learnable.evaluating.extraction import amount, last_number, letter, normalised
-from learnable.fingerprint import example_id, fingerprint
+from learnable.evaluators import EVALUATORS, build_evaluator, parse
+from learnable.evaluators import ifeval as ifeval_module
+from learnable.evaluators.extraction import amount, last_number, letter, normalised
+from learnable.runs.identity import example_id, fingerprint
 
 GSM = [
     {"question": "2 + 3?", "answer": "2 + 3 = <<2+3=5>>5\n#### 5"},

@@ -8,8 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from learnable.errors import ModelError
-from learnable.evaluating import build_evaluator, parse
-from learnable.evaluating.judge import Judge
+from learnable.evaluators import build_evaluator, parse
+from learnable.evaluators.judge import Judge
 
 
 class Server(ThreadingHTTPServer):

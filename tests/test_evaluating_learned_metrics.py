@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from learnable.errors import ModelError, UsageError
-from learnable.evaluating import build_evaluator, parse
+from learnable.evaluators import build_evaluator, parse
 
 ROWS = [
     {"source": "Hrópað á heiminn", "reference": "Screaming at the world"},

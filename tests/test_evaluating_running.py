@@ -9,13 +9,14 @@ import numpy as np
 import polars as pl
 import pytest
 
-from learnable import measure, progress
+from learnable import measure
 from learnable.errors import DataError, UsageError
-from learnable.evaluating import Completion, build_evaluator, completions, evaluate, judged, parse, running
-from learnable.evaluating.heldout import Heldout
-from learnable.evaluating.multiple_choice import MultipleChoice
-from learnable.model import LanguageModel
-from learnable.store import Store
+from learnable.evaluators import Completion, build_evaluator, completions, evaluate, judged, parse, running
+from learnable.evaluators.heldout import Heldout
+from learnable.evaluators.multiple_choice import MultipleChoice
+from learnable.models import LanguageModel
+from learnable.runs import progress
+from learnable.runs.store import Store
 from learnable.testing import tiny_model, toy_examples, write_messages
 from learnable.types import Example, Grade, Message, ModelRef
 
@@ -73,7 +74,7 @@ def store(tmp_path):
 
 def small_batches(monkeypatch, model):
     """Make batches of a few examples, each stored at once."""
-    from learnable.model import generation
+    from learnable.models import generation
 
     monkeypatch.setattr(type(model), "batch_tokens", property(lambda _: 150))
     monkeypatch.setitem(generation.BATCH_TOKENS, "cpu", 150)

@@ -3,10 +3,10 @@
 import pytest
 
 from learnable.errors import UsageError
-from learnable.evaluating import Specification, build_evaluator, parse
-from learnable.evaluating.exact_match import ExactMatch
-from learnable.evaluating.format import Format
-from learnable.evaluating.heldout import Heldout
+from learnable.evaluators import Specification, build_evaluator, parse
+from learnable.evaluators.exact_match import ExactMatch
+from learnable.evaluators.format import Format
+from learnable.evaluators.heldout import Heldout
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_build_gives_settings_their_types():
     assert build_evaluator(parse("format:a@keys=x, y")) == Format(keys=("x", "y"))
     assert build_evaluator(parse("lm_eval:a.yaml@chat=true,fewshot=0")).chat is True
     assert build_evaluator(parse("judge:p@server=http://x,model=m,timeout_s=1.5")).timeout_s == 1.5
-    assert build_evaluator(parse("learnable.evaluating.heldout:Heldout:a")) == Heldout()
+    assert build_evaluator(parse("learnable.evaluators.heldout:Heldout:a")) == Heldout()
 
 
 @pytest.mark.parametrize(

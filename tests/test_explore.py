@@ -11,14 +11,16 @@ import numpy as np
 import polars as pl
 import pytest
 
-from learnable import cli, exploring, verbs
+from learnable import commands as verbs
+from learnable import explorer as exploring
+from learnable.cli import app as cli
+from learnable.commands.explore import explore
 from learnable.errors import DataError, StoreError, UsageError
-from learnable.exploring import Sheet, read_ids, sheet_of, with_map
-from learnable.exploring.map import FEW
-from learnable.exploring.screen import COLUMNS, DRAWN_ROWS, first_screen
-from learnable.steps import Outcome, Step
+from learnable.explorer import Sheet, read_ids, sheet_of, with_map
+from learnable.explorer.map import FEW
+from learnable.explorer.screen import COLUMNS, DRAWN_ROWS, first_screen
+from learnable.runs.step import Outcome, Step
 from learnable.testing import toy_examples, write_messages
-from learnable.verbs.explore import explore
 
 N = 12
 TITLE = "<b>title</b>"
@@ -428,7 +430,7 @@ def test_a_taken_port_is_named_and_left_out_any_free_one_is_taken(monkeypatch) -
         port = taken.getsockname()[1]
         with pytest.raises(UsageError, match=f"cannot listen on 127.0.0.1, port {port}"):
             exploring.listen("127.0.0.1", port)
-        monkeypatch.setattr("learnable.exploring.site.PORT", port)
+        monkeypatch.setattr("learnable.explorer.site.PORT", port)
         with exploring.listen("127.0.0.1", None) as other:
             assert other.getsockname()[1] != port
 

@@ -17,8 +17,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from learnable import verbs
-from learnable.exploring import read_ids
+from learnable import commands as verbs
+from learnable.explorer import read_ids
 from learnable.testing import toy_examples, write_messages
 from learnable.types import Loading, Reference
 

@@ -10,7 +10,7 @@ import yaml
 
 from learnable.data.exports import export, write_export
 from learnable.errors import DataError
-from learnable.fingerprint import example_id
+from learnable.runs.identity import example_id
 from learnable.types import Example, Message, ToolCall
 
 TOOLS = '[{"type": "function", "function": {"name": "weather", "description": "d", "parameters": {"type": "object", "properties": {}}}}]'
@@ -63,7 +63,7 @@ def test_trl_trains_on_what_is_scored(model, tmp_path, examples):
     from datasets import load_dataset
     from trl import SFTConfig, SFTTrainer
 
-    from learnable.model import Renderer
+    from learnable.models import Renderer
     from learnable.types import ModelRef
 
     rows, contents = exported(*examples, trainer="trl")

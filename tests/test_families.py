@@ -11,10 +11,10 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from architectures import PACKED, PADDED, USUAL, WINDOWED, build
 from learnable.errors import ModelError
-from learnable.model import LanguageModel, Renderer
-from learnable.model.adapters import lora_targets
-from learnable.model.loading import load_network
-from learnable.progress import say_once
+from learnable.models import LanguageModel, Renderer
+from learnable.models.adapters import lora_targets
+from learnable.models.loading import load_network
+from learnable.runs.progress import say_once
 from learnable.testing import toy_examples
 from learnable.training import fine_tune
 from learnable.types import ModelRef, Tuning

@@ -11,7 +11,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 
 from learnable.errors import LearnableError, ModelError
-from learnable.model import LanguageModel, Renderer
+from learnable.models import LanguageModel, Renderer
 from learnable.testing import toy_examples
 from learnable.types import ModelRef
 

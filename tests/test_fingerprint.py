@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learnable.fingerprint import example_id, file_digest, fingerprint
+from learnable.runs.identity import example_id, file_digest, fingerprint
 from learnable.types import Example, Message
 
 values = st.recursive(
@@ -97,7 +97,7 @@ def test_fingerprint_is_32_hexadecimal_digits():
 
 
 def test_fingerprint_does_not_depend_on_the_process():
-    code = "from learnable.fingerprint import fingerprint; print(fingerprint({'b': [1.5, 'x'], 'a': None}))"
+    code = "from learnable.runs.identity import fingerprint; print(fingerprint({'b': [1.5, 'x'], 'a': None}))"
     printed = subprocess.run(
         [sys.executable, "-c", code],
         env={"PYTHONHASHSEED": "12345"},

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from learnable.model import attention, fused_attention
-from learnable.model.fused_attention import Mask, Rows, flash, flex
-from learnable.model.packing import packed
+from learnable.models import attention, fused_attention
+from learnable.models.fused_attention import Mask, Rows, flash, flex
+from learnable.models.packing import packed
 from learnable.types import Rendered
 
 HEADS, GROUPS, WIDTH = 4, 2, 16

@@ -9,9 +9,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 from transformers.cache_utils import DynamicLayer
 
 from learnable.errors import ModelError, UsageError
-from learnable.model import LanguageModel, Renderer, decoding, language_model
-from learnable.model.draws import Draws, nucleus
-from learnable.model.generation import generate_batches
+from learnable.models import LanguageModel, Renderer, decoding, language_model
+from learnable.models.draws import Draws, nucleus
+from learnable.models.generation import generate_batches
 from learnable.testing import tiny_model, toy_examples
 from learnable.types import Answer, Message, ModelRef, Sampling
 

@@ -20,10 +20,10 @@ from torch._subclasses.fake_tensor import (
 from transformers import Gemma2Config, LlamaConfig, MistralConfig, Qwen3Config
 from transformers.models.auto import AutoModelForCausalLM
 
-from learnable.model import fused_attention, losses
-from learnable.model.attention import attending
-from learnable.model.packing import packed, padded
-from learnable.model.speed import Shapes
+from learnable.models import fused_attention, losses
+from learnable.models.attention import attending
+from learnable.models.packing import packed, padded
+from learnable.models.speed import Shapes
 from learnable.training.batches import batch_of, inputs_of
 from learnable.training.loss import response_nll
 from learnable.types import Rendered
@@ -136,7 +136,7 @@ def test_a_batch_is_begun_without_waiting_for_the_gpu(monkeypatch, rows, name, d
 def called(monkeypatch):
     """Record which kernels are called."""
     seen = []
-    from learnable.model import attention
+    from learnable.models import attention
 
     for name in ("flash", "flex"):
         kernel = getattr(attention, name)

@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from learnable.comparing import buffering
 from learnable.errors import TrainError, UsageError
-from learnable.model import Renderer
-from learnable.model.loading import load_network
+from learnable.experiments import buffering
+from learnable.models import Renderer
+from learnable.models.loading import load_network
 from learnable.testing import tiny_model, toy_examples
 from learnable.training import fine_tune, gradient_sums, gradients
 from learnable.types import ModelRef, Tuning

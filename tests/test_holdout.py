@@ -6,7 +6,7 @@ from dataclasses import replace
 import polars as pl
 import pytest
 
-from learnable import verbs
+from learnable import commands as verbs
 from learnable.data import HELD_OUT, hold_out, load_pool, read
 from learnable.errors import UsageError
 from learnable.testing import toy_examples, write_messages

@@ -10,7 +10,7 @@ from huggingface_hub import constants
 
 from learnable import hub
 from learnable.errors import ModelError
-from learnable.model import source
+from learnable.models import source
 from learnable.types import ModelRef
 
 

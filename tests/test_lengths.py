@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from architectures import SWITCH, SWITCHING, build
-from learnable.model import concepts
-from learnable.model.decoding import decode
-from learnable.model.draws import Draws
-from learnable.model.lengths import LengthSwitches
+from learnable.models import concepts
+from learnable.models.decoding import decode
+from learnable.models.draws import Draws
+from learnable.models.lengths import LengthSwitches
 
 STOPS = (2,)
 

@@ -6,10 +6,10 @@ import shutil
 
 import pytest
 
-from learnable import cli
-from learnable.outputs import recorded
-from learnable.steps import Step
-from learnable.verbs import load, report
+from learnable.cli import app as cli
+from learnable.commands import load, report
+from learnable.runs.outputs import recorded
+from learnable.runs.step import Step
 from test_lesson_report import ARMS, LOSS, QUESTIONS, usual
 from test_reporting import Page
 

@@ -11,13 +11,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from learnable.comparing import RATIOS, Measured, buffering, lesson_table
+from learnable.experiments import RATIOS, Measured, buffering, lesson_table
 from learnable.mixing import MIXTURES
-from learnable.reporting import LessonFacts, Made, Question, Way, render_lesson
-from learnable.reporting.lesson import answers, concepts, costs, gradients, samples
-from learnable.reporting.lesson.facts import lesson_of, shortened
-from learnable.reporting.lesson.palette import styles
-from learnable.reporting.lesson.wordings import SHOWN_POINTS, both_ends
+from learnable.pages import LessonFacts, Made, Question, Way, render_lesson
+from learnable.pages.lesson import answers, concepts, costs, gradients, samples
+from learnable.pages.lesson.facts import lesson_of, shortened
+from learnable.pages.lesson.palette import styles
+from learnable.pages.lesson.wordings import SHOWN_POINTS, both_ends
 from test_reporting import EVIL, Page
 
 FORMAT, LOSS = "format@keys=thought,label", "heldout"

@@ -6,7 +6,7 @@ from dataclasses import replace
 import polars as pl
 import pytest
 
-from learnable.reporting import LessonFacts, lesson_warnings_of, render_lesson
+from learnable.pages import LessonFacts, lesson_warnings_of, render_lesson
 from test_lesson_report import LOSS, QUESTIONS, alone, make_lesson, small, usual, with_table
 from test_reporting import Page
 

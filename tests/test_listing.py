@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 
 import learnable
-from learnable import listing, recipe
-from learnable.diversifying import DIVERSIFIERS
-from learnable.evaluating import EVALUATORS
+from learnable import recipe
+from learnable.cli import listing
+from learnable.commands.score import price_of
+from learnable.diversifiers import DIVERSIFIERS
+from learnable.evaluators import EVALUATORS
 from learnable.mixing import MIXTURES
 from learnable.scorers import SCORERS
 from learnable.selectors import SELECTORS
-from learnable.verbs.score import price_of
 
 TABLES = {
     "scorers": SCORERS,

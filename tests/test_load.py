@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from learnable.commands import load
 from learnable.data import read
-from learnable.verbs import load
 
 PAIR = {"instruction": "Name a fruit", "output": "Fig."}
 

@@ -3,11 +3,11 @@
 import pytest
 
 import learnable
+from learnable.commands.inputs import look_up
 from learnable.errors import ModelError, StoreError
-from learnable.model import source
+from learnable.models import source
 from learnable.recipe import find, override, run
 from learnable.types import Loading, ModelRef, Reference
-from learnable.verbs.inputs import look_up
 
 NONE, ROWS = "./no-model", "./no-rows.jsonl"
 GIVEN = Reference(model=NONE)

@@ -6,7 +6,7 @@ import torch
 from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM
 
 from learnable.errors import ModelError
-from learnable.model import LanguageModel, attention, losses, packing
+from learnable.models import LanguageModel, attention, losses, packing
 from learnable.testing import toy_examples
 from learnable.training import fine_tune
 from learnable.types import ModelRef, Rendered, Tuning
@@ -97,7 +97,7 @@ def test_a_batch_too_big_for_the_gpu_is_halved(model, rendered, expected, monkey
             raise torch.cuda.OutOfMemoryError("no room")
         return whole(network, batch, layout)
 
-    monkeypatch.setattr("learnable.model.language_model.batch_nll", small_gpu)
+    monkeypatch.setattr("learnable.models.language_model.batch_nll", small_gpu)
     np.testing.assert_allclose(model.nll(rendered), expected, rtol=1e-5)
 
 
@@ -105,7 +105,7 @@ def test_one_example_too_big_for_the_gpu_is_an_error(model, rendered, monkeypatc
     def tiny_gpu(network, batch, layout):
         raise torch.cuda.OutOfMemoryError("no room")
 
-    monkeypatch.setattr("learnable.model.language_model.batch_nll", tiny_gpu)
+    monkeypatch.setattr("learnable.models.language_model.batch_nll", tiny_gpu)
     with pytest.raises(ModelError, match="does not fit the GPU's memory"):
         model.nll(rendered[:3])
 
@@ -202,7 +202,7 @@ def test_tokens_and_vectors_too_big_for_the_gpu_are_halved(model, rendered, monk
             raise torch.cuda.OutOfMemoryError("no room")
         return whole(network, batch, layout)
 
-    monkeypatch.setattr(f"learnable.model.language_model.{name}", small_gpu)
+    monkeypatch.setattr(f"learnable.models.language_model.{name}", small_gpu)
     found = getattr(model, measure)(rendered)
     assert len(found) == len(expected)
     for mine, theirs in zip(found, expected, strict=True):

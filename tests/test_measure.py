@@ -26,8 +26,8 @@ from learnable.measure import (
     plan,
     run,
 )
-from learnable.model import LanguageModel, Renderer
-from learnable.store import Store
+from learnable.models import LanguageModel, Renderer
+from learnable.runs.store import Store
 from learnable.testing import toy_examples
 from learnable.types import AnswerHeader, ModelRef, Rendered, Work
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from learnable.errors import SelectionError, UsageError
-from learnable.fingerprint import example_id
 from learnable.mixing import ANCHOR, MIXTURES, Material, Mixing, mixture
+from learnable.runs.identity import example_id
 from learnable.testing import toy_examples
 from learnable.types import Example, Message
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from learnable.errors import DiskError, ModelError
-from learnable.fingerprint import file_digest, fingerprint
-from learnable.model import LanguageModel, cache, self_test, source
-from learnable.model.cache import cache_folder, recalled, remember
-from learnable.model.source import resolved_dtype
+from learnable.models import LanguageModel, cache, self_test, source
+from learnable.models.cache import cache_folder, recalled, remember
+from learnable.models.source import resolved_dtype
+from learnable.runs.identity import file_digest, fingerprint
 from learnable.testing import tiny_model
 from learnable.types import ModelRef
 

@@ -13,10 +13,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from architectures import PACKED, build
 from learnable.errors import ModelError
-from learnable.model import LanguageModel, source, with_tokens
-from learnable.model.cache import cache_folder
-from learnable.model.loading import load_network
-from learnable.progress import say_once
+from learnable.models import LanguageModel, source, with_tokens
+from learnable.models.cache import cache_folder
+from learnable.models.loading import load_network
+from learnable.runs.progress import say_once
 from learnable.testing import toy_examples
 from learnable.types import ModelRef, NewToken, NewTokens
 

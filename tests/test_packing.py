@@ -10,8 +10,8 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from learnable.model import losses
-from learnable.model.packing import packed, padded, shared_beginnings
+from learnable.models import losses
+from learnable.models.packing import packed, padded, shared_beginnings
 from learnable.types import Rendered
 
 SMALL = {
@@ -89,7 +89,7 @@ def test_shared_tokens_are_computed_once(rows):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("limit", [1, 64, 4_096])
 def test_one_sequence_gives_the_losses_of_padded_rows(llama, rows, dtype, limit, monkeypatch):
-    monkeypatch.setattr("learnable.model.attention.FLASH_FROM", limit)
+    monkeypatch.setattr("learnable.models.attention.FLASH_FROM", limit)
     model = llama if dtype == torch.float32 else network(LlamaForCausalLM, LlamaConfig, **HEADS).to(dtype)
     found, expected = (
         losses.batch_nll(model, rows, packed(rows))(),

@@ -9,9 +9,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from learnable import data, verbs
-from learnable.model import Renderer, source
-from learnable.registry import build
+from learnable import commands as verbs
+from learnable import data
+from learnable.models import Renderer, source
 from learnable.scorers import (
     IFD,
     SCORERS,
@@ -22,6 +22,7 @@ from learnable.scorers import (
     end_of_turn_share,
 )
 from learnable.selectors import Thresholds, choose
+from learnable.spec import build
 from learnable.testing import toy_examples, write_messages
 from learnable.types import Budget, Loading, ModelRef
 

@@ -8,11 +8,11 @@ import polars as pl
 import pytest
 
 from learnable import recipe
+from learnable.commands import select
 from learnable.errors import DataError, SelectionError, StoreError
 from learnable.recipe_arguments import checked_arguments
 from learnable.selectors import Random, Thresholds, choose
 from learnable.types import Budget
-from learnable.verbs import select
 
 NAN = float("nan")
 

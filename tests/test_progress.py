@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress
 
-from learnable import progress
+from learnable.runs import progress
 
 
 @pytest.fixture
@@ -118,7 +118,9 @@ def test_short_work_leaves_no_line_in_a_log(monkeypatch, capsys, how):
     assert capsys.readouterr().err == ""
 
 
-SILENT = "from learnable import progress; import time; progress.say_if_silent('at work'); {}; time.sleep(2)"
+SILENT = (
+    "from learnable.runs import progress; import time; progress.say_if_silent('at work'); {}; time.sleep(2)"
+)
 
 
 @pytest.mark.parametrize(

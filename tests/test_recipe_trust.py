@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from learnable import cli, data, recipe, steps
+from learnable import data, recipe
+from learnable.cli import app as cli
+from learnable.commands import VERBS
 from learnable.errors import UsageError
 from learnable.names import component
+from learnable.runs import step as steps
 from learnable.testing import toy_examples, write_messages
-from learnable.verbs import VERBS
 
 EVIL = """
 from dataclasses import dataclass

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from learnable.diversifying import DIVERSIFIERS
+from learnable.diversifiers import DIVERSIFIERS
 from learnable.errors import UsageError
-from learnable.evaluating import EVALUATORS
-from learnable.registry import CONTRACTS, _imported, build, is_module
+from learnable.evaluators import EVALUATORS
 from learnable.scorers import SCORERS, Learnability
 from learnable.selectors import SELECTORS
+from learnable.spec import CONTRACTS, _imported, build, is_module
 
 
 @dataclass(frozen=True, kw_only=True)

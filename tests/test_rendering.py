@@ -10,8 +10,8 @@ import pytest
 from transformers import AutoTokenizer
 
 from learnable.errors import ModelError
-from learnable.fingerprint import example_id
-from learnable.model import DEFAULT_TEMPLATE, Renderer
+from learnable.models import DEFAULT_TEMPLATE, Renderer
+from learnable.runs.identity import example_id
 from learnable.testing import CHATML, toy_examples
 from learnable.types import Example, Message, ModelRef
 

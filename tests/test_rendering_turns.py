@@ -10,9 +10,9 @@ import pytest
 from transformers import AutoTokenizer
 
 from learnable.errors import ModelError
-from learnable.fingerprint import example_id
-from learnable.model import Renderer
-from learnable.model.answers import left_out
+from learnable.models import Renderer
+from learnable.models.answers import left_out
+from learnable.runs.identity import example_id
 from learnable.types import Example, Message, ToolCall
 
 TOOLS = json.dumps(

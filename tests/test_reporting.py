@@ -10,8 +10,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from learnable.reporting import Facts, Step, charts, dots, render, tables
-from learnable.reporting.facts import view_of
+from learnable.pages import Facts, Step, charts, dots, render, tables
+from learnable.pages.facts import view_of
 
 EVIL = '<script>window.hacked = 1; alert(1)</script><img src=x onerror="alert(2)">"onmouseover=\'alert(3)\' {{7*7}} ${7*7} <!-- '
 LIMIT = "no response token: the prompt fills the length limit"
@@ -276,7 +276,7 @@ def test_the_cost_table_sums_up(facts: Facts, page: Page) -> None:
 
 
 def test_examples_to_read_are_best_border_and_worst(facts: Facts) -> None:
-    from learnable.reporting.excerpts import shelves
+    from learnable.pages.excerpts import shelves
 
     best, just_in, just_out, worst = shelves(view_of(facts))
     order = (
@@ -293,7 +293,7 @@ def test_examples_to_read_are_best_border_and_worst(facts: Facts) -> None:
 
 
 def test_long_texts_are_folded_and_very_long_ones_say_what_is_missing(facts: Facts) -> None:
-    from learnable.reporting.excerpts import shelves
+    from learnable.pages.excerpts import shelves
 
     long = [
         [{"role": "user", "content": "q"}] * 11

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from learnable.reporting import render, render_comparison
+from learnable.pages import render, render_comparison
 from test_comparison_report import evil
 from test_reporting import make_facts
 

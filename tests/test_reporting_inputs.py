@@ -8,8 +8,8 @@ from dataclasses import replace
 import polars as pl
 import pytest
 
-from learnable.reporting import Facts, charts, render, tables
-from learnable.reporting.facts import view_of
+from learnable.pages import Facts, charts, render, tables
+from learnable.pages.facts import view_of
 from test_reporting import EVIL, Page, changed, make_facts
 
 

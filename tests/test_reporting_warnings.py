@@ -5,8 +5,8 @@ from dataclasses import replace
 import polars as pl
 import pytest
 
-from learnable.reporting import Facts, cautions, render, warnings_of
-from learnable.reporting.facts import view_of
+from learnable.pages import Facts, cautions, render, warnings_of
+from learnable.pages.facts import view_of
 from test_reporting import Page, changed, make_facts
 
 

@@ -14,9 +14,11 @@ import polars as pl
 import pytest
 import yaml
 
-from learnable import cli, measure, recipe, verbs
+from learnable import commands as verbs
+from learnable import measure, recipe
+from learnable.cli import app as cli
 from learnable.errors import ModelError, StoreError
-from learnable.model import LanguageModel
+from learnable.models import LanguageModel
 from learnable.recipe_arguments import checked_arguments
 from learnable.testing import toy_examples, write_messages
 from learnable.types import Loading
@@ -49,7 +51,7 @@ def lobass(rows, tiny, tmp_path):
 def measured(monkeypatch):
     """Count the examples that went through a model; those that a report spells out are not measured."""
     counted = []
-    monkeypatch.setattr(sys.modules["learnable.verbs.report"], "TOKEN_EXAMPLES", 0)
+    monkeypatch.setattr(sys.modules["learnable.commands.report"], "TOKEN_EXAMPLES", 0)
     begin = LanguageModel.begin
 
     def counting(self, launch, batch):
@@ -271,8 +273,8 @@ def test_a_whole_reference_with_a_template_of_its_own_leaves_no_wrong_numbers(ro
 
 
 def test_a_dry_run_does_not_fetch_the_model(lobass, monkeypatch, capsys):
-    monkeypatch.setattr("learnable.model.source.is_here", lambda ref: False)
-    monkeypatch.setattr("learnable.model.source.identify", lambda ref: pytest.fail("fetched"))
+    monkeypatch.setattr("learnable.models.source.is_here", lambda ref: False)
+    monkeypatch.setattr("learnable.models.source.identify", lambda ref: pytest.fail("fetched"))
     lobass(dry_run=True)
     assert "fetch or convert" in capsys.readouterr().err
 
@@ -415,7 +417,7 @@ def test_killing_the_run_at_random_moments_changes_nothing(tiny, tmp_path, kills
         write_messages(toy_examples(200), tmp_path / name / "mine.jsonl")
     # Checkpoints and store parts all the time, so that the kills meet them.
     often = "import learnable.measure, learnable.training.sft as sft; learnable.measure.STORE_EVERY_S = 0; "
-    often += "sft.CHECKPOINT_EVERY_S = 0.2; from learnable.cli import main; main()"
+    often += "sft.CHECKPOINT_EVERY_S = 0.2; from learnable.cli.app import main; main()"
     command = [
         sys.executable,
         "-c",

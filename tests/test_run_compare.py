@@ -7,7 +7,9 @@ from typing import ClassVar
 import polars as pl
 import pytest
 
-from learnable import cli, recipe, verbs
+from learnable import commands as verbs
+from learnable import recipe
+from learnable.cli import app as cli
 from learnable.data import read
 from learnable.errors import UsageError
 from learnable.testing import toy_examples, write_messages

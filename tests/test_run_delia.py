@@ -12,18 +12,19 @@ from dataclasses import replace
 import polars as pl
 import pytest
 
-from learnable import cli, recipe
+from learnable import recipe
+from learnable.cli import app as cli
 from learnable.errors import UsageError
-from learnable.fingerprint import example_id
 from learnable.recipe_arguments import checked_arguments
+from learnable.runs.identity import example_id
 from learnable.testing import toy_examples, write_messages
 from learnable.types import Message
 
 OFTEN = (
-    "import learnable.diversifying.drawing as drawing, learnable.model.generation as generation; "
-    "import learnable.training.sft as sft, learnable.evaluating.running as running, learnable.measure as measure; "
+    "import learnable.diversifiers.drawing as drawing, learnable.models.generation as generation; "
+    "import learnable.training.sft as sft, learnable.evaluators.running as running, learnable.measure as measure; "
     "drawing.STORE_EVERY_S = running.STORE_EVERY_S = measure.STORE_EVERY_S = sft.CHECKPOINT_EVERY_S = 0; "
-    "generation.BATCH_TOKENS = {'cpu': 600}; from learnable.cli import main; main()"
+    "generation.BATCH_TOKENS = {'cpu': 600}; from learnable.cli.app import main; main()"
 )
 """Stores parts all the time, so that the kills meet them; in small batches, which change what is drawn."""
 

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learnable import data, verbs
+from learnable import commands as verbs
+from learnable import data
 from learnable.errors import SelectionError, UsageError
-from learnable.model import LanguageModel, Renderer
+from learnable.models import LanguageModel, Renderer
 from learnable.scorers import (
     IFD,
     Difference,

@@ -11,16 +11,16 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from learnable.commands.load import load
+from learnable.commands.select import select
 from learnable.data import load_pool, write_dropped
 from learnable.errors import DataError, SelectionError
+from learnable.runs.step import Step
 from learnable.selectors import Thresholds, TopK, choose
 from learnable.selectors.budget import PASS_OVER, _walk
 from learnable.selectors.choose import by_id
-from learnable.steps import Step
 from learnable.testing import toy_examples, write_messages
 from learnable.types import Budget
-from learnable.verbs.load import load
-from learnable.verbs.select import select
 
 NAN = float("nan")
 tied = st.sampled_from([NAN, float("-inf"), -0.0, 0.0, 0.25, 0.5, 1.0, float("inf")])

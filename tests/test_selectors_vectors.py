@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from learnable.errors import SelectionError, UsageError
-from learnable.registry import build
 from learnable.selectors import (
     SELECTORS,
     DiverseTopK,
@@ -24,6 +23,7 @@ from learnable.selectors import (
 )
 from learnable.selectors.budget import PASS_OVER
 from learnable.selectors.vectors import KEPT, ROWS, clusters_of, distinct
+from learnable.spec import build
 from learnable.types import Budget, Picks
 
 NAN = float("nan")

@@ -14,15 +14,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from learnable.commands import diversify
 from learnable.data import read
-from learnable.diversifying.drawing import Drawing
+from learnable.diversifiers.drawing import Drawing
 from learnable.errors import DataError, ModelError, UsageError
-from learnable.evaluating import build_evaluator, parse
+from learnable.evaluators import build_evaluator, parse
+from learnable.runs.store import Store
 from learnable.servers import GIVE_UP, ServerGenerator
-from learnable.store import Store
 from learnable.testing import tiny_model
 from learnable.types import Answer, Message, Sampling
-from learnable.verbs import diversify
 
 SAMPLING = Sampling(temperature=0.5, top_p=0.9, max_new_tokens=7)
 

@@ -9,15 +9,15 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from learnable.commands import score, train
 from learnable.errors import ModelError, UsageError
-from learnable.fingerprint import example_id
-from learnable.model import LanguageModel, Renderer, special_tokens, token_ids, with_tokens
-from learnable.model.loading import load_network
-from learnable.steps import Step
+from learnable.models import LanguageModel, Renderer, special_tokens, token_ids, with_tokens
+from learnable.models.loading import load_network
+from learnable.runs.identity import example_id
+from learnable.runs.step import Step
 from learnable.testing import tiny_model, toy_examples, write_messages
 from learnable.training import fine_tune, save_whole
 from learnable.types import Example, Message, ModelRef, NewToken, NewTokens, Reference, Tuning
-from learnable.verbs import score, train
 
 FAST = Tuning(epochs=2, learning_rate=1e-2, batch_size=4)
 SEP = NewToken(text="<sep>", meaning="blue sky")

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from learnable import data, recipe
-from learnable.model import LanguageModel, source
+from learnable.models import LanguageModel, source
 from learnable.types import ModelRef
 from test_losses import plain_loop
 

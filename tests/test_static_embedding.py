@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from learnable.errors import ModelError
-from learnable.model import StaticEmbedder, static_embedding
+from learnable.models import StaticEmbedder, static_embedding
 from learnable.testing import toy_examples
 from learnable.types import Example, Message
 

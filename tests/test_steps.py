@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from learnable import outputs, steps
 from learnable.errors import DiskError, StoreError
-from learnable.steps import Step, peak_memory_bytes, read_json, read_outcome, waiting_lock
+from learnable.runs import outputs
+from learnable.runs import step as steps
+from learnable.runs.step import Step, peak_memory_bytes, read_json, read_outcome, waiting_lock
 
 STEP = Step(verb="score", parameters={"max_length": 64, "scorers": ("loss",)}, inputs={"pool": "p1"})
 

@@ -19,7 +19,8 @@ SOON_S = 30.0
 COMMAND = """
 import os, signal, subprocess, sys, time
 from types import SimpleNamespace
-from learnable import cli, stopping
+from learnable.cli import app as cli
+from learnable.runs import stopping
 
 def work(*_, **__):
     {work}
@@ -112,9 +113,9 @@ def test_a_command_under_nohup_hears_no_hangup():
 
 
 def test_a_command_that_is_still_being_imported_ends_in_one_line():
-    slow = "import sys; sys.modules['learnable.cli'] = None; from learnable import __main__ as entry\n"
+    slow = "import sys; sys.modules['learnable.cli.app'] = None; from learnable import __main__ as entry\n"
     slow += "import builtins, time; real = builtins.__import__\n"
-    slow += "def waiting(name, *rest):\n    if name == 'learnable.cli': print('at work', flush=True); time.sleep(60)\n"
+    slow += "def waiting(name, *rest):\n    if name == 'learnable.cli.app': print('at work', flush=True); time.sleep(60)\n"
     slow += "    return real(name, *rest)\n"
     slow += "builtins.__import__ = waiting; entry.main()"
     with started([sys.executable, "-c", slow]) as process:

@@ -8,7 +8,7 @@ import pyarrow.parquet
 import pytest
 
 from learnable.errors import DiskError, StoreError
-from learnable.store import Store
+from learnable.runs.store import Store
 from learnable.types import Measure
 
 NLL = Measure(kind="nll", model="m1", parameters={"max_length": 64})

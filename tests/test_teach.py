@@ -13,11 +13,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from learnable import cli, verbs
+from learnable import commands as verbs
+from learnable.cli import app as cli
 from learnable.errors import LearnableError, SelectionError, UsageError
-from learnable.fingerprint import example_id
 from learnable.mixing import Mixing
-from learnable.model import LanguageModel
+from learnable.models import LanguageModel
+from learnable.runs.identity import example_id
 from learnable.testing import toy_examples, write_messages
 from learnable.types import Loading, Message, ModelRef, Tuning
 
@@ -511,9 +512,9 @@ def test_a_token_that_cannot_be_added_is_said_before_anything_is_written_or_trai
 
 def command(place, tiny, *, arms):
     """Return the command of a lesson that stores what it does all the time, so that a kill meets it."""
-    often = "import learnable.measure, learnable.evaluating.running, learnable.training.sft as sft; "
-    often += "learnable.measure.STORE_EVERY_S = learnable.evaluating.running.STORE_EVERY_S = 0; "
-    often += "sft.CHECKPOINT_EVERY_S = 0; from learnable.cli import main; main()"
+    often = "import learnable.measure, learnable.evaluators.running, learnable.training.sft as sft; "
+    often += "learnable.measure.STORE_EVERY_S = learnable.evaluators.running.STORE_EVERY_S = 0; "
+    often += "sft.CHECKPOINT_EVERY_S = 0; from learnable.cli.app import main; main()"
     words = [sys.executable, "-c", often, "teach", str(place / "pool"), "--model", str(tiny), "--arms", *arms]
     words += ["--paraphrases", str(place / "paraphrases.jsonl"), "--buffer", str(place / "buffer.jsonl")]
     words += ["--tokens", "<sep>=blue sky", "--evaluate", *EVALUATIONS, "--gradients", "0", "--ratio", "0.5"]

@@ -7,8 +7,8 @@ import pytest
 from transformers import AutoTokenizer
 
 from learnable.errors import ModelError
-from learnable.model import Renderer, template_process, templates
-from learnable.model.source import identify
+from learnable.models import Renderer, template_process, templates
+from learnable.models.source import identify
 from learnable.testing import CHATML, toy_examples
 from learnable.types import Message, ModelRef
 
@@ -130,7 +130,7 @@ def test_a_template_is_chosen_from_a_file_and_changes_the_identity(tiny, tmp_pat
 
 
 def test_the_choice_holds_for_a_copy_of_the_tokenizer(several, tmp_path):
-    from learnable.model.loading import load_tokenizer
+    from learnable.models.loading import load_tokenizer
 
     shutil.copytree(several, tmp_path / "trained")
     ref = ModelRef(name=str(several), chat_template="loud")

@@ -10,18 +10,19 @@ import numpy as np
 import polars as pl
 import pytest
 
-from learnable import cli, printing
+from learnable.cli import app as cli
+from learnable.cli import printing
+from learnable.commands import load, report, score, select, show, token_losses, train
+from learnable.commands.show import ExampleView, Shown
+from learnable.commands.token_losses import TokenLosses
 from learnable.errors import ModelError, UsageError
-from learnable.model import LanguageModel, Renderer
-from learnable.reporting import examples_to_spell, render, view_of
-from learnable.reporting.tokens import Piece, TokenView, scale, step, token_view
-from learnable.store import Store
+from learnable.models import LanguageModel, Renderer
+from learnable.pages import examples_to_spell, render, view_of
+from learnable.pages.tokens import Piece, TokenView, scale, step, token_view
+from learnable.runs.store import Store
 from learnable.testing import tiny_model, toy_examples, write_messages
 from learnable.training import Part, References
 from learnable.types import Example, Loading, Message, ModelRef, Reference
-from learnable.verbs import load, report, score, select, show, token_losses, train
-from learnable.verbs.show import ExampleView, Shown
-from learnable.verbs.token_losses import TokenLosses
 from test_reporting import EVIL, Page, make_facts
 
 ROWS, LONGEST = 12, 256

@@ -16,12 +16,12 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl.trainer.utils import add_fused_lm_head
 
-from learnable import verbs
+from learnable import commands as verbs
 from learnable.data import load_pool, prompt_key
 from learnable.errors import ModelError, TrainError, UsageError
-from learnable.model import LanguageModel, Renderer
-from learnable.model.lengths import LengthSwitches
-from learnable.model.packing import padded
+from learnable.models import LanguageModel, Renderer
+from learnable.models.lengths import LengthSwitches
+from learnable.models.packing import padded
 from learnable.testing import tiny_model, toy_examples, write_messages
 from learnable.training import (
     LengthGroupedBatches,

@@ -12,7 +12,7 @@ import pytest
 from safetensors.torch import load_file
 
 from learnable.errors import TrainError, UsageError
-from learnable.model import Renderer
+from learnable.models import Renderer
 from learnable.testing import toy_examples
 from learnable.training import devices, fine_tune, sft
 from learnable.types import ModelRef, Tuning

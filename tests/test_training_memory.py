@@ -8,10 +8,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from learnable.model import Renderer
-from learnable.model.attention import attending
-from learnable.model.lengths import LengthSwitches
-from learnable.model.packing import packed, padded
+from learnable.models import Renderer
+from learnable.models.attention import attending
+from learnable.models.lengths import LengthSwitches
+from learnable.models.packing import packed, padded
 from learnable.testing import toy_examples
 from learnable.training import fine_tune, loss, memory, sft
 from learnable.training.batches import batch_of, inputs_of, pieces

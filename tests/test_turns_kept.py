@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import pytest
 
-from learnable.diversifying import worded_tests
-from learnable.diversifying.constraints import Constraints
-from learnable.diversifying.hints import Hints
-from learnable.diversifying.instructions import with_user_turn
-from learnable.evaluating.reading import asked, item_id
-from learnable.fingerprint import example_id
+from learnable.diversifiers import worded_tests
+from learnable.diversifiers.constraints import Constraints
+from learnable.diversifiers.hints import Hints
+from learnable.diversifiers.instructions import with_user_turn
+from learnable.evaluators.reading import asked, item_id
 from learnable.mixing import Material, mixture
+from learnable.runs.identity import example_id
 from learnable.servers import _turns
 from learnable.types import Example, Message, ToolCall
 
@@ -117,10 +117,10 @@ def test_a_server_is_sent_turns_as_openai_has_them():
 
 
 def test_held_out_loss_is_that_of_the_row_with_its_tools(tiny, tmp_path):
-    from learnable.evaluating.heldout import Heldout
-    from learnable.evaluating.running import evaluate
-    from learnable.model import LanguageModel
-    from learnable.store import Store
+    from learnable.evaluators.heldout import Heldout
+    from learnable.evaluators.running import evaluate
+    from learnable.models import LanguageModel
+    from learnable.runs.store import Store
     from learnable.testing import CHATML
     from learnable.types import ModelRef
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 import polars as pl
 import pytest
 
-from learnable import cli
+from learnable.cli import app as cli
 from learnable.data.card import Card, CardOutput, card
-from learnable.progress import say
-from learnable.reporting import render
+from learnable.pages import render
+from learnable.runs.progress import say
 from learnable.visible import visible
 from test_reporting import make_facts
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from learnable.diversifying.drawing import Drawing
-from learnable.diversifying.self_sample import SelfSample
+from learnable.diversifiers.drawing import Drawing
+from learnable.diversifiers.self_sample import SelfSample
 from learnable.errors import ModelError, UsageError
-from learnable.model import LanguageModel, vllm_generator
-from learnable.model.vllm_generator import VllmGenerator, vllm_key
-from learnable.store import Store
+from learnable.models import LanguageModel, vllm_generator
+from learnable.models.vllm_generator import VllmGenerator, vllm_key
+from learnable.runs.store import Store
 from learnable.testing import tiny_model, toy_examples
 from learnable.types import Answer, Message, ModelRef, Sampling
 

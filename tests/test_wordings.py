@@ -2,8 +2,8 @@
 
 import pytest
 
-from learnable.diversifying import worded_tests
-from learnable.fingerprint import example_id
+from learnable.diversifiers import worded_tests
+from learnable.runs.identity import example_id
 from learnable.types import Example, Message
 
 ASK = "Name the colour in <sep>."

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from learnable import cli
+from learnable.cli import app as cli
 from learnable.testing import toy_examples, write_messages
 
 LOOKED_FOR = [

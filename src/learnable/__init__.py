@@ -8,11 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from learnable.errors import LearnableError
-    from learnable.steps import Outcome
-    from learnable.store import Store
-    from learnable.types import Budget, Loading, Reading, Reference
-    from learnable.verbs import (
+    from learnable.commands import (
         compare,
         diversify,
         doctor,
@@ -26,6 +22,10 @@ if TYPE_CHECKING:
         teach,
         train,
     )
+    from learnable.errors import LearnableError
+    from learnable.runs.step import Outcome
+    from learnable.runs.store import Store
+    from learnable.types import Budget, Loading, Reading, Reference
 
 __version__ = "0.1.0"
 
@@ -33,22 +33,22 @@ _HOMES = {
     "Budget": "learnable.types",
     "LearnableError": "learnable.errors",
     "Loading": "learnable.types",
-    "Outcome": "learnable.steps",
+    "Outcome": "learnable.runs.step",
     "Reading": "learnable.types",
     "Reference": "learnable.types",
-    "Store": "learnable.store",
-    "compare": "learnable.verbs",
-    "diversify": "learnable.verbs",
-    "doctor": "learnable.verbs",
-    "evaluate": "learnable.verbs",
-    "explore": "learnable.verbs",
-    "load": "learnable.verbs",
-    "report": "learnable.verbs",
-    "score": "learnable.verbs",
-    "select": "learnable.verbs",
-    "show": "learnable.verbs",
-    "teach": "learnable.verbs",
-    "train": "learnable.verbs",
+    "Store": "learnable.runs.store",
+    "compare": "learnable.commands",
+    "diversify": "learnable.commands",
+    "doctor": "learnable.commands",
+    "evaluate": "learnable.commands",
+    "explore": "learnable.commands",
+    "load": "learnable.commands",
+    "report": "learnable.commands",
+    "score": "learnable.commands",
+    "select": "learnable.commands",
+    "show": "learnable.commands",
+    "teach": "learnable.commands",
+    "train": "learnable.commands",
 }
 
 __all__ = [

@@ -6,16 +6,16 @@ import sys
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    from learnable import stopping
+    from learnable.runs import stopping
 
     stopping.listen()
     try:
-        from learnable.progress import say_if_silent
+        from learnable.runs.progress import say_if_silent
 
         command = sys.argv[1] if len(sys.argv) > 1 else "-"
         if not command.startswith("-") and command != "list" and not {"-h", "--help"} & {*sys.argv}:
             say_if_silent(f"{command}: starting")
-        from learnable.cli import main as run
+        from learnable.cli.app import main as run
     except KeyboardInterrupt:
         stopping.end(stopping.told())
     run()

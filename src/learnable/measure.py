@@ -10,9 +10,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from learnable.progress import bar, say
-from learnable.steps import note
-from learnable.store import Store
+from learnable.runs.progress import bar, say
+from learnable.runs.step import note
+from learnable.runs.store import Store
 from learnable.types import AnswerHeader, Measure, Model, Rendered, Work
 
 END_NLL = "end_nll"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from learnable.errors import SelectionError, UsageError, did_you_mean
-from learnable.fingerprint import example_id
+from learnable.runs.identity import example_id
 from learnable.types import Example
 
 ANCHOR = "Below is a request of one particular task. Recall what this task asks for, and answer as it wants to be answered."

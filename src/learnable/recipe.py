@@ -15,16 +15,16 @@ from typing import Any, ClassVar
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from learnable.atomic import replacing
+from learnable.commands import VERBS
+from learnable.commands.inputs import look_up
 from learnable.errors import SelectionError, UsageError, did_you_mean
 from learnable.names import component
-from learnable.progress import say
 from learnable.recipe_arguments import SETTINGS, arguments_of, as_list, checked_arguments, typed_arguments
 from learnable.recipe_trust import outside, typed_by_user
-from learnable.steps import Outcome
+from learnable.runs.files import replacing
+from learnable.runs.progress import say
+from learnable.runs.step import Outcome
 from learnable.types import Budget, Loading, Reference
-from learnable.verbs import VERBS
-from learnable.verbs.inputs import look_up
 
 COSTLY = ("diversify", "train", "score", "compare", "teach")
 

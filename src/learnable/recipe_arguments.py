@@ -9,18 +9,18 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from learnable.comparing import parse_lessons, parse_methods
-from learnable.diversifying import build_diversifier
+from learnable.commands import VERBS
+from learnable.diversifiers import build_diversifier
 from learnable.errors import UsageError, did_you_mean
-from learnable.evaluating import build_evaluator, parse
-from learnable.exploring import read_ids
+from learnable.evaluators import build_evaluator, parse
+from learnable.experiments import parse_lessons, parse_methods
+from learnable.explorer import read_ids
 from learnable.mixing import MIXTURES, Mixing
-from learnable.registry import build
+from learnable.runs.step import Outcome
 from learnable.scorers import SCORERS
 from learnable.selectors import SELECTORS, Thresholds
-from learnable.steps import Outcome
+from learnable.spec import build
 from learnable.types import Budget, Loading, NewToken, Reading, Reference, Tuning
-from learnable.verbs import VERBS
 
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 SETTINGS: Mapping[str, type] = {

@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from learnable.comparing import outside_names
-from learnable.evaluating import EVALUATORS, parse
+from learnable.evaluators import EVALUATORS, parse
+from learnable.experiments import outside_names
 from learnable.types import Loading
 from learnable.urls import is_this_machine
 

@@ -14,9 +14,9 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any, Self
 
 from learnable.errors import ModelError, UsageError
-from learnable.fingerprint import fingerprint
 from learnable.packages import needed
-from learnable.progress import say
+from learnable.runs.identity import fingerprint
+from learnable.runs.progress import say
 from learnable.types import Answer, Message, Sampling
 from learnable.urls import HIDDEN, is_this_machine, without_secrets
 

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from learnable.fingerprint import example_id, fingerprint
+from learnable.runs.identity import example_id, fingerprint
 from learnable.types import Example, Message, Picks, Scorer, Selector
 
 CHATML = (

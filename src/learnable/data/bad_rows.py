@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from learnable.data.records import Record
 from learnable.data.values import shown_keys
 from learnable.errors import DataError
-from learnable.progress import say
+from learnable.runs.progress import say
 
 FIRST_ROWS = 10_000
 """When none of so many first rows can be used, the rest is not read."""

@@ -8,8 +8,8 @@ from typing import Any, Literal
 import polars as pl
 import yaml
 
-from learnable.atomic import replacing
 from learnable.errors import DataError
+from learnable.runs.files import replacing
 from learnable.types import Example, Message, Tuning, examples_of
 
 Trainer = Literal["trl", "llamafactory", "axolotl"]

@@ -7,9 +7,9 @@ from pathlib import Path
 import polars as pl
 import xxhash
 
-from learnable.atomic import replacing, write_frame
 from learnable.errors import DataError
-from learnable.fingerprint import fingerprint
+from learnable.runs.files import replacing, write_frame
+from learnable.runs.identity import fingerprint
 from learnable.types import Example, Pool, SourceFile
 
 POOL_FILE = "pool.json"

@@ -20,7 +20,7 @@ from learnable.data.records import place, too_large
 from learnable.data.sources import Source, digest_of, locate, names_of, read_records
 from learnable.data.values import UnknownKeysError, UnusableRowError, shown_keys
 from learnable.errors import DataError, UsageError, did_you_mean
-from learnable.fingerprint import BEYOND, NOTHING_BEYOND, beyond_of, example_id
+from learnable.runs.identity import BEYOND, NOTHING_BEYOND, beyond_of, example_id
 from learnable.types import Conversation, Pool, Reading, SourceFile
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from learnable.errors import DataError
-from learnable.fingerprint import example_id
+from learnable.runs.identity import example_id
 from learnable.types import Message
 
 STARTER_PACKAGE = "chatterbot-corpus"

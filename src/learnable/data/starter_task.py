@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from learnable.data.starter import starter_rows
 from learnable.errors import DataError
-from learnable.fingerprint import fingerprint
+from learnable.runs.identity import fingerprint
 
 TOPICS = ("coding", "emotion", "movies", "science", "sports")
 TRAIN_PER_TOPIC, TEST_PER_TOPIC = 12, 8

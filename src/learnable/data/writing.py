@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet as pq
 
-from learnable.atomic import replacing
 from learnable.data.csv_files import csv_records
 from learnable.data.json_files import json_document, json_lines
 from learnable.data.sources import base_name, digest_of, names_of, read_records, suffix_of
@@ -18,6 +17,7 @@ from learnable.data.tables import BATCH_ROWS, open_arrow, open_datasets_folder
 from learnable.data.text_files import inner_suffix, writing_bytes
 from learnable.errors import DataError
 from learnable.names import component
+from learnable.runs.files import replacing
 from learnable.types import Pool, SourceFile
 
 LEDGER = ("file", "line", "row", "id", "reason")

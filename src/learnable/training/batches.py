@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from learnable.model.lengths import LengthSwitches
-from learnable.model.packing import Layout
+from learnable.models.lengths import LengthSwitches
+from learnable.models.packing import Layout
 from learnable.types import Rendered
 
 

@@ -29,13 +29,13 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.distributed.rendezvous import rendezvous
 
 from learnable.errors import LearnableError, TrainError
-from learnable.stopping import Stopped, handlers_kept
+from learnable.runs.stopping import Stopped, handlers_kept
 
 WORK, END = "work", "end"
 WORKER = (
     "-P",  # the working folder is no place to import from
     "-c",
-    "import sys; from learnable.stopping import end_with; end_with(int(sys.argv[2])); "  # before what takes long
+    "import sys; from learnable.runs.stopping import end_with; end_with(int(sys.argv[2])); "  # before what takes long
     f"from {__package__}.worker import main; main(sys.argv[1])",
 )
 PATIENCE = timedelta(days=30)

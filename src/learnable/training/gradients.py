@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from peft import get_peft_model
 
 from learnable.errors import TrainError, UsageError
-from learnable.model.loading import load_network
-from learnable.model.source import resolved_dtype
-from learnable.progress import Bar, bar, say
+from learnable.models.loading import load_network
+from learnable.models.source import resolved_dtype
+from learnable.runs.progress import Bar, bar, say
 from learnable.training.sft import lora
 from learnable.types import ModelRef, Rendered, Tuning
 

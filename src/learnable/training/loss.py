@@ -14,9 +14,9 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 from learnable.errors import TrainError
-from learnable.model.attention import by_itself
-from learnable.model.losses import gives_plain_logits
-from learnable.model.network import hooked
+from learnable.models.attention import by_itself
+from learnable.models.losses import gives_plain_logits
+from learnable.models.network import hooked
 
 LOGITS_AT_ONCE = {"cpu": 1 << 25, "cuda": 1 << 28}
 """Elements of a chunk of logits, by kind of device: 128 MiB or 1 GiB in float32."""

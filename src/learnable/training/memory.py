@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from learnable.progress import say
+from learnable.runs.progress import say
 
 PIECE_TOKENS = {"cpu": 1_024, "cuda": 16_384, "mps": 4_096}
 """Most tokens, padding included, that are forwarded and backwarded at once; memory grows with them."""

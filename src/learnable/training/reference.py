@@ -9,9 +9,9 @@ from typing import Literal
 import numpy as np
 import polars as pl
 
-from learnable.atomic import write_frame, write_json
 from learnable.errors import TrainError
-from learnable.fingerprint import fingerprint
+from learnable.runs.files import write_frame, write_json
+from learnable.runs.identity import fingerprint
 from learnable.training.sft import LAST_EPOCH, Trained, fine_tune
 from learnable.types import ModelRef, Reference, Rendered
 

@@ -23,17 +23,17 @@ from transformers import PrinterCallback, TrainerCallback
 from transformers.pytorch_utils import Conv1D
 from trl import SFTConfig
 
-from learnable.atomic import disk_errors, flush, replacing, write_frame, write_json
 from learnable.errors import TrainError, UsageError
-from learnable.model.adapters import attach, lora_targets
-from learnable.model.batching import Batching
-from learnable.model.loading import load_network, load_tokenizer, quiet
-from learnable.model.network import without_dropout
-from learnable.model.packing import packed, padded
-from learnable.model.source import identify, position_limit, resolved_device, resolved_dtype
-from learnable.outputs import differences, in_words, recorded
-from learnable.progress import bar, say
-from learnable.steps import note, read_json
+from learnable.models.adapters import attach, lora_targets
+from learnable.models.batching import Batching
+from learnable.models.loading import load_network, load_tokenizer, quiet
+from learnable.models.network import without_dropout
+from learnable.models.packing import packed, padded
+from learnable.models.source import identify, position_limit, resolved_device, resolved_dtype
+from learnable.runs.files import disk_errors, flush, replacing, write_frame, write_json
+from learnable.runs.outputs import differences, in_words, recorded
+from learnable.runs.progress import bar, say
+from learnable.runs.step import note, read_json
 from learnable.training import devices
 from learnable.training.batches import Batches, LengthGroupedBatches
 from learnable.training.memory import PIECE_TOKENS

@@ -9,11 +9,11 @@ import torch
 from numpy.typing import NDArray
 from trl import SFTTrainer
 
-from learnable.model.attention import attending
-from learnable.model.lengths import LengthSwitches
-from learnable.model.network import base_network
-from learnable.model.packing import Layout, padded
-from learnable.progress import Bar
+from learnable.models.attention import attending
+from learnable.models.lengths import LengthSwitches
+from learnable.models.network import base_network
+from learnable.models.packing import Layout, padded
+from learnable.runs.progress import Bar
 from learnable.training import devices
 from learnable.training.batches import Batch, Batches, Member, inputs_of, pieces, response_tokens, share
 from learnable.training.loss import response_nll

@@ -1,0 +1,319 @@
+"""The ``learnable`` command: verbs to commands, results to standard output, errors to one line and a hint."""
+
+import contextlib
+import io
+import json as json_format
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, CycloptsError, Group, Parameter
+
+from learnable import __version__, recipe
+from learnable import commands as verbs
+from learnable.cli import printing
+from learnable.cli.completing import Shell, complete, install
+from learnable.cli.listing import Details, Tables, listed
+from learnable.cli.misuse import explained
+from learnable.commands.doctor import Diagnosis
+from learnable.commands.explore import Page
+from learnable.errors import LearnableError, UsageError, did_you_mean
+from learnable.names import check_text, no_text, working_folder
+from learnable.runs import stopping
+from learnable.runs.files import system_error
+from learnable.runs.step import Outcome
+from learnable.types import Budget
+from learnable.visible import visible
+
+QUIET = {
+    "TRANSFORMERS_VERBOSITY": "error",
+    "DATASETS_VERBOSITY": "error",
+    "HF_HUB_VERBOSITY": "error",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "PYTHONWARNINGS": "ignore",
+}
+DONE, FAILED, MISUSED, SIGNALLED = 0, 1, 2, 128
+
+HELP = """
+Choose the fine-tuning data that your language model can learn, and teach it the task, not the template.
+
+Start with one of these; both bring a small model and data of their own:
+
+- `learnable run lobass` chooses the examples that the model can learn
+- `learnable run delia` teaches it a task in many wordings
+
+Then on your own rows: `learnable run lobass data=my.jsonl model=Qwen/Qwen3-0.6B`
+"""
+START = Group("Start here", sort_key=1)
+CHOOSE = Group("Choose data", sort_key=2)
+TEACH = Group("Teach a task", sort_key=3)
+LOOK = Group("Look", sort_key=4)
+CHECK = Group("Check", sort_key=5)
+OPTIONS = Group("Options", sort_key=6)
+EVERYWHERE = Group("With every command", sort_key=9)
+
+EXAMPLES = {
+    "run": (
+        "learnable run lobass",
+        "learnable run lobass data=my.jsonl model=Qwen/Qwen3-0.6B budget=6%",
+        "learnable run lobass data=a.jsonl data=b.parquet reference.folds=2 --dry-run",
+    ),
+    "list": ("learnable list", "learnable list scorers", "learnable list ifd"),
+    "load": ("learnable load my.jsonl", "learnable load a.jsonl b.parquet --holdout 0.1 -o pool"),
+    "train": ("learnable train pool -o reference", "learnable train pool --folds 2 --dry-run"),
+    "score": (
+        "learnable score pool --reference reference -o scores",
+        "learnable score my.jsonl --scorers ifd loss --model Qwen/Qwen3-0.6B",
+    ),
+    "select": (
+        "learnable select scores --budget 6%",
+        "learnable select scores --budget 50000tokens --per-source equal",
+    ),
+    "compare": (
+        "learnable compare my.jsonl --by learnability ifd --budget 15%",
+        "learnable compare my.jsonl --evaluate exact_match:test.jsonl --dry-run",
+    ),
+    "diversify": (
+        "learnable diversify task.jsonl --method paraphrase --n 10 -o wordings",
+        "learnable diversify --method self_sample --n 60 -o buffer",
+    ),
+    "teach": (
+        "learnable teach task.jsonl --paraphrases wordings --buffer buffer",
+        "learnable teach task.jsonl --paraphrases wordings --arms common no_buffer",
+    ),
+    "evaluate": (
+        "learnable evaluate heldout:eval.jsonl --model Qwen/Qwen3-0.6B",
+        "learnable evaluate exact_match:test.jsonl@n=100 --adapter adapter",
+    ),
+    "show": ("learnable show my.jsonl --n 1", "learnable show pool --reference reference --n 1"),
+    "explore": ("learnable explore runs/lobass", "learnable explore selection --export page --no-browser"),
+    "doctor": ("learnable doctor", "learnable doctor my.jsonl --model Qwen/Qwen3-0.6B"),
+    "report": (
+        "learnable report selection --tokens 8",
+        "learnable report comparison -o page --title 'First try'",
+    ),
+}
+"""What somebody could mean, by command; the help shows it, and so do errors of usage. No line is cut at 80 columns."""
+
+app = App(
+    name="learnable",
+    help=HELP,
+    version=__version__,
+    help_format="markdown",
+    default_parameter=Parameter(negative_iterable=(), completer=complete),
+    suppress_keyboard_interrupt=False,
+)
+
+
+def _add(command: Callable[..., Any], group: Group, *, name: str | None = None) -> None:
+    name = name or command.__name__
+    shown = "\n".join(EXAMPLES.get(name, ()))
+    epilogue = f"Examples:\n\n```text\n{shown}\n```" if shown else None
+    app.command(command, name=name, group=group, sort_key=len(list(app)), help_epilogue=epilogue)
+
+
+def run(
+    name: Annotated[str, Parameter(name="recipe")],
+    *settings: str,
+    dry_run: bool = False,
+    allow_code: bool = False,
+    output: Annotated[str, Parameter(alias="-o")] = "runs",
+) -> dict[str, Outcome]:
+    """Run a recipe: all its steps, skipping what is done.
+
+    A second run of the same command does nothing; an interrupted one goes on where it was.
+
+    Args:
+        name: Name of a recipe (see `learnable list recipes`), or a YAML file such as a run's recipe.yaml.
+        settings: Parameters as name=value; dots go into nested ones; a name given again makes a list. All of them:
+            `learnable list RECIPE`.
+        dry_run: Say what would run and what it costs, and run nothing.
+        allow_code: Run code and reach servers that a recipe file names; what you name yourself needs no leave.
+        output: Folder of all runs.
+    """
+    chosen = recipe.override(recipe.find(name), settings)
+    return recipe.run(chosen, root=Path(output), dry_run=dry_run, allow_code=allow_code)
+
+
+def listing(what: str | None = None) -> Tables | Details:
+    """List recipes, scorers, selectors, evaluators and all else that has a name: what it does, needs and costs.
+
+    Args:
+        what: One kind, such as scorers, or one name, such as ifd, with its settings; everything when not given.
+    """
+    return listed(what)
+
+
+def install_completion(shell: Shell | None = None, *, output: Path | None = None) -> dict[str, str]:
+    """Teach the shell to complete commands, options and names on TAB.
+
+    Args:
+        shell: Your shell, when it cannot be told.
+        output: File to write instead of the one that the shell looks for.
+    """
+    return install(app, shell, output)
+
+
+_add(run, START)
+_add(listing, START, name="list")
+_COMMANDS: Mapping[Group, tuple[Callable[..., Any], ...]] = {
+    CHOOSE: (verbs.load, verbs.train, verbs.score, verbs.select),
+    TEACH: (verbs.diversify, verbs.teach),
+    LOOK: (verbs.show, verbs.explore, verbs.report),
+    CHECK: (verbs.doctor, verbs.evaluate, verbs.compare),
+}
+for group, commands in _COMMANDS.items():
+    for command in commands:
+        _add(command, group)
+_add(install_completion, OPTIONS, name="--install-completion")
+for flag in ("--help", "--version"):
+    app[flag].group = (OPTIONS,)
+
+
+app.meta.suppress_keyboard_interrupt = False
+
+
+@app.meta.default
+def launch(
+    *words: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+    json: Annotated[bool, Parameter(negative=(), show_default=False, group=EVERYWHERE)] = False,
+    debug: Annotated[bool, Parameter(negative=(), show_default=False, group=EVERYWHERE)] = False,
+) -> int:
+    """Run one command.
+
+    Args:
+        words: The command and what follows it.
+        json: Print one JSON document to standard output, and nothing else; an error is one to standard error.
+        debug: Show the traceback of an error.
+    """
+    with _all_in_one_document() if json else contextlib.nullcontext(io.StringIO()) as said:
+        result = app(_joined(words), exit_on_error=False, print_error=False, result_action="return_value")
+    if json:
+        printing.write_json(result, text=said.getvalue())
+    else:
+        _show(result)
+    if isinstance(result, Page):
+        sys.stdout.flush()
+        stopping.be_patient()
+        result.serve()
+    return FAILED if isinstance(result, Diagnosis) and not result.healthy else DONE
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    os.environ["PYTHONSAFEPATH"] = (
+        "1"  # processes that begin here import nothing from the working folder either
+    )
+    if "--debug" not in sys.argv:
+        _keep_libraries_quiet()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # not every locale has all letters
+    code = DONE
+    try:
+        code = call(sys.argv[1:])
+        sys.stdout.flush()
+    except OSError as error:
+        # Either the reader, such as `head`, has read enough, or the results go to a full disk.
+        if not isinstance(error, BrokenPipeError):
+            code = code or _fail(system_error(error), sys.argv)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if code > SIGNALLED:
+        stopping.end(code)
+    sys.exit(code)
+
+
+def _keep_libraries_quiet() -> None:
+    """Have libraries show no warnings, notices and bars, here and in processes that begin here, unless asked otherwise."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)  # read when they are imported
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # of downloads
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+
+
+def call(words: Sequence[str]) -> int:
+    """Run one command line and return its exit code: 0 done, 1 our error, 2 usage, 130 or 143 stopped."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    # PEFT 0.21 asks transformers 5.23 for a property under its old name.
+    warnings.filterwarnings(
+        "ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning
+    )
+    try:
+        if "RANK" in os.environ:  # started by torchrun: one process does the work, the others train with it
+            from learnable.training import join
+
+            join()
+        for word in (*words, working_folder()):
+            check_text(word)
+        code = app.meta(list(words), exit_on_error=False, print_error=False, result_action="return_value")
+    except CycloptsError as error:
+        return _fail(explained(error, examples=EXAMPLES), words)
+    except LearnableError as error:
+        return _fail(error, words)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        return _fail(system_error(error), words)
+    except UnicodeEncodeError as error:
+        return _fail(no_text(error), words)
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if isinstance(stop, SystemExit) and not stopping.asked():
+            raise
+        return stopping.told()  # some libraries answer to SIGTERM with an exit code of their own
+    return code or DONE  # cyclopts shows a help page itself, and returns nothing
+
+
+@contextlib.contextmanager
+def _all_in_one_document() -> Iterator[io.StringIO]:
+    """Hold back what a command prints itself, so that standard output gets one document."""
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        yield said
+
+
+def _show(result: Any) -> None:
+    printing.show(result)
+
+
+def _joined(words: Sequence[str]) -> list[str]:
+    """Return the words with ``--budget.tokens 500`` as ``--budget 500tokens``, the form recipes write nested."""
+    joined: list[str] = []
+    rest = list(words)
+    while rest:
+        flag, equals, value = rest.pop(0).partition("=")
+        kind = flag.removeprefix("--budget.")
+        if flag == kind or (not equals and not rest):
+            joined.append(f"{flag}{equals}{value}")
+            continue
+        joined += ["--budget", _budget(kind, value if equals else rest.pop(0))]
+        while rest and rest[0][:1].isdigit():  # several budgets after one flag
+            joined += ["--budget", _budget(kind, rest.pop(0))]
+    return joined
+
+
+def _budget(kind: str, value: str) -> str:
+    numbers = {"tokens": int, "examples": int, "fraction": float}
+    if kind not in numbers:
+        raise UsageError(f"budget has no setting {kind!r}", hint=did_you_mean(kind, numbers))
+    try:
+        return str(Budget(**{kind: numbers[kind](value)}))
+    except ValueError as error:
+        raise UsageError(
+            f"--budget.{kind} {value}: {error}", hint="for example --budget.tokens 50000"
+        ) from error
+
+
+def _fail(error: LearnableError, words: Sequence[str]) -> int:
+    code = MISUSED if isinstance(error, UsageError) else FAILED
+    if "--debug" in words:
+        traceback.print_exception(error)
+    elif "--json" in words:
+        said = {"error": error.message, "hint": error.hint, "exit": code}
+        sys.stderr.write(json_format.dumps(said, ensure_ascii=False) + "\n")
+    else:
+        sys.stderr.write(visible(f"error: {error}") + "\n")
+    return code

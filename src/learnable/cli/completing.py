@@ -1,0 +1,142 @@
+"""What the shell offers on TAB: names of recipes, methods and settings, and files; and the script that asks for it."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Literal
+
+from cyclopts import App
+from cyclopts.completion import (
+    CompletionContext,
+    ShellDetectionError,
+    add_to_rc_file,
+    detect_shell,
+    get_default_completion_path,
+)
+
+from learnable import recipe
+from learnable.cli import listing
+from learnable.data import FORMATS
+from learnable.errors import UsageError
+from learnable.experiments import UNTUNED
+
+Shell = Literal["bash", "zsh", "fish"]
+STARTERS = {"model": ("starter",), "data": ("starter", "starter-task"), "task": ("starter-task",)}
+_BREAKS = ("=", ":")
+"""Where bash cuts a word: what stands before such a sign arrives as a word of its own."""
+_SPACING = """
+# No space after what goes on: name=, heldout: or a folder.
+_learnable_open() {
+  _learnable
+  [[ "${COMPREPLY[0]}" == *[=:/] ]] && compopt -o nospace
+}
+complete -F _learnable_open learnable
+"""
+
+
+def complete(context: CompletionContext) -> Mapping[str, str]:
+    """Return what may stand where the cursor is, with a description of each."""
+    argument, typed = context.argument, context.incomplete
+    if choices := argument.get_choices(force=True):
+        return dict.fromkeys(choices, "")
+    name = argument.field_info.name
+    before = [token.value for token in argument.tokens]
+    if typed in _BREAKS:
+        before, typed = [*before, typed], ""
+    sign = before[-1] if before[-1:] and before[-1] in _BREAKS else ""
+    if name == "settings" and sign != ":":
+        return _settings(context, typed, key=before[-2] if sign == "=" and before[1:] else None)
+    if name in ("evaluate", "evaluations", "settings") and (sign or ":" in typed):
+        head, colon, path = typed.rpartition(":")
+        return {f"{head}{colon}{found}": "" for found in _files(path)}
+    return _values(name, typed) if "str" in str(argument.hint) else {}  # nothing stands for a number
+
+
+def install(app: App, shell: Shell | None, output: Path | None) -> dict[str, str]:
+    """Write the script by which a shell completes our command, and have the shell read it when it starts.
+
+    Args:
+        app: The command.
+        shell: Which shell; the one that this process runs in when None.
+        output: Where to; where the shell looks when None.
+
+    Returns:
+        Facts to show.
+
+    Raises:
+        UsageError: If the shell cannot be told, or is none of ours.
+    """
+    hint = "learnable --install-completion bash, zsh or fish"
+    if shell is None:
+        try:
+            found = detect_shell()
+        except ShellDetectionError as error:
+            raise UsageError("cannot tell which shell this is", hint=hint) from error
+        if found == "powershell":
+            raise UsageError("completion is for bash, zsh and fish, and this is PowerShell", hint=hint)
+        shell = found
+    path = (output or get_default_completion_path(shell, "learnable")).absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    script = app.generate_completion(prog_name="learnable", shell=shell)
+    path.write_text(script + (_SPACING if shell == "bash" else ""), encoding="utf-8")
+    startup = {"bash": "~/.bashrc", "zsh": "~/.zshrc"}.get(shell)
+    changed = shell != "fish" and add_to_rc_file(path, "learnable", shell)
+    facts = {"shell": shell, "script": str(path)}
+    if startup and changed:
+        facts["added to"] = startup
+    return facts | {"next": f"start a new shell, or say: exec {shell}"}
+
+
+def _settings(context: CompletionContext, typed: str, *, key: str | None) -> dict[str, str]:
+    """Return what may follow a recipe: ``name=``, or the value after it."""
+    if key is not None:
+        return _values(_METHODS.get(key, key), typed)
+    name, equals, value = typed.partition("=")
+    if equals:
+        return {f"{name}={each}": about for each, about in _values(_METHODS.get(name, name), value).items()}
+    chosen = context.get("name")
+    if chosen is None or chosen.raw is None:
+        return {}
+    return {f"{each.name}=": each.about for each in listing.recipe_settings(recipe.find(chosen.raw))}
+
+
+def _values(name: str, typed: str) -> dict[str, str]:
+    """Return the names that an option or a parameter takes; where it takes none of ours, files."""
+    if name not in _NAMES:
+        name = name.rpartition(".")[2]
+    if name in _NAMES:
+        return _NAMES[name]()
+    return dict.fromkeys(STARTERS.get(name, ()), "comes with learnable") | dict.fromkeys(_files(typed), "")
+
+
+def _abouts(*kinds: str) -> dict[str, str]:
+    return {entry.name: entry.about for kind in kinds for entry in listing.KINDS[kind]()}
+
+
+_NAMES: Mapping[str, Callable[[], dict[str, str]]] = {
+    "name": lambda: (
+        _abouts("recipes") | {path: "" for path in _files("") if path.endswith((".yaml", ".yml"))}
+    ),
+    "what": lambda: dict.fromkeys(listing.KINDS, "all of them") | _abouts(*listing.KINDS),
+    "scorers": lambda: _abouts("scorers"),
+    "by": lambda: _abouts("scorers", "selectors", "methods"),
+    "select.by": lambda: _abouts("scorers"),
+    "selector": lambda: _abouts("selectors"),
+    "method": lambda: _abouts("diversifiers"),
+    "arms": lambda: {UNTUNED: "The model as it is."} | _abouts("mixtures"),
+    "evaluate": lambda: {f"{name}:": about for name, about in _abouts("evaluators").items()},
+    "evaluations": lambda: {f"{name}:": about for name, about in _abouts("evaluators").items()},
+    "format": lambda: dict.fromkeys(FORMATS, ""),
+}
+
+_METHODS = {"paraphrase": "method", "buffer": "method"}
+"""Parameters of recipes that name a diversifier; an option of the same name takes a folder."""
+
+
+def _files(typed: str) -> list[str]:
+    """Return the files and folders that a path may go on to; a folder ends with a slash."""
+    folder, slash, start = typed.rpartition("/")
+    base = Path(folder + slash).expanduser()
+    if not base.is_dir():
+        return []
+    shown = (entry for entry in base.iterdir() if start.startswith(".") or not entry.name.startswith("."))
+    return sorted(f"{folder}{slash}{entry.name}{'/' if entry.is_dir() else ''}" for entry in shown)

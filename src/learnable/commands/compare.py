@@ -1,0 +1,330 @@
+"""``learnable compare``: the same model on equal token budgets chosen by different methods, and what came of it."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import polars as pl
+
+from learnable import data as rows
+from learnable.commands.evaluate import Evaluation, check_place, evaluations_of, wants_heldout
+from learnable.commands.inputs import length_limit, look_up, most_bad, pinned, pool_of, render_rows, would_run
+from learnable.commands.load import HELDOUT
+from learnable.commands.options import Flat, Output, Several
+from learnable.commands.score import MEASURED, Vectors, price_of
+from learnable.commands.trials import Trials
+from learnable.errors import SelectionError, UsageError
+from learnable.evaluators import parse
+from learnable.experiments import (
+    Arm,
+    Measured,
+    Method,
+    arms_of,
+    contamination,
+    overview,
+    parse_methods,
+    spoken,
+)
+from learnable.measure import answers_alone
+from learnable.runs.files import write_frame
+from learnable.runs.identity import fingerprint
+from learnable.runs.progress import say
+from learnable.runs.step import Outcome, Step
+from learnable.scorers import SCORERS
+from learnable.types import Budget, Loading, ModelRef, Pool, Reading, Reference, Tuning
+
+if TYPE_CHECKING:
+    from learnable.training import Trained
+
+BY = ("learnability", "ifd", "longest")
+RESERVED = ("source", "truncated", "undefined", *MEASURED, *SCORERS)
+"""Columns that a table of scores has anyway: no selection of somebody else can go by these names."""
+HOLDOUT_SHARE = 0.1
+"""Of the pool, for `--evaluate heldout` without a file."""
+
+
+def compare(
+    data: list[str],
+    *,
+    model: str = "starter",
+    by: Annotated[list[str] | None, Several] = None,
+    evaluate: Annotated[list[str] | None, Several] = None,
+    budget: Annotated[list[str] | None, Several] = None,
+    seeds: int = 3,
+    reference: Reference = Reference(),
+    tuning: Tuning = Tuning(),
+    loading: Annotated[Loading, Flat] = Loading(),
+    reading: Annotated[Reading, Flat] = Reading(),
+    max_length: int | None = None,
+    vectors: Literal["model", "wordllama"] = "model",
+    confidence: float = 0.95,
+    on: str | None = None,
+    store: str = "runs/store",
+    dry_run: bool = False,
+    output: Output = "comparison",
+) -> Outcome:
+    """Train on equal token budgets chosen by different methods, and say with intervals what helped and what it cost.
+
+    Every method gets the same tokens, steps, schedule and seeds. The untuned model and a random draw always stand
+    beside the others; differences are to the random draw.
+
+    Args:
+        data: Files, or a folder that `learnable load` wrote.
+        model: Folder, hub id, GGUF file, or `starter`.
+        by: Methods, each NAME@key=value/SELECTOR: a score, a selector, longest, shortest, full, or a column of
+            booleans in the data; such as learnability@folds=2 or ifd/diverse_top_k. Learnability, IFD and the longest
+            answers when not given.
+        evaluate: Evaluations, each NAME:PATH@key=value, such as heldout:eval.jsonl (see `learnable list`). `heldout`
+            alone, which holds when none is given, sets a tenth of the data aside.
+        budget: 15% (of the tokens of the pool) or 50000tokens, one or several; also as --budget.tokens 10000 30000.
+        seeds: Trainings of each method.
+        reference: How to fine-tune the reference of scores that need one.
+        tuning: How to fine-tune on each selection.
+        loading: How to load the model.
+        reading: How to read rows.
+        max_length: Longest example in tokens; 2,048 or the model's own limit when not given.
+        vectors: Vectors for the selectors that need them: of the model, or of `wordllama`.
+        confidence: Of all intervals of an evaluation together.
+        on: Where the model is measured: here, or `ray[:ADDRESS]`, a model on each GPU of a Ray cluster, or on its CPUs.
+            Trainings are here.
+        store: Folder of measurements, references and trainings; what is in it is never done twice.
+        dry_run: Say what would run, and run nothing.
+        output: Folder to write.
+    """
+    started = time.monotonic()
+    if seeds < 1 or not 0 < confidence < 1:
+        raise UsageError(
+            f"seeds must be at least 1 and confidence between 0 and 1, got {seeds} and {confidence}"
+        )
+    if tuning.steps is not None or tuning.seed:
+        raise UsageError(
+            "a comparison sets the steps and the seed of its trainings itself", hint="give --seeds"
+        )
+    asked = evaluate or ["heldout"]
+    check_place([parse(text) for text in asked], on)
+    from learnable.models.source import identify, is_here
+
+    ref = ModelRef(name=model, **asdict(loading))
+    longest = length_limit(ref, max_length)
+    look_up(reference.model, loading, reference=True)
+    holdout = HOLDOUT_SHARE if wants_heldout(asked) else 0.0
+    pool, loaded = pool_of(data, reading, output, holdout=holdout, dry_run=dry_run)
+    names = list(by or BY)
+    # Reading the rows again takes time: only where a name can be nothing but a column.
+    named = any(each.kind == "column" for each in parse_methods(names, reference=reference, columns=None))
+    flags = rows.boolean_columns(pool) if named else pool.examples.select("id")
+    flags = flags.drop(RESERVED, strict=False)
+    methods = parse_methods(names, reference=reference, columns=flags.columns[1:])
+    evaluations = evaluations_of(asked, heldout=_heldout_of(loaded) if holdout else None)
+    budgets = list(dict.fromkeys(budget or ["15%"]))
+    if any(Budget.parse(text).examples is not None for text in budgets):
+        raise UsageError(
+            "a comparison needs equal tokens, not equal numbers of examples", hint="write 15% or 50000tokens"
+        )
+    if dry_run and not is_here(ref):
+        return Outcome.planned("compare", [f"fetch or convert {model}"])
+    ref = pinned(ref, on=on)
+    loading = replace(loading, dtype=ref.dtype)
+    settings = {
+        "methods": {method.label: fingerprint(method) for method in methods},
+        "budgets": budgets,
+        "seeds": seeds,
+        "tuning": fingerprint(tuning),
+        "max_length": longest,
+        "vectors": vectors,
+        "confidence": confidence,
+    }
+    inputs = {each.label: each.identity for each in evaluations}
+    inputs |= {"pool": loaded.identity, "base": identify(ref)}
+    step = Step(verb="compare", parameters=settings, inputs=inputs)
+    folder = step.folder(output)
+    if dry_run:
+        return would_run(step, folder, _price(methods, budgets, seeds, len(pool), evaluations, vectors))
+    links = {"pool": loaded.folder}
+    if done := step.begin(folder, links=links):
+        return done
+    trials = _trials(ref, loading, longest, Path(store), loaded, pool, vectors, on)
+    tokens = sum(len(each.ids) for each in trials.rendered.values())
+    in_tokens = [_in_tokens(Budget.parse(text), tokens) for text in budgets]
+    scored = trials.score(methods, flags)
+    arms = arms_of(
+        methods,
+        lambda method, most, seed: method.select(
+            scored.frames[method.label], tokens=most, vectors=scored.vectors, seed=seed
+        ),
+        scored.lengths,
+        budgets=in_tokens,
+        seeds=seeds,
+        batch_size=tuning.batch_size,
+    )
+    for arm in arms:
+        if arm.budget_tokens and arm.seed == 0 and arm.tokens < 0.95 * arm.budget_tokens:
+            say(
+                f"{arm.method} fills only {arm.tokens:,} of {arm.budget_tokens:,} tokens: not an equal comparison"
+            )
+    trainings = trials.train(arms, tuning)
+    results = trials.evaluate(arms, [each.folder if each else None for each in trainings], evaluations)
+    trained = _arm_table(arms, trainings)
+    table = overview(
+        results,
+        trained,
+        evaluations=[_measured(each) for each in evaluations],
+        costs=scored.costs,
+        confidence=confidence,
+    )
+    overlap = _overlap(pool, evaluations)
+    for name, frame in {
+        "scores": scored.wide(methods),
+        "selections": _selections(arms),
+        "arms": trained,
+        "results": results,
+        "overlap": overlap,
+        "table": table,
+    }.items():
+        write_frame(frame, folder / f"{name}.parquet")
+    facts = {
+        "model": model,
+        "pool": len(pool),
+        "pool_tokens": tokens,
+        "methods": [method.label for method in methods],
+        "evaluations": [each.label for each in evaluations],
+        "budgets": budgets,
+        "seeds": seeds,
+        "confidence": confidence,
+        "trainings": trained["model"].drop_nulls().n_unique(),
+        "tuning": asdict(tuning) | {"learning_rate": tuning.peak_learning_rate},
+        "in both": overlap.select("evaluation", "item").unique().height,
+    }
+    return step.finish(
+        folder, facts=facts, started=started, links=links, tokens=trials.tokens, pool_tokens=tokens
+    )
+
+
+def _heldout_of(loaded: Outcome) -> Path:
+    path = loaded.folder / HELDOUT
+    if not path.is_file():
+        raise UsageError(
+            f"{loaded.folder} was loaded without rows to evaluate on",
+            hint="load it with --holdout 0.1, or name a file: heldout:FILE",
+        )
+    return path
+
+
+def _in_tokens(budget: Budget, pool_tokens: int) -> int:
+    tokens = budget.tokens or max(1, round(pool_tokens * (budget.fraction or 0)))
+    if tokens > pool_tokens:
+        raise SelectionError(
+            f"the budget of {tokens:,} tokens is above the pool, which has {pool_tokens:,}",
+            hint="lower the budget, or give more data",
+        )
+    return tokens
+
+
+def _measured(each: Evaluation) -> Measured:
+    unit, higher = each.evaluator.unit, each.evaluator.higher_is_better
+    return Measured(label=each.label, unit=unit, higher_is_better=higher)
+
+
+def _trials(
+    ref: ModelRef,
+    loading: Loading,
+    longest: int,
+    store: Path,
+    loaded: Outcome,
+    pool: Pool,
+    vectors: Literal["model", "wordllama"],
+    on: str | None,
+) -> Trials:
+    from learnable.models import Renderer
+
+    renderer = Renderer.of(ref)
+    examples = list(pool.iter_examples())
+    rendered = render_rows(renderer, examples, max_length=longest, most_refused=most_bad(loaded))
+    return Trials(
+        ref=ref,
+        loading=loading,
+        longest=longest,
+        store=store,
+        loaded=loaded,
+        rendering=renderer.key,
+        rendered={each.id: each for each in rendered},
+        alone_tokens=sum(len(each.ids) for each in answers_alone(rendered, header=renderer.answer_header)),
+        vectors=vectors,
+        on=on,
+    )
+
+
+def _price(
+    methods: Sequence[Method],
+    budgets: Sequence[str],
+    seeds: int,
+    examples: int,
+    evaluations: Sequence[Evaluation],
+    vectors: Vectors,
+) -> list[str]:
+    chosen = [method for method in methods if method.kind not in ("full", "untuned")]
+    references = {fingerprint(m.reference): m.reference.passes for m in methods if m.needs_reference}
+    needs = {column for m in chosen if m.scorer is not None for column in m.scorer.needs}
+    vectors = vectors if any(method.needs_vectors for method in methods) else "none"
+    trainings = len(chosen) * len(budgets) * seeds
+    price = price_of(examples, needs, vectors)
+    if references:
+        passes = sum(references.values())
+        price.insert(
+            0,
+            f"{passes:g} reference training {'pass' if passes == 1 else 'passes'} over {examples:,} examples",
+        )
+    price.append(f"at most {trainings} trainings of {', '.join(budgets)}")
+    if any(method.kind == "full" for method in methods):
+        price.append(f"{seeds} trainings on all {examples:,} examples")
+    items = sum(len(each.examples) for each in evaluations)
+    return [*price, f"{items:,} evaluation items for each model"]
+
+
+def _arm_table(arms: Sequence[Arm], trainings: "Sequence[Trained | None]") -> pl.DataFrame:
+    return pl.DataFrame(
+        [
+            {
+                "method": arm.method,
+                "budget_tokens": arm.budget_tokens,
+                "seed": arm.seed,
+                "examples": len(arm.ids),
+                "tokens": arm.tokens,
+                "response_tokens": arm.response_tokens,
+                "steps": trained.steps if trained else 0,
+                "seconds": trained.seconds if trained else 0.0,
+                "model": trained.folder.name if trained else None,
+            }
+            for arm, trained in zip(arms, trainings, strict=True)
+        ],
+        schema_overrides={"budget_tokens": pl.Int64, "model": pl.String},
+    )
+
+
+def _selections(arms: Sequence[Arm]) -> pl.DataFrame:
+    lines = [
+        (arm.method, arm.budget_tokens, arm.seed, rank, example)
+        for arm in arms
+        for rank, example in enumerate(arm.ids)
+    ]
+    schema = {
+        "method": pl.String,
+        "budget_tokens": pl.Int64,
+        "seed": pl.Int64,
+        "rank": pl.Int64,
+        "id": pl.String,
+    }
+    return pl.DataFrame(lines, schema=schema, orient="row")
+
+
+def _overlap(pool: Pool, evaluations: Sequence[Evaluation]) -> pl.DataFrame:
+    """Return which evaluation items stand in the pool, with the evaluation that they belong to."""
+    texts = spoken((each.id, each.messages) for each in pool.iter_examples())
+    return pl.concat(
+        contamination(texts, spoken((item.id, item.messages) for item in each.examples)).select(
+            pl.lit(each.label).alias("evaluation"), pl.all()
+        )
+        for each in evaluations
+    )

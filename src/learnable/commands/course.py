@@ -1,0 +1,254 @@
+"""The course of a lesson: what is taught and what is asked, as rows, before any model is loaded."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from learnable import data as rows
+from learnable.commands.evaluate import Evaluation
+from learnable.data import read_made
+from learnable.diversifiers import (
+    Wordings,
+    diversity,
+    find_instructions,
+    first_user_turn,
+    plane,
+    worded_tests,
+)
+from learnable.diversifiers.gates import OVERLAP
+from learnable.errors import ModelError, UsageError
+from learnable.evaluators import Specification, build_evaluator, parse
+from learnable.experiments import contamination
+from learnable.mixing import Material, Mixing
+from learnable.runs.files import replacing
+from learnable.runs.identity import fingerprint
+from learnable.runs.progress import say
+from learnable.types import Example
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+GENERAL_SHARE, GENERAL_MOST = 0.1, 100
+"""Share of the buffer that is set aside to see what was forgotten, and the most rows of it."""
+SEEN, UNSEEN, GENERAL = "seen wording", "unseen wording", "general"
+
+_TEXTS = {"id": pl.String, "text": pl.String}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Course:
+    """What is taught, and what is asked: rows, before any model is loaded."""
+
+    task: list[Example]
+    material: Material
+    tests: Wordings
+    general: list[Example]
+
+    @property
+    def asked(self) -> list[Example]:
+        """The test rows in a wording that no training sees, else as they are."""
+        return self.tests.unseen or self.tests.seen
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What each set is made of, by its name."""
+        parts = {
+            "task": self.task,
+            "paraphrases": self.material.paraphrases,
+            "buffer": self.material.buffer,
+            "facts": self.material.facts,
+            "constrained": self.material.constrained,
+            "seen": self.tests.seen,
+            "unseen": self.tests.unseen,
+            "general rows": self.general,
+        }
+        return {name: fingerprint([each.id for each in examples]) for name, examples in parts.items()}
+
+
+def read_course(
+    task: list[Example],
+    *,
+    test: str | None,
+    heldout: Path,
+    made: dict[str, str | None],
+    general: str | None,
+    mixing: Mixing,
+) -> Course:
+    """Read all rows, and set aside what is asked.
+
+    Raises:
+        UsageError: If the task has too few rows, or was loaded without rows to ask.
+    """
+    task = _ordered(task)
+    material = {name: _ordered(read_made(given)) if given else [] for name, given in made.items()}
+    if test is None and not heldout.is_file():
+        raise UsageError(
+            f"{heldout.parent} was loaded without rows to test on",
+            hint="load it with --holdout 0.2, or name a file: --test FILE",
+        )
+    tests = list[Example]()
+    if test is not None or heldout.stat().st_size:  # of one row, nothing is set aside
+        asked = rows.read([test or str(heldout)], source_column=None if test else "source")
+        tests = _ordered(asked.iter_examples())
+    if len(task) < 2 or len(tests) < 2:
+        raise UsageError(
+            f"rows of the task: {len(task)} to train on and {len(tests)} to test on; it takes two of each",
+            hint="give more rows, or rows to test on: --test FILE",
+        )
+    # Facts of a row that is asked would give its answer away; facts without a row are of a text.
+    known = {example.id for example in task}
+    material["facts"] = [each for each in material["facts"] if each.meta.get("parent") in (None, *known)]
+    wordings = worded_tests(task, tests, material.pop("paraphrases"), reserve=test is None)
+    forgotten = _ordered(rows.read([general]).iter_examples()) if general else []
+    if not general and material["buffer"]:
+        aside = min(GENERAL_MOST, round(GENERAL_SHARE * len(material["buffer"])))
+        ordered = sorted(material["buffer"], key=lambda each: fingerprint(["general", each.id]))
+        forgotten, material["buffer"] = ordered[:aside], ordered[aside:]
+    return Course(
+        task=task,
+        material=Material(
+            task=task,
+            paraphrases=wordings.paraphrases,
+            buffer=material["buffer"],
+            facts=material["facts"],
+            constrained=material["constrained"],
+            mixing=mixing,
+        ),
+        tests=wordings,
+        general=forgotten,
+    )
+
+
+def _ordered(examples: Iterable[Example]) -> list[Example]:
+    """Return examples by identity, so that nothing depends on the order of the rows in a file."""
+    return sorted(examples, key=lambda each: each.id)
+
+
+def usual_evaluations(task: Sequence[Example]) -> list[str]:
+    """Return what a task is asked when nothing is said: the format, if all its answers have one, and the loss."""
+    for syntax in ("json", "python"):
+        grader: Any = build_evaluator(parse(f"format@syntax={syntax},check=parses"))
+        if all(grader.grade(each, each.messages[-1].content).value == 1 for each in task):
+            return [f"format@syntax={syntax}", "heldout"]
+    return ["heldout"]
+
+
+def evaluations_here(course: Course, asked: Sequence[Specification], folder: Path) -> list[Evaluation]:
+    """Return the evaluations on the test rows, and the loss on general rows; what is asked is written to ``folder``."""
+    found = []
+    sets = {UNSEEN: course.tests.unseen, SEEN: course.tests.seen}
+    for name, examples in (*sets.items(), (GENERAL, course.general)):
+        if not examples:
+            continue
+        path = folder / f"{name.replace(' ', '_')}.jsonl"
+        write_rows(examples, path)
+        here = [parse("heldout")] if name == GENERAL else [each for each in asked if each.path is None]
+        for specification in here:
+            evaluator = build_evaluator(specification)
+            label = (
+                f"{specification.name} on general rows"
+                if name == GENERAL
+                else f"{specification.label}, {name}"
+            )
+            found.append(Evaluation(label=label, evaluator=evaluator, examples=evaluator.read(str(path))))
+    return found
+
+
+def write_rows(examples: Sequence[Example], path: Path) -> None:
+    """Write conversations with their sources as JSON lines."""
+    lines = map(rows.as_row, examples)
+    with replacing(path) as part:
+        part.write_text(
+            "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8"
+        )
+
+
+def instruction_map(course: Course) -> tuple[pl.DataFrame, dict[str, dict[str, float]]]:
+    """Return instructions and questions of the buffer as points of a map, and how diverse each kind is."""
+    from learnable.models import StaticEmbedder
+
+    task = find_instructions(course.task)
+    unseen = find_instructions(course.tests.unseen, where=task.where).distinct if course.tests.unseen else []
+    rewrites = [str(each.meta.get("instruction", "")) for each in course.material.paraphrases]
+    texts = {
+        "task": task.distinct,
+        "paraphrases": list(dict.fromkeys(filter(None, rewrites))),
+        "unseen": unseen,
+        "buffer": list(dict.fromkeys(map(first_user_turn, course.material.buffer))),
+    }
+    texts = {name: found for name, found in texts.items() if found}
+    lines = [(name, text) for name, found in texts.items() for text in found]
+    frame = pl.DataFrame(lines, schema={"kind": pl.String, "text": pl.String}, orient="row")
+    try:
+        embedder = StaticEmbedder()
+    except ModelError as error:
+        say(f"no map of the instructions: {error}")
+        return frame, {}
+    vectors: NDArray[Any] = embedder.embed_texts([text for _, text in lines])
+    points = plane(vectors)
+    figures = {}
+    for name, found in texts.items():
+        here = (frame["kind"] == name).to_numpy()
+        known = asdict(diversity(found, vectors[here]))
+        figures[name] = {
+            key: value for key, value in known.items() if value == value
+        }  # one text has no distance
+    return frame.with_columns(x=points[:, 0], y=points[:, 1]), figures
+
+
+def notes_on(course: Course) -> list[str]:
+    """Return what must be known to read the results: what could not be asked, and what training has seen."""
+    notes = []
+    if not course.tests.unseen:
+        notes.append(
+            "no wordings to ask in that training has not seen: give paraphrases, or rows in others with --test"
+        )
+    elif 0 < len(course.tests.unseen) < len(course.tests.seen):
+        notes.append(
+            f"{len(course.tests.seen) - len(course.tests.unseen):,} of {len(course.tests.seen):,} test rows are "
+            "asked in the seen wording only: there is no other for them"
+        )
+    if not course.tests.seen:
+        notes.append(
+            "the instruction of the test rows could not be told from their content, so they are asked as they are"
+        )
+    if not course.general:
+        notes.append("what was forgotten was not asked: give --general FILE, or a buffer of ten rows or more")
+    return [*notes, *_overlaps(course)]
+
+
+def _overlaps(course: Course) -> list[str]:
+    """Return of how many rows that are asked the question stands in what is trained on."""
+    tests = course.tests.seen or course.tests.unseen
+    where = find_instructions(course.task).where
+    places = find_instructions([*course.task, *tests], where=where).places
+    # A turn of one paragraph is all instruction, and yet what its row is about.
+    contents = [(place.before + place.after).strip() or place.instruction for place in places]
+    task, buffer = (_questions(examples) for examples in (course.task, course.material.buffer))
+    told_apart = "" if where != "whole" else ", the instruction included"
+    pairs = (
+        ("test", f"content{told_apart}", contents[len(task) :], "task", contents[: len(task)]),
+        ("test", f"content{told_apart}", contents[len(task) :], "buffer", buffer),
+        ("general", "question", _questions(course.general), "task", task),
+        ("general", "question", _questions(course.general), "buffer", buffer),
+    )
+    notes = []
+    for what, part, items, where_else, pool in pairs:
+        if found := contamination(_texts(pool), _texts(items), n=OVERLAP).height:
+            notes.append(
+                f"{found:,} of {len(items):,} {what} rows share {OVERLAP} words in a row of their {part}, or all of "
+                f"it, with the {where_else}"
+            )
+    return notes
+
+
+def _questions(examples: Sequence[Example]) -> list[str]:
+    return ["\n".join(turn.content for turn in each.messages if turn.role == "user") for each in examples]
+
+
+def _texts(texts: Sequence[str]) -> pl.DataFrame:
+    return pl.DataFrame({"id": list(map(str, range(len(texts)))), "text": texts}, schema=_TEXTS)

@@ -1,0 +1,190 @@
+"""``learnable doctor``: whether the losses of a model can be trusted on this machine, and how fast they can be had."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from learnable import data as rows
+from learnable.commands.inputs import length_limit, look_up, reference_identity, reference_models
+from learnable.commands.options import Flat
+from learnable.errors import UsageError
+from learnable.runs.progress import say
+from learnable.types import Example, Loading, ModelRef, Reading, Rendered
+
+if TYPE_CHECKING:
+    from learnable.models import LanguageModel
+    from learnable.models.self_test import Check
+
+LONGEST, EXAMPLES = 512, 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diagnosis:
+    """What the doctor says of a model.
+
+    Args:
+        model: Its name.
+        machine: What it was computed with: torch, device, dtype and why, memory.
+        rows: How many rows the losses were compared on.
+        checks: One for each thing that was looked at.
+    """
+
+    model: str
+    machine: Mapping[str, str]
+    rows: int
+    checks: tuple["Check", ...]
+
+    @property
+    def healthy(self) -> bool:
+        """Whether nothing is wrong; warnings are not wrong."""
+        return all(check.verdict != "wrong" for check in self.checks)
+
+    def lines(self) -> Iterator[str]:
+        """Yield what there is to print: the machine, a line for each check with what to do, and a verdict."""
+        for name, value in self.machine.items():
+            yield f"{name}: {value}"
+        for check in self.checks:
+            yield f"{check.verdict}: {check.name}: {check.found}"
+            if check.remedy:
+                yield f"    hint: {check.remedy}"
+        counts = {
+            verdict: sum(check.verdict == verdict for check in self.checks)
+            for verdict in ("wrong", "warning")
+        }
+        if not self.healthy:
+            yield f"{self.model}: {counts['wrong']} of {len(self.checks)} checks are wrong"
+        elif counts["warning"]:
+            yield f"{self.model}: nothing is wrong, {counts['warning']} of {len(self.checks)} checks warn"
+        else:
+            yield f"{self.model}: all {len(self.checks)} checks are ok"
+
+
+def doctor(
+    data: list[str] | None = None,
+    *,
+    model: str = "starter",
+    reference: str | None = None,
+    n: int | None = None,
+    loading: Annotated[Loading, Flat] = Loading(),
+    reading: Annotated[Reading, Flat] = Reading(),
+    max_length: int | None = None,
+) -> Diagnosis:
+    """Check on a few rows that a model's losses can be trusted, and find the batch size that suits the machine.
+
+    Batch size, order, padding, shared beginnings, dtype, chat template, mask, and the reference where one is given.
+    Each check prints its figure and its bound, and what to do where it fails. Exit code 1 if something is wrong.
+
+    Args:
+        data: Files, or a folder that `learnable load` wrote; built-in conversations when not given.
+        model: Folder, hub id, GGUF file, or `starter`.
+        reference: Folder that `learnable train` wrote, or a fine-tuned model or LoRA adapter of your own.
+        n: How many rows of the data, from the shortest to the longest; 8 when not given.
+        loading: How to load the model.
+        reading: How to read rows.
+        max_length: Longest row in tokens; 512 or the model's own limit when not given.
+    """
+    from learnable.models import Renderer
+    from learnable.models.self_test import machine_facts, threads_check
+    from learnable.models.template_checks import template_checks
+
+    ref = ModelRef(name=model, **asdict(loading))
+    longest = min(length_limit(ref, None), LONGEST) if max_length is None else length_limit(ref, max_length)
+    look_up(reference, loading, reference=True)
+    examples = _chosen(data, reading, n)
+    machine = machine_facts(ref)
+    say(f"checking the chat template of {model} on {len(examples)} conversations")
+    renderer = Renderer.of(ref)
+    checks = [threads_check(), *template_checks(renderer, examples)]
+    rendered = renderer.render(examples, max_length=longest, skip_refused=True)
+    usable = [row for row in rendered if row.mask.any()]
+    checks += _loss_checks(ref, usable, reference, loading)
+    return Diagnosis(model=model, machine=machine, rows=len(usable), checks=tuple(checks))
+
+
+def _chosen(data: list[str] | None, reading: Reading, n: int | None) -> list[Example]:
+    """Return the conversations to check on: built-in ones, or n of the user's from the shortest to the longest."""
+    if not data:
+        if reading != Reading() or n is not None:
+            raise UsageError(
+                "n and settings of reading have no effect on the built-in conversations",
+                hint="give files: learnable doctor DATA",
+            )
+        from learnable.models.conversations import CONVERSATIONS
+
+        return list(CONVERSATIONS)
+    if n is not None and n < 2:
+        raise UsageError(f"n is {n}, and batches are compared on at least 2 rows")
+    pool = rows.read(data, **asdict(reading))
+    content = pl.element().struct.field("content").str.len_chars()
+    order = pool.examples["messages"].list.eval(content).list.sum().arg_sort()
+    count = min(n or EXAMPLES, len(pool))
+    spread = np.unique(np.linspace(0, len(pool) - 1, count).round().astype(np.int64))
+    return list(replace(pool, examples=pool.examples[order.gather(spread)]).iter_examples())
+
+
+def _loss_checks(
+    ref: ModelRef, rendered: Sequence[Rendered], reference: str | None, loading: Loading
+) -> "list[Check]":
+    """Return the checks that need the weights."""
+    from learnable.models.self_test import Check, dtype_check, guarded
+
+    if len(rendered) < 2:
+        found = f"not checked: {len(rendered)} rows have a response within the length limit, and 2 are needed"
+        remedy = "see the lines above; give other rows, or a higher --max-length"
+        return [Check(name="losses", verdict="wrong", found=found, remedy=remedy)]
+    checks, nll, dtype = _checks_in_memory(ref, rendered, reference, loading)
+    if nll is not None and dtype != "float32":
+        say("loading it in float32")
+        checks += guarded("dtype", dtype_check(ref, rendered, nll))
+    return checks
+
+
+def _checks_in_memory(
+    ref: ModelRef, rendered: Sequence[Rendered], reference: str | None, loading: Loading
+) -> "tuple[list[Check], NDArray[np.float64] | None, str]":
+    """Return the checks of a loaded model, its nll (n,) if there is one, and its dtype; then the model is gone."""
+    from learnable.models import LanguageModel
+    from learnable.models.batch_budget import budget_check
+    from learnable.models.self_test import Check, guarded, loss_checks
+
+    def looked_at() -> Iterator[Check]:
+        say("timing batches")
+        yield budget_check(model, rendered)
+        say(f"comparing losses on {len(rendered)} rows")
+        yield from loss_checks(model, rendered)
+
+    say(f"loading {ref.name}")
+    model = LanguageModel(ref)
+    checks = guarded("losses", looked_at())
+    if checks[-1].name == "losses":  # there are none, so there is nothing else to look at
+        return checks, None, model.dtype
+    nll = model.nll(rendered)
+    if reference is not None:
+        say(f"comparing with the reference {reference}")
+        checks += guarded("reference", _reference_checks(model, nll, rendered, reference, loading))
+    return checks, nll, model.dtype
+
+
+def _reference_checks(
+    model: "LanguageModel",
+    nll: NDArray[np.float64],
+    rendered: Sequence[Rendered],
+    reference: str,
+    loading: Loading,
+) -> "Iterator[Check]":
+    from learnable.models.self_test import adapter_check, whole_model_check
+
+    reference_identity(reference, loading, model.key)
+    parts = reference_models(reference, loading).parts
+    for number, part in enumerate(parts, start=1):
+        name = f"reference, part {number} of {len(parts)}" if len(parts) > 1 else "reference"
+        if part.kind == "adapter":
+            yield adapter_check(model, rendered, Path(part.name), name)
+        else:
+            whole = ModelRef(name=part.name, **asdict(replace(loading, revision=None)))
+            yield whole_model_check(whole, model.renderer.vocabulary, nll, rendered, name)

@@ -1,0 +1,339 @@
+"""``learnable report``: a selection, a comparison or a lesson in, one HTML page out."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import polars as pl
+
+from learnable import data as rows
+from learnable.commands.course import GENERAL, SEEN, UNSEEN
+from learnable.commands.inputs import finished
+from learnable.commands.options import Flat, Output
+from learnable.commands.token_losses import TokenLosses
+from learnable.errors import ModelError, StoreError, TrainError, UsageError
+from learnable.experiments import UNTUNED
+from learnable.mixing import MIXTURES
+from learnable.pages import (
+    ComparisonFacts,
+    Facts,
+    LessonFacts,
+    Made,
+    Question,
+    Way,
+    comparison_warnings_of,
+    examples_to_spell,
+    lesson_warnings_of,
+    render,
+    render_comparison,
+    render_lesson,
+    view_of,
+    warnings_of,
+)
+from learnable.pages import Step as CostRow
+from learnable.pages.lesson.facts import Asked
+from learnable.runs.files import replacing
+from learnable.runs.progress import say
+from learnable.runs.step import Outcome, Step, read_outcome
+from learnable.runs.store import Store
+from learnable.types import Example, Loading, ModelRef
+
+KINDS = {"select": "selection", "compare": "comparison", "teach": "lesson"}
+TOKEN_EXAMPLES = 4
+_NO_TOKENS = "No losses by token:"
+_COMMANDS = "`learnable select`, `learnable compare` or `learnable teach`"
+
+
+def report(
+    selection: str,
+    *,
+    title: str | None = None,
+    command: str | None = None,
+    tokens: int | None = None,
+    loading: Annotated[Loading, Flat] = Loading(),
+    store: str = "runs/store",
+    output: Output = "report",
+) -> Outcome:
+    """Write one HTML page about a selection, a comparison or a lesson; it opens offline.
+
+    Args:
+        selection: Folder that `learnable select`, `learnable compare` or `learnable teach` wrote.
+        title: Heading of the page; `selection`, `comparison` or `lesson` when not given.
+        command: Command to show as the one that repeats the run.
+        tokens: Examples of a selection to show with the losses of their tokens, which loads the model; 4 when not
+            given, 0 for none.
+        loading: How to load the model for them; its dtype is the one it was scored with.
+        store: Folder of measurements; what is in it is never measured twice.
+        output: Folder to write.
+    """
+    started = time.monotonic()
+    given = _given(selection)
+    kind = KINDS[given.verb]
+    title = title or kind
+    parameters: dict[str, Any] = {"title": title, "command": command}
+    if kind == "selection":
+        parameters["tokens"] = _spelled_out(tokens)
+    elif tokens is not None or loading != Loading():
+        raise UsageError(
+            f"tokens and how to load a model have no effect on the report of a {kind}", hint="leave them out"
+        )
+    step = Step(verb="report", parameters=parameters, inputs={kind: given.identity})
+    folder = step.folder(output)
+    links = {kind: given.folder}
+    if done := step.begin(folder, links=links):
+        return done
+    command, computed = command or f"learnable report {selection}", 0
+    if kind == "selection":
+        facts = gather(given, title=title, command=command)
+        facts, computed = with_tokens(
+            facts, given, parameters["tokens"], loading=loading, store=Store(Path(store))
+        )
+        page, warnings = render(facts), warnings_of(facts)
+    elif kind == "lesson":
+        taught = gather_lesson(given, title=title, command=command)
+        page, warnings = render_lesson(taught), lesson_warnings_of(taught)
+    else:
+        compared = gather_comparison(given, title=title, command=command)
+        page, warnings = render_comparison(compared), comparison_warnings_of(compared)
+    with replacing(folder / "report.html") as part:
+        part.write_text(page, encoding="utf-8")
+    shown = {"report": str(folder / "report.html"), "warnings": warnings}
+    return step.finish(folder, facts=shown, started=started, links=links, tokens=computed)
+
+
+def _given(folder: str) -> Outcome:
+    """Return what is to be reported.
+
+    Raises:
+        StoreError: If the folder holds nothing that there is a page about.
+    """
+    if not Path(folder).is_dir():
+        raise StoreError(
+            f"there is no folder {folder}",
+            hint=f"give the output of {_COMMANDS}",
+        )
+    outcome = read_outcome(Path(folder))
+    if outcome.verb not in KINDS:
+        raise StoreError(
+            f"{folder} is the output of `learnable {outcome.verb}`",
+            hint=f"give one of {_COMMANDS}",
+        )
+    return outcome
+
+
+def _spelled_out(tokens: int | None) -> int:
+    if tokens is not None and tokens < 0:
+        raise UsageError(f"tokens must be 0 or more, got {tokens}", hint="it is a number of examples")
+    return TOKEN_EXAMPLES if tokens is None else tokens
+
+
+def with_tokens(
+    facts: Facts, chosen: Outcome, number: int, *, loading: Loading, store: Store
+) -> tuple[Facts, int]:
+    """Return the facts with the losses of the tokens of a few examples, and how many tokens were computed.
+
+    Where the model, the reference or the texts are not to be found any more, the facts say so instead.
+    """
+    if number == 0:
+        return facts, 0
+    if "scores" not in chosen.links:
+        return replace(facts, tokens_missing=f"{_NO_TOKENS} the losses were given, without a model."), 0
+    scored = finished(chosen.links["scores"], "score")
+    ids = examples_to_spell(view_of(facts), number)
+    if not ids:
+        return replace(facts, tokens_missing=f"{_NO_TOKENS} no example has a score."), 0
+    try:
+        losses, missing = _token_losses(scored, loading, store)
+        views = losses.views(_examples(scored, ids))
+    except (ModelError, StoreError, TrainError) as error:
+        say(f"no losses by token in the report: {error.message}")
+        return replace(facts, tokens_missing=f"{_NO_TOKENS} {error.message}."), 0
+    return replace(facts, tokens=views, tokens_missing=missing), losses.tokens
+
+
+def _token_losses(scored: Outcome, loading: Loading, store: Store) -> tuple[TokenLosses, str | None]:
+    """Return what measures tokens as the scores were measured, and what it has to do without, in a sentence.
+
+    Raises:
+        ModelError: If the model is not to be found, or is another one now.
+        StoreError: If the reference is not to be found.
+        TrainError: If the reference holds no model.
+    """
+    from learnable.models.source import identify, is_here
+    from learnable.training import read_reference
+
+    name = str(scored.facts["model"])
+    if loading.dtype == "auto":
+        loading = replace(loading, dtype=scored.facts["dtype"])
+    if loading.chat_template is None:
+        loading = replace(loading, chat_template=scored.facts.get("chat template"))
+    ref = ModelRef(name=name, **asdict(loading))
+    if not is_here(ref):
+        raise ModelError(f"the model {name} is not on this machine any more")
+    if identify(ref) != scored.inputs["base"]:
+        raise ModelError(f"the model {name} is not the one that was scored with")
+    references, missing = None, None
+    if "reference" in scored.links:
+        references = read_reference(finished(scored.links["reference"], "train").folder)
+    elif "reference" in scored.inputs:
+        missing = "Without a loss after: it is not known where the reference lies that was given."
+    return TokenLosses(ref, references, max_length=int(scored.facts["max_length"]), store=store), missing
+
+
+def _examples(scored: Outcome, ids: list[str]) -> list[Example]:
+    """Return the examples with these ids, in their order."""
+    pool = rows.load_pool(scored.links["pool"])
+    few = replace(pool, examples=pool.examples.filter(pl.col("id").is_in(ids)))
+    known = {example.id: example for example in few.iter_examples()}
+    return [known[id] for id in ids]
+
+
+def gather(chosen: Outcome, *, title: str, command: str) -> Facts:
+    """Collect what a report says from the folders that led to a selection."""
+    scored = finished(chosen.links["scores"], "score") if "scores" in chosen.links else None
+    scores = pl.read_parquet((scored or chosen).folder / "scores.parquet")
+    steps, reference = [chosen], {"kind": "columns"}
+    pool, files, model, scorers = None, [], "not known: the losses were given", [str(chosen.facts["by"])]
+    if scored:
+        pool = rows.load_pool(scored.links["pool"])
+        files = rows.names_of(pool.files)
+        model, scorers = f"{scored.facts['model']} ({scored.facts['dtype']})", list(scored.facts["scorers"])
+        steps.insert(0, scored)
+        reference = {"kind": "given"}
+        if "reference" in scored.links:
+            try:
+                trained = finished(scored.links["reference"], "train")
+            except StoreError:  # all but the losses of its tokens can be said without it
+                reference = {"kind": "its folder is not there any more, and its cost is not known"}
+            else:
+                reference = dict(trained.facts)
+                steps.insert(0, trained)
+        steps.insert(0, finished(scored.links["pool"], "load"))
+    return Facts(
+        title=title,
+        command=command,
+        model=model,
+        reference=reference,
+        by=str(chosen.facts["by"]),
+        higher_is_better=not chosen.facts["lowest"],
+        budget=str(chosen.facts["budget"]),
+        examples=rows.readable(pool.examples) if pool else None,
+        rows=pool.rows if pool else None,
+        files=files,
+        scores=scores,
+        scorers=scorers,
+        kept=pl.read_parquet(chosen.folder / "kept.parquet"),
+        dropped=pl.read_parquet(chosen.folder / "dropped.parquet"),
+        steps=[CostRow(name=step.verb, **asdict(step.cost)) for step in steps],
+        shortfall=chosen.facts["shortfall"],
+        left_out=scored.facts.get("left out") if scored else None,
+    )
+
+
+def gather_comparison(compared: Outcome, *, title: str, command: str) -> ComparisonFacts:
+    """Collect what a report says about a comparison from its folder and its pool."""
+    names = ("table", "results", "arms", "selections", "scores", "overlap")
+    frames = {name: pl.read_parquet(compared.folder / f"{name}.parquet") for name in names}
+    pool = rows.load_pool(finished(compared.links["pool"], "load").folder)
+    return ComparisonFacts(
+        title=title,
+        command=command,
+        model=str(compared.facts["model"]),
+        confidence=float(compared.facts["confidence"]),
+        settings=_shared(compared.facts.get("tuning", {})),
+        methods=compared.facts["methods"],
+        examples=rows.readable(pool.examples),
+        tokens=compared.cost.tokens,
+        seconds=compared.cost.seconds,
+        **frames,
+    )
+
+
+def gather_lesson(taught: Outcome, *, title: str, command: str) -> LessonFacts:
+    """Collect what a report says about a lesson from its folder and from the steps that made its material."""
+    facts = taught.facts
+    must = {name: pl.read_parquet(taught.folder / f"{name}.parquet") for name in ("table", "results", "arms")}
+    may = {name: _frame(taught.folder, name) for name in ("concepts", "samples", "buffering", "wordings")}
+    return LessonFacts(
+        title=title,
+        command=command,
+        model=str(facts["model"]),
+        confidence=float(facts["confidence"]),
+        settings=_shared(facts["tuning"]),
+        ways=[_way(label, facts.get("inits", {}).get(label)) for label in facts["arms"]],
+        baseline=str(facts["baseline"]),
+        questions=[_question(label) for label in facts["evaluations"]],
+        task=int(facts["task"]),
+        tests=int(facts["tests"]),
+        buffer=int(facts["buffer"]),
+        tokens=facts["tokens"],
+        diversity=facts["diversity"],
+        general_from_buffer=facts.get("general from buffer"),
+        example=_example(taught.folder),
+        made=_made(taught),
+        notes=facts["notes"],
+        computed=taught.cost.tokens,
+        seconds=taught.cost.seconds,
+        table=must["table"],
+        results=must["results"],
+        arms=must["arms"],
+        concepts=may["concepts"],
+        samples=may["samples"],
+        buffering=may["buffering"],
+        wordings=may["wordings"],
+    )
+
+
+def _frame(folder: Path, name: str) -> pl.DataFrame | None:
+    """Return a table that a lesson may do without; None where it is not there, or empty."""
+    path = folder / f"{name}.parquet"
+    frame = pl.read_parquet(path) if path.is_file() else pl.DataFrame()
+    return None if frame.is_empty() else frame
+
+
+def _way(label: str, init: str | None) -> Way:
+    mixture = label.partition("@")[0]
+    about = "the model as it is" if mixture == UNTUNED else MIXTURES[mixture][1]
+    return Way(label=label, mixture=mixture, about=about, init=init)
+
+
+def _question(label: str) -> Question:
+    endings: dict[Asked, str] = {
+        "unseen": f", {UNSEEN}",
+        "seen": f", {SEEN}",
+        "general": f" on {GENERAL} rows",
+    }
+    for asked, words in endings.items():
+        if label.endswith(words):
+            return Question(label=label, name=label.removesuffix(words), asked=asked)
+    return Question(label=label, name=label, asked="elsewhere")
+
+
+def _example(folder: Path) -> dict[Asked, list[dict[str, str | None]]]:
+    """Return the first row that was asked in each kind of wording."""
+    places: tuple[tuple[Asked, str], ...] = (("seen", SEEN), ("unseen", UNSEEN))
+    found = {}
+    for asked, name in places:
+        path = folder / f"{name.replace(' ', '_')}.jsonl"
+        if path.is_file():
+            example = next(rows.read([str(path)]).iter_examples())
+            found[asked] = [asdict(message) for message in example.messages]
+    return found
+
+
+def _made(taught: Outcome) -> list[Made]:
+    """Return what the steps cost that made the material."""
+    made = []
+    for name, folder in taught.links.items():
+        step = read_outcome(folder)
+        if step.verb == "diversify":  # rows of another origin cost no model anything
+            about = f"{step.facts['method']}, {step.facts['written by']}: {step.facts['kept']:,} kept"
+            made.append(Made(name=name, about=about, tokens=step.cost.tokens, seconds=step.cost.seconds))
+    return made
+
+
+def _shared(tuning: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that all trainings share: not the seed, and not steps that followed from the budget."""
+    return {name: value for name, value in tuning.items() if name != "seed" and value is not None}

@@ -1,0 +1,347 @@
+"""``learnable select``: scores in, chosen rows out."""
+
+import inspect
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import polars as pl
+
+from learnable import data as rows
+from learnable.commands.inputs import finished
+from learnable.commands.options import Flat, Output, Several
+from learnable.commands.score import rules_of, vectors_of
+from learnable.commands.selection_card import selection_card
+from learnable.data.card import CARD
+from learnable.data.exports import Trainer, write_export
+from learnable.errors import DataError, UsageError, did_you_mean
+from learnable.explorer import read_ids
+from learnable.runs.files import replacing, write_frame
+from learnable.runs.identity import file_digest, fingerprint
+from learnable.runs.progress import say
+from learnable.runs.step import Outcome, Step
+from learnable.scorers import SCORERS
+from learnable.selectors import SELECTORS, PerSource, Thresholds, choose, count_asked
+from learnable.spec import build
+from learnable.types import Budget, ModelRef
+
+TABLES: Mapping[str, Callable[[Path], pl.LazyFrame]] = {
+    ".parquet": pl.scan_parquet,
+    ".csv": pl.scan_csv,
+    ".jsonl": pl.scan_ndjson,
+}
+ROWS = 1 << 18
+"""Rows of a table that are written at a time."""
+
+
+def select(
+    scores: str,
+    *,
+    budget: str = "6%",
+    by: str = "learnability",
+    selector: str = "top_k",
+    per_source: PerSource = "none",
+    per_cluster: PerSource = "none",
+    clusters: int = 100,
+    max_similarity: float | None = None,
+    where: str | None = None,
+    thresholds: Annotated[Thresholds, Flat] = Thresholds(),
+    lowest: bool = False,
+    before: str | None = None,
+    after: str | None = None,
+    seed: int = 0,
+    pin: Annotated[list[str] | None, Several] = None,
+    ban: Annotated[list[str] | None, Several] = None,
+    export: Trainer | None = None,
+    license: str | None = None,
+    output: Output = "selection",
+) -> Outcome:
+    """Choose examples within a budget, and write the chosen rows exactly as they came.
+
+    Args:
+        scores: Folder that `learnable score` wrote, or a table of losses (.parquet, .csv, .jsonl) computed elsewhere.
+        budget: 6% (of the examples), 500 (examples), or 50000tokens (prompt and response); also as --budget.fraction,
+            --budget.examples or --budget.tokens.
+        by: Score to choose by.
+        selector: Method (see `learnable list`).
+        per_source: Share of each source: none (all compete), equal, or proportional to its size.
+        per_cluster: The same for clusters of similar examples; needs vectors (`learnable score --vectors model`).
+        clusters: How many clusters.
+        max_similarity: Drop near-duplicates first: what is more alike than this (cosine, such as 0.95) to an example
+            with a better score; needs vectors.
+        where: Condition in SQL over the score columns, such as "loss_before > 0.5 AND tokens < 800".
+        thresholds: The three conditions of the first LoBaSS paper.
+        lowest: Choose the lowest scores.
+        before: For a table of losses: column with the loss before fine-tuning.
+        after: For a table of losses: column with the loss after fine-tuning.
+        seed: For methods that draw.
+        pin: Files of ids to choose first, whatever their score and the conditions above; they count against the budget.
+            A .txt with an id per line, or a download of `learnable explore` (a table with a column id).
+        ban: Files of ids never to choose.
+        export: Also write the conversations and a configuration for a trainer: trl, llamafactory or axolotl.
+        license: License of the rows, such as apache-2.0, for the card of the selection; what the rows say in a column
+            `license` when not given.
+        output: Folder to write.
+    """
+    started = time.monotonic()
+    asked = Budget.parse(budget)
+    scored = finished(scores, "score") if Path(scores).is_dir() else None
+    _check_fits(scores, losses=bool(before or after), export=export, license=license)
+    table = scored.folder / "scores.parquet" if scored else Path(scores)
+    frame = pl.scan_parquet(table) if scored else _table(table, before, after)
+    parameters: dict[str, Any] = {"budget": str(asked), "by": by, "per_source": per_source, "where": where}
+    parameters |= {"per_cluster": per_cluster, "clusters": clusters, "max_similarity": max_similarity}
+    parameters |= {"lowest": lowest, "seed": seed, "before": before, "after": after, **asdict(thresholds)}
+    pins, bans = _listed(pin), _listed(ban)
+    later = {"export": export, "license": license, "pin": pins or None, "ban": bans or None}
+    # They came later, and selections without them are what they were; of lists, the ids count, not where they lie.
+    parameters |= {
+        name: _digest(value) if isinstance(value, dict) else value
+        for name, value in later.items()
+        if value is not None
+    }
+    method = build("selector", selector, SELECTORS)
+    parameters["selector"] = f"{selector} {fingerprint(method)}"
+    inputs = {"scores": scored.identity if scored else file_digest(Path(scores))}
+    step = Step(verb="select", parameters=parameters, inputs=inputs)
+    folder = step.folder(output)
+    links = {"scores": scored.folder} if scored else {}
+    if done := step.begin(folder, links=links):
+        return done
+    rules = scored.facts if scored else rules_of({name: known() for name, known in SCORERS.items()})
+    if by in rules["lowest first"]:
+        lowest = not lowest
+    if thresholds.max_score is None and by in rules.get("max score", {}):
+        thresholds = replace(thresholds, max_score=rules["max score"][by])
+        say(f"{by} above {thresholds.max_score:g} is left out, as in its paper; --max-score inf keeps it")
+    alike = per_cluster != "none" or max_similarity is not None or getattr(method, "needs_vectors", False)
+    vectors = vectors_of(scored.folder) if scored and alike else None
+    with ExitStack() as stack:
+        stack.enter_context(_reading(table))
+        if not scored:
+            part = stack.enter_context(replacing(folder / "scores.parquet"))
+            _write(frame, part)
+            frame = pl.scan_parquet(part)
+        selection = choose(
+            frame,
+            by=by,
+            budget=asked,
+            selector=method,
+            lowest=lowest,
+            per_source=per_source,
+            per_cluster=per_cluster,
+            clusters=clusters,
+            vectors=vectors,
+            max_similarity=max_similarity,
+            where=where,
+            thresholds=thresholds,
+            seed=seed,
+            pins=pins,
+            bans=bans,
+        )
+        facts = _facts(frame, selection.kept, asked, by) | {"selector": selector, "lowest": lowest}
+        facts |= {"pinned": int(selection.kept["pinned"].sum())} if pins else {}
+        facts |= {"banned": len(_distinct(bans))} if bans else {}
+        write_frame(selection.kept, folder / "kept.parquet")
+        with replacing(folder / "dropped.parquet") as part:
+            _write(selection.dropped.lazy(), part)
+        if not scored:
+            paths = [folder / "selected.parquet"]
+            write_frame(_rows_of(frame, selection.kept), paths[0])
+    if scored:
+        pool = rows.load_pool(scored.links["pool"], conversations=False)
+        ids = selection.kept["id"]
+        paths = rows.write_rows(pool, ids.to_list(), folder / "selected")
+        rows.write_dropped(pool, selection.dropped, folder / "dropped.jsonl")
+        given = parameters | {"budget": budget, "selector": selector, "pin": list(pins), "ban": list(bans)}
+        given["max_score"] = thresholds.max_score  # also where it is the paper's
+        text = selection_card(
+            scored, pool, ids=ids, paths=paths, facts=facts, options=_options(given), license=license
+        )
+        with replacing(folder / "selected" / CARD) as part:
+            part.write_text(text, encoding="utf-8")
+        if export:
+            facts["exported"] = _export(scored, ids.to_list(), folder, export)
+    facts["written"] = [str(path.relative_to(folder)) for path in paths]
+    return step.finish(folder, facts=facts, started=started, links=links)
+
+
+def _check_fits(scores: str, *, losses: bool, export: Trainer | None, license: str | None) -> None:
+    """Refuse options that say nothing about what is chosen from."""
+    if Path(scores).is_dir():
+        if losses:
+            raise UsageError(f"{scores} holds scores already: --before and --after are for a table of losses")
+    elif export:
+        raise UsageError(
+            "--export writes conversations, and a table of losses has none",
+            hint="choose from the output of `learnable score`, or join kept.parquet with your rows by id",
+        )
+    elif license:
+        raise UsageError("--license is for the card of chosen rows, and a table of losses has none of them")
+
+
+def _listed(paths: Sequence[str] | None) -> dict[str, list[str]]:
+    """Return the ids in files by the names of the files; of files with the same name, together."""
+    listed: dict[str, list[str]] = {}
+    for path in paths or ():
+        listed.setdefault(Path(path).name, []).extend(read_ids(path))
+    return listed
+
+
+def _distinct(listed: Mapping[str, Sequence[str]]) -> list[str]:
+    return sorted({id for ids in listed.values() for id in ids})
+
+
+def _digest(listed: Mapping[str, Sequence[str]]) -> str:
+    return fingerprint(_distinct(listed))
+
+
+def _options(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the budget, and the options that are not what they are by default, by the names of their flags."""
+    usual = {name: option.default for name, option in inspect.signature(select).parameters.items()}
+    usual |= asdict(Thresholds()) | {"budget": None, "pin": [], "ban": []}
+    given = {name: value for name, value in parameters.items() if value != usual[name]}
+    return {name.replace("_", "-"): value for name, value in given.items()}
+
+
+def _export(scored: Outcome, ids: list[str], folder: Path, trainer: Trainer) -> list[str]:
+    name, max_length = scored.facts["model"], scored.facts["max_length"]
+    paths = write_export(
+        scored.links["pool"],
+        ids,
+        folder / trainer,
+        trainer=trainer,
+        model=_loadable(name),
+        max_length=max_length,
+        chat_template=_chosen_template(name, scored.facts.get("chat template")),
+    )
+    return [str(path.relative_to(folder)) for path in paths]
+
+
+def _chosen_template(name: str, chosen: str | None) -> str | None:
+    """Return the text of the chat template that was chosen instead of the model's own."""
+    if chosen is None:
+        return None
+    from learnable.models.loading import load_tokenizer
+
+    template = load_tokenizer(ModelRef(name=name, chat_template=chosen)).chat_template
+    return str(template["default"] if isinstance(template, Mapping) else template)
+
+
+def _loadable(name: str) -> str:
+    """Return a name of the model that other trainers load: a hub id as it is, else the folder of its weights."""
+    from learnable.models.source import locate
+
+    here = name == "starter" or Path(name).expanduser().exists()
+    return str(locate(ModelRef(name=name)).resolve()) if here else name
+
+
+def _facts(scores: pl.LazyFrame, kept: pl.DataFrame, budget: Budget, by: str) -> dict[str, Any]:
+    known = {"id", "tokens", by}
+    frame = scores.select(name for name in scores.collect_schema() if name in known).collect()
+    chosen = frame.join(kept.select("id"), on="id", how="semi")
+    tokens = int(chosen["tokens"].sum()) if "tokens" in frame.columns else None
+    asked = count_asked(budget, frame.height)
+    reached = tokens if budget.tokens is not None else chosen.height
+    few = reached is not None and reached < asked * (0.95 if budget.tokens is not None else 1)
+    unit = "tokens" if budget.tokens is not None else "examples"
+    return {
+        "budget": str(budget),
+        "by": by,
+        "pool": frame.height,
+        "kept": chosen.height,
+        "kept_tokens": tokens,
+        "pool_tokens": int(frame["tokens"].sum()) if tokens is not None else None,
+        "mean_kept": _mean(chosen[by]),
+        "mean_pool": _mean(frame[by]),
+        "shortfall": f"only {reached:,} of {asked:,} {unit} qualify or fit. Loosen where or the thresholds, or lower the budget."
+        if few
+        else None,
+    }
+
+
+def _rows_of(table: pl.LazyFrame, kept: pl.DataFrame) -> pl.DataFrame:
+    """Return the chosen rows of a table in the order picked; the others are passed over as they are read."""
+    chosen = table.join(kept.lazy(), on="id", how="semi").collect()
+    return kept.select("id").join(chosen, on="id", how="left", maintain_order="left")
+
+
+def _mean(scores: pl.Series) -> float | None:
+    mean = scores.cast(pl.Float64).fill_nan(None).mean()
+    return float(mean) if isinstance(mean, float) else None
+
+
+def _table(path: Path, before: str | None, after: str | None) -> pl.LazyFrame:
+    """Score losses that were computed elsewhere; what no score needs stays on disk.
+
+    A column ``id`` is used when there is one, else rows are numbered; ``source`` and ``tokens`` likewise if present.
+    """
+    if not path.is_file():
+        raise DataError(
+            f"there is no file or folder {path}",
+            hint="give the output of `learnable score`, or a table of losses",
+        )
+    if path.suffix not in TABLES:
+        raise DataError(f"{path}: unknown kind of table", hint=f"known kinds: {', '.join(TABLES)}")
+    table = TABLES[path.suffix](path)
+    with _reading(path):
+        schema = table.collect_schema()
+        made = {name: _losses(path, schema, column) for name, column in _given(before, after).items()}
+        made |= {
+            "id": pl.col("id").cast(pl.String)
+            if "id" in schema
+            else pl.int_range(pl.len()).cast(pl.String).str.zfill(12),
+            "source": pl.col("source").cast(pl.String) if "source" in schema else pl.lit(path.stem),
+        }
+        scorers = {name: build("scorer", name, SCORERS) for name in SCORERS}
+        usable = {name: method for name, method in scorers.items() if {*schema, *made} >= set(method.needs)}
+        needs = {need for method in usable.values() for need in method.needs} - set(made)
+        frame = table.select(*sorted(needs), **made).collect()
+    if frame["id"].null_count() or frame["id"].n_unique() != frame.height:
+        raise DataError(
+            f"{path}: the column 'id' is not unique",
+            hint="give each row an id of its own, or drop the column",
+        )
+    scores = [pl.Series(name, method(frame), dtype=pl.Float32) for name, method in usable.items()]
+    ours = frame.select(*made).with_columns(scores)
+    rest = table.drop(ours.columns, strict=False)
+    return pl.concat([rest, ours.lazy()], how="horizontal").select(*dict.fromkeys([*schema, *ours.columns]))
+
+
+def _given(before: str | None, after: str | None) -> dict[str, str]:
+    named = {"loss_before": before, "loss_after": after}
+    return {name: column for name, column in named.items() if column is not None}
+
+
+def _losses(path: Path, schema: pl.Schema, column: str) -> pl.Expr:
+    if column not in schema or not schema[column].is_numeric():
+        numeric = [known for known, kind in schema.items() if kind.is_numeric()]
+        raise DataError(
+            f"{path} has no column of numbers called {column!r}", hint=did_you_mean(column, numeric)
+        )
+    return pl.col(column).cast(pl.Float32).fill_null(float("nan"))
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise DataError(
+            f"cannot read {path}: {str(error).splitlines()[0]}",
+            hint=f"is it a whole {path.suffix} file, one row per example?",
+        ) from error
+
+
+def _write(frame: pl.LazyFrame, path: Path) -> None:
+    """Write a table some rows at a time, so that it is never there as a whole in the form it is written in."""
+    import pyarrow.parquet
+
+    oldest = pl.CompatLevel.oldest()
+    schema = frame.collect_schema().to_frame().to_arrow(compat_level=oldest).schema
+    with pyarrow.parquet.ParquetWriter(path, schema, compression="zstd") as writer:
+        for part in frame.collect_batches(chunk_size=ROWS):
+            writer.write_table(part.to_arrow(compat_level=oldest))

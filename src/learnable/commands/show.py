@@ -1,0 +1,323 @@
+"""``learnable show``: what the model will see, which tokens count, and what it loses and learns on each."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from io import StringIO
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from rich.cells import cell_len
+from rich.console import Console
+from rich.text import Text
+
+from learnable import data as rows
+from learnable.commands.inputs import (
+    length_limit,
+    look_up,
+    reference_identity,
+    reference_models,
+    say_left_out,
+)
+from learnable.commands.options import Flat
+from learnable.commands.token_losses import TokenLosses
+from learnable.errors import DataError, UsageError
+from learnable.pages.tokens import By, Kind, Piece, TokenView, runs, scale, step
+from learnable.runs.store import Store
+from learnable.types import Example, Loading, ModelRef, Reading, Rendered
+from learnable.visible import visible
+
+if TYPE_CHECKING:
+    from learnable.models import Renderer
+
+STYLES = {"masked": "dim", "scored": "black on green", "cut": "red strike"}
+NAMES = {"masked": "masked", "scored": "scored", "cut": "truncated"}
+MARKS = {"masked": ("", ""), "scored": ("⟦", "⟧"), "cut": ("✂⟨", "⟩")}
+
+# Text and background together, from grey to a strong colour: dark and light terminals show the same, and on both the
+# higher step stands out more.
+LOSS_STYLES = (
+    "default",
+    "#000000 on #c2ab92",
+    "#000000 on #d6a05c",
+    "#000000 on #e5862b",
+    "#ffffff on #c2410c",
+    "#ffffff on #9f1239",
+)
+LEARNED_STYLES = (
+    "default",
+    "#000000 on #8fbcc2",
+    "#000000 on #56a8bd",
+    "#ffffff on #0e7490",
+    "#ffffff on #1e40af",
+)
+TITLES: dict[By, str] = {
+    "before": "loss before, in nats",
+    "after": "loss after, in nats",
+    "learned": "learned, before minus after; below 0 it got worse",
+}
+TOKEN_CELLS = 24
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExampleView(TokenView):
+    """One example as the model sees it.
+
+    Its pieces are single tokens where losses were asked for, else runs of tokens of one kind.
+
+    Args:
+        source: Where it came from.
+        tokens: Tokens of the whole conversation as the chat template writes it.
+        response_tokens: Those that the loss counts, within the length limit.
+        cut_tokens: Those beyond the length limit.
+    """
+
+    source: str
+    tokens: int
+    response_tokens: int
+    cut_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Shown:
+    """What `show` shows; its text form is what the command prints where there are no colours.
+
+    Args:
+        model: Name of the model.
+        reference: Name of the reference, if there is one.
+        losses: Whether the pieces have losses.
+        max_length: Length limit in tokens.
+        examples: One view for each.
+    """
+
+    model: str
+    reference: str | None
+    losses: bool
+    max_length: int
+    examples: tuple[ExampleView, ...]
+
+    def __repr__(self) -> str:
+        text = StringIO()
+        self.print_to(
+            Console(file=text, highlight=False, soft_wrap=True, force_terminal=False, color_system=None)
+        )
+        return text.getvalue()
+
+    def print_to(self, console: Console) -> None:
+        """Print it for people."""
+        # Plain when piped, and where colours were turned off: nothing may hang on a colour that nobody sees.
+        coloured = console.is_terminal and console.color_system is not None and not console.no_color
+        if self.losses:
+            for example in self.examples:
+                _print_losses(console, example, coloured=coloured)
+            return
+        legend = Text.assemble(*((f" {NAMES[kind]} ", style) for kind, style in STYLES.items()))
+        console.print(legend if coloured else "⟦scored⟧ ✂⟨truncated⟩", "tokens; the rest is masked\n")
+        for example in self.examples:
+            _print(console, example, self.max_length, coloured=coloured)
+
+
+def show(
+    data: list[str],
+    *,
+    model: str = "starter",
+    reference: str | None = None,
+    losses: bool = False,
+    n: int = 3,
+    id: str | None = None,
+    loading: Annotated[Loading, Flat] = Loading(),
+    reading: Annotated[Reading, Flat] = Reading(),
+    max_length: int | None = None,
+    store: str = "runs/store",
+) -> Shown:
+    """Print examples as the model sees them: which tokens are scored, or what the model loses and learns on each.
+
+    Without `--losses` or `--reference` it needs the tokenizer only. Where colours cannot be shown, scored tokens stand
+    in ⟦ ⟧ and cut-off ones in ✂⟨ ⟩, and losses in a table with a line for each token.
+
+    Args:
+        data: Files, or a folder that `learnable load` wrote.
+        model: Folder, hub id, GGUF file, or `starter`.
+        reference: Folder that `learnable train` wrote, or a fine-tuned model or LoRA adapter of your own: show the loss
+            of each token before and after, and what was learned.
+        losses: Show the loss of each token under the model.
+        n: How many examples.
+        id: Show the examples whose id begins with this instead of the first ones.
+        loading: How to load the model.
+        reading: How to read rows.
+        max_length: Longest example in tokens; 2,048 or the model's own limit when not given.
+        store: Folder of measurements; what is in it is never measured twice.
+
+    Returns:
+        The examples in pieces. In Python nothing is printed; ``print`` it, or leave it last in a notebook's cell.
+    """
+    ref = ModelRef(name=model, **asdict(loading))
+    longest = length_limit(ref, max_length)
+    look_up(reference, loading, reference=True)
+    wanted = _wanted(data, reading, id=id, n=n)
+    measured = losses or reference is not None
+    if measured:
+        losing = _token_losses(ref, reference, loading, longest, Store(Path(store)))
+        whole = losing.renderer.render(wanted, max_length=sys.maxsize)
+        pieces = [view.pieces for view in losing.views(wanted)]
+    else:
+        from learnable.models import Renderer
+
+        renderer = Renderer.of(ref)
+        whole = renderer.render(wanted, max_length=sys.maxsize)
+        pieces = [_runs(renderer, each, longest) for each in whole]
+    say_left_out(whole)
+    views = tuple(_view(*each, max_length=longest) for each in zip(wanted, whole, pieces, strict=True))
+    return Shown(model=model, reference=reference, losses=measured, max_length=longest, examples=views)
+
+
+def _wanted(data: list[str], reading: Reading, *, id: str | None, n: int) -> list[Example]:
+    """Return the first n examples, or those whose id begins so.
+
+    Raises:
+        UsageError: If n is below 1.
+        DataError: If there are none.
+    """
+    if n < 1:
+        raise UsageError(f"n must be at least 1, got {n}")
+    pool = rows.read(data, **asdict(reading))
+    chosen = pool.examples if id is None else pool.examples.filter(pl.col("id").str.starts_with(id))
+    wanted = list(replace(pool, examples=chosen.head(n)).iter_examples())
+    if not wanted and id is not None:
+        raise DataError(
+            f"no example has an id that begins with {id!r}",
+            hint="ids stand in scores.parquet and dropped.jsonl",
+        )
+    return wanted
+
+
+def _token_losses(
+    ref: ModelRef, reference: str | None, loading: Loading, max_length: int, store: Store
+) -> TokenLosses:
+    from learnable.models.source import identify
+
+    references = None
+    if reference is not None:
+        reference_identity(reference, loading, identify(ref))  # says so where it belongs to another base
+        references = reference_models(reference, loading)
+    return TokenLosses(ref, references, max_length=max_length, store=store)
+
+
+def _view(example: Example, whole: Rendered, pieces: tuple[Piece, ...], *, max_length: int) -> ExampleView:
+    return ExampleView(
+        id=example.id,
+        source=example.source,
+        tokens=len(whole.ids),
+        response_tokens=int(whole.mask[:max_length].sum()),
+        cut_tokens=max(0, len(whole.ids) - max_length),
+        pieces=pieces,
+    )
+
+
+def _runs(renderer: "Renderer", whole: Rendered, max_length: int) -> tuple[Piece, ...]:
+    """Return an example as runs of tokens of one kind."""
+    pieces = []
+    for kind, run in groupby(range(len(whole.ids)), key=lambda at: _kind(at, whole.mask, max_length)):
+        tokens = list(run)
+        pieces.append(Piece(text=renderer.decode(whole.ids[tokens]), kind=kind, tokens=len(tokens)))
+    return tuple(pieces)
+
+
+def _kind(position: int, mask: NDArray[np.bool_], max_length: int) -> Kind:
+    if position >= max_length:
+        return "cut"
+    return "scored" if mask[position] else "masked"
+
+
+def _print(console: Console, example: ExampleView, max_length: int, *, coloured: bool) -> None:
+    counts = f"{example.tokens} tokens, {example.response_tokens} scored"
+    console.print(
+        Text(f"── {example.id[:12]} from {visible(example.source)}: {counts}", style="bold")
+        + Text(f", {example.cut_tokens} cut off at {max_length}" if example.cut_tokens else "")
+    )
+    text = Text()
+    for piece in example.pieces:
+        opening, closing = ("", "") if coloured else MARKS[piece.kind]
+        text.append(f"{opening}{visible(piece.text)}{closing}", style=STYLES[piece.kind])
+    console.print(text)
+    console.print()
+
+
+# ---------------------------------------------------------------- losses
+
+
+def _print_losses(console: Console, example: ExampleView, *, coloured: bool) -> None:
+    shown: list[By] = ["before", "after", "learned"] if example.compares else ["before"]
+    console.print(Text(f"── {_heading(example)}", style="bold"))
+    if not coloured:
+        console.print(Text(_table(example, shown)))
+        return
+    for by in shown:
+        console.print(Text(TITLES[by], style="bold"))
+        console.print(_legend(by))
+        console.print(_coloured(example, by, whole=by == shown[0]))
+        console.print()
+
+
+def _heading(example: ExampleView) -> str:
+    parts = [f"{example.id[:12]} from {visible(example.source)}: {example.response_tokens} scored tokens"]
+    if example.cut_tokens:
+        parts.append(f"{example.cut_tokens} cut off")
+    if (before := example.mean("before")) is not None:
+        after = example.mean("after")
+        parts.append(f"loss {before:.3f}{'' if after is None else f' → {after:.3f}'} nats per token")
+    return ", ".join(parts)
+
+
+def _style(number: int, by: By) -> str:
+    if by == "learned" and number >= 0:
+        return LEARNED_STYLES[number]
+    return LOSS_STYLES[abs(number)] + (" underline" if number < 0 else "")
+
+
+def _legend(by: By) -> Text:
+    legend = Text()
+    for number, words in scale(by):
+        legend.append(f" {words} ", style=_style(number, by)).append(" ")
+    return legend
+
+
+def _coloured(view: TokenView, by: By, *, whole: bool) -> Text:
+    """Return an example with its scored tokens coloured; where ``whole`` is False, without the text between answers."""
+    text = Text()
+    for kind, run in runs(view.pieces):
+        if kind != "scored":
+            between = visible("".join(piece.text for piece in run))
+            text.append(between if whole else " … " if text else "", style=STYLES[kind])
+            continue
+        for piece in run:
+            # A line end has no background of its own, and is often where a model is surest or most surprised.
+            text.append(visible(piece.text).replace("\n", "↵\n"), style=_style(step(piece.nats(by), by), by))
+    text.rstrip()
+    if not whole and text.plain.endswith(" …"):
+        text.right_crop(2)
+    return text
+
+
+def _table(view: TokenView, shown: Sequence[By]) -> str:
+    """Return a line for each scored token: as a JSON string, then its figures, which stand last for tools."""
+    names = [visible(json.dumps(piece.text, ensure_ascii=False)) for piece in view.scored]
+    width = max([len("token"), *(cell_len(name) for name in names if cell_len(name) <= TOKEN_CELLS)])
+    lines = [_line("token", shown, width)]
+    for name, piece in zip(names, view.scored, strict=True):
+        lines.append(_line(name, [_number(piece, by) for by in shown], width))
+    return "\n".join([*lines, ""])
+
+
+def _number(piece: Piece, by: By) -> str:
+    nats = piece.nats(by)
+    return "-" if nats is None else f"{nats:.3f}"
+
+
+def _line(name: str, cells: Sequence[str], width: int) -> str:
+    return name + " " * max(0, width - cell_len(name)) + "".join(f"  {cell:>7}" for cell in cells)

@@ -1,0 +1,152 @@
+"""The loss of each token of a few examples, before and after: what `show` and `report` look at."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from learnable.commands.inputs import opened
+from learnable.errors import ModelError
+from learnable.measure import listed, plan, run
+from learnable.pages.tokens import TokenView, token_view
+from learnable.pages.wording import plural
+from learnable.runs.progress import say
+from learnable.runs.store import Store
+from learnable.types import Example, Measure, ModelRef, Rendered
+
+if TYPE_CHECKING:
+    from learnable.models import LanguageModel
+    from learnable.training import Part, References
+
+KIND = "token_nll"
+
+
+class TokenLosses:
+    """Measures single tokens; a model is loaded only for what the store does not hold.
+
+    Args:
+        ref: The base model.
+        references: The models after; None leaves the loss after out.
+        max_length: Longest example in tokens.
+        store: Where measurements are kept.
+
+    Attributes:
+        renderer: Of the base model.
+        tokens: How many were measured, not counting what the store held.
+    """
+
+    def __init__(
+        self, ref: ModelRef, references: "References | None", *, max_length: int, store: Store
+    ) -> None:
+        from learnable.models import Renderer
+        from learnable.models.source import identify
+
+        self._ref, self._references = ref, references
+        self._max_length, self._store = max_length, store
+        self.renderer, self._base_key = Renderer.of(ref), identify(ref)
+        self.tokens = 0
+
+    def views(self, examples: Sequence[Example]) -> list[TokenView]:
+        """Return the pieces of n examples with their losses.
+
+        Raises:
+            ModelError: If a model cannot be loaded, does not fit the base, or its template refuses an example.
+            StoreError: If measurements cannot be read.
+        """
+        rendered = self.renderer.render(examples, max_length=self._max_length)
+        before = self._measured(None, rendered, "base loss by token")
+        after = self._after(rendered)
+        views = []
+        for example, each in zip(examples, rendered, strict=True):
+            text = self.renderer.text(example.messages, tools=example.tools)
+            encoded = self.renderer.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+            views.append(
+                token_view(
+                    example.id,
+                    text,
+                    np.asarray(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2),
+                    each.mask,
+                    before=before[each.id],
+                    after=after[each.id] if after else None,
+                )
+            )
+        return views
+
+    def _after(self, rendered: Sequence[Rendered]) -> dict[str, NDArray[np.float32]]:
+        """Return the losses under the reference; each example by the part that did not train on it."""
+        if self._references is None:
+            return {}
+        assigned = dict(self._references.assignment.select("id", "part").iter_rows())
+        found: dict[str, NDArray[np.float32]] = {}
+        for number, part in enumerate(self._references.parts):
+            mine = [each for each in rendered if assigned.get(each.id, 0) == number]
+            if mine:
+                found |= self._measured(part, mine, "reference loss by token")
+        return found
+
+    def _measured(
+        self, part: "Part | None", rendered: Sequence[Rendered], label: str
+    ) -> dict[str, NDArray[np.float32]]:
+        """Return the loss of each scored token under the base model, or a part of the reference, by id."""
+        parameters = {"rendering": self.renderer.key, "max_length": self._max_length}
+        measure = Measure(kind=KIND, model=self._key(part), parameters=parameters)
+        counts = [int(each.mask.sum()) for each in rendered]
+        frame = pl.DataFrame(
+            {"id": [each.id for each in rendered], "response_tokens": counts},
+            schema={"id": pl.String, "response_tokens": pl.Int64},
+        )
+        if len(self._store.missing(measure, frame.filter(pl.col("response_tokens") > 0)["id"])):
+            with self._loaded(part) as network:
+                todo = plan(measure, rendered, store=self._store, batch_tokens=network.batch_tokens)
+                say(f"{label}: {plural(todo.examples, 'example')}, {todo.tokens:,} tokens to measure")
+                run(todo, network, rendered, store=self._store, label=label)
+                self.tokens += todo.tokens
+        losses = listed(measure, frame, store=self._store).to_list()
+        return {
+            id: np.asarray(values or [], dtype=np.float32)
+            for id, values in zip(frame["id"], losses, strict=True)
+        }
+
+    def _key(self, part: "Part | None") -> str:
+        from learnable.models import Renderer
+        from learnable.models.source import adapter_key, identify, is_adapter
+
+        if part is None:
+            return self._base_key
+        if part.kind == "adapter":
+            if not is_adapter(Path(part.name)):
+                raise ModelError(
+                    f"there is no LoRA adapter in {part.name}",
+                    hint="was it moved or deleted? train the reference again",
+                )
+            return adapter_key(self._base_key, Path(part.name))
+        whole = self._whole(part)
+        if Renderer.of(whole).vocabulary != self.renderer.vocabulary:
+            raise ModelError(
+                f"the reference {part.name} has another tokenizer than the base model, so their losses cannot be compared",
+                hint="give a reference that was fine-tuned from this base model",
+            )
+        return identify(whole)
+
+    def _whole(self, part: "Part") -> ModelRef:
+        return replace(self._ref, name=part.name, revision=None)
+
+    @contextmanager
+    def _loaded(self, part: "Part | None") -> "Iterator[LanguageModel]":
+        if part is not None and part.kind == "model":
+            yield opened(self._whole(part), on=None)
+        elif part is not None:
+            with self._base.adapter(Path(part.name)):
+                yield self._base
+        else:
+            yield self._base
+
+    @cached_property
+    def _base(self) -> "LanguageModel":
+        return opened(self._ref, on=None)

@@ -1,0 +1,114 @@
+"""How diverse texts are, in figures and as a map: arrays and texts in, no model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from learnable.errors import UsageError
+from learnable.experiments.overlap import WORD
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diversity:
+    """Figures of a set of texts; NaN where a set is too small for one.
+
+    ``texts``: how many. ``mean_distance``: of two texts, in [0, 2]. ``distinct_1`` and ``distinct_2``: in (0, 1].
+    """
+
+    texts: int
+    mean_distance: float
+    distinct_1: float
+    distinct_2: float
+
+
+def diversity(
+    texts: Sequence[str], vectors: NDArray[np.float32], *, of: int | None = None, seed: int = 0
+) -> Diversity:
+    """Return the figures of a set of texts.
+
+    The more texts, the more words come again: distinct-n can only be compared between sets of one size.
+
+    Args:
+        texts: n texts.
+        vectors: Their embeddings, (n, d); NaN for a text without a word.
+        of: Measure on so many of them, drawn at random; all when there are no more, or not given.
+        seed: Seeds the draw.
+
+    Raises:
+        UsageError: If there are not as many vectors as texts.
+    """
+    if len(texts) != len(vectors):
+        raise UsageError(f"{len(texts):,} texts have {len(vectors):,} vectors")
+    drawn = np.arange(len(texts))
+    if of is not None and of < len(texts):
+        drawn = np.sort(np.random.default_rng(seed).permutation(len(texts))[:of])
+    some = [texts[int(place)] for place in drawn]
+    return Diversity(
+        texts=len(some),
+        mean_distance=mean_distance(vectors[drawn]),
+        distinct_1=distinct(some, n=1),
+        distinct_2=distinct(some, n=2),
+    )
+
+
+def mean_distance(vectors: NDArray[np.float32]) -> float:
+    """Return the mean of 1 - cosine over all pairs of different rows, in [0, 2].
+
+    Rows that are NaN or zero have no direction and are left out; NaN when fewer than two are left. The pairs are not
+    formed: the squared length of the sum of m unit vectors is m and twice the sum of their cosines.
+
+    Args:
+        vectors: (n, d).
+    """
+    rows = vectors.astype(np.float64)
+    lengths = np.linalg.norm(rows, axis=1)
+    rows = rows[lengths > 0] / lengths[lengths > 0, None]  # (m, d)
+    m = len(rows)
+    if m < 2:
+        return float("nan")
+    total = rows.sum(axis=0)
+    return float(1 - (total @ total - m) / (m * (m - 1)))
+
+
+def distinct(texts: Sequence[str], *, n: int) -> float:
+    """Return how many different word n-grams the texts have over how many they have in all, in (0, 1]; NaN for none.
+
+    Lower case, without punctuation; no n-gram reaches from one text into the next.
+
+    Source: distinct-1 and distinct-2, Li et al. 2016 (1510.03055).
+    """
+    seen, count = set[tuple[str, ...]](), 0
+    for text in texts:
+        words = WORD.findall(text.lower())
+        grams = [tuple(words[start : start + n]) for start in range(len(words) - n + 1)]
+        seen.update(grams)
+        count += len(grams)
+    return len(seen) / count if count else float("nan")
+
+
+def plane(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the two coordinates in which the rows differ most, (n, 2): principal components of their directions.
+
+    The component of each axis that is largest in size points up, so that a map is the same on every machine. Rows
+    without a direction (NaN or zero) have none here; an axis along which nothing differs is 0.
+
+    Args:
+        vectors: (n, d).
+    """
+    rows = vectors.astype(np.float64)
+    lengths = np.linalg.norm(rows, axis=1)
+    there = lengths > 0
+    coordinates = np.full((len(rows), 2), np.nan)
+    if not there.any():
+        return coordinates
+    units = rows[there] / lengths[there, None]
+    centred = units - units.mean(axis=0)
+    _, _, axes = np.linalg.svd(centred, full_matrices=False)
+    axes = axes[:2]
+    largest = axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)]
+    found = np.zeros((len(units), 2))
+    found[:, : len(axes)] = centred @ (axes * np.where(largest < 0, -1.0, 1.0)[:, None]).T
+    coordinates[there] = found
+    return coordinates

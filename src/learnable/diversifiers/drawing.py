@@ -1,0 +1,231 @@
+"""Generation that is kept in the store: what was drawn once is never drawn again, and a killed run goes on."""
+
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import polars as pl
+
+from learnable.diversifiers.gates import UNANSWERED, Avoided
+from learnable.errors import ModelError, UsageError
+from learnable.runs.identity import example_id, fingerprint
+from learnable.runs.progress import bar, say
+from learnable.runs.step import note
+from learnable.runs.store import Store
+from learnable.types import Answer, Generator, Measure, Message, Sampling
+
+STORE_EVERY_S = 10.0
+
+Answered = Iterator[tuple[list[int], list[Answer]]]
+
+_COLUMNS = {"id": pl.String, "text": pl.String, "finished": pl.Boolean}
+
+
+def seed_of(seed: int, *what: str | int) -> int:
+    """Return the seed of one draw, in [0, 2^31): by what is drawn, never by its place among others.
+
+    So a draw stays the same however many there are. Some servers take no longer seeds.
+    """
+    return int(fingerprint([seed, *what])[:8], 16) >> 1
+
+
+@dataclass(kw_only=True)
+class Tally:
+    """What was drawn in this run: ``draws``, and ``tokens`` that went through a model that is loaded here.
+
+    ``unanswered``: what was asked for, and a server failed to give.
+    """
+
+    draws: int = 0
+    tokens: int = 0
+    unanswered: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """Asks a generator, and keeps what it says.
+
+    An answer is stored by conversation and seed, so that asking for more draws only what is new.
+
+    Args:
+        generator: A loaded model, or a server.
+        sampling: How to draw.
+        store: Where answers are kept.
+        avoided: What a method that draws again for what it refuses must keep away from.
+        tally: Counts what was drawn in this run; what is stored costs nothing.
+    """
+
+    generator: Generator
+    sampling: Sampling
+    store: Store
+    avoided: Avoided = field(default_factory=Avoided, compare=False)
+    tally: Tally = field(default_factory=Tally, compare=False)
+
+    def answers(
+        self, conversations: Sequence[Sequence[Message]], *, seeds: Sequence[int], label: str
+    ) -> list[Answer]:
+        """Return the next answer to each conversation.
+
+        Args:
+            conversations: n conversations that end before the answer; see ``refusal`` for those too long to answer.
+            seeds: One per conversation.
+            label: Shown beside the progress.
+
+        Returns:
+            n answers; ``UNANSWERED`` for one that a server failed to give, which is asked for again in the next run.
+
+        Raises:
+            ModelError: If the generator cannot be reached, or the chat template refuses a conversation.
+        """
+        ids = [
+            fingerprint([example_id(turns), seed]) for turns, seed in zip(conversations, seeds, strict=True)
+        ]
+
+        def ask(only: Collection[int]) -> Answered:
+            return self.generator.answers(conversations, sampling=self.sampling, seeds=seeds, only=only)
+
+        renderer = self._renderer
+        return self._kept(
+            "answer", ids, ask, label, lambda place: len(renderer.prompt_ids(conversations[place]))
+        )
+
+    def questions(self, *, seeds: Sequence[int], label: str) -> list[Answer]:
+        """Return user turns that the generator writes itself.
+
+        Args:
+            seeds: One per question.
+            label: Shown beside the progress.
+
+        Raises:
+            UsageError: If the generator is a server, which cannot begin a user's turn, or a question does not fit.
+        """
+        asked: Any = getattr(self.generator, "questions", None)
+        if asked is None:
+            raise UsageError(
+                "a server answers, but cannot invent the questions: it takes no open user turn",
+                hint="give a model that runs here (--model, or --generator vllm:MODEL), or the questions (self_answer)",
+            )
+        limit = getattr(self.generator, "position_limit", None)
+        if limit is not None and self.sampling.max_new_tokens >= limit:
+            raise UsageError(
+                f"max_new_tokens is {self.sampling.max_new_tokens:,}, and the model takes {limit:,} tokens",
+                hint="lower --max-new-tokens, so that question and answer fit together",
+            )
+        ids = [fingerprint(["question", seed]) for seed in seeds]
+
+        def ask(only: Collection[int]) -> Answered:
+            drawn: Answered = asked(len(seeds), sampling=self.sampling, seeds=seeds, only=only)
+            return drawn
+
+        opening = len(self._renderer.user_turn[0]) if self._renderer else 0
+        return self._kept("question", ids, ask, label, lambda _: opening)
+
+    def refusal(self, conversation: Sequence[Message]) -> str | None:
+        """Return why the generator cannot answer a conversation; None where it can, or a server must tell itself."""
+        if self._renderer is None:
+            return None
+        try:
+            count = len(self._renderer.prompt_ids(conversation))
+        except ModelError as error:
+            return f"refused by the chat template: {error.message}"
+        limit, new = getattr(self.generator, "position_limit", None), self.sampling.max_new_tokens
+        if limit is not None and count + new > limit:
+            return f"too long: {count:,} prompt tokens and {new:,} new ones do not fit the model's {limit:,}"
+        return None
+
+    @property
+    def _renderer(self) -> Any:
+        """What turns conversations into tokens; None for a server."""
+        return getattr(self.generator, "renderer", None)
+
+    def _kept(
+        self,
+        of: str,
+        ids: Sequence[str],
+        ask: Callable[[Collection[int]], Answered],
+        label: str,
+        prompt_tokens: Callable[[int], int],
+    ) -> list[Answer]:
+        """Return what is stored under ``ids``, after drawing what is missing."""
+        measure = Measure(
+            kind="draw",
+            model=self.generator.key,
+            parameters={
+                "temperature": float(self.sampling.temperature),
+                "top_p": float(self.sampling.top_p),
+                "max_new_tokens": self.sampling.max_new_tokens,
+                "of": of,
+                # The same weights say other things to other tokens.
+                "rendering": self._renderer.key if self._renderer is not None else None,
+            },
+        )
+        places = {identity: place for place, identity in reversed(list(enumerate(ids)))}
+        wanted = pl.Series("id", list(places), dtype=pl.String)
+        missing = {places[identity] for identity in self.store.missing(measure, wanted)}
+        if missing:
+            drawn = self._counted(ask(missing), prompt_tokens)
+            self._draw(measure, ids, drawn, label, total=len(missing))
+        there = wanted.filter(~wanted.is_in(self.store.missing(measure, wanted).implode()))
+        found: dict[str, Answer] = {}
+        if len(there):
+            for identity, text, finished in self.store.read(measure, there).select(*_COLUMNS).iter_rows():
+                found[identity] = Answer(text, finished)
+        return [found.get(identity, UNANSWERED) for identity in ids]
+
+    def _counted(self, drawn: Answered, prompt_tokens: Callable[[int], int]) -> Answered:
+        """Pass on what is drawn, and count it."""
+        for positions, answers in drawn:
+            self.tally.draws += len(positions)
+            if self._renderer is not None:
+                texts = self._renderer.tokenizer(
+                    [answer.text for answer in answers], add_special_tokens=False
+                )
+                self.tally.tokens += sum(map(len, texts["input_ids"])) + sum(map(prompt_tokens, positions))
+            yield positions, answers
+
+    def _draw(self, measure: Measure, ids: Sequence[str], drawn: Answered, label: str, *, total: int) -> None:
+        """Store what is drawn, every few seconds."""
+        rows: list[tuple[str, str, bool]] = []
+        room, came, last = self.sampling.max_new_tokens, 0, time.monotonic()
+        noted = self.tally.tokens
+
+        def flush() -> None:
+            nonlocal noted
+            if rows:
+                self.store.write(measure, pl.DataFrame(rows, schema=_COLUMNS, orient="row"))
+                note(self.tally.tokens - noted)
+                noted = self.tally.tokens
+                rows.clear()
+
+        try:
+            # How long an answer will be is not known before: each counts with the most it may have.
+            with bar(f"{label}, at most", total * room) as progress:
+                for positions, answers in drawn:
+                    rows.extend(
+                        (ids[place], *answer) for place, answer in zip(positions, answers, strict=True)
+                    )
+                    came += len(positions)
+                    progress.advance(len(positions) * room)
+                    if time.monotonic() - last >= STORE_EVERY_S:
+                        flush()
+                        last = time.monotonic()
+        finally:
+            flush()
+        if came < total:
+            self.tally.unanswered += total - came
+            say(f"{label}: {total - came:,} of {total:,} were not answered")
+
+
+class NoGenerator:
+    """Stands where a method needs no generator."""
+
+    key = "none"
+
+    def answers(self, *_: Any, **__: Any) -> NoReturn:
+        """Refuse.
+
+        Raises:
+            UsageError: Always.
+        """
+        raise UsageError("this method has no generator to ask", hint="give --model or --generator")

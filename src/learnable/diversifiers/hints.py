@@ -1,0 +1,186 @@
+"""``hints``: what a dictionary says of the words of a question, added to it."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+from learnable.data.csv_files import csv_records
+from learnable.data.records import place
+from learnable.data.sources import locate, read_records, suffix_of
+from learnable.diversifiers.drawing import Drawing
+from learnable.diversifiers.kinds import Diversified, Ledger
+from learnable.errors import DataError, UsageError
+from learnable.runs.identity import example_id
+from learnable.types import Example, Message, Sampling
+
+_TOKEN = re.compile(r"\w+|[^\w\s]")
+_WORD_COLUMNS = ("word", "term", "source")
+
+Key = tuple[str, ...]
+"""A word or several, as tokens in lower case."""
+
+
+class Entry(NamedTuple):
+    """A word of a dictionary and what it means."""
+
+    word: str
+    meanings: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hints:
+    """Rows with what a dictionary says of their words: that in this text, "X" means "Y1" or "Y2".
+
+    Words are looked up in every user turn as they are written there, without regard to case: inflected forms need
+    entries of their own. An entry may be several words, or a token such as ``<sep>`` with what it stands for; where
+    entries overlap, the longest is taken. The hints of a turn follow it as a paragraph of their own, one for each entry,
+    in the order of the text. Nothing is drawn, so there is one row for each, and no ``n``.
+
+    Args:
+        file: The dictionary. In a .tsv or .csv file: the word, then a meaning in each further column or several in
+            one, separated by ``;``; a first line that begins with ``word``, ``term`` or ``source`` is a header. In a
+            .jsonl, .json or .parquet file: ``word`` and ``translations`` (or ``meanings``), a list or such a text.
+        meanings: Most meanings to tell of a word, the first ones of the dictionary.
+
+    Source: DiPMT, Ghazvininejad et al. 2023 (arXiv 2302.07856), a baseline of DELIA (arXiv 2408.10841), which only
+        prompts with them; wording ours.
+    """
+
+    needs_examples: ClassVar[bool] = True
+    needs_generator: ClassVar[bool] = False
+    sampling: ClassVar[Sampling] = Sampling()
+    file: str = ""
+    meanings: int = 3
+
+    def __post_init__(self) -> None:
+        if not self.file:
+            raise UsageError(
+                "hints needs a dictionary", hint="hints@file=words.tsv: a word and its meanings in each line"
+            )
+        if self.meanings < 1:
+            raise UsageError(f"meanings must be at least 1, got {self.meanings}")
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files that are read."""
+        return (self.file,)
+
+    def __call__(
+        self, examples: Sequence[Example], *, n: int | None, draw: Drawing, seed: int
+    ) -> Diversified:
+        """Return every row, those without a word of the dictionary as they are; ``meta`` has ``hinted``, the words.
+
+        Nothing is asked of ``draw``, and ``seed`` changes nothing.
+
+        Raises:
+            UsageError: If ``n`` is given.
+            DataError: If the dictionary cannot be read, or has no entry.
+        """
+        if n is not None:
+            raise UsageError(f"hints makes one row of each, got n={n}", hint="leave n out")
+        entries = read_dictionary(self.file)
+        longest = max(map(len, entries))
+        kept = [self._hinted(example, entries, longest=longest, seed=seed) for example in examples]
+        without = sum(not example.meta["hinted"] for example in kept)
+        notes = (
+            [f"{without:,} of {len(kept):,} rows have no word of the dictionary and stay as they are"]
+            if without
+            else []
+        )
+        return Diversified(kept=kept, dropped=Ledger().frame, notes=tuple(notes))
+
+    def price(self, *, rows: int, n: int | None) -> str:
+        """Return how many rows it makes, in words."""
+        del n
+        return f"{rows:,} rows with what the dictionary says of their words"
+
+    def _hinted(self, example: Example, entries: Mapping[Key, Entry], *, longest: int, seed: int) -> Example:
+        turns, hinted = list[Message](), dict[str, None]()
+        for turn in example.messages:
+            hits = list(_hits(turn.content, entries, longest)) if turn.role == "user" else []
+            hinted |= dict.fromkeys(entry.word for entry in hits)
+            told = " ".join(_told(entry, self.meanings) for entry in hits)
+            turns.append(replace(turn, content=f"{turn.content.rstrip()}\n\n{told}") if told else turn)
+        meta = {"parent": example.id, "by": "hints", "seed": seed, "hinted": ", ".join(hinted)}
+        identity = example_id(turns, tools=example.tools)
+        return replace(example, id=identity, messages=tuple(turns), meta=meta)
+
+
+def read_dictionary(path: str) -> dict[Key, Entry]:
+    """Return the entries of a dictionary by their tokens; those of a word that stands there twice are joined.
+
+    Raises:
+        DataError: If the file cannot be read, a line of it is no entry, or there is none.
+    """
+    unknown = suffix_of(path) is None
+    if unknown or not Path(path).is_file():
+        what = "is no .tsv, .csv, .jsonl, .json or .parquet file" if unknown else "is not there"
+        raise DataError(f"the dictionary {path} {what}", hint="a word and its meanings in each line")
+    ((kind, _, _),), name = locate(path), Path(path).name
+    entries: dict[Key, Entry] = {}
+    for where, cells, reason in (
+        _table_cells(path, name) if kind == "csv" else _record_cells(kind, path, name)
+    ):
+        word, *rest = [cell.strip() for cell in cells] or [""]
+        meanings = [part.strip() for cell in rest for part in cell.split(";") if part.strip()]
+        key = _key(word)
+        if reason or not key or not meanings:
+            raise DataError(
+                f"{where}: {reason or 'no word with a meaning'}", hint="a word and its meanings in each line"
+            )
+        before = entries.get(key, Entry(word, ()))
+        entries[key] = Entry(before.word, tuple(dict.fromkeys([*before.meanings, *meanings])))
+    if not entries:
+        raise DataError(f"the dictionary {name} has no entry", hint=f"it is {path}")
+    return entries
+
+
+Cells = Iterator[tuple[str, Iterable[str], str | None]]
+
+
+def _table_cells(path: str, name: str) -> Cells:
+    """Yield where a record is, its cells, and why it cannot be read."""
+    for number, record in enumerate(csv_records(path)):
+        cells = record.fields or []
+        if number == 0 and cells and cells[0].strip().lower() in _WORD_COLUMNS:
+            continue
+        yield place(name, row=number, line=record.line), cells, record.reason
+
+
+def _record_cells(kind: str, path: str, name: str) -> Cells:
+    """Yield where a row is, its word and meanings, and why it cannot be read."""
+    for number, record in enumerate(read_records(kind, path)):
+        row: Mapping[str, Any] = record.value or {}
+        meanings = row.get("translations", row.get("meanings"))
+        told = [meanings] if isinstance(meanings, str) else meanings if isinstance(meanings, list) else []
+        cells = [row.get("word", ""), *told]
+        reason = record.reason
+        if reason is None and not all(isinstance(cell, str) for cell in cells):
+            reason = f"word and translations must be text; seen: {', '.join(row)}"
+        yield place(name, row=number, line=record.line), cells if reason is None else [], reason
+
+
+def _hits(text: str, entries: Mapping[Key, Entry], longest: int) -> Iterator[Entry]:
+    """Yield the entries that a text has, each once, in its order."""
+    tokens, seen, start = _key(text), set[Key](), 0
+    while start < len(tokens):
+        lengths = range(min(longest, len(tokens) - start), 0, -1)
+        found = next(
+            (tokens[start : start + n] for n in lengths if tokens[start : start + n] in entries), None
+        )
+        if found is not None and found not in seen:
+            seen.add(found)
+            yield entries[found]
+        start += len(found or (0,))
+
+
+def _key(text: str) -> Key:
+    return tuple(_TOKEN.findall(text.lower()))
+
+
+def _told(entry: Entry, most: int) -> str:
+    quoted = [f'"{meaning}"' for meaning in entry.meanings[:most]]
+    listed = quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} or {quoted[-1]}"
+    return f'In this text, "{entry.word}" means {listed}.'

@@ -1,0 +1,100 @@
+"""What a diversifier is: examples in, new examples and a ledger of what was refused out."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import polars as pl
+
+from learnable.diversifiers.drawing import Drawing
+from learnable.types import Example, Sampling
+
+DROPPED = {"parent": pl.String, "seed": pl.Int64, "reason": pl.String, "text": pl.String}
+"""Columns of the ledger of what was drawn and refused."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diversified:
+    """What a diversifier made.
+
+    ``kept``: new examples in the order asked for; their ``meta`` has at least ``parent`` (id of the example it comes
+    from, or None), ``by`` (name of the method) and ``seed`` (int).
+    ``dropped``: what was drawn and why it was refused, columns as in ``DROPPED``.
+    ``notes``: sentences that the user must read, for example of a shortfall.
+    """
+
+    kept: list[Example]
+    dropped: pl.DataFrame
+    notes: tuple[str, ...] = ()
+
+
+class Diversifier(Protocol):
+    """Makes new examples; hyperparameters are its fields.
+
+    ``needs_examples`` is False when it works without input rows, ``needs_generator`` is False when rules alone do it;
+    ``sampling`` is its default way of drawing.
+    """
+
+    needs_examples: ClassVar[bool]
+    needs_generator: ClassVar[bool]
+    sampling: ClassVar[Sampling]
+
+    def __call__(
+        self, examples: Sequence[Example], *, n: int | None, draw: Drawing, seed: int
+    ) -> Diversified:
+        """Return new examples.
+
+        Args:
+            examples: Input rows.
+            n: How many to make, in the method's own sense; its default when None.
+            draw: Asks the generator, and keeps what it says.
+            seed: Seeds all that is drawn.
+        """
+
+
+class Ledger:
+    """Collects what was refused."""
+
+    def __init__(self) -> None:
+        self._rows: list[tuple[str | None, int | None, str, str]] = []
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def refuse(self, reason: str, *, text: str, parent: str | None = None, seed: int | None = None) -> None:
+        """Note why a text was refused."""
+        self._rows.append((parent, seed, reason, text))
+
+    @property
+    def frame(self) -> pl.DataFrame:
+        """All refusals in the order noted, columns as in ``DROPPED``."""
+        return pl.DataFrame(self._rows, schema=DROPPED, orient="row")
+
+    @property
+    def counts(self) -> str:
+        """How many were refused for each reason, most frequent first: ``12 cut off, 3 empty``."""
+        return counted(self.frame)
+
+
+def counted(dropped: pl.DataFrame) -> str:
+    """Return how many were refused for each reason, most frequent first: ``12 cut off, 3 empty``.
+
+    What stands behind a colon in a reason tells single cases apart and is left out.
+    """
+    kinds = Counter(reason.partition(":")[0] for reason in dropped["reason"])
+    return ", ".join(f"{count:,} {reason}" for reason, count in kinds.most_common())
+
+
+def shortfall(asked: int, got: int, dropped: pl.DataFrame, *, of: str) -> str:
+    """Return the sentence that says how many there are less than asked for, and why.
+
+    Args:
+        asked: How many were asked for.
+        got: How many there are.
+        dropped: What was refused.
+        of: How many there were to choose from, such as ``1,500 draws``.
+    """
+    reasons = counted(dropped)
+    longer = "; --max-new-tokens lets them end" if "cut off" in reasons.partition(",")[0] else ""
+    return f"asked for {asked:,}, got {got:,}: of {of}, {reasons or 'none was refused'}{longer}"

@@ -1,0 +1,144 @@
+"""Drawing for many things at once until each has enough: what is refused is made up for, within limits."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from learnable.diversifiers.drawing import Drawing, seed_of
+from learnable.diversifiers.gates import UNANSWERED, failing
+from learnable.diversifiers.kinds import Ledger
+from learnable.types import Answer, Message
+
+ROUNDS = 4
+"""Most rounds, so at most this many times the draws that would do if none was refused."""
+AGAIN = 3
+"""Draws in a further round for each one that lacks: what was refused once is often refused again."""
+
+_THOUGHTS = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
+
+Made = TypeVar("Made")
+
+
+class Refused(Exception):
+    """Why a text is refused; what stands behind a colon tells single cases apart."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thing:
+    """What is drawn for: its text, and the row it comes from, if any."""
+
+    text: str
+    parent: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taken(Generic[Made]):
+    """What was made of an accepted draw, and its seed."""
+
+    made: Made
+    seed: int
+
+
+def without_thoughts(text: str) -> str:
+    """Return a text without the thoughts that some models write before it."""
+    return _THOUGHTS.sub("", text).strip()
+
+
+def passed(answer: Answer) -> str:
+    """Return the text of an answer, without thoughts that stand before it.
+
+    Raises:
+        Refused: If it is not there, empty, cut off or repetitive.
+    """
+    text = without_thoughts(answer.text)
+    why = failing(answer if answer is UNANSWERED else answer._replace(text=text))
+    if why is not None:
+        raise Refused(why)
+    return text
+
+
+def until_enough(
+    things: Sequence[Thing],
+    *,
+    n: int,
+    seed: int,
+    draw: Drawing,
+    ask: Callable[[Thing, int], Sequence[Message]],
+    take: Callable[[Thing, str, Sequence[Made]], Made],
+    ledger: Ledger,
+    label: str,
+) -> list[list[Taken[Made]]]:
+    """Return at most ``n`` accepted draws for each thing; draw i is the same whatever ``n`` is.
+
+    The first round draws ``n`` times for each, the others ``AGAIN`` times for each that lacks, ``n`` times at most,
+    until all have enough or ``ROUNDS`` are over. A thing that a round brought no answer for at all, because a server
+    failed, is not asked for again.
+
+    Args:
+        things: m things with distinct texts.
+        n: How many to accept for each.
+        seed: Seeds the draws.
+        draw: Asks the generator.
+        ask: Gives the conversation of the draw of a thing with a number.
+        take: Makes something of a thing, what was drawn and what was accepted for it before, or raises ``Refused``.
+        ledger: Told of every refusal.
+        label: Shown beside the progress.
+
+    Returns:
+        m lists.
+    """
+    taken: list[list[Taken[Made]]] = [[] for _ in things]
+    drawn, closed = [0] * len(things), set[int]()
+    for round_number in range(ROUNDS):
+        requests: list[tuple[int, int]] = []
+        for place, done in enumerate(taken):
+            lacking = 0 if place in closed else n - len(done)
+            count = min(n, lacking * AGAIN) if round_number else n
+            requests += [(place, number) for number in range(drawn[place], drawn[place] + count)]
+            drawn[place] += count
+        if not requests:
+            break
+        answers = _asked(things, requests, seed=seed, draw=draw, ask=ask, ledger=ledger, label=label)
+        closed |= {p for p, _ in requests} - {
+            p for (p, _), answer in answers.items() if answer is not UNANSWERED
+        }
+        for (place, number), answer in answers.items():
+            thing, done, its_seed = things[place], taken[place], seed_of(seed, things[place].text, number)
+            if len(done) == n:
+                continue
+            try:
+                text = passed(answer)
+                done.append(Taken(made=take(thing, text, [one.made for one in done]), seed=its_seed))
+            except Refused as refused:
+                ledger.refuse(str(refused), text=answer.text, parent=thing.parent, seed=its_seed)
+    return taken
+
+
+def _asked(
+    things: Sequence[Thing],
+    requests: Sequence[tuple[int, int]],
+    *,
+    seed: int,
+    draw: Drawing,
+    ask: Callable[[Thing, int], Sequence[Message]],
+    ledger: Ledger,
+    label: str,
+) -> dict[tuple[int, int], Answer]:
+    """Return the answers to requests (thing, number); one that does not fit the model is refused and left out."""
+    fitting: dict[tuple[int, int], Sequence[Message]] = {}
+    for place, number in requests:
+        turns = ask(things[place], number)
+        why = draw.refusal(turns)
+        if why is None:
+            fitting[place, number] = turns
+        else:
+            ledger.refuse(
+                why,
+                text=things[place].text,
+                parent=things[place].parent,
+                seed=seed_of(seed, things[place].text, number),
+            )
+    seeds = [seed_of(seed, things[place].text, number) for place, number in fitting]
+    answers = draw.answers(list(fitting.values()), seeds=seeds, label=label) if fitting else []
+    return dict(zip(fitting, answers, strict=True))

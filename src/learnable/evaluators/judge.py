@@ -1,0 +1,173 @@
+"""A judge: any OpenAI-compatible server, which is shown two answers in both orders."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from learnable.errors import UsageError
+from learnable.evaluators.exact_match import question_of
+from learnable.evaluators.kinds import Kind
+from learnable.evaluators.reading import REFERENCES, Item, Row, answered, asked, read_items
+from learnable.servers import Reply, ServerGenerator
+from learnable.types import Example, Grade, Message, Sampling
+
+_VERDICT = re.compile(r"\[\[([ABC])\]\]")
+
+SYSTEM = (
+    "You compare two answers to the same request. Judge how well each one does what was asked: correct, helpful, "
+    "complete, to the point. Do not let the order of the answers, their length or their style of formatting decide. "
+    "Explain in two or three sentences, then end with your verdict on a line of its own: [[A]] if answer A is better, "
+    "[[B]] if answer B is better, [[C]] if neither is."
+)
+
+Verdict = Literal["A", "B", "C"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judge:
+    """Which of two models answers better, by a third one.
+
+    Each pair is judged twice, with the answers swapped. A win is one in both orders, 1; a loss is 0; a tie, or two
+    verdicts that contradict each other, is 0.5. A verdict that cannot be read makes the pair ungradable.
+
+    Args:
+        server: Base URL of a server with OpenAI's interface, such as ``http://127.0.0.1:8000/v1``. Its key, if it
+            wants one, is read from the environment variable ``OPENAI_API_KEY``.
+        model: Name of the judging model on that server.
+        max_new_tokens: Most tokens of an answer that is judged.
+        verdict_tokens: Most tokens of a verdict.
+        timeout_s: Seconds to wait for a verdict.
+        retries: How often to ask again after a time-out, a full queue or an error of the server.
+        concurrency: Requests at the same time.
+        prompt_column: Column of the question.
+        answer: Column of a reference answer to show to the judge; none when not given.
+        source_column: Column that names the source of a row.
+        n: How many examples to draw; all when not given.
+        seed: Seeds the draw.
+
+    Source: pairwise judging with swapped positions, Zheng et al. 2023 (MT-Bench, arXiv:2306.05685); the wording is
+    ours.
+    """
+
+    kind: ClassVar[Kind] = "judge"
+    unit: ClassVar[str] = "share won"
+    higher_is_better: ClassVar[bool] = True
+    server: str = ""
+    model: str = ""
+    max_new_tokens: int = 512
+    verdict_tokens: int = 512
+    timeout_s: float = 120.0
+    retries: int = 4
+    concurrency: int = 8
+    prompt_column: str | None = None
+    answer: str | None = None
+    source_column: str | None = None
+    n: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.server or not self.model:
+            raise UsageError(
+                "a judge needs a server and a model",
+                hint="judge:prompts.jsonl@server=http://127.0.0.1:8000/v1,model=NAME",
+            )
+        # Refuses what makes no sense as a server.
+        _ = self._judging
+
+    def read(self, path: str | None) -> list[Example]:
+        """Return the prompts."""
+        return read_items(
+            path,
+            self._item,
+            evaluator="judge",
+            n=self.n,
+            seed=self.seed,
+            source_column=self.source_column,
+        )
+
+    def _item(self, row: Row) -> Item:
+        question = asked(row, self.prompt_column)
+        reference = answered(row, self.answer, REFERENCES) if self.answer is not None else ""
+        closing = (Message(role="assistant", content=reference),) if reference else ()
+        return Item(messages=(*question, *closing), grading={"reference": reference})
+
+    def prompt(self, example: Example) -> tuple[Message, ...]:
+        """Return the turns that both models answer."""
+        return question_of(example)
+
+    def judge_pairs(
+        self, examples: Sequence[Example], ones: Sequence[str], others: Sequence[str]
+    ) -> list[Grade]:
+        """Return one grade per example: 1 where ``ones`` win, 0 where ``others`` win, 0.5 for a tie.
+
+        Args:
+            examples: n examples.
+            ones: Answers of one model, n.
+            others: Answers of the other model, n.
+
+        Raises:
+            ModelError: If the server cannot be reached, or refuses the key or the model.
+        """
+        asked = [
+            (Message(role="system", content=SYSTEM), Message(role="user", content=_shown(example, *pair)))
+            for example, one, other in zip(examples, ones, others, strict=True)
+            for pair in ((one, other), (other, one))
+        ]
+        greedy = Sampling(temperature=0.0, top_p=1.0, max_new_tokens=self.verdict_tokens)
+        replies = self._judging.replies(
+            asked, sampling=greedy, seeds=[0] * len(asked), who="judge", what="verdict"
+        )
+        read = {place: _verdict(reply) for batch in replies for place, reply in batch}
+        return [_combined(read[place], read[place + 1]) for place in range(0, len(asked), 2)]
+
+    @property
+    def _judging(self) -> ServerGenerator:
+        return ServerGenerator(
+            url=self.server,
+            name=self.model,
+            timeout_s=self.timeout_s,
+            retries=self.retries,
+            concurrency=self.concurrency,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Judged:
+    """What the judge said of a pair in one order, or why that cannot be told."""
+
+    verdict: Verdict | None = None
+    why: str = ""
+
+
+def _verdict(reply: Reply) -> _Judged:
+    if reply.text is None:
+        return _Judged(why=reply.why)
+    found = _VERDICT.findall(reply.text)
+    return (
+        _Judged(verdict=found[-1]) if found else _Judged(why=f"no verdict in the reply {reply.text[-80:]!r}")
+    )
+
+
+def _combined(in_order: _Judged, swapped: _Judged) -> Grade:
+    """Return the grade of the one that was A in order and B when swapped."""
+    if in_order.verdict is None or swapped.verdict is None:
+        return Grade(value=float("nan"), why=in_order.why or swapped.why)
+    both = f"{in_order.verdict} then {swapped.verdict}"
+    if (in_order.verdict, swapped.verdict) == ("A", "B"):
+        return Grade(value=1.0, answer="win", why=both)
+    if (in_order.verdict, swapped.verdict) == ("B", "A"):
+        return Grade(value=0.0, answer="loss", why=both)
+    agreed = in_order.verdict == swapped.verdict == "C"
+    return Grade(value=0.5, answer="tie", why=both if agreed else f"{both}: the order decided")
+
+
+def _shown(example: Example, first: str, second: str) -> str:
+    """Return what the judge reads."""
+    question = question_of(example)
+    turns = "\n\n".join(
+        turn.content if len(question) == 1 else f"{turn.role}: {turn.content}" for turn in question
+    )
+    reference = str(example.meta.get("reference") or "")
+    parts = [("Request", turns), ("Reference answer", reference), ("Answer A", first), ("Answer B", second)]
+    return "\n\n".join(f"<{name}>\n{text}\n</{name}>" for name, text in parts if text or "Answer " in name)

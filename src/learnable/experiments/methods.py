@@ -1,0 +1,256 @@
+"""``NAME[@key=value,...][/SELECTOR]``: how a way to choose is written, and the selection that it makes."""
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, get_type_hints
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from learnable.errors import SelectionError, UsageError, did_you_mean
+from learnable.scorers import SCORERS
+from learnable.selectors import SELECTORS, PerSource, Thresholds, choose
+from learnable.spec import build
+from learnable.types import Budget, Reference, Scorer
+
+Kind = Literal["chosen", "column", "full", "untuned"]
+ALIASES: Mapping[str, tuple[str, bool]] = {"longest": ("length", False), "shortest": ("length", True)}
+"""Names that users know, with the score and whether its lowest values are kept."""
+WITHOUT_BUDGET = ("full", "untuned")
+SCORELESS = ("random", "k_center", "facility_location")
+"""Selectors that need no score."""
+NEUTRAL = "length"
+"""Score for selectors that take none: it only tells which examples have a response."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A way to choose a budget of examples.
+
+    Args:
+        label: As it was written; names the method everywhere.
+        kind: ``chosen`` by a score and a selector, given as a ``column`` of booleans, the ``full`` pool, or the
+            ``untuned`` model.
+        score: Scorer, or the column.
+        selector: Name in the table of selectors.
+        lowest: Keep low values of the score.
+        reference: How the reference of the score is trained.
+        per_source: Share of each source.
+        per_cluster: Share of each cluster.
+        clusters: How many clusters.
+        max_similarity: Drop near-duplicates above this cosine first.
+        where: Condition in SQL over the score columns.
+        max_score: Leave out scores above this, instead of the method's own limit.
+    """
+
+    label: str
+    kind: Kind = "chosen"
+    score: str = NEUTRAL
+    selector: str = "top_k"
+    lowest: bool = False
+    reference: Reference = field(default_factory=Reference)
+    per_source: PerSource = "none"
+    per_cluster: PerSource = "none"
+    clusters: int = 100
+    max_similarity: float | None = None
+    where: str | None = None
+    max_score: float | None = None
+
+    @property
+    def scorer(self) -> Scorer | None:
+        """The scorer, None for a method without one."""
+        return build("scorer", self.score, SCORERS) if self.kind == "chosen" else None
+
+    @property
+    def takes_score(self) -> bool:
+        """Whether it prefers some scores to others; a random draw and k-center do not."""
+        return self.kind == "chosen" and self.selector not in SCORELESS
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether its score compares with a fine-tuned model."""
+        return self.scorer is not None and "loss_after" in self.scorer.needs
+
+    @property
+    def needs_vectors(self) -> bool:
+        """Whether it looks at how alike examples are."""
+        if self.kind != "chosen":
+            return False
+        selector = build("selector", self.selector, SELECTORS)
+        asked = self.per_cluster != "none" or self.max_similarity is not None
+        return asked or getattr(selector, "needs_vectors", False)
+
+    @property
+    def draws(self) -> bool:
+        """Whether its choice depends on the seed, so that every seed makes a selection of its own."""
+        outside = self.selector not in SELECTORS
+        return self.kind == "column" or outside or self.selector == "random" or self.per_cluster != "none"
+
+    def select(
+        self,
+        scores: pl.DataFrame,
+        *,
+        tokens: int,
+        vectors: NDArray[np.float32] | None = None,
+        seed: int = 0,
+    ) -> list[str]:
+        """Return the ids that this method chooses, in the order picked.
+
+        Args:
+            scores: n rows with ``id``, ``source``, ``tokens``, ``undefined`` and the columns that are asked for.
+            tokens: Budget in tokens, prompt and response; not used by the full pool. A published selection (a column)
+                that is above it is cut down at random.
+            vectors: (n, d).
+            seed: For what draws.
+
+        Raises:
+            SelectionError: If nothing can be chosen.
+        """
+        if self.kind == "untuned":
+            return []
+        if self.kind == "full":
+            return list(scores.filter(pl.col("undefined").is_null())["id"])
+        scorer = self.scorer
+        if scorer is None:
+            scores = scores.with_columns(
+                pl.when(pl.col(self.score).cast(pl.Boolean)).then(1.0).alias("_column")
+            )
+            inside = scores.filter(pl.col("_column").is_not_null() & pl.col("undefined").is_null())
+            tokens = min(tokens, int(inside["tokens"].sum()))
+            if not tokens:
+                raise SelectionError(f"the column {self.score!r} holds no example that can be trained on")
+            by, selector, lowest, limit = "_column", "random", False, None
+        else:
+            by, selector = self.score, self.selector
+            lowest = self.lowest == scorer.higher_is_better
+            limit = self.max_score if self.max_score is not None else getattr(scorer, "max_score", None)
+        selection = choose(
+            scores,
+            by=by,
+            budget=Budget(tokens=tokens),
+            selector=build("selector", selector, SELECTORS),
+            lowest=lowest,
+            per_source=self.per_source,
+            per_cluster=self.per_cluster,
+            clusters=self.clusters,
+            vectors=vectors if self.needs_vectors else None,
+            max_similarity=self.max_similarity,
+            where=self.where,
+            thresholds=Thresholds(max_score=limit),
+            seed=seed,
+        )
+        return list(selection.kept["id"])
+
+
+def parse_method(written: str, *, reference: Reference, columns: Collection[str] | None = ()) -> Method:
+    """Return the method that ``NAME[@key=value,...][/SELECTOR]`` stands for.
+
+    NAME is a scorer, a selector that needs no score (``random``, ``k_center`` ...), ``longest``, ``shortest``,
+    ``full``, ``untuned``, or a column of booleans in the pool that has none of these names. The keys are those of a
+    reference (``folds``, ``epochs`` ...) and of a selection (``lowest``, ``per_source``, ``per_cluster``,
+    ``clusters``, ``max_similarity``, ``where``, ``max_score``).
+
+    Args:
+        written: What the user wrote.
+        reference: Settings that hold where the method says nothing else.
+        columns: Columns of booleans in the pool; None where they are not known yet, and any name may be one.
+
+    Raises:
+        UsageError: If a part of it is not known.
+    """
+    rest, slash, selector = _parted(written)
+    name, _, settings = rest.partition("@")
+    given = _settings(written, settings)
+    ours = {key: given.pop(key) for key in list(given) if key in _OURS}
+    if name in WITHOUT_BUDGET:
+        method = Method(label=written, kind=name)  # type: ignore[arg-type]
+    elif name in ALIASES:
+        score, lowest = ALIASES[name]
+        method = Method(label=written, score=score, lowest=lowest)
+    elif name in SCORELESS and not slash:
+        method = Method(label=written, selector=name)
+    elif name in SCORERS or ":" in name:
+        method = Method(label=written, score=name)
+    elif name in columns if columns is not None else name and name not in SELECTORS:
+        method = Method(label=written, kind="column", score=name)
+    else:
+        known = [*SCORERS, *SCORELESS, *ALIASES, *WITHOUT_BUDGET, *(columns or ())]
+        as_selector = f"it is a selector: write SCORE/{name}, such as loss/{name}"
+        raise UsageError(
+            f"no way to choose called {name!r}",
+            hint=as_selector if name in SELECTORS else did_you_mean(name, known),
+        )
+    if slash:
+        build("selector", selector, SELECTORS)
+        method = replace(method, selector=selector)
+    method = replace(method, reference=replace(reference, **given), **ours)
+    if (given and not method.needs_reference) or ((ours or slash) and method.kind != "chosen"):
+        raise UsageError(f"{written!r}: {name} has no such setting", hint="leave out what follows its name")
+    return method
+
+
+def outside_names(written: str) -> list[str]:
+    """Return the ``module:attribute`` that a method names, for its score or its selector; none of them is imported."""
+    rest, _, selector = _parted(written)
+    return [name for name in (rest.partition("@")[0], selector) if ":" in name]
+
+
+def parse_methods(
+    written: Collection[str], *, reference: Reference, columns: Collection[str] | None = ()
+) -> list[Method]:
+    """Return all methods, with ``untuned`` and ``random`` always among them: they are what the others stand beside.
+
+    Raises:
+        UsageError: If one is not known, or written twice.
+    """
+    if repeated := sorted({name for name in written if list(written).count(name) > 1}):
+        raise UsageError(f"{repeated[0]!r} is there twice", hint="name every method once")
+    names = [*(name for name in ("untuned", "random") if name not in written), *written]
+    return [parse_method(name, reference=reference, columns=columns) for name in names]
+
+
+_REFERENCE = get_type_hints(Reference)
+_OURS = {
+    key: kind
+    for key, kind in get_type_hints(Method).items()
+    if key in ("lowest", "per_source", "per_cluster", "clusters", "max_similarity", "where", "max_score")
+}
+_SETTING = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
+
+
+def _parted(written: str) -> tuple[str, str, str]:
+    """Part the selector from the rest; a slash may also stand in a setting, such as a path or a division."""
+    rest, slash, selector = written.rpartition("/")
+    if slash and ("@" not in rest or selector in SELECTORS or ":" in selector):
+        return rest, slash, selector
+    return written, "", ""
+
+
+def _settings(written: str, text: str) -> dict[str, Any]:
+    """Return the settings by name; a piece between commas that is no pair belongs to the value before it."""
+    from pydantic import TypeAdapter, ValidationError
+
+    pairs: list[list[str]] = []
+    for piece in filter(None, text.split(",")):
+        if match := _SETTING.fullmatch(piece):
+            pairs.append([match.group(1), match.group(2)])
+        elif pairs:
+            pairs[-1][1] += f",{piece}"
+        else:
+            raise UsageError(
+                f"cannot read {piece!r} in {written!r}", hint="write NAME@key=value,key=value/SELECTOR"
+            )
+    given: dict[str, Any] = {}
+    kinds = _REFERENCE | _OURS
+    for key, value in pairs:
+        if key not in kinds:
+            raise UsageError(f"{written!r}: a method has no setting {key!r}", hint=did_you_mean(key, kinds))
+        try:
+            given[key] = TypeAdapter(kinds[key]).validate_strings(value)
+        except ValidationError as error:
+            raise UsageError(
+                f"{written!r}: cannot use {key}={value}", hint=error.errors()[0]["msg"]
+            ) from error
+    return given

@@ -1,0 +1,59 @@
+"""The cache: what was found out about models and their files once, for all later commands. It may be read-only."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from learnable.errors import DiskError
+from learnable.runs.files import write_json
+from learnable.runs.progress import say
+
+ELSEWHERE = "set LEARNABLE_CACHE to a folder that can be written"
+_not_written: dict[Path, dict[str, Any]] = {}
+"""What this process found out and could not write."""
+
+
+def cache_folder() -> Path:
+    """Return the folder for converted models and what is remembered of models (``LEARNABLE_CACHE`` overrides it).
+
+    Raises:
+        DiskError: If there is no home folder to have it in.
+    """
+    if given := os.environ.get("LEARNABLE_CACHE"):
+        return Path(given)
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "learnable"
+    except RuntimeError as error:
+        raise DiskError(f"there is no place for a cache: {error}", hint=ELSEWHERE) from error
+
+
+def recalled(kind: str, key: str) -> dict[str, Any] | None:
+    """Return what was remembered; None where nothing was, or where it cannot be read: it is found out again then.
+
+    Args:
+        kind: What it is about; names a folder of the cache.
+        key: Fingerprint of what it depends on.
+    """
+    if _place(kind, key) in _not_written:
+        return _not_written[_place(kind, key)]
+    try:
+        known = json.loads(_place(kind, key).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return known if isinstance(known, dict) else None
+
+
+def remember(kind: str, key: str, found: Mapping[str, Any]) -> None:
+    """Keep what was found out; where the cache cannot be written, say so once, and keep it for this process alone."""
+    try:
+        write_json(_place(kind, key), found)
+    except DiskError as error:
+        if not _not_written:
+            say(f"{error.message}: each command finds out about its models anew; {ELSEWHERE}")
+        _not_written[_place(kind, key)] = dict(found)
+
+
+def _place(kind: str, key: str) -> Path:
+    return cache_folder() / kind / f"{key[:32]}.json"

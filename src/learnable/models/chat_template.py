@@ -1,0 +1,180 @@
+"""The chat template of a model at work: turns and tools in, text out; and what trials tell about it."""
+
+import json
+from collections.abc import Collection, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from learnable.models.answers import Answers
+from learnable.models.templates import DEFAULT, WITH_TOOLS, check_size, templates_of, try_template
+from learnable.models.turns import REFUSALS, SENTINEL, Tools, Turn, TurnFields, is_plain, plain_turn
+from learnable.types import Message, ToolCall
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class ChatTemplate:
+    """Writes conversations as a model reads them.
+
+    Args:
+        tokenizer: Its template, and the marks that go into it.
+        name: The model's name, for messages.
+        ends: Texts of the tokens that may end a turn.
+        adds_bos: The tokenizer puts BOS in front of a text.
+
+    Raises:
+        ModelError: If there are several templates and no default, or one does not end, or makes far too long texts.
+    """
+
+    def __init__(
+        self, tokenizer: "PreTrainedTokenizerBase", *, name: str, ends: Collection[str], adds_bos: bool
+    ) -> None:
+        self._tokenizer, self._name, self._ends = tokenizer, name, ends
+        self._templates = templates_of(tokenizer, name=name)
+        marks = tuple(sorted((kind, str(token)) for kind, token in tokenizer.special_tokens_map.items()))
+        for template in self._templates.values():
+            try_template(template, marks=marks, name=name)
+        # A chat template is the whole text, so the default one must bring the BOS that the tokenizer would add.
+        self._options: dict[str, Any] = {"add_bos": adds_bos} if tokenizer.chat_template is None else {}
+
+    @property
+    def source(self) -> str:
+        """The template of conversations without tools."""
+        return self._templates[DEFAULT]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that decides the text of a conversation."""
+        named = isinstance(self._tokenizer.chat_template, dict)
+        closings = {"closings": list(self.closings)} if any(self.closings) else {}
+        return {"template": self._templates if named else self.source, **closings}
+
+    def text(self, messages: Sequence[Message], tools: str = "") -> str:
+        """Return a whole conversation, and what closes its last answer where the template leaves it open.
+
+        Raises:
+            jinja2.TemplateError: If the template refuses the conversation.
+        """
+        return self._written(messages, tools) + self.closing(messages)
+
+    def closing(self, messages: Sequence[Message]) -> str:
+        """Return what is put behind the last answer of a conversation."""
+        if messages[-1].role != "assistant":
+            return ""
+        answer, call = self.closings
+        return call if messages[-1].tool_calls else answer
+
+    def answers(self, messages: Sequence[Message], tools: str = "") -> Answers:
+        """Return what finds the answers in the text of a conversation, without what closes the last one.
+
+        Raises:
+            jinja2.TemplateError: If the template refuses the conversation.
+        """
+
+        def write(others: Sequence[Message]) -> str:
+            return self._written(others, tools)
+
+        header = self._header if any(message.tool_calls for message in messages) else ""
+        return Answers(write=write, messages=messages, text=write(messages), header=header, ends=self._ends)
+
+    def marked(self, messages: Sequence[Message], tools: str = "") -> Any:
+        """Return what transformers makes of a conversation: ``input_ids``, and ``assistant_masks`` by generation marks."""
+        return self._tokenizer.apply_chat_template(
+            self._turns(messages),
+            **self._given(_tool_list(tools)),
+            return_assistant_tokens_mask=True,
+        )
+
+    def _written(self, messages: Sequence[Message], tools: str = "") -> str:
+        return self._write(self._turns(messages), _tool_list(tools))
+
+    def _turns(self, messages: Sequence[Message]) -> list[Turn]:
+        return [plain_turn(each) if is_plain(each) else self.fields.turn(each) for each in messages]
+
+    def _write(self, turns: list[Turn], tools: Tools | None, *, asking: bool = False) -> str:
+        given = self._given(tools)
+        rendered = self._tokenizer.apply_chat_template(
+            turns, tokenize=False, add_generation_prompt=asking, **given
+        )
+        assert isinstance(rendered, str)
+        check_size(rendered, turns, tools, name=self._name)
+        return rendered
+
+    def _given(self, tools: Tools | None) -> dict[str, Any]:
+        name = WITH_TOOLS if tools and WITH_TOOLS in self._templates else DEFAULT
+        return {"tools": tools, "chat_template": self._templates[name], **self._options}
+
+    @cached_property
+    def fields(self) -> TurnFields:
+        """How the template is given reasoning and calls."""
+        return TurnFields.of(self._write, self._templates.get(WITH_TOOLS, self.source))
+
+    @cached_property
+    def knows_tools(self) -> bool:
+        """Whether the template shows the tools that the assistant may call."""
+        function = {"name": SENTINEL, "description": "b", "parameters": {"type": "object", "properties": {}}}
+        try:
+            return SENTINEL in self._write(
+                [plain_turn(ASKED), plain_turn(ANSWER)], [{"type": "function", "function": function}]
+            )
+        except REFUSALS:
+            return False
+
+    @cached_property
+    def _header(self) -> str:
+        """What the template writes before an answer that is asked for; empty where it writes nothing."""
+        turns = [plain_turn(ASKED)]
+        try:
+            before, after = (self._write(turns, None, asking=asked) for asked in (False, True))
+        except REFUSALS:
+            return ""
+        return after.removeprefix(before) if after.startswith(before) else ""
+
+    @cached_property
+    def closings(self) -> tuple[str, str]:
+        """What is put behind the last answer, and behind a last call, that the template leaves open; else empty.
+
+        It is the token that the template writes after an earlier answer, or call, where that begins another turn: such a
+        model stops at it. Where there is none, or it begins answers too, it is the end of sequence.
+
+        Source: GLM-4.5 is such a model, and TRL's template for its training closes answers in this way.
+        """
+        last = self._behind([ASKED, ANSWER], 1)
+        if last is None or last.strip():  # closed, or by text that is no token
+            return "", ""
+        answer = self._closing_token(self._behind([ASKED, ANSWER, ASKED, ANSWER], 1))
+        call = self._closing_token(self._behind([ASKED, _CALLING, _RESULT, ANSWER], 1))
+        end = str(self._tokenizer.eos_token)
+        return answer or end, call or answer or end
+
+    def _behind(self, messages: Sequence[Message], position: int) -> str | None:
+        """Return the text behind an answer; None where the template refuses the conversation."""
+        try:
+            answers = self.answers(messages)
+            return answers.text[answers.spans(position)[-1][1] :]
+        except REFUSALS:
+            return None
+
+    def _closing_token(self, behind: str | None) -> str:
+        """Return the token that a text begins with and that ends a turn; empty where it is none, or begins answers."""
+        begun = [end for end in self._ends if behind and behind.lstrip().startswith(end)]
+        longest = max(begun, key=len, default="")
+        return "" if longest in self._header else longest
+
+
+def _tool_list(tools: str) -> Tools | None:
+    """Return the tools of a conversation as templates take them, each under ``function``; None where there are none."""
+    if not tools:
+        return None
+    return [
+        tool if "function" in tool else {"type": "function", "function": tool} for tool in json.loads(tools)
+    ]
+
+
+ASKED = Message(role="user", content="a")
+ANSWER = Message(role="assistant", content="b")
+_CALLING = Message(
+    role="assistant", content="", tool_calls=(ToolCall(name="c", arguments='{"d": "e"}', id="call00001"),)
+)
+_RESULT = Message(role="tool", content="f", name="c", tool_call_id="call00001")

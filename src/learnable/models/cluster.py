@@ -1,0 +1,378 @@
+"""A model whose weights are in the workers of a Ray cluster: one for each GPU, or for some CPUs.
+
+Ray Data does what a cluster takes: it starts the workers, hands each the next batch, starts another in place of one that
+died and gives it the batch again, and streams what comes back. Batches are planned here, from all examples, and shipped
+whole; a worker computes them with the threads that this process would use. So the numbers have the same bits.
+"""
+
+import logging
+import os
+import pickle
+import socket
+import sys
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import chdir, closing, contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+from urllib.parse import urlsplit
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from learnable.errors import ModelError, UsageError
+from learnable.models.cluster_worker import Worker, dtype_here, first_line, opened
+from learnable.models.generation import BATCH_TOKENS as GENERATED_TOKENS
+from learnable.models.generation import planned
+from learnable.models.language_model import BATCH_TOKENS, LanguageModel
+from learnable.models.rendering import Renderer
+from learnable.models.source import adapter_key, identify, is_adapter
+from learnable.packages import needed
+from learnable.runs.progress import say
+from learnable.runs.stopping import handlers_kept
+from learnable.types import Answer, ModelRef, Rendered, Sampling, Work
+
+Found = TypeVar("Found")
+Task = Callable[[LanguageModel], Found]
+
+MOST_BLOCKS = 10_000
+"""Most blocks of a pass: Ray Data takes milliseconds for each, so a block of a longer pass holds several batches."""
+
+KNOCK_S = 10.0
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
+LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""Lets a cluster of one machine listen on 127.0.0.1 alone, on Linux too, whatever the name says."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """The workers that a cluster has room for.
+
+    Args:
+        device: Where a worker computes.
+        workers: How many there are at most.
+        threads: Of each worker, and CPUs that it takes.
+    """
+
+    device: str
+    workers: int
+    threads: int
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """What a worker takes of the cluster."""
+        return {"num_gpus": 1.0} if self.device == "cuda" else {"num_cpus": float(self.threads)}
+
+
+def connected(on: str) -> Any:
+    """Return the module ``ray`` of this process, connected: to a cluster that is there, or to one that begins here.
+
+    Args:
+        on: ``ray:ADDRESS``, or ``ray`` for the cluster that RAY_ADDRESS names, else one of this machine alone that
+            ends with this process.
+
+    Raises:
+        UsageError: If it is neither, or Ray is not installed.
+        ModelError: If there is no such cluster.
+    """
+    kind, _, address = on.partition(":")
+    if kind != "ray":
+        raise UsageError(f"cannot run on {on!r}", hint="write --on ray, or --on ray:ADDRESS")
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    for name, value in (QUIET | (LOOPBACK if address == "local" else {})).items():
+        os.environ.setdefault(name, value)  # read when Ray is imported
+    ray, data = _needed("ray"), _needed("ray.data")
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context = data.DataContext.get_current()
+    context.enable_progress_bars = context.print_on_execution_start = False
+    if ray.is_initialized():
+        return ray
+    try:
+        _knock(address)
+        # Ray has its workers import from the working folder.
+        with chdir(Path.cwd().anchor), handlers_kept(), _nothing_said():
+            ray.init(
+                address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
+            )
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        raise ModelError(
+            f"cannot reach the Ray cluster {address}: {first_line(error)}",
+            hint="is it running (`ray status`), with the Python and Ray of here? one with a token asks for "
+            "RAY_AUTH_MODE=token",
+        ) from error
+    return ray
+
+
+def _needed(module: str) -> Any:
+    return needed(module, by="--on ray", extra="ray")
+
+
+@contextmanager
+def _nothing_said() -> Iterator[None]:
+    """Hold back what the part of Ray in C++ writes to standard error, such as which level of log it was given."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:  # noqa: PTH123
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def _knock(address: str) -> None:
+    """Raise an ``OSError`` at once where nobody listens: Ray would try again for minutes."""
+    place = urlsplit(address if "://" in address else f"//{address}")
+    if place.hostname and place.port:
+        socket.create_connection((place.hostname, place.port), timeout=KNOCK_S).close()
+
+
+def pool_of_workers(ray: Any, device: str) -> Pool:
+    """Return the workers that a cluster has room for: one for each GPU, else as many as its CPUs can take.
+
+    A CPU worker is what a local run would be: it has the threads of this process (OMP_NUM_THREADS), since other
+    numbers of threads add up in another order, and so give other bits.
+
+    Args:
+        ray: The connected module.
+        device: ``auto`` is CUDA where the cluster has a GPU, else the CPU.
+
+    Raises:
+        ModelError: If there is no room for one.
+    """
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    gpus = sum(int(node.get("GPU", 0)) for node in nodes)
+    if device == "auto":
+        device = "cuda" if gpus else "cpu"
+    if device.startswith("cuda"):
+        if not gpus:
+            raise ModelError(f"the Ray cluster has no GPU for --device {device}", hint="give --device cpu")
+        return Pool(device="cuda", workers=gpus, threads=1)
+    threads, cpus = torch.get_num_threads(), [int(node.get("CPU", 0)) for node in nodes]
+    workers = sum(count // threads for count in cpus)
+    if not workers:
+        raise ModelError(
+            f"a worker takes {threads} CPUs, like this process, and no machine of the Ray cluster has more than "
+            f"{max(cpus, default=0)}",
+            hint="set OMP_NUM_THREADS to fewer",
+        )
+    return Pool(device=device, workers=workers, threads=threads)
+
+
+def dtype_of_workers(ref: ModelRef, on: str) -> Literal["float32", "bfloat16"]:
+    """Return the dtype that a model gets on the workers of a cluster; ``auto`` is asked of one of them.
+
+    Raises:
+        ModelError: If no worker can say.
+    """
+    if ref.dtype != "auto":
+        return ref.dtype
+    ray = connected(on)
+    pool = pool_of_workers(ray, ref.device)
+    ask = ray.remote(**pool.resources)(dtype_here)
+    with _errors_in_one_line(ray):
+        done = opened(ray.get(ask.remote(_shipped(ref, pool), pool.threads)))
+    for line in done.said.splitlines():
+        say(line)
+    dtype: Literal["float32", "bfloat16"] = done.found
+    return dtype
+
+
+class ClusterModel(LanguageModel):
+    """A ``LanguageModel`` without weights of its own: what takes them is done by workers, one model in each.
+
+    Every pass starts its workers, and they end with it.
+
+    Args:
+        ref: Which model; the workers must find it under the same name.
+        on: Which cluster, see ``connected``.
+
+    Raises:
+        UsageError: If Ray is not installed.
+        ModelError: If the cluster cannot be reached, or has no room for a worker.
+    """
+
+    def __init__(self, ref: ModelRef, *, on: str) -> None:
+        self._ray = connected(on)
+        self._pool = pool_of_workers(self._ray, ref.device)
+        self.ref = replace(ref, dtype=dtype_of_workers(ref, on))
+        self.renderer = Renderer.of(ref)
+        self._key = self._base_key = identify(self.ref)
+        self._worn: Path | None = None
+        self._heard: set[str] = set()
+        self.work = Work()
+
+    @property
+    def dtype(self) -> str:
+        """Name of the dtype the workers compute in."""
+        return self.ref.dtype
+
+    @property
+    def batch_tokens(self) -> int:
+        """How many tokens, padding included, one forward pass of a worker takes."""
+        return self.ref.batch_tokens or BATCH_TOKENS.get(self._pool.device, BATCH_TOKENS["cpu"])
+
+    @property
+    def peak_operations_per_s(self) -> None:
+        """None: the workers may differ."""
+
+    def measure(
+        self, kind: str, batches: Sequence[Sequence[Rendered]]
+    ) -> Iterator[tuple[int, Sequence[Any] | NDArray[Any]]]:
+        """Yield the number of each batch and one value per example; implements ``types.Model``."""
+        yield from self.each([partial(_values, kind=kind, batch=batch) for batch in batches])
+
+    def nll(self, rendered: Sequence[Rendered]) -> NDArray[np.float64]:
+        """Return the summed nll of the response tokens in nats, (n,)."""
+        return self.call(partial(LanguageModel.nll, rendered=rendered))
+
+    def token_nll(self, rendered: Sequence[Rendered]) -> list[NDArray[np.float32]]:
+        """Return the nll of each response token in nats, n arrays."""
+        return self.call(partial(LanguageModel.token_nll, rendered=rendered))
+
+    def embed(self, rendered: Sequence[Rendered]) -> NDArray[np.float32]:
+        """Return one vector for each example, (n, d)."""
+        return self.call(partial(LanguageModel.embed, rendered=rendered))
+
+    def _continued(
+        self,
+        prompts: Sequence[NDArray[np.int32]],
+        *,
+        sampling: Sampling,
+        seeds: Sequence[int],
+        only: Collection[int] | None,
+        stop_ids: Collection[int],
+    ) -> Iterator[tuple[list[int], list[Answer]]]:
+        most = GENERATED_TOKENS.get(self._pool.device, GENERATED_TOKENS["cpu"])
+        batches = planned(prompts, **asdict(sampling), seeds=seeds, batch_tokens=most, only=only)
+        tasks = [
+            partial(
+                _answers,
+                prompts=[prompts[position] for position in batch],
+                sampling=sampling,
+                seeds=[seeds[position] for position in batch] if sampling.temperature else (),
+                stop_ids=stop_ids,
+            )
+            for batch in batches
+        ]
+        for number, answers in self.each(tasks):
+            yield batches[number], answers
+
+    @contextmanager
+    def adapter(self, folder: Path) -> Iterator[None]:
+        """Let the workers of each pass within the block wear the LoRA adapter of ``folder``.
+
+        Raises:
+            ModelError: If it is no adapter; a pass raises if the adapter does not fit this model.
+        """
+        if not is_adapter(folder):
+            raise ModelError(f"{folder} holds no LoRA adapter: there is no adapter_config.json in it")
+        self._worn, self._key = folder.resolve(), adapter_key(self._base_key, folder)
+        try:
+            yield
+        finally:
+            self._worn, self._key = None, self._base_key
+
+    def call(self, task: "Task[Found]") -> Found:
+        """Return what one worker gives for a function of the model."""
+        ((_, found),) = self.each([task])
+        return found
+
+    def each(self, tasks: "Sequence[Task[Found]]") -> "Iterator[tuple[int, Found]]":
+        """Yield the number of each task and what a worker found, as they are done, in any order.
+
+        Args:
+            tasks: Functions of the model that a worker has loaded; they and what they return are pickled.
+
+        Raises:
+            ModelError: If a worker fails, with its reason.
+        """
+        if not tasks:
+            return
+        before: float | None = None
+        results = self._results([pickle.dumps(task) for task in tasks])
+        # Closed at once, also after an error: what is left of a pass would keep its workers.
+        with _errors_in_one_line(self._ray), closing(iter(results.iter_rows())) as rows:
+            for row in rows:
+                done = opened(row["done"])
+                self._repeat(done.said)
+                now = time.monotonic()
+                # Seconds of the clock, not of the workers: the speed of a pass is that of all of them together.
+                seconds = done.work.seconds if before is None else now - before
+                self.work += replace(done.work, seconds=seconds)
+                before = now
+                yield row["number"], done.found
+
+    def _repeat(self, said: str) -> None:
+        """Say what workers say, once for all of them."""
+        for line in said.splitlines():
+            if line not in self._heard:
+                self._heard.add(line)
+                say(line)
+
+    def _results(self, tasks: Sequence[bytes]) -> Any:
+        """Return the dataset of what the workers give; nothing is computed before it is iterated over."""
+        data = _needed("ray.data")
+        size = min(self._pool.workers, len(tasks))
+        return data.from_items(
+            [{"number": number, "task": task} for number, task in enumerate(tasks)],
+            override_num_blocks=min(len(tasks), MOST_BLOCKS),
+        ).map(
+            Worker,
+            fn_constructor_kwargs={
+                "ref": _shipped(self.ref, self._pool),
+                "adapter": self._worn,
+                "key": self.key,
+                "threads": self._pool.threads,
+            },
+            # One is enough to begin with: a busy cluster may have no room for more yet.
+            compute=data.ActorPoolStrategy(min_size=1, initial_size=size, max_size=size),
+            **self._pool.resources,
+        )
+
+
+def _shipped(ref: ModelRef, pool: Pool) -> ModelRef:
+    """Return a model as a worker is to load it: by a path that does not depend on the folder one works in."""
+    path = Path(ref.name).expanduser()
+    is_path = ref.name != "starter" and path.exists()
+    return replace(ref, name=str(path.resolve()) if is_path else ref.name, device=pool.device)
+
+
+def _values(model: LanguageModel, *, kind: str, batch: Sequence[Rendered]) -> Sequence[Any] | NDArray[Any]:
+    ((_, values),) = model.measure(kind, [batch])
+    return values
+
+
+def _answers(
+    model: LanguageModel,
+    *,
+    prompts: Sequence[NDArray[np.int32]],
+    sampling: Sampling,
+    seeds: Sequence[int],
+    stop_ids: Collection[int],
+) -> list[Answer]:
+    """Answer a batch as it was planned, in its order."""
+    ((_, answers),) = model._continued(prompts, sampling=sampling, seeds=seeds, only=None, stop_ids=stop_ids)
+    return answers
+
+
+@contextmanager
+def _errors_in_one_line(ray: Any) -> Iterator[None]:
+    """Turn what Ray itself raises, when a worker or a machine is gone for good, into a ``ModelError``."""
+    timeout = _needed("ray.data.exceptions").ExecutionTimeoutError
+    try:
+        yield
+    except timeout as error:
+        raise ModelError(
+            f"the Ray cluster gave nothing for a long time: {first_line(error)}",
+            hint="is it busy with other jobs (`ray status`)? RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S sets how long",
+        ) from error
+    except ray.exceptions.RayError as error:
+        raise ModelError(
+            f"the Ray cluster failed: {type(error).__name__}: {first_line(error)}",
+            hint="the same command goes on from what is stored; --debug shows more",
+        ) from error

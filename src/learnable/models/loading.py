@@ -1,0 +1,169 @@
+"""Loads a causal language model with its tokenizer, ready to be measured or trained."""
+
+import ctypes
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from learnable.errors import LearnableError, ModelError
+from learnable.models.batching import refuse_lookahead
+from learnable.models.lengths import forget_lengths
+from learnable.models.source import locate, quantization, resolved_device, resolved_dtype
+from learnable.models.templates import choose_template
+from learnable.models.weights import broken_file, check_gguf, read_network
+from learnable.runs.progress import say_once
+from learnable.types import ModelRef
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+KEPT_BYTES = 1 << 30
+
+
+def load_tokenizer(ref: ModelRef) -> Any:
+    """Return the tokenizer of a model with the chosen chat template, without loading its weights.
+
+    Raises:
+        ModelError: If transformers cannot load it, or there is no such template.
+    """
+    folder = locate(ref, weights=False)
+    with loading_errors(ref):
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=ref.trust_remote_code)
+    if ref.chat_template is not None:
+        choose_template(tokenizer, ref.chat_template, name=ref.name)
+    return tokenizer
+
+
+def load_network(ref: ModelRef) -> Any:
+    """Return the network, in evaluation mode on its device.
+
+    Raises:
+        ModelError: If transformers cannot load it, its weights are not all there, it is loaded in another dtype than
+            asked for, or its tokens see later ones.
+    """
+    folder, wanted = locate(ref), resolved_dtype(ref)
+    dtype = getattr(torch, wanted)
+    _keep_buffers()
+    with loading_errors(ref):
+        network = read_network(ref.name, folder, dtype=dtype, trust_remote_code=ref.trust_remote_code)
+    quantized = bool(getattr(network, "is_quantized", False))
+    if (method := quantization(folder)) and not quantized:
+        say_once(f"{ref.name}: its weights ({method}) are computed in {wanted}, without their quantization")
+        network = network.to(dtype)  # what was not quantized is still in the dtype of the file
+    loaded = next(network.parameters()).dtype
+    if loaded != dtype:
+        raise ModelError(
+            f"{ref.name} was loaded as {loaded}, asked for was {dtype}",
+            hint=f"its weights are quantized ({method}), and the rest of it is in {loaded}: give that as --dtype, or give "
+            "the unquantized model"
+            if method
+            else "choose another --dtype",
+        )
+    network = network.to(resolved_device(ref)).eval()
+    forget_lengths(network)
+    if (
+        not quantized
+    ):  # eight-bit activations are scaled over all tokens, which is not what the trial is about
+        refuse_lookahead(network, ref.name)
+    return network
+
+
+@contextmanager
+def loading_errors(ref: ModelRef) -> Iterator[None]:
+    """Turn whatever transformers says about loading a model into a ``ModelError``; silences its bars."""
+    try:
+        with quiet():
+            yield
+    except LearnableError:
+        raise
+    except Exception as error:  # a configuration that was edited by hand fails in any way
+        folder = locate(ref, weights=False)
+        said, hint = _explained(str(error) or type(error).__name__, folder)
+        raise ModelError(f"cannot load {ref.name}: {said}", hint=hint) from error
+
+
+def _explained(said: str, folder: Path) -> tuple[str, str]:
+    """Return what an error of transformers says in one line, and what to do about it."""
+    known = f"transformers {transformers.__version__}"
+    if broken := broken_file(folder):
+        return f"{broken} is broken", "download it again; the file is not whole"
+    lines = [*map(str.strip, said.strip().splitlines()), ""]
+    first = lines[0].removesuffix(" from one of:")
+    if first.endswith(":"):  # what is wrong stands on the next line
+        first = f"{first} {lines[1]}"
+    if "trust_remote_code" in said:
+        return first, "it brings code of its own: read that code, then allow it with --trust-remote-code"
+    if quantized := _quantized(folder):
+        return first, quantized
+    if other := re.search(r"Unrecognized configuration class <class '[\w.]*\.(\w+)Config'>", said):
+        return (
+            f"{other[1]} is not an architecture of causal language models",
+            "give a model that writes text from left to right, such as a Llama or a Qwen; of one that reads pictures "
+            "too, its language model saved by itself",
+        )
+    if "does not recognize this architecture" in said:
+        return first, f"{known} does not know it: a newer one may"
+    if "tokenizer" in said:
+        return first, "its folder needs a tokenizer too: save that of the model it was made from there"
+    return first, f"is the folder whole, and its config.json one that {known} takes?"
+
+
+def _quantized(folder: Path) -> str | None:
+    """Return what to do about a checkpoint whose weights are quantized; None where they are not."""
+    if not (method := quantization(folder)):
+        return None
+    return f"its weights are quantized ({method}): install the package that is named, or give the unquantized model"
+
+
+def convert_gguf(gguf: Path, folder: Path) -> None:
+    """De-quantize a GGUF file into a folder of bfloat16 safetensors that loads in half a second.
+
+    Raises:
+        ModelError: If transformers does not know its architecture, or not all weights are there.
+    """
+    try:
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+            network = read_network(gguf.name, gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+            check_gguf(gguf, network)
+    except LearnableError:
+        raise
+    except Exception as error:  # a file that is no GGUF fails in any way
+        raise ModelError(
+            f"cannot read the GGUF file {gguf.name}: {str(error).splitlines()[0]}",
+            hint="give the original model folder or hub id instead",
+        ) from error
+    # The weights are plain now, but transformers still marks the model as quantized and would refuse to save it.
+    del network.config.quantization_config
+    network.hf_quantizer, network.is_quantized = None, False
+    network.config._name_or_path = ""
+    with quiet():
+        network.to(torch.bfloat16).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+
+def _keep_buffers() -> None:
+    """Make glibc keep up to a gigabyte of freed buffers instead of giving them back to the system at every step."""
+    if sys.platform == "linux":
+        library = ctypes.CDLL(None)
+        if hasattr(library, "mallopt"):
+            library.mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)
+            library.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence the progress bars of transformers; ours say what is going on."""
+    was_on = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if was_on:
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]

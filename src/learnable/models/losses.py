@@ -1,0 +1,211 @@
+"""The loss engine: summed negative log-likelihood of the response tokens, one batch at a time.
+
+Two things make it cheap. A batch is one sequence without padding, in which a beginning that several examples share is
+computed once (``packing``). And only the positions that predict a response token are projected to the vocabulary, in
+chunks, by cutting the input of the output layer: the model's own forward then applies whatever it does to its logits
+(soft caps, scales), without a line about any model family here.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from learnable.errors import ModelError
+from learnable.models.attention import attending, by_itself
+from learnable.models.network import heard, hooked
+from learnable.models.packing import Layout
+from learnable.models.transfer import Arriving, sent
+from learnable.types import Rendered
+
+LOGITS_AT_ONCE = {"cpu": 3 << 22, "cuda": 1 << 28}
+"""Elements of a chunk of logits, by kind of device: what a CPU keeps in its cache, and 1 GiB in float32."""
+
+
+Awaited = Callable[[], Sequence[Any] | NDArray[Any]]
+"""Gives one value for each example of a batch, as soon as the device is done with it; until then the CPU goes on."""
+
+
+@torch.inference_mode()
+def batch_nll(network: Any, rendered: Sequence[Rendered], layout: Layout) -> Awaited:
+    """Begin to compute the summed nll of the response tokens of each example, in nats.
+
+    Args:
+        network: A causal language model of transformers, with or without adapters.
+        rendered: n examples, computed together.
+        layout: Where their tokens lie.
+
+    Returns:
+        What gives them: float64 (n,); 0 for an example without response tokens. It raises ``ModelError`` if losses are
+        not finite.
+
+    Raises:
+        ModelError: If the network has no output layer.
+    """
+    values, rows = _token_losses(network, rendered, layout)
+
+    def sums() -> NDArray[np.float64]:
+        total = np.zeros(len(rendered), dtype=np.float64)
+        np.add.at(total, rows, _finite(values, rows, rendered))
+        return total
+
+    return sums
+
+
+@torch.inference_mode()
+def batch_token_nll(network: Any, rendered: Sequence[Rendered], layout: Layout) -> Awaited:
+    """Begin to compute the nll of each response token of each example, in nats.
+
+    Returns:
+        What gives n arrays, float32; their sums are those of ``batch_nll`` but for rounding.
+
+    Raises:
+        ModelError: As ``batch_nll``.
+    """
+    values, rows = _token_losses(network, rendered, layout)
+    borders = np.searchsorted(rows, np.arange(1, len(rendered)))
+
+    def parts() -> list[NDArray[np.float32]]:
+        return [part.astype(np.float32) for part in np.split(_finite(values, rows, rendered), borders)]
+
+    return parts
+
+
+@torch.inference_mode()
+def batch_embeddings(network: Any, rendered: Sequence[Rendered], layout: Layout) -> Awaited:
+    """Begin to compute one vector for each example: the mean of its last hidden states, later tokens weighing more.
+
+    The weight of token i of T is ``i / (1 + 2 + ... + T)``: with causal attention a later state has seen more.
+
+    Returns:
+        What gives them: float32 (n, d), d the width of the model.
+
+    Source: RDS+ (2503.01807), position-weighted mean pooling over prompt and response.
+    """
+    hidden = hidden_states(network, layout)
+    states = hidden[sent(np.concatenate(layout.places), hidden.device)].float()
+    lengths = [len(places) for places in layout.places]
+    vectors = Arriving(torch.stack([_weighted_mean(part) for part in torch.split(states, lengths)]))
+    return vectors.numpy
+
+
+def _weighted_mean(states: torch.Tensor) -> torch.Tensor:
+    """Return the mean of states (T, d) with weights 1 to T, (d,)."""
+    weights = torch.arange(1, len(states) + 1, device=states.device, dtype=states.dtype)
+    return (weights / weights.sum()) @ states
+
+
+def _finite(values: Arriving, rows: NDArray[np.int64], rendered: Sequence[Rendered]) -> NDArray[np.float64]:
+    """Return the losses of tokens (P,) when they are here.
+
+    Raises:
+        ModelError: If one is not finite.
+    """
+    losses = values.numpy().astype(np.float64)
+    if not np.isfinite(losses).all():
+        bad = rendered[int(rows[np.flatnonzero(~np.isfinite(losses))[0]])]
+        raise ModelError(
+            f"the model gives a loss that is not finite on example {bad.id[:8]}",
+            hint="try dtype float32, and look whether the model was loaded whole",
+        )
+    return losses
+
+
+@torch.inference_mode()
+def hidden_states(network: Any, layout: Layout) -> torch.Tensor:
+    """Return what the output layer would be given, of all tokens of a layout, (B * T, d)."""
+    found: list[torch.Tensor] = []
+
+    def keep(head: Any, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
+        found.append(arguments[0].reshape(-1, arguments[0].shape[-1]))
+        return (arguments[0][:1, :1].to(head.weight.dtype),)
+
+    with hooked(_head(network), keep), attending(network, layout):
+        network(**_inputs(network, layout), use_cache=False)
+    if not found:
+        raise ModelError("the output layer of this model is never called, so its states cannot be read")
+    return found[0]
+
+
+def _inputs(network: Any, layout: Layout) -> dict[str, torch.Tensor]:
+    device = next(network.parameters()).device
+    inputs = {"input_ids": sent(layout.ids, device)}
+    return inputs if layout.segments is None else inputs | {"position_ids": sent(layout.positions, device)}
+
+
+def _token_losses(
+    network: Any, rendered: Sequence[Rendered], layout: Layout
+) -> tuple[Arriving, NDArray[np.int64]]:
+    """Return the nll of all response tokens of a batch (P,), and the example of each (P,)."""
+    device = next(network.parameters()).device
+    counted = [np.flatnonzero(example.mask) for example in rendered]
+    rows = np.repeat(np.arange(len(rendered)), [len(response) for response in counted])
+    if not len(rows):
+        return Arriving(torch.zeros(0)), rows
+    predicting = [places[response - 1] for places, response in zip(layout.places, counted, strict=True)]
+    wanted = [example.ids[response] for example, response in zip(rendered, counted, strict=True)]
+    targets = sent(np.concatenate(wanted).astype(np.int64), device)
+    losses = [
+        torch.nn.functional.cross_entropy(
+            logits.float(), targets[start : start + len(logits)], reduction="none"
+        )
+        for start, logits in _logits(network, layout, sent(np.concatenate(predicting), device))
+    ]
+    return Arriving(torch.cat(losses)), rows
+
+
+def _logits(network: Any, layout: Layout, positions: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
+    """Yield ``(start, logits)`` with logits (C, V) of the positions ``start`` to ``start + C``."""
+    head = _head(network)
+    elements = LOGITS_AT_ONCE.get(positions.device.type, LOGITS_AT_ONCE["cpu"])
+    inputs = _inputs(network, layout)
+    at_once = max(1, elements // head.weight.shape[0])
+    # Asked before the pass, as the answer is waited for; it is found once.
+    plain = len(positions) <= at_once or gives_plain_logits(network)
+    chosen: list[torch.Tensor] = []
+
+    def keep_first_chunk(_: Any, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
+        hidden = arguments[0]
+        chosen.append(hidden.reshape(-1, hidden.shape[-1])[positions])
+        return (chosen[0][None, :at_once],)
+
+    with hooked(head, keep_first_chunk), attending(network, layout):
+        logits = network(**inputs, use_cache=False).logits
+    if not chosen:
+        raise ModelError("the output layer of this model is never called, so its losses cannot be measured")
+    yield 0, logits[0]
+    for start in range(at_once, len(positions), at_once):
+        chunk = chosen[0][None, start : start + at_once]
+        if plain:
+            yield start, head(chunk)[0]
+            continue
+        # The model does something to its logits: a forward over one token, with the chunk put before the output layer.
+        with hooked(head, lambda _, __, chunk=chunk: (chunk,)):
+            yield start, network(input_ids=inputs["input_ids"][:1, :1], use_cache=False).logits[0]
+
+
+_plain: WeakKeyDictionary[torch.nn.Module, bool] = WeakKeyDictionary()
+
+
+@torch.no_grad()
+def gives_plain_logits(network: Any) -> bool:
+    """Return whether the logits of a network are what its output layer gives, without a soft cap or a scale; tried once."""
+    head = _head(network)
+    if head not in _plain:
+        projected: list[torch.Tensor] = []
+        ids = torch.zeros((1, 1), dtype=torch.int64, device=next(network.parameters()).device)
+        # A training asks while attention follows the layout of a batch: this token is of none.
+        with by_itself(network), heard(head, projected.append):
+            logits = network(input_ids=ids, use_cache=False).logits
+        _plain[head] = torch.equal(projected[0], logits)
+    return _plain[head]
+
+
+def _head(network: Any) -> Any:
+    head = network.get_output_embeddings()
+    if head is None:
+        raise ModelError("the model has no output layer", hint="learnable needs a causal language model")
+    return head

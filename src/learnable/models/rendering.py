@@ -1,0 +1,374 @@
+"""Conversations to ``(ids, mask)``: the model's own chat template, and exactly the tokens that its answers own."""
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from learnable.errors import ModelError
+from learnable.models.answers import Span
+from learnable.models.chat_template import ANSWER, ASKED, ChatTemplate
+from learnable.models.loading import load_tokenizer
+from learnable.models.source import embedding_rows
+from learnable.models.templates import template_hint
+from learnable.models.turns import REFUSALS, SENTINEL
+from learnable.runs.identity import fingerprint
+from learnable.types import AnswerHeader, Example, Message, ModelRef, Rendered
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+VERSION = 1
+"""Raised when a rule of this file changes which tokens are scored, so that what is stored is measured again."""
+TOKENIZE_AT_ONCE = 1_000
+
+RESIZE = "give the tokenizer that the model was trained with, or save the model after resize_token_embeddings"
+
+
+class UserTurn(NamedTuple):
+    """What stands around a user's text: the tokens before it, int32 (T,), and what ends it.
+
+    ``stop_ids`` are tokens that end the turn. Where the template writes none before the answer, they are empty, and
+    ``closing`` is the plain text that it puts there.
+    """
+
+    opening: NDArray[np.int32]
+    stop_ids: tuple[int, ...]
+    closing: str
+
+
+class Located(NamedTuple):
+    """A conversation as the template writes it.
+
+    Args:
+        text: The whole text.
+        spans: Characters of each answer to learn.
+        said: How many characters these answers have.
+        left_out: How many of them the template leaves out.
+        hides_context: Whether it leaves out the text of another turn, or the tools.
+    """
+
+    text: str
+    spans: list[Span]
+    said: int = 0
+    left_out: int = 0
+    hides_context: bool = False
+
+
+class Renderer:
+    """Turns conversations into tokens and response masks for one tokenizer.
+
+    Args:
+        tokenizer: A fast tokenizer of transformers (character offsets are needed).
+        name: The model's name, for error messages.
+        rows: For how many tokens the model has embeddings; None where that is not known.
+
+    Raises:
+        ModelError: If the tokenizer gives no offsets, has no end-of-sequence token to close an answer, or has several
+            chat templates and no default; or if a template does not end, or makes far too long texts.
+    """
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", *, name: str, rows: int | None = None) -> None:
+        if not tokenizer.is_fast:
+            raise ModelError(
+                f"the tokenizer of {name} gives no character offsets, so its answers cannot be located",
+                hint="use a model with a tokenizer.json (a 'fast' tokenizer)",
+            )
+        if tokenizer.eos_token is None:
+            raise ModelError(
+                f"the tokenizer of {name} has no end-of-sequence token",
+                hint="set eos_token in tokenizer_config.json",
+            )
+        self._tokenizer, self._name, self._rows = tokenizer, name, rows
+        special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
+        self._end_of_turn = (special | set(tokenizer.all_special_ids)) - {tokenizer.bos_token_id}
+        self._end_of_turn.add(tokenizer.eos_token_id)
+        ends = {str(tokenizer.convert_ids_to_tokens(token)) for token in self._end_of_turn}
+        self.chat = ChatTemplate(tokenizer, name=name, ends=ends, adds_bos=self._adds_bos)
+
+    @classmethod
+    def of(cls, ref: ModelRef) -> Self:
+        """Return the renderer of a model, without loading its weights."""
+        return cls(load_tokenizer(ref), name=ref.name, rows=embedding_rows(ref))
+
+    @property
+    def uses_default_template(self) -> bool:
+        """True when the model brings no chat template of its own."""
+        return self._tokenizer.chat_template is None
+
+    @property
+    def vocabulary(self) -> str:
+        """Identity of the tokenizer: which text becomes which tokens."""
+        marks = {name: str(token) for name, token in self._tokenizer.special_tokens_map.items()}
+        return fingerprint({"tokenizer": self._tokenizer.backend_tokenizer.to_str(), "marks": marks})
+
+    @property
+    def key(self) -> str:
+        """Identity of all that decides the tokens and the mask of a conversation, but its length limit."""
+        return fingerprint({"vocabulary": self.vocabulary, "version": VERSION, **self.chat.identity})
+
+    @property
+    def separator(self) -> int:
+        """Token that stands where a text begins: BOS where the tokenizer adds one, else EOS, which ends the text before."""
+        return int(self._tokenizer.bos_token_id if self._adds_bos else self._tokenizer.eos_token_id)
+
+    @property
+    def _adds_bos(self) -> bool:
+        first = self._tokenizer("a", add_special_tokens=True)["input_ids"][0]
+        return self._tokenizer.bos_token_id is not None and first == self._tokenizer.bos_token_id
+
+    def decode(self, ids: "np.ndarray[Any, np.dtype[np.int32]]") -> str:
+        """Return the text of token ids (T,), special tokens included."""
+        return str(self._tokenizer.decode(ids.tolist(), skip_special_tokens=False))
+
+    def text(self, messages: Sequence[Message], *, tools: str = "") -> str:
+        """Return the whole conversation as the template writes it, and what closes the last answer where it does not.
+
+        Args:
+            messages: The conversation.
+            tools: JSON text of the tools that the assistant may call.
+
+        Raises:
+            jinja2.TemplateError: If the template refuses the conversation.
+        """
+        return self.chat.text(messages, tools)
+
+    @property
+    def tokenizer(self) -> "PreTrainedTokenizerBase":
+        """The tokenizer that this renders for."""
+        return self._tokenizer
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """Tokens that end a turn where they stand behind an answer: the end of sequence, and special tokens but BOS."""
+        return frozenset(self._end_of_turn)
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Tokens that end an answer: the end of sequence, and what the template puts after an answer."""
+        text, spans = self.response_spans([ASKED, ANSWER])
+        encoded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        ids, offsets = np.asarray(encoded["input_ids"]), np.asarray(encoded["offset_mapping"]).reshape(-1, 2)
+        scored = self._mask(text, spans, ids, offsets)
+        after = ids[scored & (offsets[:, 0] >= spans[-1][1])]
+        return tuple(
+            sorted({self._tokenizer.eos_token_id, *(i for i in after.tolist() if i in self._end_of_turn)})
+        )
+
+    def prompt_ids(self, messages: Sequence[Message], *, tools: str = "") -> NDArray[np.int32]:
+        """Return the tokens that stand before the next answer, int32 (T,): what a model is given to answer.
+
+        They are the text that the loss sees before an answer, so that a model is asked the way it was trained. This
+        is what ``add_generation_prompt`` writes, also for templates that do not know it, and with the empty thinking
+        block that some templates put before answers without thoughts. A space before the answer is left to the answer.
+
+        Raises:
+            ModelError: If the chat template refuses the conversation.
+        """
+        answered = (*messages, Message(role="assistant", content="answer"))
+        text, spans, *_ = self._located(
+            Example(id="prompt", messages=answered, source="prompts", tools=tools), prompt=True
+        )
+        before = text[: spans[-1][0]].rstrip(" ")
+        ids = self._ids(before)
+        if unknown := self._unknown(ids):
+            raise ModelError(f"a prompt {unknown}", hint=RESIZE)
+        return np.asarray(ids, dtype=np.int32)
+
+    @property
+    def user_turn(self) -> UserTurn:
+        """What stands around what a user says in the first turn.
+
+        A model given the opening writes the question itself (Magpie, arXiv 2406.08464). A template that puts nothing
+        before it leaves the token where a text begins.
+
+        Raises:
+            ModelError: If the chat template refuses a conversation of one turn each, leaves the user's text out, or
+                puts nothing between it and the answer, so that nobody can tell where a question ends.
+        """
+        answered = (Message(role="user", content=SENTINEL), Message(role="assistant", content="answer"))
+        text, spans, *_ = self._located(Example(id="user turn", messages=answered, source="prompts"))
+        start, found, between = text[: spans[-1][0]].partition(SENTINEL)
+        if not found or not between.strip():
+            raise ModelError(
+                f"the chat template of {self._name} puts nothing between a question and its answer, so a question "
+                "that the model writes has no end",
+                hint=f"take a model whose template marks turns, or {template_hint()}",
+            )
+        after = self._tokenizer(between, add_special_tokens=False)["input_ids"]
+        before = self._tokenizer(start.rstrip(" "), add_special_tokens=False)["input_ids"]
+        # What ends an answer does not end a question: a model would go on with the answer, as part of the question.
+        stop_ids = tuple(token for token in after if token in self._end_of_turn)[:1]
+        opening = np.asarray(before or [self.separator], dtype=np.int32)
+        return UserTurn(opening, stop_ids, "" if stop_ids else between.strip())
+
+    @property
+    def answer_header(self) -> AnswerHeader:
+        """Tokens that say that an answer follows, without a question.
+
+        They are what the template adds between a user's turn and the answer, such as ``<|im_start|>assistant`` and a
+        line break, with BOS in front where a conversation begins with it. A template that writes no header puts the
+        end of the user's turn there (``[/INST]``); one that writes nothing at all leaves ``separator``.
+
+        Raises:
+            ModelError: If the chat template refuses a conversation of one turn each.
+        """
+        user = Message(role="user", content=SENTINEL)
+        answered = (user, Message(role="assistant", content="answer"))
+        text, spans, *_ = self._located(Example(id="header", messages=answered, source="prompts"))
+        before = text[: spans[-1][0]].rstrip(" ")
+        asked = self._question_alone(user)
+        header = self._ids(before[len(asked) :]) if asked and before.startswith(asked) else []
+        if not str(self._tokenizer.decode(header)).strip():
+            header = self._after_turn(self._ids(before.rpartition(SENTINEL)[2].lstrip()))
+        header = header or [self.separator]
+        bos = self._tokenizer.bos_token_id
+        opening = [bos] if bos is not None and self._ids(text)[0] == bos != header[0] else []
+        return AnswerHeader(opening=np.array(opening, dtype=np.int32), marks=np.array(header, dtype=np.int32))
+
+    def _ids(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def _question_alone(self, user: Message) -> str:
+        """Return a conversation of one question as the template writes it; empty where it takes none."""
+        try:
+            return self.text((user,))
+        except REFUSALS:
+            return ""
+
+    def _after_turn(self, ids: list[int]) -> list[int]:
+        """Return tokens without the one that ends a turn before them, and what is blank, where anything is left."""
+        if not ids or ids[0] not in self._end_of_turn:
+            return ids
+        return self._ids(str(self._tokenizer.decode(ids[1:])).lstrip()) or ids
+
+    def response_spans(self, messages: Sequence[Message], *, tools: str = "") -> tuple[str, list[Span]]:
+        """Return the rendered text and the ``[start, end)`` characters of each answer to learn in it.
+
+        Raises:
+            jinja2.TemplateError: If the template refuses the conversation.
+            ValueError: If an answer does not appear in the text.
+        """
+        answers = self.chat.answers(messages, tools)
+        spans = [span for place in answers.to_learn for span in answers.spans(place)]
+        return answers.text + self.chat.closing(messages), spans
+
+    def render(
+        self, examples: Sequence[Example], *, max_length: int, skip_refused: bool = False
+    ) -> list[Rendered]:
+        """Tokenize conversations and mark the tokens that the loss counts.
+
+        A token counts when it carries a character of an answer, or ends the turn after it. The first token of a
+        text never counts: nothing stands before it to predict it from. What exceeds ``max_length`` is cut off at
+        the end. Reasoning and calls are part of an answer; results of tools and answers that are context only are not.
+
+        Args:
+            examples: n conversations.
+            max_length: Longest sequence in tokens.
+            skip_refused: Give an example that the template refuses no tokens and the reason, instead of raising.
+
+        Returns:
+            n rendered examples, in the same order.
+
+        Raises:
+            ModelError: If the chat template refuses an example, or the model has no embedding for one of its tokens.
+        """
+        rendered: list[Rendered] = []
+        for start in range(0, len(examples), TOKENIZE_AT_ONCE):
+            part = examples[start : start + TOKENIZE_AT_ONCE]
+            refused: dict[int, str] = {}
+            located = []
+            for position, example in enumerate(part):
+                try:
+                    located.append(self._located(example))
+                except ModelError as error:
+                    if not skip_refused:
+                        raise
+                    refused[position] = error.message
+                    located.append(Located("", []))
+            encoded = self._tokenizer(
+                [each.text for each in located],
+                add_special_tokens=False,
+                return_offsets_mapping=True,
+                return_attention_mask=False,
+                verbose=False,
+            )
+            for position, (example, found, ids, offsets) in enumerate(
+                zip(part, located, encoded["input_ids"], encoded["offset_mapping"], strict=True)
+            ):
+                if unknown := self._unknown(ids):
+                    unknown = f"example {example.id[:8]} of {example.source} {unknown}"
+                    if not skip_refused:
+                        raise ModelError(unknown, hint=RESIZE)
+                    refused[position], found, ids, offsets = unknown, Located("", []), [], []
+                mask = self._mask(
+                    found.text, found.spans, np.asarray(ids), np.asarray(offsets).reshape(-1, 2)
+                )
+                rendered.append(
+                    Rendered(
+                        id=example.id,
+                        ids=np.asarray(ids[:max_length], dtype=np.int32),
+                        mask=mask[:max_length],
+                        truncated=len(ids) > max_length,
+                        refused=refused.get(position),
+                        said=found.said,
+                        left_out=found.left_out,
+                        hides_context=found.hides_context,
+                    )
+                )
+        return rendered
+
+    def _unknown(self, ids: Sequence[int]) -> str:
+        """Return what is wrong with tokens that the model has no embedding for; empty where it has all."""
+        if self._rows is None or max(ids, default=0) < self._rows:
+            return ""
+        token = max(ids)
+        text = self._tokenizer.convert_ids_to_tokens(token)
+        return f"has the token {text!r} (number {token:,}), and {self._name} has embeddings for {self._rows:,} tokens"
+
+    def _located(self, example: Example, *, prompt: bool = False) -> Located:
+        """Return the text and the spans of an example, and what is left out unless it is a prompt.
+
+        Raises:
+            ModelError: If the chat template refuses it, or leaves out an answer, a call or the result of a tool.
+        """
+        try:
+            if prompt:
+                return Located(*self.response_spans(example.messages, tools=example.tools))
+            answers = self.chat.answers(example.messages, example.tools)
+            spans = [answers.spans(place) for place in answers.to_learn]
+            hides = answers.hides_context() or bool(example.tools and not self.chat.knows_tools)
+            said, left_out = answers.left_out(spans)
+        except REFUSALS as error:
+            roles = ", ".join(message.role for message in example.messages)
+            raise ModelError(
+                f"the chat template of {self._name} fails on example {example.id[:8]} of {example.source} "
+                f"(turns: {roles}): {error}",
+                hint=f"drop or merge turns that this template does not know, or {template_hint()}",
+            ) from error
+        text = answers.text + self.chat.closing(example.messages)
+        return Located(text, [span for parts in spans for span in parts], said, left_out, hides)
+
+    def marked(self, example: Example) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+        """Return the tokens of an example (T,), and which of them the template itself marks as generated (T,)."""
+        made = self.chat.marked(example.messages, example.tools)
+        return np.asarray(made["input_ids"], np.int32), np.asarray(made["assistant_masks"], np.bool_)
+
+    def _mask(
+        self, text: str, spans: list[tuple[int, int]], ids: np.ndarray, offsets: np.ndarray
+    ) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        mask = np.zeros(len(ids), dtype=np.bool_)
+        for start, end in spans:
+            mask |= (offsets[:, 1] > start) & (offsets[:, 0] < end)
+            position = int(np.searchsorted(offsets[:, 0], end))
+            for after in range(position, len(ids)):
+                if ids[after] in self._end_of_turn:
+                    mask[position : after + 1] = True
+                    break
+                if not re.fullmatch(r"\s*", text[offsets[after, 0] : offsets[after, 1]]):
+                    break
+        mask[:1] = False
+        return mask

@@ -1,0 +1,276 @@
+"""Whether a chat template and a mask do what they should, on a few conversations: no weights are needed."""
+
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from learnable.models.answers import LEFT_OUT_HINT, left_out
+from learnable.models.rendering import Renderer
+from learnable.models.self_test import Check
+from learnable.models.templates import template_hint
+from learnable.models.turns import IN_CONTENT
+from learnable.types import Example, Message, Rendered
+
+TEMPLATE_HINT = template_hint()
+_THOUGHTS = re.compile("<think>(.*</think>)?")
+GENERATION_MARK = re.compile(r"\{%-?\s*generation\b")
+
+
+def template_checks(renderer: Renderer, examples: Sequence[Example]) -> Iterator[Check]:
+    """Check the chat template, and which tokens count.
+
+    Args:
+        renderer: Of the model.
+        examples: n conversations, whole however long they are.
+
+    Yields:
+        template; and unless it refuses all conversations: BOS, end of turn, prompt, mask, and generation marks where
+        the template has them.
+    """
+    rendered = renderer.render(examples, max_length=sys.maxsize, skip_refused=True)
+    yield _refusals(renderer, rendered)
+    taken = [pair for pair in zip(examples, rendered, strict=True) if pair[1].refused is None]
+    if not taken:
+        return
+    rows = [row for _, row in taken]
+    yield _bos_check(renderer, rows)
+    yield _end_check(renderer, rows)
+    yield _prompt_check(renderer, taken)
+    yield _mask_check(renderer, taken)
+    if GENERATION_MARK.search(renderer.chat.source):
+        yield _marks_check(renderer, taken)
+    yield _fields_check(renderer)
+
+
+def _refusals(renderer: Renderer, rendered: Sequence[Rendered]) -> Check:
+    refused = [row for row in rendered if row.refused is not None]
+    whose = "the default one (### Instruction), as the model brings none"
+    if not renderer.uses_default_template:
+        whose = "the model's own"
+    if not refused:
+        return Check(
+            name="template", verdict="ok", found=f"{whose}; it takes all {len(rendered)} conversations"
+        )
+    return Check(
+        name="template",
+        verdict="wrong" if len(refused) == len(rendered) else "warning",
+        found=f"{whose}; it refuses {len(refused)} of {len(rendered)} conversations: {refused[0].refused}",
+        remedy=f"drop or merge the turns that it does not know, or {TEMPLATE_HINT}",
+    )
+
+
+def _bos_check(renderer: Renderer, rendered: Sequence[Rendered]) -> Check:
+    tokenizer = renderer.tokenizer
+    bos = tokenizer.bos_token_id
+    doubled = sum(bool(len(row.ids) > 1 and row.ids[0] == bos and row.ids[1] == bos) for row in rendered)
+    if doubled:
+        return Check(
+            name="BOS",
+            verdict="wrong",
+            found=f"{doubled} of {len(rendered)} conversations begin with {tokenizer.bos_token} twice",
+            remedy=f"the chat template writes it twice: {TEMPLATE_HINT}",
+        )
+    begun = sum(bool(row.ids[0] == bos) for row in rendered)
+    adds = bos is not None and tokenizer("a")["input_ids"][:1] == [bos]
+    if adds and begun < len(rendered):
+        return Check(
+            name="BOS",
+            verdict="warning",
+            found=f"the tokenizer puts {tokenizer.bos_token} before texts, but the chat template does not",
+            remedy=f"models that have learned with it are worse without it: {TEMPLATE_HINT}",
+        )
+    if bos is None:
+        return Check(name="BOS", verdict="ok", found="the model has none")
+    return Check(
+        name="BOS", verdict="ok", found=f"stands once in front of {begun} of {len(rendered)} conversations"
+    )
+
+
+def _end_check(renderer: Renderer, rendered: Sequence[Rendered]) -> Check:
+    stops = renderer.stop_ids
+    last = [int(row.ids[run[-1]]) for row in rendered for run in _runs(row.mask)]
+    open_ended = sum(token not in stops for token in last)
+    names = " or ".join(renderer.decode(np.array([stop], dtype=np.int32)) for stop in stops)
+    if open_ended:
+        return Check(
+            name="end of turn",
+            verdict="wrong",
+            found=f"{open_ended} of {len(last)} answers are not closed by {names}",
+            remedy=f"a model that is trained on them does not learn to stop: {TEMPLATE_HINT}",
+        )
+    found = f"all {len(last)} answers are closed by {names}"
+    if any(renderer.chat.closings):
+        found += (
+            f"; the chat template leaves the last one open, and {renderer.chat.closings[0]} is put behind it"
+        )
+    return Check(name="end of turn", verdict="ok", found=found)
+
+
+def _prompt_check(renderer: Renderer, taken: Sequence[tuple[Example, Rendered]]) -> Check:
+    turns = 0
+    for example, row in taken:
+        written = _letters(renderer.text(example.messages, tools=example.tools))
+        seen = _letters(renderer.decode(row.ids))
+        for number, message in enumerate(example.messages, start=1):
+            turns += message.role != "assistant"
+            if message.role == "assistant" or _letters(message.content) in seen:
+                continue
+            loses = "tokenizer changes" if _letters(message.content) in written else "chat template loses"
+            return Check(
+                name="prompt",
+                verdict="wrong",
+                found=f"the {loses} text of turn {number} ({message.role}) of example {example.id[:8]}: "
+                f"{message.content[:60]!r}",
+                remedy=f"look at it with `learnable show`; {TEMPLATE_HINT}",
+            )
+    return Check(name="prompt", verdict="ok", found=f"the text of all {turns} user and system turns is there")
+
+
+def _mask_check(renderer: Renderer, taken: Sequence[tuple[Example, Rendered]]) -> Check:
+    """Compare the text of the tokens that count with the answers."""
+    answers = trimmed = tokens = 0
+    for example, row in taken:
+        learned = [turn for turn in example.messages if turn.role == "assistant" and turn.trained]
+        counted = _answers(renderer, row.ids, row.mask)
+        if not _says(counted, learned):
+            said = "".join(turn.content for turn in learned)
+            return Check(
+                name="mask",
+                verdict="wrong",
+                found=f"example {example.id[:8]} answers {_short(said)}, and the tokens that count say "
+                f"{_short(counted.text)}",
+                remedy=f"look at it with `learnable show`; if the chat template changes answers, {TEMPLATE_HINT}",
+            )
+        whole = renderer.text(example.messages, tools=example.tools)
+        trimmed += sum(turn.content not in whole and turn.content.strip() in whole for turn in learned)
+        answers, tokens = answers + len(learned), tokens + int(row.mask.sum())
+    if cut := left_out([row for _, row in taken]):
+        return Check(name="mask", verdict="warning", found=cut, remedy=LEFT_OUT_HINT)
+    if trimmed:
+        return Check(
+            name="mask",
+            verdict="warning",
+            found=f"exactly the answers count, but the chat template changes the white space of {trimmed} of {answers}",
+            remedy="leave it if white space at the ends of answers means nothing to you",
+        )
+    found = f"exactly the {answers} answers and their ends count, {tokens:,} tokens"
+    return Check(name="mask", verdict="ok", found=found)
+
+
+def _marks_check(renderer: Renderer, taken: Sequence[tuple[Example, Rendered]]) -> Check:
+    """Compare the tokens that count with those that the template itself marks."""
+    without_end = with_header = False
+    for example, row in taken:
+        ids, marks = renderer.marked(example)
+        ours, theirs = _answers(renderer, row.ids, row.mask), _answers(renderer, ids, marks)
+        asked = [_letters(turn.content) for turn in example.messages if turn.role != "assistant"]
+        if not _same(ours.texts, theirs.texts, asked):
+            return Check(
+                name="generation marks",
+                verdict="wrong",
+                found=f"in example {example.id[:8]} the chat template marks {_short(theirs.text)} as generated, and "
+                f"{_short(ours.text)} counts",
+                remedy=f"look at it with `learnable show`; the marks of the template are wrong: {TEMPLATE_HINT}",
+            )
+        without_end |= ours.ends != theirs.ends
+        with_header |= len(theirs.text) > len(ours.text)
+    found = "the tokens that count are those that the chat template marks as generated"
+    if without_end:
+        found += ", and the ends of turns, which it does not mark"
+    if with_header:
+        found += "; it also marks what it writes itself before an answer, such as <think></think>"
+    return Check(name="generation marks", verdict="ok", found=found)
+
+
+def _fields_check(renderer: Renderer) -> Check:
+    """Say what the template makes of what a conversation may have beyond its text."""
+    fields = renderer.chat.fields
+    place = "between <think> and </think>" if fields.reasoning == IN_CONTENT else f"as {fields.reasoning}"
+    known = {
+        "reasoning": fields.knows_reasoning,
+        "calls of tools": fields.knows_calls,
+        "lists of tools": renderer.chat.knows_tools,
+    }
+    shown, lost = ([name for name, shows in known.items() if shows == kept] for kept in (True, False))
+    found = f"the chat template shows {' and '.join(shown) or 'none of them'}"
+    found += f" ({place})" if fields.knows_reasoning else ""
+    found += f"; it leaves out {' and '.join(lost)}" if lost else ""
+    return Check(name="reasoning and tools", verdict="ok", found=found)
+
+
+class _Counted(NamedTuple):
+    """What counts: each unbroken run of it as text, without white space and ends of turns, and these ends."""
+
+    texts: list[str]
+    ends: list[int]
+
+    @property
+    def text(self) -> str:
+        return "".join(self.texts)
+
+
+def _answers(renderer: Renderer, ids: NDArray[np.int32], mask: NDArray[np.bool_]) -> _Counted:
+    stops = renderer.stop_ids
+    texts, ends = [], []
+    for run in _runs(mask):
+        tokens = ids[run].tolist()
+        while tokens and tokens[-1] in stops:
+            ends.append(tokens.pop())
+        texts.append(_letters(renderer.decode(np.array(tokens, dtype=np.int32))))
+    return _Counted(texts, ends)
+
+
+def _says(counted: _Counted, learned: Sequence[Message]) -> bool:
+    """Tell whether what counts is what the answers say, but for thoughts that the template takes out of them."""
+    if any(turn.reasoning or turn.tool_calls for turn in learned):
+        return all(_letters(turn.content) in counted.text for turn in learned if not turn.tool_calls)
+    said = [_letters(turn.content) for turn in learned]
+    if "".join(said) == counted.text:
+        return True
+    return len(said) == len(counted.texts) and all(map(_says_one, said, counted.texts))
+
+
+def _says_one(said: str, counted: str) -> bool:
+    return said.endswith(counted) and bool(_THOUGHTS.fullmatch(said.removesuffix(counted)))
+
+
+def _same(ours: Sequence[str], theirs: Sequence[str], asked: Sequence[str]) -> bool:
+    """Tell whether two lists of answers say the same, the second as the template marks them.
+
+    Args:
+        ours: What counts.
+        theirs: What is marked: it may begin with what the template itself writes before an answer.
+        asked: The texts of the turns that are no answers.
+    """
+    return len(ours) == len(theirs) and all(
+        _same_one(one, other, asked) for one, other in zip(ours, theirs, strict=True)
+    )
+
+
+def _same_one(one: str, other: str, asked: Sequence[str]) -> bool:
+    # Of a last character that takes several tokens, transformers marks only the first, which is no whole character.
+    cut = other.rstrip("\ufffd")
+    if cut != other:
+        one, other = one[:-1], cut
+    return other.endswith(one) and not any(text and text in other.removesuffix(one) for text in asked)
+
+
+def _runs(mask: NDArray[np.bool_]) -> list[NDArray[np.int64]]:
+    """Return the positions of each unbroken run of True."""
+    positions = np.flatnonzero(mask)
+    if not len(positions):
+        return []
+    return np.split(positions, np.flatnonzero(np.diff(positions) > 1) + 1)
+
+
+def _letters(text: str) -> str:
+    """Return a text without white space, which tokenizers and templates move about."""
+    return "".join(text.split())
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 60 else f"{text[:30]}…{text[-30:]}")

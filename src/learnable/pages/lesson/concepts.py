@@ -1,0 +1,236 @@
+"""How near a new token has come to what it means: the concept distance, layer by layer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import polars as pl
+
+from learnable.pages.drawing import Picture, finish
+from learnable.pages.lesson.facts import Lesson
+from learnable.pages.lesson.palette import Style
+from learnable.pages.wording import count, decimal, enumeration
+
+PAPER_LAYERS = (1, 2)
+"""Those of DELIA's figure."""
+ALIKE = 0.01
+"""Of the baseline's distance: a mean difference below this is not said to be one, whatever the seeds say."""
+REACH = 0.25
+"""Of the baseline's distance: how far the picture of the ratios goes."""
+TICKS = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distance:
+    """Mean over the seeds, and their range; None where it is undefined."""
+
+    mean: float | None
+    low: float | None
+    high: float | None
+    seeds: int
+
+    @property
+    def range(self) -> str:
+        """The range of the seeds; nothing where they do not differ in what is written."""
+        low, high = _figure(self.low), _figure(self.high)
+        return f"{low} to {high}" if low != high else ""
+
+    @property
+    def written(self) -> str:
+        """The mean."""
+        return _figure(self.mean)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Concept:
+    """A token and the words it is compared with: distances of each arm at some layers, and what they say.
+
+    ``pictures``: titles and names.
+    """
+
+    token: str
+    words: str
+    prompts: int
+    pictures: tuple[tuple[str, str], ...]
+    layers: tuple[int, ...]
+    rows: tuple[tuple[str, tuple[Distance, ...]], ...]
+    said: str
+
+
+def concepts(lesson: Lesson, styles: dict[str, Style]) -> tuple[dict[str, Picture], list[Concept]]:
+    """Return pictures and a table for each token and word; nothing where no distance is known."""
+    if lesson.facts.concepts is None:
+        return {}, []
+    frame = lesson.facts.concepts.filter(pl.col("distance").is_finite())
+    pictures: dict[str, Picture] = {}
+    found = []
+    for number, (token, words) in enumerate(
+        frame.select("token", "words").unique(maintain_order=True).rows()
+    ):
+        here = frame.filter((pl.col("token") == token) & (pl.col("words") == words))
+        drawn = _pictures(f"concept-{number}", lesson, here, styles)
+        pictures |= {picture.name: picture for _, picture in drawn}
+        found.append(_concept(lesson, here, [(title, picture.name) for title, picture in drawn]))
+    return pictures, found
+
+
+def _spread(frame: pl.DataFrame, column: str) -> pl.DataFrame:
+    """Return mean, least and most of the seeds, by arm and layer."""
+    value = pl.col(column)
+    return (
+        frame.group_by("arm", "layer", maintain_order=True)
+        .agg(mean=value.mean(), low=value.min(), high=value.max(), seeds=pl.len())
+        .sort("layer", maintain_order=True)
+    )
+
+
+def _ratios(lesson: Lesson, here: pl.DataFrame) -> pl.DataFrame:
+    """Return distances over those of the baseline with the same seed: arms of one seed share a random row."""
+    base = here.filter(pl.col("arm") == lesson.facts.baseline).select("seed", "layer", base="distance")
+    pairs = here.join(base, on=["seed", "layer"], maintain_order="left")
+    return pairs.filter(pl.col("base") > 0).with_columns(ratio=pl.col("distance") / pl.col("base"))
+
+
+def _by_place(spread: pl.DataFrame) -> dict[tuple[str, int], Distance]:
+    return {
+        (row["arm"], row["layer"]): Distance(**{name: row[name] for name in ("mean", "low", "high", "seeds")})
+        for row in spread.iter_rows(named=True)
+    }
+
+
+def _concept(lesson: Lesson, here: pl.DataFrame, pictures: Sequence[tuple[str, str]]) -> Concept:
+    known = _by_place(_spread(here, "distance"))
+    last = max(layer for _, layer in known)
+    layers = tuple(sorted({layer for layer in (0, *PAPER_LAYERS, last // 2, last) if layer <= last}))
+    nothing = Distance(mean=None, low=None, high=None, seeds=0)
+    return Concept(
+        token=here["token"][0],
+        words=here["words"][0],
+        prompts=max(here["prompts"]),
+        pictures=tuple(pictures),
+        layers=layers,
+        rows=tuple(
+            (arm, tuple(known.get((arm, layer), nothing) for layer in layers)) for arm in lesson.ordered(here)
+        ),
+        said=_said(lesson, known, _by_place(_spread(_ratios(lesson, here), "ratio"))),
+    )
+
+
+def _said(
+    lesson: Lesson, known: dict[tuple[str, int], Distance], ratios: dict[tuple[str, int], Distance]
+) -> str:
+    """Put the arm in focus beside the baseline at the layers of the paper."""
+    focus, baseline = lesson.focus or "", lesson.facts.baseline
+    parts = [
+        f"at layer {layer} {focus} {known[focus, layer].written}, {baseline} {known[baseline, layer].written} "
+        f"({_apart(ratios[focus, layer])})"
+        for layer in PAPER_LAYERS
+        if (focus, layer) in ratios
+    ]
+    said = "; ".join(parts)
+    return said[:1].upper() + said[1:] + ("." if said else "")
+
+
+def _apart(ratio: Distance) -> str:
+    """Say where an arm is that is so many times as far as the baseline."""
+    mean, low, high = ratio.mean or 1.0, ratio.low or 1.0, ratio.high or 1.0
+    if abs(mean - 1) < ALIKE:
+        return f"alike within {ALIKE:.0%}"
+    size = f"{abs(mean - 1):.0%} {'nearer' if mean < 1 else 'farther'}"
+    if ratio.seeds < 2:
+        return f"{size}, with the only seed"
+    return f"{size}, {'in every seed' if high < 1 or low > 1 else 'but not in every seed'}"
+
+
+def _pictures(
+    name: str, lesson: Lesson, here: pl.DataFrame, styles: dict[str, Style]
+) -> list[tuple[str, Picture]]:
+    """Return the distances, and the same over those of the baseline, each with its title."""
+    import altair as alt
+
+    spread = _spread(here, "distance")
+    kind: Literal["log", "linear"] = "log" if min(spread["low"]) > 0 else "linear"
+    scale = alt.Scale(type=kind, nice=False, padding=6)
+    y = alt.Y("mean:Q", title="L2 distance" + (", log" if kind == "log" else ""), scale=scale)
+    drawn = [("distance", _lines(name, lesson, spread, styles, y, what="distance"))]
+    ratios = _spread(_ratios(lesson, here), "ratio").with_columns(pl.col("mean", "low", "high") - 1)
+    ends = [end for column in ("low", "high") for end in ratios[column]]
+    low, high = max(min(ends, default=0.0), -REACH), min(max(ends, default=0.0), REACH)
+    if low < high:
+        title = f"distance beside {lesson.facts.baseline}"
+        room = alt.Scale(domain=[low, high], nice=False, padding=6)
+        y = alt.Y("mean:Q", title="nearer ↓  farther ↑", scale=room, axis=alt.Axis(format="+.2~%"))
+        cut = f"Lines beyond {REACH:.0%} are cut off." if min(ends) < -REACH or max(ends) > REACH else ""
+        picture = _lines(f"{name}-beside", lesson, ratios, styles, y, what=title, remark=cut, format="+.2~%")
+        drawn.append((title, picture))
+    return drawn
+
+
+def _lines(
+    name: str,
+    lesson: Lesson,
+    spread: pl.DataFrame,
+    styles: dict[str, Style],
+    y: Any,
+    *,
+    what: str,
+    remark: str = "",
+    format: str = ".3~g",
+) -> Picture:
+    """Draw a line for each arm against the layer, with the range of its seeds."""
+    import altair as alt
+
+    arms, last = lesson.ordered(spread), max(spread["layer"])
+    ticks = list(range(0, last + 1, -(-last // TICKS) or 1))
+    axis = alt.Axis(values=ticks, tickCount=len(ticks), format="d", grid=False)
+    x = alt.X("layer:Q", title="layer (0 = embeddings)", axis=axis, scale=alt.Scale(nice=False))
+    values = [_point(row, styles[row["arm"]]) for row in spread.iter_rows(named=True)]
+    layers = []
+    for arm in sorted(arms, key=(lesson.facts.baseline, lesson.focus).count):  # what matters lies on top
+        own = [value for value in values if value["arm"] == arm]
+        chart, style = alt.Chart(alt.InlineData(values=own)).encode(x=x), styles[arm]
+        if any(value["seeds"] > 1 for value in own):
+            area = chart.mark_area(color=style.colour, opacity=0.16, clip=True)
+            layers.append(area.encode(y=alt.Y("low:Q"), y2="high:Q"))
+        line = chart.mark_line(color=style.colour, strokeWidth=2, strokeDash=list(style.dash), clip=True)
+        layers.append(line.encode(y=y))
+    dots = alt.Chart(alt.InlineData(values=values)).mark_point(size=22, filled=True, opacity=0.9, clip=True)
+    layers.append(
+        dots.encode(x=x, y=y, color=alt.Color("colour:N", scale=None), tooltip=_tooltip(what, format))
+    )
+    return Picture(
+        name=name,
+        spec=finish(alt.layer(*layers), height=260),
+        label=f"Lines: {what} against the layer, for {enumeration(arms)}; the table has distances.",
+        remark=remark,
+    )
+
+
+def _point(row: dict[str, Any], style: Style) -> dict[str, Any]:
+    numbers = {name: float(f"{row[name]:.5g}") for name in ("mean", "low", "high")}
+    return {
+        "arm": row["arm"],
+        "layer": row["layer"],
+        "seeds": row["seeds"],
+        "colour": style.colour,
+        **numbers,
+    }
+
+
+def _tooltip(what: str, format: str) -> Sequence[Any]:
+    import altair as alt
+
+    return [
+        alt.Tooltip("arm:N"),
+        alt.Tooltip("layer:Q"),
+        alt.Tooltip("mean:Q", title=what, format=format),
+        alt.Tooltip("low:Q", title="least of the seeds", format=format),
+        alt.Tooltip("high:Q", title="most", format=format),
+    ]
+
+
+def _figure(value: float | None) -> str:
+    """Three digits that say something."""
+    if value is None:
+        return decimal(None)
+    return count(value) if abs(value) >= 1000 else decimal(value, 1 if abs(value) >= 100 else 2)
