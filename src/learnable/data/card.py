@@ -104,7 +104,7 @@ def read_output(path: Path) -> CardOutput:
     Raises:
         DataError: If it cannot be read.
     """
-    ((kind, where, _),) = locate(str(path))
+    ((kind, where, *_),) = locate(str(path))
     columns: set[str] = set()
     licenses: Counter[str] = Counter()
     rows = 0

@@ -17,7 +17,7 @@ from learnable.data.names import parse_columns
 from learnable.data.parser import Parser
 from learnable.data.pool import is_pool, load_pool
 from learnable.data.records import place, too_large
-from learnable.data.sources import Source, digest_of, locate, names_of, read_records
+from learnable.data.sources import MEMORY, Source, locate, names_of
 from learnable.data.values import UnknownKeysError, UnusableRowError, shown_keys
 from learnable.errors import DataError, UsageError, did_you_mean
 from learnable.runs.identity import BEYOND, NOTHING_BEYOND, beyond_of, example_id
@@ -25,7 +25,7 @@ from learnable.types import Conversation, Pool, Reading, SourceFile
 
 
 def read(
-    paths: Sequence[str],
+    paths: Sequence[str | Source],
     *,
     format: str | None = None,
     on_error: str = "1%",
@@ -40,7 +40,8 @@ def read(
     Args:
         paths: Files (.jsonl, .json, .parquet, .csv, .tsv ...), folders and patterns of them, folders written by
             ``datasets`` or by ``save_pool``, hub ids (``owner/name``, ``owner/name:split`` or
-            ``owner/name:config:split``), or ``starter``, ``starter-task``, ``starter-task-test``.
+            ``owner/name:config:split``), ``starter``, ``starter-task`` or ``starter-task-test``; or a ``Source`` of rows
+            that are in memory.
         format: Name of the format of all rows; None detects it row by row.
         on_error: See ``Reading``.
         source_column: Column that names the source of a row; None takes the name of the file.
@@ -58,7 +59,7 @@ def read(
         raise UsageError("no data given", hint="name a file, a folder, a hub id, or 'starter'")
     if format is not None and format not in FORMATS:
         raise UsageError(f"no format called {format!r}", hint=did_you_mean(format, FORMATS))
-    if len(paths) == 1 and is_pool(Path(paths[0])):
+    if len(paths) == 1 and isinstance(paths[0], str) and is_pool(Path(paths[0])):
         if format is not None or source_column is not None or columns is not None:
             raise UsageError(
                 f"{paths[0]} was loaded before: format, columns and source_column have no effect on it",
@@ -70,7 +71,7 @@ def read(
     inputs = [(given, locate(given)) for given in paths]
     names = names_of(source for _, sources in inputs for source in sources)
     for given, sources in inputs:
-        bad = BadRows(name=given if len(sources) > 1 else names[len(files)], most=reading.most_bad)
+        bad = BadRows(name=str(given) if len(sources) > 1 else names[len(files)], most=reading.most_bad)
         for source in sources:
             # The starter sets bring the topics of their conversations.
             brought = "source" if source.kind == "starter" else None
@@ -99,7 +100,7 @@ def digests(paths: Sequence[str]) -> list[str]:
     Raises:
         DataError: If a source is not there.
     """
-    return [digest_of(source.kind, source.path) for given in paths for source in locate(given)]
+    return [source.digest() for given in paths for source in locate(given)]
 
 
 def _read_one(
@@ -107,11 +108,11 @@ def _read_one(
 ) -> SourceFile:
     """Add the rows of one source to the columns."""
     position = columns.begin(name)
-    if source.kind not in ("hub", "starter", "datasets") and Path(source.path).stat().st_size == 0:
+    if source.kind not in ("hub", "starter", "datasets", MEMORY) and Path(source.path).stat().st_size == 0:
         raise DataError(f"{name} is empty", hint=f"the file is {source.path}")
-    digest = digest_of(source.kind, source.path)
+    digest = source.digest()
     row, usable = -1, 0
-    for row, record in enumerate(read_records(source.kind, source.path, max_bytes=max_bytes)):
+    for row, record in enumerate(source.records(max_bytes=max_bytes)):
         bad.total += 1
         try:
             conversation, named = parser.parse(record)

@@ -2,15 +2,16 @@
 
 import difflib
 import glob
+import json
 import lzma
 import re
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -45,6 +46,9 @@ SUFFIXES = {
 }
 KNOWN_SUFFIXES = f"{', '.join(_TEXT)} (also with {', '.join(COMPRESSIONS)}), .parquet, .pq, .arrow, .feather"
 UNLIMITED_BYTES = 1 << 62
+MEMORY = "memory"
+"""Kind of a source whose rows are given."""
+
 
 _SHARD = re.compile(r"[-_.]?\d+-of-\d+$", re.IGNORECASE)
 _NUMBER = re.compile(r"[-_.]?\d+$")
@@ -54,11 +58,27 @@ _NO_ROWS = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "sta
 
 
 class Source(NamedTuple):
-    """A file, folder, hub data set or starter set to read: its kind, its absolute path (or id), and its rows' source."""
+    """A file, folder, hub data set or starter set to read: its kind, its absolute path (or id), and its rows' source.
+
+    Rows that are in memory are ``given``; their path is a name.
+    """
 
     kind: str
     path: str
     source: str
+    given: Sequence[Mapping[str, Any]] | None = None
+
+    def records(self, *, max_bytes: int) -> Iterator[Record]:
+        """Yield the rows in order, as ``read_records`` does."""
+        if self.given is None:
+            return read_records(self.kind, self.path, max_bytes=max_bytes)
+        return (Record(None, row) for row in self.given)
+
+    def digest(self) -> str:
+        """Return a hash of the content; the source may not be readable, which is a ``DataError``."""
+        if self.given is None:
+            return digest_of(self.kind, self.path)
+        return fingerprint([json.dumps(row, default=str, ensure_ascii=False) for row in self.given])
 
 
 def suffix_of(name: str) -> str | None:
@@ -94,12 +114,16 @@ def names_of(sources: Iterable[Source | SourceFile]) -> list[str]:
 # ---------------------------------------------------------------- what a name stands for
 
 
-def locate(given: str) -> list[Source]:
+def locate(given: str | Source) -> list[Source]:
     """Return what a name stands for: one source, or the files of a folder or of a pattern such as ``data/*.jsonl``.
+
+    What is a source already stands for itself.
 
     Raises:
         DataError: If there is nothing of that name, or nothing in it that holds rows.
     """
+    if isinstance(given, Source):
+        return [given]
     if given in STARTERS:
         return [Source("starter", given, given)]
     if "://" in given:

@@ -118,7 +118,7 @@ def read_dictionary(path: str) -> dict[Key, Entry]:
     if unknown or not Path(path).is_file():
         what = "is no .tsv, .csv, .jsonl, .json or .parquet file" if unknown else "is not there"
         raise DataError(f"the dictionary {path} {what}", hint="a word and its meanings in each line")
-    ((kind, _, _),), name = locate(path), Path(path).name
+    ((kind, *_),), name = locate(path), Path(path).name
     entries: dict[Key, Entry] = {}
     for where, cells, reason in (
         _table_cells(path, name) if kind == "csv" else _record_cells(kind, path, name)

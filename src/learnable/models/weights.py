@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM
 
 from learnable.errors import ModelError
+from learnable.models.memory import network_in_memory
 from learnable.runs.progress import say_once
 
 _REPORTS = logging.getLogger("transformers.modeling_utils")
@@ -46,6 +47,8 @@ def read_network(name: str, folder: Path, **options: Any) -> Any:
         ModelError: If a weight is missing, has no place, or has another size.
         Exception: What transformers raises.
     """
+    if (network := network_in_memory(folder)) is not None:
+        return network.to(options["dtype"])
     with _reports() as reports:
         try:
             loaded: Any = AutoModelForCausalLM.from_pretrained(

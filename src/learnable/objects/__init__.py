@@ -1,0 +1,1 @@
+"""Objects in and out, one layer below the commands: rows, a model, a table of scores, a selection."""

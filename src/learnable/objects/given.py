@@ -1,0 +1,133 @@
+"""What is given, found: an earlier step, rows as the model sees them, a model that was trained before."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from learnable.errors import ModelError, StoreError
+from learnable.runs.progress import say, say_once
+from learnable.runs.step import BEGUN, DONE, Outcome, read_outcome
+from learnable.types import Example, Loading, ModelRef, Rendered
+
+if TYPE_CHECKING:
+    from learnable.models import Renderer
+    from learnable.training import References
+
+LONGEST = 2_048
+
+
+def finished(folder: str | Path, verb: str) -> Outcome:
+    """Return the outcome of a finished step.
+
+    Raises:
+        StoreError: If the folder is not the result of that verb.
+    """
+    if not Path(folder).is_dir():
+        raise StoreError(f"there is no folder {folder}", hint=f"give the output of `learnable {verb}`")
+    outcome = read_outcome(Path(folder))
+    if outcome.verb != verb:
+        raise StoreError(
+            f"{folder} is the output of `learnable {outcome.verb}`", hint=f"give one of `learnable {verb}`"
+        )
+    return outcome
+
+
+def length_limit(ref: ModelRef, asked: int | None) -> int:
+    """Return the longest example in tokens that a command takes.
+
+    Raises:
+        ModelError: If more is asked for than the model can take.
+    """
+    from learnable.models.source import position_limit
+
+    limit = position_limit(ref)
+    if asked is None:
+        return min(LONGEST, limit or LONGEST)
+    if asked < 2 or (limit is not None and asked > limit):
+        raise ModelError(
+            f"max_length is {asked:,}, and {ref.name} takes 2 to {limit if limit else 'any number of'} tokens",
+            hint="choose another max_length",
+        )
+    return asked
+
+
+def render_rows(
+    renderer: "Renderer", examples: Sequence[Example], *, max_length: int, most_refused: float
+) -> list[Rendered]:
+    """Return examples as the model sees them; those that its chat template refuses are bad rows like others.
+
+    Args:
+        renderer: Of the model.
+        examples: Of a pool.
+        max_length: Longest example in tokens.
+        most_refused: Share of the examples that may be refused; they have no tokens, and it is said how many they are.
+
+    Raises:
+        ModelError: If more are refused; at the first one if none may be.
+    """
+    from learnable.models import template_hint
+
+    seen = renderer.render(examples, max_length=max_length, skip_refused=most_refused > 0)
+    refused = [each for each in seen if each.refused is not None]
+    said = f"the chat template refuses {len(refused):,} of {len(seen):,} examples"
+    if len(refused) > most_refused * len(seen):
+        raise ModelError(
+            f"{said}, more than {100 * most_refused:g}%: {refused[0].refused}",
+            hint=f"load the rows with --on-error skip to leave all of them out, or {template_hint()}",
+        )
+    if refused:
+        say(f"{said}, which are left out: {refused[0].refused}")
+    say_left_out(seen)
+    return seen
+
+
+def say_left_out(rendered: Sequence[Rendered]) -> None:
+    """Warn where the chat template leaves out text of the rows."""
+    from learnable.models import LEFT_OUT_HINT, left_out
+
+    if cut := left_out(rendered):
+        say_once(f"warning: {cut}: {LEFT_OUT_HINT}")
+
+
+def given_part(name: str, loading: Loading) -> tuple[str, Literal["adapter", "model"], str]:
+    """Return where a model that the user has trained is, whether it is an adapter, and its identity."""
+    from learnable.models.source import adapter_key, identify, is_adapter, locate
+
+    ref = ModelRef(name=name, **asdict(replace(loading, revision=None)))
+    folder = locate(ref, adapter=True)
+    if is_adapter(folder):
+        return str(folder.resolve()), "adapter", adapter_key("", folder)
+    return str(folder.resolve()), "model", identify(ref)
+
+
+def reference_identity(reference: str, loading: Loading, base_key: str) -> str:
+    """Return the identity of a reference: of the step that trained it, or of the given model.
+
+    Raises:
+        ModelError: If it was trained from another base than the one that is scored with.
+    """
+    if not is_step(reference):
+        return given_part(reference, loading)[2]
+    trained = finished(reference, "train")
+    if trained.inputs["base"] != base_key:
+        raise ModelError(
+            f"the reference {reference} was trained from {trained.facts['base']}, which is not the model given here",
+            hint=f"give --model {trained.facts['base']} as it was then: same weights, chat template and dtype",
+        )
+    return trained.identity
+
+
+def reference_models(reference: str, loading: Loading) -> "References":
+    """Return the models of a reference folder, or a given model as a reference of one part."""
+    from learnable.training import Part, References, no_assignment, read_reference
+
+    if is_step(reference):
+        return read_reference(Path(reference))
+    name, kind, _ = given_part(reference, loading)
+    return References(parts=(Part(name=name, kind=kind),), assignment=no_assignment())
+
+
+def is_step(folder: str) -> bool:
+    """Tell whether a command wrote this folder, or is at work in it."""
+    return any((Path(folder) / name).is_file() for name in (BEGUN, DONE))

@@ -1,0 +1,168 @@
+"""Rows of files, lists, frames and datasets: one pool of conversations, and each row again as it came."""
+
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from learnable.data import read as read_pool
+from learnable.data.sources import MEMORY, Source, read_records
+from learnable.data.writing import check_unchanged
+from learnable.errors import DataError, UsageError
+from learnable.types import Example, Pool, Reading
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+TAKEN = "give a path, a list of dicts, a datasets.Dataset, a polars or pandas DataFrame, or several of them"
+INSTEAD = {
+    "DatasetDict": 'give one split, such as dataset["train"]',
+    "IterableDataset": "give some of its rows: list(dataset.take(1000))",
+    "LazyFrame": "give frame.collect()",
+    "dict": "give a list of rows, each a dict",
+    "generator": "give list(...) of it",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Rows that were read, and the distinct conversations in them.
+
+    Args:
+        pool: What became of every row.
+        given: The rows that were in memory, by the position of their source in ``pool.files``.
+        reading: How they were read.
+    """
+
+    pool: Pool
+    given: Mapping[int, Sequence[Mapping[str, Any]]]
+    reading: Reading
+
+    def __len__(self) -> int:
+        return len(self.pool)
+
+    @property
+    def frame(self) -> pl.DataFrame:
+        """The n conversations: ``id``, ``source`` and ``messages``."""
+        return self.pool.examples
+
+    @property
+    def examples(self) -> list[Example]:
+        """The n conversations."""
+        return list(self.pool.iter_examples())
+
+    def chosen(self, ids: Iterable[str]) -> list[dict[str, Any]]:
+        """Return the rows of examples as they came, in the order of the input; of duplicates the first.
+
+        Raises:
+            DataError: If a file has changed since it was read.
+        """
+        return [dict(row) for file, numbers in self._places(ids) for row in self._at(file, numbers)]
+
+    def dataset(self, ids: Iterable[str]) -> "Dataset":
+        """Return the rows of examples as a dataset; a column that a row lacks is None there.
+
+        Raises:
+            DataError: If a file has changed since it was read, or a column holds values of several types.
+        """
+        from datasets import Dataset
+
+        only = self.given.get(0) if len(self.pool.files) == 1 else None
+        if isinstance(only, Dataset):
+            return only.select([number for _, numbers in self._places(ids) for number in numbers])
+        rows = self.chosen(ids)
+        names = dict.fromkeys(name for row in rows for name in row)
+        try:
+            return Dataset.from_dict({name: [row.get(name) for row in rows] for name in names})
+        except (TypeError, ValueError) as error:  # those of pyarrow are such
+            raise DataError(
+                f"the rows are no columns of one type each: {error}", hint="take .rows, a list of dicts"
+            ) from error
+
+    def _places(self, ids: Iterable[str]) -> list[tuple[int, list[int]]]:
+        """Return the numbers of the rows of examples in each file, both in ascending order."""
+        wanted = pl.DataFrame({"id": list(ids)}, schema={"id": pl.String})
+        first = self.pool.rows.filter(pl.col("reason").is_null()).join(wanted, on="id", how="semi")
+        return list(first.sort("file", "row").group_by("file", maintain_order=True).agg("row").iter_rows())
+
+    def _at(self, file: int, numbers: Sequence[int]) -> list[Mapping[str, Any]]:
+        if file in self.given:
+            return [self.given[file][number] for number in numbers]
+        check_unchanged(source := self.pool.files[file])
+        wanted, records = set(numbers), read_records(source.kind, source.path)
+        return [record.value or {} for number, record in enumerate(records) if number in wanted]
+
+
+def read(
+    *data: Any,
+    format: str | None = None,
+    on_error: str = "1%",
+    source_column: str | None = None,
+    columns: str | Mapping[str, Any] | None = None,
+    max_row_mb: float = 8.0,
+) -> Rows:
+    """Read rows of any common fine-tuning format.
+
+    Args:
+        data: Paths, hub ids, lists of dicts, datasets, frames of polars or pandas; or lists of these.
+        format: As in ``Reading``, like all that follow.
+        on_error: What to do about bad rows.
+        source_column: Column that names the source of a row.
+        columns: Which column is which part of a conversation.
+        max_row_mb: Largest row in megabytes of text.
+
+    Raises:
+        DataError: If a source cannot be read or has no usable row, or too many rows cannot be used.
+        UsageError: If something else is given, or an option is not known.
+    """
+    reading = Reading(
+        format=format,
+        on_error=on_error,
+        source_column=source_column,
+        columns=columns,
+        max_row_mb=max_row_mb,
+    )
+    inputs = [each for given in data for each in (given if _is_several(given) else [given])]
+    sources = [_source(given, number if len(inputs) > 1 else 0) for number, given in enumerate(inputs, 1)]
+    pool = read_pool(sources, **asdict(reading))
+    in_memory = iter(each.given for each in sources if isinstance(each, Source) and each.given is not None)
+    given = {number: next(in_memory) for number, file in enumerate(pool.files) if file.kind == MEMORY}
+    return Rows(pool=pool, given=given, reading=reading)
+
+
+def as_rows(data: Any) -> Rows:
+    """Return rows that were read, read now where they were not."""
+    return data if isinstance(data, Rows) else read(data)
+
+
+def _is_several(given: Any) -> bool:
+    return isinstance(given, list | tuple) and not any(isinstance(each, Mapping) for each in given)
+
+
+def _source(given: Any, number: int) -> str | Source:
+    if isinstance(given, str | os.PathLike):
+        return os.fspath(given)
+    name = f"rows-{number}" if number else "rows"
+    return Source(MEMORY, name, name, _in_memory(given))
+
+
+def _in_memory(given: Any) -> Sequence[Mapping[str, Any]]:
+    if isinstance(given, list | tuple):
+        for number, row in enumerate(given, 1):
+            if not isinstance(row, Mapping):
+                raise UsageError(
+                    f"row {number} is of type {type(row).__name__}, and the others are dicts", hint=TAKEN
+                )
+        return given
+    if isinstance(given, pl.DataFrame):
+        return given.to_dicts()
+    if (pandas := sys.modules.get("pandas")) and isinstance(given, pandas.DataFrame):
+        return pl.from_pandas(given).to_dicts()
+    if (datasets := sys.modules.get("datasets")) and isinstance(given, datasets.Dataset):
+        dataset: Sequence[Mapping[str, Any]] = given
+        return dataset
+    kind = type(given).__name__
+    raise UsageError(f"rows cannot be read from an object of type {kind}", hint=INSTEAD.get(kind, TAKEN))
