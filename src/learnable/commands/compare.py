@@ -29,7 +29,7 @@ from learnable.experiments import (
 )
 from learnable.measure import answers_alone
 from learnable.runs.files import write_frame
-from learnable.runs.identity import fingerprint
+from learnable.runs.identity import fingerprint, source_of
 from learnable.runs.progress import say
 from learnable.runs.step import Outcome, Step
 from learnable.scorers import SCORERS
@@ -138,7 +138,9 @@ def compare(
     }
     inputs = {each.label: each.identity for each in evaluations}
     inputs |= {"pool": loaded.identity, "base": identify(ref)}
-    step = Step(verb="compare", parameters=settings, inputs=inputs)
+    sources = {method.label: method.source for method in methods}
+    sources |= {each.label: source_of(each.evaluator) for each in evaluations}
+    step = Step(verb="compare", parameters=settings, inputs=inputs, sources=sources)
     folder = step.folder(output)
     if dry_run:
         return would_run(step, folder, _price(methods, budgets, seeds, len(pool), evaluations, vectors))

@@ -16,7 +16,7 @@ from learnable.evaluators import GRADES, EvaluatedModel, Evaluator, Specificatio
 from learnable.evaluators import evaluate as graded
 from learnable.experiments import interval
 from learnable.runs.files import write_frame
-from learnable.runs.identity import fingerprint
+from learnable.runs.identity import fingerprint, source_of
 from learnable.runs.step import Outcome, Step
 from learnable.runs.store import Store
 from learnable.types import Example, Loading, ModelRef
@@ -142,7 +142,8 @@ def evaluate(
                 hint=f"give it as the model: --model {adapter}",
             )
         inputs["adapter"] = part[2]
-    step = Step(verb="evaluate", parameters={"max_length": longest}, inputs=inputs)
+    sources = {each.label: source_of(each.evaluator) for each in asked}
+    step = Step(verb="evaluate", parameters={"max_length": longest}, inputs=inputs, sources=sources)
     folder = step.folder(output)
     if done := step.begin(folder):
         return done

@@ -41,7 +41,7 @@ from learnable.measure import (
     run,
 )
 from learnable.runs.files import write_frame
-from learnable.runs.identity import fingerprint
+from learnable.runs.identity import fingerprint, source_of
 from learnable.runs.progress import say
 from learnable.runs.step import DONE, Outcome, Step
 from learnable.runs.store import Store
@@ -131,7 +131,8 @@ def score(
         "max_length": longest,
         "vectors": vectors,
     }
-    step = Step(verb="score", parameters=parameters, inputs=inputs)
+    sources = {name: source_of(method) for name, method in methods.items()}
+    step = Step(verb="score", parameters=parameters, inputs=inputs, sources=sources)
     folder = step.folder(output)
     if dry_run:
         return would_run(step, folder, price)

@@ -20,7 +20,7 @@ from learnable.data.exports import Trainer, write_export
 from learnable.errors import DataError, UsageError, did_you_mean
 from learnable.explorer import read_ids
 from learnable.runs.files import replacing, write_frame
-from learnable.runs.identity import file_digest, fingerprint
+from learnable.runs.identity import file_digest, fingerprint, source_of
 from learnable.runs.progress import say
 from learnable.runs.step import Outcome, Step
 from learnable.scorers import SCORERS
@@ -106,7 +106,9 @@ def select(
     method = build("selector", selector, SELECTORS)
     parameters["selector"] = f"{selector} {fingerprint(method)}"
     inputs = {"scores": scored.identity if scored else file_digest(Path(scores))}
-    step = Step(verb="select", parameters=parameters, inputs=inputs)
+    sources = {selector: source_of(method)}
+    sources |= {} if scored else {name: source_of(known()) for name, known in SCORERS.items()}
+    step = Step(verb="select", parameters=parameters, inputs=inputs, sources=sources)
     folder = step.folder(output)
     links = {"scores": scored.folder} if scored else {}
     if done := step.begin(folder, links=links):

@@ -28,7 +28,7 @@ from learnable.evaluators import Specification, build_evaluator, parse
 from learnable.experiments import UNTUNED, Init, Lesson, Measured, lesson_table, parse_lessons
 from learnable.mixing import MIXTURES, Material, Mixing, Mixture, mixture
 from learnable.runs.files import replacing, write_frame
-from learnable.runs.identity import fingerprint
+from learnable.runs.identity import fingerprint, source_of
 from learnable.runs.step import DONE, Outcome, Step
 from learnable.types import Loading, ModelRef, NewToken, Reading, Tuning
 
@@ -154,7 +154,8 @@ def teach(
         "confidence": confidence,
     }
     inputs = {"base": identify(ref), **course.identity, **{each.label: each.identity for each in elsewhere}}
-    step = Step(verb="teach", parameters=parameters, inputs=inputs)
+    sources = {each.label: source_of(build_evaluator(each)) for each in asked}
+    step = Step(verb="teach", parameters=parameters, inputs=inputs, sources=sources)
     folder = step.folder(output)
     if dry_run:
         return would_run(step, folder, _price(lessons, seeds, course, asked, elsewhere))

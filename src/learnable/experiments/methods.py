@@ -10,6 +10,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from learnable.errors import SelectionError, UsageError, did_you_mean
+from learnable.runs.identity import fingerprint, source_of
 from learnable.scorers import SCORERS
 from learnable.selectors import SELECTORS, PerSource, Thresholds, choose
 from learnable.spec import build
@@ -62,6 +63,11 @@ class Method:
     def scorer(self) -> Scorer | None:
         """The scorer, None for a method without one."""
         return build("scorer", self.score, SCORERS) if self.kind == "chosen" else None
+
+    @property
+    def source(self) -> str:
+        """What its scorer and its selector do."""
+        return fingerprint([source_of(self.scorer), source_of(build("selector", self.selector, SELECTORS))])
 
     @property
     def takes_score(self) -> bool:

@@ -1,11 +1,15 @@
 """Identity: a stable hash of content and configuration, the same on every machine and in every process."""
 
+import ast
 import hashlib
+import inspect
 import json
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from operator import attrgetter
 from pathlib import Path
+from types import CodeType, FunctionType
 from typing import Any
 
 import xxhash
@@ -61,6 +65,69 @@ def file_digest(path: Path) -> str:
         while block := file.read(1 << 22):
             digest.update(block)
     return digest.hexdigest()
+
+
+def source_of(method: Any) -> str:
+    """Return a hash of what a method does: of the source of its class, and of all that the class is made from.
+
+    That is the module of the class, those of its bases, and the modules beside them that they import. Comments,
+    docstrings and layout do not count. Of a class without a file, as in a notebook, its own source counts; where there
+    is none either, its compiled code.
+    """
+    kinds = [
+        kind
+        for kind in type(method).__mro__
+        if kind.__module__.partition(".")[0] not in sys.stdlib_module_names
+    ]
+    waiting = {path for kind in kinds if (path := _file_of(kind)) is not None}
+    read: dict[Path, str] = {}
+    while waiting:
+        path = waiting.pop()
+        tree = ast.parse(path.read_bytes())
+        read[path] = _undocumented(tree)
+        waiting |= set(_beside(path, tree)) - set(read)
+    texts = sorted((path.name, text) for path, text in read.items())
+    return fingerprint([texts, [_text_of(kind) for kind in kinds if _file_of(kind) is None]])
+
+
+def _file_of(kind: type) -> Path | None:
+    file = getattr(sys.modules.get(kind.__module__), "__file__", None)
+    return Path(file) if file is not None and file.endswith(".py") and Path(file).is_file() else None
+
+
+def _beside(path: Path, tree: ast.Module) -> Iterator[Path]:
+    """Yield the modules in the folder of a module that it imports, wherever it does so."""
+    for node in ast.walk(tree):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+        if isinstance(node, ast.ImportFrom):
+            names.append(node.module or "")
+        for name in names:
+            beside = path.parent / f"{name.rpartition('.')[2]}.py"
+            if beside.is_file():
+                yield beside
+
+
+def _undocumented(tree: ast.Module) -> str:
+    """Return the code of a module in one layout, without docstrings."""
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+            and ast.get_docstring(node) is not None
+        ):
+            node.body = node.body[1:]
+    return ast.unparse(tree)
+
+
+def _text_of(kind: type) -> Any:
+    try:
+        return _undocumented(ast.parse(inspect.cleandoc(inspect.getsource(kind))))
+    except (OSError, TypeError, SyntaxError):
+        return [_compiled(each.__code__) for each in vars(kind).values() if isinstance(each, FunctionType)]
+
+
+def _compiled(code: CodeType) -> list[Any]:
+    constants = [_compiled(each) if isinstance(each, CodeType) else repr(each) for each in code.co_consts]
+    return [code.co_code.hex(), list(code.co_names), constants]
 
 
 def _canonical(value: Any) -> Any:

@@ -21,7 +21,7 @@ from learnable.errors import DiskError, StoreError
 from learnable.names import component
 from learnable.runs.files import ELSEWHERE, disk_errors, flush, write_json
 from learnable.runs.identity import fingerprint
-from learnable.runs.outputs import DAMAGED, clear, differences, in_words, recorded, where_kept
+from learnable.runs.outputs import DAMAGED, MISSING, clear, differences, in_words, recorded, where_kept
 from learnable.runs.progress import say
 
 BEGUN, DONE, LOCK = RECORDS = ("begun.json", "step.json", "run.lock")
@@ -138,18 +138,29 @@ class Outcome(os.PathLike[str]):
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """A command with its parameters and the identities of its inputs, before it runs."""
+    """A command with its parameters and the identities of its inputs, before it runs.
+
+    Args:
+        verb: The command.
+        parameters: What it was given.
+        inputs: Identities of what it reads, by name.
+        sources: What its methods do, by name, see ``identity.source_of``. A result of other sources is made again.
+    """
 
     verb: str
     parameters: Mapping[str, Any]
     inputs: Mapping[str, str] = field(default_factory=dict)
+    sources: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def identity(self) -> str:
-        """Fingerprint of verb, parameters and inputs."""
-        return fingerprint(
-            {"format": FORMAT, "verb": self.verb, "parameters": self.parameters, "inputs": self.inputs}
-        )
+        """Fingerprint of verb, parameters, inputs and, where it has methods, of their sources."""
+        return fingerprint({"format": FORMAT, **self._record})
+
+    @property
+    def _record(self) -> dict[str, Any]:
+        record = {"verb": self.verb, "parameters": self.parameters, "inputs": self.inputs}
+        return record | ({"sources": self.sources} if self.sources else {})
 
     def folder(self, output: str | os.PathLike[str]) -> Path:
         """Return the output folder; ``{fingerprint}`` in it becomes the first digits of the identity."""
@@ -168,12 +179,18 @@ class Step:
             DiskError: If it cannot be written.
         """
         if (folder / DONE).is_file():
-            if not (differing := self._differing(folder)):
-                return self._finished(folder, links)
-            say(f"{folder}: {in_words(differing)}, and is made again{where_kept(differing)}")
+            differing = self._differing(folder)
             damaged = DONE in differing
-            self._claim(folder, links, earlier=None if damaged else read_outcome(folder).cost)
             others = {} if damaged else _known_outputs(folder)
+            if edited := [] if damaged else self._edited(folder):
+                say(f"{folder}: the source of {', '.join(edited)} is not what it was, and all is made again")
+            if differing:
+                say(f"{folder}: {in_words(differing)}, and is made again{where_kept(differing)}")
+            elif not edited:
+                return self._finished(folder, links)
+            earlier = None if damaged else Cost() if edited else read_outcome(folder).cost
+            self._claim(folder, links, earlier=earlier)
+            differing = (dict.fromkeys(others, MISSING) if edited else {}) | differing
             clear(folder, {*differing, *others}, differing)
             (folder / DONE).unlink(missing_ok=True)  # last: after a kill, what differs is found again
             return None
@@ -243,10 +260,8 @@ class Step:
         )
         record = {
             "format": FORMAT,
-            "verb": self.verb,
+            **self._record,
             "identity": outcome.identity,
-            "parameters": self.parameters,
-            "inputs": self.inputs,
             "links": _relative(outcome.links, folder),
             "facts": facts,
             "cost": asdict(cost),
@@ -269,6 +284,11 @@ class Step:
             return dict.fromkeys((DONE, *recorded(folder, leave_out=RECORDS)), DAMAGED)
         return differences(folder, _known_outputs(folder))
 
+    def _edited(self, folder: Path) -> list[str]:
+        """Return the methods whose source is not the one that a finished step used; of an earlier version's, none is known."""
+        used = read_json(folder / DONE).get("sources", {})
+        return [name for name, source in self.sources.items() if used.get(name) != source]
+
     def _finished(self, folder: Path, links: Mapping[str, Path] | None) -> Outcome:
         record = read_json(folder / DONE)
         if links is None or record["links"] == (now := _relative(links, folder)):
@@ -286,7 +306,7 @@ class Step:
             if (link / DONE).is_file():
                 _check_outputs(link)
         lock = self._lock(folder)
-        record = {"format": FORMAT, "verb": self.verb, "parameters": self.parameters, "inputs": self.inputs}
+        record = {"format": FORMAT, **self._record}
         earlier = earlier or _spent(folder, record)
         write_json(folder / BEGUN, {**record, SPENT: asdict(earlier)})
         _AT_WORK[folder.resolve()] = _Attempt(lock=lock, folder=folder, record=record, earlier=earlier)
