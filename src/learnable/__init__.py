@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from learnable.errors import LearnableError
     from learnable.runs.step import Outcome
     from learnable.runs.store import Store
+    from learnable.training.recording import RecordLosses
     from learnable.types import Budget, Loading, Reading, Reference
 
 __version__ = "0.1.0"
@@ -35,6 +36,7 @@ _HOMES = {
     "Loading": "learnable.types",
     "Outcome": "learnable.runs.step",
     "Reading": "learnable.types",
+    "RecordLosses": "learnable.training.recording",
     "Reference": "learnable.types",
     "Store": "learnable.runs.store",
     "compare": "learnable.commands",
@@ -57,6 +59,7 @@ __all__ = [
     "Loading",
     "Outcome",
     "Reading",
+    "RecordLosses",
     "Reference",
     "Store",
     "compare",
