@@ -192,7 +192,8 @@ def plain_network(ref: ModelRef) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from learnable.models.source import locate, resolved_device
+    from learnable.models.loading import resolved_device
+    from learnable.models.source import locate
 
     folder = locate(ref)
     network: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, ref.dtype))

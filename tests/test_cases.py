@@ -15,7 +15,7 @@ from learnable.data import read
 from learnable.errors import LearnableError, ModelError
 from learnable.models import LanguageModel, Renderer
 from learnable.models import left_out as said_left_out
-from learnable.models.self_test import plain_nll
+from learnable.models.dtype import plain_nll
 from learnable.types import Conversation, Message, ModelRef, ToolCall
 
 HERE = Path(__file__).parent

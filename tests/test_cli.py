@@ -528,7 +528,7 @@ def test_an_error_is_a_json_object_on_standard_error(here, capsys):
 
 def test_the_doctor_ends_with_code_1_where_something_is_wrong(monkeypatch, capsys):
     from learnable.commands.doctor import Diagnosis
-    from learnable.models.self_test import Check
+    from learnable.diagnosis.checks import Check
 
     wrong = Check(name="mask", verdict="wrong", found="all zero", remedy="another template")
     told = Diagnosis(model="m", machine={"device": "cpu"}, rows=1, checks=(wrong,))

@@ -13,12 +13,14 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from learnable.commands.doctor import Diagnosis, _chosen, doctor
+from learnable.diagnosis import batch_budget, checks, losses
+from learnable.diagnosis.batch_budget import budget_check
+from learnable.diagnosis.losses import adapter_check, dtype_check, longest_shared_prefix, loss_checks
+from learnable.diagnosis.templates import template_checks
 from learnable.errors import ModelError, UsageError
-from learnable.models import LanguageModel, Renderer, batch_budget, self_test
-from learnable.models.batch_budget import budget_check
+from learnable.models import LanguageModel, Renderer
 from learnable.models.conversations import CONVERSATIONS
-from learnable.models.self_test import adapter_check, dtype_check, longest_shared_prefix, loss_checks
-from learnable.models.template_checks import template_checks
+from learnable.models.dtype import plain_nll
 from learnable.runs.identity import example_id
 from learnable.testing import CHATML, CHATML_GENERATION, toy_examples, write_messages
 from learnable.types import Example, Loading, Message, ModelRef, Reading, Rendered
@@ -78,20 +80,20 @@ def test_each_check_prints_its_figure_and_its_bound_on_one_line(tiny):
 
 
 def test_what_is_wrong_is_said_with_what_to_do():
-    checks = (
-        self_test.Check(name="BOS", verdict="wrong", found="it is there twice", remedy="take one away"),
-        self_test.Check(name="mask", verdict="ok", found="fine"),
+    found = (
+        checks.Check(name="BOS", verdict="wrong", found="it is there twice", remedy="take one away"),
+        checks.Check(name="mask", verdict="ok", found="fine"),
     )
-    found = Diagnosis(model="m", machine={"device": "cpu"}, rows=6, checks=checks)
-    assert list(found.lines()) == [
+    diagnosis = Diagnosis(model="m", machine={"device": "cpu"}, rows=6, checks=found)
+    assert list(diagnosis.lines()) == [
         "device: cpu",
         "wrong: BOS: it is there twice",
         "    hint: take one away",
         "ok: mask: fine",
         "m: 1 of 2 checks are wrong",
     ]
-    assert not found.healthy
-    assert json.loads(json.dumps(asdict(found)))["checks"][0]["verdict"] == "wrong"
+    assert not diagnosis.healthy
+    assert json.loads(json.dumps(asdict(diagnosis)))["checks"][0]["verdict"] == "wrong"
 
 
 def test_bfloat16_is_compared_with_float32(tiny):
@@ -237,7 +239,7 @@ def test_attention_that_sees_what_comes_later_is_found_whatever_the_cache_says(r
     model = LanguageModel(replace(ref, dtype=dtype))
     for layer in model.network.model.layers:
         layer.self_attn.is_causal = False
-    (check,) = self_test.guarded("losses", loss_checks(model, rendered))
+    (check,) = checks.guarded("losses", loss_checks(model, rendered))
     assert (check.name, check.verdict) == ("losses", "wrong")
     assert "no causal language model" in check.found
 
@@ -261,8 +263,7 @@ def test_an_engine_that_is_wrong_is_found_by_the_check_for_it(model, rendered, m
 
 
 def test_a_model_that_does_not_honour_left_padding_is_found(model, rendered, monkeypatch):
-    right = self_test.plain_nll
-    monkeypatch.setattr(self_test, "plain_nll", lambda network, rows: right(network, rows) + (len(rows) > 1))
+    monkeypatch.setattr(losses, "plain_nll", lambda network, rows: plain_nll(network, rows) + (len(rows) > 1))
     assert wrong(loss_checks(model, rendered)) == ["padding side"]
 
 
@@ -271,7 +272,7 @@ def test_a_network_that_fails_without_the_engine_is_said_so(model, rendered, mon
         raise ValueError("takes no mask")
 
     monkeypatch.setattr(model.network, "forward", no_mask)
-    (check,) = self_test.guarded("losses", (self_test.plain_nll(model.network, rendered) for _ in "1"))
+    (check,) = checks.guarded("losses", (plain_nll(model.network, rendered) for _ in "1"))
     assert (check.name, check.verdict) == ("losses", "wrong")
     assert check.found.endswith("takes no mask")
 
@@ -315,16 +316,16 @@ def test_a_dtype_that_is_too_coarse_says_use_float32(tiny, tmp_path, rendered):
 
 
 def test_a_model_too_large_for_float32_is_not_compared(ref, rendered, monkeypatch):
-    monkeypatch.setattr(self_test, "free_and_total_bytes", lambda device: (1000, 2000))
+    monkeypatch.setattr(losses, "free_and_total_bytes", lambda device: (1000, 2000))
     (check,) = dtype_check(replace(ref, dtype="bfloat16"), rendered, np.ones(len(rendered)))
     assert (check.verdict, check.found.startswith("not checked")) == ("warning", True)
 
 
 @pytest.mark.parametrize(("threads", "verdict"), [(3, "ok"), (1, "warning")])
 def test_threads_that_do_not_match_the_cores_are_a_warning(monkeypatch, threads, verdict):
-    monkeypatch.setattr(self_test, "_cores", lambda: 3)
+    monkeypatch.setattr(checks, "_cores", lambda: 3)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    assert self_test.threads_check().verdict == verdict
+    assert checks.threads_check().verdict == verdict
 
 
 # references
@@ -391,13 +392,13 @@ def test_a_whole_model_is_a_reference_if_it_has_the_same_tokenizer(tiny, ref, mo
     folder = shutil.copytree(tiny, tmp_path / "trained")
     network.save_pretrained(folder)
     whole = replace(ref, name=str(folder))
-    check = self_test.whole_model_check(whole, model.renderer.vocabulary, nll, rendered, "reference")
+    check = losses.whole_model_check(whole, model.renderer.vocabulary, nll, rendered, "reference")
     assert check.verdict == "ok"
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.add_tokens(["<new>"])
     tokenizer.save_pretrained(folder)
     with pytest.raises(ModelError, match="another tokenizer"):
-        self_test.whole_model_check(whole, model.renderer.vocabulary, nll, rendered, "reference")
+        losses.whole_model_check(whole, model.renderer.vocabulary, nll, rendered, "reference")
 
 
 # the batch budget

@@ -61,7 +61,7 @@ def test_a_recipe_looks_the_models_of_all_its_steps_up_first(name, settings, dry
 
 
 def test_a_gguf_file_is_not_converted_to_look_it_up(tmp_path, monkeypatch):
-    monkeypatch.setattr(source, "_converted", lambda _: pytest.fail("converted"))
+    monkeypatch.setattr(source, "converted", lambda _: pytest.fail("converted"))
     (tmp_path / "m.gguf").write_bytes(b"GGUF")
     look_up(str(tmp_path / "m.gguf"), Loading())
     source.look_up(ModelRef(name=str(tmp_path / "m.gguf")))

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from learnable.errors import DiskError, ModelError
-from learnable.models import LanguageModel, cache, self_test, source
+from learnable.models import LanguageModel, cache, dtype, source
 from learnable.models.cache import cache_folder, recalled, remember
-from learnable.models.source import resolved_dtype
+from learnable.models.dtype import resolved
 from learnable.runs.identity import file_digest, fingerprint
 from learnable.testing import tiny_model
 from learnable.types import ModelRef
@@ -69,17 +69,17 @@ def test_device_is_no_part_of_the_identity(tiny):
 def large(tmp_path, monkeypatch):
     """Return a file that is larger than its edges, and whose digest is known already."""
     monkeypatch.setenv("LEARNABLE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(source, "EDGE_BYTES", 8)
+    monkeypatch.setattr(cache, "EDGE_BYTES", 8)
     file = tmp_path / "model.safetensors"
     file.write_bytes(bytes(range(64)))
-    source._remembered_digest(file)
+    cache.remembered_digest(file)
     return file
 
 
 def test_a_large_file_is_hashed_once(large, monkeypatch):
-    known = source._remembered_digest(large)
-    monkeypatch.setattr(source, "file_digest", lambda _: pytest.fail("read again"))
-    assert source._remembered_digest(large) == known == file_digest(large)
+    known = cache.remembered_digest(large)
+    monkeypatch.setattr(cache, "file_digest", lambda _: pytest.fail("read again"))
+    assert cache.remembered_digest(large) == known == file_digest(large)
 
 
 @pytest.mark.parametrize("place", [0, 32, 63])
@@ -92,7 +92,7 @@ def test_a_file_of_the_same_size_and_time_is_another_one(large, tmp_path, place,
     os.utime(target, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     target.replace(large)
     assert large.stat().st_mtime_ns == stat.st_mtime_ns
-    assert source._remembered_digest(large) == file_digest(large)
+    assert cache.remembered_digest(large) == file_digest(large)
 
 
 @pytest.mark.parametrize("place", [0, 63])
@@ -105,7 +105,7 @@ def test_the_ends_of_a_file_are_read_where_no_stamp_tells(large, place, monkeypa
     monkeypatch.setattr(
         Path, "stat", lambda path, **how: stat if path.name == large.name else ask(path, **how)
     )
-    assert source._remembered_digest(large) == file_digest(large)
+    assert cache.remembered_digest(large) == file_digest(large)
 
 
 def test_a_model_replaced_by_one_of_the_same_size_and_time_is_another_model(tiny, tmp_path):
@@ -173,8 +173,8 @@ def test_a_merged_model_without_its_tokenizer_is_told_to_get_one(tiny, tmp_path)
 
 def test_auto_dtype_follows_the_device(tiny):
     native = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    assert source.resolved_dtype(ref(tiny, device="cpu")) == ("bfloat16" if native else "float32")
-    assert source.resolved_dtype(ref(tiny, device="cpu", dtype="float32")) == "float32"
+    assert resolved(ref(tiny, device="cpu")).dtype == ("bfloat16" if native else "float32")
+    assert resolved(ref(tiny, device="cpu", dtype="float32")).dtype == "float32"
 
 
 def test_the_limit_of_positions_is_read_without_weights(tiny):
@@ -189,16 +189,16 @@ def computes_in_bfloat16(monkeypatch, tmp_path):
 
 @pytest.mark.usefixtures("computes_in_bfloat16")
 def test_bfloat16_is_tried_once_and_what_it_moves_is_said(tiny, capsys):
-    assert resolved_dtype(ModelRef(name=str(tiny), device="cpu")) == "bfloat16"
+    assert resolved(ModelRef(name=str(tiny), device="cpu")).dtype == "bfloat16"
     assert re.search(r"moves the loss of 6 rows by at most 0\.\d+ nats", capsys.readouterr().err)
-    assert resolved_dtype(ModelRef(name=str(tiny), device="cpu")) == "bfloat16"
+    assert resolved(ModelRef(name=str(tiny), device="cpu")).dtype == "bfloat16"
     assert capsys.readouterr().err == ""
 
 
 @pytest.mark.usefixtures("computes_in_bfloat16")
 def test_float32_where_bfloat16_moves_the_losses_too_far(tiny, monkeypatch, capsys):
-    monkeypatch.setitem(self_test.FROM_FLOAT32_NATS, "bfloat16", 1e-6)
-    assert resolved_dtype(ModelRef(name=str(tiny), device="cpu")) == "float32"
+    monkeypatch.setitem(dtype.FROM_FLOAT32_NATS, "bfloat16", 1e-6)
+    assert resolved(ModelRef(name=str(tiny), device="cpu")).dtype == "float32"
     assert "float32 is used" in capsys.readouterr().err
 
 
@@ -206,14 +206,14 @@ def test_float32_where_bfloat16_moves_the_losses_too_far(tiny, monkeypatch, caps
 def test_a_model_whose_template_takes_nothing_is_not_tried_and_it_is_said(tiny, tmp_path, capsys):
     shutil.copytree(tiny, tmp_path / "odd")
     (tmp_path / "odd" / "chat_template.jinja").write_text("{{ raise_exception('no') }}")
-    assert resolved_dtype(ref(tmp_path / "odd", device="cpu")) == "bfloat16"
+    assert resolved(ref(tmp_path / "odd", device="cpu")).dtype == "bfloat16"
     assert "untried" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("computes_in_bfloat16")
 def test_a_model_too_large_for_float32_is_not_tried_and_it_is_said(tiny, monkeypatch, capsys):
-    monkeypatch.setattr(self_test, "free_and_total_bytes", lambda _: (10, 10))
-    assert resolved_dtype(ModelRef(name=str(tiny), device="cpu")) == "bfloat16"
+    monkeypatch.setattr(dtype, "free_and_total_bytes", lambda _: (10, 10))
+    assert resolved(ModelRef(name=str(tiny), device="cpu")).dtype == "bfloat16"
     assert "untried" in capsys.readouterr().err
 
 
@@ -228,11 +228,11 @@ def no_cache(tmp_path, monkeypatch):
 
 
 def test_a_model_is_identified_without_a_cache_and_that_is_said_once(tiny, no_cache, monkeypatch, capsys):
-    monkeypatch.setattr(source, "EDGE_BYTES", 8)
+    monkeypatch.setattr(cache, "EDGE_BYTES", 8)
     before = source.identify(ref(tiny, dtype="float32"))
     assert source.identify(ref(tiny, dtype="float32")) == before
-    monkeypatch.setattr(source, "file_digest", lambda file: pytest.fail(f"{file} is read again"))
-    assert source._remembered_digest(tiny / "model.safetensors")
+    monkeypatch.setattr(cache, "file_digest", lambda file: pytest.fail(f"{file} is read again"))
+    assert cache.remembered_digest(tiny / "model.safetensors")
     (said,) = capsys.readouterr().err.splitlines()
     assert said.startswith("cannot write")
     assert "set LEARNABLE_CACHE" in said

@@ -10,15 +10,15 @@ import polars as pl
 from numpy.typing import NDArray
 
 from learnable import data as rows
-from learnable.commands.inputs import length_limit, look_up, reference_identity, reference_models
+from learnable.commands.inputs import length_limit, look_up, pinned, reference_identity, reference_models
 from learnable.commands.options import Flat
 from learnable.errors import UsageError
 from learnable.runs.progress import say
 from learnable.types import Example, Loading, ModelRef, Reading, Rendered
 
 if TYPE_CHECKING:
+    from learnable.diagnosis.checks import Check
     from learnable.models import LanguageModel
-    from learnable.models.self_test import Check
 
 LONGEST, EXAMPLES = 512, 8
 
@@ -88,15 +88,16 @@ def doctor(
         reading: How to read rows.
         max_length: Longest row in tokens; 512 or the model's own limit when not given.
     """
+    from learnable.diagnosis.checks import machine_facts, threads_check
+    from learnable.diagnosis.templates import template_checks
     from learnable.models import Renderer
-    from learnable.models.self_test import machine_facts, threads_check
-    from learnable.models.template_checks import template_checks
 
     ref = ModelRef(name=model, **asdict(loading))
     longest = min(length_limit(ref, None), LONGEST) if max_length is None else length_limit(ref, max_length)
     look_up(reference, loading, reference=True)
     examples = _chosen(data, reading, n)
-    machine = machine_facts(ref)
+    machine, ref = machine_facts(ref), pinned(ref)
+    loading = replace(loading, dtype=ref.dtype)
     say(f"checking the chat template of {model} on {len(examples)} conversations")
     renderer = Renderer.of(ref)
     checks = [threads_check(), *template_checks(renderer, examples)]
@@ -131,7 +132,8 @@ def _loss_checks(
     ref: ModelRef, rendered: Sequence[Rendered], reference: str | None, loading: Loading
 ) -> "list[Check]":
     """Return the checks that need the weights."""
-    from learnable.models.self_test import Check, dtype_check, guarded
+    from learnable.diagnosis.checks import Check, guarded
+    from learnable.diagnosis.losses import dtype_check
 
     if len(rendered) < 2:
         found = f"not checked: {len(rendered)} rows have a response within the length limit, and 2 are needed"
@@ -148,9 +150,10 @@ def _checks_in_memory(
     ref: ModelRef, rendered: Sequence[Rendered], reference: str | None, loading: Loading
 ) -> "tuple[list[Check], NDArray[np.float64] | None, str]":
     """Return the checks of a loaded model, its nll (n,) if there is one, and its dtype; then the model is gone."""
+    from learnable.diagnosis.batch_budget import budget_check
+    from learnable.diagnosis.checks import Check, guarded
+    from learnable.diagnosis.losses import loss_checks
     from learnable.models import LanguageModel
-    from learnable.models.batch_budget import budget_check
-    from learnable.models.self_test import Check, guarded, loss_checks
 
     def looked_at() -> Iterator[Check]:
         say("timing batches")
@@ -177,7 +180,7 @@ def _reference_checks(
     reference: str,
     loading: Loading,
 ) -> "Iterator[Check]":
-    from learnable.models.self_test import adapter_check, whole_model_check
+    from learnable.diagnosis.losses import adapter_check, whole_model_check
 
     reference_identity(reference, loading, model.key)
     parts = reference_models(reference, loading).parts

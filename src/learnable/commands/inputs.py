@@ -102,10 +102,12 @@ def opened(ref: ModelRef, *, on: str | None) -> "LanguageModel":
     return ClusterModel(ref, on=on)
 
 
-def pinned(ref: ModelRef, *, on: str | None) -> ModelRef:
+def pinned(ref: ModelRef, *, on: str | None = None) -> ModelRef:
     """Return a model with the dtype that ``auto`` is where it runs: an identity tells dtypes apart."""
     if on is None:
-        return ref
+        from learnable.models.dtype import resolved
+
+        return resolved(ref)
     from learnable.models.cluster import dtype_of_workers
 
     return replace(ref, dtype=dtype_of_workers(ref, on))

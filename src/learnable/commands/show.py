@@ -20,6 +20,7 @@ from learnable import data as rows
 from learnable.commands.inputs import (
     length_limit,
     look_up,
+    pinned,
     reference_identity,
     reference_models,
     say_left_out,
@@ -201,8 +202,9 @@ def _token_losses(
 ) -> TokenLosses:
     from learnable.models.source import identify
 
-    references = None
+    references, ref = None, pinned(ref)
     if reference is not None:
+        loading = replace(loading, dtype=ref.dtype)
         reference_identity(reference, loading, identify(ref))  # says so where it belongs to another base
         references = reference_models(reference, loading)
     return TokenLosses(ref, references, max_length=max_length, store=store)

@@ -4,7 +4,7 @@ import os
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +14,7 @@ from learnable.commands.inputs import (
     length_limit,
     look_up,
     most_bad,
+    pinned,
     pool_of,
     render_rows,
     would_run,
@@ -73,6 +74,8 @@ def train(
     pool, loaded = pool_of(data, reading, output, dry_run=dry_run)
     if dry_run and not is_here(ref):
         return Outcome.planned("train", [f"fetch or convert {model}", *[_price(reference, len(pool))]])
+    ref = pinned(ref)
+    loading = replace(loading, dtype=ref.dtype)
     inputs = {"pool": loaded.identity, "base": identify(ref)}
     facts: dict[str, Any] = {"base": model, "folds": reference.folds}
     if reference.model is not None:

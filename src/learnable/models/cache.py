@@ -6,11 +6,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import xxhash
+
 from learnable.errors import DiskError
 from learnable.runs.files import write_json
+from learnable.runs.identity import file_digest, fingerprint
 from learnable.runs.progress import say
 
 ELSEWHERE = "set LEARNABLE_CACHE to a folder that can be written"
+WORTH_SAYING_BYTES = 2 << 30
+EDGE_BYTES = 1 << 20
+"""Bytes at each end of a file that are hashed whenever its digest is asked for."""
+
 _not_written: dict[Path, dict[str, Any]] = {}
 """What this process found out and could not write."""
 
@@ -57,3 +64,32 @@ def remember(kind: str, key: str, found: Mapping[str, Any]) -> None:
 
 def _place(kind: str, key: str) -> Path:
     return cache_folder() / kind / f"{key[:32]}.json"
+
+
+def remembered_digest(file: Path) -> str:
+    """Return the hash of a file, remembered for as long as nothing says that it is another one.
+
+    A copy can keep size and time of what it replaces, so that the number of the file, the time of its last change of
+    any kind, and its first and last MiB, read anew each time, count too.
+    """
+    resolved = file.resolve()
+    stat = resolved.stat()
+    if stat.st_size <= 2 * EDGE_BYTES:
+        return file_digest(resolved)
+    stamp = [str(resolved), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, _edges(resolved)]
+    key = fingerprint(stamp)
+    if known := recalled("digests", key):
+        return str(known["digest"])
+    if stat.st_size > WORTH_SAYING_BYTES:
+        say(f"reading {file.name} once, for its digest: {stat.st_size / 1e9:.1f} GB")
+    digest = file_digest(resolved)
+    remember("digests", key, {"digest": digest})
+    return digest
+
+
+def _edges(file: Path) -> str:
+    """Return a hash of the first and last MiB of a file."""
+    with file.open("rb") as opened:
+        first = opened.read(EDGE_BYTES)
+        opened.seek(-EDGE_BYTES, os.SEEK_END)
+        return xxhash.xxh3_128_hexdigest(first + opened.read())

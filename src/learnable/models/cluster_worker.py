@@ -18,8 +18,8 @@ from typing import Any
 import torch
 
 from learnable.errors import LearnableError, ModelError
+from learnable.models.dtype import resolved
 from learnable.models.language_model import LanguageModel
-from learnable.models.source import resolved_dtype
 from learnable.types import ModelRef, Work
 
 
@@ -90,7 +90,7 @@ def dtype_here(ref: ModelRef, threads: int) -> bytes:
 
     def resolve() -> str:
         _check_seen(ref.name)
-        return resolved_dtype(ref)
+        return resolved(ref).dtype
 
     return pickle.dumps(ran(resolve))
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from learnable.errors import ModelError
 from learnable.models.adapters import attach
 from learnable.models.batching import Batching
+from learnable.models.dtype import resolved
 from learnable.models.generation import TextGenerator, generate_batches
 from learnable.models.loading import load_network
 from learnable.models.losses import Awaited, batch_embeddings, batch_nll, batch_token_nll
@@ -45,7 +46,7 @@ class LanguageModel(TextGenerator):
     """
 
     def __init__(self, ref: ModelRef) -> None:
-        self.ref = ref
+        ref = self.ref = resolved(ref)
         self.network = load_network(ref)
         self.renderer = Renderer.of(ref)
         self._key = self._base_key = identify(ref)

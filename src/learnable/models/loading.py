@@ -11,14 +11,13 @@ from typing import Any
 import torch
 import transformers
 from transformers import AutoTokenizer
-from transformers.utils import logging as transformers_logging
 
 from learnable.errors import LearnableError, ModelError
 from learnable.models.batching import refuse_lookahead
 from learnable.models.lengths import forget_lengths
-from learnable.models.source import locate, quantization, resolved_device, resolved_dtype
+from learnable.models.source import concrete_dtype, locate, quantization
 from learnable.models.templates import choose_template
-from learnable.models.weights import broken_file, check_gguf, read_network
+from learnable.models.weights import broken_file, quiet, read_network
 from learnable.runs.progress import say_once
 from learnable.types import ModelRef
 
@@ -47,7 +46,7 @@ def load_network(ref: ModelRef) -> Any:
         ModelError: If transformers cannot load it, its weights are not all there, it is loaded in another dtype than
             asked for, or its tokens see later ones.
     """
-    folder, wanted = locate(ref), resolved_dtype(ref)
+    folder, wanted = locate(ref), concrete_dtype(ref)
     dtype = getattr(torch, wanted)
     _keep_buffers()
     with loading_errors(ref):
@@ -121,33 +120,6 @@ def _quantized(folder: Path) -> str | None:
     return f"its weights are quantized ({method}): install the package that is named, or give the unquantized model"
 
 
-def convert_gguf(gguf: Path, folder: Path) -> None:
-    """De-quantize a GGUF file into a folder of bfloat16 safetensors that loads in half a second.
-
-    Raises:
-        ModelError: If transformers does not know its architecture, or not all weights are there.
-    """
-    try:
-        with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-            network = read_network(gguf.name, gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-            check_gguf(gguf, network)
-    except LearnableError:
-        raise
-    except Exception as error:  # a file that is no GGUF fails in any way
-        raise ModelError(
-            f"cannot read the GGUF file {gguf.name}: {str(error).splitlines()[0]}",
-            hint="give the original model folder or hub id instead",
-        ) from error
-    # The weights are plain now, but transformers still marks the model as quantized and would refuse to save it.
-    del network.config.quantization_config
-    network.hf_quantizer, network.is_quantized = None, False
-    network.config._name_or_path = ""
-    with quiet():
-        network.to(torch.bfloat16).save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-
-
 def _keep_buffers() -> None:
     """Make glibc keep up to a gigabyte of freed buffers instead of giving them back to the system at every step."""
     if sys.platform == "linux":
@@ -157,13 +129,26 @@ def _keep_buffers() -> None:
             library.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence the progress bars of transformers; ours say what is going on."""
-    was_on = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        if was_on:
-            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+def resolved_device(ref: ModelRef) -> str:
+    """Return the device that ``auto`` stands for: CUDA, else Apple's MPS, else the CPU.
+
+    Raises:
+        ModelError: If a device is asked for that this machine has not.
+    """
+    if ref.device != "auto":
+        if re.fullmatch(r"cuda:[1-9]\d*", ref.device):
+            raise ModelError(
+                f"device {ref.device!r}: a run uses the first visible GPU",
+                hint="choose one with CUDA_VISIBLE_DEVICES",
+            )
+        try:
+            torch.empty(0, device=ref.device)
+        except (RuntimeError, AssertionError) as error:
+            raise ModelError(
+                f"there is no device {ref.device!r} here: {str(error).splitlines()[0]}",
+                hint="give --device cpu",
+            ) from error
+        return ref.device
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"

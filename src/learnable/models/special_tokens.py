@@ -9,9 +9,9 @@ import torch
 from transformers import AddedToken
 
 from learnable.errors import ModelError, UsageError
-from learnable.models.loading import load_tokenizer, loading_errors, quiet
+from learnable.models.loading import load_tokenizer, loading_errors
 from learnable.models.source import identify, locate
-from learnable.models.weights import read_network
+from learnable.models.weights import quiet, read_network
 from learnable.runs.files import replacing
 from learnable.runs.identity import fingerprint
 from learnable.runs.step import waiting_lock

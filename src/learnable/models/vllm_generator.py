@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from learnable.errors import ModelError
+from learnable.models.dtype import resolved
 from learnable.models.generation import TextGenerator
 from learnable.models.rendering import Renderer
-from learnable.models.source import identify, locate, resolved_dtype
+from learnable.models.source import concrete_dtype, identify, locate
 from learnable.packages import needed
 from learnable.runs.identity import fingerprint
 from learnable.types import Answer, ModelRef, Sampling
@@ -34,7 +35,7 @@ FIT = -1
 
 def vllm_key(ref: ModelRef) -> str:
     """Return the identity of a model that vLLM runs; its answers are not the same bits as those of a loaded model."""
-    return fingerprint(["vllm", identify(ref)])
+    return fingerprint(["vllm", identify(resolved(ref))])
 
 
 class VllmGenerator(TextGenerator):
@@ -52,13 +53,13 @@ class VllmGenerator(TextGenerator):
         for name, value in QUIET.items():
             os.environ.setdefault(name, value)  # read when vLLM is imported
         self._vllm = needed("vllm", by="--generator vllm", extra="vllm")
-        self._ref = ref
+        ref = self._ref = resolved(ref)
         self.renderer = Renderer.of(ref)
         self._key = vllm_key(ref)
         with self._errors_in_one_line():
             self._engine = self._vllm.LLM(
                 model=str(locate(ref)),
-                dtype=resolved_dtype(ref),
+                dtype=concrete_dtype(ref),
                 seed=0,
                 trust_remote_code=ref.trust_remote_code,
                 max_model_len=FIT,

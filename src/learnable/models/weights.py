@@ -9,10 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from gguf import GGUFReader
 from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM
+from transformers.utils import logging as transformers_logging
 
 from learnable.errors import ModelError
 from learnable.models.memory import network_in_memory
@@ -21,12 +20,6 @@ from learnable.runs.progress import say_once
 _REPORTS = logging.getLogger("transformers.modeling_utils")
 OTHER_SENSE = re.compile(r"vis(ion|ual)|image|video|audio|speech|mtp|nextn|medusa|eagle")
 """Names of parts beside the language model: other senses, and heads that guess further tokens."""
-
-_ROTARY = re.compile(r"^rope_(freqs|factors)")
-_BESIDE = re.compile(r"^rope_|attn_rot_embd|nextn")
-"""Names in a GGUF file of what is no weight of the language model: constants, and heads that guess further tokens."""
-
-_ORIGINAL = "give the original model folder or hub id instead"
 
 
 def read_network(name: str, folder: Path, **options: Any) -> Any:
@@ -67,32 +60,6 @@ def read_network(name: str, folder: Path, **options: Any) -> Any:
     _check_sizes(name, found["mismatched_keys"])
     _check_unexpected(name, network, found["unexpected_keys"])
     return network
-
-
-def check_gguf(gguf: Path, network: Any) -> None:
-    """Refuse a GGUF file of which transformers left out a part; it says nothing when it does.
-
-    Raises:
-        ModelError: If the file scales rotary positions, or has more weights than the network.
-    """
-    tensors = {tensor.name: tensor for tensor in GGUFReader(str(gguf)).tensors}
-    scaling = [
-        name for name, tensor in tensors.items() if _ROTARY.search(name) and not np.all(tensor.data == 1.0)
-    ]
-    if scaling:
-        raise ModelError(
-            f"{gguf.name} scales its rotary positions ({', '.join(scaling)}), which transformers does not read",
-            hint=f"its losses would be wrong: {_ORIGINAL}",
-        )
-    own = {weight.data_ptr(): weight.numel() for weight in network.state_dict().values()}
-    there = {name: int(tensor.n_elements) for name, tensor in tensors.items() if not _BESIDE.search(name)}
-    if network.config.tie_word_embeddings:
-        there.pop("output.weight", None)
-    if sum(there.values()) > sum(own.values()):
-        raise ModelError(
-            f"{gguf.name} holds {sum(there.values()):,} weights, and its network has a place for {sum(own.values()):,}",
-            hint=f"the model would compute without the rest: {_ORIGINAL}",
-        )
 
 
 def broken_file(folder: Path) -> str | None:
@@ -193,3 +160,15 @@ def _reports() -> Iterator[list[str]]:
         yield kept
     finally:
         _REPORTS.removeFilter(passes)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence the progress bars of transformers; ours say what is going on."""
+    was_on = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if was_on:
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]

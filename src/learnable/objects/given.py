@@ -92,13 +92,14 @@ def say_left_out(rendered: Sequence[Rendered]) -> None:
 
 def given_part(name: str, loading: Loading) -> tuple[str, Literal["adapter", "model"], str]:
     """Return where a model that the user has trained is, whether it is an adapter, and its identity."""
+    from learnable.models.dtype import resolved
     from learnable.models.source import adapter_key, identify, is_adapter, locate
 
     ref = ModelRef(name=name, **asdict(replace(loading, revision=None)))
     folder = locate(ref, adapter=True)
     if is_adapter(folder):
         return str(folder.resolve()), "adapter", adapter_key("", folder)
-    return str(folder.resolve()), "model", identify(ref)
+    return str(folder.resolve()), "model", identify(resolved(ref))
 
 
 def reference_identity(reference: str, loading: Loading, base_key: str) -> str:

@@ -14,7 +14,7 @@ from peft import get_peft_model
 
 from learnable.errors import TrainError, UsageError
 from learnable.models.loading import load_network
-from learnable.models.source import resolved_dtype
+from learnable.models.source import concrete_dtype
 from learnable.runs.progress import Bar, bar, say
 from learnable.training.sft import lora
 from learnable.types import ModelRef, Rendered, Tuning
@@ -90,7 +90,7 @@ def gradient_sums(
         mixed = torch.autocast(
             network.device.type,
             torch.bfloat16,
-            enabled=resolved_dtype(ref) == "bfloat16",
+            enabled=concrete_dtype(ref) == "bfloat16",
             cache_enabled=False,
         )
         with bar(label, tokens) as progress:

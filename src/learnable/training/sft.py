@@ -26,10 +26,11 @@ from trl import SFTConfig
 from learnable.errors import TrainError, UsageError
 from learnable.models.adapters import attach, lora_targets
 from learnable.models.batching import Batching
-from learnable.models.loading import load_network, load_tokenizer, quiet
+from learnable.models.loading import load_network, load_tokenizer, resolved_device
 from learnable.models.network import without_dropout
 from learnable.models.packing import packed, padded
-from learnable.models.source import identify, position_limit, resolved_device, resolved_dtype
+from learnable.models.source import concrete_dtype, identify, position_limit
+from learnable.models.weights import quiet
 from learnable.runs.files import disk_errors, flush, replacing, write_frame, write_json
 from learnable.runs.outputs import differences, in_words, recorded
 from learnable.runs.progress import bar, say
@@ -227,7 +228,7 @@ def _trainer(job: _Job, last: Path | None, *, started: float) -> ResponseTrainer
         warmup_steps=_warmup_steps(tuning, len(planned)),
         weight_decay=0.0,
         max_grad_norm=1.0,
-        bf16=resolved_dtype(ref) == "bfloat16",
+        bf16=concrete_dtype(ref) == "bfloat16",
         fp16=False,
         activation_checkpointing=False,  # the trainer decides, by the memory there is
         optim="adamw_torch_fused" if network.device.type == "cuda" else "adamw_torch",
@@ -284,7 +285,7 @@ def _packs(network: Any, job: _Job) -> bool:
 
 def _save(trainer: ResponseTrainer, job: _Job) -> None:
     if job.tuning.method == "full":
-        trainer.model.to(getattr(torch, resolved_dtype(job.ref)))
+        trainer.model.to(getattr(torch, concrete_dtype(job.ref)))
     with quiet():
         trainer.model.save_pretrained(job.folder)
     if job.tuning.method == "full":
@@ -370,7 +371,7 @@ def save_whole(ref: ModelRef, adapter: Path, folder: Path) -> None:
     for leftover in folder.glob("merged*"):  # of a run that was killed while it wrote
         shutil.rmtree(leftover)
     network = attach(load_network(replace(ref, dtype="float32", device="cpu")), adapter)
-    merged = network.merge_and_unload().to(getattr(torch, resolved_dtype(ref)))
+    merged = network.merge_and_unload().to(getattr(torch, concrete_dtype(ref)))
     # The tokenizer first and the configuration last: a folder with a configuration is a whole model.
     with replacing(folder / "merged") as aside, quiet():
         merged.save_pretrained(aside)

@@ -12,8 +12,9 @@ import numpy as np
 import psutil
 import torch
 
+from learnable.diagnosis.checks import Check
+from learnable.models.dtype import GIB, free_and_total_bytes
 from learnable.models.language_model import LanguageModel
-from learnable.models.self_test import GIB, Check, free_and_total_bytes
 from learnable.types import Rendered
 
 SHARES = (0.25, 0.5, 1, 2, 4)

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from learnable.diagnosis.checks import Check
 from learnable.models.answers import LEFT_OUT_HINT, left_out
 from learnable.models.rendering import Renderer
-from learnable.models.self_test import Check
 from learnable.models.templates import template_hint
 from learnable.models.turns import IN_CONTENT
 from learnable.types import Example, Message, Rendered
