@@ -120,7 +120,8 @@ def test_a_template_is_chosen_by_its_name(several, chosen, text):
 def test_a_template_is_chosen_from_a_file_and_changes_the_identity(tiny, tmp_path):
     (tmp_path / "loud.jinja").write_text(LOUD)
     own, chosen = (
-        ModelRef(name=str(tiny), chat_template=path) for path in (None, str(tmp_path / "loud.jinja"))
+        ModelRef(name=str(tiny), dtype="float32", chat_template=path)
+        for path in (None, str(tmp_path / "loud.jinja"))
     )
     assert "\nB<|im_end|>" in Renderer.of(chosen).text(TURNS)
     assert len({Renderer.of(own).key, Renderer.of(chosen).key}) == 2

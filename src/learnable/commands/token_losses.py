@@ -45,8 +45,10 @@ class TokenLosses:
         self, ref: ModelRef, references: "References | None", *, max_length: int, store: Store
     ) -> None:
         from learnable.models import Renderer
+        from learnable.models.dtype import resolved
         from learnable.models.source import identify
 
+        ref = resolved(ref)
         self._ref, self._references = ref, references
         self._max_length, self._store = max_length, store
         self.renderer, self._base_key = Renderer.of(ref), identify(ref)
