@@ -25,7 +25,8 @@ from learnable.commands import diversify, teach
 from learnable.experiments import contamination
 from learnable.mixing import Mixing
 from learnable.runs.identity import example_id
-from learnable.types import Message, Tuning
+from learnable.settings import Tuning
+from learnable.types import Message
 
 ARMS = (
     "untuned@init=random",

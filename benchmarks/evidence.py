@@ -29,7 +29,8 @@ from learnable.data import read
 from learnable.experiments import difference
 from learnable.runs.identity import fingerprint
 from learnable.selectors.vectors import unit
-from learnable.types import Example, Reading
+from learnable.settings import Reading
+from learnable.types import Example
 
 ROWS, CORRUPTED_SHARE, HELDOUT, REFERENCES = 1_000, 0.15, 160, 100
 MOST_CHARACTERS = 700

@@ -84,7 +84,7 @@ def main() -> None:
         model = tiny_model(here / "model")
         write_rows(here / "rows.jsonl", n=given.rows, seed=given.seed)
         watch(samples)
-        from learnable.types import Loading
+        from learnable.settings import Loading
 
         score(
             [str(here / "rows.jsonl")],

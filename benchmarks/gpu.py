@@ -34,7 +34,8 @@ from numpy.typing import NDArray
 
 from learnable.models import LanguageModel, Renderer
 from learnable.runs.progress import say
-from learnable.types import Example, ModelRef, Rendered, Tuning
+from learnable.settings import Tuning
+from learnable.types import Example, ModelRef, Rendered
 
 ROWS = 200
 """Rows of the starter set whose losses are compared with those of a CPU."""

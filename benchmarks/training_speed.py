@@ -35,8 +35,9 @@ from learnable.data import load_pool
 from learnable.models import Renderer
 from learnable.models.source import locate
 from learnable.runs.step import peak_memory_bytes
+from learnable.settings import Tuning
 from learnable.training import fine_tune
-from learnable.types import ModelRef, Rendered, Tuning
+from learnable.types import ModelRef, Rendered
 
 OURS, TRL = "learnable", "TRL's defaults"
 RANK, BATCH_SIZE, MAX_LENGTH = 16, 8, 1_024

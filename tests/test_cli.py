@@ -528,9 +528,9 @@ def test_an_error_is_a_json_object_on_standard_error(here, capsys):
 
 def test_the_doctor_ends_with_code_1_where_something_is_wrong(monkeypatch, capsys):
     from learnable.commands.doctor import Diagnosis
-    from learnable.diagnosis.checks import Check
+    from learnable.diagnosis.checks import CheckResult
 
-    wrong = Check(name="mask", verdict="wrong", found="all zero", remedy="another template")
+    wrong = CheckResult(name="mask", verdict="wrong", found="all zero", remedy="another template")
     told = Diagnosis(model="m", machine={"device": "cpu"}, rows=1, checks=(wrong,))
     monkeypatch.setattr(cli.app["doctor"], "default_command", lambda: told)
     assert cli.call(["doctor"]) == 1

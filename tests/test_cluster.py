@@ -28,8 +28,9 @@ from learnable.models.cluster_worker import Worker, ran
 from learnable.models.cluster_worker import opened as result_of
 from learnable.runs import progress
 from learnable.runs.store import Store
+from learnable.settings import Loading, Sampling
 from learnable.testing import toy_examples, write_messages
-from learnable.types import Loading, ModelRef, Sampling
+from learnable.types import ModelRef
 
 # Ray Data 2.60 fills in settings of its own that it has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context")

@@ -17,9 +17,10 @@ from learnable import commands as verbs
 from learnable.errors import LearnableError, UsageError
 from learnable.experiments import FULL, RANDOM, UNTUNED
 from learnable.models import LanguageModel, Renderer
+from learnable.settings import Loading, Reference, Tuning
 from learnable.testing import toy_examples, write_messages
 from learnable.training import fine_tune
-from learnable.types import Loading, ModelRef, Reference, Tuning
+from learnable.types import ModelRef
 
 ROWS, SEEDS = 48, 2
 METHODS = ("learnability@folds=2", "ifd", "k_center", "in_best", "longest", "length", "full")

@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from learnable.experiments import Arm, arms_of, parse_methods
-from learnable.types import Reference, Tuning
+from learnable.settings import Reference, Tuning
 
 N = 40
 LENGTHS = pl.DataFrame(

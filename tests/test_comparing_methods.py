@@ -10,7 +10,7 @@ from learnable.errors import SelectionError, UsageError
 from learnable.experiments import parse_method, parse_methods
 from learnable.runs.identity import fingerprint
 from learnable.scorers import SCORERS
-from learnable.types import Reference
+from learnable.settings import Reference
 
 COLUMNS = ["in_best", "in_few", "ifd"]
 N = 12

@@ -9,9 +9,10 @@ from learnable.commands.lessons import _distances
 from learnable.errors import ModelError, UsageError
 from learnable.models import LanguageModel, concept_distances, concepts
 from learnable.models.concepts import comparable_prompts
+from learnable.settings import Tuning
 from learnable.testing import tiny_model, toy_examples
 from learnable.training import fine_tune
-from learnable.types import Example, Message, ModelRef, Tuning
+from learnable.types import Example, Message, ModelRef
 
 LAYERS = 2
 QUESTIONS = [example.messages[:1] for example in toy_examples(7)]

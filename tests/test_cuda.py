@@ -16,9 +16,10 @@ from learnable.models.attention import Followed, Scores, by_flash, by_flex, by_s
 from learnable.models.batching import Batching
 from learnable.models.losses import batch_token_nll
 from learnable.models.packing import packed
+from learnable.settings import Tuning
 from learnable.testing import toy_examples
 from learnable.training import fine_tune
-from learnable.types import ModelRef, Rendered, Tuning
+from learnable.types import ModelRef, Rendered
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here"),

@@ -13,7 +13,7 @@ import pytest
 
 from learnable.data import read, write_dropped, write_rows
 from learnable.errors import DataError
-from learnable.types import Reading
+from learnable.settings import Reading
 
 ROWS = [{"instruction": f"Say {word}", "input": "", "output": word} for word in ("eins", "zwei", "dréi")]
 WORDS = [row["output"] for row in ROWS]

@@ -22,8 +22,9 @@ from learnable.diversifiers.kinds import Ledger
 from learnable.errors import DataError, ModelError, StoreError, UsageError
 from learnable.models import LanguageModel, generation
 from learnable.models import static_embedding as vectors
+from learnable.settings import Loading, Reading, Sampling
 from learnable.testing import toy_examples, write_messages
-from learnable.types import Answer, Loading, Reading, Sampling
+from learnable.types import Answer
 
 FLOAT = Loading(dtype="float32")
 

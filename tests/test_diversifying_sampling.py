@@ -11,8 +11,9 @@ from learnable.errors import DataError, ModelError, UsageError
 from learnable.models import LanguageModel
 from learnable.runs.identity import example_id
 from learnable.runs.store import Store
+from learnable.settings import Sampling
 from learnable.testing import toy_examples
-from learnable.types import Answer, Example, Message, ModelRef, Sampling
+from learnable.types import Answer, Example, Message, ModelRef
 
 SAMPLING = Sampling(max_new_tokens=16)
 CUT = Answer("It goes on and", finished=False)

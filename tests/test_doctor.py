@@ -22,8 +22,9 @@ from learnable.models import LanguageModel, Renderer
 from learnable.models.conversations import CONVERSATIONS
 from learnable.models.dtype import plain_nll
 from learnable.runs.identity import example_id
+from learnable.settings import Loading, Reading
 from learnable.testing import CHATML, CHATML_GENERATION, toy_examples, write_messages
-from learnable.types import Example, Loading, Message, ModelRef, Reading, Rendered
+from learnable.types import Example, Message, ModelRef, Rendered
 
 FULL = Loading(dtype="float32", device="cpu")
 
@@ -81,8 +82,8 @@ def test_each_check_prints_its_figure_and_its_bound_on_one_line(tiny):
 
 def test_what_is_wrong_is_said_with_what_to_do():
     found = (
-        checks.Check(name="BOS", verdict="wrong", found="it is there twice", remedy="take one away"),
-        checks.Check(name="mask", verdict="ok", found="fine"),
+        checks.CheckResult(name="BOS", verdict="wrong", found="it is there twice", remedy="take one away"),
+        checks.CheckResult(name="mask", verdict="ok", found="fine"),
     )
     diagnosis = Diagnosis(model="m", machine={"device": "cpu"}, rows=6, checks=found)
     assert list(diagnosis.lines()) == [

@@ -12,9 +12,10 @@ from learnable import commands as verbs
 from learnable.cli import app as cli
 from learnable.errors import DataError, ModelError, UsageError
 from learnable.models import LanguageModel, Renderer
+from learnable.settings import Loading, Tuning
 from learnable.testing import toy_examples, write_messages
 from learnable.training import fine_tune
-from learnable.types import Loading, ModelRef, Tuning
+from learnable.types import ModelRef
 
 FLOAT = Loading(dtype="float32")
 

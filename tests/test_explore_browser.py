@@ -19,8 +19,8 @@ import pytest
 
 from learnable import commands as verbs
 from learnable.explorer import read_ids
+from learnable.settings import Loading, Reference
 from learnable.testing import toy_examples, write_messages
-from learnable.types import Loading, Reference
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytest.importorskip("embedding_atlas", reason="the extra explore is not installed")

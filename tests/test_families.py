@@ -15,9 +15,10 @@ from learnable.models import LanguageModel, Renderer
 from learnable.models.adapters import lora_targets
 from learnable.models.loading import load_network
 from learnable.runs.progress import say_once
+from learnable.settings import Tuning
 from learnable.testing import toy_examples
 from learnable.training import fine_tune
-from learnable.types import ModelRef, Tuning
+from learnable.types import ModelRef
 
 ATTENTION = "q_proj k_proj v_proj o_proj"
 GATED = "gate_proj up_proj down_proj"

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from learnable.models import attention, fused_attention
-from learnable.models.fused_attention import Mask, Rows, flash, flex
+from learnable.models.fused_attention import Mask, PackedRows, flash, flex
 from learnable.models.packing import packed
 from learnable.types import Rendered
 
@@ -125,7 +125,7 @@ def test_flash_attention_is_given_the_rows_that_each_example_alone_would_see(
 ):
     monkeypatch.setattr(fused_attention, "_flash", lambda: (flash_on_a_cpu, {}))
     layout = batches[name]
-    rows = Rows.of(layout.segments, torch.device("cpu"))
+    rows = PackedRows.of(layout.segments, torch.device("cpu"))
     query, key, value = (part[0].transpose(0, 1) for part in three[name])
     found = flash(query, key, value, rows=rows, scale=0.3, window=window)
     expected = written_out(*three[name], layout, scale=0.3, window=window)[0].transpose(0, 1)
@@ -135,7 +135,7 @@ def test_flash_attention_is_given_the_rows_that_each_example_alone_would_see(
 def test_gradients_of_a_shared_beginning_are_those_of_its_examples_together(monkeypatch, batches, three):
     monkeypatch.setattr(fused_attention, "_flash", lambda: (flash_on_a_cpu, {}))
     layout = batches["two groups"]
-    rows = Rows.of(layout.segments, torch.device("cpu"))
+    rows = PackedRows.of(layout.segments, torch.device("cpu"))
     ours = [part[0].transpose(0, 1).clone().requires_grad_() for part in three["two groups"]]
     theirs = [part.clone().requires_grad_() for part in three["two groups"]]
     flash(*ours, rows=rows, scale=0.3, window=None).square().sum().backward()

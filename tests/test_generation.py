@@ -12,8 +12,9 @@ from learnable.errors import ModelError, UsageError
 from learnable.models import LanguageModel, Renderer, decoding, language_model
 from learnable.models.draws import Draws, nucleus
 from learnable.models.generation import generate_batches
+from learnable.settings import Sampling
 from learnable.testing import tiny_model, toy_examples
-from learnable.types import Answer, Message, ModelRef, Sampling
+from learnable.types import Answer, Message, ModelRef
 
 LLAMA_2 = (
     "{% for message in messages %}{% if message['role'] == 'user' %}{{ '[INST] ' + message['content'] + ' [/INST]' }}"

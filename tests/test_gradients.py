@@ -13,9 +13,10 @@ from learnable.errors import TrainError, UsageError
 from learnable.experiments import buffering
 from learnable.models import Renderer
 from learnable.models.loading import load_network
+from learnable.settings import Tuning
 from learnable.testing import tiny_model, toy_examples
 from learnable.training import fine_tune, gradient_sums, gradients
-from learnable.types import ModelRef, Tuning
+from learnable.types import ModelRef
 
 LORA = Tuning(rank=2, seed=5)
 FULL = Tuning(method="full")

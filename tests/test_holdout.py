@@ -9,8 +9,8 @@ import pytest
 from learnable import commands as verbs
 from learnable.data import HELD_OUT, hold_out, load_pool, read
 from learnable.errors import UsageError
+from learnable.settings import Reading
 from learnable.testing import toy_examples, write_messages
-from learnable.types import Reading
 
 
 @pytest.fixture

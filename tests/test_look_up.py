@@ -7,7 +7,8 @@ from learnable.commands.inputs import look_up
 from learnable.errors import ModelError, StoreError
 from learnable.models import source
 from learnable.recipe import find, override, run
-from learnable.types import Loading, ModelRef, Reference
+from learnable.settings import Loading, Reference
+from learnable.types import ModelRef
 
 NONE, ROWS = "./no-model", "./no-rows.jsonl"
 GIVEN = Reference(model=NONE)

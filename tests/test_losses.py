@@ -7,9 +7,10 @@ from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM
 
 from learnable.errors import ModelError
 from learnable.models import LanguageModel, attention, losses, packing
+from learnable.settings import Tuning
 from learnable.testing import toy_examples
 from learnable.training import fine_tune
-from learnable.types import ModelRef, Rendered, Tuning
+from learnable.types import ModelRef, Rendered
 
 TOLERANCE_NATS_PER_TOKEN = 1e-4
 

@@ -17,8 +17,9 @@ from learnable.models import LanguageModel, source, with_tokens
 from learnable.models.cache import cache_folder
 from learnable.models.loading import load_network
 from learnable.runs.progress import say_once
+from learnable.settings import NewToken, NewTokens
 from learnable.testing import toy_examples
-from learnable.types import ModelRef, NewToken, NewTokens
+from learnable.types import ModelRef
 
 UP = "model.layers.0.mlp.up_proj.weight"
 

@@ -22,9 +22,10 @@ from learnable.scorers import (
     end_of_turn_share,
 )
 from learnable.selectors import Thresholds, choose
+from learnable.settings import Loading
 from learnable.spec import build
 from learnable.testing import toy_examples, write_messages
-from learnable.types import Budget, Loading, ModelRef
+from learnable.types import Budget, ModelRef
 
 #                  easy  hard  learnable  worse  half
 LOSS_BEFORE = [0.5, 4.0, 2.0, 1.0, 8.0]

@@ -20,8 +20,8 @@ from learnable.cli import app as cli
 from learnable.errors import ModelError, StoreError
 from learnable.models import LanguageModel
 from learnable.recipe_arguments import checked_arguments
+from learnable.settings import Loading
 from learnable.testing import toy_examples, write_messages
-from learnable.types import Loading
 
 ROWS = 30
 

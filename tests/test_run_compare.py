@@ -12,8 +12,9 @@ from learnable import recipe
 from learnable.cli import app as cli
 from learnable.data import read
 from learnable.errors import UsageError
+from learnable.settings import Loading, Tuning
 from learnable.testing import toy_examples, write_messages
-from learnable.types import Example, Grade, Loading, Tuning
+from learnable.types import Example, Grade
 
 FAST = ["loading.dtype=float32", "tuning.batch_size=2", "tuning.rank=2", "tuning.learning_rate=0.02"]
 

@@ -29,8 +29,9 @@ from learnable.scorers import (
     end_of_turn_share,
 )
 from learnable.selectors import Thresholds
+from learnable.settings import Loading, Reference
 from learnable.testing import toy_examples, write_messages
-from learnable.types import Loading, ModelRef, Reference
+from learnable.types import ModelRef
 
 NAN, INF = float("nan"), float("inf")
 

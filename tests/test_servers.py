@@ -21,8 +21,9 @@ from learnable.errors import DataError, ModelError, UsageError
 from learnable.evaluators import build_evaluator, parse
 from learnable.runs.store import Store
 from learnable.servers import GIVE_UP, ServerGenerator
+from learnable.settings import Sampling
 from learnable.testing import tiny_model
-from learnable.types import Answer, Message, Sampling
+from learnable.types import Answer, Message
 
 SAMPLING = Sampling(temperature=0.5, top_p=0.9, max_new_tokens=7)
 

@@ -11,8 +11,8 @@ from learnable import commands as verbs
 from learnable.runs.identity import source_of
 from learnable.runs.step import Step, read_outcome
 from learnable.scorers import SCORERS
+from learnable.settings import Loading
 from learnable.testing import toy_examples, write_messages
-from learnable.types import Loading
 
 SCORER = '''
 """A scorer of one's own."""

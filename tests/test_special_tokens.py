@@ -15,9 +15,10 @@ from learnable.models import LanguageModel, Renderer, special_tokens, token_ids,
 from learnable.models.loading import load_network
 from learnable.runs.identity import example_id
 from learnable.runs.step import Step
+from learnable.settings import NewToken, NewTokens, Reference, Tuning
 from learnable.testing import tiny_model, toy_examples, write_messages
 from learnable.training import fine_tune, save_whole
-from learnable.types import Example, Message, ModelRef, NewToken, NewTokens, Reference, Tuning
+from learnable.types import Example, Message, ModelRef
 
 FAST = Tuning(epochs=2, learning_rate=1e-2, batch_size=4)
 SEP = NewToken(text="<sep>", meaning="blue sky")

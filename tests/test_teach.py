@@ -19,8 +19,9 @@ from learnable.errors import LearnableError, SelectionError, UsageError
 from learnable.mixing import Mixing
 from learnable.models import LanguageModel
 from learnable.runs.identity import example_id
+from learnable.settings import Loading, Tuning
 from learnable.testing import toy_examples, write_messages
-from learnable.types import Loading, Message, ModelRef, Tuning
+from learnable.types import Message, ModelRef
 
 ROWS, TRAINED, TESTED, SEEDS = 20, 16, 4, 2
 ASK = "Answer in <sep>."

@@ -20,9 +20,10 @@ from learnable.models import LanguageModel, Renderer
 from learnable.pages import examples_to_spell, render, view_of
 from learnable.pages.tokens import Piece, TokenView, scale, step, token_view
 from learnable.runs.store import Store
+from learnable.settings import Loading, Reference
 from learnable.testing import tiny_model, toy_examples, write_messages
 from learnable.training import Part, References
-from learnable.types import Example, Loading, Message, ModelRef, Reference
+from learnable.types import Example, Message, ModelRef
 from test_reporting import EVIL, Page, make_facts
 
 ROWS, LONGEST = 12, 256

@@ -22,6 +22,7 @@ from learnable.errors import ModelError, TrainError, UsageError
 from learnable.models import LanguageModel, Renderer
 from learnable.models.lengths import LengthSwitches
 from learnable.models.packing import padded
+from learnable.settings import Loading, Reference, Tuning
 from learnable.testing import tiny_model, toy_examples, write_messages
 from learnable.training import (
     LengthGroupedBatches,
@@ -34,7 +35,7 @@ from learnable.training import (
     trainer,
 )
 from learnable.training.batches import batch_of, inputs_of, pieces, share
-from learnable.types import Loading, ModelRef, Reference, Tuning
+from learnable.types import ModelRef
 
 FAST = Tuning(learning_rate=1e-2, batch_size=4, rank=4)
 

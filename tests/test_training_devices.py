@@ -13,9 +13,10 @@ from safetensors.torch import load_file
 
 from learnable.errors import TrainError, UsageError
 from learnable.models import Renderer
+from learnable.settings import Tuning
 from learnable.testing import toy_examples
 from learnable.training import devices, fine_tune, sft
-from learnable.types import ModelRef, Tuning
+from learnable.types import ModelRef
 
 TWICE = Tuning(learning_rate=1e-2, batch_size=4, rank=4, epochs=2)
 

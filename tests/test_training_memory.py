@@ -12,12 +12,13 @@ from learnable.models import Renderer
 from learnable.models.attention import attending
 from learnable.models.lengths import LengthSwitches
 from learnable.models.packing import packed, padded
+from learnable.settings import Tuning
 from learnable.testing import toy_examples
 from learnable.training import fine_tune, loss, memory, sft
 from learnable.training.batches import batch_of, inputs_of, pieces
 from learnable.training.memory import PieceSize
 from learnable.training.trainer import ResponseTrainer
-from learnable.types import ModelRef, Tuning
+from learnable.types import ModelRef
 
 FAST = Tuning(learning_rate=5e-3, batch_size=4, rank=4)
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from learnable.data.names import parse_columns
 from learnable.errors import LearnableError, UsageError, did_you_mean
-from learnable.types import Budget, Message, Pool, Reading, Reference, Tuning
+from learnable.settings import Reading, Reference, Tuning
+from learnable.types import Budget, Message, Pool
 
 counts = st.integers(1, 10**12)
 shares = st.floats(0, 1, exclude_min=True)

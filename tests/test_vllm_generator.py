@@ -13,8 +13,9 @@ from learnable.errors import ModelError, UsageError
 from learnable.models import LanguageModel, vllm_generator
 from learnable.models.vllm_generator import VllmGenerator, vllm_key
 from learnable.runs.store import Store
+from learnable.settings import Sampling
 from learnable.testing import tiny_model, toy_examples
-from learnable.types import Answer, Message, ModelRef, Sampling
+from learnable.types import Answer, Message, ModelRef
 
 QUESTIONS = [example.messages[:1] for example in toy_examples(5)]
 SAMPLING = Sampling(temperature=0.5, top_p=0.9, max_new_tokens=7)

@@ -25,19 +25,20 @@ if TYPE_CHECKING:
     from learnable.errors import LearnableError
     from learnable.runs.step import Outcome
     from learnable.runs.store import Store
+    from learnable.settings import Loading, Reading, Reference
     from learnable.training.recording import RecordLosses
-    from learnable.types import Budget, Loading, Reading, Reference
+    from learnable.types import Budget
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Budget": "learnable.types",
     "LearnableError": "learnable.errors",
-    "Loading": "learnable.types",
+    "Loading": "learnable.settings",
     "Outcome": "learnable.runs.step",
-    "Reading": "learnable.types",
+    "Reading": "learnable.settings",
     "RecordLosses": "learnable.training.recording",
-    "Reference": "learnable.types",
+    "Reference": "learnable.settings",
     "Store": "learnable.runs.store",
     "compare": "learnable.commands",
     "diversify": "learnable.commands",

@@ -24,7 +24,8 @@ from learnable.recipe_trust import outside, typed_by_user
 from learnable.runs.files import replacing
 from learnable.runs.progress import say
 from learnable.runs.step import Outcome
-from learnable.types import Budget, Loading, Reference
+from learnable.settings import Loading, Reference
+from learnable.types import Budget
 
 COSTLY = ("diversify", "train", "score", "compare", "teach")
 

@@ -19,8 +19,9 @@ from learnable.mixing import MIXTURES, Mixing
 from learnable.runs.step import Outcome
 from learnable.scorers import SCORERS
 from learnable.selectors import SELECTORS, Thresholds
+from learnable.settings import Loading, NewToken, Reading, Reference, Tuning
 from learnable.spec import build
-from learnable.types import Budget, Loading, NewToken, Reading, Reference, Tuning
+from learnable.types import Budget
 
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 SETTINGS: Mapping[str, type] = {

@@ -6,7 +6,7 @@ from typing import Any
 
 from learnable.evaluators import EVALUATORS, parse
 from learnable.experiments import outside_names
-from learnable.types import Loading
+from learnable.settings import Loading
 from learnable.urls import is_this_machine
 
 

@@ -17,7 +17,8 @@ from learnable.errors import ModelError, UsageError
 from learnable.packages import needed
 from learnable.runs.identity import fingerprint
 from learnable.runs.progress import say
-from learnable.types import Answer, Message, Sampling
+from learnable.settings import Sampling
+from learnable.types import Answer, Message
 from learnable.urls import HIDDEN, is_this_machine, without_secrets
 
 if TYPE_CHECKING:

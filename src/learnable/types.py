@@ -6,16 +6,17 @@ Letters used for shapes: n examples, T tokens of one example, k picked.
 import json
 import math
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from decimal import Decimal
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self
+from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from learnable.errors import UsageError
+from learnable.settings import Loading, Sampling
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,33 +109,6 @@ class AnswerHeader:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Loading:
-    """How to load a model.
-
-    Args:
-        revision: Commit or branch of a hub id.
-        dtype: ``auto`` is bfloat16 where the device computes in it, else float32.
-        device: ``auto`` is CUDA, else MPS, else the CPU; never part of an identity.
-        trust_remote_code: Run code that comes with the model.
-        batch_tokens: Most tokens of a batch, padding included, when losses are measured; by the kind of device when not
-            given (see `learnable doctor`); never part of an identity.
-        chat_template: Name of one of the model's chat templates, or a file with another; the model's default one when
-            not given.
-    """
-
-    revision: str | None = None
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    device: str = "auto"
-    trust_remote_code: bool = False
-    batch_tokens: int | None = None
-    chat_template: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.batch_tokens is not None and self.batch_tokens < 1:
-            raise UsageError(f"batch_tokens must be at least 1, got {self.batch_tokens}")
-
-
-@dataclass(frozen=True, kw_only=True)
 class ModelRef(Loading):
     """Names a model and how to load it; ``Model.key`` identifies its content.
 
@@ -143,60 +117,6 @@ class ModelRef(Loading):
     """
 
     name: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reading:
-    """How to read rows.
-
-    Args:
-        format: ``alpaca``, ``sharegpt``, ``messages`` or ``prompt_completion``; detected row by row when not given.
-        on_error: What to do about bad rows. A share such as ``1%`` leaves them out, counted and listed with their
-            reasons, and stops where there are more in an input; ``raise`` stops at the first one; ``skip`` never stops.
-        source_column: Column that names the source of a row; the name of the file when not given.
-        columns: Which column is which part of a conversation: ``prompt=query_nl,response=shell_command``. Parts are
-            prompt, response, messages, system, context, history, reasoning, tools, label, and ignore for a column that is
-            none; columns with usual names need no naming.
-        max_row_mb: Largest row in megabytes of text; a larger one is a bad row.
-    """
-
-    format: str | None = None
-    on_error: str = "1%"
-    source_column: str | None = None
-    columns: str | Mapping[str, Any] | None = None
-    max_row_mb: float = 8.0
-
-    def __post_init__(self) -> None:
-        if isinstance(self.columns, Mapping):
-            object.__setattr__(self, "columns", _as_text(self.columns))
-        _ = self.most_bad
-        if self.max_row_mb <= 0:
-            raise UsageError(f"max_row_mb must be above 0, got {self.max_row_mb}")
-
-    @property
-    def most_bad(self) -> float:
-        """The share of the rows of an input that may be bad, from 0 to 1."""
-        if self.on_error in ("raise", "skip"):
-            return float(self.on_error == "skip")
-        percent = re.fullmatch(r"(\d+|\d*\.\d+)%", self.on_error)
-        if percent is None or float(percent[1]) > 100:
-            raise UsageError(
-                f"on_error is raise, skip or a share, got {self.on_error!r}",
-                hint="1% is one row of a hundred",
-            )
-        return float(percent[1]) / 100
-
-
-def _as_text(columns: Mapping[str, Any]) -> str:
-    """Return named columns as they are written on the command line: one form, however they were given."""
-    pairs = [
-        (part, name)
-        for part, names in columns.items()
-        for name in (names if isinstance(names, list | tuple) else [names])
-    ]
-    if any(not isinstance(name, str) or "," in name or name != name.strip() for _, name in pairs):
-        return json.dumps(dict(columns), ensure_ascii=False)
-    return ",".join(f"{part}={name}" for part, name in pairs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,73 +188,6 @@ class Model(Protocol):
                 arrays, the same of each response token) or ``embedding`` (float32 arrays (d,)).
             batches: Examples that are computed together.
         """
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """How a model's answers are drawn; the defaults are those of DELIA's authors (arXiv 2408.10841, their code).
-
-    Args:
-        temperature: 0 is greedy; else logits are divided by it and a token is drawn.
-        top_p: Draw from the likeliest tokens that together have this probability.
-        max_new_tokens: Most tokens of an answer.
-    """
-
-    temperature: float = 0.7
-    top_p: float = 0.95
-    max_new_tokens: int = 512
-
-    def __post_init__(self) -> None:
-        if self.temperature < 0 or not 0 < self.top_p <= 1:
-            raise UsageError(
-                f"temperature must be at least 0 and top_p in (0, 1], got {self.temperature} and {self.top_p}"
-            )
-        if self.max_new_tokens < 1:
-            raise UsageError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class NewToken:
-    """A token that a model does not know yet: its ``text``, and its ``meaning`` in words that the model knows."""
-
-    text: str
-    meaning: str = ""
-
-    def __post_init__(self) -> None:
-        if not self.text or self.text != self.text.strip():
-            raise UsageError(
-                f"{self.text!r} cannot be a token: it is empty, or begins or ends with a space",
-                hint='write --tokens "<sep>=answer in JSON"',
-            )
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Read ``<sep>=what it means``, or ``<sep>`` alone."""
-        token, _, meaning = text.partition("=")
-        return cls(text=token.strip(), meaning=meaning.strip())
-
-
-@dataclass(frozen=True, kw_only=True)
-class NewTokens:
-    """Tokens that a model gets, and how their rows of the embedding begin.
-
-    Args:
-        added: The tokens.
-        init: ``random``, ``mean`` (of all rows) or ``description`` (mean of the rows of the meaning's tokens).
-        init_seed: Seeds ``random``.
-    """
-
-    added: tuple[NewToken, ...]
-    init: Literal["random", "mean", "description"] = "description"
-    init_seed: int = 0
-
-    def __post_init__(self) -> None:
-        texts = [token.text for token in self.added]
-        if len(set(texts)) != len(texts):
-            raise UsageError(f"a token is given twice: {', '.join(texts)}")
-
-    def __str__(self) -> str:
-        return ", ".join(token.text for token in self.added)
 
 
 class Answer(NamedTuple):
@@ -468,99 +321,6 @@ class Budget:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tuning:
-    """How to fine-tune; the defaults are those of common LoRA tuning, not of any paper (none states its own).
-
-    Args:
-        method: ``lora`` (adapters on the linear layers) or ``full``.
-        epochs: Passes over the data.
-        learning_rate: Highest learning rate; by default 2e-4 for LoRA and 2e-5 for full fine-tuning.
-        batch_size: Examples per optimizer step.
-        rank: LoRA rank; its alpha is twice the rank.
-        warmup: Share of the steps in which the learning rate rises; it then falls by a cosine.
-        seed: Seeds the adapters and the order of the data.
-        steps: Optimizer steps per epoch, with batches as even as can be instead of ``batch_size``: selections of
-            differing numbers of examples then train for equally many steps.
-    """
-
-    method: Literal["lora", "full"] = "lora"
-    epochs: float = 1.0
-    learning_rate: float | None = None
-    batch_size: int = 8
-    rank: int = 16
-    warmup: float = 0.03
-    seed: int = 0
-    steps: int | None = None
-
-    def __post_init__(self) -> None:
-        counts = {
-            "epochs": self.epochs,
-            "batch_size": self.batch_size,
-            "rank": self.rank,
-            "steps": self.steps,
-        }
-        for name, count in counts.items():
-            if count is not None and count <= 0:
-                raise UsageError(f"{name} must be above 0, got {count}")
-        if not 0 <= self.warmup < 1:
-            raise UsageError(f"warmup must be at least 0 and below 1, got {self.warmup}", hint="0.03 is 3%")
-
-    @property
-    def peak_learning_rate(self) -> float:
-        """The learning rate that is used."""
-        if self.learning_rate is not None:
-            return self.learning_rate
-        return 2e-4 if self.method == "lora" else 2e-5
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reference(Tuning):
-    """How to get a reference model; see ``Tuning`` for the other fields.
-
-    Args:
-        folds: 0: one model trained on all examples, which then scores the very examples it has trained on (the
-            paper); K >= 2: K models, each trained on the examples outside one fold and scoring that fold, so that no
-            example is scored by a model that has seen it, or another answer to its prompt. Two folds cost what one
-            in-sample epoch costs.
-        fraction: Train on this share of the examples only, drawn at random.
-        model: A model or LoRA adapter that is trained already (folder or hub id); nothing is trained then.
-        last_epoch_loss: Keep the loss of each example as the last epoch met it, which `score` then takes for the loss
-            after, instead of a pass. In-sample only, and not the paper's score: the weights move while it is measured.
-    """
-
-    folds: int = 0
-    fraction: float = 1.0
-    model: str | None = None
-    last_epoch_loss: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.folds < 0 or self.folds == 1:
-            raise UsageError(
-                f"reference.folds must be 0 or at least 2, got {self.folds}",
-                hint="0 is in-sample, 2 is cross-fitted",
-            )
-        if not 0 < self.fraction <= 1:
-            raise UsageError(f"reference.fraction must be above 0 and at most 1, got {self.fraction}")
-        whole = (
-            self.folds == 0 and self.fraction == 1 and self.epochs == int(self.epochs) and self.model is None
-        )
-        if self.last_epoch_loss and not whole:
-            raise UsageError(
-                "the losses of the last epoch are those of one model that met every example: "
-                f"folds is {self.folds}, fraction {self.fraction}, epochs {self.epochs}, model {self.model}",
-                hint="with reference.last_epoch_loss take folds 0, fraction 1, whole epochs, and no model of your own",
-            )
-
-    @property
-    def passes(self) -> float:
-        """Training cost in passes over the whole pool."""
-        if self.model is not None:
-            return 0.0
-        return self.epochs * self.fraction * max(self.folds - 1, 1)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Grade:
     """What an evaluator says of one example.
 
@@ -635,19 +395,3 @@ def _message(turn: Mapping[str, Any]) -> Message:
         return Message(**turn)
     calls = json.loads(turn["tool_calls"] or "[]")
     return Message(**{**turn, "tool_calls": tuple(ToolCall(**call) for call in calls)})
-
-
-@dataclass(frozen=True, kw_only=True)
-class Format:
-    """How one kind of row is read and written.
-
-    ``matches`` tells from its keys whether a row is of this format; ``columns`` gives the columns of each part of a
-    conversation among the keys of a row, and nothing where one is missing; ``read`` gives the conversation that a row
-    means and raises ``ValueError`` with the reason when it cannot; ``write`` is its inverse.
-    """
-
-    name: str
-    matches: Callable[[Mapping[str, Any]], bool]
-    columns: Callable[[Sequence[str]], Mapping[str, tuple[str, ...]]]
-    read: Callable[[Mapping[str, Any]], Conversation]
-    write: Callable[[Conversation], dict[str, Any]]

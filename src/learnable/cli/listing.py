@@ -23,7 +23,8 @@ from learnable.mixing import MIXTURES
 from learnable.recipe_arguments import MATERIAL, SETTINGS
 from learnable.scorers import SCORERS
 from learnable.selectors import SELECTORS
-from learnable.types import Conversation, Message, Reference
+from learnable.settings import Reference
+from learnable.types import Conversation, Message
 
 PASSES = {"before": "base", "alone": "answer alone", "after": "reference"}
 """Endings of the columns that a scorer needs, and the model pass that measures them."""

@@ -33,7 +33,8 @@ from learnable.runs.identity import fingerprint, source_of
 from learnable.runs.progress import say
 from learnable.runs.step import Outcome, Step
 from learnable.scorers import SCORERS
-from learnable.types import Budget, Loading, ModelRef, Pool, Reading, Reference, Tuning
+from learnable.settings import Loading, Reading, Reference, Tuning
+from learnable.types import Budget, ModelRef, Pool
 
 if TYPE_CHECKING:
     from learnable.training import Trained

@@ -32,7 +32,8 @@ from learnable.runs.progress import say
 from learnable.runs.step import BEGUN, Outcome, Step
 from learnable.runs.store import Store
 from learnable.servers import ServerGenerator
-from learnable.types import Example, Generator, Loading, Message, ModelRef, Reading, Sampling
+from learnable.settings import Loading, Reading, Sampling
+from learnable.types import Example, Generator, Message, ModelRef
 
 GENERATED, DROPPED = "generated.parquet", "dropped.parquet"
 FILES, BESIDE = (".parquet", ".jsonl"), "-step"

@@ -14,10 +14,11 @@ from learnable.commands.inputs import length_limit, look_up, pinned, reference_i
 from learnable.commands.options import Flat
 from learnable.errors import UsageError
 from learnable.runs.progress import say
-from learnable.types import Example, Loading, ModelRef, Reading, Rendered
+from learnable.settings import Loading, Reading
+from learnable.types import Example, ModelRef, Rendered
 
 if TYPE_CHECKING:
-    from learnable.diagnosis.checks import Check
+    from learnable.diagnosis.checks import CheckResult
     from learnable.models import LanguageModel
 
 LONGEST, EXAMPLES = 512, 8
@@ -37,7 +38,7 @@ class Diagnosis:
     model: str
     machine: Mapping[str, str]
     rows: int
-    checks: tuple["Check", ...]
+    checks: tuple["CheckResult", ...]
 
     @property
     def healthy(self) -> bool:
@@ -130,15 +131,15 @@ def _chosen(data: list[str] | None, reading: Reading, n: int | None) -> list[Exa
 
 def _loss_checks(
     ref: ModelRef, rendered: Sequence[Rendered], reference: str | None, loading: Loading
-) -> "list[Check]":
+) -> "list[CheckResult]":
     """Return the checks that need the weights."""
-    from learnable.diagnosis.checks import Check, guarded
+    from learnable.diagnosis.checks import CheckResult, guarded
     from learnable.diagnosis.losses import dtype_check
 
     if len(rendered) < 2:
         found = f"not checked: {len(rendered)} rows have a response within the length limit, and 2 are needed"
         remedy = "see the lines above; give other rows, or a higher --max-length"
-        return [Check(name="losses", verdict="wrong", found=found, remedy=remedy)]
+        return [CheckResult(name="losses", verdict="wrong", found=found, remedy=remedy)]
     checks, nll, dtype = _checks_in_memory(ref, rendered, reference, loading)
     if nll is not None and dtype != "float32":
         say("loading it in float32")
@@ -148,14 +149,14 @@ def _loss_checks(
 
 def _checks_in_memory(
     ref: ModelRef, rendered: Sequence[Rendered], reference: str | None, loading: Loading
-) -> "tuple[list[Check], NDArray[np.float64] | None, str]":
+) -> "tuple[list[CheckResult], NDArray[np.float64] | None, str]":
     """Return the checks of a loaded model, its nll (n,) if there is one, and its dtype; then the model is gone."""
     from learnable.diagnosis.batch_budget import budget_check
-    from learnable.diagnosis.checks import Check, guarded
+    from learnable.diagnosis.checks import CheckResult, guarded
     from learnable.diagnosis.losses import loss_checks
     from learnable.models import LanguageModel
 
-    def looked_at() -> Iterator[Check]:
+    def looked_at() -> Iterator[CheckResult]:
         say("timing batches")
         yield budget_check(model, rendered)
         say(f"comparing losses on {len(rendered)} rows")
@@ -179,7 +180,7 @@ def _reference_checks(
     rendered: Sequence[Rendered],
     reference: str,
     loading: Loading,
-) -> "Iterator[Check]":
+) -> "Iterator[CheckResult]":
     from learnable.diagnosis.losses import adapter_check, whole_model_check
 
     reference_identity(reference, loading, model.key)

@@ -19,7 +19,8 @@ from learnable.runs.files import write_frame
 from learnable.runs.identity import fingerprint, source_of
 from learnable.runs.step import Outcome, Step
 from learnable.runs.store import Store
-from learnable.types import Example, Loading, ModelRef
+from learnable.settings import Loading
+from learnable.types import Example, ModelRef
 
 if TYPE_CHECKING:
     from learnable.models import LanguageModel

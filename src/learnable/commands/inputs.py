@@ -21,7 +21,8 @@ from learnable.objects.given import reference_models as reference_models
 from learnable.objects.given import render_rows as render_rows
 from learnable.objects.given import say_left_out as say_left_out
 from learnable.runs.step import DONE, Outcome, Step
-from learnable.types import Loading, ModelRef, Pool, Reading
+from learnable.settings import Loading, Reading
+from learnable.types import ModelRef, Pool
 
 if TYPE_CHECKING:
     from learnable.models import LanguageModel

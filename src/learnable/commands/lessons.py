@@ -20,7 +20,8 @@ from learnable.runs.identity import fingerprint
 from learnable.runs.progress import say
 from learnable.runs.step import waiting_lock
 from learnable.runs.store import Store
-from learnable.types import Example, Message, ModelRef, NewToken, NewTokens, Rendered, Tuning
+from learnable.settings import NewToken, NewTokens, Tuning
+from learnable.types import Example, Message, ModelRef, Rendered
 
 if TYPE_CHECKING:
     from learnable.models import LanguageModel

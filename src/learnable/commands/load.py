@@ -13,7 +13,7 @@ from learnable.errors import UsageError
 from learnable.runs.files import replacing
 from learnable.runs.progress import say
 from learnable.runs.step import Outcome, Step
-from learnable.types import Reading
+from learnable.settings import Reading
 
 HELDOUT = "heldout.jsonl"
 

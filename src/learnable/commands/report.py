@@ -38,7 +38,8 @@ from learnable.runs.files import replacing
 from learnable.runs.progress import say
 from learnable.runs.step import Outcome, Step, read_outcome
 from learnable.runs.store import Store
-from learnable.types import Example, Loading, ModelRef
+from learnable.settings import Loading
+from learnable.types import Example, ModelRef
 
 KINDS = {"select": "selection", "compare": "comparison", "teach": "lesson"}
 TOKEN_EXAMPLES = 4

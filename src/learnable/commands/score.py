@@ -46,8 +46,9 @@ from learnable.runs.progress import say
 from learnable.runs.step import DONE, Outcome, Step
 from learnable.runs.store import Store
 from learnable.scorers import END_OF_TURN_SHARE, SCORERS, end_of_turn_share
+from learnable.settings import Loading, Reading
 from learnable.spec import build
-from learnable.types import Example, Loading, Measure, ModelRef, Reading, Rendered, Scorer
+from learnable.types import Example, Measure, ModelRef, Rendered, Scorer
 
 if TYPE_CHECKING:
     from learnable.models import LanguageModel

@@ -17,7 +17,8 @@ from learnable.errors import StoreError
 from learnable.runs.step import DONE, Outcome, read_json
 from learnable.scorers import SCORERS
 from learnable.selectors import SELECTORS
-from learnable.types import Pool, Reading, Reference
+from learnable.settings import Reading, Reference
+from learnable.types import Pool
 
 LENGTHS_ALIKE = (0.8, 1.25)
 """Mean length of the selection over that of the pool within which choosing was not choosing by length."""

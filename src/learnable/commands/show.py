@@ -30,7 +30,8 @@ from learnable.commands.token_losses import TokenLosses
 from learnable.errors import DataError, UsageError
 from learnable.pages.tokens import By, Kind, Piece, TokenView, runs, scale, step
 from learnable.runs.store import Store
-from learnable.types import Example, Loading, ModelRef, Reading, Rendered
+from learnable.settings import Loading, Reading
+from learnable.types import Example, ModelRef, Rendered
 from learnable.visible import visible
 
 if TYPE_CHECKING:

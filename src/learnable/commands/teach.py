@@ -30,7 +30,8 @@ from learnable.mixing import MIXTURES, Material, Mixing, Mixture, mixture
 from learnable.runs.files import replacing, write_frame
 from learnable.runs.identity import fingerprint, source_of
 from learnable.runs.step import DONE, Outcome, Step
-from learnable.types import Loading, ModelRef, NewToken, Reading, Tuning
+from learnable.settings import Loading, NewToken, Reading, Tuning
+from learnable.types import ModelRef
 
 STARTER_TASK, STARTER_TEST = "starter-task", "starter-task-test"
 TEST_SHARE = 0.2

@@ -25,7 +25,8 @@ from learnable.experiments import Init
 from learnable.runs.identity import fingerprint
 from learnable.runs.progress import say
 from learnable.runs.step import Outcome, Step
-from learnable.types import Example, Loading, ModelRef, NewToken, NewTokens, Reading, Reference
+from learnable.settings import Loading, NewToken, NewTokens, Reading, Reference
+from learnable.types import Example, ModelRef
 
 if TYPE_CHECKING:
     from learnable.training import Trained

@@ -20,7 +20,8 @@ from learnable.runs.identity import fingerprint
 from learnable.runs.progress import say
 from learnable.runs.step import Outcome, waiting_lock
 from learnable.runs.store import Store
-from learnable.types import Loading, ModelRef, Rendered, Tuning
+from learnable.settings import Loading, Tuning
+from learnable.types import ModelRef, Rendered
 
 if TYPE_CHECKING:
     from learnable.models import LanguageModel

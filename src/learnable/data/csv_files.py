@@ -43,11 +43,11 @@ def style_of(path: str) -> type[csv.Dialect]:
     chosen = named if len(names[named]) > 1 else max(names, key=lambda delimiter: len(names[delimiter]))
     spaced = len(names[chosen]) > 1 and all(name.startswith(" ") for name in names[chosen][1:])
 
-    class Style(_Style):
+    class Dialect(_Style):
         delimiter = chosen
         skipinitialspace = spaced
 
-    return Style
+    return Dialect
 
 
 def _fields(line: str, separator: str) -> list[str]:

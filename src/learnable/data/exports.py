@@ -10,7 +10,8 @@ import yaml
 
 from learnable.errors import DataError
 from learnable.runs.files import replacing
-from learnable.types import Example, Message, Tuning, examples_of
+from learnable.settings import Tuning
+from learnable.types import Example, Message, examples_of
 
 Trainer = Literal["trl", "llamafactory", "axolotl"]
 

@@ -5,9 +5,10 @@ Nothing is guessed: what cannot be read as a conversation that ends in an answer
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from learnable.data.layout import Layout, preference_error
+from learnable.data.layout import ColumnLayout, preference_error
 from learnable.data.names import (
     COMPLETIONS,
     CONTEXTS,
@@ -27,7 +28,7 @@ from learnable.data.names import (
 from learnable.data.turns import as_turns
 from learnable.data.values import Row, UnknownKeysError, UnusableRowError, is_blank, shown_keys
 from learnable.errors import DataError, did_you_mean
-from learnable.types import Conversation, Example, Format, Message
+from learnable.types import Conversation, Example, Message
 
 Columns = Mapping[str, tuple[str, ...]]
 """Parts of a conversation, and the columns that hold them."""
@@ -45,7 +46,23 @@ _KNOWN = {
 """Columns that some format reads: where another one reads something else instead, they are in doubt."""
 
 
-def detect(row: Row) -> Format:
+@dataclass(frozen=True, kw_only=True)
+class RowFormat:
+    """How one kind of row is read and written.
+
+    ``matches`` tells from its keys whether a row is of this format; ``columns`` gives the columns of each part of a
+    conversation among the keys of a row, and nothing where one is missing; ``read`` gives the conversation that a row
+    means and raises ``ValueError`` with the reason when it cannot; ``write`` is its inverse.
+    """
+
+    name: str
+    matches: Callable[[Mapping[str, Any]], bool]
+    columns: Callable[[Sequence[str]], Mapping[str, tuple[str, ...]]]
+    read: Callable[[Mapping[str, Any]], Conversation]
+    write: Callable[[Conversation], dict[str, Any]]
+
+
+def detect(row: Row) -> RowFormat:
     """Return the format whose keys the row has; a key without a value counts only when nothing else fits.
 
     Raises:
@@ -59,7 +76,7 @@ def detect(row: Row) -> Format:
 
 def find_layout(
     row: Row, *, format: str | None = None, columns: Mapping[str, Sequence[str]] | None = None
-) -> Layout:
+) -> ColumnLayout:
     """Return how the columns of a row make a conversation; it is the same for all rows with values in the same columns.
 
     Args:
@@ -126,7 +143,7 @@ def _settled(format: str | None) -> Sequence[str]:
 
 def _layout(
     format: str, parts: Columns, filled: Sequence[str], *, ignored: Sequence[str], settled: set[str]
-) -> Layout:
+) -> ColumnLayout:
     """Return the layout of a format, with what stands beside the conversation and what is in doubt."""
     if "messages" in parts:
         unusable = {"prompt", "context", "history"} | (set() if "response" in parts else {"reasoning"})
@@ -144,7 +161,7 @@ def _layout(
     others = [key for key in filled if key not in used]
     plain_names = [plain(key) for key in filled]
     doubts = {key: _doubt(plain(key), plain_names, settled, whole="messages" in parts) for key in others}
-    return Layout(
+    return ColumnLayout(
         format=format,
         doubts={key: part for key, part in doubts.items() if part is not None},
         others=(*others, *(key for key in ignored if key in filled)),
@@ -259,31 +276,31 @@ def _is_plain(message: Message) -> bool:
     return message == Message(role=message.role, content=message.content)
 
 
-FORMATS: dict[str, Format] = {
+FORMATS: dict[str, RowFormat] = {
     known.name: known
     for known in (
-        Format(
+        RowFormat(
             name="messages",
             matches=_has_turns,
             columns=_turns("messages", *OTHER_TURNS),
             read=_reader("messages"),
             write=_write_messages,
         ),
-        Format(
+        RowFormat(
             name="sharegpt",
             matches=lambda row: _first(row, ("conversations",)) is not None,
             columns=_turns("conversations"),
             read=_reader("sharegpt"),
             write=_write_sharegpt,
         ),
-        Format(
+        RowFormat(
             name="alpaca",
             matches=lambda row: bool(_first(row, ("instruction",)) and _first(row, ("output",))),
             columns=_alpaca,
             read=_reader("alpaca"),
             write=_write_alpaca,
         ),
-        Format(
+        RowFormat(
             name="prompt_completion",
             matches=lambda row: bool(_pair(list(row))),
             columns=_pair,

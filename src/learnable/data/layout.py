@@ -41,7 +41,7 @@ _DOUBTS = {
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Layout:
+class ColumnLayout:
     """What the columns of rows with the same keys are.
 
     Args:
@@ -316,13 +316,13 @@ class Understanding:
         self.ignored: set[str] = set()
         self._source = source
         self._uses: dict[str, dict[str, str]] = {}
-        self._unseen: dict[Layout, list[str]] = {}
+        self._unseen: dict[ColumnLayout, list[str]] = {}
 
     def forget(self) -> None:
         """Forget which columns were empty so far in rows of which layout."""
         self._unseen.clear()
 
-    def add(self, layout: Layout, row: Row) -> None:
+    def add(self, layout: ColumnLayout, row: Row) -> None:
         """Take in a row that was read."""
         unseen = self._unseen.get(layout)
         if unseen is None:

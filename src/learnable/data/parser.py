@@ -8,7 +8,7 @@ from datetime import date, time
 from decimal import Decimal
 
 from learnable.data.formats import find_layout
-from learnable.data.layout import Layout, Understanding
+from learnable.data.layout import ColumnLayout, Understanding
 from learnable.data.records import Record
 from learnable.data.values import Row, UnusableRowError, text_of
 from learnable.types import Conversation
@@ -41,8 +41,8 @@ class Parser:
     formats: Counter[str] = field(default_factory=Counter)
     keys: set[str] = field(default_factory=set)
     understanding: Understanding = field(init=False)
-    _layouts: dict[_Keys, Layout] = field(default_factory=dict)
-    _lacking: dict[_Keys, Layout | UnusableRowError] = field(default_factory=dict)
+    _layouts: dict[_Keys, ColumnLayout] = field(default_factory=dict)
+    _lacking: dict[_Keys, ColumnLayout | UnusableRowError] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.understanding = Understanding(self.source_column)
@@ -62,7 +62,7 @@ class Parser:
         self.understanding.add(layout, row)
         return conversation, source
 
-    def _layout_of(self, row: Row) -> Layout:
+    def _layout_of(self, row: Row) -> ColumnLayout:
         filled = tuple([key for key, value in row.items() if value is not None])
         if layout := self._layouts.get(filled):
             return layout

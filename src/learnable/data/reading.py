@@ -21,7 +21,8 @@ from learnable.data.sources import MEMORY, Source, locate, names_of
 from learnable.data.values import UnknownKeysError, UnusableRowError, shown_keys
 from learnable.errors import DataError, UsageError, did_you_mean
 from learnable.runs.identity import BEYOND, NOTHING_BEYOND, beyond_of, example_id
-from learnable.types import Conversation, Pool, Reading, SourceFile
+from learnable.settings import Reading
+from learnable.types import Conversation, Pool, SourceFile
 
 
 def read(

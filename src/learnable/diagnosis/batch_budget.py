@@ -12,7 +12,7 @@ import numpy as np
 import psutil
 import torch
 
-from learnable.diagnosis.checks import Check
+from learnable.diagnosis.checks import CheckResult
 from learnable.models.dtype import GIB, free_and_total_bytes
 from learnable.models.language_model import LanguageModel
 from learnable.types import Rendered
@@ -50,7 +50,7 @@ class Timing:
         return self.tokens / median(self.seconds)
 
 
-def budget_check(model: LanguageModel, rendered: Sequence[Rendered]) -> Check:
+def budget_check(model: LanguageModel, rendered: Sequence[Rendered]) -> CheckResult:
     """Find the best batch budget: the smallest that is about as fast as the fastest, within the memory.
 
     Args:
@@ -81,7 +81,7 @@ def budget_check(model: LanguageModel, rendered: Sequence[Rendered]) -> Check:
     found = f"{advice}; rows of {len(row.ids)} tokens: {table}"
     if limit:
         found += f"; larger ones {LIMITS[limit]}"
-    return Check(name="batch budget", verdict="warning" if remedy else "ok", found=found, remedy=remedy)
+    return CheckResult(name="batch budget", verdict="warning" if remedy else "ok", found=found, remedy=remedy)
 
 
 def recommended(timings: Sequence[Timing]) -> Timing:

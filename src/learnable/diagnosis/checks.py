@@ -15,7 +15,7 @@ from learnable.types import ModelRef
 
 
 @dataclass(frozen=True, kw_only=True)
-class Check:
+class CheckResult:
     """What one check says.
 
     Args:
@@ -36,14 +36,14 @@ class Check:
     bound_nats: float | None = None
 
 
-def guarded(name: str, checks: Iterable[Check]) -> list[Check]:
+def guarded(name: str, checks: Iterable[CheckResult]) -> list[CheckResult]:
     """Return what checks say, one after the other; a model that fails in one of them is wrong, and ends them."""
-    done: list[Check] = []
+    done: list[CheckResult] = []
     try:
         for check in checks:
             done.append(check)  # noqa: PERF402  those before a failure are kept
     except ModelError as error:
-        done.append(Check(name=name, verdict="wrong", found=error.message, remedy=error.hint or ""))
+        done.append(CheckResult(name=name, verdict="wrong", found=error.message, remedy=error.hint or ""))
     return done
 
 
@@ -72,9 +72,9 @@ def _cores() -> int:
     return min(allowed, psutil.cpu_count(logical=False) or allowed)
 
 
-def threads_check() -> Check:
+def threads_check() -> CheckResult:
     """Check that torch computes with as many threads as there are cores."""
     threads, cores = torch.get_num_threads(), _cores()
     verdict: Literal["ok", "warning"] = "ok" if threads == cores else "warning"
     remedy = "" if threads == cores else f"set OMP_NUM_THREADS={cores}, unless other work needs the cores"
-    return Check(name="threads", verdict=verdict, found=f"{threads} on {cores} cores", remedy=remedy)
+    return CheckResult(name="threads", verdict=verdict, found=f"{threads} on {cores} cores", remedy=remedy)

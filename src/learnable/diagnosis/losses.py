@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from learnable.diagnosis.checks import Check
+from learnable.diagnosis.checks import CheckResult
 from learnable.errors import ModelError
 from learnable.models.batching import Batching
 from learnable.models.dtype import (
@@ -37,7 +37,7 @@ APART_NATS = {"float32": 1e-4, "bfloat16": 0.3}
 FLOAT32_HINT = "use --dtype float32"
 
 
-def loss_checks(model: LanguageModel, rendered: Sequence[Rendered]) -> Iterator[Check]:
+def loss_checks(model: LanguageModel, rendered: Sequence[Rendered]) -> Iterator[CheckResult]:
     """Check that a row has the same loss however it is computed, in the dtype of the model.
 
     Args:
@@ -57,7 +57,7 @@ def loss_checks(model: LanguageModel, rendered: Sequence[Rendered]) -> Iterator[
 
     def compared(
         name: str, found: NDArray[np.float64], expected: NDArray[np.float64], what: str, remedy: str
-    ) -> Check:
+    ) -> CheckResult:
         bound = APART_NATS[dtype]
         return _compared(
             name, per_token(found, rendered), per_token(expected, rendered), bound, dtype, what, remedy
@@ -85,7 +85,7 @@ def loss_checks(model: LanguageModel, rendered: Sequence[Rendered]) -> Iterator[
     )  # fmt: skip
 
 
-def batches_check(model: LanguageModel, rendered: Sequence[Rendered]) -> Check:
+def batches_check(model: LanguageModel, rendered: Sequence[Rendered]) -> CheckResult:
     """Try how rows of these lengths may lie in a batch of this model, whatever the cache says.
 
     Raises:
@@ -101,7 +101,7 @@ def batches_check(model: LanguageModel, rendered: Sequence[Rendered]) -> Check:
         "alone": "rows are computed one at a time, which is slow",
     }
     found = {ways[how] + (f": {why}" if why else ""): how for how, why in verdicts}
-    return Check(
+    return CheckResult(
         name="batches",
         verdict="warning" if "alone" in found.values() else "ok",
         found="; ".join(found),
@@ -117,10 +117,10 @@ def _compared(
     dtype: str,
     what: str,
     remedy: str,
-) -> Check:
+) -> CheckResult:
     largest = float(np.abs(found - expected).max())
     within = largest <= bound  # a NaN is not
-    return Check(
+    return CheckResult(
         name=name,
         verdict="ok" if within else "wrong",
         found=f"{what}: at most {largest:.2g} nats per token, {largest / bound:.0%} of the {bound:g} for {dtype}",
@@ -135,11 +135,13 @@ def _in_float32(remedy: str) -> str:
     return f"{FLOAT32_HINT}; where it is wrong there too: {remedy}" if remedy else FLOAT32_HINT
 
 
-def _prefix_check(model: LanguageModel, rendered: Sequence[Rendered], alone: NDArray[np.float64]) -> Check:
+def _prefix_check(
+    model: LanguageModel, rendered: Sequence[Rendered], alone: NDArray[np.float64]
+) -> CheckResult:
     """Check that computing the first tokens once for all rows that share them changes nothing."""
     shared, members = longest_shared_prefix(rendered)
     if not shared:
-        return Check(
+        return CheckResult(
             name="shared prefix",
             verdict="warning",
             found="not checked: no two rows begin with the same tokens before their answers",
@@ -192,7 +194,9 @@ def _padded_left(network: Any, rendered: Sequence[Rendered]) -> NDArray[np.float
     return nll
 
 
-def dtype_check(ref: ModelRef, rendered: Sequence[Rendered], nll: NDArray[np.float64]) -> Iterator[Check]:
+def dtype_check(
+    ref: ModelRef, rendered: Sequence[Rendered], nll: NDArray[np.float64]
+) -> Iterator[CheckResult]:
     """Check how far the dtype of a model moves its losses: against plain transformers in float32, row by row.
 
     Loads the model again in float32; the one that was measured must be gone.
@@ -211,7 +215,7 @@ def dtype_check(ref: ModelRef, rendered: Sequence[Rendered], nll: NDArray[np.flo
     dtype = concrete_dtype(ref)
     needed, free = float32_bytes(ref), free_and_total_bytes(resolved_device(ref))[0]
     if needed > free:
-        yield Check(
+        yield CheckResult(
             name="dtype",
             verdict="warning",
             found=f"not checked: float32 takes {needed / GIB:.1f} GiB of weights, and {free / GIB:.1f} GiB are free",
@@ -226,13 +230,13 @@ def dtype_check(ref: ModelRef, rendered: Sequence[Rendered], nll: NDArray[np.flo
     yield _compared("dtype", found, expected, FROM_FLOAT32_NATS[dtype], dtype, what, "")
 
 
-def adapter_check(model: LanguageModel, rendered: Sequence[Rendered], folder: Path, name: str) -> Check:
+def adapter_check(model: LanguageModel, rendered: Sequence[Rendered], folder: Path, name: str) -> CheckResult:
     """Check that an adapter fits, changes losses, and leaves the bits of the base alone when it is off again."""
     before = model.nll(rendered)
     with model.adapter(folder):
         worn = model.nll(rendered)
     if not np.array_equal(model.nll(rendered), before):
-        return Check(
+        return CheckResult(
             name=name,
             verdict="wrong",
             found=f"the adapter {folder} is taken off, and the base does not give the same bits as before",
@@ -245,7 +249,7 @@ def adapter_check(model: LanguageModel, rendered: Sequence[Rendered], folder: Pa
 
 def whole_model_check(
     ref: ModelRef, vocabulary: str, before: NDArray[np.float64], rendered: Sequence[Rendered], name: str
-) -> Check:
+) -> CheckResult:
     """Check that a whole model given as reference has the tokenizer of the base, and other losses.
 
     Args:
@@ -273,10 +277,10 @@ def _changed(
     rendered: Sequence[Rendered],
     dtype: str,
     what: str,
-) -> Check:
+) -> CheckResult:
     largest = float(np.abs(per_token(after, rendered) - per_token(before, rendered)).max())
     if largest == 0:
-        return Check(
+        return CheckResult(
             name=name,
             verdict="wrong",
             found="it changes no loss at all",
@@ -285,7 +289,7 @@ def _changed(
         )
     small = largest <= FROM_FLOAT32_NATS[dtype]
     aside = f", no more than {dtype} rounds" if small else ""
-    return Check(
+    return CheckResult(
         name=name,
         verdict="warning" if small else "ok",
         found=f"{what}; it changes losses by up to {largest:.2g} nats per token{aside}",

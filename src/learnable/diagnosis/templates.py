@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from learnable.diagnosis.checks import Check
+from learnable.diagnosis.checks import CheckResult
 from learnable.models.answers import LEFT_OUT_HINT, left_out
 from learnable.models.rendering import Renderer
 from learnable.models.templates import template_hint
@@ -20,7 +20,7 @@ _THOUGHTS = re.compile("<think>(.*</think>)?")
 GENERATION_MARK = re.compile(r"\{%-?\s*generation\b")
 
 
-def template_checks(renderer: Renderer, examples: Sequence[Example]) -> Iterator[Check]:
+def template_checks(renderer: Renderer, examples: Sequence[Example]) -> Iterator[CheckResult]:
     """Check the chat template, and which tokens count.
 
     Args:
@@ -46,16 +46,16 @@ def template_checks(renderer: Renderer, examples: Sequence[Example]) -> Iterator
     yield _fields_check(renderer)
 
 
-def _refusals(renderer: Renderer, rendered: Sequence[Rendered]) -> Check:
+def _refusals(renderer: Renderer, rendered: Sequence[Rendered]) -> CheckResult:
     refused = [row for row in rendered if row.refused is not None]
     whose = "the default one (### Instruction), as the model brings none"
     if not renderer.uses_default_template:
         whose = "the model's own"
     if not refused:
-        return Check(
+        return CheckResult(
             name="template", verdict="ok", found=f"{whose}; it takes all {len(rendered)} conversations"
         )
-    return Check(
+    return CheckResult(
         name="template",
         verdict="wrong" if len(refused) == len(rendered) else "warning",
         found=f"{whose}; it refuses {len(refused)} of {len(rendered)} conversations: {refused[0].refused}",
@@ -63,12 +63,12 @@ def _refusals(renderer: Renderer, rendered: Sequence[Rendered]) -> Check:
     )
 
 
-def _bos_check(renderer: Renderer, rendered: Sequence[Rendered]) -> Check:
+def _bos_check(renderer: Renderer, rendered: Sequence[Rendered]) -> CheckResult:
     tokenizer = renderer.tokenizer
     bos = tokenizer.bos_token_id
     doubled = sum(bool(len(row.ids) > 1 and row.ids[0] == bos and row.ids[1] == bos) for row in rendered)
     if doubled:
-        return Check(
+        return CheckResult(
             name="BOS",
             verdict="wrong",
             found=f"{doubled} of {len(rendered)} conversations begin with {tokenizer.bos_token} twice",
@@ -77,26 +77,26 @@ def _bos_check(renderer: Renderer, rendered: Sequence[Rendered]) -> Check:
     begun = sum(bool(row.ids[0] == bos) for row in rendered)
     adds = bos is not None and tokenizer("a")["input_ids"][:1] == [bos]
     if adds and begun < len(rendered):
-        return Check(
+        return CheckResult(
             name="BOS",
             verdict="warning",
             found=f"the tokenizer puts {tokenizer.bos_token} before texts, but the chat template does not",
             remedy=f"models that have learned with it are worse without it: {TEMPLATE_HINT}",
         )
     if bos is None:
-        return Check(name="BOS", verdict="ok", found="the model has none")
-    return Check(
+        return CheckResult(name="BOS", verdict="ok", found="the model has none")
+    return CheckResult(
         name="BOS", verdict="ok", found=f"stands once in front of {begun} of {len(rendered)} conversations"
     )
 
 
-def _end_check(renderer: Renderer, rendered: Sequence[Rendered]) -> Check:
+def _end_check(renderer: Renderer, rendered: Sequence[Rendered]) -> CheckResult:
     stops = renderer.stop_ids
     last = [int(row.ids[run[-1]]) for row in rendered for run in _runs(row.mask)]
     open_ended = sum(token not in stops for token in last)
     names = " or ".join(renderer.decode(np.array([stop], dtype=np.int32)) for stop in stops)
     if open_ended:
-        return Check(
+        return CheckResult(
             name="end of turn",
             verdict="wrong",
             found=f"{open_ended} of {len(last)} answers are not closed by {names}",
@@ -107,10 +107,10 @@ def _end_check(renderer: Renderer, rendered: Sequence[Rendered]) -> Check:
         found += (
             f"; the chat template leaves the last one open, and {renderer.chat.closings[0]} is put behind it"
         )
-    return Check(name="end of turn", verdict="ok", found=found)
+    return CheckResult(name="end of turn", verdict="ok", found=found)
 
 
-def _prompt_check(renderer: Renderer, taken: Sequence[tuple[Example, Rendered]]) -> Check:
+def _prompt_check(renderer: Renderer, taken: Sequence[tuple[Example, Rendered]]) -> CheckResult:
     turns = 0
     for example, row in taken:
         written = _letters(renderer.text(example.messages, tools=example.tools))
@@ -120,17 +120,19 @@ def _prompt_check(renderer: Renderer, taken: Sequence[tuple[Example, Rendered]])
             if message.role == "assistant" or _letters(message.content) in seen:
                 continue
             loses = "tokenizer changes" if _letters(message.content) in written else "chat template loses"
-            return Check(
+            return CheckResult(
                 name="prompt",
                 verdict="wrong",
                 found=f"the {loses} text of turn {number} ({message.role}) of example {example.id[:8]}: "
                 f"{message.content[:60]!r}",
                 remedy=f"look at it with `learnable show`; {TEMPLATE_HINT}",
             )
-    return Check(name="prompt", verdict="ok", found=f"the text of all {turns} user and system turns is there")
+    return CheckResult(
+        name="prompt", verdict="ok", found=f"the text of all {turns} user and system turns is there"
+    )
 
 
-def _mask_check(renderer: Renderer, taken: Sequence[tuple[Example, Rendered]]) -> Check:
+def _mask_check(renderer: Renderer, taken: Sequence[tuple[Example, Rendered]]) -> CheckResult:
     """Compare the text of the tokens that count with the answers."""
     answers = trimmed = tokens = 0
     for example, row in taken:
@@ -138,7 +140,7 @@ def _mask_check(renderer: Renderer, taken: Sequence[tuple[Example, Rendered]]) -
         counted = _answers(renderer, row.ids, row.mask)
         if not _says(counted, learned):
             said = "".join(turn.content for turn in learned)
-            return Check(
+            return CheckResult(
                 name="mask",
                 verdict="wrong",
                 found=f"example {example.id[:8]} answers {_short(said)}, and the tokens that count say "
@@ -149,19 +151,19 @@ def _mask_check(renderer: Renderer, taken: Sequence[tuple[Example, Rendered]]) -
         trimmed += sum(turn.content not in whole and turn.content.strip() in whole for turn in learned)
         answers, tokens = answers + len(learned), tokens + int(row.mask.sum())
     if cut := left_out([row for _, row in taken]):
-        return Check(name="mask", verdict="warning", found=cut, remedy=LEFT_OUT_HINT)
+        return CheckResult(name="mask", verdict="warning", found=cut, remedy=LEFT_OUT_HINT)
     if trimmed:
-        return Check(
+        return CheckResult(
             name="mask",
             verdict="warning",
             found=f"exactly the answers count, but the chat template changes the white space of {trimmed} of {answers}",
             remedy="leave it if white space at the ends of answers means nothing to you",
         )
     found = f"exactly the {answers} answers and their ends count, {tokens:,} tokens"
-    return Check(name="mask", verdict="ok", found=found)
+    return CheckResult(name="mask", verdict="ok", found=found)
 
 
-def _marks_check(renderer: Renderer, taken: Sequence[tuple[Example, Rendered]]) -> Check:
+def _marks_check(renderer: Renderer, taken: Sequence[tuple[Example, Rendered]]) -> CheckResult:
     """Compare the tokens that count with those that the template itself marks."""
     without_end = with_header = False
     for example, row in taken:
@@ -169,7 +171,7 @@ def _marks_check(renderer: Renderer, taken: Sequence[tuple[Example, Rendered]]) 
         ours, theirs = _answers(renderer, row.ids, row.mask), _answers(renderer, ids, marks)
         asked = [_letters(turn.content) for turn in example.messages if turn.role != "assistant"]
         if not _same(ours.texts, theirs.texts, asked):
-            return Check(
+            return CheckResult(
                 name="generation marks",
                 verdict="wrong",
                 found=f"in example {example.id[:8]} the chat template marks {_short(theirs.text)} as generated, and "
@@ -183,10 +185,10 @@ def _marks_check(renderer: Renderer, taken: Sequence[tuple[Example, Rendered]]) 
         found += ", and the ends of turns, which it does not mark"
     if with_header:
         found += "; it also marks what it writes itself before an answer, such as <think></think>"
-    return Check(name="generation marks", verdict="ok", found=found)
+    return CheckResult(name="generation marks", verdict="ok", found=found)
 
 
-def _fields_check(renderer: Renderer) -> Check:
+def _fields_check(renderer: Renderer) -> CheckResult:
     """Say what the template makes of what a conversation may have beyond its text."""
     fields = renderer.chat.fields
     place = "between <think> and </think>" if fields.reasoning == IN_CONTENT else f"as {fields.reasoning}"
@@ -199,7 +201,7 @@ def _fields_check(renderer: Renderer) -> Check:
     found = f"the chat template shows {' and '.join(shown) or 'none of them'}"
     found += f" ({place})" if fields.knows_reasoning else ""
     found += f"; it leaves out {' and '.join(lost)}" if lost else ""
-    return Check(name="reasoning and tools", verdict="ok", found=found)
+    return CheckResult(name="reasoning and tools", verdict="ok", found=found)
 
 
 class _Counted(NamedTuple):

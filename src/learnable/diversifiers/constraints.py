@@ -15,7 +15,8 @@ from learnable.diversifiers.keeping import content_words
 from learnable.diversifiers.kinds import Diversified, Ledger, shortfall
 from learnable.errors import UsageError, did_you_mean
 from learnable.runs.identity import example_id
-from learnable.types import Example, Message, Sampling
+from learnable.settings import Sampling
+from learnable.types import Example, Message
 
 VARIANTS = 3
 """Variants of each row when nothing else is asked for."""

@@ -13,7 +13,8 @@ from learnable.runs.identity import example_id, fingerprint
 from learnable.runs.progress import bar, say
 from learnable.runs.step import note
 from learnable.runs.store import Store
-from learnable.types import Answer, Generator, Measure, Message, Sampling
+from learnable.settings import Sampling
+from learnable.types import Answer, Generator, Measure, Message
 
 STORE_EVERY_S = 10.0
 

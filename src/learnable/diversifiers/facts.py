@@ -16,7 +16,8 @@ from learnable.diversifiers.kinds import Diversified, Ledger, shortfall
 from learnable.diversifiers.rounds import ROUNDS, Refused, Taken, Thing, until_enough, without_thoughts
 from learnable.errors import DataError, UsageError
 from learnable.runs.identity import example_id
-from learnable.types import Answer, Example, Message, Sampling
+from learnable.settings import Sampling
+from learnable.types import Answer, Example, Message
 
 PAIRS = 10
 """Pairs for each fact when nothing else is asked for."""

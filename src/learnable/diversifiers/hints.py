@@ -13,7 +13,8 @@ from learnable.diversifiers.drawing import Drawing
 from learnable.diversifiers.kinds import Diversified, Ledger
 from learnable.errors import DataError, UsageError
 from learnable.runs.identity import example_id
-from learnable.types import Example, Message, Sampling
+from learnable.settings import Sampling
+from learnable.types import Example, Message
 
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 _WORD_COLUMNS = ("word", "term", "source")
@@ -22,7 +23,7 @@ Key = tuple[str, ...]
 """A word or several, as tokens in lower case."""
 
 
-class Entry(NamedTuple):
+class DictionaryEntry(NamedTuple):
     """A word of a dictionary and what it means."""
 
     word: str
@@ -96,7 +97,9 @@ class Hints:
         del n
         return f"{rows:,} rows with what the dictionary says of their words"
 
-    def _hinted(self, example: Example, entries: Mapping[Key, Entry], *, longest: int, seed: int) -> Example:
+    def _hinted(
+        self, example: Example, entries: Mapping[Key, DictionaryEntry], *, longest: int, seed: int
+    ) -> Example:
         turns, hinted = list[Message](), dict[str, None]()
         for turn in example.messages:
             hits = list(_hits(turn.content, entries, longest)) if turn.role == "user" else []
@@ -108,7 +111,7 @@ class Hints:
         return replace(example, id=identity, messages=tuple(turns), meta=meta)
 
 
-def read_dictionary(path: str) -> dict[Key, Entry]:
+def read_dictionary(path: str) -> dict[Key, DictionaryEntry]:
     """Return the entries of a dictionary by their tokens; those of a word that stands there twice are joined.
 
     Raises:
@@ -119,7 +122,7 @@ def read_dictionary(path: str) -> dict[Key, Entry]:
         what = "is no .tsv, .csv, .jsonl, .json or .parquet file" if unknown else "is not there"
         raise DataError(f"the dictionary {path} {what}", hint="a word and its meanings in each line")
     ((kind, *_),), name = locate(path), Path(path).name
-    entries: dict[Key, Entry] = {}
+    entries: dict[Key, DictionaryEntry] = {}
     for where, cells, reason in (
         _table_cells(path, name) if kind == "csv" else _record_cells(kind, path, name)
     ):
@@ -130,8 +133,8 @@ def read_dictionary(path: str) -> dict[Key, Entry]:
             raise DataError(
                 f"{where}: {reason or 'no word with a meaning'}", hint="a word and its meanings in each line"
             )
-        before = entries.get(key, Entry(word, ()))
-        entries[key] = Entry(before.word, tuple(dict.fromkeys([*before.meanings, *meanings])))
+        before = entries.get(key, DictionaryEntry(word, ()))
+        entries[key] = DictionaryEntry(before.word, tuple(dict.fromkeys([*before.meanings, *meanings])))
     if not entries:
         raise DataError(f"the dictionary {name} has no entry", hint=f"it is {path}")
     return entries
@@ -162,7 +165,7 @@ def _record_cells(kind: str, path: str, name: str) -> Cells:
         yield place(name, row=number, line=record.line), cells if reason is None else [], reason
 
 
-def _hits(text: str, entries: Mapping[Key, Entry], longest: int) -> Iterator[Entry]:
+def _hits(text: str, entries: Mapping[Key, DictionaryEntry], longest: int) -> Iterator[DictionaryEntry]:
     """Yield the entries that a text has, each once, in its order."""
     tokens, seen, start = _key(text), set[Key](), 0
     while start < len(tokens):
@@ -180,7 +183,7 @@ def _key(text: str) -> Key:
     return tuple(_TOKEN.findall(text.lower()))
 
 
-def _told(entry: Entry, most: int) -> str:
+def _told(entry: DictionaryEntry, most: int) -> str:
     quoted = [f'"{meaning}"' for meaning in entry.meanings[:most]]
     listed = quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} or {quoted[-1]}"
     return f'In this text, "{entry.word}" means {listed}.'

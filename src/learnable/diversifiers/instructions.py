@@ -21,7 +21,7 @@ _PARAGRAPH = re.compile(r"\S(?:.*?\S)??(?=\s*\Z|[^\S\n]*\n[^\S\n]*\n)", re.DOTAL
 
 
 @dataclass(frozen=True, kw_only=True)
-class Located:
+class LocatedInstruction:
     """A user turn in three pieces: ``before + instruction + after`` is the turn, character by character."""
 
     before: str
@@ -44,7 +44,7 @@ class Instructions:
     """
 
     where: Literal["first", "last", "whole"]
-    places: tuple[Located, ...]
+    places: tuple[LocatedInstruction, ...]
     uncertain: int = 0
 
     @property
@@ -116,9 +116,9 @@ def with_user_turn(messages: Sequence[Message], content: str) -> tuple[Message, 
 Spans = Sequence[tuple[int, int]]
 
 
-def _located(turn: str, spans: Spans, start: int, stop: int) -> Located:
+def _located(turn: str, spans: Spans, start: int, stop: int) -> LocatedInstruction:
     first, last = spans[start][0], spans[stop - 1][1]
-    return Located(before=turn[:first], instruction=turn[first:last], after=turn[last:])
+    return LocatedInstruction(before=turn[:first], instruction=turn[first:last], after=turn[last:])
 
 
 def _recurring_end(turns: Sequence[str], spans: Sequence[Spans]) -> Literal["first", "last"] | None:

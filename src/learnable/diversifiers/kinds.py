@@ -8,7 +8,8 @@ from typing import ClassVar, Protocol
 import polars as pl
 
 from learnable.diversifiers.drawing import Drawing
-from learnable.types import Example, Sampling
+from learnable.settings import Sampling
+from learnable.types import Example
 
 DROPPED = {"parent": pl.String, "seed": pl.Int64, "reason": pl.String, "text": pl.String}
 """Columns of the ledger of what was drawn and refused."""

@@ -12,7 +12,8 @@ from learnable.diversifiers.kinds import Diversified, Ledger, shortfall
 from learnable.diversifiers.rounds import ROUNDS, Refused, Taken, Thing, until_enough
 from learnable.errors import UsageError
 from learnable.runs.identity import example_id
-from learnable.types import Example, Message, Sampling
+from learnable.settings import Sampling
+from learnable.types import Example, Message
 
 REWRITES = 10
 """Rewrites of each instruction when nothing else is asked for."""

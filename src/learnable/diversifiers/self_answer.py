@@ -9,7 +9,8 @@ from learnable.diversifiers.gates import Neighbours, alike, excerpt, failing
 from learnable.diversifiers.kinds import Diversified, Ledger, shortfall
 from learnable.errors import DataError
 from learnable.runs.identity import example_id, fingerprint
-from learnable.types import Example, Message, Sampling
+from learnable.settings import Sampling
+from learnable.types import Example, Message
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,8 @@ from learnable.evaluators.exact_match import question_of
 from learnable.evaluators.kinds import Kind
 from learnable.evaluators.reading import REFERENCES, Item, Row, answered, asked, read_items
 from learnable.servers import Reply, ServerGenerator
-from learnable.types import Example, Grade, Message, Sampling
+from learnable.settings import Sampling
+from learnable.types import Example, Grade, Message
 
 _VERDICT = re.compile(r"\[\[([ABC])\]\]")
 

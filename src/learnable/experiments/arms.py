@@ -7,7 +7,7 @@ import polars as pl
 
 from learnable.experiments.methods import Method
 from learnable.runs.identity import fingerprint
-from learnable.types import Tuning
+from learnable.settings import Tuning
 
 
 @dataclass(frozen=True, kw_only=True)

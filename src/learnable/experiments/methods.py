@@ -13,8 +13,9 @@ from learnable.errors import SelectionError, UsageError, did_you_mean
 from learnable.runs.identity import fingerprint, source_of
 from learnable.scorers import SCORERS
 from learnable.selectors import SELECTORS, PerSource, Thresholds, choose
+from learnable.settings import Reference
 from learnable.spec import build
-from learnable.types import Budget, Reference, Scorer
+from learnable.types import Budget, Scorer
 
 Kind = Literal["chosen", "column", "full", "untuned"]
 ALIASES: Mapping[str, tuple[str, bool]] = {"longest": ("length", False), "shortest": ("length", True)}

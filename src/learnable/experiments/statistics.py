@@ -59,7 +59,7 @@ class Interval:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Difference(Interval):
+class MeanDifference(Interval):
     """A mean difference to a baseline with its interval, and what it says.
 
     ``p`` is two-sided, times the number of comparisons, at most 1; NaN where the bounds are. ``verdict`` is "better"
@@ -100,7 +100,7 @@ def difference(
     comparisons: int = 1,
     draws: int = 100_000,
     seed: int = 0,
-) -> Difference:
+) -> MeanDifference:
     """Compare a method with a baseline on the same items, paired by item and by seed.
 
     A pair with a NaN on either side is left out; the mean is over the pairs that are left. One model without seeds
@@ -152,7 +152,7 @@ def difference(
     verdict: Verdict = "no difference seen"
     if low > 0 or high < 0:
         verdict = "better" if (mean > 0) == higher_is_better else "worse"
-    return Difference(
+    return MeanDifference(
         mean=mean,
         low=low,
         high=high,

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from learnable.models.fused_attention import Mask, Rows, flash, flex
+from learnable.models.fused_attention import Mask, PackedRows, flash, flex
 from learnable.models.network import base_network
 from learnable.models.packing import Layout, Segments
 
@@ -49,9 +49,9 @@ class Followed:
         return self.layout.segments
 
     @cached_property
-    def rows(self) -> Rows:
+    def rows(self) -> PackedRows:
         """What flash attention wants to know."""
-        return Rows.of(self.segments, self.device)
+        return PackedRows.of(self.segments, self.device)
 
     @cached_property
     def mask(self) -> Mask:

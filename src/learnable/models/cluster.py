@@ -33,7 +33,8 @@ from learnable.models.source import adapter_key, identify, is_adapter
 from learnable.packages import needed
 from learnable.runs.progress import say
 from learnable.runs.stopping import handlers_kept
-from learnable.types import Answer, ModelRef, Rendered, Sampling, Work
+from learnable.settings import Sampling
+from learnable.types import Answer, ModelRef, Rendered, Work
 
 Found = TypeVar("Found")
 Task = Callable[[LanguageModel], Found]
@@ -48,7 +49,7 @@ LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pool:
+class Workers:
     """The workers that a cluster has room for.
 
     Args:
@@ -131,7 +132,7 @@ def _knock(address: str) -> None:
         socket.create_connection((place.hostname, place.port), timeout=KNOCK_S).close()
 
 
-def pool_of_workers(ray: Any, device: str) -> Pool:
+def pool_of_workers(ray: Any, device: str) -> Workers:
     """Return the workers that a cluster has room for: one for each GPU, else as many as its CPUs can take.
 
     A CPU worker is what a local run would be: it has the threads of this process (OMP_NUM_THREADS), since other
@@ -151,7 +152,7 @@ def pool_of_workers(ray: Any, device: str) -> Pool:
     if device.startswith("cuda"):
         if not gpus:
             raise ModelError(f"the Ray cluster has no GPU for --device {device}", hint="give --device cpu")
-        return Pool(device="cuda", workers=gpus, threads=1)
+        return Workers(device="cuda", workers=gpus, threads=1)
     threads, cpus = torch.get_num_threads(), [int(node.get("CPU", 0)) for node in nodes]
     workers = sum(count // threads for count in cpus)
     if not workers:
@@ -160,7 +161,7 @@ def pool_of_workers(ray: Any, device: str) -> Pool:
             f"{max(cpus, default=0)}",
             hint="set OMP_NUM_THREADS to fewer",
         )
-    return Pool(device=device, workers=workers, threads=threads)
+    return Workers(device=device, workers=workers, threads=threads)
 
 
 def dtype_of_workers(ref: ModelRef, on: str) -> Literal["float32", "bfloat16"]:
@@ -335,7 +336,7 @@ class ClusterModel(LanguageModel):
         )
 
 
-def _shipped(ref: ModelRef, pool: Pool) -> ModelRef:
+def _shipped(ref: ModelRef, pool: Workers) -> ModelRef:
     """Return a model as a worker is to load it: by a path that does not depend on the folder one works in."""
     path = Path(ref.name).expanduser()
     is_path = ref.name != "starter" and path.exists()

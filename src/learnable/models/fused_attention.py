@@ -27,7 +27,7 @@ NOBODY = -1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rows:
+class PackedRows:
     """The rows of a packed batch of N tokens, as kernels of variable lengths want them.
 
     ``queries`` and ``keys`` int32 (n + 1,): where each row begins among the queries and among the keys, and the end.
@@ -42,7 +42,7 @@ class Rows:
     most_keys: int
 
     @classmethod
-    def of(cls, segments: tuple[Segments, ...], device: torch.device) -> "Rows":
+    def of(cls, segments: tuple[Segments, ...], device: torch.device) -> "PackedRows":
         """Return the rows of segments, on a device."""
         lengths = np.repeat([part.length for part in segments], [part.count for part in segments])
         before = np.repeat([part.before[1] for part in segments], [part.count for part in segments])
@@ -83,7 +83,7 @@ def flash(
     key: torch.Tensor,
     value: torch.Tensor,
     *,
-    rows: Rows,
+    rows: PackedRows,
     scale: float,
     window: int | None,
 ) -> torch.Tensor:

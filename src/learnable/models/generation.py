@@ -15,7 +15,8 @@ from learnable.errors import ModelError, UsageError
 from learnable.models.decoding import decode
 from learnable.models.draws import Draws
 from learnable.models.rendering import Renderer
-from learnable.types import Answer, Message, Sampling
+from learnable.settings import Sampling
+from learnable.types import Answer, Message
 
 BATCH_TOKENS = {"cpu": 16_384, "cuda": 65_536, "mps": 8_192}
 """Most tokens of a batch, prompts with padding and room for the answers, by kind of device."""

@@ -25,7 +25,8 @@ from learnable.models.packing import Layout
 from learnable.models.rendering import Renderer
 from learnable.models.source import adapter_key, identify, position_limit
 from learnable.models.speed import Shapes, peak
-from learnable.types import Answer, ModelRef, Rendered, Sampling, Work
+from learnable.settings import Sampling
+from learnable.types import Answer, ModelRef, Rendered, Work
 
 BATCH_TOKENS = {"cpu": 2_048, "cuda": 32_768, "mps": 4_096}
 

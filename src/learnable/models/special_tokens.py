@@ -15,7 +15,8 @@ from learnable.models.weights import quiet, read_network
 from learnable.runs.files import replacing
 from learnable.runs.identity import fingerprint
 from learnable.runs.step import waiting_lock
-from learnable.types import ModelRef, NewTokens
+from learnable.settings import NewTokens
+from learnable.types import ModelRef
 
 
 def with_tokens(ref: ModelRef, tokens: NewTokens, folder: Path) -> ModelRef:

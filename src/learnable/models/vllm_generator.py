@@ -19,7 +19,8 @@ from learnable.models.rendering import Renderer
 from learnable.models.source import concrete_dtype, identify, locate
 from learnable.packages import needed
 from learnable.runs.identity import fingerprint
-from learnable.types import Answer, ModelRef, Sampling
+from learnable.settings import Sampling
+from learnable.types import Answer, ModelRef
 
 AT_ONCE = 2_048
 """Prompts that vLLM is given at a time, twice what it decodes at once on a large GPU; then their answers are stored."""

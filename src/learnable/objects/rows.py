@@ -12,7 +12,8 @@ from learnable.data import read as read_pool
 from learnable.data.sources import MEMORY, Source, read_records
 from learnable.data.writing import check_unchanged
 from learnable.errors import DataError, UsageError
-from learnable.types import Example, Pool, Reading
+from learnable.settings import Reading
+from learnable.types import Example, Pool
 
 if TYPE_CHECKING:
     from datasets import Dataset

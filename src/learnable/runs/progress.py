@@ -24,7 +24,7 @@ _heard = threading.Event()
 """Set once anything was said."""
 
 
-class Bar(Protocol):
+class ProgressBar(Protocol):
     """Counts what is done."""
 
     def advance(self, amount: int) -> None:
@@ -129,7 +129,7 @@ def _write_lines(work: _Work, over: threading.Event) -> None:
 
 
 @contextmanager
-def bar(label: str, total: int, *, done: int = 0, unit: str = "tokens") -> Iterator[Bar]:
+def bar(label: str, total: int, *, done: int = 0, unit: str = "tokens") -> Iterator[ProgressBar]:
     """Show how far a piece of work is, with its speed and the time left.
 
     Args:

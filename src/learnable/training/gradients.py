@@ -15,9 +15,10 @@ from peft import get_peft_model
 from learnable.errors import TrainError, UsageError
 from learnable.models.loading import load_network
 from learnable.models.source import concrete_dtype
-from learnable.runs.progress import Bar, bar, say
+from learnable.runs.progress import ProgressBar, bar, say
+from learnable.settings import Tuning
 from learnable.training.sft import lora
-from learnable.types import ModelRef, Rendered, Tuning
+from learnable.types import ModelRef, Rendered
 
 PRODUCTS_AT_ONCE = 1 << 22
 """Elements of the sums that are multiplied in float64 at once."""
@@ -174,7 +175,7 @@ def _added(
     split: NDArray[np.int64],
     *,
     mixed: torch.autocast,
-    progress: Bar,
+    progress: ProgressBar,
 ) -> tuple[NDArray[np.float64], torch.Tensor]:
     """Return the lengths of gradients (n,), and their sums over the parts, float32 (parts, parameters)."""
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]

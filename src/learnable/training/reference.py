@@ -12,8 +12,9 @@ import polars as pl
 from learnable.errors import TrainError
 from learnable.runs.files import write_frame, write_json
 from learnable.runs.identity import fingerprint
+from learnable.settings import Reference
 from learnable.training.sft import LAST_EPOCH, Trained, fine_tune
-from learnable.types import ModelRef, Reference, Rendered
+from learnable.types import ModelRef, Rendered
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,11 +35,12 @@ from learnable.runs.files import disk_errors, flush, replacing, write_frame, wri
 from learnable.runs.outputs import differences, in_words, recorded
 from learnable.runs.progress import bar, say
 from learnable.runs.step import note, read_json
+from learnable.settings import Tuning
 from learnable.training import devices
 from learnable.training.batches import Batches, LengthGroupedBatches
 from learnable.training.memory import PIECE_TOKENS
 from learnable.training.trainer import ResponseTrainer
-from learnable.types import ModelRef, Rendered, Tuning
+from learnable.types import ModelRef, Rendered
 
 CHECKPOINT_EVERY_S = 60.0
 COMPLETE, KEPT_LOSSES = "complete", "last_epoch.npy"

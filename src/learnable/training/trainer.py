@@ -13,7 +13,7 @@ from learnable.models.attention import attending
 from learnable.models.lengths import LengthSwitches
 from learnable.models.network import base_network
 from learnable.models.packing import Layout, padded
-from learnable.runs.progress import Bar
+from learnable.runs.progress import ProgressBar
 from learnable.training import devices
 from learnable.training.batches import Batch, Batches, Member, inputs_of, pieces, response_tokens, share
 from learnable.training.loss import response_nll
@@ -50,7 +50,7 @@ class ResponseTrainer(SFTTrainer):  # type: ignore[misc]
     ) -> None:
         super().__init__(**given)
         self.batches, self.losses = batches, losses
-        self.progress: Bar | None = None
+        self.progress: ProgressBar | None = None
         self.size = PieceSize.of(self.model, longest=batches.longest)
         self._layout_of, self._padding = layout_of, layout_of is padded
         self._network = base_network(self.model)

@@ -1,0 +1,62 @@
+"""The size of the house: what is one thing has one name, and no part of it is larger than a reader can hold."""
+
+import ast
+from collections import defaultdict
+from pathlib import Path
+
+import learnable
+
+SOURCE = Path(learnable.__file__).parent
+FILES = {
+    file.relative_to(SOURCE).as_posix(): file.read_text(encoding="utf-8") for file in SOURCE.rglob("*.py")
+}
+LONGEST_FUNCTION, LONGEST_FILE = 70, 450
+
+# What is larger still, and is to go from these lists.
+LARGE_FUNCTIONS = {
+    "commands/compare.py: compare",
+    "commands/diversify.py: diversify",
+    "commands/score.py: score",
+    "commands/select.py: select",
+    "commands/teach.py: teach",
+    "commands/train.py: train",
+    "experiments/statistics.py: difference",
+    "selectors/choose.py: choose",
+    "training/gradients.py: gradient_sums",
+}
+LARGE_FILES = {"runs/step.py"}
+NAMES_GIVEN_TWICE = {
+    "Answer", "Check", "Cost", "Evaluated", "Facts", "Item", "Lesson", "Line", "Scale", "Shelf", "Step",
+}  # fmt: skip
+
+
+def test_no_two_classes_have_the_same_name():
+    places = defaultdict(list)
+    for name, text in FILES.items():
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.ClassDef):
+                places[node.name].append(name)
+    assert {
+        name: files for name, files in places.items() if len(files) > 1 and name not in NAMES_GIVEN_TWICE
+    } == {}
+
+
+def test_no_function_is_longer_than_a_page():
+    longer = {}
+    for name, text in FILES.items():
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+                longer[f"{name}: {node.name}"] = node.end_lineno - first + 1
+    assert {
+        name: lines
+        for name, lines in longer.items()
+        if lines > LONGEST_FUNCTION and name not in LARGE_FUNCTIONS
+    } == {}
+
+
+def test_no_file_is_longer_than_one_can_read_at_a_time():
+    lines = {name: len(text.splitlines()) for name, text in FILES.items()}
+    assert {
+        name: count for name, count in lines.items() if count > LONGEST_FILE and name not in LARGE_FILES
+    } == {}
