@@ -13,7 +13,7 @@ import pytest
 from learnable.commands import load, report
 from learnable.errors import StoreError
 from learnable.experiments import Measured, SelectionCost, jaccard, overview
-from learnable.pages import ComparisonFacts, comparison_warnings_of, render_comparison
+from learnable.pages import ComparisonFacts, comparison_warnings, render_comparison
 from learnable.pages.comparison import answers, choices, costs, sources
 from learnable.pages.comparison.facts import comparison_of
 from learnable.runs.step import Step
@@ -355,7 +355,7 @@ def test_one_source_makes_no_table(facts: ComparisonFacts) -> None:
 
 def test_a_clean_comparison_has_few_warnings() -> None:
     clean = make_comparison({"good": -0.3}, seeds=5, evaluations=(LOSS, EXACT))
-    assert [said.split(":")[0] for said in comparison_warnings_of(clean)] == [
+    assert [said.split(":")[0] for said in comparison_warnings(clean)] == [
         "good makes one selection for all seeds"
     ]
 
@@ -452,13 +452,13 @@ def undefined() -> ComparisonFacts:
     ],
 )
 def test_what_to_distrust(make, said: str) -> None:
-    assert said in " ".join(comparison_warnings_of(make()))
+    assert said in " ".join(comparison_warnings(make()))
 
 
 def test_the_page_lists_the_same_warnings(facts: ComparisonFacts, page: Page) -> None:
     shown = re.search(r'<ul class="warnings">(.*?)</ul>', page.html, re.DOTALL)
     assert shown is not None
-    assert shown[1].count("<li>") == len(comparison_warnings_of(facts))
+    assert shown[1].count("<li>") == len(comparison_warnings(facts))
 
 
 def test_items_in_the_pool_are_named(facts: ComparisonFacts) -> None:
@@ -583,7 +583,7 @@ def test_report_takes_a_comparison(folder: str, facts: ComparisonFacts, tmp_path
         "3 comparisons with a random draw"
         in Page((tmp_path / "report" / "report.html").read_text("utf-8")).plain
     )
-    assert done.facts["warnings"] == comparison_warnings_of(facts)
+    assert done.facts["warnings"] == comparison_warnings(facts)
 
 
 def test_what_is_neither_selection_nor_comparison_is_refused(folder: str, tmp_path) -> None:

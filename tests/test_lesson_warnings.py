@@ -6,13 +6,13 @@ from dataclasses import replace
 import polars as pl
 import pytest
 
-from learnable.pages import LessonFacts, lesson_warnings_of, render_lesson
+from learnable.pages import LessonFacts, lesson_warnings, render_lesson
 from test_lesson_report import LOSS, QUESTIONS, alone, make_lesson, small, usual, with_table
 from test_reporting import Page
 
 
 def test_a_clean_lesson_has_few_warnings() -> None:
-    assert [said.split(" ")[0] for said in lesson_warnings_of(usual())] == ["Trained", "The", "Only"]
+    assert [said.split(" ")[0] for said in lesson_warnings(usual())] == ["Trained", "The", "Only"]
 
 
 def did_not_move() -> LessonFacts:
@@ -104,7 +104,7 @@ def only_losses() -> LessonFacts:
     ],
 )  # fmt: skip
 def test_what_to_distrust(make, said: str) -> None:
-    assert said in " ".join(lesson_warnings_of(make()))
+    assert said in " ".join(lesson_warnings(make()))
 
 
 def test_what_could_not_be_looked_for_is_said() -> None:
@@ -119,4 +119,4 @@ def test_what_could_not_be_looked_for_is_said() -> None:
 def test_the_page_lists_the_same_warnings() -> None:
     shown = re.search(r'<ul class="warnings">(.*?)</ul>', render_lesson(usual()), re.DOTALL)
     assert shown is not None
-    assert shown[1].count("<li>") == len(lesson_warnings_of(usual()))
+    assert shown[1].count("<li>") == len(lesson_warnings(usual()))

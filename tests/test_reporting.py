@@ -10,14 +10,20 @@ import numpy as np
 import polars as pl
 import pytest
 
-from learnable.pages import Facts, Step, charts, dots, render, tables
-from learnable.pages.facts import view_of
+from learnable.pages import CostRow, SelectionFacts, view_of
+from learnable.pages import render_selection as render
+from learnable.pages import selection_pictures as pictures
+from learnable.pages.page import Turn, turns_of
+from learnable.pages.selection import to_read
+from learnable.pages.selection_facts import by_length, spearman
 
 EVIL = '<script>window.hacked = 1; alert(1)</script><img src=x onerror="alert(2)">"onmouseover=\'alert(3)\' {{7*7}} ${7*7} <!-- '
 LIMIT = "no response token: the prompt fills the length limit"
 
 
-def make_facts(n: int = 300, keep: int = 60, *, sources: int = 3, seed: int = 0, evil: bool = False) -> Facts:
+def make_facts(
+    n: int = 300, keep: int = 60, *, sources: int = 3, seed: int = 0, evil: bool = False
+) -> SelectionFacts:
     """A clean run of n examples, two of them without a score; three rows are unreadable and five repeated."""
     scores = make_scores(n, sources=sources, seed=seed)
     ids = scores["id"].to_list()
@@ -40,7 +46,7 @@ def make_facts(n: int = 300, keep: int = 60, *, sources: int = 3, seed: int = 0,
         texts[worst] = [{"role": "user", "content": EVIL}, {"role": "assistant", "content": EVIL * 20}]
     kept = ranked.head(keep).select("id", rank=pl.int_range(pl.len()), gain="learnability")
     dropped = scores.join(kept, on="id", how="anti", maintain_order="left")
-    return Facts(
+    return SelectionFacts(
         title="lobass",
         command="learnable run lobass data=my.jsonl model=starter budget=20%",
         model="SmolLM2-135M-Instruct",
@@ -56,17 +62,17 @@ def make_facts(n: int = 300, keep: int = 60, *, sources: int = 3, seed: int = 0,
         kept=kept,
         dropped=dropped.select("id", reason=pl.col("undefined").fill_null("below the budget")),
         steps=[
-            Step(
+            CostRow(
                 name="measure the base model",
                 tokens=10_000,
                 passes=1.0,
                 seconds=2.0,
                 peak_memory_bytes=2 << 30,
             ),
-            Step(
+            CostRow(
                 name="train the reference", tokens=30_000, passes=3.0, seconds=78.0, peak_memory_bytes=6 << 30
             ),
-            Step(name="select", tokens=0, passes=0.0, seconds=0.0, peak_memory_bytes=0),
+            CostRow(name="select", tokens=0, passes=0.0, seconds=0.0, peak_memory_bytes=0),
         ],
     )
 
@@ -113,17 +119,17 @@ def make_rows(ids: list[str], reason: str) -> pl.DataFrame:
     )
 
 
-def changed(facts: Facts, **columns) -> Facts:
+def changed(facts: SelectionFacts, **columns) -> SelectionFacts:
     return replace(facts, scores=facts.scores.with_columns(**columns))
 
 
 @pytest.fixture(scope="module")
-def facts() -> Facts:
+def facts() -> SelectionFacts:
     return make_facts()
 
 
 @pytest.fixture(scope="module")
-def page(facts: Facts) -> "Page":
+def page(facts: SelectionFacts) -> "Page":
     return Page(render(facts))
 
 
@@ -186,7 +192,7 @@ class Page(HTMLParser):
 # ---------------------------------------------------------------- figures
 
 
-def test_the_headline_has_the_figures_of_the_frames(facts: Facts, page: Page) -> None:
+def test_the_headline_has_the_figures_of_the_frames(facts: SelectionFacts, page: Page) -> None:
     kept_tokens = facts.scores.join(facts.kept, on="id", how="semi")["tokens"].sum()
     tiles = re.findall(r"<dt>([\w ]+)</dt><dd>([\d,]+)<small>([^<]*)", page.html)[:6]
     assert tiles == [
@@ -202,7 +208,7 @@ def test_the_headline_has_the_figures_of_the_frames(facts: Facts, page: Page) ->
         assert said in page.plain
 
 
-def test_the_sources_table_is_the_group_by(facts: Facts, page: Page) -> None:
+def test_the_sources_table_is_the_group_by(facts: SelectionFacts, page: Page) -> None:
     frame = facts.scores.join(facts.kept.with_columns(k=pl.lit(1)), on="id", how="left")
     expected = {
         name: [f"{part.height:,}", f"{part['k'].sum()}", f"{part['k'].sum() / 60 / (part.height / 300):.2f}",
@@ -216,24 +222,23 @@ def test_the_sources_table_is_the_group_by(facts: Facts, page: Page) -> None:
     assert [int(row[1]) for row in rows] == sorted((int(row[1]) for row in rows), reverse=True)
 
 
-def test_length_bins_part_the_pool(facts: Facts) -> None:
-    groups = tables.by_length(view_of(facts))
-    assert sum(group.examples for group in groups) == 300
-    assert sum(group.kept for group in groups) == 60
-    for group in groups:
-        low, _, high = group.name.replace(",", "").partition("\N{EN DASH}")
+def test_length_bins_part_the_pool(facts: SelectionFacts) -> None:
+    groups = by_length(view_of(facts))
+    assert (groups["examples"].sum(), groups["kept"].sum()) == (300, 60)
+    for name, examples in groups.select("name", "examples").iter_rows():
+        low, _, high = name.replace(",", "").partition("\N{EN DASH}")
         inside = facts.scores["response_tokens"].is_between(int(low), int(high or low))
-        assert group.examples == inside.sum()
+        assert examples == inside.sum()
 
 
 def test_spearman_by_hand() -> None:
     frame = pl.DataFrame({"a": [1.0, 2.0, 3.0, 4.0, 5.0, None], "b": [2, 1, 4, 3, 5, 9], "same": [1] * 6})
-    assert tables.spearman(frame, "a", "b") == (pytest.approx(0.8), 5)
-    assert tables.spearman(frame, "a", "same") == (None, 5)
-    assert tables.spearman(frame, "a", "absent") == (None, 0)
+    assert spearman(frame, "a", "b") == (pytest.approx(0.8), 5)
+    assert spearman(frame, "a", "same") == (None, 5)
+    assert spearman(frame, "a", "absent") == (None, 0)
 
 
-def test_the_correlation_table_has_every_scorer(facts: Facts, page: Page) -> None:
+def test_the_correlation_table_has_every_scorer(facts: SelectionFacts, page: Page) -> None:
     (rows,) = (rows for caption, rows in page.tables.items() if caption.startswith("Spearman"))
     assert [row[0] for row in rows[1:]] == ["learnability used", "difference"]
     finite = facts.scores.filter(pl.col("learnability").is_finite())
@@ -241,12 +246,12 @@ def test_the_correlation_table_has_every_scorer(facts: Facts, page: Page) -> Non
     assert rows[2][3:] == [f"{rho:.2f}".replace("-", "\N{MINUS SIGN}"), "298"]
 
 
-def test_the_histogram_counts_every_scored_example_and_parts_at_the_cutoff(facts: Facts) -> None:
+def test_the_histogram_counts_every_scored_example_and_parts_at_the_cutoff(facts: SelectionFacts) -> None:
     view = view_of(facts)
-    bars = tables.histogram(view).bars
-    assert (sum(bar.kept for bar in bars), sum(bar.rest for bar in bars)) == (60, 238)
-    assert not any(bar.kept and bar.rest for bar in bars)
-    assert any(bar.low == pytest.approx(view.cutoff) for bar in bars)
+    edges, counts, _ = pictures.histogram(view)
+    assert [sum(numbers) for numbers in zip(*counts, strict=True)] == [60, 238]
+    assert not any(kept and rest for kept, rest in counts)
+    assert any(edge == pytest.approx(view.cutoff) for edge in edges)
 
 
 def test_what_was_left_out_adds_up(page: Page) -> None:
@@ -262,12 +267,12 @@ def test_what_was_left_out_adds_up(page: Page) -> None:
     assert f"my.jsonl:1 {LIMIT}" in page.plain
 
 
-def test_what_is_not_accounted_for_is_said(facts: Facts) -> None:
+def test_what_is_not_accounted_for_is_said(facts: SelectionFacts) -> None:
     text = Page(render(replace(facts, dropped=facts.dropped.head(200)))).plain
     assert "(that makes 260: 40 examples not accounted for)" in text
 
 
-def test_the_cost_table_sums_up(facts: Facts, page: Page) -> None:
+def test_the_cost_table_sums_up(facts: SelectionFacts, page: Page) -> None:
     rows = page.tables["Cost per step"]
     assert rows[1] == ["measure the base model", "2.0 s", "10,000", "1.00", "5,000", "2.0 GiB"]
     assert rows[3] == ["select", *["\N{EN DASH}"] * 5]
@@ -275,35 +280,32 @@ def test_the_cost_table_sums_up(facts: Facts, page: Page) -> None:
     assert f"{40_000 / facts.scores['tokens'].sum():.2f} epochs over the pool" in page.plain
 
 
-def test_examples_to_read_are_best_border_and_worst(facts: Facts) -> None:
-    from learnable.pages.excerpts import shelves
-
-    best, just_in, just_out, worst = shelves(view_of(facts))
+def test_examples_to_read_are_best_border_and_worst(facts: SelectionFacts) -> None:
+    best, just_in, just_out, worst = [frame for _, _, frame in to_read(view_of(facts))]
     order = (
         facts.scores.filter(pl.col("learnability").is_finite())
         .sort("learnability", descending=True)["id"]
         .to_list()
     )
-    assert [e.id for e in best.excerpts] == order[:8]
-    assert [e.id for e in just_in.excerpts] == order[56:60]
-    assert [e.id for e in just_out.excerpts] == order[60:64]
-    assert [e.id for e in worst.excerpts] == order[:-9:-1]
-    assert best.excerpts[0].state == "chosen, pick 1"
-    assert just_out.excerpts[0].state == "not chosen: below the budget"
+    assert best["id"].to_list() == order[:8]
+    assert just_in["id"].to_list() == order[56:60]
+    assert just_out["id"].to_list() == order[60:64]
+    assert worst["id"].to_list() == order[:-9:-1]
 
 
-def test_long_texts_are_folded_and_very_long_ones_say_what_is_missing(facts: Facts) -> None:
-    from learnable.pages.excerpts import shelves
+def test_an_example_says_whether_it_was_chosen_or_why_not(page: Page) -> None:
+    assert "chosen, pick 1 " in page.plain
+    assert "not chosen: below the budget" in page.plain
 
-    long = [
-        [{"role": "user", "content": "q"}] * 11
-        + [{"role": "assistant", "content": "x" * 9_000}, {"role": "user", "content": ""}]
-    ]
-    examples = facts.examples.with_columns(messages=pl.Series(long * 300))
-    excerpt = shelves(view_of(replace(facts, examples=examples)))[0].excerpts[0]
-    assert (excerpt.left_out, excerpt.turns[-1].left_out, len(excerpt.turns[-1].text)) == (1, 1_000, 8_000)
-    assert excerpt.turns[-1].preview.endswith("…")
-    assert not excerpt.turns[0].preview
+
+def test_long_texts_are_folded_and_very_long_ones_say_what_is_missing() -> None:
+    long = [{"role": "assistant", "content": "x" * 9_000}, {"role": "user", "content": ""}]
+    parts = turns_of([{"role": "user", "content": "q"}] * 11 + long)
+    turns = [part for part in parts if isinstance(part, Turn)]
+    assert (len(turns), turns[-1].left_out, len(turns[-1].text)) == (12, 1_000, 8_000)
+    assert turns[-1].preview.endswith("…")
+    assert not turns[0].preview
+    assert parts[-1].words == "… and 1 more message, not in this page."
 
 
 # ---------------------------------------------------------------- charts
@@ -311,17 +313,17 @@ def test_long_texts_are_folded_and_very_long_ones_say_what_is_missing(facts: Fac
 
 def test_the_dots_are_a_fixed_sample_with_all_the_chosen() -> None:
     view = view_of(make_facts(6_000, 500))
-    drawn = dots.points(view)
-    assert {len(column) for column in drawn.values()} == {dots.SHOWN_POINTS}
+    drawn = pictures.points(view)
+    assert {len(column) for column in drawn.values()} == {pictures.SHOWN_POINTS}
     assert drawn["group"].count("chosen") == 500
-    assert drawn == dots.points(view)
-    assert "4,000 of 5,998 scored examples are drawn, all 500 chosen" in charts.plane(view).remark
+    assert drawn == pictures.points(view)
+    assert "4,000 of 5,998 scored examples are drawn, all 500 chosen" in pictures.plane(view).remark
 
 
 def test_many_chosen_leave_room_for_the_others() -> None:
     view = view_of(make_facts(6_000, 5_000))
-    assert dots.points(view)["group"].count("chosen") == dots.SHOWN_CHOSEN
-    assert "2,000 of the 5,000 chosen" in charts.length(view).remark
+    assert pictures.points(view)["group"].count("chosen") == pictures.SHOWN_CHOSEN
+    assert "2,000 of the 5,000 chosen" in pictures.length(view).remark
 
 
 def test_five_thousand_examples_stay_below_three_megabytes() -> None:

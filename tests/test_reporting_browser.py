@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from learnable.pages import render, render_comparison
+from learnable.pages import render_comparison, render_selection
 from test_comparison_report import evil
 from test_reporting import make_facts
 
@@ -50,7 +50,7 @@ def browser() -> Iterator:
 @pytest.fixture(scope="module")
 def file(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("report") / "report.html"
-    path.write_text(render(make_facts(N, KEEP, evil=True)), encoding="utf-8")
+    path.write_text(render_selection(make_facts(N, KEEP, evil=True)), encoding="utf-8")
     return path
 
 

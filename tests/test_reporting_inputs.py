@@ -8,18 +8,19 @@ from dataclasses import replace
 import polars as pl
 import pytest
 
-from learnable.pages import Facts, charts, render, tables
-from learnable.pages.facts import view_of
+from learnable.pages import SelectionFacts, view_of
+from learnable.pages import render_selection as render
+from learnable.pages import selection_pictures as pictures
 from test_reporting import EVIL, Page, changed, make_facts
 
 
 @pytest.fixture(scope="module")
-def facts() -> Facts:
+def facts() -> SelectionFacts:
     return make_facts()
 
 
 @pytest.fixture(scope="module")
-def page(facts: Facts) -> Page:
+def page(facts: SelectionFacts) -> Page:
     return Page(render(facts))
 
 
@@ -53,7 +54,7 @@ def page(facts: Facts) -> Page:
     ],
     ids=lambda names: "-".join(names),
 )
-def test_missing_columns_leave_parts_out(facts: Facts, missing: list[str]) -> None:
+def test_missing_columns_leave_parts_out(facts: SelectionFacts, missing: list[str]) -> None:
     scores = facts.scores.drop(missing)
     by = "learnability" if "learnability" not in missing else "loss_before"
     case = replace(
@@ -72,20 +73,20 @@ def test_missing_columns_leave_parts_out(facts: Facts, missing: list[str]) -> No
     assert "the scores came from a table without texts" in page.plain
 
 
-def test_a_score_that_is_no_column_is_said(facts: Facts) -> None:
+def test_a_score_that_is_no_column_is_said(facts: SelectionFacts) -> None:
     page = Page(render(replace(facts, by="learnability - loss_before")))
     assert "there is no column learnability - loss_before" in page.plain
     assert "60 of 300 examples chosen" in page.plain
 
 
-def test_an_empty_selection(facts: Facts) -> None:
+def test_an_empty_selection(facts: SelectionFacts) -> None:
     page = Page(render(replace(facts, kept=facts.kept.clear())))
     assert "0 of 300 examples chosen" in page.plain
     assert "No example was chosen" in page.plain
     assert set(page.chart_data["charts"]) == {"plane", "spread", "length"}
 
 
-def test_all_undefined(facts: Facts) -> None:
+def test_all_undefined(facts: SelectionFacts) -> None:
     nan = pl.lit(float("nan"), dtype=pl.Float32)
     case = changed(facts, learnability=nan, difference=nan, loss_before=nan, loss_after=nan)
     page = Page(render(replace(case, kept=facts.kept.clear())))
@@ -111,7 +112,7 @@ def test_extremes(n: int, keep: int, sources: int) -> None:
     assert ("All 60 sources as a table" in page.plain) == (sources == 60)
 
 
-def test_one_row(facts: Facts) -> None:
+def test_one_row(facts: SelectionFacts) -> None:
     one = facts.kept["id"][0]
     parts = {
         name: getattr(facts, name).filter(pl.col("id") == one)
@@ -122,19 +123,20 @@ def test_one_row(facts: Facts) -> None:
     assert page.chart_data["points"]["group"] == ["chosen"]
 
 
-def test_extreme_values_do_not_squeeze_the_pictures(facts: Facts) -> None:
+def test_extreme_values_do_not_squeeze_the_pictures(facts: SelectionFacts) -> None:
     first = pl.int_range(pl.len()) == 5
     wild = {"learnability": -1e6, "loss_after": 1e6}
     case = changed(
         facts, **{name: pl.when(first).then(value).otherwise(name) for name, value in wild.items()}
     )
     view = view_of(replace(case, kept=facts.kept.filter(pl.col("id") != facts.scores["id"][5])))
-    assert tables.histogram(view).below == 1
-    assert tables.histogram(view).bars[0].low > -2
-    assert "1 with higher losses lie" in charts.plane(view).remark
+    edges, _, (below, _) = pictures.histogram(view)
+    assert below == 1
+    assert edges[0] > -2
+    assert "1 with higher losses lie" in pictures.plane(view).remark
 
 
-def test_a_scorer_may_be_called_score(facts: Facts) -> None:
+def test_a_scorer_may_be_called_score(facts: SelectionFacts) -> None:
     case = replace(
         facts,
         scores=facts.scores.rename({"learnability": "score"}),
@@ -144,7 +146,7 @@ def test_a_scorer_may_be_called_score(facts: Facts) -> None:
     assert "score used" in [row[0] for rows in Page(render(case)).tables.values() for row in rows]
 
 
-def test_a_column_called_score_is_not_the_score_used(facts: Facts) -> None:
+def test_a_column_called_score_is_not_the_score_used(facts: SelectionFacts) -> None:
     case = replace(facts, scores=facts.scores.with_columns(score=1.0), by="absent")
     assert not view_of(case).has("score")
     assert "there is no column absent" in Page(render(case)).plain
@@ -181,5 +183,5 @@ def test_only_the_scripts_of_the_page_may_run_and_nothing_may_be_loaded(page: Pa
     assert all(address.startswith(("#", "data:")) for address in addresses)
 
 
-def test_the_same_facts_give_the_same_page(facts: Facts, page: Page) -> None:
+def test_the_same_facts_give_the_same_page(facts: SelectionFacts, page: Page) -> None:
     assert render(facts) == page.html

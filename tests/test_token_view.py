@@ -17,7 +17,8 @@ from learnable.commands.show import ExampleView, Shown
 from learnable.commands.token_losses import TokenLosses
 from learnable.errors import ModelError, UsageError
 from learnable.models import LanguageModel, Renderer
-from learnable.pages import examples_to_spell, render, view_of
+from learnable.pages import examples_to_spell, view_of
+from learnable.pages import render_selection as render
 from learnable.pages.tokens import Piece, TokenView, scale, step, token_view
 from learnable.runs.store import Store
 from learnable.settings import Loading, Reference

@@ -9,7 +9,7 @@ import pytest
 
 from learnable.cli import app as cli
 from learnable.data.card import Card, CardOutput, card
-from learnable.pages import render
+from learnable.pages import render_selection
 from learnable.runs.progress import say
 from learnable.visible import visible
 from test_reporting import make_facts
@@ -82,7 +82,7 @@ def test_a_report_shows_escapes_of_rows():
             )
         )
     )
-    page = render(replace(facts, examples=changed))
+    page = render_selection(replace(facts, examples=changed))
     assert "␛[2J" in page
     assert "\x1b" not in page
 

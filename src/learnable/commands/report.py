@@ -18,21 +18,21 @@ from learnable.experiments import UNTUNED
 from learnable.mixing import MIXTURES
 from learnable.pages import (
     ComparisonFacts,
-    Facts,
+    CostRow,
     LessonFacts,
     Made,
     Question,
+    SelectionFacts,
     Way,
-    comparison_warnings_of,
+    comparison_warnings,
     examples_to_spell,
-    lesson_warnings_of,
-    render,
+    lesson_warnings,
     render_comparison,
     render_lesson,
+    render_selection,
+    selection_warnings,
     view_of,
-    warnings_of,
 )
-from learnable.pages import Step as CostRow
 from learnable.pages.lesson.facts import Asked
 from learnable.runs.files import replacing
 from learnable.runs.progress import say
@@ -91,13 +91,13 @@ def report(
         facts, computed = with_tokens(
             facts, given, parameters["tokens"], loading=loading, store=Store(Path(store))
         )
-        page, warnings = render(facts), warnings_of(facts)
+        page, warnings = render_selection(facts), selection_warnings(facts)
     elif kind == "lesson":
         taught = gather_lesson(given, title=title, command=command)
-        page, warnings = render_lesson(taught), lesson_warnings_of(taught)
+        page, warnings = render_lesson(taught), lesson_warnings(taught)
     else:
         compared = gather_comparison(given, title=title, command=command)
-        page, warnings = render_comparison(compared), comparison_warnings_of(compared)
+        page, warnings = render_comparison(compared), comparison_warnings(compared)
     with replacing(folder / "report.html") as part:
         part.write_text(page, encoding="utf-8")
     shown = {"report": str(folder / "report.html"), "warnings": warnings}
@@ -131,8 +131,8 @@ def _spelled_out(tokens: int | None) -> int:
 
 
 def with_tokens(
-    facts: Facts, chosen: Outcome, number: int, *, loading: Loading, store: Store
-) -> tuple[Facts, int]:
+    facts: SelectionFacts, chosen: Outcome, number: int, *, loading: Loading, store: Store
+) -> tuple[SelectionFacts, int]:
     """Return the facts with the losses of the tokens of a few examples, and how many tokens were computed.
 
     Where the model, the reference or the texts are not to be found any more, the facts say so instead.
@@ -191,7 +191,7 @@ def _examples(scored: Outcome, ids: list[str]) -> list[Example]:
     return [known[id] for id in ids]
 
 
-def gather(chosen: Outcome, *, title: str, command: str) -> Facts:
+def gather(chosen: Outcome, *, title: str, command: str) -> SelectionFacts:
     """Collect what a report says from the folders that led to a selection."""
     scored = finished(chosen.links["scores"], "score") if "scores" in chosen.links else None
     scores = pl.read_parquet((scored or chosen).folder / "scores.parquet")
@@ -212,7 +212,7 @@ def gather(chosen: Outcome, *, title: str, command: str) -> Facts:
                 reference = dict(trained.facts)
                 steps.insert(0, trained)
         steps.insert(0, finished(scored.links["pool"], "load"))
-    return Facts(
+    return SelectionFacts(
         title=title,
         command=command,
         model=model,

@@ -15,7 +15,7 @@ from learnable.commands.inputs import opened
 from learnable.errors import ModelError
 from learnable.measure import listed, plan, run
 from learnable.pages.tokens import TokenView, token_view
-from learnable.pages.wording import plural
+from learnable.pages.words import plural
 from learnable.runs.progress import say
 from learnable.runs.store import Store
 from learnable.types import Example, Measure, ModelRef, Rendered

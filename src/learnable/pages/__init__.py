@@ -1,34 +1,33 @@
 """A run in, one self-contained HTML file out.
 
-The pages are built from numbers that the caller already has (`Facts`, `ComparisonFacts`, `LessonFacts`); nothing is read,
-measured or written here.
+The pages are built from numbers that the caller already has (`SelectionFacts`, `ComparisonFacts`, `LessonFacts`); nothing
+is read, measured or written here.
 """
 
-from learnable.pages.cautions import warnings_of
 from learnable.pages.comparison import ComparisonFacts
 from learnable.pages.comparison import render as render_comparison
-from learnable.pages.comparison import warnings_of as comparison_warnings_of
-from learnable.pages.facts import Facts, Step, view_of
+from learnable.pages.comparison import warnings_of as comparison_warnings
 from learnable.pages.lesson import LessonFacts, Made, Question, Way
 from learnable.pages.lesson import render as render_lesson
-from learnable.pages.lesson import warnings_of as lesson_warnings_of
-from learnable.pages.page import render
-from learnable.pages.token_section import examples_to_spell
+from learnable.pages.lesson import warnings_of as lesson_warnings
+from learnable.pages.selection import examples_to_spell, render_selection
+from learnable.pages.selection_facts import CostRow, SelectionFacts, view_of
+from learnable.pages.warnings import selection_warnings
 
 __all__ = [
     "ComparisonFacts",
-    "Facts",
+    "CostRow",
     "LessonFacts",
     "Made",
     "Question",
-    "Step",
+    "SelectionFacts",
     "Way",
-    "comparison_warnings_of",
+    "comparison_warnings",
     "examples_to_spell",
-    "lesson_warnings_of",
-    "render",
+    "lesson_warnings",
     "render_comparison",
     "render_lesson",
+    "render_selection",
+    "selection_warnings",
     "view_of",
-    "warnings_of",
 ]

@@ -4,9 +4,16 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from learnable.pages.cautions import Cautions
-
 Read = TypeVar("Read")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cautions:
+    """What was found: sentences, names of the checks that stayed silent, names of those that could not be made."""
+
+    warnings: tuple[str, ...]
+    clear: tuple[str, ...]
+    impossible: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)

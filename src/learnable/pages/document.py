@@ -8,8 +8,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from learnable.pages import wording
-from learnable.pages.drawing import CONFIG, Picture
+from learnable.pages import words
+from learnable.pages.pictures import CONFIG, Picture
 from learnable.visible import visible
 
 _SIGNS = re.compile(r"([@/,:_])(?=.)")
@@ -47,7 +47,7 @@ def document(
         _environment()
         .get_template(template)
         .render(
-            style=Markup("".join(_resource(name) for name in ("style.css", *styles))),
+            style=Markup("".join(_resource(name) for name in ("style.css",))),
             scripts=[Markup(script) for script in scripts],
             hashes=[_hash(script) for script in scripts],
             payload=payload,
@@ -76,13 +76,13 @@ def _environment() -> Any:
     compact = {"ensure_ascii": False, "allow_nan": False, "separators": (",", ":")}
     environment.policies["json.dumps_kwargs"] = compact
     for word in (
-        wording.count,
-        wording.share,
-        wording.decimal,
-        wording.duration,
-        wording.memory,
-        wording.setting,
-        wording.plural,
+        words.count,
+        words.share,
+        words.decimal,
+        words.duration,
+        words.memory,
+        words.setting,
+        words.plural,
     ):
         environment.filters[word.__name__] = word
     environment.filters["breakable"] = _breakable

@@ -1,13 +1,17 @@
-"""What a model lost and learned on each token: pieces of text with their losses, and the steps of the colour scale."""
+"""What a model lost and learned on each token: pieces of text with their losses, the colours, and how a page shows them."""
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 from typing import Literal
 
 import numpy as np
+from markupsafe import Markup
 from numpy.typing import NDArray
+
+from learnable.pages.page import Box, Excerpt, Fold, Part, Span, Spans, Table, Text, markup
+from learnable.pages.words import decimal, enumeration, plural
 
 Kind = Literal["masked", "scored", "cut"]
 By = Literal["before", "after", "learned"]
@@ -15,6 +19,16 @@ By = Literal["before", "after", "learned"]
 LOSS_EDGES_NATS = (0.5, 1.0, 2.0, 4.0, 8.0)
 LEARNED_EDGES_NATS = (0.25, 1.0, 2.0, 4.0)
 """What was learned has the same steps below 0, for what got worse."""
+SHOWN_TOKENS = 400
+MASKED_CHARACTERS = 600
+NAMED = 3
+APART_NATS = 0.05
+"""A loss per token that differs by more from the one in the scores is no rounding."""
+_QUESTIONS: dict[By, str] = {
+    "learned": "Learned: loss before minus loss after, in nats; below 0 it got worse",
+    "before": "Loss before, under the base model, in nats",
+    "after": "Loss after, under the reference, in nats",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,3 +168,140 @@ def scale(by: By) -> list[tuple[int, str]]:
         for number, words in enumerate([*ranges, f"\N{MINUS SIGN}{edges[-1]:g} or less"], start=1)
     ]
     return [*reversed(below), (0, f"within ±{edges[0]:g}"), *above]
+
+
+def token_parts(examples: Sequence[tuple[Excerpt, TokenView, float | None]]) -> list[Part]:
+    """Return what a page shows of a few examples token by token.
+
+    Args:
+        examples: Each as it is shown elsewhere, its tokens, and its loss after in the scores where that is known.
+    """
+    compares = any(measured.compares for _, measured, _ in examples)
+    shown: list[By] = ["learned", "before", "after"] if compares else ["before"]
+    parts: list[Part] = [
+        Text(
+            words="A few examples as the model reads them, from the first chosen to the least good: faint is what it is "
+            "given, the rest is what it should say. Point at a word for its figures, or tap it."
+        )
+    ]
+    if compares:
+        options = Markup("").join(
+            markup('<label><input type="radio" name="colours" value="{by}"{checked}> {by}</label>', by=by,
+                   checked=Markup(" checked" if by == shown[0] else ""))
+            for by in shown
+        )  # fmt: skip
+        parts.append(
+            markup('<fieldset class="switch"><legend>Colours show</legend>{all}</fieldset>', all=options)
+        )
+    spelled = [_spelled(*example) for example in examples]
+    kind = "choice" if compares else shown[0]
+    return [*parts, Box(kind=f"spelled by-{kind}", parts=[*map(_legend, shown), *spelled])]
+
+
+def _legend(by: By) -> Markup:
+    steps = Markup("").join(
+        markup('<li><span class="token {by}{number}">{words}</span></li>', by=by, number=number, words=words)
+        for number, words in scale(by)
+    )
+    return markup(
+        '<div class="scale {by}"><p id="scale-{by}">{title}</p><ul aria-labelledby="scale-{by}">{steps}</ul></div>',
+        by=by,
+        title=_QUESTIONS[by],
+        steps=steps,
+    )
+
+
+def _spelled(excerpt: Excerpt, measured: TokenView, scored_with: float | None) -> Excerpt:
+    columns: list[By] = ["before", "after", "learned"] if measured.compares else ["before"]
+    shown, left_out = _first(measured.pieces)
+    said = [
+        (f"… and {plural(left_out, 'more scored token')}, not in this page." if left_out else "", "remark"),
+        (_summary(measured), "summary"),
+        (_remark(measured, scored_with), "remark"),
+    ]
+    name = measured.id[:8]
+    rows = [
+        [markup('<code class="exact">{text}</code>', text=piece.text.replace("\n", "↵")),
+         *(decimal(piece.nats(by)) for by in columns)]
+        for piece in shown
+        if piece.kind == "scored"
+    ]  # fmt: skip
+    table = Table(
+        label=f"Losses of {excerpt.title} {name}",
+        caption=f"Loss in nats of each scored token of {name}",
+        kind="narrow",
+        head=["token", *columns],
+        rows=rows,
+    )
+    parts: list[Part] = [
+        Spans(spans=[span for kind, run in runs(shown) for span in _spans(kind, run, columns)]),
+        *(Text(words=words, kind=kind) for words, kind in said if words),
+        Fold(summary=f"The figures of {plural(len(rows), 'token')} as a table", parts=[table]),
+    ]
+    return replace(excerpt, level=3, parts=parts)
+
+
+def _first(pieces: tuple[Piece, ...]) -> tuple[tuple[Piece, ...], int]:
+    """Return the pieces up to the last scored one that is shown, and how many scored ones are not."""
+    places = [place for place, piece in enumerate(pieces) if piece.kind == "scored"]
+    left_out = max(0, len(places) - SHOWN_TOKENS)
+    return pieces[: places[SHOWN_TOKENS]] if left_out else pieces, left_out
+
+
+def _spans(kind: Kind, run: list[Piece], columns: list[By]) -> list[Span]:
+    if kind == "scored":
+        return [
+            Span(text=piece.text, kind=_style(piece, columns), about=_figures(piece, columns))
+            for piece in run
+        ]
+    text = "".join(piece.text for piece in run)
+    if len(text) > MASKED_CHARACTERS:
+        half = MASKED_CHARACTERS // 2
+        text = f"{text[:half]} [… {len(text) - 2 * half:,} characters …] {text[-half:]}"
+    return [Span(text=text, kind=kind)]
+
+
+def _style(piece: Piece, columns: list[By]) -> str:
+    steps = [f"{by}{number}" for by in columns if (number := step(piece.nats(by), by))]
+    return " ".join(["token", *steps, *(["end"] if "\n" in piece.text else [])])
+
+
+def _figures(piece: Piece, columns: list[By]) -> str:
+    figures = " · ".join(f"{by} {decimal(piece.nats(by))}" for by in columns)
+    several = f", {piece.tokens} tokens of one character together" if piece.tokens > 1 else ""
+    return f"{_quoted(piece.text)} {figures} nats{several}"
+
+
+def _summary(measured: TokenView) -> str:
+    """Say where most was learned, for whoever does not see the colours, or none of them."""
+    by: By = "learned" if measured.compares else "before"
+    ranked = sorted(measured.scored, key=lambda piece: -(piece.nats(by) or 0.0))
+    most = [piece for piece in ranked[:NAMED] if step(piece.nats(by), by) > 0]
+    worse = [piece for piece in ranked[-1:] if step(piece.nats(by), by) < 0]
+    named = enumeration([f"{_quoted(_bare(piece.text))} ({decimal(piece.nats(by), 2)})" for piece in most])
+    what = "Most was learned on" if measured.compares else "Most is lost on"
+    said = f"{what} {named}, in nats." if most else "Little was learned on any token."
+    if not measured.compares and not most:
+        said = "Little is lost on any token."
+    if worse:
+        said += f" It got worst on {_quoted(_bare(worse[0].text))} ({decimal(worse[0].nats(by), 2)})."
+    return said
+
+
+def _remark(measured: TokenView, scored_with: float | None) -> str:
+    after = measured.mean("after")
+    if after is None or scored_with is None or abs(after - scored_with) <= APART_NATS:
+        return ""
+    return (
+        f"The mean of the losses after is {decimal(after)} here, and {decimal(scored_with)} in the scores: "
+        "those were measured otherwise, for example while the reference was still being trained."
+    )
+
+
+def _bare(text: str) -> str:
+    """Return a text without the spaces around it: many tokens begin with the space before their word."""
+    return text.strip(" ") or text
+
+
+def _quoted(text: str) -> str:
+    return "“" + text.replace("\n", "↵") + "”"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from learnable.experiments import FEWEST_ITEMS, FOR_THIS_SEED
-from learnable.pages.wording import decimal
+from learnable.pages.words import decimal
 
 Outcome = Literal[
     "baseline",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from learnable.experiments import FOR_THIS_SEED
 from learnable.pages.comparison.facts import Comparison, Evaluated, Line, largest_first
 from learnable.pages.verdicts import MUTE
-from learnable.pages.wording import count, enumeration, plural
+from learnable.pages.words import count, enumeration, plural
 
 
 @dataclass(frozen=True, kw_only=True)

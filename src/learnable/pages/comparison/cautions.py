@@ -22,10 +22,9 @@ import numpy as np
 import polars as pl
 
 from learnable.experiments import RANDOM
-from learnable.pages.cautions import Cautions
-from learnable.pages.checks import Check, checked
+from learnable.pages.checks import Cautions, Check, checked
 from learnable.pages.comparison.facts import Comparison, ComparisonFacts, Line, comparison_of
-from learnable.pages.wording import count, decimal, listing, plural, share
+from learnable.pages.words import count, decimal, listing, plural, share
 
 FEW_SEEDS = 5
 FEW_ITEMS = 30

@@ -8,9 +8,8 @@ import polars as pl
 from learnable.experiments import RANDOM, jaccard, only_in
 from learnable.pages.comparison.facts import Comparison
 from learnable.pages.excerpts import Excerpt, Turn, turns_of
-from learnable.pages.tables import median
 from learnable.pages.verdicts import finite
-from learnable.pages.wording import count, decimal
+from learnable.pages.words import count, decimal
 
 SHOWN_SOURCES = 6
 SHOWN_EXAMPLES = 3
@@ -111,7 +110,7 @@ def _choice(name: str, chosen: pl.DataFrame, sources: list[str]) -> Choice:
         name=name,
         examples=chosen.height,
         tokens=int(chosen["tokens"].sum()),
-        response=median(chosen["response_tokens"]),
+        response=finite(chosen["response_tokens"].median()),
         loss=finite(mean),
         shares=tuple(
             chosen.filter(pl.col("source") == source).height / chosen.height if chosen.height else math.nan

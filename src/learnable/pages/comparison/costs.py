@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from learnable.experiments import RANDOM
 from learnable.pages.comparison.facts import Comparison, Evaluated, Line
 from learnable.pages.verdicts import MUTE, probability
-from learnable.pages.wording import count, enumeration
+from learnable.pages.words import count, enumeration
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from learnable.pages.comparison.cautions import cautions_of
 from learnable.pages.comparison.facts import Comparison, ComparisonFacts, comparison_of
 from learnable.pages.document import document
 from learnable.pages.verdicts import probability
-from learnable.pages.wording import count, plural
+from learnable.pages.words import count, plural
 
 SHOWN_ITEMS = 20
 

@@ -6,8 +6,8 @@ from typing import Any
 from learnable.experiments import FULL
 from learnable.pages.comparison.costs import Cost
 from learnable.pages.comparison.facts import Comparison, Evaluated, Line
-from learnable.pages.drawing import Picture, finish
-from learnable.pages.wording import count, enumeration, snippet
+from learnable.pages.pictures import Picture, finish
+from learnable.pages.words import count, enumeration, snippet
 
 ROW = 24
 MARGIN = 0.22

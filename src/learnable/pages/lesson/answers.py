@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from learnable.experiments import FOR_THIS_SEED
 from learnable.pages.lesson.facts import Evaluated, Lesson, Line, Theme, asked_words
 from learnable.pages.verdicts import MUTE, Outcome
-from learnable.pages.wording import enumeration, plural
+from learnable.pages.words import enumeration, plural
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,11 +22,10 @@
 import numpy as np
 import polars as pl
 
-from learnable.pages.cautions import Cautions
-from learnable.pages.checks import Check, checked
+from learnable.pages.checks import Cautions, Check, checked
 from learnable.pages.comparison.cautions import FEW_ITEMS, FEW_SEEDS, SAME
 from learnable.pages.lesson.facts import BUFFERED, PAPER_RATIO, Lesson, LessonFacts, lesson_of, rows_words
-from learnable.pages.wording import count, decimal, enumeration, listing, plural
+from learnable.pages.words import count, decimal, enumeration, listing, plural
 
 UNEQUAL = 1.1
 FAR = 0.5

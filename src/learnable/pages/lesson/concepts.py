@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 import polars as pl
 
-from learnable.pages.drawing import Picture, finish
 from learnable.pages.lesson.facts import Lesson
 from learnable.pages.lesson.palette import Style
-from learnable.pages.wording import count, decimal, enumeration
+from learnable.pages.pictures import Picture, finish
+from learnable.pages.words import count, decimal, enumeration
 
 PAPER_LAYERS = (1, 2)
 """Those of DELIA's figure."""

@@ -10,7 +10,7 @@ import polars as pl
 
 from learnable.experiments import Measured, lesson_table
 from learnable.pages.verdicts import Judged, Scale, digits_of, judged
-from learnable.pages.wording import plural
+from learnable.pages.words import plural
 
 Asked = Literal["unseen", "seen", "general", "elsewhere"]
 """How an evaluation asks: in wordings that no training saw, in that of the task, something else than the task, or on

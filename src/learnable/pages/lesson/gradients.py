@@ -7,9 +7,9 @@ from typing import Any
 
 import polars as pl
 
-from learnable.pages.drawing import Picture, finish, label
 from learnable.pages.lesson.facts import PAPER_RATIO, Lesson, rows_words
-from learnable.pages.wording import decimal
+from learnable.pages.pictures import Picture, finish, label
+from learnable.pages.words import decimal
 
 SEEN = 1.96
 """Standard errors on each side of a value; a difference beyond them is said to be one."""

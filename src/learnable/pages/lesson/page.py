@@ -7,7 +7,7 @@ from learnable.pages.lesson.cautions import cautions_of
 from learnable.pages.lesson.facts import PAPER_RATIO, Lesson, LessonFacts, lesson_of, rows_words
 from learnable.pages.lesson.palette import styles
 from learnable.pages.verdicts import probability
-from learnable.pages.wording import count, plural
+from learnable.pages.words import count, plural
 
 BEGINNINGS = {
     "random": "a random row",

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from learnable.pages.drawing import Picture, finish
 from learnable.pages.lesson.facts import Evaluated, Lesson, Line, asked_words
-from learnable.pages.wording import enumeration, snippet
+from learnable.pages.pictures import Picture, finish
+from learnable.pages.words import enumeration, snippet
 
 ROW = 24
 MARGIN = 0.06

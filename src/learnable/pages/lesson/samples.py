@@ -8,7 +8,7 @@ import polars as pl
 from learnable.pages.excerpts import Turn, turns_of
 from learnable.pages.lesson.facts import Asked, Evaluated, Lesson, asked_words
 from learnable.pages.verdicts import finite
-from learnable.pages.wording import decimal
+from learnable.pages.words import decimal
 
 SHOWN_ITEMS = 3
 """Of each way to ask."""

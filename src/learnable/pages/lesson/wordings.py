@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from learnable.pages.drawing import Picture, finish
 from learnable.pages.lesson.facts import Lesson
+from learnable.pages.pictures import Picture, finish
 from learnable.pages.verdicts import finite
-from learnable.pages.wording import count, enumeration, snippet
+from learnable.pages.words import count, enumeration, snippet
 
 SHOWN_POINTS = 600
 """Of each kind; more are a fixed random sample."""

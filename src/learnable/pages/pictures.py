@@ -1,4 +1,4 @@
-"""How the pictures look: colours are CSS variables, so that light, dark and print just follow."""
+"""Pictures of a page, and how all of them look: colours are CSS variables, so that light, dark and print just follow."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,12 +38,21 @@ CONFIG: dict[str, Any] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A chart: its specification, what it shows in one sentence for those who cannot see it, and a remark on limits."""
+    """A chart.
+
+    Args:
+        name: Unlike those of all other pictures of the page.
+        spec: Its Vega-Lite specification.
+        label: What it shows, in one sentence for those who cannot see it.
+        remark: On its limits.
+        caption: How to read it.
+    """
 
     name: str
     spec: dict[str, Any]
     label: str
-    remark: str
+    remark: str = ""
+    caption: str = ""
 
 
 def colours(names: Sequence[str]) -> Any:

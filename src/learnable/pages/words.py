@@ -1,5 +1,6 @@
 """Numbers and texts as people read them."""
 
+import math
 from typing import Any
 
 from learnable.visible import visible
@@ -88,3 +89,8 @@ def setting(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def finite(value: Any) -> float | None:
+    """Return a number, None where it is missing, NaN or infinite."""
+    return float(value) if value is not None and math.isfinite(value) else None

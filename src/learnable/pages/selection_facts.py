@@ -1,20 +1,26 @@
-"""What a report is made from, and the one table that all its parts read."""
+"""What the page of a selection is made from, and the one table that all its parts read."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from learnable.data import HELD_OUT
 from learnable.pages.tokens import TokenView
+from learnable.pages.words import count
 
+LENGTH_BINS = 5
+SHOWN_INSTANCES = 20
+SHOWN_REASONS = 20
 _NUMBERS = ("loss_before", "loss_after", "learnability", "difference")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step:
+class CostRow:
     """One row of the cost table; every number is 0 where nothing was run.
 
     Args:
@@ -33,7 +39,7 @@ class Step:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Facts:
+class SelectionFacts:
     """All that a report says about one run.
 
     Only ``id`` is needed in ``scores``; a part of the page whose columns are missing is left out and says so.
@@ -76,7 +82,7 @@ class Facts:
     scorers: Sequence[str]
     kept: pl.DataFrame
     dropped: pl.DataFrame
-    steps: Sequence[Step]
+    steps: Sequence[CostRow]
     shortfall: str | None = None
     left_out: str | None = None
     tokens: Sequence[TokenView] = ()
@@ -87,12 +93,12 @@ class Facts:
 class View:
     """The facts in the form that the parts of the page read.
 
-    ``frame`` has one line per example of the pool: the columns of ``Facts.scores`` with null for whatever is not
+    ``frame`` has one line per example of the pool: the columns of ``SelectionFacts.scores`` with null for whatever is not
     finite, and ``score_used`` (null = undefined), ``merit`` (the same, higher is better), ``is_kept``,
     ``rank`` and ``reason`` (why it was not kept). ``columns`` names what the caller gave.
     """
 
-    facts: Facts
+    facts: SelectionFacts
     frame: pl.DataFrame
     columns: frozenset[str]
     duplicates: pl.DataFrame
@@ -117,6 +123,11 @@ class View:
         return self.frame.filter("is_kept").sort("rank", maintain_order=True)
 
     @cached_property
+    def ranked(self) -> pl.DataFrame:
+        """The scored examples, best first."""
+        return self.scored.sort("merit", "id", descending=[True, False], nulls_last=True)
+
+    @cached_property
     def undefined(self) -> pl.DataFrame:
         """The examples without a score; ``undefined`` always says why."""
         rest = self.frame.join(self.scored.select("id"), on="id", how="anti", maintain_order="left")
@@ -132,7 +143,7 @@ class View:
         return least if self.facts.higher_is_better else -least
 
 
-def view_of(facts: Facts) -> View:
+def view_of(facts: SelectionFacts) -> View:
     """Join scores, picks and reasons into one table, with null for whatever is not finite."""
     names = dict.fromkeys([*_NUMBERS, *facts.scorers, facts.by])
     present = [name for name in names if name in facts.scores.columns]
@@ -180,3 +191,98 @@ def _rows_without_example(rows: pl.DataFrame | None) -> tuple[pl.DataFrame, pl.D
     without = rows.filter(pl.col("reason").is_not_null())
     known, held = pl.col("id").is_not_null(), pl.col("reason") == HELD_OUT
     return without.filter(known & ~held), without.filter(known & held), without.filter(~known)
+
+
+def spearman(frame: pl.DataFrame, one: str, other: str) -> tuple[float | None, int]:
+    """Spearman rank correlation (ties get their mean rank) and the number of rows that have both values."""
+    if one not in frame.columns or other not in frame.columns:
+        return None, 0
+    both = frame.select(one=pl.col(one).cast(pl.Float64), other=pl.col(other).cast(pl.Float64)).drop_nulls()
+    if both.height < 3:
+        return None, both.height
+    rho = float(both.select(pl.corr("one", "other", method="spearman")).item())
+    return (None if math.isnan(rho) else rho), both.height
+
+
+def by_source(view: View) -> pl.DataFrame:
+    """Return what the selection took of each source, the largest source first.
+
+    Returns:
+        Columns ``name``, ``examples``, ``tokens``, ``kept``, ``mean_score``; null is undefined.
+    """
+    return _grouped(view, view.frame, "source").sort("examples", "name", descending=[True, False])
+
+
+def by_length(view: View) -> pl.DataFrame:
+    """Return the same per response length, in bins that hold about equally many examples of the pool."""
+    if not view.has("response_tokens"):
+        return pl.DataFrame()
+    frame = view.frame.filter(pl.col("response_tokens").is_not_null())
+    lengths = frame["response_tokens"].cast(pl.Int64).to_numpy()
+    if lengths.size == 0:
+        return pl.DataFrame()
+    edges = np.quantile(lengths, np.linspace(0, 1, LENGTH_BINS + 1)[1:-1], method="lower")
+    tops = np.unique(np.append(edges, lengths.max()))
+    bottoms = np.append(lengths.min(), tops[:-1] + 1)
+    names = [
+        f"{low:,}" if low == high else f"{low:,}\N{EN DASH}{high:,}"
+        for low, high in zip(bottoms, tops, strict=True)
+    ]
+    groups = _grouped(view, frame.with_columns(bin=pl.Series(np.searchsorted(tops, lengths))), "bin").sort(
+        "name"
+    )
+    return groups.with_columns(name=pl.Series([names[number] for number in groups["name"]], dtype=pl.String))
+
+
+def _grouped(view: View, frame: pl.DataFrame, key: str) -> pl.DataFrame:
+    tokens = pl.col("tokens").sum() if view.has("tokens") else pl.lit(None, pl.Int64)
+    return frame.group_by(name=key, maintain_order=True).agg(
+        examples=pl.len(), tokens=tokens, kept=pl.col("is_kept").sum(), mean_score=pl.col("score_used").mean()
+    )
+
+
+def reasons(view: View) -> list[tuple[str, str, str]]:
+    """What was left out and why: rows while reading, then examples while selecting; rare reasons are put together."""
+    found = _counted("reading", view.unread)
+    if view.duplicates.height:
+        found.append(("reading", "repeats an earlier example", count(view.duplicates.height)))
+    if view.held_out.height:
+        found.append(("reading", HELD_OUT, count(view.held_out.height)))
+    return found + _counted("selecting", view.facts.dropped)
+
+
+def _counted(stage: str, frame: pl.DataFrame) -> list[tuple[str, str, str]]:
+    table = frame.select(pl.col("reason").cast(pl.String).fill_null("no reason given"))
+    counts = (
+        table.group_by("reason", maintain_order=True).agg(number=pl.len()).sort("number", descending=True)
+    )
+    found = [(stage, reason, count(number)) for reason, number in counts.head(SHOWN_REASONS).iter_rows()]
+    rest = counts.slice(SHOWN_REASONS)
+    if rest.height:
+        found.append((stage, f"{count(rest.height)} other reasons", count(int(rest["number"].sum()))))
+    return found
+
+
+def unread_places(view: View) -> list[tuple[str, str]]:
+    """The first rows that could not be read, each with its reason."""
+    rows = view.unread.head(SHOWN_INSTANCES).select("file", "row", "line", "reason")
+    return [(_place(view, *place), reason) for *place, reason in rows.iter_rows()]
+
+
+def undefined_places(view: View) -> list[tuple[str, str]]:
+    """The first examples without a score, by file and line where the rows are known, each with its reason."""
+    missing = view.undefined.head(SHOWN_INSTANCES).select("id", "undefined")
+    places: dict[str, str] = {}
+    if view.facts.rows is not None:
+        rows = view.facts.rows.select(pl.col("id").cast(pl.String), "file", "row", "line")
+        rows = rows.join(missing, on="id", how="semi").unique("id", keep="first", maintain_order=True)
+        places = {name: _place(view, *place) for name, *place in rows.iter_rows()}
+    return [(places.get(name, name), reason) for name, reason in missing.iter_rows()]
+
+
+def _place(view: View, file: int | None, row: int | None, line: int | None) -> str:
+    known = file is not None and 0 <= file < len(view.facts.files)
+    name = view.facts.files[file] if known and file is not None else f"file {file}"
+    if line is not None:
+        return f"{name}:{line}"
+    return f"{name}, row {row + 1}" if row is not None else name

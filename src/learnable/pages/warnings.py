@@ -1,37 +1,19 @@
-"""What looks wrong with a run: plain sentences with the figure seen and what to do.
+"""What to distrust: plain sentences with the figure seen and what to do; here those of a selection, and how all are said."""
 
-| warning | fires when |
-|---|---|
-| shortfall | the caller says that the budget was not reached |
-| tiny selection | fewer than `FEW_KEPT` examples were chosen |
-| memorized reference | the reference is not cross-fitted, and more than `MEMORIZED_SHARE` of the examples fell below \
-`MEMORIZED_AFTER_NATS` from `MEMORIZED_BEFORE_NATS` or more |
-| nothing learned | more than `NEGATIVE_SHARE` of the learnability scores are below 0 |
-| short answers | the median response of the chosen has fewer than `SHORT_ANSWER_RATIO` of the tokens of the pool's \
-median (at least `FEW_KEPT` chosen) |
-| score follows length | Spearman correlation of the score with response tokens is beyond ±`LENGTH_CORRELATION` \
-(at least `CORRELATION_EXAMPLES` scored) |
-| text left out | the chat template leaves out text of the rows |
-| learning to stop | the score counts the tokens that end a turn, and they make more than `END_OF_TURN_SHARE` of the \
-whole fall of the loss |
-| truncated examples | more than `TRUNCATED_SHARE` of the examples were cut at the length limit |
-| undefined scores | more than `UNDEFINED_SHARE` of the examples have no score |
-| duplicate rows | more than `DUPLICATE_SHARE` of the rows read repeat an example |
-| lost source | none of a source's examples was chosen, though it has at least `LOST_SOURCE_EXAMPLES` examples and \
-`LOST_SOURCE_SHARE` of the pool, and a random choice of the same size would keep at least `LOST_SOURCE_EXPECTED`; \
-or so much holds for the lost sources together, and they are more than `LOST_SOURCES_DEVIATIONS` standard deviations \
-above what a random choice loses |
-"""
-
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import polars as pl
 
-from learnable.pages.facts import Facts, View, view_of
-from learnable.pages.tables import median, spearman
-from learnable.pages.wording import decimal, listing, plural, share
+from learnable.pages.page import Bullets, Part, Section, Text, markup
+from learnable.pages.selection_facts import SelectionFacts, View, spearman, view_of
+from learnable.pages.words import decimal, finite, listing, plural, share
 from learnable.scorers import END_OF_TURN_SHARE, SCORERS, end_of_turn_share
+
+Read = TypeVar("Read")
+Found = str | list[str] | None
+"""Sentences of a check, none where all is well; None says that it could not be made."""
 
 FEW_KEPT = 10
 MEMORIZED_AFTER_NATS = 0.1
@@ -52,58 +34,75 @@ LOST_SOURCES_DEVIATIONS = 3.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Check:
-    """One thing that is looked for: ``needs`` names the columns without which it cannot be."""
-
-    name: str
-    needs: tuple[str, ...]
-    find: Callable[[View], str | None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cautions:
-    """What was found: sentences, names of the checks that stayed silent, names of those that could not be made."""
+class Looked:
+    """What was looked for: sentences, names of the checks that stayed silent, names of those that could not be made."""
 
     warnings: tuple[str, ...]
     clear: tuple[str, ...]
     impossible: tuple[str, ...]
 
 
-def warnings_of(facts: Facts) -> list[str]:
+def look(checks: Mapping[str, Callable[[Read], Found]], read: Read) -> Looked:
+    """Make every check of a table."""
+    found = {name: check(read) for name, check in checks.items()}
+    warnings = [[said] if isinstance(said, str) else said for said in found.values() if said]
+    return Looked(
+        warnings=tuple(sentence for sentences in warnings for sentence in sentences),
+        clear=tuple(name for name, said in found.items() if not said and said is not None),
+        impossible=tuple(name for name, said in found.items() if said is None),
+    )
+
+
+def warnings_section(looked: Looked, *, nav: str = "", more: Sequence[Part] = ()) -> Section:
+    """Return the section of a page that says what to distrust, and what was looked for.
+
+    Args:
+        looked: What was found.
+        nav: Word in the list of parts.
+        more: Parts below.
+    """
+    seen = looked.warnings
+    parts: list[Part] = [Bullets(items=seen, kind="warnings")] if seen else []
+    title = f"{plural(len(seen), 'thing')} to distrust"
+    if not seen:
+        title = "Nothing suspicious seen" + (", as far as these figures go" if looked.impossible else "")
+    for words, rest, names in (
+        (f"Looked for{', and not seen' if seen else ''}:", "", looked.clear),
+        ("Could not be looked for", " (no such figures given):", looked.impossible),
+    ):
+        if names:
+            form = "<strong>{words}</strong>{rest} {names}."
+            parts.append(
+                Text(words=markup(form, words=words, rest=rest, names=", ".join(names)), kind="checked")
+            )
+    kind = "" if seen else " partial" if looked.impossible else " clear"
+    return Section(id="cautions", nav=nav, title=title, parts=[*parts, *more], kind=f"cautions{kind}")
+
+
+def selection_warnings(facts: SelectionFacts) -> list[str]:
     """Say what looks wrong with a run, most damaging first.
 
     Args:
         facts: What the report is made from.
 
     Returns:
-        Plain sentences, each with its figure and what to do; empty when nothing looks suspicious. The module's
-        table lists what is looked for, with thresholds.
+        Plain sentences, each with its figure and what to do; empty when nothing looks suspicious. Each check says when
+        it speaks.
     """
-    return list(cautions_of(view_of(facts)).warnings)
+    return list(look(SELECTION_CHECKS, view_of(facts)).warnings)
 
 
-def cautions_of(view: View) -> Cautions:
-    """Make every check that the given columns allow."""
-    warnings, clear, impossible = [], [], []
-    for check in CHECKS:
-        if not view.has(*check.needs):
-            impossible.append(check.name)
-        elif (warning := check.find(view)) is not None:
-            warnings.append(warning)
-        else:
-            clear.append(check.name)
-    return Cautions(warnings=tuple(warnings), clear=tuple(clear), impossible=tuple(impossible))
-
-
-def _shortfall(view: View) -> str | None:
+def _shortfall(view: View) -> Found:
+    """The caller says that the budget was not reached."""
     reason = view.facts.shortfall
-    return f"The selection is smaller than asked ({view.facts.budget}): {reason}" if reason else None
+    return f"The selection is smaller than asked ({view.facts.budget}): {reason}" if reason else ""
 
 
-def _tiny(view: View) -> str | None:
+def _tiny(view: View) -> Found:
+    """Fewer than `FEW_KEPT` examples were chosen."""
     kept = view.kept.height
     if kept >= FEW_KEPT:
-        return None
+        return ""
     chosen = "No example was" if kept == 0 else f"Only {plural(kept, 'example was', 'examples were')}"
     return (
         f"{chosen} chosen, fewer than {FEW_KEPT}: the figures about the selection mean little, and so will training "
@@ -111,13 +110,16 @@ def _tiny(view: View) -> str | None:
     )
 
 
-def _memorized(view: View) -> str | None:
+def _memorized(view: View) -> Found:
+    """Not cross-fitted, and more than `MEMORIZED_SHARE` fell below `MEMORIZED_AFTER_NATS` from `MEMORIZED_BEFORE_NATS` or more."""
+    if not view.has("loss_before", "loss_after"):
+        return None
     both = view.frame.select("loss_before", "loss_after").drop_nulls()
     high = pl.col("loss_before") >= MEMORIZED_BEFORE_NATS
     collapsed = both.filter(high & (pl.col("loss_after") < MEMORIZED_AFTER_NATS)).height
     reference = view.facts.reference
     if reference.get("folds") or collapsed <= MEMORIZED_SHARE * both.height:
-        return None
+        return ""
     seen = (
         "Use reference.folds=2, so that no example is scored by a model that trained on it."
         if reference.get("kind") == "trained"
@@ -130,11 +132,14 @@ def _memorized(view: View) -> str | None:
     )
 
 
-def _negative(view: View) -> str | None:
+def _negative(view: View) -> Found:
+    """More than `NEGATIVE_SHARE` of the learnability scores are below 0."""
+    if not view.has("learnability"):
+        return None
     values = view.frame["learnability"].drop_nulls()
     below = values.filter(values < 0).len()
     if below <= NEGATIVE_SHARE * values.len():
-        return None
+        return ""
     return (
         f"{share(below, values.len())} of the learnability scores ({below:,} of {values.len():,}) are below 0: on "
         "most of the pool the reference does worse than the base model, so it has learned nothing general. Train "
@@ -148,21 +153,26 @@ _BY_LENGTH = (
 )
 
 
-def _short_answers(view: View) -> str | None:
-    pool = median(view.scored["response_tokens"])
-    chosen = median(view.kept["response_tokens"])
-    if view.kept.height < FEW_KEPT or pool is None or chosen is None or chosen >= SHORT_ANSWER_RATIO * pool:
+def _short_answers(view: View) -> Found:
+    """The median response of at least `FEW_KEPT` chosen has fewer than `SHORT_ANSWER_RATIO` of the tokens of the pool's."""
+    if not view.has("response_tokens"):
         return None
+    pool, chosen = (finite(frame["response_tokens"].median()) for frame in (view.scored, view.kept))
+    if view.kept.height < FEW_KEPT or pool is None or chosen is None or chosen >= SHORT_ANSWER_RATIO * pool:
+        return ""
     return (
         f"The selection is dominated by short answers: its median response has {decimal(chosen, 0)} tokens, the "
         f"pool's has {decimal(pool, 0)}. {_BY_LENGTH}"
     )
 
 
-def _length(view: View) -> str | None:
+def _length(view: View) -> Found:
+    """The score's rank correlation with response tokens is beyond ±`LENGTH_CORRELATION` (`CORRELATION_EXAMPLES` or more scored)."""
+    if not view.has("score", "response_tokens"):
+        return None
     rho, n = spearman(view.scored, "score_used", "response_tokens")
     if rho is None or n < CORRELATION_EXAMPLES or abs(rho) <= LENGTH_CORRELATION:
-        return None
+        return ""
     prefers = "long" if (rho > 0) == view.facts.higher_is_better else "short"
     return (
         f"The score follows the length of the answer: Spearman correlation of {view.facts.by} with response tokens is "
@@ -170,9 +180,10 @@ def _length(view: View) -> str | None:
     )
 
 
-def _left_out(view: View) -> str | None:
+def _left_out(view: View) -> Found:
+    """The chat template leaves out text of the rows."""
     if view.facts.left_out is None:
-        return None
+        return ""
     cut = view.facts.left_out
     return (
         f"{cut[0].upper()}{cut[1:]}: that text is neither scored nor learned. Give a chat template that keeps it "
@@ -180,12 +191,15 @@ def _left_out(view: View) -> str | None:
     )
 
 
-def _stopping(view: View) -> str | None:
+def _stopping(view: View) -> Found:
+    """The score counts the tokens that end a turn, and they make more than `END_OF_TURN_SHARE` of the whole fall of the loss."""
+    if not view.has("loss_before", "loss_after", "response_tokens", "end_nll_before", "end_nll_after"):
+        return None
     whole = end_of_turn_share(view.frame)
     method = SCORERS.get(view.facts.by)
     needs = getattr(method, "needs", ())
     if whole is None or whole <= END_OF_TURN_SHARE or "loss_after" not in needs or "end_nll_after" in needs:
-        return None
+        return ""
     return (
         f"Much of what is learned is to stop: {whole:.0%} of the whole fall of the loss is that of the token that ends a "
         f"turn, which the reference learns from all examples alike, and {view.facts.by} counts it. Compare it with a selection "
@@ -194,20 +208,24 @@ def _stopping(view: View) -> str | None:
     )
 
 
-def _truncated(view: View) -> str | None:
+def _truncated(view: View) -> Found:
+    """More than `TRUNCATED_SHARE` of the examples were cut at the length limit."""
+    if not view.has("truncated"):
+        return None
     cut = int(view.frame["truncated"].fill_null(value=False).sum())
     if cut <= TRUNCATED_SHARE * view.frame.height:
-        return None
+        return ""
     return (
         f"{share(cut, view.frame.height)} of the examples ({cut:,} of {view.frame.height:,}) were cut at the length "
         "limit and are judged by their beginning only. Raise the length limit if memory allows, or split long examples."
     )
 
 
-def _undefined(view: View) -> str | None:
+def _undefined(view: View) -> Found:
+    """More than `UNDEFINED_SHARE` of the examples have no score."""
     missing, whole = view.undefined, view.frame.height
     if missing.height <= UNDEFINED_SHARE * whole:
-        return None
+        return ""
     reason = str(missing["undefined"].value_counts(sort=True)["undefined"][0])
     return (
         f"{share(missing.height, whole)} of the examples ({missing.height:,} of {whole:,}) have no score and could not "
@@ -215,10 +233,13 @@ def _undefined(view: View) -> str | None:
     )
 
 
-def _duplicates(view: View) -> str | None:
+def _duplicates(view: View) -> Found:
+    """More than `DUPLICATE_SHARE` of the rows read repeat an example."""
+    if not view.has("rows"):
+        return None
     rows = view.facts.rows
     if rows is None or view.duplicates.height <= DUPLICATE_SHARE * rows.height:
-        return None
+        return ""
     return (
         f"{share(view.duplicates.height, rows.height)} of the rows read ({view.duplicates.height:,} of "
         f"{rows.height:,}) repeat an example that was already there; each was used once. Check that no file was "
@@ -226,13 +247,21 @@ def _duplicates(view: View) -> str | None:
     )
 
 
-def _lost_sources(view: View) -> str | None:
+def _lost_sources(view: View) -> Found:
+    """None of a source's examples was chosen, though chance would keep some.
+
+    It has `LOST_SOURCE_EXAMPLES` examples and `LOST_SOURCE_SHARE` of the pool, and a random choice of the same size would
+    keep `LOST_SOURCE_EXPECTED`; or so much holds for the lost sources together, and they are more than
+    `LOST_SOURCES_DEVIATIONS` standard deviations above what a random choice loses.
+    """
+    if not view.has("source"):
+        return None
     chosen = view.kept.height / max(view.frame.height, 1)
     groups = view.frame.group_by("source").agg(examples=pl.len(), kept=pl.col("is_kept").sum())
     gone = groups.filter(pl.col("kept") == 0)
     lost = gone if _more_than_by_chance(groups, chosen) else gone.filter(_weighs(pl.col("examples"), view))
     if lost.is_empty() or not lost.select(_weighs(pl.col("examples").sum(), view)).item():
-        return None
+        return ""
     lost = lost.sort("examples", "source", descending=[True, False])
     names = [f"{name} ({size:,} examples)" for name, size in lost.select("source", "examples").iter_rows()]
     return (
@@ -258,21 +287,17 @@ def _more_than_by_chance(groups: pl.DataFrame, chosen: float) -> bool:
     return bool(gone > missed.sum() + LOST_SOURCES_DEVIATIONS * spread)
 
 
-CHECKS = (
-    Check(name="selection smaller than the budget", needs=(), find=_shortfall),
-    Check(name="tiny selection", needs=(), find=_tiny),
-    Check(name="memorized reference", needs=("loss_before", "loss_after"), find=_memorized),
-    Check(name="reference that learned nothing", needs=("learnability",), find=_negative),
-    Check(name="mostly short answers", needs=("response_tokens",), find=_short_answers),
-    Check(name="score that follows length", needs=("score", "response_tokens"), find=_length),
-    Check(name="text left out by the chat template", needs=(), find=_left_out),
-    Check(
-        name="learning to stop",
-        needs=("loss_before", "loss_after", "response_tokens", "end_nll_before", "end_nll_after"),
-        find=_stopping,
-    ),
-    Check(name="truncated examples", needs=("truncated",), find=_truncated),
-    Check(name="undefined scores", needs=(), find=_undefined),
-    Check(name="duplicate rows", needs=("rows",), find=_duplicates),
-    Check(name="sources gone from the selection", needs=("source",), find=_lost_sources),
-)
+SELECTION_CHECKS: dict[str, Callable[[View], Found]] = {
+    "selection smaller than the budget": _shortfall,
+    "tiny selection": _tiny,
+    "memorized reference": _memorized,
+    "reference that learned nothing": _negative,
+    "mostly short answers": _short_answers,
+    "score that follows length": _length,
+    "text left out by the chat template": _left_out,
+    "learning to stop": _stopping,
+    "truncated examples": _truncated,
+    "undefined scores": _undefined,
+    "duplicate rows": _duplicates,
+    "sources gone from the selection": _lost_sources,
+}

@@ -1,13 +1,12 @@
-"""The pictures of the page, as Vega-Lite specifications."""
+"""The pictures of a selection, as Vega-Lite specifications."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
-from learnable.pages import dots
-from learnable.pages.drawing import (
+from learnable.pages.pictures import (
     CHOSEN,
     POOL,
     REST,
@@ -18,12 +17,14 @@ from learnable.pages.drawing import (
     finish,
     label,
 )
-from learnable.pages.facts import View
-from learnable.pages.tables import Group, Histogram, score_range
-from learnable.pages.wording import decimal, snippet
+from learnable.pages.selection_facts import View
+from learnable.pages.words import NOTHING, decimal, snippet
 
 SHOWN_SOURCES = 20
 TREND_BINS = 10
+BARS = 40
+SHOWN_POINTS = 4_000
+SHOWN_CHOSEN = 2_000
 
 
 def plane(view: View) -> Picture | None:
@@ -48,7 +49,7 @@ def plane(view: View) -> Picture | None:
             x=alt.X("before:Q", scale=scale, title="loss before, nats per token"),
             y=alt.Y("after:Q", scale=scale, title="loss after, nats per token"),
             **dot_style(),
-            tooltip=dots.tooltip(view),
+            tooltip=_tooltip(view),
         )
     )
     rays = [(0.0, "learnability 0: nothing gained")]
@@ -63,8 +64,10 @@ def plane(view: View) -> Picture | None:
         spec=finish(alt.layer(marks, *lines, *labels), height=430),
         label=f"Scatter plot of loss before against loss after for {both.height:,} examples; "
         f"{below:,} lie below the diagonal, where the reference does better than the base model.",
-        remark=dots.remark(view, both.height)
+        remark=_drawn(view, both.height)
         + (f" {outside:,} with higher losses lie outside the picture." if outside else ""),
+        caption="Each dot is an example: its loss under the base model and after the reference was trained. Below the "
+        "dashed line the loss went down; the further below for its loss, the higher the learnability.",
     )
 
 
@@ -97,17 +100,19 @@ def _ray_label(learnability: float, top: float, text: str) -> Any:
     return label(place, align="right", baseline="bottom", dx=-6, dy=-4)
 
 
-def spread(view: View, shape: Histogram) -> Picture | None:
+def spread(view: View) -> Picture | None:
     """Histogram of the score used: chosen against the rest, and the line where the selection ends."""
     import altair as alt
 
-    if not shape.bars:
+    edges, counts, tails = histogram(view)
+    if not len(edges):
         return None
+    ends = list(zip(edges.tolist(), edges.tolist()[1:], strict=False))
     values = [
-        {"low": bar.low, "high": bar.high, "group": group, "order": order, "examples": number}
-        for bar in shape.bars
-        for order, (group, number) in enumerate(((CHOSEN, bar.kept), (REST, bar.rest)))
-        if number
+        {"low": low, "high": high, "group": group, "order": order, "examples": numbers[order]}
+        for (low, high), numbers in zip(ends, counts, strict=True)
+        for order, group in enumerate((CHOSEN, REST))
+        if numbers[order]
     ]
     tooltip = [
         alt.Tooltip("low:Q", title="from", format=".3f"),
@@ -128,25 +133,58 @@ def spread(view: View, shape: Histogram) -> Picture | None:
         )
     )
     layers: list[Any] = [bars]
-    cutoff = view.cutoff
-    if cutoff is not None:
-        layers.append(_threshold(view, cutoff, shape))
-    kept = sum(bar.kept for bar in shape.bars)
-    whole = kept + sum(bar.rest for bar in shape.bars)
-    tails = [f"{n:,} {word}" for n, word in ((shape.below, "below"), (shape.above, "above")) if n]
+    if view.cutoff is not None:
+        layers.append(_threshold(view, view.cutoff, float(edges[0]), float(edges[-1])))
+    kept, rest = (sum(column) for column in zip(*counts, strict=True))
+    beyond = [f"{n:,} {word}" for n, word in zip(tails, ("below", "above"), strict=True) if n]
     return Picture(
         name="spread",
         spec=finish(alt.layer(*layers), height=280),
-        label=f"Histogram of {view.facts.by} for {whole:,} examples, {kept:,} of them chosen.",
-        remark=f"All scored examples ({whole:,}) are counted."
-        + (f" {' and '.join(tails)} the picture are in its outermost bars." if tails else ""),
+        label=f"Histogram of {view.facts.by} for {kept + rest:,} examples, {kept:,} of them chosen.",
+        remark=f"All scored examples ({kept + rest:,}) are counted."
+        + (f" {' and '.join(beyond)} the picture are in its outermost bars." if beyond else ""),
+        caption=f"Examples per value of {view.facts.by}.",
     )
 
 
-def _threshold(view: View, cutoff: float, shape: Histogram) -> Any:
+def histogram(view: View) -> tuple[NDArray[np.float64], list[tuple[int, int]], tuple[int, int]]:
+    """Count chosen and other examples over the score; far tails go to the edge bars, so that the middle is seen.
+
+    Returns:
+        Edges of the bars, (chosen, others) for each bar, and how many lie below and above all of them.
+    """
+    scored = view.scored.select("score_used", "is_kept")
+    values = scored["score_used"].drop_nulls().to_numpy()
+    if values.size == 0:
+        return np.empty(0), [], (0, 0)
+    edges = _edges(*score_range(values), cutoff=view.cutoff)
+    is_kept = scored["is_kept"].to_numpy()
+    inside = np.clip(values, edges[0], edges[-1])
+    counts = [np.histogram(inside[group], bins=edges)[0].tolist() for group in (is_kept, ~is_kept)]
+    tails = int((values < edges[0]).sum()), int((values > edges[-1]).sum())
+    return edges, list(zip(*counts, strict=True)), tails
+
+
+def _edges(low: float, high: float, *, cutoff: float | None) -> NDArray[np.float64]:
+    """Edges of equal bars over the range, one of them at the cutoff, so that no bar mixes what it parts."""
+    if high <= low:
+        return np.linspace(low - 0.5, low + 0.5, 22)
+    if cutoff is None or not low < cutoff < high:
+        return np.linspace(low, high, BARS + 1)
+    width = (high - low) / BARS
+    return cutoff + width * np.arange(-np.ceil((cutoff - low) / width), np.ceil((high - cutoff) / width) + 1)
+
+
+def score_range(values: NDArray[np.float64]) -> tuple[float, float]:
+    """The range worth drawing: everything, unless a tail reaches further than the middle 98% are wide."""
+    first, last = np.quantile(values, [0.01, 0.99])
+    width = last - first
+    return float(max(values.min(), first - width)), float(min(values.max(), last + width))
+
+
+def _threshold(view: View, cutoff: float, low: float, high: float) -> Any:
     import altair as alt
 
-    low, high = shape.bars[0].low, shape.bars[-1].high
     edge = min(max(cutoff, low), high)
     right = edge < (low + high) / 2
     word = "lowest" if view.facts.higher_is_better else "highest"
@@ -184,7 +222,7 @@ def length(view: View) -> Picture | None:
             x=x,
             y=alt.Y("score:Q", scale=scale, title=view.facts.by),
             **dot_style(),
-            tooltip=dots.tooltip(view),
+            tooltip=_tooltip(view),
         )
     )
     trend = alt.Chart(alt.InlineData(values=_trend(both))).mark_line(
@@ -195,9 +233,11 @@ def length(view: View) -> Picture | None:
         name="length",
         spec=finish(alt.layer(marks, trend.encode(x="response:Q", y="score:Q")), height=360),
         label=f"Scatter plot of {view.facts.by} against response tokens for {both.height:,} examples.",
-        remark=dots.remark(view, both.height)
+        remark=_drawn(view, both.height)
         + " The line is the median score, from short to long answers."
         + (f" {outside:,} with extreme scores lie outside the picture." if outside else ""),
+        caption=f"The score ({view.facts.by}) against the length of the answer. A slope means that choosing by the score "
+        "is partly choosing by length.",
     )
 
 
@@ -217,14 +257,15 @@ def _trend(frame: pl.DataFrame) -> list[dict[str, Any]]:
     return medians.select("response", "score").to_dicts()
 
 
-def mix(groups: Sequence[Group], *, name: str, title: str, pool: int, kept: int) -> Picture | None:
+def mix(view: View, groups: pl.DataFrame, *, name: str, title: str, caption: str) -> Picture | None:
     """Share of the pool beside share of the selection, one pair of bars per group."""
     import altair as alt
 
-    if not groups or not kept:
+    pool, kept = view.frame.height, view.kept.height
+    if groups.height < 2 or not kept:
         return None
-    pairs = [(snippet(group.name), group.examples, group.kept) for group in groups[:SHOWN_SOURCES]]
-    rest = groups[SHOWN_SOURCES:]
+    shown = groups.head(SHOWN_SOURCES).select("name", "examples", "kept")
+    pairs = [(snippet(label), examples, chosen) for label, examples, chosen in shown.iter_rows()]
     values = [
         {"name": label, "group": group, "share": part / whole, "examples": part}
         for label, examples, chosen in pairs
@@ -252,5 +293,98 @@ def mix(groups: Sequence[Group], *, name: str, title: str, pool: int, kept: int)
         name=name,
         spec=finish(chart, height=34 * len(pairs) + 10),
         label=f"Bar chart: share of the pool and of the selection per {title}; the table below has the same figures.",
-        remark=f"The {SHOWN_SOURCES} largest are drawn; the table has all {len(groups):,}." if rest else "",
+        remark=f"The {SHOWN_SOURCES} largest are drawn; the table has all {groups.height:,}."
+        if groups.height > SHOWN_SOURCES
+        else "",
+        caption=caption,
     )
+
+
+def points(view: View) -> dict[str, list[Any]]:
+    """The dots of the scatter plots, column by column: a fixed sample that prefers the chosen.
+
+    Returns:
+        Lists of equal length, at most `SHOWN_POINTS`; the chosen come last, so that they are drawn on top.
+    """
+    frame = _sample(view.scored)
+    numbers = {
+        "before": "loss_before",
+        "after": "loss_after",
+        "score": "score_used",
+        "response": "response_tokens",
+    }
+    columns: dict[str, list[Any]] = {
+        name: _rounded(frame[column]) for name, column in numbers.items() if column in frame.columns
+    }
+    columns["group"] = [CHOSEN if kept else REST for kept in frame["is_kept"]]
+    columns["source"] = [snippet(name) for name in frame["source"]]
+    if view.facts.by != "learnability" and view.has("learnability"):
+        columns["S"] = _rounded(frame["learnability"])
+    if view.has("tokens"):
+        columns["tokens"] = frame["tokens"].to_list()
+    if view.facts.examples is None:
+        columns["id"] = frame["id"].to_list()
+        return columns
+    texts = view.facts.examples.select(pl.col("id").cast(pl.String), "messages")
+    found = frame.select("id").join(texts, on="id", how="left", maintain_order="left")["messages"].to_list()
+    columns["question"] = [_start(messages, answer=False) for messages in found]
+    columns["answer"] = [_start(messages, answer=True) for messages in found]
+    return columns
+
+
+def _sample(frame: pl.DataFrame) -> pl.DataFrame:
+    rng = np.random.default_rng(0)
+    kept, rest = frame.filter("is_kept"), frame.filter(~pl.col("is_kept"))
+    if kept.height > SHOWN_CHOSEN:
+        kept = kept[np.sort(rng.choice(kept.height, SHOWN_CHOSEN, replace=False))]
+    room = SHOWN_POINTS - kept.height
+    if rest.height > room:
+        rest = rest[np.sort(rng.choice(rest.height, room, replace=False))]
+    return pl.concat([rest, kept])
+
+
+def _rounded(values: pl.Series) -> list[float | None]:
+    return [None if value is None else float(f"{value:.4g}") for value in values.to_list()]
+
+
+def _start(messages: list[dict[str, str]] | None, *, answer: bool) -> str:
+    said = [
+        m["content"] or ""
+        for m in messages or ()
+        if (m["role"] == "assistant") == answer and m["role"] != "system"
+    ]
+    return snippet(said[0]) if said else NOTHING
+
+
+def _tooltip(view: View) -> list[Any]:
+    """What a dot tells when the pointer is on it."""
+    import altair as alt
+
+    given = [
+        ("score", alt.Tooltip("score:Q", title=view.facts.by, format=".3f")),
+        ("learnability", alt.Tooltip("S:Q", title="S", format=".3f")),
+        ("loss_before", alt.Tooltip("before:Q", title="loss before", format=".3f")),
+        ("loss_after", alt.Tooltip("after:Q", title="loss after", format=".3f")),
+        ("response_tokens", alt.Tooltip("response:Q", title="response tokens", format=",")),
+        ("tokens", alt.Tooltip("tokens:Q", title="tokens", format=",")),
+    ]
+    texts = ["id"] if view.facts.examples is None else ["question", "answer"]
+    numbers = [
+        tip for name, tip in given if view.has(name) and (name != "learnability" or view.facts.by != name)
+    ]
+    return [
+        alt.Tooltip("group:N", title="which"),
+        alt.Tooltip("source:N"),
+        *numbers,
+        *(alt.Tooltip(f"{t}:N") for t in texts),
+    ]
+
+
+def _drawn(view: View, number: int) -> str:
+    """Say how many of the scored examples are drawn."""
+    shown = min(number, _sample(view.scored).height)
+    if shown == number:
+        return f"All scored examples ({number:,}) are drawn."
+    kept = view.kept.height
+    chosen = f"all {kept:,}" if kept <= SHOWN_CHOSEN else f"{SHOWN_CHOSEN:,} of the {kept:,}"
+    return f"{shown:,} of {number:,} scored examples are drawn, {chosen} chosen ones among them; the others are a fixed random sample."
