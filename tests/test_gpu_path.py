@@ -159,7 +159,7 @@ def test_the_loss_of_a_training_step_is_there_without_waiting_for_the_gpu(monkey
 
     monkeypatch.setitem(loss.LOGITS_AT_ONCE, "cuda", 7 * 96)
     monkeypatch.setattr(loss, "gives_plain_logits", lambda _: True)
-    members, layout = batch_of(list(enumerate(rows)))["members"], lay(rows)
+    members, layout = batch_of(list(enumerate(rows))), lay(rows)
     given = inputs_of(members, layout)
     with a_gpu(monkeypatch) as sent:
         network = network_on_gpu(CONFIGS["qwen3"], dtype).train()

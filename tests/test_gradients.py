@@ -54,7 +54,7 @@ def of_parts(rows, part):
 @pytest.mark.parametrize("tuning", [LORA, FULL], ids=["lora", "full"])
 def test_gradients_by_hand(ref, sets, tuning):
     sums = gradient_sums(ref, sets, tuning=tuning, label="gradients", parts=3)
-    network = gradients._trainable(ref, tuning, ())
+    network = gradients.trainable(ref, tuning).eval()
     rows = {name: gradients_by_hand(network, examples) for name, examples in sets.items()}
     for name in sets:
         np.testing.assert_allclose(sums[name].lengths, np.linalg.norm(rows[name], axis=1), rtol=1e-4)
@@ -71,7 +71,7 @@ def test_gradients_by_hand(ref, sets, tuning):
 
 
 def test_only_the_second_factors_of_fresh_adapters_have_gradients(ref, sets):
-    network = gradients._trainable(ref, LORA, ())
+    network = gradients.trainable(ref, LORA).eval()
     (row,) = gradients_by_hand(network, sets["task"][:1])
     trained = [(name, p.numel()) for name, p in network.named_parameters() if p.requires_grad]
     pieces = np.split(row, np.cumsum([size for _, size in trained])[:-1])
@@ -93,7 +93,7 @@ def test_the_adapters_are_those_that_a_training_begins_with(ref, sets, tmp_path)
     still = replace(LORA, learning_rate=1e-30)
     trained = fine_tune(ref, sets["task"], tmp_path, tuning=still, label="training")
     saved = load_file(trained.folder / "adapter_model.safetensors")
-    fresh = gradients._trainable(ref, LORA, ()).state_dict()
+    fresh = gradients.trainable(ref, LORA).eval().state_dict()
     first_factors = [name for name in saved if "lora_A" in name]
     assert first_factors
     for name in first_factors:
@@ -153,7 +153,7 @@ def sized(network):
 
 @pytest.mark.parametrize(("vectors", "expected"), [(8, [3, 3]), (7, [3, 3]), (6.9, [2, 2]), (3, [1, 1])])
 def test_fewer_parts_where_memory_is_short(ref, sets, monkeypatch, capsys, vectors, expected):
-    free = math.ceil(vectors * sized(gradients._trainable(ref, LORA, ())) / gradients.MEMORY_SHARE)
+    free = math.ceil(vectors * sized(gradients.trainable(ref, LORA).eval()) / gradients.MEMORY_SHARE)
     monkeypatch.setattr(gradients, "_free_bytes", lambda _: free)
     sums = gradient_sums(ref, sets, tuning=LORA, label="gradients", parts=3)
     assert [int(sums[name].part.max()) + 1 for name in sets] == expected
@@ -276,7 +276,7 @@ def test_a_mix_is_one_data_set():
 
 def test_gradients_of_a_model_and_their_mix(ref, sets):
     frame = buffering(gradient_sums(ref, sets, tuning=LORA, label="gradients"), ratios=[4 / 5])
-    network = gradients._trainable(ref, LORA, ())
+    network = gradients.trainable(ref, LORA).eval()
     rows = gradients_by_hand(network, [*sets["task"], *sets["buffer"]])
     assert value(frame, "length_of_mean", 4 / 5) == pytest.approx(np.linalg.norm(rows.mean(axis=0)), rel=1e-4)
 

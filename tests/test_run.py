@@ -416,8 +416,8 @@ def test_killing_the_run_at_random_moments_changes_nothing(tiny, tmp_path, kills
         (tmp_path / name).mkdir()
         write_messages(toy_examples(200), tmp_path / name / "mine.jsonl")
     # Checkpoints and store parts all the time, so that the kills meet them.
-    often = "import learnable.measure, learnable.training.sft as sft; learnable.measure.STORE_EVERY_S = 0; "
-    often += "sft.CHECKPOINT_EVERY_S = 0.2; from learnable.cli.app import main; main()"
+    often = "import learnable.measure, learnable.training.checkpoints as checkpoints; learnable.measure.STORE_EVERY_S = 0; "
+    often += "checkpoints.CHECKPOINT_EVERY_S = 0.2; from learnable.cli.app import main; main()"
     command = [
         sys.executable,
         "-c",

@@ -22,8 +22,8 @@ from learnable.types import Message
 
 OFTEN = (
     "import learnable.diversifiers.drawing as drawing, learnable.models.generation as generation; "
-    "import learnable.training.sft as sft, learnable.evaluators.running as running, learnable.measure as measure; "
-    "drawing.STORE_EVERY_S = running.STORE_EVERY_S = measure.STORE_EVERY_S = sft.CHECKPOINT_EVERY_S = 0; "
+    "import learnable.training.checkpoints as checkpoints, learnable.evaluators.running as running, learnable.measure as measure; "
+    "drawing.STORE_EVERY_S = running.STORE_EVERY_S = measure.STORE_EVERY_S = checkpoints.CHECKPOINT_EVERY_S = 0; "
     "generation.BATCH_TOKENS = {'cpu': 600}; from learnable.cli.app import main; main()"
 )
 """Stores parts all the time, so that the kills meet them; in small batches, which change what is drawn."""
@@ -220,7 +220,7 @@ def test_a_kill_in_every_step_changes_nothing(files, tiny, ran, tmp_path):
         "store/draw-*/*.parquet",
         "delia/buffer-*/generated.parquet",
         "store/tokens-*/config.json",
-        "store/arms/*/checkpoints/checkpoint-*",
+        "store/arms/*/checkpoints/last.pt",
         "store/arms/*/training.json",
         "store/completion-*/*.parquet",
         "store/nll-*/*.parquet",

@@ -240,24 +240,25 @@ def test_a_model_with_tokens_is_no_reference_for_one_without(tiny, rows, tmp_pat
 
 
 def test_a_killed_training_with_tokens_goes_on_to_the_same_row(ref, tmp_path, monkeypatch):
-    from learnable.training import sft
+    from learnable.training import checkpoints
+    from learnable.training.loop import Loop
 
     new = with_tokens(ref, tokens(), tmp_path)
     rendered = Renderer.of(new).render(toy_examples(12), max_length=200)
     options = {"tuning": FAST, "label": "training", "token_ids": token_ids(new, tokens())}
     fine_tune(new, rendered, tmp_path / "whole", **options)
-    monkeypatch.setattr(sft, "CHECKPOINT_EVERY_S", 0.0)
-    steps = sft.ResponseTrainer.training_step
+    monkeypatch.setattr(checkpoints, "CHECKPOINT_EVERY_S", 0.0)
+    steps = Loop.step
 
     def stops(self, *given, **named):
-        if self.state.global_step == 4:
+        if self.done == 4:
             raise KeyboardInterrupt
         return steps(self, *given, **named)
 
-    monkeypatch.setattr(sft.ResponseTrainer, "training_step", stops)
+    monkeypatch.setattr(Loop, "step", stops)
     with pytest.raises(KeyboardInterrupt):
         fine_tune(new, rendered, tmp_path / "killed", **options)
-    monkeypatch.setattr(sft.ResponseTrainer, "training_step", steps)
+    monkeypatch.setattr(Loop, "step", steps)
     fine_tune(new, rendered, tmp_path / "killed", **options)
     whole, killed = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "killed"))
     assert any("token" in name for name in whole)
@@ -337,7 +338,7 @@ def unrecorded(tune, tmp_path, monkeypatch):
 
 
 def test_a_run_that_was_killed_before_its_record_trains_nothing_again(tune, unrecorded, monkeypatch):
-    monkeypatch.setattr("learnable.training.sft._fine_tune", die)
+    monkeypatch.setattr("learnable.training.fine_tuning._fine_tune", die)
     outcome = tune()
     assert outcome.cost.tokens > 0  # of the attempt that was killed
     assert (unrecorded / "step.json").is_file()

@@ -513,9 +513,9 @@ def test_a_token_that_cannot_be_added_is_said_before_anything_is_written_or_trai
 
 def command(place, tiny, *, arms):
     """Return the command of a lesson that stores what it does all the time, so that a kill meets it."""
-    often = "import learnable.measure, learnable.evaluators.running, learnable.training.sft as sft; "
+    often = "import learnable.measure, learnable.evaluators.running, learnable.training.checkpoints as checkpoints; "
     often += "learnable.measure.STORE_EVERY_S = learnable.evaluators.running.STORE_EVERY_S = 0; "
-    often += "sft.CHECKPOINT_EVERY_S = 0; from learnable.cli.app import main; main()"
+    often += "checkpoints.CHECKPOINT_EVERY_S = 0; from learnable.cli.app import main; main()"
     words = [sys.executable, "-c", often, "teach", str(place / "pool"), "--model", str(tiny), "--arms", *arms]
     words += ["--paraphrases", str(place / "paraphrases.jsonl"), "--buffer", str(place / "buffer.jsonl")]
     words += ["--tokens", "<sep>=blue sky", "--evaluate", *EVALUATIONS, "--gradients", "0", "--ratio", "0.5"]
@@ -538,7 +538,7 @@ def test_killing_it_in_training_and_in_evaluation_changes_nothing(teach, place, 
     given = {"arms": arms, "gradients": 0, "tuning": replace(TUNING, batch_size=2)}
     unbroken = teach("unbroken", **given, store=str(tmp_path / "unbroken"))
     words = command(place, tiny, arms=arms)
-    kill_at(words, tmp_path, "runs/store/arms/*/checkpoints/*/complete")
+    kill_at(words, tmp_path, "runs/store/arms/*/checkpoints/last.pt")
     store = tmp_path / "runs" / "store"
     assert len(trainings(store)) < len(arms)
     kill_at(words, tmp_path, "runs/store/completion-*/*.parquet")

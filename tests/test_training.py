@@ -27,12 +27,13 @@ from learnable.testing import tiny_model, toy_examples, write_messages
 from learnable.training import (
     LengthGroupedBatches,
     assign_folds,
+    checkpoints,
     fine_tune,
+    fine_tuning,
     loss,
+    passes,
     read_reference,
-    sft,
     train_reference,
-    trainer,
 )
 from learnable.training.batches import batch_of, inputs_of, pieces, share
 from learnable.types import ModelRef
@@ -123,7 +124,7 @@ def test_a_training_drops_nothing_out(tiny, tmp_path, family, method):
     rendered = Renderer.of(ref).render(toy_examples(8), max_length=128)
     tuning = Tuning(learning_rate=1e-20, batch_size=4, rank=2, method=method)
     fine_tune(ref, rendered, tmp_path / "out", tuning=tuning, label="training", keep_losses=True)
-    met = dict(pl.read_parquet(tmp_path / "out" / sft.LAST_EPOCH).select("id", "nll").iter_rows())
+    met = dict(pl.read_parquet(tmp_path / "out" / fine_tuning.LAST_EPOCH).select("id", "nll").iter_rows())
     base = LanguageModel(ref).nll(rendered)
     np.testing.assert_allclose([met[example.id] for example in rendered], base, rtol=1e-4)
     if method == "full":
@@ -181,17 +182,17 @@ def test_an_adapter_of_another_model_is_refused(trained, tmp_path):
 
 
 def test_a_killed_run_goes_on_to_the_same_weights(ref, rendered, trained, tmp_path, monkeypatch):
-    monkeypatch.setattr(sft, "CHECKPOINT_EVERY_S", 0.0)
+    monkeypatch.setattr(checkpoints, "CHECKPOINT_EVERY_S", 0.0)
     steps = Counter()
-    compute_loss = sft.ResponseTrainer.compute_loss
+    compute_loss = passes.response_nll
 
-    def killed(self, *args, **kwargs):
+    def killed(*args, **kwargs):
         steps["computed"] += 1
         if steps["computed"] == 4:
             raise KeyboardInterrupt
-        return compute_loss(self, *args, **kwargs)
+        return compute_loss(*args, **kwargs)
 
-    monkeypatch.setattr(sft.ResponseTrainer, "compute_loss", killed)
+    monkeypatch.setattr(passes, "response_nll", killed)
     with pytest.raises(KeyboardInterrupt):
         fine_tune(ref, rendered, tmp_path, tuning=FAST, label="training", keep_losses=True)
     assert not (tmp_path / "training.json").exists()
@@ -200,7 +201,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(ref, rendered, trained, tmp_pa
     unbroken = load_file(trained.folder / "adapter_model.safetensors")
     resumed = load_file(tmp_path / "adapter_model.safetensors")
     assert all(torch.equal(unbroken[name], resumed[name]) for name in unbroken)
-    losses = (pl.read_parquet(folder / sft.LAST_EPOCH) for folder in (trained.folder, tmp_path))
+    losses = (pl.read_parquet(folder / fine_tuning.LAST_EPOCH) for folder in (trained.folder, tmp_path))
     assert_frame_equal(*losses)
 
 
@@ -210,7 +211,7 @@ def test_a_reference_that_was_killed_costs_all_its_trainings(tiny, tmp_path, mon
     given = {"model": str(tiny), "loading": Loading(dtype="float32"), "reference": how}
     unbroken = verbs.train([str(rows)], output=str(tmp_path / "unbroken"), **given)
     begun = Counter()
-    build = sft._trainer
+    build = fine_tuning._loop
 
     def killed(*args, **kwargs):
         begun["trainings"] += 1
@@ -218,20 +219,26 @@ def test_a_reference_that_was_killed_costs_all_its_trainings(tiny, tmp_path, mon
             raise KeyboardInterrupt
         return build(*args, **kwargs)
 
-    monkeypatch.setattr(sft, "_trainer", killed)
+    monkeypatch.setattr(fine_tuning, "_loop", killed)
     with pytest.raises(KeyboardInterrupt):
         verbs.train([str(rows)], output=str(tmp_path / "resumed"), **given)
-    monkeypatch.setattr(sft, "_trainer", build)
+    monkeypatch.setattr(fine_tuning, "_loop", build)
     resumed = verbs.train([str(rows)], output=str(tmp_path / "resumed"), **given)
     parts = [json.loads(path.read_text()) for path in (tmp_path / "resumed").glob("part-*/training.json")]
     assert resumed.cost.tokens == unbroken.cost.tokens == sum(part["tokens"] for part in parts)
     assert resumed.cost.seconds >= sum(part["seconds"] for part in parts)
 
 
-def test_a_checkpoint_that_was_not_finished_is_thrown_away(ref, rendered, trained, tmp_path):
-    broken = tmp_path / "checkpoints" / "checkpoint-3"
-    broken.mkdir(parents=True)
-    (broken / "trainer_state.json").write_text("{")
+def test_a_checkpoint_that_was_not_finished_is_thrown_away(ref, rendered, trained, tmp_path, monkeypatch):
+    def killed(state, part):
+        part.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as dying:
+        dying.setattr(checkpoints, "CHECKPOINT_EVERY_S", 0.0)
+        dying.setattr(torch, "save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            fine_tune(ref, rendered, tmp_path, tuning=FAST, label="training")
     fine_tune(ref, rendered, tmp_path, tuning=FAST, label="training")
     same = load_file(tmp_path / "adapter_model.safetensors")
     assert all(
@@ -241,7 +248,7 @@ def test_a_checkpoint_that_was_not_finished_is_thrown_away(ref, rendered, traine
 
 
 def test_a_finished_run_is_not_repeated(ref, rendered, trained, monkeypatch):
-    monkeypatch.setattr(sft, "_fine_tune", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(fine_tuning, "_fine_tune", lambda *_: pytest.fail("trained again"))
     again = fine_tune(ref, rendered, trained.folder, tuning=FAST, label="training")
     assert again == replace(trained, ran=False)
 
@@ -285,7 +292,7 @@ def test_only_response_tokens_are_learned(ref, rendered, tmp_path):
 def test_the_loss_and_its_gradient_are_those_of_trl(tiny, rendered, monkeypatch):
     network = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32)
     monkeypatch.setitem(loss.LOGITS_AT_ONCE, "cpu", 7 * network.config.vocab_size)  # several chunks
-    members = batch_of(list(enumerate(rendered[:6])))["members"]
+    members = batch_of(list(enumerate(rendered[:6])))
     layout = padded([member.example for member in members])
     ids, parameters = layout.ids, list(network.parameters())
     labels = torch.full_like(ids, -100)
@@ -304,7 +311,7 @@ def test_the_loss_and_its_gradient_are_those_of_trl(tiny, rendered, monkeypatch)
 def test_the_losses_that_are_kept_are_those_of_the_model(ref, rendered, tmp_path):
     still = replace(FAST, learning_rate=0.0)
     fine_tune(ref, rendered, tmp_path, tuning=still, label="training", keep_losses=True)
-    kept = dict(pl.read_parquet(tmp_path / sft.LAST_EPOCH).select("id", "nll").iter_rows())
+    kept = dict(pl.read_parquet(tmp_path / fine_tuning.LAST_EPOCH).select("id", "nll").iter_rows())
     expected = LanguageModel(ref).nll(rendered)
     np.testing.assert_allclose([kept[example.id] for example in rendered], expected, rtol=1e-5)
 
@@ -315,9 +322,9 @@ def test_short_sequences_in_bfloat16_are_learned_the_same_either_way_of_attentio
     half = ModelRef(name=str(tiny), dtype="bfloat16", device="cpu")
     kept = []
     for longest in (0, 256):
-        monkeypatch.setattr(trainer, "WRITTEN_OUT", longest)
+        monkeypatch.setattr(passes, "WRITTEN_OUT", longest)
         fine_tune(half, rendered, tmp_path / str(longest), tuning=FAST, label="training", keep_losses=True)
-        kept.append(pl.read_parquet(tmp_path / str(longest) / sft.LAST_EPOCH)["nll"].to_numpy())
+        kept.append(pl.read_parquet(tmp_path / str(longest) / fine_tuning.LAST_EPOCH)["nll"].to_numpy())
     np.testing.assert_allclose(*kept, rtol=0.03)
 
 
@@ -331,7 +338,7 @@ def test_a_training_leaves_no_tensor_behind(ref, rendered, trained, tmp_path):
 
 
 def test_rows_on_two_sides_of_a_switch_are_never_in_one_piece(rendered):
-    members = share(batch_of(list(enumerate(rendered)))["members"], process=0, processes=1)
+    members = share(batch_of(list(enumerate(rendered))), process=0, processes=1)
     lengths = [len(member.example.ids) for member in members]
     border = sorted(lengths)[len(lengths) // 2]
     assert lengths[0] > border >= lengths[-1]
@@ -345,7 +352,7 @@ def test_rows_on_two_sides_of_a_switch_are_never_in_one_piece(rendered):
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 7])
 def test_processes_share_a_batch_without_leaving_a_row_out(rendered, processes):
-    members = batch_of(list(enumerate(rendered[:5])))["members"]
+    members = batch_of(list(enumerate(rendered[:5])))
     rows, counted = [], 0
     for process in range(processes):
         mine = share(members, process=process, processes=processes)
@@ -373,34 +380,32 @@ class TestLengthGroupedBatches:
     lengths = np.random.default_rng(0).integers(5, 500, size=203).tolist()
 
     def batches(self, epoch=0, **options):
-        sampler = LengthGroupedBatches(self.lengths, batch_size=8, seed=3, **options)
-        sampler.set_epoch(epoch)
-        return list(sampler)
+        return LengthGroupedBatches(self.lengths, batch_size=8, seed=3, **options).epoch(epoch)
 
     def test_all_batches_but_the_last_are_full(self):
         assert [len(batch) for batch in self.batches()] == [8] * 25 + [3]
 
     @pytest.mark.parametrize("steps", [1, 19, 60, 203])
     def test_a_number_of_steps_cuts_into_as_many_even_batches(self, steps):
-        batches = self.batches(steps=steps)
+        batches = self.batches(steps_per_epoch=steps)
         sizes = {len(batch) for batch in batches}
         assert len(batches) == steps
         assert max(sizes) - min(sizes) <= 1
         assert sorted(i for batch in batches for i in batch) == list(range(203))
 
     def test_more_steps_than_examples_are_one_example_each(self):
-        assert [len(batch) for batch in self.batches(steps=500)] == [1] * 203
+        assert [len(batch) for batch in self.batches(steps_per_epoch=500)] == [1] * 203
 
     def test_every_example_comes_once(self):
         assert sorted(i for batch in self.batches() for i in batch) == list(range(203))
 
-    @pytest.mark.parametrize("steps", [0, 1, 7, 26, 30, 52])
-    def test_the_tokens_of_the_first_steps_are_those_of_their_batches(self, steps):
-        sampler = LengthGroupedBatches(self.lengths, batch_size=8, seed=3)
-        batches = [*self.batches(0), *self.batches(1)][:steps]
-        expected = sum(self.lengths[i] for batch in batches for i in batch)
-        assert sampler.tokens(steps) == expected
-        assert list(sampler) == self.batches(0)
+    @pytest.mark.parametrize(("epochs", "steps"), [(1, 26), (2, 52), (0.5, 13), (1.01, 27)])
+    def test_a_step_takes_the_next_batch_of_its_epoch_whenever_it_is_asked(self, epochs, steps):
+        sampler = LengthGroupedBatches(self.lengths, batch_size=8, seed=3, epochs=epochs)
+        assert sampler.steps == steps
+        expected = [*self.batches(0), *self.batches(1)][:steps]
+        assert [sampler.batch(step) for step in range(steps)] == expected
+        assert [sampler.batch(step) for step in reversed(range(steps))] == expected[::-1]
 
     def test_batches_need_little_padding(self):
         padded = sum(len(batch) * max(self.lengths[i] for i in batch) for batch in self.batches())
@@ -408,7 +413,7 @@ class TestLengthGroupedBatches:
 
     @pytest.mark.parametrize("steps", [None, 19])
     def test_no_length_is_met_earlier_than_another(self, steps):
-        epochs = [self.batches(epoch, steps=steps) for epoch in range(1_000)]
+        epochs = [self.batches(epoch, steps_per_epoch=steps) for epoch in range(1_000)]
         assert abs(drift(self.lengths, epochs)) < 4
 
     def test_the_measure_of_drift_sees_batches_in_order_of_length(self):
@@ -493,7 +498,7 @@ def test_no_example_is_scored_by_a_model_that_trained_on_it(ref, rendered, tmp_p
 
     def remember(ref, examples, folder, **_):
         seen[folder.name] = {example.id for example in examples}
-        return sft.Trained(folder=folder, tokens=1, steps=1, seconds=0.0)
+        return fine_tuning.Trained(folder=folder, tokens=1, steps=1, seconds=0.0)
 
     monkeypatch.setattr("learnable.training.reference.fine_tune", remember)
     sources = ["a"] * len(rendered)
@@ -509,7 +514,7 @@ def test_a_fraction_trains_on_that_share(ref, rendered, tmp_path, monkeypatch):
 
     def remember(ref, examples, folder, **_):
         sizes.append(len(examples))
-        return sft.Trained(folder=folder, tokens=1, steps=1, seconds=0.0)
+        return fine_tuning.Trained(folder=folder, tokens=1, steps=1, seconds=0.0)
 
     monkeypatch.setattr("learnable.training.reference.fine_tune", remember)
     how = Reference(fraction=0.25)

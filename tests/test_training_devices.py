@@ -9,24 +9,28 @@ import numpy as np
 import polars as pl
 import psutil
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from learnable.errors import TrainError, UsageError
 from learnable.models import Renderer
 from learnable.settings import Tuning
 from learnable.testing import toy_examples
-from learnable.training import devices, fine_tune, sft
+from learnable.training import checkpoints, devices, fine_tune, fine_tuning
+from learnable.training.loop import Loop
 from learnable.types import ModelRef
 
 TWICE = Tuning(learning_rate=1e-2, batch_size=4, rank=4, epochs=2)
 
 
 def saving_often(job):
-    """Train with a checkpoint after every step, and write down what the last one holds, by process."""
-    sft.CHECKPOINT_EVERY_S = 0.0
-    trained = sft._fine_tune(job)
-    files = sorted(path.name for path in job.folder.glob("checkpoints/checkpoint-11/*"))
-    (job.folder / f"seen-{os.environ['RANK']}.json").write_text(json.dumps(files))
+    """Train with a checkpoint after every step, and write down what was written, by process."""
+    written, replacing = [], checkpoints.replacing
+    checkpoints.replacing = lambda path: written.append(path.name) or replacing(path)
+    checkpoints.CHECKPOINT_EVERY_S = 0.0
+    trained = fine_tuning._fine_tune(job)
+    last = torch.load(job.folder / "checkpoints" / "last.pt")
+    (job.folder / f"seen-{os.environ['RANK']}.json").write_text(json.dumps([last["done"], written]))
     # What other machines could reach, of this process and of the one that has started it.
     ports = [
         each
@@ -54,32 +58,31 @@ def rendered(ref):
 
 def test_a_training_that_one_process_began_two_end_to_the_same_adapter(ref, rendered, tmp_path, monkeypatch):
     one, two = tmp_path / "one", tmp_path / "two"
-    monkeypatch.setattr(sft, "CHECKPOINT_EVERY_S", 0.0)
+    monkeypatch.setattr(checkpoints, "CHECKPOINT_EVERY_S", 0.0)
     options = {"tuning": TWICE, "label": "training", "keep_losses": True}
     fine_tune(ref, rendered, one, **options)
-    step = sft.ResponseTrainer.training_step
+    step = Loop.step
 
-    def killed(self, *args):
-        if self.state.global_step == 3:
+    def killed(self):
+        if self.done == 3:
             raise KeyboardInterrupt
-        return step(self, *args)
+        return step(self)
 
     with monkeypatch.context() as dying:
-        dying.setattr(sft.ResponseTrainer, "training_step", killed)
+        dying.setattr(Loop, "step", killed)
         with pytest.raises(KeyboardInterrupt):
             fine_tune(ref, rendered, two, **options)
-    monkeypatch.setattr(sft, "_fine_tune", saving_often)
+    monkeypatch.setattr(fine_tuning, "_fine_tune", saving_often)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
     trained = fine_tune(ref, rendered, two, **options, processes=2)
     assert trained.steps == 12
     expected, found = (load_file(folder / "adapter_model.safetensors") for folder in (one, two))
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, atol=1e-5)
-    losses = [pl.read_parquet(folder / sft.LAST_EPOCH)["nll"] for folder in (one, two)]
+    losses = [pl.read_parquet(folder / fine_tuning.LAST_EPOCH)["nll"] for folder in (one, two)]
     np.testing.assert_allclose(*losses, rtol=1e-5)
-    checkpoint = json.loads((two / "seen-0.json").read_text())
-    assert {"complete", "last_epoch.npy", "optimizer.pt", "trainer_state.json"} <= set(checkpoint)
-    assert [name for name in checkpoint if "rng" in name] == ["rng_state_0.pth"], "the main process writes"
+    seen = [json.loads((two / f"seen-{rank}.json").read_text()) for rank in range(2)]
+    assert seen == [[11, ["last.pt"] * 8], [11, []]], "the main process writes"
     assert not (two / "checkpoints").exists()
     heard = [json.loads((two / f"ports-{rank}.json").read_text()) for rank in range(2)]
     assert {*heard[0], *heard[1]} <= {"127.0.0.1", "::1"}, "no other machine can reach them"

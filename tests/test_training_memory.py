@@ -14,10 +14,9 @@ from learnable.models.lengths import LengthSwitches
 from learnable.models.packing import packed, padded
 from learnable.settings import Tuning
 from learnable.testing import toy_examples
-from learnable.training import fine_tune, loss, memory, sft
+from learnable.training import fine_tune, fine_tuning, loss, memory, passes
 from learnable.training.batches import batch_of, inputs_of, pieces
 from learnable.training.memory import PieceSize
-from learnable.training.trainer import ResponseTrainer
 from learnable.types import ModelRef
 
 FAST = Tuning(learning_rate=5e-3, batch_size=4, rank=4)
@@ -38,7 +37,7 @@ def test_packed_rows_have_the_gradient_of_padded_ones(tiny, rendered, monkeypatc
     network = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32)
     monkeypatch.setitem(loss.LOGITS_AT_ONCE, "cpu", 7 * network.config.vocab_size)  # several chunks
     network.train()
-    members, parameters = batch_of(list(enumerate(rendered)))["members"], list(network.parameters())
+    members, parameters = batch_of(list(enumerate(rendered))), list(network.parameters())
     found = []
     for lay in (padded, packed):
         layout = lay(rendered)
@@ -55,7 +54,7 @@ def test_packed_rows_have_the_gradient_of_padded_ones(tiny, rendered, monkeypatc
 
 
 def test_pieces_hold_as_many_tokens_as_asked_for_with_or_without_padding(rendered):
-    members = sorted(batch_of(list(enumerate(rendered)))["members"], key=lambda each: -len(each.example.ids))
+    members = sorted(batch_of(list(enumerate(rendered))), key=lambda each: -len(each.example.ids))
     for padding in (True, False):
         parts = list(pieces(members, most_tokens=100, padding=padding, switches=LengthSwitches()))
         assert [member.row for part in parts for member in part] == [member.row for member in members]
@@ -66,39 +65,42 @@ def test_pieces_hold_as_many_tokens_as_asked_for_with_or_without_padding(rendere
 
 def test_a_step_that_does_not_fit_is_done_again_in_smaller_pieces(ref, rendered, tmp_path, monkeypatch):
     fine_tune(ref, rendered, tmp_path / "whole", tuning=FAST, label="training", keep_losses=True)
-    compute, failures = ResponseTrainer.compute_loss, []
+    compute, failures = passes.response_nll, []
 
-    def within_memory(self, model, inputs, **options):
+    def within_memory(network, inputs, **options):
         if inputs["input_ids"].numel() > 130:
             failures.append(inputs["input_ids"].numel())
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-        return compute(self, model, inputs, **options)
+        return compute(network, inputs, **options)
 
-    monkeypatch.setattr(ResponseTrainer, "compute_loss", within_memory)
+    monkeypatch.setattr(passes, "response_nll", within_memory)
     fine_tune(ref, rendered, tmp_path / "pieces", tuning=FAST, label="training", keep_losses=True)
     assert failures
     one, other = (
-        pl.read_parquet(tmp_path / name / sft.LAST_EPOCH)["nll"].to_numpy() for name in ("whole", "pieces")
+        pl.read_parquet(tmp_path / name / fine_tuning.LAST_EPOCH)["nll"].to_numpy()
+        for name in ("whole", "pieces")
     )
     np.testing.assert_allclose(one, other, rtol=1e-4)
 
 
 def test_a_failed_try_leaves_no_gradient_behind(ref, rendered, tmp_path, monkeypatch):
-    compute, tries = ResponseTrainer.compute_loss, []
+    compute, tries = passes.response_nll, []
 
-    def second_piece_fails(self, model, inputs, **options):
+    def second_piece_fails(network, inputs, **options):
         tries.append(len(inputs["targets"]))
         if len(tries) == 2:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-        return compute(self, model, inputs, **options)
+        return compute(network, inputs, **options)
 
     size = PieceSize(tokens=130)
     monkeypatch.setattr(PieceSize, "of", classmethod(lambda cls, *_, **__: replace(size)))
     expected, found = tmp_path / "expected", tmp_path / "found"
     fine_tune(ref, rendered, expected, tuning=FAST, label="training", keep_losses=True)
-    monkeypatch.setattr(ResponseTrainer, "compute_loss", second_piece_fails)
+    monkeypatch.setattr(passes, "response_nll", second_piece_fails)
     fine_tune(ref, rendered, found, tuning=FAST, label="training", keep_losses=True)
-    one, other = (pl.read_parquet(each / sft.LAST_EPOCH)["nll"].to_numpy() for each in (expected, found))
+    one, other = (
+        pl.read_parquet(each / fine_tuning.LAST_EPOCH)["nll"].to_numpy() for each in (expected, found)
+    )
     np.testing.assert_allclose(one, other, rtol=1e-4)
 
 

@@ -1,7 +1,8 @@
-"""Fine-tuning with TRL and PEFT, and the reference models that learnability compares with."""
+"""Fine-tuning by any objective with PEFT, and the reference models that learnability compares with."""
 
-from learnable.training.batches import LengthGroupedBatches
+from learnable.training.adapters import lora, save_whole
 from learnable.training.devices import join
+from learnable.training.fine_tuning import Trained, fine_tune
 from learnable.training.gradients import GradientSum, gradient_sums
 from learnable.training.reference import (
     Part,
@@ -12,13 +13,14 @@ from learnable.training.reference import (
     read_reference,
     train_reference,
 )
-from learnable.training.sft import Trained, fine_tune, lora, save_whole
+from learnable.training.samplers import LengthGroupedBatches, Sampler
 
 __all__ = [
     "GradientSum",
     "LengthGroupedBatches",
     "Part",
     "References",
+    "Sampler",
     "Trained",
     "assign_folds",
     "fine_tune",

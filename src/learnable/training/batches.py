@@ -1,8 +1,6 @@
-"""Which examples a training step takes: batches of about one length, shuffled, and the pieces that are computed at once."""
+"""A batch of a training: what each process takes of it, and the pieces that are computed at once."""
 
 from collections.abc import Iterator, Sequence
-from copy import copy
-from itertools import islice, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,98 +12,16 @@ from learnable.types import Rendered
 
 
 class Member(NamedTuple):
-    """One example of a batch: its ``row`` in the whole batch, and its ``position`` in the data."""
+    """One answer of a batch: its ``row`` in the whole batch, and its ``position`` in the data."""
 
     row: int
     position: int
     example: Rendered
 
 
-Batch = dict[str, list[Member]]
-"""A step's examples under ``members``: the trainer of transformers wants a mapping."""
-
-
-class LengthGroupedBatches(torch.utils.data.Sampler[list[int]]):
-    """Batches of indices of about one length, shuffled.
-
-    Little padding, and no drift of length over the epoch: examples are shuffled, sorted by length within windows of
-    ``window`` batches, cut into batches, and all batches are shuffled. Those of a last batch that is not full are drawn
-    from all lengths: it comes last, where the learning rate is lowest.
-
-    Args:
-        lengths: Tokens of each example, (n,).
-        batch_size: Examples per batch; the last one may have fewer.
-        steps: Make this many batches instead, their sizes as even as can be.
-        seed: Seeds the order, together with the epoch.
-        window: Batches per window.
-    """
-
-    def __init__(
-        self,
-        lengths: Sequence[int],
-        *,
-        batch_size: int,
-        seed: int,
-        steps: int | None = None,
-        window: int = 16,
-    ) -> None:
-        count = len(lengths)
-        self._lengths, self._seed, self._epoch = np.asarray(lengths), seed, 0
-        if steps is None:
-            self._borders = np.append(np.arange(0, count, batch_size), count)
-        else:
-            self._borders = np.round(np.linspace(0, count, min(steps, count) + 1)).astype(np.int64)
-        self._full = len(self) - (steps is None and count % batch_size > 0)
-        self._windows = np.unique([*self._borders[:-1:window], self._borders[self._full], count])
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the order of another epoch."""
-        self._epoch = epoch
-
-    def tokens(self, steps: int) -> int:
-        """Return how many tokens the first steps of a training take."""
-        epochs, rest = divmod(steps, len(self))
-        begun = copy(self)
-        begun.set_epoch(epochs)
-        taken = [position for batch in islice(begun, rest) for position in batch]
-        return int(epochs * self._lengths.sum() + self._lengths[taken].sum())
-
-    def __len__(self) -> int:
-        return len(self._borders) - 1
-
-    def __iter__(self) -> Iterator[list[int]]:
-        rng = np.random.default_rng([self._seed, self._epoch])
-        order = rng.permutation(len(self._lengths))
-        windows = [order[start:end] for start, end in pairwise(self._windows)]
-        grouped = np.concatenate([part[np.argsort(self._lengths[part], kind="stable")] for part in windows])
-        batches = [grouped[start:end].tolist() for start, end in pairwise(self._borders)]
-        # A last batch that is not full stays last, so that the learning rate is lowest where the gradient is noisiest.
-        batches[: self._full] = [batches[position] for position in rng.permutation(self._full)]
-        return iter(batches)
-
-
-class Batches(torch.utils.data.DataLoader[Batch]):
-    """The planned batches; every process sees the whole batch, and takes its share of it later."""
-
-    def __init__(self, rendered: Sequence[Rendered], planned: LengthGroupedBatches) -> None:
-        self.planned = planned
-        self.longest = max(len(example.ids) for example in rendered)
-        # A DataLoader wants a Dataset by its annotation, and takes anything that has a length and items.
-        super().__init__(list(enumerate(rendered)), batch_sampler=planned, collate_fn=batch_of)  # type: ignore[arg-type]
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the order of another epoch; the trainer calls it."""
-        self.planned.set_epoch(epoch)
-
-
-def batch_of(examples: Sequence[tuple[int, Rendered]]) -> Batch:
-    """Return examples, each with its position in the data, as one batch."""
-    return {"members": [Member(row, *each) for row, each in enumerate(examples)]}
-
-
-def response_tokens(members: Sequence[Member]) -> int:
-    """Return how many tokens the loss counts; the first of an example never does."""
-    return sum(int(member.example.mask[1:].sum()) for member in members)
+def batch_of(rows: Sequence[tuple[int, Rendered]]) -> list[Member]:
+    """Return rows, each with its position in the data, as one batch."""
+    return [Member(row, position, example) for row, (position, example) in enumerate(rows)]
 
 
 def share(members: Sequence[Member], *, process: int, processes: int) -> list[Member]:

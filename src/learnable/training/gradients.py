@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
@@ -10,14 +10,12 @@ import numpy as np
 import psutil
 import torch
 from numpy.typing import NDArray
-from peft import get_peft_model
 
 from learnable.errors import TrainError, UsageError
-from learnable.models.loading import load_network
 from learnable.models.source import concrete_dtype
 from learnable.runs.progress import ProgressBar, bar, say
 from learnable.settings import Tuning
-from learnable.training.sft import lora
+from learnable.training.adapters import trainable
 from learnable.types import ModelRef, Rendered
 
 PRODUCTS_AT_ONCE = 1 << 22
@@ -85,7 +83,7 @@ def gradient_sums(
     rng = np.random.default_rng(tuning.seed)
     tokens = sum(len(example.ids) for kept in useful.values() for example in kept)
     try:
-        network = _trainable(ref, tuning, token_ids)
+        network = trainable(ref, tuning, token_ids=token_ids).eval()
         parts = _parts_that_fit(network, [len(kept) for kept in useful.values()], parts)
         split = {name: rng.permutation(len(kept)) % min(parts, len(kept)) for name, kept in useful.items()}
         mixed = torch.autocast(
@@ -156,17 +154,6 @@ def _useful(name: str, examples: Sequence[Rendered]) -> list[Rendered]:
         left_out = len(examples) - len(kept)
         say(f"{name}: {left_out:,} of {len(examples):,} examples have no response token and are left out")
     return kept
-
-
-def _trainable(ref: ModelRef, tuning: Tuning, token_ids: Sequence[int]) -> Any:
-    """Return the network as a training begins: the same weights, the same fresh adapters."""
-    if tuning.method == "full":
-        return load_network(replace(ref, dtype="float32"))
-    network = load_network(ref)
-    devices = [network.device] if network.device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(tuning.seed)
-        return get_peft_model(network, lora(tuning, network, token_ids)).eval()
 
 
 def _added(

@@ -13,7 +13,7 @@ from learnable.errors import TrainError
 from learnable.runs.files import write_frame, write_json
 from learnable.runs.identity import fingerprint
 from learnable.settings import Reference
-from learnable.training.sft import LAST_EPOCH, Trained, fine_tune
+from learnable.training.fine_tuning import LAST_EPOCH, Trained, fine_tune
 from learnable.types import ModelRef, Rendered
 
 

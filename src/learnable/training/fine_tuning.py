@@ -1,0 +1,332 @@
+"""Fine-tuning of a model on tokens that are rendered already, by any objective; a killed run goes on where it was."""
+
+import ctypes
+import gc
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+from numpy.typing import NDArray
+
+from learnable.errors import TrainError, UsageError
+from learnable.models.batching import Batching
+from learnable.models.loading import load_tokenizer, resolved_device
+from learnable.models.network import without_dropout
+from learnable.models.source import concrete_dtype, identify, position_limit
+from learnable.models.weights import quiet
+from learnable.objectives import NLL, Objective
+from learnable.runs.files import disk_errors, flush, write_frame, write_json
+from learnable.runs.outputs import differences, in_words, recorded
+from learnable.runs.progress import bar, say
+from learnable.runs.step import note, read_json
+from learnable.settings import Tuning
+from learnable.training import devices
+from learnable.training.adapters import trainable
+from learnable.training.checkpoints import Checkpoints
+from learnable.training.loop import Loop
+from learnable.training.memory import PIECE_TOKENS
+from learnable.training.samplers import LengthGroupedBatches
+from learnable.types import ModelRef, Rendered
+
+RECORD, CHECKPOINTS = "training.json", "checkpoints"
+LAST_EPOCH = "last_epoch.parquet"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What a training did: ``tokens`` of all epochs, without padding; ``seconds`` up to each kill's last checkpoint.
+
+    ``ran`` is False when it was done before.
+    """
+
+    folder: Path
+    tokens: int
+    steps: int
+    seconds: float
+    ran: bool = True
+
+
+def fine_tune(
+    ref: ModelRef,
+    rendered: Sequence[Rendered] | Sequence[tuple[Rendered, ...]],
+    folder: Path,
+    *,
+    tuning: Tuning,
+    label: str,
+    objective: Objective = NLL(),
+    columns: pl.DataFrame | None = None,
+    token_ids: Sequence[int] = (),
+    start: Path | None = None,
+    processes: int = 1,
+    keep_losses: bool = False,
+) -> Trained:
+    """Fine-tune a model on the response tokens of rendered examples.
+
+    Args:
+        ref: The model to start from.
+        rendered: n examples, each of so many answers as the objective takes: one, or a tuple of chosen and rejected.
+            Those of which an answer has no response token are left out.
+        folder: Where the adapter (LoRA) or the whole model (full) goes. A finished run there is not repeated; an
+            unfinished one goes on from its last checkpoint, with the same result as an unbroken one.
+        tuning: How.
+        label: What the progress bar says.
+        objective: What is lowered.
+        columns: What the objective needs of each answer, by its ``id``.
+        token_ids: With LoRA: tokens whose rows of the embedding are trained beside the adapters, and saved with them.
+        start: With LoRA: an adapter of the same model to go on from, such as that of an earlier stage.
+        processes: Share each batch among so many processes of this machine, each with a GPU of its own or a part of
+            the CPU's cores. The result is the same up to rounding. Under a launcher such as ``torchrun`` its
+            processes are taken, however many.
+        keep_losses: Write ``last_epoch.parquet`` too: ``id``, ``nll`` (float32, summed over the response) and
+            ``response_tokens`` of each answer as the last epoch met it.
+
+    Raises:
+        TrainError: If there is nothing to train on, the objective lacks a value, or the loss is not finite.
+        UsageError: If there are fewer GPUs than processes.
+        DiskError: If the disk is full.
+    """
+    checkpoints = folder / CHECKPOINTS
+    if (trained := _trained_before(folder)) is not None:
+        shutil.rmtree(checkpoints, ignore_errors=True)  # left by a kill right after the record was written
+        return trained
+    examples = _useful(rendered, objective)
+    rows = [row for example in examples for row in example]
+    needed = _needed(columns, rows, objective)
+    _check_devices(ref, processes)
+    with disk_errors(folder):
+        checkpoints.mkdir(parents=True, exist_ok=True)
+        job = _Job(
+            ref=ref,
+            rows=rows,
+            folder=folder,
+            tuning=tuning,
+            label=label,
+            objective=objective,
+            columns=needed,
+            token_ids=tuple(token_ids),
+            start=start,
+            keep_losses=keep_losses,
+        )
+        done: Trained = devices.together(_fine_tune, job, processes=processes, scratch=checkpoints)
+        shutil.rmtree(checkpoints)
+    note(done.tokens)
+    return done
+
+
+def _trained_before(folder: Path) -> Trained | None:
+    """Return what a finished training did, None where it is to be done, again if its files are not as it left them."""
+    if not (folder / RECORD).is_file():
+        return None
+    record = read_json(folder / RECORD)
+    if differing := differences(folder, record.pop("outputs", {})):
+        say(f"{folder}: {in_words(differing)}, and is trained again")
+        with disk_errors(folder):
+            shutil.rmtree(folder)
+        return None
+    return Trained(folder=folder, ran=False, **record)
+
+
+def _useful(
+    rendered: Sequence[Rendered] | Sequence[tuple[Rendered, ...]], objective: Objective
+) -> list[tuple[Rendered, ...]]:
+    """Return the examples that can be trained on, in an order of their own."""
+    examples = [(each,) if isinstance(each, Rendered) else each for each in rendered]
+    for example in examples:
+        if len(example) != objective.answers:
+            raise TrainError(
+                f"{type(objective).__name__} takes {objective.answers} answers of an example, and example "
+                f"{example[0].id[:8]} has {len(example)}"
+            )
+    useful = [example for example in examples if all(answer.mask.any() for answer in example)]
+    if not useful:
+        raise TrainError(
+            "there is no example with a response token to train on",
+            hint="raise max_length, or look at `learnable show`",
+        )
+    return sorted(useful, key=lambda example: [answer.id for answer in example])
+
+
+def _needed(
+    columns: pl.DataFrame | None, rows: Sequence[Rendered], objective: Objective
+) -> dict[str, NDArray[Any]]:
+    """Return what the objective needs, by name, a value for each row."""
+    if not objective.needs:
+        return {}
+    name = type(objective).__name__
+    given = columns if columns is not None else pl.DataFrame({"id": []}, schema={"id": pl.String})
+    if lacking := [column for column in objective.needs if column not in given.columns]:
+        raise TrainError(f"{name} needs {', '.join(lacking)}, and has {', '.join(given.columns)}")
+    ids = pl.DataFrame({"id": [row.id for row in rows]})
+    found = ids.join(given.unique("id"), on="id", how="left", maintain_order="left").select(
+        "id", *objective.needs
+    )
+    undefined = found.filter(
+        pl.any_horizontal(pl.col(objective.needs).is_null() | pl.col(objective.needs).is_nan())
+    )
+    if undefined.height:
+        raise TrainError(
+            f"{name} needs {', '.join(objective.needs)} of every answer, and {undefined.height:,} of {len(rows):,} "
+            f"lack it, such as {undefined['id'][0][:8]}"
+        )
+    return {column: found[column].cast(pl.Float32).to_numpy(writable=True) for column in objective.needs}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """What ``fine_tune`` was asked for, as it goes to all processes."""
+
+    ref: ModelRef
+    rows: list[Rendered]
+    folder: Path
+    tuning: Tuning
+    label: str
+    objective: Objective
+    columns: Mapping[str, NDArray[Any]]
+    token_ids: tuple[int, ...]
+    start: Path | None
+    keep_losses: bool
+
+
+def _check_devices(ref: ModelRef, processes: int) -> None:
+    device, wanted = resolved_device(ref), max(processes, devices.processes_here())
+    here = {
+        "cpu": wanted,
+        "cuda": torch.cuda.device_count() * (wanted if devices.processes_here() > 1 else 1),
+    }
+    if processes < 1 or wanted > here.get(device, 1):
+        raise UsageError(
+            f"{wanted if processes > 0 else processes} processes cannot train on this machine's {device}",
+            hint="each process takes a GPU of its own, or some cores of the CPU: choose another --processes",
+        )
+
+
+def _fine_tune(job: _Job) -> Trained:
+    """Do what was asked for; called in all processes, of which the main one writes."""
+    with disk_errors(job.folder), _memory_errors(job.rows):
+        trained = _trained(job)
+    _give_back_memory()
+    return trained
+
+
+def _trained(job: _Job) -> Trained:
+    started = time.monotonic()
+    checkpoints = Checkpoints(job.folder / CHECKPOINTS)
+    last = checkpoints.read()
+    spent_before_s = last["seconds"] if last else 0.0
+    tokens = round(sum(len(row.ids) for row in job.rows) * job.tuning.epochs)
+    shown = bar(job.label, tokens, done=last["tokens"] if last else 0) if devices.is_main() else nullcontext()
+    with shown as progress, quiet():
+        loop = _loop(job, advance=progress.advance if progress else lambda _: None)
+        if last:
+            loop.load(last)
+        with without_dropout(loop.network):
+            while loop.done < loop.steps:
+                loop.step()
+                if loop.done < loop.steps and checkpoints.due():
+                    seconds = spent_before_s + time.monotonic() - started
+                    checkpoints.write(loop.state() | {"seconds": seconds})
+    figures: dict[str, Any] = {
+        "tokens": loop.tokens,
+        "steps": loop.done,
+        "seconds": spent_before_s + time.monotonic() - started,
+    }
+    if devices.is_main():
+        if not torch.isfinite(loop.loss):
+            raise TrainError(
+                "the training loss is not finite", hint="lower the learning rate, or use --dtype float32"
+            )
+        _save(loop, job)
+        flush(job.folder)
+        written = recorded(job.folder, leave_out=[CHECKPOINTS])
+        write_json(job.folder / RECORD, figures | {"outputs": written})
+    return Trained(folder=job.folder, **figures)
+
+
+def _loop(job: _Job, *, advance: Callable[[int], None]) -> Loop:
+    """Return a training that is ready to begin."""
+    ref, tuning, answers = job.ref, job.tuning, job.objective.answers
+    network = trainable(ref, tuning, token_ids=job.token_ids, start=job.start)
+    torch.manual_seed(tuning.seed)
+    mixed = concrete_dtype(ref) == "bfloat16"
+    for module in network.modules():
+        if hasattr(module, "cast_input_dtype_enabled"):
+            # Autocast rounds what adapters see to bfloat16 anyway: a copy of it in float32 is for nothing.
+            module.cast_input_dtype_enabled = not mixed
+    lengths = [len(row.ids) for row in job.rows]
+    return Loop(
+        network,
+        job.rows,
+        columns=job.columns,
+        sampler=LengthGroupedBatches(
+            [sum(lengths[start : start + answers]) for start in range(0, len(lengths), answers)],
+            batch_size=tuning.batch_size,
+            seed=tuning.seed,
+            epochs=tuning.epochs,
+            steps_per_epoch=tuning.steps,
+        ),
+        objective=job.objective,
+        tuning=tuning,
+        mixed=mixed,
+        packs=network.device.type == "cuda" and _packs(network, job),
+        keep_losses=job.keep_losses,
+        advance=advance,
+    )
+
+
+def _packs(network: Any, job: _Job) -> bool:
+    """Return whether pieces may be one sequence; tried with rows that are as long and as many as any piece."""
+    batching = Batching(network, key=identify(job.ref), position_limit=position_limit(job.ref))
+    most, rows = PIECE_TOKENS[network.device.type], list[Rendered]()
+    for row in sorted(job.rows, key=lambda example: -len(example.ids)):
+        if rows and most < len(row.ids):
+            break
+        rows.append(row)
+        most -= len(row.ids)
+    groups = ([rows[position] for position in group] for group in batching.groups(rows))
+    return all(batching.layout(group).segments is not None for group in groups)
+
+
+def _save(loop: Loop, job: _Job) -> None:
+    if job.tuning.method == "full":
+        loop.network.to(getattr(torch, concrete_dtype(job.ref)))
+    with quiet():
+        loop.network.save_pretrained(job.folder)
+    if job.tuning.method == "full":
+        load_tokenizer(job.ref).save_pretrained(job.folder)
+    if loop.losses is not None:
+        columns = {
+            "id": [row.id for row in job.rows],
+            "nll": loop.losses,
+            "response_tokens": [int(row.mask[1:].sum()) for row in job.rows],
+        }
+        write_frame(pl.DataFrame(columns), job.folder / LAST_EPOCH)
+
+
+def _give_back_memory() -> None:
+    """Give the memory of a training back, for the next one: the system sees less of it taken, and in one piece."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if sys.platform == "linux":
+        library = ctypes.CDLL(None)
+        if hasattr(library, "malloc_trim"):
+            library.malloc_trim(0)
+
+
+@contextmanager
+def _memory_errors(rendered: Sequence[Rendered]) -> Iterator[None]:
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        longest = max(len(example.ids) for example in rendered)
+        raise TrainError(
+            f"training does not fit the GPU's memory (longest example: {longest:,} tokens)",
+            hint="lower max_length, or take a smaller model or dtype; the same command goes on from the last checkpoint",
+        ) from error

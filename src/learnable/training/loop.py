@@ -1,0 +1,224 @@
+"""The loop of every training: a sampler says which examples a step takes, an objective what is lowered.
+
+It stands on accelerate alone, which wraps the network for several devices and mixes dtypes.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs
+from numpy.typing import NDArray
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+
+from learnable.objectives import Objective
+from learnable.settings import Tuning
+from learnable.training.batches import Member, batch_of, share
+from learnable.training.memory import again_on_memory_error
+from learnable.training.passes import Passes
+from learnable.training.samplers import Sampler
+from learnable.types import Rendered
+
+LONGEST_GRADIENT = 1.0
+"""The L2 norm to which a longer gradient is cut."""
+
+_STATE = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True, strict=False)
+
+
+class Loop:
+    """Moves the trainable parameters of a network, one step at a time.
+
+    Every process sees the whole batch and takes a share of its rows. Each row's nll goes into the objective, whose
+    gradient is a weight for each row; what is backwarded is the weighted sum of nll, piece by piece.
+
+    Args:
+        network: With its adapters; it is put in training mode.
+        rows: The answers to train on: all m of the first example, then those of the next.
+        columns: What the objective reads, by name, (N x m,) each.
+        sampler: Which examples a step takes.
+        objective: What is lowered.
+        tuning: How.
+        mixed: Whether to compute in bfloat16, whatever the dtype of the weights.
+        packs: Whether rows that are computed at once are one sequence.
+        keep_losses: Whether to keep the nll of each row as it was last met.
+        advance: Told how many tokens were just done; fewer than 0 when some are done again.
+    """
+
+    def __init__(
+        self,
+        network: Any,
+        rows: Sequence[Rendered],
+        *,
+        columns: Mapping[str, NDArray[Any]],
+        sampler: Sampler,
+        objective: Objective,
+        tuning: Tuning,
+        mixed: bool,
+        packs: bool,
+        keep_losses: bool,
+        advance: Callable[[int], None],
+    ) -> None:
+        self.network = network.train()
+        self.done, self.tokens, self.loss = 0, 0, torch.zeros((), device=network.device)
+        self.losses = np.full(len(rows), np.nan, dtype=np.float32) if keep_losses else None
+        self._rows, self._sampler, self._objective = rows, sampler, objective
+        self.steps = sampler.steps
+        counted = np.array([int(row.mask[1:].sum()) for row in rows])
+        self._columns = {
+            name: torch.from_numpy(values).reshape(-1, objective.answers)
+            for name, values in {**columns, "response_tokens": counted}.items()
+        }
+        self._tuning, self._advance = tuning, advance
+        longest = max(len(row.ids) for row in rows)
+        self._passes = Passes(network, longest=longest, packs=packs, mixed=mixed)
+        # One process trains several models, not all in one dtype: accelerate keeps the first one's otherwise.
+        AcceleratorState._reset_state(reset_partial_state=True)
+        self._accelerator = Accelerator(
+            mixed_precision="bf16" if mixed else "no",
+            cpu=network.device.type == "cpu",
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=False)],
+        )
+        optimizer = torch.optim.AdamW(
+            [parameter for parameter in network.parameters() if parameter.requires_grad],
+            lr=tuning.peak_learning_rate,
+            weight_decay=0.0,
+            fused=True if network.device.type == "cuda" else None,
+        )
+        self._model, self._optimizer = self._accelerator.prepare(network, optimizer)
+
+    def step(self) -> None:
+        """Train on the next batch."""
+        answers = self._objective.answers
+        examples = list(self._sampler.batch(self.done))
+        positions = [example * answers + answer for example in examples for answer in range(answers)]
+        batch = batch_of([(position, self._rows[position]) for position in positions])
+        columns = {name: values[examples].to(self.loss.device) for name, values in self._columns.items()}
+        met = self._gradients(batch, columns)
+        self._accelerator.clip_grad_norm_(self._model.parameters(), LONGEST_GRADIENT)
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._tuning.peak_learning_rate * _height(
+                self.done, self._tuning.warmup, self.steps
+            )
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        self.done += 1
+        self.tokens += sum(len(member.example.ids) for member in batch)
+        if self.losses is not None:
+            self.losses[positions] = self._accelerator.reduce(met, "sum").cpu().numpy()
+
+    def state(self) -> dict[str, Any]:
+        """Return all that ``load`` needs to go on to the same bits; to be called in all processes."""
+        model, optimizer = get_state_dict(self._model, self._optimizer.optimizer, options=_STATE)
+        return {
+            "model": model,
+            "optimizer": optimizer,
+            "random": [torch.get_rng_state(), *torch.cuda.get_rng_state_all()],
+            "done": self.done,
+            "tokens": self.tokens,
+            "losses": None if self.losses is None else torch.from_numpy(self.losses),
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on where ``state`` was taken, with any number of processes."""
+        set_state_dict(
+            self._model,
+            self._optimizer.optimizer,
+            model_state_dict=state["model"],
+            optim_state_dict=state["optimizer"],
+            options=_STATE,
+        )
+        torch.set_rng_state(state["random"][0])
+        if len(state["random"]) - 1 == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(state["random"][1:])
+        self.done, self.tokens = state["done"], state["tokens"]
+        if self.losses is not None:
+            self.losses[:] = state["losses"].numpy()
+
+    def _gradients(self, batch: list[Member], columns: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Add up the gradients of a batch, in smaller pieces where the memory ends; return the nll of our rows, (n,)."""
+        processes = self._accelerator.num_processes
+        mine = share(batch, process=self._accelerator.process_index, processes=processes)
+        advanced = [0]
+
+        def advance(tokens: int) -> None:
+            advanced[0] += tokens
+            self._advance(tokens)
+
+        def shrink() -> bool:
+            # Several processes wait for each other, so that none can begin again by itself.
+            if processes > 1 or not self._passes.shrink(longest=len(mine[0].example.ids)):
+                return False
+            self._optimizer.zero_grad()
+            advance(-advanced[0])
+            return True
+
+        met: torch.Tensor = again_on_memory_error(
+            lambda: self._pieces(mine, batch, columns, advance), shrink=shrink
+        )
+        advance(sum(len(member.example.ids) for member in batch) - advanced[0])
+        return met
+
+    def _pieces(
+        self,
+        mine: list[Member],
+        batch: list[Member],
+        columns: Mapping[str, torch.Tensor],
+        advance: Callable[[int], None],
+    ) -> torch.Tensor:
+        parts, processes = self._passes.pieces(mine), self._accelerator.num_processes
+        count, counted = len(batch), _counted(batch)
+        met = torch.zeros(count, dtype=torch.float32, device=self.loss.device)
+        weights = None
+        if self._objective.linear:
+            weights = self._weights(met, columns)
+        elif len(parts) > 1 or processes > 1:
+            weights = self._weights(self._nll(parts, count), columns)
+        for number, part in enumerate(parts, start=1):
+            # Gradients are added up between devices once, with the last piece.
+            alone = nullcontext() if number == len(parts) else self._accelerator.no_sync(self._model)
+            with alone, self._passes.over(part, self._model, count=count) as (nll, uneven):
+                met += nll.detach()
+                if weights is None:
+                    weights = self._weights(met, columns)
+                loss = (weights * nll).sum() + uneven * (_counted(part) / counted)
+                self.loss += loss.detach()
+                # Several devices take the mean of their gradients, where we want the sum.
+                self._accelerator.backward(loss * processes)
+            advance(sum(len(member.example.ids) for member in part))
+        return met
+
+    def _nll(self, parts: list[list[Member]], count: int) -> torch.Tensor:
+        """Return the nll of all rows of a batch, of all processes, without gradients."""
+        found = torch.zeros(count, dtype=torch.float32, device=self.loss.device)
+        with torch.no_grad():
+            for part in parts:
+                with self._passes.over(part, self._model, count=count) as (nll, _):
+                    found += nll
+        reduced: torch.Tensor = self._accelerator.reduce(found, "sum")
+        return reduced
+
+    def _weights(self, nll: torch.Tensor, columns: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Return the gradient of the loss of a batch by the nll of each row, (n x m,)."""
+        leaf = nll.detach().reshape(-1, self._objective.answers).requires_grad_()
+        return torch.autograd.grad(self._objective(leaf, columns), leaf)[0].flatten()
+
+
+def _counted(members: Sequence[Member]) -> int:
+    """Return how many tokens the loss counts; the first of a row never does."""
+    return sum(int(member.example.mask[1:].sum()) for member in members)
+
+
+def _height(step: int, warmup: float, steps: int) -> float:
+    """Return the learning rate as a share of its highest: it rises from 0 in a line, then falls by half a cosine.
+
+    Rising takes its share of the steps, rounded up, but never all of them, as the first has the rate 0.
+    """
+    rising = min(math.ceil(warmup * steps), steps - 1)
+    if step < rising:
+        return step / rising
+    return 0.5 * (1.0 + math.cos(math.pi * ((step - rising) / (steps - rising))))

@@ -1,0 +1,77 @@
+"""Which examples each step of a training takes."""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Protocol
+
+import numpy as np
+
+
+class Sampler(Protocol):
+    """Says which examples a step takes; it is asked before each step, in every process alike.
+
+    ``steps``: How many there are.
+    """
+
+    steps: int
+
+    def batch(self, step: int) -> Sequence[int]:
+        """Return the positions of the examples that a step takes; ``step`` counts from 0."""
+
+
+class LengthGroupedBatches:
+    """Batches of examples of about one length, shuffled; each epoch takes every example once.
+
+    Little padding, and no drift of length over the epoch: examples are shuffled, sorted by length within windows of
+    ``window`` batches, cut into batches, and all batches are shuffled. Those of a last batch that is not full are drawn
+    from all lengths: it comes last, where the learning rate is lowest.
+
+    Args:
+        lengths: Tokens of each example, (n,).
+        batch_size: Examples per batch; the last one may have fewer.
+        seed: Seeds the order, together with the epoch.
+        epochs: How often the examples are taken; the last epoch may be a part.
+        steps_per_epoch: Make this many batches instead, their sizes as even as can be.
+        window: Batches per window.
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        *,
+        batch_size: int,
+        seed: int,
+        epochs: float = 1.0,
+        steps_per_epoch: int | None = None,
+        window: int = 16,
+    ) -> None:
+        count = len(lengths)
+        self._lengths, self._seed = np.asarray(lengths), seed
+        if steps_per_epoch is None:
+            self._borders = np.append(np.arange(0, count, batch_size), count)
+        else:
+            self._borders = np.round(np.linspace(0, count, min(steps_per_epoch, count) + 1)).astype(np.int64)
+        self._batches = len(self._borders) - 1
+        self._full = self._batches - (steps_per_epoch is None and count % batch_size > 0)
+        self._windows = np.unique([*self._borders[:-1:window], self._borders[self._full], count])
+        self._planned: tuple[int, list[list[int]]] = (-1, [])
+        self.steps = math.ceil(epochs * self._batches)
+
+    def batch(self, step: int) -> list[int]:
+        """Return the positions of the examples that a step takes."""
+        epoch, place = divmod(step, self._batches)
+        if self._planned[0] != epoch:
+            self._planned = (epoch, self.epoch(epoch))
+        return self._planned[1][place]
+
+    def epoch(self, number: int) -> list[list[int]]:
+        """Return all batches of an epoch, counted from 0."""
+        rng = np.random.default_rng([self._seed, number])
+        order = rng.permutation(len(self._lengths))
+        windows = [order[start:end] for start, end in pairwise(self._windows)]
+        grouped = np.concatenate([part[np.argsort(self._lengths[part], kind="stable")] for part in windows])
+        batches: list[list[int]] = [grouped[start:end].tolist() for start, end in pairwise(self._borders)]
+        # A last batch that is not full stays last, so that the learning rate is lowest where the gradient is noisiest.
+        batches[: self._full] = [batches[position] for position in rng.permutation(self._full)]
+        return batches
