@@ -2,7 +2,7 @@
 
 import pytest
 
-import learnable
+from learnable import commands
 from learnable.commands.inputs import look_up
 from learnable.errors import ModelError, StoreError
 from learnable.models import source
@@ -14,21 +14,21 @@ NONE, ROWS = "./no-model", "./no-rows.jsonl"
 GIVEN = Reference(model=NONE)
 
 COMMANDS = {
-    "train": lambda _: learnable.train([ROWS], model=NONE),
-    "train, reference": lambda tiny: learnable.train([ROWS], model=tiny, reference=GIVEN),
-    "score": lambda _: learnable.score([ROWS], model=NONE),
-    "score, reference": lambda tiny: learnable.score([ROWS], model=tiny, reference=NONE),
-    "show": lambda _: learnable.show([ROWS], model=NONE),
-    "show, reference": lambda tiny: learnable.show([ROWS], model=tiny, reference=NONE),
-    "doctor": lambda _: learnable.doctor([ROWS], model=NONE),
-    "doctor, reference": lambda tiny: learnable.doctor([ROWS], model=tiny, reference=NONE),
-    "evaluate": lambda _: learnable.evaluate([f"heldout:{ROWS}"], model=NONE),
-    "evaluate, adapter": lambda tiny: learnable.evaluate([f"heldout:{ROWS}"], model=tiny, adapter=NONE),
-    "compare": lambda _: learnable.compare([ROWS], model=NONE),
-    "compare, reference": lambda tiny: learnable.compare([ROWS], model=tiny, reference=GIVEN),
-    "teach": lambda _: learnable.teach([ROWS], model=NONE),
-    "diversify": lambda _: learnable.diversify([ROWS], model=NONE, method="paraphrase"),
-    "diversify, generator": lambda tiny: learnable.diversify(
+    "train": lambda _: commands.train([ROWS], model=NONE),
+    "train, reference": lambda tiny: commands.train([ROWS], model=tiny, reference=GIVEN),
+    "score": lambda _: commands.score([ROWS], model=NONE),
+    "score, reference": lambda tiny: commands.score([ROWS], model=tiny, reference=NONE),
+    "show": lambda _: commands.show([ROWS], model=NONE),
+    "show, reference": lambda tiny: commands.show([ROWS], model=tiny, reference=NONE),
+    "doctor": lambda _: commands.doctor([ROWS], model=NONE),
+    "doctor, reference": lambda tiny: commands.doctor([ROWS], model=tiny, reference=NONE),
+    "evaluate": lambda _: commands.evaluate([f"heldout:{ROWS}"], model=NONE),
+    "evaluate, adapter": lambda tiny: commands.evaluate([f"heldout:{ROWS}"], model=tiny, adapter=NONE),
+    "compare": lambda _: commands.compare([ROWS], model=NONE),
+    "compare, reference": lambda tiny: commands.compare([ROWS], model=tiny, reference=GIVEN),
+    "teach": lambda _: commands.teach([ROWS], model=NONE),
+    "diversify": lambda _: commands.diversify([ROWS], model=NONE, method="paraphrase"),
+    "diversify, generator": lambda tiny: commands.diversify(
         [ROWS], model=tiny, generator=f"vllm:{NONE}", method="paraphrase"
     ),
 }
@@ -79,6 +79,6 @@ def test_a_reference_may_be_a_step_an_adapter_or_a_model(tiny, tmp_path):
 def test_the_folder_of_another_command_is_no_reference(tmp_path):
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"prompt": "a", "completion": "b"}\n')
-    pool = learnable.load([str(rows)], output=str(tmp_path / "pool"))
+    pool = commands.load([str(rows)], output=str(tmp_path / "pool"))
     with pytest.raises(StoreError, match="output of `learnable load`"):
         look_up(str(pool.folder), Loading(), reference=True)

@@ -1,29 +1,19 @@
 """Choose the fine-tuning data that a language model can learn, and teach it the task, not the template.
 
-The same words as the command: ``load``, ``train``, ``score``, ``select`` and the others. Recipes are run by ``learnable.recipe.run``.
-Names are imported when first used, so that ``import learnable`` is cheap.
+Objects in and out: ``read`` rows, ``train`` a ``Model`` on them, ``score``, ``select`` and ``report``. The commands are
+functions of ``learnable.commands``, from folders to folders. Names are imported when first used, so that
+``import learnable`` is cheap.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from learnable.commands import (
-        compare,
-        diversify,
-        doctor,
-        evaluate,
-        explore,
-        load,
-        report,
-        score,
-        select,
-        show,
-        teach,
-        train,
-    )
     from learnable.errors import LearnableError
-    from learnable.runs.step import Outcome
+    from learnable.objects.model import Model
+    from learnable.objects.results import Picked, ReferenceModel, ScoreTable
+    from learnable.objects.rows import Rows, read
+    from learnable.objects.work import report, score, select, train
     from learnable.runs.store import Store
     from learnable.settings import Loading, Reading, Reference
     from learnable.training.recording import RecordLosses
@@ -35,53 +25,47 @@ _HOMES = {
     "Budget": "learnable.types",
     "LearnableError": "learnable.errors",
     "Loading": "learnable.settings",
-    "Outcome": "learnable.runs.step",
+    "Model": "learnable.objects.model",
+    "Picked": "learnable.objects.results",
     "Reading": "learnable.settings",
     "RecordLosses": "learnable.training.recording",
     "Reference": "learnable.settings",
+    "ReferenceModel": "learnable.objects.results",
+    "Rows": "learnable.objects.rows",
+    "ScoreTable": "learnable.objects.results",
     "Store": "learnable.runs.store",
-    "compare": "learnable.commands",
-    "diversify": "learnable.commands",
-    "doctor": "learnable.commands",
-    "evaluate": "learnable.commands",
-    "explore": "learnable.commands",
-    "load": "learnable.commands",
-    "report": "learnable.commands",
-    "score": "learnable.commands",
-    "select": "learnable.commands",
-    "show": "learnable.commands",
-    "teach": "learnable.commands",
-    "train": "learnable.commands",
+    "read": "learnable.objects.rows",
+    "report": "learnable.objects.work",
+    "score": "learnable.objects.work",
+    "select": "learnable.objects.work",
+    "train": "learnable.objects.work",
 }
 
 __all__ = [
     "Budget",
     "LearnableError",
     "Loading",
-    "Outcome",
+    "Model",
+    "Picked",
     "Reading",
     "RecordLosses",
     "Reference",
+    "ReferenceModel",
+    "Rows",
+    "ScoreTable",
     "Store",
-    "compare",
-    "diversify",
-    "doctor",
-    "evaluate",
-    "explore",
-    "load",
+    "read",
     "report",
     "score",
     "select",
-    "show",
-    "teach",
     "train",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'learnable' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'learnable' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

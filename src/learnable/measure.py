@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from learnable.runs.progress import bar, say
 from learnable.runs.step import note
 from learnable.runs.store import Store
-from learnable.types import AnswerHeader, Measure, Model, Rendered, Work
+from learnable.types import AnswerHeader, Measure, MeasuredModel, Rendered, Work
 
 END_NLL = "end_nll"
 SUMS = ("nll", END_NLL)
@@ -74,7 +74,7 @@ def _why_empty(example: Rendered) -> str:
 
 
 def measure_of(
-    model: Model, *, rendering: str, max_length: int, kind: str = "nll", alone: bool = False
+    model: MeasuredModel, *, rendering: str, max_length: int, kind: str = "nll", alone: bool = False
 ) -> Measure:
     """Return the identity of a pass of a model as it is now (its adapter on or off).
 
@@ -189,7 +189,7 @@ def _by_length(rendered: Sequence[Rendered]) -> Callable[[int], tuple[int, bytes
 
 def run(
     todo: Plan,
-    model: Model,
+    model: MeasuredModel,
     rendered: Sequence[Rendered],
     *,
     store: Store,
@@ -238,7 +238,7 @@ def run(
     _say_speed(model, model.work - before, label)
 
 
-def _say_speed(model: Model, work: Work, label: str) -> None:
+def _say_speed(model: MeasuredModel, work: Work, label: str) -> None:
     """Say how fast a pass was that took long enough to tell, and how much of its time went into what."""
     if work.seconds < WORTH_SAYING_S:
         return

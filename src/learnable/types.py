@@ -110,7 +110,7 @@ class AnswerHeader:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelRef(Loading):
-    """Names a model and how to load it; ``Model.key`` identifies its content.
+    """Names a model and how to load it; ``MeasuredModel.key`` identifies its content.
 
     Args:
         name: Directory, hub id, GGUF file, or ``starter``.
@@ -159,7 +159,7 @@ class Work:
         )
 
 
-class Model(Protocol):
+class MeasuredModel(Protocol):
     """What the rooms without torch may ask of a loaded model."""
 
     @property

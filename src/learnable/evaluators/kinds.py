@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from learnable.types import Example, Grade, Message, Model, Rendered
+from learnable.types import Example, Grade, MeasuredModel, Message, Rendered
 
 Kind = Literal["likelihood", "generation", "harness", "judge"]
 
@@ -99,7 +99,7 @@ class ConversationRenderer(Protocol):
         """Return the tokens that stand before the next answer, int32 (T,)."""
 
 
-class EvaluatedModel(Model, Protocol):
+class EvaluatedModel(MeasuredModel, Protocol):
     """What evaluation asks of a loaded model."""
 
     @property

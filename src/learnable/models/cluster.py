@@ -224,7 +224,7 @@ class ClusterModel(LanguageModel):
     def measure(
         self, kind: str, batches: Sequence[Sequence[Rendered]]
     ) -> Iterator[tuple[int, Sequence[Any] | NDArray[Any]]]:
-        """Yield the number of each batch and one value per example; implements ``types.Model``."""
+        """Yield the number of each batch and one value per example; implements ``types.MeasuredModel``."""
         yield from self.each([partial(_values, kind=kind, batch=batch) for batch in batches])
 
     def nll(self, rendered: Sequence[Rendered]) -> NDArray[np.float64]:

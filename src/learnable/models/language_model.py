@@ -37,7 +37,7 @@ Launch = Callable[[Any, Sequence[Rendered], Layout], Awaited]
 
 
 class LanguageModel(TextGenerator):
-    """A causal language model on its device, with its tokenizer; implements ``types.Model``.
+    """A causal language model on its device, with its tokenizer; implements ``types.MeasuredModel``.
 
     Args:
         ref: Which model.
@@ -85,7 +85,7 @@ class LanguageModel(TextGenerator):
     def measure(
         self, kind: str, batches: Sequence[Sequence[Rendered]]
     ) -> Iterator[tuple[int, Sequence[Any] | NDArray[Any]]]:
-        """Yield the number of each batch and one value per example; implements ``types.Model``."""
+        """Yield the number of each batch and one value per example; implements ``types.MeasuredModel``."""
         launch = {"nll": batch_nll, "token_nll": batch_token_nll, "embedding": batch_embeddings}[kind]
         ahead = AHEAD.get(self.network.device.type, 0)
         begun: deque[tuple[int, Awaited]] = deque()

@@ -1,0 +1,134 @@
+"""A model as an object: named, or a network that is loaded already."""
+
+import os
+import shutil
+import tempfile
+import weakref
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from learnable.errors import UsageError
+from learnable.runs.store import Store
+from learnable.settings import Loading
+from learnable.types import ModelRef
+
+if TYPE_CHECKING:
+    from learnable.models import LanguageModel
+    from learnable.models.memory import NetworkInMemory
+
+IN_MEMORY = ("batch_tokens", "chat_template")
+"""How to load a network has no effect on one that is loaded, but for these."""
+
+
+class Scratch:
+    """A folder that is there as long as this object is."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="learnable-"))
+        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+
+
+class Model:
+    """A causal language model; its weights are loaded when they are first needed.
+
+    Args:
+        model: Folder, hub id, GGUF file or ``starter``; or a network of transformers, which stays as it is.
+        tokenizer: Of a network.
+        loading: Fields of ``Loading``: ``revision``, ``dtype``, ``device``, ``trust_remote_code``, ``batch_tokens``,
+            ``chat_template``; of a network the last two only.
+
+    Raises:
+        ModelError: If there is no model of that name.
+        UsageError: If it is neither a name nor a network with its tokenizer, or a setting is not known.
+    """
+
+    def __init__(self, model: Any = "starter", tokenizer: Any = None, **loading: Any) -> None:
+        if unknown := sorted(set(loading) - set(Loading.__dataclass_fields__)):
+            raise UsageError(
+                f"a model has no setting {unknown[0]!r}",
+                hint=f"known: {', '.join(Loading.__dataclass_fields__)}",
+            )
+        from learnable.models import source
+        from learnable.models.memory import NetworkInMemory
+
+        self.loading, self._opened = Loading(**loading), cast("LanguageModel | None", None)
+        self._held: NetworkInMemory | None = None
+        self._scratch = Scratch()
+        if isinstance(model, str | os.PathLike):
+            if tokenizer is not None:
+                raise UsageError(f"{model} brings its own tokenizer", hint="leave the tokenizer out")
+            self.name = os.fspath(model)
+            source.look_up(self._named)
+            return
+        if idle := sorted(set(loading) - set(IN_MEMORY)):
+            raise UsageError(f"{idle[0]} has no effect on a network that is loaded", hint="leave it out")
+        self._held = NetworkInMemory(model, tokenizer)
+        self.name = model.config.name_or_path or type(model).__name__
+
+    def __repr__(self) -> str:
+        return f"Model({self.name!r})"
+
+    @property
+    def ref(self) -> ModelRef:
+        """What names it to the engine, its dtype resolved; of a network, with the weights that it has now."""
+        return self._resolved if self._held is None else _ref_of(self._held, self.loading)
+
+    @property
+    def _named(self) -> ModelRef:
+        return ModelRef(name=self.name, **asdict(self.loading))
+
+    @cached_property
+    def _resolved(self) -> ModelRef:
+        from learnable.models.dtype import resolved
+
+        return resolved(self._named)
+
+    @property
+    def store(self) -> Store:
+        """Measurements that are there as long as this object is."""
+        return Store(self._scratch.folder / "store")
+
+    def opened(self) -> "LanguageModel":
+        """Return the model with its weights loaded, once."""
+        from learnable.models import LanguageModel
+
+        if self._opened is None or self._opened.ref != self.ref:
+            self._opened = None  # two sets of weights may not fit the memory
+            self._opened = LanguageModel(self.ref)
+        return self._opened
+
+    def for_training(self, *, moves_weights: bool) -> "tuple[ModelRef, NetworkInMemory | None]":
+        """Return what a training starts from, and what must be there as long as it runs; lets go of loaded weights.
+
+        Args:
+            moves_weights: It changes the weights themselves: a network then gets a copy of its own.
+        """
+        self._opened = None
+        if self._held is None:
+            return self.ref, None
+        held = self._held.copied() if moves_weights else self._held
+        return _ref_of(held, self.loading), held
+
+
+def _ref_of(held: "NetworkInMemory", loading: Loading) -> ModelRef:
+    network = held.network
+    own = {"dtype": str(network.dtype).removeprefix("torch."), "device": str(network.device)}
+    return ModelRef(name=str(held.folder()), **(asdict(loading) | own))
+
+
+def as_model(model: Any) -> Model:
+    """Return a model, made now where only its name was given.
+
+    Raises:
+        UsageError: If it is neither.
+    """
+    if isinstance(model, str | os.PathLike):
+        return Model(model)
+    if not isinstance(model, Model):
+        raise UsageError(
+            f"a model is a learnable.Model or its name, got {type(model).__name__}",
+            hint="write learnable.Model(network, tokenizer)",
+        )
+    return model

@@ -1,0 +1,121 @@
+"""What the steps on objects give: a reference, a table of scores, a selection."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from learnable.errors import ModelError
+from learnable.objects.model import Scratch
+from learnable.objects.rows import Rows
+from learnable.runs.step import Cost
+from learnable.types import Selection
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from learnable.training import References
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceModel:
+    """A model that was trained on rows, to compare its base with.
+
+    Args:
+        folder: What the training wrote: an adapter, or a whole model, for each part.
+        base: Identity of the model that it was trained from.
+        facts: Its settings, to show.
+        cost: What it cost.
+        scratch: Keeps the folder as long as this object is there; None where it was given with ``output``.
+    """
+
+    folder: Path
+    base: str
+    facts: Mapping[str, Any]
+    cost: Cost
+    scratch: Scratch | None = None
+
+    def check_base(self, key: str, name: str) -> None:
+        """Refuse another base than the one that it was trained from.
+
+        Raises:
+            ModelError: If it is another.
+        """
+        if key != self.base:
+            raise ModelError(
+                f"the reference was trained from another model than {name} as it is now",
+                hint="score with the model that was given to train: same weights, chat template and dtype",
+            )
+
+    @property
+    def references(self) -> "References":
+        """Its parts, and which of them scores which example."""
+        from learnable.training import read_reference
+
+        return read_reference(self.folder)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreTable:
+    """Scores of rows.
+
+    Args:
+        rows: What was scored.
+        frame: ``id``, ``source``, ``tokens``, what was measured and a column for each scorer, n rows; NaN is undefined.
+        facts: Figures to show, and what a selection must know of the scorers.
+        vectors: Of the examples, (n, d), None where none were asked for.
+        reference: Settings of the reference, to show.
+        costs: What it cost, and its reference, by the name of the step.
+    """
+
+    rows: Rows
+    frame: pl.DataFrame
+    facts: Mapping[str, Any]
+    vectors: NDArray[np.float32] | None
+    reference: Mapping[str, Any]
+    costs: Mapping[str, Cost]
+
+    def to_pandas(self) -> Any:
+        """Return the frame as one of pandas."""
+        return self.frame.to_pandas()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picked:
+    """Rows that were chosen within a budget, and the others with their reasons.
+
+    Args:
+        scores: What they were chosen by.
+        selection: ``kept`` and ``dropped``.
+        lowest: Whether low scores were preferred.
+        facts: Figures to show.
+    """
+
+    scores: ScoreTable
+    selection: Selection
+    lowest: bool
+    facts: Mapping[str, Any]
+
+    @property
+    def kept(self) -> pl.DataFrame:
+        """The chosen examples: ``id``, ``rank`` (0 = first picked), ``gain``, ``pinned``."""
+        return self.selection.kept
+
+    @property
+    def dropped(self) -> pl.DataFrame:
+        """The other examples: ``id`` and ``reason``."""
+        return self.selection.dropped
+
+    @cached_property
+    def rows(self) -> list[dict[str, Any]]:
+        """The chosen rows exactly as they came, in the order of the input."""
+        return self.scores.rows.chosen(self.kept["id"])
+
+    def to_dataset(self) -> "Dataset":
+        """Return the chosen rows as a ``datasets.Dataset``, in the order of the input."""
+        return self.scores.rows.dataset(self.kept["id"])
