@@ -94,9 +94,10 @@ class Model:
         """Return the model with its weights loaded, once."""
         from learnable.models import LanguageModel
 
-        if self._opened is None or self._opened.ref != self.ref:
+        ref = self.ref
+        if self._opened is None or self._opened.ref != ref:
             self._opened = None  # two sets of weights may not fit the memory
-            self._opened = LanguageModel(self.ref)
+            self._opened = LanguageModel(ref)
         return self._opened
 
     def for_training(self, *, moves_weights: bool) -> "tuple[ModelRef, NetworkInMemory | None]":

@@ -62,10 +62,12 @@ def score(
     known, base = as_rows(rows), as_model(model)
     methods = _methods(scorers or (WITHOUT_REFERENCE if reference is None else WITH_REFERENCE))
     network = base.opened()
-    references, facts = (None, {"kind": "none"}) if reference is None else _compared(reference, base)
+    references, facts = (
+        (None, {"kind": "none"}) if reference is None else _compared(reference, base, network.ref)
+    )
     keeps = references is not None and references.last_epoch is not None
     needs_of(methods, has_reference=references is not None, keeps_losses=keeps)
-    longest = length_limit(base.ref, max_length)
+    longest = length_limit(network.ref, max_length)
     rendered = render_rows(
         network.renderer, known.examples, max_length=longest, most_refused=known.reading.most_bad
     )
@@ -77,7 +79,7 @@ def score(
         rendered,
         methods,
         references=references,
-        whole=lambda name: _whole(reference, name, base),
+        whole=lambda name: _whole(reference, name, network.ref),
         store=base.store if store is None else store if isinstance(store, Store) else Store(Path(store)),
         max_length=longest,
         vectors=vectors,
@@ -120,7 +122,7 @@ def _name_of(scorer: Any) -> str:
     return scorer if isinstance(scorer, str) else type(scorer).__name__
 
 
-def _compared(reference: Any, base: Model) -> "tuple[References, dict[str, Any]]":
+def _compared(reference: Any, base: Model, ref: ModelRef) -> "tuple[References, dict[str, Any]]":
     """Return the models to compare a base with, and their settings.
 
     Raises:
@@ -137,26 +139,25 @@ def _compared(reference: Any, base: Model) -> "tuple[References, dict[str, Any]]
             "model": reference.name,
         }
     if isinstance(reference, ReferenceModel):
-        reference.check_base(identify(base.ref), base.name)
+        reference.check_base(identify(ref), base.name)
         return reference.references, dict(reference.facts)
     if not isinstance(reference, str | os.PathLike):
         raise UsageError(
             f"a reference is what train gave, a Model or a name, got {type(reference).__name__}",
             hint="make one: after = learnable.train(rows, model)",
         )
-    name, loading = os.fspath(reference), replace(base.loading, dtype=base.ref.dtype)
-    reference_identity(name, loading, identify(base.ref))
+    name, loading = os.fspath(reference), replace(base.loading, dtype=ref.dtype)
+    reference_identity(name, loading, identify(ref))
     return reference_models(name, loading), {"kind": "given", "model": name}
 
 
-def _whole(reference: Any, name: str, base: Model) -> "LanguageModel":
+def _whole(reference: Any, name: str, ref: ModelRef) -> "LanguageModel":
     """Return a reference that is a whole model, loaded as the base is where only its name was given."""
     from learnable.models import LanguageModel
 
     if isinstance(reference, Model):
         return reference.opened()
-    loading = replace(base.loading, revision=None, dtype=base.ref.dtype)
-    return LanguageModel(ModelRef(name=name, **asdict(loading)))
+    return LanguageModel(replace(ref, name=name, revision=None))
 
 
 def _cost(started: float, tokens: int, *, passes: float) -> Cost:
@@ -196,10 +197,9 @@ def train(
 
     known, base = as_rows(rows), as_model(model)
     reference = Reference(**_settings(settings, Reference, without=("model",)))
-    longest = length_limit(base.ref, max_length)
     scratch = Scratch()
-    ref, held = base.for_training(moves_weights=reference.method == "full")
-    examples = known.examples
+    ref, _held = base.for_training(moves_weights=reference.method == "full")
+    key, longest, examples = identify(ref), length_limit(ref, max_length), known.examples
     started = time.monotonic()
     trainings = train_reference(
         ref,
@@ -209,7 +209,6 @@ def train(
         prompts=[prompt_key(example, draw=reference.seed) for example in examples],
         reference=reference,
     )
-    del held
     facts = {
         "kind": "trained",
         "folds": reference.folds,
@@ -218,9 +217,7 @@ def train(
     }
     tokens = sum(each.tokens for each in trainings if each.ran)
     cost = _cost(started, tokens, passes=reference.passes)
-    return ReferenceModel(
-        folder=scratch.folder, base=identify(base.ref), facts=facts, cost=cost, scratch=scratch
-    )
+    return ReferenceModel(folder=scratch.folder, base=key, facts=facts, cost=cost, scratch=scratch)
 
 
 def _settings(given: Mapping[str, Any], kind: Any, *, without: Sequence[str] = ()) -> Mapping[str, Any]:
