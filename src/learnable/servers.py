@@ -184,7 +184,7 @@ class ServerGenerator:
             ModelError: If the server cannot be reached, or refuses the key or the model.
         """
         requests = ((p, _turns(c)) for p, c in enumerate(conversations) if only is None or p in only)
-        openai = needed("openai", by=f"a {who}")
+        openai = needed("openai", by=f"a {who}", extra="servers")
         key = os.environ.get("OPENAI_API_KEY")
         if key and self.url.startswith("http:") and not is_this_machine(self.url):
             _say_unencrypted(self.url)

@@ -14,6 +14,7 @@ from learnable.data.records import Record, too_large
 from learnable.data.values import shown_keys
 from learnable.errors import DataError
 from learnable.hub import unreachable
+from learnable.packages import needed
 
 BATCH_ROWS = 8192
 BATCH_BYTES = 1 << 26
@@ -133,10 +134,10 @@ def open_datasets_folder(path: str) -> Any:
     """Return the dataset that ``save_to_disk`` wrote.
 
     Raises:
+        UsageError: If the library is not installed.
         DataError: If it cannot be loaded, for whatever reason the library gives.
     """
-    import datasets
-
+    datasets = needed("datasets", by=f"the folder {path}, which save_to_disk wrote,", extra="datasets")
     try:
         return datasets.load_from_disk(path)
     except Exception as error:
@@ -147,12 +148,12 @@ def open_hub(path: str) -> Any:
     """Return the split of a dataset on the hub; see ``HubSet`` for what ``path`` may be.
 
     Raises:
+        UsageError: If the library is not installed.
         DataError: If it cannot be loaded, for whatever reason the library gives.
     """
-    import datasets
-
     if why := unreachable():
         raise DataError(f"there is no file {path}, and it cannot be had as a hub dataset: {why}")
+    datasets = needed("datasets", by=f"there is no file {path}, and a dataset of the hub", extra="datasets")
     name, config, split = HubSet.of(path)
     try:
         return datasets.load_dataset(name, config, split=split)

@@ -1,13 +1,14 @@
 """What a generated text must pass: whole, not going round in circles, new, and none of what it must keep away from."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
-import rensa
 import xxhash
 from numpy.typing import NDArray
 
 from learnable.experiments.overlap import EXCERPT, SAME_PROMPT, WORD, contamination, spoken
+from learnable.packages import needed
 from learnable.types import Answer, Example, Message
 
 REPEATED = 0.3
@@ -65,7 +66,7 @@ class Neighbours:
     """
 
     def __init__(self, texts: Iterable[str] = ()) -> None:
-        self._index = rensa.RMinHashLSH(NEAR, _PERMUTATIONS, _BANDS)
+        self._index = _rensa().RMinHashLSH(NEAR, _PERMUTATIONS, _BANDS)
         self._grams: list[NDArray[np.uint64]] = []
         self._texts: list[str] = []
         for text in texts:
@@ -145,8 +146,12 @@ def _grams(text: str) -> list[str]:
     )
 
 
-def _signature(grams: Sequence[str]) -> rensa.RMinHash:
-    signature = rensa.RMinHash(_PERMUTATIONS, 0)
+def _rensa() -> Any:
+    return needed("rensa", by="telling near-duplicates", extra="neighbours")
+
+
+def _signature(grams: Sequence[str]) -> Any:
+    signature = _rensa().RMinHash(_PERMUTATIONS, 0)
     signature.update(grams)
     return signature
 

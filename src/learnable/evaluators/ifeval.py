@@ -95,9 +95,9 @@ def _item(row: Row) -> Item:
 
 def _checkers() -> Any:
     """Return lm-eval's module of checkers; its import is kept from downloading what it would need."""
-    nltk = needed("nltk", by="ifeval")
+    nltk = needed("nltk", by="ifeval", extra="evaluate")
     with _no_download(nltk):
-        return needed("lm_eval.tasks.ifeval.utils", by="ifeval")
+        return needed("lm_eval.tasks.ifeval.utils", by="ifeval", extra="evaluate")
 
 
 @contextlib.contextmanager
@@ -112,7 +112,7 @@ def _no_download(nltk: Any) -> Iterator[None]:
 
 
 def _has_punkt() -> bool:
-    nltk = needed("nltk", by="ifeval")
+    nltk = needed("nltk", by="ifeval", extra="evaluate")
     try:
         nltk.data.find("tokenizers/punkt_tab")
     except LookupError:

@@ -79,8 +79,8 @@ class LMEval:
         wanted: dict[str, dict[int, Example]] = {}
         for example in examples:
             wanted.setdefault(example.source, {})[example.meta["number"]] = example
-        models = needed("lm_eval.models.huggingface", by="lm_eval")
-        evaluator = needed("lm_eval.evaluator", by="lm_eval")
+        models = needed("lm_eval.models.huggingface", by="lm_eval", extra="evaluate")
+        evaluator = needed("lm_eval.evaluator", by="lm_eval", extra="evaluate")
         size = max(1, batch_tokens // TOKENS_PER_REQUEST)
         try:
             with _quiet(), _our_bars(f"lm_eval:{path}"):
@@ -148,7 +148,7 @@ def _loaded(path: str) -> tuple[Any, dict[str, Any]]:
         UsageError: If there is no such task.
         DataError: If it cannot be loaded, for whatever reason lm-eval gives.
     """
-    manager_of = needed("lm_eval.tasks", by="lm_eval").TaskManager
+    manager_of = needed("lm_eval.tasks", by="lm_eval", extra="evaluate").TaskManager
     file = Path(path)
     if file.suffix in (".yaml", ".yml"):
         if not file.is_file():
@@ -215,9 +215,10 @@ class _Requests:
 def _our_bars(label: str) -> Iterator[None]:
     """Show our bars instead of lm-eval's, and keep it from asking git about the working folder."""
     modules = [
-        needed(f"lm_eval.{name}", by="lm_eval") for name in ("models.huggingface", "api.model", "api.task")
+        needed(f"lm_eval.{name}", by="lm_eval", extra="evaluate")
+        for name in ("models.huggingface", "api.model", "api.task")
     ]
-    evaluator = needed("lm_eval.evaluator", by="lm_eval")
+    evaluator = needed("lm_eval.evaluator", by="lm_eval", extra="evaluate")
     opened: list[_Requests] = []
 
     def requests(*items: Any, **settings: Any) -> _Requests:

@@ -53,7 +53,7 @@ class ReasoningGym:
 
     def read(self, path: str | None) -> list[Example]:
         """Return puzzles of the generator that ``path`` names."""
-        known = needed("reasoning_gym.factory", by="reasoning_gym").DATASETS
+        known = needed("reasoning_gym.factory", by="reasoning_gym", extra="evaluate").DATASETS
         if path is None:
             raise UsageError("reasoning_gym needs a generator", hint="for example reasoning_gym:chain_sum")
         if path not in known:
@@ -93,6 +93,6 @@ class ReasoningGym:
 @cache
 def _puzzles(generator: str, n: int, seed: int) -> Any:
     """Return the data set of reasoning-gym: puzzles by number, and their scorer."""
-    return needed("reasoning_gym", by="reasoning_gym").create_dataset(
+    return needed("reasoning_gym", by="reasoning_gym", extra="evaluate").create_dataset(
         generator, size=n, seed=(seed + 1) * PUZZLES_PER_SEED
     )

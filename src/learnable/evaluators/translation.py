@@ -126,7 +126,7 @@ class Translation:
             return [
                 100 * score for score in learned_scores(self.metric, self.weights, self.python, translations)
             ]
-        metrics = needed("sacrebleu.metrics", by="translation")
+        metrics = needed("sacrebleu.metrics", by="translation", extra="evaluate")
         if self.metric == "bleu":
             metric = metrics.BLEU(effective_order=True)
         else:

@@ -2,10 +2,7 @@
 
 from typing import Any
 
-from learnable.errors import UsageError
 from learnable.packages import needed
-
-HINT = 'pip install "learnable[explore]"'
 
 
 def library(module: str) -> Any:
@@ -14,7 +11,4 @@ def library(module: str) -> Any:
     Raises:
         UsageError: If it, or something that it needs, is not installed.
     """
-    try:
-        return needed(f"embedding_atlas.{module}", by="learnable explore")
-    except UsageError as error:
-        raise UsageError(error.message, hint=HINT) from error
+    return needed(f"embedding_atlas.{module}", by="learnable explore", extra="explore")

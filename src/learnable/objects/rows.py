@@ -12,6 +12,7 @@ from learnable.data import read as read_pool
 from learnable.data.sources import MEMORY, Source, read_records
 from learnable.data.writing import check_unchanged
 from learnable.errors import DataError, UsageError
+from learnable.packages import needed
 from learnable.settings import Reading
 from learnable.types import Example, Pool
 
@@ -68,16 +69,16 @@ class Rows:
 
         Raises:
             DataError: If a file has changed since it was read, or a column holds values of several types.
+            UsageError: If the package datasets is not installed.
         """
-        from datasets import Dataset
-
+        dataset = needed("datasets", by="a datasets.Dataset", extra="datasets").Dataset
         only = self.given.get(0) if len(self.pool.files) == 1 else None
-        if isinstance(only, Dataset):
+        if isinstance(only, dataset):
             return only.select([number for _, numbers in self._places(ids) for number in numbers])
         rows = self.chosen(ids)
         names = dict.fromkeys(name for row in rows for name in row)
         try:
-            return Dataset.from_dict({name: [row.get(name) for row in rows] for name in names})
+            return dataset.from_dict({name: [row.get(name) for row in rows] for name in names})
         except (TypeError, ValueError) as error:  # those of pyarrow are such
             raise DataError(
                 f"the rows are no columns of one type each: {error}", hint="take .rows, a list of dicts"

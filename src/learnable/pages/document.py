@@ -8,6 +8,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from learnable.packages import needed
 from learnable.pages import words
 from learnable.pages.pictures import CONFIG, Picture
 from learnable.visible import visible
@@ -100,8 +101,8 @@ def _breakable(name: str) -> Any:
 @cache
 def _vega() -> str:
     import altair as alt
-    import vl_convert
 
+    vl_convert = needed("vl_convert", by="a page with pictures", extra="pages")
     version = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
     return str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", version))
 

@@ -11,9 +11,14 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from learnable.packages import install, is_installed, needed
 from learnable.pages import words
 from learnable.pages.pictures import CONFIG, Picture
+from learnable.runs.progress import say_once
 from learnable.visible import visible
+
+PAINTER = "vl_convert"
+"""The package that holds the scripts of the pictures."""
 
 _SIGNS = re.compile(r"([@/,:_])(?=.)")
 _ROLES = {"system": "System", "user": "Question", "assistant": "Answer", "tool": "Result of a tool"}
@@ -220,7 +225,10 @@ def write_page(
     """
     sections = [section for section in sections if section.parts]
     pictures = [part for section in sections for part in _all(section.parts) if isinstance(part, Picture)]
-    scripts = [_inline(_vega()), _inline(_resource("page.js"))] if pictures else []
+    drawn = bool(pictures) and is_installed(PAINTER)
+    if pictures and not drawn:
+        say_once(f"the page is written without its pictures; they need more: {install('pages')}")
+    scripts = [_inline(_vega()), _inline(_resource("page.js"))] if drawn else []
     payload = {
         "config": CONFIG,
         "points": points or {},
@@ -237,6 +245,7 @@ def write_page(
                 base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts
             ],
             payload=payload,
+            drawn=drawn,
         )
     )
 
@@ -325,8 +334,8 @@ def _environment() -> Any:
 @cache
 def _vega() -> str:
     import altair as alt
-    import vl_convert
 
+    vl_convert = needed(PAINTER, by="a page with pictures", extra="pages")
     version = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
     return str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", version))
 

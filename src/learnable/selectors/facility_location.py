@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from learnable.errors import UsageError
+from learnable.packages import needed
 from learnable.selectors.vectors import required, unit
 from learnable.types import Picks
 
@@ -79,7 +80,7 @@ def _served(
 
     Row j can stand for ``served[starts[j]:starts[j + 1]]``, with these similarities, all above 0.
     """
-    import faiss
+    faiss = needed("faiss", by="facility_location", extra="neighbours")
 
     n, d = units.shape
     table = faiss.IndexFlatIP(d)

@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from learnable.errors import SelectionError, UsageError
+from learnable.packages import needed
 
 ROWS, KEPT = 256, 16_384
 """Rows compared at a time, and with how many: a tile of 16 MiB, whatever the pool."""
@@ -98,7 +99,7 @@ def clusters_of(vectors: NDArray[np.float32], *, clusters: int, seed: int) -> ND
     Source: k-means as in faiss, begun by k-means++ (Arthur and Vassilvitskii, 2007). S2L (2403.07384) takes 100 clusters
     and 20 rounds, Mekala et al. (2402.10430) 1,000 clusters; these here go by the direction alone.
     """
-    import faiss
+    faiss = needed("faiss", by="--clusters", extra="neighbours")
 
     units = unit(vectors)
     means = faiss.Kmeans(
