@@ -47,7 +47,7 @@ MEASURED = {
 WITH_REFERENCE, WITHOUT_REFERENCE = ("learnability", "difference", "length_matched"), ("loss",)
 
 
-class Scored(NamedTuple):
+class ScoredFrame(NamedTuple):
     """What scoring gives.
 
     ``frame`` has ``id``, ``source``, ``tokens``, what was measured and a column for each scorer, n rows; ``vectors`` is
@@ -71,7 +71,7 @@ def score_rows(
     store: Store,
     max_length: int,
     vectors: Vectors = "none",
-) -> Scored:
+) -> ScoredFrame:
     """Measure what scorers need and is not stored yet, and score every example.
 
     Args:
@@ -120,7 +120,7 @@ def score_rows(
         **({"left out": cut} if (cut := left_out(rendered)) else {}),
         **({"chat template": network.ref.chat_template} if network.ref.chat_template else {}),
     }
-    return Scored(frame, found, facts, passes.tokens)
+    return ScoredFrame(frame, found, facts, passes.tokens)
 
 
 def needs_of(methods: Mapping[str, Scorer], *, has_reference: bool, keeps_losses: bool) -> set[str]:

@@ -20,7 +20,7 @@ from learnable.objectives import Objective
 from learnable.settings import Tuning
 from learnable.training.batches import Member, batch_of, share
 from learnable.training.memory import again_on_memory_error
-from learnable.training.passes import Passes
+from learnable.training.passes import TrainingPasses
 from learnable.training.samplers import Sampler
 from learnable.types import Rendered
 
@@ -75,7 +75,7 @@ class Loop:
         }
         self._tuning, self._advance = tuning, advance
         longest = max(len(row.ids) for row in rows)
-        self._passes = Passes(network, longest=longest, packs=packs, mixed=mixed)
+        self._passes = TrainingPasses(network, longest=longest, packs=packs, mixed=mixed)
         # One process trains several models, not all in one dtype: accelerate keeps the first one's otherwise.
         AcceleratorState._reset_state(reset_partial_state=True)
         self._accelerator = Accelerator(

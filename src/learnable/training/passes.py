@@ -18,7 +18,7 @@ WRITTEN_OUT = 256
 """Longest sequence whose attention a CPU computes faster as products of matrices in bfloat16 than fused."""
 
 
-class Passes:
+class TrainingPasses:
     """Computes the nll of pieces, each as large as the memory allows.
 
     Args:
