@@ -7,7 +7,7 @@ import pytest
 from learnable.diversifiers import DIVERSIFIERS
 from learnable.diversifiers.constraints import Constraints
 from learnable.diversifiers.drawing import Drawing, NoGenerator
-from learnable.diversifiers.facts import EXCERPT, Facts, Pair, excerpts, parsed_pair
+from learnable.diversifiers.facts import EXCERPT, Facts, QuestionAnswer, excerpts, parsed_pair
 from learnable.diversifiers.hints import Hints, read_dictionary
 from learnable.errors import DataError, UsageError
 from learnable.runs.identity import example_id
@@ -213,9 +213,12 @@ def test_documents_without_a_fact_are_said(drawing):
 @pytest.mark.parametrize(
     ("drawn", "expected"),
     [
-        ("Q: a?\nA: b", Pair("a?", "b")),
-        ("**Question 1:** a?\n\n**Answer 1:** b\nc\n\nQuestion 2: d?\nAnswer 2: e", Pair("a?", "b\nc")),
-        ('Here it is: {"question": " a? ", "answer": "b"}', Pair("a?", "b")),
+        ("Q: a?\nA: b", QuestionAnswer("a?", "b")),
+        (
+            "**Question 1:** a?\n\n**Answer 1:** b\nc\n\nQuestion 2: d?\nAnswer 2: e",
+            QuestionAnswer("a?", "b\nc"),
+        ),
+        ('Here it is: {"question": " a? ", "answer": "b"}', QuestionAnswer("a?", "b")),
         ('{"question": 1, "answer": "b"}', None),
         ("{" * 5_000, None),
         ("Question: a?", None),

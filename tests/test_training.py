@@ -36,6 +36,7 @@ from learnable.training import (
     train_reference,
 )
 from learnable.training.batches import batch_of, inputs_of, pieces, share
+from learnable.training.loop import Loop
 from learnable.types import ModelRef
 
 FAST = Tuning(learning_rate=1e-2, batch_size=4, rank=4)
@@ -435,6 +436,63 @@ class TestLengthGroupedBatches:
     def test_epochs_differ_and_repeat(self):
         assert self.batches(epoch=0) != self.batches(epoch=1)
         assert self.batches(epoch=1) == self.batches(epoch=1)
+
+
+class FavoursHighLosses:
+    """Takes what has the highest loss so far; what was not met comes first."""
+
+    def __init__(self, examples, tuning):
+        self.steps, self.tuning = 8, tuning
+        self.met = [float("inf")] * len(examples)
+        self.taken = []
+
+    def batch(self, step):
+        assert step == len(self.taken)
+        return np.argsort(-np.array(self.met), kind="stable")[: self.tuning.batch_size].tolist()
+
+    def observe(self, step, examples, nll):
+        assert nll.shape == (len(examples), 1)
+        self.taken.append(list(examples))
+        for example, value in zip(examples, nll[:, 0].tolist(), strict=True):
+            self.met[example] = value
+
+    def state(self):
+        return {"met": self.met, "taken": self.taken}
+
+    def load(self, state):
+        self.met, self.taken = list(state["met"]), list(state["taken"])
+
+
+def test_a_sampler_is_asked_at_each_step_hears_the_losses_and_goes_on_after_a_kill(
+    ref, rendered, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(checkpoints, "CHECKPOINT_EVERY_S", 0.0)
+    made, step = [], Loop.step
+
+    def sampler(examples, tuning):
+        made.append(FavoursHighLosses(examples, tuning))
+        return made[-1]
+
+    def killed(self):
+        if self.done == 7:
+            raise KeyboardInterrupt
+        step(self)
+
+    options = {"tuning": FAST, "label": "training", "sampler": sampler}
+    whole = fine_tune(ref, rendered, tmp_path / "whole", **options)
+    with monkeypatch.context() as dying:
+        dying.setattr(Loop, "step", killed)
+        with pytest.raises(KeyboardInterrupt):
+            fine_tune(ref, rendered, tmp_path / "killed", **options)
+    fine_tune(ref, rendered, tmp_path / "killed", **options)
+    assert len({example for batch in made[0].taken[:6] for example in batch}) == 24
+    high = sorted(made[0].taken[6] + made[0].taken[7])
+    assert high != sorted(made[0].taken[0] + made[0].taken[1])
+    assert made[2].taken == made[0].taken
+    lengths = [len(row.ids) for row in sorted(rendered, key=lambda row: row.id)]
+    assert whole.tokens == sum(lengths[example] for batch in made[0].taken for example in batch)
+    first, second = (load_file(tmp_path / each / "adapter_model.safetensors") for each in ("whole", "killed"))
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
 
 
 def test_folds_are_of_equal_size_within_each_source_and_keep_when_the_order_changes():

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from learnable.objectives import Objective
 from learnable.runs.identity import example_id, fingerprint
 from learnable.types import Example, Message, Picks, Scorer, Selector
 
@@ -179,6 +180,64 @@ def check_selector(selector: Selector) -> None:
     for label, scores in cases.items():
         for k in (0, 1, 7, len(scores), len(scores) + 3):
             _check_picks(selector, scores, k=k, label=f"{type(selector).__name__}, {label}, k={k}")
+
+
+def check_objective(objective: Objective) -> None:
+    """Check that an objective keeps its contract, on a small batch of made-up values.
+
+    Its loss is a finite scalar; its gradient is that of its values (taken numerically, in float64) and finite; neither
+    depends on the order of the examples, on a second call, or on columns that it does not name; ``linear`` says the
+    truth; its fingerprint is stable.
+
+    Args:
+        objective: Called on n examples of its ``answers``, with positive float64 columns and whole ``response_tokens``.
+
+    Raises:
+        AssertionError: If the contract is broken; it says where.
+    """
+    import torch
+
+    name = type(objective).__name__
+    assert objective.answers >= 1, f"{name}: takes {objective.answers} answers"
+    assert isinstance(objective.linear, bool), f"{name}: linear is not True or False"
+    _check_fingerprint(objective)
+    rng, shape = np.random.default_rng(0), (6, objective.answers)
+    tokens = rng.integers(2, 40, size=shape)
+    nll, other = (torch.from_numpy(tokens * rng.gamma(4, 0.5, size=shape)) for _ in range(2))
+    columns = {column: torch.from_numpy(tokens * rng.gamma(4, 0.5, size=shape)) for column in objective.needs}
+    columns["response_tokens"] = torch.from_numpy(tokens)
+
+    def taken(at: Any, given: Any = columns) -> tuple[float, NDArray[np.float64]]:
+        leaf = at.clone().requires_grad_()
+        try:
+            loss = objective(leaf, given)
+        except KeyError as error:
+            raise AssertionError(
+                f"{name}: reads a column that is not in needs={objective.needs}: {error}"
+            ) from error
+        assert loss.shape == (), f"{name}: returns the shape {tuple(loss.shape)}, not a scalar"
+        gradient = torch.autograd.grad(loss, leaf)[0]
+        assert bool(gradient.isfinite().all()), f"{name}: a gradient is not a number: {gradient}"
+        return float(loss.detach()), gradient.numpy()
+
+    loss, gradient = taken(nll)
+    assert np.isfinite(loss), f"{name}: the loss is {loss}"
+    right = torch.autograd.gradcheck(
+        lambda at: objective(at, columns), nll.clone().requires_grad_(), raise_exception=False
+    )
+    assert right, f"{name}: the gradient is not that of the values"
+    for order in (rng.permutation(6), np.arange(6)[::-1].copy()):
+        moved = taken(nll[order], {column: values[order] for column, values in columns.items()})
+        np.testing.assert_allclose(moved[0], loss, rtol=1e-9, err_msg=f"{name}: depends on the order")
+        np.testing.assert_allclose(
+            moved[1], gradient[order], rtol=1e-9, err_msg=f"{name}: depends on the order"
+        )
+    again = taken(nll, {**columns, "not needed": nll})
+    np.testing.assert_array_equal(
+        again[1], gradient, f"{name}: depends on a column outside needs, or on chance"
+    )
+    same = np.array_equal(taken(other)[1], gradient)
+    assert same == objective.linear, f"{name}: linear is {objective.linear}, but the gradient says {same}"
 
 
 def _check_fingerprint(method: Any) -> None:

@@ -70,6 +70,22 @@ class Example:
     meta: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """Two answers to one prompt, of which one is preferred.
+
+    ``id`` is a hash of the three parts; ``prompt`` are the turns before the answers, ``chosen`` and ``rejected`` one turn
+    of the assistant each.
+    """
+
+    id: str
+    prompt: tuple[Message, ...]
+    chosen: Message
+    rejected: Message
+    source: str
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rendered:
     """One example as the model sees it.

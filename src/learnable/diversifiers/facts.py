@@ -94,7 +94,7 @@ _PAIR = re.compile(
 )
 
 
-class Pair(NamedTuple):
+class QuestionAnswer(NamedTuple):
     """A question and its answer."""
 
     question: str
@@ -321,20 +321,20 @@ def _asked(fact: Thing, number: int) -> tuple[Message, ...]:
     return (*turns, Message(role="user", content=request + fact.text))
 
 
-def parsed_pair(drawn: str) -> Pair | None:
+def parsed_pair(drawn: str) -> QuestionAnswer | None:
     """Return the first question and answer in a text: marked as such, or a JSON object; None where there is none."""
     match = _PAIR.search(drawn)
     if match is not None:
-        return Pair(match["question"].strip(), match["answer"].strip())
+        return QuestionAnswer(match["question"].strip(), match["answer"].strip())
     try:
         found = json.loads(drawn[drawn.index("{") : drawn.rindex("}") + 1])
-        pair = Pair(found["question"].strip(), found["answer"].strip())
+        pair = QuestionAnswer(found["question"].strip(), found["answer"].strip())
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return pair if all(pair) else None
 
 
-def _pair(fact: Thing, drawn: str, before: Sequence[Pair]) -> Pair:
+def _pair(fact: Thing, drawn: str, before: Sequence[QuestionAnswer]) -> QuestionAnswer:
     """Return the pair in what was drawn.
 
     Raises:
@@ -360,7 +360,7 @@ def _pair(fact: Thing, drawn: str, before: Sequence[Pair]) -> Pair:
     return pair
 
 
-def _example(fact: Thing, pair: Taken[Pair]) -> Example:
+def _example(fact: Thing, pair: Taken[QuestionAnswer]) -> Example:
     messages = (
         Message(role="user", content=pair.made.question),
         Message(role="assistant", content=pair.made.answer),

@@ -13,9 +13,10 @@ from learnable.training.reference import (
     read_reference,
     train_reference,
 )
-from learnable.training.samplers import LengthGroupedBatches, Sampler
+from learnable.training.samplers import AdaptiveSampler, LengthGroupedBatches, Sampler
 
 __all__ = [
+    "AdaptiveSampler",
     "GradientSum",
     "LengthGroupedBatches",
     "Part",

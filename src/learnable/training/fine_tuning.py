@@ -32,7 +32,7 @@ from learnable.training.adapters import trainable
 from learnable.training.checkpoints import Checkpoints
 from learnable.training.loop import Loop
 from learnable.training.memory import PIECE_TOKENS
-from learnable.training.samplers import LengthGroupedBatches
+from learnable.training.samplers import Sampler, length_grouped
 from learnable.types import ModelRef, Rendered
 
 RECORD, CHECKPOINTS = "training.json", "checkpoints"
@@ -62,6 +62,7 @@ def fine_tune(
     label: str,
     objective: Objective = NLL(),
     columns: pl.DataFrame | None = None,
+    sampler: Callable[[Sequence[tuple[Rendered, ...]], Tuning], Sampler] = length_grouped,
     token_ids: Sequence[int] = (),
     start: Path | None = None,
     processes: int = 1,
@@ -79,6 +80,7 @@ def fine_tune(
         label: What the progress bar says.
         objective: What is lowered.
         columns: What the objective needs of each answer, by its ``id``.
+        sampler: Which examples each step takes, given those that are left, in the order of their ids, and ``tuning``.
         token_ids: With LoRA: tokens whose rows of the embedding are trained beside the adapters, and saved with them.
         start: With LoRA: an adapter of the same model to go on from, such as that of an earlier stage.
         processes: Share each batch among so many processes of this machine, each with a GPU of its own or a part of
@@ -97,19 +99,18 @@ def fine_tune(
         shutil.rmtree(checkpoints, ignore_errors=True)  # left by a kill right after the record was written
         return trained
     examples = _useful(rendered, objective)
-    rows = [row for example in examples for row in example]
-    needed = _needed(columns, rows, objective)
     _check_devices(ref, processes)
     with disk_errors(folder):
         checkpoints.mkdir(parents=True, exist_ok=True)
         job = _Job(
             ref=ref,
-            rows=rows,
+            examples=examples,
             folder=folder,
             tuning=tuning,
             label=label,
             objective=objective,
-            columns=needed,
+            columns=_needed(columns, examples, objective),
+            sampler=sampler,
             token_ids=tuple(token_ids),
             start=start,
             keep_losses=keep_losses,
@@ -154,7 +155,7 @@ def _useful(
 
 
 def _needed(
-    columns: pl.DataFrame | None, rows: Sequence[Rendered], objective: Objective
+    columns: pl.DataFrame | None, examples: Sequence[tuple[Rendered, ...]], objective: Objective
 ) -> dict[str, NDArray[Any]]:
     """Return what the objective needs, by name, a value for each row."""
     if not objective.needs:
@@ -163,7 +164,7 @@ def _needed(
     given = columns if columns is not None else pl.DataFrame({"id": []}, schema={"id": pl.String})
     if lacking := [column for column in objective.needs if column not in given.columns]:
         raise TrainError(f"{name} needs {', '.join(lacking)}, and has {', '.join(given.columns)}")
-    ids = pl.DataFrame({"id": [row.id for row in rows]})
+    ids = pl.DataFrame({"id": [answer.id for example in examples for answer in example]})
     found = ids.join(given.unique("id"), on="id", how="left", maintain_order="left").select(
         "id", *objective.needs
     )
@@ -172,7 +173,7 @@ def _needed(
     )
     if undefined.height:
         raise TrainError(
-            f"{name} needs {', '.join(objective.needs)} of every answer, and {undefined.height:,} of {len(rows):,} "
+            f"{name} needs {', '.join(objective.needs)} of every answer, and {undefined.height:,} of {ids.height:,} "
             f"lack it, such as {undefined['id'][0][:8]}"
         )
     return {column: found[column].cast(pl.Float32).to_numpy(writable=True) for column in objective.needs}
@@ -183,15 +184,21 @@ class _Job:
     """What ``fine_tune`` was asked for, as it goes to all processes."""
 
     ref: ModelRef
-    rows: list[Rendered]
+    examples: list[tuple[Rendered, ...]]
     folder: Path
     tuning: Tuning
     label: str
     objective: Objective
     columns: Mapping[str, NDArray[Any]]
+    sampler: Callable[[Sequence[tuple[Rendered, ...]], Tuning], Sampler]
     token_ids: tuple[int, ...]
     start: Path | None
     keep_losses: bool
+
+    @property
+    def rows(self) -> list[Rendered]:
+        """All answers of the first example, then those of the next."""
+        return [row for example in self.examples for row in example]
 
 
 def _check_devices(ref: ModelRef, processes: int) -> None:
@@ -251,7 +258,7 @@ def _trained(job: _Job) -> Trained:
 
 def _loop(job: _Job, *, advance: Callable[[int], None]) -> Loop:
     """Return a training that is ready to begin."""
-    ref, tuning, answers = job.ref, job.tuning, job.objective.answers
+    ref, tuning = job.ref, job.tuning
     network = trainable(ref, tuning, token_ids=job.token_ids, start=job.start)
     torch.manual_seed(tuning.seed)
     mixed = concrete_dtype(ref) == "bfloat16"
@@ -259,18 +266,11 @@ def _loop(job: _Job, *, advance: Callable[[int], None]) -> Loop:
         if hasattr(module, "cast_input_dtype_enabled"):
             # Autocast rounds what adapters see to bfloat16 anyway: a copy of it in float32 is for nothing.
             module.cast_input_dtype_enabled = not mixed
-    lengths = [len(row.ids) for row in job.rows]
     return Loop(
         network,
         job.rows,
         columns=job.columns,
-        sampler=LengthGroupedBatches(
-            [sum(lengths[start : start + answers]) for start in range(0, len(lengths), answers)],
-            batch_size=tuning.batch_size,
-            seed=tuning.seed,
-            epochs=tuning.epochs,
-            steps_per_epoch=tuning.steps,
-        ),
+        sampler=job.sampler(job.examples, tuning),
         objective=job.objective,
         tuning=tuning,
         mixed=mixed,

@@ -21,7 +21,7 @@ from learnable.settings import Tuning
 from learnable.training.batches import Member, batch_of, share
 from learnable.training.memory import again_on_memory_error
 from learnable.training.passes import TrainingPasses
-from learnable.training.samplers import Sampler
+from learnable.training.samplers import AdaptiveSampler, Sampler
 from learnable.types import Rendered
 
 LONGEST_GRADIENT = 1.0
@@ -67,6 +67,7 @@ class Loop:
         self.done, self.tokens, self.loss = 0, 0, torch.zeros((), device=network.device)
         self.losses = np.full(len(rows), np.nan, dtype=np.float32) if keep_losses else None
         self._rows, self._sampler, self._objective = rows, sampler, objective
+        self._adaptive = sampler if isinstance(sampler, AdaptiveSampler) else None
         self.steps = sampler.steps
         counted = np.array([int(row.mask[1:].sum()) for row in rows])
         self._columns = {
@@ -108,8 +109,12 @@ class Loop:
         self._optimizer.zero_grad()
         self.done += 1
         self.tokens += sum(len(member.example.ids) for member in batch)
-        if self.losses is not None:
-            self.losses[positions] = self._accelerator.reduce(met, "sum").cpu().numpy()
+        if self.losses is not None or self._adaptive is not None:
+            nll = self._accelerator.reduce(met, "sum").cpu().numpy()
+            if self.losses is not None:
+                self.losses[positions] = nll
+            if self._adaptive is not None:
+                self._adaptive.observe(self.done - 1, examples, nll.reshape(-1, answers))
 
     def state(self) -> dict[str, Any]:
         """Return all that ``load`` needs to go on to the same bits; to be called in all processes."""
@@ -120,6 +125,7 @@ class Loop:
             "random": [torch.get_rng_state(), *torch.cuda.get_rng_state_all()],
             "done": self.done,
             "tokens": self.tokens,
+            "sampler": None if self._adaptive is None else self._adaptive.state(),
             "losses": None if self.losses is None else torch.from_numpy(self.losses),
         }
 
@@ -138,6 +144,8 @@ class Loop:
         self.done, self.tokens = state["done"], state["tokens"]
         if self.losses is not None:
             self.losses[:] = state["losses"].numpy()
+        if self._adaptive is not None:
+            self._adaptive.load(state["sampler"])
 
     def _gradients(self, batch: list[Member], columns: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Add up the gradients of a batch, in smaller pieces where the memory ends; return the nll of our rows, (n,)."""

@@ -1,11 +1,15 @@
 """Which examples each step of a training takes."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from numpy.typing import NDArray
+
+from learnable.settings import Tuning
+from learnable.types import Rendered
 
 
 class Sampler(Protocol):
@@ -18,6 +22,29 @@ class Sampler(Protocol):
 
     def batch(self, step: int) -> Sequence[int]:
         """Return the positions of the examples that a step takes; ``step`` counts from 0."""
+
+
+@runtime_checkable
+class AdaptiveSampler(Sampler, Protocol):
+    """A sampler whose batches depend on the losses that were met, such as an online mixture of sources.
+
+    A training that goes on calls ``load`` instead of showing the steps again.
+    """
+
+    def observe(self, step: int, examples: Sequence[int], nll: NDArray[np.float32]) -> None:
+        """Take note of a step that was done.
+
+        Args:
+            step: Counts from 0.
+            examples: What ``batch`` returned, (n,).
+            nll: Of each answer as the step met it, before it was learned, float32 (n, m).
+        """
+
+    def state(self) -> dict[str, Any]:
+        """Return all that later batches depend on, as numbers, texts, lists and tensors."""
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on where ``state`` was taken."""
 
 
 class LengthGroupedBatches:
@@ -75,3 +102,14 @@ class LengthGroupedBatches:
         # A last batch that is not full stays last, so that the learning rate is lowest where the gradient is noisiest.
         batches[: self._full] = [batches[position] for position in rng.permutation(self._full)]
         return batches
+
+
+def length_grouped(examples: Sequence[tuple[Rendered, ...]], tuning: Tuning) -> LengthGroupedBatches:
+    """Return batches of examples of about one length, of the size, number and seed of a training."""
+    return LengthGroupedBatches(
+        [sum(len(answer.ids) for answer in example) for example in examples],
+        batch_size=tuning.batch_size,
+        seed=tuning.seed,
+        epochs=tuning.epochs,
+        steps_per_epoch=tuning.steps,
+    )

@@ -1,0 +1,340 @@
+"""Objectives: their contract, TRL's losses where TRL has them, and trainings that do not depend on how a batch is cut."""
+
+import copy
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from datasets import Dataset
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import DPOConfig, DPOTrainer
+from trl.trainer.utils import add_fused_lm_head
+
+from learnable.data.pairs import answers_of, pair_of
+from learnable.errors import DataError, TrainError, UsageError
+from learnable.models import LanguageModel, Renderer
+from learnable.models.packing import padded
+from learnable.objectives import DPO, NLL, OBJECTIVES
+from learnable.settings import Tuning
+from learnable.testing import check_objective, toy_examples
+from learnable.training import checkpoints, fine_tune, fine_tuning, memory
+from learnable.training.batches import batch_of, inputs_of
+from learnable.training.loop import Loop
+from learnable.training.loss import response_nll
+from learnable.types import Message, ModelRef
+
+TUNING = Tuning(learning_rate=1e-2, batch_size=4, rank=4)
+
+
+@pytest.fixture(scope="module")
+def ref(tiny):
+    return ModelRef(name=str(tiny), dtype="float32", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    chosen, rejected = toy_examples(11, seed=1), toy_examples(11, seed=2)
+    answers = zip(chosen, rejected, strict=True)
+    return [pair_of(one.messages[:1], one.messages[1], two.messages[1], source="toy") for one, two in answers]
+
+
+@pytest.fixture(scope="module")
+def rendered(ref, pairs):
+    """Rows of chosen and rejected answers in turn."""
+    return Renderer.of(ref).render([answer for pair in pairs for answer in answers_of(pair)], max_length=128)
+
+
+@pytest.fixture(scope="module")
+def columns(ref, rendered):
+    """What any objective may need, by row; the reference is not quite the model, so that margins differ."""
+    nll = LanguageModel(ref).nll(rendered)
+    noise = np.random.default_rng(0).normal(size=len(nll)).astype(np.float32)
+    return pl.DataFrame(
+        {"id": [row.id for row in rendered], "reference_nll": (nll + noise).astype(np.float32)}
+    )
+
+
+def examples(rendered, objective):
+    m = objective.answers
+    return [tuple(rendered[start : start + m]) for start in range(0, len(rendered) - m + 1, m)]
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_objective_keeps_the_contract(name):
+    check_objective(OBJECTIVES[name]())
+
+
+@dataclass(frozen=True)
+class Broken:
+    needs: ClassVar[tuple[str, ...]] = ()
+    answers: ClassVar[int] = 1
+    linear: ClassVar[bool] = True
+    fault: str = ""
+
+    def __call__(self, nll, columns):
+        return {
+            "not a scalar": lambda: nll,
+            "another gradient": lambda: (nll.detach() * nll).sum(),
+            "the order": lambda: (nll * torch.arange(len(nll))[:, None]).sum(),
+            "not linear": lambda: (nll**2).sum(),
+            "not finite": lambda: (nll - nll).sum().log(),
+            "a column": lambda: nll.sum() / columns["reference_nll"].sum(),
+        }[self.fault]()
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        ("not a scalar", "not a scalar"),
+        ("another gradient", "not that of the values"),
+        ("the order", "depends on the order"),
+        ("not linear", "linear is True"),
+        ("not finite", "not a number|the loss is"),
+        ("a column", "not in needs"),
+    ],
+)
+def test_a_broken_contract_is_told(fault, says):
+    with pytest.raises(AssertionError, match=says):
+        check_objective(Broken(fault=fault))
+
+
+def trl_nll(network, rows, _):
+    ids, seen, counted = laid_out(rows)
+    add_fused_lm_head(network)
+    labels = torch.where(counted, ids, -100)
+    return network(input_ids=ids, attention_mask=seen, labels=labels, fused_lm_head=True).loss
+
+
+def trl_dpo(network, rows, reference_nll):
+    class Given(DPOTrainer):
+        def _prepare_dataset(self, dataset, *_):
+            return dataset
+
+    arguments = DPOConfig(output_dir="unused", beta=DPO().beta, use_cpu=True, bf16=False, report_to="none")
+    trainer = Given(
+        network,
+        ref_model=copy.deepcopy(network),
+        args=arguments,
+        train_dataset=Dataset.from_dict({"prompt_ids": [[1]], "chosen_ids": [[1]], "rejected_ids": [[1]]}),
+        processing_class=AutoTokenizer.from_pretrained(network.config._name_or_path),
+    )
+    trainer.precompute_ref_logps = True
+    ids, seen, counted = laid_out([*rows[0::2], *rows[1::2]])
+    batch = {"input_ids": ids, "attention_mask": seen.long(), "completion_mask": counted.long()}
+    batch |= {"ref_chosen_logps": -reference_nll[0::2], "ref_rejected_logps": -reference_nll[1::2]}
+    return trainer.compute_loss(network.train(), batch)
+
+
+def laid_out(rows):
+    layout = padded(rows)
+    lengths = torch.tensor([len(row.ids) for row in rows])
+    seen = torch.arange(layout.ids.shape[1]) < lengths[:, None]
+    counted = torch.zeros_like(seen)
+    for number, row in enumerate(rows):
+        counted[number, : len(row.ids)] = torch.from_numpy(row.mask)
+    return layout.ids, seen, counted
+
+
+TRL = {"nll": trl_nll, "dpo": trl_dpo}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", TRL)
+def test_loss_and_gradient_are_those_of_trl(tiny, rendered, columns, name):
+    network = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32)
+    parameters, objective = list(network.parameters()), OBJECTIVES[name]()
+    rows, m = rendered[:8], objective.answers
+    members = batch_of(list(enumerate(rows)))
+    nll, _ = response_nll(network, inputs_of(members, padded(rows)), count=len(rows), forward=network)
+    reference_nll = torch.from_numpy(columns["reference_nll"].to_numpy().copy())[: len(rows)]
+    tokens = torch.tensor([int(row.mask.sum()) for row in rows])
+    given = {"reference_nll": reference_nll.reshape(-1, m), "response_tokens": tokens.reshape(-1, m)}
+    loss = objective(nll.reshape(-1, m), given)
+    ours = torch.autograd.grad(loss, parameters)
+    theirs = TRL[name](network, rows, reference_nll)
+    torch.testing.assert_close(loss, theirs.float(), rtol=0, atol=1e-5)
+    torch.testing.assert_close(ours, torch.autograd.grad(theirs, parameters), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_training_is_the_same_however_a_batch_is_cut_and_ordered(
+    ref, rendered, columns, tmp_path, monkeypatch, name
+):
+    objective = OBJECTIVES[name]()
+    options = {"tuning": TUNING, "label": "training", "objective": objective, "columns": columns}
+    given = examples(rendered, objective)
+    fine_tune(ref, given, tmp_path / "whole", keep_losses=True, **options)
+    monkeypatch.setitem(memory.PIECE_TOKENS, "cpu", 40)
+    fine_tune(ref, given[::-1], tmp_path / "pieces", keep_losses=True, **options)
+    losses = [pl.read_parquet(tmp_path / each / fine_tuning.LAST_EPOCH) for each in ("whole", "pieces")]
+    assert losses[0]["id"].to_list() == losses[1]["id"].to_list()
+    np.testing.assert_allclose(losses[0]["nll"], losses[1]["nll"], rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_what_is_backwarded_is_the_gradient_of_the_loss(tiny, rendered, columns, name, monkeypatch):
+    """Piece by piece, against one pass of autograd over the formula."""
+    monkeypatch.setitem(memory.PIECE_TOKENS, "cpu", 40)
+    network = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32)
+    objective = OBJECTIVES[name]()
+    rows, m = rendered[:8], objective.answers
+    needed = {column: columns[column].to_numpy()[:8].copy() for column in objective.needs}
+    loop = Loop(
+        network,
+        rows,
+        columns=needed,
+        sampler=OneByOne(len(rows) // m),
+        objective=objective,
+        tuning=TUNING,
+        mixed=False,
+        packs=False,
+        keep_losses=False,
+        advance=lambda _: None,
+    )
+    members = batch_of(list(enumerate(rows)))
+    met = loop._gradients(members, loop._columns)
+    found = [parameter.grad.clone() for parameter in network.parameters()]
+    nll, _ = response_nll(network, inputs_of(members, padded(rows)), count=len(rows), forward=network)
+    torch.testing.assert_close(met, nll.detach(), rtol=1e-5, atol=1e-5)
+    loss = objective(nll.reshape(-1, m), loop._columns)
+    expected = torch.autograd.grad(loss, list(network.parameters()))
+    torch.testing.assert_close(found, list(expected), rtol=1e-3, atol=1e-5)
+
+
+class OneByOne:
+    def __init__(self, steps):
+        self.steps = steps
+
+    def batch(self, step):
+        return [step]
+
+
+class TestDPO:
+    def test_by_hand(self):
+        # TRL and the paper: margin .1 ((-45 + 50) - (-21 + 20)) = .6
+        nll, reference = torch.tensor([[45.0, 21.0]]), torch.tensor([[50.0, 20.0]])
+        loss = DPO(beta=0.1)(nll, {"reference_nll": reference})
+        assert float(loss) == pytest.approx(math.log1p(math.exp(-0.6)), abs=1e-6)
+        assert float(loss) == pytest.approx(0.4375, abs=5e-5)
+
+    def test_it_is_ln_2_where_the_model_is_the_reference(self):
+        nll = torch.tensor([[45.0, 21.0], [3.0, 300.0]])
+        assert float(DPO()(nll, {"reference_nll": nll})) == pytest.approx(math.log(2), abs=1e-7)
+
+    def test_a_hopeless_pair_has_a_finite_loss_and_a_whole_gradient(self):
+        nll = torch.tensor([[1e5, 1.0]], requires_grad=True)
+        loss = DPO(beta=0.5)(nll, {"reference_nll": torch.ones(1, 2)})
+        loss.backward()
+        assert float(loss) == pytest.approx(0.5 * (1e5 - 1))
+        assert nll.grad.tolist() == [[0.5, -0.5]]
+
+    @pytest.mark.parametrize("beta", [0.0, -1.0, float("nan")])
+    def test_a_beta_that_is_not_above_0_is_refused(self, beta):
+        with pytest.raises(UsageError, match="beta must be above 0"):
+            DPO(beta=beta)
+
+    def test_it_teaches_what_is_preferred(self, ref, rendered, columns, tmp_path):
+        def margins(model):
+            gain = columns["reference_nll"].to_numpy() - model.nll(rendered)
+            return gain[0::2] - gain[1::2]
+
+        model = LanguageModel(ref)
+        before = margins(model)
+        tuning = replace(TUNING, epochs=4)
+        fine_tune(
+            ref,
+            examples(rendered, DPO()),
+            tmp_path,
+            tuning=tuning,
+            label="t",
+            objective=DPO(),
+            columns=columns,
+        )
+        with model.adapter(tmp_path):
+            after = margins(model)
+        assert after.mean() > before.mean() + 5
+        assert (after > 0).all()
+
+    def test_a_killed_training_goes_on_to_the_same_bits(self, ref, rendered, columns, tmp_path, monkeypatch):
+        monkeypatch.setattr(checkpoints, "CHECKPOINT_EVERY_S", 0.0)
+        monkeypatch.setitem(memory.PIECE_TOKENS, "cpu", 40)
+        options = {"tuning": TUNING, "label": "t", "objective": DPO(), "columns": columns}
+        given, step = examples(rendered, DPO()), Loop.step
+        fine_tune(ref, given, tmp_path / "whole", **options)
+
+        def killed(self):
+            if self.done == 2:
+                raise KeyboardInterrupt
+            step(self)
+
+        with monkeypatch.context() as dying:
+            dying.setattr(Loop, "step", killed)
+            with pytest.raises(KeyboardInterrupt):
+                fine_tune(ref, given, tmp_path / "killed", **options)
+        fine_tune(ref, given, tmp_path / "killed", **options)
+        whole, killed = (
+            load_file(tmp_path / each / "adapter_model.safetensors") for each in ("whole", "killed")
+        )
+        assert all(torch.equal(value, killed[name]) for name, value in whole.items())
+
+    def test_two_processes_train_as_one(self, ref, rendered, columns, tmp_path):
+        options = {"tuning": TUNING, "label": "t", "objective": DPO(), "columns": columns}
+        for processes in (1, 2):
+            fine_tune(
+                ref, examples(rendered, DPO()), tmp_path / f"{processes}", processes=processes, **options
+            )
+        one, two = (load_file(tmp_path / each / "adapter_model.safetensors") for each in "12")
+        for name, value in one.items():
+            np.testing.assert_allclose(two[name], value, atol=1e-4)
+
+    def test_a_column_that_is_missing_is_named(self, ref, rendered, tmp_path):
+        given = examples(rendered, DPO())
+        with pytest.raises(TrainError, match="DPO needs reference_nll"):
+            fine_tune(ref, given, tmp_path, tuning=TUNING, label="t", objective=DPO())
+
+    def test_an_answer_without_a_value_is_named(self, ref, rendered, columns, tmp_path):
+        options = {"tuning": TUNING, "label": "t", "objective": DPO(), "columns": columns[1:]}
+        with pytest.raises(TrainError, match=f"1 of 22 lack it, such as {rendered[0].id[:8]}"):
+            fine_tune(ref, examples(rendered, DPO()), tmp_path, **options)
+
+    def test_single_answers_are_refused(self, ref, rendered, columns, tmp_path):
+        options = {"tuning": TUNING, "label": "t", "objective": DPO(), "columns": columns}
+        with pytest.raises(TrainError, match="takes 2 answers of an example"):
+            fine_tune(ref, rendered, tmp_path, **options)
+
+
+def test_nll_counts_every_token_alike():
+    nll, tokens = torch.tensor([[6.0], [2.0]]), torch.tensor([[3], [1]])
+    assert float(NLL()(nll, {"response_tokens": tokens})) == 2.0
+
+
+class TestPair:
+    prompt = (Message(role="user", content="hot or cold?"),)
+    hot, cold = (Message(role="assistant", content=text) for text in ("hot", "cold"))
+
+    def test_its_answers_are_conversations_with_ids_of_their_own(self):
+        pair = pair_of(self.prompt, self.hot, self.cold, source="s")
+        chosen, rejected = answers_of(pair)
+        assert chosen.messages == (*self.prompt, self.hot)
+        assert rejected.messages == (*self.prompt, self.cold)
+        assert len({pair.id, chosen.id, rejected.id}) == 3
+
+    def test_the_side_is_part_of_its_identity(self):
+        there, back = (
+            pair_of(self.prompt, *answers, source="s")
+            for answers in ((self.hot, self.cold), (self.cold, self.hot))
+        )
+        assert there.id != back.id
+
+    def test_equal_answers_are_refused(self):
+        with pytest.raises(DataError, match="both answers"):
+            pair_of(self.prompt, self.hot, self.hot, source="s")
+
+    def test_an_answer_of_the_user_is_refused(self):
+        with pytest.raises(DataError, match="rejected answer is by 'user'"):
+            pair_of(self.prompt, self.hot, self.prompt[0], source="s")
