@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from learnable.errors import ModelError
 from learnable.objects.model import Scratch
 from learnable.objects.rows import Rows
+from learnable.packages import needed
 from learnable.runs.step import Cost
 from learnable.types import Selection
 
@@ -81,7 +82,12 @@ class ScoreTable:
     costs: Mapping[str, Cost]
 
     def to_pandas(self) -> Any:
-        """Return the frame as one of pandas."""
+        """Return the frame as one of pandas.
+
+        Raises:
+            UsageError: If pandas is not installed.
+        """
+        needed("pandas", by="to_pandas()", extra="datasets")
         return self.frame.to_pandas()
 
 
