@@ -31,8 +31,9 @@ from numpy.typing import NDArray
 
 from learnable.commands.select import select
 from learnable.runs.identity import file_digest
+from learnable.runs.price import peak_memory_bytes
 from learnable.runs.progress import say
-from learnable.runs.step import Step, peak_memory_bytes
+from learnable.runs.step import Done, Step, run
 from learnable.runs.store import Store
 from learnable.scorers import SCORERS
 from learnable.spec import build
@@ -112,15 +113,26 @@ class Growing:
 
 def generate(folder: Path, *, n: int, parts: int, seed: int) -> None:
     """Write everything that is measured on, never more than a chunk of it in memory."""
+
+    def scored(_: Path) -> Done:
+        _write(folder, n=n, parts=parts, seed=seed)
+        return Done(facts={"lowest first": [], "max score": {}})
+
+    def loaded(pool: Path) -> Done:
+        links = {"pool": pool}
+        step = Step(verb="score", parameters={"n": n, "seed": seed}, links=links, work=scored)
+        run(step, folder / "scores")
+        return Done(facts={"on_error": "raise"})
+
+    run(Step(verb="load", parameters={"n": n, "seed": seed}, work=loaded), folder / "pool")
+
+
+def _write(folder: Path, *, n: int, parts: int, seed: int) -> None:
     names = ("pool/examples", "pool/rows", "scores/scores", "losses")
     number = pl.col("row").cast(pl.Int64)
     answer = pl.lit(ANSWER).alias("content")
     asked = pl.struct(role=pl.lit("user"), content="question")
     turns = pl.concat_list(asked, pl.struct(pl.lit("assistant").alias("role"), answer))
-    loaded = Step(verb="load", parameters={"n": n, "seed": seed})
-    scored = Step(verb="score", parameters={"n": n, "seed": seed})
-    loaded.begin(folder / "pool")
-    scored.begin(folder / "scores")
     store, part_rows = Store(folder / "store"), max(n // parts, 1)
     with ExitStack() as stack:
         files = {name: Growing(folder / f"{name}.parquet", stack) for name in names}
@@ -143,10 +155,6 @@ def generate(folder: Path, *, n: int, parts: int, seed: int) -> None:
     made = {"path": str(path), "kind": "jsonl", "format": "messages", "source": "made"}
     content = {"files": [made | {"digest": file_digest(path)}]}
     (folder / "pool" / "pool.json").write_text(json.dumps(content), encoding="utf-8")
-    loaded.finish(folder / "pool", facts={"on_error": "raise"}, started=time.monotonic())
-    facts: dict[str, Any] = {"lowest first": [], "max score": {}}
-    links = {"pool": folder / "pool"}
-    scored.finish(folder / "scores", facts=facts, started=time.monotonic(), links=links)
 
 
 def stored(folder: Path, *, reading: bool) -> Callable[[], object]:

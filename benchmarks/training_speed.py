@@ -34,7 +34,7 @@ from learnable.commands import load
 from learnable.data import load_pool
 from learnable.models import Renderer
 from learnable.models.source import locate
-from learnable.runs.step import peak_memory_bytes
+from learnable.runs.price import peak_memory_bytes
 from learnable.settings import Tuning
 from learnable.training import fine_tune
 from learnable.types import ModelRef, Rendered

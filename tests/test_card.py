@@ -3,7 +3,6 @@
 import glob
 import json
 import shlex
-import time
 from dataclasses import replace
 
 import datasets
@@ -12,11 +11,11 @@ import pytest
 import yaml
 from huggingface_hub import DatasetCard
 
+from finished_steps import finished_step
 from learnable.cli import app as cli
 from learnable.commands import load, select
 from learnable.data import load_pool
 from learnable.data.card import Card, CardInput, CardOutput, card
-from learnable.runs.step import Step
 from learnable.testing import toy_examples, write_messages
 
 
@@ -138,14 +137,18 @@ def scored(tmp_path, monkeypatch):
 
     def made(*files):
         pool = load_pool(load([str(file) for file in files], output="pool").folder)
-        step = Step(verb="score", parameters={})
-        step.begin(tmp_path / "scores")
         frame = pool.examples.select("id", "source", tokens=pl.lit(5)).with_row_index("learnability")
-        frame.with_columns(pl.col("learnability").cast(pl.Float32)).write_parquet("scores/scores.parquet")
+        scores = frame.with_columns(pl.col("learnability").cast(pl.Float32))
         facts = {"lowest first": [], "max score": {}, "model": str(tmp_path / "tiny"), "dtype": "float32"}
         facts |= {"max_length": 64, "scorers": ["learnability"]}
         links = {"pool": tmp_path / "pool"}
-        step.finish(tmp_path / "scores", facts=facts, started=time.monotonic(), links=links)
+        finished_step(
+            "score",
+            tmp_path / "scores",
+            facts=facts,
+            write=lambda folder: scores.write_parquet(folder / "scores.parquet"),
+            links=links,
+        )
         return frame["id"].to_list()
 
     return made

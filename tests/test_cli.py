@@ -18,7 +18,8 @@ import pytest
 import learnable
 from learnable.cli import app as cli
 from learnable.cli import printing
-from learnable.runs.step import Cost, Outcome
+from learnable.runs.price import Cost
+from learnable.runs.records import Outcome
 from learnable.testing import toy_examples, write_messages
 
 

@@ -5,18 +5,19 @@ import math
 import re
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
+from finished_steps import finished_step
 from learnable.commands import load, report
 from learnable.errors import StoreError
 from learnable.experiments import Measured, SelectionCost, jaccard, overview
 from learnable.pages import ComparisonFacts, comparison_warnings, render_comparison
 from learnable.pages.comparison import answers, choices, costs, sources
 from learnable.pages.comparison.facts import comparison_of
-from learnable.runs.step import Step
 from test_reporting import EVIL, Page
 
 LOSS = Measured(label="heldout:eval.jsonl", unit="nats per token", higher_is_better=False)
@@ -563,18 +564,19 @@ def folder(tmp_path, facts: ComparisonFacts) -> str:
     lines = [json.dumps({"messages": _texts(i)}) for i in range(3)]
     (tmp_path / "pool.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     pool = load([str(tmp_path / "pool.jsonl")], output=str(tmp_path / "pool"))
-    step = Step(verb="compare", parameters={}, inputs={"pool": pool.identity})
-    links, target = {"pool": pool.folder}, step.folder(tmp_path / "comparison")
-    step.begin(target, links=links)
-    for name in ("table", "results", "arms", "selections", "scores", "overlap"):
-        getattr(facts, name).write_parquet(target / f"{name}.parquet")
+
+    def write(folder: Path) -> None:
+        for name in ("table", "results", "arms", "selections", "scores", "overlap"):
+            getattr(facts, name).write_parquet(folder / f"{name}.parquet")
+
     known = {
         "model": "tiny",
         "confidence": 0.95,
         "methods": facts.methods,
         "tuning": {"method": "lora", "seed": 0},
     }
-    return step.finish(target, facts=known, started=0.0, links=links).path
+    depends = {"inputs": {"pool": pool.identity}, "links": {"pool": pool.folder}}
+    return finished_step("compare", tmp_path / "comparison", facts=known, write=write, **depends).path
 
 
 def test_report_takes_a_comparison(folder: str, facts: ComparisonFacts, tmp_path) -> None:

@@ -437,7 +437,7 @@ def test_the_command_prints_what_was_kept_and_refused(rows, tiny, tmp_path, monk
     printed = capsys.readouterr()
     assert "kept: 8\n" in printed.out
     assert "notes: asked for 20, got 8: of 8 rows, none was refused\n" in printed.out
-    assert "self_answer: 8 answers by" in printed.err
+    assert "diversify: 8 answers by" in printed.err
     assert (tmp_path / "more.parquet").is_file()
 
 

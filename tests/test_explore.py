@@ -4,13 +4,13 @@ import io
 import json
 import socket
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
+from finished_steps import finished_step
 from learnable import commands as verbs
 from learnable import explorer as exploring
 from learnable.cli import app as cli
@@ -19,7 +19,7 @@ from learnable.errors import DataError, StoreError, UsageError
 from learnable.explorer import Sheet, read_ids, sheet_of, with_map
 from learnable.explorer.map import FEW
 from learnable.explorer.screen import COLUMNS, DRAWN_ROWS, first_screen
-from learnable.runs.step import Outcome, Step
+from learnable.runs.records import Outcome
 from learnable.testing import toy_examples, write_messages
 
 N = 12
@@ -293,13 +293,17 @@ def run(tmp_path_factory) -> Path:
 
 
 def made_up_scores(pool: Outcome, folder: Path) -> Outcome:
-    step = Step(verb="score", parameters={}, inputs={"pool": pool.identity})
-    step.begin(folder)
     ids = pl.read_parquet(pool.folder / "examples.parquet")["id"].to_list()
-    scores_of(ids).write_parquet(folder / "scores.parquet")
     facts = {"examples": len(ids), "model": "tiny", "scorers": ["learnability"], "vectors": "none"}
     facts |= {"lowest first": [], "max score": {}}
-    return step.finish(folder, facts=facts, started=time.monotonic(), links={"pool": pool.folder})
+    return finished_step(
+        "score",
+        folder,
+        facts=facts,
+        write=lambda folder: scores_of(ids).write_parquet(folder / "scores.parquet"),
+        inputs={"pool": pool.identity},
+        links={"pool": pool.folder},
+    )
 
 
 @pytest.fixture
@@ -326,14 +330,15 @@ def test_a_run_means_its_newest_selection(run: Path, exported: list[Sheet], give
 
 
 def test_a_comparison_says_who_chose_an_example(run: Path, exported: list[Sheet], tmp_path: Path) -> None:
-    step = Step(verb="compare", parameters={}, inputs={})
-    step.begin(tmp_path / "comparison")
     scores = pl.read_parquet(run / "scores" / "scores.parquet")
-    scores.write_parquet(tmp_path / "comparison" / "scores.parquet")
     picks = pl.DataFrame({"id": scores["id"][:2], "method": ["ifd", "random"]})
-    picks.write_parquet(tmp_path / "comparison" / "selections.parquet")
+
+    def write(folder: Path) -> None:
+        scores.write_parquet(folder / "scores.parquet")
+        picks.write_parquet(folder / "selections.parquet")
+
     facts = {"pool": N, "methods": ["ifd", "random"], "model": "tiny"}
-    step.finish(tmp_path / "comparison", facts=facts, started=time.monotonic(), links={"pool": run / "pool"})
+    finished_step("compare", tmp_path / "comparison", facts=facts, write=write, links={"pool": run / "pool"})
     explore(str(tmp_path), export="page")
     assert exported[0].title == f"{N} examples, 2 methods compared"
     assert exported[0].frame["chosen_by"].to_list()[:3] == [["ifd"], ["random"], []]

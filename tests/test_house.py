@@ -24,12 +24,11 @@ LARGE_FUNCTIONS = {
     "commands/score.py: score",
     "commands/select.py: select",
     "commands/teach.py: teach",
-    "commands/train.py: train",
     "experiments/statistics.py: difference",
     "selectors/choose.py: choose",
     "training/gradients.py: gradient_sums",
 }
-LARGE_FILES = {"runs/step.py", "pages/selection.py"}
+LARGE_FILES = {"pages/selection.py"}
 NAMES_GIVEN_TWICE = {
     "Answer", "Cost", "Evaluated", "Excerpt", "Item", "Lesson", "Line", "Turn",
 }  # fmt: skip

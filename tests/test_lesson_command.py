@@ -6,10 +6,10 @@ import shutil
 
 import pytest
 
+from finished_steps import finished_step
 from learnable.cli import app as cli
 from learnable.commands import load, report
 from learnable.runs.outputs import recorded
-from learnable.runs.step import Step
 from test_lesson_report import ARMS, LOSS, QUESTIONS, usual
 from test_reporting import Page
 
@@ -21,16 +21,15 @@ def made_lesson(tmp_path_factory):
     lines = [json.dumps({"messages": [dict(turn) for turn in facts.example["seen"]]})]
     (tmp_path / "task.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     pool = load([str(tmp_path / "task.jsonl")], output=str(tmp_path / "pool"))
-    made = Step(verb="diversify", parameters={})
-    made.begin(tmp_path / "buffer")
     sampled = {"method": "self_sample", "written by": "starter", "kept": 80}
-    buffer = made.finish(tmp_path / "buffer", facts=sampled, started=0.0, tokens=9_000)
-    step = Step(verb="teach", parameters={}, inputs={"task": pool.identity})
-    links, target = {"pool": pool.folder, "buffer": buffer.folder, "facts": pool.folder}, tmp_path / "lesson"
-    step.begin(target, links=links)
-    for name in ("table", "results", "arms", "concepts", "samples", "buffering", "wordings"):
-        getattr(facts, name).write_parquet(target / f"{name}.parquet")
-    (target / "seen_wording.jsonl").write_text(lines[0] + "\n", encoding="utf-8")
+    buffer = finished_step("diversify", tmp_path / "buffer", facts=sampled, tokens=9_000)
+    links = {"pool": pool.folder, "buffer": buffer.folder, "facts": pool.folder}
+
+    def write(folder):
+        for name in ("table", "results", "arms", "concepts", "samples", "buffering", "wordings"):
+            getattr(facts, name).write_parquet(folder / f"{name}.parquet")
+        (folder / "seen_wording.jsonl").write_text(lines[0] + "\n", encoding="utf-8")
+
     known = {
         "model": "tiny",
         "task": 20,
@@ -48,7 +47,8 @@ def made_lesson(tmp_path_factory):
         "notes": ["something was not asked"],
         "inits": dict.fromkeys(ARMS, "random"),
     }
-    return step.finish(target, facts=known, started=0.0, links=links)
+    depends = {"inputs": {"task": pool.identity}, "links": links}
+    return finished_step("teach", tmp_path / "lesson", facts=known, write=write, **depends)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from learnable.cli import app as cli
 from learnable.commands import VERBS
 from learnable.errors import UsageError
 from learnable.names import component
-from learnable.runs import step as steps
+from learnable.runs.records import DONE
 from learnable.testing import toy_examples, write_messages
 
 EVIL = """
@@ -211,9 +211,9 @@ def test_records_that_lead_elsewhere_are_not_followed(here):
     (here / "mine").write_text("mine")
     folder = here / "pool"
     assert cli.call(["load", "rows.jsonl", "-o", str(folder)]) == 0
-    record = json.loads((folder / steps.DONE).read_text())
+    record = json.loads((folder / DONE).read_text())
     record["outputs"]["../mine"] = {"size": 9, "modified": 1, "digest": ""}
-    (folder / steps.DONE).write_text(json.dumps(record))
+    (folder / DONE).write_text(json.dumps(record))
     assert cli.call(["load", "rows.jsonl", "-o", str(folder)]) == 2
     assert (here / "mine").read_text() == "mine"
 

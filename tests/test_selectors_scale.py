@@ -3,7 +3,6 @@
 import json
 import os
 import sys
-import time
 
 import numpy as np
 import polars as pl
@@ -11,11 +10,11 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from finished_steps import finished_step
 from learnable.commands.load import load
 from learnable.commands.select import select
 from learnable.data import load_pool, write_dropped
 from learnable.errors import DataError, SelectionError
-from learnable.runs.step import Step
 from learnable.selectors import Thresholds, TopK, choose
 from learnable.selectors.budget import PASS_OVER, _walk
 from learnable.selectors.choose import by_id
@@ -195,12 +194,16 @@ def scored(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     loaded = load([str(write_messages(toy_examples(12), tmp_path / "my.jsonl"))], output="pool")
     pool = load_pool(loaded.folder)
-    step = Step(verb="score", parameters={})
-    step.begin(tmp_path / "scores")
     frame = pool.examples.select("id", "source", tokens=pl.lit(5)).with_row_index("learnability")
-    frame.with_columns(pl.col("learnability").cast(pl.Float32)).write_parquet("scores/scores.parquet")
+    scores = frame.with_columns(pl.col("learnability").cast(pl.Float32))
     facts = {"lowest first": [], "max score": {}}
-    step.finish(tmp_path / "scores", facts=facts, started=time.monotonic(), links={"pool": tmp_path / "pool"})
+    finished_step(
+        "score",
+        tmp_path / "scores",
+        facts=facts,
+        write=lambda folder: scores.write_parquet(folder / "scores.parquet"),
+        links={"pool": tmp_path / "pool"},
+    )
     path = tmp_path / "pool" / "examples.parquet"
     content = path.read_bytes()
     footer = int.from_bytes(content[-8:-4], "little") + 8

@@ -9,7 +9,8 @@ import pytest
 
 from learnable import commands as verbs
 from learnable.runs.identity import source_of
-from learnable.runs.step import Step, read_outcome
+from learnable.runs.records import read_outcome
+from learnable.runs.step import Done, Step, run
 from learnable.scorers import SCORERS
 from learnable.settings import Loading
 from learnable.testing import toy_examples, write_messages
@@ -125,26 +126,29 @@ def test_a_method_that_extends_another_has_its_source_too():
     assert len({source_of(SCORERS[name]()) for name in ("learnability", "length", "ifd")}) == 3
 
 
+def step_of(sources, write=lambda folder: None):
+    def work(folder):
+        write(folder)
+        return Done(facts={})
+
+    return Step(verb="score", parameters={"n": 1}, sources=sources, work=work)
+
+
 def test_a_step_of_other_sources_is_another(tmp_path):
-    one, other, none = (
-        Step(verb="score", parameters={}, sources=sources) for sources in ({"a": "1"}, {"a": "2"}, {})
-    )
+    one, other, none = (step_of(sources) for sources in ({"a": "1"}, {"a": "2"}, {}))
     assert len({each.identity for each in (one, other, none)}) == 3
 
 
 @pytest.mark.parametrize("before", [{"a": "1"}, {}], ids=["other sources", "an earlier version"])
 def test_a_finished_step_of_other_sources_is_made_again_in_its_folder(tmp_path, capsys, before):
-    first = Step(verb="score", parameters={"n": 1}, sources=before)
-    assert first.begin(tmp_path / "out") is None
-    (tmp_path / "out" / "scores.parquet").write_text("old")
-    first.finish(tmp_path / "out", facts={}, started=0.0)
-    now = Step(verb="score", parameters={"n": 1}, sources={"a": "2"})
-    assert now.begin(tmp_path / "out") is None
+    run(step_of(before, lambda folder: (folder / "scores.parquet").write_text("old")), tmp_path / "out")
+    found = []
+    now = step_of({"a": "2"}, lambda folder: found.append((folder / "scores.parquet").exists()))
+    assert run(now, tmp_path / "out").ran
     assert "the source of a is not what it was" in capsys.readouterr().err
-    assert not (tmp_path / "out" / "scores.parquet").exists()
-    now.finish(tmp_path / "out", facts={}, started=0.0)
+    assert found == [False]
     assert read_outcome(tmp_path / "out").identity == now.identity
-    assert now.begin(tmp_path / "out") is not None
+    assert run(now, tmp_path / "out").ran is False
 
 
 @pytest.fixture

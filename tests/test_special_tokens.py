@@ -13,8 +13,8 @@ from learnable.commands import score, train
 from learnable.errors import ModelError, UsageError
 from learnable.models import LanguageModel, Renderer, special_tokens, token_ids, with_tokens
 from learnable.models.loading import load_network
+from learnable.runs import step as steps
 from learnable.runs.identity import example_id
-from learnable.runs.step import Step
 from learnable.settings import NewToken, NewTokens, Reference, Tuning
 from learnable.testing import tiny_model, toy_examples, write_messages
 from learnable.training import fine_tune, save_whole
@@ -328,9 +328,9 @@ def die(*_, **__):
 def unrecorded(tune, tmp_path, monkeypatch):
     """Return the folder of a run that was killed after it had cleared up, just before its record."""
     with monkeypatch.context() as patched:
-        finish = Step.finish
+        write = steps.write_outcome
         patched.setattr(
-            Step, "finish", lambda self, *a, **k: (die if self.verb == "train" else finish)(self, *a, **k)
+            steps, "write_outcome", lambda made, begun: (die if made.verb == "train" else write)(made, begun)
         )
         with pytest.raises(Killed):
             tune()

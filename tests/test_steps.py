@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,14 +10,39 @@ import pytest
 from learnable.errors import DiskError, StoreError
 from learnable.runs import outputs
 from learnable.runs import step as steps
-from learnable.runs.step import Step, peak_memory_bytes, read_json, read_outcome, waiting_lock
+from learnable.runs.locks import waiting_lock
+from learnable.runs.price import Price, peak_memory_bytes
+from learnable.runs.records import read_json, read_outcome
+from learnable.runs.step import Done, Step, run
 
-STEP = Step(verb="score", parameters={"max_length": 64, "scorers": ("loss",)}, inputs={"pool": "p1"})
+
+class Killed(BaseException):
+    """Ends the work of a step on its way, as a kill does."""
 
 
-def finish(step, folder, **given):
-    step.begin(folder)
-    return step.finish(folder, **({"facts": {"examples": 3}, "started": time.monotonic()} | given))
+def killed(folder, *, half=False):
+    """Do a part of a step's work, or nothing, and die."""
+    if half:
+        (folder / "half.parquet").touch()
+    raise Killed
+
+
+STEP = Step(
+    verb="score",
+    parameters={"max_length": 64, "scorers": ("loss",)},
+    inputs={"pool": "p1"},
+    work=lambda folder: Done(facts={"examples": 3}),
+)
+SELECT = Step(verb="select", parameters={}, work=lambda folder: Done(facts={}))
+
+
+def finish(step, folder, *, links=None, **done):
+    """Do a step, and say so."""
+
+    def work(folder):
+        return Done(**({"facts": {"examples": 3}} | done))
+
+    return run(replace(step, links=links or {}, work=work), folder)
 
 
 @pytest.fixture
@@ -24,54 +50,67 @@ def folder(tmp_path):
     return tmp_path / "out"
 
 
-def interrupted(folder):
-    """Leave the folder as a run does that was killed with part of its work done."""
-    STEP.begin(folder)
-    (folder / "half.parquet").touch()
+def interrupted(folder, *, half=True):
+    """Leave the folder as a run does that was killed with part of its work done, or with nothing."""
+    with pytest.raises(Killed):
+        run(replace(STEP, work=lambda folder: killed(folder, half=half)), folder)
 
 
 def test_folder_of_a_command_that_failed_before_it_wrote_anything_is_free(folder):
-    STEP.begin(folder)
-    assert Step(verb="select", parameters={}).begin(folder) is None
+    interrupted(folder, half=False)
+    assert run(SELECT, folder).ran
 
 
 def test_new_folder_is_claimed_before_work_starts(folder):
-    assert STEP.begin(folder) is None
-    assert {path.name for path in folder.iterdir()} == {"begun.json", "run.lock"}
+    claimed = set()
+
+    def work(folder):
+        claimed.update(path.name for path in folder.iterdir())
+        return Done(facts={})
+
+    run(replace(STEP, work=work), folder)
+    assert claimed == {"begun.json", "run.lock"}
 
 
 def test_empty_folder_can_be_claimed(folder):
     folder.mkdir()
-    assert STEP.begin(folder) is None
+    assert run(STEP, folder).ran
 
 
 def test_folder_of_a_run_killed_at_its_very_start_can_be_claimed(folder):
     folder.mkdir()
     (folder / "begun.json.1a2b3c4d.part").touch()
-    assert STEP.begin(folder) is None
+    assert run(STEP, folder).ran
 
 
-def test_interrupted_step_goes_on_in_its_folder(folder):
-    STEP.begin(folder)
-    (folder / "half.parquet").touch()
-    assert STEP.begin(folder) is None
+def test_a_folder_that_another_run_works_in_is_refused(folder):
+    def work(folder):
+        with pytest.raises(StoreError, match="another run is at work"):
+            run(STEP, folder)
+        return Done(facts={})
+
+    assert run(replace(STEP, work=work), folder).ran
 
 
-def test_interrupted_step_keeps_what_is_in_its_folder(folder):
-    STEP.begin(folder)
-    (folder / "half.parquet").touch()
-    STEP.begin(folder)
-    assert (folder / "half.parquet").exists()
+def test_interrupted_step_goes_on_with_what_is_in_its_folder(folder):
+    interrupted(folder)
+    found = []
+
+    def work(folder):
+        return found.append((folder / "half.parquet").exists()) or Done(facts={})
+
+    assert run(replace(STEP, work=work), folder).ran
+    assert found == [True]
 
 
 def test_finished_step_is_not_run_again(folder):
     finish(STEP, folder)
-    assert STEP.begin(folder).ran is False
+    assert run(replace(STEP, work=killed), folder).ran is False
 
 
 def test_finished_step_is_remembered_whole(folder):
     done = finish(STEP, folder, links={"pool": folder.parent / "pool"}, tokens=7, passes=0.5)
-    again = STEP.begin(folder)
+    again = run(replace(STEP, links={"pool": folder.parent / "pool"}), folder)
     assert (again.verb, again.folder, again.identity, again.facts, again.links, again.cost) == (
         "score",
         folder,
@@ -84,10 +123,6 @@ def test_finished_step_is_remembered_whole(folder):
 
 def test_finished_step_ran(folder):
     assert finish(STEP, folder).ran is True
-
-
-def test_cost_counts_the_seconds_since_the_start(folder):
-    assert finish(STEP, folder, started=time.monotonic() - 100).cost.seconds == pytest.approx(100, abs=5)
 
 
 def test_cost_counts_tokens_and_passes(folder):
@@ -117,10 +152,10 @@ def test_identity_can_be_that_of_the_content(folder):
 @pytest.mark.parametrize(
     "other",
     [
-        Step(verb="select", parameters=STEP.parameters, inputs=STEP.inputs),
-        Step(verb="score", parameters={**STEP.parameters, "max_length": 65}, inputs=STEP.inputs),
-        Step(verb="score", parameters=STEP.parameters, inputs={"pool": "p2"}),
-        Step(verb="score", parameters=STEP.parameters),
+        replace(STEP, verb="select"),
+        replace(STEP, parameters={**STEP.parameters, "max_length": 65}),
+        replace(STEP, inputs={"pool": "p2"}),
+        replace(STEP, inputs={}),
     ],
     ids=["verb", "parameter", "input", "no input"],
 )
@@ -139,22 +174,22 @@ def test_identity_depends_on_the_format(monkeypatch):
     ("other", "said"),
     [
         (
-            Step(verb="select", parameters=STEP.parameters, inputs=STEP.inputs),
+            replace(STEP, verb="select"),
             "holds the result of `learnable score`",
         ),
         (
-            Step(verb="score", parameters={**STEP.parameters, "max_length": 65}, inputs=STEP.inputs),
+            replace(STEP, parameters={**STEP.parameters, "max_length": 65}),
             "max_length was 64, now 65",
         ),
         (
-            Step(verb="score", parameters={**STEP.parameters, "seed": 1}, inputs=STEP.inputs),
+            replace(STEP, parameters={**STEP.parameters, "seed": 1}),
             "seed was None, now 1",
         ),
         (
-            Step(verb="score", parameters={"max_length": 64}, inputs=STEP.inputs),
+            replace(STEP, parameters={"max_length": 64}),
             r"scorers was \['loss'\], now None",
         ),
-        (Step(verb="score", parameters=STEP.parameters, inputs={"pool": "p2"}), "pool was 'p1', now 'p2'"),
+        (replace(STEP, inputs={"pool": "p2"}), "pool was 'p1', now 'p2'"),
     ],
     ids=["verb", "changed", "added", "left out", "input"],
 )
@@ -164,14 +199,14 @@ def test_folder_of_another_step_is_refused_with_what_differs(folder, other, said
     else:
         interrupted(folder)
     with pytest.raises(StoreError, match=said):
-        other.begin(folder)
+        run(other, folder)
 
 
 def test_refused_folder_is_left_as_it_is(folder):
     finish(STEP, folder)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     with pytest.raises(StoreError):
-        Step(verb="select", parameters={}).begin(folder)
+        run(SELECT, folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
@@ -183,7 +218,7 @@ def test_result_in_an_older_form_is_refused(folder, monkeypatch, ended):
         interrupted(folder)
     monkeypatch.setattr(steps, "FORMAT", steps.FORMAT + 1)
     with pytest.raises(StoreError, match="another version of learnable: its format was 1, now 2"):
-        STEP.begin(folder)
+        run(STEP, folder)
 
 
 @pytest.mark.parametrize("ended", [True, False], ids=["finished", "interrupted"])
@@ -192,27 +227,27 @@ def test_record_tells_the_form_it_was_written_in(folder, monkeypatch, ended):
     if ended:
         finish(STEP, folder)
     else:
-        STEP.begin(folder)
-    assert (STEP.begin(folder) is not None) == ended
+        interrupted(folder)
+    assert run(STEP, folder).ran is not ended
 
 
 def test_folder_with_the_users_files_is_refused(folder):
     folder.mkdir()
     (folder / "thesis.tex").touch()
     with pytest.raises(StoreError, match="holds something else"):
-        STEP.begin(folder)
+        run(STEP, folder)
 
 
 def test_file_in_the_place_of_the_folder_is_refused(folder):
     folder.touch()
     with pytest.raises(StoreError, match="holds something else"):
-        STEP.begin(folder)
+        run(STEP, folder)
 
 
 def test_folder_that_cannot_be_made_is_a_disk_error(folder):
     folder.touch()
     with pytest.raises(DiskError, match="cannot write"):
-        STEP.begin(folder / "below")
+        run(STEP, folder / "below")
 
 
 def test_fingerprint_in_the_output_name_is_filled_in():
@@ -228,7 +263,7 @@ def test_output_may_be_a_path(tmp_path):
 
 
 def test_reading_an_interrupted_step_says_to_run_again(folder):
-    STEP.begin(folder)
+    interrupted(folder)
     with pytest.raises(StoreError, match="was not finished: run the same command again"):
         read_outcome(folder)
 
@@ -259,13 +294,17 @@ def test_damaged_record_is_named(tmp_path, content):
 
 def killed_after(folder, *, tokens, seconds, monkeypatch):
     """Begin a step, let it compute for a while, and leave it as a kill does."""
-    now = time.monotonic()
-    step = Step(verb=STEP.verb, parameters=STEP.parameters, inputs=STEP.inputs)
-    with monkeypatch.context() as patched:
-        patched.setattr(time, "monotonic", lambda: now)
-        assert step.begin(folder) is None
-        patched.setattr(time, "monotonic", lambda: now + seconds)
+    now = [time.monotonic()]
+
+    def work(folder):
+        now[0] += seconds
         steps.note(tokens)
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(time, "monotonic", lambda: now[0])
+        with pytest.raises(Killed):
+            run(replace(STEP, work=work), folder)
 
 
 def test_cost_counts_all_attempts(folder, monkeypatch):
@@ -285,42 +324,47 @@ def test_a_step_that_goes_on_with_nothing_left_to_compute_cost_what_it_cost(fold
 
 def test_another_step_does_not_inherit_the_cost_whose_place_it_takes(folder, monkeypatch):
     killed_after(folder, tokens=100, seconds=50, monkeypatch=monkeypatch)
-    assert finish(Step(verb="select", parameters={}), folder).cost.tokens == 0
+    assert finish(SELECT, folder).cost.tokens == 0
 
 
 def test_a_step_within_another_counts_for_both(tmp_path, monkeypatch):
-    outer = Step(verb="compare", parameters={})
-    outer.begin(tmp_path / "outer")
-    killed_after(tmp_path / "inner", tokens=40, seconds=10, monkeypatch=monkeypatch)
-    inner = finish(
-        Step(verb="score", parameters=STEP.parameters, inputs=STEP.inputs), tmp_path / "inner", tokens=60
-    )
-    assert inner.cost.tokens == 100
-    del outer  # killed
-    outer = Step(verb="compare", parameters={})
+    def work(folder):
+        killed_after(tmp_path / "inner", tokens=40, seconds=10, monkeypatch=monkeypatch)
+        assert finish(STEP, tmp_path / "inner", tokens=60).cost.tokens == 100
+        raise Killed
+
+    outer = Step(verb="compare", parameters={}, work=work)
+    with pytest.raises(Killed):
+        run(outer, tmp_path / "outer")
     assert finish(outer, tmp_path / "outer", tokens=5).cost.tokens == 105
 
 
 def test_a_step_that_failed_lets_others_in_and_is_not_charged_for_them(tmp_path):
-    failed = Step(verb="score", parameters={"a": 1})
-    failed.begin(tmp_path / "failed")
-    del failed
-    finish(Step(verb="score", parameters={"b": 1}), tmp_path / "other", tokens=1_000)
-    again = Step(verb="score", parameters={"a": 1})
-    assert finish(again, tmp_path / "failed", tokens=3).cost.tokens == 3
+    failed = Step(verb="score", parameters={"a": 1}, work=killed)
+    with pytest.raises(Killed):
+        run(failed, tmp_path / "failed")
+    finish(replace(failed, parameters={"b": 1}), tmp_path / "other", tokens=1_000)
+    assert finish(failed, tmp_path / "failed", tokens=3).cost.tokens == 3
 
 
 def test_seconds_known_from_elsewhere_count(folder):
     assert finish(STEP, folder, at_least_s=1e4).cost.seconds == 1e4
 
 
-def with_outputs(folder):
-    """Leave a finished step with outputs in its folder and in two parts of it."""
-    STEP.begin(folder)
+def write_outputs(folder):
+    """Write outputs into a folder and into two parts of it."""
     for name in ("a.txt", "b.txt", "part-0/weights", "part-1/weights", "part-1/settings"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(f"content of {name}")
-    STEP.finish(folder, facts={}, started=time.monotonic())
+    return Done(facts={})
+
+
+WRITING = replace(STEP, work=write_outputs)
+
+
+def with_outputs(folder):
+    """Leave a finished step with outputs."""
+    run(WRITING, folder)
     return folder
 
 
@@ -336,7 +380,7 @@ def files(folder):
 def test_a_second_run_writes_nothing(folder):
     with_outputs(folder)
     before = seen(folder)
-    assert STEP.begin(folder, links={}).ran is False
+    assert run(STEP, folder).ran is False
     assert seen(folder) == before
 
 
@@ -361,47 +405,53 @@ def test_a_lock_that_was_waited_for_leaves_nothing(tmp_path):
 def test_a_removed_output_is_made_again_with_what_stands_beside_it(folder, capsys, removed, left):
     (with_outputs(folder) / removed).unlink()
     assert STEP.is_done(folder) is False
-    assert STEP.begin(folder) is None
+    found = set()
+    run(replace(STEP, work=lambda folder: found.update(files(folder)) or Done(facts={})), folder)
     assert f"{removed} is missing, and is made again" in capsys.readouterr().err
-    assert files(folder) == left | {"begun.json", "run.lock"}
+    assert found == left | {"begun.json", "run.lock"}
 
 
 @pytest.mark.parametrize("content", ["", "content of A.txt", "content of a.txt and more"])
 def test_a_changed_output_is_made_again_and_the_change_is_kept(folder, capsys, content):
     (with_outputs(folder) / "a.txt").write_text(content)
-    assert STEP.begin(folder) is None
+    assert run(WRITING, folder).ran
     assert "a.txt has changed, and is made again" in capsys.readouterr().err
-    assert not (folder / "a.txt").exists()
+    assert (folder / "a.txt").read_text() == "content of a.txt"
     assert (folder / "changed" / "a.txt").read_text() == content
-    assert STEP.finish(folder, facts={}, started=0).ran
-    assert STEP.begin(folder).ran is False
+    assert run(WRITING, folder).ran is False
+
+
+def test_what_is_made_again_stays_claimed_by_its_step_after_a_kill(folder):
+    (with_outputs(folder) / "a.txt").unlink()
+    with pytest.raises(Killed):
+        run(replace(STEP, work=killed), folder)
+    assert run(WRITING, folder).ran
+    assert (folder / "a.txt").exists()
 
 
 def test_what_others_put_beside_the_outputs_stays(folder):
     (with_outputs(folder) / "recipe.yaml").touch()
     (folder / "a.txt").unlink()
-    STEP.begin(folder)
+    run(STEP, folder)
     assert (folder / "recipe.yaml").exists()
 
 
 def test_a_copy_with_other_times_is_whole(folder):
     (with_outputs(folder) / "a.txt").write_text("content of a.txt")
-    assert STEP.begin(folder).ran is False
+    assert run(STEP, folder).ran is False
 
 
 def test_outputs_are_not_read_again_while_size_and_time_hold(folder, monkeypatch):
     with_outputs(folder)
     monkeypatch.setattr(outputs, "file_digest", lambda path: pytest.fail(f"read {path}"))
-    assert STEP.begin(folder).ran is False
+    assert run(STEP, folder).ran is False
 
 
 def test_a_change_at_either_end_of_a_large_output_is_found_without_reading_all_of_it(folder, monkeypatch):
     monkeypatch.setattr(outputs, "WHOLE_BYTES", 128)
     monkeypatch.setattr(outputs, "file_digest", lambda path: pytest.fail(f"read {path}"))
-    STEP.begin(folder)
     content = bytearray(100_000)
-    (folder / "large").write_bytes(content)
-    STEP.finish(folder, facts={}, started=0)
+    run(replace(STEP, work=lambda f: (f / "large").write_bytes(content) and Done(facts={})), folder)
     (folder / "large").write_bytes(content)
     assert STEP.is_done(folder)
     for place in (0, -1):
@@ -413,10 +463,9 @@ def test_a_change_at_either_end_of_a_large_output_is_found_without_reading_all_o
 
 def test_a_step_whose_record_is_damaged_is_made_again(folder, capsys):
     (with_outputs(folder) / "step.json").write_text("")
-    assert STEP.begin(folder) is None
+    assert run(STEP, folder).ran
     assert "step.json is damaged" in capsys.readouterr().err
-    assert STEP.finish(folder, facts={}, started=0).ran
-    assert STEP.begin(folder).ran is False
+    assert run(STEP, folder).ran is False
 
 
 def test_a_record_of_before_outputs_were_recorded_is_taken_as_it_is(folder):
@@ -424,13 +473,13 @@ def test_a_record_of_before_outputs_were_recorded_is_taken_as_it_is(folder):
     del record["outputs"]
     (folder / "step.json").write_text(json.dumps(record))
     (folder / "a.txt").unlink()
-    assert STEP.begin(folder).ran is False
+    assert run(STEP, folder).ran is False
 
 
 def test_a_step_whose_input_is_not_whole_any_more_does_not_start(folder, tmp_path):
     (with_outputs(folder) / "a.txt").unlink()
     with pytest.raises(StoreError, match=r"a\.txt is missing since `learnable score` wrote it") as caught:
-        Step(verb="select", parameters={}).begin(tmp_path / "next", links={"scores": folder})
+        run(replace(SELECT, links={"scores": folder}), tmp_path / "next")
     assert "run that command again" in caught.value.hint
     assert not (tmp_path / "next").exists()
 
@@ -442,5 +491,47 @@ def test_inputs_that_were_moved_are_found_where_that_cannot_be_noted(folder, tmp
         raise DiskError(f"cannot write {path}: Read-only file system")
 
     monkeypatch.setattr(steps, "write_json", refused)
-    assert STEP.begin(folder, links={"pool": tmp_path / "moved"}).links == {"pool": tmp_path / "moved"}
+    assert run(replace(STEP, links={"pool": tmp_path / "moved"}), folder).links == {
+        "pool": tmp_path / "moved"
+    }
     assert "Read-only file system" in capsys.readouterr().err
+
+
+# What a step would cost.
+
+
+def test_a_dry_run_does_nothing_and_says_the_price(folder):
+    step = replace(STEP, says=["1 base pass"], plan=lambda: Price(rows=3, tokens=60, seconds=12), work=killed)
+    planned = run(step, folder, dry_run=True)
+    assert not folder.exists()
+    assert planned.price == Price(rows=3, tokens=60, seconds=12)
+    assert planned.facts["would run"] == ["1 base pass", "3 rows, 60 tokens", "12 s"]
+    assert (planned.ran, planned.folder, planned.identity) == (False, folder, STEP.identity)
+
+
+def test_a_dry_run_of_a_finished_step_costs_nothing(folder):
+    done = finish(STEP, folder, identity="content")
+    planned = run(replace(STEP, plan=killed), folder, dry_run=True)
+    assert planned.facts["would run"] == ["done already"]
+    assert (planned.price, planned.identity) == (Price(), done.identity)
+
+
+def test_a_dry_run_after_an_output_was_removed_is_priced_again(folder):
+    (with_outputs(folder) / "a.txt").unlink()
+    assert run(replace(STEP, plan=lambda: Price(rows=1)), folder, dry_run=True).price == Price(rows=1)
+
+
+def test_prices_add_up_but_for_the_memory():
+    one = Price(rows=1, tokens=10, passes=1, seconds=2, peak_gib=3, disk_gib=1, unknown=("a",))
+    other = Price(rows=2, tokens=20, passes=0.5, seconds=3, peak_gib=1, unknown=("a", "b"))
+    assert one + other == Price(
+        rows=3, tokens=30, passes=1.5, seconds=5, peak_gib=3, disk_gib=1, unknown=("a", "b")
+    )
+
+
+def test_a_price_with_something_unknown_is_a_least_one():
+    assert Price(tokens=20, rows=2, seconds=7_200, unknown=("the buffer is made first",)).words == [
+        "at least 2 rows, 20 tokens",
+        "at least 2.0 h",
+        "the buffer is made first",
+    ]

@@ -3,9 +3,7 @@
 import json
 import math
 import shlex
-import tempfile
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from importlib.resources import files
 from inspect import signature
@@ -23,11 +21,9 @@ from learnable.recipe_arguments import SETTINGS, arguments_of, as_list, checked_
 from learnable.recipe_trust import outside, typed_by_user
 from learnable.runs.files import replacing
 from learnable.runs.progress import say
-from learnable.runs.step import Outcome
+from learnable.runs.records import Outcome
 from learnable.settings import Loading, Reference
 from learnable.types import Budget
-
-COSTLY = ("diversify", "train", "score", "compare", "teach")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,30 +229,22 @@ def run(recipe: Recipe, *, root: Path, dry_run: bool = False, allow_code: bool =
     checked = checked_arguments(recipe.parameters, recipe.steps, unread=brought if dry_run else ())
     _look_up_models(recipe, checked)
     scope = {**recipe.parameters, "store": str(root / "store"), "command": command(recipe)}
-    with tempfile.TemporaryDirectory() if dry_run else nullcontext("") as aside:
-        for name, step in recipe.steps.items():
-            verb = VERBS[step["verb"]]
-            base = root / component(recipe.name, "a recipe")
-            if dry_run and (unpriced := _unpriced(step["verb"], brought.get(name))):
-                say(f"{name}: {unpriced}")
-                if step["verb"] in COSTLY:
-                    outcomes[name] = Outcome.planned(step["verb"], [unpriced], folder=base / name)
-                continue
+    base = root / component(recipe.name, "a recipe")
+    for name, step in recipe.steps.items():
+        verb, output = VERBS[step["verb"]], base / f"{component(name, 'a step')}-{{fingerprint}}"
+        if dry_run and name in brought:
+            unpriced = f"not priced: a dry run neither imports nor asks {', '.join(brought[name])}"
+            outcomes[name] = Outcome.planned(step["verb"], output, [unpriced])
+        else:
             arguments = arguments_of(name, step, scope, outcomes)
-            if dry_run and step["verb"] in COSTLY:
-                arguments["dry_run"] = True
-            elif dry_run:
-                base = Path(aside)
-            arguments["output"] = str(base / f"{component(name, 'a step')}-{{fingerprint}}")
-            outcomes[name] = verb(**arguments)
-            if step["verb"] == "load":
-                _check_budget(checked, examples=outcomes[name].facts["examples"])
-            if "would run" in outcomes[name].facts:
-                say(f"{name}: {', '.join(outcomes[name].facts['would run'])}")
-            elif not dry_run:
-                say(
-                    f"{name}: {'done' if outcomes[name].ran else 'was done already'} → {outcomes[name].folder}"
-                )
+            outcomes[name] = verb(**arguments, dry_run=dry_run, output=str(output))
+        facts = outcomes[name].facts
+        if "examples" in facts and step["verb"] == "load":
+            _check_budget(checked, examples=facts["examples"])
+        if dry_run:
+            say(f"{name}: {', '.join(facts['would run'])}")
+        else:
+            say(f"{name}: {'done' if outcomes[name].ran else 'was done already'} → {outcomes[name].folder}")
     if not dry_run:
         _keep(recipe, outcomes[list(recipe.steps)[-1]].folder / "recipe.yaml")
     return outcomes
@@ -268,13 +256,6 @@ def _keep(recipe: Recipe, path: Path) -> None:
     if not path.is_file() or path.read_bytes() != text.encode():
         with replacing(path) as part:
             part.write_bytes(text.encode())
-
-
-def _unpriced(verb: str, brought: Sequence[str] | None) -> str | None:
-    """Return why a dry run does not ask a step for its price; None where it does."""
-    if verb not in {"load", *COSTLY}:
-        return "no pass; seconds"
-    return f"not priced: a dry run neither imports nor asks {', '.join(brought)}" if brought else None
 
 
 def _brought(recipe: Recipe, *, allowed: bool) -> dict[str, list[str]]:

@@ -16,7 +16,7 @@ from learnable.evaluators import build_evaluator, parse
 from learnable.experiments import parse_lessons, parse_methods
 from learnable.explorer import read_ids
 from learnable.mixing import MIXTURES, Mixing
-from learnable.runs.step import Outcome
+from learnable.runs.records import Outcome
 from learnable.scorers import SCORERS
 from learnable.selectors import SELECTORS, Thresholds
 from learnable.settings import Loading, NewToken, Reading, Reference, Tuning

@@ -25,7 +25,7 @@ from learnable.errors import LearnableError, UsageError, did_you_mean
 from learnable.names import check_text, no_text, working_folder
 from learnable.runs import stopping
 from learnable.runs.files import system_error
-from learnable.runs.step import Outcome
+from learnable.runs.records import Outcome
 from learnable.types import Budget
 from learnable.visible import visible
 

@@ -20,7 +20,8 @@ from learnable.cli.listing import Details, Entry, Tables
 from learnable.commands.doctor import Diagnosis
 from learnable.commands.explore import Page
 from learnable.commands.show import ExampleView, Shown
-from learnable.runs.step import Outcome
+from learnable.runs.price import Price
+from learnable.runs.records import Outcome
 from learnable.visible import visible
 
 NARROW = 76
@@ -314,6 +315,14 @@ _CONTESTS = {"compare": _show_comparison, "teach": _show_lesson}
 
 
 def _show_run(outcomes: Mapping[str, Outcome]) -> None:
+    prices = [outcome.price for outcome in outcomes.values() if outcome.price is not None]
+    if prices:
+        _show_facts(_console(), {"altogether": sum(prices, Price()).words or "no pass"})
+    else:
+        _show_results(outcomes)
+
+
+def _show_results(outcomes: Mapping[str, Outcome]) -> None:
     by_verb = {outcome.verb: outcome for outcome in outcomes.values()}
     contest = next((verb for verb in _CONTESTS if verb in by_verb), None)
     if contest and "report" in by_verb:

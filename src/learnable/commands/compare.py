@@ -1,6 +1,5 @@
 """``learnable compare``: the same model on equal token budgets chosen by different methods, and what came of it."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,7 +9,7 @@ import polars as pl
 
 from learnable import data as rows
 from learnable.commands.evaluate import Evaluation, check_place, evaluations_of, wants_heldout
-from learnable.commands.inputs import length_limit, look_up, most_bad, pinned, pool_of, render_rows, would_run
+from learnable.commands.inputs import length_limit, look_up, most_bad, pinned, pool_of, render_rows, to_fetch
 from learnable.commands.load import HELDOUT
 from learnable.commands.options import Flat, Output, Several
 from learnable.commands.score import MEASURED, Vectors, price_of
@@ -31,7 +30,8 @@ from learnable.measure import answers_alone
 from learnable.runs.files import write_frame
 from learnable.runs.identity import fingerprint, source_of
 from learnable.runs.progress import say
-from learnable.runs.step import Outcome, Step
+from learnable.runs.records import Outcome
+from learnable.runs.step import Done, Step, run
 from learnable.scorers import SCORERS
 from learnable.settings import Loading, Reading, Reference, Tuning
 from learnable.types import Budget, ModelRef, Pool
@@ -94,7 +94,6 @@ def compare(
         dry_run: Say what would run, and run nothing.
         output: Folder to write.
     """
-    started = time.monotonic()
     if seeds < 1 or not 0 < confidence < 1:
         raise UsageError(
             f"seeds must be at least 1 and confidence between 0 and 1, got {seeds} and {confidence}"
@@ -105,7 +104,7 @@ def compare(
         )
     asked = evaluate or ["heldout"]
     check_place([parse(text) for text in asked], on)
-    from learnable.models.source import identify, is_here
+    from learnable.models.source import identify
 
     ref = ModelRef(name=model, **asdict(loading))
     longest = length_limit(ref, max_length)
@@ -124,9 +123,8 @@ def compare(
         raise UsageError(
             "a comparison needs equal tokens, not equal numbers of examples", hint="write 15% or 50000tokens"
         )
-    if dry_run and not is_here(ref):
-        return Outcome.planned("compare", [f"fetch or convert {model}"])
-    ref = pinned(ref, on=on)
+    awaits = to_fetch(ref) if dry_run else []
+    ref = ref if awaits else pinned(ref, on=on)
     loading = replace(loading, dtype=ref.dtype)
     settings = {
         "methods": {method.label: fingerprint(method) for method in methods},
@@ -138,71 +136,76 @@ def compare(
         "confidence": confidence,
     }
     inputs = {each.label: each.identity for each in evaluations}
-    inputs |= {"pool": loaded.identity, "base": identify(ref)}
+    inputs |= {"pool": loaded.identity, "base": "" if awaits else identify(ref)}
     sources = {method.label: method.source for method in methods}
     sources |= {each.label: source_of(each.evaluator) for each in evaluations}
-    step = Step(verb="compare", parameters=settings, inputs=inputs, sources=sources)
-    folder = step.folder(output)
-    if dry_run:
-        return would_run(step, folder, _price(methods, budgets, seeds, len(pool), evaluations, vectors))
-    links = {"pool": loaded.folder}
-    if done := step.begin(folder, links=links):
-        return done
-    trials = _trials(ref, loading, longest, Path(store), loaded, pool, vectors, on)
-    tokens = sum(len(each.ids) for each in trials.rendered.values())
-    in_tokens = [_in_tokens(Budget.parse(text), tokens) for text in budgets]
-    scored = trials.score(methods, flags)
-    arms = arms_of(
-        methods,
-        lambda method, most, seed: method.select(
-            scored.frames[method.label], tokens=most, vectors=scored.vectors, seed=seed
-        ),
-        scored.lengths,
-        budgets=in_tokens,
-        seeds=seeds,
-        batch_size=tuning.batch_size,
+
+    def work(folder: Path) -> Done:
+        trials = _trials(ref, loading, longest, Path(store), loaded, pool, vectors, on)
+        tokens = sum(len(each.ids) for each in trials.rendered.values())
+        in_tokens = [_in_tokens(Budget.parse(text), tokens) for text in budgets]
+        scored = trials.score(methods, flags)
+        arms = arms_of(
+            methods,
+            lambda method, most, seed: method.select(
+                scored.frames[method.label], tokens=most, vectors=scored.vectors, seed=seed
+            ),
+            scored.lengths,
+            budgets=in_tokens,
+            seeds=seeds,
+            batch_size=tuning.batch_size,
+        )
+        for arm in arms:
+            if arm.budget_tokens and arm.seed == 0 and arm.tokens < 0.95 * arm.budget_tokens:
+                say(
+                    f"{arm.method} fills only {arm.tokens:,} of {arm.budget_tokens:,} tokens: not an equal comparison"
+                )
+        trainings = trials.train(arms, tuning)
+        results = trials.evaluate(arms, [each.folder if each else None for each in trainings], evaluations)
+        trained = _arm_table(arms, trainings)
+        table = overview(
+            results,
+            trained,
+            evaluations=[_measured(each) for each in evaluations],
+            costs=scored.costs,
+            confidence=confidence,
+        )
+        overlap = _overlap(pool, evaluations)
+        for name, frame in {
+            "scores": scored.wide(methods),
+            "selections": _selections(arms),
+            "arms": trained,
+            "results": results,
+            "overlap": overlap,
+            "table": table,
+        }.items():
+            write_frame(frame, folder / f"{name}.parquet")
+        facts = {
+            "model": model,
+            "pool": len(pool),
+            "pool_tokens": tokens,
+            "methods": [method.label for method in methods],
+            "evaluations": [each.label for each in evaluations],
+            "budgets": budgets,
+            "seeds": seeds,
+            "confidence": confidence,
+            "trainings": trained["model"].drop_nulls().n_unique(),
+            "tuning": asdict(tuning) | {"learning_rate": tuning.peak_learning_rate},
+            "in both": overlap.select("evaluation", "item").unique().height,
+        }
+        return Done(facts=facts, tokens=trials.tokens, pool_tokens=tokens)
+
+    step = Step(
+        verb="compare",
+        parameters=settings,
+        inputs=inputs,
+        sources=sources,
+        links={"pool": loaded.folder},
+        says=_price(methods, budgets, seeds, len(pool), evaluations, vectors),
+        awaits=awaits,
+        work=work,
     )
-    for arm in arms:
-        if arm.budget_tokens and arm.seed == 0 and arm.tokens < 0.95 * arm.budget_tokens:
-            say(
-                f"{arm.method} fills only {arm.tokens:,} of {arm.budget_tokens:,} tokens: not an equal comparison"
-            )
-    trainings = trials.train(arms, tuning)
-    results = trials.evaluate(arms, [each.folder if each else None for each in trainings], evaluations)
-    trained = _arm_table(arms, trainings)
-    table = overview(
-        results,
-        trained,
-        evaluations=[_measured(each) for each in evaluations],
-        costs=scored.costs,
-        confidence=confidence,
-    )
-    overlap = _overlap(pool, evaluations)
-    for name, frame in {
-        "scores": scored.wide(methods),
-        "selections": _selections(arms),
-        "arms": trained,
-        "results": results,
-        "overlap": overlap,
-        "table": table,
-    }.items():
-        write_frame(frame, folder / f"{name}.parquet")
-    facts = {
-        "model": model,
-        "pool": len(pool),
-        "pool_tokens": tokens,
-        "methods": [method.label for method in methods],
-        "evaluations": [each.label for each in evaluations],
-        "budgets": budgets,
-        "seeds": seeds,
-        "confidence": confidence,
-        "trainings": trained["model"].drop_nulls().n_unique(),
-        "tuning": asdict(tuning) | {"learning_rate": tuning.peak_learning_rate},
-        "in both": overlap.select("evaluation", "item").unique().height,
-    }
-    return step.finish(
-        folder, facts=facts, started=started, links=links, tokens=trials.tokens, pool_tokens=tokens
-    )
+    return run(step, output, dry_run=dry_run)
 
 
 def _heldout_of(loaded: Outcome) -> Path:

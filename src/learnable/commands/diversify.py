@@ -1,7 +1,6 @@
 """``learnable diversify``: rewrites of a task's instructions, and conversations sampled from the model itself."""
 
 import json
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Annotated, Any
 import polars as pl
 
 from learnable import data as rows
-from learnable.commands.inputs import look_up, opened, pinned, pool_of, would_run
+from learnable.commands.inputs import look_up, opened, pinned, pool_of, to_fetch
 from learnable.commands.options import Flat, Output, Several
 from learnable.diversifiers import (
     Avoided,
@@ -29,7 +28,8 @@ from learnable.evaluators.reading import Item, Row, answered, asked, read_items
 from learnable.runs.files import replacing, write_frame
 from learnable.runs.identity import file_digest, fingerprint
 from learnable.runs.progress import say
-from learnable.runs.step import BEGUN, Outcome, Step
+from learnable.runs.records import BEGUN, Outcome
+from learnable.runs.step import Done, Step, run
 from learnable.runs.store import Store
 from learnable.servers import ServerGenerator
 from learnable.settings import Loading, Reading, Sampling
@@ -81,7 +81,6 @@ def diversify(
         dry_run: Say what would run, and run nothing.
         output: Folder to write; or a .parquet or .jsonl file for the rows, with all else in a folder beside it.
     """
-    started = time.monotonic()
     name, chosen = build_diversifier(method)
     _check(name, chosen, data, n)
     writer = _writer(chosen, model, loading, generator, on)
@@ -91,30 +90,36 @@ def diversify(
         pool_of(data, reading, base.removesuffix(BESIDE), dry_run=dry_run) if data else (None, None)
     )
     given = list(pool.iter_examples()) if pool else []
-    price = _price(chosen, writer, sampling, rows=len(given), n=n)
-    if dry_run and not writer.here():
-        return Outcome.planned("diversify", [f"fetch or convert {writer.name}", price])
-    avoided = [example for path in avoid or [] for example in _to_avoid(path, reading)]
-    inputs = _inputs(chosen, writer, avoided) | ({"pool": loaded.identity} if loaded else {})
-    step = Step(verb="diversify", parameters=_parameters(name, chosen, sampling, n, seed), inputs=inputs)
-    folder, target = step.folder(base), step.folder(file) if file else None
-    if dry_run:
-        return would_run(step, folder, [price])
-    _check_target(target, folder, data)
-    links = {"pool": loaded.folder} if loaded else {}
-    if done := step.begin(folder, links=links):
-        if target and not target.exists():
-            _write_rows(pl.read_parquet(folder / GENERATED), target)
-        return done
-    say(f"{name}: {price}")
-    draw = Drawing(
-        generator=writer.load(), sampling=sampling, store=Store(Path(store)), avoided=Avoided(avoided)
+    awaits = writer.awaits() if dry_run else []
+    avoided = [] if awaits else [example for path in avoid or [] for example in _to_avoid(path, reading)]
+    inputs = {} if awaits else _inputs(chosen, writer, avoided)
+
+    def work(folder: Path) -> Done:
+        draw = Drawing(
+            generator=writer.load(), sampling=sampling, store=Store(Path(store)), avoided=Avoided(avoided)
+        )
+        made = _kept_apart(chosen(given, n=n, draw=draw, seed=seed), draw.avoided)
+        made = _noted_unanswered(name, made, draw)
+        facts = {"method": method, "written by": writer.name} | _written(name, made, given, folder)
+        facts |= {"file": target.name if target else None, "drawn in this run": draw.tally.draws}
+        return Done(facts=facts, tokens=draw.tally.tokens)
+
+    step = Step(
+        verb="diversify",
+        parameters=_parameters(name, chosen, sampling, n, seed),
+        inputs=inputs | ({"pool": loaded.identity} if loaded else {}),
+        links={"pool": loaded.folder} if loaded else {},
+        says=[_price(chosen, writer, sampling, rows=len(given), n=n)],
+        awaits=awaits,
+        work=work,
     )
-    made = _kept_apart(chosen(given, n=n, draw=draw, seed=seed), draw.avoided)
-    made = _noted_unanswered(name, made, draw)
-    facts = {"method": method, "written by": writer.name} | _written(name, made, given, folder, target)
-    facts["drawn in this run"] = draw.tally.draws
-    return step.finish(folder, facts=facts, started=started, links=links, tokens=draw.tally.tokens)
+    target = step.folder(file) if file else None
+    if not dry_run:
+        _check_target(target, step.folder(base), data)
+    outcome = run(step, base, dry_run=dry_run)
+    if target and not dry_run and (outcome.ran or not target.exists()):
+        _write_rows(pl.read_parquet(outcome.folder / GENERATED), target)
+    return outcome
 
 
 def _check(name: str, chosen: Diversifier, data: Sequence[str] | None, n: int | None) -> None:
@@ -137,9 +142,7 @@ def _parameters(
     return {"method": name, "settings": settings, "n": n, "seed": seed, **drawing}
 
 
-def _written(
-    name: str, made: Diversified, given: Sequence[Example], folder: Path, target: Path | None
-) -> dict[str, Any]:
+def _written(name: str, made: Diversified, given: Sequence[Example], folder: Path) -> dict[str, Any]:
     """Write what was made and what was refused, and return the figures to show.
 
     Raises:
@@ -154,28 +157,24 @@ def _written(
         notes.append(f"no figures of diversity: {error.message}; {error.hint}")
     for note in notes:
         say(f"{name}: {note}")
-    generated = _table(made.kept)
     write_frame(made.dropped, folder / DROPPED)
-    write_frame(generated, folder / GENERATED)
-    if target is not None:
-        _write_rows(generated, target)
+    write_frame(_table(made.kept), folder / GENERATED)
     return {
         "kept": len(made.kept),
         "refused": made.dropped.height,
         "refused because": counted(made.dropped),
         "notes": notes,
         **figures,
-        "file": target.name if target else None,
     }
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Writer:
-    """What writes: its name, its identity, whether it is here already, and how to load it."""
+    """What writes: its name, its identity, what has to be fetched first, and how to load it."""
 
     name: str
     identity: Callable[[], str]
-    here: Callable[[], bool]
+    awaits: Callable[[], list[str]]
     load: Callable[[], Generator]
 
 
@@ -185,7 +184,7 @@ def _writer(
     if not chosen.needs_generator:
         if generator is not None:
             raise UsageError("this method has no use for a generator", hint="leave --generator out")
-        return _Writer(name="rules", identity=lambda: "none", here=lambda: True, load=NoGenerator)
+        return _Writer(name="rules", identity=lambda: "none", awaits=list, load=NoGenerator)
     if generator == "vllm:":
         raise UsageError("vllm: names no model", hint="write --generator vllm:MODEL")
     if generator is not None and generator.startswith("vllm:"):
@@ -193,7 +192,7 @@ def _writer(
         return _vllm(generator, ModelRef(name=generator.removeprefix("vllm:"), **asdict(loading)))
     if generator is not None:
         server = ServerGenerator.parse(generator)
-        return _Writer(name=generator, identity=lambda: server.key, here=lambda: True, load=lambda: server)
+        return _Writer(name=generator, identity=lambda: server.key, awaits=list, load=lambda: server)
 
     look_up(model, loading)
     ref = ModelRef(name=model, **asdict(loading))
@@ -204,14 +203,8 @@ def _writer(
         return identify(pinned(ref, on=on))
 
     return _Writer(
-        name=ref.name, identity=identity, here=lambda: _is_here(ref), load=lambda: opened(ref, on=on)
+        name=ref.name, identity=identity, awaits=lambda: to_fetch(ref), load=lambda: opened(ref, on=on)
     )
-
-
-def _is_here(ref: ModelRef) -> bool:
-    from learnable.models.source import is_here
-
-    return is_here(ref)
 
 
 def _vllm(name: str, ref: ModelRef) -> _Writer:
@@ -227,7 +220,7 @@ def _vllm(name: str, ref: ModelRef) -> _Writer:
 
         return VllmGenerator(ref)
 
-    return _Writer(name=name, identity=identity, here=lambda: _is_here(ref), load=load)
+    return _Writer(name=name, identity=identity, awaits=lambda: to_fetch(ref), load=load)
 
 
 def _sampling(name: str, chosen: Diversifier, **given: float | None) -> Sampling:

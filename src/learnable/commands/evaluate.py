@@ -1,6 +1,5 @@
 """``learnable evaluate``: how good a model is, on local data."""
 
-import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import polars as pl
 
-from learnable.commands.inputs import given_part, length_limit, look_up, opened, pinned
+from learnable.commands.inputs import given_part, length_limit, look_up, opened, pinned, to_fetch
 from learnable.commands.options import Flat, Output
 from learnable.errors import ModelError, UsageError
 from learnable.evaluators import GRADES, EvaluatedModel, Evaluator, Specification, build_evaluator, parse
@@ -17,7 +16,8 @@ from learnable.evaluators import evaluate as graded
 from learnable.experiments import interval
 from learnable.runs.files import write_frame
 from learnable.runs.identity import fingerprint, source_of
-from learnable.runs.step import Outcome, Step
+from learnable.runs.records import Outcome
+from learnable.runs.step import Done, Step, run
 from learnable.runs.store import Store
 from learnable.settings import Loading
 from learnable.types import Example, ModelRef
@@ -109,6 +109,7 @@ def evaluate(
     max_length: int | None = None,
     on: str | None = None,
     store: str = "runs/store",
+    dry_run: bool = False,
     output: Output = "evaluation",
 ) -> Outcome:
     """Evaluate a model on local data: held-out loss, exact answers, rules, multiple choice, any lm-eval task.
@@ -122,46 +123,72 @@ def evaluate(
         max_length: Longest scored example in tokens; 2,048 or the model's own limit when not given.
         on: Where the model runs: here, or `ray[:ADDRESS]`, a model on each GPU of a Ray cluster, or on its CPUs.
         store: Folder of measurements; what is in it is never measured twice.
+        dry_run: Say what would run, and run nothing.
         output: Folder to write.
     """
-    started = time.monotonic()
     check_place([parse(text) for text in evaluations], on)
     look_up(model, loading)
     look_up(adapter, loading, reference=True)
     asked = evaluations_of(evaluations)
     from learnable.models.source import identify
 
-    ref = pinned(ModelRef(name=model, **asdict(loading)), on=on)
-    loading = replace(loading, dtype=ref.dtype)
+    ref = ModelRef(name=model, **asdict(loading))
+    awaits = to_fetch(ref) if dry_run else []
+    ref = ref if awaits else pinned(ref, on=on)
     longest = length_limit(ref, max_length)
-    inputs = {"model": identify(ref)} | {each.label: each.identity for each in asked}
-    part = given_part(adapter, loading) if adapter is not None else None
+    inputs = {each.label: each.identity for each in asked}
+    part = None
+    if not awaits:
+        inputs["model"] = identify(ref)
+        part = _adapter(adapter, replace(loading, dtype=ref.dtype)) if adapter is not None else None
     if part is not None:
-        if part[1] != "adapter":
-            raise ModelError(
-                f"{adapter} is a whole model, not an adapter",
-                hint=f"give it as the model: --model {adapter}",
-            )
-        inputs["adapter"] = part[2]
-    sources = {each.label: source_of(each.evaluator) for each in asked}
-    step = Step(verb="evaluate", parameters={"max_length": longest}, inputs=inputs, sources=sources)
-    folder = step.folder(output)
-    if done := step.begin(folder):
-        return done
-    network = opened(ref, on=on)
-    with network.adapter(Path(part[0])) if part is not None else nullcontext():
-        grades = graded_all(network, asked, store=Store(Path(store)), max_length=longest)
-    write_frame(grades, folder / "results.parquet")
-    facts: dict[str, Any] = {"model": model, "adapter": adapter}
+        inputs["adapter"] = part[1]
+
+    def work(folder: Path) -> Done:
+        network = opened(ref, on=on)
+        with network.adapter(part[0]) if part is not None else nullcontext():
+            grades = graded_all(network, asked, store=Store(Path(store)), max_length=longest)
+        write_frame(grades, folder / "results.parquet")
+        return Done(facts={"model": model, "adapter": adapter, **_summaries(asked, grades)})
+
+    items = sum(len(each.examples) for each in asked)
+    step = Step(
+        verb="evaluate",
+        parameters={"max_length": longest},
+        inputs=inputs,
+        sources={each.label: source_of(each.evaluator) for each in asked},
+        says=[f"{items:,} evaluation items"],
+        awaits=awaits,
+        work=work,
+    )
+    return run(step, output, dry_run=dry_run)
+
+
+def _adapter(name: str, loading: Loading) -> tuple[Path, str]:
+    """Return where an adapter is, and its identity.
+
+    Raises:
+        ModelError: If it is a whole model.
+    """
+    folder, kind, key = given_part(name, loading)
+    if kind != "adapter":
+        raise ModelError(
+            f"{name} is a whole model, not an adapter", hint=f"give it as the model: --model {name}"
+        )
+    return Path(folder), key
+
+
+def _summaries(asked: Sequence[Evaluation], grades: pl.DataFrame) -> dict[str, str]:
+    """Return the mean of each evaluation with its interval, in words, by label."""
+    found = {}
     for each in asked:
         mine = grades.filter(pl.col("evaluation") == each.label)
         mean = interval(mine["value"].to_numpy()[None, :])
-        facts[each.label] = (
+        words = (
             f"{mean.mean:.4g} ({mean.low:.4g} to {mean.high:.4g}) {each.evaluator.unit}, {mean.items:,} items"
         )
-        if mean.ungraded:
-            facts[each.label] += f", {mean.ungraded:,} could not be graded"
-    return step.finish(folder, facts=facts, started=started)
+        found[each.label] = words + (f", {mean.ungraded:,} could not be graded" if mean.ungraded else "")
+    return found
 
 
 def graded_all(

@@ -20,7 +20,7 @@ from learnable.commands.score import vectors_of
 from learnable.errors import StoreError, UsageError
 from learnable.explorer import Sheet
 from learnable.runs.progress import say
-from learnable.runs.step import DONE, Outcome, read_outcome
+from learnable.runs.records import DONE, Outcome, read_outcome
 
 KINDS = ("select", "compare", "score")
 """What there is to look at; of a run's steps the first kind that is there."""

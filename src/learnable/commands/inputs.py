@@ -1,9 +1,5 @@
 """What a command is given, found: a pool, a reference, an earlier step."""
 
-import atexit
-import shutil
-import tempfile
-from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +16,7 @@ from learnable.objects.given import reference_identity as reference_identity
 from learnable.objects.given import reference_models as reference_models
 from learnable.objects.given import render_rows as render_rows
 from learnable.objects.given import say_left_out as say_left_out
-from learnable.runs.step import DONE, Outcome, Step
+from learnable.runs.records import BEGUN, DONE, Outcome
 from learnable.settings import Loading, Reading
 from learnable.types import ModelRef, Pool
 
@@ -38,7 +34,7 @@ def pool_of(
         reading: How to read rows.
         output: Of the command; with ``{fingerprint}`` in it, the pool's folder ends with the pool's own fingerprint.
         holdout: Share of each source to set aside.
-        dry_run: Load into a folder that is gone when the process ends.
+        dry_run: As of `load`.
     """
     if len(data) == 1 and (rows.is_pool(Path(data[0])) or (Path(data[0]) / DONE).is_file()):
         loaded = finished(data[0], "load")
@@ -49,19 +45,11 @@ def pool_of(
             )
     else:
         base = output.replace("{fingerprint}", "").rstrip("/-")
-        if dry_run:
-            base = str(_gone_at_exit() / Path(base).name)
         # Two names, so that asking for held-out rows later does not run into the pool without them.
         suffix = "-pool-heldout" if holdout else "-pool"
         own = "-{fingerprint}" if "{fingerprint}" in output else ""
-        loaded = load(data, reading=reading, holdout=holdout, output=base + suffix + own)
+        loaded = load(data, reading=reading, holdout=holdout, output=base + suffix + own, dry_run=dry_run)
     return rows.load_pool(loaded.folder), loaded
-
-
-def _gone_at_exit() -> Path:
-    folder = tempfile.mkdtemp()
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return Path(folder)
 
 
 def look_up(name: str | None, loading: Loading, *, reference: bool = False) -> None:
@@ -119,7 +107,13 @@ def most_bad(loaded: Outcome) -> float:
     return Reading(on_error=loaded.facts["on_error"]).most_bad
 
 
-def would_run(step: Step, folder: Path, price: Iterable[str]) -> Outcome:
-    """Return what a step would cost, without running it."""
-    lines = ["done already"] if step.is_done(folder) else list(price)
-    return Outcome.planned(step.verb, lines, folder=folder, identity=step.identity)
+def to_fetch(ref: ModelRef) -> list[str]:
+    """Return what is to be said of a model that is not on this machine yet; nothing of one that is."""
+    from learnable.models.source import is_here
+
+    return [] if is_here(ref) else [f"fetch or convert {ref.name}"]
+
+
+def is_made(path: str | Path) -> bool:
+    """Tell whether what a step reads is there: in a dry run of a recipe, what earlier steps make is not."""
+    return Path(path).exists() and not ((Path(path) / BEGUN).is_file() and not (Path(path) / DONE).is_file())

@@ -17,8 +17,8 @@ from learnable.evaluators import GenerationEvaluator, completions, question_of
 from learnable.experiments import RATIOS, UNTUNED, Lesson, buffering
 from learnable.mixing import Mixture
 from learnable.runs.identity import fingerprint
+from learnable.runs.locks import waiting_lock
 from learnable.runs.progress import say
-from learnable.runs.step import waiting_lock
 from learnable.runs.store import Store
 from learnable.settings import NewToken, NewTokens, Tuning
 from learnable.types import Example, Message, ModelRef, Rendered

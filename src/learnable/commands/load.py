@@ -1,8 +1,10 @@
 """``learnable load``: rows in."""
 
+import atexit
 import json
-import time
-from dataclasses import asdict
+import shutil
+import tempfile
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -11,8 +13,10 @@ from learnable.commands.options import Flat, Output
 from learnable.commands.understood import understood
 from learnable.errors import UsageError
 from learnable.runs.files import replacing
+from learnable.runs.price import Price
 from learnable.runs.progress import say
-from learnable.runs.step import Outcome, Step
+from learnable.runs.records import Outcome
+from learnable.runs.step import Done, Step, run
 from learnable.settings import Reading
 
 HELDOUT = "heldout.jsonl"
@@ -23,6 +27,7 @@ def load(
     *,
     reading: Annotated[Reading, Flat] = Reading(),
     holdout: float = 0.0,
+    dry_run: bool = False,
     output: Output = "pool",
 ) -> Outcome:
     """Read rows of any common fine-tuning format into a pool of distinct conversations.
@@ -32,9 +37,9 @@ def load(
             `starter-task-test`.
         reading: How to read rows.
         holdout: Share of each source, such as 0.1, to set aside in heldout.jsonl for evaluation; never chosen.
+        dry_run: Read the rows, and write nothing that stays.
         output: Folder to write.
     """
-    started = time.monotonic()
     if len(data) == 1 and rows.is_pool(Path(data[0])):
         raise UsageError(f"{data[0]} was loaded before", hint="give it to train or score as it is")
     if not 0 <= holdout < 1:
@@ -43,10 +48,30 @@ def load(
         )
     where = {f"data {i}": _absolute(given) for i, given in enumerate(data)}
     content = {f"content {i}": digest for i, digest in enumerate(rows.digests(data))}
-    step = Step(verb="load", parameters={**where, **asdict(reading), "holdout": holdout}, inputs=content)
-    folder = step.folder(output)
-    if done := step.begin(folder):
-        return done
+    step = Step(
+        verb="load",
+        parameters={**where, **asdict(reading), "holdout": holdout},
+        inputs=content,
+        work=lambda folder: _read(data, reading, holdout, folder),
+    )
+    if not dry_run or step.is_done(step.folder(output)):
+        outcome = run(step, output)
+    else:
+        outcome = run(step, _gone_at_exit() / Path(output).name)
+    if not dry_run:
+        return outcome
+    would = [f"no pass: {outcome.facts['examples']:,} examples of {outcome.facts['rows']:,} rows"]
+    return replace(outcome, facts={**outcome.facts, "would run": would}, price=Price())
+
+
+def _gone_at_exit() -> Path:
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
+
+
+def _read(data: list[str], reading: Reading, holdout: float, folder: Path) -> Done:
+    """Read the rows into a pool, and set some aside."""
     pool = rows.read(data, **asdict(reading))
     for line in understood(pool):
         say(line)
@@ -71,7 +96,7 @@ def load(
     }
     if bad:
         say(f"{folder / 'rows.parquet'} lists the rows left out, and so will dropped.jsonl of a selection")
-    return step.finish(folder, facts=facts, started=started, identity=rows.pool_identity(pool))
+    return Done(facts=facts, identity=rows.pool_identity(pool))
 
 
 def _absolute(given: str) -> str:

@@ -1,6 +1,5 @@
 """``learnable report``: a selection, a comparison or a lesson in, one HTML page out."""
 
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,7 +9,7 @@ import polars as pl
 
 from learnable import data as rows
 from learnable.commands.course import GENERAL, SEEN, UNSEEN
-from learnable.commands.inputs import finished
+from learnable.commands.inputs import finished, is_made
 from learnable.commands.options import Flat, Output
 from learnable.commands.token_losses import TokenLosses
 from learnable.errors import ModelError, StoreError, TrainError, UsageError
@@ -36,7 +35,8 @@ from learnable.pages import (
 from learnable.pages.lesson.facts import Asked
 from learnable.runs.files import replacing
 from learnable.runs.progress import say
-from learnable.runs.step import Outcome, Step, read_outcome
+from learnable.runs.records import Outcome, read_outcome
+from learnable.runs.step import Done, Step, run
 from learnable.runs.store import Store
 from learnable.settings import Loading
 from learnable.types import Example, ModelRef
@@ -55,6 +55,7 @@ def report(
     tokens: int | None = None,
     loading: Annotated[Loading, Flat] = Loading(),
     store: str = "runs/store",
+    dry_run: bool = False,
     output: Output = "report",
 ) -> Outcome:
     """Write one HTML page about a selection, a comparison or a lesson; it opens offline.
@@ -67,9 +68,11 @@ def report(
             given, 0 for none.
         loading: How to load the model for them; its dtype is the one it was scored with.
         store: Folder of measurements; what is in it is never measured twice.
+        dry_run: Say what would run, and run nothing.
         output: Folder to write.
     """
-    started = time.monotonic()
+    if dry_run and not is_made(selection):
+        return Outcome.planned("report", Path(output), [f"no pass of its own: after {selection}"])
     given = _given(selection)
     kind = KINDS[given.verb]
     title = title or kind
@@ -80,28 +83,34 @@ def report(
         raise UsageError(
             f"tokens and how to load a model have no effect on the report of a {kind}", hint="leave them out"
         )
-    step = Step(verb="report", parameters=parameters, inputs={kind: given.identity})
-    folder = step.folder(output)
-    links = {kind: given.folder}
-    if done := step.begin(folder, links=links):
-        return done
-    command, computed = command or f"learnable report {selection}", 0
-    if kind == "selection":
-        facts = gather(given, title=title, command=command)
-        facts, computed = with_tokens(
-            facts, given, parameters["tokens"], loading=loading, store=Store(Path(store))
-        )
-        page, warnings = render_selection(facts), selection_warnings(facts)
-    elif kind == "lesson":
-        taught = gather_lesson(given, title=title, command=command)
-        page, warnings = render_lesson(taught), lesson_warnings(taught)
-    else:
-        compared = gather_comparison(given, title=title, command=command)
-        page, warnings = render_comparison(compared), comparison_warnings(compared)
-    with replacing(folder / "report.html") as part:
-        part.write_text(page, encoding="utf-8")
-    shown = {"report": str(folder / "report.html"), "warnings": warnings}
-    return step.finish(folder, facts=shown, started=started, links=links, tokens=computed)
+    command = command or f"learnable report {selection}"
+
+    def work(folder: Path) -> Done:
+        computed = 0
+        if kind == "selection":
+            facts = gather(given, title=title, command=command)
+            facts, computed = with_tokens(
+                facts, given, parameters["tokens"], loading=loading, store=Store(Path(store))
+            )
+            page, warnings = render_selection(facts), selection_warnings(facts)
+        elif kind == "lesson":
+            taught = gather_lesson(given, title=title, command=command)
+            page, warnings = render_lesson(taught), lesson_warnings(taught)
+        else:
+            compared = gather_comparison(given, title=title, command=command)
+            page, warnings = render_comparison(compared), comparison_warnings(compared)
+        with replacing(folder / "report.html") as part:
+            part.write_text(page, encoding="utf-8")
+        return Done(facts={"report": str(folder / "report.html"), "warnings": warnings}, tokens=computed)
+
+    step = Step(
+        verb="report",
+        parameters=parameters,
+        inputs={kind: given.identity},
+        links={kind: given.folder},
+        work=work,
+    )
+    return run(step, output, dry_run=dry_run)
 
 
 def _given(folder: str) -> Outcome:

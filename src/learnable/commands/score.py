@@ -1,8 +1,8 @@
 """``learnable score``: the losses of a pool, and formulas over them."""
 
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from learnable.commands.inputs import (
     finished,
+    is_made,
     length_limit,
     look_up,
     most_bad,
@@ -22,7 +23,7 @@ from learnable.commands.inputs import (
     reference_identity,
     reference_models,
     render_rows,
-    would_run,
+    to_fetch,
 )
 from learnable.commands.options import Flat, Output
 from learnable.errors import ModelError, UsageError
@@ -43,12 +44,14 @@ from learnable.measure import (
 from learnable.runs.files import write_frame
 from learnable.runs.identity import fingerprint, source_of
 from learnable.runs.progress import say
-from learnable.runs.step import DONE, Outcome, Step
+from learnable.runs.records import DONE, Outcome
+from learnable.runs.step import Done, Step
+from learnable.runs.step import run as execute
 from learnable.runs.store import Store
 from learnable.scorers import END_OF_TURN_SHARE, SCORERS, end_of_turn_share
 from learnable.settings import Loading, Reading
 from learnable.spec import build
-from learnable.types import Example, Measure, ModelRef, Rendered, Scorer
+from learnable.types import Example, Measure, ModelRef, Pool, Rendered, Scorer
 
 if TYPE_CHECKING:
     from learnable.models import LanguageModel
@@ -104,83 +107,123 @@ def score(
         dry_run: Say what would run, and run nothing.
         output: Folder to write.
     """
-    from learnable.models import left_out
-    from learnable.models.source import identify, is_here
-
-    started = time.monotonic()
     names = list(scorers or (WITHOUT_REFERENCE if reference is None else WITH_REFERENCE))
     methods: dict[str, Scorer] = {name: build("scorer", name, SCORERS) for name in names}
     needs = _needs(methods, reference)
-    compares = reference is not None and "loss_after" in needs
     ref = ModelRef(name=model, **asdict(loading))
     longest = length_limit(ref, max_length)
     # A dry run of a recipe has not made its reference yet.
-    look_up(None if dry_run else reference, loading, reference=True)
+    made = reference is None or not dry_run or is_made(reference)
+    look_up(reference if made else None, loading, reference=True)
     pool, loaded = pool_of(data, reading, output, dry_run=dry_run)
-    price = price_of(len(pool), needs - ({"loss_after"} if _kept_losses(reference) else set()), vectors)
-    if dry_run and not is_here(ref):
-        return Outcome.planned("score", [f"fetch or convert {model}", *price])
-    ref = pinned(ref, on=on)
+    from learnable.models.source import identify
+
+    awaits = to_fetch(ref) if dry_run else []
+    inputs, links = {"pool": loaded.identity}, {"pool": loaded.folder}
+    if not awaits:
+        ref = pinned(ref, on=on)
+        inputs["base"] = identify(ref)
     loading = replace(loading, dtype=ref.dtype)
-    inputs = {"pool": loaded.identity, "base": identify(ref)}
-    if reference is not None:
-        if dry_run and not Path(reference).exists():
-            return Outcome.planned("score", ["after the reference", *price])
+    if reference is not None and not made:
+        awaits.append("after the reference")
+    elif reference is not None and not awaits:
         inputs["reference"] = reference_identity(reference, loading, inputs["base"])
-    parameters = {
-        "scorers": {name: fingerprint(method) for name, method in methods.items()},
-        "max_length": longest,
-        "vectors": vectors,
-    }
-    sources = {name: source_of(method) for name, method in methods.items()}
-    step = Step(verb="score", parameters=parameters, inputs=inputs, sources=sources)
-    folder = step.folder(output)
-    if dry_run:
-        return would_run(step, folder, price)
-    links = {"pool": loaded.folder}
-    if reference is not None and (Path(reference) / DONE).is_file():
-        links["reference"] = Path(reference)
-    if done := step.begin(folder, links=links):
-        return done
-    say(f"scoring {len(pool):,} examples: {', '.join(price)}")
-    network = opened(ref, on=on)
-    if network.renderer.uses_default_template:
-        say(f"{model} brings no chat template: the default one is used (### Instruction / ### Response)")
-    examples = list(pool.iter_examples())
-    rendered = render_rows(network.renderer, examples, max_length=longest, most_refused=most_bad(loaded))
-    frame = pl.concat([pool.examples.select("id", "source"), lengths(rendered).drop("id")], how="horizontal")
-    passes = _Passes(network, rendered, frame, Store(Path(store)), longest, ends=compares)
-    measured = [*passes.base(needs), *passes.alone(needs)]
-    if reference is not None and compares:
-        measured += passes.reference(reference_models(reference, loading), loading, needs=needs, on=on)
-    frame = frame.with_columns(measured)
-    frame = frame.with_columns(
-        pl.Series(name, method(frame), dtype=pl.Float32) for name, method in methods.items()
+        if (Path(reference) / DONE).is_file():
+            links["reference"] = Path(reference)
+    scoring = _Scoring(
+        ref=ref,
+        loading=loading,
+        reference=reference,
+        methods=methods,
+        needs=needs,
+        pool=pool,
+        longest=longest,
+        vectors=vectors,
+        on=on,
+        store=Store(Path(store)),
     )
-    if vectors != "none":
-        write_frame(frame.select("id", vector=passes.vectors(vectors, examples)), folder / VECTORS)
-    # What is known of each token stays in the store; a table of scores has one number in each cell.
-    frame = frame.drop("token_losses_before", "token_losses_alone", strict=False)
-    write_frame(frame, folder / "scores.parquet")
-    total = int(frame["tokens"].sum())
-    facts = {
-        "examples": frame.height,
-        "tokens": total,
-        "truncated": int(frame["truncated"].sum()),
-        "undefined": frame["undefined"].drop_nulls().len(),
-        "model": model,
-        "dtype": str(network.dtype),
-        "max_length": longest,
-        "scorers": names,
-        "vectors": vectors,
-        **(_learning_to_stop(frame) if compares else {}),
-        **rules_of(methods),
-        **({"left out": cut} if (cut := left_out(rendered)) else {}),
-        **({"chat template": ref.chat_template} if ref.chat_template else {}),
-    }
-    return step.finish(
-        folder, facts=facts, started=started, links=links, tokens=passes.tokens, pool_tokens=total
+    step = Step(
+        verb="score",
+        parameters={
+            "scorers": {name: fingerprint(method) for name, method in methods.items()},
+            "max_length": longest,
+            "vectors": vectors,
+        },
+        inputs=inputs,
+        sources={name: source_of(method) for name, method in methods.items()},
+        links=links,
+        says=price_of(len(pool), needs - ({"loss_after"} if _kept_losses(reference) else set()), vectors),
+        awaits=awaits,
+        work=partial(scoring.work, most_refused=most_bad(loaded)),
     )
+    return execute(step, output, dry_run=dry_run)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Scoring:
+    """What is to be measured, and the formulas over it; ``needs`` are the columns of these."""
+
+    ref: ModelRef
+    loading: Loading
+    reference: str | None
+    methods: dict[str, Scorer]
+    needs: set[str]
+    pool: Pool
+    longest: int
+    vectors: Vectors
+    on: str | None
+    store: Store
+
+    def work(self, folder: Path, *, most_refused: float) -> Done:
+        """Measure what is missing, and write the table of scores."""
+        network = opened(self.ref, on=self.on)
+        if network.renderer.uses_default_template:
+            say(
+                f"{self.ref.name} brings no chat template: the default one is used (### Instruction / ### Response)"
+            )
+        examples = list(self.pool.iter_examples())
+        rendered = render_rows(network.renderer, examples, max_length=self.longest, most_refused=most_refused)
+        known = self.pool.examples.select("id", "source")
+        frame = pl.concat([known, lengths(rendered).drop("id")], how="horizontal")
+        compares = self.reference is not None and "loss_after" in self.needs
+        passes = _Passes(network, rendered, frame, self.store, self.longest, ends=compares)
+        measured = [*passes.base(self.needs), *passes.alone(self.needs)]
+        if self.reference is not None and compares:
+            references = reference_models(self.reference, self.loading)
+            measured += passes.reference(references, self.loading, needs=self.needs, on=self.on)
+        frame = frame.with_columns(measured)
+        frame = frame.with_columns(
+            pl.Series(name, method(frame), dtype=pl.Float32) for name, method in self.methods.items()
+        )
+        if self.vectors != "none":
+            vectors = passes.vectors(self.vectors, examples)
+            write_frame(frame.select("id", vector=vectors), folder / VECTORS)
+        # What is known of each token stays in the store; a table of scores has one number in each cell.
+        frame = frame.drop("token_losses_before", "token_losses_alone", strict=False)
+        write_frame(frame, folder / "scores.parquet")
+        facts = self._facts(frame, rendered, dtype=str(network.dtype), compares=compares)
+        return Done(facts=facts, tokens=passes.tokens, pool_tokens=facts["tokens"])
+
+    def _facts(
+        self, frame: pl.DataFrame, rendered: Sequence[Rendered], *, dtype: str, compares: bool
+    ) -> dict[str, Any]:
+        from learnable.models import left_out
+
+        return {
+            "examples": frame.height,
+            "tokens": int(frame["tokens"].sum()),
+            "truncated": int(frame["truncated"].sum()),
+            "undefined": frame["undefined"].drop_nulls().len(),
+            "model": self.ref.name,
+            "dtype": dtype,
+            "max_length": self.longest,
+            "scorers": list(self.methods),
+            "vectors": self.vectors,
+            **(_learning_to_stop(frame) if compares else {}),
+            **rules_of(self.methods),
+            **({"left out": cut} if (cut := left_out(rendered)) else {}),
+            **({"chat template": self.ref.chat_template} if self.ref.chat_template else {}),
+        }
 
 
 def _learning_to_stop(frame: pl.DataFrame) -> dict[str, Any]:

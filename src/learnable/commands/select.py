@@ -1,7 +1,6 @@
 """``learnable select``: scores in, chosen rows out."""
 
 import inspect
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
@@ -11,7 +10,7 @@ from typing import Annotated, Any
 import polars as pl
 
 from learnable import data as rows
-from learnable.commands.inputs import finished
+from learnable.commands.inputs import finished, is_made
 from learnable.commands.options import Flat, Output, Several
 from learnable.commands.score import rules_of, vectors_of
 from learnable.commands.selection_card import selection_card
@@ -22,7 +21,8 @@ from learnable.explorer import read_ids
 from learnable.runs.files import replacing, write_frame
 from learnable.runs.identity import file_digest, fingerprint, source_of
 from learnable.runs.progress import say
-from learnable.runs.step import Outcome, Step
+from learnable.runs.records import Outcome
+from learnable.runs.step import Done, Step, run
 from learnable.scorers import SCORERS
 from learnable.selectors import SELECTORS, PerSource, Thresholds, choose, count_asked
 from learnable.spec import build
@@ -57,6 +57,7 @@ def select(
     ban: Annotated[list[str] | None, Several] = None,
     export: Trainer | None = None,
     license: str | None = None,
+    dry_run: bool = False,
     output: Output = "selection",
 ) -> Outcome:
     """Choose examples within a budget, and write the chosen rows exactly as they came.
@@ -84,10 +85,12 @@ def select(
         export: Also write the conversations and a configuration for a trainer: trl, llamafactory or axolotl.
         license: License of the rows, such as apache-2.0, for the card of the selection; what the rows say in a column
             `license` when not given.
+        dry_run: Say what would run, and run nothing.
         output: Folder to write.
     """
-    started = time.monotonic()
     asked = Budget.parse(budget)
+    if dry_run and not is_made(scores):
+        return Outcome.planned("select", Path(output), [f"no pass: after {scores}"])
     scored = finished(scores, "score") if Path(scores).is_dir() else None
     _check_fits(scores, losses=bool(before or after), export=export, license=license)
     table = scored.folder / "scores.parquet" if scored else Path(scores)
@@ -105,70 +108,84 @@ def select(
     }
     method = build("selector", selector, SELECTORS)
     parameters["selector"] = f"{selector} {fingerprint(method)}"
-    inputs = {"scores": scored.identity if scored else file_digest(Path(scores))}
     sources = {selector: source_of(method)}
     sources |= {} if scored else {name: source_of(known()) for name, known in SCORERS.items()}
-    step = Step(verb="select", parameters=parameters, inputs=inputs, sources=sources)
-    folder = step.folder(output)
-    links = {"scores": scored.folder} if scored else {}
-    if done := step.begin(folder, links=links):
-        return done
     rules = scored.facts if scored else rules_of({name: known() for name, known in SCORERS.items()})
     if by in rules["lowest first"]:
         lowest = not lowest
-    if thresholds.max_score is None and by in rules.get("max score", {}):
-        thresholds = replace(thresholds, max_score=rules["max score"][by])
-        say(f"{by} above {thresholds.max_score:g} is left out, as in its paper; --max-score inf keeps it")
-    alike = per_cluster != "none" or max_similarity is not None or getattr(method, "needs_vectors", False)
-    vectors = vectors_of(scored.folder) if scored and alike else None
-    with ExitStack() as stack:
-        stack.enter_context(_reading(table))
-        if not scored:
-            part = stack.enter_context(replacing(folder / "scores.parquet"))
-            _write(frame, part)
-            frame = pl.scan_parquet(part)
-        selection = choose(
-            frame,
-            by=by,
-            budget=asked,
-            selector=method,
-            lowest=lowest,
-            per_source=per_source,
-            per_cluster=per_cluster,
-            clusters=clusters,
-            vectors=vectors,
-            max_similarity=max_similarity,
-            where=where,
-            thresholds=thresholds,
-            seed=seed,
-            pins=pins,
-            bans=bans,
-        )
-        facts = _facts(frame, selection.kept, asked, by) | {"selector": selector, "lowest": lowest}
-        facts |= {"pinned": int(selection.kept["pinned"].sum())} if pins else {}
-        facts |= {"banned": len(_distinct(bans))} if bans else {}
-        write_frame(selection.kept, folder / "kept.parquet")
-        with replacing(folder / "dropped.parquet") as part:
-            _write(selection.dropped.lazy(), part)
-        if not scored:
-            paths = [folder / "selected.parquet"]
-            write_frame(_rows_of(frame, selection.kept), paths[0])
-    if scored:
-        pool = rows.load_pool(scored.links["pool"], conversations=False)
-        ids = selection.kept["id"]
-        paths = rows.write_rows(pool, ids.to_list(), folder / "selected")
-        rows.write_dropped(pool, selection.dropped, folder / "dropped.jsonl")
-        given = parameters | {"budget": budget, "selector": selector, "pin": list(pins), "ban": list(bans)}
-        given["max_score"] = thresholds.max_score  # also where it is the paper's
-        text = selection_card(
-            scored, pool, ids=ids, paths=paths, facts=facts, options=_options(given), license=license
-        )
-        with replacing(folder / "selected" / CARD) as part:
-            part.write_text(text, encoding="utf-8")
-        if export:
-            facts["exported"] = _export(scored, ids.to_list(), folder, export)
-    facts["written"] = [str(path.relative_to(folder)) for path in paths]
-    return step.finish(folder, facts=facts, started=started, links=links)
+    papers = rules.get("max score", {}).get(by) if thresholds.max_score is None else None
+    if papers is not None:
+        thresholds = replace(thresholds, max_score=papers)
+
+    def work(folder: Path) -> Done:
+        if papers is not None:
+            say(f"{by} above {papers:g} is left out, as in its paper; --max-score inf keeps it")
+        alike = per_cluster != "none" or max_similarity is not None or getattr(method, "needs_vectors", False)
+        vectors = vectors_of(scored.folder) if scored and alike else None
+        known = frame
+        with ExitStack() as stack:
+            stack.enter_context(_reading(table))
+            if not scored:
+                part = stack.enter_context(replacing(folder / "scores.parquet"))
+                _write(frame, part)
+                known = pl.scan_parquet(part)
+            selection = choose(
+                known,
+                by=by,
+                budget=asked,
+                selector=method,
+                lowest=lowest,
+                per_source=per_source,
+                per_cluster=per_cluster,
+                clusters=clusters,
+                vectors=vectors,
+                max_similarity=max_similarity,
+                where=where,
+                thresholds=thresholds,
+                seed=seed,
+                pins=pins,
+                bans=bans,
+            )
+            facts = _facts(known, selection.kept, asked, by) | {"selector": selector, "lowest": lowest}
+            facts |= {"pinned": int(selection.kept["pinned"].sum())} if pins else {}
+            facts |= {"banned": len(_distinct(bans))} if bans else {}
+            write_frame(selection.kept, folder / "kept.parquet")
+            with replacing(folder / "dropped.parquet") as part:
+                _write(selection.dropped.lazy(), part)
+            if not scored:
+                paths = [folder / "selected.parquet"]
+                write_frame(_rows_of(known, selection.kept), paths[0])
+        if scored:
+            pool = rows.load_pool(scored.links["pool"], conversations=False)
+            ids = selection.kept["id"]
+            paths = rows.write_rows(pool, ids.to_list(), folder / "selected")
+            rows.write_dropped(pool, selection.dropped, folder / "dropped.jsonl")
+            given = parameters | {
+                "budget": budget,
+                "selector": selector,
+                "pin": list(pins),
+                "ban": list(bans),
+            }
+            given["max_score"] = thresholds.max_score  # also where it is the paper's
+            text = selection_card(
+                scored, pool, ids=ids, paths=paths, facts=facts, options=_options(given), license=license
+            )
+            with replacing(folder / "selected" / CARD) as part:
+                part.write_text(text, encoding="utf-8")
+            if export:
+                facts["exported"] = _export(scored, ids.to_list(), folder, export)
+        facts["written"] = [str(path.relative_to(folder)) for path in paths]
+        return Done(facts=facts)
+
+    step = Step(
+        verb="select",
+        parameters=parameters,
+        inputs={"scores": scored.identity if scored else file_digest(Path(scores))},
+        sources=sources,
+        links={"scores": scored.folder} if scored else {},
+        work=work,
+    )
+    return run(step, output, dry_run=dry_run)
 
 
 def _check_fits(scores: str, *, losses: bool, export: Trainer | None, license: str | None) -> None:

@@ -14,7 +14,7 @@ from learnable import data as rows
 from learnable.commands.inputs import finished
 from learnable.data.card import Card, CardInput, card, code, read_output
 from learnable.errors import StoreError
-from learnable.runs.step import DONE, Outcome, read_json
+from learnable.runs.records import DONE, Outcome, read_json
 from learnable.scorers import SCORERS
 from learnable.selectors import SELECTORS
 from learnable.settings import Reading, Reference

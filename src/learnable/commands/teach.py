@@ -1,7 +1,6 @@
 """``learnable teach``: a model learns a task in several ways, and is asked in words that it has not seen."""
 
 import shutil
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from learnable.commands.course import (
     write_rows,
 )
 from learnable.commands.evaluate import Evaluation, check_place, evaluations_of
-from learnable.commands.inputs import length_limit, most_bad, pinned, pool_of, would_run
+from learnable.commands.inputs import is_made, length_limit, most_bad, pinned, pool_of, to_fetch
 from learnable.commands.lessons import Lessons, Taught
 from learnable.commands.load import HELDOUT
 from learnable.commands.options import Flat, Output, Several
@@ -29,7 +28,8 @@ from learnable.experiments import UNTUNED, Init, Lesson, Measured, lesson_table,
 from learnable.mixing import MIXTURES, Material, Mixing, Mixture, mixture
 from learnable.runs.files import replacing, write_frame
 from learnable.runs.identity import fingerprint, source_of
-from learnable.runs.step import DONE, Outcome, Step
+from learnable.runs.records import DONE, Outcome
+from learnable.runs.step import Done, Step, run
 from learnable.settings import Loading, NewToken, Reading, Tuning
 from learnable.types import ModelRef
 
@@ -102,7 +102,6 @@ def teach(
         dry_run: Say what would run, and run nothing.
         output: Folder to write.
     """
-    started = time.monotonic()
     _check(tuning, seeds=seeds, gradients=gradients, confidence=confidence)
     lessons = parse_lessons(arms or _usual(paraphrases, buffer), init=init, known=MIXTURES)
     baseline = _baseline(lessons)
@@ -113,15 +112,14 @@ def teach(
             hint='give --tokens "<sep>=what it means"',
         )
     made = {"paraphrases": paraphrases, "buffer": buffer, "facts": facts, "constrained": constrained}
-    if dry_run and (waiting := [name for name, path in made.items() if path and not Path(path).exists()]):
+    if dry_run and (waiting := [name for name, path in made.items() if path and not is_made(path)]):
         count = seeds * sum(lesson.mixture != UNTUNED for lesson in lessons)
-        return Outcome.planned(
-            "teach", [f"{count} trainings, on {' and '.join(waiting)} that are made first"]
-        )
+        says = f"{count} trainings, on {' and '.join(waiting)} that are made first"
+        return Outcome.planned("teach", Path(output), [says])
     if test is None and task == [STARTER_TASK]:
         test = STARTER_TEST
     check_place([parse(text) for text in evaluate or ()], on)
-    from learnable.models.source import identify, is_here
+    from learnable.models.source import identify
 
     ref = ModelRef(name=model, **asdict(loading))
     longest = length_limit(ref, max_length)
@@ -138,9 +136,8 @@ def teach(
     asked = [parse(text) for text in dict.fromkeys(evaluate or usual_evaluations(course.task))]
     elsewhere = evaluations_of([text for text in evaluate or () if parse(text).path is not None])
     _check_evaluators(asked)
-    if dry_run and not is_here(ref):
-        return Outcome.planned("teach", [f"fetch or convert {model}"])
-    ref = pinned(ref, on=on)
+    awaits = to_fetch(ref) if dry_run else []
+    ref = ref if awaits else pinned(ref, on=on)
     parameters: dict[str, Any] = {
         # In their order: the first may be the baseline, the last the one whose model is kept.
         "arms": [[lesson.label, fingerprint(lesson)] for lesson in lessons],
@@ -154,82 +151,96 @@ def teach(
         "max_length": longest,
         "confidence": confidence,
     }
-    inputs = {"base": identify(ref), **course.identity, **{each.label: each.identity for each in elsewhere}}
-    sources = {each.label: source_of(build_evaluator(each)) for each in asked}
-    step = Step(verb="teach", parameters=parameters, inputs=inputs, sources=sources)
-    folder = step.folder(output)
-    if dry_run:
-        return would_run(step, folder, _price(lessons, seeds, course, asked, elsewhere))
+    inputs = {
+        "base": "" if awaits else identify(ref),
+        **course.identity,
+        **{each.label: each.identity for each in elsewhere},
+    }
     links = {"pool": loaded.folder}
     links |= {name: Path(path) for name, path in made.items() if path and (Path(path) / DONE).is_file()}
-    if done := step.begin(folder, links=links):
-        return done
-    passes = Lessons(
-        ref=ref,
-        longest=longest,
-        store=Path(store),
-        tuning=tuning,
-        added=added,
-        most_refused=most_bad(loaded),
-        on=on,
+
+    def work(folder: Path) -> Done:
+        passes = Lessons(
+            ref=ref,
+            longest=longest,
+            store=Path(store),
+            tuning=tuning,
+            added=added,
+            most_refused=most_bad(loaded),
+            on=on,
+        )
+        # All of them, before anything is written or trained: some token may not be one that can be added.
+        bases = [passes.base(lesson, 0) for lesson in lessons]
+        evaluations = [*evaluations_here(course, asked, folder), *elsewhere]
+        lengths = passes.lengths(
+            [*course.task, *course.material.paraphrases, *course.material.buffer], bases[0]
+        )
+        material = replace(course.material, tokens=lengths)
+        taught = passes.train(lessons, seeds, lambda name, seed: mixture(name, material, seed=seed))
+        concepts = {token.text: words or ([token.meaning] if token.meaning else []) for token in added}
+        results, distances, samples = passes.evaluate(
+            taught, evaluations, concepts=concepts, tests=course.asked
+        )
+        trained = _arm_table(taught)
+        frames = {
+            "arms": trained,
+            "results": results,
+            "table": lesson_table(
+                results,
+                trained,
+                evaluations=[
+                    Measured(
+                        label=each.label,
+                        unit=each.evaluator.unit,
+                        higher_is_better=each.evaluator.higher_is_better,
+                    )
+                    for each in evaluations
+                ],
+                baseline=baseline,
+                confidence=confidence,
+            ),
+            "concepts": distances,
+            "samples": samples,
+        }
+        frames["wordings"], figures = instruction_map(course)
+        for name, frame in frames.items():
+            write_frame(frame, folder / f"{name}.parquet")
+        if gradients and material.buffer:
+            write_frame(_gradients(passes, bases[0], material, gradients), folder / "buffering.parquet")
+        kept = next((one for one in taught if one.lesson.mixture == "delia" and one.seed == 0), None)
+        kept = kept or next(one for one in reversed(taught) if one.trained is not None and one.seed == 0)
+        _keep(kept, tuning, folder)
+        facts_shown: dict[str, Any] = {
+            "model": model,
+            "task": len(course.task),
+            "tests": len(course.asked),
+            "buffer": len(material.buffer),
+            "arms": [lesson.label for lesson in lessons],
+            "baseline": baseline,
+            "evaluations": [each.label for each in evaluations],
+            "seeds": seeds,
+            "confidence": confidence,
+            "tokens": [token.text for token in added],
+            "inits": {lesson.label: lesson.init for lesson in lessons} if added else {},
+            "general from buffer": bool(course.general) and general is None,
+            "diversity": figures,
+            "kept model": kept.lesson.label,
+            "tuning": asdict(tuning) | {"learning_rate": tuning.peak_learning_rate},
+            "notes": notes_on(course),
+        }
+        return Done(facts=facts_shown, tokens=passes.tokens)
+
+    step = Step(
+        verb="teach",
+        parameters=parameters,
+        inputs=inputs,
+        sources={each.label: source_of(build_evaluator(each)) for each in asked},
+        links=links,
+        says=_price(lessons, seeds, course, asked, elsewhere),
+        awaits=awaits,
+        work=work,
     )
-    # All of them, before anything is written or trained: some token may not be one that can be added.
-    bases = [passes.base(lesson, 0) for lesson in lessons]
-    evaluations = [*evaluations_here(course, asked, folder), *elsewhere]
-    lengths = passes.lengths([*course.task, *course.material.paraphrases, *course.material.buffer], bases[0])
-    material = replace(course.material, tokens=lengths)
-    taught = passes.train(lessons, seeds, lambda name, seed: mixture(name, material, seed=seed))
-    concepts = {token.text: words or ([token.meaning] if token.meaning else []) for token in added}
-    results, distances, samples = passes.evaluate(taught, evaluations, concepts=concepts, tests=course.asked)
-    trained = _arm_table(taught)
-    frames = {
-        "arms": trained,
-        "results": results,
-        "table": lesson_table(
-            results,
-            trained,
-            evaluations=[
-                Measured(
-                    label=each.label,
-                    unit=each.evaluator.unit,
-                    higher_is_better=each.evaluator.higher_is_better,
-                )
-                for each in evaluations
-            ],
-            baseline=baseline,
-            confidence=confidence,
-        ),
-        "concepts": distances,
-        "samples": samples,
-    }
-    wordings, figures = instruction_map(course)
-    frames["wordings"] = wordings
-    for name, frame in frames.items():
-        write_frame(frame, folder / f"{name}.parquet")
-    if gradients and material.buffer:
-        write_frame(_gradients(passes, bases[0], material, gradients), folder / "buffering.parquet")
-    kept = next((one for one in taught if one.lesson.mixture == "delia" and one.seed == 0), None)
-    kept = kept or next(one for one in reversed(taught) if one.trained is not None and one.seed == 0)
-    _keep(kept, tuning, folder)
-    facts_shown: dict[str, Any] = {
-        "model": model,
-        "task": len(course.task),
-        "tests": len(course.asked),
-        "buffer": len(material.buffer),
-        "arms": [lesson.label for lesson in lessons],
-        "baseline": baseline,
-        "evaluations": [each.label for each in evaluations],
-        "seeds": seeds,
-        "confidence": confidence,
-        "tokens": [token.text for token in added],
-        "inits": {lesson.label: lesson.init for lesson in lessons} if added else {},
-        "general from buffer": bool(course.general) and general is None,
-        "diversity": figures,
-        "kept model": kept.lesson.label,
-        "tuning": asdict(tuning) | {"learning_rate": tuning.peak_learning_rate},
-        "notes": notes_on(course),
-    }
-    return step.finish(folder, facts=facts_shown, started=started, links=links, tokens=passes.tokens)
+    return run(step, output, dry_run=dry_run)
 
 
 def _check(tuning: Tuning, *, seeds: int, gradients: int, confidence: float) -> None:

@@ -2,11 +2,11 @@
 
 import os
 import shutil
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from learnable import data as rows
 from learnable.commands.inputs import (
@@ -17,16 +17,16 @@ from learnable.commands.inputs import (
     pinned,
     pool_of,
     render_rows,
-    would_run,
+    to_fetch,
 )
 from learnable.commands.options import Flat, Output, Several
 from learnable.errors import UsageError
 from learnable.experiments import Init
 from learnable.runs.identity import fingerprint
-from learnable.runs.progress import say
-from learnable.runs.step import Outcome, Step
+from learnable.runs.records import Outcome
+from learnable.runs.step import Done, Step, run
 from learnable.settings import Loading, NewToken, NewTokens, Reading, Reference
-from learnable.types import Example, ModelRef
+from learnable.types import ModelRef, Pool
 
 if TYPE_CHECKING:
     from learnable.training import Trained
@@ -65,74 +65,149 @@ def train(
         output: Folder to write.
     """
     _join_launcher()
-    from learnable.models.source import identify, is_here
-
-    started = time.monotonic()
     ref = ModelRef(name=model, **asdict(loading))
     longest = length_limit(ref, max_length)
     new = _new_tokens(tokens, init, reference)
     look_up(reference.model, loading, reference=True)
     pool, loaded = pool_of(data, reading, output, dry_run=dry_run)
-    if dry_run and not is_here(ref):
-        return Outcome.planned("train", [f"fetch or convert {model}", *[_price(reference, len(pool))]])
-    ref = pinned(ref)
-    loading = replace(loading, dtype=ref.dtype)
-    inputs = {"pool": loaded.identity, "base": identify(ref)}
-    facts: dict[str, Any] = {"base": model, "folds": reference.folds}
-    if reference.model is not None:
-        name, kind, inputs["given"] = given_part(reference.model, loading)
-        facts |= {"kind": "given", "model": reference.model}
-        parameters: dict[str, Any] = {}
-    else:
-        facts |= _facts(reference)
-        parameters = asdict(reference) | {"max_length": longest}
-        if not reference.last_epoch_loss:
-            del parameters["last_epoch_loss"]  # it came later, and references without it are what they were
-        if reference.folds:
-            parameters["folds by"] = "prompt"  # a reference whose folds went by id is another one
-    if new is not None:
-        facts["tokens"], parameters["tokens"] = str(new), fingerprint(new)
-    step = Step(verb="train", parameters=parameters, inputs=inputs)
-    folder = step.folder(output)
-    if dry_run:
-        return would_run(step, folder, [_price(reference, len(pool))])
-    links = {"pool": loaded.folder}
-    if done := step.begin(folder, links=links):
-        return done
-    from learnable.models import Renderer
-    from learnable.training import given_reference, train_reference
+    from learnable.models.source import identify
 
-    trainings: list[Trained] = []
-    most = most_bad(loaded)
-    if reference.model is not None:
-        given_reference(name, kind, folder)
-    elif new is not None:
-        say(f"training with {new}: {_price(reference, len(pool))}")
-        examples = list(pool.iter_examples())
-        trainings = _with_tokens(
-            ref, examples, folder, new, reference, longest, most_refused=most, processes=processes
-        )
-    else:
-        say(f"training the reference ({reference.method}): {_price(reference, len(pool))}")
-        examples = list(pool.iter_examples())
-        trainings = train_reference(
-            ref,
-            render_rows(Renderer.of(ref), examples, max_length=longest, most_refused=most),
-            pool.examples["source"].to_list(),
-            folder,
-            prompts=[rows.prompt_key(example, draw=reference.seed) for example in examples],
-            reference=reference,
-            processes=processes,
-        )
-    return step.finish(
-        folder,
-        facts=facts,
-        started=started,
-        links=links,
-        tokens=sum(each.tokens for each in trainings if each.ran),
-        passes=reference.passes,
-        at_least_s=sum(each.seconds for each in trainings),
+    awaits = to_fetch(ref) if dry_run else []
+    ref = ref if awaits else pinned(ref)
+    loading = replace(loading, dtype=ref.dtype)
+    given = None if reference.model is None or awaits else given_part(reference.model, loading)
+    inputs = {"pool": loaded.identity, "base": "" if awaits else identify(ref)}
+    if given is not None:
+        inputs["given"] = given[2]
+    training = _Training(
+        ref=ref, pool=pool, reference=reference, new=new, given=given, longest=longest, processes=processes
     )
+    step = Step(
+        verb="train",
+        parameters=training.parameters,
+        inputs=inputs,
+        links={"pool": loaded.folder},
+        says=[training.words],
+        awaits=awaits,
+        work=partial(training.work, most_refused=most_bad(loaded)),
+    )
+    return run(step, output, dry_run=dry_run)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Training:
+    """What is to be trained; ``given`` is the model that stands for it where the user has one."""
+
+    ref: ModelRef
+    pool: Pool
+    reference: Reference
+    new: NewTokens | None
+    given: tuple[str, Literal["adapter", "model"], str] | None
+    longest: int
+    processes: int
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What the result depends on, beside its inputs."""
+        parameters: dict[str, Any] = {}
+        if self.reference.model is None:
+            parameters = asdict(self.reference) | {"max_length": self.longest}
+            if not self.reference.last_epoch_loss:
+                del parameters["last_epoch_loss"]  # it came later; references without it are what they were
+            if self.reference.folds:
+                parameters["folds by"] = "prompt"  # a reference whose folds went by id is another one
+        if self.new is not None:
+            parameters["tokens"] = fingerprint(self.new)
+        return parameters
+
+    @property
+    def words(self) -> str:
+        """What it will do."""
+        if self.reference.model is not None:
+            return "no pass: the reference is given"
+        passes = self.reference.passes
+        return f"{passes:g} training pass{'' if passes == 1 else 'es'} over {len(self.pool):,} examples"
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Figures to show."""
+        reference = self.reference
+        facts: dict[str, Any] = {"base": self.ref.name, "folds": reference.folds}
+        if reference.model is not None:
+            facts |= {"kind": "given", "model": reference.model}
+        else:
+            facts |= {"kind": "trained", "method": reference.method, "epochs": reference.epochs}
+            facts |= {"fraction": reference.fraction, "learning rate": reference.peak_learning_rate}
+        if reference.model is None and reference.last_epoch_loss:
+            facts["loss after"] = "as the last epoch met it" + (
+                "; of one epoch, what is met first is met before anything is learned"
+                if reference.epochs < 2
+                else ""
+            )
+        if self.new is not None:
+            facts["tokens"] = str(self.new)
+        return facts
+
+    def work(self, folder: Path, *, most_refused: float) -> Done:
+        """Train into a folder."""
+        from learnable.training import given_reference
+
+        trainings: list[Trained] = []
+        if self.given is not None:
+            given_reference(self.given[0], self.given[1], folder)
+        elif self.new is not None:
+            trainings = self._with_tokens(self.new, folder, most_refused)
+        else:
+            trainings = self._reference(folder, most_refused)
+        return Done(
+            facts=self.facts,
+            tokens=sum(each.tokens for each in trainings if each.ran),
+            passes=self.reference.passes,
+            at_least_s=sum(each.seconds for each in trainings),
+        )
+
+    def _reference(self, folder: Path, most_refused: float) -> "list[Trained]":
+        from learnable.models import Renderer
+        from learnable.training import train_reference
+
+        examples = list(self.pool.iter_examples())
+        renderer = Renderer.of(self.ref)
+        return train_reference(
+            self.ref,
+            render_rows(renderer, examples, max_length=self.longest, most_refused=most_refused),
+            self.pool.examples["source"].to_list(),
+            folder,
+            prompts=[rows.prompt_key(example, draw=self.reference.seed) for example in examples],
+            reference=self.reference,
+            processes=self.processes,
+        )
+
+    def _with_tokens(self, new: NewTokens, folder: Path, most_refused: float) -> "list[Trained]":
+        """Write the whole trained model; return its training."""
+        from learnable.models import Renderer, token_ids, with_tokens
+        from learnable.training import fine_tune, given_reference, save_whole
+
+        trainings = []
+        # A configuration is what a whole model gets last: a run that was killed after it has only to clear up.
+        if not (folder / "config.json").is_file():
+            base = with_tokens(self.ref, new, folder / "base")
+            examples = list(self.pool.iter_examples())
+            renderer = Renderer.of(base)
+            trained = fine_tune(
+                base,
+                render_rows(renderer, examples, max_length=self.longest, most_refused=most_refused),
+                folder / "adapter",
+                tuning=self.reference,
+                label="training",
+                token_ids=token_ids(base, new),
+                processes=self.processes,
+            )
+            trainings.append(trained)
+            save_whole(base, folder / "adapter", folder)
+        given_reference(".", "model", folder)
+        for leftover in (folder / "base", folder / "adapter", *folder.glob("merged*")):
+            shutil.rmtree(leftover, ignore_errors=True)  # all of it is in the whole model
+        return trainings
 
 
 def _join_launcher() -> None:
@@ -141,29 +216,6 @@ def _join_launcher() -> None:
         from learnable.training import join
 
         join()
-
-
-def _facts(reference: Reference) -> dict[str, Any]:
-    facts: dict[str, Any] = {
-        "kind": "trained",
-        "method": reference.method,
-        "epochs": reference.epochs,
-        "fraction": reference.fraction,
-        "learning rate": reference.peak_learning_rate,
-    }
-    if reference.last_epoch_loss:
-        facts["loss after"] = "as the last epoch met it" + (
-            "; of one epoch, what is met first is met before anything is learned"
-            if reference.epochs < 2
-            else ""
-        )
-    return facts
-
-
-def _price(reference: Reference, examples: int) -> str:
-    if reference.model is not None:
-        return "no pass: the reference is given"
-    return f"{reference.passes:g} training pass{'' if reference.passes == 1 else 'es'} over {examples:,} examples"
 
 
 def _new_tokens(tokens: Sequence[str] | None, init: Init, reference: Reference) -> NewTokens | None:
@@ -180,41 +232,3 @@ def _new_tokens(tokens: Sequence[str] | None, init: Init, reference: Reference) 
         init=init,
         init_seed=reference.seed if init == "random" else 0,
     )
-
-
-def _with_tokens(
-    ref: ModelRef,
-    examples: Sequence[Example],
-    folder: Path,
-    new: NewTokens,
-    reference: Reference,
-    longest: int,
-    *,
-    most_refused: float,
-    processes: int,
-) -> "list[Trained]":
-    """Write the whole trained model into ``folder``; return its training."""
-    from learnable.models import Renderer, token_ids, with_tokens
-    from learnable.training import fine_tune, given_reference, save_whole
-
-    trainings = []
-    # A configuration is what a whole model gets last: a run that was killed after it has only to clear up.
-    if not (folder / "config.json").is_file():
-        base = with_tokens(ref, new, folder / "base")
-        rendered = render_rows(Renderer.of(base), examples, max_length=longest, most_refused=most_refused)
-        ids = token_ids(base, new)
-        trained = fine_tune(
-            base,
-            rendered,
-            folder / "adapter",
-            tuning=reference,
-            label="training",
-            token_ids=ids,
-            processes=processes,
-        )
-        trainings.append(trained)
-        save_whole(base, folder / "adapter", folder)
-    given_reference(".", "model", folder)
-    for leftover in (folder / "base", folder / "adapter", *folder.glob("merged*")):
-        shutil.rmtree(leftover, ignore_errors=True)  # all of it is in the whole model
-    return trainings

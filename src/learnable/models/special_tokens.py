@@ -14,7 +14,7 @@ from learnable.models.source import identify, locate
 from learnable.models.weights import quiet, read_network
 from learnable.runs.files import replacing
 from learnable.runs.identity import fingerprint
-from learnable.runs.step import waiting_lock
+from learnable.runs.locks import waiting_lock
 from learnable.settings import NewTokens
 from learnable.types import ModelRef
 

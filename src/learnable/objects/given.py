@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from learnable.errors import ModelError, StoreError
 from learnable.runs.progress import say, say_once
-from learnable.runs.step import BEGUN, DONE, Outcome, read_outcome
+from learnable.runs.records import BEGUN, DONE, Outcome, read_outcome
 from learnable.settings import Loading
 from learnable.types import Example, ModelRef, Rendered
 

@@ -16,7 +16,8 @@ import polars as pl
 from learnable.errors import StoreError
 from learnable.runs.files import write_frame, write_json
 from learnable.runs.identity import fingerprint
-from learnable.runs.step import note, waiting_lock
+from learnable.runs.locks import waiting_lock
+from learnable.runs.step import note
 from learnable.types import Measure
 
 ELSEWHERE = "choose another folder with --store; a recipe keeps it in the folder given with -o"
