@@ -33,7 +33,7 @@ from learnable.commands.select import select
 from learnable.runs.identity import file_digest
 from learnable.runs.price import peak_memory_bytes
 from learnable.runs.progress import say
-from learnable.runs.step import Done, Step, run
+from learnable.runs.step import Finished, Step, run
 from learnable.runs.store import Store
 from learnable.scorers import SCORERS
 from learnable.spec import build
@@ -114,15 +114,15 @@ class Growing:
 def generate(folder: Path, *, n: int, parts: int, seed: int) -> None:
     """Write everything that is measured on, never more than a chunk of it in memory."""
 
-    def scored(_: Path) -> Done:
+    def scored(_: Path) -> Finished:
         _write(folder, n=n, parts=parts, seed=seed)
-        return Done(facts={"lowest first": [], "max score": {}})
+        return Finished(facts={"lowest first": [], "max score": {}})
 
-    def loaded(pool: Path) -> Done:
+    def loaded(pool: Path) -> Finished:
         links = {"pool": pool}
         step = Step(verb="score", parameters={"n": n, "seed": seed}, links=links, work=scored)
         run(step, folder / "scores")
-        return Done(facts={"on_error": "raise"})
+        return Finished(facts={"on_error": "raise"})
 
     run(Step(verb="load", parameters={"n": n, "seed": seed}, work=loaded), folder / "pool")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from learnable.runs.records import Outcome
-from learnable.runs.step import Done, Step, run
+from learnable.runs.step import Finished, Step, run
 
 
 def finished_step(
@@ -19,8 +19,8 @@ def finished_step(
 ) -> Outcome:
     """Leave a folder as a command does; ``depends`` are the parameters, inputs and links of its step."""
 
-    def work(folder: Path) -> Done:
+    def work(folder: Path) -> Finished:
         write(folder)
-        return Done(facts=facts, tokens=tokens)
+        return Finished(facts=facts, tokens=tokens)
 
     return run(Step(verb=verb, work=work, **({"parameters": {}} | depends)), folder)

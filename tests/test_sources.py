@@ -10,7 +10,7 @@ import pytest
 from learnable import commands as verbs
 from learnable.runs.identity import source_of
 from learnable.runs.records import read_outcome
-from learnable.runs.step import Done, Step, run
+from learnable.runs.step import Finished, Step, run
 from learnable.scorers import SCORERS
 from learnable.settings import Loading
 from learnable.testing import toy_examples, write_messages
@@ -129,7 +129,7 @@ def test_a_method_that_extends_another_has_its_source_too():
 def step_of(sources, write=lambda folder: None):
     def work(folder):
         write(folder)
-        return Done(facts={})
+        return Finished(facts={})
 
     return Step(verb="score", parameters={"n": 1}, sources=sources, work=work)
 

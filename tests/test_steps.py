@@ -13,7 +13,7 @@ from learnable.runs import step as steps
 from learnable.runs.locks import waiting_lock
 from learnable.runs.price import Price, peak_memory_bytes
 from learnable.runs.records import read_json, read_outcome
-from learnable.runs.step import Done, Step, run
+from learnable.runs.step import Finished, Step, run
 
 
 class Killed(BaseException):
@@ -31,16 +31,16 @@ STEP = Step(
     verb="score",
     parameters={"max_length": 64, "scorers": ("loss",)},
     inputs={"pool": "p1"},
-    work=lambda folder: Done(facts={"examples": 3}),
+    work=lambda folder: Finished(facts={"examples": 3}),
 )
-SELECT = Step(verb="select", parameters={}, work=lambda folder: Done(facts={}))
+SELECT = Step(verb="select", parameters={}, work=lambda folder: Finished(facts={}))
 
 
 def finish(step, folder, *, links=None, **done):
     """Do a step, and say so."""
 
     def work(folder):
-        return Done(**({"facts": {"examples": 3}} | done))
+        return Finished(**({"facts": {"examples": 3}} | done))
 
     return run(replace(step, links=links or {}, work=work), folder)
 
@@ -66,7 +66,7 @@ def test_new_folder_is_claimed_before_work_starts(folder):
 
     def work(folder):
         claimed.update(path.name for path in folder.iterdir())
-        return Done(facts={})
+        return Finished(facts={})
 
     run(replace(STEP, work=work), folder)
     assert claimed == {"begun.json", "run.lock"}
@@ -87,7 +87,7 @@ def test_a_folder_that_another_run_works_in_is_refused(folder):
     def work(folder):
         with pytest.raises(StoreError, match="another run is at work"):
             run(STEP, folder)
-        return Done(facts={})
+        return Finished(facts={})
 
     assert run(replace(STEP, work=work), folder).ran
 
@@ -97,7 +97,7 @@ def test_interrupted_step_goes_on_with_what_is_in_its_folder(folder):
     found = []
 
     def work(folder):
-        return found.append((folder / "half.parquet").exists()) or Done(facts={})
+        return found.append((folder / "half.parquet").exists()) or Finished(facts={})
 
     assert run(replace(STEP, work=work), folder).ran
     assert found == [True]
@@ -356,7 +356,7 @@ def write_outputs(folder):
     for name in ("a.txt", "b.txt", "part-0/weights", "part-1/weights", "part-1/settings"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(f"content of {name}")
-    return Done(facts={})
+    return Finished(facts={})
 
 
 WRITING = replace(STEP, work=write_outputs)
@@ -406,7 +406,7 @@ def test_a_removed_output_is_made_again_with_what_stands_beside_it(folder, capsy
     (with_outputs(folder) / removed).unlink()
     assert STEP.is_done(folder) is False
     found = set()
-    run(replace(STEP, work=lambda folder: found.update(files(folder)) or Done(facts={})), folder)
+    run(replace(STEP, work=lambda folder: found.update(files(folder)) or Finished(facts={})), folder)
     assert f"{removed} is missing, and is made again" in capsys.readouterr().err
     assert found == left | {"begun.json", "run.lock"}
 
@@ -451,7 +451,7 @@ def test_a_change_at_either_end_of_a_large_output_is_found_without_reading_all_o
     monkeypatch.setattr(outputs, "WHOLE_BYTES", 128)
     monkeypatch.setattr(outputs, "file_digest", lambda path: pytest.fail(f"read {path}"))
     content = bytearray(100_000)
-    run(replace(STEP, work=lambda f: (f / "large").write_bytes(content) and Done(facts={})), folder)
+    run(replace(STEP, work=lambda f: (f / "large").write_bytes(content) and Finished(facts={})), folder)
     (folder / "large").write_bytes(content)
     assert STEP.is_done(folder)
     for place in (0, -1):

@@ -31,7 +31,7 @@ from learnable.runs.files import write_frame
 from learnable.runs.identity import fingerprint, source_of
 from learnable.runs.progress import say
 from learnable.runs.records import Outcome
-from learnable.runs.step import Done, Step, run
+from learnable.runs.step import Finished, Step, run
 from learnable.scorers import SCORERS
 from learnable.settings import Loading, Reading, Reference, Tuning
 from learnable.types import Budget, ModelRef, Pool
@@ -140,7 +140,7 @@ def compare(
     sources = {method.label: method.source for method in methods}
     sources |= {each.label: source_of(each.evaluator) for each in evaluations}
 
-    def work(folder: Path) -> Done:
+    def work(folder: Path) -> Finished:
         trials = _trials(ref, loading, longest, Path(store), loaded, pool, vectors, on)
         tokens = sum(len(each.ids) for each in trials.rendered.values())
         in_tokens = [_in_tokens(Budget.parse(text), tokens) for text in budgets]
@@ -193,7 +193,7 @@ def compare(
             "tuning": asdict(tuning) | {"learning_rate": tuning.peak_learning_rate},
             "in both": overlap.select("evaluation", "item").unique().height,
         }
-        return Done(facts=facts, tokens=trials.tokens, pool_tokens=tokens)
+        return Finished(facts=facts, tokens=trials.tokens, pool_tokens=tokens)
 
     step = Step(
         verb="compare",

@@ -29,7 +29,7 @@ from learnable.runs.files import replacing, write_frame
 from learnable.runs.identity import file_digest, fingerprint
 from learnable.runs.progress import say
 from learnable.runs.records import BEGUN, Outcome
-from learnable.runs.step import Done, Step, run
+from learnable.runs.step import Finished, Step, run
 from learnable.runs.store import Store
 from learnable.servers import ServerGenerator
 from learnable.settings import Loading, Reading, Sampling
@@ -94,7 +94,7 @@ def diversify(
     avoided = [] if awaits else [example for path in avoid or [] for example in _to_avoid(path, reading)]
     inputs = {} if awaits else _inputs(chosen, writer, avoided)
 
-    def work(folder: Path) -> Done:
+    def work(folder: Path) -> Finished:
         draw = Drawing(
             generator=writer.load(), sampling=sampling, store=Store(Path(store)), avoided=Avoided(avoided)
         )
@@ -102,7 +102,7 @@ def diversify(
         made = _noted_unanswered(name, made, draw)
         facts = {"method": method, "written by": writer.name} | _written(name, made, given, folder)
         facts |= {"file": target.name if target else None, "drawn in this run": draw.tally.draws}
-        return Done(facts=facts, tokens=draw.tally.tokens)
+        return Finished(facts=facts, tokens=draw.tally.tokens)
 
     step = Step(
         verb="diversify",

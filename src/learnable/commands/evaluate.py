@@ -17,7 +17,7 @@ from learnable.experiments import interval
 from learnable.runs.files import write_frame
 from learnable.runs.identity import fingerprint, source_of
 from learnable.runs.records import Outcome
-from learnable.runs.step import Done, Step, run
+from learnable.runs.step import Finished, Step, run
 from learnable.runs.store import Store
 from learnable.settings import Loading
 from learnable.types import Example, ModelRef
@@ -144,12 +144,12 @@ def evaluate(
     if part is not None:
         inputs["adapter"] = part[1]
 
-    def work(folder: Path) -> Done:
+    def work(folder: Path) -> Finished:
         network = opened(ref, on=on)
         with network.adapter(part[0]) if part is not None else nullcontext():
             grades = graded_all(network, asked, store=Store(Path(store)), max_length=longest)
         write_frame(grades, folder / "results.parquet")
-        return Done(facts={"model": model, "adapter": adapter, **_summaries(asked, grades)})
+        return Finished(facts={"model": model, "adapter": adapter, **_summaries(asked, grades)})
 
     items = sum(len(each.examples) for each in asked)
     step = Step(

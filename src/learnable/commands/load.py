@@ -16,7 +16,7 @@ from learnable.runs.files import replacing
 from learnable.runs.price import Price
 from learnable.runs.progress import say
 from learnable.runs.records import Outcome
-from learnable.runs.step import Done, Step, run
+from learnable.runs.step import Finished, Step, run
 from learnable.settings import Reading
 
 HELDOUT = "heldout.jsonl"
@@ -70,7 +70,7 @@ def _gone_at_exit() -> Path:
     return Path(folder)
 
 
-def _read(data: list[str], reading: Reading, holdout: float, folder: Path) -> Done:
+def _read(data: list[str], reading: Reading, holdout: float, folder: Path) -> Finished:
     """Read the rows into a pool, and set some aside."""
     pool = rows.read(data, **asdict(reading))
     for line in understood(pool):
@@ -96,7 +96,7 @@ def _read(data: list[str], reading: Reading, holdout: float, folder: Path) -> Do
     }
     if bad:
         say(f"{folder / 'rows.parquet'} lists the rows left out, and so will dropped.jsonl of a selection")
-    return Done(facts=facts, identity=rows.pool_identity(pool))
+    return Finished(facts=facts, identity=rows.pool_identity(pool))
 
 
 def _absolute(given: str) -> str:

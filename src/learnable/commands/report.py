@@ -36,7 +36,7 @@ from learnable.pages.lesson.facts import Asked
 from learnable.runs.files import replacing
 from learnable.runs.progress import say
 from learnable.runs.records import Outcome, read_outcome
-from learnable.runs.step import Done, Step, run
+from learnable.runs.step import Finished, Step, run
 from learnable.runs.store import Store
 from learnable.settings import Loading
 from learnable.types import Example, ModelRef
@@ -85,7 +85,7 @@ def report(
         )
     command = command or f"learnable report {selection}"
 
-    def work(folder: Path) -> Done:
+    def work(folder: Path) -> Finished:
         computed = 0
         if kind == "selection":
             facts = gather(given, title=title, command=command)
@@ -101,7 +101,7 @@ def report(
             page, warnings = render_comparison(compared), comparison_warnings(compared)
         with replacing(folder / "report.html") as part:
             part.write_text(page, encoding="utf-8")
-        return Done(facts={"report": str(folder / "report.html"), "warnings": warnings}, tokens=computed)
+        return Finished(facts={"report": str(folder / "report.html"), "warnings": warnings}, tokens=computed)
 
     step = Step(
         verb="report",

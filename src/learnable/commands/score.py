@@ -45,7 +45,7 @@ from learnable.runs.files import write_frame
 from learnable.runs.identity import fingerprint, source_of
 from learnable.runs.progress import say
 from learnable.runs.records import DONE, Outcome
-from learnable.runs.step import Done, Step
+from learnable.runs.step import Finished, Step
 from learnable.runs.step import run as execute
 from learnable.runs.store import Store
 from learnable.scorers import END_OF_TURN_SHARE, SCORERS, end_of_turn_share
@@ -174,7 +174,7 @@ class _Scoring:
     on: str | None
     store: Store
 
-    def work(self, folder: Path, *, most_refused: float) -> Done:
+    def work(self, folder: Path, *, most_refused: float) -> Finished:
         """Measure what is missing, and write the table of scores."""
         network = opened(self.ref, on=self.on)
         if network.renderer.uses_default_template:
@@ -202,7 +202,7 @@ class _Scoring:
         frame = frame.drop("token_losses_before", "token_losses_alone", strict=False)
         write_frame(frame, folder / "scores.parquet")
         facts = self._facts(frame, rendered, dtype=str(network.dtype), compares=compares)
-        return Done(facts=facts, tokens=passes.tokens, pool_tokens=facts["tokens"])
+        return Finished(facts=facts, tokens=passes.tokens, pool_tokens=facts["tokens"])
 
     def _facts(
         self, frame: pl.DataFrame, rendered: Sequence[Rendered], *, dtype: str, compares: bool

@@ -22,7 +22,7 @@ from learnable.runs.files import replacing, write_frame
 from learnable.runs.identity import file_digest, fingerprint, source_of
 from learnable.runs.progress import say
 from learnable.runs.records import Outcome
-from learnable.runs.step import Done, Step, run
+from learnable.runs.step import Finished, Step, run
 from learnable.scorers import SCORERS
 from learnable.selectors import SELECTORS, PerSource, Thresholds, choose, count_asked
 from learnable.spec import build
@@ -117,7 +117,7 @@ def select(
     if papers is not None:
         thresholds = replace(thresholds, max_score=papers)
 
-    def work(folder: Path) -> Done:
+    def work(folder: Path) -> Finished:
         if papers is not None:
             say(f"{by} above {papers:g} is left out, as in its paper; --max-score inf keeps it")
         alike = per_cluster != "none" or max_similarity is not None or getattr(method, "needs_vectors", False)
@@ -175,7 +175,7 @@ def select(
             if export:
                 facts["exported"] = _export(scored, ids.to_list(), folder, export)
         facts["written"] = [str(path.relative_to(folder)) for path in paths]
-        return Done(facts=facts)
+        return Finished(facts=facts)
 
     step = Step(
         verb="select",

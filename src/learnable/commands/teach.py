@@ -29,7 +29,7 @@ from learnable.mixing import MIXTURES, Material, Mixing, Mixture, mixture
 from learnable.runs.files import replacing, write_frame
 from learnable.runs.identity import fingerprint, source_of
 from learnable.runs.records import DONE, Outcome
-from learnable.runs.step import Done, Step, run
+from learnable.runs.step import Finished, Step, run
 from learnable.settings import Loading, NewToken, Reading, Tuning
 from learnable.types import ModelRef
 
@@ -159,7 +159,7 @@ def teach(
     links = {"pool": loaded.folder}
     links |= {name: Path(path) for name, path in made.items() if path and (Path(path) / DONE).is_file()}
 
-    def work(folder: Path) -> Done:
+    def work(folder: Path) -> Finished:
         passes = Lessons(
             ref=ref,
             longest=longest,
@@ -228,7 +228,7 @@ def teach(
             "tuning": asdict(tuning) | {"learning_rate": tuning.peak_learning_rate},
             "notes": notes_on(course),
         }
-        return Done(facts=facts_shown, tokens=passes.tokens)
+        return Finished(facts=facts_shown, tokens=passes.tokens)
 
     step = Step(
         verb="teach",

@@ -24,7 +24,7 @@ from learnable.errors import UsageError
 from learnable.experiments import Init
 from learnable.runs.identity import fingerprint
 from learnable.runs.records import Outcome
-from learnable.runs.step import Done, Step, run
+from learnable.runs.step import Finished, Step, run
 from learnable.settings import Loading, NewToken, NewTokens, Reading, Reference
 from learnable.types import ModelRef, Pool
 
@@ -148,7 +148,7 @@ class _Training:
             facts["tokens"] = str(self.new)
         return facts
 
-    def work(self, folder: Path, *, most_refused: float) -> Done:
+    def work(self, folder: Path, *, most_refused: float) -> Finished:
         """Train into a folder."""
         from learnable.training import given_reference
 
@@ -159,7 +159,7 @@ class _Training:
             trainings = self._with_tokens(self.new, folder, most_refused)
         else:
             trainings = self._reference(folder, most_refused)
-        return Done(
+        return Finished(
             facts=self.facts,
             tokens=sum(each.tokens for each in trainings if each.ran),
             passes=self.reference.passes,

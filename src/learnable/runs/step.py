@@ -43,7 +43,7 @@ FORMAT = 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Done:
+class Finished:
     """What the work of a step came to.
 
     Args:
@@ -87,7 +87,7 @@ class Step:
     says: Sequence[str] = ()
     awaits: Sequence[str] = ()
     plan: Callable[[], Price] = Price
-    work: Callable[[Path], Done]
+    work: Callable[[Path], Finished]
 
     @property
     def identity(self) -> str:
@@ -190,7 +190,7 @@ class _Attempt:
             peak_memory_bytes=max(self.earlier.peak_memory_bytes, peak_memory_bytes()),
         )
 
-    def cost(self, done: Done) -> Cost:
+    def cost(self, done: Finished) -> Cost:
         """Return what all attempts spent together."""
         spent, tokens = self.spent, done.tokens + self.earlier.tokens
         return replace(
