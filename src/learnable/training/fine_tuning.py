@@ -25,7 +25,8 @@ from learnable.objectives import NLL, Objective
 from learnable.runs.files import disk_errors, flush, write_frame, write_json
 from learnable.runs.outputs import differences, in_words, recorded
 from learnable.runs.progress import bar, say
-from learnable.runs.step import note, read_json
+from learnable.runs.records import read_json
+from learnable.runs.step import note
 from learnable.settings import Tuning
 from learnable.training import devices
 from learnable.training.adapters import trainable
