@@ -14,7 +14,7 @@ from learnable.errors import ModelError
 from learnable.objects.model import Scratch
 from learnable.objects.rows import Rows
 from learnable.packages import needed
-from learnable.runs.step import Cost
+from learnable.runs.price import Cost
 from learnable.types import Selection
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from learnable.objects.results import Picked, ReferenceModel, ScoreTable
 from learnable.objects.rows import as_rows
 from learnable.objects.scoring import WITH_REFERENCE, WITHOUT_REFERENCE, Vectors, needs_of, score_rows
 from learnable.runs.files import replacing
-from learnable.runs.step import Cost, peak_memory_bytes
+from learnable.runs.price import Cost, peak_memory_bytes
 from learnable.runs.store import Store
 from learnable.scorers import SCORERS
 from learnable.selectors import SELECTORS, PerSource, Thresholds, choose
