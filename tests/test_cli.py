@@ -159,7 +159,7 @@ def test_without_a_command_the_help_groups_them_and_shows_where_to_start(capsys)
         ),
         (["diversify", "x", "--method", "parafrase"], "called 'parafrase'", "'paraphrase'"),
         (["diversify", "x", "--method", "hints@fil=a"], "hints has no setting 'fil'", "'file'"),
-        (["run", "delia", "arms=comon"], "no way to train called 'comon'", "'common'"),
+        (["run", "delia", "arms=comon"], "no arm called 'comon'", "'common'"),
         (["run", "lobas"], "no recipe called 'lobas'", "did you mean 'lobass'?"),
         (["run", "lobass", "modle=x"], "no parameter 'modle'", "did you mean 'model'?"),
         (

@@ -2,21 +2,24 @@
 
 from dataclasses import replace
 
-import polars as pl
+import numpy as np
 import pytest
 
 from learnable.experiments import Arm, arms_of, parse_methods
 from learnable.settings import Reference, Tuning
+from learnable.types import ModelRef, Rendered
 
 N = 40
-LENGTHS = pl.DataFrame(
-    {
-        "id": [f"e{row:02}" for row in range(N)],
-        "tokens": [5] * 20 + [15] * 20,
-        "response_tokens": [2] * 20 + [6] * 20,
-    }
-)
-IDS = LENGTHS["id"].to_list()
+IDS = [f"e{row:02}" for row in range(N)]
+
+
+def row(name, tokens, response_tokens):
+    mask = np.arange(tokens) >= tokens - response_tokens
+    return Rendered(id=name, ids=np.zeros(tokens, dtype=np.int32), mask=mask, truncated=False)
+
+
+ROWS = {name: row(name, *((5, 2) if place < 20 else (15, 6))) for place, name in enumerate(IDS)}
+BASE = ModelRef(name="model")
 
 
 def select(method, budget, seed):
@@ -32,11 +35,19 @@ def select(method, budget, seed):
 
 def arms(*written, budgets=(120,), seeds=2, batch_size=2, choose=select):
     methods = parse_methods(written, reference=Reference())
-    return arms_of(methods, choose, LENGTHS, budgets=budgets, seeds=seeds, batch_size=batch_size)
+    return arms_of(
+        methods,
+        choose,
+        ROWS,
+        base=BASE,
+        tuning=Tuning(batch_size=batch_size),
+        budgets=budgets,
+        seeds=seeds,
+    )
 
 
 def of(found, method):
-    return [arm for arm in found if arm.method == method]
+    return [arm for arm in found if arm.label == method]
 
 
 def test_every_method_has_an_arm_for_each_seed_and_budget():
@@ -48,13 +59,18 @@ def test_every_method_has_an_arm_for_each_seed_and_budget():
 
 def test_the_untuned_model_has_one_arm():
     (untuned,) = of(arms("longest", budgets=(60, 120), seeds=3), "untuned")
-    assert (untuned.budget_tokens, untuned.ids, untuned.tokens, untuned.steps) == (None, (), 0, None)
+    assert (untuned.budget_tokens, untuned.stages, untuned.tokens, untuned.tuning.steps) == (
+        None,
+        (),
+        0,
+        None,
+    )
 
 
 def test_the_full_pool_has_an_arm_for_each_seed_and_ordinary_batches():
     found = of(arms("full", budgets=(60, 120), seeds=3), "full")
     assert [arm.seed for arm in found] == [0, 1, 2]
-    assert {(arm.budget_tokens, arm.steps, len(arm.ids), arm.tokens) for arm in found} == {
+    assert {(arm.budget_tokens, arm.tuning.steps, len(arm.ids), arm.tokens) for arm in found} == {
         (None, None, N, 400)
     }
 
@@ -67,18 +83,20 @@ def test_an_arm_counts_its_tokens():
 def test_all_arms_of_a_budget_take_the_same_steps():
     # The pool has 10 tokens per example: 120 tokens are 6 batches of 2, and 60 tokens 3.
     found = arms("longest", "shortest", budgets=(60, 120))
-    steps = {budget: {arm.steps for arm in found if arm.budget_tokens == budget} for budget in (60, 120)}
+    steps = {
+        budget: {arm.tuning.steps for arm in found if arm.budget_tokens == budget} for budget in (60, 120)
+    }
     assert steps == {60: {3}, 120: {6}}
 
 
 def test_no_arm_takes_more_steps_than_the_smallest_selection_has_examples():
     found = arms("longest", budgets=(60,), batch_size=1)
     assert {len(arm.ids) for arm in of(found, "longest")} == {4}
-    assert {arm.steps for arm in found if arm.budget_tokens} == {4}
+    assert {arm.tuning.steps for arm in found if arm.budget_tokens} == {4}
 
 
 def test_a_small_budget_takes_one_step():
-    assert {arm.steps for arm in arms(budgets=(20,), batch_size=8) if arm.budget_tokens} == {1}
+    assert {arm.tuning.steps for arm in arms(budgets=(20,), batch_size=8) if arm.budget_tokens} == {1}
 
 
 def test_the_first_seed_of_all_comes_first():
@@ -96,42 +114,51 @@ def test_only_what_draws_chooses_anew_for_each_seed():
     assert len({arm.ids for arm in of(found, "random")}) == 2
 
 
+ABC = tuple(row(name, 10, 3) for name in "abc")
 ARM = Arm(
-    method="ifd",
+    label="ifd",
     budget_tokens=100,
     seed=0,
-    ids=("a", "b", "c"),
-    tokens=30,
-    response_tokens=9,
-    steps=2,
+    base=BASE,
+    stages=(ABC,),
+    tuning=Tuning(steps=2),
 )
-PLACE = {"base": "model", "rendering": "template", "max_length": 64, "tuning": Tuning(steps=2)}
+PLACE = {"base": "model", "rendering": "template", "max_length": 64}
 
 
 @pytest.mark.parametrize(
     "other",
-    [{"ids": ("c", "a", "b")}, {"method": "loss"}, {"budget_tokens": 99}],
-    ids=["another order", "another method", "another budget"],
+    [{"stages": (ABC[::-1],)}, {"label": "loss"}, {"budget_tokens": 99}, {"columns": {"task_examples": 3}}],
+    ids=["another order", "another label", "another budget", "another column"],
 )
 def test_equal_trainings_share_a_folder(other):
-    assert replace(ARM, **other).name(**PLACE) == ARM.name(**PLACE)
+    assert replace(ARM, **other).names(**PLACE) == ARM.names(**PLACE)
+
+
+@pytest.mark.parametrize(
+    "other", [{"base": "other"}, {"rendering": "other"}, {"max_length": 65}], ids=lambda other: str(other)
+)
+def test_another_model_or_rendering_has_a_folder_of_its_own(other):
+    assert ARM.names(**(PLACE | other)) != ARM.names(**PLACE)
 
 
 @pytest.mark.parametrize(
     "other",
     [
-        {"base": "other"},
-        {"rendering": "other"},
-        {"max_length": 65},
+        {"stages": (ABC[:2],)},
+        {"token_ids": (7,)},
         {"tuning": Tuning(steps=3)},
         {"tuning": Tuning(steps=2, seed=1)},
         {"tuning": Tuning(steps=2, learning_rate=1e-3)},
     ],
-    ids=lambda other: str(next(iter(other.items()))),
+    ids=lambda other: str(next(iter(other.items())))[:30],
 )
 def test_other_trainings_have_folders_of_their_own(other):
-    assert ARM.name(**(PLACE | other)) != ARM.name(**PLACE)
+    assert replace(ARM, **other).names(**PLACE) != ARM.names(**PLACE)
 
 
-def test_other_examples_have_a_folder_of_their_own():
-    assert replace(ARM, ids=("a", "b")).name(**PLACE) != ARM.name(**PLACE)
+def test_stages_share_the_folders_of_what_came_before():
+    two = replace(ARM, stages=(ABC, ABC[:1])).names(**PLACE)
+    assert two[:1] == ARM.names(**PLACE)
+    assert len(set(two)) == 2
+    assert two[1] != replace(ARM, stages=(ABC[:1],)).names(**PLACE)[0]

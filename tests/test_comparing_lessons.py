@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from learnable.errors import UsageError
-from learnable.experiments import Measured, difference, interval, lesson_table, parse_lessons
+from learnable.experiments import Measured, arm_table, difference, interval, parse_task_arms
 
 KNOWN = ("common", "delia")
 ACCURACY = Measured(label="format", unit="share correct", higher_is_better=True)
@@ -15,7 +15,9 @@ LOSS = Measured(label="heldout", unit="nats per token", higher_is_better=False)
 
 
 def parsed(*written, init="description"):
-    return [(each.mixture, each.init, each.label) for each in parse_lessons(written, init=init, known=KNOWN)]
+    return [
+        (each.mixture, each.init, each.label) for each in parse_task_arms(written, init=init, known=KNOWN)
+    ]
 
 
 def test_an_arm_is_a_mixture_and_how_its_tokens_begin():
@@ -31,7 +33,7 @@ def test_an_arm_that_is_written_twice_is_there_once():
 
 
 def test_an_unknown_arm_has_a_near_name():
-    with pytest.raises(UsageError, match="no way to train called 'comon'") as caught:
+    with pytest.raises(UsageError, match="no arm called 'comon'") as caught:
         parsed("comon")
     assert caught.value.hint == "did you mean 'common'?"
 
@@ -75,7 +77,7 @@ def arms(names, seeds=1):
 
 
 def table(values, *, seeds=1, evaluation=ACCURACY, **given):
-    found = lesson_table(
+    found = arm_table(
         results(values, evaluation.label),
         arms(values, seeds),
         evaluations=[evaluation],
@@ -144,7 +146,7 @@ def test_the_order_of_the_rows_does_not_matter():
     rows = results(values)
     shuffled = rows.sample(fraction=1, shuffle=True, seed=1)
     one, two = (
-        lesson_table(each, arms(values, 2), evaluations=[ACCURACY], baseline="common")
+        arm_table(each, arms(values, 2), evaluations=[ACCURACY], baseline="common")
         for each in (rows, shuffled)
     )
     assert one.equals(two)
@@ -152,7 +154,7 @@ def test_the_order_of_the_rows_does_not_matter():
 
 def test_an_untuned_model_of_one_seed_is_paired_with_every_seed():
     values = {"untuned": [[0.0, 0.0]], "common": [[1.0, 3.0], [2.0, 4.0]]}
-    found = lesson_table(
+    found = arm_table(
         results(values),
         arms(values).vstack(arms(values, 2).filter(arm="common", seed=1)),
         evaluations=[ACCURACY],
@@ -182,7 +184,7 @@ def test_the_baseline_has_no_difference():
 
 def test_a_baseline_alone_has_the_same_columns():
     alone, beside = (
-        lesson_table(results(values), arms(values), evaluations=[ACCURACY], baseline="common")
+        arm_table(results(values), arms(values), evaluations=[ACCURACY], baseline="common")
         for values in ({"common": [[0, 1]]}, ONE_SEED)
     )
     assert alone.schema == beside.schema
@@ -190,6 +192,6 @@ def test_a_baseline_alone_has_the_same_columns():
 
 def test_the_lines_are_in_the_order_of_evaluations_and_arms():
     rows = pl.concat([results(ONE_SEED), results(ONE_SEED, "heldout")])
-    found = lesson_table(rows, arms(ONE_SEED), evaluations=[LOSS, ACCURACY], baseline="common")
+    found = arm_table(rows, arms(ONE_SEED), evaluations=[LOSS, ACCURACY], baseline="common")
     assert found.select("evaluation", "arm").rows() == list(product(("heldout", "format"), ONE_SEED))
     assert found["unit"].unique(maintain_order=True).to_list() == ["nats per token", "share correct"]

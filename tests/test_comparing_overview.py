@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from learnable.experiments import Measured, SelectionCost, difference, interval, overview
+from learnable.experiments import Measured, SelectionCost, arm_table, difference, interval
 
 NAN = math.nan
 LOSS = Measured(label="heldout:a", unit="nats per token", higher_is_better=False)
@@ -33,7 +33,7 @@ def results(values=VALUES, *, seeds=3, evaluation=LOSS.label, noise=0.01):
     hard = rng.normal(size=ITEMS)
     lines = [
         {
-            "method": method,
+            "arm": method,
             "budget_tokens": budget,
             "seed": seed,
             "evaluation": evaluation,
@@ -50,7 +50,7 @@ def results(values=VALUES, *, seeds=3, evaluation=LOSS.label, noise=0.01):
 def arms(values=VALUES, *, seeds=3):
     lines = [
         {
-            "method": method,
+            "arm": method,
             "budget_tokens": budget,
             "seed": seed,
             "examples": 10 + seed,
@@ -66,10 +66,11 @@ def arms(values=VALUES, *, seeds=3):
 
 
 def table(found=None, trained=None, *, evaluations=(LOSS,), costs=None, **given):
-    return overview(
+    return arm_table(
         results() if found is None else found,
         arms() if trained is None else trained,
         evaluations=list(evaluations),
+        baseline="random",
         costs=costs or {"ifd": SelectionCost(score_tokens=50, score_s=4.0)},
         **given,
     )
@@ -77,7 +78,7 @@ def table(found=None, trained=None, *, evaluations=(LOSS,), costs=None, **given)
 
 def line(frame, method, budget=None, evaluation=LOSS.label):
     here = frame.filter(
-        (pl.col("method") == method)
+        (pl.col("arm") == method)
         & pl.col("budget_tokens").eq_missing(pl.lit(budget, pl.Int64))
         & (pl.col("evaluation") == evaluation)
     )
@@ -87,7 +88,7 @@ def line(frame, method, budget=None, evaluation=LOSS.label):
 
 def matrix(found, method, budget):
     here = found.filter(
-        (pl.col("method") == method) & pl.col("budget_tokens").eq_missing(pl.lit(budget, pl.Int64))
+        (pl.col("arm") == method) & pl.col("budget_tokens").eq_missing(pl.lit(budget, pl.Int64))
     )
     return np.stack(
         [
@@ -103,7 +104,7 @@ def usual():
 
 
 def test_there_is_a_line_for_each_method_and_budget(usual):
-    assert usual.select("method", "budget_tokens").rows() == list(VALUES)
+    assert usual.select("arm", "budget_tokens").rows() == list(VALUES)
 
 
 def test_a_line_tells_what_was_measured(usual):
@@ -219,7 +220,7 @@ def test_another_confidence_changes_the_width(usual):
 
 
 def test_what_could_not_be_graded_is_counted_and_not_averaged():
-    lost = (pl.col("method") == "ifd") & (pl.col("budget_tokens") == 100) & (pl.col("id") < "item05")
+    lost = (pl.col("arm") == "ifd") & (pl.col("budget_tokens") == 100) & (pl.col("id") < "item05")
     found = results().with_columns(value=pl.when(lost).then(NAN).otherwise("value"))
     row = line(table(found), "ifd", 100)
     assert (row["ungraded"], row["items"]) == (15, ITEMS - 5)
@@ -227,7 +228,7 @@ def test_what_could_not_be_graded_is_counted_and_not_averaged():
 
 
 def test_an_item_that_is_missing_is_one_that_was_not_graded():
-    found = results().filter(~((pl.col("method") == "ifd") & (pl.col("id") == "item03")))
+    found = results().filter(~((pl.col("arm") == "ifd") & (pl.col("id") == "item03")))
     assert line(table(found), "ifd", 100)["ungraded"] == 3
 
 
@@ -284,7 +285,7 @@ def test_payback_is_not_known_where_the_selection_was_not_timed():
 
 def test_a_random_draw_of_all_tokens_beside_the_full_pool_is_no_crash():
     trained = arms().with_columns(
-        tokens=pl.when((pl.col("method") == "random") & (pl.col("budget_tokens") == 200))
+        tokens=pl.when((pl.col("arm") == "random") & (pl.col("budget_tokens") == 200))
         .then(1000)
         .otherwise("tokens")
     )

@@ -14,7 +14,7 @@ import pytest
 from finished_steps import finished_step
 from learnable.commands import load, report
 from learnable.errors import StoreError
-from learnable.experiments import Measured, SelectionCost, jaccard, overview
+from learnable.experiments import Measured, SelectionCost, arm_table, jaccard
 from learnable.pages import ComparisonFacts, comparison_warnings, render_comparison
 from learnable.pages.comparison import answers, choices, costs, sources
 from learnable.pages.comparison.facts import comparison_of
@@ -87,7 +87,13 @@ def make_comparison(
         confidence=0.95,
         settings={"method": "lora", "epochs": 1.0},
         methods=["untuned", "random", *effects, "full"],
-        table=overview(frame, trained, evaluations=list(evaluations), costs=COSTS),
+        table=arm_table(
+            frame.rename({"method": "arm"}),
+            trained.rename({"method": "arm"}),
+            evaluations=list(evaluations),
+            baseline="random",
+            costs=COSTS,
+        ).rename({"arm": "method"}),
         results=frame,
         arms=trained,
         selections=pl.DataFrame(picks, schema={**schema, "rank": pl.Int64, "id": pl.String}, orient="row"),

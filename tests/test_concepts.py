@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from learnable.commands.lessons import _distances
+from learnable.commands.task_arms import token_distances
 from learnable.errors import ModelError, UsageError
 from learnable.models import LanguageModel, concept_distances, concepts
 from learnable.models.concepts import comparable_prompts
@@ -229,13 +229,15 @@ def test_a_prompt_that_the_template_refuses_is_left_out(tmp_path):
 
 def test_the_table_counts_the_prompts_that_are_compared(model):
     tests = [asked(*turns, ANSWER) for turns in (QUESTIONS[0], LONG, user("a<sep>"), user("b <sep>"))]
-    table = _distances(model, tests, "<sep>", ["red"])
+    table = token_distances(model, None, concepts={"<sep>": ["red"]}, tests=tests)
     by_hand = concept_distances(model, [user("a<sep>"), user("b <sep>")], token="<sep>", words="red")
     assert table["prompts"].to_list() == [2] * (LAYERS + 1)
     np.testing.assert_allclose(table["distance"], by_hand.mean(axis=1))
 
 
 def test_no_prompt_to_compare_is_undefined_without_a_warning(model):
-    table = _distances(model, [asked(*QUESTIONS[0], ANSWER), asked(*LONG)], "<sep>", ["red"])
+    table = token_distances(
+        model, None, concepts={"<sep>": ["red"]}, tests=[asked(*QUESTIONS[0], ANSWER), asked(*LONG)]
+    )
     assert table["prompts"].to_list() == [0] * (LAYERS + 1)
     assert table["distance"].is_nan().all()

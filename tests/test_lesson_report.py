@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from learnable.experiments import RATIOS, Measured, buffering, lesson_table
+from learnable.experiments import RATIOS, Measured, arm_table, buffering
 from learnable.mixing import MIXTURES
 from learnable.pages import LessonFacts, Made, Question, Way, render_lesson
 from learnable.pages.lesson import answers, concepts, costs, gradients, samples
@@ -68,7 +68,7 @@ def make_lesson(
         tests=items,
         buffer=80,
         tokens=["<sep>"],
-        table=lesson_table(results, trained, evaluations=measured, baseline=baseline),
+        table=arm_table(results, trained, evaluations=measured, baseline=baseline),
         results=results,
         arms=trained,
         concepts=_concepts(trained),
@@ -323,7 +323,7 @@ def test_the_untuned_model_is_for_scale_and_no_finding(facts: LessonFacts) -> No
 def test_delia_is_held_beside_as_many_tokens(facts: LessonFacts) -> None:
     arms = facts.arms.filter(pl.col("arm").is_in(["delia", "repeated"]))
     measured = Measured(label=QUESTIONS[0].label, unit="share correct", higher_is_better=True)
-    (line,) = lesson_table(facts.results, arms, evaluations=[measured], baseline="repeated").filter(arm="delia").to_dicts()  # fmt: skip
+    (line,) = arm_table(facts.results, arms, evaluations=[measured], baseline="repeated").filter(arm="delia").to_dicts()  # fmt: skip
     assert f"delia was better than as many tokens of the task alone, by {line['difference']:.2f}" in (
         sentences(facts)["format", "unseen"].context
     )

@@ -264,5 +264,5 @@ def test_rows_of_another_task_are_no_paraphrases(name, what):
 
 def test_an_unknown_mixture_has_a_near_name():
     error = refused(UsageError, "delya")
-    assert error.message == "no way to train called 'delya'"
+    assert error.message == "no arm called 'delya'"
     assert error.hint == "did you mean 'delia'?"

@@ -419,7 +419,7 @@ def test_the_usual_evaluations_of_a_task_in_json_are_its_format_and_the_loss(tea
 
 
 WRONG = {
-    "no such arm": ({"arms": ["delya"]}, UsageError, "no way to train called 'delya'"),
+    "no such arm": ({"arms": ["delya"]}, UsageError, "no arm called 'delya'"),
     "no arm to train": ({"arms": ["untuned"]}, UsageError, "there is no arm to train"),
     "no seeds": ({"seeds": 0}, UsageError, "seeds must be at least 1"),
     "certain": ({"confidence": 1.0}, UsageError, "confidence between 0 and 1"),

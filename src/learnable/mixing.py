@@ -169,7 +169,7 @@ def mixture(name: str, material: Material, *, seed: int) -> Mixture:
         general data: that is ``no_paraphrases``, so ``leverage`` is its leading prompt alone.
     """
     if name not in MIXTURES:
-        raise UsageError(f"no way to train called {name!r}", hint=did_you_mean(name, MIXTURES))
+        raise UsageError(f"no arm called {name!r}", hint=did_you_mean(name, MIXTURES))
     return MIXTURES[name][0](material, seed)
 
 

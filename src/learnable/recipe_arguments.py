@@ -13,7 +13,7 @@ from learnable.commands import VERBS
 from learnable.diversifiers import build_diversifier
 from learnable.errors import UsageError, did_you_mean
 from learnable.evaluators import build_evaluator, parse
-from learnable.experiments import parse_lessons, parse_methods
+from learnable.experiments import parse_methods, parse_task_arms
 from learnable.explorer import read_ids
 from learnable.mixing import MIXTURES, Mixing
 from learnable.runs.records import Outcome
@@ -129,7 +129,7 @@ def _check_names(verb: str, arguments: Mapping[str, Any], step: Mapping[str, Any
 
 def _check_lessons(arguments: Mapping[str, Any]) -> None:
     """Find what a lesson lacks: material of its arms, tokens for what is about tokens."""
-    lessons = parse_lessons(
+    lessons = parse_task_arms(
         arguments.get("arms") or (), init=arguments.get("init", "description"), known=MIXTURES
     )
     for lesson in lessons:

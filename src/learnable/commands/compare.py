@@ -1,29 +1,39 @@
 """``learnable compare``: the same model on equal token budgets chosen by different methods, and what came of it."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import polars as pl
 
 from learnable import data as rows
-from learnable.commands.evaluate import Evaluation, check_place, evaluations_of, wants_heldout
-from learnable.commands.inputs import length_limit, look_up, most_bad, pinned, pool_of, render_rows, to_fetch
+from learnable.commands.inputs import (
+    length_limit,
+    look_up,
+    most_bad,
+    opened,
+    pinned,
+    pool_of,
+    render_rows,
+    to_fetch,
+)
 from learnable.commands.load import HELDOUT
+from learnable.commands.method_scores import score_methods
 from learnable.commands.options import Flat, Output, Several
 from learnable.commands.score import MEASURED, Vectors, price_of
-from learnable.commands.trials import Trials
 from learnable.errors import SelectionError, UsageError
-from learnable.evaluators import parse
+from learnable.evaluators import Evaluation, check_place, evaluations_of, parse, wants_heldout
 from learnable.experiments import (
+    RANDOM,
     Arm,
-    Measured,
     Method,
+    arm_table,
     arms_of,
     contamination,
-    overview,
     parse_methods,
+    run_arms,
     spoken,
 )
 from learnable.measure import answers_alone
@@ -35,9 +45,6 @@ from learnable.runs.step import Finished, Step, run
 from learnable.scorers import SCORERS
 from learnable.settings import Loading, Reading, Reference, Tuning
 from learnable.types import Budget, ModelRef, Pool
-
-if TYPE_CHECKING:
-    from learnable.training import Trained
 
 BY = ("learnability", "ifd", "longest")
 RESERVED = ("source", "truncated", "undefined", *MEASURED, *SCORERS)
@@ -104,6 +111,7 @@ def compare(
         )
     asked = evaluate or ["heldout"]
     check_place([parse(text) for text in asked], on)
+    from learnable.models import Renderer
     from learnable.models.source import identify
 
     ref = ModelRef(name=model, **asdict(loading))
@@ -125,7 +133,6 @@ def compare(
         )
     awaits = to_fetch(ref) if dry_run else []
     ref = ref if awaits else pinned(ref, on=on)
-    loading = replace(loading, dtype=ref.dtype)
     settings = {
         "methods": {method.label: fingerprint(method) for method in methods},
         "budgets": budgets,
@@ -141,45 +148,61 @@ def compare(
     sources |= {each.label: source_of(each.evaluator) for each in evaluations}
 
     def work(folder: Path) -> Finished:
-        trials = _trials(ref, loading, longest, Path(store), loaded, pool, vectors, on)
-        tokens = sum(len(each.ids) for each in trials.rendered.values())
+        renderer = Renderer.of(ref)
+        rows_seen = render_rows(
+            renderer, list(pool.iter_examples()), max_length=longest, most_refused=most_bad(loaded)
+        )
+        rendered = {each.id: each for each in rows_seen}
+        tokens = sum(len(each.ids) for each in rows_seen)
         in_tokens = [_in_tokens(Budget.parse(text), tokens) for text in budgets]
-        scored = trials.score(methods, flags)
-        arms = arms_of(
+        scored = score_methods(
             methods,
-            lambda method, most, seed: method.select(
-                scored.frames[method.label], tokens=most, vectors=scored.vectors, seed=seed
+            flags,
+            ref=ref,
+            longest=longest,
+            store=Path(store),
+            loaded=loaded,
+            alone_tokens=sum(
+                len(each.ids) for each in answers_alone(rows_seen, header=renderer.answer_header)
             ),
-            scored.lengths,
-            budgets=in_tokens,
-            seeds=seeds,
-            batch_size=tuning.batch_size,
+            vectors=vectors,
+            on=on,
+        )
+        arms = arms_of(
+            methods, scored.select, rendered, base=ref, tuning=tuning, budgets=in_tokens, seeds=seeds
         )
         for arm in arms:
             if arm.budget_tokens and arm.seed == 0 and arm.tokens < 0.95 * arm.budget_tokens:
                 say(
-                    f"{arm.method} fills only {arm.tokens:,} of {arm.budget_tokens:,} tokens: not an equal comparison"
+                    f"{arm.label} fills only {arm.tokens:,} of {arm.budget_tokens:,} tokens: not an equal comparison"
                 )
-        trainings = trials.train(arms, tuning)
-        results = trials.evaluate(arms, [each.folder if each else None for each in trainings], evaluations)
-        trained = _arm_table(arms, trainings)
-        table = overview(
-            results,
-            trained,
-            evaluations=[_measured(each) for each in evaluations],
+        ran = run_arms(
+            arms,
+            evaluations,
+            max_length=longest,
+            store=Path(store),
+            open_model=partial(opened, on=on),
+            baseline=RANDOM,
+        )
+        overlap = _overlap(pool, evaluations)
+        table = arm_table(
+            ran.results,
+            ran.arms,
+            evaluations=ran.measured,
+            baseline=RANDOM,
             costs=scored.costs,
             confidence=confidence,
         )
-        overlap = _overlap(pool, evaluations)
         for name, frame in {
             "scores": scored.wide(methods),
             "selections": _selections(arms),
-            "arms": trained,
-            "results": results,
+            "arms": ran.arms,
+            "results": ran.results,
             "overlap": overlap,
             "table": table,
         }.items():
-            write_frame(frame, folder / f"{name}.parquet")
+            # In the files of a comparison, an arm goes by its method.
+            write_frame(frame.rename({"arm": "method"}, strict=False), folder / f"{name}.parquet")
         facts = {
             "model": model,
             "pool": len(pool),
@@ -189,11 +212,11 @@ def compare(
             "budgets": budgets,
             "seeds": seeds,
             "confidence": confidence,
-            "trainings": trained["model"].drop_nulls().n_unique(),
+            "trainings": ran.arms["model"].drop_nulls().n_unique(),
             "tuning": asdict(tuning) | {"learning_rate": tuning.peak_learning_rate},
             "in both": overlap.select("evaluation", "item").unique().height,
         }
-        return Finished(facts=facts, tokens=trials.tokens, pool_tokens=tokens)
+        return Finished(facts=facts, tokens=scored.tokens + ran.tokens, pool_tokens=tokens)
 
     step = Step(
         verb="compare",
@@ -228,40 +251,6 @@ def _in_tokens(budget: Budget, pool_tokens: int) -> int:
     return tokens
 
 
-def _measured(each: Evaluation) -> Measured:
-    unit, higher = each.evaluator.unit, each.evaluator.higher_is_better
-    return Measured(label=each.label, unit=unit, higher_is_better=higher)
-
-
-def _trials(
-    ref: ModelRef,
-    loading: Loading,
-    longest: int,
-    store: Path,
-    loaded: Outcome,
-    pool: Pool,
-    vectors: Literal["model", "wordllama"],
-    on: str | None,
-) -> Trials:
-    from learnable.models import Renderer
-
-    renderer = Renderer.of(ref)
-    examples = list(pool.iter_examples())
-    rendered = render_rows(renderer, examples, max_length=longest, most_refused=most_bad(loaded))
-    return Trials(
-        ref=ref,
-        loading=loading,
-        longest=longest,
-        store=store,
-        loaded=loaded,
-        rendering=renderer.key,
-        rendered={each.id: each for each in rendered},
-        alone_tokens=sum(len(each.ids) for each in answers_alone(rendered, header=renderer.answer_header)),
-        vectors=vectors,
-        on=on,
-    )
-
-
 def _price(
     methods: Sequence[Method],
     budgets: Sequence[str],
@@ -289,34 +278,14 @@ def _price(
     return [*price, f"{items:,} evaluation items for each model"]
 
 
-def _arm_table(arms: Sequence[Arm], trainings: "Sequence[Trained | None]") -> pl.DataFrame:
-    return pl.DataFrame(
-        [
-            {
-                "method": arm.method,
-                "budget_tokens": arm.budget_tokens,
-                "seed": arm.seed,
-                "examples": len(arm.ids),
-                "tokens": arm.tokens,
-                "response_tokens": arm.response_tokens,
-                "steps": trained.steps if trained else 0,
-                "seconds": trained.seconds if trained else 0.0,
-                "model": trained.folder.name if trained else None,
-            }
-            for arm, trained in zip(arms, trainings, strict=True)
-        ],
-        schema_overrides={"budget_tokens": pl.Int64, "model": pl.String},
-    )
-
-
 def _selections(arms: Sequence[Arm]) -> pl.DataFrame:
     lines = [
-        (arm.method, arm.budget_tokens, arm.seed, rank, example)
+        (arm.label, arm.budget_tokens, arm.seed, rank, example)
         for arm in arms
         for rank, example in enumerate(arm.ids)
     ]
     schema = {
-        "method": pl.String,
+        "arm": pl.String,
         "budget_tokens": pl.Int64,
         "seed": pl.Int64,
         "rank": pl.Int64,

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from learnable import data as rows
-from learnable.commands.evaluate import Evaluation
 from learnable.data import read_made
 from learnable.diversifiers import (
     Wordings,
@@ -21,7 +20,7 @@ from learnable.diversifiers import (
 )
 from learnable.diversifiers.gates import OVERLAP
 from learnable.errors import ModelError, UsageError
-from learnable.evaluators import Specification, build_evaluator, parse
+from learnable.evaluators import Evaluation, Specification, build_evaluator, parse
 from learnable.experiments import contamination
 from learnable.mixing import Material, Mixing
 from learnable.runs.files import replacing

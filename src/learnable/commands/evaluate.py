@@ -2,102 +2,24 @@
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import polars as pl
 
 from learnable.commands.inputs import given_part, length_limit, look_up, opened, pinned, to_fetch
 from learnable.commands.options import Flat, Output
-from learnable.errors import ModelError, UsageError
-from learnable.evaluators import GRADES, EvaluatedModel, Evaluator, Specification, build_evaluator, parse
-from learnable.evaluators import evaluate as graded
+from learnable.errors import ModelError
+from learnable.evaluators import Evaluation, check_place, evaluations_of, graded_all, parse
 from learnable.experiments import interval
 from learnable.runs.files import write_frame
-from learnable.runs.identity import fingerprint, source_of
+from learnable.runs.identity import source_of
 from learnable.runs.records import Outcome
 from learnable.runs.step import Finished, Step, run
 from learnable.runs.store import Store
 from learnable.settings import Loading
-from learnable.types import Example, ModelRef
-
-if TYPE_CHECKING:
-    from learnable.models import LanguageModel
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """An evaluator with its data, read."""
-
-    label: str
-    evaluator: Evaluator
-    examples: list[Example]
-
-    @property
-    def identity(self) -> str:
-        """Fingerprint of the evaluator's settings and of the examples."""
-        return fingerprint(
-            [self.label, fingerprint(self.evaluator), [example.id for example in self.examples]]
-        )
-
-    def grade(self, model: EvaluatedModel, *, store: Store, max_length: int, what: str = "") -> pl.DataFrame:
-        """Return the grades of a model: ``evaluation``, ``id``, ``source``, ``value``, ``answer``, ``why``."""
-        frame = graded(
-            model,
-            self.evaluator,
-            self.examples,
-            store=store,
-            max_length=max_length,
-            label=f"{self.label}{what}",
-        )
-        return frame.select(pl.lit(self.label).alias("evaluation"), pl.all())
-
-
-def wants_heldout(written: Sequence[str]) -> bool:
-    """Tell whether an evaluation is on the rows that the data itself sets aside: ``heldout`` without a file."""
-    return any(_is_heldout(parse(text)) for text in written)
-
-
-def _is_heldout(specification: Specification) -> bool:
-    return specification.name == "heldout" and specification.path is None
-
-
-def check_place(asked: Sequence[Specification], on: str | None) -> None:
-    """Say which evaluation is not known, or cannot be done where the model runs; no data is read.
-
-    Raises:
-        UsageError: If there is no such evaluator, it does not know a setting, or it takes the model into its own hands
-            and the model is on a cluster.
-    """
-    for specification in asked:
-        if build_evaluator(specification).kind == "harness" and on is not None:
-            raise UsageError(
-                f"{specification.label} runs the model itself, and with --on {on} there is none here",
-                hint=f"evaluate {specification.name} by itself, without --on",
-            )
-
-
-def evaluations_of(written: Sequence[str], *, heldout: Path | None = None) -> list[Evaluation]:
-    """Return the evaluations that were asked for, their data read; ``heldout`` are the rows that were set aside.
-
-    Raises:
-        UsageError: If one is not known.
-        DataError: If its data cannot be read.
-    """
-    specifications = {text: parse(text) for text in dict.fromkeys(written)}
-    labels = [specification.label for specification in specifications.values()]
-    found = []
-    for text, specification in specifications.items():
-        # Files of one name in two folders are told apart by their paths.
-        label = specification.label if labels.count(specification.label) == 1 else text
-        if heldout is not None and _is_heldout(specification):
-            settings = {"source_column": "source", **specification.settings}
-            specification = replace(specification, path=str(heldout), settings=settings)
-        evaluator = build_evaluator(specification)
-        examples = evaluator.read(specification.path)
-        found.append(Evaluation(label=label, evaluator=evaluator, examples=examples))
-    return found
+from learnable.types import ModelRef
 
 
 def evaluate(
@@ -189,17 +111,3 @@ def _summaries(asked: Sequence[Evaluation], grades: pl.DataFrame) -> dict[str, s
         )
         found[each.label] = words + (f", {mean.ungraded:,} could not be graded" if mean.ungraded else "")
     return found
-
-
-def graded_all(
-    network: "LanguageModel",
-    evaluations: Sequence[Evaluation],
-    *,
-    store: Store,
-    max_length: int,
-    what: str = "",
-) -> pl.DataFrame:
-    """Return the grades of all evaluations of one model, as it is now (its adapter on or off)."""
-    nothing: dict[str, Any] = {"evaluation": pl.String, **GRADES}
-    grades = [each.grade(network, store=store, max_length=max_length, what=what) for each in evaluations]
-    return pl.concat([pl.DataFrame(schema=nothing), *grades])

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,19 +18,26 @@ from learnable.commands.course import (
     usual_evaluations,
     write_rows,
 )
-from learnable.commands.evaluate import Evaluation, check_place, evaluations_of
-from learnable.commands.inputs import is_made, length_limit, most_bad, pinned, pool_of, to_fetch
-from learnable.commands.lessons import Lessons, Taught
+from learnable.commands.inputs import is_made, length_limit, most_bad, opened, pinned, pool_of, to_fetch
 from learnable.commands.load import HELDOUT
 from learnable.commands.options import Flat, Output, Several
+from learnable.commands.task_arms import TaskArms, samples, token_distances
 from learnable.errors import UsageError
-from learnable.evaluators import Specification, build_evaluator, parse
-from learnable.experiments import UNTUNED, Init, Lesson, Measured, lesson_table, parse_lessons
+from learnable.evaluators import (
+    Evaluation,
+    Specification,
+    build_evaluator,
+    check_place,
+    evaluations_of,
+    parse,
+)
+from learnable.experiments import UNTUNED, Arm, Init, TaskArm, arm_table, parse_task_arms, run_arms
 from learnable.mixing import MIXTURES, Material, Mixing, Mixture, mixture
 from learnable.runs.files import replacing, write_frame
 from learnable.runs.identity import fingerprint, source_of
 from learnable.runs.records import DONE, Outcome
 from learnable.runs.step import Finished, Step, run
+from learnable.runs.store import Store
 from learnable.settings import Loading, NewToken, Reading, Tuning
 from learnable.types import ModelRef
 
@@ -103,17 +111,17 @@ def teach(
         output: Folder to write.
     """
     _check(tuning, seeds=seeds, gradients=gradients, confidence=confidence)
-    lessons = parse_lessons(arms or _usual(paraphrases, buffer), init=init, known=MIXTURES)
-    baseline = _baseline(lessons)
+    written = parse_task_arms(arms or _usual(paraphrases, buffer), init=init, known=MIXTURES)
+    baseline = _baseline(written)
     added = tuple(map(NewToken.parse, tokens or ()))
-    if not added and (words or any(lesson.label != lesson.mixture for lesson in lessons)):
+    if not added and (words or any(arm.label != arm.mixture for arm in written)):
         raise UsageError(
             "words, and arms with @init, are about new tokens, and there are none",
             hint='give --tokens "<sep>=what it means"',
         )
     made = {"paraphrases": paraphrases, "buffer": buffer, "facts": facts, "constrained": constrained}
     if dry_run and (waiting := [name for name, path in made.items() if path and not is_made(path)]):
-        count = seeds * sum(lesson.mixture != UNTUNED for lesson in lessons)
+        count = seeds * sum(arm.mixture != UNTUNED for arm in written)
         says = f"{count} trainings, on {' and '.join(waiting)} that are made first"
         return Outcome.planned("teach", Path(output), [says])
     if test is None and task == [STARTER_TASK]:
@@ -132,7 +140,7 @@ def teach(
         general=general,
         mixing=mixing,
     )
-    _check_material(lessons, course.material)
+    _check_material(written, course.material)
     asked = [parse(text) for text in dict.fromkeys(evaluate or usual_evaluations(course.task))]
     elsewhere = evaluations_of([text for text in evaluate or () if parse(text).path is not None])
     _check_evaluators(asked)
@@ -140,7 +148,7 @@ def teach(
     ref = ref if awaits else pinned(ref, on=on)
     parameters: dict[str, Any] = {
         # In their order: the first may be the baseline, the last the one whose model is kept.
-        "arms": [[lesson.label, fingerprint(lesson)] for lesson in lessons],
+        "arms": [[arm.label, arm.mixture, arm.init] for arm in written],
         "tokens": [fingerprint(token) for token in added],
         "words": words,
         "evaluate": [fingerprint(specification) for specification in asked],
@@ -160,75 +168,74 @@ def teach(
     links |= {name: Path(path) for name, path in made.items() if path and (Path(path) / DONE).is_file()}
 
     def work(folder: Path) -> Finished:
-        passes = Lessons(
+        makes = TaskArms(
             ref=ref,
             longest=longest,
             store=Path(store),
             tuning=tuning,
             added=added,
             most_refused=most_bad(loaded),
-            on=on,
         )
+        base, material = makes.base(written[0], 0), course.material
+        lengths = makes.render([*course.task, *material.paraphrases, *material.buffer], base)
+        material = replace(material, tokens={each.id: len(each.ids) for each in lengths})
         # All of them, before anything is written or trained: some token may not be one that can be added.
-        bases = [passes.base(lesson, 0) for lesson in lessons]
+        planned = makes.arms(written, material, seeds)
         evaluations = [*evaluations_here(course, asked, folder), *elsewhere]
-        lengths = passes.lengths(
-            [*course.task, *course.material.paraphrases, *course.material.buffer], bases[0]
-        )
-        material = replace(course.material, tokens=lengths)
-        taught = passes.train(lessons, seeds, lambda name, seed: mixture(name, material, seed=seed))
         concepts = {token.text: words or ([token.meaning] if token.meaning else []) for token in added}
-        results, distances, samples = passes.evaluate(
-            taught, evaluations, concepts=concepts, tests=course.asked
+        ran = run_arms(
+            [arm for arm, _ in planned.values()],
+            evaluations,
+            max_length=longest,
+            store=Path(store),
+            open_model=partial(opened, on=on),
+            baseline=baseline,
+            looks={
+                "concepts": partial(token_distances, concepts=concepts, tests=course.asked),
+                "samples": partial(samples, evaluations=evaluations, store=Store(Path(store))),
+            },
         )
-        trained = _arm_table(taught)
+        wordings, figures = instruction_map(course)
         frames = {
-            "arms": trained,
-            "results": results,
-            "table": lesson_table(
-                results,
-                trained,
-                evaluations=[
-                    Measured(
-                        label=each.label,
-                        unit=each.evaluator.unit,
-                        higher_is_better=each.evaluator.higher_is_better,
-                    )
-                    for each in evaluations
-                ],
-                baseline=baseline,
-                confidence=confidence,
+            "arms": ran.arms,
+            "results": ran.results,
+            "table": arm_table(
+                ran.results, ran.arms, evaluations=ran.measured, baseline=baseline, confidence=confidence
             ),
-            "concepts": distances,
-            "samples": samples,
+            "concepts": ran.looks["concepts"],
+            "samples": ran.looks["samples"].filter(seed=0),
+            "wordings": wordings,
         }
-        frames["wordings"], figures = instruction_map(course)
         for name, frame in frames.items():
             write_frame(frame, folder / f"{name}.parquet")
         if gradients and material.buffer:
-            write_frame(_gradients(passes, bases[0], material, gradients), folder / "buffering.parquet")
-        kept = next((one for one in taught if one.lesson.mixture == "delia" and one.seed == 0), None)
-        kept = kept or next(one for one in reversed(taught) if one.trained is not None and one.seed == 0)
-        _keep(kept, tuning, folder)
+            write_frame(_gradients(makes, base, material, gradients), folder / "buffering.parquet")
+        models = {
+            place: model for place, model in zip(planned, ran.trained, strict=True) if model is not None
+        }
+        kept = next((arm.label for arm in written if arm.mixture == "delia"), None)
+        kept = kept or next(label for label, seed in reversed(models) if not seed)
+        arm, mixed = planned[kept, 0]
+        _keep(arm, mixed, models[kept, 0].folder, folder)
         facts_shown: dict[str, Any] = {
             "model": model,
             "task": len(course.task),
             "tests": len(course.asked),
             "buffer": len(material.buffer),
-            "arms": [lesson.label for lesson in lessons],
+            "arms": [arm.label for arm in written],
             "baseline": baseline,
             "evaluations": [each.label for each in evaluations],
             "seeds": seeds,
             "confidence": confidence,
             "tokens": [token.text for token in added],
-            "inits": {lesson.label: lesson.init for lesson in lessons} if added else {},
+            "inits": {arm.label: arm.init for arm in written} if added else {},
             "general from buffer": bool(course.general) and general is None,
             "diversity": figures,
-            "kept model": kept.lesson.label,
+            "kept model": kept,
             "tuning": asdict(tuning) | {"learning_rate": tuning.peak_learning_rate},
             "notes": notes_on(course),
         }
-        return Finished(facts=facts_shown, tokens=passes.tokens)
+        return Finished(facts=facts_shown, tokens=ran.tokens)
 
     step = Step(
         verb="teach",
@@ -236,7 +243,7 @@ def teach(
         inputs=inputs,
         sources={each.label: source_of(build_evaluator(each)) for each in asked},
         links=links,
-        says=_price(lessons, seeds, course, asked, elsewhere),
+        says=_price(written, seeds, course, asked, elsewhere),
         awaits=awaits,
         work=work,
     )
@@ -253,17 +260,17 @@ def _check(tuning: Tuning, *, seeds: int, gradients: int, confidence: float) -> 
         raise UsageError("the seeds and steps of the trainings are set here", hint="give --seeds")
 
 
-def _baseline(lessons: Sequence[Lesson]) -> str:
-    trained = [lesson.label for lesson in lessons if lesson.mixture != UNTUNED]
+def _baseline(written: Sequence[TaskArm]) -> str:
+    trained = [arm.label for arm in written if arm.mixture != UNTUNED]
     if not trained:
         raise UsageError("there is no arm to train", hint=f"known: {', '.join(MIXTURES)}")
     return "common" if "common" in trained else trained[0]
 
 
-def _check_material(lessons: Sequence[Lesson], material: Material) -> None:
+def _check_material(written: Sequence[TaskArm], material: Material) -> None:
     """Say what is missing before anything runs."""
     # `repeated` has the tokens of `delia`, which are not known yet, but needs what that needs.
-    names = ["delia" if each.mixture == "repeated" else each.mixture for each in lessons]
+    names = ["delia" if each.mixture == "repeated" else each.mixture for each in written]
     # Gradients are taken of what is given, whatever the arms are.
     names += ["no_buffer"] * bool(material.paraphrases) + ["no_paraphrases"] * bool(material.buffer)
     for name in dict.fromkeys(names):
@@ -290,28 +297,7 @@ def _usual(paraphrases: str | None, buffer: str | None) -> list[str]:
     return [UNTUNED, "common", *found[paraphrases is not None, buffer is not None]]
 
 
-def _arm_table(taught: Sequence[Taught]) -> pl.DataFrame:
-    return pl.DataFrame(
-        [
-            {
-                "arm": one.lesson.label,
-                "seed": one.seed,
-                "examples": len(one.mixture.examples) if one.mixture else 0,
-                "task_examples": one.mixture.task if one.mixture else 0,
-                "stages": len(one.mixture.stages) if one.mixture else 0,
-                "tokens": one.trained.tokens if one.trained else 0,
-                "response_tokens": one.response_tokens,
-                "steps": one.trained.steps if one.trained else 0,
-                "seconds": one.trained.seconds if one.trained else 0.0,
-                "model": one.trained.folder.name if one.trained else None,
-            }
-            for one in taught
-        ],
-        schema_overrides={"model": pl.String},
-    )
-
-
-def _gradients(passes: Lessons, base: ModelRef, material: Material, count: int) -> pl.DataFrame:
+def _gradients(makes: TaskArms, base: ModelRef, material: Material, count: int) -> pl.DataFrame:
     sets = {
         "task": material.task,
         "buffer": mixture("no_paraphrases", material, seed=0).examples[len(material.task) :],
@@ -323,26 +309,24 @@ def _gradients(passes: Lessons, base: ModelRef, material: Material, count: int) 
         name: sorted(examples, key=lambda each: fingerprint(["gradients", each.id]))[:count]
         for name, examples in sets.items()
     }
-    return passes.gradients(base, drawn, ratio=ratio)
+    return makes.gradients(base, drawn, ratio=ratio)
 
 
-def _keep(one: Taught, tuning: Tuning, folder: Path) -> None:
-    """Write what one training saw, and its model whole, loadable by plain transformers."""
+def _keep(arm: Arm, mixed: Mixture, trained: Path, folder: Path) -> None:
+    """Write what one arm saw, and its model whole, loadable by plain transformers."""
     from learnable.training import save_whole
 
-    assert one.trained is not None
-    assert one.mixture is not None
-    for number, stage in enumerate(one.mixture.stages):
+    for number, stage in enumerate(mixed.stages):
         write_rows(stage, folder / ("mixture.jsonl" if not number else f"mixture-{number + 1}.jsonl"))
-    if tuning.method == "lora":
-        save_whole(one.base, one.trained.folder, folder / "model")
+    if arm.tuning.method == "lora":
+        save_whole(arm.base, trained, folder / "model")
         return
     with replacing(folder / "model") as part:
-        shutil.copytree(one.trained.folder, part, ignore=shutil.ignore_patterns("training.json"))
+        shutil.copytree(trained, part, ignore=shutil.ignore_patterns("training.json"))
 
 
 def _price(
-    lessons: Sequence[Lesson],
+    written: Sequence[TaskArm],
     seeds: int,
     course: Course,
     asked: Sequence[Specification],
@@ -352,14 +336,14 @@ def _price(
         return len(found.examples)
 
     price = [
-        f"{seeds} training{'s' if seeds > 1 else ''} of {lesson.label} on "
+        f"{seeds} training{'s' if seeds > 1 else ''} of {arm.label} on "
         + (
             "as many tokens as delia"
-            if lesson.mixture == "repeated"
-            else f"{size(mixture(lesson.mixture, course.material, seed=0)):,} examples"
+            if arm.mixture == "repeated"
+            else f"{size(mixture(arm.mixture, course.material, seed=0)):,} examples"
         )
-        for lesson in lessons
-        if lesson.mixture != UNTUNED
+        for arm in written
+        if arm.mixture != UNTUNED
     ]
     items = (len(course.tests.seen) + len(course.tests.unseen)) * sum(each.path is None for each in asked)
     items += len(course.general) + sum(len(each.examples) for each in elsewhere)

@@ -1,5 +1,12 @@
 """One file per evaluator: what a model is asked, and how its answer is graded."""
 
+from learnable.evaluators.evaluation import (
+    Evaluation,
+    check_place,
+    evaluations_of,
+    graded_all,
+    wants_heldout,
+)
 from learnable.evaluators.exact_match import question_of
 from learnable.evaluators.kinds import (
     GRADES,
@@ -18,15 +25,20 @@ __all__ = [
     "GRADES",
     "Completion",
     "EvaluatedModel",
+    "Evaluation",
     "Evaluator",
     "GenerationEvaluator",
     "JudgeEvaluator",
     "Kind",
     "Specification",
     "build_evaluator",
+    "check_place",
     "completions",
     "evaluate",
+    "evaluations_of",
+    "graded_all",
     "judged",
     "parse",
     "question_of",
+    "wants_heldout",
 ]

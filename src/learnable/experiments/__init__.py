@@ -1,19 +1,20 @@
-"""Does it help? Ways to choose, the trainings they lead to, differences with intervals, overlap, and what it all cost."""
+"""Does it help? Arms, the models they lead to, their grades, differences with intervals, overlap, and what it all cost."""
 
-from learnable.experiments.arms import Arm, arms_of
+from learnable.experiments.arms import INITS, UNTUNED, Arm, Init, TaskArm, parse_task_arms
 from learnable.experiments.buffering import RATIOS, buffering
-from learnable.experiments.lessons import INITS, Init, Lesson, lesson_table, parse_lessons
 from learnable.experiments.methods import (
     ALIASES,
+    RANDOM,
     WITHOUT_BUDGET,
     Method,
+    arms_of,
     outside_names,
     parse_method,
     parse_methods,
 )
 from learnable.experiments.overlap import contamination, jaccard, only_in, spoken
-from learnable.experiments.overview import FULL, RANDOM, UNTUNED, Measured, SelectionCost, overview
 from learnable.experiments.payback import Payback, payback
+from learnable.experiments.run import ArmRun, run_arms
 from learnable.experiments.statistics import (
     FEWEST_ITEMS,
     FOR_THIS_SEED,
@@ -23,6 +24,7 @@ from learnable.experiments.statistics import (
     difference,
     interval,
 )
+from learnable.experiments.table import FULL, Measured, SelectionCost, arm_table
 
 __all__ = [
     "ALIASES",
@@ -35,28 +37,29 @@ __all__ = [
     "UNTUNED",
     "WITHOUT_BUDGET",
     "Arm",
+    "ArmRun",
     "Init",
     "Interval",
-    "Lesson",
     "MeanDifference",
     "Measured",
     "Method",
     "Payback",
     "SelectionCost",
+    "TaskArm",
     "Verdict",
+    "arm_table",
     "arms_of",
     "buffering",
     "contamination",
     "difference",
     "interval",
     "jaccard",
-    "lesson_table",
     "only_in",
     "outside_names",
-    "overview",
-    "parse_lessons",
     "parse_method",
     "parse_methods",
+    "parse_task_arms",
     "payback",
+    "run_arms",
     "spoken",
 ]

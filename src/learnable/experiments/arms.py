@@ -1,92 +1,111 @@
-"""Arms of a comparison: which examples each method gives to each training, and how long each trains."""
+"""Arms: what one training sees, and how."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, cast
 
-import polars as pl
-
-from learnable.experiments.methods import Method
+from learnable.errors import UsageError, did_you_mean
 from learnable.runs.identity import fingerprint
 from learnable.settings import Tuning
+from learnable.types import ModelRef, Rendered
+
+UNTUNED = "untuned"
+Init = Literal["random", "mean", "description"]
+INITS: tuple[Init, ...] = ("random", "mean", "description")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """One training: a method's choice at a budget, with a seed.
+    """One training, or a model as it is. Arms that see the same in the same way share one training.
 
     Args:
-        method: Label of the method.
-        budget_tokens: What was asked for; None for the full pool and the untuned model.
-        seed: Seeds the choice, if it draws, and the training.
-        ids: The examples, in the order picked; none for the untuned model.
-        tokens: Their prompt and response tokens.
-        response_tokens: Their response tokens, which the loss counts.
-        steps: Optimizer steps per epoch; None: as many as the batch size makes.
+        label: Names it in tables; arms of several budgets or seeds share a label.
+        seed: Of what was drawn, and of the training.
+        base: The model that it starts from.
+        stages: What it trains on, one stage after the other; none for a model as it is.
+        tuning: How it trains; its seed and steps are those of this arm.
+        budget_tokens: What was asked for; None for what has no budget.
+        token_ids: Tokens whose rows of the embedding are trained beside the adapters.
+        columns: Figures to show beside the numbers of examples and tokens.
     """
 
-    method: str
-    budget_tokens: int | None
+    label: str
     seed: int
-    ids: tuple[str, ...]
-    tokens: int
-    response_tokens: int
-    steps: int | None
+    base: ModelRef
+    stages: tuple[tuple[Rendered, ...], ...]
+    tuning: Tuning
+    budget_tokens: int | None = None
+    token_ids: tuple[int, ...] = ()
+    columns: Mapping[str, int] = field(default_factory=dict)
 
-    def name(self, *, base: str, rendering: str, max_length: int, tuning: Tuning) -> str:
-        """Return the name of its folder: a fingerprint of all that its model depends on, in any order of the ids."""
-        return fingerprint([base, rendering, max_length, tuning, sorted(self.ids)])[:16]
+    @property
+    def rows(self) -> list[Rendered]:
+        """The examples of all stages."""
+        return [row for stage in self.stages for row in stage]
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Their ids, in the order picked."""
+        return tuple(row.id for row in self.rows)
+
+    @property
+    def tokens(self) -> int:
+        """Their prompt and response tokens, each example once."""
+        return sum(len(row.ids) for row in self.rows)
+
+    @property
+    def response_tokens(self) -> int:
+        """Their response tokens, which the loss counts, each example once."""
+        return sum(int(row.mask.sum()) for row in self.rows)
+
+    def names(self, *, base: str, rendering: str, max_length: int) -> list[str]:
+        """Return the name of each stage's folder: a fingerprint of all that its model depends on, in any order of the ids.
+
+        Args:
+            base: Identity of the model that it starts from.
+            rendering: Identity of what made the tokens.
+            max_length: Longest example in tokens.
+        """
+        made: list[object] = [base, rendering, max_length, self.tuning]
+        made += [{"token_ids": self.token_ids}] if self.token_ids else []
+        ids = [sorted(row.id for row in stage) for stage in self.stages]
+        return [fingerprint([*made, *ids[:end]])[:16] for end in range(1, len(ids) + 1)]
 
 
-def arms_of(
-    methods: Sequence[Method],
-    select: Callable[[Method, int, int], list[str]],
-    lengths: pl.DataFrame,
-    *,
-    budgets: Sequence[int],
-    seeds: int,
-    batch_size: int,
-) -> list[Arm]:
-    """Return all trainings of a comparison; those of the first seed come first.
+@dataclass(frozen=True, kw_only=True)
+class TaskArm:
+    """An arm of a task before its rows are there: the name of a mixture (or ``untuned``), and how new tokens begin.
 
-    At one budget all trainings take the same number of steps: as many as the budget has batches of the pool's mean
-    length, but never more than the smallest selection has examples. The full pool trains in ordinary batches, the
-    untuned model not at all.
+    ``label`` is what it is called in tables: what was written.
+    """
+
+    mixture: str
+    init: Init
+    label: str
+
+
+def parse_task_arms(written: Sequence[str], *, init: Init, known: Collection[str]) -> list[TaskArm]:
+    """Return the arms of ``NAME`` or ``NAME@init=mean``, distinct and in order.
 
     Args:
-        methods: What is compared.
-        select: Gives the ids for a method, a budget in tokens and a seed.
-        lengths: ``id``, ``tokens`` and ``response_tokens`` of the pool.
-        budgets: In tokens.
-        seeds: How many trainings of each.
-        batch_size: Examples of the pool's mean length per step.
+        written: As on the command line.
+        init: How new tokens begin where an arm does not say.
+        known: Names of mixtures.
+
+    Raises:
+        UsageError: If one cannot be read.
     """
-    counts = {
-        name: (tokens, response)
-        for name, tokens, response in lengths.select("id", "tokens", "response_tokens").iter_rows()
-    }
-    mean = sum(tokens for tokens, _ in counts.values()) / max(len(counts), 1)
-    chosen: dict[tuple[str, int, int], list[str]] = {}
-    for method in methods:
-        for budget in budgets if method.kind not in ("full", "untuned") else [0]:
-            for seed in range(seeds):
-                again = chosen.get((method.label, budget, 0)) if not method.draws else None
-                chosen[method.label, budget, seed] = again or select(method, budget, seed)
-    arms = []
-    for (label, budget, seed), ids in chosen.items():
-        fewest = min((len(other) for (_, at, _), other in chosen.items() if at == budget), default=0)
-        steps = max(1, min(round(budget / (batch_size * mean)), fewest)) if budget else None
-        if not ids and seed:
-            continue  # the untuned model has no seeds
-        tokens, response = (sum(counts[name][part] for name in ids) for part in (0, 1))
-        arms.append(
-            Arm(
-                method=label,
-                budget_tokens=budget or None,
-                seed=seed,
-                ids=tuple(ids),
-                tokens=tokens,
-                response_tokens=response,
-                steps=steps,
+    if init not in INITS:
+        raise UsageError(f"init is random, mean or description, got {init!r}")
+    arms: dict[str, TaskArm] = {}
+    for text in written:
+        name, at, setting = text.partition("@")
+        key, _, value = setting.partition("=")
+        if name not in (UNTUNED, *known):
+            raise UsageError(f"no arm called {name!r}", hint=did_you_mean(name, (UNTUNED, *known)))
+        if at and (key != "init" or value not in INITS):
+            raise UsageError(
+                f"cannot read the arm {text!r}", hint=f"write {name}@init=random, mean or description"
             )
-        )
-    return sorted(arms, key=lambda arm: arm.seed)
+        arms[text] = TaskArm(mixture=name, init=cast("Init", value) if at else init, label=text)
+    return list(arms.values())

@@ -1,7 +1,7 @@
-"""``NAME[@key=value,...][/SELECTOR]``: how a way to choose is written, and the selection that it makes."""
+"""``NAME[@key=value,...][/SELECTOR]``: how a way to choose is written, the selections that it makes, and their arms."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_type_hints
 
@@ -10,18 +10,21 @@ import polars as pl
 from numpy.typing import NDArray
 
 from learnable.errors import SelectionError, UsageError, did_you_mean
+from learnable.experiments.arms import UNTUNED, Arm
+from learnable.experiments.table import FULL
 from learnable.runs.identity import fingerprint, source_of
 from learnable.scorers import SCORERS
 from learnable.selectors import SELECTORS, PerSource, Thresholds, choose
-from learnable.settings import Reference
+from learnable.settings import Reference, Tuning
 from learnable.spec import build
-from learnable.types import Budget, Scorer
+from learnable.types import Budget, ModelRef, Rendered, Scorer
 
 Kind = Literal["chosen", "column", "full", "untuned"]
 ALIASES: Mapping[str, tuple[str, bool]] = {"longest": ("length", False), "shortest": ("length", True)}
 """Names that users know, with the score and whether its lowest values are kept."""
-WITHOUT_BUDGET = ("full", "untuned")
-SCORELESS = ("random", "k_center", "facility_location")
+RANDOM = "random"
+WITHOUT_BUDGET = (FULL, UNTUNED)
+SCORELESS = (RANDOM, "k_center", "facility_location")
 """Selectors that need no score."""
 NEUTRAL = "length"
 """Score for selectors that take none: it only tells which examples have a response."""
@@ -214,8 +217,63 @@ def parse_methods(
     """
     if repeated := sorted({name for name in written if list(written).count(name) > 1}):
         raise UsageError(f"{repeated[0]!r} is there twice", hint="name every method once")
-    names = [*(name for name in ("untuned", "random") if name not in written), *written]
+    names = [*(name for name in (UNTUNED, RANDOM) if name not in written), *written]
     return [parse_method(name, reference=reference, columns=columns) for name in names]
+
+
+def arms_of(
+    methods: Sequence[Method],
+    select: Callable[[Method, int, int], list[str]],
+    rendered: Mapping[str, Rendered],
+    *,
+    base: ModelRef,
+    tuning: Tuning,
+    budgets: Sequence[int],
+    seeds: int,
+) -> list[Arm]:
+    """Return the arms of methods at budgets; those of the first seed come first.
+
+    At one budget all arms take the same number of steps: as many as the budget has batches of the pool's mean length,
+    but never more than the smallest selection has examples. The full pool trains in ordinary batches, the untuned
+    model not at all.
+
+    Args:
+        methods: What is compared.
+        select: Gives the ids for a method, a budget in tokens and a seed.
+        rendered: The pool as the model sees it, by id.
+        base: What all arms start from.
+        tuning: How they train.
+        budgets: In tokens.
+        seeds: How many arms of each method and budget.
+    """
+    chosen: dict[tuple[str, int, int], list[str]] = {}
+    for method in methods:
+        for budget in budgets if method.kind not in WITHOUT_BUDGET else [0]:
+            for seed in range(seeds if method.kind != UNTUNED else 1):
+                again = chosen.get((method.label, budget, 0)) if not method.draws else None
+                chosen[method.label, budget, seed] = again or select(method, budget, seed)
+    fewest: dict[int, int] = {}
+    for (_, budget, _), ids in chosen.items():
+        fewest[budget] = min(len(ids), fewest.get(budget, len(ids)))
+    mean = sum(len(row.ids) for row in rendered.values()) / max(len(rendered), 1)
+    arms = [
+        Arm(
+            label=label,
+            budget_tokens=budget or None,
+            seed=seed,
+            base=base,
+            stages=(tuple(rendered[name] for name in ids),) if ids else (),
+            tuning=replace(
+                tuning,
+                seed=seed,
+                steps=max(1, min(round(budget / (tuning.batch_size * mean)), fewest[budget]))
+                if budget
+                else None,
+            ),
+        )
+        for (label, budget, seed), ids in chosen.items()
+    ]
+    return sorted(arms, key=lambda arm: arm.seed)
 
 
 _REFERENCE = get_type_hints(Reference)

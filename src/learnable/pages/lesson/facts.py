@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
-from learnable.experiments import Measured, lesson_table
+from learnable.experiments import Measured, arm_table
 from learnable.pages.verdicts import Judged, Scale, digits_of, judged
 from learnable.pages.words import plural
 
@@ -350,7 +350,7 @@ def _equal_tokens(facts: LessonFacts) -> dict[str, Line]:
     measured = facts.table.unique("evaluation", maintain_order=True).select(
         "evaluation", "unit", "higher_is_better"
     )
-    table = lesson_table(
+    table = arm_table(
         facts.results.filter(pair),
         facts.arms.filter(pair),
         evaluations=[

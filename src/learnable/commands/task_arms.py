@@ -1,0 +1,222 @@
+"""The arms of a task, and what else is looked at in their models: hidden states, texts, and gradients before training."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from learnable.commands.inputs import render_rows
+from learnable.evaluators import Evaluation, GenerationEvaluator, completions, question_of
+from learnable.experiments import RATIOS, UNTUNED, Arm, TaskArm, buffering
+from learnable.mixing import Material, Mixture, mixture
+from learnable.runs.store import Store
+from learnable.settings import NewToken, NewTokens, Tuning
+from learnable.types import Example, Message, ModelRef, Rendered
+
+if TYPE_CHECKING:
+    from learnable.models import LanguageModel
+
+CONCEPT_PROMPTS = 32
+"""Prompts over which a distance of representations is averaged."""
+DISTANCES = {
+    "token": pl.String,
+    "words": pl.String,
+    "layer": pl.Int64,
+    "distance": pl.Float64,
+    "prompts": pl.Int64,
+}
+WRITTEN = {
+    "evaluation": pl.String,
+    "id": pl.String,
+    "prompt": pl.String,
+    "completion": pl.String,
+    "value": pl.Float32,
+}
+SAMPLES = 6
+"""Items of each evaluation whose texts are kept to be read."""
+
+
+@dataclass(kw_only=True)
+class TaskArms:
+    """Makes the arms of a task: each begins from a model with the new tokens, and sees a mixture.
+
+    Args:
+        ref: The model.
+        longest: Longest example in tokens.
+        store: Folder of models with new tokens.
+        tuning: How to train.
+        added: New tokens.
+        most_refused: Share of rows that the chat template may refuse, see ``inputs.render_rows``.
+    """
+
+    ref: ModelRef
+    longest: int
+    store: Path
+    tuning: Tuning
+    added: tuple[NewToken, ...] = ()
+    most_refused: float = 0.0
+    _rendered: dict[str, Rendered] = field(default_factory=dict)
+
+    def base(self, arm: TaskArm, seed: int) -> ModelRef:
+        """Return the model that an arm starts from: with the new tokens, if there are any."""
+        from learnable.models import with_tokens
+
+        if not self.added:
+            return self.ref
+        init_seed = seed if arm.init == "random" else 0
+        new = NewTokens(added=self.added, init=arm.init, init_seed=init_seed)
+        return with_tokens(self.ref, new, self.store)
+
+    def render(self, examples: Sequence[Example], base: ModelRef) -> tuple[Rendered, ...]:
+        """Return examples as a model sees them: all models here alike, as they have the same tokens."""
+        from learnable.models import Renderer
+
+        missing = {each.id: each for each in examples if each.id not in self._rendered}
+        if missing:
+            rendered = render_rows(
+                Renderer.of(base),
+                list(missing.values()),
+                max_length=self.longest,
+                most_refused=self.most_refused,
+            )
+            self._rendered |= {each.id: each for each in rendered}
+        return tuple(self._rendered[each.id] for each in examples)
+
+    def arms(
+        self, written: Sequence[TaskArm], material: Material, seeds: int
+    ) -> dict[tuple[str, int], tuple[Arm, Mixture]]:
+        """Return each arm with what it sees, by label and seed; all arms of the first seed come first."""
+        found = {}
+        for seed in range(seeds):
+            for each in written:
+                untuned = each.mixture == UNTUNED
+                # An untuned model differs between seeds by its random rows only.
+                if untuned and seed and not (self.added and each.init == "random"):
+                    continue
+                nothing = Mixture(stages=(), task=0, others=0)
+                mixed = nothing if untuned else mixture(each.mixture, material, seed=seed)
+                base = self.base(each, seed)
+                arm = Arm(
+                    label=each.label,
+                    seed=seed,
+                    base=base,
+                    stages=tuple(self.render(stage, base) for stage in mixed.stages),
+                    tuning=replace(self.tuning, seed=seed),
+                    token_ids=self._token_ids(base),
+                    columns={"task_examples": mixed.task, "stages": len(mixed.stages)},
+                )
+                found[each.label, seed] = arm, mixed
+        return found
+
+    def gradients(
+        self, base: ModelRef, sets: Mapping[str, Sequence[Example]], *, ratio: float
+    ) -> pl.DataFrame:
+        """Return how gradients add up before training; see ``experiments.buffering``.
+
+        Args:
+            base: The model that training starts from.
+            sets: ``buffer`` and one or more forms of the task, by name.
+            ratio: The one of the mix that is trained on.
+
+        Returns:
+            The columns of ``buffering``, and ``wording``: which form of the task.
+        """
+        from learnable.training import gradient_sums
+
+        rendered = {name: self.render(rows, base) for name, rows in sets.items()}
+        sums = gradient_sums(
+            base, rendered, tuning=self.tuning, label="gradients", token_ids=self._token_ids(base)
+        )
+        return pl.concat(
+            buffering(sums, task=name, ratios=sorted({*RATIOS, ratio})).select(
+                pl.lit(name).alias("wording"), pl.all()
+            )
+            for name in sets
+            if name != "buffer"
+        )
+
+    def _token_ids(self, base: ModelRef) -> tuple[int, ...]:
+        from learnable.models import token_ids
+
+        return tuple(token_ids(base, NewTokens(added=self.added))) if self.added else ()
+
+
+def token_distances(
+    model: "LanguageModel",
+    _: pl.DataFrame,
+    *,
+    concepts: Mapping[str, Sequence[str]],
+    tests: Sequence[Example],
+) -> pl.DataFrame:
+    """Return how far each new token is from each of its words, layer by layer, in conversations that it stands in.
+
+    Args:
+        model: Of an arm.
+        concepts: Words to compare each token with.
+        tests: Conversations.
+    """
+    from learnable.models.cluster import ClusterModel
+    from learnable.models.concepts import comparable_prompts
+
+    frames = [pl.DataFrame(schema=DISTANCES)]  # there may be no token, or no word to compare it with
+    for token, words in concepts.items():
+        prompts = comparable_prompts(
+            model, map(question_of, tests), token=token, words=words, most=CONCEPT_PROMPTS
+        )
+        measure = partial(_of_each_word, prompts=prompts, token=token, words=words)
+        distances = model.call(measure) if isinstance(model, ClusterModel) else measure(model)
+        for word, found in zip(words, distances, strict=True):
+            counted = (~np.isnan(found)).sum(axis=1)
+            columns = {
+                "token": token,
+                "words": word,
+                "layer": list(range(len(found))),
+                "distance": [
+                    total / count if count else np.nan
+                    for total, count in zip(np.nansum(found, axis=1), counted, strict=True)
+                ],
+                "prompts": counted,
+            }
+            frames.append(pl.DataFrame(columns, schema=DISTANCES))
+    return pl.concat(frames)
+
+
+def _of_each_word(
+    model: "LanguageModel", *, prompts: Sequence[Sequence[Message]], token: str, words: Sequence[str]
+) -> list[NDArray[np.float64]]:
+    """Return the distances of a token from each of the words, (layers + 1, n) each."""
+    from learnable.models.concepts import concept_distances
+
+    return [concept_distances(model, prompts, token=token, words=word) for word in words]
+
+
+def samples(
+    model: "LanguageModel", graded: pl.DataFrame, *, evaluations: Sequence[Evaluation], store: Store
+) -> pl.DataFrame:
+    """Return what a model wrote: the whole text of the first items of each generation evaluation, from the store."""
+    frames = [pl.DataFrame(schema=WRITTEN)]
+    for each in evaluations:
+        if each.evaluator.kind != "generation":
+            continue
+        evaluator = cast("GenerationEvaluator", each.evaluator)
+        some = each.examples[:SAMPLES]
+        written = completions(model, evaluator, some, store=store, label="samples")
+        values = dict(graded.filter(pl.col("evaluation") == each.label).select("id", "value").iter_rows())
+        frames.append(
+            pl.DataFrame(
+                {
+                    "evaluation": each.label,
+                    "id": [e.id for e in some],
+                    "prompt": [evaluator.prompt(e)[-1].content for e in some],
+                    "completion": [w.text if w.text is not None else w.why for w in written],
+                    "value": [values[e.id] for e in some],
+                },
+                schema=WRITTEN,
+            )
+        )
+    return pl.concat(frames)

@@ -1,0 +1,197 @@
+"""The table of an experiment: each arm's value, its difference to the baseline, and what both cost."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from learnable.experiments.arms import UNTUNED
+from learnable.experiments.payback import payback
+from learnable.experiments.statistics import difference, interval
+
+FULL = "full"
+COUNTS = ("examples", "task_examples", "tokens", "response_tokens", "steps")
+_DIFFERENCE = {
+    "difference": pl.Float64,
+    "low": pl.Float64,
+    "high": pl.Float64,
+    "p": pl.Float64,
+    "verdict": pl.String,
+}
+_MAY_BE_NULL = {**_DIFFERENCE, "payback": pl.String, "budget_tokens": pl.Int64}
+Cell = tuple[str, int | None]
+"""An arm at a budget."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """An evaluation as it was asked for, with the unit of its values."""
+
+    label: str
+    unit: str
+    higher_is_better: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectionCost:
+    """What an arm costs once, before any training: as if it were the only one.
+
+    Args:
+        score_tokens: Tokens of forward passes.
+        score_s: The same in seconds; NaN where nothing was timed.
+        reference_tokens: Tokens that the reference trains on.
+        reference_s: The same in seconds.
+    """
+
+    score_tokens: int = 0
+    score_s: float = 0.0
+    reference_tokens: int = 0
+    reference_s: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Both together."""
+        return self.score_s + self.reference_s
+
+
+def arm_table(
+    results: pl.DataFrame,
+    arms: pl.DataFrame,
+    *,
+    evaluations: Sequence[Measured],
+    baseline: str,
+    costs: Mapping[str, SelectionCost] | None = None,
+    confidence: float = 0.95,
+) -> pl.DataFrame:
+    """Return one line per evaluation, arm and budget.
+
+    The difference is to the baseline at the same budget, paired by item and seed; that of an arm at another budget
+    (the full pool, the untuned model) to the largest budget of the baseline. Intervals hold for all trained arms at
+    the baseline's budgets together, in each evaluation (Bonferroni); others are not counted.
+
+    Args:
+        results: ``arm``, ``budget_tokens`` (null or absent where there is none), ``seed``, ``evaluation``, ``id``,
+            ``value`` (NaN = not graded).
+        arms: ``arm``, ``budget_tokens``, ``seed``, ``examples``, ``tokens``, ``response_tokens``, ``steps``,
+            ``seconds`` of training; ``task_examples`` if known. They give the order of the lines.
+        evaluations: In the order of the table.
+        baseline: The arm that the others are compared with.
+        costs: By arm; the table tells what arms cost and when they pay if this is given.
+        confidence: Of the intervals.
+
+    Returns:
+        ``evaluation``, ``unit``, ``higher_is_better``, ``arm``, ``budget_tokens``; means over the seeds of the counts
+        and of ``training_s``; the ``value`` with its interval (``value_low``, ``value_high``), ``items``, ``seeds``,
+        ``ungraded``; the ``difference`` with ``low``, ``high``, ``p`` and ``verdict`` (null for the baseline itself);
+        with costs, the columns of ``SelectionCost`` and ``payback`` in words.
+    """
+    keys = ["arm", "budget_tokens"]
+    results, arms = (
+        frame if keys[1] in frame.columns else frame.with_columns(pl.lit(None, pl.Int64).alias(keys[1]))
+        for frame in (results, arms)
+    )
+    counts = [name for name in COUNTS if name in arms.columns]
+    means = arms.group_by(keys, maintain_order=True).agg(
+        *(pl.col(name).cast(pl.Float64).mean() for name in counts),
+        training_s=pl.col("seconds").cast(pl.Float64).mean(),
+    )
+    cells: dict[Cell, dict[str, Any]] = {(row["arm"], row["budget_tokens"]): row for row in means.to_dicts()}
+    trained = arms.filter(pl.col("tokens") > 0)
+    per_token = float(trained["seconds"].sum()) / max(float(trained["tokens"].sum()), 1.0)
+    lines = []
+    for evaluation in evaluations:
+        graded = results.filter(pl.col("evaluation") == evaluation.label)
+        items = graded.select("id").unique().sort("id")
+        parts = graded.partition_by(keys, as_dict=True)
+        values = {cell: _by_seed(parts[cell], items) for cell in cells}
+        compared = _compared(values, evaluation, baseline=baseline, confidence=confidence)
+        curve = _curve(values, cells, baseline)
+        for cell, means_of in cells.items():
+            line = asdict(evaluation) | means_of | compared[cell]
+            if costs is not None:
+                cost = costs.get(cell[0], SelectionCost())
+                pays = cell[1] is not None and cell[0] != baseline
+                words = _payback_words(line, curve, cost, seconds_per_token=per_token) if pays else None
+                line |= asdict(cost) | {"payback": words}
+            lines.append(line)
+    frame = pl.DataFrame(lines, infer_schema_length=None).rename({"label": "evaluation"})
+    return frame.cast({name: kind for name, kind in _MAY_BE_NULL.items() if name in frame.columns})
+
+
+def _by_seed(results: pl.DataFrame, items: pl.DataFrame) -> NDArray[np.float64]:
+    """Return the values of one cell, (S, n): a row for each seed, NaN where an item has none."""
+    seeds = [
+        items.join(one, on="id", how="left", maintain_order="left")["value"].fill_null(math.nan).to_numpy()
+        for one in results.sort("seed").partition_by("seed", maintain_order=True)
+    ]
+    return np.stack(seeds).astype(np.float64)
+
+
+def _budgets(values: Mapping[Cell, Any], baseline: str) -> list[int | None]:
+    """Return the budgets of the baseline, the largest last."""
+    return sorted((budget for arm, budget in values if arm == baseline), key=lambda budget: budget or 0)
+
+
+def _compared(
+    values: Mapping[Cell, NDArray[np.float64]], evaluation: Measured, *, baseline: str, confidence: float
+) -> dict[Cell, dict[str, Any]]:
+    """Return for each cell the columns of its value, and of its difference to the baseline."""
+    budgets = _budgets(values, baseline)
+    counted = sum(
+        arm != baseline and arm.partition("@")[0] != UNTUNED and budget in budgets for arm, budget in values
+    )
+    found = {}
+    for (arm, budget), matrix in values.items():
+        columns = interval(matrix, confidence=confidence).value_columns | dict.fromkeys(_DIFFERENCE)
+        if arm != baseline:
+            against = difference(
+                matrix,
+                values[baseline, budget if budget in budgets else budgets[-1]],
+                higher_is_better=evaluation.higher_is_better,
+                confidence=confidence,
+                comparisons=max(counted, 1),
+            )
+            columns |= against.difference_columns
+        found[arm, budget] = columns
+    return found
+
+
+def _curve(
+    values: Mapping[Cell, NDArray[np.float64]], cells: Mapping[Cell, Mapping[str, Any]], baseline: str
+) -> list[tuple[float, float]]:
+    """Return what the baseline reaches with more and more tokens, from the untuned model to the full pool."""
+    points: dict[float, list[float]] = {}
+    for cell in [
+        *((baseline, budget) for budget in _budgets(values, baseline)),
+        (UNTUNED, None),
+        (FULL, None),
+    ]:
+        if cell in values and np.isfinite(values[cell]).any():
+            points.setdefault(cells[cell]["tokens"], []).append(float(np.nanmean(values[cell])))
+    # A random draw of all tokens trains on what the full pool is.
+    return [(tokens, float(np.mean(reached))) for tokens, reached in points.items()]
+
+
+def _payback_words(
+    line: Mapping[str, Any],
+    curve: list[tuple[float, float]],
+    cost: SelectionCost,
+    *,
+    seconds_per_token: float,
+) -> str:
+    if not curve:
+        return "not known: no random draw could be graded"
+    if math.isnan(cost.seconds):
+        return "not known: what the selection needs was measured before, and not timed"
+    return payback(
+        line["value"],
+        curve,
+        tokens=line["tokens"],
+        seconds_per_token=seconds_per_token,
+        selection_s=cost.seconds,
+        higher_is_better=line["higher_is_better"],
+    ).words
