@@ -16,8 +16,8 @@ from learnable.commands import load, report
 from learnable.errors import StoreError
 from learnable.experiments import Measured, SelectionCost, arm_table, jaccard
 from learnable.pages import ComparisonFacts, comparison_warnings, render_comparison
-from learnable.pages.comparison import answers, choices, costs, sources
-from learnable.pages.comparison.facts import comparison_of
+from learnable.pages import comparison_answers as answers
+from learnable.pages.comparison_facts import comparison_of
 from test_reporting import EVIL, Page
 
 LOSS = Measured(label="heldout:eval.jsonl", unit="nats per token", higher_is_better=False)
@@ -151,6 +151,10 @@ def curve() -> ComparisonFacts:
 # ---------------------------------------------------------------- the answer
 
 
+def findings(facts: ComparisonFacts, number: int = 0) -> dict[str, str]:
+    return answers.findings(comparison_of(facts).evaluated[number])
+
+
 def test_the_headline_counts_what_was_seen(facts: ComparisonFacts) -> None:
     said = answers.headline(comparison_of(facts))
     assert said == "3 comparisons with a random draw: 1 better, 1 worse and 1 with no difference seen"
@@ -170,8 +174,7 @@ def test_the_headline_keeps_apart_what_could_not_be_judged(facts: ComparisonFact
 
 
 def test_what_is_better_is_said_with_its_size_interval_and_p(facts: ComparisonFacts) -> None:
-    (answer,) = answers.answers(comparison_of(facts))
-    better = dict(answer.findings)["better"]
+    better = findings(facts)["better"]
     line = facts.table.filter(pl.col("method") == "good").row(0, named=True)
     size, low, high = (f"{abs(line[name]):.4f}" for name in ("difference", "high", "low"))
     assert better == f"good by {size} ({low} to {high}; p < 0.001)"
@@ -180,9 +183,8 @@ def test_what_is_better_is_said_with_its_size_interval_and_p(facts: ComparisonFa
 def test_what_one_training_says_is_said_of_it_alone() -> None:
     comparison = comparison_of(single_seed())
     assert "with a random draw for this seed" in answers.headline(comparison)
-    found = dict(answers.answers(comparison)[0].findings)
-    assert found["better"].endswith(") for this seed")
-    lines = {line.method: line.words for each in comparison.evaluated for line in each.compared}
+    assert findings(single_seed())["better"].endswith(") for this seed")
+    lines = {line.arm: line.words for each in comparison.evaluated for line in each.compared}
     assert lines["good"] == "better for this seed"
     assert "better for this seed" in Page(render_comparison(single_seed())).plain
 
@@ -198,22 +200,20 @@ def test_without_an_interval_the_reason_is_said(
     columns = {name: pl.when(good).then(math.nan).otherwise(name) for name in ("low", "high", "p")}
     case = with_table(facts, **columns, items=pl.when(good).then(items).otherwise("items"))
     comparison = comparison_of(case)
-    assert [line.words for line in comparison.evaluated[0].compared if line.method == "good"] == [words]
-    assert dict(answers.answers(comparison)[0].findings)[kind] == "good."
+    assert [line.words for line in comparison.evaluated[0].compared if line.arm == "good"] == [words]
+    assert findings(case)[kind] == "good."
     assert answers.headline(comparison).endswith("1 that could not be judged")
 
 
 def test_better_is_up_where_higher_is_better(curve: ComparisonFacts) -> None:
-    exact = answers.answers(comparison_of(curve))[1]
-    assert "share correct, higher is better" in exact.about
-    assert dict(exact.findings)["better"].startswith("good at ")
+    assert "share correct, higher is better" in Page(render_comparison(curve)).plain
+    assert findings(curve, 1)["better"].startswith("good at ")
 
 
 def test_what_was_not_seen_comes_with_what_would_have_been(facts: ComparisonFacts) -> None:
-    (answer,) = answers.answers(comparison_of(facts))
     line = facts.table.filter(pl.col("method") == LONG).row(0, named=True)
     half = f"{(line['high'] - line['low']) / 2:.4f}"
-    assert dict(answer.findings)["unseen"].startswith(
+    assert findings(facts)["no difference seen"].startswith(
         f"{LONG}. To be seen, it would have had to differ by {half} (nats per token; half"
     )
 
@@ -221,8 +221,8 @@ def test_what_was_not_seen_comes_with_what_would_have_been(facts: ComparisonFact
 def test_budgets_are_named_where_the_outcome_depends_on_them(curve: ComparisonFacts) -> None:
     small = (pl.col("method") == "good") & (pl.col("budget_tokens") == 300)
     unseen = with_table(curve, verdict=pl.when(small).then(pl.lit("no difference seen")).otherwise("verdict"))
-    found = dict(answers.answers(comparison_of(unseen))[0].findings)
-    assert found["unseen"].startswith(f"{LONG}; good (at 300 tokens). ")
+    found = findings(unseen)
+    assert found["no difference seen"].startswith(f"{LONG}; good (at 300 tokens). ")
     assert found["better"].startswith("good at 600 tokens by ")
 
 
@@ -231,7 +231,7 @@ def test_models_that_are_all_alike_are_no_finding() -> None:
                       verdict=pl.lit("no difference seen"))  # fmt: skip
     comparison = comparison_of(same)
     assert answers.headline(comparison) == "Nothing that was graded can tell the methods apart"
-    assert [kind for kind, _ in answers.answers(comparison)[0].findings] == ["same"]
+    assert list(findings(same)) == ["always the same"]
 
 
 # ---------------------------------------------------------------- tables and pictures
@@ -296,7 +296,7 @@ def test_the_page_does_not_grow_with_the_items() -> None:
 
 
 def test_payback_is_spoken_of_only_where_a_difference_was_seen(facts: ComparisonFacts) -> None:
-    good, worse, rest = costs.paybacks(comparison_of(facts))
+    good, worse, rest = answers.paybacks(comparison_of(facts))
     assert good.startswith("good at 600 tokens: ")
     assert worse == "bad: seen to be worse, never to be better, so nothing pays back."
     assert rest == f"{LONG}: no difference seen, so nothing to pay back."
@@ -322,39 +322,41 @@ def test_what_was_not_timed_says_so(facts: ComparisonFacts) -> None:
 # ---------------------------------------------------------------- choices and sources
 
 
-def test_the_make_up_of_a_selection_is_counted_by_hand(facts: ComparisonFacts) -> None:
-    pool, random, *_ = choices.choices(comparison_of(facts))
-    assert (pool.examples, pool.tokens, pool.response, pool.loss) == (60, 3_000, 30.5, 2.0)
-    assert (random.examples, random.response, random.shares) == (12, 6.5, (pytest.approx(1 / 3),) * 3)
+def test_the_make_up_of_a_selection_is_counted_by_hand(page: Page) -> None:
+    _, pool, random, *_ = page.tables["Make-up of the selections beside the pool"]
+    assert pool == ["the pool", "60", "3,000", "30", "2.000", *["33.3%"] * 3]
+    assert random == ["random", "12", "600", "6", "2.000", *["33.3%"] * 3]
 
 
-def test_the_overlap_is_the_jaccard_index_of_the_first_seed(facts: ComparisonFacts) -> None:
-    comparison = comparison_of(facts)
-    found = choices.overlap(comparison)
-    assert found.methods == ("random", "good", "bad", LONG)
-    expected = dict(zip(found.methods[1:], jaccard(comparison.first(600))["jaccard"], strict=False))
-    assert found.cells[0][1:] == tuple(expected.values())
-    assert found.expected == pytest.approx(0.2 / 1.8)
+def test_the_overlap_is_the_jaccard_index_of_the_first_seed(facts: ComparisonFacts, page: Page) -> None:
+    (caption,) = (caption for caption in page.tables if caption.startswith("Jaccard index"))
+    methods = ["random", "good", "bad", LONG]
+    expected = jaccard(comparison_of(facts).first(600))["jaccard"].to_list()
+    head, random, *rest = page.tables[caption]
+    assert head == ["method", "1", "2", "3", "4"]
+    assert [row[0] for row in [random, *rest]] == [f"{n} {name}" for n, name in enumerate(methods, start=1)]
+    assert random[1:] == ["·", *(f"{value:.2f}" for value in expected[:3])]
+    assert caption.endswith(f"Two random draws of this size share about {0.2 / 1.8:.2f}.")
 
 
-def test_examples_of_one_method_only_are_read_from_the_pool(facts: ComparisonFacts) -> None:
-    good, bad, long = choices.alone(comparison_of(facts))
-    assert (good.method, good.number, good.of) == ("good", 7, 12)
-    assert (bad.number, long.number) == (2, 7)
-    assert [turn.text for turn in good.excerpts[0].turns] == ["Question 7?", "Answer 7."]
+def test_examples_of_one_method_only_are_read_from_the_pool(page: Page) -> None:
+    good, bad, long = re.findall(r"(\S+): (\d+) of 12 chosen by no other", page.plain)
+    assert (good, bad, long) == (("good", "7"), ("bad", "2"), (LONG, "7"))
+    assert "chosen by good only loss before2.000response tokens8id00000007" in page.plain
+    assert "Question Question 7? Answer Answer 7." in page.plain
 
 
-def test_differences_per_source_are_paired_means(facts: ComparisonFacts) -> None:
-    (table,) = sources.by_source(comparison_of(facts))
-    assert table.sources == (("source 0", 20), ("source 1", 20))
+def test_differences_per_source_are_paired_means(facts: ComparisonFacts, page: Page) -> None:
+    head, *rows = page.tables["Difference per source on heldout:eval.jsonl (nats per token, lower is better)"]
+    assert head == ["method", "source 0 20 items", "source 1 20 items"]
     values = facts.results.filter((pl.col("source") == "source 1") & (pl.col("budget_tokens") == 600))
     by_method = dict(values.group_by("method").agg(pl.col("value").cast(pl.Float64).mean()).iter_rows())
-    assert dict(table.rows)["bad"][1] == pytest.approx(by_method["bad"] - by_method["random"])
+    assert {row[0]: row[2] for row in rows}["bad"] == f"+{by_method['bad'] - by_method['random']:.4f}"
 
 
 def test_one_source_makes_no_table(facts: ComparisonFacts) -> None:
     one = replace(facts, results=facts.results.with_columns(source=pl.lit("all")))
-    assert sources.by_source(comparison_of(one)) == []
+    assert "Differences per source" not in Page(render_comparison(one)).plain
 
 
 # ---------------------------------------------------------------- what to distrust
@@ -455,7 +457,7 @@ def undefined() -> ComparisonFacts:
         (undefined, "10.0% of the pool (6 of 60 examples) could not be scored"),
         (make_comparison, f"good, bad, {LONG} make one selection for all seeds"),
         (make_comparison, "Only one evaluation set, heldout:eval.jsonl"),
-        (make_comparison, "All evaluations are losses"),
+        (make_comparison, "Only losses stand for what the model will be asked"),
     ],
 )
 def test_what_to_distrust(make, said: str) -> None:

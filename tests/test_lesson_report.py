@@ -14,10 +14,13 @@ import pytest
 from learnable.experiments import RATIOS, Measured, arm_table, buffering
 from learnable.mixing import MIXTURES
 from learnable.pages import LessonFacts, Made, Question, Way, render_lesson
-from learnable.pages.lesson import answers, concepts, costs, gradients, samples
-from learnable.pages.lesson.facts import lesson_of, shortened
-from learnable.pages.lesson.palette import styles
-from learnable.pages.lesson.wordings import SHOWN_POINTS, both_ends
+from learnable.pages import lesson_answers as answers
+from learnable.pages.lesson import shelves
+from learnable.pages.lesson_concepts import concepts_section
+from learnable.pages.lesson_facts import contest_of, shortened
+from learnable.pages.lesson_gradients import gradients_section
+from learnable.pages.lesson_pictures import SHOWN_POINTS, both_ends
+from learnable.pages.page import Box
 from test_reporting import EVIL, Page
 
 FORMAT, LOSS = "format@keys=thought,label", "heldout"
@@ -228,16 +231,20 @@ def unseen_only(name: str = FORMAT) -> tuple[Question, ...]:
 
 
 def headline(facts: LessonFacts) -> str:
-    return answers.headline(lesson_of(facts))
+    return answers.headline(contest_of(facts))
 
 
-def sentences(facts: LessonFacts) -> dict[tuple[str, str], answers.Sentence]:
-    found = zip(answers.answers(lesson_of(facts)), lesson_of(facts).themes, strict=True)
-    return {
-        (theme.name, each.asked): sentence
-        for answer, theme in found
-        for sentence, each in zip(answer.sentences, theme.evaluated, strict=True)
-    }
+def said(facts: LessonFacts, name: str, asked: str) -> str:
+    return answers.said_of(asking(facts, name, asked), facts.baseline)
+
+
+def context(facts: LessonFacts, name: str, asked: str) -> str:
+    return answers.context_of(asking(facts, name, asked), facts.baseline)
+
+
+def asking(facts: LessonFacts, name: str, asked: str):
+    (found,) = (each for each in contest_of(facts).evaluated if (each.name, each.asked) == (name, asked))
+    return found
 
 
 def test_the_headline_is_about_delia_in_unseen_wordings(facts: LessonFacts) -> None:
@@ -289,8 +296,10 @@ def test_names_of_evaluations_leave_out_what_all_of_a_kind_share() -> None:
 def test_what_is_better_is_said_with_its_size_interval_and_p(facts: LessonFacts) -> None:
     line = facts.table.filter(evaluation=QUESTIONS[0].label, arm="delia").row(0, named=True)
     size, low, high = (f"{abs(line[name]):.2f}" for name in ("difference", "low", "high"))
-    said = sentences(facts)["format", "unseen"].text
-    assert said.startswith(f"Better than common: delia by {size} ({low} to {high}; p = {line['p']:.3f}) and ")
+    words = said(facts, "format", "unseen")
+    assert words.startswith(
+        f"Better than common: delia by {size} ({low} to {high}; p = {line['p']:.3f}) and "
+    )
 
 
 def test_what_was_not_seen_comes_with_what_would_have_been(facts: LessonFacts) -> None:
@@ -299,8 +308,8 @@ def test_what_was_not_seen_comes_with_what_would_have_been(facts: LessonFacts) -
         f"{float(table.filter(arm=arm).select((pl.col('high') - pl.col('low')) / 2).item()):.2f}"
         for arm in ("repeated", "no_paraphrases")
     ]
-    said = sentences(facts)["format", "unseen"].text
-    assert said.endswith(
+    words = said(facts, "format", "unseen")
+    assert words.endswith(
         f"no difference seen: repeated and no_paraphrases (one of {' to '.join(sorted(halves))} or more would have been)."
     )
 
@@ -310,14 +319,13 @@ def test_seeds_that_differ_too_much_are_said_to_tell_nothing(facts: LessonFacts)
     wide = with_table(
         facts, low=pl.when(blind).then(-2.0).otherwise("low"), high=pl.when(blind).then(2.0).otherwise("high")
     )
-    said = sentences(wide)["format", "unseen"].text
-    assert said.endswith(" or more would have been; for repeated the seeds differ too much for any to be).")
+    words = said(wide, "format", "unseen")
+    assert words.endswith(" or more would have been; for repeated the seeds differ too much for any to be).")
 
 
 def test_the_untuned_model_is_for_scale_and_no_finding(facts: LessonFacts) -> None:
-    sentence = sentences(facts)[LOSS, "general"]
-    assert "untuned" not in sentence.text
-    assert "untuned 3.497 (better than common)" in sentence.context
+    assert "untuned" not in said(facts, LOSS, "general")
+    assert "untuned 3.497 (better than common)" in context(facts, LOSS, "general")
 
 
 def test_delia_is_held_beside_as_many_tokens(facts: LessonFacts) -> None:
@@ -325,12 +333,12 @@ def test_delia_is_held_beside_as_many_tokens(facts: LessonFacts) -> None:
     measured = Measured(label=QUESTIONS[0].label, unit="share correct", higher_is_better=True)
     (line,) = arm_table(facts.results, arms, evaluations=[measured], baseline="repeated").filter(arm="delia").to_dicts()  # fmt: skip
     assert f"delia was better than as many tokens of the task alone, by {line['difference']:.2f}" in (
-        sentences(facts)["format", "unseen"].context
+        context(facts, "format", "unseen")
     )
 
 
 def test_without_an_arm_of_as_many_tokens_nothing_is_said_of_it() -> None:
-    assert "as many tokens" not in sentences(make_lesson(("common", "delia")))["format", "unseen"].context
+    assert "as many tokens" not in context(make_lesson(("common", "delia")), "format", "unseen")
 
 
 # ---------------------------------------------------------------- tables and pictures
@@ -458,22 +466,24 @@ def test_the_page_does_not_grow_with_the_items() -> None:
 # ---------------------------------------------------------------- concepts
 
 
-def near(facts: LessonFacts) -> list[concepts.Concept]:
-    lesson = lesson_of(facts)
-    return concepts.concepts(lesson, styles(lesson))[1]
+def near(facts: LessonFacts) -> str:
+    """Return what is said of the first token and word."""
+    return concepts_section(contest_of(facts)).parts[3].words
 
 
-def test_distances_are_means_with_the_range_of_the_seeds(facts: LessonFacts) -> None:
-    json_, thought = near(facts)
-    assert (json_.words, thought.words, json_.prompts) == ("json", "thought", 32)
-    assert json_.layers == (0, 1, 2, 3, 6)
-    delia = dict(json_.rows)["delia"][1]
-    assert (delia.written, delia.range) == ("2.01", "2.00 to 2.02")
-    assert dict(json_.rows)["untuned"][1].range == ""
+def test_distances_are_means_with_the_range_of_the_seeds(page: Page) -> None:
+    json_, _ = (
+        rows for caption, rows in page.tables.items() if caption.startswith("Distance (L2) of <sep> and")
+    )
+    assert "over 32 prompts of the test" in page.plain
+    assert json_[0] == ["arm", "embeddings", "layer 1", "layer 2", "layer 3", "layer 6"]
+    shown = {row[0]: row[2] for row in json_[1:]}
+    assert shown["delia"] == "2.012.00 to 2.02"
+    assert shown["untuned"] == "3.00"
 
 
 def test_the_layers_of_the_paper_are_said_against_the_baseline(facts: LessonFacts) -> None:
-    assert near(facts)[0].said == (
+    assert near(facts) == (
         "At layer 1 delia 2.01, common 2.81 (28% nearer, in every seed); at layer 2 delia 3.01, common 3.81 (21% nearer, in every seed)."
     )
 
@@ -483,20 +493,18 @@ def test_what_differs_between_seeds_says_so(facts: LessonFacts) -> None:
     mixed = facts.concepts.with_columns(
         distance=pl.when(delia).then(1.9 + 0.3 * pl.col("seed")).otherwise(2.0)
     )
-    assert "10% farther, but not in every seed" in near(replace(facts, concepts=mixed))[0].said
+    assert "10% farther, but not in every seed" in near(replace(facts, concepts=mixed))
 
 
 def test_distances_are_held_beside_those_of_the_same_seed(facts: LessonFacts) -> None:
     ten, delia = 10.0 ** pl.col("seed"), pl.col("arm") == "delia"
     scattered = facts.concepts.with_columns(distance=pl.when(delia).then(0.9 * ten).otherwise(ten))
-    assert "10% nearer, in every seed" in near(replace(facts, concepts=scattered))[0].said
+    assert "10% nearer, in every seed" in near(replace(facts, concepts=scattered))
 
 
 def test_a_hair_is_no_finding_even_in_every_seed(facts: LessonFacts) -> None:
     hair = pl.when(pl.col("arm") == "delia").then(2.0).otherwise(2.01)
-    assert (
-        "alike within 1%" in near(replace(facts, concepts=facts.concepts.with_columns(distance=hair)))[0].said
-    )
+    assert "alike within 1%" in near(replace(facts, concepts=facts.concepts.with_columns(distance=hair)))
 
 
 def test_distances_that_are_undefined_everywhere_have_no_section(facts: LessonFacts) -> None:
@@ -508,9 +516,7 @@ def test_distances_that_are_undefined_everywhere_have_no_section(facts: LessonFa
 
 
 def said_of_gradients(facts: LessonFacts) -> str:
-    _, said = gradients.buffering(lesson_of(facts))
-    (sentence,) = said.sentences
-    return sentence
+    return gradients_section(contest_of(facts)).parts[0].words
 
 
 def test_gradients_are_said_at_the_ratio_that_was_trained_on(facts: LessonFacts) -> None:
@@ -542,8 +548,10 @@ def test_gradients_without_an_error_say_nothing(facts: LessonFacts) -> None:
 
 
 def marks_of(facts: LessonFacts) -> list[str]:
-    pictures, _ = gradients.buffering(lesson_of(facts))
-    texts = re.findall(r'"text": "([^"]+)"', json.dumps(pictures["gradients-coherence"].spec))
+    (panels,) = (part for part in gradients_section(contest_of(facts)).parts if isinstance(part, Box))
+    coherence = panels.parts[0]
+    assert coherence.name == "gradients-coherence"
+    texts = re.findall(r'"text": "([^"]+)"', json.dumps(coherence.spec))
     return list(dict.fromkeys(texts))
 
 
@@ -585,13 +593,18 @@ def test_a_single_instruction_has_no_distance(page: Page) -> None:
     assert rows[1] == ["instructions of the task", "1", "\N{EN DASH}", "1.000", "1.000"]
 
 
-def test_samples_are_the_first_items_by_way_to_ask(facts: LessonFacts) -> None:
-    unseen, seen = samples.shelves(lesson_of(facts))
-    assert (unseen.title, seen.title) == ("In unseen wordings", "In the wording of the task")
-    assert [item.prompt.text for item in unseen.items] == [f"Is {i} so?\n\nAnswer unseen." for i in range(3)]
-    assert [one.arm for one in unseen.items[0].written] == list(ARMS)
-    marks = {one.arm: one.marks[0].kind for one in unseen.items[0].written}
-    assert (marks["delia"], marks["common"]) == ("right", "wrong")
+def test_samples_are_the_first_items_by_way_to_ask(facts: LessonFacts, page: Page) -> None:
+    (unseen, frame), (seen, _) = shelves(contest_of(facts))
+    assert (unseen, seen) == ("In unseen wordings", "In the wording of the task")
+    assert set(frame["evaluation"]) == {QUESTIONS[0].label}
+    asked = re.findall(r"Is (\d) so\? Answer unseen\.", page.plain)
+    assert asked == ["0", "1", "2"]
+
+
+def test_every_arm_has_its_text_and_its_mark(page: Page) -> None:
+    first = page.plain[page.plain.index("Item 1") : page.plain.index("Item 2")]
+    texts = [f"{arm} {'✓ right' if arm == 'delia' else '✗ wrong'} {arm} says 0" for arm in ARMS]
+    assert [arm for arm, text in zip(ARMS, texts, strict=True) if text not in first] == []
 
 
 def test_one_text_that_two_evaluations_graded_is_shown_once() -> None:
@@ -607,16 +620,14 @@ def test_one_text_that_two_evaluations_graded_is_shown_once() -> None:
         table=pl.concat([facts.table, table]),
         samples=pl.concat([facts.samples, again]),
     )
-    delia = samples.shelves(lesson_of(twice))[0].items[0].written[-1]
-    assert [(mark.name, mark.words) for mark in delia.marks] == [
-        ("format", "right"),
-        ("exact_match", "not graded"),
-    ]
+    plain = Page(render_lesson(twice)).plain
+    assert "delia ✓ right: format not graded: exact_match delia says 0" in plain
+    assert plain.count("delia says 0") == 2
 
 
-def test_costs_say_the_ratio_and_the_tokens_beside_the_baseline(facts: LessonFacts) -> None:
-    delia = costs.costs(lesson_of(facts))[-1]
-    assert (delia.arm, delia.ratio, delia.times, delia.steps) == ("delia", 4.0, 5.0, 25.0)
+def test_costs_say_the_ratio_and_the_tokens_beside_the_baseline(page: Page) -> None:
+    (rows,) = (rows for caption, rows in page.tables.items() if caption.startswith("Cost of each way"))
+    assert rows[-1][:9] == ["delia", "100", "20", "4.00", "5,000", "5.0", "2,500", "25", "50 s"]
 
 
 def test_what_the_material_took_is_shown(page: Page) -> None:

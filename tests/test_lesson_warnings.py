@@ -100,7 +100,7 @@ def only_losses() -> LessonFacts:
         (few_items, "Fewer than 30 graded items: format in unseen wordings (12)"),
         (usual, "Only 3 trainings of each arm"),
         (single_seed, "Only one training of each arm"),
-        (only_losses, "The task is asked by losses alone"),
+        (only_losses, "Only losses stand for the task"),
     ],
 )  # fmt: skip
 def test_what_to_distrust(make, said: str) -> None:

@@ -16,6 +16,7 @@ from learnable.errors import ModelError, StoreError, TrainError, UsageError
 from learnable.experiments import UNTUNED
 from learnable.mixing import MIXTURES
 from learnable.pages import (
+    Asked,
     ComparisonFacts,
     CostRow,
     LessonFacts,
@@ -32,7 +33,6 @@ from learnable.pages import (
     selection_warnings,
     view_of,
 )
-from learnable.pages.lesson.facts import Asked
 from learnable.runs.files import replacing
 from learnable.runs.progress import say
 from learnable.runs.records import Outcome, read_outcome

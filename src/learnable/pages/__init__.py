@@ -4,17 +4,18 @@ The pages are built from numbers that the caller already has (`SelectionFacts`, 
 is read, measured or written here.
 """
 
-from learnable.pages.comparison import ComparisonFacts
-from learnable.pages.comparison import render as render_comparison
-from learnable.pages.comparison import warnings_of as comparison_warnings
-from learnable.pages.lesson import LessonFacts, Made, Question, Way
-from learnable.pages.lesson import render as render_lesson
-from learnable.pages.lesson import warnings_of as lesson_warnings
+from learnable.pages.comparison import render_comparison
+from learnable.pages.comparison_facts import ComparisonFacts
+from learnable.pages.comparison_warnings import comparison_warnings
+from learnable.pages.lesson import render_lesson
+from learnable.pages.lesson_facts import Asked, LessonFacts, Made, Question, Way
+from learnable.pages.lesson_warnings import lesson_warnings
 from learnable.pages.selection import examples_to_spell, render_selection
 from learnable.pages.selection_facts import CostRow, SelectionFacts, view_of
 from learnable.pages.warnings import selection_warnings
 
 __all__ = [
+    "Asked",
     "ComparisonFacts",
     "CostRow",
     "LessonFacts",

@@ -114,7 +114,7 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Turn:
-    """One message: its text, the start to show while it is folded ("" = not folded), and characters left out."""
+    """One message: who said it ("" = not shown), its text, its start while folded ("" = not folded), characters left out."""
 
     role: str
     text: str

@@ -1,7 +1,7 @@
 """What the page of a comparison is made from, in the form that its parts read."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -9,7 +9,8 @@ from typing import Any, Literal
 import polars as pl
 
 from learnable.experiments import FULL, RANDOM, UNTUNED
-from learnable.pages.verdicts import Judged, Scale, digits_of, finite, judged
+from learnable.pages.contest import Contest, Evaluated, Line, digits_of, judged
+from learnable.pages.words import count, finite
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,13 +53,12 @@ class ComparisonFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Line(Judged):
+class MethodLine(Line):
     """One line of the table.
 
     ``budget`` is None for the untuned model and the full pool, ``tokens`` those of the selection (mean over seeds).
     """
 
-    method: str
     budget: int | None
     examples: float
     tokens: float
@@ -73,15 +73,8 @@ class Line(Judged):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluated(Scale):
+class ByBudget(Evaluated[MethodLine]):
     """All lines of one evaluation."""
-
-    lines: tuple[Line, ...]
-
-    @cached_property
-    def compared(self) -> tuple[Line, ...]:
-        """The lines that stand against a random draw of the same tokens."""
-        return tuple(line for line in self.lines if is_compared(line))
 
     @cached_property
     def budgets(self) -> list[int]:
@@ -89,31 +82,31 @@ class Evaluated(Scale):
         return sorted({line.budget for line in self.lines if line.budget is not None})
 
     @cached_property
-    def outside(self) -> tuple[Line, ...]:
+    def outside(self) -> tuple[MethodLine, ...]:
         """The untuned model and the full pool: they have other budgets."""
         return tuple(line for line in self.lines if line.budget is None)
 
-    def at(self, budget: int) -> list[Line]:
+    def at(self, budget: int) -> list[MethodLine]:
         """Return the lines of a budget, best value first; what could not be graded comes last."""
         sign = -1 if self.higher_is_better else 1
         lines = [line for line in self.lines if line.budget == budget]
         return sorted(lines, key=lambda line: math.inf if line.value is None else sign * line.value)
 
-    def random(self, budget: int) -> Line | None:
+    def random(self, budget: int) -> MethodLine | None:
         """Return the random draw of a budget."""
-        return next((line for line in self.lines if (line.method, line.budget) == (RANDOM, budget)), None)
+        return next((line for line in self.lines if (line.arm, line.budget) == (RANDOM, budget)), None)
 
-    def one(self, method: Literal["untuned", "full"]) -> Line | None:
+    def one(self, method: Literal["untuned", "full"]) -> MethodLine | None:
         """Return the untuned model or the full pool."""
-        return next((line for line in self.outside if line.method == method), None)
+        return next((line for line in self.outside if line.arm == method), None)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class Comparison(Contest):
     """The facts, read: ``evaluated`` in the order asked for; ``budget`` is the largest one, for what is shown once."""
 
     facts: ComparisonFacts
-    evaluated: tuple[Evaluated, ...]
+    evaluated: tuple[ByBudget, ...]
     budgets: tuple[int, ...]
 
     @property
@@ -128,11 +121,6 @@ class Comparison:
         return [RANDOM, *others]
 
     @cached_property
-    def seeds(self) -> int:
-        """Trainings of each method."""
-        return max(1, self.facts.arms["seed"].n_unique())
-
-    @cached_property
     def chosen(self) -> dict[tuple[str, int], list[list[str]]]:
         """Ids by method and budget: one list for each seed, first seed first."""
         picks = self.facts.selections.filter(pl.col("budget_tokens").is_not_null()).sort(
@@ -144,6 +132,18 @@ class Comparison:
             found.setdefault((str(method), int(str(budget))), []).append(part["id"].to_list())
         return found
 
+    @property
+    def at_largest(self) -> str:
+        """Say which budget is meant where there is only one figure."""
+        several = ", the largest budget" if len(self.budgets) > 1 else ""
+        return f"at {count(self.budget)} tokens{several}"
+
+    @cached_property
+    def at_largest_budget(self) -> list[MethodLine]:
+        """The lines of the largest budget, in the order asked for, of whichever evaluation: for what all of them share."""
+        lines = (self.arm(method, self.budget) for method in self.methods)
+        return [line for line in lines if line is not None]
+
     def first(self, budget: int) -> dict[str, list[str]]:
         """Return what each method chose at a budget, with the first seed."""
         return {
@@ -152,10 +152,10 @@ class Comparison:
             if (method, budget) in self.chosen
         }
 
-    def arm(self, method: str, budget: int) -> Line | None:
+    def arm(self, method: str, budget: int) -> MethodLine | None:
         """Return a line of a method and budget, of whichever evaluation: for figures that all of them share."""
         lines = (line for each in self.evaluated for line in each.lines)
-        return next((line for line in lines if (line.method, line.budget) == (method, budget)), None)
+        return next((line for line in lines if (line.arm, line.budget) == (method, budget)), None)
 
 
 def comparison_of(facts: ComparisonFacts) -> Comparison:
@@ -165,37 +165,36 @@ def comparison_of(facts: ComparisonFacts) -> Comparison:
         rows = part.to_dicts()
         lines = tuple(_line(row) for row in rows)
         evaluated.append(
-            Evaluated(
+            ByBudget(
                 label=str(label),
                 unit=rows[0]["unit"],
                 higher_is_better=rows[0]["higher_is_better"],
-                digits=digits_of([line for line in lines if is_compared(line)]),
+                digits=digits_of([line for line in lines if line.is_compared]),
                 lines=lines,
             )
         )
     budgets = facts.table["budget_tokens"].drop_nulls().unique().sort().to_list()
-    return Comparison(facts=facts, evaluated=tuple(evaluated), budgets=tuple(budgets))
+    return Comparison(
+        facts=facts,
+        evaluated=tuple(evaluated),
+        budgets=tuple(budgets),
+        arm_word="method",
+        baseline="the random draw",
+        asked_of="what the model will be asked",
+        trainings=max(1, facts.arms["seed"].n_unique()),
+    )
 
 
-def is_compared(line: Line) -> bool:
-    """Whether a line stands against a random draw of the same tokens."""
-    return line.budget is not None and line.method != RANDOM
-
-
-def largest_first(lines: Iterable[Line]) -> list[Line]:
-    """Sort by the size of the difference."""
-    return sorted(lines, key=lambda line: -abs(line.difference or 0.0))
-
-
-def _line(row: Mapping[str, Any]) -> Line:
+def _line(row: Mapping[str, Any]) -> MethodLine:
     counts = ("score_tokens", "reference_tokens")
     means = ("examples", "tokens", "response_tokens", "steps", "training_s")
     figures: dict[str, Any] = {name: int(row[name] or 0) for name in counts}
     figures |= {name: finite(row[name]) or 0.0 for name in means}
     figures |= {name: finite(row.get(name)) for name in ("score_s", "reference_s")}
-    return Line(
-        method=row["method"],
+    return MethodLine(
+        arm=row["method"],
         budget=row["budget_tokens"],
+        is_compared=row["budget_tokens"] is not None and row["method"] != RANDOM,
         payback=row.get("payback"),
         **judged(row, baseline=row["method"] == RANDOM),
         **figures,

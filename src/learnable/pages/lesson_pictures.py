@@ -1,11 +1,16 @@
-"""What every arm came to, as dots with whiskers beside the baseline and the untuned model."""
+"""The pictures of a lesson, as Vega-Lite specifications."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from learnable.pages.lesson.facts import Evaluated, Lesson, Line, asked_words
+import numpy as np
+import polars as pl
+from markupsafe import Markup
+
+from learnable.pages.lesson_facts import ArmLine, Asking, LessonContest, asked_words
+from learnable.pages.page import markup
 from learnable.pages.pictures import Picture, finish
-from learnable.pages.words import enumeration, snippet
+from learnable.pages.words import count, enumeration, snippet
 
 ROW = 24
 MARGIN = 0.06
@@ -15,24 +20,45 @@ NEAR = 1.0
 _SHADES = {"better": "var(--fine-edge)", "worse": "var(--chosen)", "baseline": "var(--text)"}
 _PLAIN = "var(--muted)"
 
+SHOWN_POINTS = 600
+"""Of each kind; more are a fixed random sample."""
+HEAD, TAIL = 80, 100
+"""Characters of a long text that a tooltip shows: its beginning, and its end, where an instruction often stands."""
 
-def values(lesson: Lesson) -> tuple[dict[str, Picture], list[list[tuple[str, str]]]]:
-    """Return the pictures by name; and for each theme, how it was asked and the name of the picture."""
-    found: dict[str, Picture] = {}
-    panels: list[list[tuple[str, str]]] = []
+
+KINDS = {
+    "buffer": ("questions of the buffer", "var(--rest)", "circle"),
+    "paraphrases": ("paraphrases", "var(--scoring)", "triangle-up"),
+    "unseen": ("unseen wordings", "var(--fine-edge)", "square"),
+    "task": ("instructions of the task", "var(--chosen)", "diamond"),
+}
+"""Words, colour and shape of each kind of text, in the order of drawing: the task lies on top."""
+
+
+def _titled(title: str) -> Markup:
+    return markup("<strong>{title}</strong>", title=title)
+
+
+def values(lesson: LessonContest) -> list[list[Picture]]:
+    """Draw what every arm came to, as dots with whiskers: for each theme, a picture for each way to ask."""
+    found = []
     for number, theme in enumerate(lesson.themes):
         domain = _domain(theme.evaluated)
-        panel = []
-        for place, each in enumerate(theme.evaluated):
-            picture = _picture(f"values-{number}-{place}", each, domain) if domain else None
-            if picture is not None:
-                found[picture.name] = picture
-                panel.append((asked_words(each.asked), picture.name))
-        panels.append(panel)
-    return found, panels
+        drawn = [
+            _values(
+                f"values-{number}-{place}",
+                each,
+                domain,
+                title=asked_words(each.asked).capitalize() or theme.name,
+            )
+            for place, each in enumerate(theme.evaluated)
+            if domain and any(line.half for line in (*each.compared, *each.untuned))
+        ]
+        found.append(drawn)
+    return found
 
 
-def _ends(each: Evaluated) -> list[float]:
+def _ends(each: Asking) -> list[float]:
     """Return what has to be on the axis: the trained arms with their whiskers."""
     base = each.baseline.value
     ends = [
@@ -47,7 +73,7 @@ def _ends(each: Evaluated) -> list[float]:
     return ends
 
 
-def _domain(evaluated: Sequence[Evaluated]) -> tuple[float, float] | None:
+def _domain(evaluated: Sequence[Asking]) -> tuple[float, float] | None:
     """Return the ends of the axis that all panels of a theme share; None where nothing differs."""
     drawn = [each for each in evaluated if any(line.half for line in (*each.compared, *each.untuned))]
     ends = [end for each in drawn for end in _ends(each)]
@@ -69,11 +95,9 @@ def _domain(evaluated: Sequence[Evaluated]) -> tuple[float, float] | None:
     return float(f"{low - room:.6g}"), float(f"{high + room:.6g}")
 
 
-def _picture(name: str, each: Evaluated, domain: tuple[float, float]) -> Picture | None:
+def _values(name: str, each: Asking, domain: tuple[float, float], *, title: str) -> Picture:
     import altair as alt
 
-    if not any(line.half for line in (*each.compared, *each.untuned)):
-        return None
     order = [snippet(line.arm) for line in each.lines]
     marks = [_mark(line, each) for line in each.lines if line.value is not None]
     inside = [mark for mark in marks if domain[0] <= mark["value"] <= domain[1]]
@@ -129,10 +153,11 @@ def _picture(name: str, each: Evaluated, domain: tuple[float, float]) -> Picture
         spec=finish(alt.layer(*layers), height=ROW * len(order)),
         label=f"Dots with whiskers on {each.title}: {_figures(each)}; the table below has the same figures.",
         remark=_outside(each, outside, domain),
+        caption=_titled(title),
     )
 
 
-def _mark(line: Line, each: Evaluated) -> dict[str, Any]:
+def _mark(line: ArmLine, each: Asking) -> dict[str, Any]:
     base = each.baseline.value
     whisker = base is not None and line.half is not None and line.is_trained
     shade = _SHADES.get(line.outcome, _PLAIN) if line.is_trained else _PLAIN
@@ -152,7 +177,7 @@ def _mark(line: Line, each: Evaluated) -> dict[str, Any]:
     }
 
 
-def _ticks(each: Evaluated, domain: tuple[float, float]) -> list[dict[str, Any]]:
+def _ticks(each: Asking, domain: tuple[float, float]) -> list[dict[str, Any]]:
     """Return a tick for each seed of the trained arms."""
     return [
         {"arm": snippet(line.arm), "seed": seed, "value": value, "shade": _SHADES.get(line.outcome, _PLAIN)}
@@ -163,7 +188,7 @@ def _ticks(each: Evaluated, domain: tuple[float, float]) -> list[dict[str, Any]]
     ]
 
 
-def _tooltip(each: Evaluated) -> list[Any]:
+def _tooltip(each: Asking) -> list[Any]:
     import altair as alt
 
     figure = f".{each.digits}f"
@@ -177,15 +202,15 @@ def _tooltip(each: Evaluated) -> list[Any]:
     ]
 
 
-def _figures(each: Evaluated) -> str:
+def _figures(each: Asking) -> str:
     return enumeration([f"{line.arm} {each.figure(line.value)} ({_word(line)})" for line in each.lines])
 
 
-def _word(line: Line) -> str:
+def _word(line: ArmLine) -> str:
     return line.words if line.is_trained else "untuned"
 
 
-def _outside(each: Evaluated, marks: Sequence[dict[str, Any]], domain: tuple[float, float]) -> str:
+def _outside(each: Asking, marks: Sequence[dict[str, Any]], domain: tuple[float, float]) -> str:
     """Say where what is not drawn would be."""
     said = [
         f"{mark['arm']}, at {each.figure(mark['value'])}, lies outside, to the "
@@ -193,3 +218,72 @@ def _outside(each: Evaluated, marks: Sequence[dict[str, Any]], domain: tuple[flo
         for mark in marks
     ]
     return " ".join(said)
+
+
+def wordings_map(lesson: LessonContest) -> Picture | None:
+    """Return the texts as points of a plane; None where they have no places."""
+    import altair as alt
+
+    frame = lesson.facts.wordings
+    if frame is None or not {"x", "y"} <= set(frame.columns):
+        return None
+    frame = frame.filter(pl.col("x").is_finite() & pl.col("y").is_finite())
+    kinds = [kind for kind in KINDS if kind in set(frame["kind"])]
+    if not kinds:
+        return None
+    values, said = [], []
+    for kind in kinds:
+        own = frame.filter(pl.col("kind") == kind)
+        drawn = _sample(own)
+        if drawn.height < own.height:
+            said.append(f"{count(drawn.height)} of {count(own.height)} of the {KINDS[kind][0]}")
+        values += [_place(kind, row) for row in drawn.iter_rows(named=True)]
+    axis = alt.Axis(labels=False, ticks=False, grid=False, title=None)
+    chart = (
+        alt.Chart(alt.InlineData(values=values))
+        .mark_point(filled=True, opacity=0.75, stroke="var(--page)", strokeWidth=0.4)
+        .encode(
+            x=alt.X("x:Q", axis=axis, scale=alt.Scale(zero=False, nice=False, padding=12)),
+            y=alt.Y("y:Q", axis=axis, scale=alt.Scale(zero=False, nice=False, padding=12)),
+            color=alt.Color("colour:N", scale=None),
+            shape=alt.Shape("shape:N", scale=None),
+            size=alt.Size("size:Q", scale=None),
+            tooltip=[alt.Tooltip("kind:N"), alt.Tooltip("text:N")],
+        )
+    )
+    sizes = [f"{frame.filter(pl.col('kind') == kind).height:,} {KINDS[kind][0]}" for kind in reversed(kinds)]
+    return Picture(
+        name="wordings",
+        spec=finish(chart, height=380),
+        label=f"Scatter plot of texts by their word vectors: {enumeration(sizes)}.",
+        remark=f"Drawn at random: {enumeration(said)}." if said else "",
+        caption="Each mark is an instruction, or a question of the buffer; near ones have like words (the two directions in "
+        "which their word vectors differ most). Point at one to read it.",
+    )
+
+
+def _sample(frame: pl.DataFrame) -> pl.DataFrame:
+    if frame.height <= SHOWN_POINTS:
+        return frame
+    rng = np.random.default_rng(0)
+    return frame[np.sort(rng.choice(frame.height, SHOWN_POINTS, replace=False))]
+
+
+def _place(kind: str, row: dict[str, Any]) -> dict[str, Any]:
+    words, colour, shape = KINDS[kind]
+    return {
+        "x": float(f"{row['x']:.4g}"),
+        "y": float(f"{row['y']:.4g}"),
+        "kind": words,
+        "colour": colour,
+        "shape": shape,
+        "size": 60 if kind == "task" else 34,
+        "text": both_ends(row["text"]),
+    }
+
+
+def both_ends(text: str) -> str:
+    """Return a text for a tooltip: a long one by its beginning and its end."""
+    if len(text) <= HEAD + TAIL:
+        return snippet(text)
+    return f"{snippet(text[:HEAD]).removesuffix('…')} … {snippet(text[-TAIL:])}"

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from learnable.experiments import Measured, arm_table
-from learnable.pages.verdicts import Judged, Scale, digits_of, judged
+from learnable.pages.contest import Contest, Evaluated, Line, digits_of, judged
 from learnable.pages.words import plural
 
 Asked = Literal["unseen", "seen", "general", "elsewhere"]
@@ -116,16 +116,15 @@ class LessonFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Line(Judged):
+class ArmLine(Line):
     """One line of the table: an arm on an evaluation; ``by_seed`` are the means of its items, seed by seed."""
 
-    arm: str
     is_trained: bool
     by_seed: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluated(Scale):
+class Asking(Evaluated[ArmLine]):
     """All lines of one evaluation, in the order of the arms; ``equal_tokens`` is DELIA's against as many tokens.
 
     ``name`` is the evaluation without what all of its kind share, ``setting`` the whole of it.
@@ -134,13 +133,7 @@ class Evaluated(Scale):
     name: str
     setting: str
     asked: Asked
-    lines: tuple[Line, ...]
-    equal_tokens: Line | None
-
-    @cached_property
-    def compared(self) -> tuple[Line, ...]:
-        """The trained arms that stand against the baseline."""
-        return tuple(line for line in self.lines if line.is_trained and line.outcome != "baseline")
+    equal_tokens: ArmLine | None
 
     @property
     def title(self) -> str:
@@ -149,23 +142,28 @@ class Evaluated(Scale):
         return f"{self.name} {'on' if self.asked == 'general' else 'in'} {words}" if words else self.label
 
     @property
-    def baseline(self) -> Line:
+    def is_general(self) -> bool:
+        """Whether it is about what was forgotten."""
+        return self.asked == "general"
+
+    @property
+    def baseline(self) -> ArmLine:
         """What the others are compared with."""
         return next(line for line in self.lines if line.outcome == "baseline")
 
     @property
-    def untuned(self) -> tuple[Line, ...]:
+    def untuned(self) -> tuple[ArmLine, ...]:
         """The model before training; several where new tokens begin in several ways."""
         return tuple(line for line in self.lines if not line.is_trained)
 
-    def could_be_seen(self, line: Line) -> bool:
+    def could_be_seen(self, line: ArmLine) -> bool:
         """Whether the largest difference to the baseline that there can be would have been seen."""
         if self.bounds is None or line.half is None or self.baseline.value is None:
             return True
         low, high = self.bounds
         return line.half < max(self.baseline.value - low, high - self.baseline.value)
 
-    def of(self, arm: str) -> Line | None:
+    def of(self, arm: str) -> ArmLine | None:
         """Return the line of an arm."""
         return next((line for line in self.lines if line.arm == arm), None)
 
@@ -175,24 +173,24 @@ class Theme:
     """What one evaluation says in all the ways in which it was asked: unseen wordings first."""
 
     name: str
-    evaluated: tuple[Evaluated, ...]
+    evaluated: tuple[Asking, ...]
 
     @property
     def is_general(self) -> bool:
         """Whether it is about what was forgotten."""
-        return self.evaluated[0].asked == "general"
+        return self.evaluated[0].is_general
 
-    def asked(self, how: Asked) -> Evaluated | None:
+    def asked(self, how: Asked) -> Asking | None:
         """Return the evaluation that asks in one way."""
         return next((each for each in self.evaluated if each.asked == how), None)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lesson:
+class LessonContest(Contest):
     """The facts, read: ``evaluated`` in the order of the table, ``themes`` those of one name together."""
 
     facts: LessonFacts
-    evaluated: tuple[Evaluated, ...]
+    evaluated: tuple[Asking, ...]
     themes: tuple[Theme, ...]
 
     @cached_property
@@ -221,11 +219,6 @@ class Lesson:
         return others[0] if len(others) == 1 else None
 
     @cached_property
-    def seeds(self) -> int:
-        """Trainings of each arm."""
-        return max(1, self.facts.arms.filter(pl.col("tokens") > 0)["seed"].n_unique())
-
-    @cached_property
     def ratio(self) -> float | None:
         """Examples of the buffer for each row of the task that were trained on; None where none were."""
         names = [label for label in self.trained if self.ways[label].mixture in BUFFERED]
@@ -247,7 +240,7 @@ class Lesson:
         return [label for label in self.ways if label in there]
 
 
-def lesson_of(facts: LessonFacts) -> Lesson:
+def contest_of(facts: LessonFacts) -> LessonContest:
     """Sort the table by evaluation, with None for whatever is not finite."""
     trained = set(facts.arms.filter(pl.col("tokens") > 0)["arm"])
     equal = _equal_tokens(facts)
@@ -257,7 +250,7 @@ def lesson_of(facts: LessonFacts) -> Lesson:
         _evaluated(facts, question, names_of[question.name], trained, equal, means)
         for question in facts.questions
     )
-    names: dict[tuple[bool, str], list[Evaluated]] = {}
+    names: dict[tuple[bool, str], list[Asking]] = {}
     for each in evaluated:
         names.setdefault((each.asked == "general", each.name), []).append(each)
     order: tuple[Asked, ...] = ("unseen", "seen", "general", "elsewhere")
@@ -265,7 +258,16 @@ def lesson_of(facts: LessonFacts) -> Lesson:
         Theme(name=name, evaluated=tuple(sorted(found, key=lambda each: order.index(each.asked))))
         for (_, name), found in names.items()
     )
-    return Lesson(facts=facts, evaluated=evaluated, themes=themes)
+    seeds = facts.arms.filter(pl.col("tokens") > 0)["seed"].n_unique()
+    return LessonContest(
+        facts=facts,
+        evaluated=evaluated,
+        themes=themes,
+        arm_word="arm",
+        baseline=facts.baseline,
+        asked_of="the task",
+        trainings=max(1, seeds),
+    )
 
 
 def first_of(ways: Sequence[Way]) -> dict[str, str]:
@@ -314,20 +316,21 @@ def _evaluated(
     question: Question,
     name: str,
     trained: set[str],
-    equal: Mapping[str, Line],
+    equal: Mapping[str, ArmLine],
     means: Mapping[tuple[str, str], tuple[float, ...]],
-) -> Evaluated:
+) -> Asking:
     rows = facts.table.filter(pl.col("evaluation") == question.label).to_dicts()
     lines = tuple(
-        Line(
+        ArmLine(
             arm=row["arm"],
             is_trained=row["arm"] in trained,
+            is_compared=row["arm"] in trained and row["arm"] != facts.baseline,
             by_seed=means.get((question.label, row["arm"]), ()),
             **judged(row, baseline=row["arm"] == facts.baseline),
         )
         for row in rows
     )
-    return Evaluated(
+    return Asking(
         label=question.label,
         unit=rows[0]["unit"],
         higher_is_better=rows[0]["higher_is_better"],
@@ -340,7 +343,7 @@ def _evaluated(
     )
 
 
-def _equal_tokens(facts: LessonFacts) -> dict[str, Line]:
+def _equal_tokens(facts: LessonFacts) -> dict[str, ArmLine]:
     """Compare DELIA with the arm that has as many tokens, by evaluation; nothing where one of them is missing."""
     by_mixture = first_of(facts.ways)
     if not {"delia", "repeated"} <= by_mixture.keys() or by_mixture["repeated"] == facts.baseline:
@@ -361,6 +364,8 @@ def _equal_tokens(facts: LessonFacts) -> dict[str, Line]:
         confidence=facts.confidence,
     )
     return {
-        row["evaluation"]: Line(arm=delia, is_trained=True, **judged(row, baseline=False))
+        row["evaluation"]: ArmLine(
+            arm=delia, is_compared=True, is_trained=True, **judged(row, baseline=False)
+        )
         for row in table.filter(pl.col("arm") == delia).iter_rows(named=True)
     }

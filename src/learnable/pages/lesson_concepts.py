@@ -1,16 +1,21 @@
 """How near a new token has come to what it means: the concept distance, layer by layer."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import polars as pl
 
-from learnable.pages.lesson.facts import Lesson
-from learnable.pages.lesson.palette import Style
+from learnable.pages.lesson_facts import LessonContest
+from learnable.pages.page import Box, Cell, Heading, Keys, Part, Row, Section, Table, Text, markup
 from learnable.pages.pictures import Picture, finish
-from learnable.pages.words import count, decimal, enumeration
+from learnable.pages.words import count, decimal, enumeration, plural
 
+Style = tuple[str, tuple[int, int]]
+"""Colour and dash of an arm's lines: CSS variables, so that light, dark and print just follow."""
+SHADES = 6
+"""Colours of the style sheet for arms that are neither the baseline, nor DELIA, nor untuned."""
+DASHES = ((1, 0), (6, 3), (2, 3))
 PAPER_LAYERS = (1, 2)
 """Those of DELIA's figure."""
 ALIKE = 0.01
@@ -41,37 +46,49 @@ class Distance:
         return _figure(self.mean)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Concept:
-    """A token and the words it is compared with: distances of each arm at some layers, and what they say.
-
-    ``pictures``: titles and names.
-    """
-
-    token: str
-    words: str
-    prompts: int
-    pictures: tuple[tuple[str, str], ...]
-    layers: tuple[int, ...]
-    rows: tuple[tuple[str, tuple[Distance, ...]], ...]
-    said: str
-
-
-def concepts(lesson: Lesson, styles: dict[str, Style]) -> tuple[dict[str, Picture], list[Concept]]:
-    """Return pictures and a table for each token and word; nothing where no distance is known."""
-    if lesson.facts.concepts is None:
-        return {}, []
-    frame = lesson.facts.concepts.filter(pl.col("distance").is_finite())
-    pictures: dict[str, Picture] = {}
-    found = []
-    for number, (token, words) in enumerate(
-        frame.select("token", "words").unique(maintain_order=True).rows()
-    ):
+def concepts_section(lesson: LessonContest) -> Section:
+    """Say how near each new token has come to its words; without parts where no distance is known."""
+    section = Section(
+        id="concepts", nav="concepts", title="How near a new token has come to its meaning", parts=[]
+    )
+    frame = lesson.facts.concepts
+    frame = frame.filter(pl.col("distance").is_finite()) if frame is not None else pl.DataFrame()
+    if frame.is_empty():
+        return section
+    baseline = lesson.baseline
+    about = (
+        "The distance between the hidden states of the new token and those of words in its place, in the same prompts: the "
+        "nearer, the more the model treats the token as what it means. Bands are the range of the seeds, not intervals. Beside "
+        f"{baseline}: over its distance with the same seed, so that rows that begin at random do not blur it."
+    )
+    styles = styles_of(lesson)
+    dashes = {DASHES[0]: "", DASHES[1]: "dashed", DASHES[2]: "dotted"}
+    keys = [(colour, dashes[dash], arm) for arm, (colour, dash) in styles.items()]
+    parts: list[Part] = [Text(words=about), Keys(keys=keys)]
+    pairs = frame.select("token", "words").unique(maintain_order=True).rows()
+    for number, (token, words) in enumerate(pairs):
         here = frame.filter((pl.col("token") == token) & (pl.col("words") == words))
-        drawn = _pictures(f"concept-{number}", lesson, here, styles)
-        pictures |= {picture.name: picture for _, picture in drawn}
-        found.append(_concept(lesson, here, [(title, picture.name) for title, picture in drawn]))
-    return pictures, found
+        parts += _concept(f"concept-{number}", lesson, here, styles)
+    note = (
+        "DELIA's authors show layers 1 and 2, and do not say at which position or how pooled; only the order of the ways to "
+        "train can be compared with theirs, not the numbers."
+    )
+    return replace(section, parts=[*parts, Text(words=note, kind="remark")])
+
+
+def styles_of(lesson: LessonContest) -> dict[str, Style]:
+    """Return colour and dash of each arm: the baseline in the colour of text, the arm in focus strong, untuned ones grey."""
+    found, others, untuned = dict[str, Style](), 0, 0
+    for arm in lesson.ways:
+        if arm not in lesson.trained:
+            found[arm] = "var(--rest)", DASHES[untuned % len(DASHES)]
+            untuned += 1
+        elif arm in (lesson.baseline, lesson.focus):
+            found[arm] = "var(--text)" if arm == lesson.baseline else "var(--chosen)", DASHES[0]
+        else:
+            found[arm] = f"var(--arm-{others % SHADES})", DASHES[others // SHADES % len(DASHES)]
+            others += 1
+    return found
 
 
 def _spread(frame: pl.DataFrame, column: str) -> pl.DataFrame:
@@ -84,9 +101,9 @@ def _spread(frame: pl.DataFrame, column: str) -> pl.DataFrame:
     )
 
 
-def _ratios(lesson: Lesson, here: pl.DataFrame) -> pl.DataFrame:
+def _ratios(lesson: LessonContest, here: pl.DataFrame) -> pl.DataFrame:
     """Return distances over those of the baseline with the same seed: arms of one seed share a random row."""
-    base = here.filter(pl.col("arm") == lesson.facts.baseline).select("seed", "layer", base="distance")
+    base = here.filter(pl.col("arm") == lesson.baseline).select("seed", "layer", base="distance")
     pairs = here.join(base, on=["seed", "layer"], maintain_order="left")
     return pairs.filter(pl.col("base") > 0).with_columns(ratio=pl.col("distance") / pl.col("base"))
 
@@ -98,29 +115,39 @@ def _by_place(spread: pl.DataFrame) -> dict[tuple[str, int], Distance]:
     }
 
 
-def _concept(lesson: Lesson, here: pl.DataFrame, pictures: Sequence[tuple[str, str]]) -> Concept:
+def _concept(name: str, lesson: LessonContest, here: pl.DataFrame, styles: Mapping[str, Style]) -> list[Part]:
+    token, words = here["token"][0], here["words"][0]
     known = _by_place(_spread(here, "distance"))
     last = max(layer for _, layer in known)
-    layers = tuple(sorted({layer for layer in (0, *PAPER_LAYERS, last // 2, last) if layer <= last}))
+    layers = sorted({layer for layer in (0, *PAPER_LAYERS, last // 2, last) if layer <= last})
     nothing = Distance(mean=None, low=None, high=None, seeds=0)
-    return Concept(
-        token=here["token"][0],
-        words=here["words"][0],
-        prompts=max(here["prompts"]),
-        pictures=tuple(pictures),
-        layers=layers,
-        rows=tuple(
-            (arm, tuple(known.get((arm, layer), nothing) for layer in layers)) for arm in lesson.ordered(here)
-        ),
-        said=_said(lesson, known, _by_place(_spread(_ratios(lesson, here), "ratio"))),
+    rows = []
+    for arm in lesson.ordered(here):
+        distances = [known.get((arm, layer), nothing) for layer in layers]
+        cells = [Cell(words=distance.written, small=distance.range) for distance in distances]
+        rows.append(Row(cells=[arm, *cells], kind="baseline" if arm == lesson.baseline else ""))
+    said = _said(lesson, known, _by_place(_spread(_ratios(lesson, here), "ratio")))
+    table = Table(
+        label=f"Distance of {token} and {words}",
+        caption=f"Distance (L2) of {token} and “{words}”: mean of the seeds, and their range, over "
+        f"{plural(max(here['prompts']), 'prompt')} of the test",
+        kind="dense",
+        head=["arm", *(f"layer {layer}" if layer else "embeddings" for layer in layers)],
+        rows=rows,
     )
+    return [
+        Heading(words=f"{token} and “{words}”"),
+        *([Text(words=said)] if said else []),
+        Box(kind="panels plots", parts=_pictures(name, lesson, here, styles)),
+        table,
+    ]
 
 
 def _said(
-    lesson: Lesson, known: dict[tuple[str, int], Distance], ratios: dict[tuple[str, int], Distance]
+    lesson: LessonContest, known: dict[tuple[str, int], Distance], ratios: dict[tuple[str, int], Distance]
 ) -> str:
     """Put the arm in focus beside the baseline at the layers of the paper."""
-    focus, baseline = lesson.focus or "", lesson.facts.baseline
+    focus, baseline = lesson.focus or "", lesson.baseline
     parts = [
         f"at layer {layer} {focus} {known[focus, layer].written}, {baseline} {known[baseline, layer].written} "
         f"({_apart(ratios[focus, layer])})"
@@ -143,34 +170,35 @@ def _apart(ratio: Distance) -> str:
 
 
 def _pictures(
-    name: str, lesson: Lesson, here: pl.DataFrame, styles: dict[str, Style]
-) -> list[tuple[str, Picture]]:
-    """Return the distances, and the same over those of the baseline, each with its title."""
+    name: str, lesson: LessonContest, here: pl.DataFrame, styles: Mapping[str, Style]
+) -> list[Picture]:
+    """Draw the distances, and the same over those of the baseline."""
     import altair as alt
 
     spread = _spread(here, "distance")
     kind: Literal["log", "linear"] = "log" if min(spread["low"]) > 0 else "linear"
     scale = alt.Scale(type=kind, nice=False, padding=6)
     y = alt.Y("mean:Q", title="L2 distance" + (", log" if kind == "log" else ""), scale=scale)
-    drawn = [("distance", _lines(name, lesson, spread, styles, y, what="distance"))]
+    drawn = [_lines(name, lesson, spread, styles, y, what="distance")]
     ratios = _spread(_ratios(lesson, here), "ratio").with_columns(pl.col("mean", "low", "high") - 1)
     ends = [end for column in ("low", "high") for end in ratios[column]]
     low, high = max(min(ends, default=0.0), -REACH), min(max(ends, default=0.0), REACH)
     if low < high:
-        title = f"distance beside {lesson.facts.baseline}"
+        title = f"distance beside {lesson.baseline}"
         room = alt.Scale(domain=[low, high], nice=False, padding=6)
         y = alt.Y("mean:Q", title="nearer ↓  farther ↑", scale=room, axis=alt.Axis(format="+.2~%"))
         cut = f"Lines beyond {REACH:.0%} are cut off." if min(ends) < -REACH or max(ends) > REACH else ""
-        picture = _lines(f"{name}-beside", lesson, ratios, styles, y, what=title, remark=cut, format="+.2~%")
-        drawn.append((title, picture))
+        drawn.append(
+            _lines(f"{name}-beside", lesson, ratios, styles, y, what=title, remark=cut, format="+.2~%")
+        )
     return drawn
 
 
 def _lines(
     name: str,
-    lesson: Lesson,
+    lesson: LessonContest,
     spread: pl.DataFrame,
-    styles: dict[str, Style],
+    styles: Mapping[str, Style],
     y: Any,
     *,
     what: str,
@@ -184,15 +212,15 @@ def _lines(
     ticks = list(range(0, last + 1, -(-last // TICKS) or 1))
     axis = alt.Axis(values=ticks, tickCount=len(ticks), format="d", grid=False)
     x = alt.X("layer:Q", title="layer (0 = embeddings)", axis=axis, scale=alt.Scale(nice=False))
-    values = [_point(row, styles[row["arm"]]) for row in spread.iter_rows(named=True)]
+    values = [_point(row, styles[row["arm"]][0]) for row in spread.iter_rows(named=True)]
     layers = []
-    for arm in sorted(arms, key=(lesson.facts.baseline, lesson.focus).count):  # what matters lies on top
+    for arm in sorted(arms, key=(lesson.baseline, lesson.focus).count):  # what matters lies on top
         own = [value for value in values if value["arm"] == arm]
-        chart, style = alt.Chart(alt.InlineData(values=own)).encode(x=x), styles[arm]
+        chart, (colour, dash) = alt.Chart(alt.InlineData(values=own)).encode(x=x), styles[arm]
         if any(value["seeds"] > 1 for value in own):
-            area = chart.mark_area(color=style.colour, opacity=0.16, clip=True)
+            area = chart.mark_area(color=colour, opacity=0.16, clip=True)
             layers.append(area.encode(y=alt.Y("low:Q"), y2="high:Q"))
-        line = chart.mark_line(color=style.colour, strokeWidth=2, strokeDash=list(style.dash), clip=True)
+        line = chart.mark_line(color=colour, strokeWidth=2, strokeDash=list(dash), clip=True)
         layers.append(line.encode(y=y))
     dots = alt.Chart(alt.InlineData(values=values)).mark_point(size=22, filled=True, opacity=0.9, clip=True)
     layers.append(
@@ -203,16 +231,17 @@ def _lines(
         spec=finish(alt.layer(*layers), height=260),
         label=f"Lines: {what} against the layer, for {enumeration(arms)}; the table has distances.",
         remark=remark,
+        caption=markup("<strong>{title}</strong>", title=what.capitalize()),
     )
 
 
-def _point(row: dict[str, Any], style: Style) -> dict[str, Any]:
+def _point(row: dict[str, Any], colour: str) -> dict[str, Any]:
     numbers = {name: float(f"{row[name]:.5g}") for name in ("mean", "low", "high")}
     return {
         "arm": row["arm"],
         "layer": row["layer"],
         "seeds": row["seeds"],
-        "colour": style.colour,
+        "colour": colour,
         **numbers,
     }
 

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import polars as pl
 
-from learnable.pages.lesson.facts import PAPER_RATIO, Lesson, rows_words
+from learnable.pages.lesson_facts import PAPER_RATIO, LessonContest, rows_words
+from learnable.pages.page import Box, Keys, Part, Section, Text, markup
 from learnable.pages.pictures import Picture, finish, label
 from learnable.pages.words import decimal
 
@@ -17,21 +18,13 @@ CLOSE = 1.5
 """Two ratios that differ by less than this factor share a mark."""
 FARTHEST = 1.2
 """Debiased cosines beyond this are noise, and not drawn."""
+_OWN = "its own wording"
 WORDINGS = {"task": "own wording", "reworded": "many wordings"}
 _SHADES = {"task": "var(--chosen)", "reworded": "var(--scoring)"}
 _PANELS = (
     ("coherence", "coherence: do the gradients agree?"),
     ("cosine_to_task", "cosine: the mean gradient beside the task's"),
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Buffering:
-    """What is said of the gradients: a sentence for each wording of the task, and the names of the pictures."""
-
-    sentences: tuple[str, ...]
-    panels: tuple[tuple[str, str], ...]
-    wordings: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,27 +45,37 @@ class Estimate:
         return f"{value}\u00a0±\u00a0{decimal(self.error, digits)}" if self.is_known else value
 
 
-def buffering(lesson: Lesson) -> tuple[dict[str, Picture], Buffering | None]:
-    """Return the pictures by name and what they say; nothing where gradients were not measured."""
+def gradients_section(lesson: LessonContest) -> Section:
+    """Say whether the buffer buffers; without parts where gradients were not measured."""
+    section = Section(id="buffering", nav="gradients", title="Does the buffer buffer?", parts=[])
     if lesson.facts.buffering is None:
-        return {}, None
+        return section
     frame = lesson.facts.buffering.filter(pl.col("estimate") == "debiased")
     wordings = [name for name in WORDINGS if name in set(frame["wording"])]
-    pictures, panels = {}, []
-    for quantity, title in _PANELS:
-        picture = _picture(lesson, frame.filter(pl.col("quantity") == quantity), quantity, title)
-        if picture is not None:
-            pictures[picture.name] = picture
-            panels.append((title, picture.name))
-    said = Buffering(
-        sentences=tuple(_sentence(lesson, frame, name) for name in wordings),
-        panels=tuple(panels),
-        wordings=tuple((WORDINGS[name], _SHADES[name]) for name in wordings),
+    keys = [
+        (_SHADES[name], "", f"task in {_OWN if not place else WORDINGS[name]}")
+        for place, name in enumerate(wordings)
+    ]
+    drawn = [
+        picture
+        for quantity, title in _PANELS
+        if (picture := _picture(lesson, frame.filter(pl.col("quantity") == quantity), quantity, title))
+        is not None
+    ]
+    note = (
+        "Gradients of single rows, before training. Coherence is the length of the mean gradient over the mean length: 1 where "
+        "all rows pull in one direction, 0 where they cancel. Both are debiased (n rows without anything in common would agree "
+        "to about 1/√n otherwise), so values just below 0 are to be read as 0, and a cosine may exceed 1. ± is one standard "
+        "error, the bands are 1.96 of them. Dots at the ends are the task alone and the buffer alone."
     )
-    return pictures, said
+    parts: list[Part] = [Text(words=sentence(lesson, frame, name)) for name in wordings]
+    parts += [Keys(keys=keys)] if len(wordings) > 1 else []
+    return replace(
+        section, parts=[*parts, Box(kind="panels plots", parts=drawn), Text(words=note, kind="remark")]
+    )
 
 
-def _sentence(lesson: Lesson, frame: pl.DataFrame, wording: str) -> str:
+def sentence(lesson: LessonContest, frame: pl.DataFrame, wording: str) -> str:
     """Say in one sentence what happens to the task's gradients in the mix that was trained on."""
     here = frame.filter(pl.col("wording") == wording)
     wanted = lesson.ratio or PAPER_RATIO
@@ -82,14 +85,10 @@ def _sentence(lesson: Lesson, frame: pl.DataFrame, wording: str) -> str:
     along, left = _estimate(here, "along_task", ratio), 1 / (1 + ratio)
     mix = f"mixed with {rows_words(ratio)} of the buffer each"
     return (
-        f"With the task in {_wording(wording)}, gradients agree to {alone} alone and to {mixed} {mix}; a step of that "
+        f"With the task in {_OWN if wording == 'task' else WORDINGS[wording]}, gradients agree to {alone} alone and to {mixed} {mix}; a step of that "
         f"mix goes {along} as far in the task's direction as one of the task alone, where {decimal(left, 3)} is what "
         f"a buffer without any relation to the task leaves: {_meaning(along, left)}."
     )
-
-
-def _wording(name: str) -> str:
-    return {"task": "its own wording", "reworded": "many wordings"}[name]
 
 
 def _meaning(along: Estimate, left: float) -> str:
@@ -107,7 +106,7 @@ def _estimate(here: pl.DataFrame, quantity: str, ratio: float) -> Estimate:
     return Estimate(value=row["value"], error=row["error"])
 
 
-def _picture(lesson: Lesson, frame: pl.DataFrame, quantity: str, title: str) -> Picture | None:
+def _picture(lesson: LessonContest, frame: pl.DataFrame, quantity: str, title: str) -> Picture | None:
     import altair as alt
 
     inside = frame.filter(pl.col("value").is_finite() & (pl.col("value").abs() <= FARTHEST))
@@ -142,6 +141,7 @@ def _picture(lesson: Lesson, frame: pl.DataFrame, quantity: str, title: str) -> 
         spec=finish(alt.layer(*layers), height=230),
         label=f"Lines: {title} Against the ratio of the mix, with bands of {SEEN} standard errors.",
         remark=f"{missing} undefined or beyond ±{FARTHEST}, and not drawn." if missing else "",
+        caption=markup("<strong>{title}</strong>", title=title.capitalize()),
     )
 
 
@@ -183,7 +183,7 @@ def _domain(values: Sequence[float]) -> tuple[float, float]:
     return float(f"{low - room:.4g}"), float(f"{high + 2 * room:.4g}")
 
 
-def _marks(lesson: Lesson, ratios: Sequence[float], x: Any) -> list[Any]:
+def _marks(lesson: LessonContest, ratios: Sequence[float], x: Any) -> list[Any]:
     """Mark the ratio that was trained on, and that of DELIA's authors."""
     import altair as alt
 

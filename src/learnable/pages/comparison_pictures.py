@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from learnable.experiments import FULL
-from learnable.pages.comparison.costs import Cost
-from learnable.pages.comparison.facts import Comparison, Evaluated, Line
+from learnable.pages.comparison_facts import ByBudget, Comparison, MethodLine
+from learnable.pages.page import breakable, markup
 from learnable.pages.pictures import Picture, finish
 from learnable.pages.words import count, enumeration, snippet
 
@@ -17,19 +17,19 @@ _SHADES = {"better": "var(--fine-edge)", "worse": "var(--chosen)"}
 _PLAIN = "var(--muted)"
 
 
-def differences(name: str, each: Evaluated) -> Picture | None:
+def differences(name: str, each: ByBudget) -> Picture | None:
     """Differences to the random draw with their intervals, a row for each budget under the name of its method."""
     import altair as alt
 
     lines = [line for line in each.compared if line.low is not None]
     if not any(line.half for line in lines):
         return None
-    methods = list(dict.fromkeys(line.method for line in sorted(lines, key=_largest_budget_first(each))))
+    methods = list(dict.fromkeys(line.arm for line in sorted(lines, key=_largest_budget_first(each))))
     order, marks, heads = ["0|"], [], []
     for number, method in enumerate(methods, start=1):
         order.append(f"{number}|")
         heads.append({"row": order[-1], "text": snippet(method)})
-        for line in sorted((one for one in lines if one.method == method), key=lambda one: one.budget or 0):
+        for line in sorted((one for one in lines if one.arm == method), key=lambda one: one.budget or 0):
             order.append(f"{number}|{count(line.budget)}")
             marks.append(_mark(line, order[-1]))
     several = len(each.budgets) > 1
@@ -63,21 +63,23 @@ def differences(name: str, each: Evaluated) -> Picture | None:
         spec=finish(alt.layer(*layers), height=ROW * len(order)),
         label=f"Dots with whiskers: difference to a random draw on {each.label} for {enumeration(methods)}. "
         + _summary(lines),
-        remark="",
+        caption="Each dot is the mean difference to the random draw of the same tokens, each whisker its interval"
+        + ("; budgets in tokens" if several else "")
+        + ". A whisker that crosses the line at 0 (hollow dot) is “no difference seen”.",
     )
 
 
-def _largest_budget_first(each: Evaluated) -> Any:
+def _largest_budget_first(each: ByBudget) -> Any:
     """Order of the methods: by their difference at the largest budget, the best first."""
     sign = -1 if each.higher_is_better else 1
     return lambda line: (-(line.budget or 0), sign * (line.difference or 0.0))
 
 
-def _mark(line: Line, row: str) -> dict[str, Any]:
+def _mark(line: MethodLine, row: str) -> dict[str, Any]:
     shade = _SHADES.get(line.outcome, _PLAIN)
     return {
         "row": row,
-        "method": snippet(line.method),
+        "method": snippet(line.arm),
         "tokens": line.budget,
         "difference": line.difference,
         "low": line.low,
@@ -88,7 +90,7 @@ def _mark(line: Line, row: str) -> dict[str, Any]:
     }
 
 
-def _domain(lines: Sequence[Line]) -> tuple[float, float]:
+def _domain(lines: Sequence[MethodLine]) -> tuple[float, float]:
     """The ends of the axis, with 0 in it and room on both sides."""
     low = min(0.0, *(line.low or 0.0 for line in lines))
     high = max(0.0, *(line.high or 0.0 for line in lines))
@@ -96,7 +98,7 @@ def _domain(lines: Sequence[Line]) -> tuple[float, float]:
     return float(f"{low - room:.4g}"), float(f"{high + room:.4g}")
 
 
-def _better_side(each: Evaluated, low: float, high: float, height: int) -> Any:
+def _better_side(each: ByBudget, low: float, high: float, height: int) -> Any:
     import altair as alt
 
     side = {"from": 0, "to": high if each.higher_is_better else low}
@@ -106,7 +108,7 @@ def _better_side(each: Evaluated, low: float, high: float, height: int) -> Any:
     return place.mark_rect(color="var(--fine-page)")
 
 
-def _side_words(each: Evaluated, y: Any) -> Any:
+def _side_words(each: ByBudget, y: Any) -> Any:
     import altair as alt
 
     left, right = ("worse", "better") if each.higher_is_better else ("better", "worse")
@@ -117,7 +119,7 @@ def _side_words(each: Evaluated, y: Any) -> Any:
     )
 
 
-def _tooltip(each: Evaluated, what: str = "difference") -> list[Any]:
+def _tooltip(each: ByBudget, what: str = "difference") -> list[Any]:
     import altair as alt
 
     figure = f".{each.digits}f"
@@ -131,7 +133,7 @@ def _tooltip(each: Evaluated, what: str = "difference") -> list[Any]:
     ]
 
 
-def _summary(lines: Sequence[Line]) -> str:
+def _summary(lines: Sequence[MethodLine]) -> str:
     words = [line.words for line in lines]
     counts = [
         f"{words.count(word)} {word}" for word in ("better", "worse", "no difference seen") if word in words
@@ -139,7 +141,7 @@ def _summary(lines: Sequence[Line]) -> str:
     return f"{enumeration(counts)}; the table below has the same figures."
 
 
-def curves(name: str, each: Evaluated) -> list[tuple[str, Picture]]:
+def curves(name: str, each: ByBudget) -> list[Picture]:
     """Value against tokens, a small picture for each method beside the random draw.
 
     None for a single budget, or where nothing differs.
@@ -151,16 +153,16 @@ def curves(name: str, each: Evaluated) -> list[tuple[str, Picture]]:
         for budget in each.budgets
         if (line := each.random(budget)) is not None and line.value is not None
     ]
-    methods = list(dict.fromkeys(line.method for line in each.compared if line.low is not None))
+    methods = list(dict.fromkeys(line.arm for line in each.compared if line.low is not None))
     rules, low, high = _rules(each, random)
     return [
-        (method, _curve(f"{name}-{number}", each, method, random, rules=rules, domain=(low, high)))
+        _curve(f"{name}-{number}", each, method, random, rules=rules, domain=(low, high))
         for number, method in enumerate(methods)
         if random
     ]
 
 
-def _rules(each: Evaluated, random: Sequence[Line]) -> tuple[list[dict[str, Any]], float, float]:
+def _rules(each: ByBudget, random: Sequence[MethodLine]) -> tuple[list[dict[str, Any]], float, float]:
     """The untuned model and the full pool as lines, where they do not press all else together; and the axis."""
     ends = [end for line in each.compared for end in _whisker(line, each)] + [
         line.value or 0.0 for line in random
@@ -168,7 +170,7 @@ def _rules(each: Evaluated, random: Sequence[Line]) -> tuple[list[dict[str, Any]
     low, high = min(ends, default=0.0), max(ends, default=1.0)
     reach = max(high - low, 1e-9)
     found = sorted(
-        (line.value, "full pool" if line.method == FULL else line.method)
+        (line.value, "full pool" if line.arm == FULL else line.arm)
         for line in each.outside
         if line.value is not None and low - reach <= line.value <= high + reach
     )
@@ -182,7 +184,7 @@ def _rules(each: Evaluated, random: Sequence[Line]) -> tuple[list[dict[str, Any]
     return rules, float(f"{min(values) - room:.6g}"), float(f"{max(values) + room:.6g}")
 
 
-def _whisker(line: Line, each: Evaluated) -> list[float]:
+def _whisker(line: MethodLine, each: ByBudget) -> list[float]:
     random = each.random(line.budget or 0)
     if random is None or random.value is None or line.low is None or line.high is None:
         return []
@@ -191,9 +193,9 @@ def _whisker(line: Line, each: Evaluated) -> list[float]:
 
 def _curve(
     name: str,
-    each: Evaluated,
+    each: ByBudget,
     method: str,
-    random: Sequence[Line],
+    random: Sequence[MethodLine],
     *,
     rules: Sequence[dict[str, Any]],
     domain: tuple[float, float],
@@ -204,7 +206,7 @@ def _curve(
         line
         for budget in each.budgets
         for line in each.at(budget)
-        if line.method == method and _whisker(line, each)
+        if line.arm == method and _whisker(line, each)
     ]
     base = [{"tokens": line.budget, "value": line.value} for line in random]
     points = [_point(line, each) for line in mine]
@@ -237,21 +239,22 @@ def _curve(
         name=name,
         spec=finish(alt.layer(*layers), height=190),
         label=f"{method} on {each.label} against tokens, beside a random draw: {said}.",
-        remark="",
+        caption=breakable(method),
     )
 
 
-def _point(line: Line, each: Evaluated) -> dict[str, Any]:
+def _point(line: MethodLine, each: ByBudget) -> dict[str, Any]:
     low, high = _whisker(line, each)
     return {**_mark(line, ""), "value": (low + high) / 2, "low": low, "high": high}
 
 
-def seconds(name: str, lines: Sequence[Cost]) -> Picture | None:
+def seconds(comparison: Comparison) -> Picture | None:
     """Time of scoring, of the reference and of one training, as bars; None where nothing was timed."""
     import altair as alt
 
+    lines = comparison.at_largest_budget
     values = [
-        {"method": snippet(line.method), "stage": stage, "order": order, "seconds": seconds}
+        {"method": snippet(line.arm), "stage": stage, "order": order, "seconds": seconds}
         for line in lines
         for order, (stage, seconds) in enumerate(
             zip(STAGES, (line.score_s, line.reference_s, line.training_s), strict=True)
@@ -264,7 +267,7 @@ def seconds(name: str, lines: Sequence[Cost]) -> Picture | None:
     chart = bars.encode(
         y=alt.Y(
             "method:N",
-            sort=[snippet(line.method) for line in lines],
+            sort=[snippet(line.arm) for line in lines],
             title=None,
             axis=alt.Axis(labelLimit=130),
         ),
@@ -278,27 +281,12 @@ def seconds(name: str, lines: Sequence[Cost]) -> Picture | None:
         tooltip=[alt.Tooltip("method:N"), alt.Tooltip("stage:N"), alt.Tooltip("seconds:Q", format=",.1f")],
     )
     return Picture(
-        name=name,
+        name="seconds",
         spec=finish(chart, height=26 * len(lines) + 10),
         label="Bar chart: seconds of scoring, of the reference and of one training per method; the table has them.",
-        remark="",
+        caption=markup(
+            'Seconds of choosing, paid once (<span class="key scoring">scoring</span>, <span class="key reference">training a '
+            'reference</span>), and of <span class="key training">one training</span> {at}.',
+            at=comparison.at_largest,
+        ),
     )
-
-
-def all_of(
-    comparison: Comparison, costs: Sequence[Cost]
-) -> tuple[dict[str, Picture], list[list[tuple[str, str]]]]:
-    """All pictures by name; and for each evaluation the methods and names of its curves."""
-    found: dict[str, Picture] = {}
-    panels: list[list[tuple[str, str]]] = []
-    for number, each in enumerate(comparison.evaluated):
-        picture = differences(f"differences-{number}", each)
-        if picture is not None:
-            found[picture.name] = picture
-        drawn = curves(f"curve-{number}", each)
-        found |= {curve.name: curve for _, curve in drawn}
-        panels.append([(method, curve.name) for method, curve in drawn])
-    bars = seconds("seconds", costs)
-    if bars is not None:
-        found[bars.name] = bars
-    return found, panels

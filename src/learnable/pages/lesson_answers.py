@@ -1,52 +1,32 @@
-"""The answer in words: one sentence for each evaluation, against the baseline, with intervals."""
+"""What a lesson says in words: one sentence for each evaluation, against the baseline, with intervals."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from learnable.experiments import FOR_THIS_SEED
-from learnable.pages.lesson.facts import Evaluated, Lesson, Line, Theme, asked_words
-from learnable.pages.verdicts import MUTE, Outcome
+from learnable.pages.contest import MUTE, counted
+from learnable.pages.lesson_facts import ArmLine, Asking, LessonContest, Theme
 from learnable.pages.words import enumeration, plural
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sentence:
-    """What one evaluation says: how it asked, what the arm in focus came to, the sentence, and the scale beside it."""
-
-    asked: str
-    outcome: Outcome
-    text: str
-    context: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Answer:
-    """What is said of one theme."""
-
-    theme: Theme
-    about: str
-    sentences: tuple[Sentence, ...]
-
-
-def headline(lesson: Lesson) -> str:
+def headline(lesson: LessonContest) -> str:
     """What came of the arm in focus, where the task is asked in words that it has not seen."""
-    baseline = lesson.facts.baseline
+    baseline = lesson.baseline
     if not any(each.compared for each in lesson.evaluated):
         return "One way to train, and nothing to compare it with"
     unseen = [each for each in lesson.evaluated if each.asked == "unseen"]
-    asked = unseen or [each for each in lesson.evaluated if each.asked != "general"] or lesson.evaluated
+    asked = unseen or [each for each in lesson.evaluated if not each.is_general] or lesson.evaluated
     where = "in unseen wordings" if unseen else "without unseen wordings"
-    if lesson.seeds == 1:
+    if lesson.trainings == 1:
         where += FOR_THIS_SEED
     focus = lesson.focus
     if focus is None:
         lines = [line for each in asked for line in each.compared]
-        return f"{plural(len(lines), 'comparison')} with {baseline} {where}: {_counted(lines)}"
+        return f"{plural(len(lines), 'comparison')} with {baseline} {where}: {counted(lines)}"
     lines = [line for each in asked for line in each.compared if line.arm == focus]
     if len(lines) > 1 and all(line.outcome in ("no difference seen", "always the same") for line in lines):
         return f"No difference between {focus} and {baseline} was seen on {len(lines):,} evaluations {where}"
     if len(lines) > 1:
-        return f"{focus} against {baseline} on {len(lines):,} evaluations {where}: {_counted(lines)}"
+        return f"{focus} against {baseline} on {len(lines):,} evaluations {where}: {counted(lines)}"
     return {
         "better": f"{focus} was better than {baseline} {where}",
         "worse": f"{focus} was worse than {baseline} {where}",
@@ -55,49 +35,15 @@ def headline(lesson: Lesson) -> str:
     }.get(lines[0].outcome, f"{focus} and {baseline} could not be compared {where}")
 
 
-def _counted(lines: Sequence[Line]) -> str:
-    outcomes = [line.outcome for line in lines]
-    mute = sum(outcomes.count(outcome) for outcome in MUTE)
-    better, worse = outcomes.count("better"), outcomes.count("worse")
-    parts = (
-        (better, "better"),
-        (worse, "worse"),
-        (len(outcomes) - better - worse - mute, "with no difference seen"),
-        (mute, "that could not be judged"),
-    )
-    return enumeration([f"{number:,} {what}" for number, what in parts if number])
-
-
-def answers(lesson: Lesson) -> list[Answer]:
-    """Say for each evaluation what was seen."""
-    return [
-        Answer(
-            theme=theme,
-            about=_about(theme),
-            sentences=tuple(_sentence(lesson, each) for each in theme.evaluated),
-        )
-        for theme in lesson.themes
-    ]
-
-
-def _about(theme: Theme) -> str:
+def about(theme: Theme) -> str:
+    """Say what the values are of one evaluation, in all the ways in which it was asked."""
     each = theme.evaluated[0]
-    items = max((line.items for found in theme.evaluated for line in found.lines), default=0)
+    items = max(found.items for found in theme.evaluated)
     said = f"{each.unit}, {each.side}; {plural(items, 'item')} graded"
     return said if each.name == each.setting else f"{each.setting}: {said}"
 
 
-def _sentence(lesson: Lesson, each: Evaluated) -> Sentence:
-    focus = each.of(lesson.focus) if lesson.focus else None
-    return Sentence(
-        asked=asked_words(each.asked),
-        outcome=focus.outcome if focus else "no difference seen",
-        text=_said(each, lesson.facts.baseline),
-        context=_context(each, lesson.facts.baseline),
-    )
-
-
-def _said(each: Evaluated, baseline: str) -> str:
+def said_of(each: Asking, baseline: str) -> str:
     """Say which arms were better or worse than the baseline, and for which nothing was seen."""
     parts = []
     for kind in ("better", "worse"):
@@ -122,7 +68,7 @@ def _said(each: Evaluated, baseline: str) -> str:
     return said[0].upper() + said[1:] + "."
 
 
-def _would_have_been_seen(each: Evaluated, lines: Sequence[Line]) -> str:
+def _would_have_been_seen(each: Asking, lines: Sequence[ArmLine]) -> str:
     """Say how large a difference would have been seen, and for which arms none could have been."""
     blind = [line.arm for line in lines if not each.could_be_seen(line)]
     least = each.least_seen([line for line in lines if each.could_be_seen(line)])
@@ -133,7 +79,7 @@ def _would_have_been_seen(each: Evaluated, lines: Sequence[Line]) -> str:
     return f" ({'; '.join(said)})" if said else ""
 
 
-def _context(each: Evaluated, baseline: str) -> str:
+def context_of(each: Asking, baseline: str) -> str:
     """Say what training itself did, and what an arm with as many tokens came to."""
     said = []
     if each.baseline.value is not None:
@@ -151,7 +97,7 @@ def _context(each: Evaluated, baseline: str) -> str:
     return " ".join(said)
 
 
-def _untuned(each: Evaluated, baseline: str) -> str:
+def _untuned(each: Asking, baseline: str) -> str:
     words = {
         "better": f"better than {baseline}",
         "worse": f"worse than {baseline}",

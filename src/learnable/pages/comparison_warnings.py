@@ -1,0 +1,218 @@
+"""What to distrust in a comparison: plain sentences with the figure seen and what follows from it."""
+
+from collections.abc import Callable
+
+import polars as pl
+
+from learnable.experiments import RANDOM
+from learnable.pages.comparison_facts import ByBudget, Comparison, ComparisonFacts, comparison_of
+from learnable.pages.contest import (
+    NAMED,
+    all_alike,
+    cannot_tell,
+    few_items,
+    few_seeds,
+    nothing_graded,
+    only_losses,
+)
+from learnable.pages.warnings import Found, look
+from learnable.pages.words import count, decimal, listing, plural, share
+
+MISSED_BUDGET = 0.05
+ANSWER_RATIO = 1.5
+UNDEFINED_SHARE = 0.05
+
+
+def comparison_warnings(facts: ComparisonFacts) -> list[str]:
+    """Say what to distrust in a comparison, most damaging first.
+
+    Args:
+        facts: What the report is made from.
+
+    Returns:
+        Plain sentences; each check says when it speaks.
+    """
+    return list(look(COMPARISON_CHECKS, comparison_of(facts)).warnings)
+
+
+def _did_not_move(comparison: Comparison) -> Found:
+    """At a budget, every trained model is graded as the untuned one, item by item."""
+    found = []
+    results = comparison.facts.results.filter(pl.col("value").is_finite())
+    untuned = results.filter(pl.col("method") == "untuned").select("evaluation", "id", base="value")
+    pairs = results.join(untuned, on=["evaluation", "id"])
+    for budget in comparison.budgets:
+        if all_alike(pairs.filter(pl.col("budget_tokens") == budget)):
+            steps = max((line.steps for each in comparison.evaluated for line in each.at(budget)), default=0)
+            found.append(
+                f"At {count(budget)} tokens every trained model is graded exactly as the untuned one, on every item: "
+                f"{plural(round(steps), 'optimizer step')} changed nothing that can be seen, so nothing about the "
+                "methods follows from this budget. Take a larger one, a smaller batch or more epochs."
+            )
+    return found
+
+
+def _no_effect(comparison: Comparison) -> Found:
+    """Between the untuned model and the random draw no difference was seen."""
+    found = []
+    for each in comparison.evaluated:
+        untuned, random = each.one("untuned"), each.random(comparison.budget)
+        if untuned is not None and random is not None and untuned.outcome == "no difference seen":
+            found.append(
+                f"On {each.label} no difference was seen between the untuned model ({each.figure(untuned.value)}) and "
+                f"a random draw of {count(random.budget)} tokens ({each.figure(random.value)}): where training itself "
+                "shows no effect, the choice of its data can hardly show one. Take larger budgets, a higher learning "
+                "rate or another evaluation."
+            )
+    return found
+
+
+def _in_pool(comparison: Comparison) -> Found:
+    """Evaluation items share a prompt or 13 words in a row with the pool."""
+    found = []
+    for each in comparison.evaluated:
+        here = comparison.facts.overlap.filter(pl.col("evaluation") == each.label)
+        if here.is_empty():
+            continue
+        whole = comparison.facts.results.filter(pl.col("evaluation") == each.label)["id"].n_unique()
+        kinds = [f"{number:,} {kind}" for kind, number in here["kind"].value_counts(sort=True).iter_rows()]
+        stand, they_are = ("stands", "It is") if here.height == 1 else ("stand", "They are")
+        found.append(
+            f"{plural(here.height, 'item')} of {each.label} ({share(here.height, whole)} of {whole:,}) {stand} in the pool, "
+            f"in full or in part ({listing(kinds)}): a method that chooses them is rewarded for memory. {they_are} listed "
+            "below; take them out of the pool and compare again."
+        )
+    return found
+
+
+def _ungraded(comparison: Comparison) -> Found:
+    """An answer could not be graded."""
+    return [
+        nothing_graded(each) or _partly_graded(comparison, each)
+        for each in comparison.evaluated
+        if any(line.ungraded for line in each.lines)
+    ]
+
+
+def _partly_graded(comparison: Comparison, each: ByBudget) -> str:
+    rows = comparison.facts.results.filter(pl.col("evaluation") == each.label).select(
+        "method", missing=pl.col("value").is_finite().fill_null(value=False).not_()
+    )
+    shares = rows.group_by("method").agg(pl.col("missing").mean())["missing"].to_numpy()
+    least, most = share(shares.min(), 1), share(shares.max(), 1)
+    spread = "the same share for every method" if least == most else f"{least} to {most} by method"
+    return (
+        f"{plural(int(rows['missing'].sum()), 'answer')} of {rows.height:,} on {each.label} could not be graded ({spread}) "
+        "and are left out of the means, not counted as wrong."
+        + ("" if least == most else " So the means of the methods are over different items.")
+    )
+
+
+def _one_selection(comparison: Comparison) -> Found:
+    """A method makes one selection for all seeds."""
+    draws: dict[str, set[int]] = {}
+    for (method, _), picks in comparison.chosen.items():
+        draws.setdefault(method, set()).add(len({frozenset(ids) for ids in picks}))
+    fixed = [method for method in comparison.methods if method != RANDOM and draws.get(method, {1}) == {1}]
+    if comparison.trainings < 2 or not fixed:
+        return ""
+    return (
+        f"{listing(fixed, NAMED)} {'makes' if len(fixed) == 1 else 'make'} one selection for all seeds: the seeds show the "
+        "noise of training, not how the choice would change with other data of this kind. The random draw has both in it."
+    )
+
+
+def _missed_budget(comparison: Comparison) -> Found:
+    """A selection has over `MISSED_BUDGET` more or fewer tokens than asked."""
+    off = []
+    for budget in comparison.budgets:
+        for method in comparison.methods:
+            line = comparison.arm(method, budget)
+            miss = line.tokens / budget - 1 if line is not None else 0.0
+            if line is not None and abs(miss) > MISSED_BUDGET:
+                percent = f"{miss:+.0%}".replace("-", "\N{MINUS SIGN}")
+                off.append(f"{method} {count(line.tokens)} of {count(budget)} ({percent})")
+    if not off:
+        return ""
+    return (
+        f"Tokens that miss the budget by more than {MISSED_BUDGET:.0%}: {listing(off, NAMED)}. These methods trained on "
+        "less (or more) than the others, which is a difference of its own."
+    )
+
+
+def _answer_length(comparison: Comparison) -> Found:
+    """A selection has over `ANSWER_RATIO` times the response tokens of the random draw, or under its inverse."""
+    found = []
+    for budget in comparison.budgets:
+        random = comparison.arm(RANDOM, budget)
+        if random is None or not random.response_tokens:
+            continue
+        for method in comparison.methods:
+            line = comparison.arm(method, budget)
+            ratio = line.response_tokens / random.response_tokens if line is not None else 1.0
+            if not 1 / ANSWER_RATIO <= ratio <= ANSWER_RATIO:
+                found.append(f"{method} at {count(budget)} ({decimal(ratio, 2)} times)")
+    if not found:
+        return ""
+    return (
+        "At the same total tokens, selections with far more or fewer response tokens than the random draw: "
+        f"{listing(found, NAMED)}. The loss counts response tokens only, so the length of answers may explain what "
+        "is seen; longest, or a score that is matched for length, beside them shows how much."
+    )
+
+
+def _same_selection(comparison: Comparison) -> Found:
+    """Two methods chose the same examples."""
+    found = []
+    for budget in comparison.budgets:
+        groups: dict[frozenset[str], list[str]] = {}
+        for method, ids in comparison.first(budget).items():
+            groups.setdefault(frozenset(ids), []).append(method)
+        same = [names for names in groups.values() if len(names) > 1]
+        found += [f"{' and '.join(names)} at {count(budget)} tokens" for names in same]
+    if not found:
+        return ""
+    return (
+        f"The same examples under two names: {listing(found, NAMED)}. That is one method, counted twice; all "
+        "intervals are wider for it."
+    )
+
+
+def _without_score(comparison: Comparison) -> Found:
+    """More than `UNDEFINED_SHARE` of the pool could not be scored."""
+    scores = comparison.facts.scores
+    missing = scores["undefined"].count() if "undefined" in scores.columns else 0
+    if missing <= UNDEFINED_SHARE * scores.height:
+        return ""
+    return (
+        f"{share(missing, scores.height)} of the pool ({missing:,} of {scores.height:,} examples) could not be scored "
+        "and was never chosen, by no method. Repair the data or raise the length limit."
+    )
+
+
+def _one_evaluation(comparison: Comparison) -> Found:
+    """There is only one evaluation set."""
+    if len(comparison.evaluated) != 1:
+        return ""
+    return (
+        f"Only one evaluation set, {comparison.evaluated[0].label}: what helps there may harm elsewhere. Add one "
+        "of another kind, such as exact answers or rules beside a held-out loss."
+    )
+
+
+COMPARISON_CHECKS: dict[str, Callable[[Comparison], Found]] = {
+    "models that did not move": _did_not_move,
+    "evaluations that cannot tell methods apart": cannot_tell,
+    "training that shows no effect": _no_effect,
+    "evaluation items in the pool": _in_pool,
+    "ungraded answers": _ungraded,
+    "few evaluation items": few_items,
+    "few seeds": few_seeds,
+    "one selection for all seeds": _one_selection,
+    "missed budgets": _missed_budget,
+    "other answer lengths than random": _answer_length,
+    "the same selection twice": _same_selection,
+    "examples without a score": _without_score,
+    "one evaluation set only": _one_evaluation,
+    "losses only": only_losses,
+}
