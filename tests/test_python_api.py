@@ -2,7 +2,7 @@
 
 import copy
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import datasets
@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import learnable as ln
 from learnable import commands
-from learnable.errors import DataError, ModelError, UsageError
+from learnable.errors import DataError, ModelError, StoreError, UsageError
 from learnable.models import LanguageModel
 from learnable.models.memory import NetworkInMemory
 from learnable.settings import Loading, Reference
@@ -223,7 +223,7 @@ class TestTheExample:
         with torch.no_grad():
             network.lm_head.weight.mul_(0.5)
         assert (ln.score(path, model).frame["loss"] != before["loss"]).all()
-        with pytest.raises(ModelError, match="trained from another model"):
+        with pytest.raises(ModelError, match="which is not the model given"):
             ln.score(path, model, reference=after)
 
 
@@ -242,6 +242,26 @@ class TestTheNumbers:
     def test_a_reference_of_the_command_is_taken(self, path, model, scores, by_command):
         mine = ln.score(path, model, reference=by_command["reference"].folder)
         assert mine.frame.equals(scores.frame, null_equal=True)
+
+    def test_a_reference_that_is_kept_is_one_of_the_command(self, path, tiny, model, by_command, tmp_path):
+        kept = ln.train(path, model, output=tmp_path / "kept", **SETTINGS)
+        by_name = commands.score(
+            [str(path)],
+            model=str(tiny),
+            loading=Loading(**LOADING),
+            reference=str(kept.folder),
+            store=str(tmp_path / "store"),
+            output=str(tmp_path / "scores"),
+        )
+        frame = pl.read_parquet(by_command["scores"].folder / "scores.parquet")
+        assert pl.read_parquet(by_name.folder / "scores.parquet").equals(frame, null_equal=True)
+        marks = {file: file.stat().st_mtime_ns for file in kept.folder.rglob("*")}
+        assert ln.train(path, model, output=tmp_path / "kept", **SETTINGS).trained == replace(
+            kept.trained, ran=False
+        )
+        assert {file: file.stat().st_mtime_ns for file in kept.folder.rglob("*")} == marks
+        with pytest.raises(StoreError, match="epochs"):
+            ln.train(path, model, output=tmp_path / "kept", epochs=2, **SETTINGS)
 
     def test_a_model_may_be_the_reference(self, path, tiny, model, after, scores):
         from peft import PeftModel

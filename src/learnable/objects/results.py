@@ -10,17 +10,15 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from learnable.errors import ModelError
 from learnable.objects.model import Scratch
 from learnable.objects.rows import Rows
 from learnable.packages import needed
 from learnable.runs.price import Cost
+from learnable.runs.records import Outcome
 from learnable.types import Selection
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-    from learnable.training import References
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,37 +26,17 @@ class ReferenceModel:
     """A model that was trained on rows, to compare its base with.
 
     Args:
-        folder: What the training wrote: an adapter, or a whole model, for each part.
-        base: Identity of the model that it was trained from.
-        facts: Its settings, to show.
-        cost: What it cost.
-        scratch: Keeps the folder as long as this object is there; None where it was given with ``output``.
+        trained: What the training left behind.
+        scratch: Keeps its folder as long as this object is there; None where it was given with ``output``.
     """
 
-    folder: Path
-    base: str
-    facts: Mapping[str, Any]
-    cost: Cost
-    scratch: Scratch | None = None
-
-    def check_base(self, key: str, name: str) -> None:
-        """Refuse another base than the one that it was trained from.
-
-        Raises:
-            ModelError: If it is another.
-        """
-        if key != self.base:
-            raise ModelError(
-                f"the reference was trained from another model than {name} as it is now",
-                hint="score with the model that was given to train: same weights, chat template and dtype",
-            )
+    trained: Outcome
+    scratch: Scratch | None
 
     @property
-    def references(self) -> "References":
-        """Its parts, and which of them scores which example."""
-        from learnable.training import read_reference
-
-        return read_reference(self.folder)
+    def folder(self) -> Path:
+        """What `learnable train` writes: an adapter, or a whole model, for each part."""
+        return self.trained.folder
 
 
 @dataclass(frozen=True, kw_only=True)

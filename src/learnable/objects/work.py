@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,16 +12,25 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from learnable.data import names_of, prompt_key, readable
+from learnable.data import names_of, pool_identity, readable
 from learnable.errors import UsageError, did_you_mean
 from learnable.objects.choosing import ruled, selection_facts
-from learnable.objects.given import length_limit, reference_identity, reference_models, render_rows
+from learnable.objects.given import (
+    finished,
+    is_step,
+    length_limit,
+    reference_identity,
+    reference_models,
+    render_rows,
+)
 from learnable.objects.model import Model, Scratch, as_model
 from learnable.objects.results import Picked, ReferenceModel, ScoreTable
 from learnable.objects.rows import as_rows
 from learnable.objects.scoring import WITH_REFERENCE, WITHOUT_REFERENCE, Vectors, needs_of, score_rows
+from learnable.objects.training import ReferenceTraining
 from learnable.runs.files import replacing
 from learnable.runs.price import Cost, peak_memory_bytes
+from learnable.runs.step import Step, run
 from learnable.runs.store import Store
 from learnable.scorers import SCORERS
 from learnable.selectors import SELECTORS, PerSource, Thresholds, choose
@@ -62,8 +72,8 @@ def score(
     known, base = as_rows(rows), as_model(model)
     methods = _methods(scorers or (WITHOUT_REFERENCE if reference is None else WITH_REFERENCE))
     network = base.opened()
-    references, facts = (
-        (None, {"kind": "none"}) if reference is None else _compared(reference, base, network.ref)
+    references, facts, costs = (
+        (None, {"kind": "none"}, {}) if reference is None else _compared(reference, base, network.ref)
     )
     keeps = references is not None and references.last_epoch is not None
     needs_of(methods, has_reference=references is not None, keeps_losses=keeps)
@@ -90,7 +100,7 @@ def score(
         facts=scored.facts | {"model": base.name},
         vectors=None if scored.vectors is None else _as_array(scored.vectors),
         reference=facts,
-        costs=({"train": reference.cost} if isinstance(reference, ReferenceModel) else {})
+        costs=costs
         | {"score": _cost(started, scored.tokens, passes=scored.tokens / max(scored.facts["tokens"], 1))},
     )
 
@@ -122,8 +132,10 @@ def _name_of(scorer: Any) -> str:
     return scorer if isinstance(scorer, str) else type(scorer).__name__
 
 
-def _compared(reference: Any, base: Model, ref: ModelRef) -> "tuple[References, dict[str, Any]]":
-    """Return the models to compare a base with, and their settings.
+def _compared(
+    reference: Any, base: Model, ref: ModelRef
+) -> "tuple[References, dict[str, Any], dict[str, Cost]]":
+    """Return the models to compare a base with, their settings, and what they cost.
 
     Raises:
         ModelError: If they were trained from another model.
@@ -134,21 +146,21 @@ def _compared(reference: Any, base: Model, ref: ModelRef) -> "tuple[References, 
 
     if isinstance(reference, Model):
         part = Part(name=reference.ref.name, kind="model")
-        return References(parts=(part,), assignment=no_assignment()), {
-            "kind": "given",
-            "model": reference.name,
-        }
-    if isinstance(reference, ReferenceModel):
-        reference.check_base(identify(ref), base.name)
-        return reference.references, dict(reference.facts)
-    if not isinstance(reference, str | os.PathLike):
+        given = {"kind": "given", "model": reference.name}
+        return References(parts=(part,), assignment=no_assignment()), given, {}
+    if not isinstance(reference, str | os.PathLike | ReferenceModel):
         raise UsageError(
             f"a reference is what train gave, a Model or a name, got {type(reference).__name__}",
             hint="make one: after = learnable.train(rows, model)",
         )
-    name, loading = os.fspath(reference), replace(base.loading, dtype=ref.dtype)
+    name = os.fspath(reference.folder if isinstance(reference, ReferenceModel) else reference)
+    loading = replace(base.loading, dtype=ref.dtype)
     reference_identity(name, loading, identify(ref))
-    return reference_models(name, loading), {"kind": "given", "model": name}
+    references = reference_models(name, loading)
+    if not is_step(name):
+        return references, {"kind": "given", "model": name}, {}
+    trained = finished(name, "train")
+    return references, dict(trained.facts), {"train": trained.cost}
 
 
 def _whole(reference: Any, name: str, ref: ModelRef) -> "LanguageModel":
@@ -176,6 +188,7 @@ def train(
     rows: Any,
     model: Any,
     *,
+    output: str | os.PathLike[str] | None = None,
     max_length: int | None = None,
     **settings: Any,
 ) -> ReferenceModel:
@@ -184,40 +197,37 @@ def train(
     Args:
         rows: What ``read`` gave, or takes.
         model: A ``Model``, or its name.
+        output: Folder to keep the result in, as ``learnable train`` does; when not given, the result is there as long
+            as the object is.
         max_length: Longest example in tokens; 2,048 or the model's own limit when not given.
         settings: Fields of ``Reference``: ``folds``, ``epochs``, ``method``, ``learning_rate``, ``seed`` ...
 
     Raises:
         UsageError: If a setting is not known.
         TrainError: If there is nothing to train on, or the loss is not finite.
+        StoreError: If the folder holds something else.
     """
-    from learnable.models import Renderer
     from learnable.models.source import identify
-    from learnable.training import train_reference
 
     known, base = as_rows(rows), as_model(model)
     reference = Reference(**_settings(settings, Reference, without=("model",)))
-    scratch = Scratch()
+    scratch = Scratch() if output is None else None
     ref, _held = base.for_training(moves_weights=reference.method == "full")
-    key, longest, examples = identify(ref), length_limit(ref, max_length), known.examples
-    started = time.monotonic()
-    trainings = train_reference(
-        ref,
-        render_rows(Renderer.of(ref), examples, max_length=longest, most_refused=known.reading.most_bad),
-        known.frame["source"].to_list(),
-        scratch.folder,
-        prompts=[prompt_key(example, draw=reference.seed) for example in examples],
+    training = ReferenceTraining(
+        name=base.name,
+        ref=ref,
+        pool=known.pool,
         reference=reference,
+        longest=length_limit(ref, max_length),
     )
-    facts = {
-        "kind": "trained",
-        "folds": reference.folds,
-        "method": reference.method,
-        "epochs": reference.epochs,
-    }
-    tokens = sum(each.tokens for each in trainings if each.ran)
-    cost = _cost(started, tokens, passes=reference.passes)
-    return ReferenceModel(folder=scratch.folder, base=key, facts=facts, cost=cost, scratch=scratch)
+    step = Step(
+        verb="train",
+        parameters=training.parameters,
+        inputs={"pool": pool_identity(known.pool), "base": identify(ref)},
+        says=[training.words],
+        work=partial(training.work, most_refused=known.reading.most_bad),
+    )
+    return ReferenceModel(trained=run(step, scratch.folder if scratch else output or ""), scratch=scratch)
 
 
 def _settings(given: Mapping[str, Any], kind: Any, *, without: Sequence[str] = ()) -> Mapping[str, Any]:

@@ -161,7 +161,7 @@ def _planned(step: Step, folder: Path) -> Outcome:
 def _finished(step: Step, folder: Path) -> Outcome:
     """Return the outcome of a step that is done; where its inputs lie elsewhere than when it ran, that is noted."""
     record, now = read_json(folder / DONE), relative(step.links, folder)
-    if record["links"] != now:
+    if now and record["links"] != now:
         try:
             write_json(folder / DONE, record | {"links": now})
         except DiskError as error:
