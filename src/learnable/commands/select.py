@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,13 +18,14 @@ from learnable.data.card import CARD
 from learnable.data.exports import Trainer, write_export
 from learnable.errors import DataError, UsageError, did_you_mean
 from learnable.explorer import read_ids
+from learnable.objects.choosing import ruled, selection_facts
 from learnable.runs.files import replacing, write_frame
 from learnable.runs.identity import file_digest, fingerprint, source_of
 from learnable.runs.progress import say
 from learnable.runs.records import Outcome
 from learnable.runs.step import Finished, Step, run
 from learnable.scorers import SCORERS
-from learnable.selectors import SELECTORS, PerSource, Thresholds, choose, count_asked
+from learnable.selectors import SELECTORS, PerSource, Thresholds, choose
 from learnable.spec import build
 from learnable.types import Budget, ModelRef
 
@@ -110,16 +111,12 @@ def select(
     parameters["selector"] = f"{selector} {fingerprint(method)}"
     sources = {selector: source_of(method)}
     sources |= {} if scored else {name: source_of(known()) for name, known in SCORERS.items()}
-    rules = scored.facts if scored else rules_of({name: known() for name, known in SCORERS.items()})
-    if by in rules["lowest first"]:
-        lowest = not lowest
-    papers = rules.get("max score", {}).get(by) if thresholds.max_score is None else None
-    if papers is not None:
-        thresholds = replace(thresholds, max_score=papers)
+    scorers = scored.facts if scored else rules_of({name: known() for name, known in SCORERS.items()})
+    rules = ruled(scorers, by, lowest=lowest, thresholds=thresholds)
 
     def work(folder: Path) -> Finished:
-        if papers is not None:
-            say(f"{by} above {papers:g} is left out, as in its paper; --max-score inf keeps it")
+        if rules.note:
+            say(rules.note)
         alike = per_cluster != "none" or max_similarity is not None or getattr(method, "needs_vectors", False)
         vectors = vectors_of(scored.folder) if scored and alike else None
         known = frame
@@ -134,19 +131,22 @@ def select(
                 by=by,
                 budget=asked,
                 selector=method,
-                lowest=lowest,
+                lowest=rules.lowest,
                 per_source=per_source,
                 per_cluster=per_cluster,
                 clusters=clusters,
                 vectors=vectors,
                 max_similarity=max_similarity,
                 where=where,
-                thresholds=thresholds,
+                thresholds=rules.thresholds,
                 seed=seed,
                 pins=pins,
                 bans=bans,
             )
-            facts = _facts(known, selection.kept, asked, by) | {"selector": selector, "lowest": lowest}
+            facts = selection_facts(known, selection.kept, asked, by) | {
+                "selector": selector,
+                "lowest": rules.lowest,
+            }
             facts |= {"pinned": int(selection.kept["pinned"].sum())} if pins else {}
             facts |= {"banned": len(_distinct(bans))} if bans else {}
             write_frame(selection.kept, folder / "kept.parquet")
@@ -166,7 +166,7 @@ def select(
                 "pin": list(pins),
                 "ban": list(bans),
             }
-            given["max_score"] = thresholds.max_score  # also where it is the paper's
+            given["max_score"] = rules.thresholds.max_score  # also where it is the paper's
             text = selection_card(
                 scored, pool, ids=ids, paths=paths, facts=facts, options=_options(given), license=license
             )
@@ -258,39 +258,10 @@ def _loadable(name: str) -> str:
     return str(locate(ModelRef(name=name)).resolve()) if here else name
 
 
-def _facts(scores: pl.LazyFrame, kept: pl.DataFrame, budget: Budget, by: str) -> dict[str, Any]:
-    known = {"id", "tokens", by}
-    frame = scores.select(name for name in scores.collect_schema() if name in known).collect()
-    chosen = frame.join(kept.select("id"), on="id", how="semi")
-    tokens = int(chosen["tokens"].sum()) if "tokens" in frame.columns else None
-    asked = count_asked(budget, frame.height)
-    reached = tokens if budget.tokens is not None else chosen.height
-    few = reached is not None and reached < asked * (0.95 if budget.tokens is not None else 1)
-    unit = "tokens" if budget.tokens is not None else "examples"
-    return {
-        "budget": str(budget),
-        "by": by,
-        "pool": frame.height,
-        "kept": chosen.height,
-        "kept_tokens": tokens,
-        "pool_tokens": int(frame["tokens"].sum()) if tokens is not None else None,
-        "mean_kept": _mean(chosen[by]),
-        "mean_pool": _mean(frame[by]),
-        "shortfall": f"only {reached:,} of {asked:,} {unit} qualify or fit. Loosen where or the thresholds, or lower the budget."
-        if few
-        else None,
-    }
-
-
 def _rows_of(table: pl.LazyFrame, kept: pl.DataFrame) -> pl.DataFrame:
     """Return the chosen rows of a table in the order picked; the others are passed over as they are read."""
     chosen = table.join(kept.lazy(), on="id", how="semi").collect()
     return kept.select("id").join(chosen, on="id", how="left", maintain_order="left")
-
-
-def _mean(scores: pl.Series) -> float | None:
-    mean = scores.cast(pl.Float64).fill_nan(None).mean()
-    return float(mean) if isinstance(mean, float) else None
 
 
 def _table(path: Path, before: str | None, after: str | None) -> pl.LazyFrame:

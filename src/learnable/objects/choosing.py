@@ -2,31 +2,37 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 
-from learnable.runs.progress import say
 from learnable.selectors import Thresholds, count_asked
 from learnable.types import Budget
 
 
-def ruled(
-    rules: Mapping[str, Any], by: str, *, lowest: bool, thresholds: Thresholds
-) -> tuple[bool, Thresholds]:
-    """Return whether the lowest scores are chosen, and the thresholds, as the scorer and its paper have it.
+class Rules(NamedTuple):
+    """What a scorer and its paper make of a choice: whether the lowest scores are chosen, thresholds, and a note on these."""
+
+    lowest: bool
+    thresholds: Thresholds
+    note: str | None
+
+
+def ruled(scorers: Mapping[str, Any], by: str, *, lowest: bool, thresholds: Thresholds) -> Rules:
+    """Return what to choose by a score, as its scorer and its paper have it.
 
     Args:
-        rules: See ``scoring.rules_of``.
+        scorers: See ``scoring.rules_of``.
         by: The score.
         lowest: Whether the other end than the scorer's own is asked for.
-        thresholds: As given; a highest score goes before the paper's.
+        thresholds: As given; a highest score that is given goes before the paper's.
     """
-    limit = rules.get("max score", {}).get(by)
-    if thresholds.max_score is None and limit is not None:
-        thresholds = replace(thresholds, max_score=limit)
-        say(f"{by} above {limit:g} is left out, as in its paper; --max-score inf keeps it")
-    return lowest != (by in rules["lowest first"]), thresholds
+    lowest = lowest != (by in scorers["lowest first"])
+    limit = scorers.get("max score", {}).get(by)
+    if limit is None or thresholds.max_score is not None:
+        return Rules(lowest, thresholds, None)
+    note = f"{by} above {limit:g} is left out, as in its paper; --max-score inf keeps it"
+    return Rules(lowest, replace(thresholds, max_score=limit), note)
 
 
 def selection_facts(scores: pl.LazyFrame, kept: pl.DataFrame, budget: Budget, by: str) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from learnable.objects.scoring import WITH_REFERENCE, WITHOUT_REFERENCE, Vectors
 from learnable.objects.training import ReferenceTraining
 from learnable.runs.files import replacing
 from learnable.runs.price import Cost, peak_memory_bytes
+from learnable.runs.progress import say
 from learnable.runs.step import Step, run
 from learnable.runs.store import Store
 from learnable.scorers import SCORERS
@@ -291,27 +292,29 @@ def select(
     asked = _budget(budget)
     method = build("selector", selector, SELECTORS) if isinstance(selector, str) else selector
     limits = Thresholds(**_settings(thresholds, Thresholds))
-    lowest, limits = ruled(scores.facts, by, lowest=lowest, thresholds=limits)
+    rules = ruled(scores.facts, by, lowest=lowest, thresholds=limits)
+    if rules.note:
+        say(rules.note)
     alike = per_cluster != "none" or max_similarity is not None or getattr(method, "needs_vectors", False)
     selection = choose(
         scores.frame,
         by=by,
         budget=asked,
         selector=method,
-        lowest=lowest,
+        lowest=rules.lowest,
         per_source=per_source,
         per_cluster=per_cluster,
         clusters=clusters,
         vectors=scores.vectors if alike else None,
         max_similarity=max_similarity,
         where=where,
-        thresholds=limits,
+        thresholds=rules.thresholds,
         seed=seed,
         pins={"pin": list(pin)} if pin else None,
         bans={"ban": list(ban)} if ban else None,
     )
     facts = selection_facts(scores.frame.lazy(), selection.kept, asked, by)
-    return Picked(scores=scores, selection=selection, lowest=lowest, facts=facts)
+    return Picked(scores=scores, selection=selection, lowest=rules.lowest, facts=facts)
 
 
 def _budget(given: Any) -> Budget:
