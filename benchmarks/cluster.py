@@ -18,7 +18,6 @@ import tempfile
 import time
 from datetime import date
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,11 +25,11 @@ import torch
 
 from learnable.commands import load
 from learnable.data import load_pool
-from learnable.measure import measure_of, plan
+from learnable.measures import planned
 from learnable.models import LanguageModel, Renderer
 from learnable.models.cluster import LOOPBACK, QUIET, ClusterModel
+from learnable.models.losses import batch_nll
 from learnable.packages import needed
-from learnable.runs.store import Store
 from learnable.types import ModelRef, Rendered
 
 MAX_LENGTH = 1_024
@@ -48,7 +47,7 @@ def rows_of(data: str, ref: ModelRef, *, rows: int) -> list[Rendered]:
 def timed(model: LanguageModel, batches: list[list[Rendered]], *, started: float) -> dict[str, Any]:
     """Return the losses of all batches in their order, the seconds to the first, and tokens/s of the others."""
     found: dict[int, Any] = {}
-    for number, values in model.measure("nll", batches):
+    for number, values in model.measure(batch_nll, batches):
         found[number] = values
         if len(found) == 1:
             first, tokens = time.perf_counter(), -sum(len(example.ids) for example in batches[number])
@@ -101,9 +100,8 @@ def main() -> None:
     ref, cores = ModelRef(name=chosen.model, dtype=chosen.dtype, device="cpu"), torch.get_num_threads()
     rendered = rows_of(chosen.data, ref, rows=chosen.rows)
     model = LanguageModel(ref)
-    measure = measure_of(model, rendering=model.renderer.key, max_length=MAX_LENGTH)
-    todo = plan(measure, rendered, store=Store(Path("none")), batch_tokens=model.batch_tokens)
-    batches = [[rendered[position] for position in batch] for batch in todo.batches]
+    places = planned(rendered, batch_tokens=model.batch_tokens)
+    batches = [[rendered[position] for position in batch] for batch in places]
     ways = {
         f"here, {cores} threads": here(ref, batches, threads=cores),
         f"here, {chosen.threads} threads": here(ref, batches, threads=chosen.threads),
@@ -114,7 +112,9 @@ def main() -> None:
         ways[name] = there(ref, batches, workers=workers, threads=chosen.threads)
     machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
     print(f"{date.today().isoformat()}, {machine}, model {chosen.model}, {chosen.dtype}")
-    print(f"{len(rendered):,} rows, {todo.tokens:,} tokens, {len(batches)} batches\n")
+    print(
+        f"{len(rendered):,} rows, {sum(len(each.ids) for each in rendered):,} tokens, {len(batches)} batches\n"
+    )
     print("| way | to the first result, s | tokens/s after it | same bits |\n| --- | ---: | ---: | --- |")
     for name, found in ways.items():
         same = "yes" if np.array_equal(found["losses"], expected) else "no"

@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import date
 from functools import partial
@@ -335,15 +336,13 @@ def matrix_peak(device: str) -> float:
 
 def by_us(model: LanguageModel, rows: Sequence[Rendered]) -> None:
     """Plan, measure and store as `learnable score` does."""
-    from learnable.measure import measure_of, plan
-    from learnable.measure import run as run_plan
+    from learnable.measures import measure_of, take
     from learnable.runs.store import Store
 
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder))
-        identity = measure_of(model, rendering="gpu", max_length=4_096)
-        todo = plan(identity, rows, store=store, batch_tokens=model.batch_tokens)
-        run_plan(todo, model, rows, store=store, label="learnable")
+        identity = measure_of(model.key, rendering="gpu", max_length=4_096)
+        take(lambda: nullcontext(model), [identity], rows, store=store, label="learnable")
 
 
 @torch.no_grad()

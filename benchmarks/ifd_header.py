@@ -11,6 +11,7 @@ import argparse
 import os
 import platform
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr  # type: ignore[import-untyped]
 
 from learnable.data import read
-from learnable.measure import answers_alone, lengths, listed, measure_of, plan, run
+from learnable.measures import answers_alone, column, lengths, measure_of, take
 from learnable.models import LanguageModel
 from learnable.runs.store import Store
 from learnable.types import AnswerHeader, Measure, ModelRef, Rendered
@@ -34,9 +35,8 @@ def token_losses(
     model: LanguageModel, measure: Measure, rendered: list[Rendered], store: Store, label: str
 ) -> list[NDArray[np.float64]]:
     """Return the loss of each answer token of each row, in nats; what is stored is not measured again."""
-    todo = plan(measure, rendered, store=store, batch_tokens=model.batch_tokens)
-    run(todo, model, rendered, store=store, label=label)
-    return [np.asarray(each) for each in listed(measure, lengths(rendered), store=store)]
+    take(lambda: nullcontext(model), [measure], rendered, store=store, label=label)
+    return [np.asarray(each) for each in column(measure, lengths(rendered), store=store)]
 
 
 def main() -> None:
@@ -58,7 +58,7 @@ def main() -> None:
     rendered = renderer.render([examples[place] for place in drawn], max_length=MAX_LENGTH, skip_refused=True)
     rendered = [each for each in rendered if each.mask.any()]
     store = Store(options.output / "store")
-    usual = measure_of(model, rendering=renderer.key, max_length=MAX_LENGTH, kind="token_nll")
+    usual = measure_of(model.key, rendering=renderer.key, max_length=MAX_LENGTH, kind="token_nll")
     given = token_losses(model, usual, rendered, store, "after the instruction")
     nothing = AnswerHeader(
         opening=np.array([], dtype=np.int32), marks=np.array([renderer.separator], dtype=np.int32)

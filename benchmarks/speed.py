@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -316,7 +317,7 @@ def ours(ref: ModelRef, _: Sequence[Rendered], job: Path) -> Callable[..., dict[
     """(e): planned, measured and stored as by `learnable score`."""
     import polars as pl
 
-    from learnable.measure import lengths, mean_loss, measure_of, plan, run
+    from learnable.measures import column, lengths, measure_of, take
     from learnable.models import LanguageModel
     from learnable.runs.store import Store
 
@@ -329,13 +330,12 @@ def ours(ref: ModelRef, _: Sequence[Rendered], job: Path) -> Callable[..., dict[
             Rendered(id=str(place), ids=each.ids, mask=each.mask, truncated=each.truncated)
             for place, each in enumerate(rendered)
         ]
-        identity = measure_of(model, rendering="speed", max_length=2_048)
-        todo = plan(identity, named, store=store, batch_tokens=model.batch_tokens)
-        run(todo, model, named, store=store, label="learnable")
+        identity = measure_of(model.key, rendering="speed", max_length=2_048)
+        take(lambda: nullcontext(model), [identity], named, store=store, label="learnable")
         frame = lengths(named).with_columns(pl.col("id").cast(pl.String))
         work = model.work - before
         return {
-            "losses": mean_loss(identity, frame, store=store).to_list(),
+            "losses": column(identity, frame, store=store).to_list(),
             "computed": work.computed,
             "padding": work.padding,
             "operations": work.operations,

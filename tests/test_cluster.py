@@ -8,6 +8,7 @@ import os
 import pickle
 import signal
 import socket
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from polars.testing import assert_frame_equal
 from learnable.commands import evaluate, score
 from learnable.commands.inputs import opened
 from learnable.errors import ModelError, UsageError
-from learnable.measure import measure_of, plan, run
+from learnable.measures import measure_of, take
 from learnable.models import LanguageModel, cluster, generation
 from learnable.models.cluster import ClusterModel, connected, pool_of_workers
 from learnable.models.cluster_worker import Worker, ran
@@ -157,8 +158,8 @@ def test_a_gpu_that_the_cluster_has_not(ray):
 def test_the_store_is_the_same_although_a_worker_is_killed(here, there, rendered, monkeypatch, tmp_path):
     first, replaced = {}, set()
 
-    def measure(kind, batches):
-        for found in ClusterModel.measure(there, kind, batches):
+    def measure(launch, batches):
+        for found in ClusterModel.measure(there, launch, batches):
             if not first:
                 first.update(workers())
                 next(iter(first.values())).kill()
@@ -169,8 +170,9 @@ def test_the_store_is_the_same_although_a_worker_is_killed(here, there, rendered
     frames = []
     for model in (here, there):
         store = Store(tmp_path / type(model).__name__)
-        passed = measure_of(model, rendering=model.renderer.key, max_length=64)
-        run(plan(passed, rendered, store=store, batch_tokens=128), model, rendered, store=store, label="loss")
+        monkeypatch.setattr(type(model), "batch_tokens", 128)
+        passed = measure_of(model.key, rendering=model.renderer.key, max_length=64)
+        take(lambda model=model: nullcontext(model), [passed], rendered, store=store, label="loss")
         frames.append(store.read(passed, pl.Series("id", [example.id for example in rendered])))
     assert len(replaced) == 1
     assert_frame_equal(*frames, check_exact=True)
@@ -228,13 +230,17 @@ class Rows:
         yield from map(self._worker, [{"number": 0, "task": task} for task in self._tasks])
 
 
+def failing(network, rendered, layout):
+    raise KeyError("no such kind")
+
+
 def test_an_error_of_a_worker_is_one_line_here(here, there, rendered, monkeypatch):
     worker = Worker(ref=here.ref, adapter=None, key=here.key, threads=1)
     monkeypatch.setattr(there, "_results", lambda tasks: Rows(worker, tasks))
     with pytest.raises(
         ModelError, match=r"^the worker \S+ failed: KeyError: 'no such kind'\nhint: "
     ) as caught:
-        list(there.measure("no such kind", [rendered[:2]]))
+        list(there.measure(failing, [rendered[:2]]))
     assert "language_model.py" in caught.value.__notes__[0]
 
 

@@ -276,7 +276,7 @@ def test_killing_a_comparison_at_random_moments_changes_nothing(compare, place, 
     started = time.monotonic()
     unbroken = compare(f"unbroken-{kills}", by=by, store=str(tmp_path / "store"), seeds=1)
     inside_s = time.monotonic() - started
-    often = "import learnable.measure, learnable.training.checkpoints as checkpoints; learnable.measure.STORE_EVERY_S = 0; "
+    often = "import learnable.measures.keep as keep, learnable.training.checkpoints as checkpoints; keep.STORE_EVERY_S = 0; "
     often += "checkpoints.CHECKPOINT_EVERY_S = 0.1; from learnable.cli.app import main; main()"
     command = [sys.executable, "-c", often, "compare", str(place / "pool"), "--model", str(tiny)]
     command += ["--evaluate", f"heldout:{place / 'eval.jsonl'}", "--by", *by, "--budget", "30%"]

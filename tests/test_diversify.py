@@ -462,8 +462,8 @@ def test_killing_it_changes_nothing_and_nothing_is_drawn_twice(tiny, tmp_path, m
     monkeypatch.setattr(generation, "BATCH_TOKENS", {"cpu": 600})
     verbs.diversify([rows], **given, store=str(tmp_path / "store"), output=str(tmp_path / "out.jsonl"))
     # Store parts all the time, so that the kills meet them.
-    often = "import learnable.diversifiers.drawing as drawing, learnable.models.generation as generation; "
-    often += "drawing.STORE_EVERY_S = 0; generation.BATCH_TOKENS = {'cpu': 600}; "
+    often = "import learnable.measures.keep as keep, learnable.models.generation as generation; "
+    often += "keep.STORE_EVERY_S = 0; generation.BATCH_TOKENS = {'cpu': 600}; "
     often += "from learnable.cli.app import main; main()"
     command = [
         sys.executable,

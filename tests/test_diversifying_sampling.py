@@ -2,7 +2,7 @@
 
 import pytest
 
-from learnable.diversifiers import DIVERSIFIERS, Avoided, Drawing, build_diversifier, drawing
+from learnable.diversifiers import DIVERSIFIERS, Avoided, Drawing, build_diversifier
 from learnable.diversifiers.drawing import seed_of
 from learnable.diversifiers.gates import failing
 from learnable.diversifiers.self_answer import SelfAnswer
@@ -155,7 +155,7 @@ def test_a_drawing_that_breaks_keeps_what_it_has(draw):
 
 
 def test_parts_are_stored_every_few_seconds(draw, monkeypatch, tmp_path):
-    monkeypatch.setattr(drawing, "STORE_EVERY_S", 0.0)
+    monkeypatch.setattr("learnable.measures.keep.STORE_EVERY_S", 0.0)
     draw(Scripted()).answers([(turn("user", str(n)),) for n in range(9)], seeds=range(9), label="answers")
     assert len(list((tmp_path / "store").glob("draw-*/*.parquet"))) == 3
 

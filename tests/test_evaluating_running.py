@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -9,11 +10,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from learnable import measure
 from learnable.errors import DataError, UsageError
 from learnable.evaluators import Completion, build_evaluator, completions, evaluate, judged, parse, running
 from learnable.evaluators.heldout import Heldout
 from learnable.evaluators.multiple_choice import MultipleChoice
+from learnable.measures import measure_of, take
 from learnable.models import LanguageModel
 from learnable.runs import progress
 from learnable.runs.store import Store
@@ -78,8 +79,7 @@ def small_batches(monkeypatch, model):
 
     monkeypatch.setattr(type(model), "batch_tokens", property(lambda _: 150))
     monkeypatch.setitem(generation.BATCH_TOKENS, "cpu", 150)
-    monkeypatch.setattr(measure, "STORE_EVERY_S", 0.0)
-    monkeypatch.setattr(running, "STORE_EVERY_S", 0.0)
+    monkeypatch.setattr("learnable.measures.keep.STORE_EVERY_S", 0.0)
 
 
 def test_heldout_is_the_models_nll_per_token(model, store, tmp_path):
@@ -103,14 +103,8 @@ def test_heldout_is_the_models_nll_per_token(model, store, tmp_path):
 def test_scores_and_heldout_share_their_passes(model, store):
     examples = toy_examples(5)
     rendered = model.renderer.render(examples, max_length=64)
-    scored = measure.measure_of(model, rendering=model.renderer.key, max_length=64)
-    measure.run(
-        measure.plan(scored, rendered, store=store, batch_tokens=500),
-        model,
-        rendered,
-        store=store,
-        label="scores",
-    )
+    scored = measure_of(model.key, rendering=model.renderer.key, max_length=64)
+    take(lambda: nullcontext(model), [scored], rendered, store=store, label="scores")
     evaluate(model, Heldout(), examples, store=store, max_length=64, label="heldout")
     assert model.passes == 5
 

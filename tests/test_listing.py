@@ -11,6 +11,7 @@ from learnable.cli import listing
 from learnable.commands.score import price_of
 from learnable.diversifiers import DIVERSIFIERS
 from learnable.evaluators import EVALUATORS
+from learnable.measures import roles_of
 from learnable.mixing import MIXTURES
 from learnable.scorers import SCORERS
 from learnable.selectors import SELECTORS
@@ -35,7 +36,7 @@ def test_all_of_a_table_are_listed(kind):
 @pytest.mark.parametrize("name", SCORERS)
 def test_the_passes_of_a_scorer_are_those_that_scoring_runs(name):
     (entry,) = [each for each in listing.scorers() if each.name == name]
-    price = [line for line in price_of(1, set(SCORERS[name].needs), "none") if line != "no pass"]
+    price = [line for line in price_of(1, roles_of(SCORERS[name].needs), "none") if line != "no pass"]
     assert int(entry.costs.partition(" ")[0].replace("no", "0")) == len(price)
     assert (
         ("training epoch" in entry.costs)

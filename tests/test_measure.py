@@ -4,8 +4,8 @@ The fake model's numbers depend a little on the batch, as real ones do: equal bi
 """
 
 import itertools
+from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -13,18 +13,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learnable import measure
-from learnable.measure import (
+from learnable.measures import (
     answers_alone,
-    end_nll,
+    column,
     end_of_turn,
-    keep_sums,
+    keep,
     lengths,
-    listed,
-    mean_loss,
     measure_of,
-    plan,
-    run,
+    passes,
+    planned,
+    take,
 )
 from learnable.models import LanguageModel, Renderer
 from learnable.runs.store import Store
@@ -37,28 +35,25 @@ class FakeModel:
 
     work, peak_operations_per_s = Work(), None
 
-    def __init__(self, *, key="fake", batch_tokens=40, dies_after=None):
+    def __init__(self, *, key="fake", batch_tokens=40, dies_after=None, depends_on_batch=True):
         self.key, self.batch_tokens = key, batch_tokens
-        self.batches, self._dies_after = [], dies_after
+        self.batches, self._dies_after, self.depends_on_batch = [], dies_after, depends_on_batch
 
-    def measure(self, kind, batches):
-        compute = {"nll": self.nll, "token_nll": self.token_nll, "embedding": self.embed}[kind]
+    def measure(self, launch, batches):
+        compute = getattr(self, launch.__name__)
         return ((number, compute(batch)) for number, batch in enumerate(batches))
 
-    def nll(self, rendered):
+    def token_nll(self, rendered):
         if len(self.batches) == self._dies_after:
             raise KeyboardInterrupt
         self.batches.append([example.id for example in rendered])
         padded = max(len(example.ids) for example in rendered) * len(rendered)
-        return np.array(
-            [example.ids[example.mask].sum() + padded / 1000 for example in rendered], dtype=np.float64
-        )
+        losses = [example.ids[example.mask].astype(np.float32) for example in rendered]
+        for each in losses:
+            each[0] += padded / 1000 * self.depends_on_batch
+        return losses
 
-    def token_nll(self, rendered):
-        self.batches.append([example.id for example in rendered])
-        return [example.ids[example.mask].astype(np.float32) for example in rendered]
-
-    def embed(self, rendered):
+    def embedding(self, rendered):
         self.batches.append([example.id for example in rendered])
         return np.array([[len(example.ids), example.ids[0]] for example in rendered], dtype=np.float32)
 
@@ -75,7 +70,6 @@ def rendered(name, tokens, response=1, *, truncated=False):
 
 POOL = [rendered(f"e{number:02}", tokens=3 + number * 7 % 6, response=number % 3) for number in range(20)]
 ADDED = [rendered(f"new{number}", tokens=5 + number, response=2) for number in range(4)]
-NOWHERE = Store(Path("no/such/folder"))
 DEFINED = [example.id for example in POOL if example.mask.any()]
 
 
@@ -84,25 +78,23 @@ def store(tmp_path):
     return Store(tmp_path / "store")
 
 
-def planned(examples, store, *, batch_tokens=40):
-    return plan(
-        measure_of(FakeModel(), rendering="r", max_length=64),
+def pass_over(model, examples, store, *, kind="nll", also=(), end_ids=(), **which):
+    """Measure what is missing, and return the measure."""
+    measure = measure_of(model.key, **({"rendering": "r", "max_length": 64} | which), kind=kind)
+    take(
+        lambda: nullcontext(model),
+        [measure],
         examples,
         store=store,
-        batch_tokens=batch_tokens,
+        label="loss",
+        also=[replace(measure, kind=each) for each in also],
+        end_ids=end_ids,
     )
-
-
-def pass_over(model, examples, store):
-    """Plan and run, and return the measure."""
-    key = measure_of(model, rendering="r", max_length=64)
-    todo = plan(key, examples, store=store, batch_tokens=model.batch_tokens)
-    run(todo, model, examples, store=store, label="loss")
-    return key
+    return measure
 
 
 def measured(model, examples, store):
-    """Plan and run, and return the stored numbers by id."""
+    """Measure what is missing, and return the stored numbers by id."""
     key = pass_over(model, examples, store)
     ids = pl.Series("id", [example.id for example in examples if example.mask.any()])
     return dict(store.read(key, ids).select("id", "nll").iter_rows())
@@ -112,8 +104,11 @@ def parts(store):
     return list(store.folder.glob("*/*.parquet"))
 
 
-def batches_of_ids(todo, examples):
-    return [[examples[position].id for position in batch] for batch in todo.batches]
+def batches_of_ids(examples, *, batch_tokens=40):
+    return [
+        [examples[position].id for position in batch]
+        for batch in planned(examples, batch_tokens=batch_tokens)
+    ]
 
 
 def test_lengths_count_the_prompt_and_the_response():
@@ -145,17 +140,11 @@ def test_lengths_of_nothing_have_the_same_columns():
 
 
 @pytest.mark.parametrize(
-    ("model", "max_length"), [(FakeModel(key="other"), 64), (FakeModel(), 65)], ids=["model", "length limit"]
+    ("model", "max_length"), [("other", 64), ("fake", 65)], ids=["model", "length limit"]
 )
 def test_measure_is_another_for_another(model, max_length):
     assert measure_of(model, rendering="r", max_length=max_length) != measure_of(
-        FakeModel(), rendering="r", max_length=64
-    )
-
-
-def test_measure_does_not_depend_on_the_batch_size():
-    assert measure_of(FakeModel(batch_tokens=10), rendering="r", max_length=64) == measure_of(
-        FakeModel(), rendering="r", max_length=64
+        "fake", rendering="r", max_length=64
     )
 
 
@@ -166,67 +155,72 @@ examples_of_any_length = st.lists(st.integers(1, 60), max_size=30).map(
 
 @given(examples_of_any_length, st.integers(1, 120))
 def test_padded_batch_fits_unless_it_is_one_example(examples, batch_tokens):
-    for batch in planned(examples, NOWHERE, batch_tokens=batch_tokens).batches:
+    for batch in planned(examples, batch_tokens=batch_tokens):
         assert len(batch) == 1 or len(batch) * max(len(examples[p].ids) for p in batch) <= batch_tokens
 
 
 @given(examples_of_any_length, st.integers(1, 120))
 def test_batch_ends_only_where_the_next_example_does_not_fit(examples, batch_tokens):
-    batches = planned(examples, NOWHERE, batch_tokens=batch_tokens).batches
+    batches = planned(examples, batch_tokens=batch_tokens)
     for batch, _next in itertools.pairwise(batches):
         assert (len(batch) + 1) * len(examples[batch[0]].ids) > batch_tokens
 
 
 @given(examples_of_any_length, st.integers(1, 120))
 def test_batches_hold_every_example_once(examples, batch_tokens):
-    batches = planned(examples, NOWHERE, batch_tokens=batch_tokens).batches
+    batches = planned(examples, batch_tokens=batch_tokens)
     assert sorted(itertools.chain.from_iterable(batches)) == list(range(len(examples)))
 
 
-def test_batches_go_from_long_to_short(store):
-    todo = planned([rendered("a", 5), rendered("b", 9), rendered("c", 7)], store, batch_tokens=10)
-    assert todo.batches == [[1], [2], [0]]
+def test_batches_go_from_long_to_short():
+    examples = [rendered("a", 5), rendered("b", 9), rendered("c", 7)]
+    assert planned(examples, batch_tokens=10) == [[1], [2], [0]]
 
 
-def test_example_longer_than_a_batch_is_a_batch_of_its_own(store):
+def test_example_longer_than_a_batch_is_a_batch_of_its_own():
     examples = [rendered("a", 10), rendered("long", 50), rendered("b", 10)]
-    assert batches_of_ids(planned(examples, store, batch_tokens=20), examples) == [["long"], ["a", "b"]]
+    assert batches_of_ids(examples, batch_tokens=20) == [["long"], ["a", "b"]]
 
 
-def test_batches_do_not_depend_on_the_order_of_the_examples(store):
+def test_batches_do_not_depend_on_the_order_of_the_examples():
     shuffled = [POOL[position] for position in np.random.default_rng(0).permutation(len(POOL))]
-    assert batches_of_ids(planned(shuffled, store), shuffled) == batches_of_ids(planned(POOL, store), POOL)
+    assert batches_of_ids(shuffled) == batches_of_ids(POOL)
 
 
 def test_batches_do_not_depend_on_what_is_stored(store):
-    before = batches_of_ids(planned(POOL, store), POOL)
-    done = POOL[5]
+    whole, done, model = batches_of_ids(POOL), POOL[5], FakeModel()
     measured(FakeModel(), [done], store)
-    rest = [[name for name in batch if name != done.id] for batch in before]
-    assert batches_of_ids(planned(POOL, store), POOL) == rest
+    measured(model, POOL, store)
+    rest = [[name for name in batch if name != done.id] for batch in whole]
+    assert model.batches == [batch for batch in rest if batch]
 
 
-def test_examples_without_a_response_cost_no_pass(store):
-    todo = planned([rendered("a", 5, 0), rendered("b", 5, 1)], store)
-    assert todo.batches == [[1]]
+def test_examples_without_a_response_cost_no_pass():
+    assert planned([rendered("a", 5, 0), rendered("b", 5, 1)], batch_tokens=40) == [[1]]
 
 
-def test_plan_counts_examples_tokens_and_what_is_stored(store):
+def test_what_a_pass_takes_is_said_and_counted(store, capsys):
     measured(FakeModel(), POOL, store)
-    todo = planned([*POOL, *ADDED], store)
-    assert (todo.examples, todo.tokens, todo.stored) == (4, 5 + 6 + 7 + 8, len(DEFINED))
+    capsys.readouterr()
+    measure, model = measure_of("fake", rendering="r", max_length=64), FakeModel()
+    examples = [*POOL, *ADDED]
+    assert take(lambda: nullcontext(model), [measure], examples, store=store, label="loss") == 5 + 6 + 7 + 8
+    assert f"4 examples, 26 tokens to measure; {len(DEFINED)} stored already" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("examples", [[], [rendered("a", 5, 0)]], ids=["no example", "no response"])
-def test_plan_of_nothing_is_empty(store, examples):
-    todo = planned(examples, store)
-    assert (todo.batches, todo.examples, todo.tokens, todo.stored) == ([], 0, 0, 0)
-
-
-def test_run_of_nothing_asks_the_model_nothing(store):
-    model = FakeModel(dies_after=0)
-    run(planned([], store), model, [], store=store, label="loss")
+def test_nothing_to_measure_opens_no_model(store, examples):
+    measure = measure_of("fake", rendering="r", max_length=64)
+    assert take(pytest.fail, [measure], examples, store=store, label="loss") == 0
     assert not parts(store)
+
+
+def test_two_measures_of_different_passes_are_taken_together(store):
+    model, which = FakeModel(), {"rendering": "r", "max_length": 64}
+    both = [measure_of("fake", kind=kind, **which) for kind in ("nll", "embedding")]
+    take(lambda: nullcontext(model), both, POOL, store=store, label="both")
+    assert model.measured == sorted(2 * DEFINED)
+    assert [store.read(each, pl.Series(DEFINED)).height for each in both] == 2 * [len(DEFINED)]
 
 
 def test_run_measures_every_example_with_a_response_once(store):
@@ -260,12 +254,13 @@ def test_only_added_rows_are_measured(store):
 
 def test_another_length_limit_is_measured_anew(store):
     measured(FakeModel(), POOL, store)
-    todo = plan(measure_of(FakeModel(), rendering="r", max_length=65), POOL, store=store, batch_tokens=40)
-    assert todo.examples == len(DEFINED)
+    model = FakeModel()
+    pass_over(model, POOL, store, max_length=65)
+    assert model.measured == DEFINED
 
 
 def killed(store, monkeypatch, *, after):
-    monkeypatch.setattr(measure, "STORE_EVERY_S", 0)
+    monkeypatch.setattr(keep, "STORE_EVERY_S", 0)
     model = FakeModel(dies_after=after)
     with pytest.raises(KeyboardInterrupt):
         measured(model, POOL, store)
@@ -274,7 +269,9 @@ def killed(store, monkeypatch, *, after):
 
 def test_killed_run_keeps_what_it_measured(store, monkeypatch):
     model = killed(store, monkeypatch, after=2)
-    assert planned(POOL, store).stored == len(model.measured) > 0
+    measure = measure_of(model.key, rendering="r", max_length=64)
+    missing = store.missing(measure, pl.Series("id", DEFINED))
+    assert len(DEFINED) - len(missing) == len(model.measured) > 0
 
 
 def test_resumed_run_does_only_the_rest(store, monkeypatch):
@@ -302,7 +299,7 @@ def test_short_run_is_stored_in_one_part(store):
 
 
 def test_long_run_is_stored_as_it_goes(store, monkeypatch):
-    monkeypatch.setattr(measure, "STORE_EVERY_S", 0)
+    monkeypatch.setattr(keep, "STORE_EVERY_S", 0)
     model = FakeModel()
     measured(model, POOL, store)
     assert len(parts(store)) == len(model.batches) > 2
@@ -310,12 +307,12 @@ def test_long_run_is_stored_as_it_goes(store, monkeypatch):
 
 def losses(examples, store):
     key = pass_over(FakeModel(batch_tokens=1), examples, store)
-    return mean_loss(key, lengths(examples), store=store)
+    return column(key, lengths(examples), store=store)
 
 
 def test_mean_loss_is_nats_per_response_token(store):
     example = rendered("a", 10, 4)
-    assert losses([example], store).to_list() == [np.float32((4 * ord("a") + 10 / 1000) / 4)]
+    assert losses([example], store).to_list() == pytest.approx([(4 * ord("a") + 10 / 1000) / 4])
 
 
 def test_mean_loss_follows_the_rows(store):
@@ -343,22 +340,18 @@ def test_mean_loss_is_float32_for_every_row(store, examples):
 )
 def test_measure_is_another_for_another_pass(given):
     usual = {"rendering": "r", "max_length": 64}
-    assert measure_of(FakeModel(), **(usual | given)) != measure_of(FakeModel(), **usual)
+    assert measure_of("fake", **(usual | given)) != measure_of("fake", **usual)
 
 
 def of_kind(kind, examples, store, *, model=None):
-    """Plan and run a pass of a kind, and return its measure."""
-    model = model or FakeModel()
-    key = measure_of(model, rendering="r", max_length=64, kind=kind)
-    todo = plan(key, examples, store=store, batch_tokens=model.batch_tokens)
-    run(todo, model, examples, store=store, label=kind)
-    return key
+    """Measure what is missing of a kind, and return its measure."""
+    return pass_over(model or FakeModel(depends_on_batch=False), examples, store, kind=kind)
 
 
 def test_token_losses_are_listed_by_example(store):
     examples = [rendered("b", 9, 3), rendered("a", 5, 1)]
     key = of_kind("token_nll", examples, store)
-    found = listed(key, lengths(examples), store=store)
+    found = column(key, lengths(examples), store=store)
     assert found.to_list() == [[ord("b")] * 3, [ord("a")]]
     assert found.dtype == pl.List(pl.Float32)
 
@@ -366,25 +359,26 @@ def test_token_losses_are_listed_by_example(store):
 def test_vectors_are_listed_by_example(store):
     examples = [rendered("b", 9, 3), rendered("a", 5, 1)]
     key = of_kind("embedding", examples, store)
-    assert listed(key, lengths(examples), store=store).to_list() == [[9, ord("b")], [5, ord("a")]]
+    assert column(key, lengths(examples), store=store).to_list() == [[9, ord("b")], [5, ord("a")]]
 
 
 @pytest.mark.parametrize("kind", ["token_nll", "embedding"])
 def test_lists_are_null_without_a_response(store, kind):
     examples = [rendered("a", 9, 0), rendered("b", 5, 2), rendered("c", 9, 0)]
-    found = listed(of_kind(kind, examples, store), lengths(examples), store=store)
+    found = column(of_kind(kind, examples, store), lengths(examples), store=store)
     assert found.is_null().to_list() == [True, False, True]
 
 
 def test_lists_of_no_response_at_all_are_null(store):
     examples = [rendered("a", 9, 0)]
-    found = listed(of_kind("token_nll", examples, store), lengths(examples), store=store)
+    found = column(of_kind("token_nll", examples, store), lengths(examples), store=store)
     assert (found.to_list(), found.dtype) == ([None], pl.List(pl.Float32))
 
 
 def test_the_pass_that_keeps_each_token_gives_the_mean_loss_too(store):
     examples = [rendered("b", 9, 3), rendered("a", 9, 0), rendered("c", 7, 2)]
-    found = mean_loss(of_kind("token_nll", examples, store), lengths(examples), store=store)
+    key = pass_over(FakeModel(depends_on_batch=False), examples, store, kind="token_nll", also=["nll"])
+    found = column(replace(key, kind="nll"), lengths(examples), store=store)
     np.testing.assert_array_equal(found.to_numpy(), [ord("b"), np.nan, ord("c")])
 
 
@@ -430,55 +424,56 @@ def test_a_token_ends_a_turn_where_it_is_the_last_of_an_answer():
     ]
 
 
-def ends(store, examples=ENDING, *, kind="nll", end_ids=(END,)):
-    key = measure_of(FakeModel(), rendering="r", max_length=64, kind=kind)
-    model = FakeModel()
-    todo = plan(key, examples, store=store, batch_tokens=40)
-    run(todo, model, examples, store=store, label="x", end_ids=end_ids)
+def ends(store, examples=ENDING, *, kind="nll", also=("end_nll",)):
+    model = FakeModel(depends_on_batch=False)
+    key = pass_over(model, examples, store, kind=kind, also=also, end_ids={END})
     return replace(key, kind="nll"), model
+
+
+def end_nll(key, store):
+    return column(replace(key, kind="end_nll"), lengths(ENDING), store=store)
 
 
 def test_a_pass_stores_the_nll_of_the_ends_beside_that_of_the_answers(store):
     key, _ = ends(store)  # the fake loss of a token is its id
     frame = lengths(ENDING)
-    np.testing.assert_allclose(mean_loss(key, frame, store=store), [12 / 3, 26 / 5, 3 / 2, 14 / 3, np.nan])
-    np.testing.assert_array_equal(end_nll(key, frame, store=store), [9, 18, 0, 0, np.nan])
+    np.testing.assert_allclose(column(key, frame, store=store), [12 / 3, 26 / 5, 3 / 2, 14 / 3, np.nan])
+    np.testing.assert_array_equal(end_nll(key, store), [9, 18, 0, 0, np.nan])
 
 
 def test_losses_that_were_stored_without_their_ends_stay_valid_and_their_ends_are_not_known(store):
-    ends(store, ENDING[:2], end_ids=())
+    ends(store, ENDING[:2], also=())
     key, model = ends(store)
     assert model.measured == ["cut", "within"]
-    np.testing.assert_array_equal(end_nll(key, lengths(ENDING), store=store), [np.nan, np.nan, 0, 0, np.nan])
+    np.testing.assert_array_equal(end_nll(key, store), [np.nan, np.nan, 0, 0, np.nan])
 
 
 def test_ends_that_are_asked_for_are_measured_and_the_losses_stay_as_they_were(store):
-    key, _ = ends(store, end_ids=())
+    key, _ = ends(store, also=())
     before = store.read(key, pl.Series(["one", "two"]))
-    _, model = ends(store, kind="end_nll")
+    _, model = ends(store, kind="end_nll", also=())
     assert model.measured == ["cut", "one", "two", "within"]
-    np.testing.assert_array_equal(end_nll(key, lengths(ENDING), store=store), [9, 18, 0, 0, np.nan])
+    np.testing.assert_array_equal(end_nll(key, store), [9, 18, 0, 0, np.nan])
     assert store.read(key, pl.Series(["one", "two"])).equals(before)
 
 
 def test_stored_losses_of_tokens_give_both_sums(store):
-    by_token, _ = ends(store, kind="token_nll", end_ids=())
-    keep_sums(replace(by_token, kind="token_nll"), ENDING, store=store, end_ids={END})
-    np.testing.assert_array_equal(end_nll(by_token, lengths(ENDING), store=store), [9, 18, 0, 0, np.nan])
-    assert store.read(by_token, pl.Series(["two"]))["nll"].item() == 26
+    ends(store, kind="token_nll", also=())
+    key, model = ends(store, kind="token_nll", also=("nll", "end_nll"))
+    assert model.measured == []
+    np.testing.assert_array_equal(end_nll(key, store), [9, 18, 0, 0, np.nan])
+    assert store.read(key, pl.Series(["two"]))["nll"].item() == 26
 
 
-def test_the_sum_over_tokens_has_the_bits_of_the_sum_of_the_engine(tiny, tmp_path):
+def test_the_sum_over_tokens_has_the_bits_of_the_sum_of_the_engine(tiny, store):
     model = LanguageModel(ModelRef(name=str(tiny), dtype="float32"))
     rendered = model.renderer.render(toy_examples(20, turns=2), max_length=256)
-    sums = []
-    for end_ids in ((), model.renderer.end_ids):
-        store = Store(tmp_path / f"{len(end_ids)}")
-        key = measure_of(model, rendering="r", max_length=256)
-        todo = plan(key, rendered, store=store, batch_tokens=500)
-        run(todo, model, rendered, store=store, label="x", end_ids=end_ids)
-        sums.append(store.read(key, pl.Series([each.id for each in rendered])))
-    assert sums[0].equals(sums[1])
+    key = measure_of(model.key, rendering="r", max_length=256)
+    take(lambda: nullcontext(model), [key], rendered, store=store, label="x")
+    stored = dict(store.read(key, pl.Series([each.id for each in rendered])).iter_rows())
+    for batch in planned(rendered, batch_tokens=model.batch_tokens):
+        members = [rendered[place] for place in batch]
+        assert [stored[each.id] for each in members] == model.nll(members).tolist()
 
 
 # Answers without their instructions.
@@ -539,9 +534,7 @@ def test_answers_alone_keep_every_counted_token(tiny):
 
 
 def test_losses_of_answers_behind_another_header_are_not_read_as_these():
-    (alone, usual) = (
-        measure_of(FakeModel(), rendering="r", max_length=64, alone=each) for each in (True, False)
-    )
+    (alone, usual) = (measure_of("fake", rendering="r", max_length=64, alone=each) for each in (True, False))
     assert alone.parameters["context"] == "answer header"
     assert "context" not in usual.parameters
 
@@ -575,13 +568,10 @@ def test_a_bos_that_the_tokenizer_does_not_add_begins_nothing(with_bos):
 
 
 def test_parts_of_one_example_each_are_read_together(store):
-    key = measure_of(FakeModel(), rendering="r", max_length=64, kind="token_nll")
     for example in (rendered("a", 5, 2), rendered("b", 7, 3)):
-        run(
-            plan(key, [example], store=store, batch_tokens=40), FakeModel(), [example], store=store, label="x"
-        )
+        key = pass_over(FakeModel(), [example], store, kind="token_nll")
     frame = pl.DataFrame({"id": ["a", "b"], "response_tokens": [2, 3]})
-    assert listed(key, frame, store=store).list.len().to_list() == [2, 3]
+    assert column(key, frame, store=store).list.len().to_list() == [2, 3]
 
 
 @pytest.mark.parametrize(("peak", "said"), [(1e9, "50% of the peak"), (0.25e9, None)])
@@ -589,7 +579,7 @@ def test_no_pass_is_said_to_be_faster_than_the_peak(capsys, peak, said):
     model = FakeModel()
     model.peak_operations_per_s = peak
     work = Work(tokens=100, computed=100, operations=1e10, seconds=20.0)
-    measure._say_speed(model, work, "base loss")
+    passes._say_speed(model, work, "base loss")
     line = capsys.readouterr().err
     assert "5 tokens/s" in line
     assert said in line if said else "peak" not in line

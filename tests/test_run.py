@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from learnable import commands as verbs
-from learnable import measure, recipe
+from learnable import recipe
 from learnable.cli import app as cli
 from learnable.errors import ModelError, StoreError
 from learnable.models import LanguageModel
@@ -107,7 +107,7 @@ def test_a_second_run_does_nothing(lobass, measured):
 
 
 def test_scores_of_a_killed_run_cost_what_those_of_an_unbroken_one_do(lobass, monkeypatch, tmp_path):
-    monkeypatch.setattr(measure, "STORE_EVERY_S", 0.0)
+    monkeypatch.setattr("learnable.measures.keep.STORE_EVERY_S", 0.0)
     usual = ("loading.batch_tokens=200", "score.scorers=[loss]", "select.by=loss")
     unbroken = lobass(*usual)["scores"].cost
     shutil.rmtree(tmp_path / "runs")
@@ -371,7 +371,7 @@ def test_the_report_says_what_was_chosen(lobass):
 
 
 def test_a_run_that_breaks_while_measuring_goes_on_there(lobass, measured, monkeypatch):
-    monkeypatch.setattr(measure, "STORE_EVERY_S", 0.0)
+    monkeypatch.setattr("learnable.measures.keep.STORE_EVERY_S", 0.0)
     monkeypatch.setattr(LanguageModel, "batch_tokens", 100)
     whole = LanguageModel.begin
 
@@ -416,7 +416,7 @@ def test_killing_the_run_at_random_moments_changes_nothing(tiny, tmp_path, kills
         (tmp_path / name).mkdir()
         write_messages(toy_examples(200), tmp_path / name / "mine.jsonl")
     # Checkpoints and store parts all the time, so that the kills meet them.
-    often = "import learnable.measure, learnable.training.checkpoints as checkpoints; learnable.measure.STORE_EVERY_S = 0; "
+    often = "import learnable.measures.keep as keep, learnable.training.checkpoints as checkpoints; keep.STORE_EVERY_S = 0; "
     often += "checkpoints.CHECKPOINT_EVERY_S = 0.2; from learnable.cli.app import main; main()"
     command = [
         sys.executable,

@@ -21,9 +21,8 @@ from learnable.testing import toy_examples, write_messages
 from learnable.types import Message
 
 OFTEN = (
-    "import learnable.diversifiers.drawing as drawing, learnable.models.generation as generation; "
-    "import learnable.training.checkpoints as checkpoints, learnable.evaluators.running as running, learnable.measure as measure; "
-    "drawing.STORE_EVERY_S = running.STORE_EVERY_S = measure.STORE_EVERY_S = checkpoints.CHECKPOINT_EVERY_S = 0; "
+    "import learnable.measures.keep as keep, learnable.models.generation as generation; "
+    "import learnable.training.checkpoints as checkpoints; keep.STORE_EVERY_S = checkpoints.CHECKPOINT_EVERY_S = 0; "
     "generation.BATCH_TOKENS = {'cpu': 600}; from learnable.cli.app import main; main()"
 )
 """Stores parts all the time, so that the kills meet them; in small batches, which change what is drawn."""

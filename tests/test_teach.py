@@ -513,8 +513,7 @@ def test_a_token_that_cannot_be_added_is_said_before_anything_is_written_or_trai
 
 def command(place, tiny, *, arms):
     """Return the command of a lesson that stores what it does all the time, so that a kill meets it."""
-    often = "import learnable.measure, learnable.evaluators.running, learnable.training.checkpoints as checkpoints; "
-    often += "learnable.measure.STORE_EVERY_S = learnable.evaluators.running.STORE_EVERY_S = 0; "
+    often = "import learnable.measures.keep as keep, learnable.training.checkpoints as checkpoints; keep.STORE_EVERY_S = 0; "
     often += "checkpoints.CHECKPOINT_EVERY_S = 0; from learnable.cli.app import main; main()"
     words = [sys.executable, "-c", often, "teach", str(place / "pool"), "--model", str(tiny), "--arms", *arms]
     words += ["--paraphrases", str(place / "paraphrases.jsonl"), "--buffer", str(place / "buffer.jsonl")]

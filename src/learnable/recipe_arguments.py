@@ -15,6 +15,7 @@ from learnable.errors import UsageError, did_you_mean
 from learnable.evaluators import build_evaluator, parse
 from learnable.experiments import parse_methods, parse_task_arms
 from learnable.explorer import read_ids
+from learnable.measures import NUMBERS
 from learnable.mixing import MIXTURES, Mixing
 from learnable.runs.records import Outcome
 from learnable.scorers import SCORERS
@@ -44,7 +45,6 @@ MATERIAL = {
 """Arguments of `learnable teach` that its arms need."""
 STORE = "${store}"
 """What a step may give as its store."""
-MEASURED = {"loss_before", "loss_after", "tokens", "response_tokens"}
 
 
 def typed_arguments(
@@ -97,7 +97,7 @@ def checked_arguments(
         if step["verb"] == "select":
             build("selector", arguments.get("selector", "top_k"), SELECTORS)
             by = arguments.get("by", "learnability")
-            if scores and by not in scores | MEASURED:
+            if scores and by not in {*scores, *NUMBERS}:
                 raise UsageError(
                     f"select.by is {by!r}, which is not among the scorers", hint=did_you_mean(by, scores)
                 )

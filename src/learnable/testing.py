@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from learnable.measures import LISTS
 from learnable.objectives import Objective
 from learnable.runs.identity import example_id, fingerprint
 from learnable.types import Example, Message, Picks, Scorer, Selector
@@ -117,7 +118,7 @@ def check_scorer(scorer: Scorer) -> None:
 
     Args:
         scorer: Called on columns made up by their names: whole numbers for ``tokens`` and ``..._tokens``, small ones
-            for ``end_tokens``; lists of positive float32 for ``token_losses_...``, in one row of one length; else positive float32.
+            for ``end_tokens``; lists of positive float32 for those that are lists in ``measures.MEASURES``, in one row of one length; else positive float32.
 
     Raises:
         AssertionError: If the contract is broken; it says where.
@@ -257,7 +258,7 @@ def _ordinary_rows(needs: Sequence[str], *, n: int, rng: np.random.Generator) ->
             return pl.Series(name, np.ones(n, dtype=np.int64))
         if name.endswith("tokens"):
             return pl.Series(name, rng.integers(2, 200, size=n))
-        if name.startswith("token_losses_"):
+        if name in LISTS:
             losses = [_losses(rng, length) for length in lengths]
             return pl.Series(name, losses, dtype=pl.List(pl.Float32))
         return pl.Series(name, _losses(rng, n))

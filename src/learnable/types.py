@@ -6,7 +6,7 @@ Letters used for shapes: n examples, T tokens of one example, k picked.
 import json
 import math
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from decimal import Decimal
 from typing import Any, ClassVar, NamedTuple, Protocol, Self
@@ -150,6 +150,12 @@ class Measure:
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
+Awaited = Callable[[], Sequence[Any] | NDArray[Any]]
+"""Gives one value for each example of a batch, as soon as the device is done with it; until then the CPU goes on."""
+Launch = Callable[[Any, Sequence[Rendered], Any], Awaited]
+"""Begins a batch: takes a network, n examples and the layout of their tokens."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Work:
     """What passes of a model computed.
@@ -195,13 +201,12 @@ class MeasuredModel(Protocol):
         """What the device can do in products of matrices of this model's shapes; None where it is not known."""
 
     def measure(
-        self, kind: str, batches: Sequence[Sequence[Rendered]]
+        self, launch: Launch, batches: Sequence[Sequence[Rendered]]
     ) -> Iterator[tuple[int, Sequence[Any] | NDArray[Any]]]:
         """Yield the number of each batch and one value per example, as they are done, in any order.
 
         Args:
-            kind: ``nll`` (summed negative log-likelihood of the response tokens in nats), ``token_nll`` (float32
-                arrays, the same of each response token) or ``embedding`` (float32 arrays (d,)).
+            launch: Begins a batch; a function of a module, so that it can be sent to other machines.
             batches: Examples that are computed together.
         """
 

@@ -19,6 +19,7 @@ from learnable.diversifiers import DIVERSIFIERS
 from learnable.errors import UsageError, did_you_mean
 from learnable.evaluators import EVALUATORS
 from learnable.experiments import ALIASES, WITHOUT_BUDGET, parse_methods
+from learnable.measures import roles_of
 from learnable.mixing import MIXTURES
 from learnable.recipe_arguments import MATERIAL, SETTINGS
 from learnable.scorers import SCORERS
@@ -26,8 +27,8 @@ from learnable.selectors import SELECTORS
 from learnable.settings import Reference
 from learnable.types import Conversation, Message
 
-PASSES = {"before": "base", "alone": "answer alone", "after": "reference"}
-"""Endings of the columns that a scorer needs, and the model pass that measures them."""
+PASSES = {"base": "base", "alone": "answer alone", "reference": "reference"}
+"""The model passes of the columns that a scorer needs, in words."""
 PACKAGES = {
     "reasoning_gym": ("reasoning-gym",),
     "ifeval": ("lm-eval[ifeval]",),
@@ -135,7 +136,7 @@ def scorers() -> list[Entry]:
             name,
             method,
             usage=f"learnable score DATA --scorers {name}",
-            needs=(*method.needs, *(["a reference"] if "loss_after" in method.needs else [])),
+            needs=(*method.needs, *(["a reference"] if "reference" in roles_of(method.needs) else [])),
             costs=_scorer_costs(method.needs),
         )
         for name, method in _classes(SCORERS)
@@ -290,7 +291,7 @@ def _method(kind: str, name: str, method: Any, *, usage: str, needs: tuple[str, 
 
 
 def _scorer_costs(needs: Collection[str]) -> str:
-    passes = [name for ending, name in PASSES.items() if any(each.endswith(f"_{ending}") for each in needs)]
+    passes = [name for role, name in PASSES.items() if role in roles_of(needs)]
     if not passes:
         return "no pass"
     counted = f"{len(passes)} pass{'' if len(passes) == 1 else 'es'} ({', '.join(passes)})"

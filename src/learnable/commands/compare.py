@@ -22,7 +22,7 @@ from learnable.commands.inputs import (
 from learnable.commands.load import HELDOUT
 from learnable.commands.method_scores import score_methods
 from learnable.commands.options import Flat, Output, Several
-from learnable.commands.score import MEASURED, Vectors, price_of
+from learnable.commands.score import price_of
 from learnable.errors import SelectionError, UsageError
 from learnable.evaluators import Evaluation, check_place, evaluations_of, parse, wants_heldout
 from learnable.experiments import (
@@ -36,7 +36,8 @@ from learnable.experiments import (
     run_arms,
     spoken,
 )
-from learnable.measure import answers_alone
+from learnable.measures import COLUMNS, answers_alone, roles_of
+from learnable.objects.scoring import Vectors
 from learnable.runs.files import write_frame
 from learnable.runs.identity import fingerprint, source_of
 from learnable.runs.progress import say
@@ -47,7 +48,7 @@ from learnable.settings import Loading, Reading, Reference, Tuning
 from learnable.types import Budget, ModelRef, Pool
 
 BY = ("learnability", "ifd", "longest")
-RESERVED = ("source", "truncated", "undefined", *MEASURED, *SCORERS)
+RESERVED = ("source", "truncated", "undefined", *COLUMNS, *SCORERS)
 """Columns that a table of scores has anyway: no selection of somebody else can go by these names."""
 HOLDOUT_SHARE = 0.1
 """Of the pool, for `--evaluate heldout` without a file."""
@@ -264,7 +265,7 @@ def _price(
     needs = {column for m in chosen if m.scorer is not None for column in m.scorer.needs}
     vectors = vectors if any(method.needs_vectors for method in methods) else "none"
     trainings = len(chosen) * len(budgets) * seeds
-    price = price_of(examples, needs, vectors)
+    price = price_of(examples, roles_of(needs), vectors)
     if references:
         passes = sum(references.values())
         price.insert(

@@ -9,9 +9,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from learnable.commands.score import Vectors, score, vectors_of
+from learnable.commands.score import score, vectors_of
 from learnable.commands.train import train
 from learnable.experiments import Method, SelectionCost
+from learnable.measures import roles_of
+from learnable.objects.scoring import Vectors
 from learnable.runs.identity import fingerprint
 from learnable.runs.records import Outcome
 from learnable.settings import Loading
@@ -137,9 +139,7 @@ def _cost(
     """Return what a method costs alone, at the speed that was seen here; passes are over ``whole`` or ``alone`` tokens."""
     if method.scorer is None:
         return SelectionCost()
-    needs = set(method.scorer.needs)
-    tokens = whole * len(needs & {"loss_before", "loss_after", "token_losses_before"})
-    tokens += alone * len(needs & {"loss_alone", "token_losses_alone"})
+    tokens = sum(alone if role == "alone" else whole for role in roles_of(method.scorer.needs))
     tokens += whole * (method.needs_vectors and vectors == "model")
     cost = SelectionCost(score_tokens=tokens, score_s=tokens and tokens * _pace(scored))
     if reference is None:

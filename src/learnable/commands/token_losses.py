@@ -8,23 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from learnable.commands.inputs import opened
 from learnable.errors import ModelError
-from learnable.measure import listed, plan, run
+from learnable.measures import column, lengths, measure_of, take
 from learnable.pages.tokens import TokenView, token_view
-from learnable.pages.words import plural
-from learnable.runs.progress import say
 from learnable.runs.store import Store
-from learnable.types import Example, Measure, ModelRef, Rendered
+from learnable.types import Example, ModelRef, Rendered
 
 if TYPE_CHECKING:
     from learnable.models import LanguageModel
     from learnable.training import Part, References
-
-KIND = "token_nll"
 
 
 class TokenLosses:
@@ -96,23 +91,14 @@ class TokenLosses:
         self, part: "Part | None", rendered: Sequence[Rendered], label: str
     ) -> dict[str, NDArray[np.float32]]:
         """Return the loss of each scored token under the base model, or a part of the reference, by id."""
-        parameters = {"rendering": self.renderer.key, "max_length": self._max_length}
-        measure = Measure(kind=KIND, model=self._key(part), parameters=parameters)
-        counts = [int(each.mask.sum()) for each in rendered]
-        frame = pl.DataFrame(
-            {"id": [each.id for each in rendered], "response_tokens": counts},
-            schema={"id": pl.String, "response_tokens": pl.Int64},
+        measure = measure_of(
+            self._key(part), rendering=self.renderer.key, max_length=self._max_length, kind="token_nll"
         )
-        if len(self._store.missing(measure, frame.filter(pl.col("response_tokens") > 0)["id"])):
-            with self._loaded(part) as network:
-                todo = plan(measure, rendered, store=self._store, batch_tokens=network.batch_tokens)
-                say(f"{label}: {plural(todo.examples, 'example')}, {todo.tokens:,} tokens to measure")
-                run(todo, network, rendered, store=self._store, label=label)
-                self.tokens += todo.tokens
-        losses = listed(measure, frame, store=self._store).to_list()
+        self.tokens += take(lambda: self._loaded(part), [measure], rendered, store=self._store, label=label)
+        losses = column(measure, lengths(rendered), store=self._store).to_list()
         return {
-            id: np.asarray(values or [], dtype=np.float32)
-            for id, values in zip(frame["id"], losses, strict=True)
+            example.id: np.asarray(values or [], dtype=np.float32)
+            for example, values in zip(rendered, losses, strict=True)
         }
 
     def _key(self, part: "Part | None") -> str:

@@ -1,26 +1,19 @@
 """Generation that is kept in the store: what was drawn once is never drawn again, and a killed run goes on."""
 
-import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-import polars as pl
-
 from learnable.diversifiers.gates import UNANSWERED, Avoided
 from learnable.errors import ModelError, UsageError
+from learnable.measures import Found, fill, known
 from learnable.runs.identity import example_id, fingerprint
-from learnable.runs.progress import bar, say
-from learnable.runs.step import note
+from learnable.runs.progress import say
 from learnable.runs.store import Store
 from learnable.settings import Sampling
 from learnable.types import Answer, Generator, Measure, Message
 
-STORE_EVERY_S = 10.0
-
 Answered = Iterator[tuple[list[int], list[Answer]]]
-
-_COLUMNS = {"id": pl.String, "text": pl.String, "finished": pl.Boolean}
 
 
 def seed_of(seed: int, *what: str | int) -> int:
@@ -161,61 +154,34 @@ class Drawing:
                 "rendering": self._renderer.key if self._renderer is not None else None,
             },
         )
-        places = {identity: place for place, identity in reversed(list(enumerate(ids)))}
-        wanted = pl.Series("id", list(places), dtype=pl.String)
-        missing = {places[identity] for identity in self.store.missing(measure, wanted)}
-        if missing:
-            drawn = self._counted(ask(missing), prompt_tokens)
-            self._draw(measure, ids, drawn, label, total=len(missing))
-        there = wanted.filter(~wanted.is_in(self.store.missing(measure, wanted).implode()))
-        found: dict[str, Answer] = {}
-        if len(there):
-            for identity, text, finished in self.store.read(measure, there).select(*_COLUMNS).iter_rows():
-                found[identity] = Answer(text, finished)
+        room, before = self.sampling.max_new_tokens, self.tally.draws
+
+        def drawn(missing: Collection[int]) -> Iterator[Found]:
+            for positions, answers in ask(missing):
+                rows = [{"draw": tuple(answer)} for answer in answers]
+                yield Found(positions, rows, self._count(positions, answers, prompt_tokens))
+
+        # How long an answer will be is not known before: each counts with the most it may have.
+        fill([measure], ids, drawn, store=self.store, label=f"{label}, at most", size=lambda _: room)
+        stored = known(measure, list(dict.fromkeys(ids)), store=self.store)
+        found = {identity: Answer(text, finished) for identity, text, finished in stored.iter_rows()}
+        if lacking := len(set(ids)) - len(found):
+            self.tally.unanswered += lacking
+            total = self.tally.draws - before + lacking
+            say(f"{label}: {lacking:,} of {total:,} were not answered")
         return [found.get(identity, UNANSWERED) for identity in ids]
 
-    def _counted(self, drawn: Answered, prompt_tokens: Callable[[int], int]) -> Answered:
-        """Pass on what is drawn, and count it."""
-        for positions, answers in drawn:
-            self.tally.draws += len(positions)
-            if self._renderer is not None:
-                texts = self._renderer.tokenizer(
-                    [answer.text for answer in answers], add_special_tokens=False
-                )
-                self.tally.tokens += sum(map(len, texts["input_ids"])) + sum(map(prompt_tokens, positions))
-            yield positions, answers
-
-    def _draw(self, measure: Measure, ids: Sequence[str], drawn: Answered, label: str, *, total: int) -> None:
-        """Store what is drawn, every few seconds."""
-        rows: list[tuple[str, str, bool]] = []
-        room, came, last = self.sampling.max_new_tokens, 0, time.monotonic()
-        noted = self.tally.tokens
-
-        def flush() -> None:
-            nonlocal noted
-            if rows:
-                self.store.write(measure, pl.DataFrame(rows, schema=_COLUMNS, orient="row"))
-                note(self.tally.tokens - noted)
-                noted = self.tally.tokens
-                rows.clear()
-
-        try:
-            # How long an answer will be is not known before: each counts with the most it may have.
-            with bar(f"{label}, at most", total * room) as progress:
-                for positions, answers in drawn:
-                    rows.extend(
-                        (ids[place], *answer) for place, answer in zip(positions, answers, strict=True)
-                    )
-                    came += len(positions)
-                    progress.advance(len(positions) * room)
-                    if time.monotonic() - last >= STORE_EVERY_S:
-                        flush()
-                        last = time.monotonic()
-        finally:
-            flush()
-        if came < total:
-            self.tally.unanswered += total - came
-            say(f"{label}: {total - came:,} of {total:,} were not answered")
+    def _count(
+        self, positions: Sequence[int], answers: Sequence[Answer], prompt_tokens: Callable[[int], int]
+    ) -> int:
+        """Count what was drawn, and return the tokens that went through a model that is loaded here."""
+        self.tally.draws += len(positions)
+        if self._renderer is None:
+            return 0
+        texts = self._renderer.tokenizer([answer.text for answer in answers], add_special_tokens=False)
+        tokens = sum(map(len, texts["input_ids"])) + sum(map(prompt_tokens, positions))
+        self.tally.tokens += tokens
+        return tokens
 
 
 class NoGenerator:

@@ -1,7 +1,7 @@
 """Runs an evaluator on a model: measures or generates what is missing, stores it at once, and grades."""
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -18,15 +18,13 @@ from learnable.evaluators.kinds import (
     JudgeEvaluator,
     LikelihoodEvaluator,
 )
-from learnable.measure import lengths, measure_of, plan, run
+from learnable.measures import Found, fill, known, lengths, measure_of, take
 from learnable.runs.identity import example_id, fingerprint
-from learnable.runs.progress import bar
 from learnable.runs.store import Store
 from learnable.types import Example, Grade, Measure, Message, Rendered
 
-STORE_EVERY_S = 10.0
 JUDGED_AT_ONCE = 64
-"""Pairs after which verdicts are stored."""
+"""Pairs that a judge is asked for together."""
 MAX_LENGTH = 2_048
 
 
@@ -129,11 +127,15 @@ def completions(
             refused[identity] = why
         else:
             fitting[identity], tokens[identity] = prompt, count
-    _generate_missing(model, measure, fitting, tokens, store=store, label=label)
-    texts: dict[str, str] = {}
-    if fitting:
-        stored = store.read(measure, pl.Series("id", list(fitting), dtype=pl.String))
-        texts = dict(zip(stored["id"], stored["completion"], strict=True))
+    prompted = list(fitting)
+
+    def generated(missing: Collection[int]) -> Iterator[Found]:
+        new = evaluator.max_new_tokens
+        for positions, found in model.completions(list(fitting.values()), max_new_tokens=new, only=missing):
+            yield Found(positions, [{"completion": (text,)} for text in found])
+
+    fill([measure], prompted, generated, store=store, label=label, size=lambda place: tokens[prompted[place]])
+    texts = dict(known(measure, prompted, store=store).iter_rows())
     return [Completion(text=texts.get(identity), why=refused.get(identity, "")) for identity in ids]
 
 
@@ -160,27 +162,29 @@ def judged(
             grades[position] = Grade(value=0.5, why="the same answer")
         else:
             asked.setdefault(fingerprint([example.id, one.text, other.text]), []).append(position)
-    missing = store.missing(measure, pl.Series("id", list(asked), dtype=pl.String)).to_list()
-    for start in range(0, len(missing), JUDGED_AT_ONCE):
-        ids = missing[start : start + JUDGED_AT_ONCE]
-        places = [asked[identity][0] for identity in ids]
-        found = evaluator.judge_pairs(
-            [examples[place] for place in places],
-            [ones[place].text or "" for place in places],
-            [others[place].text or "" for place in places],
-        )
-        graded = dict(zip(ids, found, strict=True))
-        grades |= {place: graded[identity] for identity in ids for place in asked[identity]}
-        kept = [(name, grade.value, grade.why) for name, grade in graded.items() if not np.isnan(grade.value)]
-        schema = {"id": pl.String, "value": pl.Float64, "why": pl.String}
-        if kept:
-            store.write(measure, pl.DataFrame(kept, schema=schema, orient="row"))
+    pairs = list(asked)
+
+    def verdicts(missing: Collection[int]) -> Iterator[Found]:
+        numbered = sorted(missing)
+        for start in range(0, len(numbered), JUDGED_AT_ONCE):
+            numbers = numbered[start : start + JUDGED_AT_ONCE]
+            places = [asked[pairs[number]][0] for number in numbers]
+            found = evaluator.judge_pairs(
+                [examples[place] for place in places],
+                [ones[place].text or "" for place in places],
+                [others[place].text or "" for place in places],
+            )
+            for number, grade in zip(numbers, found, strict=True):
+                grades.update(dict.fromkeys(asked[pairs[number]], grade))
+            yield Found(
+                numbers,
+                [{} if np.isnan(grade.value) else {"verdict": (grade.value, grade.why)} for grade in found],
+            )
+
+    fill([measure], pairs, verdicts, store=store, label="judging", size=lambda _: 1)
     stored = [identity for identity, places in asked.items() if places[0] not in grades]
-    if stored:
-        known = store.read(measure, pl.Series("id", stored, dtype=pl.String))
-        for row in known.iter_rows(named=True):
-            grade = Grade(value=row["value"], why=row["why"])
-            grades |= dict.fromkeys(asked[row["id"]], grade)
+    for row in known(measure, stored, store=store).iter_rows(named=True):
+        grades |= dict.fromkeys(asked[row["id"]], Grade(value=row["value"], why=row["why"]))
     return _table(examples, [grades[position] for position in range(len(examples))])
 
 
@@ -202,9 +206,8 @@ def _likelihoods(
         for identity, messages in zip(identities, group, strict=True):
             distinct[identity] = replace(example, id=identity, messages=messages)
     rendered = model.renderer.render(list(distinct.values()), max_length=max_length, skip_refused=True)
-    measure = measure_of(model, rendering=model.renderer.key, max_length=max_length)
-    todo = plan(measure, rendered, store=store, batch_tokens=model.batch_tokens)
-    run(todo, model, rendered, store=store, label=label, counts=False)
+    measure = measure_of(model.key, rendering=model.renderer.key, max_length=max_length)
+    take(lambda: nullcontext(model), [measure], rendered, store=store, label=label, counts=False)
     scored = _scored(measure, rendered, store)
     return [_graded(evaluator, e, [scored[i] for i in group]) for e, group in zip(examples, ids, strict=True)]
 
@@ -222,10 +225,7 @@ class _Scored:
 def _scored(measure: Measure, rendered: Sequence[Rendered], store: Store) -> dict[str, _Scored]:
     frame = lengths(rendered)
     defined = frame.filter(pl.col("response_tokens") > 0)["id"]
-    nll: dict[str, float] = {}
-    if len(defined):
-        stored = store.read(measure, defined)
-        nll = dict(zip(stored["id"], stored["nll"], strict=True))
+    nll: dict[str, float] = dict(known(measure, defined, store=store).iter_rows())
     return {
         row["id"]: _Scored(
             nll=nll.get(row["id"], float("nan")),
@@ -278,51 +278,6 @@ def _room(model: EvaluatedModel, prompt: Sequence[Message], max_new_tokens: int)
             f"{count:,} prompt tokens and {max_new_tokens:,} new ones do not fit the model's {limit:,} positions",
         )
     return count, ""
-
-
-def _generate_missing(
-    model: EvaluatedModel,
-    measure: Measure,
-    prompts: dict[str, tuple[Message, ...]],
-    tokens: dict[str, int],
-    *,
-    store: Store,
-    label: str,
-) -> None:
-    """Generate what is not stored yet; parts are written every few seconds."""
-    ids = list(prompts)
-    missing = set(store.missing(measure, pl.Series("id", ids, dtype=pl.String)).to_list())
-    if not missing:
-        return
-    write = _Parts(lambda part: store.write(measure, part))
-    only = {position for position, identity in enumerate(ids) if identity in missing}
-    with bar(label, sum(tokens[ids[position]] for position in only)) as progress:
-        new = int(measure.parameters["max_new_tokens"])
-        for positions, texts in model.completions(list(prompts.values()), max_new_tokens=new, only=only):
-            write.add([ids[position] for position in positions], texts)
-            progress.advance(sum(tokens[ids[position]] for position in positions))
-    write.flush()
-
-
-class _Parts:
-    """Collects completions and hands them on every ``STORE_EVERY_S`` seconds."""
-
-    def __init__(self, write: Callable[[pl.DataFrame], None]) -> None:
-        self._write, self._last = write, time.monotonic()
-        self._ids: list[str] = []
-        self._texts: list[str] = []
-
-    def add(self, ids: Sequence[str], texts: Sequence[str]) -> None:
-        self._ids.extend(ids)
-        self._texts.extend(texts)
-        if time.monotonic() - self._last >= STORE_EVERY_S:
-            self.flush()
-
-    def flush(self) -> None:
-        if self._ids:
-            schema = {"id": pl.String, "completion": pl.String}
-            self._write(pl.DataFrame({"id": self._ids, "completion": self._texts}, schema=schema))
-        self._ids, self._texts, self._last = [], [], time.monotonic()
 
 
 def _ungraded(why: str) -> Grade:

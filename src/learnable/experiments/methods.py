@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from learnable.errors import SelectionError, UsageError, did_you_mean
 from learnable.experiments.arms import UNTUNED, Arm
 from learnable.experiments.table import FULL
+from learnable.measures import roles_of
 from learnable.runs.identity import fingerprint, source_of
 from learnable.scorers import SCORERS
 from learnable.selectors import SELECTORS, PerSource, Thresholds, choose
@@ -81,7 +82,7 @@ class Method:
     @property
     def needs_reference(self) -> bool:
         """Whether its score compares with a fine-tuned model."""
-        return self.scorer is not None and "loss_after" in self.scorer.needs
+        return self.scorer is not None and "reference" in roles_of(self.scorer.needs)
 
     @property
     def needs_vectors(self) -> bool:

@@ -5,10 +5,12 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
+from learnable.measures import COLUMNS
+
 MADE = ("row", "chosen", "rank", "reason", "chosen_by", "question", "answer", "conversation")
 """Columns that are put together here."""
 
-MEASURED = ("loss_before", "loss_after", "loss_alone", "response_tokens", "tokens")
+LOSSES = ("loss_before", "loss_after")
 _FIRST = ("chosen", "rank", "chosen_by")
 _TEXTS = ("source", "question", "answer")
 _LAST = ("truncated", "undefined", "reason", "conversation", "id", "row")
@@ -97,7 +99,7 @@ def sheet_of(
     if examples is not None:
         frame = frame.join(_texts(examples), on="id", how="left", maintain_order="left")
     numbers = [name for name, kind in frame.schema.items() if kind.is_numeric()]
-    named = [name for name in numbers if name not in (*MEASURED, "row", "rank")]
+    named = [name for name in numbers if name not in (*COLUMNS, "row", "rank")]
     ordered = sorted(named, key=lambda name: name != by)
     text = "conversation" if examples is not None else _longest_text(frame)
     return Sheet(
@@ -142,7 +144,7 @@ def _longest_text(frame: pl.DataFrame) -> str | None:
 
 def _in_order(frame: pl.DataFrame, scores: Sequence[str]) -> pl.DataFrame:
     """Return the columns as one reads them: whether it was chosen, its score, its text, then all other figures."""
-    wanted = [*_FIRST, *scores[:1], *_TEXTS, *MEASURED[:2], *scores[1:], *MEASURED[2:]]
+    wanted = dict.fromkeys([*_FIRST, *scores[:1], *_TEXTS, *LOSSES, *scores[1:], *COLUMNS])
     ahead = [name for name in wanted if name in frame.columns]
     behind = [name for name in _LAST if name in frame.columns]
     others = [name for name in frame.columns if name not in (*ahead, *behind)]

@@ -34,7 +34,7 @@ from learnable.packages import needed
 from learnable.runs.progress import say
 from learnable.runs.stopping import handlers_kept
 from learnable.settings import Sampling
-from learnable.types import Answer, ModelRef, Rendered, Work
+from learnable.types import Answer, Launch, ModelRef, Rendered, Work
 
 Found = TypeVar("Found")
 Task = Callable[[LanguageModel], Found]
@@ -222,10 +222,10 @@ class ClusterModel(LanguageModel):
         """None: the workers may differ."""
 
     def measure(
-        self, kind: str, batches: Sequence[Sequence[Rendered]]
+        self, launch: Launch, batches: Sequence[Sequence[Rendered]]
     ) -> Iterator[tuple[int, Sequence[Any] | NDArray[Any]]]:
         """Yield the number of each batch and one value per example; implements ``types.MeasuredModel``."""
-        yield from self.each([partial(_values, kind=kind, batch=batch) for batch in batches])
+        yield from self.each([partial(_values, launch=launch, batch=batch) for batch in batches])
 
     def nll(self, rendered: Sequence[Rendered]) -> NDArray[np.float64]:
         """Return the summed nll of the response tokens in nats, (n,)."""
@@ -343,8 +343,10 @@ def _shipped(ref: ModelRef, pool: Workers) -> ModelRef:
     return replace(ref, name=str(path.resolve()) if is_path else ref.name, device=pool.device)
 
 
-def _values(model: LanguageModel, *, kind: str, batch: Sequence[Rendered]) -> Sequence[Any] | NDArray[Any]:
-    ((_, values),) = model.measure(kind, [batch])
+def _values(
+    model: LanguageModel, *, launch: Launch, batch: Sequence[Rendered]
+) -> Sequence[Any] | NDArray[Any]:
+    ((_, values),) = model.measure(launch, [batch])
     return values
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cached_property
@@ -20,20 +20,18 @@ from learnable.models.batching import Batching
 from learnable.models.dtype import resolved
 from learnable.models.generation import TextGenerator, generate_batches
 from learnable.models.loading import load_network
-from learnable.models.losses import Awaited, batch_embeddings, batch_nll, batch_token_nll
+from learnable.models.losses import batch_embeddings, batch_nll, batch_token_nll
 from learnable.models.packing import Layout
 from learnable.models.rendering import Renderer
 from learnable.models.source import adapter_key, identify, position_limit
 from learnable.models.speed import Shapes, peak
 from learnable.settings import Sampling
-from learnable.types import Answer, ModelRef, Rendered, Work
+from learnable.types import Answer, Awaited, Launch, ModelRef, Rendered, Work
 
 BATCH_TOKENS = {"cpu": 2_048, "cuda": 32_768, "mps": 4_096}
 
 AHEAD = {"cuda": 1}
 """Batches that are begun before the one before is waited for, by kind of device: the CPU lays out one while a GPU computes."""
-
-Launch = Callable[[Any, Sequence[Rendered], Layout], Awaited]
 
 
 class LanguageModel(TextGenerator):
@@ -83,10 +81,9 @@ class LanguageModel(TextGenerator):
         return peak(self.network)
 
     def measure(
-        self, kind: str, batches: Sequence[Sequence[Rendered]]
+        self, launch: Launch, batches: Sequence[Sequence[Rendered]]
     ) -> Iterator[tuple[int, Sequence[Any] | NDArray[Any]]]:
         """Yield the number of each batch and one value per example; implements ``types.MeasuredModel``."""
-        launch = {"nll": batch_nll, "token_nll": batch_token_nll, "embedding": batch_embeddings}[kind]
         ahead = AHEAD.get(self.network.device.type, 0)
         begun: deque[tuple[int, Awaited]] = deque()
         for number, batch in enumerate(batches):

@@ -6,7 +6,7 @@ chunks, by cutting the input of the output layer: the model's own forward then a
 (soft caps, scales), without a line about any model family here.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -19,14 +19,10 @@ from learnable.models.attention import attending, by_itself
 from learnable.models.network import heard, hooked
 from learnable.models.packing import Layout
 from learnable.models.transfer import Arriving, sent
-from learnable.types import Rendered
+from learnable.types import Awaited, Rendered
 
 LOGITS_AT_ONCE = {"cpu": 3 << 22, "cuda": 1 << 28}
 """Elements of a chunk of logits, by kind of device: what a CPU keeps in its cache, and 1 GiB in float32."""
-
-
-Awaited = Callable[[], Sequence[Any] | NDArray[Any]]
-"""Gives one value for each example of a batch, as soon as the device is done with it; until then the CPU goes on."""
 
 
 @torch.inference_mode()

@@ -1,26 +1,27 @@
 """Scores of rows: the passes that the formulas need, and the formulas."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import polars as pl
 
 from learnable.errors import ModelError, UsageError
-from learnable.measure import (
-    END_NLL,
-    SUMS,
+from learnable.measures import (
+    COLUMNS,
+    LISTS,
+    MEASURES,
+    Role,
     answers_alone,
-    end_nll,
+    column,
+    column_of,
     end_of_turn,
-    keep_sums,
+    kinds_of,
     lengths,
-    listed,
-    mean_loss,
     measure_of,
-    plan,
-    run,
+    roles_of,
+    take,
 )
 from learnable.runs.progress import say
 from learnable.runs.store import Store
@@ -32,18 +33,6 @@ if TYPE_CHECKING:
     from learnable.training import References
 
 Vectors = Literal["none", "model", "wordllama"]
-MEASURED = {
-    "tokens",
-    "response_tokens",
-    "loss_before",
-    "loss_after",
-    "loss_alone",
-    "end_tokens",
-    "end_nll_before",
-    "end_nll_after",
-    "token_losses_before",
-    "token_losses_alone",
-}
 WITH_REFERENCE, WITHOUT_REFERENCE = ("learnability", "difference", "length_matched"), ("loss",)
 
 
@@ -93,18 +82,17 @@ def score_rows(
         )
     needs = {column for method in methods.values() for column in method.needs}
     frame = pl.concat([pool.examples.select("id", "source"), lengths(rendered).drop("id")], how="horizontal")
-    compared = references if "loss_after" in needs else None
-    passes = Passes(network, rendered, frame, store, max_length, ends=compared is not None)
-    measured = [*passes.base(needs), *passes.alone(needs)]
+    compared = references if "reference" in roles_of(needs) else None
+    passes = Passes(network, rendered, frame, store, max_length, needs, ends=compared is not None)
+    frame = frame.with_columns(*passes.base(), *passes.alone())
     if compared is not None:
-        measured += passes.reference(compared, whole, needs=needs)
-    frame = frame.with_columns(measured)
+        frame = frame.with_columns(passes.reference(compared, whole))
     frame = frame.with_columns(
         pl.Series(name, method(frame), dtype=pl.Float32) for name, method in methods.items()
     )
     found = None if vectors == "none" else passes.vectors(vectors, list(pool.iter_examples()))
     # What is known of each token stays in the store; a table of scores has one number in each cell.
-    frame = frame.drop("token_losses_before", "token_losses_alone", strict=False)
+    frame = frame.drop(LISTS, strict=False)
     facts = {
         "examples": frame.height,
         "tokens": int(frame["tokens"].sum()),
@@ -134,19 +122,19 @@ def needs_of(methods: Mapping[str, Scorer], *, has_reference: bool, keeps_losses
     Raises:
         UsageError: If a column is not measured, or not without a reference, or not with this one.
     """
-    wanting = sorted(name for name, method in methods.items() if "loss_after" in method.needs)
+    wanting = sorted(name for name, method in methods.items() if "reference" in roles_of(method.needs))
     if wanting and not has_reference:
         raise UsageError(
             f"{', '.join(wanting)} compares with a reference model, and none is given",
             hint="make one with `learnable train DATA -o reference`, then give --reference reference",
         )
     needs = {column for method in methods.values() for column in method.needs}
-    if unknown := sorted(needs - MEASURED):
+    if unknown := sorted(needs - set(COLUMNS)):
         raise UsageError(
             f"a scorer needs {', '.join(unknown)}, which is not measured",
-            hint=f"measured: {', '.join(sorted(MEASURED))}",
+            hint=f"measured: {', '.join(sorted(COLUMNS))}",
         )
-    if "end_nll_after" in needs and keeps_losses:
+    if keeps_losses and {kind.name for kind in kinds_of(needs, "reference")} - {"nll"}:
         raise UsageError(
             "the losses of the last epoch are kept for whole answers, so the end of a turn cannot be left out",
             hint="train the reference without --last-epoch-loss",
@@ -177,7 +165,7 @@ def rules_of(methods: Mapping[str, Scorer]) -> dict[str, Any]:
 
 
 class Passes:
-    """Measures what is missing, and remembers how many tokens that took."""
+    """Measures what is missing of the columns that are needed, and remembers how many tokens that took."""
 
     def __init__(
         self,
@@ -186,29 +174,56 @@ class Passes:
         frame: pl.DataFrame,
         store: Store,
         max_length: int,
+        needs: Collection[str],
         *,
         ends: bool,
     ) -> None:
         self._network, self._rendered, self._frame = network, rendered, frame
-        self._store, self._max_length = store, max_length
+        self._store, self._max_length, self._needs = store, max_length, needs
         # What a model learns about stopping is known at no cost wherever a pass is made to compare.
         self._end_ids = network.renderer.end_ids if ends else frozenset()
         self.tokens = 0
 
-    def base(self, needs: set[str]) -> list[pl.Series]:
-        """Return the columns of the base model that are needed, (n,) each; with ends also how many tokens these are."""
-        columns = self._losses(self._rendered, needs, "before", "base loss", alone=False)
+    def base(self) -> list[pl.Series]:
+        """Return the columns of the base model, (n,) each; with ends also how many tokens these are."""
+        columns = self._columns("base", self._network, self._rendered, self._frame, "base loss")
         if self._end_ids:
             ends = [int(end_of_turn(example, self._end_ids).sum()) for example in self._rendered]
             columns.append(pl.Series("end_tokens", ends, dtype=pl.Int64))
         return columns
 
-    def alone(self, needs: set[str]) -> list[pl.Series]:
-        """Return the columns of the answers without their instructions that are needed, (n,) each."""
-        if not needs & {"loss_alone", "token_losses_alone"}:
+    def alone(self) -> list[pl.Series]:
+        """Return the columns of the answers without their instructions, (n,) each."""
+        if "alone" not in roles_of(self._needs):
             return []
         answers = answers_alone(self._rendered, header=self._network.renderer.answer_header)
-        return self._losses(answers, needs, "alone", "answer-alone loss", alone=True)
+        return self._columns("alone", self._network, answers, self._frame, "answer-alone loss")
+
+    def reference(self, references: "References", whole: Callable[[str], "LanguageModel"]) -> pl.DataFrame:
+        """Return the columns of the reference, n rows; each example is measured by the part that did not train on it."""
+        if references.last_epoch is not None:
+            say("reference loss: as the last epoch of its training met it, no pass")
+            loss = references.last_epoch_loss(self._frame).alias("loss_after")
+            return pl.DataFrame(loss).with_columns(end_nll_after=pl.lit(float("nan"), dtype=pl.Float32))
+        parts = self._frame.join(references.assignment, on="id", how="left", maintain_order="left")[
+            "part"
+        ].fill_null(0)
+        measured = []
+        for number, part in enumerate(references.parts):
+            members = [position for position, assigned in enumerate(parts) if assigned == number]
+            of = f", part {number + 1} of {len(references.parts)}" if len(references.parts) > 1 else ""
+            given = (
+                [self._rendered[position] for position in members],
+                self._frame[members],
+                f"reference loss{of}",
+            )
+            if part.kind == "adapter":
+                with self._network.adapter(Path(part.name)):
+                    columns = self._columns("reference", self._network, *given)
+            else:
+                columns = self._columns("reference", self._same_tokens(whole(part.name)), *given)
+            measured.append(pl.DataFrame([pl.Series("row", members, dtype=pl.Int64), *columns]))
+        return pl.concat(measured).sort("row").drop("row")
 
     def vectors(self, kind: Vectors, examples: list[Example]) -> pl.Series:
         """Return a vector for each example, List(Float32) (n,)."""
@@ -216,56 +231,65 @@ class Passes:
             from learnable.models import StaticEmbedder
 
             return pl.Series(StaticEmbedder().embed(examples), dtype=pl.List(pl.Float32))
-        measure = self._run(self._network, self._rendered, ["embedding"], "embedding")
-        return listed(measure, self._frame, store=self._store)
+        embedding = self._measure(self._network, "embedding")
+        self._take(self._network, [embedding], self._rendered, label="embedding")
+        return column(embedding, self._frame, store=self._store)
 
-    def _losses(
-        self, rendered: Sequence[Rendered], needs: set[str], name: str, label: str, *, alone: bool
+    def _columns(
+        self,
+        role: Role,
+        network: "LanguageModel",
+        rendered: Sequence[Rendered],
+        frame: pl.DataFrame,
+        label: str,
     ) -> list[pl.Series]:
-        columns: list[pl.Series] = []
-        # A pass that keeps each token's loss has their sum too.
-        by_token = f"token_losses_{name}" in needs
-        if by_token or f"loss_{name}" in needs:
-            kinds = ["token_nll" if by_token else "nll"]
-            if f"end_nll_{name}" in needs:
-                kinds.append(END_NLL)
-            measure = self._run(self._network, rendered, kinds, label, alone=alone)
-            columns.append(mean_loss(measure, self._frame, store=self._store).alias(f"loss_{name}"))
-            if by_token:
-                columns.append(listed(measure, self._frame, store=self._store).alias(f"token_losses_{name}"))
-            if self._end_ids and not alone:
-                columns.append(end_nll(measure, self._frame, store=self._store).alias(f"end_nll_{name}"))
-        return columns
+        """Return the needed columns of a role, and the numbers that the same passes give, (n,) each."""
+        wanted = kinds_of(self._needs, role)
+        launches = {kind.launch for kind in wanted}
+        also = [
+            kind
+            for kind in MEASURES.values()
+            if kind.launch in launches
+            and kind.is_number
+            and role in kind.columns.values()
+            and kind not in wanted
+        ]
+        if not self._end_ids:
+            also = [kind for kind in also if kind.name != "end_nll"]
+        measures = {
+            kind.name: self._measure(network, kind.name, alone=role == "alone") for kind in (*wanted, *also)
+        }
+        first, others = ([measures[kind.name] for kind in kinds] for kinds in (wanted, also))
+        self._take(network, first, rendered, also=others, label=label)
+        return [
+            column(measures[kind.name], frame, store=self._store).alias(column_of(kind, role))
+            for kind in (*wanted, *also)
+        ]
 
-    def reference(
-        self, references: "References", whole: Callable[[str], "LanguageModel"], *, needs: set[str]
-    ) -> list[pl.Series]:
-        """Return loss per token and nll of the ends under the reference, (n,) each.
+    def _measure(self, network: "LanguageModel", kind: str, *, alone: bool = False) -> Measure:
+        rendering = self._network.renderer.key
+        return measure_of(
+            network.key, rendering=rendering, max_length=self._max_length, kind=kind, alone=alone
+        )
 
-        Each example is measured by the part that did not train on it.
-        """
-        parts = self._frame.join(references.assignment, on="id", how="left", maintain_order="left")[
-            "part"
-        ].fill_null(0)
-        unknown = [float("nan")] * self._frame.height
-        after, ends = (pl.Series(name, unknown, dtype=pl.Float32) for name in ("loss_after", "end_nll_after"))
-        if references.last_epoch is not None:
-            say("reference loss: as the last epoch of its training met it, no pass")
-            return [references.last_epoch_loss(self._frame).alias("loss_after"), ends]
-        kinds = ["nll", *([END_NLL] if "end_nll_after" in needs else [])]
-        for number, part in enumerate(references.parts):
-            members = [position for position, assigned in enumerate(parts) if assigned == number]
-            of = f", part {number + 1} of {len(references.parts)}" if len(references.parts) > 1 else ""
-            label = f"reference loss{of}"
-            rendered = [self._rendered[position] for position in members]
-            if part.kind == "adapter":
-                with self._network.adapter(Path(part.name)):
-                    measure = self._run(self._network, rendered, kinds, label)
-            else:
-                measure = self._run(self._same_tokens(whole(part.name)), rendered, kinds, label)
-            after[members] = mean_loss(measure, self._frame[members], store=self._store)
-            ends[members] = end_nll(measure, self._frame[members], store=self._store)
-        return [after, ends]
+    def _take(
+        self,
+        network: "LanguageModel",
+        measures: Sequence[Measure],
+        rendered: Sequence[Rendered],
+        *,
+        label: str,
+        also: Sequence[Measure] = (),
+    ) -> None:
+        self.tokens += take(
+            lambda: nullcontext(network),
+            measures,
+            rendered,
+            store=self._store,
+            label=label,
+            also=also,
+            end_ids=self._end_ids,
+        )
 
     def _same_tokens(self, whole: "LanguageModel") -> "LanguageModel":
         if whole.renderer.vocabulary != self._network.renderer.vocabulary:
@@ -275,35 +299,3 @@ class Passes:
                 hint="give a reference that was fine-tuned from this base model",
             )
         return whole
-
-    def _run(
-        self,
-        network: "LanguageModel",
-        rendered: Sequence[Rendered],
-        kinds: Sequence[str],
-        label: str,
-        *,
-        alone: bool = False,
-    ) -> Measure:
-        """Measure what is missing, the first kind first, and return its measure."""
-        first = measure_of(
-            network,
-            rendering=self._network.renderer.key,
-            max_length=self._max_length,
-            kind=kinds[0],
-            alone=alone,
-        )
-        for kind in kinds:
-            measure = replace(first, kind=kind)
-            todo = plan(measure, rendered, store=self._store, batch_tokens=network.batch_tokens)
-            if todo.batches or measure == first:  # else the first pass gave what the second would
-                say(
-                    f"{label}: {todo.examples:,} examples, {todo.tokens:,} tokens to measure; "
-                    f"{todo.stored:,} stored already"
-                )
-            end_ids = () if alone or kind not in SUMS else self._end_ids
-            run(todo, network, rendered, store=self._store, label=label, end_ids=end_ids)
-            self.tokens += todo.tokens
-            if kind == "token_nll":
-                keep_sums(measure, rendered, store=self._store, end_ids=() if alone else self._end_ids)
-        return first

@@ -1,0 +1,36 @@
+"""Measures: expensive passes, done once and stored by example id.
+
+A kind of measure is one file: what its pass computes, what the store keeps of it, and its columns in a table of scores
+(``kinds``). ``MEASURES`` lists them; one loop fills the store for all (``keep``), and ``passes`` makes the batches of
+those that are measured over rendered examples. A second input, such as a target's rows, is part of a measure's
+parameters, and of what asks for it.
+"""
+
+from learnable.measures.keep import Found, fill, known
+from learnable.measures.kinds import MeasureKind, Role
+from learnable.measures.losses import end_of_turn
+from learnable.measures.passes import column, measure_of, planned, take
+from learnable.measures.rendered import answers_alone, lengths
+from learnable.measures.table import COLUMNS, LISTS, MEASURES, NUMBERS, column_of, kinds_of, roles_of
+
+__all__ = [
+    "COLUMNS",
+    "LISTS",
+    "MEASURES",
+    "NUMBERS",
+    "Found",
+    "MeasureKind",
+    "Role",
+    "answers_alone",
+    "column",
+    "column_of",
+    "end_of_turn",
+    "fill",
+    "kinds_of",
+    "known",
+    "lengths",
+    "measure_of",
+    "planned",
+    "roles_of",
+    "take",
+]

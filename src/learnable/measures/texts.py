@@ -1,0 +1,9 @@
+"""What models write: greedy completions, verdicts over two of them, and draws."""
+
+import polars as pl
+
+from learnable.measures.kinds import MeasureKind
+
+COMPLETION = MeasureKind(name="completion", stored={"completion": pl.String})
+VERDICT = MeasureKind(name="verdict", stored={"value": pl.Float64, "why": pl.String})
+DRAW = MeasureKind(name="draw", stored={"text": pl.String, "finished": pl.Boolean})
