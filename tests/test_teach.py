@@ -240,6 +240,17 @@ def test_gradients_are_compared_for_both_forms_of_the_task(taught):
     assert 0.5 in buffering["ratio"].to_list()
 
 
+def test_a_judge_compares_with_the_baseline_of_the_same_seed(small):
+    outcome = small(
+        "judged", arms=["untuned", "delia", "common"], evaluate=["test_run_compare:PrefersLonger"], seeds=2
+    )
+    found = read(outcome, "results").filter(pl.col("evaluation").str.contains("PrefersLonger"))
+    assert set(found.filter(arm="common")["value"]) == {0.5}
+    assert found.filter(arm="delia")["value"].is_in([0.0, 0.5, 1.0]).all()
+    table = read(outcome, "table").filter(pl.col("evaluation").str.contains("PrefersLonger"))
+    assert table.filter(arm="delia")["difference"].is_finite().all()
+
+
 def test_a_second_call_does_nothing(teach, taught, place):
     before = trainings(place / "store")
     again = teach("usual", seeds=SEEDS, words=["blue", "red"])
@@ -446,11 +457,6 @@ WRONG = {
     ),
     "no facts": ({"arms": ["fact_based"]}, UsageError, "needs --facts"),
     "no evaluator": ({"evaluate": ["formt"]}, UsageError, "no evaluator called 'formt'"),
-    "judge": (
-        {"evaluate": ["judge@server=http://127.0.0.1:1,model=x"]},
-        UsageError,
-        "here each is graded by itself",
-    ),
     "no file": ({"buffer": "nothing.jsonl"}, LearnableError, "there is no file nothing.jsonl"),
 }
 

@@ -3,17 +3,19 @@
 import importlib
 import importlib.util
 import inspect
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from types import FunctionType
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_origin, get_type_hints
 
 from learnable.errors import UsageError, closest, did_you_mean
 
 Method = TypeVar("Method")
+_SETTING = re.compile(r"([A-Za-z_][\w-]*)=(.*)", re.DOTALL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +82,57 @@ def build(kind: str, spec: str | Mapping[str, Any], table: Mapping[str, Callable
         raise UsageError(
             f"{kind} {name!r} does not take these parameters: {parameters}", hint=str(error)
         ) from error
+
+
+def settings_in(text: str) -> dict[str, str] | None:
+    """Return the pairs of ``key=value,key=value``, None if the text is not made of them.
+
+    A piece between commas that is no pair belongs to the value before it: ``keys=thought,label`` is one setting.
+    """
+    pairs: list[list[str]] = []
+    for piece in text.split(","):
+        if (match := _SETTING.fullmatch(piece)) is not None:
+            pairs.append([match.group(1), match.group(2)])
+        elif pairs:
+            pairs[-1][1] += f",{piece}"
+        else:
+            return None
+    return {key.replace("-", "_"): value for key, value in pairs}
+
+
+def settings_of(factory: type[Any]) -> dict[str, Any]:
+    """Return the types of what a dataclass takes, by name."""
+    hints = get_type_hints(factory)
+    return {setting.name: hints[setting.name] for setting in fields(factory) if setting.init}
+
+
+def typed(name: str, known: Mapping[str, Any], settings: Mapping[str, str]) -> dict[str, Any]:
+    """Return settings that were written as text in their types.
+
+    Args:
+        name: What they are of, for errors.
+        known: Types by name of the setting.
+        settings: As they were written.
+
+    Raises:
+        UsageError: If there is no such setting, or it does not take the value.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    found: dict[str, Any] = {}
+    for written, value in settings.items():
+        # prompt=question and source=task are short for prompt_column and source_column.
+        key = written if written in known or f"{written}_column" not in known else f"{written}_column"
+        if key not in known:
+            raise UsageError(f"{name} has no setting {key!r}", hint=did_you_mean(key, known))
+        if get_origin(known[key]) is tuple:
+            found[key] = tuple(part.strip() for part in value.split(",") if part.strip())
+            continue
+        try:
+            found[key] = TypeAdapter(known[key]).validate_strings(value)
+        except ValidationError as error:
+            raise UsageError(f"{name} does not take {key}={value}", hint=error.errors()[0]["msg"]) from error
+    return found
 
 
 def is_module(name: str) -> bool:

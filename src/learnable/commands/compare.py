@@ -31,6 +31,7 @@ from learnable.experiments import (
     Method,
     arm_table,
     arms_of,
+    check_settings,
     contamination,
     parse_methods,
     run_arms,
@@ -102,14 +103,7 @@ def compare(
         dry_run: Say what would run, and run nothing.
         output: Folder to write.
     """
-    if seeds < 1 or not 0 < confidence < 1:
-        raise UsageError(
-            f"seeds must be at least 1 and confidence between 0 and 1, got {seeds} and {confidence}"
-        )
-    if tuning.steps is not None or tuning.seed:
-        raise UsageError(
-            "a comparison sets the steps and the seed of its trainings itself", hint="give --seeds"
-        )
+    check_settings(tuning, seeds=seeds, confidence=confidence)
     asked = evaluate or ["heldout"]
     check_place([parse(text) for text in asked], on)
     from learnable.models import Renderer

@@ -14,6 +14,7 @@ from learnable.commands.inputs import render_rows
 from learnable.evaluators import Evaluation, GenerationEvaluator, completions, question_of
 from learnable.experiments import RATIOS, UNTUNED, Arm, TaskArm, buffering
 from learnable.mixing import Material, Mixture, mixture
+from learnable.runs.identity import fingerprint
 from learnable.runs.store import Store
 from learnable.settings import NewToken, NewTokens, Tuning
 from learnable.types import Example, Message, ModelRef, Rendered
@@ -113,29 +114,33 @@ class TaskArms:
                 found[each.label, seed] = arm, mixed
         return found
 
-    def gradients(
-        self, base: ModelRef, sets: Mapping[str, Sequence[Example]], *, ratio: float
-    ) -> pl.DataFrame:
+    def gradients(self, base: ModelRef, material: Material, count: int) -> pl.DataFrame:
         """Return how gradients add up before training; see ``experiments.buffering``.
 
         Args:
             base: The model that training starts from.
-            sets: ``buffer`` and one or more forms of the task, by name.
-            ratio: The one of the mix that is trained on.
+            material: Of the mixes; with a buffer.
+            count: Rows of each set.
 
         Returns:
             The columns of ``buffering``, and ``wording``: which form of the task.
         """
         from learnable.training import gradient_sums
 
-        rendered = {name: self.render(rows, base) for name, rows in sets.items()}
+        buffer = mixture("no_paraphrases", material, seed=0).examples[len(material.task) :]
+        sets = {"task": list(material.task), "buffer": buffer}
+        if material.paraphrases:
+            sets["reworded"] = mixture("no_buffer", material, seed=0).examples
+        ratios = sorted({*RATIOS, len(buffer) / len(material.task)})
+        rendered = {
+            name: self.render(sorted(rows, key=lambda row: fingerprint(["gradients", row.id]))[:count], base)
+            for name, rows in sets.items()
+        }
         sums = gradient_sums(
             base, rendered, tuning=self.tuning, label="gradients", token_ids=self._token_ids(base)
         )
         return pl.concat(
-            buffering(sums, task=name, ratios=sorted({*RATIOS, ratio})).select(
-                pl.lit(name).alias("wording"), pl.all()
-            )
+            buffering(sums, task=name, ratios=ratios).select(pl.lit(name).alias("wording"), pl.all())
             for name in sets
             if name != "buffer"
         )

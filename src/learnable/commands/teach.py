@@ -7,8 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-import polars as pl
-
 from learnable.commands.course import (
     Course,
     evaluations_here,
@@ -31,7 +29,16 @@ from learnable.evaluators import (
     evaluations_of,
     parse,
 )
-from learnable.experiments import UNTUNED, Arm, Init, TaskArm, arm_table, parse_task_arms, run_arms
+from learnable.experiments import (
+    UNTUNED,
+    Arm,
+    Init,
+    TaskArm,
+    arm_table,
+    check_settings,
+    parse_task_arms,
+    run_arms,
+)
 from learnable.mixing import MIXTURES, Material, Mixing, Mixture, mixture
 from learnable.runs.files import replacing, write_frame
 from learnable.runs.identity import fingerprint, source_of
@@ -110,7 +117,9 @@ def teach(
         dry_run: Say what would run, and run nothing.
         output: Folder to write.
     """
-    _check(tuning, seeds=seeds, gradients=gradients, confidence=confidence)
+    check_settings(tuning, seeds=seeds, confidence=confidence)
+    if gradients < 0:
+        raise UsageError(f"gradients must be 0 or more, got {gradients}", hint="it is a number of rows")
     written = parse_task_arms(arms or _usual(paraphrases, buffer), init=init, known=MIXTURES)
     baseline = _baseline(written)
     added = tuple(map(NewToken.parse, tokens or ()))
@@ -143,7 +152,6 @@ def teach(
     _check_material(written, course.material)
     asked = [parse(text) for text in dict.fromkeys(evaluate or usual_evaluations(course.task))]
     elsewhere = evaluations_of([text for text in evaluate or () if parse(text).path is not None])
-    _check_evaluators(asked)
     awaits = to_fetch(ref) if dry_run else []
     ref = ref if awaits else pinned(ref, on=on)
     parameters: dict[str, Any] = {
@@ -209,7 +217,7 @@ def teach(
         for name, frame in frames.items():
             write_frame(frame, folder / f"{name}.parquet")
         if gradients and material.buffer:
-            write_frame(_gradients(makes, base, material, gradients), folder / "buffering.parquet")
+            write_frame(makes.gradients(base, material, gradients), folder / "buffering.parquet")
         models = {
             place: model for place, model in zip(planned, ran.trained, strict=True) if model is not None
         }
@@ -250,16 +258,6 @@ def teach(
     return run(step, output, dry_run=dry_run)
 
 
-def _check(tuning: Tuning, *, seeds: int, gradients: int, confidence: float) -> None:
-    if seeds < 1 or gradients < 0 or not 0 < confidence < 1:
-        raise UsageError(
-            f"seeds must be at least 1, gradients at least 0 and confidence between 0 and 1, got {seeds}, {gradients} "
-            f"and {confidence}"
-        )
-    if tuning.seed or tuning.steps is not None:
-        raise UsageError("the seeds and steps of the trainings are set here", hint="give --seeds")
-
-
 def _baseline(written: Sequence[TaskArm]) -> str:
     trained = [arm.label for arm in written if arm.mixture != UNTUNED]
     if not trained:
@@ -278,15 +276,6 @@ def _check_material(written: Sequence[TaskArm], material: Material) -> None:
             mixture(name, material, seed=0)
 
 
-def _check_evaluators(asked: Sequence[Specification]) -> None:
-    for specification in asked:
-        if build_evaluator(specification).kind == "judge":
-            raise UsageError(
-                f"{specification.label} compares the answers of two models, and here each is graded by itself",
-                hint="use it in `learnable compare`",
-            )
-
-
 def _usual(paraphrases: str | None, buffer: str | None) -> list[str]:
     found = {
         (True, True): ["delia"],
@@ -295,21 +284,6 @@ def _usual(paraphrases: str | None, buffer: str | None) -> list[str]:
         (False, False): [],
     }
     return [UNTUNED, "common", *found[paraphrases is not None, buffer is not None]]
-
-
-def _gradients(makes: TaskArms, base: ModelRef, material: Material, count: int) -> pl.DataFrame:
-    sets = {
-        "task": material.task,
-        "buffer": mixture("no_paraphrases", material, seed=0).examples[len(material.task) :],
-    }
-    ratio = len(sets["buffer"]) / len(material.task)
-    if material.paraphrases:
-        sets["reworded"] = mixture("no_buffer", material, seed=0).examples
-    drawn = {
-        name: sorted(examples, key=lambda each: fingerprint(["gradients", each.id]))[:count]
-        for name, examples in sets.items()
-    }
-    return makes.gradients(base, drawn, ratio=ratio)
 
 
 def _keep(arm: Arm, mixed: Mixture, trained: Path, folder: Path) -> None:

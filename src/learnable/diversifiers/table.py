@@ -13,8 +13,8 @@ from learnable.diversifiers.paraphrase import Paraphrase
 from learnable.diversifiers.self_answer import SelfAnswer
 from learnable.diversifiers.self_sample import SelfSample
 from learnable.errors import UsageError
-from learnable.evaluators.specification import parse, typed
-from learnable.spec import build
+from learnable.evaluators.specification import parse
+from learnable.spec import build, settings_of, typed
 
 DIVERSIFIERS: Mapping[str, Callable[..., Diversifier]] = {
     "paraphrase": Paraphrase,
@@ -43,5 +43,5 @@ def build_diversifier(written: str) -> tuple[str, Diversifier]:
     factory: Any = DIVERSIFIERS.get(name)
     settings: dict[str, Any] = dict(specification.settings)
     if isinstance(factory, type) and is_dataclass(factory):
-        settings = typed(name, factory, specification.settings)
+        settings = typed(name, settings_of(factory), specification.settings)
     return name, build("method", {"name": name, **settings}, DIVERSIFIERS)

@@ -1,20 +1,18 @@
 """``NAME[:PATH][@key=value,...]``: how an evaluator is written on the command line and in recipes."""
 
 import re
-import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import PurePath
 from typing import Any
 
 from learnable.errors import UsageError, did_you_mean
 from learnable.evaluators.kinds import Evaluator
 from learnable.evaluators.table import EVALUATORS
-from learnable.spec import build, is_module
+from learnable.spec import build, is_module, settings_in, settings_of, typed
 
 _NAME = re.compile(r"\w+(?=[:@]|$)")
 _OUTSIDE = re.compile(r"\w+(?:\.\w+)*:\w+(?=[:@]|$)")
-_SETTING = re.compile(r"([A-Za-z_][\w-]*)=(.*)", re.DOTALL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +49,7 @@ def parse(written: str) -> Specification:
     name, rest = match.group(), written[match.end() :]
     path, settings = rest, dict[str, str]()
     for at in (position for position, character in enumerate(rest) if character == "@"):
-        found = _settings(rest[at + 1 :])
+        found = settings_in(rest[at + 1 :])
         if found is not None:
             path, settings = rest[:at], found
             break
@@ -86,46 +84,5 @@ def build_evaluator(specification: Specification) -> Evaluator:
         raise UsageError(f"no evaluator called {name!r}", hint=did_you_mean(name, EVALUATORS))
     settings: dict[str, Any] = dict(specification.settings)
     if isinstance(factory, type) and is_dataclass(factory):
-        settings = typed(name, factory, specification.settings)
+        settings = typed(name, settings_of(factory), specification.settings)
     return build("evaluator", {"name": name, **settings}, EVALUATORS)
-
-
-def _settings(written: str) -> dict[str, str] | None:
-    """Return ``key=value`` pairs, None if the text is not made of them."""
-    pairs: list[list[str]] = []
-    for piece in written.split(","):
-        match = _SETTING.fullmatch(piece)
-        if match is not None:
-            pairs.append([match.group(1), match.group(2)])
-        elif pairs:
-            pairs[-1][1] += f",{piece}"
-        else:
-            return None
-    return {key.replace("-", "_"): value for key, value in pairs}
-
-
-def typed(name: str, factory: type[Any], settings: Mapping[str, str]) -> dict[str, Any]:
-    """Return settings that were written as text in the types of a dataclass's fields.
-
-    Raises:
-        UsageError: If it has no such field, or the field does not take the value.
-    """
-    from pydantic import TypeAdapter, ValidationError
-
-    hints = typing.get_type_hints(factory)
-    known = [setting.name for setting in fields(factory) if setting.init]
-    typed: dict[str, Any] = {}
-    for written, value in settings.items():
-        # prompt=question and source=task are short for prompt_column and source_column.
-        key = written if written in known or f"{written}_column" not in known else f"{written}_column"
-        if key not in known:
-            raise UsageError(f"{name} has no setting {key!r}", hint=did_you_mean(key, known))
-        if typing.get_origin(hints[key]) is tuple:
-            typed[key] = tuple(part.strip() for part in value.split(",") if part.strip())
-            continue
-        try:
-            typed[key] = TypeAdapter(hints[key]).validate_strings(value)
-        except ValidationError as error:
-            reason = error.errors()[0]["msg"]
-            raise UsageError(f"{name} does not take {key}={value}", hint=reason) from error
-    return typed

@@ -1,6 +1,6 @@
 """Does it help? Arms, the models they lead to, their grades, differences with intervals, overlap, and what it all cost."""
 
-from learnable.experiments.arms import INITS, UNTUNED, Arm, Init, TaskArm, parse_task_arms
+from learnable.experiments.arms import UNTUNED, Arm, Init, TaskArm, check_settings, parse_task_arms
 from learnable.experiments.buffering import RATIOS, buffering
 from learnable.experiments.methods import (
     ALIASES,
@@ -13,14 +13,11 @@ from learnable.experiments.methods import (
     parse_methods,
 )
 from learnable.experiments.overlap import contamination, jaccard, only_in, spoken
-from learnable.experiments.payback import Payback, payback
-from learnable.experiments.run import ArmRun, run_arms
+from learnable.experiments.payback import payback
+from learnable.experiments.run import run_arms
 from learnable.experiments.statistics import (
     FEWEST_ITEMS,
     FOR_THIS_SEED,
-    Interval,
-    MeanDifference,
-    Verdict,
     difference,
     interval,
 )
@@ -31,25 +28,20 @@ __all__ = [
     "FEWEST_ITEMS",
     "FOR_THIS_SEED",
     "FULL",
-    "INITS",
     "RANDOM",
     "RATIOS",
     "UNTUNED",
     "WITHOUT_BUDGET",
     "Arm",
-    "ArmRun",
     "Init",
-    "Interval",
-    "MeanDifference",
     "Measured",
     "Method",
-    "Payback",
     "SelectionCost",
     "TaskArm",
-    "Verdict",
     "arm_table",
     "arms_of",
     "buffering",
+    "check_settings",
     "contamination",
     "difference",
     "interval",

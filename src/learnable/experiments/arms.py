@@ -72,6 +72,20 @@ class Arm:
         return [fingerprint([*made, *ids[:end]])[:16] for end in range(1, len(ids) + 1)]
 
 
+def check_settings(tuning: Tuning, *, seeds: int, confidence: float) -> None:
+    """Say what no experiment can do.
+
+    Raises:
+        UsageError: If there are no seeds, the confidence is none, or the tuning sets what an arm does.
+    """
+    if seeds < 1 or not 0 < confidence < 1:
+        raise UsageError(
+            f"seeds must be at least 1 and confidence between 0 and 1, got {seeds} and {confidence}"
+        )
+    if tuning.seed or tuning.steps is not None:
+        raise UsageError("the seeds and steps of the trainings are set here", hint="give --seeds")
+
+
 @dataclass(frozen=True, kw_only=True)
 class TaskArm:
     """An arm of a task before its rows are there: the name of a mixture (or ``untuned``), and how new tokens begin.

@@ -1,9 +1,8 @@
 """``NAME[@key=value,...][/SELECTOR]``: how a way to choose is written, the selections that it makes, and their arms."""
 
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_type_hints
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -17,7 +16,7 @@ from learnable.runs.identity import fingerprint, source_of
 from learnable.scorers import SCORERS
 from learnable.selectors import SELECTORS, PerSource, Thresholds, choose
 from learnable.settings import Reference, Tuning
-from learnable.spec import build
+from learnable.spec import build, settings_in, settings_of, typed
 from learnable.types import Budget, ModelRef, Rendered, Scorer
 
 Kind = Literal["chosen", "column", "full", "untuned"]
@@ -173,7 +172,12 @@ def parse_method(written: str, *, reference: Reference, columns: Collection[str]
     """
     rest, slash, selector = _parted(written)
     name, _, settings = rest.partition("@")
-    given = _settings(written, settings)
+    pairs = settings_in(settings) if settings else {}
+    if pairs is None:
+        raise UsageError(
+            f"cannot read {settings!r} in {written!r}", hint="write NAME@key=value,key=value/SELECTOR"
+        )
+    given = typed(written, _REFERENCE | _OURS, pairs)
     ours = {key: given.pop(key) for key in list(given) if key in _OURS}
     if name in WITHOUT_BUDGET:
         method = Method(label=written, kind=name)  # type: ignore[arg-type]
@@ -277,13 +281,12 @@ def arms_of(
     return sorted(arms, key=lambda arm: arm.seed)
 
 
-_REFERENCE = get_type_hints(Reference)
+_REFERENCE = settings_of(Reference)
 _OURS = {
     key: kind
-    for key, kind in get_type_hints(Method).items()
+    for key, kind in settings_of(Method).items()
     if key in ("lowest", "per_source", "per_cluster", "clusters", "max_similarity", "where", "max_score")
 }
-_SETTING = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
 
 
 def _parted(written: str) -> tuple[str, str, str]:
@@ -292,31 +295,3 @@ def _parted(written: str) -> tuple[str, str, str]:
     if slash and ("@" not in rest or selector in SELECTORS or ":" in selector):
         return rest, slash, selector
     return written, "", ""
-
-
-def _settings(written: str, text: str) -> dict[str, Any]:
-    """Return the settings by name; a piece between commas that is no pair belongs to the value before it."""
-    from pydantic import TypeAdapter, ValidationError
-
-    pairs: list[list[str]] = []
-    for piece in filter(None, text.split(",")):
-        if match := _SETTING.fullmatch(piece):
-            pairs.append([match.group(1), match.group(2)])
-        elif pairs:
-            pairs[-1][1] += f",{piece}"
-        else:
-            raise UsageError(
-                f"cannot read {piece!r} in {written!r}", hint="write NAME@key=value,key=value/SELECTOR"
-            )
-    given: dict[str, Any] = {}
-    kinds = _REFERENCE | _OURS
-    for key, value in pairs:
-        if key not in kinds:
-            raise UsageError(f"{written!r}: a method has no setting {key!r}", hint=did_you_mean(key, kinds))
-        try:
-            given[key] = TypeAdapter(kinds[key]).validate_strings(value)
-        except ValidationError as error:
-            raise UsageError(
-                f"{written!r}: cannot use {key}={value}", hint=error.errors()[0]["msg"]
-            ) from error
-    return given
