@@ -171,6 +171,9 @@ def test_a_further_method_trains_only_its_own(compare, compared, place):
 
 
 def test_a_dry_run_tells_the_price_and_leaves_nothing(compare, place, monkeypatch):
+    compare(
+        "dry", by=("learnability@folds=2", "learnability", "full", "perplexity"), dry_run=True
+    )  # times the model
     monkeypatch.setattr(LanguageModel, "__init__", lambda *_: pytest.fail("a model was loaded"))
     before = sorted(place.rglob("*"))
     planned = compare("dry", by=("learnability@folds=2", "learnability", "full", "perplexity"), dry_run=True)
@@ -181,6 +184,9 @@ def test_a_dry_run_tells_the_price_and_leaves_nothing(compare, place, monkeypatc
     assert f"2 trainings on all {ROWS} examples" in price
     assert "10 evaluation items for each model" in price
     assert not planned.ran
+    assert (
+        min(planned.price.tokens, planned.price.seconds, planned.price.peak_gib, planned.price.disk_gib) > 0
+    )
 
 
 def test_methods_without_a_pass_can_be_compared(compare, place):

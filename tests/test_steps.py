@@ -505,7 +505,7 @@ def test_a_dry_run_does_nothing_and_says_the_price(folder):
     planned = run(step, folder, dry_run=True)
     assert not folder.exists()
     assert planned.price == Price(rows=3, tokens=60, seconds=12)
-    assert planned.facts["would run"] == ["1 base pass", "3 rows, 60 tokens", "12 s"]
+    assert planned.facts == {"would run": ["1 base pass"], "price": ["3 rows, 60 tokens", "12 s"]}
     assert (planned.ran, planned.folder, planned.identity) == (False, folder, STEP.identity)
 
 

@@ -394,11 +394,15 @@ def test_a_whole_model_can_be_trained(small, place):
 
 
 def test_a_dry_run_tells_the_price_and_leaves_nothing(teach, place, monkeypatch):
+    teach("dry", arms=[*ARMS, "repeated"], seeds=3, dry_run=True)  # times the model
     monkeypatch.setattr(LanguageModel, "__init__", lambda *_: pytest.fail("a model was loaded"))
     before = sorted(place.rglob("*"))
     planned = teach("dry", arms=[*ARMS, "repeated"], seeds=3, dry_run=True)
     assert sorted(place.rglob("*")) == before
     assert not planned.ran
+    assert (
+        min(planned.price.tokens, planned.price.seconds, planned.price.peak_gib, planned.price.disk_gib) > 0
+    )
     assert planned.facts["would run"] == [
         f"3 trainings of common on {TRAINED} examples",
         f"3 trainings of delia on {TRAINED + TRAINED // 2} examples",

@@ -242,7 +242,7 @@ def run(recipe: Recipe, *, root: Path, dry_run: bool = False, allow_code: bool =
         if "examples" in facts and step["verb"] == "load":
             _check_budget(checked, examples=facts["examples"])
         if dry_run:
-            say(f"{name}: {', '.join(facts['would run'])}")
+            say(f"{name}: {', '.join([*facts['would run'], *facts['price']])}")
         else:
             say(f"{name}: {'done' if outcomes[name].ran else 'was done already'} → {outcomes[name].folder}")
     if not dry_run:

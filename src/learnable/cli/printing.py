@@ -84,7 +84,7 @@ def _outcome(outcome: Outcome) -> dict[str, Any]:
     planned = "would run" in outcome.facts
     shown: dict[str, Any] = {"command": outcome.verb, "ran": outcome.ran, "facts": _plain(outcome.facts)}
     if planned:
-        return shown
+        return shown | {"price": _plain(outcome.price)}
     shown |= {"folder": str(outcome.folder), "identity": outcome.identity, "inputs": dict(outcome.inputs)}
     shown |= {"links": _plain(outcome.links), "cost": _plain(outcome.cost)}
     table = outcome.folder / "table.parquet"

@@ -1,7 +1,7 @@
 """``learnable compare``: the same model on equal token budgets chosen by different methods, and what came of it."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -22,7 +22,8 @@ from learnable.commands.inputs import (
 from learnable.commands.load import HELDOUT
 from learnable.commands.method_scores import score_methods
 from learnable.commands.options import Flat, Output, Several
-from learnable.commands.score import price_of
+from learnable.commands.prices import Pricing, times
+from learnable.commands.score import passes_of
 from learnable.errors import SelectionError, UsageError
 from learnable.evaluators import Evaluation, check_place, evaluations_of, parse, wants_heldout
 from learnable.experiments import (
@@ -41,6 +42,7 @@ from learnable.measures import COLUMNS, answers_alone, roles_of
 from learnable.objects.scoring import Vectors
 from learnable.runs.files import write_frame
 from learnable.runs.identity import fingerprint, source_of
+from learnable.runs.price import Price
 from learnable.runs.progress import say
 from learnable.runs.records import Outcome
 from learnable.runs.step import Finished, Step, run
@@ -213,14 +215,23 @@ def compare(
         }
         return Finished(facts=facts, tokens=scored.tokens + ran.tokens, pool_tokens=tokens)
 
+    plan = _Plan(
+        methods=methods,
+        budgets=budgets,
+        seeds=seeds,
+        examples=len(pool),
+        evaluations=evaluations,
+        vectors=vectors,
+    )
     step = Step(
         verb="compare",
         parameters=settings,
         inputs=inputs,
         sources=sources,
         links={"pool": loaded.folder},
-        says=_price(methods, budgets, seeds, len(pool), evaluations, vectors),
+        says=plan.words,
         awaits=awaits,
+        plan=lambda: plan.price(Pricing(ref=ref, longest=longest, on=on, here=not awaits), pool, tuning),
         work=work,
     )
     return run(step, output, dry_run=dry_run)
@@ -246,31 +257,66 @@ def _in_tokens(budget: Budget, pool_tokens: int) -> int:
     return tokens
 
 
-def _price(
-    methods: Sequence[Method],
-    budgets: Sequence[str],
-    seeds: int,
-    examples: int,
-    evaluations: Sequence[Evaluation],
-    vectors: Vectors,
-) -> list[str]:
-    chosen = [method for method in methods if method.kind not in ("full", "untuned")]
-    references = {fingerprint(m.reference): m.reference.passes for m in methods if m.needs_reference}
-    needs = {column for m in chosen if m.scorer is not None for column in m.scorer.needs}
-    vectors = vectors if any(method.needs_vectors for method in methods) else "none"
-    trainings = len(chosen) * len(budgets) * seeds
-    price = price_of(examples, roles_of(needs), vectors)
-    if references:
-        passes = sum(references.values())
-        price.insert(
-            0,
-            f"{passes:g} reference training {'pass' if passes == 1 else 'passes'} over {examples:,} examples",
-        )
-    price.append(f"at most {trainings} trainings of {', '.join(budgets)}")
-    if any(method.kind == "full" for method in methods):
-        price.append(f"{seeds} trainings on all {examples:,} examples")
-    items = sum(len(each.examples) for each in evaluations)
-    return [*price, f"{items:,} evaluation items for each model"]
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """What a comparison will do, at most: arms that see the same rows share a training."""
+
+    methods: Sequence[Method]
+    budgets: Sequence[str]
+    seeds: int
+    examples: int
+    evaluations: Sequence[Evaluation]
+    vectors: Vectors
+
+    @property
+    def references(self) -> dict[str, Reference]:
+        """The references to train, each once."""
+        return {fingerprint(each.reference): each.reference for each in self.methods if each.needs_reference}
+
+    @property
+    def chosen(self) -> list[Method]:
+        """The methods that choose within a budget."""
+        return [method for method in self.methods if method.kind not in ("full", "untuned")]
+
+    @property
+    def full(self) -> int:
+        """How many trainings see the whole pool."""
+        return self.seeds * any(method.kind == "full" for method in self.methods)
+
+    @property
+    def passes(self) -> list[str]:
+        """The passes over the pool that methods choose by."""
+        needs = {column for each in self.chosen if each.scorer is not None for column in each.scorer.needs}
+        wanted = any(method.needs_vectors for method in self.methods)
+        return passes_of(roles_of(needs), self.vectors if wanted else "none")
+
+    @property
+    def words(self) -> list[str]:
+        """All of it, in words."""
+        over = f"over {self.examples:,} examples"
+        says = [f"1 {name} pass {over}" for name in self.passes]
+        if passes := sum(reference.passes for reference in self.references.values()):
+            says.insert(0, f"{passes:g} reference training {'pass' if passes == 1 else 'passes'} {over}")
+        trainings = len(self.chosen) * len(self.budgets) * self.seeds
+        says.append(f"at most {trainings} trainings of {', '.join(self.budgets)}")
+        if self.full:
+            says.append(f"{self.full} trainings on all {self.examples:,} examples")
+        items = sum(len(each.examples) for each in self.evaluations)
+        return [*says, f"{items:,} evaluation items for each model"]
+
+    def price(self, pricing: Pricing, pool: Pool, tuning: Tuning) -> Price:
+        """Return what it will cost."""
+        examples = list(pool.iter_examples())
+        price = pricing.scoring(pool, self.passes)
+        for reference in self.references.values():
+            price += pricing.reference(pool, reference)
+        budgets, tokens = [Budget.parse(text) for text in self.budgets], pricing.tokens(examples)
+        shares = [each.fraction or (each.tokens or 0) / max(tokens, 1) for each in budgets]
+        for share in [*(min(share, 1.0) for share in shares for _ in self.chosen), *[1.0] * bool(self.full)]:
+            passes = self.seeds * tuning.epochs
+            price += pricing.training(examples, tuning, passes=passes, share=share, models=self.seeds)
+        models = 1 + len(self.chosen) * len(budgets) * self.seeds + self.full
+        return price + times(pricing.evaluations(self.evaluations), models)
 
 
 def _selections(arms: Sequence[Arm]) -> pl.DataFrame:

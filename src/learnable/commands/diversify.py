@@ -9,8 +9,9 @@ from typing import Annotated, Any
 import polars as pl
 
 from learnable import data as rows
-from learnable.commands.inputs import look_up, opened, pinned, pool_of, to_fetch
+from learnable.commands.inputs import LONGEST, look_up, opened, pinned, pool_of, to_fetch
 from learnable.commands.options import Flat, Output, Several
+from learnable.commands.prices import Pricing
 from learnable.diversifiers import (
     Avoided,
     Diversified,
@@ -27,6 +28,7 @@ from learnable.evaluators import EVALUATORS, build_evaluator, parse
 from learnable.evaluators.reading import Item, Row, answered, asked, read_items
 from learnable.runs.files import replacing, write_frame
 from learnable.runs.identity import file_digest, fingerprint
+from learnable.runs.price import Price
 from learnable.runs.progress import say
 from learnable.runs.records import BEGUN, Outcome
 from learnable.runs.step import Finished, Step, run
@@ -111,6 +113,7 @@ def diversify(
         links={"pool": loaded.folder} if loaded else {},
         says=[_price(chosen, writer, sampling, rows=len(given), n=n)],
         awaits=awaits,
+        plan=lambda: _writing(chosen, writer, sampling, given, n, on=on, here=not awaits),
         work=work,
     )
     target = step.folder(file) if file else None
@@ -170,12 +173,13 @@ def _written(name: str, made: Diversified, given: Sequence[Example], folder: Pat
 
 @dataclass(frozen=True, kw_only=True)
 class _Writer:
-    """What writes: its name, its identity, what has to be fetched first, and how to load it."""
+    """What writes: its name, its identity, what has to be fetched first, how to load it, and which model it is here."""
 
     name: str
     identity: Callable[[], str]
     awaits: Callable[[], list[str]]
     load: Callable[[], Generator]
+    ref: ModelRef | None = None
 
 
 def _writer(
@@ -203,7 +207,11 @@ def _writer(
         return identify(pinned(ref, on=on))
 
     return _Writer(
-        name=ref.name, identity=identity, awaits=lambda: to_fetch(ref), load=lambda: opened(ref, on=on)
+        name=ref.name,
+        identity=identity,
+        awaits=lambda: to_fetch(ref),
+        load=lambda: opened(ref, on=on),
+        ref=ref,
     )
 
 
@@ -235,6 +243,30 @@ def _places(output: str) -> tuple[str, str | None]:
     """Return the folder of the step, and the file of the rows if one is asked for."""
     suffix = Path(output).suffix
     return (output.removesuffix(suffix) + BESIDE, output) if suffix in FILES else (output, None)
+
+
+def _writing(
+    chosen: Diversifier,
+    writer: _Writer,
+    sampling: Sampling,
+    given: Sequence[Example],
+    n: int | None,
+    *,
+    on: str | None,
+    here: bool,
+) -> Price:
+    """Return what the texts will cost, as far as it is known before any is drawn."""
+    if not chosen.needs_generator:
+        return Price()
+    own: Callable[..., int] | None = getattr(chosen, "texts", None)
+    if writer.ref is None or own is None:
+        which = writer.name if writer.ref is None else "a method that goes by what it has drawn"
+        return Price(unknown=(f"tokens, time and memory of {which} are not known",))
+    pricing = Pricing(
+        ref=pinned(writer.ref, on=on) if here else writer.ref, longest=LONGEST, on=on, here=here
+    )
+    again = Price(unknown=("what is refused and drawn again is not counted",))
+    return pricing.writing(own(given, n), new_tokens=sampling.max_new_tokens) + again
 
 
 def _price(chosen: Diversifier, writer: _Writer, sampling: Sampling, *, rows: int, n: int | None) -> str:

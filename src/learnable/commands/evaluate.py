@@ -10,6 +10,7 @@ import polars as pl
 
 from learnable.commands.inputs import given_part, length_limit, look_up, opened, pinned, to_fetch
 from learnable.commands.options import Flat, Output
+from learnable.commands.prices import Pricing
 from learnable.errors import ModelError
 from learnable.evaluators import Evaluation, check_place, evaluations_of, graded_all, parse
 from learnable.experiments import interval
@@ -81,6 +82,7 @@ def evaluate(
         sources={each.label: source_of(each.evaluator) for each in asked},
         says=[f"{items:,} evaluation items"],
         awaits=awaits,
+        plan=lambda: Pricing(ref=ref, longest=longest, on=on, here=not awaits).evaluations(asked),
         work=work,
     )
     return run(step, output, dry_run=dry_run)

@@ -61,7 +61,7 @@ def load(
     if not dry_run:
         return outcome
     would = [f"no pass: {outcome.facts['examples']:,} examples of {outcome.facts['rows']:,} rows"]
-    return replace(outcome, facts={**outcome.facts, "would run": would}, price=Price())
+    return replace(outcome, facts={**outcome.facts, "would run": would, "price": []}, price=Price())
 
 
 def _gone_at_exit() -> Path:

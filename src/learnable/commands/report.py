@@ -1,5 +1,6 @@
 """``learnable report``: a selection, a comparison or a lesson in, one HTML page out."""
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -9,8 +10,9 @@ import polars as pl
 
 from learnable import data as rows
 from learnable.commands.course import GENERAL, SEEN, UNSEEN
-from learnable.commands.inputs import finished, is_made
+from learnable.commands.inputs import finished, is_made, to_fetch
 from learnable.commands.options import Flat, Output
+from learnable.commands.prices import Pricing
 from learnable.commands.token_losses import TokenLosses
 from learnable.errors import ModelError, StoreError, TrainError, UsageError
 from learnable.experiments import UNTUNED
@@ -34,6 +36,7 @@ from learnable.pages import (
     view_of,
 )
 from learnable.runs.files import replacing
+from learnable.runs.price import Price
 from learnable.runs.progress import say
 from learnable.runs.records import Outcome, read_outcome
 from learnable.runs.step import Finished, Step, run
@@ -72,7 +75,8 @@ def report(
         output: Folder to write.
     """
     if dry_run and not is_made(selection):
-        return Outcome.planned("report", Path(output), [f"no pass of its own: after {selection}"])
+        shown = f"of a selection, {_spelled_out(tokens)} examples are measured token by token"
+        return Outcome.planned("report", Path(output), [f"after {selection}; {shown}"])
     given = _given(selection)
     kind = KINDS[given.verb]
     title = title or kind
@@ -84,6 +88,7 @@ def report(
             f"tokens and how to load a model have no effect on the report of a {kind}", hint="leave them out"
         )
     command = command or f"learnable report {selection}"
+    number = parameters.get("tokens", 0) if "scores" in given.links else 0
 
     def work(folder: Path) -> Finished:
         computed = 0
@@ -108,6 +113,8 @@ def report(
         parameters=parameters,
         inputs={kind: given.identity},
         links={kind: given.folder},
+        says=[f"{number} examples are measured token by token"] if number else [],
+        plan=lambda: _price_of_tokens(given, number, loading),
         work=work,
     )
     return run(step, output, dry_run=dry_run)
@@ -139,6 +146,18 @@ def _spelled_out(tokens: int | None) -> int:
     return TOKEN_EXAMPLES if tokens is None else tokens
 
 
+def _price_of_tokens(chosen: Outcome, number: int, loading: Loading) -> Price:
+    """Return what the losses of the tokens of a few examples will cost, as far as their model is to be found."""
+    if not number:
+        return Price()
+    scored = finished(chosen.links["scores"], "score")
+    ref = _scored_with(scored, loading)
+    longest = int(scored.facts["max_length"])
+    some = itertools.islice(rows.load_pool(scored.links["pool"]).iter_examples(), number)
+    pricing = Pricing(ref=ref, longest=longest, here=not to_fetch(ref))
+    return pricing.measuring(list(some), passes=1 + ("reference" in scored.links))
+
+
 def with_tokens(
     facts: SelectionFacts, chosen: Outcome, number: int, *, loading: Loading, store: Store
 ) -> tuple[SelectionFacts, int]:
@@ -163,6 +182,15 @@ def with_tokens(
     return replace(facts, tokens=views, tokens_missing=missing), losses.tokens
 
 
+def _scored_with(scored: Outcome, loading: Loading) -> ModelRef:
+    """Return the model that scores were measured with."""
+    if loading.dtype == "auto":
+        loading = replace(loading, dtype=scored.facts["dtype"])
+    if loading.chat_template is None:
+        loading = replace(loading, chat_template=scored.facts.get("chat template"))
+    return ModelRef(name=str(scored.facts["model"]), **asdict(loading))
+
+
 def _token_losses(scored: Outcome, loading: Loading, store: Store) -> tuple[TokenLosses, str | None]:
     """Return what measures tokens as the scores were measured, and what it has to do without, in a sentence.
 
@@ -174,12 +202,8 @@ def _token_losses(scored: Outcome, loading: Loading, store: Store) -> tuple[Toke
     from learnable.models.source import identify, is_here
     from learnable.training import read_reference
 
-    name = str(scored.facts["model"])
-    if loading.dtype == "auto":
-        loading = replace(loading, dtype=scored.facts["dtype"])
-    if loading.chat_template is None:
-        loading = replace(loading, chat_template=scored.facts.get("chat template"))
-    ref = ModelRef(name=name, **asdict(loading))
+    ref = _scored_with(scored, loading)
+    name = ref.name
     if not is_here(ref):
         raise ModelError(f"the model {name} is not on this machine any more")
     if identify(ref) != scored.inputs["base"]:

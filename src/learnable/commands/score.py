@@ -26,6 +26,7 @@ from learnable.commands.inputs import (
     to_fetch,
 )
 from learnable.commands.options import Flat, Output
+from learnable.commands.prices import Pricing
 from learnable.measures import Role, roles_of
 from learnable.objects.scoring import WITH_REFERENCE, WITHOUT_REFERENCE, Vectors, needs_of, score_rows
 from learnable.runs.files import write_frame
@@ -78,6 +79,7 @@ def score(
     methods: dict[str, Scorer] = {name: build("scorer", name, SCORERS) for name in names}
     keeps_losses = _kept_losses(reference)
     needs = needs_of(methods, has_reference=reference is not None, keeps_losses=keeps_losses)
+    passes = passes_of(roles_of(needs) - ({"reference"} if keeps_losses else set()), vectors)
     ref = ModelRef(name=model, **asdict(loading))
     longest = length_limit(ref, max_length)
     # A dry run of a recipe has not made its reference yet.
@@ -86,7 +88,8 @@ def score(
     pool, loaded = pool_of(data, reading, output, dry_run=dry_run)
     from learnable.models.source import identify
 
-    awaits = to_fetch(ref) if dry_run else []
+    fetch = to_fetch(ref) if dry_run else []
+    awaits = list(fetch)
     inputs, links = {"pool": loaded.identity}, {"pool": loaded.folder}
     if not awaits:
         ref = pinned(ref, on=on)
@@ -119,8 +122,9 @@ def score(
         inputs=inputs,
         sources={name: source_of(method) for name, method in methods.items()},
         links=links,
-        says=price_of(len(pool), roles_of(needs) - ({"reference"} if keeps_losses else set()), vectors),
+        says=[f"1 {name} pass over {len(pool):,} examples" for name in passes],
         awaits=awaits,
+        plan=lambda: Pricing(ref=ref, longest=longest, on=on, here=not fetch).scoring(pool, passes),
         work=partial(scoring.work, most_refused=most_bad(loaded)),
     )
     return run(step, output, dry_run=dry_run)
@@ -182,13 +186,12 @@ def _kept_losses(reference: str | None) -> bool:
     return "loss after" in finished(reference, "train").facts
 
 
-def price_of(examples: int, roles: Collection[Role], vectors: Vectors) -> list[str]:
-    """Return in words which passes a table of scores costs."""
+def passes_of(roles: Collection[Role], vectors: Vectors) -> list[str]:
+    """Return the names of the passes that a table of scores costs."""
     passes = {
         "base": "base" in roles,
         "answer-alone": "alone" in roles,
         "reference": "reference" in roles,
         "embedding": vectors == "model",
     }
-    price = [f"1 {name} pass over {examples:,} examples" for name, wanted in passes.items() if wanted]
-    return price or ["no pass"]
+    return [name for name, wanted in passes.items() if wanted]

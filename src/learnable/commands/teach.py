@@ -1,6 +1,7 @@
 """``learnable teach``: a model learns a task in several ways, and is asked in words that it has not seen."""
 
 import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -19,6 +20,7 @@ from learnable.commands.course import (
 from learnable.commands.inputs import is_made, length_limit, most_bad, opened, pinned, pool_of, to_fetch
 from learnable.commands.load import HELDOUT
 from learnable.commands.options import Flat, Output, Several
+from learnable.commands.prices import Pricing, times
 from learnable.commands.task_arms import TaskArms, samples, token_distances
 from learnable.errors import UsageError
 from learnable.evaluators import (
@@ -42,6 +44,7 @@ from learnable.experiments import (
 from learnable.mixing import MIXTURES, Material, Mixing, Mixture, mixture
 from learnable.runs.files import replacing, write_frame
 from learnable.runs.identity import fingerprint, source_of
+from learnable.runs.price import Price
 from learnable.runs.records import DONE, Outcome
 from learnable.runs.step import Finished, Step, run
 from learnable.runs.store import Store
@@ -132,7 +135,8 @@ def teach(
     if dry_run and (waiting := [name for name, path in made.items() if path and not is_made(path)]):
         count = seeds * sum(arm.mixture != UNTUNED for arm in written)
         says = f"{count} trainings, on {' and '.join(waiting)} that are made first"
-        return Outcome.planned("teach", Path(output), [says])
+        price = Price(unknown=("tokens, time and memory are known once these are made",))
+        return Outcome.planned("teach", Path(output), [says], price=price)
     if test is None and task == [STARTER_TASK]:
         test = STARTER_TEST
     check_place([parse(text) for text in evaluate or ()], on)
@@ -251,8 +255,17 @@ def teach(
         inputs=inputs,
         sources={each.label: source_of(build_evaluator(each)) for each in asked},
         links=links,
-        says=_price(written, seeds, course, asked, elsewhere),
+        says=_words(written, seeds, course, asked, elsewhere),
         awaits=awaits,
+        plan=lambda: _price(
+            Pricing(ref=ref, longest=longest, on=on, here=not awaits),
+            written,
+            seeds,
+            course,
+            asked,
+            elsewhere,
+            tuning,
+        ),
         work=work,
     )
     return run(step, output, dry_run=dry_run)
@@ -299,26 +312,46 @@ def _keep(arm: Arm, mixed: Mixture, trained: Path, folder: Path) -> None:
         shutil.copytree(trained, part, ignore=shutil.ignore_patterns("training.json"))
 
 
-def _price(
+def _words(
     written: Sequence[TaskArm],
     seeds: int,
     course: Course,
     asked: Sequence[Specification],
     elsewhere: Sequence[Evaluation],
 ) -> list[str]:
-    def size(found: Mixture) -> int:
-        return len(found.examples)
-
-    price = [
+    """Return what will be trained and asked, in words."""
+    says = [
         f"{seeds} training{'s' if seeds > 1 else ''} of {arm.label} on "
         + (
             "as many tokens as delia"
             if arm.mixture == "repeated"
-            else f"{size(mixture(arm.mixture, course.material, seed=0)):,} examples"
+            else f"{len(mixture(arm.mixture, course.material, seed=0).examples):,} examples"
         )
         for arm in written
         if arm.mixture != UNTUNED
     ]
     items = (len(course.tests.seen) + len(course.tests.unseen)) * sum(each.path is None for each in asked)
     items += len(course.general) + sum(len(each.examples) for each in elsewhere)
-    return [*price, f"{items:,} evaluation items for each model"]
+    return [*says, f"{items:,} evaluation items for each model"]
+
+
+def _price(
+    pricing: Pricing,
+    written: Sequence[TaskArm],
+    seeds: int,
+    course: Course,
+    asked: Sequence[Specification],
+    elsewhere: Sequence[Evaluation],
+    tuning: Tuning,
+) -> Price:
+    """Return what the trainings and the evaluations will cost."""
+    trained = [arm.mixture for arm in written if arm.mixture != UNTUNED]
+    price = Price()
+    for name in trained:
+        # `repeated` has as many tokens as `delia`.
+        seen = mixture("delia" if name == "repeated" else name, course.material, seed=0).examples
+        price += pricing.training(seen, tuning, passes=seeds * tuning.epochs, models=seeds)
+    with tempfile.TemporaryDirectory() as scratch:
+        evaluations = [*evaluations_here(course, asked, Path(scratch)), *elsewhere]
+    models = seeds * len(trained) + any(arm.mixture == UNTUNED for arm in written)
+    return price + times(pricing.evaluations(evaluations), models)

@@ -16,6 +16,7 @@ from learnable.commands.inputs import (
     to_fetch,
 )
 from learnable.commands.options import Flat, Output, Several
+from learnable.commands.prices import Pricing
 from learnable.errors import UsageError
 from learnable.experiments import Init
 from learnable.objects.training import ReferenceTraining
@@ -89,6 +90,7 @@ def train(
         links={"pool": loaded.folder},
         says=[training.words],
         awaits=awaits,
+        plan=lambda: Pricing(ref=ref, longest=longest, here=not awaits).reference(pool, reference),
         work=partial(training.work, most_refused=most_bad(loaded)),
     )
     return run(step, output, dry_run=dry_run)

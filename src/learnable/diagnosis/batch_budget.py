@@ -109,7 +109,7 @@ def time_budgets(model: LanguageModel, row: Rendered) -> tuple[list[Timing], Lim
         batch = _batch(row, max(1, budget // len(row.ids)))
         if not timings:
             model.nll(batch)  # the first batch of a process is slower
-        with _peak(device) as peak:
+        with memory_peak(device) as peak:
             seconds = _seconds(model, batch)
         timings.append(
             Timing(
@@ -154,7 +154,7 @@ def _used_bytes(device: str) -> int:
 
 
 @contextmanager
-def _peak(device: str) -> Iterator[list[int]]:
+def memory_peak(device: str) -> Iterator[list[int]]:
     """Give a list whose one element is, after the block, the most memory there was within it, in bytes."""
     peak = [_used_bytes(device)]
     if device.startswith("cuda"):

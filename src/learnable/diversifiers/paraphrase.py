@@ -153,6 +153,10 @@ class Paraphrase:
         notes = _notes(found, accepted, wanted, ledger)
         return Diversified(kept=kept, dropped=ledger.frame, notes=notes)
 
+    def texts(self, examples: Sequence[Example], n: int | None) -> int:
+        """Return how many texts it draws, if none is refused."""
+        return (REWRITES if n is None else n) * len(find_instructions(examples, where=self.where).distinct)
+
     def price(self, *, rows: int, n: int | None) -> str:
         """Return how many texts it draws, in words."""
         del rows

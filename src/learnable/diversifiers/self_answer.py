@@ -66,6 +66,10 @@ class SelfAnswer:
             notes.append(f"{copies:,} of {len(kept):,} answers are nearly the reference that was shown")
         return Diversified(kept=kept, dropped=ledger.frame, notes=tuple(notes))
 
+    def texts(self, examples: Sequence[Example], n: int | None) -> int:
+        """Return how many texts it draws, if none is refused."""
+        return min(n or len(examples), len(examples))
+
     def price(self, *, rows: int, n: int | None) -> str:
         """Return how many texts it draws, in words."""
         fewest = min(n or rows, rows)

@@ -58,6 +58,11 @@ class SelfSample:
         short = shortfall(n, len(kept), ledger.frame, of=f"{drawn:,} draws")
         return Diversified(kept=kept, dropped=ledger.frame, notes=(short,) if len(kept) < n else ())
 
+    def texts(self, examples: Sequence[Example], n: int | None) -> int:
+        """Return how many texts it draws, if none is refused."""
+        del examples
+        return 2 * (n or 0)
+
     def price(self, *, rows: int, n: int | None) -> str:
         """Return how many texts it draws, in words."""
         del rows

@@ -70,16 +70,17 @@ class Outcome(os.PathLike[str]):
         identity: str = "",
     ) -> Self:
         """Return the outcome of a dry run: what the step would do and cost, in words and figures."""
+        price = price or Price()
         return cls(
             verb=verb,
             folder=folder,
             identity=identity,
             inputs={},
-            facts={"would run": list(lines)},
+            facts={"would run": list(lines), "price": price.words},
             links={},
             cost=Cost(),
             ran=False,
-            price=price or Price(),
+            price=price,
         )
 
 

@@ -154,7 +154,7 @@ def _planned(step: Step, folder: Path) -> Outcome:
     if not step.awaits and step.is_done(folder):
         return Outcome.planned(step.verb, folder, ["done already"], identity=read_outcome(folder).identity)
     price = step.plan()
-    lines = [*step.awaits, *(step.says or ["no pass"]), *price.words]
+    lines = [*step.awaits, *(step.says or ["no pass"])]
     return Outcome.planned(step.verb, folder, lines, price=price, identity=step.identity)
 
 

@@ -1,0 +1,159 @@
+"""What steps will cost, before they run: tokens by a sample of the rows, time and memory by a trial of the model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, cast
+
+from learnable.evaluators import Evaluation, GenerationEvaluator
+from learnable.evaluators.kinds import LikelihoodEvaluator
+from learnable.measures import answers_alone
+from learnable.runs.identity import fingerprint
+from learnable.runs.price import Price
+from learnable.settings import Reference, Tuning
+from learnable.types import Example, Message, ModelRef, Pool
+
+if TYPE_CHECKING:
+    from learnable.diagnosis.pace import Kind
+    from learnable.models import Renderer
+
+SAMPLE = 256
+"""Rows that are rendered to estimate how many tokens all have."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pricing:
+    """Prices the passes of one model.
+
+    Args:
+        ref: The model, its dtype resolved.
+        longest: Longest example in tokens.
+        on: Where it runs, see ``inputs.opened``; only what runs here is timed.
+        here: Whether it is on this machine; of a model that is not, rows and passes are all that is known.
+    """
+
+    ref: ModelRef
+    longest: int
+    on: str | None = None
+    here: bool = True
+
+    @cached_property
+    def _renderer(self) -> "Renderer":
+        from learnable.models import Renderer
+
+        return Renderer.of(self.ref)
+
+    def tokens(self, examples: Sequence[Example], *, alone: bool = False) -> int:
+        """Return how many tokens examples have together; of many, estimated by a sample.
+
+        Args:
+            examples: n examples.
+            alone: Of their answers, without what stands before them.
+        """
+        drawn = sorted(examples, key=lambda each: fingerprint(["price", each.id]))[:SAMPLE]
+        if not drawn or not self.here:
+            return 0
+        rendered = self._renderer.render(drawn, max_length=self.longest, skip_refused=True)
+        if alone:
+            rendered = answers_alone(rendered, header=self._renderer.answer_header)
+        return round(sum(len(each.ids) for each in rendered) / len(drawn) * len(examples))
+
+    def measuring(self, examples: Sequence[Example], *, passes: int = 1, alone: bool = False) -> Price:
+        """Return the price of passes that measure examples."""
+        price = Price(rows=passes * len(examples), passes=passes)
+        if not passes or not examples:
+            return Price()
+        return price + self._timed("measuring", passes * self.tokens(examples, alone=alone), price.rows)
+
+    def training(
+        self,
+        examples: Sequence[Example],
+        tuning: Tuning,
+        *,
+        passes: float,
+        share: float = 1.0,
+        models: int = 1,
+    ) -> Price:
+        """Return the price of trainings.
+
+        Args:
+            examples: What they see, or what that is drawn from.
+            tuning: How.
+            passes: Over the examples, all together.
+            share: Of the tokens of the examples that a pass sees.
+            models: How many are written.
+        """
+        if not passes or not examples:
+            return Price()
+        rows = round(passes * share * len(examples))
+        tokens = round(passes * share * self.tokens(examples))
+        return Price(rows=rows, passes=passes) + self._timed("training", tokens, rows, tuning, models)
+
+    def scoring(self, pool: Pool, passes: Sequence[str]) -> Price:
+        """Return the price of the passes of a table of scores, see ``score.passes_of``; what is stored costs less."""
+        examples = list(pool.iter_examples())
+        prices = [self.measuring(examples, alone=name == "answer-alone") for name in passes]
+        return sum(prices, Price())
+
+    def reference(self, pool: Pool, reference: Reference) -> Price:
+        """Return the price of training a reference on a pool; a given one costs nothing."""
+        if reference.model is not None:
+            return Price()
+        models = max(reference.folds, 1)
+        return self.training(list(pool.iter_examples()), reference, passes=reference.passes, models=models)
+
+    def writing(self, texts: int, *, new_tokens: int, prompts: Sequence[Sequence[Message]] = ()) -> Price:
+        """Return the price of texts of at most so many tokens each, and of what they answer as far as that is known."""
+        if not texts:
+            return Price()
+        asked = [
+            Example(id=str(place), messages=tuple(turns), source="") for place, turns in enumerate(prompts)
+        ]
+        price = self._timed("writing", texts * new_tokens, texts)
+        return Price(rows=texts, tokens=self.tokens(asked)) + price
+
+    def evaluations(self, asked: Sequence[Evaluation]) -> Price:
+        """Return the price of asking one model; texts count with the most tokens that they may have."""
+        price = Price()
+        for each in asked:
+            kind = each.evaluator.kind
+            if kind == "likelihood":
+                scored = cast("LikelihoodEvaluator", each.evaluator)
+                turns = [found for example in each.examples for found in scored.candidates(example)]
+                price += self.measuring(
+                    [Example(id=str(place), messages=one, source="") for place, one in enumerate(turns)]
+                )
+            elif kind == "harness":
+                price += Price(unknown=(f"{each.label} asks the model itself, and its time is not known",))
+            else:
+                asking = cast("GenerationEvaluator", each.evaluator)
+                prompts = [asking.prompt(example) for example in each.examples]
+                price += self.writing(len(prompts), new_tokens=asking.max_new_tokens, prompts=prompts)
+            if kind == "judge":
+                price += Price(unknown=(f"what the judge of {each.label} takes is not known",))
+        return price
+
+    def _timed(
+        self, kind: "Kind", tokens: int, rows: int, tuning: Tuning | None = None, models: int = 0
+    ) -> Price:
+        """Return tokens, time, memory and disk of a piece of work, as far as they are known."""
+        if not self.here:
+            return Price(
+                unknown=(f"tokens, time and memory are known once {self.ref.name} is on this machine",)
+            )
+        if self.on is not None:
+            return Price(tokens=tokens, unknown=(f"time and memory on {self.on} are not known",))
+        from learnable.diagnosis.pace import pace
+
+        found = pace(self.ref, kind, row_tokens=round(tokens / max(rows, 1)), tuning=tuning)
+        return Price(
+            tokens=tokens,
+            seconds=tokens / found.tokens_per_s,
+            peak_gib=found.peak_gib,
+            disk_gib=models * found.disk_gib,
+        )
+
+
+def times(price: Price, count: int) -> Price:
+    """Return the price of doing something so many times, one after the other."""
+    return sum([price] * count, Price())
