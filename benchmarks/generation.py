@@ -30,6 +30,7 @@ from learnable.models import LanguageModel
 from learnable.models.draws import Draws
 from learnable.models.generation import generate_batches, planned
 from learnable.runs.progress import say
+from learnable.settings import Sampling
 from learnable.types import ModelRef
 
 ALONE, BATCH = 8, 8
@@ -61,13 +62,16 @@ class Way:
         places = range(len(self.prompts))
         return self._by_transformers([list(places[start : start + BATCH]) for start in places[::BATCH]])
 
+    @property
+    def sampling(self) -> Sampling:
+        """How answers are drawn."""
+        return Sampling(temperature=self.temperature, top_p=0.95, max_new_tokens=self.most)
+
     def static(self) -> Texts:
         """(c)."""
         batches = planned(
             self.prompts,
-            max_new_tokens=self.most,
-            temperature=self.temperature,
-            top_p=0.95,
+            sampling=self.sampling,
             seeds=range(len(self.prompts)),
             batch_tokens=16_384,
             only=None,
@@ -80,9 +84,7 @@ class Way:
             self.model.network,
             self.model.renderer.tokenizer,
             self.prompts,
-            max_new_tokens=self.most,
-            temperature=self.temperature,
-            top_p=0.95,
+            sampling=self.sampling,
             seeds=range(len(self.prompts)),
             stop_ids=self.stops,
         )

@@ -29,10 +29,11 @@ THINKING = (
 QUESTIONS = [example.messages[:1] for example in toy_examples(9)]
 
 
-def generate(network, tokenizer, prompts, **options):
+def generate(network, tokenizer, prompts, *, max_new_tokens, temperature=0.0, top_p=1.0, **options):
+    sampling = Sampling(temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens)
     texts = {
         position: answer.text
-        for positions, answers in generate_batches(network, tokenizer, prompts, **options)
+        for positions, answers in generate_batches(network, tokenizer, prompts, sampling=sampling, **options)
         for position, answer in zip(positions, answers, strict=True)
     }
     return [texts[position] for position in range(len(prompts))]
@@ -147,7 +148,7 @@ def test_stops_at_the_end_token(model, prompts):
 
 
 def test_answers_outside_only_are_left_out_and_the_batches_stay(model, prompts, one_by_one):
-    options = {"max_new_tokens": 12, "batch_tokens": 150}
+    options = {"sampling": Sampling(temperature=0.0, top_p=1.0, max_new_tokens=12), "batch_tokens": 150}
     tokenizer = model.renderer.tokenizer
     every = [positions for positions, _ in generate_batches(model.network, tokenizer, prompts, **options)]
     some = dict(

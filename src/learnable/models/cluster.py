@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import chdir, closing, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -249,7 +249,7 @@ class ClusterModel(LanguageModel):
         stop_ids: Collection[int],
     ) -> Iterator[tuple[list[int], list[Answer]]]:
         most = GENERATED_TOKENS.get(self._pool.device, GENERATED_TOKENS["cpu"])
-        batches = planned(prompts, **asdict(sampling), seeds=seeds, batch_tokens=most, only=only)
+        batches = planned(prompts, sampling=sampling, seeds=seeds, batch_tokens=most, only=only)
         tasks = [
             partial(
                 _answers,

@@ -1,6 +1,6 @@
 """How far a token's inner representation is from that of the words that say what it means, layer by layer."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from learnable.errors import ModelError, UsageError
 from learnable.models.language_model import LanguageModel
-from learnable.models.lengths import LengthSwitches
+from learnable.models.lengths import LengthSwitches, batches_within
 from learnable.models.network import base_network
 from learnable.models.rendering import Renderer
 from learnable.models.turns import REFUSALS
@@ -72,17 +72,19 @@ def concept_distances(
             )
     network = base_network(model.network)
     config = network.config.get_text_config()
-    pairs: dict[int, tuple[_Marked, _Marked]] = {}
+    numbers, pairs = list[int](), list[tuple[_Marked, _Marked]]()
     for number, prompt in enumerate(prompts):
         pieces = _pieces(model.renderer, prompt, token)
         if len(pieces) > 1:
-            pairs[number] = (_marked(model, pieces, token), _marked(model, pieces, words))
+            numbers.append(number)
+            pairs.append((_marked(model, pieces, token), _marked(model, pieces, words)))
     layers = config.num_hidden_layers + 1
     distances = np.full((layers, len(prompts)), np.nan)
     elements = STATES_AT_ONCE.get(network.device.type, STATES_AT_ONCE["cpu"])
-    for batch in _batches(pairs, batch_tokens=max(1, elements // (layers * config.hidden_size))):
-        texts = [marked for number in batch for marked in pairs[number]]
-        distances[:, batch] = _distances(network, texts)
+    rooms = [2 * max(len(one.ids), len(other.ids)) for one, other in pairs]
+    for batch in batches_within(rooms, elements // (layers * config.hidden_size)):
+        texts = [marked for position in batch for marked in pairs[position]]
+        distances[:, [numbers[position] for position in batch]] = _distances(network, texts)
     return distances
 
 
@@ -149,19 +151,6 @@ def _marked(model: LanguageModel, pieces: Sequence[str], filling: str) -> _Marke
             hint="leave it out",
         )
     return _Marked(ids=ids, weights=(carries / carries.sum()).astype(np.float32))
-
-
-def _batches(pairs: dict[int, tuple[_Marked, _Marked]], *, batch_tokens: int) -> Iterator[list[int]]:
-    """Yield the numbers of prompts, longest first, such that both texts of all, padded, keep to ``batch_tokens``."""
-    longest = {number: max(len(one.ids), len(other.ids)) for number, (one, other) in pairs.items()}
-    batch: list[int] = []
-    for number in sorted(longest, key=lambda number: (-longest[number], number)):
-        if batch and 2 * (len(batch) + 1) * longest[batch[0]] > batch_tokens:
-            yield batch
-            batch = []
-        batch.append(number)
-    if batch:
-        yield batch
 
 
 @torch.inference_mode()

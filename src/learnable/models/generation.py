@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from learnable.errors import ModelError, UsageError
 from learnable.models.decoding import decode
 from learnable.models.draws import Draws
+from learnable.models.lengths import batches_within
 from learnable.models.rendering import Renderer
 from learnable.settings import Sampling
 from learnable.types import Answer, Message
@@ -131,10 +132,8 @@ def generate_batches(
     tokenizer: Any,
     prompts: Sequence[Prompt],
     *,
-    max_new_tokens: int,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
-    seeds: Sequence[int] | None = None,
+    sampling: Sampling,
+    seeds: Sequence[int] = (),
     stop_ids: Collection[int] | None = None,
     batch_tokens: int | None = None,
     only: Collection[int] | None = None,
@@ -145,9 +144,7 @@ def generate_batches(
         network: A causal language model of transformers, with or without adapters.
         tokenizer: Its tokenizer.
         prompts: Token ids of n prompts.
-        max_new_tokens: Most tokens of an answer.
-        temperature: 0 is greedy; else logits are divided by it and a token is drawn.
-        top_p: Draw from the likeliest tokens that together have this probability.
+        sampling: How to draw.
         seeds: One per prompt, needed with a temperature.
         stop_ids: Tokens that end an answer; the tokenizer's end of sequence when not given.
         batch_tokens: Most tokens of a batch; by the kind of device when not given.
@@ -156,39 +153,28 @@ def generate_batches(
 
     Raises:
         ModelError: If a prompt is empty, or does not fit the memory.
-        UsageError: If the settings make no sense.
+        UsageError: If seeds are missing.
     """
     device = next(network.parameters()).device
-    batches = planned(
-        prompts,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        seeds=seeds,
-        batch_tokens=batch_tokens or BATCH_TOKENS.get(device.type, BATCH_TOKENS["cpu"]),
-        only=only,
-    )
+    most = batch_tokens or BATCH_TOKENS.get(device.type, BATCH_TOKENS["cpu"])
     stops = tuple(stop_ids) if stop_ids is not None else (int(tokenizer.eos_token_id),)
-    for positions in batches:
-        draws = Draws(temperature, top_p, [seeds[p] for p in positions]) if temperature and seeds else None
+    longest, temperature = sampling.max_new_tokens, sampling.temperature
+    for positions in planned(prompts, sampling=sampling, seeds=seeds, batch_tokens=most, only=only):
+        draws = Draws(temperature, sampling.top_p, [seeds[p] for p in positions]) if temperature else None
         ids = [np.asarray(prompts[position], dtype=np.int64) for position in positions]
-        answers = decode(network, ids, max_new_tokens=max_new_tokens, stops=stops, draws=draws)
+        answers = decode(network, ids, max_new_tokens=longest, stops=stops, draws=draws)
+        texts = [tokenizer.decode(answer, skip_special_tokens=True) for answer in answers]
         yield (
             positions,
-            [
-                Answer(tokenizer.decode(answer, skip_special_tokens=True), len(answer) < max_new_tokens)
-                for answer in answers
-            ],
+            [Answer(text, len(answer) < longest) for text, answer in zip(texts, answers, strict=True)],
         )
 
 
 def planned(
     prompts: Sequence[Prompt],
     *,
-    max_new_tokens: int,
-    temperature: float,
-    top_p: float,
-    seeds: Sequence[int] | None,
+    sampling: Sampling,
+    seeds: Sequence[int],
     batch_tokens: int,
     only: Collection[int] | None,
 ) -> list[list[int]]:
@@ -196,39 +182,13 @@ def planned(
 
     Raises:
         ModelError: If a prompt is empty.
-        UsageError: If the settings make no sense.
+        UsageError: If seeds are missing.
     """
-    _check(prompts, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seeds=seeds)
-    whole = _batches([len(prompt) for prompt in prompts], max_new_tokens, batch_tokens)
-    batches = ([position for position in batch if only is None or position in only] for batch in whole)
-    return [batch for batch in batches if batch]
-
-
-def _check(
-    prompts: Sequence[Prompt],
-    *,
-    max_new_tokens: int,
-    temperature: float,
-    top_p: float,
-    seeds: Sequence[int] | None,
-) -> None:
-    if max_new_tokens < 1:
-        raise UsageError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
-    if temperature < 0 or not 0 < top_p <= 1:
-        raise UsageError(f"temperature must be at least 0 and top_p in (0, 1], got {temperature} and {top_p}")
-    if temperature and (seeds is None or len(seeds) != len(prompts)):
+    if sampling.temperature and len(seeds) != len(prompts):
         raise UsageError("sampling needs one seed per prompt", hint="give seeds, or temperature 0")
     if any(len(prompt) == 0 for prompt in prompts):
         raise ModelError("a prompt without tokens cannot be answered")
-
-
-def _batches(lengths: Sequence[int], max_new_tokens: int, batch_tokens: int) -> Iterator[list[int]]:
-    """Yield positions, longest first, such that padded prompts and their answers keep to ``batch_tokens``."""
-    current: list[int] = []
-    for position in sorted(range(len(lengths)), key=lambda position: (-lengths[position], position)):
-        if current and (len(current) + 1) * (lengths[current[0]] + max_new_tokens) > batch_tokens:
-            yield current
-            current = []
-        current.append(position)
-    if current:
-        yield current
+    rooms = [len(prompt) + sampling.max_new_tokens for prompt in prompts]
+    whole = batches_within(rooms, batch_tokens)
+    batches = ([position for position in batch if only is None or position in only] for batch in whole)
+    return [batch for batch in batches if batch]

@@ -4,7 +4,6 @@ import time
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -174,7 +173,7 @@ class LanguageModel(TextGenerator):
             self.network,
             self.renderer.tokenizer,
             prompts,
-            **asdict(sampling),
+            sampling=sampling,
             seeds=seeds,
             stop_ids=stop_ids,
             only=only,

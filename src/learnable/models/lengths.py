@@ -5,7 +5,7 @@ have another loss than alone.
 """
 
 from bisect import bisect_left
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,6 +68,18 @@ class LengthSwitches:
     def switched(self, length: int) -> bool:
         """Tell whether a row of a length is computed otherwise than a short one."""
         return self.kind(length) != self.kind(1)
+
+
+def batches_within(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
+    """Yield positions, longest first, such that padded rows keep to ``batch_tokens``, or are alone."""
+    batch: list[int] = []
+    for position in sorted(range(len(lengths)), key=lambda position: (-lengths[position], position)):
+        if batch and (len(batch) + 1) * lengths[batch[0]] > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(position)
+    if batch:
+        yield batch
 
 
 def _ropes(config: Any) -> Sequence[Mapping[str, Any]]:
