@@ -303,6 +303,12 @@ class TestChoosing:
         assert ln.select(scores, 3, selector="k_center").kept.height == 3
 
 
+@pytest.mark.parametrize(("tokens", "shown"), [(2, 2), (0, 0)])
+def test_a_report_spells_as_many_examples_out_as_it_is_asked_for(tokens, shown, scores, tmp_path):
+    page = ln.report(ln.select(scores, 3), tmp_path / "page.html", tokens=tokens).read_text("utf-8")
+    assert page.count("Loss in nats") == shown
+
+
 WRONG = {
     "a model": (lambda of: ln.Model(7), "a causal language model of transformers"),
     "a network without a tokenizer": (lambda of: ln.Model(of["network"]), "needs its tokenizer"),

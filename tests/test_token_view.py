@@ -12,11 +12,12 @@ import pytest
 
 from learnable.cli import app as cli
 from learnable.cli import printing
-from learnable.commands import load, report, score, select, show, token_losses, train
+from learnable.commands import load, report, score, select, show, train
 from learnable.commands.show import ExampleView, Shown
-from learnable.commands.token_losses import TokenLosses
 from learnable.errors import ModelError, UsageError
 from learnable.models import LanguageModel, Renderer
+from learnable.objects import token_losses
+from learnable.objects.token_losses import TokenLosses
 from learnable.pages import examples_to_spell, view_of
 from learnable.pages import render_selection as render
 from learnable.pages.tokens import Piece, TokenView, scale, step, token_view

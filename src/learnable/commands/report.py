@@ -13,10 +13,11 @@ from learnable.commands.course import GENERAL, SEEN, UNSEEN
 from learnable.commands.inputs import finished, is_made, to_fetch
 from learnable.commands.options import Flat, Output
 from learnable.commands.prices import Pricing
-from learnable.commands.token_losses import TokenLosses
 from learnable.errors import ModelError, StoreError, TrainError, UsageError
 from learnable.experiments import UNTUNED
 from learnable.mixing import MIXTURES
+from learnable.objects.token_losses import TokenLosses
+from learnable.objects.work import TOKEN_EXAMPLES
 from learnable.pages import (
     Asked,
     ComparisonFacts,
@@ -45,7 +46,6 @@ from learnable.settings import Loading
 from learnable.types import Example, ModelRef
 
 KINDS = {"select": "selection", "compare": "comparison", "teach": "lesson"}
-TOKEN_EXAMPLES = 4
 _NO_TOKENS = "No losses by token:"
 _COMMANDS = "`learnable select`, `learnable compare` or `learnable teach`"
 

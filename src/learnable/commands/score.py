@@ -28,7 +28,14 @@ from learnable.commands.inputs import (
 from learnable.commands.options import Flat, Output
 from learnable.commands.prices import Pricing
 from learnable.measures import Role, roles_of
-from learnable.objects.scoring import WITH_REFERENCE, WITHOUT_REFERENCE, Vectors, needs_of, score_rows
+from learnable.objects.scoring import (
+    WITH_REFERENCE,
+    WITHOUT_REFERENCE,
+    Vectors,
+    as_array,
+    needs_of,
+    score_rows,
+)
 from learnable.runs.files import write_frame
 from learnable.runs.identity import fingerprint, source_of
 from learnable.runs.records import DONE, Outcome
@@ -168,15 +175,9 @@ class _Scoring:
 
 
 def vectors_of(folder: Path) -> NDArray[np.float32] | None:
-    """Return the vectors that were measured with a table of scores, (n, d) in its order; None if there are none.
-
-    An example without a vector has NaN in it.
-    """
-    if not (folder / VECTORS).is_file():
-        return None
-    rows = pl.read_parquet(folder / VECTORS)["vector"].to_list()
-    width = max((len(row) for row in rows if row is not None), default=0)
-    return np.array([row if row is not None else [np.nan] * width for row in rows], dtype=np.float32)
+    """Return the vectors that were measured with a table of scores, (n, d) in its order; None if there are none."""
+    file = folder / VECTORS
+    return as_array(pl.read_parquet(file)["vector"]) if file.is_file() else None
 
 
 def _kept_losses(reference: str | None) -> bool:

@@ -26,8 +26,8 @@ from learnable.commands.inputs import (
     say_left_out,
 )
 from learnable.commands.options import Flat
-from learnable.commands.token_losses import TokenLosses
 from learnable.errors import DataError, UsageError
+from learnable.objects.token_losses import TokenLosses
 from learnable.pages.tokens import By, Kind, Piece, TokenView, runs, scale, step
 from learnable.runs.store import Store
 from learnable.settings import Loading, Reading

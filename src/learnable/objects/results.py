@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from learnable.objects.model import Scratch
+from learnable.objects.model import Model, Scratch
 from learnable.objects.rows import Rows
 from learnable.packages import needed
 from learnable.runs.price import Cost
@@ -45,18 +45,22 @@ class ScoreTable:
 
     Args:
         rows: What was scored.
+        model: With what.
+        reference: What it was compared with, as ``score`` was given it; None if nothing was.
         frame: ``id``, ``source``, ``tokens``, what was measured and a column for each scorer, n rows; NaN is undefined.
         facts: Figures to show, and what a selection must know of the scorers.
         vectors: Of the examples, (n, d), None where none were asked for.
-        reference: Settings of the reference, to show.
+        settings: Of the reference, to show.
         costs: What it cost, and its reference, by the name of the step.
     """
 
     rows: Rows
+    model: Model
+    reference: Any
     frame: pl.DataFrame
     facts: Mapping[str, Any]
     vectors: NDArray[np.float32] | None
-    reference: Mapping[str, Any]
+    settings: Mapping[str, Any]
     costs: Mapping[str, Cost]
 
     def to_pandas(self) -> Any:

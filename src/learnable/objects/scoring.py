@@ -5,7 +5,9 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from learnable.errors import ModelError, UsageError
 from learnable.measures import (
@@ -109,6 +111,13 @@ def score_rows(
         **({"chat template": network.ref.chat_template} if network.ref.chat_template else {}),
     }
     return ScoredFrame(frame, found, facts, passes.tokens)
+
+
+def as_array(vectors: pl.Series) -> NDArray[np.float32]:
+    """Return vectors as one array, (n, d); an example without a vector has NaN in it."""
+    rows = vectors.to_list()
+    width = max((len(row) for row in rows if row is not None), default=0)
+    return np.array([row if row is not None else [np.nan] * width for row in rows], dtype=np.float32)
 
 
 def needs_of(methods: Mapping[str, Scorer], *, has_reference: bool, keeps_losses: bool) -> set[str]:

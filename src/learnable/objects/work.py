@@ -8,10 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import polars as pl
-from numpy.typing import NDArray
-
 from learnable.data import names_of, pool_identity, readable
 from learnable.errors import UsageError, did_you_mean
 from learnable.objects.choosing import ruled, selection_facts
@@ -26,7 +22,15 @@ from learnable.objects.given import (
 from learnable.objects.model import Model, Scratch, as_model
 from learnable.objects.results import Picked, ReferenceModel, ScoreTable
 from learnable.objects.rows import as_rows
-from learnable.objects.scoring import WITH_REFERENCE, WITHOUT_REFERENCE, Vectors, needs_of, score_rows
+from learnable.objects.scoring import (
+    WITH_REFERENCE,
+    WITHOUT_REFERENCE,
+    Vectors,
+    as_array,
+    needs_of,
+    score_rows,
+)
+from learnable.objects.token_losses import TokenLosses
 from learnable.objects.training import ReferenceTraining
 from learnable.runs.files import replacing
 from learnable.runs.price import Cost, peak_memory_bytes
@@ -41,7 +45,11 @@ from learnable.types import Budget, ModelRef, Scorer, Selector
 
 if TYPE_CHECKING:
     from learnable.models import LanguageModel
+    from learnable.pages.tokens import TokenView
     from learnable.training import References
+
+TOKEN_EXAMPLES = 4
+"""Examples of a report with the losses of their tokens, where no other number is asked for."""
 
 
 def score(
@@ -97,10 +105,12 @@ def score(
     )
     return ScoreTable(
         rows=known,
+        model=base,
+        reference=reference,
         frame=scored.frame,
         facts=scored.facts | {"model": base.name},
-        vectors=None if scored.vectors is None else _as_array(scored.vectors),
-        reference=facts,
+        vectors=None if scored.vectors is None else as_array(scored.vectors),
+        settings=facts,
         costs=costs
         | {"score": _cost(started, scored.tokens, passes=scored.tokens / max(scored.facts["tokens"], 1))},
     )
@@ -176,13 +186,6 @@ def _whole(reference: Any, name: str, ref: ModelRef) -> "LanguageModel":
 def _cost(started: float, tokens: int, *, passes: float) -> Cost:
     seconds = time.monotonic() - started
     return Cost(tokens=tokens, passes=passes, seconds=seconds, peak_memory_bytes=peak_memory_bytes())
-
-
-def _as_array(vectors: pl.Series) -> NDArray[np.float32]:
-    """Return vectors as one array, (n, d), with NaN where there is none."""
-    rows = vectors.to_list()
-    width = max((len(row) for row in rows if row is not None), default=0)
-    return np.array([row if row is not None else [np.nan] * width for row in rows], dtype=np.float32)
 
 
 def train(
@@ -332,13 +335,20 @@ def _budget(given: Any) -> Budget:
     )
 
 
-def report(picked: Picked, path: str | os.PathLike[str] = "report.html", *, title: str = "selection") -> Path:
+def report(
+    picked: Picked,
+    path: str | os.PathLike[str] = "report.html",
+    *,
+    title: str = "selection",
+    tokens: int = TOKEN_EXAMPLES,
+) -> Path:
     """Write one HTML page about a selection; it opens offline.
 
     Args:
         picked: What ``select`` gave.
         path: The file to write.
         title: Heading of the page.
+        tokens: Examples to show with the losses of their tokens, which are measured now; 0 for none.
 
     Raises:
         UsageError: If something of another type is given.
@@ -349,7 +359,7 @@ def report(picked: Picked, path: str | os.PathLike[str] = "report.html", *, titl
             f"a report is about what select gave, got {type(picked).__name__}",
             hint="picked = learnable.select(scores); of a folder, use learnable.commands.report",
         )
-    from learnable.pages import CostRow, SelectionFacts, render_selection
+    from learnable.pages import CostRow, SelectionFacts, examples_to_spell, render_selection, view_of
 
     scores, page = picked.scores, Path(path)
     pool = scores.rows.pool
@@ -357,7 +367,7 @@ def report(picked: Picked, path: str | os.PathLike[str] = "report.html", *, titl
         title=title,
         command=f"learnable.report(picked, {os.fspath(path)!r})",
         model=f"{scores.facts['model']} ({scores.facts['dtype']})",
-        reference=scores.reference,
+        reference=scores.settings,
         by=picked.selection.by,
         higher_is_better=not picked.lowest,
         budget=str(picked.selection.budget),
@@ -372,6 +382,29 @@ def report(picked: Picked, path: str | os.PathLike[str] = "report.html", *, titl
         shortfall=picked.facts["shortfall"],
         left_out=scores.facts.get("left out"),
     )
+    if ids := examples_to_spell(view_of(facts), tokens):
+        facts = replace(facts, tokens=_token_views(scores, ids))
     with replacing(page) as part:
         part.write_text(render_selection(facts), encoding="utf-8")
     return page
+
+
+def _token_views(scores: ScoreTable, ids: Sequence[str]) -> "list[TokenView]":
+    """Return examples with the losses of their tokens, by the model and the reference that they were scored with.
+
+    Raises:
+        ModelError: If either is not what it was.
+    """
+    network = scores.model.opened()
+    references = None
+    if scores.reference is not None:
+        references, *_ = _compared(scores.reference, scores.model, network.ref)
+    losses = TokenLosses(
+        network.ref,
+        references,
+        max_length=scores.facts["max_length"],
+        store=scores.model.store,
+        base=network,
+    )
+    known = {example.id: example for example in scores.rows.examples}
+    return losses.views([known[id] for id in ids])

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from learnable.commands.inputs import opened
 from learnable.errors import ModelError
 from learnable.measures import column, lengths, measure_of, take
 from learnable.pages.tokens import TokenView, token_view
@@ -22,6 +21,13 @@ if TYPE_CHECKING:
     from learnable.training import Part, References
 
 
+def opened(ref: ModelRef) -> "LanguageModel":
+    """Return a model, its weights loaded here."""
+    from learnable.models import LanguageModel
+
+    return LanguageModel(ref)
+
+
 class TokenLosses:
     """Measures single tokens; a model is loaded only for what the store does not hold.
 
@@ -30,6 +36,7 @@ class TokenLosses:
         references: The models after; None leaves the loss after out.
         max_length: Longest example in tokens.
         store: Where measurements are kept.
+        base: The base model, where it is loaded already.
 
     Attributes:
         renderer: Of the base model.
@@ -37,7 +44,13 @@ class TokenLosses:
     """
 
     def __init__(
-        self, ref: ModelRef, references: "References | None", *, max_length: int, store: Store
+        self,
+        ref: ModelRef,
+        references: "References | None",
+        *,
+        max_length: int,
+        store: Store,
+        base: "LanguageModel | None" = None,
     ) -> None:
         from learnable.models import Renderer
         from learnable.models.dtype import resolved
@@ -45,7 +58,7 @@ class TokenLosses:
 
         ref = resolved(ref)
         self._ref, self._references = ref, references
-        self._max_length, self._store = max_length, store
+        self._max_length, self._store, self._given = max_length, store, base
         self.renderer, self._base_key = Renderer.of(ref), identify(ref)
         self.tokens = 0
 
@@ -128,7 +141,7 @@ class TokenLosses:
     @contextmanager
     def _loaded(self, part: "Part | None") -> "Iterator[LanguageModel]":
         if part is not None and part.kind == "model":
-            yield opened(self._whole(part), on=None)
+            yield opened(self._whole(part))
         elif part is not None:
             with self._base.adapter(Path(part.name)):
                 yield self._base
@@ -137,4 +150,4 @@ class TokenLosses:
 
     @cached_property
     def _base(self) -> "LanguageModel":
-        return opened(self._ref, on=None)
+        return self._given or opened(self._ref)
