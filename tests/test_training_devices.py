@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,14 @@ import polars as pl
 import psutil
 import pytest
 import torch
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from safetensors.torch import load_file
 
 from learnable.errors import TrainError, UsageError
 from learnable.models import Renderer
 from learnable.settings import Tuning
 from learnable.testing import toy_examples
-from learnable.training import checkpoints, devices, fine_tune, fine_tuning
+from learnable.training import checkpoints, devices, fine_tune, fine_tuning, loop
 from learnable.training.loop import Loop
 from learnable.types import ModelRef
 
@@ -40,6 +42,25 @@ def saving_often(job):
     heard = [each.laddr.ip for each in ports if each.status == psutil.CONN_LISTEN]
     (job.folder / f"ports-{os.environ['RANK']}.json").write_text(json.dumps(heard))
     return trained
+
+
+def sharded(job):
+    """Train with a part of the weights in each process: FSDP, which accelerate chooses by itself on GPUs alone."""
+    make = loop.Accelerator
+
+    def sharding(**options):
+        accelerator = make(**options)
+        accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(
+            fsdp_version=2,
+            auto_wrap_policy="transformer_based_wrap",
+            transformer_cls_names_to_wrap=["LlamaDecoderLayer"],
+            state_dict_type="FULL_STATE_DICT",
+        )
+        accelerator.state.distributed_type = DistributedType.FSDP
+        return accelerator
+
+    loop.Accelerator, checkpoints.CHECKPOINT_EVERY_S = sharding, 0.0
+    return fine_tuning._fine_tune(job)
 
 
 def raising(_):
@@ -87,6 +108,36 @@ def test_a_training_that_one_process_began_two_end_to_the_same_adapter(ref, rend
     heard = [json.loads((two / f"ports-{rank}.json").read_text()) for rank in range(2)]
     assert {*heard[0], *heard[1]} <= {"127.0.0.1", "::1"}, "no other machine can reach them"
     assert not list(two.rglob("*.pickle"))
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_processes_that_hold_a_part_of_the_weights_each_go_on_to_the_same_model(
+    ref, rendered, tmp_path, monkeypatch, method
+):
+    one, parts = tmp_path / "one", tmp_path / "parts"
+    monkeypatch.setattr(checkpoints, "CHECKPOINT_EVERY_S", 0.0)
+    options = {"tuning": replace(TWICE, method=method, learning_rate=1e-3), "label": "training"}
+    fine_tune(ref, rendered, one, **options)
+    step = Loop.step
+
+    def killed(self):
+        if self.done == 3:
+            raise KeyboardInterrupt
+        return step(self)
+
+    with monkeypatch.context() as dying:
+        dying.setattr(Loop, "step", killed)
+        with pytest.raises(KeyboardInterrupt):
+            fine_tune(ref, rendered, parts, **options)
+    monkeypatch.setattr(fine_tuning, "_fine_tune", sharded)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+    fine_tune(ref, rendered, parts, **options, processes=2)
+    (expected,), (found,) = (
+        [load_file(file) for file in each.glob("*.safetensors")] for each in (one, parts)
+    )
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, atol=1e-5)
 
 
 def test_what_fails_in_the_main_process_is_told_to_the_one_that_started_it(tmp_path):

@@ -245,12 +245,13 @@ def _trained(job: _Job) -> Trained:
         "steps": loop.done,
         "seconds": spent_before_s + time.monotonic() - started,
     }
+    gathered = loop.gathered()
     if devices.is_main():
         if not torch.isfinite(loop.loss):
             raise TrainError(
                 "the training loss is not finite", hint="lower the learning rate, or use --dtype float32"
             )
-        _save(loop, job)
+        _save(loop, job, gathered)
         flush(job.folder)
         written = recorded(job.folder, leave_out=[CHECKPOINTS])
         write_json(job.folder / RECORD, figures | {"outputs": written})
@@ -294,11 +295,13 @@ def _packs(network: Any, job: _Job) -> bool:
     return all(batching.layout(group).segments is not None for group in groups)
 
 
-def _save(loop: Loop, job: _Job) -> None:
+def _save(loop: Loop, job: _Job, gathered: Mapping[str, torch.Tensor] | None) -> None:
     if job.tuning.method == "full":
-        loop.network.to(getattr(torch, concrete_dtype(job.ref)))
+        dtype = getattr(torch, concrete_dtype(job.ref))
+        loop.network.to(dtype)
+        gathered = gathered and {name: value.to(dtype) for name, value in gathered.items()}
     with quiet():
-        loop.network.save_pretrained(job.folder)
+        loop.network.save_pretrained(job.folder, state_dict=gathered)
     if job.tuning.method == "full":
         load_tokenizer(job.ref).save_pretrained(job.folder)
     if loop.losses is not None:

@@ -14,7 +14,13 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
 from numpy.typing import NDArray
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_state_dict,
+    set_state_dict,
+)
+from torch.distributed.tensor import DTensor
 
 from learnable.objectives import Objective
 from learnable.settings import Tuning
@@ -115,6 +121,16 @@ class Loop:
                 self.losses[positions] = nll
             if self._adaptive is not None:
                 self._adaptive.observe(self.done - 1, examples, nll.reshape(-1, answers))
+
+    def gathered(self) -> dict[str, Any] | None:
+        """Return what was trained, whole, where processes hold a part each (FSDP); None where the network is whole.
+
+        To be called in all processes; the main one gets it.
+        """
+        if not any(isinstance(parameter, DTensor) for parameter in self.network.parameters()):
+            return None
+        found: dict[str, Any] = get_model_state_dict(self._model, options=_STATE)
+        return found
 
     def state(self) -> dict[str, Any]:
         """Return all that ``load`` needs to go on to the same bits; to be called in all processes."""
