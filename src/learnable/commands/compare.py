@@ -9,16 +9,7 @@ from typing import Annotated, Literal
 import polars as pl
 
 from learnable import data as rows
-from learnable.commands.inputs import (
-    length_limit,
-    look_up,
-    most_bad,
-    opened,
-    pinned,
-    pool_of,
-    render_rows,
-    to_fetch,
-)
+from learnable.commands.inputs import look_up, most_bad, opened, pinned, pool_of, to_fetch
 from learnable.commands.load import HELDOUT
 from learnable.commands.method_scores import score_methods
 from learnable.commands.options import Flat, Output, Several
@@ -39,6 +30,7 @@ from learnable.experiments import (
     spoken,
 )
 from learnable.measures import COLUMNS, answers_alone, roles_of
+from learnable.objects.given import length_limit, render_rows
 from learnable.objects.scoring import Vectors
 from learnable.runs.files import write_frame
 from learnable.runs.identity import fingerprint, source_of

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import polars as pl
 
 from learnable import data as rows
-from learnable.commands.inputs import LONGEST, look_up, opened, pinned, pool_of, to_fetch
+from learnable.commands.inputs import look_up, opened, pinned, pool_of, to_fetch
 from learnable.commands.options import Flat, Output, Several
 from learnable.commands.prices import Pricing
 from learnable.diversifiers import (
@@ -26,6 +26,7 @@ from learnable.diversifiers import (
 from learnable.errors import DataError, ModelError, StoreError, UsageError
 from learnable.evaluators import EVALUATORS, build_evaluator, parse
 from learnable.evaluators.reading import Item, Row, answered, asked, read_items
+from learnable.objects.given import LONGEST
 from learnable.runs.files import replacing, write_frame
 from learnable.runs.identity import file_digest, fingerprint
 from learnable.runs.price import Price

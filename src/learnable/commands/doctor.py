@@ -10,9 +10,10 @@ import polars as pl
 from numpy.typing import NDArray
 
 from learnable import data as rows
-from learnable.commands.inputs import length_limit, look_up, pinned, reference_identity, reference_models
+from learnable.commands.inputs import look_up, pinned
 from learnable.commands.options import Flat
 from learnable.errors import UsageError
+from learnable.objects.given import length_limit, reference_identity, reference_models
 from learnable.runs.progress import say
 from learnable.settings import Loading, Reading
 from learnable.types import Example, ModelRef, Rendered

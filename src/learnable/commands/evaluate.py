@@ -8,12 +8,13 @@ from typing import Annotated
 
 import polars as pl
 
-from learnable.commands.inputs import given_part, length_limit, look_up, opened, pinned, to_fetch
+from learnable.commands.inputs import look_up, opened, pinned, to_fetch
 from learnable.commands.options import Flat, Output
 from learnable.commands.prices import Pricing
 from learnable.errors import ModelError
 from learnable.evaluators import Evaluation, check_place, evaluations_of, graded_all, parse
 from learnable.experiments import interval
+from learnable.objects.given import given_part, length_limit
 from learnable.runs.files import write_frame
 from learnable.runs.identity import source_of
 from learnable.runs.records import Outcome

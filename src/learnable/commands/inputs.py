@@ -7,15 +7,7 @@ from typing import TYPE_CHECKING
 from learnable import data as rows
 from learnable.commands.load import load
 from learnable.errors import UsageError
-from learnable.objects.given import LONGEST as LONGEST
-from learnable.objects.given import finished as finished
-from learnable.objects.given import given_part as given_part
-from learnable.objects.given import is_step
-from learnable.objects.given import length_limit as length_limit
-from learnable.objects.given import reference_identity as reference_identity
-from learnable.objects.given import reference_models as reference_models
-from learnable.objects.given import render_rows as render_rows
-from learnable.objects.given import say_left_out as say_left_out
+from learnable.objects.given import finished, is_step
 from learnable.runs.records import BEGUN, DONE, Outcome
 from learnable.settings import Loading, Reading
 from learnable.types import ModelRef, Pool

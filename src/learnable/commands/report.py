@@ -10,12 +10,13 @@ import polars as pl
 
 from learnable import data as rows
 from learnable.commands.course import GENERAL, SEEN, UNSEEN
-from learnable.commands.inputs import finished, is_made, to_fetch
+from learnable.commands.inputs import is_made, to_fetch
 from learnable.commands.options import Flat, Output
 from learnable.commands.prices import Pricing
 from learnable.errors import ModelError, StoreError, TrainError, UsageError
 from learnable.experiments import UNTUNED
 from learnable.mixing import MIXTURES
+from learnable.objects.given import finished
 from learnable.objects.token_losses import TokenLosses
 from learnable.objects.work import TOKEN_EXAMPLES
 from learnable.pages import (

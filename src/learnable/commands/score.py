@@ -11,23 +11,11 @@ import polars as pl
 from cyclopts import Parameter
 from numpy.typing import NDArray
 
-from learnable.commands.inputs import (
-    finished,
-    is_made,
-    length_limit,
-    look_up,
-    most_bad,
-    opened,
-    pinned,
-    pool_of,
-    reference_identity,
-    reference_models,
-    render_rows,
-    to_fetch,
-)
+from learnable.commands.inputs import is_made, look_up, most_bad, opened, pinned, pool_of, to_fetch
 from learnable.commands.options import Flat, Output
 from learnable.commands.prices import Pricing
 from learnable.measures import Role, roles_of
+from learnable.objects.given import finished, length_limit, reference_identity, reference_models, render_rows
 from learnable.objects.scoring import (
     WITH_REFERENCE,
     WITHOUT_REFERENCE,

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import polars as pl
 
 from learnable import data as rows
-from learnable.commands.inputs import finished, is_made
+from learnable.commands.inputs import is_made
 from learnable.commands.options import Flat, Output, Several
 from learnable.commands.score import vectors_of
 from learnable.commands.selection_card import selection_card
@@ -19,6 +19,7 @@ from learnable.data.exports import Trainer, write_export
 from learnable.errors import DataError, UsageError, did_you_mean
 from learnable.explorer import read_ids
 from learnable.objects.choosing import ruled, selection_facts
+from learnable.objects.given import finished
 from learnable.objects.scoring import rules_of
 from learnable.runs.files import replacing, write_frame
 from learnable.runs.identity import file_digest, fingerprint, source_of

@@ -11,9 +11,9 @@ from typing import Any
 import polars as pl
 
 from learnable import data as rows
-from learnable.commands.inputs import finished
 from learnable.data.card import Card, CardInput, card, code, read_output
 from learnable.errors import StoreError
+from learnable.objects.given import finished
 from learnable.runs.records import DONE, Outcome, read_json
 from learnable.scorers import SCORERS
 from learnable.selectors import SELECTORS

@@ -17,16 +17,10 @@ from rich.console import Console
 from rich.text import Text
 
 from learnable import data as rows
-from learnable.commands.inputs import (
-    length_limit,
-    look_up,
-    pinned,
-    reference_identity,
-    reference_models,
-    say_left_out,
-)
+from learnable.commands.inputs import look_up, pinned
 from learnable.commands.options import Flat
 from learnable.errors import DataError, UsageError
+from learnable.objects.given import length_limit, reference_identity, reference_models, say_left_out
 from learnable.objects.token_losses import TokenLosses
 from learnable.pages.tokens import By, Kind, Piece, TokenView, runs, scale, step
 from learnable.runs.store import Store

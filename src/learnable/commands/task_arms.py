@@ -10,10 +10,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from learnable.commands.inputs import render_rows
 from learnable.evaluators import Evaluation, GenerationEvaluator, completions, question_of
 from learnable.experiments import RATIOS, UNTUNED, Arm, TaskArm, buffering
 from learnable.mixing import Material, Mixture, mixture
+from learnable.objects.given import render_rows
 from learnable.runs.identity import fingerprint
 from learnable.runs.store import Store
 from learnable.settings import NewToken, NewTokens, Tuning

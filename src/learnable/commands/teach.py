@@ -17,7 +17,7 @@ from learnable.commands.course import (
     usual_evaluations,
     write_rows,
 )
-from learnable.commands.inputs import is_made, length_limit, most_bad, opened, pinned, pool_of, to_fetch
+from learnable.commands.inputs import is_made, most_bad, opened, pinned, pool_of, to_fetch
 from learnable.commands.load import HELDOUT
 from learnable.commands.options import Flat, Output, Several
 from learnable.commands.prices import Pricing, times
@@ -42,6 +42,7 @@ from learnable.experiments import (
     run_arms,
 )
 from learnable.mixing import MIXTURES, Material, Mixing, Mixture, mixture
+from learnable.objects.given import length_limit
 from learnable.runs.files import replacing, write_frame
 from learnable.runs.identity import fingerprint, source_of
 from learnable.runs.price import Price

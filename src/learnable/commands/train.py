@@ -6,19 +6,12 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import Annotated
 
-from learnable.commands.inputs import (
-    given_part,
-    length_limit,
-    look_up,
-    most_bad,
-    pinned,
-    pool_of,
-    to_fetch,
-)
+from learnable.commands.inputs import look_up, most_bad, pinned, pool_of, to_fetch
 from learnable.commands.options import Flat, Output, Several
 from learnable.commands.prices import Pricing
 from learnable.errors import UsageError
 from learnable.experiments import Init
+from learnable.objects.given import given_part, length_limit
 from learnable.objects.training import ReferenceTraining
 from learnable.runs.records import Outcome
 from learnable.runs.step import Step, run
