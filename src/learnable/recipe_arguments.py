@@ -15,7 +15,7 @@ from learnable.errors import UsageError, did_you_mean
 from learnable.evaluators import build_evaluator, parse
 from learnable.experiments import parse_methods, parse_task_arms
 from learnable.explorer import read_ids
-from learnable.measures import NUMBERS
+from learnable.measures import COLUMNS, numbers_of
 from learnable.mixing import MIXTURES, Mixing
 from learnable.runs.records import Outcome
 from learnable.scorers import SCORERS
@@ -88,16 +88,16 @@ def checked_arguments(
     scores: set[str] = set()
     for name, arguments in typed.items():
         step, scorers = steps[name], arguments.get("scorers") or ()
-        scores |= set(scorers)
+        scores |= {*scorers, *(COLUMNS if scorers and name in unread else ())}
         if name in unread:
             continue
         _check_names(step["verb"], arguments, step)
-        for scorer in scorers:
-            build("scorer", scorer, SCORERS)
+        if scorers:
+            scores |= numbers_of({need for each in scorers for need in build("scorer", each, SCORERS).needs})
         if step["verb"] == "select":
             build("selector", arguments.get("selector", "top_k"), SELECTORS)
             by = arguments.get("by", "learnability")
-            if scores and by not in {*scores, *NUMBERS}:
+            if scores and by not in scores:
                 raise UsageError(
                     f"select.by is {by!r}, which is not among the scorers", hint=did_you_mean(by, scores)
                 )

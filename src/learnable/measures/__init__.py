@@ -7,17 +7,25 @@ parameters, and of what asks for it.
 """
 
 from learnable.measures.keep import Found, fill, known
-from learnable.measures.kinds import MeasureKind, Role
-from learnable.measures.losses import end_of_turn
+from learnable.measures.kind import MeasureKind, Role
+from learnable.measures.kinds import (
+    COLUMNS,
+    LISTS,
+    MEASURES,
+    column_of,
+    kinds_of,
+    known_beside,
+    numbers_of,
+    roles_of,
+)
+from learnable.measures.kinds.losses import end_of_turn
 from learnable.measures.passes import column, measure_of, planned, take
 from learnable.measures.rendered import answers_alone, lengths
-from learnable.measures.table import COLUMNS, LISTS, MEASURES, NUMBERS, column_of, kinds_of, roles_of
 
 __all__ = [
     "COLUMNS",
     "LISTS",
     "MEASURES",
-    "NUMBERS",
     "Found",
     "MeasureKind",
     "Role",
@@ -28,8 +36,10 @@ __all__ = [
     "fill",
     "kinds_of",
     "known",
+    "known_beside",
     "lengths",
     "measure_of",
+    "numbers_of",
     "planned",
     "roles_of",
     "take",

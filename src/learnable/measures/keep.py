@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import polars as pl
 
-from learnable.measures.kinds import Row
-from learnable.measures.table import MEASURES
+from learnable.measures.kind import Row
+from learnable.measures.kinds import MEASURES
 from learnable.runs.progress import bar
 from learnable.runs.step import note
 from learnable.runs.store import Store

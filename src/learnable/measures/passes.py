@@ -9,8 +9,8 @@ import numpy as np
 import polars as pl
 
 from learnable.measures.keep import Found, fill, known
-from learnable.measures.kinds import MeasureKind, Row, as_found
-from learnable.measures.table import MEASURES
+from learnable.measures.kind import MeasureKind, Row, as_found
+from learnable.measures.kinds import MEASURES
 from learnable.runs.progress import say
 from learnable.runs.store import Store
 from learnable.types import Launch, Measure, MeasuredModel, Rendered, Work

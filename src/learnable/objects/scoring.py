@@ -13,13 +13,13 @@ from learnable.errors import ModelError, UsageError
 from learnable.measures import (
     COLUMNS,
     LISTS,
-    MEASURES,
     Role,
     answers_alone,
     column,
     column_of,
     end_of_turn,
     kinds_of,
+    known_beside,
     lengths,
     measure_of,
     roles_of,
@@ -254,17 +254,7 @@ class Passes:
     ) -> list[pl.Series]:
         """Return the needed columns of a role, and the numbers that the same passes give, (n,) each."""
         wanted = kinds_of(self._needs, role)
-        launches = {kind.launch for kind in wanted}
-        also = [
-            kind
-            for kind in MEASURES.values()
-            if kind.launch in launches
-            and kind.is_number
-            and role in kind.columns.values()
-            and kind not in wanted
-        ]
-        if not self._end_ids:
-            also = [kind for kind in also if kind.name != "end_nll"]
+        also = known_beside(wanted, role, ends=bool(self._end_ids))
         measures = {
             kind.name: self._measure(network, kind.name, alone=role == "alone") for kind in (*wanted, *also)
         }

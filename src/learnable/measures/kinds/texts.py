@@ -2,7 +2,7 @@
 
 import polars as pl
 
-from learnable.measures.kinds import MeasureKind
+from learnable.measures.kind import MeasureKind
 
 COMPLETION = MeasureKind(name="completion", stored={"completion": pl.String})
 VERDICT = MeasureKind(name="verdict", stored={"value": pl.Float64, "why": pl.String})

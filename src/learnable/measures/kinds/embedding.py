@@ -5,7 +5,7 @@ from typing import Any
 
 import polars as pl
 
-from learnable.measures.kinds import MeasureKind
+from learnable.measures.kind import MeasureKind
 from learnable.types import Awaited, Rendered
 
 

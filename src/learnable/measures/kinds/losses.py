@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from learnable.measures.kinds import MeasureKind
+from learnable.measures.kind import MeasureKind
 from learnable.types import Awaited, Rendered
 
 
