@@ -4,6 +4,8 @@ The fake model's numbers depend a little on the batch, as real ones do: equal bi
 """
 
 import itertools
+import subprocess
+import sys
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -14,18 +16,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from learnable.measures import (
+    COLUMNS,
+    MEASURES,
     answers_alone,
     column,
     end_of_turn,
     keep,
     lengths,
     measure_of,
+    numbers_of,
     passes,
     planned,
     take,
 )
 from learnable.models import LanguageModel, Renderer
 from learnable.runs.store import Store
+from learnable.scorers import SCORERS
 from learnable.testing import toy_examples
 from learnable.types import AnswerHeader, ModelRef, Rendered, Work
 
@@ -583,3 +589,38 @@ def test_no_pass_is_said_to_be_faster_than_the_peak(capsys, peak, said):
     line = capsys.readouterr().err
     assert "5 tokens/s" in line
     assert said in line if said else "peak" not in line
+
+
+# The table.
+
+
+def test_what_scorers_need_is_in_the_table():
+    assert {need for scorer in SCORERS.values() for need in scorer().needs} <= set(COLUMNS)
+
+
+def test_a_kind_has_one_name_and_a_column_one_kind():
+    columns = [column for kind in MEASURES.values() for column in kind.columns]
+    assert len(columns) == len(set(columns))
+    assert all(name == kind.name for name, kind in MEASURES.items())
+
+
+@pytest.mark.parametrize(
+    ("needs", "numbers"),
+    [
+        (["response_tokens"], set()),
+        (["loss_before"], {"loss_before"}),
+        (["token_losses_before", "token_losses_alone"], {"loss_before", "loss_alone"}),
+        (
+            ["loss_before", "loss_after"],
+            {"loss_before", "loss_after", "end_nll_before", "end_nll_after", "end_tokens"},
+        ),
+    ],
+    ids=["no pass", "base", "by token", "reference"],
+)
+def test_the_numbers_that_come_with_what_is_needed(needs, numbers):
+    assert numbers_of(needs) == {"tokens", "response_tokens"} | numbers
+
+
+def test_the_table_is_known_without_torch():
+    code = "import sys, learnable.measures; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"

@@ -17,7 +17,7 @@ import yaml
 from learnable import commands as verbs
 from learnable import recipe
 from learnable.cli import app as cli
-from learnable.errors import ModelError, StoreError
+from learnable.errors import ModelError, StoreError, UsageError
 from learnable.models import LanguageModel
 from learnable.recipe_arguments import checked_arguments
 from learnable.settings import Loading
@@ -157,6 +157,13 @@ def test_outputs_that_were_removed_are_made_again(lobass, measured, capsys):
         assert measured == []
         if name != "report":  # which tells what its steps cost
             assert path.read_bytes() == content
+
+
+def test_a_recipe_selects_by_any_column_that_its_scorers_measure(lobass):
+    outcomes = lobass("score.scorers=[ifd]", "select.by=loss_alone")
+    assert outcomes["selection"].facts["kept"] > 0
+    with pytest.raises(UsageError, match=r"select\.by is 'loss_alone'"):
+        lobass("select.by=loss_alone")
 
 
 def test_another_budget_costs_no_pass(lobass, measured):
