@@ -309,6 +309,13 @@ def test_a_report_spells_as_many_examples_out_as_it_is_asked_for(tokens, shown, 
     assert page.count("Loss in nats") == shown
 
 
+def test_a_scorer_that_needs_what_is_not_there_is_refused_before_weights_are_loaded(path, tiny, monkeypatch):
+    model = ln.Model(tiny, **LOADING)
+    monkeypatch.setattr(model, "opened", lambda: pytest.fail("loaded"))
+    with pytest.raises(UsageError, match="reference"):
+        ln.score(path, model, scorers=["learnability"])
+
+
 WRONG = {
     "a model": (lambda of: ln.Model(7), "a causal language model of transformers"),
     "a network without a tokenizer": (lambda of: ln.Model(of["network"]), "needs its tokenizer"),

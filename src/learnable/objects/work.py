@@ -80,17 +80,16 @@ def score(
     """
     known, base = as_rows(rows), as_model(model)
     methods = _methods(scorers or (WITHOUT_REFERENCE if reference is None else WITH_REFERENCE))
-    network = base.opened()
-    references, facts, costs = (
-        (None, {"kind": "none"}, {}) if reference is None else _compared(reference, base, network.ref)
+    ref = base.ref
+    references, settings, costs = (
+        (None, {"kind": "none"}, {}) if reference is None else _compared(reference, base, ref)
     )
     keeps = references is not None and references.last_epoch is not None
     needs_of(methods, has_reference=references is not None, keeps_losses=keeps)
-    longest = length_limit(network.ref, max_length)
+    longest, network = length_limit(ref, max_length), base.opened()
     rendered = render_rows(
         network.renderer, known.examples, max_length=longest, most_refused=known.reading.most_bad
     )
-
     started = time.monotonic()
     scored = score_rows(
         network,
@@ -98,7 +97,7 @@ def score(
         rendered,
         methods,
         references=references,
-        whole=lambda name: _whole(reference, name, network.ref),
+        whole=lambda name: _whole(reference, name, ref),
         store=base.store if store is None else store if isinstance(store, Store) else Store(Path(store)),
         max_length=longest,
         vectors=vectors,
@@ -110,7 +109,7 @@ def score(
         frame=scored.frame,
         facts=scored.facts | {"model": base.name},
         vectors=None if scored.vectors is None else as_array(scored.vectors),
-        settings=facts,
+        settings=settings,
         costs=costs
         | {"score": _cost(started, scored.tokens, passes=scored.tokens / max(scored.facts["tokens"], 1))},
     )
