@@ -29,7 +29,7 @@ from learnable.runs.step import Finished, Step, run
 from learnable.scorers import SCORERS
 from learnable.selectors import SELECTORS, PerSource, Thresholds, choose
 from learnable.spec import build
-from learnable.types import Budget, ModelRef
+from learnable.types import Budget, ModelRef, Selection
 
 TABLES: Mapping[str, Callable[[Path], pl.LazyFrame]] = {
     ".parquet": pl.scan_parquet,
@@ -98,9 +98,10 @@ def select(
     _check_fits(scores, losses=bool(before or after), export=export, license=license)
     table = scored.folder / "scores.parquet" if scored else Path(scores)
     frame = pl.scan_parquet(table) if scored else _table(table, before, after)
-    parameters: dict[str, Any] = {"budget": str(asked), "by": by, "per_source": per_source, "where": where}
-    parameters |= {"per_cluster": per_cluster, "clusters": clusters, "max_similarity": max_similarity}
-    parameters |= {"lowest": lowest, "seed": seed, "before": before, "after": after, **asdict(thresholds)}
+    how: dict[str, Any] = {"per_source": per_source, "per_cluster": per_cluster, "clusters": clusters}
+    how |= {"max_similarity": max_similarity, "where": where, "seed": seed}
+    parameters = {"budget": str(asked), "by": by, "lowest": lowest, **how, **asdict(thresholds)}
+    parameters |= {"before": before, "after": after}
     pins, bans = _listed(pin), _listed(ban)
     later = {"export": export, "license": license, "pin": pins or None, "ban": bans or None}
     # They came later, and selections without them are what they were; of lists, the ids count, not where they lie.
@@ -134,21 +135,14 @@ def select(
                 budget=asked,
                 selector=method,
                 lowest=rules.lowest,
-                per_source=per_source,
-                per_cluster=per_cluster,
-                clusters=clusters,
-                vectors=vectors,
-                max_similarity=max_similarity,
-                where=where,
                 thresholds=rules.thresholds,
-                seed=seed,
+                vectors=vectors,
                 pins=pins,
                 bans=bans,
+                **how,
             )
-            facts = selection_facts(known, selection.kept, asked, by) | {
-                "selector": selector,
-                "lowest": rules.lowest,
-            }
+            facts = selection_facts(known, selection.kept, asked, by)
+            facts |= {"selector": selector, "lowest": rules.lowest}
             facts |= {"pinned": int(selection.kept["pinned"].sum())} if pins else {}
             facts |= {"banned": len(_distinct(bans))} if bans else {}
             write_frame(selection.kept, folder / "kept.parquet")
@@ -158,24 +152,12 @@ def select(
                 paths = [folder / "selected.parquet"]
                 write_frame(_rows_of(known, selection.kept), paths[0])
         if scored:
-            pool = rows.load_pool(scored.links["pool"], conversations=False)
-            ids = selection.kept["id"]
-            paths = rows.write_rows(pool, ids.to_list(), folder / "selected")
-            rows.write_dropped(pool, selection.dropped, folder / "dropped.jsonl")
-            given = parameters | {
-                "budget": budget,
-                "selector": selector,
-                "pin": list(pins),
-                "ban": list(bans),
-            }
-            given["max_score"] = rules.thresholds.max_score  # also where it is the paper's
-            text = selection_card(
-                scored, pool, ids=ids, paths=paths, facts=facts, options=_options(given), license=license
-            )
-            with replacing(folder / "selected" / CARD) as part:
-                part.write_text(text, encoding="utf-8")
+            given = {"budget": budget, "selector": selector, "pin": list(pins), "ban": list(bans)}
+            # The highest score also where it is the paper's.
+            options = _options(parameters | given | {"max_score": rules.thresholds.max_score})
+            paths = _rows_written(scored, selection, folder, facts=facts, options=options, license=license)
             if export:
-                facts["exported"] = _export(scored, ids.to_list(), folder, export)
+                facts["exported"] = _export(scored, selection.kept["id"].to_list(), folder, export)
         facts["written"] = [str(path.relative_to(folder)) for path in paths]
         return Finished(facts=facts)
 
@@ -188,6 +170,26 @@ def select(
         work=work,
     )
     return run(step, output, dry_run=dry_run)
+
+
+def _rows_written(
+    scored: Outcome,
+    selection: Selection,
+    folder: Path,
+    *,
+    facts: Mapping[str, Any],
+    options: Mapping[str, Any],
+    license: str | None,
+) -> list[Path]:
+    """Write the chosen rows with their card, and the ledger of the dropped ones; return where the rows are."""
+    pool = rows.load_pool(scored.links["pool"], conversations=False)
+    ids = selection.kept["id"]
+    paths = rows.write_rows(pool, ids.to_list(), folder / "selected")
+    rows.write_dropped(pool, selection.dropped, folder / "dropped.jsonl")
+    card = selection_card(scored, pool, ids=ids, paths=paths, facts=facts, options=options, license=license)
+    with replacing(folder / "selected" / CARD) as part:
+        part.write_text(card, encoding="utf-8")
+    return paths
 
 
 def _check_fits(scores: str, *, losses: bool, export: Trainer | None, license: str | None) -> None:
