@@ -100,64 +100,32 @@ def select(
     frame = pl.scan_parquet(table) if scored else _table(table, before, after)
     how: dict[str, Any] = {"per_source": per_source, "per_cluster": per_cluster, "clusters": clusters}
     how |= {"max_similarity": max_similarity, "where": where, "seed": seed}
-    parameters = {"budget": str(asked), "by": by, "lowest": lowest, **how, **asdict(thresholds)}
-    parameters |= {"before": before, "after": after}
-    pins, bans = _listed(pin), _listed(ban)
-    later = {"export": export, "license": license, "pin": pins or None, "ban": bans or None}
-    # They came later, and selections without them are what they were; of lists, the ids count, not where they lie.
-    parameters |= {
-        name: _digest(value) if isinstance(value, dict) else value
-        for name, value in later.items()
-        if value is not None
-    }
-    method = build("selector", selector, SELECTORS)
-    parameters["selector"] = f"{selector} {fingerprint(method)}"
-    sources = {selector: source_of(method)}
-    sources |= {} if scored else {name: source_of(known()) for name, known in SCORERS.items()}
-    scorers = scored.facts if scored else rules_of({name: known() for name, known in SCORERS.items()})
-    rules = ruled(scorers, by, lowest=lowest, thresholds=thresholds)
+    method, pins, bans = build("selector", selector, SELECTORS), _listed(pin), _listed(ban)
+    parameters = {"budget": str(asked), "by": by, "lowest": lowest, "before": before, "after": after}
+    parameters |= {"selector": f"{selector} {fingerprint(method)}", **how, **asdict(thresholds)}
+    parameters |= _later(export=export, license=license, pin=pins, ban=bans)
+    scorers = {} if scored else {name: known() for name, known in SCORERS.items()}
+    known_rules = scored.facts if scored else rules_of(scorers)
+    rules = ruled(known_rules, by, lowest=lowest, thresholds=thresholds)
+    how |= {"selector": method, "pins": pins, "bans": bans}
+    how |= {"lowest": rules.lowest, "thresholds": rules.thresholds}
+    alike = per_cluster != "none" or max_similarity is not None or getattr(method, "needs_vectors", False)
 
     def work(folder: Path) -> Finished:
         if rules.note:
             say(rules.note)
-        alike = per_cluster != "none" or max_similarity is not None or getattr(method, "needs_vectors", False)
         vectors = vectors_of(scored.folder) if scored and alike else None
-        known = frame
-        with ExitStack() as stack:
-            stack.enter_context(_reading(table))
-            if not scored:
-                part = stack.enter_context(replacing(folder / "scores.parquet"))
-                _write(frame, part)
-                known = pl.scan_parquet(part)
-            selection = choose(
-                known,
-                by=by,
-                budget=asked,
-                selector=method,
-                lowest=rules.lowest,
-                thresholds=rules.thresholds,
-                vectors=vectors,
-                pins=pins,
-                bans=bans,
-                **how,
-            )
+        with _table_kept(frame, table, None if scored else folder) as known:
+            selection = choose(known, by=by, budget=asked, vectors=vectors, **how)
             facts = selection_facts(known, selection.kept, asked, by)
-            facts |= {"selector": selector, "lowest": rules.lowest}
-            facts |= {"pinned": int(selection.kept["pinned"].sum())} if pins else {}
-            facts |= {"banned": len(_distinct(bans))} if bans else {}
-            write_frame(selection.kept, folder / "kept.parquet")
-            with replacing(folder / "dropped.parquet") as part:
-                _write(selection.dropped.lazy(), part)
-            if not scored:
-                paths = [folder / "selected.parquet"]
-                write_frame(_rows_of(known, selection.kept), paths[0])
+            _write_ledgers(selection, folder)
+            paths = [] if scored else [_rows_written(known, selection.kept, folder)]
+        facts |= {"selector": selector, "lowest": rules.lowest, **_named_ids(selection, pins, bans)}
         if scored:
             given = {"budget": budget, "selector": selector, "pin": list(pins), "ban": list(bans)}
-            # The highest score also where it is the paper's.
-            options = _options(parameters | given | {"max_score": rules.thresholds.max_score})
-            paths = _rows_written(scored, selection, folder, facts=facts, options=options, license=license)
-            if export:
-                facts["exported"] = _export(scored, selection.kept["id"].to_list(), folder, export)
+            options = _options(parameters | asdict(rules.thresholds) | given)
+            paths = _write_chosen(scored, selection, folder, facts=facts, options=options, license=license)
+            facts |= {"exported": _export(scored, selection, folder, export)} if export else {}
         facts["written"] = [str(path.relative_to(folder)) for path in paths]
         return Finished(facts=facts)
 
@@ -165,14 +133,50 @@ def select(
         verb="select",
         parameters=parameters,
         inputs={"scores": scored.identity if scored else file_digest(Path(scores))},
-        sources=sources,
+        sources={name: source_of(each) for name, each in ({selector: method} | scorers).items()},
         links={"scores": scored.folder} if scored else {},
         work=work,
     )
     return run(step, output, dry_run=dry_run)
 
 
-def _rows_written(
+def _later(**options: Any) -> dict[str, Any]:
+    """Return the options that came later where they are given: selections without them are what they were.
+
+    Of lists, the ids count, not where they lie.
+    """
+    return {
+        name: _digest(value) if isinstance(value, dict) else value
+        for name, value in options.items()
+        if value is not None and value != {}
+    }
+
+
+@contextmanager
+def _table_kept(frame: pl.LazyFrame, table: Path, folder: Path | None) -> Iterator[pl.LazyFrame]:
+    """Give the scores, those of a table of losses from where they are written: they are there when the block has ended."""
+    with _reading(table), ExitStack() as stack:
+        if folder is not None:
+            part = stack.enter_context(replacing(folder / "scores.parquet"))
+            _write(frame, part)
+            frame = pl.scan_parquet(part)
+        yield frame
+
+
+def _write_ledgers(selection: Selection, folder: Path) -> None:
+    write_frame(selection.kept, folder / "kept.parquet")
+    with replacing(folder / "dropped.parquet") as part:
+        _write(selection.dropped.lazy(), part)
+
+
+def _rows_written(known: pl.LazyFrame, kept: pl.DataFrame, folder: Path) -> Path:
+    """Write the chosen rows of a table of losses."""
+    path = folder / "selected.parquet"
+    write_frame(_rows_of(known, kept), path)
+    return path
+
+
+def _write_chosen(
     scored: Outcome,
     selection: Selection,
     folder: Path,
@@ -218,6 +222,14 @@ def _distinct(listed: Mapping[str, Sequence[str]]) -> list[str]:
     return sorted({id for ids in listed.values() for id in ids})
 
 
+def _named_ids(
+    selection: Selection, pins: Mapping[str, Sequence[str]], bans: Mapping[str, Sequence[str]]
+) -> dict[str, int]:
+    """Return how many ids of lists were chosen and how many kept out, where there are such lists."""
+    pinned = {"pinned": int(selection.kept["pinned"].sum())} if pins else {}
+    return pinned | ({"banned": len(_distinct(bans))} if bans else {})
+
+
 def _digest(listed: Mapping[str, Sequence[str]]) -> str:
     return fingerprint(_distinct(listed))
 
@@ -230,11 +242,11 @@ def _options(parameters: Mapping[str, Any]) -> dict[str, Any]:
     return {name.replace("_", "-"): value for name, value in given.items()}
 
 
-def _export(scored: Outcome, ids: list[str], folder: Path, trainer: Trainer) -> list[str]:
+def _export(scored: Outcome, selection: Selection, folder: Path, trainer: Trainer) -> list[str]:
     name, max_length = scored.facts["model"], scored.facts["max_length"]
     paths = write_export(
         scored.links["pool"],
-        ids,
+        selection.kept["id"].to_list(),
         folder / trainer,
         trainer=trainer,
         model=_loadable(name),
