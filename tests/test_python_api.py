@@ -2,6 +2,8 @@
 
 import copy
 import json
+import subprocess
+import sys
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -93,6 +95,11 @@ class TestReading:
     def test_what_holds_no_rows_is_refused_with_a_sentence(self, wrong, said):
         with pytest.raises(UsageError, match=said):
             ln.read(wrong)
+
+
+def test_rows_are_read_without_torch_and_transformers(path):
+    code = f"import sys, learnable as ln; ln.read({str(path)!r}); sys.exit(len({{'torch', 'transformers'}} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
 
 
 class TestANetworkInMemory:
