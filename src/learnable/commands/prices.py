@@ -148,7 +148,7 @@ class Pricing:
         found = pace(self.ref, kind, row_tokens=round(tokens / max(rows, 1)), tuning=tuning)
         return Price(
             tokens=tokens,
-            seconds=tokens / found.tokens_per_s,
+            seconds=max(models, 1) * found.load_s + tokens / found.tokens_per_s,
             peak_gib=found.peak_gib,
             disk_gib=models * found.disk_gib,
         )

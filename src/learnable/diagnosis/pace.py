@@ -46,11 +46,13 @@ class Pace:
 
     Args:
         tokens_per_s: Tokens that went through the model, or were written, in a second.
+        load_s: Seconds until it is loaded.
         peak_gib: The most memory there was, the model included: of the GPU, or of the process.
         disk_gib: What a training of any length writes.
     """
 
     tokens_per_s: float
+    load_s: float
     peak_gib: float
     disk_gib: float = 0.0
 
@@ -102,19 +104,23 @@ def _rows(row: Rendered, count: int) -> list[Rendered]:
 
 def _measuring(ref: ModelRef, length: int) -> Pace:
     with memory_peak(resolved_device(ref)) as peak:
+        started = time.perf_counter()
         model, row = LanguageModel(ref), _row(ref, length)
         model.nll(_rows(row, 1))  # the first batch of a process is slower
+        load_s = time.perf_counter() - started
         alone = _seconds(lambda: model.nll(_rows(row, 1)))
         count = min(ROWS, max(1, model.batch_tokens // length), max(1, int(BATCH_S / alone)))
         seconds = _seconds(lambda: model.nll(_rows(row, count)))
-    return Pace(tokens_per_s=count * length / seconds, peak_gib=peak[0] / GIB)
+    return Pace(tokens_per_s=count * length / seconds, load_s=load_s, peak_gib=peak[0] / GIB)
 
 
 def _writing(ref: ModelRef, length: int) -> Pace:
     sampling = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=NEW_TOKENS)
     asked = (Message(role="user", content=" ".join(["word"] * length)),)
     with memory_peak(resolved_device(ref)) as peak:
+        started = time.perf_counter()
         model = LanguageModel(ref)
+        load_s = time.perf_counter() - started
 
         def write() -> None:
             for _ in model.answers([asked] * WRITTEN, sampling=sampling, seeds=range(WRITTEN)):
@@ -122,7 +128,7 @@ def _writing(ref: ModelRef, length: int) -> Pace:
 
         seconds = _seconds(write)
     # A text may end early; then it is slower than this by the share that is missing.
-    return Pace(tokens_per_s=WRITTEN * NEW_TOKENS / seconds, peak_gib=peak[0] / GIB)
+    return Pace(tokens_per_s=WRITTEN * NEW_TOKENS / seconds, load_s=load_s, peak_gib=peak[0] / GIB)
 
 
 def _training(ref: ModelRef, length: int, tuning: Tuning, measured: Pace) -> Pace:
@@ -131,6 +137,7 @@ def _training(ref: ModelRef, length: int, tuning: Tuning, measured: Pace) -> Pac
     how = replace(tuning, batch_size=count, epochs=STEPS, steps=None)
     rows = _rows(_row(ref, length), count)
     with memory_peak(resolved_device(ref)) as peak, quiet():
+        started = time.perf_counter()
         loop = Loop(
             trainable(ref, how),
             rows,
@@ -143,12 +150,14 @@ def _training(ref: ModelRef, length: int, tuning: Tuning, measured: Pace) -> Pac
             keep_losses=False,
             advance=lambda _: None,
         )
+        load_s = time.perf_counter() - started
         with without_dropout(loop.network):
             seconds = min(_seconds(loop.step) for _ in range(STEPS))
     trained = [weights for weights in loop.network.parameters() if weights.requires_grad]
     item_bytes = 4 if tuning.method == "lora" or concrete_dtype(ref) == "float32" else 2
     return Pace(
         tokens_per_s=count * length / seconds,
+        load_s=load_s,
         peak_gib=peak[0] / GIB,
         disk_gib=sum(weights.numel() for weights in trained) * item_bytes / GIB,
     )

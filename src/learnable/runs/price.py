@@ -63,10 +63,15 @@ class Price:
         if self.seconds:
             figures.append(f"{least}{duration(self.seconds)}")
         if self.peak_gib:
-            figures.append(f"{self.peak_gib:.2g} GiB of memory")
+            figures.append(f"{size(self.peak_gib)} of memory")
         if self.disk_gib:
-            figures.append(f"{self.disk_gib:.2g} GiB of disk")
+            figures.append(f"{size(self.disk_gib)} of disk")
         return [*figures, *self.unknown]
+
+
+def size(gib: float) -> str:
+    """Return a size of memory to two digits or so, in MiB where it is small."""
+    return f"{gib:.2g} GiB" if gib >= 0.1 else f"{max(1, gib * 1024):.0f} MiB"
 
 
 def duration(seconds: float) -> str:
