@@ -15,8 +15,9 @@ from finished_steps import finished_step
 from learnable.commands import load, report
 from learnable.errors import StoreError
 from learnable.experiments import Measured, SelectionCost, arm_table, jaccard
-from learnable.pages import ComparisonFacts, comparison_warnings, render_comparison
+from learnable.pages import ComparisonFacts, comparison_warnings
 from learnable.pages import comparison_answers as answers
+from learnable.pages.comparison import render_comparison
 from learnable.pages.comparison_facts import comparison_of
 from test_reporting import EVIL, Page
 
@@ -342,7 +343,7 @@ def test_the_overlap_is_the_jaccard_index_of_the_first_seed(facts: ComparisonFac
 def test_examples_of_one_method_only_are_read_from_the_pool(page: Page) -> None:
     good, bad, long = re.findall(r"(\S+): (\d+) of 12 chosen by no other", page.plain)
     assert (good, bad, long) == (("good", "7"), ("bad", "2"), (LONG, "7"))
-    assert "chosen by good only loss before2.000response tokens8id00000007" in page.plain
+    assert "chosen by good only loss before2.000 response tokens8 id00000007" in page.plain
     assert "Question Question 7? Answer Answer 7." in page.plain
 
 

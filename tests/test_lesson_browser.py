@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from learnable.pages import render_lesson
+from learnable.pages.lesson import render_lesson
 from test_lesson_report import ARMS, evil, make_lesson
 from test_reporting_browser import CHROMIUM, Visit, browser  # noqa: F401
 

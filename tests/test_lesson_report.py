@@ -13,14 +13,14 @@ import pytest
 
 from learnable.experiments import RATIOS, Measured, arm_table, buffering
 from learnable.mixing import MIXTURES
-from learnable.pages import LessonFacts, Made, Question, Way, render_lesson
+from learnable.pages import LessonFacts, Made, Question, Way
 from learnable.pages import lesson_answers as answers
-from learnable.pages.lesson import shelves
+from learnable.pages.lesson import render_lesson, shelves
 from learnable.pages.lesson_concepts import concepts_section
 from learnable.pages.lesson_facts import contest_of, shortened
 from learnable.pages.lesson_gradients import gradients_section
 from learnable.pages.lesson_pictures import SHOWN_POINTS, both_ends
-from learnable.pages.page import Box
+from learnable.pages.page import Panels
 from test_reporting import EVIL, Page
 
 FORMAT, LOSS = "format@keys=thought,label", "heldout"
@@ -468,7 +468,7 @@ def test_the_page_does_not_grow_with_the_items() -> None:
 
 def near(facts: LessonFacts) -> str:
     """Return what is said of the first token and word."""
-    return concepts_section(contest_of(facts)).parts[3].words
+    return Page(concepts_section(contest_of(facts)).parts[3]).text
 
 
 def test_distances_are_means_with_the_range_of_the_seeds(page: Page) -> None:
@@ -516,7 +516,7 @@ def test_distances_that_are_undefined_everywhere_have_no_section(facts: LessonFa
 
 
 def said_of_gradients(facts: LessonFacts) -> str:
-    return gradients_section(contest_of(facts)).parts[0].words
+    return Page(gradients_section(contest_of(facts)).parts[0]).text
 
 
 def test_gradients_are_said_at_the_ratio_that_was_trained_on(facts: LessonFacts) -> None:
@@ -548,8 +548,8 @@ def test_gradients_without_an_error_say_nothing(facts: LessonFacts) -> None:
 
 
 def marks_of(facts: LessonFacts) -> list[str]:
-    (panels,) = (part for part in gradients_section(contest_of(facts)).parts if isinstance(part, Box))
-    coherence = panels.parts[0]
+    (panels,) = (part for part in gradients_section(contest_of(facts)).parts if isinstance(part, Panels))
+    coherence = panels.pictures[0]
     assert coherence.name == "gradients-coherence"
     texts = re.findall(r'"text": "([^"]+)"', json.dumps(coherence.spec))
     return list(dict.fromkeys(texts))

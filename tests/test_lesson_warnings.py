@@ -6,7 +6,8 @@ from dataclasses import replace
 import polars as pl
 import pytest
 
-from learnable.pages import LessonFacts, lesson_warnings, render_lesson
+from learnable.pages import LessonFacts, lesson_warnings
+from learnable.pages.lesson import render_lesson
 from test_lesson_report import LOSS, QUESTIONS, alone, make_lesson, small, usual, with_table
 from test_reporting import Page
 

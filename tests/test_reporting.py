@@ -11,11 +11,10 @@ import polars as pl
 import pytest
 
 from learnable.pages import CostRow, SelectionFacts, view_of
-from learnable.pages import render_selection as render
 from learnable.pages import selection_pictures as pictures
-from learnable.pages.page import Turn, turns_of
-from learnable.pages.selection import to_read
-from learnable.pages.selection_facts import by_length, spearman
+from learnable.pages.excerpts import turns_of
+from learnable.pages.selection import render_selection as render
+from learnable.pages.selection_facts import by_length, spearman, to_read
 
 EVIL = '<script>window.hacked = 1; alert(1)</script><img src=x onerror="alert(2)">"onmouseover=\'alert(3)\' {{7*7}} ${7*7} <!-- '
 LIMIT = "no response token: the prompt fills the length limit"
@@ -300,12 +299,14 @@ def test_an_example_says_whether_it_was_chosen_or_why_not(page: Page) -> None:
 
 def test_long_texts_are_folded_and_very_long_ones_say_what_is_missing() -> None:
     long = [{"role": "assistant", "content": "x" * 9_000}, {"role": "user", "content": ""}]
-    parts = turns_of([{"role": "user", "content": "q"}] * 11 + long)
-    turns = [part for part in parts if isinstance(part, Turn)]
-    assert (len(turns), turns[-1].left_out, len(turns[-1].text)) == (12, 1_000, 8_000)
-    assert turns[-1].preview.endswith("…")
-    assert not turns[0].preview
-    assert parts[-1].words == "… and 1 more message, not in this page."
+    *turns, rest = turns_of([{"role": "user", "content": "q"}] * 11 + long)
+    last = Page(turns[-1])
+    assert len(turns) == 12
+    assert "whole text, 9,000 characters" in last.plain
+    assert "… and 1,000 more characters, not in this page." in last.plain
+    assert last.plain.count("x" * 8_000) == 1
+    assert "whole text" not in turns[0]
+    assert "… and 1 more message, not in this page." in rest
 
 
 # ---------------------------------------------------------------- charts

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from learnable.pages import render_comparison, render_selection
+from learnable.pages.comparison import render_comparison
+from learnable.pages.selection import render_selection
 from test_comparison_report import evil
 from test_reporting import make_facts
 

@@ -9,8 +9,8 @@ import polars as pl
 import pytest
 
 from learnable.pages import SelectionFacts, view_of
-from learnable.pages import render_selection as render
 from learnable.pages import selection_pictures as pictures
+from learnable.pages.selection import render_selection as render
 from test_reporting import EVIL, Page, changed, make_facts
 
 

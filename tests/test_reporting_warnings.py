@@ -6,8 +6,8 @@ import polars as pl
 import pytest
 
 from learnable.pages import SelectionFacts, view_of
-from learnable.pages import render_selection as render
 from learnable.pages import selection_warnings as warnings_of
+from learnable.pages.selection import render_selection as render
 from learnable.pages.warnings import SELECTION_CHECKS
 from test_reporting import Page, changed, make_facts
 

@@ -19,7 +19,7 @@ from learnable.models import LanguageModel, Renderer
 from learnable.objects import token_losses
 from learnable.objects.token_losses import TokenLosses
 from learnable.pages import examples_to_spell, view_of
-from learnable.pages import render_selection as render
+from learnable.pages.selection import render_selection as render
 from learnable.pages.tokens import Piece, TokenView, scale, step, token_view
 from learnable.runs.store import Store
 from learnable.settings import Loading, Reference

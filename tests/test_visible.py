@@ -9,7 +9,7 @@ import pytest
 
 from learnable.cli import app as cli
 from learnable.data.card import Card, CardOutput, card
-from learnable.pages import render_selection
+from learnable.pages.selection import render_selection
 from learnable.runs.progress import say
 from learnable.visible import visible
 from test_reporting import make_facts

@@ -31,9 +31,6 @@ from learnable.pages import (
     comparison_warnings,
     examples_to_spell,
     lesson_warnings,
-    render_comparison,
-    render_lesson,
-    render_selection,
     selection_warnings,
     view_of,
 )
@@ -92,6 +89,10 @@ def report(
     number = parameters.get("tokens", 0) if "scores" in given.links else 0
 
     def work(folder: Path) -> Finished:
+        from learnable.pages.comparison import render_comparison
+        from learnable.pages.lesson import render_lesson
+        from learnable.pages.selection import render_selection
+
         computed = 0
         if kind == "selection":
             facts = gather(given, title=title, command=command)

@@ -358,7 +358,8 @@ def report(
             f"a report is about what select gave, got {type(picked).__name__}",
             hint="picked = learnable.select(scores); of a folder, use learnable.commands.report",
         )
-    from learnable.pages import CostRow, SelectionFacts, examples_to_spell, render_selection, view_of
+    from learnable.pages import CostRow, SelectionFacts, examples_to_spell, view_of
+    from learnable.pages.selection import render_selection
 
     scores, page = picked.scores, Path(path)
     pool = scores.rows.pool

@@ -6,6 +6,7 @@ Everything is said in words and with its interval; what was not seen is said as 
 from collections.abc import Sequence
 
 import polars as pl
+from markupsafe import Markup
 
 from learnable.experiments import RANDOM, jaccard, only_in
 from learnable.pages import comparison_pictures as pictures
@@ -13,22 +14,24 @@ from learnable.pages.comparison_answers import KINDS, context_of, findings, gain
 from learnable.pages.comparison_facts import ByBudget, Comparison, ComparisonFacts, MethodLine, comparison_of
 from learnable.pages.comparison_warnings import COMPARISON_CHECKS
 from learnable.pages.contest import distrust_link, probability
+from learnable.pages.excerpts import excerpt, turns_of
 from learnable.pages.page import (
-    Box,
-    Bullets,
-    Cell,
-    Excerpt,
-    Fold,
-    Heading,
     Opening,
+    Panels,
     Part,
-    Row,
     Section,
-    Table,
-    Text,
+    box,
+    bullets,
+    cell,
+    fold,
+    head_cell,
+    heading,
     markup,
+    remark,
+    row,
     settings_table,
-    turns_of,
+    table,
+    text,
     write_page,
 )
 from learnable.pages.warnings import Looked, look, warnings_section
@@ -95,8 +98,8 @@ def _opening(comparison: Comparison, looked: Looked) -> Opening:
 
 def _answer(comparison: Comparison) -> Section:
     parts: list[Part] = [
-        Text(
-            words="Every method stands against a random draw of the same number of tokens, trained in the same way."
+        text(
+            "Every method stands against a random draw of the same number of tokens, trained in the same way."
         )
     ]
     for each in comparison.evaluated:
@@ -106,13 +109,13 @@ def _answer(comparison: Comparison) -> Section:
             (kind if kind in ("better", "worse") else "", markup("<strong>{what}:</strong> {words}", what=KINDS[kind], words=words))
             for kind, words in findings(each).items()
         ]  # fmt: skip
-        inside: list[Part] = [
-            Text(words=about, kind="remark"),
-            Bullets(items=said or ["Nothing was compared."]),
+        inside = [
+            remark(about),
+            bullets(said or ["Nothing was compared."]),
         ]
         if context := context_of(each):
-            inside.append(Text(words=context, kind="remark"))
-        parts.append(Box(heading=each.label, kind="answer", parts=inside))
+            inside.append(remark(context))
+        parts.append(box("answer", [heading(each.label), *inside]))
     return Section(id="answer", nav="answer", title="Does choosing help?", parts=parts)
 
 
@@ -120,7 +123,7 @@ def _differences(comparison: Comparison) -> Section:
     parts: list[Part] = []
     several = len(comparison.budgets) > 1
     for number, each in enumerate(comparison.evaluated):
-        parts.append(Heading(words=each.label))
+        parts.append(heading(each.label))
         if picture := pictures.differences(f"differences-{number}", each):
             parts.append(picture)
         else:
@@ -130,7 +133,7 @@ def _differences(comparison: Comparison) -> Section:
                 if known
                 else "no difference has an interval"
             )
-            parts.append(Text(words=f"No picture: {why}.", kind="remark"))
+            parts.append(remark(f"No picture: {why}."))
         rows = []
         for budget in each.budgets:
             if several:
@@ -158,35 +161,35 @@ def _differences(comparison: Comparison) -> Section:
             "ungraded",
         ]
         caption = f"Values on {each.label} ({each.unit}, {each.side})"
-        parts.append(Table(caption=caption, kind="dense", head=head, worded=(1,), rows=rows))
+        parts.append(table(caption=caption, kind="dense", head=head, worded=(1,), rows=rows))
     return Section(id="differences", nav="differences", title="Differences to a random draw", parts=parts)
 
 
-def _over(words: str) -> Row:
-    return Row(cells=[Cell(words=words, span=9)], kind="over")
+def _over(words: str) -> Markup:
+    return row([head_cell(words, scope="row", span=9)], "over")
 
 
-def _row(each: ByBudget, line: MethodLine) -> Row:
-    cells: list[str | Cell] = [
+def _row(each: ByBudget, line: MethodLine) -> Markup:
+    cells: list[str] = [
         line.arm,
-        Cell(words=line.words, kind="word verdict"),
+        cell(line.words, kind="word verdict"),
         each.difference_cell(line),
         NOTHING if line.p is None else probability(line.p).removeprefix("= "),
         each.value_cell(line),
         *map(count, (line.tokens, line.examples, line.steps, line.ungraded)),
     ]
-    return Row(cells=cells, kind=line.outcome if line.outcome in ("better", "worse", "baseline") else "")
+    return row(cells, kind=line.outcome if line.outcome in ("better", "worse", "baseline") else "")
 
 
 def _curves(comparison: Comparison) -> Section:
     parts: list[Part] = []
     for number, each in enumerate(comparison.evaluated):
         if drawn := pictures.curves(f"curve-{number}", each):
-            about = Text(words=f"{each.unit}, {each.side}", kind="remark")
-            parts += [Heading(words=each.label), about, Box(kind="panels", parts=drawn)]
+            about = remark(f"{each.unit}, {each.side}")
+            parts += [heading(each.label), about, Panels(pictures=drawn)]
     if parts:
-        about = Text(
-            words="Grey is the random draw, the line with dots is the method. The whiskers are the intervals of the "
+        about = text(
+            "Grey is the random draw, the line with dots is the method. The whiskers are the intervals of the "
             "difference to it: where one crosses the grey line, no difference was seen."
         )
         parts.insert(0, about)
@@ -195,13 +198,13 @@ def _curves(comparison: Comparison) -> Section:
 
 def _cost(comparison: Comparison) -> Section:
     facts = comparison.facts
-    parts: list[Part] = [Bullets(items=paybacks(comparison))]
+    parts: list[Part] = [bullets(paybacks(comparison))]
     if picture := pictures.seconds(comparison):
         parts.append(picture)
     head = ["method", "scoring", "reference", "training", "choosing ÷ training time"]
-    labels = [Cell(words=each.label, kind="word label") for each in comparison.evaluated]
+    labels = [head_cell(each.label, kind="word label") for each in comparison.evaluated]
     parts.append(
-        Table(
+        table(
             label="Cost and gain per method",
             caption=f"Tokens and time: choosing is paid once, training each time ({comparison.at_largest})",
             head=[*head, *labels],
@@ -214,11 +217,11 @@ def _cost(comparison: Comparison) -> Section:
             f"The whole comparison took {duration(facts.seconds)} and {plural(facts.tokens, 'token')} in its last run; "
             "what was stored before is not in these figures."
         )
-        parts.append(Text(words=words, kind="remark"))
+        parts.append(remark(words))
     return Section(id="cost", nav="cost", title="Cost beside gain", parts=parts)
 
 
-def _cost_row(comparison: Comparison, line: MethodLine) -> list[str | Cell]:
+def _cost_row(comparison: Comparison, line: MethodLine) -> list[str]:
     timed = line.score_s is not None and line.reference_s is not None and line.training_s
     choosing = ((line.score_s or 0) + (line.reference_s or 0)) / line.training_s if timed else None
     spent = (
@@ -227,10 +230,7 @@ def _cost_row(comparison: Comparison, line: MethodLine) -> list[str | Cell]:
         (line.tokens, line.training_s),
     )
     cells = [
-        Cell(
-            words=count(tokens or None),
-            small=(duration(seconds) if seconds else "not timed") if tokens else "",
-        )
+        cell(count(tokens or None), (duration(seconds) if seconds else "not timed") if tokens else "")
         for tokens, seconds in spent
     ]
     gains = [gain_of(each, line.arm, comparison.budget) for each in comparison.evaluated]
@@ -242,23 +242,23 @@ def _choice(comparison: Comparison) -> Section:
     sizes = pool.group_by("source").len().sort("len", "source", descending=[True, False])
     sources = sizes["source"].to_list()[:SHOWN_POOL_SOURCES] if sizes.height > 1 else []
     chosen = comparison.first(comparison.budget)
-    rows: list[Row | list[str]] = [Row(cells=_make_up("the pool", pool, sources), kind="baseline")]
+    rows: list[Markup | list[str]] = [row(_make_up("the pool", pool, sources), kind="baseline")]
     for method, ids in chosen.items():
         picked = pool.join(pl.DataFrame({"id": ids}, schema={"id": pl.String}), on="id", how="semi")
         rows.append(_make_up(method, picked, sources))
-    table = Table(
+    made_of = table(
+        "Make-up of the selections beside the pool",
+        ["method", "examples", "tokens", "response tokens, median", "loss before, mean", *sources],
+        rows,
         label="Make-up of the selections",
-        caption="Make-up of the selections beside the pool",
-        head=["method", "examples", "tokens", "response tokens, median", "loss before, mean", *sources],
-        rows=rows,
     )
     return Section(
         id="choice",
         nav="choices",
         title="What each method chose",
         parts=[
-            Text(words=f"With the first seed, {comparison.at_largest}.", kind="remark"),
-            table,
+            remark(f"With the first seed, {comparison.at_largest}."),
+            made_of,
             *_overlap(comparison, chosen),
             *_alone(comparison, pool, chosen),
         ],
@@ -289,13 +289,13 @@ def _overlap(comparison: Comparison, chosen: dict[str, list[str]]) -> list[Part]
     if len(chosen) < 2:
         return []
     pairs = {frozenset((one, other)): finite(value) for one, other, value, _ in jaccard(chosen).iter_rows()}
-    rows: list[list[str | Cell]] = []
+    rows: list[list[str]] = []
     for number, one in enumerate(chosen, start=1):
         cells = [
-            Cell(words="·", share=0.0) if one == other else _share(pairs.get(frozenset((one, other))))
+            cell("·", share=0.0) if one == other else _share(pairs.get(frozenset((one, other))))
             for other in chosen
         ]
-        rows.append([f"{number} {one}", *cells])  # fmt: skip
+        rows.append([f"{number} {one}", *cells])
     caption = "Jaccard index: examples in both over examples in either; 1 is the same selection."
     drawn = len(chosen.get(RANDOM, ())) / max(comparison.facts.scores.height, 1)
     if drawn:
@@ -304,18 +304,12 @@ def _overlap(comparison: Comparison, chosen: dict[str, list[str]]) -> list[Part]
         markup('<abbr title="{method}">{number}</abbr>', method=method, number=number)
         for number, method in enumerate(chosen, start=1)
     ]
-    table = Table(
-        label="Overlap of the selections",
-        caption=caption,
-        kind="narrow heat",
-        head=["method", *numbers],
-        rows=rows,
-    )
-    return [Heading(words="How far the selections overlap"), table]
+    shared = table(caption, ["method", *numbers], rows, kind="narrow heat", label="Overlap of the selections")
+    return [heading("How far the selections overlap"), shared]
 
 
-def _share(value: float | None) -> Cell:
-    return Cell(words=decimal(value, 2), share=value or 0.0)
+def _share(value: float | None) -> Markup:
+    return cell(decimal(value, 2), share=value or 0.0)
 
 
 def _alone(comparison: Comparison, pool: pl.DataFrame, chosen: dict[str, list[str]]) -> list[Part]:
@@ -324,41 +318,42 @@ def _alone(comparison: Comparison, pool: pl.DataFrame, chosen: dict[str, list[st
     if len(others) < 2:
         return []
     parts: list[Part] = [
-        Heading(words="Examples that only one method chose"),
-        Text(
-            words="No other method chose these; the random draw is left aside, since its choice means nothing."
-        ),
+        heading("Examples that only one method chose"),
+        text("No other method chose these; the random draw is left aside, since its choice means nothing."),
     ]
     for method, ids in only_in(others).items():
         excerpts = _excerpts(comparison, pool, method, ids[:SHOWN_EXAMPLES])
         if excerpts:
             first = f", the first {len(excerpts)} of them" if len(ids) > len(excerpts) else ""
             summary = f"{method}: {count(len(ids))} of {count(len(others[method]))} chosen by no other{first}"
-            parts.append(Fold(summary=summary, kind="only", parts=excerpts))
+            parts.append(fold(summary, kind="only", parts=excerpts))
         else:
             own = f"{plural(len(ids), 'example')} of its own; the texts were not given"
             said = own if ids else "all that it chose, another method chose too"
-            parts.append(Text(words=f"{method}: {said}.", kind="remark only"))
+            parts.append(text(f"{method}: {said}.", kind="remark only"))
     return parts
 
 
-def _excerpts(comparison: Comparison, pool: pl.DataFrame, method: str, ids: Sequence[str]) -> list[Excerpt]:
+def _excerpts(comparison: Comparison, pool: pl.DataFrame, method: str, ids: Sequence[str]) -> list[Markup]:
     if comparison.facts.examples is None:
         return []
     examples = comparison.facts.examples.select(pl.col("id").cast(pl.String), "messages")
     rows = pl.DataFrame({"id": ids}, schema={"id": pl.String}).join(pool, on="id", maintain_order="left")
     excerpts = []
-    for row in rows.join(examples, on="id", maintain_order="left").iter_rows(named=True):
-        known = [("its score", finite(row.get(method))), ("loss before", finite(row.get("loss_before")))]
+    for example in rows.join(examples, on="id", maintain_order="left").iter_rows(named=True):
+        known = [
+            ("its score", finite(example.get(method))),
+            ("loss before", finite(example.get("loss_before"))),
+        ]
         figures = [(name, decimal(value)) for name, value in known if value is not None]
-        figures += [("response tokens", count(finite(row["response_tokens"]))), ("id", row["id"])]
+        figures += [("response tokens", count(finite(example["response_tokens"]))), ("id", example["id"])]
         excerpts.append(
-            Excerpt(
-                title=row["source"],
+            excerpt(
+                example["source"],
                 note=f"chosen by {method} only",
                 figures=figures,
                 kind="kept",
-                parts=turns_of(row["messages"]),
+                parts=turns_of(example["messages"]),
             )
         )
     return excerpts
@@ -374,11 +369,11 @@ def _sources(comparison: Comparison) -> Section:
             f"Mean difference to the random draw {comparison.at_largest}, by source of the evaluation items. These are figures "
             "without intervals: they show where to look, and decide nothing."
         )
-        parts.insert(0, Text(words=about))
+        parts.insert(0, text(about))
     return Section(id="sources", nav="sources", title="Differences per source", parts=parts)
 
 
-def _source_table(comparison: Comparison, each: ByBudget) -> Table | None:
+def _source_table(comparison: Comparison, each: ByBudget) -> Markup | None:
     """Return mean differences by source of the items; None where all are of one."""
     here = (pl.col("evaluation") == each.label) & (pl.col("budget_tokens") == comparison.budget)
     results = comparison.facts.results.filter(here & pl.col("value").is_finite()).with_columns(
@@ -396,10 +391,10 @@ def _source_table(comparison: Comparison, each: ByBudget) -> Table | None:
     found = {(method, source): finite(mean) for method, source, mean in means.iter_rows()}
     hidden = sizes.height - len(shown)
     caption = f"Difference per source on {each.label} ({each.unit}, {each.side})"
-    return Table(
+    return table(
         label=caption,
         caption=caption + (f"; {plural(hidden, 'smaller source')} left out" if hidden else ""),
-        head=["method", *(Cell(words=source, small=plural(items, "item")) for source, items in shown)],
+        head=["method", *(head_cell(source, plural(items, "item")) for source, items in shown)],
         rows=[
             [method, *(each.signed(found.get((method, source))) for source, _ in shown)]
             for method in comparison.methods
@@ -423,7 +418,7 @@ def _in_pool(overlap: pl.DataFrame) -> list[Part]:
     ]
     first = f", the first {len(shown)} of them" if overlap.height > len(shown) else ""
     summary = f"Evaluation items that stand in the pool: {count(overlap.height)}{first}"
-    return [Fold(summary=summary, parts=[Bullets(items=items)])]
+    return [fold(summary, parts=[bullets(items)])]
 
 
 def _method(facts: ComparisonFacts) -> Section:
@@ -445,4 +440,4 @@ def _method(facts: ComparisonFacts) -> Section:
     ]
     settings = settings_table("How every selection was trained", facts.settings, label="Training")
     title = "How this was made, and what it cannot say"
-    return Section(id="method", nav="method", title=title, parts=[Bullets(items=notes), *settings])
+    return Section(id="method", nav="method", title=title, parts=[bullets(notes), *settings])

@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
+import altair as alt
+
 from learnable.experiments import FULL
 from learnable.pages.comparison_facts import ByBudget, Comparison, MethodLine
-from learnable.pages.page import breakable, markup
-from learnable.pages.pictures import Picture, finish
+from learnable.pages.page import Picture, breakable, markup
+from learnable.pages.pictures import finish
 from learnable.pages.words import count, enumeration, snippet
 
 ROW = 24
@@ -19,8 +21,6 @@ _PLAIN = "var(--muted)"
 
 def differences(name: str, each: ByBudget) -> Picture | None:
     """Differences to the random draw with their intervals, a row for each budget under the name of its method."""
-    import altair as alt
-
     lines = [line for line in each.compared if line.low is not None]
     if not any(line.half for line in lines):
         return None
@@ -99,8 +99,6 @@ def _domain(lines: Sequence[MethodLine]) -> tuple[float, float]:
 
 
 def _better_side(each: ByBudget, low: float, high: float, height: int) -> Any:
-    import altair as alt
-
     side = {"from": 0, "to": high if each.higher_is_better else low}
     place = alt.Chart(alt.InlineData(values=[side])).encode(
         x="from:Q", x2="to:Q", y=alt.value(0), y2=alt.value(height)
@@ -109,8 +107,6 @@ def _better_side(each: ByBudget, low: float, high: float, height: int) -> Any:
 
 
 def _side_words(each: ByBudget, y: Any) -> Any:
-    import altair as alt
-
     left, right = ("worse", "better") if each.higher_is_better else ("better", "worse")
     place = alt.Chart(alt.InlineData(values=[{"difference": 0, "row": "0|"}])).encode(x="difference:Q", y=y)
     return alt.layer(
@@ -120,8 +116,6 @@ def _side_words(each: ByBudget, y: Any) -> Any:
 
 
 def _tooltip(each: ByBudget, what: str = "difference") -> list[Any]:
-    import altair as alt
-
     figure = f".{each.digits}f"
     return [
         alt.Tooltip("method:N"),
@@ -200,8 +194,6 @@ def _curve(
     rules: Sequence[dict[str, Any]],
     domain: tuple[float, float],
 ) -> Picture:
-    import altair as alt
-
     mine = [
         line
         for budget in each.budgets
@@ -250,8 +242,6 @@ def _point(line: MethodLine, each: ByBudget) -> dict[str, Any]:
 
 def seconds(comparison: Comparison) -> Picture | None:
     """Time of scoring, of the reference and of one training, as bars; None where nothing was timed."""
-    import altair as alt
-
     lines = comparison.at_largest_budget
     values = [
         {"method": snippet(line.arm), "stage": stage, "order": order, "seconds": seconds}

@@ -11,7 +11,7 @@ import polars as pl
 from markupsafe import Markup
 
 from learnable.experiments import FEWEST_ITEMS, FOR_THIS_SEED
-from learnable.pages.page import Cell, markup
+from learnable.pages.page import cell, markup
 from learnable.pages.warnings import Found
 from learnable.pages.words import NOTHING, decimal, enumeration, finite, listing, plural
 
@@ -163,14 +163,14 @@ class Evaluated(Generic[AnyLine]):
         ends = list(dict.fromkeys(map(self.figure, halves[:1] + halves[-1:])))
         return " to ".join(ends)
 
-    def value_cell(self, line: Line) -> Cell:
+    def value_cell(self, line: Line) -> Markup:
         """A value, and its interval in small print."""
-        return Cell(words=self.figure(line.value), small=self.between(line.value_low, line.value_high))
+        return cell(self.figure(line.value), self.between(line.value_low, line.value_high))
 
-    def difference_cell(self, line: Line) -> Cell:
+    def difference_cell(self, line: Line) -> Markup:
         """A difference, and its interval in small print."""
         words = NOTHING if line.outcome == "baseline" else self.signed(line.difference)
-        return Cell(words=words, small=self.between(line.low, line.high, signed=True))
+        return cell(words, self.between(line.low, line.high, signed=True))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,9 +6,11 @@ Everything is said in words and with its interval; what was not seen is said as 
 from collections.abc import Sequence
 
 import polars as pl
+from markupsafe import Markup
 
 from learnable.pages import lesson_pictures as pictures
 from learnable.pages.contest import distrust_link, probability
+from learnable.pages.excerpts import excerpt, said_in, turn, turns_of
 from learnable.pages.lesson_answers import about, context_of, headline, said_of
 from learnable.pages.lesson_concepts import concepts_section
 from learnable.pages.lesson_facts import (
@@ -26,24 +28,24 @@ from learnable.pages.lesson_facts import (
 from learnable.pages.lesson_gradients import gradients_section
 from learnable.pages.lesson_warnings import LESSON_CHECKS
 from learnable.pages.page import (
-    Box,
-    Bullets,
-    Cell,
-    Excerpt,
-    Fold,
-    Heading,
-    Keys,
     Opening,
+    Panels,
     Part,
-    Row,
     Section,
-    Table,
-    Terms,
-    Text,
+    box,
+    bullets,
+    cell,
+    fold,
+    head_cell,
+    heading,
+    keys,
     markup,
+    remark,
+    row,
     settings_table,
-    turn_of,
-    turns_of,
+    table,
+    terms,
+    text,
     write_page,
 )
 from learnable.pages.warnings import Looked, look, warnings_section
@@ -136,13 +138,13 @@ def _asked(lesson: LessonContest) -> Section:
         small = "".join(markup(" <small>{note}</small>", note=note) for note in notes)
         form = "{about}{small}"
         pairs.append((way.label, markup(form, about=way.about.replace("`", ""), small=markup(small))))
-    parts: list[Part] = [Text(words=words), Terms(pairs=pairs, kind="ways")]
+    parts: list[Part] = [text(words), terms(pairs, kind="ways")]
     if len(inits) == 1:
-        parts.append(Text(words=f"{tokens} begins as {next(iter(inits.values()))}.", kind="remark"))
+        parts.append(text(f"{tokens} begins as {next(iter(inits.values()))}.", kind="remark"))
     titles = {"seen": "In the wording of the task", "unseen": "In a wording that no training saw"}
-    shown = [Excerpt(title=titles[how], parts=turns_of(messages)) for how, messages in facts.example.items()]
+    shown = [excerpt(titles[how], parts=turns_of(messages)) for how, messages in facts.example.items()]
     if shown:
-        parts += [Heading(words="One of the rows asked"), Box(kind="pair", parts=shown)]
+        parts += [heading("One of the rows asked"), box("pair", shown)]
     return Section(id="asked", nav="asked", title="What was asked", parts=parts)
 
 
@@ -152,25 +154,25 @@ def _answer(lesson: LessonContest) -> Section:
         f" The mark is for {lesson.focus}: ● better or worse, ○ no difference seen." if lesson.focus else ""
     )
     parts: list[Part] = [
-        Text(
-            words="One sentence for each evaluation: which ways to train were better or worse than "
+        text(
+            "One sentence for each evaluation: which ways to train were better or worse than "
             f"{baseline}, and for which no difference was seen. All sizes are differences to {baseline} with their "
             f"intervals.{mark}"
         )
     ]
     all_panels = pictures.values(lesson)
     for theme, panels in zip(lesson.themes, all_panels, strict=True):
-        inside: list[Part] = [Text(words=about(theme), kind="remark")]
+        inside = [remark(about(theme))]
         for each in theme.evaluated:
             inside += _sentence(lesson, each)
         title = f"{theme.name}{' on general rows: what was forgotten' if theme.is_general else ''}"
-        parts.append(Box(heading=title, kind="answer", parts=inside))
+        parts.append(box("answer", [heading(title), *inside]))
         if panels:
-            parts.append(Box(kind="panels plots", parts=panels))
+            parts.append(Panels(pictures=panels, kind="panels plots"))
         else:
             known = any(line.low is not None for line in theme.evaluated[0].compared)
             why = "every arm is graded alike on every item" if known else "no difference has an interval"
-            parts.append(Text(words=f"No picture: {why}.", kind="remark"))
+            parts.append(remark(f"No picture: {why}."))
     if any(all_panels):
         words = (
             "Dots are means over items and seeds, ticks the seeds. A whisker is the interval of the difference to "
@@ -178,11 +180,11 @@ def _answer(lesson: LessonContest) -> Section:
         )
         if len(lesson.trained) < len(lesson.ways):
             words += " The diamond and the dashed line are the untuned model."
-        parts.append(Text(words=words, kind="remark"))
+        parts.append(remark(words))
     return Section(id="answer", nav="answer", title="The task, or its wording?", parts=parts)
 
 
-def _sentence(lesson: LessonContest, each: Asking) -> list[Part]:
+def _sentence(lesson: LessonContest, each: Asking) -> list[Markup]:
     """What one evaluation says, marked by what the arm in focus came to, and the scale beside it."""
     focus = each.of(lesson.focus) if lesson.focus else None
     kind = focus.outcome if focus is not None and focus.outcome in ("better", "worse") else ""
@@ -191,7 +193,7 @@ def _sentence(lesson: LessonContest, each: Asking) -> list[Part]:
     if asked and not each.is_general:
         said = markup("<strong>In {asked}:</strong> {said}", asked=asked, said=said)
     context = context_of(each, lesson.baseline)
-    return [Text(words=said, kind=f"said {kind}"), *([Text(words=context, kind="remark")] if context else [])]
+    return [text(said, kind=f"said {kind}"), *([remark(context)] if context else [])]
 
 
 def _values(lesson: LessonContest) -> Section:
@@ -200,32 +202,30 @@ def _values(lesson: LessonContest) -> Section:
         f"Small print is the interval of the value, and that of the difference to {lesson.baseline}. “Unseen less seen” is what "
         "putting the task in other words does to the value: a figure without an interval."
     )
-    return Section(
-        id="values", nav="figures", title="All figures", parts=[*tables, Text(words=note, kind="remark")]
-    )
+    return Section(id="values", nav="figures", title="All figures", parts=[*tables, remark(note)])
 
 
-def _values_table(lesson: LessonContest, theme: Theme) -> Table:
+def _values_table(lesson: LessonContest, theme: Theme) -> Markup:
     first, several = theme.evaluated[0], len(theme.evaluated) > 1
     unseen, seen = theme.asked("unseen"), theme.asked("seen")
-    over: list[str | Cell] = []
+    over: list[str] = []
     if several:
-        names = [Cell(words=f"in {asked_words(each.asked)}", span=3) for each in theme.evaluated]
+        names = [head_cell(f"in {asked_words(each.asked)}", span=3) for each in theme.evaluated]
         over = ["arm", *names, *([""] if unseen and seen else [])]
     rows = []
     for arm in lesson.ways:
-        cells: list[str | Cell] = [arm]
+        cells: list[str] = [arm]
         for each in theme.evaluated:
             cells += _cells(each, each.of(arm))
         if unseen and seen:
             values = [line.value if line is not None else None for line in (unseen.of(arm), seen.of(arm))]
             new, old = values
             cells.append(unseen.signed(new - old) if new is not None and old is not None else NOTHING)
-        rows.append(Row(cells=cells, kind="baseline" if arm == lesson.baseline else ""))
+        rows.append(row(cells, kind="baseline" if arm == lesson.baseline else ""))
     width = len(theme.evaluated)
     head = ["value", "difference", "seen"] * width + (["unseen less seen"] if unseen and seen else [])
     general = " on general rows" if theme.is_general else ""
-    return Table(
+    return table(
         caption=f"Values on {theme.name}{general} ({first.unit}, {first.side})",
         kind="dense",
         over=over,
@@ -235,12 +235,12 @@ def _values_table(lesson: LessonContest, theme: Theme) -> Table:
     )
 
 
-def _cells(each: Asking, line: ArmLine | None) -> list[str | Cell]:
+def _cells(each: Asking, line: ArmLine | None) -> list[str]:
     if line is None:
         return [NOTHING, NOTHING, NOTHING]
     kind = line.outcome if line.is_trained and line.outcome in ("better", "worse") else ""
     small = "" if line.p is None else f"p {probability(line.p)}"
-    seen = Cell(words=line.words, small=small, kind=f"word {kind}")
+    seen = cell(line.words, small=small, kind=f"word {kind}")
     return [each.value_cell(line), each.difference_cell(line), seen]
 
 
@@ -249,10 +249,10 @@ def _wordings(lesson: LessonContest) -> Section:
     known = {kind: numbers for kind, numbers in figures.items() if numbers is not None}
     parts: list[Part] = []
     if picture := pictures.wordings_map(lesson):
-        keys = [
+        kinds = [
             (colour, f"dot {shape}", words) for words, colour, shape in map(pictures.KINDS.__getitem__, known)
         ]
-        parts += [Keys(keys=keys), picture]
+        parts += [keys(kinds), picture]
     if known:
         names = ("mean_distance", "distinct_1", "distinct_2")
         rows = [
@@ -264,7 +264,7 @@ def _wordings(lesson: LessonContest) -> Section:
             for kind, numbers in known.items()
         ]
         parts.append(
-            Table(
+            table(
                 label="Diversity of the wordings",
                 caption="Diversity of the wordings: distance is 1 \N{MINUS SIGN} cosine of the word vectors of two texts, "
                 "distinct-n the different word n-grams over all of them (which falls with the number of texts)",
@@ -280,19 +280,19 @@ def _samples(lesson: LessonContest) -> Section:
     section_parts: list[Part] = []
     for title, frame in shelves(lesson):
         items = [
-            Box(heading=f"Item {number}", level=4, kind="item", parts=_item(lesson, str(prompt), part))
+            box("item", [heading(f"Item {number}", 4), *_item(lesson, str(prompt), part)])
             for number, ((prompt,), part) in enumerate(
                 list(frame.group_by("prompt", maintain_order=True))[:SHOWN_ITEMS], start=1
             )
         ]
         is_first = not section_parts
         section_parts += [
-            Heading(words=title),
-            Fold(summary=plural(len(items), "item"), is_open=is_first, parts=items),
+            heading(title),
+            fold(plural(len(items), "item"), is_open=is_first, parts=items),
         ]
     if section_parts:
         words = "The first items that were asked, not chosen ones, by the models of the first seed."
-        section_parts.insert(0, Text(words=words))
+        section_parts.insert(0, text(words))
     return Section(id="samples", nav="samples", title="What the models wrote", parts=section_parts)
 
 
@@ -316,23 +316,23 @@ def shelves(lesson: LessonContest) -> list[tuple[str, pl.DataFrame]]:
     ]
 
 
-def _item(lesson: LessonContest, prompt: str, part: pl.DataFrame) -> list[Part]:
+def _item(lesson: LessonContest, prompt: str, part: pl.DataFrame) -> list[Markup]:
     """Show an item by its prompt: an item of two evaluations has two ids, as it is graded by other things."""
     by_label = {each.label: each for each in lesson.evaluated}
     written = []
     for arm in lesson.ordered(part):
         own = part.filter(pl.col("arm") == arm)
-        for (text,), same in own.group_by("completion", maintain_order=True):
+        for (completion,), same in own.group_by("completion", maintain_order=True):
             graded = [
                 (by_label[label], finite(value))
                 for label, value in same.select("evaluation", "value").iter_rows()
             ]
             marks = marks_of(graded, named=part["evaluation"].n_unique() > 1)
             kinds = {kind for kind, _ in marks}
-            texts = [Text(words=words, kind=f"mark {kind}") for kind, words in marks]
+            texts = [text(words, kind=f"mark {kind}") for kind, words in marks]
             kind = kinds.pop() if len(kinds) == 1 else ""
-            written.append(Box(heading=arm, level=5, kind=kind, parts=[*texts, turn_of("", str(text))]))
-    return [turn_of("user", prompt), Box(kind="written", parts=written)]
+            written.append(box(kind, [heading(arm, 5), *texts, said_in(str(completion))]))
+    return [turn("user", prompt), box("written", written)]
 
 
 def marks_of(graded: Sequence[tuple[Asking, float | None]], *, named: bool) -> list[tuple[str, str]]:
@@ -364,7 +364,7 @@ def _cost(lesson: LessonContest) -> Section:
             count(means["steps"]),
             duration(means["seconds"]),
         ]
-        rows.append(Row(cells=[arm, *cells], kind="baseline" if arm == lesson.baseline else ""))
+        rows.append(row([arm, *cells], kind="baseline" if arm == lesson.baseline else ""))
     numbers = [
         "examples",
         "of the task",
@@ -375,7 +375,7 @@ def _cost(lesson: LessonContest) -> Section:
         "steps",
     ]
     parts: list[Part] = [
-        Table(
+        table(
             label="Cost of each way to train",
             caption="Cost of each way to train: means over the seeds. DELIA's authors mix in "
             f"{PAPER_RATIO} rows of the buffer for each row of the task.",
@@ -386,7 +386,7 @@ def _cost(lesson: LessonContest) -> Section:
     ]
     if facts.made:
         parts.append(
-            Table(
+            table(
                 label="Cost of the material",
                 caption="What the material took to make, when it was made",
                 head=["material", "by", "tokens", "time"],
@@ -402,7 +402,7 @@ def _cost(lesson: LessonContest) -> Section:
             f"The whole lesson took {duration(facts.seconds)} and trained on {plural(facts.computed, 'token')} in its last run; "
             "what was stored before is not in these figures."
         )
-        parts.append(Text(words=words, kind="remark"))
+        parts.append(remark(words))
     return Section(id="cost", nav="cost", title="What it took", parts=parts)
 
 
@@ -427,4 +427,4 @@ def _method(lesson: LessonContest) -> Section:
     ]
     settings = settings_table("How every way was trained", lesson.facts.settings, label="Training")
     title = "How this was made, and what it cannot say"
-    return Section(id="method", nav="method", title=title, parts=[Bullets(items=notes), *settings])
+    return Section(id="method", nav="method", title=title, parts=[bullets(notes), *settings])

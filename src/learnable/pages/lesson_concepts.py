@@ -4,11 +4,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import altair as alt
 import polars as pl
 
 from learnable.pages.lesson_facts import LessonContest
-from learnable.pages.page import Box, Cell, Heading, Keys, Part, Row, Section, Table, Text, markup
-from learnable.pages.pictures import Picture, finish
+from learnable.pages.page import (
+    Panels,
+    Part,
+    Picture,
+    Section,
+    cell,
+    heading,
+    keys,
+    markup,
+    remark,
+    row,
+    table,
+    text,
+)
+from learnable.pages.pictures import finish
 from learnable.pages.words import count, decimal, enumeration, plural
 
 Style = tuple[str, tuple[int, int]]
@@ -63,8 +77,8 @@ def concepts_section(lesson: LessonContest) -> Section:
     )
     styles = styles_of(lesson)
     dashes = {DASHES[0]: "", DASHES[1]: "dashed", DASHES[2]: "dotted"}
-    keys = [(colour, dashes[dash], arm) for arm, (colour, dash) in styles.items()]
-    parts: list[Part] = [Text(words=about), Keys(keys=keys)]
+    lines = [(colour, dashes[dash], arm) for arm, (colour, dash) in styles.items()]
+    parts: list[Part] = [text(about), keys(lines)]
     pairs = frame.select("token", "words").unique(maintain_order=True).rows()
     for number, (token, words) in enumerate(pairs):
         here = frame.filter((pl.col("token") == token) & (pl.col("words") == words))
@@ -73,7 +87,7 @@ def concepts_section(lesson: LessonContest) -> Section:
         "DELIA's authors show layers 1 and 2, and do not say at which position or how pooled; only the order of the ways to "
         "train can be compared with theirs, not the numbers."
     )
-    return replace(section, parts=[*parts, Text(words=note, kind="remark")])
+    return replace(section, parts=[*parts, remark(note)])
 
 
 def styles_of(lesson: LessonContest) -> dict[str, Style]:
@@ -124,10 +138,10 @@ def _concept(name: str, lesson: LessonContest, here: pl.DataFrame, styles: Mappi
     rows = []
     for arm in lesson.ordered(here):
         distances = [known.get((arm, layer), nothing) for layer in layers]
-        cells = [Cell(words=distance.written, small=distance.range) for distance in distances]
-        rows.append(Row(cells=[arm, *cells], kind="baseline" if arm == lesson.baseline else ""))
+        cells = [cell(distance.written, small=distance.range) for distance in distances]
+        rows.append(row([arm, *cells], kind="baseline" if arm == lesson.baseline else ""))
     said = _said(lesson, known, _by_place(_spread(_ratios(lesson, here), "ratio")))
-    table = Table(
+    distances_table = table(
         label=f"Distance of {token} and {words}",
         caption=f"Distance (L2) of {token} and “{words}”: mean of the seeds, and their range, over "
         f"{plural(max(here['prompts']), 'prompt')} of the test",
@@ -136,10 +150,10 @@ def _concept(name: str, lesson: LessonContest, here: pl.DataFrame, styles: Mappi
         rows=rows,
     )
     return [
-        Heading(words=f"{token} and “{words}”"),
-        *([Text(words=said)] if said else []),
-        Box(kind="panels plots", parts=_pictures(name, lesson, here, styles)),
-        table,
+        heading(f"{token} and “{words}”"),
+        *([text(said)] if said else []),
+        Panels(pictures=_pictures(name, lesson, here, styles), kind="panels plots"),
+        distances_table,
     ]
 
 
@@ -173,8 +187,6 @@ def _pictures(
     name: str, lesson: LessonContest, here: pl.DataFrame, styles: Mapping[str, Style]
 ) -> list[Picture]:
     """Draw the distances, and the same over those of the baseline."""
-    import altair as alt
-
     spread = _spread(here, "distance")
     kind: Literal["log", "linear"] = "log" if min(spread["low"]) > 0 else "linear"
     scale = alt.Scale(type=kind, nice=False, padding=6)
@@ -206,8 +218,6 @@ def _lines(
     format: str = ".3~g",
 ) -> Picture:
     """Draw a line for each arm against the layer, with the range of its seeds."""
-    import altair as alt
-
     arms, last = lesson.ordered(spread), max(spread["layer"])
     ticks = list(range(0, last + 1, -(-last // TICKS) or 1))
     axis = alt.Axis(values=ticks, tickCount=len(ticks), format="d", grid=False)
@@ -247,8 +257,6 @@ def _point(row: dict[str, Any], colour: str) -> dict[str, Any]:
 
 
 def _tooltip(what: str, format: str) -> Sequence[Any]:
-    import altair as alt
-
     return [
         alt.Tooltip("arm:N"),
         alt.Tooltip("layer:Q"),

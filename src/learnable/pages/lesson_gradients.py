@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import altair as alt
 import polars as pl
 
 from learnable.pages.lesson_facts import PAPER_RATIO, LessonContest, rows_words
-from learnable.pages.page import Box, Keys, Part, Section, Text, markup
-from learnable.pages.pictures import Picture, finish, label
+from learnable.pages.page import Panels, Part, Picture, Section, keys, markup, remark, text
+from learnable.pages.pictures import finish, label
 from learnable.pages.words import decimal
 
 SEEN = 1.96
@@ -52,7 +53,7 @@ def gradients_section(lesson: LessonContest) -> Section:
         return section
     frame = lesson.facts.buffering.filter(pl.col("estimate") == "debiased")
     wordings = [name for name in WORDINGS if name in set(frame["wording"])]
-    keys = [
+    shades = [
         (_SHADES[name], "", f"task in {_OWN if not place else WORDINGS[name]}")
         for place, name in enumerate(wordings)
     ]
@@ -68,11 +69,9 @@ def gradients_section(lesson: LessonContest) -> Section:
         "to about 1/√n otherwise), so values just below 0 are to be read as 0, and a cosine may exceed 1. ± is one standard "
         "error, the bands are 1.96 of them. Dots at the ends are the task alone and the buffer alone."
     )
-    parts: list[Part] = [Text(words=sentence(lesson, frame, name)) for name in wordings]
-    parts += [Keys(keys=keys)] if len(wordings) > 1 else []
-    return replace(
-        section, parts=[*parts, Box(kind="panels plots", parts=drawn), Text(words=note, kind="remark")]
-    )
+    parts: list[Part] = [text(sentence(lesson, frame, name)) for name in wordings]
+    parts += [keys(shades)] if len(wordings) > 1 else []
+    return replace(section, parts=[*parts, Panels(pictures=drawn, kind="panels plots"), remark(note)])
 
 
 def sentence(lesson: LessonContest, frame: pl.DataFrame, wording: str) -> str:
@@ -107,8 +106,6 @@ def _estimate(here: pl.DataFrame, quantity: str, ratio: float) -> Estimate:
 
 
 def _picture(lesson: LessonContest, frame: pl.DataFrame, quantity: str, title: str) -> Picture | None:
-    import altair as alt
-
     inside = frame.filter(pl.col("value").is_finite() & (pl.col("value").abs() <= FARTHEST))
     ratios = sorted(frame.filter(pl.col("set") == "mix")["ratio"].unique().to_list())
     if inside.is_empty() or not ratios:
@@ -162,8 +159,6 @@ def _point(row: Mapping[str, Any], ends: Mapping[float, float]) -> dict[str, Any
 
 
 def _axis(ratios: Sequence[float], ends: Mapping[float, float]) -> Any:
-    import altair as alt
-
     inner = [ratio for ratio in ratios if ratio in (1, 4, 16, 64, PAPER_RATIO)]
     task, buffer = ends[0.0], ends[math.inf]
     values = [task, *inner, buffer]
@@ -185,8 +180,6 @@ def _domain(values: Sequence[float]) -> tuple[float, float]:
 
 def _marks(lesson: LessonContest, ratios: Sequence[float], x: Any) -> list[Any]:
     """Mark the ratio that was trained on, and that of DELIA's authors."""
-    import altair as alt
-
     places: list[dict[str, Any]] = []
     if lesson.ratio is not None:
         places.append({"x": lesson.ratio, "text": "trained", "align": "left", "dx": 4})
@@ -205,8 +198,6 @@ def _marks(lesson: LessonContest, ratios: Sequence[float], x: Any) -> list[Any]:
 
 
 def _tooltip(quantity: str) -> list[Any]:
-    import altair as alt
-
     return [
         alt.Tooltip("what:N", title="mix"),
         alt.Tooltip("wording:N", title="task in"),

@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
+import altair as alt
 import numpy as np
 import polars as pl
 from markupsafe import Markup
 
 from learnable.pages.lesson_facts import ArmLine, Asking, LessonContest, asked_words
-from learnable.pages.page import markup
-from learnable.pages.pictures import Picture, finish
+from learnable.pages.page import Picture, markup
+from learnable.pages.pictures import finish
 from learnable.pages.words import count, enumeration, snippet
 
 ROW = 24
@@ -96,8 +97,6 @@ def _domain(evaluated: Sequence[Asking]) -> tuple[float, float] | None:
 
 
 def _values(name: str, each: Asking, domain: tuple[float, float], *, title: str) -> Picture:
-    import altair as alt
-
     order = [snippet(line.arm) for line in each.lines]
     marks = [_mark(line, each) for line in each.lines if line.value is not None]
     inside = [mark for mark in marks if domain[0] <= mark["value"] <= domain[1]]
@@ -189,8 +188,6 @@ def _ticks(each: Asking, domain: tuple[float, float]) -> list[dict[str, Any]]:
 
 
 def _tooltip(each: Asking) -> list[Any]:
-    import altair as alt
-
     figure = f".{each.digits}f"
     return [
         alt.Tooltip("arm:N"),
@@ -222,8 +219,6 @@ def _outside(each: Asking, marks: Sequence[dict[str, Any]], domain: tuple[float,
 
 def wordings_map(lesson: LessonContest) -> Picture | None:
     """Return the texts as points of a plane; None where they have no places."""
-    import altair as alt
-
     frame = lesson.facts.wordings
     if frame is None or not {"x", "y"} <= set(frame.columns):
         return None

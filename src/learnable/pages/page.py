@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -12,168 +12,76 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from learnable.packages import install, is_installed, needed
-from learnable.pages import words
-from learnable.pages.pictures import CONFIG, Picture
+from learnable.pages.words import setting
 from learnable.runs.progress import say_once
 from learnable.visible import visible
 
+CONFIG: dict[str, Any] = {
+    "aria": False,
+    "background": "transparent",
+    "font": "system-ui, sans-serif",
+    "view": {"stroke": None},
+    "axis": {
+        "labelColor": "var(--muted)",
+        "titleColor": "var(--muted)",
+        "titleFontWeight": "normal",
+        "labelFontSize": 12,
+        "titleFontSize": 13,
+        "titlePadding": 8,
+        "gridColor": "var(--line)",
+        "domainColor": "var(--line)",
+        "tickColor": "var(--line)",
+        "tickCount": 6,
+    },
+    "legend": {
+        "labelColor": "var(--text)",
+        "labelFontSize": 13,
+        "symbolOpacity": 1,
+        "columnPadding": 16,
+        "orient": "top",
+    },
+    "text": {"color": "var(--text)", "fontSize": 12},
+}
+"""Of all pictures."""
 PAINTER = "vl_convert"
 """The package that holds the scripts of the pictures."""
 
 _SIGNS = re.compile(r"([@/,:_])(?=.)")
-_ROLES = {"system": "System", "user": "Question", "assistant": "Answer", "tool": "Result of a tool"}
-_SHORT_CHARACTERS = 500
-_PREVIEW_CHARACTERS = 280
-_FULL_CHARACTERS = 8_000
-_SHOWN_MESSAGES = 12
+
+
+Cells = Sequence[str]
+"""Of a line of a table: texts, and cells with a style of their own."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Text:
-    """A paragraph; ``kind`` names its style, such as ``remark``."""
-
-    words: str
-    kind: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Heading:
-    """The heading of a part of a section."""
-
-    words: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bullets:
-    """A list of sentences; one may be a pair of a style and a sentence."""
-
-    items: Sequence[str | tuple[str, str]]
-    kind: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Terms:
-    """Words and what they mean."""
-
-    pairs: Sequence[tuple[str, str]]
-    kind: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Keys:
-    """A legend: the colour, the style and the words of each key."""
-
-    keys: Sequence[tuple[str, str, str]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cell:
-    """A cell of a table, with small print below it; ``share`` of its colour, from 0 to 1."""
-
-    words: str
-    small: str = ""
-    kind: str = ""
-    span: int = 1
-    share: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """A line of a table that has a style of its own."""
-
-    cells: Sequence[str | Cell]
-    kind: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Table:
-    """Figures.
+class Picture:
+    """A chart.
 
     Args:
-        caption: Says what they are; tables of a page have different ones.
-        head: Names of the columns.
-        over: A line above these, for columns that belong together.
-        rows: Lines; the cell at ``heads`` names what the line is about.
-        foot: The last line.
-        heads: Column of the names of the lines.
-        worded: Columns of words, which begin at the left.
-        kind: Style.
-        label: Name of the region that can be scrolled; the caption when empty.
+        name: Unlike those of all other pictures of the page.
+        spec: Its Vega-Lite specification.
+        label: What it shows, in one sentence for those who cannot see it.
+        remark: On its limits.
+        caption: How to read it.
     """
 
-    caption: str
-    head: Sequence[str | Cell]
-    rows: Sequence[Row | Sequence[str | Cell]]
-    over: Sequence[str | Cell] = ()
-    foot: Sequence[str | Cell] = ()
-    heads: int = 0
-    worded: Sequence[int] = ()
-    kind: str = ""
-    label: str = ""
+    name: str
+    spec: dict[str, Any]
+    label: str
+    remark: str = ""
+    caption: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Turn:
-    """One message: who said it ("" = not shown), its text, its start while folded ("" = not folded), characters left out."""
+class Panels:
+    """Small pictures side by side."""
 
-    role: str
-    text: str
-    preview: str
-    left_out: int
+    pictures: Sequence[Picture]
+    kind: str = "panels"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Span:
-    """A piece of a text, with its style, and the words that are shown when it is pointed at."""
-
-    text: str
-    kind: str
-    about: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Spans:
-    """A text in pieces."""
-
-    spans: Sequence[Span]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Excerpt:
-    """An example to read: where it is from, what is to be said of it, its figures, and its parts."""
-
-    title: str
-    parts: Sequence["Part"]
-    note: str = ""
-    figures: Sequence[tuple[str, str]] = ()
-    kind: str = ""
-    level: int = 4
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fold:
-    """Parts that are seen once the summary is clicked."""
-
-    summary: str
-    parts: Sequence["Part"]
-    is_open: bool = False
-    kind: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Box:
-    """Parts that are laid out together, as ``kind`` has it."""
-
-    parts: Sequence["Part"]
-    kind: str
-    heading: str = ""
-    level: int = 3
-
-
-Part = (
-    Text | Heading | Bullets | Terms | Keys | Table | Picture | Turn | Spans | Excerpt | Fold | Box | Markup
-)
-"""What a section may hold; markup is the page's own."""
+Part = Markup | Picture | Panels
+"""What a section may hold."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,7 +132,9 @@ def write_page(
         points: Data that several pictures share, column by column.
     """
     sections = [section for section in sections if section.parts]
-    pictures = [part for section in sections for part in _all(section.parts) if isinstance(part, Picture)]
+    parts = [part for section in sections for part in section.parts]
+    pictures = [part for part in parts if isinstance(part, Picture)]
+    pictures += [picture for part in parts if isinstance(part, Panels) for picture in part.pictures]
     drawn = bool(pictures) and is_installed(PAINTER)
     if pictures and not drawn:
         say_once(f"the page is written without its pictures; they need more: {install('pages')}")
@@ -239,6 +149,8 @@ def write_page(
         page.render(
             opening=opening,
             sections=sections,
+            first=_section(opening.first, drawn=drawn) if opening.first else "",
+            body=joined(_section(section, drawn=drawn) for section in sections),
             style=Markup(_resource("style.css")),
             scripts=[Markup(script) for script in scripts],
             hashes=[
@@ -255,6 +167,11 @@ def markup(form: str, **values: Any) -> Markup:
     return Markup(form).format(**{name: _shown(value) for name, value in values.items()})
 
 
+def joined(parts: Iterable[str]) -> Markup:
+    """Put parts one after the other, each in a line."""
+    return Markup("\n").join(parts)
+
+
 def breakable(name: str) -> Markup:
     """Return a long name that may be broken after its signs."""
     if isinstance(name, Markup):
@@ -263,46 +180,171 @@ def breakable(name: str) -> Markup:
     return Markup("<wbr>").join(escape(part) for part in parts)
 
 
+def text(words: str, kind: str = "") -> Markup:
+    """A paragraph; ``kind`` names its style."""
+    return markup("<p{kind}>{words}</p>", kind=class_of(kind), words=words)
+
+
+def remark(words: str) -> Markup:
+    """A paragraph in small print."""
+    return text(words, "remark")
+
+
+def heading(words: str, level: int = 3) -> Markup:
+    """The heading of a part of a section."""
+    return markup("<h{level}>{words}</h{level}>", level=level, words=breakable(words))
+
+
+def bullets(items: Iterable[str | tuple[str, str]], kind: str = "") -> Markup:
+    """A list of sentences; one may be a pair of a style and a sentence."""
+    pairs = [("", item) if isinstance(item, str) else item for item in items]
+    lines = [markup("<li{kind}>{words}</li>", kind=class_of(style), words=words) for style, words in pairs]
+    return markup("<ul{kind}>{lines}</ul>", kind=class_of(kind), lines=joined(lines))
+
+
+def terms(pairs: Iterable[tuple[str, str]], kind: str) -> Markup:
+    """Words and what they mean."""
+    form = "<div><dt>{name}</dt><dd>{meaning}</dd></div>"
+    lines = [markup(form, name=breakable(name), meaning=meaning) for name, meaning in pairs]
+    return markup("<dl{kind}>{lines}</dl>", kind=class_of(kind), lines=joined(lines))
+
+
+def keys(given: Iterable[tuple[str, str, str]]) -> Markup:
+    """A legend: the colour, the style and the words of each key."""
+    form = '<li class="{style}" style="--key: {colour}">{words}</li>'
+    lines = [markup(form, colour=colour, style=style, words=words) for colour, style, words in given]
+    return markup('<ul class="keys">{lines}</ul>', lines=joined(lines))
+
+
+def fold(summary: str, parts: Iterable[str], *, is_open: bool = False, kind: str = "") -> Markup:
+    """Parts that are seen once the summary is clicked."""
+    form = '<details class="instances {kind}"{state}>\n<summary>{summary}</summary>\n{parts}\n</details>'
+    state = Markup(" open" if is_open else "")
+    return markup(form, kind=kind, state=state, summary=summary, parts=joined(parts))
+
+
+def box(kind: str, parts: Iterable[str]) -> Markup:
+    """Parts that are laid out together, as ``kind`` has it."""
+    return markup("<div{kind}>\n{parts}\n</div>", kind=class_of(kind), parts=joined(parts))
+
+
+def cell(words: str, small: str = "", *, kind: str = "", share: float | None = None) -> Markup:
+    """A cell of a table with small print below it; ``share`` of its colour, from 0 to 1."""
+    colour = Markup("") if share is None else markup(' style="--share: {share:.3f}"', share=share)
+    below = markup("<small>{small}</small>", small=small) if small else ""
+    return markup(
+        "<td{kind}{colour}>{words}{below}</td>", kind=class_of(kind), colour=colour, words=words, below=below
+    )
+
+
+def head_cell(words: str, small: str = "", *, scope: str = "col", kind: str = "", span: int = 1) -> Markup:
+    """The name of a column or of a line, with small print after it."""
+    return markup(
+        '<th scope="{scope}" dir="auto"{kind}{span}>{words}{after}</th>',
+        scope=scope,
+        kind=class_of(kind),
+        span=markup(' colspan="{span}"', span=span) if span > 1 else "",
+        words=breakable(words),
+        after=markup(" <small>{small}</small>", small=small) if small else "",
+    )
+
+
+def row(cells: Cells, kind: str = "", *, heads: int = 0, worded: Sequence[int] = ()) -> Markup:
+    """A line of a table; ``table`` says what the arguments are."""
+    shown = [
+        each
+        if isinstance(each, Markup) and each.startswith(("<td", "<th"))
+        else head_cell(each, scope="row")
+        if place == heads
+        else cell(each, kind="word" if place in worded else "")
+        for place, each in enumerate(cells)
+    ]
+    return markup("<tr{kind}>{cells}</tr>", kind=class_of(kind), cells=joined(shown))
+
+
+def table(
+    caption: str,
+    head: Cells,
+    rows: Iterable[Cells | Markup],
+    *,
+    over: Cells = (),
+    foot: Cells = (),
+    heads: int = 0,
+    worded: Sequence[int] = (),
+    kind: str = "",
+    label: str = "",
+) -> Markup:
+    """Figures.
+
+    Args:
+        caption: Says what they are; tables of a page have different ones.
+        head: Names of the columns.
+        rows: Lines.
+        over: A line above the names of the columns, for those that belong together.
+        foot: The last line.
+        heads: Column of the names of the lines.
+        worded: Columns of words, which begin at the left.
+        kind: Style.
+        label: Name of the region that can be scrolled; the caption when empty.
+    """
+    body = [each if isinstance(each, Markup) else row(each, heads=heads, worded=worded) for each in rows]
+    return markup(
+        '<div class="wide" role="region" aria-label="{label}" tabindex="0">\n<table{kind}>\n<caption>{caption}</caption>\n'
+        "{head}<tbody>{body}</tbody>{foot}\n</table>\n</div>",
+        label=label or caption,
+        kind=class_of(kind),
+        caption=caption,
+        head=markup(
+            "<thead>{over}{head}</thead>", over=_columns(over, (), "over"), head=_columns(head, worded)
+        )
+        if head
+        else "",
+        body=joined(body),
+        foot=markup("<tfoot>{row}</tfoot>", row=row(foot, heads=heads)) if foot else "",
+    )
+
+
+def _columns(names: Cells, worded: Sequence[int], kind: str = "") -> Markup:
+    cells = [
+        name
+        if isinstance(name, Markup) and name.startswith("<th")
+        else head_cell(name, kind="word" if place in worded else "")
+        if name
+        else Markup("<td></td>")
+        for place, name in enumerate(names)
+    ]
+    return markup("<tr{kind}>{cells}</tr>", kind=class_of(kind), cells=joined(cells)) if cells else Markup("")
+
+
+def class_of(kind: str) -> Markup:
+    """Return a style as an attribute."""
+    return markup(' class="{kind}"', kind=kind) if kind else Markup("")
+
+
 def settings_table(caption: str, settings: Mapping[str, Any], *, label: str) -> list[Part]:
     """Return settings as a table; none where there are none."""
-    rows = [(name, words.setting(value)) for name, value in settings.items()]
-    return (
-        [Table(caption=caption, label=label, kind="narrow", head=(), worded=(1,), rows=rows)] if rows else []
+    rows = [(name, setting(value)) for name, value in settings.items()]
+    return [table(caption, (), rows, label=label, kind="narrow", worded=(1,))] if rows else []
+
+
+def _drawn(part: Part, *, drawn: bool) -> Markup:
+    """Return a part; pictures are places that the script of the page draws in, or say what they would show."""
+    if isinstance(part, Panels):
+        return box(part.kind, [_drawn(picture, drawn=drawn) for picture in part.pictures])
+    if isinstance(part, Markup):
+        return part
+    form = '<div class="chart" id="chart-{name}" role="img" aria-label="{label}"></div>'
+    place = (
+        markup(form, name=part.name, label=part.label) if drawn else remark(f"Not drawn here: {part.label}")
     )
+    form = "<figure>\n{place}\n<figcaption>{caption} {remark}</figcaption>\n</figure>"
+    return markup(form, place=place, caption=part.caption, remark=part.remark)
 
 
-def turns_of(messages: Sequence[Mapping[str, str | None]] | None) -> list[Part]:
-    """Return the first messages of a conversation as they are shown, and how many more there are."""
-    given = messages or ()
-    parts: list[Part] = [
-        turn_of(str(each["role"]), each["content"] or "") for each in given[:_SHOWN_MESSAGES]
-    ]
-    if not parts:
-        return [Text(words="Its text was not given.", kind="remark")]
-    if (more := len(given) - _SHOWN_MESSAGES) > 0:
-        parts.append(
-            Text(words=f"… and {words.plural(more, 'more message')}, not in this page.", kind="remark")
-        )
-    return parts
-
-
-def turn_of(role: str, text: str) -> Turn:
-    """Return a message as it is shown: a long one is folded, a very long one says what is missing."""
-    folded = len(text) > _SHORT_CHARACTERS
-    return Turn(
-        role=_ROLES.get(role, role),
-        text=text[:_FULL_CHARACTERS],
-        preview=text[:_PREVIEW_CHARACTERS].rstrip() + "…" if folded else "",
-        left_out=max(0, len(text) - _FULL_CHARACTERS),
-    )
-
-
-def _all(parts: Iterable[Part]) -> Iterator[Part]:
-    """Yield parts, and the parts inside them."""
-    for part in parts:
-        yield part
-        if isinstance(part, Box | Fold | Excerpt):
-            yield from _all(part.parts)
+def _section(section: Section, *, drawn: bool) -> Markup:
+    form = '<section{kind} aria-labelledby="{id}">\n<h2 id="{id}">{title}</h2>\n{parts}\n</section>'
+    parts = joined(_drawn(part, drawn=drawn) for part in section.parts)
+    return markup(form, kind=class_of(section.kind), id=section.id, title=section.title, parts=parts)
 
 
 def _shown(value: Any) -> Any:
@@ -323,11 +365,6 @@ def _environment() -> Any:
     )
     compact = {"ensure_ascii": False, "allow_nan": False, "separators": (",", ":")}
     environment.policies["json.dumps_kwargs"] = compact
-    environment.filters |= {
-        "breakable": breakable,
-        "count": words.count,
-        "kind": lambda part: type(part).__name__,
-    }
     return environment
 
 

@@ -4,27 +4,28 @@ from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
+from markupsafe import Markup
 
 from learnable.pages import selection_pictures as pictures
+from learnable.pages.excerpts import excerpt, turns_of
 from learnable.pages.page import (
-    Bullets,
-    Cell,
-    Excerpt,
-    Fold,
-    Heading,
     Opening,
     Part,
-    Row,
+    Picture,
     Section,
-    Table,
-    Terms,
-    Text,
+    bullets,
+    fold,
+    head_cell,
+    heading,
     markup,
+    remark,
+    row,
     settings_table,
-    turns_of,
+    table,
+    terms,
+    text,
     write_page,
 )
-from learnable.pages.pictures import Picture
 from learnable.pages.selection_facts import (
     CostRow,
     SelectionFacts,
@@ -33,19 +34,17 @@ from learnable.pages.selection_facts import (
     by_source,
     reasons,
     spearman,
+    to_read,
     undefined_places,
     unread_places,
     view_of,
 )
-from learnable.pages.tokens import token_parts
+from learnable.pages.tokens import spelled, token_parts
 from learnable.pages.warnings import SELECTION_CHECKS, look, warnings_section
 from learnable.pages.words import count, decimal, duration, memory, plural, share
 from learnable.scorers import end_of_turn_share
 
 SHOWN_SOURCES = 25
-BEST = 8
-BORDER = 4
-WORST = 8
 
 
 def render_selection(facts: SelectionFacts) -> str:
@@ -127,48 +126,39 @@ def _tokens(frame: pl.DataFrame) -> int | None:
     return int(frame["tokens"].sum()) if "tokens" in frame.columns else None
 
 
-def _remark(words: str) -> Text:
-    return Text(words=words, kind="remark")
-
-
 def _losses(view: View) -> Section:
-    missing = _remark("No picture: it takes examples with both a loss before and a loss after.")
+    missing = remark("No picture: it takes examples with both a loss before and a loss after.")
     parts: list[Part] = [pictures.plane(view) or missing]
     if view.has("loss_before", "loss_after", "response_tokens", "end_nll_before", "end_nll_after"):
         shares = {"pool": end_of_turn_share(view.frame), "selection": end_of_turn_share(view.kept)}
         said = [f"{part:.0%} in the {name}" for name, part in shares.items() if part is not None]
         if said:
             about = "Learning to stop, the share of the whole fall of the loss that is that of the token which ends a turn"
-            parts.append(Text(words=f"{about}: {', '.join(said)}."))
+            parts.append(text(f"{about}: {', '.join(said)}."))
     return Section(id="plane", nav="losses", title="What the reference learned", parts=parts)
 
 
 def _scores(view: View) -> Section:
     why = "no example has a value of" if view.has("score") else "there is no column"
-    missing = _remark(f"No picture: {why} {view.facts.by}.")
+    missing = remark(f"No picture: {why} {view.facts.by}.")
     parts = [pictures.spread(view) or missing]
     return Section(id="spread", nav="scores", title="How the scores are spread", parts=parts)
 
 
 def _length(view: View) -> Section:
     by = view.facts.by
-    missing = _remark(f"No picture: it takes values of {by} and response tokens.")
+    missing = remark(f"No picture: it takes values of {by} and response tokens.")
     parts: list[Part] = [pictures.length(view) or missing]
     rows = []
     for name in dict.fromkeys([by, *view.facts.scorers]):
         if name in view.frame.columns:
             found = [spearman(view.frame, name, other) for other in ("response_tokens", "loss_before")]
             figures = [figure for rho, n in found for figure in (decimal(rho, 2), count(n))]
-            used = name == by
-            rows.append(
-                Row(
-                    cells=[Cell(words=name, small="used" if used else ""), *figures],
-                    kind="used" if used else "",
-                )
-            )
+            used = "used" if name == by else ""
+            rows.append(row([head_cell(name, used, scope="row"), *figures], used))
     if rows:
         parts.append(
-            Table(
+            table(
                 label="Correlations of the scores",
                 caption="Spearman correlation of each score (0 = unrelated, ±1 = same order), with the number of examples "
                 "behind it",
@@ -182,135 +172,106 @@ def _length(view: View) -> Section:
 
 def _mix(view: View) -> Section:
     parts: list[Part] = [
-        Text(
-            words="Lift is the share of the selection divided by the share of the pool: 1 is what a random choice gives, "
+        text(
+            "Lift is the share of the selection divided by the share of the pool: 1 is what a random choice gives, "
             "2 is twice that, 0 is gone."
         )
     ]
     sources, lengths = by_source(view), by_length(view)
     if sources.height:
-        table = _groups_table(view, sources, "Pool and selection per source", "source")
+        groups = _groups_table(view, sources, "Pool and selection per source", "source")
         about = "Share of all examples in the pool beside share of the chosen ones."
         picture = pictures.mix(view, sources, name="sources", title="source", caption=about)
-        parts += [Heading(words="By source"), *([picture] if picture else [])]
+        parts += [heading("By source"), *([picture] if picture else [])]
         if sources.height > SHOWN_SOURCES:
-            parts.append(Fold(summary=f"All {count(sources.height)} sources as a table", parts=[table]))
+            parts.append(fold(f"All {count(sources.height)} sources as a table", [groups]))
         else:
-            parts.append(table)
+            parts.append(groups)
     if lengths.height:
         about = "The bins hold about equally many examples of the pool."
         picture = pictures.mix(view, lengths, name="lengths", title="response tokens", caption=about)
-        parts += [Heading(words="By length of the answer"), *([picture] if picture else [])]
+        parts += [heading("By length of the answer"), *([picture] if picture else [])]
         parts.append(
             _groups_table(view, lengths, "Pool and selection per response length", "response tokens")
         )
     else:
-        parts.append(_remark("No figures by length: response tokens are not known."))
+        parts.append(remark("No figures by length: response tokens are not known."))
     return Section(id="mix", nav="sources", title="What the selection is made of", parts=parts)
 
 
-def _groups_table(view: View, groups: pl.DataFrame, caption: str, first: str) -> Table:
+def _groups_table(view: View, groups: pl.DataFrame, caption: str, first: str) -> Markup:
     pool, kept = view.frame.height, view.kept.height
     rows = [
-        [
-            row["name"],
-            count(row["examples"]),
-            count(row["kept"]),
-            decimal((row["kept"] / kept) / (row["examples"] / pool) if kept else None, 2),
-            share(row["kept"], row["examples"]),
-            count(row["tokens"]),
-            decimal(row["mean_score"]),
-        ]
-        for row in groups.iter_rows(named=True)
+        (
+            name,
+            count(examples),
+            count(chosen),
+            decimal((chosen / kept) / (examples / pool) if kept else None, 2),
+            share(chosen, examples),
+            count(tokens),
+            decimal(mean_score),
+        )
+        for name, examples, tokens, chosen, mean_score in groups.iter_rows()
     ]
     head = [first, "examples", "kept", "lift", "kept share", "tokens", f"mean {view.facts.by}"]
-    return Table(caption=caption, head=head, rows=rows)
+    return table(caption, head, rows)
 
 
 def _words(view: View) -> Section:
     measured = {each.id: each for each in view.facts.tokens if each.scored}
     frame = pl.DataFrame({"id": list(measured)}, schema={"id": pl.String})
     frame = frame.join(view.frame, on="id", maintain_order="left")
-    losses = frame["loss_after"] if view.has("loss_after") else [None] * frame.height
     examples = [
-        (excerpt, measured[id], loss)
-        for excerpt, id, loss in zip(excerpts_of(view, frame), frame["id"], losses, strict=False)
+        _excerpt(
+            view,
+            example,
+            spelled(measured[example["id"]], example["source"], example.get("loss_after")),
+            level=3,
+        )
+        for example in frame.iter_rows(named=True)
+        if view.facts.examples is not None
     ]
     missing = view.facts.tokens_missing
-    parts: list[Part] = [_remark(missing)] if missing else []
-    parts += token_parts(examples) if measured else []
+    parts: list[Part] = [remark(missing)] if missing else []
+    parts += token_parts(list(measured.values()), examples) if measured else []
     compares = not measured or any(each.compares for each in measured.values())
     title = "Which words it learned" if compares else "Which words it loses on"
     return Section(id="tokens", nav="words", title=title, parts=parts, kind="tokens")
 
 
-def examples_to_spell(view: View, number: int) -> list[str]:
-    """Return ids of a few scored examples: the first chosen ones, one in the middle, and the least good one left out.
-
-    Args:
-        view: The selection.
-        number: How many; 1 is a chosen one, 2 a chosen and a left-out one.
-    """
-    ranked = view.ranked["id"].to_list()
-    kept = view.kept["id"].to_list()
-    chosen = kept[: max(1, number - 2)]
-    out = set(ranked).difference(kept)
-    worst = [id for id in reversed(ranked) if id in out][: max(0, number - 1)][:1]
-    rest = [id for id in ranked if id not in {*chosen, *worst}]
-    middle = rest[len(rest) // 2 :][: 1 if number > 2 else 0]
-    return [*chosen, *middle, *worst][:number]
-
-
 def _read(view: View) -> Section:
     parts: list[Part] = []
     for title, about, frame in to_read(view):
-        parts += [Heading(words=title), Text(words=about), *excerpts_of(view, frame)]
+        parts += [heading(title), text(about), *excerpts_of(view, frame)]
     if not parts:
         why = "no example has a score" if view.has("score") else f"there is no column {view.facts.by}"
         if view.facts.examples is None:
             why = "the scores came from a table without texts"
-        parts.append(_remark(f"Nothing to read: {why}."))
+        parts.append(remark(f"Nothing to read: {why}."))
     return Section(id="read", nav="examples", title="Read some examples", parts=parts)
 
 
-def to_read(view: View) -> list[tuple[str, str, pl.DataFrame]]:
-    """Pick the examples to show by the score used, under headings: none twice, and no heading without examples."""
-    if view.facts.examples is None or not view.has("score"):
-        return []
-    kept, rest = view.ranked.filter("is_kept"), view.ranked.filter(~pl.col("is_kept"))
-    shelves = (
-        ("Best of the chosen", "The highest scores in the selection.", kept, BEST),
-        ("Just in", "The chosen examples with the least good scores.", kept.reverse(), BORDER),
-        ("Just out", "The best scores that were not chosen; each says why.", rest, BORDER),
-        ("Worst", "The least good scores of all, the worst one first.", view.ranked.reverse(), WORST),
-    )
-    found, taken = [], list[str]()
-    for title, about, frame, number in shelves:
-        new = frame.filter(~pl.col("id").is_in(taken)).head(number)
-        taken += new["id"].to_list()
-        if new.height:
-            found.append((title, about, new.reverse() if title == "Just in" else new))
-    return found
-
-
-def excerpts_of(view: View, frame: pl.DataFrame) -> list[Excerpt]:
+def excerpts_of(view: View, frame: pl.DataFrame) -> list[Markup]:
     """Return the examples in the rows of a frame, in its order; none where there are no texts."""
     if view.facts.examples is None:
         return []
     texts = view.facts.examples.select(pl.col("id").cast(pl.String), "messages")
     messages = dict(texts.join(frame, on="id", how="semi").iter_rows())
     return [
-        Excerpt(
-            title=row["source"],
-            note=f"chosen, pick {row['rank'] + 1:,}"
-            if row["is_kept"]
-            else f"not chosen: {row['reason'] or 'no reason given'}",
-            figures=_figures(view, row),
-            kind="kept" if row["is_kept"] else "",
-            parts=turns_of(messages.get(row["id"])),
-        )
-        for row in frame.iter_rows(named=True)
+        _excerpt(view, example, turns_of(messages.get(example["id"])))
+        for example in frame.iter_rows(named=True)
     ]
+
+
+def _excerpt(view: View, example: dict[str, Any], parts: list[Markup], *, level: int = 4) -> Markup:
+    chosen = example["is_kept"]
+    note = (
+        f"chosen, pick {example['rank'] + 1:,}"
+        if chosen
+        else f"not chosen: {example['reason'] or 'no reason given'}"
+    )
+    figures, kind = _figures(view, example), "kept" if chosen else ""
+    return excerpt(example["source"], parts, note=note, figures=figures, kind=kind, level=level)
 
 
 def _figures(view: View, row: dict[str, Any]) -> list[tuple[str, str]]:
@@ -337,11 +298,11 @@ def _left_out(view: View) -> Section:
         lines.append(_sum("row", facts.rows.height, f" read = {said}", pool + repeated + held + unread))
     dropped = facts.dropped.height
     lines.append(_sum("example", pool, f" = {count(kept)} kept + {count(dropped)} left out", kept + dropped))
-    parts: list[Part] = [Bullets(items=lines)]
+    parts: list[Part] = [bullets(lines)]
     rows = reasons(view)
     if rows:
         parts.append(
-            Table(
+            table(
                 label="Reasons",
                 caption="Why rows and examples were left out",
                 head=["while", "reason", "number"],
@@ -351,7 +312,7 @@ def _left_out(view: View) -> Section:
             )
         )
     else:
-        parts.append(_remark("Nothing was left out."))
+        parts.append(remark("Nothing was left out."))
     for name, whole, items in (
         ("Rows that could not be read", unread, unread_places(view)),
         ("Examples without a score", view.undefined.height, undefined_places(view)),
@@ -362,7 +323,7 @@ def _left_out(view: View) -> Section:
                 markup('<code>{place}</code> <span dir="auto">{why}</span>', place=place, why=why)
                 for place, why in items
             ]
-            parts.append(Fold(summary=f"{name}: {count(whole)}{first}", parts=[Bullets(items=shown)]))
+            parts.append(fold(f"{name}: {count(whole)}{first}", parts=[bullets(shown)]))
     return Section(id="left-out", nav="left out", title="What was left out, and why", parts=parts)
 
 
@@ -381,8 +342,8 @@ def _cost(view: View) -> Section:
     tokens, pool = sum(step.tokens for step in steps), _tokens(view.frame)
     if steps and tokens and pool:
         parts.append(
-            Text(
-                words=markup(
+            text(
+                markup(
                     "{tokens} went through the model: <strong>{epochs} epochs over the pool</strong> (one is {pool}). "
                     "Training takes about three times the work of scoring per token, which this does not weigh.",
                     tokens=plural(tokens, "token"),
@@ -392,14 +353,14 @@ def _cost(view: View) -> Section:
             )
         )
     elif steps and not tokens:
-        parts.append(Text(words="Nothing was run: every figure was already there."))
+        parts.append(text("Nothing was run: every figure was already there."))
     if not steps:
-        parts.append(_remark("No steps were recorded."))
+        parts.append(remark("No steps were recorded."))
     else:
         head = ["step", "time", "tokens", "passes", "tokens/s", "peak memory"]
         foot = _cost_row(_together(steps))
         rows = [_cost_row(step) for step in steps]
-        parts.append(Table(label="Cost", caption="Cost per step", head=head, rows=rows, foot=foot))
+        parts.append(table(label="Cost", caption="Cost per step", head=head, rows=rows, foot=foot))
     return Section(id="cost", nav="cost", title="What it cost", parts=parts)
 
 
@@ -462,12 +423,12 @@ def _method(view: View) -> Section:
             ),
         )
     parts = [
-        Text(
-            words="The loss of an example is measured on its response only, in nats per token, by the model itself: before "
+        text(
+            "The loss of an example is measured on its response only, in nats per token, by the model itself: before "
             "(base model) and after (reference, the same model fine-tuned). From the two:"
         ),
-        Terms(pairs=_FORMULAS, kind="formulas"),
+        terms(_FORMULAS, kind="formulas"),
         *settings_table("The reference", reference, label="Reference"),
-        Bullets(items=notes),
+        bullets(notes),
     ]
     return Section(id="method", nav="method", title="How this was made, and what it cannot say", parts=parts)

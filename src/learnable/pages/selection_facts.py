@@ -16,6 +16,7 @@ from learnable.pages.words import count
 LENGTH_BINS = 5
 SHOWN_INSTANCES = 20
 SHOWN_REASONS = 20
+BEST, BORDER, WORST = 8, 4, 8
 _NUMBERS = ("loss_before", "loss_after", "learnability", "difference")
 
 
@@ -286,3 +287,40 @@ def _place(view: View, file: int | None, row: int | None, line: int | None) -> s
     if line is not None:
         return f"{name}:{line}"
     return f"{name}, row {row + 1}" if row is not None else name
+
+
+def examples_to_spell(view: View, number: int) -> list[str]:
+    """Return ids of a few scored examples: the first chosen ones, one in the middle, and the least good one left out.
+
+    Args:
+        view: The selection.
+        number: How many; 1 is a chosen one, 2 a chosen and a left-out one.
+    """
+    ranked = view.ranked["id"].to_list()
+    kept = view.kept["id"].to_list()
+    chosen = kept[: max(1, number - 2)]
+    out = set(ranked).difference(kept)
+    worst = [id for id in reversed(ranked) if id in out][: max(0, number - 1)][:1]
+    rest = [id for id in ranked if id not in {*chosen, *worst}]
+    middle = rest[len(rest) // 2 :][: 1 if number > 2 else 0]
+    return [*chosen, *middle, *worst][:number]
+
+
+def to_read(view: View) -> list[tuple[str, str, pl.DataFrame]]:
+    """Pick the examples to show by the score used, under headings: none twice, and no heading without examples."""
+    if view.facts.examples is None or not view.has("score"):
+        return []
+    kept, rest = view.ranked.filter("is_kept"), view.ranked.filter(~pl.col("is_kept"))
+    shelves = (
+        ("Best of the chosen", "The highest scores in the selection.", kept, BEST),
+        ("Just in", "The chosen examples with the least good scores.", kept.reverse(), BORDER),
+        ("Just out", "The best scores that were not chosen; each says why.", rest, BORDER),
+        ("Worst", "The least good scores of all, the worst one first.", view.ranked.reverse(), WORST),
+    )
+    found, taken = [], list[str]()
+    for title, about, frame, number in shelves:
+        new = frame.filter(~pl.col("id").is_in(taken)).head(number)
+        taken += new["id"].to_list()
+        if new.height:
+            found.append((title, about, new.reverse() if title == "Just in" else new))
+    return found

@@ -2,16 +2,17 @@
 
 from typing import Any
 
+import altair as alt
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from learnable.pages.page import Picture
 from learnable.pages.pictures import (
     CHOSEN,
     POOL,
     REST,
     SELECTION,
-    Picture,
     colours,
     dot_style,
     finish,
@@ -29,8 +30,6 @@ SHOWN_CHOSEN = 2_000
 
 def plane(view: View) -> Picture | None:
     """Loss before against loss after, with the lines where S is 0 and where the selection starts."""
-    import altair as alt
-
     if not view.has("loss_before", "loss_after"):
         return None
     both = view.scored.drop_nulls(["loss_before", "loss_after"])
@@ -83,8 +82,6 @@ def _plane_limit(losses: pl.DataFrame) -> tuple[float, int]:
 
 
 def _ray(learnability: float, top: float) -> Any:
-    import altair as alt
-
     ends: list[dict[str, Any]] = [{"x": 0, "y": 0}, {"x": top, "y": top * (1 - learnability)}]
     line = alt.Chart(alt.InlineData(values=ends)).encode(x="x:Q", y="y:Q")
     return line.mark_line(
@@ -93,8 +90,6 @@ def _ray(learnability: float, top: float) -> Any:
 
 
 def _ray_label(learnability: float, top: float, text: str) -> Any:
-    import altair as alt
-
     end: list[dict[str, Any]] = [{"x": 0.97 * top, "y": 0.97 * top * (1 - learnability), "text": text}]
     place = alt.Chart(alt.InlineData(values=end)).encode(x="x:Q", y="y:Q")
     return label(place, align="right", baseline="bottom", dx=-6, dy=-4)
@@ -102,8 +97,6 @@ def _ray_label(learnability: float, top: float, text: str) -> Any:
 
 def spread(view: View) -> Picture | None:
     """Histogram of the score used: chosen against the rest, and the line where the selection ends."""
-    import altair as alt
-
     edges, counts, tails = histogram(view)
     if not len(edges):
         return None
@@ -183,8 +176,6 @@ def score_range(values: NDArray[np.float64]) -> tuple[float, float]:
 
 
 def _threshold(view: View, cutoff: float, low: float, high: float) -> Any:
-    import altair as alt
-
     edge = min(max(cutoff, low), high)
     right = edge < (low + high) / 2
     word = "lowest" if view.facts.higher_is_better else "highest"
@@ -199,8 +190,6 @@ def _threshold(view: View, cutoff: float, low: float, high: float) -> Any:
 
 def length(view: View) -> Picture | None:
     """Score against response length on a logarithmic axis, with the median along it."""
-    import altair as alt
-
     if not view.has("score", "response_tokens"):
         return None
     both = view.scored.filter(pl.col("response_tokens") >= 1).select("response_tokens", "score_used")
@@ -259,8 +248,6 @@ def _trend(frame: pl.DataFrame) -> list[dict[str, Any]]:
 
 def mix(view: View, groups: pl.DataFrame, *, name: str, title: str, caption: str) -> Picture | None:
     """Share of the pool beside share of the selection, one pair of bars per group."""
-    import altair as alt
-
     pool, kept = view.frame.height, view.kept.height
     if groups.height < 2 or not kept:
         return None
@@ -358,8 +345,6 @@ def _start(messages: list[dict[str, str]] | None, *, answer: bool) -> str:
 
 def _tooltip(view: View) -> list[Any]:
     """What a dot tells when the pointer is on it."""
-    import altair as alt
-
     given = [
         ("score", alt.Tooltip("score:Q", title=view.facts.by, format=".3f")),
         ("learnability", alt.Tooltip("S:Q", title="S", format=".3f")),

@@ -2,7 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import Literal
 
@@ -10,7 +10,7 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from learnable.pages.page import Box, Excerpt, Fold, Part, Span, Spans, Table, Text, markup
+from learnable.pages.page import box, fold, joined, markup, table, text
 from learnable.pages.words import decimal, enumeration, plural
 
 Kind = Literal["masked", "scored", "cut"]
@@ -170,32 +170,28 @@ def scale(by: By) -> list[tuple[int, str]]:
     return [*reversed(below), (0, f"within ±{edges[0]:g}"), *above]
 
 
-def token_parts(examples: Sequence[tuple[Excerpt, TokenView, float | None]]) -> list[Part]:
-    """Return what a page shows of a few examples token by token.
+def token_parts(views: Sequence[TokenView], examples: Iterable[Markup]) -> list[Markup]:
+    """Return examples that show ``spelled``, below what explains their colours.
 
     Args:
-        examples: Each as it is shown elsewhere, its tokens, and its loss after in the scores where that is known.
+        views: What they show.
+        examples: As markup.
     """
-    compares = any(measured.compares for _, measured, _ in examples)
-    shown: list[By] = ["learned", "before", "after"] if compares else ["before"]
-    parts: list[Part] = [
-        Text(
-            words="A few examples as the model reads them, from the first chosen to the least good: faint is what it is "
+    shown: list[By] = ["learned", "before", "after"] if any(view.compares for view in views) else ["before"]
+    parts = [
+        text(
+            "A few examples as the model reads them, from the first chosen to the least good: faint is what it is "
             "given, the rest is what it should say. Point at a word for its figures, or tap it."
         )
     ]
-    if compares:
-        options = Markup("").join(
-            markup('<label><input type="radio" name="colours" value="{by}"{checked}> {by}</label>', by=by,
-                   checked=Markup(" checked" if by == shown[0] else ""))
-            for by in shown
-        )  # fmt: skip
-        parts.append(
-            markup('<fieldset class="switch"><legend>Colours show</legend>{all}</fieldset>', all=options)
-        )
-    spelled = [_spelled(*example) for example in examples]
-    kind = "choice" if compares else shown[0]
-    return [*parts, Box(kind=f"spelled by-{kind}", parts=[*map(_legend, shown), *spelled])]
+    if len(shown) > 1:
+        form = '<label><input type="radio" name="colours" value="{by}"{checked}> {by}</label>'
+        checked = {shown[0]: Markup(" checked")}
+        options = [markup(form, by=by, checked=checked.get(by, "")) for by in shown]
+        form = '<fieldset class="switch"><legend>Colours show</legend>{options}</fieldset>'
+        parts.append(markup(form, options=joined(options)))
+    kind = "choice" if len(shown) > 1 else shown[0]
+    return [*parts, box(f"spelled by-{kind}", [*map(_legend, shown), *examples])]
 
 
 def _legend(by: By) -> Markup:
@@ -211,9 +207,17 @@ def _legend(by: By) -> Markup:
     )
 
 
-def _spelled(excerpt: Excerpt, measured: TokenView, scored_with: float | None) -> Excerpt:
+def spelled(measured: TokenView, title: str, scored_with: float | None) -> list[Markup]:
+    """Return an example token by token: its coloured text, the same in words and as a table.
+
+    Args:
+        measured: Its tokens.
+        title: Where it is from.
+        scored_with: Its loss after in the scores, where that is known.
+    """
     columns: list[By] = ["before", "after", "learned"] if measured.compares else ["before"]
     shown, left_out = _first(measured.pieces)
+    spans = [_spans(kind, run, columns) for kind, run in runs(shown)]
     said = [
         (f"… and {plural(left_out, 'more scored token')}, not in this page." if left_out else "", "remark"),
         (_summary(measured), "summary"),
@@ -221,24 +225,25 @@ def _spelled(excerpt: Excerpt, measured: TokenView, scored_with: float | None) -
     ]
     name = measured.id[:8]
     rows = [
-        [markup('<code class="exact">{text}</code>', text=piece.text.replace("\n", "↵")),
-         *(decimal(piece.nats(by)) for by in columns)]
+        (
+            markup('<code class="exact">{text}</code>', text=piece.text.replace("\n", "↵")),
+            *(decimal(piece.nats(by)) for by in columns),
+        )
         for piece in shown
         if piece.kind == "scored"
-    ]  # fmt: skip
-    table = Table(
-        label=f"Losses of {excerpt.title} {name}",
-        caption=f"Loss in nats of each scored token of {name}",
-        kind="narrow",
-        head=["token", *columns],
-        rows=rows,
-    )
-    parts: list[Part] = [
-        Spans(spans=[span for kind, run in runs(shown) for span in _spans(kind, run, columns)]),
-        *(Text(words=words, kind=kind) for words, kind in said if words),
-        Fold(summary=f"The figures of {plural(len(rows), 'token')} as a table", parts=[table]),
     ]
-    return replace(excerpt, level=3, parts=parts)
+    figures = table(
+        f"Loss in nats of each scored token of {name}",
+        ("token", *columns),
+        rows,
+        label=f"Losses of {title} {name}",
+        kind="narrow",
+    )
+    return [
+        markup('<div class="words" dir="auto">{spans}</div>', spans=Markup("").join(spans)),
+        *(text(words, kind) for words, kind in said if words),
+        fold(f"The figures of {plural(len(rows), 'token')} as a table", [figures]),
+    ]
 
 
 def _first(pieces: tuple[Piece, ...]) -> tuple[tuple[Piece, ...], int]:
@@ -248,17 +253,19 @@ def _first(pieces: tuple[Piece, ...]) -> tuple[tuple[Piece, ...], int]:
     return pieces[: places[SHOWN_TOKENS]] if left_out else pieces, left_out
 
 
-def _spans(kind: Kind, run: list[Piece], columns: list[By]) -> list[Span]:
+def _spans(kind: Kind, run: list[Piece], columns: list[By]) -> Markup:
     if kind == "scored":
-        return [
-            Span(text=piece.text, kind=_style(piece, columns), about=_figures(piece, columns))
+        form = '<span class="{style}" title="{about}" tabindex="-1">{text}</span>'
+        spans = [
+            markup(form, style=_style(piece, columns), about=_figures(piece, columns), text=piece.text)
             for piece in run
         ]
-    text = "".join(piece.text for piece in run)
-    if len(text) > MASKED_CHARACTERS:
+        return Markup("").join(spans)
+    whole = "".join(piece.text for piece in run)
+    if len(whole) > MASKED_CHARACTERS:
         half = MASKED_CHARACTERS // 2
-        text = f"{text[:half]} [… {len(text) - 2 * half:,} characters …] {text[-half:]}"
-    return [Span(text=text, kind=kind)]
+        whole = f"{whole[:half]} [… {len(whole) - 2 * half:,} characters …] {whole[-half:]}"
+    return markup('<span class="{kind}">{text}</span>', kind=kind, text=whole)
 
 
 def _style(piece: Piece, columns: list[By]) -> str:

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import polars as pl
 
-from learnable.pages.page import Bullets, Part, Section, Text, markup
+from learnable.pages.page import Part, Section, bullets, markup, text
 from learnable.pages.selection_facts import SelectionFacts, View, spearman, view_of
 from learnable.pages.words import decimal, finite, listing, plural, share
 from learnable.scorers import END_OF_TURN_SHARE, SCORERS, end_of_turn_share
@@ -62,7 +62,7 @@ def warnings_section(looked: Looked, *, nav: str = "", more: Sequence[Part] = ()
         more: Parts below.
     """
     seen = looked.warnings
-    parts: list[Part] = [Bullets(items=seen, kind="warnings")] if seen else []
+    parts: list[Part] = [bullets(seen, kind="warnings")] if seen else []
     title = f"{plural(len(seen), 'thing')} to distrust"
     if not seen:
         title = "Nothing suspicious seen" + (", as far as these figures go" if looked.impossible else "")
@@ -72,9 +72,7 @@ def warnings_section(looked: Looked, *, nav: str = "", more: Sequence[Part] = ()
     ):
         if names:
             form = "<strong>{words}</strong>{rest} {names}."
-            parts.append(
-                Text(words=markup(form, words=words, rest=rest, names=", ".join(names)), kind="checked")
-            )
+            parts.append(text(markup(form, words=words, rest=rest, names=", ".join(names)), kind="checked"))
     kind = "" if seen else " partial" if looked.impossible else " clear"
     return Section(id="cautions", nav=nav, title=title, parts=[*parts, *more], kind=f"cautions{kind}")
 
