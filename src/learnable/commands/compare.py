@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import polars as pl
 
@@ -18,10 +18,11 @@ from learnable.commands.score import passes_of
 from learnable.errors import SelectionError, UsageError
 from learnable.evaluators import Evaluation, check_place, evaluations_of, parse, wants_heldout
 from learnable.experiments import (
+    FULL,
     RANDOM,
+    WITHOUT_BUDGET,
     Arm,
     Method,
-    arm_table,
     arms_of,
     check_settings,
     contamination,
@@ -100,7 +101,6 @@ def compare(
     check_settings(tuning, seeds=seeds, confidence=confidence)
     asked = evaluate or ["heldout"]
     check_place([parse(text) for text in asked], on)
-    from learnable.models import Renderer
     from learnable.models.source import identify
 
     ref = ModelRef(name=model, **asdict(loading))
@@ -108,125 +108,193 @@ def compare(
     look_up(reference.model, loading, reference=True)
     holdout = HOLDOUT_SHARE if wants_heldout(asked) else 0.0
     pool, loaded = pool_of(data, reading, output, holdout=holdout, dry_run=dry_run)
-    names = list(by or BY)
-    # Reading the rows again takes time: only where a name can be nothing but a column.
-    named = any(each.kind == "column" for each in parse_methods(names, reference=reference, columns=None))
-    flags = rows.boolean_columns(pool) if named else pool.examples.select("id")
-    flags = flags.drop(RESERVED, strict=False)
-    methods = parse_methods(names, reference=reference, columns=flags.columns[1:])
+    methods, flags = _methods(list(by or BY), pool, reference)
     evaluations = evaluations_of(asked, heldout=_heldout_of(loaded) if holdout else None)
-    budgets = list(dict.fromkeys(budget or ["15%"]))
-    if any(Budget.parse(text).examples is not None for text in budgets):
-        raise UsageError(
-            "a comparison needs equal tokens, not equal numbers of examples", hint="write 15% or 50000tokens"
-        )
+    budgets = _budgets(budget or ["15%"])
     awaits = to_fetch(ref) if dry_run else []
     ref = ref if awaits else pinned(ref, on=on)
-    settings = {
-        "methods": {method.label: fingerprint(method) for method in methods},
-        "budgets": budgets,
-        "seeds": seeds,
-        "tuning": fingerprint(tuning),
-        "max_length": longest,
-        "vectors": vectors,
-        "confidence": confidence,
-    }
     inputs = {each.label: each.identity for each in evaluations}
     inputs |= {"pool": loaded.identity, "base": "" if awaits else identify(ref)}
     sources = {method.label: method.source for method in methods}
     sources |= {each.label: source_of(each.evaluator) for each in evaluations}
 
-    def work(folder: Path) -> Finished:
-        renderer = Renderer.of(ref)
-        rows_seen = render_rows(
-            renderer, list(pool.iter_examples()), max_length=longest, most_refused=most_bad(loaded)
-        )
-        rendered = {each.id: each for each in rows_seen}
-        tokens = sum(len(each.ids) for each in rows_seen)
-        in_tokens = [_in_tokens(Budget.parse(text), tokens) for text in budgets]
-        scored = score_methods(
-            methods,
-            flags,
-            ref=ref,
-            longest=longest,
-            store=Path(store),
-            loaded=loaded,
-            alone_tokens=sum(
-                len(each.ids) for each in answers_alone(rows_seen, header=renderer.answer_header)
-            ),
-            vectors=vectors,
-            on=on,
-        )
-        arms = arms_of(
-            methods, scored.select, rendered, base=ref, tuning=tuning, budgets=in_tokens, seeds=seeds
-        )
-        for arm in arms:
-            if arm.budget_tokens and arm.seed == 0 and arm.tokens < 0.95 * arm.budget_tokens:
-                say(
-                    f"{arm.label} fills only {arm.tokens:,} of {arm.budget_tokens:,} tokens: not an equal comparison"
-                )
-        ran = run_arms(
-            arms,
-            evaluations,
-            max_length=longest,
-            store=Path(store),
-            open_model=partial(opened, on=on),
-            baseline=RANDOM,
-        )
-        overlap = _overlap(pool, evaluations)
-        table = arm_table(
-            ran.results,
-            ran.arms,
-            evaluations=ran.measured,
-            baseline=RANDOM,
-            costs=scored.costs,
-            confidence=confidence,
-        )
-        for name, frame in {
-            "scores": scored.wide(methods),
-            "selections": _selections(arms),
-            "arms": ran.arms,
-            "results": ran.results,
-            "overlap": overlap,
-            "table": table,
-        }.items():
-            # In the files of a comparison, an arm goes by its method.
-            write_frame(frame.rename({"arm": "method"}, strict=False), folder / f"{name}.parquet")
-        facts = {
-            "model": model,
-            "pool": len(pool),
-            "pool_tokens": tokens,
-            "methods": [method.label for method in methods],
-            "evaluations": [each.label for each in evaluations],
-            "budgets": budgets,
-            "seeds": seeds,
-            "confidence": confidence,
-            "trainings": ran.arms["model"].drop_nulls().n_unique(),
-            "tuning": asdict(tuning) | {"learning_rate": tuning.peak_learning_rate},
-            "in both": overlap.select("evaluation", "item").unique().height,
-        }
-        return Finished(facts=facts, tokens=scored.tokens + ran.tokens, pool_tokens=tokens)
-
-    plan = _Plan(
+    comparison = _Comparison(
+        ref=ref,
+        loaded=loaded,
+        pool=pool,
         methods=methods,
+        flags=flags,
+        evaluations=evaluations,
         budgets=budgets,
         seeds=seeds,
-        examples=len(pool),
-        evaluations=evaluations,
+        tuning=tuning,
+        longest=longest,
         vectors=vectors,
+        confidence=confidence,
+        on=on,
+        store=Path(store),
     )
     step = Step(
         verb="compare",
-        parameters=settings,
+        parameters=comparison.parameters,
         inputs=inputs,
         sources=sources,
         links={"pool": loaded.folder},
-        says=plan.words,
+        says=comparison.says,
         awaits=awaits,
-        plan=lambda: plan.price(Pricing(ref=ref, longest=longest, on=on, here=not awaits), pool, tuning),
-        work=work,
+        plan=lambda: comparison.price(Pricing(ref=ref, longest=longest, on=on, here=not awaits)),
+        work=comparison.work,
     )
     return run(step, output, dry_run=dry_run)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Comparison:
+    """A comparison whose inputs are found: what it will do, and how it is done."""
+
+    ref: ModelRef
+    loaded: Outcome
+    pool: Pool
+    methods: Sequence[Method]
+    flags: pl.DataFrame
+    evaluations: Sequence[Evaluation]
+    budgets: Sequence[str]
+    seeds: int
+    tuning: Tuning
+    longest: int
+    vectors: Vectors
+    confidence: float
+    on: str | None
+    store: Path
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What the result depends on, beside its inputs."""
+        return {
+            "methods": {method.label: fingerprint(method) for method in self.methods},
+            "budgets": self.budgets,
+            "seeds": self.seeds,
+            "tuning": fingerprint(self.tuning),
+            "max_length": self.longest,
+            "vectors": self.vectors,
+            "confidence": self.confidence,
+        }
+
+    @property
+    def references(self) -> dict[str, Reference]:
+        """The references to train, each once."""
+        return {fingerprint(each.reference): each.reference for each in self.methods if each.needs_reference}
+
+    @property
+    def chosen(self) -> list[Method]:
+        """The methods that choose within a budget."""
+        return [method for method in self.methods if method.kind not in WITHOUT_BUDGET]
+
+    @property
+    def full(self) -> int:
+        """How many trainings see the whole pool."""
+        return self.seeds * any(method.kind == FULL for method in self.methods)
+
+    @property
+    def passes(self) -> list[str]:
+        """The passes over the pool that methods choose by."""
+        needs = {column for each in self.chosen if each.scorer is not None for column in each.scorer.needs}
+        wanted = any(method.needs_vectors for method in self.methods)
+        return passes_of(roles_of(needs), self.vectors if wanted else "none")
+
+    @property
+    def says(self) -> list[str]:
+        """What it will do, in words; arms that see the same rows share a training."""
+        over = f"over {len(self.pool):,} examples"
+        says = [f"1 {name} pass {over}" for name in self.passes]
+        if passes := sum(reference.passes for reference in self.references.values()):
+            says.insert(0, f"{passes:g} reference training {'pass' if passes == 1 else 'passes'} {over}")
+        trainings = len(self.chosen) * len(self.budgets) * self.seeds
+        says.append(f"at most {trainings} trainings of {', '.join(self.budgets)}")
+        if self.full:
+            says.append(f"{self.full} trainings on all {len(self.pool):,} examples")
+        items = sum(len(each.examples) for each in self.evaluations)
+        return [*says, f"{items:,} evaluation items for each model"]
+
+    def price(self, pricing: Pricing) -> Price:
+        """Return what it will cost, at most."""
+        examples = list(self.pool.iter_examples())
+        price = pricing.scoring(self.pool, self.passes)
+        for reference in self.references.values():
+            price += pricing.reference(self.pool, reference)
+        budgets, tokens = [Budget.parse(text) for text in self.budgets], pricing.tokens(examples)
+        shares = [each.fraction or (each.tokens or 0) / max(tokens, 1) for each in budgets]
+        for share in [*(min(share, 1.0) for share in shares for _ in self.chosen), *[1.0] * bool(self.full)]:
+            passes = self.seeds * self.tuning.epochs
+            price += pricing.training(examples, self.tuning, passes=passes, share=share, models=self.seeds)
+        models = 1 + len(self.chosen) * len(budgets) * self.seeds + self.full
+        return price + times(pricing.evaluations(self.evaluations), models)
+
+    def work(self, folder: Path) -> Finished:
+        """Score, choose, train, evaluate, and write what came of it."""
+        from learnable.models import Renderer
+
+        renderer = Renderer.of(self.ref)
+        rendered = render_rows(
+            renderer,
+            list(self.pool.iter_examples()),
+            max_length=self.longest,
+            most_refused=most_bad(self.loaded),
+        )
+        pool_tokens = sum(len(each.ids) for each in rendered)
+        budgets = [_in_tokens(Budget.parse(text), pool_tokens) for text in self.budgets]
+        scored = score_methods(
+            self.methods,
+            self.flags,
+            ref=self.ref,
+            longest=self.longest,
+            store=self.store,
+            loaded=self.loaded,
+            alone_tokens=sum(
+                len(each.ids) for each in answers_alone(rendered, header=renderer.answer_header)
+            ),
+            vectors=self.vectors,
+            on=self.on,
+        )
+        arms = arms_of(
+            self.methods,
+            scored.select,
+            {each.id: each for each in rendered},
+            base=self.ref,
+            tuning=self.tuning,
+            budgets=budgets,
+            seeds=self.seeds,
+        )
+        _say_unequal(arms)
+        ran = run_arms(
+            arms,
+            self.evaluations,
+            max_length=self.longest,
+            store=self.store,
+            open_model=partial(opened, on=self.on),
+            baseline=RANDOM,
+            confidence=self.confidence,
+            costs=scored.costs,
+        )
+        overlap = _overlap(self.pool, self.evaluations)
+        others = {"scores": scored.wide(self.methods), "selections": _selections(arms), "overlap": overlap}
+        for name, frame in (ran.frames | others).items():
+            # In the files of a comparison, an arm goes by its method.
+            write_frame(frame.rename({"arm": "method"}, strict=False), folder / f"{name}.parquet")
+        facts = {
+            "model": self.ref.name,
+            "pool": len(self.pool),
+            "pool_tokens": pool_tokens,
+            "methods": [method.label for method in self.methods],
+            "evaluations": [each.label for each in self.evaluations],
+            "budgets": self.budgets,
+            "seeds": self.seeds,
+            "confidence": self.confidence,
+            "trainings": ran.arms["model"].drop_nulls().n_unique(),
+            "tuning": asdict(self.tuning) | {"learning_rate": self.tuning.peak_learning_rate},
+            "in both": overlap.select("evaluation", "item").unique().height,
+        }
+        return Finished(facts=facts, tokens=scored.tokens + ran.tokens, pool_tokens=pool_tokens)
 
 
 def _heldout_of(loaded: Outcome) -> Path:
@@ -239,6 +307,23 @@ def _heldout_of(loaded: Outcome) -> Path:
     return path
 
 
+def _methods(written: Sequence[str], pool: Pool, reference: Reference) -> tuple[list[Method], pl.DataFrame]:
+    """Return the methods, and the columns of booleans in the pool by ``id``."""
+    # Reading the rows again takes time: only where a name can be nothing but a column.
+    named = any(each.kind == "column" for each in parse_methods(written, reference=reference, columns=None))
+    flags = rows.boolean_columns(pool) if named else pool.examples.select("id")
+    flags = flags.drop(RESERVED, strict=False)
+    return parse_methods(written, reference=reference, columns=flags.columns[1:]), flags
+
+
+def _budgets(written: Sequence[str]) -> list[str]:
+    if any(Budget.parse(text).examples is not None for text in written):
+        raise UsageError(
+            "a comparison needs equal tokens, not equal numbers of examples", hint="write 15% or 50000tokens"
+        )
+    return list(dict.fromkeys(written))
+
+
 def _in_tokens(budget: Budget, pool_tokens: int) -> int:
     tokens = budget.tokens or max(1, round(pool_tokens * (budget.fraction or 0)))
     if tokens > pool_tokens:
@@ -249,66 +334,12 @@ def _in_tokens(budget: Budget, pool_tokens: int) -> int:
     return tokens
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Plan:
-    """What a comparison will do, at most: arms that see the same rows share a training."""
-
-    methods: Sequence[Method]
-    budgets: Sequence[str]
-    seeds: int
-    examples: int
-    evaluations: Sequence[Evaluation]
-    vectors: Vectors
-
-    @property
-    def references(self) -> dict[str, Reference]:
-        """The references to train, each once."""
-        return {fingerprint(each.reference): each.reference for each in self.methods if each.needs_reference}
-
-    @property
-    def chosen(self) -> list[Method]:
-        """The methods that choose within a budget."""
-        return [method for method in self.methods if method.kind not in ("full", "untuned")]
-
-    @property
-    def full(self) -> int:
-        """How many trainings see the whole pool."""
-        return self.seeds * any(method.kind == "full" for method in self.methods)
-
-    @property
-    def passes(self) -> list[str]:
-        """The passes over the pool that methods choose by."""
-        needs = {column for each in self.chosen if each.scorer is not None for column in each.scorer.needs}
-        wanted = any(method.needs_vectors for method in self.methods)
-        return passes_of(roles_of(needs), self.vectors if wanted else "none")
-
-    @property
-    def words(self) -> list[str]:
-        """All of it, in words."""
-        over = f"over {self.examples:,} examples"
-        says = [f"1 {name} pass {over}" for name in self.passes]
-        if passes := sum(reference.passes for reference in self.references.values()):
-            says.insert(0, f"{passes:g} reference training {'pass' if passes == 1 else 'passes'} {over}")
-        trainings = len(self.chosen) * len(self.budgets) * self.seeds
-        says.append(f"at most {trainings} trainings of {', '.join(self.budgets)}")
-        if self.full:
-            says.append(f"{self.full} trainings on all {self.examples:,} examples")
-        items = sum(len(each.examples) for each in self.evaluations)
-        return [*says, f"{items:,} evaluation items for each model"]
-
-    def price(self, pricing: Pricing, pool: Pool, tuning: Tuning) -> Price:
-        """Return what it will cost."""
-        examples = list(pool.iter_examples())
-        price = pricing.scoring(pool, self.passes)
-        for reference in self.references.values():
-            price += pricing.reference(pool, reference)
-        budgets, tokens = [Budget.parse(text) for text in self.budgets], pricing.tokens(examples)
-        shares = [each.fraction or (each.tokens or 0) / max(tokens, 1) for each in budgets]
-        for share in [*(min(share, 1.0) for share in shares for _ in self.chosen), *[1.0] * bool(self.full)]:
-            passes = self.seeds * tuning.epochs
-            price += pricing.training(examples, tuning, passes=passes, share=share, models=self.seeds)
-        models = 1 + len(self.chosen) * len(budgets) * self.seeds + self.full
-        return price + times(pricing.evaluations(self.evaluations), models)
+def _say_unequal(arms: Sequence[Arm]) -> None:
+    for arm in arms:
+        if arm.budget_tokens and arm.seed == 0 and arm.tokens < 0.95 * arm.budget_tokens:
+            say(
+                f"{arm.label} fills only {arm.tokens:,} of {arm.budget_tokens:,} tokens: not an equal comparison"
+            )
 
 
 def _selections(arms: Sequence[Arm]) -> pl.DataFrame:

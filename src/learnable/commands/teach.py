@@ -3,7 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -36,7 +36,6 @@ from learnable.experiments import (
     Arm,
     Init,
     TaskArm,
-    arm_table,
     check_settings,
     parse_task_arms,
     run_arms,
@@ -159,19 +158,6 @@ def teach(
     elsewhere = evaluations_of([text for text in evaluate or () if parse(text).path is not None])
     awaits = to_fetch(ref) if dry_run else []
     ref = ref if awaits else pinned(ref, on=on)
-    parameters: dict[str, Any] = {
-        # In their order: the first may be the baseline, the last the one whose model is kept.
-        "arms": [[arm.label, arm.mixture, arm.init] for arm in written],
-        "tokens": [fingerprint(token) for token in added],
-        "words": words,
-        "evaluate": [fingerprint(specification) for specification in asked],
-        "mixing": fingerprint(mixing),
-        "tuning": fingerprint(tuning),
-        "seeds": seeds,
-        "gradients": gradients,
-        "max_length": longest,
-        "confidence": confidence,
-    }
     inputs = {
         "base": "" if awaits else identify(ref),
         **course.identity,
@@ -179,97 +165,160 @@ def teach(
     }
     links = {"pool": loaded.folder}
     links |= {name: Path(path) for name, path in made.items() if path and (Path(path) / DONE).is_file()}
-
-    def work(folder: Path) -> Finished:
-        makes = TaskArms(
+    lesson = _TaughtTask(
+        course=course,
+        written=written,
+        baseline=baseline,
+        asked=asked,
+        elsewhere=elsewhere,
+        makes=TaskArms(
             ref=ref,
             longest=longest,
             store=Path(store),
             tuning=tuning,
             added=added,
             most_refused=most_bad(loaded),
-        )
-        base, material = makes.base(written[0], 0), course.material
-        lengths = makes.render([*course.task, *material.paraphrases, *material.buffer], base)
-        material = replace(material, tokens={each.id: len(each.ids) for each in lengths})
-        # All of them, before anything is written or trained: some token may not be one that can be added.
-        planned = makes.arms(written, material, seeds)
-        evaluations = [*evaluations_here(course, asked, folder), *elsewhere]
-        concepts = {token.text: words or ([token.meaning] if token.meaning else []) for token in added}
-        ran = run_arms(
-            [arm for arm, _ in planned.values()],
-            evaluations,
-            max_length=longest,
-            store=Path(store),
-            open_model=partial(opened, on=on),
-            baseline=baseline,
-            looks={
-                "concepts": partial(token_distances, concepts=concepts, tests=course.asked),
-                "samples": partial(samples, evaluations=evaluations, store=Store(Path(store))),
-            },
-        )
-        wordings, figures = instruction_map(course)
-        frames = {
-            "arms": ran.arms,
-            "results": ran.results,
-            "table": arm_table(
-                ran.results, ran.arms, evaluations=ran.measured, baseline=baseline, confidence=confidence
-            ),
-            "concepts": ran.looks["concepts"],
-            "samples": ran.looks["samples"].filter(seed=0),
-            "wordings": wordings,
-        }
-        for name, frame in frames.items():
-            write_frame(frame, folder / f"{name}.parquet")
-        if gradients and material.buffer:
-            write_frame(makes.gradients(base, material, gradients), folder / "buffering.parquet")
-        models = {
-            place: model for place, model in zip(planned, ran.trained, strict=True) if model is not None
-        }
-        kept = next((arm.label for arm in written if arm.mixture == "delia"), None)
-        kept = kept or next(label for label, seed in reversed(models) if not seed)
-        arm, mixed = planned[kept, 0]
-        _keep(arm, mixed, models[kept, 0].folder, folder)
-        facts_shown: dict[str, Any] = {
-            "model": model,
-            "task": len(course.task),
-            "tests": len(course.asked),
-            "buffer": len(material.buffer),
-            "arms": [arm.label for arm in written],
-            "baseline": baseline,
-            "evaluations": [each.label for each in evaluations],
-            "seeds": seeds,
-            "confidence": confidence,
-            "tokens": [token.text for token in added],
-            "inits": {arm.label: arm.init for arm in written} if added else {},
-            "general from buffer": bool(course.general) and general is None,
-            "diversity": figures,
-            "kept model": kept,
-            "tuning": asdict(tuning) | {"learning_rate": tuning.peak_learning_rate},
-            "notes": notes_on(course),
-        }
-        return Finished(facts=facts_shown, tokens=ran.tokens)
-
+        ),
+        words=words,
+        seeds=seeds,
+        gradients=gradients,
+        confidence=confidence,
+        on=on,
+        general_given=general is not None,
+    )
     step = Step(
         verb="teach",
-        parameters=parameters,
+        parameters=lesson.parameters,
         inputs=inputs,
         sources={each.label: source_of(build_evaluator(each)) for each in asked},
         links=links,
-        says=_words(written, seeds, course, asked, elsewhere),
+        says=lesson.says,
         awaits=awaits,
-        plan=lambda: _price(
-            Pricing(ref=ref, longest=longest, on=on, here=not awaits),
-            written,
-            seeds,
-            course,
-            asked,
-            elsewhere,
-            tuning,
-        ),
-        work=work,
+        plan=lambda: lesson.price(Pricing(ref=ref, longest=longest, on=on, here=not awaits)),
+        work=lesson.work,
     )
     return run(step, output, dry_run=dry_run)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _TaughtTask:
+    """A task to be taught, its inputs found: what it will do, and how it is done."""
+
+    course: Course
+    written: Sequence[TaskArm]
+    baseline: str
+    asked: Sequence[Specification]
+    elsewhere: Sequence[Evaluation]
+    makes: TaskArms
+    words: list[str] | None
+    seeds: int
+    gradients: int
+    confidence: float
+    on: str | None
+    general_given: bool
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What the result depends on, beside its inputs."""
+        return {
+            # In their order: the first may be the baseline, the last the one whose model is kept.
+            "arms": [[arm.label, arm.mixture, arm.init] for arm in self.written],
+            "tokens": [fingerprint(token) for token in self.makes.added],
+            "words": self.words,
+            "evaluate": [fingerprint(specification) for specification in self.asked],
+            "mixing": fingerprint(self.course.material.mixing),
+            "tuning": fingerprint(self.makes.tuning),
+            "seeds": self.seeds,
+            "gradients": self.gradients,
+            "max_length": self.makes.longest,
+            "confidence": self.confidence,
+        }
+
+    @property
+    def says(self) -> list[str]:
+        """What it will do, in words."""
+        said = []
+        for arm in self.written:
+            if arm.mixture == "repeated":
+                on = "as many tokens as delia"
+            elif arm.mixture != UNTUNED:
+                on = f"{len(mixture(arm.mixture, self.course.material, seed=0).examples):,} examples"
+            else:
+                continue
+            said.append(f"{self.seeds} training{'s' if self.seeds > 1 else ''} of {arm.label} on {on}")
+        tests = self.course.tests
+        items = (len(tests.seen) + len(tests.unseen)) * sum(each.path is None for each in self.asked)
+        items += len(self.course.general) + sum(len(each.examples) for each in self.elsewhere)
+        return [*said, f"{items:,} evaluation items for each model"]
+
+    def price(self, pricing: Pricing) -> Price:
+        """Return what the trainings and the evaluations will cost."""
+        course, tuning = self.course, self.makes.tuning
+        trained = [arm.mixture for arm in self.written if arm.mixture != UNTUNED]
+        price = Price()
+        for name in trained:
+            # `repeated` has as many tokens as `delia`.
+            seen = mixture("delia" if name == "repeated" else name, course.material, seed=0).examples
+            price += pricing.training(seen, tuning, passes=self.seeds * tuning.epochs, models=self.seeds)
+        with tempfile.TemporaryDirectory() as scratch:
+            evaluations = [*evaluations_here(course, self.asked, Path(scratch)), *self.elsewhere]
+        models = self.seeds * len(trained) + any(arm.mixture == UNTUNED for arm in self.written)
+        return price + times(pricing.evaluations(evaluations), models)
+
+    def work(self, folder: Path) -> Finished:
+        """Train, evaluate, look at tokens, texts and gradients, and write what came of it."""
+        course, makes = self.course, self.makes
+        base, material = makes.base(self.written[0], 0), course.material
+        lengths = makes.render([*course.task, *material.paraphrases, *material.buffer], base)
+        material = replace(material, tokens={each.id: len(each.ids) for each in lengths})
+        # All of them, before anything is written or trained: some token may not be one that can be added.
+        planned = makes.arms(self.written, material, self.seeds)
+        evaluations = [*evaluations_here(course, self.asked, folder), *self.elsewhere]
+        concepts = {
+            token.text: self.words or ([token.meaning] if token.meaning else []) for token in makes.added
+        }
+        ran = run_arms(
+            [arm for arm, _ in planned.values()],
+            evaluations,
+            max_length=makes.longest,
+            store=makes.store,
+            open_model=partial(opened, on=self.on),
+            baseline=self.baseline,
+            confidence=self.confidence,
+            looks={
+                "concepts": partial(token_distances, concepts=concepts, tests=course.asked),
+                "samples": partial(samples, evaluations=evaluations, store=Store(makes.store)),
+            },
+        )
+        wordings, figures = instruction_map(course)
+        frames = ran.frames | {"samples": ran.looks["samples"].filter(seed=0), "wordings": wordings}
+        for name, frame in frames.items():
+            write_frame(frame, folder / f"{name}.parquet")
+        if self.gradients and material.buffer:
+            write_frame(makes.gradients(base, material, self.gradients), folder / "buffering.parquet")
+        models = {place: model for place, model in zip(planned, ran.trained, strict=True) if model}
+        kept = next((arm.label for arm in self.written if arm.mixture == "delia"), None)
+        kept = kept or next(label for label, seed in reversed(models) if not seed)
+        _keep(*planned[kept, 0], models[kept, 0].folder, folder)
+        facts: dict[str, Any] = {
+            "model": makes.ref.name,
+            "task": len(course.task),
+            "tests": len(course.asked),
+            "buffer": len(material.buffer),
+            "arms": [arm.label for arm in self.written],
+            "baseline": self.baseline,
+            "evaluations": [each.label for each in evaluations],
+            "seeds": self.seeds,
+            "confidence": self.confidence,
+            "tokens": [token.text for token in makes.added],
+            "inits": {arm.label: arm.init for arm in self.written} if makes.added else {},
+            "general from buffer": bool(course.general) and not self.general_given,
+            "diversity": figures,
+            "kept model": kept,
+            "tuning": asdict(makes.tuning) | {"learning_rate": makes.tuning.peak_learning_rate},
+            "notes": notes_on(course),
+        }
+        return Finished(facts=facts, tokens=ran.tokens)
 
 
 def _baseline(written: Sequence[TaskArm]) -> str:
@@ -311,48 +360,3 @@ def _keep(arm: Arm, mixed: Mixture, trained: Path, folder: Path) -> None:
         return
     with replacing(folder / "model") as part:
         shutil.copytree(trained, part, ignore=shutil.ignore_patterns("training.json"))
-
-
-def _words(
-    written: Sequence[TaskArm],
-    seeds: int,
-    course: Course,
-    asked: Sequence[Specification],
-    elsewhere: Sequence[Evaluation],
-) -> list[str]:
-    """Return what will be trained and asked, in words."""
-    says = [
-        f"{seeds} training{'s' if seeds > 1 else ''} of {arm.label} on "
-        + (
-            "as many tokens as delia"
-            if arm.mixture == "repeated"
-            else f"{len(mixture(arm.mixture, course.material, seed=0).examples):,} examples"
-        )
-        for arm in written
-        if arm.mixture != UNTUNED
-    ]
-    items = (len(course.tests.seen) + len(course.tests.unseen)) * sum(each.path is None for each in asked)
-    items += len(course.general) + sum(len(each.examples) for each in elsewhere)
-    return [*says, f"{items:,} evaluation items for each model"]
-
-
-def _price(
-    pricing: Pricing,
-    written: Sequence[TaskArm],
-    seeds: int,
-    course: Course,
-    asked: Sequence[Specification],
-    elsewhere: Sequence[Evaluation],
-    tuning: Tuning,
-) -> Price:
-    """Return what the trainings and the evaluations will cost."""
-    trained = [arm.mixture for arm in written if arm.mixture != UNTUNED]
-    price = Price()
-    for name in trained:
-        # `repeated` has as many tokens as `delia`.
-        seen = mixture("delia" if name == "repeated" else name, course.material, seed=0).examples
-        price += pricing.training(seen, tuning, passes=seeds * tuning.epochs, models=seeds)
-    with tempfile.TemporaryDirectory() as scratch:
-        evaluations = [*evaluations_here(course, asked, Path(scratch)), *elsewhere]
-    models = seeds * len(trained) + any(arm.mixture == UNTUNED for arm in written)
-    return price + times(pricing.evaluations(evaluations), models)

@@ -1,16 +1,16 @@
 """The engine of experiments: arms become models, models get grades; what was done once is taken from the store.
 
-An experiment says three things, and has the rest from here, from ``arm_table`` and from the page:
+An experiment says three things, and has the rest from here:
 
 - which arms there are: ``Arm``, with its rows rendered; ``methods.arms_of`` makes those of selections, and
   `learnable teach` those of mixtures. Two data orders, a merge's copies, two samplers or two losses are arms as well:
   whatever a training depends on goes into ``Arm`` and its ``names``;
 - what they are graded on: ``Evaluation``, an evaluator with its items, by ``evaluations_of``; and which arm is the
-  baseline, that judges compare answers with and ``arm_table`` makes differences to;
+  baseline, that judges compare answers with and differences are to;
 - what else is looked at in each model while it is open: ``looks``.
 
-The third of its kind is one short file: ``arms = [...]``, ``done = run_arms(arms, evaluations, ...)``,
-``arm_table(done.results, done.arms, evaluations=done.measured, baseline="natural")``.
+The third of its kind is one short file: ``arms = [...]``, ``ran = run_arms(arms, evaluations, ...)``, and its
+``ran.frames`` written to a folder.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +24,7 @@ import polars as pl
 
 from learnable.evaluators import Completion, Evaluation, JudgeEvaluator, completions, graded_all, judged
 from learnable.experiments.arms import Arm
-from learnable.experiments.table import Measured
+from learnable.experiments.table import Measured, SelectionCost, arm_table
 from learnable.runs.locks import waiting_lock
 from learnable.runs.progress import say
 from learnable.runs.store import Store
@@ -48,17 +48,22 @@ class ArmRun:
             ``response_tokens``, ``steps``, ``seconds``, ``model``; a line for each arm.
         results: ``arm``, ``budget_tokens``, ``seed``, ``evaluation``, ``id``, ``source``, ``value``, ``answer``,
             ``why``; a line for each arm and item.
+        table: As of ``arm_table``.
         looks: What was looked at, by name, each with ``arm``, ``budget_tokens`` and ``seed`` before its columns.
-        measured: The evaluations, in their order.
         tokens: That were trained on in this run.
     """
 
     trained: "Sequence[Trained | None]"
     arms: pl.DataFrame
     results: pl.DataFrame
+    table: pl.DataFrame
     looks: Mapping[str, pl.DataFrame]
-    measured: Sequence[Measured]
     tokens: int
+
+    @property
+    def frames(self) -> dict[str, pl.DataFrame]:
+        """All frames, by the name of their file."""
+        return {"arms": self.arms, "results": self.results, "table": self.table, **self.looks}
 
 
 def run_arms(
@@ -69,6 +74,8 @@ def run_arms(
     store: Path,
     open_model: "Callable[[ModelRef], LanguageModel]",
     baseline: str,
+    confidence: float,
+    costs: Mapping[str, SelectionCost] | None = None,
     looks: Mapping[str, Look] | None = None,
 ) -> ArmRun:
     """Train all arms in their order, and grade their models; a killed run goes on where it was.
@@ -79,7 +86,9 @@ def run_arms(
         max_length: Longest example in tokens.
         store: Folder of measurements and trainings; what is in it is never done twice.
         open_model: Loads a model, here or on a cluster; one is in memory at a time.
-        baseline: Label of the arm that judges compare answers with.
+        baseline: Label of the arm that the others are compared with, by judges too.
+        confidence: Of the intervals of an evaluation together.
+        costs: What arms cost before any training, see ``arm_table``.
         looks: What else to take from each model, by name.
     """
     trained, tokens = _train(arms, max_length=max_length, store=store)
@@ -110,20 +119,23 @@ def run_arms(
             )
             verdicts = judged(cast("JudgeEvaluator", each.evaluator), each.examples, ones, others, store=kept)
             results.append(_named(arm, verdicts.select(pl.lit(each.label).alias("evaluation"), pl.all())))
+    frame = _arm_frame(arms, trained)
+    measured = [
+        Measured(label=each.label, unit=each.evaluator.unit, higher_is_better=each.evaluator.higher_is_better)
+        for each in evaluations
+    ]
+    graded = pl.concat(results)
     return ArmRun(
         trained=trained,
-        arms=_arm_frame(arms, trained),
-        results=pl.concat(results),
+        arms=frame,
+        results=graded,
+        table=arm_table(
+            graded, frame, evaluations=measured, baseline=baseline, costs=costs, confidence=confidence
+        ),
         looks={
             name: pl.concat(_named(arm, found[key].looks[name]) for arm, key in zip(arms, keys, strict=True))
             for name in looks or {}
         },
-        measured=[
-            Measured(
-                label=each.label, unit=each.evaluator.unit, higher_is_better=each.evaluator.higher_is_better
-            )
-            for each in evaluations
-        ],
         tokens=tokens,
     )
 
