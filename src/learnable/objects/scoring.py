@@ -241,7 +241,13 @@ class Passes:
 
             return pl.Series(StaticEmbedder().embed(examples), dtype=pl.List(pl.Float32))
         embedding = self._measure(self._network, "embedding")
-        self._take(self._network, [embedding], self._rendered, label="embedding")
+        self.tokens += take(
+            lambda: nullcontext(self._network),
+            [embedding],
+            self._rendered,
+            store=self._store,
+            label="embedding",
+        )
         return column(embedding, self._frame, store=self._store)
 
     def _columns(
@@ -259,7 +265,15 @@ class Passes:
             kind.name: self._measure(network, kind.name, alone=role == "alone") for kind in (*wanted, *also)
         }
         first, others = ([measures[kind.name] for kind in kinds] for kinds in (wanted, also))
-        self._take(network, first, rendered, also=others, label=label)
+        self.tokens += take(
+            lambda: nullcontext(network),
+            first,
+            rendered,
+            store=self._store,
+            label=label,
+            also=others,
+            end_ids=self._end_ids,
+        )
         return [
             column(measures[kind.name], frame, store=self._store).alias(column_of(kind, role))
             for kind in (*wanted, *also)
@@ -269,25 +283,6 @@ class Passes:
         rendering = self._network.renderer.key
         return measure_of(
             network.key, rendering=rendering, max_length=self._max_length, kind=kind, alone=alone
-        )
-
-    def _take(
-        self,
-        network: "LanguageModel",
-        measures: Sequence[Measure],
-        rendered: Sequence[Rendered],
-        *,
-        label: str,
-        also: Sequence[Measure] = (),
-    ) -> None:
-        self.tokens += take(
-            lambda: nullcontext(network),
-            measures,
-            rendered,
-            store=self._store,
-            label=label,
-            also=also,
-            end_ids=self._end_ids,
         )
 
     def _same_tokens(self, whole: "LanguageModel") -> "LanguageModel":
