@@ -307,7 +307,7 @@ def _left_out(view: View) -> Section:
                 caption="Why rows and examples were left out",
                 head=["while", "reason", "number"],
                 heads=1,
-                worded=(0,),
+                worded=(0, 1),
                 rows=rows,
             )
         )
