@@ -85,6 +85,12 @@ def test_the_tokens_of_a_dry_run_are_those_of_the_run(here):
     )
 
 
+def test_what_is_stored_of_the_model_costs_nothing(here):
+    verbs.score(["rows.jsonl"], scorers=["loss"], **here | {"dry_run": False})
+    assert verbs.score(["rows.jsonl"], scorers=["perplexity"], output="other", **here).price == Price()
+    assert verbs.score(["rows.jsonl"], scorers=["ifd"], output="other", **here).price.rows == len(ROWS)
+
+
 def test_tokens_of_a_large_pool_are_estimated_by_a_sample(ref, monkeypatch):
     examples = toy_examples(60)
     pricing = Pricing(ref=ref, longest=200)

@@ -1,15 +1,18 @@
 """What steps will cost, before they run: tokens by a sample of the rows, time and memory by a trial of the model."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, cast
 
+import polars as pl
+
 from learnable.evaluators import Evaluation, GenerationEvaluator
 from learnable.evaluators.kinds import LikelihoodEvaluator
-from learnable.measures import answers_alone
+from learnable.measures import Role, answers_alone, kinds_of, measure_of
 from learnable.runs.identity import fingerprint
 from learnable.runs.price import Price
+from learnable.runs.store import Store
 from learnable.settings import Reference, Tuning
 from learnable.types import Example, Message, ModelRef, Pool
 
@@ -89,11 +92,41 @@ class Pricing:
         tokens = round(passes * share * self.tokens(examples))
         return Price(rows=rows, passes=passes) + self._timed("training", tokens, rows, tuning, models)
 
-    def scoring(self, pool: Pool, passes: Sequence[str]) -> Price:
-        """Return the price of the passes of a table of scores, see ``score.passes_of``; what is stored costs less."""
-        examples = list(pool.iter_examples())
-        prices = [self.measuring(examples, alone=name == "answer-alone") for name in passes]
-        return sum(prices, Price())
+    def scoring(
+        self, pool: Pool, passes: Sequence[str], *, needs: Collection[str] = (), store: Store | None = None
+    ) -> Price:
+        """Return the price of the passes of a table of scores.
+
+        Args:
+            pool: What is scored.
+            passes: See ``score.passes_of``.
+            needs: Columns that are measured.
+            store: What is in it of the model itself costs nothing; of a reference all is counted.
+        """
+        examples, price = list(pool.iter_examples()), Price()
+        roles: dict[str, Role] = {"base": "base", "answer-alone": "alone"}
+        for name in passes:
+            kinds = [kind.name for kind in kinds_of(needs, roles[name])] if name in roles else []
+            kinds = ["embedding"] if name == "embedding" else kinds
+            alone = name == "answer-alone"
+            left = self._missing(examples, kinds, store, alone=alone) if kinds and store else examples
+            price += self.measuring(left, alone=alone)
+        return price
+
+    def _missing(
+        self, examples: Sequence[Example], kinds: Sequence[str], store: Store, *, alone: bool
+    ) -> list[Example]:
+        """Return the examples of which a kind of measurement is not stored."""
+        if not self.here or self.on is not None:
+            return list(examples)
+        from learnable.models.source import identify
+
+        model, rendering = identify(self.ref), self._renderer.key
+        ids, missing = pl.Series("id", [each.id for each in examples], dtype=pl.String), set[str]()
+        for kind in kinds:
+            measure = measure_of(model, rendering=rendering, max_length=self.longest, kind=kind, alone=alone)
+            missing |= set(store.missing(measure, ids))
+        return [each for each in examples if each.id in missing]
 
     def reference(self, pool: Pool, reference: Reference) -> Price:
         """Return the price of training a reference on a pool; a given one costs nothing."""

@@ -119,7 +119,9 @@ def score(
         links=links,
         says=[f"1 {name} pass over {len(pool):,} examples" for name in passes],
         awaits=awaits,
-        plan=lambda: Pricing(ref=ref, longest=longest, on=on, here=not fetch).scoring(pool, passes),
+        plan=lambda: Pricing(ref=ref, longest=longest, on=on, here=not fetch).scoring(
+            pool, passes, needs=needs, store=scoring.store
+        ),
         work=partial(scoring.work, most_refused=most_bad(loaded)),
     )
     return run(step, output, dry_run=dry_run)
