@@ -92,7 +92,11 @@ def collect_wheels(chosen: argparse.Namespace, folder: Path) -> None:
     """Put the wheels of this package, of what it needs and of the starter set into a folder."""
     folder.mkdir()
     wanted = needed(
-        ["learnable", *(f"learnable[{extra}]" for extra in ["starter", "pages", "neighbours", *chosen.extras])], chosen
+        [
+            "learnable",
+            *(f"learnable[{extra}]" for extra in ["starter", "pages", "neighbours", *chosen.extras]),
+        ],
+        chosen,
     )
     lacking = {name for name, versions in wanted.items() if not is_there(name, versions, chosen)}
     brought = (lacking | {canonicalize_name(name) for name in STARTER}) - {"learnable"}

@@ -10,7 +10,6 @@ from learnable.data.tables import open_datasets_folder
 from learnable.diversifiers.gates import Neighbours
 from learnable.errors import UsageError
 from learnable.pages import page as pages
-from learnable.pages.pictures import Picture
 from learnable.selectors import FacilityLocation
 from learnable.selectors.vectors import clusters_of
 
@@ -72,8 +71,8 @@ def test_what_needs_an_extra_says_how_to_install_it(extra, use):
 
 
 def test_a_page_without_its_painter_has_all_but_the_pictures(monkeypatch, capsys):
-    picture = Picture(name="plane", spec={"mark": "point"}, label="Losses before and after.")
-    section = pages.Section(id="one", title="One", parts=[picture, pages.Text(words="Four rows were kept.")])
+    picture = pages.Picture(name="plane", spec={"mark": "point"}, label="Losses before and after.")
+    section = pages.Section(id="one", title="One", parts=[picture, pages.text("Four rows were kept.")])
     opening = pages.Opening(
         kicker="k", headline="h", lead="l", tiles=[], command=("c", "learnable"), title="t"
     )
