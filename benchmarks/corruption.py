@@ -17,9 +17,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from learnable import recipe
 from learnable.data import read
+from learnable.recipes import Run, lobass
 from learnable.runs.identity import fingerprint
+from learnable.settings import Reading, Reference
 from learnable.types import Budget
 
 CLEAN, CORRUPTED = 1_000, 200
@@ -103,14 +104,14 @@ def main() -> None:
     columns = [*KINDS, *(f"top {share:.0%}" for share in SHARES)]
     lines, costs = [], []
     for label, folds in (("in-sample", 0), ("two folds", 2)):
-        settings = [
-            f"data={path}",
-            f"model={options.model}",
-            f"reference.folds={folds}",
-            "reading.source_column=kind",
-        ]
-        chosen = recipe.override(recipe.find("lobass"), [*settings, f"budget={Budget(fraction=SHARES[0])}"])
-        outcomes = recipe.run(chosen, root=options.output)
+        outcomes = lobass(
+            [str(path)],
+            model=options.model,
+            reference=Reference(folds=folds),
+            reading=Reading(source_column="kind"),
+            budget=str(Budget(fraction=SHARES[0])),
+            run=Run(output=str(options.output)),
+        )
         scores = pl.read_parquet(outcomes["scores"].folder / "scores.parquet")
         for by in ("learnability", "length_matched", "difference"):
             figures = landed(scores, by)

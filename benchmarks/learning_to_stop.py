@@ -20,10 +20,11 @@ from pathlib import Path
 import polars as pl
 from scipy.stats import spearmanr  # type: ignore[import-untyped]
 
-from learnable import recipe
 from learnable.data import read
+from learnable.recipes import Run, lobass
 from learnable.runs.identity import fingerprint
 from learnable.scorers import end_of_turn_share
+from learnable.settings import Reading
 from learnable.types import Example
 
 BARE_WORDS = 6
@@ -47,9 +48,14 @@ def written(examples: Sequence[Example], path: Path, *, bare: bool) -> Path:
 
 def scored(data: Path, model: str, folder: Path) -> pl.DataFrame:
     """Return the scores of a pool with an in-sample reference, as the recipe makes them."""
-    words = [f"data={data}", f"model={model}", "reading.source_column=kind", "budget=20%"]
-    words += [f"score.scorers=[{', '.join(SCORERS)}]"]
-    outcomes = recipe.run(recipe.override(recipe.find("lobass"), words), root=folder)
+    outcomes = lobass(
+        [str(data)],
+        model=model,
+        reading=Reading(source_column="kind"),
+        budget="20%",
+        scorers=SCORERS,
+        run=Run(output=str(folder)),
+    )
     return pl.read_parquet(outcomes["scores"].folder / "scores.parquet")
 
 

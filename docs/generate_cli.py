@@ -4,7 +4,10 @@ import re
 import sys
 from unittest.mock import patch
 
+from cyclopts import App
+
 from learnable.cli.app import EXAMPLES, app
+from learnable.cli.running import run
 
 INTRODUCTION = """\
 # Command reference
@@ -23,17 +26,28 @@ Results go to standard output, progress and logs to standard error. Nothing is c
 `learnable --install-completion` teaches the shell all of these [on TAB](list.md#names-on-tab).
 """
 
+TITLES = ("**Commands**:", "**Arguments**:", "**Parameters**:")
+"""Of the lists behind the examples."""
+
 
 def reference() -> str:
     """Return the reference: the introduction, then a section for each command with its examples."""
+    _, _, commands = _generated(app).partition("\n## learnable ")
+    sections = [_section(section) for section in commands.split("\n## learnable ")]
+    # Those of the recipes stand behind `run`, which they are given without the name of the program.
+    whole = re.sub(r"^(##|) ?run ", r"\1 learnable run ", _generated(run), flags=re.MULTILINE)
+    _, *recipes = whole.replace("\n learnable", "\nlearnable").split("\n## learnable ")
+    sections[1:1] = [f"\n## learnable {text.rstrip()}\n" for text in recipes]
+    return INTRODUCTION + "".join(sections)
+
+
+def _generated(of: App) -> str:
+    """Return what cyclopts says of a command and those in it, with one backtick around code."""
     # cyclopts 5.4 puts a part of "python -m pytest" into usage lines when that is what runs.
     with patch.object(sys, "argv", ["learnable"]):
-        generated = app.generate_docs(output_format="markdown", heading_level=1)
-    _, _, commands = generated.partition("\n## learnable ")
+        generated = of.generate_docs(output_format="markdown", heading_level=1)
     # Docstrings mark code with two backticks, Markdown needs one; usage lines are no commands to copy.
-    single = re.sub(r"(?<!`)``(?!`)", "`", commands).replace("```console", "```text")
-    sections = [_section(section) for section in single.split("\n## learnable ")]
-    return INTRODUCTION + "".join(sections)
+    return re.sub(r"(?<!`)``(?!`)", "`", generated).replace("```console", "```text")
 
 
 def _section(text: str) -> str:
@@ -43,7 +57,8 @@ def _section(text: str) -> str:
         return ""
     shown = "\n".join(EXAMPLES[name])
     text = text.partition("**With every command**:")[0]  # so has it these
-    before, title, after = text.partition("**Arguments**:" if "**Arguments**:" in text else "**Parameters**:")
+    title = next(each for each in TITLES if each in text)
+    before, _, after = text.partition(title)
     return f"\n## learnable {before}```sh\n{shown}\n```\n\n{title}{after.rstrip()}\n"
 
 

@@ -17,7 +17,7 @@ import pytest
 
 import learnable
 from learnable.cli import app as cli
-from learnable.cli import printing
+from learnable.cli import printing, running
 from learnable.runs.price import Cost
 from learnable.runs.records import Outcome
 from learnable.testing import toy_examples, write_messages
@@ -96,7 +96,11 @@ def test_the_help_of_a_command_ends_with_examples(command, capsys):
 
 @pytest.mark.parametrize("example", [line for lines in cli.EXAMPLES.values() for line in lines])
 def test_examples_are_understood(example):
-    cli.app.parse_args(cli._joined(shlex.split(example)[1:]), exit_on_error=False, print_error=False)
+    words = cli._joined(shlex.split(example)[1:])
+    if words[0] == running.NAME:
+        running.understood(words[1:])
+    else:
+        cli.app.parse_args(words, exit_on_error=False, print_error=False)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -151,39 +155,40 @@ def test_without_a_command_the_help_groups_them_and_shows_where_to_start(capsys)
         (["list", "scorer"], "nothing is called 'scorer'", "did you mean 'scorers'?"),
         (["--install-completion", "bsh"], "is one of bash, zsh, fish", "did you mean 'bash'?"),
         (["select", "good.jsonl", "--selector", "Top-K"], "no selector called 'Top-K'", "'top_k'"),
-        (["run", "compare", "evaluate=exactmatch:x"], "no evaluator called 'exactmatch'", "'exact_match'"),
         (
-            ["run", "compare", "evaluate=exact_match:x@extrat=a"],
+            ["run", "compare", "--evaluate", "exactmatch:x"],
+            "no evaluator called 'exactmatch'",
+            "'exact_match'",
+        ),
+        (
+            ["run", "compare", "--evaluate", "exact_match:x@extrat=a"],
             "exact_match has no setting 'extrat'",
             "'extract'",
         ),
         (["diversify", "x", "--method", "parafrase"], "called 'parafrase'", "'paraphrase'"),
         (["diversify", "x", "--method", "hints@fil=a"], "hints has no setting 'fil'", "'file'"),
-        (["run", "delia", "arms=comon"], "no arm called 'comon'", "'common'"),
+        (["run", "delia", "--arms", "comon"], "no arm called 'comon'", "'common'"),
         (["run", "lobas"], "no recipe called 'lobas'", "did you mean 'lobass'?"),
-        (["run", "lobass", "modle=x"], "no parameter 'modle'", "did you mean 'model'?"),
-        (
-            ["run", "lobass", "reference.fold=2"],
-            "no parameter 'reference.fold'",
-            "did you mean 'reference.folds'?",
-        ),
-        (["run", "lobass", "epochs=2"], "no parameter 'epochs'", "did you mean 'reference.epochs'?"),
-        (
-            ["run", "lobass", "--budget", "5%"],
-            "no option --budget",
-            "settings of recipes have no dashes: budget=VALUE",
-        ),
-        (["run", "lobass", "--on-error=skip"], "no option --on-error", "no dashes: reading.on_error=skip"),
-        (["run", "lobass", "reference.folds=1"], "folds must be 0 or at least 2", "2 is cross-fitted"),
-        (["run", "lobass", "reference.folds=two"], "reference.folds: Input should be a valid integer", ""),
-        (["run", "lobass", "budget=six"], "cannot read the budget 'six'", "6%"),
-        (["run", "lobass", "budget.rows=6"], "budget has no setting 'rows'", ""),
-        (["run", "lobass", "data=[a.jsonl"], "cannot read the value of 'data=[a.jsonl'", "quotes"),
-        (["run", "lobass", "select.by=nope"], "select.by is 'nope'", ""),
-        (["run", "lobass", "select.selector=nope"], "no selector called 'nope'", ""),
-        (["run", "lobass", "score.scorers=nope"], "no scorer called 'nope'", ""),
-        (["run", "lobass", "data"], "'data' is not name=value", "data=..."),
-        (["run", "nothere.yaml"], "there is no recipe file", ""),
+        (["run"], "`learnable run` needs a recipe", "lobass"),
+        (["run", "lobass", "--modle", "x"], "`learnable run lobass` has no option --modle", "--model?"),
+        (["run", "lobass", "--reference.fold", "2"], "no option --reference.fold", "--reference.folds?"),
+        (["run", "lobass", "--epochs", "2"], "no option --epochs", "did you mean --reference.epochs?"),
+        (["run", "lobass", "data=a.jsonl"], "no use for 'data=a.jsonl': settings", "write a.jsonl"),
+        (["run", "lobass", "model=M"], "no use for 'model=M'", "write --model M"),
+        (["run", "lobass", "reference.folds=2"], "no use for", "write --reference.folds 2"),
+        (["run", "lobass", "loading.dtype=x", "--dry-run"], "no use for", "write --dtype x"),
+        (["run", "lobass", "select.where=tokens < 9"], "no use for", "write --where 'tokens < 9'"),
+        (["run", "lobass", "budget.tokens=9"], "no use for", "write --budget.tokens 9"),
+        (["run", "compare", "by=[ifd, longest]"], "no use for", "write --by ifd  longest"),
+        (["run", "lobass", "--reference.folds", "1"], "folds must be 0 or at least 2", "2 is cross-fitted"),
+        (["run", "lobass", "--reference.folds", "two"], "--reference.folds takes a whole number", ""),
+        (["run", "lobass", "--budget", "six"], "cannot read the budget 'six'", "6%"),
+        (["run", "lobass", "--budget.rows", "6"], "budget has no setting 'rows'", ""),
+        (["run", "lobass", "--by", "nope"], "--by is 'nope'", ""),
+        (["run", "lobass", "--selector", "nope"], "no selector called 'nope'", ""),
+        (["run", "lobass", "--scorers", "nope"], "no scorer called 'nope'", ""),
+        (["run", "nothere.yaml"], "there is no run file", ""),
+        (["run", "nothere.py:it"], "there is no file nothere.py", ""),
         (
             ["score", "good.jsonl", "--scorers", "learnabilty"],
             "no scorer called 'learnabilty'",
@@ -221,7 +226,7 @@ def test_an_empty_file(here, fails):
 def test_a_row_without_an_answer_names_file_line_and_keys(here, fails):
     row = {"instruction": "why?", "output": ""}
     (here / "bad.jsonl").write_text('{"instruction": "why?", "output": "so"}\n' + json.dumps(row) + "\n")
-    code, error, hint = fails("run", "lobass", "data=bad.jsonl")
+    code, error, hint = fails("run", "lobass", "bad.jsonl")
     assert code == 1
     assert "bad.jsonl:2: the answer is empty" in error
     assert "instruction, output" in error
@@ -241,7 +246,7 @@ def test_the_wrong_format(here, fails):
 
 
 def test_a_model_that_does_not_exist(here, fails):
-    code, error, hint = fails("run", "lobass", "data=good.jsonl", "model=./nothere")
+    code, error, hint = fails("run", "lobass", "good.jsonl", "--model", "./nothere")
     assert (code, error) == (1, "error: there is no model './nothere'")
     assert "hub id" in hint
 
@@ -342,7 +347,7 @@ def test_budgets_can_be_written_nested(here):
 
 
 def test_a_budget_above_the_pool_is_said_before_anything_is_trained(here, fails, tiny):
-    code, error, _ = fails("run", "lobass", "data=good.jsonl", f"model={tiny}", "budget=11")
+    code, error, _ = fails("run", "lobass", "good.jsonl", "--model", str(tiny), "--budget", "11")
     assert (code, error) == (1, "error: the budget of 11 examples is above the pool, which has 10")
     assert not list(here.glob("runs/lobass/reference-*"))
 
@@ -483,9 +488,7 @@ def test_one_json_document_stands_for_a_run(here, tiny, capsys):
     words = [
         "run",
         "lobass",
-        "data=good.jsonl",
-        f"model={tiny}",
-        "loading.dtype=float32",
+        *["good.jsonl", "--model", str(tiny), "--dtype", "float32"],
         "--dry-run",
         "--json",
     ]
@@ -561,21 +564,23 @@ def offered(capsys, *words):
         (["evaluate", "heldout", ":", "g"], {"good.jsonl"}),
         (["load", "g"], {"good.jsonl"}),
         (["load", "good.jsonl", "--format", ""], {"alpaca"}),
-        (["run", ""], {"lobass", "delia"}),
-        (["run", "lobass", ""], {"data=", "reference.folds=", "select.by="}),
-        (["run", "lobass", "select.selector="], {"select.selector=k_center"}),
-        (["run", "lobass", "select.by="], {"select.by=length_matched"}),
-        (["run", "lobass", "score.scorers", "=", ""], {"ifd"}),
-        (["run", "lobass", "data", "="], {"starter", "good.jsonl"}),
-        (["run", "delia", "buffer=s"], {"buffer=self_sample"}),
+        (["run", "lobass", ""], {"starter", "good.jsonl"}),
+        (["run", "lobass", "--selector", ""], {"k_center"}),
+        (["run", "lobass", "--by", ""], {"length_matched"}),
+        (["run", "lobass", "--scorers", "loss", ""], {"ifd"}),
+        (["run", "compare", "--evaluate", "heldout:g"], {"heldout:good.jsonl"}),
+        (["run", "delia", "--paraphrase", "p"], {"paraphrase"}),
     ],
 )
 def test_the_shell_is_offered(here, capsys, words, some):
     assert some <= set(offered(capsys, *words))
 
 
-def test_a_selection_is_offered_no_selector_to_score_by(here, capsys):
-    assert "select.by=random" not in offered(capsys, "run", "lobass", "select.by=")
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_shell_is_told_recipes_and_their_options(shell):
+    script = cli.app.generate_completion(prog_name="learnable", shell=shell)
+    assert {"lobass", "delia", "compare"} <= set(re.findall(r"\w+", script))
+    assert "reference.folds" in script
 
 
 def test_nothing_is_offered_for_a_number(here, capsys):
@@ -588,14 +593,14 @@ def test_completion_is_installed_for_bash_without_a_space_behind_what_goes_on(tm
     script = json.loads(capsys.readouterr().out)["script"]
     assert script in (tmp_path / ".bashrc").read_text()
     stand_in = tmp_path / "learnable"
-    stand_in.write_text("#!/bin/sh\nprintf '\\nbudget=\\tHow much\\n'\n")
+    stand_in.write_text("#!/bin/sh\nprintf '\\nheldout:\\tRows\\n'\n")
     stand_in.chmod(0o755)
     ask = (
         f'. "{script}"; compopt() {{ echo "compopt $*"; }}; '
-        f'COMP_WORDS=("{stand_in}" run lobass b); COMP_CWORD=3; _learnable_open; echo "$COMPREPLY"'
+        f'COMP_WORDS=("{stand_in}" evaluate h); COMP_CWORD=2; _learnable_open; echo "$COMPREPLY"'
     )
     done = subprocess.run(["bash", "-c", ask], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == ["compopt -o nospace", "budget="]
+    assert done.stdout.splitlines() == ["compopt -o nospace", "heldout:"]
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])

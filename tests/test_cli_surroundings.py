@@ -46,7 +46,7 @@ def learnable(*words, **options):
         ("load", f"{NO_TEXT}.jsonl"),
         ("load", "good.jsonl", "-o", NO_TEXT),
         ("score", "good.jsonl", "--model", f"{NO_TEXT}/model"),
-        ("run", "lobass", f"data={NO_TEXT}.jsonl"),
+        ("run", "lobass", f"{NO_TEXT}.jsonl"),
         ("load", "shards"),
     ],
     ids=["data", "output", "model", "recipe", "found in a folder"],
@@ -122,7 +122,7 @@ def test_results_that_go_to_a_full_disk_are_one_error(words):
 
 
 def test_a_limit_on_the_size_of_files_is_named_and_what_is_finished_is_kept(here, tiny):
-    words = ("run", "lobass", "data=good.jsonl", f"model={tiny}", "loading.dtype=float32", "budget=50%")
+    words = ("run", "lobass", "good.jsonl", "--model", str(tiny), "--dtype", "float32", "--budget", "50%")
     limit = "import resource, signal, sys; from learnable.__main__ import main; "
     limit += "resource.setrlimit(resource.RLIMIT_FSIZE, (8_192, 8_192)); main()"
     done = subprocess.run([sys.executable, "-c", limit, *words], capture_output=True, text=True, check=False)

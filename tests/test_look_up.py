@@ -6,7 +6,8 @@ from learnable import commands
 from learnable.commands.inputs import look_up
 from learnable.errors import ModelError, StoreError
 from learnable.models import source
-from learnable.recipe import find, override, run
+from learnable.recipes import RECIPES, Run
+from learnable.recipes.delia import Rewording
 from learnable.settings import Loading, Reference
 from learnable.types import ModelRef
 
@@ -46,18 +47,18 @@ def test_a_command_looks_models_up_first(command, tiny, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
-        ("lobass", [f"data={ROWS}", f"model={NONE}"]),
-        ("lobass", [f"data={ROWS}", "model=TINY", f"reference.model={NONE}"]),
-        ("compare", [f"data={ROWS}", f"model={NONE}"]),
-        ("delia", [f"task={ROWS}", f"model={NONE}"]),
-        ("delia", [f"task={ROWS}", "model=TINY", f"generator=vllm:{NONE}"]),
+        ("lobass", {"model": NONE}),
+        ("lobass", {"model": "TINY", "reference": GIVEN}),
+        ("compare", {"model": NONE}),
+        ("compare", {"model": "TINY", "reference": GIVEN}),
+        ("delia", {"model": NONE}),
+        ("delia", {"model": "TINY", "rewording": Rewording(generator=f"vllm:{NONE}")}),
     ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else value,
 )
 def test_a_recipe_looks_the_models_of_all_its_steps_up_first(name, settings, dry_run, tiny, tmp_path):
-    recipe = override(find(name), [setting.replace("TINY", str(tiny)) for setting in settings])
+    given = {key: str(tiny) if value == "TINY" else value for key, value in settings.items()}
     with pytest.raises(ModelError, match=f"there is no model '{NONE}'"):
-        run(recipe, root=tmp_path / "runs", dry_run=dry_run)
+        RECIPES[name]([ROWS], **given, run=Run(output=str(tmp_path / "runs"), dry_run=dry_run))
     assert not (tmp_path / "runs").exists()
 
 

@@ -1,16 +1,16 @@
 """Rows that the user pins or bans: first or never chosen, and named in the ledger."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
-from learnable import recipe
+from learnable.cli.running import understood
 from learnable.commands import select
 from learnable.errors import DataError, SelectionError, StoreError
-from learnable.recipe_arguments import checked_arguments
+from learnable.recipes.lobass import Choosing, lobass
+from learnable.recipes.run import Run
 from learnable.selectors import Random, Thresholds, choose
 from learnable.types import Budget
 
@@ -214,19 +214,14 @@ def test_selection_without_lists_is_the_step_that_it_was_before_there_were_lists
     assert not {"pin", "ban", "license"} & set(parameters)
 
 
-def test_recipe_takes_a_list_of_pins(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for name in "abc":
-        Path(f"{name}.txt").write_text(f"{name}\n")
-    chosen = recipe.override(
-        recipe.find("lobass"), ["select.pin=a.txt", "select.ban=b.txt", "select.ban=c.txt"]
-    )
-    (arguments,) = [each for each in checked_arguments(chosen.parameters, chosen.steps) if "budget" in each]
-    assert (arguments["pin"], arguments["ban"]) == (["a.txt"], ["b.txt", "c.txt"])
-
-
 def test_recipe_finds_a_missing_list_before_it_trains(tmp_path):
-    chosen = recipe.override(recipe.find("lobass"), [f"select.ban={tmp_path / 'missing.txt'}"])
+    missing = str(tmp_path / "missing.txt")
     with pytest.raises(DataError, match=r"missing\.txt"):
-        recipe.run(chosen, root=tmp_path / "runs")
+        lobass(choosing=Choosing(ban=[missing]), run=Run(output=str(tmp_path / "runs")))
     assert not (tmp_path / "runs").exists()
+
+
+def test_recipe_takes_lists_of_pins_and_bans():
+    words = ["lobass", "--pin", "a.txt", "--ban", "b.txt", "c.txt"]
+    chosen = understood(words)[1].arguments["choosing"].options
+    assert (chosen["pin"], chosen["ban"]) == (["a.txt"], ["b.txt", "c.txt"])

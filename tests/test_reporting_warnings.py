@@ -90,8 +90,12 @@ def cut_answers(facts: SelectionFacts) -> SelectionFacts:
 
 
 FIRES = [
-    (cut_answers, "The chat template leaves out 81.1% of the text of the answers", "loading.chat_template"),
-    (memorized, "The reference seems to have memorized part of the pool", "Use reference.folds=2"),
+    (
+        cut_answers,
+        "The chat template leaves out 81.1% of the text of the answers",
+        "--chat-template my.jinja",
+    ),
+    (memorized, "The reference seems to have memorized part of the pool", "Use --reference.folds 2"),
     (learned_nothing, "of the learnability scores", "more epochs or with a higher learning rate"),
     (short_chosen, "its median response has 3 tokens, the pool's has 20", "select.by=length_matched"),
     (

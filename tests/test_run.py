@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from inspect import signature
 from pathlib import Path
 
 import polars as pl
@@ -15,15 +16,24 @@ import pytest
 import yaml
 
 from learnable import commands as verbs
-from learnable import recipe
+from learnable import recipes
 from learnable.cli import app as cli
+from learnable.cli import running
 from learnable.errors import ModelError, StoreError, UsageError
 from learnable.models import LanguageModel
-from learnable.recipe_arguments import checked_arguments
+from learnable.recipes.run import as_written
+from learnable.recipes.run import words as typed_words
+from learnable.runs.records import read_outcome
 from learnable.settings import Loading
 from learnable.testing import toy_examples, write_messages
 
 ROWS = 30
+
+
+def started(*words):
+    """Run a recipe as the command line would, and return its outcomes."""
+    function, given = running.understood(cli._joined([str(word) for word in words]))
+    return function(*given.args, **given.kwargs)
 
 
 @pytest.fixture
@@ -35,14 +45,16 @@ def rows(tmp_path):
 def lobass(rows, tiny, tmp_path):
     """Run the recipe on the rows, with further settings, and return its outcomes."""
 
-    def run(*settings, data=(rows,), dry_run=False):
-        usual = {"model": tiny, "loading.dtype": "float32", "budget": "20%"}
-        usual |= {"reference.learning_rate": 0.01, "reference.batch_size": 4}
-        given = {setting.partition("=")[0].removesuffix(".tokens") for setting in settings}
-        words = [f"data={path}" for path in data] + [f"{k}={v}" for k, v in usual.items() if k not in given]
-        words += settings
-        chosen = recipe.override(recipe.find("lobass"), words)
-        return recipe.run(chosen, root=tmp_path / "runs", dry_run=dry_run)
+    def run(*words, data=(rows,), dry_run=False):
+        usual = {"--model": tiny, "--dtype": "float32", "--budget": "20%"}
+        usual |= {"--reference.learning-rate": 0.01, "--reference.batch-size": 4}
+        given = {str(word).removesuffix(".tokens") for word in words}
+        typed = [
+            *data,
+            *[word for flag, value in usual.items() if flag not in given for word in (flag, value)],
+        ]
+        typed += [*words, "--output", tmp_path / "runs", *(["--dry-run"] if dry_run else [])]
+        return started("lobass", *typed)
 
     return run
 
@@ -76,7 +88,7 @@ def test_chosen_rows_are_lines_of_the_input_in_their_order(lobass, rows):
 
 def test_every_row_is_chosen_or_in_the_ledger(lobass, rows, tmp_path):
     rows.write_text(rows.read_text() + rows.read_text().splitlines()[0] + "\n" + '{"messages": []}\n')
-    outcomes = lobass("reading.on_error=skip")
+    outcomes = lobass("--on-error", "skip")
     folder = outcomes["selection"].folder
     dropped = [json.loads(line) for line in (folder / "dropped.jsonl").read_text().splitlines()]
     chosen = (folder / "selected" / "mine.jsonl").read_text().splitlines()
@@ -108,7 +120,7 @@ def test_a_second_run_does_nothing(lobass, measured):
 
 def test_scores_of_a_killed_run_cost_what_those_of_an_unbroken_one_do(lobass, monkeypatch, tmp_path):
     monkeypatch.setattr("learnable.measures.keep.STORE_EVERY_S", 0.0)
-    usual = ("loading.batch_tokens=200", "score.scorers=[loss]", "select.by=loss")
+    usual = ("--batch-tokens", "200", "--scorers", "loss", "--by", "loss")
     unbroken = lobass(*usual)["scores"].cost
     shutil.rmtree(tmp_path / "runs")
     begin, batches = LanguageModel.begin, []
@@ -160,26 +172,26 @@ def test_outputs_that_were_removed_are_made_again(lobass, measured, capsys):
 
 
 def test_a_recipe_selects_by_any_column_that_its_scorers_measure(lobass):
-    outcomes = lobass("score.scorers=[ifd]", "select.by=loss_alone")
+    outcomes = lobass("--scorers", "ifd", "--by", "loss_alone")
     assert outcomes["selection"].facts["kept"] > 0
-    with pytest.raises(UsageError, match=r"select\.by is 'loss_alone'"):
-        lobass("select.by=loss_alone")
+    with pytest.raises(UsageError, match="--by is 'loss_alone'"):
+        lobass("--by", "loss_alone")
 
 
 def test_another_budget_costs_no_pass(lobass, measured):
     lobass()
     measured.clear()
-    outcomes = lobass("budget.tokens=300")
+    outcomes = lobass("--budget.tokens", "300")
     assert [name for name, outcome in outcomes.items() if outcome.ran] == ["selection", "report"]
     assert measured == []
     assert outcomes["selection"].facts["kept_tokens"] <= 300
 
 
 def test_added_rows_are_the_only_ones_measured_by_the_base(lobass, rows, tmp_path, measured):
-    lobass("score.scorers=[loss]", "select.by=loss")
+    lobass("--scorers", "loss", "--by", "loss")
     measured.clear()
     more = write_messages(toy_examples(5, seed=9), tmp_path / "more.jsonl")
-    lobass("score.scorers=[loss]", "select.by=loss", data=(rows, more))
+    lobass("--scorers", "loss", "--by", "loss", data=(rows, more))
     assert len(measured) == 5
 
 
@@ -197,7 +209,7 @@ def test_a_moved_file_is_written_from_where_it_is_now(lobass, rows, tmp_path, me
     lobass()
     (tmp_path / "elsewhere").mkdir()
     moved = rows.rename(tmp_path / "elsewhere" / "mine.jsonl")
-    outcomes = lobass("budget=10%", data=(moved,))
+    outcomes = lobass("--budget", "10%", data=(moved,))
     assert outcomes["selection"].facts["kept"] == ROWS // 10
 
 
@@ -236,8 +248,8 @@ def test_an_example_that_the_template_refuses_is_dropped_with_its_reason(
     ]
     rows.write_text(json.dumps({"messages": refused}) + "\n" + rows.read_text())
     with pytest.raises(ModelError, match="no system turn, please"):
-        lobass(f"model={strict}")
-    outcomes = lobass(f"model={strict}", f"reading.on_error={on_error}")
+        lobass("--model", strict)
+    outcomes = lobass("--model", strict, "--on-error", on_error)
     assert outcomes["scores"].facts["undefined"] == 1
     assert (
         "no system turn, please"
@@ -256,7 +268,7 @@ def test_a_template_that_cuts_answers_is_a_warning_of_the_run_and_its_report(
     )
     turns = [{"role": "user", "content": "a?"}, {"role": "assistant", "content": "lost <cut>kept"}]
     rows.write_text(json.dumps({"messages": turns}) + "\n" + rows.read_text())
-    outcomes = lobass(f"model={cutting}")
+    outcomes = lobass("--model", cutting)
     assert capsys.readouterr().err.count("warning: the chat template leaves out") == 1
     assert f"in 1 of {ROWS + 1} rows" in outcomes["scores"].facts["left out"]
     assert "neither scored nor learned" in (outcomes["report"].folder / "report.html").read_text()
@@ -287,7 +299,7 @@ def test_a_dry_run_does_not_fetch_the_model(lobass, monkeypatch, capsys):
 
 
 def test_two_folds_score_every_example_by_the_other_fold(lobass, measured):
-    outcomes = lobass("reference.folds=2")
+    outcomes = lobass("--reference.folds", "2")
     parts = pl.read_parquet(outcomes["reference"].folder / "assignment.parquet")["part"]
     assert sorted(parts.value_counts()["count"].to_list()) == [ROWS // 2, ROWS // 2]
     assert len(measured) == 2 * ROWS
@@ -295,7 +307,7 @@ def test_two_folds_score_every_example_by_the_other_fold(lobass, measured):
 
 def test_in_sample_and_cross_fitted_scores_differ(lobass):
     inside = pl.read_parquet(lobass()["scores"].folder / "scores.parquet")
-    outside = pl.read_parquet(lobass("reference.folds=2")["scores"].folder / "scores.parquet")
+    outside = pl.read_parquet(lobass("--reference.folds", "2")["scores"].folder / "scores.parquet")
     assert inside["learnability"].mean() > outside["learnability"].mean()
     assert inside["loss_before"].to_list() == outside["loss_before"].to_list()
 
@@ -304,27 +316,27 @@ def test_a_given_model_is_the_reference(lobass, measured):
     trained = lobass()
     adapter = trained["reference"].folder / "part-0"
     measured.clear()
-    given = lobass(f"reference.model={adapter}")
+    given = lobass("--reference.model", adapter)
     assert given["reference"].facts["kind"] == "given"
     assert kept(given)["id"].to_list() == kept(trained)["id"].to_list()
 
 
 def test_full_fine_tuning_works_as_reference(lobass):
-    outcomes = lobass("reference.method=full", "reference.learning_rate=0.001")
+    outcomes = lobass("--reference.method", "full", "--reference.learning-rate", "0.001")
     assert outcomes["scores"].facts["undefined"] == 0
     assert pl.read_parquet(outcomes["scores"].folder / "scores.parquet")["learnability"].mean() > 0
 
 
 def test_equal_shares_per_source(lobass, rows, tmp_path):
     more = write_messages(toy_examples(6, seed=9), tmp_path / "more.jsonl")
-    outcomes = lobass("select.per_source=equal", data=(rows, more))
+    outcomes = lobass("--per-source", "equal", data=(rows, more))
     frame = pl.read_parquet(outcomes["scores"].folder / "scores.parquet").join(kept(outcomes), on="id")
     assert sorted(frame["source"].value_counts()["count"].to_list()) == [3, 4]
     assert (outcomes["selection"].folder / "selected" / "more.jsonl").exists()
 
 
 def test_a_prompt_that_fills_the_limit_is_undefined_and_never_chosen(lobass):
-    outcomes = lobass("max_length=24")
+    outcomes = lobass("--max-length", "24")
     scores = pl.read_parquet(outcomes["scores"].folder / "scores.parquet")
     undefined = scores.filter(pl.col("undefined").is_not_null())
     assert 0 < undefined.height < ROWS
@@ -333,32 +345,101 @@ def test_a_prompt_that_fills_the_limit_is_undefined_and_never_chosen(lobass):
     assert "no response token is left" in (outcomes["selection"].folder / "dropped.jsonl").read_text()
 
 
-def test_the_written_recipe_repeats_the_run(lobass, tmp_path, measured, monkeypatch):
-    outcomes = lobass("reference.folds=2")
+def test_the_written_run_file_repeats_the_run(lobass, tmp_path, measured, monkeypatch):
+    outcomes = lobass("--reference.folds", "2")
     monkeypatch.chdir("/")
-    again = recipe.find(str(outcomes["report"].folder / "recipe.yaml"))
     measured.clear()
-    repeated = recipe.run(again, root=tmp_path / "other")
+    repeated = started(outcomes["report"].folder / "run.yaml", "-o", tmp_path / "other")
     assert kept(repeated)["id"].to_list() == kept(outcomes)["id"].to_list()
     assert {name: o.identity for name, o in repeated.items() if name != "report"} == {
         name: o.identity for name, o in outcomes.items() if name != "report"
     }
 
 
-def test_the_shown_command_repeats_the_run(lobass):
-    settings = [
-        "data=a b.jsonl",
-        "data=c.csv",
-        "budget.tokens=50",
-        "reference.folds=2",
-        "select.where=tokens < 9",
+def test_what_is_typed_goes_before_what_a_run_file_says(lobass, tmp_path):
+    outcomes = lobass()
+    path = outcomes["report"].folder / "run.yaml"
+    more = ("--budget", "10%", "-o", tmp_path / "runs")
+    for words in ((path, *more), ("lobass", "--config", path, *more)):
+        assert cli.call(["run", *map(str, words)]) == 0
+    budgets = [
+        read_outcome(folder).facts["budget"] for folder in (tmp_path / "runs" / "lobass").glob("selection-*")
     ]
-    chosen = recipe.override(recipe.find("lobass"), settings)
-    import shlex
+    assert sorted(budgets) == ["10% of the examples", "20% of the examples"]
 
-    words = shlex.split(recipe.command(chosen))
-    assert words[:3] == ["learnable", "run", "lobass"]
-    assert recipe.override(recipe.find("lobass"), words[3:]) == chosen
+
+def test_the_shown_command_repeats_the_run():
+    words = ["a b.jsonl", "c.csv", "--budget.tokens", "50", "--where", "tokens < 9", "--min-score=-1"]
+    words += ["--reference.last-epoch-loss", "--lowest", "--scorers", "loss", "ifd", "--by", "loss"]
+    function, given = running.understood(cli._joined(["lobass", *words]))
+    given.apply_defaults()
+    said = typed_words(function, given.arguments)
+    again = running.understood(["lobass", *said])[1]
+    again.apply_defaults()
+    assert again.arguments == given.arguments
+
+
+def test_a_recipe_is_called_from_python_with_the_same_words(rows, tiny, tmp_path):
+    outcomes = recipes.lobass(
+        [str(rows)],
+        model=str(tiny),
+        budget="20%",
+        loading=Loading(dtype="float32"),
+        run=recipes.Run(output=str(tmp_path / "runs")),
+    )
+    command = outcomes["report"].folder / "run.yaml"
+    assert yaml.safe_load(command.read_text())["lobass"]["budget"] == "20%"
+    typed = (
+        "lobass",
+        rows,
+        "--model",
+        tiny,
+        "--budget",
+        "20%",
+        "--dtype",
+        "float32",
+        "-o",
+        tmp_path / "runs",
+    )
+    assert not any(outcome.ran for outcome in started(*typed).values())
+
+
+OWN = '''
+from typing import Annotated
+from learnable.commands import load
+from learnable.commands.options import Flat
+from learnable.recipes import Run
+
+def looked(data: list[str], *, share: float = 0.0, run: Annotated[Run, Flat] = Run()) -> None:
+    """Only read rows.
+
+    Args:
+        data: What to read.
+        share: What to set aside.
+    """
+    run.step("pool", load, data, holdout=share)
+
+def plain(data: list[str]) -> None:
+    return load(data, output="plain")
+'''
+
+
+def test_a_function_of_the_user_is_a_recipe(rows, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("own.py").write_text(OWN)
+    words = ["run", "own.py:looked", str(rows), "--share", "0.1"]
+    assert cli.call([*words, "--help"]) == 0
+    assert "What to set aside" in capsys.readouterr().out
+    assert cli.call([*words, "--dry-run"]) == 0
+    assert not Path("runs").exists()
+    assert cli.call(words) == 0
+    (folder,) = Path("runs").glob("looked/pool-*")
+    assert read_outcome(folder).facts["held out"] == 3
+    assert cli.call(["run", str(folder / "run.yaml")]) == 2
+    assert "--allow-code" in capsys.readouterr().err
+    assert cli.call(["run", str(folder / "run.yaml"), "--allow-code"]) == 0
+    assert cli.call(["run", "own.py:plain", str(rows)]) == 0
+    assert read_outcome(Path("plain")).facts["rows"] == ROWS
 
 
 def test_a_dry_run_tells_the_price_and_leaves_nothing(lobass, tmp_path, capsys):
@@ -431,11 +512,9 @@ def test_killing_the_run_at_random_moments_changes_nothing(tiny, tmp_path, kills
         often,
         "run",
         "lobass",
-        "data=mine.jsonl",
-        f"model={tiny}",
-        "reference.folds=2",
+        *["mine.jsonl", "--model", str(tiny), "--reference.folds", "2", "--dtype", "float32"],
+        *["--reference.batch-size", "2", "--budget", "10%"],
     ]
-    command += ["loading.dtype=float32", "reference.batch_size=2", "budget=10%"]
     started = time.monotonic()
     subprocess.run(command, cwd=tmp_path / "unbroken", capture_output=True, check=True)
     duration_s = time.monotonic() - started
@@ -443,17 +522,22 @@ def test_killing_the_run_at_random_moments_changes_nothing(tiny, tmp_path, kills
     assert selected(tmp_path / "killed") == selected(tmp_path / "unbroken")
 
 
-def test_the_recipe_of_the_package_is_whole():
-    for name, shipped in recipe.shipped().items():
-        assert shipped.about
-        checked_arguments(shipped.parameters, shipped.steps)
-        assert yaml.safe_load(recipe.dump(shipped))["name"] == name
+@pytest.mark.parametrize("name", recipes.RECIPES)
+def test_what_a_run_file_keeps_is_what_the_recipe_takes(name):
+    function = recipes.RECIPES[name]
+    given = {key: one.default for key, one in signature(function).parameters.items()}
+    written = yaml.safe_load(yaml.safe_dump(as_written(function, given)))
+    with running._configured({name: written}, "run.yaml"):
+        _, bound, _ = running.run.parse_args([name], exit_on_error=False, print_error=False)
+    assert {key: bound.arguments.get(key, given[key]) for key in given} == given | {
+        key: list(value) for key, value in given.items() if isinstance(value, tuple) and value
+    }
 
 
 def test_the_command_line_ends_with_table_and_paths(rows, tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    words = ["run", "lobass", f"data={rows}", f"model={tiny}", "budget=20%", "loading.dtype=float32"]
-    words.append("select.export=trl")
+    words = ["run", "lobass", str(rows), "--model", str(tiny), "--budget", "20%", "--dtype", "float32"]
+    words += ["--export", "trl"]
     assert cli.call(words) == 0
     printed = capsys.readouterr().out
     assert "mean learnability" in printed

@@ -1,6 +1,5 @@
 """The recipe ``compare`` and what the command line makes of a comparison, on a tiny model."""
 
-import shlex
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -8,15 +7,18 @@ import polars as pl
 import pytest
 
 from learnable import commands as verbs
-from learnable import recipe
+from learnable import recipes
 from learnable.cli import app as cli
+from learnable.cli import running
 from learnable.data import read
 from learnable.errors import UsageError
+from learnable.recipes import Run
+from learnable.recipes.run import words as typed_words
 from learnable.settings import Loading, Tuning
 from learnable.testing import toy_examples, write_messages
 from learnable.types import Example, Grade
 
-FAST = ["loading.dtype=float32", "tuning.batch_size=2", "tuning.rank=2", "tuning.learning_rate=0.02"]
+FAST = ["--dtype=float32", "--tuning.batch-size=2", "--tuning.rank=2", "--tuning.learning-rate=0.02"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +45,20 @@ def ran(tiny, tmp_path_factory):
     """Run the recipe once; return the folder and the words of the command."""
     folder = tmp_path_factory.mktemp("recipe")
     data = write_messages(toy_examples(30), folder / "mine.jsonl")
-    words = ["run", "compare", f"data={data}", f"model={tiny}", "by=[ifd, longest]", "seeds=2", *FAST]
-    words += ["budget.tokens=200", "budget.tokens=400", "-o", str(folder / "runs")]
+    words = [
+        "run",
+        "compare",
+        str(data),
+        "--model",
+        str(tiny),
+        "--by",
+        "ifd",
+        "longest",
+        "--seeds",
+        "2",
+        *FAST,
+    ]
+    words += ["--budget.tokens", "200", "400", "-o", str(folder / "runs")]
     assert cli.call(words) == cli.DONE
     return folder, words
 
@@ -83,22 +97,22 @@ def test_the_table_is_shown_in_words(ran, capsys):
 
 
 def test_a_wrong_method_is_found_before_anything_is_read(tmp_path):
-    chosen = recipe.override(recipe.find("compare"), ["by=[learnabilty@folds=2]", "data=nowhere.jsonl"])
     with pytest.raises(UsageError, match="learnabilty"):
-        recipe.run(chosen, root=tmp_path)
+        recipes.compare(["nowhere.jsonl"], by=["learnabilty@folds=2"], run=Run(output=str(tmp_path)))
 
 
 def test_a_wrong_evaluator_is_found_before_anything_is_read(tmp_path):
-    chosen = recipe.override(recipe.find("compare"), ["evaluate=[helout]", "data=nowhere.jsonl"])
     with pytest.raises(UsageError, match="helout"):
-        recipe.run(chosen, root=tmp_path)
+        recipes.compare(["nowhere.jsonl"], evaluate=["helout"], run=Run(output=str(tmp_path)))
 
 
-def test_an_empty_list_and_a_long_one_are_repeated_by_the_shown_command():
-    for settings in (["by="], [f"by=[{', '.join(f'random@seed={seed}' for seed in range(20))}]"]):
-        chosen = recipe.override(recipe.find("compare"), settings)
-        words = shlex.split(recipe.command(chosen))
-        assert recipe.override(recipe.find("compare"), words[3:]) == chosen
+def test_a_long_list_is_repeated_by_the_shown_command():
+    words = ["compare", "--by", *(f"random@seed={seed}" for seed in range(20)), "--budget", "5%", "200tokens"]
+    function, given = running.understood(words)
+    given.apply_defaults()
+    _, again = running.understood(["compare", *typed_words(function, given.arguments)])
+    again.apply_defaults()
+    assert again.arguments == given.arguments
 
 
 def test_several_budgets_follow_one_flag():

@@ -2,20 +2,21 @@
 
 import json
 import os
-import shlex
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 
 import polars as pl
 import pytest
 
-from learnable import recipe
+from learnable import recipes
 from learnable.cli import app as cli
+from learnable.cli import running
 from learnable.errors import UsageError
-from learnable.recipe_arguments import checked_arguments
+from learnable.recipes import Run
+from learnable.recipes.delia import Teaching
+from learnable.recipes.run import words as typed_words
 from learnable.runs.identity import example_id
 from learnable.testing import toy_examples, write_messages
 from learnable.types import Message
@@ -57,24 +58,19 @@ def files(tmp_path_factory):
 
 def words_of(files, model, output, *more):
     """Return the command; rules instead of paraphrases, as the tiny model cannot write any."""
-    given = [f"{name}={path}" for name, path in files.items()]
-    settings = [
-        "paraphrase=constraints",
-        "wordings=2",
-        "buffer=self_answer",
-        "rows=null",
-        "tokens=<sep>=blue sky",
-    ]
-    settings += ["sampling.max_new_tokens=24", "evaluate=[format@max_new_tokens=4, heldout]", "gradients=4"]
-    settings += [
-        "tuning.batch_size=4",
-        "tuning.rank=2",
-        "loading.dtype=float32",
-        "arms=[common, no_paraphrases]",
-    ]
-    names = {setting.partition("=")[0] for setting in more}
-    usual = [setting for setting in [*given, *settings] if setting.partition("=")[0] not in names]
-    return ["run", "delia", f"model={model}", *usual, *more, "-o", str(output)]
+    task = files["task"]
+    usual = {f"--{name}": [str(path)] for name, path in files.items() if name != "task"}
+    usual |= {
+        "--paraphrase": ["constraints"],
+        "--wordings": ["2"],
+        "--buffer": ["self_answer"],
+        "--rows": ["0"],
+    }
+    usual |= {"--tokens": ["<sep>=blue sky"], "--max-new-tokens": ["24"], "--gradients": ["4"]}
+    usual |= {"--evaluate": ["format@max_new_tokens=4", "heldout"], "--arms": ["common", "no_paraphrases"]}
+    usual |= {"--batch-size": ["4"], "--rank": ["2"], "--dtype": ["float32"]}
+    words = [word for flag, values in usual.items() if flag not in more for word in (flag, *values)]
+    return ["run", "delia", str(task), "--model", str(model), *words, *more, "-o", str(output)]
 
 
 def table_of(output):
@@ -113,60 +109,59 @@ def test_a_second_run_does_nothing(ran):
     assert again.stderr.count("was done already") == 4
 
 
-def test_a_second_task_has_a_pool_of_its_own(files, tiny, tmp_path):
+class _StopError(Exception):
+    """Ends a run after its first step."""
+
+
+def test_a_second_task_has_a_pool_of_its_own(files, tiny, tmp_path, monkeypatch):
+    step = Run.step
+
+    def first_alone(self, name, verb, /, *inputs, **options):
+        step(self, name, verb, *inputs, **options)
+        raise _StopError
+
+    monkeypatch.setattr(Run, "step", first_alone)
     other = task_file(
         tmp_path / "other.jsonl", toy_examples(24, seed=5)[:16], instruction="Name it in <sep>."
     )
     for task in (files["task"], other):
-        words = words_of({**files, "task": task}, tiny, tmp_path)
-        chosen = recipe.override(recipe.find("delia"), words[2:-2])
-        first = {"paraphrases": chosen.steps["paraphrases"]}
-        recipe.run(replace(chosen, steps=first), root=tmp_path / "runs")
+        with pytest.raises(_StopError):
+            cli.call(words_of({**files, "task": task}, tiny, tmp_path / "runs"))
     assert len(list((tmp_path / "runs").glob("delia/paraphrases-pool-*"))) == 2
 
 
 def test_words_without_tokens_are_said_before_anything_runs(tmp_path):
-    chosen = recipe.override(recipe.find("delia"), ["words=json"])
     with pytest.raises(UsageError, match="about new tokens, and there are none"):
-        recipe.run(chosen, root=tmp_path / "runs")
+        recipes.delia(teaching=Teaching(words=["json"]), run=Run(output=str(tmp_path / "runs")))
 
 
-def test_the_buffer_is_kept_from_all_rows_that_are_given():
-    chosen = recipe.override(recipe.find("delia"), ["task=[a.jsonl, b.jsonl]", "general=c.jsonl"])
-    _, buffer, *_ = checked_arguments(chosen.parameters, chosen.steps)
-    assert buffer["avoid"] == ["a.jsonl", "b.jsonl", "c.jsonl"]
-
-
-@pytest.mark.parametrize(
-    ("setting", "expected"),
-    [
-        ("tokens=<sep>=answer in JSON: a thought", ["<sep>=answer in JSON: a thought"]),
-        ("tokens=<sep>=C # or D", ["<sep>=C # or D"]),
-        ("words=no", ["no"]),
-        ('words=["no", 3]', ["no", 3]),
-        ('tokens=["[SEP]=a, b"]', ["[SEP]=a, b"]),
-        ("evaluate=", []),
-        ("model=007", 7),
-    ],
-)
-def test_a_text_of_a_list_is_taken_as_it_stands(setting, expected):
-    name = setting.partition("=")[0]
-    assert recipe.override(recipe.find("delia"), [setting]).parameters[name] == expected
+def test_the_buffer_is_kept_from_all_rows_that_are_given(monkeypatch, tmp_path):
+    given = {}
+    monkeypatch.setattr(
+        Run, "step", lambda run, name, verb, /, *inputs, **options: given.setdefault(name, options) and run
+    )
+    monkeypatch.setattr(Run, "path", "made", raising=False)
+    run = Run(output=str(tmp_path))
+    recipes.delia(["a.jsonl", "b.jsonl"], general="c.jsonl", run=run)
+    assert given["buffer"]["avoid"] == ["a.jsonl", "b.jsonl", "c.jsonl"]
 
 
 @pytest.mark.parametrize(
-    "settings",
+    "words",
     [
-        ["tokens=<sep>=answer in JSON: a thought", "tokens=<end> # no more"],
-        ['tokens=["[SEP]=a, b"]', "words=no"],
-        ['model="no"', "max_length=512"],
-        ["task=[a.jsonl]", "tuning.learning_rate=1.0e-05"],
+        ["--tokens", "<sep>=answer in JSON: a thought", "<end> # no more"],
+        ["--tokens", "[SEP]=a, b", "--words", "no", "3"],
+        ["--model", "no", "--max-length", "512"],
+        ["a.jsonl", "--learning-rate", "1e-05", "--init", "mean"],
+        ["--tokens=-x=a", "--questions", "q 1.jsonl"],
     ],
 )
-def test_the_shown_command_repeats_lists_and_odd_texts(settings):
-    chosen = recipe.override(recipe.find("delia"), settings)
-    words = shlex.split(recipe.command(chosen))
-    assert recipe.override(recipe.find("delia"), words[3:]) == chosen
+def test_the_shown_command_repeats_lists_and_odd_texts(words):
+    function, given = running.understood(["delia", *words])
+    given.apply_defaults()
+    _, again = running.understood(["delia", *typed_words(function, given.arguments)])
+    again.apply_defaults()
+    assert again.arguments == given.arguments
 
 
 def test_a_dry_run_prices_every_step_and_writes_nothing(files, tiny, tmp_path, capsys):
@@ -178,23 +173,27 @@ def test_a_dry_run_prices_every_step_and_writes_nothing(files, tiny, tmp_path, c
 
 
 @pytest.mark.parametrize(
-    ("setting", "said"),
+    ("words", "said"),
     [
-        ("arms=[commom]", "did you mean 'common'"),
-        ("tokens==blue", "cannot be a token"),
-        ("paraphrase=paraphase", "did you mean 'paraphrase'"),
-        ("mixing=3", "no parameter 'mixing'"),
-        ("questions=", "self_answer needs rows to start from\nhint: give questions=FILE"),
-        ("arms=[common, fact_based]", "'fact_based' needs facts, which this recipe does not make"),
-        ("arms=controlled", "'controlled' needs constrained, which this recipe does not make"),
-        ("tuning.seed=1", "tuning.seed and tuning.steps have no effect"),
-        ("tuning.steps=9", "tuning.seed and tuning.steps have no effect"),
-        ("arms=[{a: b}]", "arms: {'a': 'b'} is not text"),
+        (["--arms", "commom"], "did you mean 'common'"),
+        (["--tokens", "=blue"], "cannot be a token"),
+        (["--paraphrase", "paraphase"], "did you mean 'paraphrase'"),
+        (["--mixing", "3"], "no option --mixing"),
+        (["--arms", "common", "fact_based"], "'fact_based' needs facts, which this recipe does not make"),
+        (["--arms", "controlled"], "'controlled' needs constrained, which this recipe does not make"),
+        (["--seed", "1"], "--seed and --steps have no effect"),
+        (["--steps", "9"], "--seed and --steps have no effect"),
     ],
 )
-def test_what_is_mistyped_is_said_before_anything_runs(files, tiny, tmp_path, capsys, setting, said):
-    assert cli.call(words_of(files, tiny, tmp_path / "runs", setting)) != cli.DONE
+def test_what_is_mistyped_is_said_before_anything_runs(files, tiny, tmp_path, capsys, words, said):
+    assert cli.call(words_of(files, tiny, tmp_path / "runs", *words)) != cli.DONE
     assert said in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_self_answer_without_questions_is_said_before_anything_runs(tmp_path, capsys):
+    assert cli.call(["run", "delia", "--buffer", "self_answer", "-o", str(tmp_path / "runs")]) == 2
+    assert "self_answer needs rows to start from\nhint: give --questions FILE" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
 
 

@@ -7,8 +7,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from learnable import data, recipe
+from learnable import Reference, data
 from learnable.models import LanguageModel, source
+from learnable.recipes import Run, lobass
 from learnable.types import ModelRef
 from test_losses import plain_loop
 
@@ -69,8 +70,7 @@ def test_answers_of_the_starter_rows_are_scored_whole(model, examples, rendered)
 def test_the_recipe_runs_through_on_starter_rows(tmp_path):
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(json.dumps(row) + "\n" for row in data.starter_rows(limit=48)))
-    chosen = recipe.override(recipe.find("lobass"), [f"data={rows}", "reference.folds=2"])
-    outcomes = recipe.run(chosen, root=tmp_path / "runs")
+    outcomes = lobass([str(rows)], reference=Reference(folds=2), run=Run(output=str(tmp_path / "runs")))
     scores = pl.read_parquet(outcomes["scores"].folder / "scores.parquet")
     assert scores["loss_before"].is_finite().all()
     assert outcomes["selection"].facts["kept"] == 2

@@ -148,6 +148,16 @@ MIXTURES: Mapping[str, tuple[Callable[[Material, int], Mixture], str]] = {
     "controlled": (_controlled, "the task with what an answer looks like in words (controlled generation)"),
 }
 """Ways to train on a task, by name, and what each is."""
+MATERIAL: Mapping[str, tuple[str, ...]] = {
+    "repeated": ("paraphrases", "buffer"),
+    "no_buffer": ("paraphrases",),
+    "no_paraphrases": ("buffer",),
+    "delia": ("paraphrases", "buffer"),
+    "dmt": ("buffer",),
+    "fact_based": ("facts",),
+    "controlled": ("constrained",),
+}
+"""What they are made of beside the task, as ``Material`` names it."""
 
 
 def mixture(name: str, material: Material, *, seed: int) -> Mixture:

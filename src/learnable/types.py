@@ -294,7 +294,7 @@ class Budget:
         if len(given) != 1:
             raise UsageError(
                 f"a budget is one of examples, tokens or fraction, got {given or 'none'}",
-                hint="for example budget=6%, budget=500 or budget.tokens=50000",
+                hint="for example 6%, 500 or 50000tokens",
             )
         ((name, value),) = given.items()
         if not math.isfinite(value) or value <= 0 or (name == "fraction" and value > 1):

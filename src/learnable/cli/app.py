@@ -13,10 +13,10 @@ from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Group, Parameter
 
-from learnable import __version__, recipe
+from learnable import __version__
 from learnable import commands as verbs
-from learnable.cli import printing
-from learnable.cli.completing import Shell, complete, install
+from learnable.cli import printing, running
+from learnable.cli.completing import OFFERED, Shell, install
 from learnable.cli.listing import Details, Tables, listed
 from learnable.cli.misuse import explained
 from learnable.commands.doctor import Diagnosis
@@ -25,7 +25,6 @@ from learnable.errors import LearnableError, UsageError, did_you_mean
 from learnable.names import check_text, no_text, working_folder
 from learnable.runs import stopping
 from learnable.runs.files import system_error
-from learnable.runs.records import Outcome
 from learnable.types import Budget
 from learnable.visible import visible
 
@@ -46,7 +45,7 @@ Start with one of these; both bring a small model and data of their own:
 - `learnable run lobass` chooses the examples that the model can learn
 - `learnable run delia` teaches it a task in many wordings
 
-Then on your own rows: `learnable run lobass data=my.jsonl model=Qwen/Qwen3-0.6B`
+Then on your own rows: `learnable run lobass my.jsonl --model Qwen/Qwen3-0.6B`
 """
 START = Group("Start here", sort_key=1)
 CHOOSE = Group("Choose data", sort_key=2)
@@ -59,8 +58,8 @@ EVERYWHERE = Group("With every command", sort_key=9)
 EXAMPLES = {
     "run": (
         "learnable run lobass",
-        "learnable run lobass data=my.jsonl model=Qwen/Qwen3-0.6B budget=6%",
-        "learnable run lobass data=a.jsonl data=b.parquet reference.folds=2 --dry-run",
+        "learnable run lobass my.jsonl --model Qwen/Qwen3-0.6B --budget 6%",
+        "learnable run lobass a.jsonl b.parquet --reference.folds 2 --dry-run",
     ),
     "list": ("learnable list", "learnable list scorers", "learnable list ifd"),
     "load": ("learnable load my.jsonl", "learnable load a.jsonl b.parquet --holdout 0.1 -o pool"),
@@ -104,7 +103,7 @@ app = App(
     help=HELP,
     version=__version__,
     help_format="markdown",
-    default_parameter=Parameter(negative_iterable=(), completer=complete),
+    default_parameter=OFFERED,
     suppress_keyboard_interrupt=False,
 )
 
@@ -113,30 +112,11 @@ def _add(command: Callable[..., Any], group: Group, *, name: str | None = None) 
     name = name or command.__name__
     shown = "\n".join(EXAMPLES.get(name, ()))
     epilogue = f"Examples:\n\n```text\n{shown}\n```" if shown else None
-    app.command(command, name=name, group=group, sort_key=len(list(app)), help_epilogue=epilogue)
-
-
-def run(
-    name: Annotated[str, Parameter(name="recipe")],
-    *settings: str,
-    dry_run: bool = False,
-    allow_code: bool = False,
-    output: Annotated[str, Parameter(alias="-o")] = "runs",
-) -> dict[str, Outcome]:
-    """Run a recipe: all its steps, skipping what is done.
-
-    A second run of the same command does nothing; an interrupted one goes on where it was.
-
-    Args:
-        name: Name of a recipe (see `learnable list recipes`), or a YAML file such as a run's recipe.yaml.
-        settings: Parameters as name=value; dots go into nested ones; a name given again makes a list. All of them:
-            `learnable list RECIPE`.
-        dry_run: Say what would run and what it costs, and run nothing.
-        allow_code: Run code and reach servers that a recipe file names; what you name yourself needs no leave.
-        output: Folder of all runs.
-    """
-    chosen = recipe.override(recipe.find(name), settings)
-    return recipe.run(chosen, root=Path(output), dry_run=dry_run, allow_code=allow_code)
+    if isinstance(command, App):
+        command.group, command.sort_key, command.help_epilogue = (group,), len(list(app)), epilogue
+        app.command(command, name=name)
+    else:
+        app.command(command, name=name, group=group, sort_key=len(list(app)), help_epilogue=epilogue)
 
 
 def listing(what: str | None = None) -> Tables | Details:
@@ -158,7 +138,7 @@ def install_completion(shell: Shell | None = None, *, output: Path | None = None
     return install(app, shell, output)
 
 
-_add(run, START)
+_add(running.run.meta, START, name=running.NAME)
 _add(listing, START, name="list")
 _COMMANDS: Mapping[Group, tuple[Callable[..., Any], ...]] = {
     CHOOSE: (verbs.load, verbs.train, verbs.score, verbs.select),
@@ -250,6 +230,7 @@ def call(words: Sequence[str]) -> int:
             join()
         for word in (*words, working_folder()):
             check_text(word)
+        running.register(words)
         code = app.meta(list(words), exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
         return _fail(explained(error, examples=EXAMPLES), words)

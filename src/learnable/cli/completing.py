@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
-from cyclopts import App
+from cyclopts import App, Parameter
 from cyclopts.completion import (
     CompletionContext,
     ShellDetectionError,
@@ -13,7 +13,6 @@ from cyclopts.completion import (
     get_default_completion_path,
 )
 
-from learnable import recipe
 from learnable.cli import listing
 from learnable.data import FORMATS
 from learnable.errors import UsageError
@@ -21,13 +20,13 @@ from learnable.experiments import UNTUNED
 
 Shell = Literal["bash", "zsh", "fish"]
 STARTERS = {"model": ("starter",), "data": ("starter", "starter-task"), "task": ("starter-task",)}
-_BREAKS = ("=", ":")
+_BREAK = ":"
 """Where bash cuts a word: what stands before such a sign arrives as a word of its own."""
 _SPACING = """
-# No space after what goes on: name=, heldout: or a folder.
+# No space after what goes on: heldout: or a folder.
 _learnable_open() {
   _learnable
-  [[ "${COMPREPLY[0]}" == *[=:/] ]] && compopt -o nospace
+  [[ "${COMPREPLY[0]}" == *[:/] ]] && compopt -o nospace
 }
 complete -F _learnable_open learnable
 """
@@ -40,15 +39,16 @@ def complete(context: CompletionContext) -> Mapping[str, str]:
         return dict.fromkeys(choices, "")
     name = argument.field_info.name
     before = [token.value for token in argument.tokens]
-    if typed in _BREAKS:
+    if typed == _BREAK:
         before, typed = [*before, typed], ""
-    sign = before[-1] if before[-1:] and before[-1] in _BREAKS else ""
-    if name == "settings" and sign != ":":
-        return _settings(context, typed, key=before[-2] if sign == "=" and before[1:] else None)
-    if name in ("evaluate", "evaluations", "settings") and (sign or ":" in typed):
-        head, colon, path = typed.rpartition(":")
+    if name in ("evaluate", "evaluations") and (before[-1:] == [_BREAK] or _BREAK in typed):
+        head, colon, path = typed.rpartition(_BREAK)
         return {f"{head}{colon}{found}": "" for found in _files(path)}
     return _values(name, typed) if "str" in str(argument.hint) else {}  # nothing stands for a number
+
+
+OFFERED = Parameter(negative_iterable=(), completer=complete)
+"""What all options have in common."""
 
 
 def install(app: App, shell: Shell | None, output: Path | None) -> dict[str, str]:
@@ -86,23 +86,8 @@ def install(app: App, shell: Shell | None, output: Path | None) -> dict[str, str
     return facts | {"next": f"start a new shell, or say: exec {shell}"}
 
 
-def _settings(context: CompletionContext, typed: str, *, key: str | None) -> dict[str, str]:
-    """Return what may follow a recipe: ``name=``, or the value after it."""
-    if key is not None:
-        return _values(_METHODS.get(key, key), typed)
-    name, equals, value = typed.partition("=")
-    if equals:
-        return {f"{name}={each}": about for each, about in _values(_METHODS.get(name, name), value).items()}
-    chosen = context.get("name")
-    if chosen is None or chosen.raw is None:
-        return {}
-    return {f"{each.name}=": each.about for each in listing.recipe_settings(recipe.find(chosen.raw))}
-
-
 def _values(name: str, typed: str) -> dict[str, str]:
     """Return the names that an option or a parameter takes; where it takes none of ours, files."""
-    if name not in _NAMES:
-        name = name.rpartition(".")[2]
     if name in _NAMES:
         return _NAMES[name]()
     return dict.fromkeys(STARTERS.get(name, ()), "comes with learnable") | dict.fromkeys(_files(typed), "")
@@ -113,23 +98,17 @@ def _abouts(*kinds: str) -> dict[str, str]:
 
 
 _NAMES: Mapping[str, Callable[[], dict[str, str]]] = {
-    "name": lambda: (
-        _abouts("recipes") | {path: "" for path in _files("") if path.endswith((".yaml", ".yml"))}
-    ),
     "what": lambda: dict.fromkeys(listing.KINDS, "all of them") | _abouts(*listing.KINDS),
     "scorers": lambda: _abouts("scorers"),
     "by": lambda: _abouts("scorers", "selectors", "methods"),
-    "select.by": lambda: _abouts("scorers"),
     "selector": lambda: _abouts("selectors"),
     "method": lambda: _abouts("diversifiers"),
+    "paraphrase": lambda: _abouts("diversifiers"),
     "arms": lambda: {UNTUNED: "The model as it is."} | _abouts("mixtures"),
     "evaluate": lambda: {f"{name}:": about for name, about in _abouts("evaluators").items()},
     "evaluations": lambda: {f"{name}:": about for name, about in _abouts("evaluators").items()},
     "format": lambda: dict.fromkeys(FORMATS, ""),
 }
-
-_METHODS = {"paraphrase": "method", "buffer": "method"}
-"""Parameters of recipes that name a diversifier; an option of the same name takes a folder."""
 
 
 def _files(typed: str) -> list[str]:

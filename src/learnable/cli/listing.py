@@ -1,27 +1,25 @@
 """What can be named on the command line: what each does, what it needs, and what it costs."""
 
 import inspect
-import re
 import types
 import typing
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import MISSING, dataclass, fields, is_dataclass
-from importlib.resources import files
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from typing import Any
 
 from docstring_parser import DocstringStyle
 from docstring_parser import parse as parse_docstring
 
-from learnable import recipe
-from learnable.commands import VERBS
+from learnable.commands.options import Flat
 from learnable.data import FORMATS
 from learnable.diversifiers import DIVERSIFIERS
 from learnable.errors import UsageError, did_you_mean
 from learnable.evaluators import EVALUATORS
 from learnable.experiments import ALIASES, WITHOUT_BUDGET, parse_methods
 from learnable.measures import roles_of
-from learnable.mixing import MIXTURES
-from learnable.recipe_arguments import MATERIAL, SETTINGS
+from learnable.mixing import MATERIAL, MIXTURES
+from learnable.recipes import RECIPES, Run
+from learnable.recipes.run import flag_of, options_of
 from learnable.scorers import SCORERS
 from learnable.selectors import SELECTORS
 from learnable.settings import Reference
@@ -113,19 +111,25 @@ def listed(what: str | None = None) -> Tables | Details:
 
 def recipes() -> list[Entry]:
     """Return the recipes that come with the package."""
-    return [
-        Entry(
-            kind="recipe",
-            name=each.name,
-            about=re.split(r"(?<=[.?!]) ", each.about)[0],
-            needs=tuple(name for name in ("data", "task", "model") if name in each.parameters),
-            costs=", ".join(_recipe_costs(each)) or "no pass",
-            usage=f"learnable run {each.name}",
-            more=each.about,
-            settings=tuple(recipe_settings(each)),
+    entries = [
+        _method(
+            "recipe",
+            name,
+            function,
+            usage=f"learnable run {name}",
+            needs=tuple(
+                each for each in ("data", "task", "model") if each in inspect.signature(function).parameters
+            ),
+            costs=", ".join(_recipe_costs(function)),
         )
-        for each in recipe.shipped().values()
+        for name, function in RECIPES.items()
     ]
+    return [replace(entry, settings=tuple(map(_as_flag, entry.settings))) for entry in entries]
+
+
+def _as_flag(setting: Setting) -> Setting:
+    """Return a setting of a recipe under the name that is typed."""
+    return replace(setting, name=flag_of("", setting.name))
 
 
 def scorers() -> list[Entry]:
@@ -299,91 +303,48 @@ def _scorer_costs(needs: Collection[str]) -> str:
     return counted + trained
 
 
-def _recipe_costs(each: recipe.Recipe) -> Iterator[str]:
-    """Yield what the costly steps of a recipe ask for, with its own parameters."""
-    seeds = each.parameters.get("seeds", 1)
-    for step in each.steps.values():
-        if step["verb"] == "score":
-            named = each.parameters.get("score", {}).get("scorers", [])
-            yield _scorer_costs({need for name in named for need in SCORERS[name].needs})  # type: ignore[attr-defined]
-        elif step["verb"] == "compare":
-            by = parse_methods(each.parameters.get("by", ()), reference=Reference())
-            yield _scorer_costs({need for way in by if way.scorer for need in way.scorer.needs})
-            yield f"{seeds} training{'' if seeds == 1 else 's'} of each method"
-        elif step["verb"] == "teach":
-            yield f"{seeds} training{'' if seeds == 1 else 's'} of each arm"
-        elif step["verb"] == "diversify":
-            yield f"{step['method'].strip('${}')} written by the model"
+def _recipe_costs(function: Callable[..., Any]) -> Iterator[str]:
+    """Yield what the costly steps of a recipe ask for, as its parameters are when nothing is given."""
+    usual = {option.name: option.default for option in options_of(function)}
+    trainings = f"{usual.get('seeds')} training{'' if usual.get('seeds') == 1 else 's'}"
+    if "scorers" in usual:
+        yield _scorer_costs({need for name in usual["scorers"] for need in SCORERS[name].needs})  # type: ignore[attr-defined]
+    if isinstance(usual.get("by"), tuple):
+        by = parse_methods(usual["by"], reference=Reference())
+        yield _scorer_costs({need for method in by if method.scorer for need in method.scorer.needs})
+        yield f"{trainings} of each method"
+    if "arms" in usual:
+        yield from (f"{made} written by the model" for made in ("wordings", "buffer"))
+        yield f"{trainings} of each arm"
 
 
-def recipe_settings(each: recipe.Recipe) -> Iterator[Setting]:
-    """Yield the parameters of a recipe; of one that is a group, its parts, as they are written."""
-    said = _comments(each.name)
-    for name, value in each.parameters.items():
-        if not isinstance(value, Mapping):
-            yield Setting(name=name, default=value, takes="", about=said.get(name, ""))
-            continue
-        known = {one.name: one for one in _parts(each, name)}
-        for key in {**value, **known}:
-            part = known.get(key, Setting(name=key, default=None, takes="", about=""))
-            yield Setting(
-                name=f"{name}.{key}",
-                default=value.get(key, part.default),
-                takes=part.takes,
-                about=said.get(f"{name}.{key}", part.about),
-            )
-
-
-def _parts(each: recipe.Recipe, group: str) -> Iterator[Setting]:
-    """Yield what a group of parameters may hold beside what the recipe gives it: all that its step takes."""
-    factory = SETTINGS.get(group, VERBS.get(group))
-    steps = [step for step in each.steps.values() if f"${{{group}}}" in step.values()]
-    if factory is not None and steps:
-        given = {*steps[0], *each.parameters} if group in VERBS else set()
-        yield from settings_of(factory, without=given)
-
-
-def _comments(name: str) -> dict[str, str]:
-    """Return what stands behind the parameters of a shipped recipe, by parameter."""
-    text = files("learnable").joinpath("recipes", f"{name}.yaml").read_text(encoding="utf-8")
-    said, group = dict[str, str](), ""
-    for line in text.partition("\nsteps:")[0].splitlines():
-        if match := re.match(r"( {2}| {4})\"?(\w+)\"?:[^#]*(?:# (.*))?", line):
-            nested, key, comment = len(match[1]) > 2, match[2], match[3]
-            group = group if nested else key
-            said[f"{group}.{key}" if nested else key] = comment or ""
-    return {key: comment for key, comment in said.items() if comment}
-
-
-def settings_of(factory: Any, *, without: Collection[str] = ()) -> Iterator[Setting]:
-    """Yield what a dataclass or a command takes, with what its docstring says of each.
-
-    Args:
-        factory: A dataclass or a verb.
-        without: Names to leave out.
-    """
-    about, hints = said_of(factory), typing.get_type_hints(factory)
+def settings_of(factory: Any) -> Iterator[Setting]:
+    """Yield what a dataclass, a command or a recipe takes, with what its docstring says of each."""
+    about, hints = said_of(factory), typing.get_type_hints(factory, include_extras=True)
     if is_dataclass(factory):
         defaults = {field.name: field.default for field in fields(factory) if field.init}
     else:
         defaults = {one.name: one.default for one in inspect.signature(factory).parameters.values()}
     for name, default in defaults.items():
-        if name in (*_OUTER, *without):
+        if isinstance(default, Run):  # where to write is no setting
             continue
         if is_dataclass(default):
-            yield from settings_of(type(default), without=without)
+            group = "" if Flat in getattr(hints[name], "__metadata__", ()) else f"{name}."
+            given = {field.name: getattr(default, field.name) for field in fields(default)}
+            for each in settings_of(type(default)):
+                yield replace(each, name=f"{group}{each.name}", default=_listed(given[each.name]))
             continue
         missing = default is MISSING or default is inspect.Parameter.empty
         yield Setting(
             name=name,
-            default=None if missing else list(default) if isinstance(default, tuple) else default,
+            default=None if missing else _listed(default),
             takes=_takes(hints[name]),
             about=about.get(name, about.get(name.removesuffix("_column"), "")),
         )
 
 
-_OUTER = ("dry_run", "output", "store", "command", "title")
-"""What a recipe says once for all of its steps."""
+def _listed(default: Any) -> Any:
+    return list(default) if isinstance(default, tuple) else default
 
 
 def said_of(factory: Any) -> dict[str, str]:
@@ -397,6 +358,7 @@ def said_of(factory: Any) -> dict[str, str]:
 
 def _takes(hint: Any) -> str:
     """Return in words what a setting takes."""
+    hint = hint.__origin__ if hasattr(hint, "__metadata__") else hint
     if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
         return " or ".join(_takes(part) for part in typing.get_args(hint) if part is not type(None))
     if typing.get_origin(hint) is typing.Literal:

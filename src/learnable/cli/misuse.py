@@ -16,7 +16,6 @@ from cyclopts import (
 
 from learnable.cli.listing import said_of, settings_of
 from learnable.errors import UsageError, closest, did_you_mean
-from learnable.recipe import setting_names, shipped
 
 EVERYWHERE = ("--json", "--debug", "--help")
 
@@ -30,7 +29,7 @@ def explained(error: CycloptsError, *, examples: Mapping[str, Sequence[str]]) ->
     """
     chain = tuple(error.command_chain or ())
     message, hint = _explained(error, " ".join(("learnable", *chain)), examples)
-    example = next(iter(examples.get("".join(chain), ())), None)
+    example = next(iter(examples.get(next(iter(chain), ""), ())), None)
     usual = f"for example: {example}" if example else "learnable --help shows what there is"
     return UsageError(message, hint=hint or usual)
 
@@ -67,19 +66,11 @@ def _unknown_option(error: UnknownOptionError, command: str) -> tuple[str, str |
     known = {
         name for argument in error.argument_collection for name in argument.names if name.startswith("--")
     }
-    if command == "learnable run" and (names := _settings_of_recipes(option.lstrip("-").replace("-", "_"))):
-        value = given.partition("=")[2] or "VALUE"
-        return (
-            f"`{command}` has no option {option}",
-            f"settings of recipes have no dashes: {names[0]}={value}",
-        )
+    if inner := sorted(name for name in known if name.endswith(f".{option.lstrip('-')}")):
+        return f"`{command}` has no option {option}", f"did you mean {inner[0]}?"
     if close := closest(option, {*known, *EVERYWHERE}):
         return f"`{command}` has no option {option}", f"did you mean {close}?"
     return f"`{command}` has no option {option}", None
-
-
-def _settings_of_recipes(option: str) -> list[str]:
-    return [name for each in shipped().values() for name in setting_names(option, each.parameters)]
 
 
 def _missing(error: MissingArgumentError, command: str) -> tuple[str, str | None]:
@@ -89,7 +80,8 @@ def _missing(error: MissingArgumentError, command: str) -> tuple[str, str | None
     given = error.keyword or next((token.keyword for token in argument.tokens if token.keyword), None)
     said: dict[str, str] = {}
     if error.target is not None:
-        said = {each.name: each.about for each in settings_of(error.target)} | said_of(error.target)
+        said = {each.name.rpartition(".")[2]: each.about for each in settings_of(error.target)}
+        said |= said_of(error.target)
     about = said.get(argument.field_info.name, "").split(". ")[0].rstrip(".")
     if given is not None:
         return f"{given} needs a value", f"{given}: {about}" if about else None

@@ -332,11 +332,14 @@ def _show_results(outcomes: Mapping[str, Outcome]) -> None:
             console.print(f"warning: {warning}", markup=False)
         console.print(f"report: {reported['report']}", markup=False)
         return
-    if "select" not in by_verb or "report" not in by_verb:
-        return
+    if "select" in by_verb and "report" in by_verb:
+        if not any(outcome.ran for outcome in outcomes.values()):
+            _console().print("nothing to do: every step was done already")
+        _show_selection(by_verb)
+
+
+def _show_selection(by_verb: Mapping[str, Outcome]) -> None:
     console = _console()
-    if not any(outcome.ran for outcome in outcomes.values()):
-        console.print("nothing to do: every step was done already")
     chosen = by_verb["select"].facts
     table = Table(title=f"{chosen['by']}, budget {chosen['budget']}", title_justify="left")
     for column in ("", "examples", "tokens", f"mean {chosen['by']}"):

@@ -9,5 +9,8 @@ Flat = Parameter(name="*")
 
 Output = Annotated[str, Parameter(alias="-o")]
 
-Several = Parameter(consume_multiple=True)
+Several = Parameter(consume_multiple=True, show_default=False)
 """Several values after one flag."""
+
+Listed = Parameter(consume_multiple=True, show_default=" ".join)
+"""The same of a list that has a default."""

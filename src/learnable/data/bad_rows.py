@@ -12,7 +12,7 @@ FIRST_ROWS = 10_000
 """When none of so many first rows can be used, the rest is not read."""
 KINDS_SAID = 5
 
-_ALLOW = "--on-error skip leaves all such rows out, --on-error 5% up to that share (in a recipe: reading.on_error=skip)"
+_ALLOW = "--on-error skip leaves all such rows out, --on-error 5% up to that share"
 _VALUE = re.compile(r"0x[0-9a-f]+|\d+")
 
 

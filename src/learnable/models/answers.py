@@ -20,8 +20,8 @@ Span = tuple[int, int]
 """Characters ``[start, end)`` of a text."""
 
 LEFT_OUT_HINT = (
-    "what is left out is neither scored nor learned; give a chat template that keeps it (--chat-template my.jinja; in a "
-    "recipe: loading.chat_template=my.jinja), unless the model is meant to work so"
+    "what is left out is neither scored nor learned; give a chat template that keeps it (--chat-template my.jinja), "
+    "unless the model is meant to work so"
 )
 
 _WORD = re.compile(r"(?<!\w)\w")

@@ -40,8 +40,8 @@ _TRIAL_PAIRS, _TRIAL_WORDS = 20, 500
 def template_hint(named: Sequence[str] = ()) -> str:
     """Return how to get another template, or one of those that the model has."""
     if named:
-        return f"choose one: --chat-template {named[0]} (in a recipe: loading.chat_template={named[0]}); or name a file"
-    return "give another one: --chat-template my.jinja (in a recipe: loading.chat_template=my.jinja)"
+        return f"choose one: --chat-template {named[0]}, or name a file"
+    return "give another one: --chat-template my.jinja"
 
 
 def templates_of(tokenizer: Any, *, name: str) -> dict[str, str]:

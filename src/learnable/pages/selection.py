@@ -418,7 +418,7 @@ def _method(view: View) -> Section:
             0,
             markup(
                 "The reference is in-sample: it was trained on the examples that it scores, as in the paper. Part of each "
-                "score is memory; <code>reference.folds=2</code> costs one epoch as well and scores every example with a "
+                "score is memory; <code>--reference.folds 2</code> costs one epoch as well and scores every example with a "
                 "model that has not seen it."
             ),
         )

@@ -119,9 +119,9 @@ def _memorized(view: View) -> Found:
     if reference.get("folds") or collapsed <= MEMORIZED_SHARE * both.height:
         return ""
     seen = (
-        "Use reference.folds=2, so that no example is scored by a model that trained on it."
+        "Use --reference.folds 2, so that no example is scored by a model that trained on it."
         if reference.get("kind") == "trained"
-        else "If the reference was trained on these examples, use one that was not (reference.folds=2 trains such a pair)."
+        else "If the reference was trained on these examples, use one that was not (--reference.folds 2 trains such a pair)."
     )
     return (
         f"The reference seems to have memorized part of the pool: the loss of {share(collapsed, both.height)} of the "
@@ -147,7 +147,7 @@ def _negative(view: View) -> Found:
 
 _BY_LENGTH = (
     "Compare it with a selection by length_matched, which compares answers of about the same length "
-    "(select.by=length_matched, or learnable select --by length_matched)."
+    "(--by length_matched)."
 )
 
 
@@ -185,7 +185,7 @@ def _left_out(view: View) -> Found:
     cut = view.facts.left_out
     return (
         f"{cut[0].upper()}{cut[1:]}: that text is neither scored nor learned. Give a chat template that keeps it "
-        "(loading.chat_template=my.jinja, or --chat-template my.jinja), unless the model is meant to work so."
+        "(--chat-template my.jinja), unless the model is meant to work so."
     )
 
 
@@ -201,8 +201,7 @@ def _stopping(view: View) -> Found:
     return (
         f"Much of what is learned is to stop: {whole:.0%} of the whole fall of the loss is that of the token that ends a "
         f"turn, which the reference learns from all examples alike, and {view.facts.by} counts it. Compare it with a selection "
-        "by text_learnability, which leaves it out (score.scorers=[text_learnability] select.by=text_learnability, or "
-        "learnable score --scorers text_learnability)."
+        "by text_learnability, which leaves it out (--scorers text_learnability --by text_learnability)."
     )
 
 
@@ -266,7 +265,7 @@ def _lost_sources(view: View) -> Found:
         f"{lost.height:,} of {plural(groups.height, 'source')} {'is' if lost.height == 1 else 'are'} gone from the "
         f"selection: {listing(names)}. A random choice of the same size would keep about {int(lost['examples'].sum()) * chosen:,.0f} of "
         "their examples. If the model must keep what they teach, give every source its share "
-        "(select.per_source=proportional, or learnable select --per-source proportional)."
+        "(--per-source proportional)."
     )
 
 

@@ -1,0 +1,17 @@
+"""Recipes: typed functions that call commands in order, one for each system; what is done already is skipped."""
+
+from collections.abc import Callable, Mapping
+
+from learnable.commands.options import Flat
+from learnable.recipes.compare import compare
+from learnable.recipes.delia import delia
+from learnable.recipes.lobass import lobass
+from learnable.recipes.run import Run, recipe
+from learnable.runs.records import Outcome
+
+RECIPES: Mapping[str, Callable[..., Mapping[str, Outcome]]] = {
+    each.__name__: each for each in (compare, delia, lobass)
+}
+"""The recipes of the package, by name."""
+
+__all__ = ["RECIPES", "Flat", "Run", "compare", "delia", "lobass", "recipe"]

@@ -1,0 +1,76 @@
+"""The recipe ``compare``: does choosing help?"""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from learnable import commands
+from learnable.commands import load, report
+from learnable.commands.compare import BY, HOLDOUT_SHARE
+from learnable.commands.inputs import look_up
+from learnable.commands.options import Flat, Listed
+from learnable.evaluators import build_evaluator, parse
+from learnable.experiments import parse_methods
+from learnable.recipes.run import Run, recipe
+from learnable.settings import Loading, Reading, Reference, Tuning
+
+
+@recipe
+def compare(
+    data: Annotated[Sequence[str], Listed] = ("starter",),
+    *,
+    model: str = "starter",
+    by: Annotated[Sequence[str], Listed] = BY,
+    budget: Annotated[Sequence[str], Listed] = ("15%",),
+    seeds: int = 3,
+    evaluate: Annotated[Sequence[str], Listed] = ("heldout",),
+    holdout: float = HOLDOUT_SHARE,
+    reference: Reference = Reference(),
+    tuning: Tuning = Tuning(),
+    reading: Annotated[Reading, Flat] = Reading(),
+    loading: Annotated[Loading, Flat] = Loading(),
+    max_length: int | None = None,
+    vectors: Literal["model", "wordllama"] = "model",
+    confidence: float = 0.95,
+    on: str | None = None,
+    run: Annotated[Run, Flat] = Run(),
+) -> None:
+    """Tell whether choosing helps: train on equal token budgets chosen by different methods, and evaluate.
+
+    Each method trains a few times with other seeds. The report says with intervals what was better than a random draw on
+    rows that were held out, and what it cost.
+
+    Args:
+        data: Files (.jsonl, .json, .csv, .parquet ...), folders and patterns of them, hub ids, or `starter`.
+        model: Folder, hub id, GGUF file, or `starter`.
+        by: Methods, each NAME@key=value/SELECTOR (see `learnable compare --help`).
+        budget: 15% (of the tokens of the pool) or 50000tokens; several draw a curve.
+        seeds: Trainings of each method.
+        evaluate: Evaluations: `heldout` for the rows that --holdout sets aside, or heldout:FILE, exact_match:FILE ...
+        holdout: Share of the data that is set aside.
+        reference: How to fine-tune the reference of scores that need one.
+        tuning: How to fine-tune on each selection.
+        reading: How to read rows.
+        loading: How to load the model.
+        max_length: Longest example in tokens; 2,048 or the model's own limit when not given.
+        vectors: Vectors for the selectors that need them: of the model, or of `wordllama`.
+        confidence: Of all intervals of an evaluation together.
+        on: Where losses are measured: here, or `ray[:ADDRESS]`, a Ray cluster. Trainings are here.
+        run: Where to write.
+    """
+    parse_methods(by, reference=reference, columns=None)
+    for evaluation in evaluate:
+        build_evaluator(parse(evaluation))
+    look_up(model, loading)
+    look_up(reference.model, loading, reference=True)
+    network: dict[str, Any] = {"model": model, "loading": loading, "max_length": max_length, "on": on}
+    trained: dict[str, Any] = {
+        "reference": reference,
+        "tuning": tuning,
+        "seeds": seeds,
+        "budget": list(budget),
+    }
+    graded: dict[str, Any] = {"evaluate": list(evaluate), "vectors": vectors, "confidence": confidence}
+    pool = run.step("pool", load, list(data), reading=reading, holdout=holdout)
+    options = {**network, **trained, **graded, "by": list(by), "store": run.store}
+    compared = run.step("comparison", commands.compare, [pool.path], **options)
+    run.step("report", report, compared.path, title="compare", command=run.command)

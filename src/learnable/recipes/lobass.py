@@ -1,0 +1,143 @@
+"""The recipe ``lobass``: choose what this model can learn."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Annotated, Any
+
+from learnable.commands import load, report, score, select, train
+from learnable.commands.inputs import look_up
+from learnable.commands.options import Flat, Listed, Several
+from learnable.data.exports import Trainer
+from learnable.errors import SelectionError, UsageError, did_you_mean
+from learnable.explorer import read_ids
+from learnable.measures import numbers_of
+from learnable.objects.scoring import WITH_REFERENCE, Vectors
+from learnable.recipes.run import Run, recipe
+from learnable.runs.records import Outcome
+from learnable.scorers import SCORERS
+from learnable.selectors import SELECTORS, PerSource, Thresholds
+from learnable.settings import Loading, Reading, Reference
+from learnable.spec import build
+from learnable.types import Budget
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choosing(Thresholds):
+    """How to choose by the scores: the options of `learnable select`, which explains them.
+
+    Args:
+        by: Score to choose by.
+        selector: Method (see `learnable list selectors`).
+        per_source: Share of each source: none (all compete), equal, or proportional to its size.
+        per_cluster: The same for clusters of similar examples; needs vectors.
+        clusters: How many clusters.
+        max_similarity: Drop near-duplicates first, such as those above 0.95; needs vectors.
+        where: Condition in SQL over the score columns, such as "tokens < 800".
+        lowest: Choose the lowest scores.
+        seed: For methods that draw.
+        pin: Files of ids to choose first.
+        ban: Files of ids never to choose.
+        export: Also write conversations and a configuration for a trainer: trl, llamafactory or axolotl.
+        license: License of the rows, for the card of the selection.
+    """
+
+    by: str = "learnability"
+    selector: str = "top_k"
+    per_source: PerSource = "none"
+    per_cluster: PerSource = "none"
+    clusters: int = 100
+    max_similarity: float | None = None
+    where: str | None = None
+    lowest: bool = False
+    seed: int = 0
+    pin: Annotated[Sequence[str], Several] = ()
+    ban: Annotated[Sequence[str], Several] = ()
+    export: Trainer | None = None
+    license: str | None = None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The same as `learnable select` takes it."""
+        given = {each.name: getattr(self, each.name) for each in fields(self)}
+        thresholds = {each.name: given.pop(each.name) for each in fields(Thresholds)}
+        return {**given, "pin": list(self.pin), "ban": list(self.ban), "thresholds": Thresholds(**thresholds)}
+
+    def check(self, scorers: Sequence[str]) -> None:
+        """Find names that are not known, and files of ids that cannot be read, before anything is measured.
+
+        Raises:
+            UsageError: If a name is not known.
+            DataError: If a file of ids cannot be read.
+        """
+        needs = {need for scorer in scorers for need in build("scorer", scorer, SCORERS).needs}
+        build("selector", self.selector, SELECTORS)
+        if self.by not in {*scorers, *numbers_of(needs)}:
+            raise UsageError(
+                f"--by is {self.by!r}, which is not among the scorers", hint=did_you_mean(self.by, scorers)
+            )
+        for listed in (*self.pin, *self.ban):
+            read_ids(listed)
+
+
+@recipe
+def lobass(
+    data: Annotated[Sequence[str], Listed] = ("starter",),
+    *,
+    model: str = "starter",
+    budget: str = "6%",
+    scorers: Annotated[Sequence[str], Listed] = WITH_REFERENCE,
+    vectors: Vectors = "none",
+    choosing: Annotated[Choosing, Flat] = Choosing(),
+    reference: Reference = Reference(),
+    processes: int = 1,
+    reading: Annotated[Reading, Flat] = Reading(),
+    loading: Annotated[Loading, Flat] = Loading(),
+    max_length: int | None = None,
+    on: str | None = None,
+    run: Annotated[Run, Flat] = Run(),
+) -> None:
+    """Choose the examples that this model can learn.
+
+    Fine-tune a reference on the pool, compare each example's loss before and after, and keep those whose loss fell
+    most, relative to where it stood (LoBaSS / DavIR, arXiv 2310.13008).
+
+    Args:
+        data: Files (.jsonl, .json, .csv, .parquet ...), folders and patterns of them, hub ids, or `starter`.
+        model: Folder, hub id, GGUF file, or `starter`.
+        budget: 6% (of the examples), 500 (examples), or 50000tokens; also as --budget.tokens 50000.
+        scorers: Names of scorers (see `learnable list scorers`).
+        vectors: Vectors of the examples, which some selectors need: of the model, or of `wordllama`.
+        choosing: How to choose.
+        reference: How to get the model after fine-tuning.
+        processes: How many train the reference side by side, on a GPU each or on some cores each.
+        reading: How to read rows.
+        loading: How to load the model.
+        max_length: Longest example in tokens; 2,048 or the model's own limit when not given.
+        on: Where losses are measured: here, or `ray[:ADDRESS]`, a Ray cluster.
+        run: Where to write.
+    """
+    choosing.check(scorers)
+    look_up(model, loading)
+    look_up(reference.model, loading, reference=True)
+    asked = Budget.parse(budget)
+    network: dict[str, Any] = {"model": model, "loading": loading, "max_length": max_length}
+    pool = run.step("pool", load, list(data), reading=reading)
+    _check_budget(asked, pool)
+    trained = run.step("reference", train, [pool.path], reference=reference, processes=processes, **network)
+    formulas: dict[str, Any] = {"scorers": list(scorers), "vectors": vectors, "on": on}
+    scores = run.step(
+        "scores", score, [pool.path], reference=trained.path, **formulas, **network, store=run.store
+    )
+    chosen = run.step("selection", select, scores.path, budget=budget, **choosing.options)
+    shown: dict[str, Any] = {"title": "lobass", "command": run.command}
+    run.step("report", report, chosen.path, **shown, loading=loading, store=run.store)
+
+
+def _check_budget(budget: Budget, pool: Outcome) -> None:
+    """Find a budget above the pool before anything costly runs."""
+    examples = pool.facts["examples"]
+    if budget.examples is not None and budget.examples > examples:
+        raise SelectionError(
+            f"the budget of {budget.examples:,} examples is above the pool, which has {examples:,}",
+            hint="lower the budget, or give more data",
+        )
