@@ -1,4 +1,4 @@
-"""Ways to train side by side: how they are written, and their table against a calculation by hand."""
+"""Arms of a task side by side: how they are written, and their table against a calculation by hand."""
 
 import math
 from itertools import product

@@ -626,7 +626,7 @@ def test_one_text_that_two_evaluations_graded_is_shown_once() -> None:
 
 
 def test_costs_say_the_ratio_and_the_tokens_beside_the_baseline(page: Page) -> None:
-    (rows,) = (rows for caption, rows in page.tables.items() if caption.startswith("Cost of each way"))
+    (rows,) = (rows for caption, rows in page.tables.items() if caption.startswith("Cost of each arm"))
     assert rows[-1][:9] == ["delia", "100", "20", "4.00", "5,000", "5.0", "2,500", "25", "50 s"]
 
 
@@ -687,7 +687,7 @@ def elsewhere() -> LessonFacts:
     [
         (ungraded, "2 that could not be judged"),
         (one_item, "Could not be judged: repeated, no_buffer, no_paraphrases and delia."),
-        (alone, "One way to train, and nothing to compare it with"),
+        (alone, "One arm, and nothing to compare it with"),
         (bare, "no_buffer against common on 2 evaluations"),
         (several_untuned, "untuned@init=mean"),
         (elsewhere, "exact_match:gsm.jsonl"),

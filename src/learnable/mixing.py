@@ -147,7 +147,7 @@ MIXTURES: Mapping[str, tuple[Callable[[Material, int], Mixture], str]] = {
     "fact_based": (_fact_based, "the task and questions about its facts"),
     "controlled": (_controlled, "the task with what an answer looks like in words (controlled generation)"),
 }
-"""Ways to train on a task, by name, and what each is."""
+"""Arms of a task, by name, and what each is."""
 MATERIAL: Mapping[str, tuple[str, ...]] = {
     "repeated": ("paraphrases", "buffer"),
     "no_buffer": ("paraphrases",),

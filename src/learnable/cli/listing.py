@@ -203,7 +203,7 @@ def diversifiers() -> list[Entry]:
 
 
 def mixtures() -> list[Entry]:
-    """Return the ways to train on a task."""
+    """Return the arms of a task."""
     return [
         Entry(
             kind="mixture",

@@ -1,4 +1,4 @@
-"""``learnable teach``: a model learns a task in several ways, and is asked in words that it has not seen."""
+"""``learnable teach``: a model learns a task in several arms, and is asked in words that it has not seen."""
 
 import shutil
 import tempfile
@@ -83,9 +83,9 @@ def teach(
     dry_run: bool = False,
     output: Output = "lesson",
 ) -> Outcome:
-    """Teach a model a task in several ways, side by side: DELIA, its halves, and common instruction tuning.
+    """Teach a model a task in several arms, side by side: DELIA, its halves, and common instruction tuning.
 
-    What each way learned is asked on rows that no training saw, in the wording of the task and in wordings that no
+    What each arm learned is asked on rows that no training saw, in the wording of the task and in wordings that no
     training saw; what each has forgotten is asked on rows that have nothing to do with the task.
 
     Args:
@@ -95,7 +95,7 @@ def teach(
         buffer: Questions and answers of the model itself, from `learnable diversify --method self_sample`.
         facts: Questions and answers about facts of the task, from `--method facts`.
         constrained: The task with constraints in words, from `--method constraints`.
-        arms: Ways to train, each NAME or NAME@init=mean (see `learnable list`); the untuned model, common instruction
+        arms: Arms, each NAME or NAME@init=mean (see `learnable list`); the untuned model, common instruction
             tuning and, with a buffer and paraphrases, DELIA, when not given. Differences are to `common`, or to the
             first trained arm.
         tokens: New tokens, each `"<sep>=what it means"`.

@@ -111,8 +111,8 @@ def _opening(lesson: LessonContest, looked: Looked) -> Opening:
             ("rows of the task", count(facts.task), "to train on"),
             ("rows asked", count(facts.tests), "that no training saw"),
             ("buffer", count(facts.buffer or None), ratio),
-            ("ways to train", count(len(lesson.trained)), ""),
-            ("seeds", count(lesson.trainings), "trainings of each way"),
+            ("arms", count(len(lesson.trained)), ""),
+            ("seeds", count(lesson.trainings), "trainings of each arm"),
             ("models trained", count(models.height), f"on {plural(int(models['tokens'].sum()), 'token')}"),
         ],
         command=("To repeat this page", facts.command),
@@ -128,7 +128,7 @@ def _asked(lesson: LessonContest) -> Section:
         else ""
     )
     words = (
-        "Does the model learn the task, or the words it was put in? Each way to train sees the rows of the task; all are asked "
+        "Does the model learn the task, or the words it was put in? Each arm sees the rows of the task; all are asked "
         f"on {plural(facts.tests, 'row')} that no training saw{both}."
     )
     pairs = []
@@ -155,7 +155,7 @@ def _answer(lesson: LessonContest) -> Section:
     )
     parts: list[Part] = [
         text(
-            "One sentence for each evaluation: which ways to train were better or worse than "
+            "One sentence for each evaluation: which arms were better or worse than "
             f"{baseline}, and for which no difference was seen. All sizes are differences to {baseline} with their "
             f"intervals.{mark}"
         )
@@ -376,8 +376,8 @@ def _cost(lesson: LessonContest) -> Section:
     ]
     parts: list[Part] = [
         table(
-            label="Cost of each way to train",
-            caption="Cost of each way to train: means over the seeds. DELIA's authors mix in "
+            label="Cost of each arm",
+            caption="Cost of each arm: means over the seeds. DELIA's authors mix in "
             f"{PAPER_RATIO} rows of the buffer for each row of the task.",
             kind="dense",
             head=["arm", *numbers, "training"],
@@ -412,10 +412,10 @@ def _method(lesson: LessonContest) -> Section:
     equal = any(each.equal_tokens is not None for each in lesson.evaluated)
     alone = ", and the comparison with as many tokens stands alone" if equal else ""
     notes = [
-        "All ways to train start from the same model, with the same settings and the same seeds. They do not take equally many "
+        "All arms start from the same model, with the same settings and the same seeds. They do not take equally many "
         f"tokens or steps: a buffer costs tokens.{as_many}",
         "A difference is paired: the same items, the same seeds. Its interval holds the chance of the items and of the training, "
-        f"and is widened for the number of ways to train, so that with {100 * lesson.facts.confidence:g}% confidence all "
+        f"and is widened for the number of arms, so that with {100 * lesson.facts.confidence:g}% confidence all "
         "differences of one evaluation are inside together; p is corrected likewise. Several evaluations are not corrected for "
         f"each other{alone}.",
         "The interval of a value stands for that value alone. Do not compare ways by whether these overlap; the differences are "

@@ -12,7 +12,7 @@ def headline(lesson: LessonContest) -> str:
     """What came of the arm in focus, where the task is asked in words that it has not seen."""
     baseline = lesson.baseline
     if not any(each.compared for each in lesson.evaluated):
-        return "One way to train, and nothing to compare it with"
+        return "One arm, and nothing to compare it with"
     unseen = [each for each in lesson.evaluated if each.asked == "unseen"]
     asked = unseen or [each for each in lesson.evaluated if not each.is_general] or lesson.evaluated
     where = "in unseen wordings" if unseen else "without unseen wordings"

@@ -18,7 +18,7 @@ rows of its own."""
 PAPER_RATIO = 260
 """Examples of the buffer for each row of the task, of DELIA's authors."""
 BUFFERED = ("delia", "no_paraphrases")
-"""Ways to train whose examples are the task once and the buffer, so that their numbers give its ratio."""
+"""Arms whose examples are the task once and the buffer, so that their numbers give its ratio."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class Question:
 
 @dataclass(frozen=True, kw_only=True)
 class Way:
-    """One way to train: its label, the name of its mixture, what that is in words, and how new tokens begin.
+    """One arm: its label, the name of its mixture, what that is in words, and how new tokens begin.
 
     ``init`` is None where there are no new tokens, and where it was not recorded.
     """
@@ -271,7 +271,7 @@ def contest_of(facts: LessonFacts) -> LessonContest:
 
 
 def first_of(ways: Sequence[Way]) -> dict[str, str]:
-    """Return the label of the first way to train by name of its mixture."""
+    """Return the label of the first arm by name of its mixture."""
     return {way.mixture: way.label for way in reversed(ways)}
 
 

@@ -56,7 +56,7 @@ def _did_not_move(lesson: LessonContest) -> Found:
     steps = max(lesson.means[arm]["steps"] for arm in lesson.trained)
     return (
         f"Every trained model is graded exactly as the untuned one, on every item: {plural(round(steps), 'optimizer step')} "
-        "changed nothing that can be seen, so nothing about the ways to train follows. Take more rows or epochs, or a "
+        "changed nothing that can be seen, so nothing about the arms follows. Take more rows or epochs, or a "
         "higher learning rate."
     )
 
@@ -85,7 +85,7 @@ def _no_effect(lesson: LessonContest) -> Found:
         return None
     return [
         f"On {each.title} no difference was seen between {line.arm} ({each.figure(line.value)}) and {lesson.baseline} "
-        f"({each.figure(each.baseline.value)}): where training itself shows no effect, the way to train can hardly show one."
+        f"({each.figure(each.baseline.value)}): where training itself shows no effect, an arm can hardly show one."
         for each in lesson.evaluated
         if not each.is_general
         for line in each.untuned[:1]
