@@ -18,13 +18,7 @@ from learnable.commands.show import show
 from learnable.commands.teach import teach
 from learnable.commands.train import train
 
-VERBS = {
-    verb.__name__: verb for verb in (load, diversify, train, score, select, evaluate, compare, teach, report)
-}
-"""The verbs that write a folder, hence can be steps of a recipe."""
-
 __all__ = [
-    "VERBS",
     "compare",
     "diversify",
     "doctor",
