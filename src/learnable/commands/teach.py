@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -121,54 +121,28 @@ def teach(
         output: Folder to write.
     """
     check_settings(tuning, seeds=seeds, confidence=confidence)
-    if gradients < 0:
-        raise UsageError(f"gradients must be 0 or more, got {gradients}", hint="it is a number of rows")
-    written = parse_task_arms(arms or _usual(paraphrases, buffer), init=init, known=MIXTURES)
-    baseline = _baseline(written)
-    added = tuple(map(NewToken.parse, tokens or ()))
-    if not added and (words or any(arm.label != arm.mixture for arm in written)):
-        raise UsageError(
-            "words, and arms with @init, are about new tokens, and there are none",
-            hint='give --tokens "<sep>=what it means"',
-        )
+    _check_gradients(gradients)
+    written, added = _read_arms(arms or _usual(paraphrases, buffer), init=init, tokens=tokens, words=words)
     made = {"paraphrases": paraphrases, "buffer": buffer, "facts": facts, "constrained": constrained}
     if dry_run and (waiting := [name for name, path in made.items() if path and not is_made(path)]):
-        count = seeds * sum(arm.mixture != UNTUNED for arm in written)
-        says = f"{count} trainings, on {' and '.join(waiting)} that are made first"
-        price = Price(unknown=("tokens, time and memory are known once these are made",))
-        return Outcome.planned("teach", Path(output), [says], price=price)
-    if test is None and task == [STARTER_TASK]:
-        test = STARTER_TEST
+        return _planned_after(waiting, written, seeds, output)
     check_place([parse(text) for text in evaluate or ()], on)
     from learnable.models.source import identify
 
     ref = ModelRef(name=model, **asdict(loading))
     longest = length_limit(ref, max_length)
-    pool, loaded = pool_of(task, reading, output, holdout=0.0 if test else TEST_SHARE, dry_run=dry_run)
-    course = read_course(
-        list(pool.iter_examples()),
-        test=test,
-        heldout=loaded.folder / HELDOUT,
-        made=made,
-        general=general,
-        mixing=mixing,
+    course, loaded = _course_of(
+        task, reading, output, made=made, test=test, general=general, mixing=mixing, dry_run=dry_run
     )
     _check_material(written, course.material)
     asked = [parse(text) for text in dict.fromkeys(evaluate or usual_evaluations(course.task))]
     elsewhere = evaluations_of([text for text in evaluate or () if parse(text).path is not None])
     awaits = to_fetch(ref) if dry_run else []
     ref = ref if awaits else pinned(ref, on=on)
-    inputs = {
-        "base": "" if awaits else identify(ref),
-        **course.identity,
-        **{each.label: each.identity for each in elsewhere},
-    }
-    links = {"pool": loaded.folder}
-    links |= {name: Path(path) for name, path in made.items() if path and (Path(path) / DONE).is_file()}
     lesson = _TaughtTask(
         course=course,
         written=written,
-        baseline=baseline,
+        baseline=_baseline(written),
         asked=asked,
         elsewhere=elsewhere,
         makes=TaskArms(
@@ -186,17 +160,7 @@ def teach(
         on=on,
         general_given=general is not None,
     )
-    step = Step(
-        verb="teach",
-        parameters=lesson.parameters,
-        inputs=inputs,
-        sources={each.label: source_of(build_evaluator(each)) for each in asked},
-        links=links,
-        says=lesson.says,
-        awaits=awaits,
-        plan=lambda: lesson.price(Pricing(ref=ref, longest=longest, on=on, here=not awaits)),
-        work=lesson.work,
-    )
+    step = lesson.step(_links(loaded, made), base="" if awaits else identify(ref), awaits=awaits)
     return run(step, output, dry_run=dry_run)
 
 
@@ -216,6 +180,33 @@ class _TaughtTask:
     confidence: float
     on: str | None
     general_given: bool
+
+    def step(self, links: Mapping[str, Path], *, base: str, awaits: Sequence[str]) -> Step:
+        """Return the step that teaches it.
+
+        Args:
+            links: Folders of the steps that made what it is taught with.
+            base: Identity of the model.
+            awaits: What a dry run must wait for.
+        """
+        makes = self.makes
+        return Step(
+            verb="teach",
+            parameters=self.parameters,
+            inputs={
+                "base": base,
+                **self.course.identity,
+                **{each.label: each.identity for each in self.elsewhere},
+            },
+            sources={each.label: source_of(build_evaluator(each)) for each in self.asked},
+            links=links,
+            says=self.says,
+            awaits=awaits,
+            plan=lambda: self.price(
+                Pricing(ref=makes.ref, longest=makes.longest, on=self.on, here=not awaits)
+            ),
+            work=self.work,
+        )
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -319,6 +310,65 @@ class _TaughtTask:
             "notes": notes_on(course),
         }
         return Finished(facts=facts, tokens=ran.tokens)
+
+
+def _read_arms(
+    arms: Sequence[str], *, init: Init, tokens: Sequence[str] | None, words: Sequence[str] | None
+) -> tuple[Sequence[TaskArm], tuple[NewToken, ...]]:
+    """Return the arms as they are written, and the new tokens that they are about."""
+    written = parse_task_arms(arms, init=init, known=MIXTURES)
+    added = tuple(map(NewToken.parse, tokens or ()))
+    if not added and (words or any(arm.label != arm.mixture for arm in written)):
+        raise UsageError(
+            "words, and arms with @init, are about new tokens, and there are none",
+            hint='give --tokens "<sep>=what it means"',
+        )
+    return written, added
+
+
+def _course_of(
+    task: list[str],
+    reading: Reading,
+    output: str,
+    *,
+    made: dict[str, str | None],
+    test: str | None,
+    general: str | None,
+    mixing: Mixing,
+    dry_run: bool,
+) -> tuple[Course, Outcome]:
+    """Return what is taught and asked, and the step that read the task."""
+    if test is None and task == [STARTER_TASK]:
+        test = STARTER_TEST
+    pool, loaded = pool_of(task, reading, output, holdout=0.0 if test else TEST_SHARE, dry_run=dry_run)
+    course = read_course(
+        list(pool.iter_examples()),
+        test=test,
+        heldout=loaded.folder / HELDOUT,
+        made=made,
+        general=general,
+        mixing=mixing,
+    )
+    return course, loaded
+
+
+def _check_gradients(rows: int) -> None:
+    if rows < 0:
+        raise UsageError(f"gradients must be 0 or more, got {rows}", hint="it is a number of rows")
+
+
+def _links(loaded: Outcome, made: Mapping[str, str | None]) -> dict[str, Path]:
+    """Return the folders of the steps that read the task and made the material."""
+    steps = {name: Path(path) for name, path in made.items() if path and (Path(path) / DONE).is_file()}
+    return {"pool": loaded.folder, **steps}
+
+
+def _planned_after(waiting: Sequence[str], written: Sequence[TaskArm], seeds: int, output: str) -> Outcome:
+    """Return what a dry run knows before the material of the arms is made."""
+    count = seeds * sum(arm.mixture != UNTUNED for arm in written)
+    says = f"{count} trainings, on {' and '.join(waiting)} that are made first"
+    price = Price(unknown=("tokens, time and memory are known once these are made",))
+    return Outcome.planned("teach", Path(output), [says], price=price)
 
 
 def _baseline(written: Sequence[TaskArm]) -> str:
