@@ -1,6 +1,7 @@
 """A method that was edited gives new numbers when the same command runs again; one that was not is not run again."""
 
 import importlib
+import os
 import re
 import sys
 
@@ -13,6 +14,7 @@ from learnable.runs.records import read_outcome
 from learnable.runs.step import Finished, Step, run
 from learnable.scorers import SCORERS
 from learnable.settings import Loading
+from learnable.spec import build
 from learnable.testing import toy_examples, write_messages
 
 SCORER = '''
@@ -63,6 +65,8 @@ def written(tmp_path, monkeypatch):
 
     def write(name, text):
         (tmp_path / f"{name}.py").write_text(text)
+        # As if saved within one second: compiled files would be taken for fresh.
+        os.utime(tmp_path / f"{name}.py", (1e9, 1e9))
         for module in ("mine", "other_of_mine"):
             sys.modules.pop(module, None)
         importlib.invalidate_caches()
@@ -75,7 +79,7 @@ def written(tmp_path, monkeypatch):
 
 
 def source(name="Twice"):
-    return source_of(getattr(importlib.import_module("mine"), name)())
+    return source_of(build("scorer", f"mine:{name}", SCORERS))
 
 
 @pytest.mark.parametrize(

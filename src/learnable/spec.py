@@ -156,6 +156,16 @@ def _working_folder() -> Iterator[None]:
             sys.path.remove(here)
 
 
+@contextmanager
+def _without_bytecode() -> Iterator[None]:
+    """Leave no compiled files beside code that is being edited: Python takes them for fresh within a second."""
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        yield
+    finally:
+        sys.dont_write_bytecode = before
+
+
 def _parameters(factory: Callable[..., Any]) -> list[str] | None:
     """Return the names that a factory takes; None where it takes any, or cannot tell."""
     try:
@@ -171,7 +181,7 @@ def _imported(kind: str, name: str) -> Callable[..., Any]:
     module_name, _, attribute = name.partition(":")
     hint = "write it as module:attribute, importable from here"
     try:
-        with _working_folder():
+        with _working_folder(), _without_bytecode():
             module = importlib.import_module(module_name)
     except Exception as error:  # whatever the module does when it is imported
         raise UsageError(f"cannot import the {kind} {name!r}: {error}", hint=hint) from error
