@@ -21,8 +21,8 @@ WRITING = {"8", "10"}
 """What needs a model, or a server, that writes sense."""
 FITTED = {
     "2000000tokens": "200tokens",
-    "budget.tokens=2000000": "budget.tokens=200",
-    "budget=6%": "budget=40%",
+    "2000000": "200",
+    "6%": "40%",
     "4": "9",  # nats per token that a model without training is below
     "loss_before < 4 AND response_tokens > 10": "loss_before < 9 AND response_tokens > 2",
 }
