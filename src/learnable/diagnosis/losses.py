@@ -16,7 +16,6 @@ import torch
 from numpy.typing import NDArray
 
 from learnable.diagnosis.checks import CheckResult
-from learnable.errors import ModelError
 from learnable.models.batching import Batching
 from learnable.models.dtype import (
     FROM_FLOAT32_NATS,
@@ -259,11 +258,7 @@ def whole_model_check(
         rendered: n rows.
         name: Of the check.
     """
-    if Renderer.of(ref).vocabulary != vocabulary:
-        raise ModelError(
-            f"{ref.name} has another tokenizer than the base model, so their losses cannot be compared",
-            hint="give a reference that was fine-tuned from this base model",
-        )
+    Renderer.of(ref).check_same_tokens(vocabulary, name=ref.name)
     model = LanguageModel(ref)
     return _changed(
         name, before, model.nll(rendered), rendered, model.dtype, "a model with the same tokenizer"

@@ -104,6 +104,22 @@ class Renderer:
         marks = {name: str(token) for name, token in self._tokenizer.special_tokens_map.items()}
         return fingerprint({"tokenizer": self._tokenizer.backend_tokenizer.to_str(), "marks": marks})
 
+    def check_same_tokens(self, vocabulary: str, *, name: str) -> None:
+        """Notice a reference whose tokens are not those of the base model.
+
+        Args:
+            vocabulary: Of the base model.
+            name: Of the reference, whose renderer this is.
+
+        Raises:
+            ModelError: If it is one.
+        """
+        if self.vocabulary != vocabulary:
+            raise ModelError(
+                f"the reference {name} has another tokenizer than the base model, so their losses cannot be compared",
+                hint="give a reference that was fine-tuned from this base model",
+            )
+
     @property
     def key(self) -> str:
         """Identity of all that decides the tokens and the mask of a conversation, but its length limit."""

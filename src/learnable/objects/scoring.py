@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from learnable.errors import ModelError, UsageError
+from learnable.errors import UsageError
 from learnable.measures import (
     COLUMNS,
     LISTS,
@@ -214,12 +214,8 @@ class Passes:
             say("reference loss: as the last epoch of its training met it, no pass")
             loss = references.last_epoch_loss(self._frame).alias("loss_after")
             return pl.DataFrame(loss).with_columns(end_nll_after=pl.lit(float("nan"), dtype=pl.Float32))
-        parts = self._frame.join(references.assignment, on="id", how="left", maintain_order="left")[
-            "part"
-        ].fill_null(0)
         measured = []
-        for number, part in enumerate(references.parts):
-            members = [position for position, assigned in enumerate(parts) if assigned == number]
+        for number, (part, members) in enumerate(references.members(self._frame["id"].to_list())):
             of = f", part {number + 1} of {len(references.parts)}" if len(references.parts) > 1 else ""
             given = (
                 [self._rendered[position] for position in members],
@@ -230,7 +226,9 @@ class Passes:
                 with self._network.adapter(Path(part.name)):
                     columns = self._columns("reference", self._network, *given)
             else:
-                columns = self._columns("reference", self._same_tokens(whole(part.name)), *given)
+                network = whole(part.name)
+                network.renderer.check_same_tokens(self._network.renderer.vocabulary, name=part.name)
+                columns = self._columns("reference", network, *given)
             measured.append(pl.DataFrame([pl.Series("row", members, dtype=pl.Int64), *columns]))
         return pl.concat(measured).sort("row").drop("row")
 
@@ -284,12 +282,3 @@ class Passes:
         return measure_of(
             network.key, rendering=rendering, max_length=self._max_length, kind=kind, alone=alone
         )
-
-    def _same_tokens(self, whole: "LanguageModel") -> "LanguageModel":
-        if whole.renderer.vocabulary != self._network.renderer.vocabulary:
-            raise ModelError(
-                f"the reference {whole.ref.name} has another tokenizer than the base model, so their losses cannot be "
-                "compared",
-                hint="give a reference that was fine-tuned from this base model",
-            )
-        return whole

@@ -92,11 +92,10 @@ class TokenLosses:
         """Return the losses under the reference; each example by the part that did not train on it."""
         if self._references is None:
             return {}
-        assigned = dict(self._references.assignment.select("id", "part").iter_rows())
         found: dict[str, NDArray[np.float32]] = {}
-        for number, part in enumerate(self._references.parts):
-            mine = [each for each in rendered if assigned.get(each.id, 0) == number]
-            if mine:
+        for part, members in self._references.members([each.id for each in rendered]):
+            if members:
+                mine = [rendered[position] for position in members]
                 found |= self._measured(part, mine, "reference loss by token")
         return found
 
@@ -128,11 +127,7 @@ class TokenLosses:
                 )
             return adapter_key(self._base_key, Path(part.name))
         whole = self._whole(part)
-        if Renderer.of(whole).vocabulary != self.renderer.vocabulary:
-            raise ModelError(
-                f"the reference {part.name} has another tokenizer than the base model, so their losses cannot be compared",
-                hint="give a reference that was fine-tuned from this base model",
-            )
+        Renderer.of(whole).check_same_tokens(self.renderer.vocabulary, name=part.name)
         return identify(whole)
 
     def _whole(self, part: "Part") -> ModelRef:

@@ -38,6 +38,13 @@ class References:
     assignment: pl.DataFrame
     last_epoch: pl.DataFrame | None = None
 
+    def members(self, ids: Sequence[str]) -> list[tuple[Part, list[int]]]:
+        """Return each part with the positions in ``ids`` of the examples that it scores: those it did not train on."""
+        asked = pl.DataFrame({"id": ids}, schema={"id": pl.String})
+        known = self.assignment.cast({"id": pl.String, "part": pl.Int64})
+        parts = asked.join(known, on="id", how="left", maintain_order="left")["part"].fill_null(0)
+        return [(part, (parts == number).arg_true().to_list()) for number, part in enumerate(self.parts)]
+
     def last_epoch_loss(self, frame: pl.DataFrame) -> pl.Series:
         """Return the loss per response token of the last epoch in nats, float32 (n,), NaN where it is undefined.
 
