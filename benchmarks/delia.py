@@ -22,7 +22,7 @@ from typing import Any
 import polars as pl
 
 from learnable.commands import diversify, teach
-from learnable.experiments import contamination
+from learnable.data.overlap import contamination
 from learnable.mixing import Mixing
 from learnable.runs.identity import example_id
 from learnable.settings import Tuning

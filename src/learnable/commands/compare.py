@@ -15,6 +15,7 @@ from learnable.commands.method_scores import score_methods
 from learnable.commands.options import Flat, Output, Several
 from learnable.commands.prices import Pricing, times
 from learnable.commands.score import passes_of
+from learnable.data.overlap import contamination, spoken
 from learnable.errors import SelectionError, UsageError
 from learnable.evaluators import Evaluation, check_place, evaluations_of, parse, wants_heldout
 from learnable.experiments import (
@@ -25,10 +26,8 @@ from learnable.experiments import (
     Method,
     arms_of,
     check_settings,
-    contamination,
     parse_methods,
     run_arms,
-    spoken,
 )
 from learnable.measures import COLUMNS, answers_alone, roles_of
 from learnable.objects.given import length_limit, render_rows

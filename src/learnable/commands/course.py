@@ -10,6 +10,7 @@ import polars as pl
 
 from learnable import data as rows
 from learnable.data import read_made
+from learnable.data.overlap import contamination
 from learnable.diversifiers import (
     Wordings,
     diversity,
@@ -21,7 +22,6 @@ from learnable.diversifiers import (
 from learnable.diversifiers.gates import OVERLAP
 from learnable.errors import ModelError, UsageError
 from learnable.evaluators import Evaluation, Specification, build_evaluator, parse
-from learnable.experiments import contamination
 from learnable.mixing import Material, Mixing
 from learnable.runs.files import replacing
 from learnable.runs.identity import fingerprint

@@ -1,4 +1,7 @@
-"""Columns of booleans in the rows: selections that somebody else has made."""
+"""Columns of the rows beside the conversation: selections that somebody else has made, and names such as a subtask."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import polars as pl
 
@@ -23,18 +26,36 @@ def boolean_columns(pool: Pool) -> pl.DataFrame:
     """
     true: dict[str, set[str]] = {}
     other: set[str] = set()
+    for example, record in _records(pool):
+        for name, value in record.items():
+            flag = _FLAGS.get(value.strip().lower(), value) if isinstance(value, str) else value
+            if isinstance(flag, bool):
+                true.setdefault(name, set()).update([example] if flag else [])
+            elif flag is not None:
+                other.add(name)
+    names = [name for name in true if name not in other]
+    return pool.examples.select("id", *(pl.col("id").is_in(list(true[name])).alias(name) for name in names))
+
+
+def text_column(pool: Pool, name: str) -> list[str | None]:
+    """Return a column of the rows as text, a value for each example, (n,); None where a row has none.
+
+    Raises:
+        DataError: If an input is missing or has changed.
+    """
+    found: dict[str, str] = {}
+    for example, record in _records(pool):
+        if record.get(name) not in (None, ""):
+            found.setdefault(example, str(record[name]))
+    return [found.get(example) for example in pool.examples["id"]]
+
+
+def _records(pool: Pool) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield each row that became an example, read again: the example's id, and the row."""
     for number, file in enumerate(pool.files):
         check_unchanged(file)
         here = pool.rows.filter((pl.col("file") == number) & pl.col("id").is_not_null())
         ids = dict(here.select("row", "id").iter_rows())
         for row, record in enumerate(read_records(file.kind, file.path)):
-            if row not in ids:
-                continue
-            for name, value in (record.value or {}).items():
-                flag = _FLAGS.get(value.strip().lower(), value) if isinstance(value, str) else value
-                if isinstance(flag, bool):
-                    true.setdefault(name, set()).update([ids[row]] if flag else [])
-                elif flag is not None:
-                    other.add(name)
-    names = [name for name in true if name not in other]
-    return pool.examples.select("id", *(pl.col("id").is_in(list(true[name])).alias(name) for name in names))
+            if row in ids:
+                yield ids[row], record.value or {}

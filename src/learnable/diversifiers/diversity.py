@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from learnable.data.overlap import WORD
 from learnable.errors import UsageError
-from learnable.experiments.overlap import WORD
 
 
 @dataclass(frozen=True, kw_only=True)

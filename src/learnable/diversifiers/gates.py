@@ -7,7 +7,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from learnable.experiments.overlap import EXCERPT, SAME_PROMPT, WORD, contamination, spoken
+from learnable.data.overlap import EXCERPT, SAME_PROMPT, WORD, contamination, spoken
 from learnable.packages import needed
 from learnable.types import Answer, Example, Message
 

@@ -12,7 +12,7 @@ from learnable.experiments.methods import (
     parse_method,
     parse_methods,
 )
-from learnable.experiments.overlap import contamination, jaccard, only_in, spoken
+from learnable.experiments.overlap import jaccard, only_in
 from learnable.experiments.payback import payback
 from learnable.experiments.run import run_arms
 from learnable.experiments.statistics import (
@@ -42,7 +42,6 @@ __all__ = [
     "arms_of",
     "buffering",
     "check_settings",
-    "contamination",
     "difference",
     "interval",
     "jaccard",
@@ -53,5 +52,4 @@ __all__ = [
     "parse_task_arms",
     "payback",
     "run_arms",
-    "spoken",
 ]

@@ -1,0 +1,143 @@
+"""What two sets of rows share: the same prompt, or many words in a row."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
+
+import polars as pl
+
+from learnable.errors import DataError, UsageError, did_you_mean
+from learnable.types import Message
+
+EXCERPT = 200
+"""Characters of shared text that are shown."""
+
+SAME_PROMPT = "same prompt"
+
+# Chinese and Japanese write no spaces: each character is a word. A sign before a number is one too, or 3 + 5 would be
+# the same prompt as 3 - 5.
+WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_\u3040-\u30ff\u3400-\u9fff]+|[-+*/=<>^%](?=\s*[\d(])")
+
+CONTAMINATION = {
+    "item": pl.String,
+    "pool": pl.String,
+    "kind": pl.String,
+    "shared": pl.String,
+    "pool_rows": pl.Int64,
+}
+
+
+def spoken(conversations: Iterable[tuple[str, Sequence[Message]]]) -> pl.DataFrame:
+    """Return ``id``, ``text`` (what users say) and ``answer`` (what assistants say) of conversations with their names."""
+    lines = [
+        (name, *("\n".join(m.content for m in turns if m.role == role) for role in ("user", "assistant")))
+        for name, turns in conversations
+    ]
+    return pl.DataFrame(lines, schema=dict.fromkeys(("id", "text", "answer"), pl.String), orient="row")
+
+
+def contamination(pool_texts: pl.DataFrame, item_texts: pl.DataFrame, *, n: int = 13) -> pl.DataFrame:
+    """Find the evaluation items that stand in the pool, in full or in part.
+
+    Texts are compared as sequences of words: lower case, without punctuation. An item is found if its prompt is the
+    same as a prompt of the pool, or if its prompt or answer shares n words in a row with a prompt or answer of the
+    pool; so for texts under n words only the first rule counts. Memory grows with the items, not with the pool.
+
+    Args:
+        pool_texts: ``id``, ``text`` (the prompt, without a template that all prompts share) and, if wanted,
+            ``answer``.
+        item_texts: The same of the evaluation items.
+        n: Words in a row.
+
+    Returns:
+        One row per item found, in the order of the items: ``item`` and ``pool`` (their ids; of several pool rows
+        the first, the same prompt before a shared n-gram), ``kind`` ("same prompt" or "shared 13-gram"),
+        ``shared`` (the normalised text they share, cut to ``EXCERPT`` characters) and ``pool_rows`` (how many rows
+        of the pool share something with the item).
+
+    Raises:
+        DataError: If ``id`` or ``text`` is missing.
+        UsageError: If n is under 1.
+
+    Source: Brown et al., Language Models are Few-Shot Learners (2005.14165), appendix C, for 13 words; there, a
+        gram that more than ten training documents share does not count, here it does.
+    """
+    if n < 1:
+        raise UsageError(f"an n-gram has at least 1 word, got n={n}")
+    items = _index(item_texts, n=n)
+    found: dict[int, tuple[str, str, str]] = {}
+    pool_rows = [0] * len(items.ids)
+    for pool_id, prompt, answer in _rows(pool_texts, "pool"):
+        same, partly = items.shared_with(prompt, answer)
+        for item in same | partly.keys():
+            pool_rows[item] += 1
+            if item in same and (item not in found or found[item][1] != SAME_PROMPT):
+                found[item] = (pool_id, SAME_PROMPT, " ".join(_words(prompt)))
+            elif item not in found:
+                found[item] = (pool_id, f"shared {n}-gram", partly[item])
+    rows = [
+        (items.ids[item], pool_id, kind, _excerpt(shared), pool_rows[item])
+        for item, (pool_id, kind, shared) in sorted(found.items())
+    ]
+    return pl.DataFrame(rows, schema=CONTAMINATION, orient="row")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Index:
+    """The evaluation items, to be looked up: ids, positions by prompt and by n-gram, all words in n-grams."""
+
+    n: int
+    ids: Sequence[str]
+    by_prompt: Mapping[str, Set[int]]
+    by_gram: Mapping[str, Set[int]]
+    words: Set[str]
+
+    def shared_with(self, prompt: str, answer: str) -> tuple[Set[int], dict[int, str]]:
+        """Return the items with the same prompt, and those that share an n-gram, with the first one shared."""
+        words, partly = _words(prompt), dict[int, str]()
+        for gram in (*self._grams(words), *self._grams(_words(answer))):
+            for item in self.by_gram.get(gram, ()):
+                partly.setdefault(item, gram)
+        return self.by_prompt.get(" ".join(words), set()), partly
+
+    def _grams(self, words: Sequence[str]) -> Iterator[str]:
+        """Yield the n-grams that are made of words of the items only: most of a pool is passed over by this."""
+        run = 0
+        for end, word in enumerate(words, start=1):
+            run = run + 1 if word in self.words else 0
+            if run >= self.n:
+                yield " ".join(words[end - self.n : end])
+
+
+def _index(frame: pl.DataFrame, *, n: int) -> _Index:
+    ids: list[str] = []
+    by_prompt, by_gram = defaultdict[str, set[int]](set), defaultdict[str, set[int]](set)
+    for position, (item_id, prompt, answer) in enumerate(_rows(frame, "evaluation set")):
+        ids.append(item_id)
+        for words in (_words(prompt), _words(answer)):
+            for start in range(len(words) - n + 1):
+                by_gram[" ".join(words[start : start + n])].add(position)
+        # Two prompts without any word, say of dots only, are not the same prompt.
+        if _words(prompt):
+            by_prompt[" ".join(_words(prompt))].add(position)
+    words_of_grams = {word for gram in by_gram for word in gram.split()}
+    return _Index(n=n, ids=ids, by_prompt=by_prompt, by_gram=by_gram, words=words_of_grams)
+
+
+def _rows(frame: pl.DataFrame, what: str) -> Iterator[tuple[str, str, str]]:
+    """Yield id, prompt and answer; what is null is empty."""
+    for column in ("id", "text"):
+        if column not in frame.columns:
+            raise DataError(f"the {what} has no column {column!r}", hint=did_you_mean(column, frame.columns))
+    answer = pl.col("answer") if "answer" in frame.columns else pl.lit("")
+    columns = frame.select(pl.col("id").cast(pl.String), pl.col("text").fill_null(""), answer.fill_null(""))
+    yield from columns.iter_rows()
+
+
+def _words(text: str) -> list[str]:
+    return WORD.findall(text.lower())
+
+
+def _excerpt(text: str) -> str:
+    return text if len(text) <= EXCERPT else text[: EXCERPT - 1] + "…"

@@ -1,0 +1,90 @@
+"""The target: a few rows of the task that training is aimed at, and what they share with the pool."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from learnable.data.flags import text_column
+from learnable.data.overlap import contamination, spoken
+from learnable.data.pool import load_pool, pool_identity
+from learnable.runs.progress import say
+from learnable.types import Example, Pool
+
+SUBTASK = "subtask"
+"""Column of a target's rows that names the part of the task they belong to."""
+FEW = 3
+"""Rows under which a target says little."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """Rows of a task.
+
+    Args:
+        examples: t of them.
+        subtasks: The part of the task that each belongs to, (t,): their column ``subtask``, else their source.
+        identity: Of the rows and their subtasks.
+    """
+
+    examples: Sequence[Example]
+    subtasks: Sequence[str]
+    identity: str
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    @property
+    def ids(self) -> list[str]:
+        """The ids of the rows, (t,)."""
+        return [each.id for each in self.examples]
+
+
+def target_of(pool: Pool) -> Target:
+    """Return the rows of a loaded file as a target.
+
+    Raises:
+        DataError: If there are none.
+    """
+    if not len(pool):
+        raise DataError(
+            "the target has no row", hint="give a file with a few rows of the task, answers included"
+        )
+    subtasks = text_column(pool, SUBTASK)
+    sources = pool.examples["source"].to_list()
+    if len(pool) < FEW:
+        say(f"the target has {len(pool)} rows: fewer than {FEW} say little about a task")
+    return Target(
+        examples=list(pool.iter_examples()),
+        subtasks=[named or source for named, source in zip(subtasks, sources, strict=True)],
+        identity=f"{pool_identity(pool)} {subtasks}",
+    )
+
+
+def read_target(folder: Path) -> Target:
+    """Return the target that `learnable load` wrote."""
+    return target_of(load_pool(folder))
+
+
+def shared_with_target(pool: Pool, target: Target) -> list[str | None]:
+    """Return for each row of the pool why it counts as a row of the target; None where it does not, (n,).
+
+    It does when it is the same conversation, asks the same, or shares 13 words in a row with one.
+    """
+    own, reasons = set(target.ids), dict[str, str]()
+    theirs = spoken((each.id, each.messages) for each in target.examples)
+    ours = spoken((each.id, each.messages) for each in pool.iter_examples())
+    # The roles are turned around, so that each row of the pool gets a line of its own.
+    for item, kind, shared in contamination(theirs, ours).select("item", "kind", "shared").iter_rows():
+        reasons[item] = f"in the target: {kind}, {shared!r}"
+    ids = pool.examples["id"].to_list()
+    return ["in the target: the same row" if name in own else reasons.get(name) for name in ids]
+
+
+def without_target(pool: Pool, target: Target) -> pl.Series:
+    """Return why each row of the pool may not be chosen, null where it may, (n,); how many is said."""
+    reasons = pl.Series("undefined", shared_with_target(pool, target), dtype=pl.String)
+    if found := reasons.drop_nulls().len():
+        say(f"{found:,} of {len(pool):,} rows of the pool are rows of the target, and are not chosen from")
+    return reasons
