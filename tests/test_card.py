@@ -3,7 +3,6 @@
 import glob
 import json
 import shlex
-from dataclasses import replace
 
 import datasets
 import polars as pl
@@ -14,33 +13,32 @@ from huggingface_hub import DatasetCard
 from finished_steps import finished_step
 from learnable.cli import app as cli
 from learnable.commands import load, select
+from learnable.commands.selection_card import CardFile, card
 from learnable.data import load_pool
-from learnable.data.card import Card, CardInput, CardOutput, card
 from learnable.testing import toy_examples, write_messages
 
 
 def output(name="my.jsonl", **given):
     usual = {"name": name, "kind": "jsonl", "rows": 10, "columns": frozenset({"messages"})}
-    return CardOutput(**(usual | given))
+    return CardFile(**(usual | given))
 
 
-@pytest.fixture
-def about():
-    source = CardInput(
-        name="my.jsonl", format="messages", rows=12, unusable=1, repeated=1, chosen=3, digest="d1"
-    )
-    return Card(
-        inputs=[source],
-        outputs=[output()],
-        license=None,
-        pool=100,
-        chosen={"Budget": "10"},
-        scored={"Model": "`tiny`"},
-        figures={"tokens": ("1,000", None)},
-        cautions=["Beware."],
-        commands=["learnable select scores"],
-        version="1.0",
-    )
+INPUT = {"format": "messages", "rows": 12, "unusable": 1, "repeated": 1, "chosen": 3, "digest": "d1"}
+
+
+def made(*files, name="my.jsonl", **parts):
+    usual = {
+        "inputs": [INPUT | {"name": name}],
+        "license": None,
+        "pool": 100,
+        "chosen": {"Budget": "10"},
+        "scored": {"Model": "`tiny`"},
+        "figures": {"tokens": ("1,000", "not known")},
+        "cautions": ["Beware."],
+        "commands": ["learnable select scores"],
+        "version": "1.0",
+    }
+    return card(files or [output()], **(usual | parts))
 
 
 def head(text):
@@ -51,8 +49,8 @@ def config_names(text):
     return [config["config_name"] for config in head(text)["configs"]]
 
 
-def test_head_is_a_data_set_card(about):
-    assert head(card(about)) == {
+def test_head_is_a_data_set_card():
+    assert head(made()) == {
         "task_categories": ["text-generation"],
         "size_categories": ["n<1K"],
         "tags": ["learnable", "data-selection", "sft"],
@@ -66,8 +64,8 @@ def test_head_is_a_data_set_card(about):
     ("rows", "size"),
     [(999, "n<1K"), (1000, "1K<n<10K"), (99_999, "10K<n<100K"), (10**6, "1M<n<10M"), (10**9, "n>1B")],
 )
-def test_size_is_in_the_words_of_the_hub(about, rows, size):
-    assert head(card(replace(about, outputs=[output(rows=rows)])))["size_categories"] == [size]
+def test_size_is_in_the_words_of_the_hub(rows, size):
+    assert head(made(output(rows=rows)))["size_categories"] == [size]
 
 
 @pytest.mark.parametrize(
@@ -80,40 +78,32 @@ def test_size_is_in_the_words_of_the_hub(about, rows, size):
         (None, {}, None),
     ],
 )
-def test_license_is_given_or_that_of_all_rows(about, given, licenses, shown):
-    text = card(replace(about, license=given, outputs=[output(licenses=licenses)]))
+def test_license_is_given_or_that_of_all_rows(given, licenses, shown):
+    text = made(output(licenses=licenses), license=given)
     assert head(text).get("license") == shown
 
 
-def test_license_of_some_rows_is_told(about):
-    assert "`mit` (4 rows); not given for 6 rows" in card(
-        replace(about, outputs=[output(licenses={"mit": 4})])
-    )
+def test_license_of_some_rows_is_told():
+    assert "`mit` (4 rows); not given for 6 rows" in made(output(licenses={"mit": 4}))
 
 
-def test_no_license_is_told(about):
-    assert "License: not given." in card(about)
+def test_no_license_is_told():
+    assert "License: not given." in made()
 
 
-def test_files_with_other_columns_are_configurations_of_their_own(about):
-    text = card(replace(about, outputs=[output("a.jsonl"), output("b:*.jsonl", columns=frozenset({"text"}))]))
+def test_files_with_other_columns_are_configurations_of_their_own():
+    text = made(output("a.jsonl"), output("b:*.jsonl", columns=frozenset({"text"})))
     assert config_names(text) == ["a.jsonl", "b--.jsonl"]
     assert "one of `a.jsonl`, `b--.jsonl`" in text
 
 
-def test_text_of_data_stays_within_its_cell(about):
-    source = replace(about.inputs[0], name="a|b`<script>`.jsonl")
-    assert "`a\\|b'<script>'.jsonl`" in card(replace(about, inputs=[source]))
+def test_text_of_data_stays_within_its_cell():
+    assert "`a\\|b'<script>'.jsonl`" in made(name="a|b`<script>`.jsonl")
 
 
-def test_names_in_the_data_end_neither_the_head_nor_a_block(about):
+def test_names_in_the_data_end_neither_the_head_nor_a_block():
     evil = "a\n---\nlicense: mit\n```\n````\n<script>`|.jsonl"
-    source = replace(about.inputs[0], name=evil)
-    text = card(
-        replace(
-            about, inputs=[source], outputs=[output(evil, licenses={evil: 10})], commands=[shlex.join([evil])]
-        )
-    )
+    text = made(output(evil, licenses={evil: 10}), name=evil, commands=[shlex.join([evil])])
     read = DatasetCard(text)
     assert read.data.to_dict()["license"] == evil
     assert read.data.to_dict()["configs"][0]["data_files"][0]["path"] == [glob.escape(evil)]
@@ -121,10 +111,6 @@ def test_names_in_the_data_end_neither_the_head_nor_a_block(about):
     assert before.count("<script>") == before.count(" <script>'")  # in one line, as code
     assert block == f"sh\n{shlex.join([evil])}\n"
     assert after.strip() == ""
-
-
-def test_figure_that_is_not_known_is_called_so(about):
-    assert "| tokens | 1,000 | not known |" in card(about)
 
 
 # The card that select writes
@@ -135,7 +121,7 @@ def scored(tmp_path, monkeypatch):
     """Return a way to make up scores of rows in files, with the facts that a card tells."""
     monkeypatch.chdir(tmp_path)
 
-    def made(*files):
+    def scores_of(*files):
         pool = load_pool(load([str(file) for file in files], output="pool").folder)
         frame = pool.examples.select("id", "source", tokens=pl.lit(5)).with_row_index("learnability")
         scores = frame.with_columns(pl.col("learnability").cast(pl.Float32))
@@ -151,7 +137,7 @@ def scored(tmp_path, monkeypatch):
         )
         return frame["id"].to_list()
 
-    return made
+    return scores_of
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from learnable.cli import app as cli
-from learnable.data.card import Card, CardOutput, card
+from learnable.commands.selection_card import CardFile, card
 from learnable.pages.selection import render_selection
 from learnable.runs.progress import say
 from learnable.visible import visible
@@ -88,7 +88,7 @@ def test_a_report_shows_escapes_of_rows():
 
 
 def test_a_card_shows_escapes_of_names_and_licences():
-    output = CardOutput(
+    file = CardFile(
         name=f"rows{ESCAPE}.jsonl",
         kind="jsonl",
         rows=1,
@@ -96,18 +96,16 @@ def test_a_card_shows_escapes_of_names_and_licences():
         licenses={f"mit{ESCAPE}": 1},
     )
     text = card(
-        Card(
-            inputs=[],
-            outputs=[output],
-            license=None,
-            pool=2,
-            chosen={"by": "x"},
-            scored={},
-            figures={},
-            cautions=[f"source {ESCAPE} is gone"],
-            commands=[],
-            version="1",
-        )
+        [file],
+        license=None,
+        inputs=[],
+        pool=2,
+        chosen={"by": "x"},
+        scored={},
+        figures={},
+        cautions=[f"source {ESCAPE} is gone"],
+        commands=[],
+        version="1",
     )
     assert "␛[2J" in text
     assert not OBEYED.search(text)

@@ -13,8 +13,7 @@ from learnable import data as rows
 from learnable.commands.inputs import is_made
 from learnable.commands.options import Flat, Output, Several
 from learnable.commands.score import vectors_of
-from learnable.commands.selection_card import selection_card
-from learnable.data.card import CARD
+from learnable.commands.selection_card import CARD, selection_card
 from learnable.data.exports import Trainer, write_export
 from learnable.errors import DataError, UsageError, did_you_mean
 from learnable.explorer import read_ids
