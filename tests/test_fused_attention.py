@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from learnable.models import attention, fused_attention
-from learnable.models.fused_attention import Mask, PackedRows, flash, flex
+from learnable.models import attention
+from learnable.models.attention import Followed, Scores, by_flash, by_flex
 from learnable.models.packing import packed
 from learnable.types import Rendered
 
@@ -101,9 +101,9 @@ NAMES = ["nothing shared", "a beginning shared", "two groups"]
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 def test_flex_attention_sees_what_each_example_alone_would_see(batches, three, name, window):
     layout = batches[name]
-    mask = Mask.of(layout, torch.device("cpu"))
-    found = flex(*three[name], mask=mask, scale=0.3, window=window)
-    expected = written_out(*three[name], layout, scale=0.3, window=window)
+    followed = Followed(layout, torch.device("cpu"))
+    found = by_flex(*three[name], followed, Scores(scale=0.3, window=window))
+    expected = written_out(*three[name], layout, scale=0.3, window=window).transpose(1, 2)
     assert not expected.isnan().any()
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
@@ -112,9 +112,9 @@ def test_flex_attention_sees_what_each_example_alone_would_see(batches, three, n
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 def test_flex_attention_takes_soft_caps_and_sinks(batches, three, more):
     layout = batches["two groups"]
-    mask = Mask.of(layout, torch.device("cpu"))
-    found = flex(*three["two groups"], mask=mask, scale=2.0, window=50, **more)
-    expected = written_out(*three["two groups"], layout, scale=2.0, window=50, **more)
+    followed = Followed(layout, torch.device("cpu"))
+    found = by_flex(*three["two groups"], followed, Scores(scale=2.0, window=50, **more))
+    expected = written_out(*three["two groups"], layout, scale=2.0, window=50, **more).transpose(1, 2)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
@@ -123,25 +123,24 @@ def test_flex_attention_takes_soft_caps_and_sinks(batches, three, more):
 def test_flash_attention_is_given_the_rows_that_each_example_alone_would_see(
     monkeypatch, batches, three, name, window
 ):
-    monkeypatch.setattr(fused_attention, "_flash", lambda: (flash_on_a_cpu, {}))
+    monkeypatch.setattr(attention, "_flash", lambda: (flash_on_a_cpu, {}))
     layout = batches[name]
-    rows = PackedRows.of(layout.segments, torch.device("cpu"))
-    query, key, value = (part[0].transpose(0, 1) for part in three[name])
-    found = flash(query, key, value, rows=rows, scale=0.3, window=window)
-    expected = written_out(*three[name], layout, scale=0.3, window=window)[0].transpose(0, 1)
+    followed = Followed(layout, torch.device("cpu"))
+    found = by_flash(*three[name], followed, Scores(scale=0.3, window=window))
+    expected = written_out(*three[name], layout, scale=0.3, window=window).transpose(1, 2)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_gradients_of_a_shared_beginning_are_those_of_its_examples_together(monkeypatch, batches, three):
-    monkeypatch.setattr(fused_attention, "_flash", lambda: (flash_on_a_cpu, {}))
+    monkeypatch.setattr(attention, "_flash", lambda: (flash_on_a_cpu, {}))
     layout = batches["two groups"]
-    rows = PackedRows.of(layout.segments, torch.device("cpu"))
-    ours = [part[0].transpose(0, 1).clone().requires_grad_() for part in three["two groups"]]
+    followed = Followed(layout, torch.device("cpu"))
+    ours = [part.clone().requires_grad_() for part in three["two groups"]]
     theirs = [part.clone().requires_grad_() for part in three["two groups"]]
-    flash(*ours, rows=rows, scale=0.3, window=None).square().sum().backward()
+    by_flash(*ours, followed, Scores(scale=0.3)).square().sum().backward()
     written_out(*theirs, layout, scale=0.3).square().sum().backward()
     for one, other in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(one.grad.transpose(0, 1), other.grad[0], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(one.grad, other.grad, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -151,8 +150,8 @@ def test_segment_by_segment_sees_the_same_with_windows_soft_caps_and_sinks(
     batches, three, name, more, window
 ):
     layout = batches[name]
-    followed = attention.Followed(layout, torch.device("cpu"))
-    scores = attention.Scores(scale=0.3, window=window, **more)
+    followed = Followed(layout, torch.device("cpu"))
+    scores = Scores(scale=0.3, window=window, **more)
     found = attention.by_segments(*three[name], followed, scores)
     expected = written_out(*three[name], layout, scale=0.3, window=window, **more).transpose(1, 2)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)

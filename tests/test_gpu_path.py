@@ -20,7 +20,7 @@ from torch._subclasses.fake_tensor import (
 from transformers import Gemma2Config, LlamaConfig, MistralConfig, Qwen3Config
 from transformers.models.auto import AutoModelForCausalLM
 
-from learnable.models import fused_attention, losses
+from learnable.models import attention, losses
 from learnable.models.attention import attending
 from learnable.models.packing import packed, padded
 from learnable.models.speed import Shapes
@@ -83,7 +83,7 @@ def _guard():
 @contextmanager
 def a_gpu(monkeypatch) -> Iterator[None]:
     """Within the block, cuda is a device of fake tensors."""
-    monkeypatch.setattr(fused_attention, "_flex", lambda _: fused_attention.flex_attention)
+    monkeypatch.setattr(attention, "_flex", lambda _: attention.flex_attention)
     monkeypatch.setattr(losses, "Arriving", lambda values: values)
     monkeypatch.setattr(FakeTensorMode, "__torch_dispatch__", watched(FakeTensorMode.__torch_dispatch__))
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
@@ -92,7 +92,7 @@ def a_gpu(monkeypatch) -> Iterator[None]:
             tensor = torch.as_tensor(values)
             return (tensor if isinstance(tensor, FakeTensor) else mode.from_tensor(tensor)).to(device)
 
-        for room in (losses, fused_attention):
+        for room in (losses, attention):
             monkeypatch.setattr(room, "sent", sent)
         yield sent
 
@@ -136,10 +136,8 @@ def test_a_batch_is_begun_without_waiting_for_the_gpu(monkeypatch, rows, name, d
 def called(monkeypatch):
     """Record which kernels are called."""
     seen = []
-    from learnable.models import attention
-
     for name in ("flash", "flex"):
-        kernel = getattr(attention, name)
+        kernel = getattr(attention, f"by_{name}")
 
         def counted(*args, kernel=kernel, name=name, **options):
             seen.append(name)
@@ -148,7 +146,7 @@ def called(monkeypatch):
             assert found.dtype == args[0].dtype
             return found
 
-        monkeypatch.setattr(attention, name, counted)
+        monkeypatch.setattr(attention, f"by_{name}", counted)
     return seen
 
 

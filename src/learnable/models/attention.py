@@ -1,20 +1,26 @@
 """The attention of a packed batch: what transformers calls in place of its own, and how it is computed on each device.
 
-On a CPU, segment by segment, as products of matrices; on a GPU in one call for a layer (``fused_attention``).
+On a CPU, segment by segment, as products of matrices. On a GPU in one call a layer: flash attention of variable
+lengths, or FlexAttention where that does not do. What the calls of all layers need is worked out once for a batch, on
+the CPU, and sent to the GPU without waiting for it.
 """
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from learnable.models.fused_attention import Mask, PackedRows, flash, flex
 from learnable.models.network import base_network
 from learnable.models.packing import Layout, Segments
+from learnable.models.transfer import sent
 
 NAME = "learnable_packed"
 
@@ -27,7 +33,22 @@ FLASH_FROM = 1_024
 FUSED_ON = frozenset({"cuda"})
 """Kinds of devices on which a layer attends in one call."""
 
-UNSUPPORTED = ("position_bias", "head_mask")
+BLOCK = 128
+"""Tokens of a block of FlexAttention's mask: what its kernels take at once by default."""
+
+
+class PackedRows(NamedTuple):
+    """The rows of a packed batch, as kernels of variable lengths want them.
+
+    ``queries`` and ``keys`` int32 (n + 1,): where each row begins among the queries and among the keys, and the end.
+    ``order`` int64 (S,): the token that each key belongs to; None where the keys are the tokens as they lie.
+    """
+
+    queries: torch.Tensor
+    keys: torch.Tensor
+    most_queries: int
+    most_keys: int
+    order: torch.Tensor | None
 
 
 @dataclass(frozen=True)
@@ -35,14 +56,15 @@ class Followed:
     """The layout that attention follows, and what its kernels want to know of it, worked out once for a batch.
 
     Args:
-        layout: A packed one.
+        layout: A packed one, of N tokens.
         device: Where attention is computed.
     """
 
     layout: Layout
     device: torch.device
+    _blocks: dict[int | None, BlockMask] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def segments(self) -> tuple[Segments, ...]:
         """Where the rows lie."""
         assert self.layout.segments is not None
@@ -51,12 +73,82 @@ class Followed:
     @cached_property
     def rows(self) -> PackedRows:
         """What flash attention wants to know."""
-        return PackedRows.of(self.segments, self.device)
+        counts = [part.count for part in self.segments]
+        lengths = np.repeat([part.length for part in self.segments], counts)
+        seen = lengths + np.repeat([part.before[1] for part in self.segments], counts)
+        queries, keys = (np.append(0, np.cumsum(each)).astype(np.int32) for each in (lengths, seen))
+        shares = bool((seen > lengths).any())
+        order = np.concatenate([_key_order(part) for part in self.segments]) if shares else None
+        return PackedRows(
+            sent(queries, self.device),
+            sent(keys, self.device),
+            int(lengths.max()),
+            int(seen.max()),
+            None if order is None else sent(order, self.device),
+        )
 
     @cached_property
-    def mask(self) -> Mask:
-        """What FlexAttention wants to know."""
-        return Mask.of(self.layout, self.device)
+    def _numbers(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The number of each token's row, that of the beginning that it sees (-1 without one), and its position, (N,)."""
+        own, before = np.full((2, self.layout.ids.shape[1]), -1, dtype=np.int32)
+        row = 0
+        for part in self.segments:
+            own[part.start : part.stop] = row + np.arange(part.count).repeat(part.length)
+            row += part.count
+            if part.before[1]:
+                before[part.start : part.stop] = own[part.before[0]]
+        positions = self.layout.positions[0].int()
+        return sent(own, self.device), sent(before, self.device), sent(positions, self.device)
+
+    def mask(self, window: int | None) -> BlockMask:
+        """Return what FlexAttention wants to know in layers with this window."""
+        if window not in self._blocks:
+            self._blocks[window] = self._masked(window)
+        return self._blocks[window]
+
+    def _masked(self, window: int | None) -> BlockMask:
+        own, before, position = self._numbers
+        touched = _touched(self.segments, len(own))
+        most = max(int(touched.sum(axis=1).max()), 1)
+
+        def sees(_: Any, __: Any, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+            same = (own[query] == own[key]) | (before[query] == own[key])
+            distance = position[query] - position[key]
+            seen = same & (distance >= 0)
+            return seen if window is None else seen & (distance < window)
+
+        # The blocks that a block of queries looks into come first, in order; what stands behind them is not read.
+        order = np.zeros(touched.shape, dtype=np.int32)
+        order[:, :most] = np.argsort(~touched, axis=1, kind="stable")[:, :most]
+        return BlockMask.from_kv_blocks(
+            sent(touched.sum(axis=1, dtype=np.int32)[None, None], self.device),
+            sent(order[None, None], self.device),
+            BLOCK_SIZE=BLOCK,
+            mask_mod=sees,
+            seq_lengths=(len(own), len(own)),
+        )
+
+
+def _key_order(part: Segments) -> NDArray[np.int64]:
+    first, shared = part.before
+    own = np.arange(part.start, part.stop).reshape(part.count, part.length)
+    beginning = np.broadcast_to(np.arange(first, first + shared), (part.count, shared))
+    return np.concatenate([beginning, own], axis=1).reshape(-1).astype(np.int64)
+
+
+def _touched(segments: tuple[Segments, ...], count: int) -> NDArray[np.bool_]:
+    """Return which blocks of keys a block of queries may look into, bool (Q, K), read off the segments alone."""
+    blocks = -(-count // BLOCK)
+    touched = np.zeros((blocks, blocks), dtype=np.bool_)
+    for part in segments:
+        starts = part.start + part.length * np.arange(part.count)
+        first, last = starts // BLOCK, (starts + part.length - 1) // BLOCK
+        for low, high in zip(first.tolist(), last.tolist(), strict=True):
+            touched[low : high + 1, low : high + 1] = True
+        if part.before[1]:
+            begin, end = part.before[0], part.before[0] + part.before[1] - 1
+            touched[first.min() : last.max() + 1, begin // BLOCK : end // BLOCK + 1] = True
+    return np.tril(touched)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +178,7 @@ def attending(network: Any, layout: Layout) -> Iterator[None]:
     if layout.segments is None:
         yield
         return
-    device = next(network.parameters()).device
-    with _attention_of(network, Followed(layout, device), NAME):
+    with _attention_of(network, Followed(layout, next(network.parameters()).device), NAME):
         yield
 
 
@@ -148,19 +239,13 @@ def attention(
         NotImplementedError: If the model asks for something else.
     """
     followed = _followed[-1] if _followed else None
-    unknown = [name for name, wanted in others.items() if name in UNSUPPORTED and wanted is not None]
+    unknown = [name for name in ("position_bias", "head_mask") if others.get(name) is not None]
     if followed is None or attention_mask is not None or unknown:
         raise NotImplementedError(f"attention with {', '.join(unknown) or 'a mask'}")
-    if query.shape[2] != followed.layout.ids.shape[1]:
-        raise ValueError(
-            f"{query.shape[2]} tokens attend where a layout of {followed.layout.ids.shape[1]} is followed"
-        )
-    scores = Scores(
-        scale=scaling if scaling is not None else query.shape[-1] ** -0.5,
-        window=sliding_window or None,
-        softcap=softcap,
-        sinks=s_aux,
-    )
+    if query.shape[2] != (tokens := followed.layout.ids.shape[1]):
+        raise ValueError(f"{query.shape[2]} tokens attend where a layout of {tokens} is followed")
+    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    scores = Scores(scale=scale, window=sliding_window or None, softcap=softcap, sinks=s_aux)
     narrow = query.dtype in (torch.bfloat16, torch.float16) and query.shape[-1] == value.shape[-1] <= 256
     if query.device.type not in FUSED_ON:
         way = by_segments
@@ -177,39 +262,74 @@ def no_mask(*, use_vmap: bool = False, **_: Any) -> None:
     A window is a matter of each layer, which asks for it when it attends; a chunk is not, and the trial of a network
     that attends in chunks finds other states (``batching``).
 
-    Args:
-        use_vmap: Whether the model has a mask of its own kind.
-
     Raises:
-        NotImplementedError: If it has.
+        NotImplementedError: If the model has a mask of its own kind (``use_vmap``).
     """
     if not _followed or use_vmap:
         raise NotImplementedError("attention with a mask of its own kind")
 
 
+AttentionInterface.register(NAME, attention)
+AttentionMaskInterface.register(NAME, no_mask)
+
+
+@cache
+def _flash() -> tuple[Callable[..., Any], dict[str, Any]]:
+    """Return torch's flash attention of variable lengths, and what it must be told to let heads share keys."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    named = inspect.signature(varlen_attn).parameters
+    return varlen_attn, {"enable_gqa": True} if "enable_gqa" in named else {}
+
+
 def by_flash(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, followed: Followed, scores: Scores
 ) -> torch.Tensor:
-    """Attend by flash attention of variable lengths, (1, N, H, d); see ``attention``."""
-    states = [part[0].transpose(0, 1) for part in (query, key, value)]
-    return flash(*states, rows=followed.rows, scale=scores.scale, window=scores.window)[None]
+    """Attend by flash attention of variable lengths, in bfloat16 or float16, (1, N, H, d); see ``attention``."""
+    (attend, sharing), (*rows, order) = _flash(), followed.rows
+    query, key, value = (part[0].transpose(0, 1) for part in (query, key, value))
+    if order is not None:
+        key, value = key[order], value[order]
+    # Of a row with more keys than queries the last ones face each other, as they should behind a beginning.
+    window = (-1 if scores.window is None else scores.window - 1, 0)
+    found: torch.Tensor = attend(query, key, value, *rows, scale=scores.scale, window_size=window, **sharing)
+    return found[None]
+
+
+@cache
+def _flex(kind: str) -> Callable[..., Any]:
+    """Return FlexAttention for a kind of device: compiled where that gives the fused kernel."""
+    attend: Callable[..., Any] = flex_attention
+    return torch.compile(attend, dynamic=True) if kind == "cuda" else attend
 
 
 def by_flex(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, followed: Followed, scores: Scores
 ) -> torch.Tensor:
-    """Attend by FlexAttention, (1, N, H, d); see ``attention``."""
-    found = flex(
+    """Attend by FlexAttention, which takes any dtype, soft caps and sinks, (1, N, H, d); see ``attention``."""
+    sinks = scores.sinks
+    found: torch.Tensor
+    found, beside = _flex(query.device.type)(
         query,
         key,
         value,
-        mask=followed.mask,
+        score_mod=_capped(scores.softcap, query.device) if scores.softcap is not None else None,
+        block_mask=followed.mask(scores.window),
         scale=scores.scale,
-        window=scores.window,
-        softcap=scores.softcap,
-        sinks=scores.sinks,
+        enable_gqa=key.shape[1] != query.shape[1],
+        return_aux=AuxRequest(lse=sinks is not None),
     )
+    if sinks is not None:  # a sink takes its share of the sum and gives nothing for it
+        share = torch.sigmoid(beside.lse - sinks[None, :, None].to(beside.lse.dtype))
+        found = (found * share[..., None]).to(found.dtype)
     return found.transpose(1, 2)
+
+
+@cache
+def _capped(softcap: float, device: torch.device) -> Callable[..., torch.Tensor]:
+    # A number would be compiled as one that may change, and then no gradient can be taken.
+    cap = torch.tensor(softcap, device=device)
+    return lambda score, *_: cap * torch.tanh(score / cap)
 
 
 def by_segments(
@@ -220,42 +340,35 @@ def by_segments(
         query.shape[2], query.shape[1], value.shape[3], dtype=value.dtype, device=query.device
     )
     for part in followed.segments:
-        end = part.start + part.length * part.count
-        q, k, v = (_cut(states[0], part) for states in (query, key, value))
+        q, k, v = (  # (count, heads, length, d)
+            states[0, :, part.start : part.stop]
+            .reshape(states.shape[1], part.count, part.length, -1)
+            .transpose(0, 1)
+            for states in (query, key, value)
+        )
         if part.before[1]:
-            first = part.before[0]
+            first, end = part.before[0], sum(part.before)
             k, v = (
-                torch.cat(
-                    [states[:, first : first + part.before[1]].expand(part.count, -1, -1, -1), own], dim=2
-                )
-                for states, own in ((key[0], k), (value[0], v))
+                torch.cat([states[:, :, first:end].expand(part.count, -1, -1, -1), own], dim=2)
+                for states, own in ((key, k), (value, v))
             )
-        seen = _causal(q, k, v, scores)  # (count, H, length, d)
-        found[part.start : end] = seen.transpose(1, 2).reshape(end - part.start, *found.shape[1:])
+        seen = _causal(q, k, v, scores)
+        found[part.start : part.stop] = seen.transpose(1, 2).reshape(-1, *found.shape[1:])
     return found[None]
-
-
-def _cut(states: torch.Tensor, part: Segments) -> torch.Tensor:
-    """Return the states of segments, (count, heads, length, d)."""
-    heads, _, width = states.shape
-    own = states[:, part.start : part.start + part.length * part.count]
-    return own.reshape(heads, part.count, part.length, width).transpose(0, 1)
 
 
 def _causal(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scores: Scores) -> torch.Tensor:
     """Return attention of the last T of S tokens to those up to themselves: q (n, H, T, d), k and v (n, K, S, d)."""
-    (count, heads, length, width), seen = q.shape, k.shape[2]
-    before = seen - length
+    (count, heads, length, width), seen, groups = q.shape, k.shape[2], k.shape[1]
+    before, shares = seen - length, heads // groups
     window = scores.window if scores.window is not None and scores.window < seen else None
     plain = window is None and scores.softcap is None and scores.sinks is None
     quick = q.device.type != "cpu" or (q.dtype == torch.float32 and length >= FLASH_FROM and not before)
     if plain and quick:
         mask = torch.ones(length, seen, dtype=torch.bool, device=q.device).tril(before) if before else None
         return torch.nn.functional.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=not before, scale=scores.scale, enable_gqa=k.shape[1] != heads
+            q, k, v, attn_mask=mask, is_causal=not before, scale=scores.scale, enable_gqa=groups != heads
         )
-    groups = k.shape[1]
-    shares = heads // groups
     grouped = (q * scores.scale).reshape(count, groups, shares, length, width)
     transposed = k.transpose(-1, -2)
     found = torch.empty(count, groups, shares, length, v.shape[3], dtype=v.dtype, device=q.device)
@@ -267,20 +380,15 @@ def _causal(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scores: Scores) -
         products = products.view(count, groups, shares, end - start, -1)
         weights = _weights(products, scores, at=before + start - first, window=window)
         weights = weights.view(count, groups, shares * (end - start), -1)
-        found[:, :, :, start:end] = torch.matmul(weights, v[:, :, first : before + end]).view(
-            count, groups, shares, end - start, -1
-        )
+        values = torch.matmul(weights, v[:, :, first : before + end])
+        found[:, :, :, start:end] = values.view(count, groups, shares, end - start, -1)
     return found.view(count, heads, length, -1)
 
 
 def _weights(products: torch.Tensor, scores: Scores, *, at: int, window: int | None) -> torch.Tensor:
     """Return what each of R queries gives each of its S keys, as (n, K, H / K, R, S) of their products.
 
-    Args:
-        products: Scaled; changed in place.
-        scores: What becomes of them.
-        at: The place of the first query among the keys.
-        window: Most keys that a query sees.
+    The products are scaled already, and changed in place; ``at`` is the place of the first query among the keys.
     """
     rows = products.shape[3]
     if scores.softcap is not None:
@@ -296,7 +404,3 @@ def _weights(products: torch.Tensor, scores: Scores, *, at: int, window: int | N
     heads = scores.sinks.view(1, products.shape[1], products.shape[2], 1, 1).to(products.dtype)
     with_sink = torch.cat([products, heads.expand(*products.shape[:4], 1)], dim=-1)
     return with_sink.softmax(dim=-1)[..., :-1]
-
-
-AttentionInterface.register(NAME, attention)
-AttentionMaskInterface.register(NAME, no_mask)

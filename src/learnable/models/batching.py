@@ -5,9 +5,9 @@ long as its longest and as many as fill it, must have the same states as each of
 that fails as one sequence gets padded rows; one that fails with those too gets its rows one at a time.
 """
 
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -45,25 +45,16 @@ TRIES = 3
 SHORTEST, FEWEST_TOKENS = 64, 256
 """Least length of the longest row of a trial, and least number of its tokens."""
 
-LOOKAHEAD_TOKENS = 16
-"""Of the row that tells whether a network sees later tokens."""
-
 VERSION = 1
 """Of the trial: those of another version are not taken from the cache."""
 
 How = Literal["packed", "padded", "alone"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Trial:
-    """What a trial found.
+class Trial(NamedTuple):
+    """Why rows cannot lie so: those of this kind of lengths, as many or more, as long or longer; empty where up to these can.
 
-    Args:
-        how: The rows lay.
-        kind: Of their lengths, see ``LengthSwitches.kind``.
-        longest: Tokens of the longest.
-        tokens: Of all; 0 where their number does not matter.
-        why_not: Rows of this kind, as many or more, as long or longer, cannot lie so; empty where those up to this can.
+    ``tokens`` is 0 where their number does not matter.
     """
 
     how: How
@@ -95,9 +86,18 @@ class Batching:
         self._switches = LengthSwitches.of(network)
         self._named = _named_lengths(network.config.get_text_config())
         self._is_known = type(network).__module__.startswith("transformers.")
-        self._key = _cache_key(key, network.device.type) if key is not None else None
-        self._trials = _trials_of(self._key) if self._key is not None else []
+        self._key = None
+        self._trials: list[Trial] = []
         self._said: set[str] = set()
+        if key is not None:  # trials hold for these versions of what computes
+            versions = {
+                "trial": VERSION,
+                "torch": torch.__version__,
+                "transformers": transformers.__version__,
+            }
+            self._key = fingerprint({"model": key, "device": network.device.type, **versions})
+            known = (recalled("batching", self._key) or {"trials": []})["trials"]
+            self._trials = [Trial(**trial | {"kind": tuple(trial["kind"])}) for trial in known]
 
     def groups(self, rendered: Sequence[Rendered]) -> Iterator[list[int]]:
         """Yield the positions of rows that are computed together.
@@ -110,19 +110,11 @@ class Batching:
             yield from ([position] for position in group) if how == "alone" else (group,)
 
     def layout(self, rendered: Sequence[Rendered]) -> Layout:
-        """Return how rows of one group lie.
-
-        Raises:
-            ModelError: As ``groups``.
-        """
+        """Return how rows of one group lie; raises as ``groups``."""
         return packed(rendered) if self.verdict(rendered)[0] == "packed" else padded(rendered)
 
     def verdict(self, rendered: Sequence[Rendered]) -> tuple[How, str]:
-        """Return how rows of one group lie, and why not better; it is tried where it is not known.
-
-        Raises:
-            ModelError: As ``groups``.
-        """
+        """Return how rows of one group lie, and why not better; tried where it is not known; raises as ``groups``."""
         lengths = [len(row.ids) for row in rendered]
         kind, longest = self._switches.kind(max(lengths)), self._rounded(max(lengths))
         tokens = self._enough(sum(lengths), longest, kind)
@@ -146,7 +138,7 @@ class Batching:
             found = _differs(self._network, how, lowest=max(kind), longest=longest, tokens=tokens)
         self._trials.append(Trial(how=how, kind=kind, longest=longest, tokens=tokens, why_not=found))
         if self._key is not None:
-            remember("batching", self._key, {"trials": [asdict(trial) for trial in self._trials]})
+            remember("batching", self._key, {"trials": [trial._asdict() for trial in self._trials]})
         if found:  # where the smallest batch fails too, no other is tried any more
             smallest = {"longest": self._rounded(max(kind) + 1), "tokens": min(tokens, FEWEST_TOKENS)}
             self._why_not(how, kind, **smallest)
@@ -179,19 +171,11 @@ class Batching:
             say(sentence)
 
 
-def refuse_lookahead(network: Any, name: str, *, tokens: int = LOOKAHEAD_TOKENS) -> None:
-    """Try whether a token's state depends on later tokens.
+def refuse_lookahead(network: Any, name: str, *, tokens: int = 16) -> None:
+    """Raise a ``ModelError`` if a token's state depends on later tokens.
 
-    The second half of a made-up row is changed, and the states of the first must stay the same: bit for bit, or up to
-    rounding in float32, as experts take their tokens together.
-
-    Args:
-        network: A causal language model of transformers.
-        name: Of the model, for the error.
-        tokens: Of the row.
-
-    Raises:
-        ModelError: If it does.
+    The second half of a made-up row of so many tokens is changed, and the states of the first must stay the same: bit
+    for bit, or up to rounding in float32, as experts take their tokens together.
     """
     vocabulary, half = network.config.get_text_config().vocab_size, tokens // 2
 
@@ -199,9 +183,7 @@ def refuse_lookahead(network: Any, name: str, *, tokens: int = LOOKAHEAD_TOKENS)
         ids = np.random.default_rng(seed).integers(0, vocabulary, size=(2, tokens), dtype=np.int32)
         ids[1, :half] = ids[0, :half]
         first, second = (hidden_states(network, padded([_row(each)]))[:half] for each in ids)
-        if torch.equal(first, second) or not bool(
-            torch.isfinite(first).all()
-        ):  # the loss will tell the latter
+        if torch.equal(first, second) or not first.isfinite().all():  # the loss will tell the latter
             return 0.0
         return float(_apart(second, first).max())
 
@@ -222,7 +204,7 @@ def _differs(network: Any, how: How, *, lowest: int, longest: int, tokens: int) 
     some rows, those of the rest must stay, far below rounding: a leak is told from it however small.
     """
     lay_out = {"packed": packed, "padded": padded}[how]
-    experts = _has_experts(network.config.get_text_config())
+    experts = any("expert" in name for name in network.config.get_text_config().to_dict())
     share, why = 0.0, ""
     for seed in range(TRIES if experts else 1):
         one, other = _made_up(network, seed, lowest=lowest, longest=longest, tokens=tokens)
@@ -255,17 +237,15 @@ def _states(network: Any, layout: Layout) -> list[torch.Tensor]:
 
 
 def _moved(found: torch.Tensor, expected: torch.Tensor, bound: float) -> float:
-    """Return the share of tokens whose states are further apart than a bound."""
     return float((_apart(found, expected) > bound).float().mean())
 
 
 def _made_up(
     network: Any, seed: int, *, lowest: int, longest: int, tokens: int
 ) -> tuple[list[Rendered], list[Rendered]]:
-    """Return the rows of a batch, and of another in which only some of them are the same.
+    """Return the rows of a batch, all longer than ``lowest``, and another batch whose third, fourth and fifth are the same.
 
-    The first is the longest, the second and third begin alike, the fourth and fifth have one length; the others fill the
-    batch. All are longer than ``lowest``. In the other batch the third, fourth and fifth are the same.
+    The first is the longest, the second and third begin alike, the fourth and fifth have one length; the others fill it.
     """
     vocabulary, rng = network.config.get_text_config().vocab_size, np.random.default_rng(seed)
     lengths = [longest, *(min(longest, lowest + more) for more in MORE_TOKENS)]
@@ -292,38 +272,13 @@ def _apart(found: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
     return share
 
 
-def _has_experts(config: Any) -> bool:
-    return any("expert" in name for name in config.to_dict())
-
-
 def _named_lengths(config: Any) -> tuple[int, ...]:
     """Return the lengths at which layers of a configuration do something else: windows, chunks, steps of a scale."""
-    return tuple(
-        value
-        for name, value in config.to_dict().items()
-        if any(part in name for part in ("window", "chunk", "floor_scale"))
-        and type(value) is int
-        and value > 1
-    )
+    given = config.to_dict().items()
+    named = (value for name, value in given if re.search("window|chunk|floor_scale", name))
+    return tuple(value for value in named if type(value) is int and value > 1)
 
 
 def _power_of_two(number: int, least: int) -> int:
     """Return the first power of two that is not below."""
     return max(least, 1 << (number - 1).bit_length())
-
-
-def _cache_key(key: str, device: str) -> str:
-    """Return what the trials of a model are remembered by: they hold for these versions of what computes."""
-    identity = {
-        "model": key,
-        "device": device,
-        "trial": VERSION,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
-    return fingerprint(identity)
-
-
-def _trials_of(key: str) -> list[Trial]:
-    trials = (recalled("batching", key) or {"trials": []})["trials"]
-    return [Trial(**trial | {"kind": tuple(trial["kind"])}) for trial in trials]

@@ -30,22 +30,21 @@ class LengthSwitches:
         config = network.config.get_text_config()
         borders: set[int] = set()
         growing: set[int] = set()
-        for rope in _ropes(config):
+        given = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+        nested = [value for value in given.values() if isinstance(value, Mapping)]
+        for rope in nested or [given]:
             kind = str(rope.get("rope_type") or rope.get("type"))
             if kind == "longrope":
-                border: int = (
-                    rope.get("original_max_position_embeddings") or config.original_max_position_embeddings
-                )
-                borders.add(border)
+                own = rope.get("original_max_position_embeddings")
+                borders.add(int(own or config.original_max_position_embeddings))
             elif "dynamic" in kind:
                 growing.add(int(config.max_position_embeddings))
         return cls(borders=tuple(sorted(borders)), growing_from=min(growing, default=None))
 
     def kind(self, length: int) -> tuple[int, int]:
-        """Return the kind of rows of a length: those of one kind may be in one batch.
+        """Return the kind of rows of a length, of which those of one kind may be in one batch.
 
-        Returns:
-            The last border below it, or 0, and the length itself where each has frequencies of its own, or 0.
+        It is the last border below it, or 0, and the length itself where each has frequencies of its own, or 0.
         """
         place = bisect_left(self.borders, length)
         grown = self.growing_from is not None and length > self.growing_from
@@ -54,10 +53,8 @@ class LengthSwitches:
     def groups(self, lengths: Sequence[int], *, growing_by: int = 0) -> list[list[int]]:
         """Group rows of these lengths, by position, such that those of a group may be in one batch.
 
-        Args:
-            lengths: Of n rows.
-            growing_by: Most tokens that are added to each; a row that switches on its way shares a batch only with rows
-                that do so at the same token.
+        ``growing_by`` is how many tokens at most are added to each: a row that switches on its way shares a batch only
+        with rows that do so at the same token.
         """
         found: dict[Hashable, list[int]] = {}
         for position, length in enumerate(lengths):
@@ -80,13 +77,6 @@ def batches_within(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[i
         batch.append(position)
     if batch:
         yield batch
-
-
-def _ropes(config: Any) -> Sequence[Mapping[str, Any]]:
-    """Return the settings of all rotary embeddings of a configuration."""
-    given = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
-    nested = [value for value in given.values() if isinstance(value, Mapping)]
-    return nested or [given]
 
 
 def forget_lengths(network: Any) -> None:

@@ -35,11 +35,10 @@ def batch_nll(network: Any, rendered: Sequence[Rendered], layout: Layout) -> Awa
         layout: Where their tokens lie.
 
     Returns:
-        What gives them: float64 (n,); 0 for an example without response tokens. It raises ``ModelError`` if losses are
-        not finite.
+        What gives them: float64 (n,); 0 for an example without response tokens.
 
     Raises:
-        ModelError: If the network has no output layer.
+        ModelError: If the network has no output layer; what gives the losses raises it where they are not finite.
     """
     values, rows = _token_losses(network, rendered, layout)
 
@@ -53,14 +52,7 @@ def batch_nll(network: Any, rendered: Sequence[Rendered], layout: Layout) -> Awa
 
 @torch.inference_mode()
 def batch_token_nll(network: Any, rendered: Sequence[Rendered], layout: Layout) -> Awaited:
-    """Begin to compute the nll of each response token of each example, in nats.
-
-    Returns:
-        What gives n arrays, float32; their sums are those of ``batch_nll`` but for rounding.
-
-    Raises:
-        ModelError: As ``batch_nll``.
-    """
+    """Begin to compute the nll of each response token of each example, in nats: n arrays, float32; see ``batch_nll``."""
     values, rows = _token_losses(network, rendered, layout)
     borders = np.searchsorted(rows, np.arange(1, len(rendered)))
 
@@ -76,30 +68,22 @@ def batch_embeddings(network: Any, rendered: Sequence[Rendered], layout: Layout)
 
     The weight of token i of T is ``i / (1 + 2 + ... + T)``: with causal attention a later state has seen more.
 
-    Returns:
-        What gives them: float32 (n, d), d the width of the model.
+    What gives them gives float32 (n, d), d the width of the model.
 
     Source: RDS+ (2503.01807), position-weighted mean pooling over prompt and response.
     """
     hidden = hidden_states(network, layout)
     states = hidden[sent(np.concatenate(layout.places), hidden.device)].float()
     lengths = [len(places) for places in layout.places]
-    vectors = Arriving(torch.stack([_weighted_mean(part) for part in torch.split(states, lengths)]))
-    return vectors.numpy
-
-
-def _weighted_mean(states: torch.Tensor) -> torch.Tensor:
-    """Return the mean of states (T, d) with weights 1 to T, (d,)."""
-    weights = torch.arange(1, len(states) + 1, device=states.device, dtype=states.dtype)
-    return (weights / weights.sum()) @ states
+    means = []
+    for part in torch.split(states, lengths):
+        weights = torch.arange(1, len(part) + 1, device=part.device, dtype=part.dtype)
+        means.append((weights / weights.sum()) @ part)
+    return Arriving(torch.stack(means)).numpy
 
 
 def _finite(values: Arriving, rows: NDArray[np.int64], rendered: Sequence[Rendered]) -> NDArray[np.float64]:
-    """Return the losses of tokens (P,) when they are here.
-
-    Raises:
-        ModelError: If one is not finite.
-    """
+    """Return the losses of tokens (P,) when they are here; raises a ``ModelError`` if one is not finite."""
     losses = values.numpy().astype(np.float64)
     if not np.isfinite(losses).all():
         bad = rendered[int(rows[np.flatnonzero(~np.isfinite(losses))[0]])]
@@ -144,17 +128,15 @@ def _token_losses(
     predicting = [places[response - 1] for places, response in zip(layout.places, counted, strict=True)]
     wanted = [example.ids[response] for example, response in zip(rendered, counted, strict=True)]
     targets = sent(np.concatenate(wanted).astype(np.int64), device)
-    losses = [
-        torch.nn.functional.cross_entropy(
-            logits.float(), targets[start : start + len(logits)], reduction="none"
-        )
-        for start, logits in _logits(network, layout, sent(np.concatenate(predicting), device))
-    ]
+    losses = []
+    for logits in _logits(network, layout, sent(np.concatenate(predicting), device)):
+        some, targets = targets[: len(logits)], targets[len(logits) :]
+        losses.append(torch.nn.functional.cross_entropy(logits.float(), some, reduction="none"))
     return Arriving(torch.cat(losses)), rows
 
 
-def _logits(network: Any, layout: Layout, positions: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
-    """Yield ``(start, logits)`` with logits (C, V) of the positions ``start`` to ``start + C``."""
+def _logits(network: Any, layout: Layout, positions: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Yield the logits of positions, some (C, V) at a time."""
     head = _head(network)
     elements = LOGITS_AT_ONCE.get(positions.device.type, LOGITS_AT_ONCE["cpu"])
     inputs = _inputs(network, layout)
@@ -172,15 +154,15 @@ def _logits(network: Any, layout: Layout, positions: torch.Tensor) -> Iterator[t
         logits = network(**inputs, use_cache=False).logits
     if not chosen:
         raise ModelError("the output layer of this model is never called, so its losses cannot be measured")
-    yield 0, logits[0]
+    yield logits[0]
     for start in range(at_once, len(positions), at_once):
         chunk = chosen[0][None, start : start + at_once]
         if plain:
-            yield start, head(chunk)[0]
+            yield head(chunk)[0]
             continue
         # The model does something to its logits: a forward over one token, with the chunk put before the output layer.
         with hooked(head, lambda _, __, chunk=chunk: (chunk,)):
-            yield start, network(input_ids=inputs["input_ids"][:1, :1], use_cache=False).logits[0]
+            yield network(input_ids=inputs["input_ids"][:1, :1], use_cache=False).logits[0]
 
 
 _plain: WeakKeyDictionary[torch.nn.Module, bool] = WeakKeyDictionary()

@@ -35,6 +35,11 @@ class Segments:
     count: int
     before: tuple[int, int] = (0, 0)
 
+    @property
+    def stop(self) -> int:
+        """Where the last of them ends."""
+        return self.start + self.length * self.count
+
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
@@ -108,9 +113,6 @@ def packed(rendered: Sequence[Rendered]) -> Layout:
 def shared_beginnings(ids: Sequence[NDArray[np.int32]]) -> list[tuple[list[int], int]]:
     """Group examples by what they begin with, so that the fewest tokens are left to compute.
 
-    Args:
-        ids: Tokens of n examples.
-
     Returns:
         Groups of positions, and how many tokens at the beginning all of a group share; each example keeps at least
         one token of its own. Examples that share nothing are one group, with 0.
@@ -132,10 +134,9 @@ def _common(one: NDArray[np.int32], other: NDArray[np.int32]) -> int:
 
 
 def _grouped(rows: list[int], common: list[int], depth: int) -> tuple[int, list[tuple[list[int], int]]]:
-    """Return how many tokens are saved, and the groups, of neighbours in lexical order.
+    """Return how many tokens are saved, and the groups, of neighbours of which i and i + 1 share ``common[i]``.
 
-    ``common[i]`` is what rows i and i + 1 share; all of them share the least of these. Neighbours that share more
-    form a group of their own where that saves more, and the others stay together under the least.
+    All share the least of these. Neighbours that share more form a group of their own where that saves more.
     """
     if len(rows) == 1:
         return 0, [(rows, 0)]
