@@ -1,9 +1,18 @@
-"""The target: its subtasks, and the rows of the pool that are rows of it."""
+"""The target: its subtasks, the rows of the pool that are rows of it, and what is measured and chosen towards it."""
 
 import json
+import math
+
+import numpy as np
+import polars as pl
+import pytest
 
 from learnable.data import load_pool, read, save_pool
 from learnable.data.target import Target, shared_with_target, target_of
+from learnable.errors import UsageError
+from learnable.measures.importance import BUCKETS, log_importance
+from learnable.scorers import Relevance, TargetDrop, TargetLearnability
+from learnable.selectors import GumbelTopK, RoundRobin, turns_of
 
 LONG = "one two three four five six seven eight nine ten eleven twelve thirteen"
 
@@ -61,3 +70,56 @@ def test_its_ids_are_those_of_its_examples(tmp_path):
     target = target_of(pool_of(tmp_path / "task.jsonl", [row("a?", "one"), row("b?", "two")]))
     assert isinstance(target, Target)
     assert target.ids == [each.id for each in target.examples]
+
+
+def test_target_scores_compare_the_base_with_the_model_after_the_target():
+    frame = pl.DataFrame({"loss_before": [2.0, 2.0, 0.0], "loss_target": [1.5, 3.0, 0.0]})
+    assert TargetLearnability()(frame).tolist()[:2] == pytest.approx([0.25, -0.5])
+    assert np.isnan(TargetLearnability()(frame)[2])
+    assert TargetDrop()(frame).tolist() == pytest.approx([0.5, -1.0, 0.0])
+
+
+def test_relevance_is_the_largest_similarity():
+    lists = pl.Series([[0.1, 0.9], [-0.5, -0.2], None, [0.3, float("nan")]], dtype=pl.List(pl.Float32))
+    scores = Relevance()(pl.DataFrame({"similarities": lists}))
+    np.testing.assert_allclose(scores, [0.9, -0.2, np.nan, np.nan], rtol=1e-6)
+
+
+def test_log_importance_by_hand():
+    # One word each, so that its bucket alone counts: half of the target's 1/1, half of the pool's (1 + 1) / (2 + buckets).
+    pool = 2 / (2 + BUCKETS)
+    near, far = log_importance(["cat", "dog"], ["cat"])
+    assert near == pytest.approx(math.log((0.5 + 0.5 * pool) / pool))
+    assert far == pytest.approx(math.log(0.5))
+
+
+def test_a_text_without_words_has_no_importance():
+    assert np.isnan(log_importance(["", "dog"], ["cat"])[0])
+
+
+def test_turns_go_round_subtasks_then_rows():
+    assert turns_of(["sums", "sums", "odd", "sums"]) == [0, 2, 1, 2, 3, 2]
+
+
+def test_round_robin_gives_each_row_of_the_target_its_turn():
+    values = np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.6, 0.0]], dtype=np.float32)
+    picks = RoundRobin()(np.ones(4, dtype=np.float32), k=3, vectors=values)
+    assert picks.index.tolist() == [0, 2, 1]
+    assert picks.gain.tolist() == pytest.approx([0.9, 0.3, 0.8])
+
+
+def test_gumbel_top_k_draws_by_the_exponential_of_the_score():
+    # The first of two with scores 1 and 0: 1 / (1 + exp(-1 / T)).
+    scores, rng = np.array([1.0, 0.0], dtype=np.float32), np.random.default_rng(0)
+    first = [GumbelTopK(temperature=0.5)(scores, k=1, rng=rng).index[0] == 0 for _ in range(4_000)]
+    assert np.mean(first) == pytest.approx(1 / (1 + math.exp(-2)), abs=0.02)
+
+
+def test_gumbel_top_k_without_noise_is_top_k():
+    scores = np.array([0.1, 0.3, np.nan, 0.2], dtype=np.float32)
+    assert GumbelTopK(temperature=0)(scores, k=3, rng=np.random.default_rng(0)).index.tolist() == [1, 3, 0]
+
+
+def test_a_negative_temperature_is_refused():
+    with pytest.raises(UsageError, match="temperature"):
+        GumbelTopK(temperature=-0.1)

@@ -6,8 +6,9 @@ those that are measured over rendered examples. A second input, such as a target
 parameters, and of what asks for it.
 """
 
+from learnable.measures.importance import log_importance
 from learnable.measures.keep import Found, fill, known
-from learnable.measures.kind import MeasureKind, Role
+from learnable.measures.kind import AIMED, MeasureKind, Role
 from learnable.measures.kinds import (
     COLUMNS,
     LISTS,
@@ -23,6 +24,7 @@ from learnable.measures.passes import column, measure_of, planned, take
 from learnable.measures.rendered import answers_alone, lengths
 
 __all__ = [
+    "AIMED",
     "COLUMNS",
     "LISTS",
     "MEASURES",
@@ -38,6 +40,7 @@ __all__ = [
     "known",
     "known_beside",
     "lengths",
+    "log_importance",
     "measure_of",
     "numbers_of",
     "planned",

@@ -8,8 +8,15 @@ import polars as pl
 
 from learnable.types import Launch, Rendered
 
-Role = Literal["base", "reference", "alone"]
-"""Which model measures what: the base model or the reference the whole example, or the base model the answer alone."""
+Role = Literal["base", "reference", "alone", "target", "similarity", "gradient", "words"]
+"""Which model measures what.
+
+The base model or the reference measures the whole example, the base model the answer alone, and ``target`` is the base
+model fine-tuned on the rows of a target. The others compare with each of these rows: ``similarity`` by hidden states,
+``gradient`` by gradients at the checkpoints of a warm-up, ``words`` by n-grams and without a model.
+"""
+AIMED: frozenset[Role] = frozenset({"target", "similarity", "gradient", "words"})
+"""What is measured against a target."""
 Row = tuple[Any, ...]
 """What is stored of one example under one kind, without its id."""
 

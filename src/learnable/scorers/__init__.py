@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from learnable.scorers.difference import Difference
+from learnable.scorers.dsir import DSIR
 from learnable.scorers.ifd import IFD
 from learnable.scorers.learnability import (
     END_OF_TURN_SHARE,
@@ -16,6 +17,8 @@ from learnable.scorers.length_matched import LengthMatched
 from learnable.scorers.loss import Loss
 from learnable.scorers.perplexity import Perplexity, PerplexityMiddle
 from learnable.scorers.perplexity_drop import PerplexityDrop
+from learnable.scorers.relevance import Relevance
+from learnable.scorers.target_learnability import TargetDrop, TargetLearnability
 from learnable.scorers.top_share_ifd import TopShareIFD
 from learnable.types import Scorer
 
@@ -32,9 +35,14 @@ SCORERS: Mapping[str, Callable[..., Scorer]] = {
     "ifd": IFD,
     "top_share_ifd": TopShareIFD,
     "length": Length,
+    "target_learnability": TargetLearnability,
+    "target_drop": TargetDrop,
+    "relevance": Relevance,
+    "dsir": DSIR,
 }
 
 __all__ = [
+    "DSIR",
     "END_OF_TURN_SHARE",
     "IFD",
     "SCORERS",
@@ -46,7 +54,10 @@ __all__ = [
     "Perplexity",
     "PerplexityDrop",
     "PerplexityMiddle",
+    "Relevance",
     "SoftLearnability",
+    "TargetDrop",
+    "TargetLearnability",
     "TextLearnability",
     "TopShareIFD",
     "end_of_turn_share",

@@ -7,9 +7,11 @@ from learnable.selectors.choose import PerSource, choose
 from learnable.selectors.diverse_top_k import DiverseTopK
 from learnable.selectors.eligible import Thresholds
 from learnable.selectors.facility_location import FacilityLocation
+from learnable.selectors.gumbel_top_k import GumbelTopK
 from learnable.selectors.k_center import KCenter
 from learnable.selectors.middle import Middle
 from learnable.selectors.random import Random
+from learnable.selectors.round_robin import RoundRobin, turns_of
 from learnable.selectors.top_k import TopK
 from learnable.types import Selector
 
@@ -20,18 +22,23 @@ SELECTORS: Mapping[str, Callable[..., Selector]] = {
     "diverse_top_k": DiverseTopK,
     "k_center": KCenter,
     "facility_location": FacilityLocation,
+    "gumbel_top_k": GumbelTopK,
+    "round_robin": RoundRobin,
 }
 
 __all__ = [
     "SELECTORS",
     "DiverseTopK",
     "FacilityLocation",
+    "GumbelTopK",
     "KCenter",
     "Middle",
     "PerSource",
     "Random",
+    "RoundRobin",
     "Thresholds",
     "TopK",
     "choose",
     "count_asked",
+    "turns_of",
 ]

@@ -1,4 +1,4 @@
-"""A vector of an example: a mean of the model's last hidden states."""
+"""A vector of an example, a mean of the model's last hidden states; and how near it is to the rows of a target."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,4 +16,9 @@ def embedding(network: Any, rendered: Sequence[Rendered], layout: Any) -> Awaite
     return batch_embeddings(network, rendered, layout)
 
 
-EMBEDDING = MeasureKind(name="embedding", stored={"embedding": pl.List(pl.Float32)}, launch=embedding)
+EMBEDDING = MeasureKind(
+    name="embedding",
+    stored={"embedding": pl.List(pl.Float32)},
+    launch=embedding,
+    columns={"similarities": "similarity"},
+)

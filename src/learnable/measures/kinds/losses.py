@@ -58,7 +58,12 @@ NLL = MeasureKind(
     stored={"nll": pl.Float64},
     launch=token_nll,
     value=_nll,
-    columns={"loss_before": "base", "loss_after": "reference", "loss_alone": "alone"},
+    columns={
+        "loss_before": "base",
+        "loss_after": "reference",
+        "loss_alone": "alone",
+        "loss_target": "target",
+    },
     column=_per_token,
 )
 END_NLL = MeasureKind(
