@@ -27,10 +27,6 @@ class CsvRecord(NamedTuple):
     reason: str | None
 
 
-class _Style(csv.excel):
-    strict = True
-
-
 def style_of(path: str) -> type[csv.Dialect]:
     """Return how a file separates its fields: as its name says, unless its header has several fields only otherwise.
 
@@ -43,7 +39,8 @@ def style_of(path: str) -> type[csv.Dialect]:
     chosen = named if len(names[named]) > 1 else max(names, key=lambda delimiter: len(names[delimiter]))
     spaced = len(names[chosen]) > 1 and all(name.startswith(" ") for name in names[chosen][1:])
 
-    class Dialect(_Style):
+    class Dialect(csv.excel):
+        strict = True
         delimiter = chosen
         skipinitialspace = spaced
 
@@ -102,21 +99,23 @@ def _to_its_end(source: Iterator[bytes | None], begun: list[bytes | None]) -> in
     return number
 
 
-def csv_header(path: str, record: CsvRecord) -> list[str]:
-    """Return the column names, without the spaces around them.
+def _undecodable(record: CsvRecord, path: str) -> tuple[str, str] | None:
+    """Return why the bytes of a record are no UTF-8, and what to do; None where they are."""
+    try:
+        record.raw.decode()
+    except UnicodeDecodeError as error:
+        return not_utf8(record.raw, error, Path(path).name)
+    return None
 
-    Raises:
-        DataError: If the first record cannot be a header.
-    """
+
+def _header(path: str, record: CsvRecord) -> list[str]:
+    """Return the column names, without the spaces around them; a ``DataError`` where the record cannot be a header."""
     if record.fields is None:
         raise DataError(
             f"{path}: the header is {record.reason or 'too long'}", hint="the first line names the columns"
         )
-    try:
-        record.raw.decode()
-    except UnicodeDecodeError as error:
-        reason, hint = not_utf8(record.raw, error, Path(path).name)
-        raise DataError(f"{path}: the header is {reason}", hint=hint) from error
+    if wrong := _undecodable(record, path):
+        raise DataError(f"{path}: the header is {wrong[0]}", hint=wrong[1])
     names = [name.strip() for name in record.fields]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise DataError(
@@ -127,28 +126,17 @@ def csv_header(path: str, record: CsvRecord) -> list[str]:
 
 def read_csv(path: str, max_bytes: int) -> Iterator[Record]:
     """Yield the rows of a CSV or TSV file."""
-    records = csv_records(path, max_bytes)
-    first = next(records, None)
-    if first is None:
-        return
-    header = csv_header(path, first)
-    for record in records:
-        if record.fields is None:
-            yield (
-                Record(record.line, None, record.reason)
-                if record.reason
-                else too_large(record.line, max_bytes)
-            )
-        elif len(record.fields) != len(header):
-            reason = f"{len(record.fields)} fields, but the header has {len(header)}"
-            yield Record(record.line, None, reason, hint="put a field with delimiters in it in quotes")
+    header: list[str] | None = None
+    for record in csv_records(path, max_bytes):
+        line, _, fields, reason = record
+        if header is None:
+            header = _header(path, record)
+        elif fields is None:
+            yield Record(line, None, reason) if reason else too_large(line, max_bytes)
+        elif len(fields) != len(header):
+            reason = f"{len(fields)} fields, but the header has {len(header)}"
+            yield Record(line, None, reason, hint="put a field with delimiters in it in quotes")
+        elif wrong := _undecodable(record, path):
+            yield Record(line, None, *wrong)
         else:
-            yield _decoded(record, header, Path(path).name)
-
-
-def _decoded(record: CsvRecord, header: list[str], name: str) -> Record:
-    try:
-        record.raw.decode()
-    except UnicodeDecodeError as error:
-        return Record(record.line, None, *not_utf8(record.raw, error, name))
-    return Record(record.line, dict(zip(header, record.fields or [], strict=True)))
+            yield Record(line, dict(zip(header, fields, strict=True)))

@@ -3,9 +3,10 @@
 import json
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from learnable.data.formats import FORMATS, detect
 from learnable.data.records import Record, too_large
@@ -16,21 +17,8 @@ from learnable.errors import DataError
 PEEK_BYTES = 1 << 20
 """A first line of at most this size tells how a file is laid out; a longer one does by its first character."""
 
-Layout = Literal["jsonl", "json"]
-
 _ONCE = "keep one of its values"
 _PYTHON = re.compile(r"True|False|None")
-
-
-class Document(NamedTuple):
-    """The rows of a JSON document.
-
-    ``keys`` are their names where it is an object of named rows; ``ambiguous`` where a key stands twice somewhere.
-    """
-
-    rows: list[Any]
-    keys: list[str] | None = None
-    ambiguous: bool = False
 
 
 class _Ambiguous(dict[str, Any]):
@@ -55,13 +43,13 @@ _MARKING = json.JSONDecoder(object_pairs_hook=_marked)
 # ---------------------------------------------------------------- lines
 
 
-def layout_of(path: str) -> Layout:
+def layout_of(path: str) -> Literal["jsonl", "json"]:
     """Return whether a file holds a row on each line, or one document; its name decides where its start does not.
 
     A complete value on the first line with more behind it makes lines. A value that goes on after the first line makes
     a document, and so does an array of rows alone on it, whatever the file is called.
     """
-    named: Layout = "json" if inner_suffix(path) == ".json" else "jsonl"
+    named: Literal["jsonl", "json"] = "json" if inner_suffix(path) == ".json" else "jsonl"
     with open_lines(path) as read:
         filled = filter(bytes.strip, iter(partial(read, PEEK_BYTES), b""))
         first, second = next(filled, b""), next(filled, b"")
@@ -72,19 +60,14 @@ def layout_of(path: str) -> Layout:
     try:
         value, end = json.JSONDecoder().raw_decode(text)
     except (ValueError, RecursionError):
-        if second.lstrip().startswith(text[:1].encode() or b" ") and _is_row(_value(second)):
-            return named  # only the first line is broken
+        if second.lstrip().startswith(text[:1].encode() or b" "):
+            with suppress(ValueError, RecursionError):
+                if _is_row(json.loads(second)):
+                    return named  # only the first line is broken
         return "json" if text.startswith("[") or text.endswith(("{", "[", ",", ":")) else named
     if second or text[end:].strip():
         return "jsonl" if text[end:].strip() in ("", ",") or named == "jsonl" else "json"
     return named if not isinstance(value, list) else "jsonl" if _is_turns(value) else "json"
-
-
-def _value(line: bytes) -> object:
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError):
-        return None
 
 
 def json_lines(path: str, max_bytes: int | None = None) -> Iterator[tuple[int, bytes | None]]:
@@ -127,9 +110,7 @@ def _record(value: object, line: int | None) -> Record:
 
 def _is_turns(value: list[Any]) -> bool:
     """Return whether a list is a conversation without a name: objects that have a role."""
-    return bool(value) and all(
-        isinstance(turn, Mapping) and ("role" in turn or "from" in turn) for turn in value
-    )
+    return bool(value) and all(isinstance(turn, Mapping) and {"role", "from"} & {*turn} for turn in value)
 
 
 def _problem(error: json.JSONDecodeError) -> tuple[str, str | None]:
@@ -155,8 +136,8 @@ def _problem(error: json.JSONDecodeError) -> tuple[str, str | None]:
 # ---------------------------------------------------------------- documents
 
 
-def json_document(path: str) -> Document:
-    """Return the rows of a JSON document.
+def json_document(path: str) -> tuple[list[Any], list[str] | None]:
+    """Return the rows of a JSON document, and their names where it is an object of named rows.
 
     It is an array of rows; one row; rows behind each other; rows by name (``{"a1": {...}, ...}``); columns, as pandas
     writes them (``orient`` columns, list or split); or an object with a single list of rows in it.
@@ -164,67 +145,56 @@ def json_document(path: str) -> Document:
     Raises:
         DataError: If it is none of these, or no JSON.
     """
-    text, ambiguous = whole_text(path), False
+    text, values, end = whole_text(path), list[Any](), 0
     try:
-        try:
-            values = _values(text, _DECODER)
-        except RepeatedKeyError:
-            values, ambiguous = _values(text, _MARKING), True
-    except json.JSONDecodeError as error:
-        what, hint = _problem(error)
-        raise DataError(
-            f"{path} is not valid JSON: {what} at line {error.lineno} column {error.colno}",
-            hint=hint or "check that the file is complete",
-        ) from error
+        while (rest := text[end:].lstrip()) or not values:
+            # Another value has to begin here: whatever else does is no document.
+            if values and rest[0] not in "{[":
+                raise json.JSONDecodeError("Extra data", text, len(text) - len(rest))
+            value, end = _MARKING.raw_decode(text, len(text) - len(rest))
+            values.append(value)
     except (ValueError, RecursionError) as error:
-        raise DataError(
-            f"{path} is not valid JSON: {error}", hint="check that the file is complete"
-        ) from error
-    found = _document(values[0], path) if len(values) == 1 else Document(values)
-    return found._replace(ambiguous=ambiguous)
+        what, hint = str(error), None
+        if isinstance(error, json.JSONDecodeError):
+            problem, hint = _problem(error)
+            what = f"{problem} at line {error.lineno} column {error.colno}"
+        hint = hint or "check that the file is complete"
+        raise DataError(f"{path} is not valid JSON: {what}", hint=hint) from error
+    return _document(values[0], path) if len(values) == 1 else (values, None)
 
 
-def _values(text: str, decoder: json.JSONDecoder) -> list[Any]:
-    """Return the values that stand behind each other in a text: one, as a rule."""
-    first, end = decoder.raw_decode(text, len(text) - len(text.lstrip()))
-    values = [first]
-    while rest := text[end:].lstrip():
-        # Another value has to begin here: whatever else does is no document.
-        if rest[0] not in "{[":
-            raise json.JSONDecodeError("Extra data", text, len(text) - len(rest))
-        value, end = decoder.raw_decode(text, len(text) - len(rest))
-        values.append(value)
-    return values
-
-
-def _document(content: Any, path: str) -> Document:
+def _document(content: Any, path: str) -> tuple[list[Any], list[str] | None]:
     if isinstance(content, list):
-        return Document([content] if _is_turns(content) else content)
+        return [content] if _is_turns(content) else content, None
     if not isinstance(content, Mapping):
         raise _no_rows(path, kind_of(content))
     if isinstance(content, _Ambiguous):
         raise DataError(f"{path}: {content.why}", hint=_ONCE)
     if set(content) == {"columns", "index", "data"} and _is_table(content["columns"], content["data"]):
-        return Document([dict(zip(content["columns"], row, strict=True)) for row in content["data"]])
+        return [dict(zip(content["columns"], row, strict=True)) for row in content["data"]], None
     if any(known.matches(content) for known in FORMATS.values()):
-        return Document(_rows_of_columns(content) if _is_by_column(content) else [content])
-    return _container(content, path)
-
-
-def _container(content: Mapping[str, Any], path: str) -> Document:
-    """Return the rows that are in an object which is no row itself."""
+        return _rows_of_columns(content) if _is_by_column(content) else [content], None
     lists = {key: value for key, value in content.items() if isinstance(value, list)}
-    of_rows = {key: value for key, value in lists.items() if value and all(map(_is_row, value))}
+    of_rows = [key for key, value in lists.items() if value and all(map(_is_row, value))]
     if len(of_rows) > 1:
-        raise _several(path, list(of_rows))
-    if len(of_rows) == 1:
-        return Document(next(iter(of_rows.values())))
+        name, chosen = Path(path).name, "train" if "train" in of_rows else of_rows[0]
+        raise DataError(
+            f"{path} holds several lists of rows: {shown_keys(of_rows)}",
+            hint=f"write the one you mean to a file of its own: jq .{chosen} {name} > {chosen}.json",
+        )
+    return (lists[of_rows[0]], None) if of_rows else _container(content, lists, path)
+
+
+def _container(
+    content: Mapping[str, Any], lists: Mapping[str, list[Any]], path: str
+) -> tuple[list[Any], list[str] | None]:
+    """Return the rows that are in an object which is no row itself, and has no list of rows."""
     if _is_by_column(content):
-        return Document(_rows_of_columns(content))
+        return _rows_of_columns(content), None
     if content and all(isinstance(value, Mapping) for value in content.values()):
-        return Document(list(content.values()), keys=list(content))
+        return list(content.values()), list(content)
     if len(lists) == 1:
-        return Document(next(iter(lists.values())))
+        return next(iter(lists.values())), None
     raise _no_rows(path, f"an object with the keys {shown_keys(content)}")
 
 
@@ -234,12 +204,10 @@ def _is_row(value: object) -> bool:
 
 def _is_table(columns: object, rows: object) -> bool:
     """Return whether this is a table of pandas with ``orient="split"``."""
-    return (
-        isinstance(columns, list)
-        and isinstance(rows, list)
-        and all(isinstance(name, str) for name in columns)
-        and all(isinstance(row, list) and len(row) == len(columns) for row in rows)
-    )
+    if not (isinstance(columns, list) and isinstance(rows, list)):
+        return False
+    named = all(isinstance(name, str) for name in columns)
+    return named and all(isinstance(row, list) and len(row) == len(columns) for row in rows)
 
 
 def _is_by_column(content: Mapping[str, Any]) -> bool:
@@ -248,19 +216,14 @@ def _is_by_column(content: Mapping[str, Any]) -> bool:
     if len(columns) < 2 or not columns[0]:
         return False
     if all(isinstance(column, list) for column in columns):
-        # A row may hold lists too.
-        return len({len(column) for column in columns}) == 1 and not _is_conversation(content)
+        if len({len(column) for column in columns}) > 1:
+            return False
+        with suppress(DataError, ValueError):  # a row may hold lists too
+            return not detect(content).read(content)
+        return True
     return all(isinstance(column, Mapping) for column in columns) and all(
         list(column) == list(columns[0]) and all(key.isdigit() for key in column) for column in columns
     )
-
-
-def _is_conversation(row: Mapping[str, Any]) -> bool:
-    try:
-        detect(row).read(row)
-    except (DataError, ValueError):
-        return False
-    return True
 
 
 def _rows_of_columns(content: Mapping[str, Any]) -> list[Any]:
@@ -274,28 +237,12 @@ def _no_rows(path: str, seen: str) -> DataError:
     )
 
 
-def _several(path: str, keys: list[str]) -> DataError:
-    name, chosen = Path(path).name, next((key for key in keys if key == "train"), keys[0])
-    return DataError(
-        f"{path} holds several lists of rows: {shown_keys(keys)}",
-        hint=f"write the one you mean to a file of its own: jq .{chosen} {name} > {chosen}.json",
-    )
-
-
 def read_json(path: str, _max_bytes: int) -> Iterator[Record]:
-    """Yield the rows of a JSON document."""
-    rows, _, ambiguous = json_document(path)
-    for value in rows:
-        why = _ambiguity(value) if ambiguous else None
+    """Yield the rows of a JSON document; nobody knows what one means in which a key stands twice."""
+    for value in json_document(path)[0]:
+        left, why = [value], None
+        while left and why is None:
+            item = left.pop()
+            why = item.why if isinstance(item, _Ambiguous) else None
+            left += item.values() if isinstance(item, dict) else item if isinstance(item, list) else ()
         yield _record(value, None) if why is None else Record(None, None, why, hint=_ONCE)
-
-
-def _ambiguity(value: object) -> str | None:
-    """Return why nobody knows what a value means, None where every key in it stands once."""
-    left = [value]
-    while left:
-        item = left.pop()
-        if isinstance(item, _Ambiguous):
-            return item.why
-        left += item.values() if isinstance(item, dict) else item if isinstance(item, list) else ()
-    return None

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, Literal
 
 import pyarrow as pa
 
@@ -22,8 +22,12 @@ BINARY = (".parquet", ".pq", ".arrow", ".feather")
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 HEAD_BYTES = 512
 
-_MAGIC = {b"\x1f\x8b": ".gz", b"\x28\xb5\x2f\xfd": ".zst", b"\xfd7zXZ\x00": ".xz"}
-_BZIP2 = re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)")
+_MAGIC = (
+    (rb"BZh[1-9](1AY&SY|\x17rE8P\x90)", ".bz2"),
+    (rb"\x1f\x8b", ".gz"),
+    (rb"\x28\xb5\x2f\xfd", ".zst"),
+    (rb"\xfd7zXZ\x00", ".xz"),
+)
 _FOREIGN = (
     (rb"PAR1.*\x00", "a Parquet file", "name it .parquet"),
     (rb"ARROW1\x00", "an Arrow file", "name it .arrow"),
@@ -36,34 +40,31 @@ _POINTER = b"version https://git-lfs"
 
 
 def refuse_foreign(path: str) -> None:
-    """Refuse a file whose first bytes say that the rows are not in it, or not as its name says.
-
-    Raises:
-        DataError: If it is a pointer of git-lfs, or a file that should hold text is of another kind.
-    """
+    """Refuse a pointer of git-lfs, and a file that should hold text and is of another kind (``DataError``)."""
     with Path(path).open("rb") as file:
         head = file.read(HEAD_BYTES)
     if head.startswith(_POINTER):
         raise DataError(
             f"{path} is a pointer of git-lfs: the rows are not here", hint="fetch them: git lfs pull"
         )
-    if path.lower().endswith(BINARY):
-        return
-    for magic, what, hint in _FOREIGN:
+    for magic, what, hint in () if path.lower().endswith(BINARY) else _FOREIGN:
         if re.match(magic, head, re.DOTALL):
             raise DataError(f"{path} is {what}", hint=hint)
-
-
-def _compression_of(head: bytes) -> str:
-    if _BZIP2.match(head):
-        return ".bz2"
-    return next((suffix for magic, suffix in _MAGIC.items() if head.startswith(magic)), "")
 
 
 def inner_suffix(path: str) -> str:
     """Return the suffix that says what a file is, in small letters: ``.jsonl`` of ``My.JSONL.gz``."""
     name = Path(path.lower())
     return (name.with_suffix("") if name.suffix in COMPRESSIONS else name).suffix
+
+
+def _coded(file: IO[bytes], compression: str, mode: Literal["rb", "wb"]) -> Any:
+    if compression == ".zst":
+        return (pa.CompressedInputStream if mode == "rb" else pa.CompressedOutputStream)(file, "zstd")
+    if compression == ".gz":
+        # Without name and time, so that the same rows give the same bytes.
+        return gzip.GzipFile(filename="", mode=mode, fileobj=file, mtime=0)
+    return (bz2.BZ2File if compression == ".bz2" else lzma.LZMAFile)(file, mode)
 
 
 @contextmanager
@@ -74,20 +75,14 @@ def open_bytes(path: str) -> Iterator[io.BufferedReader]:
         DataError: If its name says that it is compressed, and it is not.
     """
     with ExitStack() as stack:
-        file: Any = stack.enter_context(Path(path).open("rb"))
+        file = stack.enter_context(Path(path).open("rb"))
         head = file.peek(HEAD_BYTES)
-        compression = _compression_of(head)
+        compression = next((suffix for magic, suffix in _MAGIC if re.match(magic, head)), "")
         if head and not compression and path.lower().endswith(COMPRESSIONS):
             suffix = Path(path).suffix
             raise DataError(f"{path} is not compressed, as {suffix} says", hint=f"name it {Path(path).stem}")
         if compression:
-            opened = {
-                ".gz": partial(gzip.GzipFile, fileobj=file),
-                ".zst": partial(pa.CompressedInputStream, file, "zstd"),
-                ".bz2": partial(bz2.BZ2File, file),
-                ".xz": partial(lzma.LZMAFile, file),
-            }[compression]()
-            file = io.BufferedReader(cast(io.RawIOBase, stack.enter_context(opened)), 1 << 20)
+            file = io.BufferedReader(stack.enter_context(_coded(file, compression, "rb")), 1 << 20)
         yield file
 
 
@@ -95,18 +90,9 @@ def open_bytes(path: str) -> Iterator[io.BufferedReader]:
 def writing_bytes(path: Path, name: str) -> Iterator[IO[bytes]]:
     """Open a file for writing, compressed as a name says; the same content always gives the same bytes."""
     with ExitStack() as stack:
-        file: Any = stack.enter_context(path.open("wb"))
+        file: IO[bytes] = stack.enter_context(path.open("wb"))
         suffix = Path(name).suffix.lower()
-        if suffix in COMPRESSIONS:
-            opened = {
-                # Without name and time, so that the same rows give the same bytes.
-                ".gz": partial(gzip.GzipFile, filename="", mode="wb", fileobj=file, mtime=0),
-                ".zst": partial(pa.CompressedOutputStream, file, "zstd"),
-                ".bz2": partial(bz2.BZ2File, file, "wb"),
-                ".xz": partial(lzma.LZMAFile, file, "wb"),
-            }[suffix]()
-            file = stack.enter_context(opened)
-        yield file
+        yield stack.enter_context(_coded(file, suffix, "wb")) if suffix in COMPRESSIONS else file
 
 
 @contextmanager
@@ -133,27 +119,23 @@ def open_lines(path: str) -> Iterator[Callable[[int], bytes]]:
 
 
 def lines(path: str, max_bytes: int | None = None) -> Iterator[bytes | None]:
-    """Yield every line of a text file in UTF-8, with its end; None for one that is longer than allowed.
-
-    Raises:
-        DataError: See ``open_lines``.
-    """
+    """Yield every line of a text file in UTF-8, with its end; None for one that is longer than allowed."""
     # One byte more than allowed tells a line that is as long as allowed from a longer one.
     size = -1 if max_bytes is None else max_bytes + 1
     with open_lines(path) as read:
         for line in iter(partial(read, size), b""):
             if max_bytes is None or len(line) <= max_bytes or line.endswith(b"\n"):
                 yield line
-            else:
-                yield b"\n" if _passed_over(line, partial(read, size)) else None
+                continue
+            piece, is_blank = line, not line.strip()
+            while piece and not piece.endswith(b"\n"):
+                piece = read(size)
+                is_blank = is_blank and not piece.strip()
+            yield b"\n" if is_blank else None
 
 
 def whole_text(path: str) -> str:
-    """Return the text of a file, without a byte order mark.
-
-    Raises:
-        DataError: If it is not valid Unicode.
-    """
+    """Return the text of a file, without a byte order mark; what is not valid Unicode is a ``DataError``."""
     with open_bytes(path) as file:
         encoding = _encoding(file)
         try:
@@ -183,12 +165,3 @@ def _broken(path: str, encoding: str, error: UnicodeError) -> DataError:
         reason, hint = not_utf8(error.object, error, Path(path).name)
         return DataError(f"{path} is {reason}", hint=hint)
     return DataError(f"{path} is not valid {encoding.upper()}: {error}", hint="save it as UTF-8")
-
-
-def _passed_over(line: bytes, read: Callable[[], bytes]) -> bool:
-    """Read up to the end of a line that is too long, and return whether it is blank."""
-    blank = not line.strip()
-    while line and not line.endswith(b"\n"):
-        line = read()
-        blank = blank and not line.strip()
-    return blank

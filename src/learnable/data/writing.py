@@ -161,13 +161,13 @@ def _write_csv(path: str, rows: set[int], part: Path) -> None:
 
 def _write_json(path: str, rows: set[int], part: Path) -> None:
     """Write an array, an object where the rows have names, or lines where the name of the file says lines."""
-    document = json_document(path)
-    chosen = [value for row, value in enumerate(document.rows) if row in rows]
+    values, keys = json_document(path)
+    chosen = [value for row, value in enumerate(values) if row in rows]
     if inner_suffix(path) != ".json":
         text = "\n".join(_json(value) for value in chosen)
-    elif document.keys is not None:
-        keys = (key for row, key in enumerate(document.keys) if row in rows)
-        text = _json(dict(zip(keys, chosen, strict=True)), indent=2)
+    elif keys is not None:
+        named = {key: values[row] for row, key in enumerate(keys) if row in rows}
+        text = _json(named, indent=2)
     else:
         text = _json(chosen, indent=2)
     with writing_bytes(part, path) as out:
