@@ -9,7 +9,9 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import takewhile
+from functools import partial
+from itertools import count
+from os.path import commonprefix
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,14 +23,7 @@ from learnable.data.pool import is_pool
 from learnable.data.records import Record
 from learnable.data.starter import starter_version
 from learnable.data.starter_task import STARTERS
-from learnable.data.tables import (
-    HUB_ID,
-    open_hub,
-    read_arrow,
-    read_datasets_folder,
-    read_hub,
-    read_parquet,
-)
+from learnable.data.tables import HUB_ID, open_hub, read_table
 from learnable.data.text_files import COMPRESSIONS, refuse_foreign
 from learnable.errors import DataError
 from learnable.runs.identity import file_digest, fingerprint
@@ -98,16 +93,13 @@ def names_of(sources: Iterable[Source | SourceFile]) -> list[str]:
     """Return what sources are called in messages: a name alone, or with the folders that tell it from its namesakes."""
     sources = list(sources)
     names = [base_name(source.kind, source.path) for source in sources]
-    for name, count in Counter(names).items():
-        alike = [at for at, other in enumerate(names) if other == name]
-        parts = {source.path: Path(source.path).parts for source in map(sources.__getitem__, alike)}
-        if count > 1 and len(parts) > 1:
-            longest = max(map(len, parts.values()))
-            telling = next(
-                n for n in range(2, longest + 1) if len({path[-n:] for path in parts.values()}) == len(parts)
-            )
-            for at in alike:
-                names[at] = "/".join(parts[sources[at].path][-telling:])
+    named = list(zip(names, sources, strict=True))
+    for name in {name for name, times in Counter(names).items() if times > 1}:
+        parts = {source.path: Path(source.path).parts for other, source in named if other == name}
+        if len(parts) > 1:
+            telling = next(n for n in count(2) if len({path[-n:] for path in parts.values()}) == len(parts))
+            for at, (other, source) in enumerate(named):
+                names[at] = "/".join(parts[source.path][-telling:]) if other == name else names[at]
     return names
 
 
@@ -180,20 +172,18 @@ def _in_folder(folder: Path) -> list[Source]:
             f"{folder} was loaded before and cannot be combined with other data",
             hint="give it alone, or give the files it was loaded from",
         )
-    if (folder / "state.json").is_file():
-        return [_saved_dataset(folder)]
     splits = sorted(path.parent.name for path in folder.glob("*/state.json"))
+    is_one = (folder / "state.json").is_file()
+    if is_one or ((folder / "dataset_dict.json").is_file() and len(splits) == 1):
+        path = folder.resolve() if is_one else (folder / splits[0]).resolve()
+        return [Source("datasets", str(path), path.name)]
     if (folder / "dataset_dict.json").is_file() and splits:
-        if len(splits) == 1:
-            return [_saved_dataset(folder / splits[0])]
         raise DataError(
             f"{folder} has several splits: {', '.join(splits)}",
             hint=f"give one of them: {folder / _train_first(splits)[0]}",
         )
     if (folder / BEGUN).is_file() or (folder / DONE).is_file():
-        inside = [
-            f"{folder / name}" for name in ("selected", "generated.parquet") if (folder / name).exists()
-        ]
+        inside = [path for name in ("selected", "generated.parquet") if (path := folder / name).exists()]
         raise DataError(
             f"{folder} is the output of an earlier step",
             hint=f"give the rows in it: {inside[0]}" if inside else "give the files it was made from",
@@ -201,17 +191,8 @@ def _in_folder(folder: Path) -> list[Source]:
     return _shards(folder)
 
 
-def _saved_dataset(folder: Path) -> Source:
-    path = folder.resolve()
-    return Source("datasets", str(path), path.name)
-
-
 def _shards(folder: Path) -> list[Source]:
-    """Return the files of a folder that hold its rows: one set of them, of one kind, in one place.
-
-    Raises:
-        DataError: If there is none, or several, such as a set for training and one for tests.
-    """
+    """Return the files of a folder that hold its rows: one set of one kind in one place, and not one for tests too."""
     sets: dict[tuple[Path, str, str], list[Path]] = {}
     for file in sorted(folder.rglob("*")):
         hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
@@ -236,12 +217,8 @@ def _pattern(files: list[Path]) -> str:
     folder, names = files[0].parent, [file.name for file in files]
     if len(files) == 1:
         return str(files[0])
-    suffix = suffix_of(names[0]) or ""
-    shared = "".join(
-        first
-        for first, last in takewhile(lambda pair: pair[0] == pair[1], zip(names[0], names[-1], strict=False))
-    )
-    pattern = folder / f"{shared}*{suffix}"
+    shared = commonprefix([names[0], names[-1]])  # noqa: RUF071 - of names, not of paths
+    pattern = folder / f"{shared}*{suffix_of(names[0]) or ''}"
     if sorted(folder.glob(pattern.name)) == files:
         return f'"{pattern}"'
     return " ".join(map(str, files[:5])) + (" ..." if len(files) > 5 else "")
@@ -282,11 +259,7 @@ def read_records(kind: str, path: str, *, max_bytes: int = UNLIMITED_BYTES) -> I
 
 
 def digest_of(kind: str, path: str) -> str:
-    """Return a hash of the content of a source.
-
-    Raises:
-        DataError: If the source cannot be read.
-    """
+    """Return a hash of the content of a source; a ``DataError`` where it cannot be read."""
     with readable(path):
         if kind == "starter":
             return fingerprint([starter_version(), list(STARTERS[path]())])
@@ -311,17 +284,10 @@ def readable(path: str) -> Iterator[None]:
         ) from error
 
 
-def _read_starter(path: str, _max_bytes: int) -> Iterator[Record]:
-    return (Record(None, row) for row in STARTERS[path]())
-
-
 _READERS: dict[str, Callable[[str, int], Iterator[Record]]] = {
     "jsonl": read_jsonl,
     "json": read_json,
-    "parquet": read_parquet,
-    "arrow": read_arrow,
     "csv": read_csv,
-    "datasets": read_datasets_folder,
-    "hub": read_hub,
-    "starter": _read_starter,
+    "starter": lambda path, _max_bytes: (Record(None, row) for row in STARTERS[path]()),
+    **{kind: partial(read_table, kind) for kind in ("parquet", "arrow", "datasets", "hub")},
 }

@@ -2,8 +2,9 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -40,12 +41,8 @@ class HubSet(NamedTuple):
         return cls(name, rest[0] if len(rest) == 2 else None, rest[-1] if rest else "train")
 
 
-def check_columns(schema: pa.Schema, path: str) -> None:
-    """Refuse a table in which a name stands twice.
-
-    Raises:
-        DataError: If columns, or fields of a column, have the same name.
-    """
+def _check_columns(schema: pa.Schema, path: str) -> None:
+    """Refuse a table in which columns, or fields of a column, have the same name (``DataError``)."""
     left: list[tuple[str, list[pa.Field]]] = [("columns", list(schema))]
     while left:
         what, fields = left.pop()
@@ -59,84 +56,63 @@ def check_columns(schema: pa.Schema, path: str) -> None:
             left.append((f"fields of {field.name}", inner))
 
 
-def read_parquet(path: str, max_bytes: int) -> Iterator[Record]:
-    """Yield the rows of a Parquet file."""
-    with pq.ParquetFile(path) as file:
-        check_columns(file.schema_arrow, path)
-        for batch in file.iter_batches(batch_size=BATCH_ROWS):
-            yield from _records(batch, max_bytes)
-
-
-class ArrowFile(NamedTuple):
-    """An open Arrow file: its schema, its batches of at most ``BATCH_ROWS``, and whether they came as a stream."""
-
-    schema: pa.Schema
-    batches: Iterator[pa.RecordBatch]
-    is_stream: bool
-
-
 @contextmanager
-def open_arrow(path: str) -> Iterator[ArrowFile]:
-    """Open a file in either of the two forms of Arrow: a stream, as ``datasets`` writes it, or a file (Feather)."""
-    with pa.memory_map(path) as mapped:
-        is_stream = mapped.read(len(_FILE_MAGIC)) != _FILE_MAGIC
-        mapped.seek(0)
-        if is_stream:
-            with pa.ipc.open_stream(mapped) as stream:
-                yield ArrowFile(stream.schema, _sliced(stream), is_stream)
+def open_table(kind: str, path: str) -> Iterator[tuple[Iterator[pa.RecordBatch], Callable[..., Any]]]:
+    """Open a table, and give its batches of at most ``BATCH_ROWS`` rows and what opens a file of its kind for writing.
+
+    Args:
+        kind: ``parquet`` or ``arrow``: a stream, as ``datasets`` writes it, or a file (Feather).
+        path: The file.
+    """
+    with ExitStack() as stack:
+        if kind == "parquet":
+            file, new = stack.enter_context(pq.ParquetFile(path)), pq.ParquetWriter
+            schema, batches = file.schema_arrow, file.iter_batches(batch_size=BATCH_ROWS)
         else:
-            with pa.ipc.open_file(mapped) as file:
-                batches = (file.get_batch(at) for at in range(file.num_record_batches))
-                yield ArrowFile(file.schema, _sliced(batches), is_stream)
+            mapped = stack.enter_context(pa.memory_map(path))
+            is_file = mapped.read(len(_FILE_MAGIC)) == _FILE_MAGIC
+            mapped.seek(0)
+            opened = stack.enter_context((pa.ipc.open_file if is_file else pa.ipc.open_stream)(mapped))
+            whole = map(opened.get_batch, range(opened.num_record_batches)) if is_file else opened
+            starts = ((batch, start) for batch in whole for start in range(0, batch.num_rows, BATCH_ROWS))
+            batches = (batch.slice(start, BATCH_ROWS) for batch, start in starts)
+            schema, new = opened.schema, pa.ipc.new_file if is_file else pa.ipc.new_stream
+        _check_columns(schema, path)
+        yield batches, partial(new, schema=schema)
 
 
-def _sliced(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    for batch in batches:
-        for start in range(0, batch.num_rows, BATCH_ROWS):
-            yield batch.slice(start, BATCH_ROWS)
-
-
-def read_arrow(path: str, max_bytes: int) -> Iterator[Record]:
-    """Yield the rows of an Arrow file."""
-    with open_arrow(path) as file:
-        check_columns(file.schema, path)
-        for batch in file.batches:
-            yield from _records(batch, max_bytes)
+def read_table(kind: str, path: str, max_bytes: int) -> Iterator[Record]:
+    """Yield the rows of a Parquet or Arrow file, of a folder that ``save_to_disk`` wrote, or of a hub data set."""
+    if kind in ("parquet", "arrow"):
+        with open_table(kind, path) as (batches, _):
+            for batch in batches:
+                yield from _records(batch, max_bytes)
+    else:
+        dataset = open_hub(path) if kind == "hub" else open_datasets_folder(path)
+        for table in dataset.with_format("arrow").iter(batch_size=BATCH_ROWS):
+            yield from _records(table, max_bytes)
 
 
 def _records(table: pa.Table | pa.RecordBatch, max_bytes: int) -> Iterator[Record]:
     # What a row holds beside its text, such as a picture, does not count: its text is measured when it is read.
-    if table.nbytes > max(BATCH_BYTES, max_bytes):
-        if table.num_rows > 1:
-            yield from _halves(table, max_bytes)
-        else:
-            yield too_large(None, max_bytes)
-        return
-    try:
-        rows = table.to_pylist()
-    except UnicodeDecodeError as error:
-        if table.num_rows == 1:
-            yield Record(None, None, f"not valid UTF-8: {error}")
-        else:
-            yield from _halves(table, max_bytes)
+    wrong, rows = too_large(None, max_bytes), None
+    if table.nbytes <= max(BATCH_BYTES, max_bytes):
+        try:
+            rows = table.to_pylist()
+        except UnicodeDecodeError as error:
+            wrong = Record(None, None, f"not valid UTF-8: {error}")
+    if rows is not None:
+        yield from (Record(None, row) for row in rows)
+    elif table.num_rows == 1:
+        yield wrong
     else:
-        for row in rows:
-            yield Record(None, row)
-
-
-def _halves(table: pa.Table | pa.RecordBatch, max_bytes: int) -> Iterator[Record]:
-    middle = table.num_rows // 2
-    yield from _records(table.slice(0, middle), max_bytes)
-    yield from _records(table.slice(middle), max_bytes)
+        middle = table.num_rows // 2
+        yield from _records(table.slice(0, middle), max_bytes)
+        yield from _records(table.slice(middle), max_bytes)
 
 
 def open_datasets_folder(path: str) -> Any:
-    """Return the dataset that ``save_to_disk`` wrote.
-
-    Raises:
-        UsageError: If the library is not installed.
-        DataError: If it cannot be loaded, for whatever reason the library gives.
-    """
+    """Return the dataset that ``save_to_disk`` wrote; a ``DataError`` where it cannot be loaded."""
     datasets = needed("datasets", by=f"the folder {path}, which save_to_disk wrote,", extra="datasets")
     try:
         return datasets.load_from_disk(path)
@@ -145,12 +121,7 @@ def open_datasets_folder(path: str) -> Any:
 
 
 def open_hub(path: str) -> Any:
-    """Return the split of a dataset on the hub; see ``HubSet`` for what ``path`` may be.
-
-    Raises:
-        UsageError: If the library is not installed.
-        DataError: If it cannot be loaded, for whatever reason the library gives.
-    """
+    """Return the split of a dataset on the hub that a ``HubSet`` names; a ``DataError`` where it cannot be loaded."""
     if why := unreachable():
         raise DataError(f"there is no file {path}, and it cannot be had as a hub dataset: {why}")
     datasets = needed("datasets", by=f"there is no file {path}, and a dataset of the hub", extra="datasets")
@@ -163,18 +134,3 @@ def open_hub(path: str) -> Any:
             hint="check the path or the id; a split is named as owner/name:split, one of a config as "
             "owner/name:config:split",
         ) from error
-
-
-def _dataset_records(dataset: Any, max_bytes: int) -> Iterator[Record]:
-    for table in dataset.with_format("arrow").iter(batch_size=BATCH_ROWS):
-        yield from _records(table, max_bytes)
-
-
-def read_datasets_folder(path: str, max_bytes: int) -> Iterator[Record]:
-    """Yield the rows of a folder that ``save_to_disk`` wrote."""
-    return _dataset_records(open_datasets_folder(path), max_bytes)
-
-
-def read_hub(path: str, max_bytes: int) -> Iterator[Record]:
-    """Yield the rows of a data set on the hub."""
-    return _dataset_records(open_hub(path), max_bytes)

@@ -1,19 +1,18 @@
 """The chosen rows out again, byte for byte as they came in; and the ledger of the others."""
 
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from io import BytesIO
+from itertools import count
 from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
-import pyarrow.ipc
-import pyarrow.parquet as pq
 
 from learnable.data.csv_files import csv_records
 from learnable.data.json_files import json_document, json_lines
 from learnable.data.sources import base_name, digest_of, names_of, read_records, suffix_of
-from learnable.data.tables import BATCH_ROWS, open_arrow, open_datasets_folder
+from learnable.data.tables import open_datasets_folder, open_table
 from learnable.data.text_files import inner_suffix, writing_bytes
 from learnable.errors import DataError
 from learnable.names import component
@@ -50,7 +49,7 @@ def write_rows(pool: Pool, ids: Collection[str], folder: Path) -> list[Path]:
         _check_replaceable(targets[file], pool.files)
     for file, rows in sorted(rows_of.items()):
         with replacing(targets[file]) as part:
-            _WRITERS[pool.files[file].kind](pool.files[file].path, rows, part)
+            _write(pool.files[file].kind, pool.files[file].path, rows, part)
     return [targets[file] for file in sorted(rows_of)]
 
 
@@ -128,53 +127,62 @@ def _targets(files: tuple[SourceFile, ...], folder: Path) -> list[Path]:
     targets: list[Path] = []
     taken: set[str] = set()
     for file in files:
-        name = base_name(file.kind, file.path)
-        suffix = ".jsonl" if file.kind in ("hub", "starter") else suffix_of(name) or ""
-        stem = name if file.kind in ("hub", "starter", "datasets") else name.removesuffix(suffix)
-        suffix = "" if file.kind == "datasets" else suffix
-        candidate, number = f"{stem}{suffix}", 1
-        while candidate.lower() in taken:
-            number += 1
-            candidate = f"{stem}-{number}{suffix}"
+        name, is_file = base_name(file.kind, file.path), file.kind not in ("hub", "starter", "datasets")
+        suffix = (suffix_of(name) or "") if is_file else "" if file.kind == "datasets" else ".jsonl"
+        stem = name.removesuffix(suffix) if is_file else name
+        numbered = (f"{stem}{f'-{number}' * (number > 1)}{suffix}" for number in count(1))
+        candidate = next(candidate for candidate in numbered if candidate.lower() not in taken)
         taken.add(candidate.lower())
         targets.append(folder / component(candidate, f"the rows of {file.path}"))
     return targets
 
 
-def _write_jsonl(path: str, rows: set[int], part: Path) -> None:
-    with writing_bytes(part, path) as out:
-        for row, (_, raw) in enumerate(json_lines(path)):
-            if row in rows and raw is not None:
-                out.write(raw if raw.endswith(b"\n") else raw + b"\n")
+def _write(kind: str, path: str, rows: set[int], part: Path) -> None:
+    """Write the chosen rows of a source as what it is, and of one that is no file as lines of JSON."""
+    if kind == "datasets":
+        open_datasets_folder(path).select(sorted(rows)).save_to_disk(str(part))
+    elif kind in ("parquet", "arrow"):
+        with open_table(kind, path) as (batches, new), new(str(part)) as writer:
+            start = 0
+            for batch in batches:
+                indices = [row - start for row in range(start, start + batch.num_rows) if row in rows]
+                if indices:
+                    writer.write_batch(batch.take(pa.array(indices)))
+                start += batch.num_rows
+    else:
+        with writing_bytes(part, path if kind in _RAW else ".jsonl") as out:
+            out.writelines(_RAW[kind](path, rows) if kind in _RAW else _as_jsonl(kind, path, rows))
 
 
-def _write_csv(path: str, rows: set[int], part: Path) -> None:
+def _jsonl(path: str, rows: set[int]) -> Iterator[bytes]:
+    for row, (_, raw) in enumerate(json_lines(path)):
+        if row in rows and raw is not None:
+            yield raw if raw.endswith(b"\n") else raw + b"\n"
+
+
+def _csv(path: str, rows: set[int]) -> Iterator[bytes]:
     records = csv_records(path)
-    header = next(records).raw
+    yield (header := next(records).raw)
     newline = b"\r\n" if header.endswith(b"\r\n") else b"\n"
-    with writing_bytes(part, path) as out:
-        out.write(header)
-        for row, record in enumerate(records):
-            if row in rows:
-                out.write(record.raw if record.raw.endswith(b"\n") else record.raw + newline)
+    for row, record in enumerate(records):
+        if row in rows:
+            yield record.raw if record.raw.endswith(b"\n") else record.raw + newline
 
 
-def _write_json(path: str, rows: set[int], part: Path) -> None:
-    """Write an array, an object where the rows have names, or lines where the name of the file says lines."""
+def _json(path: str, rows: set[int]) -> Iterator[bytes]:
+    """Yield an array, an object where the rows have names, or lines where the name of the file says lines."""
     values, keys = json_document(path)
     chosen = [value for row, value in enumerate(values) if row in rows]
     if inner_suffix(path) != ".json":
-        text = "\n".join(_json(value) for value in chosen)
+        text = "\n".join(_text(value) for value in chosen)
     elif keys is not None:
-        named = {key: values[row] for row, key in enumerate(keys) if row in rows}
-        text = _json(named, indent=2)
+        text = _text({key: values[row] for row, key in enumerate(keys) if row in rows}, indent=2)
     else:
-        text = _json(chosen, indent=2)
-    with writing_bytes(part, path) as out:
-        out.write(text.encode() + b"\n")
+        text = _text(chosen, indent=2)
+    yield text.encode() + b"\n"
 
 
-def _json(value: object, *, indent: int | None = None) -> str:
+def _text(value: object, *, indent: int | None = None) -> str:
     text = json.dumps(value, ensure_ascii=False, indent=indent)
     try:
         text.encode()
@@ -184,59 +192,18 @@ def _json(value: object, *, indent: int | None = None) -> str:
     return text
 
 
-def _write_parquet(path: str, rows: set[int], part: Path) -> None:
-    with pq.ParquetFile(path) as file, pq.ParquetWriter(part, file.schema_arrow) as writer:
-        for batch in _chosen(file.iter_batches(batch_size=BATCH_ROWS), rows):
-            writer.write_batch(batch)
+_RAW: dict[str, Callable[[str, set[int]], Iterator[bytes]]] = {"jsonl": _jsonl, "json": _json, "csv": _csv}
 
 
-def _write_arrow(path: str, rows: set[int], part: Path) -> None:
-    with open_arrow(path) as file:
-        new = pa.ipc.new_stream if file.is_stream else pa.ipc.new_file
-        with new(str(part), file.schema) as writer:
-            for batch in _chosen(file.batches, rows):
-                writer.write_batch(batch)
+def _as_jsonl(kind: str, path: str, rows: set[int]) -> Iterator[bytes]:
+    def as_text(value: object) -> str:
+        if isinstance(value, bytes):
+            raise DataError(
+                "a column holds bytes, which a .jsonl file cannot",
+                hint="save the columns of text as parquet",
+            )
+        return str(value)
 
-
-def _chosen(batches: Iterable[pa.RecordBatch], rows: set[int]) -> Iterator[pa.RecordBatch]:
-    """Yield the chosen rows of each batch that has some."""
-    start = 0
-    for batch in batches:
-        indices = [row - start for row in range(start, start + batch.num_rows) if row in rows]
-        if indices:
-            yield batch.take(pa.array(indices))
-        start += batch.num_rows
-
-
-def _write_datasets_folder(path: str, rows: set[int], part: Path) -> None:
-    open_datasets_folder(path).select(sorted(rows)).save_to_disk(str(part))
-
-
-def _write_as_jsonl(kind: str) -> Callable[[str, set[int], Path], None]:
-    def write(path: str, rows: set[int], part: Path) -> None:
-        with part.open("w", encoding="utf-8") as out:
-            for row, record in enumerate(read_records(kind, path)):
-                if row in rows:
-                    out.write(json.dumps(record.value, ensure_ascii=False, default=_as_text) + "\n")
-
-    return write
-
-
-def _as_text(value: object) -> str:
-    if isinstance(value, bytes):
-        raise DataError(
-            "a column holds bytes, which a .jsonl file cannot", hint="save the columns of text as parquet"
-        )
-    return str(value)
-
-
-_WRITERS: dict[str, Callable[[str, set[int], Path], None]] = {
-    "jsonl": _write_jsonl,
-    "json": _write_json,
-    "parquet": _write_parquet,
-    "arrow": _write_arrow,
-    "csv": _write_csv,
-    "datasets": _write_datasets_folder,
-    "hub": _write_as_jsonl("hub"),
-    "starter": _write_as_jsonl("starter"),
-}
+    for row, record in enumerate(read_records(kind, path)):
+        if row in rows:
+            yield json.dumps(record.value, ensure_ascii=False, default=as_text).encode() + b"\n"
