@@ -472,6 +472,7 @@ def test_selectors_say_whether_they_need_vectors():
         "k_center",
         "facility_location",
         "diverse_top_k",
+        "round_robin",
     }
 
 

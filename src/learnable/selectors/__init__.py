@@ -1,18 +1,13 @@
-"""One file per method, arrays in and picks out; ``choose`` puts budget, shares and thresholds around them."""
+"""Methods, arrays in and picks out; ``choose`` puts budget, shares and thresholds around them."""
 
 from collections.abc import Callable, Mapping
 
 from learnable.selectors.budget import count_asked
 from learnable.selectors.choose import PerSource, choose
-from learnable.selectors.diverse_top_k import DiverseTopK
+from learnable.selectors.coverage import FacilityLocation, KCenter
 from learnable.selectors.eligible import Thresholds
-from learnable.selectors.facility_location import FacilityLocation
-from learnable.selectors.gumbel_top_k import GumbelTopK
-from learnable.selectors.k_center import KCenter
-from learnable.selectors.middle import Middle
-from learnable.selectors.random import Random
+from learnable.selectors.ranking import DiverseTopK, GumbelTopK, Middle, Random, TopK
 from learnable.selectors.round_robin import RoundRobin, turns_of
-from learnable.selectors.top_k import TopK
 from learnable.types import Selector
 
 SELECTORS: Mapping[str, Callable[..., Selector]] = {

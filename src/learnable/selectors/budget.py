@@ -3,8 +3,8 @@
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 
+from learnable.selectors.vectors import Flags, Floats, Rows
 from learnable.types import Budget
 
 PASS_OVER = 20
@@ -13,8 +13,8 @@ PASS_OVER = 20
 Without an end, the last few tokens would be filled with any short row, however low its score.
 """
 
-Picked = tuple[NDArray[np.int64], NDArray[np.float32]]
-Ask = Callable[[NDArray[np.int64], int], Picked]
+Picked = tuple[Rows, Floats]
+Ask = Callable[[Rows, int], Picked]
 """From rows and how many to the rows picked, in their order, and their gains."""
 
 
@@ -28,13 +28,13 @@ def count_asked(budget: Budget, n: int) -> int:
 
 def fill(
     ask: Ask,
-    groups: list[NDArray[np.int64]],
+    groups: list[Rows],
     *,
-    tokens: NDArray[np.int64] | None,
+    tokens: Rows | None,
     total: int,
     equal: bool,
     rng: np.random.Generator,
-    pinned: NDArray[np.bool_] | None = None,
+    pinned: Flags,
 ) -> Picked:
     """Pick from each group its share of the budget.
 
@@ -51,43 +51,34 @@ def fill(
     Returns:
         The rows picked and their gains, best first; several groups are ranked together by gain.
     """
-    sizes = _sizes(groups, tokens)
-    if pinned is None:
-        shares = _shares(sizes, total, equal=equal)
-    else:
-        spent = _sizes([members[pinned[members]] for members in groups], tokens)
-        left = _shares_left(sizes, spent, total, equal=equal)
-        open_to_all = [members[~pinned[members]] for members in groups]
-        asked = [(members, share) for members, share in zip(open_to_all, left, strict=True) if len(members)]
-        if not asked:
-            return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)
-        groups, shares = [members for members, _ in asked], [share for _, share in asked]
+    spent = _sizes([members[pinned[members]] for members in groups], tokens)
+    left = _shares_left(_sizes(groups, tokens), spent, total, equal=equal)
+    open_to_all = [members[~pinned[members]] for members in groups]
+    asked = [(members, share) for members, share in zip(open_to_all, left, strict=True) if len(members)]
+    if not asked:
+        return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)
     if tokens is None:
-        picked = [ask(members, share) for members, share in zip(groups, shares, strict=True)]
+        picked = [ask(members, share) for members, share in asked]
     else:
-        picked = [
-            _fit(ask, members, share, tokens, rng) for members, share in zip(groups, shares, strict=True)
-        ]
-        if len(groups) > 1:
+        picked = [_fit(ask, members, share, tokens, rng) for members, share in asked]
+        if len(asked) > 1:
             # Each group leaves a few tokens that its next example does not fit; together they fit some more.
             free = np.zeros(len(tokens), dtype=np.bool_)
-            free[np.concatenate(groups)] = True
+            free[np.concatenate([members for members, _ in asked])] = True
             free[np.concatenate([index for index, _ in picked])] = False
-            rest = np.flatnonzero(free)
-            unspent = sum(shares) - sum(int(tokens[index].sum()) for index, _ in picked)
-            picked.append(_fit(ask, rest, unspent, tokens, rng))
-    index = np.concatenate([index for index, _ in picked])
-    gain = np.concatenate([gain for _, gain in picked])
-    order = np.lexsort((index, -gain)) if len(groups) > 1 else np.arange(len(index))
+            unspent = sum(share for _, share in asked) - sum(int(tokens[index].sum()) for index, _ in picked)
+            picked.append(_fit(ask, np.flatnonzero(free), unspent, tokens, rng))
+    index, gain = (np.concatenate(part) for part in zip(*picked, strict=True))
+    order = np.lexsort((index, -gain)) if len(asked) > 1 else np.arange(len(index))
     return index[order], gain[order]
 
 
-def _sizes(groups: list[NDArray[np.int64]], tokens: NDArray[np.int64] | None) -> NDArray[np.int64]:
+def _sizes(groups: list[Rows], tokens: Rows | None) -> Rows:
     sizes = [len(members) if tokens is None else tokens[members].sum() for members in groups]
     return np.array(sizes, dtype=np.int64)
 
 
-def _shares_left(sizes: NDArray[np.int64], spent: NDArray[np.int64], total: int, *, equal: bool) -> list[int]:
+def _shares_left(sizes: Rows, spent: Rows, total: int, *, equal: bool) -> list[int]:
     """Return what is left of each group's share where a part of it is spent.
 
     A group that has spent more than its share gets nothing, and the shares of the others are smaller for it.
@@ -95,8 +86,7 @@ def _shares_left(sizes: NDArray[np.int64], spent: NDArray[np.int64], total: int,
     left = np.zeros(len(sizes), dtype=np.int64)
     within = np.ones(len(sizes), dtype=np.bool_)
     while within.any():
-        shares = np.array(_shares(sizes[within], total - int(spent[~within].sum()), equal=equal))
-        rest = shares - spent[within]
+        rest = _shares(sizes[within], total - int(spent[~within].sum()), equal=equal) - spent[within]
         if (rest >= 0).all():
             left[within] = rest
             break
@@ -104,18 +94,17 @@ def _shares_left(sizes: NDArray[np.int64], spent: NDArray[np.int64], total: int,
     return [int(share) for share in left]
 
 
-def _shares(sizes: NDArray[np.int64], total: int, *, equal: bool) -> list[int]:
+def _shares(sizes: Rows, total: int, *, equal: bool) -> Rows:
     """Return each group's part of the budget, in the unit of the sizes; the parts add up."""
     total = min(total, int(sizes.sum()))
     wanted = np.minimum(sizes, _water_level(sizes, total)) if equal else sizes * (total / max(sizes.sum(), 1))
-    shares = np.floor(wanted + 1e-9).astype(np.int64)
+    shares: Rows = np.floor(wanted + 1e-9).astype(np.int64)
     # Largest remainder: what rounding down left over goes, one by one, to those who lost most by it.
-    for group in np.argsort(-(wanted - shares), kind="stable")[: total - int(shares.sum())]:
-        shares[group] += 1
-    return [int(share) for share in shares]
+    shares[np.argsort(-(wanted - shares), kind="stable")[: total - int(shares.sum())]] += 1
+    return shares
 
 
-def _water_level(sizes: NDArray[np.int64], total: int) -> float:
+def _water_level(sizes: Rows, total: int) -> float:
     """Return the level at which ``sum(min(sizes, level))`` is ``total``."""
     left = float(total)
     for position, size in enumerate(ordered := np.sort(sizes)):
@@ -126,9 +115,7 @@ def _water_level(sizes: NDArray[np.int64], total: int) -> float:
     return float(ordered[-1])
 
 
-def _fit(
-    ask: Ask, members: NDArray[np.int64], share: int, tokens: NDArray[np.int64], rng: np.random.Generator
-) -> Picked:
+def _fit(ask: Ask, members: Rows, share: int, tokens: Rows, rng: np.random.Generator) -> Picked:
     """Pick rows that fit into a share of tokens.
 
     No more fit than the shortest rows that do; but any number may be passed over between them, so that no count is
@@ -149,7 +136,7 @@ def _fit(
         k *= 2
 
 
-def _walk(lengths: NDArray[np.int64], left: int, *, shortest: int) -> tuple[NDArray[np.int64], bool]:
+def _walk(lengths: Rows, left: int, *, shortest: int) -> tuple[Rows, bool]:
     """Return which of the picks fit, in turn, and whether more picks could change nothing."""
     spent = np.cumsum(lengths)
     first = int(np.searchsorted(spent, left, side="right"))  # the first that does not fit

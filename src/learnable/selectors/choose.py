@@ -4,24 +4,26 @@ from typing import Literal
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from learnable.errors import SelectionError, UsageError, closest, did_you_mean
 from learnable.selectors.budget import Picked, count_asked, fill
 from learnable.selectors.eligible import (
+    Listed,
     Thresholds,
     columns_needed,
+    pinned_rows,
     reasons_against,
+    with_bans,
     with_near_duplicates,
 )
-from learnable.selectors.pins import Listed, pinned_rows, reasons_banned
-from learnable.selectors.top_k import TopK
-from learnable.selectors.vectors import check_similarity, clusters_of, required
+from learnable.selectors.ranking import TopK
+from learnable.selectors.vectors import Flags, Floats, Rows, check_similarity, clusters_of, required
 from learnable.types import Budget, Selection, Selector
 
 PerSource = Literal["none", "equal", "proportional"]
 COUNTS = frozenset({"tokens", "response_tokens"})
 """Numbers that a table has without having been scored."""
+OTHER_BUDGET = "give the budget in examples or as a fraction"
 
 
 def choose(
@@ -34,7 +36,7 @@ def choose(
     per_source: PerSource = "none",
     per_cluster: PerSource = "none",
     clusters: int = 100,
-    vectors: NDArray[np.float32] | None = None,
+    vectors: Floats | None = None,
     max_similarity: float | None = None,
     where: str | None = None,
     thresholds: Thresholds | None = None,
@@ -82,20 +84,22 @@ def choose(
     method, thresholds = selector or TopK(), thresholds or Thresholds()
     schema = scores.lazy().collect_schema()
     _check_columns(schema, by, budget, per_source)
-    frame = _read(scores, columns_needed(schema, by, where=where, thresholds=thresholds), budget, per_source)
-    _check_budget(frame, budget)
+    read = columns_needed(schema, by, where=where, thresholds=thresholds)
+    read |= {"id", *(["source"] * (per_source != "none")), *(["tokens"] * (budget.tokens is not None))}
+    frame = scores.lazy().select(name for name in schema if name in read).collect()
+    unit, total = "examples" if budget.tokens is None else "tokens", count_asked(budget, frame.height)
+    _check_budget(frame, budget, unit, total)
     _check_vectors(frame.height, vectors, method, per_cluster, max_similarity)
     _check_shares(per_source, per_cluster, clusters)
     frame, vectors = by_id(frame, None if vectors is None else np.asarray(vectors, dtype=np.float32))
     values = frame[by].cast(pl.Float32).to_numpy() * np.float32(-1 if lowest else 1)
+    tokens = None if budget.tokens is None else frame["tokens"].to_numpy().astype(np.int64)
     pinned = pinned_rows(frame["id"], pins or {})
-    names = schema.names()
-    reasons = reasons_against(frame, by, where=where, thresholds=thresholds, vectors=vectors, columns=names)
-    reasons = _with_bans(frame["id"], reasons, pinned=pinned, bans=bans)
     # A pinned row qualifies, but one without a vector has no place among the others.
     placed = pinned if vectors is None else pinned & np.isfinite(vectors).all(axis=1)
-    if pinned.any():
-        reasons = reasons.zip_with(pl.Series(~placed), pl.Series([None], dtype=pl.String))
+    reasons = reasons_against(frame, by, where, thresholds, vectors=vectors, columns=schema.names())
+    reasons = with_bans(reasons, frame["id"], bans or {}, pinned=pinned)
+    reasons = reasons.zip_with(pl.Series(~placed), pl.Series([None], dtype=pl.String))
     if vectors is not None and max_similarity is not None:
         merits = np.where(pinned, np.float32(np.inf), values)
         reasons = with_near_duplicates(reasons, frame["id"], merits, vectors, max_similarity=max_similarity)
@@ -103,79 +107,50 @@ def choose(
     labels = _sources(frame, per_source)[members]
     if vectors is not None and per_cluster != "none" and len(members):
         labels = clusters_of(vectors[members], clusters=clusters, seed=seed)
+    order = np.argsort(labels, kind="stable")
+    groups = np.split(members[order], np.flatnonzero(np.diff(labels[order])) + 1)
     rng = np.random.default_rng(seed)
 
-    def ask(rows: NDArray[np.int64], k: int) -> Picked:
+    def ask(rows: Rows, k: int) -> Picked:
         theirs = None if vectors is None else vectors[rows]
         picks = method(values[rows], k=k, vectors=theirs, groups=None, rng=rng)
         return rows[picks.index], picks.gain
 
-    tokens = frame["tokens"].to_numpy().astype(np.int64) if budget.tokens is not None else None
-    total = count_asked(budget, frame.height)
-    _check_pinned(pinned, tokens, total)
-    index, gain = fill(
+    _check_pinned(_cost(pinned, tokens), unit, total)
+    picked, gain = fill(
         ask,
-        _grouped(members, labels),
+        groups,
         tokens=tokens,
         total=total - _cost(pinned & ~placed, tokens),
         equal="equal" in (per_source, per_cluster),
         rng=rng,
-        pinned=pinned if pinned.any() else None,
+        pinned=pinned,
     )
-    index, gain = _with_pinned(pinned, values, index, gain)
-    if not len(index):
+    if not pinned.any() and not len(picked):
         raise SelectionError(
             f"none of the best examples fits the budget of {budget}", hint="raise the budget"
         )
     how = f"among the best by {by}" if isinstance(method, TopK) else f"picked by {type(method).__name__}"
-    reasons = reasons.fill_null(f"not {how} within the budget")
-    kept, dropped = _kept_and_dropped(frame["id"], index, gain, pinned, reasons)
+    kept, dropped = _kept_and_dropped(frame["id"], values, pinned, picked, gain, reasons, how)
     return Selection(kept=kept, dropped=dropped, by=by, budget=budget)
 
 
-def _read(
-    scores: pl.DataFrame | pl.LazyFrame, conditions: set[str], budget: Budget, per_source: PerSource
-) -> pl.DataFrame:
-    """Return the columns that a selection needs, in their order."""
-    names = {"id"} | conditions | ({"source"} if per_source != "none" else set())
-    names |= {"tokens"} if budget.tokens is not None else set()
-    return scores.lazy().select(name for name in scores.lazy().collect_schema() if name in names).collect()
-
-
-def _with_bans(
-    ids: pl.Series, reasons: pl.Series, *, pinned: NDArray[np.bool_], bans: Listed | None
-) -> pl.Series:
-    """Return why rows are not eligible, bans before all other reasons.
-
-    Raises:
-        SelectionError: If nothing is left to choose.
-    """
-    if bans:
-        banned = reasons_banned(ids, bans, pinned=pinned)
-        reasons = banned.zip_with(banned.is_not_null(), reasons)
-    if not reasons.null_count() and not pinned.any():
-        raise SelectionError(
-            "no example qualifies", hint=f"for example: {reasons[0]}; loosen where or the thresholds"
-        )
-    return reasons
-
-
-def _with_pinned(
-    pinned: NDArray[np.bool_],
-    values: NDArray[np.float32],
-    index: NDArray[np.int64],
-    gain: NDArray[np.float32],
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Return what is kept and its gain, the pinned rows first, by score and without a gain."""
+def _kept_and_dropped(
+    ids: pl.Series, values: Floats, pinned: Flags, picked: Rows, gain: Floats, reasons: pl.Series, how: str
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return what is kept, the pinned rows first, by score and without a gain; and all others with their reasons."""
     first = np.flatnonzero(pinned)
     first = first[np.argsort(-values[first], kind="stable")]
-    unknown = np.full(len(first), np.nan, dtype=np.float32)
-    return np.concatenate([first, index]), np.concatenate([unknown, gain])
+    index = np.concatenate([first, picked])
+    gain = np.concatenate([np.full(len(first), np.nan, dtype=np.float32), gain])
+    kept = {"id": ids.gather(index), "rank": np.arange(len(index)), "gain": gain, "pinned": pinned[index]}
+    left = np.ones(len(ids), dtype=np.bool_)
+    left[index] = False
+    dropped = {"id": ids, "reason": reasons.fill_null(f"not {how} within the budget")}
+    return pl.DataFrame(kept), pl.DataFrame(dropped).filter(pl.Series(left))
 
 
-def by_id(
-    frame: pl.DataFrame, vectors: NDArray[np.float32] | None
-) -> tuple[pl.DataFrame, NDArray[np.float32] | None]:
+def by_id(frame: pl.DataFrame, vectors: Floats | None) -> tuple[pl.DataFrame, Floats | None]:
     """Return rows and vectors in ascending order of the ids; equal ids stay in their order."""
     if frame["id"].is_sorted():
         return frame, vectors
@@ -190,7 +165,7 @@ def _sorted(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.lazy().sort("id", maintain_order=True).collect(engine="streaming")
 
 
-def _sources(frame: pl.DataFrame, per_source: PerSource) -> NDArray[np.int64]:
+def _sources(frame: pl.DataFrame, per_source: PerSource) -> Rows:
     """Return the number of each row's source among all sources in ascending order, (n,)."""
     if per_source == "none":
         return np.zeros(frame.height, dtype=np.int64)
@@ -198,25 +173,17 @@ def _sources(frame: pl.DataFrame, per_source: PerSource) -> NDArray[np.int64]:
     return names.cast(pl.Enum(names.unique().sort())).to_physical().to_numpy().astype(np.int64)
 
 
-def _grouped(rows: NDArray[np.int64], labels: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """Return the rows of each label, in ascending order of the labels; (n,) both."""
-    order = np.argsort(labels, kind="stable")
-    starts = np.flatnonzero(np.diff(labels[order])) + 1
-    return np.split(rows[order], starts)
+def _cost(rows: Flags, tokens: Rows | None) -> int:
+    """Return what rows take of a budget, in its unit; of a budget in examples, ``tokens`` is None."""
+    return int(np.count_nonzero(rows) if tokens is None else tokens[rows].sum())
 
 
-def _kept_and_dropped(
-    ids: pl.Series,
-    index: NDArray[np.int64],
-    gain: NDArray[np.float32],
-    pinned: NDArray[np.bool_],
-    reasons: pl.Series,
-) -> tuple[pl.DataFrame, pl.DataFrame]:
-    left = np.ones(len(ids), dtype=np.bool_)
-    left[index] = False
-    kept = {"id": ids.gather(index), "rank": np.arange(len(index)), "gain": gain, "pinned": pinned[index]}
-    dropped = pl.DataFrame({"id": ids, "reason": reasons}).filter(pl.Series(left))
-    return pl.DataFrame(kept), dropped
+def _check_pinned(cost: int, unit: str, total: int) -> None:
+    if cost > total:
+        raise SelectionError(
+            f"the pinned rows alone are {cost:,} {unit}, and the budget is {total:,}",
+            hint="raise the budget, or pin fewer rows",
+        )
 
 
 def _check_columns(schema: pl.Schema, by: str, budget: Budget, per_source: PerSource) -> None:
@@ -226,46 +193,26 @@ def _check_columns(schema: pl.Schema, by: str, budget: Budget, per_source: PerSo
         hint = "score it first with `learnable score`" if unscored else did_you_mean(by, numeric)
         raise SelectionError(f"there is no score column {by!r}", hint=hint)
     if budget.tokens is not None and "tokens" not in schema:
-        raise SelectionError(
-            "a token budget needs a column 'tokens'", hint="give the budget in examples or as a fraction"
-        )
+        raise SelectionError("a token budget needs a column 'tokens'", hint=OTHER_BUDGET)
     for column in ("id", "source") if per_source != "none" else ("id",):
         if column not in schema:
             raise SelectionError(f"there is no column {column!r}", hint=did_you_mean(column, schema.names()))
 
 
-def _check_budget(frame: pl.DataFrame, budget: Budget) -> None:
-    if budget.tokens is not None and not _are_counts(frame["tokens"]):
+def _check_budget(frame: pl.DataFrame, budget: Budget, unit: str, asked: int) -> None:
+    there = frame.height
+    if budget.tokens is not None:
+        tokens = frame["tokens"]
+        if not tokens.dtype.is_integer() or tokens.has_nulls() or (tokens < 0).any():
+            raise SelectionError(
+                "a token budget needs a whole number of tokens for every row", hint=OTHER_BUDGET
+            )
+        there = int(tokens.sum())
+    if asked > there:
         raise SelectionError(
-            "a token budget needs a whole number of tokens for every row",
-            hint="give the budget in examples or as a fraction",
-        )
-    total = frame["tokens"].sum() if budget.tokens is not None else frame.height
-    asked = count_asked(budget, frame.height)
-    if asked > total:
-        unit = "tokens" if budget.tokens is not None else "examples"
-        raise SelectionError(
-            f"the budget of {asked:,} {unit} is above the pool, which has {total:,}",
+            f"the budget of {asked:,} {unit} is above the pool, which has {there:,}",
             hint="lower the budget, or give more data",
         )
-
-
-def _cost(rows: NDArray[np.bool_], tokens: NDArray[np.int64] | None) -> int:
-    """Return what rows take of a budget, in its unit; of a budget in examples, ``tokens`` is None."""
-    return int(np.count_nonzero(rows) if tokens is None else tokens[rows].sum())
-
-
-def _check_pinned(pinned: NDArray[np.bool_], tokens: NDArray[np.int64] | None, total: int) -> None:
-    if (cost := _cost(pinned, tokens)) > total:
-        unit = "examples" if tokens is None else "tokens"
-        raise SelectionError(
-            f"the pinned rows alone are {cost:,} {unit}, and the budget is {total:,}",
-            hint="raise the budget, or pin fewer rows",
-        )
-
-
-def _are_counts(tokens: pl.Series) -> bool:
-    return tokens.dtype.is_integer() and not tokens.has_nulls() and (tokens >= 0).all()
 
 
 def _check_shares(per_source: PerSource, per_cluster: PerSource, clusters: int) -> None:
@@ -280,7 +227,7 @@ def _check_shares(per_source: PerSource, per_cluster: PerSource, clusters: int) 
 
 def _check_vectors(
     n: int,
-    vectors: NDArray[np.float32] | None,
+    vectors: Floats | None,
     method: Selector,
     per_cluster: PerSource,
     max_similarity: float | None,

@@ -1,14 +1,13 @@
-"""Who may be chosen at all: thresholds, a where-expression, defined scores and vectors, near-duplicates."""
+"""Who may be chosen at all: thresholds, a condition, defined scores and vectors, near-duplicates, pins and bans."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from learnable.errors import SelectionError
-from learnable.selectors.vectors import distinct
+from learnable.selectors.vectors import Flags, Floats, distinct
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +27,8 @@ class Thresholds:
     max_score: float | None = None
 
 
+Listed = Mapping[str, Sequence[str]]
+"""Ids by the name of the file that lists them."""
 LOSSES = {"min_loss_before": "loss_before", "max_loss_after": "loss_after"}
 """Columns that thresholds are about; the others are about the score."""
 
@@ -44,10 +45,10 @@ def columns_needed(schema: pl.Schema, by: str, *, where: str | None, thresholds:
 def reasons_against(
     frame: pl.DataFrame,
     by: str,
-    *,
     where: str | None,
     thresholds: Thresholds,
-    vectors: NDArray[np.float32] | None,
+    *,
+    vectors: Floats | None,
     columns: Sequence[str],
 ) -> pl.Series:
     """Return for each row why it may not be chosen, String (n,), null where it may.
@@ -85,8 +86,8 @@ def reasons_against(
 def with_near_duplicates(
     reasons: pl.Series,
     ids: pl.Series,
-    values: NDArray[np.float32],
-    vectors: NDArray[np.float32],
+    values: Floats,
+    vectors: Floats,
     *,
     max_similarity: float,
 ) -> pl.Series:
@@ -144,3 +145,54 @@ def _not_evaluated(where: str, columns: Sequence[str], error: Exception) -> Sele
 def _lacks(column: str) -> pl.Expr:
     values = pl.col(column).cast(pl.Float64)
     return values.is_null() | values.is_nan()
+
+
+def pinned_rows(ids: pl.Series, pins: Listed) -> Flags:
+    """Return which rows of a pool are pinned, bool (n,).
+
+    Raises:
+        SelectionError: If an id is not in the pool.
+    """
+    pinned = np.zeros(len(ids), dtype=np.bool_)
+    for name, listed in pins.items():
+        pinned |= _found(ids, name, listed).to_numpy()
+    return pinned
+
+
+def with_bans(reasons: pl.Series, ids: pl.Series, bans: Listed, *, pinned: Flags) -> pl.Series:
+    """Return the reasons with bans before all others: of several files that ban a row, the first is named.
+
+    Raises:
+        SelectionError: If an id is not in the pool, or pinned too, or nothing is left to choose.
+    """
+    banned = pl.Series("why", [None], dtype=pl.String).new_from_index(0, len(ids))
+    for name, listed in bans.items():
+        found = _found(ids, name, listed)
+        if (both := ids.filter(found & pl.Series(pinned))).len():
+            raise SelectionError(
+                f"{both.len():,} of the rows to ban in {name} are pinned too, such as {both[0]!r}",
+                hint="take them out of one of the files",
+            )
+        banned = banned.zip_with(banned.is_not_null() | ~found, pl.Series([f"banned by {name}"]))
+    reasons = banned.zip_with(banned.is_not_null(), reasons)
+    if not reasons.null_count() and not pinned.any():
+        raise SelectionError(
+            "no example qualifies", hint=f"for example: {reasons[0]}; loosen where or the thresholds"
+        )
+    return reasons
+
+
+def _found(ids: pl.Series, name: str, listed: Sequence[str]) -> pl.Series:
+    wanted = pl.Series("id", listed, dtype=pl.String).unique(maintain_order=True)
+    found = ids.is_in(wanted.implode())
+    missing = wanted.filter(~wanted.is_in(ids.filter(found).implode()))
+    if missing.is_empty():
+        return found
+    whole = ids.filter(ids.str.starts_with(missing[0]))
+    hint = "take them out, or take ids of the table that is chosen from"
+    if whole.len():
+        hint = f"ids are given whole: {missing[0]!r} is the beginning of {whole[0]!r}"
+    raise SelectionError(
+        f"{missing.len():,} of {wanted.len():,} ids in {name} are not in the pool, such as {missing[0]!r}",
+        hint=hint,
+    )

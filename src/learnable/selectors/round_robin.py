@@ -1,12 +1,12 @@
 """Each row of a target in turn takes the example that is nearest to it."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from learnable.errors import SelectionError
+from learnable.selectors.vectors import Floats
 from learnable.types import Picks
 
 
@@ -23,15 +23,7 @@ class RoundRobin:
     needs_vectors: ClassVar[bool] = True
     by_target: ClassVar[bool] = True
 
-    def __call__(
-        self,
-        scores: NDArray[np.float32],
-        *,
-        k: int,
-        vectors: NDArray[np.float32] | None,
-        groups: NDArray[np.int64] | None = None,
-        rng: np.random.Generator | None = None,
-    ) -> Picks:
+    def __call__(self, scores: Floats, *, k: int, vectors: Floats | None, **unused: Any) -> Picks:
         """Return the picks; their gain is how much the row whose turn it was values them.
 
         ``vectors`` is what each turn values each example with, (n, turns), see ``turns_of``.

@@ -6,11 +6,14 @@ from numpy.typing import NDArray
 from learnable.errors import SelectionError, UsageError
 from learnable.packages import needed
 
+Floats = NDArray[np.float32]
+Rows = NDArray[np.int64]
+Flags = NDArray[np.bool_]
 ROWS, KEPT = 256, 16_384
 """Rows compared at a time, and with how many: a tile of 16 MiB, whatever the pool."""
 
 
-def required(vectors: NDArray[np.float32] | None, what: str) -> NDArray[np.float32]:
+def required(vectors: Floats | None, what: str) -> Floats:
     """Return the vectors, or say that ``what`` needs them."""
     if vectors is None:
         raise SelectionError(
@@ -28,7 +31,7 @@ def check_similarity(limit: float) -> None:
         )
 
 
-def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+def unit(vectors: Floats) -> Floats:
     """Return a copy with rows of length 1; a row of zeros stays as it is: it resembles nothing, not even itself."""
     lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))[:, None]
     scaled = np.zeros(vectors.shape, dtype=np.float32)
@@ -36,9 +39,7 @@ def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     return scaled
 
 
-def distinct(
-    vectors: NDArray[np.float32], *, max_similarity: float, most: int | None = None
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+def distinct(vectors: Floats, *, max_similarity: float, most: int | None = None) -> tuple[Rows, Rows, Floats]:
     """Walk down the rows and keep each that is not too similar to one kept before it.
 
     Memory is that of the vectors and of one tile; the time grows with n times the number kept.
@@ -74,22 +75,15 @@ def distinct(
     return kept[:m], twin, cosine
 
 
-def _note(
-    twin: NDArray[np.int64],
-    cosine: NDArray[np.float32],
-    similar: NDArray[np.float32],
-    to: NDArray[np.int64] | int,
-) -> None:
+def _note(twin: Rows, cosine: Floats, similar: Floats, to: Rows | int) -> None:
     """Write down, in place, which rows are more similar to these than to those seen before."""
     closer = similar > cosine
     np.copyto(twin, to, where=closer)
     np.copyto(cosine, similar, where=closer)
 
 
-def clusters_of(vectors: NDArray[np.float32], *, clusters: int, seed: int) -> NDArray[np.int64]:
-    """Return the cluster of each row by spherical k-means, int64 (n,).
-
-    Twenty rounds, on 256 rows drawn for each cluster where there are more.
+def clusters_of(vectors: Floats, *, clusters: int, seed: int) -> Rows:
+    """Return the cluster of each row by spherical k-means, int64 (n,): twenty rounds, on at most 256 rows a cluster.
 
     Args:
         vectors: Of any length, (n, d).
