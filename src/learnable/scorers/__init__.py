@@ -1,25 +1,21 @@
-"""One file per method: a formula over measured columns. To add one, write it and give it a line here."""
+"""Methods, each a formula over measured columns, in families. To add one, write it and give it a line here."""
 
 from collections.abc import Callable, Mapping
 
-from learnable.scorers.difference import Difference
 from learnable.scorers.dsir import DSIR
-from learnable.scorers.ifd import IFD
+from learnable.scorers.ifd import IFD, TopShareIFD
 from learnable.scorers.learnability import (
     END_OF_TURN_SHARE,
+    Difference,
     Learnability,
+    LengthMatched,
     SoftLearnability,
     TextLearnability,
     end_of_turn_share,
 )
-from learnable.scorers.length import Length
-from learnable.scorers.length_matched import LengthMatched
-from learnable.scorers.loss import Loss
-from learnable.scorers.perplexity import Perplexity, PerplexityMiddle
-from learnable.scorers.perplexity_drop import PerplexityDrop
+from learnable.scorers.loss import Length, Loss, Perplexity, PerplexityDrop, PerplexityMiddle
 from learnable.scorers.relevance import Relevance
 from learnable.scorers.target_learnability import TargetDrop, TargetLearnability
-from learnable.scorers.top_share_ifd import TopShareIFD
 from learnable.types import Scorer
 
 SCORERS: Mapping[str, Callable[..., Scorer]] = {

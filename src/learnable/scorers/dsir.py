@@ -7,6 +7,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from learnable.scorers.loss import numbers
+
 
 @dataclass(frozen=True, kw_only=True)
 class DSIR:
@@ -21,5 +23,5 @@ class DSIR:
 
     def __call__(self, frame: pl.DataFrame) -> NDArray[np.float32]:
         """Return float32 (n,), the column ``log_importance``; NaN where it is not finite."""
-        score = frame["log_importance"].cast(pl.Float64).fill_null(float("nan")).to_numpy()
+        score = numbers(frame, "log_importance")
         return np.where(np.isfinite(score), score, np.nan).astype(np.float32)

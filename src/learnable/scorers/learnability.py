@@ -7,14 +7,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-_WITHOUT_END = (
-    "loss_before",
-    "loss_after",
-    "response_tokens",
-    "end_tokens",
-    "end_nll_before",
-    "end_nll_after",
-)
+from learnable.errors import UsageError
+from learnable.scorers.loss import numbers
+
+_BOTH = ("loss_before", "loss_after")
+_WITHOUT_END = (*_BOTH, "response_tokens", "end_tokens", "end_nll_before", "end_nll_after")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +33,7 @@ class Learnability:
     of 0; ours is ``floor``.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("loss_before", "loss_after")
+    needs: ClassVar[tuple[str, ...]] = _BOTH
     higher_is_better: ClassVar[bool] = True
     power: float = 1.0
     floor: float = 1e-6
@@ -60,17 +57,13 @@ class Learnability:
 
     def _loss(self, frame: pl.DataFrame, when: str) -> NDArray[np.float64]:
         """Return the loss of the tokens that count in nats per token, (n,)."""
-        loss = _numbers(frame, f"loss_{when}")
+        loss = numbers(frame, f"loss_{when}")
         if self.end_of_turn:
             return loss
-        counted, ends = _numbers(frame, "response_tokens"), _numbers(frame, "end_tokens")
-        nll = loss * counted - _numbers(frame, f"end_nll_{when}")
+        counted, ends = numbers(frame, "response_tokens"), numbers(frame, "end_tokens")
+        nll = loss * counted - numbers(frame, f"end_nll_{when}")
         rest = np.where(counted > ends, counted - ends, np.nan)
         return np.where(np.isfinite(nll), nll, np.nan) / rest
-
-
-def _numbers(frame: pl.DataFrame, name: str) -> NDArray[np.float64]:
-    return frame[name].cast(pl.Float64).fill_null(float("nan")).to_numpy()
 
 
 END_OF_TURN_SHARE = 0.25
@@ -88,10 +81,8 @@ def end_of_turn_share(frame: pl.DataFrame) -> float | None:
         The sum of the falls of the ends over the sum of the falls of the answers; None where nothing is known, or the
         loss does not fall as a whole.
     """
-    fall = (_numbers(frame, "loss_before") - _numbers(frame, "loss_after")) * _numbers(
-        frame, "response_tokens"
-    )
-    ends = _numbers(frame, "end_nll_before") - _numbers(frame, "end_nll_after")
+    fall = (numbers(frame, "loss_before") - numbers(frame, "loss_after")) * numbers(frame, "response_tokens")
+    ends = numbers(frame, "end_nll_before") - numbers(frame, "end_nll_after")
     known = np.isfinite(fall) & np.isfinite(ends)
     whole = float(fall[known].sum())
     return float(ends[known].sum()) / whole if whole > 0 else None
@@ -118,3 +109,61 @@ class SoftLearnability(Learnability):
     """
 
     power: float = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """How far fine-tuning lowers the loss: ``L_base - L_ref`` in nats per token.
+
+    Ranks nearly like the highest base loss, which is what the normalization of learnability repairs; shown beside it
+    for comparison.
+
+    Source: LoBaSS (2310.13008) before normalization, "RHO-LM" in DavIR. Whether the papers sum or average over
+    tokens is not known; this is the mean.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = _BOTH
+    higher_is_better: ClassVar[bool] = True
+
+    def __call__(self, frame: pl.DataFrame) -> NDArray[np.float32]:
+        """Return float32 (n,) from the columns ``loss_before`` and ``loss_after`` in nats per token."""
+        difference = (frame["loss_before"].cast(pl.Float64) - frame["loss_after"].cast(pl.Float64)).to_numpy()
+        return np.where(np.isfinite(difference), difference, np.nan).astype(np.float32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LengthMatched:
+    """Rank of the learnability among examples of about the same response length, in (0, 1].
+
+    The examples are cut into bins of equal size by response length (equal lengths never part); the score is the
+    average rank within the bin over the bin's size. A selection by it has the pool's distribution of lengths.
+
+    Args:
+        bins: How many bins.
+        floor: Passed on to ``Learnability``.
+
+    Source: ours. Learnability favours short factual answers (METHODS.md); this is the variant to compare with.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = (*_BOTH, "response_tokens")
+    higher_is_better: ClassVar[bool] = True
+    bins: int = 10
+    floor: float = 1e-6
+
+    def __post_init__(self) -> None:
+        if self.bins < 1:
+            raise UsageError(f"length_matched needs at least 1 bin, got {self.bins}")
+
+    def __call__(self, frame: pl.DataFrame) -> NDArray[np.float32]:
+        """Return float32 (n,); NaN where the learnability or the length is undefined."""
+        score = pl.Series("score", Learnability(floor=self.floor)(frame))
+        measured = pl.DataFrame(
+            {"score": score, "length": frame["response_tokens"].cast(pl.Float64)}
+        ).fill_nan(None)
+        defined = pl.all_horizontal(pl.all().is_not_null())
+        scored = measured.with_columns(pl.when(defined).then(pl.all()))
+        # Whole numbers: in floating point, 29 / 100 * 100 falls into bin 28.
+        position = pl.col("length").rank("max").cast(pl.Int64) - 1
+        binned = scored.with_columns(bin=position * self.bins // pl.col("length").count())
+        rank = pl.col("score").rank("average").over("bin") / pl.col("score").count().over("bin")
+        return binned.select(rank=rank.fill_null(float("nan")))["rank"].to_numpy().astype(np.float32)

@@ -7,8 +7,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from learnable.scorers.difference import Difference
-from learnable.scorers.learnability import Learnability
+from learnable.scorers.learnability import Difference, Learnability
 
 
 @dataclass(frozen=True, kw_only=True)
