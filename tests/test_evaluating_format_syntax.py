@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from learnable.errors import UsageError
+from learnable.evaluators import build_evaluator, parse
 from learnable.evaluators.format import Format
-from learnable.evaluators.specification import build_evaluator, parse
 from learnable.types import Example, Message
 
 REFERENCE = """{'thought': "it's fine", 'hallucination': 'no'}"""

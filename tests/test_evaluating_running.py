@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from learnable.errors import DataError, UsageError
-from learnable.evaluators import Completion, build_evaluator, completions, evaluate, judged, parse, running
+from learnable.evaluators import Completion, build_evaluator, completions, evaluate, judged, parse
 from learnable.evaluators.heldout import Heldout
 from learnable.evaluators.multiple_choice import MultipleChoice
 from learnable.measures import measure_of, take
@@ -19,7 +19,7 @@ from learnable.models import LanguageModel
 from learnable.runs import progress
 from learnable.runs.store import Store
 from learnable.testing import tiny_model, toy_examples, write_messages
-from learnable.types import Example, Grade, Message, ModelRef
+from learnable.types import Example, Grade, Message, ModelRef, Rendered
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -326,7 +326,7 @@ def test_lm_eval_runs_a_local_task(model, store, task):
             start = tokenizer(example.messages[0].content)["input_ids"]
             ids = tokenizer(example.messages[0].content + choice)["input_ids"]
             mask = np.arange(len(ids)) >= len(start)
-            one = running.Rendered(id="x", ids=np.array(ids, dtype=np.int32), mask=mask, truncated=False)
+            one = Rendered(id="x", ids=np.array(ids, dtype=np.int32), mask=mask, truncated=False)
             losses.append(model.nll([one])[0])
         expected.append(float(losses[0] < losses[1]))
     assert frame["value"].to_list() == expected

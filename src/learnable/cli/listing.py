@@ -27,14 +27,6 @@ from learnable.types import Conversation, Message
 
 PASSES = {"base": "base", "alone": "answer alone", "reference": "reference"}
 """The model passes of the columns that a scorer needs, in words."""
-PACKAGES = {
-    "reasoning_gym": ("reasoning-gym",),
-    "ifeval": ("lm-eval[ifeval]",),
-    "translation": ("sacrebleu",),
-    "lm_eval": ("lm-eval",),
-    "judge": ("openai",),
-}
-"""What evaluators import when they are used; all of it comes with the extra ``evaluate``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,7 +223,7 @@ def evaluators() -> list[Entry]:
             name,
             method,
             usage=f"learnable evaluate {name}:FILE{_SETTINGS}",
-            needs=PACKAGES.get(name, ()),
+            needs=method.packages,
             costs=costs[method.kind].format(getattr(method, "max_new_tokens", "")),
         )
         for name, method in _classes(EVALUATORS)

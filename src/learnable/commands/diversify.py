@@ -321,7 +321,7 @@ def _item(row: Row) -> Item:
     except ValueError:  # without an answer, the question is still to be avoided
         answer = ""
     closing = (Message(role="assistant", content=answer),) if answer else ()
-    return Item(messages=(*question, *closing), grading={})
+    return Item((*question, *closing), {})
 
 
 def _check_target(target: Path | None, folder: Path, data: Sequence[str] | None) -> None:

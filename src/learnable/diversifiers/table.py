@@ -13,7 +13,7 @@ from learnable.diversifiers.paraphrase import Paraphrase
 from learnable.diversifiers.self_answer import SelfAnswer
 from learnable.diversifiers.self_sample import SelfSample
 from learnable.errors import UsageError
-from learnable.evaluators.specification import parse
+from learnable.evaluators.table import parse
 from learnable.spec import build, settings_of, typed
 
 DIVERSIFIERS: Mapping[str, Callable[..., Diversifier]] = {

@@ -7,29 +7,18 @@ from learnable.evaluators.evaluation import (
     graded_all,
     wants_heldout,
 )
-from learnable.evaluators.exact_match import question_of
-from learnable.evaluators.kinds import (
-    GRADES,
-    EvaluatedModel,
-    Evaluator,
-    GenerationEvaluator,
-    JudgeEvaluator,
-    Kind,
-)
+from learnable.evaluators.kinds import Evaluator, GenerationEvaluator, JudgeEvaluator
+from learnable.evaluators.reading import question_of
 from learnable.evaluators.running import Completion, completions, evaluate, judged
-from learnable.evaluators.specification import Specification, build_evaluator, parse
-from learnable.evaluators.table import EVALUATORS
+from learnable.evaluators.table import EVALUATORS, Specification, build_evaluator, parse
 
 __all__ = [
     "EVALUATORS",
-    "GRADES",
     "Completion",
-    "EvaluatedModel",
     "Evaluation",
     "Evaluator",
     "GenerationEvaluator",
     "JudgeEvaluator",
-    "Kind",
     "Specification",
     "build_evaluator",
     "check_place",

@@ -10,7 +10,7 @@ import polars as pl
 from learnable.errors import UsageError
 from learnable.evaluators.kinds import GRADES, EvaluatedModel, Evaluator
 from learnable.evaluators.running import evaluate
-from learnable.evaluators.specification import Specification, build_evaluator, parse
+from learnable.evaluators.table import Specification, build_evaluator, parse
 from learnable.runs.identity import fingerprint
 from learnable.runs.store import Store
 from learnable.types import Example
@@ -30,18 +30,6 @@ class Evaluation:
         return fingerprint(
             [self.label, fingerprint(self.evaluator), [example.id for example in self.examples]]
         )
-
-    def grade(self, model: EvaluatedModel, *, store: Store, max_length: int, what: str = "") -> pl.DataFrame:
-        """Return the grades of a model: ``evaluation``, ``id``, ``source``, ``value``, ``answer``, ``why``."""
-        frame = evaluate(
-            model,
-            self.evaluator,
-            self.examples,
-            store=store,
-            max_length=max_length,
-            label=f"{self.label}{what}",
-        )
-        return frame.select(pl.lit(self.label).alias("evaluation"), pl.all())
 
 
 def wants_heldout(written: Sequence[str]) -> bool:
@@ -98,7 +86,21 @@ def graded_all(
     max_length: int,
     what: str = "",
 ) -> pl.DataFrame:
-    """Return the grades of all evaluations of one model, as it is now (its adapter on or off)."""
+    """Return the grades of all evaluations of one model, as it is now (its adapter on or off).
+
+    Returns:
+        ``evaluation``, and the columns of ``evaluate``.
+    """
     nothing: dict[str, Any] = {"evaluation": pl.String, **GRADES}
-    grades = [each.grade(model, store=store, max_length=max_length, what=what) for each in evaluations]
-    return pl.concat([pl.DataFrame(schema=nothing), *grades])
+    grades = [pl.DataFrame(schema=nothing)]
+    for each in evaluations:
+        frame = evaluate(
+            model,
+            each.evaluator,
+            each.examples,
+            store=store,
+            max_length=max_length,
+            label=f"{each.label}{what}",
+        )
+        grades.append(frame.select(pl.lit(each.label).alias("evaluation"), pl.all()))
+    return pl.concat(grades)

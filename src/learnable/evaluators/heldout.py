@@ -10,13 +10,13 @@ from learnable import data
 from learnable.data.formats import find_layout
 from learnable.data.names import COMPLETIONS, PROMPTS
 from learnable.errors import UsageError
-from learnable.evaluators.kinds import Kind
-from learnable.evaluators.reading import Item, Row, column, distinct, drawn, read_items
+from learnable.evaluators.kinds import Kind, ungraded
+from learnable.evaluators.reading import Item, Row, RowSettings, column, distinct, drawn
 from learnable.types import Example, Grade, Message
 
 
 @dataclass(frozen=True, kw_only=True)
-class Heldout:
+class Heldout(RowSettings):
     """Negative log-likelihood of the answers of unseen rows, in nats per token of the answer.
 
     All assistant turns of a conversation count, with the token that ends each: the very pass that ``loss`` and
@@ -25,41 +25,28 @@ class Heldout:
     Args:
         answer: Column that holds the answer, for rows in no known format.
         prompt_column: Column that holds the question, likewise.
-        source_column: Column that names the source of a row.
-        n: How many examples to draw; all when not given.
-        seed: Seeds the draw.
     """
 
     kind: ClassVar[Kind] = "likelihood"
     unit: ClassVar[str] = "nats per token"
     higher_is_better: ClassVar[bool] = False
-    answer: str | None = None
-    prompt_column: str | None = None
-    source_column: str | None = None
-    n: int | None = None
-    seed: int = 0
+    name: ClassVar[str] = "heldout"
 
     def read(self, path: str | None) -> list[Example]:
         """Return the rows of any format that ``learnable load`` knows, or of the named columns."""
         if path is None:
             raise UsageError("heldout needs a file", hint="write heldout:PATH")
-        if self.answer is None and self.prompt_column is None:
-            pool = data.read([path], source_column=self.source_column)
-            return drawn(distinct(pool.iter_examples(), path), n=self.n, seed=self.seed)
-        return read_items(
-            path,
-            self._item,
-            evaluator="heldout",
-            n=self.n,
-            seed=self.seed,
-            source_column=self.source_column,
-        )
+        if self.answer is not None or self.prompt_column is not None:
+            return super().read(path)
+        pool = data.read([path], source_column=self.source_column)
+        return drawn(distinct(pool.iter_examples(), path), n=self.n, seed=self.seed)
 
-    def _item(self, row: Row) -> Item:
+    def item(self, row: Row) -> Item:
+        """Return the conversation that the named columns hold."""
         answer = column(row, self.answer, (*COMPLETIONS, "output"))
         prompt = column(row, self.prompt_column, PROMPTS)
         layout = find_layout(row, columns={"prompt": [prompt], "response": [answer]})
-        return Item(messages=layout.read(row, set()).messages, grading={})
+        return Item(layout.read(row, set()).messages, {})
 
     def candidates(self, example: Example) -> tuple[tuple[Message, ...], ...]:
         """Return the conversation itself."""
@@ -68,5 +55,5 @@ class Heldout:
     def grade(self, example: Example, nll: NDArray[np.float64], tokens: NDArray[np.int64]) -> Grade:
         """Return the loss per token in nats; NaN without a token to score."""
         if len(nll) != 1 or tokens[0] < 1 or not np.isfinite(nll[0]):
-            return Grade(value=float("nan"), why="no answer token to score")
+            return ungraded("no answer token to score")
         return Grade(value=float(nll[0] / tokens[0]))

@@ -2,12 +2,12 @@
 
 import contextlib
 import io
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal
 
-from learnable.evaluators.kinds import Kind
-from learnable.evaluators.reading import Item, Row, read_items, text
+from learnable.evaluators.kinds import ungraded
+from learnable.evaluators.reading import Item, ItemSettings, Row, read_items, text
 from learnable.packages import needed
 from learnable.types import Example, Grade, Message
 
@@ -15,9 +15,11 @@ HUB_ID = "google/IFEval:train"
 NEEDS_PUNKT = frozenset({"length_constraints:number_sentences", "change_case:capital_word_frequency"})
 """Instructions whose checkers split text with nltk's punkt_tab."""
 
+_needed = partial(needed, by="ifeval", extra="evaluate")
+
 
 @dataclass(frozen=True, kw_only=True)
-class IFEval:
+class IFEval(ItemSettings):
     """Whether a completion follows all instructions of its prompt.
 
     Rows have ``prompt``, ``instruction_id_list`` and ``kwargs``; ``key`` is kept. Without a path the data set
@@ -27,43 +29,26 @@ class IFEval:
     Args:
         mode: ``strict``, or ``loose``: also without first line, last line, or asterisks.
         max_new_tokens: Most tokens of a completion.
-        n: How many examples to draw; all when not given.
-        seed: Seeds the draw.
 
     Source: Zhou et al. 2023, arXiv:2311.07911, prompt-level accuracy.
     """
 
-    kind: ClassVar[Kind] = "generation"
-    unit: ClassVar[str] = "share correct"
-    higher_is_better: ClassVar[bool] = True
+    packages: ClassVar[tuple[str, ...]] = ("lm-eval[ifeval]",)
     mode: Literal["strict", "loose"] = "strict"
     max_new_tokens: int = 512
-    n: int | None = None
-    seed: int = 0
 
     def read(self, path: str | None) -> list[Example]:
         """Return the prompts with their instructions."""
         return read_items(path or HUB_ID, _item, evaluator="ifeval", n=self.n, seed=self.seed)
 
-    def prompt(self, example: Example) -> tuple[Message, ...]:
-        """Return the prompt."""
-        return example.messages
-
     def grade(self, example: Example, completion: str) -> Grade:
         """Return 1 if all instructions are followed, else 0 with those that are not; NaN where a checker cannot run."""
-        instructions = list(example.meta["instruction_id_list"])
-        checkers = _checkers()
+        instructions, checkers = list(example.meta["instruction_id_list"]), _checkers()
         lacking = sorted(NEEDS_PUNKT.intersection(instructions))
         if lacking and not _has_punkt():
-            return Grade(
-                value=float("nan"),
-                why=f"{', '.join(lacking)} needs nltk's punkt_tab: python -m nltk.downloader punkt_tab",
+            return ungraded(
+                f"{', '.join(lacking)} needs nltk's punkt_tab: python -m nltk.downloader punkt_tab"
             )
-        check = (
-            checkers.test_instruction_following_strict
-            if self.mode == "strict"
-            else checkers.test_instruction_following_loose
-        )
         given = checkers.InputExample(
             key=0,
             instruction_id_list=instructions,
@@ -71,9 +56,10 @@ class IFEval:
             kwargs=[dict(settings or {}) for settings in example.meta["kwargs"]],
         )
         try:
+            check = getattr(checkers, f"test_instruction_following_{self.mode}")
             followed = check(given, completion).follow_instruction_list
         except Exception as error:  # two dozen checkers, each with its own ways to fail on junk
-            return Grade(value=float("nan"), why=f"a checker failed: {error!r}"[:200])
+            return ungraded(f"a checker failed: {error!r}"[:200])
         broken = [name for name, kept in zip(instructions, followed, strict=True) if not kept]
         return Grade(value=float(not broken), why=f"not followed: {', '.join(broken)}" if broken else "")
 
@@ -84,37 +70,27 @@ def _item(row: Row) -> Item:
         instructions, settings = [], []
     if not instructions or len(instructions) != len(settings):
         raise ValueError("instruction_id_list and kwargs must be lists of the same length, and not empty")
-    unknown = [
-        name for name in instructions if name not in _checkers().instructions_registry.INSTRUCTION_DICT
-    ]
-    if unknown:
-        raise ValueError(f"no checker for {', '.join(map(str, unknown))}")
+    known = _checkers().instructions_registry.INSTRUCTION_DICT
+    if unknown := [str(name) for name in instructions if name not in known]:
+        raise ValueError(f"no checker for {', '.join(unknown)}")
     prompt = Message(role="user", content=text(row, "prompt"))
-    return Item(messages=(prompt,), grading={"instruction_id_list": instructions, "kwargs": settings})
+    return Item((prompt,), {"instruction_id_list": instructions, "kwargs": settings})
 
 
 def _checkers() -> Any:
     """Return lm-eval's module of checkers; its import is kept from downloading what it would need."""
-    nltk = needed("nltk", by="ifeval", extra="evaluate")
-    with _no_download(nltk):
-        return needed("lm_eval.tasks.ifeval.utils", by="ifeval", extra="evaluate")
-
-
-@contextlib.contextmanager
-def _no_download(nltk: Any) -> Iterator[None]:
-    download = nltk.download
-    nltk.download = lambda *_, **__: False
+    nltk = _needed("nltk")
+    download, nltk.download = nltk.download, lambda *_, **__: False
     try:
         with contextlib.redirect_stdout(io.StringIO()):
-            yield
+            return _needed("lm_eval.tasks.ifeval.utils")
     finally:
         nltk.download = download
 
 
 def _has_punkt() -> bool:
-    nltk = needed("nltk", by="ifeval", extra="evaluate")
     try:
-        nltk.data.find("tokenizers/punkt_tab")
+        _needed("nltk").data.find("tokenizers/punkt_tab")
     except LookupError:
         return False
     return True

@@ -3,12 +3,19 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from learnable.errors import UsageError
-from learnable.evaluators.exact_match import question_of
-from learnable.evaluators.kinds import Kind
-from learnable.evaluators.reading import REFERENCES, Item, Row, answered, asked, read_items
+from learnable.evaluators.kinds import Kind, ungraded
+from learnable.evaluators.reading import (
+    Item,
+    Row,
+    RowSettings,
+    answered,
+    asked,
+    question_of,
+    with_reference,
+)
 from learnable.servers import Reply, ServerGenerator
 from learnable.settings import Sampling
 from learnable.types import Example, Grade, Message
@@ -22,11 +29,9 @@ SYSTEM = (
     "[[B]] if answer B is better, [[C]] if neither is."
 )
 
-Verdict = Literal["A", "B", "C"]
-
 
 @dataclass(frozen=True, kw_only=True)
-class Judge:
+class Judge(RowSettings):
     """Which of two models answers better, by a third one.
 
     Each pair is judged twice, with the answers swapped. A win is one in both orders, 1; a loss is 0; a tie, or two
@@ -41,11 +46,7 @@ class Judge:
         timeout_s: Seconds to wait for a verdict.
         retries: How often to ask again after a time-out, a full queue or an error of the server.
         concurrency: Requests at the same time.
-        prompt_column: Column of the question.
         answer: Column of a reference answer to show to the judge; none when not given.
-        source_column: Column that names the source of a row.
-        n: How many examples to draw; all when not given.
-        seed: Seeds the draw.
 
     Source: pairwise judging with swapped positions, Zheng et al. 2023 (MT-Bench, arXiv:2306.05685); the wording is
     ours.
@@ -53,7 +54,8 @@ class Judge:
 
     kind: ClassVar[Kind] = "judge"
     unit: ClassVar[str] = "share won"
-    higher_is_better: ClassVar[bool] = True
+    packages: ClassVar[tuple[str, ...]] = ("openai",)
+    name: ClassVar[str] = "judge"
     server: str = ""
     model: str = ""
     max_new_tokens: int = 512
@@ -61,11 +63,6 @@ class Judge:
     timeout_s: float = 120.0
     retries: int = 4
     concurrency: int = 8
-    prompt_column: str | None = None
-    answer: str | None = None
-    source_column: str | None = None
-    n: int | None = None
-    seed: int = 0
 
     def __post_init__(self) -> None:
         if not self.server or not self.model:
@@ -76,26 +73,10 @@ class Judge:
         # Refuses what makes no sense as a server.
         _ = self._judging
 
-    def read(self, path: str | None) -> list[Example]:
-        """Return the prompts."""
-        return read_items(
-            path,
-            self._item,
-            evaluator="judge",
-            n=self.n,
-            seed=self.seed,
-            source_column=self.source_column,
-        )
-
-    def _item(self, row: Row) -> Item:
-        question = asked(row, self.prompt_column)
-        reference = answered(row, self.answer, REFERENCES) if self.answer is not None else ""
-        closing = (Message(role="assistant", content=reference),) if reference else ()
-        return Item(messages=(*question, *closing), grading={"reference": reference})
-
-    def prompt(self, example: Example) -> tuple[Message, ...]:
-        """Return the turns that both models answer."""
-        return question_of(example)
+    def item(self, row: Row) -> Item:
+        """Return the prompt of a row."""
+        reference = answered(row, self.answer) if self.answer is not None else ""
+        return with_reference(asked(row, self.prompt_column), reference)
 
     def judge_pairs(
         self, examples: Sequence[Example], ones: Sequence[str], others: Sequence[str]
@@ -110,17 +91,17 @@ class Judge:
         Raises:
             ModelError: If the server cannot be reached, or refuses the key or the model.
         """
-        asked = [
+        asking = [
             (Message(role="system", content=SYSTEM), Message(role="user", content=_shown(example, *pair)))
             for example, one, other in zip(examples, ones, others, strict=True)
             for pair in ((one, other), (other, one))
         ]
         greedy = Sampling(temperature=0.0, top_p=1.0, max_new_tokens=self.verdict_tokens)
         replies = self._judging.replies(
-            asked, sampling=greedy, seeds=[0] * len(asked), who="judge", what="verdict"
+            asking, sampling=greedy, seeds=[0] * len(asking), who="judge", what="verdict"
         )
         read = {place: _verdict(reply) for batch in replies for place, reply in batch}
-        return [_combined(read[place], read[place + 1]) for place in range(0, len(asked), 2)]
+        return [_combined(read[place], read[place + 1]) for place in range(0, len(asking), 2)]
 
     @property
     def _judging(self) -> ServerGenerator:
@@ -133,42 +114,32 @@ class Judge:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Judged:
-    """What the judge said of a pair in one order, or why that cannot be told."""
-
-    verdict: Verdict | None = None
-    why: str = ""
-
-
-def _verdict(reply: Reply) -> _Judged:
+def _verdict(reply: Reply) -> tuple[str, str]:
+    """Return the verdict of a reply, A, B or C; or an empty one, and why there is none."""
     if reply.text is None:
-        return _Judged(why=reply.why)
+        return "", reply.why
     found = _VERDICT.findall(reply.text)
-    return (
-        _Judged(verdict=found[-1]) if found else _Judged(why=f"no verdict in the reply {reply.text[-80:]!r}")
-    )
+    return (found[-1], "") if found else ("", f"no verdict in the reply {reply.text[-80:]!r}")
 
 
-def _combined(in_order: _Judged, swapped: _Judged) -> Grade:
+_RESULTS = {("A", "B"): (1.0, "win"), ("B", "A"): (0.0, "loss")}
+
+
+def _combined(in_order: tuple[str, str], swapped: tuple[str, str]) -> Grade:
     """Return the grade of the one that was A in order and B when swapped."""
-    if in_order.verdict is None or swapped.verdict is None:
-        return Grade(value=float("nan"), why=in_order.why or swapped.why)
-    both = f"{in_order.verdict} then {swapped.verdict}"
-    if (in_order.verdict, swapped.verdict) == ("A", "B"):
-        return Grade(value=1.0, answer="win", why=both)
-    if (in_order.verdict, swapped.verdict) == ("B", "A"):
-        return Grade(value=0.0, answer="loss", why=both)
-    agreed = in_order.verdict == swapped.verdict == "C"
-    return Grade(value=0.5, answer="tie", why=both if agreed else f"{both}: the order decided")
+    verdicts = in_order[0], swapped[0]
+    if not all(verdicts):
+        return ungraded(in_order[1] or swapped[1])
+    value, answer = _RESULTS.get(verdicts, (0.5, "tie"))
+    by_order = ": the order decided" if answer == "tie" and verdicts != ("C", "C") else ""
+    return Grade(value=value, answer=answer, why=" then ".join(verdicts) + by_order)
 
 
 def _shown(example: Example, first: str, second: str) -> str:
     """Return what the judge reads."""
     question = question_of(example)
-    turns = "\n\n".join(
-        turn.content if len(question) == 1 else f"{turn.role}: {turn.content}" for turn in question
-    )
+    named = len(question) > 1
+    turns = "\n\n".join(f"{turn.role}: {turn.content}" if named else turn.content for turn in question)
     reference = str(example.meta.get("reference") or "")
     parts = [("Request", turns), ("Reference answer", reference), ("Answer A", first), ("Answer B", second)]
     return "\n\n".join(f"<{name}>\n{text}\n</{name}>" for name, text in parts if text or "Answer " in name)

@@ -1,4 +1,4 @@
-"""What an evaluator is: it reads its rows, says what a model must do with each, and grades that.
+"""What an evaluator is: it reads its items, says what a model must do with each, and grades that.
 
 There are four kinds. A ``likelihood`` evaluator has conversations scored; a ``generation`` evaluator has prompts
 answered; a ``harness`` evaluator runs an outside benchmark on the model itself; a ``judge`` evaluator compares the
@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from learnable.types import Example, Grade, MeasuredModel, Message, Rendered
+from learnable.types import Example, Grade, MeasuredModel, Message
 
 Kind = Literal["likelihood", "generation", "harness", "judge"]
 
@@ -41,19 +41,32 @@ class LikelihoodEvaluator(Evaluator, Protocol):
         """Return the grade, given nll in nats (c,) and counted tokens (c,) of the candidates."""
 
 
-class GenerationEvaluator(Evaluator, Protocol):
+class AskingEvaluator(Evaluator, Protocol):
+    """Has prompts answered."""
+
+    max_new_tokens: int
+
+    def prompt(self, example: Example) -> tuple[Message, ...]:
+        """Return the turns that a model answers."""
+
+
+class GenerationEvaluator(AskingEvaluator, Protocol):
     """Grades what a model writes.
 
     One that is slow one by one may also have ``grade_all(examples, completions) -> list[Grade]``: it is called instead.
     """
 
-    max_new_tokens: int
-
-    def prompt(self, example: Example) -> tuple[Message, ...]:
-        """Return the turns that the model answers."""
-
     def grade(self, example: Example, completion: str) -> Grade:
         """Return the grade of an answer; never raises, whatever the model wrote."""
+
+
+class JudgeEvaluator(AskingEvaluator, Protocol):
+    """Compares the answers of two models."""
+
+    def judge_pairs(
+        self, examples: Sequence[Example], ones: Sequence[str], others: Sequence[str]
+    ) -> list[Grade]:
+        """Return one grade per example: 1 where ``ones`` win, 0 where ``others`` win, 0.5 for a tie."""
 
 
 class HarnessEvaluator(Evaluator, Protocol):
@@ -65,50 +78,11 @@ class HarnessEvaluator(Evaluator, Protocol):
         """Return a table of grades, one row per example that ``read`` gave."""
 
 
-class JudgeEvaluator(Evaluator, Protocol):
-    """Compares the answers of two models."""
-
-    max_new_tokens: int
-
-    def prompt(self, example: Example) -> tuple[Message, ...]:
-        """Return the turns that the models answer."""
-
-    def judge_pairs(
-        self, examples: Sequence[Example], ones: Sequence[str], others: Sequence[str]
-    ) -> list[Grade]:
-        """Return one grade per example: 1 where ``ones`` win, 0 where ``others`` win, 0.5 for a tie."""
-
-
-class ConversationRenderer(Protocol):
-    """Turns conversations into tokens."""
-
-    @property
-    def key(self) -> str:
-        """Identity of all that decides the tokens."""
-
-    @property
-    def tokenizer(self) -> Any:
-        """The tokenizer of transformers."""
-
-    def render(
-        self, examples: Sequence[Example], *, max_length: int, skip_refused: bool = False
-    ) -> list[Rendered]:
-        """Return tokens and response mask of each example."""
-
-    def prompt_ids(self, messages: Sequence[Message]) -> NDArray[np.int32]:
-        """Return the tokens that stand before the next answer, int32 (T,)."""
-
-
 class EvaluatedModel(MeasuredModel, Protocol):
-    """What evaluation asks of a loaded model."""
+    """What evaluation asks of a loaded model, beside its ``network`` and ``renderer``."""
 
-    @property
-    def network(self) -> Any:
-        """The network itself, for outside benchmarks."""
-
-    @property
-    def renderer(self) -> ConversationRenderer:
-        """The model's own chat template and tokenizer."""
+    network: Any
+    renderer: Any
 
     @property
     def position_limit(self) -> int | None:
@@ -122,3 +96,8 @@ class EvaluatedModel(MeasuredModel, Protocol):
         only: Collection[int] | None = None,
     ) -> Iterator[tuple[list[int], list[str]]]:
         """Yield positions and greedy completions, batch by batch."""
+
+
+def ungraded(why: str) -> Grade:
+    """Return the grade of what cannot be graded."""
+    return Grade(value=float("nan"), why=why)

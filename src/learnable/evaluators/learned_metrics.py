@@ -1,31 +1,24 @@
 """Metrics of translation that are models themselves, COMET and BLEURT: weights that the user has, in their own process."""
 
 import atexit
+import contextlib
 import json
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from learnable.errors import ModelError, UsageError
 from learnable.evaluators import metric_process
 from learnable.runs.progress import say
 
-
-@dataclass(frozen=True, kw_only=True)
-class Translated:
-    """A text, its translation by a model, and that of the reference."""
-
-    source: str
-    answer: str
-    reference: str
+Translated = Mapping[str, str]
+"""``source``: a text; ``answer``: its translation by a model; ``reference``: that of the reference."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Learned:
+class Learned(NamedTuple):
     """What the weights of a metric are, how to tell them, and how to install its package."""
 
     weights: str
@@ -49,45 +42,20 @@ LEARNED: Mapping[str, Learned] = {
 }
 
 
-def start(metric: str, weights: str, python: str | None) -> None:
-    """Start the process of a metric; the weights are loaded when they are needed.
+def learned_metric(metric: str, weights: str, python: str | None) -> "MetricProcess":
+    """Return the process of a metric, started; the weights are loaded when they are needed.
 
     Raises:
         UsageError: If the weights, the Python or the package are not there.
     """
-    _process(metric, _place(metric, weights), python or sys.executable)
-
-
-def learned_scores(
-    metric: str, weights: str, python: str | None, translations: Sequence[Translated]
-) -> list[float]:
-    """Return the score of each translation, in the metric's own scale.
-
-    Raises:
-        UsageError: If the weights, the Python or the package are not there.
-        ModelError: If the metric fails.
-    """
-    process = _process(metric, _place(metric, weights), python or sys.executable)
-    if len(translations) > 1:
-        say(f"{metric}: grading {len(translations):,} translations")
-    return process.scores(translations)
-
-
-def _place(metric: str, weights: str) -> Path:
     # Not resolved: in the cache of the hub the file is a link to elsewhere, and what stands beside it counts.
     path = Path(weights).absolute()
     if not LEARNED[metric].has(path):
         raise UsageError(f"no weights of {metric} at {weights}", hint=f"it takes {LEARNED[metric].weights}")
-    return path
+    return _started(metric, path, python or sys.executable)
 
 
-@cache
-def _process(metric: str, weights: Path, python: str) -> "_Process":
-    """Return the process of a metric; there is one as long as this one runs."""
-    return _Process(metric, weights, python)
-
-
-class _Process:
+class MetricProcess:
     """A metric in a process of its own."""
 
     def __init__(self, metric: str, weights: Path, python: str) -> None:
@@ -109,12 +77,17 @@ class _Process:
             )
 
     def scores(self, translations: Sequence[Translated]) -> list[float]:
+        """Return the score of each translation, in the metric's own scale.
+
+        Raises:
+            ModelError: If the metric fails.
+        """
+        if len(translations) > 1:
+            say(f"{self._metric}: grading {len(translations):,} translations")
         assert self._child.stdin is not None
-        try:
-            self._child.stdin.write(json.dumps([asdict(each) for each in translations]) + "\n")
+        with contextlib.suppress(OSError):  # it has ended, which the missing answer tells
+            self._child.stdin.write(json.dumps(translations) + "\n")
             self._child.stdin.flush()
-        except OSError:
-            pass  # it has ended, which the missing answer tells
         answer = self._answer()
         if "error" in answer:
             raise ModelError(
@@ -139,3 +112,7 @@ class _Process:
             )
         told: dict[str, Any] = json.loads(line)
         return told
+
+
+_started = cache(MetricProcess)
+"""There is one process of a metric as long as this one runs."""

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,7 +13,7 @@ import polars as pl
 
 from learnable.errors import DataError, UsageError, did_you_mean
 from learnable.evaluators.kinds import GRADES, Kind
-from learnable.evaluators.reading import distinct, drawn
+from learnable.evaluators.reading import ItemSettings, distinct, drawn
 from learnable.packages import needed
 from learnable.runs.identity import fingerprint
 from learnable.runs.progress import bar
@@ -20,9 +21,11 @@ from learnable.types import Example, Message
 
 TOKENS_PER_REQUEST = 256
 
+_needed = partial(needed, by="lm_eval", extra="evaluate")
+
 
 @dataclass(frozen=True, kw_only=True)
-class LMEval:
+class LMEval(ItemSettings):
     """The items of a task of lm-eval: ``lm_eval:path/to/task.yaml``, or the name of a task or group that it knows.
 
     A task file can name its data by ``dataset_path: json`` (or ``parquet``, ``csv``) and
@@ -34,27 +37,23 @@ class LMEval:
         fewshot: Number of solved items before each; the task's own when not given.
         chat: Put the prompts into the model's chat template.
         n: How many items of each task to draw; all when not given.
-        seed: Seeds the draw.
 
     Source: EleutherAI lm-evaluation-harness 0.4.13.
     """
 
     kind: ClassVar[Kind] = "harness"
     unit: ClassVar[str] = "the task's metric"
-    higher_is_better: ClassVar[bool] = True
+    packages: ClassVar[tuple[str, ...]] = ("lm-eval",)
     metric: str | None = None
     fewshot: int | None = None
     chat: bool = False
-    n: int | None = None
-    seed: int = 0
 
     def read(self, path: str | None) -> list[Example]:
         """Return the items as questions; the path is a task file or name."""
         if path is None:
             raise UsageError("lm_eval needs a task", hint="write lm_eval:path/to/task.yaml or lm_eval:NAME")
-        _, tasks = _loaded(path)
         examples = []
-        for name, task in tasks.items():
+        for name, task in _loaded(path)[1].items():
             items = [_item(path, name, task, number, doc) for number, doc in enumerate(task.eval_docs)]
             examples += drawn(distinct(items, name), n=self.n, seed=self.seed)
         return examples
@@ -79,14 +78,12 @@ class LMEval:
         wanted: dict[str, dict[int, Example]] = {}
         for example in examples:
             wanted.setdefault(example.source, {})[example.meta["number"]] = example
-        models = needed("lm_eval.models.huggingface", by="lm_eval", extra="evaluate")
-        evaluator = needed("lm_eval.evaluator", by="lm_eval", extra="evaluate")
+        models, evaluator = _needed("lm_eval.models.huggingface"), _needed("lm_eval.evaluator")
         size = max(1, batch_tokens // TOKENS_PER_REQUEST)
         try:
             with _quiet(), _our_bars(f"lm_eval:{path}"):
-                harness = models.HFLM(pretrained=network, tokenizer=tokenizer, batch_size=size)
                 results = evaluator.simple_evaluate(
-                    model=harness,
+                    model=models.HFLM(pretrained=network, tokenizer=tokenizer, batch_size=size),
                     tasks=[tasks[name] for name in wanted],
                     task_manager=manager,
                     num_fewshot=self.fewshot,
@@ -97,41 +94,17 @@ class LMEval:
                 )
         except Exception as error:  # tasks are outside code
             raise DataError(f"lm-eval cannot run {path}: {error}") from error
-        rows = [
-            row
-            for name, items in wanted.items()
-            for row in self._rows(
-                items, tasks[name], results["samples"][name], results["higher_is_better"][name]
-            )
-        ]
-        return pl.DataFrame(rows, schema=GRADES, orient="row")
-
-    def _rows(
-        self,
-        items: Mapping[int, Example],
-        task: Any,
-        samples: list[dict[str, Any]],
-        more_is_better: Mapping[str, bool],
-    ) -> list[tuple[str, str, float, str, str]]:
-        metric = self.metric or next(iter(task.aggregation()))
-        first = samples[0]["filter"] if samples else None
         rows = []
-        for sample in samples:
-            if sample["filter"] != first:
-                continue
-            if metric not in sample:
-                raise UsageError(
-                    f"{task.task_name} has no metric {metric!r}", hint=did_you_mean(metric, sample["metrics"])
-                )
-            if not more_is_better.get(metric, True) or not isinstance(sample[metric], int | float):
-                raise UsageError(
-                    f"the metric {metric!r} of {task.task_name} is not one value per item of which more is better",
-                    hint=f"choose another: @metric=..., of {', '.join(sample['metrics'])}",
-                )
-            value, example = float(sample[metric]), items[sample["doc_id"]]
-            why = "" if value >= 1 else f"expected {str(sample['target'])[:80]}"
-            rows.append((example.id, example.source, value, _answer(sample), why))
-        return rows
+        for name, items in wanted.items():
+            samples, better = results["samples"][name], results["higher_is_better"][name]
+            metric = self.metric or next(iter(tasks[name].aggregation()))
+            for sample in samples:
+                if sample["filter"] == samples[0]["filter"]:
+                    value = _value(name, metric, sample, more_is_better=better.get(metric, True))
+                    why = "" if value >= 1 else f"expected {str(sample['target'])[:80]}"
+                    example = items[sample["doc_id"]]
+                    rows.append((example.id, example.source, value, _answer(sample), why))
+        return pl.DataFrame(rows, schema=GRADES, orient="row")
 
 
 def _item(path: str, name: str, task: Any, number: int, doc: Any) -> Example:
@@ -148,7 +121,7 @@ def _loaded(path: str) -> tuple[Any, dict[str, Any]]:
         UsageError: If there is no such task.
         DataError: If it cannot be loaded, for whatever reason lm-eval gives.
     """
-    manager_of = needed("lm_eval.tasks", by="lm_eval", extra="evaluate").TaskManager
+    manager_of = _needed("lm_eval.tasks").TaskManager
     file = Path(path)
     if file.suffix in (".yaml", ".yml"):
         if not file.is_file():
@@ -157,18 +130,32 @@ def _loaded(path: str) -> tuple[Any, dict[str, Any]]:
     else:
         manager = manager_of()
         if path not in manager.all_tasks:
-            raise UsageError(
-                f"lm-eval knows no task {path!r}", hint=did_you_mean(path, map(str, manager.all_tasks))
-            )
+            close = did_you_mean(path, map(str, manager.all_tasks))
+            raise UsageError(f"lm-eval knows no task {path!r}", hint=close)
     try:
         with _quiet():
-            tasks = manager.load([path])["tasks"]
+            return manager, manager.load([path])["tasks"]
     except Exception as error:  # tasks are outside code, and most load data from the hub
         raise DataError(
             f"lm-eval cannot load {path}: {str(error).splitlines()[0] if str(error) else error!r}",
             hint="a task over local files has dataset_path: json and dataset_kwargs: {data_files: ...}",
         ) from error
-    return manager, tasks
+
+
+def _value(task: str, metric: str, sample: Mapping[str, Any], *, more_is_better: bool) -> float:
+    """Return the value of an item.
+
+    Raises:
+        UsageError: If there is none, or lower is better.
+    """
+    if metric not in sample:
+        raise UsageError(f"{task} has no metric {metric!r}", hint=did_you_mean(metric, sample["metrics"]))
+    if not more_is_better or not isinstance(sample[metric], int | float):
+        raise UsageError(
+            f"the metric {metric!r} of {task} is not one value per item of which more is better",
+            hint=f"choose another: @metric=..., of {', '.join(sample['metrics'])}",
+        )
+    return float(sample[metric])
 
 
 def _answer(sample: Mapping[str, Any]) -> str:
@@ -214,25 +201,18 @@ class _Requests:
 @contextmanager
 def _our_bars(label: str) -> Iterator[None]:
     """Show our bars instead of lm-eval's, and keep it from asking git about the working folder."""
-    modules = [
-        needed(f"lm_eval.{name}", by="lm_eval", extra="evaluate")
-        for name in ("models.huggingface", "api.model", "api.task")
-    ]
-    evaluator = needed("lm_eval.evaluator", by="lm_eval", extra="evaluate")
-    opened: list[_Requests] = []
-
-    def requests(*items: Any, **settings: Any) -> _Requests:
-        opened.append(_Requests(*items, label=label, **settings))
-        return opened[-1]
-
     with ExitStack() as patched:
-        for module in modules:
-            patched.callback(setattr, module, "tqdm", module.tqdm)
-            module.tqdm = requests
-        patched.callback(setattr, evaluator, "get_git_commit_hash", evaluator.get_git_commit_hash)
-        evaluator.get_git_commit_hash = lambda: None
-        try:
-            yield
-        finally:
-            for each in opened:
-                each.close()
+
+        def put(module: Any, name: str, ours: Any) -> None:
+            patched.callback(setattr, module, name, getattr(module, name))
+            setattr(module, name, ours)
+
+        def requests(*items: Any, **settings: Any) -> _Requests:
+            opened = _Requests(*items, label=label, **settings)
+            patched.callback(opened.close)
+            return opened
+
+        for name in ("models.huggingface", "api.model", "api.task"):
+            put(_needed(f"lm_eval.{name}"), "tqdm", requests)
+        put(_needed("lm_eval.evaluator"), "get_git_commit_hash", lambda: None)
+        yield

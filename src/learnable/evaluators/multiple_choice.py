@@ -1,23 +1,24 @@
 """Multiple choice by likelihood."""
 
 import re
-import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
+from string import ascii_uppercase as LETTERS
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from learnable.evaluators.kinds import Kind
-from learnable.evaluators.reading import PROMPTS, Item, Row, read_items, text
+from learnable.evaluators.kinds import Kind, ungraded
+from learnable.evaluators.reading import PROMPTS, Item, Row, RowSettings, text
 from learnable.types import Example, Grade, Message
 
 _FORMAT_LINE = re.compile(r"(?i)\banswer format:\s*(\S+(?:\s*/\s*\S+)+)\s*$")
 
 
 @dataclass(frozen=True, kw_only=True)
-class MultipleChoice:
+class MultipleChoice(RowSettings):
     """Whether the right choice is the likeliest answer.
 
     Rows have their choices in columns ``A``, ``B``, ... (MMLU), in a list ``choices`` (also with ``text`` and
@@ -30,85 +31,55 @@ class MultipleChoice:
             question for small models; choices without texts (true/false) stay labels.
         normalize: ``tokens`` compares loss per token, ``none`` summed loss; both with the end of the turn.
         answer_template: The answer that is scored; ``{}`` stands for the choice.
-        prompt_column: Column of the question.
         answer: Column of the right choice.
         source_column: Column that names the source of a row, such as ``subject`` or ``task``.
-        n: How many examples to draw; all when not given.
-        seed: Seeds the draw.
     """
 
     kind: ClassVar[Kind] = "likelihood"
-    unit: ClassVar[str] = "share correct"
-    higher_is_better: ClassVar[bool] = True
+    name: ClassVar[str] = "multiple_choice"
     candidates_are: Literal["labels", "texts"] = "labels"
     normalize: Literal["tokens", "none"] = "tokens"
     answer_template: str = "{}"
-    prompt_column: str | None = None
     answer: str = "answer"
-    source_column: str | None = None
-    n: int | None = None
-    seed: int = 0
 
-    def read(self, path: str | None) -> list[Example]:
-        """Return rows with a question, its choices, and the right one."""
-        return read_items(
-            path,
-            self._item,
-            evaluator="multiple_choice",
-            n=self.n,
-            seed=self.seed,
-            source_column=self.source_column,
-        )
-
-    def _item(self, row: Row) -> Item:
-        question = text(row, self.prompt_column, PROMPTS)
-        beside = _choices_beside(row)
-        if beside:
-            shown = [f"{label}. {choice}" for label, choice in beside.items()]
-            bare, choices = question, beside
-            asking = "\n".join([question, "", *shown, "", "Answer with the letter of the right choice."])
+    def item(self, row: Row) -> Item:
+        """Return a row with a question, its choices, and the right one."""
+        bare = asking = text(row, self.prompt_column, PROMPTS)
+        choices = _choices_beside(row)
+        if choices:
+            shown = "\n".join(f"{label}. {choice}" for label, choice in choices.items())
+            asking = f"{bare}\n\n{shown}\n\nAnswer with the letter of the right choice."
         else:
-            bare, choices = _choices_inside(question)
-            asking = question
+            bare, choices = _choices_inside(asking)
         by_text = self.candidates_are == "texts" and all(choices.values())
-        answers = {label: choices[label] if by_text else label for label in choices}
+        written = {
+            label: self.answer_template.replace("{}", choice if by_text else label)
+            for label, choice in choices.items()
+        }
         correct = _label_of(row.get(self.answer), choices)
         turns = [Message(role="user", content=bare if by_text else asking)]
         if correct:
-            turns.append(Message(role="assistant", content=self._written(answers[correct])))
-        grading = {
-            "labels": list(answers),
-            "candidates": [self._written(answer) for answer in answers.values()],
-            "correct": correct,
-        }
-        return Item(messages=tuple(turns), grading=grading)
-
-    def _written(self, choice: str) -> str:
-        return self.answer_template.replace("{}", choice)
+            turns.append(Message(role="assistant", content=written[correct]))
+        grading = {"labels": list(written), "candidates": list(written.values()), "correct": correct}
+        return Item(tuple(turns), grading)
 
     def candidates(self, example: Example) -> tuple[tuple[Message, ...], ...]:
         """Return the question with each choice as its answer."""
-        question = example.messages[0]
-        return tuple(
-            (question, Message(role="assistant", content=choice)) for choice in example.meta["candidates"]
-        )
+        choices = example.meta["candidates"]
+        return tuple((example.messages[0], Message(role="assistant", content=choice)) for choice in choices)
 
     def grade(self, example: Example, nll: NDArray[np.float64], tokens: NDArray[np.int64]) -> Grade:
         """Return 1 if the right choice has the lowest loss, else 0; a tie is shared; NaN without a right choice."""
         labels, correct = list(example.meta["labels"]), example.meta["correct"]
         if correct not in labels:
-            return Grade(value=float("nan"), why=f"the row's answer is none of {', '.join(labels)}")
+            return ungraded(f"the row's answer is none of {', '.join(labels)}")
         if len(nll) != len(labels) or not np.isfinite(nll).all() or (tokens < 1).any():
-            return Grade(value=float("nan"), why="not every choice has a loss")
+            return ungraded("not every choice has a loss")
         losses = nll / tokens if self.normalize == "tokens" else nll
         best = [label for label, loss in zip(labels, losses, strict=True) if loss == losses.min()]
-        if len(best) > 1:
-            return Grade(value=float(correct in best) / len(best), answer="/".join(best), why="a tie")
-        return Grade(
-            value=float(best[0] == correct),
-            answer=best[0],
-            why="" if best[0] == correct else f"expected {correct}",
-        )
+        value, answer = float(correct in best) / len(best), "/".join(best)
+        why = "a tie" if len(best) > 1 else "" if value else f"expected {correct}"
+        return Grade(value=value, answer=answer, why=why)
 
 
 def _choices_beside(row: Row) -> dict[str, str]:
@@ -117,14 +88,10 @@ def _choices_beside(row: Row) -> dict[str, str]:
     if isinstance(given, Mapping):
         return dict(zip(map(str, given["label"]), map(str, given["text"]), strict=True))
     if isinstance(given, Sequence) and not isinstance(given, str):
-        if len(given) > len(string.ascii_uppercase):
+        if len(given) > len(LETTERS):
             raise ValueError(f"{len(given)} choices are more than there are letters")
-        return dict(zip(string.ascii_uppercase, map(str, given), strict=False))
-    letters = []
-    for letter in string.ascii_uppercase:
-        if row.get(letter) is None:
-            break
-        letters.append(letter)
+        return dict(zip(LETTERS, map(str, given), strict=False))
+    letters = list(takewhile(lambda letter: row.get(letter) is not None, LETTERS))
     return {letter: str(row[letter]) for letter in letters} if len(letters) > 1 else {}
 
 
@@ -137,14 +104,13 @@ def _choices_inside(question: str) -> tuple[str, dict[str, str]]:
         )
     labels = [label.strip() for label in match.group(1).split("/")]
     before = question[: match.start()].rstrip()
-    marks = [re.search(rf"(?i)(?<!\w){re.escape(label)}:\s*", before) for label in labels]
-    starts = [mark.start() for mark in marks if mark is not None]
+    found = [re.search(rf"(?i)(?<!\w){re.escape(label)}:\s*", before) for label in labels]
+    marks = [mark for mark in found if mark is not None]
+    starts = [mark.start() for mark in marks]
     if len(starts) < len(labels) or starts != sorted(starts):
         return before, dict.fromkeys(labels, "")
     ends = [*starts[1:], len(before)]
-    texts = [
-        before[mark.end() : end].strip() for mark, end in zip(marks, ends, strict=True) if mark is not None
-    ]
+    texts = [before[mark.end() : end].strip() for mark, end in zip(marks, ends, strict=True)]
     return before[: starts[0]].rstrip(), dict(zip(labels, texts, strict=True))
 
 

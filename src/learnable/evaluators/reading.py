@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 from learnable.data.records import place
 from learnable.data.sources import base_name, locate, read_records
 from learnable.data.turns import Turns
 from learnable.errors import DataError, UsageError, did_you_mean
+from learnable.evaluators.kinds import Kind
 from learnable.runs.identity import example_id, fingerprint, turn_content
 from learnable.runs.progress import say
 from learnable.types import Example, Message
@@ -18,17 +19,68 @@ PROMPTS = ("prompt", "query", "question", "instruction", "text")
 REFERENCES = ("reference", "response", "answer", "output", "completion")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Item:
+class Item(NamedTuple):
     """What an evaluator makes of a row.
 
-    Args:
-        messages: The prompt turns, and the reference answer as last assistant turn where there is one.
-        grading: What grading needs beside the messages; part of the identity.
+    ``messages``: the prompt turns, and the reference answer as last assistant turn where there is one.
+    ``grading``: what grading needs beside the messages; part of the identity.
     """
 
     messages: tuple[Message, ...]
     grading: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ItemSettings:
+    """What evaluators share, whatever their items are made of.
+
+    Args:
+        n: How many examples to draw; all when not given.
+        seed: Seeds the draw.
+    """
+
+    kind: ClassVar[Kind] = "generation"
+    unit: ClassVar[str] = "share correct"
+    higher_is_better: ClassVar[bool] = True
+    packages: ClassVar[tuple[str, ...]] = ()
+    """What it imports when it is used; all of it comes with the extra ``evaluate``."""
+    n: int | None = None
+    seed: int = 0
+
+    def prompt(self, example: Example) -> tuple[Message, ...]:
+        """Return the turns without the reference."""
+        return question_of(example)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowSettings(ItemSettings):
+    """What evaluators share whose items are the rows of a file: how a row is read.
+
+    Args:
+        prompt_column: Column of the question.
+        answer: Column of the reference.
+        source_column: Column that names the source of a row.
+    """
+
+    name: ClassVar[str]
+    prompt_column: str | None = None
+    answer: str | None = None
+    source_column: str | None = None
+
+    def read(self, path: str | None) -> list[Example]:
+        """Return the rows as examples.
+
+        Raises:
+            DataError: If the file or a row of it cannot be read.
+            UsageError: If no path is given.
+        """
+        return read_items(
+            path, self.item, evaluator=self.name, n=self.n, seed=self.seed, source_column=self.source_column
+        )
+
+    def item(self, row: Row) -> Item:
+        """Return the question of a row, with its reference; ``ValueError`` says why there is none."""
+        return with_reference(asked(row, self.prompt_column), answered(row, self.answer))
 
 
 def read_items(
@@ -61,17 +113,16 @@ def read_items(
     for source in locate(path):
         name = base_name(source.kind, source.path)
         for number, record in enumerate(read_records(source.kind, source.path)):
-            where = place(name, row=number, line=record.line)
-            if record.value is None:
+            where, row = place(name, row=number, line=record.line), record.value
+            if row is None:
                 raise DataError(f"{where}: {record.reason}", hint=record.hint)
             try:
-                named = _source(record.value, source_column, default=source.source)
-                made = item(record.value)
+                named = source.source if source_column is None else str(row[column(row, source_column, ())])
+                messages, grading = item(row)
             except ValueError as error:
                 raise DataError(f"{where}: {error}", hint=f"is this a file for {evaluator}?") from error
-            meta = {**record.value, **made.grading}
-            identity = item_id(made.messages, made.grading)
-            examples.append(Example(id=identity, messages=made.messages, source=named, meta=meta))
+            identity, meta = item_id(messages, grading), {**row, **grading}
+            examples.append(Example(id=identity, messages=messages, source=named, meta=meta))
     if not examples:
         raise DataError(f"{path} has no rows", hint="each row is an item to ask")
     return drawn(distinct(examples, path), n=n, seed=seed)
@@ -86,12 +137,12 @@ def item_id(messages: Sequence[Message], grading: Mapping[str, Any]) -> str:
 
 def distinct(examples: Iterable[Example], name: str) -> list[Example]:
     """Return the examples without repeats; how many there were is said on standard error."""
-    given = list(examples)
-    first = {example.id: example for example in reversed(given)}
-    kept = [example for example in given if first[example.id] is example]
-    if len(kept) < len(given):
-        say(f"{name}: {len(given) - len(kept):,} of {len(given):,} rows are repeats and count once")
-    return kept
+    given, first = list(examples), dict[str, Example]()
+    for example in given:
+        first.setdefault(example.id, example)
+    if len(first) < len(given):
+        say(f"{name}: {len(given) - len(first):,} of {len(given):,} rows are repeats and count once")
+    return list(first.values())
 
 
 def drawn(examples: Sequence[Example], *, n: int | None, seed: int) -> list[Example]:
@@ -169,11 +220,7 @@ def asked(row: Row, name: str | None, *, suffix: str | None = None) -> tuple[Mes
 
 
 def _turns(row: Row) -> list[Message]:
-    """Return the turns in ``messages``.
-
-    Raises:
-        ValueError: If they cannot be read, or the row has tools, which no evaluator that generates offers to a model.
-    """
+    """Return the turns in ``messages``; ``ValueError`` for tools, which no evaluator that generates can offer."""
     turns = Turns(set())
     messages = turns.read(row["messages"], "messages")
     turns.add_tools(row.get("tools"), "'tools'")
@@ -196,16 +243,18 @@ def answered(row: Row, name: str | None, usual: Sequence[str] = REFERENCES) -> s
         return last.content if last.role == "assistant" else ""
     if name is None:
         present = [usually for usually in usual if usually in row]
-        name = next(
-            (usually for usually in present if row[usually] is not None), present[0] if present else None
-        )
-    found = column(row, name, usual) if name is None or name not in row else name
-    if row[found] is None or row[found] == "":
-        return ""
-    return text(row, found)
+        name = next((usually for usually in present if row[usually] is not None), next(iter(present), None))
+    found = column(row, name, usual)
+    return "" if row[found] is None or row[found] == "" else text(row, found)
 
 
-def _source(row: Row, name: str | None, *, default: str) -> str:
-    if name is None:
-        return default
-    return str(row[column(row, name, ())])
+def with_reference(question: tuple[Message, ...], reference: str, **grading: Any) -> Item:
+    """Return an item that is closed by its reference, if it has one."""
+    closing = (Message(role="assistant", content=reference),) if reference else ()
+    return Item((*question, *closing), {"reference": reference, **grading})
+
+
+def question_of(example: Example) -> tuple[Message, ...]:
+    """Return the turns of an example before its reference answer."""
+    closed = bool(example.messages) and example.messages[-1].role == "assistant"
+    return example.messages[:-1] if closed else example.messages

@@ -6,9 +6,7 @@ from functools import cache
 from typing import Any, ClassVar
 
 from learnable.errors import UsageError, did_you_mean
-from learnable.evaluators.exact_match import question_of
-from learnable.evaluators.kinds import Kind
-from learnable.evaluators.reading import distinct, item_id
+from learnable.evaluators.reading import ItemSettings, distinct, item_id
 from learnable.packages import needed
 from learnable.types import Example, Grade, Message
 
@@ -20,7 +18,7 @@ MOST_SEEDS = 4_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReasoningGym:
+class ReasoningGym(ItemSettings):
     """Puzzles made on the spot, such as ``reasoning_gym:chain_sum``; the path is the name of the generator.
 
     What stands between ``<answer>`` marks is graded, else the whole completion. The scorers give part of a point for
@@ -37,11 +35,9 @@ class ReasoningGym:
     Source: reasoning-gym (Stojanovski et al. 2025, arXiv:2505.24760), default difficulty.
     """
 
-    kind: ClassVar[Kind] = "generation"
     unit: ClassVar[str] = "points (0 to 1)"
-    higher_is_better: ClassVar[bool] = True
+    packages: ClassVar[tuple[str, ...]] = ("reasoning-gym",)
     n: int = 200
-    seed: int = 0
     suffix: str | None = None
     max_new_tokens: int = 64
 
@@ -58,21 +54,16 @@ class ReasoningGym:
             raise UsageError("reasoning_gym needs a generator", hint="for example reasoning_gym:chain_sum")
         if path not in known:
             raise UsageError(f"reasoning-gym has no generator {path!r}", hint=did_you_mean(path, known))
-        puzzles = _puzzles(path, self.n, self.seed)
-        examples = []
+        puzzles, examples = _puzzles(path, self.n, self.seed), []
         for number in range(self.n):
             entry = puzzles[number]
-            question, answer = str(entry["question"]), str(entry["answer"])
-            question = f"{question}\n\n{self.suffix}" if self.suffix else question
-            turns = (Message(role="user", content=question), Message(role="assistant", content=answer))
+            question = f"{entry['question']}\n\n{self.suffix}" if self.suffix else str(entry["question"])
+            answer = Message(role="assistant", content=str(entry["answer"]))
+            turns = (Message(role="user", content=question), answer)
             grading = {"generator": path, "n": self.n, "seed": self.seed, "number": number}
             identity = item_id(turns, {"generator": path})
             examples.append(Example(id=identity, messages=turns, source=path, meta=grading))
         return distinct(examples, path)
-
-    def prompt(self, example: Example) -> tuple[Message, ...]:
-        """Return the puzzle."""
-        return question_of(example)
 
     def grade(self, example: Example, completion: str) -> Grade:
         """Return the score of the puzzle's own scorer; an answer that breaks the scorer is wrong, and says so."""
@@ -93,6 +84,5 @@ class ReasoningGym:
 @cache
 def _puzzles(generator: str, n: int, seed: int) -> Any:
     """Return the data set of reasoning-gym: puzzles by number, and their scorer."""
-    return needed("reasoning_gym", by="reasoning_gym", extra="evaluate").create_dataset(
-        generator, size=n, seed=(seed + 1) * PUZZLES_PER_SEED
-    )
+    gym = needed("reasoning_gym", by="reasoning_gym", extra="evaluate")
+    return gym.create_dataset(generator, size=n, seed=(seed + 1) * PUZZLES_PER_SEED)

@@ -1,9 +1,9 @@
 """Runs an evaluator on a model: measures or generates what is missing, stores it at once, and grades."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
-from typing import cast
+from dataclasses import replace
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import polars as pl
@@ -11,17 +11,19 @@ import polars as pl
 from learnable.errors import ModelError, UsageError
 from learnable.evaluators.kinds import (
     GRADES,
+    AskingEvaluator,
     EvaluatedModel,
     Evaluator,
     GenerationEvaluator,
     HarnessEvaluator,
     JudgeEvaluator,
     LikelihoodEvaluator,
+    ungraded,
 )
 from learnable.measures import Found, fill, known, lengths, measure_of, take
 from learnable.runs.identity import example_id, fingerprint
 from learnable.runs.store import Store
-from learnable.types import Example, Grade, Measure, Message, Rendered
+from learnable.types import Example, Grade, Measure, Message
 
 JUDGED_AT_ONCE = 64
 """Pairs that a judge is asked for together."""
@@ -64,21 +66,19 @@ def evaluate(
         answered = cast("GenerationEvaluator", evaluator)
         found = completions(model, answered, examples, store=store, label=label)
         return _table(examples, _graded_texts(answered, examples, found))
-    if evaluator.kind == "harness":
-        harness = cast("HarnessEvaluator", evaluator)
-        if not examples:
-            return _table([], [])
-        frame = harness.run(
-            model.network, model.renderer.tokenizer, examples, batch_tokens=model.batch_tokens
+    if evaluator.kind != "harness":
+        raise UsageError(
+            "a judge compares the answers of two models, and there is only one here",
+            hint="use it in `compare`",
         )
-        return frame.select(pl.col(name).cast(kind) for name, kind in GRADES.items())
-    raise UsageError(
-        "a judge compares the answers of two models, and there is only one here", hint="use it in `compare`"
-    )
+    if not examples:
+        return _table([], [])
+    harness = cast("HarnessEvaluator", evaluator)
+    frame = harness.run(model.network, model.renderer.tokenizer, examples, batch_tokens=model.batch_tokens)
+    return frame.select(pl.col(name).cast(kind) for name, kind in GRADES.items())
 
 
-@dataclass(frozen=True, kw_only=True)
-class Completion:
+class Completion(NamedTuple):
     """The answer of a model; ``text`` is None where there is none, and ``why`` says why."""
 
     text: str | None
@@ -87,7 +87,7 @@ class Completion:
 
 def completions(
     model: EvaluatedModel,
-    evaluator: GenerationEvaluator | JudgeEvaluator,
+    evaluator: AskingEvaluator,
     examples: Sequence[Example],
     *,
     store: Store,
@@ -105,38 +105,42 @@ def completions(
     Returns:
         n completions; without a text where the chat template refuses the prompt or the model has no room for it.
     """
-    measure = Measure(
-        kind="completion",
-        model=model.key,
-        parameters={
-            "rendering": model.renderer.key,
-            "max_new_tokens": evaluator.max_new_tokens,
-            "temperature": 0.0,
-        },
-    )
+    new = evaluator.max_new_tokens
+    parameters = {"rendering": model.renderer.key, "max_new_tokens": new, "temperature": 0.0}
+    measure = Measure(kind="completion", model=model.key, parameters=parameters)
     prompts = [evaluator.prompt(example) for example in examples]
     ids = [example_id(prompt) for prompt in prompts]
     refused: dict[str, str] = {}
     fitting: dict[str, tuple[Message, ...]] = {}
-    tokens: dict[str, int] = {}
-    for identity, prompt in zip(ids, prompts, strict=True):
-        if identity in tokens or identity in refused:
-            continue
-        count, why = _room(model, prompt, evaluator.max_new_tokens)
+    tokens: list[int] = []
+    for identity, prompt in dict(zip(ids, prompts, strict=True)).items():
+        count, why = _room(model, prompt, new)
         if why:
             refused[identity] = why
         else:
-            fitting[identity], tokens[identity] = prompt, count
-    prompted = list(fitting)
+            fitting[identity] = prompt
+            tokens.append(count)
 
     def generated(missing: Collection[int]) -> Iterator[Found]:
-        new = evaluator.max_new_tokens
         for positions, found in model.completions(list(fitting.values()), max_new_tokens=new, only=missing):
             yield Found(positions, [{"completion": (text,)} for text in found])
 
-    fill([measure], prompted, generated, store=store, label=label, size=lambda place: tokens[prompted[place]])
+    prompted = list(fitting)
+    fill([measure], prompted, generated, store=store, label=label, size=tokens.__getitem__)
     texts = dict(known(measure, prompted, store=store).iter_rows())
     return [Completion(text=texts.get(identity), why=refused.get(identity, "")) for identity in ids]
+
+
+def _room(model: EvaluatedModel, prompt: Sequence[Message], new: int) -> tuple[int, str]:
+    """Return the tokens of a prompt, and why it cannot be answered, if so."""
+    try:
+        count = len(model.renderer.prompt_ids(prompt))
+    except ModelError as error:
+        return 0, error.message
+    limit = model.position_limit
+    if limit is None or count + new <= limit:
+        return count, ""
+    return 0, f"{count:,} prompt tokens and {new:,} new ones do not fit the model's {limit:,} positions"
 
 
 def judged(
@@ -157,31 +161,29 @@ def judged(
     asked: dict[str, list[int]] = {}
     for position, (example, one, other) in enumerate(zip(examples, ones, others, strict=True)):
         if one.text is None or other.text is None:
-            grades[position] = _ungraded(one.why or other.why)
+            grades[position] = _unanswered(one.why or other.why)
         elif one.text == other.text:
             grades[position] = Grade(value=0.5, why="the same answer")
         else:
             asked.setdefault(fingerprint([example.id, one.text, other.text]), []).append(position)
-    pairs = list(asked)
+    pairs = list(asked.values())
 
     def verdicts(missing: Collection[int]) -> Iterator[Found]:
         numbered = sorted(missing)
         for start in range(0, len(numbered), JUDGED_AT_ONCE):
             numbers = numbered[start : start + JUDGED_AT_ONCE]
-            places = [asked[pairs[number]][0] for number in numbers]
+            places = [pairs[number][0] for number in numbers]
             found = evaluator.judge_pairs(
                 [examples[place] for place in places],
                 [ones[place].text or "" for place in places],
                 [others[place].text or "" for place in places],
             )
             for number, grade in zip(numbers, found, strict=True):
-                grades.update(dict.fromkeys(asked[pairs[number]], grade))
-            yield Found(
-                numbers,
-                [{} if np.isnan(grade.value) else {"verdict": (grade.value, grade.why)} for grade in found],
-            )
+                grades.update(dict.fromkeys(pairs[number], grade))
+            stored = [{} if np.isnan(one.value) else {"verdict": (one.value, one.why)} for one in found]
+            yield Found(numbers, stored)
 
-    fill([measure], pairs, verdicts, store=store, label="judging", size=lambda _: 1)
+    fill([measure], list(asked), verdicts, store=store, label="judging", size=lambda _: 1)
     stored = [identity for identity, places in asked.items() if places[0] not in grades]
     for row in known(measure, stored, store=store).iter_rows(named=True):
         grades |= dict.fromkeys(asked[row["id"]], Grade(value=row["value"], why=row["why"]))
@@ -196,57 +198,36 @@ def _likelihoods(
     max_length: int,
     label: str,
 ) -> list[Grade]:
-    candidates = [evaluator.candidates(example) for example in examples]
-    ids = [
-        [example_id(messages, tools=example.tools) for messages in group]
-        for example, group in zip(examples, candidates, strict=True)
-    ]
+    ids: list[list[str]] = []
     distinct: dict[str, Example] = {}
-    for example, group, identities in zip(examples, candidates, ids, strict=True):
-        for identity, messages in zip(identities, group, strict=True):
+    for example in examples:
+        group = evaluator.candidates(example)
+        ids.append([example_id(messages, tools=example.tools) for messages in group])
+        for identity, messages in zip(ids[-1], group, strict=True):
             distinct[identity] = replace(example, id=identity, messages=messages)
     rendered = model.renderer.render(list(distinct.values()), max_length=max_length, skip_refused=True)
     measure = measure_of(model.key, rendering=model.renderer.key, max_length=max_length)
     take(lambda: nullcontext(model), [measure], rendered, store=store, label=label, counts=False)
-    scored = _scored(measure, rendered, store)
+    frame = lengths(rendered)
+    defined = frame.filter(pl.col("response_tokens") > 0)["id"]
+    losses: dict[str, float] = dict(known(measure, defined, store=store).iter_rows())
+    scored = {
+        row["id"]: {**row, "nll": losses.get(row["id"], float("nan"))} for row in frame.iter_rows(named=True)
+    }
     return [_graded(evaluator, e, [scored[i] for i in group]) for e, group in zip(examples, ids, strict=True)]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Scored:
-    """A candidate as measured; ``why`` is set where it has no loss."""
-
-    nll: float
-    tokens: int
-    truncated: bool
-    why: str
-
-
-def _scored(measure: Measure, rendered: Sequence[Rendered], store: Store) -> dict[str, _Scored]:
-    frame = lengths(rendered)
-    defined = frame.filter(pl.col("response_tokens") > 0)["id"]
-    nll: dict[str, float] = dict(known(measure, defined, store=store).iter_rows())
-    return {
-        row["id"]: _Scored(
-            nll=nll.get(row["id"], float("nan")),
-            tokens=row["response_tokens"],
-            truncated=row["truncated"],
-            why=row["undefined"] or "",
-        )
-        for row in frame.iter_rows(named=True)
-    }
-
-
-def _graded(evaluator: LikelihoodEvaluator, example: Example, scored: Sequence[_Scored]) -> Grade:
-    why = next((one.why for one in scored if one.why), "")
-    if why:
-        return _ungraded(why)
-    if len(scored) > 1 and any(one.truncated for one in scored):
-        return _ungraded("a candidate does not fit the length limit, so they cannot be compared")
-    nll = np.asarray([one.nll for one in scored], dtype=np.float64)
-    grade = evaluator.grade(example, nll, np.asarray([one.tokens for one in scored], dtype=np.int64))
-    if scored and scored[0].truncated and not grade.why:
-        return Grade(value=grade.value, answer=grade.answer, why="cut off at the length limit")
+def _graded(evaluator: LikelihoodEvaluator, example: Example, scored: Sequence[Mapping[str, Any]]) -> Grade:
+    """Return the grade of an example by its candidates: the columns of ``lengths``, and ``nll``."""
+    if why := next((one["undefined"] for one in scored if one["undefined"]), None):
+        return _unanswered(why)
+    if len(scored) > 1 and any(one["truncated"] for one in scored):
+        return _unanswered("a candidate does not fit the length limit, so they cannot be compared")
+    nll = np.asarray([one["nll"] for one in scored], dtype=np.float64)
+    tokens = np.asarray([one["response_tokens"] for one in scored], dtype=np.int64)
+    grade = evaluator.grade(example, nll, tokens)
+    if scored and scored[0]["truncated"] and not grade.why:
+        return replace(grade, why="cut off at the length limit")
     return grade
 
 
@@ -254,42 +235,23 @@ def _graded_texts(
     evaluator: GenerationEvaluator, examples: Sequence[Example], found: Sequence[Completion]
 ) -> list[Grade]:
     """Return the grade of each completion, of all at once where the evaluator has a way to do that."""
-    grades = {place: _ungraded(each.why) for place, each in enumerate(found) if each.text is None}
-    texts = {place: each.text for place, each in enumerate(found) if each.text is not None}
+    texts = {place: one.text for place, one in enumerate(found) if one.text is not None}
     asked, all_at_once = [examples[place] for place in texts], getattr(evaluator, "grade_all", None)
     if all_at_once is not None:
         made = all_at_once(asked, list(texts.values()))
     else:
         made = [evaluator.grade(*pair) for pair in zip(asked, texts.values(), strict=True)]
-    grades |= dict(zip(texts, made, strict=True))
-    return [grades[place] for place in range(len(found))]
+    grades = dict(zip(texts, made, strict=True))
+    return [grades[place] if place in grades else _unanswered(one.why) for place, one in enumerate(found)]
 
 
-def _room(model: EvaluatedModel, prompt: Sequence[Message], max_new_tokens: int) -> tuple[int, str]:
-    """Return the tokens of a prompt, and why it cannot be answered, if so."""
-    try:
-        count = len(model.renderer.prompt_ids(prompt))
-    except ModelError as error:
-        return 0, error.message
-    limit = model.position_limit
-    if limit is not None and count + max_new_tokens > limit:
-        return (
-            0,
-            f"{count:,} prompt tokens and {max_new_tokens:,} new ones do not fit the model's {limit:,} positions",
-        )
-    return count, ""
-
-
-def _ungraded(why: str) -> Grade:
-    return Grade(value=float("nan"), why=why or "there is no answer to grade")
+def _unanswered(why: str) -> Grade:
+    return ungraded(why or "there is no answer to grade")
 
 
 def _table(examples: Sequence[Example], grades: Sequence[Grade]) -> pl.DataFrame:
-    columns = {
-        "id": [example.id for example in examples],
-        "source": [example.source for example in examples],
-        "value": [grade.value for grade in grades],
-        "answer": [grade.answer for grade in grades],
-        "why": [grade.why for grade in grades],
-    }
-    return pl.DataFrame(columns, schema=GRADES)
+    rows = [
+        (example.id, example.source, grade.value, grade.answer, grade.why)
+        for example, grade in zip(examples, grades, strict=True)
+    ]
+    return pl.DataFrame(rows, schema=GRADES, orient="row")

@@ -5,16 +5,24 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from learnable.errors import UsageError
-from learnable.evaluators.exact_match import question_of
-from learnable.evaluators.kinds import Kind
-from learnable.evaluators.learned_metrics import LEARNED, Translated, learned_scores, start
-from learnable.evaluators.reading import PROMPTS, REFERENCES, Item, Row, answered, asked, read_items, text
+from learnable.evaluators.kinds import ungraded
+from learnable.evaluators.learned_metrics import LEARNED, Translated, learned_metric
+from learnable.evaluators.reading import (
+    PROMPTS,
+    Item,
+    Row,
+    RowSettings,
+    answered,
+    asked,
+    text,
+    with_reference,
+)
 from learnable.packages import needed
 from learnable.types import Example, Grade, Message
 
 
 @dataclass(frozen=True, kw_only=True)
-class Translation:
+class Translation(RowSettings):
     """Similarity of a completion to the reference translation, in points of 100.
 
     Args:
@@ -30,27 +38,19 @@ class Translation:
         prompt_column: Column of the question or source text.
         answer: Column of the reference translation.
         max_new_tokens: Most tokens of a completion.
-        source_column: Column that names the source of a row.
-        n: How many examples to draw; all when not given.
-        seed: Seeds the draw.
 
     Source: chrF, Popović 2015; chrF++, Popović 2017; sacrebleu, Post 2018 (arXiv:1804.08771); COMET, Rei et al. 2020
         (arXiv:2009.09025), unbabel-comet 2.2; BLEURT, Sellam et al. 2020 (arXiv:2004.04696).
     """
 
-    kind: ClassVar[Kind] = "generation"
     unit: ClassVar[str] = "points of 100"
-    higher_is_better: ClassVar[bool] = True
+    packages: ClassVar[tuple[str, ...]] = ("sacrebleu",)
+    name: ClassVar[str] = "translation"
     metric: Literal["chrf", "chrf++", "bleu", "comet", "bleurt"] = "chrf"
     weights: str | None = None
     python: str | None = None
     to: str | None = None
-    prompt_column: str | None = None
-    answer: str | None = None
     max_new_tokens: int = 256
-    source_column: str | None = None
-    n: int | None = None
-    seed: int = 0
 
     def __post_init__(self) -> None:
         learned = LEARNED.get(self.metric)
@@ -70,17 +70,11 @@ class Translation:
             DataError: If the file cannot be read.
         """
         if self.weights is not None:
-            start(self.metric, self.weights, self.python)
-        return read_items(
-            path,
-            self._item,
-            evaluator="translation",
-            n=self.n,
-            seed=self.seed,
-            source_column=self.source_column,
-        )
+            learned_metric(self.metric, self.weights, self.python)
+        return super().read(path)
 
-    def _item(self, row: Row) -> Item:
+    def item(self, row: Row) -> Item:
+        """Return the source text as a question, with the reference translation."""
         if self.to is not None:
             source = text(row, self.prompt_column, ("source", *PROMPTS))
             content = f"Translate the following text into {self.to}.\n\n{source}"
@@ -88,16 +82,8 @@ class Translation:
         else:
             question = asked(row, self.prompt_column)
             source = question[-1].content
-        reference = answered(row, self.answer, REFERENCES)
-        closing = (Message(role="assistant", content=reference),) if reference else ()
-        grading = {"reference": reference}
-        if self.metric == "comet":
-            grading["translated"] = source
-        return Item(messages=(*question, *closing), grading=grading)
-
-    def prompt(self, example: Example) -> tuple[Message, ...]:
-        """Return the turns without the reference."""
-        return question_of(example)
+        beside = {"translated": source} if self.metric == "comet" else {}
+        return with_reference(question, answered(row, self.answer), **beside)
 
     def grade(self, example: Example, completion: str) -> Grade:
         """Return the score of 100; 0 for an empty answer; NaN without a reference."""
@@ -110,29 +96,25 @@ class Translation:
         for place, (example, completion) in enumerate(zip(examples, completions, strict=True)):
             reference, answer = str(example.meta.get("reference", "")).strip(), completion.strip()
             if not reference:
-                grades[place] = Grade(value=float("nan"), why="no reference translation")
+                grades[place] = ungraded("no reference translation")
             elif not answer:
                 grades[place] = Grade(value=0.0, why="empty")
             else:
                 source = str(example.meta.get("translated", ""))
-                left[place] = Translated(source=source, answer=answer, reference=reference)
+                left[place] = {"source": source, "answer": answer, "reference": reference}
         scores = self._scores(list(left.values())) if left else []
         for (place, translated), score in zip(left.items(), scores, strict=True):
-            grades[place] = Grade(value=score, answer=translated.answer)
+            grades[place] = Grade(value=score, answer=translated["answer"])
         return [grades[place] for place in range(len(examples))]
 
     def _scores(self, translations: Sequence[Translated]) -> list[float]:
         if self.weights is not None:
-            return [
-                100 * score for score in learned_scores(self.metric, self.weights, self.python, translations)
-            ]
+            learned = learned_metric(self.metric, self.weights, self.python)
+            return [100 * score for score in learned.scores(translations)]
         metrics = needed("sacrebleu.metrics", by="translation", extra="evaluate")
         if self.metric == "bleu":
             metric = metrics.BLEU(effective_order=True)
         else:
             metric = metrics.CHRF(word_order=2 if self.metric == "chrf++" else 0)
-        # Rounding may lead just above.
-        return [
-            min(float(metric.sentence_score(each.answer, [each.reference]).score), 100.0)
-            for each in translations
-        ]
+        scores = [metric.sentence_score(one["answer"], [one["reference"]]).score for one in translations]
+        return [min(float(score), 100.0) for score in scores]  # rounding may lead just above
