@@ -15,7 +15,7 @@ from learnable.models import Renderer
 from learnable.models.loading import load_network
 from learnable.settings import Tuning
 from learnable.testing import tiny_model, toy_examples
-from learnable.training import fine_tune, gradient_sums, gradients
+from learnable.training import fine_tune, gradient_sums, summed_gradients
 from learnable.types import ModelRef
 
 LORA = Tuning(rank=2, seed=5)
@@ -54,7 +54,7 @@ def of_parts(rows, part):
 @pytest.mark.parametrize("tuning", [LORA, FULL], ids=["lora", "full"])
 def test_gradients_by_hand(ref, sets, tuning):
     sums = gradient_sums(ref, sets, tuning=tuning, label="gradients", parts=3)
-    network = gradients.trainable(ref, tuning).eval()
+    network = summed_gradients.trainable(ref, tuning).eval()
     rows = {name: gradients_by_hand(network, examples) for name, examples in sets.items()}
     for name in sets:
         np.testing.assert_allclose(sums[name].lengths, np.linalg.norm(rows[name], axis=1), rtol=1e-4)
@@ -71,7 +71,7 @@ def test_gradients_by_hand(ref, sets, tuning):
 
 
 def test_only_the_second_factors_of_fresh_adapters_have_gradients(ref, sets):
-    network = gradients.trainable(ref, LORA).eval()
+    network = summed_gradients.trainable(ref, LORA).eval()
     (row,) = gradients_by_hand(network, sets["task"][:1])
     trained = [(name, p.numel()) for name, p in network.named_parameters() if p.requires_grad]
     pieces = np.split(row, np.cumsum([size for _, size in trained])[:-1])
@@ -93,7 +93,7 @@ def test_the_adapters_are_those_that_a_training_begins_with(ref, sets, tmp_path)
     still = replace(LORA, learning_rate=1e-30)
     trained = fine_tune(ref, sets["task"], tmp_path, tuning=still, label="training")
     saved = load_file(trained.folder / "adapter_model.safetensors")
-    fresh = gradients.trainable(ref, LORA).eval().state_dict()
+    fresh = summed_gradients.trainable(ref, LORA).eval().state_dict()
     first_factors = [name for name in saved if "lora_A" in name]
     assert first_factors
     for name in first_factors:
@@ -110,7 +110,7 @@ def test_the_state_of_the_random_numbers_is_left_alone(ref, sets):
 
 def test_products_are_the_same_in_pieces(ref, sets, monkeypatch):
     whole = gradient_sums(ref, sets, tuning=LORA, label="gradients")
-    monkeypatch.setattr(gradients, "PRODUCTS_AT_ONCE", 50)
+    monkeypatch.setattr(summed_gradients, "PRODUCTS_AT_ONCE", 50)
     pieces = gradient_sums(ref, sets, tuning=LORA, label="gradients")
     for name in sets:
         np.testing.assert_allclose(pieces[name].products["task"], whole[name].products["task"], rtol=1e-9)
@@ -153,15 +153,17 @@ def sized(network):
 
 @pytest.mark.parametrize(("vectors", "expected"), [(8, [3, 3]), (7, [3, 3]), (6.9, [2, 2]), (3, [1, 1])])
 def test_fewer_parts_where_memory_is_short(ref, sets, monkeypatch, capsys, vectors, expected):
-    free = math.ceil(vectors * sized(gradients.trainable(ref, LORA).eval()) / gradients.MEMORY_SHARE)
-    monkeypatch.setattr(gradients, "_free_bytes", lambda _: free)
+    free = math.ceil(
+        vectors * sized(summed_gradients.trainable(ref, LORA).eval()) / summed_gradients.MEMORY_SHARE
+    )
+    monkeypatch.setattr(summed_gradients, "_free_bytes", lambda _: free)
     sums = gradient_sums(ref, sets, tuning=LORA, label="gradients", parts=3)
     assert [int(sums[name].part.max()) + 1 for name in sets] == expected
     assert ("parts of each set instead of 3" in capsys.readouterr().err) == (expected != [3, 3])
 
 
 def test_memory_for_less_than_one_part_is_an_error(ref, sets, monkeypatch):
-    monkeypatch.setattr(gradients, "_free_bytes", lambda _: 1_000)
+    monkeypatch.setattr(summed_gradients, "_free_bytes", lambda _: 1_000)
     with pytest.raises(TrainError, match="GB of memory, and") as error:
         gradient_sums(ref, sets, tuning=FULL, label="gradients")
     assert "--gradients 0" in error.value.hint
@@ -178,7 +180,7 @@ def test_memory_that_runs_out_is_an_error_of_ours(ref, sets, monkeypatch, raised
     def fails(*_, **__):
         raise raised
 
-    monkeypatch.setattr(gradients, "_added", fails)
+    monkeypatch.setattr(summed_gradients, "_added", fails)
     with pytest.raises(TrainError, match="do not fit the memory") as error:
         gradient_sums(ref, sets, tuning=LORA, label="gradients")
     assert "--gradients 0" in error.value.hint
@@ -188,7 +190,7 @@ def test_other_errors_of_a_pass_stay_what_they_are(ref, sets, monkeypatch):
     def fails(*_, **__):
         raise RuntimeError("shapes do not match")
 
-    monkeypatch.setattr(gradients, "_added", fails)
+    monkeypatch.setattr(summed_gradients, "_added", fails)
     with pytest.raises(RuntimeError, match="shapes do not match"):
         gradient_sums(ref, sets, tuning=LORA, label="gradients")
 
@@ -276,7 +278,7 @@ def test_a_mix_is_one_data_set():
 
 def test_gradients_of_a_model_and_their_mix(ref, sets):
     frame = buffering(gradient_sums(ref, sets, tuning=LORA, label="gradients"), ratios=[4 / 5])
-    network = gradients.trainable(ref, LORA).eval()
+    network = summed_gradients.trainable(ref, LORA).eval()
     rows = gradients_by_hand(network, [*sets["task"], *sets["buffer"]])
     assert value(frame, "length_of_mean", 4 / 5) == pytest.approx(np.linalg.norm(rows.mean(axis=0)), rel=1e-4)
 

@@ -17,6 +17,8 @@ from learnable.models.source import is_adapter
 from learnable.models.weights import OTHER_SENSE, broken_file, listed
 from learnable.runs.progress import say_once
 
+ATTENTION = re.compile(r"(^|\.)[^.]*att(n|ention)[^.]*$", re.IGNORECASE)
+
 
 def attach(network: Any, folder: Path, *, name: str = "default", trainable: bool = False) -> Any:
     """Return a network that wears the adapter of a folder, each of whose weights has its place in the network.
@@ -94,8 +96,10 @@ def _missing(folder: Path, weights: list[str]) -> ModelError:
     )
 
 
-def lora_targets(network: Any) -> list[str]:
+def lora_targets(network: Any, *, attention: bool = False) -> list[str]:
     """Return the names of the layers that LoRA adapters go on: all linear ones that an adapter takes effect on.
+
+    With ``attention`` only those within a layer whose name says that it attends.
 
     Left out are the output layer; layers whose weight the layer around them reads past them, as the fused kernels of
     state-space models do, in training or on one kind of device only; layers that give something other than one vector
@@ -114,14 +118,17 @@ def lora_targets(network: Any) -> list[str]:
                 continue
             if own in past or not _is_plain(module):
                 continue
+            if attention and not ATTENTION.search(place):
+                continue
             if own in lost or _taken_for_an_expert(network, own):
                 lost.add(own)
             else:
                 names.append(name)
     if not names:
         raise ModelError(
-            f"{type(network).__name__} has no linear layer that a LoRA adapter could go on",
-            hint="train all of its weights: --method full",
+            f"{type(network).__name__} has no linear layer{' of attention' if attention else ''} that a LoRA adapter "
+            "could go on",
+            hint="take --layers linear" if attention else "train all of its weights: --method full",
         )
     _say_what_stays(network, lost)
     return names

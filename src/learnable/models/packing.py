@@ -76,8 +76,13 @@ def padded(rendered: Sequence[Rendered]) -> Layout:
     return Layout(ids=torch.from_numpy(ids), positions=positions, places=places, segments=None)
 
 
-def packed(rendered: Sequence[Rendered]) -> Layout:
-    """Return a batch as one sequence, (1, N)."""
+def packed(rendered: Sequence[Rendered], *, share: bool = True) -> Layout:
+    """Return a batch as one sequence, (1, N).
+
+    Args:
+        rendered: n examples.
+        share: Whether a beginning that several of them share is computed once.
+    """
     pieces: list[NDArray[np.int32]] = []
     positions: list[NDArray[np.int64]] = []
     places: list[NDArray[np.int64]] = [np.empty(0, dtype=np.int64)] * len(rendered)
@@ -91,7 +96,8 @@ def packed(rendered: Sequence[Rendered]) -> Layout:
         at += len(ids)
         return np.arange(at - len(ids), at)
 
-    for members, shared in shared_beginnings([example.ids for example in rendered]):
+    alone = [(list(range(len(rendered))), 0)]
+    for members, shared in shared_beginnings([example.ids for example in rendered]) if share else alone:
         before = put(rendered[members[0]].ids[:shared], 0)
         if shared:
             segments.append(Segments(start=int(before[0]), length=shared, count=1))

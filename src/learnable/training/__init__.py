@@ -3,7 +3,6 @@
 from learnable.training.adapters import lora, save_whole
 from learnable.training.devices import join
 from learnable.training.fine_tuning import Trained, fine_tune
-from learnable.training.gradients import GradientSum, gradient_sums
 from learnable.training.reference import (
     Part,
     References,
@@ -14,6 +13,7 @@ from learnable.training.reference import (
     train_reference,
 )
 from learnable.training.samplers import AdaptiveSampler, LengthGroupedBatches, Sampler
+from learnable.training.summed_gradients import GradientSum, gradient_sums
 
 __all__ = [
     "AdaptiveSampler",

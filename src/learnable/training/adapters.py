@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -18,9 +18,16 @@ from learnable.runs.files import replacing
 from learnable.settings import Tuning
 from learnable.types import ModelRef
 
+Layers = Literal["linear", "attention"]
+
 
 def trainable(
-    ref: ModelRef, tuning: Tuning, *, token_ids: Sequence[int] = (), start: Path | None = None
+    ref: ModelRef,
+    tuning: Tuning,
+    *,
+    token_ids: Sequence[int] = (),
+    start: Path | None = None,
+    layers: Layers = "linear",
 ) -> Any:
     """Return a network as a training begins: its weights, and fresh adapters from the seed, or those of ``start``.
 
@@ -33,13 +40,22 @@ def trainable(
         return attach(network, start, trainable=True)
     with torch.random.fork_rng([network.device] if network.device.type == "cuda" else []):
         torch.manual_seed(tuning.seed)
-        return get_peft_model(network, lora(tuning, network, token_ids))
+        return get_peft_model(network, lora(tuning, network, token_ids, layers=layers))
 
 
-def lora(tuning: Tuning, network: Any, token_ids: Sequence[int] = ()) -> LoraConfig:
-    """Return the adapters that a training moves: on the linear layers, and on the rows of these tokens.
+def lora(
+    tuning: Tuning, network: Any, token_ids: Sequence[int] = (), *, layers: Layers = "linear"
+) -> LoraConfig:
+    """Return the adapters that a training moves: on linear layers, and on the rows of these tokens.
 
     A token has a row of the input embedding and one of the output embedding, which most small models share.
+
+    Args:
+        tuning: Rank and alpha.
+        network: What they go on.
+        token_ids: Tokens whose rows are trained too.
+        layers: ``linear`` takes all linear layers, ``attention`` those of attention alone: queries, keys, values, and
+            what joins the heads.
     """
     rows = {}
     if token_ids:
@@ -48,7 +64,7 @@ def lora(tuning: Tuning, network: Any, token_ids: Sequence[int] = ()) -> LoraCon
         for part in embeddings[:1] if tied else embeddings:
             name = next(name for name, module in network.named_modules() if module is part)
             rows[name.rpartition(".")[2]] = list(token_ids)
-    targets = lora_targets(network)
+    targets = lora_targets(network, attention=layers == "attention")
     return LoraConfig(
         r=tuning.rank,
         lora_alpha=2 * tuning.rank,

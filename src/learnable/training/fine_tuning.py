@@ -29,8 +29,9 @@ from learnable.runs.records import read_json
 from learnable.runs.step import note
 from learnable.settings import Tuning
 from learnable.training import devices
-from learnable.training.adapters import trainable
+from learnable.training.adapters import Layers, trainable
 from learnable.training.checkpoints import Checkpoints
+from learnable.training.epochs import keep_epoch
 from learnable.training.loop import Loop
 from learnable.training.memory import PIECE_TOKENS
 from learnable.training.samplers import Sampler, length_grouped
@@ -68,6 +69,8 @@ def fine_tune(
     start: Path | None = None,
     processes: int = 1,
     keep_losses: bool = False,
+    keep_epochs: bool = False,
+    layers: Layers = "linear",
 ) -> Trained:
     """Fine-tune a model on the response tokens of rendered examples.
 
@@ -89,6 +92,8 @@ def fine_tune(
             processes are taken, however many.
         keep_losses: Write ``last_epoch.parquet`` too: ``id``, ``nll`` (float32, summed over the response) and
             ``response_tokens`` of each answer as the last epoch met it.
+        keep_epochs: With LoRA and whole epochs: write ``epoch-1``, ``epoch-2`` ... too, see ``epochs.keep_epoch``.
+        layers: Which layers fresh adapters go on, see ``adapters.lora``.
 
     Raises:
         TrainError: If there is nothing to train on, the objective lacks a value, or the loss is not finite.
@@ -99,6 +104,10 @@ def fine_tune(
     if (trained := _trained_before(folder)) is not None:
         shutil.rmtree(checkpoints, ignore_errors=True)  # left by a kill right after the record was written
         return trained
+    if keep_epochs and (tuning.method != "lora" or tuning.epochs != int(tuning.epochs)):
+        raise UsageError(
+            f"keep_epochs takes method lora and whole epochs, got {tuning.method} and {tuning.epochs:g} epochs"
+        )
     examples = _useful(rendered, objective)
     _check_devices(ref, processes)
     with disk_errors(folder):
@@ -115,6 +124,8 @@ def fine_tune(
             token_ids=tuple(token_ids),
             start=start,
             keep_losses=keep_losses,
+            keep_epochs=keep_epochs,
+            layers=layers,
         )
         done: Trained = devices.together(_fine_tune, job, processes=processes, scratch=checkpoints)
         shutil.rmtree(checkpoints)
@@ -195,6 +206,8 @@ class _Job:
     token_ids: tuple[int, ...]
     start: Path | None
     keep_losses: bool
+    keep_epochs: bool
+    layers: Layers
 
     @property
     def rows(self) -> list[Rendered]:
@@ -237,6 +250,8 @@ def _trained(job: _Job) -> Trained:
         with without_dropout(loop.network):
             while loop.done < loop.steps:
                 loop.step()
+                if job.keep_epochs:
+                    _keep_epoch(loop, job)
                 if loop.done < loop.steps and checkpoints.due():
                     seconds = spent_before_s + time.monotonic() - started
                     checkpoints.write(loop.state() | {"seconds": seconds})
@@ -258,10 +273,22 @@ def _trained(job: _Job) -> Trained:
     return Trained(folder=job.folder, **figures)
 
 
+def _keep_epoch(loop: Loop, job: _Job) -> None:
+    """Write down how an epoch left the adapters, where one just ended; called in all processes."""
+    length = loop.steps // round(job.tuning.epochs)
+    number, begun = divmod(loop.done, length)
+    if begun:
+        return
+    state, gathered = loop.state(), loop.gathered()
+    if devices.is_main():
+        rates = [loop.learning_rate(step) for step in range(loop.done - length, loop.done)]
+        keep_epoch(loop.network, state, gathered, job.folder / f"epoch-{number}", learning_rates=rates)
+
+
 def _loop(job: _Job, *, advance: Callable[[int], None]) -> Loop:
     """Return a training that is ready to begin."""
     ref, tuning = job.ref, job.tuning
-    network = trainable(ref, tuning, token_ids=job.token_ids, start=job.start)
+    network = trainable(ref, tuning, token_ids=job.token_ids, start=job.start, layers=job.layers)
     torch.manual_seed(tuning.seed)
     mixed = concrete_dtype(ref) == "bfloat16"
     for module in network.modules():

@@ -1,213 +1,255 @@
-"""Gradients of single examples at the beginning of a training: their lengths, and how sets of them add up."""
+"""Gradients of single examples, of one backward pass over a batch: parameter by parameter, and kept by nobody.
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import product
-from typing import Any
+The gradient of a linear layer's weight is a sum over tokens of the products of what goes in and what comes back. Taken
+over the tokens of one example alone, it is the gradient of that example. So a batch costs one backward pass, and what
+is held is the gradients of one LoRA factor at a time.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
-import psutil
 import torch
 from numpy.typing import NDArray
+from peft import PeftModel
 
-from learnable.errors import TrainError, UsageError
-from learnable.models.source import concrete_dtype
-from learnable.runs.progress import ProgressBar, bar, say
-from learnable.settings import Tuning
-from learnable.training.adapters import trainable
-from learnable.types import ModelRef, Rendered
+from learnable.errors import TrainError
+from learnable.models.attention import attending
+from learnable.models.network import without_dropout
+from learnable.models.packing import Layout, packed
+from learnable.training.batches import batch_of, inputs_of
+from learnable.training.loss import response_nll
+from learnable.types import Rendered
 
-PRODUCTS_AT_ONCE = 1 << 22
-"""Elements of the sums that are multiplied in float64 at once."""
-MEMORY_SHARE = 0.8
-"""Of the memory that is free, what the gradients may take; the rest is left to the passes."""
-OUT_OF_MEMORY = ("out of memory", "DefaultCPUAllocator")
-"""What torch's allocators say when memory is short."""
+GRADIENT_TOKENS = {"cpu": 256, "cuda": 8_192, "mps": 1_024}
+"""Most tokens of a batch, padding included, whose states are kept for its gradients, by kind of device."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class GradientSum:
-    """What is kept of the gradients of a set of n examples, split at random into p parts of about equal size.
+class Consumer(Protocol):
+    """What is made of the gradients of a batch of n examples."""
 
-    ``lengths`` float64 (n,): the L2 length of each gradient. ``part`` int64 (n,): the part that each example is in.
-    ``products``: by name of a set, this one included, the dot products of the sums of gradients over the parts of this
-    set (rows) and of that set (columns), float64 (p, q).
-    """
+    def add(self, name: str, gradients: torch.Tensor) -> None:
+        """Take the gradients of one parameter, float32 (n, P), which may not be changed.
 
-    lengths: NDArray[np.float64]
-    part: NDArray[np.int64]
-    products: Mapping[str, NDArray[np.float64]]
+        Args:
+            name: Of the parameter, as PEFT saves it.
+            gradients: Of each example's mean loss per response token.
+        """
 
 
-def gradient_sums(
-    ref: ModelRef,
-    sets: Mapping[str, Sequence[Rendered]],
-    *,
-    tuning: Tuning,
-    label: str,
-    token_ids: Sequence[int] = (),
-    parts: int = 8,
-) -> dict[str, GradientSum]:
-    """Return lengths and dot products of per-example gradients, for the parameters that ``fine_tune`` would move.
+def take_gradients(
+    network: Any, rendered: Sequence[Rendered], layout: Layout, consumers: Sequence[Consumer]
+) -> None:
+    """Hand the gradients of each example's mean loss to consumers, in the order in which they are computed.
 
-    The gradient of an example is that of its mean loss per response token, one backward pass over the whole example,
-    at the point where training begins and without dropout; all examples count alike, where a batch of training counts
-    tokens alike. Only sums are kept: one vector for each part of each set.
-
-    With LoRA, training begins with all products of the adapters at 0 (their second factor, B, is 0). The gradients of
-    the first factor, A, are therefore 0 there, and what is measured is that of B, and of the rows of ``token_ids``.
-    The gradient of B is the gradient of the full weight projected by A, which is random: about proportional, layer by
-    layer, to what full fine-tuning would see, by few random directions (``Tuning.rank``).
+    They are those of the factors of the active LoRA adapter, whether it is being trained or not, and of all other
+    parameters that are. The latter come from autograd, which adds up: a batch has one example then
+    (``takes_one``). Nothing is dropped out, and no ``grad`` is left.
 
     Args:
-        ref: The model to start from.
-        sets: Rendered examples by name; those without a response token are left out, which is said.
-        tuning: Method, rank and seed of the training.
-        label: What the progress bar says.
-        token_ids: As for ``fine_tune``.
-        parts: Into how many parts each set is split, at most one for each example: what an error by leaving out one
-            part at a time needs. Memory beside the model is (parts x sets + 1) float32 numbers for each parameter that
-            is trained; where that is more than is free, there are fewer parts, which is said.
-
-    Returns:
-        One entry for each set.
-
-    Raises:
-        UsageError: If ``parts`` is below 1.
-        TrainError: If a set has no example with a response token, a gradient is not finite, or memory is short.
+        network: A causal language model of transformers, with or without an adapter.
+        rendered: n examples, each with a response token.
+        layout: Where their tokens lie. A beginning that several of them share is taken apart: its gradients would mix.
+        consumers: All get the same.
     """
-    if parts < 1:
-        raise UsageError(f"parts must be at least 1, got {parts}")
-    useful = {name: _useful(name, examples) for name, examples in sets.items()}
-    rng = np.random.default_rng(tuning.seed)
-    tokens = sum(len(example.ids) for kept in useful.values() for example in kept)
+    if layout.segments is not None:
+        layout = packed(rendered, share=False)
+    counted = torch.tensor([int(example.mask[1:].sum()) for example in rendered], device=network.device)
+    piece = inputs_of(batch_of(list(enumerate(rendered))), layout)
+    piece |= {name: value.to(network.device) for name, value in piece.items() if name != "layout"}
+
+    def hand_out(name: str, gradients: torch.Tensor) -> None:
+        for consumer in consumers:
+            consumer.add(name, gradients)
+
+    training = network.training
+    network.eval()
     try:
-        network = trainable(ref, tuning, token_ids=token_ids).eval()
-        parts = _parts_that_fit(network, [len(kept) for kept in useful.values()], parts)
-        split = {name: rng.permutation(len(kept)) % min(parts, len(kept)) for name, kept in useful.items()}
-        mixed = torch.autocast(
-            network.device.type,
-            torch.bfloat16,
-            enabled=concrete_dtype(ref) == "bfloat16",
-            cache_enabled=False,
-        )
-        with bar(label, tokens) as progress:
-            added = {
-                name: _added(network, useful[name], split[name], mixed=mixed, progress=progress)
-                for name in useful
-            }
-        products = _products({name: sums for name, (_, sums) in added.items()})
-    except RuntimeError as error:
-        if not any(words in str(error) for words in OUT_OF_MEMORY):
-            raise
-        raise TrainError(
-            f"the gradients do not fit the memory ({parts} parts of {len(sets)} sets)", hint=_SMALLER
-        ) from error
+        with without_dropout(network), _tapped(network, layout, hand_out), attending(network, layout):
+            nll, _ = response_nll(network, piece, count=len(rendered), forward=network)
+            (nll / counted).sum().backward()
+    finally:
+        network.train(training)
+
+
+def takes_one(network: Any) -> bool:
+    """Return whether a batch must be one example: parameters are trained that are no factors of LoRA adapters."""
+    return bool(_others(network))
+
+
+def parameter_names(network: Any) -> list[str]:
+    """Return the names of all parameters that gradients are taken of."""
+    return [*_factors(network), *_others(network)]
+
+
+def _factors(network: Any) -> dict[str, torch.nn.Linear]:
+    """Return the layers whose weights are factors of the active adapter, by the weight's name."""
+    if not isinstance(network, PeftModel):
+        return {}
+    found = {}
+    for name, module in network.named_modules():
+        place, _, adapter = name.rpartition(".")
+        if place.endswith((".lora_A", ".lora_B")) and adapter in network.active_adapters:
+            found[f"{place}.weight"] = module
+    return found
+
+
+def _others(network: Any) -> dict[str, torch.nn.Parameter]:
+    """Return the other parameters that are trained, by name."""
+    factors = {id(module.weight) for module in _factors(network).values()}
     return {
-        name: GradientSum(
-            lengths=added[name][0],
-            part=split[name],
-            products={other: products[name, other] for other in useful},
-        )
-        for name in useful
+        name: parameter
+        for name, parameter in network.named_parameters()
+        if parameter.requires_grad and id(parameter) not in factors
     }
 
 
-_SMALLER = "leave them out with --gradients 0, or take --method lora, a smaller model or a lower --max-length"
+@contextmanager
+def _tapped(network: Any, layout: Layout, take: Callable[[str, torch.Tensor], None]) -> Iterator[None]:
+    """Within the block, let ``take`` have the gradients of each backward pass over a layout."""
+    factors, others = _factors(network), _others(network)
+    trained = {parameter: parameter.requires_grad for parameter in network.parameters()}
+    handles: list[Any] = []
+    taps = _Taps(layout, network.device, take)
+    try:
+        for name, module in factors.items():
+            # Autograd would add up over the batch what is taken apart here.
+            module.weight.requires_grad_(requires_grad=False)
+            handles.append(module.register_forward_hook(partial(taps.lay, name)))
+        for name, parameter in others.items():
+            whole = partial(_take_whole, name, take)
+            handles.append(parameter.register_post_accumulate_grad_hook(whole))  # type: ignore[no-untyped-call]
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for parameter, was in trained.items():
+            parameter.requires_grad_(was)
+        for parameter in others.values():
+            parameter.grad = None
 
 
-def _parts_that_fit(network: Any, counts: Sequence[int], parts: int) -> int:
-    """Return the number of parts, lowered until the sums over the parts of sets of these sizes fit the free memory."""
-    vector = 4 * sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
-    free = _free_bytes(network.device)
-    for fewer in range(parts, 0, -1):
-        needed = vector * (sum(min(fewer, count) for count in counts) + 1)
-        if needed <= MEMORY_SHARE * free:
-            if fewer < parts:
-                say(
-                    f"gradients: {fewer} parts of each set instead of {parts}, as {free / 1e9:.3g} GB are free"
-                )
-            return fewer
-    raise TrainError(
-        f"gradients of {vector // 4:,} parameters for {len(counts)} sets need {needed / 1e9:.3g} GB of memory, "
-        f"and {free / 1e9:.3g} GB are free",
-        hint=_SMALLER,
-    )
+def _take_whole(name: str, take: Callable[[str, torch.Tensor], None], parameter: torch.Tensor) -> None:
+    assert parameter.grad is not None
+    take(name, parameter.grad.float().flatten()[None])
+    parameter.grad = None
 
 
-def _free_bytes(device: torch.device) -> int:
-    if device.type != "cuda":
-        return int(psutil.virtual_memory().available)
-    cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return int(torch.cuda.mem_get_info(device)[0]) + cached
+class _Taps:
+    """Joins what went into each layer and what came back, example by example."""
+
+    def __init__(
+        self, layout: Layout, device: torch.device, take: Callable[[str, torch.Tensor], None]
+    ) -> None:
+        longest = max(len(places) for places in layout.places)
+        at = np.zeros((len(layout.places), longest), dtype=np.int64)
+        real = np.zeros(at.shape, dtype=np.float32)
+        for row, places in enumerate(layout.places):
+            at[row, : len(places)], real[row, : len(places)] = places, 1
+        self._at = torch.from_numpy(at).to(device)  # (n, T)
+        self._real = torch.from_numpy(real).to(device)[..., None]
+        self._take = take
+        self._anchor = torch.zeros((), device=device, requires_grad=True)
+        self._calls: dict[str, int] = {}
+        self._sums: dict[str, torch.Tensor] = {}
+
+    def lay(
+        self, name: str, _: torch.nn.Module, given: tuple[torch.Tensor, ...], output: torch.Tensor
+    ) -> torch.Tensor:
+        """Begin to wait for what comes back to a layer; a hook of its forward pass."""
+        if not torch.is_grad_enabled():
+            return output
+        self._calls[name] = self._calls.get(name, 0) + 1
+        tell = partial(self._back, name, given[0].detach())
+        tapped: torch.Tensor = _Tap.apply(output, self._anchor, tell)  # type: ignore[no-untyped-call]
+        return tapped
+
+    def _back(self, name: str, given: torch.Tensor, gradient: torch.Tensor) -> None:
+        inputs, outputs = (part.reshape(-1, part.shape[-1])[self._at].float() for part in (given, gradient))
+        found = torch.bmm((outputs * self._real).transpose(1, 2), inputs).flatten(1)
+        # A layer that is called several times has the sum for its gradient.
+        self._sums[name] = self._sums[name] + found if name in self._sums else found
+        self._calls[name] -= 1
+        if not self._calls[name]:
+            self._take(name, self._sums.pop(name))
 
 
-def _useful(name: str, examples: Sequence[Rendered]) -> list[Rendered]:
-    kept = [example for example in examples if example.mask.any()]
-    if not kept:
-        raise TrainError(
-            f"no example of {name} has a response token, so there are no gradients",
-            hint="raise max_length, or look at `learnable show`",
-        )
-    if len(kept) < len(examples):
-        left_out = len(examples) - len(kept)
-        say(f"{name}: {left_out:,} of {len(examples):,} examples have no response token and are left out")
-    return kept
+class _Tap(torch.autograd.Function):
+    """Passes on what a layer gives, and tells what comes back to it.
+
+    It depends on an anchor that takes gradients, so that it is asked where nothing before the layer does.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, output: torch.Tensor, _: torch.Tensor, tell: Callable[[torch.Tensor], None]
+    ) -> torch.Tensor:
+        ctx.tell = tell
+        return output.view_as(output)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        ctx.tell(gradient)
+        return gradient, None, None
 
 
-def _added(
-    network: Any,
-    examples: Sequence[Rendered],
-    split: NDArray[np.int64],
-    *,
-    mixed: torch.autocast,
-    progress: ProgressBar,
-) -> tuple[NDArray[np.float64], torch.Tensor]:
-    """Return the lengths of gradients (n,), and their sums over the parts, float32 (parts, parameters)."""
-    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    sizes = [parameter.numel() for parameter in parameters]
-    sums = torch.zeros(int(split.max()) + 1, sum(sizes), dtype=torch.float32, device=network.device)
-    lengths = np.zeros(len(examples), dtype=np.float64)
-    for position, (example, part) in enumerate(zip(examples, split.tolist(), strict=True)):
-        network.zero_grad(set_to_none=True)
-        with mixed:
-            loss = _loss(network, example)
-        loss.backward()  # type: ignore[no-untyped-call]
-        pieces = [
-            (row, parameter.grad.float().flatten())
-            for row, parameter in zip(torch.split(sums[part], sizes), parameters, strict=True)
-            if parameter.grad is not None
-        ]
-        norms = torch.stack([torch.linalg.vector_norm(gradient) for _, gradient in pieces]).tolist()
-        lengths[position] = math.hypot(*norms)
-        if not math.isfinite(lengths[position]):
-            raise TrainError(
-                f"the gradient of example {example.id[:8]} is not finite", hint="try dtype float32"
-            )
-        for row, gradient in pieces:
-            row += gradient
-        progress.advance(len(example.ids))
-    network.zero_grad(set_to_none=True)
-    return lengths, sums
+class Squares:
+    """The squared L2 norms of gradients: ``found`` float32 (n,)."""
+
+    def __init__(self) -> None:
+        self.found: Any = 0.0
+
+    def add(self, name: str, gradients: torch.Tensor) -> None:
+        """Take the gradients of one parameter."""
+        self.found = self.found + gradients.square().sum(dim=1)
 
 
-def _loss(network: Any, example: Rendered) -> torch.Tensor:
-    """Return the mean loss per response token."""
-    ids = torch.from_numpy(example.ids.astype(np.int64))[None].to(network.device)  # (1, T)
-    counted = torch.from_numpy(example.mask)[None].to(network.device)
-    loss: torch.Tensor = network(input_ids=ids, labels=ids.masked_fill(~counted, -100), use_cache=False).loss
-    return loss
+class Products:
+    """The dot products of gradients with J vectors: ``found`` float32 (n, J).
+
+    Args:
+        vectors: By name of the parameter, float32 (J, P).
+    """
+
+    def __init__(self, vectors: Mapping[str, torch.Tensor]) -> None:
+        self._vectors = vectors
+        self.found: Any = 0.0
+
+    def add(self, name: str, gradients: torch.Tensor) -> None:
+        """Take the gradients of one parameter."""
+        self.found = self.found + gradients @ self._vectors[name].T
 
 
-def _products(sums: Mapping[str, torch.Tensor]) -> dict[tuple[str, str], NDArray[np.float64]]:
-    """Return the dot products of the rows of all pairs of matrices, computed in float64."""
-    found = {}
-    for (one, left), (other, right) in product(sums.items(), repeat=2):
-        total = torch.zeros(len(left), len(right), dtype=torch.float64)
-        at_once = max(1, PRODUCTS_AT_ONCE // (len(left) + len(right)))
-        for a, b in zip(torch.split(left, at_once, dim=1), torch.split(right, at_once, dim=1), strict=True):
-            # On the CPU: not every device knows float64.
-            total += a.cpu().double() @ b.cpu().double().T
-        found[one, other] = total.numpy()
+class WeightedSums:
+    """Sums of gradients over all batches: ``found`` by name of the parameter, float32 (J, P).
+
+    ``weights``: of the batch at hand, float32 (J, n).
+    """
+
+    def __init__(self) -> None:
+        self.weights = torch.zeros(0)
+        self.found: dict[str, torch.Tensor] = {}
+
+    def add(self, name: str, gradients: torch.Tensor) -> None:
+        """Take the gradients of one parameter."""
+        added = self.weights.to(gradients.device) @ gradients
+        if name in self.found:
+            self.found[name] += added
+        else:
+            self.found[name] = added
+
+
+def checked(values: torch.Tensor, rendered: Sequence[Rendered]) -> NDArray[np.float32]:
+    """Return what was found of n examples, one row each, on the CPU.
+
+    Raises:
+        TrainError: If a number is not finite.
+    """
+    found = values.detach().float().cpu().numpy()
+    finite = np.isfinite(found.reshape(len(found), -1)).all(axis=1)
+    if not finite.all():
+        bad = rendered[int(np.flatnonzero(~finite)[0])]
+        raise TrainError(f"the gradient of example {bad.id[:8]} is not finite", hint="try dtype float32")
     return found

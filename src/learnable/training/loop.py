@@ -108,9 +108,7 @@ class Loop:
         met = self._gradients(batch, columns)
         self._accelerator.clip_grad_norm_(self._model.parameters(), LONGEST_GRADIENT)
         for group in self._optimizer.param_groups:
-            group["lr"] = self._tuning.peak_learning_rate * _height(
-                self.done, self._tuning.warmup, self.steps
-            )
+            group["lr"] = self.learning_rate(self.done)
         self._optimizer.step()
         self._optimizer.zero_grad()
         self.done += 1
@@ -121,6 +119,10 @@ class Loop:
                 self.losses[positions] = nll
             if self._adaptive is not None:
                 self._adaptive.observe(self.done - 1, examples, nll.reshape(-1, answers))
+
+    def learning_rate(self, step: int) -> float:
+        """Return the learning rate of a step, which counts from 0."""
+        return self._tuning.peak_learning_rate * _height(step, self._tuning.warmup, self.steps)
 
     def gathered(self) -> dict[str, Any] | None:
         """Return what was trained, whole, where processes hold a part each (FSDP); None where the network is whole.
