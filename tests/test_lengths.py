@@ -88,9 +88,6 @@ def test_a_row_does_not_depend_on_those_that_were_computed_before(network):
 
 def test_distances_of_texts_do_not_depend_on_the_other_texts(network):
     weights = [np.full(length, 1 / length, dtype=np.float32) for length in (20, 30, 60, 70, 40, 60)]
-    texts = [
-        concepts._Marked(ids=ids, weights=weight)
-        for ids, weight in zip(prompts(20, 30, 60, 70, 40, 60), weights, strict=True)
-    ]
+    texts = list(zip(prompts(20, 30, 60, 70, 40, 60), weights, strict=True))
     alone = [concepts._distances(network, texts[pair : pair + 2])[:, 0] for pair in (0, 2, 4)]
     np.testing.assert_allclose(concepts._distances(network, texts).T, alone, rtol=1e-4)

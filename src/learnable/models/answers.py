@@ -9,13 +9,12 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 from learnable.models.turns import REFUSALS, SENTINEL
-from learnable.types import Message, Rendered, ToolCall
+from learnable.types import Message, Rendered
 
-Write = Callable[[Sequence[Message]], str]
-"""Returns the text that a chat template makes of a conversation."""
 Span = tuple[int, int]
 """Characters ``[start, end)`` of a text."""
 
@@ -39,7 +38,7 @@ class Answers:
         ends: Texts of the tokens that end a turn.
     """
 
-    write: Write
+    write: Callable[[Sequence[Message]], str]
     messages: Sequence[Message]
     text: str
     header: str
@@ -62,17 +61,16 @@ class Answers:
         if not (message.content and self._holds_result(position, whole)):
             return [whole]
         calls = self._calling(position, replace(_marked(message), content=message.content))
-        return sorted([calls, self._changed(position, replace(message, content=SENTINEL))])
+        return sorted([calls, self._without(position)])
 
     def _holds_result(self, position: int, span: Span) -> bool:
         """Tell whether the result after a turn with calls stands inside that turn."""
-        if position + 1 == len(self.messages) or self.messages[position + 1].role != "tool":
+        result = self.messages[position + 1] if position + 1 < len(self.messages) else None
+        if result is None or result.role != "tool":
             return False
-        result = self.messages[position + 1]
         if result.content.strip() not in self.text[slice(*span)]:  # it may be there by chance
             return False
-        begun, _ = self._changed(position + 1, replace(result, content=SENTINEL))
-        return begun < span[1]
+        return self._without(position + 1)[0] < span[1]
 
     def _calling(self, position: int, marked: Message) -> Span:
         """Return where a turn with calls stands: from its header on, with all that the template writes around calls.
@@ -95,7 +93,7 @@ class Answers:
     def _after_header(self, position: int, start: int) -> int:
         """Return where the header before a turn ends; ``start`` where the template writes none."""
         try:
-            _, before = self._changed(position - 1, replace(self.messages[position - 1], content=SENTINEL))
+            _, before = self._without(position - 1)
         except REFUSALS:
             return start
         for header in (self.header, self.header.partition("<think>")[0]):
@@ -105,10 +103,7 @@ class Answers:
         return start
 
     def _closing(self, position: int, marked: Message, after: str) -> int:
-        """Return how many characters after the last argument still belong to a call, up to what ends the turn.
-
-        They are what follows it where the conversation ends with this turn.
-        """
+        """Return how many characters of what follows a call belong to it: as where the conversation ends there."""
         until = self.messages[:position]
         try:
             whole = self.write([*until, self.messages[position]])
@@ -122,24 +117,21 @@ class Answers:
         """Return where the text differs from one with another turn at this position."""
         return _difference(self.text, self.write(self._with(position, message)))
 
+    def _without(self, position: int) -> Span:
+        """Return where the text differs from one without the content of a turn."""
+        return self._changed(position, replace(self.messages[position], content=SENTINEL))
+
     def _with(self, position: int, message: Message) -> list[Message]:
         return [*self.messages[:position], message, *self.messages[position + 1 :]]
 
     @property
     def to_learn(self) -> list[int]:
         """Positions of the answers to learn."""
-        return [
-            place
-            for place, message in enumerate(self.messages)
-            if message.role == "assistant" and message.trained
-        ]
+        turns = enumerate(self.messages)
+        return [place for place, turn in turns if turn.role == "assistant" and turn.trained]
 
     def left_out(self, spans: Sequence[Sequence[Span]]) -> tuple[int, int]:
-        """Return how many characters the answers to learn have, and how many of them are not in the text.
-
-        Args:
-            spans: Those of each answer to learn.
-        """
+        """Return how many characters the answers to learn have, whose spans are given, and how many are not in the text."""
         said = missing = before = 0
         for place, parts in zip(self.to_learn, spans, strict=True):
             # What a template takes out of an answer and writes itself, such as <think>, may stand before its span.
@@ -156,16 +148,12 @@ class Answers:
         Raises:
             ValueError: If that of a tool's result is: what follows would answer to nothing.
         """
-        hidden = [place for place in self._context() if not self._shows(place)]
+        context = set(range(len(self.messages))).difference(self.to_learn)
+        hidden = [place for place in sorted(context) if not self._shows(place)]
         results = [place for place in hidden if self.messages[place].role == "tool"]
         if results:
             raise ValueError(f"the template leaves out the tool's result in turn {results[0] + 1}")
         return bool(hidden)
-
-    def _context(self) -> Iterator[int]:
-        for place, message in enumerate(self.messages):
-            if not (message.role == "assistant" and message.trained):
-                yield place
 
     def _shows(self, position: int) -> bool:
         message = self.messages[position]
@@ -183,12 +171,11 @@ def left_out(rendered: Sequence[Rendered]) -> str | None:
     cut, blind = sum(row.left_out > 0 for row in rendered), sum(row.hides_context for row in rendered)
     parts = []
     if lost:
-        parts.append(
-            f"{max(lost / said, 0.001):.1%} of the text of the answers, in {cut:,} of {len(rendered):,} rows"
-        )
+        parts.append((f"{max(lost / said, 0.001):.1%} of the text of the answers", cut))
     if blind:
-        parts.append(f"the text of other turns, or the tools, in {blind:,} of {len(rendered):,} rows")
-    return f"the chat template leaves out {'; and '.join(parts)}" if parts else None
+        parts.append(("the text of other turns, or the tools", blind))
+    whats = "; and ".join(f"{what}, in {count:,} of {len(rendered):,} rows" for what, count in parts)
+    return f"the chat template leaves out {whats}" if parts else None
 
 
 def shared_length(one: str, other: str) -> int:
@@ -214,11 +201,7 @@ def _difference(text: str, other: str) -> Span:
 def _marked(message: Message) -> Message:
     """Return a turn of the same form whose texts are sentinels; the calls keep their names, and have numbers."""
     calls = [
-        ToolCall(
-            name=call.name,
-            id=call.id,
-            arguments=json.dumps({SENTINEL: _numbered(number)}, ensure_ascii=False),
-        )
+        replace(call, arguments=json.dumps({SENTINEL: _numbered(number)}, ensure_ascii=False))
         for number, call in enumerate(message.tool_calls)
     ]
     return replace(
@@ -235,22 +218,15 @@ def _numbered(number: int) -> str:
 
 def _texts(message: Message) -> Iterator[str]:
     """Yield what an answer says: its content, reasoning, and names, keys and texts of its calls."""
-    yield message.content
-    yield message.reasoning
-    for call in message.tool_calls:
-        yield call.name
-        yield from _strings(json.loads(call.arguments))
+    calls = [[call.name, json.loads(call.arguments)] for call in message.tool_calls]
+    return _strings([message.content, message.reasoning, calls])
 
 
 def _strings(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield key
-            yield from _strings(item)
-    elif isinstance(value, list):
-        for item in value:
+    elif isinstance(value, dict | list):
+        for item in chain.from_iterable(value.items()) if isinstance(value, dict) else value:
             yield from _strings(item)
 
 
@@ -258,11 +234,7 @@ def _missing(said: str, found: str) -> int:
     """Return how many characters of a text do not stand in another: what both end with, and whole lines, do."""
     if said in found or json.dumps(said, ensure_ascii=False)[1:-1] in found:
         return 0
-    rest = said[: len(said) - _shared_end(said, found.rstrip())]
+    # What both end with counts from the beginning of a word on.
+    begins = _WORD.search(said, len(said) - shared_length(said[::-1], found.rstrip()[::-1]))
+    rest = said[: begins.start()] if begins else said
     return sum(len(line.strip()) for line in rest.splitlines() if line.strip() not in found)
-
-
-def _shared_end(one: str, other: str) -> int:
-    """Return how many characters of the first of two texts both end with, from the beginning of a word on."""
-    begins = _WORD.search(one, len(one) - shared_length(one[::-1], other[::-1]))
-    return len(one) - begins.start() if begins else 0

@@ -2,12 +2,12 @@
 
 import json
 from collections.abc import Collection, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from learnable.models.answers import Answers
 from learnable.models.templates import DEFAULT, WITH_TOOLS, check_size, templates_of, try_template
-from learnable.models.turns import REFUSALS, SENTINEL, Tools, Turn, TurnFields, is_plain, plain_turn
+from learnable.models.turns import REFUSALS, SENTINEL, Tools, Turn, TurnFields, plain_turn
 from learnable.types import Message, ToolCall
 
 if TYPE_CHECKING:
@@ -71,26 +71,27 @@ class ChatTemplate:
         Raises:
             jinja2.TemplateError: If the template refuses the conversation.
         """
-
-        def write(others: Sequence[Message]) -> str:
-            return self._written(others, tools)
-
         header = self._header if any(message.tool_calls for message in messages) else ""
+        write = partial(self._written, tools=tools)
         return Answers(write=write, messages=messages, text=write(messages), header=header, ends=self._ends)
 
     def marked(self, messages: Sequence[Message], tools: str = "") -> Any:
         """Return what transformers makes of a conversation: ``input_ids``, and ``assistant_masks`` by generation marks."""
+        given = self._given(_tool_list(tools))
         return self._tokenizer.apply_chat_template(
-            self._turns(messages),
-            **self._given(_tool_list(tools)),
-            return_assistant_tokens_mask=True,
+            self._turns(messages), **given, return_assistant_tokens_mask=True
         )
 
     def _written(self, messages: Sequence[Message], tools: str = "") -> str:
         return self._write(self._turns(messages), _tool_list(tools))
 
     def _turns(self, messages: Sequence[Message]) -> list[Turn]:
-        return [plain_turn(each) if is_plain(each) else self.fields.turn(each) for each in messages]
+        return [
+            self.fields.turn(each)
+            if each.reasoning or each.tool_calls or each.tool_call_id or each.name
+            else plain_turn(each)
+            for each in messages
+        ]
 
     def _write(self, turns: list[Turn], tools: Tools | None, *, asking: bool = False) -> str:
         given = self._given(tools)
@@ -98,7 +99,7 @@ class ChatTemplate:
             turns, tokenize=False, add_generation_prompt=asking, **given
         )
         assert isinstance(rendered, str)
-        check_size(rendered, turns, tools, name=self._name)
+        check_size(len(rendered), [turns, tools], name=self._name)
         return rendered
 
     def _given(self, tools: Tools | None) -> dict[str, Any]:
@@ -114,10 +115,9 @@ class ChatTemplate:
     def knows_tools(self) -> bool:
         """Whether the template shows the tools that the assistant may call."""
         function = {"name": SENTINEL, "description": "b", "parameters": {"type": "object", "properties": {}}}
+        tools = [{"type": "function", "function": function}]
         try:
-            return SENTINEL in self._write(
-                [plain_turn(ASKED), plain_turn(ANSWER)], [{"type": "function", "function": function}]
-            )
+            return SENTINEL in self._write([plain_turn(ASKED), plain_turn(ANSWER)], tools)
         except REFUSALS:
             return False
 
@@ -165,11 +165,9 @@ class ChatTemplate:
 
 def _tool_list(tools: str) -> Tools | None:
     """Return the tools of a conversation as templates take them, each under ``function``; None where there are none."""
-    if not tools:
-        return None
-    return [
-        tool if "function" in tool else {"type": "function", "function": tool} for tool in json.loads(tools)
-    ]
+    given = json.loads(tools) if tools else []
+    whole = [tool if "function" in tool else {"type": "function", "function": tool} for tool in given]
+    return whole if tools else None
 
 
 ASKED = Message(role="user", content="a")

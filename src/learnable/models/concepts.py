@@ -1,20 +1,19 @@
 """How far a token's inner representation is from that of the words that say what it means, layer by layer."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn.utils.rnn import pad_sequence
 
 from learnable.errors import ModelError, UsageError
 from learnable.models.language_model import LanguageModel
 from learnable.models.lengths import LengthSwitches, batches_within
 from learnable.models.network import base_network
-from learnable.models.rendering import Renderer
-from learnable.models.turns import REFUSALS
 from learnable.types import Message
 
 STATES_AT_ONCE = {"cpu": 1 << 25, "cuda": 1 << 29}
@@ -23,12 +22,8 @@ PLACE = "\ue5f2concept\ue5f3"
 """Stands where the token stood, in private-use characters, so that a prompt holds it nowhere else."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Marked:
-    """A tokenized prompt: ``ids`` int64 (T,), and ``weights`` float32 (T,), which add up to 1 on the tokens in question."""
-
-    ids: NDArray[np.int64]
-    weights: NDArray[np.float32]
+_Marked = tuple[NDArray[np.int64], NDArray[np.float32]]
+"""A tokenized prompt: ids (T,), and weights (T,), which add up to 1 on the tokens in question."""
 
 
 def concept_distances(
@@ -72,16 +67,13 @@ def concept_distances(
             )
     network = base_network(model.network)
     config = network.config.get_text_config()
-    numbers, pairs = list[int](), list[tuple[_Marked, _Marked]]()
-    for number, prompt in enumerate(prompts):
-        pieces = _pieces(model.renderer, prompt, token)
-        if len(pieces) > 1:
-            numbers.append(number)
-            pairs.append((_marked(model, pieces, token), _marked(model, pieces, words)))
+    cut = {number: _pieces(model, prompt, token) for number, prompt in enumerate(prompts)}
+    numbers = [number for number, pieces in cut.items() if len(pieces) > 1]
+    pairs = [[_marked(model, cut[number], text) for text in (token, words)] for number in numbers]
     layers = config.num_hidden_layers + 1
     distances = np.full((layers, len(prompts)), np.nan)
     elements = STATES_AT_ONCE.get(network.device.type, STATES_AT_ONCE["cpu"])
-    rooms = [2 * max(len(one.ids), len(other.ids)) for one, other in pairs]
+    rooms = [2 * max(len(ids) for ids, _ in pair) for pair in pairs]
     for batch in batches_within(rooms, elements // (layers * config.hidden_size)):
         texts = [marked for position in batch for marked in pairs[position]]
         distances[:, [numbers[position] for position in batch]] = _distances(network, texts)
@@ -96,38 +88,25 @@ def comparable_prompts(
     words: Sequence[str],
     most: int,
 ) -> list[Sequence[Message]]:
-    """Return the first prompts that ``concept_distances`` takes, and for which it has a number with all of the words.
+    """Return the first prompts, ``most`` at the most, of which ``concept_distances`` has a number with each of the words."""
 
-    Args:
-        model: The model.
-        prompts: Conversations that end before the answer.
-        token: The text of the token.
-        words: What it is compared with, one after the other.
-        most: How many prompts are enough.
-    """
+    def is_taken(prompt: Sequence[Message]) -> bool:
+        try:
+            pieces = _pieces(model, prompt, token)
+            for filling in (token, *words):
+                _marked(model, pieces, filling)
+        except ModelError:
+            return False
+        return len(pieces) > 1
+
     carrying = (prompt for prompt in prompts if any(token in turn.content for turn in prompt))
-    return list(islice((prompt for prompt in carrying if _is_taken(model, prompt, token, words)), most))
+    return list(islice(filter(is_taken, carrying), most))
 
 
-def _is_taken(model: LanguageModel, prompt: Sequence[Message], token: str, words: Sequence[str]) -> bool:
-    try:
-        pieces = _pieces(model.renderer, prompt, token)
-        for filling in (token, *words):
-            _marked(model, pieces, filling)
-    except ModelError:
-        return False
-    return len(pieces) > 1
-
-
-def _pieces(renderer: Renderer, prompt: Sequence[Message], token: str) -> list[str]:
+def _pieces(model: LanguageModel, prompt: Sequence[Message], token: str) -> list[str]:
     """Return the rendered prompt, cut where the token stood: what the template itself writes is left alone."""
     turns = [replace(turn, content=turn.content.replace(token, PLACE)) for turn in prompt]
-    try:
-        text, spans = renderer.response_spans([*turns, Message(role="assistant", content="answer")])
-    except REFUSALS as error:
-        roles = ", ".join(turn.role for turn in prompt)
-        raise ModelError(f"the chat template refuses a prompt (turns: {roles}): {error}") from error
-    return text[: spans[-1][0]].rstrip(" ").split(PLACE)
+    return model.renderer.asked(turns)[1].split(PLACE)
 
 
 def _marked(model: LanguageModel, pieces: Sequence[str], filling: str) -> _Marked:
@@ -150,38 +129,27 @@ def _marked(model: LanguageModel, pieces: Sequence[str], filling: str) -> _Marke
             f"a prompt of {len(ids):,} tokens is longer than the {limit:,} positions of the model",
             hint="leave it out",
         )
-    return _Marked(ids=ids, weights=(carries / carries.sum()).astype(np.float32))
+    return ids, (carries / carries.sum()).astype(np.float32)
 
 
 @torch.inference_mode()
 def _distances(network: Any, texts: Sequence[_Marked]) -> NDArray[np.float64]:
     """Return the distances of texts 0 and 1, 2 and 3, ... in each layer, (layers + 1, len(texts) / 2)."""
-    lengths = [len(text.ids) for text in texts]
-    means: list[torch.Tensor] = [torch.empty(0)] * len(texts)  # (layers + 1, d) each
-    for group in LengthSwitches.of(network).groups(lengths):
-        for position, found in zip(
-            group, _means(network, [texts[position] for position in group]), strict=True
-        ):
-            means[position] = found
-    apart = torch.stack(means[0::2]) - torch.stack(means[1::2])
-    distances: NDArray[np.float64] = (
-        torch.linalg.vector_norm(apart, dim=-1).T.cpu().numpy().astype(np.float64)
-    )
-    return distances
+    means = dict[int, torch.Tensor]()  # (layers + 1, d) each
+    for group in LengthSwitches.of(network).groups([len(ids) for ids, _ in texts]):
+        means |= zip(group, _means(network, [texts[position] for position in group]), strict=True)
+    ones, others = (torch.stack([means[place] for place in range(at, len(texts), 2)]) for at in (0, 1))
+    norms = torch.linalg.vector_norm(ones - others, dim=-1).T.cpu().numpy()
+    return np.asarray(norms, dtype=np.float64)
 
 
 def _means(network: Any, texts: Sequence[_Marked]) -> torch.Tensor:
     """Return the weighted mean of the states of each text in each layer, (B, layers + 1, d)."""
     # Padding stands on the right and attention is causal: no token in question sees it, and no mask is needed.
-    longest = max(len(text.ids) for text in texts)
-    ids = np.zeros((len(texts), longest), dtype=np.int64)
-    weights = np.zeros((len(texts), longest), dtype=np.float32)
-    for row, text in enumerate(texts):
-        ids[row, : len(text.ids)] = text.ids
-        weights[row, : len(text.ids)] = text.weights
-    share = torch.from_numpy(weights).to(network.device)
+    ids, share = (
+        pad_sequence([torch.from_numpy(part) for part in parts], batch_first=True).to(network.device)
+        for parts in zip(*texts, strict=True)
+    )
     # The network below the output layer: no logits are needed.
-    states = network.base_model(
-        input_ids=torch.from_numpy(ids).to(network.device), use_cache=False, output_hidden_states=True
-    ).hidden_states
+    states = network.base_model(input_ids=ids, use_cache=False, output_hidden_states=True).hidden_states
     return torch.stack([torch.einsum("bt,btd->bd", share, layer.float()) for layer in states], dim=1)

@@ -1,6 +1,5 @@
 """Conversations to ``(ids, mask)``: the model's own chat template, and exactly the tokens that its answers own."""
 
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -39,26 +38,11 @@ class UserTurn(NamedTuple):
     closing: str
 
 
-class Located(NamedTuple):
-    """A conversation as the template writes it.
-
-    Args:
-        text: The whole text.
-        spans: Characters of each answer to learn.
-        said: How many characters these answers have.
-        left_out: How many of them the template leaves out.
-        hides_context: Whether it leaves out the text of another turn, or the tools.
-    """
-
-    text: str
-    spans: list[Span]
-    said: int = 0
-    left_out: int = 0
-    hides_context: bool = False
-
-
 class Renderer:
     """Turns conversations into tokens and response masks for one tokenizer.
+
+    Its ``end_ids`` are the tokens that end a turn where they stand behind an answer: the end of sequence, and special
+    tokens but BOS.
 
     Args:
         tokenizer: A fast tokenizer of transformers (character offsets are needed).
@@ -81,11 +65,13 @@ class Renderer:
                 f"the tokenizer of {name} has no end-of-sequence token",
                 hint="set eos_token in tokenizer_config.json",
             )
-        self._tokenizer, self._name, self._rows = tokenizer, name, rows
+        self.tokenizer, self._name, self._rows = tokenizer, name, rows
         special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
-        self._end_of_turn = (special | set(tokenizer.all_special_ids)) - {tokenizer.bos_token_id}
-        self._end_of_turn.add(tokenizer.eos_token_id)
-        ends = {str(tokenizer.convert_ids_to_tokens(token)) for token in self._end_of_turn}
+        others = (special | set(tokenizer.all_special_ids)) - {tokenizer.bos_token_id}
+        self.end_ids = frozenset({*others, tokenizer.eos_token_id})
+        bos = tokenizer.bos_token_id
+        self._adds_bos = bos is not None and tokenizer("a", add_special_tokens=True)["input_ids"][0] == bos
+        ends = {str(tokenizer.convert_ids_to_tokens(token)) for token in self.end_ids}
         self.chat = ChatTemplate(tokenizer, name=name, ends=ends, adds_bos=self._adds_bos)
 
     @classmethod
@@ -96,24 +82,16 @@ class Renderer:
     @property
     def uses_default_template(self) -> bool:
         """True when the model brings no chat template of its own."""
-        return self._tokenizer.chat_template is None
+        return self.tokenizer.chat_template is None
 
     @property
     def vocabulary(self) -> str:
         """Identity of the tokenizer: which text becomes which tokens."""
-        marks = {name: str(token) for name, token in self._tokenizer.special_tokens_map.items()}
-        return fingerprint({"tokenizer": self._tokenizer.backend_tokenizer.to_str(), "marks": marks})
+        marks = {name: str(token) for name, token in self.tokenizer.special_tokens_map.items()}
+        return fingerprint({"tokenizer": self.tokenizer.backend_tokenizer.to_str(), "marks": marks})
 
     def check_same_tokens(self, vocabulary: str, *, name: str) -> None:
-        """Notice a reference whose tokens are not those of the base model.
-
-        Args:
-            vocabulary: Of the base model.
-            name: Of the reference, whose renderer this is.
-
-        Raises:
-            ModelError: If it is one.
-        """
+        """Raise a ``ModelError`` if the tokens of this reference, of that name, are not those of a base model."""
         if self.vocabulary != vocabulary:
             raise ModelError(
                 f"the reference {name} has another tokenizer than the base model, so their losses cannot be compared",
@@ -128,16 +106,11 @@ class Renderer:
     @property
     def separator(self) -> int:
         """Token that stands where a text begins: BOS where the tokenizer adds one, else EOS, which ends the text before."""
-        return int(self._tokenizer.bos_token_id if self._adds_bos else self._tokenizer.eos_token_id)
-
-    @property
-    def _adds_bos(self) -> bool:
-        first = self._tokenizer("a", add_special_tokens=True)["input_ids"][0]
-        return self._tokenizer.bos_token_id is not None and first == self._tokenizer.bos_token_id
+        return int(self.tokenizer.bos_token_id if self._adds_bos else self.tokenizer.eos_token_id)
 
     def decode(self, ids: "np.ndarray[Any, np.dtype[np.int32]]") -> str:
         """Return the text of token ids (T,), special tokens included."""
-        return str(self._tokenizer.decode(ids.tolist(), skip_special_tokens=False))
+        return str(self.tokenizer.decode(ids.tolist(), skip_special_tokens=False))
 
     def text(self, messages: Sequence[Message], *, tools: str = "") -> str:
         """Return the whole conversation as the template writes it, and what closes the last answer where it does not.
@@ -152,26 +125,14 @@ class Renderer:
         return self.chat.text(messages, tools)
 
     @property
-    def tokenizer(self) -> "PreTrainedTokenizerBase":
-        """The tokenizer that this renders for."""
-        return self._tokenizer
-
-    @property
-    def end_ids(self) -> frozenset[int]:
-        """Tokens that end a turn where they stand behind an answer: the end of sequence, and special tokens but BOS."""
-        return frozenset(self._end_of_turn)
-
-    @property
     def stop_ids(self) -> tuple[int, ...]:
         """Tokens that end an answer: the end of sequence, and what the template puts after an answer."""
-        text, spans = self.response_spans([ASKED, ANSWER])
-        encoded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        answers = self.chat.answers([ASKED, ANSWER])
+        text, spans = answers.text + self.chat.closing([ASKED, ANSWER]), answers.spans(1)
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         ids, offsets = np.asarray(encoded["input_ids"]), np.asarray(encoded["offset_mapping"]).reshape(-1, 2)
-        scored = self._mask(text, spans, ids, offsets)
-        after = ids[scored & (offsets[:, 0] >= spans[-1][1])]
-        return tuple(
-            sorted({self._tokenizer.eos_token_id, *(i for i in after.tolist() if i in self._end_of_turn)})
-        )
+        after = ids[self._mask(text, spans, ids, offsets) & (offsets[:, 0] >= spans[-1][1])]
+        return tuple(sorted({self.tokenizer.eos_token_id, *self.end_ids.intersection(after.tolist())}))
 
     def prompt_ids(self, messages: Sequence[Message], *, tools: str = "") -> NDArray[np.int32]:
         """Return the tokens that stand before the next answer, int32 (T,): what a model is given to answer.
@@ -183,15 +144,23 @@ class Renderer:
         Raises:
             ModelError: If the chat template refuses the conversation.
         """
-        answered = (*messages, Message(role="assistant", content="answer"))
-        text, spans, *_ = self._located(
-            Example(id="prompt", messages=answered, source="prompts", tools=tools), prompt=True
-        )
-        before = text[: spans[-1][0]].rstrip(" ")
-        ids = self._ids(before)
+        ids = self._ids(self.asked(messages, tools=tools)[1])
         if unknown := self._unknown(ids):
             raise ModelError(f"a prompt {unknown}", hint=RESIZE)
         return np.asarray(ids, dtype=np.int32)
+
+    def asked(
+        self, messages: Sequence[Message], *, tools: str = "", called: str = "prompt"
+    ) -> tuple[str, str]:
+        """Return the text of a conversation with an answer behind it, and what stands before that answer.
+
+        Raises:
+            ModelError: If the chat template refuses the conversation.
+        """
+        answered = (*messages, Message(role="assistant", content="answer"))
+        example = Example(id=called, messages=answered, source="prompts", tools=tools)
+        text, spans, _ = self._located(example, whole=False)
+        return text, text[: spans[-1][0]].rstrip(" ")
 
     @property
     def user_turn(self) -> UserTurn:
@@ -204,20 +173,17 @@ class Renderer:
             ModelError: If the chat template refuses a conversation of one turn each, leaves the user's text out, or
                 puts nothing between it and the answer, so that nobody can tell where a question ends.
         """
-        answered = (Message(role="user", content=SENTINEL), Message(role="assistant", content="answer"))
-        text, spans, *_ = self._located(Example(id="user turn", messages=answered, source="prompts"))
-        start, found, between = text[: spans[-1][0]].partition(SENTINEL)
+        _, before = self.asked((Message(role="user", content=SENTINEL),), called="user turn")
+        start, found, between = before.partition(SENTINEL)
         if not found or not between.strip():
             raise ModelError(
                 f"the chat template of {self._name} puts nothing between a question and its answer, so a question "
                 "that the model writes has no end",
                 hint=f"take a model whose template marks turns, or {template_hint()}",
             )
-        after = self._tokenizer(between, add_special_tokens=False)["input_ids"]
-        before = self._tokenizer(start.rstrip(" "), add_special_tokens=False)["input_ids"]
         # What ends an answer does not end a question: a model would go on with the answer, as part of the question.
-        stop_ids = tuple(token for token in after if token in self._end_of_turn)[:1]
-        opening = np.asarray(before or [self.separator], dtype=np.int32)
+        stop_ids = tuple(token for token in self._ids(between) if token in self.end_ids)[:1]
+        opening = np.asarray(self._ids(start.rstrip(" ")) or [self.separator], dtype=np.int32)
         return UserTurn(opening, stop_ids, "" if stop_ids else between.strip())
 
     @property
@@ -232,45 +198,24 @@ class Renderer:
             ModelError: If the chat template refuses a conversation of one turn each.
         """
         user = Message(role="user", content=SENTINEL)
-        answered = (user, Message(role="assistant", content="answer"))
-        text, spans, *_ = self._located(Example(id="header", messages=answered, source="prompts"))
-        before = text[: spans[-1][0]].rstrip(" ")
-        asked = self._question_alone(user)
-        header = self._ids(before[len(asked) :]) if asked and before.startswith(asked) else []
-        if not str(self._tokenizer.decode(header)).strip():
-            header = self._after_turn(self._ids(before.rpartition(SENTINEL)[2].lstrip()))
+        text, before = self.asked((user,), called="header")
+        try:
+            question = self.text((user,))
+        except REFUSALS:  # it takes none without an answer
+            question = ""
+        header = self._ids(before.removeprefix(question)) if question and before.startswith(question) else []
+        if not str(self.tokenizer.decode(header)).strip():
+            header = self._ids(before.rpartition(SENTINEL)[2].lstrip())
+            if header and header[0] in self.end_ids:  # it ends the turn before
+                header = self._ids(str(self.tokenizer.decode(header[1:])).lstrip()) or header
         header = header or [self.separator]
-        bos = self._tokenizer.bos_token_id
+        bos = self.tokenizer.bos_token_id
         opening = [bos] if bos is not None and self._ids(text)[0] == bos != header[0] else []
         return AnswerHeader(opening=np.array(opening, dtype=np.int32), marks=np.array(header, dtype=np.int32))
 
     def _ids(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
-
-    def _question_alone(self, user: Message) -> str:
-        """Return a conversation of one question as the template writes it; empty where it takes none."""
-        try:
-            return self.text((user,))
-        except REFUSALS:
-            return ""
-
-    def _after_turn(self, ids: list[int]) -> list[int]:
-        """Return tokens without the one that ends a turn before them, and what is blank, where anything is left."""
-        if not ids or ids[0] not in self._end_of_turn:
-            return ids
-        return self._ids(str(self._tokenizer.decode(ids[1:])).lstrip()) or ids
-
-    def response_spans(self, messages: Sequence[Message], *, tools: str = "") -> tuple[str, list[Span]]:
-        """Return the rendered text and the ``[start, end)`` characters of each answer to learn in it.
-
-        Raises:
-            jinja2.TemplateError: If the template refuses the conversation.
-            ValueError: If an answer does not appear in the text.
-        """
-        answers = self.chat.answers(messages, tools)
-        spans = [span for place in answers.to_learn for span in answers.spans(place)]
-        return answers.text + self.chat.closing(messages), spans
 
     def render(
         self, examples: Sequence[Example], *, max_length: int, skip_refused: bool = False
@@ -294,45 +239,36 @@ class Renderer:
         """
         rendered: list[Rendered] = []
         for start in range(0, len(examples), TOKENIZE_AT_ONCE):
-            part = examples[start : start + TOKENIZE_AT_ONCE]
-            refused: dict[int, str] = {}
-            located = []
-            for position, example in enumerate(part):
+            part, located = examples[start : start + TOKENIZE_AT_ONCE], list[_Located]()
+            for example in part:
                 try:
                     located.append(self._located(example))
                 except ModelError as error:
                     if not skip_refused:
                         raise
-                    refused[position] = error.message
-                    located.append(Located("", []))
-            encoded = self._tokenizer(
-                [each.text for each in located],
+                    located.append(("", [], {"refused": error.message}))
+            encoded = self.tokenizer(
+                [text for text, _, _ in located],
                 add_special_tokens=False,
                 return_offsets_mapping=True,
                 return_attention_mask=False,
                 verbose=False,
             )
-            for position, (example, found, ids, offsets) in enumerate(
-                zip(part, located, encoded["input_ids"], encoded["offset_mapping"], strict=True)
-            ):
+            tokens = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+            for example, (text, spans, facts), (ids, offsets) in zip(part, located, tokens, strict=True):
                 if unknown := self._unknown(ids):
                     unknown = f"example {example.id[:8]} of {example.source} {unknown}"
                     if not skip_refused:
                         raise ModelError(unknown, hint=RESIZE)
-                    refused[position], found, ids, offsets = unknown, Located("", []), [], []
-                mask = self._mask(
-                    found.text, found.spans, np.asarray(ids), np.asarray(offsets).reshape(-1, 2)
-                )
+                    spans, facts, ids, offsets = [], {"refused": unknown}, [], []
+                mask = self._mask(text, spans, np.asarray(ids), np.asarray(offsets).reshape(-1, 2))
                 rendered.append(
                     Rendered(
                         id=example.id,
                         ids=np.asarray(ids[:max_length], dtype=np.int32),
                         mask=mask[:max_length],
                         truncated=len(ids) > max_length,
-                        refused=refused.get(position),
-                        said=found.said,
-                        left_out=found.left_out,
-                        hides_context=found.hides_context,
+                        **facts,
                     )
                 )
         return rendered
@@ -342,22 +278,24 @@ class Renderer:
         if self._rows is None or max(ids, default=0) < self._rows:
             return ""
         token = max(ids)
-        text = self._tokenizer.convert_ids_to_tokens(token)
+        text = self.tokenizer.convert_ids_to_tokens(token)
         return f"has the token {text!r} (number {token:,}), and {self._name} has embeddings for {self._rows:,} tokens"
 
-    def _located(self, example: Example, *, prompt: bool = False) -> Located:
-        """Return the text and the spans of an example, and what is left out unless it is a prompt.
+    def _located(self, example: Example, *, whole: bool = True) -> "_Located":
+        """Return the text of an example, the spans of its answers, and if it is whole, what is left out.
 
         Raises:
             ModelError: If the chat template refuses it, or leaves out an answer, a call or the result of a tool.
         """
+        facts: dict[str, Any] = {}
         try:
-            if prompt:
-                return Located(*self.response_spans(example.messages, tools=example.tools))
             answers = self.chat.answers(example.messages, example.tools)
             spans = [answers.spans(place) for place in answers.to_learn]
-            hides = answers.hides_context() or bool(example.tools and not self.chat.knows_tools)
-            said, left_out = answers.left_out(spans)
+            if whole:
+                hides = answers.hides_context() or bool(example.tools and not self.chat.knows_tools)
+                said, left_out = answers.left_out(spans)
+                facts = {"said": said, "left_out": left_out, "hides_context": hides}
+            text = answers.text + self.chat.closing(example.messages)
         except REFUSALS as error:
             roles = ", ".join(message.role for message in example.messages)
             raise ModelError(
@@ -365,8 +303,7 @@ class Renderer:
                 f"(turns: {roles}): {error}",
                 hint=f"drop or merge turns that this template does not know, or {template_hint()}",
             ) from error
-        text = answers.text + self.chat.closing(example.messages)
-        return Located(text, [span for parts in spans for span in parts], said, left_out, hides)
+        return text, [span for parts in spans for span in parts], facts
 
     def marked(self, example: Example) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
         """Return the tokens of an example (T,), and which of them the template itself marks as generated (T,)."""
@@ -374,17 +311,21 @@ class Renderer:
         return np.asarray(made["input_ids"], np.int32), np.asarray(made["assistant_masks"], np.bool_)
 
     def _mask(
-        self, text: str, spans: list[tuple[int, int]], ids: np.ndarray, offsets: np.ndarray
-    ) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        self, text: str, spans: Sequence[Span], ids: NDArray[Any], offsets: NDArray[Any]
+    ) -> NDArray[np.bool_]:
         mask = np.zeros(len(ids), dtype=np.bool_)
         for start, end in spans:
             mask |= (offsets[:, 1] > start) & (offsets[:, 0] < end)
             position = int(np.searchsorted(offsets[:, 0], end))
             for after in range(position, len(ids)):
-                if ids[after] in self._end_of_turn:
+                if ids[after] in self.end_ids:
                     mask[position : after + 1] = True
                     break
-                if not re.fullmatch(r"\s*", text[offsets[after, 0] : offsets[after, 1]]):
+                if text[offsets[after, 0] : offsets[after, 1]].strip():
                     break
         mask[:1] = False
         return mask
+
+
+_Located = tuple[str, list[Span], dict[str, Any]]
+"""A conversation as the template writes it, the characters of each answer to learn, and fields of ``Rendered``."""

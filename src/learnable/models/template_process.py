@@ -16,8 +16,6 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-MIB = 1 << 20
-
 
 class Generation(Extension):
     """Takes ``{% generation %}`` for what it is without its mark: the text inside."""
@@ -54,7 +52,7 @@ def limit(cpu_s: int, mib: int) -> None:
         import resource
     except ImportError:  # Windows has neither limit; who waits for this process ends it
         return
-    for kind, most in ((resource.RLIMIT_CPU, cpu_s), (resource.RLIMIT_AS, mib * MIB)):
+    for kind, most in ((resource.RLIMIT_CPU, cpu_s), (resource.RLIMIT_AS, mib << 20)):
         with contextlib.suppress(OSError, ValueError):  # macOS knows no limit of memory
             resource.setrlimit(kind, (most, most))
 

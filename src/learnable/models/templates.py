@@ -34,7 +34,6 @@ TEXT_CHARACTERS, TEXT_GROWTH = 200_000, 20
 """A template may write so many characters, and so many for each character that it is given."""
 TRIAL_CPU_S, TRIAL_WAIT_S, TRIAL_MIB = 5, 120, 1_024
 """Limits of the trial of a template: seconds of its processor, seconds until it is ended, MiB of memory."""
-_TRIAL_PAIRS, _TRIAL_WORDS = 20, 500
 
 
 def template_hint(named: Sequence[str] = ()) -> str:
@@ -60,10 +59,7 @@ def templates_of(tokenizer: Any, *, name: str) -> dict[str, str]:
             f"{name} has several chat templates, and none is the default: {', '.join(names)}",
             hint=template_hint(names),
         )
-    return {
-        key: FIXED_DATE + template if "strftime_now" in template else template
-        for key, template in templates.items()
-    }
+    return {key: FIXED_DATE * ("strftime_now" in text) + text for key, text in templates.items()}
 
 
 def choose_template(tokenizer: Any, chosen: str, *, name: str) -> None:
@@ -90,13 +86,11 @@ def choose_template(tokenizer: Any, chosen: str, *, name: str) -> None:
     )
 
 
-def check_size(text: str, *given: Any, name: str) -> None:
-    """Raise a ``ModelError`` where a text is out of all proportion to what the template was given."""
-    if len(text) > TEXT_CHARACTERS:  # only then what was given is counted
-        _check_size(len(text), len(json.dumps(given, ensure_ascii=False)), name=name)
-
-
-def _check_size(written: int, given: int, *, name: str) -> None:
+def check_size(written: int, conversation: Any, *, name: str) -> None:
+    """Raise a ``ModelError`` where a text has far more characters than the template was given."""
+    if written <= TEXT_CHARACTERS:  # what was given need not be counted
+        return
+    given = len(json.dumps(conversation, ensure_ascii=False))
     if written > TEXT_CHARACTERS + TEXT_GROWTH * given:
         raise ModelError(
             f"the chat template of {name} makes {written:,} characters of a conversation of {given:,}",
@@ -121,6 +115,10 @@ def try_template(template: str, *, marks: tuple[tuple[str, str], ...], name: str
     """
     trials = _trials()
     work = {"template": template, "marks": dict(marks), "conversations": trials}
+    unending = ModelError(
+        f"the chat template of {name} does not end: it was stopped after {TRIAL_CPU_S} s on a few conversations",
+        hint=template_hint(),
+    )
     try:
         tried = subprocess.run(
             [sys.executable, "-I", template_process.__file__],
@@ -131,9 +129,9 @@ def try_template(template: str, *, marks: tuple[tuple[str, str], ...], name: str
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise _unending(name) from error
+        raise unending from error
     if tried.returncode < 0:  # a signal: that of the limit of its processor time, as a rule
-        raise _unending(name)
+        raise unending
     if tried.returncode:
         raise ModelError(f"the chat template of {name} cannot be tried: {tried.stderr.strip()[-300:]}")
     answer = json.loads(tried.stdout)
@@ -142,21 +140,13 @@ def try_template(template: str, *, marks: tuple[tuple[str, str], ...], name: str
             f"the chat template of {name} fills {TRIAL_MIB:,} MiB with one conversation", hint=template_hint()
         )
     for written, trial in zip(answer["written"], trials, strict=True):
-        _check_size(written, len(json.dumps(trial)), name=name)
-
-
-def _unending(name: str) -> ModelError:
-    return ModelError(
-        f"the chat template of {name} does not end: it was stopped after {TRIAL_CPU_S} s on a few conversations",
-        hint=template_hint(),
-    )
+        check_size(written, trial, name=name)
 
 
 def _trials() -> list[dict[str, Any]]:
     """Return conversations of all kinds: short, long, of many turns, and with tools, reasoning and a call."""
     plain = [[plain_turn(message) for message in example.messages] for example in CONVERSATIONS]
-    words = "word " * _TRIAL_WORDS
-    long = [{"role": role, "content": words} for role in ("user", "assistant")] * _TRIAL_PAIRS
+    long = [{"role": role, "content": "word " * 500} for role in ("user", "assistant")] * 20
     call = {"type": "function", "id": "call00001", "function": {"name": "f", "arguments": {"x": "y"}}}
     calling = [
         {"role": "user", "content": "a"},
@@ -164,8 +154,6 @@ def _trials() -> list[dict[str, Any]]:
         {"role": "tool", "content": "c", "name": "f", "tool_call_id": "call00001"},
         {"role": "assistant", "content": "d", "reasoning_content": "e", "thinking": "e"},
     ]
-    tool = {
-        "type": "function",
-        "function": {"name": "f", "description": "g", "parameters": {"type": "object"}},
-    }
+    function = {"name": "f", "description": "g", "parameters": {"type": "object"}}
+    tool = {"type": "function", "function": function}
     return [{"messages": turns} for turns in (*plain, long)] + [{"messages": calling, "tools": [tool]}]

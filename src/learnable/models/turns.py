@@ -5,7 +5,7 @@ calls, is found by trial: a form is right when what it carries appears in the te
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, Self
@@ -57,19 +57,18 @@ class TurnFields:
 
     @classmethod
     def of(cls, write: Write, template: str) -> Self:
-        """Find the fields that a template reads.
+        """Find the fields that a template reads, of which the source is given too.
 
-        Args:
-            write: The template.
-            template: Its source: reasoning goes into the content only where the template itself knows ``<think>``.
+        Reasoning goes into the content only where the template itself knows ``<think>``.
         """
         forms = product((False, True), (False, True))
         calling = (cls(arguments_as_text=text, without_content=without) for text, without in forms)
-        fields = next((form for form in calling if _calls_appear(form, write)), cls(knows_calls=False))
+        showing = (form for form in calling if _appear(form, write, _CALLS, SENTINEL, _CALL.name))
+        fields = next(showing, cls(knows_calls=False))
         names = (*REASONING_FIELDS, IN_CONTENT) if "<think>" in template else REASONING_FIELDS
         thinking = (replace(fields, reasoning=name) for name in names)
-        found = next((form for form in thinking if _reasoning_appears(form, write)), None)
-        return found or replace(fields, knows_reasoning=False)
+        found = (form for form in thinking if _appear(form, write, _REASONINGS, SENTINEL))
+        return next(found, replace(fields, knows_reasoning=False))
 
     def turn(self, message: Message) -> Turn:
         """Return a turn as the template takes it."""
@@ -98,40 +97,25 @@ def plain_turn(message: Message) -> Turn:
     return {"role": message.role, "content": message.content}
 
 
-def is_plain(message: Message) -> bool:
-    """Tell whether a template is given nothing of a turn but role and content."""
-    return not (message.reasoning or message.tool_calls or message.tool_call_id or message.name)
-
-
 _ASKED = Message(role="user", content="a")
 _CALL = ToolCall(name="look_up", arguments=json.dumps({"what": SENTINEL}, ensure_ascii=False), id="call00001")
 _RESULT = Message(role="tool", content="b", name="look_up", tool_call_id="call00001")
 _ANSWER = Message(role="assistant", content="c")
 
 
-def _calls_appear(form: TurnFields, write: Write) -> bool:
-    calling = Message(role="assistant", content="", tool_calls=(_CALL,))
-    return any(
-        SENTINEL in text and "look_up" in text
-        for text in _written(form, write, [(_ASKED, calling), (_ASKED, calling, _RESULT, _ANSWER)])
-    )
+_CALLING = Message(role="assistant", content="", tool_calls=(_CALL,))
+_THINKING = replace(_CALLING, reasoning=SENTINEL, tool_calls=(replace(_CALL, arguments="{}"),))
+_CALLS = [(_ASKED, _CALLING), (_ASKED, _CALLING, _RESULT, _ANSWER)]
+_REASONINGS = [(_ASKED, replace(_ANSWER, reasoning=SENTINEL)), (_ASKED, _THINKING, _RESULT, _ANSWER)]
 
 
-def _reasoning_appears(form: TurnFields, write: Write) -> bool:
-    thinking = replace(_ANSWER, reasoning=SENTINEL)
-    calling = Message(role="assistant", content="", reasoning=SENTINEL, tool_calls=(_CALL,))
-    trials = [(_ASKED, thinking), (_ASKED, replace(calling, tool_calls=(_plain_call(),)), _RESULT, _ANSWER)]
-    return any(SENTINEL in text for text in _written(form, write, trials))
-
-
-def _plain_call() -> ToolCall:
-    return replace(_CALL, arguments="{}")
-
-
-def _written(form: TurnFields, write: Write, trials: Sequence[Sequence[Message]]) -> Iterator[str]:
-    """Yield the texts of the conversations that the template takes."""
+def _appear(form: TurnFields, write: Write, trials: Sequence[Sequence[Message]], *texts: str) -> bool:
+    """Tell whether texts appear in what the template makes of one of these conversations that it takes."""
     for messages in trials:
         try:
-            yield write([form.turn(message) for message in messages], None)
+            written = write([form.turn(message) for message in messages], None)
         except REFUSALS:
             continue
+        if all(text in written for text in texts):
+            return True
+    return False
