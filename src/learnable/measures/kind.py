@@ -8,10 +8,11 @@ import polars as pl
 
 from learnable.types import Launch, Rendered
 
-Role = Literal["base", "reference", "alone", "target", "similarity", "gradient", "words"]
+Role = Literal["base", "reference", "alone", "null", "target", "similarity", "gradient", "words"]
 """Which model measures what.
 
-The base model or the reference measures the whole example, the base model the answer alone, and ``target`` is the base
+The base model or the reference measures the whole example, the base model the answer alone, and so does ``null``, the
+model fine-tuned on answers alone. ``target`` is the base
 model fine-tuned on the rows of a target. The others compare with each of these rows: ``similarity`` by hidden states,
 ``gradient`` by gradients at the checkpoints of a warm-up, ``words`` by n-grams and without a model.
 """

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 
-from learnable.scorers.dsir import DSIR
 from learnable.scorers.ifd import IFD, TopShareIFD
 from learnable.scorers.learnability import (
     END_OF_TURN_SHARE,
@@ -14,8 +13,8 @@ from learnable.scorers.learnability import (
     end_of_turn_share,
 )
 from learnable.scorers.loss import Length, Loss, Perplexity, PerplexityDrop, PerplexityMiddle
-from learnable.scorers.relevance import Relevance
-from learnable.scorers.target_learnability import TargetDrop, TargetLearnability
+from learnable.scorers.target import DSIR, Relevance, TargetDrop, TargetLearnability
+from learnable.scorers.v_information import PVI, Hardness, HardNotWrong, PVIZero
 from learnable.types import Scorer
 
 SCORERS: Mapping[str, Callable[..., Scorer]] = {
@@ -35,18 +34,26 @@ SCORERS: Mapping[str, Callable[..., Scorer]] = {
     "target_drop": TargetDrop,
     "relevance": Relevance,
     "dsir": DSIR,
+    "pvi": PVI,
+    "pvi_zero": PVIZero,
+    "hardness": Hardness,
+    "hard_not_wrong": HardNotWrong,
 }
 
 __all__ = [
     "DSIR",
     "END_OF_TURN_SHARE",
     "IFD",
+    "PVI",
     "SCORERS",
     "Difference",
+    "HardNotWrong",
+    "Hardness",
     "Learnability",
     "Length",
     "LengthMatched",
     "Loss",
+    "PVIZero",
     "Perplexity",
     "PerplexityDrop",
     "PerplexityMiddle",

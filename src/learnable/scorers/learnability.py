@@ -1,7 +1,7 @@
 """Learnability: the share of its loss that fine-tuning takes from an example."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
@@ -156,14 +156,25 @@ class LengthMatched:
 
     def __call__(self, frame: pl.DataFrame) -> NDArray[np.float32]:
         """Return float32 (n,); NaN where the learnability or the length is undefined."""
-        score = pl.Series("score", Learnability(floor=self.floor)(frame))
-        measured = pl.DataFrame(
-            {"score": score, "length": frame["response_tokens"].cast(pl.Float64)}
-        ).fill_nan(None)
-        defined = pl.all_horizontal(pl.all().is_not_null())
-        scored = measured.with_columns(pl.when(defined).then(pl.all()))
-        # Whole numbers: in floating point, 29 / 100 * 100 falls into bin 28.
-        position = pl.col("length").rank("max").cast(pl.Int64) - 1
-        binned = scored.with_columns(bin=position * self.bins // pl.col("length").count())
-        rank = pl.col("score").rank("average").over("bin") / pl.col("score").count().over("bin")
-        return binned.select(rank=rank.fill_null(float("nan")))["rank"].to_numpy().astype(np.float32)
+        score = Learnability(floor=self.floor)(frame)
+        return rank_among_lengths(score, frame["response_tokens"], bins=self.bins)
+
+
+def rank_among_lengths(
+    scores: NDArray[np.floating[Any]], lengths: pl.Series, *, bins: int
+) -> NDArray[np.float32]:
+    """Return the rank of each score among answers of about the same length, in (0, 1], float32 (n,); NaN of no score.
+
+    Args:
+        scores: (n,); NaN is none.
+        lengths: In tokens, (n,).
+        bins: How many of equal size; equal lengths are in one.
+    """
+    measured = pl.DataFrame({"score": scores, "length": lengths.cast(pl.Float64)}).fill_nan(None)
+    defined = pl.all_horizontal(pl.all().is_not_null())
+    scored = measured.with_columns(pl.when(defined).then(pl.all()))
+    # Whole numbers: in floating point, 29 / 100 * 100 falls into bin 28.
+    position = pl.col("length").rank("max").cast(pl.Int64) - 1
+    binned = scored.with_columns(bin=position * bins // pl.col("length").count())
+    rank = pl.col("score").rank("average").over("bin") / pl.col("score").count().over("bin")
+    return binned.select(rank=rank.fill_null(float("nan")))["rank"].to_numpy().astype(np.float32)

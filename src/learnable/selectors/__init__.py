@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 from learnable.selectors.budget import count_asked
 from learnable.selectors.choose import PerSource, choose
-from learnable.selectors.coverage import FacilityLocation, KCenter
+from learnable.selectors.coverage import FacilityLocation, KCenter, SpreadTop
 from learnable.selectors.eligible import Thresholds
 from learnable.selectors.ranking import DiverseTopK, GumbelTopK, Middle, Random, TopK
 from learnable.selectors.round_robin import RoundRobin, turns_of
@@ -19,6 +19,7 @@ SELECTORS: Mapping[str, Callable[..., Selector]] = {
     "facility_location": FacilityLocation,
     "gumbel_top_k": GumbelTopK,
     "round_robin": RoundRobin,
+    "spread_top": SpreadTop,
 }
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "PerSource",
     "Random",
     "RoundRobin",
+    "SpreadTop",
     "Thresholds",
     "TopK",
     "choose",

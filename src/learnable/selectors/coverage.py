@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from learnable.errors import UsageError
 from learnable.packages import needed
+from learnable.selectors.ranking import TopK
 from learnable.selectors.vectors import Floats, Rows, required, unit
 from learnable.types import Picks
 
@@ -117,3 +118,28 @@ def _served(units: Floats, neighbours: int) -> tuple[Rows, NDArray[np.int32], Fl
     order = np.argsort(by, kind="stable")
     starts = np.searchsorted(by[order], np.arange(n + 1)).astype(np.int64)
     return starts, rows[order], similarity[order]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpreadTop:
+    """Takes the best ``multiple`` times k, and of these the k that stand for most of them.
+
+    Args:
+        multiple: How many times k; 1 keeps the best k.
+
+    Source: OptiDEL (2408.07107) keeps hard samples, then diverse ones; the facility location is ours.
+    """
+
+    needs_vectors: ClassVar[bool] = True
+    multiple: float = 3.0
+
+    def __post_init__(self) -> None:
+        if self.multiple < 1:
+            raise UsageError(f"spread_top: multiple must be at least 1, got {self.multiple}")
+
+    def __call__(self, scores: Floats, *, k: int, vectors: Floats | None, **unused: Any) -> Picks:
+        """Return the picks; their gain is what they add to how well the best are stood for."""
+        vectors = required(vectors, "spread_top")
+        best = np.sort(TopK()(scores, k=round(self.multiple * k)).index)
+        picks = FacilityLocation()(scores[best], k=k, vectors=vectors[best])
+        return Picks(index=best[picks.index], gain=picks.gain)

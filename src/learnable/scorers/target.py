@@ -1,4 +1,4 @@
-"""Learnability pointed at a task: how much of its loss an example loses when the model learns the target."""
+"""Scores towards a target: what helps its rows, what is near them, and what speaks as they do."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -8,6 +8,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from learnable.scorers.learnability import Difference, Learnability
+from learnable.scorers.loss import numbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,3 +54,47 @@ class TargetDrop:
 
 def _as_reference(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.select("loss_before", loss_after="loss_target")
+
+
+def largest(lists: pl.Series) -> NDArray[np.float32]:
+    """Return the largest value of each list, float32 (n,); NaN where there is no list, or a value that is not finite."""
+    rows = [np.empty(0) if row is None else row.to_numpy() for row in lists]
+    return np.array(
+        [row.max() if len(row) and np.isfinite(row).all() else np.nan for row in rows], dtype=np.float32
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Relevance:
+    """Largest cosine similarity of an example's vector to that of a row of the target, in [-1, 1].
+
+    The vectors are means of the model's last hidden states over prompt and response, later tokens weighing more. The
+    maximum alone may fill a budget with neighbours of one row of the target: ``--selector round_robin`` gives each
+    row its turn, as the paper does.
+
+    Source: RDS+ (2503.01807), which finds it above LESS and others at equal budgets.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("similarities",)
+    higher_is_better: ClassVar[bool] = True
+
+    def __call__(self, frame: pl.DataFrame) -> NDArray[np.float32]:
+        """Return float32 (n,) from ``similarities``, a list of one cosine for each row of the target."""
+        return largest(frame["similarities"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class DSIR:
+    """Mean log-ratio of an example's n-grams, target over pool, in nats; no model is asked.
+
+    Source: DSIR (2302.03169); what differs stands at ``measures.log_importance``. Its resampling is
+    ``--selector gumbel_top_k``; with ``top_k`` the likeliest rows are kept.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("log_importance",)
+    higher_is_better: ClassVar[bool] = True
+
+    def __call__(self, frame: pl.DataFrame) -> NDArray[np.float32]:
+        """Return float32 (n,), the column ``log_importance``; NaN where it is not finite."""
+        score = numbers(frame, "log_importance")
+        return np.where(np.isfinite(score), score, np.nan).astype(np.float32)

@@ -1,0 +1,73 @@
+"""V-information: by hand, and the choice that is hard, not wrong, and spread."""
+
+import math
+
+import numpy as np
+import polars as pl
+import pytest
+
+from learnable.errors import UsageError
+from learnable.scorers import PVI, Hardness, HardNotWrong, PVIZero
+from learnable.selectors import SpreadTop
+
+
+def frame(null, after, tokens):
+    return pl.DataFrame({"loss_null": null, "loss_after": after, "response_tokens": tokens})
+
+
+def test_pvi_is_in_bits_and_changes_its_sign_with_the_two_models():
+    # Of two tokens: 4 bits without the question, 1.5 with it.
+    bit = math.log(2)
+    assert PVI()(frame([2 * bit], [0.75 * bit], [2])).tolist() == pytest.approx([2.5])
+    assert PVI()(frame([0.75 * bit], [2 * bit], [2])).tolist() == pytest.approx([-2.5])
+    assert PVI(per_token=True)(frame([2 * bit], [0.75 * bit], [2])).tolist() == pytest.approx([1.25])
+
+
+def test_a_pool_has_the_mean_of_its_rows():
+    nats = math.log(2)
+    information = PVI()(frame([2.5 * nats, 0.5 * nats, 2 * nats], [0.0, nats, nats], [1, 1, 1]))
+    assert information.tolist() == pytest.approx([2.5, -0.5, 1.0])
+    assert float(information.mean()) == pytest.approx(1.0)
+
+
+def test_the_same_model_on_both_sides_has_no_information():
+    assert PVI()(frame([1.7], [1.7], [9])).tolist() == [0.0]
+
+
+def test_pvi_of_the_untrained_model_compares_the_answer_alone_with_the_whole_row():
+    rows = pl.DataFrame({"loss_alone": [2.0], "loss_before": [1.0], "response_tokens": [3]})
+    assert PVIZero()(rows).tolist() == pytest.approx([3 / math.log(2)])
+
+
+def test_hardness_is_in_bits_per_token():
+    assert Hardness()(frame([0.0], [math.log(4)], [7])).tolist() == pytest.approx([2.0])
+
+
+def test_the_hardest_come_first_and_the_wrong_ones_last():
+    rows = frame([9.0, 9.0, 9.0, 1.0, 1.0], [1.0, 3.0, 2.0, 5.0, 4.0], [6] * 5)
+    order = np.argsort(-HardNotWrong()(rows), kind="stable").tolist()
+    assert order == [1, 2, 0, 4, 3]
+
+
+def test_length_does_not_decide_which_is_hard():
+    # Long answers are easier per token; within each length the harder half comes first.
+    rows = frame([9.0] * 8, [4.0, 3.0, 2.0, 1.0, 0.4, 0.3, 0.2, 0.1], [2] * 4 + [50] * 4)
+    chosen = set(np.argsort(-HardNotWrong(bins=2)(rows), kind="stable")[:4].tolist())
+    assert chosen == {0, 1, 4, 5}
+
+
+def test_no_bin_is_refused():
+    with pytest.raises(UsageError, match="at least 1 bin"):
+        HardNotWrong(bins=0)
+
+
+def test_of_duplicates_one_is_picked_while_others_remain():
+    vectors = np.array([[1, 0], [1, 0], [0, 1], [0.6, -0.8]], dtype=np.float32)
+    picks = SpreadTop(multiple=2)(np.array([4, 3, 2, 1], dtype=np.float32), k=2, vectors=vectors)
+    assert sorted(picks.index.tolist()) == [0, 2]
+
+
+def test_only_the_best_are_spread():
+    vectors = np.eye(4, dtype=np.float32)
+    picks = SpreadTop(multiple=1)(np.array([1, 4, 3, 2], dtype=np.float32), k=2, vectors=vectors)
+    assert sorted(picks.index.tolist()) == [1, 2]
