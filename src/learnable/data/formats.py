@@ -46,20 +46,27 @@ _KNOWN = {
 """Columns that some format reads: where another one reads something else instead, they are in doubt."""
 
 
+_ALL_PROMPTS = (*PROMPTS, *OTHER_PROMPTS)
+_ALL_COMPLETIONS = (*COMPLETIONS, *OTHER_COMPLETIONS)
+_ALL_TURNS = (*TURNS, *OTHER_TURNS)
+
+
 @dataclass(frozen=True, kw_only=True)
 class RowFormat:
     """How one kind of row is read and written.
 
-    ``matches`` tells from its keys whether a row is of this format; ``columns`` gives the columns of each part of a
-    conversation among the keys of a row, and nothing where one is missing; ``read`` gives the conversation that a row
-    means and raises ``ValueError`` with the reason when it cannot; ``write`` is its inverse.
+    ``keys`` says in words which keys tell it; ``columns`` gives the columns of each part of a conversation among the
+    keys of a row, by their usual name where one is missing, or nothing; ``write`` is the inverse of ``read``.
     """
 
     name: str
-    matches: Callable[[Mapping[str, Any]], bool]
-    columns: Callable[[Sequence[str]], Mapping[str, tuple[str, ...]]]
-    read: Callable[[Mapping[str, Any]], Conversation]
+    keys: str
+    columns: Callable[[Sequence[str]], Columns]
     write: Callable[[Conversation], dict[str, Any]]
+
+    def read(self, row: Row) -> Conversation:
+        """Return the conversation that a row means; a ``ValueError`` says why it is none."""
+        return find_layout(row, format=self.name).read(row, set())
 
 
 def detect(row: Row) -> RowFormat:
@@ -72,6 +79,16 @@ def detect(row: Row) -> RowFormat:
         return FORMATS[find_layout(row).format]
     except UnusableRowError as error:
         raise DataError(str(error), hint=error.hint) from error
+
+
+def format_of(keys: Sequence[str]) -> RowFormat | None:
+    """Return the format that these keys tell; turns by another name count where nothing else does."""
+    for known in FORMATS.values():
+        parts = known.columns(keys)
+        is_whole = {column for names in parts.values() for column in names} <= set(keys)
+        if parts and is_whole and (known.name != "messages" or _first(keys, ("messages",))):
+            return known
+    return FORMATS["messages"] if _first(keys, OTHER_TURNS) else None
 
 
 def find_layout(
@@ -100,9 +117,9 @@ def find_layout(
     for keys in (filled, list(row)):
         found, parts = _parts([key for key in keys if key not in named], format, given)
         if found is not None:
-            return _layout(
-                found, {**parts, **given}, filled, ignored=ignored, settled={*given, *_settled(format)}
-            )
+            # A format that was named leaves no doubt about its conversation.
+            settled = {*given} if format is None else {*given, "messages", "prompt", "response"}
+            return _layout(found, {**parts, **given}, filled, ignored=ignored, settled=settled)
     raise _unknown(row, format)
 
 
@@ -115,30 +132,17 @@ def _parts(keys: Sequence[str], format: str | None, given: Columns) -> tuple[str
         return "messages", {}
     if "prompt" in given or "response" in given:
         return _rest(keys, given)
-    row = dict.fromkeys(keys)
-    known = next((known for known in FORMATS.values() if known.matches(row)), None)
+    known = format_of(keys)
     return (known.name, known.columns(keys)) if known else (None, {})
 
 
 def _rest(keys: Sequence[str], given: Columns) -> tuple[str | None, Columns]:
     """Return what belongs to a prompt or an answer that was named: the other one, and what stands beside them."""
-    prompt = None if "prompt" in given else _first(keys, PROMPTS)
-    turns = _first(keys, _KNOWN["messages"])
-    if "prompt" not in given and prompt is None and turns is not None:
+    turns = _first(keys, _ALL_TURNS)
+    if "prompt" not in given and turns is not None and _first(keys, PROMPTS) is None:
         return "messages", {"messages": (turns,)}
-    if "prompt" not in given and prompt is None:
-        prompt = _first(keys, OTHER_PROMPTS)
-    answer = None if "response" in given else _first(keys, COMPLETIONS) or _first(keys, OTHER_COMPLETIONS)
-    if "response" not in given and answer is None:
-        return None, {}
-    parts = {"prompt": (prompt,) if prompt else (), "response": (answer,) if answer else ()}
-    beside = {"context": _all(keys, CONTEXTS, besides=prompt), "reasoning": _all(keys, REASONINGS)}
-    return "prompt_completion", {part: names for part, names in {**parts, **beside}.items() if names}
-
-
-def _settled(format: str | None) -> Sequence[str]:
-    """Return the parts that a format which was named leaves no doubt about."""
-    return () if format is None else ("messages", "prompt", "response")
+    parts = _pair(keys, () if "prompt" in given else _ALL_PROMPTS, _ALL_COMPLETIONS)
+    return ("prompt_completion", parts) if parts["response"] or "response" in given else (None, {})
 
 
 def _layout(
@@ -193,40 +197,29 @@ def _all(keys: Iterable[str], names: Sequence[str], *, besides: str | None = Non
     return tuple(sorted(found, key=lambda key: names.index(plain(key))))
 
 
-def _has_turns(row: Mapping[str, Any]) -> bool:
-    others = bool(_first(row, OTHER_TURNS)) and not _first(row, ("conversations",))
-    return bool(_first(row, ("messages",))) or (others and not _pair(list(row)))
-
-
 def _turns(*names: str) -> Callable[[Sequence[str]], Columns]:
     return lambda keys: {"messages": (_first(keys, names) or names[0],)}
 
 
-def _pair(keys: Sequence[str]) -> Columns:
-    prompt = _first(keys, PROMPTS) or _first(keys, OTHER_PROMPTS)
-    answer = _first(keys, COMPLETIONS) or _first(keys, OTHER_COMPLETIONS)
-    if prompt is None or answer is None:
-        return {}
-    contexts = _all(keys, CONTEXTS, besides=prompt)
+def _pair(keys: Sequence[str], prompts: Sequence[str], completions: Sequence[str]) -> Columns:
+    prompt, answer = _first(keys, prompts), _first(keys, completions)
     return {
-        "prompt": (prompt,),
-        "context": contexts,
+        "prompt": (prompt,) if prompt else (),
+        "context": _all(keys, CONTEXTS, besides=prompt),
         "reasoning": _all(keys, REASONINGS),
-        "response": (answer,),
+        "response": (answer,) if answer else (),
     }
+
+
+def _prompt_completion(keys: Sequence[str]) -> Columns:
+    parts = _pair(keys, _ALL_PROMPTS, _ALL_COMPLETIONS)
+    return parts if parts["prompt"] and parts["response"] else {}
 
 
 def _alpaca(keys: Sequence[str]) -> Columns:
-    return {
-        "prompt": (_first(keys, ("instruction",)) or "instruction",),
-        "context": _all(keys, CONTEXTS),
-        "reasoning": _all(keys, REASONINGS),
-        "response": (_first(keys, ("output",)) or "output",),
-    }
-
-
-def _reader(name: str) -> Callable[[Row], Conversation]:
-    return lambda row: find_layout(row, format=name).read(row, set())
+    parts = _pair(keys, ("instruction",), ("output",))
+    usual = {"prompt": parts["prompt"] or ("instruction",), "response": parts["response"] or ("output",)}
+    return {**parts, **usual}
 
 
 def _beside(conversation: Conversation) -> dict[str, Any]:
@@ -281,40 +274,21 @@ FORMATS: dict[str, RowFormat] = {
     for known in (
         RowFormat(
             name="messages",
-            matches=_has_turns,
+            keys="messages",
             columns=_turns("messages", *OTHER_TURNS),
-            read=_reader("messages"),
             write=_write_messages,
         ),
         RowFormat(
-            name="sharegpt",
-            matches=lambda row: _first(row, ("conversations",)) is not None,
-            columns=_turns("conversations"),
-            read=_reader("sharegpt"),
-            write=_write_sharegpt,
+            name="sharegpt", keys="conversations", columns=_turns("conversations"), write=_write_sharegpt
         ),
-        RowFormat(
-            name="alpaca",
-            matches=lambda row: bool(_first(row, ("instruction",)) and _first(row, ("output",))),
-            columns=_alpaca,
-            read=_reader("alpaca"),
-            write=_write_alpaca,
-        ),
+        RowFormat(name="alpaca", keys="instruction, input, output", columns=_alpaca, write=_write_alpaca),
         RowFormat(
             name="prompt_completion",
-            matches=lambda row: bool(_pair(list(row))),
-            columns=_pair,
-            read=_reader("prompt_completion"),
+            keys=f"one of {'/'.join(PROMPTS)} and one of {'/'.join(COMPLETIONS)}",
+            columns=_prompt_completion,
             write=_write_prompt_completion,
         ),
     )
-}
-
-_KEYS = {
-    "messages": "messages",
-    "sharegpt": "conversations",
-    "alpaca": "instruction, input, output",
-    "prompt_completion": f"one of {'/'.join(PROMPTS)} and one of {'/'.join(COMPLETIONS)}",
 }
 
 
@@ -334,5 +308,5 @@ def _hint(row: Row) -> str:
         close = difflib.get_close_matches(plain(str(key)), words, n=1, cutoff=0.75)
         if close:
             return f"did you mean {close[0]!r} instead of {shown_keys([key])}?"
-    known = "; ".join(f"{name} ({_KEYS.get(name, 'added')})" for name in FORMATS)
+    known = "; ".join(f"{known.name} ({known.keys})" for known in FORMATS.values())
     return f"say what the columns are: --columns prompt=...,response=...; known formats: {known}"

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from learnable.data.formats import FORMATS, detect
+from learnable.data.formats import find_layout, format_of
 from learnable.data.records import Record, too_large
 from learnable.data.text_files import BYTE_ORDER_MARK, inner_suffix, lines, not_utf8, open_lines, whole_text
 from learnable.data.values import RepeatedKeyError, kind_of, shown_keys, unique
@@ -172,7 +172,7 @@ def _document(content: Any, path: str) -> tuple[list[Any], list[str] | None]:
         raise DataError(f"{path}: {content.why}", hint=_ONCE)
     if set(content) == {"columns", "index", "data"} and _is_table(content["columns"], content["data"]):
         return [dict(zip(content["columns"], row, strict=True)) for row in content["data"]], None
-    if any(known.matches(content) for known in FORMATS.values()):
+    if format_of(list(content)):
         return _rows_of_columns(content) if _is_by_column(content) else [content], None
     lists = {key: value for key, value in content.items() if isinstance(value, list)}
     of_rows = [key for key, value in lists.items() if value and all(map(_is_row, value))]
@@ -218,8 +218,8 @@ def _is_by_column(content: Mapping[str, Any]) -> bool:
     if all(isinstance(column, list) for column in columns):
         if len({len(column) for column in columns}) > 1:
             return False
-        with suppress(DataError, ValueError):  # a row may hold lists too
-            return not detect(content).read(content)
+        with suppress(ValueError):  # a row may hold lists too
+            return not find_layout(content).read(content, set())
         return True
     return all(isinstance(column, Mapping) for column in columns) and all(
         list(column) == list(columns[0]) and all(key.isdigit() for key in column) for column in columns
