@@ -1,48 +1,33 @@
-"""Lists of turns, in the forms that rows have, and the messages that they are."""
+"""Lists of turns, calls and tools in the forms that rows have; they become messages, and what OpenAI's chats have."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from learnable.data.calls import read_calls, read_tools
 from learnable.data.names import NEVER_TEXT, REASONINGS, TURNS, doubt, plain
 from learnable.data.values import (
     Row,
     from_json,
     is_empty,
     is_said,
+    object_of,
     shortened,
     shown_keys,
     text_of,
     texts_in,
+    to_json,
+    without_nulls,
     wrong_kind,
 )
 from learnable.types import Message, ToolCall
 
-ROLES = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "human": "user",
-    "prompter": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "bing": "assistant",
-    "bard": "assistant",
-    "bot": "assistant",
-    "chatbot": "assistant",
-    "model": "assistant",
-    "ai": "assistant",
-    "tool": "tool",
-    "function": "tool",
-    "ipython": "tool",
-    "observation": "tool",
-    "function_response": "tool",
-    "function_result": "tool",
-    "tool_response": "tool",
-    "tool_result": "tool",
-    "tool_results": "tool",
+_NAMES = {
+    "system": "system developer",
+    "user": "user human prompter",
+    "assistant": "assistant gpt chatgpt bing bard bot chatbot model ai",
+    "tool": "tool function ipython observation function_response function_result tool_response tool_result "
+    "tool_results",
 }
+_ROLES = {name: role for role, names in _NAMES.items() for name in names.split()}
 """What the roles of turns are called, without case."""
 _CALLS = ("function_call", "tool_call", "tool_calls")
 """Roles of turns whose content is a call."""
@@ -97,12 +82,8 @@ class Turns:
         return messages
 
     def add_tools(self, value: object, name: str) -> None:
-        """Take the tools in a value, if there are any.
-
-        Raises:
-            ValueError: If they cannot be read, or the conversation has others already.
-        """
-        found = read_tools(value, name)
+        """Take the tools in a value, if there are any; a ``ValueError`` where the conversation has others already."""
+        found = _tools(value, name)
         if found and self.tools and found != self.tools:
             raise ValueError(f"{name} holds other tools than the conversation has already")
         self.tools = found or self.tools
@@ -112,9 +93,7 @@ class Turns:
         roles = _either(value, "role", "from", name)
         if isinstance(roles, list | tuple):
             lists = {key: items for key, items in value.items() if items is not None}
-            if any(
-                not isinstance(items, list | tuple) or len(items) != len(roles) for items in lists.values()
-            ):
+            if not all(isinstance(each, list | tuple) and len(each) == len(roles) for each in lists.values()):
                 raise ValueError(f"the lists in {name} differ in length")
             return [dict(zip(lists, items, strict=True)) for items in zip(*lists.values(), strict=True)]
         for key in TURNS:
@@ -128,7 +107,7 @@ class Turns:
         role, content = _either(turn, "role", "from", name), _either(turn, "content", "value", name)
         if role is None:
             return self._pair(turn, name, column)
-        known = ROLES.get(role) if isinstance(role, str) else None
+        known = _ROLES.get(role) if isinstance(role, str) else None
         if known is not None and isinstance(content, str) and (len(turn) == 2 or _is_plain(turn)):
             return [Message(role=known, content=text_of(content, f"the content of {name}"))]
         return [self._whole(turn, content, name, column, role=known or _role(role, name))]
@@ -154,7 +133,7 @@ class Turns:
         calls = _calls(turn, name)
         if role == "call":
             role, text, reasoning = "assistant", "", ""
-            calls += read_calls(content, f"the call in {name}")
+            calls += _read_calls(content, f"the call in {name}")
         elif content is None and calls:
             text, reasoning = "", ""
         else:
@@ -220,12 +199,10 @@ def _either(turn: Row, key: str, other: str, name: str) -> object:
 
 
 def _has(turn: Row, key: str, role: str) -> bool:
-    """Return whether a turn is a result, and says which call it answers."""
     return role == "tool" and key in _OF_RESULTS and turn.get(key) is not None
 
 
 def _is_plain(turn: Row) -> bool:
-    """Return whether a turn has a role and a content and nothing else, but for fields that are null."""
     return all(value is None or key in _PLAIN for key, value in turn.items())
 
 
@@ -233,28 +210,23 @@ def _role(role: object, name: str) -> str:
     word = plain(role.strip()) if isinstance(role, str) else role
     if word in _CALLS:
         return "call"
-    if not isinstance(word, str) or word not in ROLES:
+    if not isinstance(word, str) or word not in _ROLES:
         known = "system, user, human, assistant, gpt, tool, function_call, observation"
         raise ValueError(f"unknown role {shortened(role)} in {name}; known: {known}")
-    return ROLES[word]
+    return _ROLES[word]
 
 
 def _content(content: object, name: str) -> tuple[str, str]:
     """Return the text of a turn, and the reasoning among its parts."""
     if not isinstance(content, list | tuple):
         return text_of(content, f"the content of {name}"), ""
-    texts: list[str] = []
-    thoughts: list[str] = []
-    for part in content:
-        if not isinstance(part, Mapping):
-            raise wrong_kind(part, f"a part of {name}", "an object")
-        text, thought = _part(part, name)
-        texts.append(text)
-        thoughts.append(thought)
-    return "".join(texts), "".join(thoughts)
+    parts = [_part(part, name) for part in content]
+    return "".join(text for text, _ in parts), "".join(thought for _, thought in parts)
 
 
-def _part(part: Row, name: str) -> tuple[str, str]:
+def _part(part: object, name: str) -> tuple[str, str]:
+    if not isinstance(part, Mapping):
+        raise wrong_kind(part, f"a part of {name}", "an object")
     kind = part.get("type")
     if kind in _TEXT_PARTS:
         return text_of(part.get("text"), f"the text of {name}"), ""
@@ -267,11 +239,57 @@ def _part(part: Row, name: str) -> tuple[str, str]:
 
 
 def _calls(turn: Row, name: str) -> tuple[ToolCall, ...]:
-    calls: tuple[ToolCall, ...] = ()
-    for key in ("tool_calls", "function_call"):
-        if not is_empty(turn.get(key)):
-            calls += read_calls(turn[key], f"{key!r} of {name}")
-    return calls
+    found = [(turn[key], f"{key!r} of {name}") for key in ("tool_calls", "function_call") if key in turn]
+    return tuple([call for value, key in found if not is_empty(value) for call in _read_calls(value, key)])
+
+
+def _read_calls(value: object, name: str) -> tuple[ToolCall, ...]:
+    """Return the calls in a turn: a list of calls, one call, or the JSON text of either."""
+    found = from_json(value, name) if isinstance(value, str) else value
+    return tuple([_call(item, name) for item in (found if isinstance(found, list | tuple) else [found])])
+
+
+def _call(item: object, name: str) -> ToolCall:
+    call = object_of(item, name, "a call")
+    function = call.get("function")
+    inner = function if isinstance(function, Mapping) else call
+    called = text_of(inner.get("name"), f"the name of the function in {name}")
+    if is_empty(called):
+        raise ValueError(f"the name of the function in {name} is empty")
+    identity, given = call.get("id"), f"'arguments' of {name}"
+    arguments = inner["arguments"] if inner.get("arguments") is not None else inner.get("parameters")
+    return ToolCall(
+        name=called,
+        arguments="{}" if is_empty(arguments) else to_json(object_of(without_nulls(arguments), given), given),
+        id="" if identity is None else text_of(identity, f"'id' of {name}"),
+    )
+
+
+def _tools(value: object, name: str) -> str:
+    """Return the tools in a column as JSON text of a list; empty when there are none.
+
+    A list, the JSON text of one, or a list of JSON texts; a bare function, as older rows have it, is wrapped.
+    """
+    if is_empty(value):
+        return ""
+    found = from_json(value, name) if isinstance(value, str) else without_nulls(value)
+    if is_empty(found):
+        return ""
+    tools = [found] if isinstance(found, Mapping) else found
+    if not isinstance(tools, list):
+        raise wrong_kind(tools, name, "a list of tools")
+    return to_json([_tool(item, f"tool {number} of {name}") for number, item in enumerate(tools, 1)], name)
+
+
+def _tool(item: object, name: str) -> Row:
+    tool = object_of(item, name)
+    if isinstance(tool.get("function"), Mapping):
+        return {**tool, "type": tool.get("type") or "function"}
+    if tool.get("name") is not None:
+        return {"type": "function", "function": {key: tool[key] for key in tool if key != "type"}}
+    if tool.get("type") is not None:
+        return tool
+    raise ValueError(f"{name} has no name; keys seen: {shown_keys(tool)}")
 
 
 def _trained(turn: Row, name: str) -> bool:
@@ -294,15 +312,9 @@ def as_turns(
     messages: Iterable[Message], *, role: str = "role", content: str = "content"
 ) -> list[dict[str, Any]]:
     """Return messages as the turns of a row, which ``Turns`` reads again; plain ones have a role and a content."""
-    return [_as_turn(message, role, content) for message in messages]
-
-
-def _as_turn(message: Message, role: str, content: str) -> dict[str, Any]:
-    turn: dict[str, Any] = {role: message.role, content: message.content}
-    if message.reasoning:
-        turn[REASONINGS[0]] = message.reasoning
-    if message.tool_calls:
-        turn["tool_calls"] = [
+    turns = []
+    for message in messages:
+        calls = [
             {
                 **({"id": call.id} if call.id else {}),
                 "type": "function",
@@ -310,7 +322,9 @@ def _as_turn(message: Message, role: str, content: str) -> dict[str, Any]:
             }
             for call in message.tool_calls
         ]
-    turn |= {key: getattr(message, key) for key in _OF_RESULTS if getattr(message, key)}
-    if not message.trained:
-        turn["weight"] = 0
-    return turn
+        beside: dict[str, Any] = {REASONINGS[0]: message.reasoning, "tool_calls": calls}
+        beside |= {key: getattr(message, key) for key in _OF_RESULTS}
+        turn: dict[str, Any] = {role: message.role, content: message.content}
+        turn |= {key: value for key, value in beside.items() if value}
+        turns.append(turn if message.trained else {**turn, "weight": 0})
+    return turns

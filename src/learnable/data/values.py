@@ -84,14 +84,22 @@ def is_said(value: object) -> bool:
 
 
 def text_of(value: object, name: str) -> str:
-    """Return the value if it is text that can be stored.
+    """Return the value if it is text that can be stored; a ``ValueError`` where it is not, or not valid Unicode."""
+    if not isinstance(value, str):
+        raise wrong_kind(value, name, "text")
+    try:
+        value.isascii() or value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{name} is not valid Unicode: lone surrogate {value[error.start]!r}") from error
+    return value
 
-    Raises:
-        ValueError: If it is missing, of another type, or not valid Unicode.
-    """
-    if isinstance(value, str):
-        return value if value.isascii() else _encodable(value, name)
-    raise wrong_kind(value, name, "text")
+
+def object_of(value: object, name: str, wanted: str = "an object") -> Row:
+    """Return the object that a value or its JSON text is."""
+    found = from_json(value, name) if isinstance(value, str) else value
+    if not isinstance(found, Mapping):
+        raise wrong_kind(found, name, wanted)
+    return found
 
 
 def wrong_kind(value: object, name: str, wanted: str) -> UnusableRowError:
@@ -104,20 +112,8 @@ def wrong_kind(value: object, name: str, wanted: str) -> UnusableRowError:
     return UnusableRowError(f"{name} is {kind}, not {wanted}: {shortened(value)}")
 
 
-def _encodable(text: str, name: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"{name} is not valid Unicode: lone surrogate {text[error.start]!r}") from error
-    return text
-
-
 def from_json(text: str, name: str) -> Any:
-    """Return what a JSON text in a row holds.
-
-    Raises:
-        ValueError: If it is not valid JSON.
-    """
+    """Return what a JSON text in a row holds."""
     try:
         return _DECODER.decode(text)
     except (ValueError, RecursionError) as error:
@@ -129,11 +125,7 @@ def from_json(text: str, name: str) -> Any:
 
 
 def to_json(value: object, name: str) -> str:
-    """Return a value as JSON text, the same text for the same value.
-
-    Raises:
-        ValueError: If it cannot be written as JSON, or is not valid Unicode.
-    """
+    """Return a value as JSON text, the same text for the same value."""
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
@@ -151,11 +143,7 @@ def without_nulls(value: Any) -> Any:
 
 
 def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return the object of these pairs, for a decoder of JSON.
-
-    Raises:
-        RepeatedKeyError: If a key occurs twice.
-    """
+    """Return the object of these pairs, for a decoder of JSON; a ``RepeatedKeyError`` where a key occurs twice."""
     made = dict(pairs)
     if len(made) != len(pairs):
         keys = [key for key, _ in pairs]
