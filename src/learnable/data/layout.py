@@ -1,6 +1,6 @@
 """How the columns of a row make a conversation: which is read as what, and which are read by nothing."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -13,16 +13,10 @@ from learnable.data.values import (
     is_blank,
     is_empty,
     is_said,
-    shown_keys,
     text_of,
     texts_in,
 )
 from learnable.types import Conversation, Message
-
-MOST_SHOWN = 12
-"""Ignored columns that are named."""
-MOST_IGNORED = 1_000
-"""Ignored columns that are remembered: every row may have keys of its own."""
 
 _DOUBTS = {
     "media": "{0!r} is not empty, and only text is supported",
@@ -77,14 +71,11 @@ class ColumnLayout:
         return {*self.messages, *self.prompt[:1], *self.response}
 
     def read(self, row: Row, ignored: set[str]) -> Conversation:
-        """Return the conversation that a row means.
+        """Return the conversation that a row means; a ``ValueError`` says why it is none.
 
         Args:
             row: Its columns and values.
             ignored: Collects what turns have that nothing reads.
-
-        Raises:
-            ValueError: If it is no usable conversation, with the reason.
         """
         for column in self.label:
             if marks(row.get(column), column) is False:
@@ -126,19 +117,25 @@ class ColumnLayout:
             raise ValueError(f"the turns in {self.messages[0]!r} end with an answer already")
         return _answered(before, self._response(row, turns), self.response[0])
 
+    def _one(self, texts: Iterable[str], part: str, what: str) -> str:
+        """Return the one text that columns hold, empty where they hold none."""
+        found = list(dict.fromkeys(text for text in texts if not is_blank(text)))
+        if len(found) > 1:
+            columns: tuple[str, ...] = getattr(self, part)
+            raise UnusableRowError(
+                f"two {what}: {' and '.join(map(repr, columns))}",
+                hint=f"--columns {part}={columns[0]} takes one of them",
+            )
+        return next(iter(found), "")
+
     def _system(self, row: Row) -> list[Message]:
         """Return the system turn that stands beside the conversation; an empty column means none."""
-        said: list[str] = []
+        texts = []
         for key in self.system:
             with _or_ignored(key):
-                text = text_of(row[key], repr(key)) if row.get(key) is not None else ""
-            said += [text] if text not in said and not is_blank(text) else []
-        if len(said) > 1:
-            raise UnusableRowError(
-                f"two system prompts: {' and '.join(map(repr, self.system))}",
-                hint=f"--columns system={self.system[0]} takes one of them",
-            )
-        return [Message(role="system", content=text) for text in said]
+                texts.append(text_of(row[key], repr(key)) if row.get(key) is not None else "")
+        text = self._one(texts, "system", "system prompts")
+        return [Message(role="system", content=text)] if text else []
 
     def _prompt(self, row: Row, turns: Turns) -> list[Message]:
         first, *others = self.prompt
@@ -157,19 +154,13 @@ class ColumnLayout:
     def _response(self, row: Row, turns: Turns) -> list[Message]:
         (column,) = self.response
         value = row.get(column)
-        thoughts = dict.fromkeys(
-            text_of(row[key], repr(key)) for key in self.reasoning if is_said(row.get(key))
-        )
-        if len(thoughts) > 1:
-            raise UnusableRowError(
-                f"two texts of reasoning: {' and '.join(map(repr, self.reasoning))}",
-                hint=f"--columns reasoning={self.reasoning[0]} takes one of them",
-            )
+        said = [key for key in self.reasoning if is_said(row.get(key))]
+        thought = self._one((text_of(row[key], repr(key)) for key in said), "reasoning", "texts of reasoning")
         if holds_turns(value):
-            if thoughts:
+            if thought:
                 raise ValueError(f"{self.reasoning[0]!r} stands beside the turns in {column!r}")
             return turns.read(value, column)
-        answer, thought = text_of(value, repr(column)), next(iter(thoughts), "")
+        answer = text_of(value, repr(column))
         reasoning = "" if thought.strip() in answer else thought
         return [Message(role="assistant", content=answer, reasoning=reasoning)]
 
@@ -241,8 +232,8 @@ def _earlier(value: object, column: str, turns: Turns) -> list[Message]:
             name = f"pair {number} of {column!r}"
             if len(pair) != 2:
                 raise ValueError(f"{name} has {len(pair)} texts, not a question and its answer")
-            messages.append(Message(role="user", content=text_of(pair[0], f"the question in {name}")))
-            messages.append(Message(role="assistant", content=text_of(pair[1], f"the answer in {name}")))
+            for role, what, text in zip(("user", "assistant"), ("question", "answer"), pair, strict=True):
+                messages.append(Message(role=role, content=text_of(text, f"the {what} in {name}")))
         return messages
     return turns.read(value, column)
 
@@ -281,11 +272,7 @@ def preference_error(keys: Sequence[str]) -> UnusableRowError | None:
 
 
 def checked(messages: Sequence[Message]) -> tuple[Message, ...]:
-    """Return the messages of a conversation that ends in an answer, and has one to learn.
-
-    Raises:
-        ValueError: If it is none.
-    """
+    """Return the messages of a conversation that ends in an answer, and has one to learn; else a ``ValueError``."""
     if not messages:
         raise ValueError("the conversation is empty")
     roles: set[str] = set()
@@ -303,47 +290,3 @@ def checked(messages: Sequence[Message]) -> tuple[Message, ...]:
     if not any(message.trained for message in messages if message.role == "assistant"):
         raise ValueError("no answer to learn: all have weight 0")
     return tuple(messages)
-
-
-class Understanding:
-    """What the rows of one source were taken for: their formats, what columns became, and what nothing read.
-
-    Args:
-        source: Column that the source of a row is taken from.
-    """
-
-    def __init__(self, source: str | None) -> None:
-        self.ignored: set[str] = set()
-        self._source = source
-        self._uses: dict[str, dict[str, str]] = {}
-        self._unseen: dict[ColumnLayout, list[str]] = {}
-
-    def forget(self) -> None:
-        """Forget which columns were empty so far in rows of which layout."""
-        self._unseen.clear()
-
-    def add(self, layout: ColumnLayout, row: Row) -> None:
-        """Take in a row that was read."""
-        unseen = self._unseen.get(layout)
-        if unseen is None:
-            self._uses.setdefault(layout.format, {}).update(layout.uses)
-            unseen = self._unseen[layout] = [*layout.label, *layout.others]
-        for column in [column for column in unseen if not is_empty(row.get(column))]:
-            unseen.remove(column)
-            if column == self._source:
-                self._uses[layout.format][column] = "source"
-            elif column in layout.label and marks(row[column], column) is not None:
-                self._uses[layout.format][column] = PARTS["label"]
-            elif len(self.ignored) < MOST_IGNORED:
-                self.ignored.add(column)
-
-    def __str__(self) -> str:
-        """Return it for people: ``alpaca: instruction → user, output → answer; ignored: tool, about``."""
-        formats = [
-            f"{name}: {', '.join(f'{shown_keys([column])} → {word}' for column, word in uses.items())}"
-            for name, uses in self._uses.items()
-        ]
-        ignored = sorted(self.ignored)
-        more = f" and {len(ignored) - MOST_SHOWN} more" if len(ignored) > MOST_SHOWN else ""
-        named = f"ignored: {shown_keys(ignored[:MOST_SHOWN])}{more}"
-        return "; ".join([*formats, named] if ignored else formats)

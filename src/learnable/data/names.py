@@ -100,13 +100,8 @@ def parse_columns(given: str | Mapping[str, str | Sequence[str]] | None) -> dict
             raise UsageError(
                 f"columns: {part!r} is no part of a conversation", hint=did_you_mean(part, PARTS)
             )
-        named = (
-            (columns,)
-            if isinstance(columns, str)
-            else tuple(columns)
-            if isinstance(columns, list | tuple)
-            else ()
-        )
+        listed = [columns] if isinstance(columns, str) else columns
+        named = tuple(listed) if isinstance(listed, list | tuple) else ()
         if not named or not all(isinstance(name, str) and name for name in named):
             raise UsageError(f"columns: {part} is {columns!r}, not the name of a column", hint=_EXAMPLE)
         found[part] = (*found.get(part, ()), *named)

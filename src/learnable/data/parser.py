@@ -6,19 +6,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, time
 from decimal import Decimal
+from typing import Any
 
 from learnable.data.formats import find_layout
-from learnable.data.layout import ColumnLayout, Understanding
+from learnable.data.layout import ColumnLayout, marks
+from learnable.data.names import PARTS
 from learnable.data.records import Record
-from learnable.data.values import Row, UnusableRowError, text_of
+from learnable.data.values import Row, UnusableRowError, is_empty, shown_keys, text_of
 from learnable.types import Conversation
 
 NO_SOURCE = "none"
 
-MOST_LAYOUTS = 10_000
-"""Layouts that are remembered: every row may have keys of its own."""
-
-_Keys = tuple[str, ...]
+MOST_LAYOUTS, MOST_IGNORED = 10_000, 1_000
+"""Layouts, and ignored columns, that are remembered: every row may have keys of its own."""
+MOST_SHOWN = 12
+"""Ignored columns that are named."""
 
 
 @dataclass(kw_only=True)
@@ -31,7 +33,8 @@ class Parser:
         source_column: Column that names the source of a row, if any.
         source: Source of rows otherwise.
 
-    ``formats`` counts the rows of each format; ``keys`` are all keys seen, where columns were named.
+    ``formats`` counts the rows of each format; ``keys`` are all keys seen, where columns were named; ``ignored`` is
+    what nothing reads of columns and of turns.
     """
 
     format: str | None
@@ -40,57 +43,42 @@ class Parser:
     source: str
     formats: Counter[str] = field(default_factory=Counter)
     keys: set[str] = field(default_factory=set)
-    understanding: Understanding = field(init=False)
-    _layouts: dict[_Keys, ColumnLayout] = field(default_factory=dict)
-    _lacking: dict[_Keys, ColumnLayout | UnusableRowError] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.understanding = Understanding(self.source_column)
+    ignored: set[str] = field(default_factory=set)
+    _layouts: dict[tuple[Any, ...], ColumnLayout | UnusableRowError] = field(default_factory=dict)
+    _uses: dict[str, dict[str, str]] = field(default_factory=dict)
+    _unseen: dict[ColumnLayout, list[str]] = field(default_factory=dict)
 
     def parse(self, record: Record) -> tuple[Conversation, str]:
-        """Return the conversation and the source of a row.
-
-        Raises:
-            ValueError: If the row is no usable conversation, with the reason.
-        """
+        """Return the conversation and the source of a row; a ``ValueError`` says why it is no usable one."""
         row = record.value
         if row is None:
             raise UnusableRowError(record.reason or "", hint=record.hint)
         layout = self._layout_of(row)
-        conversation, source = layout.read(row, self.understanding.ignored), self._source_of(row)
+        conversation, source = layout.read(row, self.ignored), self._source_of(row)
         self.formats[layout.format] += 1
-        self.understanding.add(layout, row)
+        self._note(layout, row)
         return conversation, source
 
     def _layout_of(self, row: Row) -> ColumnLayout:
         filled = tuple([key for key, value in row.items() if value is not None])
-        if layout := self._layouts.get(filled):
-            return layout
         # Of a row without values where the conversation should be, all keys count.
-        every = ("filled", *filled, "every", *row)
-        if every not in self._lacking:
-            self._forget()
+        every = (filled, *row)
+        found = self._layouts.get(filled) or self._layouts.get(every)
+        if found is None:
+            if len(self._layouts) >= MOST_LAYOUTS:
+                self._layouts.clear()
+                self._unseen.clear()
             if self.columns:
                 self.keys.update(row)
             try:
                 found = find_layout(row, format=self.format, columns=self.columns)
             except UnusableRowError as error:
-                self._lacking[every] = error
-            else:
-                if found.needs <= set(filled):
-                    self._layouts[filled] = found
-                    return found
-                self._lacking[every] = found
-        lacking = self._lacking[every]
-        if isinstance(lacking, UnusableRowError):
-            raise type(lacking)(str(lacking), hint=lacking.hint)
-        return lacking
-
-    def _forget(self) -> None:
-        for remembered in (self._layouts, self._lacking):
-            if len(remembered) >= MOST_LAYOUTS:
-                remembered.clear()
-                self.understanding.forget()
+                found = error
+            is_whole = isinstance(found, ColumnLayout) and found.needs <= set(filled)
+            self._layouts[filled if is_whole else every] = found
+        if isinstance(found, UnusableRowError):
+            raise type(found)(str(found), hint=found.hint)
+        return found
 
     def _source_of(self, row: Row) -> str:
         name = self.source_column
@@ -106,3 +94,29 @@ class Parser:
         if isinstance(value, date | time | Decimal):
             return str(value)
         return text_of(value, f"the source column {name!r}")
+
+    def _note(self, layout: ColumnLayout, row: Row) -> None:
+        """Take in what the columns of a row were taken for, and those with a value that nothing reads."""
+        unseen = self._unseen.get(layout)
+        if unseen is None:
+            self._uses.setdefault(layout.format, {}).update(layout.uses)
+            unseen = self._unseen[layout] = [*layout.label, *layout.others]
+        for column in [column for column in unseen if not is_empty(row.get(column))]:
+            unseen.remove(column)
+            if column == self.source_column:
+                self._uses[layout.format][column] = "source"
+            elif column in layout.label and marks(row[column], column) is not None:
+                self._uses[layout.format][column] = PARTS["label"]
+            elif len(self.ignored) < MOST_IGNORED:
+                self.ignored.add(column)
+
+    def understood(self) -> str:
+        """Return for people: ``alpaca: instruction → user, output → answer; ignored: tool, about``."""
+        formats = [
+            f"{name}: {', '.join(f'{shown_keys([column])} → {word}' for column, word in uses.items())}"
+            for name, uses in self._uses.items()
+        ]
+        ignored = sorted(self.ignored)
+        more = f" and {len(ignored) - MOST_SHOWN} more" if len(ignored) > MOST_SHOWN else ""
+        named = f"ignored: {shown_keys(ignored[:MOST_SHOWN])}{more}"
+        return "; ".join([*formats, named] if ignored else formats)

@@ -1,13 +1,11 @@
 """Files, folders and hub datasets in; one pool of distinct conversations out, with every row accounted for."""
 
 import json
-from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 import pyarrow as pa
 
@@ -23,6 +21,9 @@ from learnable.errors import DataError, UsageError, did_you_mean
 from learnable.runs.identity import BEYOND, NOTHING_BEYOND, beyond_of, example_id
 from learnable.settings import Reading
 from learnable.types import Conversation, Pool, SourceFile
+
+ROWS = {"file": pl.Int64, "row": pl.Int64, "line": pl.Int64, "id": pl.String, "reason": pl.String}
+"""Columns of ``Pool.rows``."""
 
 
 def read(
@@ -76,15 +77,10 @@ def read(
         for source in sources:
             # The starter sets bring the topics of their conversations.
             brought = "source" if source.kind == "starter" else None
-            parser = Parser(
-                format=format,
-                columns=named,
-                source_column=source_column or brought,
-                source=source.source,
-            )
-            files.append(
-                _read_one(grown, source, names[len(files)], parser, bad, max_bytes=int(max_row_mb * 1e6))
-            )
+            column = source_column or brought
+            parser = Parser(format=format, columns=named, source_column=column, source=source.source)
+            name = names[len(files)]
+            files.append(_read_one(grown, source, name, parser, bad, max_bytes=int(max_row_mb * 1e6)))
             keys |= parser.keys
         bad.settle()
     if absent - keys:
@@ -92,15 +88,11 @@ def read(
             f"no row has a column {shown_keys(sorted(absent - keys))}",
             hint=did_you_mean(min(absent - keys), keys),
         )
-    return Pool(examples=grown.examples(), rows=grown.rows(), files=tuple(files))
+    return grown.pool(files)
 
 
 def digests(paths: Sequence[str]) -> list[str]:
-    """Return a hash of the content of each source, without reading its rows.
-
-    Raises:
-        DataError: If a source is not there.
-    """
+    """Return a hash of the content of each source, without reading its rows."""
     return [source.digest() for given in paths for source in locate(given)]
 
 
@@ -108,23 +100,28 @@ def _read_one(
     columns: "_Columns", source: Source, name: str, parser: Parser, bad: BadRows, *, max_bytes: int
 ) -> SourceFile:
     """Add the rows of one source to the columns."""
-    position = columns.begin(name)
+    columns.names.append(name)
     if source.kind not in ("hub", "starter", "datasets", MEMORY) and Path(source.path).stat().st_size == 0:
         raise DataError(f"{name} is empty", hint=f"the file is {source.path}")
     digest = source.digest()
+    large = too_large(None, max_bytes)
     row, usable = -1, 0
     for row, record in enumerate(source.records(max_bytes=max_bytes)):
         bad.total += 1
         try:
             conversation, named = parser.parse(record)
-            _check_size(conversation, max_bytes)
+            # By its characters: not every kind of file tells before it is read.
+            if sum(len(turn.content) + len(turn.reasoning) for turn in conversation.messages) > max_bytes:
+                raise UnusableRowError(large.reason or "", hint=large.hint)
         except ValueError as error:
-            columns.add_unusable(position, row, record.line, reason=str(error))
-            where = place(name, row=row, line=record.line)
-            is_header_new = source.kind == "csv" and not parser.formats
-            bad.add(where, str(error), record, hint=_hint(error, is_header_new=is_header_new))
+            reason, hint = str(error), getattr(error, "hint", None)
+            if source.kind == "csv" and not parser.formats and isinstance(error, UnknownKeysError):
+                hint = f"the first line names the columns: if it is a row, put prompt,completion above it; {hint}"
+            storable = reason.encode("utf-8", "backslashreplace").decode()
+            columns.add_row(row, record.line, None, reason=storable)
+            bad.add(place(name, row=row, line=record.line), reason, record, hint=hint)
         else:
-            columns.add(position, row, record.line, conversation=conversation, source=named)
+            columns.add(row, record.line, conversation, named)
             usable += 1
     if row < 0:
         raise DataError(f"{name} has no rows", hint=f"the file is {source.path}")
@@ -136,27 +133,11 @@ def _read_one(
         format=parser.formats.most_common(1)[0][0],
         source=source.source,
         digest=digest,
-        understood=str(parser.understanding),
+        understood=parser.understood(),
     )
 
 
-def _check_size(conversation: Conversation, max_bytes: int) -> None:
-    """Refuse a row that is larger than allowed, by its characters: not every kind of file tells before it is read."""
-    if sum(len(message.content) + len(message.reasoning) for message in conversation.messages) > max_bytes:
-        _, _, reason, hint = too_large(None, max_bytes)
-        raise UnusableRowError(reason or "", hint=hint)
-
-
-def _hint(error: ValueError, *, is_header_new: bool) -> str | None:
-    """Return what helps with a row that is no usable conversation, beside leaving it out."""
-    hint = error.hint if isinstance(error, UnusableRowError) else None
-    if is_header_new and isinstance(error, UnknownKeysError):
-        return f"the first line names the columns: if it is a row, put prompt,completion above it; {hint}"
-    return hint
-
-
 def _stored(value: Any) -> Any:
-    """Return calls as JSON text, and anything else as it is."""
     if not isinstance(value, tuple):
         return value
     return json.dumps([asdict(call) for call in value], ensure_ascii=False) if value else ""
@@ -167,89 +148,53 @@ class _Columns:
 
     def __init__(self) -> None:
         self.names: list[str] = []
-        self._files, self._rows, self._lines = array("q"), array("q"), array("q")
-        self._ids: list[str | None] = []
-        self._reasons: list[str | None] = []
+        self._rows: dict[str, list[Any]] = {name: [] for name in ROWS}
         self._first: dict[str, int] = {}
         self._sources: list[str] = []
-        self._offsets = array("q", [0])
-        self._roles: list[str] = []
-        self._contents: list[str] = []
-        # Only what turns have: most pools have none of it.
-        self._beyond: dict[str, list[Any]] = {}
+        self._offsets = [0]
+        # Beside role and content only what turns have: most pools have none of it.
+        self._turns: dict[str, list[Any]] = {"role": [], "content": []}
         self._tools: list[str] = []
 
-    def begin(self, name: str) -> int:
-        """Begin with the rows of another file, and return its position."""
-        self.names.append(name)
-        return len(self.names) - 1
-
-    def add(self, file: int, row: int, line: int | None, *, conversation: Conversation, source: str) -> None:
-        """Add a row that is a conversation, as an example or as the duplicate of one."""
+    def add(self, row: int, line: int | None, conversation: Conversation, source: str) -> None:
+        """Add a row of the last file that is a conversation, as an example or as the duplicate of one."""
         identity = example_id(conversation.messages, tools=conversation.tools)
-        position = self._first.setdefault(identity, len(self._ids))
-        if position < len(self._ids):
-            line_there = self._lines[position] or None
-            there = place(self.names[self._files[position]], row=self._rows[position], line=line_there)
-            self._add_row(file, row, line, identity=identity, reason=f"duplicate of {there}")
+        position = self._first.setdefault(identity, len(self._rows["id"]))
+        if position < len(self._rows["id"]):
+            file, row_there, line_there = (self._rows[name][position] for name in ("file", "row", "line"))
+            there = place(self.names[file], row=row_there, line=line_there)
+            self.add_row(row, line, identity, reason=f"duplicate of {there}")
             return
-        self._add_row(file, row, line, identity=identity, reason=None)
+        self.add_row(row, line, identity, reason=None)
         self._sources.append(source)
-        self._add_beyond(conversation)
-        self._roles += [message.role for message in conversation.messages]
-        self._contents += [message.content for message in conversation.messages]
-        self._offsets.append(len(self._roles))
-
-    def _add_beyond(self, conversation: Conversation) -> None:
-        """Add what stands beside role and content; a column begins with the first conversation that has it."""
-        turns = [beyond_of(message) for message in conversation.messages]
-        if self._beyond or any(turn != NOTHING_BEYOND for turn in turns):
-            for name, empty, *values in zip(BEYOND, NOTHING_BEYOND, *turns, strict=True):
-                if name in self._beyond or any(value != empty for value in values):
-                    column = self._beyond.setdefault(name, [_stored(empty)] * len(self._roles))
-                    column += map(_stored, values)
-        if conversation.tools and not self._tools:
-            self._tools = [""] * (len(self._sources) - 1)
+        messages, before = conversation.messages, self._offsets[-1]
+        self._offsets.append(before + len(messages))
+        self._turns["role"] += [message.role for message in messages]
+        self._turns["content"] += [message.content for message in messages]
+        beyond = [beyond_of(message) for message in messages]
+        if len(self._turns) > 2 or any(turn != NOTHING_BEYOND for turn in beyond):
+            for name, empty, *values in zip(BEYOND, NOTHING_BEYOND, *beyond, strict=True):
+                # A column begins with the first conversation that has it.
+                if name in self._turns or any(value != empty for value in values):
+                    self._turns.setdefault(name, [_stored(empty)] * before).extend(map(_stored, values))
         if conversation.tools or self._tools:
-            self._tools.append(conversation.tools)
+            self._tools += [""] * (len(self._sources) - 1 - len(self._tools)) + [conversation.tools]
 
-    def add_unusable(self, file: int, row: int, line: int | None, *, reason: str) -> None:
-        """Add a row that is no conversation."""
-        storable = reason.encode("utf-8", "backslashreplace").decode()
-        self._add_row(file, row, line, identity=None, reason=storable)
+    def add_row(self, row: int, line: int | None, identity: str | None, *, reason: str | None) -> None:
+        """Add a row of the last file to the ledger; one that is no conversation has no identity."""
+        outcome = (len(self.names) - 1, row, line, identity, reason)
+        for values, value in zip(self._rows.values(), outcome, strict=True):
+            values.append(value)
 
-    def _add_row(
-        self, file: int, row: int, line: int | None, *, identity: str | None, reason: str | None
-    ) -> None:
-        self._files.append(file)
-        self._rows.append(row)
-        self._lines.append(line or 0)
-        self._ids.append(identity)
-        self._reasons.append(reason)
-
-    def examples(self) -> pl.DataFrame:
-        """Return the distinct conversations in the order first seen."""
-        columns = {"role": self._roles, "content": self._contents, **self._beyond}
+    def pool(self, files: Sequence[SourceFile]) -> Pool:
+        """Return the distinct conversations in the order first seen, and what became of every row."""
         arrays = [
             pa.array(values, pa.bool_() if name == "trained" else pa.large_string())
-            for name, values in columns.items()
+            for name, values in self._turns.items()
         ]
-        turns = pa.StructArray.from_arrays(arrays, names=list(columns))
-        offsets = pa.array(np.frombuffer(self._offsets, dtype=np.int64))
-        messages = pl.Series("messages", pa.LargeListArray.from_arrays(offsets, turns))
-        identities = pl.Series("id", list(self._first), dtype=pl.String)
-        tools = [pl.Series("tools", self._tools, dtype=pl.String)] if self._tools else []
-        return pl.DataFrame(
-            [identities, pl.Series("source", self._sources, dtype=pl.String), messages, *tools]
-        )
-
-    def rows(self) -> pl.DataFrame:
-        """Return what became of every row."""
-        numbers = {
-            name: np.frombuffer(values, dtype=np.int64)
-            for name, values in (("file", self._files), ("row", self._rows), ("line", self._lines))
-        }
-        texts = {"id": self._ids, "reason": self._reasons}
-        schema = {"file": pl.Int64, "row": pl.Int64, "line": pl.Int64, "id": pl.String, "reason": pl.String}
-        frame = pl.DataFrame({**numbers, **texts}, schema=schema)
-        return frame.with_columns(pl.when(pl.col("line") > 0).then("line").alias("line"))
+        turns = pa.StructArray.from_arrays(arrays, names=list(self._turns))
+        messages = pa.LargeListArray.from_arrays(pa.array(self._offsets, pa.int64()), turns)
+        columns = {"id": list(self._first), "source": self._sources, "messages": pl.Series(messages)}
+        columns |= {"tools": self._tools} if self._tools else {}
+        examples = pl.DataFrame(columns, schema_overrides={"id": pl.String, "source": pl.String})
+        return Pool(examples=examples, rows=pl.DataFrame(self._rows, schema=ROWS), files=tuple(files))
