@@ -416,3 +416,17 @@ def _message(turn: Mapping[str, Any]) -> Message:
         return Message(**turn)
     calls = json.loads(turn["tool_calls"] or "[]")
     return Message(**{**turn, "tool_calls": tuple(ToolCall(**call) for call in calls)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientSum:
+    """What is kept of the gradients of a set of n examples, split at random into p parts of about equal size.
+
+    ``lengths`` float64 (n,): the L2 length of each gradient. ``part`` int64 (n,): the part that each example is in.
+    ``products``: by name of a set, this one included, the dot products of the sums of gradients over the parts of this
+    set (rows) and of that set (columns), float64 (p, q).
+    """
+
+    lengths: NDArray[np.float64]
+    part: NDArray[np.int64]
+    products: Mapping[str, NDArray[np.float64]]

@@ -289,7 +289,7 @@ class _Comparison:
             "budgets": self.budgets,
             "seeds": self.seeds,
             "confidence": self.confidence,
-            "trainings": ran.arms["model"].drop_nulls().n_unique(),
+            "trainings": ran.frames["arms"]["model"].drop_nulls().n_unique(),
             "tuning": asdict(self.tuning) | {"learning_rate": self.tuning.peak_learning_rate},
             "in both": overlap.select("evaluation", "item").unique().height,
         }

@@ -282,7 +282,7 @@ class _TaughtTask:
             },
         )
         wordings, figures = instruction_map(course)
-        frames = ran.frames | {"samples": ran.looks["samples"].filter(seed=0), "wordings": wordings}
+        frames = ran.frames | {"samples": ran.frames["samples"].filter(seed=0), "wordings": wordings}
         for name, frame in frames.items():
             write_frame(frame, folder / f"{name}.parquet")
         if self.gradients and material.buffer:

@@ -1,9 +1,8 @@
 """What two sets of rows share: the same prompt, or many words in a row."""
 
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 
 import polars as pl
 
@@ -65,78 +64,55 @@ def contamination(pool_texts: pl.DataFrame, item_texts: pl.DataFrame, *, n: int 
     """
     if n < 1:
         raise UsageError(f"an n-gram has at least 1 word, got n={n}")
-    items = _index(item_texts, n=n)
+    items = list(_rows(item_texts, "evaluation set"))
+    by_prompt, by_gram = defaultdict[str, set[int]](set), defaultdict[str, set[int]](set)
+    for place, (_, prompt, answer) in enumerate(items):
+        # Two prompts without any word, say of dots only, are not the same prompt.
+        if prompt:
+            by_prompt[" ".join(prompt)].add(place)
+        for gram in (*_grams(prompt, n), *_grams(answer, n)):
+            by_gram[gram].add(place)
+    known = {word for gram in by_gram for word in gram.split()}
     found: dict[int, tuple[str, str, str]] = {}
-    pool_rows = [0] * len(items.ids)
+    pool_rows = Counter[int]()
     for pool_id, prompt, answer in _rows(pool_texts, "pool"):
-        same, partly = items.shared_with(prompt, answer)
+        same = by_prompt.get(" ".join(prompt), set())
+        grams = [*_grams(prompt, n, known), *_grams(answer, n, known)]
+        partly = {
+            item: gram for gram in reversed(grams) for item in by_gram.get(gram, ())
+        }  # the first of each
         for item in same | partly.keys():
             pool_rows[item] += 1
             if item in same and (item not in found or found[item][1] != SAME_PROMPT):
-                found[item] = (pool_id, SAME_PROMPT, " ".join(_words(prompt)))
+                found[item] = (pool_id, SAME_PROMPT, " ".join(prompt))
             elif item not in found:
                 found[item] = (pool_id, f"shared {n}-gram", partly[item])
     rows = [
-        (items.ids[item], pool_id, kind, _excerpt(shared), pool_rows[item])
-        for item, (pool_id, kind, shared) in sorted(found.items())
+        (items[item][0], *named, _excerpt(shared), pool_rows[item])
+        for item, (*named, shared) in sorted(found.items())
     ]
     return pl.DataFrame(rows, schema=CONTAMINATION, orient="row")
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Index:
-    """The evaluation items, to be looked up: ids, positions by prompt and by n-gram, all words in n-grams."""
-
-    n: int
-    ids: Sequence[str]
-    by_prompt: Mapping[str, Set[int]]
-    by_gram: Mapping[str, Set[int]]
-    words: Set[str]
-
-    def shared_with(self, prompt: str, answer: str) -> tuple[Set[int], dict[int, str]]:
-        """Return the items with the same prompt, and those that share an n-gram, with the first one shared."""
-        words, partly = _words(prompt), dict[int, str]()
-        for gram in (*self._grams(words), *self._grams(_words(answer))):
-            for item in self.by_gram.get(gram, ()):
-                partly.setdefault(item, gram)
-        return self.by_prompt.get(" ".join(words), set()), partly
-
-    def _grams(self, words: Sequence[str]) -> Iterator[str]:
-        """Yield the n-grams that are made of words of the items only: most of a pool is passed over by this."""
-        run = 0
-        for end, word in enumerate(words, start=1):
-            run = run + 1 if word in self.words else 0
-            if run >= self.n:
-                yield " ".join(words[end - self.n : end])
-
-
-def _index(frame: pl.DataFrame, *, n: int) -> _Index:
-    ids: list[str] = []
-    by_prompt, by_gram = defaultdict[str, set[int]](set), defaultdict[str, set[int]](set)
-    for position, (item_id, prompt, answer) in enumerate(_rows(frame, "evaluation set")):
-        ids.append(item_id)
-        for words in (_words(prompt), _words(answer)):
-            for start in range(len(words) - n + 1):
-                by_gram[" ".join(words[start : start + n])].add(position)
-        # Two prompts without any word, say of dots only, are not the same prompt.
-        if _words(prompt):
-            by_prompt[" ".join(_words(prompt))].add(position)
-    words_of_grams = {word for gram in by_gram for word in gram.split()}
-    return _Index(n=n, ids=ids, by_prompt=by_prompt, by_gram=by_gram, words=words_of_grams)
-
-
-def _rows(frame: pl.DataFrame, what: str) -> Iterator[tuple[str, str, str]]:
-    """Yield id, prompt and answer; what is null is empty."""
+def _rows(frame: pl.DataFrame, what: str) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Yield id, and the words of prompt and answer; what is null is empty."""
     for column in ("id", "text"):
         if column not in frame.columns:
             raise DataError(f"the {what} has no column {column!r}", hint=did_you_mean(column, frame.columns))
     answer = pl.col("answer") if "answer" in frame.columns else pl.lit("")
     columns = frame.select(pl.col("id").cast(pl.String), pl.col("text").fill_null(""), answer.fill_null(""))
-    yield from columns.iter_rows()
+    for name, *texts in columns.iter_rows():
+        prompt, reply = (WORD.findall(text.lower()) for text in texts)
+        yield name, prompt, reply
 
 
-def _words(text: str) -> list[str]:
-    return WORD.findall(text.lower())
+def _grams(words: Sequence[str], n: int, known: Collection[str] | None = None) -> Iterator[str]:
+    """Yield the n-grams, of known words only where these are given: most of a pool is passed over by this."""
+    run = 0
+    for end, word in enumerate(words, start=1):
+        run = run + 1 if known is None or word in known else 0
+        if run >= n:
+            yield " ".join(words[end - n : end])
 
 
 def _excerpt(text: str) -> str:

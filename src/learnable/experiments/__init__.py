@@ -15,12 +15,7 @@ from learnable.experiments.methods import (
 from learnable.experiments.overlap import jaccard, only_in
 from learnable.experiments.payback import payback
 from learnable.experiments.run import run_arms
-from learnable.experiments.statistics import (
-    FEWEST_ITEMS,
-    FOR_THIS_SEED,
-    difference,
-    interval,
-)
+from learnable.experiments.statistics import FEWEST_ITEMS, FOR_THIS_SEED, difference, interval
 from learnable.experiments.table import FULL, Measured, SelectionCost, arm_table
 
 __all__ = [

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, cast
+from typing import Literal, cast, get_args
 
 from learnable.errors import UsageError, did_you_mean
 from learnable.runs.identity import fingerprint
@@ -11,7 +11,6 @@ from learnable.types import ModelRef, Rendered
 
 UNTUNED = "untuned"
 Init = Literal["random", "mean", "description"]
-INITS: tuple[Init, ...] = ("random", "mean", "description")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,12 +39,12 @@ class Arm:
 
     @property
     def rows(self) -> list[Rendered]:
-        """The examples of all stages."""
+        """The examples of all stages, in the order picked."""
         return [row for stage in self.stages for row in stage]
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """Their ids, in the order picked."""
+        """Their ids."""
         return tuple(row.id for row in self.rows)
 
     @property
@@ -83,15 +82,15 @@ def check_settings(tuning: Tuning, *, seeds: int, confidence: float) -> None:
             f"seeds must be at least 1 and confidence between 0 and 1, got {seeds} and {confidence}"
         )
     if tuning.seed or tuning.steps is not None:
-        raise UsageError("the seeds and steps of the trainings are set here", hint="give --seeds")
+        raise UsageError(
+            "the seeds and steps of the trainings are set here: --seed and --steps have no effect",
+            hint="give --seeds",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskArm:
-    """An arm of a task before its rows are there: the name of a mixture (or ``untuned``), and how new tokens begin.
-
-    ``label`` is what it is called in tables: what was written.
-    """
+    """An arm of a task as written (``label``): the name of a mixture or ``untuned``, and how new tokens begin."""
 
     mixture: str
     init: Init
@@ -109,17 +108,18 @@ def parse_task_arms(written: Sequence[str], *, init: Init, known: Collection[str
     Raises:
         UsageError: If one cannot be read.
     """
-    if init not in INITS:
+    inits = get_args(Init)
+    if init not in inits:
         raise UsageError(f"init is random, mean or description, got {init!r}")
-    arms: dict[str, TaskArm] = {}
-    for text in written:
+    arms = []
+    for text in dict.fromkeys(written):
         name, at, setting = text.partition("@")
         key, _, value = setting.partition("=")
         if name not in (UNTUNED, *known):
             raise UsageError(f"no arm called {name!r}", hint=did_you_mean(name, (UNTUNED, *known)))
-        if at and (key != "init" or value not in INITS):
+        if at and (key != "init" or value not in inits):
             raise UsageError(
                 f"cannot read the arm {text!r}", hint=f"write {name}@init=random, mean or description"
             )
-        arms[text] = TaskArm(mixture=name, init=cast("Init", value) if at else init, label=text)
-    return list(arms.values())
+        arms.append(TaskArm(mixture=name, init=cast("Init", value) if at else init, label=text))
+    return arms

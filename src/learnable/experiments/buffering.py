@@ -2,14 +2,13 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from learnable.errors import UsageError, did_you_mean
+from learnable.types import GradientSum
 
 RATIOS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 260.0)
 """Examples of the buffer for each example of the task; the last is that of DELIA's authors."""
@@ -23,24 +22,8 @@ COLUMNS = {
 }
 
 
-class Gradients(Protocol):
-    """What is asked of the gradients of a set of n examples that is split into p parts."""
-
-    @property
-    def lengths(self) -> NDArray[np.float64]:
-        """Length of each gradient, (n,)."""
-
-    @property
-    def part(self) -> NDArray[np.int64]:
-        """The part that each example is in, (n,)."""
-
-    @property
-    def products(self) -> Mapping[str, NDArray[np.float64]]:
-        """By name of a set: dot products of the parts' sums of gradients with those of that set, (p, q)."""
-
-
 def buffering(
-    sums: Mapping[str, Gradients],
+    sums: Mapping[str, GradientSum],
     *,
     task: str = "task",
     buffer: str = "buffer",
@@ -93,92 +76,73 @@ def buffering(
     all_ratios = [0.0, *ratios, math.inf]
     names = ["task", *["mix"] * len(ratios), "buffer"]
     share = np.array([1.0 if math.isinf(ratio) else ratio / (1 + ratio) for ratio in all_ratios])
-    parts = (len(sums[task].products[task]), len(sums[buffer].products[buffer]))
+    parts = len(sums[task].products[task])
     rows = []
-    for debiased in (False, True):
-        moments = _moments(sums[task], sums[buffer], task=task, buffer=buffer, debiased=debiased)
+    for estimate in ("plain", "debiased"):
+        moments = _moments(sums[task], sums[buffer], names=(task, buffer), debiased=estimate == "debiased")
         for quantity, values in _quantities(moments, share).items():
-            if quantity == "mean_length" and debiased:
-                continue
-            estimate = "debiased" if debiased else "plain"
-            errors = _errors(values, parts)
-            rows += [
-                (name, ratio, quantity, estimate, value, error)
-                for name, ratio, value, error in zip(
-                    names, all_ratios, values[0].tolist(), errors.tolist(), strict=True
-                )
-            ]
+            if (quantity, estimate) != ("mean_length", "debiased"):
+                errors = _errors(values, parts)
+                found = zip(names, all_ratios, values[0].tolist(), errors.tolist(), strict=True)
+                rows += [
+                    (name, ratio, quantity, estimate, value, error) for name, ratio, value, error in found
+                ]
     return pl.DataFrame(rows, schema=COLUMNS, orient="row")
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Moments:
-    """|t|^2, |b|^2, t.b and the two mean lengths, each (1 + p + q,): of all, then without each part of either set."""
-
-    task: NDArray[np.float64]
-    buffer: NDArray[np.float64]
-    product: NDArray[np.float64]
-    task_length: NDArray[np.float64]
-    buffer_length: NDArray[np.float64]
-
-
 @np.errstate(divide="ignore", invalid="ignore")
-def _moments(one: Gradients, other: Gradients, *, task: str, buffer: str, debiased: bool) -> _Moments:
-    p, q = one.products[buffer].shape
+def _moments(
+    one: GradientSum, other: GradientSum, *, names: tuple[str, str], debiased: bool
+) -> list[NDArray[np.float64]]:
+    """Return |t|^2, |b|^2, t.b and the two mean lengths, each (1 + p + q,): of all, then without each part of either set."""
+    p, q = one.products[names[1]].shape
     kept_task = np.vstack([np.ones((1, p)), 1 - np.eye(p), np.ones((q, p))])  # (1 + p + q, p)
     kept_buffer = np.vstack([np.ones((1 + p, q)), 1 - np.eye(q)])  # (1 + p + q, q)
-    found = []
-    for gradients, name, kept in ((one, task, kept_task), (other, buffer, kept_buffer)):
-        count, total, squares = (
+    counts, squares, lengths = [], [], []
+    for gradients, name, kept in zip((one, other), names, (kept_task, kept_buffer), strict=True):
+        count, total, squared = (
             kept @ np.bincount(gradients.part, weights=gradients.lengths**power, minlength=kept.shape[1])
             for power in (0, 1, 2)
         )
-        squared = np.einsum("rp,pq,rq->r", kept, gradients.products[name], kept)
-        mean = (squared - squares) / (count * (count - 1)) if debiased else squared / count**2
-        found.append((count, np.where(count > debiased, mean, np.nan), total / count))
-    (task_count, task_squared, task_length), (buffer_count, buffer_squared, buffer_length) = found
-    product = np.einsum("rp,pq,rq->r", kept_task, one.products[buffer], kept_buffer)
-    return _Moments(
-        task=task_squared,
-        buffer=buffer_squared,
-        product=product / (task_count * buffer_count),
-        task_length=task_length,
-        buffer_length=buffer_length,
-    )
+        whole = np.einsum("rp,pq,rq->r", kept, gradients.products[name], kept)
+        mean = (whole - squared) / (count * (count - 1)) if debiased else whole / count**2
+        counts.append(count)
+        squares.append(np.where(count > debiased, mean, np.nan))
+        lengths.append(total / count)
+    product = np.einsum("rp,pq,rq->r", kept_task, one.products[names[1]], kept_buffer)
+    return [*squares, product / (counts[0] * counts[1]), *lengths]
 
 
 @np.errstate(divide="ignore", invalid="ignore")
-def _quantities(moments: _Moments, share: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+def _quantities(
+    moments: Sequence[NDArray[np.float64]], share: NDArray[np.float64]
+) -> dict[str, NDArray[np.float64]]:
     """Return each quantity, (replicates, ratios), where ``share`` of the mix is the buffer's."""
+    task, buffer, product, task_length, buffer_length = (values[:, None] for values in moments)
+    rest = 1 - share
 
     def mixed(*terms: tuple[NDArray[np.float64], NDArray[np.float64]]) -> NDArray[np.float64]:
         # What has no weight does not count, also where it is undefined.
-        return sum(
-            (np.where(weight == 0, 0.0, weight * value[:, None]) for weight, value in terms),
-            start=np.zeros((len(moments.task), len(share))),
-        )
+        parts = [np.where(weight == 0, 0.0, weight * value) for weight, value in terms]
+        return sum(parts, start=np.zeros((len(task), len(share))))
 
-    rest = 1 - share
-    squared = mixed((rest**2, moments.task), (2 * rest * share, moments.product), (share**2, moments.buffer))
-    along = mixed((rest, moments.task), (share, moments.product))
+    squared = mixed((rest**2, task), (2 * rest * share, product), (share**2, buffer))
+    along = mixed((rest, task), (share, product))
     length = np.sign(squared) * np.sqrt(np.abs(squared))
-    mean_length = mixed((rest, moments.task_length), (share, moments.buffer_length))
-    task = np.broadcast_to(moments.task[:, None], squared.shape)
-    cosine = along / np.sqrt(task * squared)
+    mean_length = mixed((rest, task_length), (share, buffer_length))
     return {
         "mean_length": mean_length,
         "length_of_mean": length,
         "coherence": np.where(mean_length > 0, length / mean_length, np.nan),
-        "cosine_to_task": np.where((task > 0) & (squared > 0), cosine, np.nan),
+        "cosine_to_task": np.where((task > 0) & (squared > 0), along / np.sqrt(task * squared), np.nan),
         "along_task": np.where(task > 0, along / task, np.nan),
     }
 
 
-def _errors(values: NDArray[np.float64], parts: tuple[int, int]) -> NDArray[np.float64]:
-    """Return the delete-a-group jackknife's standard errors, (ratios,), of two independent sets."""
+def _errors(values: NDArray[np.float64], parts: int) -> NDArray[np.float64]:
+    """Return the delete-a-group jackknife's standard errors, (ratios,), of two independent sets, the first of so many parts."""
     variance = np.zeros(values.shape[1])
-    for left_out in np.split(values[1:], [parts[0]]):
+    for left_out in np.split(values[1:], [parts]):
         spread = ((left_out - left_out.mean(axis=0)) ** 2).sum(axis=0)
         variance += spread * (len(left_out) - 1) / len(left_out)
-    errors: NDArray[np.float64] = np.sqrt(variance)
-    return errors
+    return np.asarray(np.sqrt(variance))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import polars as pl
@@ -32,7 +32,7 @@ NEUTRAL = "length"
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """A way to choose a budget of examples.
+    """A way to choose a budget of examples; from ``lowest`` on, the fields are options of ``selectors.choose``.
 
     Args:
         label: As it was written; names the method everywhere.
@@ -42,12 +42,7 @@ class Method:
         selector: Name in the table of selectors.
         lowest: Keep low values of the score.
         reference: How the reference of the score is trained.
-        per_source: Share of each source.
-        per_cluster: Share of each cluster.
-        clusters: How many clusters.
-        max_similarity: Drop near-duplicates above this cosine first.
-        where: Condition in SQL over the score columns.
-        max_score: Leave out scores above this, instead of the method's own limit.
+        max_score: Leave out scores above this, instead of the scorer's own limit.
     """
 
     label: str
@@ -86,17 +81,15 @@ class Method:
     @property
     def needs_vectors(self) -> bool:
         """Whether it looks at how alike examples are."""
-        if self.kind != "chosen":
-            return False
-        selector = build("selector", self.selector, SELECTORS)
         asked = self.per_cluster != "none" or self.max_similarity is not None
-        return asked or getattr(selector, "needs_vectors", False)
+        selector = build("selector", self.selector, SELECTORS)
+        return self.kind == "chosen" and (asked or getattr(selector, "needs_vectors", False))
 
     @property
     def draws(self) -> bool:
         """Whether its choice depends on the seed, so that every seed makes a selection of its own."""
-        outside = self.selector not in SELECTORS
-        return self.kind == "column" or outside or self.selector == "random" or self.per_cluster != "none"
+        drawn = self.selector == "random" or self.selector not in SELECTORS
+        return self.kind == "column" or drawn or self.per_cluster != "none"
 
     def select(
         self,
@@ -110,8 +103,8 @@ class Method:
 
         Args:
             scores: n rows with ``id``, ``source``, ``tokens``, ``undefined`` and the columns that are asked for.
-            tokens: Budget in tokens, prompt and response; not used by the full pool. A published selection (a column)
-                that is above it is cut down at random.
+            tokens: Budget, prompt and response; not used by the full pool. A published selection (a column) that is
+                above it is cut down at random.
             vectors: (n, d).
             seed: For what draws.
 
@@ -179,24 +172,7 @@ def parse_method(written: str, *, reference: Reference, columns: Collection[str]
         )
     given = typed(written, _REFERENCE | _OURS, pairs)
     ours = {key: given.pop(key) for key in list(given) if key in _OURS}
-    if name in WITHOUT_BUDGET:
-        method = Method(label=written, kind=name)  # type: ignore[arg-type]
-    elif name in ALIASES:
-        score, lowest = ALIASES[name]
-        method = Method(label=written, score=score, lowest=lowest)
-    elif name in SCORELESS and not slash:
-        method = Method(label=written, selector=name)
-    elif name in SCORERS or ":" in name:
-        method = Method(label=written, score=name)
-    elif name in columns if columns is not None else name and name not in SELECTORS:
-        method = Method(label=written, kind="column", score=name)
-    else:
-        known = [*SCORERS, *SCORELESS, *ALIASES, *WITHOUT_BUDGET, *(columns or ())]
-        as_selector = f"it is a selector: write SCORE/{name}, such as loss/{name}"
-        raise UsageError(
-            f"no way to choose called {name!r}",
-            hint=as_selector if name in SELECTORS else did_you_mean(name, known),
-        )
+    method = replace(_named(name, columns, selected=bool(slash)), label=written)
     if slash:
         build("selector", selector, SELECTORS)
         method = replace(method, selector=selector)
@@ -204,6 +180,24 @@ def parse_method(written: str, *, reference: Reference, columns: Collection[str]
     if (given and not method.needs_reference) or ((ours or slash) and method.kind != "chosen"):
         raise UsageError(f"{written!r}: {name} has no such setting", hint="leave out what follows its name")
     return method
+
+
+def _named(name: str, columns: Collection[str] | None, *, selected: bool) -> Method:
+    """Return the method of a name alone; with a selector behind it, one that needs no score is none."""
+    if name in WITHOUT_BUDGET:
+        return Method(label=name, kind=cast("Kind", name))
+    if name in ALIASES:
+        return Method(label=name, score=ALIASES[name][0], lowest=ALIASES[name][1])
+    if name in SCORELESS and not selected:
+        return Method(label=name, selector=name)
+    if name in SCORERS or ":" in name:
+        return Method(label=name, score=name)
+    if name in columns if columns is not None else name and name not in SELECTORS:
+        return Method(label=name, kind="column", score=name)
+    known = [*SCORERS, *SCORELESS, *ALIASES, *WITHOUT_BUDGET, *(columns or ())]
+    as_selector = f"it is a selector: write SCORE/{name}, such as loss/{name}"
+    hint = as_selector if name in SELECTORS else did_you_mean(name, known)
+    raise UsageError(f"no way to choose called {name!r}", hint=hint)
 
 
 def outside_names(written: str) -> list[str]:
@@ -238,55 +232,37 @@ def arms_of(
 ) -> list[Arm]:
     """Return the arms of methods at budgets; those of the first seed come first.
 
-    At one budget all arms take the same number of steps: as many as the budget has batches of the pool's mean length,
-    but never more than the smallest selection has examples. The full pool trains in ordinary batches, the untuned
-    model not at all.
-
-    Args:
-        methods: What is compared.
-        select: Gives the ids for a method, a budget in tokens and a seed.
-        rendered: The pool as the model sees it, by id.
-        base: What all arms start from.
-        tuning: How they train.
-        budgets: In tokens.
-        seeds: How many arms of each method and budget.
+    At one budget, in tokens, all arms take the same number of steps: as many as the budget has batches of the pool's
+    mean length, but never more than the smallest selection has examples. The full pool trains in ordinary batches, the
+    untuned model not at all. ``select`` gives the ids for a method, a budget and a seed.
     """
     chosen: dict[tuple[str, int, int], list[str]] = {}
+    fewest: dict[int, int] = {}
     for method in methods:
         for budget in budgets if method.kind not in WITHOUT_BUDGET else [0]:
             for seed in range(seeds if method.kind != UNTUNED else 1):
                 again = chosen.get((method.label, budget, 0)) if not method.draws else None
-                chosen[method.label, budget, seed] = again or select(method, budget, seed)
-    fewest: dict[int, int] = {}
-    for (_, budget, _), ids in chosen.items():
-        fewest[budget] = min(len(ids), fewest.get(budget, len(ids)))
+                ids = chosen[method.label, budget, seed] = again or select(method, budget, seed)
+                fewest[budget] = min(len(ids), fewest.get(budget, len(ids)))
     mean = sum(len(row.ids) for row in rendered.values()) / max(len(rendered), 1)
-    arms = [
-        Arm(
+    arms = []
+    for (label, budget, seed), ids in chosen.items():
+        steps = max(1, min(round(budget / (tuning.batch_size * mean)), fewest[budget])) if budget else None
+        arm = Arm(
             label=label,
             budget_tokens=budget or None,
             seed=seed,
             base=base,
             stages=(tuple(rendered[name] for name in ids),) if ids else (),
-            tuning=replace(
-                tuning,
-                seed=seed,
-                steps=max(1, min(round(budget / (tuning.batch_size * mean)), fewest[budget]))
-                if budget
-                else None,
-            ),
+            tuning=replace(tuning, seed=seed, steps=steps),
         )
-        for (label, budget, seed), ids in chosen.items()
-    ]
+        arms.append(arm)
     return sorted(arms, key=lambda arm: arm.seed)
 
 
 _REFERENCE = settings_of(Reference)
-_OURS = {
-    key: kind
-    for key, kind in settings_of(Method).items()
-    if key in ("lowest", "per_source", "per_cluster", "clusters", "max_similarity", "where", "max_score")
-}
+_NAMED = ("label", "kind", "score", "selector", "reference")
+_OURS = {key: kind for key, kind in settings_of(Method).items() if key not in _NAMED}
 
 
 def _parted(written: str) -> tuple[str, str, str]:

@@ -8,14 +8,10 @@ import polars as pl
 
 
 def jaccard(selections: Mapping[str, Collection[str]]) -> pl.DataFrame:
-    """Return how far selections overlap.
+    """Return how far the ids that methods chose overlap: one row per pair of methods, in the order given.
 
-    Args:
-        selections: Ids that each method chose.
-
-    Returns:
-        One row per pair of methods, in the order given: ``one``, ``other``, ``jaccard`` (shared over chosen by
-        either, in [0, 1]; NaN where neither chose anything) and ``shared`` (how many ids).
+    ``one``, ``other``, ``jaccard`` (shared over chosen by either, in [0, 1]; NaN where neither chose anything) and
+    ``shared`` (how many ids).
     """
     rows = []
     for (one, mine), (other, theirs) in combinations(selections.items(), 2):
@@ -26,11 +22,7 @@ def jaccard(selections: Mapping[str, Collection[str]]) -> pl.DataFrame:
 
 
 def only_in(selections: Mapping[str, Collection[str]]) -> dict[str, list[str]]:
-    """Return for each method the ids that no other method chose, in the order in which it chose them.
-
-    Args:
-        selections: Ids that each method chose.
-    """
+    """Return for each method the ids that no other method chose, in the order in which it chose them."""
     times = Counter(name for chosen in selections.values() for name in set(chosen))
     return {
         method: [name for name in dict.fromkeys(chosen) if times[name] == 1]

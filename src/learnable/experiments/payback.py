@@ -10,20 +10,19 @@ from learnable.errors import UsageError
 
 @dataclass(frozen=True, kw_only=True)
 class Payback:
-    """What a selection saves against more random data, and what it costs.
+    """What a selection saves against more random data, what it costs, and the same in one sentence (``words``).
 
     ``random_tokens``: the fewest training tokens of random data that reach the same value; None where what was
     measured does not reach it. ``saved_s_per_training``: seconds of training that the selection saves each time,
-    negative where random needs fewer tokens, None where it is not known. ``selection_s``: seconds that the
-    selection cost once. ``trainings``: after how many trainings that is earned back; None where it is not, or not
-    known. ``words``: the same in one sentence.
+    negative where random needs fewer tokens. ``selection_s``: seconds that the selection cost once. ``trainings``:
+    after how many trainings that is earned back. None is not known, for the last also never.
     """
 
-    random_tokens: float | None
-    saved_s_per_training: float | None
-    selection_s: float
-    trainings: float | None
     words: str
+    selection_s: float
+    random_tokens: float | None = None
+    saved_s_per_training: float | None = None
+    trainings: float | None = None
 
 
 def payback(
@@ -60,41 +59,36 @@ def payback(
         )
     sign = 1 if higher_is_better else -1
     curve = _curve(random_curve, sign=sign)
-    cost_tokens = _tokens(selection_s / seconds_per_token)
-    cost = f"the selection cost {_seconds(selection_s)}, as much as training on {cost_tokens} tokens"
+    cost = f"the selection cost {_seconds(selection_s)}, as much as training on {selection_s / seconds_per_token:,.0f} tokens"
     if math.isnan(value):
-        return _open(None, selection_s, f"not known: the value could not be graded; {cost}")
+        return Payback(words=f"not known: the value could not be graded; {cost}", selection_s=selection_s)
     reached = _reach(curve, sign * value)
     if reached is None:
-        most = _tokens(curve[-1][0])
-        return _open(
-            None, selection_s, f"random does not reach it with up to {most} tokens, the most measured; {cost}"
-        )
+        words = f"random does not reach it with up to {curve[-1][0]:,.0f} tokens, the most measured; {cost}"
+        return Payback(words=words, selection_s=selection_s)
     if reached == curve[0][0] > tokens:
         # Somewhere below the first point, which is not the untuned model, random may be as good.
-        return _open(
-            reached,
-            selection_s,
-            f"not known: random reaches it with {_tokens(reached)} tokens, the least measured; {cost}",
-        )
+        words = f"not known: random reaches it with {reached:,.0f} tokens, the least measured; {cost}"
+        return Payback(words=words, selection_s=selection_s, random_tokens=reached)
     saved_s = (reached - tokens) * seconds_per_token
     trainings = selection_s / saved_s if saved_s > 0 else None
+    if reached == 0:
+        words = "never: the untuned model is as good"
+    elif trainings is None:
+        words = f"never: random reaches the same value with {reached:,.0f} tokens, the selection takes {tokens:,.0f}"
+    else:
+        first = "already after the first training"
+        words = (
+            f"{first if trainings <= 1 else f'after {math.ceil(trainings):,} trainings'}: random needs {reached:,.0f} "
+            f"tokens for the same value, the selection {tokens:,.0f}, which saves {_seconds(saved_s)} per training; "
+            f"the selection cost {_seconds(selection_s)} once"
+        )
     return Payback(
+        words=words,
+        selection_s=selection_s,
         random_tokens=reached,
         saved_s_per_training=saved_s,
-        selection_s=selection_s,
         trainings=trainings,
-        words=_words(reached, tokens, saved_s, selection_s, trainings),
-    )
-
-
-def _open(random_tokens: float | None, selection_s: float, words: str) -> Payback:
-    return Payback(
-        random_tokens=random_tokens,
-        saved_s_per_training=None,
-        selection_s=selection_s,
-        trainings=None,
-        words=words,
     )
 
 
@@ -121,29 +115,6 @@ def _reach(curve: list[tuple[float, float]], value: float) -> float | None:
             # Written so that both ends come out exact.
             return right * share if left == 0 else right * math.exp((share - 1) * math.log(right / left))
     return None
-
-
-def _words(
-    random_tokens: float, tokens: float, saved_s: float, selection_s: float, trainings: float | None
-) -> str:
-    if random_tokens == 0:
-        return "never: the untuned model is as good"
-    if trainings is None:
-        return (
-            f"never: random reaches the same value with {_tokens(random_tokens)} tokens, "
-            f"the selection takes {_tokens(tokens)}"
-        )
-    because = (
-        f"random needs {_tokens(random_tokens)} tokens for the same value, the selection {_tokens(tokens)}, "
-        f"which saves {_seconds(saved_s)} per training; the selection cost {_seconds(selection_s)} once"
-    )
-    if trainings <= 1:
-        return f"already after the first training: {because}"
-    return f"after {math.ceil(trainings):,} trainings: {because}"
-
-
-def _tokens(number: float) -> str:
-    return f"{number:,.0f}"
 
 
 def _seconds(number: float) -> str:

@@ -38,32 +38,27 @@ Look = Callable[["LanguageModel", pl.DataFrame], pl.DataFrame]
 """Takes a model and its grades, and returns a frame; arms of one model share it."""
 
 
+Place = tuple[ModelRef, Path | None]
+"""A model that is loaded, and the adapter on it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ArmRun:
     """Arms, trained and graded.
 
     Args:
         trained: The training of each arm, None for a model as it is; of several stages, the last with the cost of all.
-        arms: ``arm``, ``budget_tokens``, ``seed``, ``examples``, the arms' own columns, ``tokens``,
-            ``response_tokens``, ``steps``, ``seconds``, ``model``; a line for each arm.
-        results: ``arm``, ``budget_tokens``, ``seed``, ``evaluation``, ``id``, ``source``, ``value``, ``answer``,
-            ``why``; a line for each arm and item.
-        table: As of ``arm_table``.
-        looks: What was looked at, by name, each with ``arm``, ``budget_tokens`` and ``seed`` before its columns.
+        frames: By the name of their file. ``arms``: ``arm``, ``budget_tokens``, ``seed``, ``examples``, the arms' own
+            columns, ``tokens``, ``response_tokens``, ``steps``, ``seconds``, ``model``; a line for each arm.
+            ``results``: ``arm``, ``budget_tokens``, ``seed``, ``evaluation``, ``id``, ``source``, ``value``,
+            ``answer``, ``why``; a line for each arm and item. ``table``: as of ``arm_table``. And what was looked at,
+            each with ``arm``, ``budget_tokens`` and ``seed`` before its columns.
         tokens: That were trained on in this run.
     """
 
     trained: "Sequence[Trained | None]"
-    arms: pl.DataFrame
-    results: pl.DataFrame
-    table: pl.DataFrame
-    looks: Mapping[str, pl.DataFrame]
+    frames: dict[str, pl.DataFrame]
     tokens: int
-
-    @property
-    def frames(self) -> dict[str, pl.DataFrame]:
-        """All frames, by the name of their file."""
-        return {"arms": self.arms, "results": self.results, "table": self.table, **self.looks}
 
 
 def run_arms(
@@ -95,58 +90,42 @@ def run_arms(
     say(f"evaluating {len(arms)} arms on {', '.join(each.label for each in evaluations)}")
     judges = [each for each in evaluations if each.evaluator.kind == "judge"]
     alone = [each for each in evaluations if each.evaluator.kind != "judge"]
-    kept = Store(store)
+    kept, looks = Store(store), looks or {}
     loaded: dict[ModelRef, LanguageModel] = {}
-    found: dict[tuple[ModelRef, Path | None], _Found] = {}
-    keys = [_place(arm, done) for arm, done in zip(arms, trained, strict=True)]
+    grades, answers = dict[Place, pl.DataFrame](), dict[tuple[Place, str], list[Completion]]()
+    looked = dict[tuple[Place, str], pl.DataFrame]()
+    places = [_place(arm, done) for arm, done in zip(arms, trained, strict=True)]
     # Models of one base one after the other, so that each base is loaded once.
-    for number, key in enumerate(sorted(dict.fromkeys(keys), key=lambda key: key[0].name), start=1):
-        arm = arms[keys.index(key)]
-        what = f", model {number} of {len(set(keys))}: {arm.label}, seed {arm.seed}"
-        with _opened(*key, loaded, open_model) as model:
-            grades = graded_all(model, alone, store=kept, max_length=max_length, what=what)
-            found[key] = _Found(
-                grades=grades,
-                looks={name: look(model, grades) for name, look in (looks or {}).items()},
-                answers=_answers(model, judges, store=kept, what=what),
-            )
+    for number, place in enumerate(sorted(dict.fromkeys(places), key=lambda place: place[0].name), start=1):
+        arm = arms[places.index(place)]
+        what = f", model {number} of {len(set(places))}: {arm.label}, seed {arm.seed}"
+        with _opened(*place, loaded, open_model) as model:
+            grades[place] = graded_all(model, alone, store=kept, max_length=max_length, what=what)
+            looked |= {(place, name): look(model, grades[place]) for name, look in looks.items()}
+            for each in judges:
+                judge, label = cast("JudgeEvaluator", each.evaluator), each.label + what
+                answers[place, each.label] = completions(model, judge, each.examples, store=kept, label=label)
     results = list[pl.DataFrame]()
-    for arm, key in zip(arms, keys, strict=True):
-        results.append(_named(arm, found[key].grades))
+    for arm, place in zip(arms, places, strict=True):
+        results.append(_named(arm, grades[place]))
+        beside = places[_beside(arm, arms, baseline)] if judges else place
         for each in judges:
-            ones, others = (
-                found[place].answers[each.label] for place in (key, keys[_beside(arm, arms, baseline)])
-            )
+            ones, others = answers[place, each.label], answers[beside, each.label]
             verdicts = judged(cast("JudgeEvaluator", each.evaluator), each.examples, ones, others, store=kept)
             results.append(_named(arm, verdicts.select(pl.lit(each.label).alias("evaluation"), pl.all())))
-    frame = _arm_frame(arms, trained)
+    frame, graded = _arm_frame(arms, trained), pl.concat(results)
     measured = [
         Measured(label=each.label, unit=each.evaluator.unit, higher_is_better=each.evaluator.higher_is_better)
         for each in evaluations
     ]
-    graded = pl.concat(results)
-    return ArmRun(
-        trained=trained,
-        arms=frame,
-        results=graded,
-        table=arm_table(
-            graded, frame, evaluations=measured, baseline=baseline, costs=costs, confidence=confidence
-        ),
-        looks={
-            name: pl.concat(_named(arm, found[key].looks[name]) for arm, key in zip(arms, keys, strict=True))
-            for name in looks or {}
-        },
-        tokens=tokens,
+    table = arm_table(
+        graded, frame, evaluations=measured, baseline=baseline, costs=costs, confidence=confidence
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Found:
-    """What came of one model: its grades, what was looked at, and its answers by evaluation of a judge."""
-
-    grades: pl.DataFrame
-    looks: Mapping[str, pl.DataFrame]
-    answers: Mapping[str, list[Completion]]
+    frames = {"arms": frame, "results": graded, "table": table} | {
+        name: pl.concat(_named(arm, looked[place, name]) for arm, place in zip(arms, places, strict=True))
+        for name in looks
+    }
+    return ArmRun(trained=trained, frames=frames, tokens=tokens)
 
 
 def _train(arms: Sequence[Arm], *, max_length: int, store: Path) -> "tuple[list[Trained | None], int]":
@@ -180,22 +159,14 @@ def _train(arms: Sequence[Arm], *, max_length: int, store: Path) -> "tuple[list[
                 )
             tokens += trained.tokens if trained.ran else 0
             stages.append(trained)
-        trainings.append(_together(stages) if stages else None)
+        # Of several stages, the model of the last, and the cost of all.
+        costs = {name: sum(getattr(each, name) for each in stages) for name in ("tokens", "steps", "seconds")}
+        done = replace(stages[-1], **costs, ran=any(each.ran for each in stages)) if stages else None
+        trainings.append(done)
     return trainings, tokens
 
 
-def _together(stages: "Sequence[Trained]") -> "Trained":
-    """Return a training of several stages as one: the model of the last, the cost of all."""
-    return replace(
-        stages[-1],
-        tokens=sum(each.tokens for each in stages),
-        steps=sum(each.steps for each in stages),
-        seconds=sum(each.seconds for each in stages),
-        ran=any(each.ran for each in stages),
-    )
-
-
-def _place(arm: Arm, trained: "Trained | None") -> tuple[ModelRef, Path | None]:
+def _place(arm: Arm, trained: "Trained | None") -> Place:
     """Return which model an arm has come to: what is loaded, and the adapter on it."""
     if trained is None:
         return arm.base, None
@@ -219,55 +190,42 @@ def _opened(
         yield loaded[ref]
 
 
-def _answers(
-    model: "LanguageModel", judges: Sequence[Evaluation], *, store: Store, what: str
-) -> dict[str, list[Completion]]:
-    """Return a model's answers to what judges compare, by evaluation."""
-    return {
-        each.label: completions(
-            model, cast("JudgeEvaluator", each.evaluator), each.examples, store=store, label=each.label + what
-        )
-        for each in judges
-    }
-
-
 def _beside(arm: Arm, arms: Sequence[Arm], baseline: str) -> int:
     """Return the position of the baseline that an arm is compared with: of its seed, at its budget or the largest."""
     places = [
-        (position, other.budget_tokens or 0)
+        (other.budget_tokens or 0, -position)
         for position, other in enumerate(arms)
         if (other.label, other.seed) == (baseline, arm.seed)
         and arm.budget_tokens in (None, other.budget_tokens)
     ]
-    return max(places, key=lambda place: place[1])[0]
+    return -max(places)[1]
 
 
 def _named(arm: Arm, frame: pl.DataFrame) -> pl.DataFrame:
     """Return a frame of one arm with the columns that say which arm."""
+    budget = pl.lit(arm.budget_tokens, dtype=pl.Int64)
     return frame.select(
         pl.lit(arm.label).alias("arm"),
-        pl.lit(arm.budget_tokens, dtype=pl.Int64).alias("budget_tokens"),
+        budget.alias("budget_tokens"),
         pl.lit(arm.seed).alias("seed"),
         pl.all(),
     )
 
 
 def _arm_frame(arms: Sequence[Arm], trained: "Sequence[Trained | None]") -> pl.DataFrame:
-    return pl.DataFrame(
-        [
-            {
-                "arm": arm.label,
-                "budget_tokens": arm.budget_tokens,
-                "seed": arm.seed,
-                "examples": len(arm.rows),
-                **arm.columns,
-                "tokens": arm.tokens,
-                "response_tokens": arm.response_tokens,
-                "steps": done.steps if done else 0,
-                "seconds": done.seconds if done else 0.0,
-                "model": done.folder.name if done else None,
-            }
-            for arm, done in zip(arms, trained, strict=True)
-        ],
-        schema_overrides={"budget_tokens": pl.Int64, "model": pl.String},
-    )
+    lines = [
+        {
+            "arm": arm.label,
+            "budget_tokens": arm.budget_tokens,
+            "seed": arm.seed,
+            "examples": len(arm.rows),
+            **arm.columns,
+            "tokens": arm.tokens,
+            "response_tokens": arm.response_tokens,
+            "steps": done.steps if done else 0,
+            "seconds": done.seconds if done else 0.0,
+            "model": done.folder.name if done else None,
+        }
+        for arm, done in zip(arms, trained, strict=True)
+    ]
+    return pl.DataFrame(lines, schema_overrides={"budget_tokens": pl.Int64, "model": pl.String})

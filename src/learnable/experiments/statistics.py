@@ -45,18 +45,6 @@ class Interval:
     seeds: int
     ungraded: int
 
-    @property
-    def value_columns(self) -> dict[str, object]:
-        """The mean as columns of a table."""
-        return {
-            "value": self.mean,
-            "value_low": self.low,
-            "value_high": self.high,
-            "items": self.items,
-            "seeds": self.seeds,
-            "ungraded": self.ungraded,
-        }
-
 
 @dataclass(frozen=True, kw_only=True)
 class MeanDifference(Interval):
@@ -78,17 +66,6 @@ class MeanDifference(Interval):
         if math.isnan(self.low):
             return "too few items" if self.items < FEWEST_ITEMS else "all pairs differ alike"
         return self.verdict + (FOR_THIS_SEED if self.seeds == 1 else "")
-
-    @property
-    def difference_columns(self) -> dict[str, object]:
-        """The difference as columns of a table."""
-        return {
-            "difference": self.mean,
-            "low": self.low,
-            "high": self.high,
-            "p": self.p,
-            "verdict": self.words,
-        }
 
 
 def difference(
@@ -147,21 +124,11 @@ def difference(
         )
     pairs = given - base  # (S, n)
     pairs = np.where(np.abs(pairs) <= ROUNDING * np.maximum(np.abs(given), np.abs(base)), 0.0, pairs)
-    kept = _without_gaps(pairs)
-    mean, low, high, p = _mean(kept, level=(1 - confidence) / comparisons, draws=draws, seed=seed)
+    found, p = _interval(pairs, given, level=(1 - confidence) / comparisons, draws=draws, seed=seed)
     verdict: Verdict = "no difference seen"
-    if low > 0 or high < 0:
-        verdict = "better" if (mean > 0) == higher_is_better else "worse"
-    return MeanDifference(
-        mean=mean,
-        low=low,
-        high=high,
-        p=float(np.minimum(1.0, comparisons * p)),
-        verdict=verdict,
-        items=kept.shape[1],
-        seeds=kept.shape[0],
-        ungraded=int(np.isnan(given).sum()),
-    )
+    if found.low > 0 or found.high < 0:
+        verdict = "better" if (found.mean > 0) == higher_is_better else "worse"
+    return MeanDifference(**vars(found), p=float(np.minimum(1.0, comparisons * p)), verdict=verdict)
 
 
 def interval(values: ArrayLike, *, confidence: float = 0.95, draws: int = 100_000, seed: int = 0) -> Interval:
@@ -179,16 +146,7 @@ def interval(values: ArrayLike, *, confidence: float = 0.95, draws: int = 100_00
         UsageError: If values are infinite, or the draws are too few for the level.
     """
     given = _matrix(values)
-    kept = _without_gaps(given)
-    mean, low, high, _ = _mean(kept, level=1 - confidence, draws=draws, seed=seed)
-    return Interval(
-        mean=mean,
-        low=low,
-        high=high,
-        items=kept.shape[1],
-        seeds=kept.shape[0],
-        ungraded=int(np.isnan(given).sum()),
-    )
+    return _interval(given, given, level=1 - confidence, draws=draws, seed=seed)[0]
 
 
 def _matrix(values: ArrayLike) -> NDArray[np.float64]:
@@ -200,11 +158,17 @@ def _matrix(values: ArrayLike) -> NDArray[np.float64]:
     return matrix
 
 
-def _without_gaps(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the seeds that are graded well enough to count, and the items that have a value in one of them."""
+def _interval(
+    values: NDArray[np.float64], given: NDArray[np.float64], *, level: float, draws: int, seed: int
+) -> tuple[Interval, float]:
+    """Return the interval over the seeds that are graded well enough to count, and a two-sided p."""
     graded = (~np.isnan(values)).sum(axis=1)
-    kept: NDArray[np.float64] = values[(graded > 0) & (graded >= LEAST_GRADED * graded.max())]
-    return kept[:, (~np.isnan(kept)).any(axis=0)]
+    kept = values[(graded > 0) & (graded >= LEAST_GRADED * graded.max())]
+    kept = kept[:, (~np.isnan(kept)).any(axis=0)]
+    mean, low, high, p = _mean(kept, level=level, draws=draws, seed=seed)
+    seeds, items = kept.shape
+    ungraded = int(np.isnan(given).sum())
+    return Interval(mean=mean, low=low, high=high, items=items, seeds=seeds, ungraded=ungraded), p
 
 
 def _mean(

@@ -15,13 +15,7 @@ from learnable.experiments.statistics import difference, interval
 
 FULL = "full"
 COUNTS = ("examples", "task_examples", "tokens", "response_tokens", "steps")
-_DIFFERENCE = {
-    "difference": pl.Float64,
-    "low": pl.Float64,
-    "high": pl.Float64,
-    "p": pl.Float64,
-    "verdict": pl.String,
-}
+_DIFFERENCE = dict.fromkeys(("difference", "low", "high", "p"), pl.Float64) | {"verdict": pl.String}
 _MAY_BE_NULL = {**_DIFFERENCE, "payback": pl.String, "budget_tokens": pl.Int64}
 Cell = tuple[str, int | None]
 """An arm at a budget."""
@@ -38,14 +32,7 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class SelectionCost:
-    """What an arm costs once, before any training: as if it were the only one.
-
-    Args:
-        score_tokens: Tokens of forward passes.
-        score_s: The same in seconds; NaN where nothing was timed.
-        reference_tokens: Tokens that the reference trains on.
-        reference_s: The same in seconds.
-    """
+    """What an arm costs once, before any training, as if it were the only one; seconds are NaN where nothing was timed."""
 
     score_tokens: int = 0
     score_s: float = 0.0
@@ -100,6 +87,8 @@ def arm_table(
         training_s=pl.col("seconds").cast(pl.Float64).mean(),
     )
     cells: dict[Cell, dict[str, Any]] = {(row["arm"], row["budget_tokens"]): row for row in means.to_dicts()}
+    # The largest budget of the baseline last: what arms at another budget are compared with.
+    budgets = sorted((budget for arm, budget in cells if arm == baseline), key=lambda budget: budget or 0)
     trained = arms.filter(pl.col("tokens") > 0)
     per_token = float(trained["seconds"].sum()) / max(float(trained["tokens"].sum()), 1.0)
     lines = []
@@ -108,8 +97,12 @@ def arm_table(
         items = graded.select("id").unique().sort("id")
         parts = graded.partition_by(keys, as_dict=True)
         values = {cell: _by_seed(parts[cell], items) for cell in cells}
-        compared = _compared(values, evaluation, baseline=baseline, confidence=confidence)
-        curve = _curve(values, cells, baseline)
+        compared = _compared(values, evaluation, baseline=baseline, budgets=budgets, confidence=confidence)
+        # From the untuned model to the full pool; a random draw of all tokens trains on what the full pool is.
+        curve: dict[float, list[float]] = {}
+        for cell in (*((baseline, budget) for budget in budgets), (UNTUNED, None), (FULL, None)):
+            if cell in values and np.isfinite(values[cell]).any():
+                curve.setdefault(cells[cell]["tokens"], []).append(float(np.nanmean(values[cell])))
         for cell, means_of in cells.items():
             line = asdict(evaluation) | means_of | compared[cell]
             if costs is not None:
@@ -131,22 +124,24 @@ def _by_seed(results: pl.DataFrame, items: pl.DataFrame) -> NDArray[np.float64]:
     return np.stack(seeds).astype(np.float64)
 
 
-def _budgets(values: Mapping[Cell, Any], baseline: str) -> list[int | None]:
-    """Return the budgets of the baseline, the largest last."""
-    return sorted((budget for arm, budget in values if arm == baseline), key=lambda budget: budget or 0)
-
-
 def _compared(
-    values: Mapping[Cell, NDArray[np.float64]], evaluation: Measured, *, baseline: str, confidence: float
+    values: Mapping[Cell, NDArray[np.float64]],
+    evaluation: Measured,
+    *,
+    baseline: str,
+    budgets: Sequence[int | None],
+    confidence: float,
 ) -> dict[Cell, dict[str, Any]]:
     """Return for each cell the columns of its value, and of its difference to the baseline."""
-    budgets = _budgets(values, baseline)
     counted = sum(
         arm != baseline and arm.partition("@")[0] != UNTUNED and budget in budgets for arm, budget in values
     )
     found = {}
     for (arm, budget), matrix in values.items():
-        columns = interval(matrix, confidence=confidence).value_columns | dict.fromkeys(_DIFFERENCE)
+        own = interval(matrix, confidence=confidence)
+        columns: dict[str, Any] = {"value": own.mean, "value_low": own.low, "value_high": own.high}
+        columns |= {"items": own.items, "seeds": own.seeds, "ungraded": own.ungraded}
+        columns |= dict.fromkeys(_DIFFERENCE)
         if arm != baseline:
             against = difference(
                 matrix,
@@ -155,41 +150,27 @@ def _compared(
                 confidence=confidence,
                 comparisons=max(counted, 1),
             )
-            columns |= against.difference_columns
+            columns |= {"difference": against.mean, "low": against.low, "high": against.high}
+            columns |= {"p": against.p, "verdict": against.words}
         found[arm, budget] = columns
     return found
 
 
-def _curve(
-    values: Mapping[Cell, NDArray[np.float64]], cells: Mapping[Cell, Mapping[str, Any]], baseline: str
-) -> list[tuple[float, float]]:
-    """Return what the baseline reaches with more and more tokens, from the untuned model to the full pool."""
-    points: dict[float, list[float]] = {}
-    for cell in [
-        *((baseline, budget) for budget in _budgets(values, baseline)),
-        (UNTUNED, None),
-        (FULL, None),
-    ]:
-        if cell in values and np.isfinite(values[cell]).any():
-            points.setdefault(cells[cell]["tokens"], []).append(float(np.nanmean(values[cell])))
-    # A random draw of all tokens trains on what the full pool is.
-    return [(tokens, float(np.mean(reached))) for tokens, reached in points.items()]
-
-
 def _payback_words(
     line: Mapping[str, Any],
-    curve: list[tuple[float, float]],
+    curve: Mapping[float, Sequence[float]],
     cost: SelectionCost,
     *,
     seconds_per_token: float,
 ) -> str:
+    """Say when an arm pays, against what random draws reached with so many tokens."""
     if not curve:
         return "not known: no random draw could be graded"
     if math.isnan(cost.seconds):
         return "not known: what the selection needs was measured before, and not timed"
     return payback(
         line["value"],
-        curve,
+        [(tokens, float(np.mean(reached))) for tokens, reached in curve.items()],
         tokens=line["tokens"],
         seconds_per_token=seconds_per_token,
         selection_s=cost.seconds,

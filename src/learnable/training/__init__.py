@@ -13,11 +13,10 @@ from learnable.training.reference import (
     train_reference,
 )
 from learnable.training.samplers import AdaptiveSampler, LengthGroupedBatches, Sampler
-from learnable.training.summed_gradients import GradientSum, gradient_sums
+from learnable.training.summed_gradients import gradient_sums
 
 __all__ = [
     "AdaptiveSampler",
-    "GradientSum",
     "LengthGroupedBatches",
     "Part",
     "References",

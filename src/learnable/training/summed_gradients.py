@@ -1,7 +1,6 @@
 """Gradients of single examples at the beginning of a training: their lengths, and how sets of them add up."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
@@ -25,7 +24,7 @@ from learnable.training.gradients import (
     take_gradients,
     takes_one,
 )
-from learnable.types import ModelRef, Rendered
+from learnable.types import GradientSum, ModelRef, Rendered
 
 PRODUCTS_AT_ONCE = 1 << 22
 """Elements of the sums that are multiplied in float64 at once."""
@@ -33,20 +32,6 @@ MEMORY_SHARE = 0.8
 """Of the memory that is free, what the gradients may take; the rest is left to the passes."""
 OUT_OF_MEMORY = ("out of memory", "DefaultCPUAllocator")
 """What torch's allocators say when memory is short."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class GradientSum:
-    """What is kept of the gradients of a set of n examples, split at random into p parts of about equal size.
-
-    ``lengths`` float64 (n,): the L2 length of each gradient. ``part`` int64 (n,): the part that each example is in.
-    ``products``: by name of a set, this one included, the dot products of the sums of gradients over the parts of this
-    set (rows) and of that set (columns), float64 (p, q).
-    """
-
-    lengths: NDArray[np.float64]
-    part: NDArray[np.int64]
-    products: Mapping[str, NDArray[np.float64]]
 
 
 def gradient_sums(
