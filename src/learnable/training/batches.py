@@ -27,20 +27,15 @@ def batch_of(rows: Sequence[tuple[int, Rendered]]) -> list[Member]:
 def share(members: Sequence[Member], *, process: int, processes: int) -> list[Member]:
     """Return what one of several processes takes of a batch: every so many rows, the longest first.
 
-    A process that has no row left takes a piece of the last one in which no token counts: all processes of a step
-    must compute something.
+    One that has no row left takes a piece of the last one in which no token counts: all must compute something.
     """
     order = sorted(members, key=lambda member: -len(member.example.ids))
     if mine := order[process::processes]:
         return mine
-    row, position, example = order[-1]
-    idle = Rendered(
-        id=example.id,
-        ids=example.ids[:2],
-        mask=np.zeros(len(example.ids[:2]), dtype=np.bool_),
-        truncated=True,
-    )
-    return [Member(row, position, idle)]
+    last = order[-1]
+    ids = last.example.ids[:2]
+    idle = Rendered(id=last.example.id, ids=ids, mask=np.zeros(len(ids), dtype=np.bool_), truncated=True)
+    return [last._replace(example=idle)]
 
 
 def pieces(
@@ -67,11 +62,7 @@ def pieces(
 
 
 def inputs_of(piece: Sequence[Member], layout: Layout) -> dict[str, Any]:
-    """Return what a pass over a piece takes.
-
-    Args:
-        piece: The rows.
-        layout: Where their tokens lie.
+    """Return what a pass over a piece takes, whose tokens lie as ``layout`` says.
 
     Returns:
         The ``layout``; ``input_ids`` and ``position_ids`` int64 (B, T); and for each of the P response tokens, int64

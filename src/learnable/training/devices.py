@@ -1,8 +1,7 @@
 """Training in several processes, one for each device: torch's launcher starts, watches and ends them.
 
-One process, the main one, does what a command does; the others wait until it trains, train with it, and wait again.
-Only the main process reads the data, writes files, and speaks. That holds for processes that we start (``together``)
-and for those of the user's own ``torchrun`` (``join``) alike.
+The main process does what a command does, and alone reads, writes and speaks; the others wait until it trains, train
+with it, and wait again: those that we start (``together``) and those of the user's own ``torchrun`` (``join``) alike.
 """
 
 import atexit
@@ -12,8 +11,8 @@ import pickle
 import socket
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable
 from datetime import timedelta
 from itertools import count
 from pathlib import Path
@@ -36,7 +35,7 @@ WORKER = (
     "-P",  # the working folder is no place to import from
     "-c",
     "import sys; from learnable.runs.stopping import end_with; end_with(int(sys.argv[2])); "  # before what takes long
-    f"from {__package__}.worker import main; main(sys.argv[1])",
+    f"from {__name__} import work; work(sys.argv[1])",
 )
 PATIENCE = timedelta(days=30)
 """How long a process waits for the main one to train: much of what that does takes no other."""
@@ -46,7 +45,7 @@ _number = count()
 
 
 def processes_here() -> int:
-    """Return how many processes a launcher such as torchrun has started to train together; 1 without one."""
+    """Return how many processes a launcher has started to train together; 1 without one."""
     return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
 
 
@@ -58,12 +57,12 @@ def is_main() -> bool:
 def join(meeting: Path | None = None) -> None:
     """Under a launcher such as torchrun, become the main process, or train with it until it ends.
 
-    In the main process, and without a launcher, this returns at once. In the others it never does: they end, without
-    an error, when the main process ends. Call it before anything is read or written.
+    In the main process, and without a launcher, this returns at once. The others end in it, without an error, when
+    the main process ends. Call it before anything is read or written.
 
     Args:
-        meeting: A file through which processes of this machine find each other. Without one they do so over the
-            network, as the launcher says: whoever reaches its port can give them orders.
+        meeting: A file through which processes of this machine find each other; else they do so over the network, as
+            the launcher says: whoever reaches its port can give them orders.
     """
     global _store
     if processes_here() == 1 or _store is not None:
@@ -78,7 +77,9 @@ def join(meeting: Path | None = None) -> None:
     else:
         rank, size = int(os.environ["RANK"]), processes_here()
         store = dist.FileStore(str(meeting), size)  # type: ignore[attr-defined]
-        _talk_on_loopback()
+        loopback = next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), "")
+        for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+            os.environ.setdefault(variable, loopback)
     backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
     dist.init_process_group(backend, store=PrefixStore("training", store), rank=rank, world_size=size)
     _store = PrefixStore("work", store)
@@ -125,23 +126,20 @@ def shared(value: Any) -> Any:
     return values[0]
 
 
-def _talk_on_loopback() -> None:
-    """Let the processes of this machine listen on its loopback interface alone."""
-    names = [name for _, name in socket.if_nameindex() if name in ("lo", "lo0")]
-    for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
-        os.environ.setdefault(variable, ",".join(names[:1]))
-
-
-def work(call: Path) -> None:
+def work(path: str | Path) -> None:
     """Do what ``together`` left in a file, and leave the outcome beside it; in the main process of several."""
+    # PEFT 0.21 asks transformers 5.23 for a property under its old name.
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+    call = Path(path)
     join(call.with_suffix(".meeting"))
     function, arguments = pickle.loads(call.read_bytes())
     try:
         outcome = together(function, *arguments, processes=1, scratch=call.parent)
     except LearnableError as error:
-        call.with_suffix(".outcome").write_bytes(pickle.dumps(error))
-        sys.exit(1)
+        outcome = error
     call.with_suffix(".outcome").write_bytes(pickle.dumps(outcome))
+    if isinstance(outcome, LearnableError):
+        sys.exit(1)
 
 
 def _leave() -> None:
@@ -151,6 +149,7 @@ def _leave() -> None:
 
 
 def _launched(function: Callable[..., Any], arguments: tuple[Any, ...], processes: int, scratch: Path) -> Any:
+    """Have processes of this machine call a function, and return what it returns in the main one."""
     scratch.mkdir(parents=True, exist_ok=True)
     # A folder that no other user can write to: what lies in it is unpickled.
     with tempfile.TemporaryDirectory(prefix="processes-", dir=scratch) as private:
@@ -164,7 +163,6 @@ def _launched(function: Callable[..., Any], arguments: tuple[Any, ...], processe
 
 
 def _launch(call: Path, processes: int) -> None:
-    """Have processes do what a file says, and wait until the outcome lies beside it."""
     # Neither the launcher nor its processes open a port that other machines reach.
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     config = LaunchConfig(
@@ -178,8 +176,10 @@ def _launch(call: Path, processes: int) -> None:
         local_addr="localhost",
         max_restarts=0,
     )
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)  # it tells how it ends processes, and what of
     try:
-        with handlers_kept(), _nothing_logged():
+        with handlers_kept():
             elastic_launch(config, sys.executable)(*WORKER, str(call), str(os.getpid()))
     except ChildFailedError as error:
         if not call.with_suffix(".outcome").is_file():
@@ -190,14 +190,5 @@ def _launch(call: Path, processes: int) -> None:
             ) from error
     except SignalException as error:
         raise Stopped from error
-
-
-@contextmanager
-def _nothing_logged() -> Iterator[None]:
-    """Keep the launcher from telling how it ends processes, and what of."""
-    before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        yield
     finally:
         logging.disable(before)

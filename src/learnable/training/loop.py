@@ -6,6 +6,7 @@ It stands on accelerate alone, which wraps the network for several devices and m
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,10 +23,9 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.tensor import DTensor
 
-from learnable.objectives import Objective
+from learnable.objectives import NLL, Objective
 from learnable.settings import Tuning
 from learnable.training.batches import Member, batch_of, share
-from learnable.training.memory import again_on_memory_error
 from learnable.training.passes import TrainingPasses
 from learnable.training.samplers import AdaptiveSampler, Sampler
 from learnable.types import Rendered
@@ -39,18 +39,18 @@ _STATE = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_
 class Loop:
     """Moves the trainable parameters of a network, one step at a time.
 
-    Every process sees the whole batch and takes a share of its rows. Each row's nll goes into the objective, whose
-    gradient is a weight for each row; what is backwarded is the weighted sum of nll, piece by piece.
+    Every process sees the whole batch and takes a share of its rows. The gradient of the objective is a weight for each
+    row's nll; what is backwarded is the weighted sum of nll, piece by piece.
 
     Args:
         network: With its adapters; it is put in training mode.
         rows: The answers to train on: all m of the first example, then those of the next.
-        columns: What the objective reads, by name, (N x m,) each.
         sampler: Which examples a step takes.
-        objective: What is lowered.
         tuning: How.
         mixed: Whether to compute in bfloat16, whatever the dtype of the weights.
-        packs: Whether rows that are computed at once are one sequence.
+        objective: What is lowered.
+        columns: What the objective reads, by name, (N x m,) each.
+        packs: Whether rows that are computed at once are one sequence; they are padded otherwise.
         keep_losses: Whether to keep the nll of each row as it was last met.
         advance: Told how many tokens were just done; fewer than 0 when some are done again.
     """
@@ -60,14 +60,14 @@ class Loop:
         network: Any,
         rows: Sequence[Rendered],
         *,
-        columns: Mapping[str, NDArray[Any]],
         sampler: Sampler,
-        objective: Objective,
         tuning: Tuning,
         mixed: bool,
-        packs: bool,
-        keep_losses: bool,
-        advance: Callable[[int], None],
+        objective: Objective = NLL(),
+        columns: Mapping[str, NDArray[Any]] = MappingProxyType({}),
+        packs: bool = False,
+        keep_losses: bool = False,
+        advance: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.network = network.train()
         self.done, self.tokens, self.loss = 0, 0, torch.zeros((), device=network.device)
@@ -125,17 +125,14 @@ class Loop:
         return self._tuning.peak_learning_rate * _height(step, self._tuning.warmup, self.steps)
 
     def gathered(self) -> dict[str, Any] | None:
-        """Return what was trained, whole, where processes hold a part each (FSDP); None where the network is whole.
-
-        To be called in all processes; the main one gets it.
-        """
+        """Return, to the main process, what was trained where each holds a part (FSDP); else None; called in all."""
         if not any(isinstance(parameter, DTensor) for parameter in self.network.parameters()):
             return None
         found: dict[str, Any] = get_model_state_dict(self._model, options=_STATE)
         return found
 
     def state(self) -> dict[str, Any]:
-        """Return all that ``load`` needs to go on to the same bits; to be called in all processes."""
+        """Return all that ``load`` needs to go on to the same bits; called in all processes."""
         model, optimizer = get_state_dict(self._model, self._optimizer.optimizer, options=_STATE)
         return {
             "model": model,
@@ -169,33 +166,26 @@ class Loop:
         """Add up the gradients of a batch, in smaller pieces where the memory ends; return the nll of our rows, (n,)."""
         processes = self._accelerator.num_processes
         mine = share(batch, process=self._accelerator.process_index, processes=processes)
-        advanced = [0]
-
-        def advance(tokens: int) -> None:
-            advanced[0] += tokens
-            self._advance(tokens)
-
-        def shrink() -> bool:
-            # Several processes wait for each other, so that none can begin again by itself.
-            if processes > 1 or not self._passes.shrink(longest=len(mine[0].example.ids)):
-                return False
+        told: list[int] = []
+        while True:
+            try:
+                met = self._pieces(mine, batch, columns, told)
+                break
+            except torch.cuda.OutOfMemoryError:
+                # Several processes wait for each other, so that none can begin again by itself.
+                if processes > 1 or not self._passes.shrink(longest=len(mine[0].example.ids)):
+                    raise
             self._optimizer.zero_grad()
-            advance(-advanced[0])
-            return True
-
-        met: torch.Tensor = again_on_memory_error(
-            lambda: self._pieces(mine, batch, columns, advance), shrink=shrink
-        )
-        advance(sum(len(member.example.ids) for member in batch) - advanced[0])
+            self._advance(-sum(told))
+            told.clear()
+            torch.cuda.empty_cache()
+        self._advance(sum(len(member.example.ids) for member in batch) - sum(told))
         return met
 
     def _pieces(
-        self,
-        mine: list[Member],
-        batch: list[Member],
-        columns: Mapping[str, torch.Tensor],
-        advance: Callable[[int], None],
+        self, mine: list[Member], batch: list[Member], columns: Mapping[str, torch.Tensor], told: list[int]
     ) -> torch.Tensor:
+        """Add up the gradients of our rows, and append how many tokens were told of each piece."""
         parts, processes = self._passes.pieces(mine), self._accelerator.num_processes
         count, counted = len(batch), _counted(batch)
         met = torch.zeros(count, dtype=torch.float32, device=self.loss.device)
@@ -215,7 +205,8 @@ class Loop:
                 self.loss += loss.detach()
                 # Several devices take the mean of their gradients, where we want the sum.
                 self._accelerator.backward(loss * processes)
-            advance(sum(len(member.example.ids) for member in part))
+            told.append(sum(len(member.example.ids) for member in part))
+            self._advance(told[-1])
         return met
 
     def _nll(self, parts: list[list[Member]], count: int) -> torch.Tensor:

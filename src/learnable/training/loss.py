@@ -1,9 +1,8 @@
 """The loss of a training: of the response tokens only, in chunks, and known for each example.
 
-Where rows are padded, padding stands on the right and attention is causal, so no attention mask is needed: a real token
-never sees padding. Only the positions that predict a response token are projected to the vocabulary, by cutting the input
-of the output layer: the model's own forward then applies whatever it does to its logits, without a line about any model
-family here.
+Padding stands on the right and attention is causal: a real token never sees it, without a mask. Only the positions that
+predict a response token are projected to the vocabulary, by cutting the input of the output layer: the model's own
+forward then applies whatever it does to its logits, without a line about any model family here.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,16 +26,16 @@ def response_nll(
 ) -> tuple[torch.Tensor, Any]:
     """Return the summed nll of the response tokens of each example, in nats, and what the forward pass returned.
 
-    The first chunk of logits comes out of the forward pass. Where there are more, each is projected by the output layer,
-    or, where the model does more to its logits, by a pass over one token with the chunk put in front of that layer; and
-    projected again for its gradient: what is held is one chunk, however long the responses are.
+    The first chunk of logits comes out of the forward pass. Each other one is projected by the output layer, or, where
+    the model does more to its logits, by a pass over one token with the chunk put in front of that layer; and again for
+    its gradient: what is held is one chunk, however long the responses are.
 
     Args:
-        network: A causal language model of transformers, with or without adapters; its attention follows the layout of
-            the piece (``packing.attending``), also while gradients are taken.
+        network: A causal language model; its attention follows the layout of the piece (``attending``), also while
+            gradients are taken.
         piece: See ``batches.inputs_of``.
         count: Rows of the whole batch, n.
-        forward: What to call for the pass over the whole piece: the network, or what wraps it for several devices.
+        forward: What to call for the pass over the piece: the network, or what wraps it for several devices.
         options: More arguments of the pass.
 
     Returns:

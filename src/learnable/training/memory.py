@@ -1,11 +1,11 @@
 """How much of a batch a GPU trains on at once: by the memory that a trial takes, and less where it does not fit after all."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from learnable.models.network import hooked
 from learnable.runs.progress import say
 
 PIECE_TOKENS = {"cpu": 1_024, "cuda": 16_384, "mps": 4_096}
@@ -25,8 +25,7 @@ WORTH_KEEPING = 2_048
 class PieceSize:
     """What is forwarded and backwarded at once.
 
-    ``tokens``: most of a piece. ``again``: states are computed again for the gradients, which takes a third more time
-    and little memory (activation checkpointing).
+    ``tokens``: most of a piece. ``again``: states are computed again for the gradients (activation checkpointing).
     """
 
     tokens: int
@@ -34,12 +33,7 @@ class PieceSize:
 
     @classmethod
     def of(cls, network: Any, *, longest: int) -> "PieceSize":
-        """Return the size for a network on its device; a GPU is tried.
-
-        Args:
-            network: In training mode, with its adapters.
-            longest: Tokens of the longest row.
-        """
+        """Return the size for a network in training mode and a longest row of so many tokens; a GPU is tried."""
         device = next(network.parameters()).device
         most = PIECE_TOKENS.get(device.type, PIECE_TOKENS["cpu"])
         if device.type != "cuda":
@@ -49,7 +43,7 @@ class PieceSize:
 
     @classmethod
     def within(cls, free_bytes: int, *, bytes_per_token: float, longest: int, most: int) -> "PieceSize":
-        """Return the size for so much memory: states are kept where pieces are then long enough, and the longest row fits."""
+        """Return the size: states are kept where pieces are then long enough, and the longest row fits."""
         fitting = int(SHARE * free_bytes / max(bytes_per_token, 1.0))
         if fitting >= max(WORTH_KEEPING, longest):
             return cls(tokens=min(fitting, most))
@@ -57,11 +51,7 @@ class PieceSize:
         return cls(tokens=most, again=True)
 
     def shrink(self, *, longest: int) -> bool:
-        """Make pieces smaller, or compute states again; False when nothing is left to do.
-
-        Args:
-            longest: Tokens of the longest row of the batch that did not fit.
-        """
+        """Make pieces smaller, down to the longest row, then compute states again; False when nothing is left to do."""
         if self.tokens > longest:
             self.tokens = max(self.tokens // 2, longest)
         elif not self.again:
@@ -74,33 +64,9 @@ class PieceSize:
 def _tried(network: Any, device: torch.device) -> float:
     """Return the bytes that are kept for each token between a forward pass and its gradients."""
     ids = torch.zeros((1, TRIED_TOKENS), dtype=torch.int64, device=device)
-    head = network.get_output_embeddings()
-    handle = head.register_forward_pre_hook(lambda _, arguments: (arguments[0][:, :1],))
-    try:
+    with hooked(network.get_output_embeddings(), lambda _, arguments: (arguments[0][:, :1],)):
         before = torch.cuda.memory_allocated(device)
         output = network(input_ids=ids, use_cache=False)
         kept = torch.cuda.memory_allocated(device) - before
-    finally:
-        handle.remove()
     del output
     return kept / TRIED_TOKENS
-
-
-def again_on_memory_error(step: Callable[[], Any], *, shrink: Callable[[], bool]) -> Any:
-    """Return what a step returns; one that does not fit the GPU's memory is done again, smaller.
-
-    Args:
-        step: What is tried.
-        shrink: Undoes what a failed step left, and makes the next try smaller; False when it cannot.
-
-    Raises:
-        torch.cuda.OutOfMemoryError: If it cannot be made smaller.
-    """
-    while True:
-        try:
-            return step()
-        except torch.cuda.OutOfMemoryError as error:
-            if not shrink():
-                raise
-            del error  # it holds the tensors of the failed try
-        torch.cuda.empty_cache()

@@ -19,14 +19,7 @@ WRITTEN_OUT = 256
 
 
 class TrainingPasses:
-    """Computes the nll of pieces, each as large as the memory allows.
-
-    Args:
-        network: In training mode, with its adapters.
-        longest: Tokens of the longest row.
-        packs: Whether a piece is one sequence; its rows are padded otherwise.
-        mixed: Whether the network computes in bfloat16.
-    """
+    """Computes the nll of pieces, each as large as the memory allows; see ``Loop`` for the arguments."""
 
     def __init__(self, network: Any, *, longest: int, packs: bool, mixed: bool) -> None:
         self._network, self._base = network, base_network(network)
@@ -34,24 +27,17 @@ class TrainingPasses:
         self._packs, self._switches = packs, LengthSwitches.of(self._base)
         self._size = PieceSize.of(network, longest=longest)
         self._compute_again_if_needed()
-        attention = self._base.config._attn_implementation
-        self._chooses_attention = (
-            mixed
-            and self._device.type == "cpu"
-            and attention == "sdpa"
-            and self._base._can_set_attn_implementation()
-        )
+        fused = self._base.config._attn_implementation == "sdpa" and self._base._can_set_attn_implementation()
+        self._chooses_attention = mixed and self._device.type == "cpu" and fused
         config = network.config.get_text_config()
         # Experts: how evenly they are used counts too, as much as the model's own configuration says.
-        self._experts = (
-            getattr(config, "router_aux_loss_coef", 0.0) if hasattr(config, "output_router_logits") else 0.0
-        )
+        has_experts = hasattr(config, "output_router_logits")
+        self._experts = getattr(config, "router_aux_loss_coef", 0.0) if has_experts else 0.0
 
     def pieces(self, members: Sequence[Member]) -> list[list[Member]]:
         """Return rows, of which the longest comes first, in pieces that fit the memory."""
-        return list(
-            pieces(members, most_tokens=self._size.tokens, padding=not self._packs, switches=self._switches)
-        )
+        most = self._size.tokens
+        return list(pieces(members, most_tokens=most, padding=not self._packs, switches=self._switches))
 
     def shrink(self, *, longest: int) -> bool:
         """Make pieces smaller, or compute states again for the gradients; False when nothing is left to do."""
@@ -71,10 +57,13 @@ class TrainingPasses:
             count: Rows of the whole batch, n.
 
         Yields:
-            float32 (n,), 0 for rows of other pieces; and a scalar, 0 where there are no experts.
+            float32 (n,), 0 for rows of other pieces; a scalar, 0 where there are no experts.
         """
         layout = (packed if self._packs else padded)([member.example for member in piece])
-        self._choose_attention(layout)
+        if self._chooses_attention and layout.segments is None:
+            wanted = "eager" if layout.ids.shape[1] <= WRITTEN_OUT else "sdpa"
+            if self._base.config._attn_implementation != wanted:
+                self._base.set_attn_implementation(wanted)
         inputs = {
             name: value.to(self._device) if isinstance(value, torch.Tensor) else value
             for name, value in inputs_of(piece, layout).items()
@@ -92,14 +81,6 @@ class TrainingPasses:
         if self._size.again and not self._base.is_activation_checkpointing:
             self._base.activation_checkpointing_enable({"use_reentrant": False})
             self._base.enable_input_require_grads()
-
-    def _choose_attention(self, layout: Layout) -> None:
-        """Choose how attention is computed: on a CPU the fused form is slow on short sequences in bfloat16."""
-        if not self._chooses_attention or layout.segments is not None:
-            return
-        wanted = "eager" if layout.ids.shape[1] <= WRITTEN_OUT else "sdpa"
-        if self._base.config._attn_implementation != wanted:
-            self._base.set_attn_implementation(wanted)
 
 
 def _real(layout: Layout, ids: torch.Tensor) -> torch.Tensor | None:

@@ -22,9 +22,9 @@ class RecordLosses(TrainerCallback):
     """Writes the loss of each training example before the first step and after the last: two passes without gradient.
 
     The table has ``id``, ``tokens``, ``response_tokens``, ``loss_before`` and ``loss_after`` (nats per token that has a
-    label; NaN where none has), one line for each row of the training dataset in its order. It is what
-    ``learnable select losses.parquet --before loss_before --after loss_after`` takes. A training that goes on from a
-    checkpoint keeps the losses that were written before its first step.
+    label; NaN where none has), one line for each row of the training dataset in its order, as
+    ``learnable select losses.parquet --before loss_before --after loss_after`` takes it. A training that goes on from
+    a checkpoint keeps the losses that were written before its first step.
 
     Args:
         path: Where the table goes, a ``.parquet`` file.
@@ -36,11 +36,7 @@ class RecordLosses(TrainerCallback):
     """
 
     def __init__(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        ids: Sequence[str] | None = None,
-        batch_size: int | None = None,
+        self, path: str | os.PathLike[str], *, ids: Sequence[str] | None = None, batch_size: int | None = None
     ) -> None:
         self._path, self._batch_size = Path(path), batch_size
         if self._path.suffix != ".parquet":
@@ -131,9 +127,6 @@ def _losses(network: Any, batch: Mapping[str, Any], rows: int) -> list[tuple[int
     )
     responses = counted.sum(dim=1)
     losses = (nll * counted).sum(dim=1, dtype=torch.float64) / responses  # of none, NaN
-    tokens = (
-        moved["attention_mask"].sum(dim=1)
-        if "attention_mask" in moved
-        else torch.full_like(responses, labels.shape[1])
-    )
+    whole = torch.full_like(responses, labels.shape[1])
+    tokens = moved["attention_mask"].sum(dim=1) if "attention_mask" in moved else whole
     return list(zip(tokens.tolist(), responses.tolist(), losses.tolist(), strict=True))

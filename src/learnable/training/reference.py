@@ -16,22 +16,23 @@ from learnable.settings import Reference
 from learnable.training.fine_tuning import LAST_EPOCH, Trained, fine_tune
 from learnable.types import ModelRef, Rendered
 
+Kind = Literal["adapter", "model"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
     """One trained model of a reference: where it is, and whether it is an adapter on the base or a whole model."""
 
     name: str
-    kind: Literal["adapter", "model"]
+    kind: Kind
 
 
 @dataclass(frozen=True, kw_only=True)
 class References:
     """The models that score, and which of them scores which example.
 
-    ``assignment`` has ``id`` and ``part`` (position in ``parts``); an example that is not in it was trained on by none
-    of them and is scored by the first. ``last_epoch`` has ``id``, ``nll`` and ``response_tokens`` of each example as
-    the last epoch met it; None where that was not asked for.
+    ``assignment`` has ``id`` and ``part`` (position in ``parts``); an example that is not in it is scored by the first.
+    ``last_epoch`` has ``id``, ``nll`` and ``response_tokens`` as the last epoch met them; None where not asked for.
     """
 
     parts: tuple[Part, ...]
@@ -39,7 +40,7 @@ class References:
     last_epoch: pl.DataFrame | None = None
 
     def members(self, ids: Sequence[str]) -> list[tuple[Part, list[int]]]:
-        """Return each part with the positions in ``ids`` of the examples that it scores: those it did not train on."""
+        """Return each part with the positions in ``ids`` of the examples that it scores."""
         asked = pl.DataFrame({"id": ids}, schema={"id": pl.String})
         known = self.assignment.cast({"id": pl.String, "part": pl.Int64})
         parts = asked.join(known, on="id", how="left", maintain_order="left")["part"].fill_null(0)
@@ -82,12 +83,7 @@ def assign_folds(prompts: Sequence[str], sources: Sequence[str], *, folds: int) 
     """Return the fold of each example, int64 (n,): all answers to one prompt in one, each source as even as can be.
 
     Prompts are taken by size, then by key, and each goes where the fewest examples of its sources are. The order of
-    the examples does not matter.
-
-    Args:
-        prompts: n keys of prompts, see ``data.prompt_key``; another seed gives other keys, hence other folds.
-        sources: n sources.
-        folds: How many.
+    the examples does not matter. Another seed gives other keys of prompts (``data.prompt_key``), hence other folds.
     """
     members: dict[str, list[int]] = {}
     for position, prompt in enumerate(prompts):
@@ -132,32 +128,24 @@ def train_reference(
     Raises:
         TrainError: If there are too few examples, or prompts, for so many folds.
     """
-    ids = [example.id for example in rendered]
-    fold = _folds(prompts, sources, folds=reference.folds)
-    drawn = sorted(
-        range(len(ids)), key=lambda position: fingerprint(["fraction", reference.seed, ids[position]])
-    )
+    ids, folds = [example.id for example in rendered], reference.folds
+    fold = _folds(prompts, sources, folds=folds)
+    drawn = sorted(range(len(ids)), key=lambda i: fingerprint(["fraction", reference.seed, ids[i]]))
     used = set(drawn[: max(1, round(reference.fraction * len(ids)))])
-    parts, trainings = [], []
-    for number in range(max(reference.folds, 1)):
-        inside = [i for i in range(len(ids)) if i in used and (not reference.folds or fold[i] != number)]
-        label = "training the reference" + (
-            f", fold {number + 1} of {reference.folds}" if reference.folds else ""
-        )
-        name = f"part-{number}"
+    names, trainings = [f"part-{number}" for number in range(max(folds, 1))], []
+    for number, name in enumerate(names):
         trained = fine_tune(
             ref,
-            [rendered[i] for i in inside],
+            [rendered[i] for i in range(len(ids)) if i in used and (not folds or fold[i] != number)],
             folder / name,
             tuning=reference,
-            label=label,
+            label="training the reference" + (f", fold {number + 1} of {folds}" if folds else ""),
             processes=processes,
             keep_losses=reference.last_epoch_loss,
         )
         trainings.append(trained)
-        parts.append({"name": name, "kind": "adapter" if reference.method == "lora" else "model"})
-    write_frame(pl.DataFrame({"id": ids, "part": fold}), folder / "assignment.parquet")
-    write_json(folder / "reference.json", {"parts": parts})
+    kind: Kind = "adapter" if reference.method == "lora" else "model"
+    _write(folder, pl.DataFrame({"id": ids, "part": fold}), names, kind)
     return trainings
 
 
@@ -179,10 +167,14 @@ def no_assignment() -> pl.DataFrame:
     return pl.DataFrame(schema={"id": pl.String, "part": pl.Int64})
 
 
-def given_reference(name: str, kind: Literal["adapter", "model"], folder: Path) -> None:
+def given_reference(name: str, kind: Kind, folder: Path) -> None:
     """Write down a model that is trained already as the reference of ``folder``."""
-    write_frame(no_assignment(), folder / "assignment.parquet")
-    write_json(folder / "reference.json", {"parts": [{"name": name, "kind": kind}]})
+    _write(folder, no_assignment(), [name], kind)
+
+
+def _write(folder: Path, assignment: pl.DataFrame, names: Sequence[str], kind: Kind) -> None:
+    write_frame(assignment, folder / "assignment.parquet")
+    write_json(folder / "reference.json", {"parts": [{"name": name, "kind": kind} for name in names]})
 
 
 def read_reference(folder: Path) -> References:

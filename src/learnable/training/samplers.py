@@ -13,10 +13,7 @@ from learnable.types import Rendered
 
 
 class Sampler(Protocol):
-    """Says which examples a step takes; it is asked before each step, in every process alike.
-
-    ``steps``: How many there are.
-    """
+    """Says which examples each of ``steps`` takes; it is asked before each, in every process alike."""
 
     steps: int
 
@@ -37,7 +34,7 @@ class AdaptiveSampler(Sampler, Protocol):
         Args:
             step: Counts from 0.
             examples: What ``batch`` returned, (n,).
-            nll: Of each answer as the step met it, before it was learned, float32 (n, m).
+            nll: Of each answer before the step learned it, float32 (n, m).
         """
 
     def state(self) -> dict[str, Any]:
@@ -51,8 +48,8 @@ class LengthGroupedBatches:
     """Batches of examples of about one length, shuffled; each epoch takes every example once.
 
     Little padding, and no drift of length over the epoch: examples are shuffled, sorted by length within windows of
-    ``window`` batches, cut into batches, and all batches are shuffled. Those of a last batch that is not full are drawn
-    from all lengths: it comes last, where the learning rate is lowest.
+    ``window`` batches, cut into batches, and these are shuffled. A last batch that is not full has all lengths, and
+    stays last, where the learning rate is lowest.
 
     Args:
         lengths: Tokens of each example, (n,).
@@ -99,7 +96,7 @@ class LengthGroupedBatches:
         windows = [order[start:end] for start, end in pairwise(self._windows)]
         grouped = np.concatenate([part[np.argsort(self._lengths[part], kind="stable")] for part in windows])
         batches: list[list[int]] = [grouped[start:end].tolist() for start, end in pairwise(self._borders)]
-        # A last batch that is not full stays last, so that the learning rate is lowest where the gradient is noisiest.
+        # One that is not full stays last: the learning rate is lowest where the gradient is noisiest.
         batches[: self._full] = [batches[position] for position in rng.permutation(self._full)]
         return batches
 
