@@ -1,0 +1,283 @@
+"""How much each row would help a target if a training saw more of it: the costate of a short training run backwards.
+
+The optimal weights of rows minimize the sum of the target's loss over a training. By Pontryagin's principle a row is worth
+``s = rate * sum over t of <costate at t + 1, gradient of the row's loss at t>``, where the costate begins with the target's
+gradient at the end and is carried back through the steps of the training.
+
+No gradient of a row is taken: products with the costate are differences of two losses, at points a little before and
+behind along it. So are the products of the training's curvature with the costate, from two gradients.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from learnable.errors import TrainError
+from learnable.models.network import without_dropout
+from learnable.runs.progress import bar, say
+from learnable.training.batches import batch_of
+from learnable.training.passes import TrainingPasses
+from learnable.types import Rendered
+
+AGREES = 0.1
+"""Relative error of differences of losses, against gradients, from which on they are refused."""
+CHECKED = 8
+"""Rows whose differences are held against gradients."""
+STEPS = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5)
+"""Lengths of a difference that are tried, as shares of the parameters' norm."""
+
+
+class Losses(Protocol):
+    """The losses of rows at a point of parameters, float32 (P,)."""
+
+    def losses(self, at: torch.Tensor, rows: Sequence[int] | None = None) -> NDArray[np.float64]:
+        """Return the mean loss per token of some rows, or of all, in nats, (n,)."""
+
+    def gradient(self, at: torch.Tensor, rows: Sequence[int] | None = None) -> torch.Tensor:
+        """Return the gradient of the mean of these losses, (P,)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Worth:
+    """What rows are worth to a target.
+
+    ``scores`` float64 (n,), higher helps more; ``halves`` (2, n) are those of every other visit. ``target_before`` and
+    ``target_after`` are the target's loss at either end of the training in nats per token; ``lengths`` the norms of the
+    costate, the last step first.
+    """
+
+    scores: NDArray[np.float64]
+    halves: NDArray[np.float64]
+    target_before: float
+    target_after: float
+    lengths: list[float] = field(default_factory=list)
+
+
+def worth_of_rows(
+    start: torch.Tensor,
+    *,
+    batches: Sequence[Sequence[int]],
+    rate: float,
+    training: Losses,
+    target: Losses,
+    pool: Losses,
+    visit: int = 1,
+    curvature: bool = True,
+    label: str = "costate",
+) -> Worth:
+    """Train by plain gradient descent, and carry the target's gradient back through the steps.
+
+    Args:
+        start: Parameters at the beginning, (P,).
+        batches: Positions in ``training`` of the rows of each of T steps.
+        rate: Learning rate.
+        training: What the steps see.
+        target: What is to become likely.
+        pool: The n rows to value.
+        visit: Every so many steps the pool is valued, the last one among them; 1 is every step.
+        curvature: Whether steps bend the costate; without, it is a sum of the target's gradients.
+        label: Of the progress bar.
+
+    Raises:
+        TrainError: If the target's loss did not fall, the costate is not finite, or no difference of losses agrees with
+            gradients.
+
+    Source: PDS (2410.07064), one outer step from equal weights, as its code does it. What differs: products by central
+        differences instead of forward-mode derivatives; its code visits every tenth step.
+    """
+    count, every = len(batches), max(1, math.isqrt(len(batches)))
+    kept = {0: start}
+    with bar(label, 2 * count) as progress:
+        for point, number in _forward(start, batches, training, rate=rate, first=0):
+            if (number + 1) % every == 0 or number + 1 == count:
+                kept[number + 1] = point.clone()
+            progress.advance(1)
+        end = kept[count]
+        ends = [float(target.losses(point).mean()) for point in (start, end)]
+        _check_fall(*ends, rate=rate)
+        costate = target.gradient(end)
+        lengths = [_norm(costate, count)]
+        step = _agreeing_step(pool, end, costate)
+        scores = np.zeros((2, len(pool.losses(start))))
+        visits, points = 0, dict[int, torch.Tensor]()
+        for number in range(count - 1, -1, -1):
+            if number not in points:
+                points = _segment(kept, number, batches, training, rate=rate)
+            here = points.pop(number)
+            if (count - 1 - number) % visit == 0:
+                scores[visits % 2] += rate * _products(pool, here, costate, step=step)
+                visits += 1
+            bent = _bend(training, batches[number], here, costate, step=step) if curvature else 0.0
+            costate = costate + target.gradient(here) - rate * bent
+            lengths.append(_norm(costate, number))
+            progress.advance(1)
+    return Worth(
+        scores=scores.sum(axis=0),
+        halves=scores,
+        target_before=ends[0],
+        target_after=ends[1],
+        lengths=lengths,
+    )
+
+
+def _forward(
+    point: torch.Tensor, batches: Sequence[Sequence[int]], training: Losses, *, rate: float, first: int
+) -> Iterator[tuple[torch.Tensor, int]]:
+    """Yield the parameters after each step, and the number of the step."""
+    for number, rows in enumerate(batches, start=first):
+        point = point - rate * training.gradient(point, rows)
+        yield point, number
+
+
+def _segment(
+    kept: dict[int, torch.Tensor],
+    last: int,
+    batches: Sequence[Sequence[int]],
+    training: Losses,
+    *,
+    rate: float,
+) -> dict[int, torch.Tensor]:
+    """Return the parameters before the steps from the last kept one up to ``last``, trained again to the same bits."""
+    first = max(number for number in kept if number <= last)
+    points = {first: kept[first]}
+    for point, number in _forward(kept[first], batches[first:last], training, rate=rate, first=first):
+        points[number + 1] = point
+    return points
+
+
+def _agreeing_step(pool: Losses, at: torch.Tensor, costate: torch.Tensor) -> float:
+    """Return the length of a difference at which products agree best with gradients, on a few rows."""
+    rows = list(range(CHECKED))[: len(pool.losses(at))]
+    exact = np.array([float(pool.gradient(at, [row]) @ costate) for row in rows])
+    size = max(float(np.linalg.norm(exact)), 1e-30)
+    errors = {
+        step: float(np.linalg.norm(_products(pool, at, costate, step=step, rows=rows) - exact)) / size
+        for step in STEPS
+    }
+    best = min(errors, key=lambda step: errors[step])
+    say(
+        f"differences of losses are within {errors[best]:.2%} of gradients, on {len(rows)} rows, at a step of {best:g}"
+    )
+    if not errors[best] <= AGREES:
+        raise TrainError(
+            f"differences of losses are off by {errors[best]:.0%} from gradients, whatever their length",
+            hint="measure in float32: rounding hides what a small step changes",
+        )
+    return best
+
+
+def _products(
+    pool: Losses, at: torch.Tensor, costate: torch.Tensor, *, step: float, rows: Sequence[int] | None = None
+) -> NDArray[np.float64]:
+    """Return the product of each row's gradient with the costate, (n,), from losses on either side."""
+    shift, scale = _shift(at, costate, step)
+    return np.asarray((pool.losses(at + shift, rows) - pool.losses(at - shift, rows)) * scale)
+
+
+def _bend(
+    training: Losses, rows: Sequence[int], at: torch.Tensor, costate: torch.Tensor, *, step: float
+) -> torch.Tensor:
+    """Return the product of a step's curvature with the costate, (P,), from gradients on either side."""
+    shift, scale = _shift(at, costate, step)
+    bent: torch.Tensor = (training.gradient(at + shift, rows) - training.gradient(at - shift, rows)) * scale
+    return bent
+
+
+def _shift(at: torch.Tensor, costate: torch.Tensor, step: float) -> tuple[torch.Tensor, float]:
+    """Return how far to go along the costate, and what a difference is to be multiplied by."""
+    length = float(costate.double().norm())
+    reach = step * max(float(at.double().norm()), 1.0)
+    return costate * (reach / max(length, 1e-30)), length / (2 * reach)
+
+
+def _norm(costate: torch.Tensor, number: int) -> float:
+    length = float(costate.double().norm())
+    if not math.isfinite(length):
+        raise TrainError(
+            f"the costate is not finite before step {number + 1}",
+            hint="lower the rate: it grows where rate times curvature is above 2",
+        )
+    return length
+
+
+def _check_fall(before: float, after: float, *, rate: float) -> None:
+    say(f"loss of the target: {before:.3f} before the training, {after:.3f} after it")
+    if not after < before:
+        raise TrainError(
+            f"the target's loss did not fall in the training: {before:.4f} before, {after:.4f} after, rate {rate:g}",
+            hint=f"try a rate of {rate / 3:.2g} where it rose, of {rate * 3:.2g} where it did not move",
+        )
+
+
+class NetworkLosses:
+    """The losses of rows under a network whose trainable parameters are moved.
+
+    Args:
+        network: In float32; those of its parameters that take gradients are the point, each once.
+        rows: n rows, each with a response token that something stands before.
+    """
+
+    def __init__(self, network: Any, rows: Sequence[Rendered]) -> None:
+        self._network, self._rows = network, rows
+        self._parameters = [each for each in network.parameters() if each.requires_grad]
+        self._counted = np.array([int(row.mask[1:].sum()) for row in rows])
+        longest = max(len(row.ids) for row in rows)
+        self._passes = TrainingPasses(network, longest=longest, packs=False, mixed=False)
+
+    @property
+    def point(self) -> torch.Tensor:
+        """Where the parameters are, float32 (P,)."""
+        return torch.cat([each.detach().float().flatten() for each in self._parameters]).clone()
+
+    def losses(self, at: torch.Tensor, rows: Sequence[int] | None = None) -> NDArray[np.float64]:
+        """Return the mean loss per token of some rows, or of all, in nats, (n,)."""
+        asked = range(len(self._rows)) if rows is None else rows
+        found = np.zeros(len(asked))
+        with self._at(at), torch.no_grad():
+            for part, nll in self._over(asked):
+                places = [member.row for member in part]
+                found[places] = nll.double().cpu().numpy()[places]
+        return np.asarray(found / self._counted[list(asked)])
+
+    def gradient(self, at: torch.Tensor, rows: Sequence[int] | None = None) -> torch.Tensor:
+        """Return the gradient of the mean of these losses, (P,)."""
+        asked = range(len(self._rows)) if rows is None else rows
+        counted = torch.from_numpy(self._counted[list(asked)]).to(at.device)
+        for each in self._parameters:
+            each.grad = None
+        with self._at(at):
+            for _, nll in self._over(asked):
+                (nll / counted).sum().div(len(asked)).backward()  # type: ignore[no-untyped-call]
+        found = torch.cat([each.grad.float().flatten() for each in self._parameters if each.grad is not None])
+        for each in self._parameters:
+            each.grad = None
+        return found
+
+    def _over(self, asked: Sequence[int]) -> Iterator[tuple[list[Any], torch.Tensor]]:
+        members = batch_of([(position, self._rows[position]) for position in asked])
+        members.sort(key=lambda member: -len(member.example.ids))
+        for part in self._passes.pieces(members):
+            with self._passes.over(part, self._network, count=len(asked)) as (nll, _):
+                yield part, nll
+
+    @contextmanager
+    def _at(self, point: torch.Tensor) -> Iterator[None]:
+        """Move the parameters within a block."""
+        before, place = [each.detach().clone() for each in self._parameters], 0
+        with torch.no_grad():
+            for each in self._parameters:
+                each.copy_(point[place : place + each.numel()].view_as(each))
+                place += each.numel()
+        try:
+            with without_dropout(self._network):
+                yield
+        finally:
+            with torch.no_grad():
+                for each, was in zip(self._parameters, before, strict=True):
+                    each.copy_(was)
