@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from learnable.commands.select import select
+from learnable.commands.select import Selecting, select
 from learnable.runs.identity import file_digest
 from learnable.runs.price import peak_memory_bytes
 from learnable.runs.progress import say
@@ -176,8 +176,9 @@ def scoring(folder: Path, name: str) -> Callable[[], object]:
 def selecting(folder: Path, source: str, given: dict[str, Any]) -> Callable[[], object]:
     """Return a selection, from a folder of scores or from a table of losses."""
     losses: dict[str, Any] = {"before": "first", "after": "last"} if source.endswith(".parquet") else {}
-    output = str(folder / "selection")
-    return lambda: select(str(folder / source), output=output, **given, **losses)
+    losses |= {"budget": given["budget"], "output": str(folder / "selection")}
+    choosing = Selecting(**{name: value for name, value in given.items() if name != "budget"})
+    return lambda: select(str(folder / source), choosing=choosing, **losses)
 
 
 def steps(folder: Path, n: int) -> dict[str, Callable[[], Callable[[], object]]]:

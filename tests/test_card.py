@@ -13,6 +13,7 @@ from huggingface_hub import DatasetCard
 from finished_steps import finished_step
 from learnable.cli import app as cli
 from learnable.commands import load, select
+from learnable.commands.select import Selecting
 from learnable.commands.selection_card import CardFile, card
 from learnable.data import load_pool
 from learnable.testing import toy_examples, write_messages
@@ -191,7 +192,7 @@ def test_card_tells_rows_pins_and_bans(scored, rows, tmp_path):
     ids = scored(rows)
     (tmp_path / "mine.txt").write_text(ids[0])
     (tmp_path / "never.txt").write_text(ids[-1])
-    select("scores", budget="3", pin=["mine.txt"], ban=["never.txt"], output="out")
+    select("scores", budget="3", choosing=Selecting(pin=["mine.txt"], ban=["never.txt"]), output="out")
     text = written(tmp_path)
     assert "Chosen whatever their score, by: `mine.txt`" in text
     assert "Never chosen, by: `never.txt`" in text
@@ -209,12 +210,13 @@ def test_license_in_the_rows_is_carried_over(scored, tmp_path):
 
 def test_commands_of_the_card_are_understood_and_carry_the_options(scored, rows, tmp_path):
     scored(rows)
-    select("scores", budget="3", where="tokens < 800", per_source="equal", lowest=True, seed=7, output="out")
+    choosing = Selecting(where="tokens < 800", per_source="equal", lowest=True, seed=7)
+    select("scores", budget="3", choosing=choosing, output="out")
     lines = written(tmp_path).split("```sh\n")[1].split("\n```")[0].splitlines()
     bound = [
         cli.app.parse_args(shlex.split(line)[1:], exit_on_error=False, print_error=False)[1] for line in lines
     ]
-    chosen = bound[-1].arguments
+    chosen = bound[-1].arguments | vars(bound[-1].arguments["choosing"])
     assert [line.split()[1] for line in lines] == ["load", "score", "select"]
     assert {name: chosen[name] for name in ("budget", "where", "per_source", "lowest", "seed")} == {
         "budget": "3",

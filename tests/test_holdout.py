@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 
 from learnable import commands as verbs
+from learnable.commands.select import Selecting
 from learnable.data import HELD_OUT, hold_out, load_pool, read
 from learnable.errors import UsageError
 from learnable.settings import Reading
@@ -74,7 +75,9 @@ def test_held_out_rows_are_in_the_ledger_of_a_selection(tmp_path, tiny):
     scores = verbs.score(
         [loaded.path], model=str(tiny), store=str(tmp_path / "store"), output=str(tmp_path / "s")
     )
-    chosen = verbs.select(scores.path, by="loss", budget="5", output=str(tmp_path / "selection"))
+    chosen = verbs.select(
+        scores.path, choosing=Selecting(by="loss"), budget="5", output=str(tmp_path / "selection")
+    )
     dropped = [json.loads(line) for line in (chosen.folder / "dropped.jsonl").read_text().splitlines()]
     assert [line["reason"] for line in dropped].count(HELD_OUT) == 2
     assert len(dropped) == 15

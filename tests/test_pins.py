@@ -8,8 +8,9 @@ import pytest
 
 from learnable.cli.running import understood
 from learnable.commands import select
+from learnable.commands.select import Selecting
 from learnable.errors import DataError, SelectionError, StoreError
-from learnable.recipes.lobass import Choosing, lobass
+from learnable.recipes.lobass import lobass
 from learnable.recipes.run import Run
 from learnable.selectors import Random, Thresholds, choose
 from learnable.types import Budget
@@ -178,7 +179,9 @@ def losses(tmp_path, monkeypatch):
     )
 
     def run(**given):
-        return select("t.parquet", budget="2", before="before", after="after", output="out", **given)
+        return select(
+            "t.parquet", budget="2", before="before", after="after", output="out", choosing=Selecting(**given)
+        )
 
     return run
 
@@ -217,11 +220,11 @@ def test_selection_without_lists_is_the_step_that_it_was_before_there_were_lists
 def test_recipe_finds_a_missing_list_before_it_trains(tmp_path):
     missing = str(tmp_path / "missing.txt")
     with pytest.raises(DataError, match=r"missing\.txt"):
-        lobass(choosing=Choosing(ban=[missing]), run=Run(output=str(tmp_path / "runs")))
+        lobass(choosing=Selecting(ban=[missing]), run=Run(output=str(tmp_path / "runs")))
     assert not (tmp_path / "runs").exists()
 
 
 def test_recipe_takes_lists_of_pins_and_bans():
     words = ["lobass", "--pin", "a.txt", "--ban", "b.txt", "c.txt"]
-    chosen = understood(words)[1].arguments["choosing"].options
-    assert (chosen["pin"], chosen["ban"]) == (["a.txt"], ["b.txt", "c.txt"])
+    chosen = understood(words)[1].arguments["choosing"]
+    assert (list(chosen.pin), list(chosen.ban)) == (["a.txt"], ["b.txt", "c.txt"])

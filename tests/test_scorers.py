@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from learnable import commands as verbs
 from learnable import data
+from learnable.commands.select import Selecting
 from learnable.errors import SelectionError, UsageError
 from learnable.models import LanguageModel, Renderer
 from learnable.scorers import (
@@ -28,7 +29,6 @@ from learnable.scorers import (
     TopShareIFD,
     end_of_turn_share,
 )
-from learnable.selectors import Thresholds
 from learnable.settings import Loading, Reference
 from learnable.testing import toy_examples, write_messages
 from learnable.types import ModelRef
@@ -354,8 +354,9 @@ def scored(pool, tiny, tmp_path_factory):
     return score
 
 
-def chosen(outcome, tmp_path, **given):
-    done = verbs.select(outcome.path, output=str(tmp_path / "selection"), **given)
+def chosen(outcome, tmp_path, *, budget, **given):
+    how = Selecting(**given)
+    done = verbs.select(outcome.path, budget=budget, output=str(tmp_path / "selection"), choosing=how)
     kept = pl.read_parquet(done.folder / "kept.parquet")
     dropped = pl.read_parquet(done.folder / "dropped.parquet")
     return kept, dropped
@@ -379,14 +380,12 @@ def test_ifd_above_one_is_left_out_and_the_ledger_says_so(scored, tmp_path):
 
 def test_ifd_above_one_is_kept_when_asked_for(scored, tmp_path):
     outcome = scored("ifd", "length")
-    kept, _ = chosen(outcome, tmp_path, by="ifd", budget="100%", thresholds=Thresholds(max_score=INF))
+    kept, _ = chosen(outcome, tmp_path, by="ifd", budget="100%", max_score=INF)
     assert above_one(outcome) <= set(kept["id"])
 
 
 def test_a_lower_limit_of_the_user_holds_instead(scored, tmp_path):
-    _, dropped = chosen(
-        scored("ifd", "length"), tmp_path, by="ifd", thresholds=Thresholds(max_score=0.9), budget="1"
-    )
+    _, dropped = chosen(scored("ifd", "length"), tmp_path, by="ifd", max_score=0.9, budget="1")
     assert "ifd > 0.9" in dropped["reason"].to_list()
     assert "ifd > 1" not in dropped["reason"].to_list()
 

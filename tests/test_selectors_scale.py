@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from finished_steps import finished_step
 from learnable.commands.load import load
-from learnable.commands.select import select
+from learnable.commands.select import Selecting, select
 from learnable.data import load_pool, write_dropped
 from learnable.errors import DataError, SelectionError
 from learnable.selectors import Thresholds, TopK, choose
@@ -75,14 +75,16 @@ def test_token_walk_takes_what_one_step_after_the_other_takes(lengths, budget):
 
 @given(pools, st.integers(1, 40))
 def test_examples_are_those_of_a_plain_sort(rows, k):
-    selection = choose(of_rows(rows), by="s", budget=Budget(examples=min(k, len(rows))))
+    selection = choose(of_rows(rows), choosing=Selecting(by="s"), budget=Budget(examples=min(k, len(rows))))
     assert selection.kept["id"].to_list() == best_first(rows)[: min(k, len(rows))]
 
 
 @given(pools, st.integers(1, 40))
 def test_every_source_keeps_its_best(rows, k):
     budget = Budget(examples=min(k, len(rows)))
-    chosen = set(choose(of_rows(rows), by="s", budget=budget, per_source="equal").kept["id"])
+    chosen = set(
+        choose(of_rows(rows), choosing=Selecting(by="s"), budget=budget, per_source="equal").kept["id"]
+    )
     for source in "xyz":
         theirs = [name for name in best_first(rows) if rows[name][2] == source]
         count = len(chosen & set(theirs))
@@ -102,7 +104,7 @@ def test_tokens_are_those_of_a_plain_walk(rows, share):
         elif (passed_over := passed_over + 1) == PASS_OVER:
             break
     try:
-        found = choose(frame, by="s", budget=budget).kept["id"].to_list()
+        found = choose(frame, choosing=Selecting(by="s"), budget=budget).kept["id"].to_list()
     except SelectionError:
         found = []
     assert found == plain
@@ -113,7 +115,7 @@ def test_each_row_that_is_not_kept_has_its_reason(rows, per_source):
     assume(any(score < 1e6 for score, _, _ in rows.values()))
     selection = choose(
         of_rows(rows),
-        by="s",
+        choosing=Selecting(by="s"),
         budget=Budget(fraction=0.3),
         per_source=per_source,
         thresholds=Thresholds(max_score=1e6),
@@ -168,23 +170,33 @@ def table(n):
 )
 def test_columns_that_nothing_asks_for_are_not_read(given):
     frame = table(40)
-    selection, plain = choose(unreadable(frame), by="s", **given), choose(frame, by="s", **given)
+    selection, plain = (
+        choose(unreadable(frame), choosing=Selecting(by="s"), **given),
+        choose(frame, choosing=Selecting(by="s"), **given),
+    )
     assert (selection.kept.rows(), selection.dropped.rows()) == (plain.kept.rows(), plain.dropped.rows())
 
 
 def test_condition_may_ask_for_any_column():
     with pytest.raises(AssertionError, match="the messages were read"):
-        choose(unreadable(table(4)), by="s", budget=Budget(examples=1), where="messages <> ''")
+        choose(
+            unreadable(table(4)),
+            choosing=Selecting(by="s"),
+            budget=Budget(examples=1),
+            where="messages <> ''",
+        )
 
 
 def test_condition_on_columns_by_pattern_reads_them():
-    kept = choose(table(40), by="s", budget=Budget(examples=3), where="COLUMNS('^loss_b.*$') < 0.5").kept
+    kept = choose(
+        table(40), choosing=Selecting(by="s"), budget=Budget(examples=3), where="COLUMNS('^loss_b.*$') < 0.5"
+    ).kept
     assert (kept["gain"] < 0.25).all()
 
 
 def test_hint_names_the_columns_that_are_not_read_too():
     with pytest.raises(SelectionError) as caught:
-        choose(table(4), by="s", budget=Budget(examples=1), where="nothing > 1")
+        choose(table(4), choosing=Selecting(by="s"), budget=Budget(examples=1), where="nothing > 1")
     assert "loss_after" in caught.value.hint
 
 
@@ -290,14 +302,16 @@ def test_table_of_nothing_but_losses_gets_numbers_for_ids(tmp_path):
 def test_chosen_rows_of_a_table_are_in_the_order_picked(tmp_path):
     frame = table(30)
     frame.write_parquet(tmp_path / "my.parquet")
-    select(str(tmp_path / "my.parquet"), by="s", budget="3", output=str(tmp_path / "out"))
+    select(str(tmp_path / "my.parquet"), choosing=Selecting(by="s"), budget="3", output=str(tmp_path / "out"))
     chosen = pl.read_parquet(tmp_path / "out" / "selected.parquet")
     assert chosen["s"].to_list() == frame["s"].sort(descending=True).head(3).to_list()
 
 
 def test_nothing_dropped_is_an_empty_table(tmp_path):
     table(3).write_parquet(tmp_path / "my.parquet")
-    select(str(tmp_path / "my.parquet"), by="s", budget="100%", output=str(tmp_path / "out"))
+    select(
+        str(tmp_path / "my.parquet"), choosing=Selecting(by="s"), budget="100%", output=str(tmp_path / "out")
+    )
     dropped = pl.read_parquet(tmp_path / "out" / "dropped.parquet")
     assert (dropped.height, dropped.schema) == (0, {"id": pl.String, "reason": pl.String})
 
@@ -306,5 +320,5 @@ def test_value_that_is_no_number_far_down_a_table_is_an_error_that_names_the_fil
     lines = ["id,s,other", *(f"{i},0.5,1" for i in range(20_000)), "x,0.5,what?"]
     (tmp_path / "my.csv").write_text("\n".join(lines) + "\n")
     with pytest.raises(DataError, match=r"cannot read .*my\.csv"):
-        select(str(tmp_path / "my.csv"), by="s", budget="3", output=str(tmp_path / "out"))
+        select(str(tmp_path / "my.csv"), choosing=Selecting(by="s"), budget="3", output=str(tmp_path / "out"))
     assert not (tmp_path / "out" / "step.json").exists()

@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from learnable import commands as verbs
+from learnable.commands.select import Selecting
 from learnable.runs.identity import source_of
 from learnable.runs.records import read_outcome
 from learnable.runs.step import Finished, Step, run
@@ -197,7 +198,10 @@ def test_an_edited_selector_chooses_anew(score, written, tmp_path):
 
     def kept():
         chosen = verbs.select(
-            str(scored.folder), by="loss", budget="2", selector="mine:First", output=str(tmp_path / "chosen")
+            str(scored.folder),
+            choosing=Selecting(by="loss", selector="mine:First"),
+            budget="2",
+            output=str(tmp_path / "chosen"),
         )
         return chosen.ran, pl.read_parquet(chosen.folder / "kept.parquet")["id"].to_list()
 

@@ -16,8 +16,8 @@ from learnable.commands import load, report, score, select, show, train
 from learnable.commands.show import ExampleView, Shown
 from learnable.errors import ModelError, UsageError
 from learnable.models import LanguageModel, Renderer
-from learnable.objects import token_losses
-from learnable.objects.token_losses import TokenLosses
+from learnable.objects import passes
+from learnable.objects.passes import Passes
 from learnable.pages import examples_to_spell, view_of
 from learnable.pages.selection import render_selection as render
 from learnable.pages.tokens import Piece, TokenView, scale, step, token_view
@@ -240,7 +240,7 @@ def test_each_example_is_read_by_the_part_that_did_not_train_on_it(tiny, tmp_pat
         references = References(parts=parts, assignment=assignment)
         store = Store(tmp_path / f"store-{len(assigned)}{assigned}")
         ref = ModelRef(name=str(tiny), dtype="float32")
-        views = TokenLosses(ref, references, max_length=LONGEST, store=store).views(examples)
+        views = Passes(ref, references, max_length=LONGEST, store=store).views(examples)
         return [view.mean("after") for view in views]
 
     crossed, straight = after(1, 0), after(0, 1)
@@ -257,8 +257,11 @@ def test_a_reference_with_another_tokenizer_is_refused(tiny, tmp_path):
         parts=(Part(name=str(other), kind="model"),),
         assignment=pl.DataFrame(schema={"id": pl.String, "part": pl.Int64}),
     )
-    losses = TokenLosses(
-        ModelRef(name=str(tiny)), references, max_length=LONGEST, store=Store(tmp_path / "store")
+    losses = Passes(
+        ModelRef(name=str(tiny), dtype="float32"),
+        references,
+        max_length=LONGEST,
+        store=Store(tmp_path / "store"),
     )
     with pytest.raises(ModelError, match="another tokenizer"):
         losses.views(toy_examples(1))
@@ -267,8 +270,8 @@ def test_a_reference_with_another_tokenizer_is_refused(tiny, tmp_path):
 def test_what_a_scorer_measured_by_token_is_not_measured_again(run, tiny, tmp_path, monkeypatch):
     scored = {"model": str(tiny), "loading": FLOAT32, "store": str(tmp_path / "store")}
     score([str(run / "pool")], scorers=["top_share_ifd"], output=str(tmp_path / "ifd"), **scored)
-    monkeypatch.setattr(token_losses, "opened", None)
-    losses = TokenLosses(
+    monkeypatch.setattr(passes, "opened", None)
+    losses = Passes(
         ModelRef(name=str(tiny), dtype="float32"), None, max_length=LONGEST, store=Store(tmp_path / "store")
     )
     assert losses.views(toy_examples(ROWS))[3].mean("before") > 0
@@ -317,14 +320,14 @@ def test_the_figures_of_a_report_are_those_of_the_scores(run, tmp_path):
 
 def test_a_second_report_measures_nothing(run, tmp_path, monkeypatch):
     reported(run, tmp_path / "first")
-    monkeypatch.setattr(token_losses, "opened", None)
+    monkeypatch.setattr(passes, "opened", None)
     outcome, page = reported(run, tmp_path / "second", title="again")
     assert outcome.cost.tokens == 0
     assert len(tables_of(page)) == 4
 
 
 def test_a_report_can_do_without_tokens(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(token_losses, "opened", None)
+    monkeypatch.setattr(passes, "opened", None)
     _, page = reported(run, tmp_path / "page", tokens=0)
     assert "Which words" not in page.plain
 

@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from learnable.errors import LearnableError
+    from learnable.objects.choosing import select
     from learnable.objects.model import Model
+    from learnable.objects.reporting import report
     from learnable.objects.results import Picked, ReferenceModel, ScoreTable
     from learnable.objects.rows import Rows, read
-    from learnable.objects.work import report, score, select, train
+    from learnable.objects.scoring import score
+    from learnable.objects.training import train
     from learnable.runs.store import Store
     from learnable.settings import Loading, Reading, Reference
     from learnable.training.recording import RecordLosses
@@ -35,10 +38,10 @@ _HOMES = {
     "ScoreTable": "learnable.objects.results",
     "Store": "learnable.runs.store",
     "read": "learnable.objects.rows",
-    "report": "learnable.objects.work",
-    "score": "learnable.objects.work",
-    "select": "learnable.objects.work",
-    "train": "learnable.objects.work",
+    "report": "learnable.objects.reporting",
+    "score": "learnable.objects.scoring",
+    "select": "learnable.objects.choosing",
+    "train": "learnable.objects.training",
 }
 
 __all__ = [

@@ -13,7 +13,7 @@ from learnable import data as rows
 from learnable.commands.inputs import look_up, pinned
 from learnable.commands.options import Flat
 from learnable.errors import UsageError
-from learnable.objects.given import length_limit, reference_identity, reference_models
+from learnable.objects.given import compared_with, length_limit
 from learnable.runs.progress import say
 from learnable.settings import Loading, Reading
 from learnable.types import Example, ModelRef, Rendered
@@ -99,13 +99,12 @@ def doctor(
     look_up(reference, loading, reference=True)
     examples = _chosen(data, reading, n)
     machine, ref = machine_facts(ref), pinned(ref)
-    loading = replace(loading, dtype=ref.dtype)
     say(f"checking the chat template of {model} on {len(examples)} conversations")
     renderer = Renderer.of(ref)
     checks = [threads_check(), *template_checks(renderer, examples)]
     rendered = renderer.render(examples, max_length=longest, skip_refused=True)
     usable = [row for row in rendered if row.mask.any()]
-    checks += _loss_checks(ref, usable, reference, loading)
+    checks += _loss_checks(ref, usable, reference)
     return Diagnosis(model=model, machine=machine, rows=len(usable), checks=tuple(checks))
 
 
@@ -130,9 +129,7 @@ def _chosen(data: list[str] | None, reading: Reading, n: int | None) -> list[Exa
     return list(replace(pool, examples=pool.examples[order.gather(spread)]).iter_examples())
 
 
-def _loss_checks(
-    ref: ModelRef, rendered: Sequence[Rendered], reference: str | None, loading: Loading
-) -> "list[CheckResult]":
+def _loss_checks(ref: ModelRef, rendered: Sequence[Rendered], reference: str | None) -> "list[CheckResult]":
     """Return the checks that need the weights."""
     from learnable.diagnosis.checks import CheckResult, guarded
     from learnable.diagnosis.losses import dtype_check
@@ -141,7 +138,7 @@ def _loss_checks(
         found = f"not checked: {len(rendered)} rows have a response within the length limit, and 2 are needed"
         remedy = "see the lines above; give other rows, or a higher --max-length"
         return [CheckResult(name="losses", verdict="wrong", found=found, remedy=remedy)]
-    checks, nll, dtype = _checks_in_memory(ref, rendered, reference, loading)
+    checks, nll, dtype = _checks_in_memory(ref, rendered, reference)
     if nll is not None and dtype != "float32":
         say("loading it in float32")
         checks += guarded("dtype", dtype_check(ref, rendered, nll))
@@ -149,7 +146,7 @@ def _loss_checks(
 
 
 def _checks_in_memory(
-    ref: ModelRef, rendered: Sequence[Rendered], reference: str | None, loading: Loading
+    ref: ModelRef, rendered: Sequence[Rendered], reference: str | None
 ) -> "tuple[list[CheckResult], NDArray[np.float64] | None, str]":
     """Return the checks of a loaded model, its nll (n,) if there is one, and its dtype; then the model is gone."""
     from learnable.diagnosis.batch_budget import budget_check
@@ -171,7 +168,7 @@ def _checks_in_memory(
     nll = model.nll(rendered)
     if reference is not None:
         say(f"comparing with the reference {reference}")
-        checks += guarded("reference", _reference_checks(model, nll, rendered, reference, loading))
+        checks += guarded("reference", _reference_checks(model, nll, rendered, reference))
     return checks, nll, model.dtype
 
 
@@ -180,16 +177,14 @@ def _reference_checks(
     nll: NDArray[np.float64],
     rendered: Sequence[Rendered],
     reference: str,
-    loading: Loading,
 ) -> "Iterator[CheckResult]":
     from learnable.diagnosis.losses import adapter_check, whole_model_check
 
-    reference_identity(reference, loading, model.key)
-    parts = reference_models(reference, loading).parts
+    parts = compared_with(reference, model.ref).models.parts
     for number, part in enumerate(parts, start=1):
         name = f"reference, part {number} of {len(parts)}" if len(parts) > 1 else "reference"
         if part.kind == "adapter":
             yield adapter_check(model, rendered, Path(part.name), name)
         else:
-            whole = ModelRef(name=part.name, **asdict(replace(loading, revision=None)))
+            whole = replace(model.ref, name=part.name, revision=None)
             yield whole_model_check(whole, model.renderer.vocabulary, nll, rendered, name)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -64,7 +64,7 @@ def evaluate(
     part = None
     if not awaits:
         inputs["model"] = identify(ref)
-        part = _adapter(adapter, replace(loading, dtype=ref.dtype)) if adapter is not None else None
+        part = _adapter(adapter, ref) if adapter is not None else None
     if part is not None:
         inputs["adapter"] = part[1]
 
@@ -89,13 +89,13 @@ def evaluate(
     return run(step, output, dry_run=dry_run)
 
 
-def _adapter(name: str, loading: Loading) -> tuple[Path, str]:
+def _adapter(name: str, ref: ModelRef) -> tuple[Path, str]:
     """Return where an adapter is, and its identity.
 
     Raises:
         ModelError: If it is a whole model.
     """
-    folder, kind, key = given_part(name, loading)
+    folder, kind, key = given_part(name, ref)
     if kind != "adapter":
         raise ModelError(
             f"{name} is a whole model, not an adapter", hint=f"give it as the model: --model {name}"

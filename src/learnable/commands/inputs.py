@@ -2,18 +2,17 @@
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from learnable import data as rows
 from learnable.commands.load import load
 from learnable.errors import UsageError
 from learnable.objects.given import finished, is_step
+from learnable.objects.given import opened as opened
+from learnable.objects.given import pinned as pinned
+from learnable.objects.rows import Rows
 from learnable.runs.records import BEGUN, DONE, Outcome
 from learnable.settings import Loading, Reading
 from learnable.types import ModelRef, Pool
-
-if TYPE_CHECKING:
-    from learnable.models import LanguageModel
 
 
 def pool_of(
@@ -67,31 +66,9 @@ def look_up(name: str | None, loading: Loading, *, reference: bool = False) -> N
     source.look_up(ModelRef(name=name, **asdict(loading)), adapter=reference)
 
 
-def opened(ref: ModelRef, *, on: str | None) -> "LanguageModel":
-    """Return a model, its weights loaded here, or by the workers of a cluster in each pass.
-
-    Args:
-        ref: Which model.
-        on: None is here, ``ray[:ADDRESS]`` a Ray cluster.
-    """
-    if on is None:
-        from learnable.models import LanguageModel
-
-        return LanguageModel(ref)
-    from learnable.models.cluster import ClusterModel
-
-    return ClusterModel(ref, on=on)
-
-
-def pinned(ref: ModelRef, *, on: str | None = None) -> ModelRef:
-    """Return a model with the dtype that ``auto`` is where it runs: an identity tells dtypes apart."""
-    if on is None:
-        from learnable.models.dtype import resolved
-
-        return resolved(ref)
-    from learnable.models.cluster import dtype_of_workers
-
-    return replace(ref, dtype=dtype_of_workers(ref, on))
+def rows_of(pool: Pool, loaded: Outcome) -> Rows:
+    """Return a pool as the Python objects take it."""
+    return Rows(pool=pool, given={}, reading=Reading(on_error=loaded.facts["on_error"]))
 
 
 def most_bad(loaded: Outcome) -> float:

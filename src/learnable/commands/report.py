@@ -17,12 +17,11 @@ from learnable.errors import ModelError, StoreError, TrainError, UsageError
 from learnable.experiments import UNTUNED
 from learnable.mixing import MIXTURES
 from learnable.objects.given import finished
-from learnable.objects.token_losses import TokenLosses
-from learnable.objects.work import TOKEN_EXAMPLES
+from learnable.objects.passes import Passes
+from learnable.objects.reporting import TOKEN_EXAMPLES, selection_facts, some
 from learnable.pages import (
     Asked,
     ComparisonFacts,
-    CostRow,
     LessonFacts,
     Made,
     Question,
@@ -41,7 +40,7 @@ from learnable.runs.records import Outcome, read_outcome
 from learnable.runs.step import Finished, Step, run
 from learnable.runs.store import Store
 from learnable.settings import Loading
-from learnable.types import Example, ModelRef
+from learnable.types import ModelRef
 
 KINDS = {"select": "selection", "compare": "comparison", "teach": "lesson"}
 _NO_TOKENS = "No losses by token:"
@@ -95,9 +94,10 @@ def report(
 
         computed = 0
         if kind == "selection":
-            facts = gather(given, title=title, command=command)
+            scored = finished(given.links["scores"], "score") if "scores" in given.links else None
+            facts = gather(given, scored, title=title, command=command)
             facts, computed = with_tokens(
-                facts, given, parameters["tokens"], loading=loading, store=Store(Path(store))
+                facts, scored, parameters["tokens"], loading=loading, store=Store(Path(store))
             )
             page, warnings = render_selection(facts), selection_warnings(facts)
         elif kind == "lesson":
@@ -161,27 +161,28 @@ def _price_of_tokens(chosen: Outcome, number: int, loading: Loading) -> Price:
 
 
 def with_tokens(
-    facts: SelectionFacts, chosen: Outcome, number: int, *, loading: Loading, store: Store
+    facts: SelectionFacts, scored: Outcome | None, number: int, *, loading: Loading, store: Store
 ) -> tuple[SelectionFacts, int]:
     """Return the facts with the losses of the tokens of a few examples, and how many tokens were computed.
 
     Where the model, the reference or the texts are not to be found any more, the facts say so instead.
     """
+    missing, ids = "the losses were given, without a model", list[str]()
+    if scored is not None:
+        missing, ids = "no example has a score", examples_to_spell(view_of(facts), number)
     if number == 0:
         return facts, 0
-    if "scores" not in chosen.links:
-        return replace(facts, tokens_missing=f"{_NO_TOKENS} the losses were given, without a model."), 0
-    scored = finished(chosen.links["scores"], "score")
-    ids = examples_to_spell(view_of(facts), number)
-    if not ids:
-        return replace(facts, tokens_missing=f"{_NO_TOKENS} no example has a score."), 0
+    if scored is None or not ids:
+        return replace(facts, tokens_missing=f"{_NO_TOKENS} {missing}."), 0
     try:
-        losses, missing = _token_losses(scored, loading, store)
-        views = losses.views(_examples(scored, ids))
+        passes = _passes(scored, loading, store)
+        views = passes.views(some(rows.load_pool(scored.links["pool"]), ids))
     except (ModelError, StoreError, TrainError) as error:
         say(f"no losses by token in the report: {error.message}")
         return replace(facts, tokens_missing=f"{_NO_TOKENS} {error.message}."), 0
-    return replace(facts, tokens=views, tokens_missing=missing), losses.tokens
+    lost = "reference" in scored.inputs and "reference" not in scored.links
+    missing = "Without a loss after: it is not known where the reference lies that was given."
+    return replace(facts, tokens=views, tokens_missing=missing if lost else None), passes.tokens
 
 
 def _scored_with(scored: Outcome, loading: Loading) -> ModelRef:
@@ -193,8 +194,8 @@ def _scored_with(scored: Outcome, loading: Loading) -> ModelRef:
     return ModelRef(name=str(scored.facts["model"]), **asdict(loading))
 
 
-def _token_losses(scored: Outcome, loading: Loading, store: Store) -> tuple[TokenLosses, str | None]:
-    """Return what measures tokens as the scores were measured, and what it has to do without, in a sentence.
+def _passes(scored: Outcome, loading: Loading, store: Store) -> Passes:
+    """Return what measures tokens as the scores were measured.
 
     Raises:
         ModelError: If the model is not to be found, or is another one now.
@@ -204,40 +205,22 @@ def _token_losses(scored: Outcome, loading: Loading, store: Store) -> tuple[Toke
     from learnable.models.source import identify, is_here
     from learnable.training import read_reference
 
-    ref = _scored_with(scored, loading)
-    name = ref.name
+    ref, references = _scored_with(scored, loading), None
     if not is_here(ref):
-        raise ModelError(f"the model {name} is not on this machine any more")
+        raise ModelError(f"the model {ref.name} is not on this machine any more")
     if identify(ref) != scored.inputs["base"]:
-        raise ModelError(f"the model {name} is not the one that was scored with")
-    references, missing = None, None
+        raise ModelError(f"the model {ref.name} is not the one that was scored with")
     if "reference" in scored.links:
         references = read_reference(finished(scored.links["reference"], "train").folder)
-    elif "reference" in scored.inputs:
-        missing = "Without a loss after: it is not known where the reference lies that was given."
-    return TokenLosses(ref, references, max_length=int(scored.facts["max_length"]), store=store), missing
+    return Passes(ref, references, max_length=int(scored.facts["max_length"]), store=store)
 
 
-def _examples(scored: Outcome, ids: list[str]) -> list[Example]:
-    """Return the examples with these ids, in their order."""
-    pool = rows.load_pool(scored.links["pool"])
-    few = replace(pool, examples=pool.examples.filter(pl.col("id").is_in(ids)))
-    known = {example.id: example for example in few.iter_examples()}
-    return [known[id] for id in ids]
-
-
-def gather(chosen: Outcome, *, title: str, command: str) -> SelectionFacts:
+def gather(chosen: Outcome, scored: Outcome | None, *, title: str, command: str) -> SelectionFacts:
     """Collect what a report says from the folders that led to a selection."""
-    scored = finished(chosen.links["scores"], "score") if "scores" in chosen.links else None
-    scores = pl.read_parquet((scored or chosen).folder / "scores.parquet")
-    steps, reference = [chosen], {"kind": "columns"}
-    pool, files, model, scorers = None, [], "not known: the losses were given", [str(chosen.facts["by"])]
+    steps, pool, reference = [chosen], None, {"kind": "columns"}
     if scored:
-        pool = rows.load_pool(scored.links["pool"])
-        files = rows.names_of(pool.files)
-        model, scorers = f"{scored.facts['model']} ({scored.facts['dtype']})", list(scored.facts["scorers"])
-        steps.insert(0, scored)
-        reference = {"kind": "given"}
+        pool, reference = rows.load_pool(scored.links["pool"]), {"kind": "given"}
+        steps = [finished(scored.links["pool"], "load"), scored, chosen]
         if "reference" in scored.links:
             try:
                 trained = finished(scored.links["reference"], "train")
@@ -245,26 +228,18 @@ def gather(chosen: Outcome, *, title: str, command: str) -> SelectionFacts:
                 reference = {"kind": "its folder is not there any more, and its cost is not known"}
             else:
                 reference = dict(trained.facts)
-                steps.insert(0, trained)
-        steps.insert(0, finished(scored.links["pool"], "load"))
-    return SelectionFacts(
+                steps.insert(1, trained)
+    return selection_facts(
         title=title,
         command=command,
-        model=model,
-        reference=reference,
-        by=str(chosen.facts["by"]),
-        higher_is_better=not chosen.facts["lowest"],
-        budget=str(chosen.facts["budget"]),
-        examples=rows.readable(pool.examples) if pool else None,
-        rows=pool.rows if pool else None,
-        files=files,
-        scores=scores,
-        scorers=scorers,
+        scored=scored.facts if scored else {},
+        chosen=chosen.facts,
+        pool=pool,
+        scores=pl.read_parquet((scored or chosen).folder / "scores.parquet"),
         kept=pl.read_parquet(chosen.folder / "kept.parquet"),
         dropped=pl.read_parquet(chosen.folder / "dropped.parquet"),
-        steps=[CostRow(name=step.verb, **asdict(step.cost)) for step in steps],
-        shortfall=chosen.facts["shortfall"],
-        left_out=scored.facts.get("left out") if scored else None,
+        reference=reference,
+        costs={step.verb: step.cost for step in steps},
     )
 
 

@@ -1,9 +1,8 @@
 """``learnable select``: scores in, chosen rows out."""
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,16 +16,15 @@ from learnable.commands.selection_card import CARD, selection_card
 from learnable.data.exports import Trainer, write_export
 from learnable.errors import DataError, UsageError, did_you_mean
 from learnable.explorer import read_ids
-from learnable.objects.choosing import ruled, selection_facts
+from learnable.objects.choosing import Choosing, chosen
 from learnable.objects.given import finished
 from learnable.objects.scoring import rules_of
 from learnable.runs.files import replacing, write_frame
 from learnable.runs.identity import file_digest, fingerprint, source_of
-from learnable.runs.progress import say
 from learnable.runs.records import Outcome
 from learnable.runs.step import Finished, Step, run
 from learnable.scorers import SCORERS
-from learnable.selectors import SELECTORS, PerSource, Thresholds, choose
+from learnable.selectors import SELECTORS
 from learnable.spec import build
 from learnable.types import Budget, ModelRef, Selection
 
@@ -39,26 +37,32 @@ ROWS = 1 << 18
 """Rows of a table that are written at a time."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Selecting(Choosing):
+    """How to choose by the scores, and what is written beside the rows; see ``Choosing`` for the other fields.
+
+    Args:
+        pin: Files of ids to choose first, whatever their score and the conditions; they count against the budget.
+            A .txt with an id per line, or a download of `learnable explore` (a table with a column id).
+        ban: Files of ids never to choose.
+        export: Also write the conversations and a configuration for a trainer: trl, llamafactory or axolotl.
+        license: License of the rows, such as apache-2.0, for the card of the selection; what the rows say in a column
+            `license` when not given.
+    """
+
+    pin: Annotated[Sequence[str], Several] = ()
+    ban: Annotated[Sequence[str], Several] = ()
+    export: Trainer | None = None
+    license: str | None = None
+
+
 def select(
     scores: str,
     *,
     budget: str = "6%",
-    by: str = "learnability",
-    selector: str = "top_k",
-    per_source: PerSource = "none",
-    per_cluster: PerSource = "none",
-    clusters: int = 100,
-    max_similarity: float | None = None,
-    where: str | None = None,
-    thresholds: Annotated[Thresholds, Flat] = Thresholds(),
-    lowest: bool = False,
+    choosing: Annotated[Selecting, Flat] = Selecting(),
     before: str | None = None,
     after: str | None = None,
-    seed: int = 0,
-    pin: Annotated[list[str] | None, Several] = None,
-    ban: Annotated[list[str] | None, Several] = None,
-    export: Trainer | None = None,
-    license: str | None = None,
     dry_run: bool = False,
     output: Output = "selection",
 ) -> Outcome:
@@ -68,25 +72,9 @@ def select(
         scores: Folder that `learnable score` wrote, or a table of losses (.parquet, .csv, .jsonl) computed elsewhere.
         budget: 6% (of the examples), 500 (examples), or 50000tokens (prompt and response); also as --budget.fraction,
             --budget.examples or --budget.tokens.
-        by: Score to choose by.
-        selector: Method (see `learnable list`).
-        per_source: Share of each source: none (all compete), equal, or proportional to its size.
-        per_cluster: The same for clusters of similar examples; needs vectors (`learnable score --vectors model`).
-        clusters: How many clusters.
-        max_similarity: Drop near-duplicates first: what is more alike than this (cosine, such as 0.95) to an example
-            with a better score; needs vectors.
-        where: Condition in SQL over the score columns, such as "loss_before > 0.5 AND tokens < 800".
-        thresholds: The three conditions of the first LoBaSS paper.
-        lowest: Choose the lowest scores.
+        choosing: How to choose.
         before: For a table of losses: column with the loss before fine-tuning.
         after: For a table of losses: column with the loss after fine-tuning.
-        seed: For methods that draw.
-        pin: Files of ids to choose first, whatever their score and the conditions above; they count against the budget.
-            A .txt with an id per line, or a download of `learnable explore` (a table with a column id).
-        ban: Files of ids never to choose.
-        export: Also write the conversations and a configuration for a trainer: trl, llamafactory or axolotl.
-        license: License of the rows, such as apache-2.0, for the card of the selection; what the rows say in a column
-            `license` when not given.
         dry_run: Say what would run, and run nothing.
         output: Folder to write.
     """
@@ -94,92 +82,76 @@ def select(
     if dry_run and not is_made(scores):
         return Outcome.planned("select", Path(output), [f"no pass: after {scores}"])
     scored = finished(scores, "score") if Path(scores).is_dir() else None
-    _check_fits(scores, losses=bool(before or after), export=export, license=license)
+    _check_fits(scores, choosing, losses=bool(before or after))
     table = scored.folder / "scores.parquet" if scored else Path(scores)
     frame = pl.scan_parquet(table) if scored else _table(table, before, after)
-    how: dict[str, Any] = {"per_source": per_source, "per_cluster": per_cluster, "clusters": clusters}
-    how |= {"max_similarity": max_similarity, "where": where, "seed": seed}
-    method, pins, bans = build("selector", selector, SELECTORS), _listed(pin), _listed(ban)
-    parameters = {"budget": str(asked), "by": by, "lowest": lowest, "before": before, "after": after}
-    parameters |= {"selector": f"{selector} {fingerprint(method)}", **how, **asdict(thresholds)}
-    parameters |= _later(export=export, license=license, pin=pins, ban=bans)
+    method = build("selector", choosing.selector, SELECTORS)
+    lists = {"pin": _listed(choosing.pin), "ban": _listed(choosing.ban)}
     scorers = {} if scored else {name: known() for name, known in SCORERS.items()}
-    known_rules = scored.facts if scored else rules_of(scorers)
-    rules = ruled(known_rules, by, lowest=lowest, thresholds=thresholds)
-    how |= {"selector": method, "pins": pins, "bans": bans}
-    how |= {"lowest": rules.lowest, "thresholds": rules.thresholds}
-    alike = per_cluster != "none" or max_similarity is not None or getattr(method, "needs_vectors", False)
 
     def work(folder: Path) -> Finished:
-        if rules.note:
-            say(rules.note)
-        vectors = vectors_of(scored.folder) if scored and alike else None
         with _table_kept(frame, table, None if scored else folder) as known:
-            selection = choose(known, by=by, budget=asked, vectors=vectors, **how)
-            facts = selection_facts(known, selection.kept, asked, by)
-            _write_ledgers(selection, folder)
-            paths = [] if scored else [_rows_written(known, selection.kept, folder)]
-        facts |= {"selector": selector, "lowest": rules.lowest, **_named_ids(selection, pins, bans)}
+            choice = chosen(
+                known,
+                choosing,
+                budget=asked,
+                method=method,
+                rules=scored.facts if scored else rules_of(scorers),
+                vectors=lambda: vectors_of(scored.folder) if scored else None,
+                pins=lists["pin"],
+                bans=lists["ban"],
+            )
+            kept, facts = choice.selection.kept, choice.facts
+            write_frame(kept, folder / "kept.parquet")
+            with replacing(folder / "dropped.parquet") as part:
+                _write(choice.selection.dropped.lazy(), part)
+            if not scored:
+                write_frame(_rows_of(known, kept), folder / "selected.parquet")
+        facts |= {"pinned": int(kept["pinned"].sum())} if lists["pin"] else {}
+        facts |= {"banned": len(_distinct(lists["ban"]))} if lists["ban"] else {}
+        paths = [folder / "selected.parquet"]
         if scored:
-            given = {"budget": budget, "selector": selector, "pin": list(pins), "ban": list(bans)}
-            options = _options(parameters | asdict(rules.thresholds) | given)
-            paths = _write_chosen(scored, selection, folder, facts=facts, options=options, license=license)
-            facts |= {"exported": _export(scored, selection, folder, export)} if export else {}
-        facts["written"] = [str(path.relative_to(folder)) for path in paths]
-        return Finished(facts=facts)
+            given = (
+                asdict(choosing) | asdict(choice.thresholds) | {name: tuple(lists[name]) for name in lists}
+            )
+            options = {"budget": budget, **_unusual(given)}
+            paths = _write_chosen(scored, choice.selection, folder, facts, options, choosing.license)
+            if choosing.export:
+                facts["exported"] = _export(scored, choice.selection, folder, choosing.export)
+        return Finished(facts=facts | {"written": [str(path.relative_to(folder)) for path in paths]})
 
+    parameters = asdict(choosing) | {"budget": str(asked), "before": before, "after": after}
+    parameters["selector"] += f" {fingerprint(method)}"
+    # These came later: selections without them are what they were. Of lists, the ids count, not where they lie.
+    parameters |= {name: fingerprint(_distinct(ids)) if ids else None for name, ids in lists.items()}
+    absent = {name for name in ("export", "license", *lists) if parameters[name] is None}
     step = Step(
         verb="select",
-        parameters=parameters,
+        parameters={name: value for name, value in parameters.items() if name not in absent},
         inputs={"scores": scored.identity if scored else file_digest(Path(scores))},
-        sources={name: source_of(each) for name, each in ({selector: method} | scorers).items()},
+        sources={name: source_of(each) for name, each in ({choosing.selector: method} | scorers).items()},
         links={"scores": scored.folder} if scored else {},
         work=work,
     )
     return run(step, output, dry_run=dry_run)
 
 
-def _later(**options: Any) -> dict[str, Any]:
-    """Return the options that came later where they are given: selections without them are what they were.
-
-    Of lists, the ids count, not where they lie.
-    """
-    return {
-        name: _digest(value) if isinstance(value, dict) else value
-        for name, value in options.items()
-        if value is not None and value != {}
-    }
-
-
 @contextmanager
 def _table_kept(frame: pl.LazyFrame, table: Path, folder: Path | None) -> Iterator[pl.LazyFrame]:
     """Give the scores, those of a table of losses from where they are written: they are there when the block has ended."""
-    with _reading(table), ExitStack() as stack:
-        if folder is not None:
-            part = stack.enter_context(replacing(folder / "scores.parquet"))
+    with _reading(table):
+        if folder is None:
+            yield frame
+            return
+        with replacing(folder / "scores.parquet") as part:
             _write(frame, part)
-            frame = pl.scan_parquet(part)
-        yield frame
-
-
-def _write_ledgers(selection: Selection, folder: Path) -> None:
-    write_frame(selection.kept, folder / "kept.parquet")
-    with replacing(folder / "dropped.parquet") as part:
-        _write(selection.dropped.lazy(), part)
-
-
-def _rows_written(known: pl.LazyFrame, kept: pl.DataFrame, folder: Path) -> Path:
-    """Write the chosen rows of a table of losses."""
-    path = folder / "selected.parquet"
-    write_frame(_rows_of(known, kept), path)
-    return path
+            yield pl.scan_parquet(part)
 
 
 def _write_chosen(
     scored: Outcome,
     selection: Selection,
     folder: Path,
-    *,
     facts: Mapping[str, Any],
     options: Mapping[str, Any],
     license: str | None,
@@ -195,24 +167,24 @@ def _write_chosen(
     return paths
 
 
-def _check_fits(scores: str, *, losses: bool, export: Trainer | None, license: str | None) -> None:
+def _check_fits(scores: str, choosing: Selecting, *, losses: bool) -> None:
     """Refuse options that say nothing about what is chosen from."""
     if Path(scores).is_dir():
         if losses:
             raise UsageError(f"{scores} holds scores already: --before and --after are for a table of losses")
-    elif export:
+    elif choosing.export:
         raise UsageError(
             "--export writes conversations, and a table of losses has none",
             hint="choose from the output of `learnable score`, or join kept.parquet with your rows by id",
         )
-    elif license:
+    elif choosing.license:
         raise UsageError("--license is for the card of chosen rows, and a table of losses has none of them")
 
 
-def _listed(paths: Sequence[str] | None) -> dict[str, list[str]]:
+def _listed(paths: Sequence[str]) -> dict[str, list[str]]:
     """Return the ids in files by the names of the files; of files with the same name, together."""
     listed: dict[str, list[str]] = {}
-    for path in paths or ():
+    for path in paths:
         listed.setdefault(Path(path).name, []).extend(read_ids(path))
     return listed
 
@@ -221,24 +193,14 @@ def _distinct(listed: Mapping[str, Sequence[str]]) -> list[str]:
     return sorted({id for ids in listed.values() for id in ids})
 
 
-def _named_ids(
-    selection: Selection, pins: Mapping[str, Sequence[str]], bans: Mapping[str, Sequence[str]]
-) -> dict[str, int]:
-    """Return how many ids of lists were chosen and how many kept out, where there are such lists."""
-    pinned = {"pinned": int(selection.kept["pinned"].sum())} if pins else {}
-    return pinned | ({"banned": len(_distinct(bans))} if bans else {})
-
-
-def _digest(listed: Mapping[str, Sequence[str]]) -> str:
-    return fingerprint(_distinct(listed))
-
-
-def _options(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the budget, and the options that are not what they are by default, by the names of their flags."""
-    usual = {name: option.default for name, option in inspect.signature(select).parameters.items()}
-    usual |= asdict(Thresholds()) | {"budget": None, "pin": [], "ban": []}
-    given = {name: value for name, value in parameters.items() if value != usual[name]}
-    return {name.replace("_", "-"): value for name, value in given.items()}
+def _unusual(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that are not what they are by default, by the names of their flags."""
+    usual = asdict(Selecting())
+    return {
+        name.replace("_", "-"): list(value) if isinstance(value, tuple) else value
+        for name, value in given.items()
+        if value != usual[name]
+    }
 
 
 def _export(scored: Outcome, selection: Selection, folder: Path, trainer: Trainer) -> list[str]:
@@ -250,18 +212,18 @@ def _export(scored: Outcome, selection: Selection, folder: Path, trainer: Traine
         trainer=trainer,
         model=_loadable(name),
         max_length=max_length,
-        chat_template=_chosen_template(name, scored.facts.get("chat template")),
+        chat_template=_template(name, scored.facts.get("chat template")),
     )
     return [str(path.relative_to(folder)) for path in paths]
 
 
-def _chosen_template(name: str, chosen: str | None) -> str | None:
-    """Return the text of the chat template that was chosen instead of the model's own."""
-    if chosen is None:
+def _template(name: str, given: str | None) -> str | None:
+    """Return the text of the chat template that was given instead of the model's own."""
+    if given is None:
         return None
     from learnable.models.loading import load_tokenizer
 
-    template = load_tokenizer(ModelRef(name=name, chat_template=chosen)).chat_template
+    template = load_tokenizer(ModelRef(name=name, chat_template=given)).chat_template
     return str(template["default"] if isinstance(template, Mapping) else template)
 
 
@@ -275,8 +237,8 @@ def _loadable(name: str) -> str:
 
 def _rows_of(table: pl.LazyFrame, kept: pl.DataFrame) -> pl.DataFrame:
     """Return the chosen rows of a table in the order picked; the others are passed over as they are read."""
-    chosen = table.join(kept.lazy(), on="id", how="semi").collect()
-    return kept.select("id").join(chosen, on="id", how="left", maintain_order="left")
+    ours = table.join(kept.lazy(), on="id", how="semi").collect()
+    return kept.select("id").join(ours, on="id", how="left", maintain_order="left")
 
 
 def _table(path: Path, before: str | None, after: str | None) -> pl.LazyFrame:
@@ -294,7 +256,8 @@ def _table(path: Path, before: str | None, after: str | None) -> pl.LazyFrame:
     table = TABLES[path.suffix](path)
     with _reading(path):
         schema = table.collect_schema()
-        made = {name: _losses(path, schema, column) for name, column in _given(before, after).items()}
+        named = {"loss_before": before, "loss_after": after}
+        made = {name: _losses(path, schema, column) for name, column in named.items() if column is not None}
         made |= {
             "id": pl.col("id").cast(pl.String)
             if "id" in schema
@@ -314,11 +277,6 @@ def _table(path: Path, before: str | None, after: str | None) -> pl.LazyFrame:
     ours = frame.select(*made).with_columns(scores)
     rest = table.drop(ours.columns, strict=False)
     return pl.concat([rest, ours.lazy()], how="horizontal").select(*dict.fromkeys([*schema, *ours.columns]))
-
-
-def _given(before: str | None, after: str | None) -> dict[str, str]:
-    named = {"loss_before": before, "loss_after": after}
-    return {name: column for name, column in named.items() if column is not None}
 
 
 def _losses(path: Path, schema: pl.Schema, column: str) -> pl.Expr:

@@ -20,8 +20,8 @@ from learnable import data as rows
 from learnable.commands.inputs import look_up, pinned
 from learnable.commands.options import Flat
 from learnable.errors import DataError, UsageError
-from learnable.objects.given import length_limit, reference_identity, reference_models, say_left_out
-from learnable.objects.token_losses import TokenLosses
+from learnable.objects.given import compared_with, length_limit, say_left_out
+from learnable.objects.passes import Passes
 from learnable.pages.tokens import By, Kind, Piece, TokenView, runs, scale, step
 from learnable.runs.store import Store
 from learnable.settings import Loading, Reading
@@ -158,9 +158,11 @@ def show(
     wanted = _wanted(data, reading, id=id, n=n)
     measured = losses or reference is not None
     if measured:
-        losing = _token_losses(ref, reference, loading, longest, Store(Path(store)))
-        whole = losing.renderer.render(wanted, max_length=sys.maxsize)
-        pieces = [view.pieces for view in losing.views(wanted)]
+        ref = pinned(ref)
+        references = None if reference is None else compared_with(reference, ref).models
+        passes = Passes(ref, references, max_length=longest, store=Store(Path(store)))
+        whole = passes.renderer.render(wanted, max_length=sys.maxsize)
+        pieces = [view.pieces for view in passes.views(wanted)]
     else:
         from learnable.models import Renderer
 
@@ -190,19 +192,6 @@ def _wanted(data: list[str], reading: Reading, *, id: str | None, n: int) -> lis
             hint="ids stand in scores.parquet and dropped.jsonl",
         )
     return wanted
-
-
-def _token_losses(
-    ref: ModelRef, reference: str | None, loading: Loading, max_length: int, store: Store
-) -> TokenLosses:
-    from learnable.models.source import identify
-
-    references, ref = None, pinned(ref)
-    if reference is not None:
-        loading = replace(loading, dtype=ref.dtype)
-        reference_identity(reference, loading, identify(ref))  # says so where it belongs to another base
-        references = reference_models(reference, loading)
-    return TokenLosses(ref, references, max_length=max_length, store=store)
 
 
 def _view(example: Example, whole: Rendered, pieces: tuple[Piece, ...], *, max_length: int) -> ExampleView:

@@ -2,21 +2,20 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, replace
-from functools import partial
+from dataclasses import asdict
 from typing import Annotated
 
-from learnable.commands.inputs import look_up, most_bad, pinned, pool_of, to_fetch
+from learnable.commands.inputs import look_up, pool_of, rows_of, to_fetch
 from learnable.commands.options import Flat, Output, Several
 from learnable.commands.prices import Pricing
 from learnable.errors import UsageError
 from learnable.experiments import Init
 from learnable.objects.given import given_part, length_limit
+from learnable.objects.model import Model
 from learnable.objects.training import ReferenceTraining
 from learnable.runs.records import Outcome
-from learnable.runs.step import Step, run
+from learnable.runs.step import run
 from learnable.settings import Loading, NewToken, NewTokens, Reading, Reference
-from learnable.types import ModelRef
 
 
 def train(
@@ -52,39 +51,33 @@ def train(
         output: Folder to write.
     """
     _join_launcher()
-    ref = ModelRef(name=model, **asdict(loading))
-    longest = length_limit(ref, max_length)
+    base = Model(model, **asdict(loading))
+    longest = length_limit(base.named, max_length)
     new = _new_tokens(tokens, init, reference)
     look_up(reference.model, loading, reference=True)
     pool, loaded = pool_of(data, reading, output, dry_run=dry_run)
-    from learnable.models.source import identify
-
-    awaits = to_fetch(ref) if dry_run else []
-    ref = ref if awaits else pinned(ref)
-    loading = replace(loading, dtype=ref.dtype)
-    given = None if reference.model is None or awaits else given_part(reference.model, loading)
-    inputs = {"pool": loaded.identity, "base": "" if awaits else identify(ref)}
+    awaits = to_fetch(base.named) if dry_run else []
+    ref = base.named if awaits else base.ref
+    inputs = {"pool": loaded.identity, "base": "" if awaits else base.key}
+    given = None if reference.model is None or awaits else given_part(reference.model, ref)
     if given is not None:
         inputs["given"] = given[2]
     training = ReferenceTraining(
         name=model,
         ref=ref,
-        pool=pool,
+        rows=rows_of(pool, loaded),
         reference=reference,
         new=new,
         given=given,
         longest=longest,
         processes=processes,
     )
-    step = Step(
-        verb="train",
-        parameters=training.parameters,
-        inputs=inputs,
+    pricing = Pricing(ref=ref, longest=longest, here=not awaits)
+    step = training.step(
+        inputs,
         links={"pool": loaded.folder},
-        says=[training.words],
         awaits=awaits,
-        plan=lambda: Pricing(ref=ref, longest=longest, here=not awaits).reference(pool, reference),
-        work=partial(training.work, most_refused=most_bad(loaded)),
+        plan=lambda: pricing.reference(pool, reference),
     )
     return run(step, output, dry_run=dry_run)
 

@@ -1,62 +1,200 @@
-"""What a selection takes over from its scorers, and its figures."""
+"""Scores in, a selection out: what is taken over from the scorers, and the figures of what was chosen."""
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
-from learnable.selectors import Thresholds, count_asked
-from learnable.types import Budget
-
-
-class Rules(NamedTuple):
-    """What a scorer and its paper make of a choice: whether the lowest scores are chosen, thresholds, and a note on these."""
-
-    lowest: bool
-    thresholds: Thresholds
-    note: str | None
+from learnable.errors import UsageError
+from learnable.objects.results import Picked, ScoreTable
+from learnable.objects.training import checked_settings
+from learnable.runs.progress import say
+from learnable.selectors import SELECTORS, PerSource, Thresholds, choose, count_asked
+from learnable.spec import build
+from learnable.types import Budget, Selection, Selector
 
 
-def ruled(scorers: Mapping[str, Any], by: str, *, lowest: bool, thresholds: Thresholds) -> Rules:
-    """Return what to choose by a score, as its scorer and its paper have it.
+@dataclass(frozen=True, kw_only=True)
+class Choosing(Thresholds):
+    """How to choose by the scores.
 
     Args:
-        scorers: See ``scoring.rules_of``.
-        by: The score.
-        lowest: Whether the other end than the scorer's own is asked for.
-        thresholds: As given; a highest score that is given goes before the paper's.
+        by: Score to choose by.
+        selector: Method (see `learnable list selectors`).
+        per_source: Share of each source: none (all compete), equal, or proportional to its size.
+        per_cluster: The same for clusters of similar examples; needs vectors (`learnable score --vectors model`).
+        clusters: How many clusters.
+        max_similarity: Drop near-duplicates first: what is more alike than this (cosine, such as 0.95) to an example
+            with a better score; needs vectors.
+        where: Condition in SQL over the score columns, such as "loss_before > 0.5 AND tokens < 800".
+        lowest: Choose the lowest scores.
+        seed: For methods that draw.
     """
-    lowest = lowest != (by in scorers["lowest first"])
-    limit = scorers.get("max score", {}).get(by)
-    if limit is None or thresholds.max_score is not None:
-        return Rules(lowest, thresholds, None)
-    note = f"{by} above {limit:g} is left out, as in its paper; --max-score inf keeps it"
-    return Rules(lowest, replace(thresholds, max_score=limit), note)
+
+    by: str = "learnability"
+    selector: str = "top_k"
+    per_source: PerSource = "none"
+    per_cluster: PerSource = "none"
+    clusters: int = 100
+    max_similarity: float | None = None
+    where: str | None = None
+    lowest: bool = False
+    seed: int = 0
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """The conditions alone."""
+        return Thresholds(**{each.name: getattr(self, each.name) for each in fields(Thresholds)})
 
 
-def selection_facts(scores: pl.LazyFrame, kept: pl.DataFrame, budget: Budget, by: str) -> dict[str, Any]:
-    """Return figures of a selection to show: what was asked for, what there is of it, and what is lacking and why."""
+class Choice(NamedTuple):
+    """What was chosen: the ``selection``, figures to show, and the ``thresholds`` that held, the scorer's own included."""
+
+    selection: Selection
+    facts: dict[str, Any]
+    thresholds: Thresholds
+
+
+def chosen(
+    scores: pl.DataFrame | pl.LazyFrame,
+    choosing: Choosing,
+    *,
+    budget: Budget,
+    method: Selector,
+    rules: Mapping[str, Any],
+    vectors: Callable[[], NDArray[np.float32] | None],
+    pins: Mapping[str, Sequence[str]] | None = None,
+    bans: Mapping[str, Sequence[str]] | None = None,
+) -> Choice:
+    """Choose by a score as its scorer and its paper have it.
+
+    Args:
+        scores: See ``choose``.
+        choosing: How.
+        budget: How much.
+        method: The selector itself.
+        rules: See ``scoring.rules_of``; a highest score that is given goes before the paper's.
+        vectors: Returns those of the examples, where they are looked at.
+        pins: Ids to choose first, by the name of a list.
+        bans: Ids never to choose, likewise.
+
+    Raises:
+        SelectionError: If the scores cannot satisfy the budget or the conditions.
+    """
+    by, thresholds = choosing.by, choosing.thresholds
+    lowest = choosing.lowest != (by in rules["lowest first"])
+    limit = rules.get("max score", {}).get(by)
+    if limit is not None and thresholds.max_score is None:
+        say(f"{by} above {limit:g} is left out, as in its paper; --max-score inf keeps it")
+        thresholds = replace(thresholds, max_score=limit)
+    alike = choosing.per_cluster != "none" or choosing.max_similarity is not None
+    selection = choose(
+        scores,
+        by=by,
+        budget=budget,
+        selector=method,
+        lowest=lowest,
+        per_source=choosing.per_source,
+        per_cluster=choosing.per_cluster,
+        clusters=choosing.clusters,
+        vectors=vectors() if alike or getattr(method, "needs_vectors", False) else None,
+        max_similarity=choosing.max_similarity,
+        where=choosing.where,
+        thresholds=thresholds,
+        seed=choosing.seed,
+        pins=pins,
+        bans=bans,
+    )
+    facts = _facts(scores.lazy(), selection.kept, budget, by)
+    return Choice(selection, facts | {"selector": choosing.selector, "lowest": lowest}, thresholds)
+
+
+def select(
+    scores: ScoreTable,
+    budget: float | str | Budget = "6%",
+    *,
+    by: str | None = None,
+    selector: str | Selector = "top_k",
+    pin: Sequence[str] = (),
+    ban: Sequence[str] = (),
+    **choosing: Any,
+) -> Picked:
+    """Choose examples within a budget.
+
+    Args:
+        scores: What ``score`` gave.
+        budget: 0.06 or "6%" (of the examples), 500 (examples) or "50000tokens"; or a ``Budget``.
+        by: Score to choose by; ``learnability`` where it is there, else the first score, when not given.
+        selector: Name of a method, or one of your own.
+        pin: Ids to choose first; they count against the budget.
+        ban: Ids never to choose.
+        choosing: Fields of ``Choosing``, as the options of `learnable select`: ``per_source`` and ``per_cluster``
+            (``none``, ``equal`` or ``proportional``), ``clusters``, ``max_similarity``, ``where``, ``lowest``, ``seed``,
+            ``min_loss_before``, ``max_loss_after``, ``min_score``, ``max_score``.
+
+    Raises:
+        UsageError: If something of another type is given, or a setting is not known.
+        SelectionError: If the scores cannot satisfy the budget or the conditions.
+    """
+    if not isinstance(scores, ScoreTable):
+        raise UsageError(
+            f"rows are chosen from what score gave, got {type(scores).__name__}",
+            hint="scores = learnable.score(rows, model); of a folder, use learnable.commands.select",
+        )
+    names, named = scores.facts["scorers"], selector if isinstance(selector, str) else type(selector).__name__
+    by = by or ("learnability" if "learnability" in names else names[0])
+    settings = checked_settings(choosing, Choosing, without=("by", "selector"))
+    choice = chosen(
+        scores.frame,
+        Choosing(by=by, selector=named, **settings),
+        budget=_budget(budget),
+        method=build("selector", selector, SELECTORS) if isinstance(selector, str) else selector,
+        rules=scores.facts,
+        vectors=lambda: scores.vectors,
+        pins={"pin": list(pin)} if pin else None,
+        bans={"ban": list(ban)} if ban else None,
+    )
+    return Picked(scores=scores, selection=choice.selection, facts=choice.facts)
+
+
+def _budget(given: Any) -> Budget:
+    if isinstance(given, Budget):
+        return given
+    if isinstance(given, str):
+        return Budget.parse(given)
+    if isinstance(given, float):
+        return Budget(fraction=given)
+    if isinstance(given, int) and not isinstance(given, bool):
+        return Budget(examples=given)
+    raise UsageError(
+        f"a budget is a share, a number of examples or a text, got {given!r}",
+        hint='write 0.06, 500, "6%" or "50000tokens"',
+    )
+
+
+def _facts(scores: pl.LazyFrame, kept: pl.DataFrame, budget: Budget, by: str) -> dict[str, Any]:
+    """Return figures of a selection: what was asked for, what there is of it, and what is lacking and why."""
     known = {"id", "tokens", by}
     frame = scores.select(name for name in scores.collect_schema() if name in known).collect()
-    chosen = frame.join(kept.select("id"), on="id", how="semi")
-    tokens = int(chosen["tokens"].sum()) if "tokens" in frame.columns else None
-    asked = count_asked(budget, frame.height)
-    reached = tokens if budget.tokens is not None else chosen.height
-    few = reached is not None and reached < asked * (0.95 if budget.tokens is not None else 1)
-    unit = "tokens" if budget.tokens is not None else "examples"
+    ours = frame.join(kept.select("id"), on="id", how="semi")
+    tokens = int(ours["tokens"].sum()) if "tokens" in frame.columns else None
+    asked, reached, unit, enough = count_asked(budget, frame.height), ours.height, "examples", 1.0
+    if budget.tokens is not None:
+        reached, unit, enough = tokens or 0, "tokens", 0.95
+    shortfall = f"only {reached:,} of {asked:,} {unit} qualify or fit. Loosen where or the thresholds, or lower the budget."
     return {
         "budget": str(budget),
         "by": by,
         "pool": frame.height,
-        "kept": chosen.height,
+        "kept": ours.height,
         "kept_tokens": tokens,
         "pool_tokens": int(frame["tokens"].sum()) if tokens is not None else None,
-        "mean_kept": _mean(chosen[by]),
+        "mean_kept": _mean(ours[by]),
         "mean_pool": _mean(frame[by]),
-        "shortfall": f"only {reached:,} of {asked:,} {unit} qualify or fit. Loosen where or the thresholds, or lower the budget."
-        if few
-        else None,
+        "shortfall": shortfall if reached < asked * enough else None,
     }
 
 

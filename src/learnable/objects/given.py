@@ -1,18 +1,17 @@
 """What is given, found: an earlier step, rows as the model sees them, a model that was trained before."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from learnable.errors import ModelError, StoreError
 from learnable.runs.progress import say, say_once
 from learnable.runs.records import BEGUN, DONE, Outcome, read_outcome
-from learnable.settings import Loading
 from learnable.types import Example, ModelRef, Rendered
 
 if TYPE_CHECKING:
-    from learnable.models import Renderer
+    from learnable.models import LanguageModel, Renderer
     from learnable.training import References
 
 LONGEST = 2_048
@@ -91,45 +90,96 @@ def say_left_out(rendered: Sequence[Rendered]) -> None:
         say_once(f"warning: {cut}: {LEFT_OUT_HINT}")
 
 
-def given_part(name: str, loading: Loading) -> tuple[str, Literal["adapter", "model"], str]:
-    """Return where a model that the user has trained is, whether it is an adapter, and its identity."""
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """What a base model is compared with.
+
+    Args:
+        models: Its parts, and which of them scores which example.
+        identity: Of the step that trained it, or of the given model.
+        settings: Of its training, to show.
+        step: That trained it; None of a given one.
+        ref: How it is loaded, where that is not as the base is.
+    """
+
+    models: "References"
+    identity: str
+    settings: Mapping[str, Any]
+    step: Outcome | None = None
+    ref: ModelRef | None = None
+
+
+def compared_with(reference: str, ref: ModelRef) -> Compared:
+    """Return a reference: a folder that `learnable train` wrote, or a fine-tuned model or adapter.
+
+    Args:
+        reference: What the user gave.
+        ref: The base model, its dtype resolved.
+
+    Raises:
+        ModelError: If it was trained from another base than this one.
+    """
+    from learnable.models.source import identify
+    from learnable.training import Part, References, no_assignment, read_reference
+
+    if not is_step(reference):
+        name, kind, identity = given_part(reference, ref)
+        models = References(parts=(Part(name=name, kind=kind),), assignment=no_assignment())
+        return Compared(models=models, identity=identity, settings={"kind": "given", "model": reference})
+    trained = finished(reference, "train")
+    if trained.inputs["base"] != identify(ref):
+        raise ModelError(
+            f"the reference {reference} was trained from {trained.facts['base']}, which is not the model given here",
+            hint=f"give --model {trained.facts['base']} as it was then: same weights, chat template and dtype",
+        )
+    models = read_reference(Path(reference))
+    return Compared(models=models, identity=trained.identity, settings=dict(trained.facts), step=trained)
+
+
+def given_part(name: str, ref: ModelRef) -> tuple[str, Literal["adapter", "model"], str]:
+    """Return where a model that the user has trained is, whether it is an adapter, and its identity.
+
+    Args:
+        name: What the user gave.
+        ref: The base, as which it is loaded.
+    """
     from learnable.models.dtype import resolved
     from learnable.models.source import adapter_key, identify, is_adapter, locate
 
-    ref = ModelRef(name=name, **asdict(replace(loading, revision=None)))
+    ref = replace(ref, name=name, revision=None)
     folder = locate(ref, adapter=True)
     if is_adapter(folder):
         return str(folder.resolve()), "adapter", adapter_key("", folder)
     return str(folder.resolve()), "model", identify(resolved(ref))
 
 
-def reference_identity(reference: str, loading: Loading, base_key: str) -> str:
-    """Return the identity of a reference: of the step that trained it, or of the given model.
-
-    Raises:
-        ModelError: If it was trained from another base than the one that is scored with.
-    """
-    if not is_step(reference):
-        return given_part(reference, loading)[2]
-    trained = finished(reference, "train")
-    if trained.inputs["base"] != base_key:
-        raise ModelError(
-            f"the reference {reference} was trained from {trained.facts['base']}, which is not the model given here",
-            hint=f"give --model {trained.facts['base']} as it was then: same weights, chat template and dtype",
-        )
-    return trained.identity
-
-
-def reference_models(reference: str, loading: Loading) -> "References":
-    """Return the models of a reference folder, or a given model as a reference of one part."""
-    from learnable.training import Part, References, no_assignment, read_reference
-
-    if is_step(reference):
-        return read_reference(Path(reference))
-    name, kind, _ = given_part(reference, loading)
-    return References(parts=(Part(name=name, kind=kind),), assignment=no_assignment())
-
-
 def is_step(folder: str) -> bool:
     """Tell whether a command wrote this folder, or is at work in it."""
     return any((Path(folder) / name).is_file() for name in (BEGUN, DONE))
+
+
+def opened(ref: ModelRef, *, on: str | None = None) -> "LanguageModel":
+    """Return a model, its weights loaded here, or by the workers of a cluster in each pass.
+
+    Args:
+        ref: Which model.
+        on: None is here, ``ray[:ADDRESS]`` a Ray cluster.
+    """
+    if on is None:
+        from learnable.models import LanguageModel
+
+        return LanguageModel(ref)
+    from learnable.models.cluster import ClusterModel
+
+    return ClusterModel(ref, on=on)
+
+
+def pinned(ref: ModelRef, *, on: str | None = None) -> ModelRef:
+    """Return a model with the dtype that ``auto`` is where it runs: an identity tells dtypes apart."""
+    if on is None:
+        from learnable.models.dtype import resolved
+
+        return resolved(ref)
+    from learnable.models.cluster import dtype_of_workers
+
+    return replace(ref, dtype=dtype_of_workers(ref, on))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from learnable.errors import UsageError
+from learnable.objects.given import opened, pinned
 from learnable.runs.store import Store
 from learnable.settings import Loading
 from learnable.types import ModelRef
@@ -36,6 +37,7 @@ class Model:
     Args:
         model: Folder, hub id, GGUF file or ``starter``; or a network of transformers, which stays as it is.
         tokenizer: Of a network.
+        on: Where a named model runs: here, or ``ray[:ADDRESS]``, a Ray cluster.
         loading: Fields of ``Loading``: ``revision``, ``dtype``, ``device``, ``trust_remote_code``, ``batch_tokens``,
             ``chat_template``; of a network the last two only.
 
@@ -44,7 +46,9 @@ class Model:
         UsageError: If it is neither a name nor a network with its tokenizer, or a setting is not known.
     """
 
-    def __init__(self, model: Any = "starter", tokenizer: Any = None, **loading: Any) -> None:
+    def __init__(
+        self, model: Any = "starter", tokenizer: Any = None, *, on: str | None = None, **loading: Any
+    ) -> None:
         if unknown := sorted(set(loading) - set(Loading.__dataclass_fields__)):
             raise UsageError(
                 f"a model has no setting {unknown[0]!r}",
@@ -55,14 +59,14 @@ class Model:
 
         self.loading, self._opened = Loading(**loading), cast("LanguageModel | None", None)
         self._held: NetworkInMemory | None = None
-        self._scratch = Scratch()
+        self._on = on
         if isinstance(model, str | os.PathLike):
             if tokenizer is not None:
                 raise UsageError(f"{model} brings its own tokenizer", hint="leave the tokenizer out")
             self.name = os.fspath(model)
-            source.look_up(self._named)
+            source.look_up(self.named)
             return
-        if idle := sorted(set(loading) - set(IN_MEMORY)):
+        if idle := sorted(set(loading) - set(IN_MEMORY) | ({"on"} if on else set())):
             raise UsageError(f"{idle[0]} has no effect on a network that is loaded", hint="leave it out")
         self._held = NetworkInMemory(model, tokenizer)
         self.name = model.config.name_or_path or type(model).__name__
@@ -76,14 +80,24 @@ class Model:
         return self._resolved if self._held is None else _ref_of(self._held, self.loading)
 
     @property
-    def _named(self) -> ModelRef:
+    def key(self) -> str:
+        """Identity of its weights, chat template and dtype."""
+        from learnable.models.source import identify
+
+        return identify(self.ref)
+
+    @property
+    def named(self) -> ModelRef:
+        """What names it, as it was given."""
         return ModelRef(name=self.name, **asdict(self.loading))
 
     @cached_property
     def _resolved(self) -> ModelRef:
-        from learnable.models.dtype import resolved
+        return pinned(self.named, on=self._on)
 
-        return resolved(self._named)
+    @cached_property
+    def _scratch(self) -> "Scratch":
+        return Scratch()
 
     @property
     def store(self) -> Store:
@@ -92,13 +106,15 @@ class Model:
 
     def opened(self) -> "LanguageModel":
         """Return the model with its weights loaded, once."""
-        from learnable.models import LanguageModel
-
         ref = self.ref
         if self._opened is None or self._opened.ref != ref:
             self._opened = None  # two sets of weights may not fit the memory
-            self._opened = LanguageModel(ref)
+            self._opened = opened(ref, on=self._on)
         return self._opened
+
+    def beside(self, ref: ModelRef) -> "LanguageModel":
+        """Return another model, its weights loaded where those of this one are."""
+        return opened(ref, on=self._on)
 
     def for_training(self, *, moves_weights: bool) -> "tuple[ModelRef, NetworkInMemory | None]":
         """Return what a training starts from, and what must be there as long as it runs; lets go of loaded weights.

@@ -13,12 +13,15 @@ from numpy.typing import NDArray
 from learnable.objects.model import Model, Scratch
 from learnable.objects.rows import Rows
 from learnable.packages import needed
+from learnable.runs.files import write_frame
 from learnable.runs.price import Cost
 from learnable.runs.records import Outcome
 from learnable.types import Selection
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+VECTORS = "vectors.parquet"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +66,14 @@ class ScoreTable:
     settings: Mapping[str, Any]
     costs: Mapping[str, Cost]
 
+    def write(self, folder: Path) -> None:
+        """Write the frame, and the vectors beside it."""
+        write_frame(self.frame, folder / "scores.parquet")
+        if self.vectors is not None:
+            rows = [None if np.isnan(row).all() else row for row in self.vectors]
+            vectors = pl.Series(rows, dtype=pl.List(pl.Float32))
+            write_frame(self.frame.select("id", vector=vectors), folder / VECTORS)
+
     def to_pandas(self) -> Any:
         """Return the frame as one of pandas.
 
@@ -80,14 +91,17 @@ class Picked:
     Args:
         scores: What they were chosen by.
         selection: ``kept`` and ``dropped``.
-        lowest: Whether low scores were preferred.
         facts: Figures to show.
     """
 
     scores: ScoreTable
     selection: Selection
-    lowest: bool
     facts: Mapping[str, Any]
+
+    @property
+    def lowest(self) -> bool:
+        """Whether low scores were preferred."""
+        return bool(self.facts["lowest"])
 
     @property
     def kept(self) -> pl.DataFrame:

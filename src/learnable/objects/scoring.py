@@ -1,9 +1,10 @@
 """Scores of rows: the passes that the formulas need, and the formulas."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import nullcontext
+import os
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import polars as pl
@@ -13,104 +14,147 @@ from learnable.errors import UsageError
 from learnable.measures import (
     COLUMNS,
     LISTS,
-    Role,
     answers_alone,
-    column,
-    column_of,
     end_of_turn,
     kinds_of,
-    known_beside,
     lengths,
-    measure_of,
     roles_of,
-    take,
 )
+from learnable.objects.given import Compared, compared_with, length_limit, render_rows
+from learnable.objects.model import Model, as_model
+from learnable.objects.passes import Passes
+from learnable.objects.results import ReferenceModel, ScoreTable
+from learnable.objects.rows import as_rows
+from learnable.runs.price import Cost, peak_memory_bytes
 from learnable.runs.progress import say
 from learnable.runs.store import Store
-from learnable.scorers import END_OF_TURN_SHARE, end_of_turn_share
-from learnable.types import Example, Measure, Pool, Rendered, Scorer
+from learnable.scorers import END_OF_TURN_SHARE, SCORERS, end_of_turn_share
+from learnable.spec import build
+from learnable.types import Example, ModelRef, Rendered, Scorer
 
 if TYPE_CHECKING:
     from learnable.models import LanguageModel
-    from learnable.training import References
 
 Vectors = Literal["none", "model", "wordllama"]
 WITH_REFERENCE, WITHOUT_REFERENCE = ("learnability", "difference", "length_matched"), ("loss",)
 
 
-class ScoredFrame(NamedTuple):
-    """What scoring gives.
-
-    ``frame`` has ``id``, ``source``, ``tokens``, what was measured and a column for each scorer, n rows; ``vectors`` is
-    List(Float32) (n,), None where none were asked for; ``facts`` are figures to show; ``tokens`` went through a model.
-    """
-
-    frame: pl.DataFrame
-    vectors: pl.Series | None
-    facts: dict[str, Any]
-    tokens: int
-
-
-def score_rows(
-    network: "LanguageModel",
-    pool: Pool,
-    rendered: Sequence[Rendered],
-    methods: Mapping[str, Scorer],
+def score(
+    rows: Any,
+    model: Any,
     *,
-    references: "References | None",
-    whole: Callable[[str], "LanguageModel"],
-    store: Store,
-    max_length: int,
+    reference: "ReferenceModel | Model | str | os.PathLike[str] | None" = None,
+    scorers: Sequence[Any] | Mapping[str, Any] | None = None,
+    max_length: int | None = None,
     vectors: Vectors = "none",
-) -> ScoredFrame:
-    """Measure what scorers need and is not stored yet, and score every example.
+    store: Store | str | os.PathLike[str] | None = None,
+) -> ScoreTable:
+    """Measure the losses of rows, and score every example by formulas over them.
 
     Args:
-        network: The base model.
-        pool: n examples.
-        rendered: The same, as the model sees them.
-        methods: Scorers by name.
-        references: What the base is compared with, where a scorer compares.
-        whole: Opens a reference that is a whole model.
-        store: Where measurements are kept.
-        max_length: Longest example in tokens.
-        vectors: Vectors of the examples that are wanted too.
-    """
-    from learnable.models import left_out
+        rows: What ``read`` gave, or takes.
+        model: A ``Model``, or its name.
+        reference: What ``train`` gave; or a fine-tuned model or adapter of your own, as a ``Model`` or by name.
+        scorers: Names, or scorers of your own (named after their class; a mapping gives other names); learnability,
+            difference and length_matched with a reference, else loss.
+        max_length: Longest example in tokens; 2,048 or the model's own limit when not given.
+        vectors: Vectors of the examples, which some selectors need: of the ``model``, or of ``wordllama``.
+        store: Where measurements are kept; as long as ``model`` is there when not given.
 
-    if network.renderer.uses_default_template:
-        say(
-            f"{network.ref.name} brings no chat template: the default one is used (### Instruction / ### Response)"
-        )
-    needs = {column for method in methods.values() for column in method.needs}
-    frame = pl.concat([pool.examples.select("id", "source"), lengths(rendered).drop("id")], how="horizontal")
-    compared = references if "reference" in roles_of(needs) else None
-    passes = Passes(network, rendered, frame, store, max_length, needs, ends=compared is not None)
-    frame = frame.with_columns(*passes.base(), *passes.alone())
-    if compared is not None:
-        frame = frame.with_columns(passes.reference(compared, whole))
+    Raises:
+        UsageError: If something of another type is given, or a scorer needs what is not measured.
+        ModelError: If the reference belongs to another model, or the model refuses too many rows.
+    """
+    known, base, started = as_rows(rows), as_model(model), time.monotonic()
+    ref = base.ref
+    methods = methods_of(scorers, has_reference=reference is not None)
+    compared = None if reference is None else against(reference, ref)
+    keeps_losses = compared is not None and compared.models.last_epoch is not None
+    needs = needs_of(methods, has_reference=compared is not None, keeps_losses=keeps_losses)
+    longest, examples = length_limit(ref, max_length), known.examples
+
+    def load(wanted: ModelRef) -> "LanguageModel":
+        if isinstance(reference, Model) and compared is not None and wanted == compared.ref:
+            return reference.opened()
+        return base.opened() if wanted == ref else base.beside(wanted)
+
+    passes = Passes(
+        ref,
+        compared.models if compared is not None and "reference" in roles_of(needs) else None,
+        max_length=longest,
+        store=base.store if store is None else store if isinstance(store, Store) else Store(Path(store)),
+        load=load,
+        whole=compared.ref if compared is not None else None,
+    )
+    rendered = render_rows(passes.renderer, examples, max_length=longest, most_refused=known.reading.most_bad)
+    if passes.renderer.uses_default_template:
+        say(f"{base.name} brings no chat template: the default one is used (### Instruction / ### Response)")
+    frame = _measured(passes, known.frame.select("id", "source"), rendered, needs)
     frame = frame.with_columns(
         pl.Series(name, method(frame), dtype=pl.Float32) for name, method in methods.items()
     )
-    found = None if vectors == "none" else passes.vectors(vectors, list(pool.iter_examples()))
+    found = _vectors(passes, vectors, examples, rendered, frame)
     # What is known of each token stays in the store; a table of scores has one number in each cell.
     frame = frame.drop(LISTS, strict=False)
-    facts = {
-        "examples": frame.height,
-        "tokens": int(frame["tokens"].sum()),
-        "truncated": int(frame["truncated"].sum()),
-        "undefined": frame["undefined"].drop_nulls().len(),
-        "model": network.ref.name,
-        "dtype": str(network.dtype),
-        "max_length": max_length,
-        "scorers": list(methods),
-        "vectors": vectors,
-        **(_learning_to_stop(frame) if compared is not None else {}),
-        **rules_of(methods),
-        **({"left out": cut} if (cut := left_out(rendered)) else {}),
-        **({"chat template": network.ref.chat_template} if network.ref.chat_template else {}),
-    }
-    return ScoredFrame(frame, found, facts, passes.tokens)
+    facts = _facts(frame, base.name, ref, rendered, methods, compares=passes.references is not None)
+    facts |= {"max_length": longest, "vectors": vectors}
+    cost = Cost(
+        tokens=passes.tokens,
+        passes=passes.tokens / max(facts["tokens"], 1),
+        seconds=time.monotonic() - started,
+        peak_memory_bytes=peak_memory_bytes(),
+    )
+    trained = None if compared is None else compared.step
+    return ScoreTable(
+        rows=known,
+        model=base,
+        reference=reference,
+        frame=frame,
+        facts=facts,
+        vectors=found,
+        settings={"kind": "none"} if compared is None else compared.settings,
+        costs=({} if trained is None else {"train": trained.cost}) | {"score": cost},
+    )
+
+
+def _measured(
+    passes: Passes, ids: pl.DataFrame, rendered: Sequence[Rendered], needs: set[str]
+) -> pl.DataFrame:
+    """Return what is measured of n examples, beside ``id`` and ``source``."""
+    renderer, references, roles = passes.renderer, passes.references, roles_of(needs)
+    frame = pl.concat([ids, lengths(rendered).drop("id")], how="horizontal")
+    # What a model learns about stopping is known at no cost wherever a pass is made to compare.
+    ends = renderer.end_ids if references is not None else frozenset[int]()
+    columns = passes.columns("base", needs, rendered, frame, ends=ends).get_columns()
+    if ends:
+        counts = [int(end_of_turn(example, ends).sum()) for example in rendered]
+        columns.append(pl.Series("end_tokens", counts, dtype=pl.Int64))
+    if "alone" in roles:
+        answers = answers_alone(rendered, header=renderer.answer_header)
+        columns += passes.columns("alone", needs, answers, frame, ends=ends).get_columns()
+    if references is not None and references.last_epoch is not None:
+        say("reference loss: as the last epoch of its training met it, no pass")
+        unknown = pl.Series("end_nll_after", [float("nan")] * frame.height, dtype=pl.Float32)
+        columns += [references.last_epoch_loss(frame).alias("loss_after"), unknown]
+    elif references is not None:
+        columns += passes.columns("reference", needs, rendered, frame, ends=ends).get_columns()
+    return frame.with_columns(columns)
+
+
+def _vectors(
+    passes: Passes,
+    kind: Vectors,
+    examples: Sequence[Example],
+    rendered: Sequence[Rendered],
+    frame: pl.DataFrame,
+) -> NDArray[np.float32] | None:
+    if kind == "none":
+        return None
+    if kind == "model":
+        return as_array(passes.vectors(rendered, frame))
+    from learnable.models import StaticEmbedder
+
+    return np.asarray(StaticEmbedder().embed(examples), dtype=np.float32)
 
 
 def as_array(vectors: pl.Series) -> NDArray[np.float32]:
@@ -118,6 +162,80 @@ def as_array(vectors: pl.Series) -> NDArray[np.float32]:
     rows = vectors.to_list()
     width = max((len(row) for row in rows if row is not None), default=0)
     return np.array([row if row is not None else [np.nan] * width for row in rows], dtype=np.float32)
+
+
+def _facts(
+    frame: pl.DataFrame,
+    name: str,
+    ref: ModelRef,
+    rendered: Sequence[Rendered],
+    methods: Mapping[str, Scorer],
+    *,
+    compares: bool,
+) -> dict[str, Any]:
+    from learnable.models import left_out
+
+    return {
+        "examples": frame.height,
+        "tokens": int(frame["tokens"].sum()),
+        "truncated": int(frame["truncated"].sum()),
+        "undefined": frame["undefined"].drop_nulls().len(),
+        "model": name,
+        "dtype": ref.dtype,
+        "scorers": list(methods),
+        **(_learning_to_stop(frame) if compares else {}),
+        **rules_of(methods),
+        **({"left out": cut} if (cut := left_out(rendered)) else {}),
+        **({"chat template": ref.chat_template} if ref.chat_template else {}),
+    }
+
+
+def _learning_to_stop(frame: pl.DataFrame) -> dict[str, Any]:
+    """Return as a fact which share of the fall of the loss is that of the end of turns, and say when it is large."""
+    share = end_of_turn_share(frame)
+    if share is not None and share > END_OF_TURN_SHARE:
+        say(
+            f"{share:.0%} of the whole fall of the loss is learning to stop (the token that ends a turn): "
+            "text_learnability leaves it out"
+        )
+    return {"end of turn": "not known" if share is None else round(share, 4)}
+
+
+def rules_of(methods: Mapping[str, Scorer]) -> dict[str, Any]:
+    """Return what a selection must know of the scorers beyond their numbers."""
+    limits = {name: getattr(method, "max_score", None) for name, method in methods.items()}
+    return {
+        "lowest first": [name for name, method in methods.items() if not method.higher_is_better],
+        "max score": {name: limit for name, limit in limits.items() if limit is not None},
+    }
+
+
+def methods_of(
+    scorers: Sequence[Any] | Mapping[str, Any] | None, *, has_reference: bool
+) -> dict[str, Scorer]:
+    """Return scorers by name; the usual ones where none are given.
+
+    Raises:
+        UsageError: If one is no scorer, or two have the same name.
+    """
+    scorers = scorers or (WITH_REFERENCE if has_reference else WITHOUT_REFERENCE)
+    if not isinstance(scorers, Mapping):
+        given = [scorers] if isinstance(scorers, str) else scorers
+        pairs = [(each if isinstance(each, str) else type(each).__name__, each) for each in given]
+    else:
+        pairs = list(scorers.items())
+    methods: dict[str, Scorer] = {}
+    for name, each in pairs:
+        if name in methods:
+            raise UsageError(f"two scorers are called {name!r}", hint="give a mapping of names to scorers")
+        method = build("scorer", each, SCORERS) if isinstance(each, str) else each
+        if isinstance(method, type) or not callable(method) or not hasattr(method, "needs"):
+            raise UsageError(
+                f"a scorer is a name or an object with needs and __call__, got {each!r}",
+                hint="give an object of the class: MyScorer(), not MyScorer",
+            )
+        methods[name] = method
+    return methods
 
 
 def needs_of(methods: Mapping[str, Scorer], *, has_reference: bool, keeps_losses: bool) -> set[str]:
@@ -151,134 +269,25 @@ def needs_of(methods: Mapping[str, Scorer], *, has_reference: bool, keeps_losses
     return needs
 
 
-def _learning_to_stop(frame: pl.DataFrame) -> dict[str, Any]:
-    """Return as a fact which share of the fall of the loss is that of the end of turns, and say when it is large."""
-    share = end_of_turn_share(frame)
-    if share is not None and share > END_OF_TURN_SHARE:
-        say(
-            f"{share:.0%} of the whole fall of the loss is learning to stop (the token that ends a turn): "
-            "text_learnability leaves it out"
+def against(reference: Any, ref: ModelRef) -> Compared:
+    """Return what a base is compared with, however it was given.
+
+    Raises:
+        ModelError: If it was trained from another model.
+        UsageError: If it is no reference.
+    """
+    if isinstance(reference, Model):
+        from learnable.models.source import identify
+        from learnable.training import Part, References, no_assignment
+
+        own = reference.ref
+        models = References(parts=(Part(name=own.name, kind="model"),), assignment=no_assignment())
+        settings = {"kind": "given", "model": reference.name}
+        return Compared(models=models, identity=identify(own), settings=settings, ref=own)
+    if not isinstance(reference, str | os.PathLike | ReferenceModel):
+        raise UsageError(
+            f"a reference is what train gave, a Model or a name, got {type(reference).__name__}",
+            hint="make one: after = learnable.train(rows, model)",
         )
-    return {"end of turn": "not known" if share is None else round(share, 4)}
-
-
-def rules_of(methods: Mapping[str, Scorer]) -> dict[str, Any]:
-    """Return what a selection must know of the scorers beyond their numbers."""
-    limits = {
-        name: limit
-        for name, method in methods.items()
-        if (limit := getattr(method, "max_score", None)) is not None
-    }
-    lowest = [name for name, method in methods.items() if not method.higher_is_better]
-    return {"lowest first": lowest, "max score": limits}
-
-
-class Passes:
-    """Measures what is missing of the columns that are needed, and remembers how many tokens that took."""
-
-    def __init__(
-        self,
-        network: "LanguageModel",
-        rendered: Sequence[Rendered],
-        frame: pl.DataFrame,
-        store: Store,
-        max_length: int,
-        needs: Collection[str],
-        *,
-        ends: bool,
-    ) -> None:
-        self._network, self._rendered, self._frame = network, rendered, frame
-        self._store, self._max_length, self._needs = store, max_length, needs
-        # What a model learns about stopping is known at no cost wherever a pass is made to compare.
-        self._end_ids = network.renderer.end_ids if ends else frozenset()
-        self.tokens = 0
-
-    def base(self) -> list[pl.Series]:
-        """Return the columns of the base model, (n,) each; with ends also how many tokens these are."""
-        columns = self._columns("base", self._network, self._rendered, self._frame, "base loss")
-        if self._end_ids:
-            ends = [int(end_of_turn(example, self._end_ids).sum()) for example in self._rendered]
-            columns.append(pl.Series("end_tokens", ends, dtype=pl.Int64))
-        return columns
-
-    def alone(self) -> list[pl.Series]:
-        """Return the columns of the answers without their instructions, (n,) each."""
-        if "alone" not in roles_of(self._needs):
-            return []
-        answers = answers_alone(self._rendered, header=self._network.renderer.answer_header)
-        return self._columns("alone", self._network, answers, self._frame, "answer-alone loss")
-
-    def reference(self, references: "References", whole: Callable[[str], "LanguageModel"]) -> pl.DataFrame:
-        """Return the columns of the reference, n rows; each example is measured by the part that did not train on it."""
-        if references.last_epoch is not None:
-            say("reference loss: as the last epoch of its training met it, no pass")
-            loss = references.last_epoch_loss(self._frame).alias("loss_after")
-            return pl.DataFrame(loss).with_columns(end_nll_after=pl.lit(float("nan"), dtype=pl.Float32))
-        measured = []
-        for number, (part, members) in enumerate(references.members(self._frame["id"].to_list())):
-            of = f", part {number + 1} of {len(references.parts)}" if len(references.parts) > 1 else ""
-            given = (
-                [self._rendered[position] for position in members],
-                self._frame[members],
-                f"reference loss{of}",
-            )
-            if part.kind == "adapter":
-                with self._network.adapter(Path(part.name)):
-                    columns = self._columns("reference", self._network, *given)
-            else:
-                network = whole(part.name)
-                network.renderer.check_same_tokens(self._network.renderer.vocabulary, name=part.name)
-                columns = self._columns("reference", network, *given)
-            measured.append(pl.DataFrame([pl.Series("row", members, dtype=pl.Int64), *columns]))
-        return pl.concat(measured).sort("row").drop("row")
-
-    def vectors(self, kind: Vectors, examples: list[Example]) -> pl.Series:
-        """Return a vector for each example, List(Float32) (n,)."""
-        if kind == "wordllama":
-            from learnable.models import StaticEmbedder
-
-            return pl.Series(StaticEmbedder().embed(examples), dtype=pl.List(pl.Float32))
-        embedding = self._measure(self._network, "embedding")
-        self.tokens += take(
-            lambda: nullcontext(self._network),
-            [embedding],
-            self._rendered,
-            store=self._store,
-            label="embedding",
-        )
-        return column(embedding, self._frame, store=self._store)
-
-    def _columns(
-        self,
-        role: Role,
-        network: "LanguageModel",
-        rendered: Sequence[Rendered],
-        frame: pl.DataFrame,
-        label: str,
-    ) -> list[pl.Series]:
-        """Return the needed columns of a role, and the numbers that the same passes give, (n,) each."""
-        wanted = kinds_of(self._needs, role)
-        also = known_beside(wanted, role, ends=bool(self._end_ids))
-        measures = {
-            kind.name: self._measure(network, kind.name, alone=role == "alone") for kind in (*wanted, *also)
-        }
-        first, others = ([measures[kind.name] for kind in kinds] for kinds in (wanted, also))
-        self.tokens += take(
-            lambda: nullcontext(network),
-            first,
-            rendered,
-            store=self._store,
-            label=label,
-            also=others,
-            end_ids=self._end_ids,
-        )
-        return [
-            column(measures[kind.name], frame, store=self._store).alias(column_of(kind, role))
-            for kind in (*wanted, *also)
-        ]
-
-    def _measure(self, network: "LanguageModel", kind: str, *, alone: bool = False) -> Measure:
-        rendering = self._network.renderer.key
-        return measure_of(
-            network.key, rendering=rendering, max_length=self._max_length, kind=kind, alone=alone
-        )
+    folder = reference.folder if isinstance(reference, ReferenceModel) else reference
+    return compared_with(os.fspath(folder), ref)

@@ -1,19 +1,75 @@
-"""Training a model on a pool: a reference in parts, or a model with new tokens."""
+"""Training a model on rows: a reference in parts, or a model with new tokens."""
 
+import os
 import shutil
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from learnable.data import prompt_key
-from learnable.objects.given import render_rows
+from learnable.data import pool_identity, prompt_key
+from learnable.errors import UsageError, did_you_mean
+from learnable.objects.given import length_limit, render_rows
+from learnable.objects.model import Scratch, as_model
+from learnable.objects.results import ReferenceModel
+from learnable.objects.rows import Rows, as_rows
 from learnable.runs.identity import fingerprint
-from learnable.runs.step import Finished
+from learnable.runs.step import Finished, Step, run
 from learnable.settings import NewTokens, Reference
-from learnable.types import ModelRef, Pool
+from learnable.types import ModelRef, Rendered
 
 if TYPE_CHECKING:
     from learnable.training import Trained
+
+
+def train(
+    rows: Any,
+    model: Any,
+    *,
+    output: str | os.PathLike[str] | None = None,
+    max_length: int | None = None,
+    **settings: Any,
+) -> ReferenceModel:
+    """Fine-tune a model on rows, as a reference to compare it with; the model itself stays as it is.
+
+    Args:
+        rows: What ``read`` gave, or takes.
+        model: A ``Model``, or its name.
+        output: Folder to keep the result in, as ``learnable train`` does; when not given, the result is there as long
+            as the object is.
+        max_length: Longest example in tokens; 2,048 or the model's own limit when not given.
+        settings: Fields of ``Reference``: ``folds``, ``epochs``, ``method``, ``learning_rate``, ``seed`` ...
+
+    Raises:
+        UsageError: If a setting is not known.
+        TrainError: If there is nothing to train on, or the loss is not finite.
+        StoreError: If the folder holds something else.
+    """
+    from learnable.models.source import identify
+
+    known, base = as_rows(rows), as_model(model)
+    reference = Reference(**checked_settings(settings, Reference, without=("model",)))
+    scratch = Scratch() if output is None else None
+    ref, _held = base.for_training(moves_weights=reference.method == "full")
+    training = ReferenceTraining(
+        name=base.name, ref=ref, rows=known, reference=reference, longest=length_limit(ref, max_length)
+    )
+    step = training.step({"pool": pool_identity(known.pool), "base": identify(ref)})
+    return ReferenceModel(trained=run(step, scratch.folder if scratch else output or ""), scratch=scratch)
+
+
+def checked_settings(
+    given: Mapping[str, Any], kind: Any, *, without: Sequence[str] = ()
+) -> Mapping[str, Any]:
+    """Return settings, each of which is a field of a class.
+
+    Raises:
+        UsageError: If one is none.
+    """
+    names = {each.name for each in fields(kind)} - set(without)
+    if unknown := sorted(set(given) - names):
+        raise UsageError(f"there is no setting {unknown[0]!r}", hint=did_you_mean(unknown[0], names))
+    return given
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +79,7 @@ class ReferenceTraining:
     Args:
         name: What the model is called.
         ref: The model to start from.
-        pool: What to train on.
+        rows: What to train on.
         reference: How.
         longest: Longest example in tokens.
         new: Tokens that the model gets.
@@ -33,16 +89,20 @@ class ReferenceTraining:
 
     name: str
     ref: ModelRef
-    pool: Pool
+    rows: Rows
     reference: Reference
     longest: int
     new: NewTokens | None = None
     given: tuple[str, Literal["adapter", "model"], str] | None = None
     processes: int = 1
 
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """What the result depends on, beside its inputs."""
+    def step(self, inputs: Mapping[str, str], **more: Any) -> Step:
+        """Return the step of a training.
+
+        Args:
+            inputs: Identities of ``pool``, ``base`` and, where there is one, what is ``given``.
+            more: What else the step has.
+        """
         parameters: dict[str, Any] = {}
         if self.reference.model is None:
             parameters = asdict(self.reference) | {"max_length": self.longest}
@@ -52,19 +112,12 @@ class ReferenceTraining:
                 parameters["folds by"] = "prompt"  # a reference whose folds went by id is another one
         if self.new is not None:
             parameters["tokens"] = fingerprint(self.new)
-        return parameters
+        passes, words = self.reference.passes, "no pass: the reference is given"
+        if self.reference.model is None:
+            words = f"{passes:g} training pass{'' if passes == 1 else 'es'} over {len(self.rows):,} examples"
+        return Step(verb="train", parameters=parameters, inputs=inputs, says=[words], work=self._work, **more)
 
-    @property
-    def words(self) -> str:
-        """What it will do."""
-        if self.reference.model is not None:
-            return "no pass: the reference is given"
-        passes = self.reference.passes
-        return f"{passes:g} training pass{'' if passes == 1 else 'es'} over {len(self.pool):,} examples"
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """Figures to show."""
+    def _facts(self) -> dict[str, Any]:
         reference = self.reference
         facts: dict[str, Any] = {"base": self.name, "folds": reference.folds}
         if reference.model is not None:
@@ -73,63 +126,57 @@ class ReferenceTraining:
             facts |= {"kind": "trained", "method": reference.method, "epochs": reference.epochs}
             facts |= {"fraction": reference.fraction, "learning rate": reference.peak_learning_rate}
         if reference.model is None and reference.last_epoch_loss:
-            facts["loss after"] = "as the last epoch met it" + (
-                "; of one epoch, what is met first is met before anything is learned"
-                if reference.epochs < 2
-                else ""
-            )
+            first = "; of one epoch, what is met first is met before anything is learned"
+            facts["loss after"] = "as the last epoch met it" + (first if reference.epochs < 2 else "")
         if self.new is not None:
             facts["tokens"] = str(self.new)
         return facts
 
-    def work(self, folder: Path, *, most_refused: float) -> Finished:
-        """Train into a folder."""
-        from learnable.training import given_reference
+    def _work(self, folder: Path) -> Finished:
+        from learnable.training import given_reference, train_reference
 
         trainings: list[Trained] = []
         if self.given is not None:
             given_reference(self.given[0], self.given[1], folder)
         elif self.new is not None:
-            trainings = self._with_tokens(self.new, folder, most_refused)
+            trainings = self._with_tokens(self.new, folder)
         else:
-            trainings = self._reference(folder, most_refused)
+            trainings = train_reference(
+                self.ref,
+                self._rendered(self.ref),
+                self.rows.frame["source"].to_list(),
+                folder,
+                prompts=[prompt_key(example, draw=self.reference.seed) for example in self.rows.examples],
+                reference=self.reference,
+                processes=self.processes,
+            )
         return Finished(
-            facts=self.facts,
+            facts=self._facts(),
             tokens=sum(each.tokens for each in trainings if each.ran),
             passes=self.reference.passes,
             at_least_s=sum(each.seconds for each in trainings),
         )
 
-    def _reference(self, folder: Path, most_refused: float) -> "list[Trained]":
+    def _rendered(self, ref: ModelRef) -> list[Rendered]:
         from learnable.models import Renderer
-        from learnable.training import train_reference
 
-        examples = list(self.pool.iter_examples())
-        renderer = Renderer.of(self.ref)
-        return train_reference(
-            self.ref,
-            render_rows(renderer, examples, max_length=self.longest, most_refused=most_refused),
-            self.pool.examples["source"].to_list(),
-            folder,
-            prompts=[prompt_key(example, draw=self.reference.seed) for example in examples],
-            reference=self.reference,
-            processes=self.processes,
+        refused = self.rows.reading.most_bad
+        return render_rows(
+            Renderer.of(ref), self.rows.examples, max_length=self.longest, most_refused=refused
         )
 
-    def _with_tokens(self, new: NewTokens, folder: Path, most_refused: float) -> "list[Trained]":
+    def _with_tokens(self, new: NewTokens, folder: Path) -> "list[Trained]":
         """Write the whole trained model; return its training."""
-        from learnable.models import Renderer, token_ids, with_tokens
+        from learnable.models import token_ids, with_tokens
         from learnable.training import fine_tune, given_reference, save_whole
 
         trainings = []
         # A configuration is what a whole model gets last: a run that was killed after it has only to clear up.
         if not (folder / "config.json").is_file():
             base = with_tokens(self.ref, new, folder / "base")
-            examples = list(self.pool.iter_examples())
-            renderer = Renderer.of(base)
             trained = fine_tune(
                 base,
-                render_rows(renderer, examples, max_length=self.longest, most_refused=most_refused),
+                self._rendered(base),
                 folder / "adapter",
                 tuning=self.reference,
                 label="training",

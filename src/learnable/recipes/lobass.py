@@ -1,13 +1,12 @@
 """The recipe ``lobass``: choose what this model can learn."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
 from typing import Annotated, Any
 
 from learnable.commands import load, report, score, select, train
 from learnable.commands.inputs import look_up
-from learnable.commands.options import Flat, Listed, Several
-from learnable.data.exports import Trainer
+from learnable.commands.options import Flat, Listed
+from learnable.commands.select import Selecting
 from learnable.errors import SelectionError, UsageError, did_you_mean
 from learnable.explorer import read_ids
 from learnable.measures import numbers_of
@@ -15,68 +14,10 @@ from learnable.objects.scoring import WITH_REFERENCE, Vectors
 from learnable.recipes.run import Run, recipe
 from learnable.runs.records import Outcome
 from learnable.scorers import SCORERS
-from learnable.selectors import SELECTORS, PerSource, Thresholds
+from learnable.selectors import SELECTORS
 from learnable.settings import Loading, Reading, Reference
 from learnable.spec import build
 from learnable.types import Budget
-
-
-@dataclass(frozen=True, kw_only=True)
-class Choosing(Thresholds):
-    """How to choose by the scores: the options of `learnable select`, which explains them.
-
-    Args:
-        by: Score to choose by.
-        selector: Method (see `learnable list selectors`).
-        per_source: Share of each source: none (all compete), equal, or proportional to its size.
-        per_cluster: The same for clusters of similar examples; needs vectors.
-        clusters: How many clusters.
-        max_similarity: Drop near-duplicates first, such as those above 0.95; needs vectors.
-        where: Condition in SQL over the score columns, such as "tokens < 800".
-        lowest: Choose the lowest scores.
-        seed: For methods that draw.
-        pin: Files of ids to choose first.
-        ban: Files of ids never to choose.
-        export: Also write conversations and a configuration for a trainer: trl, llamafactory or axolotl.
-        license: License of the rows, for the card of the selection.
-    """
-
-    by: str = "learnability"
-    selector: str = "top_k"
-    per_source: PerSource = "none"
-    per_cluster: PerSource = "none"
-    clusters: int = 100
-    max_similarity: float | None = None
-    where: str | None = None
-    lowest: bool = False
-    seed: int = 0
-    pin: Annotated[Sequence[str], Several] = ()
-    ban: Annotated[Sequence[str], Several] = ()
-    export: Trainer | None = None
-    license: str | None = None
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The same as `learnable select` takes it."""
-        given = {each.name: getattr(self, each.name) for each in fields(self)}
-        thresholds = {each.name: given.pop(each.name) for each in fields(Thresholds)}
-        return {**given, "pin": list(self.pin), "ban": list(self.ban), "thresholds": Thresholds(**thresholds)}
-
-    def check(self, scorers: Sequence[str]) -> None:
-        """Find names that are not known, and files of ids that cannot be read, before anything is measured.
-
-        Raises:
-            UsageError: If a name is not known.
-            DataError: If a file of ids cannot be read.
-        """
-        needs = {need for scorer in scorers for need in build("scorer", scorer, SCORERS).needs}
-        build("selector", self.selector, SELECTORS)
-        if self.by not in {*scorers, *numbers_of(needs)}:
-            raise UsageError(
-                f"--by is {self.by!r}, which is not among the scorers", hint=did_you_mean(self.by, scorers)
-            )
-        for listed in (*self.pin, *self.ban):
-            read_ids(listed)
 
 
 @recipe
@@ -87,7 +28,7 @@ def lobass(
     budget: str = "6%",
     scorers: Annotated[Sequence[str], Listed] = WITH_REFERENCE,
     vectors: Vectors = "none",
-    choosing: Annotated[Choosing, Flat] = Choosing(),
+    choosing: Annotated[Selecting, Flat] = Selecting(),
     reference: Reference = Reference(),
     processes: int = 1,
     reading: Annotated[Reading, Flat] = Reading(),
@@ -116,7 +57,7 @@ def lobass(
         on: Where losses are measured: here, or `ray[:ADDRESS]`, a Ray cluster.
         run: Where to write.
     """
-    choosing.check(scorers)
+    _check(choosing, scorers)
     look_up(model, loading)
     look_up(reference.model, loading, reference=True)
     asked = Budget.parse(budget)
@@ -128,9 +69,27 @@ def lobass(
     scores = run.step(
         "scores", score, [pool.path], reference=trained.path, **formulas, **network, store=run.store
     )
-    chosen = run.step("selection", select, scores.path, budget=budget, **choosing.options)
+    chosen = run.step("selection", select, scores.path, budget=budget, choosing=choosing)
     shown: dict[str, Any] = {"title": "lobass", "command": run.command}
     run.step("report", report, chosen.path, **shown, loading=loading, store=run.store)
+
+
+def _check(choosing: Selecting, scorers: Sequence[str]) -> None:
+    """Find names that are not known, and files of ids that cannot be read, before anything is measured.
+
+    Raises:
+        UsageError: If a name is not known.
+        DataError: If a file of ids cannot be read.
+    """
+    needs = {need for scorer in scorers for need in build("scorer", scorer, SCORERS).needs}
+    build("selector", choosing.selector, SELECTORS)
+    if choosing.by not in {*scorers, *numbers_of(needs)}:
+        raise UsageError(
+            f"--by is {choosing.by!r}, which is not among the scorers",
+            hint=did_you_mean(choosing.by, scorers),
+        )
+    for listed in (*choosing.pin, *choosing.ban):
+        read_ids(listed)
 
 
 def _check_budget(budget: Budget, pool: Outcome) -> None:

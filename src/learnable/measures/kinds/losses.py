@@ -78,5 +78,5 @@ TOKEN_NLL = MeasureKind(
     name="token_nll",
     stored={"token_nll": pl.List(pl.Float32)},
     launch=token_nll,
-    columns={"token_losses_before": "base", "token_losses_alone": "alone"},
+    columns={"token_losses_before": "base", "token_losses_alone": "alone", "token_losses_after": "reference"},
 )

@@ -1,0 +1,208 @@
+"""What models say of examples: columns of a table of scores, and the loss of each token of a few."""
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from learnable.errors import ModelError
+from learnable.measures import column, column_of, kinds_of, known_beside, lengths, measure_of, take
+from learnable.measures.kind import Role
+from learnable.objects.given import opened
+from learnable.pages.tokens import TokenView, token_view
+from learnable.runs.store import Store
+from learnable.types import Example, ModelRef, Rendered
+
+if TYPE_CHECKING:
+    from learnable.models import LanguageModel
+    from learnable.training import Part, References
+
+LABELS: dict[Role, str] = {"base": "base loss", "alone": "answer-alone loss", "reference": "reference loss"}
+
+
+class Passes:
+    """Measures what is not stored yet; a model is loaded only where something is missing.
+
+    Args:
+        ref: The base model, its dtype resolved.
+        references: What it is compared with.
+        max_length: Longest example in tokens.
+        store: Where measurements are kept.
+        load: Loads a model; into this process when not given.
+        whole: How a reference that is a whole model is loaded, where that is not as the base is.
+
+    Attributes:
+        references: As given.
+        renderer: Of the base model.
+        tokens: How many were measured, not counting what the store held.
+    """
+
+    def __init__(
+        self,
+        ref: ModelRef,
+        references: "References | None" = None,
+        *,
+        max_length: int,
+        store: Store,
+        load: "Callable[[ModelRef], LanguageModel] | None" = None,
+        whole: ModelRef | None = None,
+    ) -> None:
+        from learnable.models import Renderer
+        from learnable.models.source import identify
+
+        self.references, self._ref, self._whole = references, ref, whole
+        self._max_length, self._store, self._load = max_length, store, load or opened
+        self.renderer, self._base_key = Renderer.of(ref), identify(ref)
+        self.tokens = 0
+
+    def columns(
+        self,
+        role: Role,
+        needs: Collection[str],
+        rendered: Sequence[Rendered],
+        frame: pl.DataFrame,
+        *,
+        ends: Collection[int] | None = None,
+        label: str = "",
+    ) -> pl.DataFrame:
+        """Return the needed columns of a role, n rows; those of a reference are by the part that did not train on them.
+
+        Args:
+            role: What is measured.
+            needs: Columns of which those of this role count.
+            rendered: n examples.
+            frame: The same, with ``id`` and ``response_tokens``.
+            ends: Tokens that end a turn; where given, also the numbers that the same passes know at no cost.
+            label: What is said behind the name of the pass.
+        """
+        label = LABELS[role] + label
+        if role != "reference" or self.references is None:
+            return self._measured(None, role, needs, rendered, frame, ends, label)
+        measured, parts = [], self.references.members(frame["id"].to_list())
+        for number, (part, members) in enumerate(parts, start=1):
+            if not members:
+                continue
+            of = f", part {number} of {len(parts)}" if len(parts) > 1 else ""
+            mine = [rendered[position] for position in members]
+            found = self._measured(part, role, needs, mine, frame[members], ends, label + of)
+            measured.append(found.with_columns(row=pl.Series(members, dtype=pl.Int64)))
+        return pl.concat(measured).sort("row").drop("row")
+
+    def vectors(self, rendered: Sequence[Rendered], frame: pl.DataFrame) -> pl.Series:
+        """Return a vector of the base model for each example, List(Float32) (n,)."""
+        measure = measure_of(
+            self._base_key, rendering=self.renderer.key, max_length=self._max_length, kind="embedding"
+        )
+        self.tokens += take(
+            lambda: self._opened(None), [measure], rendered, store=self._store, label="embedding"
+        )
+        return column(measure, frame, store=self._store)
+
+    def views(self, examples: Sequence[Example]) -> list[TokenView]:
+        """Return the pieces of n examples with the losses of their tokens.
+
+        Raises:
+            ModelError: If a model cannot be loaded, does not fit the base, or its template refuses an example.
+            StoreError: If measurements cannot be read.
+        """
+        rendered = self.renderer.render(examples, max_length=self._max_length)
+        frame, names = lengths(rendered), ["token_losses_before"]
+        losses = self.columns("base", names, rendered, frame, label=" by token")
+        if self.references is not None:
+            names.append("token_losses_after")
+            losses = losses.hstack(self.columns("reference", names, rendered, frame, label=" by token"))
+        return [
+            self._view(example, each, [np.asarray(row[name] or [], dtype=np.float32) for name in names])
+            for example, each, row in zip(examples, rendered, losses.iter_rows(named=True), strict=True)
+        ]
+
+    def _view(self, example: Example, rendered: Rendered, losses: "Sequence[np.ndarray]") -> TokenView:
+        text = self.renderer.text(example.messages, tools=example.tools)
+        encoded = self.renderer.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        return token_view(
+            example.id,
+            text,
+            np.asarray(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2),
+            rendered.mask,
+            before=losses[0],
+            after=losses[1] if len(losses) > 1 else None,
+        )
+
+    def _measured(
+        self,
+        part: "Part | None",
+        role: Role,
+        needs: Collection[str],
+        rendered: Sequence[Rendered],
+        frame: pl.DataFrame,
+        ends: Collection[int] | None,
+        label: str,
+    ) -> pl.DataFrame:
+        wanted = kinds_of(needs, role)
+        also = [] if ends is None else known_beside(wanted, role, ends=bool(ends))
+        key, rendering = self._key(part), self.renderer.key
+        measures = [
+            measure_of(
+                key, rendering=rendering, max_length=self._max_length, kind=kind.name, alone=role == "alone"
+            )
+            for kind in (*wanted, *also)
+        ]
+        self.tokens += take(
+            lambda: self._opened(part),
+            measures[: len(wanted)],
+            rendered,
+            store=self._store,
+            label=label,
+            also=measures[len(wanted) :],
+            end_ids=ends or (),
+        )
+        return pl.DataFrame(
+            {
+                column_of(kind, role): column(measure, frame, store=self._store)
+                for kind, measure in zip((*wanted, *also), measures, strict=True)
+            }
+        )
+
+    def _key(self, part: "Part | None") -> str:
+        """Return the identity of the base model, or of a part of the reference.
+
+        Raises:
+            ModelError: If the part is not there, or has other tokens than the base.
+        """
+        from learnable.models import Renderer
+        from learnable.models.source import adapter_key, identify, is_adapter
+
+        if part is None:
+            return self._base_key
+        if part.kind == "adapter":
+            if not is_adapter(Path(part.name)):
+                raise ModelError(
+                    f"there is no LoRA adapter in {part.name}",
+                    hint="was it moved or deleted? train the reference again",
+                )
+            return adapter_key(self._base_key, Path(part.name))
+        whole = self._ref_of(part)
+        Renderer.of(whole).check_same_tokens(self.renderer.vocabulary, name=part.name)
+        return identify(whole)
+
+    def _ref_of(self, part: "Part") -> ModelRef:
+        return self._whole or replace(self._ref, name=part.name, revision=None)
+
+    @contextmanager
+    def _opened(self, part: "Part | None") -> "Iterator[LanguageModel]":
+        if part is None:
+            yield self._base
+        elif part.kind == "model":
+            yield self._load(self._ref_of(part))
+        else:
+            with self._base.adapter(Path(part.name)):
+                yield self._base
+
+    @cached_property
+    def _base(self) -> "LanguageModel":
+        return self._load(self._ref)

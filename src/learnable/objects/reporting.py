@@ -1,0 +1,146 @@
+"""A selection in, one HTML page out."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from learnable.data import names_of, readable
+from learnable.errors import UsageError
+from learnable.objects.passes import Passes
+from learnable.objects.results import Picked, ScoreTable
+from learnable.objects.scoring import against
+from learnable.pages import CostRow, SelectionFacts, examples_to_spell, view_of
+from learnable.runs.files import replacing
+from learnable.runs.price import Cost
+from learnable.types import Example, Pool
+
+if TYPE_CHECKING:
+    from learnable.pages.tokens import TokenView
+
+TOKEN_EXAMPLES = 4
+"""Examples of a report with the losses of their tokens, where no other number is asked for."""
+
+
+def report(
+    picked: Picked,
+    path: str | os.PathLike[str] = "report.html",
+    *,
+    title: str = "selection",
+    tokens: int = TOKEN_EXAMPLES,
+) -> Path:
+    """Write one HTML page about a selection; it opens offline.
+
+    Args:
+        picked: What ``select`` gave.
+        path: The file to write.
+        title: Heading of the page.
+        tokens: Examples to show with the losses of their tokens, which are measured now; 0 for none.
+
+    Raises:
+        UsageError: If something of another type is given.
+        DiskError: If the file cannot be written.
+    """
+    if not isinstance(picked, Picked):
+        raise UsageError(
+            f"a report is about what select gave, got {type(picked).__name__}",
+            hint="picked = learnable.select(scores); of a folder, use learnable.commands.report",
+        )
+    from learnable.pages.selection import render_selection
+
+    scores = picked.scores
+    facts = selection_facts(
+        title=title,
+        command=f"learnable.report(picked, {os.fspath(path)!r})",
+        scored=scores.facts,
+        chosen=picked.facts,
+        pool=scores.rows.pool,
+        scores=scores.frame,
+        kept=picked.kept,
+        dropped=picked.dropped,
+        reference=scores.settings,
+        costs=scores.costs,
+    )
+    if ids := examples_to_spell(view_of(facts), tokens):
+        facts = replace(facts, tokens=_token_views(scores, ids))
+    with replacing(Path(path)) as part:
+        part.write_text(render_selection(facts), encoding="utf-8")
+    return Path(path)
+
+
+def selection_facts(
+    *,
+    title: str,
+    command: str,
+    scored: Mapping[str, Any],
+    chosen: Mapping[str, Any],
+    pool: Pool | None,
+    scores: pl.DataFrame,
+    kept: pl.DataFrame,
+    dropped: pl.DataFrame,
+    reference: Mapping[str, Any],
+    costs: Mapping[str, Cost],
+) -> SelectionFacts:
+    """Return what a report says of a selection.
+
+    Args:
+        title: Heading of the page.
+        command: That repeats it.
+        scored: Facts of the scores; nothing where losses were given.
+        chosen: Facts of the selection.
+        pool: What was scored, where it is known.
+        scores: The table of scores.
+        kept: What was chosen.
+        dropped: What was not, with reasons.
+        reference: Settings of the reference, to show.
+        costs: By the name of the step.
+    """
+    by = str(chosen["by"])
+    return SelectionFacts(
+        title=title,
+        command=command,
+        model=f"{scored['model']} ({scored['dtype']})" if scored else "not known: the losses were given",
+        reference=reference,
+        by=by,
+        higher_is_better=not chosen["lowest"],
+        budget=str(chosen["budget"]),
+        examples=readable(pool.examples) if pool else None,
+        rows=pool.rows if pool else None,
+        files=names_of(pool.files) if pool else [],
+        scores=scores,
+        scorers=list(scored["scorers"]) if scored else [by],
+        kept=kept,
+        dropped=dropped,
+        steps=[CostRow(name=name, **asdict(cost)) for name, cost in costs.items()],
+        shortfall=chosen["shortfall"],
+        left_out=scored.get("left out"),
+    )
+
+
+def some(pool: Pool, ids: Sequence[str]) -> list[Example]:
+    """Return the examples with these ids, in their order."""
+    few = replace(pool, examples=pool.examples.filter(pl.col("id").is_in(ids)))
+    known = {example.id: example for example in few.iter_examples()}
+    return [known[id] for id in ids]
+
+
+def _token_views(scores: ScoreTable, ids: Sequence[str]) -> "list[TokenView]":
+    """Return examples with the losses of their tokens, by the model and the reference that they were scored with.
+
+    Raises:
+        ModelError: If either is not what it was.
+    """
+    base, ref = scores.model, scores.model.ref
+    compared = None if scores.reference is None else against(scores.reference, ref)
+    passes = Passes(
+        ref,
+        compared.models if compared else None,
+        max_length=scores.facts["max_length"],
+        store=base.store,
+        load=lambda wanted: base.opened() if wanted == ref else base.beside(wanted),
+        whole=compared.ref if compared else None,
+    )
+    return passes.views(some(scores.rows.pool, ids))
