@@ -75,16 +75,14 @@ def test_token_walk_takes_what_one_step_after_the_other_takes(lengths, budget):
 
 @given(pools, st.integers(1, 40))
 def test_examples_are_those_of_a_plain_sort(rows, k):
-    selection = choose(of_rows(rows), choosing=Selecting(by="s"), budget=Budget(examples=min(k, len(rows))))
+    selection = choose(of_rows(rows), by="s", budget=Budget(examples=min(k, len(rows))))
     assert selection.kept["id"].to_list() == best_first(rows)[: min(k, len(rows))]
 
 
 @given(pools, st.integers(1, 40))
 def test_every_source_keeps_its_best(rows, k):
     budget = Budget(examples=min(k, len(rows)))
-    chosen = set(
-        choose(of_rows(rows), choosing=Selecting(by="s"), budget=budget, per_source="equal").kept["id"]
-    )
+    chosen = set(choose(of_rows(rows), by="s", budget=budget, per_source="equal").kept["id"])
     for source in "xyz":
         theirs = [name for name in best_first(rows) if rows[name][2] == source]
         count = len(chosen & set(theirs))
@@ -104,7 +102,7 @@ def test_tokens_are_those_of_a_plain_walk(rows, share):
         elif (passed_over := passed_over + 1) == PASS_OVER:
             break
     try:
-        found = choose(frame, choosing=Selecting(by="s"), budget=budget).kept["id"].to_list()
+        found = choose(frame, by="s", budget=budget).kept["id"].to_list()
     except SelectionError:
         found = []
     assert found == plain
@@ -115,7 +113,7 @@ def test_each_row_that_is_not_kept_has_its_reason(rows, per_source):
     assume(any(score < 1e6 for score, _, _ in rows.values()))
     selection = choose(
         of_rows(rows),
-        choosing=Selecting(by="s"),
+        by="s",
         budget=Budget(fraction=0.3),
         per_source=per_source,
         thresholds=Thresholds(max_score=1e6),
@@ -171,8 +169,8 @@ def table(n):
 def test_columns_that_nothing_asks_for_are_not_read(given):
     frame = table(40)
     selection, plain = (
-        choose(unreadable(frame), choosing=Selecting(by="s"), **given),
-        choose(frame, choosing=Selecting(by="s"), **given),
+        choose(unreadable(frame), by="s", **given),
+        choose(frame, by="s", **given),
     )
     assert (selection.kept.rows(), selection.dropped.rows()) == (plain.kept.rows(), plain.dropped.rows())
 
@@ -188,15 +186,13 @@ def test_condition_may_ask_for_any_column():
 
 
 def test_condition_on_columns_by_pattern_reads_them():
-    kept = choose(
-        table(40), choosing=Selecting(by="s"), budget=Budget(examples=3), where="COLUMNS('^loss_b.*$') < 0.5"
-    ).kept
+    kept = choose(table(40), by="s", budget=Budget(examples=3), where="COLUMNS('^loss_b.*$') < 0.5").kept
     assert (kept["gain"] < 0.25).all()
 
 
 def test_hint_names_the_columns_that_are_not_read_too():
     with pytest.raises(SelectionError) as caught:
-        choose(table(4), choosing=Selecting(by="s"), budget=Budget(examples=1), where="nothing > 1")
+        choose(table(4), by="s", budget=Budget(examples=1), where="nothing > 1")
     assert "loss_after" in caught.value.hint
 
 
