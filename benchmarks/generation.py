@@ -28,7 +28,7 @@ from learnable.commands import load
 from learnable.data import load_pool
 from learnable.models import LanguageModel
 from learnable.models.draws import Draws
-from learnable.models.generation import generate_batches, planned
+from learnable.models.generation import Asked, generate_batches
 from learnable.runs.progress import say
 from learnable.settings import Sampling
 from learnable.types import ModelRef
@@ -63,31 +63,20 @@ class Way:
         return self._by_transformers([list(places[start : start + BATCH]) for start in places[::BATCH]])
 
     @property
-    def sampling(self) -> Sampling:
-        """How answers are drawn."""
-        return Sampling(temperature=self.temperature, top_p=0.95, max_new_tokens=self.most)
+    def asked(self) -> Asked:
+        """The prompts, and how answers are drawn."""
+        sampling = Sampling(temperature=self.temperature, top_p=0.95, max_new_tokens=self.most)
+        seeds = range(len(self.prompts))
+        return Asked(prompts=self.prompts, sampling=sampling, seeds=seeds, stop_ids=self.stops)
 
     def static(self) -> Texts:
         """(c)."""
-        batches = planned(
-            self.prompts,
-            sampling=self.sampling,
-            seeds=range(len(self.prompts)),
-            batch_tokens=16_384,
-            only=None,
-        )
+        batches = self.asked.batches("cpu", 16_384)
         return self._by_transformers(batches, cache_implementation="static")
 
     def ours(self) -> Texts:
         """(d)."""
-        batches = generate_batches(
-            self.model.network,
-            self.model.renderer.tokenizer,
-            self.prompts,
-            sampling=self.sampling,
-            seeds=range(len(self.prompts)),
-            stop_ids=self.stops,
-        )
+        batches = generate_batches(self.model.network, self.model.renderer.tokenizer, self.asked)
         return {
             position: answer.text
             for positions, answers in batches

@@ -1,5 +1,6 @@
 """Answers of a model: batches change nothing, stops are kept, sampling is by seed."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -11,7 +12,7 @@ from transformers.cache_utils import DynamicLayer
 from learnable.errors import ModelError, UsageError
 from learnable.models import LanguageModel, Renderer, decoding, language_model
 from learnable.models.draws import Draws, nucleus
-from learnable.models.generation import generate_batches
+from learnable.models.generation import Asked, generate_batches
 from learnable.settings import Sampling
 from learnable.testing import tiny_model, toy_examples
 from learnable.types import Answer, Message, ModelRef
@@ -29,11 +30,16 @@ THINKING = (
 QUESTIONS = [example.messages[:1] for example in toy_examples(9)]
 
 
-def generate(network, tokenizer, prompts, *, max_new_tokens, temperature=0.0, top_p=1.0, **options):
+def generate(
+    network, tokenizer, prompts, *, max_new_tokens, temperature=0.0, top_p=1.0, batch_tokens=None, **options
+):
     sampling = Sampling(temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens)
+    asked = Asked(
+        prompts=prompts, sampling=sampling, **{"stop_ids": (int(tokenizer.eos_token_id),), **options}
+    )
     texts = {
         position: answer.text
-        for positions, answers in generate_batches(network, tokenizer, prompts, sampling=sampling, **options)
+        for positions, answers in generate_batches(network, tokenizer, asked, batch_tokens=batch_tokens)
         for position, answer in zip(positions, answers, strict=True)
     }
     return [texts[position] for position in range(len(prompts))]
@@ -148,12 +154,14 @@ def test_stops_at_the_end_token(model, prompts):
 
 
 def test_answers_outside_only_are_left_out_and_the_batches_stay(model, prompts, one_by_one):
-    options = {"sampling": Sampling(temperature=0.0, top_p=1.0, max_new_tokens=12), "batch_tokens": 150}
+    sampling, options = Sampling(temperature=0.0, top_p=1.0, max_new_tokens=12), {"batch_tokens": 150}
     tokenizer = model.renderer.tokenizer
-    every = [positions for positions, _ in generate_batches(model.network, tokenizer, prompts, **options)]
+    asked = Asked(prompts=prompts, sampling=sampling, stop_ids=(int(tokenizer.eos_token_id),))
+    every = [positions for positions, _ in generate_batches(model.network, tokenizer, asked, **options)]
+    two = replace(asked, only={1, 4})
     some = dict(
         pair
-        for positions, texts in generate_batches(model.network, tokenizer, prompts, only={1, 4}, **options)
+        for positions, texts in generate_batches(model.network, tokenizer, two, **options)
         for pair in zip(positions, texts, strict=True)
     )
     assert 1 < len(every) < len(prompts)

@@ -11,6 +11,7 @@ from learnable.models.draws import Draws
 from learnable.models.lengths import LengthSwitches
 
 STOPS = (2,)
+GREEDY = Draws(0.0, 1.0, ())
 
 
 @pytest.fixture(scope="module", params=list(SWITCHING))
@@ -54,9 +55,9 @@ def test_rows_are_grouped_by_side_and_where_they_grow_by_where_they_switch():
 
 def test_answers_do_not_depend_on_the_other_prompts(network):
     given = prompts(10, 30, 45, 45, 48, 49, 70, 90)
-    alone = [decode(network, [each], max_new_tokens=12, stops=STOPS, draws=None)[0] for each in given]
-    assert decode(network, given, max_new_tokens=12, stops=STOPS, draws=None) == alone
-    assert decode(network, given[::-1], max_new_tokens=12, stops=STOPS, draws=None) == alone[::-1]
+    alone = [decode(network, [each], max_new_tokens=12, stops=STOPS, draws=GREEDY)[0] for each in given]
+    assert decode(network, given, max_new_tokens=12, stops=STOPS, draws=GREEDY) == alone
+    assert decode(network, given[::-1], max_new_tokens=12, stops=STOPS, draws=GREEDY) == alone[::-1]
 
 
 def test_drawn_answers_keep_their_seeds_whatever_is_decoded_together(network):
@@ -73,8 +74,8 @@ def test_drawn_answers_keep_their_seeds_whatever_is_decoded_together(network):
 def test_beginnings_are_shared_on_one_side_only(network):
     beginning = prompts(40)[0]
     given = [np.append(beginning, end) for end in prompts(20, 25, 30, 5)]
-    alone = [decode(network, [each], max_new_tokens=3, stops=STOPS, draws=None)[0] for each in given]
-    assert decode(network, given, max_new_tokens=3, stops=STOPS, draws=None) == alone
+    alone = [decode(network, [each], max_new_tokens=3, stops=STOPS, draws=GREEDY)[0] for each in given]
+    assert decode(network, given, max_new_tokens=3, stops=STOPS, draws=GREEDY) == alone
 
 
 @torch.inference_mode()

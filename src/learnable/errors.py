@@ -49,6 +49,11 @@ class SelectionError(LearnableError):
     """A budget, threshold or expression that the scores cannot satisfy."""
 
 
+def first_line(error: BaseException) -> str:
+    """Return what an error says, in one line."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def closest(name: str, known: Iterable[str]) -> str | None:
     """Return the known word that is closest to a mistyped one, None when none is close.
 

@@ -35,8 +35,7 @@ def attach(network: Any, folder: Path, *, name: str = "default", trainable: bool
     Raises:
         ModelError: If the adapter is not whole, is no LoRA adapter, or does not fit the network.
     """
-    if not is_adapter(folder):
-        raise ModelError(f"{folder} holds no LoRA adapter: there is no adapter_config.json in it")
+    check_is_adapter(folder)
     if not any(folder.glob("adapter_model.*")):
         raise ModelError(
             f"{folder} holds no weights of an adapter: there is no adapter_model.safetensors in it",
@@ -94,6 +93,12 @@ def _missing(folder: Path, weights: list[str]) -> ModelError:
         f"weights missing in the adapter {folder}: {listed(weights)}",
         hint="get the adapter again: they would be as before its training",
     )
+
+
+def check_is_adapter(folder: Path) -> None:
+    """Raise a ``ModelError`` if a folder holds no adapter."""
+    if not is_adapter(folder):
+        raise ModelError(f"{folder} holds no LoRA adapter: there is no adapter_config.json in it")
 
 
 def lora_targets(network: Any, *, attention: bool = False) -> list[str]:

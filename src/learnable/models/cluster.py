@@ -11,30 +11,28 @@ import pickle
 import socket
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import chdir, closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 from urllib.parse import urlsplit
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from learnable.errors import ModelError, UsageError
-from learnable.models.cluster_worker import Worker, dtype_here, first_line, opened
-from learnable.models.generation import BATCH_TOKENS as GENERATED_TOKENS
-from learnable.models.generation import planned
-from learnable.models.language_model import BATCH_TOKENS, LanguageModel
+from learnable.errors import ModelError, UsageError, first_line
+from learnable.models.adapters import check_is_adapter
+from learnable.models.cluster_worker import Worker, dtype_here, opened
+from learnable.models.generation import Answered, Asked
+from learnable.models.language_model import LanguageModel, usual_batch_tokens
 from learnable.models.rendering import Renderer
-from learnable.models.source import adapter_key, identify, is_adapter
+from learnable.models.source import adapter_key, identify
 from learnable.packages import needed
 from learnable.runs.progress import say
 from learnable.runs.stopping import handlers_kept
-from learnable.settings import Sampling
-from learnable.types import Answer, Launch, ModelRef, Rendered, Work
+from learnable.types import Answer, Awaited, Launch, ModelRef, Rendered, Work
 
 Found = TypeVar("Found")
 Task = Callable[[LanguageModel], Found]
@@ -50,13 +48,7 @@ LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 @dataclass(frozen=True, kw_only=True)
 class Workers:
-    """The workers that a cluster has room for.
-
-    Args:
-        device: Where a worker computes.
-        workers: How many there are at most.
-        threads: Of each worker, and CPUs that it takes.
-    """
+    """The workers that a cluster has room for, where they compute, and how many threads and CPUs each takes."""
 
     device: str
     workers: int
@@ -138,9 +130,7 @@ def pool_of_workers(ray: Any, device: str) -> Workers:
     A CPU worker is what a local run would be: it has the threads of this process (OMP_NUM_THREADS), since other
     numbers of threads add up in another order, and so give other bits.
 
-    Args:
-        ray: The connected module.
-        device: ``auto`` is CUDA where the cluster has a GPU, else the CPU.
+    The device ``auto`` is CUDA where the cluster has a GPU, else the CPU.
 
     Raises:
         ModelError: If there is no room for one.
@@ -179,18 +169,13 @@ def dtype_of_workers(ref: ModelRef, on: str) -> Literal["float32", "bfloat16"]:
         done = opened(ray.get(ask.remote(_shipped(ref, pool), pool.threads)))
     for line in done.said.splitlines():
         say(line)
-    dtype: Literal["float32", "bfloat16"] = done.found
-    return dtype
+    return cast("Literal['float32', 'bfloat16']", done.found)
 
 
 class ClusterModel(LanguageModel):
     """A ``LanguageModel`` without weights of its own: what takes them is done by workers, one model in each.
 
-    Every pass starts its workers, and they end with it.
-
-    Args:
-        ref: Which model; the workers must find it under the same name.
-        on: Which cluster, see ``connected``.
+    Every pass starts its workers, and they end with it. They must find the model under the same name.
 
     Raises:
         UsageError: If Ray is not installed.
@@ -202,7 +187,7 @@ class ClusterModel(LanguageModel):
         self._pool = pool_of_workers(self._ray, ref.device)
         self.ref = replace(ref, dtype=dtype_of_workers(ref, on))
         self.renderer = Renderer.of(ref)
-        self._key = self._base_key = identify(self.ref)
+        self.key = self._base_key = identify(self.ref)
         self._worn: Path | None = None
         self._heard: set[str] = set()
         self.work = Work()
@@ -215,7 +200,7 @@ class ClusterModel(LanguageModel):
     @property
     def batch_tokens(self) -> int:
         """How many tokens, padding included, one forward pass of a worker takes."""
-        return self.ref.batch_tokens or BATCH_TOKENS.get(self._pool.device, BATCH_TOKENS["cpu"])
+        return usual_batch_tokens(self.ref, self._pool.device)
 
     @property
     def peak_operations_per_s(self) -> None:
@@ -227,40 +212,14 @@ class ClusterModel(LanguageModel):
         """Yield the number of each batch and one value per example; implements ``types.MeasuredModel``."""
         yield from self.each([partial(_values, launch=launch, batch=batch) for batch in batches])
 
-    def nll(self, rendered: Sequence[Rendered]) -> NDArray[np.float64]:
-        """Return the summed nll of the response tokens in nats, (n,)."""
-        return self.call(partial(LanguageModel.nll, rendered=rendered))
+    def begin(self, launch: Launch, rendered: Sequence[Rendered]) -> Awaited:
+        """Return what has one worker compute a batch."""
+        return partial(self.call, partial(_values, launch=launch, batch=rendered))
 
-    def token_nll(self, rendered: Sequence[Rendered]) -> list[NDArray[np.float32]]:
-        """Return the nll of each response token in nats, n arrays."""
-        return self.call(partial(LanguageModel.token_nll, rendered=rendered))
-
-    def embed(self, rendered: Sequence[Rendered]) -> NDArray[np.float32]:
-        """Return one vector for each example, (n, d)."""
-        return self.call(partial(LanguageModel.embed, rendered=rendered))
-
-    def _continued(
-        self,
-        prompts: Sequence[NDArray[np.int32]],
-        *,
-        sampling: Sampling,
-        seeds: Sequence[int],
-        only: Collection[int] | None,
-        stop_ids: Collection[int],
-    ) -> Iterator[tuple[list[int], list[Answer]]]:
-        most = GENERATED_TOKENS.get(self._pool.device, GENERATED_TOKENS["cpu"])
-        batches = planned(prompts, sampling=sampling, seeds=seeds, batch_tokens=most, only=only)
-        tasks = [
-            partial(
-                _answers,
-                prompts=[prompts[position] for position in batch],
-                sampling=sampling,
-                seeds=[seeds[position] for position in batch] if sampling.temperature else (),
-                stop_ids=stop_ids,
-            )
-            for batch in batches
-        ]
-        for number, answers in self.each(tasks):
+    def continued(self, asked: Asked) -> Answered:
+        """Yield positions and answers, in batches that are planned here."""
+        batches = asked.batches(self._pool.device)
+        for number, answers in self.each([partial(_answers, asked=asked.of(batch)) for batch in batches]):
             yield batches[number], answers
 
     @contextmanager
@@ -270,13 +229,12 @@ class ClusterModel(LanguageModel):
         Raises:
             ModelError: If it is no adapter; a pass raises if the adapter does not fit this model.
         """
-        if not is_adapter(folder):
-            raise ModelError(f"{folder} holds no LoRA adapter: there is no adapter_config.json in it")
-        self._worn, self._key = folder.resolve(), adapter_key(self._base_key, folder)
+        check_is_adapter(folder)
+        self._worn, self.key = folder.resolve(), adapter_key(self._base_key, folder)
         try:
             yield
         finally:
-            self._worn, self._key = None, self._base_key
+            self._worn, self.key = None, self._base_key
 
     def call(self, task: "Task[Found]") -> Found:
         """Return what one worker gives for a function of the model."""
@@ -300,20 +258,16 @@ class ClusterModel(LanguageModel):
         with _errors_in_one_line(self._ray), closing(iter(results.iter_rows())) as rows:
             for row in rows:
                 done = opened(row["done"])
-                self._repeat(done.said)
+                for line in done.said.splitlines():  # said once for all workers
+                    if line not in self._heard:
+                        self._heard.add(line)
+                        say(line)
                 now = time.monotonic()
                 # Seconds of the clock, not of the workers: the speed of a pass is that of all of them together.
                 seconds = done.work.seconds if before is None else now - before
                 self.work += replace(done.work, seconds=seconds)
                 before = now
                 yield row["number"], done.found
-
-    def _repeat(self, said: str) -> None:
-        """Say what workers say, once for all of them."""
-        for line in said.splitlines():
-            if line not in self._heard:
-                self._heard.add(line)
-                say(line)
 
     def _results(self, tasks: Sequence[bytes]) -> Any:
         """Return the dataset of what the workers give; nothing is computed before it is iterated over."""
@@ -350,16 +304,9 @@ def _values(
     return values
 
 
-def _answers(
-    model: LanguageModel,
-    *,
-    prompts: Sequence[NDArray[np.int32]],
-    sampling: Sampling,
-    seeds: Sequence[int],
-    stop_ids: Collection[int],
-) -> list[Answer]:
+def _answers(model: LanguageModel, *, asked: Asked) -> list[Answer]:
     """Answer a batch as it was planned, in its order."""
-    ((_, answers),) = model._continued(prompts, sampling=sampling, seeds=seeds, only=None, stop_ids=stop_ids)
+    ((_, answers),) = model.continued(asked)
     return answers
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from learnable.errors import LearnableError, ModelError
+from learnable.errors import LearnableError, ModelError, first_line
 from learnable.models.dtype import resolved
 from learnable.models.language_model import LanguageModel
 from learnable.types import ModelRef, Work
@@ -33,12 +33,19 @@ class Done:
 
 
 def ran(task: Callable[[], Any]) -> Done | LearnableError:
-    """Return what a task gives, or why it gives nothing: an error that is raised, Ray wraps in a page of its own calls."""
+    """Return what a task gives, or why it gives nothing."""
     try:
         with redirect_stderr(io.StringIO()) as said:
             return Done(found=task(), said=said.getvalue())
     except Exception as error:
-        return _told(error)
+        told = error
+        if not isinstance(told, LearnableError):
+            told = ModelError(
+                f"the worker {socket.gethostname()} failed: {type(error).__name__}: {first_line(error)}",
+                hint="--debug shows where",
+            )
+        told.add_note("on the worker:\n" + "".join(traceback.format_exception(error)))
+        return told
 
 
 def opened(done: bytes) -> Done:
@@ -101,20 +108,3 @@ def _check_seen(name: str) -> None:
             f"there is no {name} on the worker {socket.gethostname()}",
             hint="put it where all machines of the cluster see it under this path, or give a hub id",
         )
-
-
-def _told(error: Exception) -> LearnableError:
-    """Return the error to raise where the user is; ``--debug`` shows where it came from."""
-    told = error
-    if not isinstance(told, LearnableError):
-        told = ModelError(
-            f"the worker {socket.gethostname()} failed: {type(error).__name__}: {first_line(error)}",
-            hint="--debug shows where",
-        )
-    told.add_note("on the worker:\n" + "".join(traceback.format_exception(error)))
-    return told
-
-
-def first_line(error: Exception) -> str:
-    """Return what an error says, in one line."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

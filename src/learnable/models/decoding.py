@@ -5,9 +5,9 @@ is the same is read once, and what the network remembers of it is copied. Answer
 done, decoding is broken off, and goes on with the other rows and what the network remembers of them.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from inspect import signature
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -46,7 +46,7 @@ def decode(
     *,
     max_new_tokens: int,
     stops: tuple[int, ...],
-    draws: Draws | None,
+    draws: Draws,
 ) -> list[list[int]]:
     """Return the new tokens of each prompt, up to the first stop token.
 
@@ -57,44 +57,32 @@ def decode(
         prompts: Token ids of n prompts, none empty.
         max_new_tokens: Most tokens of an answer.
         stops: Tokens that end an answer.
-        draws: Draws the tokens; greedy without.
+        draws: Draws the tokens, or says that the likeliest are taken.
 
     Raises:
         ModelError: If a prompt does not fit the GPU's memory alone.
     """
-    groups = LengthSwitches.of(network).groups([len(p) for p in prompts], growing_by=max_new_tokens)
-    decoded = {
-        position: tokens
-        for group in groups
-        for position, tokens in zip(
-            group,
-            _decode_together(
-                network,
-                [prompts[position] for position in group],
-                max_new_tokens=max_new_tokens,
-                stops=stops,
-                draws=draws.of(group) if draws is not None else None,
-            ),
-            strict=True,
-        )
-    }
+    decoded = dict[int, list[int]]()
+    for group in LengthSwitches.of(network).groups(list(map(len, prompts)), growing_by=max_new_tokens):
+        some = [prompts[position] for position in group]
+        found = _decode_together(network, some, max_new_tokens, stops, draws.of(group))
+        decoded |= zip(group, found, strict=True)
     return [decoded[position] for position in range(len(prompts))]
 
 
 def _decode_together(
     network: Any,
     prompts: Sequence[NDArray[np.int64]],
-    *,
     max_new_tokens: int,
     stops: tuple[int, ...],
-    draws: Draws | None,
+    draws: Draws,
 ) -> list[list[int]]:
     answers: list[list[int]] = [[] for _ in prompts]
     going, staying, left = list(range(len(prompts))), list[int](), max_new_tokens
     rows: _Rows | None = None
     while going and left:
-        own = draws.of(going) if draws is not None else None
-        before = own.states if own is not None else []
+        own = draws.of(going)
+        before = own.states
         try:
             if rows is None:
                 rows = _Rows(network, [prompts[row] for row in going], stops, most=max_new_tokens)
@@ -108,22 +96,18 @@ def _decode_together(
                 ) from error
         else:
             for row, tokens in zip(going, new, strict=True):
-                answers[row] += _until_stop(tokens, stops)
-            staying = [
-                place for place, tokens in enumerate(new) if not any(token in stops for token in tokens)
-            ]
+                answers[row] += takewhile(lambda token: token not in stops, tokens)
+            staying = [place for place, tokens in enumerate(new) if not set(tokens).intersection(stops)]
             going = [going[place] for place in staying]
             left -= len(new[0])
             continue
         rows = None  # gives its memory back, outside the handler, which would hold it
         torch.cuda.empty_cache()
-        if own is not None:
-            own.states = before
+        own.states = before
         half = len(going) // 2
         for part in (going[:half], going[half:]):
             begun = [np.append(prompts[row], np.asarray(answers[row], dtype=np.int64)) for row in part]
-            of_part = draws.of(part) if draws is not None else None
-            more = _decode_together(network, begun, max_new_tokens=left, stops=stops, draws=of_part)
+            more = _decode_together(network, begun, left, stops, draws.of(part))
             for row, tokens in zip(part, more, strict=True):
                 answers[row] += tokens
         break
@@ -131,25 +115,22 @@ def _decode_together(
 
 
 class _Rows:
-    """The rows of a batch that are still going, and what the network remembers of them.
-
-    Args:
-        network: See ``decode``.
-        prompts: See there.
-        stops: See there.
-        most: Most tokens of an answer.
-    """
+    """The rows of a batch that are still going, and what the network remembers of them."""
 
     def __init__(
         self, network: Any, prompts: Sequence[NDArray[np.int64]], stops: tuple[int, ...], *, most: int
     ) -> None:
-        self._network, self._stops = network, stops
-        self._device = next(network.parameters()).device
-        inner = base_network(network)
+        self._stops, self._device = stops, next(network.parameters()).device
+        inner = self._inner = base_network(network)  # without its adapter's wrapping
         # What is remembered of a short row means nothing once it is computed otherwise: transformers reads it again.
         switched = LengthSwitches.of(inner).switched(max(map(len, prompts)) + most)
         self._cache = None if switched else _cache(inner)
-        shares = self._cache is not None and _shares(inner, self._cache)
+        # A row may have padding after its beginning where all tokens are seen, and places are told apart.
+        shares = (
+            self._cache is not None
+            and all(isinstance(layer, _RoomyLayer) for layer in self._cache.layers)
+            and "position_ids" in signature(inner.forward).parameters
+        )
         shared = _beginning(prompts) if shares else 0
         if (len(prompts) - 1) * shared < WORTH_SHARING:
             shared = 0
@@ -157,7 +138,7 @@ class _Rows:
         if shares:
             self._read(prompts, shared)
 
-    def decode(self, *, most: int, draws: Draws | None) -> list[list[int]]:
+    def decode(self, *, most: int, draws: Draws) -> list[list[int]]:
         """Return the next tokens of each row, equally many, at most ``most``; what comes after a stop means nothing."""
         count = len(self._ids)
         if self._cache is not None:
@@ -169,13 +150,12 @@ class _Rows:
             self._ids,
             self._mask,
             most,
-            logits_processor=LogitsProcessorList([draws] if draws is not None else []),
+            logits_processor=LogitsProcessorList([draws] if draws.temperature else []),
             stopping_criteria=StoppingCriteriaList([enough]),
         )
         new: torch.Tensor = tokens[:, self._ids.shape[1] :]
         self._ids, self._mask = tokens, torch.cat([self._mask, torch.ones_like(new)], dim=1)
-        found: list[list[int]] = new.tolist()
-        return found
+        return list(new.tolist())
 
     def keep(self, rows: Sequence[int]) -> None:
         """Leave all rows out but these; all stay where none is named."""
@@ -226,8 +206,13 @@ class _Rows:
             pad_token_id=self._stops[0],
         )
         known = {} if self._cache is None else {"past_key_values": self._cache}
-        with _own_settings(self._network, settings) as inner:
-            tokens: torch.Tensor = inner.generate(input_ids=ids, attention_mask=mask, **known, **rules)
+        # Models bring temperatures, penalties and length limits of their own, which transformers merges into what it
+        # is given; two models would be compared under different rules.
+        shipped, self._inner.generation_config = self._inner.generation_config, settings
+        try:
+            tokens: torch.Tensor = self._inner.generate(input_ids=ids, attention_mask=mask, **known, **rules)
+        finally:
+            self._inner.generation_config = shipped
         return tokens
 
 
@@ -235,7 +220,7 @@ class _Enough(StoppingCriteria):
     """Breaks off when at most ``fewest`` rows of a batch are still going."""
 
     def __init__(
-        self, rows: int, stops: tuple[int, ...], device: torch.device, *, fewest: int, draws: Draws | None
+        self, rows: int, stops: tuple[int, ...], device: torch.device, *, fewest: int, draws: Draws
     ) -> None:
         self._done = torch.zeros(rows, dtype=torch.bool, device=device)
         self._stops = torch.tensor(stops, device=device)
@@ -243,10 +228,8 @@ class _Enough(StoppingCriteria):
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
         self._done |= torch.isin(input_ids[:, -1], self._stops)
-        over = bool((~self._done).sum() <= self._fewest)
-        if over and self._draws is not None:
-            self._draws.over = True
-        return torch.full_like(self._done, fill_value=over)
+        self._draws.over = bool((~self._done).sum() <= self._fewest)
+        return torch.full_like(self._done, fill_value=self._draws.over)
 
 
 class _RoomyLayer(DynamicLayer):  # type: ignore[no-untyped-call]
@@ -289,35 +272,9 @@ def _cache(inner: Any) -> DynamicCache | None:
     return cache
 
 
-def _shares(inner: Any, cache: DynamicCache) -> bool:
-    """Tell whether a row may have padding after its beginning: where all tokens are seen, and places are told apart."""
-    sees_all = all(isinstance(layer, _RoomyLayer) for layer in cache.layers)
-    return sees_all and "position_ids" in signature(inner.forward).parameters
-
-
 def _beginning(prompts: Sequence[NDArray[np.int64]]) -> int:
     """Return how many tokens all prompts begin with, leaving each at least one of its own."""
     shortest = min(map(len, prompts)) - 1
     first = prompts[0][:shortest]
     same = np.all([prompt[:shortest] == first for prompt in prompts], axis=0)
     return shortest if same.all() else int(same.argmin())
-
-
-@contextmanager
-def _own_settings(network: Any, settings: GenerationConfig) -> Iterator[Any]:
-    """Yield the network without its adapter's wrapping, and with these settings in place of those it was shipped with.
-
-    Models bring temperatures, penalties and length limits of their own, which transformers merges into what it is
-    given; two models would be compared under different rules.
-    """
-    inner = base_network(network)
-    shipped, inner.generation_config = inner.generation_config, settings
-    try:
-        yield inner
-    finally:
-        inner.generation_config = shipped
-
-
-def _until_stop(tokens: list[int], stops: tuple[int, ...]) -> list[int]:
-    end = next((position for position, token in enumerate(tokens) if token in stops), len(tokens))
-    return tokens[:end]

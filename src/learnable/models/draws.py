@@ -16,13 +16,13 @@ class Draws(LogitsProcessor):
     """Turns greedy decoding into sampling: leaves each row one token, drawn from the nucleus of its softmax.
 
     Args:
-        temperature: Logits are divided by it.
+        temperature: Logits are divided by it; with 0 nothing is drawn, and no seed is needed.
         top_p: Draw from the likeliest tokens that together have this probability.
         seeds: One per row.
     """
 
     def __init__(self, temperature: float, top_p: float, seeds: Sequence[int]) -> None:
-        self._temperature, self._top_p = temperature, top_p
+        self.temperature, self._top_p = temperature, top_p
         # On the CPU, so that a seed means the same on every device.
         self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         self.over = False
@@ -30,8 +30,8 @@ class Draws(LogitsProcessor):
 
     def of(self, rows: Sequence[int]) -> "Draws":
         """Return the draws of some rows, where they are now."""
-        some = Draws(self._temperature, self._top_p, ())
-        some._generators = [self._generators[row] for row in rows]
+        some = Draws(self.temperature, self._top_p, ())
+        some._generators = [self._generators[row] for row in rows] if self.temperature else []
         return some
 
     @property
@@ -48,7 +48,7 @@ class Draws(LogitsProcessor):
         """Return scores (B, V) that are 0 for the token drawn in each row, and -inf for the others."""
         if self.over:
             return scores
-        probabilities = (scores.float() / self._temperature).softmax(dim=-1)
+        probabilities = (scores.float() / self.temperature).softmax(dim=-1)
         tokens, inside = nucleus(probabilities, self._top_p)
         # In the order of the vocabulary, which rounding does not change as it does that of the likeliest.
         tokens, order = tokens.sort(dim=-1)

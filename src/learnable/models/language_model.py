@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from itertools import chain
@@ -17,15 +17,14 @@ from learnable.errors import ModelError
 from learnable.models.adapters import attach
 from learnable.models.batching import Batching
 from learnable.models.dtype import resolved
-from learnable.models.generation import TextGenerator, generate_batches
+from learnable.models.generation import Answered, Asked, TextGenerator, generate_batches
 from learnable.models.loading import load_network
 from learnable.models.losses import batch_embeddings, batch_nll, batch_token_nll
 from learnable.models.packing import Layout
 from learnable.models.rendering import Renderer
 from learnable.models.source import adapter_key, identify, position_limit
 from learnable.models.speed import Shapes, peak
-from learnable.settings import Sampling
-from learnable.types import Answer, Awaited, Launch, ModelRef, Rendered, Work
+from learnable.types import Awaited, Launch, ModelRef, Rendered, Work
 
 BATCH_TOKENS = {"cpu": 2_048, "cuda": 32_768, "mps": 4_096}
 
@@ -33,8 +32,15 @@ AHEAD = {"cuda": 1}
 """Batches that are begun before the one before is waited for, by kind of device: the CPU lays out one while a GPU computes."""
 
 
+def usual_batch_tokens(ref: ModelRef, device: str) -> int:
+    """Return how many tokens of a batch one pass takes where the memory is large enough, by kind of device."""
+    return ref.batch_tokens or BATCH_TOKENS.get(device, BATCH_TOKENS["cpu"])
+
+
 class LanguageModel(TextGenerator):
     """A causal language model on its device, with its tokenizer; implements ``types.MeasuredModel``.
+
+    Its ``key`` is the identity of weights, active adapter, chat template and dtype.
 
     Args:
         ref: Which model.
@@ -47,17 +53,12 @@ class LanguageModel(TextGenerator):
         ref = self.ref = resolved(ref)
         self.network = load_network(ref)
         self.renderer = Renderer.of(ref)
-        self._key = self._base_key = identify(ref)
+        self.key = self._base_key = identify(ref)
         self._adapters: dict[str, str] = {}
         self._batching = Batching(self.network, key=self._base_key, position_limit=position_limit(ref))
         self._shapes = Shapes.of(self.network)
         self.work = Work()
         self._done = 0.0
-
-    @property
-    def key(self) -> str:
-        """Identity of weights, active adapter, chat template and dtype."""
-        return self._key
 
     @property
     def dtype(self) -> str:
@@ -68,7 +69,7 @@ class LanguageModel(TextGenerator):
     def batch_tokens(self) -> int:
         """How many tokens, padding included, one forward pass takes: on a GPU fewer where its memory is short."""
         device = self.network.device
-        usual = self.ref.batch_tokens or BATCH_TOKENS.get(device.type, BATCH_TOKENS["cpu"])
+        usual = usual_batch_tokens(self.ref, device.type)
         if self.ref.batch_tokens or device.type != "cuda":
             return usual
         free, _ = torch.cuda.mem_get_info(device)
@@ -139,45 +140,27 @@ class LanguageModel(TextGenerator):
     ) -> Sequence[Any] | NDArray[Any]:
         """Wait for a batch, and count what it took: the time since it was begun, or since the one before was done."""
         values, now = found(), time.monotonic()
-        self.work += self._work(rendered, layout, now - max(started, self._done))
-        self._done = now
-        return values
-
-    def _work(self, rendered: Sequence[Rendered], layout: Layout, seconds: float) -> Work:
         tokens = sum(len(example.ids) for example in rendered)
         computed = tokens if layout.segments is None else layout.computed
         responses = sum(int(example.mask.sum()) for example in rendered)
-        return Work(
+        self.work += Work(
             tokens=tokens,
             computed=computed,
             padding=layout.computed - computed,
             operations=self._shapes.operations(layout, tokens=computed, responses=responses),
-            seconds=seconds,
+            seconds=now - max(started, self._done),
         )
+        self._done = now
+        return values
 
     @property
     def position_limit(self) -> int | None:
         """Most tokens of a sequence, None where the model does not say."""
         return position_limit(self.ref)
 
-    def _continued(
-        self,
-        prompts: Sequence[NDArray[np.int32]],
-        *,
-        sampling: Sampling,
-        seeds: Sequence[int],
-        only: Collection[int] | None,
-        stop_ids: Collection[int],
-    ) -> Iterator[tuple[list[int], list[Answer]]]:
-        yield from generate_batches(
-            self.network,
-            self.renderer.tokenizer,
-            prompts,
-            sampling=sampling,
-            seeds=seeds,
-            stop_ids=stop_ids,
-            only=only,
-        )
+    def continued(self, asked: Asked) -> Answered:
+        """Yield positions and answers as each batch is done."""
+        yield from generate_batches(self.network, self.renderer.tokenizer, asked)
 
     @contextmanager
     def adapter(self, folder: Path) -> Iterator[None]:
@@ -197,9 +180,9 @@ class LanguageModel(TextGenerator):
             self._adapters = {key: name}
         self.network.set_adapter(self._adapters[key])
         self.network.base_model.enable_adapter_layers()
-        self._key = key
+        self.key = key
         try:
             yield
         finally:
             self.network.base_model.disable_adapter_layers()
-            self._key = self._base_key
+            self.key = self._base_key

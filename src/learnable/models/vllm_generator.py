@@ -6,20 +6,18 @@ vLLM, which rounds otherwise when other answers are computed beside it.
 """
 
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
-from numpy.typing import NDArray
 
-from learnable.errors import ModelError
+from learnable.errors import ModelError, first_line
 from learnable.models.dtype import resolved
-from learnable.models.generation import TextGenerator
+from learnable.models.generation import Answered, Asked, TextGenerator
 from learnable.models.rendering import Renderer
 from learnable.models.source import concrete_dtype, identify, locate
 from learnable.packages import needed
 from learnable.runs.identity import fingerprint
-from learnable.settings import Sampling
 from learnable.types import Answer, ModelRef
 
 AT_ONCE = 2_048
@@ -56,7 +54,7 @@ class VllmGenerator(TextGenerator):
         self._vllm = needed("vllm", by="--generator vllm", extra="vllm")
         ref = self._ref = resolved(ref)
         self.renderer = Renderer.of(ref)
-        self._key = vllm_key(ref)
+        self.key = vllm_key(ref)
         with self._errors_in_one_line():
             self._engine = self._vllm.LLM(
                 model=str(locate(ref)),
@@ -69,40 +67,26 @@ class VllmGenerator(TextGenerator):
             )
 
     @property
-    def key(self) -> str:
-        """Identity of weights, chat template and dtype, and that vLLM runs them."""
-        return self._key
-
-    @property
     def position_limit(self) -> int:
         """Most tokens of a sequence: what the model takes, or less where the memory does not hold that."""
         return int(self._engine.llm_engine.model_config.max_model_len)
 
-    def _continued(
-        self,
-        prompts: Sequence[NDArray[np.int32]],
-        *,
-        sampling: Sampling,
-        seeds: Sequence[int],
-        only: Collection[int] | None,
-        stop_ids: Collection[int],
-    ) -> Iterator[tuple[list[int], list[Answer]]]:
-        vllm, stops = self._vllm, sorted(stop_ids)
-        wanted = [position for position in range(len(prompts)) if only is None or position in only]
+    def continued(self, asked: Asked) -> Answered:
+        """Yield positions and answers, as many at a time as vLLM is given at once."""
+        vllm, sampling, stops = self._vllm, asked.sampling, sorted(asked.stop_ids)
+        wanted = asked.wanted(range(len(asked.prompts)))
         for start in range(0, len(wanted), AT_ONCE):
             positions = wanted[start : start + AT_ONCE]
+            prompts = [np.asarray(asked.prompts[position]).tolist() for position in positions]
             with self._errors_in_one_line():
                 outputs = self._engine.generate(
-                    [
-                        vllm.TokensPrompt(prompt_token_ids=prompts[position].tolist())
-                        for position in positions
-                    ],
+                    [vllm.TokensPrompt(prompt_token_ids=prompt) for prompt in prompts],
                     [
                         vllm.SamplingParams(
                             temperature=sampling.temperature,
                             top_p=sampling.top_p,
                             max_tokens=sampling.max_new_tokens,
-                            seed=seeds[position] if seeds else None,
+                            seed=asked.seeds[position] if asked.seeds else None,
                             stop_token_ids=stops,
                             detokenize=False,
                         )
@@ -131,9 +115,8 @@ class VllmGenerator(TextGenerator):
         try:
             yield
         except Exception as error:
-            said = next(iter(str(error).strip().splitlines()), "")
             raise ModelError(
-                f"vLLM cannot run {self._ref.name}: {type(error).__name__}: {said}",
+                f"vLLM cannot run {self._ref.name}: {type(error).__name__}: {first_line(error)}",
                 hint="what vLLM wrote above says more; it takes one GPU here: for several, start `vllm serve` and give "
                 "--generator openai:URL#NAME",
             ) from error
