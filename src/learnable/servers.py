@@ -183,7 +183,11 @@ class ServerGenerator:
         Raises:
             ModelError: If the server cannot be reached, or refuses the key or the model.
         """
-        requests = ((p, _turns(c)) for p, c in enumerate(conversations) if only is None or p in only)
+        requests = (
+            (p, [message.turn() for message in c])
+            for p, c in enumerate(conversations)
+            if only is None or p in only
+        )
         openai = needed("openai", by=f"a {who}", extra="servers")
         key = os.environ.get("OPENAI_API_KEY")
         if key and self.url.startswith("http:") and not is_this_machine(self.url):
@@ -358,25 +362,3 @@ def _alike(conversations: Sequence[Sequence[Message]], drawn: Mapping[int, str])
 def _body(error: Any) -> str:
     """Return what a server said beside an error; the client's own message leaves some of it out."""
     return f"{error.status_code} {error.response.text[:EXCERPT]}"
-
-
-def _turns(conversation: Sequence[Message]) -> list[dict[str, Any]]:
-    return [_turn(message) for message in conversation]
-
-
-def _turn(message: Message) -> dict[str, Any]:
-    """Return a turn as OpenAI's interface has it; reasoning goes under the name that servers of one's own take."""
-    turn: dict[str, Any] = {"role": message.role, "content": message.content}
-    if message.reasoning:
-        turn["reasoning_content"] = message.reasoning
-    if message.tool_calls:
-        turn["tool_calls"] = [
-            {
-                "type": "function",
-                "function": {"name": call.name, "arguments": call.arguments},
-                **({"id": call.id} if call.id else {}),
-            }
-            for call in message.tool_calls
-        ]
-    beside = {"name": message.name, "tool_call_id": message.tool_call_id}
-    return turn | {key: value for key, value in beside.items() if value}

@@ -27,6 +27,12 @@ class ToolCall:
     arguments: str
     id: str = ""
 
+    def turn_part(self, *, arguments_as_text: bool = True) -> dict[str, Any]:
+        """Return it as OpenAI's chats have it; without ``arguments_as_text`` the arguments are an object."""
+        arguments = self.arguments if arguments_as_text else json.loads(self.arguments)
+        part = {"type": "function", "function": {"name": self.name, "arguments": arguments}}
+        return part | ({"id": self.id} if self.id else {})
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Message:
@@ -45,6 +51,18 @@ class Message:
     tool_call_id: str = ""
     name: str = ""
     trained: bool = True
+
+    def turn(self, *, arguments_as_text: bool = True) -> dict[str, Any]:
+        """Return it as OpenAI's chats have it; reasoning goes under the name that servers of one's own take."""
+        calls = [call.turn_part(arguments_as_text=arguments_as_text) for call in self.tool_calls]
+        beside = {
+            "reasoning_content": self.reasoning,
+            "tool_calls": calls,
+            "name": self.name,
+            "tool_call_id": self.tool_call_id,
+        }
+        turn = {"role": self.role, "content": self.content}
+        return turn | {key: value for key, value in beside.items() if value}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,7 +1,7 @@
 """A selection as other trainers read it: its conversations in one file, and a configuration that trains on them."""
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +11,7 @@ import yaml
 from learnable.errors import DataError
 from learnable.runs.files import replacing
 from learnable.settings import Tuning
-from learnable.types import Example, Message, examples_of
+from learnable.types import Example, examples_of
 
 Trainer = Literal["trl", "llamafactory", "axolotl"]
 
@@ -20,6 +20,7 @@ CONFIGURATION = "sft.yaml"
 DATASET_INFO = "dataset_info.json"
 TEMPLATE = "chat_template.jinja"
 _DATASET = "selection"
+_TUNING = Tuning()
 _CHAT_TEMPLATE: dict[str, dict[str, Any]] = {
     "trl": {"chat_template_path": TEMPLATE},
     "axolotl": {"chat_template": "jinja", "chat_template_jinja": TEMPLATE},
@@ -57,21 +58,7 @@ def write_export(
 
     Source: the keys are those of TRL 1.16, LLaMA-Factory (``data/README.md``) and Axolotl (``docs/dataset-formats``).
     """
-    examples = _chosen(pool, ids)
-    files: Mapping[str, dict[str, Any] | str]
-    rows, files = export(examples, trainer=trainer, model=model, max_length=max_length)
-    with replacing(folder / ROWS) as part, part.open("w", encoding="utf-8") as out:
-        out.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    if chat_template is not None and trainer in _CHAT_TEMPLATE:
-        files = {CONFIGURATION: files[CONFIGURATION] | _CHAT_TEMPLATE[trainer], TEMPLATE: chat_template}
-    for name, content in files.items():
-        with replacing(folder / name) as part:
-            part.write_text(_text(name, content), encoding="utf-8")
-    return [folder / name for name in (ROWS, *files)]
-
-
-def _chosen(pool: Path, ids: Collection[str]) -> list[Example]:
-    """Read the chosen conversations only: a pool may be larger than memory."""
+    # The chosen conversations only: a pool may be larger than memory.
     wanted = pl.LazyFrame({"id": list(ids)}, schema={"id": pl.String})
     rows = pl.scan_parquet(pool / "examples.parquet")
     found = rows.join(wanted, on="id", how="semi", maintain_order="left").collect(engine="streaming")
@@ -80,7 +67,21 @@ def _chosen(pool: Path, ids: Collection[str]) -> list[Example]:
             f"{len(ids) - found.height:,} of {len(ids):,} chosen ids are not in {pool}",
             hint="choose from the data that was scored",
         )
-    return list(examples_of(found))
+    exported, files = export(list(examples_of(found)), trainer=trainer, model=model, max_length=max_length)
+    if chat_template is not None and trainer in _CHAT_TEMPLATE:
+        files[CONFIGURATION] |= _CHAT_TEMPLATE[trainer]
+    texts = {ROWS: "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in exported)}
+    for name, content in files.items():
+        if name == DATASET_INFO:
+            texts[name] = json.dumps(content, indent=2) + "\n"
+        else:
+            texts[name] = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    if chat_template is not None and trainer in _CHAT_TEMPLATE:
+        texts[TEMPLATE] = chat_template
+    for name, text in texts.items():
+        with replacing(folder / name) as part:
+            part.write_text(text, encoding="utf-8")
+    return [folder / name for name in texts]
 
 
 def export(
@@ -96,11 +97,12 @@ def export(
         # TRL masks the prompt of a pair under any template, but the user's turns of a conversation only under templates
         # that it knows.
         pairs = only_last or all(_answers(example) == 1 for example in examples)
-        configuration = {CONFIGURATION: _trl(model, max_length, pairs)}
-        return (_trl_row(example, pairs=pairs, tools=tools) for example in examples), configuration
+        rows = (_trl_row(example, pairs=pairs, tools=tools) for example in examples)
+        return rows, {CONFIGURATION: _trl(model, max_length, pairs=pairs)}
     for example in examples:
         _check_llamafactory(example)
-    description = {**_DESCRIPTION, **(_WITH_TOOLS if tools or any(map(_calls, examples)) else {})}
+    calls = any(message.tool_calls for example in examples for message in example.messages)
+    description = {**_DESCRIPTION, **(_WITH_TOOLS if tools or calls else {})}
     settings = _llamafactory(model, max_length) | ({"mask_history": True} if only_last else {})
     files = {CONFIGURATION: settings, DATASET_INFO: {_DATASET: description}}
     return (_llamafactory_row(example, tools=tools) for example in examples), files
@@ -112,11 +114,14 @@ def _learn_last_only(examples: Sequence[Example], trainer: Trainer) -> bool:
     Raises:
         DataError: If a conversation has answers of both kinds in another order, which the trainer cannot tell apart.
     """
-    counts = [(sum(map(_is_learned, example.messages)), _answers(example)) for example in examples]
-    if all(learned == answers for learned, answers in counts):
+    answers = [
+        [each.trained for each in example.messages if each.role == "assistant"] for example in examples
+    ]
+    if all(map(all, answers)):
         return False
-    for example, (learned, _) in zip(examples, counts, strict=True):
-        if learned != 1 or not _is_learned(example.messages[-1]):
+    for example, learned in zip(examples, answers, strict=True):
+        last = example.messages[-1]
+        if sum(learned) != 1 or not (last.role == "assistant" and last.trained):
             raise DataError(
                 f"{_NAMES[trainer]} learns all answers of a conversation or the last one alone, and other answers of "
                 f"example {example.id[:12]} are context only",
@@ -128,60 +133,20 @@ def _learn_last_only(examples: Sequence[Example], trainer: Trainer) -> bool:
 _NAMES = {"trl": "TRL", "llamafactory": "LLaMA-Factory", "axolotl": "Axolotl"}
 
 
-def _text(name: str, content: dict[str, Any] | str) -> str:
-    if isinstance(content, str):
-        return content
-    if name.endswith(".json"):
-        return json.dumps(content, indent=2) + "\n"
-    return str(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
-
-
 def _answers(example: Example) -> int:
     return sum(message.role == "assistant" for message in example.messages)
 
 
-def _is_learned(message: Message) -> bool:
-    return message.role == "assistant" and message.trained
-
-
-def _calls(example: Example) -> bool:
-    return any(message.tool_calls for message in example.messages)
-
-
-def _turn(message: Message, *, arguments_as_text: bool) -> dict[str, Any]:
-    """Return a turn as chat templates take it; a plain one has a role and a content."""
-    turn: dict[str, Any] = {"role": message.role, "content": message.content}
-    if message.reasoning:
-        turn["reasoning_content"] = message.reasoning
-    if message.tool_calls:
-        turn["tool_calls"] = [
-            {
-                "type": "function",
-                "function": {
-                    "name": call.name,
-                    "arguments": call.arguments if arguments_as_text else json.loads(call.arguments),
-                },
-                **({"id": call.id} if call.id else {}),
-            }
-            for call in message.tool_calls
-        ]
-    beside = {"name": message.name, "tool_call_id": message.tool_call_id}
-    return turn | {key: value for key, value in beside.items() if value}
-
-
 def _trl_row(example: Example, *, pairs: bool, tools: bool) -> dict[str, Any]:
     """Return a row for TRL, which reads tools as JSON text: a column of objects would mix the keys of all of them."""
-    turns = [_turn(message, arguments_as_text=False) for message in example.messages]
+    turns = [message.turn(arguments_as_text=False) for message in example.messages]
     row = {"prompt": turns[:-1], "completion": turns[-1:]} if pairs else {"messages": turns}
     return row | ({"tools": example.tools or None} if tools else {})
 
 
 def _axolotl_row(example: Example) -> dict[str, Any]:
     """Return a row for Axolotl, which makes objects of arguments itself, and has a key for turns to leave out."""
-    turns = []
-    for message in example.messages:
-        turn = _turn(message, arguments_as_text=True)
-        turns.append(turn if message.trained else turn | {_TRAINING: False})
+    turns = [turn.turn() | ({} if turn.trained else {_TRAINING: False}) for turn in example.messages]
     return {"messages": turns} | ({"tools": json.loads(example.tools)} if example.tools else {})
 
 
@@ -222,30 +187,29 @@ def _check_llamafactory(example: Example) -> None:
         )
 
 
-def _arguments(tuning: Tuning) -> dict[str, Any]:
+def _arguments() -> dict[str, Any]:
     """Return what TRL and LLaMA-Factory both take: arguments of the trainer of transformers."""
     return {
-        "num_train_epochs": tuning.epochs,
-        "learning_rate": tuning.peak_learning_rate,
+        "num_train_epochs": _TUNING.epochs,
+        "learning_rate": _TUNING.peak_learning_rate,
         "lr_scheduler_type": "cosine",
-        "per_device_train_batch_size": tuning.batch_size,
+        "per_device_train_batch_size": _TUNING.batch_size,
         "report_to": "none",
         "output_dir": "model",
     }
 
 
-def _trl(model: str, max_length: int, pairs: bool) -> dict[str, Any]:  # noqa: FBT001
-    tuning = Tuning()
+def _trl(model: str, max_length: int, *, pairs: bool) -> dict[str, Any]:
     return {
         "model_name_or_path": model,
         "datasets": [{"path": "json", "data_files": ROWS}],
         **({"completion_only_loss": True} if pairs else {"assistant_only_loss": True}),
         "max_length": max_length,
         "use_peft": True,
-        "lora_r": tuning.rank,
-        "lora_alpha": 2 * tuning.rank,
+        "lora_r": _TUNING.rank,
+        "lora_alpha": 2 * _TUNING.rank,
         "lora_target_modules": "all-linear",
-        **_arguments(tuning),
+        **_arguments(),
     }
 
 
@@ -271,24 +235,22 @@ _WITH_TOOLS = {
 
 
 def _llamafactory(model: str, max_length: int) -> dict[str, Any]:
-    tuning = Tuning()
     return {
         "model_name_or_path": model,
         "stage": "sft",
         "do_train": True,
         "finetuning_type": "lora",
-        "lora_rank": tuning.rank,
-        "lora_alpha": 2 * tuning.rank,
+        "lora_rank": _TUNING.rank,
+        "lora_alpha": 2 * _TUNING.rank,
         "lora_target": "all",
         "dataset_dir": ".",
         "dataset": _DATASET,
         "cutoff_len": max_length,
-        **_arguments(tuning),
+        **_arguments(),
     }
 
 
 def _axolotl(model: str, max_length: int, *, masks: bool) -> dict[str, Any]:
-    tuning = Tuning()
     rows = {
         "path": ROWS,
         "type": "chat_template",
@@ -303,14 +265,14 @@ def _axolotl(model: str, max_length: int, *, masks: bool) -> dict[str, Any]:
         # Left to itself, it drops longer rows.
         "excess_length_strategy": "truncate",
         "adapter": "lora",
-        "lora_r": tuning.rank,
-        "lora_alpha": 2 * tuning.rank,
+        "lora_r": _TUNING.rank,
+        "lora_alpha": 2 * _TUNING.rank,
         "lora_target_linear": True,
-        "num_epochs": tuning.epochs,
-        "learning_rate": tuning.peak_learning_rate,
+        "num_epochs": _TUNING.epochs,
+        "learning_rate": _TUNING.peak_learning_rate,
         "lr_scheduler": "cosine",
         "optimizer": "adamw_torch",
-        "micro_batch_size": tuning.batch_size,
+        "micro_batch_size": _TUNING.batch_size,
         "gradient_accumulation_steps": 1,
         "bf16": "auto",
         "output_dir": "model",

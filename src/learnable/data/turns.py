@@ -1,6 +1,6 @@
 """Lists of turns, calls and tools in the forms that rows have; they become messages, and what OpenAI's chats have."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from learnable.data.names import NEVER_TEXT, REASONINGS, TURNS, doubt, plain
@@ -309,22 +309,12 @@ def _trained(turn: Row, name: str) -> bool:
 
 
 def as_turns(
-    messages: Iterable[Message], *, role: str = "role", content: str = "content"
+    messages: Sequence[Message], *, role: str = "role", content: str = "content"
 ) -> list[dict[str, Any]]:
     """Return messages as the turns of a row, which ``Turns`` reads again; plain ones have a role and a content."""
-    turns = []
-    for message in messages:
-        calls = [
-            {
-                **({"id": call.id} if call.id else {}),
-                "type": "function",
-                "function": {"name": call.name, "arguments": call.arguments},
-            }
-            for call in message.tool_calls
-        ]
-        beside: dict[str, Any] = {REASONINGS[0]: message.reasoning, "tool_calls": calls}
-        beside |= {key: getattr(message, key) for key in _OF_RESULTS}
-        turn: dict[str, Any] = {role: message.role, content: message.content}
-        turn |= {key: value for key, value in beside.items() if value}
-        turns.append(turn if message.trained else {**turn, "weight": 0})
-    return turns
+    names = {"role": role, "content": content}
+    turns = [{names.get(key, key): value for key, value in message.turn().items()} for message in messages]
+    return [
+        turn if message.trained else {**turn, "weight": 0}
+        for turn, message in zip(turns, messages, strict=True)
+    ]

@@ -78,18 +78,15 @@ class TurnFields:
         elif message.reasoning:
             turn[self.reasoning] = message.reasoning
         if message.tool_calls:
-            turn["tool_calls"] = [self._call(call) for call in message.tool_calls]
+            turn["tool_calls"] = [
+                call.turn_part(arguments_as_text=self.arguments_as_text) for call in message.tool_calls
+            ]
             if self.without_content and not turn["content"]:
                 del turn["content"]
         if message.role == "tool":
             named = {"name": message.name, "tool_call_id": message.tool_call_id}
             turn |= {name: value for name, value in named.items() if value}
         return turn
-
-    def _call(self, call: ToolCall) -> dict[str, Any]:
-        arguments = call.arguments if self.arguments_as_text else json.loads(call.arguments)
-        asked = {"type": "function", "function": {"name": call.name, "arguments": arguments}}
-        return asked | ({"id": call.id} if call.id else {})
 
 
 def plain_turn(message: Message) -> Turn:
