@@ -6,7 +6,7 @@ import pytest
 
 from learnable.diversifiers import DIVERSIFIERS
 from learnable.diversifiers.constraints import Constraints
-from learnable.diversifiers.drawing import Drawing, NoGenerator
+from learnable.diversifiers.drawing import Drawing
 from learnable.diversifiers.facts import EXCERPT, Facts, QuestionAnswer, excerpts, parsed_pair
 from learnable.diversifiers.hints import Hints, read_dictionary
 from learnable.errors import DataError, UsageError
@@ -42,9 +42,7 @@ def about(*pairs, facts=FACTS):
 @pytest.fixture
 def drawing(tmp_path):
     def make(script=None):
-        generator = (
-            NoGenerator() if script is None else script if isinstance(script, Scripted) else Scripted(script)
-        )
+        generator = None if script is None else script if isinstance(script, Scripted) else Scripted(script)
         return Drawing(generator=generator, sampling=Facts.sampling, store=Store(tmp_path / "store"))
 
     return make

@@ -17,7 +17,6 @@ from learnable.diversifiers import (
     Diversified,
     Diversifier,
     Drawing,
-    NoGenerator,
     build_diversifier,
     counted,
     diversity,
@@ -179,7 +178,7 @@ class _Writer:
     name: str
     identity: Callable[[], str]
     awaits: Callable[[], list[str]]
-    load: Callable[[], Generator]
+    load: Callable[[], Generator | None]
     ref: ModelRef | None = None
 
 
@@ -189,7 +188,7 @@ def _writer(
     if not chosen.needs_generator:
         if generator is not None:
             raise UsageError("this method has no use for a generator", hint="leave --generator out")
-        return _Writer(name="rules", identity=lambda: "none", awaits=list, load=NoGenerator)
+        return _Writer(name="rules", identity=lambda: "none", awaits=list, load=lambda: None)
     if generator == "vllm:":
         raise UsageError("vllm: names no model", hint="write --generator vllm:MODEL")
     if generator is not None and generator.startswith("vllm:"):

@@ -1,7 +1,7 @@
 """One file per diversifier: examples in, new ones out, and a ledger of what was refused."""
 
 from learnable.diversifiers.diversity import Diversity, diversity, plane
-from learnable.diversifiers.drawing import Drawing, NoGenerator
+from learnable.diversifiers.drawing import Drawing
 from learnable.diversifiers.gates import Avoided
 from learnable.diversifiers.instructions import find_instructions, first_user_turn
 from learnable.diversifiers.kinds import Diversified, Diversifier, counted
@@ -15,7 +15,6 @@ __all__ = [
     "Diversifier",
     "Diversity",
     "Drawing",
-    "NoGenerator",
     "Wordings",
     "build_diversifier",
     "counted",

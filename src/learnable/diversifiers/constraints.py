@@ -1,9 +1,7 @@
 """``constraints``: what a row's answer happens to keep to, put into words and added to its question."""
 
-import ast
 import json
 import re
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, NamedTuple
@@ -11,9 +9,10 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 
 from learnable.diversifiers.drawing import Drawing, seed_of
-from learnable.diversifiers.keeping import content_words
-from learnable.diversifiers.kinds import Diversified, Ledger, shortfall
+from learnable.diversifiers.keeping import content_words, enumerated
+from learnable.diversifiers.kinds import Diversified, Ledger
 from learnable.errors import UsageError, did_you_mean
+from learnable.evaluators.format import literal
 from learnable.runs.identity import example_id
 from learnable.settings import Sampling
 from learnable.types import Example, Message
@@ -73,32 +72,27 @@ class Constraints:
 
         Nothing is asked of ``draw``.
         """
-        wanted, ledger = VARIANTS if n is None else n, Ledger()
+        wanted, ledger = n or VARIANTS, Ledger()
         kept: list[Example] = []
         for example in examples:
-            place = _answer_place(example.messages)
-            if place is None:
-                ledger.refuse("no answer after a user turn", text=_shown(example), parent=example.id)
-                continue
-            found = self._found(example.messages[place].content, example.messages[place - 1].content)
-            if not found:
-                ledger.refuse("no constraint holds of the answer", text=_shown(example), parent=example.id)
-                continue
-            kept += self._variants(example, place, found, n=wanted, seed=seed)
-        notes = []
-        if len(kept) < wanted * len(examples):
-            of = f"{len(examples):,} rows, {wanted:,} variants of each where so many differ"
-            notes.append(shortfall(wanted * len(examples), len(kept), ledger.frame, of=of))
+            turns, found = example.messages, dict[str, _Holds]()
+            place = _answer_place(turns)
+            if place is not None:
+                answer, question = turns[place].content.strip(), turns[place - 1].content
+                holds = {kind: _RULES[kind](answer, question) for kind in self.kinds or _RULES}
+                found = {kind: held for kind, held in holds.items() if held is not None}
+            if place is None or not found:
+                why = "no answer after a user turn" if place is None else "no constraint holds of the answer"
+                ledger.refuse(why, text=turns[-1].content if turns else "", parent=example.id)
+            else:
+                kept += self._variants(example, place, found, n=wanted, seed=seed)
+        of = f"{len(examples):,} rows, {wanted:,} variants of each where so many differ"
+        notes = ledger.shortfall(wanted * len(examples), len(kept), of=of)
         return Diversified(kept=kept, dropped=ledger.frame, notes=tuple(notes))
 
     def price(self, *, rows: int, n: int | None) -> str:
         """Return how many rows it makes, in words."""
-        return f"at most {VARIANTS if n is None else n:,} variants of each of {rows:,} rows"
-
-    def _found(self, answer: str, question: str) -> dict[str, "_Holds"]:
-        """Return by kind what holds of an answer."""
-        holds = {kind: _RULES[kind](answer.strip(), question) for kind in self.kinds or _RULES}
-        return {kind: held for kind, held in holds.items() if held is not None}
+        return f"at most {n or VARIANTS:,} variants of each of {rows:,} rows"
 
     def _variants(
         self, example: Example, place: int, found: Mapping[str, "_Holds"], *, n: int, seed: int
@@ -112,35 +106,25 @@ class Constraints:
             asked = example.messages[place - 1]
             turn = replace(asked, content=f"{asked.content.rstrip()}\n\n{stated}")
             messages = (*example.messages[: place - 1], turn, *example.messages[place:])
-            meta = {
-                "parent": example.id,
-                "by": "constraints",
-                "seed": drawn_by,
-                "constraints": ", ".join(chosen),
-            }
-            identity = example_id(messages, tools=example.tools)
-            made = replace(example, id=identity, messages=messages, meta=meta)
-            variants.setdefault(made.id, made)
+            identity, kinds = example_id(messages, tools=example.tools), ", ".join(chosen)
+            meta = {"parent": example.id, "by": "constraints", "seed": drawn_by, "constraints": kinds}
+            variants.setdefault(identity, replace(example, id=identity, messages=messages, meta=meta))
             if len(variants) == n:
                 break
         return list(variants.values())
 
 
 class _Holds(NamedTuple):
-    """A constraint that holds: wordings with blanks, and what may fill these, texts of which ``most`` are drawn."""
+    """A constraint that holds: wordings with blanks, and what fills these: of several, ``KEYWORDS`` are drawn, quoted."""
 
     wordings: tuple[str, ...]
     fills: tuple[str, ...]
-    most: int = 1
 
 
 def _worded(held: _Holds, rng: np.random.Generator) -> str:
-    chosen = sorted(rng.permutation(len(held.fills))[: held.most].tolist())
-    return str(rng.choice(held.wordings)).replace("{}", _enumerated([held.fills[place] for place in chosen]))
-
-
-def _enumerated(texts: Sequence[str]) -> str:
-    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"
+    chosen = sorted(rng.permutation(len(held.fills))[:KEYWORDS].tolist())
+    fill = held.fills[0] if len(held.fills) == 1 else enumerated([held.fills[place] for place in chosen])
+    return str(rng.choice(held.wordings)).replace("{}", fill)
 
 
 def _answer_place(messages: Sequence[Message]) -> int | None:
@@ -151,10 +135,6 @@ def _answer_place(messages: Sequence[Message]) -> int | None:
     )
 
 
-def _shown(example: Example) -> str:
-    return example.messages[-1].content if example.messages else ""
-
-
 def _length(answer: str, _question: str) -> _Holds | None:
     count = len(answer.split())
     if not count:
@@ -162,10 +142,14 @@ def _length(answer: str, _question: str) -> _Holds | None:
     step = next(step for most, step in ((20, 5), (100, 10), (500, 50), (count, 100)) if count <= most)
     low = (count - 1) // step * step
     held = f"{low + 1} to {low + step} words" if low else f"at most {step} words"
-    return _Holds(
-        ("Answer in {}.", "Use {}.", "Your answer should have {}.", "Keep the answer to {}.", "Write {}."),
-        (held,),
+    wordings = (
+        "Answer in {}.",
+        "Use {}.",
+        "Your answer should have {}.",
+        "Keep the answer to {}.",
+        "Write {}.",
     )
+    return _Holds(wordings, (held,))
 
 
 def _sentences(answer: str, _question: str) -> _Holds | None:
@@ -188,21 +172,22 @@ def _keywords(answer: str, question: str) -> _Holds | None:
     new = [w for w in dict.fromkeys(re.findall(r"\w+", answer)) if w.isalpha() and w.lower() in fitting]
     if len(new) < KEYWORDS:
         return None
-    wordings = ("Use the words {}.", "Include the words {}.", "The answer should contain {}.")
-    return _Holds(wordings, tuple(f'"{word}"' for word in new), KEYWORDS)
+    return _Holds(("Use the words {}.", "Include the words {}.", "The answer should contain {}."), tuple(new))
 
 
 def _keys(answer: str, _question: str) -> _Holds | None:
-    for name, read in (("a JSON object", json.loads), ("a Python dictionary", _literal)):
-        found = _object(answer, read)
-        if found:
-            keys = _enumerated([f'"{key}"' for key in found])
-            plural = "s" if len(found) > 1 else ""
+    for name, read in (("a JSON object", json.loads), ("a Python dictionary", literal)):
+        try:
+            found = read(answer)
+        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+            continue
+        if found and isinstance(found, dict) and all(isinstance(key, str) for key in found):
+            keys = "keys" if len(found) > 1 else "key"
             wordings = (
-                f"Answer with {name} with the key{plural} {{}}.",
-                f"Write {name} that has the key{plural} {{}}.",
+                f"Answer with {name} with the {keys} {{}}.",
+                f"Write {name} that has the {keys} {{}}.",
             )
-            return _Holds((*wordings, f"The answer is {name}; its key{plural}: {{}}."), (keys,))
+            return _Holds((*wordings, f"The answer is {name}; its {keys}: {{}}."), (enumerated(list(found)),))
     return None
 
 
@@ -224,21 +209,16 @@ def _code(answer: str, _question: str) -> _Holds | None:
 
 
 def _begins(answer: str, _question: str) -> _Holds | None:
-    words = answer.split()
-    held = " ".join(words[:3])
-    if len(words) < LONG or not re.match(r"\w", held) or '"' in held:
-        return None
-    return _Holds(
-        ('Begin with "{}".', 'Let the answer begin with the words "{}".', 'Start with "{}".'), (held,)
-    )
+    held = " ".join(answer.split()[:3])
+    wordings = ('Begin with "{}".', 'Let the answer begin with the words "{}".', 'Start with "{}".')
+    return _Holds(wordings, (held,)) if _quotable(answer, held) and re.match(r"\w", held) else None
 
 
 def _ends(answer: str, _question: str) -> _Holds | None:
-    words = answer.split()
-    held = " ".join(words[-3:])
-    if len(words) < LONG or not re.search(r"\w[.!?]?\Z", held) or '"' in held:
-        return None
-    return _Holds(('End with "{}"', 'The last words should be "{}"', 'Finish with "{}"'), (held,))
+    held = " ".join(answer.split()[-3:])
+    wordings = ('End with "{}"', 'The last words should be "{}"', 'Finish with "{}"')
+    ended = re.search(r"\w[.!?]?\Z", held)
+    return _Holds(wordings, (held,)) if _quotable(answer, held) and ended else None
 
 
 _RULES: Mapping[str, Callable[[str, str], _Holds | None]] = {
@@ -258,16 +238,5 @@ def _is_prose(answer: str) -> bool:
     return not (answer[:1] in "{[" or "```" in answer or _NUMBERED.search(answer) or _BULLETED.search(answer))
 
 
-def _object(text: str, read: Callable[[str], object]) -> dict[str, object]:
-    """Return the object with text keys that a text is; empty where it is none."""
-    try:
-        found = read(text)
-    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
-        return {}
-    return found if isinstance(found, dict) and all(isinstance(key, str) for key in found) else {}
-
-
-def _literal(text: str) -> object:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # such as an escape that Python does not know
-        return ast.literal_eval(text)
+def _quotable(answer: str, held: str) -> bool:
+    return len(answer.split()) >= LONG and '"' not in held

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any
 
 from learnable.diversifiers.gates import UNANSWERED, Avoided
 from learnable.errors import ModelError, UsageError
@@ -43,14 +43,14 @@ class Drawing:
     An answer is stored by conversation and seed, so that asking for more draws only what is new.
 
     Args:
-        generator: A loaded model, or a server.
+        generator: A loaded model, or a server; None where a method goes by rules alone.
         sampling: How to draw.
         store: Where answers are kept.
         avoided: What a method that draws again for what it refuses must keep away from.
         tally: Counts what was drawn in this run; what is stored costs nothing.
     """
 
-    generator: Generator
+    generator: Generator | None
     sampling: Sampling
     store: Store
     avoided: Avoided = field(default_factory=Avoided, compare=False)
@@ -71,15 +71,17 @@ class Drawing:
 
         Raises:
             ModelError: If the generator cannot be reached, or the chat template refuses a conversation.
+            UsageError: If there is no generator.
         """
-        ids = [
-            fingerprint([example_id(turns), seed]) for turns, seed in zip(conversations, seeds, strict=True)
-        ]
+        if self.generator is None:
+            raise UsageError("this method has no generator to ask", hint="give --model or --generator")
+        generator, renderer = self.generator, self._renderer
+        pairs = zip(conversations, seeds, strict=True)
+        ids = [fingerprint([example_id(turns), seed]) for turns, seed in pairs]
 
         def ask(only: Collection[int]) -> Answered:
-            return self.generator.answers(conversations, sampling=self.sampling, seeds=seeds, only=only)
+            return generator.answers(conversations, sampling=self.sampling, seeds=seeds, only=only)
 
-        renderer = self._renderer
         return self._kept(
             "answer", ids, ask, label, lambda place: len(renderer.prompt_ids(conversations[place]))
         )
@@ -100,19 +102,19 @@ class Drawing:
                 "a server answers, but cannot invent the questions: it takes no open user turn",
                 hint="give a model that runs here (--model, or --generator vllm:MODEL), or the questions (self_answer)",
             )
-        limit = getattr(self.generator, "position_limit", None)
-        if limit is not None and self.sampling.max_new_tokens >= limit:
+        limit, new = getattr(self.generator, "position_limit", None), self.sampling.max_new_tokens
+        if limit is not None and new >= limit:
             raise UsageError(
-                f"max_new_tokens is {self.sampling.max_new_tokens:,}, and the model takes {limit:,} tokens",
+                f"max_new_tokens is {new:,}, and the model takes {limit:,} tokens",
                 hint="lower --max-new-tokens, so that question and answer fit together",
             )
-        ids = [fingerprint(["question", seed]) for seed in seeds]
 
         def ask(only: Collection[int]) -> Answered:
             drawn: Answered = asked(len(seeds), sampling=self.sampling, seeds=seeds, only=only)
             return drawn
 
         opening = len(self._renderer.user_turn[0]) if self._renderer else 0
+        ids = [fingerprint(["question", seed]) for seed in seeds]
         return self._kept("question", ids, ask, label, lambda _: opening)
 
     def refusal(self, conversation: Sequence[Message]) -> str | None:
@@ -142,57 +144,33 @@ class Drawing:
         prompt_tokens: Callable[[int], int],
     ) -> list[Answer]:
         """Return what is stored under ``ids``, after drawing what is missing."""
-        measure = Measure(
-            kind="draw",
-            model=self.generator.key,
-            parameters={
-                "temperature": float(self.sampling.temperature),
-                "top_p": float(self.sampling.top_p),
-                "max_new_tokens": self.sampling.max_new_tokens,
-                "of": of,
-                # The same weights say other things to other tokens.
-                "rendering": self._renderer.key if self._renderer is not None else None,
-            },
-        )
-        room, before = self.sampling.max_new_tokens, self.tally.draws
+        assert self.generator is not None
+        renderer, tally, room = self._renderer, self.tally, self.sampling.max_new_tokens
+        parameters = {
+            "temperature": float(self.sampling.temperature),
+            "top_p": float(self.sampling.top_p),
+            "max_new_tokens": room,
+            "of": of,
+            # The same weights say other things to other tokens.
+            "rendering": renderer.key if renderer is not None else None,
+        }
+        measure, before = Measure(kind="draw", model=self.generator.key, parameters=parameters), tally.draws
 
         def drawn(missing: Collection[int]) -> Iterator[Found]:
             for positions, answers in ask(missing):
-                rows = [{"draw": tuple(answer)} for answer in answers]
-                yield Found(positions, rows, self._count(positions, answers, prompt_tokens))
+                tokens = 0
+                if renderer is not None:
+                    texts = renderer.tokenizer([one.text for one in answers], add_special_tokens=False)
+                    tokens = sum(map(len, texts["input_ids"])) + sum(map(prompt_tokens, positions))
+                tally.draws += len(positions)
+                tally.tokens += tokens
+                yield Found(positions, [{"draw": tuple(answer)} for answer in answers], tokens)
 
         # How long an answer will be is not known before: each counts with the most it may have.
         fill([measure], ids, drawn, store=self.store, label=f"{label}, at most", size=lambda _: room)
         stored = known(measure, list(dict.fromkeys(ids)), store=self.store)
         found = {identity: Answer(text, finished) for identity, text, finished in stored.iter_rows()}
         if lacking := len(set(ids)) - len(found):
-            self.tally.unanswered += lacking
-            total = self.tally.draws - before + lacking
-            say(f"{label}: {lacking:,} of {total:,} were not answered")
+            tally.unanswered += lacking
+            say(f"{label}: {lacking:,} of {tally.draws - before + lacking:,} were not answered")
         return [found.get(identity, UNANSWERED) for identity in ids]
-
-    def _count(
-        self, positions: Sequence[int], answers: Sequence[Answer], prompt_tokens: Callable[[int], int]
-    ) -> int:
-        """Count what was drawn, and return the tokens that went through a model that is loaded here."""
-        self.tally.draws += len(positions)
-        if self._renderer is None:
-            return 0
-        texts = self._renderer.tokenizer([answer.text for answer in answers], add_special_tokens=False)
-        tokens = sum(map(len, texts["input_ids"])) + sum(map(prompt_tokens, positions))
-        self.tally.tokens += tokens
-        return tokens
-
-
-class NoGenerator:
-    """Stands where a method needs no generator."""
-
-    key = "none"
-
-    def answers(self, *_: Any, **__: Any) -> NoReturn:
-        """Refuse.
-
-        Raises:
-            UsageError: Always.
-        """
-        raise UsageError("this method has no generator to ask", hint="give --model or --generator")

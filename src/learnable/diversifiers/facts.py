@@ -12,8 +12,8 @@ from learnable.data.sources import locate, read_records, suffix_of
 from learnable.diversifiers.drawing import Drawing
 from learnable.diversifiers.gates import UNANSWERED, Neighbours
 from learnable.diversifiers.keeping import names, near_copy, numbers, placeholders, stems, words
-from learnable.diversifiers.kinds import Diversified, Ledger, shortfall
-from learnable.diversifiers.rounds import ROUNDS, Refused, Taken, Thing, until_enough, without_thoughts
+from learnable.diversifiers.kinds import Diversified, Ledger
+from learnable.diversifiers.rounds import ROUNDS, Refused, Taken, Thing, shown, until_enough, without_thoughts
 from learnable.errors import DataError, UsageError
 from learnable.runs.identity import example_id
 from learnable.settings import Sampling
@@ -30,7 +30,7 @@ TERSE = 3
 
 _LIST = (
     "List the facts in this text, one in each line. Each line is a full sentence that can be understood without the "
-    "text and says one thing only. Use the names and numbers of the text, and add nothing to it."
+    "text and says one thing only. Use the names and numbers of the text, and add nothing to it.\n\nText: "
 )
 _LISTED = (
     (
@@ -82,7 +82,7 @@ _OPENINGS = {
         ),
     ),
 }
-"""Ways to begin a question, each with pairs for ``_SHOWN`` that begin so: a small model follows what it is shown."""
+"""Ways to begin a question, each with pairs for ``_SHOWN`` that begin so."""
 
 _BULLET = re.compile(r"\A(?:[-*\u2022]+|\(?\d+[.)]|fact(?: \d+)?:)\s+", re.IGNORECASE)
 _SENTENCES = re.compile(r"(?<=[.!?])\s+")
@@ -99,11 +99,6 @@ class QuestionAnswer(NamedTuple):
 
     question: str
     answer: str
-
-
-class _Document(NamedTuple):
-    text: str
-    parent: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,8 +149,8 @@ class Facts:
             UsageError: If there is no document, or rows are given beside ``text`` or ``file``.
             DataError: If the file cannot be read.
         """
-        wanted = PAIRS if n is None else n
-        documents, ledger = self._documents(examples), Ledger()
+        wanted, ledger = n or PAIRS, Ledger()
+        documents = self._documents(examples)
         facts, barren = _facts(documents, draw, ledger)
         pairs = until_enough(
             facts,
@@ -168,44 +163,36 @@ class Facts:
             label=f"questions about {len(facts):,} fact{'s' * (len(facts) != 1)}",
         )
         kept = [_example(fact, pair) for fact, done in zip(facts, pairs, strict=True) for pair in done]
-        notes = []
-        if barren:
-            notes.append(f"{barren:,} of {len(documents):,} documents gave no fact")
-        if len(kept) < wanted * len(facts):
-            draws = f"at most {ROUNDS} x {wanted:,} draws for each of {len(facts):,} facts"
-            notes.append(f"pairs: {shortfall(wanted * len(facts), len(kept), ledger.frame, of=draws)}")
+        notes = [f"{barren:,} of {len(documents):,} documents gave no fact"] if barren else []
+        draws = f"at most {ROUNDS} x {wanted:,} draws for each of {len(facts):,} facts"
+        notes += ledger.shortfall(wanted * len(facts), len(kept), of=draws, what="pairs: ")
         return Diversified(kept=kept, dropped=ledger.frame, notes=tuple(notes))
 
     def price(self, *, rows: int, n: int | None) -> str:
         """Return how many texts it draws, in words."""
         del rows
-        wanted = PAIRS if n is None else n
+        wanted = n or PAIRS
         return (
             f"lists of the facts of each document, and {wanted:,} questions with answers about each fact, at most "
             f"{ROUNDS * wanted:,} draws for each,"
         )
 
-    def _documents(self, examples: Sequence[Example]) -> list[_Document]:
+    def _documents(self, examples: Sequence[Example]) -> list[Thing]:
+        given = "text" if self.file is None else "file"
         if self.text is None and self.file is None:
             if not examples:
                 raise UsageError(
                     "facts needs documents",
                     hint="give rows, facts@text=... or facts@file=PATH (.txt, .jsonl ...)",
                 )
-            return [_Document("\n\n".join(_said(example)), example.id) for example in examples]
+            said = [[turn.content for turn in row.messages if turn.role != "system"] for row in examples]
+            return [Thing("\n\n".join(turns), row.id) for turns, row in zip(said, examples, strict=True)]
         if examples:
-            raise UsageError(
-                f"facts takes rows or a {'text' if self.file is None else 'file'}, got both",
-                hint="leave one of them out",
-            )
+            raise UsageError(f"facts takes rows or a {given}, got both", hint="leave one of them out")
         texts = _texts_of(self.file) if self.file is not None else [self.text or ""]
         if not any(text.strip() for text in texts):
             raise DataError("there is no text to take facts from", hint=f"it is {self.file or 'text='}")
-        return [_Document(text, None) for text in texts]
-
-
-def _said(example: Example) -> list[str]:
-    return [turn.content for turn in example.messages if turn.role != "system"]
+        return [Thing(text) for text in texts]
 
 
 def _texts_of(path: str) -> list[str]:
@@ -232,35 +219,35 @@ def _texts_of(path: str) -> list[str]:
     return texts
 
 
-def _facts(documents: Sequence[_Document], draw: Drawing, ledger: Ledger) -> tuple[list[Thing], int]:
+def _facts(documents: Sequence[Thing], draw: Drawing, ledger: Ledger) -> tuple[list[Thing], int]:
     """Return the facts of all documents, and how many of these gave none."""
     # What a text says is not a matter of taste: nothing is drawn at random here.
     greedy = replace(draw, sampling=replace(draw.sampling, temperature=0.0, top_p=1.0))
-    pieces: list[tuple[int, str]] = []
+    pieces: list[tuple[int, str, tuple[Message, ...]]] = []
     for number, document in enumerate(documents):
         for excerpt in excerpts(document.text):
-            if why := greedy.refusal(_to_list(excerpt)):
+            asked = shown([(_LIST + text, found) for text, found in _LISTED], _LIST + excerpt)
+            if why := greedy.refusal(asked):
                 ledger.refuse(f"text {why}", text=excerpt, parent=document.parent)
             else:
-                pieces.append((number, excerpt))
+                pieces.append((number, excerpt, asked))
     label = f"facts of {len(documents):,} document{'s' * (len(documents) != 1)}"
-    asked = [_to_list(excerpt) for _, excerpt in pieces]
-    answers = greedy.answers(asked, seeds=[0] * len(asked), label=label) if asked else []
+    conversations = [asked for *_, asked in pieces]
+    answers = greedy.answers(conversations, seeds=[0] * len(pieces), label=label) if pieces else []
     facts, before, fruitful = list[Thing](), Neighbours(), set[int]()
-    for (number, excerpt), answer in zip(pieces, answers, strict=True):
+    for (number, excerpt, _), answer in zip(pieces, answers, strict=True):
         parent = documents[number].parent
         if answer is UNANSWERED:
             ledger.refuse("text unanswered", text=excerpt, parent=parent)
         elif not answer.text.strip():
             ledger.refuse("text without facts: nothing was answered", text=excerpt, parent=parent)
         for line, whole in _lines(answer):
-            why = _no_fact(line, excerpt, before) if whole else "cut off"
-            if why:
+            if why := _no_fact(line, excerpt, before) if whole else "cut off":
                 ledger.refuse(f"fact {why}", text=line, parent=parent)
                 continue
             before.add(line)
             fruitful.add(number)
-            facts.append(Thing(text=line, parent=parent))
+            facts.append(Thing(line, parent))
     return facts, len(documents) - len(fruitful)
 
 
@@ -276,14 +263,6 @@ def excerpts(text: str) -> list[str]:
             else:
                 parts.append(sentence)
     return [part for part in parts if part.strip()]
-
-
-def _to_list(text: str) -> tuple[Message, ...]:
-    turns: list[Message] = []
-    for shown, facts in _LISTED:
-        turns.append(Message(role="user", content=f"{_LIST}\n\nText: {shown}"))
-        turns.append(Message(role="assistant", content=facts))
-    return (*turns, Message(role="user", content=f"{_LIST}\n\nText: {text}"))
 
 
 def _lines(answer: Answer) -> Iterator[tuple[str, bool]]:
@@ -314,11 +293,11 @@ def _asked(fact: Thing, number: int) -> tuple[Message, ...]:
     """Return the conversation of a draw."""
     opening = list(_OPENINGS)[number % len(_OPENINGS)]
     request = f'Write a question about this fact that begins with "{opening}", and its answer.\n\nFact: '
-    turns: list[Message] = []
-    for shown, pair in zip(_SHOWN, _OPENINGS[opening], strict=True):
-        turns.append(Message(role="user", content=request + shown))
-        turns.append(Message(role="assistant", content="Question: {}\nAnswer: {}".format(*pair)))
-    return (*turns, Message(role="user", content=request + fact.text))
+    pairs = [
+        (request + known, "Question: {}\nAnswer: {}".format(*pair))
+        for known, pair in zip(_SHOWN, _OPENINGS[opening], strict=True)
+    ]
+    return shown(pairs, request + fact.text)
 
 
 def parsed_pair(drawn: str) -> QuestionAnswer | None:
@@ -335,11 +314,7 @@ def parsed_pair(drawn: str) -> QuestionAnswer | None:
 
 
 def _pair(fact: Thing, drawn: str, before: Sequence[QuestionAnswer]) -> QuestionAnswer:
-    """Return the pair in what was drawn.
-
-    Raises:
-        Refused: If there is none, or it does not keep to the fact.
-    """
+    """Return the pair in what was drawn; ``Refused`` if there is none, or it does not keep to the fact."""
     pair = parsed_pair(drawn)
     if pair is None:
         raise Refused("no question and answer in it")
@@ -361,9 +336,7 @@ def _pair(fact: Thing, drawn: str, before: Sequence[QuestionAnswer]) -> Question
 
 
 def _example(fact: Thing, pair: Taken[QuestionAnswer]) -> Example:
-    messages = (
-        Message(role="user", content=pair.made.question),
-        Message(role="assistant", content=pair.made.answer),
-    )
+    question, answer = pair.made
+    messages = (Message(role="user", content=question), Message(role="assistant", content=answer))
     meta = {"parent": fact.parent, "by": "facts", "seed": pair.seed, "fact": fact.text}
     return Example(id=example_id(messages), messages=messages, source="facts", meta=meta)

@@ -24,15 +24,6 @@ UNANSWERED = Answer("", finished=False)
 _PERMUTATIONS, _BANDS = 128, 32
 
 
-def incomplete(answer: Answer) -> str | None:
-    """Return why a generated text is not a whole one: ``unanswered``, ``empty`` or ``cut off``; else None."""
-    if answer is UNANSWERED:
-        return "unanswered"
-    if not answer.text.strip():
-        return "empty"
-    return None if answer.finished else "cut off"
-
-
 def repeated_share(text: str) -> float:
     """Return the share of the word 4-grams of a text that stood in it before, in [0, 1); 0 for one without any."""
     words = WORD.findall(text.lower())
@@ -40,19 +31,21 @@ def repeated_share(text: str) -> float:
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
-def repetitive(text: str) -> str | None:
-    """Return that a text goes round in circles: more than ``REPEATED`` of its word 4-grams are repeats; else None.
-
-    The limit is ours: lists, recipes and songs with a refrain stay below it, and so do 997 of 1,000 answers of Alpaca,
-    999 of Dolly, and 992 of 1,000 answers in code. A model that is caught in a loop is soon above it.
-    """
-    share = repeated_share(text)
-    return f"repetition: {share:.0%} of its 4-word sequences are repeats" if share > REPEATED else None
-
-
 def failing(answer: Answer) -> str | None:
-    """Return why a generated text is refused for itself: not there, empty, cut off or repetitive; else None."""
-    return incomplete(answer) or repetitive(answer.text)
+    """Return why a generated text is refused for itself: not there, empty, cut off or repetitive; else None.
+
+    It goes round in circles when more than ``REPEATED`` of its word 4-grams are repeats. The limit is ours: lists,
+    recipes and songs with a refrain stay below it, and so do 997 of 1,000 answers of Alpaca, 999 of Dolly, and 992 of
+    1,000 answers in code. A model that is caught in a loop is soon above it.
+    """
+    if answer is UNANSWERED:
+        return "unanswered"
+    if not answer.text.strip():
+        return "empty"
+    if not answer.finished:
+        return "cut off"
+    share = repeated_share(answer.text)
+    return f"repetition: {share:.0%} of its 4-word sequences are repeats" if share > REPEATED else None
 
 
 class Neighbours:
@@ -66,19 +59,17 @@ class Neighbours:
     """
 
     def __init__(self, texts: Iterable[str] = ()) -> None:
-        self._index = _rensa().RMinHashLSH(NEAR, _PERMUTATIONS, _BANDS)
-        self._grams: list[NDArray[np.uint64]] = []
-        self._texts: list[str] = []
+        self._rensa: Any = needed("rensa", by="telling near-duplicates", extra="neighbours")
+        self._index = self._rensa.RMinHashLSH(NEAR, _PERMUTATIONS, _BANDS)
+        self._taken: list[tuple[str, NDArray[np.uint64]]] = []
         for text in texts:
             self.add(text)
 
     def add(self, text: str) -> None:
         """Take a text in; one without a word resembles nothing and is left out."""
-        grams = _grams(text)
-        if grams:
-            self._index.insert(len(self._texts), _signature(grams))
-            self._grams.append(_hashed(grams))
-            self._texts.append(text)
+        if grams := _grams(text):
+            self._index.insert(len(self._taken), self._signature(grams))
+            self._taken.append((text, _hashed(grams)))
 
     def nearest(self, text: str) -> tuple[str, float] | None:
         """Return the most similar near-duplicate with its similarity; None where there is none."""
@@ -86,11 +77,20 @@ class Neighbours:
         if not grams:
             return None
         hashed = _hashed(grams)
-        found = [
-            (_jaccard(hashed, self._grams[place]), -place) for place in self._index.query(_signature(grams))
-        ]
+        places = self._index.query(self._signature(grams))
+        found = [(_jaccard(hashed, self._taken[place][1]), -place) for place in places]
         similarity, place = max(found, default=(0.0, 0))
-        return (self._texts[-place], similarity) if similarity >= NEAR else None
+        return (self._taken[-place][0], similarity) if similarity >= NEAR else None
+
+    def why(self, text: str) -> str | None:
+        """Return that a text is nearly one seen before, as a reason; None where it is new."""
+        near = self.nearest(text)
+        return f"near-duplicate: of {_excerpt(near[0])!r}" if near else None
+
+    def _signature(self, grams: Sequence[str]) -> Any:
+        signature = self._rensa.RMinHash(_PERMUTATIONS, 0)
+        signature.update(grams)
+        return signature
 
 
 class Avoided:
@@ -123,7 +123,7 @@ class Avoided:
             reasons[int(row["item"])] = f"in a file to avoid: {kind}, {row['shared']!r}"
         for number, prompt in enumerate(given["text"]):
             if reasons[number] is None and (near := self._prompts.nearest(prompt)):
-                reasons[number] = f"in a file to avoid: nearly {excerpt(near[0])!r}"
+                reasons[number] = f"in a file to avoid: nearly {_excerpt(near[0])!r}"
         return reasons
 
 
@@ -133,27 +133,15 @@ def alike(one: str, other: str) -> bool:
     return bool(grams and others) and _jaccard(_hashed(grams), _hashed(others)) >= NEAR
 
 
-def excerpt(text: str) -> str:
-    """Return the beginning of a text, for a reason."""
+def _excerpt(text: str) -> str:
     return text if len(text) <= EXCERPT else text[: EXCERPT - 1] + "…"
 
 
 def _grams(text: str) -> list[str]:
     """Return the distinct word 3-grams of a text, sorted; one of fewer words is one gram."""
     words = WORD.findall(text.lower())
-    return sorted(
-        {" ".join(words[start : start + 3]) for start in range(max(len(words) - 2, min(len(words), 1)))}
-    )
-
-
-def _rensa() -> Any:
-    return needed("rensa", by="telling near-duplicates", extra="neighbours")
-
-
-def _signature(grams: Sequence[str]) -> Any:
-    signature = _rensa().RMinHash(_PERMUTATIONS, 0)
-    signature.update(grams)
-    return signature
+    starts = range(max(len(words) - 2, min(len(words), 1)))
+    return sorted({" ".join(words[start : start + 3]) for start in starts})
 
 
 def _hashed(grams: Sequence[str]) -> NDArray[np.uint64]:

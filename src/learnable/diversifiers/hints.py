@@ -1,7 +1,7 @@
 """``hints``: what a dictionary says of the words of a question, added to it."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -10,6 +10,7 @@ from learnable.data.csv_files import csv_records
 from learnable.data.records import place
 from learnable.data.sources import locate, read_records, suffix_of
 from learnable.diversifiers.drawing import Drawing
+from learnable.diversifiers.keeping import enumerated
 from learnable.diversifiers.kinds import Diversified, Ledger
 from learnable.errors import DataError, UsageError
 from learnable.runs.identity import example_id
@@ -82,33 +83,32 @@ class Hints:
         if n is not None:
             raise UsageError(f"hints makes one row of each, got n={n}", hint="leave n out")
         entries = read_dictionary(self.file)
-        longest = max(map(len, entries))
-        kept = [self._hinted(example, entries, longest=longest, seed=seed) for example in examples]
+        kept = [self._hinted(example, entries, seed) for example in examples]
         without = sum(not example.meta["hinted"] for example in kept)
-        notes = (
-            [f"{without:,} of {len(kept):,} rows have no word of the dictionary and stay as they are"]
-            if without
-            else []
-        )
-        return Diversified(kept=kept, dropped=Ledger().frame, notes=tuple(notes))
+        note = f"{without:,} of {len(kept):,} rows have no word of the dictionary and stay as they are"
+        return Diversified(kept=kept, dropped=Ledger().frame, notes=(note,) if without else ())
 
     def price(self, *, rows: int, n: int | None) -> str:
         """Return how many rows it makes, in words."""
         del n
         return f"{rows:,} rows with what the dictionary says of their words"
 
-    def _hinted(
-        self, example: Example, entries: Mapping[Key, DictionaryEntry], *, longest: int, seed: int
-    ) -> Example:
+    def _hinted(self, example: Example, entries: Mapping[Key, DictionaryEntry], seed: int) -> Example:
         turns, hinted = list[Message](), dict[str, None]()
         for turn in example.messages:
-            hits = list(_hits(turn.content, entries, longest)) if turn.role == "user" else []
+            hits = list(_hits(turn.content, entries)) if turn.role == "user" else []
             hinted |= dict.fromkeys(entry.word for entry in hits)
-            told = " ".join(_told(entry, self.meanings) for entry in hits)
+            told = " ".join(
+                f'In this text, "{entry.word}" means {enumerated(entry.meanings[: self.meanings], "or")}.'
+                for entry in hits
+            )
             turns.append(replace(turn, content=f"{turn.content.rstrip()}\n\n{told}") if told else turn)
         meta = {"parent": example.id, "by": "hints", "seed": seed, "hinted": ", ".join(hinted)}
         identity = example_id(turns, tools=example.tools)
         return replace(example, id=identity, messages=tuple(turns), meta=meta)
+
+
+_LINE = "a word and its meanings in each line"
 
 
 def read_dictionary(path: str) -> dict[Key, DictionaryEntry]:
@@ -117,22 +117,18 @@ def read_dictionary(path: str) -> dict[Key, DictionaryEntry]:
     Raises:
         DataError: If the file cannot be read, a line of it is no entry, or there is none.
     """
-    unknown = suffix_of(path) is None
+    unknown, name = suffix_of(path) is None, Path(path).name
     if unknown or not Path(path).is_file():
         what = "is no .tsv, .csv, .jsonl, .json or .parquet file" if unknown else "is not there"
-        raise DataError(f"the dictionary {path} {what}", hint="a word and its meanings in each line")
-    ((kind, *_),), name = locate(path), Path(path).name
+        raise DataError(f"the dictionary {path} {what}", hint=_LINE)
     entries: dict[Key, DictionaryEntry] = {}
-    for where, cells, reason in (
-        _table_cells(path, name) if kind == "csv" else _record_cells(kind, path, name)
-    ):
+    for number, line, cells, reason in _lines(path):
         word, *rest = [cell.strip() for cell in cells] or [""]
         meanings = [part.strip() for cell in rest for part in cell.split(";") if part.strip()]
         key = _key(word)
         if reason or not key or not meanings:
-            raise DataError(
-                f"{where}: {reason or 'no word with a meaning'}", hint="a word and its meanings in each line"
-            )
+            where = place(name, row=number, line=line)
+            raise DataError(f"{where}: {reason or 'no word with a meaning'}", hint=_LINE)
         before = entries.get(key, DictionaryEntry(word, ()))
         entries[key] = DictionaryEntry(before.word, tuple(dict.fromkeys([*before.meanings, *meanings])))
     if not entries:
@@ -140,39 +136,32 @@ def read_dictionary(path: str) -> dict[Key, DictionaryEntry]:
     return entries
 
 
-Cells = Iterator[tuple[str, Iterable[str], str | None]]
-
-
-def _table_cells(path: str, name: str) -> Cells:
-    """Yield where a record is, its cells, and why it cannot be read."""
-    for number, record in enumerate(csv_records(path)):
-        cells = record.fields or []
-        if number == 0 and cells and cells[0].strip().lower() in _WORD_COLUMNS:
-            continue
-        yield place(name, row=number, line=record.line), cells, record.reason
-
-
-def _record_cells(kind: str, path: str, name: str) -> Cells:
-    """Yield where a row is, its word and meanings, and why it cannot be read."""
-    for number, record in enumerate(read_records(kind, path)):
-        row: Mapping[str, Any] = record.value or {}
+def _lines(path: str) -> Iterator[tuple[int, int | None, Sequence[str], str | None]]:
+    """Yield number and line of a row, its word and meanings, and why it cannot be read."""
+    ((kind, *_),) = locate(path)
+    if kind == "csv":
+        for number, record in enumerate(csv_records(path)):
+            cells = record.fields or []
+            if number or not cells or cells[0].strip().lower() not in _WORD_COLUMNS:
+                yield number, record.line, cells, record.reason
+        return
+    for number, read in enumerate(read_records(kind, path)):
+        row: Mapping[str, Any] = read.value or {}
         meanings = row.get("translations", row.get("meanings"))
         told = [meanings] if isinstance(meanings, str) else meanings if isinstance(meanings, list) else []
-        cells = [row.get("word", ""), *told]
-        reason = record.reason
+        cells, reason = [row.get("word", ""), *told], read.reason
         if reason is None and not all(isinstance(cell, str) for cell in cells):
             reason = f"word and translations must be text; seen: {', '.join(row)}"
-        yield place(name, row=number, line=record.line), cells if reason is None else [], reason
+        yield number, read.line, cells if reason is None else [], reason
 
 
-def _hits(text: str, entries: Mapping[Key, DictionaryEntry], longest: int) -> Iterator[DictionaryEntry]:
+def _hits(text: str, entries: Mapping[Key, DictionaryEntry]) -> Iterator[DictionaryEntry]:
     """Yield the entries that a text has, each once, in its order."""
     tokens, seen, start = _key(text), set[Key](), 0
+    longest = max(map(len, entries))
     while start < len(tokens):
-        lengths = range(min(longest, len(tokens) - start), 0, -1)
-        found = next(
-            (tokens[start : start + n] for n in lengths if tokens[start : start + n] in entries), None
-        )
+        stretches = (tokens[start : start + length] for length in range(longest, 0, -1))
+        found = next((key for key in stretches if key in entries), None)
         if found is not None and found not in seen:
             seen.add(found)
             yield entries[found]
@@ -181,9 +170,3 @@ def _hits(text: str, entries: Mapping[Key, DictionaryEntry], longest: int) -> It
 
 def _key(text: str) -> Key:
     return tuple(_TOKEN.findall(text.lower()))
-
-
-def _told(entry: DictionaryEntry, most: int) -> str:
-    quoted = [f'"{meaning}"' for meaning in entry.meanings[:most]]
-    listed = quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} or {quoted[-1]}"
-    return f'In this text, "{entry.word}" means {listed}.'

@@ -2,12 +2,13 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
-from typing import Literal
+from typing import Any, Literal
 
 from learnable.errors import DataError
+from learnable.runs.identity import example_id
 from learnable.types import Example, Message
 
 Where = Literal["auto", "first", "last", "whole"]
@@ -76,20 +77,23 @@ def find_instructions(examples: Sequence[Example], *, where: Where = "auto") -> 
     """
     turns = [first_user_turn(example) for example in examples]
     spans = [[match.span() for match in _PARAGRAPH.finditer(turn)] for turn in turns]
-    end: Literal["first", "last", "whole"] | None
-    end = _recurring_end(turns, spans) if where == "auto" else where
-    if end is None:
-        several = sum(len(of_turn) > 1 for of_turn in spans)
-        whole = tuple(
-            _located(turn, of_turn, 0, len(of_turn)) for turn, of_turn in zip(turns, spans, strict=True)
-        )
-        return Instructions(where="whole", places=whole, uncertain=several)
-    lengths = _paragraphs_of_instruction(turns, spans, end)
+    paragraphs = [
+        [turn[slice(*span)] for span in of_turn] for turn, of_turn in zip(turns, spans, strict=True)
+    ]
+    end = _recurring_end(paragraphs) if where == "auto" else where
+    if end is None or end == "whole":
+        lengths = list(map(len, spans))
+    else:
+        lengths = _lengths([found[:: 1 if end == "first" else -1] for found in paragraphs])
     places = []
     for turn, of_turn, count in zip(turns, spans, lengths, strict=True):
         start = len(of_turn) - count if end == "last" else 0
-        places.append(_located(turn, of_turn, start, start + count))
-    return Instructions(where=end, places=tuple(places))
+        first, last = of_turn[start][0], of_turn[start + count - 1][1]
+        places.append(
+            LocatedInstruction(before=turn[:first], instruction=turn[first:last], after=turn[last:])
+        )
+    uncertain = sum(length > 1 for length in lengths) if end is None else 0
+    return Instructions(where=end or "whole", places=tuple(places), uncertain=uncertain)
 
 
 def first_user_turn(example: Example) -> str:
@@ -113,55 +117,44 @@ def with_user_turn(messages: Sequence[Message], content: str) -> tuple[Message, 
     return (*messages[:place], replace(messages[place], content=content), *messages[place + 1 :])
 
 
-Spans = Sequence[tuple[int, int]]
+def reworded(example: Example, content: str, meta: Mapping[str, Any]) -> Example:
+    """Return an example with another first user turn, and its own identity."""
+    messages = with_user_turn(example.messages, content)
+    identity = example_id(messages, tools=example.tools)
+    return replace(example, id=identity, messages=messages, meta=meta)
 
 
-def _located(turn: str, spans: Spans, start: int, stop: int) -> LocatedInstruction:
-    first, last = spans[start][0], spans[stop - 1][1]
-    return LocatedInstruction(before=turn[:first], instruction=turn[first:last], after=turn[last:])
-
-
-def _recurring_end(turns: Sequence[str], spans: Sequence[Spans]) -> Literal["first", "last"] | None:
-    """Return the end at which paragraphs recur; None where the whole turn has to do.
+def _recurring_end(paragraphs: Sequence[Sequence[str]]) -> Literal["first", "last"] | None:
+    """Return the end at which the paragraphs of turns recur; None where the whole turn has to do.
 
     Raises:
         DataError: If there is one row only, and it has several paragraphs.
     """
-    if all(len(of_turn) == 1 for of_turn in spans):
+    if all(len(of_turn) == 1 for of_turn in paragraphs):
         return None
-    if len(turns) == 1:
+    if len(paragraphs) == 1:
         raise DataError(
-            f"the task has one row, of {len(spans[0])} paragraphs: nothing tells which of them is the instruction",
+            f"the task has one row, of {len(paragraphs[0])} paragraphs: nothing tells which of them is the instruction",
             hint="say where it stands (where=first or where=last), or give more rows",
         )
     ends: dict[Literal["first", "last"], Counter[str]] = {
-        "first": Counter(turn[slice(*of_turn[0])] for turn, of_turn in zip(turns, spans, strict=True)),
-        "last": Counter(turn[slice(*of_turn[-1])] for turn, of_turn in zip(turns, spans, strict=True)),
+        "first": Counter(of_turn[0] for of_turn in paragraphs),
+        "last": Counter(of_turn[-1] for of_turn in paragraphs),
     }
     # The more text: a fixed closing such as "Answer:" may recur beside the instruction proper.
     end = min(ends, key=lambda name: (len(ends[name]), -sum(map(len, ends[name].elements()))))
     shared = sum(count for count in ends[end].values() if count > 1)
-    return end if shared >= RECURRING * len(turns) else None
+    return end if shared >= RECURRING * len(paragraphs) else None
 
 
-def _paragraphs_of_instruction(
-    turns: Sequence[str], spans: Sequence[Spans], end: Literal["first", "last", "whole"]
-) -> list[int]:
-    """Return of how many paragraphs, counted from its end, the instruction of each turn is made."""
-    if end == "whole":
-        return [len(of_turn) for of_turn in spans]
-    step = 1 if end == "first" else -1
-    paragraphs = [
-        [turn[slice(*span)] for span in of_turn][::step] for turn, of_turn in zip(turns, spans, strict=True)
-    ]
-    groups: dict[str, list[int]] = {}
-    for row, found in enumerate(paragraphs):
-        groups.setdefault(found[0], []).append(row)
-    counts = [1] * len(turns)
-    for rows in groups.values():
-        if len(rows) >= ALIKE:
-            columns = zip(*(paragraphs[row] for row in rows), strict=False)
-            shared = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
-            for row in rows:
-                counts[row] = shared
-    return counts
+def _lengths(paragraphs: Sequence[Sequence[str]]) -> list[int]:
+    """Return of how many paragraphs the instruction of each turn is made; they are given from its end on."""
+    groups: dict[str, list[Sequence[str]]] = {}
+    for found in paragraphs:
+        groups.setdefault(found[0], []).append(found)
+    shared = {
+        first: sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*rows, strict=False)))
+        for first, rows in groups.items()
+        if len(rows) >= ALIKE
+    }
+    return [shared.get(found[0], 1) for found in paragraphs]

@@ -116,6 +116,12 @@ def stems(text: str) -> set[str]:
     return {word[:5] for word in content_words(text)}
 
 
+def enumerated(texts: Sequence[str], word: str = "and") -> str:
+    """Return texts in quotation marks, one after the other: ``"a", "b" and "c"``."""
+    quoted = [f'"{text}"' for text in texts]
+    return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} {word} {quoted[-1]}"
+
+
 def _trigrams(text: str) -> set[str]:
     plain = f" {' '.join(words(text))} "
     return {plain[start : start + 3] for start in range(len(plain) - 2)}

@@ -34,7 +34,8 @@ class Diversifier(Protocol):
     """Makes new examples; hyperparameters are its fields.
 
     ``needs_examples`` is False when it works without input rows, ``needs_generator`` is False when rules alone do it;
-    ``sampling`` is its default way of drawing.
+    ``sampling`` is its default way of drawing. It may also have ``files``, those that it reads, which count by their
+    content; ``price(rows=, n=)``, what it makes in words; and ``texts(examples, n)``, how many it draws.
     """
 
     needs_examples: ClassVar[bool]
@@ -60,9 +61,6 @@ class Ledger:
     def __init__(self) -> None:
         self._rows: list[tuple[str | None, int | None, str, str]] = []
 
-    def __len__(self) -> int:
-        return len(self._rows)
-
     def refuse(self, reason: str, *, text: str, parent: str | None = None, seed: int | None = None) -> None:
         """Note why a text was refused."""
         self._rows.append((parent, seed, reason, text))
@@ -72,10 +70,20 @@ class Ledger:
         """All refusals in the order noted, columns as in ``DROPPED``."""
         return pl.DataFrame(self._rows, schema=DROPPED, orient="row")
 
-    @property
-    def counts(self) -> str:
-        """How many were refused for each reason, most frequent first: ``12 cut off, 3 empty``."""
-        return counted(self.frame)
+    def shortfall(self, asked: int, got: int, *, of: str, what: str = "") -> list[str]:
+        """Return the sentence that says how many there are less than asked for, and why; nothing if they are as many.
+
+        Args:
+            asked: How many were asked for.
+            got: How many there are.
+            of: How many there were to choose from, such as ``1,500 draws``.
+            what: Stands before it.
+        """
+        if got >= asked:
+            return []
+        reasons = counted(self.frame)
+        longer = "; --max-new-tokens lets them end" if "cut off" in reasons.partition(",")[0] else ""
+        return [f"{what}asked for {asked:,}, got {got:,}: of {of}, {reasons or 'none was refused'}{longer}"]
 
 
 def counted(dropped: pl.DataFrame) -> str:
@@ -85,17 +93,3 @@ def counted(dropped: pl.DataFrame) -> str:
     """
     kinds = Counter(reason.partition(":")[0] for reason in dropped["reason"])
     return ", ".join(f"{count:,} {reason}" for reason, count in kinds.most_common())
-
-
-def shortfall(asked: int, got: int, dropped: pl.DataFrame, *, of: str) -> str:
-    """Return the sentence that says how many there are less than asked for, and why.
-
-    Args:
-        asked: How many were asked for.
-        got: How many there are.
-        dropped: What was refused.
-        of: How many there were to choose from, such as ``1,500 draws``.
-    """
-    reasons = counted(dropped)
-    longer = "; --max-new-tokens lets them end" if "cut off" in reasons.partition(",")[0] else ""
-    return f"asked for {asked:,}, got {got:,}: of {of}, {reasons or 'none was refused'}{longer}"

@@ -2,16 +2,15 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 from learnable.diversifiers.drawing import Drawing
-from learnable.diversifiers.instructions import Instructions, Where, find_instructions, with_user_turn
+from learnable.diversifiers.instructions import LocatedInstruction, Where, find_instructions, reworded
 from learnable.diversifiers.keeping import lost, near_copy, stems
-from learnable.diversifiers.kinds import Diversified, Ledger, shortfall
-from learnable.diversifiers.rounds import ROUNDS, Refused, Taken, Thing, until_enough
+from learnable.diversifiers.kinds import Diversified, Ledger
+from learnable.diversifiers.rounds import ROUNDS, Refused, Taken, Thing, shown, until_enough
 from learnable.errors import UsageError
-from learnable.runs.identity import example_id
 from learnable.settings import Sampling
 from learnable.types import Example, Message
 
@@ -68,7 +67,7 @@ _OPENINGS = {
         "The goal is to have the French recipe in German with the same amounts.",
     ),
 }
-"""Ways to begin, each with rewrites of ``_SHOWN`` that begin so: a small model follows what it is shown."""
+"""Ways to begin, each with rewrites of ``_SHOWN`` that begin so."""
 
 _LABEL = re.compile(
     r"\A(?:(?:sure|certainly|of course|okay|ok)\b[^\n:]{0,60}[:!.]\s+|here(?:'s| is| are)\b[^\n:]{0,80}:\s*"
@@ -126,14 +125,12 @@ class Paraphrase:
         Raises:
             DataError: If a row has no user turn, or nothing tells where the instruction stands.
         """
-        wanted = REWRITES if n is None else n
+        wanted = n or REWRITES
         found = find_instructions(examples, where=self.where)
-        parents = {
-            place.instruction: example.id
-            for place, example in reversed(list(zip(found.places, examples, strict=True)))
-        }
-        things = [Thing(text=instruction, parent=parents[instruction]) for instruction in found.distinct]
-        ledger = Ledger()
+        parents: dict[str, str] = {}
+        for example, place in zip(examples, found.places, strict=True):
+            parents.setdefault(place.instruction, example.id)
+        things, ledger = [Thing(text, parent) for text, parent in parents.items()], Ledger()
         accepted = until_enough(
             things,
             n=wanted,
@@ -144,31 +141,39 @@ class Paraphrase:
             ledger=ledger,
             label=f"rewrites of {len(things):,} instruction{'s' * (len(things) != 1)}",
         )
-        rewrites = {thing.text: done for thing, done in zip(things, accepted, strict=True)}
+        rewrites = dict(zip(parents, accepted, strict=True))
         kept = [
-            _reworded(example, place.worded(rewrite.made), rewrite, place.instruction)
+            _reworded(example, place, rewrite)
             for example, place in zip(examples, found.places, strict=True)
             for rewrite in rewrites[place.instruction]
         ]
-        notes = _notes(found, accepted, wanted, ledger)
-        return Diversified(kept=kept, dropped=ledger.frame, notes=notes)
+        notes = []
+        if found.uncertain:
+            notes.append(
+                f"{found.uncertain:,} user turns of several paragraphs were rewritten whole, contents too, because no "
+                "paragraph recurs: say where the instruction stands (where=first or where=last)"
+            )
+        draws = f"at most {ROUNDS} x {wanted:,} draws for each of {len(things):,} instructions"
+        got = sum(map(len, accepted))
+        notes += ledger.shortfall(wanted * len(things), got, of=draws, what="rewrites: ")
+        if without := accepted.count([]):
+            notes.append(
+                f"{without:,} of {len(things):,} instructions have no rewrite, so their rows are not in it"
+            )
+        return Diversified(kept=kept, dropped=ledger.frame, notes=tuple(notes))
 
     def texts(self, examples: Sequence[Example], n: int | None) -> int:
         """Return how many texts it draws, if none is refused."""
-        return (REWRITES if n is None else n) * len(find_instructions(examples, where=self.where).distinct)
+        return (n or REWRITES) * len(find_instructions(examples, where=self.where).distinct)
 
     def price(self, *, rows: int, n: int | None) -> str:
         """Return how many texts it draws, in words."""
         del rows
-        wanted = REWRITES if n is None else n
+        wanted = n or REWRITES
         return f"{wanted:,} rewrites of each instruction, at most {ROUNDS * wanted:,} draws for each,"
 
     def _accepted(self, thing: Thing, drawn: str, before: Sequence[str]) -> str:
-        """Return the rewrite in what was drawn.
-
-        Raises:
-            Refused: If it is none, or none that is needed.
-        """
+        """Return the rewrite in what was drawn; ``Refused`` if it is none, or none that is needed."""
         original, rewrite = thing.text, cleaned(drawn, thing.text)
         if not rewrite:
             raise Refused("empty")
@@ -210,44 +215,13 @@ def strays(original: str, rewrite: str, kinship: float) -> bool:
 def _asked(thing: Thing, number: int) -> tuple[Message, ...]:
     """Return the conversation of a draw."""
     opening = list(_OPENINGS)[number % len(_OPENINGS)]
-    turns: list[Message] = []
-    for shown, rewrite in zip(_SHOWN, _OPENINGS[opening], strict=True):
-        request = f'Say this instruction in other words, beginning with "{opening}": {shown}'
-        # In a user turn, as not every chat template takes a system turn.
-        turns.append(Message(role="user", content=request if turns else f"{_RULES}\n\n{request}"))
-        turns.append(Message(role="assistant", content=rewrite))
-    request = f'Say this instruction in other words, beginning with "{opening}": {thing.text}'
-    return (*turns, Message(role="user", content=request))
+    ask = f'Say this instruction in other words, beginning with "{opening}": '
+    # The rules stand in a user turn, as not every chat template takes a system turn.
+    requests = [f"{_RULES}\n\n{ask}{_SHOWN[0]}", *(ask + instruction for instruction in _SHOWN[1:])]
+    return shown(zip(requests, _OPENINGS[opening], strict=True), ask + thing.text)
 
 
-def _reworded(example: Example, turn: str, rewrite: Taken[str], original: str) -> Example:
-    messages = with_user_turn(example.messages, turn)
-    meta = {
-        "parent": example.id,
-        "by": "paraphrase",
-        "seed": rewrite.seed,
-        "instruction": rewrite.made,
-        "original": original,
-    }
-    return replace(example, id=example_id(messages, tools=example.tools), messages=messages, meta=meta)
-
-
-def _notes(
-    found: Instructions, accepted: Sequence[Sequence[Taken[str]]], wanted: int, ledger: Ledger
-) -> tuple[str, ...]:
-    notes = []
-    if found.uncertain:
-        notes.append(
-            f"{found.uncertain:,} user turns of several paragraphs were rewritten whole, contents too, because no "
-            "paragraph recurs: say where the instruction stands (where=first or where=last)"
-        )
-    got, asked = sum(map(len, accepted)), wanted * len(accepted)
-    if got < asked:
-        draws = f"at most {ROUNDS} x {wanted:,} draws for each of {len(accepted):,} instructions"
-        notes.append(f"rewrites: {shortfall(asked, got, ledger.frame, of=draws)}")
-    without = sum(not of_one for of_one in accepted)
-    if without:
-        notes.append(
-            f"{without:,} of {len(accepted):,} instructions have no rewrite, so their rows are not in it"
-        )
-    return tuple(notes)
+def _reworded(example: Example, place: LocatedInstruction, rewrite: Taken[str]) -> Example:
+    said = {"instruction": rewrite.made, "original": place.instruction}
+    meta = {"parent": example.id, "by": "paraphrase", "seed": rewrite.seed, **said}
+    return reworded(example, place.worded(rewrite.made), meta)

@@ -1,9 +1,8 @@
 """Drawing for many things at once until each has enough: what is refused is made up for, within limits."""
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Generic, NamedTuple, TypeVar
 
 from learnable.diversifiers.drawing import Drawing, seed_of
 from learnable.diversifiers.gates import UNANSWERED, failing
@@ -24,16 +23,14 @@ class Refused(Exception):
     """Why a text is refused; what stands behind a colon tells single cases apart."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Thing:
+class Thing(NamedTuple):
     """What is drawn for: its text, and the row it comes from, if any."""
 
     text: str
     parent: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Taken(Generic[Made]):
+class Taken(NamedTuple, Generic[Made]):
     """What was made of an accepted draw, and its seed."""
 
     made: Made
@@ -45,17 +42,22 @@ def without_thoughts(text: str) -> str:
     return _THOUGHTS.sub("", text).strip()
 
 
-def passed(answer: Answer) -> str:
-    """Return the text of an answer, without thoughts that stand before it.
-
-    Raises:
-        Refused: If it is not there, empty, cut off or repetitive.
-    """
+def _passed(answer: Answer) -> str:
+    """Return the text of an answer without thoughts; ``Refused`` if it is not there, empty, cut off or repetitive."""
     text = without_thoughts(answer.text)
-    why = failing(answer if answer is UNANSWERED else answer._replace(text=text))
-    if why is not None:
+    if why := failing(answer if answer is UNANSWERED else answer._replace(text=text)):
         raise Refused(why)
     return text
+
+
+def shown(pairs: Iterable[tuple[str, str]], question: str) -> tuple[Message, ...]:
+    """Return a conversation that shows questions with answers, and asks another: a small model follows what it is shown."""
+    turns = [
+        Message(role=role, content=text)
+        for pair in pairs
+        for role, text in zip(("user", "assistant"), pair, strict=True)
+    ]
+    return (*turns, Message(role="user", content=question))
 
 
 def until_enough(
@@ -91,54 +93,45 @@ def until_enough(
     taken: list[list[Taken[Made]]] = [[] for _ in things]
     drawn, closed = [0] * len(things), set[int]()
     for round_number in range(ROUNDS):
-        requests: list[tuple[int, int]] = []
+        asked: dict[tuple[int, int], Sequence[Message]] = {}
         for place, done in enumerate(taken):
             lacking = 0 if place in closed else n - len(done)
             count = min(n, lacking * AGAIN) if round_number else n
-            requests += [(place, number) for number in range(drawn[place], drawn[place] + count)]
+            for number in range(drawn[place], drawn[place] + count):
+                asked[place, seed_of(seed, things[place].text, number)] = ask(things[place], number)
             drawn[place] += count
-        if not requests:
+        if not asked:
             break
-        answers = _asked(things, requests, seed=seed, draw=draw, ask=ask, ledger=ledger, label=label)
-        closed |= {p for p, _ in requests} - {
-            p for (p, _), answer in answers.items() if answer is not UNANSWERED
-        }
-        for (place, number), answer in answers.items():
-            thing, done, its_seed = things[place], taken[place], seed_of(seed, things[place].text, number)
+        answers = _answers(things, asked, draw=draw, ledger=ledger, label=label)
+        answered = {place for (place, _), answer in answers.items() if answer is not UNANSWERED}
+        closed |= {place for place, _ in asked} - answered
+        for (place, its_seed), answer in answers.items():
+            thing, done = things[place], taken[place]
             if len(done) == n:
                 continue
             try:
-                text = passed(answer)
-                done.append(Taken(made=take(thing, text, [one.made for one in done]), seed=its_seed))
+                made = take(thing, _passed(answer), [one.made for one in done])
+                done.append(Taken(made, its_seed))
             except Refused as refused:
                 ledger.refuse(str(refused), text=answer.text, parent=thing.parent, seed=its_seed)
     return taken
 
 
-def _asked(
+def _answers(
     things: Sequence[Thing],
-    requests: Sequence[tuple[int, int]],
+    asked: dict[tuple[int, int], Sequence[Message]],
     *,
-    seed: int,
     draw: Drawing,
-    ask: Callable[[Thing, int], Sequence[Message]],
     ledger: Ledger,
     label: str,
 ) -> dict[tuple[int, int], Answer]:
-    """Return the answers to requests (thing, number); one that does not fit the model is refused and left out."""
-    fitting: dict[tuple[int, int], Sequence[Message]] = {}
-    for place, number in requests:
-        turns = ask(things[place], number)
-        why = draw.refusal(turns)
-        if why is None:
-            fitting[place, number] = turns
+    """Return the answers by thing and seed; what does not fit the model is refused and left out."""
+    fitting = {}
+    for (place, seed), turns in asked.items():
+        if why := draw.refusal(turns):
+            ledger.refuse(why, text=things[place].text, parent=things[place].parent, seed=seed)
         else:
-            ledger.refuse(
-                why,
-                text=things[place].text,
-                parent=things[place].parent,
-                seed=seed_of(seed, things[place].text, number),
-            )
-    seeds = [seed_of(seed, things[place].text, number) for place, number in fitting]
+            fitting[place, seed] = turns
+    seeds = [seed for _, seed in fitting]
     answers = draw.answers(list(fitting.values()), seeds=seeds, label=label) if fitting else []
     return dict(zip(fitting, answers, strict=True))

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from learnable.diversifiers.drawing import Drawing, seed_of
-from learnable.diversifiers.gates import Neighbours, alike, excerpt, failing
-from learnable.diversifiers.kinds import Diversified, Ledger, shortfall
+from learnable.diversifiers.gates import Neighbours, alike, failing
+from learnable.diversifiers.kinds import Diversified, Ledger
 from learnable.errors import DataError
 from learnable.runs.identity import example_id, fingerprint
 from learnable.settings import Sampling
@@ -51,17 +51,14 @@ class SelfAnswer:
                 f"none of the {len(rows):,} rows has a user turn before its answer",
                 hint="is this the right file?",
             )
-        wanted = len(rows) if n is None else n
+        wanted, taken = n or len(rows), 0
         ledger, before = Ledger(), Neighbours()
         kept: list[Example] = []
-        taken = 0
         while len(kept) < wanted and taken < len(rows):
             some = rows[taken : taken + wanted - len(kept)]
             taken += len(some)
             kept += self._answered(draw, self._answerable(draw, some, ledger), before, ledger, seed)
-        notes = []
-        if len(kept) < wanted:
-            notes.append(shortfall(wanted, len(kept), ledger.frame, of=f"{taken:,} rows"))
+        notes = ledger.shortfall(wanted, len(kept), of=f"{taken:,} rows")
         if self.show_reference and (copies := _copies(rows, kept)):
             notes.append(f"{copies:,} of {len(kept):,} answers are nearly the reference that was shown")
         return Diversified(kept=kept, dropped=ledger.frame, notes=tuple(notes))
@@ -72,8 +69,7 @@ class SelfAnswer:
 
     def price(self, *, rows: int, n: int | None) -> str:
         """Return how many texts it draws, in words."""
-        fewest = min(n or rows, rows)
-        return f"{fewest:,} to {rows:,} answers" if fewest < rows else f"{rows:,} answers"
+        return f"{n:,} to {rows:,} answers" if n and n < rows else f"{rows:,} answers"
 
     def _asked(self, row: Example) -> tuple[Message, ...]:
         """Return what the model is given."""
@@ -85,13 +81,14 @@ class SelfAnswer:
     def _answerable(self, draw: Drawing, rows: Sequence[Example], ledger: Ledger) -> list[Example]:
         """Return the rows whose question can be asked."""
         passed = []
-        for row, in_file in zip(rows, draw.avoided.reasons([question_of(row) for row in rows]), strict=True):
-            why = _unaskable(row) or in_file or draw.refusal(self._asked(row))
-            if why is None:
-                passed.append(row)
-            else:
+        for row, in_file in zip(rows, draw.avoided.reasons(list(map(question_of, rows))), strict=True):
+            why = None if question_of(row) else "no user turn before the answer"
+            why = "with tools, which a generator is not offered" if row.tools else why
+            if why := why or in_file or draw.refusal(self._asked(row)):
                 text = "\n".join(turn.content for turn in row.messages if turn.role == "user")
                 ledger.refuse(f"question {why}", text=text, parent=row.id)
+            else:
+                passed.append(row)
         return passed
 
     def _answered(
@@ -99,35 +96,23 @@ class SelfAnswer:
     ) -> list[Example]:
         """Draw the answers; return the conversations that pass, and take them in among those before."""
         seeds = [seed_of(seed, "self_answer", row.id) for row in rows]
-        asked = [self._asked(row) for row in rows]
-        answers = draw.answers(asked, seeds=seeds, label=f"{len(rows):,} answers")
+        answers = draw.answers(list(map(self._asked, rows)), seeds=seeds, label=f"{len(rows):,} answers")
         whole = [
             (*question_of(row), Message(role="assistant", content=answer.text.strip()))
             for row, answer in zip(rows, answers, strict=True)
         ]
-        avoided = draw.avoided.reasons(whole)
         kept = []
         for row, row_seed, answer, messages, in_file in zip(
-            rows, seeds, answers, whole, avoided, strict=True
+            rows, seeds, answers, whole, draw.avoided.reasons(whole), strict=True
         ):
             text = "\n".join(turn.content for turn in messages)
-            why = failing(answer) or in_file
-            if why is None and (near := before.nearest(text)):
-                why = f"near-duplicate: of {excerpt(near[0])!r}"
-            if why is not None:
+            if why := failing(answer) or in_file or before.why(text):
                 ledger.refuse(f"answer {why}", text=answer.text, parent=row.id, seed=row_seed)
                 continue
             before.add(text)
             meta = {"parent": row.id, "by": "self_answer", "seed": row_seed}
             kept.append(Example(id=example_id(messages), messages=messages, source=row.source, meta=meta))
         return kept
-
-
-def _unaskable(row: Example) -> str | None:
-    """Return why an answer to a row cannot be drawn."""
-    if row.tools:
-        return "with tools, which a generator is not offered"
-    return None if question_of(row) else "no user turn before the answer"
 
 
 def question_of(row: Example) -> tuple[Message, ...]:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from learnable.diversifiers.drawing import Drawing, seed_of
-from learnable.diversifiers.gates import Neighbours, excerpt, failing
-from learnable.diversifiers.kinds import Diversified, Ledger, shortfall
+from learnable.diversifiers.gates import Neighbours, failing
+from learnable.diversifiers.kinds import Diversified, Ledger
 from learnable.errors import UsageError
 from learnable.runs.identity import example_id
 from learnable.settings import Sampling
@@ -45,8 +45,17 @@ class SelfSample:
         Raises:
             UsageError: If rows are given, ``n`` is not, or the draws could not differ.
         """
-        self._check(examples, n, draw)
-        assert n is not None
+        if examples:
+            raise UsageError(
+                f"self_sample takes no rows, got {len(examples):,}",
+                hint="self_answer answers the questions of rows; --avoid keeps away from them",
+            )
+        if n is None:
+            raise UsageError("self_sample needs n", hint="say how many: --n 500")
+        if draw.sampling.temperature == 0:
+            raise UsageError(
+                "temperature 0 invents the same question again and again", hint="give --temperature 0.7"
+            )
         ledger, before = Ledger(), Neighbours()
         kept: list[Example] = []
         drawn, most = 0, self.tries * n
@@ -55,8 +64,8 @@ class SelfSample:
             seeds = [seed_of(seed, "self_sample", number) for number in range(drawn, drawn + more)]
             drawn += more
             kept += _answered(draw, _asked(draw, seeds, before, ledger), ledger)
-        short = shortfall(n, len(kept), ledger.frame, of=f"{drawn:,} draws")
-        return Diversified(kept=kept, dropped=ledger.frame, notes=(short,) if len(kept) < n else ())
+        notes = ledger.shortfall(n, len(kept), of=f"{drawn:,} draws")
+        return Diversified(kept=kept, dropped=ledger.frame, notes=tuple(notes))
 
     def texts(self, examples: Sequence[Example], n: int | None) -> int:
         """Return how many texts it draws, if none is refused."""
@@ -69,58 +78,39 @@ class SelfSample:
         most = f" to {self.tries * (n or 0):,}" if self.tries > 1 else ""
         return f"{n or 0:,}{most} questions, and an answer to each,"
 
-    def _check(self, examples: Sequence[Example], n: int | None, draw: Drawing) -> None:
-        if examples:
-            raise UsageError(
-                f"self_sample takes no rows, got {len(examples):,}",
-                hint="self_answer answers the questions of rows; --avoid keeps away from them",
-            )
-        if n is None:
-            raise UsageError("self_sample needs n", hint="say how many: --n 500")
-        if draw.sampling.temperature == 0:
-            raise UsageError(
-                "temperature 0 invents the same question again and again", hint="give --temperature 0.7"
-            )
 
-
-Asked = list[tuple[int, Message]]
-"""Questions that passed, each with its seed."""
-
-
-def _asked(draw: Drawing, seeds: Sequence[int], before: Neighbours, ledger: Ledger) -> Asked:
-    """Draw questions; return those that pass, and take them in among those before."""
+def _asked(draw: Drawing, seeds: Sequence[int], before: Neighbours, ledger: Ledger) -> dict[int, Message]:
+    """Draw questions; return those that pass by their seeds, and take them in among those before."""
     answers = draw.questions(seeds=seeds, label=f"{len(seeds):,} questions")
     turns = [Message(role="user", content=answer.text.strip()) for answer in answers]
     avoided = draw.avoided.reasons([(turn,) for turn in turns])
-    passed: Asked = []
+    passed: dict[int, Message] = {}
     for seed, turn, answer, in_file in zip(seeds, turns, answers, avoided, strict=True):
-        why = failing(answer) or in_file
-        if why is None and (near := before.nearest(turn.content)):
-            why = f"near-duplicate: of {excerpt(near[0])!r}"
-        why = why or draw.refusal((turn,))
-        if why is None:
-            before.add(turn.content)
-            passed.append((seed, turn))
-        else:
+        if why := failing(answer) or in_file or before.why(turn.content) or draw.refusal((turn,)):
             ledger.refuse(f"question {why}", text=answer.text, seed=seed)
+        else:
+            before.add(turn.content)
+            passed[seed] = turn
     return passed
 
 
-def _answered(draw: Drawing, asked: Asked, ledger: Ledger) -> list[Example]:
+def _answered(draw: Drawing, asked: dict[int, Message], ledger: Ledger) -> list[Example]:
     """Draw the answers; return the conversations that pass."""
     # Not the question's own seed: the same noise would fall on the same words.
-    seeds = [seed_of(seed, "answer") for seed, _ in asked]
-    answers = draw.answers([(turn,) for _, turn in asked], seeds=seeds, label=f"{len(asked):,} answers")
+    seeds = [seed_of(seed, "answer") for seed in asked]
+    conversations = [(turn,) for turn in asked.values()]
+    answers = draw.answers(conversations, seeds=seeds, label=f"{len(asked):,} answers")
     whole = [
         (turn, Message(role="assistant", content=answer.text.strip()))
-        for (_, turn), answer in zip(asked, answers, strict=True)
+        for turn, answer in zip(asked.values(), answers, strict=True)
     ]
     kept = []
-    for (seed, turn), answer, messages, in_file in zip(
+    for seed, answer, messages, in_file in zip(
         asked, answers, whole, draw.avoided.reasons(whole), strict=True
     ):
         if why := failing(answer) or in_file:
-            ledger.refuse(f"answer {why}", text=f"{turn.content}\n\n{answer.text}", seed=seed)
+            text = f"{messages[0].content}\n\n{answer.text}"
+            ledger.refuse(f"answer {why}", text=text, seed=seed)
             continue
         meta = {"parent": None, "by": "self_sample", "seed": seed}
         kept.append(Example(id=example_id(messages), messages=messages, source="self_sample", meta=meta))

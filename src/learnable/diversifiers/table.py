@@ -2,8 +2,6 @@
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import is_dataclass
-from typing import Any
 
 from learnable.diversifiers.constraints import Constraints
 from learnable.diversifiers.facts import Facts
@@ -13,8 +11,7 @@ from learnable.diversifiers.paraphrase import Paraphrase
 from learnable.diversifiers.self_answer import SelfAnswer
 from learnable.diversifiers.self_sample import SelfSample
 from learnable.errors import UsageError
-from learnable.evaluators.table import parse
-from learnable.spec import build, settings_of, typed
+from learnable.evaluators.table import built, parse
 
 DIVERSIFIERS: Mapping[str, Callable[..., Diversifier]] = {
     "paraphrase": Paraphrase,
@@ -39,9 +36,4 @@ def build_diversifier(written: str) -> tuple[str, Diversifier]:
             f"cannot read the method {written!r}",
             hint=f"write NAME@key=value,key=value; known: {', '.join(sorted(DIVERSIFIERS))}",
         )
-    name = specification.name
-    factory: Any = DIVERSIFIERS.get(name)
-    settings: dict[str, Any] = dict(specification.settings)
-    if isinstance(factory, type) and is_dataclass(factory):
-        settings = typed(name, settings_of(factory), specification.settings)
-    return name, build("method", {"name": name, **settings}, DIVERSIFIERS)
+    return specification.name, built("method", specification, DIVERSIFIERS)

@@ -2,10 +2,10 @@
 
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from learnable.diversifiers.instructions import find_instructions, with_user_turn
-from learnable.runs.identity import example_id, fingerprint
+from learnable.diversifiers.instructions import find_instructions, reworded
+from learnable.runs.identity import fingerprint
 from learnable.types import Example
 
 RESERVED_SHARE = 0.2
@@ -50,7 +50,11 @@ def worded_tests(
     seen = []
     if told_apart:  # a row in a wording of the task keeps it: a task may have several instructions
         seen = [
-            _worded(row, place.worded(place.instruction if place.instruction in own else usual))
+            reworded(
+                row,
+                place.worded(place.instruction if place.instruction in own else usual),
+                {"parent": row.id},
+            )
             for row, place in pairs
         ]
     if not reserve:
@@ -63,7 +67,9 @@ def worded_tests(
         unseen = []
         for number, (row, place) in enumerate(pairs):
             if wordings := reserved.get(place.instruction):
-                unseen.append(_worded(row, place.worded(wordings[number % len(wordings)])))
+                unseen.append(
+                    reworded(row, place.worded(wordings[number % len(wordings)]), {"parent": row.id})
+                )
         asked = {wording for wordings in reserved.values() for wording in wordings}
     left = [row for row in paraphrases if row.meta.get("instruction") not in asked]
     return Wordings(seen=seen, unseen=unseen, paraphrases=left)
@@ -83,9 +89,3 @@ def _reserved(
         for original, found in rewrites.items()
         if len(found) > 1
     }
-
-
-def _worded(row: Example, turn: str) -> Example:
-    messages = with_user_turn(row.messages, turn)
-    identity = example_id(messages, tools=row.tools)
-    return replace(row, id=identity, messages=messages, meta={"parent": row.id})
