@@ -69,7 +69,7 @@ def take_gradients(
     try:
         with without_dropout(network), _tapped(network, layout, hand_out), attending(network, layout):
             nll, _ = response_nll(network, piece, count=len(rendered), forward=network)
-            (nll / counted).sum().backward()
+            (nll / counted).sum().backward()  # type: ignore[no-untyped-call]
     finally:
         network.train(training)
 
@@ -116,7 +116,7 @@ def _tapped(network: Any, layout: Layout, take: Callable[[str, torch.Tensor], No
     try:
         for name, module in factors.items():
             # Autograd would add up over the batch what is taken apart here.
-            module.weight.requires_grad_(requires_grad=False)
+            module.weight.requires_grad = False
             handles.append(module.register_forward_hook(partial(taps.lay, name)))
         for name, parameter in others.items():
             whole = partial(_take_whole, name, take)
