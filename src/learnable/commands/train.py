@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Literal
 
 from learnable.commands.inputs import look_up, pool_of, rows_of, to_fetch
 from learnable.commands.options import Flat, Output, Several
@@ -28,6 +28,8 @@ def train(
     tokens: Annotated[list[str] | None, Several] = None,
     init: Init = "description",
     max_length: int | None = None,
+    keep_epochs: bool = False,
+    layers: Literal["linear", "attention"] = "linear",
     processes: int = 1,
     dry_run: bool = False,
     output: Output = "reference",
@@ -45,6 +47,9 @@ def train(
         tokens: New tokens, each `"<sep>=what it means"`. Only their rows of the embedding are trained, beside LoRA.
         init: How the row of a new token begins: random, mean (of all rows), or description (mean of its meaning's).
         max_length: Longest example in tokens; 2,048 or the model's own limit when not given.
+        keep_epochs: Keep the adapter and Adam's moments of each epoch: a warm-up for `score --warmup`. An epoch has at
+            least eight steps then, whatever `--fraction` says.
+        layers: Layers that LoRA adapters go on: all linear ones, or those of attention alone.
         processes: Train as so many processes that share each batch, on a GPU each or on some cores each. The result
             is the same up to rounding. Started by `torchrun`, its processes train together instead.
         dry_run: Say what would run, and run nothing.
@@ -54,6 +59,8 @@ def train(
     base = Model(model, **asdict(loading))
     longest = length_limit(base.named, max_length)
     new = _new_tokens(tokens, init, reference)
+    if keep_epochs:
+        _check_warmup(reference, new)
     look_up(reference.model, loading, reference=True)
     pool, loaded = pool_of(data, reading, output, dry_run=dry_run)
     awaits = to_fetch(base.named) if dry_run else []
@@ -71,6 +78,8 @@ def train(
         given=given,
         longest=longest,
         processes=processes,
+        keep_epochs=keep_epochs,
+        layers=layers,
     )
     pricing = Pricing(ref=ref, longest=longest, here=not awaits)
     step = training.step(
@@ -88,6 +97,14 @@ def _join_launcher() -> None:
         from learnable.training import join
 
         join()
+
+
+def _check_warmup(reference: Reference, new: NewTokens | None) -> None:
+    if reference.model is not None or reference.folds or new is not None:
+        raise UsageError(
+            "epochs are kept of one model that is trained here: no folds, no tokens, no model of your own",
+            hint="leave --folds, --tokens and --reference.model out",
+        )
 
 
 def _new_tokens(tokens: Sequence[str] | None, init: Init, reference: Reference) -> NewTokens | None:

@@ -89,6 +89,8 @@ def take(
     also: Sequence[Measure] = (),
     counts: bool = True,
     end_ids: Collection[int] = (),
+    launch: Launch | None = None,
+    batch_tokens: int | None = None,
 ) -> int:
     """Measure what is missing, in one pass for all kinds that share one; return how many tokens that took.
 
@@ -101,15 +103,17 @@ def take(
         also: What the same passes say beside that, stored where it is not there yet.
         counts: Whether the tokens are part of what the step at work costs, and said; those of an evaluation are not.
         end_ids: Tokens that end a turn, for the nll of these.
+        launch: Begins a batch of kinds whose pass takes a second input, and which therefore name none.
+        batch_tokens: Most tokens of a batch where it is not what the model takes in a forward pass.
     """
-    launches = dict.fromkeys(MEASURES[measure.kind].launch for measure in measures)
+    launches = dict.fromkeys(MEASURES[measure.kind].launch or launch for measure in measures)
     passes = [
-        _Pass(launch, opened, rendered, label=label, counts=counts, end_ids=end_ids)
-        for launch in launches
-        if launch is not None
+        _Pass(given, opened, rendered, label=label, counts=counts, end_ids=end_ids, batch_tokens=batch_tokens)
+        for given in launches
+        if given is not None
     ]
     for each in passes:
-        each.run(each.of(measures), each.of(also), store)
+        each.run(each.of(measures, launch), each.of(also, launch), store)
     return sum(each.tokens for each in passes)
 
 
@@ -125,16 +129,18 @@ class _Pass:
         label: str,
         counts: bool,
         end_ids: Collection[int],
+        batch_tokens: int | None,
     ) -> None:
+        self._batch_tokens = batch_tokens
         self._launch, self._opened, self._rendered = launch, opened, rendered
         self._scored = [example for example in rendered if example.mask.any()]
         self._label, self._counts, self._end_ids = label, counts, end_ids
         self._kinds: list[MeasureKind] = []
         self.tokens = 0
 
-    def of(self, measures: Sequence[Measure]) -> list[Measure]:
-        """Return the measures that this pass gives."""
-        return [each for each in measures if MEASURES[each.kind].launch is self._launch]
+    def of(self, measures: Sequence[Measure], launch: Launch | None) -> list[Measure]:
+        """Return the measures that this pass gives, where those that name no launch have this one."""
+        return [each for each in measures if (MEASURES[each.kind].launch or launch) is self._launch]
 
     def run(self, wanted: Sequence[Measure], also: Sequence[Measure], store: Store) -> None:
         """Measure what is missing of ``wanted``; what the store has of each token is not measured again for ``also``."""
@@ -163,7 +169,7 @@ class _Pass:
 
     def _batches(self, missing: Collection[int]) -> Iterator[Found]:
         with self._opened() as model:
-            whole = planned(self._scored, batch_tokens=model.batch_tokens)
+            whole = planned(self._scored, batch_tokens=self._batch_tokens or model.batch_tokens)
             batches = [rest for batch in whole if (rest := [place for place in batch if place in missing])]
             before = model.work
             examples = [[self._scored[place] for place in batch] for batch in batches]

@@ -85,6 +85,8 @@ class ReferenceTraining:
         new: Tokens that the model gets.
         given: The model that stands for it where the user has one: where it is, what it is, and its identity.
         processes: As for ``fine_tune``.
+        keep_epochs: As for ``train_reference``.
+        layers: As for ``fine_tune``.
     """
 
     name: str
@@ -95,6 +97,8 @@ class ReferenceTraining:
     new: NewTokens | None = None
     given: tuple[str, Literal["adapter", "model"], str] | None = None
     processes: int = 1
+    keep_epochs: bool = False
+    layers: Literal["linear", "attention"] = "linear"
 
     def step(self, inputs: Mapping[str, str], **more: Any) -> Step:
         """Return the step of a training.
@@ -110,6 +114,9 @@ class ReferenceTraining:
                 del parameters["last_epoch_loss"]  # it came later; references without it are what they were
             if self.reference.folds:
                 parameters["folds by"] = "prompt"  # a reference whose folds went by id is another one
+            # As above: these came later.
+            parameters |= {"keep epochs": True} if self.keep_epochs else {}
+            parameters |= {"layers": self.layers} if self.layers != "linear" else {}
         if self.new is not None:
             parameters["tokens"] = fingerprint(self.new)
         passes, words = self.reference.passes, "no pass: the reference is given"
@@ -128,6 +135,8 @@ class ReferenceTraining:
         if reference.model is None and reference.last_epoch_loss:
             first = "; of one epoch, what is met first is met before anything is learned"
             facts["loss after"] = "as the last epoch met it" + (first if reference.epochs < 2 else "")
+        if self.keep_epochs:
+            facts |= {"kept epochs": int(reference.epochs), "layers": self.layers}
         if self.new is not None:
             facts["tokens"] = str(self.new)
         return facts
@@ -149,6 +158,8 @@ class ReferenceTraining:
                 prompts=[prompt_key(example, draw=self.reference.seed) for example in self.rows.examples],
                 reference=self.reference,
                 processes=self.processes,
+                keep_epochs=self.keep_epochs,
+                layers=self.layers,
             )
         return Finished(
             facts=self._facts(),

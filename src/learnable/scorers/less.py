@@ -9,7 +9,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from learnable.errors import UsageError
-from learnable.scorers.relevance import largest
+from learnable.scorers.target import largest
 
 
 @dataclass(frozen=True, kw_only=True)

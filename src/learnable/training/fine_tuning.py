@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from learnable.errors import TrainError, UsageError
 from learnable.models.batching import Batching
+from learnable.models.dtype import float32_bytes
 from learnable.models.loading import load_tokenizer, resolved_device
 from learnable.models.network import without_dropout
 from learnable.models.source import concrete_dtype, identify, position_limit
@@ -104,10 +105,8 @@ def fine_tune(
     if (trained := _trained_before(folder)) is not None:
         shutil.rmtree(checkpoints, ignore_errors=True)  # left by a kill right after the record was written
         return trained
-    if keep_epochs and (tuning.method != "lora" or tuning.epochs != int(tuning.epochs)):
-        raise UsageError(
-            f"keep_epochs takes method lora and whole epochs, got {tuning.method} and {tuning.epochs:g} epochs"
-        )
+    if keep_epochs:
+        _check_kept(ref, tuning)
     examples = _useful(rendered, objective)
     _check_devices(ref, processes)
     with disk_errors(folder):
@@ -213,6 +212,19 @@ class _Job:
     def rows(self) -> list[Rendered]:
         """All answers of the first example, then those of the next."""
         return [row for example in self.examples for row in example]
+
+
+def _check_kept(ref: ModelRef, tuning: Tuning) -> None:
+    """Refuse to keep epochs of what is no adapter, or of half an epoch."""
+    if tuning.method == "full":
+        size = float32_bytes(ref)
+        raise UsageError(
+            f"keep_epochs takes LoRA: a gradient of all {size // 4:,} weights has {size / 1e9:.3g} GB, and Adam "
+            "remembers two of them for each epoch",
+            hint="leave --method full out",
+        )
+    if tuning.epochs != int(tuning.epochs):
+        raise UsageError(f"keep_epochs takes whole epochs, got {tuning.epochs:g}")
 
 
 def _check_devices(ref: ModelRef, processes: int) -> None:

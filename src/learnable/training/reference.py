@@ -1,6 +1,7 @@
 """The reference model: the base fine-tuned on the pool, in-sample as in the paper or cross-fitted in folds."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +13,16 @@ import polars as pl
 from learnable.errors import TrainError
 from learnable.runs.files import write_frame, write_json
 from learnable.runs.identity import fingerprint
+from learnable.runs.progress import say
 from learnable.settings import Reference
+from learnable.training.adapters import Layers
 from learnable.training.fine_tuning import LAST_EPOCH, Trained, fine_tune
 from learnable.types import ModelRef, Rendered
 
 Kind = Literal["adapter", "model"]
+WARMUP_STEPS = 8
+"""Fewest steps of an epoch that is kept: what Adam remembers of fewer is noise."""
+FEW_STEPS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +116,8 @@ def train_reference(
     prompts: Sequence[str],
     reference: Reference,
     processes: int = 1,
+    keep_epochs: bool = False,
+    layers: Layers = "linear",
 ) -> list[Trained]:
     """Train the models of a reference into ``folder``; what is finished there is not repeated.
 
@@ -121,6 +129,8 @@ def train_reference(
         prompts: The keys of their prompts: no prompt is in two folds, see ``assign_folds``.
         reference: How.
         processes: As for ``fine_tune``.
+        keep_epochs: As for ``fine_tune``; then an epoch has at least ``WARMUP_STEPS`` steps, whatever the fraction.
+        layers: As for ``fine_tune``.
 
     Returns:
         What each training did, in this run or before.
@@ -131,7 +141,7 @@ def train_reference(
     ids, folds = [example.id for example in rendered], reference.folds
     fold = _folds(prompts, sources, folds=folds)
     drawn = sorted(range(len(ids)), key=lambda i: fingerprint(["fraction", reference.seed, ids[i]]))
-    used = set(drawn[: max(1, round(reference.fraction * len(ids)))])
+    used = set(drawn[: _drawn_rows(len(ids), reference, keep_epochs=keep_epochs)])
     names, trainings = [f"part-{number}" for number in range(max(folds, 1))], []
     for number, name in enumerate(names):
         trained = fine_tune(
@@ -142,11 +152,30 @@ def train_reference(
             label="training the reference" + (f", fold {number + 1} of {folds}" if folds else ""),
             processes=processes,
             keep_losses=reference.last_epoch_loss,
+            keep_epochs=keep_epochs,
+            layers=layers,
         )
         trainings.append(trained)
     kind: Kind = "adapter" if reference.method == "lora" else "model"
     _write(folder, pl.DataFrame({"id": ids, "part": fold}), names, kind)
     return trainings
+
+
+def _drawn_rows(rows: int, reference: Reference, *, keep_epochs: bool) -> int:
+    """Return how many rows are trained on; of a warm-up with few steps that is said."""
+    drawn = max(1, round(reference.fraction * rows))
+    if not keep_epochs:
+        return drawn
+    least = min(rows, WARMUP_STEPS * reference.batch_size)
+    if drawn < least:
+        say(
+            f"the warm-up takes {least:,} rows instead of {drawn:,}, so that an epoch has {WARMUP_STEPS} steps"
+            + (": all that there are" if least == rows else "")
+        )
+    steps = math.ceil(max(drawn, least) / reference.batch_size) * reference.epochs
+    if steps < FEW_STEPS:
+        say(f"warning: a warm-up of {steps:g} steps leaves Adam's moments noisy; {FEW_STEPS} are few")
+    return max(drawn, least)
 
 
 def _folds(prompts: Sequence[str], sources: Sequence[str], *, folds: int) -> np.ndarray:
