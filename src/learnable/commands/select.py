@@ -16,6 +16,7 @@ from learnable.commands.selection_card import CARD, selection_card
 from learnable.data.exports import Trainer, write_export
 from learnable.errors import DataError, UsageError, did_you_mean
 from learnable.explorer import read_ids
+from learnable.measures import numbers_of
 from learnable.objects.choosing import Choosing, chosen
 from learnable.objects.given import finished
 from learnable.objects.scoring import rules_of
@@ -54,6 +55,21 @@ class Selecting(Choosing):
     ban: Annotated[Sequence[str], Several] = ()
     export: Trainer | None = None
     license: str | None = None
+
+    def check(self, scorers: Sequence[str]) -> None:
+        """Find names that are not known, and files of ids that cannot be read, before anything is measured.
+
+        Raises:
+            UsageError: If a name is not known.
+            DataError: If a file of ids cannot be read.
+        """
+        needs = {need for scorer in scorers for need in build("scorer", scorer, SCORERS).needs}
+        build("selector", self.selector, SELECTORS)
+        if self.by not in {*scorers, *numbers_of(needs)}:
+            raise UsageError(
+                f"--by is {self.by!r}, which is not among the scorers", hint=did_you_mean(self.by, scorers)
+            )
+        _listed((*self.pin, *self.ban))
 
 
 def select(

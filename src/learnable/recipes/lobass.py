@@ -7,16 +7,11 @@ from learnable.commands import load, report, score, select, train
 from learnable.commands.inputs import look_up
 from learnable.commands.options import Flat, Listed
 from learnable.commands.select import Selecting
-from learnable.errors import SelectionError, UsageError, did_you_mean
-from learnable.explorer import read_ids
-from learnable.measures import numbers_of
+from learnable.errors import SelectionError
 from learnable.objects.scoring import WITH_REFERENCE, Vectors
 from learnable.recipes.run import Run, recipe
 from learnable.runs.records import Outcome
-from learnable.scorers import SCORERS
-from learnable.selectors import SELECTORS
 from learnable.settings import Loading, Reading, Reference
-from learnable.spec import build
 from learnable.types import Budget
 
 
@@ -57,7 +52,7 @@ def lobass(
         on: Where losses are measured: here, or `ray[:ADDRESS]`, a Ray cluster.
         run: Where to write.
     """
-    _check(choosing, scorers)
+    choosing.check(scorers)
     look_up(model, loading)
     look_up(reference.model, loading, reference=True)
     asked = Budget.parse(budget)
@@ -72,24 +67,6 @@ def lobass(
     chosen = run.step("selection", select, scores.path, budget=budget, choosing=choosing)
     shown: dict[str, Any] = {"title": "lobass", "command": run.command}
     run.step("report", report, chosen.path, **shown, loading=loading, store=run.store)
-
-
-def _check(choosing: Selecting, scorers: Sequence[str]) -> None:
-    """Find names that are not known, and files of ids that cannot be read, before anything is measured.
-
-    Raises:
-        UsageError: If a name is not known.
-        DataError: If a file of ids cannot be read.
-    """
-    needs = {need for scorer in scorers for need in build("scorer", scorer, SCORERS).needs}
-    build("selector", choosing.selector, SELECTORS)
-    if choosing.by not in {*scorers, *numbers_of(needs)}:
-        raise UsageError(
-            f"--by is {choosing.by!r}, which is not among the scorers",
-            hint=did_you_mean(choosing.by, scorers),
-        )
-    for listed in (*choosing.pin, *choosing.ban):
-        read_ids(listed)
 
 
 def _check_budget(budget: Budget, pool: Outcome) -> None:
