@@ -413,7 +413,7 @@ def clock(monkeypatch):
         monkeypatch.setattr(batch_budget, "SHARES", (0.25, 0.5, 1, 2, 4))
         monkeypatch.setattr(LanguageModel, "nll", lambda self, rows: np.ones(len(rows)))
         monkeypatch.setattr(
-            batch_budget, "_seconds", lambda model, rows: seconds(sum(len(each.ids) for each in rows))
+            batch_budget, "seconds_of", lambda _, rows: seconds(sum(len(each.ids) for each in rows))
         )
 
     return use

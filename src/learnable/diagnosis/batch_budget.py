@@ -2,17 +2,17 @@
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from statistics import median
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import psutil
 import torch
 
-from learnable.diagnosis.checks import CheckResult
+from learnable.diagnosis.checks import CheckResult, ok, warning
 from learnable.models.dtype import GIB, free_and_total_bytes
 from learnable.models.language_model import LanguageModel
 from learnable.types import Rendered
@@ -51,46 +51,33 @@ class Timing:
 
 
 def budget_check(model: LanguageModel, rendered: Sequence[Rendered]) -> CheckResult:
-    """Find the best batch budget: the smallest that is about as fast as the fastest, within the memory.
-
-    Args:
-        model: The model.
-        rendered: n rows; batches are made of the one of median length.
-    """
+    """Find the smallest batch budget that is about as fast as the fastest, with rows like the one of median length."""
     row = sorted(rendered, key=lambda each: len(each.ids))[len(rendered) // 2]
     timings, limit = time_budgets(model, row)
     best, default = recommended(timings), model.batch_tokens
     usual = next((timing for timing in timings if timing.batch_tokens == default), None)
-    tokens, remedy = best.batch_tokens, ""
-    if usual is None and limit == "time":
-        tokens = default  # nothing is known against it
+    advice, remedy = f"recommended {best.batch_tokens:,} tokens a batch, default {default:,}", ""
+    if usual is None and limit == "time":  # nothing is known against it
+        advice = f"the default of {default:,} tokens a batch stays, it is too slow here to be tried"
     elif usual is None:
         remedy = "the default may not fit the memory: free some, or take a smaller model or dtype"
     elif best.tokens_per_s > WORTH_SAYING * usual.tokens_per_s:
         share = usual.tokens_per_s / best.tokens_per_s
-        remedy = f"the default reaches {share:.0%} of the speed: give --batch-tokens {tokens}"
+        remedy = f"the default reaches {share:.0%} of the speed: give --batch-tokens {best.batch_tokens}"
     table = ", ".join(
         f"{timing.batch_tokens:,}: {timing.tokens_per_s:,.0f} tokens/s in {timing.peak_bytes / GIB:.2f} GiB"
         for timing in timings
     )
-    advice = (
-        f"recommended {tokens:,} tokens a batch, default {default:,}"
-        if usual is not None or limit != "time"
-        else f"the default of {default:,} tokens a batch stays, it is too slow here to be tried"
-    )
     found = f"{advice}; rows of {len(row.ids)} tokens: {table}"
-    if limit:
-        found += f"; larger ones {LIMITS[limit]}"
-    return CheckResult(name="batch budget", verdict="warning" if remedy else "ok", found=found, remedy=remedy)
+    found += f"; larger ones {LIMITS[limit]}" if limit else ""
+    return warning("batch budget", found, remedy) if remedy else ok("batch budget", found)
 
 
 def recommended(timings: Sequence[Timing]) -> Timing:
     """Return the smallest budget that no other beats by more than ``GAIN``."""
     fastest = max(timing.tokens_per_s for timing in timings)
-    return min(
-        (timing for timing in timings if timing.tokens_per_s * GAIN >= fastest),
-        key=lambda timing: timing.batch_tokens,
-    )
+    enough = [timing for timing in timings if timing.tokens_per_s * GAIN >= fastest]
+    return min(enough, key=lambda timing: timing.batch_tokens)
 
 
 def time_budgets(model: LanguageModel, row: Rendered) -> tuple[list[Timing], Limit]:
@@ -106,42 +93,36 @@ def time_budgets(model: LanguageModel, row: Rendered) -> tuple[list[Timing], Lim
     room = MEMORY_SHARE * free_and_total_bytes(device)[0]
     for share in SHARES:
         budget = int(model.batch_tokens * share)
-        batch = _batch(row, max(1, budget // len(row.ids)))
+        batch = rows_like(row, max(1, budget // len(row.ids)))
         if not timings:
             model.nll(batch)  # the first batch of a process is slower
         with memory_peak(device) as peak:
-            seconds = _seconds(model, batch)
-        timings.append(
-            Timing(
-                batch_tokens=budget,
-                tokens=len(batch) * len(row.ids),
-                seconds=[seconds],
-                peak_bytes=peak[0],
-            )
-        )
-        if seconds > LONGEST_BATCH_S and share != SHARES[-1]:
-            limit = "time"
-            break
-        if 2 * (peak[0] - before) > room and share != SHARES[-1]:
-            limit = "memory"
+            seconds = seconds_of(model.nll, batch)
+        tokens = len(batch) * len(row.ids)
+        timings.append(Timing(batch_tokens=budget, tokens=tokens, seconds=[seconds], peak_bytes=peak[0]))
+        slow, large = seconds > LONGEST_BATCH_S, 2 * (peak[0] - before) > room
+        if share != SHARES[-1] and (slow or large):
+            limit = "time" if slow else "memory"
             break
     for number in range(1, ROUNDS):
         if sum(sum(timing.seconds) for timing in timings) * (number + 1) / number > ALTOGETHER_S:
             break
         for timing in timings:
-            timing.seconds.append(_seconds(model, _batch(row, timing.tokens // len(row.ids))))
+            batch = rows_like(row, timing.tokens // len(row.ids))
+            timing.seconds.append(seconds_of(model.nll, batch))
     return timings, limit
 
 
-def _batch(row: Rendered, count: int) -> list[Rendered]:
+def rows_like(row: Rendered, count: int) -> list[Rendered]:
     """Return rows with the length and the mask of one, which share no beginning: what is shared is computed once."""
     rng = np.random.default_rng(0)
-    return [replace(row, ids=rng.permutation(row.ids)) for _ in range(count)]
+    return [replace(row, id=f"{row.id}-{place}", ids=rng.permutation(row.ids)) for place in range(count)]
 
 
-def _seconds(model: LanguageModel, batch: Sequence[Rendered]) -> float:
+def seconds_of(work: Callable[..., object], *arguments: Any) -> float:
+    """Return how long a call takes."""
     start = time.perf_counter()
-    model.nll(batch)
+    work(*arguments)
     return time.perf_counter() - start
 
 

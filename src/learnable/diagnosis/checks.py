@@ -36,6 +36,21 @@ class CheckResult:
     bound_nats: float | None = None
 
 
+def ok(name: str, found: str) -> CheckResult:
+    """Return that all is well."""
+    return CheckResult(name=name, verdict="ok", found=found)
+
+
+def warning(name: str, found: str, remedy: str) -> CheckResult:
+    """Return that something costs, or was not checked."""
+    return CheckResult(name=name, verdict="warning", found=found, remedy=remedy)
+
+
+def wrong(name: str, found: str, remedy: str) -> CheckResult:
+    """Return that numbers are wrong."""
+    return CheckResult(name=name, verdict="wrong", found=found, remedy=remedy)
+
+
 def guarded(name: str, checks: Iterable[CheckResult]) -> list[CheckResult]:
     """Return what checks say, one after the other; a model that fails in one of them is wrong, and ends them."""
     done: list[CheckResult] = []
@@ -43,25 +58,20 @@ def guarded(name: str, checks: Iterable[CheckResult]) -> list[CheckResult]:
         for check in checks:
             done.append(check)  # noqa: PERF402  those before a failure are kept
     except ModelError as error:
-        done.append(CheckResult(name=name, verdict="wrong", found=error.message, remedy=error.hint or ""))
+        done.append(wrong(name, error.message, error.hint or ""))
     return done
 
 
 def machine_facts(ref: ModelRef) -> dict[str, str]:
     """Return what the numbers are computed with: torch, threads, device, dtype and why, memory."""
     device, dtype = resolved_device(ref), resolved(ref).dtype
-    if ref.dtype != "auto":
-        why = "asked for"
-    elif dtype == "bfloat16":
-        why = f"{device} computes in it"
-    else:
-        why = f"{device} does not compute in bfloat16"
+    why = f"{device} computes in it" if dtype == "bfloat16" else f"{device} does not compute in bfloat16"
     free, total = free_and_total_bytes(device)
     name = f" ({torch.cuda.get_device_name(device)})" if device.startswith("cuda") else ""
     return {
         "torch": f"{torch.__version__}, {torch.get_num_threads()} threads on {_cores()} cores",
         "device": device + name,
-        "dtype": f"{dtype}, because {why}" if ref.dtype == "auto" else f"{dtype}, {why}",
+        "dtype": f"{dtype}, because {why}" if ref.dtype == "auto" else f"{dtype}, asked for",
         "memory": f"{free / GIB:.1f} of {total / GIB:.1f} GiB free",
     }
 
@@ -75,6 +85,7 @@ def _cores() -> int:
 def threads_check() -> CheckResult:
     """Check that torch computes with as many threads as there are cores."""
     threads, cores = torch.get_num_threads(), _cores()
-    verdict: Literal["ok", "warning"] = "ok" if threads == cores else "warning"
-    remedy = "" if threads == cores else f"set OMP_NUM_THREADS={cores}, unless other work needs the cores"
-    return CheckResult(name="threads", verdict=verdict, found=f"{threads} on {cores} cores", remedy=remedy)
+    found = f"{threads} on {cores} cores"
+    if threads == cores:
+        return ok("threads", found)
+    return warning("threads", found, f"set OMP_NUM_THREADS={cores}, unless other work needs the cores")

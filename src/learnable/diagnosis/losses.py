@@ -1,11 +1,10 @@
 """Whether the losses of a model can be trusted, on a few rows: batches, order, padding, dtype, adapters.
 
-Every check compares what the loss engine says with the same rows computed in another way, and says how far apart the
-two are, what is allowed, and what to do where it is more.
+Every check compares what the loss engine says with the same rows computed in another way.
 """
 
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from learnable.diagnosis.checks import CheckResult
+from learnable.diagnosis.checks import CheckResult, ok, warning, wrong
 from learnable.models.batching import Batching
 from learnable.models.dtype import (
     FROM_FLOAT32_NATS,
@@ -33,7 +32,7 @@ from learnable.types import ModelRef, Rendered
 
 APART_NATS = {"float32": 1e-4, "bfloat16": 0.3}
 """How far two ways to compute a row in one dtype may be apart: in bfloat16, either is off by its own rounding."""
-FLOAT32_HINT = "use --dtype float32"
+FLOAT32_HINT, REPORT = "use --dtype float32", "report it, with the model's name"
 
 
 def loss_checks(model: LanguageModel, rendered: Sequence[Rendered]) -> Iterator[CheckResult]:
@@ -51,33 +50,23 @@ def loss_checks(model: LanguageModel, rendered: Sequence[Rendered]) -> Iterator[
     """
     yield batches_check(model, rendered)
     alone = np.concatenate([model.nll([row]) for row in rendered])
-    together = model.nll(rendered)
-    dtype = model.dtype
-
-    def compared(
-        name: str, found: NDArray[np.float64], expected: NDArray[np.float64], what: str, remedy: str
-    ) -> CheckResult:
-        bound = APART_NATS[dtype]
-        return _compared(
-            name, per_token(found, rendered), per_token(expected, rendered), bound, dtype, what, remedy
-        )
-
-    yield compared(
-        "batch size", together, alone, f"all {len(rendered)} rows together against one by one",
-        "rows see each other or the padding, and losses cannot be used: report it, with the model's name",
+    together, dtype = model.nll(rendered), model.dtype
+    yield _compared(
+        "batch size", together, alone, rendered, dtype, f"all {len(rendered)} rows together against one by one",
+        f"rows see each other or the padding, and losses cannot be used: {REPORT}",
     )  # fmt: skip
-    yield compared(
-        "order", model.nll(rendered[::-1])[::-1], together, "the batch against the batch turned around",
-        "a row depends on its place in the batch: report it, with the model's name",
+    yield _compared(
+        "order", model.nll(rendered[::-1])[::-1], together, rendered, dtype,
+        "the batch against the batch turned around", f"a row depends on its place in the batch: {REPORT}",
     )  # fmt: skip
     yield _prefix_check(model, rendered, alone)
     one_by_one = np.concatenate([plain_nll(model.network, [row]) for row in rendered])
-    yield compared(
-        "plain loop", alone, one_by_one, "the loss engine against plain transformers, row by row",
-        "this architecture is not computed right here: report it, with the model's name",
+    yield _compared(
+        "plain loop", alone, one_by_one, rendered, dtype, "the loss engine against plain transformers, row by row",
+        f"this architecture is not computed right here: {REPORT}",
     )  # fmt: skip
-    yield compared(
-        "padding side", _padded_left(model.network, rendered), together,
+    yield _compared(
+        "padding side", _padded_left(model.network, rendered), together, rendered, dtype,
         "plain transformers, padded on the left with a mask, against the loss engine",
         "if the plain loop is ok, only left padding is wrong in this model: its losses can be used, answers that it "
         "generates in batches cannot",
@@ -100,38 +89,39 @@ def batches_check(model: LanguageModel, rendered: Sequence[Rendered]) -> CheckRe
         "alone": "rows are computed one at a time, which is slow",
     }
     found = {ways[how] + (f": {why}" if why else ""): how for how, why in verdicts}
-    return CheckResult(
-        name="batches",
-        verdict="warning" if "alone" in found.values() else "ok",
-        found="; ".join(found),
-        remedy="losses are right; another model is faster" if "alone" in found.values() else "",
-    )
+    if "alone" in found.values():
+        return warning("batches", "; ".join(found), "losses are right; another model is faster")
+    return ok("batches", "; ".join(found))
 
 
 def _compared(
     name: str,
     found: NDArray[np.float64],
     expected: NDArray[np.float64],
-    bound: float,
+    rendered: Sequence[Rendered],
     dtype: str,
     what: str,
-    remedy: str,
+    remedy: str = "",
+    bounds: Mapping[str, float] = APART_NATS,
 ) -> CheckResult:
-    largest = float(np.abs(found - expected).max())
+    """Compare two ways to compute the summed nll of rows, (n,) each."""
+    largest, bound = _apart(found, expected, rendered), bounds[dtype]
     within = largest <= bound  # a NaN is not
+    if dtype != "float32":  # it may be rounding
+        remedy = f"{FLOAT32_HINT}; where it is wrong there too: {remedy}" if remedy else FLOAT32_HINT
     return CheckResult(
         name=name,
         verdict="ok" if within else "wrong",
         found=f"{what}: at most {largest:.2g} nats per token, {largest / bound:.0%} of the {bound:g} for {dtype}",
-        remedy="" if within else remedy if dtype == "float32" else _in_float32(remedy),
+        remedy="" if within else remedy,
         difference_nats=largest,
         bound_nats=bound,
     )
 
 
-def _in_float32(remedy: str) -> str:
-    """Return what to do where it may be rounding."""
-    return f"{FLOAT32_HINT}; where it is wrong there too: {remedy}" if remedy else FLOAT32_HINT
+def _apart(one: NDArray[np.float64], other: NDArray[np.float64], rendered: Sequence[Rendered]) -> float:
+    """Return the largest difference of two summed losses, in nats per token."""
+    return float(np.abs(per_token(one, rendered) - per_token(other, rendered)).max())
 
 
 def _prefix_check(
@@ -140,22 +130,12 @@ def _prefix_check(
     """Check that computing the first tokens once for all rows that share them changes nothing."""
     shared, members = longest_shared_prefix(rendered)
     if not shared:
-        return CheckResult(
-            name="shared prefix",
-            verdict="warning",
-            found="not checked: no two rows begin with the same tokens before their answers",
-            remedy="give rows with the same system turn, if you have such",
-        )
+        found = "not checked: no two rows begin with the same tokens before their answers"
+        return warning("shared prefix", found, "give rows with the same system turn, if you have such")
     rows = [rendered[member] for member in members]
-    return _compared(
-        "shared prefix",
-        per_token(model.nll(rows), rows),
-        per_token(alone[members], rows),
-        APART_NATS[model.dtype],
-        model.dtype,
-        f"{len(members)} rows that begin with the same {shared} tokens, together against one by one",
-        "what follows a shared beginning is computed wrong for this architecture: report it, with the model's name",
-    )
+    what = f"{len(members)} rows that begin with the same {shared} tokens, together against one by one"
+    remedy = f"what follows a shared beginning is computed wrong for this architecture: {REPORT}"
+    return _compared("shared prefix", model.nll(rows), alone[members], rows, model.dtype, what, remedy)
 
 
 def longest_shared_prefix(rendered: Sequence[Rendered]) -> tuple[int, list[int]]:
@@ -182,7 +162,7 @@ def longest_shared_prefix(rendered: Sequence[Rendered]) -> tuple[int, list[int]]
 
 
 def _padded_left(network: Any, rendered: Sequence[Rendered]) -> NDArray[np.float64]:
-    """Return the summed nll in pairs of a short row and a long one, (n,): full logits of all rows take too much memory."""
+    """Return the summed nll, (n,), in pairs of a short and a long row: all logits at once take too much memory."""
     order = np.argsort([len(row.ids) for row in rendered])
     half = len(order) // 2
     pairs = [order[[first, -1 - first]] for first in range(half)] + [order[half : len(order) - half]]
@@ -204,9 +184,6 @@ def dtype_check(
         ref: The model, its dtype resolved.
         rendered: n rows.
         nll: What was measured in the model's dtype, summed, (n,).
-
-    Yields:
-        dtype.
     """
     gc.collect()
     if torch.cuda.is_available():
@@ -214,19 +191,19 @@ def dtype_check(
     dtype = concrete_dtype(ref)
     needed, free = float32_bytes(ref), free_and_total_bytes(resolved_device(ref))[0]
     if needed > free:
-        yield CheckResult(
-            name="dtype",
-            verdict="warning",
-            found=f"not checked: float32 takes {needed / GIB:.1f} GiB of weights, and {free / GIB:.1f} GiB are free",
-            remedy=f"how far {dtype} is from float32 is not known here; run the doctor on a machine with more memory",
+        found = (
+            f"not checked: float32 takes {needed / GIB:.1f} GiB of weights, and {free / GIB:.1f} GiB are free"
         )
+        remedy = (
+            f"how far {dtype} is from float32 is not known here; run the doctor on a machine with more memory"
+        )
+        yield warning("dtype", found, remedy)
         return
     network = load_network(replace(ref, dtype="float32"))
     full = np.concatenate([plain_nll(network, [row]) for row in rendered])
-    found, expected = per_token(nll, rendered), per_token(full, rendered)
-    spread = float(np.sqrt(np.mean((found - expected) ** 2)))
+    spread = float(np.sqrt(np.mean((per_token(nll, rendered) - per_token(full, rendered)) ** 2)))
     what = f"{dtype} against float32, row by row in plain transformers (root mean square {spread:.2g})"
-    yield _compared("dtype", found, expected, FROM_FLOAT32_NATS[dtype], dtype, what, "")
+    yield _compared("dtype", nll, full, rendered, dtype, what, bounds=FROM_FLOAT32_NATS)
 
 
 def adapter_check(model: LanguageModel, rendered: Sequence[Rendered], folder: Path, name: str) -> CheckResult:
@@ -235,15 +212,12 @@ def adapter_check(model: LanguageModel, rendered: Sequence[Rendered], folder: Pa
     with model.adapter(folder):
         worn = model.nll(rendered)
     if not np.array_equal(model.nll(rendered), before):
-        return CheckResult(
-            name=name,
-            verdict="wrong",
-            found=f"the adapter {folder} is taken off, and the base does not give the same bits as before",
-            remedy="report it, with the model's name; until then give a whole model as the reference (merge the adapter)",
+        found = f"the adapter {folder} is taken off, and the base does not give the same bits as before"
+        return wrong(
+            name, found, f"{REPORT}; until then give a whole model as the reference (merge the adapter)"
         )
-    return _changed(
-        name, before, worn, rendered, model.dtype, "fits; off again, the base gives the same bits"
-    )
+    what = "fits; off again, the base gives the same bits"
+    return _changed(name, before, worn, rendered, model.dtype, what)
 
 
 def whole_model_check(
@@ -260,9 +234,8 @@ def whole_model_check(
     """
     Renderer.of(ref).check_same_tokens(vocabulary, name=ref.name)
     model = LanguageModel(ref)
-    return _changed(
-        name, before, model.nll(rendered), rendered, model.dtype, "a model with the same tokenizer"
-    )
+    what = "a model with the same tokenizer"
+    return _changed(name, before, model.nll(rendered), rendered, model.dtype, what)
 
 
 def _changed(
@@ -273,23 +246,13 @@ def _changed(
     dtype: str,
     what: str,
 ) -> CheckResult:
-    largest = float(np.abs(per_token(after, rendered) - per_token(before, rendered)).max())
+    largest = _apart(after, before, rendered)
+    found = f"{what}; it changes losses by up to {largest:.2g} nats per token"
     if largest == 0:
-        return CheckResult(
-            name=name,
-            verdict="wrong",
-            found="it changes no loss at all",
-            remedy="was it trained, and on layers that this model has?",
-            difference_nats=largest,
-        )
-    small = largest <= FROM_FLOAT32_NATS[dtype]
-    aside = f", no more than {dtype} rounds" if small else ""
-    return CheckResult(
-        name=name,
-        verdict="warning" if small else "ok",
-        found=f"{what}; it changes losses by up to {largest:.2g} nats per token{aside}",
-        remedy=f"{FLOAT32_HINT}, or train longer: differences this small can be mostly rounding"
-        if small
-        else "",
-        difference_nats=largest,
-    )
+        said = wrong(name, "it changes no loss at all", "was it trained, and on layers that this model has?")
+    elif largest <= FROM_FLOAT32_NATS[dtype]:
+        remedy = f"{FLOAT32_HINT}, or train longer: differences this small can be mostly rounding"
+        said = warning(name, f"{found}, no more than {dtype} rounds", remedy)
+    else:
+        said = ok(name, found)
+    return replace(said, difference_nats=largest)

@@ -2,14 +2,13 @@
 
 import platform
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 import numpy as np
 import torch
 
-from learnable.diagnosis.batch_budget import memory_peak
+from learnable.diagnosis.batch_budget import memory_peak, rows_like, seconds_of
 from learnable.models.cache import recalled, remember
 from learnable.models.dtype import GIB
 from learnable.models.language_model import LanguageModel
@@ -18,7 +17,6 @@ from learnable.models.network import without_dropout
 from learnable.models.rendering import Renderer
 from learnable.models.source import concrete_dtype, identify, position_limit
 from learnable.models.weights import quiet
-from learnable.objectives import NLL
 from learnable.runs.identity import fingerprint
 from learnable.runs.progress import say
 from learnable.settings import Sampling, Tuning
@@ -81,8 +79,7 @@ def pace(ref: ModelRef, kind: Kind, *, row_tokens: int, tuning: Tuning | None = 
     say(f"{ref.name}: timing its {kind} here, once")
     if kind == "training":
         assert tuning is not None
-        measured = pace(ref, "measuring", row_tokens=row_tokens)
-        found = _training(ref, length, tuning, measured)
+        found = _training(ref, length, tuning, pace(ref, "measuring", row_tokens=row_tokens))
     else:
         found = {"measuring": _measuring, "writing": _writing}[kind](ref, length)
     remember("pace", key, asdict(found))
@@ -96,21 +93,15 @@ def _row(ref: ModelRef, length: int) -> Rendered:
     return Rendered(id="pace", ids=ids, mask=np.arange(length) >= length // 2, truncated=False)
 
 
-def _rows(row: Rendered, count: int) -> list[Rendered]:
-    """Return rows like one that share no beginning: what is shared is computed once."""
-    rng = np.random.default_rng(1)
-    return [replace(row, id=f"{row.id}-{place}", ids=rng.permutation(row.ids)) for place in range(count)]
-
-
 def _measuring(ref: ModelRef, length: int) -> Pace:
     with memory_peak(resolved_device(ref)) as peak:
         started = time.perf_counter()
         model, row = LanguageModel(ref), _row(ref, length)
-        model.nll(_rows(row, 1))  # the first batch of a process is slower
+        model.nll(rows_like(row, 1))  # the first batch of a process is slower
         load_s = time.perf_counter() - started
-        alone = _seconds(lambda: model.nll(_rows(row, 1)))
+        alone = seconds_of(model.nll, rows_like(row, 1))
         count = min(ROWS, max(1, model.batch_tokens // length), max(1, int(BATCH_S / alone)))
-        seconds = _seconds(lambda: model.nll(_rows(row, count)))
+        seconds = seconds_of(model.nll, rows_like(row, count))
     return Pace(tokens_per_s=count * length / seconds, load_s=load_s, peak_gib=peak[0] / GIB)
 
 
@@ -121,12 +112,8 @@ def _writing(ref: ModelRef, length: int) -> Pace:
         started = time.perf_counter()
         model = LanguageModel(ref)
         load_s = time.perf_counter() - started
-
-        def write() -> None:
-            for _ in model.answers([asked] * WRITTEN, sampling=sampling, seeds=range(WRITTEN)):
-                pass
-
-        seconds = _seconds(write)
+        answers = model.answers([asked] * WRITTEN, sampling=sampling, seeds=range(WRITTEN))
+        seconds = seconds_of(list, answers)
     # A text may end early; then it is slower than this by the share that is missing.
     return Pace(tokens_per_s=WRITTEN * NEW_TOKENS / seconds, load_s=load_s, peak_gib=peak[0] / GIB)
 
@@ -135,24 +122,19 @@ def _training(ref: ModelRef, length: int, tuning: Tuning, measured: Pace) -> Pac
     fits = int(BATCH_S * measured.tokens_per_s / length / 3)  # a step takes as long as about three passes
     count = max(1, min(tuning.batch_size, TRAINED_TOKENS // length, fits))
     how = replace(tuning, batch_size=count, epochs=STEPS, steps=None)
-    rows = _rows(_row(ref, length), count)
+    rows = rows_like(_row(ref, length), count)
     with memory_peak(resolved_device(ref)) as peak, quiet():
         started = time.perf_counter()
         loop = Loop(
             trainable(ref, how),
             rows,
-            columns={},
             sampler=length_grouped([(row,) for row in rows], how),
-            objective=NLL(),
             tuning=how,
             mixed=concrete_dtype(ref) == "bfloat16",
-            packs=False,
-            keep_losses=False,
-            advance=lambda _: None,
         )
         load_s = time.perf_counter() - started
         with without_dropout(loop.network):
-            seconds = min(_seconds(loop.step) for _ in range(STEPS))
+            seconds = min(seconds_of(loop.step) for _ in range(STEPS))
     trained = [weights for weights in loop.network.parameters() if weights.requires_grad]
     item_bytes = 4 if tuning.method == "lora" or concrete_dtype(ref) == "float32" else 2
     return Pace(
@@ -161,9 +143,3 @@ def _training(ref: ModelRef, length: int, tuning: Tuning, measured: Pace) -> Pac
         peak_gib=peak[0] / GIB,
         disk_gib=sum(weights.numel() for weights in trained) * item_bytes / GIB,
     )
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started

@@ -8,24 +8,20 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from learnable.diagnosis.checks import CheckResult
+from learnable.diagnosis.checks import CheckResult, ok, warning, wrong
 from learnable.models.answers import LEFT_OUT_HINT, left_out
 from learnable.models.rendering import Renderer
 from learnable.models.templates import template_hint
 from learnable.models.turns import IN_CONTENT
 from learnable.types import Example, Message, Rendered
 
-TEMPLATE_HINT = template_hint()
+TEMPLATE_HINT, LOOK = template_hint(), "look at it with `learnable show`"
 _THOUGHTS = re.compile("<think>(.*</think>)?")
 GENERATION_MARK = re.compile(r"\{%-?\s*generation\b")
 
 
 def template_checks(renderer: Renderer, examples: Sequence[Example]) -> Iterator[CheckResult]:
-    """Check the chat template, and which tokens count.
-
-    Args:
-        renderer: Of the model.
-        examples: n conversations, whole however long they are.
+    """Check the chat template, and which tokens of these conversations count.
 
     Yields:
         template; and unless it refuses all conversations: BOS, end of turn, prompt, mask, and generation marks where
@@ -48,19 +44,13 @@ def template_checks(renderer: Renderer, examples: Sequence[Example]) -> Iterator
 
 def _refusals(renderer: Renderer, rendered: Sequence[Rendered]) -> CheckResult:
     refused = [row for row in rendered if row.refused is not None]
-    whose = "the default one (### Instruction), as the model brings none"
-    if not renderer.uses_default_template:
-        whose = "the model's own"
+    default = "the default one (### Instruction), as the model brings none"
+    whose = default if renderer.uses_default_template else "the model's own"
     if not refused:
-        return CheckResult(
-            name="template", verdict="ok", found=f"{whose}; it takes all {len(rendered)} conversations"
-        )
-    return CheckResult(
-        name="template",
-        verdict="wrong" if len(refused) == len(rendered) else "warning",
-        found=f"{whose}; it refuses {len(refused)} of {len(rendered)} conversations: {refused[0].refused}",
-        remedy=f"drop or merge the turns that it does not know, or {TEMPLATE_HINT}",
-    )
+        return ok("template", f"{whose}; it takes all {len(rendered)} conversations")
+    say = wrong if len(refused) == len(rendered) else warning
+    found = f"{whose}; it refuses {len(refused)} of {len(rendered)} conversations: {refused[0].refused}"
+    return say("template", found, f"drop or merge the turns that it does not know, or {TEMPLATE_HINT}")
 
 
 def _bos_check(renderer: Renderer, rendered: Sequence[Rendered]) -> CheckResult:
@@ -68,26 +58,18 @@ def _bos_check(renderer: Renderer, rendered: Sequence[Rendered]) -> CheckResult:
     bos = tokenizer.bos_token_id
     doubled = sum(bool(len(row.ids) > 1 and row.ids[0] == bos and row.ids[1] == bos) for row in rendered)
     if doubled:
-        return CheckResult(
-            name="BOS",
-            verdict="wrong",
-            found=f"{doubled} of {len(rendered)} conversations begin with {tokenizer.bos_token} twice",
-            remedy=f"the chat template writes it twice: {TEMPLATE_HINT}",
-        )
+        found = f"{doubled} of {len(rendered)} conversations begin with {tokenizer.bos_token} twice"
+        return wrong("BOS", found, f"the chat template writes it twice: {TEMPLATE_HINT}")
     begun = sum(bool(row.ids[0] == bos) for row in rendered)
     adds = bos is not None and tokenizer("a")["input_ids"][:1] == [bos]
     if adds and begun < len(rendered):
-        return CheckResult(
-            name="BOS",
-            verdict="warning",
-            found=f"the tokenizer puts {tokenizer.bos_token} before texts, but the chat template does not",
-            remedy=f"models that have learned with it are worse without it: {TEMPLATE_HINT}",
+        found = f"the tokenizer puts {tokenizer.bos_token} before texts, but the chat template does not"
+        return warning(
+            "BOS", found, f"models that have learned with it are worse without it: {TEMPLATE_HINT}"
         )
     if bos is None:
-        return CheckResult(name="BOS", verdict="ok", found="the model has none")
-    return CheckResult(
-        name="BOS", verdict="ok", found=f"stands once in front of {begun} of {len(rendered)} conversations"
-    )
+        return ok("BOS", "the model has none")
+    return ok("BOS", f"stands once in front of {begun} of {len(rendered)} conversations")
 
 
 def _end_check(renderer: Renderer, rendered: Sequence[Rendered]) -> CheckResult:
@@ -96,18 +78,13 @@ def _end_check(renderer: Renderer, rendered: Sequence[Rendered]) -> CheckResult:
     open_ended = sum(token not in stops for token in last)
     names = " or ".join(renderer.decode(np.array([stop], dtype=np.int32)) for stop in stops)
     if open_ended:
-        return CheckResult(
-            name="end of turn",
-            verdict="wrong",
-            found=f"{open_ended} of {len(last)} answers are not closed by {names}",
-            remedy=f"a model that is trained on them does not learn to stop: {TEMPLATE_HINT}",
-        )
+        found = f"{open_ended} of {len(last)} answers are not closed by {names}"
+        remedy = f"a model that is trained on them does not learn to stop: {TEMPLATE_HINT}"
+        return wrong("end of turn", found, remedy)
     found = f"all {len(last)} answers are closed by {names}"
-    if any(renderer.chat.closings):
-        found += (
-            f"; the chat template leaves the last one open, and {renderer.chat.closings[0]} is put behind it"
-        )
-    return CheckResult(name="end of turn", verdict="ok", found=found)
+    if closings := [closing for closing in renderer.chat.closings if closing]:
+        found += f"; the chat template leaves the last one open, and {closings[0]} is put behind it"
+    return ok("end of turn", found)
 
 
 def _prompt_check(renderer: Renderer, taken: Sequence[tuple[Example, Rendered]]) -> CheckResult:
@@ -120,16 +97,9 @@ def _prompt_check(renderer: Renderer, taken: Sequence[tuple[Example, Rendered]])
             if message.role == "assistant" or _letters(message.content) in seen:
                 continue
             loses = "tokenizer changes" if _letters(message.content) in written else "chat template loses"
-            return CheckResult(
-                name="prompt",
-                verdict="wrong",
-                found=f"the {loses} text of turn {number} ({message.role}) of example {example.id[:8]}: "
-                f"{message.content[:60]!r}",
-                remedy=f"look at it with `learnable show`; {TEMPLATE_HINT}",
-            )
-    return CheckResult(
-        name="prompt", verdict="ok", found=f"the text of all {turns} user and system turns is there"
-    )
+            where = f"turn {number} ({message.role}) of example {example.id[:8]}: {message.content[:60]!r}"
+            return wrong("prompt", f"the {loses} text of {where}", f"{LOOK}; {TEMPLATE_HINT}")
+    return ok("prompt", f"the text of all {turns} user and system turns is there")
 
 
 def _mask_check(renderer: Renderer, taken: Sequence[tuple[Example, Rendered]]) -> CheckResult:
@@ -139,28 +109,18 @@ def _mask_check(renderer: Renderer, taken: Sequence[tuple[Example, Rendered]]) -
         learned = [turn for turn in example.messages if turn.role == "assistant" and turn.trained]
         counted = _answers(renderer, row.ids, row.mask)
         if not _says(counted, learned):
-            said = "".join(turn.content for turn in learned)
-            return CheckResult(
-                name="mask",
-                verdict="wrong",
-                found=f"example {example.id[:8]} answers {_short(said)}, and the tokens that count say "
-                f"{_short(counted.text)}",
-                remedy=f"look at it with `learnable show`; if the chat template changes answers, {TEMPLATE_HINT}",
-            )
+            said = _short("".join(turn.content for turn in learned))
+            found = f"example {example.id[:8]} answers {said}, and the tokens that count say {_short(counted.text)}"
+            return wrong("mask", found, f"{LOOK}; if the chat template changes answers, {TEMPLATE_HINT}")
         whole = renderer.text(example.messages, tools=example.tools)
         trimmed += sum(turn.content not in whole and turn.content.strip() in whole for turn in learned)
         answers, tokens = answers + len(learned), tokens + int(row.mask.sum())
     if cut := left_out([row for _, row in taken]):
-        return CheckResult(name="mask", verdict="warning", found=cut, remedy=LEFT_OUT_HINT)
+        return warning("mask", cut, LEFT_OUT_HINT)
     if trimmed:
-        return CheckResult(
-            name="mask",
-            verdict="warning",
-            found=f"exactly the answers count, but the chat template changes the white space of {trimmed} of {answers}",
-            remedy="leave it if white space at the ends of answers means nothing to you",
-        )
-    found = f"exactly the {answers} answers and their ends count, {tokens:,} tokens"
-    return CheckResult(name="mask", verdict="ok", found=found)
+        found = f"exactly the answers count, but the chat template changes the white space of {trimmed} of {answers}"
+        return warning("mask", found, "leave it if white space at the ends of answers means nothing to you")
+    return ok("mask", f"exactly the {answers} answers and their ends count, {tokens:,} tokens")
 
 
 def _marks_check(renderer: Renderer, taken: Sequence[tuple[Example, Rendered]]) -> CheckResult:
@@ -171,13 +131,11 @@ def _marks_check(renderer: Renderer, taken: Sequence[tuple[Example, Rendered]]) 
         ours, theirs = _answers(renderer, row.ids, row.mask), _answers(renderer, ids, marks)
         asked = [_letters(turn.content) for turn in example.messages if turn.role != "assistant"]
         if not _same(ours.texts, theirs.texts, asked):
-            return CheckResult(
-                name="generation marks",
-                verdict="wrong",
-                found=f"in example {example.id[:8]} the chat template marks {_short(theirs.text)} as generated, and "
-                f"{_short(ours.text)} counts",
-                remedy=f"look at it with `learnable show`; the marks of the template are wrong: {TEMPLATE_HINT}",
+            marked = (
+                f"the chat template marks {_short(theirs.text)} as generated, and {_short(ours.text)} counts"
             )
+            remedy = f"{LOOK}; the marks of the template are wrong: {TEMPLATE_HINT}"
+            return wrong("generation marks", f"in example {example.id[:8]} {marked}", remedy)
         without_end |= ours.ends != theirs.ends
         with_header |= len(theirs.text) > len(ours.text)
     found = "the tokens that count are those that the chat template marks as generated"
@@ -185,7 +143,7 @@ def _marks_check(renderer: Renderer, taken: Sequence[tuple[Example, Rendered]]) 
         found += ", and the ends of turns, which it does not mark"
     if with_header:
         found += "; it also marks what it writes itself before an answer, such as <think></think>"
-    return CheckResult(name="generation marks", verdict="ok", found=found)
+    return ok("generation marks", found)
 
 
 def _fields_check(renderer: Renderer) -> CheckResult:
@@ -201,7 +159,7 @@ def _fields_check(renderer: Renderer) -> CheckResult:
     found = f"the chat template shows {' and '.join(shown) or 'none of them'}"
     found += f" ({place})" if fields.knows_reasoning else ""
     found += f"; it leaves out {' and '.join(lost)}" if lost else ""
-    return CheckResult(name="reasoning and tools", verdict="ok", found=found)
+    return ok("reasoning and tools", found)
 
 
 class _Counted(NamedTuple):
@@ -233,32 +191,26 @@ def _says(counted: _Counted, learned: Sequence[Message]) -> bool:
     said = [_letters(turn.content) for turn in learned]
     if "".join(said) == counted.text:
         return True
-    return len(said) == len(counted.texts) and all(map(_says_one, said, counted.texts))
-
-
-def _says_one(said: str, counted: str) -> bool:
-    return said.endswith(counted) and bool(_THOUGHTS.fullmatch(said.removesuffix(counted)))
-
-
-def _same(ours: Sequence[str], theirs: Sequence[str], asked: Sequence[str]) -> bool:
-    """Tell whether two lists of answers say the same, the second as the template marks them.
-
-    Args:
-        ours: What counts.
-        theirs: What is marked: it may begin with what the template itself writes before an answer.
-        asked: The texts of the turns that are no answers.
-    """
-    return len(ours) == len(theirs) and all(
-        _same_one(one, other, asked) for one, other in zip(ours, theirs, strict=True)
+    return len(said) == len(counted.texts) and all(
+        one.endswith(text) and _THOUGHTS.fullmatch(one.removesuffix(text))
+        for one, text in zip(said, counted.texts, strict=True)
     )
 
 
-def _same_one(one: str, other: str, asked: Sequence[str]) -> bool:
-    # Of a last character that takes several tokens, transformers marks only the first, which is no whole character.
-    cut = other.rstrip("\ufffd")
-    if cut != other:
-        one, other = one[:-1], cut
-    return other.endswith(one) and not any(text and text in other.removesuffix(one) for text in asked)
+def _same(ours: Sequence[str], theirs: Sequence[str], asked: Sequence[str]) -> bool:
+    """Tell whether what counts is what is marked, which may begin with what the template writes before an answer.
+
+    What it writes is no text of a turn that was ``asked``.
+    """
+    if len(ours) != len(theirs):
+        return False
+    for one, other in zip(ours, theirs, strict=True):
+        # Of a last character that takes several tokens, transformers marks only the first, which is no whole one.
+        cut = other.rstrip("\ufffd")
+        own = one if cut == other else one[:-1]
+        if not cut.endswith(own) or any(text and text in cut.removesuffix(own) for text in asked):
+            return False
+    return True
 
 
 def _runs(mask: NDArray[np.bool_]) -> list[NDArray[np.int64]]:
