@@ -179,7 +179,7 @@ def test_condition_may_ask_for_any_column():
     with pytest.raises(AssertionError, match="the messages were read"):
         choose(
             unreadable(table(4)),
-            choosing=Selecting(by="s"),
+            by="s",
             budget=Budget(examples=1),
             where="messages <> ''",
         )
