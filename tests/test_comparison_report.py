@@ -16,7 +16,7 @@ from learnable.commands import load, report
 from learnable.errors import StoreError
 from learnable.experiments import Measured, SelectionCost, arm_table, jaccard
 from learnable.pages import ComparisonFacts, comparison_warnings
-from learnable.pages import comparison_answers as answers
+from learnable.pages import comparison_facts as answers
 from learnable.pages.comparison import render_comparison
 from learnable.pages.comparison_facts import comparison_of
 from test_reporting import EVIL, Page

@@ -10,6 +10,7 @@ from learnable.data.tables import open_datasets_folder
 from learnable.diversifiers.gates import Neighbours
 from learnable.errors import UsageError
 from learnable.pages import page as pages
+from learnable.pages.html import text
 from learnable.selectors import FacilityLocation
 from learnable.selectors.vectors import clusters_of
 
@@ -72,12 +73,11 @@ def test_what_needs_an_extra_says_how_to_install_it(extra, use):
 
 def test_a_page_without_its_painter_has_all_but_the_pictures(monkeypatch, capsys):
     picture = pages.Picture(name="plane", spec={"mark": "point"}, label="Losses before and after.")
-    section = pages.Section(id="one", title="One", parts=[picture, pages.text("Four rows were kept.")])
-    opening = pages.Opening(
-        kicker="k", headline="h", lead="l", tiles=[], command=("c", "learnable"), title="t"
-    )
+    section = pages.Section(id="one", title="One", parts=[picture, text("Four rows were kept.")])
     monkeypatch.setattr(pages, "is_installed", lambda _: False)
-    page = pages.write_page(opening, [section])
+    page = pages.write_page(
+        [section], kicker="k", headline="h", lead="l", tiles=[], command=("c", "learnable")
+    )
     assert "Losses before and after." in page
     assert "Four rows were kept." in page
     assert "<script" not in page

@@ -14,7 +14,7 @@ import pytest
 from learnable.experiments import RATIOS, Measured, arm_table, buffering
 from learnable.mixing import MIXTURES
 from learnable.pages import LessonFacts, Made, Question, Way
-from learnable.pages import lesson_answers as answers
+from learnable.pages import lesson_facts as answers
 from learnable.pages.lesson import render_lesson, shelves
 from learnable.pages.lesson_concepts import concepts_section
 from learnable.pages.lesson_facts import contest_of, shortened

@@ -10,11 +10,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from learnable.pages import CostRow, SelectionFacts, view_of
+from learnable.pages import SelectionFacts, view_of
 from learnable.pages import selection_pictures as pictures
-from learnable.pages.excerpts import turns_of
+from learnable.pages.html import turns_of
 from learnable.pages.selection import render_selection as render
 from learnable.pages.selection_facts import by_length, spearman, to_read
+from learnable.runs.price import Cost
 
 EVIL = '<script>window.hacked = 1; alert(1)</script><img src=x onerror="alert(2)">"onmouseover=\'alert(3)\' {{7*7}} ${7*7} <!-- '
 LIMIT = "no response token: the prompt fills the length limit"
@@ -61,17 +62,12 @@ def make_facts(
         kept=kept,
         dropped=dropped.select("id", reason=pl.col("undefined").fill_null("below the budget")),
         steps=[
-            CostRow(
-                name="measure the base model",
-                tokens=10_000,
-                passes=1.0,
-                seconds=2.0,
-                peak_memory_bytes=2 << 30,
+            (
+                "measure the base model",
+                Cost(tokens=10_000, passes=1.0, seconds=2.0, peak_memory_bytes=2 << 30),
             ),
-            CostRow(
-                name="train the reference", tokens=30_000, passes=3.0, seconds=78.0, peak_memory_bytes=6 << 30
-            ),
-            CostRow(name="select", tokens=0, passes=0.0, seconds=0.0, peak_memory_bytes=0),
+            ("train the reference", Cost(tokens=30_000, passes=3.0, seconds=78.0, peak_memory_bytes=6 << 30)),
+            ("select", Cost()),
         ],
     )
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from learnable.errors import UsageError
 from learnable.objects.passes import Passes
 from learnable.objects.results import Picked, ScoreTable
 from learnable.objects.scoring import against
-from learnable.pages import CostRow, SelectionFacts, examples_to_spell, view_of
+from learnable.pages import SelectionFacts, examples_to_spell, view_of
 from learnable.runs.files import replacing
 from learnable.runs.price import Cost
 from learnable.types import Example, Pool
@@ -114,7 +114,7 @@ def selection_facts(
         scorers=list(scored["scorers"]) if scored else [by],
         kept=kept,
         dropped=dropped,
-        steps=[CostRow(name=name, **asdict(cost)) for name, cost in costs.items()],
+        steps=list(costs.items()),
         shortfall=chosen["shortfall"],
         left_out=scored.get("left out"),
     )

@@ -6,15 +6,15 @@ is read, measured or written here. The modules `selection`, `comparison` and `le
 
 from learnable.pages.comparison_facts import ComparisonFacts
 from learnable.pages.comparison_warnings import comparison_warnings
-from learnable.pages.lesson_facts import Asked, LessonFacts, Made, Question, Way
+from learnable.pages.contest import Asked
+from learnable.pages.lesson_facts import LessonFacts, Made, Question, Way
 from learnable.pages.lesson_warnings import lesson_warnings
-from learnable.pages.selection_facts import CostRow, SelectionFacts, examples_to_spell, view_of
+from learnable.pages.selection_facts import SelectionFacts, examples_to_spell, view_of
 from learnable.pages.warnings import selection_warnings
 
 __all__ = [
     "Asked",
     "ComparisonFacts",
-    "CostRow",
     "LessonFacts",
     "Made",
     "Question",

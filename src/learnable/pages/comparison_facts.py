@@ -1,16 +1,36 @@
-"""What the page of a comparison is made from, in the form that its parts read."""
+"""What the page of a comparison is made from, and what that says in words: what differs from a random draw, what pays back."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import polars as pl
 
-from learnable.experiments import FULL, RANDOM, UNTUNED
-from learnable.pages.contest import Contest, Evaluated, Line, digits_of, judged
-from learnable.pages.words import count, finite
+from learnable.experiments import FOR_THIS_SEED, FULL, RANDOM, UNTUNED
+from learnable.pages.contest import (
+    ALWAYS_THE_SAME,
+    JUDGED,
+    MUTE,
+    Contest,
+    Evaluated,
+    Line,
+    counted,
+    line_of,
+    probability,
+)
+from learnable.pages.words import count, enumeration, plural
+
+KINDS = {
+    "better": "Better than random",
+    "worse": "Worse than random",
+    "no difference seen": "No difference seen",
+    ALWAYS_THE_SAME: "No difference seen, every item graded as with random",
+    "not graded": "Could not be graded",
+    "too few": "Too few items to say",
+    "all alike": "All pairs differ alike, so there is no interval",
+}
+"""What is said of each outcome, in this order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,84 +73,16 @@ class ComparisonFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MethodLine(Line):
-    """One line of the table.
-
-    ``budget`` is None for the untuned model and the full pool, ``tokens`` those of the selection (mean over seeds).
-    """
-
-    budget: int | None
-    examples: float
-    tokens: float
-    response_tokens: float
-    steps: float
-    training_s: float
-    score_tokens: int
-    score_s: float | None
-    reference_tokens: int
-    reference_s: float | None
-    payback: str | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class ByBudget(Evaluated[MethodLine]):
-    """All lines of one evaluation."""
-
-    @cached_property
-    def budgets(self) -> list[int]:
-        """Budgets in tokens, smallest first."""
-        return sorted({line.budget for line in self.lines if line.budget is not None})
-
-    @cached_property
-    def outside(self) -> tuple[MethodLine, ...]:
-        """The untuned model and the full pool: they have other budgets."""
-        return tuple(line for line in self.lines if line.budget is None)
-
-    def at(self, budget: int) -> list[MethodLine]:
-        """Return the lines of a budget, best value first; what could not be graded comes last."""
-        sign = -1 if self.higher_is_better else 1
-        lines = [line for line in self.lines if line.budget == budget]
-        return sorted(lines, key=lambda line: math.inf if line.value is None else sign * line.value)
-
-    def random(self, budget: int) -> MethodLine | None:
-        """Return the random draw of a budget."""
-        return next((line for line in self.lines if (line.arm, line.budget) == (RANDOM, budget)), None)
-
-    def one(self, method: Literal["untuned", "full"]) -> MethodLine | None:
-        """Return the untuned model or the full pool."""
-        return next((line for line in self.outside if line.arm == method), None)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Comparison(Contest):
-    """The facts, read: ``evaluated`` in the order asked for; ``budget`` is the largest one, for what is shown once."""
+    """The facts, read; ``budget`` is the largest one, for what is shown once."""
 
     facts: ComparisonFacts
-    evaluated: tuple[ByBudget, ...]
     budgets: tuple[int, ...]
 
     @property
     def budget(self) -> int:
         """The largest budget, in tokens."""
         return self.budgets[-1]
-
-    @cached_property
-    def methods(self) -> list[str]:
-        """The methods that choose, random first, the others in the order asked for."""
-        others = [name for name in self.facts.methods if name not in (RANDOM, UNTUNED, FULL)]
-        return [RANDOM, *others]
-
-    @cached_property
-    def chosen(self) -> dict[tuple[str, int], list[list[str]]]:
-        """Ids by method and budget: one list for each seed, first seed first."""
-        picks = self.facts.selections.filter(pl.col("budget_tokens").is_not_null()).sort(
-            "seed", "rank", maintain_order=True
-        )
-        found: dict[tuple[str, int], list[list[str]]] = {}
-        groups = picks.group_by("method", "budget_tokens", "seed", maintain_order=True)
-        for (method, budget, _), part in groups:
-            found.setdefault((str(method), int(str(budget))), []).append(part["id"].to_list())
-        return found
 
     @property
     def at_largest(self) -> str:
@@ -139,45 +91,47 @@ class Comparison(Contest):
         return f"at {count(self.budget)} tokens{several}"
 
     @cached_property
-    def at_largest_budget(self) -> list[MethodLine]:
-        """The lines of the largest budget, in the order asked for, of whichever evaluation: for what all of them share."""
-        lines = (self.arm(method, self.budget) for method in self.methods)
-        return [line for line in lines if line is not None]
+    def methods(self) -> list[str]:
+        """The methods that choose, random first, the others in the order asked for."""
+        return [RANDOM, *(name for name in self.facts.methods if name not in (RANDOM, UNTUNED, FULL))]
+
+    @cached_property
+    def chosen(self) -> dict[tuple[str, int], list[list[str]]]:
+        """Ids by method and budget: one list for each seed, first seed first."""
+        picks = self.facts.selections.drop_nulls("budget_tokens").sort("seed", "rank", maintain_order=True)
+        found: dict[tuple[str, int], list[list[str]]] = {}
+        for (method, budget, _), part in picks.group_by(
+            "method", "budget_tokens", "seed", maintain_order=True
+        ):
+            found.setdefault((str(method), int(str(budget))), []).append(part["id"].to_list())
+        return found
 
     def first(self, budget: int) -> dict[str, list[str]]:
         """Return what each method chose at a budget, with the first seed."""
-        return {
-            method: self.chosen[method, budget][0]
-            for method in self.methods
-            if (method, budget) in self.chosen
-        }
+        found = {method: self.chosen.get((method, budget)) for method in self.methods}
+        return {method: seeds[0] for method, seeds in found.items() if seeds}
 
-    def arm(self, method: str, budget: int) -> MethodLine | None:
-        """Return a line of a method and budget, of whichever evaluation: for figures that all of them share."""
-        lines = (line for each in self.evaluated for line in each.lines)
-        return next((line for line in lines if (line.arm, line.budget) == (method, budget)), None)
+    def arms_at(self, budget: int) -> list[Line]:
+        """Return the lines of a budget, in the order asked for, of one evaluation: for figures that all of them share."""
+        lines = [each.of(method, budget) for each in self.evaluated[:1] for method in self.methods]
+        return [line for line in lines if line is not None]
 
 
 def comparison_of(facts: ComparisonFacts) -> Comparison:
-    """Sort the table by evaluation, with None for whatever is not finite."""
+    """Sort the table by evaluation."""
     evaluated = []
-    for (label,), part in facts.table.group_by("evaluation", maintain_order=True):
+    for _, part in facts.table.rename({"method": "arm"}).group_by("evaluation", maintain_order=True):
         rows = part.to_dicts()
-        lines = tuple(_line(row) for row in rows)
-        evaluated.append(
-            ByBudget(
-                label=str(label),
-                unit=rows[0]["unit"],
-                higher_is_better=rows[0]["higher_is_better"],
-                digits=digits_of([line for line in lines if line.is_compared]),
-                lines=lines,
-            )
-        )
-    budgets = facts.table["budget_tokens"].drop_nulls().unique().sort().to_list()
+        about = {
+            "label": rows[0]["evaluation"],
+            **{name: rows[0][name] for name in ("unit", "higher_is_better")},
+        }
+        lines = [line_of(row, baseline=RANDOM, competes=row["budget_tokens"] is not None) for row in rows]
+        evaluated.append(Evaluated(lines=tuple(lines), **about))
     return Comparison(
         facts=facts,
         evaluated=tuple(evaluated),
-        budgets=tuple(budgets),
+        budgets=tuple(facts.table["budget_tokens"].drop_nulls().unique().sort().to_list()),
         arm_word="method",
         baseline="the random draw",
         asked_of="what the model will be asked",
@@ -185,17 +139,119 @@ def comparison_of(facts: ComparisonFacts) -> Comparison:
     )
 
 
-def _line(row: Mapping[str, Any]) -> MethodLine:
-    counts = ("score_tokens", "reference_tokens")
-    means = ("examples", "tokens", "response_tokens", "steps", "training_s")
-    figures: dict[str, Any] = {name: int(row[name] or 0) for name in counts}
-    figures |= {name: finite(row[name]) or 0.0 for name in means}
-    figures |= {name: finite(row.get(name)) for name in ("score_s", "reference_s")}
-    return MethodLine(
-        arm=row["method"],
-        budget=row["budget_tokens"],
-        is_compared=row["budget_tokens"] is not None and row["method"] != RANDOM,
-        payback=row.get("payback"),
-        **judged(row, baseline=row["method"] == RANDOM),
-        **figures,
+def headline(comparison: Comparison) -> str:
+    """The answer to "does it help?" in one line, over all evaluations and budgets."""
+    lines = [line for each in comparison.evaluated for line in each.compared]
+    outcomes = {line.outcome for line in lines}
+    one_seed = FOR_THIS_SEED if comparison.trainings == 1 else ""
+    if not lines:
+        return "Nothing was compared with a random draw"
+    if outcomes == {"not graded"}:
+        return "Nothing could be graded"
+    if not outcomes & set(JUDGED):
+        return "Nothing that was graded can tell the methods apart"
+    if not outcomes & {"better", "worse"}:
+        return f"No difference to a random draw was seen{one_seed}"
+    return f"{plural(len(lines), 'comparison')} with a random draw{one_seed}: {counted(lines)}"
+
+
+def findings(each: Evaluated) -> dict[str, str]:
+    """Say what was seen on one evaluation, by outcome."""
+    found = {}
+    for outcome in KINDS:
+        lines = [line for line in each.compared if line.outcome == outcome]
+        if not lines:
+            continue
+        said = f"{_who(each, lines)}."
+        if outcome in ("better", "worse"):
+            ranked = sorted(lines, key=lambda line: -abs(line.difference or 0.0))
+            where = len(each.budgets) > 1
+            seen = [
+                (line.arm, f" at {count(line.budget_tokens)} tokens" if where else "", each.size(line))
+                for line in ranked
+            ]
+            said = "; ".join(f"{arm}{at} by {size}" for arm, at, size in seen)
+        elif outcome == "no difference seen":
+            said += f" {_would_have_been_seen(each, lines)}"
+        elif outcome == ALWAYS_THE_SAME:
+            said += " From that nothing follows: see what to distrust."
+        found[outcome] = said
+    return found
+
+
+def _who(each: Evaluated, lines: Sequence[Line]) -> str:
+    """Name methods, those with the same budgets together; budgets are named where these are not all."""
+    budgets: dict[str, list[int]] = {}
+    for line in lines:
+        budgets.setdefault(line.arm, []).append(line.budget_tokens or 0)
+    groups: dict[tuple[int, ...], list[str]] = {}
+    for method, chosen in budgets.items():
+        groups.setdefault(tuple(sorted(chosen)), []).append(method)
+    named = []
+    for at, methods in sorted(groups.items(), key=lambda group: -len(group[0])):
+        where = f" (at {enumeration([count(budget) for budget in at])} tokens)"
+        named.append(enumeration(methods) + (where if len(at) < len(each.budgets) else ""))
+    return "; ".join(named)
+
+
+def _would_have_been_seen(each: Evaluated, lines: Sequence[Line]) -> str:
+    size = each.least_seen(lines)
+    if not size:
+        return ""
+    who = "it" if len(lines) == 1 else "each"
+    return (
+        f"To be seen, {who} would have had to differ by {size} ({each.unit}; half the width of the "
+        f"interval{'s' if ' to ' in size else ''}); smaller effects, good or bad, may be there."
     )
+
+
+def context_of(each: Evaluated) -> str:
+    """Say what training itself did: the untuned model, the random draw, the full pool."""
+    untuned, full = each.of(UNTUNED), each.of(FULL)
+    random = each.of(RANDOM, each.budgets[-1]) if each.budgets else None
+    if untuned is None or random is None or random.value is None:
+        return ""
+    said = f"For scale: untuned model {each.figure(untuned.value)}, random draw of {count(random.budget_tokens)} tokens {each.figure(random.value)}"
+    if full is not None:
+        said += f", full pool ({count(full.tokens)} tokens) {each.figure(full.value)}"
+    words = {
+        "better": "The untuned model is better than the one trained on the random draw.",
+        "worse": "Training on the random draw was better than not training.",
+        "no difference seen": "Between not training and training on the random draw no difference was seen.",
+        ALWAYS_THE_SAME: "The untuned model and the one trained on the random draw are graded alike, item by item.",
+    }
+    return f"{said}. {words.get(untuned.outcome, '')}".strip()
+
+
+def gain_of(each: Evaluated, method: str, budget: int) -> str:
+    """Say what came of a method at a budget, in a few words."""
+    line = each.of(method, budget)
+    if line is None:
+        return "not measured"
+    if line.outcome in ("better", "worse"):
+        size = each.figure(abs(line.difference or 0))
+        return f"{line.outcome} by {size} (p {probability(line.p)}){line.of_one_seed}"
+    return line.words
+
+
+def paybacks(comparison: Comparison) -> list[str]:
+    """Say when a method pays for itself, only where it was seen to be better; and why the others do not."""
+    found = []
+    seen: dict[str, set[str]] = {name: set() for name in comparison.methods if name != RANDOM}
+    for each in comparison.evaluated:
+        several = f" on {each.label}" if len(comparison.evaluated) > 1 else ""
+        for line in each.compared:
+            seen.setdefault(line.arm, set()).add(line.outcome)
+            if line.outcome == "better" and line.payback:
+                found.append(f"{line.arm} at {count(line.budget_tokens)} tokens{several}: {line.payback}.")
+    worse = [name for name, outcomes in seen.items() if "worse" in outcomes and "better" not in outcomes]
+    mute = [name for name, outcomes in seen.items() if outcomes <= set(MUTE)]
+    rest = [
+        name for name, outcomes in seen.items() if not outcomes & {"better", "worse"} and name not in mute
+    ]
+    reasons = (
+        (worse, "seen to be worse, never to be better, so nothing pays back"),
+        (rest, "no difference seen, so nothing to pay back"),
+        (mute, "could not be judged, so no payback is known"),
+    )
+    return found + [f"{enumeration(names)}: {why}." for names, why in reasons if names]

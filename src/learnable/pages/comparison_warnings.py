@@ -4,17 +4,10 @@ from collections.abc import Callable
 
 import polars as pl
 
-from learnable.experiments import RANDOM
-from learnable.pages.comparison_facts import ByBudget, Comparison, ComparisonFacts, comparison_of
-from learnable.pages.contest import (
-    NAMED,
-    all_alike,
-    cannot_tell,
-    few_items,
-    few_seeds,
-    nothing_graded,
-    only_losses,
-)
+from learnable.experiments import RANDOM, UNTUNED
+from learnable.pages import contest
+from learnable.pages.comparison_facts import Comparison, ComparisonFacts, comparison_of
+from learnable.pages.contest import NAMED, Evaluated, all_alike
 from learnable.pages.warnings import Found, look
 from learnable.pages.words import count, decimal, listing, plural, share
 
@@ -24,14 +17,7 @@ UNDEFINED_SHARE = 0.05
 
 
 def comparison_warnings(facts: ComparisonFacts) -> list[str]:
-    """Say what to distrust in a comparison, most damaging first.
-
-    Args:
-        facts: What the report is made from.
-
-    Returns:
-        Plain sentences; each check says when it speaks.
-    """
+    """Say what to distrust in a comparison, most damaging first; each check says when it speaks."""
     return list(look(COMPARISON_CHECKS, comparison_of(facts)).warnings)
 
 
@@ -39,7 +25,7 @@ def _did_not_move(comparison: Comparison) -> Found:
     """At a budget, every trained model is graded as the untuned one, item by item."""
     found = []
     results = comparison.facts.results.filter(pl.col("value").is_finite())
-    untuned = results.filter(pl.col("method") == "untuned").select("evaluation", "id", base="value")
+    untuned = results.filter(pl.col("method") == UNTUNED).select("evaluation", "id", base="value")
     pairs = results.join(untuned, on=["evaluation", "id"])
     for budget in comparison.budgets:
         if all_alike(pairs.filter(pl.col("budget_tokens") == budget)):
@@ -56,11 +42,11 @@ def _no_effect(comparison: Comparison) -> Found:
     """Between the untuned model and the random draw no difference was seen."""
     found = []
     for each in comparison.evaluated:
-        untuned, random = each.one("untuned"), each.random(comparison.budget)
+        untuned, random = each.of(UNTUNED), each.of(RANDOM, comparison.budget)
         if untuned is not None and random is not None and untuned.outcome == "no difference seen":
             found.append(
                 f"On {each.label} no difference was seen between the untuned model ({each.figure(untuned.value)}) and "
-                f"a random draw of {count(random.budget)} tokens ({each.figure(random.value)}): where training itself "
+                f"a random draw of {count(comparison.budget)} tokens ({each.figure(random.value)}): where training itself "
                 "shows no effect, the choice of its data can hardly show one. Take larger budgets, a higher learning "
                 "rate or another evaluation."
             )
@@ -88,13 +74,13 @@ def _in_pool(comparison: Comparison) -> Found:
 def _ungraded(comparison: Comparison) -> Found:
     """An answer could not be graded."""
     return [
-        nothing_graded(each) or _partly_graded(comparison, each)
+        contest.nothing_graded(each) or _partly_graded(comparison, each)
         for each in comparison.evaluated
         if any(line.ungraded for line in each.lines)
     ]
 
 
-def _partly_graded(comparison: Comparison, each: ByBudget) -> str:
+def _partly_graded(comparison: Comparison, each: Evaluated) -> str:
     rows = comparison.facts.results.filter(pl.col("evaluation") == each.label).select(
         "method", missing=pl.col("value").is_finite().fill_null(value=False).not_()
     )
@@ -126,12 +112,11 @@ def _missed_budget(comparison: Comparison) -> Found:
     """A selection has over `MISSED_BUDGET` more or fewer tokens than asked."""
     off = []
     for budget in comparison.budgets:
-        for method in comparison.methods:
-            line = comparison.arm(method, budget)
-            miss = line.tokens / budget - 1 if line is not None else 0.0
-            if line is not None and abs(miss) > MISSED_BUDGET:
+        for line in comparison.arms_at(budget):
+            miss = line.tokens / budget - 1
+            if abs(miss) > MISSED_BUDGET:
                 percent = f"{miss:+.0%}".replace("-", "\N{MINUS SIGN}")
-                off.append(f"{method} {count(line.tokens)} of {count(budget)} ({percent})")
+                off.append(f"{line.arm} {count(line.tokens)} of {count(budget)} ({percent})")
     if not off:
         return ""
     return (
@@ -144,14 +129,13 @@ def _answer_length(comparison: Comparison) -> Found:
     """A selection has over `ANSWER_RATIO` times the response tokens of the random draw, or under its inverse."""
     found = []
     for budget in comparison.budgets:
-        random = comparison.arm(RANDOM, budget)
-        if random is None or not random.response_tokens:
-            continue
-        for method in comparison.methods:
-            line = comparison.arm(method, budget)
-            ratio = line.response_tokens / random.response_tokens if line is not None else 1.0
-            if not 1 / ANSWER_RATIO <= ratio <= ANSWER_RATIO:
-                found.append(f"{method} at {count(budget)} ({decimal(ratio, 2)} times)")
+        lines = comparison.arms_at(budget)
+        random = sum(line.response_tokens for line in lines if line.arm == RANDOM)
+        ratios = {line.arm: line.response_tokens / random for line in lines if random}
+        off = {
+            method: ratio for method, ratio in ratios.items() if not 1 / ANSWER_RATIO <= ratio <= ANSWER_RATIO
+        }
+        found += [f"{method} at {count(budget)} ({decimal(ratio, 2)} times)" for method, ratio in off.items()]
     if not found:
         return ""
     return (
@@ -202,17 +186,17 @@ def _one_evaluation(comparison: Comparison) -> Found:
 
 COMPARISON_CHECKS: dict[str, Callable[[Comparison], Found]] = {
     "models that did not move": _did_not_move,
-    "evaluations that cannot tell methods apart": cannot_tell,
+    "evaluations that cannot tell methods apart": contest.cannot_tell,
     "training that shows no effect": _no_effect,
     "evaluation items in the pool": _in_pool,
     "ungraded answers": _ungraded,
-    "few evaluation items": few_items,
-    "few seeds": few_seeds,
+    "few evaluation items": contest.few_items,
+    "few seeds": contest.few_seeds,
     "one selection for all seeds": _one_selection,
     "missed budgets": _missed_budget,
     "other answer lengths than random": _answer_length,
     "the same selection twice": _same_selection,
     "examples without a score": _without_score,
     "one evaluation set only": _one_evaluation,
-    "losses only": only_losses,
+    "losses only": contest.only_losses,
 }

@@ -2,35 +2,29 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any, Generic, Literal, TypeVar, cast
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
 from markupsafe import Markup
 
 from learnable.experiments import FEWEST_ITEMS, FOR_THIS_SEED
-from learnable.pages.page import cell, markup
+from learnable.pages.html import bullets, cell, markup, settings_table
+from learnable.pages.page import Section
 from learnable.pages.warnings import Found
 from learnable.pages.words import NOTHING, decimal, enumeration, finite, listing, plural
 
-Outcome = Literal[
-    "baseline",
-    "better",
-    "worse",
-    "no difference seen",
-    "always the same",
-    "not graded",
-    "too few",
-    "all alike",
-]
-"""What a line says; ``always the same`` is "no difference seen" without any spread, from which nothing follows.
-
-``all alike``: all pairs differ by the same, so that nothing tells how they vary.
-"""
-MUTE: tuple[Outcome, ...] = ("not graded", "too few", "all alike")
-"""Of these nothing can be said."""
+JUDGED = ("better", "worse", "no difference seen")
+"""Outcomes with an interval that says something."""
+MUTE = ("not graded", "too few", "all alike")
+"""Of these nothing can be said; ``all alike``: all pairs differ by the same, so that nothing tells how they vary."""
+ALWAYS_THE_SAME = "always the same"
+"""It is "no difference seen" without any spread, from which nothing follows."""
+Asked = Literal["unseen", "seen", "general", "elsewhere"]
+"""How an evaluation asks: in wordings that no training saw, in that of the task, something else than the task, or on
+rows of its own."""
 
 FEW_SEEDS = 5
 FEW_ITEMS = 30
@@ -48,7 +42,7 @@ _BOUNDS = {
     "points of 100": (0.0, 100.0),
 }
 _WORDS = {
-    "always the same": "no difference seen",
+    ALWAYS_THE_SAME: "no difference seen",
     "too few": "too few items to say",
     "all alike": "all pairs differ alike: no interval",
     "baseline": "the baseline",
@@ -57,10 +51,17 @@ _WORDS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """An arm on an evaluation: its value, and its difference to the baseline, with intervals; None is not finite."""
+    """An arm on an evaluation: a line of ``learnable.experiments``'s tables, with None for whatever is not finite.
+
+    ``outcome`` is its verdict, ``baseline``, or why there is none; ``by_seed`` are the means of its items, seed by seed.
+    What does not compete gives the scale only: the untuned model, and the full pool of a comparison.
+    """
 
     arm: str
-    is_compared: bool
+    outcome: str
+    competes: bool
+    by_seed: tuple[float, ...] = ()
+    budget_tokens: int | None = None
     value: float | None
     value_low: float | None
     value_high: float | None
@@ -71,12 +72,26 @@ class Line:
     low: float | None
     high: float | None
     p: float | None
-    outcome: Outcome
+    examples: float = 0.0
+    tokens: float = 0.0
+    response_tokens: float = 0.0
+    steps: float = 0.0
+    training_s: float | None = None
+    score_tokens: int = 0
+    score_s: float | None = None
+    reference_tokens: int = 0
+    reference_s: float | None = None
+    payback: str | None = None
+
+    @property
+    def is_compared(self) -> bool:
+        """Whether it stands against the baseline."""
+        return self.competes and self.outcome != "baseline"
 
     @property
     def half(self) -> float | None:
         """Half the width of the interval of the difference; None where there is none, or nothing differs."""
-        if self.low is None or self.high is None or self.outcome == "always the same":
+        if self.low is None or self.high is None or self.outcome == ALWAYS_THE_SAME:
             return None
         return (self.high - self.low) / 2
 
@@ -88,37 +103,73 @@ class Line:
     @property
     def of_one_seed(self) -> str:
         """Ends a sentence about a difference of one training; empty for several."""
-        judged = self.outcome in ("better", "worse", "no difference seen")
-        return FOR_THIS_SEED if judged and self.seeds == 1 else ""
+        return FOR_THIS_SEED if self.outcome in JUDGED and self.seeds == 1 else ""
 
 
-AnyLine = TypeVar("AnyLine", bound=Line)
+def line_of(
+    row: Mapping[str, Any], *, baseline: str, competes: bool, by_seed: tuple[float, ...] = ()
+) -> Line:
+    """Read a line of a table."""
+    known = {each.name: row[each.name] for each in fields(Line) if each.name in row}
+    known = {name: finite(value) if isinstance(value, float) else value for name, value in known.items()}
+    if row["arm"] == baseline:
+        outcome = "baseline"
+    elif known["difference"] is None:
+        outcome = "not graded"
+    elif known["low"] is None:
+        outcome = "too few" if known["items"] < FEWEST_ITEMS else "all alike"
+    elif all(abs(known[name] or 0.0) <= _ROUNDING for name in ("difference", "low", "high")):
+        outcome = ALWAYS_THE_SAME
+    else:
+        outcome = str(row["verdict"]).removesuffix(FOR_THIS_SEED)
+    return Line(outcome=outcome, competes=competes, by_seed=by_seed, **known)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluated(Generic[AnyLine]):
-    """All lines of one evaluation: what its values are, and with how many digits they are written."""
+class Evaluated:
+    """All lines of one evaluation.
+
+    ``name`` is its label without what all of its kind share and without how it asks, ``setting`` only without the latter;
+    ``equal_tokens`` is DELIA's line against as many tokens.
+    """
 
     label: str
+    lines: tuple[Line, ...]
     unit: str
     higher_is_better: bool
-    digits: int
-    lines: tuple[AnyLine, ...]
+    name: str = ""
+    setting: str = ""
+    asked: Asked = "elsewhere"
+    equal_tokens: Line | None = None
 
     @cached_property
-    def compared(self) -> tuple[AnyLine, ...]:
+    def compared(self) -> tuple[Line, ...]:
         """The lines that stand against the baseline."""
         return tuple(line for line in self.lines if line.is_compared)
 
+    @cached_property
+    def digits(self) -> int:
+        """How many digits of a value say something: two of half an interval."""
+        halves = sorted(line.half for line in self.compared if line.half)
+        if not halves:
+            return 3
+        return min(max(1 - math.floor(math.log10(halves[len(halves) // 2])), 1), _MOST_DIGITS)
+
+    @cached_property
+    def budgets(self) -> list[int]:
+        """Budgets in tokens, smallest first."""
+        return sorted({line.budget_tokens for line in self.lines if line.budget_tokens is not None})
+
     @property
     def title(self) -> str:
-        """What was asked, to be read in a sentence."""
-        return self.label
+        """What was asked, and how, to be read in a sentence."""
+        words = asked_words(self.asked)
+        return f"{self.name} {'on' if self.is_general else 'in'} {words}" if words else self.label
 
     @property
     def is_general(self) -> bool:
         """Whether it is about what was forgotten, and not about the task."""
-        return False
+        return self.asked == "general"
 
     @property
     def items(self) -> int:
@@ -134,6 +185,33 @@ class Evaluated(Generic[AnyLine]):
     def bounds(self) -> tuple[float, float] | None:
         """The least and the largest value there can be; None where there is no end."""
         return _BOUNDS.get(self.unit)
+
+    @property
+    def baseline(self) -> Line:
+        """What the others are compared with; where there are several budgets, at the first."""
+        return next(line for line in self.lines if line.outcome == "baseline")
+
+    @property
+    def untuned(self) -> tuple[Line, ...]:
+        """What was not trained; several where new tokens begin in several ways."""
+        return tuple(line for line in self.lines if not line.competes)
+
+    def of(self, arm: str, budget: int | None = None) -> Line | None:
+        """Return the line of an arm (at a budget)."""
+        return next((line for line in self.lines if (line.arm, line.budget_tokens) == (arm, budget)), None)
+
+    def at(self, budget: int | None) -> list[Line]:
+        """Return the lines of a budget, best value first; what could not be graded comes last."""
+        sign = -1 if self.higher_is_better else 1
+        lines = [line for line in self.lines if line.budget_tokens == budget]
+        return sorted(lines, key=lambda line: math.inf if line.value is None else sign * line.value)
+
+    def could_be_seen(self, line: Line) -> bool:
+        """Whether the largest difference to the baseline that there can be would have been seen."""
+        if self.bounds is None or line.half is None or self.baseline.value is None:
+            return True
+        low, high = self.bounds
+        return line.half < max(self.baseline.value - low, high - self.baseline.value)
 
     def figure(self, value: float | None) -> str:
         """Write a value."""
@@ -160,8 +238,7 @@ class Evaluated(Generic[AnyLine]):
     def least_seen(self, lines: Sequence[Line]) -> str:
         """Write how far lines would have had to be from the baseline for a difference to be seen; "" if not known."""
         halves = sorted(line.half for line in lines if line.half)
-        ends = list(dict.fromkeys(map(self.figure, halves[:1] + halves[-1:])))
-        return " to ".join(ends)
+        return " to ".join(dict.fromkeys(map(self.figure, halves[:1] + halves[-1:])))
 
     def value_cell(self, line: Line) -> Markup:
         """A value, and its interval in small print."""
@@ -171,6 +248,13 @@ class Evaluated(Generic[AnyLine]):
         """A difference, and its interval in small print."""
         words = NOTHING if line.outcome == "baseline" else self.signed(line.difference)
         return cell(words, self.between(line.low, line.high, signed=True))
+
+    @property
+    def no_picture(self) -> str:
+        """Why there is no picture of it."""
+        alike = any(line.low is not None for line in self.compared)
+        why = "every arm is graded alike on every item" if alike else "no difference has an interval"
+        return f"No picture: {why}."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,11 +269,17 @@ class Contest:
         trainings: Of each arm, one for each seed.
     """
 
-    evaluated: tuple[Evaluated[Any], ...]
+    evaluated: tuple[Evaluated, ...]
     arm_word: str
     baseline: str
     asked_of: str
     trainings: int
+
+
+def asked_words(asked: Asked) -> str:
+    """Return how an evaluation asks, in words; "" for rows of its own."""
+    words = {"unseen": "unseen wordings", "seen": "the wording of the task", "general": "general rows"}
+    return words.get(asked, "")
 
 
 def counted(lines: Sequence[Line]) -> str:
@@ -214,46 +304,39 @@ def distrust_link(warnings: Sequence[str]) -> Markup:
     )
 
 
-def judged(row: Mapping[str, Any], *, baseline: bool) -> dict[str, Any]:
-    """Return the fields of ``Line`` that a line of a table has.
-
-    Args:
-        row: With the columns of ``learnable.experiments``'s tables.
-        baseline: Whether it is what the others are compared with.
-    """
-    numbers = ("value", "value_low", "value_high", "difference", "low", "high", "p")
-    known: dict[str, Any] = {name: finite(row.get(name)) for name in numbers}
-    counts = {name: int(row[name] or 0) for name in ("items", "seeds", "ungraded")}
-    return (
-        known
-        | counts
-        | {"outcome": "baseline" if baseline else _outcome(known, counts["items"], row["verdict"])}
-    )
-
-
-def _outcome(known: Mapping[str, float | None], items: int, verdict: str) -> Outcome:
-    if known["difference"] is None:
-        return "not graded"
-    if known["low"] is None:
-        return "too few" if items < FEWEST_ITEMS else "all alike"
-    if all(abs(known[name] or 0.0) <= _ROUNDING for name in ("difference", "low", "high")):
-        return "always the same"
-    return cast("Outcome", verdict.removesuffix(FOR_THIS_SEED))
-
-
-def digits_of(lines: Sequence[Line]) -> int:
-    """Return how many digits say something: two of half an interval."""
-    halves = sorted(line.half for line in lines if line.half)
-    if not halves:
-        return 3
-    return min(max(1 - math.floor(math.log10(halves[len(halves) // 2])), 1), _MOST_DIGITS)
-
-
 def probability(p: float | None) -> str:
     """``= 0.029`` or ``< 0.001``."""
     if p is None:
         return "not known"
     return "< 0.001" if p < 0.001 else f"= {decimal(p)}"
+
+
+def method_section(
+    contest: Contest,
+    settings: Mapping[str, Any],
+    *,
+    confidence: float,
+    first: str,
+    widened_for: str,
+    alone: str = "",
+    last: Sequence[str],
+) -> Section:
+    """Return how differences are made and what they cannot say, between what only one kind of page has to say."""
+    notes = [
+        first,
+        "A difference is paired: the same items, the same seeds. Its interval holds the chance of the items and of the training, "
+        f"and is widened for the number of {widened_for}, so that with {100 * confidence:g}% confidence all differences of one "
+        "evaluation are inside together; p is corrected likewise. Several evaluations are not corrected for each "
+        f"other{alone}.",
+        f"The interval of a value stands for that value alone. Do not compare {contest.arm_word}s by whether these overlap; the "
+        "differences are for that.",
+        "“No difference seen” is no proof that there is none. It says that a difference smaller than half the interval cannot "
+        "be told from chance here.",
+        *last,
+    ]
+    shown = settings_table("Settings of every training", settings, label="Training")
+    title = "How this was made, and what it cannot say"
+    return Section(id="method", nav="method", title=title, parts=[bullets(notes), *shown])
 
 
 def all_alike(pairs: pl.DataFrame) -> bool:
@@ -266,7 +349,7 @@ def cannot_tell(contest: Contest) -> Found:
     """No arm differs from the baseline on a single item."""
     arm, found = contest.arm_word, []
     for each in contest.evaluated:
-        if not each.compared or any(line.outcome != "always the same" for line in each.compared):
+        if not each.compared or any(line.outcome != ALWAYS_THE_SAME for line in each.compared):
             continue
         values = {decimal(line.value, 2) for line in each.compared}
         every = f" (every value is {values.pop()})" if len(values) == 1 else ""
@@ -278,7 +361,7 @@ def cannot_tell(contest: Contest) -> Found:
     return found
 
 
-def nothing_graded(each: Evaluated[Any]) -> str:
+def nothing_graded(each: Evaluated) -> str:
     """Say that there is no answer from an evaluation; "" where something was graded."""
     if any(line.value is not None for line in each.lines):
         return ""

@@ -3,52 +3,27 @@
 Everything is said in words and with its interval; what was not seen is said as plainly as what was.
 """
 
-from collections.abc import Sequence
-
 import polars as pl
 from markupsafe import Markup
 
+from learnable.pages import html
+from learnable.pages import lesson_facts as answers
 from learnable.pages import lesson_pictures as pictures
-from learnable.pages.contest import distrust_link, probability
-from learnable.pages.excerpts import excerpt, said_in, turn, turns_of
-from learnable.pages.lesson_answers import about, context_of, headline, said_of
+from learnable.pages.contest import Evaluated, Line, asked_words, distrust_link, method_section, probability
 from learnable.pages.lesson_concepts import concepts_section
 from learnable.pages.lesson_facts import (
+    ORDER,
     PAPER_RATIO,
-    ArmLine,
-    Asked,
-    Asking,
     LessonContest,
     LessonFacts,
     Theme,
-    asked_words,
     contest_of,
     rows_words,
 )
 from learnable.pages.lesson_gradients import gradients_section
 from learnable.pages.lesson_warnings import LESSON_CHECKS
-from learnable.pages.page import (
-    Opening,
-    Panels,
-    Part,
-    Section,
-    box,
-    bullets,
-    cell,
-    fold,
-    head_cell,
-    heading,
-    keys,
-    markup,
-    remark,
-    row,
-    settings_table,
-    table,
-    terms,
-    text,
-    write_page,
-)
-from learnable.pages.warnings import Looked, look, warnings_section
+from learnable.pages.page import Panels, Part, Section, write_page
+from learnable.pages.warnings import look, warnings_section
 from learnable.pages.words import NOTHING, count, decimal, duration, finite, plural
 
 SHOWN_ITEMS = 3
@@ -83,22 +58,18 @@ def render_lesson(facts: LessonFacts) -> str:
         warnings_section(looked, nav="distrust"),
         _method(lesson),
     ]
-    return write_page(_opening(lesson, looked), sections)
-
-
-def _opening(lesson: LessonContest, looked: Looked) -> Opening:
-    facts, said = lesson.facts, headline(lesson)
     models = facts.arms.filter(facts.arms["tokens"] > 0).unique("model")
-    new = ""
-    if facts.tokens:
-        form = ", with the new token{s} <strong>{tokens}</strong>"
-        new = markup(form, s="s" if len(facts.tokens) > 1 else "", tokens=", ".join(facts.tokens))
+    new = html.markup(
+        ", with the new token{s} <strong>{tokens}</strong>" if facts.tokens else "",
+        s="s" if len(facts.tokens) > 1 else "",
+        tokens=", ".join(facts.tokens),
+    )
     ratio = f"{rows_words(lesson.ratio)} for each of the task" if lesson.ratio else ""
-    return Opening(
-        title=f"{facts.title}: {said}",
+    return write_page(
+        sections,
         kicker=facts.title,
-        headline=said,
-        lead=markup(
+        headline=answers.headline(lesson),
+        lead=html.markup(
             "A task of {rows} was taught to <strong>{model}</strong> in {ways}, {times} each{new}.{distrust}",
             rows=plural(facts.task, "row"),
             model=facts.model,
@@ -122,57 +93,46 @@ def _opening(lesson: LessonContest, looked: Looked) -> Opening:
 def _asked(lesson: LessonContest) -> Section:
     facts, tokens = lesson.facts, ", ".join(lesson.facts.tokens)
     inits = {way.init: _BEGINNINGS[way.init] for way in facts.ways if way.init and facts.tokens}
-    both = (
-        ", in the wording of the task and in wordings that no training saw either"
-        if len(facts.example) > 1
-        else ""
-    )
+    both = ", in the wording of the task and in wordings that no training saw either"
     words = (
         "Does the model learn the task, or the words it was put in? Each arm sees the rows of the task; all are asked "
-        f"on {plural(facts.tests, 'row')} that no training saw{both}."
+        f"on {plural(facts.tests, 'row')} that no training saw{both if len(facts.example) > 1 else ''}."
     )
     pairs = []
     for way in facts.ways:
         notes = [f"({tokens} begins as {inits[way.init]})"] if way.init and len(inits) > 1 else []
         notes += ["(the others are compared with it)"] if way.label == lesson.baseline else []
-        small = "".join(markup(" <small>{note}</small>", note=note) for note in notes)
-        form = "{about}{small}"
-        pairs.append((way.label, markup(form, about=way.about.replace("`", ""), small=markup(small))))
-    parts: list[Part] = [text(words), terms(pairs, kind="ways")]
+        small = Markup("").join(html.markup(" <small>{note}</small>", note=note) for note in notes)
+        pairs.append(
+            (way.label, html.markup("{about}{small}", about=way.about.replace("`", ""), small=small))
+        )
+    parts: list[Part] = [html.text(words), html.terms(pairs, kind="ways")]
     if len(inits) == 1:
-        parts.append(text(f"{tokens} begins as {next(iter(inits.values()))}.", kind="remark"))
+        parts.append(html.remark(f"{tokens} begins as {next(iter(inits.values()))}."))
     titles = {"seen": "In the wording of the task", "unseen": "In a wording that no training saw"}
-    shown = [excerpt(titles[how], parts=turns_of(messages)) for how, messages in facts.example.items()]
-    if shown:
-        parts += [heading("One of the rows asked"), box("pair", shown)]
+    if facts.example:
+        shown = [html.excerpt(titles[how], html.turns_of(turns)) for how, turns in facts.example.items()]
+        parts += [html.heading("One of the rows asked"), html.box("pair", shown)]
     return Section(id="asked", nav="asked", title="What was asked", parts=parts)
 
 
 def _answer(lesson: LessonContest) -> Section:
     baseline = lesson.baseline
-    mark = (
-        f" The mark is for {lesson.focus}: ● better or worse, ○ no difference seen." if lesson.focus else ""
+    mark = f" The mark is for {lesson.focus}: ● better or worse, ○ no difference seen."
+    words = (
+        f"One sentence for each evaluation: which arms were better or worse than {baseline}, and for which no difference was seen. "
+        f"All sizes are differences to {baseline} with their intervals.{mark if lesson.focus else ''}"
     )
-    parts: list[Part] = [
-        text(
-            "One sentence for each evaluation: which arms were better or worse than "
-            f"{baseline}, and for which no difference was seen. All sizes are differences to {baseline} with their "
-            f"intervals.{mark}"
-        )
-    ]
+    parts: list[Part] = [html.text(words)]
     all_panels = pictures.values(lesson)
     for theme, panels in zip(lesson.themes, all_panels, strict=True):
-        inside = [remark(about(theme))]
+        title = f"{theme.name}{' on general rows: what was forgotten' if theme.is_general else ''}"
+        inside = [html.heading(title), html.remark(answers.about(theme))]
         for each in theme.evaluated:
             inside += _sentence(lesson, each)
-        title = f"{theme.name}{' on general rows: what was forgotten' if theme.is_general else ''}"
-        parts.append(box("answer", [heading(title), *inside]))
-        if panels:
-            parts.append(Panels(pictures=panels, kind="panels plots"))
-        else:
-            known = any(line.low is not None for line in theme.evaluated[0].compared)
-            why = "every arm is graded alike on every item" if known else "no difference has an interval"
-            parts.append(remark(f"No picture: {why}."))
+        parts.append(html.box("answer", inside))
+        nothing = html.remark(theme.evaluated[0].no_picture)
+        parts.append(Panels(pictures=panels, kind="panels plots") if panels else nothing)
     if any(all_panels):
         words = (
             "Dots are means over items and seeds, ticks the seeds. A whisker is the interval of the difference to "
@@ -180,20 +140,20 @@ def _answer(lesson: LessonContest) -> Section:
         )
         if len(lesson.trained) < len(lesson.ways):
             words += " The diamond and the dashed line are the untuned model."
-        parts.append(remark(words))
+        parts.append(html.remark(words))
     return Section(id="answer", nav="answer", title="The task, or its wording?", parts=parts)
 
 
-def _sentence(lesson: LessonContest, each: Asking) -> list[Markup]:
+def _sentence(lesson: LessonContest, each: Evaluated) -> list[Markup]:
     """What one evaluation says, marked by what the arm in focus came to, and the scale beside it."""
     focus = each.of(lesson.focus) if lesson.focus else None
     kind = focus.outcome if focus is not None and focus.outcome in ("better", "worse") else ""
     asked = asked_words(each.asked)
-    said = said_of(each, lesson.baseline)
+    said = answers.said_of(each, lesson.baseline)
     if asked and not each.is_general:
-        said = markup("<strong>In {asked}:</strong> {said}", asked=asked, said=said)
-    context = context_of(each, lesson.baseline)
-    return [text(said, kind=f"said {kind}"), *([remark(context)] if context else [])]
+        said = html.markup("<strong>In {asked}:</strong> {said}", asked=asked, said=said)
+    context = answers.context_of(each, lesson.baseline)
+    return [html.text(said, kind=f"said {kind}"), *([html.remark(context)] if context else [])]
 
 
 def _values(lesson: LessonContest) -> Section:
@@ -202,98 +162,78 @@ def _values(lesson: LessonContest) -> Section:
         f"Small print is the interval of the value, and that of the difference to {lesson.baseline}. “Unseen less seen” is what "
         "putting the task in other words does to the value: a figure without an interval."
     )
-    return Section(id="values", nav="figures", title="All figures", parts=[*tables, remark(note)])
+    return Section(id="values", nav="figures", title="All figures", parts=[*tables, html.remark(note)])
 
 
 def _values_table(lesson: LessonContest, theme: Theme) -> Markup:
     first, several = theme.evaluated[0], len(theme.evaluated) > 1
     unseen, seen = theme.asked("unseen"), theme.asked("seen")
-    over: list[str] = []
-    if several:
-        names = [head_cell(f"in {asked_words(each.asked)}", span=3) for each in theme.evaluated]
-        over = ["arm", *names, *([""] if unseen and seen else [])]
+    names = [html.head_cell(f"in {asked_words(each.asked)}", span=3) for each in theme.evaluated]
     rows = []
     for arm in lesson.ways:
         cells: list[str] = [arm]
         for each in theme.evaluated:
             cells += _cells(each, each.of(arm))
         if unseen and seen:
-            values = [line.value if line is not None else None for line in (unseen.of(arm), seen.of(arm))]
-            new, old = values
+            new, old = (line.value if line is not None else None for line in (unseen.of(arm), seen.of(arm)))
             cells.append(unseen.signed(new - old) if new is not None and old is not None else NOTHING)
-        rows.append(row(cells, kind="baseline" if arm == lesson.baseline else ""))
-    width = len(theme.evaluated)
-    head = ["value", "difference", "seen"] * width + (["unseen less seen"] if unseen and seen else [])
+        rows.append(html.row(cells, kind="baseline" if arm == lesson.baseline else ""))
+    width, last = len(theme.evaluated), ["unseen less seen"] if unseen and seen else []
     general = " on general rows" if theme.is_general else ""
-    return table(
-        caption=f"Values on {theme.name}{general} ({first.unit}, {first.side})",
-        kind="dense",
-        over=over,
-        head=["" if several else "arm", *head],
+    return html.table(
+        f"Values on {theme.name}{general} ({first.unit}, {first.side})",
+        ["" if several else "arm", *["value", "difference", "seen"] * width, *last],
+        rows,
+        over=["arm", *names, *[""] * len(last)] if several else (),
         worded=[3 * (place + 1) for place in range(width)],
-        rows=rows,
+        kind="dense",
     )
 
 
-def _cells(each: Asking, line: ArmLine | None) -> list[str]:
+def _cells(each: Evaluated, line: Line | None) -> list[str]:
     if line is None:
         return [NOTHING, NOTHING, NOTHING]
-    kind = line.outcome if line.is_trained and line.outcome in ("better", "worse") else ""
+    kind = line.outcome if line.competes and line.outcome in ("better", "worse") else ""
     small = "" if line.p is None else f"p {probability(line.p)}"
-    seen = cell(line.words, small=small, kind=f"word {kind}")
+    seen = html.cell(line.words, small=small, kind=f"word {kind}")
     return [each.value_cell(line), each.difference_cell(line), seen]
 
 
 def _wordings(lesson: LessonContest) -> Section:
-    figures = {kind: lesson.facts.diversity.get(kind) for kind in reversed(pictures.KINDS)}
-    known = {kind: numbers for kind, numbers in figures.items() if numbers is not None}
+    known = [kind for kind in reversed(pictures.KINDS) if kind in lesson.facts.diversity]
     parts: list[Part] = []
     if picture := pictures.wordings_map(lesson):
-        kinds = [
-            (colour, f"dot {shape}", words) for words, colour, shape in map(pictures.KINDS.__getitem__, known)
-        ]
-        parts += [keys(kinds), picture]
-    if known:
-        names = ("mean_distance", "distinct_1", "distinct_2")
-        rows = [
-            [
-                pictures.KINDS[kind][0],
-                count(numbers["texts"]),
-                *(decimal(finite(numbers.get(name))) for name in names),
-            ]
-            for kind, numbers in known.items()
-        ]
-        parts.append(
-            table(
-                label="Diversity of the wordings",
-                caption="Diversity of the wordings: distance is 1 \N{MINUS SIGN} cosine of the word vectors of two texts, "
-                "distinct-n the different word n-grams over all of them (which falls with the number of texts)",
-                head=["texts", "how many", "mean distance", "distinct-1", "distinct-2"],
-                rows=rows,
-            )
+        looks = [pictures.KINDS[kind] for kind in known]
+        parts += [html.keys((colour, f"dot {shape}", words) for words, colour, shape in looks), picture]
+    rows = []
+    for kind in known:
+        numbers = lesson.facts.diversity[kind]
+        figures = [finite(numbers.get(name)) for name in ("mean_distance", "distinct_1", "distinct_2")]
+        rows.append([pictures.KINDS[kind][0], count(numbers["texts"]), *map(decimal, figures)])
+    if rows:
+        caption = (
+            "Diversity of the wordings: distance is 1 \N{MINUS SIGN} cosine of the word vectors of two texts, "
+            "distinct-n the different word n-grams over all of them (which falls with the number of texts)"
         )
+        head = ["texts", "how many", "mean distance", "distinct-1", "distinct-2"]
+        parts.append(html.table(caption, head, rows, label="Diversity of the wordings"))
     return Section(id="wordings", nav="diversity", title="How diverse the wordings are", parts=parts)
 
 
 def _samples(lesson: LessonContest) -> Section:
     """Show what the models wrote, side by side: the same few items for every arm, in the order in which they were asked."""
-    section_parts: list[Part] = []
+    parts: list[Part] = []
     for title, frame in shelves(lesson):
-        items = [
-            box("item", [heading(f"Item {number}", 4), *_item(lesson, str(prompt), part)])
-            for number, ((prompt,), part) in enumerate(
-                list(frame.group_by("prompt", maintain_order=True))[:SHOWN_ITEMS], start=1
-            )
+        items = list(frame.group_by("prompt", maintain_order=True))[:SHOWN_ITEMS]
+        shown = [
+            html.box("item", [html.heading(f"Item {number}", 4), *_item(lesson, str(prompt), part)])
+            for number, ((prompt,), part) in enumerate(items, start=1)
         ]
-        is_first = not section_parts
-        section_parts += [
-            heading(title),
-            fold(plural(len(items), "item"), is_open=is_first, parts=items),
-        ]
-    if section_parts:
+        parts += [html.heading(title), html.fold(plural(len(shown), "item"), shown, is_open=not parts)]
+    if parts:
         words = "The first items that were asked, not chosen ones, by the models of the first seed."
-        section_parts.insert(0, text(words))
-    return Section(id="samples", nav="samples", title="What the models wrote", parts=section_parts)
+        parts.insert(0, html.text(words))
+    return Section(id="samples", nav="samples", title="What the models wrote", parts=parts)
 
 
 def shelves(lesson: LessonContest) -> list[tuple[str, pl.DataFrame]]:
@@ -301,50 +241,40 @@ def shelves(lesson: LessonContest) -> list[tuple[str, pl.DataFrame]]:
     frame = lesson.facts.samples
     if frame is None or frame.is_empty():
         return []
-    by_label = {each.label: each for each in lesson.evaluated}
-    places: dict[tuple[Asked, str], list[str]] = {}
-    for label in frame["evaluation"].unique(maintain_order=True):
-        each = by_label[label]
-        places.setdefault((each.asked, each.name if each.asked == "elsewhere" else ""), []).append(label)
-    order = ("unseen", "seen", "general", "elsewhere")
-    return [
-        (
-            f"In {asked_words(asked)}" if asked_words(asked) else name,
-            frame.filter(pl.col("evaluation").is_in(labels)),
-        )
-        for (asked, name), labels in sorted(places.items(), key=lambda place: order.index(place[0][0]))
-    ]
+    there = set(frame["evaluation"])
+    places: dict[tuple[int, str], list[str]] = {}
+    for each in lesson.evaluated:
+        if each.label in there:
+            title = f"In {asked_words(each.asked)}" if asked_words(each.asked) else each.name
+            places.setdefault((ORDER.index(each.asked), title), []).append(each.label)
+    ordered = sorted(places.items(), key=lambda place: place[0][0])
+    return [(title, frame.filter(pl.col("evaluation").is_in(labels))) for (_, title), labels in ordered]
 
 
 def _item(lesson: LessonContest, prompt: str, part: pl.DataFrame) -> list[Markup]:
     """Show an item by its prompt: an item of two evaluations has two ids, as it is graded by other things."""
     by_label = {each.label: each for each in lesson.evaluated}
+    named = part["evaluation"].n_unique() > 1
     written = []
     for arm in lesson.ordered(part):
         own = part.filter(pl.col("arm") == arm)
         for (completion,), same in own.group_by("completion", maintain_order=True):
-            graded = [
-                (by_label[label], finite(value))
-                for label, value in same.select("evaluation", "value").iter_rows()
-            ]
-            marks = marks_of(graded, named=part["evaluation"].n_unique() > 1)
+            grades = same.select("evaluation", "value").iter_rows()
+            marks = [_mark(by_label[label], finite(value), named=named) for label, value in grades]
             kinds = {kind for kind, _ in marks}
-            texts = [text(words, kind=f"mark {kind}") for kind, words in marks]
-            kind = kinds.pop() if len(kinds) == 1 else ""
-            written.append(box(kind, [heading(arm, 5), *texts, said_in(str(completion))]))
-    return [turn("user", prompt), box("written", written)]
+            texts = [html.text(words, kind=f"mark {kind}") for kind, words in marks]
+            inside = [html.heading(arm, 5), *texts, html.said_in(str(completion))]
+            written.append(html.box(kinds.pop() if len(kinds) == 1 else "", inside))
+    return [html.turn("user", prompt), html.box("written", written)]
 
 
-def marks_of(graded: Sequence[tuple[Asking, float | None]], *, named: bool) -> list[tuple[str, str]]:
-    """Return what evaluations said of a text: right, wrong or neither, and the words."""
-    marks = []
-    for each, value in graded:
-        kind, words = "", "not graded" if value is None else f"{decimal(value, 2)} {each.unit}"
-        if each.unit == "share correct" and value in (0.0, 1.0):
-            kind = "right" if value else "wrong"
-            words = f"{'✓' if value else '✗'} {kind}"
-        marks.append((kind, f"{words}: {each.name}" if named else words))
-    return marks
+def _mark(each: Evaluated, value: float | None, *, named: bool) -> tuple[str, str]:
+    """Return what an evaluation said of a text: right, wrong or neither, and the words."""
+    kind, words = "", "not graded" if value is None else f"{decimal(value, 2)} {each.unit}"
+    if each.unit == "share correct" and value in (0.0, 1.0):
+        kind = "right" if value else "wrong"
+        words = f"{'✓' if value else '✗'} {kind}"
+    return kind, f"{words}: {each.name}" if named else words
 
 
 def _cost(lesson: LessonContest) -> Section:
@@ -355,6 +285,7 @@ def _cost(lesson: LessonContest) -> Section:
         task = means["task_examples"]
         others = (means["examples"] - task) / task if task else None
         cells = [
+            arm,
             count(means["examples"]),
             count(task),
             decimal(others or None, 2),
@@ -364,67 +295,46 @@ def _cost(lesson: LessonContest) -> Section:
             count(means["steps"]),
             duration(means["seconds"]),
         ]
-        rows.append(row([arm, *cells], kind="baseline" if arm == lesson.baseline else ""))
-    numbers = [
-        "examples",
-        "of the task",
-        "others : task",
-        "tokens",
-        f"÷ {lesson.baseline}",
-        "response tokens",
-        "steps",
-    ]
-    parts: list[Part] = [
-        table(
-            label="Cost of each arm",
-            caption="Cost of each arm: means over the seeds. DELIA's authors mix in "
-            f"{PAPER_RATIO} rows of the buffer for each row of the task.",
-            kind="dense",
-            head=["arm", *numbers, "training"],
-            rows=rows,
-        )
-    ]
+        rows.append(html.row(cells, kind="baseline" if arm == lesson.baseline else ""))
+    caption = (
+        "Cost of each arm: means over the seeds. DELIA's authors mix in "
+        f"{PAPER_RATIO} rows of the buffer for each row of the task."
+    )
+    beside = ("tokens", f"÷ {lesson.baseline}", "response tokens", "steps", "training")
+    head = ["arm", "examples", "of the task", "others : task", *beside]
+    parts: list[Part] = [html.table(caption, head, rows, label="Cost of each arm", kind="dense")]
     if facts.made:
-        parts.append(
-            table(
-                label="Cost of the material",
-                caption="What the material took to make, when it was made",
-                head=["material", "by", "tokens", "time"],
-                worded=(1,),
-                rows=[
-                    (each.name, each.about, count(each.tokens or None), duration(each.seconds))
-                    for each in facts.made
-                ],
-            )
+        made = [
+            (each.name, each.about, count(each.tokens or None), duration(each.seconds)) for each in facts.made
+        ]
+        caption, head = (
+            "What the material took to make, when it was made",
+            ["material", "by", "tokens", "time"],
         )
+        parts.append(html.table(caption, head, made, label="Cost of the material", worded=(1,)))
     if facts.seconds:
         words = (
             f"The whole lesson took {duration(facts.seconds)} and trained on {plural(facts.computed, 'token')} in its last run; "
             "what was stored before is not in these figures."
         )
-        parts.append(remark(words))
+        parts.append(html.remark(words))
     return Section(id="cost", nav="cost", title="What it took", parts=parts)
 
 
 def _method(lesson: LessonContest) -> Section:
-    repeated = lesson.by_mixture.get("repeated")
+    facts, repeated = lesson.facts, lesson.by_mixture.get("repeated")
     as_many = f" The way called {repeated} has as many as delia." if repeated else ""
     equal = any(each.equal_tokens is not None for each in lesson.evaluated)
-    alone = ", and the comparison with as many tokens stands alone" if equal else ""
-    notes = [
-        "All arms start from the same model, with the same settings and the same seeds. They do not take equally many "
+    return method_section(
+        lesson,
+        facts.settings,
+        confidence=facts.confidence,
+        first="All arms start from the same model, with the same settings and the same seeds. They do not take equally many "
         f"tokens or steps: a buffer costs tokens.{as_many}",
-        "A difference is paired: the same items, the same seeds. Its interval holds the chance of the items and of the training, "
-        f"and is widened for the number of arms, so that with {100 * lesson.facts.confidence:g}% confidence all "
-        "differences of one evaluation are inside together; p is corrected likewise. Several evaluations are not corrected for "
-        f"each other{alone}.",
-        "The interval of a value stands for that value alone. Do not compare ways by whether these overlap; the differences are "
-        "for that.",
-        "“No difference seen” is no proof that there is none. It says that a difference smaller than half the interval cannot "
-        "be told from chance here.",
-        "The wordings are few, and the rows asked share them: other wordings may be harder.",
-        "All of it belongs to this model, this task, this buffer and these settings.",
-    ]
-    settings = settings_table("How every way was trained", lesson.facts.settings, label="Training")
-    title = "How this was made, and what it cannot say"
-    return Section(id="method", nav="method", title=title, parts=[bullets(notes), *settings])
+        widened_for="arms",
+        alone=", and the comparison with as many tokens stands alone" if equal else "",
+        last=(
+            "The wordings are few, and the rows asked share them: other wordings may be harder.",
+            "All of it belongs to this model, this task, this buffer and these settings.",
+        ),
+    )

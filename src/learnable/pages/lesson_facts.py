@@ -1,24 +1,31 @@
-"""What the page of a lesson is made from, in the form that its parts read."""
+"""What the page of a lesson is made from, and what that says in words: one sentence for each evaluation, with intervals."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import polars as pl
 
-from learnable.experiments import Measured, arm_table
-from learnable.pages.contest import Contest, Evaluated, Line, digits_of, judged
-from learnable.pages.words import plural
+from learnable.experiments import FOR_THIS_SEED, Measured, arm_table
+from learnable.pages.contest import (
+    ALWAYS_THE_SAME,
+    MUTE,
+    Asked,
+    Contest,
+    Evaluated,
+    Line,
+    counted,
+    line_of,
+)
+from learnable.pages.words import enumeration, plural
 
-Asked = Literal["unseen", "seen", "general", "elsewhere"]
-"""How an evaluation asks: in wordings that no training saw, in that of the task, something else than the task, or on
-rows of its own."""
 PAPER_RATIO = 260
 """Examples of the buffer for each row of the task, of DELIA's authors."""
 BUFFERED = ("delia", "no_paraphrases")
 """Arms whose examples are the task once and the buffer, so that their numbers give its ratio."""
+ORDER: tuple[Asked, ...] = ("unseen", "seen", "general", "elsewhere")
+"""Of the ways to ask, on the page."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,82 +123,36 @@ class LessonFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ArmLine(Line):
-    """One line of the table: an arm on an evaluation; ``by_seed`` are the means of its items, seed by seed."""
-
-    is_trained: bool
-    by_seed: tuple[float, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Asking(Evaluated[ArmLine]):
-    """All lines of one evaluation, in the order of the arms; ``equal_tokens`` is DELIA's against as many tokens.
-
-    ``name`` is the evaluation without what all of its kind share, ``setting`` the whole of it.
-    """
-
-    name: str
-    setting: str
-    asked: Asked
-    equal_tokens: ArmLine | None
-
-    @property
-    def title(self) -> str:
-        """What was asked, and how: to be read in a sentence."""
-        words = asked_words(self.asked)
-        return f"{self.name} {'on' if self.asked == 'general' else 'in'} {words}" if words else self.label
-
-    @property
-    def is_general(self) -> bool:
-        """Whether it is about what was forgotten."""
-        return self.asked == "general"
-
-    @property
-    def baseline(self) -> ArmLine:
-        """What the others are compared with."""
-        return next(line for line in self.lines if line.outcome == "baseline")
-
-    @property
-    def untuned(self) -> tuple[ArmLine, ...]:
-        """The model before training; several where new tokens begin in several ways."""
-        return tuple(line for line in self.lines if not line.is_trained)
-
-    def could_be_seen(self, line: ArmLine) -> bool:
-        """Whether the largest difference to the baseline that there can be would have been seen."""
-        if self.bounds is None or line.half is None or self.baseline.value is None:
-            return True
-        low, high = self.bounds
-        return line.half < max(self.baseline.value - low, high - self.baseline.value)
-
-    def of(self, arm: str) -> ArmLine | None:
-        """Return the line of an arm."""
-        return next((line for line in self.lines if line.arm == arm), None)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Theme:
     """What one evaluation says in all the ways in which it was asked: unseen wordings first."""
 
     name: str
-    evaluated: tuple[Asking, ...]
+    evaluated: tuple[Evaluated, ...]
 
     @property
     def is_general(self) -> bool:
         """Whether it is about what was forgotten."""
         return self.evaluated[0].is_general
 
-    def asked(self, how: Asked) -> Asking | None:
+    def asked(self, how: Asked) -> Evaluated | None:
         """Return the evaluation that asks in one way."""
         return next((each for each in self.evaluated if each.asked == how), None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LessonContest(Contest):
-    """The facts, read: ``evaluated`` in the order of the table, ``themes`` those of one name together."""
+    """The facts, read: ``evaluated`` in the order of the table."""
 
     facts: LessonFacts
-    evaluated: tuple[Asking, ...]
-    themes: tuple[Theme, ...]
+
+    @cached_property
+    def themes(self) -> list[Theme]:
+        """The evaluations, those of one name together."""
+        names: dict[tuple[bool, str], list[Evaluated]] = {}
+        for each in self.evaluated:
+            names.setdefault((each.is_general, each.name), []).append(each)
+        found = {name: sorted(each, key=lambda one: ORDER.index(one.asked)) for name, each in names.items()}
+        return [Theme(name=name, evaluated=tuple(each)) for (_, name), each in found.items()]
 
     @cached_property
     def ways(self) -> dict[str, Way]:
@@ -201,37 +162,33 @@ class LessonContest(Contest):
     @cached_property
     def by_mixture(self) -> dict[str, str]:
         """The first arm of each mixture."""
-        return first_of(self.facts.ways)
+        return {way.mixture: way.label for way in reversed(self.facts.ways)}
 
     @cached_property
     def trained(self) -> list[str]:
         """Labels of the arms that were trained, in the order asked for."""
-        found = set(self.facts.arms.filter(pl.col("tokens") > 0)["arm"])
-        return [label for label in self.ways if label in found]
+        return self.ordered(self.facts.arms.filter(pl.col("tokens") > 0))
 
     @cached_property
     def focus(self) -> str | None:
         """The arm that the headline is about: DELIA, or the only one beside the baseline."""
-        others = [label for label in self.trained if label != self.facts.baseline]
+        others = [label for label in self.trained if label != self.baseline]
         delia = [label for label in others if self.ways[label].mixture == "delia"]
-        if delia:
-            return delia[0]
-        return others[0] if len(others) == 1 else None
+        return delia[0] if delia else others[0] if len(others) == 1 else None
 
     @cached_property
     def ratio(self) -> float | None:
         """Examples of the buffer for each row of the task that were trained on; None where none were."""
         names = [label for label in self.trained if self.ways[label].mixture in BUFFERED]
         here = self.facts.arms.filter(pl.col("arm").is_in(names) & (pl.col("task_examples") > 0))
-        if here.is_empty():
-            return None
-        return float(np.mean(here["examples"].to_numpy() / here["task_examples"].to_numpy())) - 1
+        mean = here.select((pl.col("examples") / pl.col("task_examples")).mean()).item()
+        return None if mean is None else mean - 1
 
     @cached_property
     def means(self) -> dict[str, dict[str, float]]:
         """Means over the seeds of what each arm was trained on."""
         columns = ("examples", "task_examples", "tokens", "response_tokens", "steps", "seconds")
-        frame = self.facts.arms.group_by("arm").agg(pl.col(name).cast(pl.Float64).mean() for name in columns)
+        frame = self.facts.arms.group_by("arm").agg(pl.col(*columns).cast(pl.Float64).mean())
         return {row["arm"]: row for row in frame.iter_rows(named=True)}
 
     def ordered(self, frame: pl.DataFrame) -> list[str]:
@@ -241,44 +198,66 @@ class LessonContest(Contest):
 
 
 def contest_of(facts: LessonFacts) -> LessonContest:
-    """Sort the table by evaluation, with None for whatever is not finite."""
-    trained = set(facts.arms.filter(pl.col("tokens") > 0)["arm"])
-    equal = _equal_tokens(facts)
-    names_of = shortened([question.name for question in facts.questions])
-    means = _by_seed(facts.results)
-    evaluated = tuple(
-        _evaluated(facts, question, names_of[question.name], trained, equal, means)
-        for question in facts.questions
-    )
-    names: dict[tuple[bool, str], list[Asking]] = {}
-    for each in evaluated:
-        names.setdefault((each.asked == "general", each.name), []).append(each)
-    order: tuple[Asked, ...] = ("unseen", "seen", "general", "elsewhere")
-    themes = tuple(
-        Theme(name=name, evaluated=tuple(sorted(found, key=lambda each: order.index(each.asked))))
-        for (_, name), found in names.items()
-    )
-    seeds = facts.arms.filter(pl.col("tokens") > 0)["seed"].n_unique()
+    """Sort the table by evaluation."""
+    trained = facts.arms.filter(pl.col("tokens") > 0)
+    competing = set(trained["arm"])
+    equal, names_of = _equal_tokens(facts), shortened([question.name for question in facts.questions])
+    graded = facts.results.with_columns(pl.col("value").cast(pl.Float64)).filter(pl.col("value").is_finite())
+    means = graded.group_by("evaluation", "arm", "seed").agg(pl.col("value").mean()).sort("seed")
+    values = means.group_by("evaluation", "arm", maintain_order=True).agg("value")
+    by_seed = {(evaluation, arm): tuple(found) for evaluation, arm, found in values.iter_rows()}
+    evaluated = []
+    for question in facts.questions:
+        rows = facts.table.filter(pl.col("evaluation") == question.label).to_dicts()
+        lines = [
+            line_of(
+                row,
+                baseline=facts.baseline,
+                competes=row["arm"] in competing,
+                by_seed=by_seed.get((question.label, row["arm"]), ()),
+            )
+            for row in rows
+        ]
+        evaluated.append(
+            Evaluated(
+                label=question.label,
+                lines=tuple(lines),
+                unit=rows[0]["unit"],
+                higher_is_better=rows[0]["higher_is_better"],
+                name=names_of[question.name],
+                setting=question.name,
+                asked=question.asked,
+                equal_tokens=equal.get(question.label),
+            )
+        )
     return LessonContest(
         facts=facts,
-        evaluated=evaluated,
-        themes=themes,
+        evaluated=tuple(evaluated),
         arm_word="arm",
         baseline=facts.baseline,
         asked_of="the task",
-        trainings=max(1, seeds),
+        trainings=max(1, trained["seed"].n_unique()),
     )
 
 
-def first_of(ways: Sequence[Way]) -> dict[str, str]:
-    """Return the label of the first arm by name of its mixture."""
-    return {way.mixture: way.label for way in reversed(ways)}
-
-
-def asked_words(asked: Asked) -> str:
-    """Return how an evaluation asks, in words; "" for rows of its own."""
-    words = {"unseen": "unseen wordings", "seen": "the wording of the task", "general": "general rows"}
-    return words.get(asked, "")
+def _equal_tokens(facts: LessonFacts) -> dict[str, Line]:
+    """Compare DELIA with the arm that has as many tokens, by evaluation; nothing where one of them is missing."""
+    by_mixture = {way.mixture: way.label for way in reversed(facts.ways)}
+    delia, repeated = by_mixture.get("delia"), by_mixture.get("repeated")
+    if delia is None or repeated in (None, facts.baseline):
+        return {}
+    pair = pl.col("arm").is_in([delia, repeated])
+    measured = facts.table.unique("evaluation", maintain_order=True)
+    measured = measured.select("evaluation", "unit", "higher_is_better").rename({"evaluation": "label"})
+    table = arm_table(
+        facts.results.filter(pair),
+        facts.arms.filter(pair),
+        evaluations=[Measured(**each) for each in measured.to_dicts()],
+        baseline=str(repeated),
+        confidence=facts.confidence,
+    )
+    rows = table.filter(pl.col("arm") == delia).to_dicts()
+    return {row["evaluation"]: line_of(row, baseline=str(repeated), competes=True) for row in rows}
 
 
 def rows_words(ratio: float) -> str:
@@ -301,71 +280,105 @@ def shortened(names: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _by_seed(results: pl.DataFrame) -> dict[tuple[str, str], tuple[float, ...]]:
-    """Return the mean of what could be graded of each seed, by evaluation and arm."""
-    graded = results.with_columns(pl.col("value").cast(pl.Float64)).filter(pl.col("value").is_finite())
-    means = graded.group_by("evaluation", "arm", "seed").agg(pl.col("value").mean()).sort("seed")
-    found: dict[tuple[str, str], tuple[float, ...]] = {}
-    for evaluation, arm, value in means.select("evaluation", "arm", "value").iter_rows():
-        found[evaluation, arm] = (*found.get((evaluation, arm), ()), value)
-    return found
-
-
-def _evaluated(
-    facts: LessonFacts,
-    question: Question,
-    name: str,
-    trained: set[str],
-    equal: Mapping[str, ArmLine],
-    means: Mapping[tuple[str, str], tuple[float, ...]],
-) -> Asking:
-    rows = facts.table.filter(pl.col("evaluation") == question.label).to_dicts()
-    lines = tuple(
-        ArmLine(
-            arm=row["arm"],
-            is_trained=row["arm"] in trained,
-            is_compared=row["arm"] in trained and row["arm"] != facts.baseline,
-            by_seed=means.get((question.label, row["arm"]), ()),
-            **judged(row, baseline=row["arm"] == facts.baseline),
-        )
-        for row in rows
-    )
-    return Asking(
-        label=question.label,
-        unit=rows[0]["unit"],
-        higher_is_better=rows[0]["higher_is_better"],
-        digits=digits_of([line for line in lines if line.is_trained]),
-        name=name,
-        setting=question.name,
-        asked=question.asked,
-        lines=lines,
-        equal_tokens=equal.get(question.label),
-    )
-
-
-def _equal_tokens(facts: LessonFacts) -> dict[str, ArmLine]:
-    """Compare DELIA with the arm that has as many tokens, by evaluation; nothing where one of them is missing."""
-    by_mixture = first_of(facts.ways)
-    if not {"delia", "repeated"} <= by_mixture.keys() or by_mixture["repeated"] == facts.baseline:
-        return {}
-    delia, repeated = by_mixture["delia"], by_mixture["repeated"]
-    pair = pl.col("arm").is_in([delia, repeated])
-    measured = facts.table.unique("evaluation", maintain_order=True).select(
-        "evaluation", "unit", "higher_is_better"
-    )
-    table = arm_table(
-        facts.results.filter(pair),
-        facts.arms.filter(pair),
-        evaluations=[
-            Measured(label=label, unit=unit, higher_is_better=higher)
-            for label, unit, higher in measured.iter_rows()
-        ],
-        baseline=repeated,
-        confidence=facts.confidence,
-    )
+def headline(lesson: LessonContest) -> str:
+    """What came of the arm in focus, where the task is asked in words that it has not seen."""
+    baseline = lesson.baseline
+    if not any(each.compared for each in lesson.evaluated):
+        return "One arm, and nothing to compare it with"
+    unseen = [each for each in lesson.evaluated if each.asked == "unseen"]
+    asked = unseen or [each for each in lesson.evaluated if not each.is_general] or lesson.evaluated
+    where = "in unseen wordings" if unseen else "without unseen wordings"
+    if lesson.trainings == 1:
+        where += FOR_THIS_SEED
+    focus = lesson.focus
+    if focus is None:
+        lines = [line for each in asked for line in each.compared]
+        return f"{plural(len(lines), 'comparison')} with {baseline} {where}: {counted(lines)}"
+    lines = [line for each in asked for line in each.compared if line.arm == focus]
+    if len(lines) > 1 and all(line.outcome in ("no difference seen", ALWAYS_THE_SAME) for line in lines):
+        return f"No difference between {focus} and {baseline} was seen on {len(lines):,} evaluations {where}"
+    if len(lines) > 1:
+        return f"{focus} against {baseline} on {len(lines):,} evaluations {where}: {counted(lines)}"
     return {
-        row["evaluation"]: ArmLine(
-            arm=delia, is_compared=True, is_trained=True, **judged(row, baseline=False)
+        "better": f"{focus} was better than {baseline} {where}",
+        "worse": f"{focus} was worse than {baseline} {where}",
+        "no difference seen": f"No difference between {focus} and {baseline} was seen {where}",
+        ALWAYS_THE_SAME: f"Nothing that was graded can tell {focus} and {baseline} apart {where}",
+    }.get(lines[0].outcome, f"{focus} and {baseline} could not be compared {where}")
+
+
+def about(theme: Theme) -> str:
+    """Say what the values are of one evaluation, in all the ways in which it was asked."""
+    each = theme.evaluated[0]
+    items = max(found.items for found in theme.evaluated)
+    said = f"{each.unit}, {each.side}; {plural(items, 'item')} graded"
+    return said if each.name == each.setting else f"{each.setting}: {said}"
+
+
+def said_of(each: Evaluated, baseline: str) -> str:
+    """Say which arms were better or worse than the baseline, and for which nothing was seen."""
+    parts = []
+    for kind in ("better", "worse"):
+        lines = sorted(
+            (line for line in each.compared if line.outcome == kind),
+            key=lambda one: -abs(one.difference or 0),
         )
-        for row in table.filter(pl.col("arm") == delia).iter_rows(named=True)
+        if lines:
+            who = enumeration([f"{line.arm} by {each.size(line)}" for line in lines])
+            parts.append(f"{kind} than {baseline}: {who}")
+    unseen = [line for line in each.compared if line.outcome == "no difference seen"]
+    if unseen:
+        who = enumeration([line.arm for line in unseen])
+        parts.append(f"no difference seen: {who}{_would_have_been_seen(each, unseen)}")
+    same = [line.arm for line in each.compared if line.outcome == ALWAYS_THE_SAME]
+    if same:
+        parts.append(f"graded as {baseline}, item by item: {enumeration(same)}")
+    mute = [line.arm for line in each.compared if line.outcome in MUTE]
+    if mute:
+        parts.append(f"could not be judged: {enumeration(mute)}")
+    said = "; ".join(parts) or f"nothing was compared with {baseline}"
+    return said[0].upper() + said[1:] + "."
+
+
+def _would_have_been_seen(each: Evaluated, lines: Sequence[Line]) -> str:
+    """Say how large a difference would have been seen, and for which arms none could have been."""
+    blind = [line.arm for line in lines if not each.could_be_seen(line)]
+    least = each.least_seen([line for line in lines if each.could_be_seen(line)])
+    said = [f"one of {least} or more would have been"] if least else []
+    if blind:
+        whom = f"for {enumeration(blind)} " if said else ""
+        said.append(f"{whom}the seeds differ too much for any to be")
+    return f" ({'; '.join(said)})" if said else ""
+
+
+def context_of(each: Evaluated, baseline: str) -> str:
+    """Say what training itself did, and what an arm with as many tokens came to."""
+    said = []
+    if each.baseline.value is not None:
+        said.append(f"For scale: {baseline} {each.figure(each.baseline.value)}{_untuned(each, baseline)}.")
+    equal = each.equal_tokens
+    if equal is not None and equal.outcome in ("better", "worse"):
+        said.append(
+            f"{equal.arm} was {equal.outcome} than as many tokens of the task alone, by {each.size(equal)}."
+        )
+    elif equal is not None and equal.outcome == "no difference seen":
+        said.append(
+            f"Between {equal.arm} and as many tokens of the task alone no difference was seen "
+            f"({each.between(equal.low, equal.high, signed=True)})."
+        )
+    return " ".join(said)
+
+
+def _untuned(each: Evaluated, baseline: str) -> str:
+    words = {
+        "better": f"better than {baseline}",
+        "worse": f"worse than {baseline}",
+        "no difference seen": "no difference seen",
+        ALWAYS_THE_SAME: "graded alike, item by item",
     }
+    return "".join(
+        f", {line.arm} {each.figure(line.value)}"
+        + (f" ({words[line.outcome]})" if line.outcome in words else "")
+        for line in each.untuned
+        if line.value is not None
+    )

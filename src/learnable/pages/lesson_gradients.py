@@ -1,16 +1,16 @@
 """Whether the buffer buffers: how gradients of the task, of the buffer, and of their mixes agree before training."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from typing import Any
 
 import altair as alt
 import polars as pl
 
+from learnable.pages.html import keys, markup, remark, text
 from learnable.pages.lesson_facts import PAPER_RATIO, LessonContest, rows_words
-from learnable.pages.page import Panels, Part, Picture, Section, keys, markup, remark, text
-from learnable.pages.pictures import finish, label
+from learnable.pages.page import Panels, Part, Picture, Section
+from learnable.pages.pictures import SHADE, drawn, finish, label, reach, tips
 from learnable.pages.words import decimal
 
 SEEN = 1.96
@@ -19,59 +19,32 @@ CLOSE = 1.5
 """Two ratios that differ by less than this factor share a mark."""
 FARTHEST = 1.2
 """Debiased cosines beyond this are noise, and not drawn."""
-_OWN = "its own wording"
-WORDINGS = {"task": "own wording", "reworded": "many wordings"}
-_SHADES = {"task": "var(--chosen)", "reworded": "var(--scoring)"}
-_PANELS = (
-    ("coherence", "coherence: do the gradients agree?"),
-    ("cosine_to_task", "cosine: the mean gradient beside the task's"),
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """A debiased value with its standard error."""
-
-    value: float
-    error: float
-
-    @property
-    def is_known(self) -> bool:
-        """Whether both are defined."""
-        return math.isfinite(self.value) and math.isfinite(self.error)
-
-    def __str__(self) -> str:
-        digits = 3 if self.error < 0.01 else 2
-        value = decimal(self.value if math.isfinite(self.value) else None, digits)
-        return f"{value}\u00a0±\u00a0{decimal(self.error, digits)}" if self.is_known else value
+WORDINGS = {"task": ("its own wording", "var(--chosen)"), "reworded": ("many wordings", "var(--scoring)")}
+_PANELS = {
+    "coherence": "coherence: do the gradients agree?",
+    "cosine_to_task": "cosine: the mean gradient beside the task's",
+}
 
 
 def gradients_section(lesson: LessonContest) -> Section:
     """Say whether the buffer buffers; without parts where gradients were not measured."""
-    section = Section(id="buffering", nav="gradients", title="Does the buffer buffer?", parts=[])
-    if lesson.facts.buffering is None:
-        return section
-    frame = lesson.facts.buffering.filter(pl.col("estimate") == "debiased")
-    wordings = [name for name in WORDINGS if name in set(frame["wording"])]
-    shades = [
-        (_SHADES[name], "", f"task in {_OWN if not place else WORDINGS[name]}")
-        for place, name in enumerate(wordings)
-    ]
-    drawn = [
-        picture
-        for quantity, title in _PANELS
-        if (picture := _picture(lesson, frame.filter(pl.col("quantity") == quantity), quantity, title))
-        is not None
-    ]
-    note = (
-        "Gradients of single rows, before training. Coherence is the length of the mean gradient over the mean length: 1 where "
-        "all rows pull in one direction, 0 where they cancel. Both are debiased (n rows without anything in common would agree "
-        "to about 1/√n otherwise), so values just below 0 are to be read as 0, and a cosine may exceed 1. ± is one standard "
-        "error, the bands are 1.96 of them. Dots at the ends are the task alone and the buffer alone."
-    )
-    parts: list[Part] = [text(sentence(lesson, frame, name)) for name in wordings]
-    parts += [keys(shades)] if len(wordings) > 1 else []
-    return replace(section, parts=[*parts, Panels(pictures=drawn, kind="panels plots"), remark(note)])
+    parts: list[Part] = []
+    if lesson.facts.buffering is not None:
+        frame = lesson.facts.buffering.filter(pl.col("estimate") == "debiased")
+        there = {name: words for name, words in WORDINGS.items() if name in set(frame["wording"])}
+        panels = [_picture(lesson, frame, quantity) for quantity in _PANELS]
+        parts = [text(sentence(lesson, frame, name)) for name in there]
+        if len(there) > 1:
+            parts.append(keys((colour, "", f"task in {words}") for words, colour in there.values()))
+        parts.append(Panels(pictures=[panel for panel in panels if panel], kind="panels plots"))
+        note = (
+            "Gradients of single rows, before training. Coherence is the length of the mean gradient over the mean length: 1 where "
+            "all rows pull in one direction, 0 where they cancel. Both are debiased (n rows without anything in common would agree "
+            "to about 1/√n otherwise), so values just below 0 are to be read as 0, and a cosine may exceed 1. ± is one standard "
+            "error, the bands are 1.96 of them. Dots at the ends are the task alone and the buffer alone."
+        )
+        parts.append(remark(note))
+    return Section(id="buffering", nav="gradients", title="Does the buffer buffer?", parts=parts)
 
 
 def sentence(lesson: LessonContest, frame: pl.DataFrame, wording: str) -> str:
@@ -80,102 +53,93 @@ def sentence(lesson: LessonContest, frame: pl.DataFrame, wording: str) -> str:
     wanted = lesson.ratio or PAPER_RATIO
     mixes = here.filter(pl.col("set") == "mix")["ratio"].unique().to_list()
     ratio = min(mixes, key=lambda one: abs(math.log(one / wanted)))
-    alone, mixed = _estimate(here, "coherence", 0.0), _estimate(here, "coherence", ratio)
-    along, left = _estimate(here, "along_task", ratio), 1 / (1 + ratio)
+    alone, mixed, along = (
+        here.filter((pl.col("quantity") == quantity) & (pl.col("ratio") == at)).row(0, named=True)
+        for quantity, at in (("coherence", 0.0), ("coherence", ratio), ("along_task", ratio))
+    )
+    left = 1 / (1 + ratio)
     mix = f"mixed with {rows_words(ratio)} of the buffer each"
     return (
-        f"With the task in {_OWN if wording == 'task' else WORDINGS[wording]}, gradients agree to {alone} alone and to {mixed} {mix}; a step of that "
-        f"mix goes {along} as far in the task's direction as one of the task alone, where {decimal(left, 3)} is what "
-        f"a buffer without any relation to the task leaves: {_meaning(along, left)}."
+        f"With the task in {WORDINGS[wording][0]}, gradients agree to {_written(alone)} alone and to {_written(mixed)} {mix}; a "
+        f"step of that mix goes {_written(along)} as far in the task's direction as one of the task alone, where "
+        f"{decimal(left, 3)} is what a buffer without any relation to the task leaves: {_meaning(along, left)}."
     )
 
 
-def _meaning(along: Estimate, left: float) -> str:
-    if not along.is_known:
+def _is_known(row: dict[str, Any]) -> bool:
+    return math.isfinite(row["value"]) and math.isfinite(row["error"])
+
+
+def _written(row: dict[str, Any]) -> str:
+    digits = 3 if row["error"] < 0.01 else 2
+    value = decimal(row["value"] if math.isfinite(row["value"]) else None, digits)
+    return f"{value}\u00a0±\u00a0{decimal(row['error'], digits)}" if _is_known(row) else value
+
+
+def _meaning(along: dict[str, Any], left: float) -> str:
+    if not _is_known(along):
         return "too few gradients to tell what the buffer does"
-    if abs(along.value - left) <= SEEN * along.error:
+    if abs(along["value"] - left) <= SEEN * along["error"]:
         return "the buffer dilutes the task, and no pull with it or against it is seen"
-    if along.value > left:
-        return "the buffer pulls the same way as the task"
-    return "the buffer pulls against the task"
+    way = "pulls the same way as" if along["value"] > left else "pulls against"
+    return f"the buffer {way} the task"
 
 
-def _estimate(here: pl.DataFrame, quantity: str, ratio: float) -> Estimate:
-    row = here.filter((pl.col("quantity") == quantity) & (pl.col("ratio") == ratio)).row(0, named=True)
-    return Estimate(value=row["value"], error=row["error"])
-
-
-def _picture(lesson: LessonContest, frame: pl.DataFrame, quantity: str, title: str) -> Picture | None:
+def _picture(lesson: LessonContest, whole: pl.DataFrame, quantity: str) -> Picture | None:
+    frame, title = whole.filter(pl.col("quantity") == quantity), _PANELS[quantity]
     inside = frame.filter(pl.col("value").is_finite() & (pl.col("value").abs() <= FARTHEST))
     ratios = sorted(frame.filter(pl.col("set") == "mix")["ratio"].unique().to_list())
     if inside.is_empty() or not ratios:
         return None
-    ends = {0.0: ratios[0] / 2.5, math.inf: ratios[-1] * 2.5}
-    points = [_point(row, ends) for row in inside.iter_rows(named=True)]
-    x = alt.X(
-        "x:Q",
-        scale=alt.Scale(type="log", domain=[ends[0.0] / 1.3, ends[math.inf] * 1.3], nice=False),
-        axis=_axis(ratios, ends),
-        title="rows of the buffer for each row of the task",
-    )
-    low, high = _domain([point["value"] for point in points])
-    y = alt.Y("value:Q", scale=alt.Scale(domain=[low, high], nice=False), title=None)
-    base = alt.Chart(alt.InlineData(values=points)).encode(x=x, color=alt.Color("shade:N", scale=None))
+    task, buffer = ratios[0] / 2.5, ratios[-1] * 2.5
+    points = [_point(row, {0.0: task, math.inf: buffer}) for row in inside.iter_rows(named=True)]
+    ticks = [task, *(ratio for ratio in ratios if ratio in (1, 4, 16, 64, PAPER_RATIO)), buffer]
+    words = f"datum.value <= {task} ? 'task' : datum.value >= {buffer} ? 'buffer' : format(datum.value, '~g')"
+    scale = alt.Scale(type="log", domain=[task / 1.3, buffer * 1.3], nice=False)
+    axis = alt.Axis(values=ticks, tickCount=len(ticks), labelExpr=words, grid=False, labelOverlap=False)
+    x = alt.X("x:Q", scale=scale, axis=axis, title="rows of the buffer for each row of the task")
+    ends = [0.0, *(point["value"] for point in points)]
+    room = 0.12 * (max(ends) - min(ends) or 1.0)  # bands that reach farther are cut
+    domain = reach(min(ends), max(ends) + room, room=room)
+    y = alt.Y("value:Q", scale=alt.Scale(domain=domain, nice=False), title=None)
+    base = drawn(*points).encode(x=x, color=SHADE)
     lines = base.transform_filter("datum.set === 'mix'")
-    zero = alt.Chart(alt.InlineData(values=[{"value": 0}])).mark_rule(color="var(--muted)", opacity=0.6)
+    band = lines.mark_area(opacity=0.16, clip=True).encode(y=alt.Y("low:Q"), y2="high:Q")
+    names = ("what", "mix"), ("wording", "task in")
+    numbers = ("value", quantity.replace("_", " "), ".3f"), ("error", "standard error", ".3f")
+    dots = base.mark_point(size=40, filled=True, opacity=1)
     layers = [
-        zero.encode(y=y),
+        drawn({"value": 0}).mark_rule(color="var(--muted)", opacity=0.6).encode(y=y),
         *_marks(lesson, ratios, x),
-        lines.mark_area(opacity=0.16, clip=True)
-        .encode(y=alt.Y("low:Q"), y2="high:Q")
-        .transform_filter("isValid(datum.low)"),
+        band.transform_filter("isValid(datum.low)"),
         lines.mark_line(strokeWidth=2).encode(y=y),
-        base.mark_point(size=40, filled=True, opacity=1).encode(y=y, tooltip=_tooltip(quantity)),
+        dots.encode(y=y, tooltip=tips(*names, *numbers)),
     ]
     missing = frame.height - inside.height
     return Picture(
         name=f"gradients-{quantity.split('_')[0]}",
-        spec=finish(alt.layer(*layers), height=230),
+        spec=finish(*layers, height=230),
         label=f"Lines: {title} Against the ratio of the mix, with bands of {SEEN} standard errors.",
         remark=f"{missing} undefined or beyond ±{FARTHEST}, and not drawn." if missing else "",
         caption=markup("<strong>{title}</strong>", title=title.capitalize()),
     )
 
 
-def _point(row: Mapping[str, Any], ends: Mapping[float, float]) -> dict[str, Any]:
-    known = math.isfinite(row["error"])
+def _point(row: dict[str, Any], ends: dict[float, float]) -> dict[str, Any]:
+    error = row["error"] if math.isfinite(row["error"]) else None
     names = {"task": "the task alone", "buffer": "the buffer alone"}
+    words, shade = WORDINGS[row["wording"]]
     return {
         "x": ends.get(row["ratio"], row["ratio"]),
         "set": row["set"],
         "what": names.get(row["set"], f"{row['ratio']:g} to 1"),
-        "wording": WORDINGS[row["wording"]],
-        "shade": _SHADES[row["wording"]],
+        "wording": words,
+        "shade": shade,
         "value": row["value"],
-        "error": row["error"] if known else None,
-        "low": row["value"] - SEEN * row["error"] if known else None,
-        "high": row["value"] + SEEN * row["error"] if known else None,
+        "error": error,
+        "low": None if error is None else row["value"] - SEEN * error,
+        "high": None if error is None else row["value"] + SEEN * error,
     }
-
-
-def _axis(ratios: Sequence[float], ends: Mapping[float, float]) -> Any:
-    inner = [ratio for ratio in ratios if ratio in (1, 4, 16, 64, PAPER_RATIO)]
-    task, buffer = ends[0.0], ends[math.inf]
-    values = [task, *inner, buffer]
-    return alt.Axis(
-        values=values,
-        tickCount=len(values),
-        labelExpr=f"datum.value <= {task} ? 'task' : datum.value >= {buffer} ? 'buffer' : format(datum.value, '~g')",
-        grid=False,
-        labelOverlap=False,
-    )
-
-
-def _domain(values: Sequence[float]) -> tuple[float, float]:
-    """Return the ends of the axis: 0 and all values, with room; bands that reach farther are cut."""
-    low, high = min(0.0, *values), max(0.0, *values)
-    room = 0.12 * (high - low or 1.0)
-    return float(f"{low - room:.4g}"), float(f"{high + 2 * room:.4g}")
 
 
 def _marks(lesson: LessonContest, ratios: Sequence[float], x: Any) -> list[Any]:
@@ -189,18 +153,8 @@ def _marks(lesson: LessonContest, ratios: Sequence[float], x: Any) -> list[Any]:
         places.append({"x": PAPER_RATIO, "text": "DELIA", "align": "right", "dx": -4})
     layers = []
     for place in places:
-        chart = alt.Chart(alt.InlineData(values=[place])).encode(x=x)
+        chart = drawn(place).encode(x=x)
         layers.append(chart.mark_rule(color="var(--text)", strokeDash=[3, 4]))
-        layers.append(
-            label(chart.encode(y=alt.value(2)), align=place["align"], dx=place["dx"], baseline="top")
-        )
+        words = chart.encode(y=alt.value(2))
+        layers.append(label(words, align=place["align"], dx=place["dx"], baseline="top"))
     return layers
-
-
-def _tooltip(quantity: str) -> list[Any]:
-    return [
-        alt.Tooltip("what:N", title="mix"),
-        alt.Tooltip("wording:N", title="task in"),
-        alt.Tooltip("value:Q", title=quantity.replace("_", " "), format=".3f"),
-        alt.Tooltip("error:Q", title="standard error", format=".3f"),
-    ]

@@ -4,15 +4,8 @@ from collections.abc import Callable
 
 import polars as pl
 
-from learnable.pages.contest import (
-    NAMED,
-    all_alike,
-    cannot_tell,
-    few_items,
-    few_seeds,
-    nothing_graded,
-    only_losses,
-)
+from learnable.pages import contest
+from learnable.pages.contest import NAMED, all_alike
 from learnable.pages.lesson_facts import (
     BUFFERED,
     PAPER_RATIO,
@@ -32,14 +25,7 @@ FEW_ASKED = 5
 
 
 def lesson_warnings(facts: LessonFacts) -> list[str]:
-    """Say what to distrust in a lesson, most damaging first.
-
-    Args:
-        facts: What the report is made from.
-
-    Returns:
-        Plain sentences; each check says when it speaks.
-    """
+    """Say what to distrust in a lesson, most damaging first; each check says when it speaks."""
     return list(look(LESSON_CHECKS, contest_of(facts)).warnings)
 
 
@@ -208,13 +194,13 @@ def _ungraded(lesson: LessonContest) -> Found:
             f"{listing(by_arm, NAMED)}."
         )
         if by_arm:
-            found.append(nothing_graded(each) or partly)
+            found.append(contest.nothing_graded(each) or partly)
     return found
 
 
 LESSON_CHECKS: dict[str, Callable[[LessonContest], Found]] = {
     "models that did not move": _did_not_move,
-    "evaluations that cannot tell arms apart": cannot_tell,
+    "evaluations that cannot tell arms apart": contest.cannot_tell,
     "training that shows no effect": _no_effect,
     "seeds that differ too much": _scattered,
     "a single arm": _alone,
@@ -225,7 +211,7 @@ LESSON_CHECKS: dict[str, Callable[[LessonContest], Found]] = {
     "forgetting asked on the buffer": _from_buffer,
     "tokens that begin at random": _random_rows,
     "ungraded answers": _ungraded,
-    "few evaluation items": few_items,
-    "few seeds": few_seeds,
-    "losses only": only_losses,
+    "few evaluation items": contest.few_items,
+    "few seeds": contest.few_seeds,
+    "losses only": contest.only_losses,
 }

@@ -1,7 +1,34 @@
 "use strict";
 // Draws every chart of the page. Runs under a policy without eval: Vega interprets its expressions (ast).
 (() => {
-  const { config, points, charts } = JSON.parse(document.getElementById("chart-data").textContent);
+  // How all pictures look: colours are variables of the style sheet, so that light, dark and print just follow.
+  const config = {
+    aria: false,
+    background: "transparent",
+    font: "system-ui, sans-serif",
+    view: { stroke: null },
+    axis: {
+      labelColor: "var(--muted)",
+      titleColor: "var(--muted)",
+      titleFontWeight: "normal",
+      labelFontSize: 12,
+      titleFontSize: 13,
+      titlePadding: 8,
+      gridColor: "var(--line)",
+      domainColor: "var(--line)",
+      tickColor: "var(--line)",
+      tickCount: 6,
+    },
+    legend: {
+      labelColor: "var(--text)",
+      labelFontSize: 13,
+      symbolOpacity: 1,
+      columnPadding: 16,
+      orient: "top",
+    },
+    text: { color: "var(--text)", fontSize: 12 },
+  };
+  const { points, charts } = JSON.parse(document.getElementById("chart-data").textContent);
   const names = Object.keys(points);
   const length = names.length ? points[names[0]].length : 0;
   const dots = Array.from({ length }, (_, i) => Object.fromEntries(names.map((name) => [name, points[name][i]])));

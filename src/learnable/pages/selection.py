@@ -1,33 +1,15 @@
 """The page of a selection."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import polars as pl
 from markupsafe import Markup
 
+from learnable.pages import html
 from learnable.pages import selection_pictures as pictures
-from learnable.pages.excerpts import excerpt, turns_of
-from learnable.pages.page import (
-    Opening,
-    Part,
-    Picture,
-    Section,
-    bullets,
-    fold,
-    head_cell,
-    heading,
-    markup,
-    remark,
-    row,
-    settings_table,
-    table,
-    terms,
-    text,
-    write_page,
-)
+from learnable.pages.page import Part, Picture, Section, write_page
 from learnable.pages.selection_facts import (
-    CostRow,
     SelectionFacts,
     View,
     by_length,
@@ -41,7 +23,8 @@ from learnable.pages.selection_facts import (
 )
 from learnable.pages.tokens import spelled, token_parts
 from learnable.pages.warnings import SELECTION_CHECKS, look, warnings_section
-from learnable.pages.words import count, decimal, duration, memory, plural, share
+from learnable.pages.words import count, decimal, duration, first_of_all, memory, plural, share
+from learnable.runs.price import Cost
 from learnable.scorers import end_of_turn_share
 
 SHOWN_SOURCES = 25
@@ -57,10 +40,12 @@ def render_selection(facts: SelectionFacts) -> str:
         HTML of about 1 MB plus 0.3 kB per example drawn.
     """
     view = view_of(facts)
+    pool, kept = view.frame.height, view.kept.height
+    losses, length = _losses(view), _length(view)
     sections = [
-        _losses(view),
+        losses,
         _scores(view),
-        _length(view),
+        length,
         _mix(view),
         _words(view),
         _read(view),
@@ -68,20 +53,13 @@ def render_selection(facts: SelectionFacts) -> str:
         _cost(view),
         _method(view),
     ]
-    has_dots = any(
-        isinstance(part, Picture) for section in (sections[0], sections[2]) for part in section.parts
-    )
-    return write_page(_opening(view), sections, points=pictures.points(view) if has_dots else None)
-
-
-def _opening(view: View) -> Opening:
-    facts = view.facts
-    pool, kept = view.frame.height, view.kept.height
-    return Opening(
+    has_dots = any(isinstance(part, Picture) for section in (losses, length) for part in section.parts)
+    return write_page(
+        sections,
         title=f"{facts.title}: {count(kept)} of {count(pool)} examples, by {facts.by}",
         kicker=facts.title,
         headline=f"{count(kept)} of {plural(pool, 'example')} chosen",
-        lead=markup(
+        lead=html.markup(
             "Asked for <strong>{budget}</strong>, the {end} <strong>{by}</strong> first, as <strong>{model}</strong> sees "
             "them.",
             budget=facts.budget,
@@ -92,33 +70,30 @@ def _opening(view: View) -> Opening:
         tiles=_tiles(view),
         first=warnings_section(look(SELECTION_CHECKS, view)),
         command=("To repeat this run", facts.command),
+        points=pictures.points(view) if has_dots else None,
     )
 
 
 def _tiles(view: View) -> list[tuple[str, str, str]]:
     """The first figures to see: name, value, remark."""
-    facts = view.facts
-    pool, kept = view.frame.height, view.kept.height
+    rows = view.facts.rows
+    pool, kept, undefined = view.frame.height, view.kept.height, view.undefined.height
     tokens, kept_tokens = _tokens(view.frame), _tokens(view.kept)
-    rows = None if facts.rows is None else facts.rows.height
     left = view.duplicates.height + view.held_out.height + view.unread.height
     apart = "repeated, held out or unreadable" if view.held_out.height else "repeated or unreadable"
-    undefined = view.undefined.height
+    never = "no score, never chosen" if undefined else "every example has a score"
+    of_tokens = "" if tokens is None else f"{share(kept_tokens or 0, tokens)} of {tokens:,}"
     return [
-        ("rows read", count(rows), "" if rows is None else f"{left:,} {apart}"),
+        (
+            "rows read",
+            count(None if rows is None else rows.height),
+            "" if rows is None else f"{left:,} {apart}",
+        ),
         ("examples", count(pool), plural(view.frame["source"].n_unique(), "source")),
         ("scored", count(pool - undefined), share(pool - undefined, pool) + " of the examples"),
-        (
-            "undefined",
-            count(undefined),
-            "no score, never chosen" if undefined else "every example has a score",
-        ),
+        ("undefined", count(undefined), never),
         ("kept", count(kept), share(kept, pool) + " of the examples"),
-        (
-            "tokens kept",
-            count(kept_tokens),
-            "" if tokens is None else f"{share(kept_tokens or 0, tokens)} of {tokens:,}",
-        ),
+        ("tokens kept", count(kept_tokens), of_tokens),
     ]
 
 
@@ -127,27 +102,26 @@ def _tokens(frame: pl.DataFrame) -> int | None:
 
 
 def _losses(view: View) -> Section:
-    missing = remark("No picture: it takes examples with both a loss before and a loss after.")
+    missing = html.remark("No picture: it takes examples with both a loss before and a loss after.")
     parts: list[Part] = [pictures.plane(view) or missing]
     if view.has("loss_before", "loss_after", "response_tokens", "end_nll_before", "end_nll_after"):
         shares = {"pool": end_of_turn_share(view.frame), "selection": end_of_turn_share(view.kept)}
         said = [f"{part:.0%} in the {name}" for name, part in shares.items() if part is not None]
         if said:
             about = "Learning to stop, the share of the whole fall of the loss that is that of the token which ends a turn"
-            parts.append(text(f"{about}: {', '.join(said)}."))
+            parts.append(html.text(f"{about}: {', '.join(said)}."))
     return Section(id="plane", nav="losses", title="What the reference learned", parts=parts)
 
 
 def _scores(view: View) -> Section:
     why = "no example has a value of" if view.has("score") else "there is no column"
-    missing = remark(f"No picture: {why} {view.facts.by}.")
-    parts = [pictures.spread(view) or missing]
+    parts = [pictures.spread(view) or html.remark(f"No picture: {why} {view.facts.by}.")]
     return Section(id="spread", nav="scores", title="How the scores are spread", parts=parts)
 
 
 def _length(view: View) -> Section:
     by = view.facts.by
-    missing = remark(f"No picture: it takes values of {by} and response tokens.")
+    missing = html.remark(f"No picture: it takes values of {by} and response tokens.")
     parts: list[Part] = [pictures.length(view) or missing]
     rows = []
     for name in dict.fromkeys([by, *view.facts.scorers]):
@@ -155,84 +129,63 @@ def _length(view: View) -> Section:
             found = [spearman(view.frame, name, other) for other in ("response_tokens", "loss_before")]
             figures = [figure for rho, n in found for figure in (decimal(rho, 2), count(n))]
             used = "used" if name == by else ""
-            rows.append(row([head_cell(name, used, scope="row"), *figures], used))
+            rows.append(html.row([html.head_cell(name, used, scope="row"), *figures], used))
     if rows:
-        parts.append(
-            table(
-                label="Correlations of the scores",
-                caption="Spearman correlation of each score (0 = unrelated, ±1 = same order), with the number of examples "
-                "behind it",
-                kind="narrow",
-                head=["score", "with response tokens", "n", "with loss before", "n"],
-                rows=rows,
-            )
+        caption = (
+            "Spearman correlation of each score (0 = unrelated, ±1 = same order), with the number of examples "
+            "behind it"
         )
+        head = ["score", "with response tokens", "n", "with loss before", "n"]
+        parts.append(html.table(caption, head, rows, label="Correlations of the scores", kind="narrow"))
     return Section(id="length", nav="length", title="Does the score just follow length?", parts=parts)
 
 
 def _mix(view: View) -> Section:
-    parts: list[Part] = [
-        text(
-            "Lift is the share of the selection divided by the share of the pool: 1 is what a random choice gives, "
-            "2 is twice that, 0 is gone."
-        )
-    ]
+    words = (
+        "Lift is the share of the selection divided by the share of the pool: 1 is what a random choice gives, "
+        "2 is twice that, 0 is gone."
+    )
+    parts: list[Part] = [html.text(words)]
     sources, lengths = by_source(view), by_length(view)
     if sources.height:
-        groups = _groups_table(view, sources, "Pool and selection per source", "source")
+        shown = _groups_table(view, sources, "Pool and selection per source", "source")
         about = "Share of all examples in the pool beside share of the chosen ones."
         picture = pictures.mix(view, sources, name="sources", title="source", caption=about)
-        parts += [heading("By source"), *([picture] if picture else [])]
-        if sources.height > SHOWN_SOURCES:
-            parts.append(fold(f"All {count(sources.height)} sources as a table", [groups]))
-        else:
-            parts.append(groups)
+        parts += [html.heading("By source"), *([picture] if picture else [])]
+        many = sources.height > SHOWN_SOURCES
+        parts.append(html.fold(f"All {count(sources.height)} sources as a table", [shown]) if many else shown)
     if lengths.height:
         about = "The bins hold about equally many examples of the pool."
         picture = pictures.mix(view, lengths, name="lengths", title="response tokens", caption=about)
-        parts += [heading("By length of the answer"), *([picture] if picture else [])]
-        parts.append(
-            _groups_table(view, lengths, "Pool and selection per response length", "response tokens")
-        )
+        parts += [html.heading("By length of the answer"), *([picture] if picture else [])]
+        caption = "Pool and selection per response length"
+        parts.append(_groups_table(view, lengths, caption, "response tokens"))
     else:
-        parts.append(remark("No figures by length: response tokens are not known."))
+        parts.append(html.remark("No figures by length: response tokens are not known."))
     return Section(id="mix", nav="sources", title="What the selection is made of", parts=parts)
 
 
 def _groups_table(view: View, groups: pl.DataFrame, caption: str, first: str) -> Markup:
     pool, kept = view.frame.height, view.kept.height
-    rows = [
-        (
-            name,
-            count(examples),
-            count(chosen),
-            decimal((chosen / kept) / (examples / pool) if kept else None, 2),
-            share(chosen, examples),
-            count(tokens),
-            decimal(mean_score),
-        )
-        for name, examples, tokens, chosen, mean_score in groups.iter_rows()
-    ]
+    rows = []
+    for name, examples, tokens, chosen, mean_score in groups.iter_rows():
+        lift = decimal((chosen / kept) / (examples / pool) if kept else None, 2)
+        numbers = (count(examples), count(chosen), lift, share(chosen, examples))
+        rows.append((name, *numbers, count(tokens), decimal(mean_score)))
     head = [first, "examples", "kept", "lift", "kept share", "tokens", f"mean {view.facts.by}"]
-    return table(caption, head, rows)
+    return html.table(caption, head, rows)
 
 
 def _words(view: View) -> Section:
     measured = {each.id: each for each in view.facts.tokens if each.scored}
-    frame = pl.DataFrame({"id": list(measured)}, schema={"id": pl.String})
-    frame = frame.join(view.frame, on="id", maintain_order="left")
-    examples = [
-        _excerpt(
-            view,
-            example,
-            spelled(measured[example["id"]], example["source"], example.get("loss_after")),
-            level=3,
-        )
-        for example in frame.iter_rows(named=True)
-        if view.facts.examples is not None
-    ]
+    rows = pl.DataFrame({"id": list(measured)}, schema={"id": pl.String})
+    examples = []
+    if view.facts.examples is not None:
+        for example in rows.join(view.frame, on="id", maintain_order="left").iter_rows(named=True):
+            shown = spelled(measured[example["id"]], example["source"], example.get("loss_after"))
+            examples.append(_excerpt(view, example, shown, level=3))
     missing = view.facts.tokens_missing
-    parts: list[Part] = [remark(missing)] if missing else []
+    parts: list[Part] = [html.remark(missing)] if missing else []
     parts += token_parts(list(measured.values()), examples) if measured else []
     compares = not measured or any(each.compares for each in measured.values())
     title = "Which words it learned" if compares else "Which words it loses on"
@@ -242,12 +195,12 @@ def _words(view: View) -> Section:
 def _read(view: View) -> Section:
     parts: list[Part] = []
     for title, about, frame in to_read(view):
-        parts += [heading(title), text(about), *excerpts_of(view, frame)]
+        parts += [html.heading(title), html.text(about), *excerpts_of(view, frame)]
     if not parts:
         why = "no example has a score" if view.has("score") else f"there is no column {view.facts.by}"
         if view.facts.examples is None:
             why = "the scores came from a table without texts"
-        parts.append(remark(f"Nothing to read: {why}."))
+        parts.append(html.remark(f"Nothing to read: {why}."))
     return Section(id="read", nav="examples", title="Read some examples", parts=parts)
 
 
@@ -257,73 +210,55 @@ def excerpts_of(view: View, frame: pl.DataFrame) -> list[Markup]:
         return []
     texts = view.facts.examples.select(pl.col("id").cast(pl.String), "messages")
     messages = dict(texts.join(frame, on="id", how="semi").iter_rows())
-    return [
-        _excerpt(view, example, turns_of(messages.get(example["id"])))
-        for example in frame.iter_rows(named=True)
-    ]
+    examples = frame.iter_rows(named=True)
+    return [_excerpt(view, each, html.turns_of(messages.get(each["id"]))) for each in examples]
 
 
 def _excerpt(view: View, example: dict[str, Any], parts: list[Markup], *, level: int = 4) -> Markup:
     chosen = example["is_kept"]
-    note = (
-        f"chosen, pick {example['rank'] + 1:,}"
-        if chosen
-        else f"not chosen: {example['reason'] or 'no reason given'}"
+    out = f"not chosen: {example['reason'] or 'no reason given'}"
+    scores = [name for name in dict.fromkeys([view.facts.by, *view.facts.scorers]) if name in example]
+    figures = [(name, decimal(example[name])) for name in scores]
+    if example.get("loss_before") is not None:
+        after = f" → {decimal(example['loss_after'])}" if "loss_after" in example else ""
+        figures.append(("loss", decimal(example["loss_before"]) + after))
+    if example.get("response_tokens") is not None:
+        figures.append(("response tokens", count(example["response_tokens"])))
+    return html.excerpt(
+        example["source"],
+        parts,
+        note=f"chosen, pick {example['rank'] + 1:,}" if chosen else out,
+        figures=[*figures, ("id", example["id"])],
+        style="kept" if chosen else "",
+        level=level,
     )
-    figures, kind = _figures(view, example), "kept" if chosen else ""
-    return excerpt(example["source"], parts, note=note, figures=figures, kind=kind, level=level)
-
-
-def _figures(view: View, row: dict[str, Any]) -> list[tuple[str, str]]:
-    scores = [name for name in dict.fromkeys([view.facts.by, *view.facts.scorers]) if name in row]
-    figures = [(name, decimal(row[name])) for name in scores]
-    if row.get("loss_before") is not None:
-        losses = decimal(row["loss_before"])
-        if "loss_after" in row:
-            losses += f" → {decimal(row['loss_after'])}"
-        figures.append(("loss", losses))
-    if row.get("response_tokens") is not None:
-        figures.append(("response tokens", count(row["response_tokens"])))
-    return [*figures, ("id", row["id"])]
 
 
 def _left_out(view: View) -> Section:
-    facts = view.facts
-    pool, kept = view.frame.height, view.kept.height
+    rows = view.facts.rows
+    pool, kept, dropped = view.frame.height, view.kept.height, view.facts.dropped.height
     repeated, held, unread = view.duplicates.height, view.held_out.height, view.unread.height
     lines = []
-    if facts.rows is not None:
+    if rows is not None:
         apart = f"{plural(held, 'row')} held out for evaluation + " if held else ""
         said = f"{plural(pool, 'example')} + {plural(repeated, 'repeated row')} + {apart}{plural(unread, 'unreadable row')}"
-        lines.append(_sum("row", facts.rows.height, f" read = {said}", pool + repeated + held + unread))
-    dropped = facts.dropped.height
+        lines.append(_sum("row", rows.height, f" read = {said}", pool + repeated + held + unread))
     lines.append(_sum("example", pool, f" = {count(kept)} kept + {count(dropped)} left out", kept + dropped))
-    parts: list[Part] = [bullets(lines)]
-    rows = reasons(view)
-    if rows:
-        parts.append(
-            table(
-                label="Reasons",
-                caption="Why rows and examples were left out",
-                head=["while", "reason", "number"],
-                heads=1,
-                worded=(0, 1),
-                rows=rows,
-            )
-        )
+    parts: list[Part] = [html.bullets(lines)]
+    if why := reasons(view):
+        caption, head = "Why rows and examples were left out", ["while", "reason", "number"]
+        parts.append(html.table(caption, head, why, label="Reasons", heads=1, worded=(0, 1)))
     else:
-        parts.append(remark("Nothing was left out."))
+        parts.append(html.remark("Nothing was left out."))
+    form = '<code>{place}</code> <span dir="auto">{why}</span>'
     for name, whole, items in (
         ("Rows that could not be read", unread, unread_places(view)),
         ("Examples without a score", view.undefined.height, undefined_places(view)),
     ):
         if items:
-            first = f", the first {len(items)} of them" if whole > len(items) else ""
-            shown = [
-                markup('<code>{place}</code> <span dir="auto">{why}</span>', place=place, why=why)
-                for place, why in items
-            ]
-            parts.append(fold(f"{name}: {count(whole)}{first}", parts=[bullets(shown)]))
+            shown = [html.markup(form, place=place, why=why) for place, why in items]
+            summary = f"{name}: {count(whole)}{first_of_all(len(items), whole)}"
+            parts.append(html.fold(summary, [html.bullets(shown)]))
     return Section(id="left-out", nav="left out", title="What was left out, and why", parts=parts)
 
 
@@ -333,102 +268,85 @@ def _sum(noun: str, whole: int, words: str, accounted: int) -> str:
     if accounted == whole:
         return f"{said}."
     missing = f"(that makes {count(accounted)}: {plural(abs(whole - accounted), noun)} not accounted for)"
-    return markup("{said} <strong>{missing}</strong>.", said=said, missing=missing)
+    return html.markup("{said} <strong>{missing}</strong>.", said=said, missing=missing)
 
 
 def _cost(view: View) -> Section:
-    steps = view.facts.steps
-    parts: list[Part] = []
-    tokens, pool = sum(step.tokens for step in steps), _tokens(view.frame)
-    if steps and tokens and pool:
-        parts.append(
-            text(
-                markup(
-                    "{tokens} went through the model: <strong>{epochs} epochs over the pool</strong> (one is {pool}). "
-                    "Training takes about three times the work of scoring per token, which this does not weigh.",
-                    tokens=plural(tokens, "token"),
-                    epochs=decimal(tokens / pool, 2),
-                    pool=plural(pool, "token"),
-                )
-            )
-        )
-    elif steps and not tokens:
-        parts.append(text("Nothing was run: every figure was already there."))
+    steps, pool = view.facts.steps, _tokens(view.frame)
     if not steps:
-        parts.append(remark("No steps were recorded."))
+        parts = [html.remark("No steps were recorded.")]
     else:
+        together = Cost(
+            tokens=sum(cost.tokens for _, cost in steps),
+            passes=sum(cost.passes for _, cost in steps),
+            seconds=sum(cost.seconds for _, cost in steps),
+            peak_memory_bytes=max(cost.peak_memory_bytes for _, cost in steps),
+        )
+        words: str = "Nothing was run: every figure was already there."
+        if together.tokens:
+            words = html.markup(
+                "{tokens} went through the model: <strong>{epochs} epochs over the pool</strong> (one is {pool}). "
+                "Training takes about three times the work of scoring per token, which this does not weigh.",
+                tokens=plural(together.tokens, "token"),
+                epochs=decimal(together.tokens / pool if pool else None, 2),
+                pool=plural(pool or 0, "token"),
+            )
         head = ["step", "time", "tokens", "passes", "tokens/s", "peak memory"]
-        foot = _cost_row(_together(steps))
-        rows = [_cost_row(step) for step in steps]
-        parts.append(table(label="Cost", caption="Cost per step", head=head, rows=rows, foot=foot))
+        rows = [_cost_row(name, cost) for name, cost in steps]
+        foot = _cost_row("together", together)
+        parts = [html.text(words)] if pool or not together.tokens else []
+        parts.append(html.table("Cost per step", head, rows, label="Cost", foot=foot))
     return Section(id="cost", nav="cost", title="What it cost", parts=parts)
 
 
-def _cost_row(step: CostRow) -> list[str]:
-    speed = step.tokens / step.seconds if step.tokens and step.seconds else None
-    numbers = [count(step.tokens or None), decimal(step.passes or None, 2), count(speed)]
-    return [step.name, duration(step.seconds), *numbers, memory(step.peak_memory_bytes)]
+def _cost_row(name: str, cost: Cost) -> list[str]:
+    speed = cost.tokens / cost.seconds if cost.tokens and cost.seconds else None
+    numbers = [count(cost.tokens or None), decimal(cost.passes or None, 2), count(speed)]
+    return [name, duration(cost.seconds), *numbers, memory(cost.peak_memory_bytes)]
 
 
-def _together(steps: Sequence[CostRow]) -> CostRow:
-    """All steps; the peak is the highest one."""
-    return CostRow(
-        name="together",
-        tokens=sum(step.tokens for step in steps),
-        passes=sum(step.passes for step in steps),
-        seconds=sum(step.seconds for step in steps),
-        peak_memory_bytes=max(step.peak_memory_bytes for step in steps),
-    )
-
-
-_FORMULAS = (
-    (
-        "learnability",
-        markup(
-            "<var>S</var> = 1 \N{MINUS SIGN} <var>loss after</var> / <var>loss before</var>: the part of its loss that training took away. "
-            "1 is all, 0 is none, below 0 it got worse. (LoBaSS, later DavIR: arXiv 2310.13008.)"
-        ),
+_FORMULAS: Mapping[str, str] = {
+    "learnability": html.markup(
+        "<var>S</var> = 1 \N{MINUS SIGN} <var>loss after</var> / <var>loss before</var>: the part of its loss that training took away. "
+        "1 is all, 0 is none, below 0 it got worse. (LoBaSS, later DavIR: arXiv 2310.13008.)"
     ),
-    (
-        "difference",
-        markup(
-            "<var>loss before</var> \N{MINUS SIGN} <var>loss after</var>, in nats per token: the same without the division. It favours "
-            "examples that had a high loss to begin with, noise among them."
-        ),
+    "difference": html.markup(
+        "<var>loss before</var> \N{MINUS SIGN} <var>loss after</var>, in nats per token: the same without the division. It favours "
+        "examples that had a high loss to begin with, noise among them."
     ),
-)
+}
 
 
 def _method(view: View) -> Section:
     reference = view.facts.reference
-    notes = [
+    notes: list[str] = []
+    if folds := reference.get("folds"):
+        notes.append(
+            f"The reference is cross-fitted over {folds} folds: no example was scored by a model that trained on it."
+        )
+    elif reference.get("kind") == "trained":
+        notes.append(
+            html.markup(
+                "The reference is in-sample: it was trained on the examples that it scores, as in the paper. Part of each "
+                "score is memory; <code>--reference.folds 2</code> costs one epoch as well and scores every example with a "
+                "model that has not seen it."
+            )
+        )
+    notes += [
         "These figures belong to this model. Another model learns other examples.",
         "A loss knows nothing of quality, truth or safety: a wrong answer in a learnable style scores high. Read the "
         "examples above.",
         "Whether the selection trains a better model is not shown here; train on it and on a random selection of the same "
         "size, and compare.",
     ]
-    if folds := reference.get("folds"):
-        notes.insert(
-            0,
-            f"The reference is cross-fitted over {folds} folds: no example was scored by a model that trained on it.",
-        )
-    elif reference.get("kind") == "trained":
-        notes.insert(
-            0,
-            markup(
-                "The reference is in-sample: it was trained on the examples that it scores, as in the paper. Part of each "
-                "score is memory; <code>--reference.folds 2</code> costs one epoch as well and scores every example with a "
-                "model that has not seen it."
-            ),
-        )
+    words = (
+        "The loss of an example is measured on its response only, in nats per token, by the model itself: before "
+        "(base model) and after (reference, the same model fine-tuned). From the two:"
+    )
     parts = [
-        text(
-            "The loss of an example is measured on its response only, in nats per token, by the model itself: before "
-            "(base model) and after (reference, the same model fine-tuned). From the two:"
-        ),
-        terms(_FORMULAS, kind="formulas"),
-        *settings_table("The reference", reference, label="Reference"),
-        bullets(notes),
+        html.text(words),
+        html.terms(_FORMULAS.items(), kind="formulas"),
+        *html.settings_table("The reference", reference, label="Reference"),
+        html.bullets(notes),
     ]
     return Section(id="method", nav="method", title="How this was made, and what it cannot say", parts=parts)

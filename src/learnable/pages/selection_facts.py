@@ -12,31 +12,13 @@ import polars as pl
 from learnable.data import HELD_OUT
 from learnable.pages.tokens import TokenView
 from learnable.pages.words import count
+from learnable.runs.price import Cost
 
 LENGTH_BINS = 5
 SHOWN_INSTANCES = 20
 SHOWN_REASONS = 20
 BEST, BORDER, WORST = 8, 4, 8
 _NUMBERS = ("loss_before", "loss_after", "learnability", "difference")
-
-
-@dataclass(frozen=True, kw_only=True)
-class CostRow:
-    """One row of the cost table; every number is 0 where nothing was run.
-
-    Args:
-        name: What was done, such as ``train the reference``.
-        tokens: Tokens that went through the model.
-        passes: Passes over the pool.
-        seconds: Wall-clock time.
-        peak_memory_bytes: Highest memory in use.
-    """
-
-    name: str
-    tokens: int
-    passes: float
-    seconds: float
-    peak_memory_bytes: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +44,7 @@ class SelectionFacts:
         scorers: Names of the scorer columns.
         kept: ``id``, ``rank`` (0 = first picked), ``gain``.
         dropped: ``id``, ``reason``.
-        steps: Rows of the cost table.
+        steps: What was done, such as ``train the reference``, and what it cost.
         shortfall: Why the selection is smaller than the budget, in a sentence; None when it is not.
         left_out: What the chat template leaves out of the rows, in words; None where that is nothing.
         tokens: A few examples with the losses of their tokens.
@@ -83,7 +65,7 @@ class SelectionFacts:
     scorers: Sequence[str]
     kept: pl.DataFrame
     dropped: pl.DataFrame
-    steps: Sequence[CostRow]
+    steps: Sequence[tuple[str, Cost]]
     shortfall: str | None = None
     left_out: str | None = None
     tokens: Sequence[TokenView] = ()
@@ -96,7 +78,8 @@ class View:
 
     ``frame`` has one line per example of the pool: the columns of ``SelectionFacts.scores`` with null for whatever is not
     finite, and ``score_used`` (null = undefined), ``merit`` (the same, higher is better), ``is_kept``,
-    ``rank`` and ``reason`` (why it was not kept). ``columns`` names what the caller gave.
+    ``rank`` and ``reason`` (why it was not kept). ``columns`` names what the caller gave. Of the rows without an example
+    of their own, ``duplicates`` have the id of another one, and ``unread`` have none.
     """
 
     facts: SelectionFacts
@@ -146,52 +129,39 @@ class View:
 
 def view_of(facts: SelectionFacts) -> View:
     """Join scores, picks and reasons into one table, with null for whatever is not finite."""
-    names = dict.fromkeys([*_NUMBERS, *facts.scorers, facts.by])
-    present = [name for name in names if name in facts.scores.columns]
-    numbers = [pl.col(name).cast(pl.Float64) for name in present]
-    frame = facts.scores.with_columns(pl.when(number.is_finite()).then(number) for number in numbers)
-    columns = set(facts.scores.columns) - {"score", "rows"}
-    if facts.by in present:
-        columns.add("score")
+    given = set(facts.scores.columns)
+    numbers = [name for name in dict.fromkeys([*_NUMBERS, *facts.scorers, facts.by]) if name in given]
+    floats = [pl.col(name).cast(pl.Float64) for name in numbers]
+    frame = facts.scores.with_columns(pl.when(number.is_finite()).then(number) for number in floats)
+    score = pl.col(facts.by) if facts.by in given else pl.lit(None, pl.Float64)
+    source = pl.col("source").cast(pl.String) if "source" in given else pl.lit(None, pl.String)
+    undefined = pl.col("undefined").cast(pl.String) if "undefined" in given else pl.lit(None, pl.String)
+    frame = frame.with_columns(
+        pl.col("id").cast(pl.String),
+        source=source.fill_null("unknown"),
+        undefined=undefined,
+        score_used=score,
+        merit=score if facts.higher_is_better else -score,
+    ).drop("rank", "is_kept", "reason", strict=False)
+    ranks = facts.kept.select(pl.col("id").cast(pl.String), pl.col("rank").cast(pl.Int64), is_kept=True)
+    reasons = facts.dropped.select(pl.col("id", "reason").cast(pl.String))
+    for more in (ranks, reasons.unique("id", keep="first", maintain_order=True)):
+        frame = frame.join(more, on="id", how="left", maintain_order="left")
+    known = {"score": facts.by in given, "rows": facts.rows is not None}
+    without = pl.DataFrame(
+        schema=dict.fromkeys(("file", "row", "line"), pl.Int64) | {"id": pl.String, "reason": pl.String}
+    )
     if facts.rows is not None:
-        columns.add("rows")
-    score = pl.col(facts.by) if facts.by in present else pl.lit(None, pl.Float64)
-    defaults = {"source": pl.lit("unknown"), "undefined": pl.lit(None, pl.String)}
-    missing = [default.alias(name) for name, default in defaults.items() if name not in columns]
-    frame = frame.with_columns(*missing, score_used=score).with_columns(
-        pl.col("source").cast(pl.String).fill_null("unknown"),
-        pl.col("undefined").cast(pl.String),
-        merit=pl.col("score_used") if facts.higher_is_better else -pl.col("score_used"),
-    )
-    ranks = facts.kept.select(
-        pl.col("id").cast(pl.String), pl.col("rank").cast(pl.Int64), is_kept=pl.lit(value=True)
-    )
-    reasons = facts.dropped.select(pl.col("id", "reason").cast(pl.String)).unique(
-        "id", keep="first", maintain_order=True
-    )
-    frame = frame.with_columns(pl.col("id").cast(pl.String)).drop("rank", "is_kept", "reason", strict=False)
-    frame = frame.join(ranks, on="id", how="left", maintain_order="left")
-    frame = frame.join(reasons, on="id", how="left", maintain_order="left")
-    duplicates, held_out, unread = _rows_without_example(facts.rows)
+        without = facts.rows.with_columns(pl.col("id", "reason").cast(pl.String)).drop_nulls("reason")
+    has_id, held = pl.col("id").is_not_null(), pl.col("reason") == HELD_OUT
     return View(
         facts=facts,
         frame=frame.with_columns(pl.col("is_kept").fill_null(value=False)),
-        columns=frozenset(columns),
-        duplicates=duplicates,
-        held_out=held_out,
-        unread=unread,
+        columns=frozenset((given - known.keys()) | {name for name, there in known.items() if there}),
+        duplicates=without.filter(has_id & ~held),
+        held_out=without.filter(has_id & held),
+        unread=without.filter(~has_id),
     )
-
-
-def _rows_without_example(rows: pl.DataFrame | None) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
-    """Rows that repeat an example (they have its id), were held out, and could not be read (they have no id)."""
-    if rows is None:
-        schema = {"file": pl.Int64, "row": pl.Int64, "line": pl.Int64, "id": pl.String, "reason": pl.String}
-        rows = pl.DataFrame(schema=schema)
-    rows = rows.with_columns(pl.col("id", "reason").cast(pl.String))
-    without = rows.filter(pl.col("reason").is_not_null())
-    known, held = pl.col("id").is_not_null(), pl.col("reason") == HELD_OUT
-    return without.filter(known & ~held), without.filter(known & held), without.filter(~known)
 
 
 def spearman(frame: pl.DataFrame, one: str, other: str) -> tuple[float | None, int]:

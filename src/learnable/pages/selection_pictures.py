@@ -8,19 +8,12 @@ import polars as pl
 from numpy.typing import NDArray
 
 from learnable.pages.page import Picture
-from learnable.pages.pictures import (
-    CHOSEN,
-    POOL,
-    REST,
-    SELECTION,
-    colours,
-    dot_style,
-    finish,
-    label,
-)
+from learnable.pages.pictures import a_sample, drawn, finish, groups, label, tips
 from learnable.pages.selection_facts import View
 from learnable.pages.words import NOTHING, decimal, snippet
 
+CHOSEN, REST = "chosen", "not chosen"
+POOL, SELECTION = "pool", "selection"
 SHOWN_SOURCES = 20
 TREND_BINS = 10
 BARS = 40
@@ -32,41 +25,48 @@ def plane(view: View) -> Picture | None:
     """Loss before against loss after, with the lines where S is 0 and where the selection starts."""
     if not view.has("loss_before", "loss_after"):
         return None
-    both = view.scored.drop_nulls(["loss_before", "loss_after"])
-    if both.is_empty():
+    losses = view.scored.drop_nulls(["loss_before", "loss_after"])
+    if losses.is_empty():
         return None
-    losses = both.select("loss_before", "loss_after", "is_kept")
     top, outside = _plane_limit(losses)
+    inside = f"isValid(datum.before) && isValid(datum.after) && max(datum.before, datum.after) <= {top}"
     scale = alt.Scale(domain=[0, top], nice=False)
-    marks = (
-        alt.Chart(alt.NamedData("points"))
-        .transform_filter(
-            f"isValid(datum.before) && isValid(datum.after) && max(datum.before, datum.after) <= {top}"
-        )
-        .mark_circle(stroke="var(--page)", strokeWidth=0.4)
-        .encode(
-            x=alt.X("before:Q", scale=scale, title="loss before, nats per token"),
-            y=alt.Y("after:Q", scale=scale, title="loss after, nats per token"),
-            **dot_style(),
-            tooltip=_tooltip(view),
-        )
-    )
+    x = alt.X("before:Q", scale=scale, title="loss before, nats per token")
+    y = alt.Y("after:Q", scale=scale, title="loss after, nats per token")
     rays = [(0.0, "learnability 0: nothing gained")]
     cutoff = view.cutoff
     if view.facts.by == "learnability" and cutoff is not None and 0.03 < cutoff < 1:
         rays.append((cutoff, f"learnability {decimal(cutoff, 2)}: least of the chosen"))
-    lines = [_ray(learnability, top) for learnability, _ in rays]
-    labels = [_ray_label(learnability, top, text) for learnability, text in rays]
+    lines, labels = [], []
+    for learnability, words in rays:
+        end, near = ({"x": part * top, "y": part * top * (1 - learnability)} for part in (1, 0.97))
+        dash = [1, 0] if learnability else [5, 4]
+        line = drawn({"x": 0, "y": 0}, end).encode(x="x:Q", y="y:Q")
+        lines.append(line.mark_line(color="var(--text)", strokeWidth=1.2, strokeDash=dash, opacity=0.8))
+        place = drawn(near | {"text": words}).encode(x="x:Q", y="y:Q")
+        labels.append(label(place, align="right", baseline="bottom", dx=-6, dy=-4))
     below = losses.filter(pl.col("loss_after") < pl.col("loss_before")).height
     return Picture(
         name="plane",
-        spec=finish(alt.layer(marks, *lines, *labels), height=430),
-        label=f"Scatter plot of loss before against loss after for {both.height:,} examples; "
+        spec=finish(_dots(view, inside).encode(x=x, y=y), *lines, *labels, height=430),
+        label=f"Scatter plot of loss before against loss after for {losses.height:,} examples; "
         f"{below:,} lie below the diagonal, where the reference does better than the base model.",
-        remark=_drawn(view, both.height)
+        remark=_how_many(view, losses.height)
         + (f" {outside:,} with higher losses lie outside the picture." if outside else ""),
         caption="Each dot is an example: its loss under the base model and after the reference was trained. Below the "
         "dashed line the loss went down; the further below for its loss, the higher the learnability.",
+    )
+
+
+def _dots(view: View, inside: str) -> Any:
+    """Dots for the shared points that a condition lets through; the chosen ones are larger and stronger."""
+    chosen = alt.datum.group == CHOSEN
+    marks = alt.Chart(alt.NamedData("points")).transform_filter(inside)
+    return marks.mark_circle(stroke="var(--page)", strokeWidth=0.4).encode(
+        color=groups(CHOSEN, REST, strong=CHOSEN),
+        opacity=alt.condition(chosen, alt.value(0.9), alt.value(0.55)),
+        size=alt.condition(chosen, alt.value(46), alt.value(22)),
+        tooltip=_tooltip(view),
     )
 
 
@@ -81,20 +81,6 @@ def _plane_limit(losses: pl.DataFrame) -> tuple[float, int]:
     return top, int((values > top).sum())
 
 
-def _ray(learnability: float, top: float) -> Any:
-    ends: list[dict[str, Any]] = [{"x": 0, "y": 0}, {"x": top, "y": top * (1 - learnability)}]
-    line = alt.Chart(alt.InlineData(values=ends)).encode(x="x:Q", y="y:Q")
-    return line.mark_line(
-        color="var(--text)", strokeWidth=1.2, strokeDash=[1, 0] if learnability else [5, 4], opacity=0.8
-    )
-
-
-def _ray_label(learnability: float, top: float, text: str) -> Any:
-    end: list[dict[str, Any]] = [{"x": 0.97 * top, "y": 0.97 * top * (1 - learnability), "text": text}]
-    place = alt.Chart(alt.InlineData(values=end)).encode(x="x:Q", y="y:Q")
-    return label(place, align="right", baseline="bottom", dx=-6, dy=-4)
-
-
 def spread(view: View) -> Picture | None:
     """Histogram of the score used: chosen against the rest, and the line where the selection ends."""
     edges, counts, tails = histogram(view)
@@ -107,32 +93,31 @@ def spread(view: View) -> Picture | None:
         for order, group in enumerate((CHOSEN, REST))
         if numbers[order]
     ]
-    tooltip = [
-        alt.Tooltip("low:Q", title="from", format=".3f"),
-        alt.Tooltip("high:Q", title="to", format=".3f"),
-        alt.Tooltip("group:N", title="which"),
-        alt.Tooltip("examples:Q", format=","),
-    ]
-    bars = (
-        alt.Chart(alt.InlineData(values=values))
-        .mark_bar(binSpacing=1)
-        .encode(
+    figures = ("low", "from", ".3f"), ("high", "to", ".3f"), ("group", "which"), ("examples", "examples", ",")
+    bars = drawn(*values).mark_bar(binSpacing=1)
+    layers: list[Any] = [
+        bars.encode(
             x=alt.X("low:Q", bin="binned", title=view.facts.by, scale=alt.Scale(nice=False)),
             x2="high:Q",
             y=alt.Y("examples:Q", title="examples", stack="zero"),
-            color=colours([CHOSEN, REST]),
+            color=groups(CHOSEN, REST, strong=CHOSEN),
             order="order:Q",
-            tooltip=tooltip,
+            tooltip=tips(*figures),
         )
-    )
-    layers: list[Any] = [bars]
+    ]
     if view.cutoff is not None:
-        layers.append(_threshold(view, view.cutoff, float(edges[0]), float(edges[-1])))
+        edge = min(max(view.cutoff, float(edges[0])), float(edges[-1]))
+        right = edge < (edges[0] + edges[-1]) / 2
+        word = "lowest" if view.facts.higher_is_better else "highest"
+        base = drawn({"x": edge, "text": f"{word} chosen: {decimal(view.cutoff)}"}).encode(x="x:Q")
+        layers.append(base.mark_rule(color="var(--text)", strokeWidth=1.2, strokeDash=[5, 4]))
+        side = {"align": "left" if right else "right", "dx": 6 if right else -6}
+        layers.append(label(base.encode(y=alt.value(2)), baseline="top", **side))
     kept, rest = (sum(column) for column in zip(*counts, strict=True))
     beyond = [f"{n:,} {word}" for n, word in zip(tails, ("below", "above"), strict=True) if n]
     return Picture(
         name="spread",
-        spec=finish(alt.layer(*layers), height=280),
+        spec=finish(*layers, height=280),
         label=f"Histogram of {view.facts.by} for {kept + rest:,} examples, {kept:,} of them chosen.",
         remark=f"All scored examples ({kept + rest:,}) are counted."
         + (f" {' and '.join(beyond)} the picture are in its outermost bars." if beyond else ""),
@@ -175,19 +160,6 @@ def score_range(values: NDArray[np.float64]) -> tuple[float, float]:
     return float(max(values.min(), first - width)), float(min(values.max(), last + width))
 
 
-def _threshold(view: View, cutoff: float, low: float, high: float) -> Any:
-    edge = min(max(cutoff, low), high)
-    right = edge < (low + high) / 2
-    word = "lowest" if view.facts.higher_is_better else "highest"
-    mark = {"x": edge, "text": f"{word} chosen: {decimal(cutoff)}"}
-    base = alt.Chart(alt.InlineData(values=[mark])).encode(x="x:Q")
-    rule = base.mark_rule(color="var(--text)", strokeWidth=1.2, strokeDash=[5, 4])
-    place = base.encode(y=alt.value(2))
-    return alt.layer(
-        rule, label(place, align="left" if right else "right", dx=6 if right else -6, baseline="top")
-    )
-
-
 def length(view: View) -> Picture | None:
     """Score against response length on a logarithmic axis, with the median along it."""
     if not view.has("score", "response_tokens"):
@@ -197,32 +169,26 @@ def length(view: View) -> Picture | None:
         return None
     low, high = score_range(both["score_used"].to_numpy())
     inside = f"isValid(datum.score) && datum.response >= 1 && datum.score >= {low - 1e-3} && datum.score <= {high + 1e-3}"
-    scale = alt.Scale(domain=[low, high] if high > low else [low - 0.5, low + 0.5], zero=False)
     first, last = both["response_tokens"].to_numpy().min(), both["response_tokens"].to_numpy().max()
-    reach = alt.Scale(type="log", domain=[0.9 * first, 1.1 * last], nice=False)
+    scale = alt.Scale(type="log", domain=[0.9 * first, 1.1 * last], nice=False)
     ticks = _log_ticks(int(first), int(last))
     axis = alt.Axis(format=",d", values=ticks, tickCount=len(ticks))
-    x = alt.X("response:Q", scale=reach, title="response tokens", axis=axis)
-    marks = (
-        alt.Chart(alt.NamedData("points"))
-        .transform_filter(inside)
-        .mark_circle(stroke="var(--page)", strokeWidth=0.4)
-        .encode(
-            x=x,
-            y=alt.Y("score:Q", scale=scale, title=view.facts.by),
-            **dot_style(),
-            tooltip=_tooltip(view),
-        )
-    )
-    trend = alt.Chart(alt.InlineData(values=_trend(both))).mark_line(
-        color="var(--text)", strokeWidth=2, clip=True
-    )
+    x = alt.X("response:Q", scale=scale, title="response tokens", axis=axis)
+    scale = alt.Scale(domain=[low, high] if high > low else [low - 0.5, low + 0.5], zero=False)
+    y = alt.Y("score:Q", scale=scale, title=view.facts.by)
+    bins = both.sort("response_tokens").with_row_index("bin")
+    bins = bins.with_columns(pl.col("bin") * TREND_BINS // both.height)
+    medians = bins.group_by("bin", maintain_order=True).median()
+    trend = medians.select(response="response_tokens", score="score_used").to_dicts()
+    line = drawn(*trend).mark_line(color="var(--text)", strokeWidth=2, clip=True)
     outside = both.filter((pl.col("score_used") < low) | (pl.col("score_used") > high)).height
     return Picture(
         name="length",
-        spec=finish(alt.layer(marks, trend.encode(x="response:Q", y="score:Q")), height=360),
+        spec=finish(
+            _dots(view, inside).encode(x=x, y=y), line.encode(x="response:Q", y="score:Q"), height=360
+        ),
         label=f"Scatter plot of {view.facts.by} against response tokens for {both.height:,} examples.",
-        remark=_drawn(view, both.height)
+        remark=_how_many(view, both.height)
         + " The line is the median score, from short to long answers."
         + (f" {outside:,} with extreme scores lie outside the picture." if outside else ""),
         caption=f"The score ({view.facts.by}) against the length of the answer. A slope means that choosing by the score "
@@ -237,52 +203,38 @@ def _log_ticks(first: int, last: int) -> list[int]:
     return [step for step in steps if first <= step <= last] or [first]
 
 
-def _trend(frame: pl.DataFrame) -> list[dict[str, Any]]:
-    bins = frame.sort("response_tokens").with_row_index("bin")
-    bins = bins.with_columns(pl.col("bin") * TREND_BINS // frame.height)
-    medians = bins.group_by("bin", maintain_order=True).agg(
-        response=pl.col("response_tokens").median(), score=pl.col("score_used").median()
-    )
-    return medians.select("response", "score").to_dicts()
-
-
-def mix(view: View, groups: pl.DataFrame, *, name: str, title: str, caption: str) -> Picture | None:
+def mix(view: View, parts: pl.DataFrame, *, name: str, title: str, caption: str) -> Picture | None:
     """Share of the pool beside share of the selection, one pair of bars per group."""
     pool, kept = view.frame.height, view.kept.height
-    if groups.height < 2 or not kept:
+    if parts.height < 2 or not kept:
         return None
-    shown = groups.head(SHOWN_SOURCES).select("name", "examples", "kept")
+    shown = parts.head(SHOWN_SOURCES).select("name", "examples", "kept")
     pairs = [(snippet(label), examples, chosen) for label, examples, chosen in shown.iter_rows()]
     values = [
         {"name": label, "group": group, "share": part / whole, "examples": part}
         for label, examples, chosen in pairs
         for group, part, whole in ((POOL, examples, pool), (SELECTION, chosen, kept))
     ]
-    bars = alt.Chart(alt.InlineData(values=values)).mark_bar(cornerRadiusEnd=2)
-    chart = bars.encode(
-        y=alt.Y(
-            "name:N",
-            sort=[pair[0] for pair in pairs],
-            title=None,
-            axis=alt.Axis(labelLimit=120),
-        ),
-        yOffset=alt.YOffset("group:N", sort=[POOL, SELECTION]),
-        x=alt.X("share:Q", title="share of all", axis=alt.Axis(format="%")),
-        color=colours([POOL, SELECTION]),
-        tooltip=[
-            alt.Tooltip("name:N", title=title),
-            alt.Tooltip("group:N", title="what"),
-            alt.Tooltip("share:Q", format=".1%"),
-            alt.Tooltip("examples:Q", format=","),
-        ],
+    order, axis = [label for label, *_ in pairs], alt.Axis(labelLimit=120)
+    chart = (
+        drawn(*values)
+        .mark_bar(cornerRadiusEnd=2)
+        .encode(
+            y=alt.Y("name:N", sort=order, title=None, axis=axis),
+            yOffset=alt.YOffset("group:N", sort=[POOL, SELECTION]),
+            x=alt.X("share:Q", title="share of all", axis=alt.Axis(format="%")),
+            color=groups(POOL, SELECTION, strong=SELECTION),
+            tooltip=tips(
+                ("name", title), ("group", "what"), ("share", "share", ".1%"), ("examples", "examples", ",")
+            ),
+        )
     )
+    all_in_table = f"The {SHOWN_SOURCES} largest are drawn; the table has all {parts.height:,}."
     return Picture(
         name=name,
         spec=finish(chart, height=34 * len(pairs) + 10),
         label=f"Bar chart: share of the pool and of the selection per {title}; the table below has the same figures.",
-        remark=f"The {SHOWN_SOURCES} largest are drawn; the table has all {groups.height:,}."
-        if groups.height > SHOWN_SOURCES
-        else "",
+        remark=all_in_table if parts.height > SHOWN_SOURCES else "",
         caption=caption,
     )
 
@@ -294,44 +246,36 @@ def points(view: View) -> dict[str, list[Any]]:
         Lists of equal length, at most `SHOWN_POINTS`; the chosen come last, so that they are drawn on top.
     """
     frame = _sample(view.scored)
-    numbers = {
+    names = {
         "before": "loss_before",
         "after": "loss_after",
         "score": "score_used",
         "response": "response_tokens",
     }
+    if view.facts.by != "learnability":
+        names["S"] = "learnability"
     columns: dict[str, list[Any]] = {
-        name: _rounded(frame[column]) for name, column in numbers.items() if column in frame.columns
+        name: frame[column].cast(pl.Float64).round_sig_figs(4).to_list()
+        for name, column in names.items()
+        if column == "score_used" or view.has(column)
     }
     columns["group"] = [CHOSEN if kept else REST for kept in frame["is_kept"]]
     columns["source"] = [snippet(name) for name in frame["source"]]
-    if view.facts.by != "learnability" and view.has("learnability"):
-        columns["S"] = _rounded(frame["learnability"])
     if view.has("tokens"):
         columns["tokens"] = frame["tokens"].to_list()
     if view.facts.examples is None:
-        columns["id"] = frame["id"].to_list()
-        return columns
+        return columns | {"id": frame["id"].to_list()}
     texts = view.facts.examples.select(pl.col("id").cast(pl.String), "messages")
     found = frame.select("id").join(texts, on="id", how="left", maintain_order="left")["messages"].to_list()
-    columns["question"] = [_start(messages, answer=False) for messages in found]
-    columns["answer"] = [_start(messages, answer=True) for messages in found]
-    return columns
+    answers = {"question": False, "answer": True}
+    return columns | {
+        name: [_start(each, answer=answer) for each in found] for name, answer in answers.items()
+    }
 
 
 def _sample(frame: pl.DataFrame) -> pl.DataFrame:
-    rng = np.random.default_rng(0)
-    kept, rest = frame.filter("is_kept"), frame.filter(~pl.col("is_kept"))
-    if kept.height > SHOWN_CHOSEN:
-        kept = kept[np.sort(rng.choice(kept.height, SHOWN_CHOSEN, replace=False))]
-    room = SHOWN_POINTS - kept.height
-    if rest.height > room:
-        rest = rest[np.sort(rng.choice(rest.height, room, replace=False))]
-    return pl.concat([rest, kept])
-
-
-def _rounded(values: pl.Series) -> list[float | None]:
-    return [None if value is None else float(f"{value:.4g}") for value in values.to_list()]
+    kept = a_sample(frame.filter("is_kept"), SHOWN_CHOSEN)
+    return pl.concat([a_sample(frame.filter(~pl.col("is_kept")), SHOWN_POINTS - kept.height), kept])
 
 
 def _start(messages: list[dict[str, str]] | None, *, answer: bool) -> str:
@@ -345,27 +289,21 @@ def _start(messages: list[dict[str, str]] | None, *, answer: bool) -> str:
 
 def _tooltip(view: View) -> list[Any]:
     """What a dot tells when the pointer is on it."""
-    given = [
-        ("score", alt.Tooltip("score:Q", title=view.facts.by, format=".3f")),
-        ("learnability", alt.Tooltip("S:Q", title="S", format=".3f")),
-        ("loss_before", alt.Tooltip("before:Q", title="loss before", format=".3f")),
-        ("loss_after", alt.Tooltip("after:Q", title="loss after", format=".3f")),
-        ("response_tokens", alt.Tooltip("response:Q", title="response tokens", format=",")),
-        ("tokens", alt.Tooltip("tokens:Q", title="tokens", format=",")),
-    ]
+    given = {
+        "score": ("score", view.facts.by, ".3f"),
+        "learnability": ("S", "S", ".3f"),
+        "loss_before": ("before", "loss before", ".3f"),
+        "loss_after": ("after", "loss after", ".3f"),
+        "response_tokens": ("response", "response tokens", ","),
+        "tokens": ("tokens", "tokens", ","),
+    }
+    said_twice = "learnability" if view.facts.by == "learnability" else ""
+    numbers = [tip for name, tip in given.items() if view.has(name) and name != said_twice]
     texts = ["id"] if view.facts.examples is None else ["question", "answer"]
-    numbers = [
-        tip for name, tip in given if view.has(name) and (name != "learnability" or view.facts.by != name)
-    ]
-    return [
-        alt.Tooltip("group:N", title="which"),
-        alt.Tooltip("source:N"),
-        *numbers,
-        *(alt.Tooltip(f"{t}:N") for t in texts),
-    ]
+    return tips(("group", "which"), "source", *numbers, *texts)
 
 
-def _drawn(view: View, number: int) -> str:
+def _how_many(view: View, number: int) -> str:
     """Say how many of the scored examples are drawn."""
     shown = min(number, _sample(view.scored).height)
     if shown == number:

@@ -10,7 +10,7 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from learnable.pages.page import box, fold, joined, markup, table, text
+from learnable.pages.html import box, fold, joined, markup, table, text
 from learnable.pages.words import decimal, enumeration, plural
 
 Kind = Literal["masked", "scored", "cut"]

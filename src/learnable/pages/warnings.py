@@ -6,7 +6,8 @@ from typing import TypeVar
 
 import polars as pl
 
-from learnable.pages.page import Part, Section, bullets, markup, text
+from learnable.pages.html import bullets, markup, text
+from learnable.pages.page import Part, Section
 from learnable.pages.selection_facts import SelectionFacts, View, spearman, view_of
 from learnable.pages.words import decimal, finite, listing, plural, share
 from learnable.scorers import END_OF_TURN_SHARE, SCORERS, end_of_turn_share

@@ -63,6 +63,11 @@ def plural(number: int, noun: str, nouns: str | None = None) -> str:
     return f"{number:,} {noun if number == 1 else nouns or noun + 's'}"
 
 
+def first_of_all(shown: int, whole: int) -> str:
+    """``, the first 3 of them``, where not all are shown."""
+    return f", the first {shown} of them" if whole > shown else ""
+
+
 def listing(names: list[str], limit: int = 5) -> str:
     """``a, b, c and 4 more``."""
     shown = names[:limit]
