@@ -9,65 +9,48 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from learnable.errors import LearnableError
-    from learnable.objects.choosing import select
-    from learnable.objects.model import Model
-    from learnable.objects.reporting import report
-    from learnable.objects.results import Picked, ReferenceModel, ScoreTable
-    from learnable.objects.rows import Rows, read
-    from learnable.objects.scoring import score
-    from learnable.objects.training import train
-    from learnable.runs.store import Store
-    from learnable.settings import Loading, Reading, Reference
-    from learnable.training.recording import RecordLosses
-    from learnable.types import Budget
+    from learnable.errors import LearnableError as LearnableError
+    from learnable.objects.choosing import select as select
+    from learnable.objects.model import Model as Model
+    from learnable.objects.reporting import report as report
+    from learnable.objects.results import Picked as Picked
+    from learnable.objects.results import ReferenceModel as ReferenceModel
+    from learnable.objects.results import ScoreTable as ScoreTable
+    from learnable.objects.rows import Rows as Rows
+    from learnable.objects.rows import read as read
+    from learnable.objects.scoring import score as score
+    from learnable.objects.training import train as train
+    from learnable.runs.store import Store as Store
+    from learnable.settings import Loading as Loading
+    from learnable.settings import Reading as Reading
+    from learnable.settings import Reference as Reference
+    from learnable.training.recording import RecordLosses as RecordLosses
+    from learnable.types import Budget as Budget
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Budget": "learnable.types",
-    "LearnableError": "learnable.errors",
-    "Loading": "learnable.settings",
-    "Model": "learnable.objects.model",
-    "Picked": "learnable.objects.results",
-    "Reading": "learnable.settings",
-    "RecordLosses": "learnable.training.recording",
-    "Reference": "learnable.settings",
-    "ReferenceModel": "learnable.objects.results",
-    "Rows": "learnable.objects.rows",
-    "ScoreTable": "learnable.objects.results",
-    "Store": "learnable.runs.store",
-    "read": "learnable.objects.rows",
-    "report": "learnable.objects.reporting",
-    "score": "learnable.objects.scoring",
-    "select": "learnable.objects.choosing",
-    "train": "learnable.objects.training",
+    "errors": ("LearnableError",),
+    "objects.choosing": ("select",),
+    "objects.model": ("Model",),
+    "objects.results": ("Picked", "ReferenceModel", "ScoreTable"),
+    "objects.rows": ("Rows", "read"),
+    "objects.reporting": ("report",),
+    "objects.scoring": ("score",),
+    "objects.training": ("train",),
+    "runs.store": ("Store",),
+    "settings": ("Loading", "Reading", "Reference"),
+    "training.recording": ("RecordLosses",),
+    "types": ("Budget",),
 }
+_HOME = {name: f"learnable.{home}" for home, names in _HOMES.items() for name in names}
 
-__all__ = [
-    "Budget",
-    "LearnableError",
-    "Loading",
-    "Model",
-    "Picked",
-    "Reading",
-    "RecordLosses",
-    "Reference",
-    "ReferenceModel",
-    "Rows",
-    "ScoreTable",
-    "Store",
-    "read",
-    "report",
-    "score",
-    "select",
-    "train",
-]
+__all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
     raise AttributeError(f"module 'learnable' has no attribute {name!r}")
 
 

@@ -7,6 +7,7 @@ each stage once per epoch, by its seed.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -75,24 +76,8 @@ class Mixture:
         return [example for stage in self.stages for example in stage]
 
 
-def _common(material: Material, seed: int) -> Mixture:
-    return _one_stage(material.task, ())
-
-
-def _no_buffer(material: Material, seed: int) -> Mixture:
-    return _one_stage(_reworded(material, seed), ())
-
-
-def _no_paraphrases(material: Material, seed: int) -> Mixture:
-    return _one_stage(material.task, _from_buffer(material, seed))
-
-
-def _delia(material: Material, seed: int) -> Mixture:
-    return _one_stage(_reworded(material, seed), _from_buffer(material, seed))
-
-
 def _repeated(material: Material, seed: int) -> Mixture:
-    wanted = sum(material.tokens[each.id] for each in _delia(material, seed).examples)
+    wanted = sum(material.tokens[each.id] for each in mixture("delia", material, seed=seed).examples)
     rows: list[Example] = []
     tokens, rng = 0, _draw(seed, "repeated")
     if not any(material.tokens[example.id] for example in material.task):
@@ -103,13 +88,9 @@ def _repeated(material: Material, seed: int) -> Mixture:
         for position in rng.permutation(len(material.task)):
             example = material.task[position]
             if rows and tokens + material.tokens[example.id] / 2 > wanted:
-                return _one_stage(rows, ())
+                return _one_stage(rows)
             rows.append(example)
             tokens += material.tokens[example.id]
-
-
-def _leverage(material: Material, seed: int) -> Mixture:
-    return _one_stage([_anchored(example, material.mixing.anchor) for example in material.task], ())
 
 
 def _dmt(material: Material, seed: int) -> Mixture:
@@ -124,40 +105,40 @@ def _dmt(material: Material, seed: int) -> Mixture:
     )
 
 
-def _fact_based(material: Material, seed: int) -> Mixture:
-    return _one_stage(material.task, _needed(material.facts, "facts", "fact_based"))
+def _leverage(material: Material, seed: int) -> Mixture:
+    return _one_stage([_anchored(example, material.mixing.anchor) for example in material.task])
 
 
-def _controlled(material: Material, seed: int) -> Mixture:
-    rows = _needed(material.constrained, "constrained", "controlled")
-    return _one_stage(_one_for_each(material.task, rows, "constrained", seed, own=False), ())
+class Blend(NamedTuple):
+    """What a mixture is in words, and what it takes beside the task, as ``Material`` names it.
+
+    ``make`` makes one that is more than the task, in the wording that its material has, beside the rest of it.
+    """
+
+    about: str
+    needs: tuple[str, ...] = ()
+    make: Callable[[Material, int], Mixture] | None = None
 
 
-MIXTURES: Mapping[str, tuple[Callable[[Material, int], Mixture], str]] = {
-    "common": (_common, "the task alone, in its own wording"),
-    "repeated": (_repeated, "the task alone, again and again until it has as many tokens as `delia`"),
-    "no_buffer": (_no_buffer, "DELIA without its buffer: the task in many wordings"),
-    "no_paraphrases": (
-        _no_paraphrases,
-        "DELIA without its paraphrases: the task and the buffer, one shuffle",
+_DELIA = ("paraphrases", "buffer")
+MIXTURES: Mapping[str, Blend] = {
+    "common": Blend("the task alone, in its own wording"),
+    "repeated": Blend(
+        "the task alone, again and again until it has as many tokens as `delia`", _DELIA, _repeated
     ),
-    "delia": (_delia, "the task in many wordings and the buffer, one shuffle"),
-    "leverage": (_leverage, "the task alone behind a fixed leading prompt (Leverage Learning)"),
-    "dmt": (_dmt, "two stages: the task, then the buffer with a little of the task (DMT)"),
-    "fact_based": (_fact_based, "the task and questions about its facts"),
-    "controlled": (_controlled, "the task with what an answer looks like in words (controlled generation)"),
+    "no_buffer": Blend("DELIA without its buffer: the task in many wordings", ("paraphrases",)),
+    "no_paraphrases": Blend(
+        "DELIA without its paraphrases: the task and the buffer, one shuffle", ("buffer",)
+    ),
+    "delia": Blend("the task in many wordings and the buffer, one shuffle", _DELIA),
+    "leverage": Blend("the task alone behind a fixed leading prompt (Leverage Learning)", make=_leverage),
+    "dmt": Blend("two stages: the task, then the buffer with a little of the task (DMT)", ("buffer",), _dmt),
+    "fact_based": Blend("the task and questions about its facts", ("facts",)),
+    "controlled": Blend(
+        "the task with what an answer looks like in words (controlled generation)", ("constrained",)
+    ),
 }
-"""Arms of a task, by name, and what each is."""
-MATERIAL: Mapping[str, tuple[str, ...]] = {
-    "repeated": ("paraphrases", "buffer"),
-    "no_buffer": ("paraphrases",),
-    "no_paraphrases": ("buffer",),
-    "delia": ("paraphrases", "buffer"),
-    "dmt": ("buffer",),
-    "fact_based": ("facts",),
-    "controlled": ("constrained",),
-}
-"""What they are made of beside the task, as ``Material`` names it."""
+"""Arms of a task, by name."""
 
 
 def mixture(name: str, material: Material, *, seed: int) -> Mixture:
@@ -180,7 +161,19 @@ def mixture(name: str, material: Material, *, seed: int) -> Mixture:
     """
     if name not in MIXTURES:
         raise UsageError(f"no arm called {name!r}", hint=did_you_mean(name, MIXTURES))
-    return MIXTURES[name][0](material, seed)
+    _, needs, make = MIXTURES[name]
+    if make is not None:
+        return make(material, seed)
+    task, others = material.task, list[Example]()
+    if "paraphrases" in needs:
+        rows = _needed(material.paraphrases, "paraphrases", "rewording")
+        task = _one_for_each(task, rows, "paraphrases", seed, own=True)
+    if "constrained" in needs:
+        rows = _needed(material.constrained, "constrained", name)
+        task = _one_for_each(task, rows, "constrained", seed, own=False)
+    if "facts" in needs:
+        others = list(_needed(material.facts, "facts", name))
+    return _one_stage(task, _from_buffer(material, seed) if "buffer" in needs else others)
 
 
 def _draw(seed: int, purpose: str) -> np.random.Generator:
@@ -188,13 +181,8 @@ def _draw(seed: int, purpose: str) -> np.random.Generator:
     return np.random.default_rng([seed, *purpose.encode()])
 
 
-def _one_stage(task: Sequence[Example], others: Sequence[Example]) -> Mixture:
+def _one_stage(task: Sequence[Example], others: Sequence[Example] = ()) -> Mixture:
     return Mixture(stages=((*task, *others),), task=len(task), others=len(others))
-
-
-def _reworded(material: Material, seed: int) -> list[Example]:
-    rows = _needed(material.paraphrases, "paraphrases", "rewording")
-    return _one_for_each(material.task, rows, "paraphrases", seed, own=True)
 
 
 def _one_for_each(

@@ -28,11 +28,7 @@ def component(name: str, what: str) -> str:
 
 
 def working_folder() -> str:
-    """Return where the command was started.
-
-    Raises:
-        UsageError: If that folder is gone.
-    """
+    """Return where the command was started; a ``UsageError`` if that folder is gone."""
     try:
         return str(Path.cwd())
     except FileNotFoundError as error:
@@ -44,11 +40,7 @@ def working_folder() -> str:
 def check_text(name: str) -> None:
     """Refuse a name that is no text: records, tables and pages cannot hold it.
 
-    Args:
-        name: As the system gave it to Python, which keeps bytes that it cannot read as lone surrogates.
-
-    Raises:
-        UsageError: If it holds such bytes.
+    Python keeps bytes of a name that it cannot read as lone surrogates; such a name is a ``UsageError``.
     """
     try:
         name.encode()

@@ -143,27 +143,21 @@ def is_module(name: str) -> bool:
 
 @contextmanager
 def _working_folder() -> Iterator[None]:
-    """Find modules of the working folder too, behind all others; outside of this block, none of them runs."""
-    here = str(Path.cwd())
-    if here in sys.path:  # the user has put it there
-        yield
-        return
-    sys.path.append(here)
-    try:
-        yield
-    finally:
-        with suppress(ValueError):  # the module may have done so itself
-            sys.path.remove(here)
+    """Find modules of the working folder too, behind all others; outside of this block, none of them runs.
 
-
-@contextmanager
-def _without_bytecode() -> Iterator[None]:
-    """Leave no compiled files beside code that is being edited: Python takes them for fresh within a second."""
-    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    No compiled files stay beside code that is being edited: Python takes them for fresh within a second.
+    """
+    here, before = str(Path.cwd()), sys.dont_write_bytecode
+    is_there = here in sys.path  # the user has put it there
+    sys.path += [] if is_there else [here]
+    sys.dont_write_bytecode = True
     try:
         yield
     finally:
         sys.dont_write_bytecode = before
+        with suppress(ValueError):  # the module may have done so itself
+            if not is_there:
+                sys.path.remove(here)
 
 
 def _parameters(factory: Callable[..., Any]) -> list[str] | None:
@@ -181,7 +175,7 @@ def _imported(kind: str, name: str) -> Callable[..., Any]:
     module_name, _, attribute = name.partition(":")
     hint = "write it as module:attribute, importable from here"
     try:
-        with _working_folder(), _without_bytecode():
+        with _working_folder():
             module = importlib.import_module(module_name)
     except Exception as error:  # whatever the module does when it is imported
         raise UsageError(f"cannot import the {kind} {name!r}: {error}", hint=hint) from error
@@ -192,16 +186,10 @@ def _imported(kind: str, name: str) -> Callable[..., Any]:
             f"cannot import the {kind} {name!r}: {module_name} has no {attribute!r}",
             hint=f"did you mean '{module_name}:{close}'?" if close else hint,
         )
-    made = _made_by(found)
-    contract = CONTRACTS[kind]
-    if made is None or (lacking := _lacking(made, contract)):
-        said = (
-            f"it lacks {lacking}"
-            if made
-            else "it is neither a class nor a function that says what it returns"
-        )
+    made, contract = _made_by(found), CONTRACTS[kind]
+    if lacking := _lacking(made, contract):
         raise UsageError(
-            f"{name!r} is no {kind}: {said}",
+            f"{name!r} is no {kind}: {lacking}",
             hint=f"a {kind} is a {contract}, or a function with such a class as its return type",
         )
     return found
@@ -213,19 +201,21 @@ def _made_by(factory: Any) -> type | None:
         return factory
     if not isinstance(factory, FunctionType):
         return None
-    try:
+    made = None
+    with suppress(NameError):
         made = get_type_hints(factory).get("return")
-    except NameError:
-        return None
     return made if isinstance(made, type) else None
 
 
-def _lacking(made: type, contract: Contract) -> str | None:
+def _lacking(made: type | None, contract: Contract) -> str | None:
     """Return what a class lacks of a contract, None where it keeps it."""
+    if made is None:
+        return "it is neither a class nor a function that says what it returns"
     if contract.told_apart and not is_dataclass(made):
-        return "@dataclass"
+        return "it lacks @dataclass"
     members = {name for base in made.__mro__[:-1] for name in (*vars(base), *inspect.get_annotations(base))}
-    if missing := [name for name in (*contract.has, contract.call) if name not in members]:
-        return missing[0]
-    taken = inspect.signature(getattr(made, contract.call)).parameters if contract.takes else ()
-    return next((f"{contract.call}({name})" for name in contract.takes if name not in taken), None)
+    missing = [name for name in (*contract.has, contract.call) if name not in members]
+    if not missing and contract.takes:
+        taken = inspect.signature(getattr(made, contract.call)).parameters
+        missing = [f"{contract.call}({name})" for name in contract.takes if name not in taken]
+    return f"it lacks {missing[0]}" if missing else None

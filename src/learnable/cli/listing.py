@@ -17,7 +17,7 @@ from learnable.errors import UsageError, did_you_mean
 from learnable.evaluators import EVALUATORS
 from learnable.experiments import ALIASES, WITHOUT_BUDGET, parse_methods
 from learnable.measures import roles_of
-from learnable.mixing import MATERIAL, MIXTURES
+from learnable.mixing import MIXTURES
 from learnable.recipes import RECIPES, Run
 from learnable.recipes.run import flag_of, options_of
 from learnable.scorers import SCORERS
@@ -200,12 +200,12 @@ def mixtures() -> list[Entry]:
         Entry(
             kind="mixture",
             name=name,
-            about=_plain(f"{about[0].upper()}{about[1:]}."),
-            needs=("task", *MATERIAL.get(name, ())),
+            about=_plain(f"{blend.about[0].upper()}{blend.about[1:]}."),
+            needs=("task", *blend.needs),
             costs="1 training for each seed",
             usage=f"learnable teach TASK --arms {name}",
         )
-        for name, (_, about) in MIXTURES.items()
+        for name, blend in MIXTURES.items()
     ]
 
 

@@ -306,7 +306,7 @@ def _frame(folder: Path, name: str) -> pl.DataFrame | None:
 
 def _way(label: str, init: str | None) -> Way:
     mixture = label.partition("@")[0]
-    about = "the model as it is" if mixture == UNTUNED else MIXTURES[mixture][1]
+    about = "the model as it is" if mixture == UNTUNED else MIXTURES[mixture].about
     return Way(label=label, mixture=mixture, about=about, init=init)
 
 

@@ -11,7 +11,7 @@ from learnable.diversifiers import build_diversifier
 from learnable.errors import UsageError
 from learnable.evaluators import build_evaluator, parse
 from learnable.experiments import Init, parse_task_arms
-from learnable.mixing import MATERIAL, MIXTURES, Mixing
+from learnable.mixing import MIXTURES, Mixing
 from learnable.recipes.run import Run, recipe
 from learnable.settings import Loading, NewToken, Reading, Tuning
 
@@ -110,7 +110,7 @@ class Teaching:
             build_evaluator(parse(evaluation))
         lessons = parse_task_arms(self.arms, init=self.init, known=MIXTURES)
         for lesson in lessons:
-            for name in MATERIAL.get(lesson.mixture, ()):
+            for name in MIXTURES[lesson.mixture].needs if lesson.mixture in MIXTURES else ():
                 if name not in MADE:
                     raise UsageError(
                         f"the arm {lesson.label!r} needs {name}, which this recipe does not make",
