@@ -27,17 +27,31 @@ def output(name="my.jsonl", **given):
 INPUT = {"format": "messages", "rows": 12, "unusable": 1, "repeated": 1, "chosen": 3, "digest": "d1"}
 
 
+FACTS = {
+    "by": "learnability",
+    "lowest": False,
+    "selector": "top_k",
+    "budget": "10",
+    "pool": 100,
+    "kept": 10,
+    "pool_tokens": None,
+    "kept_tokens": None,
+    "mean_pool": 0.1,
+    "mean_kept": 0.2,
+    "shortfall": None,
+}
+
+
 def made(*files, name="my.jsonl", **parts):
     usual = {
         "inputs": [INPUT | {"name": name}],
         "license": None,
-        "pool": 100,
-        "chosen": {"Budget": "10"},
-        "scored": {"Model": "`tiny`"},
-        "figures": {"tokens": ("1,000", "not known")},
-        "cautions": ["Beware."],
+        "facts": FACTS,
+        "options": {},
+        "scored": {"model": "tiny"},
+        "trained": {},
+        "reference": "none",
         "commands": ["learnable select scores"],
-        "version": "1.0",
     }
     return card(files or [output()], **(usual | parts))
 
@@ -112,6 +126,31 @@ def test_names_in_the_data_end_neither_the_head_nor_a_block():
     assert before.count("<script>") == before.count(" <script>'")  # in one line, as code
     assert block == f"sh\n{shlex.join([evil])}\n"
     assert after.strip() == ""
+
+
+def test_figure_that_is_not_known_is_called_so():
+    assert "| tokens, prompt and response | not known | not known |" in made()
+
+
+@pytest.mark.parametrize(
+    ("facts", "scored", "trained", "said"),
+    [
+        (
+            {"pool_tokens": 1_000, "kept_tokens": 200},
+            {},
+            {},
+            "have 20 tokens in the mean, those of the pool 10",
+        ),
+        ({}, {}, {"kind": "trained", "folds": 0}, "what it memorized"),
+        ({}, {"truncated": 2}, {}, "2 examples of the pool were cut"),
+        ({}, {"undefined": 3}, {}, "3 examples of the pool have no score"),
+        ({"pinned": 4}, {}, {}, "4 rows were chosen by hand"),
+        ({"shortfall": "only 8"}, {}, {}, "The budget was not reached: only 8"),
+    ],
+)
+def test_what_is_to_be_distrusted_is_said_where_it_holds(facts, scored, trained, said):
+    assert said in made(facts=FACTS | facts, scored=scored, trained=trained)
+    assert said not in made()
 
 
 # The card that select writes

@@ -95,17 +95,18 @@ def test_a_card_shows_escapes_of_names_and_licences():
         columns=frozenset(["messages"]),
         licenses={f"mit{ESCAPE}": 1},
     )
+    facts = {"by": "x", "lowest": False, "selector": "top_k", "budget": "1", "pool": 2, "kept": 1}
+    facts |= dict.fromkeys(("pool_tokens", "kept_tokens", "mean_pool", "mean_kept", "shortfall"))
     text = card(
         [file],
         license=None,
         inputs=[],
-        pool=2,
-        chosen={"by": "x"},
+        facts=facts,
+        options={"where": f"source = {ESCAPE}"},
         scored={},
-        figures={},
-        cautions=[f"source {ESCAPE} is gone"],
+        trained={},
+        reference="none",
         commands=[],
-        version="1",
     )
     assert "␛[2J" in text
     assert not OBEYED.search(text)

@@ -46,19 +46,6 @@ READERS = {
 """What ``datasets`` calls the reader of each kind."""
 LENGTHS_ALIKE = (0.8, 1.25)
 """Mean length of the selection over that of the pool within which choosing was not choosing by length."""
-LABELS = {
-    "per-source": "Share of each source",
-    "per-cluster": "Share of each cluster of similar examples",
-    "clusters": "Clusters",
-    "max-similarity": "Near-duplicates above this cosine similarity left out",
-    "where": "Condition",
-    "min-loss-before": "Loss before, at least, in nats per token",
-    "max-loss-after": "Loss after, at most, in nats per token",
-    "min-score": "Score, at least",
-    "max-score": "Score, at most",
-    "pin": "Chosen whatever their score, by",
-    "ban": "Never chosen, by",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,82 +116,100 @@ def selection_card(
             their folders.
         license: As the user gave it; None takes what the rows say.
     """
-    trained, missing = _reference(scored)
+    trained = None
+    missing = "given, not trained here" if "reference" in scored.inputs else "none"
+    if "reference" in scored.links:
+        try:
+            trained = finished(scored.links["reference"], "train")
+        except StoreError:
+            missing = "its folder is not there any more"
+    of_scores, of_training = _named(scored.facts), _named(trained.facts) if trained else {}
+    shown = ", ".join(f"{name} {value}" for name, value in of_training.items() if name != "base")
     return card(
         [CardFile.read(path) for path in paths],
         license=license,
-        inputs=_inputs(pool, ids),
-        pool=facts["pool"],
-        chosen=_chosen(facts, options),
-        scored=_scored(scored, trained, missing),
-        figures=_figures(facts),
-        cautions=_cautions(scored, trained, facts),
         commands=_commands(scored, pool, trained, options),
-        version=version("learnable"),
+        inputs=_inputs(pool, ids),
+        facts=facts,
+        options=options,
+        scored=of_scores,
+        trained=of_training,
+        reference=shown or missing,
     )
 
 
-def card(files: Sequence[CardFile], *, license: str | None, commands: Sequence[str], **parts: Any) -> str:
+def card(
+    files: Sequence[CardFile],
+    *,
+    license: str | None,
+    commands: Sequence[str],
+    facts: Mapping[str, Any],
+    **parts: Any,
+) -> str:
     """Return a card as Markdown, with a head in YAML.
 
     Args:
         files: Of chosen rows.
         license: As the user gave it; None takes what the rows say.
         commands: Command lines that repeat it.
-        parts: What else the template shows; texts are Markdown, except for names of files.
+        facts: Of the selection.
+        parts: What else the template shows.
     """
-    rows, configs, lines = sum(file.rows for file in files), _configs(files), "\n".join(commands)
-    licenses = _licenses(files) if license is None else [license]
+    rows, licenses, readers = sum(file.rows for file in files), Counter[str](), Counter[str]()
+    for file in files:
+        licenses.update(file.licenses)
+        readers[READERS[file.kind]] += file.rows
+    (most, _), *_ = readers.most_common(1)  # load_dataset takes one reader for a folder
+    configs = _configs([file for file in files if READERS[file.kind] == most])
+    named = [license] if license is not None else sorted(licenses) if licenses.total() == rows else []
     head = {
-        **({"license": licenses[0] if len(licenses) == 1 else licenses} if licenses else {}),
+        **({"license": named[0] if len(named) == 1 else named} if named else {}),
         "task_categories": ["text-generation"],
         "size_categories": [_size(rows)],
         "tags": ["learnable", "data-selection", "sft"],
         "configs": configs,
     }
-    # No backticks within the commands may end their block.
-    longest = max(map(len, re.findall("`+", lines)), default=0)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        trim_blocks=True,
-        undefined=jinja2.StrictUndefined,
-        keep_trailing_newline=True,
-    )
-    environment.filters["code"] = code
-    text = environment.get_template("selection_card.md.j2").render(
+    lines = "\n".join(commands)
+    text = _template().render(
         parts,
         head=yaml.safe_dump(head, sort_keys=False, allow_unicode=True, width=110),
         rows=rows,
-        loading=_loading(files, [config["config_name"] for config in configs]),
-        license=_license_note(files, license),
+        names=[config["config_name"] for config in configs],
+        others=[file for file in files if READERS[file.kind] != most],
+        readers=READERS,
+        license=license,
+        licenses=licenses,
+        facts=facts,
+        scorer=_first_line(SCORERS.get(facts["by"])),
+        selector=_first_line(SELECTORS.get(facts["selector"])),
+        alike=LENGTHS_ALIKE,
         commands=lines,
-        fence="`" * max(3, longest + 1),
+        # No backticks within the commands may end their block.
+        fence="`" * max(3, 1 + max(map(len, re.findall("`+", lines)), default=0)),
+        version=version("learnable"),
     )
     return visible(text)
 
 
-def code(text: str) -> str:
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        trim_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"code": code, "number": "{:,}".format}
+    return environment.get_template("selection_card.md.j2")
+
+
+def code(text: Any) -> str:
     """Return a text as code in Markdown, in one line and fit for a table; no backtick ends it."""
-    plain = " ".join(text.split()).replace("`", "'").replace("|", "\\|")
+    plain = " ".join(str(text).split()).replace("`", "'").replace("|", "\\|")
     return f"`{plain}`"
 
 
-def _licenses(files: Sequence[CardFile]) -> list[str]:
-    """Return the licences of all rows; none where that of some rows is not known."""
-    if any(sum(file.licenses.values()) < file.rows for file in files):
-        return []
-    return sorted({name for file in files for name in file.licenses})
-
-
-def _license_note(files: Sequence[CardFile], given: str | None) -> str:
-    if given is not None:
-        return f"License: {code(given)}, as given by who chose the rows."
-    counted = sum((Counter(file.licenses) for file in files), Counter[str]())
-    if not counted:
-        return "License: not given. Ask those who made the rows before you pass them on."
-    told = ", ".join(f"{code(name)} ({count:,} rows)" for name, count in sorted(counted.items()))
-    rest = sum(file.rows for file in files) - counted.total()
-    return f"License, as the rows name it: {told}{f'; not given for {rest:,} rows' if rest else ''}."
+def _first_line(method: Any) -> str:
+    line = str(getattr(method, "__doc__", None) or "").splitlines()[:1]
+    return f" ({line[0].rstrip('.')})" if line else ""
 
 
 def _size(rows: int) -> str:
@@ -214,19 +219,10 @@ def _size(rows: int) -> str:
     return f"n<{SIZES[0]}" if place == 0 else f"{SIZES[place - 1]}<n<{SIZES[place]}"
 
 
-def _loadable(files: Sequence[CardFile]) -> list[CardFile]:
-    """Return the files of the reader that has most rows: ``load_dataset`` takes one reader for a folder."""
-    rows: Counter[str] = Counter()
-    for file in files:
-        rows[READERS[file.kind]] += file.rows
-    (most, _), *_ = rows.most_common(1)
-    return [file for file in files if READERS[file.kind] == most]
-
-
 def _configs(files: Sequence[CardFile]) -> list[dict[str, Any]]:
     """Return what ``load_dataset`` reads: files with the same columns are one configuration."""
     groups: dict[tuple[str, frozenset[str]], list[CardFile]] = {}
-    for file in _loadable(files):
+    for file in files:
         groups.setdefault((file.separator, file.columns), []).append(file)
     configs = []
     for (separator, _), members in groups.items():
@@ -237,34 +233,6 @@ def _configs(files: Sequence[CardFile]) -> list[dict[str, Any]]:
         config = {"config_name": name, "data_files": [{"split": "train", "path": paths}]}
         configs.append(config | ({"sep": separator} if separator != "," else {}))
     return configs
-
-
-def _loading(files: Sequence[CardFile], names: Sequence[str]) -> str:
-    said = ['`datasets.load_dataset("path/of/this/folder")` loads them.']
-    if len(names) > 1:
-        said = [
-            "The files have different columns, so that each kind of them is a configuration of its own: "
-            '`datasets.load_dataset("path/of/this/folder", NAME)` loads one, where NAME is one of '
-            f"{', '.join(map(code, names))}."
-        ]
-    included = _loadable(files)
-    said += [
-        f"{code(file.name)} is not among them, as it is of another kind: "
-        f'`datasets.load_dataset("{READERS[file.kind]}", data_files=...)` loads it.'
-        for file in files
-        if file not in included
-    ]
-    return "\n".join(said)
-
-
-def _reference(scored: Outcome) -> tuple[Outcome | None, str]:
-    """Return the step that trained the reference, and what is said where there is none."""
-    if "reference" not in scored.links:
-        return None, "given, not trained here" if "reference" in scored.inputs else "none"
-    try:
-        return finished(scored.links["reference"], "train"), ""
-    except StoreError:
-        return None, "its folder is not there any more"
 
 
 def _inputs(pool: Pool, ids: pl.Series) -> list[dict[str, Any]]:
@@ -283,83 +251,6 @@ def _inputs(pool: Pool, ids: pl.Series) -> list[dict[str, Any]]:
     ]
 
 
-def _chosen(facts: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, str]:
-    by, selector = str(facts["by"]), str(options.get("selector", "top_k"))
-    told = {
-        "Score": f"{code(by)}, {'lowest' if facts['lowest'] else 'highest'} first{_first_line(SCORERS.get(by))}",
-        "Budget": f"{facts['budget']}: {facts['kept']:,} of {facts['pool']:,} examples",
-        "Selector": f"{code(selector)}{_first_line(SELECTORS.get(selector))}",
-    }
-    for name, label in LABELS.items():
-        if name in options:
-            values = options[name] if isinstance(options[name], list) else [options[name]]
-            told[label] = ", ".join(code(str(value)) for value in values)
-    told |= {f"Rows {name}": f"{facts[name]:,}" for name in ("pinned", "banned") if name in facts}
-    return told | {"Seed": str(options.get("seed", 0))}
-
-
-def _first_line(method: Any) -> str:
-    line = str(getattr(method, "__doc__", None) or "").splitlines()[:1]
-    return f" ({line[0].rstrip('.')})" if line else ""
-
-
-def _scored(scored: Outcome, trained: Outcome | None, missing: str) -> dict[str, str]:
-    facts, measured = scored.facts, {"dtype": "Computed in", "max_length": "Longest example in tokens"}
-    told = {"Model": code(_plain(facts["model"]))} if "model" in facts else {}
-    told |= {label: code(str(facts[name])) for name, label in measured.items() if name in facts}
-    if trained is None:
-        return told | {"Reference": missing}
-    shown = {name: value for name, value in trained.facts.items() if name not in ("base", "model")}
-    if "model" in trained.facts:
-        shown["model"] = _plain(trained.facts["model"])
-    return told | {"Reference": ", ".join(f"{name} {value}" for name, value in shown.items())}
-
-
-def _figures(facts: Mapping[str, Any]) -> dict[str, list[str]]:
-    figures: dict[str, tuple[Sequence[float | None], str]] = {
-        "examples": ((facts["pool"], facts["kept"]), ","),
-        "tokens, prompt and response": ((facts["pool_tokens"], facts["kept_tokens"]), ","),
-        "mean tokens of an example": (_mean_lengths(facts), ".1f"),
-        f"mean {code(str(facts['by']))}": ((facts["mean_pool"], facts["mean_kept"]), ".4g"),
-    }
-    return {
-        name: ["not known" if number is None else format(number, form) for number in pair]
-        for name, (pair, form) in figures.items()
-    }
-
-
-def _mean_lengths(facts: Mapping[str, Any]) -> tuple[float | None, float | None]:
-    if facts["pool_tokens"] is None:
-        return None, None
-    return facts["pool_tokens"] / facts["pool"], facts["kept_tokens"] / max(facts["kept"], 1)
-
-
-def _cautions(scored: Outcome, trained: Outcome | None, facts: Mapping[str, Any]) -> list[str]:
-    said = []
-    before, after = _mean_lengths(facts)
-    if before and after is not None and not LENGTHS_ALIKE[0] <= after / before <= LENGTHS_ALIKE[1]:
-        said.append(
-            f"Chosen examples have {after:.0f} tokens in the mean, those of the pool {before:.0f}: "
-            "the choice is in part one of length."
-        )
-    if trained is not None and trained.facts.get("kind") == "trained" and not trained.facts.get("folds"):
-        said.append(
-            "The reference was trained on the examples that it scores, so that the loss after also says what it "
-            "memorized."
-        )
-    if truncated := scored.facts.get("truncated"):
-        said.append(
-            f"{truncated:,} examples of the pool were cut to the longest length before they were scored."
-        )
-    if undefined := scored.facts.get("undefined"):
-        said.append(f"{undefined:,} examples of the pool have no score; they are chosen only where pinned.")
-    if facts.get("pinned"):
-        said.append(f"{facts['pinned']:,} rows were chosen by hand, whatever their score.")
-    if facts["shortfall"]:
-        said.append(f"The budget was not reached: {facts['shortfall']}")
-    return said
-
-
 def _commands(scored: Outcome, pool: Pool, trained: Outcome | None, options: Mapping[str, Any]) -> list[str]:
     # As they were given, but for the folders of this machine.
     whole = {file.path for file in pool.files if file.kind in ("hub", "starter")}
@@ -367,21 +258,17 @@ def _commands(scored: Outcome, pool: Pool, trained: Outcome | None, options: Map
     typed = [str(value) for name, value in loaded.items() if name.startswith("data ")]
     names = [given if given in whole else Path(given).name for given in typed]
     lines = [_line("load", names, _unusual(loaded, asdict(Reading()) | {"holdout": 0.0}), "pool")]
-    facts = scored.facts
-    score: dict[str, Any] = {"model": _plain(facts["model"])} if "model" in facts else {}
-    score |= {name: facts[name] for name in ("dtype", "max_length") if name in facts}
+    facts = _named(scored.facts)
+    score: dict[str, Any] = {name: facts[name] for name in ("model", "dtype", "max_length") if name in facts}
     if trained is not None:
-        tuning = {"reference.model": _plain(trained.facts["model"])} if "model" in trained.facts else {}
+        tuning = {"reference.model": _named(trained.facts)["model"]} if "model" in trained.facts else {}
         if not tuning:
             tuning = _unusual(_parameters(trained.folder), json.loads(json.dumps(asdict(Reference()))))
         lines.append(_line("train", ["pool"], score | tuning, "reference"))
         score["reference"] = "reference"
     elif "reference" in scored.inputs:
         score["reference"] = "REFERENCE"
-    if "scorers" in facts:
-        score["scorers"] = list(facts["scorers"])
-    if facts.get("vectors", "none") != "none":
-        score["vectors"] = facts["vectors"]
+    score |= {name: facts[name] for name in ("scorers", "vectors") if facts.get(name, "none") != "none"}
     lines.append(_line("score", ["pool"], score, "scores"))
     return [*lines, _line("select", ["scores"], options, "selection")]
 
@@ -406,7 +293,9 @@ def _line(verb: str, given: Sequence[str], options: Mapping[str, Any], output: s
     return shlex.join([*words, "-o", output])
 
 
-def _plain(name: str) -> str:
-    """Return the name of a model without the folder that it lies in; a hub id stays as it is."""
-    path = Path(name).expanduser()
-    return path.name if path.is_absolute() or path.exists() else name
+def _named(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return facts with the name of a model without the folder that it lies in; a hub id stays as it is."""
+    if "model" not in facts:
+        return dict(facts)
+    path = Path(facts["model"]).expanduser()
+    return {**facts, "model": path.name if path.is_absolute() or path.exists() else facts["model"]}
