@@ -1,7 +1,6 @@
 """Ids of examples in a file: a download of the explorer, or a list that somebody wrote."""
 
 import json
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import polars as pl
 from learnable.errors import DataError
 
 COLUMN = "id"
+KINDS = (".parquet", ".csv", ".json", ".jsonl", ".txt")
 _HINT = f"give a download of `learnable explore`, any table with a column {COLUMN!r}, or a .txt with one id per line"
 
 
@@ -25,13 +25,13 @@ def read_ids(path: str | Path) -> list[str]:
     path = Path(path)
     if not path.is_file():
         raise DataError(f"there is no file {path}", hint=_HINT)
-    if path.suffix not in _READERS:
+    if path.suffix not in KINDS:
         raise DataError(
             f"{path}: ids are not read from {path.suffix or 'a file without an ending'}",
-            hint=f"known kinds: {', '.join(_READERS)}",
+            hint=f"known kinds: {', '.join(KINDS)}",
         )
     try:
-        ids = _READERS[path.suffix](path)
+        ids = _values(path)
     except pl.exceptions.ColumnNotFoundError as error:
         raise DataError(f"{path} has no column {COLUMN!r}", hint=_HINT) from error
     except (pl.exceptions.PolarsError, OSError, ValueError) as error:
@@ -46,38 +46,16 @@ def read_ids(path: str | Path) -> list[str]:
     return list(dict.fromkeys(value.strip() for value in ids))
 
 
-def _parquet(path: Path) -> list[Any]:
-    return pl.read_parquet(path, columns=[COLUMN])[COLUMN].to_list()
-
-
-def _csv(path: Path) -> list[Any]:
-    # As text: digits alone would become a number, and lose zeros at the front.
-    return pl.read_csv(path, columns=[COLUMN], infer_schema=False)[COLUMN].to_list()
-
-
-def _json(path: Path) -> list[Any]:
-    return _of_rows(json.loads(path.read_text(encoding="utf-8")))
-
-
-def _jsonl(path: Path) -> list[Any]:
-    with path.open(encoding="utf-8") as lines:
-        return _of_rows([json.loads(line) for line in lines if line.strip()])
-
-
-def _of_rows(rows: Any) -> list[Any]:
+def _values(path: Path) -> list[Any]:
+    if path.suffix == ".parquet":
+        return pl.read_parquet(path, columns=[COLUMN])[COLUMN].to_list()
+    if path.suffix == ".csv":  # as text: digits alone would become a number, and lose zeros at the front
+        return pl.read_csv(path, columns=[COLUMN], infer_schema=False)[COLUMN].to_list()
+    text = path.read_text(encoding="utf-8-sig" if path.suffix == ".txt" else "utf-8")
+    if path.suffix == ".txt":
+        return text.split()
+    lines = [line for line in text.split("\n") if line.strip()]
+    rows = json.loads(text) if path.suffix == ".json" else list(map(json.loads, lines))
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ValueError("it is no list of rows with names")
     return [row.get(COLUMN) for row in rows]
-
-
-def _lines(path: Path) -> list[Any]:
-    return path.read_text(encoding="utf-8-sig").split()
-
-
-_READERS: Mapping[str, Callable[[Path], list[Any]]] = {
-    ".parquet": _parquet,
-    ".csv": _csv,
-    ".json": _json,
-    ".jsonl": _jsonl,
-    ".txt": _lines,
-}

@@ -10,14 +10,12 @@ import polars as pl
 from numpy.typing import NDArray
 
 from learnable.errors import UsageError
-from learnable.explorer.library import library
-from learnable.explorer.sheet import Map, Sheet
+from learnable.explorer.sheet import NEAR, Sheet, X, Y, library
 from learnable.runs.progress import say
 
 FEW = 200
 """Up to so many vectors a plane through them (PCA) says as much as UMAP, and needs no compiling."""
 NEIGHBOURS = 15
-X, Y, NEAR = "map_x", "map_y", "__neighbors"
 Laid = tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32]]
 """Coordinates (m, 2); positions of the neighbours (m, k), the nearest first; their distances (m, k)."""
 
@@ -47,7 +45,7 @@ def with_map(sheet: Sheet, vectors: NDArray[np.float32], *, of: str) -> Sheet:
         schema_overrides={X: pl.Float32, Y: pl.Float32},
     )
     frame = sheet.frame.join(columns, on="row", how="left", maintain_order="left")
-    return replace(sheet, frame=frame, map=Map(x=X, y=Y, neighbours=NEAR, name=f"Map ({of} vectors)"))
+    return replace(sheet, frame=frame, map=f"Map ({of} vectors)")
 
 
 def _plane(vectors: NDArray[np.float32]) -> Laid:
@@ -67,19 +65,14 @@ def _umap(vectors: NDArray[np.float32]) -> Laid:
     """Return UMAP coordinates and the nearest neighbours, from the cache where they are known."""
     say(f"laying out a map of {len(vectors):,} examples; embedding-atlas keeps it for the next time")
     frame = pl.DataFrame({"vector": vectors}).with_columns(pl.col("vector").arr.to_list())
+    names = {"inputs": "vector", "modality": "vector", "x": X, "y": Y, "neighbors": NEAR}
+    settings = {"n_neighbors": NEIGHBOURS, "random_state": 0}
     with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
         # That a seed costs the use of several cores is known: the same run gives the same map.
         warnings.filterwarnings("ignore", message="n_jobs value", category=UserWarning)
         warnings.filterwarnings("ignore", message="Tensorflow not installed", category=ImportWarning)
-        laid = library("projection").compute_projection(
-            frame,
-            inputs="vector",
-            modality="vector",
-            x=X,
-            y=Y,
-            neighbors=NEAR,
-            umap_args={"n_neighbors": NEIGHBOURS, "random_state": 0},
-        )
-    near = laid[NEAR].struct.field("ids").list.to_array(NEIGHBOURS).to_numpy()
-    far = laid[NEAR].struct.field("distances").list.to_array(NEIGHBOURS).to_numpy()
+        laid = library("projection").compute_projection(frame, umap_args=settings, **names)
+    near, far = (
+        laid[NEAR].struct.field(name).list.to_array(NEIGHBOURS).to_numpy() for name in ("ids", "distances")
+    )
     return laid.select(X, Y).to_numpy(), near, far

@@ -1,12 +1,13 @@
 """The first screen: which charts stand where, with which words. Plain JSON in the form that embedding-atlas keeps."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
-from learnable.explorer.sheet import Sheet
+from learnable.explorer.sheet import NEAR, Sheet, X, Y
 
 Chart = dict[str, Any]
+Tile = tuple[str, Chart, tuple[int, int, int, int]]
+"""A chart, its name before, and its place in the grid behind: from the left, from the top, width, height."""
 
 COLUMNS, ROWS = 24, 18
 """Grid of a screen; what lies below the last row is scrolled to."""
@@ -14,121 +15,105 @@ DRAWN_ROWS = 20_000
 """Up to so many examples are drawn as dots without a graphics card; more as a grid of counts."""
 CELLS = 50
 """Along each side of that grid."""
-RED, GREY = "#dc2626", "#94a3b8"
-COLOURS = {"domain": ["no", "yes"], "range": [GREY, RED]}
+COLOURS = {"domain": ["no", "yes"], "range": ["#94a3b8", "#dc2626"]}
 # Texts are shown as they are: with their line breaks, and no part of them taken as HTML or Markdown.
 AS_IT_IS = {
     "renderer": "liquid-template",
     "options": {"template": '<div style="white-space: pre-wrap">{{ value | escape }}</div>'},
+    "display": "full",
 }
 HELP = (
     "Drag over a chart or click a bar to filter: the other charts, the table and the download (arrow at the top) "
     "follow; Esc clears. Click a row to read it whole. The magnifier searches all text."
 )
-HIDDEN = ("question", "answer", "undefined", "row", "map_x", "map_y")
+HIDDEN = ("question", "answer", "undefined", "row", X, Y)
 """Columns that no card and no list needs; the download has them."""
 # Bars count the kind of a reason; which example a near-duplicate is like stands in the table.
 _KIND_OF_REASON = "coalesce(regexp_replace(reason, '^(near-duplicate|not among the best|not picked) (of|by) .*$', '\\1'), '(chosen)')"
 
 
-@dataclass(frozen=True)
-class Tile:
-    """A chart and its place in the grid."""
-
-    name: str
-    chart: Chart
-    x: int
-    y: int
-    width: int
-    height: int
-
-
 def first_screen(sheet: Sheet) -> dict[str, Any]:
     """Return the state in which the page opens."""
-    tiles = list(_overview(sheet))
-    charts = {tile.name: tile.chart for tile in tiles}
-    layouts: dict[str, dict[str, Any]] = {"overview": _dashboard("Overview", tiles)}
+    tiles = [*_overview(sheet), *_below(sheet)]
+    charts = {name: chart for name, chart, _ in tiles}
+    sides = ("x", "y", "width", "height")
+    places = {name: dict(zip(sides, place, strict=True)) for name, _, place in tiles}
+    layouts: dict[str, Chart] = {
+        "overview": {
+            "type": "dashboard",
+            "name": "Overview",
+            "chartIds": list(places),
+            "grids": {f"{COLUMNS}x{ROWS}": {"placements": places}},
+        }
+    }
     beside = [name for name in ("chosen", "chosen by", "reason", "source", "filters") if name in charts]
     if sheet.text:
-        charts["cards"] = _cards(sheet)
-        layouts["read"] = _list("Read", ["cards", *beside])
+        charts["cards"] = _rows(sheet, viewMode="cards", pageSize=20)
+        layouts["read"] = {"type": "list", "name": "Read", "chartIds": ["cards", *beside]}
     for name, cloud in _clouds(sheet):
         charts[name] = cloud
-        layouts[name] = _list(cloud["title"], [name, "table", *beside])
+        layouts[name] = {"type": "list", "name": cloud["title"], "chartIds": [name, "table", *beside]}
+    styles: dict[str, Chart] = {name: {"display": "hidden"} for name in HIDDEN}
+    styles |= {sheet.text: AS_IT_IS} if sheet.text else {}
     return {
         "charts": charts,
         "layouts": layouts,
         "layoutOrder": list(layouts),
         "currentLayout": "overview",
-        "columnStyles": _styles(sheet),
+        "columnStyles": {name: style for name, style in styles.items() if name in sheet.frame.columns},
     }
-
-
-def _dashboard(name: str, tiles: Sequence[Tile]) -> dict[str, Any]:
-    places = {
-        each.name: {"x": each.x, "y": each.y, "width": each.width, "height": each.height} for each in tiles
-    }
-    grids = {f"{COLUMNS}x{ROWS}": {"placements": places}}
-    return {"type": "dashboard", "name": name, "chartIds": [tile.name for tile in tiles], "grids": grids}
-
-
-def _list(name: str, charts: Sequence[str]) -> dict[str, Any]:
-    return {"type": "list", "name": name, "chartIds": list(charts)}
 
 
 def _overview(sheet: Sheet) -> Iterator[Tile]:
-    """Yield what stands on the first screen and below it."""
-    left = 0
-    if plane := _losses(sheet):
-        yield Tile("plane", plane, 0, 0, 7, 9)
-        left = 7
+    """Yield what stands on the first screen."""
+    left, has_choice, texts = 0, sheet.has("chosen"), sheet.text is not None
+    if sheet.has("loss_before", "loss_after"):
+        title = "loss before and after training, nats per token"
+        yield "plane", _dots(sheet, "loss_before", "loss_after", title), (0, 0, left := 7, 9)
+    elif sheet.scores and sheet.has("response_tokens"):
+        title = f"response tokens and {sheet.scores[0]}"
+        yield "plane", _dots(sheet, "response_tokens", sheet.scores[0], title), (0, 0, left := 7, 9)
     if sheet.scores:
-        yield Tile("score", _histogram(sheet, sheet.scores[0]), left, 0, 12 - left, 5)
+        yield "score", _histogram(sheet, sheet.scores[0]), (left, 0, 12 - left, 5)
     if length := next((name for name in ("response_tokens", "tokens") if sheet.has(name)), None):
-        yield Tile("length", _histogram(sheet, length), left, 5, 12 - left, 4)
-    if sheet.has("chosen"):
-        yield Tile("chosen", _bars("chosen", order=["yes", "no"]), 12, 0, 6, 3)
+        yield "length", _histogram(sheet, length), (left, 5, 12 - left, 4)
+    if has_choice:
+        yield "chosen", _bars("chosen") | {"order": ["yes", "no"]}, (12, 0, 6, 3)
     if sheet.has("source"):
-        top = 3 if sheet.has("chosen") else 0
-        yield Tile("source", _bars("source"), 12, top, 6, 9 - top)
+        yield "source", _bars("source"), (12, 3, 6, 6) if has_choice else (12, 0, 6, 9)
     about = {"type": "markdown", "title": sheet.title, "content": f"{sheet.about}\n\n{HELP}"}
-    yield Tile("about", about, 18, 0, 6, 5)
+    yield "about", about, (18, 0, 6, 5)
     if "reason" in sheet.frame.columns:
-        yield Tile("reason", _bars({"sql": _KIND_OF_REASON}, title="reason"), 18, 5, 6, 4)
+        yield "reason", _bars("reason", field={"sql": _KIND_OF_REASON}), (18, 5, 6, 4)
     elif "chosen_by" in sheet.frame.columns:
-        yield Tile("chosen by", _bars("chosen_by", several=True), 18, 5, 6, 4)
+        yield "chosen by", _bars("chosen_by", is_list=True), (18, 5, 6, 4)
     else:
-        yield Tile("filters", _conditions(sheet), 18, 5, 6, 4)
-    yield Tile("table", _table(sheet), 0, 9, 17 if sheet.text else COLUMNS, 9)
-    if sheet.text:
+        yield "filters", _conditions(sheet), (18, 5, 6, 4)
+    names = sheet.frame.columns
+    styles = {name: AS_IT_IS for name in ("question", "answer") if name in names}
+    shown = [name for name in names if name != sheet.text or name == "source"]
+    yield "table", _rows(sheet, columns=shown, columnStyles=styles), (0, 9, 17 if texts else COLUMNS, 9)
+    if texts:
         title = f"{sheet.text} of the row that you click"
-        yield Tile("reading", {"type": "content-viewer", "title": title, "field": sheet.text}, 17, 9, 7, 9)
-    yield from _below(sheet)
+        yield "reading", {"type": "content-viewer", "title": title, "field": sheet.text}, (17, 9, 7, 9)
 
 
 def _below(sheet: Sheet) -> Iterator[Tile]:
     """Yield what is scrolled to: filters, the map, and all other figures, four in a row."""
     charts: list[tuple[str, Chart]] = []
-    if "reason" in sheet.frame.columns or "chosen_by" in sheet.frame.columns:
+    if {"reason", "chosen_by"} & set(sheet.frame.columns):
         charts.append(("filters", _conditions(sheet)))
     if sheet.map:
-        charts.append(("map dots", _dots(sheet, sheet.map.x, sheet.map.y, sheet.map.name)))
-    charts += [(f"figure {name}", _histogram(sheet, name)) for name in _others(sheet)]
+        charts.append(("map dots", _dots(sheet, X, Y, sheet.map)))
+    others = [*sheet.scores[1:], "loss_before", "loss_after", "loss_alone", "tokens"]
+    charts += [(f"figure {name}", _histogram(sheet, name)) for name in others if sheet.has(name)]
     for number, (name, chart) in enumerate(charts):
-        yield Tile(name, chart, number % 4 * 6, ROWS + number // 4 * 7, 6, 7)
+        yield name, chart, (number % 4 * 6, ROWS + number // 4 * 7, 6, 7)
 
 
-def _others(sheet: Sheet) -> list[str]:
-    names = [*sheet.scores[1:], "loss_before", "loss_after", "loss_alone", "tokens"]
-    return [name for name in names if sheet.has(name)]
-
-
-def _bars(
-    field: Any, *, title: str | None = None, order: list[str] | None = None, several: bool = False
-) -> Chart:
-    data = {"field": field, "isList": several}
-    chart: Chart = {"type": "count-plot", "title": title or str(field), "data": data, "categoryWidth": 120}
-    return chart | ({"order": order} if order else {})
+def _bars(title: str, *, field: Any = None, is_list: bool = False) -> Chart:
+    data = {"field": field or title, "isList": is_list}
+    return {"type": "count-plot", "title": title, "data": data, "categoryWidth": 120}
 
 
 def _histogram(sheet: Sheet, name: str) -> Chart:
@@ -147,118 +132,64 @@ def _histogram(sheet: Sheet, name: str) -> Chart:
     }
 
 
-def _losses(sheet: Sheet) -> Chart | None:
-    """Return the two losses, or a score over the length, against each other; None when there are no such columns."""
-    if sheet.has("loss_before", "loss_after"):
-        return _dots(sheet, "loss_before", "loss_after", "loss before and after training, nats per token")
-    if sheet.scores and sheet.has("response_tokens"):
-        return _dots(sheet, "response_tokens", sheet.scores[0], f"response tokens and {sheet.scores[0]}")
-    return None
-
-
 def _dots(sheet: Sheet, x: str, y: str, title: str) -> Chart:
     """Return a dot for each example, the chosen ones in red and on top; cells with counts where they are too many."""
-    encoding: Chart = {"x": {"field": x}, "y": {"field": y}}
-    brush = {"selection": {"brush": {"encoding": "xy"}}}
-    # Axes that stay where they are when a filter takes dots away.
-    scale = {
-        axis: {"domain": [sheet.frame[name].min(), sheet.frame[name].max()]}
-        for axis, name in (("x", x), ("y", y))
+    axes = {"x": x, "y": y}
+    encoding: Chart = {axis: {"field": name} for axis, name in axes.items()}
+    scale: Chart = {
+        axis: {"domain": [sheet.frame[name].min(), sheet.frame[name].max()]} for axis, name in axes.items()
     }
+    layer: Chart = {"filter": "$filter", "encoding": encoding}
     if sheet.frame.height > DRAWN_ROWS:
-        cells = {axis: {**value, "bin": {"desiredCount": CELLS}} for axis, value in encoding.items()}
-        cells["color"] = {"aggregate": "count"}
-        layer: Chart = {"mark": "rect", "filter": "$filter", "encoding": cells}
-        return {"title": f"{title}; examples in each cell", "layers": [layer], "scale": scale, **brush}
-    there = " AND ".join(f"{_quoted(name)} IS NOT NULL" for name in (x, y))
-    rows = f"SELECT * FROM $table WHERE {there}"
-    layer = {
-        "mark": "point",
-        "filter": "$filter",
-        "size": 12,
-        "style": {"fillOpacity": 0.7},
-        "encoding": encoding,
-    }
-    if not sheet.has("chosen"):
-        return {"title": title, "layers": [layer | {"from": {"sql": rows}}], "scale": scale, **brush}
-    layer["from"] = {"sql": f"{rows} ORDER BY rank DESC NULLS FIRST"}
-    encoding["color"] = {"field": "chosen"}
-    return {"title": title, "layers": [layer], "scale": {"color": COLOURS, **scale}, **brush}
+        title += "; examples in each cell"
+        encoding = {axis: value | {"bin": {"desiredCount": CELLS}} for axis, value in encoding.items()}
+        layer |= {"mark": "rect", "encoding": encoding | {"color": {"aggregate": "count"}}}
+    else:
+        there = " AND ".join(f"{_quoted(name)} IS NOT NULL" for name in (x, y))
+        order = ""
+        if sheet.has("chosen"):
+            order = " ORDER BY rank DESC NULLS FIRST"
+            encoding["color"], scale["color"] = {"field": "chosen"}, COLOURS
+        rows = {"from": {"sql": f"SELECT * FROM $table WHERE {there}{order}"}}
+        layer |= {"mark": "point", "size": 12, "style": {"fillOpacity": 0.7}} | rows
+    return {"title": title, "layers": [layer], "scale": scale, "selection": {"brush": {"encoding": "xy"}}}
 
 
 def _clouds(sheet: Sheet) -> Iterator[tuple[str, Chart]]:
     """Yield the scatters with a text under each dot; they need a browser with WebGPU."""
     about = {"text": sheet.text, "category": "chosen" if sheet.has("chosen") else "source"}
     if sheet.has("loss_before", "loss_after"):
-        yield (
-            "losses",
-            {
-                "type": "embedding",
-                "title": "Losses",
-                "data": {"x": "loss_before", "y": "loss_after", **about},
-            },
-        )
+        axes = {"x": "loss_before", "y": "loss_after"}
+        yield "losses", {"type": "embedding", "title": "Losses", "data": axes | about}
     if sheet.map:
-        data = {"x": sheet.map.x, "y": sheet.map.y, "neighbors": sheet.map.neighbours, **about}
-        yield "map", {"type": "embedding", "title": sheet.map.name, "data": data}
+        axes = {"x": X, "y": Y, "neighbors": NEAR}
+        yield "map", {"type": "embedding", "title": sheet.map, "data": axes | about}
 
 
 def _conditions(sheet: Sheet) -> Chart:
-    return {"type": "predicates", "title": "SQL filters", "items": list(_filters(sheet))}
-
-
-def _filters(sheet: Sheet) -> Iterator[dict[str, str]]:
-    """Yield conditions that people ask for; more can be written on the page."""
+    """Return conditions that people ask for; more can be written on the page."""
+    asked: dict[str, str] = {}
     if sheet.by and sheet.has("chosen"):
         by, (share, side) = _quoted(sheet.by), (0.05, "<=") if sheet.by in sheet.lowest else (0.95, ">=")
         limit = f"(SELECT quantile_cont({by}, {share}) FROM dataset)"
-        yield {
-            "name": f"best 5% by {sheet.by}, not chosen",
-            "predicate": f"chosen = 'no' AND {by} {side} {limit}",
-        }
+        asked[f"best 5% by {sheet.by}, not chosen"] = f"chosen = 'no' AND {by} {side} {limit}"
     if sheet.has("loss_before", "loss_after"):
-        yield {"name": "loss rose in training", "predicate": "loss_after > loss_before"}
+        asked["loss rose in training"] = "loss_after > loss_before"
     if sheet.has("truncated") and "yes" in sheet.frame["truncated"]:
-        yield {"name": "truncated", "predicate": "truncated = 'yes'"}
+        asked["truncated"] = "truncated = 'yes'"
     if sheet.has("undefined"):
-        yield {"name": "without a score", "predicate": "undefined IS NOT NULL"}
+        asked["without a score"] = "undefined IS NOT NULL"
+    items = [{"name": name, "predicate": predicate} for name, predicate in asked.items()]
+    return {"type": "predicates", "title": "SQL filters", "items": items}
 
 
-def _table(sheet: Sheet) -> Chart:
-    shown = [name for name in sheet.frame.columns if name != sheet.text or name == "source"]
-    styles = {name: {**AS_IT_IS, "display": "full"} for name in ("question", "answer") if name in shown}
-    return {
-        "type": "instances",
-        "title": "examples",
-        "columns": shown,
-        "sort": _order(sheet),
-        "columnStyles": styles,
-    }
-
-
-def _cards(sheet: Sheet) -> Chart:
-    return {
-        "type": "instances",
-        "title": "examples",
-        "viewMode": "cards",
-        "pageSize": 20,
-        "sort": _order(sheet),
-    }
-
-
-def _order(sheet: Sheet) -> list[dict[str, str]]:
-    """Return the chosen first, in the order chosen, then the others by score."""
-    order = [{"column": "rank", "direction": "ascending"}] if sheet.has("rank") else []
-    by = [(name, "ascending" if name in sheet.lowest else "descending") for name in sheet.scores[:1]]
-    return order + [{"column": name, "direction": direction} for name, direction in by]
+def _rows(sheet: Sheet, **more: Any) -> Chart:
+    """Return the examples: the chosen first, in the order chosen, then the others by score."""
+    order = {"rank": "ascending"} if sheet.has("rank") else {}
+    order |= {name: "ascending" if name in sheet.lowest else "descending" for name in sheet.scores[:1]}
+    sort = [{"column": name, "direction": direction} for name, direction in order.items()]
+    return {"type": "instances", "title": "examples", "sort": sort} | more
 
 
 def _quoted(column: str) -> str:
     return '"' + column.replace('"', '""') + '"'
-
-
-def _styles(sheet: Sheet) -> dict[str, dict[str, Any]]:
-    styles: dict[str, dict[str, Any]] = {name: {"display": "hidden"} for name in HIDDEN}
-    if sheet.text:
-        styles[sheet.text] = {**AS_IT_IS, "display": "full"}
-    return {name: style for name, style in styles.items() if name in sheet.frame.columns}

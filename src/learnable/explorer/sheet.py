@@ -1,29 +1,29 @@
 """One row per example with all there is to see of it, and what the charts of the first screen are about."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 import polars as pl
 
 from learnable.measures import COLUMNS
+from learnable.packages import needed
 
 MADE = ("row", "chosen", "rank", "reason", "chosen_by", "question", "answer", "conversation")
 """Columns that are put together here."""
 
-LOSSES = ("loss_before", "loss_after")
-_FIRST = ("chosen", "rank", "chosen_by")
-_TEXTS = ("source", "question", "answer")
+X, Y, NEAR = "map_x", "map_y", "__neighbors"
+"""Of the map: places, and the nearest examples with their distances."""
 _LAST = ("truncated", "undefined", "reason", "conversation", "id", "row")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Map:
-    """Two columns of coordinates, and the column of neighbours that goes with them."""
+def library(module: str) -> Any:
+    """Return a module of embedding-atlas, of the extra ``explore``.
 
-    x: str
-    y: str
-    neighbours: str | None
-    name: str
+    Raises:
+        UsageError: If it, or something that it needs, is not installed.
+    """
+    return needed(f"embedding_atlas.{module}", by="learnable explore", extra="explore")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class Sheet:
         scores: Columns with a score, that one first.
         lowest: Those of them of which the lowest are the best.
         text: Column to search; None when there is no text.
-        map: Where similar examples lie close together; None without vectors.
+        map: Name of the map on which similar examples lie close together, by the columns of places and neighbours.
     """
 
     title: str
@@ -49,7 +49,7 @@ class Sheet:
     scores: Sequence[str]
     lowest: Sequence[str]
     text: str | None
-    map: Map | None = field(default=None)
+    map: str | None = None
 
     def has(self, *columns: str) -> bool:
         """Return whether all these columns are there, with something in them."""
@@ -91,7 +91,10 @@ def sheet_of(
     if "truncated" in frame.columns:
         frame = frame.with_columns(_yes_or_no(pl.col("truncated")).alias("truncated"))
     if kept is not None and dropped is not None:
-        frame = _with_choice(frame, kept, dropped)
+        ranks = kept.select("id", rank=pl.col("rank").cast(pl.Int32) + 1)
+        for more in (ranks, dropped.select("id", "reason").unique("id", keep="first")):
+            frame = frame.join(more, on="id", how="left", maintain_order="left")
+        frame = frame.with_columns(chosen=_yes_or_no(pl.col("rank").is_not_null()))
     if selections is not None:
         methods = selections.group_by("id").agg(chosen_by=pl.col("method").unique().sort())
         frame = frame.join(methods, on="id", how="left", maintain_order="left")
@@ -111,14 +114,6 @@ def sheet_of(
         lowest=lowest,
         text=text,
     )
-
-
-def _with_choice(frame: pl.DataFrame, kept: pl.DataFrame, dropped: pl.DataFrame) -> pl.DataFrame:
-    ranks = kept.select("id", rank=pl.col("rank").cast(pl.Int32) + 1)
-    reasons = dropped.select("id", "reason").unique("id", keep="first")
-    frame = frame.join(ranks, on="id", how="left", maintain_order="left")
-    frame = frame.join(reasons, on="id", how="left", maintain_order="left")
-    return frame.with_columns(chosen=_yes_or_no(pl.col("rank").is_not_null()))
 
 
 def _yes_or_no(condition: pl.Expr) -> pl.Expr:
@@ -144,7 +139,8 @@ def _longest_text(frame: pl.DataFrame) -> str | None:
 
 def _in_order(frame: pl.DataFrame, scores: Sequence[str]) -> pl.DataFrame:
     """Return the columns as one reads them: whether it was chosen, its score, its text, then all other figures."""
-    wanted = dict.fromkeys([*_FIRST, *scores[:1], *_TEXTS, *LOSSES, *scores[1:], *COLUMNS])
+    first = ("chosen", "rank", "chosen_by", *scores[:1], "source", "question", "answer")
+    wanted = dict.fromkeys([*first, "loss_before", "loss_after", *scores[1:], *COLUMNS])
     ahead = [name for name in wanted if name in frame.columns]
     behind = [name for name in _LAST if name in frame.columns]
     others = [name for name in frame.columns if name not in (*ahead, *behind)]

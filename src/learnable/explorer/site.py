@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from learnable.errors import DiskError, UsageError
-from learnable.explorer.library import library
 from learnable.explorer.screen import first_screen
-from learnable.explorer.sheet import Sheet
+from learnable.explorer.sheet import NEAR, Sheet, X, Y, library
 from learnable.runs.files import replacing
 from learnable.runs.identity import fingerprint
 
@@ -169,11 +168,11 @@ def _source(sheet: Sheet) -> Any:
     props = library("options").make_embedding_atlas_props(
         row_id="row",
         text=sheet.text,
-        neighbors=sheet.map.neighbours if sheet.map else None,
+        neighbors=NEAR if sheet.map else None,
         initial_state=first_screen(sheet),
     )
     # Under this name the page keeps the words it found for places on the map.
-    places = sheet.frame.select(sheet.map.x, sheet.map.y).sum().rows() if sheet.map else []
+    places = sheet.frame.select(X, Y).sum().rows() if sheet.map else []
     identity = fingerprint([sheet.frame["id"].to_list(), [list(row) for row in places]])
     try:
         return library("data_source").DataSource(identity, sheet.frame, {"props": props})
