@@ -26,25 +26,21 @@ def drawn(work, width):
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, color_system=None, width=width)
     bars = Progress(*progress._columns(width), console=console, expand=True, auto_refresh=False)
-    work.shown(bars)
+    work.show(bars)
     console.print(bars.get_renderable())
     (line,) = screen.getvalue().splitlines()
     return line
 
 
 def work(total=1_000_000, done=0, label="reference loss, part 2 of 2"):
-    return progress._Live(label, total, done, "tokens")
-
-
-def advance(piece, amount):
-    progress._Work.advance(piece, amount)
+    return progress.ProgressBar(label, total, done, "tokens")
 
 
 @pytest.mark.parametrize("width", [20, 40, 59, 60, 80, 200])
 def test_a_bar_is_one_line_of_a_terminal(width, clock):
     piece = work()
     clock[0] += 3
-    advance(piece, 370_000)
+    piece.advance(370_000)
     line = drawn(piece, width)
     assert len(line) <= width
     assert "37%" in line
@@ -54,7 +50,7 @@ def test_a_bar_is_one_line_of_a_terminal(width, clock):
 def test_a_wide_terminal_shows_the_whole_label_and_the_rate(clock):
     piece = work()
     clock[0] += 3
-    advance(piece, 370_368)
+    piece.advance(370_368)
     assert "reference loss, part 2 of 2 " in drawn(piece, 80)
     assert "123,456 tokens/s" in drawn(piece, 80)
 
@@ -66,7 +62,7 @@ def test_the_time_left_is_not_known_before_the_first_step(clock):
 def test_between_slow_steps_the_rate_is_remembered_and_the_time_left_goes_down(clock):
     piece = work()
     clock[0] += 600
-    advance(piece, 590_000)
+    piece.advance(590_000)
     clock[0] += 300
     line = drawn(piece, 80)
     assert "59%" in line
@@ -77,7 +73,7 @@ def test_between_slow_steps_the_rate_is_remembered_and_the_time_left_goes_down(c
 def test_what_an_earlier_run_did_counts_as_done_and_not_as_speed(clock):
     piece = work(done=900_000)
     clock[0] += 10
-    advance(piece, 10_000)
+    piece.advance(10_000)
     assert "91%" in drawn(piece, 80)
     assert "1,000 tokens/s" in drawn(piece, 80)
     assert str(piece).endswith("910,000 of 1,000,000 tokens, 1,000 tokens/s, 90 s left")

@@ -10,7 +10,7 @@ import pytest
 from learnable.errors import DiskError, StoreError
 from learnable.runs import outputs
 from learnable.runs import step as steps
-from learnable.runs.locks import waiting_lock
+from learnable.runs.locks import locked
 from learnable.runs.price import Price, peak_memory_bytes
 from learnable.runs.records import read_json, read_outcome
 from learnable.runs.step import Finished, Step, run
@@ -390,7 +390,7 @@ def test_a_finished_step_leaves_no_lock(folder):
 
 
 def test_a_lock_that_was_waited_for_leaves_nothing(tmp_path):
-    with waiting_lock(tmp_path / "x.lock"):
+    with locked(tmp_path / "x.lock"):
         assert files(tmp_path) == {"x.lock"}
     assert files(tmp_path) == set()
 

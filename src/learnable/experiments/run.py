@@ -25,7 +25,7 @@ import polars as pl
 from learnable.evaluators import Completion, Evaluation, JudgeEvaluator, completions, graded_all, judged
 from learnable.experiments.arms import Arm
 from learnable.experiments.table import Measured, SelectionCost, arm_table
-from learnable.runs.locks import waiting_lock
+from learnable.runs.locks import locked
 from learnable.runs.progress import say
 from learnable.runs.store import Store
 from learnable.types import ModelRef
@@ -147,7 +147,7 @@ def _train(arms: Sequence[Arm], *, max_length: int, store: Path) -> "tuple[list[
             start = stages[-1].folder if stages else None
             whole = start is not None and arm.tuning.method == "full"
             # Two experiments may share a store, and an arm.
-            with waiting_lock(store / "arms" / f"{name}.lock"):
+            with locked(store / "arms" / f"{name}.lock"):
                 trained = fine_tune(
                     replace(arm.base, name=str(start)) if whole else arm.base,
                     rows,

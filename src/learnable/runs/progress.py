@@ -3,15 +3,14 @@
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Any, Protocol
+from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
 from rich.table import Column
-from rich.text import Text
 
 from learnable.visible import visible
 
@@ -24,14 +23,7 @@ _heard = threading.Event()
 """Set once anything was said."""
 
 
-class ProgressBar(Protocol):
-    """Counts what is done."""
-
-    def advance(self, amount: int) -> None:
-        """Add work done."""
-
-
-class _Work:
+class ProgressBar:
     """A piece of work: how much of it is done, and how fast. Between slow steps it goes on at the speed of those before.
 
     Args:
@@ -45,11 +37,18 @@ class _Work:
         self.label, self.total, self.done, self.unit = label, total, done, unit
         self._before, self._start = done, time.monotonic()
         self._last = self._start
+        self._drawn: Callable[[int], None] = lambda _: None
+
+    def show(self, progress: Progress) -> None:
+        """Show the work as a bar that is drawn anew all the time."""
+        task = progress.add_task(self.label, total=self.total, completed=self.done, work=self)
+        self._drawn = lambda amount: progress.update(task, advance=amount)
 
     def advance(self, amount: int) -> None:
         """Add work done."""
         self.done += amount
         self._last = time.monotonic()
+        self._drawn(amount)
 
     @property
     def rate(self) -> float:
@@ -65,49 +64,24 @@ class _Work:
         return max(self.total - self.done, 0) / self.rate - (time.monotonic() - self._last)
 
     @property
-    def elapsed_s(self) -> float:
-        """Seconds of this run."""
-        return time.monotonic() - self._start
+    def speed(self) -> str:
+        """The rate in words."""
+        return f"{self.rate:,.0f} {self.unit}/s" if self.rate else ""
+
+    @property
+    def clock(self) -> str:
+        """The time left, and at the end the time it took."""
+        seconds = self.left_s if self.done < self.total else time.monotonic() - self._start
+        if seconds is None:
+            return "-:--:--"
+        minutes, rest = divmod(max(round(seconds), 0), 60)
+        return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 
     def __str__(self) -> str:
         line = f"{self.label}: {self.done:,} of {self.total:,} {self.unit}"
         if self.left_s is None:
             return line
-        return f"{line}, {self.rate:,.0f} {self.unit}/s, {max(self.left_s, 0):,.0f} s left"
-
-
-class _Live(_Work):
-    """Shows the work as a bar that is drawn anew all the time."""
-
-    def shown(self, progress: Progress) -> None:
-        self._progress = progress
-        self._task: TaskID = progress.add_task(self.label, total=self.total, completed=self.done, work=self)
-
-    def advance(self, amount: int) -> None:
-        super().advance(amount)
-        self._progress.update(self._task, advance=amount)
-
-
-class _Rate(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        work: _Work = task.fields["work"]
-        return Text(f"{work.rate:,.0f} {work.unit}/s" if work.rate else "")
-
-
-class _Left(ProgressColumn):
-    """The time left, and at the end the time it took."""
-
-    def render(self, task: Task) -> Text:
-        work: _Work = task.fields["work"]
-        seconds = work.elapsed_s if task.finished else work.left_s
-        return Text(_clock(seconds))
-
-
-def _clock(seconds: float | None) -> str:
-    if seconds is None:
-        return "-:--:--"
-    minutes, rest = divmod(max(round(seconds), 0), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
+        return f"{line}, {self.speed}, {max(self.left_s, 0):,.0f} s left"
 
 
 def pauses() -> Iterator[float]:
@@ -120,7 +94,7 @@ def pauses() -> Iterator[float]:
         yield pause
 
 
-def _write_lines(work: _Work, over: threading.Event) -> None:
+def _write_lines(work: ProgressBar, over: threading.Event) -> None:
     how_often = f"; a line every {LINE_EVERY_S:.0f} s, then every {LINE_AT_MOST_EVERY_S / 60:.0f} min"
     for number, pause in enumerate(pauses()):
         if over.wait(pause):
@@ -138,15 +112,14 @@ def bar(label: str, total: int, *, done: int = 0, unit: str = "tokens") -> Itera
         done: What an earlier run did of it.
         unit: What is counted.
     """
-    console = Console(stderr=True)
+    console, work = Console(stderr=True), ProgressBar(label, total, done, unit)
     if console.is_interactive:
-        live = _Live(label, total, done, unit)
         _heard.set()
         with Progress(*_columns(console.width), console=console, expand=True) as progress:
-            live.shown(progress)
-            yield live
+            work.show(progress)
+            yield work
         return
-    work, over = _Work(label, total, done, unit), threading.Event()
+    over = threading.Event()
     lines = threading.Thread(target=_write_lines, args=(work, over), daemon=True)
     lines.start()
     try:
@@ -160,17 +133,17 @@ def _columns(width: int) -> tuple[ProgressColumn, ...]:
     """Return what fits on one line: a bar that breaks into two is drawn anew below itself, again and again."""
     wide = width >= WIDE
     room: dict[str, Any] = {"max_width": width // 2 - 8} if wide else {"ratio": 1}
-    label = TextColumn("{task.description}", table_column=_column(overflow="ellipsis", **room))
-    done = TextColumn("{task.percentage:>3.0f}%", table_column=_column(min_width=4))
-    left = _Left(table_column=_column(min_width=7))
+    label = _text("{task.description}", overflow="ellipsis", **room)
+    done = _text("{task.percentage:>3.0f}%", min_width=4)
+    left = _text("{task.fields[work].clock}", min_width=7)
     if not wide:
         return label, done, left
-    line = BarColumn(bar_width=None, table_column=_column(ratio=1))
-    return label, line, done, _Rate(table_column=_column()), left
+    line = BarColumn(bar_width=None, table_column=Column(no_wrap=True, ratio=1))
+    return label, line, done, _text("{task.fields[work].speed}"), left
 
 
-def _column(**options: Any) -> Column:
-    return Column(no_wrap=True, **options)
+def _text(written: str, **options: Any) -> TextColumn:
+    return TextColumn(written, table_column=Column(no_wrap=True, **options))
 
 
 def say(text: str) -> None:

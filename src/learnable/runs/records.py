@@ -1,13 +1,12 @@
 """The record of a step: what was done with what, by which a second run knows that nothing is left to do.
 
-A step's folder gets ``begun.json`` first and ``step.json`` last; a folder with the first only was interrupted. The
-latter lists the outputs: what is removed or changed later is made again.
+A step's folder gets ``begun.json`` first and ``step.json`` last, which lists the outputs.
 """
 
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,6 +18,7 @@ from learnable.runs.price import Cost, Price
 
 BEGUN, DONE, LOCK = RECORDS = ("begun.json", "step.json", "run.lock")
 ANEW = "delete its folder and run again"
+ANOTHER = "give a folder that a learnable command wrote"
 
 
 class UnreadableError(StoreError):
@@ -43,12 +43,12 @@ class Outcome(os.PathLike[str]):
 
     verb: str
     folder: Path
-    identity: str
-    inputs: Mapping[str, str]
+    identity: str = ""
+    inputs: Mapping[str, str] = field(default_factory=dict)
     facts: Mapping[str, Any]
-    links: Mapping[str, Path]
-    cost: Cost
-    ran: bool
+    links: Mapping[str, Path] = field(default_factory=dict)
+    cost: Cost = field(default_factory=Cost)
+    ran: bool = False
     price: Price | None = None
 
     @property
@@ -61,36 +61,16 @@ class Outcome(os.PathLike[str]):
 
     @classmethod
     def planned(
-        cls,
-        verb: str,
-        folder: Path,
-        lines: Sequence[str],
-        *,
-        price: Price | None = None,
-        identity: str = "",
+        cls, verb: str, folder: Path, lines: Sequence[str], *, price: Price | None = None, identity: str = ""
     ) -> Self:
         """Return the outcome of a dry run: what the step would do and cost, in words and figures."""
         price = price or Price()
-        return cls(
-            verb=verb,
-            folder=folder,
-            identity=identity,
-            inputs={},
-            facts={"would run": list(lines), "price": price.words},
-            links={},
-            cost=Cost(),
-            ran=False,
-            price=price,
-        )
+        facts = {"would run": list(lines), "price": price.words}
+        return cls(verb=verb, folder=folder, identity=identity, facts=facts, price=price)
 
 
 def write_outcome(outcome: Outcome, begun: Mapping[str, Any]) -> None:
-    """Write the record that says a step is done.
-
-    Args:
-        outcome: What it left behind.
-        begun: What its folder said at the beginning: format, verb, parameters and inputs.
-    """
+    """Write the record that says a step is done; ``begun`` is what its folder said at the beginning."""
     folder = outcome.folder
     with disk_errors(folder):
         flush(folder)
@@ -112,12 +92,9 @@ def read_outcome(folder: Path) -> Outcome:
         StoreError: If the folder holds no finished step.
     """
     if not (folder / DONE).is_file():
-        state = (
-            "was not finished: run the same command again"
-            if (folder / BEGUN).is_file()
-            else "holds no result of learnable"
-        )
-        raise StoreError(f"{folder} {state}", hint="give a folder that a learnable command wrote")
+        begun = (folder / BEGUN).is_file()
+        state = "was not finished: run the same command again" if begun else "holds no result of learnable"
+        raise StoreError(f"{folder} {state}", hint=ANOTHER)
     record = read_json(folder / DONE)
     try:
         return Outcome(
@@ -128,12 +105,10 @@ def read_outcome(folder: Path) -> Outcome:
             facts=record["facts"],
             links={name: Path(os.path.normpath(folder / link)) for name, link in record["links"].items()},
             cost=Cost(**record["cost"]),
-            ran=False,
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise StoreError(
-            f"{folder / DONE} is not a record of this learnable: {error!r}",
-            hint="give a folder that a learnable command wrote",
+            f"{folder / DONE} is not a record of this learnable: {error!r}", hint=ANOTHER
         ) from error
 
 

@@ -1,7 +1,7 @@
 """A step is a value: what it depends on, what it will cost, and its work. One runner locks, resumes, records and skips.
 
-A command builds a ``Step`` and gives it to ``run``. The folder of a step is claimed before its work begins, and its
-record is written last; a step that was killed goes on in its folder, and what was done already is not done again.
+The folder of a step is claimed before its work begins, and its record is written last; a step that was killed goes on
+in its folder, and what was done already is not done again.
 """
 
 import json
@@ -13,12 +13,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from filelock import Timeout
-
 from learnable.errors import DiskError, StoreError
-from learnable.runs.files import disk_errors, write_json
+from learnable.runs.files import write_json
 from learnable.runs.identity import fingerprint
-from learnable.runs.locks import let_go, take
+from learnable.runs.locks import locked
 from learnable.runs.outputs import DAMAGED, MISSING, clear, differences, in_words, recorded, where_kept
 from learnable.runs.price import Cost, Price, peak_memory_bytes
 from learnable.runs.progress import say
@@ -107,18 +105,18 @@ class Step:
     def is_done(self, folder: Path) -> bool:
         """Tell whether the step is done in this folder, and its outputs are there."""
         try:
-            return (folder / DONE).is_file() and not _differing(self, folder) and not _edited(self, folder)
+            return _is_done(self, folder)
         except StoreError:  # another step's
             return False
 
 
 def run(step: Step, output: str | os.PathLike[str], *, dry_run: bool = False) -> Outcome:
-    """Do a step, unless it is done already and its outputs are there.
+    """Do a step, unless it is done already and its outputs are there; a dry run only says what it would cost.
 
     Args:
         step: What to do.
         output: Its folder, see ``Step.folder``.
-        dry_run: Say what it would cost, and do nothing.
+        dry_run: Do nothing.
 
     Raises:
         StoreError: If the folder holds something else, another process is at work in it, or outputs of an earlier step
@@ -127,8 +125,12 @@ def run(step: Step, output: str | os.PathLike[str], *, dry_run: bool = False) ->
     """
     folder = step.folder(output)
     if dry_run:
-        return _planned(step, folder)
-    if (folder / DONE).is_file() and not _differing(step, folder) and not _edited(step, folder):
+        if not step.awaits and step.is_done(folder):
+            identity = read_outcome(folder).identity
+            return Outcome.planned(step.verb, folder, ["done already"], identity=identity)
+        price, lines = step.plan(), [*step.awaits, *(step.says or ["no pass"])]
+        return Outcome.planned(step.verb, folder, lines, price=price, identity=step.identity)
+    if _is_done(step, folder):
         return _finished(step, folder)
     with _claimed(step, folder) as attempt:
         if step.says:
@@ -149,13 +151,8 @@ def run(step: Step, output: str | os.PathLike[str], *, dry_run: bool = False) ->
     return outcome
 
 
-def _planned(step: Step, folder: Path) -> Outcome:
-    """Return what a step would cost, without running it."""
-    if not step.awaits and step.is_done(folder):
-        return Outcome.planned(step.verb, folder, ["done already"], identity=read_outcome(folder).identity)
-    price = step.plan()
-    lines = [*step.awaits, *(step.says or ["no pass"])]
-    return Outcome.planned(step.verb, folder, lines, price=price, identity=step.identity)
+def _is_done(step: Step, folder: Path) -> bool:
+    return (folder / DONE).is_file() and not _differing(step, folder) and not _edited(step, folder)
 
 
 def _finished(step: Step, folder: Path) -> Outcome:
@@ -221,12 +218,7 @@ def note(tokens: int = 0) -> None:
 
 @contextmanager
 def _claimed(step: Step, folder: Path) -> Iterator[_Attempt]:
-    """Keep other processes out of the folder within the block, and note that the step is at work in it.
-
-    Raises:
-        StoreError: As ``run``.
-        DiskError: If the folder cannot be written.
-    """
+    """Keep other processes out of the folder within the block, and note that the step is at work in it."""
     remade = (folder / DONE).is_file()
     differing = _differing(step, folder) if remade else {}
     if not remade:
@@ -234,14 +226,7 @@ def _claimed(step: Step, folder: Path) -> Iterator[_Attempt]:
     for link in step.links.values():
         if (link / DONE).is_file():
             check_outputs(link)
-    with disk_errors(folder):
-        try:
-            lock = take(folder / LOCK, waits=False)
-        except Timeout as error:
-            raise StoreError(
-                f"another run is at work in {folder}", hint="wait for it, or choose another -o"
-            ) from error
-    try:
+    with locked(folder / LOCK, waits=False):
         earlier = _spent(folder, step.record)
         if remade:
             earlier = _make_room(step, folder, differing, earlier)
@@ -253,8 +238,6 @@ def _claimed(step: Step, folder: Path) -> Iterator[_Attempt]:
             yield attempt
         finally:
             _AT_WORK.remove(attempt)
-    finally:
-        let_go(lock)
 
 
 def _make_room(step: Step, folder: Path, differing: Mapping[str, str], earlier: Cost) -> Cost:
@@ -287,10 +270,9 @@ def _edited(step: Step, folder: Path) -> list[str]:
 def _refuse_taken(step: Step, folder: Path) -> None:
     """Refuse a folder with something else in it."""
     # A command that failed or was killed at its very start leaves nothing but these; they hold no result.
-    leftover = folder.is_dir() and all(
+    if folder.is_dir() and all(
         path.name in (BEGUN, LOCK) or path.suffix == ".part" for path in folder.iterdir()
-    )
-    if leftover:
+    ):
         return
     if (folder / BEGUN).is_file():
         _refuse_other(step, folder, BEGUN)
@@ -299,11 +281,7 @@ def _refuse_taken(step: Step, folder: Path) -> None:
 
 
 def _differing(step: Step, folder: Path) -> dict[str, str]:
-    """Return what is missing or changed of a finished step; all that is there where the record is damaged.
-
-    Raises:
-        StoreError: If it is another step.
-    """
+    """Return what is missing or changed of a finished step; all that is there where the record is damaged."""
     try:
         _refuse_other(step, folder, DONE)
     except UnreadableError:
@@ -316,28 +294,21 @@ def _differing(step: Step, folder: Path) -> dict[str, str]:
 
 def _refuse_other(step: Step, folder: Path, name: str) -> None:
     """Refuse a folder with the record of another step, and say in which field it differs."""
-    known = read_json(folder / name)
+    known, elsewhere = read_json(folder / name), "choose another -o, or delete that folder"
+    holds = f"{folder} holds the result of"
     if known.get("verb") != step.verb:
+        raise StoreError(f"{holds} `learnable {known.get('verb')}`", hint="choose another -o")
+    if (was := known.get("format", 1)) != FORMAT:
         raise StoreError(
-            f"{folder} holds the result of `learnable {known.get('verb')}`", hint="choose another -o"
-        )
-    elsewhere = "choose another -o, or delete that folder"
-    if known.get("format", 1) != FORMAT:
-        raise StoreError(
-            f"{folder} holds the result of another version of learnable: "
-            f"its format was {known.get('format', 1)!r}, now {FORMAT!r}",
-            hint=elsewhere,
+            f"{holds} another version of learnable: its format was {was!r}, now {FORMAT!r}", hint=elsewhere
         )
     mine = json.loads(json.dumps(step.record))
     for part in ("parameters", "inputs"):
         old, new = known.get(part, {}), mine[part]
         for key in sorted({*old, *new}):
             if old.get(key) != new.get(key):
-                raise StoreError(
-                    f"{folder} holds the result of another `learnable {step.verb}`: "
-                    f"{key} was {old.get(key)!r}, now {new.get(key)!r}",
-                    hint=elsewhere,
-                )
+                was = f"{key} was {old.get(key)!r}, now {new.get(key)!r}"
+                raise StoreError(f"{holds} another `learnable {step.verb}`: {was}", hint=elsewhere)
 
 
 def _spent(folder: Path, record: Mapping[str, Any]) -> Cost:

@@ -16,7 +16,7 @@ import polars as pl
 from learnable.errors import StoreError
 from learnable.runs.files import write_frame, write_json
 from learnable.runs.identity import fingerprint
-from learnable.runs.locks import waiting_lock
+from learnable.runs.locks import locked
 from learnable.runs.step import note
 from learnable.types import Measure
 
@@ -61,7 +61,7 @@ class Store:
             StoreError: If a part of another run cannot be read.
         """
         folder = self._folder(measure)
-        with waiting_lock(folder / "write.lock", hint=ELSEWHERE):
+        with locked(folder / "write.lock", hint=ELSEWHERE):
             if not (folder / "measure.json").exists():
                 write_json(folder / "measure.json", asdict(measure), hint=ELSEWHERE)
             if others := sorted(set(self._parts(measure)) - self._seen):
