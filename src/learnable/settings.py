@@ -80,11 +80,8 @@ class Reading:
 
 def _as_text(columns: Mapping[str, Any]) -> str:
     """Return named columns as they are written on the command line: one form, however they were given."""
-    pairs = [
-        (part, name)
-        for part, names in columns.items()
-        for name in (names if isinstance(names, list | tuple) else [names])
-    ]
+    listed = {part: names if isinstance(names, list | tuple) else [names] for part, names in columns.items()}
+    pairs = [(part, name) for part, names in listed.items() for name in names]
     if any(not isinstance(name, str) or "," in name or name != name.strip() for _, name in pairs):
         return json.dumps(dict(columns), ensure_ascii=False)
     return ",".join(f"{part}={name}" for part, name in pairs)
@@ -183,14 +180,8 @@ class Tuning:
     steps: int | None = None
 
     def __post_init__(self) -> None:
-        counts = {
-            "epochs": self.epochs,
-            "batch_size": self.batch_size,
-            "rank": self.rank,
-            "steps": self.steps,
-        }
-        for name, count in counts.items():
-            if count is not None and count <= 0:
+        for name in ("epochs", "batch_size", "rank", "steps"):
+            if (count := getattr(self, name)) is not None and count <= 0:
                 raise UsageError(f"{name} must be above 0, got {count}")
         if not 0 <= self.warmup < 1:
             raise UsageError(f"warmup must be at least 0 and below 1, got {self.warmup}", hint="0.03 is 3%")
@@ -232,10 +223,8 @@ class Reference(Tuning):
             )
         if not 0 < self.fraction <= 1:
             raise UsageError(f"reference.fraction must be above 0 and at most 1, got {self.fraction}")
-        whole = (
-            self.folds == 0 and self.fraction == 1 and self.epochs == int(self.epochs) and self.model is None
-        )
-        if self.last_epoch_loss and not whole:
+        is_one = self.folds == 0 and self.fraction == 1 and self.model is None
+        if self.last_epoch_loss and not (is_one and self.epochs == int(self.epochs)):
             raise UsageError(
                 "the losses of the last epoch are those of one model that met every example: "
                 f"folds is {self.folds}, fraction {self.fraction}, epochs {self.epochs}, model {self.model}",

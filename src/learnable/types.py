@@ -7,8 +7,9 @@ import json
 import math
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import astuple, dataclass, field
 from decimal import Decimal
+from operator import add, sub
 from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 import numpy as np
@@ -75,11 +76,7 @@ class Conversation:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Example:
-    """One training conversation.
-
-    ``id`` is a hash of the messages and tools alone, so that the same conversation has the same id in every file.
-    ``tools`` is the JSON text of the list of tools that the assistant may call; empty when there are none.
-    """
+    """One training conversation; ``id`` is a hash of the messages and tools alone, the same in every file."""
 
     id: str
     messages: tuple[Message, ...]
@@ -90,11 +87,7 @@ class Example:
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """Two answers to one prompt, of which one is preferred.
-
-    ``id`` is a hash of the three parts; ``prompt`` are the turns before the answers, ``chosen`` and ``rejected`` one turn
-    of the assistant each.
-    """
+    """Two answers to one prompt, one turn of the assistant each; ``id`` is a hash of the three parts."""
 
     id: str
     prompt: tuple[Message, ...]
@@ -128,9 +121,8 @@ class Rendered:
 class AnswerHeader:
     """What says that an answer follows, without a question.
 
-    Args:
-        opening: Tokens that a conversation begins with, int32 (O,): BOS, or none.
-        marks: Tokens between a question and its answer, int32 (H,), H at least 1.
+    ``opening`` int32 (O,) begins a conversation: BOS, or nothing; ``marks`` int32 (H,), H at least 1, stand between a
+    question and its answer.
     """
 
     opening: NDArray[np.int32]
@@ -144,11 +136,7 @@ class AnswerHeader:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelRef(Loading):
-    """Names a model and how to load it; ``MeasuredModel.key`` identifies its content.
-
-    Args:
-        name: Directory, hub id, GGUF file, or ``starter``.
-    """
+    """Names a model (directory, hub id, GGUF file, or ``starter``) and how to load it."""
 
     name: str
 
@@ -174,7 +162,7 @@ Launch = Callable[[Any, Sequence[Rendered], Any], Awaited]
 """Begins a batch: takes a network, n examples and the layout of their tokens."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Work:
     """What passes of a model computed.
 
@@ -189,14 +177,10 @@ class Work:
     seconds: float = 0.0
 
     def __add__(self, other: "Work") -> "Work":
-        return Work(
-            **{each.name: getattr(self, each.name) + getattr(other, each.name) for each in fields(self)}
-        )
+        return Work(*map(add, astuple(self), astuple(other)))
 
     def __sub__(self, other: "Work") -> "Work":
-        return Work(
-            **{each.name: getattr(self, each.name) - getattr(other, each.name) for each in fields(self)}
-        )
+        return Work(*map(sub, astuple(self), astuple(other)))
 
 
 class MeasuredModel(Protocol):
@@ -330,24 +314,19 @@ class Budget:
         Raises:
             UsageError: If the text is none of these.
         """
-        match = re.fullmatch(
-            # A comma separates thousands only: 6,5% would otherwise be read as 65%.
-            r"\s*((?:[0-9]+(?:_[0-9]+)*|[0-9]{1,3}(?:,[0-9]{3})+)(?:\.[0-9]+)?)"
-            r"\s*(%|tokens?|examples?)?(?: of the examples)?\s*",
-            text,
-        )
+        # A comma separates thousands only: 6,5% would otherwise be read as 65%.
+        number = r"((?:[0-9]+(?:_[0-9]+)*|[0-9]{1,3}(?:,[0-9]{3})+)(?:\.[0-9]+)?)"
+        match = re.fullmatch(rf"\s*{number}\s*(%|tokens?|examples?)?(?: of the examples)?\s*", text)
         if match is None:
             raise UsageError(f"cannot read the budget {text!r}", hint="write 6%, 500 or 50000tokens")
-        number, unit = re.sub("[_,]", "", match.group(1)), match.group(2)
+        count, unit = re.sub("[_,]", "", match[1]), match[2] or ""
         if unit == "%":
-            return cls(fraction=float(Decimal(number) / 100))
-        if "." in number:
+            return cls(fraction=float(Decimal(count) / 100))
+        if "." in count:
             raise UsageError(
                 f"cannot read the budget {text!r}: a count has no decimals", hint="write 6% for a fraction"
             )
-        if unit is not None and unit.startswith("token"):
-            return cls(tokens=int(number))
-        return cls(examples=int(number))
+        return cls(tokens=int(count)) if unit.startswith("token") else cls(examples=int(count))
 
     def __str__(self) -> str:
         if self.fraction is not None:
