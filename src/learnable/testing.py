@@ -101,10 +101,7 @@ def toy_examples(n: int, *, seed: int = 0, turns: int = 1) -> list[Example]:
 
 def write_messages(examples: Sequence[Example], path: Path) -> Path:
     """Write conversations as a JSONL file in the ``messages`` format."""
-    rows = [
-        {"messages": [{"role": m.role, "content": m.content} for m in example.messages]}
-        for example in examples
-    ]
+    rows = [{"messages": [message.turn() for message in example.messages]} for example in examples]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
 

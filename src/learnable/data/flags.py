@@ -14,19 +14,13 @@ _FLAGS = {"true": True, "false": False, "": None}
 
 
 def boolean_columns(pool: Pool) -> pl.DataFrame:
-    """Return the columns of the rows that hold nothing but true, false and nothing, one line per example.
+    """Return ``id`` and the columns of the rows that hold nothing but true, false and nothing, a line per example.
 
-    The rows are read again from where they came from. An example is in a selection when one of its rows is.
-
-    Returns:
-        ``id`` and the columns, in the order of ``pool.examples``; false where a row says nothing.
-
-    Raises:
-        DataError: If an input is missing or has changed.
+    An example is in a selection when one of its rows is; false is also where a row says nothing.
     """
     true: dict[str, set[str]] = {}
     other: set[str] = set()
-    for example, record in _records(pool):
+    for example, record in rows_again(pool):
         for name, value in record.items():
             flag = _FLAGS.get(value.strip().lower(), value) if isinstance(value, str) else value
             if isinstance(flag, bool):
@@ -38,20 +32,16 @@ def boolean_columns(pool: Pool) -> pl.DataFrame:
 
 
 def text_column(pool: Pool, name: str) -> list[str | None]:
-    """Return a column of the rows as text, a value for each example, (n,); None where a row has none.
-
-    Raises:
-        DataError: If an input is missing or has changed.
-    """
+    """Return a column of the rows as text, a value for each example, (n,); None where a row has none."""
     found: dict[str, str] = {}
-    for example, record in _records(pool):
+    for example, record in rows_again(pool):
         if record.get(name) not in (None, ""):
             found.setdefault(example, str(record[name]))
     return [found.get(example) for example in pool.examples["id"]]
 
 
-def _records(pool: Pool) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield each row that became an example, read again: the example's id, and the row."""
+def rows_again(pool: Pool) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the example's id and the row for each row that is one, read again; a ``DataError`` if a file has changed."""
     for number, file in enumerate(pool.files):
         check_unchanged(file)
         here = pool.rows.filter((pl.col("file") == number) & pl.col("id").is_not_null())

@@ -5,8 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from learnable.data.flags import rows_again
 from learnable.data.reading import read
-from learnable.data.sources import locate, read_records
 from learnable.types import Example
 
 MADE = "generated.parquet"
@@ -28,16 +28,15 @@ def read_made(given: str) -> list[Example]:
     pool = read([given])
     if not path.is_file():
         return list(pool.iter_examples())
-    (source,) = locate(given)
     rows: dict[str, Mapping[str, Any]] = {}
-    for identity, record in zip(pool.rows["id"], read_records(source.kind, source.path), strict=True):
-        rows.setdefault(identity, record.value or {})
+    for identity, row in rows_again(pool):
+        rows.setdefault(identity, row)
     return [_made(example, rows[example.id]) for example in pool.iter_examples()]
 
 
 def _made(example: Example, row: Mapping[str, Any]) -> Example:
     if "messages" not in row or "parent" not in row:
         return example
-    beside = {key: value for key, value in row.items() if key not in ("id", "messages", "tools", "source")}
-    known = {key: value for key, value in beside.items() if value is not None}
-    return replace(example, source=str(row.get("source") or example.source), meta=known)
+    apart = ("id", "messages", "tools", "source")
+    beside = {key: value for key, value in row.items() if key not in apart and value is not None}
+    return replace(example, source=str(row.get("source") or example.source), meta=beside)

@@ -58,11 +58,9 @@ def load_pool(folder: Path, *, conversations: bool = True) -> Pool:
 
 
 def prompt_key(example: Example, *, draw: str | int) -> str:
-    """Return a hash of what stands before the last answer of an example: all answers to one prompt have the same.
+    """Return a hash of what stands before the last answer, the same for all answers to one prompt.
 
-    Args:
-        example: Of whatever source.
-        draw: What the key is for: the keys of another draw are in another order.
+    The keys of another ``draw`` are in another order.
     """
     return fingerprint([draw, [message.content for message in example.messages[:-1]]])
 
@@ -72,21 +70,20 @@ def readable(examples: pl.DataFrame) -> pl.DataFrame:
     kind = examples.schema["messages"]
     assert isinstance(kind, pl.List)
     assert isinstance(kind.inner, pl.Struct)
-    fields = {each.name for each in kind.inner.fields}
-    if fields == {"role", "content"}:
+    names = [each.name for each in kind.inner.fields]
+    if {*names} == {"role", "content"}:
         return examples
-    role, content = (pl.element().struct.field(name) for name in ("role", "content"))
-    if "reasoning" in fields:
-        reasoning = pl.element().struct.field("reasoning")
-        thought = pl.format("<think>\n{}\n</think>\n\n{}", reasoning, content)
-        content = pl.when(reasoning != "").then(thought).otherwise(content)
-    if "tool_calls" in fields:
-        calls = pl.element().struct.field("tool_calls")
-        content = pl.when(calls != "").then(pl.format("{}\n\ncalls {}", content, calls)).otherwise(content)
-    if "trained" in fields:
-        untrained = ~pl.element().struct.field("trained")
-        content = pl.when(untrained).then(pl.format("(context only) {}", content)).otherwise(content)
-    turns = pl.struct(role.alias("role"), content.str.strip_chars("\n").alias("content"))
+    field = {name: pl.element().struct.field(name) for name in names}
+    content = field["content"]
+    if "reasoning" in field:
+        thought = pl.format("<think>\n{}\n</think>\n\n{}", field["reasoning"], content)
+        content = pl.when(field["reasoning"] != "").then(thought).otherwise(content)
+    if "tool_calls" in field:
+        calling = pl.format("{}\n\ncalls {}", content, field["tool_calls"])
+        content = pl.when(field["tool_calls"] != "").then(calling).otherwise(content)
+    if "trained" in field:
+        content = pl.when(field["trained"]).then(content).otherwise(pl.format("(context only) {}", content))
+    turns = pl.struct(field["role"].alias("role"), content.str.strip_chars("\n").alias("content"))
     return examples.with_columns(pl.col("messages").list.eval(turns))
 
 
@@ -120,13 +117,11 @@ def pool_identity(pool: Pool) -> str:
     duplicate = pl.col("id").is_not_null() & pl.col("reason").is_not_null()
     reasons = pool.rows.select(pl.when(duplicate).then(pl.lit("duplicate")).otherwise("reason")).to_series()
     columns = [pool.examples["id"], pool.examples["source"], pool.rows["id"], reasons]
-    files = [[file.digest, file.format] for file in pool.files]
-    return fingerprint([[_column_digest(column) for column in columns], files])
-
-
-def _column_digest(column: pl.Series) -> str:
-    """Return a hash of a text column: its lengths, then its text end to end, so that no two columns share a form."""
-    lengths = column.str.len_bytes().cast(pl.Int64).fill_null(_MISSING_LENGTH).to_numpy()
-    digest = xxhash.xxh3_128(lengths.astype("<i8").tobytes())
-    digest.update("".join(column.drop_nulls().to_list()).encode())
-    return digest.hexdigest()
+    digests = []
+    for column in columns:
+        # Its lengths, then its text end to end, so that no two columns share a form.
+        lengths = column.str.len_bytes().cast(pl.Int64).fill_null(_MISSING_LENGTH).to_numpy()
+        digest = xxhash.xxh3_128(lengths.astype("<i8").tobytes())
+        digest.update("".join(column.drop_nulls().to_list()).encode())
+        digests.append(digest.hexdigest())
+    return fingerprint([digests, [[file.digest, file.format] for file in pool.files]])

