@@ -5,8 +5,7 @@ import pytest
 from learnable.diversifiers import DIVERSIFIERS, Avoided, Drawing, build_diversifier
 from learnable.diversifiers.drawing import seed_of
 from learnable.diversifiers.gates import failing
-from learnable.diversifiers.self_answer import SelfAnswer
-from learnable.diversifiers.self_sample import SelfSample
+from learnable.diversifiers.self_sample import SelfAnswer, SelfSample
 from learnable.errors import DataError, ModelError, UsageError
 from learnable.models import LanguageModel
 from learnable.runs.identity import example_id

@@ -1,6 +1,5 @@
 """The course of a lesson: what is taught and what is asked, as rows, before any model is loaded."""
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from learnable.diversifiers.gates import OVERLAP
 from learnable.errors import ModelError, UsageError
 from learnable.evaluators import Evaluation, Specification, build_evaluator, parse
 from learnable.mixing import Material, Mixing
-from learnable.runs.files import replacing
+from learnable.runs.files import write_json_lines
 from learnable.runs.identity import fingerprint
 from learnable.runs.progress import say
 from learnable.types import Example
@@ -159,11 +158,7 @@ def evaluations_here(course: Course, asked: Sequence[Specification], folder: Pat
 
 def write_rows(examples: Sequence[Example], path: Path) -> None:
     """Write conversations with their sources as JSON lines."""
-    lines = map(rows.as_row, examples)
-    with replacing(path) as part:
-        part.write_text(
-            "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8"
-        )
+    write_json_lines(path, map(rows.as_row, examples))
 
 
 def instruction_map(course: Course) -> tuple[pl.DataFrame, dict[str, dict[str, float]]]:

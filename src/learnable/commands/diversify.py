@@ -1,6 +1,5 @@
 """``learnable diversify``: rewrites of a task's instructions, and conversations sampled from the model itself."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
@@ -17,6 +16,8 @@ from learnable.diversifiers import (
     Diversified,
     Diversifier,
     Drawing,
+    Ledger,
+    Tally,
     build_diversifier,
     counted,
     diversity,
@@ -26,7 +27,7 @@ from learnable.errors import DataError, ModelError, StoreError, UsageError
 from learnable.evaluators import EVALUATORS, build_evaluator, parse
 from learnable.evaluators.reading import Item, Row, answered, asked, read_items
 from learnable.objects.given import LONGEST
-from learnable.runs.files import replacing, write_frame
+from learnable.runs.files import write_frame, write_json_lines
 from learnable.runs.identity import file_digest, fingerprint
 from learnable.runs.price import Price
 from learnable.runs.progress import say
@@ -39,7 +40,7 @@ from learnable.types import Example, Generator, Message, ModelRef
 
 GENERATED, DROPPED = "generated.parquet", "dropped.parquet"
 FILES, BESIDE = (".parquet", ".jsonl"), "-step"
-"""Kinds of files that rows are written to, and the end of the name of the folder that then lies beside."""
+"""Kinds of files that rows are written to, and what the folder that then lies beside ends with."""
 
 
 def diversify(
@@ -84,10 +85,17 @@ def diversify(
         output: Folder to write; or a .parquet or .jsonl file for the rows, with all else in a folder beside it.
     """
     name, chosen = build_diversifier(method)
-    _check(name, chosen, data, n)
+    if n is not None and n < 1:
+        raise UsageError(f"n must be at least 1, got {n}")
+    if chosen.needs_examples and not data:
+        raise UsageError(
+            f"{name} needs rows to start from", hint=f"learnable diversify task.jsonl --method {name}"
+        )
     writer = _writer(chosen, model, loading, generator, on)
     sampling = _sampling(name, chosen, temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens)
-    base, file = _places(output)
+    suffix = Path(output).suffix
+    file = output if suffix in FILES else None
+    base = output.removesuffix(suffix) + BESIDE if file else output
     pool, loaded = (
         pool_of(data, reading, base.removesuffix(BESIDE), dry_run=dry_run) if data else (None, None)
     )
@@ -101,7 +109,7 @@ def diversify(
             generator=writer.load(), sampling=sampling, store=Store(Path(store)), avoided=Avoided(avoided)
         )
         made = _kept_apart(chosen(given, n=n, draw=draw, seed=seed), draw.avoided)
-        made = _noted_unanswered(name, made, draw)
+        made = _noted_unanswered(name, made, draw.tally)
         facts = {"method": method, "written by": writer.name} | _written(name, made, given, folder)
         facts |= {"file": target.name if target else None, "drawn in this run": draw.tally.draws}
         return Finished(facts=facts, tokens=draw.tally.tokens)
@@ -111,64 +119,30 @@ def diversify(
         parameters=_parameters(name, chosen, sampling, n, seed),
         inputs=inputs | ({"pool": loaded.identity} if loaded else {}),
         links={"pool": loaded.folder} if loaded else {},
-        says=[_price(chosen, writer, sampling, rows=len(given), n=n)],
+        says=[_says(chosen, writer, sampling, rows=len(given), n=n)],
         awaits=awaits,
-        plan=lambda: _writing(chosen, writer, sampling, given, n, on=on, here=not awaits),
+        plan=lambda: _price(chosen, writer, sampling, given, n, on=on, here=not awaits),
         work=work,
     )
     target = step.folder(file) if file else None
-    if not dry_run:
-        _check_target(target, step.folder(base), data)
+    if target and not dry_run:
+        _check_target(target, step.folder(base), data or [])
     outcome = run(step, base, dry_run=dry_run)
     if target and not dry_run and (outcome.ran or not target.exists()):
-        _write_rows(pl.read_parquet(outcome.folder / GENERATED), target)
+        generated = pl.read_parquet(outcome.folder / GENERATED)
+        if suffix == ".parquet":
+            write_frame(generated, target)
+        else:
+            write_json_lines(target, generated.iter_rows(named=True))
     return outcome
 
 
-def _check(name: str, chosen: Diversifier, data: Sequence[str] | None, n: int | None) -> None:
-    if n is not None and n < 1:
-        raise UsageError(f"n must be at least 1, got {n}")
-    if chosen.needs_examples and not data:
-        raise UsageError(
-            f"{name} needs rows to start from", hint=f"learnable diversify task.jsonl --method {name}"
-        )
-
-
-def _parameters(
-    name: str, chosen: Diversifier, sampling: Sampling, n: int | None, seed: int
-) -> dict[str, Any]:
-    """Return what the step's result depends on, beside its inputs."""
-    settings: dict[str, Any] = asdict(chosen) if is_dataclass(chosen) and not isinstance(chosen, type) else {}
-    # A file counts by what is in it, not by where it lies.
-    settings = {key: value for key, value in settings.items() if value not in _files_of(chosen)}
-    drawing = asdict(sampling) if chosen.needs_generator else {}
-    return {"method": name, "settings": settings, "n": n, "seed": seed, **drawing}
-
-
-def _written(name: str, made: Diversified, given: Sequence[Example], folder: Path) -> dict[str, Any]:
-    """Write what was made and what was refused, and return the figures to show.
-
-    Raises:
-        DataError: If nothing was kept.
-    """
-    if not made.kept:
-        raise DataError(f"{name} kept nothing of what it made: {_why_nothing(made)}", hint=_REMEDY)
-    notes, figures = list(made.notes), dict[str, str]()
-    try:
-        figures = _diversities(given, made.kept, folder)
-    except ModelError as error:
-        notes.append(f"no figures of diversity: {error.message}; {error.hint}")
-    for note in notes:
-        say(f"{name}: {note}")
-    write_frame(made.dropped, folder / DROPPED)
-    write_frame(_table(made.kept), folder / GENERATED)
-    return {
-        "kept": len(made.kept),
-        "refused": made.dropped.height,
-        "refused because": counted(made.dropped),
-        "notes": notes,
-        **figures,
-    }
+def _check_target(target: Path, folder: Path, data: Sequence[str]) -> None:
+    """Refuse to write the rows over something else."""
+    if any(target.resolve() == Path(path).resolve() for path in data):
+        raise UsageError(f"the output {target} would replace its input", hint="choose another -o")
+    if target.exists() and not (folder / BEGUN).is_file():
+        raise StoreError(f"{target} is there already, and no record of it beside", hint="choose another -o")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,9 +150,9 @@ class _Writer:
     """What writes: its name, its identity, what has to be fetched first, how to load it, and which model it is here."""
 
     name: str
-    identity: Callable[[], str]
-    awaits: Callable[[], list[str]]
-    load: Callable[[], Generator | None]
+    identity: Callable[[], str] = lambda: "none"
+    awaits: Callable[[], list[str]] = list
+    load: Callable[[], Generator | None] = lambda: None
     ref: ModelRef | None = None
 
 
@@ -188,47 +162,39 @@ def _writer(
     if not chosen.needs_generator:
         if generator is not None:
             raise UsageError("this method has no use for a generator", hint="leave --generator out")
-        return _Writer(name="rules", identity=lambda: "none", awaits=list, load=lambda: None)
+        return _Writer(name="rules")
     if generator == "vllm:":
         raise UsageError("vllm: names no model", hint="write --generator vllm:MODEL")
-    if generator is not None and generator.startswith("vllm:"):
-        look_up(generator.removeprefix("vllm:"), loading)
-        return _vllm(generator, ModelRef(name=generator.removeprefix("vllm:"), **asdict(loading)))
-    if generator is not None:
+    in_vllm = generator is not None and generator.startswith("vllm:")
+    if generator is not None and not in_vllm:
         server = ServerGenerator.parse(generator)
-        return _Writer(name=generator, identity=lambda: server.key, awaits=list, load=lambda: server)
-
-    look_up(model, loading)
-    ref = ModelRef(name=model, **asdict(loading))
+        return _Writer(name=generator, identity=lambda: server.key, load=lambda: server)
+    ref = ModelRef(name=(generator or model).removeprefix("vllm:"), **asdict(loading))
+    look_up(ref.name, loading)
 
     def identity() -> str:
+        if in_vllm:
+            from learnable.models.vllm_generator import vllm_key
+
+            return vllm_key(ref)
         from learnable.models.source import identify
 
         return identify(pinned(ref, on=on))
 
-    return _Writer(
-        name=ref.name,
-        identity=identity,
-        awaits=lambda: to_fetch(ref),
-        load=lambda: opened(ref, on=on),
-        ref=ref,
-    )
-
-
-def _vllm(name: str, ref: ModelRef) -> _Writer:
-    """Return a model that vLLM runs in this process."""
-
-    def identity() -> str:
-        from learnable.models.vllm_generator import vllm_key
-
-        return vllm_key(ref)
-
     def load() -> Generator:
+        if not in_vllm:
+            return opened(ref, on=on)
         from learnable.models.vllm_generator import VllmGenerator
 
         return VllmGenerator(ref)
 
-    return _Writer(name=name, identity=identity, awaits=lambda: to_fetch(ref), load=load)
+    return _Writer(
+        name=generator or model,
+        identity=identity,
+        awaits=lambda: to_fetch(ref),
+        load=load,
+        ref=None if in_vllm else ref,
+    )
 
 
 def _sampling(name: str, chosen: Diversifier, **given: float | None) -> Sampling:
@@ -239,14 +205,40 @@ def _sampling(name: str, chosen: Diversifier, **given: float | None) -> Sampling
     return replace(chosen.sampling, **changed)
 
 
-def _places(output: str) -> tuple[str, str | None]:
-    """Return the folder of the step, and the file of the rows if one is asked for."""
-    suffix = Path(output).suffix
-    return (output.removesuffix(suffix) + BESIDE, output) if suffix in FILES else (output, None)
+def _parameters(
+    name: str, chosen: Diversifier, sampling: Sampling, n: int | None, seed: int
+) -> dict[str, Any]:
+    """Return what the step's result depends on, beside its inputs."""
+    settings: dict[str, Any] = asdict(chosen) if is_dataclass(chosen) and not isinstance(chosen, type) else {}
+    # A file counts by what is in it, not by where it lies.
+    settings = {key: value for key, value in settings.items() if value not in getattr(chosen, "files", ())}
+    drawing = asdict(sampling) if chosen.needs_generator else {}
+    return {"method": name, "settings": settings, "n": n, "seed": seed, **drawing}
 
 
-def _writing(
-    chosen: Diversifier,
+def _inputs(chosen: Diversifier, writer: _Writer, avoided: Sequence[Example]) -> dict[str, str]:
+    """Return the identities of what the step reads, but for the rows."""
+    inputs = {"generator": writer.identity()}
+    if avoided:
+        inputs["avoid"] = fingerprint([example.id for example in avoided])
+    for place, path in enumerate(getattr(chosen, "files", ())):
+        if not Path(path).is_file():
+            raise DataError(f"there is no file {path}", hint="the method reads it: check its settings")
+        inputs[f"file {place}"] = file_digest(Path(path))
+    return inputs
+
+
+def _says(chosen: Any, writer: _Writer, sampling: Sampling, *, rows: int, n: int | None) -> str:
+    """Return what the step makes and costs, in words."""
+    how_many = chosen.price(rows=rows, n=n) if hasattr(chosen, "price") else "texts"
+    if not chosen.needs_generator:
+        return f"{how_many} by rules alone: no pass"
+    most = f"of at most {sampling.max_new_tokens:,} tokens each"
+    return f"{how_many} by {writer.name}, {most}; what was drawn before costs nothing"
+
+
+def _price(
+    chosen: Any,
     writer: _Writer,
     sampling: Sampling,
     given: Sequence[Example],
@@ -258,45 +250,13 @@ def _writing(
     """Return what the texts will cost, as far as it is known before any is drawn."""
     if not chosen.needs_generator:
         return Price()
-    own: Callable[..., int] | None = getattr(chosen, "texts", None)
-    if writer.ref is None or own is None:
+    if writer.ref is None or not hasattr(chosen, "texts"):
         which = writer.name if writer.ref is None else "a method that goes by what it has drawn"
         return Price(unknown=(f"tokens, time and memory of {which} are not known",))
-    pricing = Pricing(
-        ref=pinned(writer.ref, on=on) if here else writer.ref, longest=LONGEST, on=on, here=here
-    )
+    ref = pinned(writer.ref, on=on) if here else writer.ref
+    pricing = Pricing(ref=ref, longest=LONGEST, on=on, here=here)
     again = Price(unknown=("what is refused and drawn again is not counted",))
-    return pricing.writing(own(given, n), new_tokens=sampling.max_new_tokens) + again
-
-
-def _price(chosen: Diversifier, writer: _Writer, sampling: Sampling, *, rows: int, n: int | None) -> str:
-    """Return what the step costs, in words."""
-    own: Callable[..., str] | None = getattr(chosen, "price", None)
-    how_many = own(rows=rows, n=n) if own else "texts"
-    if not chosen.needs_generator:
-        return f"{how_many} by rules alone: no pass"
-    return (
-        f"{how_many} by {writer.name}, of at most {sampling.max_new_tokens:,} tokens each; "
-        "what was drawn before costs nothing"
-    )
-
-
-def _inputs(chosen: Diversifier, writer: _Writer, avoided: Sequence[Example]) -> dict[str, str]:
-    """Return the identities of what the step reads, but for the rows."""
-    inputs = {"generator": writer.identity()}
-    if avoided:
-        inputs["avoid"] = fingerprint([example.id for example in avoided])
-    for place, path in enumerate(_files_of(chosen)):
-        if not Path(path).is_file():
-            raise DataError(f"there is no file {path}", hint="the method reads it: check its settings")
-        inputs[f"file {place}"] = file_digest(Path(path))
-    return inputs
-
-
-def _files_of(chosen: Diversifier) -> Sequence[str]:
-    """Return the files that a method reads, if it says so."""
-    files: Sequence[str] = getattr(chosen, "files", ())
-    return files
+    return pricing.writing(chosen.texts(given, n), new_tokens=sampling.max_new_tokens) + again
 
 
 def _to_avoid(path: str, reading: Reading) -> list[Example]:
@@ -323,48 +283,33 @@ def _item(row: Row) -> Item:
     return Item((*question, *closing), {})
 
 
-def _check_target(target: Path | None, folder: Path, data: Sequence[str] | None) -> None:
-    """Refuse to write the rows over something else."""
-    if target is None:
-        return
-    if any(target.resolve() == Path(given).resolve() for given in data or []):
-        raise UsageError(f"the output {target} would replace its input", hint="choose another -o")
-    if target.exists() and not (folder / BEGUN).is_file():
-        raise StoreError(f"{target} is there already, and no record of it beside", hint="choose another -o")
-
-
 def _kept_apart(made: Diversified, avoided: Avoided) -> Diversified:
     """Return what was made without what overlaps with a file to avoid."""
     reasons = avoided.reasons([example.messages for example in made.kept])
-    if not any(reasons):
-        return made
-    left_out = [
-        (
-            example.meta["parent"],
-            example.meta["seed"],
-            reason,
-            "\n\n".join(m.content for m in example.messages),
-        )
-        for example, reason in zip(made.kept, reasons, strict=True)
-        if reason
-    ]
     kept = [example for example, reason in zip(made.kept, reasons, strict=True) if not reason]
-    note = f"{len(left_out):,} of {len(made.kept):,} are left out: they overlap with a file to avoid"
-    dropped = pl.concat([made.dropped, pl.DataFrame(left_out, schema=made.dropped.schema, orient="row")])
-    return replace(made, kept=kept, dropped=dropped, notes=(*made.notes, note))
+    if len(kept) == len(made.kept):
+        return made
+    left_out = Ledger()
+    for example, reason in zip(made.kept, reasons, strict=True):
+        if reason:
+            text = "\n\n".join(turn.content for turn in example.messages)
+            left_out.refuse(reason, text=text, parent=example.meta["parent"], seed=example.meta["seed"])
+    count = len(made.kept) - len(kept)
+    note = f"{count:,} of {len(made.kept):,} are left out: they overlap with a file to avoid"
+    return Diversified(
+        kept=kept, dropped=pl.concat([made.dropped, left_out.frame]), notes=(*made.notes, note)
+    )
 
 
-def _noted_unanswered(name: str, made: Diversified, draw: Drawing) -> Diversified:
+def _noted_unanswered(name: str, made: Diversified, tally: Tally) -> Diversified:
     """Return what was made, with a note of what a server failed to answer even when asked for nothing else.
 
     Raises:
         ModelError: If it failed beside others that it answered in this run: asked again, it may answer them.
     """
-    tally = draw.tally
     if not tally.unanswered:
         return made
-    asked = tally.draws + tally.unanswered
-    said = f"{tally.unanswered:,} of {asked:,} were not answered"
+    said = f"{tally.unanswered:,} of {tally.draws + tally.unanswered:,} were not answered"
     if tally.draws:
         raise ModelError(
             f"{name}: {said}; what was is kept",
@@ -373,30 +318,34 @@ def _noted_unanswered(name: str, made: Diversified, draw: Drawing) -> Diversifie
     return replace(made, notes=(*made.notes, f"{said} by the server, asked again, and are left out"))
 
 
-_REMEDY = "the reasons say what to change: the length (--max-new-tokens), the rows, or the model"
+def _written(name: str, made: Diversified, given: Sequence[Example], folder: Path) -> dict[str, Any]:
+    """Write what was made and what was refused, and return the figures to show.
 
-
-def _why_nothing(made: Diversified) -> str:
-    """Return the reasons, and one text that was refused."""
-    if made.dropped.is_empty():
-        return "; ".join(made.notes) or "there was nothing to make it of"
-    return f"{counted(made.dropped)}; such as {made.dropped['text'][0][:200]!r}"
-
-
-def _table(kept: Sequence[Example]) -> pl.DataFrame:
-    """Return a line for each example: id, messages, source, and its meta."""
-    lines = [{"id": example.id, **rows.as_row(example), **example.meta} for example in kept]
-    known = {"parent": pl.String, "seed": pl.Int64}
-    return pl.DataFrame(lines, infer_schema_length=None).cast(known)  # type: ignore[arg-type]
-
-
-def _write_rows(generated: pl.DataFrame, target: Path) -> None:
-    if target.suffix == ".parquet":
-        write_frame(generated, target)
-        return
-    with replacing(target) as part, part.open("w", encoding="utf-8") as out:
-        for line in generated.iter_rows(named=True):
-            out.write(json.dumps(line, ensure_ascii=False) + "\n")
+    Raises:
+        DataError: If nothing was kept.
+    """
+    refused = counted(made.dropped)
+    if not made.kept:
+        why = "; ".join(made.notes) or "there was nothing to make it of"
+        if refused:
+            why = f"{refused}; such as {made.dropped['text'][0][:200]!r}"
+        raise DataError(
+            f"{name} kept nothing of what it made: {why}",
+            hint="the reasons say what to change: the length (--max-new-tokens), the rows, or the model",
+        )
+    notes, figures = list(made.notes), dict[str, str]()
+    try:
+        figures = _diversities(given, made.kept, folder)
+    except ModelError as error:
+        notes.append(f"no figures of diversity: {error.message}; {error.hint}")
+    for note in notes:
+        say(f"{name}: {note}")
+    write_frame(made.dropped, folder / DROPPED)
+    lines = [{"id": example.id, **rows.as_row(example), **example.meta} for example in made.kept]
+    columns = {"parent": pl.String, "seed": pl.Int64}
+    write_frame(pl.DataFrame(lines, infer_schema_length=None).cast(columns), folder / GENERATED)  # type: ignore[arg-type]
+    counts = {"kept": len(made.kept), "refused": made.dropped.height, "refused because": refused}
+    return {**counts, "notes": notes, **figures}
 
 
 def _diversities(given: Sequence[Example], kept: Sequence[Example], folder: Path) -> dict[str, str]:
@@ -409,41 +358,38 @@ def _diversities(given: Sequence[Example], kept: Sequence[Example], folder: Path
 
     embedder = StaticEmbedder()
     figures, maps, words = [], [], {}
-    for what, (before, after) in _varied(given, kept).items():
-        texts = [*before, *after]
-        vectors = embedder.embed(
-            [Example(id="", messages=(Message(role="user", content=text),), source="") for text in texts]
-        )
-        size = min(len(before), len(after)) or None
-        split = {"before": slice(0, len(before)), "after": slice(len(before), None)}
-        measured = {
-            name: diversity(texts[part], vectors[part], of=size)
-            for name, part in split.items()
-            if texts[part]
-        }
-        figures += [{"what": what, "set": name, **asdict(found)} for name, found in measured.items()]
-        sets = ["before"] * len(before) + ["after"] * len(after)
+    for what, sides in _varied(given, kept).items():
+        texts = [text for side in sides.values() for text in side]
+        vectors = embedder.embed_texts(texts)
+        size, start, told = min(map(len, sides.values())) or None, 0, []
+        for name, side in sides.items():
+            if side:
+                found = diversity(side, vectors[start : start + len(side)], of=size)
+                figures.append({"what": what, "set": name, **asdict(found)})
+                told.append(
+                    f"mean distance {found.mean_distance:.3f}, distinct-1 {found.distinct_1:.3f}, "
+                    f"distinct-2 {found.distinct_2:.3f}"
+                )
+            start += len(side)
+        words[f"diversity of {what}"] = " → ".join(told)
+        sets = [name for name, side in sides.items() for _ in side]
         x, y = plane(vectors).T
         maps.append(pl.DataFrame({"what": [what] * len(texts), "set": sets, "text": texts, "x": x, "y": y}))
-        words[f"diversity of {what}"] = " → ".join(
-            f"mean distance {found.mean_distance:.3f}, distinct-1 {found.distinct_1:.3f}, "
-            f"distinct-2 {found.distinct_2:.3f}"
-            for found in measured.values()
-        )
     write_frame(pl.DataFrame(figures), folder / "diversity.parquet")
     write_frame(pl.concat(maps), folder / "map.parquet")
     return words
 
 
-def _varied(given: Sequence[Example], kept: Sequence[Example]) -> dict[str, tuple[list[str], list[str]]]:
+def _varied(given: Sequence[Example], kept: Sequence[Example]) -> dict[str, dict[str, list[str]]]:
     """Return the texts that a method varies, before and after: instructions, else questions and answers."""
     if all({"instruction", "original"} <= example.meta.keys() for example in kept):
         originals = {example.meta["parent"]: str(example.meta["original"]) for example in kept}
-        return {"instructions": (list(originals.values()), [str(e.meta["instruction"]) for e in kept])}
+        after = [str(example.meta["instruction"]) for example in kept]
+        return {"instructions": {"before": list(originals.values()), "after": after}}
 
     def said(examples: Sequence[Example], role: str) -> list[str]:
         last = ([turn.content for turn in example.messages if turn.role == role] for example in examples)
         return [turns[-1] for turns in last if turns]
 
     roles = {"questions": "user", "answers": "assistant"}
-    return {what: (said(given, role), said(kept, role)) for what, role in roles.items()}
+    return {what: {"before": said(given, role), "after": said(kept, role)} for what, role in roles.items()}

@@ -1,7 +1,6 @@
 """``learnable load``: rows in."""
 
 import atexit
-import json
 import shutil
 import tempfile
 from dataclasses import asdict, replace
@@ -12,7 +11,7 @@ from learnable import data as rows
 from learnable.commands.options import Flat, Output
 from learnable.commands.understood import understood
 from learnable.errors import UsageError
-from learnable.runs.files import replacing
+from learnable.runs.files import write_json_lines
 from learnable.runs.price import Price
 from learnable.runs.progress import say
 from learnable.runs.records import Outcome
@@ -78,11 +77,7 @@ def _read(data: list[str], reading: Reading, holdout: float, folder: Path) -> Fi
     distinct = len(pool)
     if holdout:
         pool, aside = rows.hold_out(pool, share=holdout)
-        lines = map(rows.as_row, aside)
-        with replacing(folder / HELDOUT) as part:
-            part.write_text(
-                "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8"
-            )
+        write_json_lines(folder / HELDOUT, map(rows.as_row, aside))
     rows.save_pool(pool, folder)
     bad = pool.rows["id"].null_count()
     facts = {

@@ -3,12 +3,11 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import polars as pl
 
-from learnable.evaluators import Evaluation, GenerationEvaluator
-from learnable.evaluators.kinds import LikelihoodEvaluator
+from learnable.evaluators import Evaluation
 from learnable.measures import Role, answers_alone, kinds_of, measure_of
 from learnable.runs.identity import fingerprint
 from learnable.runs.price import Price
@@ -151,17 +150,15 @@ class Pricing:
         for each in asked:
             kind = each.evaluator.kind
             if kind == "likelihood":
-                scored = cast("LikelihoodEvaluator", each.evaluator)
-                turns = [found for example in each.examples for found in scored.candidates(example)]
+                turns = [found for example in each.examples for found in each.evaluator.candidates(example)]
                 price += self.measuring(
                     [Example(id=str(place), messages=one, source="") for place, one in enumerate(turns)]
                 )
             elif kind == "harness":
                 price += Price(unknown=(f"{each.label} asks the model itself, and its time is not known",))
             else:
-                asking = cast("GenerationEvaluator", each.evaluator)
-                prompts = [asking.prompt(example) for example in each.examples]
-                price += self.writing(len(prompts), new_tokens=asking.max_new_tokens, prompts=prompts)
+                prompts = [each.evaluator.prompt(example) for example in each.examples]
+                price += self.writing(len(prompts), new_tokens=each.evaluator.max_new_tokens, prompts=prompts)
             if kind == "judge":
                 price += Price(unknown=(f"what the judge of {each.label} takes is not known",))
         return price

@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from learnable.evaluators import Evaluation, GenerationEvaluator, completions, question_of
+from learnable.evaluators import Evaluation, completions, question_of
 from learnable.experiments import RATIOS, UNTUNED, Arm, TaskArm, buffering
 from learnable.mixing import Material, Mixture, mixture
 from learnable.objects.given import render_rows
@@ -208,8 +208,7 @@ def samples(
     for each in evaluations:
         if each.evaluator.kind != "generation":
             continue
-        evaluator = cast("GenerationEvaluator", each.evaluator)
-        some = each.examples[:SAMPLES]
+        evaluator, some = each.evaluator, each.examples[:SAMPLES]
         written = completions(model, evaluator, some, store=store, label="samples")
         values = dict(graded.filter(pl.col("evaluation") == each.label).select("id", "value").iter_rows())
         frames.append(

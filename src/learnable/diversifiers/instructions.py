@@ -1,14 +1,14 @@
-"""Which part of a task's user turn is the instruction, and which is what it is about."""
+"""Which part of a task's user turn is the instruction, which is what it is about; and rows in other wordings of it."""
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any, Literal
 
 from learnable.errors import DataError
-from learnable.runs.identity import example_id
+from learnable.runs.identity import example_id, fingerprint
 from learnable.types import Example, Message
 
 Where = Literal["auto", "first", "last", "whole"]
@@ -17,6 +17,9 @@ RECURRING = 0.5
 """Share of rows whose paragraph must stand in another row too, for an end to hold the instruction."""
 ALIKE = 3
 """Rows that must share a second paragraph, and all of them, for it to belong to the instruction."""
+
+RESERVED_SHARE = 0.2
+"""Share of the rewrites of an instruction that no training sees."""
 
 _PARAGRAPH = re.compile(r"\S(?:.*?\S)??(?=\s*\Z|[^\S\n]*\n[^\S\n]*\n)", re.DOTALL)
 
@@ -158,3 +161,70 @@ def _lengths(paragraphs: Sequence[Sequence[str]]) -> list[int]:
         if len(rows) >= ALIKE
     }
     return [shared.get(found[0], 1) for found in paragraphs]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wordings:
+    """Test rows in two wordings, and the paraphrases that are left for training.
+
+    ``seen``: the test rows in the task's most frequent wording; where the instruction cannot be told apart, as they are
+    if they come from the task's own rows, else empty.
+    ``unseen``: the same rows in wordings that no training row has; only those for which there is one.
+    """
+
+    seen: list[Example]
+    unseen: list[Example]
+    paraphrases: list[Example]
+
+
+def worded_tests(
+    task: Sequence[Example], tests: Sequence[Example], paraphrases: Sequence[Example], *, reserve: bool
+) -> Wordings:
+    """Return the test rows in the wording of the task, and in wordings that were kept out of training.
+
+    Args:
+        task: Rows that are trained on.
+        tests: Other rows of the same task.
+        paraphrases: Rows of the task in other wordings, ``meta["instruction"]`` and ``meta["original"]`` saying which.
+        reserve: Keep a fifth of the rewrites of each instruction that is asked out of training, at least one where
+            there are two, and ask in them; rows whose instruction cannot be told apart are seen as they are. Else the
+            test rows are in unseen wordings as they are, but for those in a wording of the task, and paraphrases in
+            one of those wordings are left out.
+    """
+    where = find_instructions(task).where
+    # Together, because rows that share an instruction tell how many paragraphs it has.
+    found = find_instructions([*task, *tests], where=where).places
+    own = Counter(place.instruction for place in found[: len(task)])
+    places = found[len(task) :]
+    told_apart = where != "whole" and all((place.before + place.after).strip() for place in places)
+    usual = own.most_common(1)[0][0]
+    seen, unseen, asked = list[Example](), list[Example](), set[str]()
+    reserved = _reserved(paraphrases, {place.instruction for place in places}, own) if reserve else {}
+    for number, (row, place) in enumerate(zip(tests, places, strict=True)):
+        meta, wording = {"parent": row.id}, place.instruction
+        if told_apart:  # a row in a wording of the task keeps it: a task may have several instructions
+            seen.append(reworded(row, place.worded(wording if wording in own else usual), meta))
+        if wordings := reserved.get(wording):
+            unseen.append(reworded(row, place.worded(wordings[number % len(wordings)]), meta))
+            asked.update(wordings)
+        elif not reserve and not (told_apart and wording in own):
+            unseen.append(row)
+            asked.add(wording)
+    left = [row for row in paraphrases if row.meta.get("instruction") not in asked]
+    return Wordings(seen=seen or (list(tests) if reserve else []), unseen=unseen, paraphrases=left)
+
+
+def _reserved(
+    paraphrases: Sequence[Example], originals: Collection[str], own: Collection[str]
+) -> dict[str, list[str]]:
+    """Return by original instruction the rewrites that no training sees; none is a wording of the task itself."""
+    rewrites: dict[str, set[str]] = {}
+    for row in paraphrases:
+        original, rewrite = row.meta.get("original"), row.meta.get("instruction")
+        if original in originals and rewrite is not None and rewrite not in own:
+            rewrites.setdefault(str(original), set()).add(str(rewrite))
+    return {
+        original: sorted(found, key=fingerprint)[: max(1, round(RESERVED_SHARE * len(found)))]
+        for original, found in rewrites.items()
+        if len(found) > 1
+    }

@@ -1,14 +1,14 @@
-"""``self_sample``: the model invents the questions, and answers them."""
+"""``self_sample`` and ``self_answer``: the model answers questions, its own or given ones, in its own words."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from learnable.diversifiers.drawing import Drawing, seed_of
-from learnable.diversifiers.gates import Neighbours, failing
+from learnable.diversifiers.gates import Neighbours, alike, failing
 from learnable.diversifiers.kinds import Diversified, Ledger
-from learnable.errors import UsageError
-from learnable.runs.identity import example_id
+from learnable.errors import DataError, UsageError
+from learnable.runs.identity import example_id, fingerprint
 from learnable.settings import Sampling
 from learnable.types import Example, Message
 
@@ -63,7 +63,7 @@ class SelfSample:
             more = min(n - len(kept), most - drawn)
             seeds = [seed_of(seed, "self_sample", number) for number in range(drawn, drawn + more)]
             drawn += more
-            kept += _answered(draw, _asked(draw, seeds, before, ledger), ledger)
+            kept += _answered(_invented(seeds, draw, ledger, before), draw, ledger)
         notes = ledger.shortfall(n, len(kept), of=f"{drawn:,} draws")
         return Diversified(kept=kept, dropped=ledger.frame, notes=tuple(notes))
 
@@ -79,39 +79,143 @@ class SelfSample:
         return f"{n or 0:,}{most} questions, and an answer to each,"
 
 
-def _asked(draw: Drawing, seeds: Sequence[int], before: Neighbours, ledger: Ledger) -> dict[int, Message]:
-    """Draw questions; return those that pass by their seeds, and take them in among those before."""
+@dataclass(frozen=True, kw_only=True)
+class SelfAnswer:
+    """The questions of rows, answered again by the model.
+
+    A question is the conversation up to its last answer. The rows are taken in an order drawn by the hash of each; the
+    next row stands in for one that is refused, until there are enough or none is left. A question is refused when it
+    has no user turn, does not fit the model, or is in a file to avoid; an answer when it is empty, cut off,
+    repetitive, or in a file to avoid; and a conversation whose question and answer together are nearly one kept
+    before: the same question may come twice if it is answered differently, as the buffer's worth is in its answers.
+
+    Args:
+        show_reference: Show the row's own answer before: question, that answer, and the question again.
+
+    Source: the code of DELIA's authors (2408.10841), which shows the reference, has a system turn of its own before each
+        question, cuts two characters off each answer and keeps all of them. Here the system turn is the row's, if any;
+        nothing is cut off; answers are checked.
+    """
+
+    needs_examples: ClassVar[bool] = True
+    needs_generator: ClassVar[bool] = True
+    sampling: ClassVar[Sampling] = Sampling()
+    show_reference: bool = True
+
+    def __call__(
+        self, examples: Sequence[Example], *, n: int | None, draw: Drawing, seed: int
+    ) -> Diversified:
+        """Return ``n`` conversations, as many as there are rows when not given, fewer if too many are refused.
+
+        Raises:
+            DataError: If no row has a question.
+        """
+        rows = list({example.id: example for example in examples}.values())
+        rows.sort(key=lambda row: fingerprint([seed, row.id]))
+        if not any(question_of(row) for row in rows):
+            raise DataError(
+                f"none of the {len(rows):,} rows has a user turn before its answer",
+                hint="is this the right file?",
+            )
+        wanted, taken = n or len(rows), 0
+        ledger, before = Ledger(), Neighbours()
+        kept: list[Example] = []
+        while len(kept) < wanted and taken < len(rows):
+            some = rows[taken : taken + wanted - len(kept)]
+            taken += len(some)
+            kept += _answered(self._asked(some, draw, ledger, seed), draw, ledger, before)
+        notes = ledger.shortfall(wanted, len(kept), of=f"{taken:,} rows")
+        if self.show_reference and (copies := _copies(rows, kept)):
+            notes.append(f"{copies:,} of {len(kept):,} answers are nearly the reference that was shown")
+        return Diversified(kept=kept, dropped=ledger.frame, notes=tuple(notes))
+
+    def texts(self, examples: Sequence[Example], n: int | None) -> int:
+        """Return how many texts it draws, if none is refused."""
+        return min(n or len(examples), len(examples))
+
+    def price(self, *, rows: int, n: int | None) -> str:
+        """Return how many texts it draws, in words."""
+        return f"{n:,} to {rows:,} answers" if n and n < rows else f"{rows:,} answers"
+
+    def _asked(self, rows: Sequence[Example], draw: Drawing, ledger: Ledger, seed: int) -> list["_Question"]:
+        """Return the questions of the rows that can be asked."""
+        passed = []
+        for row, in_file in zip(rows, draw.avoided.reasons(list(map(question_of, rows))), strict=True):
+            asked = turns = question_of(row)
+            if self.show_reference and len(turns) < len(row.messages) and turns:
+                asked = (*turns, row.messages[len(turns)], turns[-1])
+            why = None if turns else "no user turn before the answer"
+            why = "with tools, which a generator is not offered" if row.tools else why
+            if why := why or in_file or draw.refusal(asked):
+                text = "\n".join(turn.content for turn in row.messages if turn.role == "user")
+                ledger.refuse(f"question {why}", text=text, parent=row.id)
+                continue
+            drawn_by = seed_of(seed, "self_answer", row.id)
+            meta = {"parent": row.id, "by": "self_answer", "seed": drawn_by}
+            passed.append(_Question(turns, asked, drawn_by, row.source, meta))
+        return passed
+
+
+class _Question(NamedTuple):
+    """A question: its turns, what the model is given, the seed of the answer; and source and meta of what it becomes."""
+
+    turns: tuple[Message, ...]
+    asked: tuple[Message, ...]
+    seed: int
+    source: str
+    meta: Mapping[str, Any]
+
+
+def _invented(seeds: Sequence[int], draw: Drawing, ledger: Ledger, before: Neighbours) -> list[_Question]:
+    """Draw questions; return those that pass, and take them in among those before."""
     answers = draw.questions(seeds=seeds, label=f"{len(seeds):,} questions")
-    turns = [Message(role="user", content=answer.text.strip()) for answer in answers]
-    avoided = draw.avoided.reasons([(turn,) for turn in turns])
-    passed: dict[int, Message] = {}
-    for seed, turn, answer, in_file in zip(seeds, turns, answers, avoided, strict=True):
-        if why := failing(answer) or in_file or before.why(turn.content) or draw.refusal((turn,)):
+    turns = [(Message(role="user", content=answer.text.strip()),) for answer in answers]
+    passed = []
+    for seed, turn, answer, in_file in zip(seeds, turns, answers, draw.avoided.reasons(turns), strict=True):
+        text = turn[0].content
+        if why := failing(answer) or in_file or before.why(text) or draw.refusal(turn):
             ledger.refuse(f"question {why}", text=answer.text, seed=seed)
-        else:
-            before.add(turn.content)
-            passed[seed] = turn
+            continue
+        before.add(text)
+        meta = {"parent": None, "by": "self_sample", "seed": seed}
+        # Not the question's own seed: the same noise would fall on the same words.
+        passed.append(_Question(turn, turn, seed_of(seed, "answer"), "self_sample", meta))
     return passed
 
 
-def _answered(draw: Drawing, asked: dict[int, Message], ledger: Ledger) -> list[Example]:
-    """Draw the answers; return the conversations that pass."""
-    # Not the question's own seed: the same noise would fall on the same words.
-    seeds = [seed_of(seed, "answer") for seed in asked]
-    conversations = [(turn,) for turn in asked.values()]
-    answers = draw.answers(conversations, seeds=seeds, label=f"{len(asked):,} answers")
+def _answered(
+    questions: Sequence[_Question], draw: Drawing, ledger: Ledger, before: Neighbours | None = None
+) -> list[Example]:
+    """Draw the answers; return the conversations that pass, and take them in among those before."""
+    conversations, seeds = [one.asked for one in questions], [one.seed for one in questions]
+    answers = draw.answers(conversations, seeds=seeds, label=f"{len(questions):,} answers")
     whole = [
-        (turn, Message(role="assistant", content=answer.text.strip()))
-        for turn, answer in zip(asked.values(), answers, strict=True)
+        (*one.turns, Message(role="assistant", content=answer.text.strip()))
+        for one, answer in zip(questions, answers, strict=True)
     ]
-    kept = []
-    for seed, answer, messages, in_file in zip(
-        asked, answers, whole, draw.avoided.reasons(whole), strict=True
-    ):
-        if why := failing(answer) or in_file:
-            text = f"{messages[0].content}\n\n{answer.text}"
-            ledger.refuse(f"answer {why}", text=text, seed=seed)
+    kept, reasons = [], draw.avoided.reasons(whole)
+    for one, answer, messages, in_file in zip(questions, answers, whole, reasons, strict=True):
+        text = "\n".join(turn.content for turn in messages)
+        if why := failing(answer) or in_file or (before.why(text) if before is not None else None):
+            # A question that the model invented stands nowhere else.
+            said = answer.text if before is not None else f"{one.turns[0].content}\n\n{answer.text}"
+            ledger.refuse(f"answer {why}", text=said, parent=one.meta["parent"], seed=one.meta["seed"])
             continue
-        meta = {"parent": None, "by": "self_sample", "seed": seed}
-        kept.append(Example(id=example_id(messages), messages=messages, source="self_sample", meta=meta))
+        if before is not None:
+            before.add(text)
+        kept.append(Example(id=example_id(messages), messages=messages, source=one.source, meta=one.meta))
     return kept
+
+
+def question_of(row: Example) -> tuple[Message, ...]:
+    """Return the turns before the last answer, all where there is none; nothing if they do not end with a user's."""
+    last = max((place for place, turn in enumerate(row.messages) if turn.role == "assistant"), default=None)
+    turns = row.messages[:last]
+    return turns if turns and turns[-1].role == "user" else ()
+
+
+def _copies(rows: Sequence[Example], kept: Sequence[Example]) -> int:
+    """Return how many answers are near-duplicates of their row's own."""
+    own = {row.id: row.messages[len(question_of(row)) :] for row in rows}
+    pairs = ((own[each.meta["parent"]], each.messages[-1]) for each in kept)
+    return sum(bool(reference) and alike(reference[0].content, answer.content) for reference, answer in pairs)

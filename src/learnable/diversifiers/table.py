@@ -8,8 +8,7 @@ from learnable.diversifiers.facts import Facts
 from learnable.diversifiers.hints import Hints
 from learnable.diversifiers.kinds import Diversifier
 from learnable.diversifiers.paraphrase import Paraphrase
-from learnable.diversifiers.self_answer import SelfAnswer
-from learnable.diversifiers.self_sample import SelfSample
+from learnable.diversifiers.self_sample import SelfAnswer, SelfSample
 from learnable.errors import UsageError
 from learnable.evaluators.table import built, parse
 

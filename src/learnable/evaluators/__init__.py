@@ -1,15 +1,18 @@
 """One file per evaluator: what a model is asked, and how its answer is graded."""
 
-from learnable.evaluators.evaluation import (
+from learnable.evaluators.kinds import Evaluator
+from learnable.evaluators.reading import question_of
+from learnable.evaluators.running import (
+    Completion,
     Evaluation,
     check_place,
+    completions,
+    evaluate,
     evaluations_of,
     graded_all,
+    judged,
     wants_heldout,
 )
-from learnable.evaluators.kinds import Evaluator, GenerationEvaluator, JudgeEvaluator
-from learnable.evaluators.reading import question_of
-from learnable.evaluators.running import Completion, completions, evaluate, judged
 from learnable.evaluators.table import EVALUATORS, Specification, build_evaluator, parse
 
 __all__ = [
@@ -17,8 +20,6 @@ __all__ = [
     "Completion",
     "Evaluation",
     "Evaluator",
-    "GenerationEvaluator",
-    "JudgeEvaluator",
     "Specification",
     "build_evaluator",
     "check_place",

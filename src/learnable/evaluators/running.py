@@ -1,25 +1,17 @@
-"""Runs an evaluator on a model: measures or generates what is missing, stores it at once, and grades."""
+"""Evaluations: evaluators with their data, read, and run on a model, which is asked for what is not stored yet."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
-from typing import Any, NamedTuple, cast
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 
 from learnable.errors import ModelError, UsageError
-from learnable.evaluators.kinds import (
-    GRADES,
-    AskingEvaluator,
-    EvaluatedModel,
-    Evaluator,
-    GenerationEvaluator,
-    HarnessEvaluator,
-    JudgeEvaluator,
-    LikelihoodEvaluator,
-    ungraded,
-)
+from learnable.evaluators.kinds import GRADES, ungraded
+from learnable.evaluators.table import Specification, build_evaluator, parse
 from learnable.measures import Found, fill, known, lengths, measure_of, take
 from learnable.runs.identity import example_id, fingerprint
 from learnable.runs.store import Store
@@ -30,9 +22,99 @@ JUDGED_AT_ONCE = 64
 MAX_LENGTH = 2_048
 
 
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """An evaluator with its data, read."""
+
+    label: str
+    evaluator: Any
+    examples: list[Example]
+
+    @property
+    def identity(self) -> str:
+        """Fingerprint of the evaluator's settings and of the examples."""
+        return fingerprint(
+            [self.label, fingerprint(self.evaluator), [example.id for example in self.examples]]
+        )
+
+
+def wants_heldout(written: Sequence[str]) -> bool:
+    """Tell whether an evaluation is on the rows that the data itself sets aside: ``heldout`` without a file."""
+    return any(_is_heldout(parse(text)) for text in written)
+
+
+def _is_heldout(specification: Specification) -> bool:
+    return specification.name == "heldout" and specification.path is None
+
+
+def check_place(asked: Sequence[Specification], on: str | None) -> None:
+    """Say which evaluation is not known, or cannot be done where the model runs; no data is read.
+
+    Raises:
+        UsageError: If there is no such evaluator, it does not know a setting, or it takes the model into its own hands
+            and the model is on a cluster.
+    """
+    for specification in asked:
+        if build_evaluator(specification).kind == "harness" and on is not None:
+            raise UsageError(
+                f"{specification.label} runs the model itself, and with --on {on} there is none here",
+                hint=f"evaluate {specification.name} by itself, without --on",
+            )
+
+
+def evaluations_of(written: Sequence[str], *, heldout: Path | None = None) -> list[Evaluation]:
+    """Return the evaluations that were asked for, their data read; ``heldout`` are the rows that were set aside.
+
+    Raises:
+        UsageError: If one is not known.
+        DataError: If its data cannot be read.
+    """
+    specifications = {text: parse(text) for text in dict.fromkeys(written)}
+    labels = [specification.label for specification in specifications.values()]
+    found = []
+    for text, specification in specifications.items():
+        # Files of one name in two folders are told apart by their paths.
+        label = specification.label if labels.count(specification.label) == 1 else text
+        if heldout is not None and _is_heldout(specification):
+            settings = {"source_column": "source", **specification.settings}
+            specification = replace(specification, path=str(heldout), settings=settings)
+        evaluator = build_evaluator(specification)
+        examples = evaluator.read(specification.path)
+        found.append(Evaluation(label=label, evaluator=evaluator, examples=examples))
+    return found
+
+
+def graded_all(
+    model: Any,
+    evaluations: Sequence[Evaluation],
+    *,
+    store: Store,
+    max_length: int,
+    what: str = "",
+) -> pl.DataFrame:
+    """Return the grades of all evaluations of one model, as it is now (its adapter on or off).
+
+    Returns:
+        ``evaluation``, and the columns of ``evaluate``.
+    """
+    nothing: dict[str, Any] = {"evaluation": pl.String, **GRADES}
+    grades = [pl.DataFrame(schema=nothing)]
+    for each in evaluations:
+        frame = evaluate(
+            model,
+            each.evaluator,
+            each.examples,
+            store=store,
+            max_length=max_length,
+            label=f"{each.label}{what}",
+        )
+        grades.append(frame.select(pl.lit(each.label).alias("evaluation"), pl.all()))
+    return pl.concat(grades)
+
+
 def evaluate(
-    model: EvaluatedModel,
-    evaluator: Evaluator,
+    model: Any,
+    evaluator: Any,
     examples: Sequence[Example],
     *,
     store: Store,
@@ -60,12 +142,10 @@ def evaluate(
         UsageError: If the evaluator is a judge, which compares two models: see ``completions`` and ``judged``.
     """
     if evaluator.kind == "likelihood":
-        scored = cast("LikelihoodEvaluator", evaluator)
-        return _table(examples, _likelihoods(model, scored, examples, store, max_length, label))
+        return _table(examples, _likelihoods(model, evaluator, examples, store, max_length, label))
     if evaluator.kind == "generation":
-        answered = cast("GenerationEvaluator", evaluator)
-        found = completions(model, answered, examples, store=store, label=label)
-        return _table(examples, _graded_texts(answered, examples, found))
+        found = completions(model, evaluator, examples, store=store, label=label)
+        return _table(examples, _graded_texts(evaluator, examples, found))
     if evaluator.kind != "harness":
         raise UsageError(
             "a judge compares the answers of two models, and there is only one here",
@@ -73,8 +153,8 @@ def evaluate(
         )
     if not examples:
         return _table([], [])
-    harness = cast("HarnessEvaluator", evaluator)
-    frame = harness.run(model.network, model.renderer.tokenizer, examples, batch_tokens=model.batch_tokens)
+    tokenizer = model.renderer.tokenizer
+    frame: pl.DataFrame = evaluator.run(model.network, tokenizer, examples, batch_tokens=model.batch_tokens)
     return frame.select(pl.col(name).cast(kind) for name, kind in GRADES.items())
 
 
@@ -86,8 +166,8 @@ class Completion(NamedTuple):
 
 
 def completions(
-    model: EvaluatedModel,
-    evaluator: AskingEvaluator,
+    model: Any,
+    evaluator: Any,
     examples: Sequence[Example],
     *,
     store: Store,
@@ -131,7 +211,7 @@ def completions(
     return [Completion(text=texts.get(identity), why=refused.get(identity, "")) for identity in ids]
 
 
-def _room(model: EvaluatedModel, prompt: Sequence[Message], new: int) -> tuple[int, str]:
+def _room(model: Any, prompt: Sequence[Message], new: int) -> tuple[int, str]:
     """Return the tokens of a prompt, and why it cannot be answered, if so."""
     try:
         count = len(model.renderer.prompt_ids(prompt))
@@ -144,7 +224,7 @@ def _room(model: EvaluatedModel, prompt: Sequence[Message], new: int) -> tuple[i
 
 
 def judged(
-    evaluator: JudgeEvaluator,
+    evaluator: Any,
     examples: Sequence[Example],
     ones: Sequence[Completion],
     others: Sequence[Completion],
@@ -191,8 +271,8 @@ def judged(
 
 
 def _likelihoods(
-    model: EvaluatedModel,
-    evaluator: LikelihoodEvaluator,
+    model: Any,
+    evaluator: Any,
     examples: Sequence[Example],
     store: Store,
     max_length: int,
@@ -217,7 +297,7 @@ def _likelihoods(
     return [_graded(evaluator, e, [scored[i] for i in group]) for e, group in zip(examples, ids, strict=True)]
 
 
-def _graded(evaluator: LikelihoodEvaluator, example: Example, scored: Sequence[Mapping[str, Any]]) -> Grade:
+def _graded(evaluator: Any, example: Example, scored: Sequence[Mapping[str, Any]]) -> Grade:
     """Return the grade of an example by its candidates: the columns of ``lengths``, and ``nll``."""
     if why := next((one["undefined"] for one in scored if one["undefined"]), None):
         return _unanswered(why)
@@ -225,15 +305,13 @@ def _graded(evaluator: LikelihoodEvaluator, example: Example, scored: Sequence[M
         return _unanswered("a candidate does not fit the length limit, so they cannot be compared")
     nll = np.asarray([one["nll"] for one in scored], dtype=np.float64)
     tokens = np.asarray([one["response_tokens"] for one in scored], dtype=np.int64)
-    grade = evaluator.grade(example, nll, tokens)
+    grade: Grade = evaluator.grade(example, nll, tokens)
     if scored and scored[0]["truncated"] and not grade.why:
         return replace(grade, why="cut off at the length limit")
     return grade
 
 
-def _graded_texts(
-    evaluator: GenerationEvaluator, examples: Sequence[Example], found: Sequence[Completion]
-) -> list[Grade]:
+def _graded_texts(evaluator: Any, examples: Sequence[Example], found: Sequence[Completion]) -> list[Grade]:
     """Return the grade of each completion, of all at once where the evaluator has a way to do that."""
     texts = {place: one.text for place, one in enumerate(found) if one.text is not None}
     asked, all_at_once = [examples[place] for place in texts], getattr(evaluator, "grade_all", None)

@@ -18,11 +18,11 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import polars as pl
 
-from learnable.evaluators import Completion, Evaluation, JudgeEvaluator, completions, graded_all, judged
+from learnable.evaluators import Completion, Evaluation, completions, graded_all, judged
 from learnable.experiments.arms import Arm
 from learnable.experiments.table import Measured, SelectionCost, arm_table
 from learnable.runs.locks import locked
@@ -103,7 +103,7 @@ def run_arms(
             grades[place] = graded_all(model, alone, store=kept, max_length=max_length, what=what)
             looked |= {(place, name): look(model, grades[place]) for name, look in looks.items()}
             for each in judges:
-                judge, label = cast("JudgeEvaluator", each.evaluator), each.label + what
+                judge, label = each.evaluator, each.label + what
                 answers[place, each.label] = completions(model, judge, each.examples, store=kept, label=label)
     results = list[pl.DataFrame]()
     for arm, place in zip(arms, places, strict=True):
@@ -111,7 +111,7 @@ def run_arms(
         beside = places[_beside(arm, arms, baseline)] if judges else place
         for each in judges:
             ones, others = answers[place, each.label], answers[beside, each.label]
-            verdicts = judged(cast("JudgeEvaluator", each.evaluator), each.examples, ones, others, store=kept)
+            verdicts = judged(each.evaluator, each.examples, ones, others, store=kept)
             results.append(_named(arm, verdicts.select(pl.lit(each.label).alias("evaluation"), pl.all())))
     frame, graded = _arm_frame(arms, trained), pl.concat(results)
     measured = [

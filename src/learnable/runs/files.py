@@ -10,7 +10,7 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -178,6 +178,16 @@ def write_frame(frame: pl.DataFrame, path: Path, *, hint: str = ELSEWHERE) -> No
         pyarrow.parquet.write_table(
             frame.to_arrow(compat_level=pl.CompatLevel.oldest()), part, compression="zstd"
         )
+
+
+def write_json_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    """Write JSON objects, each on a line.
+
+    Raises:
+        DiskError: If it cannot be written.
+    """
+    with replacing(path) as part, part.open("w", encoding="utf-8") as out:
+        out.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
 
 
 def write_json(path: Path, value: Mapping[str, Any], *, hint: str = ELSEWHERE) -> None:
