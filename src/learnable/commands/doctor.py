@@ -54,16 +54,12 @@ class Diagnosis:
             yield f"{check.verdict}: {check.name}: {check.found}"
             if check.remedy:
                 yield f"    hint: {check.remedy}"
-        counts = {
-            verdict: sum(check.verdict == verdict for check in self.checks)
-            for verdict in ("wrong", "warning")
-        }
-        if not self.healthy:
-            yield f"{self.model}: {counts['wrong']} of {len(self.checks)} checks are wrong"
-        elif counts["warning"]:
-            yield f"{self.model}: nothing is wrong, {counts['warning']} of {len(self.checks)} checks warn"
-        else:
-            yield f"{self.model}: all {len(self.checks)} checks are ok"
+        count = len(self.checks)
+        wrong, warn = (
+            sum(check.verdict == verdict for check in self.checks) for verdict in ("wrong", "warning")
+        )
+        said = f"nothing is wrong, {warn} of {count} checks warn" if warn else f"all {count} checks are ok"
+        yield f"{self.model}: {f'{wrong} of {count} checks are wrong' if wrong else said}"
 
 
 def doctor(
@@ -131,30 +127,16 @@ def _chosen(data: list[str] | None, reading: Reading, n: int | None) -> list[Exa
 
 def _loss_checks(ref: ModelRef, rendered: Sequence[Rendered], reference: str | None) -> "list[CheckResult]":
     """Return the checks that need the weights."""
-    from learnable.diagnosis.checks import CheckResult, guarded
-    from learnable.diagnosis.losses import dtype_check
+    from learnable.diagnosis.batch_budget import budget_check
+    from learnable.diagnosis.checks import guarded, wrong
+    from learnable.diagnosis.losses import dtype_check, loss_checks
+    from learnable.models import LanguageModel
 
     if len(rendered) < 2:
         found = f"not checked: {len(rendered)} rows have a response within the length limit, and 2 are needed"
-        remedy = "see the lines above; give other rows, or a higher --max-length"
-        return [CheckResult(name="losses", verdict="wrong", found=found, remedy=remedy)]
-    checks, nll, dtype = _checks_in_memory(ref, rendered, reference)
-    if nll is not None and dtype != "float32":
-        say("loading it in float32")
-        checks += guarded("dtype", dtype_check(ref, rendered, nll))
-    return checks
+        return [wrong("losses", found, "see the lines above; give other rows, or a higher --max-length")]
 
-
-def _checks_in_memory(
-    ref: ModelRef, rendered: Sequence[Rendered], reference: str | None
-) -> "tuple[list[CheckResult], NDArray[np.float64] | None, str]":
-    """Return the checks of a loaded model, its nll (n,) if there is one, and its dtype; then the model is gone."""
-    from learnable.diagnosis.batch_budget import budget_check
-    from learnable.diagnosis.checks import CheckResult, guarded
-    from learnable.diagnosis.losses import loss_checks
-    from learnable.models import LanguageModel
-
-    def looked_at() -> Iterator[CheckResult]:
+    def looked_at(model: LanguageModel) -> "Iterator[CheckResult]":
         say("timing batches")
         yield budget_check(model, rendered)
         say(f"comparing losses on {len(rendered)} rows")
@@ -162,14 +144,18 @@ def _checks_in_memory(
 
     say(f"loading {ref.name}")
     model = LanguageModel(ref)
-    checks = guarded("losses", looked_at())
+    checks = guarded("losses", looked_at(model))
     if checks[-1].name == "losses":  # there are none, so there is nothing else to look at
-        return checks, None, model.dtype
-    nll = model.nll(rendered)
+        return checks
+    nll, dtype = model.nll(rendered), model.dtype
     if reference is not None:
         say(f"comparing with the reference {reference}")
         checks += guarded("reference", _reference_checks(model, nll, rendered, reference))
-    return checks, nll, model.dtype
+    del model  # two of them may not fit the memory
+    if dtype != "float32":
+        say("loading it in float32")
+        checks += guarded("dtype", dtype_check(ref, rendered, nll))
+    return checks
 
 
 def _reference_checks(

@@ -107,72 +107,50 @@ def _given(folder: Path) -> Outcome:
     Raises:
         StoreError: If there is none.
     """
-    hint = "give the folder of a run, or one that `learnable select`, `learnable compare` or `learnable score` wrote"
-    if not folder.is_dir():
-        raise StoreError(f"there is no folder {folder}", hint=hint)
     steps = sorted(folder.glob(f"*/{DONE}"), key=lambda path: path.stat().st_mtime)
     if (folder / DONE).is_file() or not steps:
-        outcome = read_outcome(folder)
-        if outcome.verb not in KINDS:
-            raise StoreError(f"{folder} is the output of `learnable {outcome.verb}`", hint=hint)
-        return outcome
+        return finished(folder, *KINDS)
     outcomes = [read_outcome(step.parent) for step in steps]
     for kind in KINDS:
         if found := [outcome for outcome in outcomes if outcome.verb == kind]:
             of = f", the newest of {len(found)} such folders" if len(found) > 1 else ""
             say(f"exploring {found[-1].folder}{of}")
             return found[-1]
-    raise StoreError(f"{folder} holds no selection, comparison or scores", hint=hint)
+    raise StoreError(
+        f"{folder} holds no selection, comparison or scores",
+        hint="give a run with one of them, or the output of `learnable select`, `learnable compare` or `learnable score`",
+    )
 
 
 def _sheet(given: Outcome, kind: str | None) -> Sheet:
     """Return all that is known of the examples of a step."""
-    scored = given
-    if given.verb == "select" and "scores" in given.links:
-        scored = finished(given.links["scores"], "score")
-    scores = pl.read_parquet(scored.folder / "scores.parquet")
-    pool = rows.readable(rows.load_pool(scored.links["pool"]).examples) if "pool" in scored.links else None
-    parts: dict[str, Any] = {}
+    scored, facts, parts = given, given.facts, dict[str, Any]()
+    about, lowest = [f"Folder `{given.folder}`."], list(facts.get("lowest first", []))
     if given.verb == "select":
+        if "scores" in given.links:
+            scored = finished(given.links["scores"], "score")
         parts = {name: pl.read_parquet(given.folder / f"{name}.parquet") for name in ("kept", "dropped")}
-        parts["by"] = str(given.facts["by"])
+        parts["by"], lowest = str(facts["by"]), [str(facts["by"])] if facts["lowest"] else []
+        title = f"{facts['kept']:,} of {facts['pool']:,} examples chosen by {facts['by']}"
+        about.append(f"Budget {facts['budget']}.")
     elif given.verb == "compare":
         parts["selections"] = pl.read_parquet(given.folder / "selections.parquet")
+        title = f"{facts['pool']:,} examples, {len(facts['methods'])} methods compared"
+    else:
+        title = f"{facts['examples']:,} examples scored"
+    if "model" in scored.facts:
+        about.append(f"Losses of `{scored.facts['model']}`, in nats per token.")
+    pool = rows.readable(rows.load_pool(scored.links["pool"]).examples) if "pool" in scored.links else None
     sheet = exploring.sheet_of(
-        scores,
-        title=_title(given),
-        about=_about(given, scored),
-        lowest=_lowest(given, scored),
+        pl.read_parquet(scored.folder / "scores.parquet"),
+        title=title,
+        about=" ".join(about),
+        lowest=lowest,
         examples=pool,
         **parts,
     )
     vectors, of = _vectors(scored, pool, kind)
     return sheet if vectors is None else exploring.with_map(sheet, vectors, of=of)
-
-
-def _lowest(given: Outcome, scored: Outcome) -> list[str]:
-    """Return the scores of which the lowest are the best."""
-    if given.verb == "select":
-        return [str(given.facts["by"])] if given.facts["lowest"] else []
-    return list(scored.facts.get("lowest first", []))
-
-
-def _title(given: Outcome) -> str:
-    facts = given.facts
-    if given.verb == "select":
-        return f"{facts['kept']:,} of {facts['pool']:,} examples chosen by {facts['by']}"
-    if given.verb == "compare":
-        return f"{facts['pool']:,} examples, {len(facts['methods'])} methods compared"
-    return f"{facts['examples']:,} examples scored"
-
-
-def _about(given: Outcome, scored: Outcome) -> str:
-    said = [f"Folder `{given.folder}`."]
-    if given.verb == "select":
-        said.append(f"Budget {given.facts['budget']}.")
-    if "model" in scored.facts:
-        said.append(f"Losses of `{scored.facts['model']}`, in nats per token.")
-    return " ".join(said)
 
 
 def _vectors(

@@ -43,8 +43,12 @@ from learnable.settings import Loading
 from learnable.types import ModelRef
 
 KINDS = {"select": "selection", "compare": "comparison", "teach": "lesson"}
+WORDINGS: dict[Asked, str] = {"seen": SEEN, "unseen": UNSEEN}
+ENDINGS: dict[Asked, str] = {"unseen": f", {UNSEEN}", "seen": f", {SEEN}", "general": f" on {GENERAL} rows"}
+"""Of the labels of evaluations, by how they ask."""
+TAKEN = ("task", "tests", "buffer", "tokens", "diversity", "notes")
+"""What the page of a lesson says as the lesson does."""
 _NO_TOKENS = "No losses by token:"
-_COMMANDS = "`learnable select`, `learnable compare` or `learnable teach`"
 
 
 def report(
@@ -74,7 +78,7 @@ def report(
     if dry_run and not is_made(selection):
         shown = f"of a selection, {_spelled_out(tokens)} examples are measured token by token"
         return Outcome.planned("report", Path(output), [f"after {selection}; {shown}"])
-    given = _given(selection)
+    given = finished(selection, *KINDS)
     kind = KINDS[given.verb]
     title = title or kind
     parameters: dict[str, Any] = {"title": title, "command": command}
@@ -120,26 +124,6 @@ def report(
         work=work,
     )
     return run(step, output, dry_run=dry_run)
-
-
-def _given(folder: str) -> Outcome:
-    """Return what is to be reported.
-
-    Raises:
-        StoreError: If the folder holds nothing that there is a page about.
-    """
-    if not Path(folder).is_dir():
-        raise StoreError(
-            f"there is no folder {folder}",
-            hint=f"give the output of {_COMMANDS}",
-        )
-    outcome = read_outcome(Path(folder))
-    if outcome.verb not in KINDS:
-        raise StoreError(
-            f"{folder} is the output of `learnable {outcome.verb}`",
-            hint=f"give one of {_COMMANDS}",
-        )
-    return outcome
 
 
 def _spelled_out(tokens: int | None) -> int:
@@ -246,7 +230,6 @@ def gather(chosen: Outcome, scored: Outcome | None, *, title: str, command: str)
 def gather_comparison(compared: Outcome, *, title: str, command: str) -> ComparisonFacts:
     """Collect what a report says about a comparison from its folder and its pool."""
     names = ("table", "results", "arms", "selections", "scores", "overlap")
-    frames = {name: pl.read_parquet(compared.folder / f"{name}.parquet") for name in names}
     pool = rows.load_pool(finished(compared.links["pool"], "load").folder)
     return ComparisonFacts(
         title=title,
@@ -258,15 +241,28 @@ def gather_comparison(compared: Outcome, *, title: str, command: str) -> Compari
         examples=rows.readable(pool.examples),
         tokens=compared.cost.tokens,
         seconds=compared.cost.seconds,
-        **frames,
+        **{name: pl.read_parquet(compared.folder / f"{name}.parquet") for name in names},
     )
 
 
 def gather_lesson(taught: Outcome, *, title: str, command: str) -> LessonFacts:
     """Collect what a report says about a lesson from its folder and from the steps that made its material."""
-    facts = taught.facts
-    must = {name: pl.read_parquet(taught.folder / f"{name}.parquet") for name in ("table", "results", "arms")}
-    may = {name: _frame(taught.folder, name) for name in ("concepts", "samples", "buffering", "wordings")}
+    facts, example, made = taught.facts, dict[Asked, list[dict[str, str | None]]](), []
+    for asked, name in WORDINGS.items():  # the first row that was asked in each
+        path = taught.folder / f"{name.replace(' ', '_')}.jsonl"
+        if path.is_file():
+            first = next(rows.read([str(path)]).iter_examples())
+            example[asked] = [asdict(message) for message in first.messages]
+    for name, folder in taught.links.items():
+        step = read_outcome(folder)
+        if step.verb == "diversify":  # rows of another origin cost no model anything
+            about = f"{step.facts['method']}, {step.facts['written by']}: {step.facts['kept']:,} kept"
+            made.append(Made(name=name, about=about, tokens=step.cost.tokens, seconds=step.cost.seconds))
+    given: dict[str, Any] = {name: facts[name] for name in TAKEN}
+    given |= {
+        name: pl.read_parquet(taught.folder / f"{name}.parquet") for name in ("table", "results", "arms")
+    }
+    given |= {name: _frame(taught.folder, name) for name in ("concepts", "samples", "buffering", "wordings")}
     return LessonFacts(
         title=title,
         command=command,
@@ -276,24 +272,12 @@ def gather_lesson(taught: Outcome, *, title: str, command: str) -> LessonFacts:
         ways=[_way(label, facts.get("inits", {}).get(label)) for label in facts["arms"]],
         baseline=str(facts["baseline"]),
         questions=[_question(label) for label in facts["evaluations"]],
-        task=int(facts["task"]),
-        tests=int(facts["tests"]),
-        buffer=int(facts["buffer"]),
-        tokens=facts["tokens"],
-        diversity=facts["diversity"],
         general_from_buffer=facts.get("general from buffer"),
-        example=_example(taught.folder),
-        made=_made(taught),
-        notes=facts["notes"],
+        example=example,
+        made=made,
         computed=taught.cost.tokens,
         seconds=taught.cost.seconds,
-        table=must["table"],
-        results=must["results"],
-        arms=must["arms"],
-        concepts=may["concepts"],
-        samples=may["samples"],
-        buffering=may["buffering"],
-        wordings=may["wordings"],
+        **given,
     )
 
 
@@ -311,38 +295,10 @@ def _way(label: str, init: str | None) -> Way:
 
 
 def _question(label: str) -> Question:
-    endings: dict[Asked, str] = {
-        "unseen": f", {UNSEEN}",
-        "seen": f", {SEEN}",
-        "general": f" on {GENERAL} rows",
-    }
-    for asked, words in endings.items():
+    for asked, words in ENDINGS.items():
         if label.endswith(words):
             return Question(label=label, name=label.removesuffix(words), asked=asked)
     return Question(label=label, name=label, asked="elsewhere")
-
-
-def _example(folder: Path) -> dict[Asked, list[dict[str, str | None]]]:
-    """Return the first row that was asked in each kind of wording."""
-    places: tuple[tuple[Asked, str], ...] = (("seen", SEEN), ("unseen", UNSEEN))
-    found = {}
-    for asked, name in places:
-        path = folder / f"{name.replace(' ', '_')}.jsonl"
-        if path.is_file():
-            example = next(rows.read([str(path)]).iter_examples())
-            found[asked] = [asdict(message) for message in example.messages]
-    return found
-
-
-def _made(taught: Outcome) -> list[Made]:
-    """Return what the steps cost that made the material."""
-    made = []
-    for name, folder in taught.links.items():
-        step = read_outcome(folder)
-        if step.verb == "diversify":  # rows of another origin cost no model anything
-            about = f"{step.facts['method']}, {step.facts['written by']}: {step.facts['kept']:,} kept"
-            made.append(Made(name=name, about=about, tokens=step.cost.tokens, seconds=step.cost.seconds))
-    return made
 
 
 def _shared(tuning: Mapping[str, Any]) -> dict[str, Any]:

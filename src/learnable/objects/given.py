@@ -17,18 +17,20 @@ if TYPE_CHECKING:
 LONGEST = 2_048
 
 
-def finished(folder: str | Path, verb: str) -> Outcome:
+def finished(folder: str | Path, *verbs: str) -> Outcome:
     """Return the outcome of a finished step.
 
     Raises:
-        StoreError: If the folder is not the result of that verb.
+        StoreError: If the folder is not the result of one of these verbs.
     """
+    *most, last = (f"`learnable {verb}`" for verb in verbs)
+    wanted = f"{', '.join(most)} or {last}" if most else last
     if not Path(folder).is_dir():
-        raise StoreError(f"there is no folder {folder}", hint=f"give the output of `learnable {verb}`")
+        raise StoreError(f"there is no folder {folder}", hint=f"give the output of {wanted}")
     outcome = read_outcome(Path(folder))
-    if outcome.verb != verb:
+    if outcome.verb not in verbs:
         raise StoreError(
-            f"{folder} is the output of `learnable {outcome.verb}`", hint=f"give one of `learnable {verb}`"
+            f"{folder} is the output of `learnable {outcome.verb}`", hint=f"give one of {wanted}"
         )
     return outcome
 
