@@ -126,19 +126,16 @@ def check_scorer(scorer: Scorer) -> None:
     _check_fingerprint(scorer)
     rng = np.random.default_rng(0)
     ordinary = _ordinary_rows(scorer.needs, n=40, rng=rng)
-    lacking = _rows_that_lack(ordinary)
-    odd = _rows_with(ordinary, 0.0).vstack(_rows_with(ordinary, float("inf")))
-    frame = pl.concat([ordinary, lacking, odd])
+    first = ordinary.head(1)
+    nulls = [first.with_columns(pl.lit(None, dtype=kind).alias(name)) for name, kind in first.schema.items()]
+    lacking = pl.concat([*nulls, _rows_with(first, float("nan"))])
+    frame = pl.concat([ordinary, lacking, _rows_with(first, 0.0), _rows_with(first, float("inf"))])
     scores = _scores_of(scorer, frame)
-    assert np.isfinite(scores[:40]).all(), (
-        f"{name}: no number for rows {_where(~np.isfinite(scores[:40]))} of {ordinary}"
-    )
-    assert np.isnan(scores[40 : 40 + lacking.height]).all(), (
-        f"{name}: a score for rows that lack a measurement: {lacking}"
-    )
-    assert not np.isinf(scores).any(), (
-        f"{name}: an infinite score for {frame.filter(pl.Series(np.isinf(scores)))}"
-    )
+    undefined, unmeasured = ~np.isfinite(scores[:40]), scores[40 : 40 + lacking.height]
+    assert not undefined.any(), f"{name}: no number for rows {np.flatnonzero(undefined)} of {ordinary}"
+    assert np.isnan(unmeasured).all(), f"{name}: a score for rows that lack a measurement: {lacking}"
+    infinite = frame.filter(pl.Series(np.isinf(scores)))
+    assert infinite.is_empty(), f"{name}: an infinite score for {infinite}"
     _scores_of(scorer, frame.head(0))
     np.testing.assert_array_equal(_scores_of(scorer, frame), scores, f"{name}: a second call differs")
     # Reversed too, because that turns every tie around.
@@ -146,10 +143,8 @@ def check_scorer(scorer: Scorer) -> None:
         moved = _scores_of(scorer, frame[order])
         wrong = f"{name}: depends on the order of the rows"
         np.testing.assert_allclose(moved, scores[order], rtol=1e-6, err_msg=wrong)
-    others = frame.with_columns(pl.lit("x").alias("id"), pl.lit(3.0).alias("not needed"))
-    np.testing.assert_array_equal(
-        _scores_of(scorer, others), scores, f"{name}: depends on columns outside needs"
-    )
+    more = _scores_of(scorer, frame.with_columns(pl.lit("x").alias("id"), pl.lit(3.0).alias("not needed")))
+    np.testing.assert_array_equal(more, scores, f"{name}: depends on columns outside needs")
 
 
 def check_selector(selector: Selector) -> None:
@@ -220,20 +215,17 @@ def check_objective(objective: Objective) -> None:
 
     loss, gradient = taken(nll)
     assert np.isfinite(loss), f"{name}: the loss is {loss}"
-    right = torch.autograd.gradcheck(
-        lambda at: objective(at, columns), nll.clone().requires_grad_(), raise_exception=False
-    )
+    leaf = nll.clone().requires_grad_()
+    right = torch.autograd.gradcheck(lambda at: objective(at, columns), leaf, raise_exception=False)
     assert right, f"{name}: the gradient is not that of the values"
     for order in (rng.permutation(6), np.arange(6)[::-1].copy()):
         moved = taken(nll[order], {column: values[order] for column, values in columns.items()})
-        np.testing.assert_allclose(moved[0], loss, rtol=1e-9, err_msg=f"{name}: depends on the order")
-        np.testing.assert_allclose(
-            moved[1], gradient[order], rtol=1e-9, err_msg=f"{name}: depends on the order"
-        )
-    again = taken(nll, {**columns, "not needed": nll})
-    np.testing.assert_array_equal(
-        again[1], gradient, f"{name}: depends on a column outside needs, or on chance"
-    )
+        wrong = f"{name}: depends on the order"
+        np.testing.assert_allclose(moved[0], loss, rtol=1e-9, err_msg=wrong)
+        np.testing.assert_allclose(moved[1], gradient[order], rtol=1e-9, err_msg=wrong)
+    _, again = taken(nll, {**columns, "not needed": nll})
+    wrong = f"{name}: depends on a column outside needs, or on chance"
+    np.testing.assert_array_equal(again, gradient, wrong)
     same = np.array_equal(taken(other)[1], gradient)
     assert same == objective.linear, f"{name}: linear is {objective.linear}, but the gradient says {same}"
 
@@ -268,22 +260,12 @@ def _losses(rng: np.random.Generator, n: int) -> NDArray[np.float32]:
     return rng.gamma(4, 0.5, size=n).astype(np.float32)
 
 
-def _rows_that_lack(ordinary: pl.DataFrame) -> pl.DataFrame:
-    """Return two rows for each column: null in it, and NaN where it can hold one."""
-    row = ordinary.head(1)
-    nulls = [row.with_columns(pl.lit(None, dtype=kind).alias(name)) for name, kind in row.schema.items()]
-    return pl.concat([*nulls, _rows_with(ordinary, float("nan"))])
-
-
-def _rows_with(ordinary: pl.DataFrame, value: float) -> pl.DataFrame:
+def _rows_with(row: pl.DataFrame, value: float) -> pl.DataFrame:
     """Return a row for each column of floating-point numbers, with ``value`` in it, or in the first place of its list."""
-    row = ordinary.head(1)
     rows = [row.head(0)]
     for name, kind in row.schema.items():
-        if kind.is_float():
-            rows.append(row.with_columns(pl.lit(value, dtype=kind).alias(name)))
-        elif isinstance(kind, pl.List):
-            changed = [value, *row[name][0][1:]]
+        if kind.is_float() or isinstance(kind, pl.List):
+            changed = value if kind.is_float() else [value, *row[name][0][1:]]
             rows.append(row.with_columns(pl.Series(name, [changed], dtype=kind)))
     return pl.concat(rows)
 
@@ -302,27 +284,20 @@ def _scores_of(scorer: Scorer, frame: pl.DataFrame) -> NDArray[np.float32]:
     return scores
 
 
-def _where(flags: NDArray[np.bool_]) -> list[int]:
-    return [int(position) for position in np.flatnonzero(flags)]
-
-
 def _check_picks(selector: Selector, scores: NDArray[np.float32], *, k: int, label: str) -> None:
     picks = _picks_of(selector, scores, k=k, label=label)
-    defined = np.flatnonzero(~np.isnan(scores))
+    defined, index, gain = np.flatnonzero(~np.isnan(scores)), picks.index, picks.gain
     count = min(k, len(defined))
-    assert np.issubdtype(picks.index.dtype, np.integer), (
-        f"{label}: the index is {picks.index.dtype}, not whole numbers"
-    )
-    assert picks.index.shape == (count,), f"{label}: {picks.index.shape} picks, not ({count},)"
-    assert len(set(picks.index.tolist())) == count, f"{label}: picked twice: {picks.index.tolist()}"
-    assert set(picks.index.tolist()) <= set(defined.tolist()), (
-        f"{label}: picked NaN, or no row: {picks.index.tolist()}"
-    )
-    assert picks.gain.shape == (count,), f"{label}: {picks.gain.shape} gains for {count} picks"
-    assert picks.gain.dtype == np.float32, f"{label}: the gain is {picks.gain.dtype}, not float32"
-    assert np.isfinite(picks.gain).all(), f"{label}: a gain is not a number: {picks.gain.tolist()}"
+    kind = index.dtype
+    assert np.issubdtype(kind, np.integer), f"{label}: the index is {kind}, not whole numbers"
+    assert index.shape == (count,), f"{label}: {index.shape} picks, not ({count},)"
+    assert len({*index.tolist()}) == count, f"{label}: picked twice: {index.tolist()}"
+    assert np.isin(index, defined).all(), f"{label}: picked NaN, or no row: {index.tolist()}"
+    assert gain.shape == (count,), f"{label}: {gain.shape} gains for {count} picks"
+    assert gain.dtype == np.float32, f"{label}: the gain is {gain.dtype}, not float32"
+    assert np.isfinite(gain).all(), f"{label}: a gain is not a number: {gain.tolist()}"
     again = _picks_of(selector, scores, k=k, label=label)
-    np.testing.assert_array_equal(again.index, picks.index, f"{label}: other picks for the same seed")
+    np.testing.assert_array_equal(again.index, index, f"{label}: other picks for the same seed")
 
 
 def _picks_of(selector: Selector, scores: NDArray[np.float32], *, k: int, label: str) -> Picks:
