@@ -10,14 +10,9 @@ AROUND = 40
 
 
 def component(name: str, what: str) -> str:
-    """Return a name that is to be one component of a path, and so cannot lead out of its folder.
+    """Return the name of a file or folder that is one component of a path, and so cannot lead out of its folder.
 
-    Args:
-        name: Of a file or folder.
-        what: What it names, for the error: ``a step of my.yaml``.
-
-    Raises:
-        UsageError: If it is none: empty, ``.`` or ``..``, or with a separator in it.
+    Any other is a ``UsageError``, which says of ``what`` it is: ``a step of my.yaml``.
     """
     if name in ("", "..") or "\0" in name or Path(name).name != name:
         raise UsageError(

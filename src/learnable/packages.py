@@ -18,16 +18,7 @@ def is_installed(module: str) -> bool:
 
 
 def needed(module: str, *, by: str, extra: str) -> Any:
-    """Return a module of an optional package.
-
-    Args:
-        module: What to import.
-        by: What needs it, for the message.
-        extra: What it is installed with.
-
-    Raises:
-        UsageError: If it, or something that it needs, is not installed.
-    """
+    """Return a module of an optional package; where it is not installed, say what needs it and the extra that has it."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

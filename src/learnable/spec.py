@@ -113,9 +113,6 @@ def typed(name: str, known: Mapping[str, Any], settings: Mapping[str, str]) -> d
         name: What they are of, for errors.
         known: Types by name of the setting.
         settings: As they were written.
-
-    Raises:
-        UsageError: If there is no such setting, or it does not take the value.
     """
     from pydantic import TypeAdapter, ValidationError
 

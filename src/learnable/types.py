@@ -309,11 +309,7 @@ class Budget:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read ``6%`` (of the examples), ``500`` (examples) or ``50000tokens``; the inverse of ``str``.
-
-        Raises:
-            UsageError: If the text is none of these.
-        """
+        """Read ``6%`` (of the examples), ``500`` (examples) or ``50000tokens``, the inverse of ``str``; else a ``UsageError``."""
         # A comma separates thousands only: 6,5% would otherwise be read as 65%.
         number = r"((?:[0-9]+(?:_[0-9]+)*|[0-9]{1,3}(?:,[0-9]{3})+)(?:\.[0-9]+)?)"
         match = re.fullmatch(rf"\s*{number}\s*(%|tokens?|examples?)?(?: of the examples)?\s*", text)

@@ -109,11 +109,7 @@ def export(
 
 
 def _learn_last_only(examples: Sequence[Example], trainer: Trainer) -> bool:
-    """Tell whether some answers are context only, and the last ones are all that is to learn.
-
-    Raises:
-        DataError: If a conversation has answers of both kinds in another order, which the trainer cannot tell apart.
-    """
+    """Tell whether some answers are context only, and the last ones are all that is to learn."""
     answers = [
         [each.trained for each in example.messages if each.role == "assistant"] for example in examples
     ]

@@ -10,17 +10,14 @@ from typing import Any
 
 from learnable.data.layout import ColumnLayout, preference_error
 from learnable.data.names import (
+    BESIDE,
     COMPLETIONS,
     CONTEXTS,
-    HISTORIES,
-    LABELS,
     OTHER_COMPLETIONS,
     OTHER_PROMPTS,
     OTHER_TURNS,
     PROMPTS,
     REASONINGS,
-    SYSTEMS,
-    TOOLS,
     TURNS,
     doubt,
     plain,
@@ -33,19 +30,15 @@ from learnable.types import Conversation, Example, Message
 Columns = Mapping[str, tuple[str, ...]]
 """Parts of a conversation, and the columns that hold them."""
 
-_BESIDE = {"system": SYSTEMS, "history": HISTORIES, "tools": TOOLS, "label": LABELS}
-"""Parts that stand beside any conversation."""
 _KNOWN = {
     "prompt": (*PROMPTS, "inputs"),
     "response": COMPLETIONS,
     "context": CONTEXTS,
     "reasoning": REASONINGS,
     "messages": (*TURNS, *OTHER_TURNS),
-    **_BESIDE,
+    **BESIDE,
 }
 """Columns that some format reads: where another one reads something else instead, they are in doubt."""
-
-
 _ALL_PROMPTS = (*PROMPTS, *OTHER_PROMPTS)
 _ALL_COMPLETIONS = (*COMPLETIONS, *OTHER_COMPLETIONS)
 _ALL_TURNS = (*TURNS, *OTHER_TURNS)
@@ -70,11 +63,7 @@ class RowFormat:
 
 
 def detect(row: Row) -> RowFormat:
-    """Return the format whose keys the row has; a key without a value counts only when nothing else fits.
-
-    Raises:
-        DataError: If no format fits; the message lists the keys seen.
-    """
+    """Return the format whose keys the row has; a key without a value counts only when nothing else fits."""
     try:
         return FORMATS[find_layout(row).format]
     except UnusableRowError as error:
@@ -100,9 +89,6 @@ def find_layout(
         row: A row; a key without a value counts only when nothing else fits.
         format: Name of the format; found from the keys when not given.
         columns: Columns that were named, by the part that they are.
-
-    Raises:
-        UnusableRowError: If no format fits, or a column that was named is not there.
     """
     given = {part: tuple(names) for part, names in (columns or {}).items()}
     ignored = given.pop("ignore", ())
@@ -158,7 +144,7 @@ def _layout(
             )
     used = {*ignored, *(name for names in parts.values() for name in names)}
     free = [key for key in filled if key not in used]
-    beside = {part: _all(free, names) for part, names in _BESIDE.items() if part not in parts}
+    beside = {part: _all(free, names) for part, names in BESIDE.items() if part not in parts}
     if "messages" in parts:
         beside.pop("history", None)
     used.update(name for names in beside.values() for name in names)

@@ -140,10 +140,8 @@ def json_document(path: str) -> tuple[list[Any], list[str] | None]:
     """Return the rows of a JSON document, and their names where it is an object of named rows.
 
     It is an array of rows; one row; rows behind each other; rows by name (``{"a1": {...}, ...}``); columns, as pandas
-    writes them (``orient`` columns, list or split); or an object with a single list of rows in it.
-
-    Raises:
-        DataError: If it is none of these, or no JSON.
+    writes them (``orient`` columns, list or split); or an object with a single list of rows in it. All else is
+    a ``DataError``.
     """
     text, values, end = whole_text(path), list[Any](), 0
     try:

@@ -17,9 +17,6 @@ def read_made(given: str) -> list[Example]:
 
     Where rows have ``messages`` and ``parent``, the id of the row that one was made of, what stands beside ``messages``
     and ``source`` goes into ``meta``; rows of another form have no ``meta``.
-
-    Raises:
-        DataError: If it cannot be read.
     """
     path = Path(given)
     if path.is_dir() and (path / MADE).is_file():

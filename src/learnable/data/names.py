@@ -28,11 +28,14 @@ OTHER_PROMPTS = ("inputs", "input", "user", "human")
 COMPLETIONS = ("completion", "response", "solution", "answer", "output")
 OTHER_COMPLETIONS = ("targets", "target", "assistant")
 CONTEXTS = ("context", "input")
-SYSTEMS = ("system", "system_prompt", "system_message", "system_instruction", "sys_prompt")
-HISTORIES = ("history", "chat_history", "conversation_history")
 REASONINGS = ("reasoning_content", "reasoning", "thinking")
-TOOLS = ("tools", "functions")
-LABELS = ("label", "kto_tag", "desirable", "is_desirable")
+BESIDE = {
+    "system": ("system", "system_prompt", "system_message", "system_instruction", "sys_prompt"),
+    "history": ("history", "chat_history", "conversation_history"),
+    "tools": ("tools", "functions"),
+    "label": ("label", "kto_tag", "desirable", "is_desirable"),
+}
+"""Names of the parts that stand beside any conversation."""
 CHOSEN = ("chosen", "preferred_output", "chosen_response")
 REJECTED = ("rejected", "non_preferred_output", "rejected_response")
 
@@ -88,9 +91,6 @@ def parse_columns(given: str | Mapping[str, str | Sequence[str]] | None) -> dict
     """Read which columns are which part: ``prompt=query_nl,response=shell_command``, or an object of the same.
 
     A part that is named again gets both columns. A text that begins with ``{`` is read as JSON: names with commas.
-
-    Raises:
-        UsageError: If it is neither, a part is not known, or a column is named twice.
     """
     if given is None:
         return {}

@@ -8,11 +8,7 @@ from learnable.types import Example, Message, Pair
 
 
 def pair_of(prompt: Sequence[Message], chosen: Message, rejected: Message, *, source: str) -> Pair:
-    """Return a pair with its identity.
-
-    Raises:
-        DataError: If an answer is not by the assistant, or both are the same.
-    """
+    """Return a pair with its identity; a ``DataError`` where an answer is not by the assistant, or both are the same."""
     for name, answer in (("chosen", chosen), ("rejected", rejected)):
         if answer.role != "assistant":
             raise DataError(f"the {name} answer is by {answer.role!r}, not by the assistant")

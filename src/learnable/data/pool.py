@@ -25,11 +25,7 @@ def is_pool(folder: Path) -> bool:
 
 
 def save_pool(pool: Pool, folder: Path) -> None:
-    """Write a pool as ``examples.parquet``, ``rows.parquet`` and ``pool.json``, the last one last.
-
-    Raises:
-        DiskError: If the folder cannot be written.
-    """
+    """Write a pool as ``examples.parquet``, ``rows.parquet`` and ``pool.json``, the last one last."""
     for name, frame in (("examples", pool.examples), ("rows", pool.rows)):
         write_frame(frame, folder / f"{name}.parquet")
     with replacing(folder / POOL_FILE) as part:

@@ -109,10 +109,7 @@ def names_of(sources: Iterable[Source | SourceFile]) -> list[str]:
 def locate(given: str | Source) -> list[Source]:
     """Return what a name stands for: one source, or the files of a folder or of a pattern such as ``data/*.jsonl``.
 
-    What is a source already stands for itself.
-
-    Raises:
-        DataError: If there is nothing of that name, or nothing in it that holds rows.
+    What is a source already stands for itself; what is not there, or holds no rows, is a ``DataError``.
     """
     if isinstance(given, Source):
         return [given]
@@ -249,11 +246,7 @@ def _near(path: Path) -> str:
 
 
 def read_records(kind: str, path: str, *, max_bytes: int = UNLIMITED_BYTES) -> Iterator[Record]:
-    """Yield the rows of a source in order; rows that cannot be parsed, or are too large, come with a reason.
-
-    Raises:
-        DataError: If the source as a whole cannot be read.
-    """
+    """Yield the rows of a source in order; rows that cannot be parsed, or are too large, come with a reason."""
     with readable(path):
         yield from _READERS[kind](path, max_bytes)
 

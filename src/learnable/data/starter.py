@@ -27,9 +27,6 @@ def starter_rows(*, limit: int | None = STARTER_ROWS) -> Iterator[dict[str, Any]
 
     Args:
         limit: Number of rows; None for all of them.
-
-    Raises:
-        DataError: If the package is not installed.
     """
     topics: dict[str, dict[str, list[dict[str, Any]]]] = {}
     taken: set[str] = set()

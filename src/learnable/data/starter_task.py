@@ -40,9 +40,6 @@ def starter_task_rows(split: Literal["train", "test"]) -> Iterator[dict[str, Any
 
     Args:
         split: ``train`` or ``test``.
-
-    Raises:
-        DataError: If the package is not installed, or holds too few messages on a topic.
     """
     questions: dict[str, str] = {}
     for topic, messages in _messages().items():

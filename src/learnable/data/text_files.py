@@ -69,11 +69,7 @@ def _coded(file: IO[bytes], compression: str, mode: Literal["rb", "wb"]) -> Any:
 
 @contextmanager
 def open_bytes(path: str) -> Iterator[io.BufferedReader]:
-    """Open a file for reading, decompressed by what its first bytes say; its name may lack the suffix.
-
-    Raises:
-        DataError: If its name says that it is compressed, and it is not.
-    """
+    """Open a file for reading, decompressed by what its first bytes say; its name may lack the suffix."""
     with ExitStack() as stack:
         file = stack.enter_context(Path(path).open("rb"))
         head = file.peek(HEAD_BYTES)
@@ -101,9 +97,6 @@ def open_lines(path: str) -> Iterator[Callable[[int], bytes]]:
 
     UTF-16 and UTF-32 are read as what they are, by their byte order mark or their zeros. A byte order mark of UTF-8
     stays on the first line.
-
-    Raises:
-        DataError: If a file in UTF-16 or UTF-32 is broken.
     """
     with open_bytes(path) as file:
         encoding = _encoding(file)

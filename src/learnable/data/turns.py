@@ -58,11 +58,7 @@ class Turns:
         self.tools = ""
 
     def read(self, value: object, column: str) -> list[Message]:
-        """Return the messages in a column: a list of turns, its JSON text, an object of lists, or one turn alone.
-
-        Raises:
-            ValueError: If it is none of these, or a turn cannot be read.
-        """
+        """Return the messages in a column: a list of turns, its JSON text, an object of lists, or one turn alone."""
         name = repr(column)
         if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
             value = from_json(value, name)
@@ -162,11 +158,7 @@ class Turns:
     def _ignore_others(
         self, turn: Row, read: set[str], messages: list[Message], name: str, column: str
     ) -> None:
-        """Note what nothing reads of a turn.
-
-        Raises:
-            ValueError: If it may be part of what the model reads or learns.
-        """
+        """Note what nothing reads of a turn; a ``ValueError`` where it may be part of what the model reads or learns."""
         for key, value in turn.items():
             if key in read or is_empty(value):
                 continue
