@@ -90,7 +90,7 @@ def take(
     counts: bool = True,
     end_ids: Collection[int] = (),
     launch: Launch | None = None,
-    batch_tokens: int | None = None,
+    batch_tokens: Callable[[Any], int] | None = None,
 ) -> int:
     """Measure what is missing, in one pass for all kinds that share one; return how many tokens that took.
 
@@ -104,7 +104,8 @@ def take(
         counts: Whether the tokens are part of what the step at work costs, and said; those of an evaluation are not.
         end_ids: Tokens that end a turn, for the nll of these.
         launch: Begins a batch of kinds whose pass takes a second input, and which therefore name none.
-        batch_tokens: Most tokens of a batch where it is not what the model takes in a forward pass.
+        batch_tokens: Tells how many tokens, padding included, a batch of a model takes; what a forward pass takes when
+            not given.
     """
     launches = dict.fromkeys(MEASURES[measure.kind].launch or launch for measure in measures)
     passes = [
@@ -129,7 +130,7 @@ class _Pass:
         label: str,
         counts: bool,
         end_ids: Collection[int],
-        batch_tokens: int | None,
+        batch_tokens: Callable[[Any], int] | None,
     ) -> None:
         self._batch_tokens = batch_tokens
         self._launch, self._opened, self._rendered = launch, opened, rendered
@@ -169,7 +170,8 @@ class _Pass:
 
     def _batches(self, missing: Collection[int]) -> Iterator[Found]:
         with self._opened() as model:
-            whole = planned(self._scored, batch_tokens=self._batch_tokens or model.batch_tokens)
+            most = model.batch_tokens if self._batch_tokens is None else self._batch_tokens(model)
+            whole = planned(self._scored, batch_tokens=most)
             batches = [rest for batch in whole if (rest := [place for place in batch if place in missing])]
             before = model.work
             examples = [[self._scored[place] for place in batch] for batch in batches]

@@ -39,6 +39,8 @@ class Passes:
     Attributes:
         references: As given.
         renderer: Of the base model.
+        max_length: As given.
+        store: As given.
         tokens: How many were measured, not counting what the store held.
     """
 
@@ -56,7 +58,7 @@ class Passes:
         from learnable.models.source import identify
 
         self.references, self._ref, self._whole = references, ref, whole
-        self._max_length, self._store, self._load = max_length, store, load or opened
+        self.max_length, self.store, self._load = max_length, store, load or opened
         self.renderer, self._base_key = Renderer.of(ref), identify(ref)
         self.tokens = 0
 
@@ -96,12 +98,12 @@ class Passes:
     def vectors(self, rendered: Sequence[Rendered], frame: pl.DataFrame) -> pl.Series:
         """Return a vector of the base model for each example, List(Float32) (n,)."""
         measure = measure_of(
-            self._base_key, rendering=self.renderer.key, max_length=self._max_length, kind="embedding"
+            self._base_key, rendering=self.renderer.key, max_length=self.max_length, kind="embedding"
         )
         self.tokens += take(
-            lambda: self._opened(None), [measure], rendered, store=self._store, label="embedding"
+            lambda: self.opened(None), [measure], rendered, store=self.store, label="embedding"
         )
-        return column(measure, frame, store=self._store)
+        return column(measure, frame, store=self.store)
 
     def views(self, examples: Sequence[Example]) -> list[TokenView]:
         """Return the pieces of n examples with the losses of their tokens.
@@ -110,7 +112,7 @@ class Passes:
             ModelError: If a model cannot be loaded, does not fit the base, or its template refuses an example.
             StoreError: If measurements cannot be read.
         """
-        rendered = self.renderer.render(examples, max_length=self._max_length)
+        rendered = self.renderer.render(examples, max_length=self.max_length)
         frame, names = lengths(rendered), ["token_losses_before"]
         losses = self.columns("base", names, rendered, frame, label=" by token")
         if self.references is not None:
@@ -145,30 +147,30 @@ class Passes:
     ) -> pl.DataFrame:
         wanted = kinds_of(needs, role)
         also = [] if ends is None else known_beside(wanted, role, ends=bool(ends))
-        key, rendering = self._key(part), self.renderer.key
+        key, rendering = self.key(part), self.renderer.key
         measures = [
             measure_of(
-                key, rendering=rendering, max_length=self._max_length, kind=kind.name, alone=role == "alone"
+                key, rendering=rendering, max_length=self.max_length, kind=kind.name, alone=role == "alone"
             )
             for kind in (*wanted, *also)
         ]
         self.tokens += take(
-            lambda: self._opened(part),
+            lambda: self.opened(part),
             measures[: len(wanted)],
             rendered,
-            store=self._store,
+            store=self.store,
             label=label,
             also=measures[len(wanted) :],
             end_ids=ends or (),
         )
         return pl.DataFrame(
             {
-                column_of(kind, role): column(measure, frame, store=self._store)
+                column_of(kind, role): column(measure, frame, store=self.store)
                 for kind, measure in zip((*wanted, *also), measures, strict=True)
             }
         )
 
-    def _key(self, part: "Part | None") -> str:
+    def key(self, part: "Part | None") -> str:
         """Return the identity of the base model, or of a part of the reference.
 
         Raises:
@@ -194,7 +196,8 @@ class Passes:
         return self._whole or replace(self._ref, name=part.name, revision=None)
 
     @contextmanager
-    def _opened(self, part: "Part | None") -> "Iterator[LanguageModel]":
+    def opened(self, part: "Part | None") -> "Iterator[LanguageModel]":
+        """Give the base model, or a part of the reference, its weights loaded."""
         if part is None:
             yield self._base
         elif part.kind == "model":

@@ -12,6 +12,7 @@ from learnable.scorers.learnability import (
     TextLearnability,
     end_of_turn_share,
 )
+from learnable.scorers.less import LESS
 from learnable.scorers.loss import Length, Loss, Perplexity, PerplexityDrop, PerplexityMiddle
 from learnable.scorers.target import DSIR, Relevance, TargetDrop, TargetLearnability
 from learnable.scorers.v_information import PVI, Hardness, HardNotWrong, PVIZero
@@ -34,6 +35,7 @@ SCORERS: Mapping[str, Callable[..., Scorer]] = {
     "target_drop": TargetDrop,
     "relevance": Relevance,
     "dsir": DSIR,
+    "less": LESS,
     "pvi": PVI,
     "pvi_zero": PVIZero,
     "hardness": Hardness,
@@ -44,6 +46,7 @@ __all__ = [
     "DSIR",
     "END_OF_TURN_SHARE",
     "IFD",
+    "LESS",
     "PVI",
     "SCORERS",
     "Difference",

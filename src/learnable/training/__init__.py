@@ -2,6 +2,7 @@
 
 from learnable.training.adapters import lora, save_whole
 from learnable.training.devices import join
+from learnable.training.epochs import KeptEpoch, kept_epochs
 from learnable.training.fine_tuning import Trained, fine_tune
 from learnable.training.reference import (
     Part,
@@ -17,6 +18,7 @@ from learnable.training.summed_gradients import gradient_sums
 
 __all__ = [
     "AdaptiveSampler",
+    "KeptEpoch",
     "LengthGroupedBatches",
     "Part",
     "References",
@@ -27,6 +29,7 @@ __all__ = [
     "given_reference",
     "gradient_sums",
     "join",
+    "kept_epochs",
     "lora",
     "no_assignment",
     "read_reference",

@@ -99,9 +99,11 @@ def target_vectors(
         model: At a checkpoint of the warm-up.
         rendered: t rows of a target, each with a response token; a row may stand there several times.
         subtasks: The subtask of each, (t,); J are different. Their rows are in sorted order.
-        batches: Positions of rows that are computed together, each row once.
+        batches: Positions of rows that are computed together.
     """
-    groups = [[rendered[place] for place in batch] for batch in batches]
+    first = {row.id: place for place, row in reversed(list(enumerate(rendered)))}
+    once = ([place for place in batch if first[rendered[place].id] == place] for batch in batches)
+    groups = [[rendered[place] for place in batch] for batch in once if batch]
     lengths: dict[str, float] = {}
     for number, values in model.measure(_batch_lengths, groups):
         lengths |= zip([row.id for row in groups[number]], np.asarray(values).tolist(), strict=True)

@@ -1,0 +1,212 @@
+"""How the gradients of rows agree with those of a target, at the epochs of a warm-up; see ``scorers.LESS``."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from learnable.data.target import Target
+from learnable.errors import DataError, ModelError, UsageError
+from learnable.measures import known, lengths, planned, take
+from learnable.objects.given import finished
+from learnable.objects.passes import Passes
+from learnable.runs.identity import fingerprint
+from learnable.scorers import LESS
+from learnable.types import Launch, Measure, Rendered
+
+if TYPE_CHECKING:
+    from learnable.models import LanguageModel
+    from learnable.training import KeptEpoch
+
+ROWS_AT_ONCE = 4_096
+"""Sketches that are read at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmUp:
+    """Epochs that `learnable train --keep-epochs` kept, and the identity of the step that did."""
+
+    epochs: "Sequence[KeptEpoch]"
+    identity: str
+
+
+def warm_up_of(folder: str, base_key: str) -> WarmUp:
+    """Return the warm-up in a folder.
+
+    Args:
+        folder: What `learnable train --keep-epochs` wrote.
+        base_key: Identity of the model that scores.
+
+    Raises:
+        StoreError: If it is no such folder.
+        TrainError: If no epochs were kept.
+        ModelError: If it was trained from another model.
+    """
+    from learnable.training import kept_epochs, read_reference
+
+    trained = finished(folder, "train")
+    if trained.inputs["base"] != base_key:
+        raise ModelError(
+            f"the warm-up {folder} was trained from {trained.facts['base']}, which is not the model given here",
+            hint=f"give --model {trained.facts['base']} as it was then: same weights, chat template and dtype",
+        )
+    (part, *_) = read_reference(Path(folder)).parts
+    return WarmUp(epochs=kept_epochs(Path(part.name)), identity=trained.identity)
+
+
+class GradientPasses:
+    """Takes the passes of LESS that are not stored yet.
+
+    Args:
+        passes: Of the base model.
+        warm_up: Whose epochs the gradients are taken at.
+        target: What they are compared with.
+        rendered: The target's rows, as the model sees them.
+
+    Raises:
+        DataError: If no token of a target's row counts.
+    """
+
+    def __init__(self, passes: Passes, warm_up: WarmUp, target: Target, rendered: Sequence[Rendered]) -> None:
+        lacking = lengths(rendered).filter(pl.col("undefined").is_not_null())
+        if lacking.height:
+            raise DataError(
+                f"{lacking.height} of {len(rendered)} rows of the target have no answer that counts, such as "
+                f"{lacking['id'][0][:8]}: {lacking['undefined'][0]}",
+                hint="raise --max-length, or leave them out of the target",
+            )
+        self._passes, self._warm_up, self._target, self._rows = passes, warm_up, target, rendered
+        self.small_shares: list[float] = []
+
+    def cosines(self, method: LESS, rendered: Sequence[Rendered], frame: pl.DataFrame) -> pl.Series:
+        """Return for each example the mean over epochs of its cosine with each subtask, List(Float32) (n,).
+
+        Args:
+            method: Which epochs count, and how gradients are adjusted and kept.
+            rendered: n examples.
+            frame: The same, with ``id`` and ``response_tokens``.
+        """
+        weights = self.weights(method)
+        take_epoch = self._exactly if method.store == "cosines" else self._by_sketch
+        total: Any = 0.0
+        for number, (place, weight) in enumerate(weights.items(), start=1):
+            at = _Checkpoint(self._passes, self._warm_up.epochs[place], f", epoch {number} of {len(weights)}")
+            total = total + weight * take_epoch(method, at, rendered, frame)
+            self.small_shares.append(at.moments.small_share)
+        rows = [None if np.isnan(row).any() else row.tolist() for row in total]
+        return pl.Series("gradient_cosines", rows, dtype=pl.List(pl.Float32))
+
+    def weights(self, method: LESS) -> dict[int, float]:
+        """Return what each epoch counts for, by its position."""
+        return method.weights([epoch.learning_rate for epoch in self._warm_up.epochs])
+
+    def _exactly(
+        self, method: LESS, at: "_Checkpoint", rendered: Sequence[Rendered], frame: pl.DataFrame
+    ) -> NDArray[np.float32]:
+        """Return the cosines at one epoch by products of whole gradients, (n, J)."""
+        target = fingerprint(sorted(map(list, zip(self._target.ids, self._target.subtasks, strict=True))))
+        measure = at.measure("gradient_cosines", target=target, **at.adjusted(method.adam))
+        if len(self._passes.store.missing(measure, frame.filter(pl.col("response_tokens") > 0)["id"])):
+            at.take(measure, rendered, self._products(method, at), label="gradients")
+        return at.read(measure, frame, width=len(set(self._target.subtasks)))
+
+    def _products(self, method: LESS, at: "_Checkpoint") -> Launch:
+        from learnable.training.target_gradients import batch_cosines, gradient_tokens, target_vectors
+
+        with at.model() as model:
+            batches = planned(self._rows, batch_tokens=gradient_tokens(model))
+            vectors = target_vectors(model, self._rows, self._target.subtasks, batches=batches)
+        return partial(batch_cosines, moments=at.moments, adam=method.adam, vectors=vectors)
+
+    def _by_sketch(
+        self, method: LESS, at: "_Checkpoint", rendered: Sequence[Rendered], frame: pl.DataFrame
+    ) -> NDArray[np.float32]:
+        """Return the same by sketches, which are kept."""
+        from learnable.training.sketch import SKETCH_VERSION
+        from learnable.training.target_gradients import batch_sketches
+
+        how = {"dimensions": method.dimensions, "seed": method.seed, "hash": SKETCH_VERSION}
+        launch = partial(batch_sketches, adam=method.adam, dimensions=method.dimensions, seed=method.seed)
+        measure = at.measure("gradient_sketch", **how, **at.adjusted(method.adam))
+        of_target = at.measure("gradient_sketch", **how, adam="none")
+        at.take(of_target, self._rows, partial(launch, moments=None), label="gradients of the target")
+        at.take(measure, rendered, partial(launch, moments=at.moments), label="gradients")
+        own = at.read(of_target, lengths(self._rows), width=method.dimensions)
+        subtasks = np.array(self._target.subtasks)
+        means = np.stack([own[subtasks == name].mean(axis=0) for name in sorted(set(subtasks))])
+        parts = [
+            at.read(measure, some, width=method.dimensions) @ means.T
+            for some in frame.iter_slices(ROWS_AT_ONCE)
+        ]
+        return np.concatenate(parts) if parts else np.empty((0, len(means)), dtype=np.float32)
+
+
+class _Checkpoint:
+    """The model as an epoch of the warm-up left it."""
+
+    def __init__(self, passes: Passes, epoch: "KeptEpoch", label: str) -> None:
+        from learnable.training import Part
+
+        self._passes, self._epoch, self._label = passes, epoch, label
+        self._part = Part(name=str(epoch.folder), kind="adapter")
+
+    @cached_property
+    def moments(self) -> Any:
+        """Adam's."""
+        from learnable.training.epochs import Moments
+
+        return Moments.of(self._epoch)
+
+    @contextmanager
+    def model(self) -> "Iterator[LanguageModel]":
+        """Give the model.
+
+        Raises:
+            UsageError: If it runs elsewhere.
+        """
+        from learnable.models import LanguageModel
+
+        with self._passes.opened(self._part) as model:
+            if not isinstance(model, LanguageModel):
+                raise UsageError("gradients are taken on this machine", hint="leave --on out")
+            yield model
+
+    def adjusted(self, adam: str) -> dict[str, str]:
+        """Return what adjusted gradients depend on."""
+        return {"adam": adam, "moments": self._epoch.moments_digest}
+
+    def measure(self, kind: str, **parameters: Any) -> Measure:
+        """Return the identity of a pass."""
+        common = {"rendering": self._passes.renderer.key, "max_length": self._passes.max_length}
+        return Measure(kind=kind, model=self._passes.key(self._part), parameters=common | parameters)
+
+    def take(self, measure: Measure, rendered: Sequence[Rendered], launch: Launch, *, label: str) -> None:
+        """Measure what is missing."""
+        from learnable.training.target_gradients import gradient_tokens
+
+        self._passes.tokens += take(
+            self.model,
+            [measure],
+            rendered,
+            store=self._passes.store,
+            label=label + self._label,
+            launch=launch,
+            batch_tokens=gradient_tokens,
+        )
+
+    def read(self, measure: Measure, frame: pl.DataFrame, *, width: int) -> NDArray[np.float32]:
+        """Return what is stored, (n, width), NaN where nothing is."""
+        wanted = frame.filter(pl.col("response_tokens") > 0)["id"]
+        stored = known(measure, wanted, store=self._passes.store)
+        rows = frame.select("id").join(stored, on="id", how="left", maintain_order="left")[measure.kind]
+        found = np.full((frame.height, width), np.nan, dtype=np.float32)
+        there = rows.is_not_null().to_numpy()
+        if there.any():
+            found[there] = np.stack(rows.filter(rows.is_not_null()).to_list())
+        return found
