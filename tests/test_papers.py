@@ -14,6 +14,7 @@ from learnable import data
 from learnable.models import Renderer, source
 from learnable.scorers import (
     IFD,
+    LESS,
     SCORERS,
     Difference,
     Learnability,
@@ -40,6 +41,7 @@ END_NLL_AFTER = [0.25, 3.0, 0.5, 5.0, 20.0]
 TOKENS_BEFORE = [[1.0, 0.0], [4.0, 4.0], [2.0], [1.0, 1.0], [8.0]]
 TOKENS_ALONE = [[1.0, 2.0], [3.0, 7.0], [6.0], [0.5, 0.5], [8.0]]
 
+GRADIENT_COSINES = [[0.65, -0.45], [0.1, 0.1], [-0.3, -0.2], [0.0, -1.0], [0.5, 1.0]]
 WORKED = {
     # LoBaSS (2310.13008 v1) and DavIR (v2), final form: S = (L_base - L_ref) / L_base
     "learnability": [0.25 / 0.5, 1 / 4, 1.5 / 2, -0.5 / 1, 4 / 8],
@@ -64,6 +66,8 @@ WORKED = {
     "ifd": [0.5 / 1.5, 4 / 5, 2 / 6, 1 / 0.5, 8 / 8],
     # T-SHIRT (2506.01317), S-IFD: exp(mean change of the tokens that change by more than the median of the pool)
     "top_share_ifd": [e**-2, e**-1, e**-4, 0.0, 0.0],
+    # LESS (2402.04333): the best subtask, of means over epochs
+    "less": [0.65, 0.1, -0.2, 0.0, 1.0],
     # Long is more for alignment (2402.04833): number of response tokens
     "length": [9, 9, 9, 90, 90],
 }
@@ -81,8 +85,9 @@ def losses(before=LOSS_BEFORE, after=LOSS_AFTER):
         "end_nll_after": (END_NLL_AFTER * n)[:n],
         "token_losses_before": (TOKENS_BEFORE * n)[:n],
         "token_losses_alone": (TOKENS_ALONE * n)[:n],
+        "gradient_cosines": (GRADIENT_COSINES * n)[:n],
     }
-    numbers, lists = [pl.Float32] * 3 + [pl.Int64] * 2 + [pl.Float32] * 2, [pl.List(pl.Float32)] * 2
+    numbers, lists = [pl.Float32] * 3 + [pl.Int64] * 2 + [pl.Float32] * 2, [pl.List(pl.Float32)] * 3
     kinds = [*numbers, *lists]
     return pl.DataFrame(columns, schema=dict(zip(columns, kinds, strict=True)))
 
@@ -193,6 +198,15 @@ def test_mekala_prefers_what_fine_tuning_helps_least():
 
 def test_middle_perplexity_prefers_the_median():
     assert kept_by("perplexity_middle")[0] == "learnable"
+
+
+def test_less_weighs_epochs_by_their_rates_and_takes_the_best_subtask():
+    """Rates 3e-5 and 1e-5; subtask A agrees by .7 and .5, B by -.6 and 0."""
+    first, second = LESS().weights([3e-5, 1e-5]).values()
+    assert (first, second) == pytest.approx((0.75, 0.25))
+    means = [[first * 0.7 + second * 0.5, first * -0.6 + second * 0.0]]
+    frame = pl.DataFrame({"gradient_cosines": pl.Series(means, dtype=pl.List(pl.Float32))})
+    assert LESS()(frame).tolist() == pytest.approx([0.65])
 
 
 def test_superfiltering_divides_perplexities():

@@ -22,7 +22,7 @@ from learnable.types import ModelRef, Rendered
 Kind = Literal["adapter", "model"]
 WARMUP_STEPS = 8
 """Fewest steps of an epoch that is kept: what Adam remembers of fewer is noise."""
-FEW_STEPS = 20
+FEW_STEPS, FEW_ROWS = 20, 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,6 +172,8 @@ def _drawn_rows(rows: int, reference: Reference, *, keep_epochs: bool) -> int:
             f"the warm-up takes {least:,} rows instead of {drawn:,}, so that an epoch has {WARMUP_STEPS} steps"
             + (": all that there are" if least == rows else "")
         )
+    if rows < FEW_ROWS:
+        say(f"warning: a warm-up on a pool of {rows} rows says little; {FEW_ROWS} are few")
     steps = math.ceil(max(drawn, least) / reference.batch_size) * reference.epochs
     if steps < FEW_STEPS:
         say(f"warning: a warm-up of {steps:g} steps leaves Adam's moments noisy; {FEW_STEPS} are few")
