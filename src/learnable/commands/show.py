@@ -9,9 +9,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
@@ -32,7 +30,6 @@ if TYPE_CHECKING:
     from learnable.models import Renderer
 
 STYLES = {"masked": "dim", "scored": "black on green", "cut": "red strike"}
-NAMES = {"masked": "masked", "scored": "scored", "cut": "truncated"}
 MARKS = {"masked": ("", ""), "scored": ("⟦", "⟧"), "cut": ("✂⟨", "⟩")}
 
 # Text and background together, from grey to a strong colour: dark and light terminals show the same, and on both the
@@ -112,7 +109,9 @@ class Shown:
             for example in self.examples:
                 _print_losses(console, example, coloured=coloured)
             return
-        legend = Text.assemble(*((f" {NAMES[kind]} ", style) for kind, style in STYLES.items()))
+        legend = Text.assemble(
+            *((f" {'truncated' if kind == 'cut' else kind} ", style) for kind, style in STYLES.items())
+        )
         console.print(legend if coloured else "⟦scored⟧ ✂⟨truncated⟩", "tokens; the rest is masked\n")
         for example in self.examples:
             _print(console, example, self.max_length, coloured=coloured)
@@ -170,7 +169,17 @@ def show(
         whole = renderer.render(wanted, max_length=sys.maxsize)
         pieces = [_runs(renderer, each, longest) for each in whole]
     say_left_out(whole)
-    views = tuple(_view(*each, max_length=longest) for each in zip(wanted, whole, pieces, strict=True))
+    views = tuple(
+        ExampleView(
+            id=example.id,
+            source=example.source,
+            tokens=len(seen.ids),
+            response_tokens=int(seen.mask[:longest].sum()),
+            cut_tokens=max(0, len(seen.ids) - longest),
+            pieces=parts,
+        )
+        for example, seen, parts in zip(wanted, whole, pieces, strict=True)
+    )
     return Shown(model=model, reference=reference, losses=measured, max_length=longest, examples=views)
 
 
@@ -194,83 +203,57 @@ def _wanted(data: list[str], reading: Reading, *, id: str | None, n: int) -> lis
     return wanted
 
 
-def _view(example: Example, whole: Rendered, pieces: tuple[Piece, ...], *, max_length: int) -> ExampleView:
-    return ExampleView(
-        id=example.id,
-        source=example.source,
-        tokens=len(whole.ids),
-        response_tokens=int(whole.mask[:max_length].sum()),
-        cut_tokens=max(0, len(whole.ids) - max_length),
-        pieces=pieces,
-    )
-
-
 def _runs(renderer: "Renderer", whole: Rendered, max_length: int) -> tuple[Piece, ...]:
     """Return an example as runs of tokens of one kind."""
+    kinds: list[Kind] = ["scored" if counts else "masked" for counts in whole.mask[:max_length]]
+    kinds += ["cut"] * (len(whole.ids) - len(kinds))
     pieces = []
-    for kind, run in groupby(range(len(whole.ids)), key=lambda at: _kind(at, whole.mask, max_length)):
+    for kind, run in groupby(range(len(kinds)), key=lambda at: kinds[at]):
         tokens = list(run)
         pieces.append(Piece(text=renderer.decode(whole.ids[tokens]), kind=kind, tokens=len(tokens)))
     return tuple(pieces)
 
 
-def _kind(position: int, mask: NDArray[np.bool_], max_length: int) -> Kind:
-    if position >= max_length:
-        return "cut"
-    return "scored" if mask[position] else "masked"
-
-
 def _print(console: Console, example: ExampleView, max_length: int, *, coloured: bool) -> None:
     counts = f"{example.tokens} tokens, {example.response_tokens} scored"
-    console.print(
-        Text(f"── {example.id[:12]} from {visible(example.source)}: {counts}", style="bold")
-        + Text(f", {example.cut_tokens} cut off at {max_length}" if example.cut_tokens else "")
-    )
     text = Text()
     for piece in example.pieces:
         opening, closing = ("", "") if coloured else MARKS[piece.kind]
         text.append(f"{opening}{visible(piece.text)}{closing}", style=STYLES[piece.kind])
+    console.print(
+        Text(f"── {example.id[:12]} from {visible(example.source)}: {counts}", style="bold")
+        + Text(f", {example.cut_tokens} cut off at {max_length}" if example.cut_tokens else "")
+    )
     console.print(text)
     console.print()
 
 
-# ---------------------------------------------------------------- losses
-
-
 def _print_losses(console: Console, example: ExampleView, *, coloured: bool) -> None:
+    said = [f"{example.id[:12]} from {visible(example.source)}: {example.response_tokens} scored tokens"]
+    if example.cut_tokens:
+        said.append(f"{example.cut_tokens} cut off")
+    if (before := example.mean("before")) is not None:
+        after = example.mean("after")
+        said.append(f"loss {before:.3f}{'' if after is None else f' → {after:.3f}'} nats per token")
+    console.print(Text(f"── {', '.join(said)}", style="bold"))
     shown: list[By] = ["before", "after", "learned"] if example.compares else ["before"]
-    console.print(Text(f"── {_heading(example)}", style="bold"))
     if not coloured:
         console.print(Text(_table(example, shown)))
         return
     for by in shown:
+        legend = Text()
+        for number, words in scale(by):
+            legend.append(f" {words} ", style=_style(number, by)).append(" ")
         console.print(Text(TITLES[by], style="bold"))
-        console.print(_legend(by))
+        console.print(legend)
         console.print(_coloured(example, by, whole=by == shown[0]))
         console.print()
-
-
-def _heading(example: ExampleView) -> str:
-    parts = [f"{example.id[:12]} from {visible(example.source)}: {example.response_tokens} scored tokens"]
-    if example.cut_tokens:
-        parts.append(f"{example.cut_tokens} cut off")
-    if (before := example.mean("before")) is not None:
-        after = example.mean("after")
-        parts.append(f"loss {before:.3f}{'' if after is None else f' → {after:.3f}'} nats per token")
-    return ", ".join(parts)
 
 
 def _style(number: int, by: By) -> str:
     if by == "learned" and number >= 0:
         return LEARNED_STYLES[number]
     return LOSS_STYLES[abs(number)] + (" underline" if number < 0 else "")
-
-
-def _legend(by: By) -> Text:
-    legend = Text()
-    for number, words in scale(by):
-        legend.append(f" {words} ", style=_style(number, by)).append(" ")
-    return legend
 
 
 def _coloured(view: TokenView, by: By, *, whole: bool) -> Text:
@@ -292,18 +275,13 @@ def _coloured(view: TokenView, by: By, *, whole: bool) -> Text:
 
 def _table(view: TokenView, shown: Sequence[By]) -> str:
     """Return a line for each scored token: as a JSON string, then its figures, which stand last for tools."""
-    names = [visible(json.dumps(piece.text, ensure_ascii=False)) for piece in view.scored]
-    width = max([len("token"), *(cell_len(name) for name in names if cell_len(name) <= TOKEN_CELLS)])
-    lines = [_line("token", shown, width)]
-    for name, piece in zip(names, view.scored, strict=True):
-        lines.append(_line(name, [_number(piece, by) for by in shown], width))
-    return "\n".join([*lines, ""])
-
-
-def _number(piece: Piece, by: By) -> str:
-    nats = piece.nats(by)
-    return "-" if nats is None else f"{nats:.3f}"
-
-
-def _line(name: str, cells: Sequence[str], width: int) -> str:
-    return name + " " * max(0, width - cell_len(name)) + "".join(f"  {cell:>7}" for cell in cells)
+    lines: list[tuple[str, list[str]]] = [("token", list(shown))]
+    for piece in view.scored:
+        nats = [piece.nats(by) for by in shown]
+        name = visible(json.dumps(piece.text, ensure_ascii=False))
+        lines.append((name, ["-" if each is None else f"{each:.3f}" for each in nats]))
+    width = max(cell_len(name) for name, _ in lines if cell_len(name) <= TOKEN_CELLS)
+    return "".join(
+        name + " " * max(0, width - cell_len(name)) + "".join(f"  {cell:>7}" for cell in cells) + "\n"
+        for name, cells in lines
+    )
