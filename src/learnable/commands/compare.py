@@ -1,15 +1,15 @@
 """``learnable compare``: the same model on equal token budgets chosen by different methods, and what came of it."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import polars as pl
 
 from learnable import data as rows
-from learnable.commands.inputs import look_up, most_bad, opened, pinned, pool_of, to_fetch
+from learnable.commands.experiment import Experiment
+from learnable.commands.inputs import Network, look_up, most_bad, pool_of
 from learnable.commands.load import HELDOUT
 from learnable.commands.method_scores import score_methods
 from learnable.commands.options import Flat, Output, Several
@@ -27,10 +27,9 @@ from learnable.experiments import (
     arms_of,
     check_settings,
     parse_methods,
-    run_arms,
 )
 from learnable.measures import COLUMNS, answers_alone, roles_of
-from learnable.objects.given import length_limit, render_rows
+from learnable.objects.given import render_rows
 from learnable.objects.scoring import Vectors
 from learnable.runs.files import write_frame
 from learnable.runs.identity import fingerprint, source_of
@@ -40,7 +39,7 @@ from learnable.runs.records import Outcome
 from learnable.runs.step import Finished, Step, run
 from learnable.scorers import SCORERS
 from learnable.settings import Loading, Reading, Reference, Tuning
-from learnable.types import Budget, ModelRef, Pool
+from learnable.types import Budget, Pool
 
 BY = ("learnability", "ifd", "longest")
 RESERVED = ("source", "truncated", "undefined", *COLUMNS, *SCORERS)
@@ -100,84 +99,60 @@ def compare(
     check_settings(tuning, seeds=seeds, confidence=confidence)
     asked = evaluate or ["heldout"]
     check_place([parse(text) for text in asked], on)
-    from learnable.models.source import identify
-
-    ref = ModelRef(name=model, **asdict(loading))
-    longest = length_limit(ref, max_length)
+    network = Network.of(model, loading, max_length=max_length, on=on, dry_run=dry_run)
     look_up(reference.model, loading, reference=True)
     holdout = HOLDOUT_SHARE if wants_heldout(asked) else 0.0
     pool, loaded = pool_of(data, reading, output, holdout=holdout, dry_run=dry_run)
     methods, flags = _methods(list(by or BY), pool, reference)
-    evaluations = evaluations_of(asked, heldout=_heldout_of(loaded) if holdout else None)
-    budgets = _budgets(budget or ["15%"])
-    awaits = to_fetch(ref) if dry_run else []
-    ref = ref if awaits else pinned(ref, on=on)
-    inputs = {each.label: each.identity for each in evaluations}
-    inputs |= {"pool": loaded.identity, "base": "" if awaits else identify(ref)}
-    sources = {method.label: method.source for method in methods}
-    sources |= {each.label: source_of(each.evaluator) for each in evaluations}
-
     comparison = _Comparison(
-        ref=ref,
+        experiment=Experiment(
+            network=network, tuning=tuning, seeds=seeds, confidence=confidence, store=Path(store)
+        ),
         loaded=loaded,
         pool=pool,
         methods=methods,
         flags=flags,
-        evaluations=evaluations,
-        budgets=budgets,
-        seeds=seeds,
-        tuning=tuning,
-        longest=longest,
-        vectors=vectors,
-        confidence=confidence,
-        on=on,
-        store=Path(store),
+        evaluations=evaluations_of(asked, heldout=_heldout_of(loaded) if holdout else None),
+        budgets=_budgets(budget or ["15%"]),
+        vectors=vectors if any(method.needs_vectors for method in methods) else "none",
     )
-    step = Step(
-        verb="compare",
-        parameters=comparison.parameters,
-        inputs=inputs,
-        sources=sources,
-        links={"pool": loaded.folder},
-        says=comparison.says,
-        awaits=awaits,
-        plan=lambda: comparison.price(Pricing(ref=ref, longest=longest, on=on, here=not awaits)),
-        work=comparison.work,
-    )
-    return run(step, output, dry_run=dry_run)
+    return run(comparison.step(vectors), output, dry_run=dry_run)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Comparison:
     """A comparison whose inputs are found: what it will do, and how it is done."""
 
-    ref: ModelRef
+    experiment: Experiment
     loaded: Outcome
     pool: Pool
     methods: Sequence[Method]
     flags: pl.DataFrame
     evaluations: Sequence[Evaluation]
     budgets: Sequence[str]
-    seeds: int
-    tuning: Tuning
-    longest: int
     vectors: Vectors
-    confidence: float
-    on: str | None
-    store: Path
 
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """What the result depends on, beside its inputs."""
-        return {
-            "methods": {method.label: fingerprint(method) for method in self.methods},
-            "budgets": self.budgets,
-            "seeds": self.seeds,
-            "tuning": fingerprint(self.tuning),
-            "max_length": self.longest,
-            "vectors": self.vectors,
-            "confidence": self.confidence,
-        }
+    def step(self, vectors: Vectors) -> Step:
+        """Return the step that does it, with the vectors that were asked for, also where no method needs them."""
+        network = self.experiment.network
+        sources = {method.label: method.source for method in self.methods}
+        return Step(
+            verb="compare",
+            parameters=self.experiment.parameters
+            | {
+                "methods": {method.label: fingerprint(method) for method in self.methods},
+                "budgets": self.budgets,
+                "vectors": vectors,
+            },
+            inputs={each.label: each.identity for each in self.evaluations}
+            | {"pool": self.loaded.identity, "base": network.identity},
+            sources=sources | {each.label: source_of(each.evaluator) for each in self.evaluations},
+            links={"pool": self.loaded.folder},
+            says=self.says,
+            awaits=network.awaits,
+            plan=lambda: self.price(network.pricing),
+            work=self.work,
+        )
 
     @property
     def references(self) -> dict[str, Reference]:
@@ -185,112 +160,91 @@ class _Comparison:
         return {fingerprint(each.reference): each.reference for each in self.methods if each.needs_reference}
 
     @property
-    def chosen(self) -> list[Method]:
-        """The methods that choose within a budget."""
-        return [method for method in self.methods if method.kind not in WITHOUT_BUDGET]
-
-    @property
-    def full(self) -> int:
-        """How many trainings see the whole pool."""
-        return self.seeds * any(method.kind == FULL for method in self.methods)
+    def trainings(self) -> tuple[int, int]:
+        """How many trainings see a budget, and how many the whole pool; arms that see the same rows share one."""
+        chosen = sum(method.kind not in WITHOUT_BUDGET for method in self.methods)
+        whole = any(method.kind == FULL for method in self.methods)
+        return chosen * len(self.budgets) * self.experiment.seeds, whole * self.experiment.seeds
 
     @property
     def passes(self) -> list[str]:
         """The passes over the pool that methods choose by."""
-        needs = {column for each in self.chosen if each.scorer is not None for column in each.scorer.needs}
-        wanted = any(method.needs_vectors for method in self.methods)
-        return passes_of(roles_of(needs), self.vectors if wanted else "none")
+        scorers = [each.scorer for each in self.methods if each.scorer is not None]
+        return passes_of(roles_of({column for scorer in scorers for column in scorer.needs}), self.vectors)
 
     @property
     def says(self) -> list[str]:
-        """What it will do, in words; arms that see the same rows share a training."""
-        over = f"over {len(self.pool):,} examples"
+        """What it will do, in words."""
+        over, (chosen, whole) = f"over {len(self.pool):,} examples", self.trainings
         says = [f"1 {name} pass {over}" for name in self.passes]
         if passes := sum(reference.passes for reference in self.references.values()):
             says.insert(0, f"{passes:g} reference training {'pass' if passes == 1 else 'passes'} {over}")
-        trainings = len(self.chosen) * len(self.budgets) * self.seeds
-        says.append(f"at most {trainings} trainings of {', '.join(self.budgets)}")
-        if self.full:
-            says.append(f"{self.full} trainings on all {len(self.pool):,} examples")
+        says.append(f"at most {chosen} trainings of {', '.join(self.budgets)}")
+        if whole:
+            says.append(f"{whole} trainings on all {len(self.pool):,} examples")
         items = sum(len(each.examples) for each in self.evaluations)
         return [*says, f"{items:,} evaluation items for each model"]
 
     def price(self, pricing: Pricing) -> Price:
         """Return what it will cost, at most."""
-        examples = list(self.pool.iter_examples())
+        examples, seeds, tuning = (
+            list(self.pool.iter_examples()),
+            self.experiment.seeds,
+            self.experiment.tuning,
+        )
         price = pricing.scoring(self.pool, self.passes)
         for reference in self.references.values():
             price += pricing.reference(self.pool, reference)
         budgets, tokens = [Budget.parse(text) for text in self.budgets], pricing.tokens(examples)
-        shares = [each.fraction or (each.tokens or 0) / max(tokens, 1) for each in budgets]
-        for share in [*(min(share, 1.0) for share in shares for _ in self.chosen), *[1.0] * bool(self.full)]:
-            passes = self.seeds * self.tuning.epochs
-            price += pricing.training(examples, self.tuning, passes=passes, share=share, models=self.seeds)
-        models = 1 + len(self.chosen) * len(budgets) * self.seeds + self.full
-        return price + times(pricing.evaluations(self.evaluations), models)
+        shares = [min(each.fraction or (each.tokens or 0) / max(tokens, 1), 1.0) for each in budgets]
+        chosen, whole = self.trainings
+        for share in [*shares * (chosen // seeds // len(shares)), *[1.0] * (whole // seeds)]:
+            passes = seeds * tuning.epochs
+            price += pricing.training(examples, tuning, passes=passes, share=share, models=seeds)
+        return price + times(pricing.evaluations(self.evaluations), 1 + chosen + whole)
 
     def work(self, folder: Path) -> Finished:
         """Score, choose, train, evaluate, and write what came of it."""
         from learnable.models import Renderer
 
-        renderer = Renderer.of(self.ref)
+        network = self.experiment.network
+        renderer, examples = Renderer.of(network.ref), list(self.pool.iter_examples())
         rendered = render_rows(
-            renderer,
-            list(self.pool.iter_examples()),
-            max_length=self.longest,
-            most_refused=most_bad(self.loaded),
+            renderer, examples, max_length=network.longest, most_refused=most_bad(self.loaded)
         )
+        alone = answers_alone(rendered, header=renderer.answer_header)
         pool_tokens = sum(len(each.ids) for each in rendered)
         budgets = [_in_tokens(Budget.parse(text), pool_tokens) for text in self.budgets]
         scored = score_methods(
             self.methods,
             self.flags,
-            ref=self.ref,
-            longest=self.longest,
-            store=self.store,
+            experiment=self.experiment,
             loaded=self.loaded,
-            alone_tokens=sum(
-                len(each.ids) for each in answers_alone(rendered, header=renderer.answer_header)
-            ),
+            alone_tokens=sum(len(each.ids) for each in alone),
             vectors=self.vectors,
-            on=self.on,
         )
         arms = arms_of(
             self.methods,
             scored.select,
             {each.id: each for each in rendered},
-            base=self.ref,
-            tuning=self.tuning,
+            base=network.ref,
+            tuning=self.experiment.tuning,
             budgets=budgets,
-            seeds=self.seeds,
+            seeds=self.experiment.seeds,
         )
         _say_unequal(arms)
-        ran = run_arms(
-            arms,
-            self.evaluations,
-            max_length=self.longest,
-            store=self.store,
-            open_model=partial(opened, on=self.on),
-            baseline=RANDOM,
-            confidence=self.confidence,
-            costs=scored.costs,
-        )
+        ran, facts = self.experiment.run(arms, self.evaluations, baseline=RANDOM, costs=scored.costs)
         overlap = _overlap(self.pool, self.evaluations)
         others = {"scores": scored.wide(self.methods), "selections": _selections(arms), "overlap": overlap}
         for name, frame in (ran.frames | others).items():
             # In the files of a comparison, an arm goes by its method.
             write_frame(frame.rename({"arm": "method"}, strict=False), folder / f"{name}.parquet")
-        facts = {
-            "model": self.ref.name,
+        facts |= {
             "pool": len(self.pool),
             "pool_tokens": pool_tokens,
             "methods": [method.label for method in self.methods],
-            "evaluations": [each.label for each in self.evaluations],
             "budgets": self.budgets,
-            "seeds": self.seeds,
-            "confidence": self.confidence,
             "trainings": ran.frames["arms"]["model"].drop_nulls().n_unique(),
-            "tuning": asdict(self.tuning) | {"learning_rate": self.tuning.peak_learning_rate},
             "in both": overlap.select("evaluation", "item").unique().height,
         }
         return Finished(facts=facts, tokens=scored.tokens + ran.tokens, pool_tokens=pool_tokens)
@@ -347,14 +301,8 @@ def _selections(arms: Sequence[Arm]) -> pl.DataFrame:
         for arm in arms
         for rank, example in enumerate(arm.ids)
     ]
-    schema = {
-        "arm": pl.String,
-        "budget_tokens": pl.Int64,
-        "seed": pl.Int64,
-        "rank": pl.Int64,
-        "id": pl.String,
-    }
-    return pl.DataFrame(lines, schema=schema, orient="row")
+    counts = dict.fromkeys(("budget_tokens", "seed", "rank"), pl.Int64)
+    return pl.DataFrame(lines, schema={"arm": pl.String, **counts, "id": pl.String}, orient="row")
 
 
 def _overlap(pool: Pool, evaluations: Sequence[Evaluation]) -> pl.DataFrame:

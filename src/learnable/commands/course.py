@@ -1,6 +1,7 @@
 """The course of a lesson: what is taught and what is asked, as rows, before any model is loaded."""
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,8 +35,6 @@ GENERAL_SHARE, GENERAL_MOST = 0.1, 100
 """Share of the buffer that is set aside to see what was forgotten, and the most rows of it."""
 SEEN, UNSEEN, GENERAL = "seen wording", "unseen wording", "general"
 
-_TEXTS = {"id": pl.String, "text": pl.String}
-
 
 @dataclass(frozen=True, kw_only=True)
 class Course:
@@ -54,16 +53,9 @@ class Course:
     @property
     def identity(self) -> dict[str, str]:
         """What each set is made of, by its name."""
-        parts = {
-            "task": self.task,
-            "paraphrases": self.material.paraphrases,
-            "buffer": self.material.buffer,
-            "facts": self.material.facts,
-            "constrained": self.material.constrained,
-            "seen": self.tests.seen,
-            "unseen": self.tests.unseen,
-            "general rows": self.general,
-        }
+        named = ("task", "paraphrases", "buffer", "facts", "constrained")
+        parts = {name: getattr(self.material, name) for name in named}
+        parts |= {"seen": self.tests.seen, "unseen": self.tests.unseen, "general rows": self.general}
         return {name: fingerprint([each.id for each in examples]) for name, examples in parts.items()}
 
 
@@ -82,7 +74,7 @@ def read_course(
         UsageError: If the task has too few rows, or was loaded without rows to ask.
     """
     task = _ordered(task)
-    material = {name: _ordered(read_made(given)) if given else [] for name, given in made.items()}
+    given: dict[str, Any] = {name: _ordered(read_made(path)) if path else [] for name, path in made.items()}
     if test is None and not heldout.is_file():
         raise UsageError(
             f"{heldout.parent} was loaded without rows to test on",
@@ -99,26 +91,16 @@ def read_course(
         )
     # Facts of a row that is asked would give its answer away; facts without a row are of a text.
     known = {example.id for example in task}
-    material["facts"] = [each for each in material["facts"] if each.meta.get("parent") in (None, *known)]
-    wordings = worded_tests(task, tests, material.pop("paraphrases"), reserve=test is None)
+    given["facts"] = [each for each in given["facts"] if each.meta.get("parent") in (None, *known)]
+    wordings = worded_tests(task, tests, given["paraphrases"], reserve=test is None)
+    given["paraphrases"] = wordings.paraphrases
     forgotten = _ordered(rows.read([general]).iter_examples()) if general else []
-    if not general and material["buffer"]:
-        aside = min(GENERAL_MOST, round(GENERAL_SHARE * len(material["buffer"])))
-        ordered = sorted(material["buffer"], key=lambda each: fingerprint(["general", each.id]))
-        forgotten, material["buffer"] = ordered[:aside], ordered[aside:]
-    return Course(
-        task=task,
-        material=Material(
-            task=task,
-            paraphrases=wordings.paraphrases,
-            buffer=material["buffer"],
-            facts=material["facts"],
-            constrained=material["constrained"],
-            mixing=mixing,
-        ),
-        tests=wordings,
-        general=forgotten,
-    )
+    if not general and given["buffer"]:
+        aside = min(GENERAL_MOST, round(GENERAL_SHARE * len(given["buffer"])))
+        ordered = sorted(given["buffer"], key=lambda each: fingerprint(["general", each.id]))
+        forgotten, given["buffer"] = ordered[:aside], ordered[aside:]
+    material = Material(task=task, mixing=mixing, **given)
+    return Course(task=task, material=material, tests=wordings, general=forgotten)
 
 
 def _ordered(examples: Iterable[Example]) -> list[Example]:
@@ -138,20 +120,16 @@ def usual_evaluations(task: Sequence[Example]) -> list[str]:
 def evaluations_here(course: Course, asked: Sequence[Specification], folder: Path) -> list[Evaluation]:
     """Return the evaluations on the test rows, and the loss on general rows; what is asked is written to ``folder``."""
     found = []
-    sets = {UNSEEN: course.tests.unseen, SEEN: course.tests.seen}
-    for name, examples in (*sets.items(), (GENERAL, course.general)):
+    usual = [each for each in asked if each.path is None]
+    sets = {UNSEEN: course.tests.unseen, SEEN: course.tests.seen, GENERAL: course.general}
+    for name, examples in sets.items():
         if not examples:
             continue
         path = folder / f"{name.replace(' ', '_')}.jsonl"
         write_rows(examples, path)
-        here = [parse("heldout")] if name == GENERAL else [each for each in asked if each.path is None]
-        for specification in here:
+        for specification in [parse("heldout")] if name == GENERAL else usual:
             evaluator = build_evaluator(specification)
-            label = (
-                f"{specification.name} on general rows"
-                if name == GENERAL
-                else f"{specification.label}, {name}"
-            )
+            label = "heldout on general rows" if name == GENERAL else f"{specification.label}, {name}"
             found.append(Evaluation(label=label, evaluator=evaluator, examples=evaluator.read(str(path))))
     return found
 
@@ -186,27 +164,24 @@ def instruction_map(course: Course) -> tuple[pl.DataFrame, dict[str, dict[str, f
     points = plane(vectors)
     figures = {}
     for name, found in texts.items():
-        here = (frame["kind"] == name).to_numpy()
-        known = asdict(diversity(found, vectors[here]))
-        figures[name] = {
-            key: value for key, value in known.items() if value == value
-        }  # one text has no distance
+        known = asdict(diversity(found, vectors[(frame["kind"] == name).to_numpy()]))
+        # One text has no distance.
+        figures[name] = {key: value for key, value in known.items() if not math.isnan(value)}
     return frame.with_columns(x=points[:, 0], y=points[:, 1]), figures
 
 
 def notes_on(course: Course) -> list[str]:
     """Return what must be known to read the results: what could not be asked, and what training has seen."""
-    notes = []
-    if not course.tests.unseen:
+    notes, seen, unseen = [], len(course.tests.seen), len(course.tests.unseen)
+    if not unseen:
         notes.append(
             "no wordings to ask in that training has not seen: give paraphrases, or rows in others with --test"
         )
-    elif 0 < len(course.tests.unseen) < len(course.tests.seen):
+    elif unseen < seen:
         notes.append(
-            f"{len(course.tests.seen) - len(course.tests.unseen):,} of {len(course.tests.seen):,} test rows are "
-            "asked in the seen wording only: there is no other for them"
+            f"{seen - unseen:,} of {seen:,} test rows are asked in the seen wording only: there is no other for them"
         )
-    if not course.tests.seen:
+    if not seen:
         notes.append(
             "the instruction of the test rows could not be told from their content, so they are asked as they are"
         )
@@ -215,29 +190,26 @@ def notes_on(course: Course) -> list[str]:
     return [*notes, *_overlaps(course)]
 
 
-def _overlaps(course: Course) -> list[str]:
-    """Return of how many rows that are asked the question stands in what is trained on."""
-    tests = course.tests.seen or course.tests.unseen
+def _overlaps(course: Course) -> Iterator[str]:
+    """Yield of how many rows that are asked the question stands in what is trained on."""
     where = find_instructions(course.task).where
+    tests = course.tests.seen or course.tests.unseen
     places = find_instructions([*course.task, *tests], where=where).places
     # A turn of one paragraph is all instruction, and yet what its row is about.
     contents = [(place.before + place.after).strip() or place.instruction for place in places]
-    task, buffer = (_questions(examples) for examples in (course.task, course.material.buffer))
-    told_apart = "" if where != "whole" else ", the instruction included"
-    pairs = (
-        ("test", f"content{told_apart}", contents[len(task) :], "task", contents[: len(task)]),
-        ("test", f"content{told_apart}", contents[len(task) :], "buffer", buffer),
-        ("general", "question", _questions(course.general), "task", task),
-        ("general", "question", _questions(course.general), "buffer", buffer),
-    )
-    notes = []
-    for what, part, items, where_else, pool in pairs:
+    task, buffer, general = map(_questions, (course.task, course.material.buffer, course.general))
+    content = "content" if where != "whole" else "content, the instruction included"
+    for what, part, items, trained, pool in (
+        ("test", content, contents[len(task) :], "task", contents[: len(task)]),
+        ("test", content, contents[len(task) :], "buffer", buffer),
+        ("general", "question", general, "task", task),
+        ("general", "question", general, "buffer", buffer),
+    ):
         if found := contamination(_texts(pool), _texts(items), n=OVERLAP).height:
-            notes.append(
+            yield (
                 f"{found:,} of {len(items):,} {what} rows share {OVERLAP} words in a row of their {part}, or all of "
-                f"it, with the {where_else}"
+                f"it, with the {trained}"
             )
-    return notes
 
 
 def _questions(examples: Sequence[Example]) -> list[str]:
@@ -245,4 +217,5 @@ def _questions(examples: Sequence[Example]) -> list[str]:
 
 
 def _texts(texts: Sequence[str]) -> pl.DataFrame:
-    return pl.DataFrame({"id": list(map(str, range(len(texts)))), "text": texts}, schema=_TEXTS)
+    lines = [(str(place), text) for place, text in enumerate(texts)]
+    return pl.DataFrame(lines, schema={"id": pl.String, "text": pl.String}, orient="row")

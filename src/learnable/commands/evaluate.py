@@ -2,26 +2,23 @@
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import polars as pl
 
-from learnable.commands.inputs import look_up, opened, pinned, to_fetch
+from learnable.commands.inputs import Network, look_up
 from learnable.commands.options import Flat, Output
-from learnable.commands.prices import Pricing
 from learnable.errors import ModelError
 from learnable.evaluators import Evaluation, check_place, evaluations_of, graded_all, parse
 from learnable.experiments import interval
-from learnable.objects.given import given_part, length_limit
+from learnable.objects.given import given_part
 from learnable.runs.files import write_frame
 from learnable.runs.identity import source_of
 from learnable.runs.records import Outcome
 from learnable.runs.step import Finished, Step, run
 from learnable.runs.store import Store
 from learnable.settings import Loading
-from learnable.types import ModelRef
 
 
 def evaluate(
@@ -54,53 +51,37 @@ def evaluate(
     look_up(model, loading)
     look_up(adapter, loading, reference=True)
     asked = evaluations_of(evaluations)
-    from learnable.models.source import identify
-
-    ref = ModelRef(name=model, **asdict(loading))
-    awaits = to_fetch(ref) if dry_run else []
-    ref = ref if awaits else pinned(ref, on=on)
-    longest = length_limit(ref, max_length)
-    inputs = {each.label: each.identity for each in asked}
-    part = None
-    if not awaits:
-        inputs["model"] = identify(ref)
-        part = _adapter(adapter, ref) if adapter is not None else None
-    if part is not None:
-        inputs["adapter"] = part[1]
+    network = Network.of(model, loading, max_length=max_length, on=on, dry_run=dry_run)
+    inputs, worn = {each.label: each.identity for each in asked}, None
+    if not network.awaits:
+        inputs["model"] = network.identity
+        if adapter is not None:
+            worn, kind, inputs["adapter"] = given_part(adapter, network.ref)
+            if kind != "adapter":
+                raise ModelError(
+                    f"{adapter} is a whole model, not an adapter",
+                    hint=f"give it as the model: --model {adapter}",
+                )
 
     def work(folder: Path) -> Finished:
-        network = opened(ref, on=on)
-        with network.adapter(part[0]) if part is not None else nullcontext():
-            grades = graded_all(network, asked, store=Store(Path(store)), max_length=longest)
+        opened = network.open()
+        with opened.adapter(Path(worn)) if worn is not None else nullcontext():
+            grades = graded_all(opened, asked, store=Store(Path(store)), max_length=network.longest)
         write_frame(grades, folder / "results.parquet")
         return Finished(facts={"model": model, "adapter": adapter, **_summaries(asked, grades)})
 
     items = sum(len(each.examples) for each in asked)
     step = Step(
         verb="evaluate",
-        parameters={"max_length": longest},
+        parameters={"max_length": network.longest},
         inputs=inputs,
         sources={each.label: source_of(each.evaluator) for each in asked},
         says=[f"{items:,} evaluation items"],
-        awaits=awaits,
-        plan=lambda: Pricing(ref=ref, longest=longest, on=on, here=not awaits).evaluations(asked),
+        awaits=network.awaits,
+        plan=lambda: network.pricing.evaluations(asked),
         work=work,
     )
     return run(step, output, dry_run=dry_run)
-
-
-def _adapter(name: str, ref: ModelRef) -> tuple[Path, str]:
-    """Return where an adapter is, and its identity.
-
-    Raises:
-        ModelError: If it is a whole model.
-    """
-    folder, kind, key = given_part(name, ref)
-    if kind != "adapter":
-        raise ModelError(
-            f"{name} is a whole model, not an adapter", hint=f"give it as the model: --model {name}"
-        )
-    return Path(folder), key
 
 
 def _summaries(asked: Sequence[Evaluation], grades: pl.DataFrame) -> dict[str, str]:

@@ -1,14 +1,14 @@
 """What methods choose by: their references and scores, each kept in the store, and what they cost."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from pathlib import Path
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from learnable.commands.experiment import Experiment
 from learnable.commands.score import score, vectors_of
 from learnable.commands.train import train
 from learnable.experiments import Method, SelectionCost
@@ -17,19 +17,15 @@ from learnable.objects.scoring import Vectors
 from learnable.runs.identity import fingerprint
 from learnable.runs.records import Outcome
 from learnable.settings import Loading
-from learnable.types import ModelRef
+
+LENGTHS = ["id", "source", "tokens", "response_tokens", "undefined"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class MethodScores:
-    """What the methods choose by.
+    """What the methods choose by, by label; ``vectors`` (n, d) are None where no method needs them.
 
-    Args:
-        lengths: ``id``, ``source``, ``tokens``, ``response_tokens``, ``undefined`` of the pool.
-        frames: Table of scores by label of method; several share one.
-        vectors: (n, d), None where no method needs them.
-        costs: By label of method.
-        tokens: That were computed in this run.
+    ``lengths`` are the columns ``LENGTHS`` of the pool, ``tokens`` those that were computed in this run.
     """
 
     lengths: pl.DataFrame
@@ -59,36 +55,29 @@ def score_methods(
     methods: Sequence[Method],
     flags: pl.DataFrame,
     *,
-    ref: ModelRef,
-    longest: int,
-    store: Path,
+    experiment: Experiment,
     loaded: Outcome,
     alone_tokens: int,
     vectors: Vectors,
-    on: str | None,
 ) -> MethodScores:
     """Return the scores of all methods; methods with the same reference share its training and its pass.
 
     Args:
         methods: What is compared.
         flags: ``id``, and the columns of booleans that methods name.
-        ref: The model.
-        longest: Longest example in tokens.
-        store: Folder of measurements, references and scores.
+        experiment: The model, and the folder of measurements, references and scores.
         loaded: The pool.
         alone_tokens: Tokens of a pass over its answers alone.
         vectors: Which vectors selectors look at.
-        on: Where the model is measured, see ``inputs.opened``.
     """
-    groups: dict[str, list[Method]] = {"": [m for m in methods if not m.needs_reference]}
+    groups: dict[str, list[Method]] = {"": []}
     for method in methods:
-        if method.needs_reference:
-            groups.setdefault(fingerprint(method.reference), []).append(method)
-    vectors = vectors if any(method.needs_vectors for method in methods) else "none"
-    trained: dict[str, Outcome] = {}
-    scored: dict[str, Outcome] = {}
+        key = fingerprint(method.reference) if method.needs_reference else ""
+        groups.setdefault(key, []).append(method)
+    ref, store = experiment.network.ref, experiment.store
     loading = Loading(**{field.name: getattr(ref, field.name) for field in fields(Loading)})
-    usual: dict[str, Any] = {"model": ref.name, "loading": loading, "max_length": longest}
+    usual: dict[str, Any] = {"model": ref.name, "loading": loading, "max_length": experiment.network.longest}
+    trained, scored, frames = dict[str, Outcome](), dict[str, Outcome](), dict[str, pl.DataFrame]()
     for key, group in groups.items():
         if key:
             folder = str(store / "reference-{fingerprint}")
@@ -99,53 +88,36 @@ def score_methods(
             reference=trained[key].path if key else None,
             scorers=sorted(names | {"length"}),
             vectors="none" if key else vectors,
-            on=on,
+            on=experiment.network.on,
             store=str(store),
             output=str(store / "scores-{fingerprint}"),
             **usual,
         )
-    tables = {
-        key: pl.read_parquet(each.folder / "scores.parquet").join(
-            flags, on="id", how="left", maintain_order="left"
-        )
-        for key, each in scored.items()
-    }
-    lengths = tables[""].select("id", "source", "tokens", "response_tokens", "undefined")
-    whole = int(lengths["tokens"].sum())
+        frame = pl.read_parquet(scored[key].folder / "scores.parquet")
+        frame = frame.join(flags, on="id", how="left", maintain_order="left")
+        frames |= {method.label: frame for method in group}
+    lengths = pl.read_parquet(scored[""].folder / "scores.parquet", columns=LENGTHS)
+    tokens = {"base": int(lengths["tokens"].sum()), "alone": alone_tokens}
+    pace, costs = _pace(scored.values()), dict[str, SelectionCost]()
+    for key, group in groups.items():
+        for method in group:
+            roles = roles_of(method.scorer.needs) if method.scorer is not None else ()
+            passed = sum(tokens["alone" if role == "alone" else "base"] for role in roles)
+            passed += tokens["base"] * (method.needs_vectors and vectors == "model")
+            taught = round(tokens["base"] * method.reference.passes) if key else 0
+            costs[method.label] = SelectionCost(
+                score_tokens=passed,
+                score_s=passed and passed * pace,
+                reference_tokens=taught,
+                reference_s=taught * _pace([trained[key]]) if key else 0.0,
+            )
     return MethodScores(
         lengths=lengths,
-        frames={method.label: tables[key] for key, group in groups.items() for method in group},
+        frames=frames,
         vectors=None if vectors == "none" else vectors_of(scored[""].folder),
-        costs={
-            method.label: _cost(
-                method, trained.get(key), scored.values(), whole=whole, alone=alone_tokens, vectors=vectors
-            )
-            for key, group in groups.items()
-            for method in group
-        },
+        costs=costs,
         tokens=sum(each.cost.tokens for each in (*trained.values(), *scored.values()) if each.ran),
     )
-
-
-def _cost(
-    method: Method,
-    reference: Outcome | None,
-    scored: Collection[Outcome],
-    *,
-    whole: int,
-    alone: int,
-    vectors: Vectors,
-) -> SelectionCost:
-    """Return what a method costs alone, at the speed that was seen here; passes are over ``whole`` or ``alone`` tokens."""
-    if method.scorer is None:
-        return SelectionCost()
-    tokens = sum(alone if role == "alone" else whole for role in roles_of(method.scorer.needs))
-    tokens += whole * (method.needs_vectors and vectors == "model")
-    cost = SelectionCost(score_tokens=tokens, score_s=tokens and tokens * _pace(scored))
-    if reference is None:
-        return cost
-    trained = round(whole * method.reference.passes)
-    return replace(cost, reference_tokens=trained, reference_s=trained * _pace([reference]))
 
 
 def _pace(outcomes: Collection[Outcome]) -> float:

@@ -1,22 +1,24 @@
 """The arms of a task, and what else is looked at in their models: hidden states, texts, and gradients before training."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
+from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from learnable.commands.experiment import Experiment
 from learnable.evaluators import Evaluation, completions, question_of
 from learnable.experiments import RATIOS, UNTUNED, Arm, TaskArm, buffering
 from learnable.mixing import Material, Mixture, mixture
 from learnable.objects.given import render_rows
 from learnable.runs.identity import fingerprint
 from learnable.runs.store import Store
-from learnable.settings import NewToken, NewTokens, Tuning
+from learnable.settings import NewToken, NewTokens
 from learnable.types import Example, Message, ModelRef, Rendered
 
 if TYPE_CHECKING:
@@ -24,18 +26,15 @@ if TYPE_CHECKING:
 
 CONCEPT_PROMPTS = 32
 """Prompts over which a distance of representations is averaged."""
-DISTANCES = {
+DISTANCES: Mapping[str, type[pl.DataType]] = {
     "token": pl.String,
     "words": pl.String,
     "layer": pl.Int64,
     "distance": pl.Float64,
     "prompts": pl.Int64,
 }
-WRITTEN = {
-    "evaluation": pl.String,
-    "id": pl.String,
-    "prompt": pl.String,
-    "completion": pl.String,
+WRITTEN: Mapping[str, type[pl.DataType]] = {
+    **dict.fromkeys(("evaluation", "id", "prompt", "completion"), pl.String),
     "value": pl.Float32,
 }
 SAMPLES = 6
@@ -47,18 +46,12 @@ class TaskArms:
     """Makes the arms of a task: each begins from a model with the new tokens, and sees a mixture.
 
     Args:
-        ref: The model.
-        longest: Longest example in tokens.
-        store: Folder of models with new tokens.
-        tuning: How to train.
+        experiment: How they are trained.
         added: New tokens.
-        most_refused: Share of rows that the chat template may refuse, see ``inputs.render_rows``.
+        most_refused: Share of rows that the chat template may refuse, see ``given.render_rows``.
     """
 
-    ref: ModelRef
-    longest: int
-    store: Path
-    tuning: Tuning
+    experiment: Experiment
     added: tuple[NewToken, ...] = ()
     most_refused: float = 0.0
     _rendered: dict[str, Rendered] = field(default_factory=dict)
@@ -68,10 +61,10 @@ class TaskArms:
         from learnable.models import with_tokens
 
         if not self.added:
-            return self.ref
+            return self.experiment.network.ref
         init_seed = seed if arm.init == "random" else 0
         new = NewTokens(added=self.added, init=arm.init, init_seed=init_seed)
-        return with_tokens(self.ref, new, self.store)
+        return with_tokens(self.experiment.network.ref, new, self.experiment.store)
 
     def render(self, examples: Sequence[Example], base: ModelRef) -> tuple[Rendered, ...]:
         """Return examples as a model sees them: all models here alike, as they have the same tokens."""
@@ -82,48 +75,41 @@ class TaskArms:
             rendered = render_rows(
                 Renderer.of(base),
                 list(missing.values()),
-                max_length=self.longest,
+                max_length=self.experiment.network.longest,
                 most_refused=self.most_refused,
             )
             self._rendered |= {each.id: each for each in rendered}
         return tuple(self._rendered[each.id] for each in examples)
 
     def arms(
-        self, written: Sequence[TaskArm], material: Material, seeds: int
+        self, written: Sequence[TaskArm], material: Material
     ) -> dict[tuple[str, int], tuple[Arm, Mixture]]:
         """Return each arm with what it sees, by label and seed; all arms of the first seed come first."""
         found = {}
-        for seed in range(seeds):
-            for each in written:
-                untuned = each.mixture == UNTUNED
-                # An untuned model differs between seeds by its random rows only.
-                if untuned and seed and not (self.added and each.init == "random"):
-                    continue
-                nothing = Mixture(stages=(), task=0, others=0)
-                mixed = nothing if untuned else mixture(each.mixture, material, seed=seed)
-                base = self.base(each, seed)
-                arm = Arm(
-                    label=each.label,
-                    seed=seed,
-                    base=base,
-                    stages=tuple(self.render(stage, base) for stage in mixed.stages),
-                    tuning=replace(self.tuning, seed=seed),
-                    token_ids=self._token_ids(base),
-                    columns={"task_examples": mixed.task, "stages": len(mixed.stages)},
-                )
-                found[each.label, seed] = arm, mixed
+        for seed, each in product(range(self.experiment.seeds), written):
+            untuned = each.mixture == UNTUNED
+            # An untuned model differs between seeds by its random rows only.
+            if untuned and seed and not (self.added and each.init == "random"):
+                continue
+            nothing = Mixture(stages=(), task=0, others=0)
+            mixed = nothing if untuned else mixture(each.mixture, material, seed=seed)
+            base = self.base(each, seed)
+            arm = Arm(
+                label=each.label,
+                seed=seed,
+                base=base,
+                stages=tuple(self.render(stage, base) for stage in mixed.stages),
+                tuning=replace(self.experiment.tuning, seed=seed),
+                token_ids=self._token_ids(base),
+                columns={"task_examples": mixed.task, "stages": len(mixed.stages)},
+            )
+            found[each.label, seed] = arm, mixed
         return found
 
     def gradients(self, base: ModelRef, material: Material, count: int) -> pl.DataFrame:
-        """Return how gradients add up before training; see ``experiments.buffering``.
+        """Return how gradients of so many rows of each set add up before training, by the ``wording`` of the task.
 
-        Args:
-            base: The model that training starts from.
-            material: Of the mixes; with a buffer.
-            count: Rows of each set.
-
-        Returns:
-            The columns of ``buffering``, and ``wording``: which form of the task.
+        The other columns are those of ``experiments.buffering``.
         """
         from learnable.training import gradient_sums
 
@@ -136,9 +122,8 @@ class TaskArms:
             name: self.render(sorted(rows, key=lambda row: fingerprint(["gradients", row.id]))[:count], base)
             for name, rows in sets.items()
         }
-        sums = gradient_sums(
-            base, rendered, tuning=self.tuning, label="gradients", token_ids=self._token_ids(base)
-        )
+        tuning, ids = self.experiment.tuning, self._token_ids(base)
+        sums = gradient_sums(base, rendered, tuning=tuning, label="gradients", token_ids=ids)
         return pl.concat(
             buffering(sums, task=name, ratios=ratios).select(pl.lit(name).alias("wording"), pl.all())
             for name in sets
@@ -168,7 +153,7 @@ def token_distances(
     from learnable.models.cluster import ClusterModel
     from learnable.models.concepts import comparable_prompts
 
-    frames = [pl.DataFrame(schema=DISTANCES)]  # there may be no token, or no word to compare it with
+    lines = []
     for token, words in concepts.items():
         prompts = comparable_prompts(
             model, map(question_of, tests), token=token, words=words, most=CONCEPT_PROMPTS
@@ -176,19 +161,15 @@ def token_distances(
         measure = partial(_of_each_word, prompts=prompts, token=token, words=words)
         distances = model.call(measure) if isinstance(model, ClusterModel) else measure(model)
         for word, found in zip(words, distances, strict=True):
-            counted = (~np.isnan(found)).sum(axis=1)
-            columns = {
-                "token": token,
-                "words": word,
-                "layer": list(range(len(found))),
-                "distance": [
-                    total / count if count else np.nan
-                    for total, count in zip(np.nansum(found, axis=1), counted, strict=True)
-                ],
-                "prompts": counted,
-            }
-            frames.append(pl.DataFrame(columns, schema=DISTANCES))
-    return pl.concat(frames)
+            counts = (~np.isnan(found)).sum(axis=1).tolist()
+            means = [
+                total / count if count else math.nan
+                for total, count in zip(np.nansum(found, axis=1).tolist(), counts, strict=True)
+            ]
+            lines += [
+                (token, word, layer, *both) for layer, both in enumerate(zip(means, counts, strict=True))
+            ]
+    return pl.DataFrame(lines, schema=DISTANCES, orient="row")
 
 
 def _of_each_word(
@@ -204,23 +185,14 @@ def samples(
     model: "LanguageModel", graded: pl.DataFrame, *, evaluations: Sequence[Evaluation], store: Store
 ) -> pl.DataFrame:
     """Return what a model wrote: the whole text of the first items of each generation evaluation, from the store."""
-    frames = [pl.DataFrame(schema=WRITTEN)]
+    lines = []
     for each in evaluations:
-        if each.evaluator.kind != "generation":
-            continue
-        evaluator, some = each.evaluator, each.examples[:SAMPLES]
-        written = completions(model, evaluator, some, store=store, label="samples")
-        values = dict(graded.filter(pl.col("evaluation") == each.label).select("id", "value").iter_rows())
-        frames.append(
-            pl.DataFrame(
-                {
-                    "evaluation": each.label,
-                    "id": [e.id for e in some],
-                    "prompt": [evaluator.prompt(e)[-1].content for e in some],
-                    "completion": [w.text if w.text is not None else w.why for w in written],
-                    "value": [values[e.id] for e in some],
-                },
-                schema=WRITTEN,
-            )
-        )
-    return pl.concat(frames)
+        if each.evaluator.kind == "generation":
+            evaluator, some = each.evaluator, each.examples[:SAMPLES]
+            written = completions(model, evaluator, some, store=store, label="samples")
+            values = dict(graded.filter(evaluation=each.label).select("id", "value").iter_rows())
+            for item, reply in zip(some, written, strict=True):
+                text = reply.text if reply.text is not None else reply.why
+                asked = evaluator.prompt(item)[-1].content
+                lines.append((each.label, item.id, asked, text, values[item.id]))
+    return pl.DataFrame(lines, schema=WRITTEN, orient="row")

@@ -3,10 +3,10 @@
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from learnable.commands.course import (
     Course,
@@ -17,7 +17,8 @@ from learnable.commands.course import (
     usual_evaluations,
     write_rows,
 )
-from learnable.commands.inputs import is_made, most_bad, opened, pinned, pool_of, to_fetch
+from learnable.commands.experiment import Experiment
+from learnable.commands.inputs import Network, is_made, most_bad, pool_of
 from learnable.commands.load import HELDOUT
 from learnable.commands.options import Flat, Output, Several
 from learnable.commands.prices import Pricing, times
@@ -31,17 +32,8 @@ from learnable.evaluators import (
     evaluations_of,
     parse,
 )
-from learnable.experiments import (
-    UNTUNED,
-    Arm,
-    Init,
-    TaskArm,
-    check_settings,
-    parse_task_arms,
-    run_arms,
-)
+from learnable.experiments import UNTUNED, Arm, Init, TaskArm, check_settings, parse_task_arms
 from learnable.mixing import MIXTURES, Material, Mixing, Mixture, mixture
-from learnable.objects.given import length_limit
 from learnable.runs.files import replacing, write_frame
 from learnable.runs.identity import fingerprint, source_of
 from learnable.runs.price import Price
@@ -49,7 +41,7 @@ from learnable.runs.records import DONE, Outcome
 from learnable.runs.step import Finished, Step, run
 from learnable.runs.store import Store
 from learnable.settings import Loading, NewToken, Reading, Tuning
-from learnable.types import ModelRef
+from learnable.types import Example
 
 STARTER_TASK, STARTER_TEST = "starter-task", "starter-task-test"
 TEST_SHARE = 0.2
@@ -121,47 +113,47 @@ def teach(
         output: Folder to write.
     """
     check_settings(tuning, seeds=seeds, confidence=confidence)
-    _check_gradients(gradients)
-    written, added = _read_arms(arms or _usual(paraphrases, buffer), init=init, tokens=tokens, words=words)
+    if gradients < 0:
+        raise UsageError(f"gradients must be 0 or more, got {gradients}", hint="it is a number of rows")
+    written, added = read_arms(
+        arms or _usual(paraphrases, buffer), init=init, tokens=tokens or (), words=words or ()
+    )
     made = {"paraphrases": paraphrases, "buffer": buffer, "facts": facts, "constrained": constrained}
     if dry_run and (waiting := [name for name, path in made.items() if path and not is_made(path)]):
         return _planned_after(waiting, written, seeds, output)
     check_place([parse(text) for text in evaluate or ()], on)
-    from learnable.models.source import identify
-
-    ref = ModelRef(name=model, **asdict(loading))
-    longest = length_limit(ref, max_length)
-    course, loaded = _course_of(
-        task, reading, output, made=made, test=test, general=general, mixing=mixing, dry_run=dry_run
+    network = Network.of(model, loading, max_length=max_length, on=on, dry_run=dry_run)
+    if test is None and task == [STARTER_TASK]:
+        test = STARTER_TEST
+    pool, loaded = pool_of(task, reading, output, holdout=0.0 if test else TEST_SHARE, dry_run=dry_run)
+    course = read_course(
+        list(pool.iter_examples()),
+        test=test,
+        heldout=loaded.folder / HELDOUT,
+        made=made,
+        general=general,
+        mixing=mixing,
     )
     _check_material(written, course.material)
-    asked = [parse(text) for text in dict.fromkeys(evaluate or usual_evaluations(course.task))]
-    elsewhere = evaluations_of([text for text in evaluate or () if parse(text).path is not None])
-    awaits = to_fetch(ref) if dry_run else []
-    ref = ref if awaits else pinned(ref, on=on)
     lesson = _TaughtTask(
         course=course,
         written=written,
         baseline=_baseline(written),
-        asked=asked,
-        elsewhere=elsewhere,
+        asked=[parse(text) for text in dict.fromkeys(evaluate or usual_evaluations(course.task))],
+        elsewhere=evaluations_of([text for text in evaluate or () if parse(text).path is not None]),
         makes=TaskArms(
-            ref=ref,
-            longest=longest,
-            store=Path(store),
-            tuning=tuning,
+            experiment=Experiment(
+                network=network, tuning=tuning, seeds=seeds, confidence=confidence, store=Path(store)
+            ),
             added=added,
             most_refused=most_bad(loaded),
         ),
         words=words,
-        seeds=seeds,
         gradients=gradients,
-        confidence=confidence,
-        on=on,
         general_given=general is not None,
     )
-    step = lesson.step(_links(loaded, made), base="" if awaits else identify(ref), awaits=awaits)
-    return run(step, output, dry_run=dry_run)
+    steps = {name: Path(path) for name, path in made.items() if path and (Path(path) / DONE).is_file()}
+    return run(lesson.step({"pool": loaded.folder, **steps}), output, dry_run=dry_run)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,85 +167,66 @@ class _TaughtTask:
     elsewhere: Sequence[Evaluation]
     makes: TaskArms
     words: list[str] | None
-    seeds: int
     gradients: int
-    confidence: float
-    on: str | None
     general_given: bool
 
-    def step(self, links: Mapping[str, Path], *, base: str, awaits: Sequence[str]) -> Step:
-        """Return the step that teaches it.
-
-        Args:
-            links: Folders of the steps that made what it is taught with.
-            base: Identity of the model.
-            awaits: What a dry run must wait for.
-        """
-        makes = self.makes
+    def step(self, links: Mapping[str, Path]) -> Step:
+        """Return the step that teaches it; ``links`` are the folders of the steps that made what it is taught with."""
+        experiment, elsewhere = self.makes.experiment, {each.label: each.identity for each in self.elsewhere}
         return Step(
             verb="teach",
-            parameters=self.parameters,
-            inputs={
-                "base": base,
-                **self.course.identity,
-                **{each.label: each.identity for each in self.elsewhere},
+            parameters=experiment.parameters
+            | {
+                # In their order: the first may be the baseline, the last the one whose model is kept.
+                "arms": [[arm.label, arm.mixture, arm.init] for arm in self.written],
+                "tokens": [fingerprint(token) for token in self.makes.added],
+                "words": self.words,
+                "evaluate": [fingerprint(specification) for specification in self.asked],
+                "mixing": fingerprint(self.course.material.mixing),
+                "gradients": self.gradients,
             },
+            inputs={"base": experiment.network.identity, **self.course.identity, **elsewhere},
             sources={each.label: source_of(build_evaluator(each)) for each in self.asked},
             links=links,
             says=self.says,
-            awaits=awaits,
-            plan=lambda: self.price(
-                Pricing(ref=makes.ref, longest=makes.longest, on=self.on, here=not awaits)
-            ),
+            awaits=experiment.network.awaits,
+            plan=lambda: self.price(experiment.network.pricing),
             work=self.work,
         )
 
     @property
-    def parameters(self) -> dict[str, Any]:
-        """What the result depends on, beside its inputs."""
-        return {
-            # In their order: the first may be the baseline, the last the one whose model is kept.
-            "arms": [[arm.label, arm.mixture, arm.init] for arm in self.written],
-            "tokens": [fingerprint(token) for token in self.makes.added],
-            "words": self.words,
-            "evaluate": [fingerprint(specification) for specification in self.asked],
-            "mixing": fingerprint(self.course.material.mixing),
-            "tuning": fingerprint(self.makes.tuning),
-            "seeds": self.seeds,
-            "gradients": self.gradients,
-            "max_length": self.makes.longest,
-            "confidence": self.confidence,
-        }
-
-    @property
     def says(self) -> list[str]:
         """What it will do, in words."""
-        said = []
+        said, seeds = [], self.makes.experiment.seeds
         for arm in self.written:
-            if arm.mixture == "repeated":
-                on = "as many tokens as delia"
-            elif arm.mixture != UNTUNED:
-                on = f"{len(mixture(arm.mixture, self.course.material, seed=0).examples):,} examples"
-            else:
-                continue
-            said.append(f"{self.seeds} training{'s' if self.seeds > 1 else ''} of {arm.label} on {on}")
+            if arm.mixture != UNTUNED:
+                on = (
+                    f"{len(self._seen(arm)):,} examples"
+                    if arm.mixture != "repeated"
+                    else "as many tokens as delia"
+                )
+                said.append(f"{seeds} training{'s' if seeds > 1 else ''} of {arm.label} on {on}")
         tests = self.course.tests
         items = (len(tests.seen) + len(tests.unseen)) * sum(each.path is None for each in self.asked)
         items += len(self.course.general) + sum(len(each.examples) for each in self.elsewhere)
         return [*said, f"{items:,} evaluation items for each model"]
 
+    def _seen(self, arm: TaskArm) -> list[Example]:
+        """Return what a training of the first seed sees, or what has as many tokens."""
+        name = "delia" if arm.mixture == "repeated" else arm.mixture
+        return mixture(name, self.course.material, seed=0).examples
+
     def price(self, pricing: Pricing) -> Price:
         """Return what the trainings and the evaluations will cost."""
-        course, tuning = self.course, self.makes.tuning
-        trained = [arm.mixture for arm in self.written if arm.mixture != UNTUNED]
+        seeds, tuning = self.makes.experiment.seeds, self.makes.experiment.tuning
+        trained = [arm for arm in self.written if arm.mixture != UNTUNED]
         price = Price()
-        for name in trained:
-            # `repeated` has as many tokens as `delia`.
-            seen = mixture("delia" if name == "repeated" else name, course.material, seed=0).examples
-            price += pricing.training(seen, tuning, passes=self.seeds * tuning.epochs, models=self.seeds)
+        for arm in trained:
+            passes = seeds * tuning.epochs
+            price += pricing.training(self._seen(arm), tuning, passes=passes, models=seeds)
         with tempfile.TemporaryDirectory() as scratch:
-            evaluations = [*evaluations_here(course, self.asked, Path(scratch)), *self.elsewhere]
-        models = self.seeds * len(trained) + any(arm.mixture == UNTUNED for arm in self.written)
+            evaluations = [*evaluations_here(self.course, self.asked, Path(scratch)), *self.elsewhere]
+        models = seeds * len(trained) + (len(trained) < len(self.written))
         return price + times(pricing.evaluations(evaluations), models)
 
     def work(self, folder: Path) -> Finished:
@@ -263,104 +236,63 @@ class _TaughtTask:
         lengths = makes.render([*course.task, *material.paraphrases, *material.buffer], base)
         material = replace(material, tokens={each.id: len(each.ids) for each in lengths})
         # All of them, before anything is written or trained: some token may not be one that can be added.
-        planned = makes.arms(self.written, material, self.seeds)
+        planned = makes.arms(self.written, material)
         evaluations = [*evaluations_here(course, self.asked, folder), *self.elsewhere]
         concepts = {
             token.text: self.words or ([token.meaning] if token.meaning else []) for token in makes.added
         }
-        ran = run_arms(
+        store = Store(makes.experiment.store)
+        ran, facts = makes.experiment.run(
             [arm for arm, _ in planned.values()],
             evaluations,
-            max_length=makes.longest,
-            store=makes.store,
-            open_model=partial(opened, on=self.on),
             baseline=self.baseline,
-            confidence=self.confidence,
             looks={
                 "concepts": partial(token_distances, concepts=concepts, tests=course.asked),
-                "samples": partial(samples, evaluations=evaluations, store=Store(makes.store)),
+                "samples": partial(samples, evaluations=evaluations, store=store),
             },
         )
         wordings, figures = instruction_map(course)
         frames = ran.frames | {"samples": ran.frames["samples"].filter(seed=0), "wordings": wordings}
+        if self.gradients and material.buffer:
+            frames["buffering"] = makes.gradients(base, material, self.gradients)
         for name, frame in frames.items():
             write_frame(frame, folder / f"{name}.parquet")
-        if self.gradients and material.buffer:
-            write_frame(makes.gradients(base, material, self.gradients), folder / "buffering.parquet")
         models = {place: model for place, model in zip(planned, ran.trained, strict=True) if model}
         kept = next((arm.label for arm in self.written if arm.mixture == "delia"), None)
         kept = kept or next(label for label, seed in reversed(models) if not seed)
         _keep(*planned[kept, 0], models[kept, 0].folder, folder)
-        facts: dict[str, Any] = {
-            "model": makes.ref.name,
+        facts |= {
             "task": len(course.task),
             "tests": len(course.asked),
             "buffer": len(material.buffer),
             "arms": [arm.label for arm in self.written],
             "baseline": self.baseline,
-            "evaluations": [each.label for each in evaluations],
-            "seeds": self.seeds,
-            "confidence": self.confidence,
             "tokens": [token.text for token in makes.added],
             "inits": {arm.label: arm.init for arm in self.written} if makes.added else {},
             "general from buffer": bool(course.general) and not self.general_given,
             "diversity": figures,
             "kept model": kept,
-            "tuning": asdict(makes.tuning) | {"learning_rate": makes.tuning.peak_learning_rate},
             "notes": notes_on(course),
         }
         return Finished(facts=facts, tokens=ran.tokens)
 
 
-def _read_arms(
-    arms: Sequence[str], *, init: Init, tokens: Sequence[str] | None, words: Sequence[str] | None
+def read_arms(
+    arms: Sequence[str], *, init: Init, tokens: Sequence[str], words: Sequence[str]
 ) -> tuple[Sequence[TaskArm], tuple[NewToken, ...]]:
-    """Return the arms as they are written, and the new tokens that they are about."""
+    """Return the arms as they are written, and the new tokens that they are about.
+
+    Raises:
+        UsageError: If one cannot be read, or there is no token for what is about tokens.
+    """
     written = parse_task_arms(arms, init=init, known=MIXTURES)
-    added = tuple(map(NewToken.parse, tokens or ()))
+    added = tuple(map(NewToken.parse, tokens))
     if not added and (words or any(arm.label != arm.mixture for arm in written)):
         raise UsageError(
             "words, and arms with @init, are about new tokens, and there are none",
             hint='give --tokens "<sep>=what it means"',
         )
     return written, added
-
-
-def _course_of(
-    task: list[str],
-    reading: Reading,
-    output: str,
-    *,
-    made: dict[str, str | None],
-    test: str | None,
-    general: str | None,
-    mixing: Mixing,
-    dry_run: bool,
-) -> tuple[Course, Outcome]:
-    """Return what is taught and asked, and the step that read the task."""
-    if test is None and task == [STARTER_TASK]:
-        test = STARTER_TEST
-    pool, loaded = pool_of(task, reading, output, holdout=0.0 if test else TEST_SHARE, dry_run=dry_run)
-    course = read_course(
-        list(pool.iter_examples()),
-        test=test,
-        heldout=loaded.folder / HELDOUT,
-        made=made,
-        general=general,
-        mixing=mixing,
-    )
-    return course, loaded
-
-
-def _check_gradients(rows: int) -> None:
-    if rows < 0:
-        raise UsageError(f"gradients must be 0 or more, got {rows}", hint="it is a number of rows")
-
-
-def _links(loaded: Outcome, made: Mapping[str, str | None]) -> dict[str, Path]:
-    """Return the folders of the steps that read the task and made the material."""
-    steps = {name: Path(path) for name, path in made.items() if path and (Path(path) / DONE).is_file()}
-    return {"pool": loaded.folder, **steps}
 
 
 def _planned_after(waiting: Sequence[str], written: Sequence[TaskArm], seeds: int, output: str) -> Outcome:
@@ -390,13 +322,9 @@ def _check_material(written: Sequence[TaskArm], material: Material) -> None:
 
 
 def _usual(paraphrases: str | None, buffer: str | None) -> list[str]:
-    found = {
-        (True, True): ["delia"],
-        (True, False): ["no_buffer"],
-        (False, True): ["no_paraphrases"],
-        (False, False): [],
-    }
-    return [UNTUNED, "common", *found[paraphrases is not None, buffer is not None]]
+    given = [paraphrases is not None, buffer is not None]
+    usual = {(True, True): ["delia"], (True, False): ["no_buffer"], (False, True): ["no_paraphrases"]}
+    return [UNTUNED, "common", *usual.get((given[0], given[1]), [])]
 
 
 def _keep(arm: Arm, mixed: Mixture, trained: Path, folder: Path) -> None:

@@ -62,15 +62,9 @@ def compare(
         build_evaluator(parse(evaluation))
     look_up(model, loading)
     look_up(reference.model, loading, reference=True)
-    network: dict[str, Any] = {"model": model, "loading": loading, "max_length": max_length, "on": on}
-    trained: dict[str, Any] = {
-        "reference": reference,
-        "tuning": tuning,
-        "seeds": seeds,
-        "budget": list(budget),
-    }
-    graded: dict[str, Any] = {"evaluate": list(evaluate), "vectors": vectors, "confidence": confidence}
     pool = run.step("pool", load, list(data), reading=reading, holdout=holdout)
-    options = {**network, **trained, **graded, "by": list(by), "store": run.store}
-    compared = run.step("comparison", commands.compare, [pool.path], **options)
+    options: dict[str, Any] = {"model": model, "loading": loading, "max_length": max_length, "on": on}
+    options |= {"by": list(by), "budget": list(budget), "evaluate": list(evaluate), "seeds": seeds}
+    options |= {"reference": reference, "tuning": tuning, "vectors": vectors, "confidence": confidence}
+    compared = run.step("comparison", commands.compare, [pool.path], store=run.store, **options)
     run.step("report", report, compared.path, title="compare", command=run.command)

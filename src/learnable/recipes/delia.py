@@ -7,13 +7,14 @@ from typing import Annotated, Any
 from learnable.commands import diversify, report, teach
 from learnable.commands.inputs import look_up
 from learnable.commands.options import Flat, Listed, Several
+from learnable.commands.teach import read_arms
 from learnable.diversifiers import build_diversifier
 from learnable.errors import UsageError
 from learnable.evaluators import build_evaluator, parse
-from learnable.experiments import Init, parse_task_arms
+from learnable.experiments import Init, check_settings
 from learnable.mixing import MIXTURES, Mixing
 from learnable.recipes.run import Run, recipe
-from learnable.settings import Loading, NewToken, Reading, Tuning
+from learnable.settings import Loading, Reading, Tuning
 
 MADE = ("paraphrases", "buffer")
 """Material that this recipe makes."""
@@ -32,13 +33,6 @@ class Rewording:
     paraphrase: str = "paraphrase"
     wordings: int = 10
     generator: str | None = None
-
-    def check(self, loading: Loading) -> dict[str, Any]:
-        """Return the options of `learnable diversify`, once their names are known."""
-        build_diversifier(self.paraphrase)
-        if self.generator is not None and self.generator.startswith("vllm:"):
-            look_up(self.generator.removeprefix("vllm:"), loading)
-        return {"method": self.paraphrase, "n": self.wordings, "generator": self.generator}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,18 +54,6 @@ class OwnBuffer:
     max_new_tokens: int = 256
     temperature: float | None = None
     top_p: float | None = None
-
-    def check(self) -> dict[str, Any]:
-        """Return the options of `learnable diversify`, once their names are known.
-
-        Raises:
-            UsageError: If the method is not known, or lacks the rows that it starts from.
-        """
-        name, method = build_diversifier(self.buffer)
-        if method.needs_examples and not self.questions:
-            raise UsageError(f"{name} needs rows to start from", hint="give --questions FILE")
-        drawn = {"max_new_tokens": self.max_new_tokens, "temperature": self.temperature, "top_p": self.top_p}
-        return {"method": self.buffer, "n": self.rows or None, **drawn}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,33 +82,12 @@ class Teaching:
     gradients: int = 32
     confidence: float = 0.95
 
-    def check(self) -> dict[str, Any]:
-        """Return the options of `learnable teach`, once it is known that the arms have their material.
-
-        Raises:
-            UsageError: If an arm lacks its material, or there is no token for what is about tokens.
-        """
-        for evaluation in self.evaluate:
-            build_evaluator(parse(evaluation))
-        lessons = parse_task_arms(self.arms, init=self.init, known=MIXTURES)
-        for lesson in lessons:
-            for name in MIXTURES[lesson.mixture].needs if lesson.mixture in MIXTURES else ():
-                if name not in MADE:
-                    raise UsageError(
-                        f"the arm {lesson.label!r} needs {name}, which this recipe does not make",
-                        hint=f"leave it out, or use `learnable teach` with --{name}",
-                    )
-        added = [NewToken.parse(text) for text in self.tokens]
-        if not added and (self.words or any(lesson.label != lesson.mixture for lesson in lessons)):
-            raise UsageError(
-                "words, and arms with @init, are about new tokens, and there are none",
-                hint='give --tokens "<sep>=what it means"',
-            )
-        given = {each.name: getattr(self, each.name) for each in fields(self)}
-        mixing = Mixing(ratio=given.pop("ratio"))
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()} | {
-            "mixing": mixing
-        }
+    @property
+    def options(self) -> dict[str, Any]:
+        """The same as `learnable teach` takes it."""
+        given = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "ratio"}
+        lists = {name: list(value) for name, value in given.items() if isinstance(value, tuple)}
+        return given | lists | {"mixing": Mixing(ratio=self.ratio)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,19 +97,6 @@ class TaskTuning(Tuning):
     epochs: float = 2.0
     learning_rate: float | None = 0.0005
     batch_size: int = 4
-
-    def check(self) -> Tuning:
-        """Return the same as `learnable teach` takes it.
-
-        Raises:
-            UsageError: If it sets what a lesson sets itself.
-        """
-        if self.seed or self.steps is not None:
-            raise UsageError(
-                "a lesson sets the seeds and steps of its trainings itself: --seed and --steps have no effect",
-                hint="give --seeds",
-            )
-        return Tuning(**asdict(self))
 
 
 @recipe
@@ -190,18 +138,46 @@ def delia(
         run: Where to write.
     """
     look_up(model, loading)
-    worded, drawn, taught = rewording.check(loading), own_buffer.check(), teaching.check()
-    tuned, avoid = tuning.check(), [*task, *filter(None, (test, general))]
+    _check(rewording, own_buffer, teaching, tuning, loading)
     network: dict[str, Any] = {"model": model, "loading": loading, "on": on, "store": run.store}
     network |= {"reading": reading}
+    worded: dict[str, Any] = {"method": rewording.paraphrase, "n": rewording.wordings}
+    worded |= {"generator": rewording.generator}
     reworded = run.step("paraphrases", diversify, list(task), **worded, **network)
-    sampled = run.step("buffer", diversify, list(own_buffer.questions), avoid=avoid, **drawn, **network)
-    material: dict[str, Any] = {
-        "paraphrases": reworded.path,
-        "buffer": sampled.path,
-        "test": test,
-        "general": general,
+    drawn: dict[str, Any] = {
+        name: getattr(own_buffer, name) for name in ("max_new_tokens", "temperature", "top_p")
     }
-    limits: dict[str, Any] = {"tuning": tuned, "max_length": max_length}
-    lesson = run.step("lesson", teach, list(task), **material, **taught, **limits, **network)
+    drawn |= {"method": own_buffer.buffer, "n": own_buffer.rows or None}
+    drawn |= {"avoid": [*task, *filter(None, (test, general))]}
+    sampled = run.step("buffer", diversify, list(own_buffer.questions), **drawn, **network)
+    given: dict[str, Any] = {"paraphrases": reworded.path, "buffer": sampled.path, **teaching.options}
+    given |= {"test": test, "general": general, "max_length": max_length}
+    lesson = run.step("lesson", teach, list(task), tuning=Tuning(**asdict(tuning)), **given, **network)
     run.step("report", report, lesson.path, title="delia", command=run.command)
+
+
+def _check(
+    rewording: Rewording, own_buffer: OwnBuffer, teaching: Teaching, tuning: Tuning, loading: Loading
+) -> None:
+    """Find what is mistyped, or lacks what it starts from, before anything runs.
+
+    Raises:
+        UsageError: If a name is not known, a method lacks its rows, an arm its material, or a setting has no effect.
+    """
+    build_diversifier(rewording.paraphrase)
+    if rewording.generator is not None and rewording.generator.startswith("vllm:"):
+        look_up(rewording.generator.removeprefix("vllm:"), loading)
+    name, method = build_diversifier(own_buffer.buffer)
+    if method.needs_examples and not own_buffer.questions:
+        raise UsageError(f"{name} needs rows to start from", hint="give --questions FILE")
+    for evaluation in teaching.evaluate:
+        build_evaluator(parse(evaluation))
+    arms, _ = read_arms(teaching.arms, init=teaching.init, tokens=teaching.tokens, words=teaching.words)
+    for arm in arms:
+        needs = MIXTURES[arm.mixture].needs if arm.mixture in MIXTURES else ()
+        if lacking := [name for name in needs if name not in MADE]:
+            raise UsageError(
+                f"the arm {arm.label!r} needs {lacking[0]}, which this recipe does not make",
+                hint=f"leave it out, or use `learnable teach` with --{lacking[0]}",
+            )
+    check_settings(tuning, seeds=teaching.seeds, confidence=teaching.confidence)
