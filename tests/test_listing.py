@@ -36,26 +36,26 @@ def test_all_of_a_table_are_listed(kind):
 
 @pytest.mark.parametrize("name", SCORERS)
 def test_the_passes_of_a_scorer_are_those_that_scoring_runs(name):
-    (entry,) = [each for each in listing.scorers() if each.name == name]
+    (entry,) = [each for each in listing.entries("scorers") if each.name == name]
     roles = roles_of(SCORERS[name].needs)
     assert int(entry.costs.partition(" ")[0].replace("no", "0")) == len(passes_of(roles, "none"))
     assert ("training epoch" in entry.costs) == ("a reference" in entry.needs) == ("reference" in roles)
 
 
 def test_vectors_are_named_where_a_selector_needs_them():
-    needs = {entry.name: entry.needs for entry in listing.selectors()}
+    needs = {entry.name: entry.needs for entry in listing.entries("selectors")}
     assert "vectors" in needs["k_center"]
     assert "vectors" not in needs["top_k"]
 
 
 def test_the_material_of_a_mixture_is_named():
-    needs = {entry.name: entry.needs for entry in listing.mixtures()}
+    needs = {entry.name: entry.needs for entry in listing.entries("mixtures")}
     assert needs["delia"] == ("task", "paraphrases", "buffer")
     assert needs["common"] == ("task",)
 
 
 def test_rules_alone_need_no_generator_and_cost_no_pass():
-    entries = {entry.name: entry for entry in listing.diversifiers()}
+    entries = {entry.name: entry for entry in listing.entries("diversifiers")}
     assert entries["hints"].costs == "no pass: rules alone"
     assert entries["paraphrase"].costs == "up to 256 tokens written for each text"
 
@@ -70,14 +70,14 @@ def test_packages_are_those_that_evaluators_import():
 
 
 def test_a_recipe_costs_what_its_steps_do():
-    costs = {entry.name: entry.costs for entry in listing.recipes()}
+    costs = {entry.name: entry.costs for entry in listing.entries("recipes")}
     assert costs["lobass"] == "2 passes (base, reference), 1 training epoch"
     assert costs["compare"].endswith("3 trainings of each method")
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_option_of_a_recipe_is_listed_with_what_it_is_for(name):
-    (entry,) = [each for each in listing.recipes() if each.name == name]
+    (entry,) = [each for each in listing.entries("recipes") if each.name == name]
     assert [setting.name for setting in entry.settings] == [each.flag for each in options_of(RECIPES[name])]
     assert all(setting.about for setting in entry.settings)
 

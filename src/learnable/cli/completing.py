@@ -94,7 +94,7 @@ def _values(name: str, typed: str) -> dict[str, str]:
 
 
 def _abouts(*kinds: str) -> dict[str, str]:
-    return {entry.name: entry.about for kind in kinds for entry in listing.KINDS[kind]()}
+    return {entry.name: entry.about for kind in kinds for entry in listing.entries(kind)}
 
 
 _NAMES: Mapping[str, Callable[[], dict[str, str]]] = {

@@ -3,9 +3,9 @@
 import inspect
 import types
 import typing
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from docstring_parser import DocstringStyle
 from docstring_parser import parse as parse_docstring
@@ -25,9 +25,6 @@ from learnable.selectors import SELECTORS
 from learnable.settings import Reference
 from learnable.types import Conversation, Message
 
-PASSES = {"base": "base", "alone": "answer alone", "reference": "reference"}
-"""The model passes of the columns that a scorer needs, in words."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
@@ -41,18 +38,9 @@ class Setting:
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """What can be named.
+    """What can be named: its kind in the singular, what it does in one line, what it needs and costs, how it is written.
 
-    Args:
-        kind: In the singular, such as ``scorer``.
-        name: As it is written.
-        about: What it does, in one line.
-        needs: Measured columns, vectors, a reference, rows, a generator, packages.
-        costs: Passes over the data, trainings, or what is generated.
-        usage: How it is written in a command.
-        more: The rest of its docstring.
-        source: Where the method comes from.
-        settings: With their defaults.
+    ``more`` is the rest of its docstring, ``source`` where the method comes from.
     """
 
     kind: str
@@ -80,219 +68,83 @@ class Details:
     entries: list[Entry]
 
 
+class Listing(NamedTuple):
+    """A kind of things that can be named.
+
+    ``table`` holds them by name, ``usage`` has ``{}`` for a name; ``needs``, ``costs`` and ``about`` take one of them.
+    Where there is no ``about``, it is in its docstring, with settings and where it comes from.
+    """
+
+    table: Mapping[str, Any]
+    usage: str
+    needs: Callable[[Any], Iterable[str]]
+    costs: Callable[[Any], str]
+    about: Callable[[Any], str] | None = None
+
+
 def listed(what: str | None = None) -> Tables | Details:
     """Return all there is, all of one kind (``scorers``), or one thing by its name (``ifd``).
 
     Raises:
         UsageError: If nothing is called so.
     """
+    if what is not None and what in KINDS:
+        return Tables(kinds={what: entries(what)})
+    everything = {kind: entries(kind) for kind in KINDS}
     if what is None:
-        return Tables(kinds={kind: make() for kind, make in KINDS.items()})
-    if what in KINDS:
-        return Tables(kinds={what: KINDS[what]()})
-    everything = [entry for make in KINDS.values() for entry in make()]
-    if found := [entry for entry in everything if entry.name == what]:
-        return Details(entries=found)
-    known = [*KINDS, *(entry.name for entry in everything)]
-    close = did_you_mean(what, known)
+        return Tables(kinds=everything)
+    names = [entry.name for found in everything.values() for entry in found]
+    if what in names:
+        return Details(entries=[each for found in everything.values() for each in found if each.name == what])
+    close = did_you_mean(what, [*KINDS, *names])
     raise UsageError(
         f"nothing is called {what!r}",
         hint=close if close.startswith("did") else f"one of {', '.join(KINDS)}, or a name among them",
     )
 
 
-def recipes() -> list[Entry]:
-    """Return the recipes that come with the package."""
-    entries = [
-        _method(
-            "recipe",
-            name,
-            function,
-            usage=f"learnable run {name}",
-            needs=tuple(
-                each for each in ("data", "task", "model") if each in inspect.signature(function).parameters
-            ),
-            costs=", ".join(_recipe_costs(function)),
+def entries(kind: str) -> list[Entry]:
+    """Return the entries of a kind, given in the plural."""
+    listing, found = KINDS[kind], []
+    for name, method in listing.table.items():
+        entry = Entry(
+            kind=kind.removesuffix("s"),
+            name=name,
+            about="" if listing.about is None else listing.about(method),
+            needs=tuple(listing.needs(method)),
+            costs=listing.costs(method),
+            usage=listing.usage.format(name),
         )
-        for name, function in RECIPES.items()
-    ]
-    return [replace(entry, settings=tuple(map(_as_flag, entry.settings))) for entry in entries]
-
-
-def _as_flag(setting: Setting) -> Setting:
-    """Return a setting of a recipe under the name that is typed."""
-    return replace(setting, name=flag_of("", setting.name))
-
-
-def scorers() -> list[Entry]:
-    """Return the scorers."""
-    return [
-        _method(
-            "scorer",
-            name,
-            method,
-            usage=f"learnable score DATA --scorers {name}",
-            needs=(*method.needs, *(["a reference"] if "reference" in roles_of(method.needs) else [])),
-            costs=_scorer_costs(method.needs),
-        )
-        for name, method in _classes(SCORERS)
-    ]
-
-
-def selectors() -> list[Entry]:
-    """Return the selectors."""
-    return [
-        _method(
-            "selector",
-            name,
-            method,
-            usage=f"learnable select SCORES --selector {name}",
-            needs=("scores", *(["vectors"] if method.needs_vectors else [])),
-            costs="1 pass for vectors, none with wordllama" if method.needs_vectors else "no pass",
-        )
-        for name, method in _classes(SELECTORS)
-    ]
-
-
-def methods() -> list[Entry]:
-    """Return what a comparison knows beside scorers and selectors."""
-    about = {name: f"The {name} answers." for name in ALIASES}
-    about |= {"full": "All of the pool, whatever the budget.", "untuned": "The model as it is."}
-    found = []
-    for name in (*ALIASES, *WITHOUT_BUDGET):
-        score = SCORERS[ALIASES[name][0]] if name in ALIASES else None
-        found.append(
-            Entry(
-                kind="method",
-                name=name,
-                about=about[name],
-                needs=tuple(score.needs) if score is not None else (),  # type: ignore[attr-defined]
-                costs="no training" if name == "untuned" else "1 training for each seed",
-                usage=f"learnable compare DATA --by {name}",
-            )
-        )
+        found.append(_told(entry, method) if listing.about is None else entry)
     return found
 
 
-def diversifiers() -> list[Entry]:
-    """Return the diversifiers."""
-    return [
-        _method(
-            "diversifier",
-            name,
-            method,
-            usage=f"learnable diversify DATA --method {name}{_SETTINGS}",
-            needs=(
-                *(["rows"] if method.needs_examples else []),
-                *(["a model or server that writes"] if method.needs_generator else []),
-            ),
-            costs=f"up to {method.sampling.max_new_tokens} tokens written for each text"
-            if method.needs_generator
-            else "no pass: rules alone",
-        )
-        for name, method in _classes(DIVERSIFIERS)
-    ]
-
-
-def mixtures() -> list[Entry]:
-    """Return the arms of a task."""
-    return [
-        Entry(
-            kind="mixture",
-            name=name,
-            about=_plain(f"{blend.about[0].upper()}{blend.about[1:]}."),
-            needs=("task", *blend.needs),
-            costs="1 training for each seed",
-            usage=f"learnable teach TASK --arms {name}",
-        )
-        for name, blend in MIXTURES.items()
-    ]
-
-
-def evaluators() -> list[Entry]:
-    """Return the evaluators."""
-    costs = {
-        "likelihood": "1 pass over each answer or choice",
-        "generation": "up to {} tokens written for each row",
-        "harness": "what its task asks for",
-        "judge": "up to {} tokens written for each row, and two verdicts",
-    }
-    return [
-        _method(
-            "evaluator",
-            name,
-            method,
-            usage=f"learnable evaluate {name}:FILE{_SETTINGS}",
-            needs=method.packages,
-            costs=costs[method.kind].format(getattr(method, "max_new_tokens", "")),
-        )
-        for name, method in _classes(EVALUATORS)
-    ]
-
-
-def formats() -> list[Entry]:
-    """Return the formats of rows."""
-    return [
-        Entry(
-            kind="format",
-            name=name,
-            about=f"Rows with {', '.join(each.write(_TURNS))}; recognised by these keys, rarely to be named.",
-            usage=f"learnable load DATA --format {name}",
-        )
-        for name, each in FORMATS.items()
-    ]
-
-
-KINDS: Mapping[str, Callable[[], list[Entry]]] = {
-    "recipes": recipes,
-    "scorers": scorers,
-    "selectors": selectors,
-    "methods": methods,
-    "diversifiers": diversifiers,
-    "mixtures": mixtures,
-    "evaluators": evaluators,
-    "formats": formats,
-}
-
-
-_SETTINGS = "[@KEY=VALUE,...]"
-_TURNS = Conversation(
-    messages=tuple(Message(role=role, content=role) for role in ("system", "user", "assistant"))
-)
-
-
-def _classes(table: Mapping[str, Callable[..., Any]]) -> Iterator[tuple[str, Any]]:
-    """Yield names and classes; the tables promise factories, and what is shipped are classes."""
-    yield from table.items()
-
-
-def _method(kind: str, name: str, method: Any, *, usage: str, needs: tuple[str, ...], costs: str) -> Entry:
-    said = parse_docstring(inspect.getdoc(method) or "", style=DocstringStyle.GOOGLE)
+def _told(entry: Entry, method: Any) -> Entry:
+    """Return an entry with what its docstring says."""
     text, _, source = (inspect.getdoc(method) or "").partition("\nSource:")
+    head, _, body = text.partition("\nArgs:")[0].partition("\n\n")
     notes = [f"The unit is {method.unit}."] if hasattr(method, "unit") else []
-    if hasattr(method, "higher_is_better") and not method.higher_is_better:
+    if not getattr(method, "higher_is_better", True):
         notes.append("Lower is better.")
-    body = text.partition("\nArgs:")[0].partition("\n\n")[2]
-    return Entry(
-        kind=kind,
-        name=name,
-        about=_plain(said.short_description or ""),
-        needs=needs,
-        costs=costs,
-        usage=usage,
+    settings = settings_of(method)
+    if entry.kind == "recipe":
+        settings = (replace(each, name=flag_of("", each.name)) for each in settings)
+    return replace(
+        entry,
+        about=_plain(head),
         more="\n\n".join(filter(None, [*map(_plain, body.strip().split("\n\n")), " ".join(notes)])),
         source=_plain(source),
-        settings=tuple(settings_of(method)),
+        settings=tuple(settings),
     )
 
 
 def _scorer_costs(needs: Collection[str]) -> str:
-    passes = [name for role, name in PASSES.items() if role in roles_of(needs)]
+    roles, words = roles_of(needs), {"base": "base", "alone": "answer alone", "reference": "reference"}
+    passes = [name for role, name in words.items() if role in roles]
     if not passes:
         return "no pass"
     counted = f"{len(passes)} pass{'' if len(passes) == 1 else 'es'} ({', '.join(passes)})"
-    trained = f", {Reference().passes:g} training epoch" if "reference" in passes else ""
-    return counted + trained
+    return counted + (f", {Reference().passes:g} training epoch" if "reference" in passes else "")
 
 
 def _recipe_costs(function: Callable[..., Any]) -> Iterator[str]:
@@ -300,14 +152,110 @@ def _recipe_costs(function: Callable[..., Any]) -> Iterator[str]:
     usual = {option.name: option.default for option in options_of(function)}
     trainings = f"{usual.get('seeds')} training{'' if usual.get('seeds') == 1 else 's'}"
     if "scorers" in usual:
-        yield _scorer_costs({need for name in usual["scorers"] for need in SCORERS[name].needs})  # type: ignore[attr-defined]
+        yield _scorer_costs({need for name in usual["scorers"] for need in _needs(SCORERS[name])})
     if isinstance(usual.get("by"), tuple):
         by = parse_methods(usual["by"], reference=Reference())
         yield _scorer_costs({need for method in by if method.scorer for need in method.scorer.needs})
         yield f"{trainings} of each method"
     if "arms" in usual:
-        yield from (f"{made} written by the model" for made in ("wordings", "buffer"))
+        yield "wordings written by the model"
+        yield "buffer written by the model"
         yield f"{trainings} of each arm"
+
+
+def _needs(scorer: Any) -> tuple[str, ...]:
+    """Return the columns that a scorer needs; the tables promise factories, and what is shipped are classes."""
+    needs: tuple[str, ...] = scorer.needs
+    return needs
+
+
+def _methods() -> dict[str, tuple[str, tuple[str, ...], str]]:
+    """Return what a comparison knows beside scorers and selectors: what it is, needs and costs."""
+    trained = "1 training for each seed"
+    found = {
+        name: (f"The {name} answers.", _needs(SCORERS[score]), trained)
+        for name, (score, _) in ALIASES.items()
+    }
+    full, untuned = WITHOUT_BUDGET
+    found[full] = ("All of the pool, whatever the budget.", (), trained)
+    return found | {untuned: ("The model as it is.", (), "no training")}
+
+
+_SETTINGS = "[@KEY=VALUE,...]"
+_TURNS = Conversation(
+    messages=tuple(Message(role=role, content=role) for role in ("system", "user", "assistant"))
+)
+_ASKING = {
+    "likelihood": "1 pass over each answer or choice",
+    "generation": "up to {} tokens written for each row",
+    "harness": "what its task asks for",
+    "judge": "up to {} tokens written for each row, and two verdicts",
+}
+
+KINDS: Mapping[str, Listing] = {
+    "recipes": Listing(
+        RECIPES,
+        "learnable run {}",
+        lambda each: [
+            name for name in ("data", "task", "model") if name in inspect.signature(each).parameters
+        ],
+        lambda each: ", ".join(_recipe_costs(each)),
+    ),
+    "scorers": Listing(
+        SCORERS,
+        "learnable score DATA --scorers {}",
+        lambda each: [*each.needs, *["a reference"] * ("reference" in roles_of(each.needs))],
+        lambda each: _scorer_costs(each.needs),
+    ),
+    "selectors": Listing(
+        SELECTORS,
+        "learnable select SCORES --selector {}",
+        lambda each: ["scores", *["vectors"] * each.needs_vectors],
+        lambda each: "1 pass for vectors, none with wordllama" if each.needs_vectors else "no pass",
+    ),
+    "methods": Listing(
+        _methods(),
+        "learnable compare DATA --by {}",
+        lambda each: each[1],
+        lambda each: each[2],
+        lambda each: each[0],
+    ),
+    "diversifiers": Listing(
+        DIVERSIFIERS,
+        f"learnable diversify DATA --method {{}}{_SETTINGS}",
+        lambda each: [
+            *["rows"] * each.needs_examples,
+            *["a model or server that writes"] * each.needs_generator,
+        ],
+        lambda each: (
+            f"up to {each.sampling.max_new_tokens} tokens written for each text"
+            if each.needs_generator
+            else "no pass: rules alone"
+        ),
+    ),
+    "mixtures": Listing(
+        MIXTURES,
+        "learnable teach TASK --arms {}",
+        lambda each: ["task", *each.needs],
+        lambda _: "1 training for each seed",
+        lambda each: _plain(f"{each.about[0].upper()}{each.about[1:]}."),
+    ),
+    "evaluators": Listing(
+        EVALUATORS,
+        f"learnable evaluate {{}}:FILE{_SETTINGS}",
+        lambda each: each.packages,
+        lambda each: _ASKING[each.kind].format(getattr(each, "max_new_tokens", "")),
+    ),
+    "formats": Listing(
+        FORMATS,
+        "learnable load DATA --format {}",
+        lambda _: (),
+        lambda _: "no pass",
+        lambda each: (
+            f"Rows with {', '.join(each.write(_TURNS))}; recognised by these keys, rarely to be named."
+        ),
+    ),
+}
 
 
 def settings_of(factory: Any) -> Iterator[Setting]:
