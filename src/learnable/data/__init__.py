@@ -1,48 +1,26 @@
 """Rows in and out: any common fine-tuning file becomes a pool of conversations, and the chosen rows a file again."""
 
-from learnable.data.flags import boolean_columns
-from learnable.data.formats import FORMATS, as_row, detect
-from learnable.data.made import MADE, read_made
-from learnable.data.pool import (
-    HELD_OUT,
-    hold_out,
-    is_pool,
-    load_pool,
-    pool_identity,
-    prompt_key,
-    readable,
-    save_pool,
-)
-from learnable.data.reading import digests, read
-from learnable.data.records import place
-from learnable.data.sources import base_name, names_of
-from learnable.data.starter import STARTER_ROWS, starter_rows
-from learnable.data.starter_task import starter_task_rows
-from learnable.data.writing import write_dropped, write_rows
-
-__all__ = [
-    "FORMATS",
-    "HELD_OUT",
-    "MADE",
-    "STARTER_ROWS",
-    "as_row",
-    "base_name",
-    "boolean_columns",
-    "detect",
-    "digests",
-    "hold_out",
-    "is_pool",
-    "load_pool",
-    "names_of",
-    "place",
-    "pool_identity",
-    "prompt_key",
-    "read",
-    "read_made",
-    "readable",
-    "save_pool",
-    "starter_rows",
-    "starter_task_rows",
-    "write_dropped",
-    "write_rows",
-]
+from learnable.data.flags import boolean_columns as boolean_columns
+from learnable.data.formats import FORMATS as FORMATS
+from learnable.data.formats import as_row as as_row
+from learnable.data.formats import detect as detect
+from learnable.data.made import MADE as MADE
+from learnable.data.made import read_made as read_made
+from learnable.data.pool import HELD_OUT as HELD_OUT
+from learnable.data.pool import hold_out as hold_out
+from learnable.data.pool import is_pool as is_pool
+from learnable.data.pool import load_pool as load_pool
+from learnable.data.pool import pool_identity as pool_identity
+from learnable.data.pool import prompt_key as prompt_key
+from learnable.data.pool import readable as readable
+from learnable.data.pool import save_pool as save_pool
+from learnable.data.reading import digests as digests
+from learnable.data.reading import read as read
+from learnable.data.records import place as place
+from learnable.data.sources import base_name as base_name
+from learnable.data.sources import names_of as names_of
+from learnable.data.starter import STARTER_ROWS as STARTER_ROWS
+from learnable.data.starter import starter_rows as starter_rows
+from learnable.data.starter_task import starter_task_rows as starter_task_rows
+from learnable.data.writing import write_dropped as write_dropped
+from learnable.data.writing import write_rows as write_rows

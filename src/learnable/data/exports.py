@@ -102,7 +102,7 @@ def export(
     for example in examples:
         _check_llamafactory(example)
     calls = any(message.tool_calls for example in examples for message in example.messages)
-    description = {**_DESCRIPTION, **(_WITH_TOOLS if tools or calls else {})}
+    description = _description(tools=tools or calls)
     settings = _llamafactory(model, max_length) | ({"mask_history": True} if only_last else {})
     files = {CONFIGURATION: settings, DATASET_INFO: {_DATASET: description}}
     return (_llamafactory_row(example, tools=tools) for example in examples), files
@@ -209,25 +209,17 @@ def _trl(model: str, max_length: int, *, pairs: bool) -> dict[str, Any]:
     }
 
 
-_DESCRIPTION: dict[str, Any] = {
-    "file_name": ROWS,
-    "formatting": "sharegpt",
-    "columns": {"messages": "messages"},
+def _description(*, tools: bool) -> dict[str, Any]:
+    columns = ("messages", "tools") if tools else ("messages",)
     # All of them: a tag that is left out has no default once there are others.
-    "tags": {
-        "role_tag": "role",
-        "content_tag": "content",
-        "user_tag": "user",
-        "assistant_tag": "assistant",
-        "system_tag": "system",
-    },
-}
-
-
-_WITH_TOOLS = {
-    "columns": {"messages": "messages", "tools": "tools"},
-    "tags": {**_DESCRIPTION["tags"], "observation_tag": "tool", "function_tag": "function_call"},
-}
+    tags = {name: name for name in ("role", "content", "user", "assistant", "system")}
+    tags |= {"observation": "tool", "function": "function_call"} if tools else {}
+    return {
+        "file_name": ROWS,
+        "formatting": "sharegpt",
+        "columns": {name: name for name in columns},
+        "tags": {f"{name}_tag": tag for name, tag in tags.items()},
+    }
 
 
 def _llamafactory(model: str, max_length: int) -> dict[str, Any]:

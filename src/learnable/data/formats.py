@@ -111,19 +111,13 @@ def find_layout(
 
 def _parts(keys: Sequence[str], format: str | None, given: Columns) -> tuple[str | None, Columns]:
     """Return the format that keys are of, and the columns of its parts; None where they are of none."""
-    if format is not None:
-        parts = FORMATS[format].columns(keys)
-        return (format if parts else None), parts
-    if "messages" in given:
+    if format is None and "messages" in given:
         return "messages", {}
-    if "prompt" in given or "response" in given:
-        return _rest(keys, given)
-    known = format_of(keys)
-    return (known.name, known.columns(keys)) if known else (None, {})
-
-
-def _rest(keys: Sequence[str], given: Columns) -> tuple[str | None, Columns]:
-    """Return what belongs to a prompt or an answer that was named: the other one, and what stands beside them."""
+    if format is not None or not {"prompt", "response"} & given.keys():
+        known = format_of(keys) if format is None else FORMATS[format]
+        parts = known.columns(keys) if known else {}
+        return (known.name if known and parts else None), parts
+    # To a prompt or an answer that was named belong the other one, and what stands beside them.
     turns = _first(keys, _ALL_TURNS)
     if "prompt" not in given and turns is not None and _first(keys, PROMPTS) is None:
         return "messages", {"messages": (turns,)}
@@ -218,8 +212,8 @@ def _write_messages(conversation: Conversation) -> dict[str, Any]:
 
 def _write_sharegpt(conversation: Conversation) -> dict[str, Any]:
     names = {"user": "human", "assistant": "gpt", "system": "system", "tool": "observation"}
-    turns = as_turns(conversation.messages, role="from", content="value")
-    named = [{**turn, "from": names[turn["from"]]} for turn in turns]
+    turns = as_turns(conversation.messages)
+    named = [{"from": names[turn.pop("role")], "value": turn.pop("content"), **turn} for turn in turns]
     return {"conversations": named, **_beside(conversation)}
 
 

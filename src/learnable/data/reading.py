@@ -37,19 +37,11 @@ def read(
 ) -> Pool:
     """Return the distinct conversations in the given files, and what became of every row.
 
-    How many rows are left out because they cannot be used, and why, is said on standard error.
-
-    Args:
-        paths: Files (.jsonl, .json, .parquet, .csv, .tsv ...), folders and patterns of them, folders written by
-            ``datasets`` or by ``save_pool``, hub ids (``owner/name``, ``owner/name:split`` or
-            ``owner/name:config:split``), ``starter``, ``starter-task`` or ``starter-task-test``; or a ``Source`` of rows
-            that are in memory.
-        format: Name of the format of all rows; None detects it row by row.
-        on_error: See ``Reading``.
-        source_column: Column that names the source of a row; None takes the name of the file.
-        columns: Which column is which part: ``{"prompt": "query_nl", "response": "shell_command"}``, or the same as
-            text, ``prompt=query_nl,response=shell_command``; other columns are found by their names.
-        max_row_mb: See ``Reading``.
+    How many rows are left out because they cannot be used, and why, is said on standard error. ``Reading`` says what the
+    options mean. ``paths`` are files (.jsonl, .json, .parquet, .csv, .tsv ...), folders and patterns of them, folders
+    written by ``datasets`` or by ``save_pool``, hub ids (``owner/name``, ``owner/name:split`` or
+    ``owner/name:config:split``), ``starter``, ``starter-task`` or ``starter-task-test``; or a ``Source`` of rows that
+    are in memory.
 
     Raises:
         DataError: If a source cannot be read or has no usable row, or too many rows cannot be used.

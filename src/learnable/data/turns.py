@@ -1,6 +1,6 @@
 """Lists of turns, calls and tools in the forms that rows have; they become messages, and what OpenAI's chats have."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from learnable.data.names import NEVER_TEXT, REASONINGS, TURNS, doubt, plain
@@ -104,7 +104,8 @@ class Turns:
         if role is None:
             return self._pair(turn, name, column)
         known = _ROLES.get(role) if isinstance(role, str) else None
-        if known is not None and isinstance(content, str) and (len(turn) == 2 or _is_plain(turn)):
+        is_plain = len(turn) == 2 or all(value is None or key in _PLAIN for key, value in turn.items())
+        if known is not None and isinstance(content, str) and is_plain:
             return [Message(role=known, content=text_of(content, f"the content of {name}"))]
         return [self._whole(turn, content, name, column, role=known or _role(role, name))]
 
@@ -126,13 +127,12 @@ class Turns:
 
     def _whole(self, turn: Row, content: object, name: str, column: str, *, role: str) -> Message:
         """Return a turn that has more than a role and a text."""
-        calls = _calls(turn, name)
+        called = [key for key in ("tool_calls", "function_call") if not is_empty(turn.get(key))]
+        calls = tuple([call for key in called for call in _read_calls(turn[key], f"{key!r} of {name}")])
+        text, reasoning = "", ""
         if role == "call":
-            role, text, reasoning = "assistant", "", ""
-            calls += _read_calls(content, f"the call in {name}")
-        elif content is None and calls:
-            text, reasoning = "", ""
-        else:
+            role, calls = "assistant", calls + _read_calls(content, f"the call in {name}")
+        elif content is not None or not calls:
             text, reasoning = _content(content, name)
         thoughts = {text_of(turn[key], f"{key!r} of {name}") for key in REASONINGS if is_said(turn.get(key))}
         thoughts |= {reasoning} if reasoning else set()
@@ -141,22 +141,21 @@ class Turns:
         if role != "assistant" and (calls or thoughts):
             raise ValueError(f"{'a call' if calls else 'reasoning'} in {name}, which is a {role} turn")
         self.add_tools(turn.get("tools"), f"'tools' of {name}")
+        results = [key for key in _OF_RESULTS if role == "tool" and turn.get(key) is not None]
         message = Message(
             role=role,
             content=text,
             reasoning=thoughts.pop() if thoughts else "",
             tool_calls=calls,
-            **{key: text_of(turn[key], f"{key!r} of {name}") for key in _OF_RESULTS if _has(turn, key, role)},
+            **{key: text_of(turn[key], f"{key!r} of {name}") for key in results},
             trained=role != "assistant" or _trained(turn, name),
         )
-        read = {key for key in turn if key in _READ or _has(turn, key, role)}
-        if isinstance(turn.get("loss"), bool):
-            read.add("loss")
+        read = _READ | {*results} | ({"loss"} if isinstance(turn.get("loss"), bool) else set())
         self._ignore_others(turn, read, [message], name, column)
         return message
 
     def _ignore_others(
-        self, turn: Row, read: set[str], messages: list[Message], name: str, column: str
+        self, turn: Row, read: Collection[str], messages: list[Message], name: str, column: str
     ) -> None:
         """Note what nothing reads of a turn; a ``ValueError`` where it may be part of what the model reads or learns."""
         for key, value in turn.items():
@@ -165,11 +164,7 @@ class Turns:
             said = "\n".join(f"{message.content}\n{message.reasoning}" for message in messages)
             kind = doubt(plain(key), ())
             lost = kind in NEVER_TEXT or any(text not in said for text in texts_in(value))
-            if (
-                lost
-                and kind in (*NEVER_TEXT, "choices", "reasoning")
-                and not isinstance(value, bool | int | float)
-            ):
+            if lost and is_said(value) and kind in (*NEVER_TEXT, "choices", "reasoning"):
                 raise ValueError(f"{key!r} of {name} is not supported, and may be part of the turn")
             self.ignored.add(f"{column}[].{key}")
 
@@ -188,14 +183,6 @@ def _either(turn: Row, key: str, other: str, name: str) -> object:
     if alias is not None and alias != value:
         raise ValueError(f"{name} has both {key!r} and {other!r}")
     return value
-
-
-def _has(turn: Row, key: str, role: str) -> bool:
-    return role == "tool" and key in _OF_RESULTS and turn.get(key) is not None
-
-
-def _is_plain(turn: Row) -> bool:
-    return all(value is None or key in _PLAIN for key, value in turn.items())
 
 
 def _role(role: object, name: str) -> str:
@@ -228,11 +215,6 @@ def _part(part: object, name: str) -> tuple[str, str]:
             return "", _content(thought, name)[0]
         return "", text_of(thought, f"the reasoning of {name}")
     raise ValueError(f"only text is supported, got a part of type {shortened(kind)} in {name}")
-
-
-def _calls(turn: Row, name: str) -> tuple[ToolCall, ...]:
-    found = [(turn[key], f"{key!r} of {name}") for key in ("tool_calls", "function_call") if key in turn]
-    return tuple([call for value, key in found if not is_empty(value) for call in _read_calls(value, key)])
 
 
 def _read_calls(value: object, name: str) -> tuple[ToolCall, ...]:
@@ -300,13 +282,6 @@ def _trained(turn: Row, name: str) -> bool:
     return all(found.values())
 
 
-def as_turns(
-    messages: Sequence[Message], *, role: str = "role", content: str = "content"
-) -> list[dict[str, Any]]:
-    """Return messages as the turns of a row, which ``Turns`` reads again; plain ones have a role and a content."""
-    names = {"role": role, "content": content}
-    turns = [{names.get(key, key): value for key, value in message.turn().items()} for message in messages]
-    return [
-        turn if message.trained else {**turn, "weight": 0}
-        for turn, message in zip(turns, messages, strict=True)
-    ]
+def as_turns(messages: Iterable[Message]) -> list[dict[str, Any]]:
+    """Return messages as the turns of a row, which ``Turns`` reads again."""
+    return [message.turn() | ({} if message.trained else {"weight": 0}) for message in messages]
