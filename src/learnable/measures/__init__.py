@@ -1,9 +1,8 @@
 """Measures: expensive passes, done once and stored by example id.
 
-A kind of measure is one file: what its pass computes, what the store keeps of it, and its columns in a table of scores
-(``kinds``). ``MEASURES`` lists them; one loop fills the store for all (``keep``), and ``passes`` makes the batches of
-those that are measured over rendered examples. A second input, such as a target's rows, is part of a measure's
-parameters, and of what asks for it.
+A kind is what its pass computes, what the store keeps of it, and its columns in a table of scores (``kinds``). One loop
+fills the store for all (``keep``), and ``passes`` makes the batches of rendered examples. A second input, such as a
+target's rows, is part of a measure's parameters, and of what asks for it.
 """
 
 from learnable.measures.importance import log_importance

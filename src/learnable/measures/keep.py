@@ -61,44 +61,36 @@ def fill(
     missing = {places[identity] for measure in measures for identity in absent[measure.kind]}
     if not missing:
         return
-    waiting, last = _Waiting(by_kind, absent, store), time.monotonic()
-    found = ask(missing)
+    waiting: dict[str, list[Row]] = {kind: [] for kind in by_kind}
+    tokens: list[int] = []
+
+    found, last = ask(missing), time.monotonic()
     try:
         with bar(label, sum(map(size, missing))) as progress:
             for some in found:
-                waiting.add([ids[place] for place in some.positions], some)
+                for place, row in zip(some.positions, some.rows, strict=True):
+                    for kind, stored in row.items():
+                        if ids[place] in absent.get(kind, ()):
+                            waiting[kind].append((ids[place], *stored))
+                tokens.append(some.tokens)
                 progress.advance(sum(map(size, some.positions)))
                 if time.monotonic() - last >= STORE_EVERY_S:
-                    waiting.store()
+                    _keep(waiting, tokens, by_kind, store)
                     last = time.monotonic()
     finally:
-        waiting.store()
+        _keep(waiting, tokens, by_kind, store)
 
 
-class _Waiting:
-    """What was found, and is not stored yet."""
-
-    def __init__(
-        self, measures: Mapping[str, Measure], absent: Mapping[str, Collection[str]], store: Store
-    ) -> None:
-        self._measures, self._absent, self._store = measures, absent, store
-        self._rows: dict[str, list[Row]] = {kind: [] for kind in measures}
-        self._tokens = 0
-
-    def add(self, ids: Sequence[str], found: Found) -> None:
-        for identity, row in zip(ids, found.rows, strict=True):
-            for kind, stored in row.items():
-                if identity in self._absent.get(kind, ()):
-                    self._rows[kind].append((identity, *stored))
-        self._tokens += found.tokens
-
-    def store(self) -> None:
-        for kind, rows in self._rows.items():
-            if rows:
-                self._store.write(self._measures[kind], MEASURES[kind].frame(rows))
-                rows.clear()
-        note(self._tokens)
-        self._tokens = 0
+def _keep(
+    waiting: Mapping[str, list[Row]], tokens: list[int], measures: Mapping[str, Measure], store: Store
+) -> None:
+    """Store what was found, and take it off the lists."""
+    for kind, rows in waiting.items():
+        if rows:
+            store.write(measures[kind], MEASURES[kind].frame(rows))
+            rows.clear()
+    note(sum(tokens))
+    tokens.clear()
 
 
 def known(measure: Measure, ids: Sequence[str] | pl.Series, *, store: Store) -> pl.DataFrame:

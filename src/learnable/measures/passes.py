@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -47,7 +48,12 @@ def planned(rendered: Sequence[Rendered], *, batch_tokens: int) -> list[list[int
         batch_tokens: Most tokens of a batch, padding included; a longer example is a batch of its own.
     """
     scored = [position for position, example in enumerate(rendered) if example.mask.any()]
-    scored.sort(key=_by_length(rendered))
+    questions = {place: rendered[place].ids[: rendered[place].mask.argmax()].tobytes() for place in scored}
+    group: dict[bytes, int] = {}
+    for place, question in questions.items():
+        group[question] = max(len(rendered[place].ids), group.get(question, 0))
+    # Answers to one question stand beside each other: a batch computes its tokens once.
+    scored.sort(key=lambda i: (-group[questions[i]], questions[i], -len(rendered[i].ids), rendered[i].id))
     batches: list[list[int]] = []
     longest = 0
     for position in scored:
@@ -57,26 +63,6 @@ def planned(rendered: Sequence[Rendered], *, batch_tokens: int) -> list[list[int
             longest = len(rendered[position].ids)
         batches[-1].append(position)
     return batches
-
-
-def _by_length(rendered: Sequence[Rendered]) -> Callable[[int], tuple[int, bytes, int, str]]:
-    """Return the order of batches: the longest first, and answers to one question beside each other.
-
-    Such answers share the tokens of their question, which a batch computes once.
-    """
-    questions = [
-        example.ids[: int(example.mask.argmax()) if example.mask.any() else None].tobytes()
-        for example in rendered
-    ]
-    longest: dict[bytes, int] = {}
-    for question, example in zip(questions, rendered, strict=True):
-        longest[question] = max(len(example.ids), longest.get(question, 0))
-
-    def place(position: int) -> tuple[int, bytes, int, str]:
-        question, example = questions[position], rendered[position]
-        return -longest[question], question, -len(example.ids), example.id
-
-    return place
 
 
 def take(
@@ -107,104 +93,102 @@ def take(
         batch_tokens: Tells how many tokens, padding included, a batch of a model takes; what a forward pass takes when
             not given.
     """
-    launches = dict.fromkeys(MEASURES[measure.kind].launch or launch for measure in measures)
-    passes = [
-        _Pass(given, opened, rendered, label=label, counts=counts, end_ids=end_ids, batch_tokens=batch_tokens)
-        for given in launches
-        if given is not None
-    ]
-    for each in passes:
-        each.run(each.of(measures, launch), each.of(also, launch), store)
-    return sum(each.tokens for each in passes)
+    scored, tokens = [example for example in rendered if example.mask.any()], 0
+    for given in dict.fromkeys(MEASURES[measure.kind].launch or launch for measure in measures):
+        if given is None:
+            continue
+        wanted, beside = (
+            [each for each in some if (MEASURES[each.kind].launch or launch) is given]
+            for some in (measures, also)
+        )
+        run = _Pass(
+            opened=opened,
+            launch=given,
+            kinds=[MEASURES[measure.kind] for measure in (*wanted, *beside)],
+            scored=scored,
+            label=label,
+            counts=counts,
+            end_ids=end_ids,
+            batch_tokens=batch_tokens,
+        )
+        run.fill(wanted, beside, store)
+        tokens += run.tokens
+    return tokens
 
 
+@dataclass(kw_only=True)
 class _Pass:
-    """One kind of pass over examples, which several kinds of measures may share."""
+    """One kind of pass over examples, which several kinds of measures may share; see ``take``."""
 
-    def __init__(
-        self,
-        launch: Launch,
-        opened: Callable[[], AbstractContextManager[MeasuredModel]],
-        rendered: Sequence[Rendered],
-        *,
-        label: str,
-        counts: bool,
-        end_ids: Collection[int],
-        batch_tokens: Callable[[Any], int] | None,
-    ) -> None:
-        self._batch_tokens = batch_tokens
-        self._launch, self._opened, self._rendered = launch, opened, rendered
-        self._scored = [example for example in rendered if example.mask.any()]
-        self._label, self._counts, self._end_ids = label, counts, end_ids
-        self._kinds: list[MeasureKind] = []
-        self.tokens = 0
+    opened: Callable[[], AbstractContextManager[MeasuredModel]]
+    launch: Launch
+    kinds: Sequence[MeasureKind]
+    scored: Sequence[Rendered]
+    label: str
+    counts: bool
+    end_ids: Collection[int]
+    batch_tokens: Callable[[Any], int] | None
+    tokens: int = 0
 
-    def of(self, measures: Sequence[Measure], launch: Launch | None) -> list[Measure]:
-        """Return the measures that this pass gives, where those that name no launch have this one."""
-        return [each for each in measures if (MEASURES[each.kind].launch or launch) is self._launch]
-
-    def run(self, wanted: Sequence[Measure], also: Sequence[Measure], store: Store) -> None:
+    def fill(self, wanted: Sequence[Measure], also: Sequence[Measure], store: Store) -> None:
         """Measure what is missing of ``wanted``; what the store has of each token is not measured again for ``also``."""
-        self._kinds = [MEASURES[measure.kind] for measure in (*wanted, *also)]
-        ids = [example.id for example in self._scored]
-        how: dict[str, Any] = {"store": store, "label": self._label, "size": self._size}
+        ids = [example.id for example in self.scored]
+        how: dict[str, Any] = {"store": store, "label": self.label, "size": self._size}
         fill(wanted, ids, self._measured, also=also, **how)
-        if self._counts and not self.tokens:
-            say(f"{self._label}: {len(ids):,} examples are stored already")
+        if self.counts and not self.tokens:
+            say(f"{self.label}: {len(ids):,} examples are stored already")
         for whole in wanted:
             if MEASURES[whole.kind].value is as_found:
                 fill(also, ids, partial(self._read, store, whole), **how)
 
     def _size(self, position: int) -> int:
-        return len(self._scored[position].ids)
+        return len(self.scored[position].ids)
 
     def _measured(self, missing: Collection[int]) -> Iterator[Found]:
-        """Run the batches of what is missing."""
+        """Say what is missing, and run its batches."""
         self.tokens = sum(map(self._size, missing))
-        if self._counts:
+        if self.counts:
             say(
-                f"{self._label}: {len(missing):,} examples, {self.tokens:,} tokens to measure; "
-                f"{len(self._scored) - len(missing):,} stored already"
+                f"{self.label}: {len(missing):,} examples, {self.tokens:,} tokens to measure; "
+                f"{len(self.scored) - len(missing):,} stored already"
             )
         return self._batches(missing)
 
     def _batches(self, missing: Collection[int]) -> Iterator[Found]:
-        with self._opened() as model:
-            most = model.batch_tokens if self._batch_tokens is None else self._batch_tokens(model)
-            whole = planned(self._scored, batch_tokens=most)
+        with self.opened() as model:
+            most = model.batch_tokens if self.batch_tokens is None else self.batch_tokens(model)
+            whole = planned(self.scored, batch_tokens=most)
             batches = [rest for batch in whole if (rest := [place for place in batch if place in missing])]
             before = model.work
-            examples = [[self._scored[place] for place in batch] for batch in batches]
-            for number, values in model.measure(self._launch, examples):
+            examples = [[self.scored[place] for place in batch] for batch in batches]
+            for number, values in model.measure(self.launch, examples):
                 yield self._found(batches[number], values)
-            _say_speed(model, model.work - before, self._label)
+            _say_speed(model, model.work - before, self.label)
 
     def _read(self, store: Store, whole: Measure, missing: Collection[int]) -> Iterator[Found]:
         """Take from the store what a pass found that was kept whole."""
         places = sorted(missing)
-        stored = store.read(whole, pl.Series("id", [self._scored[place].id for place in places]))
+        stored = store.read(whole, pl.Series("id", [self.scored[place].id for place in places]))
         yield self._found(places, [np.asarray(found) for found in stored[whole.kind]], counts=False)
 
     def _found(self, places: Sequence[int], values: Iterable[Any], *, counts: bool = True) -> Found:
         rows: list[dict[str, Row]] = [
             {
                 kind.name: (stored,)
-                for kind in self._kinds
-                if (stored := kind.value(self._scored[place], value, self._end_ids)) is not None
+                for kind in self.kinds
+                if (stored := kind.value(self.scored[place], value, self.end_ids)) is not None
             }
             for place, value in zip(places, values, strict=True)
         ]
-        return Found(places, rows, sum(map(self._size, places)) if counts and self._counts else 0)
+        return Found(places, rows, sum(map(self._size, places)) if counts and self.counts else 0)
 
 
 def _say_speed(model: MeasuredModel, work: Work, label: str) -> None:
     """Say how fast a pass was that took long enough to tell, and how much of its time went into what."""
     if work.seconds < WORTH_SAYING_S:
         return
-    parts = [
-        f"{work.tokens / work.seconds:,.0f} tokens/s",
-        f"{work.padding / (work.computed + work.padding):.1%} padding",
-    ]
+    padding = work.padding / (work.computed + work.padding)
+    parts = [f"{work.tokens / work.seconds:,.0f} tokens/s", f"{padding:.1%} padding"]
     if shared := work.tokens - work.computed:
         parts.append(f"{shared / work.tokens:.1%} of the tokens shared and computed once")
     peak = model.peak_operations_per_s

@@ -16,29 +16,16 @@ def lengths(rendered: Sequence[Rendered]) -> pl.DataFrame:
         A frame with ``id``, ``tokens`` (prompt and response), ``response_tokens``, ``truncated``, and ``undefined``:
         why an example has no loss, null where it has one.
     """
-    response = [int(example.mask.sum()) for example in rendered]
-    return pl.DataFrame(
-        {
-            "id": [example.id for example in rendered],
-            "tokens": [len(example.ids) for example in rendered],
-            "response_tokens": response,
-            "truncated": [example.truncated for example in rendered],
-            "undefined": [
-                None if count else _why_empty(example)
-                for count, example in zip(response, rendered, strict=True)
-            ],
-        },
-        schema={
-            "id": pl.String,
-            "tokens": pl.Int64,
-            "response_tokens": pl.Int64,
-            "truncated": pl.Boolean,
-            "undefined": pl.String,
-        },
-    )
+    columns = {"id": pl.String, "tokens": pl.Int64, "response_tokens": pl.Int64, "truncated": pl.Boolean}
+    rows = [
+        (each.id, len(each.ids), int(each.mask.sum()), each.truncated, _why_empty(each)) for each in rendered
+    ]
+    return pl.DataFrame(rows, schema={**columns, "undefined": pl.String}, orient="row")
 
 
-def _why_empty(example: Rendered) -> str:
+def _why_empty(example: Rendered) -> str | None:
+    if example.mask.any():
+        return None
     if example.refused:
         return example.refused
     if example.truncated:

@@ -45,16 +45,12 @@ _swept: set[Path] = set()
 
 @contextmanager
 def replacing(path: Path, *, hint: str = ELSEWHERE) -> Iterator[Path]:
-    """Give a path to write a file or folder to, and move it to ``path`` when all went well.
+    """Give a path to write a file or folder to, and move it to ``path`` when all went well and is on the disk.
 
-    What killed runs left beside ``path`` is removed first. Data and name are on the disk before this returns.
-
-    Args:
-        path: What is to be there in the end.
-        hint: What to do where it cannot be written, other than for lack of space.
+    What killed runs left beside ``path`` is removed first.
 
     Raises:
-        DiskError: If it cannot be written, for example because the disk is full.
+        DiskError: If it cannot be written; ``hint`` says what to do where there is no lack of space.
     """
     # Of one length whatever the name is, which may take all that the file system allows.
     part = path.with_name(f"{_machine()}-{os.getpid()}-{_PROCESS}-{uuid.uuid4().hex[:8]}.part")
@@ -71,11 +67,15 @@ def replacing(path: Path, *, hint: str = ELSEWHERE) -> Iterator[Path]:
             part.replace(path)
             _flush_folder(path.parent)
     except BaseException:
-        if part.is_dir():
-            shutil.rmtree(part)
-        elif part.exists():
-            part.unlink()
+        _remove(part)
         raise
+
+
+def _remove(part: Path) -> None:
+    if part.is_dir():
+        shutil.rmtree(part, ignore_errors=True)  # another process may sweep too
+    elif part.exists():
+        part.unlink(missing_ok=True)
 
 
 def sweep(folder: Path) -> None:
@@ -83,10 +83,7 @@ def sweep(folder: Path) -> None:
     for part in folder.glob("*.part"):
         named = _PART.fullmatch(part.name)
         if named and _is_abandoned(part, **named.groupdict()):
-            if part.is_dir():
-                shutil.rmtree(part, ignore_errors=True)  # another process may sweep too
-            else:
-                part.unlink(missing_ok=True)
+            _remove(part)
 
 
 def _is_abandoned(part: Path, *, machine: str, pid: str, process: str) -> bool:
@@ -166,18 +163,13 @@ def system_error(error: OSError) -> DiskError:
 
 
 def write_frame(frame: pl.DataFrame, path: Path, *, hint: str = ELSEWHERE) -> None:
-    """Write a table as Parquet.
-
-    Raises:
-        DiskError: If it cannot be written.
-    """
+    """Write a table as Parquet, as ``replacing`` does."""
     import pyarrow.parquet
 
     with replacing(path, hint=hint) as part:
         # Not polars' own writer: it hides a full disk.
-        pyarrow.parquet.write_table(
-            frame.to_arrow(compat_level=pl.CompatLevel.oldest()), part, compression="zstd"
-        )
+        table = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
+        pyarrow.parquet.write_table(table, part, compression="zstd")
 
 
 def write_json_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
@@ -191,10 +183,6 @@ def write_json_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
 
 
 def write_json(path: Path, value: Mapping[str, Any], *, hint: str = ELSEWHERE) -> None:
-    """Write a JSON object.
-
-    Raises:
-        DiskError: If it cannot be written.
-    """
+    """Write a JSON object, as ``replacing`` does."""
     with replacing(path, hint=hint) as part:
         part.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -28,9 +28,7 @@ beyond_of = attrgetter(*BEYOND)
 
 
 def fingerprint(value: Any) -> str:
-    """Return 32 hexadecimal digits that depend only on the value.
-
-    Frozen dataclasses contribute their type's name and their fields; mappings are sorted by key.
+    """Return 32 hexadecimal digits that depend only on the value; of a dataclass on its type's name and its fields.
 
     Raises:
         TypeError: If the value, or something in it, has no stable form (a path, an array, an object).
@@ -40,10 +38,7 @@ def fingerprint(value: Any) -> str:
 
 
 def example_id(messages: Iterable[Message], *, tools: str = "") -> str:
-    """Return the identity of a conversation: a hash of its turns and tools, and of nothing else.
-
-    What a turn does not have is not hashed: an id of roles and contents alone stays what it was.
-    """
+    """Return the identity of a conversation: a hash of what its turns have, and of its tools."""
     turns = [turn_content(message) for message in messages]
     return fingerprint([turns, {"tools": tools}] if tools else turns)
 
@@ -68,17 +63,13 @@ def file_digest(path: Path) -> str:
 
 
 def source_of(method: Any) -> str:
-    """Return a hash of what a method does: of the source of its class, and of all that the class is made from.
+    """Return a hash of what a method does, whatever its comments, docstrings and layout.
 
-    That is the module of the class, those of its bases, and the modules beside them that they import. Comments,
-    docstrings and layout do not count. Of a class without a file, as in a notebook, its own source counts; where there
-    is none either, its compiled code.
+    That is the module of its class, those of its bases, and the modules beside them that they import. Of a class without
+    a file, as in a notebook, its own source counts; where there is none either, its compiled code.
     """
-    kinds = [
-        kind
-        for kind in type(method).__mro__
-        if kind.__module__.partition(".")[0] not in sys.stdlib_module_names
-    ]
+    library = sys.stdlib_module_names
+    kinds = [kind for kind in type(method).__mro__ if kind.__module__.partition(".")[0] not in library]
     waiting = {path for kind in kinds if (path := _file_of(kind)) is not None}
     read: dict[Path, str] = {}
     while waiting:

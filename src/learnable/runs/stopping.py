@@ -37,10 +37,7 @@ def asked() -> bool:
 
 
 def told() -> int:
-    """Say how the command goes on, and return the exit code that shells give a process that a signal ended.
-
-    Of several processes that train together only the main one speaks.
-    """
+    """Say, in the main process, how the command goes on, and return a shell's exit code after a signal."""
     if os.environ.get("RANK", "0") == "0":
         sys.stderr.write(STOPPED)
         sys.stderr.flush()
@@ -59,8 +56,7 @@ def end(code: int) -> Never:
 def listen() -> None:
     """Raise ``Stopped`` on each signal that is not ignored, from now on, and end the process if it goes on for long.
 
-    For the process of a command: a program that calls this package has its own way with signals. Files are there whole
-    or not at all, so that a process may be ended at any moment.
+    For the process of a command. Files are there whole or not at all, so that it may be ended at any moment.
     """
     heard = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]  # as by nohup
     there, here = socket.socketpair()
@@ -131,7 +127,7 @@ def _watch(_there: socket.socket, here: socket.socket, heard: set[int], say: int
 
 
 def _children() -> "list[psutil.Process]":
-    """Return the processes that this one has started, and those that they have started."""
+    """Return the processes that this one and those have started."""
     import psutil
 
     return psutil.Process().children(recursive=True)
@@ -146,15 +142,12 @@ def _kill(children: "list[psutil.Process]") -> None:
 
 
 def end_with(parent: int) -> None:
-    """Let this process end quietly, on Ctrl-C, and when the one that started it is gone.
-
-    A second run may go on in the same folder then.
-    """
+    """Let this process end quietly, on Ctrl-C, and when the one that started it is gone: a second run may go on then."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
 
+    def leave() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
 
-def _leave_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
+    threading.Thread(target=leave, daemon=True).start()

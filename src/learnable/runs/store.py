@@ -1,8 +1,7 @@
-"""Measurements on disk: Parquet parts, keyed by example id and by the measure that made them.
+"""Measurements on disk: Parquet parts in a folder for each measure, keyed by example id.
 
-One folder per measure; a part is written aside and then renamed, so a reader never sees half of one and a killed run
-loses at most the part it was working on. A measure has one value for an example: what another run stored in the
-meantime is not stored again, and parts that disagree, copied from elsewhere, are an error.
+A measure has one value for an example: what another run stored in the meantime is not stored again, and parts that
+disagree, copied from elsewhere, are an error.
 """
 
 import uuid
@@ -10,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Literal
 
 import polars as pl
 
@@ -24,11 +24,7 @@ ELSEWHERE = "choose another folder with --store; a recipe keeps it in the folder
 
 
 class Store:
-    """Numbers that cost a model pass, kept so that they are never computed twice.
-
-    Args:
-        folder: Where the parts lie; made when first written to.
-    """
+    """Numbers that cost a model pass, kept in a folder so that they are never computed twice."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -44,12 +40,8 @@ class Store:
         self._seen.update(parts)
         if not parts:
             return ids
-        stored = pl.scan_parquet(parts)
-        wanted = pl.LazyFrame({"id": ids}).join(
-            stored.select("id"), on="id", how="anti", maintain_order="left"
-        )
         with _part_errors(self._folder(measure)):
-            return wanted.collect(engine="streaming")["id"]
+            return _joined(ids, pl.scan_parquet(parts).select("id"), how="anti")["id"]
 
     def write(self, measure: Measure, frame: pl.DataFrame) -> None:
         """Add a part: a frame with a column ``id`` and the measured columns, without what another run stored meanwhile.
@@ -82,12 +74,12 @@ class Store:
         parts = self._parts(measure)
         if not parts:
             raise StoreError(f"nothing is stored for the measure {measure.kind}", hint="run it first")
-        stored, wanted = pl.scan_parquet(parts), pl.LazyFrame({"id": ids})
+        stored = pl.scan_parquet(parts)
         with _part_errors(self._folder(measure)):
-            found = _joined(wanted, stored)
+            found = _joined(ids, stored)
             if not found["id"].equals(ids):
                 _check_agreement(parts, ids)
-                found = _joined(wanted, stored.unique(subset="id", keep="any"))
+                found = _joined(ids, stored.unique(subset="id", keep="any"))
         if found.height != len(ids):
             raise StoreError(
                 f"{len(ids) - found.height} of {len(ids)} examples are not measured yet", hint="run it again"
@@ -101,16 +93,13 @@ class Store:
         return sorted(self._folder(measure).glob("*.parquet"))
 
 
-def _joined(wanted: pl.LazyFrame, stored: pl.LazyFrame) -> pl.DataFrame:
-    return wanted.join(stored, on="id", how="inner", maintain_order="left").collect(engine="streaming")
+def _joined(ids: pl.Series, stored: pl.LazyFrame, how: Literal["inner", "anti"] = "inner") -> pl.DataFrame:
+    wanted = pl.LazyFrame({"id": ids})
+    return wanted.join(stored, on="id", how=how, maintain_order="left").collect(engine="streaming")
 
 
 def _check_agreement(parts: list[Path], ids: pl.Series) -> None:
-    """Refuse parts that hold different values for one example; the same value twice is fine.
-
-    Raises:
-        StoreError: If two parts disagree.
-    """
+    """Refuse parts that hold different values for one example; the same value twice is fine."""
     stored = pl.scan_parquet(parts, include_file_paths="part")
     kept = stored.join(pl.LazyFrame({"id": ids}), on="id", how="semi").collect(engine="streaming")
     values = kept.select(pl.exclude("part")).unique()

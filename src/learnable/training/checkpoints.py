@@ -14,11 +14,7 @@ CHECKPOINT_EVERY_S = 60.0
 
 
 class Checkpoints:
-    """Writes a checkpoint every minute, or less often where writing is slow, and reads the last one.
-
-    Args:
-        folder: Where it goes.
-    """
+    """Writes a checkpoint every minute, or less often where writing is slow, and reads the last one."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "last.pt"

@@ -5,8 +5,8 @@ import gc
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,20 +77,19 @@ def fine_tune(
 
     Args:
         ref: The model to start from.
-        rendered: n examples, each of so many answers as the objective takes: one, or a tuple of chosen and rejected.
-            Those of which an answer has no response token are left out.
+        rendered: n examples, each one answer or a tuple of so many as the objective takes. Those of which an answer has
+            no response token are left out.
         folder: Where the adapter (LoRA) or the whole model (full) goes. A finished run there is not repeated; an
-            unfinished one goes on from its last checkpoint, with the same result as an unbroken one.
+            unfinished one goes on from its last checkpoint, to the same result.
         tuning: How.
         label: What the progress bar says.
         objective: What is lowered.
         columns: What the objective needs of each answer, by its ``id``.
         sampler: Which examples each step takes, given those that are left, in the order of their ids, and ``tuning``.
-        token_ids: With LoRA: tokens whose rows of the embedding are trained beside the adapters, and saved with them.
-        start: With LoRA: an adapter of the same model to go on from, such as that of an earlier stage.
-        processes: Share each batch among so many processes of this machine, each with a GPU of its own or a part of
-            the CPU's cores. The result is the same up to rounding. Under a launcher such as ``torchrun`` its
-            processes are taken, however many.
+        token_ids: With LoRA: tokens whose rows of the embedding are trained beside the adapters.
+        start: With LoRA: an adapter of the same model to go on from.
+        processes: Share each batch among so many processes of this machine, to the same result up to rounding. Under a
+            launcher such as ``torchrun`` its processes are taken.
         keep_losses: Write ``last_epoch.parquet`` too: ``id``, ``nll`` (float32, summed over the response) and
             ``response_tokens`` of each answer as the last epoch met it.
         keep_epochs: With LoRA and whole epochs: write ``epoch-1``, ``epoch-2`` ... too, see ``epochs.keep_epoch``.
@@ -150,12 +149,11 @@ def _useful(
 ) -> list[tuple[Rendered, ...]]:
     """Return the examples that can be trained on, in an order of their own."""
     examples = [(each,) if isinstance(each, Rendered) else each for each in rendered]
-    for example in examples:
-        if len(example) != objective.answers:
-            raise TrainError(
-                f"{type(objective).__name__} takes {objective.answers} answers of an example, and example "
-                f"{example[0].id[:8]} has {len(example)}"
-            )
+    if other := [example for example in examples if len(example) != objective.answers]:
+        raise TrainError(
+            f"{type(objective).__name__} takes {objective.answers} answers of an example, and example "
+            f"{other[0][0].id[:8]} has {len(other[0])}"
+        )
     useful = [example for example in examples if all(answer.mask.any() for answer in example)]
     if not useful:
         raise TrainError(
@@ -169,25 +167,21 @@ def _needed(
     columns: pl.DataFrame | None, examples: Sequence[tuple[Rendered, ...]], objective: Objective
 ) -> dict[str, NDArray[Any]]:
     """Return what the objective needs, by name, a value for each row."""
-    if not objective.needs:
+    name, needs = type(objective).__name__, objective.needs
+    if not needs:
         return {}
-    name = type(objective).__name__
-    given = columns if columns is not None else pl.DataFrame({"id": []}, schema={"id": pl.String})
-    if lacking := [column for column in objective.needs if column not in given.columns]:
+    given = pl.DataFrame(schema={"id": pl.String}) if columns is None else columns
+    if lacking := [column for column in needs if column not in given.columns]:
         raise TrainError(f"{name} needs {', '.join(lacking)}, and has {', '.join(given.columns)}")
     ids = pl.DataFrame({"id": [answer.id for example in examples for answer in example]})
-    found = ids.join(given.unique("id"), on="id", how="left", maintain_order="left").select(
-        "id", *objective.needs
-    )
-    undefined = found.filter(
-        pl.any_horizontal(pl.col(objective.needs).is_null() | pl.col(objective.needs).is_nan())
-    )
-    if undefined.height:
+    found = ids.join(given.unique("id"), on="id", how="left", maintain_order="left")
+    undefined = found.filter(pl.any_horizontal(pl.col(needs).is_null() | pl.col(needs).is_nan()))["id"]
+    if len(undefined):
         raise TrainError(
-            f"{name} needs {', '.join(objective.needs)} of every answer, and {undefined.height:,} of {ids.height:,} "
-            f"lack it, such as {undefined['id'][0][:8]}"
+            f"{name} needs {', '.join(needs)} of every answer, and {len(undefined):,} of {ids.height:,} lack it, such as "
+            f"{undefined[0][:8]}"
         )
-    return {column: found[column].cast(pl.Float32).to_numpy(writable=True) for column in objective.needs}
+    return {column: found[column].cast(pl.Float32).to_numpy(writable=True) for column in needs}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,11 +222,9 @@ def _check_kept(ref: ModelRef, tuning: Tuning) -> None:
 
 
 def _check_devices(ref: ModelRef, processes: int) -> None:
-    device, wanted = resolved_device(ref), max(processes, devices.processes_here())
-    here = {
-        "cpu": wanted,
-        "cuda": torch.cuda.device_count() * (wanted if devices.processes_here() > 1 else 1),
-    }
+    device, launched = resolved_device(ref), devices.processes_here()
+    wanted = max(processes, launched)
+    here = {"cpu": wanted, "cuda": torch.cuda.device_count() * (wanted if launched > 1 else 1)}
     if processes < 1 or wanted > here.get(device, 1):
         raise UsageError(
             f"{wanted if processes > 0 else processes} processes cannot train on this machine's {device}",
@@ -242,17 +234,22 @@ def _check_devices(ref: ModelRef, processes: int) -> None:
 
 def _fine_tune(job: _Job) -> Trained:
     """Do what was asked for; called in all processes, of which the main one writes."""
-    with disk_errors(job.folder), _memory_errors(job.rows):
-        trained = _trained(job)
+    try:
+        with disk_errors(job.folder):
+            trained = _trained(job)
+    except torch.cuda.OutOfMemoryError as error:
+        raise TrainError(
+            f"training does not fit the GPU's memory (longest example: {max(len(row.ids) for row in job.rows):,} tokens)",
+            hint="lower max_length, or take a smaller model or dtype; the same command goes on from the last checkpoint",
+        ) from error
     _give_back_memory()
     return trained
 
 
 def _trained(job: _Job) -> Trained:
-    started = time.monotonic()
-    checkpoints = Checkpoints(job.folder / CHECKPOINTS)
-    last = checkpoints.read()
-    spent_before_s = last["seconds"] if last else 0.0
+    checkpoints, started = Checkpoints(job.folder / CHECKPOINTS), time.monotonic()
+    if last := checkpoints.read():
+        started -= last["seconds"]
     tokens = round(sum(len(row.ids) for row in job.rows) * job.tuning.epochs)
     shown = bar(job.label, tokens, done=last["tokens"] if last else 0) if devices.is_main() else nullcontext()
     with shown as progress, quiet():
@@ -265,12 +262,11 @@ def _trained(job: _Job) -> Trained:
                 if job.keep_epochs:
                     _keep_epoch(loop, job)
                 if loop.done < loop.steps and checkpoints.due():
-                    seconds = spent_before_s + time.monotonic() - started
-                    checkpoints.write(loop.state() | {"seconds": seconds})
+                    checkpoints.write(loop.state() | {"seconds": time.monotonic() - started})
     figures: dict[str, Any] = {
         "tokens": loop.tokens,
         "steps": loop.done,
-        "seconds": spent_before_s + time.monotonic() - started,
+        "seconds": time.monotonic() - started,
     }
     gathered = loop.gathered()
     if devices.is_main():
@@ -361,15 +357,3 @@ def _give_back_memory() -> None:
         library = ctypes.CDLL(None)
         if hasattr(library, "malloc_trim"):
             library.malloc_trim(0)
-
-
-@contextmanager
-def _memory_errors(rendered: Sequence[Rendered]) -> Iterator[None]:
-    try:
-        yield
-    except torch.cuda.OutOfMemoryError as error:
-        longest = max(len(example.ids) for example in rendered)
-        raise TrainError(
-            f"training does not fit the GPU's memory (longest example: {longest:,} tokens)",
-            hint="lower max_length, or take a smaller model or dtype; the same command goes on from the last checkpoint",
-        ) from error

@@ -42,12 +42,9 @@ def known_beside(kinds: Collection[MeasureKind], role: Role, *, ends: bool) -> l
         ends: Whether the tokens that end a turn are told apart, as where models are compared.
     """
     launches = {kind.launch for kind in kinds}
-    given = [kind for kind in MEASURES.values() if kind.launch in launches and kind.is_number]
-    return [
-        kind
-        for kind in given
-        if role in kind.columns.values() and kind not in kinds and (ends or kind.name != "end_nll")
-    ]
+    given = [kind for kind in MEASURES.values() if kind.launch in launches and role in kind.columns.values()]
+    new = [kind for kind in given if kind.is_number and kind not in kinds]
+    return [kind for kind in new if ends or kind.name != "end_nll"]
 
 
 def numbers_of(columns: Collection[str]) -> set[str]:

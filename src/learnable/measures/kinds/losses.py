@@ -37,16 +37,8 @@ def _sum(losses: NDArray[np.float32]) -> float:
     return float(np.cumsum(losses, dtype=np.float64)[-1])
 
 
-def _nll(_: Rendered, losses: NDArray[np.float32], __: Collection[int]) -> float:
-    return _sum(losses)
-
-
 def _end_nll(example: Rendered, losses: NDArray[np.float32], end_ids: Collection[int]) -> float | None:
     return _sum(np.where(end_of_turn(example, end_ids), losses, 0)) if end_ids else None
-
-
-def _per_token(nll: pl.Series, frame: pl.DataFrame) -> pl.Series:
-    return _float32(nll / frame["response_tokens"])
 
 
 def _float32(values: pl.Series, _: pl.DataFrame | None = None) -> pl.Series:
@@ -57,14 +49,14 @@ NLL = MeasureKind(
     name="nll",
     stored={"nll": pl.Float64},
     launch=token_nll,
-    value=_nll,
+    value=lambda _, losses, __: _sum(losses),
     columns={
         "loss_before": "base",
         "loss_after": "reference",
         "loss_alone": "alone",
         "loss_target": "target",
     },
-    column=_per_token,
+    column=lambda nll, frame: _float32(nll / frame["response_tokens"]),
 )
 END_NLL = MeasureKind(
     name="end_nll",
