@@ -1,10 +1,12 @@
 """Optional packages: imported when something needs them, named when they are missing."""
 
 import importlib
+import importlib.metadata
 import importlib.util
+from pathlib import Path
 from typing import Any
 
-from learnable.errors import UsageError
+from learnable.errors import ModelError, UsageError
 
 
 def install(extra: str) -> str:
@@ -15,6 +17,28 @@ def install(extra: str) -> str:
 def is_installed(module: str) -> bool:
     """Return whether a package is there, without importing it."""
     return importlib.util.find_spec(module) is not None
+
+
+def packaged(package: str, ending: str, *, what: str, hint: str) -> Path:
+    """Return the file of a package that holds a model, by how its name ends.
+
+    Args:
+        package: As pip names it.
+        ending: Of the file's name.
+        what: What it holds, for the message.
+        hint: How to install it.
+
+    Raises:
+        ModelError: If it is not installed, or has no such file.
+    """
+    try:
+        files = importlib.metadata.distribution(package).files or []
+    except importlib.metadata.PackageNotFoundError as error:
+        raise ModelError(f"{what} not installed", hint=hint) from error
+    for file in files:
+        if str(file).endswith(ending):
+            return Path(str(file.locate()))
+    raise ModelError(f"the package {package} holds no file *{ending}", hint=hint)
 
 
 def needed(module: str, *, by: str, extra: str) -> Any:

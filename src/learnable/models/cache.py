@@ -37,16 +37,12 @@ def cache_folder() -> Path:
 
 
 def recalled(kind: str, key: str) -> dict[str, Any] | None:
-    """Return what was remembered; None where nothing was, or where it cannot be read: it is found out again then.
-
-    Args:
-        kind: What it is about; names a folder of the cache.
-        key: Fingerprint of what it depends on.
-    """
-    if _place(kind, key) in _not_written:
-        return _not_written[_place(kind, key)]
+    """Return what was remembered of a kind of things under a fingerprint; None where nothing was, or is readable."""
+    place = _place(kind, key)
+    if place in _not_written:
+        return _not_written[place]
     try:
-        known = json.loads(_place(kind, key).read_text(encoding="utf-8"))
+        known = json.loads(place.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return known if isinstance(known, dict) else None
@@ -76,7 +72,11 @@ def remembered_digest(file: Path) -> str:
     stat = resolved.stat()
     if stat.st_size <= 2 * EDGE_BYTES:
         return file_digest(resolved)
-    stamp = [str(resolved), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, _edges(resolved)]
+    with resolved.open("rb") as opened:
+        first = opened.read(EDGE_BYTES)
+        opened.seek(-EDGE_BYTES, os.SEEK_END)
+        edges = xxhash.xxh3_128_hexdigest(first + opened.read())
+    stamp = [str(resolved), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, edges]
     key = fingerprint(stamp)
     if known := recalled("digests", key):
         return str(known["digest"])
@@ -85,11 +85,3 @@ def remembered_digest(file: Path) -> str:
     digest = file_digest(resolved)
     remember("digests", key, {"digest": digest})
     return digest
-
-
-def _edges(file: Path) -> str:
-    """Return a hash of the first and last MiB of a file."""
-    with file.open("rb") as opened:
-        first = opened.read(EDGE_BYTES)
-        opened.seek(-EDGE_BYTES, os.SEEK_END)
-        return xxhash.xxh3_128_hexdigest(first + opened.read())

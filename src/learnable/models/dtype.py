@@ -9,9 +9,10 @@ import numpy as np
 import psutil
 import torch
 from numpy.typing import NDArray
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from learnable.errors import ModelError
+from learnable.errors import ModelError, first_line
 from learnable.models.cache import recalled, remember
 from learnable.models.conversations import CONVERSATIONS
 from learnable.models.loading import load_network, loading_errors, resolved_device
@@ -122,28 +123,26 @@ def plain_nll(network: Any, rendered: Sequence[Rendered]) -> NDArray[np.float64]
     Raises:
         ModelError: If the network fails, as when the logits do not fit the memory.
     """
-    longest = max(len(row.ids) for row in rendered)
-    ids = torch.zeros((len(rendered), longest), dtype=torch.long)
-    attention = torch.zeros_like(ids)
-    for number, row in enumerate(rendered):
-        ids[number, longest - len(row.ids) :] = torch.from_numpy(row.ids.astype(np.int64))
-        attention[number, longest - len(row.ids) :] = 1
-    device = next(network.parameters()).device
-    inputs = {"input_ids": ids.to(device), "attention_mask": attention.to(device)}
+    device, longest = next(network.parameters()).device, max(len(row.ids) for row in rendered)
+    rows = [torch.from_numpy(row.ids.astype(np.int64)) for row in rendered]
+    ids = pad_sequence(rows, batch_first=True, padding_side="left").to(device)
+    real = [torch.ones_like(row) for row in rows]
+    attention = pad_sequence(real, batch_first=True, padding_side="left").to(device)
+    inputs = {"input_ids": ids, "attention_mask": attention}
     if "position_ids" in inspect.signature(network.forward).parameters:
-        inputs["position_ids"] = (attention.cumsum(dim=1) - 1).clamp(min=0).to(device)
+        inputs["position_ids"] = (attention.cumsum(dim=1) - 1).clamp(min=0)
     try:
         logits = network(**inputs, use_cache=False).logits
     except (RuntimeError, TypeError, ValueError) as error:
         raise ModelError(
-            f"plain transformers fails on {len(rendered)} rows of up to {longest} tokens: {str(error).splitlines()[0]}",
+            f"plain transformers fails on {len(rendered)} rows of up to {longest} tokens: {first_line(error)}",
             hint="lower --max-length if it is the memory",
         ) from error
     sums = []
     for number, row in enumerate(rendered):
         start = longest - len(row.ids)
         losses = torch.nn.functional.cross_entropy(
-            logits[number, start:-1].float(), inputs["input_ids"][number, start + 1 :], reduction="none"
+            logits[number, start:-1].float(), ids[number, start + 1 :], reduction="none"
         )
         sums.append(losses.cpu().double().numpy()[row.mask[1:]].sum())
     return np.array(sums)

@@ -1,14 +1,14 @@
 """A GGUF file, the starter model's too: converted once into a folder that transformers loads like any other."""
 
-import importlib.metadata
 import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from learnable.errors import LearnableError, ModelError
+from learnable.errors import LearnableError, ModelError, first_line
 from learnable.models.cache import ELSEWHERE, cache_folder, remembered_digest
+from learnable.packages import packaged
 from learnable.runs.files import replacing
 from learnable.runs.locks import locked
 from learnable.runs.progress import say
@@ -26,19 +26,8 @@ _ORIGINAL = "give the original model folder or hub id instead"
 
 
 def starter_gguf() -> Path:
-    """Return the file of the starter model.
-
-    Raises:
-        ModelError: If it is not installed.
-    """
-    try:
-        files = importlib.metadata.distribution(STARTER_PACKAGE).files or []
-    except importlib.metadata.PackageNotFoundError as error:
-        raise ModelError("the starter model is not installed", hint=STARTER_HINT) from error
-    for file in files:
-        if file.suffix == ".gguf":
-            return Path(str(file.locate()))
-    raise ModelError(f"the package {STARTER_PACKAGE} holds no GGUF file", hint=STARTER_HINT)
+    """Return the file of the starter model; raises a ``ModelError`` if it is not installed."""
+    return packaged(STARTER_PACKAGE, ".gguf", what="the starter model is", hint=STARTER_HINT)
 
 
 def is_converted(gguf: Path) -> bool:
@@ -86,10 +75,8 @@ def _convert(gguf: Path, folder: Path) -> None:
     except LearnableError:
         raise
     except Exception as error:  # a file that is no GGUF fails in any way
-        raise ModelError(
-            f"cannot read the GGUF file {gguf.name}: {str(error).splitlines()[0]}",
-            hint=_ORIGINAL,
-        ) from error
+        said = f"cannot read the GGUF file {gguf.name}: {first_line(error)}"
+        raise ModelError(said, hint=_ORIGINAL) from error
     # The weights are plain now, but transformers still marks the model as quantized and would refuse to save it.
     del network.config.quantization_config
     network.hf_quantizer, network.is_quantized = None, False
@@ -100,11 +87,7 @@ def _convert(gguf: Path, folder: Path) -> None:
 
 
 def _refuse_lost_weights(gguf: Path, network: Any) -> None:
-    """Refuse a GGUF file of which transformers left out a part; it says nothing when it does.
-
-    Raises:
-        ModelError: If the file scales rotary positions, or has more weights than the network.
-    """
+    """Refuse a file that scales rotary positions, or has more weights than the network: transformers says nothing."""
     from gguf import GGUFReader
 
     tensors = {tensor.name: tensor for tensor in GGUFReader(str(gguf)).tensors}

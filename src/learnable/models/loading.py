@@ -12,7 +12,7 @@ import torch
 import transformers
 from transformers import AutoTokenizer
 
-from learnable.errors import LearnableError, ModelError
+from learnable.errors import LearnableError, ModelError, first_line
 from learnable.models.batching import refuse_lookahead
 from learnable.models.lengths import forget_lengths
 from learnable.models.source import concrete_dtype, locate, quantization
@@ -57,18 +57,14 @@ def load_network(ref: ModelRef) -> Any:
         network = network.to(dtype)  # what was not quantized is still in the dtype of the file
     loaded = next(network.parameters()).dtype
     if loaded != dtype:
-        raise ModelError(
-            f"{ref.name} was loaded as {loaded}, asked for was {dtype}",
-            hint=f"its weights are quantized ({method}), and the rest of it is in {loaded}: give that as --dtype, or give "
-            "the unquantized model"
-            if method
-            else "choose another --dtype",
-        )
+        hint = "choose another --dtype"
+        if method:
+            hint = f"its weights are quantized ({method}), and the rest of it is in {loaded}: give that as --dtype, "
+            hint += "or give the unquantized model"
+        raise ModelError(f"{ref.name} was loaded as {loaded}, asked for was {dtype}", hint=hint)
     network = network.to(resolved_device(ref)).eval()
     forget_lengths(network)
-    if (
-        not quantized
-    ):  # eight-bit activations are scaled over all tokens, which is not what the trial is about
+    if not quantized:  # eight-bit activations are scaled over all tokens, which the trial is not about
         refuse_lookahead(network, ref.name)
     return network
 
@@ -98,8 +94,9 @@ def _explained(said: str, folder: Path) -> tuple[str, str]:
         first = f"{first} {lines[1]}"
     if "trust_remote_code" in said:
         return first, "it brings code of its own: read that code, then allow it with --trust-remote-code"
-    if quantized := _quantized(folder):
-        return first, quantized
+    if method := quantization(folder):
+        install = "install the package that is named, or give the unquantized model"
+        return first, f"its weights are quantized ({method}): {install}"
     if other := re.search(r"Unrecognized configuration class <class '[\w.]*\.(\w+)Config'>", said):
         return (
             f"{other[1]} is not an architecture of causal language models",
@@ -113,20 +110,11 @@ def _explained(said: str, folder: Path) -> tuple[str, str]:
     return first, f"is the folder whole, and its config.json one that {known} takes?"
 
 
-def _quantized(folder: Path) -> str | None:
-    """Return what to do about a checkpoint whose weights are quantized; None where they are not."""
-    if not (method := quantization(folder)):
-        return None
-    return f"its weights are quantized ({method}): install the package that is named, or give the unquantized model"
-
-
 def _keep_buffers() -> None:
     """Make glibc keep up to a gigabyte of freed buffers instead of giving them back to the system at every step."""
-    if sys.platform == "linux":
-        library = ctypes.CDLL(None)
-        if hasattr(library, "mallopt"):
-            library.mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)
-            library.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "mallopt"):
+        library.mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)
+        library.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
 def resolved_device(ref: ModelRef) -> str:
@@ -145,8 +133,7 @@ def resolved_device(ref: ModelRef) -> str:
             torch.empty(0, device=ref.device)
         except (RuntimeError, AssertionError) as error:
             raise ModelError(
-                f"there is no device {ref.device!r} here: {str(error).splitlines()[0]}",
-                hint="give --device cpu",
+                f"there is no device {ref.device!r} here: {first_line(error)}", hint="give --device cpu"
             ) from error
         return ref.device
     if torch.cuda.is_available():

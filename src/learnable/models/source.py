@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from learnable.errors import ModelError, closest
+from learnable.errors import ModelError, closest, first_line
 from learnable.hub import unreachable
 from learnable.models.cache import remembered_digest
 from learnable.models.gguf import converted, is_converted, starter_gguf
@@ -49,19 +49,12 @@ def locate(ref: ModelRef, *, weights: bool = True, adapter: bool = False) -> Pat
         return _checked(path, adapter=adapter)
     if _HUB_ID.fullmatch(ref.name):
         return _checked(_from_hub(ref, weights=weights), adapter=adapter)
-    raise ModelError(
-        f"there is no model {ref.name!r}",
-        hint=_near(path)
-        or "give a model folder, a hub id such as Qwen/Qwen3-0.6B, a .gguf file or 'starter'",
-    )
+    hint = "give a model folder, a hub id such as Qwen/Qwen3-0.6B, a .gguf file or 'starter'"
+    raise ModelError(f"there is no model {ref.name!r}", hint=_near(path) or hint)
 
 
 def look_up(ref: ModelRef, *, adapter: bool = False) -> None:
-    """Notice a model that is not there, or is none, without fetching its weights or converting it.
-
-    Raises:
-        ModelError: As ``locate`` does.
-    """
+    """Notice a model that is not there, or is none, as ``locate`` does, without its weights or a conversion."""
     if _gguf_of(ref) is None:
         locate(ref, weights=False, adapter=adapter)
 
@@ -83,11 +76,7 @@ def _gguf_of(ref: ModelRef) -> Path | None:
 
 
 def concrete_dtype(ref: ModelRef) -> Literal["float32", "bfloat16"]:
-    """Return the dtype of a model that is opened.
-
-    Raises:
-        ValueError: If it is ``auto`` still, which names no numbers.
-    """
+    """Return the dtype of a model that is opened; raises a ``ValueError`` if it is ``auto`` still."""
     if ref.dtype == "auto":
         raise ValueError(f"the dtype of {ref.name} is auto: open the model with dtype.resolved first")
     return ref.dtype
@@ -102,32 +91,29 @@ def identify(ref: ModelRef) -> str:
         ref: The model, its dtype resolved.
     """
     dtype, folder = concrete_dtype(ref), locate(ref)
-    whole = identity(folder, dtype)
-    if ref.chat_template is None:
+    whole, chosen = identity(folder, dtype), ref.chat_template
+    if chosen is None:
         return whole
-    return fingerprint({"model": whole, "chat_template": _template_identity(folder, ref.chat_template)})
-
-
-def _template_identity(folder: Path, chosen: str) -> str:
-    """Return a hash of the chosen chat template; the name of one that stands among others in a file of the model."""
+    # The name stands for a template that is among others in a file of the model, and so in its identity.
     places = (folder / "additional_chat_templates" / f"{chosen}.jinja", Path(chosen).expanduser())
-    found = next((place for place in places if place.is_file()), None)
-    return chosen if found is None else file_digest(found)
+    template = next((file_digest(place) for place in places if place.is_file()), chosen)
+    return fingerprint({"model": whole, "chat_template": template})
 
 
 def position_limit(ref: ModelRef) -> int | None:
     """Return how many positions a model has, None where its configuration does not say."""
-    config = _config(locate(ref, weights=False))
-    limit = config.get("text_config", config).get("max_position_embeddings", config.get("n_positions"))
-    return int(limit) if limit else None
+    return _number(ref, "max_position_embeddings", "n_positions")
 
 
 def embedding_rows(ref: ModelRef) -> int | None:
     """Return for how many tokens a model has embeddings, None where its configuration does not say."""
+    return _number(ref, "vocab_size", "padded_vocab_size")
+
+
+def _number(ref: ModelRef, *names: str) -> int | None:
     config = _config(locate(ref, weights=False))
     text = config.get("text_config", config)
-    rows = text.get("vocab_size") or text.get("padded_vocab_size")
-    return int(rows) if rows else None
+    return next((int(text[name]) for name in names if text.get(name)), None)
 
 
 def quantization(folder: Path) -> str | None:
@@ -152,9 +138,8 @@ def adapter_key(base_key: str, folder: Path) -> str:
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     settings = {name: value for name, value in config.items() if name not in _ADAPTER_PATHS}
     weights = [file_digest(file) for file in sorted(folder.glob("adapter_model*"))]
-    return fingerprint(
-        {"base": base_key, "adapter": weights, "settings": json.dumps(settings, sort_keys=True)}
-    )
+    written = json.dumps(settings, sort_keys=True)
+    return fingerprint({"base": base_key, "adapter": weights, "settings": written})
 
 
 def is_adapter(folder: Path) -> bool:
@@ -166,37 +151,37 @@ def identity(folder: Path, dtype: str) -> str:
     """Return the identity of the model in a folder: the content of its files, and the dtype it computes in."""
     found = {file for pattern in (*_WEIGHTS, *_TEXTS) for file in folder.glob(pattern) if file.is_file()}
     files = sorted(file for file in found if not file.name.endswith(_NOT_IDENTITY))
-    content: dict[str, Any] = {
-        "files": {file.name: remembered_digest(file) for file in files},
-        "dtype": dtype,
-    }
-    return fingerprint(content | ({"batches": 2} if _was_batched_wrong(_config(folder)) else {}))
-
-
-def _was_batched_wrong(config: Mapping[str, Any]) -> bool:
-    """Tell whether losses of a model could depend on the batch before version 0.2; then they are measured anew."""
+    digests = {file.name: remembered_digest(file) for file in files}
+    content: dict[str, Any] = {"files": digests, "dtype": dtype}
+    config = _config(folder)
     text = config.get("text_config") or config
     given = text.get("rope_parameters") or text.get("rope_scaling") or {}
     ropes = [rope for rope in (given, *given.values()) if isinstance(rope, Mapping)]
     kinds = {str(rope.get("rope_type") or rope.get("type")) for rope in ropes}
-    return text.get("model_type") in _BATCHED_WRONG or bool(kinds & {"longrope", "su", "dynamic"})
+    # Losses of such a model could depend on the batch before version 0.2: they are measured anew.
+    if text.get("model_type") in _BATCHED_WRONG or kinds & {"longrope", "su", "dynamic"}:
+        content["batches"] = 2
+    return fingerprint(content)
 
 
 def _checked(folder: Path, *, adapter: bool) -> Path:
-    if is_adapter(folder) and not adapter:
-        raise ModelError(
-            f"{folder} holds a LoRA adapter, not a whole model",
-            hint="give its base model as the model, and this folder as reference.model",
-        )
-    if not is_adapter(folder) and not (folder / "config.json").is_file():
+    if is_adapter(folder):
+        if not adapter:
+            raise ModelError(
+                f"{folder} holds a LoRA adapter, not a whole model",
+                hint="give its base model as the model, and this folder as reference.model",
+            )
+        _refuse_pointers(folder.iterdir())
+        return folder
+    if not (folder / "config.json").is_file():
         raise ModelError(
             f"{folder} holds no model: there is no config.json in it",
             hint="give a folder saved by save_pretrained",
         )
     _refuse_pointers(folder.iterdir())
-    if not is_adapter(folder) and _config(folder).get("is_encoder_decoder"):
+    if (config := _config(folder)).get("is_encoder_decoder"):
         raise ModelError(
-            f"{folder} holds an encoder-decoder model ({_config(folder).get('model_type')}), which has no loss of "
+            f"{folder} holds an encoder-decoder model ({config.get('model_type')}), which has no loss of "
             "an answer from left to right",
             hint="give a causal language model, such as a Llama or a Qwen",
         )
@@ -216,19 +201,14 @@ def _refuse_pointers(files: Iterable[Path]) -> None:
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    """Return the configuration of the model in a folder.
-
-    Raises:
-        ModelError: If it cannot be read.
-    """
+    """Return the configuration of the model in a folder; raises a ``ModelError`` if it cannot be read."""
+    file, mend = folder / "config.json", "download it again, or mend it"
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ModelError(
-            f"{folder / 'config.json'} is not valid JSON: {error}", hint="download it again, or mend it"
-        ) from error
+        raise ModelError(f"{file} is not valid JSON: {error}", hint=mend) from error
     if not isinstance(config, dict):
-        raise ModelError(f"{folder / 'config.json'} holds no object", hint="download it again, or mend it")
+        raise ModelError(f"{file} holds no object", hint=mend)
     return config
 
 
@@ -237,9 +217,8 @@ def _near(path: Path) -> str | None:
     beside = list(path.parent.iterdir()) if path.parent.is_dir() else []
     models = {entry.name for entry in beside if entry.is_dir() or entry.suffix == ".gguf"}
     close = closest(path.name, models | ({"starter"} if path.parent == Path() else set()))
-    if close is None:
-        return None
-    return f"did you mean {close if close == 'starter' else str(path.parent / close)!r}?"
+    whole = close if close in (None, "starter") else str(path.parent / close)
+    return f"did you mean {whole!r}?" if whole else None
 
 
 def _from_hub(ref: ModelRef, *, weights: bool) -> Path:
@@ -255,13 +234,11 @@ def _from_hub(ref: ModelRef, *, weights: bool) -> Path:
     try:
         if weights:
             names = HfApi().list_repo_files(ref.name, revision=ref.revision)
-            wanted.append(
-                _WEIGHTS[0] if any(name.endswith(".safetensors") for name in names) else _WEIGHTS[1]
-            )
+            wanted.append(_WEIGHTS[not any(name.endswith(".safetensors") for name in names)])
             say(f"fetching {ref.name} from the model hub")
         return Path(snapshot_download(ref.name, revision=ref.revision, allow_patterns=wanted))
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        raise _not_got(ref, str(error).splitlines()[0]) from error
+        raise _not_got(ref, first_line(error)) from error
 
 
 def _not_got(ref: ModelRef, why: str) -> ModelError:
@@ -292,10 +269,7 @@ def _is_whole(folder: Path, *, weights: bool, code: bool) -> bool:
         return False
     if not weights:
         return any(folder.glob("tokenizer*"))
-    shards = [
-        set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        for index in folder.glob("*.index.json")
-    ]
-    if shards:
-        return any(all((folder / shard).is_file() for shard in needed) for needed in shards)
-    return any(any(folder.glob(pattern)) for pattern in _WEIGHTS)
+    indices = [json.loads(index.read_text(encoding="utf-8")) for index in folder.glob("*.index.json")]
+    if not indices:
+        return any(any(folder.glob(pattern)) for pattern in _WEIGHTS)
+    return any(all((folder / shard).is_file() for shard in index["weight_map"].values()) for index in indices)

@@ -1,13 +1,11 @@
 """Vectors of texts from a table of word vectors that comes with a pip package: no model pass."""
 
-import importlib.metadata
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from learnable.errors import ModelError
+from learnable.packages import packaged
 from learnable.runs.identity import file_digest
 from learnable.types import Example
 
@@ -26,7 +24,10 @@ class StaticEmbedder:
         from safetensors.numpy import load_file
         from tokenizers import Tokenizer
 
-        weights, tokenizer = _file("_256.safetensors"), _file("_tokenizer_config.json")
+        weights, tokenizer = (
+            packaged(PACKAGE, ending, what="the word vectors are", hint=HINT)
+            for ending in ("_256.safetensors", "_tokenizer_config.json")
+        )
         self._vectors = load_file(weights)["embedding.weight"].astype(np.float32)  # (V, d)
         self._tokenizer = Tokenizer.from_file(str(tokenizer))
         self._tokenizer.no_padding()
@@ -45,14 +46,3 @@ class StaticEmbedder:
         empty = np.full(self._vectors.shape[1], np.nan, dtype=np.float32)
         means = [self._vectors[text.ids].mean(axis=0) if text.ids else empty for text in encoded]
         return np.stack(means) if means else np.zeros((0, self._vectors.shape[1]), dtype=np.float32)
-
-
-def _file(ending: str) -> Path:
-    try:
-        files = importlib.metadata.distribution(PACKAGE).files or []
-    except importlib.metadata.PackageNotFoundError as error:
-        raise ModelError("the word vectors are not installed", hint=HINT) from error
-    for file in files:
-        if str(file).endswith(ending):
-            return Path(str(file.locate()))
-    raise ModelError(f"the package {PACKAGE} holds no file *{ending}", hint=HINT)

@@ -42,11 +42,10 @@ def read_network(name: str, folder: Path, **options: Any) -> Any:
     """
     if (network := network_in_memory(folder)) is not None:
         return network.to(options["dtype"])
+    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     with _reports() as reports:
         try:
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                folder, output_loading_info=True, ignore_mismatched_sizes=True, **options
-            )
+            loaded: Any = AutoModelForCausalLM.from_pretrained(folder, **options)
         except RuntimeError as error:
             if not (failed := re.findall(r"^(\S+)\s*\|\s*CONVERSION", "\n".join(reports), re.MULTILINE)):
                 raise
@@ -102,9 +101,7 @@ def _check_sizes(name: str, mismatched: Iterable[tuple[str, Iterable[int], Itera
 def _check_unexpected(name: str, network: Any, unexpected: Iterable[str]) -> None:
     modules = {module for module, _ in network.named_modules()}
     computed = {buffer for buffer, _ in network.named_buffers()}
-    extra = sorted(
-        weight for weight in unexpected if weight not in computed and not weight.endswith(".masked_bias")
-    )
+    extra = sorted(each for each in set(unexpected) - computed if not each.endswith(".masked_bias"))
     parts = {weight: _part_beside(network.config.get_text_config(), modules, weight) for weight in extra}
     if lost := [weight for weight, part in parts.items() if part is None]:
         raise ModelError(
@@ -127,13 +124,10 @@ def _part_beside(config: Any, modules: set[str], weight: str) -> str | None:
     path = weight.split(".")
     depth = next(depth for depth in range(len(path), -1, -1) if ".".join(path[:depth]) in modules)
     part = ".".join(path[: depth + 1])
-    if depth == 0 and len(path) > 1:
+    if (depth == 0 and len(path) > 1) or OTHER_SENSE.search(path[min(depth, len(path) - 1)]):
         return part
-    if OTHER_SENSE.search(path[min(depth, len(path) - 1)]):
-        return part
-    layers, further = (
-        getattr(config, key, None) or 0 for key in ("num_hidden_layers", "num_nextn_predict_layers")
-    )
+    layers = getattr(config, "num_hidden_layers", None) or 0
+    further = getattr(config, "num_nextn_predict_layers", None) or 0
     number = path[depth] if depth < len(path) else ""
     return part if number.isdigit() and layers <= int(number) < layers + further else None
 
