@@ -28,7 +28,7 @@ from learnable.data import load_pool
 from learnable.measures import planned
 from learnable.models import LanguageModel, Renderer
 from learnable.models.cluster import LOOPBACK, QUIET, ClusterModel
-from learnable.models.losses import batch_nll
+from learnable.models.losses import batch_token_nll
 from learnable.packages import needed
 from learnable.types import ModelRef, Rendered
 
@@ -47,13 +47,13 @@ def rows_of(data: str, ref: ModelRef, *, rows: int) -> list[Rendered]:
 def timed(model: LanguageModel, batches: list[list[Rendered]], *, started: float) -> dict[str, Any]:
     """Return the losses of all batches in their order, the seconds to the first, and tokens/s of the others."""
     found: dict[int, Any] = {}
-    for number, values in model.measure(batch_nll, batches):
+    for number, values in model.measure(batch_token_nll, batches):
         found[number] = values
         if len(found) == 1:
             first, tokens = time.perf_counter(), -sum(len(example.ids) for example in batches[number])
     tokens += sum(len(example.ids) for example in chain.from_iterable(batches))
     return {
-        "losses": np.concatenate([found[number] for number in range(len(batches))]),
+        "losses": np.concatenate([np.concatenate(found[number]) for number in range(len(batches))]),
         "first_s": first - started,
         "tokens_per_s": tokens / (time.perf_counter() - first),
     }

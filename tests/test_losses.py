@@ -72,7 +72,7 @@ def test_logits_that_the_model_caps_are_capped(tiny, tmp_path):
     rendered = LanguageModel(ModelRef(name=str(tiny), dtype="float32")).renderer.render(
         toy_examples(5), max_length=256
     )
-    found = losses.batch_nll(network, rendered, packing.padded(rendered))()
+    found = [part.sum() for part in losses.batch_token_nll(network, rendered, packing.padded(rendered))()]
     np.testing.assert_allclose(found, plain_loop(network, rendered), rtol=1e-5)
 
 
@@ -91,14 +91,14 @@ def test_losses_that_are_not_finite_are_an_error(tiny):
 
 
 def test_a_batch_too_big_for_the_gpu_is_halved(model, rendered, expected, monkeypatch):
-    whole = losses.batch_nll
+    whole = losses.batch_token_nll
 
     def small_gpu(network, batch, layout):
         if len(batch) > 4:
             raise torch.cuda.OutOfMemoryError("no room")
         return whole(network, batch, layout)
 
-    monkeypatch.setattr("learnable.models.language_model.batch_nll", small_gpu)
+    monkeypatch.setattr("learnable.models.language_model.batch_token_nll", small_gpu)
     np.testing.assert_allclose(model.nll(rendered), expected, rtol=1e-5)
 
 
@@ -106,7 +106,7 @@ def test_one_example_too_big_for_the_gpu_is_an_error(model, rendered, monkeypatc
     def tiny_gpu(network, batch, layout):
         raise torch.cuda.OutOfMemoryError("no room")
 
-    monkeypatch.setattr("learnable.models.language_model.batch_nll", tiny_gpu)
+    monkeypatch.setattr("learnable.models.language_model.batch_token_nll", tiny_gpu)
     with pytest.raises(ModelError, match="does not fit the GPU's memory"):
         model.nll(rendered[:3])
 

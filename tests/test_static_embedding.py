@@ -8,7 +8,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from learnable.errors import ModelError
-from learnable.models import StaticEmbedder, static_embedding
+from learnable.models import StaticEmbedder
+from learnable.packages import packaged
 from learnable.testing import toy_examples
 from learnable.types import Example, Message
 
@@ -36,10 +37,14 @@ needs_vectors = pytest.mark.skipif(
 )
 
 
+def file_of_vectors(ending):
+    return packaged("wordllama", ending, what="the word vectors are", hint="")
+
+
 @needs_vectors
 def test_a_package_without_the_file_is_an_error():
     with pytest.raises(ModelError, match="holds no file"):
-        static_embedding._file("_no_such_table.safetensors")
+        file_of_vectors("_no_such_table.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +56,8 @@ def embedder():
 def test_a_vector_is_the_mean_of_the_words(embedder):
     from tokenizers import Tokenizer
 
-    table = load_file(static_embedding._file("_256.safetensors"))["embedding.weight"]
-    tokenizer = Tokenizer.from_file(str(static_embedding._file("_tokenizer_config.json")))
+    table = load_file(file_of_vectors("_256.safetensors"))["embedding.weight"]
+    tokenizer = Tokenizer.from_file(str(file_of_vectors("_tokenizer_config.json")))
     tokenizer.no_padding()
     ids = tokenizer.encode("red sea\nblue sky", add_special_tokens=False).ids
     (found,) = embedder.embed([example("red sea", "blue sky")])

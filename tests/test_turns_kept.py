@@ -12,7 +12,6 @@ from learnable.diversifiers.instructions import with_user_turn
 from learnable.evaluators.reading import asked, item_id
 from learnable.mixing import Material, mixture
 from learnable.runs.identity import example_id
-from learnable.servers import _turns
 from learnable.types import Example, Message, ToolCall
 
 TOOLS = '[{"type":"function","function":{"name":"weather"}}]'
@@ -98,7 +97,7 @@ def test_a_question_of_an_evaluation_keeps_the_calls_before_it():
 
 
 def test_a_server_is_sent_turns_as_openai_has_them():
-    assert _turns(TURNS[:3]) == [
+    assert [turn.turn() for turn in TURNS[:3]] == [
         {"role": "user", "content": "How warm is Rome in degrees?"},
         {
             "role": "assistant",

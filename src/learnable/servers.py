@@ -170,24 +170,14 @@ class ServerGenerator:
         who: str = "server",
         what: str = "answer",
     ) -> Iterator[list[tuple[int, Reply]]]:
-        """Yield positions and replies as they come, those without an answer too.
+        """Yield positions and replies as they come, those without an answer too; see ``types.Generator``.
 
-        Args:
-            conversations: n conversations that end before the answer.
-            sampling: How to draw.
-            seeds: One per conversation.
-            only: Positions to ask for; all when not given.
-            who: What the server is called in messages.
-            what: What its answers are called there.
+        Messages call the server ``who``, and its answers ``what``.
 
         Raises:
             ModelError: If the server cannot be reached, or refuses the key or the model.
         """
-        requests = (
-            (p, [message.turn() for message in c])
-            for p, c in enumerate(conversations)
-            if only is None or p in only
-        )
+        places = iter([place for place in range(len(conversations)) if only is None or place in only])
         openai = needed("openai", by=f"a {who}", extra="servers")
         key = os.environ.get("OPENAI_API_KEY")
         if key and self.url.startswith("http:") and not is_this_machine(self.url):
@@ -199,26 +189,60 @@ class ServerGenerator:
             max_retries=self.retries,
             http_client=_http_client(self.timeout_s, secret=key),
         )
-        asked = _Asked(
-            openai=openai,
-            client=client,
-            turn=asyncio.Semaphore(self.concurrency),
-            server=self,
-            sampling=sampling,
-            who=who,
-            what=what,
-        )
+        at_once = asyncio.Semaphore(self.concurrency)
+
+        async def replied(place: int) -> Reply:
+            try:
+                async with at_once:
+                    response = await client.chat.completions.create(
+                        model=self.name,
+                        messages=[message.turn() for message in conversations[place]],
+                        temperature=sampling.temperature,
+                        top_p=sampling.top_p,
+                        max_tokens=sampling.max_new_tokens,
+                        seed=seeds[place] % SEEDS,
+                    )
+            except (openai.OpenAIError, ValueError) as error:
+                return self._failed(error, openai, who, what)
+            return _read(response, who)
+
         waiting: dict[Future[Reply], int] = {}
         with _event_loop(at_end=client.close) as loop:
             while True:
                 # Twice as many as run at a time, so that none waits for what the caller does with an answer.
-                for place, turns in islice(requests, 2 * self.concurrency - len(waiting)):
-                    reply = asked.reply(turns, seeds[place] % SEEDS)
-                    waiting[asyncio.run_coroutine_threadsafe(reply, loop)] = place
+                for place in islice(places, 2 * self.concurrency - len(waiting)):
+                    waiting[asyncio.run_coroutine_threadsafe(replied(place), loop)] = place
                 if not waiting:
                     return
                 done, _ = wait(waiting, return_when=FIRST_COMPLETED)
                 yield sorted(((waiting.pop(future), future.result()) for future in done), key=lambda r: r[0])
+
+    def _failed(self, error: Exception, openai: Any, who: str, what: str) -> Reply:
+        """Return a reply without an answer, and why; raise what no other request would be spared."""
+        if isinstance(
+            error, openai.AuthenticationError | openai.PermissionDeniedError | openai.NotFoundError
+        ):
+            raise ModelError(
+                f"the {who} {self.name} at {self.url} refuses: {_body(error)}",
+                hint="check model, server and the environment variable OPENAI_API_KEY",
+            ) from error
+        if isinstance(error, openai.APITimeoutError):
+            return Reply(why=f"no {what} within {self.timeout_s:g} s", trouble=True)
+        if isinstance(error, openai.APIConnectionError):
+            raise ModelError(
+                f"cannot reach the {who} at {self.url}: {error}", hint="is the server running?"
+            ) from error
+        if not isinstance(error, openai.APIStatusError):
+            return Reply(why=f"the {who} sent no chat completion: {error}"[:EXCERPT])
+        status: Any = error
+        if status.response.has_redirect_location:
+            to = without_secrets(status.response.headers["location"])
+            raise ModelError(
+                f"the {who} at {self.url} sends requests elsewhere, to {to}; rows go to the server that was named",
+                hint="if you trust the other one, give its address",
+            ) from error
+        trouble = status.status_code >= 500 or status.status_code in _BUSY
+        return Reply(why=f"the {who} failed: {_body(error)}", trouble=trouble)
 
 
 @cache
@@ -287,55 +311,6 @@ def _http_client(limit_s: float, *, secret: str | None) -> "httpx.AsyncClient":
         headers={"Accept-Encoding": "identity"},
         limits=httpx.Limits(max_connections=None),
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Asked:
-    """One client, asked for several answers at a time."""
-
-    openai: Any
-    client: Any
-    turn: asyncio.Semaphore
-    server: ServerGenerator
-    sampling: Sampling
-    who: str
-    what: str
-
-    async def reply(self, turns: Sequence[Mapping[str, Any]], seed: int) -> Reply:
-        openai, server = self.openai, self.server
-        try:
-            async with self.turn:
-                response = await self.client.chat.completions.create(
-                    model=server.name,
-                    messages=turns,
-                    temperature=self.sampling.temperature,
-                    top_p=self.sampling.top_p,
-                    max_tokens=self.sampling.max_new_tokens,
-                    seed=seed,
-                )
-        except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
-            raise ModelError(
-                f"the {self.who} {server.name} at {server.url} refuses: {_body(error)}",
-                hint="check model, server and the environment variable OPENAI_API_KEY",
-            ) from error
-        except openai.APITimeoutError:
-            return Reply(why=f"no {self.what} within {server.timeout_s:g} s", trouble=True)
-        except openai.APIConnectionError as error:
-            raise ModelError(
-                f"cannot reach the {self.who} at {server.url}: {error}", hint="is the server running?"
-            ) from error
-        except openai.APIStatusError as error:
-            if error.response.has_redirect_location:
-                to = without_secrets(error.response.headers["location"])
-                raise ModelError(
-                    f"the {self.who} at {server.url} sends requests elsewhere, to {to}; rows go to the server that was named",
-                    hint="if you trust the other one, give its address",
-                ) from error
-            trouble = error.status_code >= 500 or error.status_code in _BUSY
-            return Reply(why=f"the {self.who} failed: {_body(error)}", trouble=trouble)
-        except (openai.OpenAIError, ValueError) as error:
-            return Reply(why=f"the {self.who} sent no chat completion: {error}"[:EXCERPT])
-        return _read(response, self.who)
 
 
 def _read(response: Any, who: str) -> Reply:

@@ -19,7 +19,7 @@ from learnable.models.batching import Batching
 from learnable.models.dtype import resolved
 from learnable.models.generation import Answered, Asked, TextGenerator, generate_batches
 from learnable.models.loading import load_network
-from learnable.models.losses import batch_embeddings, batch_nll, batch_token_nll
+from learnable.models.losses import batch_embeddings, batch_token_nll
 from learnable.models.packing import Layout
 from learnable.models.rendering import Renderer
 from learnable.models.source import adapter_key, identify, position_limit
@@ -96,7 +96,8 @@ class LanguageModel(TextGenerator):
 
     def nll(self, rendered: Sequence[Rendered]) -> NDArray[np.float64]:
         """Return the summed nll of the response tokens in nats, (n,)."""
-        return np.asarray(self.begin(batch_nll, rendered)(), dtype=np.float64)
+        # One after the other, where a sum would add pairs: the bits are to stay what they were.
+        return np.array([np.append(0.0, part).cumsum()[-1] for part in self.token_nll(rendered)])
 
     def token_nll(self, rendered: Sequence[Rendered]) -> list[NDArray[np.float32]]:
         """Return the nll of each response token in nats, n arrays."""

@@ -1,4 +1,4 @@
-"""The loss engine: summed negative log-likelihood of the response tokens, one batch at a time.
+"""The loss engine: negative log-likelihood of the response tokens, one batch at a time.
 
 Two things make it cheap. A batch is one sequence without padding, in which a beginning that several examples share is
 computed once (``packing``). And only the positions that predict a response token are projected to the vocabulary, in
@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from learnable.errors import ModelError
 from learnable.models.attention import attending, by_itself
-from learnable.models.network import heard, hooked
 from learnable.models.packing import Layout
 from learnable.models.transfer import Arriving, sent
 from learnable.types import Awaited, Rendered
@@ -26,8 +25,8 @@ LOGITS_AT_ONCE = {"cpu": 3 << 22, "cuda": 1 << 28}
 
 
 @torch.inference_mode()
-def batch_nll(network: Any, rendered: Sequence[Rendered], layout: Layout) -> Awaited:
-    """Begin to compute the summed nll of the response tokens of each example, in nats.
+def batch_token_nll(network: Any, rendered: Sequence[Rendered], layout: Layout) -> Awaited:
+    """Begin to compute the nll of each response token of each example, in nats.
 
     Args:
         network: A causal language model of transformers, with or without adapters.
@@ -35,29 +34,34 @@ def batch_nll(network: Any, rendered: Sequence[Rendered], layout: Layout) -> Awa
         layout: Where their tokens lie.
 
     Returns:
-        What gives them: float64 (n,); 0 for an example without response tokens.
+        What gives them: n arrays, float32; it raises a ``ModelError`` if losses are not finite.
 
     Raises:
-        ModelError: If the network has no output layer; what gives the losses raises it where they are not finite.
+        ModelError: If the network has no output layer.
     """
-    values, rows = _token_losses(network, rendered, layout)
-
-    def sums() -> NDArray[np.float64]:
-        total = np.zeros(len(rendered), dtype=np.float64)
-        np.add.at(total, rows, _finite(values, rows, rendered))
-        return total
-
-    return sums
-
-
-@torch.inference_mode()
-def batch_token_nll(network: Any, rendered: Sequence[Rendered], layout: Layout) -> Awaited:
-    """Begin to compute the nll of each response token of each example, in nats: n arrays, float32; see ``batch_nll``."""
-    values, rows = _token_losses(network, rendered, layout)
-    borders = np.searchsorted(rows, np.arange(1, len(rendered)))
+    device = next(network.parameters()).device
+    counted = [np.flatnonzero(example.mask) for example in rendered]
+    borders = np.cumsum([len(response) for response in counted])
+    if not borders[-1]:
+        return lambda: [np.zeros(0, dtype=np.float32) for _ in rendered]
+    predicting = [places[response - 1] for places, response in zip(layout.places, counted, strict=True)]
+    wanted = [example.ids[response] for example, response in zip(rendered, counted, strict=True)]
+    targets = sent(np.concatenate(wanted).astype(np.int64), device)
+    losses = []
+    for logits in _logits(network, layout, sent(np.concatenate(predicting), device)):
+        some, targets = targets[: len(logits)], targets[len(logits) :]
+        losses.append(torch.nn.functional.cross_entropy(logits.float(), some, reduction="none"))
+    values = Arriving(torch.cat(losses))
 
     def parts() -> list[NDArray[np.float32]]:
-        return [part.astype(np.float32) for part in np.split(_finite(values, rows, rendered), borders)]
+        found = np.split(values.numpy(), borders[:-1])
+        for part, example in zip(found, rendered, strict=True):
+            if not np.isfinite(part).all():
+                raise ModelError(
+                    f"the model gives a loss that is not finite on example {example.id[:8]}",
+                    hint="try dtype float32, and look whether the model was loaded whole",
+                )
+        return found
 
     return parts
 
@@ -82,18 +86,6 @@ def batch_embeddings(network: Any, rendered: Sequence[Rendered], layout: Layout)
     return Arriving(torch.stack(means)).numpy
 
 
-def _finite(values: Arriving, rows: NDArray[np.int64], rendered: Sequence[Rendered]) -> NDArray[np.float64]:
-    """Return the losses of tokens (P,) when they are here; raises a ``ModelError`` if one is not finite."""
-    losses = values.numpy().astype(np.float64)
-    if not np.isfinite(losses).all():
-        bad = rendered[int(rows[np.flatnonzero(~np.isfinite(losses))[0]])]
-        raise ModelError(
-            f"the model gives a loss that is not finite on example {bad.id[:8]}",
-            hint="try dtype float32, and look whether the model was loaded whole",
-        )
-    return losses
-
-
 @torch.inference_mode()
 def hidden_states(network: Any, layout: Layout) -> torch.Tensor:
     """Return what the output layer would be given, of all tokens of a layout, (B * T, d)."""
@@ -103,7 +95,7 @@ def hidden_states(network: Any, layout: Layout) -> torch.Tensor:
         found.append(arguments[0].reshape(-1, arguments[0].shape[-1]))
         return (arguments[0][:1, :1].to(head.weight.dtype),)
 
-    with hooked(_head(network), keep), attending(network, layout):
+    with _head(network).register_forward_pre_hook(keep), attending(network, layout):
         network(**_inputs(network, layout), use_cache=False)
     if not found:
         raise ModelError("the output layer of this model is never called, so its states cannot be read")
@@ -114,25 +106,6 @@ def _inputs(network: Any, layout: Layout) -> dict[str, torch.Tensor]:
     device = next(network.parameters()).device
     inputs = {"input_ids": sent(layout.ids, device)}
     return inputs if layout.segments is None else inputs | {"position_ids": sent(layout.positions, device)}
-
-
-def _token_losses(
-    network: Any, rendered: Sequence[Rendered], layout: Layout
-) -> tuple[Arriving, NDArray[np.int64]]:
-    """Return the nll of all response tokens of a batch (P,), and the example of each (P,)."""
-    device = next(network.parameters()).device
-    counted = [np.flatnonzero(example.mask) for example in rendered]
-    rows = np.repeat(np.arange(len(rendered)), [len(response) for response in counted])
-    if not len(rows):
-        return Arriving(torch.zeros(0)), rows
-    predicting = [places[response - 1] for places, response in zip(layout.places, counted, strict=True)]
-    wanted = [example.ids[response] for example, response in zip(rendered, counted, strict=True)]
-    targets = sent(np.concatenate(wanted).astype(np.int64), device)
-    losses = []
-    for logits in _logits(network, layout, sent(np.concatenate(predicting), device)):
-        some, targets = targets[: len(logits)], targets[len(logits) :]
-        losses.append(torch.nn.functional.cross_entropy(logits.float(), some, reduction="none"))
-    return Arriving(torch.cat(losses)), rows
 
 
 def _logits(network: Any, layout: Layout, positions: torch.Tensor) -> Iterator[torch.Tensor]:
@@ -150,7 +123,7 @@ def _logits(network: Any, layout: Layout, positions: torch.Tensor) -> Iterator[t
         chosen.append(hidden.reshape(-1, hidden.shape[-1])[positions])
         return (chosen[0][None, :at_once],)
 
-    with hooked(head, keep_first_chunk), attending(network, layout):
+    with head.register_forward_pre_hook(keep_first_chunk), attending(network, layout):
         logits = network(**inputs, use_cache=False).logits
     if not chosen:
         raise ModelError("the output layer of this model is never called, so its losses cannot be measured")
@@ -161,7 +134,7 @@ def _logits(network: Any, layout: Layout, positions: torch.Tensor) -> Iterator[t
             yield head(chunk)[0]
             continue
         # The model does something to its logits: a forward over one token, with the chunk put before the output layer.
-        with hooked(head, lambda _, __, chunk=chunk: (chunk,)):
+        with head.register_forward_pre_hook(lambda *_, chunk=chunk: (chunk,)):
             yield network(input_ids=inputs["input_ids"][:1, :1], use_cache=False).logits[0]
 
 
@@ -176,7 +149,7 @@ def gives_plain_logits(network: Any) -> bool:
         projected: list[torch.Tensor] = []
         ids = torch.zeros((1, 1), dtype=torch.int64, device=next(network.parameters()).device)
         # A training asks while attention follows the layout of a batch: this token is of none.
-        with by_itself(network), heard(head, projected.append):
+        with by_itself(network), head.register_forward_hook(lambda *given: projected.append(given[-1])):
             logits = network(input_ids=ids, use_cache=False).logits
         _plain[head] = torch.equal(projected[0], logits)
     return _plain[head]

@@ -1,8 +1,8 @@
 """What is done to a network of transformers from outside, without a line about any model family."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import ExitStack, contextmanager
+from typing import Any, cast
 
 import torch
 from torch.nn.modules.dropout import _DropoutNd
@@ -34,26 +34,6 @@ def without_dropout(network: torch.nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def hooked(module: torch.nn.Module, replace: Callable[..., Any]) -> Iterator[None]:
-    """Within the block, let a module be given what ``replace(module, arguments)`` makes of its arguments."""
-    handle = module.register_forward_pre_hook(replace)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-@contextmanager
-def heard(module: torch.nn.Module, listen: Callable[[torch.Tensor], None]) -> Iterator[None]:
-    """Within the block, let ``listen`` have what a module gives."""
-    handle = module.register_forward_hook(lambda _, __, output: listen(output))
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-@contextmanager
 def in_float32(network: Any) -> Iterator[None]:
     """Let a network compute in float32 within the block, whatever the dtype of its weights.
 
@@ -66,39 +46,37 @@ def in_float32(network: Any) -> Iterator[None]:
     tables = [module for module in inner.modules() if isinstance(module, torch.nn.Embedding)]
     left = {id(module) for module in (*tables, inner.get_output_embeddings())}
     others = [module for module in inner.modules() if id(module) not in in_layers | left]
-    open_casts = [_Cast(others)]
-    handles = [table.register_forward_hook(lambda _, __, output: output.float()) for table in tables]
-    for layer in layers:
-        handles += [
-            layer.register_forward_pre_hook(lambda layer, _: open_casts.append(_Cast(layer.modules()))),
-            layer.register_forward_hook(lambda *_: open_casts.pop().undo(), always_call=True),
-        ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-        while open_casts:
-            open_casts.pop().undo()
+    casts = [_cast(others)]
+    with ExitStack() as hooks:
+        for table in tables:
+            hooks.enter_context(table.register_forward_hook(lambda _, __, output: output.float()))
+        for layer in layers:
+            before = layer.register_forward_pre_hook(lambda layer, _: casts.append(_cast(layer.modules())))
+            after = layer.register_forward_hook(lambda *_: casts.pop()(), always_call=True)
+            hooks.enter_context(before)
+            hooks.enter_context(after)
+        try:
+            yield
+        finally:
+            while casts:
+                casts.pop()()
 
 
-class _Cast:
-    """Weights and buffers of modules in float32, until it is undone."""
+def _cast(modules: Iterable[torch.nn.Module]) -> Callable[[], None]:
+    """Put weights and buffers of modules in float32, and return what puts them back."""
+    kept: list[tuple[dict[str, Any], str, torch.Tensor]] = []
+    for module in modules:
+        for held in (cast("dict[str, Any]", module._parameters), cast("dict[str, Any]", module._buffers)):
+            for name, weights in held.items():
+                if weights is not None and weights.dtype in (torch.bfloat16, torch.float16):
+                    kept.append((held, name, weights))
+                    held[name] = weights.detach().float()
 
-    def __init__(self, modules: Iterable[torch.nn.Module]) -> None:
-        self._kept: list[tuple[dict[str, Any], str, torch.Tensor]] = []
-        for module in modules:
-            both: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
-            for held in both:
-                for name, weights in held.items():
-                    if weights is not None and weights.dtype in (torch.bfloat16, torch.float16):
-                        self._kept.append((held, name, weights))
-                        held[name] = weights.detach().float()
-
-    def undo(self) -> None:
-        """Put the weights back."""
-        for held, name, weights in self._kept:
+    def undo() -> None:
+        for held, name, weights in kept:
             held[name] = weights
+
+    return undo
 
 
 def _outermost(network: torch.nn.Module) -> list[torch.nn.Module]:

@@ -72,21 +72,15 @@ class TurnFields:
 
     def turn(self, message: Message) -> Turn:
         """Return a turn as the template takes it."""
-        turn: Turn = {"role": message.role, "content": message.content}
         if message.reasoning and self.reasoning == IN_CONTENT:
-            turn["content"] = f"<think>\n{message.reasoning}\n</think>\n\n{message.content}"
-        elif message.reasoning:
-            turn[self.reasoning] = message.reasoning
-        if message.tool_calls:
-            turn["tool_calls"] = [
-                call.turn_part(arguments_as_text=self.arguments_as_text) for call in message.tool_calls
-            ]
-            if self.without_content and not turn["content"]:
-                del turn["content"]
-        if message.role == "tool":
-            named = {"name": message.name, "tool_call_id": message.tool_call_id}
-            turn |= {name: value for name, value in named.items() if value}
-        return turn
+            content = f"<think>\n{message.reasoning}\n</think>\n\n{message.content}"
+            message = replace(message, content=content, reasoning="")
+        if message.role != "tool":
+            message = replace(message, name="", tool_call_id="")
+        turn = message.turn(arguments_as_text=self.arguments_as_text)
+        if message.tool_calls and self.without_content and not message.content:
+            del turn["content"]
+        return {self.reasoning if key == REASONING_FIELDS[0] else key: value for key, value in turn.items()}
 
 
 def plain_turn(message: Message) -> Turn:

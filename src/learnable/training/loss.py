@@ -15,7 +15,6 @@ from torch.utils.checkpoint import checkpoint
 from learnable.errors import TrainError
 from learnable.models.attention import by_itself
 from learnable.models.losses import gives_plain_logits
-from learnable.models.network import hooked
 
 LOGITS_AT_ONCE = {"cpu": 1 << 25, "cuda": 1 << 28}
 """Elements of a chunk of logits, by kind of device: 128 MiB or 1 GiB in float32."""
@@ -57,7 +56,7 @@ def response_nll(
 
     if piece["layout"].segments is not None:
         options["position_ids"] = piece["position_ids"]
-    with hooked(head, keep_first_chunk):
+    with head.register_forward_pre_hook(keep_first_chunk):
         output = forward(input_ids=ids, use_cache=False, **options)
     if not chosen:
         raise TrainError("the output layer of this model is never called, so it cannot be trained here")
@@ -65,7 +64,7 @@ def response_nll(
     def project(hidden: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         if plain:
             return cross_entropy(head(hidden).float(), target, reduction="none")
-        with by_itself(network), hooked(head, lambda *_: (hidden[None],)):
+        with by_itself(network), head.register_forward_pre_hook(lambda *_: (hidden[None],)):
             logits = network(input_ids=ids[:1, :1], use_cache=False).logits[0]  # (C, V)
         return cross_entropy(logits.float(), target, reduction="none")
 

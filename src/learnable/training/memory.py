@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 
-from learnable.models.network import hooked
 from learnable.runs.progress import say
 
 PIECE_TOKENS = {"cpu": 1_024, "cuda": 16_384, "mps": 4_096}
@@ -64,7 +63,8 @@ class PieceSize:
 def _tried(network: Any, device: torch.device) -> float:
     """Return the bytes that are kept for each token between a forward pass and its gradients."""
     ids = torch.zeros((1, TRIED_TOKENS), dtype=torch.int64, device=device)
-    with hooked(network.get_output_embeddings(), lambda _, arguments: (arguments[0][:, :1],)):
+    head = network.get_output_embeddings()
+    with head.register_forward_pre_hook(lambda _, arguments: (arguments[0][:, :1],)):
         before = torch.cuda.memory_allocated(device)
         output = network(input_ids=ids, use_cache=False)
         kept = torch.cuda.memory_allocated(device) - before
