@@ -69,20 +69,9 @@ def chosen(
     pins: Mapping[str, Sequence[str]] | None = None,
     bans: Mapping[str, Sequence[str]] | None = None,
 ) -> Choice:
-    """Choose by a score as its scorer and its paper have it.
+    """Choose by a score as its scorer and its paper have it, see ``choose`` and ``scoring.rules_of``.
 
-    Args:
-        scores: See ``choose``.
-        choosing: How.
-        budget: How much.
-        method: The selector itself.
-        rules: See ``scoring.rules_of``; a highest score that is given goes before the paper's.
-        vectors: Returns those of the examples, where they are looked at.
-        pins: Ids to choose first, by the name of a list.
-        bans: Ids never to choose, likewise.
-
-    Raises:
-        SelectionError: If the scores cannot satisfy the budget or the conditions.
+    A highest score that is given goes before the paper's. ``vectors`` is called where they are looked at.
     """
     by, thresholds = choosing.by, choosing.thresholds
     lowest = choosing.lowest != (by in rules["lowest first"])

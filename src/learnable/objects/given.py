@@ -18,11 +18,7 @@ LONGEST = 2_048
 
 
 def finished(folder: str | Path, *verbs: str) -> Outcome:
-    """Return the outcome of a finished step.
-
-    Raises:
-        StoreError: If the folder is not the result of one of these verbs.
-    """
+    """Return the outcome of a finished step of one of these verbs."""
     *most, last = (f"`learnable {verb}`" for verb in verbs)
     wanted = f"{', '.join(most)} or {last}" if most else last
     if not Path(folder).is_dir():
@@ -36,11 +32,7 @@ def finished(folder: str | Path, *verbs: str) -> Outcome:
 
 
 def length_limit(ref: ModelRef, asked: int | None) -> int:
-    """Return the longest example in tokens that a command takes.
-
-    Raises:
-        ModelError: If more is asked for than the model can take.
-    """
+    """Return the longest example in tokens that a command takes."""
     from learnable.models.source import position_limit
 
     limit = position_limit(ref)
@@ -59,14 +51,10 @@ def render_rows(
 ) -> list[Rendered]:
     """Return examples as the model sees them; those that its chat template refuses are bad rows like others.
 
-    Args:
-        renderer: Of the model.
-        examples: Of a pool.
-        max_length: Longest example in tokens.
-        most_refused: Share of the examples that may be refused; they have no tokens, and it is said how many they are.
+    Such examples have no tokens, and it is said how many they are.
 
     Raises:
-        ModelError: If more are refused; at the first one if none may be.
+        ModelError: If more than this share is refused; at the first one if none may be.
     """
     from learnable.models import template_hint
 
@@ -94,15 +82,7 @@ def say_left_out(rendered: Sequence[Rendered]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Compared:
-    """What a base model is compared with.
-
-    Args:
-        models: Its parts, and which of them scores which example.
-        identity: Of the step that trained it, or of the given model.
-        settings: Of its training, to show.
-        step: That trained it; None of a given one.
-        ref: How it is loaded, where that is not as the base is.
-    """
+    """What a base model is compared with: ``step`` trained it, ``ref`` says how it is loaded, if not as the base is."""
 
     models: "References"
     identity: str
@@ -112,11 +92,7 @@ class Compared:
 
 
 def compared_with(reference: str, ref: ModelRef) -> Compared:
-    """Return a reference: a folder that `learnable train` wrote, or a fine-tuned model or adapter.
-
-    Args:
-        reference: What the user gave.
-        ref: The base model, its dtype resolved.
+    """Return a reference of a base, its dtype resolved: what `learnable train` wrote, or a fine-tuned model or adapter.
 
     Raises:
         ModelError: If it was trained from another base than this one.
@@ -139,12 +115,7 @@ def compared_with(reference: str, ref: ModelRef) -> Compared:
 
 
 def given_part(name: str, ref: ModelRef) -> tuple[str, Literal["adapter", "model"], str]:
-    """Return where a model that the user has trained is, whether it is an adapter, and its identity.
-
-    Args:
-        name: What the user gave.
-        ref: The base, as which it is loaded.
-    """
+    """Return where a model that the user has trained is, whether it is an adapter, and its identity."""
     from learnable.models.dtype import resolved
     from learnable.models.source import adapter_key, identify, is_adapter, locate
 
@@ -161,12 +132,7 @@ def is_step(folder: str) -> bool:
 
 
 def opened(ref: ModelRef, *, on: str | None = None) -> "LanguageModel":
-    """Return a model, its weights loaded here, or by the workers of a cluster in each pass.
-
-    Args:
-        ref: Which model.
-        on: None is here, ``ray[:ADDRESS]`` a Ray cluster.
-    """
+    """Return a model, its weights loaded here, or by the workers of a cluster (``ray[:ADDRESS]``) in each pass."""
     if on is None:
         from learnable.models import LanguageModel
 

@@ -16,7 +16,7 @@ from learnable.measures.kind import Role
 from learnable.objects.given import opened
 from learnable.pages.tokens import TokenView, token_view
 from learnable.runs.store import Store
-from learnable.types import Example, ModelRef, Rendered
+from learnable.types import Example, Measure, ModelRef, Rendered
 
 if TYPE_CHECKING:
     from learnable.models import LanguageModel
@@ -28,20 +28,8 @@ LABELS: dict[Role, str] = {"base": "base loss", "alone": "answer-alone loss", "r
 class Passes:
     """Measures what is not stored yet; a model is loaded only where something is missing.
 
-    Args:
-        ref: The base model, its dtype resolved.
-        references: What it is compared with.
-        max_length: Longest example in tokens.
-        store: Where measurements are kept.
-        load: Loads a model; into this process when not given.
-        whole: How a reference that is a whole model is loaded, where that is not as the base is.
-
-    Attributes:
-        references: As given.
-        renderer: Of the base model.
-        max_length: As given.
-        store: As given.
-        tokens: How many were measured, not counting what the store held.
+    ``ref`` is the base model, its dtype resolved, and ``whole`` a reference that is not loaded as the base is;
+    ``load`` loads a model, into this process when not given. ``tokens`` counts what was measured.
     """
 
     def __init__(
@@ -74,13 +62,7 @@ class Passes:
     ) -> pl.DataFrame:
         """Return the needed columns of a role, n rows; those of a reference are by the part that did not train on them.
 
-        Args:
-            role: What is measured.
-            needs: Columns of which those of this role count.
-            rendered: n examples.
-            frame: The same, with ``id`` and ``response_tokens``.
-            ends: Tokens that end a turn; where given, also the numbers that the same passes know at no cost.
-            label: What is said behind the name of the pass.
+        With ``ends``, the tokens that end a turn, also the numbers that the same passes know at no cost.
         """
         label = LABELS[role] + label
         if role != "reference" or self.references is None:
@@ -97,43 +79,29 @@ class Passes:
 
     def vectors(self, rendered: Sequence[Rendered], frame: pl.DataFrame) -> pl.Series:
         """Return a vector of the base model for each example, List(Float32) (n,)."""
-        measure = measure_of(
-            self._base_key, rendering=self.renderer.key, max_length=self.max_length, kind="embedding"
-        )
+        measure = self._measure(self._base_key, "embedding")
         self.tokens += take(
             lambda: self.opened(None), [measure], rendered, store=self.store, label="embedding"
         )
         return column(measure, frame, store=self.store)
 
     def views(self, examples: Sequence[Example]) -> list[TokenView]:
-        """Return the pieces of n examples with the losses of their tokens.
-
-        Raises:
-            ModelError: If a model cannot be loaded, does not fit the base, or its template refuses an example.
-            StoreError: If measurements cannot be read.
-        """
+        """Return the pieces of n examples with the losses of their tokens."""
         rendered = self.renderer.render(examples, max_length=self.max_length)
         frame, names = lengths(rendered), ["token_losses_before"]
         losses = self.columns("base", names, rendered, frame, label=" by token")
         if self.references is not None:
             names.append("token_losses_after")
             losses = losses.hstack(self.columns("reference", names, rendered, frame, label=" by token"))
-        return [
-            self._view(example, each, [np.asarray(row[name] or [], dtype=np.float32) for name in names])
-            for example, each, row in zip(examples, rendered, losses.iter_rows(named=True), strict=True)
-        ]
-
-    def _view(self, example: Example, rendered: Rendered, losses: "Sequence[np.ndarray]") -> TokenView:
-        text = self.renderer.text(example.messages, tools=example.tools)
-        encoded = self.renderer.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        return token_view(
-            example.id,
-            text,
-            np.asarray(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2),
-            rendered.mask,
-            before=losses[0],
-            after=losses[1] if len(losses) > 1 else None,
-        )
+        views = []
+        for example, each, row in zip(examples, rendered, losses.select(names).iter_rows(), strict=True):
+            text = self.renderer.text(example.messages, tools=example.tools)
+            encoded = self.renderer.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+            offsets = np.asarray(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2)
+            nats = [np.asarray(values or [], dtype=np.float32) for values in row]
+            after = nats[1] if len(nats) > 1 else None
+            views.append(token_view(example.id, text, offsets, each.mask, before=nats[0], after=after))
+        return views
 
     def _measured(
         self,
@@ -147,13 +115,8 @@ class Passes:
     ) -> pl.DataFrame:
         wanted = kinds_of(needs, role)
         also = [] if ends is None else known_beside(wanted, role, ends=bool(ends))
-        key, rendering = self.key(part), self.renderer.key
-        measures = [
-            measure_of(
-                key, rendering=rendering, max_length=self.max_length, kind=kind.name, alone=role == "alone"
-            )
-            for kind in (*wanted, *also)
-        ]
+        key, alone = self.key(part), role == "alone"
+        measures = [self._measure(key, kind.name, alone=alone) for kind in (*wanted, *also)]
         self.tokens += take(
             lambda: self.opened(part),
             measures[: len(wanted)],
@@ -170,12 +133,12 @@ class Passes:
             }
         )
 
-    def key(self, part: "Part | None") -> str:
-        """Return the identity of the base model, or of a part of the reference.
+    def _measure(self, key: str, kind: str, *, alone: bool = False) -> Measure:
+        rendering = self.renderer.key
+        return measure_of(key, rendering=rendering, max_length=self.max_length, kind=kind, alone=alone)
 
-        Raises:
-            ModelError: If the part is not there, or has other tokens than the base.
-        """
+    def key(self, part: "Part | None") -> str:
+        """Return the identity of the base model, or of a part of the reference. whose tokens must be the same."""
         from learnable.models import Renderer
         from learnable.models.source import adapter_key, identify, is_adapter
 

@@ -84,20 +84,7 @@ def selection_facts(
     reference: Mapping[str, Any],
     costs: Mapping[str, Cost],
 ) -> SelectionFacts:
-    """Return what a report says of a selection.
-
-    Args:
-        title: Heading of the page.
-        command: That repeats it.
-        scored: Facts of the scores; nothing where losses were given.
-        chosen: Facts of the selection.
-        pool: What was scored, where it is known.
-        scores: The table of scores.
-        kept: What was chosen.
-        dropped: What was not, with reasons.
-        reference: Settings of the reference, to show.
-        costs: By the name of the step.
-    """
+    """Return what a report says of a selection; ``scored`` has no facts, and there is no pool, where losses were given."""
     by = str(chosen["by"])
     return SelectionFacts(
         title=title,
@@ -128,11 +115,7 @@ def some(pool: Pool, ids: Sequence[str]) -> list[Example]:
 
 
 def _token_views(scores: ScoreTable, ids: Sequence[str]) -> "list[TokenView]":
-    """Return examples with the losses of their tokens, by the model and the reference that they were scored with.
-
-    Raises:
-        ModelError: If either is not what it was.
-    """
+    """Return examples with the losses of their tokens, by the model and the reference that they were scored with."""
     base, ref = scores.model, scores.model.ref
     compared = None if scores.reference is None else against(scores.reference, ref)
     passes = Passes(

@@ -30,7 +30,7 @@ from learnable.runs.progress import say
 from learnable.runs.store import Store
 from learnable.scorers import END_OF_TURN_SHARE, SCORERS, end_of_turn_share
 from learnable.spec import build
-from learnable.types import Example, ModelRef, Rendered, Scorer
+from learnable.types import ModelRef, Rendered, Scorer
 
 if TYPE_CHECKING:
     from learnable.models import LanguageModel
@@ -93,7 +93,13 @@ def score(
     frame = frame.with_columns(
         pl.Series(name, method(frame), dtype=pl.Float32) for name, method in methods.items()
     )
-    found = _vectors(passes, vectors, examples, rendered, frame)
+    found = None
+    if vectors == "model":
+        found = as_array(passes.vectors(rendered, frame))
+    elif vectors == "wordllama":
+        from learnable.models import StaticEmbedder
+
+        found = np.asarray(StaticEmbedder().embed(examples), dtype=np.float32)
     # What is known of each token stays in the store; a table of scores has one number in each cell.
     frame = frame.drop(LISTS, strict=False)
     facts = _facts(frame, base.name, ref, rendered, methods, compares=passes.references is not None)
@@ -139,22 +145,6 @@ def _measured(
     elif references is not None:
         columns += passes.columns("reference", needs, rendered, frame, ends=ends).get_columns()
     return frame.with_columns(columns)
-
-
-def _vectors(
-    passes: Passes,
-    kind: Vectors,
-    examples: Sequence[Example],
-    rendered: Sequence[Rendered],
-    frame: pl.DataFrame,
-) -> NDArray[np.float32] | None:
-    if kind == "none":
-        return None
-    if kind == "model":
-        return as_array(passes.vectors(rendered, frame))
-    from learnable.models import StaticEmbedder
-
-    return np.asarray(StaticEmbedder().embed(examples), dtype=np.float32)
 
 
 def as_array(vectors: pl.Series) -> NDArray[np.float32]:
@@ -213,18 +203,13 @@ def rules_of(methods: Mapping[str, Scorer]) -> dict[str, Any]:
 def methods_of(
     scorers: Sequence[Any] | Mapping[str, Any] | None, *, has_reference: bool
 ) -> dict[str, Scorer]:
-    """Return scorers by name; the usual ones where none are given.
-
-    Raises:
-        UsageError: If one is no scorer, or two have the same name.
-    """
+    """Return scorers by name; the usual ones where none are given."""
     scorers = scorers or (WITH_REFERENCE if has_reference else WITHOUT_REFERENCE)
-    if not isinstance(scorers, Mapping):
-        given = [scorers] if isinstance(scorers, str) else scorers
-        pairs = [(each if isinstance(each, str) else type(each).__name__, each) for each in given]
-    else:
-        pairs = list(scorers.items())
+    given = [scorers] if isinstance(scorers, str) else scorers
+    pairs = [(each if isinstance(each, str) else type(each).__name__, each) for each in given]
     methods: dict[str, Scorer] = {}
+    if isinstance(scorers, Mapping):
+        pairs = list(scorers.items())
     for name, each in pairs:
         if name in methods:
             raise UsageError(f"two scorers are called {name!r}", hint="give a mapping of names to scorers")
@@ -239,12 +224,7 @@ def methods_of(
 
 
 def needs_of(methods: Mapping[str, Scorer], *, has_reference: bool, keeps_losses: bool) -> set[str]:
-    """Return the columns that scorers need.
-
-    Args:
-        methods: Scorers by name.
-        has_reference: Whether there is one to compare with.
-        keeps_losses: Whether the reference kept the losses of its last epoch.
+    """Return the columns that scorers need; a reference may have kept the losses of its last epoch.
 
     Raises:
         UsageError: If a column is not measured, or not without a reference, or not with this one.
@@ -270,12 +250,7 @@ def needs_of(methods: Mapping[str, Scorer], *, has_reference: bool, keeps_losses
 
 
 def against(reference: Any, ref: ModelRef) -> Compared:
-    """Return what a base is compared with, however it was given.
-
-    Raises:
-        ModelError: If it was trained from another model.
-        UsageError: If it is no reference.
-    """
+    """Return what a base is compared with, however it was given."""
     if isinstance(reference, Model):
         from learnable.models.source import identify
         from learnable.training import Part, References, no_assignment

@@ -61,11 +61,7 @@ def train(
 def checked_settings(
     given: Mapping[str, Any], kind: Any, *, without: Sequence[str] = ()
 ) -> Mapping[str, Any]:
-    """Return settings, each of which is a field of a class.
-
-    Raises:
-        UsageError: If one is none.
-    """
+    """Return settings, each of which is a field of a class."""
     names = {each.name for each in fields(kind)} - set(without)
     if unknown := sorted(set(given) - names):
         raise UsageError(f"there is no setting {unknown[0]!r}", hint=did_you_mean(unknown[0], names))
@@ -101,12 +97,7 @@ class ReferenceTraining:
     layers: Literal["linear", "attention"] = "linear"
 
     def step(self, inputs: Mapping[str, str], **more: Any) -> Step:
-        """Return the step of a training.
-
-        Args:
-            inputs: Identities of ``pool``, ``base`` and, where there is one, what is ``given``.
-            more: What else the step has.
-        """
+        """Return the step, with the identities of its ``pool``, ``base`` and what is ``given``, and what else it has."""
         parameters: dict[str, Any] = {}
         if self.reference.model is None:
             parameters = asdict(self.reference) | {"max_length": self.longest}
