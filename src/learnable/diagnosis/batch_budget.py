@@ -83,8 +83,7 @@ def recommended(timings: Sequence[Timing]) -> Timing:
 def time_budgets(model: LanguageModel, row: Rendered) -> tuple[list[Timing], Limit]:
     """Time batches of rows as long as one, budget after budget, in several rounds so that noise meets all alike.
 
-    Returns:
-        The timings, smallest budget first, and what kept larger ones from being timed; empty when all were.
+    Also return what kept larger ones from being timed; empty when all were.
     """
     device = str(model.network.device)
     timings: list[Timing] = []

@@ -36,11 +36,7 @@ FLOAT32_HINT, REPORT = "use --dtype float32", "report it, with the model's name"
 
 
 def loss_checks(model: LanguageModel, rendered: Sequence[Rendered]) -> Iterator[CheckResult]:
-    """Check that a row has the same loss however it is computed, in the dtype of the model.
-
-    Args:
-        model: The model, without adapter.
-        rendered: At least two rows, each with a response token.
+    """Check that at least two rows have the same losses however they are computed, in the dtype of the model.
 
     Yields:
         batches, batch size, order, shared prefix, plain loop, padding side.
@@ -74,11 +70,7 @@ def loss_checks(model: LanguageModel, rendered: Sequence[Rendered]) -> Iterator[
 
 
 def batches_check(model: LanguageModel, rendered: Sequence[Rendered]) -> CheckResult:
-    """Try how rows of these lengths may lie in a batch of this model, whatever the cache says.
-
-    Raises:
-        ModelError: If a token of the model sees later ones.
-    """
+    """Try how rows of these lengths may lie in a batch of this model, whatever the cache says."""
     batching = Batching(model.network, position_limit=model.position_limit)
     verdicts = [
         batching.verdict([rendered[position] for position in group]) for group in batching.groups(rendered)
@@ -139,9 +131,9 @@ def _prefix_check(
 
 
 def longest_shared_prefix(rendered: Sequence[Rendered]) -> tuple[int, list[int]]:
-    """Return how many tokens some rows share at their beginning, as many as can be, and their positions.
+    """Return how many tokens some rows share at their beginning, as many as can be, and their positions; or ``(0, [])``.
 
-    The prefix ends before the token that predicts the first response token; ``(0, [])`` where no two rows share any.
+    The prefix ends before the token that predicts the first response token.
     """
     order = sorted(range(len(rendered)), key=lambda position: rendered[position].ids.tolist())
     best = 0, 0
@@ -176,14 +168,9 @@ def _padded_left(network: Any, rendered: Sequence[Rendered]) -> NDArray[np.float
 def dtype_check(
     ref: ModelRef, rendered: Sequence[Rendered], nll: NDArray[np.float64]
 ) -> Iterator[CheckResult]:
-    """Check how far the dtype of a model moves its losses: against plain transformers in float32, row by row.
+    """Check how far a dtype moves the summed losses ``nll`` (n,): against plain transformers in float32, row by row.
 
     Loads the model again in float32; the one that was measured must be gone.
-
-    Args:
-        ref: The model, its dtype resolved.
-        rendered: n rows.
-        nll: What was measured in the model's dtype, summed, (n,).
     """
     gc.collect()
     if torch.cuda.is_available():
@@ -223,15 +210,7 @@ def adapter_check(model: LanguageModel, rendered: Sequence[Rendered], folder: Pa
 def whole_model_check(
     ref: ModelRef, vocabulary: str, before: NDArray[np.float64], rendered: Sequence[Rendered], name: str
 ) -> CheckResult:
-    """Check that a whole model given as reference has the tokenizer of the base, and other losses.
-
-    Args:
-        ref: The reference.
-        vocabulary: Identity of the base's tokenizer.
-        before: Summed nll under the base, (n,).
-        rendered: n rows.
-        name: Of the check.
-    """
+    """Check that a whole reference model has the tokenizer of the base, and other losses than ``before``, (n,)."""
     Renderer.of(ref).check_same_tokens(vocabulary, name=ref.name)
     model = LanguageModel(ref)
     what = "a model with the same tokenizer"

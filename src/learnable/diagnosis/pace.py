@@ -63,9 +63,6 @@ def pace(ref: ModelRef, kind: Kind, *, row_tokens: int, tuning: Tuning | None = 
         kind: What it does.
         row_tokens: Length of the rows; the trial is made with the power of two next to it.
         tuning: Of a training.
-
-    Raises:
-        ModelError: If the model cannot be loaded.
     """
     length = max(SHORTEST, 1 << round(np.log2(max(row_tokens, 1))))
     length = SHORTEST if kind == "writing" else min(length, position_limit(ref) or length)

@@ -198,10 +198,7 @@ def _says(counted: _Counted, learned: Sequence[Message]) -> bool:
 
 
 def _same(ours: Sequence[str], theirs: Sequence[str], asked: Sequence[str]) -> bool:
-    """Tell whether what counts is what is marked, which may begin with what the template writes before an answer.
-
-    What it writes is no text of a turn that was ``asked``.
-    """
+    """Tell whether what counts is what is marked, but for what the template, and no turn ``asked``, says first."""
     if len(ours) != len(theirs):
         return False
     for one, other in zip(ours, theirs, strict=True):

@@ -17,10 +17,7 @@ STORE_EVERY_S = 10.0
 
 
 class Found(NamedTuple):
-    """What was found at once.
-
-    ``rows``: for each of the ``positions`` what was found, by kind; ``tokens`` count for the step at work.
-    """
+    """For each of the ``positions`` what was found at once, by kind; ``tokens`` count for the step at work."""
 
     positions: Sequence[int]
     rows: Sequence[Mapping[str, Row]]

@@ -41,11 +41,7 @@ def planned(rendered: Sequence[Rendered], *, batch_tokens: int) -> list[list[int
     """Return batches of positions, the longest examples first; those without a response token cost no pass.
 
     They are made from all examples, before looking at the store: a run that goes on after a crash computes the same
-    batches as an unbroken one, hence the same bits.
-
-    Args:
-        rendered: n examples.
-        batch_tokens: Most tokens of a batch, padding included; a longer example is a batch of its own.
+    batches as an unbroken one, hence the same bits. Padding counts; a longer example is a batch of its own.
     """
     scored = [position for position, example in enumerate(rendered) if example.mask.any()]
     questions = {place: rendered[place].ids[: rendered[place].mask.argmax()].tobytes() for place in scored}

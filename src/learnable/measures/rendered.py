@@ -10,11 +10,9 @@ from learnable.types import AnswerHeader, Rendered
 
 
 def lengths(rendered: Sequence[Rendered]) -> pl.DataFrame:
-    """Return what rendering alone tells.
+    """Return ``id``, ``tokens`` (prompt and response), ``response_tokens`` and ``truncated``, as rendering tells.
 
-    Returns:
-        A frame with ``id``, ``tokens`` (prompt and response), ``response_tokens``, ``truncated``, and ``undefined``:
-        why an example has no loss, null where it has one.
+    ``undefined`` says why an example has no loss, null where it has one.
     """
     columns = {"id": pl.String, "tokens": pl.Int64, "response_tokens": pl.Int64, "truncated": pl.Boolean}
     rows = [
@@ -36,11 +34,8 @@ def _why_empty(example: Rendered) -> str | None:
 def answers_alone(rendered: Sequence[Rendered], *, header: AnswerHeader) -> list[Rendered]:
     """Return the same response tokens without what they answer: each answer behind the header of an answer.
 
-    Args:
-        rendered: n examples.
-        header: See ``Renderer.answer_header``; where other marks stand before an answer, such as another beginning of a
-            thought, they are its header. Without one the first token of an answer would have nothing to be predicted
-            from, and the two losses of IFD would not be over the same tokens.
+    Other marks before an answer than in ``Renderer.answer_header`` are its header. Without one the first token would
+    have nothing to be predicted from, and the two losses of IFD would not be over the same tokens.
     """
     return [_alone(example, header) for example in rendered]
 

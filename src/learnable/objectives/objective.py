@@ -10,14 +10,11 @@ if TYPE_CHECKING:
 class Objective(Protocol):
     """What a training lowers: the twin of a scorer, with a gradient; hyperparameters are its fields.
 
-    A batch has n examples of m answers each: one for most methods, chosen and rejected for preferences.
-    The training takes ``d loss / d nll`` of each answer from the formula, and so needs no answer beside another: a batch
-    of any size is computed in pieces that fit the memory.
+    A batch has n examples of m ``answers`` each: one for most methods, chosen and rejected for preferences. The training
+    takes ``d loss / d nll`` of each answer, and so computes a batch of any size in pieces that fit the memory.
 
-    ``needs`` names the columns that are read beside ``response_tokens``, which is always there.
-    ``answers`` is m.
-    ``linear`` says that the gradient does not depend on the nll. Any other objective takes a pass without gradients
-    first, unless the batch is one piece.
+    ``needs`` names the columns that are read beside ``response_tokens``, which is always there. ``linear`` says that
+    the gradient does not depend on the nll; else a batch of several pieces takes a pass without gradients first.
     """
 
     needs: ClassVar[tuple[str, ...]]
@@ -25,9 +22,4 @@ class Objective(Protocol):
     linear: ClassVar[bool]
 
     def __call__(self, nll: "torch.Tensor", columns: Mapping[str, "torch.Tensor"]) -> "torch.Tensor":
-        """Return the loss of a batch, a scalar.
-
-        Args:
-            nll: Summed over the response tokens of each answer, in nats, (n, m).
-            columns: By name, (n, m) each: those in ``needs``, and ``response_tokens``.
-        """
+        """Return the loss of a batch, a scalar, of the summed nll in nats and the columns by name, (n, m) each."""

@@ -173,11 +173,7 @@ def write_frame(frame: pl.DataFrame, path: Path, *, hint: str = ELSEWHERE) -> No
 
 
 def write_json_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
-    """Write JSON objects, each on a line.
-
-    Raises:
-        DiskError: If it cannot be written.
-    """
+    """Write JSON objects, each on a line, as ``replacing`` does."""
     with replacing(path) as part, part.open("w", encoding="utf-8") as out:
         out.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
 

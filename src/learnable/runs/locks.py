@@ -13,12 +13,7 @@ from learnable.runs.files import ELSEWHERE, disk_errors
 
 @contextmanager
 def locked(path: Path, *, waits: bool = True, hint: str = ELSEWHERE) -> Iterator[None]:
-    """Hold a lock within the block.
-
-    Args:
-        path: Its file.
-        waits: Whether to wait for whoever holds it.
-        hint: What to do where it cannot be made.
+    """Hold a lock, which is the file ``path``, within the block; ``hint`` says what to do where it cannot be made.
 
     Raises:
         DiskError: If the lock cannot be made.

@@ -61,13 +61,10 @@ def differences(folder: Path, record: Mapping[str, Mapping[str, Any]]) -> dict[s
 
 
 def clear(folder: Path, record: Collection[str], differing: Mapping[str, str]) -> None:
-    """Make room for outputs to be made again: all those that lie in the same part of the folder as one that differs.
+    """Make room for outputs to be made again: all in a part of the folder in which one differs.
 
-    A part is a folder in it with all that is below, such as a model of a reference, or the files in it itself. What
-    was changed may be somebody's work and is moved to ``changed/``; what is not recorded stays.
-
-    Raises:
-        DiskError: If a file cannot be moved or removed.
+    A part is a folder in it with all that is below, such as a model of a reference, or the files in it itself. What was
+    changed may be somebody's work and is moved to ``changed/``; what is not recorded stays.
     """
     parts = {_part(inside) for inside in differing}
     with disk_errors(folder):

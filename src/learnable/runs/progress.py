@@ -24,14 +24,7 @@ _heard = threading.Event()
 
 
 class ProgressBar:
-    """A piece of work: how much of it is done, and how fast. Between slow steps it goes on at the speed of those before.
-
-    Args:
-        label: What it is.
-        total: All of it.
-        done: What an earlier run did.
-        unit: What is counted.
-    """
+    """A piece of work: how much is done, and how fast; between slow steps at the speed of those before."""
 
     def __init__(self, label: str, total: int, done: int, unit: str) -> None:
         self.label, self.total, self.done, self.unit = label, total, done, unit
@@ -104,14 +97,7 @@ def _write_lines(work: ProgressBar, over: threading.Event) -> None:
 
 @contextmanager
 def bar(label: str, total: int, *, done: int = 0, unit: str = "tokens") -> Iterator[ProgressBar]:
-    """Show how far a piece of work is, with its speed and the time left.
-
-    Args:
-        label: What it is.
-        total: All of it.
-        done: What an earlier run did of it.
-        unit: What is counted.
-    """
+    """Show how far work is, of which an earlier run may have ``done`` a part, its speed and the time left."""
     console, work = Console(stderr=True), ProgressBar(label, total, done, unit)
     if console.is_interactive:
         _heard.set()

@@ -86,11 +86,7 @@ def write_outcome(outcome: Outcome, begun: Mapping[str, Any]) -> None:
 
 
 def read_outcome(folder: Path) -> Outcome:
-    """Return what a finished step left behind.
-
-    Raises:
-        StoreError: If the folder holds no finished step.
-    """
+    """Return what a finished step left behind; a StoreError says that the folder holds none."""
     if not (folder / DONE).is_file():
         begun = (folder / BEGUN).is_file()
         state = "was not finished: run the same command again" if begun else "holds no result of learnable"
@@ -113,11 +109,7 @@ def read_outcome(folder: Path) -> Outcome:
 
 
 def check_outputs(folder: Path) -> None:
-    """Notice cheaply that outputs of a finished step are not as it left them; of an earlier version's, nothing is known.
-
-    Raises:
-        StoreError: If one is missing or has changed.
-    """
+    """Refuse by a StoreError, cheaply, outputs of a finished step that are not as it left them, where that is known."""
     if differing := differences(folder, known_outputs(folder)):
         raise StoreError(
             f"{folder}: {in_words(differing)} since `learnable {read_json(folder / DONE)['verb']}` wrote it",
@@ -146,11 +138,7 @@ def relative(links: Mapping[str, Path], folder: Path) -> dict[str, str]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return a JSON object.
-
-    Raises:
-        StoreError: If the file is not one.
-    """
+    """Return a JSON object; a StoreError says that the file is none."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

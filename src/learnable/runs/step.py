@@ -203,11 +203,7 @@ _AT_WORK: list[_Attempt] = []
 
 
 def note(tokens: int = 0) -> None:
-    """Write down what the steps at work have spent so far, for a later attempt should this one be killed.
-
-    Args:
-        tokens: That were computed since the last note and are kept; they count for the innermost step.
-    """
+    """Write down what the steps at work have spent, for a later attempt; new ``tokens`` count for the innermost step."""
     for number, attempt in enumerate(reversed(_AT_WORK)):
         new = tokens if number == 0 else 0
         attempt.tokens += new

@@ -31,11 +31,7 @@ class Store:
         self._seen: set[Path] = set()
 
     def missing(self, measure: Measure, ids: pl.Series) -> pl.Series:
-        """Return those of ``ids`` (n,) for which nothing is stored yet, in their order.
-
-        Raises:
-            StoreError: If a part cannot be read.
-        """
+        """Return those of ``ids`` (n,) for which nothing is stored yet, in their order."""
         parts = self._parts(measure)
         self._seen.update(parts)
         if not parts:
@@ -47,10 +43,6 @@ class Store:
         """Add a part: a frame with a column ``id`` and the measured columns, without what another run stored meanwhile.
 
         Another batch, hence another rounding, may have given another number in that run; both then use the first.
-
-        Raises:
-            DiskError: If it cannot be written, for example because the disk is full.
-            StoreError: If a part of another run cannot be read.
         """
         folder = self._folder(measure)
         with locked(folder / "write.lock", hint=ELSEWHERE):

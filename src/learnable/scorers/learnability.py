@@ -71,15 +71,10 @@ END_OF_TURN_SHARE = 0.25
 
 
 def end_of_turn_share(frame: pl.DataFrame) -> float | None:
-    """Return which share of the whole fall of the loss is that of the tokens that end a turn.
+    """Return which share of the whole fall of the loss is that of the tokens that end a turn, of rows that have both.
 
-    Args:
-        frame: ``loss_before`` and ``loss_after`` in nats per token, ``response_tokens``, ``end_nll_before`` and
-            ``end_nll_after`` in nats; rows that lack one of them do not count.
-
-    Returns:
-        The sum of the falls of the ends over the sum of the falls of the answers; None where nothing is known, or the
-        loss does not fall as a whole.
+    It is the sum of the falls of the ends over that of the answers, in nats; None where nothing is known, or the loss
+    does not fall as a whole.
     """
     fall = (numbers(frame, "loss_before") - numbers(frame, "loss_after")) * numbers(frame, "response_tokens")
     ends = numbers(frame, "end_nll_before") - numbers(frame, "end_nll_after")
@@ -163,12 +158,9 @@ class LengthMatched:
 def rank_among_lengths(
     scores: NDArray[np.floating[Any]], lengths: pl.Series, *, bins: int
 ) -> NDArray[np.float32]:
-    """Return the rank of each score among answers of about the same length, in (0, 1], float32 (n,); NaN of no score.
+    """Return the rank of each score (n,) among answers of about its length, in (0, 1], float32; NaN of no score.
 
-    Args:
-        scores: (n,); NaN is none.
-        lengths: In tokens, (n,).
-        bins: How many of equal size; equal lengths are in one.
+    The ``bins`` are of equal size; equal lengths are in one.
     """
     measured = pl.DataFrame({"score": scores, "length": lengths.cast(pl.Float64)}).fill_nan(None)
     defined = pl.all_horizontal(pl.all().is_not_null())

@@ -36,20 +36,16 @@ def fill(
     rng: np.random.Generator,
     pinned: Flags,
 ) -> Picked:
-    """Pick from each group its share of the budget.
+    """Return the rows picked from each group for its share of the budget, and their gains, best first.
 
     Args:
         ask: The method.
-        groups: The rows of each group, in ascending order.
+        groups: The rows of each group, in ascending order; several are ranked together by gain.
         tokens: Length of every row of the pool for a budget in tokens; None for one in examples.
         total: The budget.
         equal: Equal shares; else by the size of the groups.
         rng: What ``ask`` draws from.
-        pinned: Rows of the pool that are chosen already, (n,): they are not picked, and count against the share of
-            their group.
-
-    Returns:
-        The rows picked and their gains, best first; several groups are ranked together by gain.
+        pinned: Rows that are chosen already, (n,): they are not picked, and count against the share of their group.
     """
     spent = _sizes([members[pinned[members]] for members in groups], tokens)
     left = _shares_left(_sizes(groups, tokens), spent, total, equal=equal)
@@ -79,10 +75,7 @@ def _sizes(groups: list[Rows], tokens: Rows | None) -> Rows:
 
 
 def _shares_left(sizes: Rows, spent: Rows, total: int, *, equal: bool) -> list[int]:
-    """Return what is left of each group's share where a part of it is spent.
-
-    A group that has spent more than its share gets nothing, and the shares of the others are smaller for it.
-    """
+    """Return what is left of each share; a group that has spent more gets nothing, and the others less for it."""
     left = np.zeros(len(sizes), dtype=np.int64)
     within = np.ones(len(sizes), dtype=np.bool_)
     while within.any():
@@ -118,9 +111,8 @@ def _water_level(sizes: Rows, total: int) -> float:
 def _fit(ask: Ask, members: Rows, share: int, tokens: Rows, rng: np.random.Generator) -> Picked:
     """Pick rows that fit into a share of tokens.
 
-    No more fit than the shortest rows that do; but any number may be passed over between them, so that no count is
-    enough for certain. So it asks for a few, and for twice as many while the walk does not come to its end: a method
-    whose first picks do not depend on how many are asked for (all of ours) gives what it gives when asked for all.
+    Any number may be passed over, so that no count is enough for certain. It asks for a few, and for twice as many
+    while the walk does not end: the first picks of a method (all of ours) do not depend on how many are asked for.
     """
     if not len(members):
         return members, np.empty(0, dtype=np.float32)

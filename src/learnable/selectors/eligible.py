@@ -53,13 +53,8 @@ def reasons_against(
 ) -> pl.Series:
     """Return for each row why it may not be chosen, String (n,), null where it may.
 
-    Args:
-        frame: n rows with ``columns_needed``.
-        by: The score.
-        where: A condition in SQL.
-        thresholds: What a row must be within.
-        vectors: Of each row, (n, d); they must be finite.
-        columns: All there are, to name them when ``where`` asks for another.
+    ``frame`` has n rows with ``columns_needed``, ``vectors`` (n, d) must be finite, and ``columns`` are all there are,
+    to name them when ``where`` asks for another.
     """
     undefined = pl.col("undefined") if "undefined" in frame.columns else pl.lit(None, dtype=pl.String)
     rules = [(_lacks(by), pl.coalesce(undefined, pl.lit(f"{by} is undefined")))]
@@ -93,12 +88,8 @@ def with_near_duplicates(
 ) -> pl.Series:
     """Return the reasons with those against rows that are too similar to an eligible row with a higher value.
 
-    Args:
-        reasons: Why a row may not be chosen, String (n,), null for the eligible ones.
-        ids: Settle nothing, but name the row that stays.
-        values: Of each row, (n,); of equal values the first row stays.
-        vectors: Of each row, (n, d).
-        max_similarity: Largest cosine similarity to a row that stays.
+    Of equal ``values`` (n,) the first row stays, which ``ids`` name. Others of its ``vectors`` (n, d) have a cosine
+    similarity of more than ``max_similarity``.
 
     Source: SemDeDup (2303.09540) keeps one of each group of vectors this similar; it looks inside clusters only and
     keeps the one farthest from the centre, this looks everywhere and keeps the best.
@@ -148,11 +139,7 @@ def _lacks(column: str) -> pl.Expr:
 
 
 def pinned_rows(ids: pl.Series, pins: Listed) -> Flags:
-    """Return which rows of a pool are pinned, bool (n,).
-
-    Raises:
-        SelectionError: If an id is not in the pool.
-    """
+    """Return which rows of a pool are pinned, bool (n,); an id that is not in it is a SelectionError."""
     pinned = np.zeros(len(ids), dtype=np.bool_)
     for name, listed in pins.items():
         pinned |= _found(ids, name, listed).to_numpy()
@@ -160,11 +147,7 @@ def pinned_rows(ids: pl.Series, pins: Listed) -> Flags:
 
 
 def with_bans(reasons: pl.Series, ids: pl.Series, bans: Listed, *, pinned: Flags) -> pl.Series:
-    """Return the reasons with bans before all others: of several files that ban a row, the first is named.
-
-    Raises:
-        SelectionError: If an id is not in the pool, or pinned too, or nothing is left to choose.
-    """
+    """Return the reasons, bans first; refuse ids that are unknown or pinned, and a pool with nothing left."""
     banned = pl.Series("why", [None], dtype=pl.String).new_from_index(0, len(ids))
     for name, listed in bans.items():
         found = _found(ids, name, listed)

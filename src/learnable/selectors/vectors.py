@@ -40,18 +40,13 @@ def unit(vectors: Floats) -> Floats:
 
 
 def distinct(vectors: Floats, *, max_similarity: float, most: int | None = None) -> tuple[Rows, Rows, Floats]:
-    """Walk down the rows and keep each that is not too similar to one kept before it.
+    """Walk down the rows (n, d) and keep each that is not too similar to one kept before it, until ``most`` are kept.
 
     Memory is that of the vectors and of one tile; the time grows with n times the number kept.
 
-    Args:
-        vectors: The rows in the order to walk, (n, d).
-        max_similarity: Largest cosine similarity to a kept row.
-        most: Stop when so many are kept.
-
     Returns:
         The positions kept, int64 (m,); for each row the kept one it is most similar to, int64 (n,), -1 where there is
-        none before it; and that similarity, float32 (n,).
+        none before it; and that cosine similarity, float32 (n,).
     """
     units, n = unit(vectors), len(vectors)
     twin, cosine = np.full(n, -1, dtype=np.int64), np.full(n, -np.inf, dtype=np.float32)
@@ -85,10 +80,7 @@ def _note(twin: Rows, cosine: Floats, similar: Floats, to: Rows | int) -> None:
 def clusters_of(vectors: Floats, *, clusters: int, seed: int) -> Rows:
     """Return the cluster of each row by spherical k-means, int64 (n,): twenty rounds, on at most 256 rows a cluster.
 
-    Args:
-        vectors: Of any length, (n, d).
-        clusters: How many; at most one for two rows.
-        seed: Seeds where the clusters begin.
+    There is at most one cluster for two rows.
 
     Source: k-means as in faiss, begun by k-means++ (Arthur and Vassilvitskii, 2007). S2L (2403.07384) takes 100 clusters
     and 20 rounds, Mekala et al. (2402.10430) 1,000 clusters; these here go by the direction alone.

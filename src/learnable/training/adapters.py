@@ -48,14 +48,8 @@ def lora(
 ) -> LoraConfig:
     """Return the adapters that a training moves: on linear layers, and on the rows of these tokens.
 
-    A token has a row of the input embedding and one of the output embedding, which most small models share.
-
-    Args:
-        tuning: Rank and alpha.
-        network: What they go on.
-        token_ids: Tokens whose rows are trained too.
-        layers: ``linear`` takes all linear layers, ``attention`` those of attention alone: queries, keys, values, and
-            what joins the heads.
+    A token has a row of the input embedding and one of the output embedding, which most small models share. ``layers``
+    are all linear ones, or those of attention alone: queries, keys, values, and what joins the heads.
     """
     rows = {}
     if token_ids:
@@ -81,9 +75,6 @@ def save_whole(ref: ModelRef, adapter: Path, folder: Path) -> None:
     """Write a model with its adapter merged into the weights: a folder that plain transformers loads.
 
     Weights are added in float32 and rounded once, to the dtype of ``ref``. A folder that is there is kept.
-
-    Raises:
-        DiskError: If it cannot be written.
     """
     if (folder / "config.json").is_file():
         return

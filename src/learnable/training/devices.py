@@ -58,11 +58,8 @@ def join(meeting: Path | None = None) -> None:
     """Under a launcher such as torchrun, become the main process, or train with it until it ends.
 
     In the main process, and without a launcher, this returns at once. The others end in it, without an error, when
-    the main process ends. Call it before anything is read or written.
-
-    Args:
-        meeting: A file through which processes of this machine find each other; else they do so over the network, as
-            the launcher says: whoever reaches its port can give them orders.
+    the main process ends. Call it before anything is read or written. Processes find each other through the file
+    ``meeting``, else over the network, as the launcher says: whoever reaches its port can give them orders.
     """
     global _store
     if processes_here() == 1 or _store is not None:
@@ -94,13 +91,10 @@ def join(meeting: Path | None = None) -> None:
 
 
 def together(function: Callable[..., Any], *arguments: Any, processes: int, scratch: Path) -> Any:
-    """Call a function in all processes at once, and return what it returns in the main one.
+    """Call a function of a module in all processes at once, and return what it returns in the main one.
 
-    Args:
-        function: A function of a module.
-        arguments: Its arguments, which are sent to the other processes.
-        processes: How many to start, on this machine. Under a launcher its processes are taken; with 1, this one.
-        scratch: A folder for what goes between the processes that are started.
+    So many ``processes`` are started on this machine, and meet in the folder ``scratch``. Under a launcher its processes
+    are taken; with 1, this one.
 
     Raises:
         TrainError: If a process ends before its time.

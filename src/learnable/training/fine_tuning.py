@@ -178,8 +178,8 @@ def _needed(
     undefined = found.filter(pl.any_horizontal(pl.col(needs).is_null() | pl.col(needs).is_nan()))["id"]
     if len(undefined):
         raise TrainError(
-            f"{name} needs {', '.join(needs)} of every answer, and {len(undefined):,} of {ids.height:,} lack it, such as "
-            f"{undefined[0][:8]}"
+            f"{name} needs {', '.join(needs)} of every answer, and {len(undefined):,} of {ids.height:,} lack it, "
+            f"such as {undefined[0][:8]}"
         )
     return {column: found[column].cast(pl.Float32).to_numpy(writable=True) for column in needs}
 
@@ -238,8 +238,9 @@ def _fine_tune(job: _Job) -> Trained:
         with disk_errors(job.folder):
             trained = _trained(job)
     except torch.cuda.OutOfMemoryError as error:
+        longest = max(len(row.ids) for row in job.rows)
         raise TrainError(
-            f"training does not fit the GPU's memory (longest example: {max(len(row.ids) for row in job.rows):,} tokens)",
+            f"training does not fit the GPU's memory (longest example: {longest:,} tokens)",
             hint="lower max_length, or take a smaller model or dtype; the same command goes on from the last checkpoint",
         ) from error
     _give_back_memory()

@@ -30,8 +30,7 @@ def response_nll(
     its gradient: what is held is one chunk, however long the responses are.
 
     Args:
-        network: A causal language model; its attention follows the layout of the piece (``attending``), also while
-            gradients are taken.
+        network: A causal language model; its attention follows the layout of the piece, also while gradients are taken.
         piece: See ``batches.inputs_of``.
         count: Rows of the whole batch, n.
         forward: What to call for the pass over the piece: the network, or what wraps it for several devices.
@@ -39,9 +38,6 @@ def response_nll(
 
     Returns:
         float32 (n,), which a gradient can be taken of; 0 for an example without response tokens, or of another piece.
-
-    Raises:
-        TrainError: If the output layer is never called.
     """
     ids, targets = piece["input_ids"], piece["targets"]
     head = network.get_output_embeddings()

@@ -47,17 +47,10 @@ class TrainingPasses:
 
     @contextmanager
     def over(self, piece: Sequence[Member], model: Any, *, count: int) -> Iterator[tuple[torch.Tensor, Any]]:
-        """Give the nll of a piece, and what uneven use of experts adds for each of its response tokens.
+        """Give the nll of a piece, float32 (n,), and what uneven use of experts adds for each of its response tokens.
 
-        Gradients are taken within the block: states that are computed again for them need the layout too.
-
-        Args:
-            piece: The rows.
-            model: What to call: the network, or what wraps it for several devices.
-            count: Rows of the whole batch, n.
-
-        Yields:
-            float32 (n,), 0 for rows of other pieces; a scalar, 0 where there are no experts.
+        Gradients are taken within the block: states that are computed again for them need the layout too. ``model``
+        is the network, or what wraps it for several devices; rows of the batch of n that are not in the piece have 0.
         """
         layout = (packed if self._packs else padded)([member.example for member in piece])
         if self._chooses_attention and layout.segments is None:

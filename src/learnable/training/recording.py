@@ -46,12 +46,7 @@ class RecordLosses(TrainerCallback):
             raise UsageError("an id is given twice", hint="give each row an id of its own, or leave ids out")
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        """Measure what the model knows before it is trained.
-
-        Raises:
-            TrainError: If the training goes on from a checkpoint and nothing was written before it began.
-            UsageError: If the rows have no labels or no number, or a batch joins several.
-        """
+        """Measure what the model knows before it is trained; refuse to go on from a checkpoint without that."""
         if state.global_step and not self._path.is_file():
             raise TrainError(
                 f"the training goes on from step {state.global_step:,}, and {self._path} with the losses before "
@@ -62,11 +57,7 @@ class RecordLosses(TrainerCallback):
             self._write(state, self._measured(args, given).rename({"loss": "loss_before"}))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        """Measure what the model knows now.
-
-        Raises:
-            TrainError: If the rows are not those that were measured before.
-        """
+        """Measure what the model knows now; refuse rows that are not those that were measured before."""
         before, after = pl.read_parquet(self._path), self._measured(args, given)
         same = ["id", *COUNTS]
         if not before.select(same).equals(after.select(same)):

@@ -55,11 +55,7 @@ class References:
     def last_epoch_loss(self, frame: pl.DataFrame) -> pl.Series:
         """Return the loss per response token of the last epoch in nats, float32 (n,), NaN where it is undefined.
 
-        Args:
-            frame: n rows with ``id`` and ``response_tokens``.
-
-        Raises:
-            TrainError: If an example was not trained on, or was cut off elsewhere.
+        ``frame`` has n rows with ``id`` and ``response_tokens``. What was not trained on to this length is an error.
         """
         if self.last_epoch is None:
             raise TrainError("the losses of the last epoch were not kept", hint=_KEEP_OR_PASS)
@@ -209,11 +205,7 @@ def _write(folder: Path, assignment: pl.DataFrame, names: Sequence[str], kind: K
 
 
 def read_reference(folder: Path) -> References:
-    """Return the models of a reference folder.
-
-    Raises:
-        TrainError: If the folder holds no finished reference.
-    """
+    """Return the models of a reference folder; a TrainError says that it holds none."""
     try:
         known = json.loads((folder / "reference.json").read_text(encoding="utf-8"))
         assignment = pl.read_parquet(folder / "assignment.parquet")

@@ -23,18 +23,12 @@ class Sampler(Protocol):
 
 @runtime_checkable
 class AdaptiveSampler(Sampler, Protocol):
-    """A sampler whose batches depend on the losses that were met, such as an online mixture of sources.
-
-    A training that goes on calls ``load`` instead of showing the steps again.
-    """
+    """A sampler whose batches depend on the losses that were met; a training that goes on calls ``load``."""
 
     def observe(self, step: int, examples: Sequence[int], nll: NDArray[np.float32]) -> None:
         """Take note of a step that was done.
 
-        Args:
-            step: Counts from 0.
-            examples: What ``batch`` returned, (n,).
-            nll: Of each answer before the step learned it, float32 (n, m).
+        ``examples`` is what ``batch`` returned, (n,); ``nll`` that of each answer before the step, float32 (n, m).
         """
 
     def state(self) -> dict[str, Any]:

@@ -36,10 +36,7 @@ def kinds_of(columns: Collection[str], role: Role) -> list[MeasureKind]:
 def known_beside(kinds: Collection[MeasureKind], role: Role, *, ends: bool) -> list[MeasureKind]:
     """Return the kinds whose numbers the passes of others give at no cost under a role.
 
-    Args:
-        kinds: What is measured.
-        role: What it is measured under.
-        ends: Whether the tokens that end a turn are told apart, as where models are compared.
+    ``ends`` says whether the tokens that end a turn are told apart, as where models are compared.
     """
     launches = {kind.launch for kind in kinds}
     given = [kind for kind in MEASURES.values() if kind.launch in launches and role in kind.columns.values()]

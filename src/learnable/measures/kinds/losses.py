@@ -19,11 +19,9 @@ def token_nll(network: Any, rendered: Sequence[Rendered], layout: Any) -> Awaite
 
 
 def end_of_turn(example: Rendered, end_ids: Collection[int]) -> NDArray[np.bool_]:
-    """Return which response tokens of an example end a turn, bool (R,): the last one of an answer, where it is one.
+    """Return which of the R response tokens of an example end a turn, bool (R,): the last of an answer, where it is one.
 
-    Args:
-        example: R tokens of it count.
-        end_ids: Tokens that end a turn, see ``Renderer.end_ids``. An answer that was cut off ends with none.
+    An answer that was cut off ends with none of ``end_ids``, see ``Renderer.end_ids``.
     """
     counted = np.flatnonzero(example.mask)
     ends: NDArray[np.bool_] = np.append(np.diff(counted) > 1, True)[: len(counted)]
