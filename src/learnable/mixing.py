@@ -106,7 +106,15 @@ def _dmt(material: Material, seed: int) -> Mixture:
 
 
 def _leverage(material: Material, seed: int) -> Mixture:
-    return _one_stage([_anchored(example, material.mixing.anchor) for example in material.task])
+    rows = []
+    for example in material.task:
+        messages = list(example.messages)
+        first = next(position for position, turn in enumerate(messages) if turn.role == "user")
+        anchored = f"{material.mixing.anchor}\n\n{messages[first].content}"
+        messages[first] = replace(messages[first], content=anchored)
+        identity, meta = example_id(messages, tools=example.tools), {"parent": example.id, "by": "leverage"}
+        rows.append(replace(example, id=identity, messages=tuple(messages), meta=meta))
+    return _one_stage(rows)
 
 
 class Blend(NamedTuple):
@@ -231,15 +239,3 @@ def _needed(rows: Sequence[Example], option: str, purpose: str) -> Sequence[Exam
             hint="make them with `learnable diversify`, or leave that arm out",
         )
     return rows
-
-
-def _anchored(example: Example, anchor: str) -> Example:
-    first = next(position for position, turn in enumerate(example.messages) if turn.role == "user")
-    messages = list(example.messages)
-    messages[first] = replace(messages[first], content=f"{anchor}\n\n{messages[first].content}")
-    return replace(
-        example,
-        id=example_id(messages, tools=example.tools),
-        messages=tuple(messages),
-        meta={"parent": example.id, "by": "leverage"},
-    )

@@ -107,13 +107,7 @@ def settings_of(factory: type[Any]) -> dict[str, Any]:
 
 
 def typed(name: str, known: Mapping[str, Any], settings: Mapping[str, str]) -> dict[str, Any]:
-    """Return settings that were written as text in their types.
-
-    Args:
-        name: What they are of, for errors.
-        known: Types by name of the setting.
-        settings: As they were written.
-    """
+    """Return settings that were written as text in their types, ``known`` by name; ``name`` is for errors."""
     from pydantic import TypeAdapter, ValidationError
 
     found: dict[str, Any] = {}

@@ -33,15 +33,9 @@ _WORDS = _TEXT.split()
 
 
 def tiny_model(folder: Path, *, template: str | None = CHATML, seed: int = 0) -> Path:
-    """Write a Llama of about 30,000 parameters, with its tokenizer, that loads like any model folder.
+    """Write a Llama of about 30,000 parameters, with its tokenizer, that loads like any model folder; return the folder.
 
-    Args:
-        folder: Where to write it.
-        template: Its chat template; None makes it a base model.
-        seed: Seeds the weights.
-
-    Returns:
-        The folder.
+    Without a chat ``template`` it is a base model; ``seed`` seeds the weights.
     """
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers

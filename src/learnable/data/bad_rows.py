@@ -21,9 +21,7 @@ _VALUE = re.compile(r"0x[0-9a-f]+|\d+")
 class BadRows:
     """What is wrong with the rows of one input: a file, or the files of a folder or a pattern.
 
-    Args:
-        name: What the input is called.
-        most: Share of its rows that may be bad, from 0 to 1.
+    ``most`` is the share of its rows that may be bad, from 0 to 1.
     """
 
     name: str

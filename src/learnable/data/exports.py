@@ -50,11 +50,10 @@ def write_export(
         trainer: Who reads them.
         model: The model to train: a hub id, or a folder.
         max_length: Longest example in tokens; longer ones are cut, as they were when scored.
-        chat_template: Template that was chosen instead of the model's own. LLaMA-Factory takes templates of its own only.
+        chat_template: Template that was chosen instead of the model's own. LLaMA-Factory takes none but its own.
 
     Raises:
         DataError: If an id is not in the pool, or the trainer would leave out a conversation or a part of it.
-        DiskError: If the folder cannot be written.
 
     Source: the keys are those of TRL 1.16, LLaMA-Factory (``data/README.md``) and Axolotl (``docs/dataset-formats``).
     """

@@ -83,12 +83,10 @@ def format_of(keys: Sequence[str]) -> RowFormat | None:
 def find_layout(
     row: Row, *, format: str | None = None, columns: Mapping[str, Sequence[str]] | None = None
 ) -> ColumnLayout:
-    """Return how the columns of a row make a conversation; it is the same for all rows with values in the same columns.
+    """Return how the columns of a row make a conversation: the same for all rows with values in the same columns.
 
-    Args:
-        row: A row; a key without a value counts only when nothing else fits.
-        format: Name of the format; found from the keys when not given.
-        columns: Columns that were named, by the part that they are.
+    A key without a value counts only when nothing else fits. ``format`` and ``columns`` are those that were named; a
+    row that no format fits, or without a column that was named, is an ``UnusableRowError``.
     """
     given = {part: tuple(names) for part, names in (columns or {}).items()}
     ignored = given.pop("ignore", ())

@@ -67,9 +67,7 @@ def plain(name: str) -> str:
 def doubt(name: str, names: Iterable[str]) -> str | None:
     """Return which part of a conversation a column may hold that no format reads; None where the name says none.
 
-    Args:
-        name: Of the column, plain.
-        names: Of all columns of the row, plain.
+    ``name`` is that of the column, ``names`` are those of all columns of the row, plain.
     """
     if _MEDIA.fullmatch(name):
         return "media"

@@ -27,12 +27,7 @@ MOST_SHOWN = 12
 class Parser:
     """Turns the records of one source into conversations; their layout is looked up once for each set of keys.
 
-    Args:
-        format: Name of the format of all rows; None finds it by the keys.
-        columns: Columns that were named, by the part of a conversation that they are.
-        source_column: Column that names the source of a row, if any.
-        source: Source of rows otherwise.
-
+    ``format``, ``columns`` and ``source_column`` are those that were named; ``source`` is that of rows otherwise.
     ``formats`` counts the rows of each format; ``keys`` are all keys seen, where columns were named; ``ignored`` is
     what nothing reads of columns and of turns.
     """

@@ -34,14 +34,9 @@ def save_pool(pool: Pool, folder: Path) -> None:
 
 
 def load_pool(folder: Path, *, conversations: bool = True) -> Pool:
-    """Read what ``save_pool`` wrote.
+    """Read what ``save_pool`` wrote; a ``DataError`` where something is missing or broken.
 
-    Args:
-        folder: Where it was written.
-        conversations: False leaves them on disk, and ``examples`` without a row: writing chosen rows needs none.
-
-    Raises:
-        DataError: If something is missing or broken.
+    Without ``conversations`` they stay on disk, and ``examples`` has no row: writing chosen rows needs none.
     """
     try:
         content = json.loads((folder / POOL_FILE).read_text(encoding="utf-8"))
@@ -86,12 +81,8 @@ def readable(examples: pl.DataFrame) -> pl.DataFrame:
 def hold_out(pool: Pool, *, share: float) -> tuple[Pool, list[Example]]:
     """Set a share of each source aside, drawn by a hash of the prompts; all answers to one prompt go together.
 
-    Args:
-        pool: All rows.
-        share: Between 0 and 1; of the distinct prompts of every source, rounded.
-
-    Returns:
-        The pool without them, their rows marked as held out; and the examples, in the order of the pool.
+    The share, from 0 to 1, is of the distinct prompts of every source, rounded. Returned are the pool without the rows
+    set aside, which it marks as held out, and their examples, in the order of the pool.
     """
     keys = [prompt_key(example, draw="held out") for example in pool.iter_examples()]
     prompts = pl.Series("prompt", keys, dtype=pl.String)

@@ -23,10 +23,8 @@ _ALTERNATIVE_ANSWERS = ("computers", "emotion")
 def starter_rows(*, limit: int | None = STARTER_ROWS) -> Iterator[dict[str, Any]]:
     """Yield distinct conversations as rows with ``messages`` and ``source`` (the topic, such as ``trivia``).
 
-    The subset is the same on every machine: each topic gives its share, the rows with the smallest content hash.
-
-    Args:
-        limit: Number of rows; None for all of them.
+    The subset is the same on every machine: each topic gives its share of ``limit`` (None for all rows), the rows with
+    the smallest content hash.
     """
     topics: dict[str, dict[str, list[dict[str, Any]]]] = {}
     taken: set[str] = set()

@@ -35,11 +35,7 @@ def starter_task_rows(split: Literal["train", "test"]) -> Iterator[dict[str, Any
     A user turn is a message, an empty line and an instruction; the answer is a JSON object with the keys ``thought``
     and ``topic``. The 60 rows of ``train`` share one instruction, as a real task set does; the 40 of ``test`` hold
     other messages, each asked in one of eight other wordings. Topics are equally frequent in both, and so are the
-    wordings in each topic. Hashes of the texts decide what is taken and where it stands: the rows are the same on
-    every machine.
-
-    Args:
-        split: ``train`` or ``test``.
+    wordings in each topic. Hashes of the texts decide what is taken and where it stands, on every machine the same.
     """
     questions: dict[str, str] = {}
     for topic, messages in _messages().items():

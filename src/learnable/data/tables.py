@@ -60,9 +60,7 @@ def _check_columns(schema: pa.Schema, path: str) -> None:
 def open_table(kind: str, path: str) -> Iterator[tuple[Iterator[pa.RecordBatch], Callable[..., Any]]]:
     """Open a table, and give its batches of at most ``BATCH_ROWS`` rows and what opens a file of its kind for writing.
 
-    Args:
-        kind: ``parquet`` or ``arrow``: a stream, as ``datasets`` writes it, or a file (Feather).
-        path: The file.
+    An ``arrow`` file is a stream, as ``datasets`` writes it, or a file (Feather).
     """
     with ExitStack() as stack:
         if kind == "parquet":

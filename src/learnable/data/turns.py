@@ -49,8 +49,7 @@ _THOUGHTS = ("thinking", "reasoning")
 class Turns:
     """Reads the turns of one conversation, and the tools among them.
 
-    Args:
-        ignored: Collects what turns have that nothing reads, such as ``messages[].timestamp``.
+    ``ignored`` collects what turns have that nothing reads, such as ``messages[].timestamp``.
     """
 
     def __init__(self, ignored: set[str]) -> None:

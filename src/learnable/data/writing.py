@@ -29,11 +29,6 @@ def write_rows(pool: Pool, ids: Collection[str], folder: Path) -> list[Path]:
     An output has the name, the kind and the columns of its input, and the rows in the order of the input; a hub
     dataset and the starter set become ``.jsonl``. Of duplicates only the first row is written.
 
-    Args:
-        pool: What the rows were read from.
-        ids: Ids of the examples to write, in any order.
-        folder: Where the outputs go; made if it is not there.
-
     Raises:
         DataError: If an id is not in the pool, an input is missing or has changed, or the folder cannot be written.
     """
@@ -61,12 +56,7 @@ def write_dropped(pool: Pool, selection_dropped: pl.DataFrame | None, path: Path
     """Write one JSON line for every row that was not kept, in the order of the rows, and return their number.
 
     A line has ``file``, ``line`` (null where files have no lines), ``row`` (1-based), ``id`` (null for a row that
-    could not be read) and ``reason``.
-
-    Args:
-        pool: The rows, with unusable ones and duplicates.
-        selection_dropped: Columns ``id`` and ``reason`` of the examples that were not selected; None if none were.
-        path: The file to write.
+    could not be read) and ``reason``. ``selection_dropped`` has ``id`` and ``reason`` of the examples not selected.
 
     Raises:
         DataError: If an id is not in the pool, or the file cannot be written.
