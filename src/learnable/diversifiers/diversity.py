@@ -26,9 +26,7 @@ class Diversity:
 def diversity(
     texts: Sequence[str], vectors: NDArray[np.float32], *, of: int | None = None, seed: int = 0
 ) -> Diversity:
-    """Return the figures of a set of texts.
-
-    The more texts, the more words come again: distinct-n can only be compared between sets of one size.
+    """Return the figures of a set of texts; distinct-n can only be compared between sets of one size.
 
     Args:
         texts: n texts.
@@ -56,15 +54,10 @@ def diversity(
 def mean_distance(vectors: NDArray[np.float32]) -> float:
     """Return the mean of 1 - cosine over all pairs of different rows, in [0, 2].
 
-    Rows that are NaN or zero have no direction and are left out; NaN when fewer than two are left. The pairs are not
-    formed: the squared length of the sum of m unit vectors is m and twice the sum of their cosines.
-
-    Args:
-        vectors: (n, d).
+    Rows of (n, d) that are NaN or zero have no direction and are left out; NaN when fewer than two are left. The pairs
+    are not formed: the squared length of the sum of m unit vectors is m and twice the sum of their cosines.
     """
-    rows = vectors.astype(np.float64)
-    lengths = np.linalg.norm(rows, axis=1)
-    rows = rows[lengths > 0] / lengths[lengths > 0, None]  # (m, d)
+    rows, _ = _directions(vectors)
     m = len(rows)
     if m < 2:
         return float("nan")
@@ -92,18 +85,12 @@ def plane(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return the two coordinates in which the rows differ most, (n, 2): principal components of their directions.
 
     The component of each axis that is largest in size points up, so that a map is the same on every machine. Rows
-    without a direction (NaN or zero) have none here; an axis along which nothing differs is 0.
-
-    Args:
-        vectors: (n, d).
+    of (n, d) without a direction (NaN or zero) have none here; an axis along which nothing differs is 0.
     """
-    rows = vectors.astype(np.float64)
-    lengths = np.linalg.norm(rows, axis=1)
-    there = lengths > 0
-    coordinates = np.full((len(rows), 2), np.nan)
-    if not there.any():
+    units, there = _directions(vectors)
+    coordinates = np.full((len(there), 2), np.nan)
+    if not len(units):
         return coordinates
-    units = rows[there] / lengths[there, None]
     centred = units - units.mean(axis=0)
     _, _, axes = np.linalg.svd(centred, full_matrices=False)
     axes = axes[:2]
@@ -112,3 +99,11 @@ def plane(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
     found[:, : len(axes)] = centred @ (axes * np.where(largest < 0, -1.0, 1.0)[:, None]).T
     coordinates[there] = found
     return coordinates
+
+
+def _directions(vectors: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return the rows that have a direction, at unit length (m, d), and which ones they are (n,)."""
+    rows = vectors.astype(np.float64)
+    lengths = np.linalg.norm(rows, axis=1)
+    there: NDArray[np.bool_] = lengths > 0
+    return rows[there] / lengths[there, None], there

@@ -59,15 +59,9 @@ class Drawing:
     def answers(
         self, conversations: Sequence[Sequence[Message]], *, seeds: Sequence[int], label: str
     ) -> list[Answer]:
-        """Return the next answer to each conversation.
+        """Return the next answer to each of n conversations, which end before it; see ``refusal`` for too long ones.
 
-        Args:
-            conversations: n conversations that end before the answer; see ``refusal`` for those too long to answer.
-            seeds: One per conversation.
-            label: Shown beside the progress.
-
-        Returns:
-            n answers; ``UNANSWERED`` for one that a server failed to give, which is asked for again in the next run.
+        It is ``UNANSWERED`` where a server failed to give one, which is asked for again in the next run.
 
         Raises:
             ModelError: If the generator cannot be reached, or the chat template refuses a conversation.
@@ -87,11 +81,7 @@ class Drawing:
         )
 
     def questions(self, *, seeds: Sequence[int], label: str) -> list[Answer]:
-        """Return user turns that the generator writes itself.
-
-        Args:
-            seeds: One per question.
-            label: Shown beside the progress.
+        """Return user turns that the generator writes itself, one for each seed.
 
         Raises:
             UsageError: If the generator is a server, which cannot begin a user's turn, or a question does not fit.

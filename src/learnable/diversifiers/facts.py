@@ -196,11 +196,7 @@ class Facts:
 
 
 def _texts_of(path: str) -> list[str]:
-    """Return the documents of a file.
-
-    Raises:
-        DataError: If it cannot be read, or a row of it has no text.
-    """
+    """Return the documents of a file; ``DataError`` if it cannot be read, or a row of it has no text."""
     if suffix_of(path) is None:
         try:
             return [Path(path).read_text(encoding="utf-8")]

@@ -94,11 +94,7 @@ class Neighbours:
 
 
 class Avoided:
-    """Examples that what is generated must keep away from: the task, evaluation sets.
-
-    Args:
-        examples: Any number; none avoids nothing.
-    """
+    """Examples that what is generated must keep away from: the task, evaluation sets; none avoids nothing."""
 
     def __init__(self, examples: Sequence[Example] = ()) -> None:
         self._texts = spoken((example.id, example.messages) for example in examples)
@@ -109,9 +105,6 @@ class Avoided:
 
         It is refused when its user turns are those of an avoided example or nearly so, or when ``OVERLAP`` words in a
         row of its user turns or answers stand in one.
-
-        Args:
-            conversations: n conversations, with or without their answers.
         """
         reasons: list[str | None] = [None] * len(conversations)
         if self._texts.is_empty():

@@ -39,12 +39,9 @@ class LocatedInstruction:
 
 @dataclass(frozen=True, kw_only=True)
 class Instructions:
-    """The instructions of a task.
+    """The instructions of a task: the end at which they stand, or ``whole``, and the place in each example.
 
-    Args:
-        where: The end at which they stand, or ``whole``.
-        places: One per example, in their order.
-        uncertain: How many turns of several paragraphs are taken whole because nothing told the instruction apart.
+    ``uncertain``: how many turns of several paragraphs are taken whole because nothing told the instruction apart.
     """
 
     where: Literal["first", "last", "whole"]
@@ -100,11 +97,7 @@ def find_instructions(examples: Sequence[Example], *, where: Where = "auto") -> 
 
 
 def first_user_turn(example: Example) -> str:
-    """Return the first user turn of an example.
-
-    Raises:
-        DataError: If there is none, or it has no text.
-    """
+    """Return the first user turn of an example; ``DataError`` if there is none, or it has no text."""
     turn = next((turn.content for turn in example.messages if turn.role == "user"), "")
     if not turn.strip():
         raise DataError(
@@ -128,11 +121,7 @@ def reworded(example: Example, content: str, meta: Mapping[str, Any]) -> Example
 
 
 def _recurring_end(paragraphs: Sequence[Sequence[str]]) -> Literal["first", "last"] | None:
-    """Return the end at which the paragraphs of turns recur; None where the whole turn has to do.
-
-    Raises:
-        DataError: If there is one row only, and it has several paragraphs.
-    """
+    """Return the end at which the paragraphs of turns recur; None where the whole turn has to do."""
     if all(len(of_turn) == 1 for of_turn in paragraphs):
         return None
     if len(paragraphs) == 1:

@@ -73,11 +73,7 @@ class Ledger:
     def shortfall(self, asked: int, got: int, *, of: str, what: str = "") -> list[str]:
         """Return the sentence that says how many there are less than asked for, and why; nothing if they are as many.
 
-        Args:
-            asked: How many were asked for.
-            got: How many there are.
-            of: How many there were to choose from, such as ``1,500 draws``.
-            what: Stands before it.
+        ``of`` says how many there were to choose from, such as ``1,500 draws``; ``what`` stands before the sentence.
         """
         if got >= asked:
             return []

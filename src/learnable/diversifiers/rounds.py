@@ -78,7 +78,7 @@ def until_enough(
     failed, is not asked for again.
 
     Args:
-        things: m things with distinct texts.
+        things: m things with distinct texts, each of which gets a list.
         n: How many to accept for each.
         seed: Seeds the draws.
         draw: Asks the generator.
@@ -86,9 +86,6 @@ def until_enough(
         take: Makes something of a thing, what was drawn and what was accepted for it before, or raises ``Refused``.
         ledger: Told of every refusal.
         label: Shown beside the progress.
-
-    Returns:
-        m lists.
     """
     taken: list[list[Taken[Made]]] = [[] for _ in things]
     drawn, closed = [0] * len(things), set[int]()

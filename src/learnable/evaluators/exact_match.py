@@ -6,24 +6,16 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from learnable.errors import UsageError, did_you_mean
+from learnable.evaluators import reading
 from learnable.evaluators.extraction import amount, last_number, letter, normalised
 from learnable.evaluators.kinds import ungraded
-from learnable.evaluators.reading import (
-    REFERENCES,
-    Item,
-    Row,
-    RowSettings,
-    answered,
-    asked,
-    with_reference,
-)
 from learnable.types import Example, Grade
 
 _EXTRACTORS: dict[str, Callable[[str], str]] = {"number": last_number, "letter": letter, "text": normalised}
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExactMatch(RowSettings):
+class ExactMatch(reading.RowSettings):
     """Whether the final answer of a completion is the reference's.
 
     Args:
@@ -58,10 +50,12 @@ class ExactMatch(RowSettings):
                 hint=hint,
             )
 
-    def item(self, row: Row) -> Item:
+    def item(self, row: reading.Row) -> reading.Item:
         """Return a row with a question and a reference (``final``, ``answer`` ...), or with ``messages``."""
-        question = asked(row, self.prompt_column, suffix=self.suffix)
-        return with_reference(question, answered(row, self.answer, ("final", *REFERENCES)))
+        question = reading.asked(row, self.prompt_column, suffix=self.suffix)
+        return reading.with_reference(
+            question, reading.answered(row, self.answer, ("final", *reading.REFERENCES))
+        )
 
     def grade(self, example: Example, completion: str) -> Grade:
         """Return 1 or 0; NaN when the reference holds no answer."""

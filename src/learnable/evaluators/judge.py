@@ -6,16 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from learnable.errors import UsageError
+from learnable.evaluators import reading
 from learnable.evaluators.kinds import Kind, ungraded
-from learnable.evaluators.reading import (
-    Item,
-    Row,
-    RowSettings,
-    answered,
-    asked,
-    question_of,
-    with_reference,
-)
 from learnable.servers import Reply, ServerGenerator
 from learnable.settings import Sampling
 from learnable.types import Example, Grade, Message
@@ -31,7 +23,7 @@ SYSTEM = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judge(RowSettings):
+class Judge(reading.RowSettings):
     """Which of two models answers better, by a third one.
 
     Each pair is judged twice, with the answers swapped. A win is one in both orders, 1; a loss is 0; a tie, or two
@@ -73,20 +65,15 @@ class Judge(RowSettings):
         # Refuses what makes no sense as a server.
         _ = self._judging
 
-    def item(self, row: Row) -> Item:
+    def item(self, row: reading.Row) -> reading.Item:
         """Return the prompt of a row."""
-        reference = answered(row, self.answer) if self.answer is not None else ""
-        return with_reference(asked(row, self.prompt_column), reference)
+        reference = reading.answered(row, self.answer) if self.answer is not None else ""
+        return reading.with_reference(reading.asked(row, self.prompt_column), reference)
 
     def judge_pairs(
         self, examples: Sequence[Example], ones: Sequence[str], others: Sequence[str]
     ) -> list[Grade]:
-        """Return one grade per example: 1 where ``ones`` win, 0 where ``others`` win, 0.5 for a tie.
-
-        Args:
-            examples: n examples.
-            ones: Answers of one model, n.
-            others: Answers of the other model, n.
+        """Return one grade for each of n examples: 1 where ``ones`` win, 0 where ``others`` win, 0.5 for a tie.
 
         Raises:
             ModelError: If the server cannot be reached, or refuses the key or the model.
@@ -137,7 +124,7 @@ def _combined(in_order: tuple[str, str], swapped: tuple[str, str]) -> Grade:
 
 def _shown(example: Example, first: str, second: str) -> str:
     """Return what the judge reads."""
-    question = question_of(example)
+    question = reading.question_of(example)
     named = len(question) > 1
     turns = "\n\n".join(f"{turn.role}: {turn.content}" if named else turn.content for turn in question)
     reference = str(example.meta.get("reference") or "")

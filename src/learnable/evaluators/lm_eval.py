@@ -115,12 +115,7 @@ def _item(path: str, name: str, task: Any, number: int, doc: Any) -> Example:
 
 
 def _loaded(path: str) -> tuple[Any, dict[str, Any]]:
-    """Return lm-eval's manager of tasks, and the named tasks.
-
-    Raises:
-        UsageError: If there is no such task.
-        DataError: If it cannot be loaded, for whatever reason lm-eval gives.
-    """
+    """Return lm-eval's manager of tasks, and the named tasks; an error if there is none, or it cannot be loaded."""
     manager_of = _needed("lm_eval.tasks").TaskManager
     file = Path(path)
     if file.suffix in (".yaml", ".yml"):
@@ -143,11 +138,7 @@ def _loaded(path: str) -> tuple[Any, dict[str, Any]]:
 
 
 def _value(task: str, metric: str, sample: Mapping[str, Any], *, more_is_better: bool) -> float:
-    """Return the value of an item.
-
-    Raises:
-        UsageError: If there is none, or lower is better.
-    """
+    """Return the value of an item; ``UsageError`` if there is none, or lower is better."""
     if metric not in sample:
         raise UsageError(f"{task} has no metric {metric!r}", hint=did_you_mean(metric, sample["metrics"]))
     if not more_is_better or not isinstance(sample[metric], int | float):

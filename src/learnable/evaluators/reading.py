@@ -68,12 +68,7 @@ class RowSettings(ItemSettings):
     source_column: str | None = None
 
     def read(self, path: str | None) -> list[Example]:
-        """Return the rows as examples.
-
-        Raises:
-            DataError: If the file or a row of it cannot be read.
-            UsageError: If no path is given.
-        """
+        """Return the rows of a file as examples, see ``read_items``."""
         return read_items(
             path, self.item, evaluator=self.name, n=self.n, seed=self.seed, source_column=self.source_column
         )
@@ -99,7 +94,7 @@ def read_items(
             as ``starter-task-test``.
         item: Makes an item of a row, or raises ``ValueError`` with the reason why it cannot.
         evaluator: Its name, for messages.
-        n: How many examples to draw; None keeps all.
+        n: How many examples to draw by ``seed``; None keeps all.
         seed: Seeds the draw.
         source_column: Column that names the source of a row; the name of the file when not given.
 
@@ -160,11 +155,7 @@ def drawn(examples: Sequence[Example], *, n: int | None, seed: int) -> list[Exam
 
 
 def column(row: Row, name: str | None, usual: Sequence[str]) -> str:
-    """Return the name of the column to use: the one that is asked for, else the first usual one with a value.
-
-    Raises:
-        ValueError: If there is none.
-    """
+    """Return the name of the column to use: the one asked for, else the first usual one with a value; or ``ValueError``."""
     if name is not None:
         if name not in row:
             raise ValueError(f"no column {name!r}; {did_you_mean(name, row)}")
@@ -176,18 +167,13 @@ def column(row: Row, name: str | None, usual: Sequence[str]) -> str:
 
 
 def text(row: Row, name: str | None, usual: Sequence[str] = ()) -> str:
-    """Return the text of a column; a number is written out.
-
-    Raises:
-        ValueError: If the column is missing, empty, or neither text nor a number.
-    """
+    """Return the text of a column, a number written out; ``ValueError`` if it is missing, empty, or neither of them."""
     found = column(row, name, usual)
     value = row[found]
-    written = str(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else None
-    if written is None:
-        raise ValueError(f"column {found!r} is {type(value).__name__}, not text")
+    written = str(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else ""
     if not written.strip():
-        raise ValueError(f"column {found!r} is empty")
+        fault = "empty" if written or value == "" else f"{type(value).__name__}, not text"
+        raise ValueError(f"column {found!r} is {fault}")
     return written
 
 
@@ -195,12 +181,9 @@ def asked(row: Row, name: str | None, *, suffix: str | None = None) -> tuple[Mes
     """Return the prompt turns of a row: its ``messages`` up to the last question, or one question.
 
     Args:
-        row: The row.
+        row: The row; ``ValueError`` if it holds no question.
         name: Column of the question; found when not given.
         suffix: Added to the last turn after an empty line.
-
-    Raises:
-        ValueError: If the row holds no question.
     """
     if name is None and row.get("messages") is not None:
         turns = _turns(row)
@@ -232,11 +215,8 @@ def _turns(row: Row) -> list[Message]:
 def answered(row: Row, name: str | None, usual: Sequence[str] = REFERENCES) -> str:
     """Return the reference answer of a row: a column, or the last assistant turn of its ``messages``.
 
-    Returns:
-        The text, empty if the row holds none: such a row is asked and counted as ungradable.
-
-    Raises:
-        ValueError: If no row of this kind could hold one: the column is not there.
+    It is empty if the row holds none: such a row is asked and counted as ungradable. ``ValueError`` says that no row of
+    this kind could hold one: the column is not there.
     """
     if name is None and row.get("messages"):
         last = _turns(row)[-1]

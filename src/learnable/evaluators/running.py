@@ -48,11 +48,11 @@ def _is_heldout(specification: Specification) -> bool:
 
 
 def check_place(asked: Sequence[Specification], on: str | None) -> None:
-    """Say which evaluation is not known, or cannot be done where the model runs; no data is read.
+    """Check evaluations before data is read.
 
     Raises:
-        UsageError: If there is no such evaluator, it does not know a setting, or it takes the model into its own hands
-            and the model is on a cluster.
+        UsageError: If there is no such evaluator, it does not know a setting, or it runs the model itself and that is
+            on a cluster.
     """
     for specification in asked:
         if build_evaluator(specification).kind == "harness" and on is not None:
@@ -92,11 +92,7 @@ def graded_all(
     max_length: int,
     what: str = "",
 ) -> pl.DataFrame:
-    """Return the grades of all evaluations of one model, as it is now (its adapter on or off).
-
-    Returns:
-        ``evaluation``, and the columns of ``evaluate``.
-    """
+    """Return ``evaluation`` and the columns of ``evaluate``, of one model as it is now (its adapter on or off)."""
     nothing: dict[str, Any] = {"evaluation": pl.String, **GRADES}
     grades = [pl.DataFrame(schema=nothing)]
     for each in evaluations:
@@ -123,8 +119,7 @@ def evaluate(
 ) -> pl.DataFrame:
     """Return the grade of every example.
 
-    What a model pass costs is stored by the identity of the conversation, so nothing is measured or generated twice
-    for the same model, and a killed run goes on where it was.
+    Losses and completions are stored by model and conversation: nothing is computed twice, and a killed run goes on.
 
     Args:
         model: A loaded model, wearing the adapter that is evaluated, if any.
@@ -173,42 +168,28 @@ def completions(
     store: Store,
     label: str,
 ) -> list[Completion]:
-    """Return the model's greedy answer to each example, from the store where it is there.
+    """Return the model's greedy answer to each of n examples, from the store where it is there.
 
-    Args:
-        model: A loaded model.
-        evaluator: Gives the prompts and the length of the answers.
-        examples: n examples.
-        store: Where completions are kept.
-        label: Shown beside the progress.
-
-    Returns:
-        n completions; without a text where the chat template refuses the prompt or the model has no room for it.
+    It is without a text where the chat template refuses the prompt or the model has no room for it. The evaluator
+    gives the prompts and the length of the answers.
     """
     new = evaluator.max_new_tokens
     parameters = {"rendering": model.renderer.key, "max_new_tokens": new, "temperature": 0.0}
     measure = Measure(kind="completion", model=model.key, parameters=parameters)
     prompts = [evaluator.prompt(example) for example in examples]
     ids = [example_id(prompt) for prompt in prompts]
-    refused: dict[str, str] = {}
-    fitting: dict[str, tuple[Message, ...]] = {}
-    tokens: list[int] = []
-    for identity, prompt in dict(zip(ids, prompts, strict=True)).items():
-        count, why = _room(model, prompt, new)
-        if why:
-            refused[identity] = why
-        else:
-            fitting[identity] = prompt
-            tokens.append(count)
+    distinct = dict(zip(ids, prompts, strict=True))
+    room = {identity: _room(model, prompt, new) for identity, prompt in distinct.items()}
+    fitting = [identity for identity, (_, why) in room.items() if not why]
+    asked = [distinct[identity] for identity in fitting]
 
     def generated(missing: Collection[int]) -> Iterator[Found]:
-        for positions, found in model.completions(list(fitting.values()), max_new_tokens=new, only=missing):
+        for positions, found in model.completions(asked, max_new_tokens=new, only=missing):
             yield Found(positions, [{"completion": (text,)} for text in found])
 
-    prompted = list(fitting)
-    fill([measure], prompted, generated, store=store, label=label, size=tokens.__getitem__)
-    texts = dict(known(measure, prompted, store=store).iter_rows())
-    return [Completion(text=texts.get(identity), why=refused.get(identity, "")) for identity in ids]
+    fill([measure], fitting, generated, store=store, label=label, size=lambda place: room[fitting[place]][0])
+    texts = dict(known(measure, fitting, store=store).iter_rows())
+    return [Completion(text=texts.get(identity), why=room[identity][1]) for identity in ids]
 
 
 def _room(model: Any, prompt: Sequence[Message], new: int) -> tuple[int, str]:

@@ -38,13 +38,9 @@ _HINT = "write NAME:PATH@key=value,key=value"
 
 @dataclass(frozen=True, kw_only=True)
 class Specification:
-    """An evaluator as it is written.
+    """An evaluator as it is written: its name in the table, or ``module:attribute``; its data; its settings as text.
 
-    Args:
-        name: Its name in the table, or ``module.of.yours:attribute``.
-        path: Its data: a file, a hub id, or what else the evaluator takes; None when there is none.
-        settings: Its settings as text.
-        label: What it is called in tables: name, file name and settings.
+    ``label`` is what it is called in tables: name, file name and settings.
     """
 
     name: str
@@ -87,11 +83,7 @@ def _outside(written: str) -> re.Match[str] | None:
 
 
 def build_evaluator(specification: Specification) -> Evaluator:
-    """Return the evaluator with its settings.
-
-    Raises:
-        UsageError: If there is no such evaluator, or it does not know a setting or its value.
-    """
+    """Return the evaluator with its settings; ``UsageError`` if there is none, or it does not take a setting."""
     return built("evaluator", specification, EVALUATORS)
 
 

@@ -5,24 +5,15 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from learnable.errors import UsageError
+from learnable.evaluators import reading
 from learnable.evaluators.kinds import ungraded
 from learnable.evaluators.learned_metrics import LEARNED, Translated, learned_metric
-from learnable.evaluators.reading import (
-    PROMPTS,
-    Item,
-    Row,
-    RowSettings,
-    answered,
-    asked,
-    text,
-    with_reference,
-)
 from learnable.packages import needed
 from learnable.types import Example, Grade, Message
 
 
 @dataclass(frozen=True, kw_only=True)
-class Translation(RowSettings):
+class Translation(reading.RowSettings):
     """Similarity of a completion to the reference translation, in points of 100.
 
     Args:
@@ -73,17 +64,17 @@ class Translation(RowSettings):
             learned_metric(self.metric, self.weights, self.python)
         return super().read(path)
 
-    def item(self, row: Row) -> Item:
+    def item(self, row: reading.Row) -> reading.Item:
         """Return the source text as a question, with the reference translation."""
         if self.to is not None:
-            source = text(row, self.prompt_column, ("source", *PROMPTS))
+            source = reading.text(row, self.prompt_column, ("source", *reading.PROMPTS))
             content = f"Translate the following text into {self.to}.\n\n{source}"
             question: tuple[Message, ...] = (Message(role="user", content=content),)
         else:
-            question = asked(row, self.prompt_column)
+            question = reading.asked(row, self.prompt_column)
             source = question[-1].content
         beside = {"translated": source} if self.metric == "comet" else {}
-        return with_reference(question, answered(row, self.answer), **beside)
+        return reading.with_reference(question, reading.answered(row, self.answer), **beside)
 
     def grade(self, example: Example, completion: str) -> Grade:
         """Return the score of 100; 0 for an empty answer; NaN without a reference."""
