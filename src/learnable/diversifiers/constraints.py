@@ -10,10 +10,9 @@ import numpy as np
 
 from learnable.diversifiers.drawing import Drawing, seed_of
 from learnable.diversifiers.keeping import content_words, enumerated
-from learnable.diversifiers.kinds import Diversified, Ledger
+from learnable.diversifiers.kinds import Diversified, Ledger, variant
 from learnable.errors import UsageError, did_you_mean
 from learnable.evaluators.format import literal
-from learnable.runs.identity import example_id
 from learnable.settings import Sampling
 from learnable.types import Example, Message
 
@@ -106,9 +105,8 @@ class Constraints:
             asked = example.messages[place - 1]
             turn = replace(asked, content=f"{asked.content.rstrip()}\n\n{stated}")
             messages = (*example.messages[: place - 1], turn, *example.messages[place:])
-            identity, kinds = example_id(messages, tools=example.tools), ", ".join(chosen)
-            meta = {"parent": example.id, "by": "constraints", "seed": drawn_by, "constraints": kinds}
-            variants.setdefault(identity, replace(example, id=identity, messages=messages, meta=meta))
+            made = variant(example, messages, by="constraints", seed=drawn_by, constraints=", ".join(chosen))
+            variants.setdefault(made.id, made)
             if len(variants) == n:
                 break
         return list(variants.values())

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from learnable.diversifiers.gates import UNANSWERED, Avoided
@@ -69,15 +70,11 @@ class Drawing:
         """
         if self.generator is None:
             raise UsageError("this method has no generator to ask", hint="give --model or --generator")
-        generator, renderer = self.generator, self._renderer
         pairs = zip(conversations, seeds, strict=True)
         ids = [fingerprint([example_id(turns), seed]) for turns, seed in pairs]
-
-        def ask(only: Collection[int]) -> Answered:
-            return generator.answers(conversations, sampling=self.sampling, seeds=seeds, only=only)
-
+        ask = partial(self.generator.answers, conversations, sampling=self.sampling, seeds=seeds)
         return self._kept(
-            "answer", ids, ask, label, lambda place: len(renderer.prompt_ids(conversations[place]))
+            "answer", ids, ask, label, lambda place: len(self._renderer.prompt_ids(conversations[place]))
         )
 
     def questions(self, *, seeds: Sequence[int], label: str) -> list[Answer]:
@@ -98,11 +95,7 @@ class Drawing:
                 f"max_new_tokens is {new:,}, and the model takes {limit:,} tokens",
                 hint="lower --max-new-tokens, so that question and answer fit together",
             )
-
-        def ask(only: Collection[int]) -> Answered:
-            drawn: Answered = asked(len(seeds), sampling=self.sampling, seeds=seeds, only=only)
-            return drawn
-
+        ask = partial(asked, len(seeds), sampling=self.sampling, seeds=seeds)
         opening = len(self._renderer.user_turn[0]) if self._renderer else 0
         ids = [fingerprint(["question", seed]) for seed in seeds]
         return self._kept("question", ids, ask, label, lambda _: opening)
@@ -129,7 +122,7 @@ class Drawing:
         self,
         of: str,
         ids: Sequence[str],
-        ask: Callable[[Collection[int]], Answered],
+        ask: Callable[..., Answered],
         label: str,
         prompt_tokens: Callable[[int], int],
     ) -> list[Answer]:
@@ -147,7 +140,7 @@ class Drawing:
         measure, before = Measure(kind="draw", model=self.generator.key, parameters=parameters), tally.draws
 
         def drawn(missing: Collection[int]) -> Iterator[Found]:
-            for positions, answers in ask(missing):
+            for positions, answers in ask(only=missing):
                 tokens = 0
                 if renderer is not None:
                     texts = renderer.tokenizer([one.text for one in answers], add_special_tokens=False)

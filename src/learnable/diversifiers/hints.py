@@ -11,9 +11,8 @@ from learnable.data.records import place
 from learnable.data.sources import locate, read_records, suffix_of
 from learnable.diversifiers.drawing import Drawing
 from learnable.diversifiers.keeping import enumerated
-from learnable.diversifiers.kinds import Diversified, Ledger
+from learnable.diversifiers.kinds import Diversified, Ledger, variant
 from learnable.errors import DataError, UsageError
-from learnable.runs.identity import example_id
 from learnable.settings import Sampling
 from learnable.types import Example, Message
 
@@ -103,9 +102,7 @@ class Hints:
                 for entry in hits
             )
             turns.append(replace(turn, content=f"{turn.content.rstrip()}\n\n{told}") if told else turn)
-        meta = {"parent": example.id, "by": "hints", "seed": seed, "hinted": ", ".join(hinted)}
-        identity = example_id(turns, tools=example.tools)
-        return replace(example, id=identity, messages=tuple(turns), meta=meta)
+        return variant(example, turns, by="hints", seed=seed, hinted=", ".join(hinted))
 
 
 _LINE = "a word and its meanings in each line"

@@ -2,13 +2,14 @@
 
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
-from typing import Any, Literal
+from typing import Literal
 
+from learnable.diversifiers.kinds import variant
 from learnable.errors import DataError
-from learnable.runs.identity import example_id, fingerprint
+from learnable.runs.identity import fingerprint
 from learnable.types import Example, Message
 
 Where = Literal["auto", "first", "last", "whole"]
@@ -113,13 +114,6 @@ def with_user_turn(messages: Sequence[Message], content: str) -> tuple[Message, 
     return (*messages[:place], replace(messages[place], content=content), *messages[place + 1 :])
 
 
-def reworded(example: Example, content: str, meta: Mapping[str, Any]) -> Example:
-    """Return an example with another first user turn, and its own identity."""
-    messages = with_user_turn(example.messages, content)
-    identity = example_id(messages, tools=example.tools)
-    return replace(example, id=identity, messages=messages, meta=meta)
-
-
 def _recurring_end(paragraphs: Sequence[Sequence[str]]) -> Literal["first", "last"] | None:
     """Return the end at which the paragraphs of turns recur; None where the whole turn has to do."""
     if all(len(of_turn) == 1 for of_turn in paragraphs):
@@ -190,11 +184,11 @@ def worded_tests(
     seen, unseen, asked = list[Example](), list[Example](), set[str]()
     reserved = _reserved(paraphrases, {place.instruction for place in places}, own) if reserve else {}
     for number, (row, place) in enumerate(zip(tests, places, strict=True)):
-        meta, wording = {"parent": row.id}, place.instruction
+        wording = place.instruction
         if told_apart:  # a row in a wording of the task keeps it: a task may have several instructions
-            seen.append(reworded(row, place.worded(wording if wording in own else usual), meta))
+            seen.append(_worded(row, place, wording if wording in own else usual))
         if wordings := reserved.get(wording):
-            unseen.append(reworded(row, place.worded(wordings[number % len(wordings)]), meta))
+            unseen.append(_worded(row, place, wordings[number % len(wordings)]))
             asked.update(wordings)
         elif not reserve and not (told_apart and wording in own):
             unseen.append(row)
@@ -217,3 +211,7 @@ def _reserved(
         for original, found in rewrites.items()
         if len(found) > 1
     }
+
+
+def _worded(row: Example, place: LocatedInstruction, wording: str) -> Example:
+    return variant(row, with_user_turn(row.messages, place.worded(wording)))

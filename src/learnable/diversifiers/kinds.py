@@ -2,14 +2,15 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Protocol
 
 import polars as pl
 
 from learnable.diversifiers.drawing import Drawing
+from learnable.runs.identity import example_id
 from learnable.settings import Sampling
-from learnable.types import Example
+from learnable.types import Example, Message
 
 DROPPED = {"parent": pl.String, "seed": pl.Int64, "reason": pl.String, "text": pl.String}
 """Columns of the ledger of what was drawn and refused."""
@@ -53,6 +54,13 @@ class Diversifier(Protocol):
             draw: Asks the generator, and keeps what it says.
             seed: Seeds all that is drawn.
         """
+
+
+def variant(example: Example, messages: Sequence[Message], **meta: Any) -> Example:
+    """Return an example with other turns, their identity, and itself as the parent of what it is now."""
+    identity = example_id(messages, tools=example.tools)
+    meta = {"parent": example.id, **meta}
+    return replace(example, id=identity, messages=tuple(messages), meta=meta)
 
 
 class Ledger:

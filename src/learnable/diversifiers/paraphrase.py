@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from learnable.diversifiers.drawing import Drawing
-from learnable.diversifiers.instructions import LocatedInstruction, Where, find_instructions, reworded
+from learnable.diversifiers.instructions import Where, find_instructions, with_user_turn
 from learnable.diversifiers.keeping import lost, near_copy, stems
-from learnable.diversifiers.kinds import Diversified, Ledger
-from learnable.diversifiers.rounds import ROUNDS, Refused, Taken, Thing, shown, until_enough
+from learnable.diversifiers.kinds import Diversified, Ledger, variant
+from learnable.diversifiers.rounds import ROUNDS, Refused, Thing, shown, until_enough
 from learnable.errors import UsageError
 from learnable.settings import Sampling
 from learnable.types import Example, Message
@@ -143,7 +143,14 @@ class Paraphrase:
         )
         rewrites = dict(zip(parents, accepted, strict=True))
         kept = [
-            _reworded(example, place, rewrite)
+            variant(
+                example,
+                with_user_turn(example.messages, place.worded(rewrite.made)),
+                by="paraphrase",
+                seed=rewrite.seed,
+                instruction=rewrite.made,
+                original=place.instruction,
+            )
             for example, place in zip(examples, found.places, strict=True)
             for rewrite in rewrites[place.instruction]
         ]
@@ -219,9 +226,3 @@ def _asked(thing: Thing, number: int) -> tuple[Message, ...]:
     # The rules stand in a user turn, as not every chat template takes a system turn.
     requests = [f"{_RULES}\n\n{ask}{_SHOWN[0]}", *(ask + instruction for instruction in _SHOWN[1:])]
     return shown(zip(requests, _OPENINGS[opening], strict=True), ask + thing.text)
-
-
-def _reworded(example: Example, place: LocatedInstruction, rewrite: Taken[str]) -> Example:
-    said = {"instruction": rewrite.made, "original": place.instruction}
-    meta = {"parent": example.id, "by": "paraphrase", "seed": rewrite.seed, **said}
-    return reworded(example, place.worded(rewrite.made), meta)
