@@ -302,15 +302,11 @@ def _kept_apart(made: Diversified, avoided: Avoided) -> Diversified:
 
 
 def _noted_unanswered(name: str, made: Diversified, tally: Tally) -> Diversified:
-    """Return what was made, with a note of what a server failed to answer even when asked for nothing else.
-
-    Raises:
-        ModelError: If it failed beside others that it answered in this run: asked again, it may answer them.
-    """
+    """Return what was made, with a note of what a server failed to answer even when asked for nothing else."""
     if not tally.unanswered:
         return made
     said = f"{tally.unanswered:,} of {tally.draws + tally.unanswered:,} were not answered"
-    if tally.draws:
+    if tally.draws:  # beside others that it answered: asked again, it may answer them
         raise ModelError(
             f"{name}: {said}; what was is kept",
             hint="run the same command again: it asks for those alone, and goes on without them if none is answered",
@@ -319,11 +315,7 @@ def _noted_unanswered(name: str, made: Diversified, tally: Tally) -> Diversified
 
 
 def _written(name: str, made: Diversified, given: Sequence[Example], folder: Path) -> dict[str, Any]:
-    """Write what was made and what was refused, and return the figures to show.
-
-    Raises:
-        DataError: If nothing was kept.
-    """
+    """Write what was made and what was refused, and return the figures to show; ``DataError`` if nothing was kept."""
     refused = counted(made.dropped)
     if not made.kept:
         why = "; ".join(made.notes) or "there was nothing to make it of"
@@ -349,11 +341,7 @@ def _written(name: str, made: Diversified, given: Sequence[Example], folder: Pat
 
 
 def _diversities(given: Sequence[Example], kept: Sequence[Example], folder: Path) -> dict[str, str]:
-    """Write figures and a map of what was varied, before and after; return the figures in words.
-
-    Raises:
-        ModelError: If the word vectors are not installed.
-    """
+    """Write figures and a map of what was varied, before and after; return the figures in words."""
     from learnable.models import StaticEmbedder
 
     embedder = StaticEmbedder()

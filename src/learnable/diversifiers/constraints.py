@@ -67,10 +67,7 @@ class Constraints:
     def __call__(
         self, examples: Sequence[Example], *, n: int | None, draw: Drawing, seed: int
     ) -> Diversified:
-        """Return ``n`` variants of each row (3), fewer where no more differ; ``meta`` has ``constraints``, the kinds.
-
-        Nothing is asked of ``draw``.
-        """
+        """Return ``n`` variants of each row (3), fewer where no more differ; ``meta`` has ``constraints``, the kinds."""
         wanted, ledger = n or VARIANTS, Ledger()
         kept: list[Example] = []
         for example in examples:

@@ -144,10 +144,6 @@ class Facts:
         """Return conversations of one turn, ``n`` for each fact (10) if so many pass, in the order of the facts.
 
         ``meta`` has ``fact``; ``parent`` is the row that the document was, if it was one.
-
-        Raises:
-            UsageError: If there is no document, or rows are given beside ``text`` or ``file``.
-            DataError: If the file cannot be read.
         """
         wanted, ledger = n or PAIRS, Ledger()
         documents = self._documents(examples)

@@ -71,14 +71,7 @@ class Hints:
     def __call__(
         self, examples: Sequence[Example], *, n: int | None, draw: Drawing, seed: int
     ) -> Diversified:
-        """Return every row, those without a word of the dictionary as they are; ``meta`` has ``hinted``, the words.
-
-        Nothing is asked of ``draw``, and ``seed`` changes nothing.
-
-        Raises:
-            UsageError: If ``n`` is given.
-            DataError: If the dictionary cannot be read, or has no entry.
-        """
+        """Return every row, those without a word of the dictionary as they are; ``meta`` has ``hinted``, the words."""
         if n is not None:
             raise UsageError(f"hints makes one row of each, got n={n}", hint="leave n out")
         entries = read_dictionary(self.file)

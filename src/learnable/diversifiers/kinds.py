@@ -46,14 +46,7 @@ class Diversifier(Protocol):
     def __call__(
         self, examples: Sequence[Example], *, n: int | None, draw: Drawing, seed: int
     ) -> Diversified:
-        """Return new examples.
-
-        Args:
-            examples: Input rows.
-            n: How many to make, in the method's own sense; its default when None.
-            draw: Asks the generator, and keeps what it says.
-            seed: Seeds all that is drawn.
-        """
+        """Return ``n`` new examples, in the method's own sense; its default when None. ``draw`` asks the generator."""
 
 
 def variant(example: Example, messages: Sequence[Message], **meta: Any) -> Example:

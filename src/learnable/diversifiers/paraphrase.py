@@ -121,9 +121,6 @@ class Paraphrase:
 
         The rows keep their order, and the wordings of each are in the order accepted; the original wording is not
         among them. ``meta`` has ``instruction`` (the rewrite) and ``original``.
-
-        Raises:
-            DataError: If a row has no user turn, or nothing tells where the instruction stands.
         """
         wanted = n or REWRITES
         found = find_instructions(examples, where=self.where)

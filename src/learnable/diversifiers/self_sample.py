@@ -40,11 +40,7 @@ class SelfSample:
     def __call__(
         self, examples: Sequence[Example], *, n: int | None, draw: Drawing, seed: int
     ) -> Diversified:
-        """Return ``n`` conversations, fewer if too many are refused; they have no parent.
-
-        Raises:
-            UsageError: If rows are given, ``n`` is not, or the draws could not differ.
-        """
+        """Return ``n`` conversations, fewer if too many are refused; they have no parent."""
         if examples:
             raise UsageError(
                 f"self_sample takes no rows, got {len(examples):,}",
@@ -105,11 +101,7 @@ class SelfAnswer:
     def __call__(
         self, examples: Sequence[Example], *, n: int | None, draw: Drawing, seed: int
     ) -> Diversified:
-        """Return ``n`` conversations, as many as there are rows when not given, fewer if too many are refused.
-
-        Raises:
-            DataError: If no row has a question.
-        """
+        """Return ``n`` conversations, as many as there are rows when not given, fewer if too many are refused."""
         rows = list({example.id: example for example in examples}.values())
         rows.sort(key=lambda row: fingerprint([seed, row.id]))
         if not any(question_of(row) for row in rows):

@@ -23,11 +23,7 @@ DIVERSIFIERS: Mapping[str, Callable[..., Diversifier]] = {
 
 
 def build_diversifier(written: str) -> tuple[str, Diversifier]:
-    """Return the name of a method and the method, of ``NAME[@key=value,...]``; NAME may be ``module:attribute``.
-
-    Raises:
-        UsageError: If there is no such method, or it does not know a setting or its value.
-    """
+    """Return the name of a method and the method, of ``NAME[@key=value,...]``; NAME may be ``module:attribute``."""
     # An evaluator's parser, which would speak of evaluators and paths.
     specification = parse(written) if re.match(r"\w", written) else None
     if specification is None or specification.path is not None:

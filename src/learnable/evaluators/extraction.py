@@ -53,10 +53,7 @@ def amount(text: str) -> Fraction | None:
 
 
 def letter(text: str) -> str:
-    """Return the letter that a text chooses: ``the answer is (B)``, ``B. ...``, ``(B)``, or the last letter by itself.
-
-    Empty if there is none.
-    """
+    """Return the letter that a text chooses: ``the answer is (B)``, ``B. ...``, ``(B)``, the last by itself; or nothing."""
     for pattern in _LETTER_PATTERNS:
         found = pattern.findall(text)
         if found:

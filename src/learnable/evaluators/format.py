@@ -104,11 +104,7 @@ def _object(text: str, syntax: Syntax) -> tuple[dict[Any, Any] | None, str]:
 
 
 def literal(text: str) -> Any:
-    """Return the value of a Python literal.
-
-    Raises:
-        ValueError, TypeError, SyntaxError, RecursionError, MemoryError: If it is none.
-    """
+    """Return the value of a Python literal; of another text, any error of ``ast.literal_eval``."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # such as an escape that Python does not know
         return ast.literal_eval(text)

@@ -77,11 +77,7 @@ class MetricProcess:
             )
 
     def scores(self, translations: Sequence[Translated]) -> list[float]:
-        """Return the score of each translation, in the metric's own scale.
-
-        Raises:
-            ModelError: If the metric fails.
-        """
+        """Return the score of each translation, in the metric's own scale; ``ModelError`` if it fails."""
         if len(translations) > 1:
             say(f"{self._metric}: grading {len(translations):,} translations")
         assert self._child.stdin is not None

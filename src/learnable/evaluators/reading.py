@@ -141,11 +141,7 @@ def distinct(examples: Iterable[Example], name: str) -> list[Example]:
 
 
 def drawn(examples: Sequence[Example], *, n: int | None, seed: int) -> list[Example]:
-    """Return ``n`` of the examples in their order, chosen by a hash of each: more rows do not reshuffle the others.
-
-    Raises:
-        UsageError: If ``n`` is not above 0.
-    """
+    """Return ``n`` of the examples in their order, chosen by a hash of each: more rows do not reshuffle the others."""
     if n is None:
         return list(examples)
     if n < 1:

@@ -48,12 +48,7 @@ def _is_heldout(specification: Specification) -> bool:
 
 
 def check_place(asked: Sequence[Specification], on: str | None) -> None:
-    """Check evaluations before data is read.
-
-    Raises:
-        UsageError: If there is no such evaluator, it does not know a setting, or it runs the model itself and that is
-            on a cluster.
-    """
+    """Check evaluations before data is read: whether they are known, and whether they can run where the model does."""
     for specification in asked:
         if build_evaluator(specification).kind == "harness" and on is not None:
             raise UsageError(
@@ -63,12 +58,7 @@ def check_place(asked: Sequence[Specification], on: str | None) -> None:
 
 
 def evaluations_of(written: Sequence[str], *, heldout: Path | None = None) -> list[Evaluation]:
-    """Return the evaluations that were asked for, their data read; ``heldout`` are the rows that were set aside.
-
-    Raises:
-        UsageError: If one is not known.
-        DataError: If its data cannot be read.
-    """
+    """Return the evaluations that were asked for, their data read; ``heldout`` are the rows that were set aside."""
     specifications = {text: parse(text) for text in dict.fromkeys(written)}
     labels = [specification.label for specification in specifications.values()]
     found = []

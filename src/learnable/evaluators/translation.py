@@ -54,12 +54,7 @@ class Translation(reading.RowSettings):
             )
 
     def read(self, path: str | None) -> list[Example]:
-        """Return rows with a question (or a ``source`` text) and a reference.
-
-        Raises:
-            UsageError: If the metric's weights or package are not there.
-            DataError: If the file cannot be read.
-        """
+        """Return rows with a question (or a ``source`` text) and a reference, once the metric is known to be there."""
         if self.weights is not None:
             learned_metric(self.metric, self.weights, self.python)
         return super().read(path)
