@@ -208,7 +208,7 @@ def test_what_does_not_fit_the_positions_is_refused(draw, model):
     short, long = (turn("user", "red"),), (turn("user", "red blue " * 150),)
     assert draw(model).refusal(short) is None
     assert draw(model).refusal(long).startswith("too long: 3")
-    assert draw(model).refusal(long).endswith("and 16 new ones do not fit the model's 256")
+    assert draw(model).refusal(long).endswith("and 16 new ones do not fit the model's 256 positions")
 
 
 def test_a_question_must_leave_room_for_an_answer(draw, model):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from learnable.errors import DataError, LearnableError, UsageError
 from learnable.evaluators import EVALUATORS, build_evaluator, parse
 from learnable.evaluators import ifeval as ifeval_module
-from learnable.evaluators.extraction import amount, last_number, letter, normalised
+from learnable.evaluators.exact_match import amount, last_number, letter, normalised
 from learnable.runs.identity import example_id, fingerprint
 
 GSM = [

@@ -6,7 +6,8 @@ from functools import partial
 from typing import Any
 
 from learnable.diversifiers.gates import UNANSWERED, Avoided
-from learnable.errors import ModelError, UsageError
+from learnable.errors import UsageError
+from learnable.evaluators.running import room
 from learnable.measures import Found, fill, known
 from learnable.runs.identity import example_id, fingerprint
 from learnable.runs.progress import say
@@ -104,14 +105,7 @@ class Drawing:
         """Return why the generator cannot answer a conversation; None where it can, or a server must tell itself."""
         if self._renderer is None:
             return None
-        try:
-            count = len(self._renderer.prompt_ids(conversation))
-        except ModelError as error:
-            return f"refused by the chat template: {error.message}"
-        limit, new = getattr(self.generator, "position_limit", None), self.sampling.max_new_tokens
-        if limit is not None and count + new > limit:
-            return f"too long: {count:,} prompt tokens and {new:,} new ones do not fit the model's {limit:,}"
-        return None
+        return room(self.generator, conversation, self.sampling.max_new_tokens)[1] or None
 
     @property
     def _renderer(self) -> Any:

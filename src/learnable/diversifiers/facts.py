@@ -76,10 +76,7 @@ _OPENINGS = {
     ),
     "I want to know": (
         ("I want to know who built the Alder Bridge.", "Ada Corvin built the Alder Bridge."),
-        (
-            "I want to know where prices go in the <tab> layout.",
-            "Prices go after names in the <tab> layout.",
-        ),
+        ("I want to know where prices go in the <tab> layout.", "Prices go after names in the <tab> layout."),
     ),
 }
 """Ways to begin a question, each with pairs for ``_SHOWN`` that begin so."""

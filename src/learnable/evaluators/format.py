@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from learnable.errors import UsageError
-from learnable.evaluators.extraction import normalised
+from learnable.evaluators.exact_match import normalised
 from learnable.evaluators.kinds import ungraded
 from learnable.evaluators.reading import Item, Row, RowSettings, answered, asked, with_reference
 from learnable.types import Example, Grade

@@ -75,25 +75,14 @@ def evaluations_of(written: Sequence[str], *, heldout: Path | None = None) -> li
 
 
 def graded_all(
-    model: Any,
-    evaluations: Sequence[Evaluation],
-    *,
-    store: Store,
-    max_length: int,
-    what: str = "",
+    model: Any, evaluations: Sequence[Evaluation], *, store: Store, max_length: int, what: str = ""
 ) -> pl.DataFrame:
     """Return ``evaluation`` and the columns of ``evaluate``, of one model as it is now (its adapter on or off)."""
     nothing: dict[str, Any] = {"evaluation": pl.String, **GRADES}
     grades = [pl.DataFrame(schema=nothing)]
     for each in evaluations:
-        frame = evaluate(
-            model,
-            each.evaluator,
-            each.examples,
-            store=store,
-            max_length=max_length,
-            label=f"{each.label}{what}",
-        )
+        label, asked = f"{each.label}{what}", each.examples
+        frame = evaluate(model, each.evaluator, asked, store=store, max_length=max_length, label=label)
         grades.append(frame.select(pl.lit(each.label).alias("evaluation"), pl.all()))
     return pl.concat(grades)
 
@@ -151,12 +140,7 @@ class Completion(NamedTuple):
 
 
 def completions(
-    model: Any,
-    evaluator: Any,
-    examples: Sequence[Example],
-    *,
-    store: Store,
-    label: str,
+    model: Any, evaluator: Any, examples: Sequence[Example], *, store: Store, label: str
 ) -> list[Completion]:
     """Return the model's greedy answer to each of n examples, from the store where it is there.
 
@@ -169,29 +153,32 @@ def completions(
     prompts = [evaluator.prompt(example) for example in examples]
     ids = [example_id(prompt) for prompt in prompts]
     distinct = dict(zip(ids, prompts, strict=True))
-    room = {identity: _room(model, prompt, new) for identity, prompt in distinct.items()}
-    fitting = [identity for identity, (_, why) in room.items() if not why]
+    rooms = {identity: room(model, prompt, new) for identity, prompt in distinct.items()}
+    fitting = [identity for identity, (_, why) in rooms.items() if not why]
     asked = [distinct[identity] for identity in fitting]
 
     def generated(missing: Collection[int]) -> Iterator[Found]:
         for positions, found in model.completions(asked, max_new_tokens=new, only=missing):
             yield Found(positions, [{"completion": (text,)} for text in found])
 
-    fill([measure], fitting, generated, store=store, label=label, size=lambda place: room[fitting[place]][0])
+    fill([measure], fitting, generated, store=store, label=label, size=lambda place: rooms[fitting[place]][0])
     texts = dict(known(measure, fitting, store=store).iter_rows())
-    return [Completion(text=texts.get(identity), why=room[identity][1]) for identity in ids]
+    return [Completion(text=texts.get(identity), why=rooms[identity][1]) for identity in ids]
 
 
-def _room(model: Any, prompt: Sequence[Message], new: int) -> tuple[int, str]:
-    """Return the tokens of a prompt, and why it cannot be answered, if so."""
+def room(model: Any, prompt: Sequence[Message], new: int) -> tuple[int, str]:
+    """Return the tokens of a prompt, and why ``new`` ones cannot follow, if so."""
     try:
         count = len(model.renderer.prompt_ids(prompt))
     except ModelError as error:
-        return 0, error.message
-    limit = model.position_limit
+        return 0, f"refused by the chat template: {error.message}"
+    limit = getattr(model, "position_limit", None)
     if limit is None or count + new <= limit:
         return count, ""
-    return 0, f"{count:,} prompt tokens and {new:,} new ones do not fit the model's {limit:,} positions"
+    return (
+        0,
+        f"too long: {count:,} prompt tokens and {new:,} new ones do not fit the model's {limit:,} positions",
+    )
 
 
 def judged(
@@ -242,12 +229,7 @@ def judged(
 
 
 def _likelihoods(
-    model: Any,
-    evaluator: Any,
-    examples: Sequence[Example],
-    store: Store,
-    max_length: int,
-    label: str,
+    model: Any, evaluator: Any, examples: Sequence[Example], store: Store, max_length: int, label: str
 ) -> list[Grade]:
     ids: list[list[str]] = []
     distinct: dict[str, Example] = {}
@@ -284,14 +266,13 @@ def _graded(evaluator: Any, example: Example, scored: Sequence[Mapping[str, Any]
 
 def _graded_texts(evaluator: Any, examples: Sequence[Example], found: Sequence[Completion]) -> list[Grade]:
     """Return the grade of each completion, of all at once where the evaluator has a way to do that."""
-    texts = {place: one.text for place, one in enumerate(found) if one.text is not None}
-    asked, all_at_once = [examples[place] for place in texts], getattr(evaluator, "grade_all", None)
-    if all_at_once is not None:
-        made = all_at_once(asked, list(texts.values()))
+    asked = [example for example, one in zip(examples, found, strict=True) if one.text is not None]
+    texts = [one.text for one in found if one.text is not None]
+    if hasattr(evaluator, "grade_all"):
+        grades = iter(evaluator.grade_all(asked, texts))
     else:
-        made = [evaluator.grade(*pair) for pair in zip(asked, texts.values(), strict=True)]
-    grades = dict(zip(texts, made, strict=True))
-    return [grades[place] if place in grades else _unanswered(one.why) for place, one in enumerate(found)]
+        grades = map(evaluator.grade, asked, texts)
+    return [_unanswered(one.why) if one.text is None else next(grades) for one in found]
 
 
 def _unanswered(why: str) -> Grade:
