@@ -235,11 +235,12 @@ def headline(facts: LessonFacts) -> str:
 
 
 def said(facts: LessonFacts, name: str, asked: str) -> str:
-    return answers.said_of(asking(facts, name, asked), facts.baseline)
+    found = contest_of(facts).findings(asking(facts, name, asked))
+    return "; ".join(f"{what}: {who}" for _, what, who in found)
 
 
 def context(facts: LessonFacts, name: str, asked: str) -> str:
-    return answers.context_of(asking(facts, name, asked), facts.baseline)
+    return contest_of(facts).context_of(asking(facts, name, asked))
 
 
 def asking(facts: LessonFacts, name: str, asked: str):
@@ -298,7 +299,7 @@ def test_what_is_better_is_said_with_its_size_interval_and_p(facts: LessonFacts)
     size, low, high = (f"{abs(line[name]):.2f}" for name in ("difference", "low", "high"))
     words = said(facts, "format", "unseen")
     assert words.startswith(
-        f"Better than common: delia by {size} ({low} to {high}; p = {line['p']:.3f}) and "
+        f"better than common: delia by {size} ({low} to {high}; p = {line['p']:.3f}) and "
     )
 
 
@@ -310,7 +311,7 @@ def test_what_was_not_seen_comes_with_what_would_have_been(facts: LessonFacts) -
     ]
     words = said(facts, "format", "unseen")
     assert words.endswith(
-        f"no difference seen: repeated and no_paraphrases (one of {' to '.join(sorted(halves))} or more would have been)."
+        f"no difference seen: repeated and no_paraphrases (one of {' to '.join(sorted(halves))} or more, half the width of the interval, would have been)"
     )
 
 
@@ -320,7 +321,9 @@ def test_seeds_that_differ_too_much_are_said_to_tell_nothing(facts: LessonFacts)
         facts, low=pl.when(blind).then(-2.0).otherwise("low"), high=pl.when(blind).then(2.0).otherwise("high")
     )
     words = said(wide, "format", "unseen")
-    assert words.endswith(" or more would have been; for repeated the seeds differ too much for any to be).")
+    assert words.endswith(
+        ", half the width of the interval, would have been; for repeated the seeds differ too much for any to be)"
+    )
 
 
 def test_the_untuned_model_is_for_scale_and_no_finding(facts: LessonFacts) -> None:
@@ -686,7 +689,7 @@ def elsewhere() -> LessonFacts:
     ("make", "said"),
     [
         (ungraded, "2 that could not be judged"),
-        (one_item, "Could not be judged: repeated, no_buffer, no_paraphrases and delia."),
+        (one_item, "Too few items to say: repeated, no_buffer, no_paraphrases and delia."),
         (alone, "One arm, and nothing to compare it with"),
         (bare, "no_buffer against common on 2 evaluations"),
         (several_untuned, "untuned@init=mean"),

@@ -97,7 +97,7 @@ def only_losses() -> LessonFacts:
         (one_wording, "The task was asked in 1 unseen wording only"),
         (general_from_buffer, "the arms that trained on the rest of it (no_paraphrases, delia)"),
         (random_rows, "<sep> begins as a random row"),
-        (some_ungraded, "could not be graded are left out of the means, not counted as wrong: delia 3."),
+        (some_ungraded, "could not be graded (0.0% to 2.5% by arm: delia 3) and are left out of the means"),
         (few_items, "Fewer than 30 graded items: format in unseen wordings (12)"),
         (usual, "Only 3 trainings of each arm"),
         (single_seed, "Only one training of each arm"),

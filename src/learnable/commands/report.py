@@ -239,7 +239,7 @@ def gather_comparison(compared: Outcome, *, title: str, command: str) -> Compari
         settings=_shared(compared.facts.get("tuning", {})),
         methods=compared.facts["methods"],
         examples=rows.readable(pool.examples),
-        tokens=compared.cost.tokens,
+        computed=compared.cost.tokens,
         seconds=compared.cost.seconds,
         **{name: pl.read_parquet(compared.folder / f"{name}.parquet") for name in names},
     )

@@ -3,6 +3,7 @@
 Everything is said in words and with its interval; what was not seen is said as plainly as what was.
 """
 
+import math
 from collections.abc import Sequence
 
 import polars as pl
@@ -17,7 +18,17 @@ from learnable.pages.comparison_warnings import COMPARISON_CHECKS
 from learnable.pages.contest import Evaluated, Line, distrust_link, method_section, probability
 from learnable.pages.page import Panels, Part, Section, write_page
 from learnable.pages.warnings import look, warnings_section
-from learnable.pages.words import NOTHING, count, decimal, duration, finite, first_of_all, plural, share
+from learnable.pages.words import (
+    NOTHING,
+    capital,
+    count,
+    decimal,
+    duration,
+    finite,
+    first_of_all,
+    plural,
+    share,
+)
 
 SHOWN_ITEMS = 20
 SHOWN_POOL_SOURCES = 6
@@ -46,7 +57,6 @@ def render_comparison(facts: ComparisonFacts) -> str:
         warnings_section(looked, nav="distrust", more=_in_pool(facts.overlap)),
         _method(comparison),
     ]
-    trained = facts.arms.filter(facts.arms["tokens"] > 0).unique("model")
     budgets = [count(budget) for budget in comparison.budgets]
     several = f"{budgets[0]} to {budgets[-1]}" if len(budgets) > 1 else budgets[0]
     evaluations, methods = len(comparison.evaluated), len(comparison.methods) - 1
@@ -64,8 +74,7 @@ def render_comparison(facts: ComparisonFacts) -> str:
             ("evaluations", count(evaluations), "each answers for itself" if evaluations > 1 else ""),
             ("methods", count(methods), "and a random draw"),
             ("budgets", count(len(budgets)), f"{several} tokens"),
-            ("seeds", count(comparison.trainings), "trainings of each method"),
-            ("models trained", count(trained.height), f"on {count(int(trained['tokens'].sum()))} tokens"),
+            *comparison.tiles,
             ("pool", count(facts.scores.height), plural(int(facts.scores["tokens"].sum()), "token")),
         ],
         command=("To repeat this page", facts.command),
@@ -75,25 +84,21 @@ def render_comparison(facts: ComparisonFacts) -> str:
 def _answer(comparison: Comparison) -> Section:
     words = "Every method stands against a random draw of the same number of tokens, trained in the same way."
     parts: list[Part] = [html.text(words)]
-    form = "<strong>{what}:</strong> {words}"
+    form = "<strong>{what}:</strong> {who}"
     for each in comparison.evaluated:
         trainings = max((line.seeds for line in each.compared), default=0)
         about = f"{each.unit}, {each.side}; {plural(each.items, 'item')} graded, {plural(trainings, 'training')} of each method"
         said = [
             (
-                kind if kind in ("better", "worse") else "",
-                html.markup(form, what=answers.KINDS[kind], words=words),
+                outcome if outcome in ("better", "worse") else "",
+                html.markup(form, what=capital(what), who=who),
             )
-            for kind, words in answers.findings(each).items()
+            for outcome, what, who in comparison.findings(each)
         ]
-        inside = [
-            html.heading(each.label),
-            html.remark(about),
-            html.bullets(said or ["Nothing was compared."]),
-        ]
-        if context := answers.context_of(each):
+        inside = [html.remark(about), html.bullets(said or ["Nothing was compared."])]
+        if context := comparison.context_of(each):
             inside.append(html.remark(context))
-        parts.append(html.box("answer", inside))
+        parts.append(html.box("answer", [html.heading(each.label), *inside]))
     return Section(id="answer", nav="answer", title="Does choosing help?", parts=parts)
 
 
@@ -106,16 +111,23 @@ def _differences(comparison: Comparison) -> Section:
         rows = []
         for budget in each.budgets:
             over = [_over(f"budget of {count(budget)} tokens")] if several else []
-            rows += [*over, *(_row(each, line) for line in each.at(budget))]
-        if outside := [line for line in each.lines if not line.competes]:
+            rows += [*over, *(_row(each, line) for line in _ranked(each, budget))]
+        if each.beside:
             to = f"; the difference is to the random draw of {count(comparison.budget)} tokens"
             rows.append(_over(f"other budgets, not part of the contest{to if several else ''}"))
-            rows += [_row(each, line) for line in outside]
+            rows += [_row(each, line) for line in each.beside]
         numbers = ("value", "tokens", "examples", "steps", "ungraded")
         head = ["method", "seen", "difference to random", "p", *numbers]
         caption = f"Values on {each.label} ({each.unit}, {each.side})"
         parts.append(html.table(caption, head, rows, kind="dense", worded=(1,)))
     return Section(id="differences", nav="differences", title="Differences to a random draw", parts=parts)
+
+
+def _ranked(each: Evaluated, budget: int) -> list[Line]:
+    """Return the lines of a budget, best value first; what could not be graded comes last."""
+    sign = -1 if each.higher_is_better else 1
+    lines = [line for line in each.lines if line.budget_tokens == budget]
+    return sorted(lines, key=lambda line: math.inf if line.value is None else sign * line.value)
 
 
 def _over(words: str) -> Markup:
@@ -150,7 +162,7 @@ def _curves(comparison: Comparison) -> Section:
 
 
 def _cost(comparison: Comparison) -> Section:
-    facts, evaluated = comparison.facts, comparison.evaluated
+    evaluated = comparison.evaluated
     parts: list[Part] = [html.bullets(answers.paybacks(comparison))]
     if picture := pictures.seconds(comparison):
         parts.append(picture)
@@ -174,12 +186,7 @@ def _cost(comparison: Comparison) -> Section:
     caption = f"Tokens and time: choosing is paid once, training each time ({comparison.at_largest})"
     worded = range(len(head), len(head) + len(labels))
     parts.append(html.table(caption, [*head, *labels], rows, label="Cost and gain per method", worded=worded))
-    if facts.tokens:
-        words = (
-            f"The whole comparison took {duration(facts.seconds)} and {plural(facts.tokens, 'token')} in its last run; "
-            "what was stored before is not in these figures."
-        )
-        parts.append(html.remark(words))
+    parts += comparison.took
     return Section(id="cost", nav="cost", title="Cost beside gain", parts=parts)
 
 
@@ -346,7 +353,4 @@ def _method(comparison: Comparison) -> Section:
         "more tokens for the same value.",
         "All of it belongs to this model, this pool, these budgets and these evaluations.",
     )
-    facts, counted = comparison.facts, "methods and budgets"
-    return method_section(
-        comparison, facts.settings, confidence=facts.confidence, first=first, widened_for=counted, last=last
-    )
+    return method_section(comparison, first=first, widened_for="methods and budgets", last=last)

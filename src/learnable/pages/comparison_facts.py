@@ -1,18 +1,17 @@
 """What the page of a comparison is made from, and what that says in words: what differs from a random draw, what pays back."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import polars as pl
 
 from learnable.experiments import FOR_THIS_SEED, FULL, RANDOM, UNTUNED
 from learnable.pages.contest import (
-    ALWAYS_THE_SAME,
     JUDGED,
     MUTE,
     Contest,
+    ContestFacts,
     Evaluated,
     Line,
     counted,
@@ -21,55 +20,24 @@ from learnable.pages.contest import (
 )
 from learnable.pages.words import count, enumeration, plural
 
-KINDS = {
-    "better": "Better than random",
-    "worse": "Worse than random",
-    "no difference seen": "No difference seen",
-    ALWAYS_THE_SAME: "No difference seen, every item graded as with random",
-    "not graded": "Could not be graded",
-    "too few": "Too few items to say",
-    "all alike": "All pairs differ alike, so there is no interval",
-}
-"""What is said of each outcome, in this order."""
-
 
 @dataclass(frozen=True, kw_only=True)
-class ComparisonFacts:
-    """All that a report says about one comparison; the tables are those that `learnable compare` writes.
+class ComparisonFacts(ContestFacts):
+    """All that a report says about one comparison; in its tables an arm is a ``method``.
 
     Args:
-        title: Heading of the page.
-        command: Command that repeats the report.
-        model: Display name of the model.
-        confidence: Of all differences of an evaluation together, and of each value.
-        settings: How every selection was trained, shown as a table.
         methods: Labels, in the order asked for.
-        table: One line per evaluation, method and budget.
-        results: One line per graded item.
-        arms: One line per training.
         selections: ``method``, ``budget_tokens``, ``seed``, ``rank``, ``id``.
         scores: The pool: ``id``, ``source``, ``tokens``, ``response_tokens``, ``undefined``; ``loss_before`` if known.
         overlap: Evaluation items that stand in the pool.
         examples: Columns ``id``, ``source``, ``messages``; None when there are no texts.
-        tokens: That the comparison computed when it ran.
-        seconds: That it took when it ran.
     """
 
-    title: str
-    command: str
-    model: str
-    confidence: float
-    settings: Mapping[str, Any]
     methods: Sequence[str]
-    table: pl.DataFrame
-    results: pl.DataFrame
-    arms: pl.DataFrame
     selections: pl.DataFrame
     scores: pl.DataFrame
     overlap: pl.DataFrame
     examples: pl.DataFrame | None
-    tokens: int = 0
-    seconds: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +98,7 @@ def comparison_of(facts: ComparisonFacts) -> Comparison:
         evaluated.append(Evaluated(lines=tuple(lines), **about))
     return Comparison(
         facts=facts,
+        results=facts.results.rename({"method": "arm"}),
         evaluated=tuple(evaluated),
         budgets=tuple(facts.table["budget_tokens"].drop_nulls().unique().sort().to_list()),
         arm_word="method",
@@ -153,74 +122,6 @@ def headline(comparison: Comparison) -> str:
     if not outcomes & {"better", "worse"}:
         return f"No difference to a random draw was seen{one_seed}"
     return f"{plural(len(lines), 'comparison')} with a random draw{one_seed}: {counted(lines)}"
-
-
-def findings(each: Evaluated) -> dict[str, str]:
-    """Say what was seen on one evaluation, by outcome."""
-    found = {}
-    for outcome in KINDS:
-        lines = [line for line in each.compared if line.outcome == outcome]
-        if not lines:
-            continue
-        said = f"{_who(each, lines)}."
-        if outcome in ("better", "worse"):
-            ranked = sorted(lines, key=lambda line: -abs(line.difference or 0.0))
-            where = len(each.budgets) > 1
-            seen = [
-                (line.arm, f" at {count(line.budget_tokens)} tokens" if where else "", each.size(line))
-                for line in ranked
-            ]
-            said = "; ".join(f"{arm}{at} by {size}" for arm, at, size in seen)
-        elif outcome == "no difference seen":
-            said += f" {_would_have_been_seen(each, lines)}"
-        elif outcome == ALWAYS_THE_SAME:
-            said += " From that nothing follows: see what to distrust."
-        found[outcome] = said
-    return found
-
-
-def _who(each: Evaluated, lines: Sequence[Line]) -> str:
-    """Name methods, those with the same budgets together; budgets are named where these are not all."""
-    budgets: dict[str, list[int]] = {}
-    for line in lines:
-        budgets.setdefault(line.arm, []).append(line.budget_tokens or 0)
-    groups: dict[tuple[int, ...], list[str]] = {}
-    for method, chosen in budgets.items():
-        groups.setdefault(tuple(sorted(chosen)), []).append(method)
-    named = []
-    for at, methods in sorted(groups.items(), key=lambda group: -len(group[0])):
-        where = f" (at {enumeration([count(budget) for budget in at])} tokens)"
-        named.append(enumeration(methods) + (where if len(at) < len(each.budgets) else ""))
-    return "; ".join(named)
-
-
-def _would_have_been_seen(each: Evaluated, lines: Sequence[Line]) -> str:
-    size = each.least_seen(lines)
-    if not size:
-        return ""
-    who = "it" if len(lines) == 1 else "each"
-    return (
-        f"To be seen, {who} would have had to differ by {size} ({each.unit}; half the width of the "
-        f"interval{'s' if ' to ' in size else ''}); smaller effects, good or bad, may be there."
-    )
-
-
-def context_of(each: Evaluated) -> str:
-    """Say what training itself did: the untuned model, the random draw, the full pool."""
-    untuned, full = each.of(UNTUNED), each.of(FULL)
-    random = each.of(RANDOM, each.budgets[-1]) if each.budgets else None
-    if untuned is None or random is None or random.value is None:
-        return ""
-    said = f"For scale: untuned model {each.figure(untuned.value)}, random draw of {count(random.budget_tokens)} tokens {each.figure(random.value)}"
-    if full is not None:
-        said += f", full pool ({count(full.tokens)} tokens) {each.figure(full.value)}"
-    words = {
-        "better": "The untuned model is better than the one trained on the random draw.",
-        "worse": "Training on the random draw was better than not training.",
-        "no difference seen": "Between not training and training on the random draw no difference was seen.",
-        ALWAYS_THE_SAME: "The untuned model and the one trained on the random draw are graded alike, item by item.",
-    }
-    return f"{said}. {words.get(untuned.outcome, '')}".strip()
 
 
 def gain_of(each: Evaluated, method: str, budget: int) -> str:

@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import polars as pl
 
-from learnable.experiments import RANDOM, UNTUNED
-from learnable.pages import contest
+from learnable.experiments import RANDOM
+from learnable.pages import contest_warnings as shared
 from learnable.pages.comparison_facts import Comparison, ComparisonFacts, comparison_of
-from learnable.pages.contest import NAMED, Evaluated, all_alike
+from learnable.pages.contest_warnings import NAMED
 from learnable.pages.warnings import Found, look
 from learnable.pages.words import count, decimal, listing, plural, share
 
@@ -19,38 +19,6 @@ UNDEFINED_SHARE = 0.05
 def comparison_warnings(facts: ComparisonFacts) -> list[str]:
     """Say what to distrust in a comparison, most damaging first; each check says when it speaks."""
     return list(look(COMPARISON_CHECKS, comparison_of(facts)).warnings)
-
-
-def _did_not_move(comparison: Comparison) -> Found:
-    """At a budget, every trained model is graded as the untuned one, item by item."""
-    found = []
-    results = comparison.facts.results.filter(pl.col("value").is_finite())
-    untuned = results.filter(pl.col("method") == UNTUNED).select("evaluation", "id", base="value")
-    pairs = results.join(untuned, on=["evaluation", "id"])
-    for budget in comparison.budgets:
-        if all_alike(pairs.filter(pl.col("budget_tokens") == budget)):
-            steps = max((line.steps for each in comparison.evaluated for line in each.at(budget)), default=0)
-            found.append(
-                f"At {count(budget)} tokens every trained model is graded exactly as the untuned one, on every item: "
-                f"{plural(round(steps), 'optimizer step')} changed nothing that can be seen, so nothing about the "
-                "methods follows from this budget. Take a larger one, a smaller batch or more epochs."
-            )
-    return found
-
-
-def _no_effect(comparison: Comparison) -> Found:
-    """Between the untuned model and the random draw no difference was seen."""
-    found = []
-    for each in comparison.evaluated:
-        untuned, random = each.of(UNTUNED), each.of(RANDOM, comparison.budget)
-        if untuned is not None and random is not None and untuned.outcome == "no difference seen":
-            found.append(
-                f"On {each.label} no difference was seen between the untuned model ({each.figure(untuned.value)}) and "
-                f"a random draw of {count(comparison.budget)} tokens ({each.figure(random.value)}): where training itself "
-                "shows no effect, the choice of its data can hardly show one. Take larger budgets, a higher learning "
-                "rate or another evaluation."
-            )
-    return found
 
 
 def _in_pool(comparison: Comparison) -> Found:
@@ -69,29 +37,6 @@ def _in_pool(comparison: Comparison) -> Found:
             "below; take them out of the pool and compare again."
         )
     return found
-
-
-def _ungraded(comparison: Comparison) -> Found:
-    """An answer could not be graded."""
-    return [
-        contest.nothing_graded(each) or _partly_graded(comparison, each)
-        for each in comparison.evaluated
-        if any(line.ungraded for line in each.lines)
-    ]
-
-
-def _partly_graded(comparison: Comparison, each: Evaluated) -> str:
-    rows = comparison.facts.results.filter(pl.col("evaluation") == each.label).select(
-        "method", missing=pl.col("value").is_finite().fill_null(value=False).not_()
-    )
-    shares = rows.group_by("method").agg(pl.col("missing").mean())["missing"].to_numpy()
-    least, most = share(shares.min(), 1), share(shares.max(), 1)
-    spread = "the same share for every method" if least == most else f"{least} to {most} by method"
-    return (
-        f"{plural(int(rows['missing'].sum()), 'answer')} of {rows.height:,} on {each.label} could not be graded ({spread}) "
-        "and are left out of the means, not counted as wrong."
-        + ("" if least == most else " So the means of the methods are over different items.")
-    )
 
 
 def _one_selection(comparison: Comparison) -> Found:
@@ -185,18 +130,18 @@ def _one_evaluation(comparison: Comparison) -> Found:
 
 
 COMPARISON_CHECKS: dict[str, Callable[[Comparison], Found]] = {
-    "models that did not move": _did_not_move,
-    "evaluations that cannot tell methods apart": contest.cannot_tell,
-    "training that shows no effect": _no_effect,
+    "models that did not move": shared.did_not_move,
+    "evaluations that cannot tell methods apart": shared.cannot_tell,
+    "training that shows no effect": shared.no_effect,
     "evaluation items in the pool": _in_pool,
-    "ungraded answers": _ungraded,
-    "few evaluation items": contest.few_items,
-    "few seeds": contest.few_seeds,
+    "ungraded answers": shared.ungraded,
+    "few evaluation items": shared.few_items,
+    "few seeds": shared.few_seeds,
     "one selection for all seeds": _one_selection,
     "missed budgets": _missed_budget,
     "other answer lengths than random": _answer_length,
     "the same selection twice": _same_selection,
     "examples without a score": _without_score,
     "one evaluation set only": _one_evaluation,
-    "losses only": contest.only_losses,
+    "losses only": shared.only_losses,
 }

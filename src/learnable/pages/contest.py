@@ -6,15 +6,13 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, Literal
 
-import numpy as np
 import polars as pl
 from markupsafe import Markup
 
 from learnable.experiments import FEWEST_ITEMS, FOR_THIS_SEED
-from learnable.pages.html import bullets, cell, markup, settings_table
+from learnable.pages.html import bullets, cell, markup, remark, settings_table
 from learnable.pages.page import Section
-from learnable.pages.warnings import Found
-from learnable.pages.words import NOTHING, decimal, enumeration, finite, listing, plural
+from learnable.pages.words import NOTHING, count, decimal, duration, enumeration, finite, plural
 
 JUDGED = ("better", "worse", "no difference seen")
 """Outcomes with an interval that says something."""
@@ -26,12 +24,6 @@ Asked = Literal["unseen", "seen", "general", "elsewhere"]
 """How an evaluation asks: in wordings that no training saw, in that of the task, something else than the task, or on
 rows of its own."""
 
-FEW_SEEDS = 5
-FEW_ITEMS = 30
-SAME = 1e-5
-"""Of the largest value: what batches and adapters that do nothing change by rounding."""
-NAMED = 8
-"""Names in a sentence."""
 _MOST_DIGITS = 5
 _ROUNDING = 1e-6
 """Differences up to here come from the order of additions, not from another model."""
@@ -47,6 +39,47 @@ _WORDS = {
     "all alike": "all pairs differ alike: no interval",
     "baseline": "the baseline",
 }
+
+
+_FINDINGS = {
+    "better": "better than {}",
+    "worse": "worse than {}",
+    "no difference seen": "no difference seen",
+    ALWAYS_THE_SAME: "graded as {}, item by item, from which nothing follows",
+    "not graded": "could not be graded",
+    "too few": "too few items to say",
+    "all alike": "all pairs differ alike, so there is no interval",
+}
+"""What is said of each outcome beside the baseline, in this order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContestFacts:
+    """What a report says about a comparison as about a lesson; the tables are those that the command writes.
+
+    Args:
+        title: Heading of the page.
+        command: Command that repeats the report.
+        model: Display name of the model.
+        confidence: Of all differences of an evaluation together, and of each value.
+        settings: How every arm was trained, shown as a table.
+        table: One line per evaluation, arm and budget.
+        results: One line per graded item.
+        arms: One line per training.
+        computed: Tokens that were computed in the last run.
+        seconds: That this run took.
+    """
+
+    title: str
+    command: str
+    model: str
+    confidence: float
+    settings: Mapping[str, Any]
+    table: pl.DataFrame
+    results: pl.DataFrame
+    arms: pl.DataFrame
+    computed: int = 0
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,23 +221,18 @@ class Evaluated:
 
     @property
     def baseline(self) -> Line:
-        """What the others are compared with; where there are several budgets, at the first."""
-        return next(line for line in self.lines if line.outcome == "baseline")
+        """What the others are compared with; at the largest budget, where there are several."""
+        lines = [line for line in self.lines if line.outcome == "baseline"]
+        return max(lines, key=lambda line: line.budget_tokens or 0)
 
     @property
-    def untuned(self) -> tuple[Line, ...]:
-        """What was not trained; several where new tokens begin in several ways."""
-        return tuple(line for line in self.lines if not line.competes)
+    def beside(self) -> list[Line]:
+        """What gives the scale only: the untuned model (several where new tokens begin in several ways), the full pool."""
+        return [line for line in self.lines if not line.competes]
 
     def of(self, arm: str, budget: int | None = None) -> Line | None:
         """Return the line of an arm (at a budget)."""
         return next((line for line in self.lines if (line.arm, line.budget_tokens) == (arm, budget)), None)
-
-    def at(self, budget: int | None) -> list[Line]:
-        """Return the lines of a budget, best value first; what could not be graded comes last."""
-        sign = -1 if self.higher_is_better else 1
-        lines = [line for line in self.lines if line.budget_tokens == budget]
-        return sorted(lines, key=lambda line: math.inf if line.value is None else sign * line.value)
 
     def could_be_seen(self, line: Line) -> bool:
         """Whether the largest difference to the baseline that there can be would have been seen."""
@@ -235,11 +263,6 @@ class Evaluated:
         distance = self.figure(abs(line.difference or 0))
         return f"{distance} ({self.between(low, high)}; p {probability(line.p)}){line.of_one_seed}"
 
-    def least_seen(self, lines: Sequence[Line]) -> str:
-        """Write how far lines would have had to be from the baseline for a difference to be seen; "" if not known."""
-        halves = sorted(line.half for line in lines if line.half)
-        return " to ".join(dict.fromkeys(map(self.figure, halves[:1] + halves[-1:])))
-
     def value_cell(self, line: Line) -> Markup:
         """A value, and its interval in small print."""
         return cell(self.figure(line.value), self.between(line.value_low, line.value_high))
@@ -248,6 +271,11 @@ class Evaluated:
         """A difference, and its interval in small print."""
         words = NOTHING if line.outcome == "baseline" else self.signed(line.difference)
         return cell(words, self.between(line.low, line.high, signed=True))
+
+    def name_of(self, line: Line) -> str:
+        """Return the arm of a line, with its budget where there are several."""
+        budget = f" at {count(line.budget_tokens)} tokens"
+        return line.arm + (budget if line.budget_tokens and len(self.budgets) > 1 else "")
 
     @property
     def no_picture(self) -> str:
@@ -262,18 +290,102 @@ class Contest:
     """Evaluations of arms that were trained alike.
 
     Args:
+        facts: What it is made from.
+        results: Of the facts, with columns ``arm`` and ``budget_tokens``.
         evaluated: In the order asked for.
         arm_word: What an arm is called.
-        baseline: What the others are compared with, in words.
+        baseline: What the others are compared with.
         asked_of: What the items stand for, in words.
         trainings: Of each arm, one for each seed.
     """
 
+    facts: ContestFacts
+    results: pl.DataFrame
     evaluated: tuple[Evaluated, ...]
     arm_word: str
     baseline: str
     asked_of: str
     trainings: int
+
+    @property
+    def tiles(self) -> list[tuple[str, str, str]]:
+        """The last of the first figures of the page."""
+        models = self.facts.arms.filter(pl.col("tokens") > 0).unique("model")
+        tokens = plural(int(models["tokens"].sum()), "token")
+        seeds = ("seeds", count(self.trainings), f"trainings of each {self.arm_word}")
+        return [seeds, ("models trained", count(models.height), f"on {tokens}")]
+
+    @property
+    def took(self) -> list[Markup]:
+        """What all of it took, where that is known."""
+        words = (
+            f"All of it took {duration(self.facts.seconds)} and {plural(self.facts.computed, 'token')} in its last run; what was "
+            "stored before is not in these figures."
+        )
+        return [remark(words)] if self.facts.computed else []
+
+    def findings(self, each: Evaluated) -> list[tuple[str, str, str]]:
+        """Say what was seen on one evaluation: outcome, what it means, and of which arms."""
+        found = []
+        for outcome, what in _FINDINGS.items():
+            lines = [line for line in each.compared if line.outcome == outcome]
+            ranked = sorted(lines, key=lambda line: -abs(line.difference or 0.0))
+            who = _who(each, lines)
+            if outcome in ("better", "worse"):
+                who = enumeration([f"{each.name_of(line)} by {each.size(line)}" for line in ranked])
+            elif outcome == "no difference seen":
+                who += _would_have_been_seen(each, lines)
+            if lines:
+                found.append((outcome, what.format(self.baseline), who))
+        return found
+
+    def context_of(self, each: Evaluated) -> str:
+        """Say what training itself did, and what an arm with as many tokens came to."""
+        words = {outcome: what.format(self.baseline) for outcome, what in _FINDINGS.items()}
+        base, equal, said = each.baseline, each.equal_tokens, ""
+        if base.value is not None:
+            values = [f"{each.name_of(base)} {each.figure(base.value)}"]
+            for line in each.beside:
+                seen = f" ({words[line.outcome]})" if line.outcome in (*JUDGED, ALWAYS_THE_SAME) else ""
+                name = f"{line.arm} ({count(line.tokens)} tokens)" if line.tokens else line.arm
+                values.append(f"{name} {each.figure(line.value)}{seen}")
+            said = f"For scale: {', '.join(values)}. "
+        if equal is not None and equal.outcome in ("better", "worse"):
+            size = each.size(equal)
+            said += f"{equal.arm} was {equal.outcome} than as many tokens of the task alone, by {size}."
+        elif equal is not None and equal.outcome == "no difference seen":
+            size = each.between(equal.low, equal.high, signed=True)
+            said += (
+                f"Between {equal.arm} and as many tokens of the task alone no difference was seen ({size})."
+            )
+        return said.strip()
+
+
+def _who(each: Evaluated, lines: Sequence[Line]) -> str:
+    """Name arms, those with the same budgets together; budgets are named where these are not all."""
+    budgets: dict[str, list[int]] = {}
+    for line in lines:
+        budgets.setdefault(line.arm, []).append(line.budget_tokens or 0)
+    groups: dict[tuple[int, ...], list[str]] = {}
+    for arm, chosen in budgets.items():
+        groups.setdefault(tuple(sorted(chosen)), []).append(arm)
+    named = []
+    for at, arms in sorted(groups.items(), key=lambda group: -len(group[0])):
+        where = f" (at {enumeration([count(budget) for budget in at])} tokens)"
+        named.append(enumeration(arms) + (where if len(at) < len(each.budgets) else ""))
+    return "; ".join(named)
+
+
+def _would_have_been_seen(each: Evaluated, lines: Sequence[Line]) -> str:
+    """Say how large a difference would have been seen, and for which arms none could have been."""
+    blind = [line.arm for line in lines if not each.could_be_seen(line)]
+    halves = sorted(line.half for line in lines if line.half and each.could_be_seen(line))
+    least = " to ".join(dict.fromkeys(map(each.figure, halves[:1] + halves[-1:])))
+    said = [f"one of {least} or more, half the width of the interval, would have been"] if least else []
+    if blind:
+        whom = f"for {enumeration(blind)} " if said else ""
+        said.append(f"{whom}the seeds differ too much for any to be")
+    return f" ({'; '.join(said)})" if said else ""
 
 
 def asked_words(asked: Asked) -> str:
@@ -313,9 +425,7 @@ def probability(p: float | None) -> str:
 
 def method_section(
     contest: Contest,
-    settings: Mapping[str, Any],
     *,
-    confidence: float,
     first: str,
     widened_for: str,
     alone: str = "",
@@ -325,7 +435,7 @@ def method_section(
     notes = [
         first,
         "A difference is paired: the same items, the same seeds. Its interval holds the chance of the items and of the training, "
-        f"and is widened for the number of {widened_for}, so that with {100 * confidence:g}% confidence all differences of one "
+        f"and is widened for the number of {widened_for}, so that with {100 * contest.facts.confidence:g}% confidence all differences of one "
         "evaluation are inside together; p is corrected likewise. Several evaluations are not corrected for each "
         f"other{alone}.",
         f"The interval of a value stands for that value alone. Do not compare {contest.arm_word}s by whether these overlap; the "
@@ -334,74 +444,6 @@ def method_section(
         "be told from chance here.",
         *last,
     ]
-    shown = settings_table("Settings of every training", settings, label="Training")
+    shown = settings_table("Settings of every training", contest.facts.settings, label="Training")
     title = "How this was made, and what it cannot say"
     return Section(id="method", nav="method", title=title, parts=[bullets(notes), *shown])
-
-
-def all_alike(pairs: pl.DataFrame) -> bool:
-    """Whether ``value`` and ``base`` differ by no more than rounding."""
-    value, base = pairs["value"].to_numpy(), pairs["base"].to_numpy()
-    return bool(pairs.height and np.abs(value - base).max() <= SAME * np.abs(base).max())
-
-
-def cannot_tell(contest: Contest) -> Found:
-    """No arm differs from the baseline on a single item."""
-    arm, found = contest.arm_word, []
-    for each in contest.evaluated:
-        if not each.compared or any(line.outcome != ALWAYS_THE_SAME for line in each.compared):
-            continue
-        values = {decimal(line.value, 2) for line in each.compared}
-        every = f" (every value is {values.pop()})" if len(values) == 1 else ""
-        found.append(
-            f"On {each.title} no {arm} differs from {contest.baseline} on a single item{every}: it cannot tell the {arm}s "
-            "apart, and “no difference seen” says nothing there. Take one that is easier or harder for this model, or has "
-            "more items."
-        )
-    return found
-
-
-def nothing_graded(each: Evaluated) -> str:
-    """Say that there is no answer from an evaluation; "" where something was graded."""
-    if any(line.value is not None for line in each.lines):
-        return ""
-    return (
-        f"Nothing of {each.title} could be graded: there is no answer from it. See `why` in results.parquet."
-    )
-
-
-def few_items(contest: Contest) -> Found:
-    """An evaluation has fewer than `FEW_ITEMS` graded items."""
-    few = [f"{each.title} ({each.items:,})" for each in contest.evaluated if 0 < each.items < FEW_ITEMS]
-    if not few:
-        return ""
-    return (
-        f"Fewer than {FEW_ITEMS} graded items: {listing(few, NAMED)}. The intervals allow for it, but so few items "
-        f"hardly stand for {contest.asked_of}."
-    )
-
-
-def few_seeds(contest: Contest) -> Found:
-    """Fewer than `FEW_SEEDS` trainings of each arm."""
-    if contest.trainings >= FEW_SEEDS:
-        return ""
-    if contest.trainings == 1:
-        return (
-            f"Only one training of each {contest.arm_word}: the noise of training is not in the intervals at all, so a "
-            f"difference may be the luck of one seed. Use --seeds {FEW_SEEDS}."
-        )
-    return (
-        f"Only {contest.trainings:,} trainings of each {contest.arm_word}: the intervals are honest about it, but wide, so "
-        f"“no difference seen” often means “not enough seeds”. With --seeds {FEW_SEEDS} they become much narrower; what is "
-        "trained already is kept."
-    )
-
-
-def only_losses(contest: Contest) -> Found:
-    """All evaluations are losses, but for what was forgotten."""
-    if {each.unit for each in contest.evaluated if not each.is_general} != {"nats per token"}:
-        return ""
-    return (
-        f"Only losses stand for {contest.asked_of}: they say how likely the model finds given answers, not whether what it "
-        "writes is right. Add an evaluation that reads its answers, such as format or exact_match."
-    )

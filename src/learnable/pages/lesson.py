@@ -7,7 +7,6 @@ import polars as pl
 from markupsafe import Markup
 
 from learnable.pages import html
-from learnable.pages import lesson_facts as answers
 from learnable.pages import lesson_pictures as pictures
 from learnable.pages.contest import Evaluated, Line, asked_words, distrust_link, method_section, probability
 from learnable.pages.lesson_concepts import concepts_section
@@ -18,13 +17,14 @@ from learnable.pages.lesson_facts import (
     LessonFacts,
     Theme,
     contest_of,
+    headline,
     rows_words,
 )
 from learnable.pages.lesson_gradients import gradients_section
 from learnable.pages.lesson_warnings import LESSON_CHECKS
 from learnable.pages.page import Panels, Part, Section, write_page
 from learnable.pages.warnings import look, warnings_section
-from learnable.pages.words import NOTHING, count, decimal, duration, finite, plural
+from learnable.pages.words import NOTHING, capital, count, decimal, duration, finite, plural
 
 SHOWN_ITEMS = 3
 """Of each way to ask."""
@@ -58,7 +58,6 @@ def render_lesson(facts: LessonFacts) -> str:
         warnings_section(looked, nav="distrust"),
         _method(lesson),
     ]
-    models = facts.arms.filter(facts.arms["tokens"] > 0).unique("model")
     new = html.markup(
         ", with the new token{s} <strong>{tokens}</strong>" if facts.tokens else "",
         s="s" if len(facts.tokens) > 1 else "",
@@ -68,7 +67,7 @@ def render_lesson(facts: LessonFacts) -> str:
     return write_page(
         sections,
         kicker=facts.title,
-        headline=answers.headline(lesson),
+        headline=headline(lesson),
         lead=html.markup(
             "A task of {rows} was taught to <strong>{model}</strong> in {ways}, {times} each{new}.{distrust}",
             rows=plural(facts.task, "row"),
@@ -83,8 +82,7 @@ def render_lesson(facts: LessonFacts) -> str:
             ("rows asked", count(facts.tests), "that no training saw"),
             ("buffer", count(facts.buffer or None), ratio),
             ("arms", count(len(lesson.trained)), ""),
-            ("seeds", count(lesson.trainings), "trainings of each arm"),
-            ("models trained", count(models.height), f"on {plural(int(models['tokens'].sum()), 'token')}"),
+            *lesson.tiles,
         ],
         command=("To repeat this page", facts.command),
     )
@@ -127,7 +125,10 @@ def _answer(lesson: LessonContest) -> Section:
     all_panels = pictures.values(lesson)
     for theme, panels in zip(lesson.themes, all_panels, strict=True):
         title = f"{theme.name}{' on general rows: what was forgotten' if theme.is_general else ''}"
-        inside = [html.heading(title), html.remark(answers.about(theme))]
+        first, items = theme.evaluated[0], max(each.items for each in theme.evaluated)
+        about = f"{first.unit}, {first.side}; {plural(items, 'item')} graded"
+        setting = "" if first.name == first.setting else f"{first.setting}: "
+        inside = [html.heading(title), html.remark(setting + about)]
         for each in theme.evaluated:
             inside += _sentence(lesson, each)
         parts.append(html.box("answer", inside))
@@ -148,11 +149,12 @@ def _sentence(lesson: LessonContest, each: Evaluated) -> list[Markup]:
     """What one evaluation says, marked by what the arm in focus came to, and the scale beside it."""
     focus = each.of(lesson.focus) if lesson.focus else None
     kind = focus.outcome if focus is not None and focus.outcome in ("better", "worse") else ""
+    found = [f"{what}: {who}" for _, what, who in lesson.findings(each)]
+    said = capital("; ".join(found) or f"nothing was compared with {lesson.baseline}") + "."
     asked = asked_words(each.asked)
-    said = answers.said_of(each, lesson.baseline)
     if asked and not each.is_general:
         said = html.markup("<strong>In {asked}:</strong> {said}", asked=asked, said=said)
-    context = answers.context_of(each, lesson.baseline)
+    context = lesson.context_of(each)
     return [html.text(said, kind=f"said {kind}"), *([html.remark(context)] if context else [])]
 
 
@@ -312,23 +314,16 @@ def _cost(lesson: LessonContest) -> Section:
             ["material", "by", "tokens", "time"],
         )
         parts.append(html.table(caption, head, made, label="Cost of the material", worded=(1,)))
-    if facts.seconds:
-        words = (
-            f"The whole lesson took {duration(facts.seconds)} and trained on {plural(facts.computed, 'token')} in its last run; "
-            "what was stored before is not in these figures."
-        )
-        parts.append(html.remark(words))
+    parts += lesson.took
     return Section(id="cost", nav="cost", title="What it took", parts=parts)
 
 
 def _method(lesson: LessonContest) -> Section:
-    facts, repeated = lesson.facts, lesson.by_mixture.get("repeated")
+    repeated = lesson.by_mixture.get("repeated")
     as_many = f" The way called {repeated} has as many as delia." if repeated else ""
     equal = any(each.equal_tokens is not None for each in lesson.evaluated)
     return method_section(
         lesson,
-        facts.settings,
-        confidence=facts.confidence,
         first="All arms start from the same model, with the same settings and the same seeds. They do not take equally many "
         f"tokens or steps: a buffer costs tokens.{as_many}",
         widened_for="arms",

@@ -3,22 +3,21 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import polars as pl
 
 from learnable.experiments import FOR_THIS_SEED, Measured, arm_table
 from learnable.pages.contest import (
     ALWAYS_THE_SAME,
-    MUTE,
     Asked,
     Contest,
+    ContestFacts,
     Evaluated,
     Line,
     counted,
     line_of,
 )
-from learnable.pages.words import enumeration, plural
+from learnable.pages.words import plural
 
 PAPER_RATIO = 260
 """Examples of the buffer for each row of the task, of DELIA's authors."""
@@ -61,15 +60,10 @@ class Made:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LessonFacts:
-    """All that a report says about one lesson; the tables are those that `learnable teach` writes.
+class LessonFacts(ContestFacts):
+    """All that a report says about one lesson.
 
     Args:
-        title: Heading of the page.
-        command: Command that repeats the report.
-        model: Display name of the model.
-        confidence: Of all differences of an evaluation together, and of each value.
-        settings: How every arm was trained, shown as a table.
         ways: The arms, in the order asked for.
         baseline: The arm that the others are compared with.
         questions: The evaluations, in the order of the table.
@@ -77,9 +71,6 @@ class LessonFacts:
         tests: Rows that were asked.
         buffer: Rows of the buffer that could be mixed in.
         tokens: New tokens.
-        table: One line per evaluation and arm.
-        results: One line per graded item.
-        arms: One line per training.
         concepts: ``arm``, ``seed``, ``token``, ``words``, ``layer``, ``distance``, ``prompts``; None without new tokens.
         samples: ``arm``, ``seed``, ``evaluation``, ``id``, ``prompt``, ``completion``, ``value``; None without texts.
         buffering: ``wording``, ``set``, ``ratio``, ``quantity``, ``estimate``, ``value``, ``error``; None when gradients
@@ -90,15 +81,8 @@ class LessonFacts:
         example: A test row as it is asked: conversations by ``seen`` and ``unseen``, those that there are.
         made: Steps that made the material, where they are known.
         notes: What could not be asked, and why.
-        computed: Tokens that the lesson computed when it ran.
-        seconds: That it took when it ran.
     """
 
-    title: str
-    command: str
-    model: str
-    confidence: float
-    settings: Mapping[str, Any]
     ways: Sequence[Way]
     baseline: str
     questions: Sequence[Question]
@@ -106,9 +90,6 @@ class LessonFacts:
     tests: int
     buffer: int
     tokens: Sequence[str]
-    table: pl.DataFrame
-    results: pl.DataFrame
-    arms: pl.DataFrame
     concepts: pl.DataFrame | None = None
     samples: pl.DataFrame | None = None
     buffering: pl.DataFrame | None = None
@@ -118,8 +99,6 @@ class LessonFacts:
     example: Mapping[Asked, Sequence[Mapping[str, str | None]]]
     made: Sequence[Made] = ()
     notes: Sequence[str] = ()
-    computed: int = 0
-    seconds: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,6 +211,7 @@ def contest_of(facts: LessonFacts) -> LessonContest:
         )
     return LessonContest(
         facts=facts,
+        results=facts.results.with_columns(budget_tokens=pl.lit(None, pl.Int64)),
         evaluated=tuple(evaluated),
         arm_word="arm",
         baseline=facts.baseline,
@@ -313,72 +293,3 @@ def about(theme: Theme) -> str:
     items = max(found.items for found in theme.evaluated)
     said = f"{each.unit}, {each.side}; {plural(items, 'item')} graded"
     return said if each.name == each.setting else f"{each.setting}: {said}"
-
-
-def said_of(each: Evaluated, baseline: str) -> str:
-    """Say which arms were better or worse than the baseline, and for which nothing was seen."""
-    parts = []
-    for kind in ("better", "worse"):
-        lines = sorted(
-            (line for line in each.compared if line.outcome == kind),
-            key=lambda one: -abs(one.difference or 0),
-        )
-        if lines:
-            who = enumeration([f"{line.arm} by {each.size(line)}" for line in lines])
-            parts.append(f"{kind} than {baseline}: {who}")
-    unseen = [line for line in each.compared if line.outcome == "no difference seen"]
-    if unseen:
-        who = enumeration([line.arm for line in unseen])
-        parts.append(f"no difference seen: {who}{_would_have_been_seen(each, unseen)}")
-    same = [line.arm for line in each.compared if line.outcome == ALWAYS_THE_SAME]
-    if same:
-        parts.append(f"graded as {baseline}, item by item: {enumeration(same)}")
-    mute = [line.arm for line in each.compared if line.outcome in MUTE]
-    if mute:
-        parts.append(f"could not be judged: {enumeration(mute)}")
-    said = "; ".join(parts) or f"nothing was compared with {baseline}"
-    return said[0].upper() + said[1:] + "."
-
-
-def _would_have_been_seen(each: Evaluated, lines: Sequence[Line]) -> str:
-    """Say how large a difference would have been seen, and for which arms none could have been."""
-    blind = [line.arm for line in lines if not each.could_be_seen(line)]
-    least = each.least_seen([line for line in lines if each.could_be_seen(line)])
-    said = [f"one of {least} or more would have been"] if least else []
-    if blind:
-        whom = f"for {enumeration(blind)} " if said else ""
-        said.append(f"{whom}the seeds differ too much for any to be")
-    return f" ({'; '.join(said)})" if said else ""
-
-
-def context_of(each: Evaluated, baseline: str) -> str:
-    """Say what training itself did, and what an arm with as many tokens came to."""
-    said = []
-    if each.baseline.value is not None:
-        said.append(f"For scale: {baseline} {each.figure(each.baseline.value)}{_untuned(each, baseline)}.")
-    equal = each.equal_tokens
-    if equal is not None and equal.outcome in ("better", "worse"):
-        said.append(
-            f"{equal.arm} was {equal.outcome} than as many tokens of the task alone, by {each.size(equal)}."
-        )
-    elif equal is not None and equal.outcome == "no difference seen":
-        said.append(
-            f"Between {equal.arm} and as many tokens of the task alone no difference was seen "
-            f"({each.between(equal.low, equal.high, signed=True)})."
-        )
-    return " ".join(said)
-
-
-def _untuned(each: Evaluated, baseline: str) -> str:
-    words = {
-        "better": f"better than {baseline}",
-        "worse": f"worse than {baseline}",
-        "no difference seen": "no difference seen",
-        ALWAYS_THE_SAME: "graded alike, item by item",
-    }
-    return "".join(
-        f", {line.arm} {each.figure(line.value)}"
-        + (f" ({words[line.outcome]})" if line.outcome in words else "")
-        for line in each.untuned
-        if line.value is not None
-    )

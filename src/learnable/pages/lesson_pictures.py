@@ -34,7 +34,7 @@ def values(lesson: LessonContest) -> list[list[Picture]]:
     found = []
     for number, theme in enumerate(lesson.themes):
         differing = [
-            each for each in theme.evaluated if any(line.half for line in (*each.compared, *each.untuned))
+            each for each in theme.evaluated if any(line.half for line in (*each.compared, *each.beside))
         ]
         domain = _domain(differing)
         found.append(
@@ -59,7 +59,7 @@ def _domain(evaluated: Sequence[Evaluated]) -> list[float]:
     """
     ends, untuned = list[float | None](), list[float | None]()
     for each in evaluated:
-        untuned += [line.value for line in each.untuned]
+        untuned += [line.value for line in each.beside]
         ends += [end for line in each.lines if line.competes for end in (line.value, *line.by_seed)]
         if (base := each.baseline.value) is not None:
             ends += [base + end for line in each.compared for end in (line.low, line.high) if end is not None]

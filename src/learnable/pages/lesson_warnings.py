@@ -2,10 +2,8 @@
 
 from collections.abc import Callable
 
-import polars as pl
-
-from learnable.pages import contest
-from learnable.pages.contest import NAMED, all_alike
+from learnable.pages import contest_warnings as shared
+from learnable.pages.contest_warnings import NAMED
 from learnable.pages.lesson_facts import (
     BUFFERED,
     PAPER_RATIO,
@@ -29,24 +27,6 @@ def lesson_warnings(facts: LessonFacts) -> list[str]:
     return list(look(LESSON_CHECKS, contest_of(facts)).warnings)
 
 
-def _did_not_move(lesson: LessonContest) -> Found:
-    """Every trained model is graded as its untuned one, item by item."""
-    values = lesson.facts.results.filter(pl.col("value").is_finite())
-    trained = pl.col("arm").is_in(lesson.trained)
-    untuned = values.filter(~trained).select("evaluation", "id", base="value")
-    if untuned.is_empty():
-        return None
-    pairs = values.filter(trained).join(untuned, on=["evaluation", "id"])
-    if not all_alike(pairs):
-        return ""
-    steps = max(lesson.means[arm]["steps"] for arm in lesson.trained)
-    return (
-        f"Every trained model is graded exactly as the untuned one, on every item: {plural(round(steps), 'optimizer step')} "
-        "changed nothing that can be seen, so nothing about the arms follows. Take more rows or epochs, or a "
-        "higher learning rate."
-    )
-
-
 def _scattered(lesson: LessonContest) -> Found:
     """The seeds of an arm scatter so that no difference could have been seen, however large."""
     found = []
@@ -63,20 +43,6 @@ def _scattered(lesson: LessonContest) -> Found:
                 "more seeds, more rows, or a lower learning rate."
             )
     return found
-
-
-def _no_effect(lesson: LessonContest) -> Found:
-    """Between the untuned model and the baseline no difference was seen."""
-    if not any(each.untuned for each in lesson.evaluated):
-        return None
-    return [
-        f"On {each.title} no difference was seen between {line.arm} ({each.figure(line.value)}) and {lesson.baseline} "
-        f"({each.figure(each.baseline.value)}): where training itself shows no effect, an arm can hardly show one."
-        for each in lesson.evaluated
-        if not each.is_general
-        for line in each.untuned[:1]
-        if line.outcome == "no difference seen"
-    ]
 
 
 def _alone(lesson: LessonContest) -> Found:
@@ -184,24 +150,10 @@ def _random_rows(lesson: LessonContest) -> Found:
     )
 
 
-def _ungraded(lesson: LessonContest) -> Found:
-    """An answer could not be graded."""
-    found = []
-    for each in lesson.evaluated:
-        by_arm = [f"{line.arm} {line.ungraded:,}" for line in each.lines if line.ungraded]
-        partly = (
-            f"Answers on {each.title} that could not be graded are left out of the means, not counted as wrong: "
-            f"{listing(by_arm, NAMED)}."
-        )
-        if by_arm:
-            found.append(contest.nothing_graded(each) or partly)
-    return found
-
-
 LESSON_CHECKS: dict[str, Callable[[LessonContest], Found]] = {
-    "models that did not move": _did_not_move,
-    "evaluations that cannot tell arms apart": contest.cannot_tell,
-    "training that shows no effect": _no_effect,
+    "models that did not move": shared.did_not_move,
+    "evaluations that cannot tell arms apart": shared.cannot_tell,
+    "training that shows no effect": shared.no_effect,
     "seeds that differ too much": _scattered,
     "a single arm": _alone,
     "parts that were not asked": _not_asked,
@@ -210,8 +162,8 @@ LESSON_CHECKS: dict[str, Callable[[LessonContest], Found]] = {
     "few wordings": _few_wordings,
     "forgetting asked on the buffer": _from_buffer,
     "tokens that begin at random": _random_rows,
-    "ungraded answers": _ungraded,
-    "few evaluation items": contest.few_items,
-    "few seeds": contest.few_seeds,
-    "losses only": contest.only_losses,
+    "ungraded answers": shared.ungraded,
+    "few evaluation items": shared.few_items,
+    "few seeds": shared.few_seeds,
+    "losses only": shared.only_losses,
 }

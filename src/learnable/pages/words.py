@@ -63,6 +63,11 @@ def plural(number: int, noun: str, nouns: str | None = None) -> str:
     return f"{number:,} {noun if number == 1 else nouns or noun + 's'}"
 
 
+def capital(words: str) -> str:
+    """Begin with a capital, and leave the rest as it is."""
+    return words[:1].upper() + words[1:]
+
+
 def first_of_all(shown: int, whole: int) -> str:
     """``, the first 3 of them``, where not all are shown."""
     return f", the first {shown} of them" if whole > shown else ""
