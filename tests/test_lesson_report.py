@@ -97,7 +97,7 @@ def make_lesson(
 
 def _way(label: str) -> Way:
     mixture = label.partition("@")[0]
-    about = "the model as it is" if mixture == "untuned" else MIXTURES[mixture][1]
+    about = "the model as it is" if mixture == "untuned" else MIXTURES[mixture].about
     return Way(label=label, mixture=mixture, about=about, init="description")
 
 

@@ -322,7 +322,7 @@ class Contest:
             f"All of it took {duration(self.facts.seconds)} and {plural(self.facts.computed, 'token')} in its last run; what was "
             "stored before is not in these figures."
         )
-        return [remark(words)] if self.facts.computed else []
+        return [remark(words)] if self.facts.seconds else []
 
     def findings(self, each: Evaluated) -> list[tuple[str, str, str]]:
         """Say what was seen on one evaluation: outcome, what it means, and of which arms."""
