@@ -3,13 +3,15 @@
 import atexit
 import shutil
 import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
+import polars as pl
+
 from learnable import data as rows
 from learnable.commands.options import Flat, Output
-from learnable.commands.understood import understood
 from learnable.errors import UsageError
 from learnable.runs.files import write_json_lines
 from learnable.runs.price import Price
@@ -17,8 +19,14 @@ from learnable.runs.progress import say
 from learnable.runs.records import Outcome
 from learnable.runs.step import Finished, Step, run
 from learnable.settings import Reading
+from learnable.types import Message, Pool
+from learnable.visible import visible
 
 HELDOUT = "heldout.jsonl"
+FILES_SAID = 10
+CHARACTERS = 80
+"""Of each text of the example that is shown."""
+TURNS_SHOWN = 4
 
 
 def load(
@@ -72,7 +80,7 @@ def _gone_at_exit() -> Path:
 def _read(data: list[str], reading: Reading, holdout: float, folder: Path) -> Finished:
     """Read the rows into a pool, and set some aside."""
     pool = rows.read(data, **asdict(reading))
-    for line in understood(pool):
+    for line in _understood(pool):
         say(line)
     distinct = len(pool)
     if holdout:
@@ -100,3 +108,37 @@ def _absolute(given: str) -> str:
     if not path.exists():
         return given
     return str(path.parent.resolve() / path.name if path.is_file() else path.resolve())
+
+
+def _understood(pool: Pool) -> Iterator[str]:
+    """Yield lines for people: for files that were taken for the same, what their columns became, and a conversation."""
+    alike: dict[str, list[int]] = {}
+    for position, file in enumerate(pool.files):
+        if file.understood:
+            alike.setdefault(file.understood, []).append(position)
+    for said, positions in list(alike.items())[:FILES_SAID]:
+        first = pool.files[positions[0]]
+        more = f" and {len(positions) - 1:,} more" if len(positions) > 1 else ""
+        yield f"{rows.base_name(first.kind, first.path)}{more}: {said}"
+        own = pool.rows.filter(pl.col("file").is_in(positions) & pl.col("reason").is_null()).head(1)
+        frame = pool.examples.filter(pl.col("id").is_in(own["id"].to_list())).head(1)
+        for example in replace(pool, examples=frame).iter_examples():
+            turns, rest = example.messages[:TURNS_SHOWN], len(example.messages[TURNS_SHOWN:])
+            more_turns = [f"({rest} more turns)"] if rest else []
+            yield f"  example: {' | '.join([*map(_turn, turns), *more_turns])}"
+    if len(alike) > FILES_SAID:
+        yield f"{len(alike) - FILES_SAID:,} more kinds of files: pool.json of the pool says what they were taken for"
+
+
+def _turn(message: Message) -> str:
+    calls = [f"{call.name}({_shortened(call.arguments)})" for call in message.tool_calls]
+    thought = [f"({_shortened(message.reasoning)})"] if message.reasoning else []
+    said = [_shortened(message.content)] if message.content else []
+    role = message.role if message.trained else f"{message.role}, context only"
+    return f"{role}: {' '.join([*thought, *said, *calls])}"
+
+
+def _shortened(text: str) -> str:
+    """Return the beginning of a text, with control characters as what they are called."""
+    head = text if len(text) <= CHARACTERS else f"{text[:CHARACTERS]}…"
+    return visible(head).replace("\n", "\\n").replace("\t", "\\t")

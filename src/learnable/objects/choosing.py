@@ -9,8 +9,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from learnable.errors import UsageError
+from learnable.objects.given import checked_settings
 from learnable.objects.results import Picked, ScoreTable
-from learnable.objects.training import checked_settings
 from learnable.runs.progress import say
 from learnable.selectors import SELECTORS, PerSource, Thresholds, choose, count_asked
 from learnable.spec import build

@@ -1,11 +1,11 @@
 """What is given, found: an earlier step, rows as the model sees them, a model that was trained before."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from learnable.errors import ModelError, StoreError
+from learnable.errors import ModelError, StoreError, UsageError, did_you_mean
 from learnable.runs.progress import say, say_once
 from learnable.runs.records import BEGUN, DONE, Outcome, read_outcome
 from learnable.types import Example, ModelRef, Rendered
@@ -15,6 +15,16 @@ if TYPE_CHECKING:
     from learnable.training import References
 
 LONGEST = 2_048
+
+
+def checked_settings(
+    given: Mapping[str, Any], kind: Any, *, without: Sequence[str] = ()
+) -> Mapping[str, Any]:
+    """Return settings, each of which is a field of a class."""
+    names = {each.name for each in fields(kind)} - set(without)
+    if unknown := sorted(set(given) - names):
+        raise UsageError(f"there is no setting {unknown[0]!r}", hint=did_you_mean(unknown[0], names))
+    return given
 
 
 def finished(folder: str | Path, *verbs: str) -> Outcome:

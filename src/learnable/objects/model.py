@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from learnable.errors import UsageError
-from learnable.objects.given import opened, pinned
+from learnable.objects.given import checked_settings, opened, pinned
 from learnable.runs.store import Store
 from learnable.settings import Loading
 from learnable.types import ModelRef
@@ -49,15 +49,11 @@ class Model:
     def __init__(
         self, model: Any = "starter", tokenizer: Any = None, *, on: str | None = None, **loading: Any
     ) -> None:
-        if unknown := sorted(set(loading) - set(Loading.__dataclass_fields__)):
-            raise UsageError(
-                f"a model has no setting {unknown[0]!r}",
-                hint=f"known: {', '.join(Loading.__dataclass_fields__)}",
-            )
         from learnable.models import source
         from learnable.models.memory import NetworkInMemory
 
-        self.loading, self._opened = Loading(**loading), cast("LanguageModel | None", None)
+        self.loading = Loading(**checked_settings(loading, Loading))
+        self._opened = cast("LanguageModel | None", None)
         self._held: NetworkInMemory | None = None
         self._on = on
         if isinstance(model, str | os.PathLike):
@@ -119,8 +115,7 @@ class Model:
     def for_training(self, *, moves_weights: bool) -> "tuple[ModelRef, NetworkInMemory | None]":
         """Return what a training starts from, and what must be there as long as it runs; lets go of loaded weights.
 
-        Args:
-            moves_weights: It changes the weights themselves: a network then gets a copy of its own.
+        A network whose weights are moved gets a copy of its own.
         """
         self._opened = None
         if self._held is None:
@@ -136,11 +131,7 @@ def _ref_of(held: "NetworkInMemory", loading: Loading) -> ModelRef:
 
 
 def as_model(model: Any) -> Model:
-    """Return a model, made now where only its name was given.
-
-    Raises:
-        UsageError: If it is neither.
-    """
+    """Return a model, made now where only its name was given."""
     if isinstance(model, str | os.PathLike):
         return Model(model)
     if not isinstance(model, Model):

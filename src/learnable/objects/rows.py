@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import polars as pl
 
@@ -12,6 +12,7 @@ from learnable.data import read as read_pool
 from learnable.data.sources import MEMORY, Source, read_records
 from learnable.data.writing import check_unchanged
 from learnable.errors import DataError, UsageError
+from learnable.objects.given import checked_settings
 from learnable.packages import needed
 from learnable.settings import Reading
 from learnable.types import Example, Pool
@@ -98,50 +99,32 @@ class Rows:
         return [record.value or {} for number, record in enumerate(records) if number in wanted]
 
 
-def read(
-    *data: Any,
-    format: str | None = None,
-    on_error: str = "1%",
-    source_column: str | None = None,
-    columns: str | Mapping[str, Any] | None = None,
-    max_row_mb: float = 8.0,
-) -> Rows:
+def read(*data: Any, **settings: Any) -> Rows:
     """Read rows of any common fine-tuning format.
 
     Args:
         data: Paths, hub ids, lists of dicts, datasets, frames of polars or pandas; or lists of these.
-        format: As in ``Reading``, like all that follow.
-        on_error: What to do about bad rows.
-        source_column: Column that names the source of a row.
-        columns: Which column is which part of a conversation.
-        max_row_mb: Largest row in megabytes of text.
+        settings: Fields of ``Reading``: ``format``, ``on_error``, ``source_column``, ``columns``, ``max_row_mb``.
 
     Raises:
         DataError: If a source cannot be read or has no usable row, or too many rows cannot be used.
         UsageError: If something else is given, or an option is not known.
     """
-    reading = Reading(
-        format=format,
-        on_error=on_error,
-        source_column=source_column,
-        columns=columns,
-        max_row_mb=max_row_mb,
-    )
-    inputs = [each for given in data for each in (given if _is_several(given) else [given])]
+    reading = Reading(**checked_settings(settings, Reading))
+    inputs = list[Any]()
+    for given in data:
+        several = isinstance(given, list | tuple) and not any(isinstance(each, Mapping) for each in given)
+        inputs += given if several else [given]
     sources = [_source(given, number if len(inputs) > 1 else 0) for number, given in enumerate(inputs, 1)]
     pool = read_pool(sources, **asdict(reading))
     in_memory = iter(each.given for each in sources if isinstance(each, Source) and each.given is not None)
-    given = {number: next(in_memory) for number, file in enumerate(pool.files) if file.kind == MEMORY}
-    return Rows(pool=pool, given=given, reading=reading)
+    held = {number: next(in_memory) for number, file in enumerate(pool.files) if file.kind == MEMORY}
+    return Rows(pool=pool, given=held, reading=reading)
 
 
 def as_rows(data: Any) -> Rows:
     """Return rows that were read, read now where they were not."""
     return data if isinstance(data, Rows) else read(data)
-
-
-def _is_several(given: Any) -> bool:
-    return isinstance(given, list | tuple) and not any(isinstance(each, Mapping) for each in given)
 
 
 def _source(given: Any, number: int) -> str | Source:
@@ -164,7 +147,6 @@ def _in_memory(given: Any) -> Sequence[Mapping[str, Any]]:
     if (pandas := sys.modules.get("pandas")) and isinstance(given, pandas.DataFrame):
         return pl.from_pandas(given).to_dicts()
     if (datasets := sys.modules.get("datasets")) and isinstance(given, datasets.Dataset):
-        dataset: Sequence[Mapping[str, Any]] = given
-        return dataset
+        return cast("Sequence[Mapping[str, Any]]", given)
     kind = type(given).__name__
     raise UsageError(f"rows cannot be read from an object of type {kind}", hint=INSTEAD.get(kind, TAKEN))

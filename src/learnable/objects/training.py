@@ -2,14 +2,13 @@
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from learnable.data import pool_identity, prompt_key
-from learnable.errors import UsageError, did_you_mean
-from learnable.objects.given import length_limit, render_rows
+from learnable.objects.given import checked_settings, length_limit, render_rows
 from learnable.objects.model import Scratch, as_model
 from learnable.objects.results import ReferenceModel
 from learnable.objects.rows import Rows, as_rows
@@ -56,16 +55,6 @@ def train(
     )
     step = training.step({"pool": pool_identity(known.pool), "base": identify(ref)})
     return ReferenceModel(trained=run(step, scratch.folder if scratch else output or ""), scratch=scratch)
-
-
-def checked_settings(
-    given: Mapping[str, Any], kind: Any, *, without: Sequence[str] = ()
-) -> Mapping[str, Any]:
-    """Return settings, each of which is a field of a class."""
-    names = {each.name for each in fields(kind)} - set(without)
-    if unknown := sorted(set(given) - names):
-        raise UsageError(f"there is no setting {unknown[0]!r}", hint=did_you_mean(unknown[0], names))
-    return given
 
 
 @dataclass(frozen=True, kw_only=True)
