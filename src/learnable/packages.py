@@ -47,6 +47,5 @@ def needed(module: str, *, by: str, extra: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise UsageError(
-            f"{by} needs the package {module.partition('.')[0]}: {error}",
-            hint=install(extra),
+            f"{by} needs the package {module.partition('.')[0]}: {error}", hint=install(extra)
         ) from error

@@ -307,9 +307,7 @@ def _http_client(limit_s: float, *, secret: str | None) -> "httpx.AsyncClient":
             return httpx.Response(response.status_code, headers=kept, content=body, request=request)
 
     return Bounded(
-        timeout=limit_s,
-        headers={"Accept-Encoding": "identity"},
-        limits=httpx.Limits(max_connections=None),
+        timeout=limit_s, headers={"Accept-Encoding": "identity"}, limits=httpx.Limits(max_connections=None)
     )
 
 

@@ -1,11 +1,11 @@
 """Rows in and out: any common fine-tuning file becomes a pool of conversations, and the chosen rows a file again."""
 
-from learnable.data.flags import boolean_columns as boolean_columns
+from learnable.data.beside import MADE as MADE
+from learnable.data.beside import boolean_columns as boolean_columns
+from learnable.data.beside import read_made as read_made
 from learnable.data.formats import FORMATS as FORMATS
 from learnable.data.formats import as_row as as_row
 from learnable.data.formats import detect as detect
-from learnable.data.made import MADE as MADE
-from learnable.data.made import read_made as read_made
 from learnable.data.pool import HELD_OUT as HELD_OUT
 from learnable.data.pool import hold_out as hold_out
 from learnable.data.pool import is_pool as is_pool

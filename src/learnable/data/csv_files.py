@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from learnable.data.records import Record, too_large
 from learnable.data.text_files import BYTE_ORDER_MARK, inner_suffix, lines, not_utf8
-from learnable.data.values import shown_keys
+from learnable.data.values import refuse_repeated
 from learnable.errors import DataError
 
 _LARGEST_FIELD = 1 << 30
@@ -117,10 +117,7 @@ def _header(path: str, record: CsvRecord) -> list[str]:
     if wrong := _undecodable(record, path):
         raise DataError(f"{path}: the header is {wrong[0]}", hint=wrong[1])
     names = [name.strip() for name in record.fields]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise DataError(
-            f"{path}: columns occur twice: {shown_keys(twice)}", hint="give every column its own name"
-        )
+    refuse_repeated(names, f"{path}: columns")
     return names
 
 

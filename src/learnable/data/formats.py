@@ -251,10 +251,7 @@ FORMATS: dict[str, RowFormat] = {
     known.name: known
     for known in (
         RowFormat(
-            name="messages",
-            keys="messages",
-            columns=_turns("messages", *OTHER_TURNS),
-            write=_write_messages,
+            name="messages", keys="messages", columns=_turns("messages", *OTHER_TURNS), write=_write_messages
         ),
         RowFormat(
             name="sharegpt", keys="conversations", columns=_turns("conversations"), write=_write_sharegpt

@@ -1,29 +1,38 @@
 """Files, folders and hub datasets in; one pool of distinct conversations out, with every row accounted for."""
 
 import json
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pyarrow as pa
 
-from learnable.data.bad_rows import BadRows
 from learnable.data.formats import FORMATS
 from learnable.data.names import parse_columns
 from learnable.data.parser import Parser
 from learnable.data.pool import is_pool, load_pool
-from learnable.data.records import place, too_large
+from learnable.data.records import Record, place, too_large
 from learnable.data.sources import MEMORY, Source, locate, names_of
 from learnable.data.values import UnknownKeysError, UnusableRowError, shown_keys
 from learnable.errors import DataError, UsageError, did_you_mean
 from learnable.runs.identity import BEYOND, NOTHING_BEYOND, beyond_of, example_id
+from learnable.runs.progress import say
 from learnable.settings import Reading
 from learnable.types import Conversation, Pool, SourceFile
 
 ROWS = {"file": pl.Int64, "row": pl.Int64, "line": pl.Int64, "id": pl.String, "reason": pl.String}
 """Columns of ``Pool.rows``."""
+
+FIRST_ROWS = 10_000
+"""When none of so many first rows can be used, the rest is not read."""
+KINDS_SAID = 5
+
+_ALLOW = "--on-error skip leaves all such rows out, --on-error 5% up to that share"
+_VALUE = re.compile(r"0x[0-9a-f]+|\d+")
 
 
 def read(
@@ -65,7 +74,7 @@ def read(
     inputs = [(given, locate(given)) for given in paths]
     names = names_of(source for _, sources in inputs for source in sources)
     for given, sources in inputs:
-        bad = BadRows(name=str(given) if len(sources) > 1 else names[len(files)], most=reading.most_bad)
+        bad = _BadRows(name=str(given) if len(sources) > 1 else names[len(files)], most=reading.most_bad)
         for source in sources:
             # The starter sets bring the topics of their conversations.
             brought = "source" if source.kind == "starter" else None
@@ -89,7 +98,7 @@ def digests(paths: Sequence[str]) -> list[str]:
 
 
 def _read_one(
-    columns: "_Columns", source: Source, name: str, parser: Parser, bad: BadRows, *, max_bytes: int
+    columns: "_Columns", source: Source, name: str, parser: Parser, bad: "_BadRows", *, max_bytes: int
 ) -> SourceFile:
     """Add the rows of one source to the columns."""
     columns.names.append(name)
@@ -190,3 +199,60 @@ class _Columns:
         columns |= {"tools": self._tools} if self._tools else {}
         examples = pl.DataFrame(columns, schema_overrides={"id": pl.String, "source": pl.String})
         return Pool(examples=examples, rows=pl.DataFrame(self._rows, schema=ROWS), files=tuple(files))
+
+
+@dataclass(kw_only=True)
+class _BadRows:
+    """What is wrong with the rows of one input: a file, or the files of a folder or a pattern.
+
+    ``most`` is the share of its rows that may be bad, from 0 to 1.
+    """
+
+    name: str
+    most: float
+    total: int = 0
+    _counts: Counter[str] = field(default_factory=Counter)
+    _first: dict[str, tuple[str, str | None, str]] = field(default_factory=dict)
+    """Of the first row of each kind: where it is and what is wrong with it, a hint, and the keys seen."""
+
+    def add(self, where: str, reason: str, record: Record, *, hint: str | None) -> None:
+        """Count a row; a ``DataError`` where none may be bad, or no row was any good for long."""
+        # What differs from row to row, such as a number of a turn or the value seen, makes no kind of its own.
+        kind = _VALUE.sub("#", reason.partition(": ")[0])
+        self._counts[kind] += 1
+        if kind not in self._first:
+            keys = shown_keys(record.value) if record.value is not None else ""
+            seen = f"; keys seen: {keys}" if keys and keys not in reason else ""
+            self._first[kind] = (f"{where}: {reason}", hint, seen)
+        if self.most == 0:
+            raise self._error(self._first[kind][0])
+        if self._counts.total() == self.total == FIRST_ROWS and self.most < 1:
+            raise self._error(
+                f"{self.name}: none of the first {FIRST_ROWS:,} rows can be used: {self._said()}"
+            )
+
+    def none_of(self, name: str, rows: int) -> DataError:
+        """Return the error for a file that has not a single usable row."""
+        return self._error(f"{name}: none of its {rows:,} rows can be used: {self._said()}", allow=None)
+
+    def settle(self) -> None:
+        """Say how many rows are left out, once all are read; a ``DataError`` where they are more than may be."""
+        if not (count := self._counts.total()):
+            return
+        share = f"{self.name}: {count:,} of {self.total:,} rows cannot be used"
+        if count > self.most * self.total:
+            raise self._error(f"{share}, more than {100 * self.most:g}%: {self._said()}")
+        say(f"{share} and are left out: {self._said()}")
+
+    def _said(self) -> str:
+        said = [
+            self._first[kind][0] + (f" ({count:,} rows of this kind)" if count > 1 else "")
+            for kind, count in self._counts.most_common(KINDS_SAID)
+        ]
+        rest = sum(count for _, count in self._counts.most_common()[KINDS_SAID:])
+        return "; ".join([*said, *([f"{rest:,} rows of other kinds"] if rest else [])])
+
+    def _error(self, message: str, *, allow: str | None = _ALLOW) -> DataError:
+        _, hint, seen = self._first[self._counts.most_common(1)[0][0]]
+        hints = "; or ".join(filter(None, [hint, allow]))
+        return DataError(message + seen, hint=hints or "look at that row, and repair the file")

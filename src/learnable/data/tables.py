@@ -1,7 +1,6 @@
 """Tables of Arrow: Parquet and Arrow files, folders of ``datasets``, and data sets of the hub."""
 
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -12,7 +11,7 @@ import pyarrow.ipc
 import pyarrow.parquet as pq
 
 from learnable.data.records import Record, too_large
-from learnable.data.values import shown_keys
+from learnable.data.values import refuse_repeated
 from learnable.errors import DataError
 from learnable.hub import unreachable
 from learnable.packages import needed
@@ -46,11 +45,7 @@ def _check_columns(schema: pa.Schema, path: str) -> None:
     left: list[tuple[str, list[pa.Field]]] = [("columns", list(schema))]
     while left:
         what, fields = left.pop()
-        counts = Counter(field.name for field in fields)
-        if twice := sorted(name for name, count in counts.items() if count > 1):
-            raise DataError(
-                f"{path}: {what} occur twice: {shown_keys(twice)}", hint="give every column its own name"
-            )
+        refuse_repeated([field.name for field in fields], f"{path}: {what}")
         for field in fields:
             inner = [field.type.field(at) for at in range(field.type.num_fields)]
             left.append((f"fields of {field.name}", inner))

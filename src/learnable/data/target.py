@@ -6,7 +6,7 @@ from pathlib import Path
 
 import polars as pl
 
-from learnable.data.flags import text_column
+from learnable.data.beside import text_column
 from learnable.data.overlap import contamination, spoken
 from learnable.data.pool import load_pool, pool_identity
 from learnable.runs.progress import say

@@ -3,8 +3,11 @@
 import json
 import re
 import reprlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
+
+from learnable.errors import DataError
 
 Row = Mapping[str, Any]
 
@@ -39,6 +42,12 @@ def shown_keys(keys: Iterable[object]) -> str:
     texts = [key if isinstance(key, str) and key.isprintable() else repr(key) for key in keys]
     listed = ", ".join(text if len(text) <= 60 else f"{text[:60]}..." for text in texts[:30])
     return (listed + ", ..." if len(texts) > 30 else listed) or "none"
+
+
+def refuse_repeated(names: Iterable[str], what: str) -> None:
+    """Raise a ``DataError`` where one of these names stands twice."""
+    if twice := sorted(name for name, count in Counter(names).items() if count > 1):
+        raise DataError(f"{what} occur twice: {shown_keys(twice)}", hint="give every column its own name")
 
 
 def shortened(value: object) -> str:

@@ -181,8 +181,7 @@ def _as_jsonl(kind: str, path: str, rows: set[int]) -> Iterator[bytes]:
     def as_text(value: object) -> str:
         if isinstance(value, bytes):
             raise DataError(
-                "a column holds bytes, which a .jsonl file cannot",
-                hint="save the columns of text as parquet",
+                "a column holds bytes, which a .jsonl file cannot", hint="save the columns of text as parquet"
             )
         return str(value)
 

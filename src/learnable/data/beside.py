@@ -1,14 +1,19 @@
-"""Columns of the rows beside the conversation: selections that somebody else has made, and names such as a subtask."""
+"""What stands in the rows beside the conversation: marks of a selection, names, and what a row was made of."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from learnable.data.reading import read
 from learnable.data.sources import read_records
 from learnable.data.writing import check_unchanged
-from learnable.types import Pool
+from learnable.types import Example, Pool
 
+MADE = "generated.parquet"
+"""Rows that `learnable diversify` made, in its folder."""
 _FLAGS = {"true": True, "false": False, "": None}
 """How a CSV file writes them; any other text is no flag."""
 
@@ -49,3 +54,30 @@ def rows_again(pool: Pool) -> Iterator[tuple[str, Mapping[str, Any]]]:
         for row, record in enumerate(read_records(file.kind, file.path)):
             if row in ids:
                 yield ids[row], record.value or {}
+
+
+def read_made(given: str) -> list[Example]:
+    """Return the distinct rows of a file, or of a folder that `learnable diversify` wrote.
+
+    Where rows have ``messages`` and ``parent``, the id of the row that one was made of, what stands beside ``messages``
+    and ``source`` goes into ``meta``; rows of another form have no ``meta``.
+    """
+    path = Path(given)
+    if path.is_dir() and (path / MADE).is_file():
+        path /= MADE
+        given = str(path)
+    pool = read([given])
+    if not path.is_file():
+        return list(pool.iter_examples())
+    rows: dict[str, Mapping[str, Any]] = {}
+    for identity, row in rows_again(pool):
+        rows.setdefault(identity, row)
+    return [_made(example, rows[example.id]) for example in pool.iter_examples()]
+
+
+def _made(example: Example, row: Mapping[str, Any]) -> Example:
+    if "messages" not in row or "parent" not in row:
+        return example
+    apart = ("id", "messages", "tools", "source")
+    beside = {key: value for key, value in row.items() if key not in apart and value is not None}
+    return replace(example, source=str(row.get("source") or example.source), meta=beside)
