@@ -12,7 +12,7 @@ from learnable import data as rows
 from learnable.commands.inputs import is_made
 from learnable.commands.options import Flat, Output, Several
 from learnable.commands.score import vectors_of
-from learnable.commands.selection_card import CARD, selection_card
+from learnable.commands.selection_card import CARD, selection_card, unusual
 from learnable.data.exports import Trainer, write_export
 from learnable.errors import DataError, UsageError, did_you_mean
 from learnable.explorer import read_ids
@@ -122,15 +122,16 @@ def select(
             with replacing(folder / "dropped.parquet") as part:
                 _write(choice.selection.dropped.lazy(), part)
             if not scored:
-                write_frame(_rows_of(known, kept), folder / "selected.parquet")
+                ours = known.join(kept.lazy(), on="id", how="semi").collect()
+                ours = kept.select("id").join(ours, on="id", how="left", maintain_order="left")
+                write_frame(ours, folder / "selected.parquet")
         facts |= {"pinned": int(kept["pinned"].sum())} if lists["pin"] else {}
         facts |= {"banned": len(_distinct(lists["ban"]))} if lists["ban"] else {}
         paths = [folder / "selected.parquet"]
         if scored:
-            given = (
-                asdict(choosing) | asdict(choice.thresholds) | {name: tuple(lists[name]) for name in lists}
-            )
-            options = {"budget": budget, **_unusual(given)}
+            given = asdict(choosing) | asdict(choice.thresholds)
+            given |= {name: tuple(names) for name, names in lists.items()}
+            options = {"budget": budget, **unusual(given, asdict(Selecting()))}
             paths = _write_chosen(scored, choice.selection, folder, facts, options, choosing.license)
             if choosing.export:
                 facts["exported"] = _export(scored, choice.selection, folder, choosing.export)
@@ -209,52 +210,26 @@ def _distinct(listed: Mapping[str, Sequence[str]]) -> list[str]:
     return sorted({id for ids in listed.values() for id in ids})
 
 
-def _unusual(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options that are not what they are by default, by the names of their flags."""
-    usual = asdict(Selecting())
-    return {
-        name.replace("_", "-"): list(value) if isinstance(value, tuple) else value
-        for name, value in given.items()
-        if value != usual[name]
-    }
-
-
 def _export(scored: Outcome, selection: Selection, folder: Path, trainer: Trainer) -> list[str]:
-    name, max_length = scored.facts["model"], scored.facts["max_length"]
+    from learnable.models.loading import load_tokenizer
+    from learnable.models.source import locate
+
+    name, template = scored.facts["model"], scored.facts.get("chat template")
+    if template is not None:  # given instead of the model's own; the trainer gets its text
+        found = load_tokenizer(ModelRef(name=name, chat_template=template)).chat_template
+        template = str(found["default"] if isinstance(found, Mapping) else found)
+    here = name == "starter" or Path(name).expanduser().exists()
     paths = write_export(
         scored.links["pool"],
         selection.kept["id"].to_list(),
         folder / trainer,
         trainer=trainer,
-        model=_loadable(name),
-        max_length=max_length,
-        chat_template=_template(name, scored.facts.get("chat template")),
+        # What other trainers load: a hub id as it is, else the folder of its weights.
+        model=str(locate(ModelRef(name=name)).resolve()) if here else name,
+        max_length=scored.facts["max_length"],
+        chat_template=template,
     )
     return [str(path.relative_to(folder)) for path in paths]
-
-
-def _template(name: str, given: str | None) -> str | None:
-    """Return the text of the chat template that was given instead of the model's own."""
-    if given is None:
-        return None
-    from learnable.models.loading import load_tokenizer
-
-    template = load_tokenizer(ModelRef(name=name, chat_template=given)).chat_template
-    return str(template["default"] if isinstance(template, Mapping) else template)
-
-
-def _loadable(name: str) -> str:
-    """Return a name of the model that other trainers load: a hub id as it is, else the folder of its weights."""
-    from learnable.models.source import locate
-
-    here = name == "starter" or Path(name).expanduser().exists()
-    return str(locate(ModelRef(name=name)).resolve()) if here else name
-
-
-def _rows_of(table: pl.LazyFrame, kept: pl.DataFrame) -> pl.DataFrame:
-    """Return the chosen rows of a table in the order picked; the others are passed over as they are read."""
-    ours = table.join(kept.lazy(), on="id", how="semi").collect()
-    return kept.select("id").join(ours, on="id", how="left", maintain_order="left")
 
 
 def _table(path: Path, before: str | None, after: str | None) -> pl.LazyFrame:

@@ -19,6 +19,7 @@ import jinja2
 import polars as pl
 import yaml
 
+from learnable.commands.options import typed
 from learnable.data import names_of
 from learnable.data.csv_files import style_of
 from learnable.data.sources import locate, read_records
@@ -112,8 +113,7 @@ def selection_card(
         ids: Of the chosen examples, String (k,).
         paths: Files of the chosen rows.
         facts: Of the selection.
-        options: Of `learnable select` that are not what they are by default, by the name of the flag; files without
-            their folders.
+        options: Of `learnable select` that are not what they are by default; files without their folders.
         license: As the user gave it; None takes what the rows say.
     """
     trained = None
@@ -257,13 +257,13 @@ def _commands(scored: Outcome, pool: Pool, trained: Outcome | None, options: Map
     loaded = _parameters(scored.links["pool"])
     typed = [str(value) for name, value in loaded.items() if name.startswith("data ")]
     names = [given if given in whole else Path(given).name for given in typed]
-    lines = [_line("load", names, _unusual(loaded, asdict(Reading()) | {"holdout": 0.0}), "pool")]
+    lines = [_line("load", names, unusual(loaded, asdict(Reading()) | {"holdout": 0.0}), "pool")]
     facts = _named(scored.facts)
     score: dict[str, Any] = {name: facts[name] for name in ("model", "dtype", "max_length") if name in facts}
     if trained is not None:
         tuning = {"reference.model": _named(trained.facts)["model"]} if "model" in trained.facts else {}
         if not tuning:
-            tuning = _unusual(_parameters(trained.folder), json.loads(json.dumps(asdict(Reference()))))
+            tuning = unusual(_parameters(trained.folder), json.loads(json.dumps(asdict(Reference()))))
         lines.append(_line("train", ["pool"], score | tuning, "reference"))
         score["reference"] = "reference"
     elif "reference" in scored.inputs:
@@ -273,7 +273,7 @@ def _commands(scored: Outcome, pool: Pool, trained: Outcome | None, options: Map
     return [*lines, _line("select", ["scores"], options, "selection")]
 
 
-def _unusual(given: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
+def unusual(given: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options that are not what they are by default."""
     return {name: given[name] for name, value in usual.items() if given.get(name, value) != value}
 
@@ -283,14 +283,8 @@ def _parameters(folder: Path) -> dict[str, Any]:
 
 
 def _line(verb: str, given: Sequence[str], options: Mapping[str, Any], output: str) -> str:
-    words = ["learnable", verb, *given]
-    for name, value in options.items():
-        flag = name.replace("_", "-")
-        if isinstance(value, bool):
-            words.append(f"--{flag}" if value else f"--no-{flag}")
-        else:
-            words += [f"--{flag}", *map(str, value if isinstance(value, list) else [value])]
-    return shlex.join([*words, "-o", output])
+    words = [word for name, value in options.items() for word in typed(f"--{name.replace('_', '-')}", value)]
+    return shlex.join(["learnable", verb, *given, *words, "-o", output])
 
 
 def _named(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, ParamSpec, get_type_hints
 import yaml
 from cyclopts import Parameter
 
-from learnable.commands.options import Flat, Output
+from learnable.commands.options import Flat, Output, typed
 from learnable.names import component
 from learnable.runs.files import replacing
 from learnable.runs.progress import say
@@ -53,10 +53,10 @@ class Run:
     def step(
         self, name: str, command: Callable[Given, Outcome], /, *inputs: Given.args, **options: Given.kwargs
     ) -> Outcome:
-        """Do one step of the recipe, into a folder of its own; it does nothing where its result is there.
+        """Do one step of the recipe, into ``<output>/<recipe>/<name>-<fingerprint>``, unless its result is there.
 
         Args:
-            name: Of the step; its folder is ``<output>/<recipe>/<name>-<fingerprint>``.
+            name: Of the step.
             command: Does it: one of ``learnable.commands``, or a function that also takes ``output`` and ``dry_run``.
             inputs: What it takes; a step's outcome is given by its ``path``.
             options: Its options, but for these two.
@@ -84,8 +84,12 @@ def recipe(function: Callable[Given, None]) -> Callable[Given, dict[str, Outcome
     def whole(*positional: Given.args, **named: Given.kwargs) -> dict[str, Outcome]:
         bound = taken.bind(*positional, **named)
         bound.apply_defaults()
-        given = {name: value for name, value in bound.arguments.items() if name != "run"}
-        own = named_in_file(whole)
+        given, own = (
+            {name: value for name, value in bound.arguments.items() if name != "run"},
+            function.__name__,
+        )
+        if not function.__module__.startswith("learnable.recipes."):
+            own = f"{Path(function.__code__.co_filename).resolve()}:{own}"
         run: Run = replace(
             bound.arguments["run"],
             name=function.__name__,
@@ -105,14 +109,6 @@ def recipe(function: Callable[Given, None]) -> Callable[Given, dict[str, Outcome
 def is_recipe(function: Callable[..., Any]) -> bool:
     """Tell whether a function was made a recipe."""
     return bool(getattr(function, "is_recipe", False))
-
-
-def named_in_file(function: Callable[..., Any]) -> str:
-    """Return how a recipe is named: one of the package by its name, another by its file too."""
-    if function.__module__.startswith("learnable.recipes."):
-        return function.__name__
-    code = function.__wrapped__.__code__  # type: ignore[attr-defined]
-    return f"{Path(code.co_filename).resolve()}:{function.__name__}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,22 +154,14 @@ def words(function: Callable[..., Any], given: Mapping[str, Any]) -> list[str]:
     first = next(iter(signature(function).parameters.values()))
     front, back = list[str](), list[str]()
     for option in options_of(function, given):
-        texts = _texts(option.value)
-        if option.value is None or texts == _texts(option.default):
+        shown = typed(option.flag, option.value)
+        if option.value is None or shown == typed(option.flag, option.default):
             continue
-        if option.name == first.name and first.kind is not Taken.KEYWORD_ONLY:
-            front = texts
-        elif isinstance(option.value, bool):
-            back.append(option.flag if option.value else option.flag.replace("--", "--no-", 1))
-        elif any(text.startswith("-") for text in texts):
-            back += [f"{option.flag}={text}" for text in texts]
+        if option.name == first.name and first.kind is not Taken.KEYWORD_ONLY and len(shown) > 1:
+            front = shown[1:]
         else:
-            back += [option.flag, *texts]
+            back += shown
     return [*front, *back]
-
-
-def _texts(value: Any) -> list[str]:
-    return [str(each) for each in value] if isinstance(value, (list, tuple)) else [str(value)]
 
 
 def as_written(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
