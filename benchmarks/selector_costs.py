@@ -17,7 +17,8 @@ from functools import partial
 import numpy as np
 
 from learnable.runs.progress import say
-from learnable.selectors import DiverseTopK, FacilityLocation, KCenter, TopK
+from learnable.selectors.coverage import FacilityLocation, KCenter
+from learnable.selectors.ranking import DiverseTopK, TopK
 from learnable.selectors.vectors import distinct
 
 DIMENSIONS, SHARE, CLOUD = 256, 0.06, 20

@@ -132,11 +132,9 @@ def _training(ref: ModelRef, length: int, tuning: Tuning, measured: Pace) -> Pac
         load_s = time.perf_counter() - started
         with without_dropout(loop.network):
             seconds = min(seconds_of(loop.step) for _ in range(STEPS))
-    trained = [weights for weights in loop.network.parameters() if weights.requires_grad]
     item_bytes = 4 if tuning.method == "lora" or concrete_dtype(ref) == "float32" else 2
-    return Pace(
-        tokens_per_s=count * length / seconds,
-        load_s=load_s,
-        peak_gib=peak[0] / GIB,
-        disk_gib=sum(weights.numel() for weights in trained) * item_bytes / GIB,
+    written = (
+        sum(weights.numel() for weights in loop.network.parameters() if weights.requires_grad) * item_bytes
     )
+    speed, peak_gib = count * length / seconds, peak[0] / GIB
+    return Pace(tokens_per_s=speed, load_s=load_s, peak_gib=peak_gib, disk_gib=written / GIB)

@@ -178,24 +178,19 @@ class _Attempt:
     started: float = field(default_factory=time.monotonic)
     noted: float = field(default_factory=time.monotonic)
 
-    @property
-    def spent(self) -> Cost:
-        """What was spent so far, up to now."""
+    def spent(self, tokens: int) -> Cost:
+        """Return what all attempts spent up to now, of which this one so many tokens."""
         return Cost(
-            tokens=self.earlier.tokens + self.tokens,
+            tokens=self.earlier.tokens + tokens,
             seconds=self.earlier.seconds + time.monotonic() - self.started,
             peak_memory_bytes=max(self.earlier.peak_memory_bytes, peak_memory_bytes()),
         )
 
     def cost(self, done: Finished) -> Cost:
         """Return what all attempts spent together."""
-        spent, tokens = self.spent, done.tokens + self.earlier.tokens
-        return replace(
-            spent,
-            tokens=tokens,
-            passes=done.passes if done.pool_tokens is None else tokens / max(done.pool_tokens, 1),
-            seconds=max(spent.seconds, done.at_least_s),
-        )
+        spent, pool = self.spent(done.tokens), done.pool_tokens
+        passes = done.passes if pool is None else spent.tokens / max(pool, 1)
+        return replace(spent, passes=passes, seconds=max(spent.seconds, done.at_least_s))
 
 
 _AT_WORK: list[_Attempt] = []
@@ -209,7 +204,9 @@ def note(tokens: int = 0) -> None:
         attempt.tokens += new
         if new or time.monotonic() - attempt.noted >= NOTE_EVERY_S:
             attempt.noted = time.monotonic()
-            write_json(attempt.folder / BEGUN, {**attempt.record, SPENT: asdict(attempt.spent)})
+            write_json(
+                attempt.folder / BEGUN, {**attempt.record, SPENT: asdict(attempt.spent(attempt.tokens))}
+            )
 
 
 @contextmanager

@@ -42,29 +42,4 @@ SCORERS: Mapping[str, Callable[..., Scorer]] = {
     "hard_not_wrong": HardNotWrong,
 }
 
-__all__ = [
-    "DSIR",
-    "END_OF_TURN_SHARE",
-    "IFD",
-    "LESS",
-    "PVI",
-    "SCORERS",
-    "Difference",
-    "HardNotWrong",
-    "Hardness",
-    "Learnability",
-    "Length",
-    "LengthMatched",
-    "Loss",
-    "PVIZero",
-    "Perplexity",
-    "PerplexityDrop",
-    "PerplexityMiddle",
-    "Relevance",
-    "SoftLearnability",
-    "TargetDrop",
-    "TargetLearnability",
-    "TextLearnability",
-    "TopShareIFD",
-    "end_of_turn_share",
-]
+__all__ = ["END_OF_TURN_SHARE", "IFD", "LESS", "SCORERS", "Learnability", "end_of_turn_share"]

@@ -22,20 +22,4 @@ SELECTORS: Mapping[str, Callable[..., Selector]] = {
     "spread_top": SpreadTop,
 }
 
-__all__ = [
-    "SELECTORS",
-    "DiverseTopK",
-    "FacilityLocation",
-    "GumbelTopK",
-    "KCenter",
-    "Middle",
-    "PerSource",
-    "Random",
-    "RoundRobin",
-    "SpreadTop",
-    "Thresholds",
-    "TopK",
-    "choose",
-    "count_asked",
-    "turns_of",
-]
+__all__ = ["SELECTORS", "PerSource", "Thresholds", "choose", "count_asked", "turns_of"]

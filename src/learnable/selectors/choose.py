@@ -51,8 +51,7 @@ def choose(
             other columns are not read.
         by: The score column.
         budget: How much to keep. A fraction is of all n examples, rounded down but at least 1; tokens count prompt and
-            response and are never exceeded: a pick that does not fit is passed over, until ``PASS_OVER`` in a row
-            did not fit.
+            response and are never exceeded: picks that do not fit are passed over, up to ``PASS_OVER`` in a row.
         selector: The method; top-k by default.
         lowest: Prefer low scores.
         per_source: ``equal``: every source the same share (what a small source cannot use goes to the others);
@@ -69,8 +68,7 @@ def choose(
         seed: For selectors that draw, and for the clusters.
         pins: Ids to choose whatever their score, and whatever ``where``, ``thresholds`` and ``max_similarity`` say, by
             the name of a list. They count against the budget, and against the share of their source or cluster (one
-            without a finite vector has no cluster). The method picks the others without looking at them. Their gain is
-            NaN.
+            without a finite vector has no cluster). The method does not look at them, and their gain is NaN.
         bans: Ids never to choose, likewise.
 
     Returns:

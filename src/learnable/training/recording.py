@@ -80,18 +80,17 @@ class RecordLosses(TrainerCallback):
                 "the training dataset has no length, so its rows cannot be measured twice",
                 hint="give the trainer a dataset that is not streamed",
             )
-        ids = self._ids or [f"{number:012d}" for number in range(len(dataset))]
-        if len(ids) != len(dataset):
-            raise UsageError(
-                f"there are {len(ids):,} ids for {len(dataset):,} rows", hint="give an id for each row"
-            )
+        count = len(dataset)
+        ids = self._ids or [f"{number:012d}" for number in range(count)]
+        if len(ids) != count:
+            raise UsageError(f"there are {len(ids):,} ids for {count:,} rows", hint="give an id for each row")
         size = self._batch_size or args.per_device_eval_batch_size
         was_training, losses = network.training, list[tuple[int, int, float]]()
         network.eval()
         try:
-            for start in range(0, len(dataset), size):
+            for start in range(0, count, size):
                 # Not by a DataLoader: it would draw from the random numbers that order the training.
-                rows = [dataset[number] for number in range(start, min(start + size, len(dataset)))]
+                rows = [dataset[number] for number in range(start, min(start + size, count))]
                 losses += _losses(network, loader.collate_fn(rows), len(rows))
         finally:
             network.train(was_training)
