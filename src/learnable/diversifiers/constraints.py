@@ -2,9 +2,9 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from learnable.diversifiers.kinds import Diversified, Ledger, variant
 from learnable.errors import UsageError, did_you_mean
 from learnable.evaluators.format import literal
 from learnable.settings import Sampling
-from learnable.types import Example, Message
+from learnable.types import Example
 
 VARIANTS = 3
 """Variants of each row when nothing else is asked for."""
@@ -61,8 +61,8 @@ class Constraints:
         if self.each < 1:
             raise UsageError(f"each must be at least 1, got {self.each}")
         for kind in self.kinds:
-            if kind not in _RULES:
-                raise UsageError(f"no constraint called {kind!r}", hint=did_you_mean(kind, _RULES))
+            if kind not in _WORDINGS:
+                raise UsageError(f"no constraint called {kind!r}", hint=did_you_mean(kind, _WORDINGS))
 
     def __call__(
         self, examples: Sequence[Example], *, n: int | None, draw: Drawing, seed: int
@@ -71,17 +71,19 @@ class Constraints:
         wanted, ledger = n or VARIANTS, Ledger()
         kept: list[Example] = []
         for example in examples:
-            turns, found = example.messages, dict[str, _Holds]()
-            place = _answer_place(turns)
-            if place is not None:
-                answer, question = turns[place].content.strip(), turns[place - 1].content
-                holds = {kind: _RULES[kind](answer, question) for kind in self.kinds or _RULES}
-                found = {kind: held for kind, held in holds.items() if held is not None}
-            if place is None or not found:
-                why = "no answer after a user turn" if place is None else "no constraint holds of the answer"
-                ledger.refuse(why, text=turns[-1].content if turns else "", parent=example.id)
-            else:
+            turns = example.messages
+            roles = [turn.role for turn in turns]
+            answers = (
+                p for p in range(len(turns) - 1, 0, -1) if roles[p - 1 : p + 1] == ["user", "assistant"]
+            )
+            place = next(answers, None)
+            holds = _holding(turns[place].content.strip(), turns[place - 1].content) if place else {}
+            found = {kind: holds[kind] for kind in self.kinds or holds if holds.get(kind)}
+            if place and found:
                 kept += self._variants(example, place, found, n=wanted, seed=seed)
+            else:
+                why = "no constraint holds of the answer" if place else "no answer after a user turn"
+                ledger.refuse(why, text=turns[-1].content if turns else "", parent=example.id)
         of = f"{len(examples):,} rows, {wanted:,} variants of each where so many differ"
         notes = ledger.shortfall(wanted * len(examples), len(kept), of=of)
         return Diversified(kept=kept, dropped=ledger.frame, notes=tuple(notes))
@@ -91,14 +93,14 @@ class Constraints:
         return f"at most {n or VARIANTS:,} variants of each of {rows:,} rows"
 
     def _variants(
-        self, example: Example, place: int, found: Mapping[str, "_Holds"], *, n: int, seed: int
+        self, example: Example, place: int, found: Mapping[str, Sequence[str]], *, n: int, seed: int
     ) -> list[Example]:
         variants: dict[str, Example] = {}
         for number in range(TRIES * n):
             drawn_by = seed_of(seed, "constraints", example.id, number)
             rng = np.random.default_rng(drawn_by)
             chosen = rng.permutation(list(found))[: self.each].tolist()
-            stated = " ".join(_worded(found[kind], rng) for kind in chosen)
+            stated = " ".join(_worded(kind, found[kind], rng) for kind in chosen)
             asked = example.messages[place - 1]
             turn = replace(asked, content=f"{asked.content.rstrip()}\n\n{stated}")
             messages = (*example.messages[: place - 1], turn, *example.messages[place:])
@@ -109,129 +111,72 @@ class Constraints:
         return list(variants.values())
 
 
-class _Holds(NamedTuple):
-    """A constraint that holds: wordings with blanks, and what fills these: of several, ``KEYWORDS`` are drawn, quoted."""
-
-    wordings: tuple[str, ...]
-    fills: tuple[str, ...]
-
-
-def _worded(held: _Holds, rng: np.random.Generator) -> str:
-    chosen = sorted(rng.permutation(len(held.fills))[:KEYWORDS].tolist())
-    fill = held.fills[0] if len(held.fills) == 1 else enumerated([held.fills[place] for place in chosen])
-    return str(rng.choice(held.wordings)).replace("{}", fill)
-
-
-def _answer_place(messages: Sequence[Message]) -> int | None:
-    """Return the place of the last assistant turn that follows a user turn; None where there is none."""
-    places = range(len(messages) - 1, 0, -1)
-    return next(
-        (p for p in places if messages[p].role == "assistant" and messages[p - 1].role == "user"), None
-    )
-
-
-def _length(answer: str, _question: str) -> _Holds | None:
-    count = len(answer.split())
-    if not count:
-        return None
-    step = next(step for most, step in ((20, 5), (100, 10), (500, 50), (count, 100)) if count <= most)
-    low = (count - 1) // step * step
-    held = f"{low + 1} to {low + step} words" if low else f"at most {step} words"
-    wordings = (
+_WORDINGS: Mapping[str, tuple[str, ...]] = {
+    "length": (
         "Answer in {}.",
         "Use {}.",
         "Your answer should have {}.",
         "Keep the answer to {}.",
         "Write {}.",
-    )
-    return _Holds(wordings, (held,))
+    ),
+    "sentences": ("Answer in {}.", "Write {}.", "The answer should consist of {}.", "Use {}."),
+    "paragraphs": ("Write {} paragraphs.", "Divide the answer into {} paragraphs."),
+    "keywords": ("Use the words {}.", "Include the words {}.", "The answer should contain {}."),
+    "keys": (
+        "Answer with {} with the {} {}.",
+        "Write {} that has the {} {}.",
+        "The answer is {}; its {}: {}.",
+    ),
+    "list": ("Write a {0} list with {1} points.", "Give {1} points as a {0} list."),
+    "code": ("Put the code into a code block.", "Show the code in a block between three backticks."),
+    "begins": ('Begin with "{}".', 'Let the answer begin with the words "{}".', 'Start with "{}".'),
+    "ends": ('End with "{}"', 'The last words should be "{}"', 'Finish with "{}"'),
+}
+"""Wordings of each kind, with blanks for what ``_holding`` found."""
 
 
-def _sentences(answer: str, _question: str) -> _Holds | None:
-    count = len(_END.findall(answer))
-    if not _is_prose(answer) or not 1 <= count <= FEW or not _END.search(answer[-3:]):
-        return None
-    held = "one sentence" if count == 1 else f"{count} sentences"
-    return _Holds(("Answer in {}.", "Write {}.", "The answer should consist of {}.", "Use {}."), (held,))
-
-
-def _paragraphs(answer: str, _question: str) -> _Holds | None:
-    count = len(re.split(r"\n\s*\n", answer))
-    if not _is_prose(answer) or not 2 <= count <= FEW:
-        return None
-    return _Holds(("Write {} paragraphs.", "Divide the answer into {} paragraphs."), (str(count),))
-
-
-def _keywords(answer: str, question: str) -> _Holds | None:
+def _holding(answer: str, question: str) -> dict[str, Sequence[str]]:
+    """Return by kind what fills its wordings, nothing where it does not hold; of ``keywords``, all there are to draw."""
+    words, parts = answer.split(), len(re.split(r"\n\s*\n", answer))
+    points = {"numbered": len(_NUMBERED.findall(answer)), "bulleted": len(_BULLETED.findall(answer))}
+    prose = answer[:1] not in "{[" and "```" not in answer and not any(points.values())
+    ends = len(_END.findall(answer)) if prose and _END.search(answer[-3:]) else 0
     fitting = set(content_words(answer)) - set(content_words(question))
     new = [w for w in dict.fromkeys(re.findall(r"\w+", answer)) if w.isalpha() and w.lower() in fitting]
-    if len(new) < KEYWORDS:
-        return None
-    return _Holds(("Use the words {}.", "Include the words {}.", "The answer should contain {}."), tuple(new))
+    first, last = " ".join(words[:3]), " ".join(words[-3:])
+    return {
+        "length": _range(len(words)) if words else (),
+        "sentences": ("one sentence" if ends == 1 else f"{ends} sentences",) if 1 <= ends <= FEW else (),
+        "paragraphs": (str(parts),) if prose and 2 <= parts <= FEW else (),
+        "keywords": new if len(new) >= KEYWORDS else (),
+        "keys": _keys(answer),
+        "list": next(((name, str(n)) for name, n in points.items() if 2 <= n <= 2 * FEW), ()),
+        "code": ("",) if len(re.findall("^```", answer, re.MULTILINE)) > 1 else (),
+        "begins": (first,) if len(words) >= LONG and re.match(r'\w[^"]*\Z', first) else (),
+        "ends": (last,) if len(words) >= LONG and re.search(r'\A[^"]*\w[.!?]?\Z', last) else (),
+    }
 
 
-def _keys(answer: str, _question: str) -> _Holds | None:
+def _range(count: int) -> tuple[str]:
+    step = next(step for most, step in ((20, 5), (100, 10), (500, 50), (count, 100)) if count <= most)
+    low = (count - 1) // step * step
+    return (f"{low + 1} to {low + step} words" if low else f"at most {step} words",)
+
+
+def _keys(answer: str) -> tuple[str, ...]:
     for name, read in (("a JSON object", json.loads), ("a Python dictionary", literal)):
         try:
             found = read(answer)
         except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
             continue
         if found and isinstance(found, dict) and all(isinstance(key, str) for key in found):
-            keys = "keys" if len(found) > 1 else "key"
-            wordings = (
-                f"Answer with {name} with the {keys} {{}}.",
-                f"Write {name} that has the {keys} {{}}.",
-            )
-            return _Holds((*wordings, f"The answer is {name}; its {keys}: {{}}."), (enumerated(list(found)),))
-    return None
+            return name, "keys" if len(found) > 1 else "key", enumerated(list(found))
+    return ()
 
 
-def _list(answer: str, _question: str) -> _Holds | None:
-    for name, pattern in (("numbered", _NUMBERED), ("bulleted", _BULLETED)):
-        count = len(pattern.findall(answer))
-        if 2 <= count <= 2 * FEW:
-            wordings = (f"Write a {name} list with {{}} points.", f"Give {{}} points as a {name} list.")
-            return _Holds(wordings, (str(count),))
-    return None
-
-
-def _code(answer: str, _question: str) -> _Holds | None:
-    if len(re.findall("^```", answer, re.MULTILINE)) < 2:
-        return None
-    return _Holds(
-        ("Put the code into a code block.", "Show the code in a block between three backticks."), ("",)
-    )
-
-
-def _begins(answer: str, _question: str) -> _Holds | None:
-    held = " ".join(answer.split()[:3])
-    wordings = ('Begin with "{}".', 'Let the answer begin with the words "{}".', 'Start with "{}".')
-    return _Holds(wordings, (held,)) if _quotable(answer, held) and re.match(r"\w", held) else None
-
-
-def _ends(answer: str, _question: str) -> _Holds | None:
-    held = " ".join(answer.split()[-3:])
-    wordings = ('End with "{}"', 'The last words should be "{}"', 'Finish with "{}"')
-    ended = re.search(r"\w[.!?]?\Z", held)
-    return _Holds(wordings, (held,)) if _quotable(answer, held) and ended else None
-
-
-_RULES: Mapping[str, Callable[[str, str], _Holds | None]] = {
-    "length": _length,
-    "sentences": _sentences,
-    "paragraphs": _paragraphs,
-    "keywords": _keywords,
-    "keys": _keys,
-    "list": _list,
-    "code": _code,
-    "begins": _begins,
-    "ends": _ends,
-}
-
-
-def _is_prose(answer: str) -> bool:
-    return not (answer[:1] in "{[" or "```" in answer or _NUMBERED.search(answer) or _BULLETED.search(answer))
-
-
-def _quotable(answer: str, held: str) -> bool:
-    return len(answer.split()) >= LONG and '"' not in held
+def _worded(kind: str, held: Sequence[str], rng: np.random.Generator) -> str:
+    # One number is drawn for each kind, so that all take as many.
+    order = rng.permutation(len(held) if kind == "keywords" else 1)
+    if kind == "keywords":
+        held = [enumerated([held[place] for place in sorted(order[:KEYWORDS].tolist())])]
+    return str(rng.choice(_WORDINGS[kind])).format(*held)
