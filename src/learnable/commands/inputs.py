@@ -56,10 +56,6 @@ def look_up(name: str | None, loading: Loading, *, reference: bool = False) -> N
         name: What the user gave; None is no model.
         loading: How it is loaded.
         reference: It may be an adapter too, or what `learnable train` wrote.
-
-    Raises:
-        ModelError: If there is no such model.
-        StoreError: If it is the folder of another command.
     """
     if name is None:
         return

@@ -1,7 +1,7 @@
 """``learnable score``: the losses of a pool, and formulas over them."""
 
 from collections.abc import Collection
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -10,11 +10,10 @@ import polars as pl
 from cyclopts import Parameter
 from numpy.typing import NDArray
 
-from learnable.commands.inputs import is_made, look_up, pool_of, rows_of, to_fetch
+from learnable.commands.inputs import Network, is_made, look_up, pool_of, rows_of
 from learnable.commands.options import Flat, Output
-from learnable.commands.prices import Pricing
 from learnable.measures import Role, roles_of
-from learnable.objects.given import compared_with, finished, length_limit
+from learnable.objects.given import compared_with, finished
 from learnable.objects.model import Model
 from learnable.objects.results import VECTORS
 from learnable.objects.scoring import Vectors, as_array, methods_of, needs_of
@@ -65,26 +64,24 @@ def score(
     keeps_losses = _kept_losses(reference)
     needs = needs_of(methods, has_reference=reference is not None, keeps_losses=keeps_losses)
     passes = passes_of(roles_of(needs) - ({"reference"} if keeps_losses else set()), vectors)
-    base = Model(model, on=on, **asdict(loading))
-    longest = length_limit(base.named, max_length)
+    network = Network.of(model, loading, max_length=max_length, on=on, dry_run=dry_run)
     look_up(reference if made else None, loading, reference=True)
     pool, loaded = pool_of(data, reading, output, dry_run=dry_run)
     inputs, links, kept = {"pool": loaded.identity}, {"pool": loaded.folder}, Store(Path(store))
-    fetch = to_fetch(base.named) if dry_run else []
-    awaits = fetch if made else [*fetch, "after the reference"]
-    if not fetch:
-        inputs["base"] = base.key
+    awaits = [*network.awaits, *([] if made else ["after the reference"])]
+    if not network.awaits:
+        inputs["base"] = network.identity
     if reference is not None and not awaits:
-        inputs["reference"] = compared_with(reference, base.ref).identity
+        inputs["reference"] = compared_with(reference, network.ref).identity
         links |= {"reference": Path(reference)} if (Path(reference) / DONE).is_file() else {}
 
     def work(folder: Path) -> Finished:
         table = measured(
             rows_of(pool, loaded),
-            base,
+            Model(model, on=on, **asdict(replace(loading, dtype=network.ref.dtype))),
             reference=reference,
             scorers=methods,
-            max_length=longest,
+            max_length=network.longest,
             vectors=vectors,
             store=kept,
         )
@@ -92,12 +89,11 @@ def score(
         tokens = table.costs["score"].tokens
         return Finished(facts=table.facts, tokens=tokens, pool_tokens=table.facts["tokens"])
 
-    pricing = Pricing(ref=base.named if fetch else base.ref, longest=longest, on=on, here=not fetch)
     step = Step(
         verb="score",
         parameters={
             "scorers": {name: fingerprint(method) for name, method in methods.items()},
-            "max_length": longest,
+            "max_length": network.longest,
             "vectors": vectors,
         },
         inputs=inputs,
@@ -105,7 +101,7 @@ def score(
         links=links,
         says=[f"1 {name} pass over {len(pool):,} examples" for name in passes],
         awaits=awaits,
-        plan=lambda: pricing.scoring(pool, passes, needs=needs, store=kept),
+        plan=lambda: network.pricing.scoring(pool, passes, needs=needs, store=kept),
         work=work,
     )
     return run(step, output, dry_run=dry_run)

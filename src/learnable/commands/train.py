@@ -2,16 +2,13 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Annotated, Literal
 
-from learnable.commands.inputs import look_up, pool_of, rows_of, to_fetch
+from learnable.commands.inputs import Network, look_up, pool_of, rows_of
 from learnable.commands.options import Flat, Output, Several
-from learnable.commands.prices import Pricing
 from learnable.errors import UsageError
 from learnable.experiments import Init
-from learnable.objects.given import given_part, length_limit
-from learnable.objects.model import Model
+from learnable.objects.given import given_part
 from learnable.objects.training import ReferenceTraining
 from learnable.runs.records import Outcome
 from learnable.runs.step import run
@@ -56,37 +53,33 @@ def train(
         output: Folder to write.
     """
     _join_launcher()
-    base = Model(model, **asdict(loading))
-    longest = length_limit(base.named, max_length)
+    network = Network.of(model, loading, max_length=max_length, dry_run=dry_run)
     new = _new_tokens(tokens, init, reference)
     if keep_epochs:
         _check_warmup(reference, new)
     look_up(reference.model, loading, reference=True)
     pool, loaded = pool_of(data, reading, output, dry_run=dry_run)
-    awaits = to_fetch(base.named) if dry_run else []
-    ref = base.named if awaits else base.ref
-    inputs = {"pool": loaded.identity, "base": "" if awaits else base.key}
-    given = None if reference.model is None or awaits else given_part(reference.model, ref)
-    if given is not None:
+    inputs, given = {"pool": loaded.identity, "base": network.identity}, None
+    if reference.model is not None and not network.awaits:
+        given = given_part(reference.model, network.ref)
         inputs["given"] = given[2]
     training = ReferenceTraining(
         name=model,
-        ref=ref,
+        ref=network.ref,
         rows=rows_of(pool, loaded),
         reference=reference,
         new=new,
         given=given,
-        longest=longest,
+        longest=network.longest,
         processes=processes,
         keep_epochs=keep_epochs,
         layers=layers,
     )
-    pricing = Pricing(ref=ref, longest=longest, here=not awaits)
     step = training.step(
         inputs,
         links={"pool": loaded.folder},
-        awaits=awaits,
-        plan=lambda: pricing.reference(pool, reference),
+        awaits=network.awaits,
+        plan=lambda: network.pricing.reference(pool, reference),
     )
     return run(step, output, dry_run=dry_run)
 

@@ -60,7 +60,7 @@ class Model:
             if tokenizer is not None:
                 raise UsageError(f"{model} brings its own tokenizer", hint="leave the tokenizer out")
             self.name = os.fspath(model)
-            source.look_up(self.named)
+            source.look_up(self._named)
             return
         if idle := sorted(set(loading) - set(IN_MEMORY) | ({"on"} if on else set())):
             raise UsageError(f"{idle[0]} has no effect on a network that is loaded", hint="leave it out")
@@ -76,20 +76,12 @@ class Model:
         return self._resolved if self._held is None else _ref_of(self._held, self.loading)
 
     @property
-    def key(self) -> str:
-        """Identity of its weights, chat template and dtype."""
-        from learnable.models.source import identify
-
-        return identify(self.ref)
-
-    @property
-    def named(self) -> ModelRef:
-        """What names it, as it was given."""
+    def _named(self) -> ModelRef:
         return ModelRef(name=self.name, **asdict(self.loading))
 
     @cached_property
     def _resolved(self) -> ModelRef:
-        return pinned(self.named, on=self._on)
+        return pinned(self._named, on=self._on)
 
     @cached_property
     def _scratch(self) -> "Scratch":
