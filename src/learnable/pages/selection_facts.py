@@ -1,6 +1,5 @@
 """What the page of a selection is made from, and the one table that all its parts read."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +10,7 @@ import polars as pl
 
 from learnable.data import HELD_OUT
 from learnable.pages.tokens import TokenView
-from learnable.pages.words import count
+from learnable.pages.words import count, finite
 from learnable.runs.price import Cost
 
 LENGTH_BINS = 5
@@ -78,16 +77,14 @@ class View:
 
     ``frame`` has one line per example of the pool: the columns of ``SelectionFacts.scores`` with null for whatever is not
     finite, and ``score_used`` (null = undefined), ``merit`` (the same, higher is better), ``is_kept``,
-    ``rank`` and ``reason`` (why it was not kept). ``columns`` names what the caller gave. Of the rows without an example
-    of their own, ``duplicates`` have the id of another one, and ``unread`` have none.
+    ``rank`` and ``reason`` (why it was not kept). ``rows`` are those read, with their ``place``. ``columns`` names what the
+    caller gave.
     """
 
     facts: SelectionFacts
     frame: pl.DataFrame
+    rows: pl.DataFrame
     columns: frozenset[str]
-    duplicates: pl.DataFrame
-    held_out: pl.DataFrame
-    unread: pl.DataFrame
 
     def has(self, *names: str) -> bool:
         """Tell whether all of these columns (or ``score``, ``rows``) were given."""
@@ -118,13 +115,25 @@ class View:
         return rest.with_columns(pl.col("undefined").fill_null(f"no value of {self.facts.by}"))
 
     @cached_property
+    def unread(self) -> pl.DataFrame:
+        """The rows that could not be read: they have no id."""
+        return self.rows.filter(pl.col("reason").is_not_null() & pl.col("id").is_null())
+
+    @cached_property
+    def held_out(self) -> pl.DataFrame:
+        """The rows that were held out for evaluation."""
+        return self.rows.filter(pl.col("id").is_not_null() & (pl.col("reason") == HELD_OUT))
+
+    @cached_property
+    def duplicates(self) -> pl.DataFrame:
+        """The rows that repeat an example: they have its id."""
+        return self.rows.filter(pl.col("id").is_not_null() & (pl.col("reason") != HELD_OUT))
+
+    @cached_property
     def cutoff(self) -> float | None:
         """The least good score among the chosen; None when nothing was chosen."""
-        merit = self.kept["merit"].drop_nulls()
-        if merit.is_empty():
-            return None
-        least = float(merit.to_numpy().min())
-        return least if self.facts.higher_is_better else -least
+        merit = finite(self.kept["merit"].min())
+        return merit if merit is None or self.facts.higher_is_better else -merit
 
 
 def view_of(facts: SelectionFacts) -> View:
@@ -148,20 +157,23 @@ def view_of(facts: SelectionFacts) -> View:
     for more in (ranks, reasons.unique("id", keep="first", maintain_order=True)):
         frame = frame.join(more, on="id", how="left", maintain_order="left")
     known = {"score": facts.by in given, "rows": facts.rows is not None}
-    without = pl.DataFrame(
-        schema=dict.fromkeys(("file", "row", "line"), pl.Int64) | {"id": pl.String, "reason": pl.String}
-    )
-    if facts.rows is not None:
-        without = facts.rows.with_columns(pl.col("id", "reason").cast(pl.String)).drop_nulls("reason")
-    has_id, held = pl.col("id").is_not_null(), pl.col("reason") == HELD_OUT
     return View(
         facts=facts,
         frame=frame.with_columns(pl.col("is_kept").fill_null(value=False)),
+        rows=_rows_of(facts),
         columns=frozenset((given - known.keys()) | {name for name, there in known.items() if there}),
-        duplicates=without.filter(has_id & ~held),
-        held_out=without.filter(has_id & held),
-        unread=without.filter(~has_id),
     )
+
+
+def _rows_of(facts: SelectionFacts) -> pl.DataFrame:
+    """Return the rows read, each with its ``place``: a line of a file, or a row."""
+    rows = facts.rows
+    if rows is None:
+        rows = pl.DataFrame(schema=dict.fromkeys(("file", "row", "line", "id", "reason"), pl.Int64))
+    names, other = dict(enumerate(facts.files)), pl.format("file {}", "file")
+    file = pl.col("file").replace_strict(names, default=other, return_dtype=pl.String)
+    number = pl.coalesce(pl.format(":{}", "line"), pl.format(", row {}", pl.col("row") + 1), pl.lit(""))
+    return rows.with_columns(pl.col("id", "reason").cast(pl.String), place=file.fill_null("no file") + number)
 
 
 def spearman(frame: pl.DataFrame, one: str, other: str) -> tuple[float | None, int]:
@@ -171,8 +183,7 @@ def spearman(frame: pl.DataFrame, one: str, other: str) -> tuple[float | None, i
     both = frame.select(one=pl.col(one).cast(pl.Float64), other=pl.col(other).cast(pl.Float64)).drop_nulls()
     if both.height < 3:
         return None, both.height
-    rho = float(both.select(pl.corr("one", "other", method="spearman")).item())
-    return (None if math.isnan(rho) else rho), both.height
+    return finite(both.select(pl.corr("one", "other", method="spearman")).item()), both.height
 
 
 def by_source(view: View) -> pl.DataFrame:
@@ -214,49 +225,32 @@ def _grouped(view: View, frame: pl.DataFrame, key: str) -> pl.DataFrame:
 
 def reasons(view: View) -> list[tuple[str, str, str]]:
     """What was left out and why: rows while reading, then examples while selecting; rare reasons are put together."""
-    found = _counted("reading", view.unread)
-    if view.duplicates.height:
-        found.append(("reading", "repeats an earlier example", count(view.duplicates.height)))
-    if view.held_out.height:
-        found.append(("reading", HELD_OUT, count(view.held_out.height)))
-    return found + _counted("selecting", view.facts.dropped)
-
-
-def _counted(stage: str, frame: pl.DataFrame) -> list[tuple[str, str, str]]:
-    table = frame.select(pl.col("reason").cast(pl.String).fill_null("no reason given"))
-    counts = (
-        table.group_by("reason", maintain_order=True).agg(number=pl.len()).sort("number", descending=True)
-    )
-    found = [(stage, reason, count(number)) for reason, number in counts.head(SHOWN_REASONS).iter_rows()]
-    rest = counts.slice(SHOWN_REASONS)
-    if rest.height:
-        found.append((stage, f"{count(rest.height)} other reasons", count(int(rest["number"].sum()))))
+    found = []
+    repeated = view.duplicates.with_columns(reason=pl.lit("repeats an earlier example"))
+    for stage, frames in (
+        ("reading", (view.unread, repeated, view.held_out)),
+        ("selecting", (view.facts.dropped,)),
+    ):
+        for frame in frames:
+            why = frame.select(pl.col("reason").cast(pl.String).fill_null("no reason given"))
+            counts = why.group_by("reason", maintain_order=True).len().sort("len", descending=True)
+            found += [(stage, reason, count(number)) for reason, number in counts.head(SHOWN_REASONS).rows()]
+            if (rest := counts.slice(SHOWN_REASONS)).height:
+                found.append((stage, f"{count(rest.height)} other reasons", count(int(rest["len"].sum()))))
     return found
 
 
 def unread_places(view: View) -> list[tuple[str, str]]:
     """The first rows that could not be read, each with its reason."""
-    rows = view.unread.head(SHOWN_INSTANCES).select("file", "row", "line", "reason")
-    return [(_place(view, *place), reason) for *place, reason in rows.iter_rows()]
+    return view.unread.head(SHOWN_INSTANCES).select("place", "reason").rows()
 
 
 def undefined_places(view: View) -> list[tuple[str, str]]:
     """The first examples without a score, by file and line where the rows are known, each with its reason."""
     missing = view.undefined.head(SHOWN_INSTANCES).select("id", "undefined")
-    places: dict[str, str] = {}
-    if view.facts.rows is not None:
-        rows = view.facts.rows.select(pl.col("id").cast(pl.String), "file", "row", "line")
-        rows = rows.join(missing, on="id", how="semi").unique("id", keep="first", maintain_order=True)
-        places = {name: _place(view, *place) for name, *place in rows.iter_rows()}
-    return [(places.get(name, name), reason) for name, reason in missing.iter_rows()]
-
-
-def _place(view: View, file: int | None, row: int | None, line: int | None) -> str:
-    known = file is not None and 0 <= file < len(view.facts.files)
-    name = view.facts.files[file] if known and file is not None else f"file {file}"
-    if line is not None:
-        return f"{name}:{line}"
-    return f"{name}, row {row + 1}" if row is not None else name
+    places = view.rows.drop_nulls("id").unique("id", keep="first", maintain_order=True).select("id", "place")
+    found = missing.join(places, on="id", how="left", maintain_order="left")
+    return found.select(pl.coalesce("place", "id"), "undefined").rows()
 
 
 def examples_to_spell(view: View, number: int) -> list[str]:

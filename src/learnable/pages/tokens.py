@@ -1,5 +1,6 @@
 """What a model lost and learned on each token: pieces of text with their losses, the colours, and how a page shows them."""
 
+import math
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -56,7 +57,8 @@ class Piece:
 
     def nats(self, by: By) -> float | None:
         """Return one of the three figures."""
-        return {"before": self.before, "after": self.after, "learned": self.learned}[by]
+        value: float | None = getattr(self, by)
+        return value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,53 +160,40 @@ def step(nats: float | None, by: By) -> int:
 def scale(by: By) -> list[tuple[int, str]]:
     """Return the steps of a scale, lowest first, each with its range in words, in nats."""
     edges = LEARNED_EDGES_NATS if by == "learned" else LOSS_EDGES_NATS
-    ranges = [f"{low:g} to {high:g}" for low, high in pairwise(edges)]
-    above = list(enumerate([*ranges, f"{edges[-1]:g} or more"], start=1))
+    ranges = [*pairwise(edges), (edges[-1], math.inf)]
+    above = [f"{low:g} to {high:g}" if high < math.inf else f"{low:g} or more" for low, high in ranges]
     if by != "learned":
-        return [(0, f"under {edges[0]:g}"), *above]
-    ranges = [f"\N{MINUS SIGN}{high:g} to \N{MINUS SIGN}{low:g}" for low, high in pairwise(edges)]
+        return list(enumerate([f"under {edges[0]:g}", *above]))
+    minus = "\N{MINUS SIGN}"
     below = [
-        (-number, words)
-        for number, words in enumerate([*ranges, f"\N{MINUS SIGN}{edges[-1]:g} or less"], start=1)
+        f"{minus}{high:g} to {minus}{low:g}" if high < math.inf else f"{minus}{low:g} or less"
+        for low, high in ranges
     ]
-    return [*reversed(below), (0, f"within ±{edges[0]:g}"), *above]
+    return list(enumerate([*reversed(below), f"within ±{edges[0]:g}", *above], start=-len(below)))
 
 
 def token_parts(views: Sequence[TokenView], examples: Iterable[Markup]) -> list[Markup]:
-    """Return examples that show ``spelled``, below what explains their colours.
-
-    Args:
-        views: What they show.
-        examples: As markup.
-    """
+    """Return examples, as markup that ``spelled`` made of views, below what explains their colours."""
     shown: list[By] = ["learned", "before", "after"] if any(view.compares for view in views) else ["before"]
-    parts = [
-        text(
-            "A few examples as the model reads them, from the first chosen to the least good: faint is what it is "
-            "given, the rest is what it should say. Point at a word for its figures, or tap it."
-        )
-    ]
+    about = (
+        "A few examples as the model reads them, from the first chosen to the least good: faint is what it is "
+        "given, the rest is what it should say. Point at a word for its figures, or tap it."
+    )
+    parts, kind = [text(about)], shown[0] if len(shown) == 1 else "choice"
     if len(shown) > 1:
         form = '<label><input type="radio" name="colours" value="{by}"{checked}> {by}</label>'
         checked = {shown[0]: Markup(" checked")}
-        options = [markup(form, by=by, checked=checked.get(by, "")) for by in shown]
+        options = joined(markup(form, by=by, checked=checked.get(by, "")) for by in shown)
         form = '<fieldset class="switch"><legend>Colours show</legend>{options}</fieldset>'
-        parts.append(markup(form, options=joined(options)))
-    kind = "choice" if len(shown) > 1 else shown[0]
+        parts.append(markup(form, options=options))
     return [*parts, box(f"spelled by-{kind}", [*map(_legend, shown), *examples])]
 
 
 def _legend(by: By) -> Markup:
-    steps = Markup("").join(
-        markup('<li><span class="token {by}{number}">{words}</span></li>', by=by, number=number, words=words)
-        for number, words in scale(by)
-    )
-    return markup(
-        '<div class="scale {by}"><p id="scale-{by}">{title}</p><ul aria-labelledby="scale-{by}">{steps}</ul></div>',
-        by=by,
-        title=_QUESTIONS[by],
-        steps=steps,
-    )
+    form = '<li><span class="token {by}{number}">{words}</span></li>'
+    steps = Markup("").join(markup(form, by=by, number=number, words=words) for number, words in scale(by))
+    form = '<div class="scale {by}"><p id="scale-{by}">{title}</p><ul aria-labelledby="scale-{by}">{steps}</ul></div>'
+    return markup(form, by=by, title=_QUESTIONS[by], steps=steps)
 
 
 def spelled(measured: TokenView, title: str, scored_with: float | None) -> list[Markup]:
@@ -216,29 +205,24 @@ def spelled(measured: TokenView, title: str, scored_with: float | None) -> list[
         scored_with: Its loss after in the scores, where that is known.
     """
     columns: list[By] = ["before", "after", "learned"] if measured.compares else ["before"]
-    shown, left_out = _first(measured.pieces)
+    # Up to the last scored piece that is shown.
+    places = [place for place, piece in enumerate(measured.pieces) if piece.kind == "scored"]
+    left_out = max(0, len(places) - SHOWN_TOKENS)
+    shown = measured.pieces[: places[SHOWN_TOKENS]] if left_out else measured.pieces
     spans = [_spans(kind, run, columns) for kind, run in runs(shown)]
     said = [
         (f"… and {plural(left_out, 'more scored token')}, not in this page." if left_out else "", "remark"),
         (_summary(measured), "summary"),
         (_remark(measured, scored_with), "remark"),
     ]
-    name = measured.id[:8]
+    name, form = measured.id[:8], '<code class="exact">{text}</code>'
     rows = [
-        (
-            markup('<code class="exact">{text}</code>', text=piece.text.replace("\n", "↵")),
-            *(decimal(piece.nats(by)) for by in columns),
-        )
+        (markup(form, text=_shown(piece.text)), *(decimal(piece.nats(by)) for by in columns))
         for piece in shown
         if piece.kind == "scored"
     ]
-    figures = table(
-        f"Loss in nats of each scored token of {name}",
-        ("token", *columns),
-        rows,
-        label=f"Losses of {title} {name}",
-        kind="narrow",
-    )
+    caption, label = f"Loss in nats of each scored token of {name}", f"Losses of {title} {name}"
+    figures = table(caption, ("token", *columns), rows, label=label, kind="narrow")
     return [
         markup('<div class="words" dir="auto">{spans}</div>', spans=Markup("").join(spans)),
         *(text(words, kind) for words, kind in said if words),
@@ -246,53 +230,47 @@ def spelled(measured: TokenView, title: str, scored_with: float | None) -> list[
     ]
 
 
-def _first(pieces: tuple[Piece, ...]) -> tuple[tuple[Piece, ...], int]:
-    """Return the pieces up to the last scored one that is shown, and how many scored ones are not."""
-    places = [place for place, piece in enumerate(pieces) if piece.kind == "scored"]
-    left_out = max(0, len(places) - SHOWN_TOKENS)
-    return pieces[: places[SHOWN_TOKENS]] if left_out else pieces, left_out
-
-
 def _spans(kind: Kind, run: list[Piece], columns: list[By]) -> Markup:
     if kind == "scored":
-        form = '<span class="{style}" title="{about}" tabindex="-1">{text}</span>'
-        spans = [
-            markup(form, style=_style(piece, columns), about=_figures(piece, columns), text=piece.text)
-            for piece in run
-        ]
-        return Markup("").join(spans)
+        return Markup("").join(_span(piece, columns) for piece in run)
     whole = "".join(piece.text for piece in run)
     if len(whole) > MASKED_CHARACTERS:
         half = MASKED_CHARACTERS // 2
         whole = f"{whole[:half]} [… {len(whole) - 2 * half:,} characters …] {whole[-half:]}"
-    return markup('<span class="{kind}">{text}</span>', kind=kind, text=whole)
+    return markup('<span class="{style}">{text}</span>', style=kind, text=whole)
 
 
-def _style(piece: Piece, columns: list[By]) -> str:
+def _span(piece: Piece, columns: list[By]) -> Markup:
     steps = [f"{by}{number}" for by in columns if (number := step(piece.nats(by), by))]
-    return " ".join(["token", *steps, *(["end"] if "\n" in piece.text else [])])
-
-
-def _figures(piece: Piece, columns: list[By]) -> str:
     figures = " · ".join(f"{by} {decimal(piece.nats(by))}" for by in columns)
     several = f", {piece.tokens} tokens of one character together" if piece.tokens > 1 else ""
-    return f"{_quoted(piece.text)} {figures} nats{several}"
+    return markup(
+        '<span class="{style}" title="{about}" tabindex="-1">{text}</span>',
+        style=" ".join(["token", *steps, *(["end"] if "\n" in piece.text else [])]),
+        about=f"“{_shown(piece.text)}” {figures} nats{several}",
+        text=piece.text,
+    )
 
 
 def _summary(measured: TokenView) -> str:
     """Say where most was learned, for whoever does not see the colours, or none of them."""
     by: By = "learned" if measured.compares else "before"
     ranked = sorted(measured.scored, key=lambda piece: -(piece.nats(by) or 0.0))
-    most = [piece for piece in ranked[:NAMED] if step(piece.nats(by), by) > 0]
-    worse = [piece for piece in ranked[-1:] if step(piece.nats(by), by) < 0]
-    named = enumeration([f"{_quoted(_bare(piece.text))} ({decimal(piece.nats(by), 2)})" for piece in most])
-    what = "Most was learned on" if measured.compares else "Most is lost on"
-    said = f"{what} {named}, in nats." if most else "Little was learned on any token."
-    if not measured.compares and not most:
-        said = "Little is lost on any token."
-    if worse:
-        said += f" It got worst on {_quoted(_bare(worse[0].text))} ({decimal(worse[0].nats(by), 2)})."
-    return said
+    # Many tokens begin with the space before their word.
+    named = [
+        (
+            step(piece.nats(by), by),
+            f"“{_shown(piece.text.strip(' ') or piece.text)}” ({decimal(piece.nats(by), 2)})",
+        )
+        for piece in ranked
+    ]
+    most = [words for number, words in named[:NAMED] if number > 0]
+    if most:
+        said = f"Most {'was learned' if measured.compares else 'is lost'} on {enumeration(most)}, in nats."
+    else:
+        said = f"Little {'was learned' if measured.compares else 'is lost'} on any token."
+    worse = [f" It got worst on {words}." for number, words in named[-1:] if number < 0]
+    return said + "".join(worse)
 
 
 def _remark(measured: TokenView, scored_with: float | None) -> str:
@@ -305,10 +283,5 @@ def _remark(measured: TokenView, scored_with: float | None) -> str:
     )
 
 
-def _bare(text: str) -> str:
-    """Return a text without the spaces around it: many tokens begin with the space before their word."""
-    return text.strip(" ") or text
-
-
-def _quoted(text: str) -> str:
-    return "“" + text.replace("\n", "↵") + "”"
+def _shown(text: str) -> str:
+    return text.replace("\n", "↵")

@@ -79,15 +79,7 @@ def warnings_section(looked: Looked, *, nav: str = "", more: Sequence[Part] = ()
 
 
 def selection_warnings(facts: SelectionFacts) -> list[str]:
-    """Say what looks wrong with a run, most damaging first.
-
-    Args:
-        facts: What the report is made from.
-
-    Returns:
-        Plain sentences, each with its figure and what to do; empty when nothing looks suspicious. Each check says when
-        it speaks.
-    """
+    """Say what looks wrong with a run, most damaging first, with its figure and what to do; each check says when it speaks."""
     return list(look(SELECTION_CHECKS, view_of(facts)).warnings)
 
 
@@ -111,8 +103,6 @@ def _tiny(view: View) -> Found:
 
 def _memorized(view: View) -> Found:
     """Not cross-fitted, and more than `MEMORIZED_SHARE` fell below `MEMORIZED_AFTER_NATS` from `MEMORIZED_BEFORE_NATS` or more."""
-    if not view.has("loss_before", "loss_after"):
-        return None
     both = view.frame.select("loss_before", "loss_after").drop_nulls()
     high = pl.col("loss_before") >= MEMORIZED_BEFORE_NATS
     collapsed = both.filter(high & (pl.col("loss_after") < MEMORIZED_AFTER_NATS)).height
@@ -133,8 +123,6 @@ def _memorized(view: View) -> Found:
 
 def _negative(view: View) -> Found:
     """More than `NEGATIVE_SHARE` of the learnability scores are below 0."""
-    if not view.has("learnability"):
-        return None
     values = view.frame["learnability"].drop_nulls()
     below = values.filter(values < 0).len()
     if below <= NEGATIVE_SHARE * values.len():
@@ -154,8 +142,6 @@ _BY_LENGTH = (
 
 def _short_answers(view: View) -> Found:
     """The median response of at least `FEW_KEPT` chosen has fewer than `SHORT_ANSWER_RATIO` of the tokens of the pool's."""
-    if not view.has("response_tokens"):
-        return None
     pool, chosen = (finite(frame["response_tokens"].median()) for frame in (view.scored, view.kept))
     if view.kept.height < FEW_KEPT or pool is None or chosen is None or chosen >= SHORT_ANSWER_RATIO * pool:
         return ""
@@ -167,8 +153,6 @@ def _short_answers(view: View) -> Found:
 
 def _length(view: View) -> Found:
     """The score's rank correlation with response tokens is beyond ±`LENGTH_CORRELATION` (`CORRELATION_EXAMPLES` or more scored)."""
-    if not view.has("score", "response_tokens"):
-        return None
     rho, n = spearman(view.scored, "score_used", "response_tokens")
     if rho is None or n < CORRELATION_EXAMPLES or abs(rho) <= LENGTH_CORRELATION:
         return ""
@@ -192,8 +176,6 @@ def _left_out(view: View) -> Found:
 
 def _stopping(view: View) -> Found:
     """The score counts the tokens that end a turn, and they make more than `END_OF_TURN_SHARE` of the whole fall of the loss."""
-    if not view.has("loss_before", "loss_after", "response_tokens", "end_nll_before", "end_nll_after"):
-        return None
     whole = end_of_turn_share(view.frame)
     method = SCORERS.get(view.facts.by)
     needs = getattr(method, "needs", ())
@@ -208,8 +190,6 @@ def _stopping(view: View) -> Found:
 
 def _truncated(view: View) -> Found:
     """More than `TRUNCATED_SHARE` of the examples were cut at the length limit."""
-    if not view.has("truncated"):
-        return None
     cut = int(view.frame["truncated"].fill_null(value=False).sum())
     if cut <= TRUNCATED_SHARE * view.frame.height:
         return ""
@@ -233,15 +213,12 @@ def _undefined(view: View) -> Found:
 
 def _duplicates(view: View) -> Found:
     """More than `DUPLICATE_SHARE` of the rows read repeat an example."""
-    if not view.has("rows"):
-        return None
-    rows = view.facts.rows
-    if rows is None or view.duplicates.height <= DUPLICATE_SHARE * rows.height:
+    again, rows = view.duplicates.height, view.rows.height
+    if again <= DUPLICATE_SHARE * rows:
         return ""
     return (
-        f"{share(view.duplicates.height, rows.height)} of the rows read ({view.duplicates.height:,} of "
-        f"{rows.height:,}) repeat an example that was already there; each was used once. Check that no file was "
-        "given twice, and that repetition was not meant as a weight."
+        f"{share(again, rows)} of the rows read ({again:,} of {rows:,}) repeat an example that was already there; each was used "
+        "once. Check that no file was given twice, and that repetition was not meant as a weight."
     )
 
 
@@ -252,13 +229,21 @@ def _lost_sources(view: View) -> Found:
     keep `LOST_SOURCE_EXPECTED`; or so much holds for the lost sources together, and they are more than
     `LOST_SOURCES_DEVIATIONS` standard deviations above what a random choice loses.
     """
-    if not view.has("source"):
-        return None
-    chosen = view.kept.height / max(view.frame.height, 1)
+    whole = max(view.frame.height, 1)
+    chosen = view.kept.height / whole
+
+    def weighs(size: pl.Expr) -> pl.Expr:
+        """Too many to be missed by chance, and enough to matter."""
+        large = (size >= LOST_SOURCE_EXAMPLES) & (size >= LOST_SOURCE_SHARE * whole)
+        return large & (size * chosen >= LOST_SOURCE_EXPECTED)
+
     groups = view.frame.group_by("source").agg(examples=pl.len(), kept=pl.col("is_kept").sum())
-    gone = groups.filter(pl.col("kept") == 0)
-    lost = gone if _more_than_by_chance(groups, chosen) else gone.filter(_weighs(pl.col("examples"), view))
-    if lost.is_empty() or not lost.select(_weighs(pl.col("examples").sum(), view)).item():
+    lost = groups.filter(pl.col("kept") == 0)
+    missed = (1 - chosen) ** groups["examples"].to_numpy()  # by a random choice of that share of the pool
+    spread = float((missed * (1 - missed)).sum()) ** 0.5
+    if lost.height <= missed.sum() + LOST_SOURCES_DEVIATIONS * spread:
+        lost = lost.filter(weighs(pl.col("examples")))
+    if lost.is_empty() or not lost.select(weighs(pl.col("examples").sum())).item():
         return ""
     lost = lost.sort("examples", "source", descending=[True, False])
     names = [f"{name} ({size:,} examples)" for name, size in lost.select("source", "examples").iter_rows()]
@@ -270,32 +255,23 @@ def _lost_sources(view: View) -> Found:
     )
 
 
-def _weighs(size: pl.Expr, view: View) -> pl.Expr:
-    """Tell whether so many examples are too many to be missed by chance, and enough to matter."""
-    whole = view.frame.height
-    large = (size >= LOST_SOURCE_EXAMPLES) & (size >= LOST_SOURCE_SHARE * whole)
-    return large & (size * view.kept.height >= LOST_SOURCE_EXPECTED * whole)
+def _given(check: Callable[[View], Found], *columns: str) -> Callable[[View], Found]:
+    """Return a check that cannot be made without some columns."""
+    return lambda view: check(view) if view.has(*columns) else None
 
 
-def _more_than_by_chance(groups: pl.DataFrame, chosen: float) -> bool:
-    """Tell whether more sources are gone than a random choice of that share of the pool loses."""
-    missed = (1 - chosen) ** groups["examples"].to_numpy()
-    spread = float((missed * (1 - missed)).sum()) ** 0.5
-    gone = groups.filter(pl.col("kept") == 0).height
-    return bool(gone > missed.sum() + LOST_SOURCES_DEVIATIONS * spread)
-
-
+_FALL = ("loss_before", "loss_after", "response_tokens", "end_nll_before", "end_nll_after")
 SELECTION_CHECKS: dict[str, Callable[[View], Found]] = {
     "selection smaller than the budget": _shortfall,
     "tiny selection": _tiny,
-    "memorized reference": _memorized,
-    "reference that learned nothing": _negative,
-    "mostly short answers": _short_answers,
-    "score that follows length": _length,
+    "memorized reference": _given(_memorized, "loss_before", "loss_after"),
+    "reference that learned nothing": _given(_negative, "learnability"),
+    "mostly short answers": _given(_short_answers, "response_tokens"),
+    "score that follows length": _given(_length, "score", "response_tokens"),
     "text left out by the chat template": _left_out,
-    "learning to stop": _stopping,
-    "truncated examples": _truncated,
+    "learning to stop": _given(_stopping, *_FALL),
+    "truncated examples": _given(_truncated, "truncated"),
     "undefined scores": _undefined,
-    "duplicate rows": _duplicates,
-    "sources gone from the selection": _lost_sources,
+    "duplicate rows": _given(_duplicates, "rows"),
+    "sources gone from the selection": _given(_lost_sources, "source"),
 }
