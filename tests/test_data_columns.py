@@ -285,3 +285,8 @@ def test_a_column_that_is_something_else_than_its_name_says_can_be_ignored(turns
 def test_a_flag_is_no_reasoning(turns_of, flag):
     assert turns_of({**PAIR, **flag}) == SAME
     assert turns_of({"messages": [USER, {**ANSWER, **flag}]}) == SAME
+
+
+def test_turns_that_are_named_beside_a_named_format_of_prompts_are_refused(pool_of):
+    with pytest.raises(DataError, match="has no place beside turns"):
+        pool_of({**PAIR, "log": [USER, ANSWER]}, format="prompt_completion", columns="messages=log")

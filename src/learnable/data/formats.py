@@ -129,7 +129,7 @@ def _layout(
     """Return the layout of a format, with what stands beside the conversation and what is in doubt."""
     if "messages" in parts:
         unusable = {"prompt", "context", "history"} | (set() if "response" in parts else {"reasoning"})
-        if wrong := [f"{part}={names[0]}" for part, names in parts.items() if part in unusable]:
+        if wrong := [f"{part}={names[0]}" for part, names in parts.items() if names and part in unusable]:
             raise UnusableRowError(
                 f"{wrong[0]} has no place beside turns ({parts['messages'][0]!r})",
                 hint="name prompt and response as well, or leave it out: --columns ignore=...",
