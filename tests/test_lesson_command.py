@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from finished_steps import finished_step
-from learnable.cli import app as cli
+from learnable.cli import printing
 from learnable.commands import load, report
 from learnable.runs.outputs import recorded
 from test_lesson_report import ARMS, LOSS, QUESTIONS, usual
@@ -106,7 +106,7 @@ def test_tables_that_are_not_there_or_empty_leave_their_sections_out(made_lesson
 
 
 def test_a_lesson_is_shown_as_a_table_for_each_evaluation(made_lesson, capsys) -> None:
-    cli._show(made_lesson)
+    printing.show(made_lesson)
     shown = capsys.readouterr().out
     assert f"{QUESTIONS[0].label} (share correct, higher is better, 40 items)" in shown
     assert "15 trainings, 3 of each arm" in shown
@@ -116,7 +116,7 @@ def test_a_lesson_is_shown_as_a_table_for_each_evaluation(made_lesson, capsys) -
 
 def test_a_run_with_a_lesson_shows_its_table_warnings_and_page(made_lesson, reported, capsys) -> None:
     outcome, _ = reported
-    cli._show({"lesson": made_lesson, "report": outcome})
+    printing.show({"lesson": made_lesson, "report": outcome})
     shown = capsys.readouterr().out
     assert "note: " not in shown
     assert "warning: Something was not asked." in shown

@@ -523,12 +523,11 @@ def test_killing_the_run_at_random_moments_changes_nothing(tiny, tmp_path, kills
 
 
 @pytest.mark.parametrize("name", recipes.RECIPES)
-def test_what_a_run_file_keeps_is_what_the_recipe_takes(name):
+def test_what_a_run_file_keeps_is_what_the_recipe_takes(name, tmp_path):
     function = recipes.RECIPES[name]
     given = {key: one.default for key, one in signature(function).parameters.items()}
-    written = yaml.safe_load(yaml.safe_dump(as_written(function, given)))
-    with running._configured({name: written}, "run.yaml"):
-        _, bound, _ = running.run.parse_args([name], exit_on_error=False, print_error=False)
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump({name: as_written(function, given)}))
+    _, bound = running.understood([str(tmp_path / "run.yaml")])
     assert {key: bound.arguments.get(key, given[key]) for key in given} == given | {
         key: list(value) for key, value in given.items() if isinstance(value, tuple) and value
     }

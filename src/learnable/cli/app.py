@@ -7,7 +7,7 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,12 +47,12 @@ Start with one of these; both bring a small model and data of their own:
 
 Then on your own rows: `learnable run lobass my.jsonl --model Qwen/Qwen3-0.6B`
 """
-START = Group("Start here", sort_key=1)
-CHOOSE = Group("Choose data", sort_key=2)
-TEACH = Group("Teach a task", sort_key=3)
-LOOK = Group("Look", sort_key=4)
-CHECK = Group("Check", sort_key=5)
-OPTIONS = Group("Options", sort_key=6)
+START, CHOOSE, TEACH, LOOK, CHECK, OPTIONS = (
+    Group(title, sort_key=place)
+    for place, title in enumerate(
+        ("Start here", "Choose data", "Teach a task", "Look", "Check", "Options"), start=1
+    )
+)
 EVERYWHERE = Group("With every command", sort_key=9)
 
 EXAMPLES = {
@@ -108,17 +108,6 @@ app = App(
 )
 
 
-def _add(command: Callable[..., Any], group: Group, *, name: str | None = None) -> None:
-    name = name or command.__name__
-    shown = "\n".join(EXAMPLES.get(name, ()))
-    epilogue = f"Examples:\n\n```text\n{shown}\n```" if shown else None
-    if isinstance(command, App):
-        command.group, command.sort_key, command.help_epilogue = (group,), len(list(app)), epilogue
-        app.command(command, name=name)
-    else:
-        app.command(command, name=name, group=group, sort_key=len(list(app)), help_epilogue=epilogue)
-
-
 def listing(what: str | None = None) -> Tables | Details:
     """List recipes, scorers, selectors, evaluators and all else that has a name: what it does, needs and costs.
 
@@ -138,18 +127,23 @@ def install_completion(shell: Shell | None = None, *, output: Path | None = None
     return install(app, shell, output)
 
 
-_add(running.run.meta, START, name=running.NAME)
-_add(listing, START, name="list")
-_COMMANDS: Mapping[Group, tuple[Callable[..., Any], ...]] = {
-    CHOOSE: (verbs.load, verbs.train, verbs.score, verbs.select),
-    TEACH: (verbs.diversify, verbs.teach),
-    LOOK: (verbs.show, verbs.explore, verbs.report),
-    CHECK: (verbs.doctor, verbs.evaluate, verbs.compare),
-}
-for group, commands in _COMMANDS.items():
-    for command in commands:
-        _add(command, group)
-_add(install_completion, OPTIONS, name="--install-completion")
+_COMMANDS: Sequence[tuple[str, Any, Group]] = (
+    (running.NAME, running.run.meta, START),
+    ("list", listing, START),
+    *((each.__name__, each, CHOOSE) for each in (verbs.load, verbs.train, verbs.score, verbs.select)),
+    *((each.__name__, each, TEACH) for each in (verbs.diversify, verbs.teach)),
+    *((each.__name__, each, LOOK) for each in (verbs.show, verbs.explore, verbs.report)),
+    *((each.__name__, each, CHECK) for each in (verbs.doctor, verbs.evaluate, verbs.compare)),
+    ("--install-completion", install_completion, OPTIONS),
+)
+for place, (name, command, group) in enumerate(_COMMANDS, start=2):  # behind --help and --version
+    lines = "\n".join(EXAMPLES.get(name, ()))
+    examples = f"Examples:\n\n```text\n{lines}\n```" if lines else None
+    if isinstance(command, App):
+        command.group, command.sort_key, command.help_epilogue = (group,), place, examples
+        app.command(command, name=name)
+    else:
+        app.command(command, name=name, group=group, sort_key=place, help_epilogue=examples)
 for flag in ("--help", "--version"):
     app[flag].group = (OPTIONS,)
 
@@ -170,12 +164,13 @@ def launch(
         json: Print one JSON document to standard output, and nothing else; an error is one to standard error.
         debug: Show the traceback of an error.
     """
-    with _all_in_one_document() if json else contextlib.nullcontext(io.StringIO()) as said:
+    said = io.StringIO()  # what a command prints itself, so that standard output gets one document
+    with contextlib.redirect_stdout(said) if json else contextlib.nullcontext():
         result = app(_joined(words), exit_on_error=False, print_error=False, result_action="return_value")
     if json:
         printing.write_json(result, text=said.getvalue())
     else:
-        _show(result)
+        printing.show(result)
     if isinstance(result, Page):
         sys.stdout.flush()
         stopping.be_patient()
@@ -249,17 +244,6 @@ def call(words: Sequence[str]) -> int:
     return code or DONE  # cyclopts shows a help page itself, and returns nothing
 
 
-@contextlib.contextmanager
-def _all_in_one_document() -> Iterator[io.StringIO]:
-    """Hold back what a command prints itself, so that standard output gets one document."""
-    with contextlib.redirect_stdout(io.StringIO()) as said:
-        yield said
-
-
-def _show(result: Any) -> None:
-    printing.show(result)
-
-
 def _joined(words: Sequence[str]) -> list[str]:
     """Return the words with ``--budget.tokens 500`` as ``--budget 500tokens``, the form recipes write nested."""
     joined: list[str] = []
@@ -283,9 +267,8 @@ def _budget(kind: str, value: str) -> str:
     try:
         return str(Budget(**{kind: numbers[kind](value)}))
     except ValueError as error:
-        raise UsageError(
-            f"--budget.{kind} {value}: {error}", hint="for example --budget.tokens 50000"
-        ) from error
+        hint = "for example --budget.tokens 50000"
+        raise UsageError(f"--budget.{kind} {value}: {error}", hint=hint) from error
 
 
 def _fail(error: LearnableError, words: Sequence[str]) -> int:

@@ -4,10 +4,12 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from cyclopts import (
+    Argument,
     CoercionError,
     CycloptsError,
     MissingArgumentError,
     RepeatArgumentError,
+    Token,
     UnknownCommandError,
     UnknownOptionError,
     UnusedCliTokensError,
@@ -36,81 +38,63 @@ def explained(error: CycloptsError, *, examples: Mapping[str, Sequence[str]]) ->
 
 def _explained(error: CycloptsError, command: str, commands: Collection[str]) -> tuple[str, str | None]:
     """Return the message, and a hint if there is a better one than the help."""
+    word = (getattr(error, "unused_tokens", None) or [""])[0]
     match error:
+        case UnknownCommandError() if word.startswith("-"):
+            return f"there is no option {word}", did_you_mean(word, (*EVERYWHERE, "--version"))
         case UnknownCommandError():
-            name = (error.unused_tokens or [""])[0]
-            if name.startswith("-"):
-                return f"there is no option {name}", did_you_mean(name, (*EVERYWHERE, "--version"))
-            return f"there is no command {name!r}", did_you_mean(name, commands)
+            return f"there is no command {word!r}", did_you_mean(word, commands)
         case UnknownOptionError():
-            return _unknown_option(error, command)
-        case MissingArgumentError():
-            return _missing(error, command)
-        case CoercionError():
-            return _unreadable(error)
+            option = (error.token.keyword or error.token.value).partition("=")[0]
+            names = {
+                name for each in error.argument_collection for name in each.names if name.startswith("--")
+            }
+            inner = sorted(name for name in names if name.endswith(f".{option.lstrip('-')}"))
+            close = inner[0] if inner else closest(option, {*names, *EVERYWHERE})
+            return f"`{command}` has no option {option}", f"did you mean {close}?" if close else None
+        case MissingArgumentError(argument=Argument() as argument):
+            return _missing(error, argument, command)
+        case CoercionError(argument=Argument() as argument, token=Token() as token):
+            return _unreadable(argument, token)
         case RepeatArgumentError():
             return f"{error.token.keyword} is there twice", "give it once"
         case UnusedCliTokensError():
-            word = (error.unused_tokens or [""])[0]
             name, equals, value = word.partition("=")
             as_option = f"options are written --{name} {value}" if equals and name.isidentifier() else None
             return f"`{command}` has no use for {word!r}", as_option
-        case ValidationError():
-            return error.exception_message or _first_line(error), None
-    return _first_line(error), None
+        case ValidationError() if error.exception_message:
+            return error.exception_message, None
+    error.verbose = False
+    return str(error).strip().splitlines()[0], None
 
 
-def _unknown_option(error: UnknownOptionError, command: str) -> tuple[str, str | None]:
-    given = error.token.keyword or error.token.value
-    option = given.partition("=")[0]
-    known = {
-        name for argument in error.argument_collection for name in argument.names if name.startswith("--")
-    }
-    if inner := sorted(name for name in known if name.endswith(f".{option.lstrip('-')}")):
-        return f"`{command}` has no option {option}", f"did you mean {inner[0]}?"
-    if close := closest(option, {*known, *EVERYWHERE}):
-        return f"`{command}` has no option {option}", f"did you mean {close}?"
-    return f"`{command}` has no option {option}", None
-
-
-def _missing(error: MissingArgumentError, command: str) -> tuple[str, str | None]:
-    argument = error.argument
-    if argument is None:
-        return _first_line(error), None
-    given = error.keyword or next((token.keyword for token in argument.tokens if token.keyword), None)
+def _missing(error: MissingArgumentError, argument: Argument, command: str) -> tuple[str, str | None]:
     said: dict[str, str] = {}
     if error.target is not None:
         said = {each.name.rpartition(".")[2]: each.about for each in settings_of(error.target)}
         said |= said_of(error.target)
     about = said.get(argument.field_info.name, "").split(". ")[0].rstrip(".")
+    given = error.keyword or next((token.keyword for token in argument.tokens if token.keyword), None)
     if given is not None:
         return f"{given} needs a value", f"{given}: {about}" if about else None
     name = argument.name if argument.field_info.is_keyword_only else argument.name.lstrip("-").upper()
-    typed = [word for word in error.unused_tokens or () if word.startswith("--")]
-    mistyped = closest(argument.name, typed)
+    mistyped = closest(argument.name, [word for word in error.unused_tokens or () if word.startswith("--")])
     hint = f"did you mean {argument.name} instead of {mistyped}?" if mistyped else None
-    return f"`{command}` needs {name}" + (f": {_lowered(about)}" if about else ""), hint
+    # Behind a colon a sentence goes on in lower case; a pattern such as NAME@key=value stays.
+    goes_on = about if about[1:2].isupper() else about[:1].lower() + about[1:]
+    return f"`{command}` needs {name}" + (f": {goes_on}" if about else ""), hint
 
 
-def _lowered(text: str) -> str:
-    """Return a sentence as it goes on behind a colon; a pattern such as NAME@key=value stays."""
-    return text if text[1:2].isupper() else text[:1].lower() + text[1:]
-
-
-def _unreadable(error: CoercionError) -> tuple[str, str | None]:
-    argument, token = error.argument, error.token
-    if token is None or argument is None:
-        return _first_line(error), None
+def _unreadable(argument: Argument, token: Token) -> tuple[str, str | None]:
     name = token.keyword or argument.name.lstrip("-").upper()
     if choices := argument.get_choices(force=True):
-        return f"{name} is one of {', '.join(choices)}, not {token.value!r}", did_you_mean(
-            token.value, choices
-        )
-    wanted = next((words for kind, words in _KINDS.items() if kind in _kinds(argument.hint)), None)
-    return f"{name} takes {wanted or 'something else'}, not {token.value!r}", None
-
-
-_KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
+        said = f"{name} is one of {', '.join(choices)}, not {token.value!r}"
+        return said, did_you_mean(token.value, choices)
+    numbers = {int: "a whole number", float: "a number", bool: "true or false"}
+    wanted = next(
+        (words for kind, words in numbers.items() if kind in _kinds(argument.hint)), "something else"
+    )
+    return f"{name} takes {wanted}, not {token.value!r}", None
 
 
 def _kinds(hint: Any) -> Iterator[Any]:
@@ -118,8 +102,3 @@ def _kinds(hint: Any) -> Iterator[Any]:
     yield hint
     for part in getattr(hint, "__args__", ()):
         yield from _kinds(part)
-
-
-def _first_line(error: CycloptsError) -> str:
-    error.verbose = False
-    return str(error).strip().splitlines()[0]

@@ -4,7 +4,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from textwrap import fill, indent
@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 from rich import box
-from rich.console import Console, JustifyMethod
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -25,39 +25,53 @@ from learnable.runs.records import Outcome
 from learnable.visible import visible
 
 NARROW = 76
-FILES_SAID = 8
 """Columns of a terminal under which a table of four columns becomes a list."""
+FILES_SAID = 8
+"""Paths that are printed each; of more, the folder that they are in."""
+CONTESTS = ("compare", "teach")
+"""Commands whose result is a table."""
+
+
+class _RowConsole(Console):
+    """Prints lines in which text of rows may stand: what a terminal would obey in them is made visible."""
+
+    def __init__(self) -> None:
+        super().__init__(soft_wrap=True, highlight=False)
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print like ``Console``, but for markup, which nothing here has."""
+        shown = (visible(each) if isinstance(each, str) else each for each in objects)
+        super().print(*shown, **({"markup": False} | options))
 
 
 def show(result: Any) -> None:
     """Print what a command returned, for people."""
+    console = _RowConsole()
     if isinstance(result, Tables):
         _show_tables(result)
     elif isinstance(result, Details):
         _show_details(result)
     elif isinstance(result, Diagnosis):
         for line in result.lines():
-            _console().print(line, markup=False)
+            console.print(line)
     elif isinstance(result, Shown):
-        result.print_to(_console())
+        result.print_to(console)
     elif isinstance(result, Page):
-        _show_facts(_console(), {"url": result.url})
+        _show_facts(console, {"url": result.url})
     elif isinstance(result, Mapping) and _is_run(result):
-        _show_run(result)
+        _show_run(console, result)
     elif isinstance(result, Mapping):
-        _show_facts(_console(), result)
+        _show_facts(console, result)
     elif isinstance(result, Outcome):
-        _show_outcome(result)
+        _show_outcome(console, result)
 
 
 def document(result: Any) -> dict[str, Any]:
     """Return what a command returned as an object of JSON types; NaN and infinity become null."""
     if isinstance(result, Tables):
-        return {kind: _plain(entries) for kind, entries in result.kinds.items()}
+        return dict(_plain(result.kinds))
     if isinstance(result, Diagnosis):
         return {"healthy": result.healthy, **_plain(result)}
-    if isinstance(result, Shown):
-        return {**_plain(result), "examples": [_example(example) for example in result.examples]}
     if isinstance(result, Page):
         return {"url": result.url}
     if isinstance(result, Mapping) and _is_run(result):
@@ -71,24 +85,21 @@ def _is_run(result: Mapping[str, Any]) -> bool:
 
 def _example(example: ExampleView) -> dict[str, Any]:
     """Return one example of `show`, its losses in nats: of the example per scored token, of a piece summed."""
-    seen = _plain(example)
-    pieces = [
-        piece | {"learned": _plain(each.learned)}
-        for piece, each in zip(seen.pop("pieces"), example.pieces, strict=True)
-    ]
+    seen = {field.name: _plain(getattr(example, field.name)) for field in fields(example)}
+    both = zip(seen.pop("pieces"), example.pieces, strict=True)
+    pieces = [piece | {"learned": _plain(each.learned)} for piece, each in both]
     means = {"loss_before": _plain(example.mean("before")), "loss_after": _plain(example.mean("after"))}
     return {**seen, **means, "pieces": pieces}
 
 
 def _outcome(outcome: Outcome) -> dict[str, Any]:
-    planned = "would run" in outcome.facts
     shown: dict[str, Any] = {"command": outcome.verb, "ran": outcome.ran, "facts": _plain(outcome.facts)}
-    if planned:
+    if "would run" in outcome.facts:
         return shown | {"price": _plain(outcome.price)}
     shown |= {"folder": str(outcome.folder), "identity": outcome.identity, "inputs": dict(outcome.inputs)}
     shown |= {"links": _plain(outcome.links), "cost": _plain(outcome.cost)}
     table = outcome.folder / "table.parquet"
-    if outcome.verb in _CONTESTS and table.is_file():
+    if outcome.verb in CONTESTS and table.is_file():
         shown["table"] = _plain(pl.read_parquet(table).to_dicts())
     return shown
 
@@ -97,6 +108,8 @@ def _plain(value: Any) -> Any:
     """Return a value as JSON types."""
     if isinstance(value, Outcome):
         return _outcome(value)
+    if isinstance(value, ExampleView):
+        return _example(value)
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):
@@ -111,49 +124,37 @@ def _plain(value: Any) -> Any:
 
 
 def write_json(result: Any, *, text: str = "") -> None:
-    """Print one JSON document, with a line end.
-
-    Args:
-        result: What a command returned.
-        text: What it printed itself, which goes into the document.
-    """
+    """Print one JSON document with a line end: what a command returned, and the text that it printed itself."""
     said = document(result) | ({"text": text} if text else {})
     # A page is served after its document: who started it reads one line, and does not wait for the end of the output.
-    indent = None if isinstance(result, Page) else 2
-    sys.stdout.write(json.dumps(said, ensure_ascii=False, allow_nan=False, indent=indent) + "\n")
-
-
-class _RowConsole(Console):
-    """Prints lines in which text of rows may stand: what a terminal would obey in them is made visible."""
-
-    def print(self, *objects: Any, **options: Any) -> None:
-        """Print like ``Console``."""
-        super().print(*(visible(each) if isinstance(each, str) else each for each in objects), **options)
-
-
-def _console() -> Console:
-    return _RowConsole(soft_wrap=True, highlight=False)
+    spaces = None if isinstance(result, Page) else 2
+    sys.stdout.write(json.dumps(said, ensure_ascii=False, allow_nan=False, indent=spaces) + "\n")
 
 
 def _show_tables(tables: Tables) -> None:
     """Print a table of each kind; where it would not fit, or is piped, in a form that stays readable."""
     console = Console(highlight=False)
+    piped = not console.is_terminal
     for kind, entries in tables.kinds.items():
         console.print(Text(kind, style="bold"))
-        if not console.is_terminal:
+        if piped:
             console = Console(highlight=False, width=10_000)  # one line for each, for grep
-        if console.is_terminal and console.width < NARROW:
-            for entry in entries:
-                _show_stacked(console, entry)
+        if piped or console.width >= NARROW:
+            console.print(_overview(entries, one_line=piped))
         else:
-            console.print(_table(entries, one_line=not console.is_terminal))
+            for entry in entries:
+                console.print(Text(entry.name, style="bold"))
+                needs = [f"needs: {', '.join(entry.needs)}"] if entry.needs else []
+                for text in filter(None, (entry.about, *needs, f"costs: {entry.costs}")):
+                    _print_indented(console, text, 2)
         console.print()
     console.print(Text("more about one of them: learnable list NAME"))
 
 
-def _table(entries: Sequence[Entry], *, one_line: bool) -> Table:
-    table = Table(box=None if one_line else box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    table.expand = not one_line
+def _overview(entries: Sequence[Entry], *, one_line: bool) -> Table:
+    table = Table(
+        box=None if one_line else box.SIMPLE_HEAD, pad_edge=False, show_edge=False, expand=not one_line
+    )
     table.add_column("name", no_wrap=True, style="bold")
     for column, ratio in (("what it does", 3), ("needs", 2), ("costs", 2)):
         table.add_column(column, no_wrap=one_line, overflow="fold", ratio=None if one_line else ratio)
@@ -162,32 +163,22 @@ def _table(entries: Sequence[Entry], *, one_line: bool) -> Table:
     return table
 
 
-def _show_stacked(console: Console, entry: Entry) -> None:
-    console.print(Text(entry.name, style="bold"))
-    for text in (
-        entry.about,
-        f"needs: {', '.join(entry.needs)}" if entry.needs else "",
-        f"costs: {entry.costs}",
-    ):
-        if text:
-            _print_indented(console, text, 2)
-
-
 def _show_details(details: Details) -> None:
     """Print all about one name: what it does, needs and costs, how it is written, and its settings."""
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=100)
     for entry in details.entries:
-        console.print(
-            Text.assemble((entry.name, "bold"), f", a{'n' * (entry.kind[0] in 'aeiou')} {entry.kind}")
-        )
+        article = "an" if entry.kind[0] in "aeiou" else "a"
+        console.print(Text.assemble((entry.name, "bold"), f", {article} {entry.kind}"))
         more = entry.more if entry.more.startswith(entry.about) else f"{entry.about}\n\n{entry.more}".strip()
         console.print(Text(f"\n{more}\n"))
-        facts = {"needs": ", ".join(entry.needs), "costs": entry.costs, "usage": entry.usage}
-        for name, value in (facts | {"source": entry.source}).items():
+        for name in ("needs", "costs", "usage", "source"):
+            value = getattr(entry, name)
             if value:
-                _print_indented(console, f"{name}: {value}", 0)
+                _print_indented(
+                    console, f"{name}: {value if isinstance(value, str) else ', '.join(value)}", 0
+                )
         if entry.settings:
             console.print(Text("\nsettings", style="bold"))
         for setting in entry.settings:
@@ -204,168 +195,142 @@ def _print_indented(console: Console, text: str, spaces: int) -> None:
     console.print(Text(indent(fill(text, console.width - spaces), " " * spaces)))
 
 
-def _show_outcome(outcome: Outcome) -> None:
+def _show_outcome(console: Console, outcome: Outcome) -> None:
     planned = "would run" in outcome.facts
-    if outcome.verb in _CONTESTS and not planned:
-        _CONTESTS[outcome.verb](outcome)
+    if outcome.verb in CONTESTS and not planned:
+        _show_contest(console, outcome)
         return
-    console = _console()
     if not outcome.ran and not planned:
         console.print("was done already")
     _show_facts(console, outcome.facts)
     if not planned:
-        console.print(f"folder: {outcome.folder}", markup=False)
+        console.print(f"folder: {outcome.folder}")
 
 
 def _show_facts(console: Console, facts: Mapping[str, Any]) -> None:
     for name, value in facts.items():
         if name == "warnings":
             for warning in value:
-                console.print(f"warning: {warning}", markup=False)
+                console.print(f"warning: {warning}")
         elif value not in (None, [], "") and value is not False:
-            console.print(f"{name}: {_shown(value)}", markup=False)
+            console.print(f"{name}: {_shown(value)}")
 
 
 def _shown(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(_shown, value))
-    return (
-        f"{value:,}"
-        if isinstance(value, int) and not isinstance(value, bool)
-        else f"{value:.4g}"
-        if isinstance(value, float)
-        else str(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _show_contest(console: Console, outcome: Outcome, *, warned: bool = False) -> None:
+    """Print the table of a comparison or a lesson, and what must be known to read it, where no page warns of it."""
+    facts, lesson = outcome.facts, outcome.verb == "teach"
+    who, baseline, first = (
+        ("arm", facts["baseline"], []) if lesson else ("method", "random", ["budget_tokens"])
     )
-
-
-def _show_comparison(outcome: Outcome, warnings: Sequence[str] = ()) -> None:
-    """Print the table of a comparison: each method's value and its difference to a random draw, in words."""
-    console, facts = _console(), outcome.facts
-    _show_contest(console, outcome, who="method", baseline="random", first="budget_tokens")
-    console.print(
-        f"{facts['trainings']} trainings, {facts['seeds']} seeds each; intervals hold for all methods of an evaluation "
-        f"together ({facts['confidence']:.0%})",
-        markup=False,
-    )
-    if facts["in both"] and not warnings:
-        console.print(
-            f"warning: {facts['in both']:,} evaluation items stand in the pool too: see overlap.parquet"
-        )
-    console.print(f"folder: {outcome.folder}", markup=False)
-
-
-def _show_lesson(outcome: Outcome, warnings: Sequence[str] = ()) -> None:
-    """Print the table of a lesson: each arm's value and its difference to the baseline, in words."""
-    console, facts = _console(), outcome.facts
-    _show_contest(console, outcome, who="arm", baseline=facts["baseline"])
-    arms = pl.read_parquet(outcome.folder / "arms.parquet")
-    console.print(
-        f"{arms.filter(pl.col('tokens') > 0).height} trainings, {facts['seeds']} of each arm; intervals hold for all arms "
-        f"of an evaluation together ({facts['confidence']:.0%})",
-        markup=False,
-    )
-    for note in [] if warnings else facts["notes"]:
-        console.print(f"note: {note}", markup=False)
-    console.print(f"model: {outcome.folder / 'model'} ({facts['kept model']}, seed 0)", markup=False)
-    console.print(f"folder: {outcome.folder}", markup=False)
-
-
-def _show_contest(
-    console: Console, outcome: Outcome, *, who: str, baseline: str, first: str | None = None
-) -> None:
-    """Print a table for each evaluation: who came to what, and its difference to the baseline.
-
-    Args:
-        console: Where to.
-        outcome: Its folder holds ``table.parquet``.
-        who: Column of those that are compared.
-        baseline: What the difference is to.
-        first: Column to sort by before the value.
-    """
     if not outcome.ran:
         console.print("was done already")
     table = pl.read_parquet(outcome.folder / "table.parquet")
     for part in table.partition_by("evaluation", maintain_order=True):
-        higher = bool(part["higher_is_better"][0])
-        better = "higher" if higher else "lower"
-        items = max(part["items"])
-        shown = Table(
-            title=Text(f"{part['evaluation'][0]} ({part['unit'][0]}, {better} is better, {items:,} items)"),
-            title_justify="left",
+        higher, items = bool(part["higher_is_better"][0]), max(part["items"])
+        better = f"{'higher' if higher else 'lower'} is better"
+        order = part.sort(*first, "value", descending=[*[False] * len(first), higher], nulls_last=True)
+        _print_table(
+            console,
+            f"{part['evaluation'][0]} ({part['unit'][0]}, {better}, {items:,} items)",
+            (who, "tokens", "value", f"difference to {baseline}", "verdict"),
+            [
+                (
+                    row[who],
+                    f"{row['tokens']:,.0f}",
+                    f"{row['value']:.4f}",
+                    _difference(row),
+                    row["verdict"] or "",
+                )
+                for row in order.iter_rows(named=True)
+            ],
         )
-        for column in (who, "tokens", "value", f"difference to {baseline}", "verdict"):
-            justify: JustifyMethod = "left" if column in (who, "verdict") else "right"
-            shown.add_column(Text(column), justify=justify, overflow="fold")
-        order = {**({first: False} if first else {}), "value": higher}
-        for row in part.sort(*order, descending=list(order.values()), nulls_last=True).iter_rows(named=True):
-            against = "" if row["difference"] is None else f"{row['difference']:+.4f}"
-            if against and math.isfinite(row["low"]):
-                against += f" ({row['low']:+.4f} to {row['high']:+.4f})"
-            shown.add_row(
-                Text(row[who]),
-                f"{row['tokens']:,.0f}",
-                f"{row['value']:.4f}",
-                against,
-                row["verdict"] or "",
-            )
-        console.print(shown)
+    sure = f"of an evaluation together ({facts['confidence']:.0%})"
+    if lesson:
+        trainings = pl.read_parquet(outcome.folder / "arms.parquet").filter(pl.col("tokens") > 0).height
+        notes = [f"note: {note}" for note in facts["notes"]]
+        console.print(
+            f"{trainings} trainings, {facts['seeds']} of each arm; intervals hold for all arms {sure}"
+        )
+    else:
+        both = f"{facts['in both']:,} evaluation items stand in the pool too"
+        notes = [f"warning: {both}: see overlap.parquet"] if facts["in both"] else []
+        console.print(
+            f"{facts['trainings']} trainings, {facts['seeds']} seeds each; intervals hold for all methods {sure}"
+        )
+    for note in [] if warned else notes:
+        console.print(note)
+    if lesson:
+        console.print(f"model: {outcome.folder / 'model'} ({facts['kept model']}, seed 0)")
+    console.print(f"folder: {outcome.folder}")
 
 
-_CONTESTS = {"compare": _show_comparison, "teach": _show_lesson}
+def _difference(row: Mapping[str, Any]) -> str:
+    if row["difference"] is None:
+        return ""
+    bounds = f" ({row['low']:+.4f} to {row['high']:+.4f})" if math.isfinite(row["low"]) else ""
+    return f"{row['difference']:+.4f}{bounds}"
 
 
-def _show_run(outcomes: Mapping[str, Outcome]) -> None:
+def _print_table(console: Console, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table of numbers, with words in its first column and its last, if that is the verdict."""
+    table = Table(title=Text(title), title_justify="left")
+    for place, column in enumerate(columns):
+        words = place == 0 or column == "verdict"
+        table.add_column(Text(column), justify="left" if words else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console.print(table)
+
+
+def _show_run(console: Console, outcomes: Mapping[str, Outcome]) -> None:
     prices = [outcome.price for outcome in outcomes.values() if outcome.price is not None]
     if prices:
-        _show_facts(_console(), {"altogether": sum(prices, Price()).words or "no pass"})
-    else:
-        _show_results(outcomes)
-
-
-def _show_results(outcomes: Mapping[str, Outcome]) -> None:
-    by_verb = {outcome.verb: outcome for outcome in outcomes.values()}
-    contest = next((verb for verb in _CONTESTS if verb in by_verb), None)
-    if contest and "report" in by_verb:
-        console, reported = _console(), by_verb["report"].facts
-        _CONTESTS[contest](by_verb[contest], reported["warnings"])
-        for warning in reported["warnings"]:
-            console.print(f"warning: {warning}", markup=False)
-        console.print(f"report: {reported['report']}", markup=False)
+        _show_facts(console, {"altogether": sum(prices, Price()).words or "no pass"})
         return
-    if "select" in by_verb and "report" in by_verb:
-        if not any(outcome.ran for outcome in outcomes.values()):
-            _console().print("nothing to do: every step was done already")
-        _show_selection(by_verb)
+    by_verb = {outcome.verb: outcome for outcome in outcomes.values()}
+    shown = next((verb for verb in (*CONTESTS, "select") if verb in by_verb), None)
+    if shown is None or "report" not in by_verb:
+        return
+    outcome, reported = by_verb[shown], by_verb["report"].facts
+    if shown in CONTESTS:
+        _show_contest(console, outcome, warned=bool(reported["warnings"]))
+    else:
+        if not any(each.ran for each in outcomes.values()):
+            console.print("nothing to do: every step was done already")
+        _print_selection(console, outcome.facts)
+    for warning in reported["warnings"]:
+        console.print(f"warning: {warning}")
+    for line in _selected(outcome) if shown == "select" else ():
+        console.print(line)
+    console.print(f"report: {reported['report']}")
+    if shown == "select":
+        console.print(f"look around: learnable explore {outcome.folder}")
 
 
-def _show_selection(by_verb: Mapping[str, Outcome]) -> None:
-    console = _console()
-    chosen = by_verb["select"].facts
-    table = Table(title=f"{chosen['by']}, budget {chosen['budget']}", title_justify="left")
-    for column in ("", "examples", "tokens", f"mean {chosen['by']}"):
-        table.add_column(column, justify="left" if not column else "right", overflow="fold")
+def _selected(outcome: Outcome) -> Iterator[str]:
+    written = outcome.facts["written"]
+    if len(written) > FILES_SAID:
+        written = [f"{Path(written[0]).parent} ({len(written):,} files)"]
+    yield from (f"selected rows: {outcome.folder / path}" for path in written)
+    yield from (f"exported: {outcome.folder / path}" for path in outcome.facts.get("exported", ()))
+
+
+def _print_selection(console: Console, facts: Mapping[str, Any]) -> None:
+    rows = []
     for label, count, tokens, mean in (
         ("pool", "pool", "pool_tokens", "mean_pool"),
         ("selection", "kept", "kept_tokens", "mean_kept"),
     ):
-        shown = "undefined" if chosen[mean] is None else f"{chosen[mean]:.4f}"
-        table.add_row(
-            label, f"{chosen[count]:,}", "" if chosen[tokens] is None else f"{chosen[tokens]:,}", shown
-        )
-    console.print(table)
-    for warning in by_verb["report"].facts["warnings"]:
-        console.print(f"warning: {warning}", markup=False)
-    folder = by_verb["select"].folder
-    for written in _few(chosen["written"]):
-        console.print(f"selected rows: {folder / written}", markup=False)
-    for written in chosen.get("exported", ()):
-        console.print(f"exported: {folder / written}", markup=False)
-    console.print(f"report: {by_verb['report'].facts['report']}", markup=False)
-    console.print(f"look around: learnable explore {folder}", markup=False)
-
-
-def _few(paths: Sequence[str]) -> Sequence[str]:
-    """Return paths to print: each of a few, of many the folder that they are in."""
-    if len(paths) <= FILES_SAID:
-        return paths
-    return [f"{Path(paths[0]).parent} ({len(paths):,} files)"]
+        counted = "" if facts[tokens] is None else f"{facts[tokens]:,}"
+        shown = "undefined" if facts[mean] is None else f"{facts[mean]:.4f}"
+        rows.append((label, f"{facts[count]:,}", counted, shown))
+    columns = ("", "examples", "tokens", f"mean {facts['by']}")
+    _print_table(console, f"{facts['by']}, budget {facts['budget']}", columns, rows)

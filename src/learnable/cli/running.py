@@ -4,8 +4,7 @@ import importlib.util
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from inspect import BoundArguments, isfunction, signature
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,7 +21,6 @@ from learnable.recipes.trust import brought
 
 NAME = "run"
 EACH = Group("With every recipe", sort_key=8)
-HINT = "learnable list recipes"
 
 run = App(name=NAME, help_format="markdown", default_parameter=OFFERED)
 for function in RECIPES.values():
@@ -77,12 +75,14 @@ def understood(
     function = _function(name)
     _refuse_old_settings(name, function, options)
     given = {} if file is None else _given(file, name, function)
-    with _configured({name: given}, file or ""):
-        try:
-            command, bound, _ = run.parse_args([name, *options], exit_on_error=False, print_error=False)
-        except CycloptsError as error:
-            error.command_chain = (NAME, *(error.command_chain or ()))
-            raise
+    run.config = (Dict({name: given}, source=file or ""),)
+    try:
+        command, bound, _ = run.parse_args([name, *options], exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        error.command_chain = (NAME, *(error.command_chain or ()))
+        raise
+    finally:
+        run.config = ()
     if file is not None and not allow_code and (named := brought(bound.arguments, options)):
         raise _untrusted(file, named)
     return command, bound
@@ -93,16 +93,6 @@ def _untrusted(file: str, named: Sequence[str]) -> UsageError:
         f"{file} names code or servers that are not part of learnable: {', '.join(named)}",
         hint="look at what they do; if you trust them, add --allow-code",
     )
-
-
-@contextmanager
-def _configured(content: Mapping[str, Any], source: str) -> Iterator[None]:
-    """Have recipes take options from a file within the block."""
-    run.config = (Dict(dict(content), source=source),)
-    try:
-        yield
-    finally:
-        run.config = ()
 
 
 def _read(path: str) -> tuple[str, Mapping[str, Any]]:
@@ -179,7 +169,7 @@ def register(words: Sequence[str]) -> None:
 def _own(path: Path, attribute: str) -> Callable[..., Any]:
     """Return a function of a Python file as a recipe."""
     if not path.is_file():
-        raise UsageError(f"there is no file {path}", hint=HINT)
+        raise UsageError(f"there is no file {path}", hint="learnable list recipes")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
@@ -193,14 +183,14 @@ def _own(path: Path, attribute: str) -> Callable[..., Any]:
         raise UsageError(f"cannot import {path}: {error}", hint="run it with python to see where") from error
     finally:
         sys.path.remove(beside)
-    found = getattr(module, attribute, None)
-    if not isfunction(found):
-        known = [name for name, value in vars(module).items() if isfunction(value)]
-        close = closest(attribute, known)
+    functions = {name: value for name, value in vars(module).items() if isfunction(value)}
+    if attribute not in functions:
+        close = closest(attribute, functions)
         raise UsageError(
             f"{path} has no function {attribute!r}",
             hint=f"did you mean {path}:{close}?" if close else "write a function that calls commands",
         )
+    found = functions[attribute]
     return recipe(found) if "run" in signature(found).parameters and not is_recipe(found) else found
 
 

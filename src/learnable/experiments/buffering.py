@@ -43,10 +43,9 @@ def buffering(
 
     Each is estimated twice. ``plain`` puts in the means of the examples at hand; their noise makes |t|^2 and |b|^2 too
     long (n gradients without any common direction have a coherence of about 1 / sqrt(n), not 0) and cosines too small.
-    ``debiased`` estimates |t|^2 without bias, by the mean dot product of two different examples:
-    (|sum of g|^2 - sum of |g|^2) / (n (n - 1)). This is below 0 by chance where there is little common direction. It is
-    not cut off: length and coherence are then minus the root of its size, to be read as 0. What divides by it is
-    undefined there and unsteady near it, and a debiased cosine may exceed 1.
+    ``debiased`` estimates |t|^2 by the mean dot product of two different examples: (|sum of g|^2 - sum of |g|^2) /
+    (n (n - 1)). Below 0 by chance it is not cut off: length and coherence are then minus the root of its size, to be
+    read as 0, and what divides by it is undefined there and unsteady near it. A debiased cosine may exceed 1.
 
     Args:
         sums: Gradients by name of the set, of models and parameters that are the same; no example is in both sets.

@@ -1,16 +1,9 @@
 """The engine of experiments: arms become models, models get grades; what was done once is taken from the store.
 
-An experiment says three things, and has the rest from here:
-
-- which arms there are: ``Arm``, with its rows rendered; ``methods.arms_of`` makes those of selections, and
-  `learnable teach` those of mixtures. Two data orders, a merge's copies, two samplers or two losses are arms as well:
-  whatever a training depends on goes into ``Arm`` and its ``names``;
-- what they are graded on: ``Evaluation``, an evaluator with its items, by ``evaluations_of``; and which arm is the
-  baseline, that judges compare answers with and differences are to;
-- what else is looked at in each model while it is open: ``looks``.
-
-The third of its kind is one short file: ``arms = [...]``, ``ran = run_arms(arms, evaluations, ...)``, and its
-``ran.frames`` written to a folder.
+An experiment says which arms there are (whatever a training depends on goes into ``Arm`` and its ``names``), what they
+are graded on (``Evaluation``), which arm is the baseline that judges and differences compare with, and what else is
+looked at in each model while it is open (``looks``). The third of its kind is one short file:
+``ran = run_arms(arms, evaluations, ...)``, and its ``ran.frames`` written to a folder.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -83,18 +83,14 @@ def difference(
     A pair with a NaN on either side is left out; the mean is over the pairs that are left. One model without seeds
     of its own, such as the untuned one, is paired with every seed of the other side.
 
-    Differences that are rounding (``ROUNDING``) are 0. The interval is the envelope of two.
-
-    The first is ``mean +- h`` from the two-way random model (item + seed + residual). With S seeds, n items and
-    mean squares M, the variance of the mean is estimated by (M_item + M_seed - M_residual) / (n S). Three seeds
-    tell little about the noise between seeds, and h has to say so: each draw divides the sums of squares by
-    chi-square numbers of their degrees of freedom instead of the degrees themselves, and multiplies the root of the
-    resulting variance by a normal number; h is the quantile of its size (a generalized pivotal quantity).
-
-    The second is for items that are skewed, where the first misses on one side. Its part of the items is that of a
-    bootstrap-t: means of half-samples of the items, each divided by its own standard error, and so skewed as the items
-    are; half of the items are drawn, not all, as small samples seldom show their tail. A standard error gets half an
-    item of prior weight at that of all items, so that a half-sample of equal values does not divide by 0.
+    Differences that are rounding (``ROUNDING``) are 0. The interval is the envelope of two. The first is ``mean +- h``
+    from the two-way random model (item + seed + residual), whose variance of the mean, with S seeds, n items and mean
+    squares M, is (M_item + M_seed - M_residual) / (n S). Three seeds tell little about the noise between seeds, and h
+    has to say so: each draw divides the sums of squares by chi-square numbers of their degrees of freedom, and
+    multiplies the root of the variance by a normal number; h is the quantile of its size (a generalized pivotal
+    quantity). The second is for skewed items, where the first misses on one side. Its part of the items is that of a
+    bootstrap-t: means of half-samples of the items, as small samples seldom show their tail, each divided by its own
+    standard error, which has half an item of prior weight at that of all items, so that equal values do not divide by 0.
 
     Coverage by simulation, and why no other method: METHODS.md, `benchmarks/coverage.py`. With one seed the interval is
     for that training. Two seeds are too few for any method.
@@ -189,7 +185,11 @@ def _mean(
     if spread <= ROUNDING * float(np.nanmax(np.abs(values))):
         return (mean, math.nan, math.nan, math.nan) if mean else (0.0, 0.0, 0.0, 1.0)
     rng = np.random.default_rng(seed)
-    by_item, by_seed, residual = _variances(values, draws=draws, rng=rng)
+    total = int(np.isfinite(values).sum())
+    by_item, by_seed, residual = (
+        square / rng.chisquare(degree, draws) / total if degree else np.zeros(draws)
+        for square, degree in zip(*_squares(values), strict=True)
+    )
     # What is left varies in any case, also where the estimates of the others happen to be negative.
     variance = np.maximum(by_item + by_seed - residual, residual)
     sizes = np.sort(np.abs(rng.standard_normal(draws)) * np.sqrt(variance))[::-1]
@@ -213,17 +213,6 @@ def _mean(
 def _rank(level: float, draws: int) -> int:
     """Return how many of so many draws lie beyond a bound at this level."""
     return math.floor(level * (draws + 1) * (1 + 1e-12))
-
-
-def _variances(
-    values: NDArray[np.float64], *, draws: int, rng: np.random.Generator
-) -> list[NDArray[np.float64]]:
-    """Draw what items, seeds and residual add to the variance of the mean: float64 (draws,) each."""
-    total = int(np.isfinite(values).sum())
-    return [
-        square / rng.chisquare(degree, draws) / total if degree else np.zeros(draws)
-        for square, degree in zip(*_squares(values), strict=True)
-    ]
 
 
 def _skewed(values: NDArray[np.float64], *, draws: int, rng: np.random.Generator) -> NDArray[np.float64]:
