@@ -28,15 +28,7 @@ KINDS = ("select", "compare", "score")
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """A page at an address that is ours already, and not served yet.
-
-    Args:
-        url: Its address, with the secret in it.
-        secret: Without it nothing is given out.
-        sheet: What it shows.
-        listening: Where it is asked for.
-        browser: Whether to open it in a browser.
-    """
+    """A page at an address that is ours already, and not served yet; without its ``secret`` nothing is given out."""
 
     url: str
     secret: str
@@ -102,11 +94,7 @@ def _open(url: str, port: int) -> None:
 
 
 def _given(folder: Path) -> Outcome:
-    """Return the step to look at.
-
-    Raises:
-        StoreError: If there is none.
-    """
+    """Return the step to look at."""
     steps = sorted(folder.glob(f"*/{DONE}"), key=lambda path: path.stat().st_mtime)
     if (folder / DONE).is_file() or not steps:
         return finished(folder, *KINDS)

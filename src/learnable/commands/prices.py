@@ -46,12 +46,7 @@ class Pricing:
         return Renderer.of(self.ref)
 
     def tokens(self, examples: Sequence[Example], *, alone: bool = False) -> int:
-        """Return how many tokens examples have together; of many, estimated by a sample.
-
-        Args:
-            examples: n examples.
-            alone: Of their answers, without what stands before them.
-        """
+        """Return how many tokens examples have together, or their answers alone; of many, estimated by a sample."""
         drawn = sorted(examples, key=lambda each: fingerprint(["price", each.id]))[:SAMPLE]
         if not drawn or not self.here:
             return 0

@@ -48,7 +48,6 @@ ENDINGS: dict[Asked, str] = {"unseen": f", {UNSEEN}", "seen": f", {SEEN}", "gene
 """Of the labels of evaluations, by how they ask."""
 TAKEN = ("task", "tests", "buffer", "tokens", "diversity", "notes")
 """What the page of a lesson says as the lesson does."""
-_NO_TOKENS = "No losses by token:"
 
 
 def report(
@@ -151,22 +150,22 @@ def with_tokens(
 
     Where the model, the reference or the texts are not to be found any more, the facts say so instead.
     """
-    missing, ids = "the losses were given, without a model", list[str]()
-    if scored is not None:
-        missing, ids = "no example has a score", examples_to_spell(view_of(facts), number)
     if number == 0:
         return facts, 0
-    if scored is None or not ids:
-        return replace(facts, tokens_missing=f"{_NO_TOKENS} {missing}."), 0
-    try:
-        passes = _passes(scored, loading, store)
-        views = passes.views(some(rows.load_pool(scored.links["pool"]), ids))
-    except (ModelError, StoreError, TrainError) as error:
-        say(f"no losses by token in the report: {error.message}")
-        return replace(facts, tokens_missing=f"{_NO_TOKENS} {error.message}."), 0
-    lost = "reference" in scored.inputs and "reference" not in scored.links
-    missing = "Without a loss after: it is not known where the reference lies that was given."
-    return replace(facts, tokens=views, tokens_missing=missing if lost else None), passes.tokens
+    ids = examples_to_spell(view_of(facts), number) if scored else []
+    missing = "no example has a score" if scored else "the losses were given, without a model"
+    if scored is not None and ids:
+        try:
+            passes = _passes(scored, loading, store)
+            views = passes.views(some(rows.load_pool(scored.links["pool"]), ids))
+        except (ModelError, StoreError, TrainError) as error:
+            say(f"no losses by token in the report: {error.message}")
+            missing = error.message
+        else:
+            lost = "reference" in scored.inputs and "reference" not in scored.links
+            missing = "Without a loss after: it is not known where the reference lies that was given."
+            return replace(facts, tokens=views, tokens_missing=missing if lost else None), passes.tokens
+    return replace(facts, tokens_missing=f"No losses by token: {missing}."), 0
 
 
 def _scored_with(scored: Outcome, loading: Loading) -> ModelRef:
@@ -179,13 +178,7 @@ def _scored_with(scored: Outcome, loading: Loading) -> ModelRef:
 
 
 def _passes(scored: Outcome, loading: Loading, store: Store) -> Passes:
-    """Return what measures tokens as the scores were measured.
-
-    Raises:
-        ModelError: If the model is not to be found, or is another one now.
-        StoreError: If the reference is not to be found.
-        TrainError: If the reference holds no model.
-    """
+    """Return what measures tokens as the scores were measured."""
     from learnable.models.source import identify, is_here
     from learnable.training import read_reference
 

@@ -184,12 +184,7 @@ def show(
 
 
 def _wanted(data: list[str], reading: Reading, *, id: str | None, n: int) -> list[Example]:
-    """Return the first n examples, or those whose id begins so.
-
-    Raises:
-        UsageError: If n is below 1.
-        DataError: If there are none.
-    """
+    """Return the first n examples, or those whose id begins so."""
     if n < 1:
         raise UsageError(f"n must be at least 1, got {n}")
     pool = rows.read(data, **asdict(reading))

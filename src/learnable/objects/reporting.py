@@ -4,22 +4,18 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 
 from learnable.data import names_of, readable
 from learnable.errors import UsageError
-from learnable.objects.passes import Passes
-from learnable.objects.results import Picked, ScoreTable
-from learnable.objects.scoring import against
+from learnable.objects.results import Picked
+from learnable.objects.scoring import against, passes_by
 from learnable.pages import SelectionFacts, examples_to_spell, view_of
 from learnable.runs.files import replacing
 from learnable.runs.price import Cost
 from learnable.types import Example, Pool
-
-if TYPE_CHECKING:
-    from learnable.pages.tokens import TokenView
 
 TOKEN_EXAMPLES = 4
 """Examples of a report with the losses of their tokens, where no other number is asked for."""
@@ -65,7 +61,11 @@ def report(
         costs=scores.costs,
     )
     if ids := examples_to_spell(view_of(facts), tokens):
-        facts = replace(facts, tokens=_token_views(scores, ids))
+        base, ref = scores.model, scores.model.ref
+        compared = None if scores.reference is None else against(scores.reference, ref)
+        how: dict[str, Any] = {"max_length": scores.facts["max_length"], "store": base.store}
+        passes = passes_by(base, ref, scores.reference, compared, **how)
+        facts = replace(facts, tokens=passes.views(some(scores.rows.pool, ids)))
     with replacing(Path(path)) as part:
         part.write_text(render_selection(facts), encoding="utf-8")
     return Path(path)
@@ -112,18 +112,3 @@ def some(pool: Pool, ids: Sequence[str]) -> list[Example]:
     few = replace(pool, examples=pool.examples.filter(pl.col("id").is_in(ids)))
     known = {example.id: example for example in few.iter_examples()}
     return [known[id] for id in ids]
-
-
-def _token_views(scores: ScoreTable, ids: Sequence[str]) -> "list[TokenView]":
-    """Return examples with the losses of their tokens, by the model and the reference that they were scored with."""
-    base, ref = scores.model, scores.model.ref
-    compared = None if scores.reference is None else against(scores.reference, ref)
-    passes = Passes(
-        ref,
-        compared.models if compared else None,
-        max_length=scores.facts["max_length"],
-        store=base.store,
-        load=lambda wanted: base.opened() if wanted == ref else base.beside(wanted),
-        whole=compared.ref if compared else None,
-    )
-    return passes.views(some(scores.rows.pool, ids))

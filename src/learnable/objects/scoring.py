@@ -72,20 +72,9 @@ def score(
     keeps_losses = compared is not None and compared.models.last_epoch is not None
     needs = needs_of(methods, has_reference=compared is not None, keeps_losses=keeps_losses)
     longest, examples = length_limit(ref, max_length), known.examples
-
-    def load(wanted: ModelRef) -> "LanguageModel":
-        if isinstance(reference, Model) and compared is not None and wanted == compared.ref:
-            return reference.opened()
-        return base.opened() if wanted == ref else base.beside(wanted)
-
-    passes = Passes(
-        ref,
-        compared.models if compared is not None and "reference" in roles_of(needs) else None,
-        max_length=longest,
-        store=base.store if store is None else store if isinstance(store, Store) else Store(Path(store)),
-        load=load,
-        whole=compared.ref if compared is not None else None,
-    )
+    kept = base.store if store is None else store if isinstance(store, Store) else Store(Path(store))
+    asked = compared if "reference" in roles_of(needs) else None
+    passes = passes_by(base, ref, reference, asked, max_length=longest, store=kept)
     rendered = render_rows(passes.renderer, examples, max_length=longest, most_refused=known.reading.most_bad)
     if passes.renderer.uses_default_template:
         say(f"{base.name} brings no chat template: the default one is used (### Instruction / ### Response)")
@@ -121,6 +110,20 @@ def score(
         settings={"kind": "none"} if compared is None else compared.settings,
         costs=({} if trained is None else {"train": trained.cost}) | {"score": cost},
     )
+
+
+def passes_by(
+    base: Model, ref: ModelRef, reference: Any, compared: Compared | None, *, max_length: int, store: Store
+) -> Passes:
+    """Return the passes of a model, which has this identity now, and of what it is compared with, if anything."""
+
+    def load(wanted: ModelRef) -> "LanguageModel":
+        if isinstance(reference, Model) and compared is not None and wanted == compared.ref:
+            return reference.opened()
+        return base.opened() if wanted == ref else base.beside(wanted)
+
+    models, whole = (None, None) if compared is None else (compared.models, compared.ref)
+    return Passes(ref, models, max_length=max_length, store=store, load=load, whole=whole)
 
 
 def _measured(
