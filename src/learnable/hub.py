@@ -18,13 +18,12 @@ def unreachable() -> str | None:
 
     if constants.is_offline_mode():
         return None
-    for attempt in range(2):
+    for pause_s in (PAUSE_S, 0.0):
         try:
             get_session().head(constants.ENDPOINT, timeout=httpx.Timeout(CONNECT_S), follow_redirects=False)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             why = str(error) or type(error).__name__
-            if attempt == 0:
-                time.sleep(PAUSE_S)
+            time.sleep(pause_s)
         except httpx.HTTPError:  # it was reached; the rest is no reason to give up
             return None
         else:

@@ -16,6 +16,7 @@ from learnable.errors import UsageError, closest, did_you_mean
 
 Method = TypeVar("Method")
 _SETTING = re.compile(r"([A-Za-z_][\w-]*)=(.*)", re.DOTALL)
+_BEFORE_KEY = re.compile(r",(?=[A-Za-z_][\w-]*=)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,15 +90,9 @@ def settings_in(text: str) -> dict[str, str] | None:
 
     A piece between commas that is no pair belongs to the value before it: ``keys=thought,label`` is one setting.
     """
-    pairs: list[list[str]] = []
-    for piece in text.split(","):
-        if (match := _SETTING.fullmatch(piece)) is not None:
-            pairs.append([match.group(1), match.group(2)])
-        elif pairs:
-            pairs[-1][1] += f",{piece}"
-        else:
-            return None
-    return {key.replace("-", "_"): value for key, value in pairs}
+    matches = [_SETTING.fullmatch(piece) for piece in _BEFORE_KEY.split(text)]
+    found = [match for match in matches if match]
+    return {match[1].replace("-", "_"): match[2] for match in found} if len(found) == len(matches) else None
 
 
 def settings_of(factory: type[Any]) -> dict[str, Any]:

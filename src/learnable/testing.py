@@ -84,10 +84,8 @@ def toy_examples(n: int, *, seed: int = 0, turns: int = 1) -> list[Example]:
         messages = []
         for _ in range(turns):
             asked, answered = (" ".join(rng.choice(_WORDS, size=rng.integers(2, 12))) for _ in range(2))
-            messages += [
-                Message(role="user", content=f"{asked}?"),
-                Message(role="assistant", content=answered),
-            ]
+            messages.append(Message(role="user", content=f"{asked}?"))
+            messages.append(Message(role="assistant", content=answered))
         source = ("left", "right")[number % 2]
         examples.append(Example(id=example_id(messages), messages=tuple(messages), source=source))
     return examples

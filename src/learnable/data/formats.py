@@ -41,7 +41,6 @@ _KNOWN = {
 """Columns that some format reads: where another one reads something else instead, they are in doubt."""
 _ALL_PROMPTS = (*PROMPTS, *OTHER_PROMPTS)
 _ALL_COMPLETIONS = (*COMPLETIONS, *OTHER_COMPLETIONS)
-_ALL_TURNS = (*TURNS, *OTHER_TURNS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +115,7 @@ def _parts(keys: Sequence[str], format: str | None, given: Columns) -> tuple[str
         parts = known.columns(keys) if known else {}
         return (known.name if known and parts else None), parts
     # To a prompt or an answer that was named belong the other one, and what stands beside them.
-    turns = _first(keys, _ALL_TURNS)
+    turns = _first(keys, (*TURNS, *OTHER_TURNS))
     if "prompt" not in given and turns is not None and _first(keys, PROMPTS) is None:
         return "messages", {"messages": (turns,)}
     parts = _pair(keys, () if "prompt" in given else _ALL_PROMPTS, _ALL_COMPLETIONS)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from learnable.data.formats import find_layout, format_of
 from learnable.data.records import Record, too_large
 from learnable.data.text_files import BYTE_ORDER_MARK, inner_suffix, lines, not_utf8, open_lines, whole_text
-from learnable.data.values import RepeatedKeyError, kind_of, shown_keys, unique
+from learnable.data.values import DECODER, RepeatedKeyError, kind_of, shown_keys, unique
 from learnable.errors import DataError
 
 PEEK_BYTES = 1 << 20
@@ -36,8 +36,6 @@ def _marked(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         return made
 
 
-# Made once: `json.loads` with a hook makes a decoder for each row.
-_DECODER = json.JSONDecoder(object_pairs_hook=unique)
 _MARKING = json.JSONDecoder(object_pairs_hook=_marked)
 
 # ---------------------------------------------------------------- lines
@@ -80,13 +78,12 @@ def json_lines(path: str, max_bytes: int | None = None) -> Iterator[tuple[int, b
 
 def read_jsonl(path: str, max_bytes: int) -> Iterator[Record]:
     """Yield the rows of a file that holds one on each line."""
-    decode = _DECODER.decode
     for number, raw in json_lines(path, max_bytes):
         if raw is None:
             yield too_large(number, max_bytes)
             continue
         try:
-            value = decode(raw.decode())
+            value = DECODER.decode(raw.decode())
         except UnicodeDecodeError as error:
             yield Record(number, None, *not_utf8(raw, error, Path(path).name))
         except json.JSONDecodeError as error:

@@ -56,21 +56,22 @@ def shortened(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:60]}..."
 
 
+_KINDS: tuple[tuple[Any, str], ...] = (
+    (bool, "a boolean"),
+    (str, "text"),
+    (int | float, "a number"),
+    (Mapping, "an object"),
+    (bytes | bytearray | memoryview, "binary"),
+    (list | tuple, "a list"),
+)
+
+
 def kind_of(value: object) -> str:
     """Return what a value is, in the words of JSON."""
     if value is None or value != value:  # pandas writes NaN for a value that is missing
         return "missing"
-    if isinstance(value, bool):
-        return "a boolean"
-    if isinstance(value, str):
-        return "text"
-    if isinstance(value, int | float):
-        return "a number"
-    if isinstance(value, Mapping):
-        return "an object"
-    if isinstance(value, bytes | bytearray | memoryview):
-        return "binary"
-    return "a list" if isinstance(value, list | tuple) else f"a {type(value).__name__}"
+    known = (kind for types, kind in _KINDS if isinstance(value, types))
+    return next(known, f"a {type(value).__name__}")
 
 
 def is_blank(text: str) -> bool:
@@ -124,7 +125,7 @@ def wrong_kind(value: object, name: str, wanted: str) -> UnusableRowError:
 def from_json(text: str, name: str) -> Any:
     """Return what a JSON text in a row holds."""
     try:
-        return _DECODER.decode(text)
+        return DECODER.decode(text)
     except (ValueError, RecursionError) as error:
         if re.match(r"\s*[\[{]+\s*'", text):
             raise UnusableRowError(
@@ -176,4 +177,4 @@ def texts_in(value: object) -> Iterator[str]:
 
 
 # Made once: `json.loads` with a hook makes a decoder for each text.
-_DECODER = json.JSONDecoder(object_pairs_hook=unique)
+DECODER = json.JSONDecoder(object_pairs_hook=unique)
