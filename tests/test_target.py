@@ -7,19 +7,22 @@ import numpy as np
 import polars as pl
 import pytest
 
-from learnable.data import load_pool, read, save_pool
-from learnable.data.target import Target, shared_with_target, target_of
-from learnable.errors import UsageError
+import learnable as ln
+from learnable.data.target import shared_with_target
+from learnable.errors import SelectionError, UsageError
 from learnable.measures.importance import BUCKETS, log_importance
+from learnable.objects.aiming import target_of_rows
 from learnable.scorers import Relevance, TargetDrop, TargetLearnability
 from learnable.selectors import GumbelTopK, RoundRobin, turns_of
+from learnable.settings import Aim
+from learnable.testing import toy_examples
 
 LONG = "one two three four five six seven eight nine ten eleven twelve thirteen"
 
 
-def pool_of(path, rows):
+def rows_of(path, rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return read([str(path)], on_error="skip")
+    return ln.read(str(path))
 
 
 def row(prompt, answer, **more):
@@ -27,32 +30,30 @@ def row(prompt, answer, **more):
 
 
 def test_subtasks_are_the_column_else_the_source(tmp_path):
-    pool = pool_of(tmp_path / "task.jsonl", [row("a?", "one", subtask="sums"), row("b?", "two")])
-    assert target_of(pool).subtasks == ["sums", "task"]
+    rows = rows_of(tmp_path / "task.jsonl", [row("a?", "one", subtask="sums"), row("b?", "two")])
+    assert target_of_rows(rows).subtasks == ["sums", "task"]
 
 
-def test_a_target_is_the_same_from_a_folder(tmp_path):
-    pool = pool_of(tmp_path / "task.jsonl", [row("a?", "one", subtask="sums"), row("b?", "two")])
-    save_pool(pool, tmp_path / "pool")
-    again = target_of(load_pool(tmp_path / "pool"))
-    assert (again.subtasks, again.identity) == (target_of(pool).subtasks, target_of(pool).identity)
+def test_rows_in_memory_have_subtasks_too():
+    rows = ln.read([row("a?", "one", subtask="sums"), row("a?", "one"), row("b?", "two", subtask=3)])
+    assert target_of_rows(rows).subtasks == ["sums", "3"]
 
 
 def test_another_subtask_is_another_target(tmp_path):
-    one = pool_of(tmp_path / "a.jsonl", [row("a?", "one", subtask="sums")])
-    other = pool_of(tmp_path / "b.jsonl", [row("a?", "one", subtask="products")])
-    assert target_of(one).identity != target_of(other).identity
+    one = rows_of(tmp_path / "a.jsonl", [row("a?", "one", subtask="sums")])
+    other = rows_of(tmp_path / "b.jsonl", [row("a?", "one", subtask="products")])
+    assert target_of_rows(one).identity != target_of_rows(other).identity
 
 
 def test_rows_of_the_target_are_found_in_the_pool(tmp_path):
-    target = target_of(pool_of(tmp_path / "task.jsonl", [row("What is it?", "one"), row("b?", LONG)]))
+    target = target_of_rows(rows_of(tmp_path / "task.jsonl", [row("What is it?", "one"), row("b?", LONG)]))
     rows = [
         row("What is it?", "one"),
         row("what is IT", "else"),
         row("c?", f"so {LONG}"),
         row("d?", "nothing shared"),
     ]
-    reasons = shared_with_target(pool_of(tmp_path / "pool.jsonl", rows), target)
+    reasons = shared_with_target(rows_of(tmp_path / "pool.jsonl", rows).pool, target)
     assert [reason and reason.split(",")[0] for reason in reasons] == [
         "in the target: the same row",
         "in the target: same prompt",
@@ -61,15 +62,9 @@ def test_rows_of_the_target_are_found_in_the_pool(tmp_path):
     ]
 
 
-def test_few_rows_are_said_to_be_few(tmp_path, capsys):
-    assert len(target_of(pool_of(tmp_path / "task.jsonl", [row("a?", "one")]))) == 1
+def test_few_rows_are_said_to_be_few(capsys):
+    assert len(target_of_rows(ln.read([row("a?", "one")]))) == 1
     assert "fewer than 3" in capsys.readouterr().err
-
-
-def test_its_ids_are_those_of_its_examples(tmp_path):
-    target = target_of(pool_of(tmp_path / "task.jsonl", [row("a?", "one"), row("b?", "two")]))
-    assert isinstance(target, Target)
-    assert target.ids == [each.id for each in target.examples]
 
 
 def test_target_scores_compare_the_base_with_the_model_after_the_target():
@@ -123,3 +118,93 @@ def test_gumbel_top_k_without_noise_is_top_k():
 def test_a_negative_temperature_is_refused():
     with pytest.raises(UsageError, match="temperature"):
         GumbelTopK(temperature=-0.1)
+
+
+ALL = ["target_learnability", "target_drop", "relevance", "dsir", "pds", "loss"]
+
+
+@pytest.fixture(scope="module")
+def pool():
+    return rows_in_memory(toy_examples(24))
+
+
+@pytest.fixture(scope="module")
+def task():
+    return rows_in_memory(toy_examples(5, seed=9))
+
+
+@pytest.fixture(scope="module")
+def scores(pool, task, tiny, tmp_path_factory):
+    aim = Aim(epochs=2, steps=3, visit=1, rate=1.0, batch=4)
+    model = ln.Model(str(tiny), dtype="float32")
+    store = tmp_path_factory.mktemp("store")
+    return ln.score(pool, model, target=[*task, pool[0]], scorers=ALL, aim=aim, store=store)
+
+
+def rows_in_memory(examples):
+    return [row(each.messages[0].content, each.messages[1].content) for each in examples]
+
+
+def test_a_row_of_the_target_has_no_score_and_says_why(scores):
+    assert scores.frame["undefined"].to_list()[0].startswith("in the target")
+    assert all(np.isnan(scores.frame[name][0]) for name in ALL)
+    assert scores.frame.select(ALL)[1:].to_numpy().shape == (23, len(ALL))
+    assert np.isfinite(scores.frame.select(ALL)[1:].to_numpy()).all()
+
+
+def test_target_learnability_is_learnability_with_a_reference_trained_on_the_target(scores, pool, task, tiny):
+    model = ln.Model(str(tiny), dtype="float32")
+    after = ln.train([*task, pool[0]], model, epochs=2)
+    plain = ln.score(pool, model, reference=after, scorers=["learnability"])
+    np.testing.assert_allclose(
+        scores.frame["target_learnability"][1:], plain.frame["learnability"][1:], rtol=1e-4, atol=1e-6
+    )
+
+
+def test_relevance_of_a_row_is_its_largest_cosine_to_a_target_row(scores, pool, task, tiny):
+    model = ln.Model(str(tiny), dtype="float32")
+    vectors = ln.score([*pool, *task], model, scorers=["loss"], vectors="model").vectors
+    units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    expected = (units[1:24] @ np.concatenate([units[24:], units[:1]]).T).max(axis=1)
+    np.testing.assert_allclose(scores.frame["relevance"][1:], expected, rtol=1e-4)
+
+
+def test_a_copy_of_a_target_row_with_another_answer_is_not_chosen_from(task, tiny):
+    model = ln.Model(str(tiny), dtype="float32")
+    pool = [row(task[0]["instruction"], "something else"), row("who is it?", "one two")]
+    scored = ln.score(pool, model, target=task, scorers=["dsir"])
+    assert np.isnan(scored.frame["dsir"][0])
+
+
+def test_the_same_target_is_trained_on_once(pool, task, tiny, capsys, tmp_path):
+    model = ln.Model(str(tiny), dtype="float32")
+    aim = Aim(epochs=2, steps=3, visit=1, rate=1.0, batch=4)
+    first = ln.score(pool, model, target=task, scorers=["target_drop"], aim=aim, store=tmp_path)
+    capsys.readouterr()
+    again = ln.score(pool, model, target=task, scorers=["target_drop"], aim=aim, store=tmp_path)
+    assert first.frame.equals(again.frame, null_equal=True)
+    assert "training pass" not in capsys.readouterr().err
+
+
+def test_round_robin_takes_each_target_row_s_nearest(scores):
+    picked = ln.select(scores, 6, by="relevance", selector="round_robin")
+    said = scores.says["relevance"]
+    places = {name: place for place, name in enumerate(scores.frame["id"])}
+    first = picked.kept.sort("rank")["id"][0]
+    assert said[places[first], 0] == np.nanmax(said[1:, 0])
+
+
+def test_round_robin_by_a_score_that_no_target_row_tells_is_refused(scores):
+    with pytest.raises(SelectionError, match="dsir does not tell"):
+        ln.select(scores, 6, by="dsir", selector="round_robin")
+
+
+def test_scorers_that_need_a_target_say_so_without_one(pool, tiny):
+    with pytest.raises(UsageError, match="relevance measures against a target"):
+        ln.score(pool, ln.Model(str(tiny)), scorers=["relevance"])
+
+
+def test_a_target_row_whose_answer_is_cut_off_is_refused(pool, tiny):
+    long = row("one two three " * 200, "four")
+    with pytest.raises(UsageError, match="no answer to learn from"):
+        ln.score(pool, ln.Model(str(tiny)), target=[long], scorers=["dsir"])

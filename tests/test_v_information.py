@@ -6,9 +6,11 @@ import numpy as np
 import polars as pl
 import pytest
 
+import learnable as ln
 from learnable.errors import UsageError
 from learnable.scorers import PVI, Hardness, HardNotWrong, PVIZero
 from learnable.selectors import SpreadTop
+from learnable.testing import toy_examples
 
 
 def frame(null, after, tokens):
@@ -71,3 +73,53 @@ def test_only_the_best_are_spread():
     vectors = np.eye(4, dtype=np.float32)
     picks = SpreadTop(multiple=1)(np.array([1, 4, 3, 2], dtype=np.float32), k=2, vectors=vectors)
     assert sorted(picks.index.tolist()) == [1, 2]
+
+
+@pytest.fixture(scope="module")
+def model(tiny):
+    return ln.Model(str(tiny), dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def pool():
+    return [
+        {"instruction": each.messages[0].content, "output": each.messages[1].content}
+        for each in toy_examples(16)
+    ]
+
+
+def test_pvi_compares_two_models_that_have_not_seen_the_row(model, pool):
+    after = ln.train(pool, model, folds=2)
+    null = ln.train(pool, model, folds=2, prompt="none")
+    scored = ln.score(pool, model, reference=after, null=null, scorers=["pvi", "hardness", "hard_not_wrong"])
+    bits = (
+        (scored.frame["loss_null"] - scored.frame["loss_after"])
+        * scored.frame["response_tokens"]
+        / math.log(2)
+    )
+    np.testing.assert_allclose(scored.frame["pvi"], bits, rtol=1e-4)
+    assert np.isfinite(scored.frame.select("hardness", "hard_not_wrong").to_numpy()).all()
+
+
+def test_a_null_reference_with_questions_is_refused(model, pool):
+    after = ln.train(pool, model, folds=2)
+    with pytest.raises(UsageError, match="trained with its questions"):
+        ln.score(pool, model, reference=after, null=after, scorers=["pvi"])
+
+
+def test_a_null_reference_of_other_settings_is_refused(model, pool):
+    after, null = ln.train(pool, model, folds=2), ln.train(pool, model, folds=2, prompt="none", epochs=2)
+    with pytest.raises(UsageError, match="trained otherwise"):
+        ln.score(pool, model, reference=after, null=null, scorers=["pvi"])
+
+
+def test_references_that_have_seen_the_rows_are_refused(model, pool):
+    after, null = ln.train(pool, model), ln.train(pool, model, prompt="none")
+    with pytest.raises(UsageError, match="have seen the rows"):
+        ln.score(pool, model, reference=after, null=null, scorers=["pvi"])
+
+
+def test_pvi_without_a_null_reference_says_how_to_make_one(model, pool):
+    with pytest.raises(UsageError, match="trained on answers alone") as error:
+        ln.score(pool, model, reference=ln.train(pool, model, folds=2), scorers=["pvi"])
+    assert "--prompt none" in error.value.hint

@@ -207,12 +207,15 @@ class Reference(Tuning):
         model: A model or LoRA adapter that is trained already (folder or hub id); nothing is trained then.
         last_epoch_loss: Keep the loss of each example as the last epoch met it, which `score` then takes for the loss
             after, instead of a pass. In-sample only, and not the paper's score: the weights move while it is measured.
+        prompt: ``none`` trains on the answers alone, behind the header of an answer: the null reference of
+            V-information (`pvi`).
     """
 
     folds: int = 0
     fraction: float = 1.0
     model: str | None = None
     last_epoch_loss: bool = False
+    prompt: Literal["given", "none"] = "given"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -237,3 +240,46 @@ class Reference(Tuning):
         if self.model is not None:
             return 0.0
         return self.epochs * self.fraction * max(self.folds - 1, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Aim:
+    """How a pool is measured against a target.
+
+    Args:
+        epochs: Passes over the target's rows of the model that `target_learnability` compares with the base.
+        learning_rate: Of that training; 2e-4 when not given.
+        rank: LoRA rank of all trainings here.
+        seed: Seeds them.
+        check: Train on either half of the target too, and say the loss of the other: whether its rows teach each other.
+        steps: Of the short training that `pds` runs backwards.
+        rate: Learning rate of that training, which is plain gradient descent; by ``space`` when not given.
+        batch: Rows of one of its steps.
+        visit: Every so many of its steps the pool is valued.
+        curvature: Whether steps bend what is carried back; without, `pds` sums the target's gradients.
+        space: What that training moves: LoRA adapters, or all weights (full), as in the paper.
+    """
+
+    epochs: float = 4.0
+    learning_rate: float | None = None
+    rank: int = 16
+    seed: int = 0
+    check: bool = True
+    steps: int = 25
+    rate: float | None = None
+    batch: int = 16
+    visit: int = 5
+    curvature: bool = True
+    space: Literal["lora", "full"] = "lora"
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "rank", "steps", "batch", "visit"):
+            if getattr(self, name) <= 0:
+                raise UsageError(f"aim.{name} must be above 0, got {getattr(self, name)}")
+
+    @property
+    def descent_rate(self) -> float:
+        """The learning rate of the short training."""
+        if self.rate is not None:
+            return self.rate
+        return 0.05 * self.rank**0.5 if self.space == "lora" else 0.008

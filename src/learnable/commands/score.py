@@ -1,9 +1,9 @@
 """``learnable score``: the losses of a pool, and formulas over them."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import polars as pl
@@ -13,16 +13,18 @@ from numpy.typing import NDArray
 from learnable.commands.inputs import Network, is_made, look_up, pool_of, rows_of
 from learnable.commands.options import Flat, Output
 from learnable.measures import Role, roles_of
+from learnable.objects.aiming import target_of_rows
 from learnable.objects.given import compared_with, finished
 from learnable.objects.model import Model
-from learnable.objects.results import VECTORS
+from learnable.objects.results import BY_TARGET, VECTORS
 from learnable.objects.scoring import Vectors, as_array, methods_of, needs_of
 from learnable.objects.scoring import score as measured
 from learnable.runs.identity import fingerprint, source_of
 from learnable.runs.records import DONE, Outcome
 from learnable.runs.step import Finished, Step, run
 from learnable.runs.store import Store
-from learnable.settings import Loading, Reading
+from learnable.settings import Aim, Loading, Reading
+from learnable.types import ModelRef
 
 
 def score(
@@ -30,9 +32,12 @@ def score(
     *,
     model: str = "starter",
     reference: str | None = None,
+    target: str | None = None,
+    null: str | None = None,
     scorers: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
     loading: Annotated[Loading, Flat] = Loading(),
     reading: Annotated[Reading, Flat] = Reading(),
+    aim: Aim = Aim(),
     max_length: int | None = None,
     vectors: Vectors = "none",
     on: str | None = None,
@@ -46,10 +51,14 @@ def score(
         data: Files, or a folder that `learnable load` wrote.
         model: Folder, hub id, GGUF file, or `starter`.
         reference: Folder that `learnable train` wrote, or a fine-tuned model or LoRA adapter of your own.
+        target: File with a few rows of your task, answers included, or what `learnable load` made of it, for scorers
+            that measure against it. Rows of the pool that are rows of it get no score. A column `subtask` names parts.
+        null: Folder of a reference that was trained with `--prompt none`, for pvi and hard_not_wrong.
         scorers: Names of scorers (see `learnable list`); learnability, difference and length_matched when a
             reference is given, else loss.
         loading: How to load the model.
         reading: How to read rows.
+        aim: How to measure against the target.
         max_length: Longest example in tokens; 2,048 or the model's own limit when not given.
         vectors: Vectors of the examples, which some selectors need: of the model (its last hidden states, one more
             pass), or of `wordllama` (word vectors from a pip package, no pass).
@@ -60,26 +69,31 @@ def score(
     """
     methods = methods_of(scorers, has_reference=reference is not None)
     # A dry run of a recipe has not made its reference yet.
-    made = reference is None or not dry_run or is_made(reference)
+    made = not dry_run or all(is_made(each) for each in (reference, null) if each is not None)
     keeps_losses = _kept_losses(reference)
-    needs = needs_of(methods, has_reference=reference is not None, keeps_losses=keeps_losses)
+    needs = needs_of(methods, reference, null, target, keeps_losses=keeps_losses)
     passes = passes_of(roles_of(needs) - ({"reference"} if keeps_losses else set()), vectors)
     network = Network.of(model, loading, max_length=max_length, on=on, dry_run=dry_run)
-    look_up(reference if made else None, loading, reference=True)
+    for each in (reference, null) if made else ():
+        look_up(each, loading, reference=True)
     pool, loaded = pool_of(data, reading, output, dry_run=dry_run)
-    inputs, links, kept = {"pool": loaded.identity}, {"pool": loaded.folder}, Store(Path(store))
+    aimed = None if target is None else pool_of([target], Reading(), f"{output}-target", dry_run=dry_run)
     awaits = [*network.awaits, *([] if made else ["after the reference"])]
-    if not network.awaits:
-        inputs["base"] = network.identity
-    if reference is not None and not awaits:
-        inputs["reference"] = compared_with(reference, network.ref).identity
-        links |= {"reference": Path(reference)} if (Path(reference) / DONE).is_file() else {}
+    inputs = {"pool": loaded.identity} | ({} if network.awaits else {"base": network.identity})
+    links, kept = {"pool": loaded.folder}, Store(Path(store))
+    if not awaits:
+        _add_references({"reference": reference, "null": null}, network.ref, inputs, links)
+    if aimed is not None:
+        inputs["target"], links["target"] = target_of_rows(rows_of(*aimed)).identity, aimed[1].folder
 
     def work(folder: Path) -> Finished:
         table = measured(
             rows_of(pool, loaded),
             Model(model, on=on, **asdict(replace(loading, dtype=network.ref.dtype))),
             reference=reference,
+            target=None if aimed is None else rows_of(*aimed),
+            null=null,
+            aim=aim,
             scorers=methods,
             max_length=network.longest,
             vectors=vectors,
@@ -89,13 +103,11 @@ def score(
         tokens = table.costs["score"].tokens
         return Finished(facts=table.facts, tokens=tokens, pool_tokens=table.facts["tokens"])
 
+    parameters: dict[str, Any] = {"max_length": network.longest, "vectors": vectors}
+    parameters["scorers"] = {name: fingerprint(method) for name, method in methods.items()}
     step = Step(
         verb="score",
-        parameters={
-            "scorers": {name: fingerprint(method) for name, method in methods.items()},
-            "max_length": network.longest,
-            "vectors": vectors,
-        },
+        parameters=parameters | ({"aim": fingerprint(aim)} if aimed else {}),
         inputs=inputs,
         sources={name: source_of(method) for name, method in methods.items()},
         links=links,
@@ -107,10 +119,28 @@ def score(
     return run(step, output, dry_run=dry_run)
 
 
+def _add_references(
+    given: Mapping[str, str | None], ref: ModelRef, inputs: dict[str, str], links: dict[str, Path]
+) -> None:
+    """Add what a base is compared with to the inputs of a step, and to its links what a step made."""
+    for role, each in given.items():
+        if each is not None:
+            inputs[role] = compared_with(each, ref).identity
+            links |= {role: Path(each)} if (Path(each) / DONE).is_file() else {}
+
+
 def vectors_of(folder: Path) -> NDArray[np.float32] | None:
     """Return the vectors that were measured with a table of scores, (n, d) in its order; None if there are none."""
     file = folder / VECTORS
     return as_array(pl.read_parquet(file)["vector"]) if file.is_file() else None
+
+
+def said_by_target(folder: Path, scorer: str) -> NDArray[np.float32] | None:
+    """Return what each row of the target says of each example by a score, (n, t); None if the score does not say it."""
+    file = folder / BY_TARGET
+    if not file.is_file() or scorer not in pl.read_parquet_schema(file):
+        return None
+    return as_array(pl.read_parquet(file, columns=[scorer])[scorer])
 
 
 def _kept_losses(reference: str | None) -> bool:
@@ -126,6 +156,10 @@ def passes_of(roles: Collection[Role], vectors: Vectors) -> list[str]:
         "base": "base" in roles,
         "answer-alone": "alone" in roles,
         "reference": "reference" in roles,
+        "null reference": "null" in roles,
+        "target": "target" in roles,
+        "similarity": "similarity" in roles and vectors != "model",
+        "costate": "costate" in roles,
         "embedding": vectors == "model",
     }
     return [name for name, wanted in passes.items() if wanted]

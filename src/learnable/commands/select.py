@@ -11,7 +11,7 @@ import polars as pl
 from learnable import data as rows
 from learnable.commands.inputs import is_made
 from learnable.commands.options import Flat, Output, Several
-from learnable.commands.score import vectors_of
+from learnable.commands.score import said_by_target, vectors_of
 from learnable.commands.selection_card import CARD, selection_card, unusual
 from learnable.data.exports import Trainer, write_export
 from learnable.errors import DataError, UsageError, did_you_mean
@@ -114,6 +114,7 @@ def select(
                 method=method,
                 rules=scored.facts if scored else rules_of(scorers),
                 vectors=lambda: vectors_of(scored.folder) if scored else None,
+                said=lambda: said_by_target(scored.folder, choosing.by) if scored else None,
                 pins=lists["pin"],
                 bans=lists["ban"],
             )

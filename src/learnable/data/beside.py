@@ -36,15 +36,6 @@ def boolean_columns(pool: Pool) -> pl.DataFrame:
     return pool.examples.select("id", *(pl.col("id").is_in(list(true[name])).alias(name) for name in names))
 
 
-def text_column(pool: Pool, name: str) -> list[str | None]:
-    """Return a column of the rows as text, a value for each example, (n,); None where a row has none."""
-    found: dict[str, str] = {}
-    for example, record in rows_again(pool):
-        if record.get(name) not in (None, ""):
-            found.setdefault(example, str(record[name]))
-    return [found.get(example) for example in pool.examples["id"]]
-
-
 def rows_again(pool: Pool) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield the example's id and the row for each row that is one, read again; a ``DataError`` if a file has changed."""
     for number, file in enumerate(pool.files):

@@ -2,13 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import polars as pl
-
-from learnable.data.beside import text_column
 from learnable.data.overlap import contamination, spoken
-from learnable.data.pool import load_pool, pool_identity
+from learnable.data.pool import pool_identity
+from learnable.runs.identity import fingerprint
 from learnable.runs.progress import say
 from learnable.types import Example, Pool
 
@@ -24,7 +21,7 @@ class Target:
 
     Args:
         examples: t of them.
-        subtasks: The part of the task that each belongs to, (t,): their column ``subtask``, else their source.
+        subtasks: The part of the task that each belongs to, (t,).
         identity: Of the rows and their subtasks.
     """
 
@@ -41,22 +38,21 @@ class Target:
         return [each.id for each in self.examples]
 
 
-def target_of(pool: Pool) -> Target:
-    """Return the rows of a loaded file as a target."""
-    subtasks = text_column(pool, SUBTASK)
-    sources = pool.examples["source"].to_list()
+def target_of(pool: Pool, named: Sequence[str | None]) -> Target:
+    """Return rows as a target.
+
+    Args:
+        pool: t rows.
+        named: Their column ``subtask``, (t,); a row without one belongs to its source.
+    """
     if len(pool) < FEW:
         say(f"the target has {len(pool)} rows: fewer than {FEW} say little about a task")
+    subtasks = [name or source for name, source in zip(named, pool.examples["source"], strict=True)]
     return Target(
         examples=list(pool.iter_examples()),
-        subtasks=[named or source for named, source in zip(subtasks, sources, strict=True)],
-        identity=f"{pool_identity(pool)} {subtasks}",
+        subtasks=subtasks,
+        identity=fingerprint([pool_identity(pool), subtasks]),
     )
-
-
-def read_target(folder: Path) -> Target:
-    """Return the target that `learnable load` wrote."""
-    return target_of(load_pool(folder))
 
 
 def shared_with_target(pool: Pool, target: Target) -> list[str | None]:
@@ -71,12 +67,7 @@ def shared_with_target(pool: Pool, target: Target) -> list[str | None]:
     for item, kind, shared in contamination(theirs, ours).select("item", "kind", "shared").iter_rows():
         reasons[item] = f"in the target: {kind}, {shared!r}"
     ids = pool.examples["id"].to_list()
-    return ["in the target: the same row" if name in own else reasons.get(name) for name in ids]
-
-
-def without_target(pool: Pool, target: Target) -> pl.Series:
-    """Return why each row of the pool may not be chosen, null where it may, (n,); how many is said."""
-    reasons = pl.Series("undefined", shared_with_target(pool, target), dtype=pl.String)
-    if found := reasons.drop_nulls().len():
-        say(f"{found:,} of {len(pool):,} rows of the pool are rows of the target, and are not chosen from")
-    return reasons
+    found = ["in the target: the same row" if name in own else reasons.get(name) for name in ids]
+    if count := len(found) - found.count(None):
+        say(f"{count:,} of {len(pool):,} rows of the pool are rows of the target, and are not chosen from")
+    return found

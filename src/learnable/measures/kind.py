@@ -8,15 +8,15 @@ import polars as pl
 
 from learnable.types import Launch, Rendered
 
-Role = Literal["base", "reference", "alone", "null", "target", "similarity", "gradient", "words"]
+Role = Literal["base", "reference", "alone", "null", "target", "similarity", "gradient", "costate", "words"]
 """Which model measures what.
 
-The base model or the reference measures the whole example, the base model the answer alone, and so does ``null``, the
-model fine-tuned on answers alone. ``target`` is the base
-model fine-tuned on the rows of a target. The others compare with each of these rows: ``similarity`` by hidden states,
-``gradient`` by gradients at the checkpoints of a warm-up, ``words`` by n-grams and without a model.
+The base model or the reference measures the whole example; the base model measures the answer alone, and so does
+``null``, the model fine-tuned on answers alone. ``target`` is the base model fine-tuned on the rows of a target. The others
+compare with these rows: ``similarity`` by hidden states, ``gradient`` by gradients at the checkpoints of a warm-up,
+``costate`` by a short training run backwards, ``words`` by n-grams and without a model.
 """
-AIMED: frozenset[Role] = frozenset({"target", "similarity", "gradient", "words"})
+AIMED: frozenset[Role] = frozenset({"target", "similarity", "gradient", "costate", "words"})
 """What is measured against a target."""
 Row = tuple[Any, ...]
 """What is stored of one example under one kind, without its id."""

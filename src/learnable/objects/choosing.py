@@ -8,11 +8,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from learnable.errors import UsageError
+from learnable.errors import SelectionError, UsageError
 from learnable.objects.given import checked_settings
 from learnable.objects.results import Picked, ScoreTable
 from learnable.runs.progress import say
-from learnable.selectors import SELECTORS, PerSource, Thresholds, choose, count_asked
+from learnable.selectors import SELECTORS, PerSource, Thresholds, choose, count_asked, turns_of
 from learnable.spec import build
 from learnable.types import Budget, Selection, Selector
 
@@ -66,12 +66,14 @@ def chosen(
     method: Selector,
     rules: Mapping[str, Any],
     vectors: Callable[[], NDArray[np.float32] | None],
+    said: Callable[[], NDArray[np.float32] | None],
     pins: Mapping[str, Sequence[str]] | None = None,
     bans: Mapping[str, Sequence[str]] | None = None,
 ) -> Choice:
     """Choose by a score as its scorer and its paper have it, see ``choose`` and ``scoring.rules_of``.
 
-    A highest score that is given goes before the paper's. ``vectors`` is called where they are looked at.
+    A highest score that is given goes before the paper's. ``vectors`` is called where they are looked at, ``said`` where
+    it is what each row of a target says of each example by this score, (n, t).
     """
     by, thresholds = choosing.by, choosing.thresholds
     lowest = choosing.lowest != (by in rules["lowest first"])
@@ -80,6 +82,11 @@ def chosen(
         say(f"{by} above {limit:g} is left out, as in its paper; --max-score inf keeps it")
         thresholds = replace(thresholds, max_score=limit)
     alike = choosing.per_cluster != "none" or choosing.max_similarity is not None
+    looked_at: NDArray[np.float32] | None
+    if getattr(method, "by_target", False):
+        looked_at = _in_turns(said(), rules.get("subtasks", ()), by=by, alike=alike)
+    else:
+        looked_at = vectors() if alike or getattr(method, "needs_vectors", False) else None
     selection = choose(
         scores,
         by=by,
@@ -89,7 +96,7 @@ def chosen(
         per_source=choosing.per_source,
         per_cluster=choosing.per_cluster,
         clusters=choosing.clusters,
-        vectors=vectors() if alike or getattr(method, "needs_vectors", False) else None,
+        vectors=looked_at,
         max_similarity=choosing.max_similarity,
         where=choosing.where,
         thresholds=thresholds,
@@ -99,6 +106,30 @@ def chosen(
     )
     facts = _facts(scores.lazy(), selection.kept, budget, by)
     return Choice(selection, facts | {"selector": choosing.selector, "lowest": lowest}, thresholds)
+
+
+def _in_turns(
+    said: NDArray[np.float32] | None, subtasks: Sequence[str], *, by: str, alike: bool
+) -> NDArray[np.float32]:
+    """Return what each turn of a round says of each example, (n, turns).
+
+    Args:
+        said: By row of the target (n, t), or by subtask.
+        subtasks: Of each row of the target, (t,).
+        by: The score.
+        alike: Whether vectors are looked at too.
+    """
+    if alike:
+        raise UsageError(
+            "round_robin looks at the target's rows, max_similarity and per_cluster at vectors: not both",
+            hint="choose with one of them",
+        )
+    if said is None:
+        raise SelectionError(
+            f"{by} does not tell what each row of a target says of an example",
+            hint="score with --target FILE, and select by relevance or less",
+        )
+    return said[:, turns_of(list(subtasks))] if said.shape[1] == len(subtasks) else said
 
 
 def select(
@@ -143,6 +174,7 @@ def select(
         method=build("selector", selector, SELECTORS) if isinstance(selector, str) else selector,
         rules=scores.facts,
         vectors=lambda: scores.vectors,
+        said=lambda: scores.says.get(by),
         pins={"pin": list(pin)} if pin else None,
         bans={"ban": list(ban)} if ban else None,
     )

@@ -22,7 +22,13 @@ if TYPE_CHECKING:
     from learnable.models import LanguageModel
     from learnable.training import Part, References
 
-LABELS: dict[Role, str] = {"base": "base loss", "alone": "answer-alone loss", "reference": "reference loss"}
+LABELS: dict[Role, str] = {
+    "base": "base loss",
+    "alone": "answer-alone loss",
+    "reference": "reference loss",
+    "null": "answer-alone loss of the null reference",
+    "target": "loss after the target",
+}
 
 
 class Passes:
@@ -45,7 +51,7 @@ class Passes:
         from learnable.models import Renderer
         from learnable.models.source import identify
 
-        self.references, self._ref, self._whole = references, ref, whole
+        self.references, self.ref, self._whole = references, ref, whole
         self.max_length, self.store, self._load = max_length, store, load or opened
         self.renderer, self._base_key = Renderer.of(ref), identify(ref)
         self.tokens = 0
@@ -57,17 +63,20 @@ class Passes:
         rendered: Sequence[Rendered],
         frame: pl.DataFrame,
         *,
+        references: "References | None" = None,
         ends: Collection[int] | None = None,
         label: str = "",
     ) -> pl.DataFrame:
         """Return the needed columns of a role, n rows; those of a reference are by the part that did not train on them.
 
-        With ``ends``, the tokens that end a turn, also the numbers that the same passes know at no cost.
+        With ``ends``, the tokens that end a turn, also the numbers that the same passes know at no cost. ``references``
+        measure in the roles of null and target.
         """
         label = LABELS[role] + label
-        if role != "reference" or self.references is None:
+        references = self.references if role == "reference" else references
+        if references is None:
             return self._measured(None, role, needs, rendered, frame, ends, label)
-        measured, parts = [], self.references.members(frame["id"].to_list())
+        measured, parts = [], references.members(frame["id"].to_list())
         for number, (part, members) in enumerate(parts, start=1):
             if not members:
                 continue
@@ -115,7 +124,7 @@ class Passes:
     ) -> pl.DataFrame:
         wanted = kinds_of(needs, role)
         also = [] if ends is None else known_beside(wanted, role, ends=bool(ends))
-        key, alone = self.key(part), role == "alone"
+        key, alone = self.key(part), role in ("alone", "null")
         measures = [self._measure(key, kind.name, alone=alone) for kind in (*wanted, *also)]
         self.tokens += take(
             lambda: self.opened(part),
@@ -156,7 +165,7 @@ class Passes:
         return identify(whole)
 
     def _ref_of(self, part: "Part") -> ModelRef:
-        return self._whole or replace(self._ref, name=part.name, revision=None)
+        return self._whole or replace(self.ref, name=part.name, revision=None)
 
     @contextmanager
     def opened(self, part: "Part | None") -> "Iterator[LanguageModel]":
@@ -171,4 +180,4 @@ class Passes:
 
     @cached_property
     def _base(self) -> "LanguageModel":
-        return self._load(self._ref)
+        return self._load(self.ref)

@@ -21,7 +21,7 @@ from learnable.types import Selection
 if TYPE_CHECKING:
     from datasets import Dataset
 
-VECTORS = "vectors.parquet"
+VECTORS, BY_TARGET = "vectors.parquet", "by_target.parquet"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +53,8 @@ class ScoreTable:
         frame: ``id``, ``source``, ``tokens``, what was measured and a column for each scorer, n rows; NaN is undefined.
         facts: Figures to show, and what a selection must know of the scorers.
         vectors: Of the examples, (n, d), None where none were asked for.
+        target: The rows that they were measured against; None if against none.
+        says: What each row of the target says of each example, (n, t), by scorer.
         settings: Of the reference, to show.
         costs: What it cost, and its reference, by the name of the step.
     """
@@ -63,6 +65,8 @@ class ScoreTable:
     frame: pl.DataFrame
     facts: Mapping[str, Any]
     vectors: NDArray[np.float32] | None
+    target: Rows | None
+    says: Mapping[str, NDArray[np.float32]]
     settings: Mapping[str, Any]
     costs: Mapping[str, Cost]
 
@@ -73,6 +77,11 @@ class ScoreTable:
             rows = [None if np.isnan(row).all() else row for row in self.vectors]
             vectors = pl.Series(rows, dtype=pl.List(pl.Float32))
             write_frame(self.frame.select("id", vector=vectors), folder / VECTORS)
+        if self.says:
+            lists = {
+                name: pl.Series(list(said), dtype=pl.List(pl.Float32)) for name, said in self.says.items()
+            }
+            write_frame(self.frame.select("id", **lists), folder / BY_TARGET)
 
     def to_pandas(self) -> Any:
         """Return the frame as one of pandas.

@@ -65,6 +65,18 @@ class Rows:
         """
         return [dict(row) for file, numbers in self._places(ids) for row in self._at(file, numbers)]
 
+    def column(self, name: str) -> list[str | None]:
+        """Return a column of the rows as text, for each conversation, (n,); None where its first row has none.
+
+        Raises:
+            DataError: If a file has changed since it was read.
+        """
+        places = self._places(self.frame["id"])
+        values = [row.get(name) for file, numbers in places for row in self._at(file, numbers)]
+        first = self.pool.rows.filter(pl.col("reason").is_null()).sort("file", "row")
+        found = dict(zip(first["id"], values, strict=True))
+        return [None if found[one] in (None, "") else str(found[one]) for one in self.frame["id"]]
+
     def dataset(self, ids: Iterable[str]) -> "Dataset":
         """Return the rows of examples as a dataset; a column that a row lacks is None there.
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from learnable.errors import UsageError
 from learnable.measures import (
+    AIMED,
     COLUMNS,
     LISTS,
     answers_alone,
@@ -20,6 +21,7 @@ from learnable.measures import (
     lengths,
     roles_of,
 )
+from learnable.objects.aiming import Against
 from learnable.objects.given import Compared, compared_with, length_limit, render_rows
 from learnable.objects.model import Model, as_model
 from learnable.objects.passes import Passes
@@ -29,8 +31,9 @@ from learnable.runs.price import Cost, peak_memory_bytes
 from learnable.runs.progress import say
 from learnable.runs.store import Store
 from learnable.scorers import END_OF_TURN_SHARE, SCORERS, end_of_turn_share
+from learnable.settings import Aim
 from learnable.spec import build
-from learnable.types import ModelRef, Rendered, Scorer
+from learnable.types import Example, ModelRef, Rendered, Scorer
 
 if TYPE_CHECKING:
     from learnable.models import LanguageModel
@@ -45,6 +48,9 @@ def score(
     *,
     reference: "ReferenceModel | Model | str | os.PathLike[str] | None" = None,
     scorers: Sequence[Any] | Mapping[str, Any] | None = None,
+    target: Any = None,
+    null: "ReferenceModel | str | os.PathLike[str] | None" = None,
+    aim: Aim = Aim(),
     max_length: int | None = None,
     vectors: Vectors = "none",
     store: Store | str | os.PathLike[str] | None = None,
@@ -57,6 +63,9 @@ def score(
         reference: What ``train`` gave; or a fine-tuned model or adapter of your own, as a ``Model`` or by name.
         scorers: Names, or scorers of your own (named after their class; a mapping gives other names); learnability,
             difference and length_matched with a reference, else loss.
+        target: A few rows of the task, answers included, as ``read`` takes them, for scorers that need it.
+        null: A reference that was trained on answers alone (``train(..., prompt="none")``), for V-information.
+        aim: How to measure against the target.
         max_length: Longest example in tokens; 2,048 or the model's own limit when not given.
         vectors: Vectors of the examples, which some selectors need: of the ``model``, or of ``wordllama``.
         store: Where measurements are kept; as long as ``model`` is there when not given.
@@ -70,29 +79,35 @@ def score(
     methods = methods_of(scorers, has_reference=reference is not None)
     compared = None if reference is None else against(reference, ref)
     keeps_losses = compared is not None and compared.models.last_epoch is not None
-    needs = needs_of(methods, has_reference=compared is not None, keeps_losses=keeps_losses)
-    longest, examples = length_limit(ref, max_length), known.examples
+    needs = needs_of(methods, reference, null, target, keeps_losses=keeps_losses)
+    longest = length_limit(ref, max_length)
     kept = base.store if store is None else store if isinstance(store, Store) else Store(Path(store))
     asked = compared if "reference" in roles_of(needs) else None
     passes = passes_by(base, ref, reference, asked, max_length=longest, store=kept)
-    rendered = render_rows(passes.renderer, examples, max_length=longest, most_refused=known.reading.most_bad)
+    rendered = render_rows(
+        passes.renderer, known.examples, max_length=longest, most_refused=known.reading.most_bad
+    )
     if passes.renderer.uses_default_template:
         say(f"{base.name} brings no chat template: the default one is used (### Instruction / ### Response)")
     frame = _measured(passes, known.frame.select("id", "source"), rendered, needs)
+    if "null" in roles_of(needs):
+        frame = frame.with_columns(_without_question(passes, null, compared, rendered, frame))
+    against_target = None
+    if target is not None:
+        against_target = Against(
+            target=as_rows(target), aim=aim, base=base, passes=passes, store=kept, rows=known, frame=frame
+        )
+        frame = frame.with_columns(against_target.columns(rendered, roles_of(needs)))
     frame = frame.with_columns(
         pl.Series(name, method(frame), dtype=pl.Float32) for name, method in methods.items()
     )
-    found = None
-    if vectors == "model":
-        found = as_array(passes.vectors(rendered, frame))
-    elif vectors == "wordllama":
-        from learnable.models import StaticEmbedder
-
-        found = np.asarray(StaticEmbedder().embed(examples), dtype=np.float32)
+    if against_target is not None:
+        frame = against_target.without_own(frame, list(methods))
+    found = _vectors(passes, vectors, known.examples, rendered, frame)
     # What is known of each token stays in the store; a table of scores has one number in each cell.
     frame = frame.drop(LISTS, strict=False)
-    facts = _facts(frame, base.name, ref, rendered, methods, compares=passes.references is not None)
-    facts |= {"max_length": longest, "vectors": vectors}
+    facts = _facts(frame, base.name, ref, rendered, methods) | {"max_length": longest, "vectors": vectors}
+    facts |= {} if against_target is None else against_target.facts
     cost = Cost(
         tokens=passes.tokens,
         passes=passes.tokens / max(facts["tokens"], 1),
@@ -107,6 +122,8 @@ def score(
         frame=frame,
         facts=facts,
         vectors=found,
+        target=None if against_target is None else against_target.target,
+        says={} if against_target is None else against_target.said(methods),
         settings={"kind": "none"} if compared is None else compared.settings,
         costs=({} if trained is None else {"train": trained.cost}) | {"score": cost},
     )
@@ -150,6 +167,51 @@ def _measured(
     return frame.with_columns(columns)
 
 
+def _without_question(
+    passes: Passes, null: Any, compared: Compared | None, rendered: Sequence[Rendered], frame: pl.DataFrame
+) -> pl.Series:
+    """Return the loss of each answer under the reference that was trained on answers alone, (n,).
+
+    Raises:
+        UsageError: If that is not the twin of the reference with questions.
+    """
+    trained = against(null, passes.ref)
+    settings = dict(trained.settings)
+    if settings.pop("prompt", None) != "none":
+        raise UsageError(
+            "the null reference was trained with its questions",
+            hint="make it with `learnable train POOL --prompt none`",
+        )
+    if compared is not None and settings != dict(compared.settings):
+        raise UsageError(
+            f"the null reference was trained otherwise than the reference: {settings}, {dict(compared.settings)}",
+            hint="train both with the same settings, but for --prompt none",
+        )
+    if not settings.get("folds"):
+        raise UsageError(
+            "both references have seen the rows that they judge, so that every PVI is too high",
+            hint="train both with --folds 2",
+        )
+    answers = answers_alone(rendered, header=passes.renderer.answer_header)
+    return passes.columns("null", {"loss_null"}, answers, frame, references=trained.models).to_series()
+
+
+def _vectors(
+    passes: Passes,
+    kind: Vectors,
+    examples: Sequence[Example],
+    rendered: Sequence[Rendered],
+    frame: pl.DataFrame,
+) -> NDArray[np.float32] | None:
+    if kind == "none":
+        return None
+    if kind == "model":
+        return as_array(passes.vectors(rendered, frame))
+    from learnable.models import StaticEmbedder
+
+    return np.asarray(StaticEmbedder().embed(examples), dtype=np.float32)
+
+
 def as_array(vectors: pl.Series) -> NDArray[np.float32]:
     """Return vectors as one array, (n, d); an example without a vector has NaN in it."""
     rows = vectors.to_list()
@@ -163,8 +225,6 @@ def _facts(
     ref: ModelRef,
     rendered: Sequence[Rendered],
     methods: Mapping[str, Scorer],
-    *,
-    compares: bool,
 ) -> dict[str, Any]:
     from learnable.models import left_out
 
@@ -176,7 +236,7 @@ def _facts(
         "model": name,
         "dtype": ref.dtype,
         "scorers": list(methods),
-        **(_learning_to_stop(frame) if compares else {}),
+        **(_learning_to_stop(frame) if {"loss_before", "end_nll_after"} <= set(frame.columns) else {}),
         **rules_of(methods),
         **({"left out": cut} if (cut := left_out(rendered)) else {}),
         **({"chat template": ref.chat_template} if ref.chat_template else {}),
@@ -226,18 +286,39 @@ def methods_of(
     return methods
 
 
-def needs_of(methods: Mapping[str, Scorer], *, has_reference: bool, keeps_losses: bool) -> set[str]:
+def needs_of(
+    methods: Mapping[str, Scorer], reference: Any, null: Any, target: Any, *, keeps_losses: bool
+) -> set[str]:
     """Return the columns that scorers need; a reference may have kept the losses of its last epoch.
 
+    What is None is not given: the ``reference``, the ``null`` one that was trained on answers alone, the ``target``.
+
     Raises:
-        UsageError: If a column is not measured, or not without a reference, or not with this one.
+        UsageError: If a column is not measured, or not without what is not given, or not with this reference.
     """
-    wanting = sorted(name for name, method in methods.items() if "reference" in roles_of(method.needs))
-    if wanting and not has_reference:
-        raise UsageError(
-            f"{', '.join(wanting)} compares with a reference model, and none is given",
-            hint="make one with `learnable train DATA -o reference`, then give --reference reference",
-        )
+    for given, roles, lacking, hint in (
+        (
+            reference,
+            {"reference"},
+            "compares with a reference model, and none is given",
+            "make one with `learnable train DATA -o reference`, then give --reference reference",
+        ),
+        (
+            null,
+            {"null"},
+            "compares with a reference that was trained on answers alone, and none is given",
+            "make one with `learnable train DATA --prompt none -o null`, then give --null null",
+        ),
+        (
+            target,
+            AIMED,
+            "measures against a target, and no rows of one are given",
+            "give a file with a few rows of your task, answers included: --target task.jsonl",
+        ),
+    ):
+        wanting = sorted(name for name, method in methods.items() if roles & roles_of(method.needs))
+        if wanting and given is None:
+            raise UsageError(f"{', '.join(wanting)} {lacking}", hint=hint)
     needs = {column for method in methods.values() for column in method.needs}
     if unknown := sorted(needs - set(COLUMNS)):
         raise UsageError(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from learnable.data import pool_identity, prompt_key
+from learnable.measures import answers_alone
 from learnable.objects.given import checked_settings, length_limit, render_rows
 from learnable.objects.model import Scratch, as_model
 from learnable.objects.results import ReferenceModel
@@ -92,6 +93,8 @@ class ReferenceTraining:
             parameters = asdict(self.reference) | {"max_length": self.longest}
             if not self.reference.last_epoch_loss:
                 del parameters["last_epoch_loss"]  # it came later; references without it are what they were
+            if self.reference.prompt == "given":
+                del parameters["prompt"]  # likewise
             if self.reference.folds:
                 parameters["folds by"] = "prompt"  # a reference whose folds went by id is another one
             # As above: these came later.
@@ -112,6 +115,8 @@ class ReferenceTraining:
         else:
             facts |= {"kind": "trained", "method": reference.method, "epochs": reference.epochs}
             facts |= {"fraction": reference.fraction, "learning rate": reference.peak_learning_rate}
+        if reference.model is None and reference.prompt != "given":
+            facts["prompt"] = reference.prompt
         if reference.model is None and reference.last_epoch_loss:
             first = "; of one epoch, what is met first is met before anything is learned"
             facts["loss after"] = "as the last epoch met it" + (first if reference.epochs < 2 else "")
@@ -151,10 +156,11 @@ class ReferenceTraining:
     def _rendered(self, ref: ModelRef) -> list[Rendered]:
         from learnable.models import Renderer
 
-        refused = self.rows.reading.most_bad
-        return render_rows(
-            Renderer.of(ref), self.rows.examples, max_length=self.longest, most_refused=refused
-        )
+        renderer, refused = Renderer.of(ref), self.rows.reading.most_bad
+        rendered = render_rows(renderer, self.rows.examples, max_length=self.longest, most_refused=refused)
+        if self.reference.prompt == "given":
+            return rendered
+        return answers_alone(rendered, header=renderer.answer_header)
 
     def _with_tokens(self, new: NewTokens, folder: Path) -> "list[Trained]":
         """Write the whole trained model; return its training."""

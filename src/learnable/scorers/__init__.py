@@ -14,7 +14,7 @@ from learnable.scorers.learnability import (
 )
 from learnable.scorers.less import LESS
 from learnable.scorers.loss import Length, Loss, Perplexity, PerplexityDrop, PerplexityMiddle
-from learnable.scorers.target import DSIR, Relevance, TargetDrop, TargetLearnability
+from learnable.scorers.target import DSIR, PDS, Relevance, TargetDrop, TargetLearnability
 from learnable.scorers.v_information import PVI, Hardness, HardNotWrong, PVIZero
 from learnable.types import Scorer
 
@@ -36,6 +36,7 @@ SCORERS: Mapping[str, Callable[..., Scorer]] = {
     "relevance": Relevance,
     "dsir": DSIR,
     "less": LESS,
+    "pds": PDS,
     "pvi": PVI,
     "pvi_zero": PVIZero,
     "hardness": Hardness,

@@ -98,3 +98,19 @@ class DSIR:
         """Return float32 (n,), the column ``log_importance``; NaN where it is not finite."""
         score = numbers(frame, "log_importance")
         return np.where(np.isfinite(score), score, np.nan).astype(np.float32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PDS:
+    """What more of an example in a short training would take from the target's loss, summed over the steps, in nats.
+
+    Source: PDS (2410.07064), its scores themselves; settings and what differs stand at ``training.costate`` and ``Aim``.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("worth",)
+    higher_is_better: ClassVar[bool] = True
+
+    def __call__(self, frame: pl.DataFrame) -> NDArray[np.float32]:
+        """Return float32 (n,), the column ``worth``; NaN where it is not finite."""
+        worth = numbers(frame, "worth")
+        return np.where(np.isfinite(worth), worth, np.nan).astype(np.float32)

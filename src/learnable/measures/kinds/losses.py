@@ -52,6 +52,7 @@ NLL = MeasureKind(
         "loss_before": "base",
         "loss_after": "reference",
         "loss_alone": "alone",
+        "loss_null": "null",
         "loss_target": "target",
     },
     column=lambda nll, frame: _float32(nll / frame["response_tokens"]),

@@ -1,4 +1,4 @@
-"""What models write: greedy completions, verdicts over two of them, and draws; and what words alone tell."""
+"""What models write: greedy completions, verdicts over two of them, and draws."""
 
 import polars as pl
 
@@ -7,6 +7,3 @@ from learnable.measures.kind import MeasureKind
 COMPLETION = MeasureKind(name="completion", stored={"completion": pl.String})
 VERDICT = MeasureKind(name="verdict", stored={"value": pl.Float64, "why": pl.String})
 DRAW = MeasureKind(name="draw", stored={"text": pl.String, "finished": pl.Boolean})
-IMPORTANCE = MeasureKind(
-    name="log_importance", stored={"log_importance": pl.Float64}, columns={"log_importance": "words"}
-)

@@ -1,0 +1,222 @@
+"""What is measured against a target: columns of a table of scores, and what each row of the target says of each example."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from learnable.data.target import SUBTASK, Target, shared_with_target, target_of
+from learnable.errors import UsageError
+from learnable.measures import Role, lengths, log_importance
+from learnable.objects.given import compared_with, render_rows
+from learnable.objects.model import Model
+from learnable.objects.passes import Passes
+from learnable.objects.rows import Rows
+from learnable.objects.training import train
+from learnable.runs.progress import say
+from learnable.runs.store import Store
+from learnable.selectors.vectors import unit
+from learnable.settings import Aim, Tuning
+from learnable.types import Example, Rendered, Scorer
+
+if TYPE_CHECKING:
+    from learnable.training import References
+    from learnable.training.costate import Worth
+
+
+@dataclass(kw_only=True)
+class Against:
+    """Measures n examples of a pool against a target.
+
+    Args:
+        target: Its rows, as they were read.
+        aim: How.
+        base: The model.
+        passes: Measure with it.
+        store: Where what is trained on the way is kept too.
+        rows: The pool.
+        frame: The same, with ``id`` and ``response_tokens``.
+
+    Attributes:
+        facts: Figures to show.
+    """
+
+    target: Rows
+    aim: Aim
+    base: Model
+    passes: Passes
+    store: Store
+    rows: Rows
+    frame: pl.DataFrame
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._target, self._says = target_of_rows(self.target), dict[str, NDArray[np.float32]]()
+        refused = self.target.reading.most_bad
+        self._aimed = render_rows(
+            self.passes.renderer,
+            self._target.examples,
+            max_length=self.passes.max_length,
+            most_refused=refused,
+        )
+        for example, row in zip(self._target.examples, self._aimed, strict=True):
+            if not row.mask.any():
+                raise UsageError(
+                    f"a row of the target has no answer to learn from: {example.id[:8]}",
+                    hint="give answers in the target's rows, or a longer max_length; it counts by what is answered",
+                )
+        self.facts["target"] = len(self._target)
+        self.facts["subtasks"] = list(self._target.subtasks)
+
+    def columns(self, rendered: Sequence[Rendered], roles: Collection[Role]) -> list[pl.Series]:
+        """Return the columns of these roles, (n,) each.
+
+        Args:
+            rendered: The pool, as the model sees it.
+            roles: Those that are not measured against a target do not count.
+        """
+        made: dict[Role, Callable[[Sequence[Rendered]], pl.Series]] = {
+            "target": self._after_target,
+            "similarity": self._similarities,
+            "words": self._words,
+            "costate": self._worth,
+        }
+        return [made[role](rendered) for role in made if role in roles]
+
+    def said(self, methods: Mapping[str, Scorer]) -> dict[str, NDArray[np.float32]]:
+        """Return by scorer what each row of the target, or each subtask, says of each example, (n, t)."""
+        return {
+            name: self._says[column]
+            for name, method in methods.items()
+            for column in method.needs
+            if column in self._says
+        }
+
+    def without_own(self, frame: pl.DataFrame, scorers: Sequence[str]) -> pl.DataFrame:
+        """Return scores without those of rows that are rows of the target, and why."""
+        reasons = pl.Series("shared", shared_with_target(self.rows.pool, self._target), dtype=pl.String)
+        inside = reasons.is_not_null()
+        return frame.with_columns(
+            pl.coalesce("undefined", reasons).alias("undefined"),
+            *(
+                pl.when(inside).then(float("nan")).otherwise(pl.col(name)).cast(pl.Float32).alias(name)
+                for name in scorers
+            ),
+        )
+
+    def _after_target(self, rendered: Sequence[Rendered]) -> pl.Series:
+        """Return the loss of each example under the base fine-tuned on the target."""
+        settings = {
+            "epochs": self.aim.epochs,
+            "rank": self.aim.rank,
+            "learning_rate": self.aim.learning_rate,
+            "seed": self.aim.seed,
+        }
+        trained = self._trained(folds=0, **settings)
+        if self.aim.check and len(self._target) >= 4:
+            self._check(**settings)
+        return self.passes.columns(
+            "target", {"loss_target"}, rendered, self.frame, references=trained
+        ).to_series()
+
+    def _trained(self, **settings: Any) -> "References":
+        """Return the base fine-tuned on the target."""
+        folder = self.store.folder / "target-{fingerprint}"
+        trained = train(self.target, self.base, output=folder, max_length=self.passes.max_length, **settings)
+        self.passes.tokens += trained.trained.cost.tokens if trained.trained.ran else 0
+        return compared_with(str(trained.folder), self.base.ref).models
+
+    def _check(self, **settings: Any) -> None:
+        """Say whether either half of the target helps the other."""
+        frame = lengths(self._aimed)
+        halves = self._trained(folds=2, **settings)
+        before = self.passes.columns("base", {"loss_before"}, self._aimed, frame, label=" of the target")
+        after = self.passes.columns(
+            "target", {"loss_target"}, self._aimed, frame, references=halves, label=", held back"
+        )
+        losses = [float(each.to_series().mean()) for each in (before, after)]  # type: ignore[arg-type]
+        self.facts["target loss held back"] = {"before": round(losses[0], 4), "after": round(losses[1], 4)}
+        say(
+            f"target rows held back: {losses[0]:.3f} nats per token before, {losses[1]:.3f} after the other half"
+        )
+        if losses[1] >= losses[0]:
+            say(
+                "warning: the rows of the target teach each other nothing in this training: give more of them, "
+                "or change --aim.epochs"
+            )
+
+    def _similarities(self, rendered: Sequence[Rendered]) -> pl.Series:
+        """Return the cosine of each example's vector to that of each row of the target, List(Float32) (n,)."""
+        own = self.passes.vectors(rendered, self.frame)
+        theirs = self.passes.vectors(self._aimed, lengths(self._aimed))
+        vectors = _array(own, width=len(theirs[0]))
+        cosines = unit(vectors) @ unit(_array(theirs, width=len(theirs[0]))).T  # (n, t)
+        cosines[~np.isfinite(vectors).all(axis=1)] = np.nan
+        self._says["similarities"] = cosines
+        return pl.Series("similarities", list(cosines), dtype=pl.List(pl.Float32))
+
+    def _words(self, _: Sequence[Rendered]) -> pl.Series:
+        """Return how much likelier the words of each example are in the target."""
+        found = log_importance(list(map(_text, self.rows.examples)), map(_text, self._target.examples))
+        return pl.Series("log_importance", found)
+
+    def _worth(self, rendered: Sequence[Rendered]) -> pl.Series:
+        """Return what each example is worth to the target, by the costate of a short training."""
+        from learnable.training.adapters import trainable
+        from learnable.training.costate import NetworkLosses, worth_of_rows
+
+        tuning = Tuning(method=self.aim.space, rank=self.aim.rank, seed=self.aim.seed)
+        ref, _held = self.base.for_training(moves_weights=self.aim.space == "full")
+        rows = [place for place, row in enumerate(rendered) if row.mask[1:].any()]
+        if not rows:
+            raise UsageError("no row of the pool has a token to be scored", hint="is max_length long enough?")
+        network = trainable(replace(ref, dtype="float32"), tuning)
+        pool = NetworkLosses(network, [rendered[place] for place in rows])
+        rng = np.random.default_rng(self.aim.seed)
+        order = np.concatenate(
+            [rng.permutation(len(rows)) for _ in range(1 + self.aim.steps * self.aim.batch // len(rows))]
+        )
+        found = worth_of_rows(
+            pool.point,
+            batches=[
+                order[step * self.aim.batch : (step + 1) * self.aim.batch].tolist()
+                for step in range(self.aim.steps)
+            ],
+            rate=self.aim.descent_rate,
+            training=pool,
+            target=NetworkLosses(network, self._aimed),
+            pool=pool,
+            visit=self.aim.visit,
+            curvature=self.aim.curvature,
+        )
+        self._say_worth(found)
+        worth = np.full(len(rendered), np.nan)
+        worth[rows] = found.scores
+        return pl.Series("worth", worth, dtype=pl.Float32)
+
+    def _say_worth(self, found: "Worth") -> None:
+        self.facts["target loss in the short training"] = {
+            "before": round(found.target_before, 4),
+            "after": round(found.target_after, 4),
+        }
+        halves = pl.DataFrame(dict(zip("ab", found.halves, strict=True)))
+        agree = halves.select(pl.corr("a", "b", method="spearman")).item()
+        self.facts["halves of the visits agree"] = round(float(agree), 3)
+
+
+def target_of_rows(rows: Rows) -> Target:
+    """Return rows that were read as a target, with their subtasks."""
+    return target_of(rows.pool, rows.column(SUBTASK))
+
+
+def _text(example: Example) -> str:
+    return "\n".join(turn.content for turn in example.messages if turn.role in ("user", "assistant"))
+
+
+def _array(vectors: pl.Series, *, width: int) -> NDArray[np.float32]:
+    """Return vectors as one array, (n, d); NaN where there is none."""
+    rows = [np.full(width, np.nan) if row is None else row.to_numpy() for row in vectors]
+    return np.array(rows, dtype=np.float32).reshape(len(rows), width)
