@@ -12,7 +12,7 @@ from learnable.data.target import shared_with_target
 from learnable.errors import SelectionError, UsageError
 from learnable.measures.importance import BUCKETS, log_importance
 from learnable.objects.aiming import target_of_rows
-from learnable.scorers import Relevance, TargetDrop, TargetLearnability
+from learnable.scorers.target import Relevance, TargetDrop, TargetLearnability
 from learnable.selectors import GumbelTopK, RoundRobin, turns_of
 from learnable.settings import Aim
 from learnable.testing import toy_examples

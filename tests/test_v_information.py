@@ -8,7 +8,7 @@ import pytest
 
 import learnable as ln
 from learnable.errors import UsageError
-from learnable.scorers import PVI, Hardness, HardNotWrong, PVIZero
+from learnable.scorers.v_information import PVI, Hardness, HardNotWrong, PVIZero
 from learnable.selectors import SpreadTop
 from learnable.testing import toy_examples
 
