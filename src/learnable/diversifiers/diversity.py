@@ -31,11 +31,8 @@ def diversity(
     Args:
         texts: n texts.
         vectors: Their embeddings, (n, d); NaN for a text without a word.
-        of: Measure on so many of them, drawn at random; all when there are no more, or not given.
+        of: Measure on so many of them, drawn at random by ``seed``; all when there are no more, or not given.
         seed: Seeds the draw.
-
-    Raises:
-        UsageError: If there are not as many vectors as texts.
     """
     if len(texts) != len(vectors):
         raise UsageError(f"{len(texts):,} texts have {len(vectors):,} vectors")

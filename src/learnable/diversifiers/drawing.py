@@ -40,16 +40,10 @@ class Tally:
 
 @dataclass(frozen=True, kw_only=True)
 class Drawing:
-    """Asks a generator, and keeps what it says.
+    """Asks a generator (a loaded model, or a server; none where a method goes by rules alone), and keeps what it says.
 
-    An answer is stored by conversation and seed, so that asking for more draws only what is new.
-
-    Args:
-        generator: A loaded model, or a server; None where a method goes by rules alone.
-        sampling: How to draw.
-        store: Where answers are kept.
-        avoided: What a method that draws again for what it refuses must keep away from.
-        tally: Counts what was drawn in this run; what is stored costs nothing.
+    An answer is stored by conversation and seed, so that asking for more draws only what is new; ``tally`` counts that.
+    ``avoided`` is what a method that draws again for what it refuses must keep away from.
     """
 
     generator: Generator | None

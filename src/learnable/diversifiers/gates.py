@@ -34,9 +34,8 @@ def repeated_share(text: str) -> float:
 def failing(answer: Answer) -> str | None:
     """Return why a generated text is refused for itself: not there, empty, cut off or repetitive; else None.
 
-    It goes round in circles when more than ``REPEATED`` of its word 4-grams are repeats. The limit is ours: lists,
-    recipes and songs with a refrain stay below it, and so do 997 of 1,000 answers of Alpaca, 999 of Dolly, and 992 of
-    1,000 answers in code. A model that is caught in a loop is soon above it.
+    The limit of repetition is ours: lists, recipes and songs with a refrain stay below it, and so do 997 of 1,000
+    answers of Alpaca, 999 of Dolly, and 992 of 1,000 answers in code. A model caught in a loop is soon above it.
     """
     if answer is UNANSWERED:
         return "unanswered"

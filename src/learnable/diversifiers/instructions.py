@@ -58,19 +58,12 @@ class Instructions:
 def find_instructions(examples: Sequence[Example], *, where: Where = "auto") -> Instructions:
     """Return where the instruction stands in the first user turn of each example.
 
-    A turn is cut into paragraphs at empty lines; the instruction is one or more paragraphs at its beginning
-    (``first``) or at its end (``last``), and what is left is the content. ``auto`` looks at which end says the same
-    again and again: it takes the end with fewer distinct paragraphs over all rows (with as many at both, the end with
-    more text), if at least ``RECURRING`` of the rows share theirs with another row. Where that is not so, or no turn
-    has more than one paragraph, the whole turn is the instruction.
-
-    The next paragraph belongs to the instruction too when all rows that share the first, at least ``ALIKE`` of them,
-    share that one as well, and so on; a turn of one paragraph is all instruction. Later user turns, and system turns,
-    are left alone.
-
-    Args:
-        examples: The rows of one task.
-        where: ``first``, ``last`` or ``whole`` when that is known.
+    A turn is cut into paragraphs at empty lines; the instruction is one or more of them at its beginning (``first``)
+    or end (``last``), or the ``whole`` turn. ``auto`` takes the end that says the same again and again: with fewer
+    distinct paragraphs over all rows (with as many at both, more text), if at least ``RECURRING`` of the rows share
+    theirs with another row; else, or where no turn has more than one paragraph, the whole turn. The next paragraph
+    belongs to the instruction too when all rows that share the first, at least ``ALIKE`` of them, share that one as
+    well, and so on. Later user turns, and system turns, are left alone.
 
     Raises:
         DataError: If a row has no user turn with a word in it, or there is one row of several paragraphs and ``auto``
@@ -169,10 +162,9 @@ def worded_tests(
         task: Rows that are trained on.
         tests: Other rows of the same task.
         paraphrases: Rows of the task in other wordings, ``meta["instruction"]`` and ``meta["original"]`` saying which.
-        reserve: Keep a fifth of the rewrites of each instruction that is asked out of training, at least one where
-            there are two, and ask in them; rows whose instruction cannot be told apart are seen as they are. Else the
-            test rows are in unseen wordings as they are, but for those in a wording of the task, and paraphrases in
-            one of those wordings are left out.
+        reserve: Keep a fifth of the rewrites of each instruction that is asked out of training, at least one of two,
+            and ask in them. Else the test rows are in unseen wordings as they are, but for those in a wording of the
+            task, and paraphrases in one of those wordings are left out.
     """
     where = find_instructions(task).where
     # Together, because rows that share an instruction tell how many paragraphs it has.

@@ -102,7 +102,7 @@ def evaluate(
 
     Args:
         model: A loaded model, wearing the adapter that is evaluated, if any.
-        evaluator: A likelihood, generation or harness evaluator.
+        evaluator: Of any kind but a judge, which compares two models: see ``completions`` and ``judged``.
         examples: What its ``read`` gave.
         store: Where losses and completions are kept.
         max_length: Longest scored conversation in tokens (likelihood).
@@ -111,9 +111,6 @@ def evaluate(
     Returns:
         Columns ``id``, ``source``, ``value`` (float32, NaN where it could not be graded), ``answer``, ``why``; one row
         per example, in their order.
-
-    Raises:
-        UsageError: If the evaluator is a judge, which compares two models: see ``completions`` and ``judged``.
     """
     if evaluator.kind == "likelihood":
         return _table(examples, _likelihoods(model, evaluator, examples, store, max_length, label))
