@@ -502,10 +502,10 @@ def selected(folder):
 def test_killing_the_run_at_random_moments_changes_nothing(tiny, tmp_path, kills):
     for name in ("unbroken", "killed"):
         (tmp_path / name).mkdir()
-        write_messages(toy_examples(200), tmp_path / name / "mine.jsonl")
+        write_messages(toy_examples(80), tmp_path / name / "mine.jsonl")
     # Checkpoints and store parts all the time, so that the kills meet them.
     often = "import learnable.measures.keep as keep, learnable.training.checkpoints as checkpoints; keep.STORE_EVERY_S = 0; "
-    often += "checkpoints.CHECKPOINT_EVERY_S = 0.2; from learnable.cli.app import main; main()"
+    often += "checkpoints.CHECKPOINT_EVERY_S = 0.1; from learnable.cli.app import main; main()"
     command = [
         sys.executable,
         "-c",

@@ -14,6 +14,7 @@ from learnable import recipes
 from learnable.cli import app as cli
 from learnable.cli import running
 from learnable.errors import UsageError
+from learnable.models import generation
 from learnable.recipes import Run
 from learnable.recipes.delia import Teaching
 from learnable.recipes.run import words as typed_words
@@ -82,9 +83,10 @@ def table_of(output):
 def ran(files, tiny, tmp_path_factory):
     output = tmp_path_factory.mktemp("runs")
     words = words_of(files, tiny, output)
-    command = [sys.executable, "-c", OFTEN, *words]
-    subprocess.run(command, capture_output=True, check=True)
-    return output, command
+    with pytest.MonkeyPatch.context() as often:
+        often.setattr(generation, "BATCH_TOKENS", {"cpu": 600})
+        assert cli.call(words) == 0
+    return output, words
 
 
 def test_the_recipe_asks_in_both_wordings_and_what_was_forgotten(ran):
@@ -104,9 +106,9 @@ def test_the_recipe_ends_with_a_report(ran):
     assert "no_paraphrases" in page.read_text(encoding="utf-8")
 
 
-def test_a_second_run_does_nothing(ran):
-    again = subprocess.run(ran[1], capture_output=True, check=True, text=True)
-    assert again.stderr.count("was done already") == 4
+def test_a_second_run_does_nothing(ran, capsys):
+    assert cli.call(ran[1]) == 0
+    assert capsys.readouterr().err.count("was done already") == 4
 
 
 class _StopError(Exception):

@@ -473,6 +473,7 @@ def test_selectors_say_whether_they_need_vectors():
         "facility_location",
         "diverse_top_k",
         "round_robin",
+        "spread_top",
     }
 
 
