@@ -342,3 +342,29 @@ def test_epochs_are_kept_of_adapters_and_whole_epochs_only(ref, rendered, tmp_pa
 def test_another_models_moments_are_an_error():
     with pytest.raises(TrainError, match="Adam's moments lack other"):
         AdamAdjusted(moments_of([0.0], [0.0]), "code", []).add("other", torch.zeros(1, 1))
+
+
+def test_gradients_and_exact_adam_are_those_of_dattri(network, rendered):
+    gradient = pytest.importorskip("dattri_llm.gradient")
+    layout, found = padded(rendered), Whole()
+    take_gradients(network, rendered, layout, [found])
+    counted = [torch.from_numpy(row.mask) for row in rendered]
+    labels = torch.full(layout.ids.shape, -100)
+    for row, mask in enumerate(counted):
+        labels[row, : len(mask)][mask] = layout.ids[row, : len(mask)][mask]
+    capture = gradient.CaptureCallback()
+    with gradient.HookManager(network, callbacks=[capture]).collect(deregister_on_exit=True):
+        logits = network(input_ids=layout.ids).logits[:, :-1]
+        nll = torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels[:, 1:], reduction="none")
+        (nll.sum(dim=1) / (labels[:, 1:] != -100).sum(dim=1)).sum().backward()
+    network.zero_grad()
+    theirs = capture.record.gradient.materialize().data
+    assert len(theirs) == len(found.found)
+    moments = moments_of([0.1, -0.2], [0.01, 0.04])
+    for name, value in theirs.items():
+        mine = found.found[name.replace(".default", ".weight")]
+        torch.testing.assert_close(value.reshape(mine.shape), mine, rtol=1e-5, atol=1e-6)
+    given = torch.tensor([[1.0, 2.0]])
+    state = {"exp_avg": moments.first["w"], "exp_avg_sq": moments.second["w"]}
+    expected = gradient.ops.precondition(given, state, optimizer_type="AdamW", step=moments.step + 1)
+    np.testing.assert_allclose(adjusted(moments, "exact", given.tolist()), expected, rtol=1e-5)

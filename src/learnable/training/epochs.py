@@ -1,7 +1,8 @@
 """The epochs of a warm-up: adapters as each epoch left them, with Adam's moments by the names of parameters."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -104,20 +105,31 @@ class Moments:
     first: Mapping[str, torch.Tensor]
     second: Mapping[str, torch.Tensor]
     step: int
+    _copies: dict[torch.device, "Moments"] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, epoch: KeptEpoch) -> "Moments":
         """Read those of an epoch."""
         found = load_file(epoch.folder / MOMENTS)
-        parts = [
-            {
-                name.removeprefix(order): value.flatten()
-                for name, value in found.items()
-                if name.startswith(order)
-            }
+        first, second = (
+            {name.removeprefix(order): value.flatten() for name, value in found.items() if name.startswith(order)}
             for order in ("first/", "second/")
-        ]
-        return cls(first=parts[0], second=parts[1], step=epoch.step)
+        )
+        return cls(first=first, second=second, step=epoch.step)
+
+    def on(self, device: torch.device) -> "Moments":
+        """Return them on a device, copied there once."""
+        if all(value.device == device for value in self.first.values()):
+            return self
+        if device not in self._copies:
+            moved = ({name: value.to(device) for name, value in part.items()} for part in (self.first, self.second))
+            self._copies[device] = Moments(**dict(zip(("first", "second"), moved, strict=True)), step=self.step)
+        return self._copies[device]
+
+    @cached_property
+    def faded(self) -> dict[str, torch.Tensor]:
+        """What the second moments leave after one more step, with epsilon."""
+        return {name: value * BETAS[1] + EPSILON for name, value in self.second.items()}
 
     @property
     def small_share(self) -> float:
@@ -133,7 +145,7 @@ class AdamAdjusted:
     for their beginning, as Adam does. Both from ``m' = b1 m + (1 - b1) g`` and ``v' = b2 v + (1 - b2) g^2``.
 
     Args:
-        moments: Of the checkpoint that gradients are taken at.
+        moments: Of the checkpoint that gradients are taken at, on their device.
         adam: Which.
         consumers: Get the adjusted gradients.
 
@@ -152,14 +164,14 @@ class AdamAdjusted:
                 f"Adam's moments lack {name}",
                 hint="is the warm-up of this model, with its adapters as they are?",
             )
-        device = gradients.device
-        first = gradients.mul(1 - one).add_(moments.first[name].to(device), alpha=one)
-        second = gradients.square().mul_(1 - two).add_(moments.second[name].to(device), alpha=two)
+        adjusted = torch.lerp(moments.first[name], gradients, 1 - one)
         if self._adam == "code":
-            adjusted = first.mul_(second.add_(EPSILON).rsqrt_())
+            roots = torch.addcmul(moments.faded[name], gradients, gradients, value=1 - two).rsqrt_()
+            adjusted.mul_(roots)
         else:
             taken = moments.step + 1
-            root = second.div_(1 - two**taken).sqrt_().add_(EPSILON)
-            adjusted = first.div_(1 - one**taken).div_(root)
+            second = torch.addcmul(two * moments.second[name], gradients, gradients, value=1 - two)
+            roots = second.div_(1 - two**taken).sqrt_().add_(EPSILON)
+            adjusted.div_(1 - one**taken).div_(roots)
         for consumer in self._consumers:
             consumer.add(name, adjusted)

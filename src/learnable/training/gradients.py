@@ -23,7 +23,7 @@ from learnable.training.batches import batch_of, inputs_of
 from learnable.training.loss import response_nll
 from learnable.types import Rendered
 
-GRADIENT_TOKENS = {"cpu": 256, "cuda": 8_192, "mps": 1_024}
+GRADIENT_TOKENS = {"cpu": 512, "cuda": 8_192, "mps": 1_024}
 """Most tokens of a batch, padding included, whose states are kept for its gradients, by kind of device."""
 
 
@@ -149,7 +149,7 @@ class _Taps:
         for row, places in enumerate(layout.places):
             at[row, : len(places)], real[row, : len(places)] = places, 1
         self._at = torch.from_numpy(at).to(device)  # (n, T)
-        self._real = torch.from_numpy(real).to(device)[..., None]
+        self._real = None if real.all() else torch.from_numpy(real).to(device)[..., None]
         self._take = take
         self._anchor = torch.zeros((), device=device, requires_grad=True)
         self._calls: dict[str, int] = {}
@@ -168,7 +168,9 @@ class _Taps:
 
     def _back(self, name: str, given: torch.Tensor, gradient: torch.Tensor) -> None:
         inputs, outputs = (part.reshape(-1, part.shape[-1])[self._at].float() for part in (given, gradient))
-        found = torch.bmm((outputs * self._real).transpose(1, 2), inputs).flatten(1)
+        if self._real is not None:
+            outputs *= self._real
+        found = torch.bmm(outputs.transpose(1, 2), inputs).flatten(1)
         # A layer that is called several times has the sum for its gradient.
         self._sums[name] = self._sums[name] + found if name in self._sums else found
         self._calls[name] -= 1
@@ -203,7 +205,7 @@ class Squares:
 
     def add(self, name: str, gradients: torch.Tensor) -> None:
         """Take the gradients of one parameter."""
-        self.found = self.found + gradients.square().sum(dim=1)
+        self.found = self.found + torch.linalg.vector_norm(gradients, dim=1).square()
 
 
 class Products:

@@ -51,7 +51,8 @@ def batch_cosines(
         vectors: By name of the parameter, float32 (J, P).
     """
     products, squares = Products(vectors), Squares()
-    take_gradients(network, rendered, layout, [AdamAdjusted(moments, adam, [products, squares])])
+    adjusted = AdamAdjusted(moments.on(network.device), adam, [products, squares])
+    take_gradients(network, rendered, layout, [adjusted])
     cosines = products.found / squares.found.sqrt()[:, None]
     return lambda: checked(cosines, rendered)
 
@@ -78,7 +79,9 @@ def batch_sketches(
         seed: Of the sketch; only sketches of one seed are comparable.
     """
     sketch = CountSketch(dimensions=dimensions, seed=seed)
-    consumer: Consumer = sketch if moments is None else AdamAdjusted(moments, adam, [sketch])
+    consumer: Consumer = sketch
+    if moments is not None:
+        consumer = AdamAdjusted(moments.on(network.device), adam, [sketch])
     take_gradients(network, rendered, layout, [consumer])
     lengths = torch.linalg.vector_norm(sketch.found, dim=1, keepdim=True)
     return lambda: checked(sketch.found / lengths, rendered)
