@@ -112,7 +112,11 @@ class Moments:
         """Read those of an epoch."""
         found = load_file(epoch.folder / MOMENTS)
         first, second = (
-            {name.removeprefix(order): value.flatten() for name, value in found.items() if name.startswith(order)}
+            {
+                name.removeprefix(order): value.flatten()
+                for name, value in found.items()
+                if name.startswith(order)
+            }
             for order in ("first/", "second/")
         )
         return cls(first=first, second=second, step=epoch.step)
@@ -122,8 +126,10 @@ class Moments:
         if all(value.device == device for value in self.first.values()):
             return self
         if device not in self._copies:
-            moved = ({name: value.to(device) for name, value in part.items()} for part in (self.first, self.second))
-            self._copies[device] = Moments(**dict(zip(("first", "second"), moved, strict=True)), step=self.step)
+            first, second = (
+                {name: value.to(device) for name, value in part.items()} for part in (self.first, self.second)
+            )
+            self._copies[device] = Moments(first=first, second=second, step=self.step)
         return self._copies[device]
 
     @cached_property
