@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
-from transformers.cache_utils import DynamicLayer
 
 from learnable.errors import ModelError, UsageError
 from learnable.models import LanguageModel, Renderer, decoding, language_model
@@ -427,39 +426,6 @@ def test_rows_stay_until_half_are_done_where_the_others_must_be_read_again(model
     rows = [count for count, _ in read]
     assert len(rows) > 1
     assert all(after <= before // 2 for before, after in pairwise(rows))
-
-
-def test_keys_and_values_are_written_where_they_stay(model, prompts, monkeypatch):
-    """Not copied for each new token; else the cache of transformers would do."""
-    layers = []
-    made = decoding._cache
-    monkeypatch.setattr(decoding, "_cache", lambda n: layers.extend((c := made(n)).layers) or c)
-    moved = set()
-    update = decoding._RoomyLayer.update
-
-    def noted(layer, *given, **named):
-        keys, values = update(layer, *given, **named)
-        moved.add((id(layer), keys.data_ptr()))
-        return keys, values
-
-    monkeypatch.setattr(decoding._RoomyLayer, "update", noted)
-    generate(model.network, model.renderer.tokenizer, prompts[:1], max_new_tokens=40)
-    assert len(moved) == len(layers) == 2
-
-
-def test_room_grows_and_holds_what_was_there(monkeypatch):
-    monkeypatch.setattr(decoding, "ROOM", 3)
-    new = torch.randn(2, 3, 20, 4)  # (B, heads, T, d)
-    roomy, plain = decoding._RoomyLayer(), DynamicLayer()
-    for start, end in ((0, 5), (5, 6), (6, 10), (10, 20)):
-        for layer in (roomy, plain):
-            layer.update(new[:, :, start:end], -new[:, :, start:end])
-    for layer in (roomy, plain):
-        layer.crop(-3)
-        layer.batch_select_indices(torch.tensor([1]))
-        layer.update(new[1:, :, :2], new[1:, :, :2])
-    assert torch.equal(roomy.keys, plain.keys)
-    assert torch.equal(roomy.values, plain.values)
 
 
 def test_a_batch_that_does_not_fit_goes_on_in_halves(model, prompts, monkeypatch):

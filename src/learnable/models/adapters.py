@@ -26,11 +26,8 @@ def attach(network: Any, folder: Path, *, name: str = "default", trainable: bool
     PEFT would begin what is missing in the file anew, leave out what has no place, and write whole weights of the base
     over the base's own.
 
-    Args:
-        network: A network, which is changed, or one that wears other adapters already.
-        folder: In PEFT's format.
-        name: What to call it in the network.
-        trainable: Whether it is trained on; its weights are float32 then, and else of the network's dtype.
+    The network is changed, or wears other adapters already. Where the adapter is trained on, its weights are float32,
+    and else of the network's dtype; ``name`` is what it is called in the network.
 
     Raises:
         ModelError: If the adapter is not whole, is no LoRA adapter, or does not fit the network.
@@ -89,10 +86,8 @@ def _attached(network: Any, folder: Path, name: str, *, trainable: bool) -> Any:
 
 
 def _missing(folder: Path, weights: list[str]) -> ModelError:
-    return ModelError(
-        f"weights missing in the adapter {folder}: {listed(weights)}",
-        hint="get the adapter again: they would be as before its training",
-    )
+    again = "get the adapter again: they would be as before its training"
+    return ModelError(f"weights missing in the adapter {folder}: {listed(weights)}", hint=again)
 
 
 def check_is_adapter(folder: Path) -> None:
@@ -150,17 +145,17 @@ def _taken_for_an_expert(network: Any, own: str) -> bool:
 
 
 def _say_what_stays(network: Any, lost: set[str]) -> None:
-    sizes = {name: weight.numel() for name, weight in network.named_parameters()}
+    weights = dict(network.named_parameters())
     experts = [
-        name
-        for name, weight in network.named_parameters()
+        weight
+        for name, weight in weights.items()
         if weight.ndim == 3
         and weight.shape[0] > 1
         and not OTHER_SENSE.search(name)
         and not isinstance(network.get_submodule(name.rpartition(".")[0]), torch.nn.Conv1d)
     ]
     if experts:
-        share = sum(sizes[name] for name in experts) / sum(sizes.values())
+        share = sum(map(torch.numel, experts)) / sum(map(torch.numel, weights.values()))
         besides = f", and so do its layers {', '.join(sorted(lost))}, whose names PEFT takes for theirs"
         say_once(
             f"LoRA adapters go on linear layers: the experts of this {network.config.model_type} model, "

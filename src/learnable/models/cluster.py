@@ -32,7 +32,7 @@ from learnable.models.source import adapter_key, identify
 from learnable.packages import needed
 from learnable.runs.progress import say
 from learnable.runs.stopping import handlers_kept
-from learnable.types import Answer, Awaited, Launch, ModelRef, Rendered, Work
+from learnable.types import Awaited, Launch, ModelRef, Rendered, Work
 
 Found = TypeVar("Found")
 Task = Callable[[LanguageModel], Found]
@@ -63,9 +63,8 @@ class Workers:
 def connected(on: str) -> Any:
     """Return the module ``ray`` of this process, connected: to a cluster that is there, or to one that begins here.
 
-    Args:
-        on: ``ray:ADDRESS``, or ``ray`` for the cluster that RAY_ADDRESS names, else one of this machine alone that
-            ends with this process.
+    Written is ``ray:ADDRESS``, or ``ray`` for the cluster that RAY_ADDRESS names, else one of this machine alone that
+    ends with this process.
 
     Raises:
         UsageError: If it is neither, or Ray is not installed.
@@ -155,11 +154,7 @@ def pool_of_workers(ray: Any, device: str) -> Workers:
 
 
 def dtype_of_workers(ref: ModelRef, on: str) -> Literal["float32", "bfloat16"]:
-    """Return the dtype that a model gets on the workers of a cluster; ``auto`` is asked of one of them.
-
-    Raises:
-        ModelError: If no worker can say.
-    """
+    """Return the dtype that a model gets on the workers of a cluster; ``auto`` is asked of one of them."""
     if ref.dtype != "auto":
         return ref.dtype
     ray = connected(on)
@@ -210,25 +205,22 @@ class ClusterModel(LanguageModel):
         self, launch: Launch, batches: Sequence[Sequence[Rendered]]
     ) -> Iterator[tuple[int, Sequence[Any] | NDArray[Any]]]:
         """Yield the number of each batch and one value per example; implements ``types.MeasuredModel``."""
-        yield from self.each([partial(_values, launch=launch, batch=batch) for batch in batches])
+        yield from self.each([partial(_only, method="measure", given=(launch, [batch])) for batch in batches])
 
     def begin(self, launch: Launch, rendered: Sequence[Rendered]) -> Awaited:
         """Return what has one worker compute a batch."""
-        return partial(self.call, partial(_values, launch=launch, batch=rendered))
+        return partial(self.call, partial(_only, method="measure", given=(launch, [rendered])))
 
     def continued(self, asked: Asked) -> Answered:
         """Yield positions and answers, in batches that are planned here."""
         batches = asked.batches(self._pool.device)
-        for number, answers in self.each([partial(_answers, asked=asked.of(batch)) for batch in batches]):
+        tasks = [partial(_only, method="continued", given=(asked.of(batch),)) for batch in batches]
+        for number, answers in self.each(tasks):
             yield batches[number], answers
 
     @contextmanager
     def adapter(self, folder: Path) -> Iterator[None]:
-        """Let the workers of each pass within the block wear the LoRA adapter of ``folder``.
-
-        Raises:
-            ModelError: If it is no adapter; a pass raises if the adapter does not fit this model.
-        """
+        """Let the workers of each pass within the block wear the LoRA adapter of ``folder``; a pass may refuse it."""
         check_is_adapter(folder)
         self._worn, self.key = folder.resolve(), adapter_key(self._base_key, folder)
         try:
@@ -244,8 +236,7 @@ class ClusterModel(LanguageModel):
     def each(self, tasks: "Sequence[Task[Found]]") -> "Iterator[tuple[int, Found]]":
         """Yield the number of each task and what a worker found, as they are done, in any order.
 
-        Args:
-            tasks: Functions of the model that a worker has loaded; they and what they return are pickled.
+        Tasks are functions of the model that a worker has loaded; they and what they return are pickled.
 
         Raises:
             ModelError: If a worker fails, with its reason.
@@ -297,17 +288,10 @@ def _shipped(ref: ModelRef, pool: Workers) -> ModelRef:
     return replace(ref, name=str(path.resolve()) if is_path else ref.name, device=pool.device)
 
 
-def _values(
-    model: LanguageModel, *, launch: Launch, batch: Sequence[Rendered]
-) -> Sequence[Any] | NDArray[Any]:
-    ((_, values),) = model.measure(launch, [batch])
-    return values
-
-
-def _answers(model: LanguageModel, *, asked: Asked) -> list[Answer]:
-    """Answer a batch as it was planned, in its order."""
-    ((_, answers),) = model.continued(asked)
-    return answers
+def _only(model: LanguageModel, *, method: str, given: tuple[Any, ...]) -> Any:
+    """Return what a method of a model gives for the one batch that it is given."""
+    ((_, found),) = getattr(model, method)(*given)
+    return found
 
 
 @contextmanager

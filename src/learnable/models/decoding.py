@@ -36,9 +36,6 @@ LEAVING = 8
 WORTH_REREADING = 8
 """Fewest rows of a batch that is broken off when half of them are done, where the others must be read again."""
 
-ROOM = 64
-"""Tokens that keys and values have room for beyond those that are there."""
-
 
 def decode(
     network: Any,
@@ -128,7 +125,7 @@ class _Rows:
         # A row may have padding after its beginning where all tokens are seen, and places are told apart.
         shares = (
             self._cache is not None
-            and all(isinstance(layer, _RoomyLayer) for layer in self._cache.layers)
+            and all(type(layer) is DynamicLayer for layer in self._cache.layers)
             and "position_ids" in signature(inner.forward).parameters
         )
         shared = _beginning(prompts) if shares else 0
@@ -232,44 +229,12 @@ class _Enough(StoppingCriteria):
         return torch.full_like(self._done, fill_value=self._draws.over)
 
 
-class _RoomyLayer(DynamicLayer):  # type: ignore[no-untyped-call]
-    """Keys and values (B, heads, T, d) with room for those to come, instead of a copy of all for each new token."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._rooms: dict[str, torch.Tensor] = {}
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Take new keys and values in, and return all."""
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        self.keys = self._appended("keys", self.keys, key_states)
-        self.values = self._appended("values", self.values, value_states)
-        return self.keys, self.values
-
-    def _appended(self, name: str, held: torch.Tensor | None, new: torch.Tensor) -> torch.Tensor:
-        assert held is not None
-        start = held.shape[-2] if held.numel() else 0
-        end, room = start + new.shape[-2], self._rooms.get(name)
-        # Rows that were left out or copied lie in a tensor of their own.
-        if room is None or held.data_ptr() != room.data_ptr() or end > room.shape[-2]:
-            room = self._rooms[name] = new.new_empty(*new.shape[:2], end + ROOM, new.shape[-1])
-            room[:, :, :start] = held if start else new[:, :, :0]
-        room[:, :, start:end] = new
-        return room[:, :, :end]
-
-
 def _cache(inner: Any) -> DynamicCache | None:
     """Return an empty cache that rows can be taken out of; None where the network remembers in another way."""
     if inner._is_stateful or "past_key_values" not in signature(inner.forward).parameters:
         return None
     cache = DynamicCache(config=inner.config)
-    if not all(isinstance(layer, DynamicLayer) for layer in cache.layers):
-        return None
-    cache.layers = [_RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
-    return cache
+    return cache if all(isinstance(layer, DynamicLayer) for layer in cache.layers) else None
 
 
 def _beginning(prompts: Sequence[NDArray[np.int64]]) -> int:

@@ -24,25 +24,41 @@ _NETWORKS: dict[Path, Any] = {}
 
 
 class NetworkInMemory:
-    """A network and its tokenizer, for as long as this object is there.
-
-    Args:
-        network: A causal language model of transformers. It stays as it is.
-        tokenizer: Its tokenizer.
+    """A causal language model of transformers, which stays as it is, and its tokenizer, as long as this object is there.
 
     Raises:
         UsageError: If they are something else, or the weights are not all on one device.
     """
 
     def __init__(self, network: Any, tokenizer: Any) -> None:
-        _check(network, tokenizer)
-        self.network, self._tokenizer = network, tokenizer
+        if not isinstance(network, PreTrainedModel) or getattr(network, "_hf_peft_config_loaded", False):
+            raise UsageError(
+                f"a model in memory is a causal language model of transformers, got {type(network).__name__}",
+                hint="give the network without what wraps it; of a network with adapters, merge_and_unload() of it",
+            )
+        if not isinstance(tokenizer, PreTrainedTokenizerBase):
+            raise UsageError(
+                f"a model in memory needs its tokenizer, got {type(tokenizer).__name__}",
+                hint="write Model(network, AutoTokenizer.from_pretrained(...))",
+            )
+        devices = {str(each.device) for each in network.parameters()}
+        if len(devices) != 1 or devices == {"meta"}:
+            raise UsageError(
+                f"the weights of a model in memory are on one device, got {', '.join(sorted(devices))}",
+                hint="load it without device_map, or give the name of its folder",
+            )
+        self.network: Any = network
+        self._tokenizer = tokenizer
         self._root = Path(tempfile.mkdtemp(prefix="learnable-"))
         weakref.finalize(self, _forget, self._root)
 
     def folder(self) -> Path:
         """Return the folder that stands for the network with the weights that it has now: with others, another one."""
-        digest = _digest(self.network)
+        hashed = xxhash.xxh3_128(type(self.network).__qualname__.encode())
+        for name, tensor in chain(self.network.named_parameters(), self.network.named_buffers()):
+            hashed.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            hashed.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest = hashed.hexdigest()
         folder = self._root / digest[:16] / type(self.network).__name__
         if folder not in _NETWORKS:
             folder.mkdir(parents=True)
@@ -76,31 +92,3 @@ def _forget(root: Path) -> None:
     for folder in [folder for folder in _NETWORKS if folder.is_relative_to(root)]:
         del _NETWORKS[folder]
     shutil.rmtree(root, ignore_errors=True)
-
-
-def _check(network: Any, tokenizer: Any) -> None:
-    if not isinstance(network, PreTrainedModel) or getattr(network, "_hf_peft_config_loaded", False):
-        raise UsageError(
-            f"a model in memory is a causal language model of transformers, got {type(network).__name__}",
-            hint="give the network without what wraps it; of a network with adapters, merge_and_unload() of it",
-        )
-    if not isinstance(tokenizer, PreTrainedTokenizerBase):
-        raise UsageError(
-            f"a model in memory needs its tokenizer, got {type(tokenizer).__name__}",
-            hint="write Model(network, AutoTokenizer.from_pretrained(...))",
-        )
-    devices = {str(each.device) for each in network.parameters()}
-    if len(devices) != 1 or devices == {"meta"}:
-        raise UsageError(
-            f"the weights of a model in memory are on one device, got {', '.join(sorted(devices))}",
-            hint="load it without device_map, or give the name of its folder",
-        )
-
-
-def _digest(network: Any) -> str:
-    """Return a hash of all numbers that a network computes with."""
-    digest = xxhash.xxh3_128(type(network).__qualname__.encode())
-    for name, tensor in chain(network.named_parameters(), network.named_buffers()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()

@@ -32,10 +32,7 @@ def with_tokens(ref: ModelRef, tokens: NewTokens, folder: Path) -> ModelRef:
     Source: DELIA's authors add ``<sep>`` as a separator token and meant to draw its row at random; their slice begins
     after it, so that it keeps the initialization of the library (their code, ``utils.py``). Theirs is ``random`` here.
 
-    Args:
-        ref: The model.
-        tokens: What to add.
-        folder: Where models with new tokens are kept: one for each model, tokens and initialization.
+    It lies in ``folder``, which holds one for each model, tokens and initialization.
 
     Raises:
         UsageError: If a token exists already, or a meaning that is needed has no tokens.
@@ -64,7 +61,10 @@ def _build(ref: ModelRef, tokens: NewTokens, target: Path) -> None:
         raise ModelError(f"the tokenizer of {ref.name} did not take {tokens}")
     if len(tokenizer) > network.get_input_embeddings().weight.shape[0]:  # else there is padding to use
         network.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    embeddings = {id(part.weight): part for part in (network.get_input_embeddings(), _output(network))}
+    output = network.get_output_embeddings()
+    if getattr(output, "bias", None) is not None:
+        raise ModelError("the output embedding of this model has a bias, which new tokens would not get")
+    embeddings = {id(part.weight): part for part in (network.get_input_embeddings(), output)}
     with torch.no_grad():
         for part in embeddings.values():
             rows = part.weight[:known].float()
@@ -79,13 +79,6 @@ def token_ids(ref: ModelRef, tokens: NewTokens) -> list[int]:
     return [int(i) for i in load_tokenizer(ref).convert_tokens_to_ids([t.text for t in tokens.added])]
 
 
-def _output(network: Any) -> Any:
-    output = network.get_output_embeddings()
-    if getattr(output, "bias", None) is not None:
-        raise ModelError("the output embedding of this model has a bias, which new tokens would not get")
-    return output
-
-
 def _check(tokenizer: Any, tokens: NewTokens, name: str) -> None:
     vocabulary = tokenizer.get_vocab()
     for token in tokens.added:
@@ -94,10 +87,8 @@ def _check(tokenizer: Any, tokens: NewTokens, name: str) -> None:
                 f"{token.text!r} is a token of {name} already (number {vocabulary[token.text]})",
                 hint="train without --tokens to teach a token that exists, or choose another text",
             )
-        if (
-            tokens.init == "description"
-            and not tokenizer(token.meaning, add_special_tokens=False)["input_ids"]
-        ):
+        described = tokenizer(token.meaning, add_special_tokens=False)["input_ids"]
+        if tokens.init == "description" and not described:
             raise UsageError(
                 f"the token {token.text!r} has no meaning to begin from",
                 hint=f'write --tokens "{token.text}=what it means", or choose --init random or mean',
@@ -110,7 +101,5 @@ def _rows(known: torch.Tensor, described: Sequence[Sequence[int]], tokens: NewTo
         return known.mean(dim=0).expand(len(described), -1)
     if tokens.init == "description":
         return torch.stack([known[list(ids)].mean(dim=0) for ids in described])
-    noise = torch.randn(
-        len(described), known.shape[1], generator=torch.Generator().manual_seed(tokens.init_seed)
-    )
-    return noise * known.std()
+    generator = torch.Generator().manual_seed(tokens.init_seed)
+    return torch.randn(len(described), known.shape[1], generator=generator) * known.std()

@@ -79,15 +79,9 @@ def peak(network: Any) -> float:
     operations = seconds = 0.0
     for out, into in Shapes.of(network).products:
         rows = max(1, min(MOST_ROWS, int(PEAK_OPERATIONS / (2 * out * into))))
-        rooms = {
-            "x": torch.randn(rows, into, dtype=weights.dtype, device=weights.device),
-            "w": torch.randn(out, into, dtype=weights.dtype, device=weights.device),
-        }
-        timer = Timer(
-            "linear(x, w)",
-            globals=rooms | {"linear": torch.nn.functional.linear},
-            num_threads=torch.get_num_threads(),
-        )
+        x, w = (torch.randn(n, into, dtype=weights.dtype, device=weights.device) for n in (rows, out))
+        given = {"x": x, "w": w, "linear": torch.nn.functional.linear}
+        timer = Timer("linear(x, w)", globals=given, num_threads=torch.get_num_threads())
         seconds += min(timer.blocked_autorange(min_run_time=0.05).times)
         operations += 2.0 * rows * out * into
     return operations / seconds

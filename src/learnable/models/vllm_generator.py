@@ -38,10 +38,7 @@ def vllm_key(ref: ModelRef) -> str:
 
 
 class VllmGenerator(TextGenerator):
-    """A model that vLLM runs in this process; implements ``types.Generator``.
-
-    Args:
-        ref: Which model; vLLM chooses the device.
+    """A model that vLLM runs in this process, on a device that it chooses; implements ``types.Generator``.
 
     Raises:
         UsageError: If vLLM is not installed.
