@@ -26,9 +26,10 @@ import torch
 from learnable.commands import load
 from learnable.data import load_pool
 from learnable.measures import planned
-from learnable.models import LanguageModel, Renderer
 from learnable.models.cluster import LOOPBACK, QUIET, ClusterModel
+from learnable.models.language_model import LanguageModel
 from learnable.models.losses import batch_token_nll
+from learnable.models.rendering import Renderer
 from learnable.packages import needed
 from learnable.types import ModelRef, Rendered
 

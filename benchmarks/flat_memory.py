@@ -54,18 +54,18 @@ def write_rows(path: Path, *, n: int, seed: int) -> None:
 
 def watch(samples: list[tuple[int, int]]) -> None:
     """Note rows measured so far, and resident bytes, whenever a model is done with a batch."""
-    import learnable.models
+    from learnable.models import language_model
 
     process = psutil.Process()
 
-    class Watched(learnable.models.LanguageModel):
+    class Watched(language_model.LanguageModel):
         def measure(self, *given: Any, **named: Any) -> Iterator[tuple[int, Any]]:
             for number, values in super().measure(*given, **named):
                 samples.append((samples[-1][0] + len(values), process.memory_info().rss))
                 yield number, values
 
     samples.append((0, process.memory_info().rss))
-    learnable.models.LanguageModel = Watched  # type: ignore[misc]
+    language_model.LanguageModel = Watched  # type: ignore[misc]
 
 
 def main() -> None:

@@ -26,9 +26,9 @@ from transformers import GenerationConfig, LogitsProcessorList
 
 from learnable.commands import load
 from learnable.data import load_pool
-from learnable.models import LanguageModel
 from learnable.models.draws import Draws
 from learnable.models.generation import Asked, generate_batches
+from learnable.models.language_model import LanguageModel
 from learnable.runs.progress import say
 from learnable.settings import Sampling
 from learnable.types import ModelRef

@@ -33,7 +33,8 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
-from learnable.models import LanguageModel, Renderer
+from learnable.models.language_model import LanguageModel
+from learnable.models.rendering import Renderer
 from learnable.runs.progress import say
 from learnable.settings import Tuning
 from learnable.types import Example, ModelRef, Rendered

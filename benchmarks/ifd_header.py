@@ -23,7 +23,7 @@ from scipy.stats import spearmanr  # type: ignore[import-untyped]
 
 from learnable.data import read
 from learnable.measures import answers_alone, column, lengths, measure_of, take
-from learnable.models import LanguageModel
+from learnable.models.language_model import LanguageModel
 from learnable.runs.store import Store
 from learnable.types import AnswerHeader, Measure, ModelRef, Rendered
 

@@ -96,7 +96,7 @@ def rows_of(source: str, count: int, ref: ModelRef, folder: Path, *, seed: int) 
     """Return ``count`` rows with one response, which is all that (c) takes, drawn at random, in the order of the file."""
     from learnable.commands import load
     from learnable.data import load_pool
-    from learnable.models import Renderer
+    from learnable.models.rendering import Renderer
 
     examples = list(load_pool(load([source], output=str(folder / "pool")).folder).iter_examples())
     rendered = Renderer.of(ref).render(examples, max_length=2_048, skip_refused=True)
@@ -318,7 +318,7 @@ def ours(ref: ModelRef, _: Sequence[Rendered], job: Path) -> Callable[..., dict[
     import polars as pl
 
     from learnable.measures import column, lengths, measure_of, take
-    from learnable.models import LanguageModel
+    from learnable.models.language_model import LanguageModel
     from learnable.runs.store import Store
 
     model = LanguageModel(ref)

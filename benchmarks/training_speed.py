@@ -32,7 +32,7 @@ from trl import SFTConfig, SFTTrainer
 
 from learnable.commands import load
 from learnable.data import load_pool
-from learnable.models import Renderer
+from learnable.models.rendering import Renderer
 from learnable.models.source import locate
 from learnable.runs.price import peak_memory_bytes
 from learnable.settings import Tuning

@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from learnable.errors import ModelError
-from learnable.models import LanguageModel
 from learnable.models.adapters import attach
+from learnable.models.language_model import LanguageModel
 from learnable.models.loading import load_network
 from learnable.testing import tiny_model, toy_examples
 from learnable.types import ModelRef

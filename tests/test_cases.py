@@ -13,9 +13,10 @@ import pytest
 
 from learnable.data import read
 from learnable.errors import LearnableError, ModelError
-from learnable.models import LanguageModel, Renderer
-from learnable.models import left_out as said_left_out
+from learnable.models.answers import left_out as said_left_out
 from learnable.models.dtype import plain_nll
+from learnable.models.language_model import LanguageModel
+from learnable.models.rendering import Renderer
 from learnable.types import Conversation, Message, ModelRef, ToolCall
 
 HERE = Path(__file__).parent

@@ -23,10 +23,11 @@ from learnable.commands import evaluate, score
 from learnable.commands.inputs import opened
 from learnable.errors import ModelError, UsageError
 from learnable.measures import measure_of, take
-from learnable.models import LanguageModel, cluster, generation
+from learnable.models import cluster, generation
 from learnable.models.cluster import ClusterModel, connected, pool_of_workers
 from learnable.models.cluster_worker import Worker, ran
 from learnable.models.cluster_worker import opened as result_of
+from learnable.models.language_model import LanguageModel
 from learnable.runs import progress
 from learnable.runs.store import Store
 from learnable.settings import Loading, Sampling

@@ -16,7 +16,8 @@ import pytest
 from learnable import commands as verbs
 from learnable.errors import LearnableError, UsageError
 from learnable.experiments import FULL, RANDOM, UNTUNED
-from learnable.models import LanguageModel, Renderer
+from learnable.models.language_model import LanguageModel
+from learnable.models.rendering import Renderer
 from learnable.settings import Loading, Reference, Tuning
 from learnable.testing import toy_examples, write_messages
 from learnable.training import fine_tune
@@ -292,7 +293,9 @@ def test_killing_a_comparison_at_random_moments_changes_nothing(compare, place, 
     work = tmp_path / "work"
     work.mkdir()
     started = time.monotonic()
-    subprocess.run([sys.executable, "-c", "import learnable.training, learnable.models"], check=True)
+    subprocess.run(
+        [sys.executable, "-c", "import learnable.training, learnable.models.language_model"], check=True
+    )
     duration_s = inside_s + time.monotonic() - started
     killed(command, work, kills=kills, duration_s=duration_s)
     found = pl.read_parquet(work / "comparison" / "table.parquet")

@@ -7,8 +7,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from learnable.commands.task_arms import token_distances
 from learnable.errors import ModelError, UsageError
-from learnable.models import LanguageModel, concept_distances, concepts
-from learnable.models.concepts import comparable_prompts
+from learnable.models import concepts
+from learnable.models.concepts import comparable_prompts, concept_distances
+from learnable.models.language_model import LanguageModel
 from learnable.settings import Tuning
 from learnable.testing import tiny_model, toy_examples
 from learnable.training import fine_tune

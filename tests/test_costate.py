@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from learnable.errors import TrainError
-from learnable.models import LanguageModel
+from learnable.models.language_model import LanguageModel
 from learnable.settings import Tuning
 from learnable.testing import toy_examples
 from learnable.training.adapters import trainable

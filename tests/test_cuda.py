@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from architectures import PACKED, SWITCHING, WINDOWED, build
-from learnable.models import LanguageModel
 from learnable.models.attention import Followed, Scores, by_flash, by_flex, by_segments
 from learnable.models.batching import Batching
+from learnable.models.language_model import LanguageModel
 from learnable.models.losses import batch_token_nll
 from learnable.models.packing import packed
 from learnable.settings import Tuning

@@ -93,7 +93,7 @@ def test_trl_trains_on_the_tokens_that_are_scored(pool, tmp_path, tiny_models):
     from datasets import load_dataset
     from trl import SFTConfig, SFTTrainer
 
-    from learnable.models import LanguageModel
+    from learnable.models.language_model import LanguageModel
     from learnable.types import ModelRef
 
     model = tiny_models["generation"]

@@ -20,8 +20,9 @@ from learnable.data import read
 from learnable.diversifiers import Diversified
 from learnable.diversifiers.kinds import Ledger
 from learnable.errors import DataError, ModelError, StoreError, UsageError
-from learnable.models import LanguageModel, generation
+from learnable.models import generation
 from learnable.models import static_embedding as vectors
+from learnable.models.language_model import LanguageModel
 from learnable.settings import Loading, Reading, Sampling
 from learnable.testing import toy_examples, write_messages
 from learnable.types import Answer

@@ -7,7 +7,7 @@ from learnable.diversifiers.drawing import seed_of
 from learnable.diversifiers.gates import failing
 from learnable.diversifiers.self_sample import SelfAnswer, SelfSample
 from learnable.errors import DataError, ModelError, UsageError
-from learnable.models import LanguageModel
+from learnable.models.language_model import LanguageModel
 from learnable.runs.identity import example_id
 from learnable.runs.store import Store
 from learnable.settings import Sampling

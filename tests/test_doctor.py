@@ -18,9 +18,10 @@ from learnable.diagnosis.batch_budget import budget_check
 from learnable.diagnosis.losses import adapter_check, dtype_check, longest_shared_prefix, loss_checks
 from learnable.diagnosis.templates import template_checks
 from learnable.errors import ModelError, UsageError
-from learnable.models import LanguageModel, Renderer
 from learnable.models.conversations import CONVERSATIONS
 from learnable.models.dtype import plain_nll
+from learnable.models.language_model import LanguageModel
+from learnable.models.rendering import Renderer
 from learnable.runs.identity import example_id
 from learnable.settings import Loading, Reading
 from learnable.testing import CHATML, CHATML_GENERATION, toy_examples, write_messages

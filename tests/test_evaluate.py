@@ -11,7 +11,8 @@ import pytest
 from learnable import commands as verbs
 from learnable.cli import app as cli
 from learnable.errors import DataError, ModelError, UsageError
-from learnable.models import LanguageModel, Renderer
+from learnable.models.language_model import LanguageModel
+from learnable.models.rendering import Renderer
 from learnable.settings import Loading, Tuning
 from learnable.testing import toy_examples, write_messages
 from learnable.training import fine_tune

@@ -15,7 +15,7 @@ from learnable.evaluators import Completion, build_evaluator, completions, evalu
 from learnable.evaluators.heldout import Heldout
 from learnable.evaluators.multiple_choice import MultipleChoice
 from learnable.measures import measure_of, take
-from learnable.models import LanguageModel
+from learnable.models.language_model import LanguageModel
 from learnable.runs import progress
 from learnable.runs.store import Store
 from learnable.testing import tiny_model, toy_examples, write_messages

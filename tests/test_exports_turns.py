@@ -63,7 +63,7 @@ def test_trl_trains_on_what_is_scored(model, tmp_path, examples):
     from datasets import load_dataset
     from trl import SFTConfig, SFTTrainer
 
-    from learnable.models import Renderer
+    from learnable.models.rendering import Renderer
     from learnable.types import ModelRef
 
     rows, contents = exported(*examples, trainer="trl")

@@ -11,9 +11,10 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from architectures import PACKED, PADDED, USUAL, WINDOWED, build
 from learnable.errors import ModelError
-from learnable.models import LanguageModel, Renderer
 from learnable.models.adapters import lora_targets
+from learnable.models.language_model import LanguageModel
 from learnable.models.loading import load_network
+from learnable.models.rendering import Renderer
 from learnable.runs.progress import say_once
 from learnable.settings import Tuning
 from learnable.testing import toy_examples

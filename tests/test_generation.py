@@ -9,9 +9,11 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from learnable.errors import ModelError, UsageError
-from learnable.models import LanguageModel, Renderer, decoding, language_model
+from learnable.models import decoding, language_model
 from learnable.models.draws import Draws, nucleus
 from learnable.models.generation import Asked, generate_batches
+from learnable.models.language_model import LanguageModel
+from learnable.models.rendering import Renderer
 from learnable.settings import Sampling
 from learnable.testing import tiny_model, toy_examples
 from learnable.types import Answer, Message, ModelRef

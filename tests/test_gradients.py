@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 
 from learnable.errors import TrainError, UsageError
 from learnable.experiments import buffering
-from learnable.models import Renderer
 from learnable.models.loading import load_network
+from learnable.models.rendering import Renderer
 from learnable.settings import Tuning
 from learnable.testing import tiny_model, toy_examples
 from learnable.training import fine_tune, gradient_sums, summed_gradients

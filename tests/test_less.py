@@ -10,8 +10,9 @@ import torch
 from learnable.data.target import Target
 from learnable.errors import DataError, UsageError
 from learnable.measures import lengths
-from learnable.models import LanguageModel, Renderer
+from learnable.models.language_model import LanguageModel
 from learnable.models.packing import padded
+from learnable.models.rendering import Renderer
 from learnable.objects.gradients import GradientPasses, WarmUp
 from learnable.objects.passes import Passes
 from learnable.runs.store import Store

@@ -6,7 +6,8 @@ import torch
 from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM
 
 from learnable.errors import ModelError
-from learnable.models import LanguageModel, attention, losses, packing
+from learnable.models import attention, losses, packing
+from learnable.models.language_model import LanguageModel
 from learnable.settings import Tuning
 from learnable.testing import toy_examples
 from learnable.training import fine_tune

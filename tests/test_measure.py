@@ -29,7 +29,8 @@ from learnable.measures import (
     planned,
     take,
 )
-from learnable.models import LanguageModel, Renderer
+from learnable.models.language_model import LanguageModel
+from learnable.models.rendering import Renderer
 from learnable.runs.store import Store
 from learnable.scorers import SCORERS
 from learnable.testing import toy_examples

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from learnable.errors import DiskError, ModelError
-from learnable.models import LanguageModel, cache, dtype, source
+from learnable.models import cache, dtype, source
 from learnable.models.cache import cache_folder, recalled, remember
 from learnable.models.dtype import resolved
+from learnable.models.language_model import LanguageModel
 from learnable.runs.identity import file_digest, fingerprint
 from learnable.testing import tiny_model
 from learnable.types import ModelRef

@@ -13,9 +13,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from architectures import PACKED, build
 from learnable.errors import ModelError
-from learnable.models import LanguageModel, source, with_tokens
+from learnable.models import source
 from learnable.models.cache import cache_folder
+from learnable.models.language_model import LanguageModel
 from learnable.models.loading import load_network
+from learnable.models.special_tokens import with_tokens
 from learnable.runs.progress import say_once
 from learnable.settings import NewToken, NewTokens
 from learnable.testing import toy_examples

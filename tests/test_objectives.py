@@ -17,8 +17,9 @@ from trl.trainer.utils import add_fused_lm_head
 
 from learnable.data.pairs import answers_of, pair_of
 from learnable.errors import DataError, TrainError, UsageError
-from learnable.models import LanguageModel, Renderer
+from learnable.models.language_model import LanguageModel
 from learnable.models.packing import padded
+from learnable.models.rendering import Renderer
 from learnable.objectives import DPO, NLL, OBJECTIVES
 from learnable.settings import Tuning
 from learnable.testing import check_objective, toy_examples

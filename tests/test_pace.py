@@ -8,7 +8,7 @@ from learnable import commands as verbs
 from learnable.commands.prices import Pricing
 from learnable.diagnosis import pace as pacing
 from learnable.diagnosis.pace import pace
-from learnable.models import LanguageModel
+from learnable.models.language_model import LanguageModel
 from learnable.runs.price import Price
 from learnable.settings import Loading, Reference, Tuning
 from learnable.testing import tiny_model, toy_examples, write_messages

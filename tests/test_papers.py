@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM
 
 from learnable import commands as verbs
 from learnable import data
-from learnable.models import Renderer, source
+from learnable.models import source
+from learnable.models.rendering import Renderer
 from learnable.scorers import (
     IFD,
     LESS,

@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from learnable.errors import TrainError, UsageError
-from learnable.models import LanguageModel, Renderer
+from learnable.models.language_model import LanguageModel
 from learnable.models.packing import packed, padded
+from learnable.models.rendering import Renderer
 from learnable.settings import Tuning
 from learnable.testing import toy_examples
 from learnable.training import adapters, fine_tune

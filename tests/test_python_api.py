@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import learnable as ln
 from learnable import commands
 from learnable.errors import DataError, ModelError, StoreError, UsageError
-from learnable.models import LanguageModel
+from learnable.models.language_model import LanguageModel
 from learnable.models.memory import NetworkInMemory
 from learnable.settings import Loading, Reference
 from learnable.testing import toy_examples, write_messages

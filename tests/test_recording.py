@@ -15,7 +15,7 @@ from transformers import (
 
 from learnable import RecordLosses, commands
 from learnable.errors import TrainError, UsageError
-from learnable.models import LanguageModel
+from learnable.models.language_model import LanguageModel
 from learnable.testing import toy_examples
 from learnable.types import ModelRef
 

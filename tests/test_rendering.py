@@ -10,7 +10,8 @@ import pytest
 from transformers import AutoTokenizer
 
 from learnable.errors import ModelError
-from learnable.models import DEFAULT_TEMPLATE, Renderer
+from learnable.models.rendering import Renderer
+from learnable.models.templates import DEFAULT_TEMPLATE
 from learnable.runs.identity import example_id
 from learnable.testing import CHATML, toy_examples
 from learnable.types import Example, Message, ModelRef

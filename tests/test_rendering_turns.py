@@ -10,8 +10,8 @@ import pytest
 from transformers import AutoTokenizer
 
 from learnable.errors import ModelError
-from learnable.models import Renderer
 from learnable.models.answers import left_out
+from learnable.models.rendering import Renderer
 from learnable.runs.identity import example_id
 from learnable.types import Example, Message, ToolCall
 

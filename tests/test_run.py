@@ -20,7 +20,7 @@ from learnable import recipes
 from learnable.cli import app as cli
 from learnable.cli import running
 from learnable.errors import ModelError, StoreError, UsageError
-from learnable.models import LanguageModel
+from learnable.models.language_model import LanguageModel
 from learnable.recipes.run import as_written
 from learnable.recipes.run import words as typed_words
 from learnable.runs.records import read_outcome

@@ -13,7 +13,8 @@ from learnable import commands as verbs
 from learnable import data
 from learnable.commands.select import Selecting
 from learnable.errors import SelectionError, UsageError
-from learnable.models import LanguageModel, Renderer
+from learnable.models.language_model import LanguageModel
+from learnable.models.rendering import Renderer
 from learnable.scorers import (
     IFD,
     Difference,

@@ -11,8 +11,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from learnable.commands import score, train
 from learnable.errors import ModelError, UsageError
-from learnable.models import LanguageModel, Renderer, special_tokens, token_ids, with_tokens
+from learnable.models import special_tokens
+from learnable.models.language_model import LanguageModel
 from learnable.models.loading import load_network
+from learnable.models.rendering import Renderer
+from learnable.models.special_tokens import token_ids, with_tokens
 from learnable.runs import step as steps
 from learnable.runs.identity import example_id
 from learnable.settings import NewToken, NewTokens, Reference, Tuning

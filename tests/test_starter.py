@@ -8,7 +8,8 @@ import polars as pl
 import pytest
 
 from learnable import Reference, data
-from learnable.models import LanguageModel, source
+from learnable.models import source
+from learnable.models.language_model import LanguageModel
 from learnable.recipes import Run, lobass
 from learnable.types import ModelRef
 from test_losses import plain_loop

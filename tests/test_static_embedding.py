@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from learnable.errors import ModelError
-from learnable.models import StaticEmbedder
+from learnable.models.static_embedding import StaticEmbedder
 from learnable.packages import packaged
 from learnable.testing import toy_examples
 from learnable.types import Example, Message

@@ -17,7 +17,7 @@ from learnable import commands as verbs
 from learnable.cli import app as cli
 from learnable.errors import LearnableError, SelectionError, UsageError
 from learnable.mixing import Mixing
-from learnable.models import LanguageModel
+from learnable.models.language_model import LanguageModel
 from learnable.runs.identity import example_id
 from learnable.settings import Loading, Tuning
 from learnable.testing import toy_examples, write_messages

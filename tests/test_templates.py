@@ -7,7 +7,8 @@ import pytest
 from transformers import AutoTokenizer
 
 from learnable.errors import ModelError
-from learnable.models import Renderer, template_process, templates
+from learnable.models import template_process, templates
+from learnable.models.rendering import Renderer
 from learnable.models.source import identify
 from learnable.testing import CHATML, toy_examples
 from learnable.types import Message, ModelRef

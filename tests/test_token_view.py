@@ -15,7 +15,8 @@ from learnable.cli import printing
 from learnable.commands import load, report, score, select, show, train
 from learnable.commands.show import ExampleView, Shown
 from learnable.errors import ModelError, UsageError
-from learnable.models import LanguageModel, Renderer
+from learnable.models.language_model import LanguageModel
+from learnable.models.rendering import Renderer
 from learnable.objects import passes
 from learnable.objects.passes import Passes
 from learnable.pages import examples_to_spell, view_of

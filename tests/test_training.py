@@ -19,9 +19,10 @@ from trl.trainer.utils import add_fused_lm_head
 from learnable import commands as verbs
 from learnable.data import load_pool, prompt_key
 from learnable.errors import ModelError, TrainError, UsageError
-from learnable.models import LanguageModel, Renderer
+from learnable.models.language_model import LanguageModel
 from learnable.models.lengths import LengthSwitches
 from learnable.models.packing import padded
+from learnable.models.rendering import Renderer
 from learnable.settings import Loading, Reference, Tuning
 from learnable.testing import tiny_model, toy_examples, write_messages
 from learnable.training import (

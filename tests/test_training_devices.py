@@ -15,7 +15,7 @@ from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from safetensors.torch import load_file
 
 from learnable.errors import TrainError, UsageError
-from learnable.models import Renderer
+from learnable.models.rendering import Renderer
 from learnable.settings import Tuning
 from learnable.testing import toy_examples
 from learnable.training import checkpoints, devices, fine_tune, fine_tuning, loop

@@ -8,10 +8,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from learnable.models import Renderer
 from learnable.models.attention import attending
 from learnable.models.lengths import LengthSwitches
 from learnable.models.packing import packed, padded
+from learnable.models.rendering import Renderer
 from learnable.settings import Tuning
 from learnable.testing import toy_examples
 from learnable.training import fine_tune, fine_tuning, loss, memory, passes

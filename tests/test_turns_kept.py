@@ -118,7 +118,7 @@ def test_a_server_is_sent_turns_as_openai_has_them():
 def test_held_out_loss_is_that_of_the_row_with_its_tools(tiny, tmp_path):
     from learnable.evaluators.heldout import Heldout
     from learnable.evaluators.running import evaluate
-    from learnable.models import LanguageModel
+    from learnable.models.language_model import LanguageModel
     from learnable.runs.store import Store
     from learnable.testing import CHATML
     from learnable.types import ModelRef

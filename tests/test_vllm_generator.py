@@ -10,7 +10,8 @@ import pytest
 from learnable.diversifiers.drawing import Drawing
 from learnable.diversifiers.self_sample import SelfSample
 from learnable.errors import ModelError, UsageError
-from learnable.models import LanguageModel, vllm_generator
+from learnable.models import vllm_generator
+from learnable.models.language_model import LanguageModel
 from learnable.models.vllm_generator import VllmGenerator, vllm_key
 from learnable.runs.store import Store
 from learnable.settings import Sampling

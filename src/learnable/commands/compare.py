@@ -205,7 +205,7 @@ class _Comparison:
 
     def work(self, folder: Path) -> Finished:
         """Score, choose, train, evaluate, and write what came of it."""
-        from learnable.models import Renderer
+        from learnable.models.rendering import Renderer
 
         network = self.experiment.network
         renderer, examples = Renderer.of(network.ref), list(self.pool.iter_examples())

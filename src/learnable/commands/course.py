@@ -141,7 +141,7 @@ def write_rows(examples: Sequence[Example], path: Path) -> None:
 
 def instruction_map(course: Course) -> tuple[pl.DataFrame, dict[str, dict[str, float]]]:
     """Return instructions and questions of the buffer as points of a map, and how diverse each kind is."""
-    from learnable.models import StaticEmbedder
+    from learnable.models.static_embedding import StaticEmbedder
 
     task = find_instructions(course.task)
     unseen = find_instructions(course.tests.unseen, where=task.where).distinct if course.tests.unseen else []

@@ -342,7 +342,7 @@ def _written(name: str, made: Diversified, given: Sequence[Example], folder: Pat
 
 def _diversities(given: Sequence[Example], kept: Sequence[Example], folder: Path) -> dict[str, str]:
     """Write figures and a map of what was varied, before and after; return the figures in words."""
-    from learnable.models import StaticEmbedder
+    from learnable.models.static_embedding import StaticEmbedder
 
     embedder = StaticEmbedder()
     figures, maps, words = [], [], {}

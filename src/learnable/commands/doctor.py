@@ -20,7 +20,7 @@ from learnable.types import Example, ModelRef, Rendered
 
 if TYPE_CHECKING:
     from learnable.diagnosis.checks import CheckResult
-    from learnable.models import LanguageModel
+    from learnable.models.language_model import LanguageModel
 
 LONGEST, EXAMPLES = 512, 8
 
@@ -88,7 +88,7 @@ def doctor(
     """
     from learnable.diagnosis.checks import machine_facts, threads_check
     from learnable.diagnosis.templates import template_checks
-    from learnable.models import Renderer
+    from learnable.models.rendering import Renderer
 
     ref = ModelRef(name=model, **asdict(loading))
     longest = min(length_limit(ref, None), LONGEST) if max_length is None else length_limit(ref, max_length)
@@ -130,7 +130,7 @@ def _loss_checks(ref: ModelRef, rendered: Sequence[Rendered], reference: str | N
     from learnable.diagnosis.batch_budget import budget_check
     from learnable.diagnosis.checks import guarded, wrong
     from learnable.diagnosis.losses import dtype_check, loss_checks
-    from learnable.models import LanguageModel
+    from learnable.models.language_model import LanguageModel
 
     if len(rendered) < 2:
         found = f"not checked: {len(rendered)} rows have a response within the length limit, and 2 are needed"

@@ -160,7 +160,7 @@ def _vectors(
             f"a map of word vectors needs the texts, and {scored.folder} knows losses only",
             hint="leave --map out",
         )
-    from learnable.models import StaticEmbedder
+    from learnable.models.static_embedding import StaticEmbedder
 
     texts = pl.col("messages").list.eval(pl.element().struct.field("content").fill_null("")).list.join("\n")
     return StaticEmbedder().embed_texts(pool.select(texts).to_series().to_list()), "wordllama"

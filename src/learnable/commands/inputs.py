@@ -18,7 +18,7 @@ from learnable.settings import Loading, Reading
 from learnable.types import ModelRef, Pool
 
 if TYPE_CHECKING:
-    from learnable.models import LanguageModel
+    from learnable.models.language_model import LanguageModel
 
 
 def pool_of(

@@ -17,7 +17,7 @@ from learnable.types import Example, Message, ModelRef, Pool
 
 if TYPE_CHECKING:
     from learnable.diagnosis.pace import Kind
-    from learnable.models import Renderer
+    from learnable.models.rendering import Renderer
 
 SAMPLE = 256
 """Rows that are rendered to estimate how many tokens all have."""
@@ -41,7 +41,7 @@ class Pricing:
 
     @cached_property
     def _renderer(self) -> "Renderer":
-        from learnable.models import Renderer
+        from learnable.models.rendering import Renderer
 
         return Renderer.of(self.ref)
 

@@ -27,7 +27,7 @@ from learnable.types import Example, ModelRef, Rendered
 from learnable.visible import visible
 
 if TYPE_CHECKING:
-    from learnable.models import Renderer
+    from learnable.models.rendering import Renderer
 
 STYLES = {"masked": "dim", "scored": "black on green", "cut": "red strike"}
 MARKS = {"masked": ("", ""), "scored": ("⟦", "⟧"), "cut": ("✂⟨", "⟩")}
@@ -163,7 +163,7 @@ def show(
         whole = passes.renderer.render(wanted, max_length=sys.maxsize)
         pieces = [view.pieces for view in passes.views(wanted)]
     else:
-        from learnable.models import Renderer
+        from learnable.models.rendering import Renderer
 
         renderer = Renderer.of(ref)
         whole = renderer.render(wanted, max_length=sys.maxsize)

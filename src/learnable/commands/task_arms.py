@@ -22,7 +22,7 @@ from learnable.settings import NewToken, NewTokens
 from learnable.types import Example, Message, ModelRef, Rendered
 
 if TYPE_CHECKING:
-    from learnable.models import LanguageModel
+    from learnable.models.language_model import LanguageModel
 
 CONCEPT_PROMPTS = 32
 """Prompts over which a distance of representations is averaged."""
@@ -58,7 +58,7 @@ class TaskArms:
 
     def base(self, arm: TaskArm, seed: int) -> ModelRef:
         """Return the model that an arm starts from: with the new tokens, if there are any."""
-        from learnable.models import with_tokens
+        from learnable.models.special_tokens import with_tokens
 
         if not self.added:
             return self.experiment.network.ref
@@ -68,7 +68,7 @@ class TaskArms:
 
     def render(self, examples: Sequence[Example], base: ModelRef) -> tuple[Rendered, ...]:
         """Return examples as a model sees them: all models here alike, as they have the same tokens."""
-        from learnable.models import Renderer
+        from learnable.models.rendering import Renderer
 
         missing = {each.id: each for each in examples if each.id not in self._rendered}
         if missing:
@@ -131,7 +131,7 @@ class TaskArms:
         )
 
     def _token_ids(self, base: ModelRef) -> tuple[int, ...]:
-        from learnable.models import token_ids
+        from learnable.models.special_tokens import token_ids
 
         return tuple(token_ids(base, NewTokens(added=self.added))) if self.added else ()
 

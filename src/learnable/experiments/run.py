@@ -24,7 +24,7 @@ from learnable.runs.store import Store
 from learnable.types import ModelRef
 
 if TYPE_CHECKING:
-    from learnable.models import LanguageModel
+    from learnable.models.language_model import LanguageModel
     from learnable.training import Trained
 
 Look = Callable[["LanguageModel", pl.DataFrame], pl.DataFrame]
@@ -123,7 +123,7 @@ def run_arms(
 
 def _train(arms: Sequence[Arm], *, max_length: int, store: Path) -> "tuple[list[Trained | None], int]":
     """Return the training of each arm, and on how many tokens this run trained; equal arms share a training."""
-    from learnable.models import Renderer
+    from learnable.models.rendering import Renderer
     from learnable.models.source import identify
     from learnable.training import Trained, fine_tune
 

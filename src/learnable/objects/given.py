@@ -11,7 +11,8 @@ from learnable.runs.records import BEGUN, DONE, Outcome, read_outcome
 from learnable.types import Example, ModelRef, Rendered
 
 if TYPE_CHECKING:
-    from learnable.models import LanguageModel, Renderer
+    from learnable.models.language_model import LanguageModel
+    from learnable.models.rendering import Renderer
     from learnable.training import References
 
 LONGEST = 2_048
@@ -66,7 +67,7 @@ def render_rows(
     Raises:
         ModelError: If more than this share is refused; at the first one if none may be.
     """
-    from learnable.models import template_hint
+    from learnable.models.templates import template_hint
 
     seen = renderer.render(examples, max_length=max_length, skip_refused=most_refused > 0)
     refused = [each for each in seen if each.refused is not None]
@@ -84,7 +85,7 @@ def render_rows(
 
 def say_left_out(rendered: Sequence[Rendered]) -> None:
     """Warn where the chat template leaves out text of the rows."""
-    from learnable.models import LEFT_OUT_HINT, left_out
+    from learnable.models.answers import LEFT_OUT_HINT, left_out
 
     if cut := left_out(rendered):
         say_once(f"warning: {cut}: {LEFT_OUT_HINT}")
@@ -144,7 +145,7 @@ def is_step(folder: str) -> bool:
 def opened(ref: ModelRef, *, on: str | None = None) -> "LanguageModel":
     """Return a model, its weights loaded here, or by the workers of a cluster (``ray[:ADDRESS]``) in each pass."""
     if on is None:
-        from learnable.models import LanguageModel
+        from learnable.models.language_model import LanguageModel
 
         return LanguageModel(ref)
     from learnable.models.cluster import ClusterModel

@@ -21,7 +21,7 @@ from learnable.scorers import LESS
 from learnable.types import Launch, Measure, Rendered
 
 if TYPE_CHECKING:
-    from learnable.models import LanguageModel
+    from learnable.models.language_model import LanguageModel
     from learnable.training import KeptEpoch
 
 ROWS_AT_ONCE = 4_096
@@ -170,7 +170,7 @@ class _Checkpoint:
         Raises:
             UsageError: If it runs elsewhere.
         """
-        from learnable.models import LanguageModel
+        from learnable.models.language_model import LanguageModel
 
         with self._passes.opened(self._part) as model:
             if not isinstance(model, LanguageModel):

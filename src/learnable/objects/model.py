@@ -16,7 +16,7 @@ from learnable.settings import Loading
 from learnable.types import ModelRef
 
 if TYPE_CHECKING:
-    from learnable.models import LanguageModel
+    from learnable.models.language_model import LanguageModel
     from learnable.models.memory import NetworkInMemory
 
 IN_MEMORY = ("batch_tokens", "chat_template")

@@ -19,7 +19,7 @@ from learnable.runs.store import Store
 from learnable.types import Example, Measure, ModelRef, Rendered
 
 if TYPE_CHECKING:
-    from learnable.models import LanguageModel
+    from learnable.models.language_model import LanguageModel
     from learnable.training import Part, References
 
 LABELS: dict[Role, str] = {
@@ -48,7 +48,7 @@ class Passes:
         load: "Callable[[ModelRef], LanguageModel] | None" = None,
         whole: ModelRef | None = None,
     ) -> None:
-        from learnable.models import Renderer
+        from learnable.models.rendering import Renderer
         from learnable.models.source import identify
 
         self.references, self.ref, self._whole = references, ref, whole
@@ -148,7 +148,7 @@ class Passes:
 
     def key(self, part: "Part | None") -> str:
         """Return the identity of the base model, or of a part of the reference. whose tokens must be the same."""
-        from learnable.models import Renderer
+        from learnable.models.rendering import Renderer
         from learnable.models.source import adapter_key, identify, is_adapter
 
         if part is None:

@@ -36,7 +36,7 @@ from learnable.spec import build
 from learnable.types import Example, ModelRef, Rendered, Scorer
 
 if TYPE_CHECKING:
-    from learnable.models import LanguageModel
+    from learnable.models.language_model import LanguageModel
 
 Vectors = Literal["none", "model", "wordllama"]
 WITH_REFERENCE, WITHOUT_REFERENCE = ("learnability", "difference", "length_matched"), ("loss",)
@@ -207,7 +207,7 @@ def _vectors(
         return None
     if kind == "model":
         return as_array(passes.vectors(rendered, frame))
-    from learnable.models import StaticEmbedder
+    from learnable.models.static_embedding import StaticEmbedder
 
     return np.asarray(StaticEmbedder().embed(examples), dtype=np.float32)
 
@@ -226,7 +226,7 @@ def _facts(
     rendered: Sequence[Rendered],
     methods: Mapping[str, Scorer],
 ) -> dict[str, Any]:
-    from learnable.models import left_out
+    from learnable.models.answers import left_out
 
     return {
         "examples": frame.height,

@@ -154,7 +154,7 @@ class ReferenceTraining:
         )
 
     def _rendered(self, ref: ModelRef) -> list[Rendered]:
-        from learnable.models import Renderer
+        from learnable.models.rendering import Renderer
 
         renderer, refused = Renderer.of(ref), self.rows.reading.most_bad
         rendered = render_rows(renderer, self.rows.examples, max_length=self.longest, most_refused=refused)
@@ -164,7 +164,7 @@ class ReferenceTraining:
 
     def _with_tokens(self, new: NewTokens, folder: Path) -> "list[Trained]":
         """Write the whole trained model; return its training."""
-        from learnable.models import token_ids, with_tokens
+        from learnable.models.special_tokens import token_ids, with_tokens
         from learnable.training import fine_tune, given_reference, save_whole
 
         trainings = []

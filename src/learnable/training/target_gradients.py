@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from learnable.models import LanguageModel
+from learnable.models.language_model import LanguageModel
 from learnable.models.packing import Layout
 from learnable.training.epochs import Adam, AdamAdjusted, Moments
 from learnable.training.gradients import (
