@@ -26,7 +26,7 @@ from transformers import GenerationConfig, LogitsProcessorList
 
 from learnable.commands import load
 from learnable.data import load_pool
-from learnable.models.draws import Draws
+from learnable.models.decoding import Draws
 from learnable.models.generation import Asked, generate_batches
 from learnable.models.language_model import LanguageModel
 from learnable.runs.progress import say

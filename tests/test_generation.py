@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from learnable.errors import ModelError, UsageError
 from learnable.models import decoding, language_model
-from learnable.models.draws import Draws, nucleus
+from learnable.models.decoding import Draws, nucleus
 from learnable.models.generation import Asked, generate_batches
 from learnable.models.language_model import LanguageModel
 from learnable.models.rendering import Renderer

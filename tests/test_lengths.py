@@ -6,8 +6,7 @@ import torch
 
 from architectures import SWITCH, SWITCHING, build
 from learnable.models import concepts
-from learnable.models.decoding import decode
-from learnable.models.draws import Draws
+from learnable.models.decoding import Draws, decode
 from learnable.models.lengths import LengthSwitches
 
 STOPS = (2,)

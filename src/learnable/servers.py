@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, 
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from itertools import islice
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Self
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 from learnable.errors import ModelError, UsageError
 from learnable.packages import needed
 from learnable.runs.identity import fingerprint
-from learnable.runs.progress import say
+from learnable.runs.progress import say, say_once
 from learnable.settings import Sampling
 from learnable.types import Answer, Message
 from learnable.urls import HIDDEN, is_this_machine, without_secrets
@@ -100,11 +99,7 @@ class ServerGenerator:
 
     @classmethod
     def parse(cls, written: str) -> Self:
-        """Read ``openai:URL#NAME``.
-
-        Raises:
-            UsageError: If the text is something else.
-        """
+        """Read ``openai:URL#NAME``; something else is a ``UsageError``."""
         match = _WRITTEN.fullmatch(written.strip())
         if match is None:
             raise UsageError(
@@ -170,18 +165,15 @@ class ServerGenerator:
         who: str = "server",
         what: str = "answer",
     ) -> Iterator[list[tuple[int, Reply]]]:
-        """Yield positions and replies as they come, those without an answer too; see ``types.Generator``.
+        """Yield positions and replies as they come, those without an answer too; see ``answers``.
 
         Messages call the server ``who``, and its answers ``what``.
-
-        Raises:
-            ModelError: If the server cannot be reached, or refuses the key or the model.
         """
         places = iter([place for place in range(len(conversations)) if only is None or place in only])
         openai = needed("openai", by=f"a {who}", extra="servers")
         key = os.environ.get("OPENAI_API_KEY")
         if key and self.url.startswith("http:") and not is_this_machine(self.url):
-            _say_unencrypted(self.url)
+            say_once(f"the key goes to {self.url} unencrypted, as the URL begins with http://")
         client = openai.AsyncOpenAI(
             base_url=self.url,
             api_key=key or "none",  # servers of one's own take any key; the client wants one
@@ -243,12 +235,6 @@ class ServerGenerator:
             ) from error
         trouble = status.status_code >= 500 or status.status_code in _BUSY
         return Reply(why=f"the {who} failed: {_body(error)}", trouble=trouble)
-
-
-@cache
-def _say_unencrypted(url: str) -> None:
-    """Say once for a server that its key can be read on the way."""
-    say(f"the key goes to {url} unencrypted, as the URL begins with http://")
 
 
 @contextmanager

@@ -28,14 +28,10 @@ _WORD = re.compile(r"(?<!\w)\w")
 
 @dataclass(frozen=True, kw_only=True)
 class Answers:
-    """Finds answers in the texts of one template, for one conversation.
+    """Finds answers in the text of one conversation, as a template writes it with its tools.
 
-    Args:
-        write: The template, with the tools of the conversation.
-        messages: The conversation.
-        text: What the template makes of it.
-        header: What the template writes before an answer that is asked for; may be empty.
-        ends: Texts of the tokens that end a turn.
+    ``header`` is what the template writes before an answer that is asked for, and may be empty; ``ends`` are the texts of
+    the tokens that end a turn.
     """
 
     write: Callable[[Sequence[Message]], str]
@@ -47,9 +43,7 @@ class Answers:
     def spans(self, position: int) -> list[Span]:
         """Return where an answer stands: in one place, unless the template puts the results of its calls inside.
 
-        Raises:
-            jinja2.TemplateError: If the template refuses the conversation with a sentinel in it.
-            ValueError: If the answer, or a call of it, does not appear in the text.
+        Raises one of ``REFUSALS`` if the answer, or a call of it, does not appear in the text.
         """
         message = self.messages[position]
         if not message.tool_calls:
@@ -143,11 +137,7 @@ class Answers:
         return said, missing
 
     def hides_context(self) -> bool:
-        """Tell whether the text of a turn that is no answer to learn is left out.
-
-        Raises:
-            ValueError: If that of a tool's result is: what follows would answer to nothing.
-        """
+        """Tell whether the text of a turn that is no answer to learn is left out; a tool's result must not be."""
         context = set(range(len(self.messages))).difference(self.to_learn)
         hidden = [place for place in sorted(context) if not self._shows(place)]
         results = [place for place in hidden if self.messages[place].role == "tool"]

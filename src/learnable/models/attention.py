@@ -19,8 +19,7 @@ from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attent
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from learnable.models.network import base_network
-from learnable.models.packing import Layout, Segments
-from learnable.models.transfer import sent
+from learnable.models.packing import Layout, Segments, sent
 
 NAME = "learnable_packed"
 

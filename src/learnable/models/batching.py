@@ -86,25 +86,16 @@ class Batching:
         self._switches = LengthSwitches.of(network)
         self._named = _named_lengths(network.config.get_text_config())
         self._is_known = type(network).__module__.startswith("transformers.")
-        self._key = None
-        self._trials: list[Trial] = []
-        self._said: set[str] = set()
+        self._key, self._trials, self._said = None, list[Trial](), set[str]()
         if key is not None:  # trials hold for these versions of what computes
-            versions = {
-                "trial": VERSION,
-                "torch": torch.__version__,
-                "transformers": transformers.__version__,
-            }
-            self._key = fingerprint({"model": key, "device": network.device.type, **versions})
+            versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+            how = {"model": key, "device": network.device.type, "trial": VERSION}
+            self._key = fingerprint(how | versions)
             known = (recalled("batching", self._key) or {"trials": []})["trials"]
             self._trials = [Trial(**trial | {"kind": tuple(trial["kind"])}) for trial in known]
 
     def groups(self, rendered: Sequence[Rendered]) -> Iterator[list[int]]:
-        """Yield the positions of rows that are computed together.
-
-        Raises:
-            ModelError: If tokens of the network see later ones in rows of this length.
-        """
+        """Yield the positions of rows that are computed together; a ``ModelError`` if tokens see later ones."""
         for group in self._switches.groups([len(row.ids) for row in rendered]):
             how, _ = self.verdict([rendered[position] for position in group])
             yield from ([position] for position in group) if how == "alone" else (group,)
@@ -153,10 +144,10 @@ class Batching:
         return rounded if fits and self._switches.kind(rounded) == kind else longest
 
     def _enough(self, tokens: int, longest: int, kind: tuple[int, int]) -> int:
-        """Return how many tokens a trial of batches of so many needs.
+        """Return how many tokens a trial of batches of so many needs: all, where the network is not transformers' own.
 
-        Those of the rows that are compared, and more than any length that the configuration names: positions may be
-        counted over the batch. All, where the network is not one of transformers' own.
+        Else those of the rows that are compared, and more than any length that the configuration names, since positions
+        may be counted over the batch.
         """
         whole = _power_of_two(tokens, FEWEST_TOKENS)
         if not self._is_known:
@@ -267,9 +258,8 @@ def _row(ids: NDArray[np.int32]) -> Rendered:
 
 def _apart(found: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
     """Return how far states (T, d) are apart, as shares of their lengths, (T,)."""
-    apart = torch.linalg.vector_norm((found - expected).float(), dim=-1)
-    share: torch.Tensor = apart / torch.linalg.vector_norm(expected.float(), dim=-1)
-    return share
+    apart, length = (torch.linalg.vector_norm(x.float(), dim=-1) for x in (found - expected, expected))
+    return torch.div(apart, length)
 
 
 def _named_lengths(config: Any) -> tuple[int, ...]:

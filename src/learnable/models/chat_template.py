@@ -7,8 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 from learnable.models.answers import Answers
 from learnable.models.templates import DEFAULT, WITH_TOOLS, check_size, templates_of, try_template
-from learnable.models.turns import REFUSALS, SENTINEL, Tools, Turn, TurnFields, plain_turn
-from learnable.types import Message, ToolCall
+from learnable.models.turns import (
+    ANSWER,
+    ASKED,
+    CALLING,
+    REFUSALS,
+    RESULT,
+    SENTINEL,
+    TOOL,
+    Tools,
+    Turn,
+    TurnFields,
+    plain_turn,
+)
+from learnable.types import Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -17,11 +29,8 @@ if TYPE_CHECKING:
 class ChatTemplate:
     """Writes conversations as a model reads them.
 
-    Args:
-        tokenizer: Its template, and the marks that go into it.
-        name: The model's name, for messages.
-        ends: Texts of the tokens that may end a turn.
-        adds_bos: The tokenizer puts BOS in front of a text.
+    The tokenizer has the template, and the marks that go into it; ``name`` is the model's, ``ends`` are the texts of the
+    tokens that may end a turn, and ``adds_bos`` is whether the tokenizer puts BOS in front of a text.
 
     Raises:
         ModelError: If there are several templates and no default, or one does not end, or makes far too long texts.
@@ -51,11 +60,7 @@ class ChatTemplate:
         return {"template": self._templates if named else self.source, **closings}
 
     def text(self, messages: Sequence[Message], tools: str = "") -> str:
-        """Return a whole conversation, and what closes its last answer where the template leaves it open.
-
-        Raises:
-            jinja2.TemplateError: If the template refuses the conversation.
-        """
+        """Return a whole conversation, and what closes its last answer where the template leaves it open."""
         return self._written(messages, tools) + self.closing(messages)
 
     def closing(self, messages: Sequence[Message]) -> str:
@@ -66,11 +71,7 @@ class ChatTemplate:
         return call if messages[-1].tool_calls else answer
 
     def answers(self, messages: Sequence[Message], tools: str = "") -> Answers:
-        """Return what finds the answers in the text of a conversation, without what closes the last one.
-
-        Raises:
-            jinja2.TemplateError: If the template refuses the conversation.
-        """
+        """Return what finds the answers in the text of a conversation, without what closes the last one."""
         header = self._header if any(message.tool_calls for message in messages) else ""
         write = partial(self._written, tools=tools)
         return Answers(write=write, messages=messages, text=write(messages), header=header, ends=self._ends)
@@ -94,11 +95,8 @@ class ChatTemplate:
         ]
 
     def _write(self, turns: list[Turn], tools: Tools | None, *, asking: bool = False) -> str:
-        given = self._given(tools)
-        rendered = self._tokenizer.apply_chat_template(
-            turns, tokenize=False, add_generation_prompt=asking, **given
-        )
-        assert isinstance(rendered, str)
+        how: dict[str, Any] = {"tokenize": False, "add_generation_prompt": asking}
+        rendered = str(self._tokenizer.apply_chat_template(turns, **how, **self._given(tools)))
         check_size(len(rendered), [turns, tools], name=self._name)
         return rendered
 
@@ -114,10 +112,8 @@ class ChatTemplate:
     @cached_property
     def knows_tools(self) -> bool:
         """Whether the template shows the tools that the assistant may call."""
-        function = {"name": SENTINEL, "description": "b", "parameters": {"type": "object", "properties": {}}}
-        tools = [{"type": "function", "function": function}]
         try:
-            return SENTINEL in self._write([plain_turn(ASKED), plain_turn(ANSWER)], tools)
+            return SENTINEL in self._write([plain_turn(ASKED), plain_turn(ANSWER)], [TOOL])
         except REFUSALS:
             return False
 
@@ -144,7 +140,7 @@ class ChatTemplate:
         if last is None or last.strip():  # closed, or by text that is no token
             return "", ""
         answer = self._closing_token(self._behind([ASKED, ANSWER, ASKED, ANSWER], 1))
-        call = self._closing_token(self._behind([ASKED, _CALLING, _RESULT, ANSWER], 1))
+        call = self._closing_token(self._behind([ASKED, CALLING, RESULT, ANSWER], 1))
         end = str(self._tokenizer.eos_token)
         return answer or end, call or answer or end
 
@@ -168,11 +164,3 @@ def _tool_list(tools: str) -> Tools | None:
     given = json.loads(tools) if tools else []
     whole = [tool if "function" in tool else {"type": "function", "function": tool} for tool in given]
     return whole if tools else None
-
-
-ASKED = Message(role="user", content="a")
-ANSWER = Message(role="assistant", content="b")
-_CALLING = Message(
-    role="assistant", content="", tool_calls=(ToolCall(name="c", arguments='{"d": "e"}', id="call00001"),)
-)
-_RESULT = Message(role="tool", content="f", name="c", tool_call_id="call00001")

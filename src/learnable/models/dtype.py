@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import psutil
@@ -39,18 +39,14 @@ def resolved(ref: ModelRef) -> ModelRef:
     Raises:
         ModelError: If the model has to be tried and cannot be loaded, or its device is not there.
     """
-    return replace(ref, dtype=_dtype_of_auto(ref)) if ref.dtype == "auto" else ref
-
-
-def _dtype_of_auto(ref: ModelRef) -> Literal["float32", "bfloat16"]:
-    device = resolved_device(ref)
+    if ref.dtype != "auto":
+        return ref
+    device, half = resolved_device(ref), False
     if device.startswith("cuda"):
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    if device != "cpu":
-        return "float32"
-    here = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    native = here and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return "bfloat16" if native and _bfloat16_is_near(ref) else "float32"
+        half = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif device == "cpu" and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        half = torch.ops.mkldnn._is_mkldnn_bf16_supported() and _bfloat16_is_near(ref)
+    return replace(ref, dtype="bfloat16" if half else "float32")
 
 
 def _bfloat16_is_near(ref: ModelRef) -> bool:
@@ -64,15 +60,13 @@ def _bfloat16_is_near(ref: ModelRef) -> bool:
         return bool(known["near"])
     half, full = (replace(ref, dtype=dtype, device="cpu") for dtype in ("bfloat16", "float32"))
     needed, free = float32_bytes(full), free_and_total_bytes("cpu")[0]
-    if needed > free:
-        say(
-            f"{ref.name}: bfloat16 is used untried, as float32 takes {needed / GIB:.1f} GiB and {free / GIB:.1f} are free"
-        )
-        return True
     rendered = Renderer.of(half).render(CONVERSATIONS, max_length=TRIED_TOKENS, skip_refused=True)
     rendered = [row for row in rendered if row.mask.any()]
-    if not rendered:
-        say(f"{ref.name}: bfloat16 is used untried, as its chat template takes none of our conversations")
+    why = "" if rendered else "its chat template takes none of our conversations"
+    if needed > free:
+        why = f"float32 takes {needed / GIB:.1f} GiB and {free / GIB:.1f} are free"
+    if why:
+        say(f"{ref.name}: bfloat16 is used untried, as {why}")
         return True
     losses = []
     for each in (half, full):

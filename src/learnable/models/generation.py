@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from learnable.errors import ModelError, UsageError
-from learnable.models.decoding import decode
-from learnable.models.draws import Draws
+from learnable.models.decoding import Draws, decode
 from learnable.models.lengths import batches_within
 from learnable.models.rendering import Renderer
 from learnable.settings import Sampling
@@ -51,12 +50,7 @@ class Asked:
         return [position for position in positions if self.only is None or position in self.only]
 
     def batches(self, device: str, batch_tokens: int | None = None) -> list[list[int]]:
-        """Return the positions of each batch, longest prompts first, of a size by the kind of device, or as given.
-
-        Raises:
-            ModelError: If a prompt is empty.
-            UsageError: If seeds are missing.
-        """
+        """Return the positions of each batch, longest prompts first, of a size by the kind of device, or as given."""
         if self.sampling.temperature and len(self.seeds) != len(self.prompts):
             raise UsageError("sampling needs one seed per prompt", hint="give seeds, or temperature 0")
         if any(len(prompt) == 0 for prompt in self.prompts):
@@ -80,12 +74,7 @@ class TextGenerator(ABC):
     def generate(
         self, conversations: Sequence[Sequence[Message]], *, seeds: Sequence[int] = (), **settings: Any
     ) -> list[str]:
-        """Return the next answer to each conversation; greedy unless a temperature is among the settings of ``Sampling``.
-
-        Raises:
-            ModelError: If the chat template refuses a conversation.
-            UsageError: If the settings make no sense.
-        """
+        """Return the next answer to each conversation; greedy unless a temperature is among the settings of ``Sampling``."""
         sampling = Sampling(**{"temperature": 0.0, "top_p": 1.0, **settings})
         texts = [""] * len(conversations)
         for positions, answers in self.answers(conversations, sampling=sampling, seeds=seeds):
@@ -154,13 +143,7 @@ def _up_to(closing: str, drawn: Answer) -> Answer:
 def generate_batches(
     network: Any, tokenizer: Any, asked: Asked, *, batch_tokens: int | None = None
 ) -> Answered:
-    """Yield positions and answers as each batch is done, longest prompts first.
-
-    Args:
-        network: A causal language model of transformers, with or without adapters.
-        tokenizer: Its tokenizer.
-        asked: What is asked.
-        batch_tokens: Most tokens of a batch; by the kind of device when not given.
+    """Yield positions and answers of a network as each batch of at most so many tokens is done, longest prompts first.
 
     Raises:
         ModelError: If a prompt is empty, or does not fit the memory.

@@ -36,10 +36,7 @@ def is_converted(gguf: Path) -> bool:
 
 
 def converted(gguf: Path) -> Path:
-    """Convert a GGUF file to safetensors once; de-quantizing again and again would cost half a minute each time.
-
-    Returns:
-        The folder, in the cache.
+    """Convert a GGUF file to safetensors once, as it takes half a minute, and return the folder, in the cache.
 
     Raises:
         ModelError: If transformers does not know its architecture, or not all weights are there.

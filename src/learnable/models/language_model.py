@@ -42,9 +42,6 @@ class LanguageModel(TextGenerator):
 
     Its ``key`` is the identity of weights, active adapter, chat template and dtype.
 
-    Args:
-        ref: Which model.
-
     Raises:
         ModelError: If it cannot be found or loaded.
     """
@@ -165,11 +162,7 @@ class LanguageModel(TextGenerator):
 
     @contextmanager
     def adapter(self, folder: Path) -> Iterator[None]:
-        """Wear the LoRA adapter of ``folder`` within the block; the base weights stay the same, in memory once.
-
-        Raises:
-            ModelError: If the adapter does not fit this model.
-        """
+        """Wear the LoRA adapter of ``folder`` within the block; the base weights stay the same, in memory once."""
         key = adapter_key(self._base_key, folder)
         if key not in self._adapters:
             name = f"adapter-{key[:16]}"

@@ -26,11 +26,7 @@ KEPT_BYTES = 1 << 30
 
 
 def load_tokenizer(ref: ModelRef) -> Any:
-    """Return the tokenizer of a model with the chosen chat template, without loading its weights.
-
-    Raises:
-        ModelError: If transformers cannot load it, or there is no such template.
-    """
+    """Return the tokenizer of a model with the chosen chat template, without loading its weights."""
     folder = locate(ref, weights=False)
     with loading_errors(ref):
         tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=ref.trust_remote_code)
@@ -118,11 +114,7 @@ def _keep_buffers() -> None:
 
 
 def resolved_device(ref: ModelRef) -> str:
-    """Return the device that ``auto`` stands for: CUDA, else Apple's MPS, else the CPU.
-
-    Raises:
-        ModelError: If a device is asked for that this machine has not.
-    """
+    """Return the device that ``auto`` stands for, CUDA, else Apple's MPS, else the CPU; or the one that is asked for."""
     if ref.device != "auto":
         if re.fullmatch(r"cuda:[1-9]\d*", ref.device):
             raise ModelError(

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from learnable.errors import ModelError
 from learnable.models.attention import attending, by_itself
-from learnable.models.packing import Layout
-from learnable.models.transfer import Arriving, sent
+from learnable.models.packing import Arriving, Layout, sent
 from learnable.types import Awaited, Rendered
 
 LOGITS_AT_ONCE = {"cpu": 3 << 22, "cuda": 1 << 28}

@@ -76,8 +76,7 @@ class NetworkInMemory:
 def network_in_memory(folder: Path) -> Any | None:
     """Return the network that a folder stands for, None where it is an ordinary one.
 
-    Its modules are copies and its weights are shared: what is put on it, switched or frozen does not show in the
-    network that was given.
+    Its modules are copies and its weights are shared: what is done to it does not show in the network that was given.
     """
     network = _NETWORKS.get(folder)
     if network is None:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby, pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -119,9 +120,8 @@ def packed(rendered: Sequence[Rendered], *, share: bool = True) -> Layout:
 def shared_beginnings(ids: Sequence[NDArray[np.int32]]) -> list[tuple[list[int], int]]:
     """Group examples by what they begin with, so that the fewest tokens are left to compute.
 
-    Returns:
-        Groups of positions, and how many tokens at the beginning all of a group share; each example keeps at least
-        one token of its own. Examples that share nothing are one group, with 0.
+    Given are positions, and how many tokens at the beginning all of a group share; each example keeps at least one token
+    of its own. Examples that share nothing are one group, with 0.
     """
     order = sorted(range(len(ids)), key=lambda row: ids[row].tobytes())
     common = [_common(ids[one], ids[other]) for one, other in pairwise(order)]
@@ -163,3 +163,34 @@ def _grouped(rows: list[int], common: list[int], depth: int) -> tuple[int, list[
         total += (len(rest) - 1) * least
         groups.append((rest, least if len(rest) > 1 else 0))
     return total, groups
+
+
+def sent(values: NDArray[Any] | torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return what is here on a device; to a GPU it travels while the CPU goes on."""
+    tensor = values if isinstance(values, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(values))
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+class Arriving:
+    """A tensor on its way from a device: the copy is asked for now, and waited for when it is wanted.
+
+    Args:
+        values: On any device; float32.
+    """
+
+    def __init__(self, values: torch.Tensor) -> None:
+        self._event: torch.cuda.Event | None = None
+        self._here = values
+        if values.device.type == "cuda":
+            # Queued behind what computes it, and before the next batch: fetched late, it would wait for that too.
+            self._here = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            self._here.copy_(values, non_blocking=True)
+            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._event.record()
+
+    def numpy(self) -> NDArray[np.float32]:
+        """Return it, when it is here."""
+        if self._event is not None:
+            self._event.synchronize()
+        array: NDArray[np.float32] = self._here.cpu().numpy()
+        return array

@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 
 from learnable.errors import ModelError
 from learnable.models.answers import Span
-from learnable.models.chat_template import ANSWER, ASKED, ChatTemplate
+from learnable.models.chat_template import ChatTemplate
 from learnable.models.loading import load_tokenizer
 from learnable.models.source import embedding_rows
 from learnable.models.templates import template_hint
-from learnable.models.turns import REFUSALS, SENTINEL
+from learnable.models.turns import ANSWER, ASKED, REFUSALS, SENTINEL
 from learnable.runs.identity import fingerprint
 from learnable.types import AnswerHeader, Example, Message, ModelRef, Rendered
 
@@ -115,12 +115,7 @@ class Renderer:
     def text(self, messages: Sequence[Message], *, tools: str = "") -> str:
         """Return the whole conversation as the template writes it, and what closes the last answer where it does not.
 
-        Args:
-            messages: The conversation.
-            tools: JSON text of the tools that the assistant may call.
-
-        Raises:
-            jinja2.TemplateError: If the template refuses the conversation.
+        Raises what jinja2 does where the template refuses it; ``tools`` is JSON text.
         """
         return self.chat.text(messages, tools)
 
@@ -152,11 +147,7 @@ class Renderer:
     def asked(
         self, messages: Sequence[Message], *, tools: str = "", called: str = "prompt"
     ) -> tuple[str, str]:
-        """Return the text of a conversation with an answer behind it, and what stands before that answer.
-
-        Raises:
-            ModelError: If the chat template refuses the conversation.
-        """
+        """Return the text of a conversation with an answer behind it, and what stands before that answer."""
         answered = (*messages, Message(role="assistant", content="answer"))
         example = Example(id=called, messages=answered, source="prompts", tools=tools)
         text, spans, _ = self._located(example, whole=False)
@@ -282,11 +273,7 @@ class Renderer:
         return f"has the token {text!r} (number {token:,}), and {self._name} has embeddings for {self._rows:,} tokens"
 
     def _located(self, example: Example, *, whole: bool = True) -> "_Located":
-        """Return the text of an example, the spans of its answers, and if it is whole, what is left out.
-
-        Raises:
-            ModelError: If the chat template refuses it, or leaves out an answer, a call or the result of a tool.
-        """
+        """Return the text of an example, the spans of its answers, and if it is whole, what is left out."""
         facts: dict[str, Any] = {}
         try:
             answers = self.chat.answers(example.messages, example.tools)

@@ -34,10 +34,8 @@ _ADAPTER_PATHS = ("base_model_name_or_path", "parent_library", "revision")
 def locate(ref: ModelRef, *, weights: bool = True, adapter: bool = False) -> Path:
     """Return the local folder that holds a model: as given, downloaded from the hub, or converted from a GGUF file.
 
-    Args:
-        ref: The model.
-        weights: Fetch its weights from the hub too, not only its tokenizer and configuration.
-        adapter: Take a LoRA adapter as well.
+    From the hub its ``weights`` are fetched too, or its tokenizer and configuration alone. With ``adapter`` a LoRA
+    adapter will do as well.
 
     Raises:
         ModelError: If there is no such model.
@@ -83,12 +81,9 @@ def concrete_dtype(ref: ModelRef) -> Literal["float32", "bfloat16"]:
 
 
 def identify(ref: ModelRef) -> str:
-    """Return the key of a model: weights, tokenizer, chat template and dtype, not where they lie.
+    """Return the key of a model, its dtype resolved: weights, tokenizer, chat template, dtype, not where they lie.
 
     Hashing reads every weight file once; what is remembered of it holds until the file, or either end of it, changes.
-
-    Args:
-        ref: The model, its dtype resolved.
     """
     dtype, folder = concrete_dtype(ref), locate(ref)
     whole, chosen = identity(folder, dtype), ref.chat_template

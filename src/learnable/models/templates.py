@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from learnable.errors import ModelError
 from learnable.models import template_process
 from learnable.models.conversations import CONVERSATIONS
-from learnable.models.turns import plain_turn
+from learnable.models.turns import ANSWER, ASKED, CALLING, RESULT, TOOL, plain_turn
 
 DEFAULT, WITH_TOOLS = "default", "tool_use"
 """Names that transformers gives the templates of a model that has several."""
@@ -44,11 +45,7 @@ def template_hint(named: Sequence[str] = ()) -> str:
 
 
 def templates_of(tokenizer: Any, *, name: str) -> dict[str, str]:
-    """Return the templates of a tokenizer by their names, ``default`` always among them.
-
-    Raises:
-        ModelError: If it has several and none is the default.
-    """
+    """Return the templates of a tokenizer by their names; a ``ModelError`` if ``default`` is not among them."""
     given = tokenizer.chat_template
     if given is None:
         return {DEFAULT: DEFAULT_TEMPLATE}
@@ -66,9 +63,6 @@ def choose_template(tokenizer: Any, chosen: str, *, name: str) -> None:
     """Make a template the default one, with tools too: the model's own of that name, or the content of a file.
 
     Others that have names keep them, so that the same choice can be made again of a copy of the tokenizer.
-
-    Raises:
-        ModelError: If there is neither.
     """
     given = tokenizer.chat_template
     named = given if isinstance(given, Mapping) else {DEFAULT: given} if given is not None else {}
@@ -103,12 +97,7 @@ def try_template(template: str, *, marks: tuple[tuple[str, str], ...], name: str
     """Let a process that can be ended apply a template before it is applied in this one.
 
     A template that does not end, or fills the memory, does so there. What it refuses is no failure here: rows say that
-    of themselves.
-
-    Args:
-        template: The template.
-        marks: Names and texts of the special tokens.
-        name: The model's name, for messages.
+    of themselves. ``marks`` are names and texts of the special tokens, and ``name`` is the model's.
 
     Raises:
         ModelError: If the process does not end within its limits, or a text is out of all proportion.
@@ -147,13 +136,6 @@ def _trials() -> list[dict[str, Any]]:
     """Return conversations of all kinds: short, long, of many turns, and with tools, reasoning and a call."""
     plain = [[plain_turn(message) for message in example.messages] for example in CONVERSATIONS]
     long = [{"role": role, "content": "word " * 500} for role in ("user", "assistant")] * 20
-    call = {"type": "function", "id": "call00001", "function": {"name": "f", "arguments": {"x": "y"}}}
-    calling = [
-        {"role": "user", "content": "a"},
-        {"role": "assistant", "content": "", "reasoning_content": "b", "thinking": "b", "tool_calls": [call]},
-        {"role": "tool", "content": "c", "name": "f", "tool_call_id": "call00001"},
-        {"role": "assistant", "content": "d", "reasoning_content": "e", "thinking": "e"},
-    ]
-    function = {"name": "f", "description": "g", "parameters": {"type": "object"}}
-    tool = {"type": "function", "function": function}
-    return [{"messages": turns} for turns in (*plain, long)] + [{"messages": calling, "tools": [tool]}]
+    turns = (ASKED, replace(CALLING, reasoning="d"), RESULT, replace(ANSWER, reasoning="d"))
+    calling = [turn.turn(arguments_as_text=False) | {"thinking": turn.reasoning} for turn in turns]
+    return [{"messages": each} for each in (*plain, long)] + [{"messages": calling, "tools": [TOOL]}]

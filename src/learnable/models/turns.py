@@ -39,14 +39,10 @@ IN_CONTENT = "content"
 
 @dataclass(frozen=True, kw_only=True)
 class TurnFields:
-    """How one chat template is given what a turn has beyond role and content.
+    """How one chat template is given what a turn has beyond role and content, and whether it shows that.
 
-    Args:
-        reasoning: Field for reasoning; ``content`` puts it there between ``<think>`` and ``</think>``.
-        arguments_as_text: Arguments of calls are given as JSON text instead of an object.
-        without_content: A turn that only calls has no ``content`` at all, instead of an empty one.
-        knows_reasoning: Whether reasoning appears in the text.
-        knows_calls: The same of calls.
+    In the field ``content``, reasoning stands between ``<think>`` and ``</think>``. Arguments of calls are JSON text or
+    an object; a turn that only calls has an empty ``content``, or none at all.
     """
 
     reasoning: str = REASONING_FIELDS[0]
@@ -88,16 +84,18 @@ def plain_turn(message: Message) -> Turn:
     return {"role": message.role, "content": message.content}
 
 
-_ASKED = Message(role="user", content="a")
-_CALL = ToolCall(name="look_up", arguments=json.dumps({"what": SENTINEL}, ensure_ascii=False), id="call00001")
-_RESULT = Message(role="tool", content="b", name="look_up", tool_call_id="call00001")
-_ANSWER = Message(role="assistant", content="c")
-
-
-_CALLING = Message(role="assistant", content="", tool_calls=(_CALL,))
-_THINKING = replace(_CALLING, reasoning=SENTINEL, tool_calls=(replace(_CALL, arguments="{}"),))
-_CALLS = [(_ASKED, _CALLING), (_ASKED, _CALLING, _RESULT, _ANSWER)]
-_REASONINGS = [(_ASKED, replace(_ANSWER, reasoning=SENTINEL)), (_ASKED, _THINKING, _RESULT, _ANSWER)]
+# Turns that templates are tried with.
+_CALL = ToolCall(name="look_up", arguments='{"d": "e"}', id="call00001")
+ASKED, ANSWER = Message(role="user", content="a"), Message(role="assistant", content="b")
+CALLING = Message(role="assistant", content="", tool_calls=(_CALL,))
+RESULT = Message(role="tool", content="c", name="look_up", tool_call_id="call00001")
+_FUNCTION = {"name": SENTINEL, "description": "b", "parameters": {"type": "object", "properties": {}}}
+TOOL = {"type": "function", "function": _FUNCTION}
+_MARKED = replace(_CALL, arguments=json.dumps({"what": SENTINEL}, ensure_ascii=False))
+_SAYING = replace(CALLING, tool_calls=(_MARKED,))
+_THINKING = replace(CALLING, reasoning=SENTINEL, tool_calls=(replace(_CALL, arguments="{}"),))
+_CALLS = [(ASKED, _SAYING), (ASKED, _SAYING, RESULT, ANSWER)]
+_REASONINGS = [(ASKED, replace(ANSWER, reasoning=SENTINEL)), (ASKED, _THINKING, RESULT, ANSWER)]
 
 
 def _appear(form: TurnFields, write: Write, trials: Sequence[Sequence[Message]], *texts: str) -> bool:
