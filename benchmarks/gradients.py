@@ -24,9 +24,9 @@ import torch
 
 from learnable.data import read
 from learnable.measures import planned
-from learnable.models import LanguageModel
 from learnable.models.dtype import resolved
-from learnable.models.losses import batch_nll
+from learnable.models.language_model import LanguageModel
+from learnable.models.losses import batch_token_nll
 from learnable.runs.price import peak_memory_bytes
 from learnable.settings import Tuning
 from learnable.training.adapters import trainable
@@ -99,7 +99,7 @@ def projected(gradients: torch.Tensor) -> torch.Tensor:
 def batched(model: LanguageModel, launch: Any, rendered: Sequence[Rendered]) -> None:
     """Take a pass over rows, in batches as `score` does."""
     plan = planned(
-        rendered, batch_tokens=gradient_tokens(model) if launch is not batch_nll else model.batch_tokens
+        rendered, batch_tokens=gradient_tokens(model) if launch is not batch_token_nll else model.batch_tokens
     )
     for _ in model.measure(launch, [[rendered[place] for place in batch] for batch in plan]):
         pass
@@ -153,13 +153,13 @@ def compare(model: LanguageModel, rendered: list[Rendered], *, turn: int, projec
     vectors = {name: torch.randn(2, size) for name, size in sizes.items()}
     exact = partial(batch_cosines, moments=moments, adam="code", vectors=vectors)
     sketch = partial(batch_sketches, moments=moments, adam="code", dimensions=PROJECTED, seed=0)
-    batched(model, batch_nll, rendered)
+    batched(model, batch_token_nll, rendered)
     loss_peak = peak_memory_bytes()
     batched(model, exact, rendered)
     exact_peak = peak_memory_bytes()
     batched(model, sketch, rendered[:turn])
     ways: dict[str, Callable[[Sequence[Rendered]], Any]] = {
-        "losses": partial(batched, model, batch_nll),
+        "losses": partial(batched, model, batch_token_nll),
         "products with 2 vectors": partial(batched, model, exact),
         f"sketches, d = {PROJECTED:,}": partial(batched, model, sketch),
         "one at a time": partial(one_at_a_time, model, moments, project=False),
