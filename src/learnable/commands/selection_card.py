@@ -76,18 +76,18 @@ class CardFile:
         Raises:
             DataError: If it cannot be read.
         """
-        ((kind, where, *_),) = locate(str(path))
+        (source,) = locate(str(path))
         columns, licenses, rows = set[str](), Counter[str](), 0
-        for record in read_records(kind, where):
+        for record in read_records(source):
             row = record.value or {}
             rows += 1
             columns.update(row)
             given = next((row[name] for name in LICENSE_COLUMNS if isinstance(row.get(name), str)), "")
             licenses.update(filter(None, [given.strip()]))
-        separator = style_of(where).delimiter if kind == "csv" else ","
+        separator = style_of(source.path).delimiter if source.kind == "csv" else ","
         return cls(
             name=path.name,
-            kind=kind,
+            kind=source.kind,
             rows=rows,
             columns=frozenset(columns),
             separator=separator,

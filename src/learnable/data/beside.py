@@ -42,7 +42,7 @@ def rows_again(pool: Pool) -> Iterator[tuple[str, Mapping[str, Any]]]:
         check_unchanged(file)
         here = pool.rows.filter((pl.col("file") == number) & pl.col("id").is_not_null())
         ids = dict(here.select("row", "id").iter_rows())
-        for row, record in enumerate(read_records(file.kind, file.path)):
+        for row, record in enumerate(read_records(file)):
             if row in ids:
                 yield ids[row], record.value or {}
 

@@ -16,7 +16,7 @@ from learnable.data.names import parse_columns
 from learnable.data.parser import Parser
 from learnable.data.pool import is_pool, load_pool
 from learnable.data.records import Record, place, too_large
-from learnable.data.sources import MEMORY, Source, locate, names_of
+from learnable.data.sources import MEMORY, Source, digest_of, locate, names_of, read_records
 from learnable.data.values import UnknownKeysError, UnusableRowError, shown_keys
 from learnable.errors import DataError, UsageError, did_you_mean
 from learnable.runs.identity import BEYOND, NOTHING_BEYOND, beyond_of, example_id
@@ -94,7 +94,7 @@ def read(
 
 def digests(paths: Sequence[str]) -> list[str]:
     """Return a hash of the content of each source, without reading its rows."""
-    return [source.digest() for given in paths for source in locate(given)]
+    return [digest_of(source) for given in paths for source in locate(given)]
 
 
 def _read_one(
@@ -104,10 +104,10 @@ def _read_one(
     columns.names.append(name)
     if source.kind not in ("hub", "starter", "datasets", MEMORY) and Path(source.path).stat().st_size == 0:
         raise DataError(f"{name} is empty", hint=f"the file is {source.path}")
-    digest = source.digest()
+    digest = digest_of(source)
     large = too_large(None, max_bytes)
     row, usable = -1, 0
-    for row, record in enumerate(source.records(max_bytes=max_bytes)):
+    for row, record in enumerate(read_records(source, max_bytes=max_bytes)):
         bad.total += 1
         try:
             conversation, named = parser.parse(record)

@@ -63,18 +63,6 @@ class Source(NamedTuple):
     source: str
     given: Sequence[Mapping[str, Any]] | None = None
 
-    def records(self, *, max_bytes: int) -> Iterator[Record]:
-        """Yield the rows in order, as ``read_records`` does."""
-        if self.given is None:
-            return read_records(self.kind, self.path, max_bytes=max_bytes)
-        return (Record(None, row) for row in self.given)
-
-    def digest(self) -> str:
-        """Return a hash of the content; the source may not be readable, which is a ``DataError``."""
-        if self.given is None:
-            return digest_of(self.kind, self.path)
-        return fingerprint([json.dumps(row, default=str, ensure_ascii=False) for row in self.given])
-
 
 def suffix_of(name: str) -> str | None:
     """Return the known suffix of a file name, such as ``.jsonl.gz``; None if there is none."""
@@ -245,23 +233,28 @@ def _near(path: Path) -> str:
 # ---------------------------------------------------------------- its records
 
 
-def read_records(kind: str, path: str, *, max_bytes: int = UNLIMITED_BYTES) -> Iterator[Record]:
+def read_records(source: Source | SourceFile, *, max_bytes: int = UNLIMITED_BYTES) -> Iterator[Record]:
     """Yield the rows of a source in order; rows that cannot be parsed, or are too large, come with a reason."""
-    with readable(path):
-        yield from _READERS[kind](path, max_bytes)
+    if isinstance(source, Source) and source.given is not None:
+        yield from (Record(None, row) for row in source.given)
+        return
+    with readable(source.path):
+        yield from _READERS[source.kind](source.path, max_bytes)
 
 
-def digest_of(kind: str, path: str) -> str:
+def digest_of(source: Source | SourceFile) -> str:
     """Return a hash of the content of a source; a ``DataError`` where it cannot be read."""
+    if isinstance(source, Source) and source.given is not None:
+        return fingerprint([json.dumps(row, default=str, ensure_ascii=False) for row in source.given])
+    path = source.path
     with readable(path):
-        if kind == "starter":
+        if source.kind == "starter":
             return fingerprint([starter_version(), list(STARTERS[path]())])
-        if kind == "hub":
+        if source.kind == "hub":
             return str(open_hub(path)._fingerprint)
-        if kind == "datasets":
-            return fingerprint(
-                [[file.name, file_digest(file)] for file in sorted(Path(path).glob("*.arrow"))]
-            )
+        if source.kind == "datasets":
+            files = sorted(Path(path).glob("*.arrow"))
+            return fingerprint([[file.name, file_digest(file)] for file in files])
         return file_digest(Path(path))
 
 

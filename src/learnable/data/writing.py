@@ -48,7 +48,7 @@ def write_rows(pool: Pool, ids: Collection[str], folder: Path) -> list[Path]:
             raise DataError(f"the output {target} would replace a folder that is no dataset", hint=hint)
     for file, rows in sorted(rows_of.items()):
         with replacing(targets[file]) as part:
-            _write(pool.files[file].kind, pool.files[file].path, rows, part)
+            _write(pool.files[file], rows, part)
     return [targets[file] for file in sorted(rows_of)]
 
 
@@ -100,7 +100,7 @@ def check_unchanged(file: SourceFile) -> None:
     hint = "load the data again, then repeat the steps after it"
     if file.kind not in ("hub", "starter") and not Path(file.path).exists():
         raise DataError(f"{file.path} has changed since it was read: it is no longer there", hint=hint)
-    if digest_of(file.kind, file.path) != file.digest:
+    if digest_of(file) != file.digest:
         raise DataError(f"{file.path} has changed since it was read", hint=hint)
 
 
@@ -119,8 +119,9 @@ def _targets(files: tuple[SourceFile, ...], folder: Path) -> list[Path]:
     return targets
 
 
-def _write(kind: str, path: str, rows: set[int], part: Path) -> None:
+def _write(file: SourceFile, rows: set[int], part: Path) -> None:
     """Write the chosen rows of a source as what it is, and of one that is no file as lines of JSON."""
+    kind, path = file.kind, file.path
     if kind == "datasets":
         open_datasets_folder(path).select(sorted(rows)).save_to_disk(str(part))
     elif kind in ("parquet", "arrow"):
@@ -133,7 +134,7 @@ def _write(kind: str, path: str, rows: set[int], part: Path) -> None:
                 start += batch.num_rows
     else:
         with writing_bytes(part, path if kind in _RAW else ".jsonl") as out:
-            out.writelines(_RAW[kind](path, rows) if kind in _RAW else _as_jsonl(kind, path, rows))
+            out.writelines(_RAW[kind](path, rows) if kind in _RAW else _as_jsonl(file, rows))
 
 
 def _jsonl(path: str, rows: set[int]) -> Iterator[bytes]:
@@ -177,7 +178,7 @@ def _text(value: object, *, indent: int | None = None) -> str:
 _RAW: dict[str, Callable[[str, set[int]], Iterator[bytes]]] = {"jsonl": _jsonl, "json": _json, "csv": _csv}
 
 
-def _as_jsonl(kind: str, path: str, rows: set[int]) -> Iterator[bytes]:
+def _as_jsonl(file: SourceFile, rows: set[int]) -> Iterator[bytes]:
     def as_text(value: object) -> str:
         if isinstance(value, bytes):
             raise DataError(
@@ -185,6 +186,6 @@ def _as_jsonl(kind: str, path: str, rows: set[int]) -> Iterator[bytes]:
             )
         return str(value)
 
-    for row, record in enumerate(read_records(kind, path)):
+    for row, record in enumerate(read_records(file)):
         if row in rows:
             yield json.dumps(record.value, ensure_ascii=False, default=as_text).encode() + b"\n"

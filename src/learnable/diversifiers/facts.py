@@ -199,7 +199,7 @@ def _texts_of(path: str) -> list[str]:
             ) from error
     texts = []
     (source,) = locate(path)
-    for number, record in enumerate(read_records(source.kind, source.path)):
+    for number, record in enumerate(read_records(source)):
         text = (record.value or {}).get("text")
         if not isinstance(text, str):
             reason = record.reason or f"no text in a column 'text'; seen: {', '.join(record.value or {})}"

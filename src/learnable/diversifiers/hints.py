@@ -128,14 +128,14 @@ def read_dictionary(path: str) -> dict[Key, DictionaryEntry]:
 
 def _lines(path: str) -> Iterator[tuple[int, int | None, Sequence[str], str | None]]:
     """Yield number and line of a row, its word and meanings, and why it cannot be read."""
-    ((kind, *_),) = locate(path)
-    if kind == "csv":
+    (source,) = locate(path)
+    if source.kind == "csv":
         for number, record in enumerate(csv_records(path)):
             cells = record.fields or []
             if number or not cells or cells[0].strip().lower() not in _WORD_COLUMNS:
                 yield number, record.line, cells, record.reason
         return
-    for number, read in enumerate(read_records(kind, path)):
+    for number, read in enumerate(read_records(source)):
         row: Mapping[str, Any] = read.value or {}
         meanings = row.get("translations", row.get("meanings"))
         told = [meanings] if isinstance(meanings, str) else meanings if isinstance(meanings, list) else []

@@ -107,7 +107,7 @@ def read_items(
     examples = []
     for source in locate(path):
         name = base_name(source.kind, source.path)
-        for number, record in enumerate(read_records(source.kind, source.path)):
+        for number, record in enumerate(read_records(source)):
             where, row = place(name, row=number, line=record.line), record.value
             if row is None:
                 raise DataError(f"{where}: {record.reason}", hint=record.hint)

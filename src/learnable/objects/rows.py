@@ -107,7 +107,7 @@ class Rows:
         if file in self.given:
             return [self.given[file][number] for number in numbers]
         check_unchanged(source := self.pool.files[file])
-        wanted, records = set(numbers), read_records(source.kind, source.path)
+        wanted, records = set(numbers), read_records(source)
         return [record.value or {} for number, record in enumerate(records) if number in wanted]
 
 
