@@ -27,14 +27,7 @@ LONGEST, EXAMPLES = 512, 8
 
 @dataclass(frozen=True, kw_only=True)
 class Diagnosis:
-    """What the doctor says of a model.
-
-    Args:
-        model: Its name.
-        machine: What it was computed with: torch, device, dtype and why, memory.
-        rows: How many rows the losses were compared on.
-        checks: One for each thing that was looked at.
-    """
+    """What the doctor says of a model, and with what machine it was computed, on how many rows."""
 
     model: str
     machine: Mapping[str, str]

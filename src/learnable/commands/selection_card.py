@@ -10,10 +10,11 @@ import shlex
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import jinja2
 import polars as pl
@@ -49,50 +50,29 @@ LENGTHS_ALIKE = (0.8, 1.25)
 """Mean length of the selection over that of the pool within which choosing was not choosing by length."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class CardFile:
-    """A file of chosen rows.
-
-    Args:
-        name: Its name in the folder of the card.
-        kind: How it is read, such as ``jsonl``.
-        rows: How many it has.
-        columns: Names that appear in its rows.
-        separator: What stands between the fields of a CSV file.
-        licenses: How many rows name which licence.
-    """
+class CardFile(NamedTuple):
+    """A file of chosen rows: its ``columns`` appear in some row, and ``licenses`` are named by so many rows."""
 
     name: str
     kind: str
     rows: int
     columns: frozenset[str]
     separator: str = ","
-    licenses: Mapping[str, int] = field(default_factory=dict)
+    licenses: Mapping[str, int] = MappingProxyType({})
 
-    @classmethod
-    def read(cls, path: Path) -> "CardFile":
-        """Look through a file.
 
-        Raises:
-            DataError: If it cannot be read.
-        """
-        (source,) = locate(str(path))
-        columns, licenses, rows = set[str](), Counter[str](), 0
-        for record in read_records(source):
-            row = record.value or {}
-            rows += 1
-            columns.update(row)
-            given = next((row[name] for name in LICENSE_COLUMNS if isinstance(row.get(name), str)), "")
-            licenses.update(filter(None, [given.strip()]))
-        separator = style_of(source.path).delimiter if source.kind == "csv" else ","
-        return cls(
-            name=path.name,
-            kind=source.kind,
-            rows=rows,
-            columns=frozenset(columns),
-            separator=separator,
-            licenses=licenses,
-        )
+def _read(path: Path) -> CardFile:
+    """Look through a file of chosen rows."""
+    (source,) = locate(str(path))
+    columns, licenses, rows = set[str](), Counter[str](), 0
+    for record in read_records(source):
+        row = record.value or {}
+        rows += 1
+        columns.update(row)
+        given = next((row[name] for name in LICENSE_COLUMNS if isinstance(row.get(name), str)), "")
+        licenses.update(filter(None, [given.strip()]))
+    separator = style_of(source.path).delimiter if source.kind == "csv" else ","
+    return CardFile(path.name, source.kind, rows, frozenset(columns), separator, licenses)
 
 
 def selection_card(
@@ -126,7 +106,7 @@ def selection_card(
     of_scores, of_training = _named(scored.facts), _named(trained.facts) if trained else {}
     shown = ", ".join(f"{name} {value}" for name, value in of_training.items() if name != "base")
     return card(
-        [CardFile.read(path) for path in paths],
+        [_read(path) for path in paths],
         license=license,
         commands=_commands(scored, pool, trained, options),
         inputs=_inputs(pool, ids),
@@ -146,15 +126,7 @@ def card(
     facts: Mapping[str, Any],
     **parts: Any,
 ) -> str:
-    """Return a card as Markdown, with a head in YAML.
-
-    Args:
-        files: Of chosen rows.
-        license: As the user gave it; None takes what the rows say.
-        commands: Command lines that repeat it.
-        facts: Of the selection.
-        parts: What else the template shows.
-    """
+    """Return a card as Markdown, with a head in YAML; ``parts`` are what else the template shows."""
     rows, licenses, readers = sum(file.rows for file in files), Counter[str](), Counter[str]()
     for file in files:
         licenses.update(file.licenses)

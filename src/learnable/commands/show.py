@@ -59,15 +59,10 @@ TOKEN_CELLS = 24
 
 @dataclass(frozen=True, kw_only=True)
 class ExampleView(TokenView):
-    """One example as the model sees it.
+    """One example as the model sees it; its pieces are single tokens where losses were asked for, else runs of a kind.
 
-    Its pieces are single tokens where losses were asked for, else runs of tokens of one kind.
-
-    Args:
-        source: Where it came from.
-        tokens: Tokens of the whole conversation as the chat template writes it.
-        response_tokens: Those that the loss counts, within the length limit.
-        cut_tokens: Those beyond the length limit.
+    ``tokens`` are those of the whole conversation, ``cut_tokens`` those beyond the length limit, and
+    ``response_tokens`` those within it that the loss counts.
     """
 
     source: str
@@ -78,15 +73,7 @@ class ExampleView(TokenView):
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Shown:
-    """What `show` shows; its text form is what the command prints where there are no colours.
-
-    Args:
-        model: Name of the model.
-        reference: Name of the reference, if there is one.
-        losses: Whether the pieces have losses.
-        max_length: Length limit in tokens.
-        examples: One view for each.
-    """
+    """What `show` shows; its text form is what the command prints where there are no colours."""
 
     model: str
     reference: str | None

@@ -82,28 +82,15 @@ def chosen(
         say(f"{by} above {limit:g} is left out, as in its paper; --max-score inf keeps it")
         thresholds = replace(thresholds, max_score=limit)
     alike = choosing.per_cluster != "none" or choosing.max_similarity is not None
+    names = {each.name for each in fields(Choosing)} - {each.name for each in fields(Thresholds)}
+    how: dict[str, Any] = {name: getattr(choosing, name) for name in names}
+    how |= {"selector": method, "lowest": lowest, "thresholds": thresholds, "pins": pins, "bans": bans}
     looked_at: NDArray[np.float32] | None
     if getattr(method, "by_target", False):
         looked_at = _in_turns(said(), rules.get("subtasks", ()), by=by, alike=alike)
     else:
         looked_at = vectors() if alike or getattr(method, "needs_vectors", False) else None
-    selection = choose(
-        scores,
-        by=by,
-        budget=budget,
-        selector=method,
-        lowest=lowest,
-        per_source=choosing.per_source,
-        per_cluster=choosing.per_cluster,
-        clusters=choosing.clusters,
-        vectors=looked_at,
-        max_similarity=choosing.max_similarity,
-        where=choosing.where,
-        thresholds=thresholds,
-        seed=choosing.seed,
-        pins=pins,
-        bans=bans,
-    )
+    selection = choose(scores, budget=budget, vectors=looked_at, **how)
     facts = _facts(scores.lazy(), selection.kept, budget, by)
     return Choice(selection, facts | {"selector": choosing.selector, "lowest": lowest}, thresholds)
 
