@@ -6,12 +6,14 @@ from learnable.commands.options import Flat
 from learnable.recipes.compare import compare
 from learnable.recipes.delia import delia
 from learnable.recipes.lobass import lobass
+from learnable.recipes.pds import pds
 from learnable.recipes.run import Run, recipe
+from learnable.recipes.vinfo import vinfo
 from learnable.runs.records import Outcome
 
 RECIPES: Mapping[str, Callable[..., Mapping[str, Outcome]]] = {
-    each.__name__: each for each in (compare, delia, lobass)
+    each.__name__: each for each in (compare, delia, lobass, pds, vinfo)
 }
 """The recipes of the package, by name."""
 
-__all__ = ["RECIPES", "Flat", "Run", "compare", "delia", "lobass", "recipe"]
+__all__ = ["RECIPES", "Flat", "Run", "compare", "delia", "lobass", "pds", "recipe", "vinfo"]

@@ -3,16 +3,14 @@
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from learnable.commands import load, report, score, select, train
+from learnable.commands import score, train
 from learnable.commands.inputs import look_up
 from learnable.commands.options import Flat, Listed
 from learnable.commands.select import Selecting
-from learnable.errors import SelectionError
 from learnable.objects.scoring import WITH_REFERENCE, Vectors
+from learnable.recipes.choosing import choose, load_pool
 from learnable.recipes.run import Run, recipe
-from learnable.runs.records import Outcome
 from learnable.settings import Loading, Reading, Reference
-from learnable.types import Budget
 
 
 @recipe
@@ -55,25 +53,11 @@ def lobass(
     choosing.check(scorers)
     look_up(model, loading)
     look_up(reference.model, loading, reference=True)
-    asked = Budget.parse(budget)
     network: dict[str, Any] = {"model": model, "loading": loading, "max_length": max_length}
-    pool = run.step("pool", load, list(data), reading=reading)
-    _check_budget(asked, pool)
+    pool = load_pool(run, data, budget, reading)
     trained = run.step("reference", train, [pool.path], reference=reference, processes=processes, **network)
     formulas: dict[str, Any] = {"scorers": list(scorers), "vectors": vectors, "on": on}
     scores = run.step(
         "scores", score, [pool.path], reference=trained.path, **formulas, **network, store=run.store
     )
-    chosen = run.step("selection", select, scores.path, budget=budget, choosing=choosing)
-    shown: dict[str, Any] = {"title": "lobass", "command": run.command}
-    run.step("report", report, chosen.path, **shown, loading=loading, store=run.store)
-
-
-def _check_budget(budget: Budget, pool: Outcome) -> None:
-    """Find a budget above the pool before anything costly runs."""
-    examples = pool.facts["examples"]
-    if budget.examples is not None and budget.examples > examples:
-        raise SelectionError(
-            f"the budget of {budget.examples:,} examples is above the pool, which has {examples:,}",
-            hint="lower the budget, or give more data",
-        )
+    choose(run, scores, budget, choosing, loading)

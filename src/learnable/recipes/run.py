@@ -21,7 +21,7 @@ from learnable.runs.records import Outcome
 Given = ParamSpec("Given")
 
 RUN_FILE = "run.yaml"
-PATHS = ("data", "model", "task", "test", "general", "questions", "pin", "ban")
+PATHS = ("data", "model", "task", "target", "test", "general", "questions", "pin", "ban")
 """Options that may name a file or folder; a run file has them whole."""
 
 

@@ -102,15 +102,21 @@ class DSIR:
 
 @dataclass(frozen=True, kw_only=True)
 class PDS:
-    """What more of an example in a short training would take from the target's loss, summed over the steps, in nats.
+    """What more of an example in a short training would take from the target's loss, in standard deviations of the pool.
 
-    Source: PDS (2410.07064), its scores themselves; settings and what differs stand at ``training.costate`` and ``Aim``.
+    Values beyond three are cut to three.
+
+    Source: PDS (2410.07064), its scores themselves, standardized and cut as its code does before it fits a model to
+    them; settings and what differs stand at ``training.costate`` and ``Aim``.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("worth",)
     higher_is_better: ClassVar[bool] = True
 
     def __call__(self, frame: pl.DataFrame) -> NDArray[np.float32]:
-        """Return float32 (n,), the column ``worth``; NaN where it is not finite."""
+        """Return float32 (n,) in [-3, 3] from the column ``worth``; NaN where it is not finite."""
         worth = numbers(frame, "worth")
-        return np.where(np.isfinite(worth), worth, np.nan).astype(np.float32)
+        known = worth[np.isfinite(worth)]
+        spread = float(known.std()) if len(known) else 0.0
+        score = (worth - (known.mean() if len(known) else 0.0)) / (spread or 1.0)
+        return np.where(np.isfinite(worth), np.clip(score, -3, 3), np.nan).astype(np.float32)

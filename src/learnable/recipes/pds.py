@@ -1,0 +1,61 @@
+"""The recipe ``pds``: choose what a training would need more of to reach the target."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from learnable.commands import load, score
+from learnable.commands.inputs import look_up
+from learnable.commands.options import Flat, Listed
+from learnable.commands.select import Selecting
+from learnable.recipes.choosing import choose, load_pool
+from learnable.recipes.run import Run, recipe
+from learnable.settings import Aim, Loading, Reading
+
+
+@recipe
+def pds(
+    data: Annotated[Sequence[str], Listed],
+    *,
+    target: str,
+    model: str = "starter",
+    budget: str = "40%",
+    aim: Aim = Aim(),
+    choosing: Annotated[Selecting, Flat] = Selecting(by="pds", selector="gumbel_top_k"),
+    reading: Annotated[Reading, Flat] = Reading(),
+    loading: Annotated[Loading, Flat] = Loading(),
+    max_length: int | None = None,
+    run: Annotated[Run, Flat] = Run(),
+) -> None:
+    """Choose the examples that a training needs more of to make the target likely.
+
+    Train for a few steps, and carry the target's gradient back through them: an example is worth what more of it would
+    take from the target's loss (PDS, arXiv 2410.07064). Rows are drawn by that, higher ones likelier.
+
+    Args:
+        data: Files (.jsonl, .json, .csv, .parquet ...), folders and patterns of them, or hub ids.
+        target: Rows of what is to become likely, answers included.
+        model: Folder, hub id, GGUF file, or `starter`.
+        budget: 40% (of the examples), 500 (examples), or 50000tokens; also as --budget.tokens 50000.
+        aim: How to measure against the target.
+        choosing: How to choose.
+        reading: How to read rows.
+        loading: How to load the model.
+        max_length: Longest example in tokens; 2,048 or the model's own limit when not given.
+        run: Where to write.
+    """
+    choosing.check(["pds"])
+    look_up(model, loading)
+    pool = load_pool(run, data, budget, reading)
+    task = run.step("target", load, [target])
+    network: dict[str, Any] = {"model": model, "loading": loading, "max_length": max_length}
+    scores = run.step(
+        "scores",
+        score,
+        [pool.path],
+        target=task.path,
+        aim=aim,
+        scorers=["pds"],
+        store=run.store,
+        **network,
+    )
+    choose(run, scores, budget, choosing, loading)

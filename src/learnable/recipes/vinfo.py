@@ -1,0 +1,70 @@
+"""The recipe ``vinfo``: choose what is hard for this model, not wrong, and spread."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Annotated, Any
+
+from learnable.commands import score, train
+from learnable.commands.inputs import look_up
+from learnable.commands.options import Flat, Listed
+from learnable.commands.select import Selecting
+from learnable.objects.scoring import Vectors
+from learnable.recipes.choosing import choose, load_pool
+from learnable.recipes.run import Run, recipe
+from learnable.settings import Loading, Reading, Reference
+
+SCORERS = ("pvi", "hardness", "hard_not_wrong")
+
+
+@recipe
+def vinfo(
+    data: Annotated[Sequence[str], Listed] = ("starter",),
+    *,
+    model: str = "starter",
+    budget: str = "10%",
+    scorers: Annotated[Sequence[str], Listed] = SCORERS,
+    vectors: Vectors = "model",
+    choosing: Annotated[Selecting, Flat] = Selecting(by="hard_not_wrong", selector="spread_top"),
+    reference: Reference = Reference(folds=2),
+    reading: Annotated[Reading, Flat] = Reading(),
+    loading: Annotated[Loading, Flat] = Loading(),
+    max_length: int | None = None,
+    run: Annotated[Run, Flat] = Run(),
+) -> None:
+    """Choose the examples that are hard for this model but not wrong, and unlike each other.
+
+    Fine-tune two references on the pool, one on whole rows and one on answers alone; an answer that the question does
+    not make likelier has no usable information (V-information, arXiv 2110.08420). Of the others the hardest of each
+    length are taken, and of these the ones that stand for most (after OptiDEL, arXiv 2408.07107).
+
+    Args:
+        data: Files (.jsonl, .json, .csv, .parquet ...), folders and patterns of them, hub ids, or `starter`.
+        model: Folder, hub id, GGUF file, or `starter`.
+        budget: 10% (of the examples), 500 (examples), or 50000tokens; also as --budget.tokens 50000.
+        scorers: Names of scorers (see `learnable list scorers`).
+        vectors: Vectors of the examples: of the model, or of `wordllama`.
+        choosing: How to choose.
+        reference: How to get the two models after fine-tuning; at least two folds, so that none has seen what it judges.
+        reading: How to read rows.
+        loading: How to load the model.
+        max_length: Longest example in tokens; 2,048 or the model's own limit when not given.
+        run: Where to write.
+    """
+    choosing.check(scorers)
+    look_up(model, loading)
+    network: dict[str, Any] = {"model": model, "loading": loading, "max_length": max_length}
+    pool = load_pool(run, data, budget, reading)
+    trained = run.step("reference", train, [pool.path], reference=reference, **network)
+    null = run.step("null", train, [pool.path], reference=replace(reference, prompt="none"), **network)
+    scores = run.step(
+        "scores",
+        score,
+        [pool.path],
+        reference=trained.path,
+        null=null.path,
+        scorers=list(scorers),
+        vectors=vectors,
+        store=run.store,
+        **network,
+    )
+    choose(run, scores, budget, choosing, loading)

@@ -1,0 +1,55 @@
+"""Recipes that choose towards a target or by usable information, from rows to report on a tiny model."""
+
+import polars as pl
+import pytest
+
+from learnable.recipes import pds, vinfo
+from learnable.recipes.run import Run
+from learnable.settings import Aim, Reference
+from learnable.testing import toy_examples, write_messages
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("rows")
+    return write_messages(toy_examples(30), folder / "pool.jsonl"), write_messages(
+        toy_examples(5, seed=9), folder / "task.jsonl"
+    )
+
+
+def run_pds(rows, tiny, folder, **more):
+    pool, task = map(str, rows)
+    aim = Aim(steps=4, visit=2, rate=1.0, batch=8)
+    run = Run(output=str(folder), **more)
+    return pds([pool], target=task, model=str(tiny), budget="8", aim=aim, run=run)
+
+
+def test_pds_chooses_within_the_budget_and_writes_a_page(rows, tiny, tmp_path):
+    outcomes = run_pds(rows, tiny, tmp_path)
+    assert list(outcomes) == ["pool", "target", "scores", "selection", "report"]
+    assert pl.read_parquet(outcomes["selection"].folder / "kept.parquet").height == 8
+    assert (outcomes["report"].folder / "report.html").is_file()
+
+
+def test_pds_does_nothing_twice(rows, tiny, tmp_path):
+    run_pds(rows, tiny, tmp_path)
+    assert not any(each.ran for each in run_pds(rows, tiny, tmp_path).values())
+
+
+def test_a_dry_run_says_a_price_and_writes_nothing(rows, tiny, tmp_path):
+    outcomes = run_pds(rows, tiny, tmp_path / "none", dry_run=True)
+    assert outcomes["scores"].price.rows > 0
+    assert not (tmp_path / "none" / "pds").exists()
+
+
+def test_vinfo_trains_two_references_and_chooses(rows, tiny, tmp_path):
+    outcomes = vinfo(
+        [str(rows[0])],
+        model=str(tiny),
+        budget="6",
+        reference=Reference(folds=2),
+        run=Run(output=str(tmp_path)),
+    )
+    assert list(outcomes) == ["pool", "reference", "null", "scores", "selection", "report"]
+    assert pl.read_parquet(outcomes["selection"].folder / "kept.parquet").height == 6
+    assert outcomes["null"].facts["prompt"] == "none"
