@@ -165,10 +165,7 @@ class ServerGenerator:
         who: str = "server",
         what: str = "answer",
     ) -> Iterator[list[tuple[int, Reply]]]:
-        """Yield positions and replies as they come, those without an answer too; see ``answers``.
-
-        Messages call the server ``who``, and its answers ``what``.
-        """
+        """Yield positions and replies as they come; messages call the server ``who``, and its answers ``what``."""
         places = iter([place for place in range(len(conversations)) if only is None or place in only])
         openai = needed("openai", by=f"a {who}", extra="servers")
         key = os.environ.get("OPENAI_API_KEY")

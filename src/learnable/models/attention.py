@@ -52,12 +52,7 @@ class PackedRows(NamedTuple):
 
 @dataclass(frozen=True)
 class Followed:
-    """The layout that attention follows, and what its kernels want to know of it, worked out once for a batch.
-
-    Args:
-        layout: A packed one, of N tokens.
-        device: Where attention is computed.
-    """
+    """The packed layout of N tokens that attention follows, and what its kernels want to know, worked out once."""
 
     layout: Layout
     device: torch.device
@@ -219,23 +214,14 @@ def attention(
 ) -> tuple[torch.Tensor, None]:
     """Attend within segments; what transformers calls in place of its own attention.
 
-    Args:
-        module: The layer that asks.
-        query: (1, H, N, d).
-        key: (1, K, N, d); H is a multiple of K.
-        value: (1, K, N, e).
-        attention_mask: None: the layout says what is seen.
-        scaling: Of the scores; 1 / sqrt(d) when not given.
-        sliding_window: See ``Scores.window``.
-        softcap: See there.
-        s_aux: See ``Scores.sinks``.
-        others: What some models ask for, and is refused.
+    Query is (1, H, N, d), key (1, K, N, d), value (1, K, N, e), with H a multiple of K; the scale is 1 / sqrt(d) when not
+    given, and the window, the soft cap and the sinks (``s_aux``) are those of ``Scores``.
 
     Returns:
         (1, N, H, e), and None for the weights.
 
     Raises:
-        NotImplementedError: If the model asks for something else.
+        NotImplementedError: If the model asks for something else, such as a mask: the layout says what is seen.
     """
     followed = _followed[-1] if _followed else None
     unknown = [name for name in ("position_bias", "head_mask") if others.get(name) is not None]
@@ -259,10 +245,7 @@ def no_mask(*, use_vmap: bool = False, **_: Any) -> None:
     """Make no mask, as the layout says what is seen; what transformers calls in place of its own masks.
 
     A window is a matter of each layer, which asks for it when it attends; a chunk is not, and the trial of a network
-    that attends in chunks finds other states (``batching``).
-
-    Raises:
-        NotImplementedError: If the model has a mask of its own kind (``use_vmap``).
+    that attends in chunks finds other states (``batching``). A mask of another kind (``use_vmap``) is refused.
     """
     if not _followed or use_vmap:
         raise NotImplementedError("attention with a mask of its own kind")

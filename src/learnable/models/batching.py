@@ -73,13 +73,7 @@ class Trial(NamedTuple):
 
 
 class Batching:
-    """Which rows of a network are computed together.
-
-    Args:
-        network: A causal language model of transformers.
-        key: Identity of the model, under which trials are kept in the cache; none are kept without.
-        position_limit: Most tokens of a row, None where there is no limit.
-    """
+    """Which rows of a network are computed together, none longer than a limit; trials are cached under the model's key."""
 
     def __init__(self, network: Any, *, key: str | None = None, position_limit: int | None = None) -> None:
         self._network, self._limit = network, position_limit

@@ -65,10 +65,6 @@ def connected(on: str) -> Any:
 
     Written is ``ray:ADDRESS``, or ``ray`` for the cluster that RAY_ADDRESS names, else one of this machine alone that
     ends with this process.
-
-    Raises:
-        UsageError: If it is neither, or Ray is not installed.
-        ModelError: If there is no such cluster.
     """
     kind, _, address = on.partition(":")
     if kind != "ray":
@@ -127,12 +123,7 @@ def pool_of_workers(ray: Any, device: str) -> Workers:
     """Return the workers that a cluster has room for: one for each GPU, else as many as its CPUs can take.
 
     A CPU worker is what a local run would be: it has the threads of this process (OMP_NUM_THREADS), since other
-    numbers of threads add up in another order, and so give other bits.
-
-    The device ``auto`` is CUDA where the cluster has a GPU, else the CPU.
-
-    Raises:
-        ModelError: If there is no room for one.
+    numbers of threads add up in another order, and so give other bits. The device ``auto`` is CUDA where there is a GPU.
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     gpus = sum(int(node.get("GPU", 0)) for node in nodes)
@@ -171,10 +162,6 @@ class ClusterModel(LanguageModel):
     """A ``LanguageModel`` without weights of its own: what takes them is done by workers, one model in each.
 
     Every pass starts its workers, and they end with it. They must find the model under the same name.
-
-    Raises:
-        UsageError: If Ray is not installed.
-        ModelError: If the cluster cannot be reached, or has no room for a worker.
     """
 
     def __init__(self, ref: ModelRef, *, on: str) -> None:
@@ -237,9 +224,6 @@ class ClusterModel(LanguageModel):
         """Yield the number of each task and what a worker found, as they are done, in any order.
 
         Tasks are functions of the model that a worker has loaded; they and what they return are pickled.
-
-        Raises:
-            ModelError: If a worker fails, with its reason.
         """
         if not tasks:
             return

@@ -28,15 +28,10 @@ Answered = Iterator[tuple[list[int], list[Answer]]]
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """Prompts, and how they are answered.
+    """Token ids of n prompts, and how they are answered; with a temperature each has a seed.
 
-    Args:
-        prompts: Token ids of n prompts.
-        sampling: How to draw.
-        seeds: One per prompt, needed with a temperature.
-        stop_ids: Tokens that end an answer.
-        only: Positions to answer. Batches are made of all prompts before the others are left out, so that a run that
-            goes on after a crash computes the same batches as an unbroken one.
+    Batches are made of all prompts before those outside ``only`` are left out, so that a run that goes on after a crash
+    computes the same batches as an unbroken one.
     """
 
     prompts: Sequence[Sequence[int] | NDArray[np.int32]]
@@ -102,11 +97,7 @@ class TextGenerator(ABC):
         seeds: Sequence[int],
         only: Collection[int] | None = None,
     ) -> Answered:
-        """Yield positions and answers as they are done; implements ``types.Generator``.
-
-        Raises:
-            ModelError: If the chat template refuses a conversation, or the model fails.
-        """
+        """Yield positions and answers as they are done; implements ``types.Generator``."""
         prompts, stops = list(map(self.renderer.prompt_ids, conversations)), self.renderer.stop_ids
         yield from self.continued(
             Asked(prompts=prompts, sampling=sampling, seeds=seeds, only=only, stop_ids=stops)
@@ -119,25 +110,19 @@ class TextGenerator(ABC):
 
         Where a template ends a user's turn with plain text, the turn is what stands before it, and one without it is
         not finished: it may hold the answer too.
-
-        Raises:
-            ModelError: If the chat template refuses a user turn, or does not end it, or the model fails.
         """
         turn = self.renderer.user_turn
         prompts, stops = [turn.opening] * count, {*self.renderer.stop_ids, *turn.stop_ids}
         asked = Asked(prompts=prompts, sampling=sampling, seeds=seeds, only=only, stop_ids=stops)
         for positions, drawn in self.continued(asked):
-            yield positions, [_up_to(turn.closing, each) for each in drawn] if turn.closing else drawn
+            if turn.closing:
+                parts = [each.text.partition(turn.closing) for each in drawn]
+                drawn = [Answer(begun.rstrip() if end else begun, bool(end)) for begun, end, _ in parts]
+            yield positions, drawn
 
     @abstractmethod
     def continued(self, asked: Asked) -> Answered:
         """Yield positions and what the model writes after each prompt, up to a token that ends it."""
-
-
-def _up_to(closing: str, drawn: Answer) -> Answer:
-    """Return what was drawn before the text that closes it; without that text it is not finished."""
-    text, found, _ = drawn.text.partition(closing)
-    return Answer(text.rstrip() if found else drawn.text, finished=bool(found))
 
 
 def generate_batches(

@@ -25,12 +25,7 @@ LOGITS_AT_ONCE = {"cpu": 3 << 22, "cuda": 1 << 28}
 
 @torch.inference_mode()
 def batch_token_nll(network: Any, rendered: Sequence[Rendered], layout: Layout) -> Awaited:
-    """Begin to compute the nll of each response token of each example, in nats.
-
-    Args:
-        network: A causal language model of transformers, with or without adapters.
-        rendered: n examples, computed together.
-        layout: Where their tokens lie.
+    """Begin to compute the nll of each response token of n examples, which lie as the layout says, in nats.
 
     Returns:
         What gives them: n arrays, float32; it raises a ``ModelError`` if losses are not finite.

@@ -172,11 +172,7 @@ def sent(values: NDArray[Any] | torch.Tensor, device: torch.device) -> torch.Ten
 
 
 class Arriving:
-    """A tensor on its way from a device: the copy is asked for now, and waited for when it is wanted.
-
-    Args:
-        values: On any device; float32.
-    """
+    """A float32 tensor on its way from a device: the copy is asked for now, and waited for when it is wanted."""
 
     def __init__(self, values: torch.Tensor) -> None:
         self._event: torch.cuda.Event | None = None

@@ -217,16 +217,9 @@ class Renderer:
         text never counts: nothing stands before it to predict it from. What exceeds ``max_length`` is cut off at
         the end. Reasoning and calls are part of an answer; results of tools and answers that are context only are not.
 
-        Args:
-            examples: n conversations.
-            max_length: Longest sequence in tokens.
-            skip_refused: Give an example that the template refuses no tokens and the reason, instead of raising.
-
-        Returns:
-            n rendered examples, in the same order.
-
         Raises:
-            ModelError: If the chat template refuses an example, or the model has no embedding for one of its tokens.
+            ModelError: If the chat template refuses an example, or the model has no embedding for one of its tokens;
+                with ``skip_refused`` such a one gets no tokens and the reason instead.
         """
         rendered: list[Rendered] = []
         for start in range(0, len(examples), TOKENIZE_AT_ONCE):

@@ -38,12 +38,7 @@ def vllm_key(ref: ModelRef) -> str:
 
 
 class VllmGenerator(TextGenerator):
-    """A model that vLLM runs in this process, on a device that it chooses; implements ``types.Generator``.
-
-    Raises:
-        UsageError: If vLLM is not installed.
-        ModelError: If the model cannot be found, or vLLM cannot run it here.
-    """
+    """A model that vLLM runs in this process, on a device that it chooses; implements ``types.Generator``."""
 
     def __init__(self, ref: ModelRef) -> None:
         for name, value in QUIET.items():
@@ -101,7 +96,6 @@ class VllmGenerator(TextGenerator):
                 yield [position for position, _ in done], [answer for _, answer in done]
 
     def _answer(self, tokens: Sequence[int], stops: Sequence[int]) -> Answer:
-        """Return what vLLM wrote, without the token that ended it."""
         end = next((place for place, token in enumerate(tokens) if token in stops), None)
         text = self.renderer.tokenizer.decode(list(tokens[:end]), skip_special_tokens=True)
         return Answer(str(text), finished=end is not None)

@@ -29,12 +29,7 @@ def read_network(name: str, folder: Path, **options: Any) -> Any:
     place, with a note on standard error; both give losses of a model that does not exist.
 
     What a checkpoint may have beyond the network: numbers that the network computes itself (masks, positions), and
-    whole parts beside the language model, which are said once.
-
-    Args:
-        name: What to call the model in errors.
-        folder: Of the checkpoint.
-        options: What ``from_pretrained`` takes.
+    whole parts beside the language model, which are said once. The options are those of ``from_pretrained``.
 
     Raises:
         ModelError: If a weight is missing, has no place, or has another size.
