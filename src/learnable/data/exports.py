@@ -19,8 +19,6 @@ ROWS = "train.jsonl"
 CONFIGURATION = "sft.yaml"
 DATASET_INFO = "dataset_info.json"
 TEMPLATE = "chat_template.jinja"
-_DATASET = "selection"
-_TUNING = Tuning()
 _CHAT_TEMPLATE: dict[str, dict[str, Any]] = {
     "trl": {"chat_template_path": TEMPLATE},
     "axolotl": {"chat_template": "jinja", "chat_template_jinja": TEMPLATE},
@@ -83,31 +81,16 @@ def write_export(
     return [folder / name for name in texts]
 
 
-def export(
-    examples: Sequence[Example], *, trainer: Trainer, model: str, max_length: int
-) -> tuple[Iterable[dict[str, Any]], dict[str, dict[str, Any]]]:
+_Exported = tuple[Iterable[dict[str, Any]], dict[str, dict[str, Any]]]
+
+
+def export(examples: Sequence[Example], *, trainer: Trainer, model: str, max_length: int) -> _Exported:
     """Return the rows of ``train.jsonl`` and the content of the other files by their names; see ``write_export``."""
-    if trainer == "axolotl":
-        masks = any(not message.trained for example in examples for message in example.messages)
-        return map(_axolotl_row, examples), {CONFIGURATION: _axolotl(model, max_length, masks=masks)}
-    only_last = _learn_last_only(examples, trainer)
-    tools = any(example.tools for example in examples)
-    if trainer == "trl":
-        # TRL masks the prompt of a pair under any template, but the user's turns of a conversation only under templates
-        # that it knows.
-        pairs = only_last or all(_answers(example) == 1 for example in examples)
-        rows = (_trl_row(example, pairs=pairs, tools=tools) for example in examples)
-        return rows, {CONFIGURATION: _trl(model, max_length, pairs=pairs)}
-    for example in examples:
-        _check_llamafactory(example)
-    calls = any(message.tool_calls for example in examples for message in example.messages)
-    description = _description(tools=tools or calls)
-    settings = _llamafactory(model, max_length) | ({"mask_history": True} if only_last else {})
-    files = {CONFIGURATION: settings, DATASET_INFO: {_DATASET: description}}
-    return (_llamafactory_row(example, tools=tools) for example in examples), files
+    exports = {"trl": _trl, "llamafactory": _llamafactory, "axolotl": _axolotl}
+    return exports[trainer](examples, model, max_length)
 
 
-def _learn_last_only(examples: Sequence[Example], trainer: Trainer) -> bool:
+def _learn_last_only(examples: Sequence[Example], trainer: str) -> bool:
     """Tell whether some answers are context only, and the last ones are all that is to learn."""
     answers = [
         [each.trained for each in example.messages if each.role == "assistant"] for example in examples
@@ -118,34 +101,83 @@ def _learn_last_only(examples: Sequence[Example], trainer: Trainer) -> bool:
         last = example.messages[-1]
         if sum(learned) != 1 or not (last.role == "assistant" and last.trained):
             raise DataError(
-                f"{_NAMES[trainer]} learns all answers of a conversation or the last one alone, and other answers of "
+                f"{trainer} learns all answers of a conversation or the last one alone, and other answers of "
                 f"example {example.id[:12]} are context only",
                 hint="export for axolotl, which masks single turns; or choose among rows that learn their last answer",
             )
     return True
 
 
-_NAMES = {"trl": "TRL", "llamafactory": "LLaMA-Factory", "axolotl": "Axolotl"}
+_TUNING = Tuning()
+# What TRL and LLaMA-Factory both take: arguments of the trainer of transformers.
+_ARGUMENTS = {
+    "num_train_epochs": _TUNING.epochs,
+    "learning_rate": _TUNING.peak_learning_rate,
+    "lr_scheduler_type": "cosine",
+    "per_device_train_batch_size": _TUNING.batch_size,
+    "report_to": "none",
+    "output_dir": "model",
+}
 
 
-def _answers(example: Example) -> int:
-    return sum(message.role == "assistant" for message in example.messages)
+def _trl(examples: Sequence[Example], model: str, max_length: int) -> _Exported:
+    counts = [sum(message.role == "assistant" for message in example.messages) for example in examples]
+    # TRL masks the prompt of a pair under any template, but the user's turns of a conversation only under templates
+    # that it knows.
+    pairs = _learn_last_only(examples, "TRL") or all(count == 1 for count in counts)
+    tools = any(example.tools for example in examples)
+
+    def row(example: Example) -> dict[str, Any]:
+        turns = [message.turn(arguments_as_text=False) for message in example.messages]
+        parts = {"prompt": turns[:-1], "completion": turns[-1:]} if pairs else {"messages": turns}
+        # As JSON text: a column of objects would mix the keys of all of them.
+        return parts | ({"tools": example.tools or None} if tools else {})
+
+    settings = {
+        "model_name_or_path": model,
+        "datasets": [{"path": "json", "data_files": ROWS}],
+        **({"completion_only_loss": True} if pairs else {"assistant_only_loss": True}),
+        "max_length": max_length,
+        "use_peft": True,
+        "lora_r": _TUNING.rank,
+        "lora_alpha": 2 * _TUNING.rank,
+        "lora_target_modules": "all-linear",
+        **_ARGUMENTS,
+    }
+    return map(row, examples), {CONFIGURATION: settings}
 
 
-def _trl_row(example: Example, *, pairs: bool, tools: bool) -> dict[str, Any]:
-    """Return a row for TRL, which reads tools as JSON text: a column of objects would mix the keys of all of them."""
-    turns = [message.turn(arguments_as_text=False) for message in example.messages]
-    row = {"prompt": turns[:-1], "completion": turns[-1:]} if pairs else {"messages": turns}
-    return row | ({"tools": example.tools or None} if tools else {})
-
-
-def _axolotl_row(example: Example) -> dict[str, Any]:
-    """Return a row for Axolotl, which makes objects of arguments itself, and has a key for turns to leave out."""
-    turns = [turn.turn() | ({} if turn.trained else {_TRAINING: False}) for turn in example.messages]
-    return {"messages": turns} | ({"tools": json.loads(example.tools)} if example.tools else {})
-
-
-_TRAINING = "train"
+def _llamafactory(examples: Sequence[Example], model: str, max_length: int) -> _Exported:
+    only_last = _learn_last_only(examples, "LLaMA-Factory")
+    for example in examples:
+        _check_llamafactory(example)
+    tools = any(example.tools for example in examples)
+    calls = any(message.tool_calls for example in examples for message in example.messages)
+    # All of them: a tag that is left out has no default once there are others.
+    tags = {name: name for name in ("role", "content", "user", "assistant", "system")}
+    tags |= {"observation": "tool", "function": "function_call"} if tools or calls else {}
+    description = {
+        "file_name": ROWS,
+        "formatting": "sharegpt",
+        "columns": {"messages": "messages"} | ({"tools": "tools"} if tools or calls else {}),
+        "tags": {f"{name}_tag": tag for name, tag in tags.items()},
+    }
+    settings = {
+        "model_name_or_path": model,
+        "stage": "sft",
+        "do_train": True,
+        "finetuning_type": "lora",
+        "lora_rank": _TUNING.rank,
+        "lora_alpha": 2 * _TUNING.rank,
+        "lora_target": "all",
+        "dataset_dir": ".",
+        "dataset": "selection",
+        "cutoff_len": max_length,
+        **_ARGUMENTS,
+        **({"mask_history": True} if only_last else {}),
+    }
+    rows = (_llamafactory_row(example, tools=tools) for example in examples)
+    return rows, {CONFIGURATION: settings, DATASET_INFO: {"selection": description}}
 
 
 def _llamafactory_row(example: Example, *, tools: bool) -> dict[str, Any]:
@@ -154,10 +186,8 @@ def _llamafactory_row(example: Example, *, tools: bool) -> dict[str, Any]:
     for message in example.messages:
         role, content = message.role, message.content
         if message.tool_calls:
-            calls = [
-                {"name": call.name, "arguments": json.loads(call.arguments)} for call in message.tool_calls
-            ]
-            role, content = "function_call", json.dumps(calls, ensure_ascii=False)
+            functions = [call.turn_part(arguments_as_text=False)["function"] for call in message.tool_calls]
+            role, content = "function_call", json.dumps(functions, ensure_ascii=False)
         if message.reasoning:
             content = f"<think>\n{message.reasoning}\n</think>\n\n{content}"
         turns.append({"role": role, "content": content})
@@ -182,70 +212,20 @@ def _check_llamafactory(example: Example) -> None:
         )
 
 
-def _arguments() -> dict[str, Any]:
-    """Return what TRL and LLaMA-Factory both take: arguments of the trainer of transformers."""
-    return {
-        "num_train_epochs": _TUNING.epochs,
-        "learning_rate": _TUNING.peak_learning_rate,
-        "lr_scheduler_type": "cosine",
-        "per_device_train_batch_size": _TUNING.batch_size,
-        "report_to": "none",
-        "output_dir": "model",
-    }
+def _axolotl(examples: Sequence[Example], model: str, max_length: int) -> _Exported:
+    def row(example: Example) -> dict[str, Any]:
+        turns = [turn.turn() | ({} if turn.trained else {"train": False}) for turn in example.messages]
+        return {"messages": turns} | ({"tools": json.loads(example.tools)} if example.tools else {})
 
-
-def _trl(model: str, max_length: int, *, pairs: bool) -> dict[str, Any]:
-    return {
-        "model_name_or_path": model,
-        "datasets": [{"path": "json", "data_files": ROWS}],
-        **({"completion_only_loss": True} if pairs else {"assistant_only_loss": True}),
-        "max_length": max_length,
-        "use_peft": True,
-        "lora_r": _TUNING.rank,
-        "lora_alpha": 2 * _TUNING.rank,
-        "lora_target_modules": "all-linear",
-        **_arguments(),
-    }
-
-
-def _description(*, tools: bool) -> dict[str, Any]:
-    columns = ("messages", "tools") if tools else ("messages",)
-    # All of them: a tag that is left out has no default once there are others.
-    tags = {name: name for name in ("role", "content", "user", "assistant", "system")}
-    tags |= {"observation": "tool", "function": "function_call"} if tools else {}
-    return {
-        "file_name": ROWS,
-        "formatting": "sharegpt",
-        "columns": {name: name for name in columns},
-        "tags": {f"{name}_tag": tag for name, tag in tags.items()},
-    }
-
-
-def _llamafactory(model: str, max_length: int) -> dict[str, Any]:
-    return {
-        "model_name_or_path": model,
-        "stage": "sft",
-        "do_train": True,
-        "finetuning_type": "lora",
-        "lora_rank": _TUNING.rank,
-        "lora_alpha": 2 * _TUNING.rank,
-        "lora_target": "all",
-        "dataset_dir": ".",
-        "dataset": _DATASET,
-        "cutoff_len": max_length,
-        **_arguments(),
-    }
-
-
-def _axolotl(model: str, max_length: int, *, masks: bool) -> dict[str, Any]:
+    masks = any(not message.trained for example in examples for message in example.messages)
     rows = {
         "path": ROWS,
         "type": "chat_template",
         "roles_to_train": ["assistant"],
         "train_on_eos": "turn",
-        **({"message_field_training": _TRAINING} if masks else {}),
+        **({"message_field_training": "train"} if masks else {}),
     }
-    return {
+    settings = {
         "base_model": model,
         "datasets": [rows],
         "sequence_len": max_length,
@@ -264,3 +244,4 @@ def _axolotl(model: str, max_length: int, *, masks: bool) -> dict[str, Any]:
         "bf16": "auto",
         "output_dir": "model",
     }
+    return map(row, examples), {CONFIGURATION: settings}
