@@ -37,14 +37,7 @@ SHOWN_EXAMPLES = 3
 
 
 def render_comparison(facts: ComparisonFacts) -> str:
-    """Write the report of one comparison as a self-contained page.
-
-    Args:
-        facts: What the report is made from.
-
-    Returns:
-        HTML of about 1 MB, whatever the number of items.
-    """
+    """Write the report of one comparison as a self-contained page: HTML of about 1 MB, whatever the number of items."""
     comparison = comparison_of(facts)
     looked = look(COMPARISON_CHECKS, comparison)
     sections = [

@@ -36,14 +36,7 @@ _BEGINNINGS = {
 
 
 def render_lesson(facts: LessonFacts) -> str:
-    """Write the report of one lesson as a self-contained page.
-
-    Args:
-        facts: What the report is made from.
-
-    Returns:
-        HTML of about 1 MB, whatever the number of items, and 0.3 kB per question drawn.
-    """
+    """Write the report of one lesson as a self-contained page: HTML of about 1 MB, whatever the number of items, and 0.3 kB per question drawn."""
     lesson = contest_of(facts)
     looked = look(LESSON_CHECKS, lesson)
     sections = [

@@ -33,22 +33,14 @@ def values(lesson: LessonContest) -> list[list[Picture]]:
     """Draw what every arm came to, as dots with whiskers: for each theme, a picture for each way to ask."""
     found = []
     for number, theme in enumerate(lesson.themes):
-        differing = [
-            each for each in theme.evaluated if any(line.half for line in (*each.compared, *each.beside))
-        ]
-        domain = _domain(differing)
-        found.append(
-            [
-                _values(
-                    f"values-{number}-{theme.evaluated.index(each)}",
-                    each,
-                    domain,
-                    title=asked_words(each.asked).capitalize() or theme.name,
-                )
-                for each in differing
-                if domain
-            ]
-        )
+        known = {
+            place: each for place, each in enumerate(theme.evaluated) if any(line.half for line in each.lines)
+        }
+        domain, panels = _domain(list(known.values())), list[Picture]()
+        for place, each in known.items():
+            title = asked_words(each.asked).capitalize() or theme.name
+            panels += [_values(f"values-{number}-{place}", each, domain, title=title)] if domain else []
+        found.append(panels)
     return found
 
 

@@ -31,14 +31,7 @@ SHOWN_SOURCES = 25
 
 
 def render_selection(facts: SelectionFacts) -> str:
-    """Write the report of one selection as a self-contained page.
-
-    Args:
-        facts: What the report is made from.
-
-    Returns:
-        HTML of about 1 MB plus 0.3 kB per example drawn.
-    """
+    """Write the report of one selection as a self-contained page: HTML of about 1 MB plus 0.3 kB per example drawn."""
     view = view_of(facts)
     pool, kept = view.frame.height, view.kept.height
     losses, length = _losses(view), _length(view)

@@ -19,6 +19,15 @@ TREND_BINS = 10
 BARS = 40
 SHOWN_POINTS = 4_000
 SHOWN_CHOSEN = 2_000
+_NUMBERS = {
+    "score_used": ("score", ".3f"),
+    "learnability": ("S", ".3f"),
+    "loss_before": ("before", ".3f"),
+    "loss_after": ("after", ".3f"),
+    "response_tokens": ("response", ","),
+    "tokens": ("tokens", ","),
+}
+"""What a dot tells: the name of each column on the page, and its format."""
 
 
 def plane(view: View) -> Picture | None:
@@ -246,23 +255,12 @@ def points(view: View) -> dict[str, list[Any]]:
         Lists of equal length, at most `SHOWN_POINTS`; the chosen come last, so that they are drawn on top.
     """
     frame = _sample(view.scored)
-    names = {
-        "before": "loss_before",
-        "after": "loss_after",
-        "score": "score_used",
-        "response": "response_tokens",
-    }
-    if view.facts.by != "learnability":
-        names["S"] = "learnability"
     columns: dict[str, list[Any]] = {
-        name: frame[column].cast(pl.Float64).round_sig_figs(4).to_list()
-        for name, column in names.items()
-        if column == "score_used" or view.has(column)
+        name: (frame[column] if form == "," else frame[column].round_sig_figs(4)).to_list()
+        for column, (name, form) in _numbers(view).items()
     }
     columns["group"] = [CHOSEN if kept else REST for kept in frame["is_kept"]]
     columns["source"] = [snippet(name) for name in frame["source"]]
-    if view.has("tokens"):
-        columns["tokens"] = frame["tokens"].to_list()
     if view.facts.examples is None:
         return columns | {"id": frame["id"].to_list()}
     texts = view.facts.examples.select(pl.col("id").cast(pl.String), "messages")
@@ -287,18 +285,21 @@ def _start(messages: list[dict[str, str]] | None, *, answer: bool) -> str:
     return snippet(said[0]) if said else NOTHING
 
 
+def _numbers(view: View) -> dict[str, tuple[str, str]]:
+    """Return what is known of a dot; a score that was used is not said twice."""
+    has = {name: name in ("score_used", *view.columns) for name in _NUMBERS}
+    has["learnability"] &= view.facts.by != "learnability"
+    return {name: known for name, known in _NUMBERS.items() if has[name]}
+
+
 def _tooltip(view: View) -> list[Any]:
     """What a dot tells when the pointer is on it."""
-    given = {
-        "score": ("score", view.facts.by, ".3f"),
-        "learnability": ("S", "S", ".3f"),
-        "loss_before": ("before", "loss before", ".3f"),
-        "loss_after": ("after", "loss after", ".3f"),
-        "response_tokens": ("response", "response tokens", ","),
-        "tokens": ("tokens", "tokens", ","),
-    }
-    said_twice = "learnability" if view.facts.by == "learnability" else ""
-    numbers = [tip for name, tip in given.items() if view.has(name) and name != said_twice]
+    titles = {"score_used": view.facts.by, "learnability": "S"}
+    numbers = [
+        (name, titles.get(column, column.replace("_", " ")), form)
+        for column, (name, form) in _numbers(view).items()
+        if column != "score_used" or view.has("score")
+    ]
     texts = ["id"] if view.facts.examples is None else ["question", "answer"]
     return tips(("group", "which"), "source", *numbers, *texts)
 
