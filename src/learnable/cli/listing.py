@@ -11,18 +11,19 @@ from docstring_parser import DocstringStyle
 from docstring_parser import parse as parse_docstring
 
 from learnable.commands.options import Flat
+from learnable.commands.score import passes_of
 from learnable.data import FORMATS
 from learnable.diversifiers import DIVERSIFIERS
 from learnable.errors import UsageError, did_you_mean
 from learnable.evaluators import EVALUATORS
 from learnable.experiments import ALIASES, WITHOUT_BUDGET, parse_methods
-from learnable.measures import roles_of
+from learnable.measures import AIMED, roles_of
 from learnable.mixing import MIXTURES
 from learnable.recipes import RECIPES, Run
 from learnable.recipes.run import flag_of, options_of
 from learnable.scorers import SCORERS
 from learnable.selectors import SELECTORS
-from learnable.settings import Reference
+from learnable.settings import Aim, Reference
 from learnable.types import Conversation, Message
 
 
@@ -139,12 +140,14 @@ def _told(entry: Entry, method: Any) -> Entry:
 
 
 def _scorer_costs(needs: Collection[str]) -> str:
-    roles, words = roles_of(needs), {"base": "base", "alone": "answer alone", "reference": "reference"}
-    passes = [name for role, name in words.items() if role in roles]
+    roles = roles_of(needs)
+    passes = passes_of(roles, "none")
     if not passes:
         return "no pass"
     counted = f"{len(passes)} pass{'' if len(passes) == 1 else 'es'} ({', '.join(passes)})"
-    return counted + (f", {Reference().passes:g} training epoch" if "reference" in passes else "")
+    trainings = [f"{Reference().passes:g} training epoch"] * ("reference" in roles)
+    trainings += [f"{Aim().epochs:g} epochs of the target"] * ("target" in roles)
+    return ", ".join([counted, *trainings])
 
 
 def _recipe_costs(function: Callable[..., Any]) -> Iterator[str]:
@@ -153,6 +156,8 @@ def _recipe_costs(function: Callable[..., Any]) -> Iterator[str]:
     trainings = f"{usual.get('seeds')} training{'' if usual.get('seeds') == 1 else 's'}"
     if "scorers" in usual:
         yield _scorer_costs({need for name in usual["scorers"] for need in _needs(SCORERS[name])})
+    elif usual.get("by") in SCORERS:
+        yield _scorer_costs(_needs(SCORERS[usual["by"]]))
     if isinstance(usual.get("by"), tuple):
         by = parse_methods(usual["by"], reference=Reference())
         yield _scorer_costs({need for method in by if method.scorer for need in method.scorer.needs})
@@ -197,14 +202,19 @@ KINDS: Mapping[str, Listing] = {
         RECIPES,
         "learnable run {}",
         lambda each: [
-            name for name in ("data", "task", "model") if name in inspect.signature(each).parameters
+            name for name in ("data", "task", "target", "model") if name in inspect.signature(each).parameters
         ],
         lambda each: ", ".join(_recipe_costs(each)),
     ),
     "scorers": Listing(
         SCORERS,
         "learnable score DATA --scorers {}",
-        lambda each: [*each.needs, *["a reference"] * ("reference" in roles_of(each.needs))],
+        lambda each: [
+            *each.needs,
+            *["a reference"] * ("reference" in roles_of(each.needs)),
+            *["a null reference"] * ("null" in roles_of(each.needs)),
+            *["a target"] * bool(AIMED & roles_of(each.needs)),
+        ],
         lambda each: _scorer_costs(each.needs),
     ),
     "selectors": Listing(

@@ -26,6 +26,18 @@ from learnable.runs.store import Store
 from learnable.settings import Aim, Loading, Reading
 from learnable.types import ModelRef
 
+PASSES: Mapping[Role, str] = {
+    "base": "base",
+    "alone": "answer-alone",
+    "reference": "reference",
+    "null": "null-reference",
+    "target": "after-target",
+    "similarity": "embedding",
+    "gradient": "gradient",
+    "costate": "costate",
+}
+"""Names of the passes that roles cost; the others cost none."""
+
 
 def score(
     data: list[str],
@@ -152,14 +164,5 @@ def _kept_losses(reference: str | None) -> bool:
 
 def passes_of(roles: Collection[Role], vectors: Vectors) -> list[str]:
     """Return the names of the passes that a table of scores costs."""
-    passes = {
-        "base": "base" in roles,
-        "answer-alone": "alone" in roles,
-        "reference": "reference" in roles,
-        "null reference": "null" in roles,
-        "target": "target" in roles,
-        "similarity": "similarity" in roles and vectors != "model",
-        "costate": "costate" in roles,
-        "embedding": vectors == "model",
-    }
-    return [name for name, wanted in passes.items() if wanted]
+    asked = {*roles, *(["similarity"] if vectors == "model" else [])}
+    return [name for role, name in PASSES.items() if role in asked]
