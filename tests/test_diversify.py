@@ -458,7 +458,8 @@ def run_until(command, folder, *, parts):
 def test_killing_it_changes_nothing_and_nothing_is_drawn_twice(tiny, tmp_path, monkeypatch, kills):
     work = tmp_path / "killed"
     work.mkdir()
-    rows = str(write_messages(toy_examples(200), tmp_path / "rows.jsonl"))
+    number = 60 if kills == 1 else 200
+    rows = str(write_messages(toy_examples(number), tmp_path / "rows.jsonl"))
     given = {"method": "self_answer", "model": str(tiny), "loading": FLOAT, "max_new_tokens": 32}
     monkeypatch.setattr(generation, "BATCH_TOKENS", {"cpu": 600})
     verbs.diversify([rows], **given, store=str(tmp_path / "store"), output=str(tmp_path / "out.jsonl"))
@@ -483,4 +484,4 @@ def test_killing_it_changes_nothing_and_nothing_is_drawn_twice(tiny, tmp_path, m
     subprocess.run(command, cwd=work, capture_output=True, check=True)
     assert (work / "out.jsonl").read_text() == (tmp_path / "out.jsonl").read_text()
     drawn = pl.concat(pl.read_parquet(part) for part in work.glob("runs/store/draw-*/*.parquet"))
-    assert (drawn.height, drawn["id"].n_unique()) == (200, 200)
+    assert (drawn.height, drawn["id"].n_unique()) == (number, number)

@@ -1,6 +1,7 @@
 """``learnable diversify``: rewrites of a task's instructions, and conversations sampled from the model itself."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -274,11 +275,9 @@ def _to_avoid(path: str, reading: Reading) -> list[Example]:
 
 
 def _item(row: Row) -> Item:
-    question = asked(row, None)
-    try:
+    question, answer = asked(row, None), ""
+    with suppress(ValueError):  # without an answer, the question is still to be avoided
         answer = answered(row, None)
-    except ValueError:  # without an answer, the question is still to be avoided
-        answer = ""
     closing = (Message(role="assistant", content=answer),) if answer else ()
     return Item((*question, *closing), {})
 

@@ -36,11 +36,8 @@ def last_number(text: str) -> str:
     What follows a last ``####`` counts (the mark of GSM8K), else the last number of all.
     """
     plain = text.translate(_MINUS)
-    for mark in reversed(list(_MARKED.finditer(plain))):
-        marked = _NUMBER.match(plain, mark.end())
-        if marked is not None and amount(marked.group(0)) is not None:
-            return marked.group(0).strip()
-    found = [match.group(0).strip() for match in _NUMBER.finditer(plain)]
+    marked = [_NUMBER.match(plain, mark.end()) for mark in _MARKED.finditer(plain)]
+    found = [match.group(0).strip() for match in (*_NUMBER.finditer(plain), *marked) if match is not None]
     return next((number for number in reversed(found) if amount(number) is not None), "")
 
 
