@@ -5,30 +5,15 @@ that finds its own result in the folder does nothing; one that was interrupted g
 ``doctor`` only look.
 """
 
-from learnable.commands.compare import compare
-from learnable.commands.diversify import diversify
-from learnable.commands.doctor import doctor
-from learnable.commands.evaluate import evaluate
-from learnable.commands.explore import explore
-from learnable.commands.load import load
-from learnable.commands.report import report
-from learnable.commands.score import score
-from learnable.commands.select import select
-from learnable.commands.show import show
-from learnable.commands.teach import teach
-from learnable.commands.train import train
-
-__all__ = [
-    "compare",
-    "diversify",
-    "doctor",
-    "evaluate",
-    "explore",
-    "load",
-    "report",
-    "score",
-    "select",
-    "show",
-    "teach",
-    "train",
-]
+from learnable.commands.compare import compare as compare
+from learnable.commands.diversify import diversify as diversify
+from learnable.commands.doctor import doctor as doctor
+from learnable.commands.evaluate import evaluate as evaluate
+from learnable.commands.explore import explore as explore
+from learnable.commands.load import load as load
+from learnable.commands.report import report as report
+from learnable.commands.score import score as score
+from learnable.commands.select import select as select
+from learnable.commands.show import show as show
+from learnable.commands.teach import teach as teach
+from learnable.commands.train import train as train
