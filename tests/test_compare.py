@@ -14,6 +14,7 @@ import polars as pl
 import pytest
 
 from learnable import commands as verbs
+from learnable.cli import app as cli
 from learnable.errors import LearnableError, UsageError
 from learnable.experiments import FULL, RANDOM, UNTUNED
 from learnable.models.language_model import LanguageModel
@@ -261,42 +262,41 @@ def test_selections_of_different_sizes_train_for_the_same_steps(tiny, tmp_path):
     assert steps == [6, 6, 6]
 
 
-def killed(command, folder, *, kills, duration_s):
-    """Start the command again and again, killing it so many times at random moments; then let it end."""
+def kill(command, folder, *, kills, duration_s):
+    """Start the command again and again, and kill it so many times, at random moments of its work."""
     rng, hits = random.Random(kills), 0
     while hits < kills:
-        process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        assert process.stdout.readline() == b"at work\n"
         try:
-            process.wait(timeout=rng.uniform(0.3, 0.9) * duration_s)
+            process.communicate(timeout=rng.uniform(0.1, 0.9) * duration_s)
             shutil.rmtree(folder)  # it ended first: what follows must be killed on the way, too
             folder.mkdir()
         except subprocess.TimeoutExpired:
             os.kill(process.pid, signal.SIGKILL)
-            process.wait()
+            process.communicate()
             hits += 1
-    subprocess.run(command, cwd=folder, capture_output=True, check=True)
 
 
 @pytest.mark.parametrize("kills", [1, pytest.param(8, marks=pytest.mark.slow)])
-def test_killing_a_comparison_at_random_moments_changes_nothing(compare, place, tiny, tmp_path, kills):
+def test_killing_a_comparison_at_random_moments_changes_nothing(
+    compare, place, tiny, tmp_path, monkeypatch, kills
+):
     by = ("ifd", "learnability")
     started = time.monotonic()
     unbroken = compare(f"unbroken-{kills}", by=by, store=str(tmp_path / "store"), seeds=1)
     inside_s = time.monotonic() - started
     often = "import learnable.measures.keep as keep, learnable.training.checkpoints as checkpoints; keep.STORE_EVERY_S = 0; "
-    often += "checkpoints.CHECKPOINT_EVERY_S = 0.1; from learnable.cli.app import main; main()"
-    command = [sys.executable, "-c", often, "compare", str(place / "pool"), "--model", str(tiny)]
-    command += ["--evaluate", f"heldout:{place / 'eval.jsonl'}", "--by", *by, "--budget", "30%"]
-    command += ["--seeds", "1", "--dtype", "float32", "--tuning.learning-rate", "0.02"]
-    command += ["--tuning.batch-size", "2", "--tuning.rank", "2", "--reference.learning-rate", "0.02"]
-    command += ["--reference.batch-size", "4", "--reference.rank", "2"]
+    often += "checkpoints.CHECKPOINT_EVERY_S = 0.1; from learnable.cli.app import main; print('at work', flush=True); main()"
+    words = ["compare", str(place / "pool"), "--model", str(tiny)]
+    words += ["--evaluate", f"heldout:{place / 'eval.jsonl'}", "--by", *by, "--budget", "30%"]
+    words += ["--seeds", "1", "--dtype", "float32", "--tuning.learning-rate", "0.02"]
+    words += ["--tuning.batch-size", "2", "--tuning.rank", "2", "--reference.learning-rate", "0.02"]
+    words += ["--reference.batch-size", "4", "--reference.rank", "2"]
     work = tmp_path / "work"
     work.mkdir()
-    started = time.monotonic()
-    subprocess.run(
-        [sys.executable, "-c", "import learnable.training, learnable.models.language_model"], check=True
-    )
-    duration_s = inside_s + time.monotonic() - started
-    killed(command, work, kills=kills, duration_s=duration_s)
+    kill([sys.executable, "-c", often, *words], work, kills=kills, duration_s=inside_s)
+    monkeypatch.chdir(work)
+    assert cli.call(words) == 0
     found = pl.read_parquet(work / "comparison" / "table.parquet")
     assert found.drop(TIMES).equals(read(unbroken, "table").drop(TIMES))

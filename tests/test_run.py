@@ -478,19 +478,19 @@ def test_a_run_that_breaks_while_measuring_goes_on_there(lobass, measured, monke
     assert before > ROWS // 2
 
 
-def killed_run(command, folder, *, kills, duration_s):
-    """Start the command again and again, killing it so many times at random moments; then let it end."""
+def kill(command, folder, *, kills, duration_s):
+    """Start the command again and again, and kill it so many times, at random moments of its work."""
     rng, hits = random.Random(kills), 0
     while hits < kills:
-        process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        assert process.stdout.readline() == b"at work\n"
         try:
-            process.wait(timeout=rng.uniform(0.1, 1.0) * duration_s)
+            process.communicate(timeout=rng.uniform(0.0, 0.9) * duration_s)
             shutil.rmtree(folder / "runs")  # it ended first: what follows must be killed on the way, too
         except subprocess.TimeoutExpired:
             os.kill(process.pid, signal.SIGKILL)
-            process.wait()
+            process.communicate()
             hits += 1
-    subprocess.run(command, cwd=folder, capture_output=True, check=True)
 
 
 def selected(folder):
@@ -499,26 +499,33 @@ def selected(folder):
 
 
 @pytest.mark.parametrize("kills", [1, pytest.param(10, marks=pytest.mark.slow)])
-def test_killing_the_run_at_random_moments_changes_nothing(tiny, tmp_path, kills):
+def test_killing_the_run_at_random_moments_changes_nothing(tiny, tmp_path, monkeypatch, kills):
+    words = [
+        "run",
+        "lobass",
+        "mine.jsonl",
+        "--model",
+        str(tiny),
+        "--reference.folds",
+        "2",
+        "--dtype",
+        "float32",
+    ]
+    words += ["--reference.batch-size", "2", "--budget", "10%"]
+    # Checkpoints and store parts all the time, so that the kills meet them.
+    often = "import learnable.measures.keep as keep, learnable.training.checkpoints as checkpoints; keep.STORE_EVERY_S = 0; "
+    often += "checkpoints.CHECKPOINT_EVERY_S = 0.1; from learnable.cli.app import main; print('at work', flush=True); main()"
+    duration_s = 0.0
     for name in ("unbroken", "killed"):
         (tmp_path / name).mkdir()
         write_messages(toy_examples(80), tmp_path / name / "mine.jsonl")
-    # Checkpoints and store parts all the time, so that the kills meet them.
-    often = "import learnable.measures.keep as keep, learnable.training.checkpoints as checkpoints; keep.STORE_EVERY_S = 0; "
-    often += "checkpoints.CHECKPOINT_EVERY_S = 0.1; from learnable.cli.app import main; main()"
-    command = [
-        sys.executable,
-        "-c",
-        often,
-        "run",
-        "lobass",
-        *["mine.jsonl", "--model", str(tiny), "--reference.folds", "2", "--dtype", "float32"],
-        *["--reference.batch-size", "2", "--budget", "10%"],
-    ]
-    started = time.monotonic()
-    subprocess.run(command, cwd=tmp_path / "unbroken", capture_output=True, check=True)
-    duration_s = time.monotonic() - started
-    killed_run(command, tmp_path / "killed", kills=kills, duration_s=duration_s)
+        monkeypatch.chdir(tmp_path / name)
+        if name == "killed":
+            command = [sys.executable, "-c", often, *words]
+            kill(command, tmp_path / name, kills=kills, duration_s=duration_s)
+        started = time.monotonic()
+        assert cli.call(words) == 0
+        duration_s = time.monotonic() - started
     assert selected(tmp_path / "killed") == selected(tmp_path / "unbroken")
 
 

@@ -60,6 +60,8 @@ def sharded(job):
         return accelerator
 
     loop.Accelerator, checkpoints.CHECKPOINT_EVERY_S = sharding, 0.0
+    whole = replace(job, folder=job.folder.with_name("full"), tuning=replace(job.tuning, method="full"))
+    fine_tuning._fine_tune(whole)
     return fine_tuning._fine_tune(job)
 
 
@@ -110,14 +112,10 @@ def test_a_training_that_one_process_began_two_end_to_the_same_adapter(ref, rend
     assert not list(two.rglob("*.pickle"))
 
 
-@pytest.mark.parametrize("method", ["lora", "full"])
 def test_processes_that_hold_a_part_of_the_weights_each_go_on_to_the_same_model(
-    ref, rendered, tmp_path, monkeypatch, method
+    ref, rendered, tmp_path, monkeypatch
 ):
-    one, parts = tmp_path / "one", tmp_path / "parts"
     monkeypatch.setattr(checkpoints, "CHECKPOINT_EVERY_S", 0.0)
-    options = {"tuning": replace(TWICE, method=method, learning_rate=1e-3), "label": "training"}
-    fine_tune(ref, rendered, one, **options)
     step = Loop.step
 
     def killed(self):
@@ -125,19 +123,24 @@ def test_processes_that_hold_a_part_of_the_weights_each_go_on_to_the_same_model(
             raise KeyboardInterrupt
         return step(self)
 
-    with monkeypatch.context() as dying:
-        dying.setattr(Loop, "step", killed)
-        with pytest.raises(KeyboardInterrupt):
-            fine_tune(ref, rendered, parts, **options)
+    for method in ("full", "lora"):
+        options = {"tuning": replace(TWICE, method=method, learning_rate=1e-3), "label": "training"}
+        fine_tune(ref, rendered, tmp_path / "one" / method, **options)
+        with monkeypatch.context() as dying:
+            dying.setattr(Loop, "step", killed)
+            with pytest.raises(KeyboardInterrupt):
+                fine_tune(ref, rendered, tmp_path / "parts" / method, **options)
     monkeypatch.setattr(fine_tuning, "_fine_tune", sharded)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
-    fine_tune(ref, rendered, parts, **options, processes=2)
-    (expected,), (found,) = (
-        [load_file(file) for file in each.glob("*.safetensors")] for each in (one, parts)
-    )
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-        np.testing.assert_allclose(found[name], value, atol=1e-5)
+    fine_tune(ref, rendered, tmp_path / "parts" / "lora", **options, processes=2)
+    for method in ("full", "lora"):
+        (expected,), (found,) = (
+            [load_file(file) for file in (tmp_path / each / method).glob("*.safetensors")]
+            for each in ("one", "parts")
+        )
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            np.testing.assert_allclose(found[name], value, atol=1e-5)
 
 
 def test_what_fails_in_the_main_process_is_told_to_the_one_that_started_it(tmp_path):
