@@ -4,6 +4,7 @@ import json
 import math
 import re
 from dataclasses import replace
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -38,7 +39,13 @@ def make_comparison(
     pool: int = 60,
 ) -> ComparisonFacts:
     """A comparison with known effects (added to the loss of random), out of a pool of 60 examples of 50 tokens."""
-    effects = EFFECTS if effects is None else effects
+    given = tuple((EFFECTS if effects is None else effects).items())
+    return _made(given, budgets, seeds, items, evaluations, pool)
+
+
+@cache
+def _made(given, budgets, seeds, items, evaluations, pool) -> ComparisonFacts:
+    effects = dict(given)
     rng = np.random.default_rng(0)
     ids = [f"{i:08x}" for i in range(pool)]
     arms, picks = [], []

@@ -15,7 +15,7 @@ from learnable.pages import comparison_pictures as pictures
 from learnable.pages import html
 from learnable.pages.comparison_facts import Comparison, ComparisonFacts, comparison_of
 from learnable.pages.comparison_warnings import COMPARISON_CHECKS
-from learnable.pages.contest import Evaluated, Line, distrust_link, method_section, probability
+from learnable.pages.contest import Evaluated, Line, method_section, probability
 from learnable.pages.page import Panels, Part, Section, write_page
 from learnable.pages.warnings import look, warnings_section
 from learnable.pages.words import (
@@ -61,7 +61,7 @@ def render_comparison(facts: ComparisonFacts) -> str:
             "<strong>{model}</strong> was trained on equal token budgets, chosen in {ways} and at random.{distrust}",
             model=facts.model,
             ways=plural(methods, "way"),
-            distrust=distrust_link(looked.warnings),
+            distrust=looked.link,
         ),
         tiles=[
             ("evaluations", count(evaluations), "each answers for itself" if evaluations > 1 else ""),

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from functools import cached_property
 from typing import Any, Literal
 
@@ -10,7 +10,7 @@ import polars as pl
 from markupsafe import Markup
 
 from learnable.experiments import FEWEST_ITEMS, FOR_THIS_SEED
-from learnable.pages.html import bullets, cell, markup, remark, settings_table
+from learnable.pages.html import bullets, cell, remark, settings_table
 from learnable.pages.page import Section
 from learnable.pages.words import NOTHING, count, decimal, duration, enumeration, finite, plural
 
@@ -143,8 +143,11 @@ def line_of(
     row: Mapping[str, Any], *, baseline: str, competes: bool, by_seed: tuple[float, ...] = ()
 ) -> Line:
     """Read a line of a table."""
-    known = {each.name: row[each.name] for each in fields(Line) if each.name in row}
-    known = {name: finite(value) if isinstance(value, float) else value for name, value in known.items()}
+    row = {name: finite(value) if isinstance(value, float) else value for name, value in row.items()}
+    there = [each for each in fields(Line) if each.name in row]
+    known = {
+        each.name: row[each.name] for each in there if row[each.name] is not None or each.default is MISSING
+    }
     if row["arm"] == baseline:
         outcome = "baseline"
     elif known["difference"] is None:
@@ -406,14 +409,6 @@ def counted(lines: Sequence[Line]) -> str:
         (mute, "that could not be judged"),
     )
     return enumeration([f"{number:,} {what}" for number, what in parts if number])
-
-
-def distrust_link(warnings: Sequence[str]) -> Markup:
-    """Return where the opening of a page sends the reader; nothing without warnings."""
-    number = plural(len(warnings), "thing")
-    return markup(
-        ' <a class="whole" href="#cautions">{number} to distrust</a>.' if warnings else "", number=number
-    )
 
 
 def probability(p: float | None) -> str:

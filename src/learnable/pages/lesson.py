@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from learnable.pages import html
 from learnable.pages import lesson_pictures as pictures
-from learnable.pages.contest import Evaluated, Line, asked_words, distrust_link, method_section, probability
+from learnable.pages.contest import Evaluated, Line, asked_words, method_section, probability
 from learnable.pages.lesson_concepts import concepts_section
 from learnable.pages.lesson_facts import (
     ORDER,
@@ -68,7 +68,7 @@ def render_lesson(facts: LessonFacts) -> str:
             ways=plural(len(lesson.trained), "way"),
             times=plural(lesson.trainings, "time"),
             new=new,
-            distrust=distrust_link(looked.warnings),
+            distrust=looked.link,
         ),
         tiles=[
             ("rows of the task", count(facts.task), "to train on"),

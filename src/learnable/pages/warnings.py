@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import polars as pl
+from markupsafe import Markup
 
 from learnable.pages.html import bullets, markup, text
 from learnable.pages.page import Part, Section
@@ -41,6 +42,12 @@ class Looked:
     warnings: tuple[str, ...]
     clear: tuple[str, ...]
     impossible: tuple[str, ...]
+
+    @property
+    def link(self) -> Markup:
+        """Where the opening of a page sends the reader; nothing without warnings."""
+        form = ' <a class="whole" href="#cautions">{number} to distrust</a>.' if self.warnings else ""
+        return markup(form, number=plural(len(self.warnings), "thing"))
 
 
 def look(checks: Mapping[str, Callable[[Read], Found]], read: Read) -> Looked:
