@@ -61,20 +61,15 @@ def load(
         inputs=content,
         work=lambda folder: _read(data, reading, holdout, folder),
     )
-    if not dry_run or step.is_done(step.folder(output)):
-        outcome = run(step, output)
-    else:
-        outcome = run(step, _gone_at_exit() / Path(output).name)
     if not dry_run:
-        return outcome
+        return run(step, output)
+    if not step.is_done(step.folder(output)):
+        scratch = tempfile.mkdtemp()
+        atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+        output = str(Path(scratch) / Path(output).name)
+    outcome = run(step, output)
     would = [f"no pass: {outcome.facts['examples']:,} examples of {outcome.facts['rows']:,} rows"]
     return replace(outcome, facts={**outcome.facts, "would run": would, "price": []}, price=Price())
-
-
-def _gone_at_exit() -> Path:
-    folder = tempfile.mkdtemp()
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return Path(folder)
 
 
 def _read(data: list[str], reading: Reading, holdout: float, folder: Path) -> Finished:

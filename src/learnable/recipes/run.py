@@ -7,7 +7,7 @@ from functools import wraps
 from inspect import Parameter as Taken
 from inspect import signature
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec, get_type_hints
+from typing import Annotated, Any, NamedTuple, ParamSpec, get_type_hints
 
 import yaml
 from cyclopts import Parameter
@@ -111,8 +111,7 @@ def is_recipe(function: Callable[..., Any]) -> bool:
     return bool(getattr(function, "is_recipe", False))
 
 
-@dataclass(frozen=True, kw_only=True)
-class RecipeOption:
+class RecipeOption(NamedTuple):
     """An option of a recipe: of a group of settings such as ``reference``, or of none; its value and its default."""
 
     group: str
