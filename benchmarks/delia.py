@@ -22,6 +22,7 @@ from typing import Any
 import polars as pl
 
 from learnable.commands import diversify, teach
+from learnable.commands.teach import Teaching
 from learnable.data.overlap import contamination
 from learnable.mixing import Mixing
 from learnable.runs.identity import example_id
@@ -291,14 +292,16 @@ def main() -> None:
         buffer=buffer.path,
         test=str(paths["test"]),
         general=str(paths["general"]),
-        arms=chosen.arms,
-        tokens=["<sep>=JSON, a thought first"],
-        init="random",
-        words=["json", "thought"],
-        evaluate=[f"{FORMAT}", f"{FORMAT},label=hallucination"],
+        teaching=Teaching(
+            arms=chosen.arms,
+            tokens=["<sep>=JSON, a thought first"],
+            init="random",
+            words=["json", "thought"],
+            evaluate=[f"{FORMAT}", f"{FORMAT},label=hallucination"],
+            seeds=chosen.seeds,
+        ),
         mixing=Mixing(ratio=chosen.ratio),
         tuning=Tuning(epochs=chosen.epochs, learning_rate=chosen.learning_rate, batch_size=chosen.batch_size),
-        seeds=chosen.seeds,
         store=str(chosen.output / "store"),
         output=str(chosen.output / "lesson-{fingerprint}"),
     )

@@ -6,6 +6,7 @@ import pytest
 
 from learnable import commands as verbs
 from learnable.commands.prices import Pricing
+from learnable.commands.teach import Teaching
 from learnable.diagnosis import pace as pacing
 from learnable.diagnosis.pace import pace
 from learnable.models.language_model import LanguageModel
@@ -61,7 +62,7 @@ def test_a_dry_run_of_every_step_that_runs_a_model_says_tokens_time_and_memory(h
         "evaluate": lambda: verbs.evaluate(["heldout:rows.jsonl", "exact_match:rows.jsonl@n=4"], **here),
         "diversify": lambda: verbs.diversify(["rows.jsonl"], method="self_answer", max_new_tokens=8, **here),
         "compare": lambda: verbs.compare(["rows.jsonl"], by=["ifd"], **here),
-        "teach": lambda: verbs.teach(["rows.jsonl"], evaluate=["heldout"], **here),
+        "teach": lambda: verbs.teach(["rows.jsonl"], teaching=Teaching(evaluate=["heldout"]), **here),
     }
     before = {path for path in tmp_path.iterdir() if path.name != "cache"}
     planned = calls[step]()

@@ -13,10 +13,10 @@ import pytest
 from learnable import recipes
 from learnable.cli import app as cli
 from learnable.cli import running
+from learnable.commands.teach import Teaching
 from learnable.errors import UsageError
 from learnable.models import generation
 from learnable.recipes import Run
-from learnable.recipes.delia import Teaching
 from learnable.recipes.run import words as typed_words
 from learnable.runs.identity import example_id
 from learnable.testing import toy_examples, write_messages

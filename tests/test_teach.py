@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import polars as pl
 import pytest
@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from learnable import commands as verbs
 from learnable.cli import app as cli
+from learnable.commands.teach import Teaching
 from learnable.errors import LearnableError, SelectionError, UsageError
 from learnable.mixing import Mixing
 from learnable.models.language_model import LanguageModel
@@ -29,6 +30,7 @@ REWRITES = ("Give me <sep> now.", "Do <sep>, please.", "Use <sep> here.", "The <
 ARMS = ("untuned", "common", "delia", "dmt")
 TUNING = Tuning(learning_rate=0.02, batch_size=8, rank=2)
 FLOAT = Loading(dtype="float32")
+TEACHING = [field.name for field in fields(Teaching)]
 EVALUATIONS = ["format@max_new_tokens=4", "heldout"]
 
 
@@ -77,7 +79,10 @@ def teach(place, tiny):
         usual |= {name: str(place / f"{name}.jsonl") for name in ("paraphrases", "buffer")}
         usual |= {"arms": list(ARMS), "tokens": ["<sep>=blue sky"], "evaluate": EVALUATIONS, "seeds": 1}
         usual |= {"gradients": 4, "mixing": Mixing(ratio=0.5), "store": str(place / "store")}
-        return verbs.teach(**(usual | given), output=str(place / output))
+        given = usual | given
+        asked = {name: given.pop(name) for name in TEACHING if name in given}
+        teaching = Teaching(**{name: () if value is None else value for name, value in asked.items()})
+        return verbs.teach(**given, teaching=teaching, output=str(place / output))
 
     return run
 

@@ -1,6 +1,6 @@
 """What the shell offers on TAB: names of recipes, methods and settings, and files; and the script that asks for it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +20,18 @@ from learnable.experiments import UNTUNED
 
 Shell = Literal["bash", "zsh", "fish"]
 STARTERS = {"model": ("starter",), "data": ("starter", "starter-task"), "task": ("starter-task",)}
+EVALUATED = ("evaluate", "evaluations")
+NAMED: Mapping[str, Collection[str]] = {
+    "what": listing.KINDS,
+    "scorers": ("scorers",),
+    "by": ("scorers", "selectors", "methods"),
+    "selector": ("selectors",),
+    "method": ("diversifiers",),
+    "paraphrase": ("diversifiers",),
+    "arms": ("mixtures",),
+    **dict.fromkeys(EVALUATED, ("evaluators",)),
+}
+"""The kinds of things that an option takes, as ``learnable list`` calls them."""
 _BREAK = ":"
 """Where bash cuts a word: what stands before such a sign arrives as a word of its own."""
 _SPACING = """
@@ -41,7 +53,7 @@ def complete(context: CompletionContext) -> Mapping[str, str]:
     before = [token.value for token in argument.tokens]
     if typed == _BREAK:
         before, typed = [*before, typed], ""
-    if name in ("evaluate", "evaluations") and (before[-1:] == [_BREAK] or _BREAK in typed):
+    if name in EVALUATED and (before[-1:] == [_BREAK] or _BREAK in typed):
         head, colon, path = typed.rpartition(_BREAK)
         return {f"{head}{colon}{found}": "" for found in _files(path)}
     return _values(name, typed) if "str" in str(argument.hint) else {}  # nothing stands for a number
@@ -54,13 +66,7 @@ OFFERED = Parameter(negative_iterable=(), completer=complete)
 def install(app: App, shell: Shell | None, output: Path | None) -> dict[str, str]:
     """Write the script by which a shell completes our command, and have the shell read it when it starts.
 
-    Args:
-        app: The command.
-        shell: Which shell; the one that this process runs in when None.
-        output: Where to; where the shell looks when None.
-
-    Returns:
-        Facts to show.
+    Without a shell it is the one that this process runs in; without an output, it goes where the shell looks.
 
     Raises:
         UsageError: If the shell cannot be told, or is none of ours.
@@ -78,37 +84,24 @@ def install(app: App, shell: Shell | None, output: Path | None) -> dict[str, str
     path.parent.mkdir(parents=True, exist_ok=True)
     script = app.generate_completion(prog_name="learnable", shell=shell)
     path.write_text(script + (_SPACING if shell == "bash" else ""), encoding="utf-8")
-    startup = {"bash": "~/.bashrc", "zsh": "~/.zshrc"}.get(shell)
-    changed = shell != "fish" and add_to_rc_file(path, "learnable", shell)
     facts = {"shell": shell, "script": str(path)}
-    if startup and changed:
-        facts["added to"] = startup
+    if shell != "fish" and add_to_rc_file(path, "learnable", shell):
+        facts["added to"] = {"bash": "~/.bashrc", "zsh": "~/.zshrc"}[shell]
     return facts | {"next": f"start a new shell, or say: exec {shell}"}
 
 
 def _values(name: str, typed: str) -> dict[str, str]:
     """Return the names that an option or a parameter takes; where it takes none of ours, files."""
-    if name in _NAMES:
-        return _NAMES[name]()
-    return dict.fromkeys(STARTERS.get(name, ()), "comes with learnable") | dict.fromkeys(_files(typed), "")
-
-
-def _abouts(*kinds: str) -> dict[str, str]:
-    return {entry.name: entry.about for kind in kinds for entry in listing.entries(kind)}
-
-
-_NAMES: Mapping[str, Callable[[], dict[str, str]]] = {
-    "what": lambda: dict.fromkeys(listing.KINDS, "all of them") | _abouts(*listing.KINDS),
-    "scorers": lambda: _abouts("scorers"),
-    "by": lambda: _abouts("scorers", "selectors", "methods"),
-    "selector": lambda: _abouts("selectors"),
-    "method": lambda: _abouts("diversifiers"),
-    "paraphrase": lambda: _abouts("diversifiers"),
-    "arms": lambda: {UNTUNED: "The model as it is."} | _abouts("mixtures"),
-    "evaluate": lambda: {f"{name}:": about for name, about in _abouts("evaluators").items()},
-    "evaluations": lambda: {f"{name}:": about for name, about in _abouts("evaluators").items()},
-    "format": lambda: dict.fromkeys(FORMATS, ""),
-}
+    if name == "format":
+        return dict.fromkeys(FORMATS, "")
+    if name not in NAMED:
+        return dict.fromkeys(STARTERS.get(name, ()), "comes with learnable") | dict.fromkeys(
+            _files(typed), ""
+        )
+    kinds, behind = NAMED[name], _BREAK if name in EVALUATED else ""
+    found = {entry.name + behind: entry.about for kind in kinds for entry in listing.entries(kind)}
+    beside = {"what": dict.fromkeys(listing.KINDS, "all of them"), "arms": {UNTUNED: "The model as it is."}}
+    return beside.get(name, {}) | found
 
 
 def _files(typed: str) -> list[str]:

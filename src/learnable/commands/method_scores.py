@@ -62,13 +62,8 @@ def score_methods(
 ) -> MethodScores:
     """Return the scores of all methods; methods with the same reference share its training and its pass.
 
-    Args:
-        methods: What is compared.
-        flags: ``id``, and the columns of booleans that methods name.
-        experiment: The model, and the folder of measurements, references and scores.
-        loaded: The pool.
-        alone_tokens: Tokens of a pass over its answers alone.
-        vectors: Which vectors selectors look at.
+    ``flags`` has ``id``, and the columns of booleans that methods name; ``alone_tokens`` are those of a pass over the
+    answers of the pool (``loaded``) alone.
     """
     groups: dict[str, list[Method]] = {"": []}
     for method in methods:

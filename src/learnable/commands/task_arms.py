@@ -45,10 +45,7 @@ SAMPLES = 6
 class TaskArms:
     """Makes the arms of a task: each begins from a model with the new tokens, and sees a mixture.
 
-    Args:
-        experiment: How they are trained.
-        added: New tokens.
-        most_refused: Share of rows that the chat template may refuse, see ``given.render_rows``.
+    ``most_refused`` is the share of rows that the chat template may refuse, see ``given.render_rows``.
     """
 
     experiment: Experiment
@@ -143,13 +140,7 @@ def token_distances(
     concepts: Mapping[str, Sequence[str]],
     tests: Sequence[Example],
 ) -> pl.DataFrame:
-    """Return how far each new token is from each of its words, layer by layer, in conversations that it stands in.
-
-    Args:
-        model: Of an arm.
-        concepts: Words to compare each token with.
-        tests: Conversations.
-    """
+    """Return how far each new token is from each of its words (``concepts``), layer by layer, where it stands in tests."""
     from learnable.models.cluster import ClusterModel
     from learnable.models.concepts import comparable_prompts
 

@@ -47,6 +47,56 @@ STARTER_TASK, STARTER_TEST = "starter-task", "starter-task-test"
 TEST_SHARE = 0.2
 
 
+@dataclass(frozen=True, kw_only=True)
+class Teaching:
+    """What the arms of a lesson are, and what they are asked.
+
+    Args:
+        arms: Arms, each NAME or NAME@init=mean (see `learnable list mixtures`); the untuned model, common instruction
+            tuning and, with a buffer and paraphrases, DELIA, when not given. Differences are to `common`, or to the
+            first trained arm.
+        tokens: New tokens, each `"<sep>=answer in JSON with a thought first"`.
+        init: How the row of a new token begins: random, mean (of all rows), or description (mean of its meaning's).
+        words: What the representation of a new token is compared with, such as json; its meaning when not given.
+        evaluate: Evaluations, each NAME@key=value, asked on the test rows, or NAME:PATH@key=value on others. Loss, and
+            the format where all answers of the task have one, when not given.
+        seeds: Trainings of each arm.
+        gradients: Rows of the task and of the buffer whose gradients are compared before training; 0 for none.
+        confidence: Of all intervals of an evaluation together.
+    """
+
+    arms: Annotated[Sequence[str], Several] = ()
+    tokens: Annotated[Sequence[str], Several] = ()
+    init: Init = "description"
+    words: Annotated[Sequence[str], Several] = ()
+    evaluate: Annotated[Sequence[str], Several] = ()
+    seeds: int = 1
+    gradients: int = 32
+    confidence: float = 0.95
+
+    def read(
+        self, tuning: Tuning, usual: Sequence[str] = ()
+    ) -> tuple[Sequence[TaskArm], tuple[NewToken, ...]]:
+        """Return the arms as they are written, or those that are usual, and the new tokens that they are about.
+
+        Raises:
+            UsageError: If one cannot be read, a number is none, or there is no token for what is about tokens.
+        """
+        check_settings(tuning, seeds=self.seeds, confidence=self.confidence)
+        if self.gradients < 0:
+            raise UsageError(
+                f"gradients must be 0 or more, got {self.gradients}", hint="it is a number of rows"
+            )
+        written = parse_task_arms(self.arms or usual, init=self.init, known=MIXTURES)
+        added = tuple(map(NewToken.parse, self.tokens))
+        if not added and (self.words or any(arm.label != arm.mixture for arm in written)):
+            raise UsageError(
+                "words, and arms with @init, are about new tokens, and there are none",
+                hint='give --tokens "<sep>=what it means"',
+            )
+        return written, added
+
+
 def teach(
     task: list[str],
     *,
@@ -55,21 +105,14 @@ def teach(
     buffer: str | None = None,
     facts: str | None = None,
     constrained: str | None = None,
-    arms: Annotated[list[str] | None, Several] = None,
-    tokens: Annotated[list[str] | None, Several] = None,
-    init: Init = "description",
-    words: Annotated[list[str] | None, Several] = None,
+    teaching: Annotated[Teaching, Flat] = Teaching(),
     test: str | None = None,
     general: str | None = None,
-    evaluate: Annotated[list[str] | None, Several] = None,
     mixing: Annotated[Mixing, Flat] = Mixing(),
     tuning: Annotated[Tuning, Flat] = Tuning(),
     loading: Annotated[Loading, Flat] = Loading(),
     reading: Annotated[Reading, Flat] = Reading(),
-    seeds: int = 1,
-    gradients: int = 32,
     max_length: int | None = None,
-    confidence: float = 0.95,
     on: str | None = None,
     store: str = "runs/store",
     dry_run: bool = False,
@@ -87,41 +130,26 @@ def teach(
         buffer: Questions and answers of the model itself, from `learnable diversify --method self_sample`.
         facts: Questions and answers about facts of the task, from `--method facts`.
         constrained: The task with constraints in words, from `--method constraints`.
-        arms: Arms, each NAME or NAME@init=mean (see `learnable list`); the untuned model, common instruction
-            tuning and, with a buffer and paraphrases, DELIA, when not given. Differences are to `common`, or to the
-            first trained arm.
-        tokens: New tokens, each `"<sep>=what it means"`.
-        init: How the row of a new token begins: random, mean (of all rows), or description (mean of its meaning's).
-        words: What the representation of a new token is compared with, such as json; its meaning when not given.
+        teaching: What the arms are, and what they are asked.
         test: Rows of the task in wordings that are not in it; when not given, a fifth of the rows is set aside and
             asked in a fifth of the paraphrases. The starter task brings its own.
         general: Rows to see what was forgotten; when not given, a tenth of the buffer (at most 100 rows), set aside.
-        evaluate: Evaluations, each NAME@key=value, asked on the test rows, or NAME:PATH@key=value on others. Loss, and
-            the format where all answers of the task have one, when not given.
         mixing: How to mix.
         tuning: How to train.
         loading: How to load the model.
         reading: How to read the rows of the task.
-        seeds: Trainings of each arm.
-        gradients: Rows of the task and of the buffer whose gradients are compared before training; 0 for none.
         max_length: Longest example in tokens; 2,048 or the model's own limit when not given.
-        confidence: Of all intervals of an evaluation together.
         on: Where the models are asked: here, or `ray[:ADDRESS]`, a model on each GPU of a Ray cluster, or on its CPUs.
             Trainings and gradients are here.
         store: Folder of measurements and trainings; what is in it is never done twice.
         dry_run: Say what would run, and run nothing.
         output: Folder to write.
     """
-    check_settings(tuning, seeds=seeds, confidence=confidence)
-    if gradients < 0:
-        raise UsageError(f"gradients must be 0 or more, got {gradients}", hint="it is a number of rows")
-    written, added = read_arms(
-        arms or _usual(paraphrases, buffer), init=init, tokens=tokens or (), words=words or ()
-    )
+    written, added = teaching.read(tuning, _usual(paraphrases, buffer))
     made = {"paraphrases": paraphrases, "buffer": buffer, "facts": facts, "constrained": constrained}
     if dry_run and (waiting := [name for name, path in made.items() if path and not is_made(path)]):
-        return _planned_after(waiting, written, seeds, output)
-    check_place([parse(text) for text in evaluate or ()], on)
+        return _planned_after(waiting, written, teaching.seeds, output)
+    check_place([parse(text) for text in teaching.evaluate], on)
     network = Network.of(model, loading, max_length=max_length, on=on, dry_run=dry_run)
     if test is None and task == [STARTER_TASK]:
         test = STARTER_TEST
@@ -139,17 +167,20 @@ def teach(
         course=course,
         written=written,
         baseline=_baseline(written),
-        asked=[parse(text) for text in dict.fromkeys(evaluate or usual_evaluations(course.task))],
-        elsewhere=evaluations_of([text for text in evaluate or () if parse(text).path is not None]),
+        asked=[parse(text) for text in dict.fromkeys(teaching.evaluate or usual_evaluations(course.task))],
+        elsewhere=evaluations_of([text for text in teaching.evaluate if parse(text).path is not None]),
         makes=TaskArms(
             experiment=Experiment(
-                network=network, tuning=tuning, seeds=seeds, confidence=confidence, store=Path(store)
+                network=network,
+                tuning=tuning,
+                seeds=teaching.seeds,
+                confidence=teaching.confidence,
+                store=Path(store),
             ),
             added=added,
             most_refused=most_bad(loaded),
         ),
-        words=words,
-        gradients=gradients,
+        teaching=teaching,
         general_given=general is not None,
     )
     steps = {name: Path(path) for name, path in made.items() if path and (Path(path) / DONE).is_file()}
@@ -166,8 +197,7 @@ class _TaughtTask:
     asked: Sequence[Specification]
     elsewhere: Sequence[Evaluation]
     makes: TaskArms
-    words: list[str] | None
-    gradients: int
+    teaching: Teaching
     general_given: bool
 
     def step(self, links: Mapping[str, Path]) -> Step:
@@ -180,10 +210,10 @@ class _TaughtTask:
                 # In their order: the first may be the baseline, the last the one whose model is kept.
                 "arms": [[arm.label, arm.mixture, arm.init] for arm in self.written],
                 "tokens": [fingerprint(token) for token in self.makes.added],
-                "words": self.words,
+                "words": list(self.teaching.words) or None,
                 "evaluate": [fingerprint(specification) for specification in self.asked],
                 "mixing": fingerprint(self.course.material.mixing),
-                "gradients": self.gradients,
+                "gradients": self.teaching.gradients,
             },
             inputs={"base": experiment.network.identity, **self.course.identity, **elsewhere},
             sources={each.label: source_of(build_evaluator(each)) for each in self.asked},
@@ -239,7 +269,8 @@ class _TaughtTask:
         planned = makes.arms(self.written, material)
         evaluations = [*evaluations_here(course, self.asked, folder), *self.elsewhere]
         concepts = {
-            token.text: self.words or ([token.meaning] if token.meaning else []) for token in makes.added
+            token.text: self.teaching.words or ([token.meaning] if token.meaning else [])
+            for token in makes.added
         }
         store = Store(makes.experiment.store)
         ran, facts = makes.experiment.run(
@@ -253,8 +284,8 @@ class _TaughtTask:
         )
         wordings, figures = instruction_map(course)
         frames = ran.frames | {"samples": ran.frames["samples"].filter(seed=0), "wordings": wordings}
-        if self.gradients and material.buffer:
-            frames["buffering"] = makes.gradients(base, material, self.gradients)
+        if self.teaching.gradients and material.buffer:
+            frames["buffering"] = makes.gradients(base, material, self.teaching.gradients)
         for name, frame in frames.items():
             write_frame(frame, folder / f"{name}.parquet")
         models = {place: model for place, model in zip(planned, ran.trained, strict=True) if model}
@@ -275,24 +306,6 @@ class _TaughtTask:
             "notes": notes_on(course),
         }
         return Finished(facts=facts, tokens=ran.tokens)
-
-
-def read_arms(
-    arms: Sequence[str], *, init: Init, tokens: Sequence[str], words: Sequence[str]
-) -> tuple[Sequence[TaskArm], tuple[NewToken, ...]]:
-    """Return the arms as they are written, and the new tokens that they are about.
-
-    Raises:
-        UsageError: If one cannot be read, or there is no token for what is about tokens.
-    """
-    written = parse_task_arms(arms, init=init, known=MIXTURES)
-    added = tuple(map(NewToken.parse, tokens))
-    if not added and (words or any(arm.label != arm.mixture for arm in written)):
-        raise UsageError(
-            "words, and arms with @init, are about new tokens, and there are none",
-            hint='give --tokens "<sep>=what it means"',
-        )
-    return written, added
 
 
 def _planned_after(waiting: Sequence[str], written: Sequence[TaskArm], seeds: int, output: str) -> Outcome:

@@ -6,8 +6,8 @@ looked at in each model while it is open (``looks``). The third of its kind is o
 ``ran = run_arms(arms, evaluations, ...)``, and its ``ran.frames`` written to a folder.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -76,7 +76,7 @@ def run_arms(
         open_model: Loads a model, here or on a cluster; one is in memory at a time.
         baseline: Label of the arm that the others are compared with, by judges too.
         confidence: Of the intervals of an evaluation together.
-        costs: What arms cost before any training, see ``arm_table``.
+        costs: See ``arm_table``.
         looks: What else to take from each model, by name.
     """
     trained, tokens = _train(arms, max_length=max_length, store=store)
@@ -84,7 +84,7 @@ def run_arms(
     judges = [each for each in evaluations if each.evaluator.kind == "judge"]
     alone = [each for each in evaluations if each.evaluator.kind != "judge"]
     kept, looks = Store(store), looks or {}
-    loaded: dict[ModelRef, LanguageModel] = {}
+    loaded: dict[ModelRef, LanguageModel] = {}  # one at a time
     grades, answers = dict[Place, pl.DataFrame](), dict[tuple[Place, str], list[Completion]]()
     looked = dict[tuple[Place, str], pl.DataFrame]()
     places = [_place(arm, done) for arm, done in zip(arms, trained, strict=True)]
@@ -92,7 +92,12 @@ def run_arms(
     for number, place in enumerate(sorted(dict.fromkeys(places), key=lambda place: place[0].name), start=1):
         arm = arms[places.index(place)]
         what = f", model {number} of {len(set(places))}: {arm.label}, seed {arm.seed}"
-        with _opened(*place, loaded, open_model) as model:
+        ref, adapter = place
+        if ref not in loaded:
+            loaded.clear()
+            loaded[ref] = open_model(ref)
+        model = loaded[ref]
+        with model.adapter(adapter) if adapter is not None else nullcontext():
             grades[place] = graded_all(model, alone, store=kept, max_length=max_length, what=what)
             looked |= {(place, name): look(model, grades[place]) for name, look in looks.items()}
             for each in judges:
@@ -166,21 +171,6 @@ def _place(arm: Arm, trained: "Trained | None") -> Place:
     if arm.tuning.method == "full":
         return replace(arm.base, name=str(trained.folder)), None
     return arm.base, trained.folder
-
-
-@contextmanager
-def _opened(
-    ref: ModelRef,
-    adapter: Path | None,
-    loaded: "dict[ModelRef, LanguageModel]",
-    open_model: "Callable[[ModelRef], LanguageModel]",
-) -> "Iterator[LanguageModel]":
-    """Give a model, with its adapter on within the block."""
-    if ref not in loaded:
-        loaded.clear()
-        loaded[ref] = open_model(ref)
-    with loaded[ref].adapter(adapter) if adapter is not None else nullcontext():
-        yield loaded[ref]
 
 
 def _beside(arm: Arm, arms: Sequence[Arm], baseline: str) -> int:

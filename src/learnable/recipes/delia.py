@@ -1,17 +1,16 @@
 """The recipe ``delia``: teach the task, not the template."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 from learnable.commands import diversify, report, teach
 from learnable.commands.inputs import look_up
 from learnable.commands.options import Flat, Listed, Several
-from learnable.commands.teach import read_arms
+from learnable.commands.teach import Teaching
 from learnable.diversifiers import build_diversifier
 from learnable.errors import UsageError
 from learnable.evaluators import build_evaluator, parse
-from learnable.experiments import Init, check_settings
 from learnable.mixing import MIXTURES, Mixing
 from learnable.recipes.run import Run, recipe
 from learnable.settings import Loading, Reading, Tuning
@@ -57,40 +56,6 @@ class OwnBuffer:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Teaching:
-    """What the arms of a lesson are, and what they are asked.
-
-    Args:
-        tokens: New tokens, each `"<sep>=answer in JSON with a thought first"`.
-        init: How their rows of the embedding begin: random, mean, or description.
-        words: What their representation is compared with; their meaning when not given.
-        arms: NAME or NAME@init=mean (see `learnable list mixtures`); untuned, common and delia when not given.
-        ratio: Buffer rows for each row of the task; all of the buffer when not given.
-        seeds: Trainings of each arm.
-        evaluate: Such as format@syntax=python,label=answer; loss, and the format if all answers have one, when not given.
-        gradients: Rows of task and buffer whose gradients are compared; 0 for none.
-        confidence: Of all intervals of an evaluation together.
-    """
-
-    tokens: Annotated[Sequence[str], Several] = ()
-    init: Init = "description"
-    words: Annotated[Sequence[str], Several] = ()
-    arms: Annotated[Sequence[str], Several] = ()
-    ratio: float | None = None
-    seeds: int = 1
-    evaluate: Annotated[Sequence[str], Several] = ()
-    gradients: int = 32
-    confidence: float = 0.95
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The same as `learnable teach` takes it."""
-        given = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "ratio"}
-        lists = {name: list(value) for name, value in given.items() if isinstance(value, tuple)}
-        return given | lists | {"mixing": Mixing(ratio=self.ratio)}
-
-
-@dataclass(frozen=True, kw_only=True)
 class TaskTuning(Tuning):
     """How to train on a small task, which needs some steps; see ``Tuning`` for the fields."""
 
@@ -109,6 +74,7 @@ def delia(
     rewording: Annotated[Rewording, Flat] = Rewording(),
     own_buffer: Annotated[OwnBuffer, Flat] = OwnBuffer(),
     teaching: Annotated[Teaching, Flat] = Teaching(),
+    ratio: float | None = None,
     tuning: Annotated[TaskTuning, Flat] = TaskTuning(),
     reading: Annotated[Reading, Flat] = Reading(),
     loading: Annotated[Loading, Flat] = Loading(),
@@ -130,6 +96,7 @@ def delia(
         rewording: How to reword.
         own_buffer: Where the buffer comes from.
         teaching: What is taught and asked.
+        ratio: Buffer rows for each row of the task; all of the buffer when not given.
         tuning: How to train.
         reading: How to read rows.
         loading: How to load the model.
@@ -144,14 +111,11 @@ def delia(
     worded: dict[str, Any] = {"method": rewording.paraphrase, "n": rewording.wordings}
     worded |= {"generator": rewording.generator}
     reworded = run.step("paraphrases", diversify, list(task), **worded, **network)
-    drawn: dict[str, Any] = {
-        name: getattr(own_buffer, name) for name in ("max_new_tokens", "temperature", "top_p")
-    }
-    drawn |= {"method": own_buffer.buffer, "n": own_buffer.rows or None}
-    drawn |= {"avoid": [*task, *filter(None, (test, general))]}
-    sampled = run.step("buffer", diversify, list(own_buffer.questions), **drawn, **network)
-    given: dict[str, Any] = {"paraphrases": reworded.path, "buffer": sampled.path, **teaching.options}
-    given |= {"test": test, "general": general, "max_length": max_length}
+    drawn: dict[str, Any] = asdict(own_buffer) | {"avoid": [*task, *filter(None, (test, general))]}
+    drawn |= {"method": drawn.pop("buffer"), "n": drawn.pop("rows") or None}
+    sampled = run.step("buffer", diversify, list(drawn.pop("questions")), **drawn, **network)
+    given: dict[str, Any] = {"paraphrases": reworded.path, "buffer": sampled.path, "teaching": teaching}
+    given |= {"mixing": Mixing(ratio=ratio), "test": test, "general": general, "max_length": max_length}
     lesson = run.step("lesson", teach, list(task), tuning=Tuning(**asdict(tuning)), **given, **network)
     run.step("report", report, lesson.path, title="delia", command=run.command)
 
@@ -172,7 +136,7 @@ def _check(
         raise UsageError(f"{name} needs rows to start from", hint="give --questions FILE")
     for evaluation in teaching.evaluate:
         build_evaluator(parse(evaluation))
-    arms, _ = read_arms(teaching.arms, init=teaching.init, tokens=teaching.tokens, words=teaching.words)
+    arms, _ = teaching.read(tuning)
     for arm in arms:
         needs = MIXTURES[arm.mixture].needs if arm.mixture in MIXTURES else ()
         if lacking := [name for name in needs if name not in MADE]:
@@ -180,4 +144,3 @@ def _check(
                 f"the arm {arm.label!r} needs {lacking[0]}, which this recipe does not make",
                 hint=f"leave it out, or use `learnable teach` with --{lacking[0]}",
             )
-    check_settings(tuning, seeds=teaching.seeds, confidence=teaching.confidence)
