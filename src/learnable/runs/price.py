@@ -57,16 +57,13 @@ class Price:
     def words(self) -> list[str]:
         """The figures for people; what is not known comes last."""
         least = "at least " if self.unknown else ""
-        figures = []
-        if self.tokens:
-            figures.append(f"{least}{self.rows:,} rows, {self.tokens:,} tokens")
-        if self.seconds:
-            figures.append(f"{least}{duration(self.seconds)}")
-        if self.peak_gib:
-            figures.append(f"{size(self.peak_gib)} of memory")
-        if self.disk_gib:
-            figures.append(f"{size(self.disk_gib)} of disk")
-        return [*figures, *self.unknown]
+        figures = {
+            f"{least}{self.rows:,} rows, {self.tokens:,} tokens": self.tokens,
+            f"{least}{duration(self.seconds)}": self.seconds,
+            f"{size(self.peak_gib)} of memory": self.peak_gib,
+            f"{size(self.disk_gib)} of disk": self.disk_gib,
+        }
+        return [*(said for said, amount in figures.items() if amount), *self.unknown]
 
 
 def size(gib: float) -> str:

@@ -177,13 +177,14 @@ def _drawn_rows(rows: int, reference: Reference, *, keep_epochs: bool) -> int:
 
 
 def _folds(prompts: Sequence[str], sources: Sequence[str], *, folds: int) -> np.ndarray:
-    if len(prompts) < max(folds, 1) * 2:
+    examples, different = len(prompts), len(set(prompts))
+    if examples < max(folds, 1) * 2:
         raise TrainError(
-            f"{len(prompts)} examples are too few for {folds} folds", hint="give more data, or fewer folds"
+            f"{examples} examples are too few for {folds} folds", hint="give more data, or fewer folds"
         )
-    if len(set(prompts)) < folds:
+    if different < folds:
         raise TrainError(
-            f"{len(set(prompts))} different prompts are too few for {folds} folds: all answers to one are in one fold",
+            f"{different} different prompts are too few for {folds} folds: all answers to one are in one fold",
             hint="give more data, fewer folds, or `--folds 0`",
         )
     return assign_folds(prompts, sources, folds=folds) if folds else np.zeros(len(prompts), dtype=np.int64)
