@@ -38,25 +38,29 @@ from learnable.runs.progress import say
 from learnable.runs.records import Outcome
 from learnable.runs.step import Finished, Step, run
 from learnable.scorers import SCORERS
-from learnable.settings import Loading, Reading, Reference, Tuning
+from learnable.settings import Aim, Loading, Reading, Reference, Tuning
 from learnable.types import Budget, Pool
 
-BY = ("learnability", "ifd", "longest")
+BY, BY_TARGET = ("learnability", "ifd", "longest"), ("target_learnability", "relevance", "longest")
 RESERVED = ("source", "truncated", "undefined", *COLUMNS, *SCORERS)
 """Columns that a table of scores has anyway: no selection of somebody else can go by these names."""
 HOLDOUT_SHARE = 0.1
 """Of the pool, for `--evaluate heldout` without a file."""
+TARGET_HELD_BACK = 0.3
+"""Of a target, to judge on where no evaluation is given."""
 
 
 def compare(
     data: list[str],
     *,
     model: str = "starter",
+    target: str | None = None,
     by: Annotated[list[str] | None, Several] = None,
     evaluate: Annotated[list[str] | None, Several] = None,
     budget: Annotated[list[str] | None, Several] = None,
     seeds: int = 3,
     reference: Reference = Reference(),
+    aim: Aim = Aim(),
     tuning: Tuning = Tuning(),
     loading: Annotated[Loading, Flat] = Loading(),
     reading: Annotated[Reading, Flat] = Reading(),
@@ -76,14 +80,17 @@ def compare(
     Args:
         data: Files, or a folder that `learnable load` wrote.
         model: Folder, hub id, GGUF file, or `starter`.
+        target: File with a few rows of your task, answers included, for methods that choose towards it. With no
+            evaluation given, a part of it is held back to judge on, beside a tenth of the data.
         by: Methods, each NAME@key=value/SELECTOR: a score, a selector, longest, shortest, full, or a column of
             booleans in the data; such as learnability@folds=2 or ifd/diverse_top_k. Learnability, IFD and the longest
-            answers when not given.
+            answers when not given; with a target target_learnability, relevance and the longest.
         evaluate: Evaluations, each NAME:PATH@key=value, such as heldout:eval.jsonl (see `learnable list`). `heldout`
             alone, which holds when none is given, sets a tenth of the data aside.
         budget: 15% (of the tokens of the pool) or 50000tokens, one or several; also as --budget.tokens 10000 30000.
         seeds: Trainings of each method.
         reference: How to fine-tune the reference of scores that need one.
+        aim: How to measure against the target.
         tuning: How to fine-tune on each selection.
         loading: How to load the model.
         reading: How to read rows.
@@ -97,13 +104,17 @@ def compare(
         output: Folder to write.
     """
     check_settings(tuning, seeds=seeds, confidence=confidence)
-    asked = evaluate or ["heldout"]
+    aimed, held_back = _target_of(target, output, hold_back=not evaluate, dry_run=dry_run)
+    asked = [*(evaluate or [*held_back, "heldout"])]
     check_place([parse(text) for text in asked], on)
     network = Network.of(model, loading, max_length=max_length, on=on, dry_run=dry_run)
     look_up(reference.model, loading, reference=True)
     holdout = HOLDOUT_SHARE if wants_heldout(asked) else 0.0
     pool, loaded = pool_of(data, reading, output, holdout=holdout, dry_run=dry_run)
-    methods, flags = _methods(list(by or BY), pool, reference)
+    methods, flags = _methods(list(by or (BY if aimed is None else BY_TARGET)), pool, reference)
+    evaluations = evaluations_of(asked, heldout=_heldout_of(loaded) if holdout else None)
+    if aimed is not None:
+        _check_apart(aimed, evaluations)
     comparison = _Comparison(
         experiment=Experiment(
             network=network, tuning=tuning, seeds=seeds, confidence=confidence, store=Path(store)
@@ -112,7 +123,9 @@ def compare(
         pool=pool,
         methods=methods,
         flags=flags,
-        evaluations=evaluations_of(asked, heldout=_heldout_of(loaded) if holdout else None),
+        evaluations=evaluations,
+        target=aimed,
+        aim=aim,
         budgets=_budgets(budget or ["15%"]),
         vectors=vectors if any(method.needs_vectors for method in methods) else "none",
     )
@@ -131,6 +144,8 @@ class _Comparison:
     evaluations: Sequence[Evaluation]
     budgets: Sequence[str]
     vectors: Vectors
+    target: Outcome | None
+    aim: Aim
 
     def step(self, vectors: Vectors) -> Step:
         """Return the step that does it, with the vectors that were asked for, also where no method needs them."""
@@ -143,11 +158,14 @@ class _Comparison:
                 "methods": {method.label: fingerprint(method) for method in self.methods},
                 "budgets": self.budgets,
                 "vectors": vectors,
+                **({} if self.target is None else {"aim": fingerprint(self.aim)}),
             },
             inputs={each.label: each.identity for each in self.evaluations}
-            | {"pool": self.loaded.identity, "base": network.identity},
+            | {"pool": self.loaded.identity, "base": network.identity}
+            | ({} if self.target is None else {"target": self.target.identity}),
             sources=sources | {each.label: source_of(each.evaluator) for each in self.evaluations},
-            links={"pool": self.loaded.folder},
+            links={"pool": self.loaded.folder}
+            | ({} if self.target is None else {"target": self.target.folder}),
             says=self.says,
             awaits=network.awaits,
             plan=lambda: self.price(network.pricing),
@@ -192,7 +210,7 @@ class _Comparison:
             self.experiment.seeds,
             self.experiment.tuning,
         )
-        price = pricing.scoring(self.pool, self.passes)
+        price = pricing.scoring(self.pool, self.passes, aim=self.aim)
         for reference in self.references.values():
             price += pricing.reference(self.pool, reference)
         budgets, tokens = [Budget.parse(text) for text in self.budgets], pricing.tokens(examples)
@@ -220,6 +238,8 @@ class _Comparison:
             self.flags,
             experiment=self.experiment,
             loaded=self.loaded,
+            target=self.target,
+            aim=self.aim,
             alone_tokens=sum(len(each.ids) for each in alone),
             vectors=self.vectors,
         )
@@ -248,6 +268,34 @@ class _Comparison:
             "in both": overlap.select("evaluation", "item").unique().height,
         }
         return Finished(facts=facts, tokens=scored.tokens + ran.tokens, pool_tokens=pool_tokens)
+
+
+def _target_of(
+    target: str | None, output: str, *, hold_back: bool, dry_run: bool
+) -> tuple[Outcome | None, list[str]]:
+    """Return the loaded rows of a target, and the evaluation on what is held back of them, if anything is."""
+    if target is None:
+        return None, []
+    held = TARGET_HELD_BACK if hold_back else 0.0
+    pool, loaded = pool_of([target], Reading(), f"{output}-target", holdout=held, dry_run=dry_run)
+    if not hold_back:
+        return loaded, []
+    back = len(_heldout_of(loaded).read_text(encoding="utf-8").splitlines())
+    say(
+        f"{back} of {len(pool) + back} rows of the target are held back to judge on: few rows, wide intervals"
+    )
+    return loaded, [f"heldout:{_heldout_of(loaded)}"] if back else []
+
+
+def _check_apart(target: Outcome, evaluations: Sequence[Evaluation]) -> None:
+    """Refuse to judge on the rows that the choice is aimed at."""
+    own = set(rows.load_pool(target.folder).examples["id"])
+    for each in evaluations:
+        if own & {item.id for item in each.examples}:
+            raise UsageError(
+                f"{each.label} has rows of the target: it would be judged on what the choice is aimed at",
+                hint="give other rows of the task to one of them",
+            )
 
 
 def _heldout_of(loaded: Outcome) -> Path:

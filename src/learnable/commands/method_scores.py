@@ -9,14 +9,16 @@ import polars as pl
 from numpy.typing import NDArray
 
 from learnable.commands.experiment import Experiment
-from learnable.commands.score import score, vectors_of
+from learnable.commands.prices import passes_for
+from learnable.commands.score import said_by_target, score, vectors_of
 from learnable.commands.train import train
 from learnable.experiments import Method, SelectionCost
 from learnable.measures import roles_of
+from learnable.objects.choosing import in_turns
 from learnable.objects.scoring import Vectors
 from learnable.runs.identity import fingerprint
 from learnable.runs.records import Outcome
-from learnable.settings import Loading
+from learnable.settings import Aim, Loading
 
 LENGTHS = ["id", "source", "tokens", "response_tokens", "undefined"]
 
@@ -25,18 +27,21 @@ LENGTHS = ["id", "source", "tokens", "response_tokens", "undefined"]
 class MethodScores:
     """What the methods choose by, by label; ``vectors`` (n, d) are None where no method needs them.
 
+    ``turns`` are what each turn of a target's rows says of each example, (n, turns), of methods that look at that.
     ``lengths`` are the columns ``LENGTHS`` of the pool, ``tokens`` those that were computed in this run.
     """
 
     lengths: pl.DataFrame
     frames: Mapping[str, pl.DataFrame]
+    turns: Mapping[str, NDArray[np.float32]]
     vectors: NDArray[np.float32] | None
     costs: Mapping[str, SelectionCost]
     tokens: int
 
     def select(self, method: Method, tokens: int, seed: int) -> list[str]:
         """Return the ids that a method chooses."""
-        return method.select(self.frames[method.label], tokens=tokens, vectors=self.vectors, seed=seed)
+        vectors = self.turns.get(method.label, self.vectors)
+        return method.select(self.frames[method.label], tokens=tokens, vectors=vectors, seed=seed)
 
     def wide(self, methods: Sequence[Method]) -> pl.DataFrame:
         """Return one table with a column for each method, named by its label."""
@@ -57,6 +62,8 @@ def score_methods(
     *,
     experiment: Experiment,
     loaded: Outcome,
+    target: Outcome | None,
+    aim: Aim,
     alone_tokens: int,
     vectors: Vectors,
 ) -> MethodScores:
@@ -71,8 +78,10 @@ def score_methods(
         groups.setdefault(key, []).append(method)
     ref, store = experiment.network.ref, experiment.store
     loading = Loading(**{field.name: getattr(ref, field.name) for field in fields(Loading)})
+    aimed: dict[str, Any] = {} if target is None else {"target": target.path, "aim": aim}
     usual: dict[str, Any] = {"model": ref.name, "loading": loading, "max_length": experiment.network.longest}
     trained, scored, frames = dict[str, Outcome](), dict[str, Outcome](), dict[str, pl.DataFrame]()
+    turns: dict[str, NDArray[np.float32]] = {}
     for key, group in groups.items():
         if key:
             folder = str(store / "reference-{fingerprint}")
@@ -87,17 +96,21 @@ def score_methods(
             store=str(store),
             output=str(store / "scores-{fingerprint}"),
             **usual,
+            **aimed,
         )
         frame = pl.read_parquet(scored[key].folder / "scores.parquet")
         frame = frame.join(flags, on="id", how="left", maintain_order="left")
         frames |= {method.label: frame for method in group}
+        turns |= {method.label: _turns(scored[key], method) for method in group if method.by_target}
     lengths = pl.read_parquet(scored[""].folder / "scores.parquet", columns=LENGTHS)
     tokens = {"base": int(lengths["tokens"].sum()), "alone": alone_tokens}
     pace, costs = _pace(scored.values()), dict[str, SelectionCost]()
     for key, group in groups.items():
         for method in group:
             roles = roles_of(method.scorer.needs) if method.scorer is not None else ()
-            passed = sum(tokens["alone" if role == "alone" else "base"] for role in roles)
+            passed = round(
+                sum(tokens["alone" if role == "alone" else "base"] * passes_for(role, aim) for role in roles)
+            )
             passed += tokens["base"] * (method.needs_vectors and vectors == "model")
             taught = round(tokens["base"] * method.reference.passes) if key else 0
             costs[method.label] = SelectionCost(
@@ -109,10 +122,16 @@ def score_methods(
     return MethodScores(
         lengths=lengths,
         frames=frames,
+        turns=turns,
         vectors=None if vectors == "none" else vectors_of(scored[""].folder),
         costs=costs,
         tokens=sum(each.cost.tokens for each in (*trained.values(), *scored.values()) if each.ran),
     )
+
+
+def _turns(scored: Outcome, method: Method) -> NDArray[np.float32]:
+    said = said_by_target(scored.folder, method.score)
+    return in_turns(said, scored.facts.get("subtasks", ()), by=method.score, alike=method.needs_vectors)
 
 
 def _pace(outcomes: Collection[Outcome]) -> float:

@@ -1,5 +1,6 @@
 """What steps will cost, before they run: tokens by a sample of the rows, time and memory by a trial of the model."""
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,17 +9,19 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from learnable.evaluators import Evaluation
-from learnable.measures import Role, answers_alone, kinds_of, measure_of
+from learnable.measures import PASSES, Role, answers_alone, kinds_of, measure_of
 from learnable.runs.identity import fingerprint
 from learnable.runs.price import Price
 from learnable.runs.store import Store
-from learnable.settings import Reference, Tuning
+from learnable.settings import Aim, Reference, Tuning
 from learnable.types import Example, Message, ModelRef, Pool
 
 if TYPE_CHECKING:
     from learnable.diagnosis.pace import Kind
     from learnable.models.rendering import Renderer
 
+GRADIENT_EPOCHS = 4
+"""Of a warm-up, at each of which gradients are taken."""
 SAMPLE = 256
 """Rows that are rendered to estimate how many tokens all have."""
 
@@ -87,7 +90,13 @@ class Pricing:
         return Price(rows=rows, passes=passes) + self._timed("training", tokens, rows, tuning, models)
 
     def scoring(
-        self, pool: Pool, passes: Sequence[str], *, needs: Collection[str] = (), store: Store | None = None
+        self,
+        pool: Pool,
+        passes: Sequence[str],
+        *,
+        needs: Collection[str] = (),
+        store: Store | None = None,
+        aim: Aim = Aim(),
     ) -> Price:
         """Return the price of the passes of a table of scores.
 
@@ -96,15 +105,19 @@ class Pricing:
             passes: See ``score.passes_of``.
             needs: Columns that are measured.
             store: What is in it of the model itself costs nothing; of a reference all is counted.
+            aim: How it is measured against a target, whose few rows are not counted.
         """
         examples, price = list(pool.iter_examples()), Price()
-        roles: dict[str, Role] = {"base": "base", "answer-alone": "alone"}
-        for name in passes:
-            kinds = [kind.name for kind in kinds_of(needs, roles[name])] if name in roles else []
-            kinds = ["embedding"] if name == "embedding" else kinds
-            alone = name == "answer-alone"
-            left = self._missing(examples, kinds, store, alone=alone) if kinds and store else examples
-            price += self.measuring(left, alone=alone)
+        for role, name in PASSES.items():
+            if name not in passes:
+                continue
+            own = role in ("base", "alone", "similarity")
+            kinds = ["embedding"] if role == "similarity" else [each.name for each in kinds_of(needs, role)]
+            alone = role in ("alone", "null")
+            counted = (
+                self._missing(examples, kinds, store, alone=alone) if own and kinds and store else examples
+            )
+            price += self.measuring(counted, passes=round(passes_for(role, aim)), alone=alone)
         return price
 
     def _missing(
@@ -182,3 +195,12 @@ class Pricing:
 def times(price: Price, count: int) -> Price:
     """Return the price of doing something so many times, one after the other."""
     return sum([price] * count, Price())
+
+
+def passes_for(role: Role, aim: Aim) -> float:
+    """Return how many passes over the pool a role costs, in tokens that are measured.
+
+    A gradient costs two passes more than a loss; so do the steps of a training.
+    """
+    visits = math.ceil(aim.steps / aim.visit)
+    return {"gradient": 3.0 * GRADIENT_EPOCHS, "costate": 2.0 * visits, "words": 0.0}.get(role, 1.0)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from learnable.commands.inputs import Network, is_made, look_up, pool_of, rows_of
 from learnable.commands.options import Flat, Output
-from learnable.measures import Role, roles_of
+from learnable.measures import PASSES, Role, roles_of
 from learnable.objects.aiming import target_of_rows
 from learnable.objects.given import compared_with, finished
 from learnable.objects.model import Model
@@ -25,18 +25,6 @@ from learnable.runs.step import Finished, Step, run
 from learnable.runs.store import Store
 from learnable.settings import Aim, Loading, Reading
 from learnable.types import ModelRef
-
-PASSES: Mapping[Role, str] = {
-    "base": "base",
-    "alone": "answer-alone",
-    "reference": "reference",
-    "null": "null-reference",
-    "target": "after-target",
-    "similarity": "embedding",
-    "gradient": "gradient",
-    "costate": "costate",
-}
-"""Names of the passes that roles cost; the others cost none."""
 
 
 def score(
@@ -125,7 +113,7 @@ def score(
         links=links,
         says=[f"1 {name} pass over {len(pool):,} examples" for name in passes],
         awaits=awaits,
-        plan=lambda: network.pricing.scoring(pool, passes, needs=needs, store=kept),
+        plan=lambda: network.pricing.scoring(pool, passes, needs=needs, store=kept, aim=aim),
         work=work,
     )
     return run(step, output, dry_run=dry_run)

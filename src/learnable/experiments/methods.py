@@ -83,12 +83,19 @@ class Method:
         """Whether it looks at how alike examples are."""
         asked = self.per_cluster != "none" or self.max_similarity is not None
         selector = build("selector", self.selector, SELECTORS)
-        return self.kind == "chosen" and (asked or getattr(selector, "needs_vectors", False))
+        looks = getattr(selector, "needs_vectors", False) and not self.by_target
+        return self.kind == "chosen" and (asked or looks)
+
+    @property
+    def by_target(self) -> bool:
+        """Whether it looks at what each row of a target says of each example."""
+        selector = build("selector", self.selector, SELECTORS)
+        return self.kind == "chosen" and getattr(selector, "by_target", False)
 
     @property
     def draws(self) -> bool:
         """Whether its choice depends on the seed, so that every seed makes a selection of its own."""
-        drawn = self.selector == "random" or self.selector not in SELECTORS
+        drawn = self.selector.startswith(("random", "gumbel_top_k")) or self.selector not in SELECTORS
         return self.kind == "column" or drawn or self.per_cluster != "none"
 
     def select(
@@ -105,7 +112,7 @@ class Method:
             scores: n rows with ``id``, ``source``, ``tokens``, ``undefined`` and the columns that are asked for.
             tokens: Budget, prompt and response; not used by the full pool. A published selection (a column) that is
                 above it is cut down at random.
-            vectors: (n, d).
+            vectors: (n, d); of a method that looks at a target's rows, what each turn of them says (n, turns).
             seed: For what draws.
 
         Raises:
@@ -138,7 +145,7 @@ class Method:
             per_source=self.per_source,
             per_cluster=self.per_cluster,
             clusters=self.clusters,
-            vectors=vectors if self.needs_vectors else None,
+            vectors=vectors if self.needs_vectors or self.by_target else None,
             max_similarity=self.max_similarity,
             where=self.where,
             thresholds=Thresholds(max_score=limit),

@@ -7,7 +7,7 @@ target's rows, is part of a measure's parameters, and of what asks for it.
 
 from learnable.measures.importance import log_importance
 from learnable.measures.keep import Found, fill, known
-from learnable.measures.kind import AIMED, MeasureKind, Role
+from learnable.measures.kind import AIMED, PASSES, MeasureKind, Role
 from learnable.measures.kinds import (
     COLUMNS,
     LISTS,
@@ -27,6 +27,7 @@ __all__ = [
     "COLUMNS",
     "LISTS",
     "MEASURES",
+    "PASSES",
     "Found",
     "MeasureKind",
     "Role",

@@ -18,6 +18,17 @@ compare with these rows: ``similarity`` by hidden states, ``gradient`` by gradie
 """
 AIMED: frozenset[Role] = frozenset({"target", "similarity", "gradient", "costate", "words"})
 """What is measured against a target."""
+PASSES: Mapping[Role, str] = {
+    "base": "base",
+    "alone": "answer-alone",
+    "reference": "reference",
+    "null": "null-reference",
+    "target": "after-target",
+    "similarity": "embedding",
+    "gradient": "gradient",
+    "costate": "costate",
+}
+"""Names of the passes that roles cost; the others cost none."""
 Row = tuple[Any, ...]
 """What is stored of one example under one kind, without its id."""
 

@@ -87,7 +87,7 @@ def chosen(
     how |= {"selector": method, "lowest": lowest, "thresholds": thresholds, "pins": pins, "bans": bans}
     looked_at: NDArray[np.float32] | None
     if getattr(method, "by_target", False):
-        looked_at = _in_turns(said(), rules.get("subtasks", ()), by=by, alike=alike)
+        looked_at = in_turns(said(), rules.get("subtasks", ()), by=by, alike=alike)
     else:
         looked_at = vectors() if alike or getattr(method, "needs_vectors", False) else None
     selection = choose(scores, budget=budget, vectors=looked_at, **how)
@@ -95,7 +95,7 @@ def chosen(
     return Choice(selection, facts | {"selector": choosing.selector, "lowest": lowest}, thresholds)
 
 
-def _in_turns(
+def in_turns(
     said: NDArray[np.float32] | None, subtasks: Sequence[str], *, by: str, alike: bool
 ) -> NDArray[np.float32]:
     """Return what each turn of a round says of each example, (n, turns).

@@ -1,0 +1,98 @@
+"""A comparison towards a target: its arms, what they are judged on, and what is refused."""
+
+import polars as pl
+import pytest
+
+from learnable.commands.compare import compare
+from learnable.errors import UsageError
+from learnable.settings import Aim
+from learnable.testing import toy_examples, write_messages
+
+AIM = Aim(epochs=1, check=False)
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("rows")
+    return (
+        str(write_messages(toy_examples(30), folder / "pool.jsonl")),
+        str(write_messages(toy_examples(8, seed=9), folder / "task.jsonl")),
+        str(write_messages(toy_examples(4, seed=7), folder / "test.jsonl")),
+    )
+
+
+@pytest.fixture(scope="module")
+def compared(rows, tiny, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compared")
+    by = ["target_learnability", "relevance/round_robin", "dsir"]
+    return compare(
+        [rows[0]],
+        model=str(tiny),
+        target=rows[1],
+        by=by,
+        budget=["30%"],
+        seeds=1,
+        aim=AIM,
+        store=str(folder / "store"),
+        output=str(folder / "comparison"),
+    )
+
+
+def test_it_is_judged_on_a_part_of_the_target_and_on_the_pool(compared):
+    evaluations = pl.read_parquet(compared.folder / "table.parquet")["evaluation"].unique().to_list()
+    assert len(evaluations) == 2
+    assert any("target" in each for each in evaluations)
+
+
+def test_every_method_chooses_and_costs(compared):
+    table = pl.read_parquet(compared.folder / "table.parquet")
+    assert set(table["method"]) == {
+        "untuned",
+        "random",
+        "target_learnability",
+        "relevance/round_robin",
+        "dsir",
+    }
+    costs = dict(table.filter(pl.col("method") != "untuned").select("method", "score_tokens").iter_rows())
+    assert costs["dsir"] == 0
+    assert costs["target_learnability"] == 2 * costs["relevance/round_robin"] > 0
+
+
+def test_no_row_of_the_target_is_chosen_from(rows, tiny, tmp_path):
+    both = write_messages([*toy_examples(6), *toy_examples(8, seed=9)], tmp_path / "both.jsonl")
+    done = compare(
+        [str(both)],
+        model=str(tiny),
+        target=rows[1],
+        by=["dsir"],
+        evaluate=[f"heldout:{rows[2]}"],
+        budget=["60%"],
+        seeds=1,
+        store=str(tmp_path / "store"),
+        output=str(tmp_path / "comparison"),
+    )
+    own = {each.id for each in toy_examples(8, seed=9)}
+    assert not own & set(pl.read_parquet(done.folder / "selections.parquet")["id"])
+
+
+def test_a_target_that_is_the_evaluation_is_refused(rows, tiny, tmp_path):
+    with pytest.raises(UsageError, match="has rows of the target"):
+        compare(
+            [rows[0]],
+            model=str(tiny),
+            target=rows[1],
+            evaluate=[f"heldout:{rows[1]}"],
+            output=str(tmp_path / "comparison"),
+        )
+
+
+def test_a_method_that_needs_a_target_says_so_without_one(rows, tiny, tmp_path):
+    with pytest.raises(UsageError, match="measures against a target"):
+        compare(
+            [rows[0]],
+            model=str(tiny),
+            by=["relevance"],
+            seeds=1,
+            store=str(tmp_path),
+            output=str(tmp_path / "c"),
+        )
