@@ -52,10 +52,10 @@ class Counting(LanguageModel):
         self._count(len(rendered))
         return super().begin(launch, rendered)
 
-    def completions(self, conversations, **options):
-        for positions, texts in super().completions(conversations, **options):
+    def answers(self, conversations, **options):
+        for positions, answers in super().answers(conversations, **options):
             self._count(len(positions))
-            yield positions, texts
+            yield positions, answers
 
     def _count(self, number):
         if self.passes >= self.stop_after:
@@ -206,7 +206,8 @@ def test_prompts_that_the_template_refuses_have_no_grade(tmp_path, store):
 def test_completions_are_the_models_answers(model, store):
     examples = toy_examples(4)
     found = completions(model, Length(), examples, store=store, label="answers")
-    assert [one.text for one in found] == model.generate([e.messages[:1] for e in examples], max_new_tokens=8)
+    plain, asked = LanguageModel(model.ref), [example.messages[:1] for example in examples]
+    assert [one.text for one in found] == plain.generate(asked, max_new_tokens=8)
     frame = evaluate(model, Length(), examples, store=store, label="graded")
     assert frame["answer"].to_list() == [one.text for one in found]
     evaluate(model, Length(max_new_tokens=9), examples, store=store, label="longer answers are others")

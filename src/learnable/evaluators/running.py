@@ -15,6 +15,7 @@ from learnable.evaluators.table import Specification, build_evaluator, parse
 from learnable.measures import Found, fill, known, lengths, measure_of, take
 from learnable.runs.identity import example_id, fingerprint
 from learnable.runs.store import Store
+from learnable.settings import Sampling
 from learnable.types import Example, Grade, Measure, Message
 
 JUDGED_AT_ONCE = 64
@@ -155,8 +156,9 @@ def completions(
     asked = [distinct[identity] for identity in fitting]
 
     def generated(missing: Collection[int]) -> Iterator[Found]:
-        for positions, found in model.completions(asked, max_new_tokens=new, only=missing):
-            yield Found(positions, [{"completion": (text,)} for text in found])
+        greedy = Sampling(temperature=0.0, top_p=1.0, max_new_tokens=new)
+        for positions, found in model.answers(asked, sampling=greedy, seeds=(), only=missing):
+            yield Found(positions, [{"completion": (answer.text,)} for answer in found])
 
     fill([measure], fitting, generated, store=store, label=label, size=lambda place: rooms[fitting[place]][0])
     texts = dict(known(measure, fitting, store=store).iter_rows())

@@ -99,9 +99,7 @@ def check_is_adapter(folder: Path) -> None:
 def lora_targets(network: Any, *, attention: bool = False) -> list[str]:
     """Return the names of the layers that LoRA adapters go on: all linear ones that an adapter takes effect on.
 
-    With ``attention`` only those within a layer whose name says that it attends.
-
-    Left out are the output layer; layers whose weight the layer around them reads past them, as the fused kernels of
+    With ``attention`` only those within a layer whose name says that it attends. Left out are the output layer; layers whose weight the layer around them reads past them, as the fused kernels of
     state-space models do, in training or on one kind of device only; layers that give something other than one vector
     for each token, such as some routers; those of other senses, which text never reaches; and those that PEFT would
     take for experts by their names. Experts, one tensor for all, are no linear layers; what stays is said once.
@@ -116,9 +114,7 @@ def lora_targets(network: Any, *, attention: bool = False) -> list[str]:
             name = f"{place}.{own}".lstrip(".")
             if not isinstance(module, torch.nn.Linear | Conv1D) or module is head or OTHER_SENSE.search(name):
                 continue
-            if own in past or not _is_plain(module):
-                continue
-            if attention and not ATTENTION.search(place):
+            if own in past or not _is_plain(module) or (attention and not ATTENTION.search(place)):
                 continue
             if own in lost or _taken_for_an_expert(network, own):
                 lost.add(own)

@@ -23,11 +23,7 @@ _not_written: dict[Path, dict[str, Any]] = {}
 
 
 def cache_folder() -> Path:
-    """Return the folder for converted models and what is remembered of models (``LEARNABLE_CACHE`` overrides it).
-
-    Raises:
-        DiskError: If there is no home folder to have it in.
-    """
+    """Return the folder for converted models and what is remembered of models (``LEARNABLE_CACHE`` overrides it)."""
     if given := os.environ.get("LEARNABLE_CACHE"):
         return Path(given)
     try:

@@ -253,12 +253,7 @@ class ClusterModel(LanguageModel):
             override_num_blocks=min(len(tasks), MOST_BLOCKS),
         ).map(
             Worker,
-            fn_constructor_kwargs={
-                "ref": _shipped(self.ref, self._pool),
-                "adapter": self._worn,
-                "key": self.key,
-                "threads": self._pool.threads,
-            },
+            fn_constructor_args=(_shipped(self.ref, self._pool), self._worn, self.key, self._pool.threads),
             # One is enough to begin with: a busy cluster may have no room for more yet.
             compute=data.ActorPoolStrategy(min_size=1, initial_size=size, max_size=size),
             **self._pool.resources,

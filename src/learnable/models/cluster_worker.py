@@ -59,7 +59,7 @@ def opened(done: bytes) -> Done:
 class Worker:
     """One model, loaded once, in a process of its own; lives as long as a pass."""
 
-    def __init__(self, *, ref: ModelRef, adapter: Path | None, key: str, threads: int) -> None:
+    def __init__(self, ref: ModelRef, adapter: Path | None, key: str, threads: int) -> None:
         torch.set_num_threads(threads)
         self._wearing = ExitStack()
         self._loaded = ran(lambda: self._load(ref, adapter, key))

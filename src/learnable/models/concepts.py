@@ -41,11 +41,8 @@ def concept_distances(
     are compared alike. Means are taken and compared in float32, also where the model computes in bfloat16. Distances
     grow with the width and the scale of a layer: compare models of one architecture, layer by layer.
 
-    Args:
-        model: The model, with the adapter that it wears.
-        prompts: n conversations that end before the answer.
-        token: The text of the token, such as ``<sep>``; any text will do.
-        words: What it means, such as ``JSON``.
+    The n prompts are conversations that end before the answer; the token is any text, such as ``<sep>``, and the words
+    say what it means, such as ``JSON``.
 
     Returns:
         float64 (layers + 1, n). Row 0 is what enters the first layer, the embeddings: 0 for a token whose row is the
@@ -54,7 +51,6 @@ def concept_distances(
         prompt without the token.
 
     Raises:
-        UsageError: If token or words are empty.
         ModelError: If the chat template refuses a prompt, the tokenizer has no token for the words, or a prompt is
             longer than the model's positions.
 

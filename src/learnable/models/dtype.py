@@ -35,9 +35,6 @@ def resolved(ref: ModelRef) -> ModelRef:
     """Return a model with the dtype that ``auto`` stands for: bfloat16 where its device computes in it, else float32.
 
     On a CPU the model is tried first: bfloat16 must leave its losses near those in float32.
-
-    Raises:
-        ModelError: If the model has to be tried and cannot be loaded, or its device is not there.
     """
     if ref.dtype != "auto":
         return ref

@@ -77,18 +77,6 @@ class TextGenerator(ABC):
                 texts[position] = answer.text
         return texts
 
-    def completions(
-        self,
-        conversations: Sequence[Sequence[Message]],
-        *,
-        max_new_tokens: int,
-        only: Collection[int] | None = None,
-    ) -> Iterator[tuple[list[int], list[str]]]:
-        """Yield positions and greedy texts, as ``answers`` does."""
-        greedy = Sampling(temperature=0.0, top_p=1.0, max_new_tokens=max_new_tokens)
-        for positions, answers in self.answers(conversations, sampling=greedy, seeds=(), only=only):
-            yield positions, [answer.text for answer in answers]
-
     def answers(
         self,
         conversations: Sequence[Sequence[Message]],

@@ -16,9 +16,8 @@ import torch
 class LengthSwitches:
     """Where a network switches.
 
-    Args:
-        borders: Rows of up to so many tokens and longer ones are computed with other frequencies (LongRoPE), ascending.
-        growing_from: Above it, each length has frequencies of its own (dynamic NTK); None where there is no such length.
+    Rows of up to as many tokens as a border, ascending, and longer ones are computed with other frequencies (LongRoPE).
+    Above ``growing_from`` each length has frequencies of its own (dynamic NTK); None where there is no such length.
     """
 
     borders: tuple[int, ...] = ()
@@ -53,8 +52,7 @@ class LengthSwitches:
     def groups(self, lengths: Sequence[int], *, growing_by: int = 0) -> list[list[int]]:
         """Group rows of these lengths, by position, such that those of a group may be in one batch.
 
-        ``growing_by`` is how many tokens at most are added to each: a row that switches on its way shares a batch only
-        with rows that do so at the same token.
+        Where each grows by so many tokens, one that switches on its way is only with those that do so at the same token.
         """
         found: dict[Hashable, list[int]] = {}
         for position, length in enumerate(lengths):

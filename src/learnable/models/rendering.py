@@ -48,10 +48,6 @@ class Renderer:
         tokenizer: A fast tokenizer of transformers (character offsets are needed).
         name: The model's name, for error messages.
         rows: For how many tokens the model has embeddings; None where that is not known.
-
-    Raises:
-        ModelError: If the tokenizer gives no offsets, has no end-of-sequence token to close an answer, or has several
-            chat templates and no default; or if a template does not end, or makes far too long texts.
     """
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", *, name: str, rows: int | None = None) -> None:
@@ -135,9 +131,6 @@ class Renderer:
         They are the text that the loss sees before an answer, so that a model is asked the way it was trained. This
         is what ``add_generation_prompt`` writes, also for templates that do not know it, and with the empty thinking
         block that some templates put before answers without thoughts. A space before the answer is left to the answer.
-
-        Raises:
-            ModelError: If the chat template refuses the conversation.
         """
         ids = self._ids(self.asked(messages, tools=tools)[1])
         if unknown := self._unknown(ids):
@@ -158,11 +151,7 @@ class Renderer:
         """What stands around what a user says in the first turn.
 
         A model given the opening writes the question itself (Magpie, arXiv 2406.08464). A template that puts nothing
-        before it leaves the token where a text begins.
-
-        Raises:
-            ModelError: If the chat template refuses a conversation of one turn each, leaves the user's text out, or
-                puts nothing between it and the answer, so that nobody can tell where a question ends.
+        before it leaves the token where a text begins; one that puts nothing behind it is refused.
         """
         _, before = self.asked((Message(role="user", content=SENTINEL),), called="user turn")
         start, found, between = before.partition(SENTINEL)
@@ -184,9 +173,6 @@ class Renderer:
         They are what the template adds between a user's turn and the answer, such as ``<|im_start|>assistant`` and a
         line break, with BOS in front where a conversation begins with it. A template that writes no header puts the
         end of the user's turn there (``[/INST]``); one that writes nothing at all leaves ``separator``.
-
-        Raises:
-            ModelError: If the chat template refuses a conversation of one turn each.
         """
         user = Message(role="user", content=SENTINEL)
         text, before = self.asked((user,), called="header")

@@ -22,8 +22,9 @@ from learnable.types import ModelRef
 def with_tokens(ref: ModelRef, tokens: NewTokens, folder: Path) -> ModelRef:
     """Return a model that knows new tokens: ``ref`` with one more row of the embedding for each, and nothing else new.
 
-    The tokens are ordinary text for chat templates and decoding, not marks such as the end of a turn. A row is set, in
-    the input embedding and, where that is another matrix, in the output embedding too, to
+    It lies in ``folder``, which holds one for each model, tokens and initialization. The tokens are ordinary text for
+    chat templates and decoding, not marks such as the end of a turn. A row is set, in the input embedding and, where that
+    is another matrix, in the output embedding too, to
 
     - ``random``: independent normal numbers with the mean 0 and the standard deviation of the existing entries;
     - ``mean``: the mean of all existing rows (Hewitt 2021), which keeps the new token's probability moderate;
@@ -32,12 +33,8 @@ def with_tokens(ref: ModelRef, tokens: NewTokens, folder: Path) -> ModelRef:
     Source: DELIA's authors add ``<sep>`` as a separator token and meant to draw its row at random; their slice begins
     after it, so that it keeps the initialization of the library (their code, ``utils.py``). Theirs is ``random`` here.
 
-    It lies in ``folder``, which holds one for each model, tokens and initialization.
-
     Raises:
         UsageError: If a token exists already, or a meaning that is needed has no tokens.
-        ModelError: If the model cannot be loaded.
-        DiskError: If the result cannot be written.
     """
     target = folder / f"tokens-{fingerprint([identify(ref), tokens])[:16]}"
     if not (target / "config.json").is_file():

@@ -9,7 +9,6 @@ gives to templates.
 import contextlib
 import json
 import sys
-from typing import Any
 
 from jinja2 import nodes
 from jinja2.ext import Extension, loopcontrols
@@ -37,12 +36,8 @@ def environment() -> ImmutableSandboxedEnvironment:
     def raise_exception(message: str) -> None:
         raise ValueError(message)
 
-    def tojson(value: Any, **options: Any) -> str:
-        return json.dumps(value, **{"ensure_ascii": False, **options})
-
-    made.filters["tojson"] = tojson
-    made.globals["raise_exception"] = raise_exception
-    made.globals["strftime_now"] = lambda pattern: "26 Jul 2024"
+    made.filters["tojson"] = lambda value, **how: json.dumps(value, **{"ensure_ascii": False, **how})
+    made.globals |= {"raise_exception": raise_exception, "strftime_now": lambda pattern: "26 Jul 2024"}
     return made
 
 
