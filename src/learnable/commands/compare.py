@@ -1,7 +1,7 @@
 """``learnable compare``: the same model on equal token budgets chosen by different methods, and what came of it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -113,6 +113,8 @@ def compare(
     pool, loaded = pool_of(data, reading, output, holdout=holdout, dry_run=dry_run)
     methods, flags = _methods(list(by or (BY if aimed is None else BY_TARGET)), pool, reference)
     evaluations = evaluations_of(asked, heldout=_heldout_of(loaded) if holdout else None)
+    if held_back:
+        evaluations[0] = replace(evaluations[0], label="target, held back")
     if aimed is not None:
         _check_apart(aimed, evaluations)
     comparison = _Comparison(
