@@ -67,7 +67,7 @@ def score(
         dry_run: Say what would run, and run nothing.
         output: Folder to write.
     """
-    methods = methods_of(scorers, has_reference=reference is not None)
+    methods = methods_of(list(dict.fromkeys(scorers or ())), has_reference=reference is not None)
     # A dry run of a recipe has not made its reference yet.
     made = not dry_run or all(is_made(each) for each in (reference, null) if each is not None)
     keeps_losses = _kept_losses(reference)
