@@ -34,6 +34,7 @@ def score(
     reference: str | None = None,
     target: str | None = None,
     null: str | None = None,
+    warmup: str | None = None,
     scorers: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
     loading: Annotated[Loading, Flat] = Loading(),
     reading: Annotated[Reading, Flat] = Reading(),
@@ -54,6 +55,7 @@ def score(
         target: File with a few rows of your task, answers included, or what `learnable load` made of it, for scorers
             that measure against it. Rows of the pool that are rows of it get no score. A column `subtask` names parts.
         null: Folder of a reference that was trained with `--prompt none`, for pvi and hard_not_wrong.
+        warmup: Folder of a training with `--keep-epochs`, for less.
         scorers: Names of scorers (see `learnable list`); learnability, difference and length_matched when a
             reference is given, else loss.
         loading: How to load the model.
@@ -68,13 +70,13 @@ def score(
         output: Folder to write.
     """
     methods = methods_of(list(dict.fromkeys(scorers or ())), has_reference=reference is not None)
-    # A dry run of a recipe has not made its reference yet.
-    made = not dry_run or all(is_made(each) for each in (reference, null) if each is not None)
+    given = {"reference": reference, "null": null, "warmup": warmup}
+    made = not dry_run or all(is_made(each) for each in given.values() if each is not None)
     keeps_losses = _kept_losses(reference)
-    needs = needs_of(methods, reference, null, target, keeps_losses=keeps_losses)
+    needs = needs_of(methods, reference, null, target, warmup, keeps_losses=keeps_losses)
     passes = passes_of(roles_of(needs) - ({"reference"} if keeps_losses else set()), vectors)
     network = Network.of(model, loading, max_length=max_length, on=on, dry_run=dry_run)
-    for each in (reference, null) if made else ():
+    for each in given.values() if made else ():
         look_up(each, loading, reference=True)
     pool, loaded = pool_of(data, reading, output, dry_run=dry_run)
     aimed = None if target is None else pool_of([target], Reading(), f"{output}-target", dry_run=dry_run)
@@ -82,7 +84,7 @@ def score(
     inputs = {"pool": loaded.identity} | ({} if network.awaits else {"base": network.identity})
     links, kept = {"pool": loaded.folder}, Store(Path(store))
     if not awaits:
-        _add_references({"reference": reference, "null": null}, network.ref, inputs, links)
+        _add_references(given, network.ref, inputs, links)
     if aimed is not None:
         inputs["target"], links["target"] = target_of_rows(rows_of(*aimed)).identity, aimed[1].folder
 
@@ -93,6 +95,7 @@ def score(
             reference=reference,
             target=None if aimed is None else rows_of(*aimed),
             null=null,
+            warmup=warmup,
             aim=aim,
             scorers=methods,
             max_length=network.longest,

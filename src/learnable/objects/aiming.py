@@ -12,12 +12,14 @@ from learnable.data.target import SUBTASK, Target, shared_with_target, target_of
 from learnable.errors import UsageError
 from learnable.measures import Role, lengths, log_importance
 from learnable.objects.given import compared_with, render_rows
+from learnable.objects.gradients import GradientPasses, WarmUp
 from learnable.objects.model import Model
 from learnable.objects.passes import Passes
 from learnable.objects.rows import Rows
 from learnable.objects.training import train
 from learnable.runs.progress import say
 from learnable.runs.store import Store
+from learnable.scorers import LESS
 from learnable.selectors.vectors import unit
 from learnable.settings import Aim, Tuning
 from learnable.types import Example, Rendered, Scorer
@@ -39,6 +41,7 @@ class Against:
         store: Where what is trained on the way is kept too.
         rows: The pool.
         frame: The same, with ``id`` and ``response_tokens``.
+        warm_up: Where gradients are taken, if they are.
 
     Attributes:
         facts: Figures to show.
@@ -51,6 +54,7 @@ class Against:
     store: Store
     rows: Rows
     frame: pl.DataFrame
+    warm_up: WarmUp | None = None
     facts: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -91,7 +95,7 @@ class Against:
         return {
             name: self._says[column]
             for name, method in methods.items()
-            for column in method.needs
+            for column in (name, *method.needs)
             if column in self._says
         }
 
@@ -106,6 +110,20 @@ class Against:
                 for name in scorers
             ),
         )
+
+    def gradients(self, name: str, method: Scorer, rendered: Sequence[Rendered]) -> pl.Series:
+        """Return the column of gradients as a scorer takes them, List(Float32) (n,), and say what it rests on."""
+        assert self.warm_up is not None
+        how = method if isinstance(method, LESS) else LESS()
+        passes = GradientPasses(self.passes, self.warm_up, self._target, self._aimed)
+        cosines = passes.cosines(how, rendered, self.frame)
+        self._says[name] = cosines
+        self.facts |= {
+            f"{name}: epochs": {place + 1: round(weight, 4) for place, weight in passes.weights(how).items()},
+            f"{name}: moments below epsilon": round(passes.small_share, 4),
+        }
+        rows = [None if np.isnan(row).any() else row.tolist() for row in cosines]
+        return pl.Series("gradient_cosines", rows, dtype=pl.List(pl.Float32))
 
     def _after_target(self, rendered: Sequence[Rendered]) -> pl.Series:
         """Return the loss of each example under the base fine-tuned on the target."""

@@ -12,13 +12,13 @@ import polars as pl
 from numpy.typing import NDArray
 
 from learnable.data.target import Target
-from learnable.errors import DataError, ModelError, UsageError
+from learnable.errors import ModelError, UsageError
 from learnable.measures import known, lengths, planned, take
 from learnable.objects.given import finished
 from learnable.objects.passes import Passes
 from learnable.runs.identity import fingerprint
 from learnable.scorers import LESS
-from learnable.types import Launch, Measure, Rendered
+from learnable.types import Launch, Measure, ModelRef, Rendered
 
 if TYPE_CHECKING:
     from learnable.models.language_model import LanguageModel
@@ -36,22 +36,23 @@ class WarmUp:
     identity: str
 
 
-def warm_up_of(folder: str, base_key: str) -> WarmUp:
+def warm_up_of(folder: str, ref: ModelRef) -> WarmUp:
     """Return the warm-up in a folder.
 
     Args:
         folder: What `learnable train --keep-epochs` wrote.
-        base_key: Identity of the model that scores.
+        ref: The model that scores, its dtype resolved.
 
     Raises:
         StoreError: If it is no such folder.
         TrainError: If no epochs were kept.
         ModelError: If it was trained from another model.
     """
+    from learnable.models.source import identify
     from learnable.training import kept_epochs, read_reference
 
     trained = finished(folder, "train")
-    if trained.inputs["base"] != base_key:
+    if trained.inputs["base"] != identify(ref):
         raise ModelError(
             f"the warm-up {folder} was trained from {trained.facts['base']}, which is not the model given here",
             hint=f"give --model {trained.facts['base']} as it was then: same weights, chat template and dtype",
@@ -68,24 +69,14 @@ class GradientPasses:
         warm_up: Whose epochs the gradients are taken at.
         target: What they are compared with.
         rendered: The target's rows, as the model sees them.
-
-    Raises:
-        DataError: If no token of a target's row counts.
     """
 
     def __init__(self, passes: Passes, warm_up: WarmUp, target: Target, rendered: Sequence[Rendered]) -> None:
-        lacking = lengths(rendered).filter(pl.col("undefined").is_not_null())
-        if lacking.height:
-            raise DataError(
-                f"{lacking.height} of {len(rendered)} rows of the target have no answer that counts, such as "
-                f"{lacking['id'][0][:8]}: {lacking['undefined'][0]}",
-                hint="raise --max-length, or leave them out of the target",
-            )
         self._passes, self._warm_up, self._target, self._rows = passes, warm_up, target, rendered
-        self.small_shares: list[float] = []
+        self.small_share = 0.0
 
-    def cosines(self, method: LESS, rendered: Sequence[Rendered], frame: pl.DataFrame) -> pl.Series:
-        """Return for each example the mean over epochs of its cosine with each subtask, List(Float32) (n,).
+    def cosines(self, method: LESS, rendered: Sequence[Rendered], frame: pl.DataFrame) -> NDArray[np.float32]:
+        """Return for each example the mean over epochs of its cosine with each subtask, (n, J); NaN without an answer.
 
         Args:
             method: Which epochs count, and how gradients are adjusted and kept.
@@ -95,12 +86,12 @@ class GradientPasses:
         weights = self.weights(method)
         take_epoch = self._exactly if method.store == "cosines" else self._by_sketch
         total: Any = 0.0
+        self.small_share = 0.0
         for number, (place, weight) in enumerate(weights.items(), start=1):
             at = _Checkpoint(self._passes, self._warm_up.epochs[place], f", epoch {number} of {len(weights)}")
             total = total + weight * take_epoch(method, at, rendered, frame)
-            self.small_shares.append(at.moments.small_share)
-        rows = [None if np.isnan(row).any() else row.tolist() for row in total]
-        return pl.Series("gradient_cosines", rows, dtype=pl.List(pl.Float32))
+            self.small_share += at.moments.small_share / len(weights)
+        return np.asarray(total, dtype=np.float32)
 
     def weights(self, method: LESS) -> dict[int, float]:
         """Return what each epoch counts for, by its position."""

@@ -23,6 +23,7 @@ from learnable.measures import (
 )
 from learnable.objects.aiming import Against
 from learnable.objects.given import Compared, compared_with, length_limit, render_rows
+from learnable.objects.gradients import warm_up_of
 from learnable.objects.model import Model, as_model
 from learnable.objects.passes import Passes
 from learnable.objects.results import ReferenceModel, ScoreTable
@@ -50,6 +51,7 @@ def score(
     scorers: Sequence[Any] | Mapping[str, Any] | None = None,
     target: Any = None,
     null: "ReferenceModel | str | os.PathLike[str] | None" = None,
+    warmup: "ReferenceModel | str | os.PathLike[str] | None" = None,
     aim: Aim = Aim(),
     max_length: int | None = None,
     vectors: Vectors = "none",
@@ -65,6 +67,7 @@ def score(
             difference and length_matched with a reference, else loss.
         target: A few rows of the task, answers included, as ``read`` takes them, for scorers that need it.
         null: A reference that was trained on answers alone (``train(..., prompt="none")``), for V-information.
+        warmup: A training whose epochs were kept (``train(..., keep_epochs=True)``), for scorers that take gradients.
         aim: How to measure against the target.
         max_length: Longest example in tokens; 2,048 or the model's own limit when not given.
         vectors: Vectors of the examples, which some selectors need: of the ``model``, or of ``wordllama``.
@@ -79,7 +82,7 @@ def score(
     methods = methods_of(scorers, has_reference=reference is not None)
     compared = None if reference is None else against(reference, ref)
     keeps_losses = compared is not None and compared.models.last_epoch is not None
-    needs = needs_of(methods, reference, null, target, keeps_losses=keeps_losses)
+    needs = needs_of(methods, reference, null, target, warmup, keeps_losses=keeps_losses)
     longest = length_limit(ref, max_length)
     kept = base.store if store is None else store if isinstance(store, Store) else Store(Path(store))
     asked = compared if "reference" in roles_of(needs) else None
@@ -95,14 +98,17 @@ def score(
     against_target = None
     if target is not None:
         against_target = Against(
-            target=as_rows(target), aim=aim, base=base, passes=passes, store=kept, rows=known, frame=frame
+            target=as_rows(target),
+            aim=aim,
+            base=base,
+            passes=passes,
+            store=kept,
+            rows=known,
+            frame=frame,
+            warm_up=None if warmup is None else warm_up_of(_folder_of(warmup), ref),
         )
         frame = frame.with_columns(against_target.columns(rendered, roles_of(needs)))
-    frame = frame.with_columns(
-        pl.Series(name, method(frame), dtype=pl.Float32) for name, method in methods.items()
-    )
-    if against_target is not None:
-        frame = against_target.without_own(frame, list(methods))
+    frame = _scored(methods, frame, rendered, against_target)
     found = _vectors(passes, vectors, known.examples, rendered, frame)
     # What is known of each token stays in the store; a table of scores has one number in each cell.
     frame = frame.drop(LISTS, strict=False)
@@ -127,6 +133,24 @@ def score(
         settings={"kind": "none"} if compared is None else compared.settings,
         costs=({} if trained is None else {"train": trained.cost}) | {"score": cost},
     )
+
+
+def _scored(
+    methods: Mapping[str, Scorer],
+    frame: pl.DataFrame,
+    rendered: Sequence[Rendered],
+    against_target: Against | None,
+) -> pl.DataFrame:
+    """Return a frame with a column for each scorer; rows of the target have no score."""
+    columns = []
+    for name, method in methods.items():
+        seen = frame
+        if against_target is not None and "gradient" in roles_of(method.needs):
+            # A column for each method alone: each may take gradients in another way.
+            seen = frame.with_columns(against_target.gradients(name, method, rendered))
+        columns.append(pl.Series(name, method(seen), dtype=pl.Float32))
+    scored = frame.with_columns(columns)
+    return scored if against_target is None else against_target.without_own(scored, list(methods))
 
 
 def passes_by(
@@ -287,11 +311,18 @@ def methods_of(
 
 
 def needs_of(
-    methods: Mapping[str, Scorer], reference: Any, null: Any, target: Any, *, keeps_losses: bool
+    methods: Mapping[str, Scorer],
+    reference: Any,
+    null: Any,
+    target: Any,
+    warmup: Any,
+    *,
+    keeps_losses: bool,
 ) -> set[str]:
     """Return the columns that scorers need; a reference may have kept the losses of its last epoch.
 
-    What is None is not given: the ``reference``, the ``null`` one that was trained on answers alone, the ``target``.
+    What is None is not given: the ``reference``, the ``null`` one that was trained on answers alone, the ``target``,
+    the ``warmup`` whose epochs were kept.
 
     Raises:
         UsageError: If a column is not measured, or not without what is not given, or not with this reference.
@@ -314,6 +345,13 @@ def needs_of(
             AIMED,
             "measures against a target, and no rows of one are given",
             "give a file with a few rows of your task, answers included: --target task.jsonl",
+        ),
+        (
+            warmup,
+            {"gradient"},
+            "takes gradients at the epochs of a warm-up, and none is given",
+            "make one with `learnable train DATA --fraction 0.05 --epochs 4 --keep-epochs --layers attention -o warmup`, "
+            "then give --warmup warmup",
         ),
     ):
         wanting = sorted(name for name, method in methods.items() if roles & roles_of(method.needs))
@@ -348,5 +386,8 @@ def against(reference: Any, ref: ModelRef) -> Compared:
             f"a reference is what train gave, a Model or a name, got {type(reference).__name__}",
             hint="make one: after = learnable.train(rows, model)",
         )
-    folder = reference.folder if isinstance(reference, ReferenceModel) else reference
-    return compared_with(os.fspath(folder), ref)
+    return compared_with(_folder_of(reference), ref)
+
+
+def _folder_of(trained: ReferenceModel | str | os.PathLike[str]) -> str:
+    return os.fspath(trained.folder if isinstance(trained, ReferenceModel) else trained)
