@@ -105,10 +105,10 @@ def test_the_score_by_hand(scale):
 def test_epochs_of_the_highest_rates_count():
     rates = [1.0, 3.0, 2.0]
     assert LESS().weights(rates) == pytest.approx({0: 1 / 6, 1: 1 / 2, 2: 1 / 3})
-    assert LESS(epochs=2).weights(rates) == pytest.approx({1: 3 / 5, 2: 2 / 5})
-    assert LESS(epochs=9).weights(rates) == LESS().weights(rates)
-    with pytest.raises(UsageError, match="less needs epochs of at least 1, got 0"):
-        LESS(epochs=0)
+    assert LESS(checkpoints=2).weights(rates) == pytest.approx({1: 3 / 5, 2: 2 / 5})
+    assert LESS(checkpoints=9).weights(rates) == LESS().weights(rates)
+    with pytest.raises(UsageError, match="less needs checkpoints of at least 1, got 0"):
+        LESS(checkpoints=0)
 
 
 # Against whole vectors

@@ -58,7 +58,8 @@ def build(kind: str, spec: str | Mapping[str, Any], table: Mapping[str, Callable
     Args:
         kind: What is looked up: ``scorer``, ``selector`` ... Outside code must keep its contract, and is not called
             before that is known.
-        spec: A name of the table, ``module:attribute`` of outside code, or a mapping with ``name`` and parameters.
+        spec: A name of the table or ``module:attribute`` of outside code, each with ``@key=value,key=value`` behind it
+            for the fields of a dataclass; or a mapping with ``name`` and parameters.
         table: Names to factories.
 
     Raises:
@@ -68,9 +69,15 @@ def build(kind: str, spec: str | Mapping[str, Any], table: Mapping[str, Callable
     name = parameters.pop("name", None)
     if not isinstance(name, str):
         raise UsageError(f"a {kind} needs a name, got {spec!r}", hint=did_you_mean("", table))
+    written, (name, _, settings) = name, name.partition("@")
     factory = _imported(kind, name) if ":" in name else table.get(name)
     if factory is None:
         raise UsageError(f"no {kind} called {name!r}", hint=did_you_mean(name, table))
+    if settings:
+        pairs = settings_in(settings)
+        if pairs is None or not isinstance(factory, type):
+            raise UsageError(f"cannot read the {kind} {written!r}", hint="write NAME@key=value,key=value")
+        parameters |= typed(name, settings_of(factory), pairs)
     known = _parameters(factory)
     if known is not None and (unknown := sorted(set(parameters) - set(known))):
         raise UsageError(

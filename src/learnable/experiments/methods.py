@@ -160,7 +160,7 @@ def parse_method(written: str, *, reference: Reference, columns: Collection[str]
     NAME is a scorer, a selector that needs no score (``random``, ``k_center`` ...), ``longest``, ``shortest``,
     ``full``, ``untuned``, or a column of booleans in the pool that has none of these names. The keys are those of a
     reference (``folds``, ``epochs`` ...) and of a selection (``lowest``, ``per_source``, ``per_cluster``,
-    ``clusters``, ``max_similarity``, ``where``, ``max_score``).
+    ``clusters``, ``max_similarity``, ``where``, ``max_score``), and those of the scorer itself.
 
     Args:
         written: What the user wrote.
@@ -177,9 +177,15 @@ def parse_method(written: str, *, reference: Reference, columns: Collection[str]
         raise UsageError(
             f"cannot read {settings!r} in {written!r}", hint="write NAME@key=value,key=value/SELECTOR"
         )
+    method = replace(_named(name, columns, selected=bool(slash)), label=written)
+    scorer = SCORERS.get(name)
+    fields_of_score = settings_of(scorer) if isinstance(scorer, type) else {}
+    known = _OURS if not method.needs_reference else _REFERENCE | _OURS
+    own = {key: pairs.pop(key) for key in list(pairs) if key in fields_of_score and key not in known}
     given = typed(written, _REFERENCE | _OURS, pairs)
     ours = {key: given.pop(key) for key in list(given) if key in _OURS}
-    method = replace(_named(name, columns, selected=bool(slash)), label=written)
+    if own:
+        method = replace(method, score=f"{name}@{','.join(f'{key}={value}' for key, value in own.items())}")
     if slash:
         build("selector", selector, SELECTORS)
         method = replace(method, selector=selector)

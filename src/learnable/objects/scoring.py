@@ -28,6 +28,7 @@ from learnable.objects.model import Model, as_model
 from learnable.objects.passes import Passes
 from learnable.objects.results import ReferenceModel, ScoreTable
 from learnable.objects.rows import as_rows
+from learnable.pages.selection_facts import spearman
 from learnable.runs.price import Cost, peak_memory_bytes
 from learnable.runs.progress import say
 from learnable.runs.store import Store
@@ -149,6 +150,9 @@ def _scored(
             # A column for each method alone: each may take gradients in another way.
             seen = frame.with_columns(against_target.gradients(name, method, rendered))
         columns.append(pl.Series(name, method(seen), dtype=pl.Float32))
+        if seen is not frame and against_target is not None:
+            rho, _ = spearman(frame.with_columns(columns[-1]), name, "response_tokens")
+            against_target.facts[f"{name}: rank correlation with answer tokens"] = rho and round(rho, 3)
     scored = frame.with_columns(columns)
     return scored if against_target is None else against_target.without_own(scored, list(methods))
 

@@ -21,7 +21,7 @@ class LESS:
 
     Args:
         adam: ``code`` is the step as LESS's code computes it, ``exact`` as Adam does (see ``training.AdamAdjusted``).
-        epochs: So many epochs of the warm-up, those of the highest learning rate; all when not given.
+        checkpoints: So many epochs of the warm-up, those of the highest learning rate; all when not given.
         store: ``cosines`` are kept for this target, and are exact. ``sketch`` keeps the gradients themselves as short
             vectors: another target then costs no pass over the pool, and scores have noise.
         dimensions: Of a sketch: the noise of a cosine is about ``1 / sqrt(dimensions)``.
@@ -34,13 +34,13 @@ class LESS:
     needs: ClassVar[tuple[str, ...]] = ("gradient_cosines",)
     higher_is_better: ClassVar[bool] = True
     adam: Literal["code", "exact"] = "code"
-    epochs: int | None = None
+    checkpoints: int | None = None
     store: Literal["cosines", "sketch"] = "cosines"
     dimensions: int = 4_096
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "dimensions"):
+        for name in ("checkpoints", "dimensions"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"less needs {name} of at least 1, got {value}")
@@ -52,6 +52,6 @@ class LESS:
     def weights(self, learning_rates: Sequence[float]) -> dict[int, float]:
         """Return the weight of each epoch that counts, by its position; they add up to 1."""
         order = sorted(range(len(learning_rates)), key=lambda place: (-learning_rates[place], place))
-        counted = sorted(order[: self.epochs])
+        counted = sorted(order[: self.checkpoints])
         total = sum(learning_rates[place] for place in counted)
         return {place: learning_rates[place] / total for place in counted}

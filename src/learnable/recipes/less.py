@@ -1,0 +1,59 @@
+"""The recipe ``less``: choose what helps a target, by gradients."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from learnable.commands import load, score, train
+from learnable.commands.inputs import look_up
+from learnable.commands.options import Flat, Listed
+from learnable.commands.select import Selecting
+from learnable.recipes.choosing import choose, load_pool
+from learnable.recipes.run import Run, recipe
+from learnable.settings import Loading, Reading, Reference
+
+
+@recipe
+def less(
+    data: Annotated[Sequence[str], Listed],
+    *,
+    target: str,
+    model: str = "starter",
+    budget: str = "5%",
+    warmup: Reference = Reference(epochs=4, fraction=0.05),
+    scorers: Annotated[Sequence[str], Listed] = ("less",),
+    choosing: Annotated[Selecting, Flat] = Selecting(),
+    reading: Annotated[Reading, Flat] = Reading(),
+    loading: Annotated[Loading, Flat] = Loading(),
+    max_length: int | None = None,
+    processes: int = 1,
+    run: Annotated[Run, Flat] = Run(),
+) -> None:
+    """Choose the examples whose training steps go where the gradients of a target point.
+
+    Train adapters on a part of the pool, and keep each epoch. There, compare Adam's step for each example with the
+    gradients of the target's rows, and keep those that agree most with a part of the target (LESS, arXiv 2402.04333).
+
+    Args:
+        data: Files (.jsonl, .json, .csv, .parquet ...), folders and patterns of them, or hub ids.
+        target: A few rows of your task, answers included; a column `subtask` names its parts.
+        model: Folder, hub id, GGUF file, or `starter`.
+        budget: 5% (of the examples), 500 (examples), or 50000tokens; also as --budget.tokens 50000.
+        warmup: How to train on a part of the pool; each of its epochs costs a pass with gradients.
+        scorers: Such as less@adam=exact, less@checkpoints=2 or less@store=sketch; the first one chooses.
+        choosing: How to choose.
+        reading: How to read rows.
+        loading: How to load the model.
+        max_length: Longest example in tokens; 2,048 or the model's own limit when not given.
+        processes: How many train the warm-up side by side, on a GPU each or on some cores each.
+        run: Where to write.
+    """
+    choosing.check(scorers)
+    look_up(model, loading)
+    network: dict[str, Any] = {"model": model, "loading": loading, "max_length": max_length}
+    kept: dict[str, Any] = {"keep_epochs": True, "layers": "attention", "processes": processes}
+    pool = load_pool(run, data, budget, reading)
+    task = run.step("target", load, [target])
+    trained = run.step("warmup", train, [pool.path], reference=warmup, **kept, **network)
+    aimed: dict[str, Any] = {"target": task.path, "warmup": trained.path, "scorers": list(scorers)}
+    scores = run.step("scores", score, [pool.path], **aimed, **network, store=run.store)
+    choose(run, scores, budget, choosing, loading)
