@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from learnable.commands.options import Flat
 from learnable.recipes.compare import compare
 from learnable.recipes.delia import delia
+from learnable.recipes.less import less
 from learnable.recipes.lobass import lobass
 from learnable.recipes.pds import pds
 from learnable.recipes.run import Run, recipe
@@ -12,8 +13,8 @@ from learnable.recipes.vinfo import vinfo
 from learnable.runs.records import Outcome
 
 RECIPES: Mapping[str, Callable[..., Mapping[str, Outcome]]] = {
-    each.__name__: each for each in (compare, delia, lobass, pds, vinfo)
+    each.__name__: each for each in (compare, delia, less, lobass, pds, vinfo)
 }
 """The recipes of the package, by name."""
 
-__all__ = ["RECIPES", "Flat", "Run", "compare", "delia", "lobass", "pds", "recipe", "vinfo"]
+__all__ = ["RECIPES", "Flat", "Run", "compare", "delia", "less", "lobass", "pds", "recipe", "vinfo"]

@@ -21,7 +21,7 @@ def less(
     budget: str = "5%",
     warmup: Reference = Reference(epochs=4, fraction=0.05),
     scorers: Annotated[Sequence[str], Listed] = ("less",),
-    choosing: Annotated[Selecting, Flat] = Selecting(),
+    choosing: Annotated[Selecting, Flat] = Selecting(by="less"),
     reading: Annotated[Reading, Flat] = Reading(),
     loading: Annotated[Loading, Flat] = Loading(),
     max_length: int | None = None,
@@ -39,7 +39,7 @@ def less(
         model: Folder, hub id, GGUF file, or `starter`.
         budget: 5% (of the examples), 500 (examples), or 50000tokens; also as --budget.tokens 50000.
         warmup: How to train on a part of the pool; each of its epochs costs a pass with gradients.
-        scorers: Such as less@adam=exact, less@checkpoints=2 or less@store=sketch; the first one chooses.
+        scorers: Such as less@adam=exact, less@checkpoints=2 or less@store=sketch; `--by` says which one chooses.
         choosing: How to choose.
         reading: How to read rows.
         loading: How to load the model.
