@@ -3,7 +3,7 @@
 import polars as pl
 import pytest
 
-from learnable.recipes import pds, vinfo
+from learnable.recipes import less, pds, vinfo
 from learnable.recipes.run import Run
 from learnable.settings import Aim, Reference
 from learnable.testing import toy_examples, write_messages
@@ -53,3 +53,32 @@ def test_vinfo_trains_two_references_and_chooses(rows, tiny, tmp_path):
     assert list(outcomes) == ["pool", "reference", "null", "scores", "selection", "report"]
     assert pl.read_parquet(outcomes["selection"].folder / "kept.parquet").height == 6
     assert outcomes["null"].facts["prompt"] == "none"
+
+
+def run_less(rows, tiny, folder, **more):
+    pool, task = map(str, rows)
+    warmup = Reference(epochs=2, batch_size=4, rank=2)
+    return less(
+        [pool], target=task, model=str(tiny), budget="6", warmup=warmup, run=Run(output=str(folder), **more)
+    )
+
+
+def test_less_warms_up_and_chooses(rows, tiny, tmp_path):
+    outcomes = run_less(rows, tiny, tmp_path)
+    assert list(outcomes) == ["pool", "target", "warmup", "scores", "selection", "report"]
+    scores = pl.read_parquet(outcomes["scores"].folder / "scores.parquet")
+    kept = pl.read_parquet(outcomes["selection"].folder / "kept.parquet")
+    best = scores.sort("less", descending=True).head(6)["id"]
+    assert sorted(kept["id"]) == sorted(best)
+    facts = outcomes["scores"].facts
+    assert sum(facts["less: epochs"].values()) == pytest.approx(1, abs=1e-3)
+    assert 0 <= facts["less: moments below epsilon"] <= 1
+    assert (outcomes["report"].folder / "report.html").is_file()
+    assert not any(each.ran for each in run_less(rows, tiny, tmp_path).values())
+
+
+def test_a_dry_run_of_less_prices_what_is_not_made_yet(rows, tiny, tmp_path):
+    outcomes = run_less(rows, tiny, tmp_path / "none", dry_run=True)
+    assert outcomes["warmup"].price.rows > 0
+    assert outcomes["scores"].price.rows > 0
+    assert not (tmp_path / "none" / "less").exists()
