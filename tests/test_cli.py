@@ -668,7 +668,7 @@ def test_what_is_piped_has_no_marks_and_one_line_for_each_name(capsys):
     assert "\x1b" not in said
     (line,) = [line for line in said.splitlines() if line.startswith("ifd ")]
     assert "loss_before, loss_alone" in line
-    assert line.rstrip().endswith("2 passes (base, answer alone)")
+    assert line.rstrip().endswith("2 passes (base, answer-alone)")
 
 
 def test_a_reader_that_stops_early_is_no_error():

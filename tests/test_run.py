@@ -532,7 +532,11 @@ def test_killing_the_run_at_random_moments_changes_nothing(tiny, tmp_path, monke
 @pytest.mark.parametrize("name", recipes.RECIPES)
 def test_what_a_run_file_keeps_is_what_the_recipe_takes(name, tmp_path):
     function = recipes.RECIPES[name]
-    given = {key: one.default for key, one in signature(function).parameters.items()}
+    needed = {"data": ["pool.jsonl"], "target": "task.jsonl"}
+    given = {
+        key: needed[key] if one.default is one.empty else one.default
+        for key, one in signature(function).parameters.items()
+    }
     (tmp_path / "run.yaml").write_text(yaml.safe_dump({name: as_written(function, given)}))
     _, bound = running.understood([str(tmp_path / "run.yaml")])
     assert {key: bound.arguments.get(key, given[key]) for key in given} == given | {
