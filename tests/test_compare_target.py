@@ -24,7 +24,7 @@ def rows(tmp_path_factory):
 @pytest.fixture(scope="module")
 def compared(rows, tiny, tmp_path_factory):
     folder = tmp_path_factory.mktemp("compared")
-    by = ["target_learnability", "relevance/round_robin", "dsir"]
+    by = ["target_learnability", "relevance/round_robin", "dsir", "less", "hard_not_wrong@folds=2"]
     return compare(
         [rows[0]],
         model=str(tiny),
@@ -46,13 +46,8 @@ def test_it_is_judged_on_a_part_of_the_target_and_on_the_pool(compared):
 
 def test_every_method_chooses_and_costs(compared):
     table = pl.read_parquet(compared.folder / "table.parquet")
-    assert set(table["method"]) == {
-        "untuned",
-        "random",
-        "target_learnability",
-        "relevance/round_robin",
-        "dsir",
-    }
+    chosen = {"target_learnability", "relevance/round_robin", "dsir", "less", "hard_not_wrong@folds=2"}
+    assert set(table["method"]) == {"untuned", "random", *chosen}
     costs = dict(table.filter(pl.col("method") != "untuned").select("method", "score_tokens").iter_rows())
     assert costs["dsir"] == 0
     assert costs["target_learnability"] == 2 * costs["relevance/round_robin"] > 0

@@ -3,7 +3,8 @@
 import polars as pl
 import pytest
 
-from learnable.recipes import less, pds, vinfo
+from learnable.commands.select import Selecting
+from learnable.recipes import less, pds, target, vinfo
 from learnable.recipes.run import Run
 from learnable.settings import Aim, Reference
 from learnable.testing import toy_examples, write_messages
@@ -82,3 +83,39 @@ def test_a_dry_run_of_less_prices_what_is_not_made_yet(rows, tiny, tmp_path):
     assert outcomes["warmup"].price.rows > 0
     assert outcomes["scores"].price.rows > 0
     assert not (tmp_path / "none" / "less").exists()
+
+
+def run_target(rows, tiny, folder, **more):
+    pool, task = map(str, rows)
+    aim = Aim(epochs=1, check=False)
+    given = {"model": str(tiny), "budget": "8", "aim": aim, "seeds": 1} | more
+    return target(
+        [pool], target=task, run=Run(output=str(folder), dry_run=given.pop("dry_run", False)), **given
+    )
+
+
+def test_target_chooses_and_compares_with_a_random_draw(rows, tiny, tmp_path):
+    outcomes = run_target(rows, tiny, tmp_path)
+    steps = ["pool", "target", "scores", "selection", "report", "comparison", "verdict"]
+    assert list(outcomes) == steps
+    table = pl.read_parquet(outcomes["comparison"].folder / "table.parquet")
+    assert set(table["method"]) == {"untuned", "random", "target_learnability"}
+    assert set(table["evaluation"]) == {"heldout:heldout.jsonl"} or table["evaluation"].n_unique() == 2
+
+
+def test_target_takes_another_score_and_selector(rows, tiny, tmp_path):
+    by = Selecting(by="relevance", selector="round_robin")
+    outcomes = run_target(rows, tiny, tmp_path, scorers=["relevance"], choosing=by)
+    methods = pl.read_parquet(outcomes["comparison"].folder / "table.parquet")["method"]
+    assert "relevance/round_robin" in methods.to_list()
+
+
+def test_target_without_seeds_trains_nothing(rows, tiny, tmp_path):
+    outcomes = run_target(rows, tiny, tmp_path, seeds=0)
+    assert list(outcomes)[-1] == "report"
+
+
+def test_a_dry_run_of_target_prices_the_comparison(rows, tiny, tmp_path):
+    outcomes = run_target(rows, tiny, tmp_path / "none", dry_run=True)
+    assert outcomes["comparison"].price.tokens > 0
+    assert not (tmp_path / "none" / "target").exists()

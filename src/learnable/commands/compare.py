@@ -112,7 +112,7 @@ def compare(
     holdout = HOLDOUT_SHARE if wants_heldout(asked) else 0.0
     pool, loaded = pool_of(data, reading, output, holdout=holdout, dry_run=dry_run)
     methods, flags = _methods(list(by or (BY if aimed is None else BY_TARGET)), pool, reference)
-    evaluations = evaluations_of(asked, heldout=_heldout_of(loaded) if holdout else None)
+    evaluations = evaluations_of(asked, heldout=heldout_of(loaded) if holdout else None)
     if held_back:
         evaluations[0] = replace(evaluations[0], label="target, held back")
     if aimed is not None:
@@ -282,11 +282,11 @@ def _target_of(
     pool, loaded = pool_of([target], Reading(), f"{output}-target", holdout=held, dry_run=dry_run)
     if not hold_back:
         return loaded, []
-    back = len(_heldout_of(loaded).read_text(encoding="utf-8").splitlines())
+    back = len(heldout_of(loaded).read_text(encoding="utf-8").splitlines())
     say(
         f"{back} of {len(pool) + back} rows of the target are held back to judge on: few rows, wide intervals"
     )
-    return loaded, [f"heldout:{_heldout_of(loaded)}"] if back else []
+    return loaded, [f"heldout:{heldout_of(loaded)}"] if back else []
 
 
 def _check_apart(target: Outcome, evaluations: Sequence[Evaluation]) -> None:
@@ -300,7 +300,8 @@ def _check_apart(target: Outcome, evaluations: Sequence[Evaluation]) -> None:
             )
 
 
-def _heldout_of(loaded: Outcome) -> Path:
+def heldout_of(loaded: Outcome) -> Path:
+    """Return the rows that a load set aside."""
     path = loaded.folder / HELDOUT
     if not path.is_file():
         raise UsageError(

@@ -1,7 +1,8 @@
 """What methods choose by: their references and scores, each kept in the store, and what they cost."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,15 @@ from learnable.commands.prices import passes_for
 from learnable.commands.score import said_by_target, score, vectors_of
 from learnable.commands.train import train
 from learnable.experiments import Method, SelectionCost
-from learnable.measures import roles_of
+from learnable.measures import Role
 from learnable.objects.choosing import in_turns
 from learnable.objects.scoring import Vectors
 from learnable.runs.identity import fingerprint
 from learnable.runs.records import Outcome
-from learnable.settings import Aim, Loading
+from learnable.settings import Aim, Loading, Reference
 
+WARM_UP = Reference(epochs=4, fraction=0.05)
+"""Of `less`, which takes gradients at each of its epochs."""
 LENGTHS = ["id", "source", "tokens", "response_tokens", "undefined"]
 
 
@@ -80,16 +83,17 @@ def score_methods(
     loading = Loading(**{field.name: getattr(ref, field.name) for field in fields(Loading)})
     aimed: dict[str, Any] = {} if target is None else {"target": target.path, "aim": aim}
     usual: dict[str, Any] = {"model": ref.name, "loading": loading, "max_length": experiment.network.longest}
-    trained, scored, frames = dict[str, Outcome](), dict[str, Outcome](), dict[str, pl.DataFrame]()
+    trained, scored, frames = dict[str, list[Outcome]](), dict[str, Outcome](), dict[str, pl.DataFrame]()
     turns: dict[str, NDArray[np.float32]] = {}
     for key, group in groups.items():
-        if key:
-            folder = str(store / "reference-{fingerprint}")
-            trained[key] = train([loaded.path], reference=group[0].reference, output=folder, **usual)
+        needed = {role for method in group for role in method.roles}
+        models = _models(needed, group[0].reference if key else WARM_UP, loaded, store, usual)
+        trained[key] = list(models.values())
+        paths: dict[str, Any] = {option: model.path for option, model in models.items()}
         names = {method.score for method in group if method.scorer is not None}
         scored[key] = score(
             [loaded.path],
-            reference=trained[key].path if key else None,
+            **paths,
             scorers=sorted(names | {"length"}),
             vectors="none" if key else vectors,
             on=experiment.network.on,
@@ -104,29 +108,64 @@ def score_methods(
         turns |= {method.label: _turns(scored[key], method) for method in group if method.by_target}
     lengths = pl.read_parquet(scored[""].folder / "scores.parquet", columns=LENGTHS)
     tokens = {"base": int(lengths["tokens"].sum()), "alone": alone_tokens}
-    pace, costs = _pace(scored.values()), dict[str, SelectionCost]()
-    for key, group in groups.items():
-        for method in group:
-            roles = roles_of(method.scorer.needs) if method.scorer is not None else ()
-            passed = round(
-                sum(tokens["alone" if role == "alone" else "base"] * passes_for(role, aim) for role in roles)
-            )
-            passed += tokens["base"] * (method.needs_vectors and vectors == "model")
-            taught = round(tokens["base"] * method.reference.passes) if key else 0
-            costs[method.label] = SelectionCost(
-                score_tokens=passed,
-                score_s=passed and passed * pace,
-                reference_tokens=taught,
-                reference_s=taught * _pace([trained[key]]) if key else 0.0,
-            )
+    pace = _pace(scored.values())
+    costs = {
+        method.label: _cost(method, tokens, aim, pace, trained[key], vectors=vectors)
+        for key, group in groups.items()
+        for method in group
+    }
     return MethodScores(
         lengths=lengths,
         frames=frames,
         turns=turns,
         vectors=None if vectors == "none" else vectors_of(scored[""].folder),
         costs=costs,
-        tokens=sum(each.cost.tokens for each in (*trained.values(), *scored.values()) if each.ran),
+        tokens=sum(
+            each.cost.tokens
+            for each in (*(model for group in trained.values() for model in group), *scored.values())
+            if each.ran
+        ),
     )
+
+
+def _cost(
+    method: Method,
+    tokens: Mapping[str, int],
+    aim: Aim,
+    pace: float,
+    models: Sequence[Outcome],
+    *,
+    vectors: Vectors,
+) -> SelectionCost:
+    """Return what a method alone costs, with ``tokens`` of the pool whole and of its answers alone, at this pace."""
+    per_role = {role: tokens["alone" if role in ("alone", "null") else "base"] for role in method.roles}
+    passed = sum(count * passes_for(role, aim) for role, count in per_role.items())
+    passed += tokens["base"] * (method.needs_vectors and vectors == "model")
+    taught = tokens["base"] * method.reference.passes if method.needs_reference else 0.0
+    taught += tokens["alone"] * method.reference.passes if "null" in per_role else 0.0
+    taught += tokens["base"] * WARM_UP.passes if "gradient" in per_role else 0.0
+    return SelectionCost(
+        score_tokens=round(passed),
+        score_s=passed and passed * pace,
+        reference_tokens=round(taught),
+        reference_s=taught * _pace(models) if taught else 0.0,
+    )
+
+
+def _models(
+    roles: Collection[Role], reference: Reference, loaded: Outcome, store: Path, usual: Mapping[str, Any]
+) -> dict[str, Outcome]:
+    """Return the models that some roles need beside the base, trained on the pool, by the option of ``score``."""
+    found = {}
+    for option, role, more in (
+        ("reference", "reference", {"reference": reference}),
+        ("null", "null", {"reference": replace(reference, prompt="none")}),
+        ("warmup", "gradient", {"reference": WARM_UP, "keep_epochs": True, "layers": "attention"}),
+    ):
+        if role in roles:
+            output = str(store / f"{option}-{{fingerprint}}")
+            found[option] = train([loaded.path], output=output, **more, **usual)
+    return found
 
 
 def _turns(scored: Outcome, method: Method) -> NDArray[np.float32]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from learnable.errors import SelectionError, UsageError, did_you_mean
 from learnable.experiments.arms import UNTUNED, Arm
 from learnable.experiments.table import FULL
-from learnable.measures import roles_of
+from learnable.measures import Role, roles_of
 from learnable.runs.identity import fingerprint, source_of
 from learnable.scorers import SCORERS
 from learnable.selectors import SELECTORS, PerSource, Thresholds, choose
@@ -74,9 +74,14 @@ class Method:
         return self.kind == "chosen" and self.selector not in SCORELESS
 
     @property
+    def roles(self) -> set[Role]:
+        """What its score measures the pool under."""
+        return roles_of(self.scorer.needs) if self.scorer is not None else set()
+
+    @property
     def needs_reference(self) -> bool:
         """Whether its score compares with a fine-tuned model."""
-        return self.scorer is not None and "reference" in roles_of(self.scorer.needs)
+        return "reference" in self.roles
 
     @property
     def needs_vectors(self) -> bool:

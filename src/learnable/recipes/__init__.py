@@ -9,12 +9,13 @@ from learnable.recipes.less import less
 from learnable.recipes.lobass import lobass
 from learnable.recipes.pds import pds
 from learnable.recipes.run import Run, recipe
+from learnable.recipes.target import target
 from learnable.recipes.vinfo import vinfo
 from learnable.runs.records import Outcome
 
 RECIPES: Mapping[str, Callable[..., Mapping[str, Outcome]]] = {
-    each.__name__: each for each in (compare, delia, less, lobass, pds, vinfo)
+    each.__name__: each for each in (compare, delia, less, lobass, pds, target, vinfo)
 }
 """The recipes of the package, by name."""
 
-__all__ = ["RECIPES", "Flat", "Run", "compare", "delia", "less", "lobass", "pds", "recipe", "vinfo"]
+__all__ = ["RECIPES", "Flat", "Run", "compare", "delia", "less", "lobass", "pds", "recipe", "target", "vinfo"]

@@ -11,14 +11,16 @@ from learnable.settings import Loading, Reading
 from learnable.types import Budget
 
 
-def load_pool(run: Run, data: Sequence[str], budget: str, reading: Reading) -> Outcome:
+def load_pool(
+    run: Run, data: Sequence[str], budget: str, reading: Reading, *, holdout: float = 0.0
+) -> Outcome:
     """Load the rows to choose from; a budget above them is found before anything costly runs.
 
     Raises:
         SelectionError: If the budget is larger than the pool.
     """
     asked = Budget.parse(budget).examples
-    pool = run.step("pool", load, list(data), reading=reading)
+    pool = run.step("pool", load, list(data), reading=reading, holdout=holdout)
     examples = pool.facts["examples"]
     if asked is not None and asked > examples:
         raise SelectionError(

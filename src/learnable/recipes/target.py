@@ -1,0 +1,98 @@
+"""The recipe ``target``: choose what helps a task, and see whether it did."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from learnable import commands
+from learnable.commands import load, report, score
+from learnable.commands.compare import HOLDOUT_SHARE, TARGET_HELD_BACK, heldout_of
+from learnable.commands.inputs import look_up
+from learnable.commands.options import Flat, Listed
+from learnable.commands.select import Selecting
+from learnable.objects.scoring import Vectors
+from learnable.recipes.choosing import choose, load_pool
+from learnable.recipes.run import Run, recipe
+from learnable.settings import Aim, Loading, Reading, Tuning
+from learnable.types import Budget
+
+SCORERS = ("target_learnability", "target_drop")
+
+
+@recipe
+def target(
+    data: Annotated[Sequence[str], Listed],
+    *,
+    target: str,
+    test: str | None = None,
+    model: str = "starter",
+    budget: str = "5%",
+    scorers: Annotated[Sequence[str], Listed] = SCORERS,
+    vectors: Vectors = "none",
+    choosing: Annotated[Selecting, Flat] = Selecting(by="target_learnability"),
+    aim: Aim = Aim(),
+    seeds: int = 3,
+    holdout: float = HOLDOUT_SHARE,
+    tuning: Tuning = Tuning(epochs=3),
+    reading: Annotated[Reading, Flat] = Reading(),
+    loading: Annotated[Loading, Flat] = Loading(),
+    max_length: int | None = None,
+    run: Annotated[Run, Flat] = Run(),
+) -> None:
+    """Choose the rows of a large pool that help a task of which you have a few rows, and see whether they did.
+
+    The default score is learnability pointed at the task: fine-tune on the few rows, and keep the rows of the pool
+    whose loss falls most, relative to where it stood. It costs a short training and two passes over the pool, and no
+    gradient of it. Another score goes with `--scorers relevance --by relevance --selector round_robin`; for gradients
+    see `learnable run less`. Then the model is trained on the choice and on random draws of as many tokens, and judged
+    on rows of the task that nothing was aimed at, and on rows of the pool.
+
+    Args:
+        data: Files (.jsonl, .json, .csv, .parquet ...), folders and patterns of them, or hub ids.
+        target: A few rows of your task, answers included; a column `subtask` names its parts.
+        test: Other rows of the task to judge on; when not given, three of ten rows of the target are held back for it.
+        model: Folder, hub id, GGUF file, or `starter`.
+        budget: 5% (of the examples), 500 (examples), or 50000tokens; also as --budget.tokens 50000.
+        scorers: Names of scorers (see `learnable list scorers`).
+        vectors: Vectors of the examples, which some selectors need: of the model, or of `wordllama`.
+        choosing: How to choose.
+        aim: How to measure against the target.
+        seeds: Trainings on the choice, and on random draws; 0 for none.
+        holdout: Share of the pool that is held out to see what was forgotten.
+        tuning: How to fine-tune on the choice.
+        reading: How to read rows.
+        loading: How to load the model.
+        max_length: Longest example in tokens; 2,048 or the model's own limit when not given.
+        run: Where to write.
+    """
+    choosing.check(scorers)
+    look_up(model, loading)
+    pool = load_pool(run, data, budget, reading, holdout=holdout if seeds else 0.0)
+    task = run.step("target", load, [target], holdout=0.0 if test or not seeds else TARGET_HELD_BACK)
+    network: dict[str, Any] = {"model": model, "loading": loading, "max_length": max_length}
+    aimed: dict[str, Any] = {"target": task.path, "aim": aim, "store": run.store}
+    formulas: dict[str, Any] = {"scorers": list(scorers), "vectors": vectors}
+    scores = run.step("scores", score, [pool.path], **formulas, **aimed, **network)
+    chosen = choose(run, scores, budget, choosing, loading)
+    if not seeds:
+        return
+    judged = [f"heldout:{test or heldout_of(task)}", *["heldout"] * bool(holdout)]
+    whole = choosing.by if choosing.selector == "top_k" else f"{choosing.by}/{choosing.selector}"
+    # As many tokens as were chosen; a dry run knows them of a share only.
+    tokens = f"{chosen.facts['kept_tokens']}tokens" if not run.dry_run else _share(budget)
+    compared = run.step(
+        "comparison",
+        commands.compare,
+        [pool.path],
+        by=[whole],
+        budget=[tokens],
+        evaluate=judged,
+        seeds=seeds,
+        tuning=tuning,
+        **aimed,
+        **network,
+    )
+    run.step("verdict", report, compared.path, title=run.name, command=run.command)
+
+
+def _share(budget: str) -> str:
+    return budget if Budget.parse(budget).examples is None else "5%"
