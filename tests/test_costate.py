@@ -8,6 +8,7 @@ from learnable.errors import TrainError
 from learnable.models.language_model import LanguageModel
 from learnable.settings import Tuning
 from learnable.testing import toy_examples
+from learnable.training import costate
 from learnable.training.adapters import trainable
 from learnable.training.costate import NetworkLosses, worth_of_rows
 from learnable.types import ModelRef
@@ -18,6 +19,9 @@ class Squares:
 
     def __init__(self, *places):
         self.places = torch.tensor(places, dtype=torch.float64)
+
+    def __len__(self):
+        return len(self.places)
 
     def losses(self, at, rows=None):
         places = self.places if rows is None else self.places[list(rows)]
@@ -76,6 +80,25 @@ def test_every_other_visit_adds_up_to_the_whole():
     found = worth(steps=4)
     np.testing.assert_allclose(found.halves.sum(axis=0), found.scores)
     assert (found.halves != 0).all()
+
+
+def test_a_way_back_that_was_interrupted_goes_on_to_the_same_bits(tmp_path, monkeypatch):
+    whole, state = worth(steps=7, visit=2), tmp_path / "state.pt"
+    calls = []
+
+    def bent(*given, **more):
+        calls.append(1)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return bend(*given, **more)
+
+    bend = costate._bend
+    monkeypatch.setattr(costate, "_bend", bent)
+    with pytest.raises(KeyboardInterrupt):
+        worth(steps=7, visit=2, state=state)
+    monkeypatch.setattr(costate, "_bend", bend)
+    again = worth(steps=7, visit=2, state=state)
+    assert (again.scores.tolist(), again.lengths) == (whole.scores.tolist(), whole.lengths)
 
 
 def test_without_curvature_the_costate_is_a_sum_of_gradients_of_the_target():

@@ -17,6 +17,7 @@ from learnable.objects.model import Model
 from learnable.objects.passes import Passes
 from learnable.objects.rows import Rows
 from learnable.objects.training import train
+from learnable.runs.identity import fingerprint
 from learnable.runs.progress import say
 from learnable.runs.store import Store
 from learnable.scorers import LESS
@@ -209,11 +210,18 @@ class Against:
             pool=pool,
             visit=self.aim.visit,
             curvature=self.aim.curvature,
+            state=self.store.folder / "costate" / f"{self._identity(rows)}.pt",
         )
         self._say_worth(found)
         worth = np.full(len(rendered), np.nan)
         worth[rows] = found.scores
         return pl.Series("worth", worth, dtype=pl.Float32)
+
+    def _identity(self, rows: Sequence[int]) -> str:
+        """Return what the short training and the way back depend on."""
+        key, ids = self.passes.key(None), self.rows.frame["id"]
+        own = [key, self.passes.renderer.key, self.passes.max_length, [ids[place] for place in rows]]
+        return fingerprint([*own, self._target.identity, self.aim])
 
     def _say_worth(self, found: "Worth") -> None:
         self.facts["target loss in the short training"] = {

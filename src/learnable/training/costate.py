@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 from learnable.errors import TrainError
 from learnable.models.network import without_dropout
+from learnable.runs.files import replacing
 from learnable.runs.progress import bar, say
 from learnable.training.batches import batch_of
 from learnable.training.passes import TrainingPasses
@@ -34,7 +36,10 @@ STEPS = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5)
 
 
 class Losses(Protocol):
-    """The losses of rows at a point of parameters, float32 (P,)."""
+    """The losses of n rows at a point of parameters, float32 (P,)."""
+
+    def __len__(self) -> int:
+        """Return n."""
 
     def losses(self, at: torch.Tensor, rows: Sequence[int] | None = None) -> NDArray[np.float64]:
         """Return the mean loss per token of some rows, or of all, in nats, (n,)."""
@@ -69,6 +74,7 @@ def worth_of_rows(
     pool: Losses,
     visit: int = 1,
     curvature: bool = True,
+    state: Path | None = None,
     label: str = "costate",
 ) -> Worth:
     """Train by plain gradient descent, and carry the target's gradient back through the steps.
@@ -82,6 +88,7 @@ def worth_of_rows(
         pool: The n rows to value.
         visit: Every so many steps the pool is valued, the last one among them; 1 is every step.
         curvature: Whether steps bend the costate; without, it is a sum of the target's gradients.
+        state: File that keeps how far the way back is after each visit; an earlier run's is gone on with.
         label: Of the progress bar.
 
     Raises:
@@ -92,38 +99,63 @@ def worth_of_rows(
         differences instead of forward-mode derivatives; its code visits every tenth step.
     """
     count, every = len(batches), max(1, math.isqrt(len(batches)))
-    kept = {0: start}
-    with bar(label, 2 * count) as progress:
+    points, back = {0: start}, _read(state)
+    with bar(label, 2 * count, unit="steps") as progress:
         for point, number in _forward(start, batches, training, rate=rate, first=0):
             if (number + 1) % every == 0 or number + 1 == count:
-                kept[number + 1] = point.clone()
+                points[number + 1] = point.clone()
             progress.advance(1)
-        end = kept[count]
+        end = points[count]
         ends = [float(target.losses(point).mean()) for point in (start, end)]
         _check_fall(*ends, rate=rate)
-        costate = target.gradient(end)
-        lengths = [_norm(costate, count)]
-        step = _agreeing_step(pool, end, costate)
-        scores = np.zeros((2, len(pool.losses(start))))
-        visits, points = 0, dict[int, torch.Tensor]()
-        for number in range(count - 1, -1, -1):
-            if number not in points:
-                points = _segment(kept, number, batches, training, rate=rate)
-            here = points.pop(number)
-            if (count - 1 - number) % visit == 0:
-                scores[visits % 2] += rate * _products(pool, here, costate, step=step)
-                visits += 1
-            bent = _bend(training, batches[number], here, costate, step=step) if curvature else 0.0
-            costate = costate + target.gradient(here) - rate * bent
-            lengths.append(_norm(costate, number))
+        if back is None:
+            costate = target.gradient(end)
+            lengths, step = [_norm(costate, count)], _agreeing_step(pool, end, costate)
+            back = Backward(
+                number=count, costate=costate, scores=np.zeros((2, len(pool))), lengths=lengths, step=step
+            )
+        progress.advance(count - back.number)
+        between = dict[int, torch.Tensor]()
+        for number in range(back.number - 1, -1, -1):
+            if number not in between:
+                between = _segment(points, number, batches, training, rate=rate)
+            here, costate = between.pop(number), back.costate
+            if visited := (count - 1 - number) % visit == 0:
+                half = (count - 1 - number) // visit % 2
+                back.scores[half] += rate * _products(pool, here, costate, step=back.step)
+            bent = _bend(training, batches[number], here, costate, step=back.step) if curvature else 0.0
+            back.costate = costate + target.gradient(here) - rate * bent
+            back.lengths.append(_norm(back.costate, number))
+            back.number = number
+            if visited and state is not None:
+                with replacing(state) as part:
+                    torch.save(vars(back) | {"scores": torch.from_numpy(back.scores)}, part)
             progress.advance(1)
     return Worth(
-        scores=scores.sum(axis=0),
-        halves=scores,
+        scores=back.scores.sum(axis=0),
+        halves=back.scores,
         target_before=ends[0],
         target_after=ends[1],
-        lengths=lengths,
+        lengths=back.lengths,
     )
+
+
+@dataclass(kw_only=True)
+class Backward:
+    """How far the way back is: before which step, the costate there, what was found, and the length of a difference."""
+
+    number: int
+    costate: torch.Tensor
+    scores: NDArray[np.float64]
+    lengths: list[float]
+    step: float
+
+
+def _read(state: Path | None) -> Backward | None:
+    if state is None or not state.is_file():
+        return None
+    known = torch.load(state, weights_only=True)
+    return Backward(**known | {"scores": known["scores"].numpy()})
 
 
 def _forward(
@@ -153,7 +185,7 @@ def _segment(
 
 def _agreeing_step(pool: Losses, at: torch.Tensor, costate: torch.Tensor) -> float:
     """Return the length of a difference at which products agree best with gradients, on a few rows."""
-    rows = list(range(CHECKED))[: len(pool.losses(at))]
+    rows = list(range(min(CHECKED, len(pool))))
     exact = np.array([float(pool.gradient(at, [row]) @ costate) for row in rows])
     size = max(float(np.linalg.norm(exact)), 1e-30)
     errors = {
@@ -229,6 +261,9 @@ class NetworkLosses:
         self._counted = np.array([int(row.mask[1:].sum()) for row in rows])
         longest = max(len(row.ids) for row in rows)
         self._passes = TrainingPasses(network, longest=longest, packs=False, mixed=False)
+
+    def __len__(self) -> int:
+        return len(self._rows)
 
     @property
     def point(self) -> torch.Tensor:
