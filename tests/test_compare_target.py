@@ -5,7 +5,7 @@ import pytest
 
 from learnable.commands.compare import compare
 from learnable.errors import UsageError
-from learnable.settings import Aim
+from learnable.settings import Aim, WarmUp
 from learnable.testing import toy_examples, write_messages
 
 AIM = Aim(epochs=1, check=False)
@@ -91,3 +91,29 @@ def test_a_method_that_needs_a_target_says_so_without_one(rows, tiny, tmp_path):
             store=str(tmp_path),
             output=str(tmp_path / "c"),
         )
+
+
+def test_gradients_are_taken_at_a_warm_up_that_counts_as_a_cost(rows, tiny, tmp_path):
+    by = ["less", "less@adam=exact,checkpoints=1/round_robin"]
+    warmup = WarmUp(epochs=2, batch_size=4, rank=2)
+    options = {
+        "budget": ["30%"],
+        "seeds": 1,
+        "evaluate": [f"heldout:{rows[2]}"],
+        "store": str(tmp_path / "store"),
+    }
+    compared = compare(
+        [rows[0]],
+        model=str(tiny),
+        target=rows[1],
+        by=by,
+        warmup=warmup,
+        output=str(tmp_path / "comparison"),
+        **options,
+    )
+    table = pl.read_parquet(compared.folder / "table.parquet")
+    assert set(table["method"]) == {"untuned", "random", *by}
+    costs = table.filter(pl.col("method").is_in(by))
+    assert (costs["reference_tokens"] > 0).all()
+    assert (costs["score_tokens"] > 0).all()
+    assert len(list((tmp_path / "store").glob("warmup-*"))) == 1

@@ -13,7 +13,7 @@ from learnable.measures import lengths
 from learnable.models.language_model import LanguageModel
 from learnable.models.packing import padded
 from learnable.models.rendering import Renderer
-from learnable.objects.gradients import GradientPasses, WarmUp
+from learnable.objects.gradients import GradientPasses, KeptWarmUp
 from learnable.objects.passes import Passes
 from learnable.runs.store import Store
 from learnable.scorers import LESS
@@ -50,7 +50,7 @@ def warm_up(ref, pool, tmp_path_factory):
     rendered = Renderer.of(ref).render(pool, max_length=128)
     how = {"tuning": WARMUP, "label": "warm-up", "keep_epochs": True, "layers": "attention"}
     fine_tune(ref, rendered, folder, **how)
-    return WarmUp(epochs=kept_epochs(folder), identity="")
+    return KeptWarmUp(epochs=kept_epochs(folder), identity="")
 
 
 @pytest.fixture(scope="module")

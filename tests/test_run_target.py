@@ -3,6 +3,7 @@
 import polars as pl
 import pytest
 
+from learnable.cli import app as cli
 from learnable.commands.select import Selecting
 from learnable.recipes import less, pds, target, vinfo
 from learnable.recipes.run import Run
@@ -119,3 +120,16 @@ def test_a_dry_run_of_target_prices_the_comparison(rows, tiny, tmp_path):
     outcomes = run_target(rows, tiny, tmp_path / "none", dry_run=True)
     assert outcomes["comparison"].price.tokens > 0
     assert not (tmp_path / "none" / "target").exists()
+
+
+@pytest.mark.parametrize("name", ["less", "pds", "target", "vinfo"])
+def test_one_option_of_a_group_leaves_the_others_of_the_recipe(name, rows, tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["run", name, str(rows[0]), "--model", str(tiny), "--per-source", "equal", "--dry-run"]
+    words += {
+        "vinfo": ["--reference.epochs", "2"],
+        "less": ["--warmup.epochs", "2"],
+        "target": ["--tuning.rank", "2"],
+        "pds": [],
+    }[name]
+    assert cli.call([*words, *([] if name == "vinfo" else ["--target", str(rows[1])])]) == 0

@@ -243,6 +243,14 @@ class Reference(Tuning):
 
 
 @dataclass(frozen=True, kw_only=True)
+class WarmUp(Reference):
+    """How to train on a part of a pool, at whose epochs LESS takes gradients; see ``Reference`` for the fields."""
+
+    epochs: float = 4.0
+    fraction: float = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
 class Aim:
     """How a pool is measured against a target.
 

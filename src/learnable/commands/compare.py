@@ -38,7 +38,7 @@ from learnable.runs.progress import say
 from learnable.runs.records import Outcome
 from learnable.runs.step import Finished, Step, run
 from learnable.scorers import SCORERS
-from learnable.settings import Aim, Loading, Reading, Reference, Tuning
+from learnable.settings import Aim, Loading, Reading, Reference, Tuning, WarmUp
 from learnable.types import Budget, Pool
 
 BY, BY_TARGET = ("learnability", "ifd", "longest"), ("target_learnability", "relevance", "longest")
@@ -61,6 +61,7 @@ def compare(
     seeds: int = 3,
     reference: Reference = Reference(),
     aim: Aim = Aim(),
+    warmup: WarmUp = WarmUp(),
     tuning: Tuning = Tuning(),
     loading: Annotated[Loading, Flat] = Loading(),
     reading: Annotated[Reading, Flat] = Reading(),
@@ -91,6 +92,7 @@ def compare(
         seeds: Trainings of each method.
         reference: How to fine-tune the reference of scores that need one.
         aim: How to measure against the target.
+        warmup: How to train on a part of the pool where a method takes gradients (less).
         tuning: How to fine-tune on each selection.
         loading: How to load the model.
         reading: How to read rows.
@@ -128,6 +130,7 @@ def compare(
         evaluations=evaluations,
         target=aimed,
         aim=aim,
+        warmup=warmup if any("gradient" in method.roles for method in methods) else None,
         budgets=_budgets(budget or ["15%"]),
         vectors=vectors if any(method.needs_vectors for method in methods) else "none",
     )
@@ -148,6 +151,7 @@ class _Comparison:
     vectors: Vectors
     target: Outcome | None
     aim: Aim
+    warmup: Reference | None
 
     def step(self, vectors: Vectors) -> Step:
         """Return the step that does it, with the vectors that were asked for, also where no method needs them."""
@@ -161,6 +165,7 @@ class _Comparison:
                 "budgets": self.budgets,
                 "vectors": vectors,
                 **({} if self.target is None else {"aim": fingerprint(self.aim)}),
+                **({} if self.warmup is None else {"warmup": fingerprint(self.warmup)}),
             },
             inputs={each.label: each.identity for each in self.evaluations}
             | {"pool": self.loaded.identity, "base": network.identity}
@@ -199,6 +204,8 @@ class _Comparison:
         says = [f"1 {name} pass {over}" for name in self.passes]
         if passes := sum(reference.passes for reference in self.references.values()):
             says.insert(0, f"{passes:g} reference training {'pass' if passes == 1 else 'passes'} {over}")
+        if self.warmup is not None:
+            says.insert(0, f"{self.warmup.passes:g} warm-up passes {over}")
         says.append(f"at most {chosen} trainings of {', '.join(self.budgets)}")
         if whole:
             says.append(f"{whole} trainings on all {len(self.pool):,} examples")
@@ -213,7 +220,7 @@ class _Comparison:
             self.experiment.tuning,
         )
         price = pricing.scoring(self.pool, self.passes, aim=self.aim)
-        for reference in self.references.values():
+        for reference in [*self.references.values(), *filter(None, [self.warmup])]:
             price += pricing.reference(self.pool, reference)
         budgets, tokens = [Budget.parse(text) for text in self.budgets], pricing.tokens(examples)
         shares = [min(each.fraction or (each.tokens or 0) / max(tokens, 1), 1.0) for each in budgets]
@@ -242,6 +249,7 @@ class _Comparison:
             loaded=self.loaded,
             target=self.target,
             aim=self.aim,
+            warmup=self.warmup or WarmUp(),
             alone_tokens=sum(len(each.ids) for each in alone),
             vectors=self.vectors,
         )

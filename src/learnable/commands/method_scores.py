@@ -21,8 +21,6 @@ from learnable.runs.identity import fingerprint
 from learnable.runs.records import Outcome
 from learnable.settings import Aim, Loading, Reference
 
-WARM_UP = Reference(epochs=4, fraction=0.05)
-"""Of `less`, which takes gradients at each of its epochs."""
 LENGTHS = ["id", "source", "tokens", "response_tokens", "undefined"]
 
 
@@ -67,6 +65,7 @@ def score_methods(
     loaded: Outcome,
     target: Outcome | None,
     aim: Aim,
+    warmup: Reference,
     alone_tokens: int,
     vectors: Vectors,
 ) -> MethodScores:
@@ -87,7 +86,7 @@ def score_methods(
     turns: dict[str, NDArray[np.float32]] = {}
     for key, group in groups.items():
         needed = {role for method in group for role in method.roles}
-        models = _models(needed, group[0].reference if key else WARM_UP, loaded, store, usual)
+        models = _models(needed, group[0].reference, warmup, loaded, store, usual)
         trained[key] = list(models.values())
         paths: dict[str, Any] = {option: model.path for option, model in models.items()}
         names = {method.score for method in group if method.scorer is not None}
@@ -110,7 +109,7 @@ def score_methods(
     tokens = {"base": int(lengths["tokens"].sum()), "alone": alone_tokens}
     pace = _pace(scored.values())
     costs = {
-        method.label: _cost(method, tokens, aim, pace, trained[key], vectors=vectors)
+        method.label: _cost(method, tokens, aim, warmup, pace, trained[key], vectors=vectors)
         for key, group in groups.items()
         for method in group
     }
@@ -132,6 +131,7 @@ def _cost(
     method: Method,
     tokens: Mapping[str, int],
     aim: Aim,
+    warmup: Reference,
     pace: float,
     models: Sequence[Outcome],
     *,
@@ -143,7 +143,7 @@ def _cost(
     passed += tokens["base"] * (method.needs_vectors and vectors == "model")
     taught = tokens["base"] * method.reference.passes if method.needs_reference else 0.0
     taught += tokens["alone"] * method.reference.passes if "null" in per_role else 0.0
-    taught += tokens["base"] * WARM_UP.passes if "gradient" in per_role else 0.0
+    taught += tokens["base"] * warmup.passes if "gradient" in per_role else 0.0
     return SelectionCost(
         score_tokens=round(passed),
         score_s=passed and passed * pace,
@@ -153,14 +153,19 @@ def _cost(
 
 
 def _models(
-    roles: Collection[Role], reference: Reference, loaded: Outcome, store: Path, usual: Mapping[str, Any]
+    roles: Collection[Role],
+    reference: Reference,
+    warmup: Reference,
+    loaded: Outcome,
+    store: Path,
+    usual: Mapping[str, Any],
 ) -> dict[str, Outcome]:
     """Return the models that some roles need beside the base, trained on the pool, by the option of ``score``."""
     found = {}
     for option, role, more in (
         ("reference", "reference", {"reference": reference}),
         ("null", "null", {"reference": replace(reference, prompt="none")}),
-        ("warmup", "gradient", {"reference": WARM_UP, "keep_epochs": True, "layers": "attention"}),
+        ("warmup", "gradient", {"reference": warmup, "keep_epochs": True, "layers": "attention"}),
     ):
         if role in roles:
             output = str(store / f"{option}-{{fingerprint}}")

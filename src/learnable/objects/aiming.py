@@ -12,7 +12,7 @@ from learnable.data.target import SUBTASK, Target, shared_with_target, target_of
 from learnable.errors import UsageError
 from learnable.measures import Role, lengths, log_importance
 from learnable.objects.given import compared_with, render_rows
-from learnable.objects.gradients import GradientPasses, WarmUp
+from learnable.objects.gradients import GradientPasses, KeptWarmUp
 from learnable.objects.model import Model
 from learnable.objects.passes import Passes
 from learnable.objects.rows import Rows
@@ -55,7 +55,7 @@ class Against:
     store: Store
     rows: Rows
     frame: pl.DataFrame
-    warm_up: WarmUp | None = None
+    warm_up: KeptWarmUp | None = None
     facts: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

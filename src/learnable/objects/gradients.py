@@ -29,14 +29,14 @@ ROWS_AT_ONCE = 4_096
 
 
 @dataclass(frozen=True, kw_only=True)
-class WarmUp:
+class KeptWarmUp:
     """Epochs that `learnable train --keep-epochs` kept, and the identity of the step that did."""
 
     epochs: "Sequence[KeptEpoch]"
     identity: str
 
 
-def warm_up_of(folder: str, ref: ModelRef) -> WarmUp:
+def warm_up_of(folder: str, ref: ModelRef) -> KeptWarmUp:
     """Return the warm-up in a folder.
 
     Args:
@@ -58,7 +58,7 @@ def warm_up_of(folder: str, ref: ModelRef) -> WarmUp:
             hint=f"give --model {trained.facts['base']} as it was then: same weights, chat template and dtype",
         )
     (part, *_) = read_reference(Path(folder)).parts
-    return WarmUp(epochs=kept_epochs(Path(part.name)), identity=trained.identity)
+    return KeptWarmUp(epochs=kept_epochs(Path(part.name)), identity=trained.identity)
 
 
 class GradientPasses:
@@ -71,7 +71,9 @@ class GradientPasses:
         rendered: The target's rows, as the model sees them.
     """
 
-    def __init__(self, passes: Passes, warm_up: WarmUp, target: Target, rendered: Sequence[Rendered]) -> None:
+    def __init__(
+        self, passes: Passes, warm_up: KeptWarmUp, target: Target, rendered: Sequence[Rendered]
+    ) -> None:
         self._passes, self._warm_up, self._target, self._rows = passes, warm_up, target, rendered
         self.small_share = 0.0
 

@@ -1,6 +1,7 @@
 """The recipe ``less``: choose what helps a target, by gradients."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from learnable.commands import load, score, train
@@ -9,7 +10,14 @@ from learnable.commands.options import Flat, Listed
 from learnable.commands.select import Selecting
 from learnable.recipes.choosing import choose, load_pool
 from learnable.recipes.run import Run, recipe
-from learnable.settings import Loading, Reading, Reference
+from learnable.settings import Loading, Reading, WarmUp
+
+
+@dataclass(frozen=True, kw_only=True)
+class ByGradients(Selecting):
+    """How to choose by LESS; see ``Selecting`` for the fields."""
+
+    by: str = "less"
 
 
 @recipe
@@ -19,9 +27,9 @@ def less(
     target: str,
     model: str = "starter",
     budget: str = "5%",
-    warmup: Reference = Reference(epochs=4, fraction=0.05),
+    warmup: WarmUp = WarmUp(),
     scorers: Annotated[Sequence[str], Listed] = ("less",),
-    choosing: Annotated[Selecting, Flat] = Selecting(by="less"),
+    choosing: Annotated[ByGradients, Flat] = ByGradients(),
     reading: Annotated[Reading, Flat] = Reading(),
     loading: Annotated[Loading, Flat] = Loading(),
     max_length: int | None = None,

@@ -1,6 +1,7 @@
 """The recipe ``pds``: choose what a training would need more of to reach the target."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from learnable.commands import load, score
@@ -12,6 +13,14 @@ from learnable.recipes.run import Run, recipe
 from learnable.settings import Aim, Loading, Reading
 
 
+@dataclass(frozen=True, kw_only=True)
+class ByWorth(Selecting):
+    """How to choose by PDS; see ``Selecting`` for the fields."""
+
+    by: str = "pds"
+    selector: str = "gumbel_top_k"
+
+
 @recipe
 def pds(
     data: Annotated[Sequence[str], Listed],
@@ -20,7 +29,7 @@ def pds(
     model: str = "starter",
     budget: str = "40%",
     aim: Aim = Aim(),
-    choosing: Annotated[Selecting, Flat] = Selecting(by="pds", selector="gumbel_top_k"),
+    choosing: Annotated[ByWorth, Flat] = ByWorth(),
     reading: Annotated[Reading, Flat] = Reading(),
     loading: Annotated[Loading, Flat] = Loading(),
     max_length: int | None = None,

@@ -1,6 +1,7 @@
 """The recipe ``target``: choose what helps a task, and see whether it did."""
 
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 from learnable import commands
@@ -18,6 +19,20 @@ from learnable.types import Budget
 SCORERS = ("target_learnability", "target_drop")
 
 
+@dataclass(frozen=True, kw_only=True)
+class ByTarget(Selecting):
+    """How to choose towards a target; see ``Selecting`` for the fields."""
+
+    by: str = "target_learnability"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThreeEpochs(Tuning):
+    """How to train on few rows; see ``Tuning`` for the fields."""
+
+    epochs: float = 3.0
+
+
 @recipe
 def target(
     data: Annotated[Sequence[str], Listed],
@@ -28,11 +43,11 @@ def target(
     budget: str = "5%",
     scorers: Annotated[Sequence[str], Listed] = SCORERS,
     vectors: Vectors = "none",
-    choosing: Annotated[Selecting, Flat] = Selecting(by="target_learnability"),
+    choosing: Annotated[ByTarget, Flat] = ByTarget(),
     aim: Aim = Aim(),
     seeds: int = 3,
     holdout: float = HOLDOUT_SHARE,
-    tuning: Tuning = Tuning(epochs=3),
+    tuning: ThreeEpochs = ThreeEpochs(),
     reading: Annotated[Reading, Flat] = Reading(),
     loading: Annotated[Loading, Flat] = Loading(),
     max_length: int | None = None,
@@ -87,7 +102,7 @@ def target(
         budget=[tokens],
         evaluate=judged,
         seeds=seeds,
-        tuning=tuning,
+        tuning=Tuning(**asdict(tuning)),
         **aimed,
         **network,
     )

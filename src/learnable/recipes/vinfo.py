@@ -1,7 +1,7 @@
 """The recipe ``vinfo``: choose what is hard for this model, not wrong, and spread."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from learnable.commands import score, train
@@ -16,6 +16,21 @@ from learnable.settings import Loading, Reading, Reference
 SCORERS = ("pvi", "hardness", "hard_not_wrong")
 
 
+@dataclass(frozen=True, kw_only=True)
+class ByInformation(Selecting):
+    """How to choose by usable information; see ``Selecting`` for the fields."""
+
+    by: str = "hard_not_wrong"
+    selector: str = "spread_top"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwoFolds(Reference):
+    """How to get references that have not seen what they judge; see ``Reference`` for the fields."""
+
+    folds: int = 2
+
+
 @recipe
 def vinfo(
     data: Annotated[Sequence[str], Listed] = ("starter",),
@@ -24,8 +39,8 @@ def vinfo(
     budget: str = "10%",
     scorers: Annotated[Sequence[str], Listed] = SCORERS,
     vectors: Vectors = "model",
-    choosing: Annotated[Selecting, Flat] = Selecting(by="hard_not_wrong", selector="spread_top"),
-    reference: Reference = Reference(folds=2),
+    choosing: Annotated[ByInformation, Flat] = ByInformation(),
+    reference: TwoFolds = TwoFolds(),
     reading: Annotated[Reading, Flat] = Reading(),
     loading: Annotated[Loading, Flat] = Loading(),
     max_length: int | None = None,
