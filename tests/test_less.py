@@ -7,8 +7,9 @@ import polars as pl
 import pytest
 import torch
 
+import learnable as ln
 from learnable.data.target import Target
-from learnable.errors import UsageError
+from learnable.errors import ModelError, TrainError, UsageError
 from learnable.measures import lengths
 from learnable.models.language_model import LanguageModel
 from learnable.models.packing import padded
@@ -18,7 +19,7 @@ from learnable.objects.passes import Passes
 from learnable.runs.store import Store
 from learnable.scorers import LESS
 from learnable.settings import Tuning
-from learnable.testing import toy_examples
+from learnable.testing import tiny_model, toy_examples
 from learnable.training import fine_tune, kept_epochs, target_gradients
 from learnable.training.epochs import AdamAdjusted, Moments
 from learnable.training.gradients import Products, Squares, parameter_names, take_gradients
@@ -335,3 +336,65 @@ def test_gradients_are_taken_here(pool, target, scored):
 
     with pytest.raises(UsageError, match="gradients are taken on this machine"):
         scored(pool, target, load=lambda _: Elsewhere())
+
+
+# From rows
+
+
+def rows(examples):
+    return [
+        {"messages": [{"role": m.role, "content": m.content} for m in each.messages]} for each in examples
+    ]
+
+
+@pytest.fixture(scope="module")
+def kept(ref, pool, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("python")
+    how = {"epochs": 2, "rank": 2, "batch_size": 4, "keep_epochs": True, "layers": "attention"}
+    return ln.train(rows(pool), ln.Model(ref.name, dtype="float32"), output=folder / "warmup", **how)
+
+
+def test_scores_from_python(ref, pool, target, kept):
+    model = ln.Model(ref.name, dtype="float32")
+    given = {"target": rows(target.examples), "warmup": kept}
+    scores = ln.score(rows(pool), model, scorers=["less", "less@adam=exact", "length"], **given)
+    assert scores.frame["less"].is_finite().all()
+    assert scores.frame["less"].to_list() != scores.frame["less@adam=exact"].to_list()
+    assert scores.says["less"].shape == (len(pool), 1)
+    assert -1 <= scores.facts["less: rank correlation with answer tokens"] <= 1
+
+
+def test_a_row_of_the_target_has_no_score(ref, pool, target, kept):
+    model = ln.Model(ref.name, dtype="float32")
+    scores = ln.score(
+        rows([*pool, target.examples[0]]), model, scorers=["less"], target=rows(target.examples), warmup=kept
+    )
+    assert np.isnan(scores.frame["less"][-1])
+    assert "in the target" in scores.frame["undefined"][-1]
+
+
+def test_what_is_not_given_is_asked_for(ref, pool, target, kept, tmp_path):
+    model = ln.Model(ref.name, dtype="float32")
+    with pytest.raises(UsageError, match="less measures against a target"):
+        ln.score(rows(pool), model, scorers=["less"])
+    with pytest.raises(UsageError, match="less takes gradients at the epochs of a warm-up") as error:
+        ln.score(rows(pool), model, scorers=["less"], target=rows(target.examples))
+    assert "--keep-epochs" in error.value.hint
+    plain = ln.train(rows(pool), model, epochs=1, rank=2, output=tmp_path / "plain")
+    with pytest.raises(TrainError, match="keeps no epochs"):
+        ln.score(rows(pool), model, scorers=["less"], target=rows(target.examples), warmup=plain)
+
+
+def test_a_warm_up_of_another_model_is_refused(ref, pool, target, kept, tmp_path):
+    other = ln.Model(str(tiny_model(tmp_path / "other", seed=1)), dtype="float32")
+    with pytest.raises(ModelError, match="which is not the model given here"):
+        ln.score(rows(pool), other, scorers=["less"], target=rows(target.examples), warmup=kept)
+
+
+def test_a_warm_up_takes_rows_for_eight_steps_and_says_so(ref, capsys):
+    model = ln.Model(ref.name, dtype="float32")
+    ln.train(rows(toy_examples(40)), model, fraction=0.05, epochs=1, rank=2, batch_size=2, keep_epochs=True)
+    said = capsys.readouterr().err
+    assert "the warm-up takes 16 rows instead of 2, so that an epoch has 8 steps" in said
+    assert "a warm-up of 8 steps leaves Adam's moments noisy" in said
+    assert "a pool of 40 rows" in said

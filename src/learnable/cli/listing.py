@@ -23,7 +23,7 @@ from learnable.recipes import RECIPES, Run
 from learnable.recipes.run import flag_of, options_of
 from learnable.scorers import SCORERS
 from learnable.selectors import SELECTORS
-from learnable.settings import Aim, Reference
+from learnable.settings import Aim, Reference, WarmUp
 from learnable.types import Conversation, Message
 
 
@@ -147,6 +147,7 @@ def _scorer_costs(needs: Collection[str]) -> str:
     counted = f"{len(passes)} pass{'' if len(passes) == 1 else 'es'} ({', '.join(passes)})"
     trainings = [f"{Reference().passes:g} training epoch"] * ("reference" in roles)
     trainings += [f"{Aim().epochs:g} epochs of the target"] * ("target" in roles)
+    trainings += [f"a warm-up of {WarmUp().epochs:g} epochs"] * ("gradient" in roles)
     return ", ".join([counted, *trainings])
 
 

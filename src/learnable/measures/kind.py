@@ -25,7 +25,7 @@ PASSES: Mapping[Role, str] = {
     "null": "null-reference",
     "target": "after-target",
     "similarity": "embedding",
-    "gradient": "gradient",
+    "gradient": "gradient-per-epoch",
     "costate": "costate",
 }
 """Names of the passes that roles cost; the others cost none."""

@@ -28,6 +28,8 @@ def train(
     *,
     output: str | os.PathLike[str] | None = None,
     max_length: int | None = None,
+    keep_epochs: bool = False,
+    layers: Literal["linear", "attention"] = "linear",
     **settings: Any,
 ) -> ReferenceModel:
     """Fine-tune a model on rows, as a reference to compare it with; the model itself stays as it is.
@@ -38,6 +40,8 @@ def train(
         output: Folder to keep the result in, as ``learnable train`` does; when not given, the result is there as long
             as the object is.
         max_length: Longest example in tokens; 2,048 or the model's own limit when not given.
+        keep_epochs: Keep each epoch, with Adam's moments: a warm-up for scorers that take gradients.
+        layers: Layers that LoRA adapters go on: all linear ones, or those of attention alone.
         settings: Fields of ``Reference``: ``folds``, ``epochs``, ``method``, ``learning_rate``, ``seed`` ...
 
     Raises:
@@ -52,7 +56,13 @@ def train(
     scratch = Scratch() if output is None else None
     ref, _held = base.for_training(moves_weights=reference.method == "full")
     training = ReferenceTraining(
-        name=base.name, ref=ref, rows=known, reference=reference, longest=length_limit(ref, max_length)
+        name=base.name,
+        ref=ref,
+        rows=known,
+        reference=reference,
+        longest=length_limit(ref, max_length),
+        keep_epochs=keep_epochs,
+        layers=layers,
     )
     step = training.step({"pool": pool_identity(known.pool), "base": identify(ref)})
     return ReferenceModel(trained=run(step, scratch.folder if scratch else output or ""), scratch=scratch)
