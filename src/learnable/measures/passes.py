@@ -159,7 +159,8 @@ class _Pass:
             examples = [[self.scored[place] for place in batch] for batch in batches]
             for number, values in model.measure(self.launch, examples):
                 yield self._found(batches[number], values)
-            _say_speed(model, model.work - before, self.label)
+            forward = self.batch_tokens is None
+            _say_speed(model, model.work - before, self.label, forward=forward)
 
     def _read(self, store: Store, whole: Measure, missing: Collection[int]) -> Iterator[Found]:
         """Take from the store what a pass found that was kept whole."""
@@ -179,9 +180,15 @@ class _Pass:
         return Found(places, rows, sum(map(self._size, places)) if counts and self.counts else 0)
 
 
-def _say_speed(model: MeasuredModel, work: Work, label: str) -> None:
-    """Say how fast a pass was that took long enough to tell, and how much of its time went into what."""
+def _say_speed(model: MeasuredModel, work: Work, label: str, *, forward: bool = True) -> None:
+    """Say how fast a pass was that took long enough to tell, and how much of its time went into what.
+
+    The latter is known of passes that are ``forward`` alone.
+    """
     if work.seconds < WORTH_SAYING_S:
+        return
+    if not forward:
+        say(f"{label}: {work.tokens / work.seconds:,.0f} tokens/s")
         return
     padding = work.padding / (work.computed + work.padding)
     parts = [f"{work.tokens / work.seconds:,.0f} tokens/s", f"{padding:.1%} padding"]
