@@ -6,8 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from peft import get_peft_model
 from safetensors.torch import load_file, save_file
 
+from architectures import PACKED, PADDED, build
 from learnable.errors import TrainError, UsageError
 from learnable.models.language_model import LanguageModel
 from learnable.models.packing import packed, padded
@@ -134,6 +136,43 @@ def test_a_batch_leaves_a_network_as_it_was(network, rendered):
     assert {name: parameter.requires_grad for name, parameter in network.named_parameters()} == before
     assert all(parameter.grad is None for parameter in network.parameters())
     assert not any(module._forward_hooks for module in network.modules())
+
+
+def test_modules_stay_in_the_mode_that_they_were_in(ref, rendered):
+    network = adapters.trainable(ref, LORA)
+    network.train()
+    network.get_base_model().eval()
+    taken(network, rendered)
+    assert network.training
+    assert not any(module.training for module in network.get_base_model().modules())
+
+
+@pytest.mark.parametrize(
+    ("architecture", "layout"),
+    [
+        ("gpt2", packed), ("gemma2", packed), ("mistral", packed), ("gpt_oss", packed), ("bloom", padded),
+        ("mamba", padded),
+    ],
+)  # fmt: skip
+def test_other_architectures(architecture, layout):
+    base = build(architecture, (PACKED | PADDED)[architecture])
+    network = get_peft_model(base, adapters.lora(LORA, base)).eval()
+    torch.manual_seed(0)
+    for name, parameter in network.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    rng = np.random.default_rng(0)
+    rows = [
+        Rendered(
+            id=str(length),
+            ids=rng.integers(3, 96, length).astype(np.int32),
+            mask=np.arange(length) > length // 2,
+            truncated=False,
+        )
+        for length in (30, 22, 12)
+    ]
+    rows[1].ids[:10] = rows[0].ids[:10]
+    assert_same(taken(network, rows, layout), singly(network, rows))
 
 
 def test_full_weights_come_one_example_at_a_time(ref, rendered):

@@ -64,14 +64,16 @@ def take_gradients(
         for consumer in consumers:
             consumer.add(name, gradients)
 
-    training = network.training
+    # One by one: what PEFT puts around a network is in training mode where the network is not.
+    training = [module for module in network.modules() if module.training]
     network.eval()
     try:
         with without_dropout(network), _tapped(network, layout, hand_out), attending(network, layout):
             nll, _ = response_nll(network, piece, count=len(rendered), forward=network)
             (nll / counted).sum().backward()  # type: ignore[no-untyped-call]
     finally:
-        network.train(training)
+        for module in training:
+            module.training = True
 
 
 def takes_one(network: Any) -> bool:
