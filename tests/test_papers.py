@@ -1,7 +1,7 @@
 """The equations of the papers, worked by hand with numbers that can be checked on paper."""
 
 import importlib.util
-from math import e, sqrt
+from math import e, log, sqrt
 
 import numpy as np
 import polars as pl
@@ -42,6 +42,11 @@ END_NLL_AFTER = [0.25, 3.0, 0.5, 5.0, 20.0]
 TOKENS_BEFORE = [[1.0, 0.0], [4.0, 4.0], [2.0], [1.0, 1.0], [8.0]]
 TOKENS_ALONE = [[1.0, 2.0], [3.0, 7.0], [6.0], [0.5, 0.5], [8.0]]
 
+LOSS_TARGET = [0.5, 2.0, 1.0, 2.0, 8.0]
+LOSS_NULL = [0.25 + log(2), 3.0, 0.5 + 2 * log(2), 1.5 - log(2), 4.0 + 4 * log(2)]
+SIMILARITIES = [[0.2, 0.1], [0.9, -1.0], [0.0, 0.5], [1.0, 0.3], [-0.4, -0.2]]
+LOG_IMPORTANCE = [0.5, -1.0, 0.0, 2.0, 0.25]
+WORTH = [1.0, 2.0, 3.0, 4.0, 5.0]
 GRADIENT_COSINES = [[0.65, -0.45], [0.1, 0.1], [-0.3, -0.2], [0.0, -1.0], [0.5, 1.0]]
 WORKED = {
     # LoBaSS (2310.13008 v1) and DavIR (v2), final form: S = (L_base - L_ref) / L_base
@@ -69,6 +74,25 @@ WORKED = {
     "top_share_ifd": [e**-2, e**-1, e**-4, 0.0, 0.0],
     # LESS (2402.04333): the best subtask, of means over epochs
     "less": [0.65, 0.1, -0.2, 0.0, 1.0],
+    # Ours, LoBaSS's form with the model after the target: S = 1 - L_target / L_base
+    "target_learnability": [0.0, 0.5, 0.5, -1.0, 0.0],
+    # CoLoR-Filter (2406.10670): L_base - L_target
+    "target_drop": [0.0, 2.0, 1.0, -1.0, 0.0],
+    # RDS+ (2503.01807): the nearest row of the target
+    "relevance": [0.2, 0.9, 0.5, 1.0, -0.2],
+    # DSIR (2302.03169), as a mean
+    "dsir": LOG_IMPORTANCE,
+    # PDS (2410.07064): mean 3 and standard deviation sqrt(2)
+    "pds": [-sqrt(2), -sqrt(0.5), 0.0, sqrt(0.5), sqrt(2)],
+    # V-information (2110.08420): bits without the question, minus bits with it, of 9 or 90 tokens
+    "pvi": [1 * 9, 0 * 9, 2 * 9, -1 * 90, 4 * 90],
+    "pvi_zero": [
+        (alone - before) / log(2) * tokens
+        for alone, before, tokens in zip(LOSS_ALONE, LOSS_BEFORE, RESPONSE_TOKENS, strict=True)
+    ],
+    "hardness": [loss / log(2) for loss in LOSS_AFTER],
+    # Ours: ranks of the hardness among three answers of 9 and two of 90 tokens, negative where the PVI is
+    "hard_not_wrong": [1 / 3, 3 / 3, 2 / 3, -1 / 2, 2 / 2],
     # Long is more for alignment (2402.04833): number of response tokens
     "length": [9, 9, 9, 90, 90],
 }
@@ -87,9 +111,14 @@ def losses(before=LOSS_BEFORE, after=LOSS_AFTER):
         "token_losses_before": (TOKENS_BEFORE * n)[:n],
         "token_losses_alone": (TOKENS_ALONE * n)[:n],
         "gradient_cosines": (GRADIENT_COSINES * n)[:n],
+        "similarities": (SIMILARITIES * n)[:n],
+        "loss_target": (LOSS_TARGET * n)[:n],
+        "loss_null": (LOSS_NULL * n)[:n],
+        "log_importance": (LOG_IMPORTANCE * n)[:n],
+        "worth": (WORTH * n)[:n],
     }
-    numbers, lists = [pl.Float32] * 3 + [pl.Int64] * 2 + [pl.Float32] * 2, [pl.List(pl.Float32)] * 3
-    kinds = [*numbers, *lists]
+    numbers, lists = [pl.Float32] * 3 + [pl.Int64] * 2 + [pl.Float32] * 2, [pl.List(pl.Float32)] * 4
+    kinds = [*numbers, *lists, *[pl.Float32] * 4]
     return pl.DataFrame(columns, schema=dict(zip(columns, kinds, strict=True)))
 
 
