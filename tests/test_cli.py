@@ -53,6 +53,7 @@ def test_help_and_import_load_neither_torch_nor_transformers():
 
 def test_the_public_names_are_these():
     assert learnable.__all__ == [
+        "Aim",
         "Budget",
         "LearnableError",
         "Loading",

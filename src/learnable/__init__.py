@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from learnable.objects.scoring import score as score
     from learnable.objects.training import train as train
     from learnable.runs.store import Store as Store
+    from learnable.settings import Aim as Aim
     from learnable.settings import Loading as Loading
     from learnable.settings import Reading as Reading
     from learnable.settings import Reference as Reference
@@ -39,7 +40,7 @@ _HOMES = {
     "objects.scoring": ("score",),
     "objects.training": ("train",),
     "runs.store": ("Store",),
-    "settings": ("Loading", "Reading", "Reference"),
+    "settings": ("Aim", "Loading", "Reading", "Reference"),
     "training.recording": ("RecordLosses",),
     "types": ("Budget",),
 }
