@@ -3,6 +3,7 @@
 Skipped where there is none; tests/test_gpu_path.py tries what can be tried without.
 """
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,9 @@ from learnable.models.losses import batch_token_nll
 from learnable.models.packing import packed
 from learnable.settings import Tuning
 from learnable.testing import toy_examples
-from learnable.training import fine_tune
+from learnable.training import fine_tune, kept_epochs
+from learnable.training.epochs import Moments
+from learnable.training.target_gradients import batch_sketches
 from learnable.types import ModelRef, Rendered
 
 pytestmark = [
@@ -161,3 +164,17 @@ def test_greedy_answers_are_those_of_a_cpu(models):
 def test_embeddings_are_those_of_a_cpu(models, rendered):
     here, there = (models[device].embed(rendered) for device in ("cuda", "cpu"))
     np.testing.assert_allclose(here, there, atol=1e-4)
+
+
+def test_gradients_of_examples_are_those_of_a_cpu(models, rendered, tmp_path: Path):
+    """Sketches lie in the same places on every device; Adam's moments travel to the GPU."""
+    ref = models["cpu"].ref
+    tuning = Tuning(rank=4, epochs=1, batch_size=4, learning_rate=1e-2)
+    fine_tune(ref, rendered, tmp_path, tuning=tuning, label="warm-up", keep_epochs=True, layers="attention")
+    (epoch,) = kept_epochs(tmp_path)
+    launch = partial(batch_sketches, moments=Moments.of(epoch), adam="exact", dimensions=512, seed=0)
+    found = {}
+    for device, model in models.items():
+        with model.adapter(epoch.folder):
+            found[device] = np.stack(list(model.begin(launch, rendered)()))
+    np.testing.assert_allclose(found["cuda"], found["cpu"], atol=2e-3)
