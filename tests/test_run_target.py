@@ -109,6 +109,7 @@ def test_target_takes_another_score_and_selector(rows, tiny, tmp_path):
     outcomes = run_target(rows, tiny, tmp_path, scorers=["relevance"], choosing=by)
     methods = pl.read_parquet(outcomes["comparison"].folder / "table.parquet")["method"]
     assert "relevance/round_robin" in methods.to_list()
+    assert "What the target pulled in" in (outcomes["report"].folder / "report.html").read_text()
 
 
 def test_target_without_seeds_trains_nothing(rows, tiny, tmp_path):

@@ -10,15 +10,16 @@ import polars as pl
 
 from learnable import data as rows
 from learnable.commands.course import GENERAL, SEEN, UNSEEN
-from learnable.commands.inputs import is_made, to_fetch
+from learnable.commands.inputs import is_made, rows_of, to_fetch
 from learnable.commands.options import Flat, Output
 from learnable.commands.prices import Pricing
+from learnable.commands.score import said_by_target
 from learnable.errors import ModelError, StoreError, TrainError, UsageError
 from learnable.experiments import UNTUNED
 from learnable.mixing import MIXTURES
 from learnable.objects.given import finished
 from learnable.objects.passes import Passes
-from learnable.objects.reporting import TOKEN_EXAMPLES, selection_facts, some
+from learnable.objects.reporting import TOKEN_EXAMPLES, pulled_in, selection_facts, some
 from learnable.pages import (
     Asked,
     ComparisonFacts,
@@ -206,17 +207,27 @@ def gather(chosen: Outcome, scored: Outcome | None, *, title: str, command: str)
             else:
                 reference = dict(trained.facts)
                 steps.insert(1, trained)
+    scores, kept = (
+        pl.read_parquet((scored or chosen).folder / "scores.parquet"),
+        pl.read_parquet(chosen.folder / "kept.parquet"),
+    )
+    pulled = None
+    if scored and "target" in scored.links:
+        task = finished(scored.links["target"], "load")
+        aimed = rows_of(rows.load_pool(task.folder), task)
+        pulled = pulled_in(said_by_target(scored.folder, str(chosen.facts["by"])), aimed, scores["id"], kept)
     return selection_facts(
         title=title,
         command=command,
         scored=scored.facts if scored else {},
         chosen=chosen.facts,
         pool=pool,
-        scores=pl.read_parquet((scored or chosen).folder / "scores.parquet"),
-        kept=pl.read_parquet(chosen.folder / "kept.parquet"),
+        scores=scores,
+        kept=kept,
         dropped=pl.read_parquet(chosen.folder / "dropped.parquet"),
         reference=reference,
         costs={step.verb: step.cost for step in steps},
+        pulled=pulled,
     )
 
 

@@ -6,11 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from learnable.data import names_of, readable
 from learnable.errors import UsageError
+from learnable.objects.aiming import target_of_rows
 from learnable.objects.results import Picked
+from learnable.objects.rows import Rows
 from learnable.objects.scoring import against, passes_by
 from learnable.pages import SelectionFacts, examples_to_spell, view_of
 from learnable.runs.files import replacing
@@ -59,6 +63,7 @@ def report(
         dropped=picked.dropped,
         reference=scores.settings,
         costs=scores.costs,
+        pulled=pulled_in(scores.says.get(picked.facts["by"]), scores.target, scores.frame["id"], picked.kept),
     )
     if ids := examples_to_spell(view_of(facts), tokens):
         base, ref = scores.model, scores.model.ref
@@ -83,6 +88,7 @@ def selection_facts(
     dropped: pl.DataFrame,
     reference: Mapping[str, Any],
     costs: Mapping[str, Cost],
+    pulled: pl.DataFrame | None,
 ) -> SelectionFacts:
     """Return what a report says of a selection; ``scored`` has no facts, and there is no pool, where losses were given."""
     by = str(chosen["by"])
@@ -104,6 +110,34 @@ def selection_facts(
         steps=list(costs.items()),
         shortfall=chosen["shortfall"],
         left_out=scored.get("left out"),
+        pulled=pulled,
+    )
+
+
+def pulled_in(
+    said: NDArray[np.float32] | None, target: Rows | None, ids: pl.Series, kept: pl.DataFrame
+) -> pl.DataFrame | None:
+    """Return what pulled each chosen example in, see ``SelectionFacts``.
+
+    Args:
+        said: What each row of the target, or each subtask, says of each example, (n, t).
+        target: The rows of the target.
+        ids: Of the examples, (n,).
+        kept: The chosen ones.
+    """
+    if said is None or target is None:
+        return None
+    aim = target_of_rows(target)
+    names = [each.messages[0].content for each in aim.examples]
+    if said.shape[1] != len(names):
+        names = sorted(set(aim.subtasks))
+    places = {name: place for place, name in enumerate(ids)}
+    chosen = [name for name in kept["id"] if np.isfinite(said[places[name]]).all()]
+    best = [int(said[places[name]].argmax()) for name in chosen]
+    values = [float(said[places[name], place]) for name, place in zip(chosen, best, strict=True)]
+    return pl.DataFrame(
+        {"id": chosen, "target": [names[place] for place in best], "value": values},
+        schema={"id": pl.String, "target": pl.String, "value": pl.Float64},
     )
 
 

@@ -23,11 +23,11 @@ from learnable.pages.selection_facts import (
 )
 from learnable.pages.tokens import spelled, token_parts
 from learnable.pages.warnings import SELECTION_CHECKS, look, warnings_section
-from learnable.pages.words import count, decimal, duration, first_of_all, memory, plural, share
+from learnable.pages.words import count, decimal, duration, first_of_all, memory, plural, share, snippet
 from learnable.runs.price import Cost
 from learnable.scorers import end_of_turn_share
 
-SHOWN_SOURCES = 25
+SHOWN_SOURCES, SHOWN_TARGETS = 25, 20
 
 
 def render_selection(facts: SelectionFacts) -> str:
@@ -40,6 +40,7 @@ def render_selection(facts: SelectionFacts) -> str:
         _scores(view),
         length,
         _mix(view),
+        *([] if facts.pulled is None else [_target(view, facts.pulled)]),
         _words(view),
         _read(view),
         _left_out(view),
@@ -183,6 +184,27 @@ def _words(view: View) -> Section:
     compares = not measured or any(each.compares for each in measured.values())
     title = "Which words it learned" if compares else "Which words it loses on"
     return Section(id="tokens", nav="words", title=title, parts=parts, kind="tokens")
+
+
+def _target(view: View, pulled: pl.DataFrame) -> Section:
+    """Say how many chosen examples each row of the target pulled in, and show the first of each."""
+    first = pulled.join(view.kept.select("id", "rank"), on="id").sort("rank")
+    counts = first.group_by("target", maintain_order=True).agg(pl.len(), pl.col("id", "value").first())
+    texts = (
+        {} if view.facts.examples is None else dict(view.facts.examples.select("id", "messages").iter_rows())
+    )
+    rows = []
+    for target, number, example, value in counts.sort("len", descending=True).head(SHOWN_TARGETS).iter_rows():
+        turns = texts.get(example) or [{"content": example}]
+        asked = snippet(str(turns[0]["content"] or ""))
+        rows.append([snippet(target), count(number), asked, decimal(value, 2)])
+    caption = (
+        f"The {first_of_all(len(rows), counts.height)} rows or parts of the target that pulled most examples in, each with the "
+        f"first of them, and what it says of that by {view.facts.by}"
+    )
+    head = ["of the target", "examples", "such as", "value"]
+    parts = [html.table(caption, head, rows, worded=(0, 2), label="What the target pulled in")]
+    return Section(id="target", nav="target", title="What the target pulled in", parts=parts)
 
 
 def _read(view: View) -> Section:

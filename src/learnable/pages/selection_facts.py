@@ -46,6 +46,8 @@ class SelectionFacts:
         steps: What was done, such as ``train the reference``, and what it cost.
         shortfall: Why the selection is smaller than the budget, in a sentence; None when it is not.
         left_out: What the chat template leaves out of the rows, in words; None where that is nothing.
+        pulled: What pulled each chosen example in: ``id``, ``target`` (a row of the target, or a part of it, in words) and
+            ``value``, what that says of the example; None where there is no target, or the score does not tell.
         tokens: A few examples with the losses of their tokens.
         tokens_missing: What is missing of that and why, in a sentence; None when nothing is, or none were asked for.
     """
@@ -67,6 +69,7 @@ class SelectionFacts:
     steps: Sequence[tuple[str, Cost]]
     shortfall: str | None = None
     left_out: str | None = None
+    pulled: pl.DataFrame | None = None
     tokens: Sequence[TokenView] = ()
     tokens_missing: str | None = None
 
