@@ -74,7 +74,7 @@ class ScoreTable:
         """Write the frame, and the vectors beside it."""
         write_frame(self.frame, folder / "scores.parquet")
         if self.vectors is not None:
-            rows = [None if np.isnan(row).all() else row for row in self.vectors]
+            rows = [None if np.isnan(row).all() else row.tolist() for row in self.vectors]
             vectors = pl.Series(rows, dtype=pl.List(pl.Float32))
             write_frame(self.frame.select("id", vector=vectors), folder / VECTORS)
         if self.says:
