@@ -107,7 +107,9 @@ def shown(folder: Path, target: str) -> list[str]:
     for row in own.sort("value").iter_rows(named=True):
         mine = chosen.filter(pl.col("method") == row["method"])
         other = general.row(by_predicate=pl.col("method") == row["method"], named=True)
-        share = 100 * float((mine["source"] == OWN[target]).mean() or 0) if mine.height else float("nan")
+        share = (
+            100 * float((mine["source"] == OWN[target]).to_numpy().mean()) if mine.height else float("nan")
+        )
         seconds = row["score_s"] + row["reference_s"]
         cells = [
             row["method"],

@@ -25,7 +25,7 @@ from learnable.commands.compare import compare
 from learnable.data import read
 from learnable.recipes import Run, vinfo
 from learnable.runs.identity import fingerprint
-from learnable.settings import Reading, Reference
+from learnable.settings import Reading
 
 SCORES = {"pvi": -1, "hard_not_wrong": -1, "hardness": 1, "pvi_zero": -1, "learnability": -1, "loss": 1}
 """Scores, and whether corrupted rows should be high (1) or low (-1)."""
@@ -93,10 +93,11 @@ def shown_information(scores: pl.DataFrame) -> list[str]:
     for kind in [*KINDS, "the pool"]:
         mine = scores if kind == "the pool" else scores.filter(pl.col("source") == kind)
         pvi = mine["pvi"].cast(pl.Float64).drop_nans().to_numpy()
+        left = float(mine["hardness"].cast(pl.Float64).drop_nans().to_numpy().mean())
         half = 1.96 * pvi.std(ddof=1) / np.sqrt(len(pvi))
         lines.append(
             f"| {kind} | {len(pvi)} | {pvi.mean():.1f} ({pvi.mean() - half:.1f} to {pvi.mean() + half:.1f}) "
-            f"| {mine['hardness'].drop_nans().mean():.2f} | {100 * (pvi < 0).mean():.0f} |"
+            f"| {left:.2f} | {100 * (pvi < 0).mean():.0f} |"
         )
     return lines
 
@@ -136,7 +137,6 @@ def main() -> None:
         [str(path)],
         model=options.model,
         scorers=tuple(SCORES),
-        reference=Reference(folds=2),
         reading=Reading(source_column="kind"),
         run=Run(output=str(options.output)),
     )

@@ -230,7 +230,8 @@ class Against:
         }
         halves = pl.DataFrame(dict(zip("ab", found.halves, strict=True)))
         agree = halves.select(pl.corr("a", "b", method="spearman")).item()
-        self.facts["halves of the visits agree"] = round(float(agree), 3)
+        if np.isfinite(agree):  # of one visit there are no halves
+            self.facts["halves of the visits agree"] = round(float(agree), 3)
 
 
 def target_of_rows(rows: Rows) -> Target:
