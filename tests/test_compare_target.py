@@ -3,8 +3,10 @@
 import polars as pl
 import pytest
 
-from learnable.commands.compare import compare
+from learnable.commands.compare import _apart, compare
+from learnable.commands.load import load
 from learnable.errors import UsageError
+from learnable.evaluators import Evaluation
 from learnable.settings import Aim, WarmUp
 from learnable.testing import toy_examples, write_messages
 
@@ -68,6 +70,33 @@ def test_no_row_of_the_target_is_chosen_from(rows, tiny, tmp_path):
     )
     own = {each.id for each in toy_examples(8, seed=9)}
     assert not own & set(pl.read_parquet(done.folder / "selections.parquet")["id"])
+
+
+def test_a_pool_with_all_rows_of_the_target_is_judged_on_others(rows, tiny, tmp_path):
+    both = write_messages([*toy_examples(30), *toy_examples(8, seed=9)], tmp_path / "both.jsonl")
+    done = compare(
+        [str(both)],
+        model=str(tiny),
+        target=rows[1],
+        by=["dsir"],
+        budget=["60%"],
+        seeds=1,
+        store=str(tmp_path / "store"),
+        output=str(tmp_path / "comparison"),
+    )
+    own = {each.id for each in toy_examples(8, seed=9)}
+    assert not own & set(pl.read_parquet(done.folder / "selections.parquet")["id"])
+
+
+def test_rows_of_the_target_that_are_held_out_of_the_data_are_not_judged_on(rows, tmp_path):
+    target = load([rows[1]], output=str(tmp_path / "target"))
+    held_out = [
+        Evaluation(label="heldout", evaluator=None, examples=toy_examples(8, seed=9) + toy_examples(2))
+    ]
+    (found,) = _apart(target, ["heldout"], held_out)
+    assert [each.id for each in found.examples] == [each.id for each in toy_examples(2)]
+    with pytest.raises(UsageError, match="has rows of the target"):
+        _apart(target, ["heldout:file.jsonl"], held_out)
 
 
 def test_a_target_that_is_the_evaluation_is_refused(rows, tiny, tmp_path):

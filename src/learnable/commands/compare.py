@@ -118,7 +118,7 @@ def compare(
     if held_back:
         evaluations[0] = replace(evaluations[0], label="target, held back")
     if aimed is not None:
-        _check_apart(aimed, evaluations)
+        evaluations = _apart(aimed, asked, evaluations)
     comparison = _Comparison(
         experiment=Experiment(
             network=network, tuning=tuning, seeds=seeds, confidence=confidence, store=Path(store)
@@ -297,15 +297,29 @@ def _target_of(
     return loaded, [f"heldout:{heldout_of(loaded)}"] if back else []
 
 
-def _check_apart(target: Outcome, evaluations: Sequence[Evaluation]) -> None:
-    """Refuse to judge on the rows that the choice is aimed at."""
-    own = set(rows.load_pool(target.folder).examples["id"])
-    for each in evaluations:
-        if own & {item.id for item in each.examples}:
+def _apart(target: Outcome, asked: Sequence[str], evaluations: Sequence[Evaluation]) -> list[Evaluation]:
+    """Return evaluations that have no row that the choice is aimed at.
+
+    What is held out of the data is judged on without them.
+
+    Raises:
+        UsageError: If another evaluation has some.
+    """
+    own, found = set(rows.load_pool(target.folder).examples["id"]), []
+    for text, each in zip(dict.fromkeys(asked), evaluations, strict=True):
+        others = [item for item in each.examples if item.id not in own]
+        inside = len(each.examples) - len(others)
+        if inside and not (others and wants_heldout([text])):
             raise UsageError(
                 f"{each.label} has rows of the target: it would be judged on what the choice is aimed at",
                 hint="give other rows of the task to one of them",
             )
+        if inside:
+            say(
+                f"{inside} of {len(each.examples)} rows held out of the data are rows of the target: not judged on"
+            )
+        found.append(replace(each, examples=others))
+    return found
 
 
 def heldout_of(loaded: Outcome) -> Path:

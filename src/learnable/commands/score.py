@@ -11,12 +11,14 @@ from cyclopts import Parameter
 from numpy.typing import NDArray
 
 from learnable.commands.inputs import Network, is_made, look_up, pool_of, rows_of
+from learnable.commands.load import HELDOUT
 from learnable.commands.options import Flat, Output
 from learnable.measures import PASSES, Role, roles_of
 from learnable.objects.aiming import target_of_rows
 from learnable.objects.given import compared_with, finished
 from learnable.objects.model import Model
 from learnable.objects.results import BY_TARGET, VECTORS
+from learnable.objects.rows import Rows, read
 from learnable.objects.scoring import Vectors, as_array, methods_of, needs_of
 from learnable.objects.scoring import score as measured
 from learnable.runs.identity import fingerprint, source_of
@@ -24,7 +26,7 @@ from learnable.runs.records import DONE, Outcome
 from learnable.runs.step import Finished, Step, run
 from learnable.runs.store import Store
 from learnable.settings import Aim, Loading, Reading
-from learnable.types import ModelRef
+from learnable.types import ModelRef, Pool
 
 
 def score(
@@ -86,14 +88,14 @@ def score(
     if not awaits:
         _add_references(given, network.ref, inputs, links)
     if aimed is not None:
-        inputs["target"], links["target"] = target_of_rows(rows_of(*aimed)).identity, aimed[1].folder
+        inputs["target"], links["target"] = target_of_rows(_target_rows(*aimed)).identity, aimed[1].folder
 
     def work(folder: Path) -> Finished:
         table = measured(
             rows_of(pool, loaded),
             Model(model, on=on, **asdict(replace(loading, dtype=network.ref.dtype))),
             reference=reference,
-            target=None if aimed is None else rows_of(*aimed),
+            target=None if aimed is None else _target_rows(*aimed),
             null=null,
             warmup=warmup,
             aim=aim,
@@ -120,6 +122,13 @@ def score(
         work=work,
     )
     return run(step, output, dry_run=dry_run)
+
+
+def _target_rows(pool: Pool, loaded: Outcome) -> Rows:
+    """Return a target as it was loaded: what was held back of it is no row to choose either."""
+    aside = loaded.folder / HELDOUT
+    held_back = read(str(aside)).examples if aside.is_file() and aside.stat().st_size else []
+    return replace(rows_of(pool, loaded), set_aside=held_back)
 
 
 def _add_references(

@@ -22,12 +22,14 @@ class Target:
     Args:
         examples: t of them.
         subtasks: The part of the task that each belongs to, (t,).
-        identity: Of the rows and their subtasks.
+        identity: Of the rows and their subtasks, and of what is held back.
+        held_back: Other rows of the task, kept apart to judge on.
     """
 
     examples: Sequence[Example]
     subtasks: Sequence[str]
     identity: str
+    held_back: Sequence[Example] = ()
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -38,12 +40,13 @@ class Target:
         return [each.id for each in self.examples]
 
 
-def target_of(pool: Pool, named: Sequence[str | None]) -> Target:
+def target_of(pool: Pool, named: Sequence[str | None], *, held_back: Sequence[Example] = ()) -> Target:
     """Return rows as a target.
 
     Args:
         pool: t rows.
         named: Their column ``subtask``, (t,); a row without one belongs to its source.
+        held_back: Other rows of the task, kept apart to judge on.
     """
     if len(pool) < FEW:
         say(f"the target has {len(pool)} rows: fewer than {FEW} say little about a task")
@@ -51,17 +54,20 @@ def target_of(pool: Pool, named: Sequence[str | None]) -> Target:
     return Target(
         examples=list(pool.iter_examples()),
         subtasks=subtasks,
-        identity=fingerprint([pool_identity(pool), subtasks]),
+        identity=fingerprint([pool_identity(pool), subtasks, *(each.id for each in held_back)]),
+        held_back=held_back,
     )
 
 
 def shared_with_target(pool: Pool, target: Target) -> list[str | None]:
     """Return for each row of the pool why it counts as a row of the target; None where it does not, (n,).
 
-    It does when it is the same conversation, asks the same, or shares 13 words in a row with one.
+    It does when it is the same conversation, asks the same, or shares 13 words in a row with one; also with one that is
+    held back to judge on.
     """
-    own, reasons = set(target.ids), dict[str, str]()
-    theirs = spoken((each.id, each.messages) for each in target.examples)
+    rows, reasons = [*target.examples, *target.held_back], dict[str, str]()
+    own = {each.id for each in rows}
+    theirs = spoken((each.id, each.messages) for each in rows)
     ours = spoken((each.id, each.messages) for each in pool.iter_examples())
     # The roles are turned around, so that each row of the pool gets a line of its own.
     for item, kind, shared in contamination(theirs, ours).select("item", "kind", "shared").iter_rows():

@@ -38,11 +38,13 @@ class Rows:
         pool: What became of every row.
         given: The rows that were in memory, by the position of their source in ``pool.files``.
         reading: How they were read.
+        set_aside: Conversations that were read with them, and are kept apart to judge on.
     """
 
     pool: Pool
     given: Mapping[int, Sequence[Mapping[str, Any]]]
     reading: Reading
+    set_aside: Sequence[Example] = ()
 
     def __len__(self) -> int:
         return len(self.pool)
