@@ -113,6 +113,15 @@ def test_a_null_reference_of_other_settings_is_refused(model, pool):
         ln.score(pool, model, reference=after, null=null, scorers=["pvi"])
 
 
+@pytest.mark.parametrize("other", ["seed", "pool"])
+def test_a_null_reference_of_another_seed_or_pool_is_refused(other, model, pool):
+    after = ln.train(pool, model, folds=2)
+    rows, settings = (pool[1:], {}) if other == "pool" else (pool, {"seed": 1})
+    null = ln.train(rows, model, folds=2, prompt="none", **settings)
+    with pytest.raises(UsageError, match=f"trained otherwise.*{other}"):
+        ln.score(pool, model, reference=after, null=null, scorers=["pvi"])
+
+
 def test_references_that_have_seen_the_rows_are_refused(model, pool):
     after, null = ln.train(pool, model), ln.train(pool, model, prompt="none")
     with pytest.raises(UsageError, match="have seen the rows"):

@@ -31,6 +31,7 @@ from learnable.objects.rows import as_rows
 from learnable.pages.selection_facts import spearman
 from learnable.runs.price import Cost, peak_memory_bytes
 from learnable.runs.progress import say
+from learnable.runs.records import DONE, read_json
 from learnable.runs.store import Store
 from learnable.scorers import END_OF_TURN_SHARE, SCORERS, end_of_turn_share
 from learnable.settings import Aim
@@ -210,10 +211,19 @@ def _without_question(
             "the null reference was trained with its questions",
             hint="make it with `learnable train POOL --prompt none`",
         )
-    if compared is not None and settings != dict(compared.settings):
+    ours, theirs = _training_of(trained), {} if compared is None else _training_of(compared)
+    other = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+    if compared is not None and other != ["prompt"]:
+        named = (
+            "both on answers alone"
+            if not other
+            else ", ".join(
+                f"{name} {ours.get(name)}, {theirs.get(name)}" for name in other if name != "prompt"
+            )
+        )
         raise UsageError(
-            f"the null reference was trained otherwise than the reference: {settings}, {dict(compared.settings)}",
-            hint="train both with the same settings, but for --prompt none",
+            f"the null reference was trained otherwise than the reference: {named}",
+            hint="train both on the same pool with the same settings, but for --prompt none",
         )
     if not settings.get("folds"):
         raise UsageError(
@@ -222,6 +232,14 @@ def _without_question(
         )
     answers = answers_alone(rendered, header=passes.renderer.answer_header)
     return passes.columns("null", {"loss_null"}, answers, frame, references=trained.models).to_series()
+
+
+def _training_of(compared: Compared) -> dict[str, Any]:
+    """Return what a model was trained on and how."""
+    if compared.step is None:
+        return dict(compared.settings)
+    parameters: dict[str, Any] = read_json(compared.step.folder / DONE)["parameters"]
+    return parameters | {"pool": compared.step.inputs["pool"]}
 
 
 def _vectors(

@@ -8,6 +8,7 @@ from learnable.commands import score, train
 from learnable.commands.inputs import look_up
 from learnable.commands.options import Flat, Listed
 from learnable.commands.select import Selecting
+from learnable.errors import UsageError
 from learnable.objects.scoring import Vectors
 from learnable.recipes.choosing import choose, load_pool
 from learnable.recipes.run import Run, recipe
@@ -22,6 +23,7 @@ class ByInformation(Selecting):
 
     by: str = "hard_not_wrong"
     selector: str = "spread_top"
+    min_score: float | None = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +68,11 @@ def vinfo(
         run: Where to write.
     """
     choosing.check(scorers)
+    if reference.folds < 2 or reference.model is not None or reference.prompt != "given":
+        raise UsageError(
+            "usable information needs two references that are trained here, and have not seen the rows that they judge",
+            hint="give --reference.folds 2 or more, and no --reference.model or --reference.prompt",
+        )
     look_up(model, loading)
     network: dict[str, Any] = {"model": model, "loading": loading, "max_length": max_length}
     pool = load_pool(run, data, budget, reading)
