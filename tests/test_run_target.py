@@ -5,8 +5,10 @@ import pytest
 
 from learnable.cli import app as cli
 from learnable.commands.select import Selecting
+from learnable.errors import UsageError
 from learnable.recipes import less, pds, target, vinfo
 from learnable.recipes.run import Run
+from learnable.recipes.target import _method, _share
 from learnable.settings import Aim, Reference
 from learnable.testing import toy_examples, write_messages
 
@@ -55,6 +57,24 @@ def test_vinfo_trains_two_references_and_chooses(rows, tiny, tmp_path):
     assert list(outcomes) == ["pool", "reference", "null", "scores", "selection", "report"]
     assert pl.read_parquet(outcomes["selection"].folder / "kept.parquet").height == 6
     assert outcomes["null"].facts["prompt"] == "none"
+
+
+def test_vinfo_refuses_references_that_have_seen_the_rows_before_it_trains_any(rows, tiny, tmp_path):
+    with pytest.raises(UsageError, match="have not seen the rows"):
+        vinfo([str(rows[0])], model=str(tiny), reference=Reference(), run=Run(output=str(tmp_path)))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_comparison_chooses_as_the_selection_does():
+    by = Selecting(by="less@adam=exact", selector="k_center", per_source="equal", lowest=True)
+    assert _method(by) == "less@adam=exact,per_source=equal,lowest=true/k_center"
+    assert _method(Selecting(by="relevance", where="tokens < 80")) == "relevance@where=tokens < 80"
+    with pytest.raises(UsageError, match="--min-score"):
+        _method(Selecting(by="dsir", min_score=0.0))
+
+
+def test_a_number_of_examples_is_priced_as_its_share():
+    assert (_share("50", 1_000), _share("7%", 1_000)) == ("5%", "7%")
 
 
 def run_less(rows, tiny, folder, **more):

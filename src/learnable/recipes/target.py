@@ -10,13 +10,20 @@ from learnable.commands.compare import HOLDOUT_SHARE, TARGET_HELD_BACK, heldout_
 from learnable.commands.inputs import look_up
 from learnable.commands.options import Flat, Listed
 from learnable.commands.select import Selecting
+from learnable.errors import UsageError
+from learnable.experiments import parse_method
 from learnable.objects.scoring import Vectors
 from learnable.recipes.choosing import choose, load_pool
 from learnable.recipes.run import Run, recipe
-from learnable.settings import Aim, Loading, Reading, Tuning
+from learnable.settings import Aim, Loading, Reading, Reference, Tuning
 from learnable.types import Budget
 
 SCORERS = ("target_learnability", "target_drop")
+
+_BESIDE = {"by", "selector", "export", "license", "seed"}
+"""What stands in the name of a way to choose, or does not change what is chosen; the seeds are those of a comparison."""
+_COMPARED = {"lowest", "per_source", "per_cluster", "clusters", "max_similarity", "where", "max_score"}
+"""Options of choosing that a comparison takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +87,7 @@ def target(
         run: Where to write.
     """
     choosing.check(scorers)
+    whole = _method(choosing) if seeds else ""
     look_up(model, loading)
     pool = load_pool(run, data, budget, reading, holdout=holdout if seeds else 0.0)
     task = run.step("target", load, [target], holdout=0.0 if test or not seeds else TARGET_HELD_BACK)
@@ -91,9 +99,10 @@ def target(
     if not seeds:
         return
     judged = [f"heldout:{test or heldout_of(task)}", *["heldout"] * bool(holdout)]
-    whole = choosing.by if choosing.selector == "top_k" else f"{choosing.by}/{choosing.selector}"
     # As many tokens as were chosen; a dry run knows them of a share only.
-    tokens = f"{chosen.facts['kept_tokens']}tokens" if not run.dry_run else _share(budget)
+    tokens = (
+        f"{chosen.facts['kept_tokens']}tokens" if not run.dry_run else _share(budget, pool.facts["examples"])
+    )
     compared = run.step(
         "comparison",
         commands.compare,
@@ -103,11 +112,35 @@ def target(
         evaluate=judged,
         seeds=seeds,
         tuning=Tuning(**asdict(tuning)),
+        vectors="wordllama" if vectors == "wordllama" else "model",
         **aimed,
         **network,
     )
     run.step("verdict", report, compared.path, title=run.name, command=run.command)
 
 
-def _share(budget: str) -> str:
-    return budget if Budget.parse(budget).examples is None else "5%"
+def _method(choosing: Selecting) -> str:
+    """Return a way to choose as a comparison names it.
+
+    Raises:
+        UsageError: If a comparison cannot choose so.
+    """
+    options, usual = asdict(choosing), asdict(ByTarget())
+    changed = {name: value for name, value in options.items() if value != usual[name] and name not in _BESIDE}
+    if other := sorted(changed.keys() - _COMPARED):
+        raise UsageError(
+            f"the comparison with random draws cannot choose with --{other[0].replace('_', '-')}",
+            hint="leave it out, or give --seeds 0: rows are chosen, and nothing is trained on them",
+        )
+    name, _, own = choosing.by.partition("@")
+    settings = [f"{key}={str(value).lower() if value is True else value}" for key, value in changed.items()]
+    whole = "@".join([name, *[",".join([*([own] if own else []), *settings])] * bool(own or settings)])
+    whole += "" if choosing.selector == "top_k" else f"/{choosing.selector}"
+    parse_method(whole, reference=Reference())
+    return whole
+
+
+def _share(budget: str, examples: int) -> str:
+    """Return a budget as a share of the tokens, if it is a number of examples."""
+    asked = Budget.parse(budget).examples
+    return budget if asked is None else f"{100 * asked / examples:g}%"
