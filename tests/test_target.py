@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -60,6 +61,15 @@ def test_rows_of_the_target_are_found_in_the_pool(tmp_path):
         "in the target: shared 13-gram",
         None,
     ]
+
+
+def test_what_is_held_back_of_a_target_is_not_chosen_from_either(tmp_path):
+    target = rows_of(tmp_path / "task.jsonl", [row("a?", "one")])
+    held_back = ln.read([row("b?", "two")]).examples
+    pool = ln.read([row("b?", "two"), row("c?", "three")]).pool
+    found = shared_with_target(pool, target_of_rows(replace(target, set_aside=held_back)))
+    assert found == ["in the target: the same row", None]
+    assert target_of_rows(target).identity != target_of_rows(replace(target, set_aside=held_back)).identity
 
 
 def test_few_rows_are_said_to_be_few(capsys):
@@ -208,3 +218,18 @@ def test_a_target_row_whose_answer_is_cut_off_is_refused(pool, tiny):
     long = row("one two three " * 200, "four")
     with pytest.raises(UsageError, match="no answer to learn from"):
         ln.score(pool, ln.Model(str(tiny)), target=[long], scorers=["dsir"])
+
+
+def test_a_target_of_one_prompt_is_trained_on_without_a_check_by_halves(pool, tiny):
+    task = [row("say a word", answer) for answer in ("one two", "three", "four", "five six")]
+    model = ln.Model(str(tiny), dtype="float32")
+    scored = ln.score(pool, model, target=task, scorers=["target_drop"], aim=Aim(epochs=1))
+    assert scored.frame["target_drop"].is_finite().all()
+
+
+def test_one_visit_has_no_halves_that_agree_and_counts_its_tokens(pool, task, tiny):
+    model = ln.Model(str(tiny), dtype="float32")
+    aim = Aim(steps=2, visit=5, rate=1.0, batch=4)
+    scored = ln.score(pool, model, target=task, scorers=["pds"], aim=aim)
+    assert "halves of the visits agree" not in scored.facts
+    assert scored.costs["score"].tokens > 2 * scored.facts["tokens"]

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from learnable.data import prompt_key
 from learnable.data.target import SUBTASK, Target, shared_with_target, target_of
 from learnable.errors import UsageError
 from learnable.measures import Role, lengths, log_importance
@@ -135,7 +136,8 @@ class Against:
             "seed": self.aim.seed,
         }
         trained = self._trained(folds=0, **settings)
-        if self.aim.check and len(self._target) >= 4:
+        prompts = {prompt_key(example, draw=self.aim.seed) for example in self._target.examples}
+        if self.aim.check and len(self._target) >= 4 and len(prompts) > 1:
             self._check(**settings)
         return self.passes.columns(
             "target", {"loss_target"}, rendered, self.frame, references=trained
@@ -193,7 +195,9 @@ class Against:
         if not rows:
             raise UsageError("no row of the pool has a token to be scored", hint="is max_length long enough?")
         network = trainable(replace(ref, dtype="float32"), tuning)
-        pool = NetworkLosses(network, [rendered[place] for place in rows])
+        pool, target = (
+            NetworkLosses(network, some) for some in ([rendered[place] for place in rows], self._aimed)
+        )
         rng = np.random.default_rng(self.aim.seed)
         order = np.concatenate(
             [rng.permutation(len(rows)) for _ in range(1 + self.aim.steps * self.aim.batch // len(rows))]
@@ -206,12 +210,13 @@ class Against:
             ],
             rate=self.aim.descent_rate,
             training=pool,
-            target=NetworkLosses(network, self._aimed),
+            target=target,
             pool=pool,
             visit=self.aim.visit,
             curvature=self.aim.curvature,
             state=self.store.folder / "costate" / f"{self._identity(rows)}.pt",
         )
+        self.passes.tokens += pool.tokens + target.tokens
         self._say_worth(found)
         worth = np.full(len(rendered), np.nan)
         worth[rows] = found.scores
@@ -236,7 +241,7 @@ class Against:
 
 def target_of_rows(rows: Rows) -> Target:
     """Return rows that were read as a target, with their subtasks."""
-    return target_of(rows.pool, rows.column(SUBTASK))
+    return target_of(rows.pool, rows.column(SUBTASK), held_back=rows.set_aside)
 
 
 def _text(example: Example) -> str:

@@ -99,7 +99,7 @@ def worth_of_rows(
         differences instead of forward-mode derivatives; its code visits every tenth step.
     """
     count, every = len(batches), max(1, math.isqrt(len(batches)))
-    points, back = {0: start}, _read(state)
+    points, back = {0: start}, _read(state, start.device)
     with bar(label, 2 * count, unit="steps") as progress:
         for point, number in _forward(start, batches, training, rate=rate, first=0):
             if (number + 1) % every == 0 or number + 1 == count:
@@ -151,11 +151,11 @@ class Backward:
     step: float
 
 
-def _read(state: Path | None) -> Backward | None:
+def _read(state: Path | None, device: torch.device) -> Backward | None:
     if state is None or not state.is_file():
         return None
-    known = torch.load(state, weights_only=True)
-    return Backward(**known | {"scores": known["scores"].numpy()})
+    known = torch.load(state, weights_only=True, map_location=device)
+    return Backward(**known | {"scores": known["scores"].cpu().numpy()})
 
 
 def _forward(
@@ -253,10 +253,13 @@ class NetworkLosses:
     Args:
         network: In float32; those of its parameters that take gradients are the point, each once.
         rows: n rows, each with a response token that something stands before.
+
+    Attributes:
+        tokens: Passed through the network so far; a gradient counts as three passes.
     """
 
     def __init__(self, network: Any, rows: Sequence[Rendered]) -> None:
-        self._network, self._rows = network, rows
+        self._network, self._rows, self.tokens = network, rows, 0
         self._parameters = [each for each in network.parameters() if each.requires_grad]
         self._counted = np.array([int(row.mask[1:].sum()) for row in rows])
         longest = max(len(row.ids) for row in rows)
@@ -289,7 +292,9 @@ class NetworkLosses:
         with self._at(at):
             for _, nll in self._over(asked):
                 (nll / counted).sum().div(len(asked)).backward()  # type: ignore[no-untyped-call]
-        found = torch.cat([each.grad.float().flatten() for each in self._parameters if each.grad is not None])
+        # What no row of these passes through, such as an expert, has no gradient.
+        gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in self._parameters]
+        found = torch.cat([each.float().flatten() for each in gradients])
         for each in self._parameters:
             each.grad = None
         return found
@@ -297,6 +302,7 @@ class NetworkLosses:
     def _over(self, asked: Sequence[int]) -> Iterator[tuple[list[Any], torch.Tensor]]:
         members = batch_of([(position, self._rows[position]) for position in asked])
         members.sort(key=lambda member: -len(member.example.ids))
+        self.tokens += (3 if torch.is_grad_enabled() else 1) * sum(len(each.example.ids) for each in members)
         for part in self._passes.pieces(members):
             with self._passes.over(part, self._network, count=len(asked)) as (nll, _):
                 yield part, nll
