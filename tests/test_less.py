@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import learnable as ln
+from learnable.commands.prices import gradient_epochs
 from learnable.data.target import Target
 from learnable.errors import ModelError, TrainError, UsageError
 from learnable.measures import lengths
@@ -18,6 +19,7 @@ from learnable.objects.gradients import GradientPasses, KeptWarmUp
 from learnable.objects.passes import Passes
 from learnable.runs.store import Store
 from learnable.scorers import LESS
+from learnable.scorers.loss import Loss
 from learnable.settings import Tuning
 from learnable.testing import tiny_model, toy_examples
 from learnable.training import fine_tune, kept_epochs, target_gradients
@@ -398,3 +400,15 @@ def test_a_warm_up_takes_rows_for_eight_steps_and_says_so(ref, capsys):
     assert "the warm-up takes 16 rows instead of 2, so that an epoch has 8 steps" in said
     assert "a warm-up of 8 steps leaves Adam's moments noisy" in said
     assert "a pool of 40 rows" in said
+
+
+def test_epochs_are_priced_once_for_each_way_to_take_gradients():
+    ways = [LESS(), LESS(checkpoints=2), LESS(adam="exact", checkpoints=1), Loss()]
+    assert gradient_epochs(ways, kept=8) == 8 + 1
+    assert gradient_epochs([LESS(checkpoints=9)], kept=3) == 3
+    assert gradient_epochs([Loss()]) == 0
+
+
+def test_a_warm_up_in_folds_is_refused(tiny):
+    with pytest.raises(UsageError, match="epochs are kept of one model"):
+        ln.train([{"instruction": "a", "output": "b"}] * 4, str(tiny), keep_epochs=True, folds=2)

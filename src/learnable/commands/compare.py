@@ -13,7 +13,7 @@ from learnable.commands.inputs import Network, look_up, most_bad, pool_of
 from learnable.commands.load import HELDOUT
 from learnable.commands.method_scores import score_methods
 from learnable.commands.options import Flat, Output, Several
-from learnable.commands.prices import Pricing, times
+from learnable.commands.prices import GRADIENT_EPOCHS, Pricing, gradient_epochs, times
 from learnable.commands.score import passes_of
 from learnable.data.overlap import contamination, spoken
 from learnable.errors import SelectionError, UsageError
@@ -31,6 +31,7 @@ from learnable.experiments import (
 from learnable.measures import COLUMNS, answers_alone, roles_of
 from learnable.objects.given import render_rows
 from learnable.objects.scoring import Vectors
+from learnable.objects.training import check_warmup
 from learnable.runs.files import write_frame
 from learnable.runs.identity import fingerprint, source_of
 from learnable.runs.price import Price
@@ -114,6 +115,8 @@ def compare(
     holdout = HOLDOUT_SHARE if wants_heldout(asked) else 0.0
     pool, loaded = pool_of(data, reading, output, holdout=holdout, dry_run=dry_run)
     methods, flags = _methods(list(by or (BY if aimed is None else BY_TARGET)), pool, reference)
+    if any("gradient" in method.roles for method in methods):
+        check_warmup(warmup)
     evaluations = evaluations_of(asked, heldout=heldout_of(loaded) if holdout else None)
     if held_back:
         evaluations[0] = replace(evaluations[0], label="target, held back")
@@ -219,7 +222,9 @@ class _Comparison:
             self.experiment.seeds,
             self.experiment.tuning,
         )
-        price = pricing.scoring(self.pool, self.passes, aim=self.aim)
+        kept = GRADIENT_EPOCHS if self.warmup is None else round(self.warmup.epochs)
+        epochs = gradient_epochs((method.scorer for method in self.methods), kept)
+        price = pricing.scoring(self.pool, self.passes, aim=self.aim, epochs=epochs)
         for reference in [*self.references.values(), *filter(None, [self.warmup])]:
             price += pricing.reference(self.pool, reference)
         budgets, tokens = [Budget.parse(text) for text in self.budgets], pricing.tokens(examples)

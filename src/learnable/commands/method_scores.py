@@ -10,7 +10,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from learnable.commands.experiment import Experiment
-from learnable.commands.prices import passes_for
+from learnable.commands.prices import gradient_epochs, passes_for
 from learnable.commands.score import said_by_target, score, vectors_of
 from learnable.commands.train import train
 from learnable.experiments import Method, SelectionCost
@@ -139,7 +139,8 @@ def _cost(
 ) -> SelectionCost:
     """Return what a method alone costs, with ``tokens`` of the pool whole and of its answers alone, at this pace."""
     per_role = {role: tokens["alone" if role in ("alone", "null") else "base"] for role in method.roles}
-    passed = sum(count * passes_for(role, aim) for role, count in per_role.items())
+    epochs = gradient_epochs([method.scorer], round(warmup.epochs))
+    passed = sum(count * passes_for(role, aim, epochs) for role, count in per_role.items())
     passed += tokens["base"] * (method.needs_vectors and vectors == "model")
     taught = tokens["base"] * method.reference.passes if method.needs_reference else 0.0
     taught += tokens["alone"] * method.reference.passes if "null" in per_role else 0.0

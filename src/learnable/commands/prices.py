@@ -1,27 +1,29 @@
 """What steps will cost, before they run: tokens by a sample of the rows, time and memory by a trial of the model."""
 
 import math
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import polars as pl
 
 from learnable.evaluators import Evaluation
-from learnable.measures import PASSES, Role, answers_alone, kinds_of, measure_of
+from learnable.measures import PASSES, Role, answers_alone, kinds_of, measure_of, roles_of
+from learnable.objects.gradients import GRADIENT_PASSES
 from learnable.runs.identity import fingerprint
 from learnable.runs.price import Price
 from learnable.runs.store import Store
+from learnable.scorers import LESS
 from learnable.settings import Aim, Reference, Tuning
-from learnable.types import Example, Message, ModelRef, Pool
+from learnable.types import Example, Message, ModelRef, Pool, Scorer
 
 if TYPE_CHECKING:
     from learnable.diagnosis.pace import Kind
     from learnable.models.rendering import Renderer
 
 GRADIENT_EPOCHS = 4
-"""Of a warm-up, at each of which gradients are taken."""
+"""Of a warm-up that is not made yet, at each of which gradients are taken."""
 SAMPLE = 256
 """Rows that are rendered to estimate how many tokens all have."""
 
@@ -97,6 +99,7 @@ class Pricing:
         needs: Collection[str] = (),
         store: Store | None = None,
         aim: Aim = Aim(),
+        epochs: int = GRADIENT_EPOCHS,
     ) -> Price:
         """Return the price of the passes of a table of scores.
 
@@ -106,6 +109,7 @@ class Pricing:
             needs: Columns that are measured.
             store: What is in it of the model itself costs nothing; of a reference all is counted.
             aim: How it is measured against a target, whose few rows are not counted.
+            epochs: At how many gradients are taken, see ``gradient_epochs``.
         """
         examples, price = list(pool.iter_examples()), Price()
         for role, name in PASSES.items():
@@ -117,7 +121,7 @@ class Pricing:
             counted = (
                 self._missing(examples, kinds, store, alone=alone) if own and kinds and store else examples
             )
-            price += self.measuring(counted, passes=round(passes_for(role, aim)), alone=alone)
+            price += self.measuring(counted, passes=passes_for(role, aim, epochs), alone=alone)
         return price
 
     def _missing(
@@ -197,10 +201,21 @@ def times(price: Price, count: int) -> Price:
     return sum([price] * count, Price())
 
 
-def passes_for(role: Role, aim: Aim) -> float:
+def gradient_epochs(scorers: Iterable[Scorer | None], kept: int = GRADIENT_EPOCHS) -> int:
+    """Return at how many epochs scorers take gradients, all together, of a warm-up that keeps so many."""
+    ways: dict[LESS, int] = {}
+    for scorer in scorers:
+        if scorer is not None and "gradient" in roles_of(scorer.needs):
+            how = scorer if isinstance(scorer, LESS) else LESS()
+            way = replace(how, checkpoints=None)
+            ways[way] = max(ways.get(way, 0), min(how.checkpoints or kept, kept))
+    return sum(ways.values())
+
+
+def passes_for(role: Role, aim: Aim, epochs: int) -> int:
     """Return how many passes over the pool a role costs, in tokens that are measured.
 
-    A gradient costs two passes more than a loss; so do the steps of a training.
+    A gradient costs two passes more than a loss, and is taken at so many ``epochs``; so do the steps of a training.
     """
     visits = math.ceil(aim.steps / aim.visit)
-    return {"gradient": 3.0 * GRADIENT_EPOCHS, "costate": 2.0 * visits, "words": 0.0}.get(role, 1.0)
+    return {"gradient": GRADIENT_PASSES * epochs, "costate": 2 * visits, "words": 0}.get(role, 1)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from learnable.commands.inputs import Network, is_made, look_up, pool_of, rows_of
 from learnable.commands.load import HELDOUT
 from learnable.commands.options import Flat, Output
+from learnable.commands.prices import GRADIENT_EPOCHS, gradient_epochs
 from learnable.measures import PASSES, Role, roles_of
 from learnable.objects.aiming import target_of_rows
 from learnable.objects.given import compared_with, finished
@@ -118,7 +119,14 @@ def score(
         links=links,
         says=[f"1 {name} pass over {len(pool):,} examples" for name in passes],
         awaits=awaits,
-        plan=lambda: network.pricing.scoring(pool, passes, needs=needs, store=kept, aim=aim),
+        plan=lambda: network.pricing.scoring(
+            pool,
+            passes,
+            needs=needs,
+            store=kept,
+            aim=aim,
+            epochs=gradient_epochs(methods.values(), _kept_epochs(warmup)),
+        ),
         work=work,
     )
     return run(step, output, dry_run=dry_run)
@@ -160,6 +168,13 @@ def _kept_losses(reference: str | None) -> bool:
     if reference is None or not (Path(reference) / DONE).is_file():
         return False
     return "loss after" in finished(reference, "train").facts
+
+
+def _kept_epochs(warmup: str | None) -> int:
+    """Return how many epochs a warm-up kept, or will usually keep."""
+    if warmup is None or not (Path(warmup) / DONE).is_file():
+        return GRADIENT_EPOCHS
+    return int(finished(warmup, "train").facts.get("kept epochs", GRADIENT_EPOCHS))
 
 
 def passes_of(roles: Collection[Role], vectors: Vectors) -> list[str]:

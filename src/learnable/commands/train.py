@@ -9,7 +9,7 @@ from learnable.commands.options import Flat, Output, Several
 from learnable.errors import UsageError
 from learnable.experiments import Init
 from learnable.objects.given import given_part
-from learnable.objects.training import ReferenceTraining
+from learnable.objects.training import ReferenceTraining, check_warmup
 from learnable.runs.records import Outcome
 from learnable.runs.step import run
 from learnable.settings import Loading, NewToken, NewTokens, Reading, Reference
@@ -56,7 +56,7 @@ def train(
     network = Network.of(model, loading, max_length=max_length, dry_run=dry_run)
     new = _new_tokens(tokens, init, reference)
     if keep_epochs:
-        _check_warmup(reference, new)
+        check_warmup(reference, new)
     look_up(reference.model, loading, reference=True)
     pool, loaded = pool_of(data, reading, output, dry_run=dry_run)
     inputs, given = {"pool": loaded.identity, "base": network.identity}, None
@@ -90,14 +90,6 @@ def _join_launcher() -> None:
         from learnable.training import join
 
         join()
-
-
-def _check_warmup(reference: Reference, new: NewTokens | None) -> None:
-    if reference.model is not None or reference.folds or new is not None:
-        raise UsageError(
-            "epochs are kept of one model that is trained here: no folds, no tokens, no model of your own",
-            hint="leave --folds, --tokens and --reference.model out",
-        )
 
 
 def _new_tokens(tokens: Sequence[str] | None, init: Init, reference: Reference) -> NewTokens | None:

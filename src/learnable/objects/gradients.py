@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 ROWS_AT_ONCE = 4_096
 """Sketches that are read at once."""
+GRADIENT_PASSES = 3
+"""What a pass with gradients counts for in what a score costs, in passes without."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,7 +185,7 @@ class _Checkpoint:
         """Measure what is missing."""
         from learnable.training.target_gradients import gradient_tokens
 
-        self._passes.tokens += take(
+        self._passes.tokens += GRADIENT_PASSES * take(
             self.model,
             [measure],
             rendered,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from learnable.data import pool_identity, prompt_key
+from learnable.errors import UsageError
 from learnable.measures import answers_alone
 from learnable.objects.given import checked_settings, length_limit, render_rows
 from learnable.objects.model import Scratch, as_model
@@ -68,6 +69,19 @@ def train(
     return ReferenceModel(trained=run(step, scratch.folder if scratch else output or ""), scratch=scratch)
 
 
+def check_warmup(reference: Reference, new: NewTokens | None = None) -> None:
+    """Refuse to keep epochs of several models, or of one that is not trained here.
+
+    Raises:
+        UsageError: If that is asked for.
+    """
+    if reference.model is not None or reference.folds or new is not None:
+        raise UsageError(
+            "epochs are kept of one model that is trained here: no folds, no tokens, no model of your own",
+            hint="leave --folds, --tokens and --reference.model out",
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class ReferenceTraining:
     """What is to be trained.
@@ -95,6 +109,10 @@ class ReferenceTraining:
     processes: int = 1
     keep_epochs: bool = False
     layers: Literal["linear", "attention"] = "linear"
+
+    def __post_init__(self) -> None:
+        if self.keep_epochs:
+            check_warmup(self.reference, self.new)
 
     def step(self, inputs: Mapping[str, str], **more: Any) -> Step:
         """Return the step, with the identities of its ``pool``, ``base`` and what is ``given``, and what else it has."""
