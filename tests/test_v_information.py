@@ -9,8 +9,9 @@ import pytest
 import learnable as ln
 from learnable.errors import UsageError
 from learnable.scorers.v_information import PVI, Hardness, HardNotWrong, PVIZero
-from learnable.selectors import SpreadTop
+from learnable.selectors import SpreadTop, choose
 from learnable.testing import toy_examples
+from learnable.types import Budget
 
 
 def frame(null, after, tokens):
@@ -73,6 +74,20 @@ def test_only_the_best_are_spread():
     vectors = np.eye(4, dtype=np.float32)
     picks = SpreadTop(multiple=1)(np.array([1, 4, 3, 2], dtype=np.float32), k=2, vectors=vectors)
     assert sorted(picks.index.tolist()) == [1, 2]
+
+
+def test_only_the_best_are_spread_within_a_budget_in_tokens():
+    # Of the shortest rows alone, a fifth of the tokens would hold most of the pool.
+    rng = np.random.default_rng(0)
+    tokens = rng.lognormal(4, 1, size=100).astype(int).tolist()
+    names = [f"{place:03}" for place in range(100)]
+    frame = pl.DataFrame({"id": names, "tokens": tokens, "score": np.arange(100.0) / 100})
+    vectors = rng.normal(size=(100, 4)).astype(np.float32)
+    budget = sum(tokens) // 5
+    kept = choose(frame, by="score", budget=Budget(tokens=budget), selector=SpreadTop(), vectors=vectors).kept
+    spent = frame.filter(pl.col("id").is_in(kept["id"].to_list()))["tokens"].sum()
+    assert 0.9 * budget <= spent <= budget
+    assert min(kept["id"]) >= "020"
 
 
 @pytest.fixture(scope="module")

@@ -123,6 +123,7 @@ def choose(
         equal="equal" in (per_source, per_cluster),
         rng=rng,
         pinned=pinned,
+        by_count=getattr(method, "by_count", False),
     )
     if not pinned.any() and not len(picked):
         raise SelectionError(

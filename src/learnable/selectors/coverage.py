@@ -131,6 +131,7 @@ class SpreadTop:
     """
 
     needs_vectors: ClassVar[bool] = True
+    by_count: ClassVar[bool] = True
     multiple: float = 3.0
 
     def __post_init__(self) -> None:
