@@ -35,7 +35,7 @@ METHODS = (
     "target_drop",
     "relevance/round_robin",
     "less",
-    "pds@curvature=false",
+    "pds",
     "dsir",
     "longest",
     "k_center",
