@@ -3,7 +3,7 @@
 import polars as pl
 import pytest
 
-from learnable.commands.compare import _apart, compare
+from learnable.commands.compare import apart, compare
 from learnable.commands.load import load
 from learnable.errors import UsageError
 from learnable.evaluators import Evaluation
@@ -93,10 +93,10 @@ def test_rows_of_the_target_that_are_held_out_of_the_data_are_not_judged_on(rows
     held_out = [
         Evaluation(label="heldout", evaluator=None, examples=toy_examples(8, seed=9) + toy_examples(2))
     ]
-    (found,) = _apart(target, ["heldout"], held_out)
+    (found,) = apart(target, ["heldout"], held_out)
     assert [each.id for each in found.examples] == [each.id for each in toy_examples(2)]
     with pytest.raises(UsageError, match="has rows of the target"):
-        _apart(target, ["heldout:file.jsonl"], held_out)
+        apart(target, ["heldout:file.jsonl"], held_out)
 
 
 def test_a_target_that_is_the_evaluation_is_refused(rows, tiny, tmp_path):

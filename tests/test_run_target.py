@@ -137,6 +137,20 @@ def test_target_without_seeds_trains_nothing(rows, tiny, tmp_path):
     assert list(outcomes)[-1] == "report"
 
 
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_a_target_that_leaves_nothing_to_judge_on_is_refused_before_anything_is_measured(
+    dry_run, rows, tiny, tmp_path
+):
+    task = write_messages(toy_examples(1, seed=9), tmp_path / "one.jsonl")
+    with pytest.raises(UsageError, match="held back to judge on"):
+        run_target((rows[0], task), tiny, tmp_path / "runs", dry_run=dry_run)
+
+
+def test_a_test_that_is_the_target_is_refused_before_anything_is_measured(rows, tiny, tmp_path):
+    with pytest.raises(UsageError, match="has rows of the target"):
+        run_target(rows, tiny, tmp_path, test=str(rows[1]), dry_run=True)
+
+
 def test_a_dry_run_of_target_prices_the_comparison(rows, tiny, tmp_path):
     outcomes = run_target(rows, tiny, tmp_path / "none", dry_run=True)
     assert outcomes["comparison"].price.tokens > 0

@@ -121,7 +121,7 @@ def compare(
     if held_back:
         evaluations[0] = replace(evaluations[0], label="target, held back")
     if aimed is not None:
-        evaluations = _apart(aimed, asked, evaluations)
+        evaluations = apart(aimed, asked, evaluations)
     comparison = _Comparison(
         experiment=Experiment(
             network=network, tuning=tuning, seeds=seeds, confidence=confidence, store=Path(store)
@@ -302,7 +302,7 @@ def _target_of(
     return loaded, [f"heldout:{heldout_of(loaded)}"] if back else []
 
 
-def _apart(target: Outcome, asked: Sequence[str], evaluations: Sequence[Evaluation]) -> list[Evaluation]:
+def apart(target: Outcome, asked: Sequence[str], evaluations: Sequence[Evaluation]) -> list[Evaluation]:
     """Return evaluations that have no row that the choice is aimed at.
 
     What is held out of the data is judged on without them.

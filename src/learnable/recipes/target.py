@@ -6,11 +6,12 @@ from typing import Annotated, Any
 
 from learnable import commands
 from learnable.commands import load, report, score
-from learnable.commands.compare import HOLDOUT_SHARE, TARGET_HELD_BACK, heldout_of
+from learnable.commands.compare import HOLDOUT_SHARE, TARGET_HELD_BACK, apart, heldout_of
 from learnable.commands.inputs import look_up
 from learnable.commands.options import Flat, Listed
 from learnable.commands.select import Selecting
 from learnable.errors import UsageError
+from learnable.evaluators import evaluations_of
 from learnable.experiments import parse_method
 from learnable.objects.scoring import Vectors
 from learnable.recipes.choosing import choose, load_pool
@@ -91,6 +92,14 @@ def target(
     look_up(model, loading)
     pool = load_pool(run, data, budget, reading, holdout=holdout if seeds else 0.0)
     task = run.step("target", load, [target], holdout=0.0 if test or not seeds else TARGET_HELD_BACK)
+    if seeds and test:
+        judged_on = f"heldout:{test}"
+        apart(task, [judged_on], evaluations_of([judged_on]))
+    elif seeds and not task.facts["held out"]:
+        raise UsageError(
+            f"of {task.facts['examples']} rows of the target none can be held back to judge on",
+            hint="give more rows of the task, or others with --test FILE, or --seeds 0 to train nothing",
+        )
     network: dict[str, Any] = {"model": model, "loading": loading, "max_length": max_length}
     aimed: dict[str, Any] = {"target": task.path, "aim": aim, "store": run.store}
     formulas: dict[str, Any] = {"scorers": list(scorers), "vectors": vectors}
