@@ -86,8 +86,7 @@ def score(
     awaits = [*network.awaits, *([] if made else ["after the reference"])]
     inputs = {"pool": loaded.identity} | ({} if network.awaits else {"base": network.identity})
     links, kept = {"pool": loaded.folder}, Store(Path(store))
-    if not awaits:
-        _add_references(given, network.ref, inputs, links)
+    _add_references({} if awaits else given, network.ref, inputs, links)
     if aimed is not None:
         inputs["target"], links["target"] = target_of_rows(_target_rows(*aimed)).identity, aimed[1].folder
 
@@ -106,9 +105,10 @@ def score(
             store=kept,
         )
         table.write(folder)
-        tokens = table.costs["score"].tokens
-        return Finished(facts=table.facts, tokens=tokens, pool_tokens=table.facts["tokens"])
+        facts, cost = table.facts, table.costs["score"]
+        return Finished(facts=facts, tokens=cost.tokens, pool_tokens=facts["tokens"])
 
+    epochs = gradient_epochs(methods.values(), _kept_epochs(warmup))
     parameters: dict[str, Any] = {"max_length": network.longest, "vectors": vectors}
     parameters["scorers"] = {name: fingerprint(method) for name, method in methods.items()}
     step = Step(
@@ -119,14 +119,7 @@ def score(
         links=links,
         says=[f"1 {name} pass over {len(pool):,} examples" for name in passes],
         awaits=awaits,
-        plan=lambda: network.pricing.scoring(
-            pool,
-            passes,
-            needs=needs,
-            store=kept,
-            aim=aim,
-            epochs=gradient_epochs(methods.values(), _kept_epochs(warmup)),
-        ),
+        plan=lambda: network.pricing.scoring(pool, passes, needs=needs, store=kept, aim=aim, epochs=epochs),
         work=work,
     )
     return run(step, output, dry_run=dry_run)

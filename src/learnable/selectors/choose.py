@@ -129,9 +129,12 @@ def choose(
         raise SelectionError(
             f"none of the best examples fits the budget of {budget}", hint="raise the budget"
         )
-    how = f"among the best by {by}" if isinstance(method, TopK) else f"picked by {type(method).__name__}"
-    kept, dropped = _kept_and_dropped(frame["id"], values, pinned, picked, gain, reasons, how)
+    kept, dropped = _kept_and_dropped(frame["id"], values, pinned, picked, gain, reasons, _way(method, by))
     return Selection(kept=kept, dropped=dropped, by=by, budget=budget)
+
+
+def _way(method: Selector, by: str) -> str:
+    return f"among the best by {by}" if isinstance(method, TopK) else f"picked by {type(method).__name__}"
 
 
 def _kept_and_dropped(
