@@ -365,7 +365,10 @@ def test_a_wrong_type_or_name_gets_a_sentence(wrong, tiny, path, model, scores):
 
 
 def test_vectors_are_written_where_a_row_has_none(tiny, tmp_path):
-    rows = [{"instruction": "one two three " * 200, "output": "four"}, {"instruction": "who?", "output": "cat"}]
+    rows = [
+        {"instruction": "one two three " * 200, "output": "four"},
+        {"instruction": "who?", "output": "cat"},
+    ]
     scores = ln.score(rows, ln.Model(str(tiny)), scorers=["length"], vectors="model")
     scores.write(tmp_path)
     assert pl.read_parquet(tmp_path / "vectors.parquet")["vector"].is_null().to_list() == [True, False]

@@ -120,7 +120,7 @@ def test_target_chooses_and_compares_with_a_random_draw(rows, tiny, tmp_path):
     steps = ["pool", "target", "scores", "selection", "report", "comparison", "verdict"]
     assert list(outcomes) == steps
     table = pl.read_parquet(outcomes["comparison"].folder / "table.parquet")
-    assert set(table["method"]) == {"untuned", "random", "target_learnability"}
+    assert set(table["method"]) == {"untuned", "random", "relevance/round_robin"}
     assert set(table["evaluation"]) == {"heldout:heldout.jsonl"} or table["evaluation"].n_unique() == 2
 
 

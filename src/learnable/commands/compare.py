@@ -42,7 +42,8 @@ from learnable.scorers import SCORERS
 from learnable.settings import Aim, Loading, Reading, Reference, Tuning, WarmUp
 from learnable.types import Budget, Pool
 
-BY, BY_TARGET = ("learnability", "ifd", "longest"), ("target_learnability", "relevance", "longest")
+BY = ("learnability", "ifd", "longest")
+BY_TARGET = ("relevance/round_robin", "dsir", "target_learnability", "longest")
 RESERVED = ("source", "truncated", "undefined", *COLUMNS, *SCORERS)
 """Columns that a table of scores has anyway: no selection of somebody else can go by these names."""
 HOLDOUT_SHARE = 0.1
@@ -86,7 +87,8 @@ def compare(
             evaluation given, a part of it is held back to judge on, beside a tenth of the data.
         by: Methods, each NAME@key=value/SELECTOR: a score, a selector, longest, shortest, full, or a column of
             booleans in the data; such as learnability@folds=2 or ifd/diverse_top_k. Learnability, IFD and the longest
-            answers when not given; with a target target_learnability, relevance and the longest.
+            answers when not given; with a target relevance/round_robin, dsir,
+            target_learnability and the longest.
         evaluate: Evaluations, each NAME:PATH@key=value, such as heldout:eval.jsonl (see `learnable list`). `heldout`
             alone, which holds when none is given, sets a tenth of the data aside.
         budget: 15% (of the tokens of the pool) or 50000tokens, one or several; also as --budget.tokens 10000 30000.

@@ -114,7 +114,7 @@ def in_turns(
     if said is None:
         raise SelectionError(
             f"{by} does not tell what each row of a target says of an example",
-            hint="score with --target FILE, and select by relevance or less",
+            hint="select by relevance or less, scored with --target FILE; or give --selector top_k",
         )
     return said[:, turns_of(list(subtasks))] if said.shape[1] == len(subtasks) else said
 

@@ -19,7 +19,7 @@ from learnable.recipes.run import Run, recipe
 from learnable.settings import Aim, Loading, Reading, Reference, Tuning
 from learnable.types import Budget
 
-SCORERS = ("target_learnability", "target_drop")
+SCORERS = ("relevance",)
 
 _BESIDE = {"by", "selector", "export", "license", "seed"}
 """What stands in the name of a way to choose, or does not change what is chosen; the seeds are those of a comparison."""
@@ -31,7 +31,8 @@ _COMPARED = {"lowest", "per_source", "per_cluster", "clusters", "max_similarity"
 class ByTarget(Selecting):
     """How to choose towards a target; see ``Selecting`` for the fields."""
 
-    by: str = "target_learnability"
+    by: str = "relevance"
+    selector: str = "round_robin"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,11 +64,10 @@ def target(
 ) -> None:
     """Choose the rows of a large pool that help a task of which you have a few rows, and see whether they did.
 
-    The default score is learnability pointed at the task: fine-tune on the few rows, and keep the rows of the pool
-    whose loss falls most, relative to where it stood. It costs a short training and two passes over the pool, and no
-    gradient of it. Another score goes with `--scorers relevance --by relevance --selector round_robin`; for gradients
-    see `learnable run less`. Then the model is trained on the choice and on random draws of as many tokens, and judged
-    on rows of the task that nothing was aimed at, and on rows of the pool.
+    By default each row of the task in turn takes the row of the pool that the model sees most alike (relevance, RDS+,
+    arXiv 2503.01807): one pass over the pool. Another score goes with `--scorers dsir --by dsir --selector top_k`; for
+    gradients see `learnable run less`. Then the model is trained on the choice and on random draws of as many tokens,
+    and judged on rows of the task that nothing was aimed at, and on rows of the pool.
 
     Args:
         data: Files (.jsonl, .json, .csv, .parquet ...), folders and patterns of them, or hub ids.
