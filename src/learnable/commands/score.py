@@ -18,9 +18,9 @@ from learnable.measures import PASSES, Role, roles_of
 from learnable.objects.aiming import target_of_rows
 from learnable.objects.given import compared_with, finished
 from learnable.objects.model import Model
-from learnable.objects.results import BY_TARGET, VECTORS
+from learnable.objects.results import BY_TARGET, VECTORS, as_array
 from learnable.objects.rows import Rows, read
-from learnable.objects.scoring import Vectors, as_array, methods_of, needs_of
+from learnable.objects.scoring import Vectors, methods_of, needs_of
 from learnable.objects.scoring import score as measured
 from learnable.runs.identity import fingerprint, source_of
 from learnable.runs.records import DONE, Outcome

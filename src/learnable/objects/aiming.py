@@ -16,6 +16,7 @@ from learnable.objects.given import compared_with, render_rows
 from learnable.objects.gradients import GradientPasses, KeptWarmUp
 from learnable.objects.model import Model
 from learnable.objects.passes import Passes
+from learnable.objects.results import as_array
 from learnable.objects.rows import Rows
 from learnable.objects.training import train
 from learnable.runs.identity import fingerprint
@@ -173,8 +174,9 @@ class Against:
         """Return the cosine of each example's vector to that of each row of the target, List(Float32) (n,)."""
         own = self.passes.vectors(rendered, self.frame)
         theirs = self.passes.vectors(self._aimed, lengths(self._aimed))
-        vectors = _array(own, width=len(theirs[0]))
-        cosines = unit(vectors) @ unit(_array(theirs, width=len(theirs[0]))).T  # (n, t)
+        aims = as_array(theirs)
+        vectors = as_array(own, width=aims.shape[1])
+        cosines = unit(vectors) @ unit(aims).T  # (n, t)
         cosines[~np.isfinite(vectors).all(axis=1)] = np.nan
         self._says["similarities"] = cosines
         return pl.Series("similarities", list(cosines), dtype=pl.List(pl.Float32))
@@ -246,9 +248,3 @@ def target_of_rows(rows: Rows) -> Target:
 
 def _text(example: Example) -> str:
     return "\n".join(turn.content for turn in example.messages if turn.role in ("user", "assistant"))
-
-
-def _array(vectors: pl.Series, *, width: int) -> NDArray[np.float32]:
-    """Return vectors as one array, (n, d); NaN where there is none."""
-    rows = [np.full(width, np.nan) if row is None else row.to_numpy() for row in vectors]
-    return np.array(rows, dtype=np.float32).reshape(len(rows), width)

@@ -130,3 +130,15 @@ class Picked:
     def to_dataset(self) -> "Dataset":
         """Return the chosen rows as a ``datasets.Dataset``, in the order of the input."""
         return self.scores.rows.dataset(self.kept["id"])
+
+
+def as_array(vectors: pl.Series, *, width: int = 0) -> NDArray[np.float32]:
+    """Return vectors as one array, (n, d); an example without a vector has NaN in it.
+
+    Args:
+        vectors: List(Float32) (n,), null where there is none.
+        width: What d is where no example has a vector.
+    """
+    rows = vectors.to_list()
+    width = max((len(row) for row in rows if row is not None), default=width)
+    return np.array([row if row is not None else [np.nan] * width for row in rows], dtype=np.float32)

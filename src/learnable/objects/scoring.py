@@ -26,7 +26,7 @@ from learnable.objects.given import Compared, compared_with, length_limit, rende
 from learnable.objects.gradients import warm_up_of
 from learnable.objects.model import Model, as_model
 from learnable.objects.passes import Passes
-from learnable.objects.results import ReferenceModel, ScoreTable
+from learnable.objects.results import ReferenceModel, ScoreTable, as_array
 from learnable.objects.rows import as_rows
 from learnable.pages.selection_facts import spearman
 from learnable.runs.price import Cost, peak_memory_bytes
@@ -256,13 +256,6 @@ def _vectors(
     from learnable.models.static_embedding import StaticEmbedder
 
     return np.asarray(StaticEmbedder().embed(examples), dtype=np.float32)
-
-
-def as_array(vectors: pl.Series) -> NDArray[np.float32]:
-    """Return vectors as one array, (n, d); an example without a vector has NaN in it."""
-    rows = vectors.to_list()
-    width = max((len(row) for row in rows if row is not None), default=0)
-    return np.array([row if row is not None else [np.nan] * width for row in rows], dtype=np.float32)
 
 
 def _facts(
