@@ -177,3 +177,8 @@ def _unrolled(network, pool, target, *, steps, rate):
         point = {name: point[name] - rate * g for name, g in zip(names, gradients, strict=True)}
         total = total + sum(loss(point, row) for row in target) / len(target)
     return -torch.autograd.grad(total, weights)[0].numpy()
+
+
+def test_no_step_is_gone_back_to_before_the_last_that_is_visited():
+    # Of nine steps, by fours, 8, 4 and 0 are visited; of eight 7 and 3, and what stands before 3 is not needed.
+    assert [len(worth(steps=steps, visit=4).lengths) - 1 for steps in (9, 8)] == [9, 5]

@@ -54,7 +54,7 @@ class Worth:
 
     ``scores`` float64 (n,), higher helps more; ``halves`` (2, n) are those of every other visit. ``target_before`` and
     ``target_after`` are the target's loss at either end of the training in nats per token; ``lengths`` the norms of the
-    costate, the last step first.
+    costate, the last step first, as far back as the pool was visited.
     """
 
     scores: NDArray[np.float64]
@@ -115,8 +115,9 @@ def worth_of_rows(
                 number=count, costate=costate, scores=np.zeros((2, len(pool))), lengths=lengths, step=step
             )
         progress.advance(count - back.number)
+        last = (count - 1) % visit  # no earlier step is visited, so the costate there is not needed
         between = dict[int, torch.Tensor]()
-        for number in range(back.number - 1, -1, -1):
+        for number in range(back.number - 1, last - 1, -1):
             if number not in between:
                 between = _segment(points, number, batches, training, rate=rate)
             here, costate = between.pop(number), back.costate
@@ -131,6 +132,7 @@ def worth_of_rows(
                 with replacing(state) as part:
                     torch.save(vars(back) | {"scores": torch.from_numpy(back.scores)}, part)
             progress.advance(1)
+        progress.advance(last)
     return Worth(
         scores=back.scores.sum(axis=0),
         halves=back.scores,
