@@ -13,6 +13,7 @@ from learnable.data.target import shared_with_target
 from learnable.errors import SelectionError, UsageError
 from learnable.measures.importance import BUCKETS, log_importance
 from learnable.objects.aiming import target_of_rows
+from learnable.runs.progress import say_once
 from learnable.scorers.target import Relevance, TargetDrop, TargetLearnability
 from learnable.selectors import GumbelTopK, RoundRobin, turns_of
 from learnable.settings import Aim
@@ -73,6 +74,7 @@ def test_what_is_held_back_of_a_target_is_not_chosen_from_either(tmp_path):
 
 
 def test_few_rows_are_said_to_be_few(capsys):
+    say_once.cache_clear()
     assert len(target_of_rows(ln.read([row("a?", "one")]))) == 1
     assert "fewer than 3" in capsys.readouterr().err
 

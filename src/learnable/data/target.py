@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from learnable.data.overlap import contamination, spoken
 from learnable.data.pool import pool_identity
 from learnable.runs.identity import fingerprint
-from learnable.runs.progress import say
+from learnable.runs.progress import say_once
 from learnable.types import Example, Pool
 
 SUBTASK = "subtask"
@@ -49,7 +49,7 @@ def target_of(pool: Pool, named: Sequence[str | None], *, held_back: Sequence[Ex
         held_back: Other rows of the task, kept apart to judge on.
     """
     if len(pool) < FEW:
-        say(f"the target has {len(pool)} rows: fewer than {FEW} say little about a task")
+        say_once(f"the target has {len(pool)} rows: fewer than {FEW} say little about a task")
     subtasks = [name or source for name, source in zip(named, pool.examples["source"], strict=True)]
     return Target(
         examples=list(pool.iter_examples()),
@@ -75,5 +75,7 @@ def shared_with_target(pool: Pool, target: Target) -> list[str | None]:
     ids = pool.examples["id"].to_list()
     found = ["in the target: the same row" if name in own else reasons.get(name) for name in ids]
     if count := len(found) - found.count(None):
-        say(f"{count:,} of {len(pool):,} rows of the pool are rows of the target, and are not chosen from")
+        say_once(
+            f"{count:,} of {len(pool):,} rows of the pool are rows of the target, and are not chosen from"
+        )
     return found
