@@ -48,6 +48,8 @@ RESERVED = ("source", "truncated", "undefined", *COLUMNS, *SCORERS)
 """Columns that a table of scores has anyway: no selection of somebody else can go by these names."""
 HOLDOUT_SHARE = 0.1
 """Of the pool, for `--evaluate heldout` without a file."""
+OF_TARGET = "target, held back"
+"""What the evaluation on held-back rows of a target is called."""
 TARGET_HELD_BACK = 0.3
 """Of a target, to judge on where no evaluation is given."""
 
@@ -120,9 +122,10 @@ def compare(
     if any("gradient" in method.roles for method in methods):
         check_warmup(warmup)
     evaluations = evaluations_of(asked, heldout=heldout_of(loaded) if holdout else None)
-    if held_back:
-        evaluations[0] = replace(evaluations[0], label="target, held back")
     if aimed is not None:
+        own = f"heldout:{aimed.folder / HELDOUT}"
+        named = zip(asked, evaluations, strict=True)
+        evaluations = [replace(each, label=OF_TARGET) if text == own else each for text, each in named]
         evaluations = apart(aimed, asked, evaluations)
     comparison = _Comparison(
         experiment=Experiment(
