@@ -1,11 +1,13 @@
 """Which trainings a comparison makes of its methods, budgets and seeds."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
+import polars as pl
 import pytest
 
 from learnable.experiments import Arm, arms_of, parse_methods
+from learnable.objectives import DPO
 from learnable.settings import Reference, Tuning
 from learnable.types import ModelRef, Rendered
 
@@ -114,6 +116,11 @@ def test_only_what_draws_chooses_anew_for_each_seed():
     assert len({arm.ids for arm in of(found, "random")}) == 2
 
 
+@dataclass(frozen=True)
+class InFileOrder:
+    """A sampler, of which only the identity matters here."""
+
+
 ABC = tuple(row(name, 10, 3) for name in "abc")
 ARM = Arm(
     label="ifd",
@@ -150,11 +157,21 @@ def test_another_model_or_rendering_has_a_folder_of_its_own(other):
         {"tuning": Tuning(steps=3)},
         {"tuning": Tuning(steps=2, seed=1)},
         {"tuning": Tuning(steps=2, learning_rate=1e-3)},
+        {"objective": DPO(), "stages": ((*ABC, ABC[0]),)},
+        {"stored": pl.DataFrame({"id": list("abc"), "reference_nll": [1.0, 2.0, 3.0]})},
+        {"sampler": InFileOrder()},
     ],
     ids=lambda other: str(next(iter(other.items())))[:30],
 )
 def test_other_trainings_have_folders_of_their_own(other):
     assert replace(ARM, **other).names(**PLACE) != ARM.names(**PLACE)
+
+
+def test_answers_that_change_places_within_an_example_are_another_training():
+    pairs = replace(ARM, objective=DPO(), stages=((*ABC, ABC[0]),))
+    a, b, c = ABC
+    assert replace(pairs, stages=((c, a, a, b),)).names(**PLACE) == pairs.names(**PLACE)
+    assert replace(pairs, stages=((b, a, c, a),)).names(**PLACE) != pairs.names(**PLACE)
 
 
 def test_stages_share_the_folders_of_what_came_before():

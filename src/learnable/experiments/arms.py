@@ -1,13 +1,19 @@
 """Arms: what one training sees, and how."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+
+import polars as pl
 
 from learnable.errors import UsageError, did_you_mean
+from learnable.objectives import NLL, Objective
 from learnable.runs.identity import fingerprint
 from learnable.settings import Tuning
 from learnable.types import ModelRef, Rendered
+
+if TYPE_CHECKING:
+    from learnable.training import Sampler, Trained
 
 UNTUNED = "untuned"
 Init = Literal["random", "mean", "description"]
@@ -21,8 +27,14 @@ class Arm:
         label: Names it in tables; arms of several budgets or seeds share a label.
         seed: Of what was drawn, and of the training.
         base: The model that it starts from.
-        stages: What it trains on, one stage after the other; none for a model as it is.
+        stages: What it trains on, one stage after the other; none for a model as it is. Where an example has several
+            answers, they lie one after the other.
         tuning: How it trains; its seed and steps are those of this arm.
+        objective: What is lowered.
+        stored: What the objective reads of each answer, by its ``id``.
+        sampler: Which examples each step takes, as for ``fine_tune``; a frozen dataclass, so that it has an identity.
+            Examples of about one length when not given.
+        given: The training, where it is done already; ``stages`` say what it saw.
         budget_tokens: What was asked for; None for what has no budget.
         token_ids: Tokens whose rows of the embedding are trained beside the adapters.
         columns: Figures to show beside the numbers of examples and tokens.
@@ -33,19 +45,32 @@ class Arm:
     base: ModelRef
     stages: tuple[tuple[Rendered, ...], ...]
     tuning: Tuning
+    objective: Objective = NLL()
+    stored: pl.DataFrame | None = None
+    sampler: "Callable[[Sequence[tuple[Rendered, ...]], Tuning], Sampler] | None" = None
+    given: "Trained | None" = None
     budget_tokens: int | None = None
     token_ids: tuple[int, ...] = ()
     columns: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def rows(self) -> list[Rendered]:
-        """The examples of all stages, in the order picked."""
+        """The answers of all stages, in the order picked."""
         return [row for stage in self.stages for row in stage]
 
     @property
     def ids(self) -> tuple[str, ...]:
         """Their ids."""
         return tuple(row.id for row in self.rows)
+
+    @property
+    def examples_by_stage(self) -> list[list[tuple[Rendered, ...]]]:
+        """The examples of each stage, each with its answers."""
+        answers = self.objective.answers
+        return [
+            [stage[start : start + answers] for start in range(0, len(stage), answers)]
+            for stage in self.stages
+        ]
 
     @property
     def tokens(self) -> int:
@@ -58,7 +83,7 @@ class Arm:
         return sum(int(row.mask.sum()) for row in self.rows)
 
     def names(self, *, base: str, rendering: str, max_length: int) -> list[str]:
-        """Return the name of each stage's folder: a fingerprint of all that its model depends on, in any order of the ids.
+        """Return the name of each stage's folder: a fingerprint of all that its model depends on, in any order of examples.
 
         Args:
             base: Identity of the model that it starts from.
@@ -67,7 +92,14 @@ class Arm:
         """
         made: list[object] = [base, rendering, max_length, self.tuning]
         made += [{"token_ids": self.token_ids}] if self.token_ids else []
-        ids = [sorted(row.id for row in stage) for stage in self.stages]
+        made += [{"objective": self.objective}] if self.objective != NLL() else []
+        if self.stored is not None:
+            made.append({"stored": self.stored.sort("id").to_dict(as_series=False)})
+        made += [{"sampler": self.sampler}] if self.sampler is not None else []
+        ids = list[list[Any]]()
+        for stage in self.examples_by_stage:
+            examples = [[answer.id for answer in example] for example in stage]
+            ids.append(sorted(examples if self.objective.answers > 1 else [each[0] for each in examples]))
         return [fingerprint([*made, *ids[:end]])[:16] for end in range(1, len(ids) + 1)]
 
 

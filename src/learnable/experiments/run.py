@@ -139,19 +139,25 @@ def _train(arms: Sequence[Arm], *, max_length: int, store: Path) -> "tuple[list[
     trainings, tokens = list[Trained | None](), 0
     for number, arm in enumerate(arms, start=1):
         label = f"training {number} of {len(arms)}: {arm.label}, seed {arm.seed}"
-        names = arm.names(**identities(arm.base), max_length=max_length) if arm.stages else []
+        if arm.given is not None or not arm.stages:
+            trainings.append(arm.given)
+            continue
+        names = arm.names(**identities(arm.base), max_length=max_length)
         stages = list[Trained]()
-        for name, rows in zip(names, arm.stages, strict=True):
+        for name, examples in zip(names, arm.examples_by_stage, strict=True):
             start = stages[-1].folder if stages else None
             whole = start is not None and arm.tuning.method == "full"
             # Two experiments may share a store, and an arm.
             with locked(store / "arms" / f"{name}.lock"):
                 trained = fine_tune(
                     replace(arm.base, name=str(start)) if whole else arm.base,
-                    rows,
+                    examples,
                     store / "arms" / name,
                     tuning=arm.tuning,
                     label=label + (f", stage {len(stages) + 1}" if len(names) > 1 else ""),
+                    objective=arm.objective,
+                    columns=arm.stored,
+                    sampler=arm.sampler,
                     token_ids=arm.token_ids,
                     start=None if whole else start,
                 )
@@ -159,8 +165,7 @@ def _train(arms: Sequence[Arm], *, max_length: int, store: Path) -> "tuple[list[
             stages.append(trained)
         # Of several stages, the model of the last, and the cost of all.
         costs = {name: sum(getattr(each, name) for each in stages) for name in ("tokens", "steps", "seconds")}
-        done = replace(stages[-1], **costs, ran=any(each.ran for each in stages)) if stages else None
-        trainings.append(done)
+        trainings.append(replace(stages[-1], **costs, ran=any(each.ran for each in stages)))
     return trainings, tokens
 
 
@@ -201,7 +206,7 @@ def _arm_frame(arms: Sequence[Arm], trained: "Sequence[Trained | None]") -> pl.D
             "arm": arm.label,
             "budget_tokens": arm.budget_tokens,
             "seed": arm.seed,
-            "examples": len(arm.rows),
+            "examples": sum(map(len, arm.examples_by_stage)),
             **arm.columns,
             "tokens": arm.tokens,
             "response_tokens": arm.response_tokens,

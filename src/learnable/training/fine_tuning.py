@@ -65,7 +65,7 @@ def fine_tune(
     label: str,
     objective: Objective = NLL(),
     columns: pl.DataFrame | None = None,
-    sampler: Callable[[Sequence[tuple[Rendered, ...]], Tuning], Sampler] = length_grouped,
+    sampler: Callable[[Sequence[tuple[Rendered, ...]], Tuning], Sampler] | None = None,
     token_ids: Sequence[int] = (),
     start: Path | None = None,
     processes: int = 1,
@@ -85,7 +85,8 @@ def fine_tune(
         label: What the progress bar says.
         objective: What is lowered.
         columns: What the objective needs of each answer, by its ``id``.
-        sampler: Which examples each step takes, given those that are left, in the order of their ids, and ``tuning``.
+        sampler: Which examples each step takes, given those that are left, in the order of their ids, and ``tuning``;
+            batches of examples of about one length when not given.
         token_ids: With LoRA: tokens whose rows of the embedding are trained beside the adapters.
         start: With LoRA: an adapter of the same model to go on from.
         processes: Share each batch among so many processes of this machine, to the same result up to rounding. Under a
@@ -118,7 +119,7 @@ def fine_tune(
             label=label,
             objective=objective,
             columns=_needed(columns, examples, objective),
-            sampler=sampler,
+            sampler=sampler or length_grouped,
             token_ids=tuple(token_ids),
             start=start,
             keep_losses=keep_losses,
