@@ -20,7 +20,7 @@ from learnable.errors import DataError, TrainError, UsageError
 from learnable.models.language_model import LanguageModel
 from learnable.models.packing import padded
 from learnable.models.rendering import Renderer
-from learnable.objectives import DPO, NLL, OBJECTIVES
+from learnable.objectives import DPO, NLL, OBJECTIVES, LinearMargin
 from learnable.settings import Tuning
 from learnable.testing import check_objective, toy_examples
 from learnable.training import checkpoints, fine_tune, fine_tuning, memory
@@ -307,6 +307,30 @@ class TestDPO:
         options = {"tuning": TUNING, "label": "t", "objective": DPO(), "columns": columns}
         with pytest.raises(TrainError, match="takes 2 answers of an example"):
             fine_tune(ref, rendered, tmp_path, **options)
+
+
+def test_a_training_ends_where_its_objective_says_so_killed_or_not(
+    ref, rendered, columns, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(checkpoints, "CHECKPOINT_EVERY_S", 0.0)
+    objective = LinearMargin(beta=1.0, max_h=20.0)
+    options = {"tuning": replace(TUNING, epochs=9), "label": "t", "objective": objective, "columns": columns}
+    given, step = examples(rendered, objective), Loop.step
+    whole = fine_tune(ref, given, tmp_path / "whole", **options)
+    assert 1 < whole.steps < 27
+
+    def killed(self):
+        step(self)
+        if self.ended:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as dying:
+        dying.setattr(Loop, "step", killed)
+        with pytest.raises(KeyboardInterrupt):
+            fine_tune(ref, given, tmp_path / "killed", **options)
+    assert fine_tune(ref, given, tmp_path / "killed", **options).steps == whole.steps
+    one, two = (load_file(tmp_path / each / "adapter_model.safetensors") for each in ("whole", "killed"))
+    assert all(torch.equal(value, two[name]) for name, value in one.items())
 
 
 def test_nll_counts_every_token_alike():

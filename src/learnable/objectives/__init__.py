@@ -3,12 +3,15 @@
 from collections.abc import Callable, Mapping
 
 from learnable.objectives.dpo import DPO
+from learnable.objectives.imitation import HingeMargin, LinearMargin
 from learnable.objectives.nll import NLL
-from learnable.objectives.objective import Objective
+from learnable.objectives.objective import EndingObjective, Objective
 
 OBJECTIVES: Mapping[str, Callable[..., Objective]] = {
     "nll": NLL,
     "dpo": DPO,
+    "hinge_margin": HingeMargin,
+    "linear_margin": LinearMargin,
 }
 
-__all__ = ["DPO", "NLL", "OBJECTIVES", "Objective"]
+__all__ = ["DPO", "NLL", "OBJECTIVES", "EndingObjective", "HingeMargin", "LinearMargin", "Objective"]

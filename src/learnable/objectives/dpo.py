@@ -30,13 +30,23 @@ class DPO:
     linear: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if not self.beta > 0:
-            raise UsageError(f"beta must be above 0, got {self.beta}", hint="0.1 is common")
+        check_beta(self.beta)
 
     def __call__(self, nll: "torch.Tensor", columns: Mapping[str, "torch.Tensor"]) -> "torch.Tensor":
         """Return the mean loss of the pairs of a batch in nats; chosen answers come first."""
-        gain = columns["reference_nll"] - nll  # (n, 2): log probability above the reference
-        margin = self.beta * (gain[:, 0] - gain[:, 1])
+        margin = margins(nll, columns["reference_nll"], beta=self.beta)
         return (
             (-margin).logaddexp(margin.new_zeros(())).mean()
         )  # log(1 + exp(-margin)) is -log sigmoid(margin)
+
+
+def check_beta(beta: float) -> None:
+    """Refuse a beta that is not above 0."""
+    if not beta > 0:
+        raise UsageError(f"beta must be above 0, got {beta}", hint="0.1 is common")
+
+
+def margins(nll: "torch.Tensor", reference_nll: "torch.Tensor", *, beta: float) -> "torch.Tensor":
+    """Return by how much each pair's first answer gained more than its second since the reference, times beta, (n,)."""
+    gain = reference_nll - nll  # (n, 2): log probability above the reference
+    return beta * (gain[:, 0] - gain[:, 1])

@@ -1,7 +1,7 @@
 """What an objective is."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import torch
@@ -23,3 +23,11 @@ class Objective(Protocol):
 
     def __call__(self, nll: "torch.Tensor", columns: Mapping[str, "torch.Tensor"]) -> "torch.Tensor":
         """Return the loss of a batch, a scalar, of the summed nll in nats and the columns by name, (n, m) each."""
+
+
+@runtime_checkable
+class EndingObjective(Objective, Protocol):
+    """An objective that tells when a training has come far enough; the steps that were planned after it are left out."""
+
+    def ends(self, nll: "torch.Tensor", columns: Mapping[str, "torch.Tensor"]) -> bool:
+        """Return whether the training ends with the step of a batch, given its nll before the step."""

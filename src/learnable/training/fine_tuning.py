@@ -259,11 +259,11 @@ def _trained(job: _Job) -> Trained:
         if last:
             loop.load(last)
         with without_dropout(loop.network):
-            while loop.done < loop.steps:
+            while loop.done < loop.steps and not loop.ended:
                 loop.step()
                 if job.keep_epochs:
                     _keep_epoch(loop, job)
-                if loop.done < loop.steps and checkpoints.due():
+                if loop.done < loop.steps and not loop.ended and checkpoints.due():
                     checkpoints.write(loop.state() | {"seconds": time.monotonic() - started})
     figures: dict[str, Any] = {
         "tokens": loop.tokens,

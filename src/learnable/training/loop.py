@@ -23,7 +23,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.tensor import DTensor
 
-from learnable.objectives import NLL, Objective
+from learnable.objectives import NLL, EndingObjective, Objective
 from learnable.settings import Tuning
 from learnable.training.batches import Member, batch_of, share
 from learnable.training.passes import TrainingPasses
@@ -38,6 +38,8 @@ _STATE = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_
 
 class Loop:
     """Moves the trainable parameters of a network, one step at a time.
+
+    It ends with ``steps``, or before where the objective says so (``ended``).
 
     Every process sees the whole batch and takes a share of its rows. The gradient of the objective is a weight for each
     row's nll; what is backwarded is the weighted sum of nll, piece by piece.
@@ -74,7 +76,8 @@ class Loop:
         self.losses = np.full(len(rows), np.nan, dtype=np.float32) if keep_losses else None
         self._rows, self._sampler, self._objective = rows, sampler, objective
         self._adaptive = sampler if isinstance(sampler, AdaptiveSampler) else None
-        self.steps = sampler.steps
+        self._ending = objective if isinstance(objective, EndingObjective) else None
+        self.steps, self.ended = sampler.steps, False
         counted = np.array([int(row.mask[1:].sum()) for row in rows])
         self._columns = {
             name: torch.from_numpy(values).reshape(-1, objective.answers)
@@ -113,8 +116,11 @@ class Loop:
         self._optimizer.zero_grad()
         self.done += 1
         self.tokens += sum(len(member.example.ids) for member in batch)
-        if self.losses is not None or self._adaptive is not None:
-            nll = self._accelerator.reduce(met, "sum").cpu().numpy()
+        if self.losses is not None or self._adaptive is not None or self._ending is not None:
+            reduced = self._accelerator.reduce(met, "sum")
+            if self._ending is not None:
+                self.ended = self._ending.ends(reduced.reshape(-1, answers), columns)
+            nll = reduced.cpu().numpy()
             if self.losses is not None:
                 self.losses[positions] = nll
             if self._adaptive is not None:

@@ -1,0 +1,78 @@
+"""Rewards learned from demonstrations: each demonstration against an answer of the model itself.
+
+The reward is implicit, as in DPO: how much likelier an answer is than under the model as the stage began, times beta. Its
+margin h is that of the demonstration above that of the model's own answer. With the logistic loss of h this is ``DPO``.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from learnable.errors import UsageError
+from learnable.objectives.dpo import check_beta, margins
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class HingeMargin:
+    """Each demonstration is to gain 1 more than the model's own answer, and then no more.
+
+    ``loss = mean of max(0, 1 - h)``; it is 1 where model and reference are the same.
+
+    Args:
+        beta: How dear it is to leave the reference, above 0.
+
+    Source: Li et al. 2024 (2405.17888); the hinge is in its authors' code, after SPIN (2401.01335).
+    """
+
+    beta: float = 0.1
+
+    needs: ClassVar[tuple[str, ...]] = ("reference_nll",)
+    answers: ClassVar[int] = 2
+    linear: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_beta(self.beta)
+
+    def __call__(self, nll: "torch.Tensor", columns: Mapping[str, "torch.Tensor"]) -> "torch.Tensor":
+        """Return the mean loss of the pairs of a batch; demonstrations come first."""
+        return (1 - margins(nll, columns["reference_nll"], beta=self.beta)).clamp(min=0).mean()
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearMargin:
+    """Each demonstration is to gain ever more than the model's own answer; the loss has no end, so the training gets one.
+
+    ``loss = mean of -h``. Where the answers are the model's own of this very moment, their part of the gradient is 0 in
+    expectation, and what is left is that of fine-tuning on the demonstrations.
+
+    Args:
+        beta: How dear it is to leave the reference, above 0.
+        max_h: The training ends after the first batch whose mean h is above it.
+
+    Source: Li et al. 2024 (2405.17888); its authors' code calls this loss none. The end is ours.
+    """
+
+    beta: float = 0.1
+    max_h: float = 5.0
+
+    needs: ClassVar[tuple[str, ...]] = ("reference_nll",)
+    answers: ClassVar[int] = 2
+    linear: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_beta(self.beta)
+        if not self.max_h > 0:
+            raise UsageError(
+                f"max_h must be above 0, got {self.max_h}", hint="5 is common; inf is for no end"
+            )
+
+    def __call__(self, nll: "torch.Tensor", columns: Mapping[str, "torch.Tensor"]) -> "torch.Tensor":
+        """Return the mean loss of the pairs of a batch; demonstrations come first."""
+        return -margins(nll, columns["reference_nll"], beta=self.beta).mean()
+
+    def ends(self, nll: "torch.Tensor", columns: Mapping[str, "torch.Tensor"]) -> bool:
+        """Return whether the mean h of a batch is above ``max_h``."""
+        return bool(-self(nll, columns) > self.max_h)
