@@ -3,6 +3,7 @@
 import copy
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -20,7 +21,7 @@ from learnable.errors import DataError, TrainError, UsageError
 from learnable.models.language_model import LanguageModel
 from learnable.models.packing import padded
 from learnable.models.rendering import Renderer
-from learnable.objectives import DPO, NLL, OBJECTIVES, LinearMargin
+from learnable.objectives import DPO, IPO, NLL, OBJECTIVES, PREFERENCES, DavIR, HingeMargin, LinearMargin
 from learnable.settings import Tuning
 from learnable.testing import check_objective, toy_examples
 from learnable.training import checkpoints, fine_tune, fine_tuning, memory
@@ -111,12 +112,19 @@ def trl_nll(network, rows, _):
     return network(input_ids=ids, attention_mask=seen, labels=labels, fused_lm_head=True).loss
 
 
-def trl_dpo(network, rows, reference_nll):
+def trl_preference(network, rows, reference_nll, *, loss):
     class Given(DPOTrainer):
         def _prepare_dataset(self, dataset, *_):
             return dataset
 
-    arguments = DPOConfig(output_dir="unused", beta=DPO().beta, use_cpu=True, bf16=False, report_to="none")
+    arguments = DPOConfig(
+        output_dir="unused",
+        loss_type=[loss],
+        beta=PREFERENCES[loss]().beta,
+        use_cpu=True,
+        bf16=False,
+        report_to="none",
+    )
     trainer = Given(
         network,
         ref_model=copy.deepcopy(network),
@@ -141,14 +149,17 @@ def laid_out(rows):
     return layout.ids, seen, counted
 
 
-TRL = {"nll": trl_nll, "dpo": trl_dpo}
+TRL = {
+    "nll": trl_nll,
+    **{loss: partial(trl_preference, loss=loss) for loss in ("sigmoid", "ipo", "hinge")},
+}
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", TRL)
 def test_loss_and_gradient_are_those_of_trl(tiny, rendered, columns, name):
     network = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32)
-    parameters, objective = list(network.parameters()), OBJECTIVES[name]()
+    parameters, objective = list(network.parameters()), (OBJECTIVES | PREFERENCES)[name]()
     rows, m = rendered[:8], objective.answers
     members = batch_of(list(enumerate(rows)))
     nll, _ = response_nll(network, inputs_of(members, padded(rows)), count=len(rows), forward=network)
@@ -215,29 +226,79 @@ class OneByOne:
         return [step]
 
 
+class TestPreferences:
+    """The pair (chosen, rejected) of the reference -50 and -20 nats, of the model -45 and -21, of 10 and 4 tokens."""
+
+    nll, reference = torch.tensor([[45.0, 21.0]]), torch.tensor([[50.0, 20.0]])
+    columns: ClassVar = {"reference_nll": reference, "response_tokens": torch.tensor([[10, 4]])}
+
+    @pytest.mark.parametrize(
+        ("objective", "loss"),
+        [
+            (DPO(beta=0.1), 0.4375),  # margin .1 (5 + 1) = .6
+            (DavIR(beta=10), 0.2014),  # 10 (5 / 50 + 1 / 20) = 1.5
+            (IPO(beta=0.1), 18.0625),  # (5 / 10 + 1 / 4 - 5)^2
+            (HingeMargin(beta=0.1), 0.4),  # 1 - .6
+        ],
+    )
+    def test_by_hand(self, objective, loss):
+        assert float(objective(self.nll, self.columns)) == pytest.approx(loss, abs=5e-5)
+
+    @pytest.mark.parametrize(
+        ("name", "loss"), [("sigmoid", math.log(2)), ("davir", math.log(2)), ("ipo", 25.0), ("hinge", 1.0)]
+    )
+    def test_where_the_model_is_the_reference(self, name, loss):
+        start = float(PREFERENCES[name]()(self.reference, self.columns))
+        assert start == pytest.approx(loss, abs=1e-6)
+
+    def test_doubled_nll_double_the_margin_of_dpo_and_not_that_of_davir(self):
+        doubled = {**self.columns, "reference_nll": 2 * self.reference}
+        once = [float(each(self.nll, self.columns)) for each in (DPO(), DavIR())]
+        twice = [float(each(2 * self.nll, doubled)) for each in (DPO(), DavIR())]
+        assert twice[0] == pytest.approx(math.log1p(math.exp(-1.2)))
+        assert twice[1] == once[1]
+
+    @pytest.mark.parametrize("objective", [DPO(), DavIR()])
+    def test_swapped_answers_negate_the_margin(self, objective):
+        swapped = {name: values.flip(1) for name, values in self.columns.items()}
+        there, back = objective(self.nll, self.columns), objective(self.nll.flip(1), swapped)
+        # The loss at -m less that at m is m.
+        assert float(back - there) == pytest.approx(0.6 if isinstance(objective, DPO) else 1.5, abs=1e-6)
+
+    def test_the_gradient_of_davir_is_divided_by_the_reference(self):
+        nll = self.nll.clone().requires_grad_()
+        DavIR(beta=10)(nll, self.columns).backward()
+        # d loss / d log pi(chosen) = -beta sigmoid(-margin) / |log ref(chosen)|; of the nll, the other sign
+        assert float(nll.grad[0, 0]) == pytest.approx(10 / (1 + math.exp(1.5)) / 50)
+
+    def test_davir_is_dpo_to_the_bit_where_all_references_are_alike(self):
+        rng = torch.Generator().manual_seed(0)
+        nll = 64 + 20 * torch.randn(50, 2, generator=rng)
+        given = {"reference_nll": torch.full((50, 2), 64.0)}
+        assert torch.equal(DavIR(beta=6.4)(nll, given), DPO(beta=6.4 / 64)(nll, given))
+
+    def test_davir_divides_by_no_less_than_a_nat(self):
+        nll, columns = torch.tensor([[0.5, 21.0]]), {"reference_nll": torch.tensor([[1e-6, 20.0]])}
+        expected = math.log1p(math.exp(-10 * ((1e-6 - 0.5) / 1 + 1 / 20)))
+        assert float(DavIR(beta=10)(nll, columns)) == pytest.approx(expected, abs=1e-5)
+
+    def test_the_beta_of_davir_is_that_of_dpo_for_the_median_answer(self):
+        assert DavIR().scaled_to(np.array([10.0, 300.0, 40.0])) == DavIR(beta=4.0)
+
+    @pytest.mark.parametrize("name", PREFERENCES)
+    @pytest.mark.parametrize("beta", [0.0, -1.0, float("nan")])
+    def test_a_beta_that_is_not_above_0_is_refused(self, name, beta):
+        with pytest.raises(UsageError, match="beta must be above 0"):
+            PREFERENCES[name](beta=beta)
+
+
 class TestDPO:
-    def test_by_hand(self):
-        # TRL and the paper: margin .1 ((-45 + 50) - (-21 + 20)) = .6
-        nll, reference = torch.tensor([[45.0, 21.0]]), torch.tensor([[50.0, 20.0]])
-        loss = DPO(beta=0.1)(nll, {"reference_nll": reference})
-        assert float(loss) == pytest.approx(math.log1p(math.exp(-0.6)), abs=1e-6)
-        assert float(loss) == pytest.approx(0.4375, abs=5e-5)
-
-    def test_it_is_ln_2_where_the_model_is_the_reference(self):
-        nll = torch.tensor([[45.0, 21.0], [3.0, 300.0]])
-        assert float(DPO()(nll, {"reference_nll": nll})) == pytest.approx(math.log(2), abs=1e-7)
-
     def test_a_hopeless_pair_has_a_finite_loss_and_a_whole_gradient(self):
         nll = torch.tensor([[1e5, 1.0]], requires_grad=True)
         loss = DPO(beta=0.5)(nll, {"reference_nll": torch.ones(1, 2)})
         loss.backward()
         assert loss.item() == pytest.approx(0.5 * (1e5 - 1))
         assert nll.grad.tolist() == [[0.5, -0.5]]
-
-    @pytest.mark.parametrize("beta", [0.0, -1.0, float("nan")])
-    def test_a_beta_that_is_not_above_0_is_refused(self, beta):
-        with pytest.raises(UsageError, match="beta must be above 0"):
-            DPO(beta=beta)
 
     def test_it_teaches_what_is_preferred(self, ref, rendered, columns, tmp_path):
         def margins(model):
