@@ -1,5 +1,6 @@
 """Shared by all tests: a cache of their own, and tiny models built once."""
 
+import gc
 import os
 
 import pytest
@@ -11,6 +12,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from learnable.testing import CHATML, CHATML_GENERATION, tiny_model
 
 TEMPLATES = {"chatml": CHATML, "generation": CHATML_GENERATION, "base": None}
+
+
+def pytest_collection_finish():
+    """Let the collections of garbage that follow every training pass over what the libraries brought along."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
