@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from learnable.runs.identity import example_id, file_digest, fingerprint
+from learnable.settings import Reference, Tuning
 from learnable.types import Example, Message
 
 values = st.recursive(
@@ -39,6 +40,14 @@ def test_value_of_old_fingerprints_never_changes():
         fingerprint({"a": [1, 2.5, None, True, "é"], "b": Thing(size=2)})
         == "5f6b3bf36bc32a63615741d15abdac8e"
     )
+
+
+def test_settings_that_came_later_leave_old_fingerprints_as_they_were():
+    """Trainings that were done before ``order_seed`` and ``schedule`` are found again."""
+    assert fingerprint(Tuning(seed=2, rank=4)) == "15c7dac670d90db01714c723fd005ac2"
+    assert fingerprint(Reference(folds=2)) == "eb55b260eec01fd6819c8a87293d21c2"
+    others = (Tuning(order_seed=0), Tuning(order_seed=1), Tuning(schedule="constant"), Tuning())
+    assert len({fingerprint(each) for each in others}) == 4
 
 
 def test_value_of_old_example_ids_never_changes():

@@ -183,8 +183,9 @@ def test_a_dry_run_prices_every_step_and_writes_nothing(files, tiny, tmp_path, c
         (["--mixing", "3"], "no option --mixing"),
         (["--arms", "common", "fact_based"], "'fact_based' needs facts, which this recipe does not make"),
         (["--arms", "controlled"], "'controlled' needs constrained, which this recipe does not make"),
-        (["--seed", "1"], "--seed and --steps have no effect"),
-        (["--steps", "9"], "--seed and --steps have no effect"),
+        (["--seed", "1"], "--order-seed and --steps have no effect"),
+        (["--order-seed", "1"], "--order-seed and --steps have no effect"),
+        (["--steps", "9"], "--order-seed and --steps have no effect"),
     ],
 )
 def test_what_is_mistyped_is_said_before_anything_runs(files, tiny, tmp_path, capsys, words, said):

@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 import torch
 import transformers
+from peft.utils import get_peft_model_state_dict
 from polars.testing import assert_frame_equal
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -36,8 +37,10 @@ from learnable.training import (
     read_reference,
     train_reference,
 )
+from learnable.training.adapters import trainable
 from learnable.training.batches import batch_of, inputs_of, pieces, share
-from learnable.training.loop import Loop
+from learnable.training.loop import Loop, _height
+from learnable.training.samplers import length_grouped
 from learnable.types import ModelRef
 
 FAST = Tuning(learning_rate=1e-2, batch_size=4, rank=4)
@@ -378,6 +381,20 @@ def drift(lengths, epochs):
     return found / np.sqrt(variance)
 
 
+def test_another_order_begins_with_the_same_adapters(ref):
+    first, second = (
+        get_peft_model_state_dict(trainable(ref, replace(FAST, order_seed=seed))) for seed in (None, 1)
+    )
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_constant_schedule_stays_where_it_rose_to():
+    tuning = Tuning(warmup=0.2, schedule="constant")
+    assert [_height(step, tuning, 10) for step in range(10)] == [0.0, 0.5, *[1.0] * 8]
+    falling = [_height(step, replace(tuning, schedule="cosine"), 10) for step in range(2, 10)]
+    assert falling == sorted(falling, reverse=True)
+
+
 class TestLengthGroupedBatches:
     lengths = np.random.default_rng(0).integers(5, 500, size=203).tolist()
 
@@ -408,6 +425,12 @@ class TestLengthGroupedBatches:
         expected = [*self.batches(0), *self.batches(1)][:steps]
         assert [sampler.batch(step) for step in range(steps)] == expected
         assert [sampler.batch(step) for step in reversed(range(steps))] == expected[::-1]
+
+    def test_the_order_has_a_seed_of_its_own_where_one_is_given(self, rendered):
+        rows = [(row,) for row in rendered]
+        seeds = {"seed": Tuning(seed=3), "both": Tuning(seed=5, order_seed=3), "other": Tuning(seed=5)}
+        epochs = {name: length_grouped(rows, tuning).epoch(0) for name, tuning in seeds.items()}
+        assert epochs["seed"] == epochs["both"] != epochs["other"]
 
     def test_batches_need_little_padding(self):
         padded = sum(len(batch) * max(self.lengths[i] for i in batch) for batch in self.batches())

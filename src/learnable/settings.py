@@ -3,10 +3,23 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Self
 
 from learnable.errors import UsageError
+
+LATER: Mapping[str, bool] = {"later": True}
+"""Marks a field that came after results were kept: where it has its default, no identity knows of it."""
+
+
+def told(settings: Any) -> dict[str, Any]:
+    """Return the fields of settings, without those that came later and have their default."""
+    values = {each: getattr(settings, each.name) for each in fields(settings)}
+    return {
+        each.name: value
+        for each, value in values.items()
+        if not (each.metadata.get("later") and value == each.default)
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,10 +177,12 @@ class Tuning:
         learning_rate: Highest learning rate; by default 2e-4 for LoRA and 2e-5 for full fine-tuning.
         batch_size: Examples per optimizer step.
         rank: LoRA rank; its alpha is twice the rank.
-        warmup: Share of the steps in which the learning rate rises; it then falls by a cosine.
+        warmup: Share of the steps in which the learning rate rises; what follows is the ``schedule``.
         seed: Seeds the adapters and the order of the data.
         steps: Optimizer steps per epoch, with batches as even as can be instead of ``batch_size``: selections of
             differing numbers of examples then train for equally many steps.
+        order_seed: Seeds the order of the data in place of ``seed``: adapters then begin alike in another order.
+        schedule: How the learning rate goes on after it rose: it falls by a ``cosine``, or stays (``constant``).
     """
 
     method: Literal["lora", "full"] = "lora"
@@ -178,6 +193,8 @@ class Tuning:
     warmup: float = 0.03
     seed: int = 0
     steps: int | None = None
+    order_seed: int | None = field(default=None, metadata=LATER)
+    schedule: Literal["cosine", "constant"] = field(default="cosine", metadata=LATER)
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "rank", "steps"):
@@ -185,6 +202,11 @@ class Tuning:
                 raise UsageError(f"{name} must be above 0, got {count}")
         if not 0 <= self.warmup < 1:
             raise UsageError(f"warmup must be at least 0 and below 1, got {self.warmup}", hint="0.03 is 3%")
+
+    @property
+    def seed_of_order(self) -> int:
+        """What seeds the order of the data."""
+        return self.seed if self.order_seed is None else self.order_seed
 
     @property
     def peak_learning_rate(self) -> float:

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from types import FunctionType
-from typing import Any, TypeVar, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from learnable.errors import UsageError, closest, did_you_mean
 
@@ -47,6 +47,7 @@ CONTRACTS: Mapping[str, Contract] = {
     "method": Contract(
         has=("needs_examples", "needs_generator", "sampling"), takes=("n", "draw"), told_apart=False
     ),
+    "merger": Contract(has=("by_scalar", "seed", "check"), takes=("base", "moved", "rng")),
     "evaluator": Contract(has=("kind", "unit", "higher_is_better"), call="read"),
 }
 """By kind, as errors name it: the least that the protocols of the kinds ask for."""
@@ -118,11 +119,12 @@ def typed(name: str, known: Mapping[str, Any], settings: Mapping[str, str]) -> d
         key = written if written in known or f"{written}_column" not in known else f"{written}_column"
         if key not in known:
             raise UsageError(f"{name} has no setting {key!r}", hint=did_you_mean(key, known))
-        if get_origin(known[key]) is tuple:
-            found[key] = tuple(part.strip() for part in value.split(",") if part.strip())
-            continue
+        several = get_origin(known[key]) is tuple
+        one = TypeAdapter(get_args(known[key])[0] if several else known[key])
+        parts = [part.strip() for part in value.split(",") if part.strip()] if several else [value]
         try:
-            found[key] = TypeAdapter(known[key]).validate_strings(value)
+            values = [one.validate_strings(part) for part in parts]
+            found[key] = tuple(values) if several else values[0]
         except ValidationError as error:
             raise UsageError(f"{name} does not take {key}={value}", hint=error.errors()[0]["msg"]) from error
     return found

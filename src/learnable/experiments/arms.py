@@ -113,9 +113,9 @@ def check_settings(tuning: Tuning, *, seeds: int, confidence: float) -> None:
         raise UsageError(
             f"seeds must be at least 1 and confidence between 0 and 1, got {seeds} and {confidence}"
         )
-    if tuning.seed or tuning.steps is not None:
+    if tuning.seed or (tuning.steps, tuning.order_seed) != (None, None):
         raise UsageError(
-            "the seeds and steps of the trainings are set here: --seed and --steps have no effect",
+            "the seeds and steps of the trainings are set here: --seed, --order-seed and --steps have no effect",
             hint="give --seeds",
         )
 

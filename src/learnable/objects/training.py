@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,7 +16,7 @@ from learnable.objects.results import ReferenceModel
 from learnable.objects.rows import Rows, as_rows
 from learnable.runs.identity import fingerprint
 from learnable.runs.step import Finished, Step, run
-from learnable.settings import NewTokens, Reference
+from learnable.settings import NewTokens, Reference, told
 from learnable.types import ModelRef, Rendered
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ class ReferenceTraining:
         """Return the step, with the identities of its ``pool``, ``base`` and what is ``given``, and what else it has."""
         parameters: dict[str, Any] = {}
         if self.reference.model is None:
-            parameters = asdict(self.reference) | {"max_length": self.longest}
+            parameters = told(self.reference) | {"max_length": self.longest}
             if not self.reference.last_epoch_loss:
                 del parameters["last_epoch_loss"]  # it came later; references without it are what they were
             if self.reference.prompt == "given":

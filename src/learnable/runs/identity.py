@@ -14,6 +14,7 @@ from typing import Any
 
 import xxhash
 
+from learnable.settings import told
 from learnable.types import Message
 
 DIGEST_BYTES = 16
@@ -128,7 +129,7 @@ def _canonical(value: Any) -> Any:
         # float(): a NumPy float64 is a float too, but writes itself differently.
         return {"float": repr(float(value))}
     if is_dataclass(value) and not isinstance(value, type):
-        values = {field.name: _canonical(getattr(value, field.name)) for field in fields(value)}
+        values = {name: _canonical(inside) for name, inside in told(value).items()}
         return {"type": type(value).__name__, "fields": values}
     if isinstance(value, Mapping):
         if not all(isinstance(key, str) for key in value):

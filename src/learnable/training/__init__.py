@@ -1,9 +1,11 @@
 """Fine-tuning by any objective with PEFT, and the reference models that learnability compares with."""
 
 from learnable.training.adapters import lora, save_whole
+from learnable.training.copies import Base, copies_of
 from learnable.training.devices import join
 from learnable.training.epochs import KeptEpoch, kept_epochs
 from learnable.training.fine_tuning import Trained, fine_tune
+from learnable.training.merging import Merged, merge_copies
 from learnable.training.reference import (
     Part,
     References,
@@ -18,19 +20,23 @@ from learnable.training.summed_gradients import gradient_sums
 
 __all__ = [
     "AdaptiveSampler",
+    "Base",
     "KeptEpoch",
     "LengthGroupedBatches",
+    "Merged",
     "Part",
     "References",
     "Sampler",
     "Trained",
     "assign_folds",
+    "copies_of",
     "fine_tune",
     "given_reference",
     "gradient_sums",
     "join",
     "kept_epochs",
     "lora",
+    "merge_copies",
     "no_assignment",
     "read_reference",
     "save_whole",

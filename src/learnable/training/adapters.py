@@ -1,7 +1,8 @@
 """What a training moves: LoRA adapters on a network, the rows of new tokens, or all weights; and adapters merged into them."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -78,14 +79,24 @@ def save_whole(ref: ModelRef, adapter: Path, folder: Path) -> None:
     """
     if (folder / "config.json").is_file():
         return
-    for leftover in folder.glob("merged*"):  # of a run that was killed while it wrote
-        shutil.rmtree(leftover)
     network = attach(load_network(replace(ref, dtype="float32", device="cpu")), adapter)
     merged = network.merge_and_unload().to(getattr(torch, concrete_dtype(ref)))
-    # The tokenizer first and the configuration last: a folder with a configuration is a whole model.
-    with replacing(folder / "merged") as aside, quiet():
+    with as_whole(folder, last="config.json") as aside, quiet():
         merged.save_pretrained(aside)
         load_tokenizer(ref).save_pretrained(aside)
-    for file in sorted((folder / "merged").iterdir(), key=lambda file: file.name == "config.json"):
+
+
+@contextmanager
+def as_whole(folder: Path, *, last: str) -> Iterator[Path]:
+    """Give a folder to write a model into, whose files then come into ``folder``, one of them last.
+
+    Where the last one is, the model is whole, also after a kill.
+    """
+    for leftover in folder.glob("merged*"):  # of a run that was killed while it wrote
+        shutil.rmtree(leftover)
+    with replacing(folder / "merged") as aside:
+        aside.mkdir(parents=True)
+        yield aside
+    for file in sorted((folder / "merged").iterdir(), key=lambda file: file.name == last):
         file.replace(folder / file.name)
     (folder / "merged").rmdir()

@@ -128,7 +128,7 @@ class Loop:
 
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of a step, which counts from 0."""
-        return self._tuning.peak_learning_rate * _height(step, self._tuning.warmup, self.steps)
+        return self._tuning.peak_learning_rate * _height(step, self._tuning, self.steps)
 
     def gathered(self) -> dict[str, Any] | None:
         """Return, to the main process, what was trained where each holds a part (FSDP); else None; called in all."""
@@ -236,12 +236,14 @@ def _counted(members: Sequence[Member]) -> int:
     return sum(int(member.example.mask[1:].sum()) for member in members)
 
 
-def _height(step: int, warmup: float, steps: int) -> float:
-    """Return the learning rate as a share of its highest: it rises from 0 in a line, then falls by half a cosine.
+def _height(step: int, tuning: Tuning, steps: int) -> float:
+    """Return the learning rate as a share of its highest: it rises from 0 in a line, then stays or falls by half a cosine.
 
     Rising takes its share of the steps, rounded up, but never all of them, as the first has the rate 0.
     """
-    rising = min(math.ceil(warmup * steps), steps - 1)
+    rising = min(math.ceil(tuning.warmup * steps), steps - 1)
     if step < rising:
         return step / rising
+    if tuning.schedule == "constant":
+        return 1.0
     return 0.5 * (1.0 + math.cos(math.pi * ((step - rising) / (steps - rising))))

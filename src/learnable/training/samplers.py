@@ -100,7 +100,7 @@ def length_grouped(examples: Sequence[tuple[Rendered, ...]], tuning: Tuning) -> 
     return LengthGroupedBatches(
         [sum(len(answer.ids) for answer in example) for example in examples],
         batch_size=tuning.batch_size,
-        seed=tuning.seed,
+        seed=tuning.seed_of_order,
         epochs=tuning.epochs,
         steps_per_epoch=tuning.steps,
     )

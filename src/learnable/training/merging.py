@@ -1,0 +1,295 @@
+"""Several trainings of one base as one model: a walk over its tensors, one at a time, in float32.
+
+Peak memory is that of the largest tensor in each model, and of one file that is written. Adapters are merged on their
+products: mixed factors are not mixed products.
+"""
+
+import math
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+
+from learnable.errors import UsageError
+from learnable.merging import Merger, stream
+from learnable.models.loading import load_tokenizer
+from learnable.runs.files import write_json
+from learnable.runs.progress import bar
+from learnable.runs.records import read_json
+from learnable.training.adapters import as_whole
+from learnable.training.copies import Base, Copy
+
+PIECE = 1 << 20
+"""Scalars that are merged at once where each is merged by itself."""
+SHARD_BYTES = 2 << 30
+RECORD = "merge.json"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Merged:
+    """What a merge saw, of the tensors that some model changed.
+
+    Args:
+        scalars: In these tensors.
+        zero: Share of the k changes of each scalar that are none, once written.
+        replaceable: Share of the scalars that some models changed and others did not: what resampling is about.
+        cosines: Between the changes of the models, (k, k); NaN of one that changed nothing.
+        equal: Pairs of models with the same bits.
+        rounding: Length of what rounding to the dtype that is written took from the change, as a share of the change's.
+        energy: Share of the squared change that an adapter of the rank asked for holds; None for a whole model.
+    """
+
+    scalars: int
+    zero: float
+    replaceable: float
+    cosines: list[list[float]]
+    equal: list[tuple[int, int]]
+    rounding: float
+    energy: float | None = None
+
+
+@dataclass(kw_only=True)
+class _Sums:
+    """What is added up over the tensors of k models."""
+
+    models: int
+    scalars: int = 0
+    unmoved: int = 0
+    mixed: int = 0
+    lost: float = 0.0
+    kept: list[float] = field(default_factory=lambda: [0.0, 0.0])
+    products: NDArray[np.float64] = field(init=False)
+    differ: NDArray[np.bool_] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.products = np.zeros((self.models, self.models))
+        self.differ = np.zeros((self.models, self.models), dtype=np.bool_)
+
+    def add(self, values: NDArray[np.float32], base: NDArray[np.float32], moved: NDArray[np.bool_]) -> None:
+        """Take note of a piece: values (k, n) and whether they moved from the base's (n,)."""
+        changes = values - base
+        self.scalars += base.size
+        self.unmoved += int((~moved).sum())
+        self.mixed += int((moved.any(axis=0) & ~moved.all(axis=0)).sum())
+        self.products += np.einsum("in,jn->ij", changes, changes, dtype=np.float64)
+        for one in range(self.models):
+            for other in range(one + 1, self.models):
+                if not self.differ[one, other]:
+                    self.differ[one, other] = not np.array_equal(values[one], values[other])
+
+    def merged(self, change: float, *, with_rank: bool) -> Merged:
+        """Return the figures; ``change`` is the squared length of the merged change."""
+        lengths = np.sqrt(np.diag(self.products))
+        with np.errstate(invalid="ignore"):
+            cosines = self.products / np.outer(lengths, lengths)
+        pairs = [(one, other) for one in range(self.models) for other in range(one + 1, self.models)]
+        return Merged(
+            scalars=self.scalars,
+            zero=self.unmoved / max(self.models * self.scalars, 1),
+            replaceable=self.mixed / max(self.scalars, 1),
+            cosines=cosines.tolist(),
+            equal=[pair for pair in pairs if not self.differ[pair]],
+            rounding=math.sqrt(self.lost / change) if change else 0.0,
+            energy=self.kept[0] / self.kept[1] if with_rank and self.kept[1] else None,
+        )
+
+
+def merge_copies(
+    base: Base,
+    copies: Sequence[Copy],
+    folder: Path,
+    *,
+    merger: Merger,
+    dtype: str | None = None,
+    rank: int | None = None,
+) -> Merged:
+    """Write the merged model into ``folder``, and return what was seen; a folder that is there whole is kept.
+
+    Args:
+        base: What the copies began from; its configuration, tokenizer and buffers are the merged model's.
+        copies: k models, see ``copies_of``.
+        folder: Gets a whole model, or an adapter where ``rank`` is given, and what was seen.
+        merger: What becomes of each parameter.
+        dtype: Of a whole model's weights; the base's own when not given.
+        rank: Of adapters: write an adapter of this rank, the best one to each layer's merged change.
+
+    Raises:
+        UsageError: If the merger does not take so many models, or a rank is asked of whole models.
+        ModelError: If a copy has values that are no numbers.
+    """
+    merger.check(len(copies))
+    if rank is not None and any(copy.factors is None for copy in copies):
+        whole = next(copy.name for copy in copies if copy.factors is None)
+        raise UsageError(
+            f"--rank makes an adapter of adapters, and {whole} is a whole model", hint="leave --rank out"
+        )
+    if (folder / RECORD).is_file():
+        record = read_json(folder / RECORD)
+        return Merged(**record | {"equal": [(one, other) for one, other in record["equal"]]})
+    sums = _Sums(models=len(copies))
+    with as_whole(folder, last=RECORD) as aside:
+        if rank is None:
+            change = _write_whole(base, copies, aside, merger, dtype, sums)
+        else:
+            change = _write_adapter(base, copies, aside, merger, rank, sums)
+        merged = sums.merged(change, with_rank=rank is not None)
+        write_json(aside / RECORD, asdict(merged))
+    return merged
+
+
+def _write_whole(
+    base: Base, copies: Sequence[Copy], folder: Path, merger: Merger, dtype: str | None, sums: _Sums
+) -> float:
+    """Write a whole model tensor by tensor, and return the squared length of its change."""
+    shards, change = _Shards(folder), 0.0
+    names = base.names
+    with bar(
+        "merging", sum(math.prod(base.tensors.shape(name)) for name in names), unit="weights"
+    ) as progress:
+        for name in names:
+            tensor = base.tensors.read(name)
+            written = tensor if dtype is None or not tensor.is_floating_point() else tensor.to(DTYPES[dtype])
+            values = (
+                [copy.values(name, tensor) for copy in copies]
+                if tensor.is_floating_point() and name not in base.buffers
+                else []
+            )
+            if any(each is not None for each in values):
+                origin = tensor.float().numpy()
+                given = np.stack([origin if each is None else each.numpy() for each in values])
+                exact = _tensor(given, origin, merger, name, written.dtype, sums)
+                written = torch.from_numpy(exact).to(written.dtype)
+                moved = exact.astype(np.float64) - origin
+                change += float(np.vdot(moved, moved))
+                lost = written.double().numpy() - exact
+                sums.lost += float(np.vdot(lost, lost))
+            shards.add(name, written)
+            progress.advance(tensor.numel())
+    shards.close()
+    _copy_texts(base, folder, dtype)
+    return change
+
+
+def _write_adapter(
+    base: Base, copies: Sequence[Copy], folder: Path, merger: Merger, rank: int, sums: _Sums
+) -> float:
+    """Write an adapter of the merged changes, layer by layer, and return their squared length."""
+    factors, alpha, change = dict[str, torch.Tensor](), 2 * rank, 0.0
+    layers = {weight: pair for copy in copies for weight, pair in (copy.factors or {}).items()}
+    with bar("merging", len(layers), unit="layers") as progress:
+        for weight, (first, second) in sorted(layers.items()):
+            shape = base.tensors.shape(weight)
+            origin = np.zeros(shape, dtype=np.float32)
+            changes = [copy.change(weight) for copy in copies]
+            given = np.stack([origin if each is None else each.numpy() for each in changes])
+            exact = torch.from_numpy(_tensor(given, origin, merger, weight, torch.float32, sums))
+            exact = exact.T if copies[0].transposed else exact
+            left, sizes, right = torch.linalg.svd(exact, full_matrices=False)
+            kept = min(rank, len(sizes))
+            factor = torch.zeros((exact.shape[0], rank)), torch.zeros((rank, exact.shape[1]))
+            factor[0][:, :kept] = left[:, :kept] * sizes[:kept] * (rank / alpha)
+            factor[1][:kept] = right[:kept]
+            factors |= {first: factor[0], second: factor[1].contiguous()}
+            energy = sizes.double() ** 2
+            sums.kept[0] += float(energy[:kept].sum())
+            sums.kept[1] += float(energy.sum())
+            change += float(energy.sum())
+            progress.advance(1)
+    save_file(factors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    config = read_json(copies[0].tensors.folder / "adapter_config.json")
+    config |= {"r": rank, "lora_alpha": alpha, "use_rslora": False}
+    write_json(folder / "adapter_config.json", config)
+    return change
+
+
+def _tensor(
+    values: NDArray[np.float32],
+    base: NDArray[np.float32],
+    merger: Merger,
+    name: str,
+    dtype: torch.dtype,
+    sums: _Sums,
+) -> NDArray[np.float32]:
+    """Return the merged values of a tensor (...), of those of k models (k, ...)."""
+    rng, found = stream(merger.seed, name), list[NDArray[np.float32]]()
+    flat, origin = values.reshape(len(values), -1), base.reshape(-1)
+    places = range(0, origin.size, PIECE)
+    moved = np.concatenate(
+        [_moved(flat[:, at : at + PIECE], origin[at : at + PIECE], dtype) for at in places], 1
+    )
+    for at in places:
+        piece = slice(at, at + PIECE)
+        sums.add(flat[:, piece], origin[piece], moved[:, piece])
+        if merger.by_scalar:
+            found.append(merger(flat[:, piece], base=origin[piece], moved=moved[:, piece], rng=rng))
+    if not merger.by_scalar:
+        return merger(values, base=base, moved=moved.reshape(values.shape), rng=rng).reshape(base.shape)
+    return np.concatenate(found).reshape(base.shape)
+
+
+def _moved(values: NDArray[np.float32], base: NDArray[np.float32], dtype: torch.dtype) -> NDArray[np.bool_]:
+    """Return whether values (k, n) are others than the base's (n,) in the dtype that is written."""
+    if dtype == torch.float32:
+        return np.not_equal(values, base)
+    moved: NDArray[np.bool_] = (
+        torch.from_numpy(values).to(dtype) != torch.from_numpy(base).to(dtype)
+    ).numpy()
+    return moved
+
+
+class _Shards:
+    """Writes tensors into files of limited size, one after the other, and an index where there are several."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._waiting: dict[str, torch.Tensor] = {}
+        self._bytes, self._sizes = 0, list[int]()
+        self._names = list[list[str]]()
+
+    def add(self, name: str, tensor: torch.Tensor) -> None:
+        """Take a tensor, and write a file where enough wait."""
+        size = tensor.numel() * tensor.element_size()
+        if self._waiting and self._bytes + size > SHARD_BYTES:
+            self._write()
+        self._waiting[name] = tensor.contiguous()
+        self._bytes += size
+
+    def close(self) -> None:
+        """Write what waits, and give all files their names."""
+        self._write()
+        count = len(self._names)
+        names = [f"model-{number:05}-of-{count:05}.safetensors" for number in range(1, count + 1)]
+        if count == 1:
+            names = ["model.safetensors"]
+        for number, name in enumerate(names):
+            self._part(number).replace(self._folder / name)
+        if count > 1:
+            weights = {each: name for name, held in zip(names, self._names, strict=True) for each in held}
+            index = {"metadata": {"total_size": sum(self._sizes)}, "weight_map": weights}
+            write_json(self._folder / "model.safetensors.index.json", index)
+
+    def _write(self) -> None:
+        save_file(self._waiting, self._part(len(self._names)), metadata={"format": "pt"})
+        self._names.append(list(self._waiting))
+        self._sizes.append(self._bytes)
+        self._waiting, self._bytes = {}, 0
+
+    def _part(self, number: int) -> Path:
+        return self._folder / f"weights-{number}.part"
+
+
+def _copy_texts(base: Base, folder: Path, dtype: str | None) -> None:
+    """Write the configuration and the tokenizer of the base."""
+    config = read_json(base.tensors.folder / "config.json")
+    if dtype is not None:
+        config = {name: value for name, value in config.items() if name != "torch_dtype"} | {"dtype": dtype}
+    write_json(folder / "config.json", config)
+    if (generation := base.tensors.folder / "generation_config.json").is_file():
+        shutil.copyfile(generation, folder / generation.name)
+    load_tokenizer(base.ref).save_pretrained(folder)
