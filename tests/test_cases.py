@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from learnable.data import read
+from learnable.data import pairs_of, read
 from learnable.errors import LearnableError, ModelError
 from learnable.models.answers import left_out as said_left_out
 from learnable.models.dtype import plain_nll
@@ -54,6 +54,16 @@ def reads(file: str, *conversations: list[Message], tools: str = "", **options: 
             for example in read([str(INPUTS / file)], **options).iter_examples()
         ]
         assert found == [Conversation(messages=tuple(each), tools=tools) for each in conversations]
+
+    return check
+
+
+def prefers(file: str, *pairs: list[Message], **options: Any) -> Check:
+    """Check that the rows of a file are pairs of these turns: the prompt, the chosen and the rejected answer."""
+
+    def check() -> None:
+        found = pairs_of(read([str(INPUTS / file)], **options))
+        assert [[*pair.prompt, pair.chosen, pair.rejected] for pair in found] == [*pairs]
 
     return check
 
@@ -243,18 +253,19 @@ CASES: dict[str, Check] = {
     "F056": reads("data/input_list_empty.jsonl", FRUIT),
     "F057": reads("data/nan_input.parquet", FRUIT),
     "F058": refuses("data/no_header.csv", "first line names the columns"),
-    "F059": refuses("data/openai_preference.jsonl", "preference data", "'preferred_output'", "prompt=input"),
-    "F059, as its hint says": reads(
+    # Decided otherwise: preference data are read as pairs.
+    "F059": prefers("data/openai_preference.jsonl", [*SNOW, answer("Green.")]),
+    "F059, the chosen answers": reads(
         "data/openai_preference.jsonl", SNOW, columns="response=preferred_output,prompt=input"
     ),
-    "F060": refuses("data/pref_implicit.jsonl", "preference data", "'chosen'", "--columns response=chosen"),
-    "F060, as its hint says": reads("data/pref_implicit.jsonl", SNOW, columns="response=chosen"),
-    "F061": refuses(
-        "data/pref_prompt_chosen.jsonl", "preference data", "'chosen'", "--columns response=chosen"
+    "F060": prefers("data/pref_implicit.jsonl", [*SNOW, answer("Green.")]),
+    "F060, the chosen answers": reads("data/pref_implicit.jsonl", SNOW, columns="response=chosen"),
+    "F061": prefers("data/pref_prompt_chosen.jsonl", [*SNOW, answer("Green.")]),
+    "F061, the chosen answers": reads("data/pref_prompt_chosen.jsonl", SNOW, columns={"response": "chosen"}),
+    "F062": prefers("data/pref_sharegpt_llamafactory.jsonl", [*SNOW, answer("Green.")]),
+    "F062, the chosen answers": reads(
+        "data/pref_sharegpt_llamafactory.jsonl", SNOW, columns="response=chosen"
     ),
-    "F061, as its hint says": reads("data/pref_prompt_chosen.jsonl", SNOW, columns={"response": "chosen"}),
-    "F062": refuses("data/pref_sharegpt_llamafactory.jsonl", "preference data", "--columns response=chosen"),
-    "F062, as its hint says": reads("data/pref_sharegpt_llamafactory.jsonl", SNOW, columns="response=chosen"),
     "F063": reads("data/semicolon.csv", FRUIT),
     # Decided otherwise: results of tools are no longer refused.
     "F064": reads(

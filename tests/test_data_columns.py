@@ -209,9 +209,9 @@ def test_columns_that_cannot_be_read_are_usage_errors(columns, word):
     assert word in str(caught.value)
 
 
-def test_preference_rows_say_so(pool_of):
+def test_half_a_preference_row_says_so(pool_of):
     with pytest.raises(DataError) as caught:
-        pool_of({"prompt": "Hi", "chosen": "Ho", "rejected": "No"}, on_error="raise")
+        pool_of({"prompt": "Hi", "chosen": "Ho"}, on_error="raise")
     assert "preference data" in caught.value.message
     assert "--columns response=chosen" in caught.value.hint
 

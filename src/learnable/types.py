@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from learnable.errors import UsageError
+from learnable.errors import DataError, UsageError
 from learnable.settings import Loading, Sampling
 
 
@@ -68,10 +68,20 @@ class Message:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Conversation:
-    """What a row means: its ``messages``, and the JSON text of the ``tools`` that the assistant may call."""
+    """What a row means: its ``messages``, and the JSON text of the ``tools`` that the assistant may call.
+
+    Of a preference pair the last message is the chosen answer, and ``rejected`` the other one; ``strength`` as of ``Pair``.
+    """
 
     messages: tuple[Message, ...]
     tools: str = ""
+    rejected: Message | None = None
+    strength: float | None = None
+
+    @property
+    def turns(self) -> tuple[Message, ...]:
+        """All that is said: the messages, and a rejected answer after them."""
+        return self.messages if self.rejected is None else (*self.messages, self.rejected)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,13 +97,19 @@ class Example:
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """Two answers to one prompt, one turn of the assistant each; ``id`` is a hash of the three parts."""
+    """Two answers to one prompt, one turn of the assistant each; ``id`` is a hash of the parts and the ``tools``.
+
+    Answers in ``prompt`` are context only. ``strength`` is by how much the rejected answer is worse, such as a
+    difference of scores; None where the data say nothing.
+    """
 
     id: str
     prompt: tuple[Message, ...]
     chosen: Message
     rejected: Message
     source: str
+    tools: str = ""
+    strength: float | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -379,7 +395,8 @@ class Pool:
     ``examples``: one line per distinct conversation, columns ``id``, ``source`` and ``messages`` (list of structs
     ``role``, ``content``), in the order first seen. Where any turn has more, the structs have it too: ``reasoning``,
     ``tool_calls`` (JSON text), ``tool_call_id``, ``name``, ``trained``; where any conversation has tools, there is a
-    column ``tools``.
+    column ``tools``. A pool of preference pairs has one line per distinct pair instead: the last two messages are the
+    chosen and the rejected answer, and there is a column ``strength`` (null where unknown).
     ``rows``: one line per row read, columns ``file`` (position in ``files``), ``row`` (0-based), ``line``
     (1-based line of a text file, null elsewhere), ``id`` (null for a row that could not be read) and ``reason``
     (null for a row that became an example; else why it did not, duplicates included).
@@ -392,19 +409,23 @@ class Pool:
     def __len__(self) -> int:
         return self.examples.height
 
+    @property
+    def holds_pairs(self) -> bool:
+        """Whether it holds preference pairs instead of conversations with one answer."""
+        return "strength" in self.examples.columns
+
     def iter_examples(self) -> Iterator[Example]:
-        """Yield the distinct examples in the order first seen."""
-        yield from examples_of(self.examples)
+        """Yield the distinct examples in the order first seen; a ``DataError`` where they are pairs."""
+        if self.holds_pairs:
+            needed = "these rows are preference pairs, and conversations with one answer are needed"
+            raise DataError(needed, hint="--columns response=chosen reads the chosen answers alone")
+        for row in self.examples.iter_rows(named=True):
+            messages = tuple([message_of(turn) for turn in row["messages"]])
+            yield Example(id=row["id"], messages=messages, source=row["source"], tools=row.get("tools", ""))
 
 
-def examples_of(frame: pl.DataFrame) -> Iterator[Example]:
-    """Yield the conversations in the rows of ``Pool.examples``, in their order."""
-    for row in frame.iter_rows(named=True):
-        messages = tuple([_message(turn) for turn in row["messages"]])
-        yield Example(id=row["id"], messages=messages, source=row["source"], tools=row.get("tools", ""))
-
-
-def _message(turn: Mapping[str, Any]) -> Message:
+def message_of(turn: Mapping[str, Any]) -> Message:
+    """Return a turn of ``Pool.examples`` as a message."""
     if "tool_calls" not in turn:
         return Message(**turn)
     calls = json.loads(turn["tool_calls"] or "[]")

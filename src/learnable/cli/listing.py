@@ -24,7 +24,6 @@ from learnable.recipes.run import flag_of, options_of
 from learnable.scorers import SCORERS
 from learnable.selectors import SELECTORS
 from learnable.settings import Aim, Reference, WarmUp
-from learnable.types import Conversation, Message
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,9 +187,6 @@ def _methods() -> dict[str, tuple[str, tuple[str, ...], str]]:
 
 
 _SETTINGS = "[@KEY=VALUE,...]"
-_TURNS = Conversation(
-    messages=tuple(Message(role=role, content=role) for role in ("system", "user", "assistant"))
-)
 _ASKING = {
     "likelihood": "1 pass over each answer or choice",
     "generation": "up to {} tokens written for each row",
@@ -262,9 +258,7 @@ KINDS: Mapping[str, Listing] = {
         "learnable load DATA --format {}",
         lambda _: (),
         lambda _: "no pass",
-        lambda each: (
-            f"Rows with {', '.join(each.write(_TURNS))}; recognised by these keys, rarely to be named."
-        ),
+        lambda each: f"Rows with {each.keys}; recognised by these keys, rarely to be named.",
     ),
 }
 

@@ -2,16 +2,18 @@
 
 import json
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import polars as pl
 import yaml
 
+from learnable.data.pool import load_pool
 from learnable.errors import DataError
 from learnable.runs.files import replacing
 from learnable.settings import Tuning
-from learnable.types import Example, examples_of
+from learnable.types import Example
 
 Trainer = Literal["trl", "llamafactory", "axolotl"]
 
@@ -64,7 +66,9 @@ def write_export(
             f"{len(ids) - found.height:,} of {len(ids):,} chosen ids are not in {pool}",
             hint="choose from the data that was scored",
         )
-    exported, files = export(list(examples_of(found)), trainer=trainer, model=model, max_length=max_length)
+    chosen = replace(load_pool(pool, conversations=False), examples=found)
+    examples = list(chosen.iter_examples())
+    exported, files = export(examples, trainer=trainer, model=model, max_length=max_length)
     if chat_template is not None and trainer in _CHAT_TEMPLATE:
         files[CONFIGURATION] |= _CHAT_TEMPLATE[trainer]
     texts = {ROWS: "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in exported)}

@@ -11,22 +11,32 @@ from typing import Any
 from learnable.data.layout import ColumnLayout, preference_error
 from learnable.data.names import (
     BESIDE,
+    CHOSEN,
     COMPLETIONS,
     CONTEXTS,
+    OPTION,
+    OPTIONS,
     OTHER_COMPLETIONS,
     OTHER_PROMPTS,
     OTHER_TURNS,
+    PREFERRED,
     PROMPTS,
     REASONINGS,
+    REJECTED,
+    SCORES,
+    STRENGTHS,
     TURNS,
     doubt,
     plain,
 )
+from learnable.data.pairs import conversation_of
 from learnable.data.turns import as_turns
 from learnable.data.values import Row, UnknownKeysError, UnusableRowError, is_blank, shown_keys
 from learnable.errors import DataError, did_you_mean
-from learnable.types import Conversation, Example, Message
+from learnable.types import Conversation, Example, Message, Pair
 
+PREFERENCE = "preference"
+"""Name of the format whose rows are pairs."""
 Columns = Mapping[str, tuple[str, ...]]
 """Parts of a conversation, and the columns that hold them."""
 
@@ -97,7 +107,10 @@ def find_layout(
                 )
     named = {*ignored, *(name for names in given.values() for name in names)}
     filled = [key for key, value in row.items() if value is not None]
-    for keys in (filled, list(row)):
+    # A pair without one of its answers is a bad pair, and no conversation.
+    sides = [key for key in row if plain(key) in (*CHOSEN, *REJECTED)]
+    told = [key for key in row if key in filled or (key in sides and not {*sides}.isdisjoint(filled))]
+    for keys in (told, list(row)):
         found, parts = _parts([key for key in keys if key not in named], format, given)
         if found is not None:
             # A format that was named leaves no doubt about its conversation.
@@ -108,6 +121,8 @@ def find_layout(
 
 def _parts(keys: Sequence[str], format: str | None, given: Columns) -> tuple[str | None, Columns]:
     """Return the format that keys are of, and the columns of its parts; None where they are of none."""
+    if "rejected" in given and format in (None, PREFERENCE):
+        return PREFERENCE, _preference(keys, given)
     if format is None and "messages" in given:
         return "messages", {}
     if format is not None or not {"prompt", "response"} & given.keys():
@@ -199,6 +214,54 @@ def _alpaca(keys: Sequence[str]) -> Columns:
     return {**parts, **usual}
 
 
+def _preference(keys: Sequence[str], given: Columns | None = None) -> Columns:
+    """Return the columns of two answers, or of two conversations with their prompt, and of which is better.
+
+    ``given`` are the columns that were named; they are not among the keys.
+    """
+    named = given or {}
+    chosen, rejected = _first(keys, CHOSEN), _first(keys, REJECTED)
+    labels = tuple(key for key in keys if PREFERRED.fullmatch(plain(key)))
+    parts: dict[str, tuple[str, ...]] = {}
+    if "rejected" in named:
+        whole = named.get("messages") if "response" not in named else None
+        chosen = (named.get("response") or whole or (chosen or _first(keys, _ALL_COMPLETIONS),))[0]
+        rejected = named["rejected"][0]
+    elif (chosen is None or rejected is None) and labels and (options := _options(keys)):
+        chosen, rejected = options
+        parts["preferred"] = labels
+    if chosen is None or rejected is None:
+        return {}
+    parts |= {"rejected": (rejected,), "strength": _strength(keys)}
+    prompt = named.get("prompt", (None,))[0] or _first(keys, _ALL_PROMPTS)
+    turns = _first(keys, (*TURNS, *OTHER_TURNS))
+    if "messages" in named:
+        return parts | ({} if named["messages"] == (chosen,) else {"response": (chosen,)})
+    if prompt is None:
+        return parts | (
+            {"messages": (chosen,)} if turns is None else {"messages": (turns,), "response": (chosen,)}
+        )
+    context = _all(keys, CONTEXTS, besides=prompt)
+    return parts | {"prompt": (prompt,), "context": context, "response": (chosen,)}
+
+
+def _options(keys: Sequence[str]) -> tuple[str, str] | None:
+    """Return the columns of two answers of one name, such as output_1 and output_2."""
+    found = {told.groups(): key for key in keys if (told := OPTION.fullmatch(plain(key)))}
+    for name in dict.fromkeys(name for name, _ in found):
+        for one, other in OPTIONS:
+            if {(name, one), (name, other)} <= found.keys():
+                return found[name, one], found[name, other]
+    return None
+
+
+def _strength(keys: Sequence[str]) -> tuple[str, ...]:
+    """Return the column of a difference, or those of the scores of both answers."""
+    scores = {told[1] or told[2]: key for key in keys if (told := SCORES.fullmatch(plain(key)))}
+    both = (scores["chosen"], scores["rejected"]) if len(scores) == 2 else ()
+    return _all(keys, STRENGTHS)[:1] or both
+
+
 def _beside(conversation: Conversation) -> dict[str, Any]:
     return {"tools": conversation.tools} if conversation.tools else {}
 
@@ -236,8 +299,24 @@ def _write_prompt_completion(conversation: Conversation) -> dict[str, Any]:
     return {"prompt": as_turns(messages[:-1]), "completion": as_turns(messages[-1:]), **beside}
 
 
-def as_row(example: Example) -> dict[str, Any]:
-    """Return an example as a row of the format messages, with its source: what is written is read as the same."""
+def _write_preference(conversation: Conversation) -> dict[str, Any]:
+    if conversation.rejected is None:
+        raise ValueError("a preference has two answers, got a conversation with one")
+    *prompt, chosen = as_turns(conversation.messages)
+    sides = {
+        # What is not learned of a pair needs no mark.
+        "prompt": [{key: value for key, value in turn.items() if key != "weight"} for turn in prompt],
+        "chosen": [chosen],
+        "rejected": as_turns([conversation.rejected]),
+    }
+    strength = {} if conversation.strength is None else {"strength": conversation.strength}
+    return sides | strength | _beside(conversation)
+
+
+def as_row(example: Example | Pair) -> dict[str, Any]:
+    """Return an example as a row of turns, with its source: what is written is read as the same."""
+    if isinstance(example, Pair):
+        return {**_write_preference(conversation_of(example)), "source": example.source}
     conversation = Conversation(messages=example.messages, tools=example.tools)
     return {**_write_messages(conversation), "source": example.source}
 
@@ -249,6 +328,13 @@ def _is_plain(message: Message) -> bool:
 FORMATS: dict[str, RowFormat] = {
     known.name: known
     for known in (
+        # The first one: rows of pairs may hold the chosen conversation under another key too.
+        RowFormat(
+            name=PREFERENCE,
+            keys="chosen and rejected, or two answers and which is better",
+            columns=_preference,
+            write=_write_preference,
+        ),
         RowFormat(
             name="messages", keys="messages", columns=_turns("messages", *OTHER_TURNS), write=_write_messages
         ),
@@ -269,6 +355,9 @@ FORMATS: dict[str, RowFormat] = {
 def _unknown(row: Row, format: str | None) -> UnusableRowError:
     if preference := preference_error(list(row)):
         return preference
+    if format == PREFERENCE:
+        keys = f"{shown_keys(CHOSEN)} and one of {shown_keys(REJECTED)}"
+        return UnusableRowError(f"none of the keys {keys} is there, nor two answers and a label")
     if format is not None:
         return UnusableRowError(
             f"none of the keys {', '.join(PROMPTS)} is there with one of {', '.join(COMPLETIONS)}"

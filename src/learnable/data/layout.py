@@ -2,9 +2,11 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from learnable.data.names import CHOSEN, NEVER_TEXT, PARTS, REJECTED, plain
+from learnable.data.pairs import better, context, paired, strength_of
 from learnable.data.turns import Turns, holds_turns
 from learnable.data.values import (
     Row,
@@ -54,6 +56,9 @@ class ColumnLayout:
     context: tuple[str, ...] = ()
     reasoning: tuple[str, ...] = ()
     response: tuple[str, ...] = ()
+    rejected: tuple[str, ...] = ()
+    preferred: tuple[str, ...] = ()
+    strength: tuple[str, ...] = ()
     tools: tuple[str, ...] = ()
     label: tuple[str, ...] = ()
     doubts: Mapping[str, str] = field(default_factory=dict)
@@ -63,12 +68,26 @@ class ColumnLayout:
     def uses(self) -> dict[str, str]:
         """Return what each column that is read becomes, in words."""
         parts = [part for part in PARTS if part not in ("label", "ignore")]
-        return {column: PARTS[part] for part in parts for column in getattr(self, part)}
+        uses = {column: PARTS[part] for part in parts for column in getattr(self, part)}
+        if self.preferred:
+            return uses | dict.fromkeys(self.rejected, PARTS["response"])
+        return uses | (dict.fromkeys(self._chosen, "chosen answer") if self.rejected else {})
 
     @property
     def needs(self) -> set[str]:
         """Return the columns without which there is no conversation."""
-        return {*self.messages, *self.prompt[:1], *self.response}
+        return {*self.messages, *self.prompt[:1], *self.response, *self.rejected, *self.preferred[:1]}
+
+    @property
+    def _chosen(self) -> tuple[str, ...]:
+        return self.response or self.messages
+
+    @cached_property
+    def _other_side(self) -> "ColumnLayout":
+        """Return the layout of a pair's other conversation: where each side is whole, its turns are."""
+        if self.response:
+            return replace(self, response=self.rejected)
+        return replace(self, messages=self.rejected)
 
     def read(self, row: Row, ignored: set[str]) -> Conversation:
         """Return the conversation that a row means; a ``ValueError`` says why it is none.
@@ -85,14 +104,31 @@ class ColumnLayout:
                 )
         turns = Turns(ignored)
         messages = self._messages(row, turns)
+        rejected = self._other_side._messages(row, turns) if self.rejected else []
         for column in self.tools:
             with _or_ignored(column):
                 turns.add_tools(row.get(column), repr(column))
         if self.doubts:
-            self._refuse_lost(row, messages)
+            self._refuse_lost(row, [*messages, *rejected])
+        if self.rejected:
+            return self._pair(row, messages, rejected, turns.tools)
         if messages and messages[-1].role == "user" and (preference := preference_error(self.others)):
             raise preference
         return Conversation(messages=checked(messages), tools=turns.tools)
+
+    def _pair(self, row: Row, messages: list[Message], rejected: list[Message], tools: str) -> Conversation:
+        """Return a pair of two sides, in the order that a column of labels says where there is one."""
+        (own,), (other,) = self._chosen, self.rejected
+        sides = [_checked_side(messages, own), _checked_side(rejected, other)]
+        strength = strength_of(row, self.strength)
+        if self.preferred:
+            votes = better(row, self.preferred, (own, other))
+            if votes < 0:
+                sides.reverse()
+                strength = None if strength is None else -strength
+            if strength is None and len(self.preferred) > 1:
+                strength = abs(votes)
+        return paired(*sides, tools=tools, strength=strength)
 
     def _messages(self, row: Row, turns: Turns) -> list[Message]:
         before = self._system(row)
@@ -195,6 +231,14 @@ class ColumnLayout:
         return f"--columns {leave}"
 
 
+def _checked_side(messages: list[Message], column: str) -> tuple[Message, ...]:
+    """Return one side of a pair, whose last answer is compared; a ``ValueError`` names the side."""
+    try:
+        return checked([*context(messages[:-1]), *messages[-1:]])
+    except ValueError as error:
+        raise UnusableRowError(f"{column!r}: {error}") from error
+
+
 @contextmanager
 def _or_ignored(column: str) -> Iterator[None]:
     """Say of a column that cannot be read what to do if it is something else than its name says."""
@@ -264,7 +308,7 @@ def preference_error(keys: Sequence[str]) -> UnusableRowError | None:
     if chosen is None:
         return None
     prompt = ",prompt=input" if plain(chosen) == "preferred_output" and "input" in keys else ""
-    both = f"{chosen!r} and {rejected!r}" if rejected is not None else repr(chosen)
+    both = f"{chosen!r} and {rejected!r}" if rejected is not None else f"{chosen!r} without a rejected answer"
     return UnusableRowError(
         f"preference data: {both}, and no answer to learn from alone",
         hint=f"--columns response={chosen}{prompt} takes the chosen answer",

@@ -15,6 +15,9 @@ PARTS = {
     "context": "user",
     "reasoning": "reasoning",
     "response": "answer",
+    "rejected": "rejected answer",
+    "preferred": "which answer is better",
+    "strength": "strength",
     "tools": "tools",
     "label": "wanted or not",
     "ignore": "nothing",
@@ -38,6 +41,13 @@ BESIDE = {
 """Names of the parts that stand beside any conversation."""
 CHOSEN = ("chosen", "preferred_output", "chosen_response")
 REJECTED = ("rejected", "non_preferred_output", "rejected_response")
+STRENGTHS = ("strength", "margin")
+SCORES = re.compile(r"(chosen|rejected)_(?:score|rating)|(?:score|rating)_(chosen|rejected)")
+PREFERRED = re.compile(r"preference|preferred|winner|better(_response_id)?|label|annotator_?\d+")
+"""Columns that say which of two answers is better."""
+OPTION = re.compile(r"(output|response|answer|completion|conversation)_?([012ab])")
+"""Columns of two answers that are compared, told apart by a number or a letter."""
+OPTIONS = (("1", "2"), ("a", "b"), ("0", "1"))
 
 NEVER_TEXT = ("media", "spans")
 """Doubts that no text of a conversation settles."""
@@ -107,7 +117,7 @@ def parse_columns(given: str | Mapping[str, str | Sequence[str]] | None) -> dict
     if twice := {column for column in columns if columns.count(column) > 1}:
         raise UsageError(f"columns: {sorted(twice)[0]!r} is named twice", hint="give every column one part")
     for part, named in found.items():
-        if len(named) > 1 and part not in ("prompt", "context", "ignore"):
+        if len(named) > 1 and part not in ("prompt", "context", "ignore", "preferred", "strength"):
             raise UsageError(
                 f"columns: {part} is one column, got {' and '.join(named)}", hint="name one of them"
             )

@@ -44,7 +44,7 @@ class Parser:
     _unseen: dict[ColumnLayout, list[str]] = field(default_factory=dict)
 
     def parse(self, record: Record) -> tuple[Conversation, str]:
-        """Return the conversation and the source of a row; a ``ValueError`` says why it is no usable one."""
+        """Return the conversation, or pair, and the source of a row; a ``ValueError`` says why it is no usable one."""
         row = record.value
         if row is None:
             raise UnusableRowError(record.reason or "", hint=record.hint)

@@ -1,16 +1,17 @@
 """A pool on disk, and what makes two pools the same."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import polars as pl
 import xxhash
 
+from learnable.data.pairs import pairs_of
 from learnable.errors import DataError
 from learnable.runs.files import replacing, write_frame
 from learnable.runs.identity import fingerprint
-from learnable.types import Example, Pool, SourceFile
+from learnable.types import Example, Pair, Pool, SourceFile
 
 POOL_FILE = "pool.json"
 HELD_OUT = "held out for evaluation"
@@ -48,12 +49,13 @@ def load_pool(folder: Path, *, conversations: bool = True) -> Pool:
     return Pool(examples=examples, rows=rows, files=files)
 
 
-def prompt_key(example: Example, *, draw: str | int) -> str:
+def prompt_key(example: Example | Pair, *, draw: str | int) -> str:
     """Return a hash of what stands before the last answer, the same for all answers to one prompt.
 
     The keys of another ``draw`` are in another order.
     """
-    return fingerprint([draw, [message.content for message in example.messages[:-1]]])
+    prompt = example.prompt if isinstance(example, Pair) else example.messages[:-1]
+    return fingerprint([draw, [message.content for message in prompt]])
 
 
 def readable(examples: pl.DataFrame) -> pl.DataFrame:
@@ -78,13 +80,13 @@ def readable(examples: pl.DataFrame) -> pl.DataFrame:
     return examples.with_columns(pl.col("messages").list.eval(turns))
 
 
-def hold_out(pool: Pool, *, share: float) -> tuple[Pool, list[Example]]:
+def hold_out(pool: Pool, *, share: float) -> tuple[Pool, list[Example] | list[Pair]]:
     """Set a share of each source aside, drawn by a hash of the prompts; all answers to one prompt go together.
 
     The share, from 0 to 1, is of the distinct prompts of every source, rounded. Returned are the pool without the rows
-    set aside, which it marks as held out, and their examples, in the order of the pool.
+    set aside, which it marks as held out, and their examples or pairs, in the order of the pool.
     """
-    keys = [prompt_key(example, draw="held out") for example in pool.iter_examples()]
+    keys = [prompt_key(example, draw="held out") for example in _each(pool)]
     prompts = pl.Series("prompt", keys, dtype=pl.String)
     known = pool.examples.with_columns(prompts)
     place = pl.col("prompt").rank("dense").over("source") - 1
@@ -94,8 +96,11 @@ def hold_out(pool: Pool, *, share: float) -> tuple[Pool, list[Example]]:
     examples = pool.examples.join(aside.select("id"), on="id", how="anti", maintain_order="left")
     first = pl.col("id").is_in(aside["id"].to_list()) & pl.col("reason").is_null()
     rows = pool.rows.with_columns(pl.when(first).then(pl.lit(HELD_OUT)).otherwise("reason").alias("reason"))
-    held = Pool(examples=aside, rows=pool.rows.head(0), files=pool.files)
-    return Pool(examples=examples, rows=rows, files=pool.files), list(held.iter_examples())
+    return Pool(examples=examples, rows=rows, files=pool.files), _each(replace(pool, examples=aside))
+
+
+def _each(pool: Pool) -> list[Example] | list[Pair]:
+    return list(pairs_of(pool)) if pool.holds_pairs else list(pool.iter_examples())
 
 
 def pool_identity(pool: Pool) -> str:

@@ -13,13 +13,14 @@ import pyarrow as pa
 
 from learnable.data.formats import FORMATS
 from learnable.data.names import parse_columns
+from learnable.data.pairs import identity_of
 from learnable.data.parser import Parser
 from learnable.data.pool import is_pool, load_pool
 from learnable.data.records import Record, place, too_large
 from learnable.data.sources import MEMORY, Source, digest_of, locate, names_of, read_records
 from learnable.data.values import UnknownKeysError, UnusableRowError, shown_keys
 from learnable.errors import DataError, UsageError, did_you_mean
-from learnable.runs.identity import BEYOND, NOTHING_BEYOND, beyond_of, example_id
+from learnable.runs.identity import BEYOND, NOTHING_BEYOND, beyond_of
 from learnable.runs.progress import say
 from learnable.settings import Reading
 from learnable.types import Conversation, Pool, SourceFile
@@ -44,7 +45,7 @@ def read(
     columns: str | Mapping[str, str | Sequence[str]] | None = None,
     max_row_mb: float = 8.0,
 ) -> Pool:
-    """Return the distinct conversations in the given files, and what became of every row.
+    """Return the distinct conversations, or preference pairs, in the given files, and what became of every row.
 
     How many rows are left out because they cannot be used, and why, is said on standard error. ``Reading`` says what the
     options mean. ``paths`` are files (.jsonl, .json, .parquet, .csv, .tsv ...), folders and patterns of them, folders
@@ -112,8 +113,9 @@ def _read_one(
         try:
             conversation, named = parser.parse(record)
             # By its characters: not every kind of file tells before it is read.
-            if sum(len(turn.content) + len(turn.reasoning) for turn in conversation.messages) > max_bytes:
+            if sum(len(turn.content) + len(turn.reasoning) for turn in conversation.turns) > max_bytes:
                 raise UnusableRowError(large.reason or "", hint=large.hint)
+            columns.check_kind(conversation)
         except ValueError as error:
             reason, hint = str(error), getattr(error, "hint", None)
             if source.kind == "csv" and not parser.formats and isinstance(error, UnknownKeysError):
@@ -156,10 +158,24 @@ class _Columns:
         # Beside role and content only what turns have: most pools have none of it.
         self._turns: dict[str, list[Any]] = {"role": [], "content": []}
         self._tools: list[str] = []
+        self._strengths: list[float | None] = []
+        self._pairs: bool | None = None
+
+    def check_kind(self, conversation: Conversation) -> None:
+        """Raise an ``UnusableRowError`` for a pair among conversations, and the other way round."""
+        pair = conversation.rejected is not None
+        if self._pairs is None:
+            self._pairs = pair
+        elif self._pairs != pair:
+            told = ("a conversation with one answer", "a preference pair")
+            raise UnusableRowError(
+                f"this row is {told[pair]}, and the first one is {told[self._pairs]}",
+                hint="load them apart, or read the chosen answers alone: --columns response=chosen",
+            )
 
     def add(self, row: int, line: int | None, conversation: Conversation, source: str) -> None:
         """Add a row of the last file that is a conversation, as an example or as the duplicate of one."""
-        identity = example_id(conversation.messages, tools=conversation.tools)
+        identity = identity_of(conversation)
         position = self._first.setdefault(identity, len(self._rows["id"]))
         if position < len(self._rows["id"]):
             file, row_there, line_there = (self._rows[name][position] for name in ("file", "row", "line"))
@@ -168,7 +184,9 @@ class _Columns:
             return
         self.add_row(row, line, identity, reason=None)
         self._sources.append(source)
-        messages, before = conversation.messages, self._offsets[-1]
+        messages, before = conversation.turns, self._offsets[-1]
+        if self._pairs:
+            self._strengths.append(conversation.strength)
         self._offsets.append(before + len(messages))
         self._turns["role"] += [message.role for message in messages]
         self._turns["content"] += [message.content for message in messages]
@@ -197,6 +215,7 @@ class _Columns:
         messages = pa.LargeListArray.from_arrays(pa.array(self._offsets, pa.int64()), turns)
         columns = {"id": list(self._first), "source": self._sources, "messages": pl.Series(messages)}
         columns |= {"tools": self._tools} if self._tools else {}
+        columns |= {"strength": pl.Series(self._strengths, dtype=pl.Float64)} if self._pairs else {}
         examples = pl.DataFrame(columns, schema_overrides={"id": pl.String, "source": pl.String})
         return Pool(examples=examples, rows=pl.DataFrame(self._rows, schema=ROWS), files=tuple(files))
 

@@ -1,5 +1,6 @@
 """Lists of turns, calls and tools in the forms that rows have; they become messages, and what OpenAI's chats have."""
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
@@ -42,6 +43,8 @@ _FLAGS = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false
 _PLAIN = frozenset(("role", "from", "content", "value"))
 _READ = _PLAIN | {"tool_calls", "function_call", "tools", *REASONINGS, *_WEIGHTS} - {"loss"}
 _OF_RESULTS = ("name", "tool_call_id")
+_SPOKEN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
+"""How a turn begins in a transcript."""
 _TEXT_PARTS = ("text", "input_text", "output_text")
 _THOUGHTS = ("thinking", "reasoning")
 
@@ -61,6 +64,8 @@ class Turns:
         name = repr(column)
         if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
             value = from_json(value, name)
+        elif isinstance(value, str) and _SPOKEN.match(value):
+            value = _transcript(value)
         if isinstance(value, Mapping):
             value = self._opened(value, name)
         if not isinstance(value, list | tuple):
@@ -166,6 +171,14 @@ class Turns:
             if lost and is_said(value) and kind in (*NEVER_TEXT, "choices", "reasoning"):
                 raise ValueError(f"{key!r} of {name} is not supported, and may be part of the turn")
             self.ignored.add(f"{column}[].{key}")
+
+
+def _transcript(text: str) -> list[Row]:
+    """Return the turns of a transcript, in which a line names who speaks."""
+    _, *parts = _SPOKEN.split(text)
+    return [
+        {"role": role, "content": said.strip()} for role, said in zip(parts[::2], parts[1::2], strict=True)
+    ]
 
 
 def holds_turns(value: object) -> bool:
