@@ -4,8 +4,9 @@ from learnable.training.adapters import lora, save_whole
 from learnable.training.copies import Base, copies_of
 from learnable.training.devices import join
 from learnable.training.epochs import KeptEpoch, kept_epochs
-from learnable.training.fine_tuning import Trained, fine_tune
+from learnable.training.fine_tuning import MIXTURE, Trained, fine_tune
 from learnable.training.merging import Merged, merge_copies
+from learnable.training.mixtures import Mixed
 from learnable.training.reference import (
     Part,
     References,
@@ -19,11 +20,13 @@ from learnable.training.samplers import AdaptiveSampler, LengthGroupedBatches, S
 from learnable.training.summed_gradients import gradient_sums
 
 __all__ = [
+    "MIXTURE",
     "AdaptiveSampler",
     "Base",
     "KeptEpoch",
     "LengthGroupedBatches",
     "Merged",
+    "Mixed",
     "Part",
     "References",
     "Sampler",

@@ -35,11 +35,12 @@ from learnable.training.checkpoints import Checkpoints
 from learnable.training.epochs import keep_epoch
 from learnable.training.loop import Loop
 from learnable.training.memory import PIECE_TOKENS
+from learnable.training.mixtures import MixedBatches
 from learnable.training.samplers import Sampler, length_grouped
 from learnable.types import ModelRef, Rendered
 
 RECORD, CHECKPOINTS = "training.json", "checkpoints"
-LAST_EPOCH = "last_epoch.parquet"
+LAST_EPOCH, MIXTURE = "last_epoch.parquet", "mixture.parquet"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +87,7 @@ def fine_tune(
         objective: What is lowered.
         columns: What the objective needs of each answer, by its ``id``.
         sampler: Which examples each step takes, given those that are left, in the order of their ids, and ``tuning``;
-            batches of examples of about one length when not given.
+            batches of examples of about one length when not given. What a mixture drew is in ``mixture.parquet``.
         token_ids: With LoRA: tokens whose rows of the embedding are trained beside the adapters.
         start: With LoRA: an adapter of the same model to go on from.
         processes: Share each batch among so many processes of this machine, to the same result up to rounding. Under a
@@ -252,10 +253,12 @@ def _trained(job: _Job) -> Trained:
     checkpoints, started = Checkpoints(job.folder / CHECKPOINTS), time.monotonic()
     if last := checkpoints.read():
         started -= last["seconds"]
+    sampler = job.sampler(job.examples, job.tuning)
     tokens = round(sum(len(row.ids) for row in job.rows) * job.tuning.epochs)
+    tokens = sampler.tokens if isinstance(sampler, MixedBatches) else tokens
     shown = bar(job.label, tokens, done=last["tokens"] if last else 0) if devices.is_main() else nullcontext()
     with shown as progress, quiet():
-        loop = _loop(job, advance=progress.advance if progress else lambda _: None)
+        loop = _loop(job, sampler, advance=progress.advance if progress else lambda _: None)
         if last:
             loop.load(last)
         with without_dropout(loop.network):
@@ -277,6 +280,8 @@ def _trained(job: _Job) -> Trained:
                 "the training loss is not finite", hint="lower the learning rate, or use --dtype float32"
             )
         _save(loop, job, gathered)
+        if isinstance(sampler, MixedBatches):
+            write_frame(sampler.frame(), job.folder / MIXTURE)
         flush(job.folder)
         written = recorded(job.folder, leave_out=[CHECKPOINTS])
         write_json(job.folder / RECORD, figures | {"outputs": written})
@@ -295,7 +300,7 @@ def _keep_epoch(loop: Loop, job: _Job) -> None:
         keep_epoch(loop.network, state, gathered, job.folder / f"epoch-{number}", learning_rates=rates)
 
 
-def _loop(job: _Job, *, advance: Callable[[int], None]) -> Loop:
+def _loop(job: _Job, sampler: Sampler, *, advance: Callable[[int], None]) -> Loop:
     """Return a training that is ready to begin."""
     ref, tuning = job.ref, job.tuning
     network = trainable(ref, tuning, token_ids=job.token_ids, start=job.start, layers=job.layers)
@@ -309,7 +314,7 @@ def _loop(job: _Job, *, advance: Callable[[int], None]) -> Loop:
         network,
         job.rows,
         columns=job.columns,
-        sampler=job.sampler(job.examples, tuning),
+        sampler=sampler,
         objective=job.objective,
         tuning=tuning,
         mixed=mixed,

@@ -27,7 +27,7 @@ from learnable.objectives import NLL, EndingObjective, Objective
 from learnable.settings import Tuning
 from learnable.training.batches import Member, batch_of, share
 from learnable.training.passes import TrainingPasses
-from learnable.training.samplers import AdaptiveSampler, Sampler
+from learnable.training.samplers import AdaptiveSampler, ProbingSampler, Sampler
 from learnable.types import Rendered
 
 LONGEST_GRADIENT = 1.0
@@ -76,6 +76,7 @@ class Loop:
         self.losses = np.full(len(rows), np.nan, dtype=np.float32) if keep_losses else None
         self._rows, self._sampler, self._objective = rows, sampler, objective
         self._adaptive = sampler if isinstance(sampler, AdaptiveSampler) else None
+        self._probing = sampler if isinstance(sampler, ProbingSampler) else None
         self._ending = objective if isinstance(objective, EndingObjective) else None
         self.steps, self.ended = sampler.steps, False
         counted = np.array([int(row.mask[1:].sum()) for row in rows])
@@ -105,8 +106,7 @@ class Loop:
         """Train on the next batch."""
         answers = self._objective.answers
         examples = list(self._sampler.batch(self.done))
-        positions = [example * answers + answer for example in examples for answer in range(answers)]
-        batch = batch_of([(position, self._rows[position]) for position in positions])
+        batch = self._batch(examples)
         columns = {name: values[examples].to(self.loss.device) for name, values in self._columns.items()}
         met = self._gradients(batch, columns)
         self._accelerator.clip_grad_norm_(self._model.parameters(), LONGEST_GRADIENT)
@@ -122,9 +122,28 @@ class Loop:
                 self.ended = self._ending.ends(reduced.reshape(-1, answers), columns)
             nll = reduced.cpu().numpy()
             if self.losses is not None:
-                self.losses[positions] = nll
+                self.losses[[member.position for member in batch]] = nll
             if self._adaptive is not None:
                 self._adaptive.observe(self.done - 1, examples, nll.reshape(-1, answers))
+        if self._probing is not None and (wanted := self._probing.probe(self.done - 1)):
+            self._probing.probed(self.done - 1, self._probed(self._batch(wanted)).reshape(-1, answers))
+
+    def _batch(self, examples: Sequence[int]) -> list[Member]:
+        """Return the answers of examples as one batch."""
+        answers = self._objective.answers
+        positions = [example * answers + answer for example in examples for answer in range(answers)]
+        return batch_of([(position, self._rows[position]) for position in positions])
+
+    def _share(self, batch: list[Member]) -> list[Member]:
+        """Return our part of a batch."""
+        processes = self._accelerator.num_processes
+        return share(batch, process=self._accelerator.process_index, processes=processes)
+
+    def _probed(self, batch: list[Member]) -> NDArray[np.float32]:
+        """Return the nll of all rows of a batch, without training on them."""
+        found = self._nll(self._passes.pieces(self._share(batch)), len(batch))
+        nll: NDArray[np.float32] = found.cpu().numpy()
+        return nll
 
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of a step, which counts from 0."""
@@ -170,16 +189,16 @@ class Loop:
 
     def _gradients(self, batch: list[Member], columns: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Add up the gradients of a batch, in smaller pieces where the memory ends; return the nll of our rows, (n,)."""
-        processes = self._accelerator.num_processes
-        mine = share(batch, process=self._accelerator.process_index, processes=processes)
-        told: list[int] = []
+        mine, told = self._share(batch), list[int]()
         while True:
             try:
                 met = self._pieces(mine, batch, columns, told)
                 break
             except torch.cuda.OutOfMemoryError:
                 # Several processes wait for each other, so that none can begin again by itself.
-                if processes > 1 or not self._passes.shrink(longest=len(mine[0].example.ids)):
+                if self._accelerator.num_processes > 1 or not self._passes.shrink(
+                    longest=len(mine[0].example.ids)
+                ):
                     raise
             self._optimizer.zero_grad()
             self._advance(-sum(told))

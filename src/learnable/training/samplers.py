@@ -38,6 +38,17 @@ class AdaptiveSampler(Sampler, Protocol):
         """Go on where ``state`` was taken."""
 
 
+@runtime_checkable
+class ProbingSampler(AdaptiveSampler, Protocol):
+    """An adaptive sampler that also looks at losses of examples that it does not train on."""
+
+    def probe(self, step: int) -> Sequence[int]:
+        """Return the positions of the examples whose nll is wanted after a step that was observed; mostly none."""
+
+    def probed(self, step: int, nll: NDArray[np.float32]) -> None:
+        """Take note of the nll of each answer of these examples, float32 (n, m)."""
+
+
 class LengthGroupedBatches:
     """Batches of examples of about one length, shuffled; each epoch takes every example once.
 

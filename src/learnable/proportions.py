@@ -1,0 +1,200 @@
+"""In what proportions a training draws its tokens from the sources of its rows: fixed, or found while it runs (ADO)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import PurePath
+from typing import Literal, Self, get_args
+
+from learnable.errors import UsageError, did_you_mean
+
+Prior = Literal["natural", "uniform"]
+Curve = Literal["auto", "training", "heldout"]
+NAMES = ("ado", *get_args(Prior))
+FLOOR = 0.01
+"""The least share of a source that ADO asks for, before it is smoothed."""
+FEWEST_POINTS = {"training": 20, "heldout": 6}
+"""Of a curve that is fitted. A loss of held-out rows is that of the same rows each time, and so needs fewer."""
+OFF_BY = 0.005
+"""How far shares may be from 1 in all: they were rounded."""
+_HINT = "write ado, natural, uniform, or the share of each source: a=0.7,b=0.3"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proportions:
+    """What share of the tokens each source has.
+
+    Args:
+        prior: ``natural`` (the tokens that each source has), ``uniform`` (of all sources alike), or a share for each.
+        online: ADO: the shares follow, from there, how fast the loss of each source falls.
+        curve: The losses that ADO follows: those that the training meets, or of rows that are held out of it for that;
+            ``auto`` takes held-out rows where a source would be repeated more than twice.
+    """
+
+    prior: Prior | tuple[tuple[str, float], ...] = "natural"
+    online: bool = False
+    curve: Curve = "auto"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read ``ado``, ``natural``, ``uniform``, ``a=0.7,b=30%``, or ``ado@prior=uniform,curve=heldout``.
+
+        Behind ``ado@`` shares may stand too: of the sources, to begin with.
+
+        Raises:
+            UsageError: If it is none of these, or the shares are not above 0, or not 1 in all.
+        """
+        name, at, settings = text.partition("@")
+        if name == "ado" and not at:
+            return cls(online=True)
+        if name == "ado":
+            return cls._ado(text, settings)
+        if name in get_args(Prior) and not at:
+            return cls(prior=name)  # type: ignore[arg-type]
+        if "=" not in text:
+            raise UsageError(f"no mixture called {text!r}", hint=f"{did_you_mean(name, NAMES)}; or {_HINT}")
+        return cls(prior=_shares(text, text.split(",")))
+
+    @classmethod
+    def _ado(cls, text: str, settings: str) -> Self:
+        found, shares = cls(online=True), list[str]()
+        for setting in settings.split(","):
+            key, _, value = setting.partition("=")
+            if key == "prior" and value in get_args(Prior):
+                found = replace(found, prior=value)  # type: ignore[arg-type]
+            elif key == "curve" and value in get_args(Curve):
+                found = replace(found, curve=value)  # type: ignore[arg-type]
+            elif key in ("prior", "curve") or not value:
+                raise UsageError(
+                    f"cannot read {setting!r} of the mixture {text!r}",
+                    hint="prior is natural or uniform, curve is auto, training or heldout",
+                )
+            else:
+                shares.append(setting)
+        return replace(found, prior=_shares(text, shares)) if shares else found
+
+    def __str__(self) -> str:
+        settings = [] if self.curve == "auto" else [f"curve={self.curve}"]
+        if isinstance(self.prior, str):
+            settings += [f"prior={self.prior}"] * (self.online and self.prior != "natural")
+            name = "ado" if self.online else self.prior
+            return f"{name}@{','.join(settings)}" if settings else name
+        settings += [f"{source}={share:g}" for source, share in self.prior]
+        return "ado@" * self.online + ",".join(settings)
+
+    def shares(self, tokens: Mapping[str, int]) -> dict[str, float]:
+        """Return the share of each source that has tokens, at the start; in their order, 1 in all.
+
+        Raises:
+            UsageError: If there is one source only, or the shares are of other sources.
+        """
+        if len(tokens) < 2:
+            raise UsageError(
+                f"there is nothing to mix: all rows are of {next(iter(tokens), 'no source')}",
+                hint="give a file for each source, or name the column that tells them with --source-column",
+            )
+        if self.online and len(tokens) * FLOOR >= 1:
+            raise UsageError(
+                f"{len(tokens)} sources cannot each have {FLOOR:.0%} of the tokens, which is the least of ADO",
+                hint="put small sources together",
+            )
+        if self.prior == "uniform":
+            return dict.fromkeys(tokens, 1 / len(tokens))
+        if isinstance(self.prior, str):
+            return {name: own / sum(tokens.values()) for name, own in tokens.items()}
+        given = {_named(name, tokens): share for name, share in self.prior}
+        if missing := [name for name in tokens if name not in given]:
+            raise UsageError(
+                f"the mixture {self} says nothing of {', '.join(missing)}",
+                hint="every source needs a share; leave files out that are not to be trained on",
+            )
+        total = sum(given.values())
+        return {name: given[name] / total for name in tokens}
+
+    def check(self, rows: Mapping[str, int], *, steps: int, batch_size: int) -> None:
+        """Say what cannot be mixed so, from the numbers of rows.
+
+        Raises:
+            UsageError: As ``shares``; or if ADO has too few steps, or a source too few rows, to see a loss fall.
+        """
+        self.shares(rows)
+        if not self.online:
+            return
+        if small := [f"{name} ({count})" for name, count in rows.items() if count < batch_size]:
+            raise UsageError(
+                f"ADO cannot follow the loss of sources with fewer rows than a batch, {batch_size}: {', '.join(small)}",
+                hint="lower --batch-size, put small sources together, or take a fixed mixture",
+            )
+        Schedule.of(steps, heldout=self.curve == "heldout")
+
+
+def _named(name: str, sources: Mapping[str, int]) -> str:
+    """Return the source of a name, which may be that of its file without the ending."""
+    if name in sources:
+        return name
+    alike = [source for source in sources if PurePath(source).stem == name]
+    if len(alike) != 1:
+        raise UsageError(f"there is no source called {name!r}", hint=did_you_mean(name, sources))
+    return alike[0]
+
+
+def _shares(text: str, written: list[str]) -> tuple[tuple[str, float], ...]:
+    """Read ``a=0.7`` and ``b=30%``; the shares are 1 in all."""
+    found = dict[str, float]()
+    for pair in written:
+        name, _, value = pair.strip().rpartition("=")
+        percent = value.endswith("%")
+        try:
+            share = float(value.removesuffix("%")) / (100 if percent else 1)
+        except ValueError as error:
+            raise UsageError(f"cannot read {pair!r} of the mixture {text!r}", hint=_HINT) from error
+        if not name or name in found:
+            raise UsageError(f"cannot read {pair!r} of the mixture {text!r}", hint=_HINT)
+        if not 0 < share <= 1:
+            raise UsageError(f"a share is above 0 and at most 1, got {pair!r}", hint=_HINT)
+        found[name] = share
+    if abs(sum(found.values()) - 1) > OFF_BY:
+        raise UsageError(f"the shares of {text!r} are {sum(found.values()):g} in all, not 1", hint=_HINT)
+    return tuple(found.items())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """When ADO looks, in steps.
+
+    Args:
+        start: Steps that no fit looks at: the learning rate rises, and losses fall as fast as it lets them.
+        every: Between two fits, and between two looks at held-out rows.
+        thin: Of the smoothed losses, every so many is fitted.
+        points: Fewest of a fit.
+        first: Steps that are done when the first fit is made.
+    """
+
+    start: int
+    every: int
+    thin: int
+    points: int
+    first: int
+
+    @classmethod
+    def of(cls, steps: int, *, heldout: bool) -> Self:
+        """Return the schedule of a training.
+
+        Raises:
+            UsageError: If it ends before the first fit.
+        """
+        found = cls._of(steps, heldout=heldout)
+        if found.first < steps:
+            return found
+        least = next(more for more in range(steps, 10_000) if cls._of(more, heldout=heldout).first < more)
+        raise UsageError(
+            f"ADO cannot fit a curve to {steps:,} steps: the first fit is made after {found.first:,}",
+            hint=f"give at least --steps {least}, or take a fixed mixture",
+        )
+
+    @classmethod
+    def _of(cls, steps: int, *, heldout: bool) -> Self:
+        start, every = max(steps // 20, 40), max(steps // 20, 20)
+        points = FEWEST_POINTS["heldout" if heldout else "training"]
+        thin = 1 if heldout else max(1, steps // 600)
+        first = start + (1 + (points - 1) * every if heldout else points * thin)
+        return cls(start=start, every=every, thin=thin, points=points, first=first)
