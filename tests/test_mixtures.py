@@ -9,11 +9,12 @@ import torch
 from polars.testing import assert_frame_equal
 from safetensors.torch import load_file
 
+from learnable import commands as verbs
 from learnable.errors import UsageError
 from learnable.models.rendering import Renderer
 from learnable.proportions import Proportions, Schedule
-from learnable.settings import Tuning
-from learnable.testing import toy_examples
+from learnable.settings import Reference, Tuning
+from learnable.testing import toy_examples, write_messages
 from learnable.training import Mixed, checkpoints, fine_tune
 from learnable.training.loop import Loop
 from learnable.training.mixtures import ADO, MixedBatches, floored
@@ -328,7 +329,7 @@ def test_a_mixture_that_cannot_be_read_is_refused(text):
 )
 def test_what_cannot_be_mixed_so_is_refused(text, rows, steps):
     with pytest.raises(UsageError):
-        Proportions.parse(text).check(rows, steps=steps, batch_size=8)
+        Proportions.parse(text).check(rows, Tuning(steps=steps))
 
 
 def test_the_least_steps_that_work_do():
@@ -336,3 +337,39 @@ def test_the_least_steps_that_work_do():
         assert Schedule.of(least, heldout=heldout).first == least - 1
         with pytest.raises(UsageError):
             Schedule.of(least - 1, heldout=heldout)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Return two files of rows, which are two sources."""
+    folder, rows = tmp_path_factory.mktemp("rows"), toy_examples(90)
+    return [
+        str(write_messages(rows[start:end], folder / name))
+        for name, start, end in (("a.jsonl", 0, 60), ("b.jsonl", 60, 90))
+    ]
+
+
+def test_a_mixture_by_shares_trains_on_these_shares_and_says_so(files, tiny, tmp_path):
+    how = Reference(learning_rate=1e-2, batch_size=8, rank=2, steps=30)
+    trained = verbs.train(
+        files, model=str(tiny), reference=how, mixture="a=0.2,b=0.8", output=str(tmp_path / "model")
+    )
+    frame = pl.read_parquet(trained.folder / "part-0" / "mixture.parquet")
+    tokens = frame.group_by("source").agg(pl.col("tokens").sum()).sort("source")["tokens"].to_numpy()
+    assert tokens[1] / tokens.sum() == pytest.approx(0.8, abs=0.1)
+    assert trained.facts["mixture"] == "a=0.2,b=0.8"
+    assert f"{tokens[1] / tokens.sum():.1%}" in trained.facts["drawn"]
+
+
+@pytest.mark.parametrize(
+    "more", [{"folds": 2}, {"fraction": 0.5}, {"last_epoch_loss": True}, {"model": "starter"}]
+)
+def test_a_mixture_is_of_one_model_that_is_trained_on_all_rows(files, tiny, tmp_path, more):
+    with pytest.raises(UsageError, match="mixture"):
+        verbs.train(
+            files,
+            model=str(tiny),
+            mixture="natural",
+            reference=Reference(**more),
+            output=str(tmp_path / "no"),
+        )

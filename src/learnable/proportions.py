@@ -1,11 +1,16 @@
 """In what proportions a training draws its tokens from the sources of its rows: fixed, or found while it runs (ADO)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 from pathlib import PurePath
 from typing import Literal, Self, get_args
 
+import polars as pl
+
 from learnable.errors import UsageError, did_you_mean
+from learnable.settings import Tuning
+from learnable.types import Rendered
 
 Prior = Literal["natural", "uniform"]
 Curve = Literal["auto", "training", "heldout"]
@@ -110,8 +115,8 @@ class Proportions:
         total = sum(given.values())
         return {name: given[name] / total for name in tokens}
 
-    def check(self, rows: Mapping[str, int], *, steps: int, batch_size: int) -> None:
-        """Say what cannot be mixed so, from the numbers of rows.
+    def check(self, rows: Mapping[str, int], tuning: Tuning) -> None:
+        """Say what cannot be mixed so in a training, from the numbers of rows.
 
         Raises:
             UsageError: As ``shares``; or if ADO has too few steps, or a source too few rows, to see a loss fall.
@@ -119,12 +124,48 @@ class Proportions:
         self.shares(rows)
         if not self.online:
             return
-        if small := [f"{name} ({count})" for name, count in rows.items() if count < batch_size]:
+        if small := [f"{name} ({count})" for name, count in rows.items() if count < tuning.batch_size]:
             raise UsageError(
-                f"ADO cannot follow the loss of sources with fewer rows than a batch, {batch_size}: {', '.join(small)}",
+                f"ADO cannot follow the loss of sources with fewer rows than a batch, {tuning.batch_size}: {', '.join(small)}",
                 hint="lower --batch-size, put small sources together, or take a fixed mixture",
             )
-        Schedule.of(steps, heldout=self.curve == "heldout")
+        Schedule.of(steps_of(tuning, sum(rows.values())), heldout=self.curve == "heldout")
+
+
+def steps_of(tuning: Tuning, rows: int) -> int:
+    """Return how many steps a training on a mixture of so many rows takes, each of ``batch_size`` rows on average."""
+    return ceil(tuning.epochs * (tuning.steps or ceil(rows / tuning.batch_size)))
+
+
+def tokens_by_source(rendered: Sequence[Rendered], sources: Sequence[str]) -> dict[str, int]:
+    """Return the tokens of each source, in the order of their names, from rows and the source of each."""
+    found = dict.fromkeys(sorted(set(sources)), 0)
+    for row, source in zip(rendered, sources, strict=True):
+        found[source] += len(row.ids)
+    return found
+
+
+def shares_drawn(mixture: pl.DataFrame, tokens: Mapping[str, int]) -> pl.DataFrame:
+    """Return what a training drew of each source, in their order.
+
+    Args:
+        mixture: What it wrote as ``mixture.parquet``, see ``training.mixtures.MixedBatches.frame``.
+        tokens: That each source has.
+
+    Returns:
+        ``source``; ``share`` of all tokens that were drawn; ``first`` and ``last``, the proportions of the first and the
+        last step; ``times`` that its tokens were seen.
+    """
+    drawn = mixture.group_by("source").agg(
+        pl.col("tokens").sum(),
+        first=pl.col("pi").sort_by("step").first(),
+        last=pl.col("pi").sort_by("step").last(),
+    )
+    own = pl.DataFrame({"source": list(tokens), "own": list(tokens.values())})
+    share, times = pl.col("tokens") / pl.col("tokens").sum(), pl.col("tokens") / pl.col("own")
+    return own.join(drawn, on="source", maintain_order="left").select(
+        "source", share=share, first="first", last="last", times=times
+    )
 
 
 def _named(name: str, sources: Mapping[str, int]) -> str:

@@ -139,12 +139,13 @@ class Pricing:
             missing |= set(store.missing(measure, ids))
         return [each for each in examples if each.id in missing]
 
-    def reference(self, pool: Pool, reference: Reference) -> Price:
-        """Return the price of training a reference on a pool; a given one costs nothing."""
+    def reference(self, pool: Pool, reference: Reference, *, passes: float | None = None) -> Price:
+        """Return the price of training a reference on a pool, in its own or so many passes; a given one costs nothing."""
         if reference.model is not None:
             return Price()
         models = max(reference.folds, 1)
-        return self.training(list(pool.iter_examples()), reference, passes=reference.passes, models=models)
+        passes = reference.passes if passes is None else passes
+        return self.training(list(pool.iter_examples()), reference, passes=passes, models=models)
 
     def writing(self, texts: int, *, new_tokens: int, prompts: Sequence[Sequence[Message]] = ()) -> Price:
         """Return the price of texts of at most so many tokens each, and of what they answer as far as that is known."""

@@ -10,6 +10,7 @@ from learnable.errors import UsageError
 from learnable.experiments import Init
 from learnable.objects.given import given_part
 from learnable.objects.training import ReferenceTraining, check_warmup
+from learnable.proportions import Proportions
 from learnable.runs.records import Outcome
 from learnable.runs.step import run
 from learnable.settings import Loading, NewToken, NewTokens, Reading, Reference
@@ -24,6 +25,7 @@ def train(
     reading: Annotated[Reading, Flat] = Reading(),
     tokens: Annotated[list[str] | None, Several] = None,
     init: Init = "description",
+    mixture: str | None = None,
     max_length: int | None = None,
     keep_epochs: bool = False,
     layers: Literal["linear", "attention"] = "linear",
@@ -43,6 +45,9 @@ def train(
         reading: How to read rows.
         tokens: New tokens, each `"<sep>=what it means"`. Only their rows of the embedding are trained, beside LoRA.
         init: How the row of a new token begins: random, mean (of all rows), or description (mean of its meaning's).
+        mixture: Share of the tokens that each source of the rows has: `natural`, `uniform`, `a=0.7,b=0.3` (or in per cent),
+            or `ado`, which moves it to where losses fall fastest (`ado@prior=uniform,curve=heldout`). Sources are begun anew
+            where they are used up, for `--steps` of `--batch-size` rows on average. All rows, once an epoch, when not given.
         max_length: Longest example in tokens; 2,048 or the model's own limit when not given.
         keep_epochs: Keep the adapter and Adam's moments of each epoch: a warm-up for `score --warmup`. An epoch has at
             least eight steps then, whatever `--fraction` says.
@@ -54,7 +59,7 @@ def train(
     """
     _join_launcher()
     network = Network.of(model, loading, max_length=max_length, dry_run=dry_run)
-    new = _new_tokens(tokens, init, reference)
+    new, mixed = _new_tokens(tokens, init, reference), None if mixture is None else Proportions.parse(mixture)
     if keep_epochs:
         check_warmup(reference, new)
     look_up(reference.model, loading, reference=True)
@@ -74,12 +79,13 @@ def train(
         processes=processes,
         keep_epochs=keep_epochs,
         layers=layers,
+        mixture=mixed,
     )
     step = training.step(
         inputs,
         links={"pool": loaded.folder},
         awaits=network.awaits,
-        plan=lambda: network.pricing.reference(pool, reference),
+        plan=lambda: network.pricing.reference(pool, reference, passes=training.passes),
     )
     return run(step, output, dry_run=dry_run)
 

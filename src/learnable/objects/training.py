@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import polars as pl
+
 from learnable.data import pool_identity, prompt_key
 from learnable.errors import UsageError
 from learnable.measures import answers_alone
@@ -14,6 +16,7 @@ from learnable.objects.given import checked_settings, length_limit, render_rows
 from learnable.objects.model import Scratch, as_model
 from learnable.objects.results import ReferenceModel
 from learnable.objects.rows import Rows, as_rows
+from learnable.proportions import Proportions, shares_drawn, steps_of, tokens_by_source
 from learnable.runs.identity import fingerprint
 from learnable.runs.step import Finished, Step, run
 from learnable.settings import NewTokens, Reference, told
@@ -31,6 +34,7 @@ def train(
     max_length: int | None = None,
     keep_epochs: bool = False,
     layers: Literal["linear", "attention"] = "linear",
+    mixture: str | None = None,
     **settings: Any,
 ) -> ReferenceModel:
     """Fine-tune a model on rows, as a reference to compare it with; the model itself stays as it is.
@@ -43,6 +47,7 @@ def train(
         max_length: Longest example in tokens; 2,048 or the model's own limit when not given.
         keep_epochs: Keep each epoch, with Adam's moments: a warm-up for scorers that take gradients.
         layers: Layers that LoRA adapters go on: all linear ones, or those of attention alone.
+        mixture: Share of the tokens that each source has, such as ``ado`` or ``a=0.7,b=0.3``; see ``learnable train``.
         settings: Fields of ``Reference``: ``folds``, ``epochs``, ``method``, ``learning_rate``, ``seed`` ...
 
     Raises:
@@ -64,6 +69,7 @@ def train(
         longest=length_limit(ref, max_length),
         keep_epochs=keep_epochs,
         layers=layers,
+        mixture=None if mixture is None else Proportions.parse(mixture),
     )
     step = training.step({"pool": pool_identity(known.pool), "base": identify(ref)})
     return ReferenceModel(trained=run(step, scratch.folder if scratch else output or ""), scratch=scratch)
@@ -109,10 +115,36 @@ class ReferenceTraining:
     processes: int = 1
     keep_epochs: bool = False
     layers: Literal["linear", "attention"] = "linear"
+    mixture: Proportions | None = None
 
     def __post_init__(self) -> None:
         if self.keep_epochs:
             check_warmup(self.reference, self.new)
+        if self.mixture is not None:
+            self._check_mixture(self.mixture)
+
+    def _check_mixture(self, mixture: Proportions) -> None:
+        reference = self.reference
+        one = (reference.model, reference.folds, reference.fraction, self.new) == (None, 0, 1.0, None)
+        if not one or reference.last_epoch_loss or self.keep_epochs:
+            raise UsageError(
+                f"the mixture {mixture} is of one model that is trained on all rows: no folds, no fraction, no tokens, "
+                "no epochs or losses kept, no model of your own",
+                hint="leave the other options out",
+            )
+        mixture.check(self._rows_by_source, reference)
+
+    @property
+    def _rows_by_source(self) -> dict[str, int]:
+        return dict(self.rows.frame["source"].value_counts().sort("source").iter_rows())
+
+    @property
+    def passes(self) -> float:
+        """Training cost in passes over the rows."""
+        if self.mixture is None or not len(self.rows):
+            return self.reference.passes
+        steps = steps_of(self.reference, len(self.rows))
+        return steps * self.reference.batch_size / len(self.rows)
 
     def step(self, inputs: Mapping[str, str], **more: Any) -> Step:
         """Return the step, with the identities of its ``pool``, ``base`` and what is ``given``, and what else it has."""
@@ -128,9 +160,10 @@ class ReferenceTraining:
             # As above: these came later.
             parameters |= {"keep epochs": True} if self.keep_epochs else {}
             parameters |= {"layers": self.layers} if self.layers != "linear" else {}
+            parameters |= {"mixture": str(self.mixture)} if self.mixture is not None else {}
         if self.new is not None:
             parameters["tokens"] = fingerprint(self.new)
-        passes, words = self.reference.passes, "no pass: the reference is given"
+        passes, words = self.passes, "no pass: the reference is given"
         if self.reference.model is None:
             words = f"{passes:g} training pass{'' if passes == 1 else 'es'} over {len(self.rows):,} examples"
         return Step(verb="train", parameters=parameters, inputs=inputs, says=[words], work=self._work, **more)
@@ -158,14 +191,16 @@ class ReferenceTraining:
         from learnable.training import given_reference, train_reference
 
         trainings: list[Trained] = []
+        facts = self._facts()
         if self.given is not None:
             given_reference(self.given[0], self.given[1], folder)
         elif self.new is not None:
             trainings = self._with_tokens(self.new, folder)
         else:
+            rendered = self._rendered(self.ref)
             trainings = train_reference(
                 self.ref,
-                self._rendered(self.ref),
+                rendered,
                 self.rows.frame["source"].to_list(),
                 folder,
                 prompts=[prompt_key(example, draw=self.reference.seed) for example in self.rows.examples],
@@ -173,13 +208,27 @@ class ReferenceTraining:
                 processes=self.processes,
                 keep_epochs=self.keep_epochs,
                 layers=self.layers,
+                mixture=self.mixture,
             )
+            facts |= {} if self.mixture is None else self._drawn(rendered, trainings[0].folder)
         return Finished(
-            facts=self._facts(),
+            facts=facts,
             tokens=sum(each.tokens for each in trainings if each.ran),
-            passes=self.reference.passes,
+            passes=self.passes,
             at_least_s=sum(each.seconds for each in trainings),
         )
+
+    def _drawn(self, rendered: list[Rendered], folder: Path) -> dict[str, Any]:
+        """Return what a mixture came to: the shares of its sources, and how often each was seen."""
+        from learnable.training import MIXTURE
+
+        tokens = tokens_by_source(rendered, self.rows.frame["source"].to_list())
+        drawn = shares_drawn(pl.read_parquet(folder / MIXTURE), tokens)
+        said = [
+            f"{name} {share:.1%} ({times:.1f} times)"
+            for name, share, times in drawn["source", "share", "times"].rows()
+        ]
+        return {"mixture": str(self.mixture), "drawn": ", ".join(said)}
 
     def _rendered(self, ref: ModelRef) -> list[Rendered]:
         from learnable.models.rendering import Renderer

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
-from learnable.proportions import FLOOR, Proportions, Schedule
+from learnable.proportions import FLOOR, Proportions, Schedule, steps_of
 from learnable.runs.progress import say
 from learnable.settings import Tuning
 from learnable.training import devices
@@ -317,12 +316,8 @@ class Mixed:
         own = [self.sources[example[0].id] for example in examples]
         names = sorted(set(own))
         domains = np.array([names.index(name) for name in own])
-        steps = ceil(tuning.epochs * (tuning.steps or ceil(len(examples) / tuning.batch_size)))
-        self.proportions.check(
-            dict(zip(names, np.bincount(domains).tolist(), strict=True)),
-            steps=steps,
-            batch_size=tuning.batch_size,
-        )
+        steps = steps_of(tuning, len(examples))
+        self.proportions.check(dict(zip(names, np.bincount(domains).tolist(), strict=True)), tuning)
         tokens = np.bincount(domains, lengths).astype(np.int64)
         prior = self.proportions.shares(dict(zip(names, tokens.tolist(), strict=True)))
         weights, batch_tokens = np.array(list(prior.values())), tuning.batch_size * float(lengths.mean())

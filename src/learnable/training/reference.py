@@ -11,12 +11,14 @@ import numpy as np
 import polars as pl
 
 from learnable.errors import TrainError
+from learnable.proportions import Proportions
 from learnable.runs.files import write_frame, write_json
 from learnable.runs.identity import fingerprint
 from learnable.runs.progress import say
 from learnable.settings import Reference
 from learnable.training.adapters import Layers
 from learnable.training.fine_tuning import LAST_EPOCH, Trained, fine_tune
+from learnable.training.mixtures import Mixed
 from learnable.types import ModelRef, Rendered
 
 Kind = Literal["adapter", "model"]
@@ -114,6 +116,7 @@ def train_reference(
     processes: int = 1,
     keep_epochs: bool = False,
     layers: Layers = "linear",
+    mixture: Proportions | None = None,
 ) -> list[Trained]:
     """Train the models of a reference into ``folder``; what is finished there is not repeated.
 
@@ -127,6 +130,7 @@ def train_reference(
         processes: As for ``fine_tune``.
         keep_epochs: As for ``fine_tune``; then an epoch has at least ``WARMUP_STEPS`` steps, whatever the fraction.
         layers: As for ``fine_tune``.
+        mixture: What share of the tokens each source has; all examples, each once an epoch, when not given.
 
     Returns:
         What each training did, in this run or before.
@@ -150,6 +154,9 @@ def train_reference(
             keep_losses=reference.last_epoch_loss,
             keep_epochs=keep_epochs,
             layers=layers,
+            sampler=Mixed(proportions=mixture, sources=dict(zip(ids, sources, strict=True)))
+            if mixture
+            else None,
         )
         trainings.append(trained)
     kind: Kind = "adapter" if reference.method == "lora" else "model"
