@@ -20,7 +20,6 @@ import torch
 from polars.testing import assert_frame_equal
 
 from learnable.commands import evaluate, score
-from learnable.commands.inputs import opened
 from learnable.errors import ModelError, UsageError
 from learnable.measures import measure_of, take
 from learnable.models import cluster, generation
@@ -28,6 +27,7 @@ from learnable.models.cluster import ClusterModel, connected, pool_of_workers
 from learnable.models.cluster_worker import Worker, ran
 from learnable.models.cluster_worker import opened as result_of
 from learnable.models.language_model import LanguageModel
+from learnable.objects.given import opened
 from learnable.runs import progress
 from learnable.runs.store import Store
 from learnable.settings import Loading, Sampling

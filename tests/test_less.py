@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import learnable as ln
-from learnable.commands.prices import gradient_epochs
+from learnable.commands.network import gradient_epochs
 from learnable.data.target import Target
 from learnable.errors import ModelError, TrainError, UsageError
 from learnable.measures import lengths

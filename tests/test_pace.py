@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from learnable import commands as verbs
-from learnable.commands.prices import Pricing
+from learnable.commands.network import Network
 from learnable.commands.teach import Teaching
 from learnable.diagnosis import pace as pacing
 from learnable.diagnosis.pace import pace
@@ -94,27 +94,27 @@ def test_what_is_stored_of_the_model_costs_nothing(here):
 
 def test_tokens_of_a_large_pool_are_estimated_by_a_sample(ref, monkeypatch):
     examples = toy_examples(60)
-    pricing = Pricing(ref=ref, longest=200)
-    whole = pricing.tokens(examples)
-    monkeypatch.setattr("learnable.commands.prices.SAMPLE", 30)
-    assert pricing.tokens(examples) == pytest.approx(whole, rel=0.2)
+    network = Network(ref=ref, longest=200)
+    whole = network.tokens(examples)
+    monkeypatch.setattr("learnable.commands.network.SAMPLE", 30)
+    assert network.tokens(examples) == pytest.approx(whole, rel=0.2)
 
 
 def test_of_a_model_that_is_not_here_rows_and_passes_are_known(ref):
-    price = Pricing(ref=ref, longest=200, here=False).training(ROWS, Reference(), passes=2)
+    price = Network(ref=ref, longest=200, awaits=["fetch it"]).training(ROWS, Reference(), passes=2)
     assert (price.rows, price.passes, price.tokens, price.seconds) == (24, 2, 0, 0)
     assert "once" in price.words[-1]
 
 
 def test_of_a_model_elsewhere_the_tokens_are_known(ref, monkeypatch):
     loads_nothing(monkeypatch)
-    price = Pricing(ref=ref, longest=200, on="ray").measuring(ROWS)
+    price = Network(ref=ref, longest=200, on="ray").measuring(ROWS)
     assert price.tokens > 0
     assert price.words[-1] == "time and memory on ray are not known"
 
 
 def test_a_given_reference_costs_nothing(ref):
-    assert Pricing(ref=ref, longest=200).reference(None, Reference(model=ref.name)) == Price()
+    assert Network(ref=ref, longest=200).reference(None, Reference(model=ref.name)) == Price()
 
 
 def test_load_select_and_report_say_what_they_wait_for(here):

@@ -9,11 +9,11 @@ import polars as pl
 
 from learnable import data as rows
 from learnable.commands.experiment import Experiment
-from learnable.commands.inputs import Network, look_up, most_bad, pool_of
+from learnable.commands.inputs import look_up, pool_of, rows_of
 from learnable.commands.load import HELDOUT
 from learnable.commands.method_scores import score_methods
+from learnable.commands.network import GRADIENT_EPOCHS, Network, gradient_epochs
 from learnable.commands.options import Flat, Output, Several
-from learnable.commands.prices import GRADIENT_EPOCHS, Pricing, gradient_epochs, times
 from learnable.commands.score import passes_of
 from learnable.data.overlap import contamination, spoken
 from learnable.errors import SelectionError, UsageError
@@ -183,7 +183,7 @@ class _Comparison:
             | ({} if self.target is None else {"target": self.target.folder}),
             says=self.says,
             awaits=network.awaits,
-            plan=lambda: self.price(network.pricing),
+            plan=self.price,
             work=self.work,
         )
 
@@ -220,8 +220,9 @@ class _Comparison:
         items = sum(len(each.examples) for each in self.evaluations)
         return [*says, f"{items:,} evaluation items for each model"]
 
-    def price(self, pricing: Pricing) -> Price:
+    def price(self) -> Price:
         """Return what it will cost, at most."""
+        network = self.experiment.network
         examples, seeds, tuning = (
             list(self.pool.iter_examples()),
             self.experiment.seeds,
@@ -229,16 +230,16 @@ class _Comparison:
         )
         kept = GRADIENT_EPOCHS if self.warmup is None else round(self.warmup.epochs)
         epochs = gradient_epochs((method.scorer for method in self.methods), kept)
-        price = pricing.scoring(self.pool, self.passes, aim=self.aim, epochs=epochs)
+        price = network.scoring(self.pool, self.passes, aim=self.aim, epochs=epochs)
         for reference in [*self.references.values(), *filter(None, [self.warmup])]:
-            price += pricing.reference(self.pool, reference)
-        budgets, tokens = [Budget.parse(text) for text in self.budgets], pricing.tokens(examples)
+            price += network.reference(self.pool, reference)
+        budgets, tokens = [Budget.parse(text) for text in self.budgets], network.tokens(examples)
         shares = [min(each.fraction or (each.tokens or 0) / max(tokens, 1), 1.0) for each in budgets]
         chosen, whole = self.trainings
         for share in [*shares * (chosen // seeds // len(shares)), *[1.0] * (whole // seeds)]:
             passes = seeds * tuning.epochs
-            price += pricing.training(examples, tuning, passes=passes, share=share, models=seeds)
-        return price + times(pricing.evaluations(self.evaluations), 1 + chosen + whole)
+            price += network.training(examples, tuning, passes=passes, share=share, models=seeds)
+        return sum([network.evaluations(self.evaluations)] * (1 + chosen + whole), price)
 
     def work(self, folder: Path) -> Finished:
         """Score, choose, train, evaluate, and write what came of it."""
@@ -247,7 +248,10 @@ class _Comparison:
         network = self.experiment.network
         renderer, examples = Renderer.of(network.ref), list(self.pool.iter_examples())
         rendered = render_rows(
-            renderer, examples, max_length=network.longest, most_refused=most_bad(self.loaded)
+            renderer,
+            examples,
+            max_length=network.longest,
+            most_refused=rows_of(self.pool, self.loaded).reading.most_bad,
         )
         alone = answers_alone(rendered, header=renderer.answer_header)
         pool_tokens = sum(len(each.ids) for each in rendered)

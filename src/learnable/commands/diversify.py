@@ -9,9 +9,9 @@ from typing import Annotated, Any
 import polars as pl
 
 from learnable import data as rows
-from learnable.commands.inputs import look_up, opened, pinned, pool_of, to_fetch
+from learnable.commands.inputs import look_up, pool_of
+from learnable.commands.network import Network, to_fetch
 from learnable.commands.options import Flat, Output, Several
-from learnable.commands.prices import Pricing
 from learnable.diversifiers import (
     Avoided,
     Diversified,
@@ -27,7 +27,7 @@ from learnable.diversifiers import (
 from learnable.errors import DataError, ModelError, StoreError, UsageError
 from learnable.evaluators import EVALUATORS, build_evaluator, parse
 from learnable.evaluators.reading import Item, Row, answered, asked, read_items
-from learnable.objects.given import LONGEST
+from learnable.objects.given import LONGEST, opened, pinned
 from learnable.runs.files import write_frame, write_json_lines
 from learnable.runs.identity import file_digest, fingerprint
 from learnable.runs.price import Price
@@ -122,7 +122,7 @@ def diversify(
         links={"pool": loaded.folder} if loaded else {},
         says=[_says(chosen, writer, sampling, rows=len(given), n=n)],
         awaits=awaits,
-        plan=lambda: _price(chosen, writer, sampling, given, n, on=on, here=not awaits),
+        plan=lambda: _price(chosen, writer, sampling, given, n, on=on, awaits=awaits),
         work=work,
     )
     target = step.folder(file) if file else None
@@ -246,7 +246,7 @@ def _price(
     n: int | None,
     *,
     on: str | None,
-    here: bool,
+    awaits: Sequence[str],
 ) -> Price:
     """Return what the texts will cost, as far as it is known before any is drawn."""
     if not chosen.needs_generator:
@@ -254,10 +254,10 @@ def _price(
     if writer.ref is None or not hasattr(chosen, "texts"):
         which = writer.name if writer.ref is None else "a method that goes by what it has drawn"
         return Price(unknown=(f"tokens, time and memory of {which} are not known",))
-    ref = pinned(writer.ref, on=on) if here else writer.ref
-    pricing = Pricing(ref=ref, longest=LONGEST, on=on, here=here)
+    ref = writer.ref if awaits else pinned(writer.ref, on=on)
+    network = Network(ref=ref, longest=LONGEST, on=on, awaits=awaits)
     again = Price(unknown=("what is refused and drawn again is not counted",))
-    return pricing.writing(chosen.texts(given, n), new_tokens=sampling.max_new_tokens) + again
+    return network.writing(chosen.texts(given, n), new_tokens=sampling.max_new_tokens) + again
 
 
 def _to_avoid(path: str, reading: Reading) -> list[Example]:

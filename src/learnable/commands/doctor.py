@@ -10,10 +10,10 @@ import polars as pl
 from numpy.typing import NDArray
 
 from learnable import data as rows
-from learnable.commands.inputs import look_up, pinned
+from learnable.commands.inputs import look_up
 from learnable.commands.options import Flat
 from learnable.errors import UsageError
-from learnable.objects.given import compared_with, length_limit
+from learnable.objects.given import compared_with, length_limit, pinned
 from learnable.runs.progress import say
 from learnable.settings import Loading, Reading
 from learnable.types import Example, ModelRef, Rendered

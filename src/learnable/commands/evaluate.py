@@ -7,7 +7,8 @@ from typing import Annotated
 
 import polars as pl
 
-from learnable.commands.inputs import Network, look_up
+from learnable.commands.inputs import look_up
+from learnable.commands.network import Network
 from learnable.commands.options import Flat, Output
 from learnable.errors import ModelError
 from learnable.evaluators import Evaluation, check_place, evaluations_of, graded_all, parse
@@ -78,7 +79,7 @@ def evaluate(
         sources={each.label: source_of(each.evaluator) for each in asked},
         says=[f"{items:,} evaluation items"],
         awaits=network.awaits,
-        plan=lambda: network.pricing.evaluations(asked),
+        plan=lambda: network.evaluations(asked),
         work=work,
     )
     return run(step, output, dry_run=dry_run)

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from learnable.commands.inputs import Network
+from learnable.commands.network import Network
 from learnable.evaluators import Evaluation
 from learnable.experiments import Arm, SelectionCost, run_arms
 from learnable.experiments.run import ArmRun, Look

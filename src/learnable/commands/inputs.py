@@ -1,24 +1,16 @@
 """What a command is given, found: a pool, a reference, an earlier step."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from learnable import data as rows
 from learnable.commands.load import load
-from learnable.commands.prices import Pricing
 from learnable.errors import UsageError
-from learnable.objects.given import finished, is_step, length_limit
-from learnable.objects.given import opened as opened
-from learnable.objects.given import pinned as pinned
+from learnable.objects.given import finished, is_step
 from learnable.objects.rows import Rows
 from learnable.runs.records import BEGUN, DONE, Outcome
 from learnable.settings import Loading, Reading
 from learnable.types import ModelRef, Pool
-
-if TYPE_CHECKING:
-    from learnable.models.language_model import LanguageModel
 
 
 def pool_of(
@@ -71,57 +63,6 @@ def look_up(name: str | None, loading: Loading, *, reference: bool = False) -> N
 def rows_of(pool: Pool, loaded: Outcome) -> Rows:
     """Return a pool as the Python objects take it."""
     return Rows(pool=pool, given={}, reading=Reading(on_error=loaded.facts["on_error"]))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Network:
-    """The model of a command, with the dtype that it has where it runs, and the longest example that it takes.
-
-    ``on`` is where it runs, see ``opened``; ``awaits`` says what a dry run finds missing.
-    """
-
-    ref: ModelRef
-    longest: int
-    on: str | None = None
-    awaits: Sequence[str] = ()
-
-    @classmethod
-    def of(
-        cls, model: str, loading: Loading, *, max_length: int | None, on: str | None = None, dry_run: bool
-    ) -> "Network":
-        """Find a model by its name, without its weights."""
-        ref = ModelRef(name=model, **asdict(loading))
-        longest = length_limit(ref, max_length)
-        awaits = to_fetch(ref) if dry_run else []
-        return cls(ref=ref if awaits else pinned(ref, on=on), longest=longest, on=on, awaits=awaits)
-
-    @property
-    def identity(self) -> str:
-        """Of its weights and chat template; not known of one that is awaited."""
-        from learnable.models.source import identify
-
-        return "" if self.awaits else identify(self.ref)
-
-    @property
-    def pricing(self) -> Pricing:
-        """What its passes cost."""
-        return Pricing(ref=self.ref, longest=self.longest, on=self.on, here=not self.awaits)
-
-    def open(self, ref: ModelRef | None = None) -> "LanguageModel":
-        """Return it, or another model that runs where it does."""
-        return opened(ref or self.ref, on=self.on)
-
-
-def most_bad(loaded: Outcome) -> float:
-    """Return which share of the rows of a pool may be bad, as it was loaded."""
-    return Reading(on_error=loaded.facts["on_error"]).most_bad
-
-
-def to_fetch(ref: ModelRef) -> list[str]:
-    """Return what is to be said of a model that is not on this machine yet; nothing of one that is."""
-    from learnable.models.source import is_here
-
-    return [] if is_here(ref) else [f"fetch or convert {ref.name}"]
 
 
 def is_made(path: str | Path) -> bool:

@@ -10,7 +10,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from learnable.commands.experiment import Experiment
-from learnable.commands.prices import gradient_epochs, passes_for
+from learnable.commands.network import gradient_epochs, passes_for
 from learnable.commands.score import said_by_target, score, vectors_of
 from learnable.commands.train import train
 from learnable.experiments import Method, SelectionCost

@@ -10,9 +10,9 @@ import polars as pl
 
 from learnable import data as rows
 from learnable.commands.course import GENERAL, SEEN, UNSEEN
-from learnable.commands.inputs import is_made, rows_of, to_fetch
+from learnable.commands.inputs import is_made, rows_of
+from learnable.commands.network import Network, to_fetch
 from learnable.commands.options import Flat, Output
-from learnable.commands.prices import Pricing
 from learnable.commands.score import said_by_target
 from learnable.errors import ModelError, StoreError, TrainError, UsageError
 from learnable.experiments import UNTUNED
@@ -140,8 +140,8 @@ def _price_of_tokens(chosen: Outcome, number: int, loading: Loading) -> Price:
     ref = _scored_with(scored, loading)
     longest = int(scored.facts["max_length"])
     some = itertools.islice(rows.load_pool(scored.links["pool"]).iter_examples(), number)
-    pricing = Pricing(ref=ref, longest=longest, here=not to_fetch(ref))
-    return pricing.measuring(list(some), passes=1 + ("reference" in scored.links))
+    network = Network(ref=ref, longest=longest, awaits=to_fetch(ref))
+    return network.measuring(list(some), passes=1 + ("reference" in scored.links))
 
 
 def with_tokens(

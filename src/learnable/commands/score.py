@@ -10,10 +10,10 @@ import polars as pl
 from cyclopts import Parameter
 from numpy.typing import NDArray
 
-from learnable.commands.inputs import Network, is_made, look_up, pool_of, rows_of
+from learnable.commands.inputs import is_made, look_up, pool_of, rows_of
 from learnable.commands.load import HELDOUT
+from learnable.commands.network import GRADIENT_EPOCHS, Network, gradient_epochs
 from learnable.commands.options import Flat, Output
-from learnable.commands.prices import GRADIENT_EPOCHS, gradient_epochs
 from learnable.measures import PASSES, Role, roles_of
 from learnable.objects.aiming import target_of_rows
 from learnable.objects.given import compared_with, finished
@@ -119,7 +119,7 @@ def score(
         links=links,
         says=[f"1 {name} pass over {len(pool):,} examples" for name in passes],
         awaits=awaits,
-        plan=lambda: network.pricing.scoring(pool, passes, needs=needs, store=kept, aim=aim, epochs=epochs),
+        plan=lambda: network.scoring(pool, passes, needs=needs, store=kept, aim=aim, epochs=epochs),
         work=work,
     )
     return run(step, output, dry_run=dry_run)

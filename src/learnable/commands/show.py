@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.text import Text
 
 from learnable import data as rows
-from learnable.commands.inputs import look_up, pinned
+from learnable.commands.inputs import look_up
 from learnable.commands.options import Flat
 from learnable.errors import DataError, UsageError
-from learnable.objects.given import compared_with, length_limit, say_left_out
+from learnable.objects.given import compared_with, length_limit, pinned, say_left_out
 from learnable.objects.passes import Passes
 from learnable.pages.tokens import By, Kind, Piece, TokenView, runs, scale, step
 from learnable.runs.store import Store

@@ -18,10 +18,10 @@ from learnable.commands.course import (
     write_rows,
 )
 from learnable.commands.experiment import Experiment
-from learnable.commands.inputs import Network, is_made, most_bad, pool_of
+from learnable.commands.inputs import is_made, pool_of, rows_of
 from learnable.commands.load import HELDOUT
+from learnable.commands.network import Network
 from learnable.commands.options import Flat, Output, Several
-from learnable.commands.prices import Pricing, times
 from learnable.commands.task_arms import TaskArms, samples, token_distances
 from learnable.errors import UsageError
 from learnable.evaluators import (
@@ -178,7 +178,7 @@ def teach(
                 store=Path(store),
             ),
             added=added,
-            most_refused=most_bad(loaded),
+            most_refused=rows_of(pool, loaded).reading.most_bad,
         ),
         teaching=teaching,
         general_given=general is not None,
@@ -220,7 +220,7 @@ class _TaughtTask:
             links=links,
             says=self.says,
             awaits=experiment.network.awaits,
-            plan=lambda: self.price(experiment.network.pricing),
+            plan=self.price,
             work=self.work,
         )
 
@@ -246,18 +246,19 @@ class _TaughtTask:
         name = "delia" if arm.mixture == "repeated" else arm.mixture
         return mixture(name, self.course.material, seed=0).examples
 
-    def price(self, pricing: Pricing) -> Price:
+    def price(self) -> Price:
         """Return what the trainings and the evaluations will cost."""
-        seeds, tuning = self.makes.experiment.seeds, self.makes.experiment.tuning
+        experiment = self.makes.experiment
+        seeds, tuning, network = experiment.seeds, experiment.tuning, experiment.network
         trained = [arm for arm in self.written if arm.mixture != UNTUNED]
         price = Price()
         for arm in trained:
             passes = seeds * tuning.epochs
-            price += pricing.training(self._seen(arm), tuning, passes=passes, models=seeds)
+            price += network.training(self._seen(arm), tuning, passes=passes, models=seeds)
         with tempfile.TemporaryDirectory() as scratch:
             evaluations = [*evaluations_here(self.course, self.asked, Path(scratch)), *self.elsewhere]
         models = seeds * len(trained) + (len(trained) < len(self.written))
-        return price + times(pricing.evaluations(evaluations), models)
+        return sum([network.evaluations(evaluations)] * models, price)
 
     def work(self, folder: Path) -> Finished:
         """Train, evaluate, look at tokens, texts and gradients, and write what came of it."""

@@ -4,7 +4,8 @@ import os
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from learnable.commands.inputs import Network, look_up, pool_of, rows_of
+from learnable.commands.inputs import look_up, pool_of, rows_of
+from learnable.commands.network import Network
 from learnable.commands.options import Flat, Output, Several
 from learnable.errors import UsageError
 from learnable.experiments import Init
@@ -85,7 +86,7 @@ def train(
         inputs,
         links={"pool": loaded.folder},
         awaits=network.awaits,
-        plan=lambda: network.pricing.reference(pool, reference, passes=training.passes),
+        plan=lambda: network.reference(pool, reference, passes=training.passes),
     )
     return run(step, output, dry_run=dry_run)
 

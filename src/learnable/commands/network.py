@@ -1,8 +1,8 @@
-"""What steps will cost, before they run: tokens by a sample of the rows, time and memory by a trial of the model."""
+"""The model of a command, and what its passes will cost: tokens by a sample of rows, time and memory by a trial."""
 
 import math
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -10,16 +10,18 @@ import polars as pl
 
 from learnable.evaluators import Evaluation
 from learnable.measures import PASSES, Role, answers_alone, kinds_of, measure_of, roles_of
+from learnable.objects.given import length_limit, opened, pinned
 from learnable.objects.gradients import GRADIENT_PASSES
 from learnable.runs.identity import fingerprint
 from learnable.runs.price import Price
 from learnable.runs.store import Store
 from learnable.scorers import LESS
-from learnable.settings import Aim, Reference, Tuning
+from learnable.settings import Aim, Loading, Reference, Tuning
 from learnable.types import Example, Message, ModelRef, Pool, Scorer
 
 if TYPE_CHECKING:
     from learnable.diagnosis.pace import Kind
+    from learnable.models.language_model import LanguageModel
     from learnable.models.rendering import Renderer
 
 GRADIENT_EPOCHS = 4
@@ -29,20 +31,41 @@ SAMPLE = 256
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pricing:
-    """Prices the passes of one model.
+class Network:
+    """The model of a command: what it is, where it runs, and what its passes cost.
 
     Args:
-        ref: The model, its dtype resolved.
+        ref: The model, with the dtype that it has where it runs.
         longest: Longest example in tokens.
-        on: Where it runs, see ``inputs.opened``; only what runs here is timed.
-        here: Whether it is on this machine; of a model that is not, rows and passes are all that is known.
+        on: Where it runs, see ``given.opened``; only what runs here is timed.
+        awaits: What has to be fetched first, as a dry run finds; of such a model, only rows and passes are known.
     """
 
     ref: ModelRef
     longest: int
     on: str | None = None
-    here: bool = True
+    awaits: Sequence[str] = ()
+
+    @classmethod
+    def of(
+        cls, model: str, loading: Loading, *, max_length: int | None, on: str | None = None, dry_run: bool
+    ) -> "Network":
+        """Find a model by its name, without its weights."""
+        ref = ModelRef(name=model, **asdict(loading))
+        longest = length_limit(ref, max_length)
+        awaits = to_fetch(ref) if dry_run else []
+        return cls(ref=ref if awaits else pinned(ref, on=on), longest=longest, on=on, awaits=awaits)
+
+    @property
+    def identity(self) -> str:
+        """Of its weights and chat template; not known of one that is awaited."""
+        from learnable.models.source import identify
+
+        return "" if self.awaits else identify(self.ref)
+
+    def open(self, ref: ModelRef | None = None) -> "LanguageModel":
+        """Return it, or another model that runs where it does."""
+        return opened(ref or self.ref, on=self.on)
 
     @cached_property
     def _renderer(self) -> "Renderer":
@@ -53,7 +76,7 @@ class Pricing:
     def tokens(self, examples: Sequence[Example], *, alone: bool = False) -> int:
         """Return how many tokens examples have together, or their answers alone; of many, estimated by a sample."""
         drawn = sorted(examples, key=lambda each: fingerprint(["price", each.id]))[:SAMPLE]
-        if not drawn or not self.here:
+        if not drawn or self.awaits:
             return 0
         rendered = self._renderer.render(drawn, max_length=self.longest, skip_refused=True)
         if alone:
@@ -128,11 +151,9 @@ class Pricing:
         self, examples: Sequence[Example], kinds: Sequence[str], store: Store, *, alone: bool
     ) -> list[Example]:
         """Return the examples of which a kind of measurement is not stored."""
-        if not self.here or self.on is not None:
+        if self.awaits or self.on is not None:
             return list(examples)
-        from learnable.models.source import identify
-
-        model, rendering = identify(self.ref), self._renderer.key
+        model, rendering = self.identity, self._renderer.key
         ids, missing = pl.Series("id", [each.id for each in examples], dtype=pl.String), set[str]()
         for kind in kinds:
             measure = measure_of(model, rendering=rendering, max_length=self.longest, kind=kind, alone=alone)
@@ -180,7 +201,7 @@ class Pricing:
         self, kind: "Kind", tokens: int, rows: int, tuning: Tuning | None = None, models: int = 0
     ) -> Price:
         """Return tokens, time, memory and disk of a piece of work, as far as they are known."""
-        if not self.here:
+        if self.awaits:
             return Price(
                 unknown=(f"tokens, time and memory are known once {self.ref.name} is on this machine",)
             )
@@ -197,9 +218,11 @@ class Pricing:
         )
 
 
-def times(price: Price, count: int) -> Price:
-    """Return the price of doing something so many times, one after the other."""
-    return sum([price] * count, Price())
+def to_fetch(ref: ModelRef) -> list[str]:
+    """Return what is to be said of a model that is not on this machine yet; nothing of one that is."""
+    from learnable.models.source import is_here
+
+    return [] if is_here(ref) else [f"fetch or convert {ref.name}"]
 
 
 def gradient_epochs(scorers: Iterable[Scorer | None], kept: int = GRADIENT_EPOCHS) -> int:
