@@ -10,9 +10,9 @@ import polars as pl
 import pytest
 
 from learnable.cli import app as cli
-from learnable.data import FORMATS
 from learnable.testing import toy_examples, write_messages
 from learnable.types import Conversation
+from row_formats import WRITTEN
 
 PAGE = (Path(__file__).parents[1] / "docs" / "cookbook.md").read_text(encoding="utf-8")
 RECIPES = {part.partition(".")[0]: part for part in re.split(r"^## (?=\d)", PAGE, flags=re.MULTILINE)[1:]}
@@ -35,7 +35,7 @@ def kitchen(tmp_path_factory, tiny):
     examples = toy_examples(60)
     write_messages(examples, folder / "my.jsonl")
     write_messages(examples[:20], folder / "a.jsonl")
-    alpaca = [FORMATS["alpaca"].write(Conversation(messages=example.messages)) for example in examples]
+    alpaca = [WRITTEN["alpaca"](Conversation(messages=example.messages)) for example in examples]
     (folder / "alpaca.jsonl").write_text("".join(json.dumps(row) + "\n" for row in alpaca))
     pl.DataFrame(alpaca[20:40]).write_parquet(folder / "b.parquet")
     pl.DataFrame(alpaca[40:]).write_csv(folder / "c.csv")

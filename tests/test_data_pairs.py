@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learnable.data import FORMATS, detect, hold_out, load_pool, pool_identity, read, save_pool
+from learnable.data import as_row, hold_out, load_pool, pool_identity, read, save_pool
+from learnable.data.formats import find_layout
 from learnable.data.pairs import answers_of, pair_of, pairs_of
 from learnable.errors import DataError
-from learnable.types import Conversation, Message
+from learnable.types import Message
 
 ASKED, SNOW, GRASS = "What colour is snow?", "White.", "Green."
 USER = {"role": "user", "content": ASKED}
@@ -209,12 +210,15 @@ text = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).map("said {
 @given(texts=st.lists(text, min_size=3, max_size=3, unique=True), strength=st.none() | st.floats(-9, 9))
 def test_writing_and_reading_gives_the_same_pair(texts, strength):
     asked, chosen, rejected = texts
-    known = FORMATS["preference"]
-    pair = Conversation(
-        messages=(Message(role="user", content=asked), Message(role="assistant", content=chosen)),
-        rejected=Message(role="assistant", content=rejected),
+    pair = pair_of(
+        [Message(role="user", content=asked)],
+        Message(role="assistant", content=chosen),
+        Message(role="assistant", content=rejected),
+        source="s",
         strength=strength,
     )
-    row = known.write(pair)
-    assert known.read(row) == pair
-    assert detect(row) is known
+    layout = find_layout(row := as_row(pair))
+    found = layout.read(row, set())
+    assert layout.format == "preference"
+    assert found.messages == (*pair.prompt, pair.chosen)
+    assert (found.rejected, found.strength) == (pair.rejected, strength)

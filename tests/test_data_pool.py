@@ -6,8 +6,8 @@ import polars as pl
 import pytest
 
 from learnable.data import load_pool, read, readable, save_pool
-from learnable.data.formats import FORMATS
 from learnable.types import Conversation, Message, ToolCall
+from row_formats import WRITTEN
 
 PLAIN = Conversation(
     messages=(Message(role="user", content="a?"), Message(role="assistant", content="b")),
@@ -44,7 +44,7 @@ def pool_of(tmp_path):
     """Reads rows that mean the given conversations."""
 
     def read_them(*conversations):
-        rows = [FORMATS["messages"].write(conversation) for conversation in conversations]
+        rows = [WRITTEN["messages"](conversation) for conversation in conversations]
         (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         return read([str(tmp_path / "rows.jsonl")])
 

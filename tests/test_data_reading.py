@@ -11,10 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from learnable.data import FORMATS, read, save_pool
+from learnable.data import read, save_pool
 from learnable.errors import DataError, UsageError
 from learnable.runs.identity import example_id, file_digest
 from learnable.types import Message
+from row_formats import read_row
 
 ROWS = [{"instruction": f"Say {word}", "input": "", "output": word} for word in ("eins", "zwei", "dréi")]
 MESSAGES_ROW = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]}
@@ -69,7 +70,7 @@ def failure(*paths, **options):
 def test_every_kind_of_file_gives_the_same_examples(tmp_path, kind):
     pool = read([write_kind(tmp_path, kind)])
     assert [example.messages for example in pool.iter_examples()] == [
-        FORMATS["alpaca"].read(row).messages for row in ROWS
+        read_row(row, "alpaca").messages for row in ROWS
     ]
 
 

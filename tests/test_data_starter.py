@@ -5,9 +5,10 @@ from collections import Counter
 
 import pytest
 
-from learnable.data import FORMATS, STARTER_ROWS, read, starter_rows
+from learnable.data import STARTER_ROWS, read, starter_rows
 from learnable.data.starter import MAX_ANSWER_CHARACTERS
 from learnable.errors import DataError
+from row_formats import read_row
 
 pytest.importorskip("chatterbot_corpus")
 
@@ -34,7 +35,7 @@ def test_topics_are_in_proportion():
 
 
 def test_every_row_is_a_conversation():
-    assert all(FORMATS["messages"].read(row) for row in starter_rows(limit=None))
+    assert all(read_row(row, "messages") for row in starter_rows(limit=None))
 
 
 def test_no_answer_is_long():

@@ -5,11 +5,12 @@ from collections import Counter
 
 import pytest
 
-from learnable.data import FORMATS, read, starter_task_rows
+from learnable.data import read, starter_task_rows
 from learnable.data import starter_task as module
 from learnable.data.starter_task import INSTRUCTION, TOPICS, UNSEEN_INSTRUCTIONS
 from learnable.errors import DataError
 from learnable.evaluators import build_evaluator, parse
+from row_formats import read_row
 
 pytest.importorskip("chatterbot_corpus")
 
@@ -74,7 +75,7 @@ def test_the_answer_names_the_topic(rows):
 
 
 def test_every_row_is_a_conversation(rows):
-    assert all(FORMATS["messages"].read(row) for row in (*rows["train"], *rows["test"]))
+    assert all(read_row(row, "messages") for row in (*rows["train"], *rows["test"]))
 
 
 def test_too_few_messages_on_a_topic_is_an_error(monkeypatch):

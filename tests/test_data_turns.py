@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learnable.data import FORMATS
 from learnable.data.values import is_blank
 from learnable.types import Conversation, Message, ToolCall
+from row_formats import WRITTEN, read_row
 
 USER = Message(role="user", content="How warm is it in Rome?")
 FINAL = Message(role="assistant", content="21 degrees.")
@@ -27,7 +27,7 @@ def calling(call=CALL, content="", **others):
 
 def read(*turns, key="messages", **beside):
     row = {key: list(turns), **beside}
-    return FORMATS["messages" if key == "messages" else "sharegpt"].read(row)
+    return read_row(row, "messages" if key == "messages" else "sharegpt")
 
 
 ASKED = {"role": "user", "content": USER.content}
@@ -114,9 +114,8 @@ def test_tools_in_the_system_turn_are_those_of_the_conversation():
 
 
 def test_tools_of_a_pair_of_texts_are_kept():
-    assert (
-        FORMATS["prompt_completion"].read({"prompt": "Hi", "completion": "Ho", "tools": TOOLS}).tools == TOOLS
-    )
+    row = {"prompt": "Hi", "completion": "Ho", "tools": TOOLS}
+    assert read_row(row, "prompt_completion").tools == TOOLS
 
 
 @pytest.mark.parametrize("key", ["reasoning_content", "reasoning", "thinking"])
@@ -211,7 +210,7 @@ def test_names_of_models_are_assistants(role):
     ],
 )
 def test_turns_are_the_same_in_every_form(value):
-    assert FORMATS["messages"].read({"messages": value}) == conversation(USER, FINAL)
+    assert read_row({"messages": value}, "messages") == conversation(USER, FINAL)
 
 
 def test_what_nothing_reads_of_turns_is_named():
@@ -256,11 +255,6 @@ whole = st.lists(exchange, min_size=1, max_size=3).map(
 @settings(deadline=None)
 @given(messages=whole, tools=st.just("") | st.just(TOOLS))
 def test_everything_of_a_turn_is_written_and_read_again(name, messages, tools):
-    known, wanted = FORMATS[name], Conversation(messages=messages, tools=tools)
-    row = json.loads(json.dumps(known.write(wanted)))
-    assert known.read(row) == wanted
-
-
-def test_alpaca_holds_no_calls():
-    with pytest.raises(ValueError, match="texts alone"):
-        FORMATS["alpaca"].write(conversation(USER, calling()))
+    wanted = Conversation(messages=messages, tools=tools)
+    row = json.loads(json.dumps(WRITTEN[name](wanted)))
+    assert read_row(row, name) == wanted

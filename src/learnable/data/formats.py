@@ -1,12 +1,11 @@
-"""The shapes that fine-tuning rows come in: which columns each has, and how one is written.
+"""The shapes that fine-tuning rows come in: which columns each has.
 
 Nothing is guessed: what cannot be read as a conversation that ends in an answer is refused with the reason.
 """
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from learnable.data.layout import ColumnLayout, preference_error
 from learnable.data.names import (
@@ -29,11 +28,10 @@ from learnable.data.names import (
     doubt,
     plain,
 )
-from learnable.data.pairs import conversation_of
 from learnable.data.turns import as_turns
-from learnable.data.values import Row, UnknownKeysError, UnusableRowError, is_blank, shown_keys
-from learnable.errors import DataError, did_you_mean
-from learnable.types import Conversation, Example, Message, Pair
+from learnable.data.values import Row, UnknownKeysError, UnusableRowError, shown_keys
+from learnable.errors import did_you_mean
+from learnable.types import Example, Pair
 
 PREFERENCE = "preference"
 """Name of the format whose rows are pairs."""
@@ -53,40 +51,25 @@ _ALL_PROMPTS = (*PROMPTS, *OTHER_PROMPTS)
 _ALL_COMPLETIONS = (*COMPLETIONS, *OTHER_COMPLETIONS)
 
 
-@dataclass(frozen=True, kw_only=True)
-class RowFormat:
-    """How one kind of row is read and written.
+class RowFormat(NamedTuple):
+    """How one kind of row is told from others.
 
-    ``keys`` says in words which keys tell it; ``columns`` gives the columns of each part of a conversation among the
-    keys of a row, by their usual name where one is missing, or nothing; ``write`` is the inverse of ``read``.
+    ``keys`` says in words which keys tell it; ``columns`` gives the columns of each part of a conversation among the keys
+    of a row, by their usual name where one is missing, or nothing.
     """
 
-    name: str
     keys: str
     columns: Callable[[Sequence[str]], Columns]
-    write: Callable[[Conversation], dict[str, Any]]
-
-    def read(self, row: Row) -> Conversation:
-        """Return the conversation that a row means; a ``ValueError`` says why it is none."""
-        return find_layout(row, format=self.name).read(row, set())
 
 
-def detect(row: Row) -> RowFormat:
-    """Return the format whose keys the row has; a key without a value counts only when nothing else fits."""
-    try:
-        return FORMATS[find_layout(row).format]
-    except UnusableRowError as error:
-        raise DataError(str(error), hint=error.hint) from error
-
-
-def format_of(keys: Sequence[str]) -> RowFormat | None:
+def format_of(keys: Sequence[str]) -> str | None:
     """Return the format that these keys tell; turns by another name count where nothing else does."""
-    for known in FORMATS.values():
+    for name, known in FORMATS.items():
         parts = known.columns(keys)
         is_whole = {column for names in parts.values() for column in names} <= set(keys)
-        if parts and is_whole and (known.name != "messages" or _first(keys, ("messages",))):
-            return known
-    return FORMATS["messages"] if _first(keys, OTHER_TURNS) else None
+        if parts and is_whole and (name != "messages" or _first(keys, ("messages",))):
+            return name
+    return "messages" if _first(keys, OTHER_TURNS) else None
 
 
 def find_layout(
@@ -126,9 +109,9 @@ def _parts(keys: Sequence[str], format: str | None, given: Columns) -> tuple[str
     if format is None and "messages" in given:
         return "messages", {}
     if format is not None or not {"prompt", "response"} & given.keys():
-        known = format_of(keys) if format is None else FORMATS[format]
-        parts = known.columns(keys) if known else {}
-        return (known.name if known and parts else None), parts
+        known = format_of(keys) if format is None else format
+        parts = FORMATS[known].columns(keys) if known else {}
+        return (known if parts else None), parts
     # To a prompt or an answer that was named belong the other one, and what stands beside them.
     turns = _first(keys, (*TURNS, *OTHER_TURNS))
     if "prompt" not in given and turns is not None and _first(keys, PROMPTS) is None:
@@ -262,93 +245,36 @@ def _strength(keys: Sequence[str]) -> tuple[str, ...]:
     return _all(keys, STRENGTHS)[:1] or both
 
 
-def _beside(conversation: Conversation) -> dict[str, Any]:
-    return {"tools": conversation.tools} if conversation.tools else {}
-
-
-def _write_messages(conversation: Conversation) -> dict[str, Any]:
-    return {"messages": as_turns(conversation.messages), **_beside(conversation)}
-
-
-def _write_sharegpt(conversation: Conversation) -> dict[str, Any]:
-    names = {"user": "human", "assistant": "gpt", "system": "system", "tool": "observation"}
-    turns = as_turns(conversation.messages)
-    named = [{"from": names[turn.pop("role")], "value": turn.pop("content"), **turn} for turn in turns]
-    return {"conversations": named, **_beside(conversation)}
-
-
-def _write_alpaca(conversation: Conversation) -> dict[str, Any]:
-    messages = conversation.messages
-    roles = [message.role for message in messages]
-    if roles not in (["user", "assistant"], ["system", "user", "assistant"]):
-        raise ValueError(f"alpaca holds one question and one answer, got the turns {', '.join(roles)}")
-    if not _is_plain(messages[-1]) or conversation.tools:
-        raise ValueError("alpaca holds texts alone, got calls, tools or reasoning")
-    row = {"instruction": messages[-2].content, "input": "", "output": messages[-1].content}
-    if len(messages) == 3:
-        if is_blank(messages[0].content):
-            raise ValueError("alpaca cannot hold an empty system turn")
-        row["system"] = messages[0].content
-    return row
-
-
-def _write_prompt_completion(conversation: Conversation) -> dict[str, Any]:
-    messages, beside = conversation.messages, _beside(conversation)
-    if [message.role for message in messages] == ["user", "assistant"] and _is_plain(messages[-1]):
-        return {"prompt": messages[0].content, "completion": messages[1].content, **beside}
-    return {"prompt": as_turns(messages[:-1]), "completion": as_turns(messages[-1:]), **beside}
-
-
-def _write_preference(conversation: Conversation) -> dict[str, Any]:
-    if conversation.rejected is None:
-        raise ValueError("a preference has two answers, got a conversation with one")
-    *prompt, chosen = as_turns(conversation.messages)
-    sides = {
-        # What is not learned of a pair needs no mark.
-        "prompt": [{key: value for key, value in turn.items() if key != "weight"} for turn in prompt],
-        "chosen": [chosen],
-        "rejected": as_turns([conversation.rejected]),
-    }
-    strength = {} if conversation.strength is None else {"strength": conversation.strength}
-    return sides | strength | _beside(conversation)
-
-
 def as_row(example: Example | Pair) -> dict[str, Any]:
     """Return an example as a row of turns, with its source: what is written is read as the same."""
     if isinstance(example, Pair):
-        return {**_write_preference(conversation_of(example)), "source": example.source}
-    conversation = Conversation(messages=example.messages, tools=example.tools)
-    return {**_write_messages(conversation), "source": example.source}
+        turns = _pair_row(example)
+    else:
+        turns = {"messages": as_turns(example.messages)}
+    return turns | ({"tools": example.tools} if example.tools else {}) | {"source": example.source}
 
 
-def _is_plain(message: Message) -> bool:
-    return message == Message(role=message.role, content=message.content)
+def _pair_row(pair: Pair) -> dict[str, Any]:
+    sides = {
+        # What is not learned of a pair needs no mark.
+        "prompt": [
+            {key: value for key, value in turn.items() if key != "weight"} for turn in as_turns(pair.prompt)
+        ],
+        "chosen": as_turns([pair.chosen]),
+        "rejected": as_turns([pair.rejected]),
+    }
+    return sides | ({} if pair.strength is None else {"strength": pair.strength})
 
 
 FORMATS: dict[str, RowFormat] = {
-    known.name: known
-    for known in (
-        # The first one: rows of pairs may hold the chosen conversation under another key too.
-        RowFormat(
-            name=PREFERENCE,
-            keys="chosen and rejected, or two answers and which is better",
-            columns=_preference,
-            write=_write_preference,
-        ),
-        RowFormat(
-            name="messages", keys="messages", columns=_turns("messages", *OTHER_TURNS), write=_write_messages
-        ),
-        RowFormat(
-            name="sharegpt", keys="conversations", columns=_turns("conversations"), write=_write_sharegpt
-        ),
-        RowFormat(name="alpaca", keys="instruction, input, output", columns=_alpaca, write=_write_alpaca),
-        RowFormat(
-            name="prompt_completion",
-            keys=f"one of {'/'.join(PROMPTS)} and one of {'/'.join(COMPLETIONS)}",
-            columns=_prompt_completion,
-            write=_write_prompt_completion,
-        ),
-    )
+    # The first one: rows of pairs may hold the chosen conversation under another key too.
+    PREFERENCE: RowFormat("chosen and rejected, or two answers and which is better", _preference),
+    "messages": RowFormat("messages", _turns("messages", *OTHER_TURNS)),
+    "sharegpt": RowFormat("conversations", _turns("conversations")),
+    "alpaca": RowFormat("instruction, input, output", _alpaca),
+    "prompt_completion": RowFormat(
+        f"one of {'/'.join(PROMPTS)} and one of {'/'.join(COMPLETIONS)}", _prompt_completion
+    ),
 }
 
 
@@ -371,5 +297,5 @@ def _hint(row: Row) -> str:
         close = difflib.get_close_matches(plain(str(key)), words, n=1, cutoff=0.75)
         if close:
             return f"did you mean {close[0]!r} instead of {shown_keys([key])}?"
-    known = "; ".join(f"{known.name} ({known.keys})" for known in FORMATS.values())
+    known = "; ".join(f"{name} ({known.keys})" for name, known in FORMATS.items())
     return f"say what the columns are: --columns prompt=...,response=...; known formats: {known}"

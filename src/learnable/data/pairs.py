@@ -58,12 +58,6 @@ def context(prompt: Sequence[Message]) -> tuple[Message, ...]:
     return tuple([replace(turn, trained=turn.role != "assistant") for turn in prompt])
 
 
-def conversation_of(pair: Pair) -> Conversation:
-    """Return what a row that holds this pair means."""
-    messages = (*pair.prompt, pair.chosen)
-    return Conversation(messages=messages, tools=pair.tools, rejected=pair.rejected, strength=pair.strength)
-
-
 def pairs_of(pool: Pool) -> Iterator[Pair]:
     """Yield the distinct pairs of a pool in the order first seen; a ``DataError`` where it holds conversations."""
     if not pool.holds_pairs:
