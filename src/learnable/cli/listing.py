@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from typing import Any, NamedTuple
 
+from cyclopts import Parameter
 from docstring_parser import DocstringStyle
 from docstring_parser import parse as parse_docstring
 
@@ -293,8 +294,10 @@ def _listed(default: Any) -> Any:
 
 
 def said_of(factory: Any) -> dict[str, str]:
-    """Return what docstrings say of each argument, also those of the classes it stands on."""
-    said: dict[str, str] = {}
+    """Return what annotations and docstrings say of each argument, also those of the classes it stands on."""
+    hints = typing.get_type_hints(factory, include_extras=True)
+    notes = [(name, note) for name, hint in hints.items() for note in getattr(hint, "__metadata__", ())]
+    said = {name: _plain(note.help) for name, note in notes if isinstance(note, Parameter) and note.help}
     for each in reversed(getattr(factory, "__mro__", (factory,))):
         parsed = parse_docstring(inspect.cleandoc(each.__doc__ or ""), style=DocstringStyle.GOOGLE)
         said |= {one.arg_name: _plain(one.description or "") for one in parsed.params}

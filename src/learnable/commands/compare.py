@@ -13,7 +13,7 @@ from learnable.commands.inputs import look_up, pool_of, rows_of
 from learnable.commands.load import HELDOUT
 from learnable.commands.method_scores import score_methods
 from learnable.commands.network import GRADIENT_EPOCHS, Network, gradient_epochs
-from learnable.commands.options import Flat, Output, Several
+from learnable.commands.options import Data, DryRun, Flat, MaxLength, ModelName, Output, Several
 from learnable.commands.score import passes_of
 from learnable.data.overlap import contamination, spoken
 from learnable.errors import SelectionError, UsageError
@@ -55,9 +55,9 @@ TARGET_HELD_BACK = 0.3
 
 
 def compare(
-    data: list[str],
+    data: Data,
     *,
-    model: str = "starter",
+    model: ModelName = "starter",
     target: str | None = None,
     by: Annotated[list[str] | None, Several] = None,
     evaluate: Annotated[list[str] | None, Several] = None,
@@ -69,12 +69,12 @@ def compare(
     tuning: Tuning = Tuning(),
     loading: Annotated[Loading, Flat] = Loading(),
     reading: Annotated[Reading, Flat] = Reading(),
-    max_length: int | None = None,
+    max_length: MaxLength = None,
     vectors: Literal["model", "wordllama"] = "model",
     confidence: float = 0.95,
     on: str | None = None,
     store: str = "runs/store",
-    dry_run: bool = False,
+    dry_run: DryRun = False,
     output: Output = "comparison",
 ) -> Outcome:
     """Train on equal token budgets chosen by different methods, and say with intervals what helped and what it cost.
@@ -83,8 +83,6 @@ def compare(
     beside the others; differences are to the random draw.
 
     Args:
-        data: Files, or a folder that `learnable load` wrote.
-        model: Folder, hub id, GGUF file, or `starter`.
         target: File with a few rows of your task, answers included, for methods that choose towards it. With no
             evaluation given, a part of it is held back to judge on, beside a tenth of the data.
         by: Methods, each NAME@key=value/SELECTOR: a score, a selector, longest, shortest, full, or a column of
@@ -95,20 +93,11 @@ def compare(
             alone, which holds when none is given, sets a tenth of the data aside.
         budget: 15% (of the tokens of the pool) or 50000tokens, one or several; also as --budget.tokens 10000 30000.
         seeds: Trainings of each method.
-        reference: How to fine-tune the reference of scores that need one.
-        aim: How to measure against the target.
-        warmup: How to train on a part of the pool where a method takes gradients (less).
-        tuning: How to fine-tune on each selection.
-        loading: How to load the model.
-        reading: How to read rows.
-        max_length: Longest example in tokens; 2,048 or the model's own limit when not given.
         vectors: Vectors for the selectors that need them: of the model, or of `wordllama`.
         confidence: Of all intervals of an evaluation together.
         on: Where the model is measured: here, or `ray[:ADDRESS]`, a model on each GPU of a Ray cluster, or on its CPUs.
             Trainings are here.
         store: Folder of measurements, references and trainings; what is in it is never done twice.
-        dry_run: Say what would run, and run nothing.
-        output: Folder to write.
     """
     check_settings(tuning, seeds=seeds, confidence=confidence)
     aimed, held_back = _target_of(target, output, hold_back=not evaluate, dry_run=dry_run)

@@ -11,7 +11,7 @@ import polars as pl
 from learnable import data as rows
 from learnable.commands.inputs import look_up, pool_of
 from learnable.commands.network import Network, to_fetch
-from learnable.commands.options import Flat, Output, Several
+from learnable.commands.options import DryRun, Flat, Several, Short
 from learnable.diversifiers import (
     Avoided,
     Diversified,
@@ -60,8 +60,8 @@ def diversify(
     reading: Annotated[Reading, Flat] = Reading(),
     on: str | None = None,
     store: str = "runs/store",
-    dry_run: bool = False,
-    output: Output = "diversified",
+    dry_run: DryRun = False,
+    output: Annotated[str, Short] = "diversified",
 ) -> Outcome:
     """Make a small task set diverse: other wordings of its instructions, or conversations of the model itself.
 
@@ -78,11 +78,8 @@ def diversify(
         max_new_tokens: Most tokens of a text; the method's own when not given.
         avoid: Files that nothing generated may overlap with: the task, evaluation sets (also as NAME:PATH@key=value).
         seed: Seeds all that is drawn.
-        loading: How to load the model.
-        reading: How to read rows.
         on: Where --model runs: here, or `ray[:ADDRESS]`, a model on each GPU of a Ray cluster, or on its CPUs.
         store: Folder of measurements; what was drawn once is never drawn again.
-        dry_run: Say what would run, and run nothing.
         output: Folder to write; or a .parquet or .jsonl file for the rows, with all else in a folder beside it.
     """
     name, chosen = build_diversifier(method)

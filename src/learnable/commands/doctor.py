@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from learnable import data as rows
 from learnable.commands.inputs import look_up
-from learnable.commands.options import Flat
+from learnable.commands.options import Flat, ModelName
 from learnable.errors import UsageError
 from learnable.objects.given import compared_with, length_limit, pinned
 from learnable.runs.progress import say
@@ -58,7 +58,7 @@ class Diagnosis:
 def doctor(
     data: list[str] | None = None,
     *,
-    model: str = "starter",
+    model: ModelName = "starter",
     reference: str | None = None,
     n: int | None = None,
     loading: Annotated[Loading, Flat] = Loading(),
@@ -72,11 +72,8 @@ def doctor(
 
     Args:
         data: Files, or a folder that `learnable load` wrote; built-in conversations when not given.
-        model: Folder, hub id, GGUF file, or `starter`.
         reference: Folder that `learnable train` wrote, or a fine-tuned model or LoRA adapter of your own.
         n: How many rows of the data, from the shortest to the longest; 8 when not given.
-        loading: How to load the model.
-        reading: How to read rows.
         max_length: Longest row in tokens; 512 or the model's own limit when not given.
     """
     from learnable.diagnosis.checks import machine_facts, threads_check

@@ -9,7 +9,7 @@ import polars as pl
 
 from learnable.commands.inputs import look_up
 from learnable.commands.network import Network
-from learnable.commands.options import Flat, Output
+from learnable.commands.options import DryRun, Flat, ModelName, Output, StoreFolder
 from learnable.errors import ModelError
 from learnable.evaluators import Evaluation, check_place, evaluations_of, graded_all, parse
 from learnable.experiments import interval
@@ -25,13 +25,13 @@ from learnable.settings import Loading
 def evaluate(
     evaluations: list[str],
     *,
-    model: str = "starter",
+    model: ModelName = "starter",
     adapter: str | None = None,
     loading: Annotated[Loading, Flat] = Loading(),
     max_length: int | None = None,
     on: str | None = None,
-    store: str = "runs/store",
-    dry_run: bool = False,
+    store: StoreFolder = "runs/store",
+    dry_run: DryRun = False,
     output: Output = "evaluation",
 ) -> Outcome:
     """Evaluate a model on local data: held-out loss, exact answers, rules, multiple choice, any lm-eval task.
@@ -39,14 +39,9 @@ def evaluate(
     Args:
         evaluations: Each NAME:PATH@key=value,key=value, such as heldout:eval.jsonl, exact_match:gsm8k.parquet@n=100 or
             ifeval:ifeval.jsonl (see `learnable list`).
-        model: Folder, hub id, GGUF file, or `starter`.
         adapter: LoRA adapter that the model wears.
-        loading: How to load the model.
         max_length: Longest scored example in tokens; 2,048 or the model's own limit when not given.
         on: Where the model runs: here, or `ray[:ADDRESS]`, a model on each GPU of a Ray cluster, or on its CPUs.
-        store: Folder of measurements; what is in it is never measured twice.
-        dry_run: Say what would run, and run nothing.
-        output: Folder to write.
     """
     check_place([parse(text) for text in evaluations], on)
     look_up(model, loading)

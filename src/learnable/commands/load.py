@@ -42,10 +42,8 @@ def load(
     Args:
         data: Files (.jsonl, .json, .csv, .parquet ...), folders and patterns of them, hub ids, `starter`, `starter-task` or
             `starter-task-test`.
-        reading: How to read rows.
         holdout: Share of each source, such as 0.1, to set aside in heldout.jsonl for evaluation; never chosen.
         dry_run: Read the rows, and write nothing that stays.
-        output: Folder to write.
     """
     if len(data) == 1 and rows.is_pool(Path(data[0])):
         raise UsageError(f"{data[0]} was loaded before", hint="give it to train or score as it is")

@@ -1,4 +1,4 @@
-"""What several commands have in common on the command line."""
+"""Options that several commands and recipes have in common: what each is for is said here, once."""
 
 from typing import Annotated, Any
 
@@ -7,7 +7,17 @@ from cyclopts import Parameter
 Flat = Parameter(name="*")
 """The fields of a dataclass as options of their own."""
 
-Output = Annotated[str, Parameter(alias="-o")]
+Short = Parameter(alias="-o")
+
+Data = Annotated[list[str], Parameter(help="Files, or a folder that `learnable load` wrote.")]
+ModelName = Annotated[str, Parameter(help="Folder, hub id, GGUF file, or `starter`.")]
+MaxLength = Annotated[
+    int | None,
+    Parameter(help="Longest example in tokens; 2,048 or the model's own limit when not given."),
+]
+StoreFolder = Annotated[str, Parameter(help="Folder of measurements; what is in it is never measured twice.")]
+DryRun = Annotated[bool, Parameter(help="Say what would run, and run nothing.")]
+Output = Annotated[str, Short, Parameter(help="Folder to write.")]
 
 Several = Parameter(consume_multiple=True, show_default=False)
 """Several values after one flag."""

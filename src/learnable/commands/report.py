@@ -12,7 +12,7 @@ from learnable import data as rows
 from learnable.commands.course import GENERAL, SEEN, UNSEEN
 from learnable.commands.inputs import is_made, rows_of
 from learnable.commands.network import Network, to_fetch
-from learnable.commands.options import Flat, Output
+from learnable.commands.options import DryRun, Flat, Output, StoreFolder
 from learnable.commands.score import said_by_target
 from learnable.errors import ModelError, StoreError, TrainError, UsageError
 from learnable.experiments import UNTUNED
@@ -58,8 +58,8 @@ def report(
     command: str | None = None,
     tokens: int | None = None,
     loading: Annotated[Loading, Flat] = Loading(),
-    store: str = "runs/store",
-    dry_run: bool = False,
+    store: StoreFolder = "runs/store",
+    dry_run: DryRun = False,
     output: Output = "report",
 ) -> Outcome:
     """Write one HTML page about a selection, a comparison or a lesson; it opens offline.
@@ -71,9 +71,6 @@ def report(
         tokens: Examples of a selection to show with the losses of their tokens, which loads the model; 4 when not
             given, 0 for none.
         loading: How to load the model for them; its dtype is the one it was scored with.
-        store: Folder of measurements; what is in it is never measured twice.
-        dry_run: Say what would run, and run nothing.
-        output: Folder to write.
     """
     if dry_run and not is_made(selection):
         shown = f"of a selection, {_spelled_out(tokens)} examples are measured token by token"

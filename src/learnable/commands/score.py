@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from learnable.commands.inputs import is_made, look_up, pool_of, rows_of
 from learnable.commands.load import HELDOUT
 from learnable.commands.network import GRADIENT_EPOCHS, Network, gradient_epochs
-from learnable.commands.options import Flat, Output
+from learnable.commands.options import Data, DryRun, Flat, MaxLength, ModelName, Output, StoreFolder
 from learnable.measures import PASSES, Role, roles_of
 from learnable.objects.aiming import target_of_rows
 from learnable.objects.given import compared_with, finished
@@ -31,9 +31,9 @@ from learnable.types import ModelRef, Pool
 
 
 def score(
-    data: list[str],
+    data: Data,
     *,
-    model: str = "starter",
+    model: ModelName = "starter",
     reference: str | None = None,
     target: str | None = None,
     null: str | None = None,
@@ -42,18 +42,16 @@ def score(
     loading: Annotated[Loading, Flat] = Loading(),
     reading: Annotated[Reading, Flat] = Reading(),
     aim: Aim = Aim(),
-    max_length: int | None = None,
+    max_length: MaxLength = None,
     vectors: Vectors = "none",
     on: str | None = None,
-    store: str = "runs/store",
-    dry_run: bool = False,
+    store: StoreFolder = "runs/store",
+    dry_run: DryRun = False,
     output: Output = "scores",
 ) -> Outcome:
     """Measure the losses of a pool, and score every example by formulas over them.
 
     Args:
-        data: Files, or a folder that `learnable load` wrote.
-        model: Folder, hub id, GGUF file, or `starter`.
         reference: Folder that `learnable train` wrote, or a fine-tuned model or LoRA adapter of your own.
         target: File with a few rows of your task, answers included, or what `learnable load` made of it, for scorers
             that measure against it. Rows of the pool that are rows of it get no score. A column `subtask` names parts.
@@ -61,16 +59,9 @@ def score(
         warmup: Folder of a training with `--keep-epochs`, for less.
         scorers: Names of scorers (see `learnable list`); learnability, difference and length_matched when a
             reference is given, else loss.
-        loading: How to load the model.
-        reading: How to read rows.
-        aim: How to measure against the target.
-        max_length: Longest example in tokens; 2,048 or the model's own limit when not given.
         vectors: Vectors of the examples, which some selectors need: of the model (its last hidden states, one more
             pass), or of `wordllama` (word vectors from a pip package, no pass).
         on: Where the model runs: here, or `ray[:ADDRESS]`, a model on each GPU of a Ray cluster, or on its CPUs.
-        store: Folder of measurements; what is in it is never measured twice.
-        dry_run: Say what would run, and run nothing.
-        output: Folder to write.
     """
     methods = methods_of(list(dict.fromkeys(scorers or ())), has_reference=reference is not None)
     given = {"reference": reference, "null": null, "warmup": warmup}

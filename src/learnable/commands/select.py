@@ -10,7 +10,7 @@ import polars as pl
 
 from learnable import data as rows
 from learnable.commands.inputs import is_made
-from learnable.commands.options import Flat, Output, Several
+from learnable.commands.options import DryRun, Flat, Output, Several
 from learnable.commands.score import said_by_target, vectors_of
 from learnable.commands.selection_card import CARD, selection_card, unusual
 from learnable.data.exports import Trainer, write_export
@@ -79,7 +79,7 @@ def select(
     choosing: Annotated[Selecting, Flat] = Selecting(),
     before: str | None = None,
     after: str | None = None,
-    dry_run: bool = False,
+    dry_run: DryRun = False,
     output: Output = "selection",
 ) -> Outcome:
     """Choose examples within a budget, and write the chosen rows exactly as they came.
@@ -88,11 +88,8 @@ def select(
         scores: Folder that `learnable score` wrote, or a table of losses (.parquet, .csv, .jsonl) computed elsewhere.
         budget: 6% (of the examples), 500 (examples), or 50000tokens (prompt and response); also as --budget.fraction,
             --budget.examples or --budget.tokens.
-        choosing: How to choose.
         before: For a table of losses: column with the loss before fine-tuning.
         after: For a table of losses: column with the loss after fine-tuning.
-        dry_run: Say what would run, and run nothing.
-        output: Folder to write.
     """
     asked = Budget.parse(budget)
     if dry_run and not is_made(scores):

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from learnable import data as rows
 from learnable.commands.inputs import look_up
-from learnable.commands.options import Flat
+from learnable.commands.options import Data, Flat, MaxLength, ModelName, StoreFolder
 from learnable.errors import DataError, UsageError
 from learnable.objects.given import compared_with, length_limit, pinned, say_left_out
 from learnable.objects.passes import Passes
@@ -105,17 +105,17 @@ class Shown:
 
 
 def show(
-    data: list[str],
+    data: Data,
     *,
-    model: str = "starter",
+    model: ModelName = "starter",
     reference: str | None = None,
     losses: bool = False,
     n: int = 3,
     id: str | None = None,
     loading: Annotated[Loading, Flat] = Loading(),
     reading: Annotated[Reading, Flat] = Reading(),
-    max_length: int | None = None,
-    store: str = "runs/store",
+    max_length: MaxLength = None,
+    store: StoreFolder = "runs/store",
 ) -> Shown:
     """Print examples as the model sees them: which tokens are scored, or what the model loses and learns on each.
 
@@ -123,17 +123,11 @@ def show(
     in ⟦ ⟧ and cut-off ones in ✂⟨ ⟩, and losses in a table with a line for each token.
 
     Args:
-        data: Files, or a folder that `learnable load` wrote.
-        model: Folder, hub id, GGUF file, or `starter`.
         reference: Folder that `learnable train` wrote, or a fine-tuned model or LoRA adapter of your own: show the loss
             of each token before and after, and what was learned.
         losses: Show the loss of each token under the model.
         n: How many examples.
         id: Show the examples whose id begins with this instead of the first ones.
-        loading: How to load the model.
-        reading: How to read rows.
-        max_length: Longest example in tokens; 2,048 or the model's own limit when not given.
-        store: Folder of measurements; what is in it is never measured twice.
 
     Returns:
         The examples in pieces. In Python nothing is printed; ``print`` it, or leave it last in a notebook's cell.

@@ -21,7 +21,7 @@ from learnable.commands.experiment import Experiment
 from learnable.commands.inputs import is_made, pool_of, rows_of
 from learnable.commands.load import HELDOUT
 from learnable.commands.network import Network
-from learnable.commands.options import Flat, Output, Several
+from learnable.commands.options import DryRun, Flat, MaxLength, ModelName, Output, Several
 from learnable.commands.task_arms import TaskArms, samples, token_distances
 from learnable.errors import UsageError
 from learnable.evaluators import (
@@ -100,7 +100,7 @@ class Teaching:
 def teach(
     task: list[str],
     *,
-    model: str = "starter",
+    model: ModelName = "starter",
     paraphrases: str | None = None,
     buffer: str | None = None,
     facts: str | None = None,
@@ -112,10 +112,10 @@ def teach(
     tuning: Annotated[Tuning, Flat] = Tuning(),
     loading: Annotated[Loading, Flat] = Loading(),
     reading: Annotated[Reading, Flat] = Reading(),
-    max_length: int | None = None,
+    max_length: MaxLength = None,
     on: str | None = None,
     store: str = "runs/store",
-    dry_run: bool = False,
+    dry_run: DryRun = False,
     output: Output = "lesson",
 ) -> Outcome:
     """Teach a model a task in several arms, side by side: DELIA, its halves, and common instruction tuning.
@@ -125,25 +125,16 @@ def teach(
 
     Args:
         task: Rows of the task: files, or a folder that `learnable load` wrote.
-        model: Folder, hub id, GGUF file, or `starter`.
         paraphrases: The task in other wordings, from `learnable diversify --method paraphrase`.
         buffer: Questions and answers of the model itself, from `learnable diversify --method self_sample`.
         facts: Questions and answers about facts of the task, from `--method facts`.
         constrained: The task with constraints in words, from `--method constraints`.
-        teaching: What the arms are, and what they are asked.
         test: Rows of the task in wordings that are not in it; when not given, a fifth of the rows is set aside and
             asked in a fifth of the paraphrases. The starter task brings its own.
         general: Rows to see what was forgotten; when not given, a tenth of the buffer (at most 100 rows), set aside.
-        mixing: How to mix.
-        tuning: How to train.
-        loading: How to load the model.
-        reading: How to read the rows of the task.
-        max_length: Longest example in tokens; 2,048 or the model's own limit when not given.
         on: Where the models are asked: here, or `ray[:ADDRESS]`, a model on each GPU of a Ray cluster, or on its CPUs.
             Trainings and gradients are here.
         store: Folder of measurements and trainings; what is in it is never done twice.
-        dry_run: Say what would run, and run nothing.
-        output: Folder to write.
     """
     written, added = teaching.read(tuning, _usual(paraphrases, buffer))
     made = {"paraphrases": paraphrases, "buffer": buffer, "facts": facts, "constrained": constrained}

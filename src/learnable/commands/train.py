@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from learnable.commands.inputs import look_up, pool_of, rows_of
 from learnable.commands.network import Network
-from learnable.commands.options import Flat, Output, Several
+from learnable.commands.options import Data, DryRun, Flat, MaxLength, ModelName, Output, Several
 from learnable.errors import UsageError
 from learnable.experiments import Init
 from learnable.objects.given import given_part
@@ -18,20 +18,20 @@ from learnable.settings import Loading, NewToken, NewTokens, Reading, Reference
 
 
 def train(
-    data: list[str],
+    data: Data,
     *,
-    model: str = "starter",
+    model: ModelName = "starter",
     reference: Annotated[Reference, Flat] = Reference(),
     loading: Annotated[Loading, Flat] = Loading(),
     reading: Annotated[Reading, Flat] = Reading(),
     tokens: Annotated[list[str] | None, Several] = None,
     init: Init = "description",
     mixture: str | None = None,
-    max_length: int | None = None,
+    max_length: MaxLength = None,
     keep_epochs: bool = False,
     layers: Literal["linear", "attention"] = "linear",
     processes: int = 1,
-    dry_run: bool = False,
+    dry_run: DryRun = False,
     output: Output = "reference",
 ) -> Outcome:
     """Fine-tune a model on a pool: a reference, in-sample or cross-fitted in folds, or a model with new tokens.
@@ -39,24 +39,16 @@ def train(
     With `--tokens` the folder itself holds the whole trained model, which plain transformers loads.
 
     Args:
-        data: Files, or a folder that `learnable load` wrote.
-        model: Folder, hub id, GGUF file, or `starter`.
-        reference: How to fine-tune.
-        loading: How to load the model.
-        reading: How to read rows.
         tokens: New tokens, each `"<sep>=what it means"`. Only their rows of the embedding are trained, beside LoRA.
         init: How the row of a new token begins: random, mean (of all rows), or description (mean of its meaning's).
         mixture: Share of the tokens that each source of the rows has: `natural`, `uniform`, `a=0.7,b=0.3` (or in per cent),
             or `ado`, which moves it to where losses fall fastest (`ado@prior=uniform,curve=heldout`). Sources are begun anew
             where they are used up, for `--steps` of `--batch-size` rows on average. All rows, once an epoch, when not given.
-        max_length: Longest example in tokens; 2,048 or the model's own limit when not given.
         keep_epochs: Keep the adapter and Adam's moments of each epoch: a warm-up for `score --warmup`. An epoch has at
             least eight steps then, whatever `--fraction` says.
         layers: Layers that LoRA adapters go on: all linear ones, or those of attention alone.
         processes: Train as so many processes that share each batch, on a GPU each or on some cores each. The result
             is the same up to rounding. Started by `torchrun`, its processes train together instead.
-        dry_run: Say what would run, and run nothing.
-        output: Folder to write.
     """
     _join_launcher()
     network = Network.of(model, loading, max_length=max_length, dry_run=dry_run)

@@ -7,7 +7,7 @@ from learnable import commands
 from learnable.commands import load, report
 from learnable.commands.compare import BY, HOLDOUT_SHARE
 from learnable.commands.inputs import look_up
-from learnable.commands.options import Flat, Listed
+from learnable.commands.options import Flat, Listed, MaxLength, ModelName
 from learnable.evaluators import build_evaluator, parse
 from learnable.experiments import parse_methods
 from learnable.recipes.run import Run, recipe
@@ -18,7 +18,7 @@ from learnable.settings import Loading, Reading, Reference, Tuning
 def compare(
     data: Annotated[Sequence[str], Listed] = ("starter",),
     *,
-    model: str = "starter",
+    model: ModelName = "starter",
     by: Annotated[Sequence[str], Listed] = BY,
     budget: Annotated[Sequence[str], Listed] = ("15%",),
     seeds: int = 3,
@@ -28,7 +28,7 @@ def compare(
     tuning: Tuning = Tuning(),
     reading: Annotated[Reading, Flat] = Reading(),
     loading: Annotated[Loading, Flat] = Loading(),
-    max_length: int | None = None,
+    max_length: MaxLength = None,
     vectors: Literal["model", "wordllama"] = "model",
     confidence: float = 0.95,
     on: str | None = None,
@@ -41,21 +41,14 @@ def compare(
 
     Args:
         data: Files (.jsonl, .json, .csv, .parquet ...), folders and patterns of them, hub ids, or `starter`.
-        model: Folder, hub id, GGUF file, or `starter`.
         by: Methods, each NAME@key=value/SELECTOR (see `learnable compare --help`).
         budget: 15% (of the tokens of the pool) or 50000tokens; several draw a curve.
         seeds: Trainings of each method.
         evaluate: Evaluations: `heldout` for the rows that --holdout sets aside, or heldout:FILE, exact_match:FILE ...
         holdout: Share of the data that is set aside.
-        reference: How to fine-tune the reference of scores that need one.
-        tuning: How to fine-tune on each selection.
-        reading: How to read rows.
-        loading: How to load the model.
-        max_length: Longest example in tokens; 2,048 or the model's own limit when not given.
         vectors: Vectors for the selectors that need them: of the model, or of `wordllama`.
         confidence: Of all intervals of an evaluation together.
         on: Where losses are measured: here, or `ray[:ADDRESS]`, a Ray cluster. Trainings are here.
-        run: Where to write.
     """
     parse_methods(by, reference=reference, columns=None)
     for evaluation in evaluate:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from learnable.commands import diversify, report, teach
 from learnable.commands.inputs import look_up
-from learnable.commands.options import Flat, Listed, Several
+from learnable.commands.options import Flat, Listed, MaxLength, ModelName, Several
 from learnable.commands.teach import Teaching
 from learnable.diversifiers import build_diversifier
 from learnable.errors import UsageError
@@ -68,7 +68,7 @@ class TaskTuning(Tuning):
 def delia(
     task: Annotated[Sequence[str], Listed] = ("starter-task",),
     *,
-    model: str = "starter",
+    model: ModelName = "starter",
     test: str | None = None,
     general: str | None = None,
     rewording: Annotated[Rewording, Flat] = Rewording(),
@@ -78,7 +78,7 @@ def delia(
     tuning: Annotated[TaskTuning, Flat] = TaskTuning(),
     reading: Annotated[Reading, Flat] = Reading(),
     loading: Annotated[Loading, Flat] = Loading(),
-    max_length: int | None = None,
+    max_length: MaxLength = None,
     on: str | None = None,
     run: Annotated[Run, Flat] = Run(),
 ) -> None:
@@ -90,19 +90,10 @@ def delia(
 
     Args:
         task: Rows of one task: files, folders, hub ids, or `starter-task`.
-        model: Folder, hub id, GGUF file, or `starter`.
         test: Rows in other wordings; when not given, a fifth of the task, asked in a fifth of the paraphrases.
         general: Rows to see what was forgotten; a tenth of the buffer when not given.
-        rewording: How to reword.
-        own_buffer: Where the buffer comes from.
-        teaching: What is taught and asked.
         ratio: Buffer rows for each row of the task; all of the buffer when not given.
-        tuning: How to train.
-        reading: How to read rows.
-        loading: How to load the model.
-        max_length: Longest example in tokens; 2,048 or the model's own limit when not given.
         on: Where the model is measured: here, or `ray[:ADDRESS]`, a Ray cluster. Trainings are here.
-        run: Where to write.
     """
     look_up(model, loading)
     _check(rewording, own_buffer, teaching, tuning, loading)

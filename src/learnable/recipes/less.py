@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from learnable.commands import load, score, train
 from learnable.commands.inputs import look_up
-from learnable.commands.options import Flat, Listed
+from learnable.commands.options import Flat, Listed, MaxLength, ModelName
 from learnable.commands.select import Selecting
 from learnable.recipes.choosing import choose, load_pool
 from learnable.recipes.run import Run, recipe
@@ -25,14 +25,14 @@ def less(
     data: Annotated[Sequence[str], Listed],
     *,
     target: str,
-    model: str = "starter",
+    model: ModelName = "starter",
     budget: str = "5%",
     warmup: WarmUp = WarmUp(),
     scorers: Annotated[Sequence[str], Listed] = ("less",),
     choosing: Annotated[ByGradients, Flat] = ByGradients(),
     reading: Annotated[Reading, Flat] = Reading(),
     loading: Annotated[Loading, Flat] = Loading(),
-    max_length: int | None = None,
+    max_length: MaxLength = None,
     processes: int = 1,
     run: Annotated[Run, Flat] = Run(),
 ) -> None:
@@ -44,16 +44,9 @@ def less(
     Args:
         data: Files (.jsonl, .json, .csv, .parquet ...), folders and patterns of them, or hub ids.
         target: A few rows of your task, answers included; a column `subtask` names its parts.
-        model: Folder, hub id, GGUF file, or `starter`.
         budget: 5% (of the examples), 500 (examples), or 50000tokens; also as --budget.tokens 50000.
-        warmup: How to train on a part of the pool; each of its epochs costs a pass with gradients.
         scorers: Such as less@adam=exact, less@checkpoints=2 or less@store=sketch; `--by` says which one chooses.
-        choosing: How to choose.
-        reading: How to read rows.
-        loading: How to load the model.
-        max_length: Longest example in tokens; 2,048 or the model's own limit when not given.
         processes: How many train the warm-up side by side, on a GPU each or on some cores each.
-        run: Where to write.
     """
     choosing.check(scorers)
     look_up(model, loading)

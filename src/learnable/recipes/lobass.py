@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from learnable.commands import score, train
 from learnable.commands.inputs import look_up
-from learnable.commands.options import Flat, Listed
+from learnable.commands.options import Flat, Listed, MaxLength, ModelName
 from learnable.commands.select import Selecting
 from learnable.objects.scoring import WITH_REFERENCE, Vectors
 from learnable.recipes.choosing import choose, load_pool
@@ -17,7 +17,7 @@ from learnable.settings import Loading, Reading, Reference
 def lobass(
     data: Annotated[Sequence[str], Listed] = ("starter",),
     *,
-    model: str = "starter",
+    model: ModelName = "starter",
     budget: str = "6%",
     scorers: Annotated[Sequence[str], Listed] = WITH_REFERENCE,
     vectors: Vectors = "none",
@@ -26,7 +26,7 @@ def lobass(
     processes: int = 1,
     reading: Annotated[Reading, Flat] = Reading(),
     loading: Annotated[Loading, Flat] = Loading(),
-    max_length: int | None = None,
+    max_length: MaxLength = None,
     on: str | None = None,
     run: Annotated[Run, Flat] = Run(),
 ) -> None:
@@ -37,18 +37,11 @@ def lobass(
 
     Args:
         data: Files (.jsonl, .json, .csv, .parquet ...), folders and patterns of them, hub ids, or `starter`.
-        model: Folder, hub id, GGUF file, or `starter`.
         budget: 6% (of the examples), 500 (examples), or 50000tokens; also as --budget.tokens 50000.
         scorers: Names of scorers (see `learnable list scorers`).
         vectors: Vectors of the examples, which some selectors need: of the model, or of `wordllama`.
-        choosing: How to choose.
-        reference: How to get the model after fine-tuning.
         processes: How many train the reference side by side, on a GPU each or on some cores each.
-        reading: How to read rows.
-        loading: How to load the model.
-        max_length: Longest example in tokens; 2,048 or the model's own limit when not given.
         on: Where losses are measured: here, or `ray[:ADDRESS]`, a Ray cluster.
-        run: Where to write.
     """
     choosing.check(scorers)
     look_up(model, loading)

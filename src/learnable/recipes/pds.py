@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from learnable.commands import load, score
 from learnable.commands.inputs import look_up
-from learnable.commands.options import Flat, Listed
+from learnable.commands.options import Flat, Listed, MaxLength, ModelName
 from learnable.commands.select import Selecting
 from learnable.recipes.choosing import choose, load_pool
 from learnable.recipes.run import Run, recipe
@@ -26,13 +26,13 @@ def pds(
     data: Annotated[Sequence[str], Listed],
     *,
     target: str,
-    model: str = "starter",
+    model: ModelName = "starter",
     budget: str = "40%",
     aim: Aim = Aim(),
     choosing: Annotated[ByWorth, Flat] = ByWorth(),
     reading: Annotated[Reading, Flat] = Reading(),
     loading: Annotated[Loading, Flat] = Loading(),
-    max_length: int | None = None,
+    max_length: MaxLength = None,
     run: Annotated[Run, Flat] = Run(),
 ) -> None:
     """Choose the examples that a training needs more of to make the target likely.
@@ -43,14 +43,7 @@ def pds(
     Args:
         data: Files (.jsonl, .json, .csv, .parquet ...), folders and patterns of them, or hub ids.
         target: Rows of what is to become likely, answers included.
-        model: Folder, hub id, GGUF file, or `starter`.
         budget: 40% (of the examples), 500 (examples), or 50000tokens; also as --budget.tokens 50000.
-        aim: How to measure against the target.
-        choosing: How to choose.
-        reading: How to read rows.
-        loading: How to load the model.
-        max_length: Longest example in tokens; 2,048 or the model's own limit when not given.
-        run: Where to write.
     """
     choosing.check(["pds"])
     look_up(model, loading)

@@ -12,7 +12,7 @@ from typing import Annotated, Any, NamedTuple, ParamSpec, get_type_hints
 import yaml
 from cyclopts import Parameter
 
-from learnable.commands.options import Flat, Output, typed
+from learnable.commands.options import Flat, Short, typed
 from learnable.names import component
 from learnable.runs.files import replacing
 from learnable.runs.progress import say
@@ -34,7 +34,7 @@ class Run:
         dry_run: Say what each step would cost, and run nothing; only rows are read.
     """
 
-    output: Output = "runs"
+    output: Annotated[str, Short] = "runs"
     dry_run: bool = False
     name: Annotated[str, Parameter(parse=False)] = "recipe"
     command: Annotated[str, Parameter(parse=False)] = ""

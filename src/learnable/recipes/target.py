@@ -8,7 +8,7 @@ from learnable import commands
 from learnable.commands import load, report, score
 from learnable.commands.compare import HOLDOUT_SHARE, TARGET_HELD_BACK, apart, heldout_of
 from learnable.commands.inputs import look_up
-from learnable.commands.options import Flat, Listed
+from learnable.commands.options import Flat, Listed, MaxLength, ModelName
 from learnable.commands.select import Selecting
 from learnable.errors import UsageError
 from learnable.evaluators import evaluations_of
@@ -48,7 +48,7 @@ def target(
     *,
     target: str,
     test: str | None = None,
-    model: str = "starter",
+    model: ModelName = "starter",
     budget: str = "5%",
     scorers: Annotated[Sequence[str], Listed] = SCORERS,
     vectors: Vectors = "none",
@@ -59,7 +59,7 @@ def target(
     tuning: ThreeEpochs = ThreeEpochs(),
     reading: Annotated[Reading, Flat] = Reading(),
     loading: Annotated[Loading, Flat] = Loading(),
-    max_length: int | None = None,
+    max_length: MaxLength = None,
     run: Annotated[Run, Flat] = Run(),
 ) -> None:
     """Choose the rows of a large pool that help a task of which you have a few rows, and see whether they did.
@@ -73,19 +73,11 @@ def target(
         data: Files (.jsonl, .json, .csv, .parquet ...), folders and patterns of them, or hub ids.
         target: A few rows of your task, answers included; a column `subtask` names its parts.
         test: Other rows of the task to judge on; when not given, three of ten rows of the target are held back for it.
-        model: Folder, hub id, GGUF file, or `starter`.
         budget: 5% (of the examples), 500 (examples), or 50000tokens; also as --budget.tokens 50000.
         scorers: Names of scorers (see `learnable list scorers`).
         vectors: Vectors of the examples, which some selectors need: of the model, or of `wordllama`.
-        choosing: How to choose.
-        aim: How to measure against the target.
         seeds: Trainings on the choice, and on random draws; 0 for none.
         holdout: Share of the pool that is held out to see what was forgotten.
-        tuning: How to fine-tune on the choice.
-        reading: How to read rows.
-        loading: How to load the model.
-        max_length: Longest example in tokens; 2,048 or the model's own limit when not given.
-        run: Where to write.
     """
     choosing.check(scorers)
     whole = _method(choosing) if seeds else ""

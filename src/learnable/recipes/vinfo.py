@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from learnable.commands import score, train
 from learnable.commands.inputs import look_up
-from learnable.commands.options import Flat, Listed
+from learnable.commands.options import Flat, Listed, MaxLength, ModelName
 from learnable.commands.select import Selecting
 from learnable.errors import UsageError
 from learnable.objects.scoring import Vectors
@@ -37,7 +37,7 @@ class TwoFolds(Reference):
 def vinfo(
     data: Annotated[Sequence[str], Listed] = ("starter",),
     *,
-    model: str = "starter",
+    model: ModelName = "starter",
     budget: str = "10%",
     scorers: Annotated[Sequence[str], Listed] = SCORERS,
     vectors: Vectors = "model",
@@ -45,7 +45,7 @@ def vinfo(
     reference: TwoFolds = TwoFolds(),
     reading: Annotated[Reading, Flat] = Reading(),
     loading: Annotated[Loading, Flat] = Loading(),
-    max_length: int | None = None,
+    max_length: MaxLength = None,
     run: Annotated[Run, Flat] = Run(),
 ) -> None:
     """Choose the examples that are hard for this model but not wrong, and unlike each other.
@@ -56,16 +56,9 @@ def vinfo(
 
     Args:
         data: Files (.jsonl, .json, .csv, .parquet ...), folders and patterns of them, hub ids, or `starter`.
-        model: Folder, hub id, GGUF file, or `starter`.
         budget: 10% (of the examples), 500 (examples), or 50000tokens; also as --budget.tokens 50000.
         scorers: Names of scorers (see `learnable list scorers`).
         vectors: Vectors of the examples: of the model, or of `wordllama`.
-        choosing: How to choose.
-        reference: How to get the two models after fine-tuning; at least two folds, so that none has seen what it judges.
-        reading: How to read rows.
-        loading: How to load the model.
-        max_length: Longest example in tokens; 2,048 or the model's own limit when not given.
-        run: Where to write.
     """
     choosing.check(scorers)
     if reference.folds < 2 or reference.model is not None or reference.prompt != "given":
