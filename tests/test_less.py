@@ -15,7 +15,7 @@ from learnable.measures import lengths
 from learnable.models.language_model import LanguageModel
 from learnable.models.packing import padded
 from learnable.models.rendering import Renderer
-from learnable.objects.gradients import GradientPasses, KeptWarmUp
+from learnable.objects.gradients import GradientPasses
 from learnable.objects.passes import Passes
 from learnable.runs.store import Store
 from learnable.scorers import LESS
@@ -53,7 +53,7 @@ def warm_up(ref, pool, tmp_path_factory):
     rendered = Renderer.of(ref).render(pool, max_length=128)
     how = {"tuning": WARMUP, "label": "warm-up", "keep_epochs": True, "layers": "attention"}
     fine_tune(ref, rendered, folder, **how)
-    return KeptWarmUp(epochs=kept_epochs(folder), identity="")
+    return kept_epochs(folder)
 
 
 @pytest.fixture(scope="module")
@@ -140,8 +140,8 @@ def whole_vectors(model, rendered, moments=None, adam="code"):
 def official(ref, shared, pool, target, warm_up, adam):
     """Return the official formula with whole vectors: mean within each subtask, sum over checkpoints, maximum."""
     render, total = Renderer.of(ref).render, 0.0
-    rates = np.array([epoch.learning_rate for epoch in warm_up.epochs])
-    for epoch, weight in zip(warm_up.epochs, rates / rates.sum(), strict=True):
+    rates = np.array([epoch.learning_rate for epoch in warm_up])
+    for epoch, weight in zip(warm_up, rates / rates.sum(), strict=True):
         with shared.adapter(epoch.folder):
             rows = whole_vectors(shared, render(pool, max_length=128), Moments.of(epoch), adam)
             aims = whole_vectors(shared, render(target.examples, max_length=128))
@@ -182,7 +182,7 @@ class Identity:
 
 
 def test_without_a_map_both_ways_are_one(pool, target, scored, shared, warm_up, monkeypatch):
-    with shared.adapter(warm_up.epochs[0].folder):
+    with shared.adapter(warm_up[0].folder):
         names = parameter_names(shared.network)
     size = sum(shared.network.get_parameter(_in_network(shared, name)).numel() for name in names)
     monkeypatch.setattr(target_gradients, "CountSketch", Identity)
@@ -291,7 +291,7 @@ def test_the_lengths_of_a_targets_gradients_do_not_matter(ref, shared, target, w
         longer = rows[0].id == first
         take(network, rows, layout, [Tenfold(each) if longer else each for each in consumers])
 
-    with shared.adapter(warm_up.epochs[0].folder):
+    with shared.adapter(warm_up[0].folder):
         expected = target_gradients.target_vectors(shared, rendered, target.subtasks, batches=batches)
         monkeypatch.setattr(target_gradients, "take_gradients", scaled)
         found = target_gradients.target_vectors(shared, rendered, target.subtasks, batches=batches)
@@ -305,7 +305,7 @@ def test_a_gradient_against_the_target_is_last(ref, shared, pool, target, warm_u
     render = Renderer.of(ref).render
     aim = render(target.examples[:1], max_length=128)
     rows = [*render(pool, max_length=128), aim[0]]
-    with shared.adapter(warm_up.epochs[0].folder):
+    with shared.adapter(warm_up[0].folder):
         vectors = target_gradients.target_vectors(shared, aim, ["a"], batches=[[0]])
         products, squares = Products(vectors), Squares()
         take_gradients(shared.network, rows, padded(rows), [products, squares])

@@ -66,7 +66,7 @@ def score(
     methods = methods_of(list(dict.fromkeys(scorers or ())), has_reference=reference is not None)
     given = {"reference": reference, "null": null, "warmup": warmup}
     made = not dry_run or all(is_made(each) for each in given.values() if each is not None)
-    keeps_losses = _kept_losses(reference)
+    keeps_losses = "loss after" in _facts_of(reference)  # they cost no pass
     needs = needs_of(methods, reference, null, target, warmup, keeps_losses=keeps_losses)
     passes = passes_of(roles_of(needs) - ({"reference"} if keeps_losses else set()), vectors)
     network = Network.of(model, loading, max_length=max_length, on=on, dry_run=dry_run)
@@ -99,7 +99,8 @@ def score(
         facts, cost = table.facts, table.costs["score"]
         return Finished(facts=facts, tokens=cost.tokens, pool_tokens=facts["tokens"])
 
-    epochs = gradient_epochs(methods.values(), _kept_epochs(warmup))
+    kept_epochs = _facts_of(warmup).get("kept epochs", GRADIENT_EPOCHS)
+    epochs = gradient_epochs(methods.values(), kept_epochs)
     parameters: dict[str, Any] = {"max_length": network.longest, "vectors": vectors}
     parameters["scorers"] = {name: fingerprint(method) for name, method in methods.items()}
     step = Step(
@@ -147,18 +148,10 @@ def said_by_target(folder: Path, scorer: str) -> NDArray[np.float32] | None:
     return as_array(pl.read_parquet(file, columns=[scorer])[scorer])
 
 
-def _kept_losses(reference: str | None) -> bool:
-    """Tell whether a reference kept the losses of its last epoch, so that they cost no pass."""
-    if reference is None or not (Path(reference) / DONE).is_file():
-        return False
-    return "loss after" in finished(reference, "train").facts
-
-
-def _kept_epochs(warmup: str | None) -> int:
-    """Return how many epochs a warm-up kept, or will usually keep."""
-    if warmup is None or not (Path(warmup) / DONE).is_file():
-        return GRADIENT_EPOCHS
-    return int(finished(warmup, "train").facts.get("kept epochs", GRADIENT_EPOCHS))
+def _facts_of(trained: str | None) -> Mapping[str, Any]:
+    """Return the facts of a training; none of one that is not made yet, or not by us."""
+    there = trained is not None and (Path(trained) / DONE).is_file()
+    return finished(trained, "train").facts if trained is not None and there else {}
 
 
 def passes_of(roles: Collection[Role], vectors: Vectors) -> list[str]:

@@ -88,7 +88,7 @@ def contamination(pool_texts: pl.DataFrame, item_texts: pl.DataFrame, *, n: int 
             elif item not in found:
                 found[item] = (pool_id, f"shared {n}-gram", partly[item])
     rows = [
-        (items[item][0], *named, _excerpt(shared), pool_rows[item])
+        (items[item][0], *named, excerpt(shared), pool_rows[item])
         for item, (*named, shared) in sorted(found.items())
     ]
     return pl.DataFrame(rows, schema=CONTAMINATION, orient="row")
@@ -115,5 +115,6 @@ def _grams(words: Sequence[str], n: int, known: Collection[str] | None = None) -
             yield " ".join(words[end - n : end])
 
 
-def _excerpt(text: str) -> str:
+def excerpt(text: str) -> str:
+    """Return the beginning of a text."""
     return text if len(text) <= EXCERPT else text[: EXCERPT - 1] + "…"

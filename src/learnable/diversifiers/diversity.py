@@ -23,22 +23,19 @@ class Diversity:
     distinct_2: float
 
 
-def diversity(
-    texts: Sequence[str], vectors: NDArray[np.float32], *, of: int | None = None, seed: int = 0
-) -> Diversity:
+def diversity(texts: Sequence[str], vectors: NDArray[np.float32], *, of: int | None = None) -> Diversity:
     """Return the figures of a set of texts; distinct-n can only be compared between sets of one size.
 
     Args:
         texts: n texts.
         vectors: Their embeddings, (n, d); NaN for a text without a word.
-        of: Measure on so many of them, drawn at random by ``seed``; all when there are no more, or not given.
-        seed: Seeds the draw.
+        of: Measure on so many of them, drawn at random; all when there are no more, or not given.
     """
     if len(texts) != len(vectors):
         raise UsageError(f"{len(texts):,} texts have {len(vectors):,} vectors")
     drawn = np.arange(len(texts))
     if of is not None and of < len(texts):
-        drawn = np.sort(np.random.default_rng(seed).permutation(len(texts))[:of])
+        drawn = np.sort(np.random.default_rng(0).permutation(len(texts))[:of])
     some = [texts[int(place)] for place in drawn]
     return Diversity(
         texts=len(some),

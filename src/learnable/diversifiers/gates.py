@@ -7,7 +7,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from learnable.data.overlap import EXCERPT, SAME_PROMPT, WORD, contamination, spoken
+from learnable.data.overlap import SAME_PROMPT, WORD, contamination, excerpt, spoken
 from learnable.packages import needed
 from learnable.types import Answer, Example, Message
 
@@ -84,7 +84,7 @@ class Neighbours:
     def why(self, text: str) -> str | None:
         """Return that a text is nearly one seen before, as a reason; None where it is new."""
         near = self.nearest(text)
-        return f"near-duplicate: of {_excerpt(near[0])!r}" if near else None
+        return f"near-duplicate: of {excerpt(near[0])!r}" if near else None
 
     def _signature(self, grams: Sequence[str]) -> Any:
         signature = self._rensa.RMinHash(_PERMUTATIONS, 0)
@@ -115,7 +115,7 @@ class Avoided:
             reasons[int(row["item"])] = f"in a file to avoid: {kind}, {row['shared']!r}"
         for number, prompt in enumerate(given["text"]):
             if reasons[number] is None and (near := self._prompts.nearest(prompt)):
-                reasons[number] = f"in a file to avoid: nearly {_excerpt(near[0])!r}"
+                reasons[number] = f"in a file to avoid: nearly {excerpt(near[0])!r}"
         return reasons
 
 
@@ -123,10 +123,6 @@ def alike(one: str, other: str) -> bool:
     """Tell whether two texts are near-duplicates, as ``Neighbours`` has it."""
     grams, others = _grams(one), _grams(other)
     return bool(grams and others) and _jaccard(_hashed(grams), _hashed(others)) >= NEAR
-
-
-def _excerpt(text: str) -> str:
-    return text if len(text) <= EXCERPT else text[: EXCERPT - 1] + "…"
 
 
 def _grams(text: str) -> list[str]:

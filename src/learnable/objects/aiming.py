@@ -13,7 +13,7 @@ from learnable.data.target import SUBTASK, Target, shared_with_target, target_of
 from learnable.errors import UsageError
 from learnable.measures import Role, lengths, log_importance
 from learnable.objects.given import compared_with, render_rows
-from learnable.objects.gradients import GradientPasses, KeptWarmUp
+from learnable.objects.gradients import GradientPasses
 from learnable.objects.model import Model
 from learnable.objects.passes import Passes
 from learnable.objects.results import as_array
@@ -28,26 +28,16 @@ from learnable.settings import Aim, Tuning
 from learnable.types import Example, Rendered, Scorer
 
 if TYPE_CHECKING:
-    from learnable.training import References
+    from learnable.training import KeptEpoch, References
     from learnable.training.costate import Worth
 
 
 @dataclass(kw_only=True)
 class Against:
-    """Measures n examples of a pool against a target.
+    """Measures n examples of a pool (``rows``) against the rows of a ``target``, which were read with their subtasks.
 
-    Args:
-        target: Its rows, as they were read.
-        aim: How.
-        base: The model.
-        passes: Measure with it.
-        store: Where what is trained on the way is kept too.
-        rows: The pool.
-        frame: The same, with ``id`` and ``response_tokens``.
-        warm_up: Where gradients are taken, if they are.
-
-    Attributes:
-        facts: Figures to show.
+    ``passes`` measure the ``base`` model; what is trained on the way is kept in the ``store`` too. ``frame`` has ``id``
+    and ``response_tokens`` of the pool. Gradients are taken at the epochs of ``warm_up``. ``facts`` are figures to show.
     """
 
     target: Rows
@@ -57,7 +47,7 @@ class Against:
     store: Store
     rows: Rows
     frame: pl.DataFrame
-    warm_up: KeptWarmUp | None = None
+    warm_up: "Sequence[KeptEpoch] | None" = None
     facts: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -79,12 +69,7 @@ class Against:
         self.facts["subtasks"] = list(self._target.subtasks)
 
     def columns(self, rendered: Sequence[Rendered], roles: Collection[Role]) -> list[pl.Series]:
-        """Return the columns of these roles, (n,) each.
-
-        Args:
-            rendered: The pool, as the model sees it.
-            roles: Those that are not measured against a target do not count.
-        """
+        """Return the columns of these roles, (n,) each; those that are not measured against a target do not count."""
         made: dict[Role, Callable[[Sequence[Rendered]], pl.Series]] = {
             "target": self._after_target,
             "similarity": self._similarities,

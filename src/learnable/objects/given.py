@@ -108,21 +108,28 @@ def compared_with(reference: str, ref: ModelRef) -> Compared:
     Raises:
         ModelError: If it was trained from another base than this one.
     """
-    from learnable.models.source import identify
     from learnable.training import Part, References, no_assignment, read_reference
 
     if not is_step(reference):
         name, kind, identity = given_part(reference, ref)
         models = References(parts=(Part(name=name, kind=kind),), assignment=no_assignment())
         return Compared(models=models, identity=identity, settings={"kind": "given", "model": reference})
-    trained = finished(reference, "train")
-    if trained.inputs["base"] != identify(ref):
-        raise ModelError(
-            f"the reference {reference} was trained from {trained.facts['base']}, which is not the model given here",
-            hint=f"give --model {trained.facts['base']} as it was then: same weights, chat template and dtype",
-        )
+    trained = trained_from(ref, reference, what="reference")
     models = read_reference(Path(reference))
     return Compared(models=models, identity=trained.identity, settings=dict(trained.facts), step=trained)
+
+
+def trained_from(ref: ModelRef, folder: str, *, what: str) -> Outcome:
+    """Return what `learnable train` left in a folder; a ModelError where it began from another model than this one."""
+    from learnable.models.source import identify
+
+    trained = finished(folder, "train")
+    if trained.inputs["base"] != identify(ref):
+        raise ModelError(
+            f"the {what} {folder} was trained from {trained.facts['base']}, which is not the model given here",
+            hint=f"give --model {trained.facts['base']} as it was then: same weights, chat template and dtype",
+        )
+    return trained
 
 
 def given_part(name: str, ref: ModelRef) -> tuple[str, Literal["adapter", "model"], str]:

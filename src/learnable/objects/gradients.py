@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +11,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from learnable.data.target import Target
-from learnable.errors import ModelError, UsageError
+from learnable.errors import UsageError
 from learnable.measures import known, lengths, planned, take
-from learnable.objects.given import finished
+from learnable.objects.given import trained_from
 from learnable.objects.passes import Passes
 from learnable.runs.identity import fingerprint
 from learnable.scorers import LESS
@@ -30,76 +29,48 @@ GRADIENT_PASSES = 3
 """What a pass with gradients counts for in what a score costs, in passes without."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class KeptWarmUp:
-    """Epochs that `learnable train --keep-epochs` kept, and the identity of the step that did."""
-
-    epochs: "Sequence[KeptEpoch]"
-    identity: str
-
-
-def warm_up_of(folder: str, ref: ModelRef) -> KeptWarmUp:
-    """Return the warm-up in a folder.
-
-    Args:
-        folder: What `learnable train --keep-epochs` wrote.
-        ref: The model that scores, its dtype resolved.
+def warm_up_of(folder: str, ref: ModelRef) -> "Sequence[KeptEpoch]":
+    """Return the epochs of a model, its dtype resolved, that `learnable train --keep-epochs` kept in a folder.
 
     Raises:
         StoreError: If it is no such folder.
         TrainError: If no epochs were kept.
         ModelError: If it was trained from another model.
     """
-    from learnable.models.source import identify
     from learnable.training import kept_epochs, read_reference
 
-    trained = finished(folder, "train")
-    if trained.inputs["base"] != identify(ref):
-        raise ModelError(
-            f"the warm-up {folder} was trained from {trained.facts['base']}, which is not the model given here",
-            hint=f"give --model {trained.facts['base']} as it was then: same weights, chat template and dtype",
-        )
+    trained_from(ref, folder, what="warm-up")
     (part, *_) = read_reference(Path(folder)).parts
-    return KeptWarmUp(epochs=kept_epochs(Path(part.name)), identity=trained.identity)
+    return kept_epochs(Path(part.name))
 
 
 class GradientPasses:
-    """Takes the passes of LESS that are not stored yet.
-
-    Args:
-        passes: Of the base model.
-        warm_up: Whose epochs the gradients are taken at.
-        target: What they are compared with.
-        rendered: The target's rows, as the model sees them.
-    """
+    """Takes the passes of LESS that are not stored yet, at the epochs of a warm-up, against the rows of a target."""
 
     def __init__(
-        self, passes: Passes, warm_up: KeptWarmUp, target: Target, rendered: Sequence[Rendered]
+        self, passes: Passes, epochs: "Sequence[KeptEpoch]", target: Target, rendered: Sequence[Rendered]
     ) -> None:
-        self._passes, self._warm_up, self._target, self._rows = passes, warm_up, target, rendered
+        self._passes, self._epochs, self._target, self._rows = passes, epochs, target, rendered
         self.small_share = 0.0
 
     def cosines(self, method: LESS, rendered: Sequence[Rendered], frame: pl.DataFrame) -> NDArray[np.float32]:
         """Return for each example the mean over epochs of its cosine with each subtask, (n, J); NaN without an answer.
 
-        Args:
-            method: Which epochs count, and how gradients are adjusted and kept.
-            rendered: n examples.
-            frame: The same, with ``id`` and ``response_tokens``.
+        ``frame`` has ``id`` and ``response_tokens`` of the n examples.
         """
         weights = self.weights(method)
         take_epoch = self._exactly if method.store == "cosines" else self._by_sketch
         total: Any = 0.0
         self.small_share = 0.0
         for number, (place, weight) in enumerate(weights.items(), start=1):
-            at = _Checkpoint(self._passes, self._warm_up.epochs[place], f", epoch {number} of {len(weights)}")
+            at = _Checkpoint(self._passes, self._epochs[place], f", epoch {number} of {len(weights)}")
             total = total + weight * take_epoch(method, at, rendered, frame)
             self.small_share += at.moments.small_share / len(weights)
         return np.asarray(total, dtype=np.float32)
 
     def weights(self, method: LESS) -> dict[int, float]:
         """Return what each epoch counts for, by its position."""
-        return method.weights([epoch.learning_rate for epoch in self._warm_up.epochs])
+        return method.weights([epoch.learning_rate for epoch in self._epochs])
 
     def _exactly(
         self, method: LESS, at: "_Checkpoint", rendered: Sequence[Rendered], frame: pl.DataFrame
