@@ -73,18 +73,38 @@ class Passes:
         measure in the roles of null and target.
         """
         label = LABELS[role] + label
+        wanted = kinds_of(needs, role)
+        also = [] if ends is None else known_beside(wanted, role, ends=bool(ends))
+
+        def measured(
+            part: "Part | None", rows: Sequence[Rendered], ids: pl.DataFrame, of: str
+        ) -> pl.DataFrame:
+            key, alone = self.key(part), role in ("alone", "null")
+            measures = [self._measure(key, kind.name, alone=alone) for kind in (*wanted, *also)]
+            self.tokens += take(
+                lambda: self.opened(part),
+                measures[: len(wanted)],
+                rows,
+                store=self.store,
+                label=label + of,
+                also=measures[len(wanted) :],
+                end_ids=ends or (),
+            )
+            kinds = zip((*wanted, *also), measures, strict=True)
+            return pl.DataFrame(
+                {column_of(kind, role): column(one, ids, store=self.store) for kind, one in kinds}
+            )
+
         references = self.references if role == "reference" else references
         if references is None:
-            return self._measured(None, role, needs, rendered, frame, ends, label)
-        measured, parts = [], references.members(frame["id"].to_list())
+            return measured(None, rendered, frame, "")
+        found, parts = [], references.members(frame["id"].to_list())
         for number, (part, members) in enumerate(parts, start=1):
-            if not members:
-                continue
-            of = f", part {number} of {len(parts)}" if len(parts) > 1 else ""
-            mine = [rendered[position] for position in members]
-            found = self._measured(part, role, needs, mine, frame[members], ends, label + of)
-            measured.append(found.with_columns(row=pl.Series(members, dtype=pl.Int64)))
-        return pl.concat(measured).sort("row").drop("row")
+            if members:
+                of = f", part {number} of {len(parts)}" if len(parts) > 1 else ""
+                mine = measured(part, [rendered[position] for position in members], frame[members], of)
+                found.append(mine.with_columns(row=pl.Series(members, dtype=pl.Int64)))
+        return pl.concat(found).sort("row").drop("row")
 
     def vectors(self, rendered: Sequence[Rendered], frame: pl.DataFrame) -> pl.Series:
         """Return a vector of the base model for each example, List(Float32) (n,)."""
@@ -112,42 +132,12 @@ class Passes:
             views.append(token_view(example.id, text, offsets, each.mask, before=nats[0], after=after))
         return views
 
-    def _measured(
-        self,
-        part: "Part | None",
-        role: Role,
-        needs: Collection[str],
-        rendered: Sequence[Rendered],
-        frame: pl.DataFrame,
-        ends: Collection[int] | None,
-        label: str,
-    ) -> pl.DataFrame:
-        wanted = kinds_of(needs, role)
-        also = [] if ends is None else known_beside(wanted, role, ends=bool(ends))
-        key, alone = self.key(part), role in ("alone", "null")
-        measures = [self._measure(key, kind.name, alone=alone) for kind in (*wanted, *also)]
-        self.tokens += take(
-            lambda: self.opened(part),
-            measures[: len(wanted)],
-            rendered,
-            store=self.store,
-            label=label,
-            also=measures[len(wanted) :],
-            end_ids=ends or (),
-        )
-        return pl.DataFrame(
-            {
-                column_of(kind, role): column(measure, frame, store=self.store)
-                for kind, measure in zip((*wanted, *also), measures, strict=True)
-            }
-        )
-
     def _measure(self, key: str, kind: str, *, alone: bool = False) -> Measure:
         rendering = self.renderer.key
         return measure_of(key, rendering=rendering, max_length=self.max_length, kind=kind, alone=alone)
 
     def key(self, part: "Part | None") -> str:
-        """Return the identity of the base model, or of a part of the reference. whose tokens must be the same."""
+        """Return the identity of the base model, or of a part of the reference, whose tokens must be the same."""
         from learnable.models.rendering import Renderer
         from learnable.models.source import adapter_key, identify, is_adapter
 

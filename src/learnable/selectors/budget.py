@@ -52,7 +52,6 @@ def fill(
         pinned: Rows that are chosen already, (n,): they are not picked, and count against the share of their group.
         by_count: Whether the first picks of the method depend on how many are asked for.
     """
-    fit = _fit_by_count if by_count else _fit
     spent = _sizes([members[pinned[members]] for members in groups], tokens)
     left = _shares_left(_sizes(groups, tokens), spent, total, equal=equal)
     open_to_all = [members[~pinned[members]] for members in groups]
@@ -62,14 +61,14 @@ def fill(
     if tokens is None:
         picked = [ask(members, share) for members, share in asked]
     else:
-        picked = [fit(ask, members, share, tokens, rng) for members, share in asked]
+        picked = [_fit(ask, members, share, tokens, rng, by_count=by_count) for members, share in asked]
         if len(asked) > 1:
             # Each group leaves a few tokens that its next example does not fit; together they fit some more.
             free = np.zeros(len(tokens), dtype=np.bool_)
             free[np.concatenate([members for members, _ in asked])] = True
             free[np.concatenate([index for index, _ in picked])] = False
             unspent = sum(share for _, share in asked) - sum(int(tokens[index].sum()) for index, _ in picked)
-            picked.append(fit(ask, np.flatnonzero(free), unspent, tokens, rng))
+            picked.append(_fit(ask, np.flatnonzero(free), unspent, tokens, rng, by_count=by_count))
     index, gain = (np.concatenate(part) for part in zip(*picked, strict=True))
     order = np.lexsort((index, -gain)) if len(asked) > 1 else np.arange(len(index))
     return index[order], gain[order]
@@ -114,42 +113,29 @@ def _water_level(sizes: Rows, total: int) -> float:
     return float(ordered[-1])
 
 
-def _fit(ask: Ask, members: Rows, share: int, tokens: Rows, rng: np.random.Generator) -> Picked:
+def _fit(
+    ask: Ask, members: Rows, share: int, tokens: Rows, rng: np.random.Generator, *, by_count: bool
+) -> Picked:
     """Pick rows that fit into a share of tokens.
 
     Any number may be passed over, so that no count is enough for certain. It asks for a few, and for twice as many
-    while the walk does not end: the first picks of a method do not depend on how many are asked for.
-    """
-    if not len(members):
-        return members, np.empty(0, dtype=np.float32)
-    lengths = np.sort(tokens[members])
-    k = int(np.searchsorted(np.cumsum(lengths), share, side="right")) + PASS_OVER
-    undrawn = rng.bit_generator.state
-    while True:
-        rng.bit_generator.state = undrawn
-        index, gain = ask(members, min(k, len(members)))
-        fits, ended = _walk(tokens[index], share, shortest=int(lengths[0]))
-        if ended or k >= len(members):
-            return index[fits], gain[fits]
-        k *= 2
-
-
-def _fit_by_count(ask: Ask, members: Rows, share: int, tokens: Rows, rng: np.random.Generator) -> Picked:
-    """Pick rows that fit into a share of tokens, by a method that chooses otherwise where more are asked for.
-
-    It asks for as many as fit by their mean length, and for some more while they do not fill the share.
+    while the walk does not end: the first picks of a method do not depend on how many are asked for. Where they do
+    (``by_count``), it asks for as many as fit by their mean length, and for some more while they do not fill the share.
     """
     if not len(members):
         return members, np.empty(0, dtype=np.float32)
     lengths, undrawn = tokens[members], rng.bit_generator.state
-    k = max(1, round(share / max(float(lengths.mean()), 1.0)))
+    if by_count:
+        k, enough = max(1, round(share / max(float(lengths.mean()), 1.0))), FILLED * share
+    else:
+        k, enough = int(np.searchsorted(np.cumsum(np.sort(lengths)), share, side="right")) + PASS_OVER, np.inf
     while True:
         rng.bit_generator.state = undrawn
         index, gain = ask(members, min(k, len(members)))
         fits, ended = _walk(tokens[index], share, shortest=int(lengths.min()))
-        if ended or tokens[index[fits]].sum() >= FILLED * share or k >= len(members):
+        if ended or tokens[index[fits]].sum() >= enough or k >= len(members):
             return index[fits], gain[fits]
-        k += max(1, k // 8)
+        k += max(1, k // 8) if by_count else k
 
 
 def _walk(lengths: Rows, left: int, *, shortest: int) -> tuple[Rows, bool]:
