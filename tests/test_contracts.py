@@ -7,8 +7,9 @@ import numpy as np
 import polars as pl
 import pytest
 
+from choosing import choose
 from learnable.scorers import SCORERS, Learnability
-from learnable.selectors import SELECTORS, TopK, choose
+from learnable.selectors import SELECTORS, TopK
 from learnable.spec import build
 from learnable.testing import check_scorer, check_selector
 from learnable.types import Budget, Picks

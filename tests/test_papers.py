@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from choosing import Thresholds, choose
 from learnable import commands as verbs
 from learnable import data
 from learnable.models import source
@@ -23,7 +24,6 @@ from learnable.scorers import (
     TopShareIFD,
     end_of_turn_share,
 )
-from learnable.selectors import Thresholds, choose
 from learnable.settings import Loading
 from learnable.spec import build
 from learnable.testing import toy_examples, write_messages

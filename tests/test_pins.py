@@ -6,13 +6,14 @@ import numpy as np
 import polars as pl
 import pytest
 
+from choosing import Thresholds, choose
 from learnable.cli.running import understood
 from learnable.commands import select
 from learnable.commands.select import Selecting
 from learnable.errors import DataError, SelectionError, StoreError
 from learnable.recipes.lobass import lobass
 from learnable.recipes.run import Run
-from learnable.selectors import Random, Thresholds, choose
+from learnable.selectors import Random
 from learnable.types import Budget
 
 NAN = float("nan")

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from choosing import Thresholds, choose
 from learnable.errors import SelectionError, UsageError
-from learnable.selectors import Middle, Random, Thresholds, TopK, choose, count_asked
+from learnable.selectors import Middle, Random, TopK, count_asked
 from learnable.selectors.budget import PASS_OVER
 from learnable.types import Budget
 
@@ -343,11 +344,6 @@ def test_rank_counts_from_the_first_picked():
 
 def test_gain_is_that_of_the_selector():
     assert pick(table([0.25, 0.75]), examples=2).kept["gain"].to_list() == [0.75, 0.25]
-
-
-def test_selection_says_what_was_asked():
-    selection = pick(table([0.1]), fraction=0.5)
-    assert (selection.by, selection.budget) == ("s", Budget(fraction=0.5))
 
 
 def test_same_seed_draws_the_same():

@@ -10,12 +10,13 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from choosing import Thresholds, choose
 from finished_steps import finished_step
 from learnable.commands.load import load
 from learnable.commands.select import Selecting, select
 from learnable.data import load_pool, write_dropped
 from learnable.errors import DataError, SelectionError
-from learnable.selectors import Thresholds, TopK, choose
+from learnable.selectors import TopK
 from learnable.selectors.budget import PASS_OVER, _walk
 from learnable.selectors.choose import by_id
 from learnable.testing import toy_examples, write_messages

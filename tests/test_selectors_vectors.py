@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from choosing import Thresholds, choose
 from learnable.errors import SelectionError, UsageError
 from learnable.selectors import (
     SELECTORS,
@@ -17,9 +18,7 @@ from learnable.selectors import (
     FacilityLocation,
     KCenter,
     Random,
-    Thresholds,
     TopK,
-    choose,
 )
 from learnable.selectors.budget import PASS_OVER
 from learnable.selectors.vectors import KEPT, ROWS, clusters_of, distinct

@@ -7,9 +7,10 @@ import polars as pl
 import pytest
 
 import learnable as ln
+from choosing import choose
 from learnable.errors import UsageError
 from learnable.scorers.v_information import PVI, Hardness, HardNotWrong, PVIZero
-from learnable.selectors import SpreadTop, choose
+from learnable.selectors import SpreadTop
 from learnable.testing import toy_examples
 from learnable.types import Budget
 

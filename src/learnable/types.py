@@ -372,8 +372,6 @@ class Selection:
 
     kept: pl.DataFrame
     dropped: pl.DataFrame
-    by: str
-    budget: Budget
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from learnable.data.exports import Trainer, write_export
 from learnable.errors import DataError, UsageError, did_you_mean
 from learnable.explorer import read_ids
 from learnable.measures import numbers_of
-from learnable.objects.choosing import Choosing, chosen
+from learnable.objects.choosing import chosen
 from learnable.objects.given import finished
 from learnable.objects.scoring import rules_of
 from learnable.runs.files import replacing, write_frame
@@ -25,7 +25,7 @@ from learnable.runs.identity import file_digest, fingerprint, source_of
 from learnable.runs.records import Outcome
 from learnable.runs.step import Finished, Step, run
 from learnable.scorers import SCORERS
-from learnable.selectors import SELECTORS
+from learnable.selectors import SELECTORS, Choosing
 from learnable.spec import build
 from learnable.types import Budget, ModelRef, Selection
 
@@ -127,7 +127,7 @@ def select(
         facts |= {"banned": len(_distinct(lists["ban"]))} if lists["ban"] else {}
         paths = [folder / "selected.parquet"]
         if scored:
-            given = asdict(choosing) | asdict(choice.thresholds)
+            given = asdict(choosing) | {"max_score": choice.max_score}
             given |= {name: tuple(names) for name, names in lists.items()}
             options = {"budget": budget, **unusual(given, asdict(Selecting()))}
             paths = _write_chosen(scored, choice.selection, folder, facts, options, choosing.license)

@@ -14,7 +14,7 @@ from learnable.experiments.table import FULL
 from learnable.measures import Role, roles_of
 from learnable.runs.identity import fingerprint, source_of
 from learnable.scorers import SCORERS
-from learnable.selectors import SELECTORS, PerSource, Thresholds, choose
+from learnable.selectors import SELECTORS, Choosing, PerSource, choose
 from learnable.settings import Reference, Tuning
 from learnable.spec import build, settings_in, settings_of, typed
 from learnable.types import Budget, ModelRef, Rendered, Scorer
@@ -32,7 +32,7 @@ NEUTRAL = "length"
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """A way to choose a budget of examples; from ``lowest`` on, the fields are options of ``selectors.choose``.
+    """A way to choose a budget of examples; from ``lowest`` on, the fields are those of ``Choosing``.
 
     Args:
         label: As it was written; names the method everywhere.
@@ -141,20 +141,23 @@ class Method:
             by, selector = self.score, self.selector
             lowest = self.lowest == scorer.higher_is_better
             limit = self.max_score if self.max_score is not None else getattr(scorer, "max_score", None)
-        selection = choose(
-            scores,
+        choosing = Choosing(
             by=by,
-            budget=Budget(tokens=tokens),
-            selector=build("selector", selector, SELECTORS),
             lowest=lowest,
             per_source=self.per_source,
             per_cluster=self.per_cluster,
             clusters=self.clusters,
-            vectors=vectors if self.needs_vectors or self.by_target else None,
             max_similarity=self.max_similarity,
             where=self.where,
-            thresholds=Thresholds(max_score=limit),
+            max_score=limit,
             seed=seed,
+        )
+        selection = choose(
+            scores,
+            choosing,
+            budget=Budget(tokens=tokens),
+            method=build("selector", selector, SELECTORS),
+            vectors=vectors if self.needs_vectors or self.by_target else None,
         )
         return list(selection.kept["id"])
 

@@ -1,7 +1,7 @@
 """Scores in, a selection out: what is taken over from the scorers, and the figures of what was chosen."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,50 +12,17 @@ from learnable.errors import SelectionError, UsageError
 from learnable.objects.given import checked_settings
 from learnable.objects.results import Picked, ScoreTable
 from learnable.runs.progress import say
-from learnable.selectors import SELECTORS, PerSource, Thresholds, choose, count_asked, turns_of
+from learnable.selectors import SELECTORS, Choosing, choose, count_asked, turns_of
 from learnable.spec import build
 from learnable.types import Budget, Selection, Selector
 
 
-@dataclass(frozen=True, kw_only=True)
-class Choosing(Thresholds):
-    """How to choose by the scores.
-
-    Args:
-        by: Score to choose by.
-        selector: Method (see `learnable list selectors`).
-        per_source: Share of each source: none (all compete), equal, or proportional to its size.
-        per_cluster: The same for clusters of similar examples; needs vectors (`learnable score --vectors model`).
-        clusters: How many clusters.
-        max_similarity: Drop near-duplicates first: what is more alike than this (cosine, such as 0.95) to an example
-            with a better score; needs vectors.
-        where: Condition in SQL over the score columns, such as "loss_before > 0.5 AND tokens < 800".
-        lowest: Choose the lowest scores.
-        seed: For methods that draw.
-    """
-
-    by: str = "learnability"
-    selector: str = "top_k"
-    per_source: PerSource = "none"
-    per_cluster: PerSource = "none"
-    clusters: int = 100
-    max_similarity: float | None = None
-    where: str | None = None
-    lowest: bool = False
-    seed: int = 0
-
-    @property
-    def thresholds(self) -> Thresholds:
-        """The conditions alone."""
-        return Thresholds(**{each.name: getattr(self, each.name) for each in fields(Thresholds)})
-
-
 class Choice(NamedTuple):
-    """What was chosen: the ``selection``, figures to show, and the ``thresholds`` that held, the scorer's own included."""
+    """What was chosen: the ``selection``, figures to show, and the highest score that held, the scorer's own included."""
 
     selection: Selection
     facts: dict[str, Any]
-    thresholds: Thresholds
+    max_score: float | None
 
 
 def chosen(
@@ -75,24 +42,24 @@ def chosen(
     A highest score that is given goes before the paper's. ``vectors`` is called where they are looked at, ``said`` where
     it is what each row of a target says of each example by this score, (n, t).
     """
-    by, thresholds = choosing.by, choosing.thresholds
-    lowest = choosing.lowest != (by in rules["lowest first"])
+    by = choosing.by
     limit = rules.get("max score", {}).get(by)
-    if limit is not None and thresholds.max_score is None:
+    if limit is not None and choosing.max_score is None:
         say(f"{by} above {limit:g} is left out, as in its paper; --max-score inf keeps it")
-        thresholds = replace(thresholds, max_score=limit)
+        choosing = replace(choosing, max_score=limit)
+    choosing = replace(choosing, lowest=choosing.lowest != (by in rules["lowest first"]))
     alike = choosing.per_cluster != "none" or choosing.max_similarity is not None
-    names = {each.name for each in fields(Choosing)} - {each.name for each in fields(Thresholds)}
-    how: dict[str, Any] = {name: getattr(choosing, name) for name in names}
-    how |= {"selector": method, "lowest": lowest, "thresholds": thresholds, "pins": pins, "bans": bans}
     looked_at: NDArray[np.float32] | None
     if getattr(method, "by_target", False):
         looked_at = in_turns(said(), rules.get("subtasks", ()), by=by, alike=alike)
     else:
         looked_at = vectors() if alike or getattr(method, "needs_vectors", False) else None
-    selection = choose(scores, budget=budget, vectors=looked_at, **how)
+    selection = choose(
+        scores, choosing, budget=budget, method=method, vectors=looked_at, pins=pins, bans=bans
+    )
     facts = _facts(scores.lazy(), selection.kept, budget, by)
-    return Choice(selection, facts | {"selector": choosing.selector, "lowest": lowest}, thresholds)
+    facts |= {"selector": choosing.selector, "lowest": choosing.lowest}
+    return Choice(selection, facts, choosing.max_score)
 
 
 def in_turns(

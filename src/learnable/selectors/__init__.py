@@ -3,9 +3,9 @@
 from collections.abc import Callable, Mapping
 
 from learnable.selectors.budget import count_asked
-from learnable.selectors.choose import PerSource, choose
+from learnable.selectors.choose import choose
 from learnable.selectors.coverage import FacilityLocation, KCenter, SpreadTop
-from learnable.selectors.eligible import Thresholds
+from learnable.selectors.eligible import Choosing, PerSource
 from learnable.selectors.ranking import DiverseTopK, GumbelTopK, Middle, Random, TopK
 from learnable.selectors.round_robin import RoundRobin, turns_of
 from learnable.types import Selector
@@ -22,4 +22,4 @@ SELECTORS: Mapping[str, Callable[..., Selector]] = {
     "spread_top": SpreadTop,
 }
 
-__all__ = ["SELECTORS", "PerSource", "Thresholds", "choose", "count_asked", "turns_of"]
+__all__ = ["SELECTORS", "Choosing", "PerSource", "choose", "count_asked", "turns_of"]

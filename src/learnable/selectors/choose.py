@@ -1,15 +1,14 @@
 """Puts a budget, shares, thresholds, a where-expression and near-duplicate removal around a selector."""
 
-from typing import Literal
-
 import numpy as np
 import polars as pl
 
 from learnable.errors import SelectionError, UsageError, closest, did_you_mean
 from learnable.selectors.budget import Picked, count_asked, fill
 from learnable.selectors.eligible import (
+    Choosing,
     Listed,
-    Thresholds,
+    PerSource,
     columns_needed,
     pinned_rows,
     reasons_against,
@@ -20,7 +19,6 @@ from learnable.selectors.ranking import TopK
 from learnable.selectors.vectors import Flags, Floats, Rows, check_similarity, clusters_of, required
 from learnable.types import Budget, Selection, Selector
 
-PerSource = Literal["none", "equal", "proportional"]
 COUNTS = frozenset({"tokens", "response_tokens"})
 """Numbers that a table has without having been scored."""
 OTHER_BUDGET = "give the budget in examples or as a fraction"
@@ -28,47 +26,29 @@ OTHER_BUDGET = "give the budget in examples or as a fraction"
 
 def choose(
     scores: pl.DataFrame | pl.LazyFrame,
+    choosing: Choosing,
     *,
-    by: str,
     budget: Budget,
-    selector: Selector | None = None,
-    lowest: bool = False,
-    per_source: PerSource = "none",
-    per_cluster: PerSource = "none",
-    clusters: int = 100,
+    method: Selector,
     vectors: Floats | None = None,
-    max_similarity: float | None = None,
-    where: str | None = None,
-    thresholds: Thresholds | None = None,
-    seed: int = 0,
     pins: Listed | None = None,
     bans: Listed | None = None,
 ) -> Selection:
     """Choose examples within a budget; the outcome does not depend on the order of the rows.
 
     Args:
-        scores: n rows with ``id``, ``source``, ``tokens``, the score, and what ``where`` and ``thresholds`` mention;
-            other columns are not read.
-        by: The score column.
+        scores: n rows with ``id``, ``source``, ``tokens``, the score, and what conditions mention; other columns are
+            not read.
+        choosing: How. Of equal shares, what a small source cannot use goes to the others; proportional ones are of
+            what is left after thresholds. What is undefined meets no threshold, and is NULL in ``where``.
         budget: How much to keep. A fraction is of all n examples, rounded down but at least 1; tokens count prompt and
             response and are never exceeded: picks that do not fit are passed over, up to ``PASS_OVER`` in a row.
-        selector: The method; top-k by default.
-        lowest: Prefer low scores.
-        per_source: ``equal``: every source the same share (what a small source cannot use goes to the others);
-            ``proportional``: every source its share of what is left after thresholds.
-        per_cluster: The same for clusters of similar vectors; not together with ``per_source``.
-        clusters: How many clusters to look for; at most one for two examples.
+        method: The one that ``choosing`` names.
         vectors: One for each row of ``scores``, of any length, (n, d). Where given, a row whose vector is not finite
             is not eligible.
-        max_similarity: Drop what has a larger cosine similarity to an eligible row with a better score, before
-            anything is selected.
-        where: A condition in SQL over the columns, such as ``loss_before > 0.5 AND tokens < 800``; what is undefined
-            is NULL in it.
-        thresholds: The three conditions of LoBaSS and a highest score; what is undefined meets none of them.
-        seed: For selectors that draw, and for the clusters.
-        pins: Ids to choose whatever their score, and whatever ``where``, ``thresholds`` and ``max_similarity`` say, by
-            the name of a list. They count against the budget, and against the share of their source or cluster (one
-            without a finite vector has no cluster). The method does not look at them, and their gain is NaN.
+        pins: Ids to choose whatever their score and the conditions, by the name of a list. They count against the
+            budget, and against the share of their source or cluster (one without a finite vector has no cluster). The
+            method does not look at them, and their gain is NaN.
         bans: Ids never to choose, likewise.
 
     Returns:
@@ -79,35 +59,35 @@ def choose(
         SelectionError: If the budget is above the pool, a column or the vectors are missing, nothing qualifies, the
             pinned rows alone exceed the budget, or an id is not in the pool, or pinned and banned.
     """
-    method, thresholds = selector or TopK(), thresholds or Thresholds()
+    by, per_source, per_cluster = choosing.by, choosing.per_source, choosing.per_cluster
     schema = scores.lazy().collect_schema()
     _check_columns(schema, by, budget, per_source)
-    read = columns_needed(schema, by, where=where, thresholds=thresholds)
+    read = columns_needed(schema, choosing)
     read |= {"id", *(["source"] * (per_source != "none")), *(["tokens"] * (budget.tokens is not None))}
     frame = scores.lazy().select(name for name in schema if name in read).collect()
     unit, total = "examples" if budget.tokens is None else "tokens", count_asked(budget, frame.height)
     _check_budget(frame, budget, unit, total)
-    _check_vectors(frame.height, vectors, method, per_cluster, max_similarity)
-    _check_shares(per_source, per_cluster, clusters)
+    _check_vectors(frame.height, vectors, method, choosing)
+    _check_shares(per_source, per_cluster, choosing.clusters)
     frame, vectors = by_id(frame, None if vectors is None else np.asarray(vectors, dtype=np.float32))
-    values = frame[by].cast(pl.Float32).to_numpy() * np.float32(-1 if lowest else 1)
+    values = frame[by].cast(pl.Float32).to_numpy() * np.float32(-1 if choosing.lowest else 1)
     tokens = None if budget.tokens is None else frame["tokens"].to_numpy().astype(np.int64)
     pinned = pinned_rows(frame["id"], pins or {})
     # A pinned row qualifies, but one without a vector has no place among the others.
     placed = pinned if vectors is None else pinned & np.isfinite(vectors).all(axis=1)
-    reasons = reasons_against(frame, by, where, thresholds, vectors=vectors, columns=schema.names())
+    reasons = reasons_against(frame, choosing, vectors=vectors, columns=schema.names())
     reasons = with_bans(reasons, frame["id"], bans or {}, pinned=pinned)
     reasons = reasons.zip_with(pl.Series(~placed), pl.Series([None], dtype=pl.String))
-    if vectors is not None and max_similarity is not None:
+    if vectors is not None and (alike := choosing.max_similarity) is not None:
         merits = np.where(pinned, np.float32(np.inf), values)
-        reasons = with_near_duplicates(reasons, frame["id"], merits, vectors, max_similarity=max_similarity)
+        reasons = with_near_duplicates(reasons, frame["id"], merits, vectors, max_similarity=alike)
     members = np.flatnonzero((reasons.is_null().to_numpy() & ~pinned) | placed)
     labels = _sources(frame, per_source)[members]
     if vectors is not None and per_cluster != "none" and len(members):
-        labels = clusters_of(vectors[members], clusters=clusters, seed=seed)
+        labels = clusters_of(vectors[members], clusters=choosing.clusters, seed=choosing.seed)
     order = np.argsort(labels, kind="stable")
     groups = np.split(members[order], np.flatnonzero(np.diff(labels[order])) + 1)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(choosing.seed)
 
     def ask(rows: Rows, k: int) -> Picked:
         theirs = None if vectors is None else vectors[rows]
@@ -130,7 +110,7 @@ def choose(
             f"none of the best examples fits the budget of {budget}", hint="raise the budget"
         )
     kept, dropped = _kept_and_dropped(frame["id"], values, pinned, picked, gain, reasons, _way(method, by))
-    return Selection(kept=kept, dropped=dropped, by=by, budget=budget)
+    return Selection(kept=kept, dropped=dropped)
 
 
 def _way(method: Selector, by: str) -> str:
@@ -227,18 +207,12 @@ def _check_shares(per_source: PerSource, per_cluster: PerSource, clusters: int) 
         raise UsageError(f"clusters must be at least 1, got {clusters}")
 
 
-def _check_vectors(
-    n: int,
-    vectors: Floats | None,
-    method: Selector,
-    per_cluster: PerSource,
-    max_similarity: float | None,
-) -> None:
-    if max_similarity is not None:
-        check_similarity(max_similarity)
+def _check_vectors(n: int, vectors: Floats | None, method: Selector, choosing: Choosing) -> None:
+    if choosing.max_similarity is not None:
+        check_similarity(choosing.max_similarity)
         required(vectors, "max_similarity")
-    if per_cluster != "none":
-        required(vectors, f"per_cluster={per_cluster}")
+    if choosing.per_cluster != "none":
+        required(vectors, f"per_cluster={choosing.per_cluster}")
     if getattr(method, "needs_vectors", False):
         required(vectors, f"the selector {type(method).__name__}")
     if vectors is not None and (vectors.ndim != 2 or not vectors.size or len(vectors) != n):

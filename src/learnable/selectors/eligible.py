@@ -1,7 +1,8 @@
 """Who may be chosen at all: thresholds, a condition, defined scores and vectors, near-duplicates, pins and bans."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -9,33 +10,60 @@ import polars as pl
 from learnable.errors import SelectionError
 from learnable.selectors.vectors import Flags, Floats, distinct
 
+PerSource = Literal["none", "equal", "proportional"]
+
 
 @dataclass(frozen=True, kw_only=True)
-class Thresholds:
-    """The three conditions of LoBaSS v1 (section 3.3) and a highest score, each optional; losses in nats per token.
+class Choosing:
+    """How to choose by the scores. The first three conditions are those of LoBaSS v1 (section 3.3), in nats per token.
 
     Args:
         min_loss_before: Drop what the model knows already: base loss under this.
         max_loss_after: Drop what is too hard for it: reference loss above this.
         min_score: Drop scores under this.
         max_score: Drop scores above this.
+        by: Score to choose by.
+        selector: Method (see `learnable list selectors`).
+        per_source: Share of each source: none (all compete), equal, or proportional to its size.
+        per_cluster: The same for clusters of similar examples; needs vectors (`learnable score --vectors model`).
+        clusters: How many clusters.
+        max_similarity: Drop near-duplicates first: what is more alike than this (cosine, such as 0.95) to an example
+            with a better score; needs vectors.
+        where: Condition in SQL over the score columns, such as "loss_before > 0.5 AND tokens < 800".
+        lowest: Choose the lowest scores.
+        seed: For methods that draw.
     """
 
     min_loss_before: float | None = None
     max_loss_after: float | None = None
     min_score: float | None = None
     max_score: float | None = None
+    by: str = "learnability"
+    selector: str = "top_k"
+    per_source: PerSource = "none"
+    per_cluster: PerSource = "none"
+    clusters: int = 100
+    max_similarity: float | None = None
+    where: str | None = None
+    lowest: bool = False
+    seed: int = 0
 
 
 Listed = Mapping[str, Sequence[str]]
 """Ids by the name of the file that lists them."""
-LOSSES = {"min_loss_before": "loss_before", "max_loss_after": "loss_after"}
-"""Columns that thresholds are about; the others are about the score."""
+THRESHOLDS = {
+    "min_loss_before": "loss_before",
+    "max_loss_after": "loss_after",
+    "min_score": "",
+    "max_score": "",
+}
+"""What each is about: a column of losses, or the score."""
 
 
-def columns_needed(schema: pl.Schema, by: str, *, where: str | None, thresholds: Thresholds) -> set[str]:
+def columns_needed(schema: pl.Schema, choosing: Choosing) -> set[str]:
     """Return the columns that ``reasons_against`` reads."""
-    named = {LOSSES.get(name, by) for name, limit in asdict(thresholds).items() if limit is not None}
+    by, where = choosing.by, choosing.where
+    named = {about or by for name, about in THRESHOLDS.items() if getattr(choosing, name) is not None}
     if where is not None:
         condition = _parsed(where, schema.names()).meta
         named |= set(schema if condition.has_multiple_outputs() else condition.root_names())
@@ -43,29 +71,24 @@ def columns_needed(schema: pl.Schema, by: str, *, where: str | None, thresholds:
 
 
 def reasons_against(
-    frame: pl.DataFrame,
-    by: str,
-    where: str | None,
-    thresholds: Thresholds,
-    *,
-    vectors: Floats | None,
-    columns: Sequence[str],
+    frame: pl.DataFrame, choosing: Choosing, *, vectors: Floats | None, columns: Sequence[str]
 ) -> pl.Series:
     """Return for each row why it may not be chosen, String (n,), null where it may.
 
     ``frame`` has n rows with ``columns_needed``, ``vectors`` (n, d) must be finite, and ``columns`` are all there are,
     to name them when ``where`` asks for another.
     """
+    by, where = choosing.by, choosing.where
     undefined = pl.col("undefined") if "undefined" in frame.columns else pl.lit(None, dtype=pl.String)
     rules = [(_lacks(by), pl.coalesce(undefined, pl.lit(f"{by} is undefined")))]
-    for field in fields(thresholds):
-        limit, column = getattr(thresholds, field.name), LOSSES.get(field.name, by)
+    for name, about in THRESHOLDS.items():
+        limit, column = getattr(choosing, name), about or by
         if limit is None:
             continue
         if column not in frame.columns:
-            raise SelectionError(f"the threshold {field.name} needs a column {column!r}", hint="leave it out")
+            raise SelectionError(f"the threshold {name} needs a column {column!r}", hint="leave it out")
         rules.append((_lacks(column), pl.coalesce(undefined, pl.lit(f"{column} is undefined"))))
-        if field.name.startswith("min"):
+        if name.startswith("min"):
             rules.append((pl.col(column) < limit, pl.lit(f"{column} < {limit:g}")))
         else:
             rules.append((pl.col(column) > limit, pl.lit(f"{column} > {limit:g}")))
