@@ -20,13 +20,7 @@ def is_installed(module: str) -> bool:
 
 
 def packaged(package: str, ending: str, *, what: str, hint: str) -> Path:
-    """Return the file of a package that holds a model, by how its name ends.
-
-    Args:
-        package: As pip names it.
-        ending: Of the file's name.
-        what: What it holds, for the message.
-        hint: How to install it.
+    """Return the file of a package that holds a model, by how its name ends; ``what`` and ``hint`` are for the message.
 
     Raises:
         ModelError: If it is not installed, or has no such file.

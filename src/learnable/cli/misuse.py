@@ -23,12 +23,7 @@ EVERYWHERE = ("--json", "--debug", "--help")
 
 
 def explained(error: CycloptsError, *, examples: Mapping[str, Sequence[str]]) -> UsageError:
-    """Return what is wrong with a command line, as our own error.
-
-    Args:
-        error: What cyclopts says.
-        examples: Names of all commands, and how each is used.
-    """
+    """Return what is wrong with a command line, as our own error; ``examples`` say how each command is used."""
     chain = tuple(error.command_chain or ())
     message, hint = _explained(error, " ".join(("learnable", *chain)), examples)
     example = next(iter(examples.get(next(iter(chain), ""), ())), None)

@@ -53,11 +53,6 @@ def understood(
 ) -> tuple[Callable[..., Any], BoundArguments]:
     """Return the recipe that the words behind ``learnable run`` name, and what it is given; nothing is run.
 
-    Args:
-        words: A recipe or a run file, then options.
-        config: A run file.
-        allow_code: Whether a run file may name code and servers.
-
     Raises:
         UsageError: If there is no such recipe or file, or the file names what it may not.
         CycloptsError: If the recipe does not know an option.

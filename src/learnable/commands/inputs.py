@@ -16,14 +16,9 @@ from learnable.types import ModelRef, Pool
 def pool_of(
     data: list[str], reading: Reading, output: str, *, holdout: float = 0.0, dry_run: bool = False
 ) -> tuple[Pool, Outcome]:
-    """Return the pool that a command works on: loaded before, or loaded now into ``<output>-pool``.
+    """Return the pool that a command works on: loaded before, or loaded now into ``<output>-pool``, see ``load``.
 
-    Args:
-        data: Files, or a folder that `learnable load` wrote.
-        reading: How to read rows.
-        output: Of the command; with ``{fingerprint}`` in it, the pool's folder ends with the pool's own fingerprint.
-        holdout: Share of each source to set aside.
-        dry_run: As of `load`.
+    Where ``{fingerprint}`` stands in the output, the pool's folder ends with the pool's own fingerprint.
     """
     if len(data) == 1 and (rows.is_pool(Path(data[0])) or (Path(data[0]) / DONE).is_file()):
         loaded = finished(data[0], "load")
@@ -42,12 +37,9 @@ def pool_of(
 
 
 def look_up(name: str | None, loading: Loading, *, reference: bool = False) -> None:
-    """Notice a wrong name of a model before rows are read, which can take long.
+    """Notice a wrong name of a model before rows are read, which can take long; None is no model.
 
-    Args:
-        name: What the user gave; None is no model.
-        loading: How it is loaded.
-        reference: It may be an adapter too, or what `learnable train` wrote.
+    A ``reference`` may be an adapter too, or what `learnable train` wrote.
     """
     if name is None:
         return

@@ -99,14 +99,9 @@ class Network:
         share: float = 1.0,
         models: int = 1,
     ) -> Price:
-        """Return the price of trainings.
+        """Return the price of trainings that write so many models, with so many passes over the examples all together.
 
-        Args:
-            examples: What they see, or what that is drawn from.
-            tuning: How.
-            passes: Over the examples, all together.
-            share: Of the tokens of the examples that a pass sees.
-            models: How many are written.
+        A pass sees this ``share`` of their tokens.
         """
         if not passes or not examples:
             return Price()
@@ -124,15 +119,10 @@ class Network:
         aim: Aim = Aim(),
         epochs: int = GRADIENT_EPOCHS,
     ) -> Price:
-        """Return the price of the passes of a table of scores.
+        """Return the price of the passes of a table of scores (``score.passes_of``), which measure the columns ``needs``.
 
-        Args:
-            pool: What is scored.
-            passes: See ``score.passes_of``.
-            needs: Columns that are measured.
-            store: What is in it of the model itself costs nothing; of a reference all is counted.
-            aim: How it is measured against a target, whose few rows are not counted.
-            epochs: At how many gradients are taken, see ``gradient_epochs``.
+        What is in the store of the model itself costs nothing; of a reference all is counted, of a target, whose rows
+        are few, nothing. Gradients are taken at so many ``epochs``, see ``gradient_epochs``.
         """
         examples, price = list(pool.iter_examples()), Price()
         for role, name in PASSES.items():

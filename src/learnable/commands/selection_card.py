@@ -87,14 +87,9 @@ def selection_card(
 ) -> str:
     """Return the card of a selection, without a path of this machine.
 
-    Args:
-        scored: What was chosen from.
-        pool: What was scored; its conversations are not needed.
-        ids: Of the chosen examples, String (k,).
-        paths: Files of the chosen rows.
-        facts: Of the selection.
-        options: Of `learnable select` that are not what they are by default; files without their folders.
-        license: As the user gave it; None takes what the rows say.
+    ``ids`` are those of the chosen examples, and ``paths`` the files of their rows; of the pool, no conversation is
+    needed. ``options`` are those of `learnable select` that are not what they are by default, files without their
+    folders. Without a license, what the rows say is taken.
     """
     trained = None
     missing = "given, not trained here" if "reference" in scored.inputs else "none"

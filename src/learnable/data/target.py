@@ -17,14 +17,7 @@ FEW = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """Rows of a task.
-
-    Args:
-        examples: t of them.
-        subtasks: The part of the task that each belongs to, (t,).
-        identity: Of the rows and their subtasks, and of what is held back.
-        held_back: Other rows of the task, kept apart to judge on.
-    """
+    """t rows of a task, the ``subtasks`` that each belongs to (t,), and other rows, ``held_back`` to judge on."""
 
     examples: Sequence[Example]
     subtasks: Sequence[str]
@@ -41,13 +34,7 @@ class Target:
 
 
 def target_of(pool: Pool, named: Sequence[str | None], *, held_back: Sequence[Example] = ()) -> Target:
-    """Return rows as a target.
-
-    Args:
-        pool: t rows.
-        named: Their column ``subtask``, (t,); a row without one belongs to its source.
-        held_back: Other rows of the task, kept apart to judge on.
-    """
+    """Return t rows as a target, with their column ``subtask``, (t,); a row without one belongs to its source."""
     if len(pool) < FEW:
         say_once(f"the target has {len(pool)} rows: fewer than {FEW} say little about a task")
     subtasks = [name or source for name, source in zip(named, pool.examples["source"], strict=True)]

@@ -158,13 +158,10 @@ def worded_tests(
 ) -> Wordings:
     """Return the test rows in the wording of the task, and in wordings that were kept out of training.
 
-    Args:
-        task: Rows that are trained on.
-        tests: Other rows of the same task.
-        paraphrases: Rows of the task in other wordings, ``meta["instruction"]`` and ``meta["original"]`` saying which.
-        reserve: Keep a fifth of the rewrites of each instruction that is asked out of training, at least one of two,
-            and ask in them. Else the test rows are in unseen wordings as they are, but for those in a wording of the
-            task, and paraphrases in one of those wordings are left out.
+    The ``meta`` of paraphrases has their ``instruction`` and its ``original``. With ``reserve``, a fifth of the rewrites
+    of each instruction that is asked, at least one of two, are kept out of training, and asked in. Else the test rows are
+    in unseen wordings as they are, but for those in a wording of the task, and paraphrases in one of those wordings are
+    left out.
     """
     where = find_instructions(task).where
     # Together, because rows that share an instruction tell how many paragraphs it has.

@@ -21,12 +21,9 @@ Laid = tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32]]
 
 
 def with_map(sheet: Sheet, vectors: NDArray[np.float32], *, of: str) -> Sheet:
-    """Return the sheet with a map of its examples.
+    """Return the sheet with a map of its n examples by their vectors (n, d), whose name says what the vectors are ``of``.
 
-    Args:
-        sheet: n examples.
-        vectors: One for each, (n, d). A row that is not finite, or is all zeros, has no place on the map.
-        of: What made the vectors, for the name of the map.
+    A vector that is not finite, or is all zeros, has no place on the map.
 
     Raises:
         UsageError: If fewer than three examples have a vector.

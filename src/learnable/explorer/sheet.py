@@ -71,18 +71,10 @@ def sheet_of(
     dropped: pl.DataFrame | None = None,
     selections: pl.DataFrame | None = None,
 ) -> Sheet:
-    """Put together what is known of each example.
+    """Put together what is known of each example, one row of ``scores`` each; see ``Sheet`` for what is not said here.
 
-    Args:
-        scores: ``id``, ``source`` and numbers, one row per example.
-        title: What it is, in a line.
-        about: The same in a few sentences.
-        by: The score that was chosen by.
-        lowest: Scores of which the lowest are the best.
-        examples: ``id`` and ``messages`` of the same examples; None where only losses are known.
-        kept: ``id`` and ``rank`` (from 0) of those that were chosen.
-        dropped: ``id`` and ``reason`` of those that were not.
-        selections: ``id`` and ``method`` of those that the methods of a comparison chose, over all seeds and budgets.
+    ``examples`` (``id``, ``messages``) are None where only losses are known. ``kept`` has ``id`` and ``rank``, from 0, and
+    ``dropped`` ``id`` and ``reason``; ``selections`` has ``id`` and ``method`` of what the methods of a comparison chose.
     """
     frame = scores.rename({name: f"{name}_given" for name in MADE if name in scores.columns})
     frame = frame.with_columns(pl.col(pl.Float32, pl.Float64).fill_nan(None)).with_row_index("row", offset=1)

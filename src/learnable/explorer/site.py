@@ -57,12 +57,9 @@ def listen(host: str, port: int | None) -> socket.socket:
 
 
 def serve(sheet: Sheet, listening: socket.socket, *, secret: str) -> None:
-    """Serve the page until Ctrl-C.
+    """Serve the page until Ctrl-C, on what ``listen`` opened.
 
-    Args:
-        sheet: What to look through.
-        listening: From ``listen``; closed at the end.
-        secret: First part of the path of the page and of all that it asks for; nothing is given out without it.
+    The secret is the first part of the path of the page and of all that it asks for; nothing is given out without it.
     """
     import uvicorn
 

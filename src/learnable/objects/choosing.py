@@ -65,13 +65,9 @@ def chosen(
 def in_turns(
     said: NDArray[np.float32] | None, subtasks: Sequence[str], *, by: str, alike: bool
 ) -> NDArray[np.float32]:
-    """Return what each turn of a round says of each example, (n, turns).
+    """Return what each turn of a round says of each example, (n, turns), of what each row, or each subtask, says (n, t).
 
-    Args:
-        said: By row of the target (n, t), or by subtask.
-        subtasks: Of each row of the target, (t,).
-        by: The score.
-        alike: Whether vectors are looked at too.
+    ``alike``: vectors are looked at too.
     """
     if alike:
         raise UsageError(

@@ -117,14 +117,7 @@ def selection_facts(
 def pulled_in(
     said: NDArray[np.float32] | None, target: Rows | None, ids: pl.Series, kept: pl.DataFrame
 ) -> pl.DataFrame | None:
-    """Return what pulled each chosen example in, see ``SelectionFacts``.
-
-    Args:
-        said: What each row of the target, or each subtask, says of each example, (n, t).
-        target: The rows of the target.
-        ids: Of the examples, (n,).
-        kept: The chosen ones.
-    """
+    """Return what pulled each chosen example in (``SelectionFacts``), of what each row, or each subtask, says (n, t)."""
     if said is None or target is None:
         return None
     aim = target_of_rows(target)

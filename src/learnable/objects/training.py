@@ -90,19 +90,10 @@ def check_warmup(reference: Reference, new: NewTokens | None = None) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceTraining:
-    """What is to be trained.
+    """What is to be trained, from which model, on what and how; see ``train_reference`` for the last three.
 
-    Args:
-        name: What the model is called.
-        ref: The model to start from.
-        rows: What to train on.
-        reference: How.
-        longest: Longest example in tokens.
-        new: Tokens that the model gets.
-        given: The model that stands for it where the user has one: where it is, what it is, and its identity.
-        processes: As for ``fine_tune``.
-        keep_epochs: As for ``train_reference``.
-        layers: As for ``fine_tune``.
+    ``longest`` is in tokens. ``new`` tokens are trained with the model. A model that the user has stands for it where it
+    is ``given``: where it is, what it is, and its identity.
     """
 
     name: str

@@ -13,11 +13,7 @@ from learnable.urls import is_this_machine
 def brought(arguments: Mapping[str, Any], typed: Iterable[str]) -> list[str]:
     """Return what the arguments of a recipe name that runs code of others, or sends rows to another machine.
 
-    Nothing of it is imported, opened or asked. What the user has typed is left out.
-
-    Args:
-        arguments: By name, of the types that the recipe takes.
-        typed: The words of the command line.
+    Nothing of it is imported, opened or asked. What the user has ``typed``, in words of the command line, is left out.
     """
     given = dict(arguments)
     for value in arguments.values():
