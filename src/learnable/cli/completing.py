@@ -67,9 +67,6 @@ def install(app: App, shell: Shell | None, output: Path | None) -> dict[str, str
     """Write the script by which a shell completes our command, and have the shell read it when it starts.
 
     Without a shell it is the one that this process runs in; without an output, it goes where the shell looks.
-
-    Raises:
-        UsageError: If the shell cannot be told, or is none of ours.
     """
     hint = "learnable --install-completion bash, zsh or fish"
     if shell is None:

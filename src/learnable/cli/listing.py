@@ -84,11 +84,7 @@ class Listing(NamedTuple):
 
 
 def listed(what: str | None = None) -> Tables | Details:
-    """Return all there is, all of one kind (``scorers``), or one thing by its name (``ifd``).
-
-    Raises:
-        UsageError: If nothing is called so.
-    """
+    """Return all there is, all of one kind (``scorers``), or one thing by its name (``ifd``)."""
     if what is not None and what in KINDS:
         return Tables(kinds={what: entries(what)})
     everything = {kind: entries(kind) for kind in KINDS}

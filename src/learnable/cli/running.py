@@ -91,11 +91,7 @@ def _untrusted(file: str, named: Sequence[str]) -> UsageError:
 
 
 def _read(path: str) -> tuple[str, Mapping[str, Any]]:
-    """Return the recipe that a run file names, and the options in it.
-
-    Raises:
-        UsageError: If it is not one.
-    """
+    """Return the recipe that a run file names, and the options in it."""
     hint = "a run leaves run.yaml beside the result of its last step"
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
@@ -117,11 +113,7 @@ def _read(path: str) -> tuple[str, Mapping[str, Any]]:
 
 
 def _given(path: str, recipe_name: str, function: Callable[..., Any]) -> Mapping[str, Any]:
-    """Return the options in a run file; where it writes is for the command line to say.
-
-    Raises:
-        UsageError: If the file is of another recipe, or has an option that the recipe does not know.
-    """
+    """Return the options in a run file; where it writes is for the command line to say."""
     name, options = _read(path)
     if name != recipe_name and _function(name).__name__ != function.__name__:
         raise UsageError(f"{path} is of a run of {name}, not of {recipe_name}", hint=f"learnable run {path}")
@@ -137,11 +129,7 @@ def _given(path: str, recipe_name: str, function: Callable[..., Any]) -> Mapping
 
 
 def _function(name: str) -> Callable[..., Any]:
-    """Return a recipe by its name, or by file and name; one of the user's own becomes a command.
-
-    Raises:
-        UsageError: If there is none.
-    """
+    """Return a recipe by its name, or by file and name; one of the user's own becomes a command."""
     if name in RECIPES:
         return RECIPES[name]
     path, colon, attribute = name.rpartition(":")

@@ -301,12 +301,9 @@ def _target_of(
 
 
 def apart(target: Outcome, asked: Sequence[str], evaluations: Sequence[Evaluation]) -> list[Evaluation]:
-    """Return evaluations that have no row that the choice is aimed at.
+    """Return evaluations that have no row that the choice is aimed at; a UsageError where one has some.
 
     What is held out of the data is judged on without them.
-
-    Raises:
-        UsageError: If another evaluation has some.
     """
     own, found = set(rows.load_pool(target.folder).examples["id"]), []
     for text, each in zip(dict.fromkeys(asked), evaluations, strict=True):

@@ -68,11 +68,7 @@ def read_course(
     general: str | None,
     mixing: Mixing,
 ) -> Course:
-    """Read all rows, and set aside what is asked.
-
-    Raises:
-        UsageError: If the task has too few rows, or was loaded without rows to ask.
-    """
+    """Read all rows, and set aside what is asked; refuse a task of too few rows, or without rows to ask."""
     task = _ordered(task)
     given: dict[str, Any] = {name: _ordered(read_made(path)) if path else [] for name, path in made.items()}
     if test is None and not heldout.is_file():

@@ -57,12 +57,7 @@ class Selecting(Choosing):
     license: str | None = None
 
     def check(self, scorers: Sequence[str]) -> None:
-        """Find names that are not known, and files of ids that cannot be read, before anything is measured.
-
-        Raises:
-            UsageError: If a name is not known.
-            DataError: If a file of ids cannot be read.
-        """
+        """Find names that are not known, and files of ids that cannot be read, before anything is measured."""
         needs = {need for scorer in scorers for need in build("scorer", scorer, SCORERS).needs}
         build("selector", self.selector, SELECTORS)
         if self.by not in {*scorers, *numbers_of(needs)}:

@@ -77,11 +77,7 @@ class Teaching:
     def read(
         self, tuning: Tuning, usual: Sequence[str] = ()
     ) -> tuple[Sequence[TaskArm], tuple[NewToken, ...]]:
-        """Return the arms as they are written, or those that are usual, and the new tokens that they are about.
-
-        Raises:
-            UsageError: If one cannot be read, a number is none, or there is no token for what is about tokens.
-        """
+        """Return the arms as they are written, or those that are usual, and the new tokens that they are about."""
         check_settings(tuning, seeds=self.seeds, confidence=self.confidence)
         if self.gradients < 0:
             raise UsageError(

@@ -43,14 +43,9 @@ def write_export(
     that were scored, not the rows they were read from: no trainer joins the parts of a row in a way of its own.
     ``sft.yaml`` has LoRA with the defaults of ``Tuning``; paths in it are relative to the folder.
 
-    Args:
-        pool: Folder of the pool.
-        ids: Ids of the examples to write, each once, in any order.
-        folder: Where the files go; made if it is not there.
-        trainer: Who reads them.
-        model: The model to train: a hub id, or a folder.
-        max_length: Longest example in tokens; longer ones are cut, as they were when scored.
-        chat_template: Template that was chosen instead of the model's own. LLaMA-Factory takes none but its own.
+    ``pool`` is its folder, and ``ids`` name each example to write once, in any order. Examples longer than ``max_length``
+    tokens are cut, as they were when scored. A ``chat_template`` was chosen instead of the model's own; LLaMA-Factory
+    takes none but its own.
 
     Raises:
         DataError: If an id is not in the pool, or the trainer would leave out a conversation or a part of it.

@@ -102,11 +102,7 @@ _LINE = "a word and its meanings in each line"
 
 
 def read_dictionary(path: str) -> dict[Key, DictionaryEntry]:
-    """Return the entries of a dictionary by their tokens; those of a word that stands there twice are joined.
-
-    Raises:
-        DataError: If the file cannot be read, a line of it is no entry, or there is none.
-    """
+    """Return the entries of a dictionary by their tokens; those of a word that stands there twice are joined."""
     unknown, name = suffix_of(path) is None, Path(path).name
     if unknown or not Path(path).is_file():
         what = "is no .tsv, .csv, .jsonl, .json or .parquet file" if unknown else "is not there"

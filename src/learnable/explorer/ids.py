@@ -14,10 +14,7 @@ _HINT = f"give a download of `learnable explore`, any table with a column {COLUM
 
 
 def read_ids(path: str | Path) -> list[str]:
-    """Return the distinct ids that a file names, in its order.
-
-    Args:
-        path: A table with a column ``id`` (.parquet, .csv, .json, .jsonl), or a .txt with one id per line.
+    """Return the distinct ids in a table with a column ``id``, or in a .txt with one id per line, in their order.
 
     Raises:
         DataError: If the file cannot be read, has no column ``id``, or an id is missing or no text.

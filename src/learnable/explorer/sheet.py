@@ -18,11 +18,7 @@ _LAST = ("truncated", "undefined", "reason", "conversation", "id", "row")
 
 
 def library(module: str) -> Any:
-    """Return a module of embedding-atlas, of the extra ``explore``.
-
-    Raises:
-        UsageError: If it, or something that it needs, is not installed.
-    """
+    """Return a module of embedding-atlas, of the extra ``explore``."""
     return needed(f"embedding_atlas.{module}", by="learnable explore", extra="explore")
 
 

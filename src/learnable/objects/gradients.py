@@ -30,13 +30,7 @@ GRADIENT_PASSES = 3
 
 
 def warm_up_of(folder: str, ref: ModelRef) -> "Sequence[KeptEpoch]":
-    """Return the epochs of a model, its dtype resolved, that `learnable train --keep-epochs` kept in a folder.
-
-    Raises:
-        StoreError: If it is no such folder.
-        TrainError: If no epochs were kept.
-        ModelError: If it was trained from another model.
-    """
+    """Return the epochs that `learnable train --keep-epochs` kept in a folder, of this model, its dtype resolved."""
     from learnable.training import kept_epochs, read_reference
 
     trained_from(ref, folder, what="warm-up")
@@ -131,11 +125,7 @@ class _Checkpoint:
 
     @contextmanager
     def model(self) -> "Iterator[LanguageModel]":
-        """Give the model.
-
-        Raises:
-            UsageError: If it runs elsewhere.
-        """
+        """Give the model; a UsageError says that it runs elsewhere."""
         from learnable.models.language_model import LanguageModel
 
         with self._passes.opened(self._part) as model:

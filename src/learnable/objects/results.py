@@ -133,11 +133,9 @@ class Picked:
 
 
 def as_array(vectors: pl.Series, *, width: int = 0) -> NDArray[np.float32]:
-    """Return vectors as one array, (n, d); an example without a vector has NaN in it.
+    """Return vectors, List(Float32) (n,), as one array, (n, d); NaN where one is null.
 
-    Args:
-        vectors: List(Float32) (n,), null where there is none.
-        width: What d is where no example has a vector.
+    ``width`` is what d is where all are.
     """
     rows = vectors.to_list()
     width = max((len(row) for row in rows if row is not None), default=width)

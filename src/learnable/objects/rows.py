@@ -62,17 +62,12 @@ class Rows:
     def chosen(self, ids: Iterable[str]) -> list[dict[str, Any]]:
         """Return the rows of examples as they came, in the order of the input; of duplicates the first.
 
-        Raises:
-            DataError: If a file has changed since it was read.
+        It is a DataError if a file has changed since it was read.
         """
         return [dict(row) for file, numbers in self._places(ids) for row in self._at(file, numbers)]
 
     def column(self, name: str) -> list[str | None]:
-        """Return a column of the rows as text, for each conversation, (n,); None where its first row has none.
-
-        Raises:
-            DataError: If a file has changed since it was read.
-        """
+        """Return a column of the rows as text, for each conversation, (n,); None where its first row has none."""
         places = self._places(self.frame["id"])
         values = [row.get(name) for file, numbers in places for row in self._at(file, numbers)]
         first = self.pool.rows.filter(pl.col("reason").is_null()).sort("file", "row")

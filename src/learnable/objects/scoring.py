@@ -199,11 +199,7 @@ def _measured(
 def _without_question(
     passes: Passes, null: Any, compared: Compared | None, rendered: Sequence[Rendered], frame: pl.DataFrame
 ) -> pl.Series:
-    """Return the loss of each answer under the reference that was trained on answers alone, (n,).
-
-    Raises:
-        UsageError: If that is not the twin of the reference with questions.
-    """
+    """Return the loss of each answer under a reference that was trained on answers alone, the twin of the other, (n,)."""
     trained = against(null, passes.ref)
     settings = dict(trained.settings)
     if settings.pop("prompt", None) != "none":

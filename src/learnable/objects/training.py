@@ -76,11 +76,7 @@ def train(
 
 
 def check_warmup(reference: Reference, new: NewTokens | None = None) -> None:
-    """Refuse to keep epochs of several models, or of one that is not trained here.
-
-    Raises:
-        UsageError: If that is asked for.
-    """
+    """Refuse to keep epochs of several models, or of one that is not trained here."""
     if reference.model is not None or reference.folds or new is not None:
         raise UsageError(
             "epochs are kept of one model that is trained here: no folds, no tokens, no model of your own",

@@ -14,11 +14,7 @@ from learnable.types import Budget
 def load_pool(
     run: Run, data: Sequence[str], budget: str, reading: Reading, *, holdout: float = 0.0
 ) -> Outcome:
-    """Load the rows to choose from; a budget above them is found before anything costly runs.
-
-    Raises:
-        SelectionError: If the budget is larger than the pool.
-    """
+    """Load the rows to choose from; a budget above them is an error before anything costly runs."""
     asked = Budget.parse(budget).examples
     pool = run.step("pool", load, list(data), reading=reading, holdout=holdout)
     examples = pool.facts["examples"]

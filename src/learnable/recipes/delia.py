@@ -114,11 +114,7 @@ def delia(
 def _check(
     rewording: Rewording, own_buffer: OwnBuffer, teaching: Teaching, tuning: Tuning, loading: Loading
 ) -> None:
-    """Find what is mistyped, or lacks what it starts from, before anything runs.
-
-    Raises:
-        UsageError: If a name is not known, a method lacks its rows, an arm its material, or a setting has no effect.
-    """
+    """Find what is mistyped, lacks what it starts from, or has no effect, before anything runs."""
     build_diversifier(rewording.paraphrase)
     if rewording.generator is not None and rewording.generator.startswith("vllm:"):
         look_up(rewording.generator.removeprefix("vllm:"), loading)

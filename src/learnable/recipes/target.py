@@ -121,11 +121,7 @@ def target(
 
 
 def _method(choosing: Selecting) -> str:
-    """Return a way to choose as a comparison names it.
-
-    Raises:
-        UsageError: If a comparison cannot choose so.
-    """
+    """Return a way to choose as a comparison names it; refuse one that it does not have."""
     options, usual = asdict(choosing), asdict(ByTarget())
     changed = {name: value for name, value in options.items() if value != usual[name] and name not in _BESIDE}
     if other := sorted(changed.keys() - _COMPARED):

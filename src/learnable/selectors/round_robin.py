@@ -51,10 +51,8 @@ class RoundRobin:
 def turns_of(subtasks: list[str]) -> list[int]:
     """Return whose turn it is, by position: subtask after subtask, and within each row after row.
 
-    A subtask of few rows has as many turns as one of many: its rows come round more often.
-
-    Args:
-        subtasks: Of each row of a target, (t,).
+    A subtask of few rows has as many turns as one of many: its rows come round more often. ``subtasks`` are those of
+    each row of a target, (t,).
     """
     members = {name: [i for i, own in enumerate(subtasks) if own == name] for name in dict.fromkeys(subtasks)}
     rounds = max(map(len, members.values()), default=0)
