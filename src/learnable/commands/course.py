@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -160,7 +160,7 @@ def instruction_map(course: Course) -> tuple[pl.DataFrame, dict[str, dict[str, f
     points = plane(vectors)
     figures = {}
     for name, found in texts.items():
-        known = asdict(diversity(found, vectors[(frame["kind"] == name).to_numpy()]))
+        known = diversity(found, vectors[(frame["kind"] == name).to_numpy()])
         # One text has no distance.
         figures[name] = {key: value for key, value in known.items() if not math.isnan(value)}
     return frame.with_columns(x=points[:, 0], y=points[:, 1]), figures

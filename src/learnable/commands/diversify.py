@@ -349,10 +349,10 @@ def _diversities(given: Sequence[Example], kept: Sequence[Example], folder: Path
         for name, side in sides.items():
             if side:
                 found = diversity(side, vectors[start : start + len(side)], of=size)
-                figures.append({"what": what, "set": name, **asdict(found)})
+                figures.append({"what": what, "set": name, **found})
                 told.append(
-                    f"mean distance {found.mean_distance:.3f}, distinct-1 {found.distinct_1:.3f}, "
-                    f"distinct-2 {found.distinct_2:.3f}"
+                    f"mean distance {found['mean_distance']:.3f}, distinct-1 {found['distinct_1']:.3f}, "
+                    f"distinct-2 {found['distinct_2']:.3f}"
                 )
             start += len(side)
         words[f"diversity of {what}"] = " → ".join(told)

@@ -99,7 +99,7 @@ def select(
 
     def work(folder: Path) -> Finished:
         with _table_kept(frame, table, None if scored else folder) as known:
-            choice = chosen(
+            selection, facts, max_score = chosen(
                 known,
                 choosing,
                 budget=asked,
@@ -110,10 +110,10 @@ def select(
                 pins=lists["pin"],
                 bans=lists["ban"],
             )
-            kept, facts = choice.selection.kept, choice.facts
+            kept = selection.kept
             write_frame(kept, folder / "kept.parquet")
             with replacing(folder / "dropped.parquet") as part:
-                _write(choice.selection.dropped.lazy(), part)
+                _write(selection.dropped.lazy(), part)
             if not scored:
                 ours = known.join(kept.lazy(), on="id", how="semi").collect()
                 ours = kept.select("id").join(ours, on="id", how="left", maintain_order="left")
@@ -122,12 +122,12 @@ def select(
         facts |= {"banned": len(_distinct(lists["ban"]))} if lists["ban"] else {}
         paths = [folder / "selected.parquet"]
         if scored:
-            given = asdict(choosing) | {"max_score": choice.max_score}
+            given = asdict(choosing) | {"max_score": max_score}
             given |= {name: tuple(names) for name, names in lists.items()}
             options = {"budget": budget, **unusual(given, asdict(Selecting()))}
-            paths = _write_chosen(scored, choice.selection, folder, facts, options, choosing.license)
+            paths = _write_chosen(scored, selection, folder, facts, options, choosing.license)
             if choosing.export:
-                facts["exported"] = _export(scored, choice.selection, folder, choosing.export)
+                facts["exported"] = _export(scored, selection, folder, choosing.export)
         return Finished(facts=facts | {"written": [str(path.relative_to(folder)) for path in paths]})
 
     parameters = asdict(choosing) | {"budget": str(asked), "before": before, "after": after}

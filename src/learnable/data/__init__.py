@@ -1,6 +1,5 @@
 """Rows in and out: any common fine-tuning file becomes a pool of conversations, and the chosen rows a file again."""
 
-from learnable.data.beside import MADE as MADE
 from learnable.data.beside import boolean_columns as boolean_columns
 from learnable.data.beside import read_made as read_made
 from learnable.data.formats import FORMATS as FORMATS
@@ -18,7 +17,6 @@ from learnable.data.pool import readable as readable
 from learnable.data.pool import save_pool as save_pool
 from learnable.data.reading import digests as digests
 from learnable.data.reading import read as read
-from learnable.data.records import place as place
 from learnable.data.sources import base_name as base_name
 from learnable.data.sources import names_of as names_of
 from learnable.data.starter import STARTER_ROWS as STARTER_ROWS

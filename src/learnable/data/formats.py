@@ -247,10 +247,7 @@ def _strength(keys: Sequence[str]) -> tuple[str, ...]:
 
 def as_row(example: Example | Pair) -> dict[str, Any]:
     """Return an example as a row of turns, with its source: what is written is read as the same."""
-    if isinstance(example, Pair):
-        turns = _pair_row(example)
-    else:
-        turns = {"messages": as_turns(example.messages)}
+    turns = _pair_row(example) if isinstance(example, Pair) else {"messages": as_turns(example.messages)}
     return turns | ({"tools": example.tools} if example.tools else {}) | {"source": example.source}
 
 

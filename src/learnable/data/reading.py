@@ -3,7 +3,7 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,19 +36,11 @@ _ALLOW = "--on-error skip leaves all such rows out, --on-error 5% up to that sha
 _VALUE = re.compile(r"0x[0-9a-f]+|\d+")
 
 
-def read(
-    paths: Sequence[str | Source],
-    *,
-    format: str | None = None,
-    on_error: str = "1%",
-    source_column: str | None = None,
-    columns: str | Mapping[str, str | Sequence[str]] | None = None,
-    max_row_mb: float = 8.0,
-) -> Pool:
+def read(paths: Sequence[str | Source], **settings: Any) -> Pool:
     """Return the distinct conversations, or preference pairs, in the given files, and what became of every row.
 
-    How many rows are left out because they cannot be used, and why, is said on standard error. ``Reading`` says what the
-    options mean. ``paths`` are files (.jsonl, .json, .parquet, .csv, .tsv ...), folders and patterns of them, folders
+    How many rows are left out because they cannot be used, and why, is said on standard error. The settings are fields
+    of ``Reading``. ``paths`` are files (.jsonl, .json, .parquet, .csv, .tsv ...), folders and patterns of them, folders
     written by ``datasets`` or by ``save_pool``, hub ids (``owner/name``, ``owner/name:split`` or
     ``owner/name:config:split``), ``starter``, ``starter-task`` or ``starter-task-test``; or a ``Source`` of rows that
     are in memory.
@@ -58,19 +50,20 @@ def read(
         UsageError: If a format or option is not known.
     """
     paths = [paths] if isinstance(paths, str) else paths
-    reading = Reading(format=format, on_error=on_error, source_column=source_column, max_row_mb=max_row_mb)
+    reading = Reading(**settings)
+    format, source_column = reading.format, reading.source_column
     if not paths:
         raise UsageError("no data given", hint="name a file, a folder, a hub id, or 'starter'")
     if format is not None and format not in FORMATS:
         raise UsageError(f"no format called {format!r}", hint=did_you_mean(format, FORMATS))
     if len(paths) == 1 and isinstance(paths[0], str) and is_pool(Path(paths[0])):
-        if format is not None or source_column is not None or columns is not None:
+        if format is not None or source_column is not None or reading.columns is not None:
             raise UsageError(
                 f"{paths[0]} was loaded before: format, columns and source_column have no effect on it",
                 hint="give the files themselves to load them again",
             )
         return load_pool(Path(paths[0]))
-    named, grown, files = parse_columns(columns), _Columns(), list[SourceFile]()
+    named, grown, files = parse_columns(reading.columns), _Columns(), list[SourceFile]()
     absent, keys = {name for names in named.values() for name in names}, set[str]()
     inputs = [(given, locate(given)) for given in paths]
     names = names_of(source for _, sources in inputs for source in sources)
@@ -82,7 +75,7 @@ def read(
             column = source_column or brought
             parser = Parser(format=format, columns=named, source_column=column, source=source.source)
             name = names[len(files)]
-            files.append(_read_one(grown, source, name, parser, bad, max_bytes=int(max_row_mb * 1e6)))
+            files.append(_read_one(grown, source, name, parser, bad, max_bytes=int(reading.max_row_mb * 1e6)))
             keys |= parser.keys
         bad.settle()
     if absent - keys:

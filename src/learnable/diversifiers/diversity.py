@@ -1,7 +1,6 @@
 """How diverse texts are, in figures and as a map: arrays and texts in, no model."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,21 +9,12 @@ from learnable.data.overlap import WORD
 from learnable.errors import UsageError
 
 
-@dataclass(frozen=True, kw_only=True)
-class Diversity:
-    """Figures of a set of texts; NaN where a set is too small for one.
+def diversity(
+    texts: Sequence[str], vectors: NDArray[np.float32], *, of: int | None = None
+) -> dict[str, float]:
+    """Return the figures of a set of texts, NaN where it is too small: how many ``texts``, ``mean_distance`` of two.
 
-    ``texts``: how many. ``mean_distance``: of two texts, in [0, 2]. ``distinct_1`` and ``distinct_2``: in (0, 1].
-    """
-
-    texts: int
-    mean_distance: float
-    distinct_1: float
-    distinct_2: float
-
-
-def diversity(texts: Sequence[str], vectors: NDArray[np.float32], *, of: int | None = None) -> Diversity:
-    """Return the figures of a set of texts; distinct-n can only be compared between sets of one size.
+    ``distinct_1`` and ``distinct_2`` can only be compared between sets of one size.
 
     Args:
         texts: n texts.
@@ -37,12 +27,12 @@ def diversity(texts: Sequence[str], vectors: NDArray[np.float32], *, of: int | N
     if of is not None and of < len(texts):
         drawn = np.sort(np.random.default_rng(0).permutation(len(texts))[:of])
     some = [texts[int(place)] for place in drawn]
-    return Diversity(
-        texts=len(some),
-        mean_distance=mean_distance(vectors[drawn]),
-        distinct_1=distinct(some, n=1),
-        distinct_2=distinct(some, n=2),
-    )
+    return {
+        "texts": len(some),
+        "mean_distance": mean_distance(vectors[drawn]),
+        "distinct_1": distinct(some, n=1),
+        "distinct_2": distinct(some, n=2),
+    }
 
 
 def mean_distance(vectors: NDArray[np.float32]) -> float:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -17,14 +17,6 @@ from learnable.spec import build
 from learnable.types import Budget, Selection, Selector
 
 
-class Choice(NamedTuple):
-    """What was chosen: the ``selection``, figures to show, and the highest score that held, the scorer's own included."""
-
-    selection: Selection
-    facts: dict[str, Any]
-    max_score: float | None
-
-
 def chosen(
     scores: pl.DataFrame | pl.LazyFrame,
     choosing: Choosing,
@@ -36,10 +28,10 @@ def chosen(
     said: Callable[[], NDArray[np.float32] | None],
     pins: Mapping[str, Sequence[str]] | None = None,
     bans: Mapping[str, Sequence[str]] | None = None,
-) -> Choice:
+) -> tuple[Selection, dict[str, Any], float | None]:
     """Choose by a score as its scorer and its paper have it, see ``choose`` and ``scoring.rules_of``.
 
-    A highest score that is given goes before the paper's. ``vectors`` is called where they are looked at, ``said`` where
+    Figures to show come with the selection, and the highest score that held, the scorer's own included. A highest score that is given goes before the paper's. ``vectors`` is called where they are looked at, ``said`` where
     it is what each row of a target says of each example by this score, (n, t).
     """
     by = choosing.by
@@ -59,7 +51,7 @@ def chosen(
     )
     facts = _facts(scores.lazy(), selection.kept, budget, by)
     facts |= {"selector": choosing.selector, "lowest": choosing.lowest}
-    return Choice(selection, facts, choosing.max_score)
+    return selection, facts, choosing.max_score
 
 
 def in_turns(
@@ -117,7 +109,7 @@ def select(
     names, named = scores.facts["scorers"], selector if isinstance(selector, str) else type(selector).__name__
     by = by or ("learnability" if "learnability" in names else names[0])
     settings = checked_settings(choosing, Choosing, without=("by", "selector"))
-    choice = chosen(
+    selection, facts, _ = chosen(
         scores.frame,
         Choosing(by=by, selector=named, **settings),
         budget=_budget(budget),
@@ -128,7 +120,7 @@ def select(
         pins={"pin": list(pin)} if pin else None,
         bans={"ban": list(ban)} if ban else None,
     )
-    return Picked(scores=scores, selection=choice.selection, facts=choice.facts)
+    return Picked(scores=scores, selection=selection, facts=facts)
 
 
 def _budget(given: Any) -> Budget:
