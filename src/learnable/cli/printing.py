@@ -2,10 +2,8 @@
 
 import json
 import math
-import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass
 from pathlib import Path
 from textwrap import fill, indent
 from typing import Any
@@ -74,8 +72,12 @@ def document(result: Any) -> dict[str, Any]:
         return {"healthy": result.healthy, **_plain(result)}
     if isinstance(result, Page):
         return {"url": result.url}
+    if isinstance(result, Shown):
+        return _plain(result) | {"examples": [_example(each) for each in result.examples]}
+    if isinstance(result, Outcome):
+        return _outcome(result)
     if isinstance(result, Mapping) and _is_run(result):
-        return {"steps": _plain(result)}
+        return {"steps": {name: _outcome(each) for name, each in result.items()}}
     return {} if result is None else dict(_plain(result))
 
 
@@ -85,7 +87,7 @@ def _is_run(result: Mapping[str, Any]) -> bool:
 
 def _example(example: ExampleView) -> dict[str, Any]:
     """Return one example of `show`, its losses in nats: of the example per scored token, of a piece summed."""
-    seen = {field.name: _plain(getattr(example, field.name)) for field in fields(example)}
+    seen = _plain(example)
     both = zip(seen.pop("pieces"), example.pieces, strict=True)
     pieces = [piece | {"learned": _plain(each.learned)} for piece, each in both]
     means = {"loss_before": _plain(example.mean("before")), "loss_after": _plain(example.mean("after"))}
@@ -106,21 +108,9 @@ def _outcome(outcome: Outcome) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     """Return a value as JSON types."""
-    if isinstance(value, Outcome):
-        return _outcome(value)
-    if isinstance(value, ExampleView):
-        return _example(value)
-    if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): _plain(each) for key, each in value.items()}
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, (str, int)):
-        return value
-    if isinstance(value, Iterable) and not isinstance(value, os.PathLike):
-        return [_plain(each) for each in value]
-    return str(value)
+    from pydantic_core import to_jsonable_python
+
+    return to_jsonable_python(value, inf_nan_mode="null", fallback=str)
 
 
 def write_json(result: Any, *, text: str = "") -> None:
