@@ -4,14 +4,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Literal
 
-from cyclopts import App, Parameter
-from cyclopts.completion import (
-    CompletionContext,
-    ShellDetectionError,
-    add_to_rc_file,
-    detect_shell,
-    get_default_completion_path,
-)
+from cyclopts import App, Parameter, completion
 
 from learnable.cli import listing
 from learnable.data import FORMATS
@@ -44,7 +37,7 @@ complete -F _learnable_open learnable
 """
 
 
-def complete(context: CompletionContext) -> Mapping[str, str]:
+def complete(context: completion.CompletionContext) -> Mapping[str, str]:
     """Return what may stand where the cursor is, with a description of each."""
     argument, typed = context.argument, context.incomplete
     if choices := argument.get_choices(force=True):
@@ -71,18 +64,18 @@ def install(app: App, shell: Shell | None, output: Path | None) -> dict[str, str
     hint = "learnable --install-completion bash, zsh or fish"
     if shell is None:
         try:
-            found = detect_shell()
-        except ShellDetectionError as error:
+            found = completion.detect_shell()
+        except completion.ShellDetectionError as error:
             raise UsageError("cannot tell which shell this is", hint=hint) from error
         if found == "powershell":
             raise UsageError("completion is for bash, zsh and fish, and this is PowerShell", hint=hint)
         shell = found
-    path = (output or get_default_completion_path(shell, "learnable")).absolute()
+    path = (output or completion.get_default_completion_path(shell, "learnable")).absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
     script = app.generate_completion(prog_name="learnable", shell=shell)
     path.write_text(script + (_SPACING if shell == "bash" else ""), encoding="utf-8")
     facts = {"shell": shell, "script": str(path)}
-    if shell != "fish" and add_to_rc_file(path, "learnable", shell):
+    if shell != "fish" and completion.add_to_rc_file(path, "learnable", shell):
         facts["added to"] = {"bash": "~/.bashrc", "zsh": "~/.zshrc"}[shell]
     return facts | {"next": f"start a new shell, or say: exec {shell}"}
 

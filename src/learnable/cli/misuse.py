@@ -3,18 +3,7 @@
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from cyclopts import (
-    Argument,
-    CoercionError,
-    CycloptsError,
-    MissingArgumentError,
-    RepeatArgumentError,
-    Token,
-    UnknownCommandError,
-    UnknownOptionError,
-    UnusedCliTokensError,
-    ValidationError,
-)
+import cyclopts
 
 from learnable.cli.listing import said_of, settings_of
 from learnable.errors import UsageError, closest, did_you_mean
@@ -22,7 +11,7 @@ from learnable.errors import UsageError, closest, did_you_mean
 EVERYWHERE = ("--json", "--debug", "--help")
 
 
-def explained(error: CycloptsError, *, examples: Mapping[str, Sequence[str]]) -> UsageError:
+def explained(error: cyclopts.CycloptsError, *, examples: Mapping[str, Sequence[str]]) -> UsageError:
     """Return what is wrong with a command line, as our own error; ``examples`` say how each command is used."""
     chain = tuple(error.command_chain or ())
     message, hint = _explained(error, " ".join(("learnable", *chain)), examples)
@@ -31,15 +20,17 @@ def explained(error: CycloptsError, *, examples: Mapping[str, Sequence[str]]) ->
     return UsageError(message, hint=hint or usual)
 
 
-def _explained(error: CycloptsError, command: str, commands: Collection[str]) -> tuple[str, str | None]:
+def _explained(
+    error: cyclopts.CycloptsError, command: str, commands: Collection[str]
+) -> tuple[str, str | None]:
     """Return the message, and a hint if there is a better one than the help."""
     word = (getattr(error, "unused_tokens", None) or [""])[0]
     match error:
-        case UnknownCommandError() if word.startswith("-"):
+        case cyclopts.UnknownCommandError() if word.startswith("-"):
             return f"there is no option {word}", did_you_mean(word, (*EVERYWHERE, "--version"))
-        case UnknownCommandError():
+        case cyclopts.UnknownCommandError():
             return f"there is no command {word!r}", did_you_mean(word, commands)
-        case UnknownOptionError():
+        case cyclopts.UnknownOptionError():
             option = (error.token.keyword or error.token.value).partition("=")[0]
             names = {
                 name for each in error.argument_collection for name in each.names if name.startswith("--")
@@ -47,23 +38,27 @@ def _explained(error: CycloptsError, command: str, commands: Collection[str]) ->
             inner = sorted(name for name in names if name.endswith(f".{option.lstrip('-')}"))
             close = inner[0] if inner else closest(option, {*names, *EVERYWHERE})
             return f"`{command}` has no option {option}", f"did you mean {close}?" if close else None
-        case MissingArgumentError(argument=Argument() as argument):
+        case cyclopts.MissingArgumentError(argument=cyclopts.Argument() as argument):
             return _missing(error, argument, command)
-        case CoercionError(argument=Argument() as argument, token=Token() as token):
+        case cyclopts.CoercionError(
+            argument=cyclopts.Argument() as argument, token=cyclopts.Token() as token
+        ):
             return _unreadable(argument, token)
-        case RepeatArgumentError():
+        case cyclopts.RepeatArgumentError():
             return f"{error.token.keyword} is there twice", "give it once"
-        case UnusedCliTokensError():
+        case cyclopts.UnusedCliTokensError():
             name, equals, value = word.partition("=")
             as_option = f"options are written --{name} {value}" if equals and name.isidentifier() else None
             return f"`{command}` has no use for {word!r}", as_option
-        case ValidationError() if error.exception_message:
+        case cyclopts.ValidationError() if error.exception_message:
             return error.exception_message, None
     error.verbose = False
     return str(error).strip().splitlines()[0], None
 
 
-def _missing(error: MissingArgumentError, argument: Argument, command: str) -> tuple[str, str | None]:
+def _missing(
+    error: cyclopts.MissingArgumentError, argument: cyclopts.Argument, command: str
+) -> tuple[str, str | None]:
     said: dict[str, str] = {}
     if error.target is not None:
         said = {each.name.rpartition(".")[2]: each.about for each in settings_of(error.target)}
@@ -80,7 +75,7 @@ def _missing(error: MissingArgumentError, argument: Argument, command: str) -> t
     return f"`{command}` needs {name}" + (f": {goes_on}" if about else ""), hint
 
 
-def _unreadable(argument: Argument, token: Token) -> tuple[str, str | None]:
+def _unreadable(argument: cyclopts.Argument, token: cyclopts.Token) -> tuple[str, str | None]:
     name = token.keyword or argument.name.lstrip("-").upper()
     if choices := argument.get_choices(force=True):
         said = f"{name} is one of {', '.join(choices)}, not {token.value!r}"

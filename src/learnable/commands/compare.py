@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import polars as pl
 
 from learnable import data as rows
+from learnable import experiments
 from learnable.commands.experiment import Experiment
 from learnable.commands.inputs import look_up, pool_of, rows_of
 from learnable.commands.load import HELDOUT
@@ -18,16 +19,6 @@ from learnable.commands.score import passes_of
 from learnable.data.overlap import contamination, spoken
 from learnable.errors import SelectionError, UsageError
 from learnable.evaluators import Evaluation, check_place, evaluations_of, parse, wants_heldout
-from learnable.experiments import (
-    FULL,
-    RANDOM,
-    WITHOUT_BUDGET,
-    Arm,
-    Method,
-    arms_of,
-    check_settings,
-    parse_methods,
-)
 from learnable.measures import COLUMNS, answers_alone, roles_of
 from learnable.objects.given import render_rows
 from learnable.objects.scoring import Vectors
@@ -99,7 +90,7 @@ def compare(
             Trainings are here.
         store: Folder of measurements, references and trainings; what is in it is never done twice.
     """
-    check_settings(tuning, seeds=seeds, confidence=confidence)
+    experiments.check_settings(tuning, seeds=seeds, confidence=confidence)
     aimed, held_back = _target_of(target, output, hold_back=not evaluate, dry_run=dry_run)
     asked = [*(evaluate or [*held_back, "heldout"])]
     check_place([parse(text) for text in asked], on)
@@ -141,7 +132,7 @@ class _Comparison:
     experiment: Experiment
     loaded: Outcome
     pool: Pool
-    methods: Sequence[Method]
+    methods: Sequence[experiments.Method]
     flags: pl.DataFrame
     evaluations: Sequence[Evaluation]
     budgets: Sequence[str]
@@ -184,8 +175,8 @@ class _Comparison:
     @property
     def trainings(self) -> tuple[int, int]:
         """How many trainings see a budget, and how many the whole pool; arms that see the same rows share one."""
-        chosen = sum(method.kind not in WITHOUT_BUDGET for method in self.methods)
-        whole = any(method.kind == FULL for method in self.methods)
+        chosen = sum(method.kind not in experiments.WITHOUT_BUDGET for method in self.methods)
+        whole = any(method.kind == experiments.FULL for method in self.methods)
         return chosen * len(self.budgets) * self.experiment.seeds, whole * self.experiment.seeds
 
     @property
@@ -256,7 +247,7 @@ class _Comparison:
             alone_tokens=sum(len(each.ids) for each in alone),
             vectors=self.vectors,
         )
-        arms = arms_of(
+        arms = experiments.arms_of(
             self.methods,
             scored.select,
             {each.id: each for each in rendered},
@@ -266,7 +257,9 @@ class _Comparison:
             seeds=self.experiment.seeds,
         )
         _say_unequal(arms)
-        ran, facts = self.experiment.run(arms, self.evaluations, baseline=RANDOM, costs=scored.costs)
+        ran, facts = self.experiment.run(
+            arms, self.evaluations, baseline=experiments.RANDOM, costs=scored.costs
+        )
         overlap = _overlap(self.pool, self.evaluations)
         others = {"scores": scored.wide(self.methods), "selections": _selections(arms), "overlap": overlap}
         for name, frame in (ran.frames | others).items():
@@ -333,13 +326,18 @@ def heldout_of(loaded: Outcome) -> Path:
     return path
 
 
-def _methods(written: Sequence[str], pool: Pool, reference: Reference) -> tuple[list[Method], pl.DataFrame]:
+def _methods(
+    written: Sequence[str], pool: Pool, reference: Reference
+) -> tuple[list[experiments.Method], pl.DataFrame]:
     """Return the methods, and the columns of booleans in the pool by ``id``."""
     # Reading the rows again takes time: only where a name can be nothing but a column.
-    named = any(each.kind == "column" for each in parse_methods(written, reference=reference, columns=None))
+    named = any(
+        each.kind == "column"
+        for each in experiments.parse_methods(written, reference=reference, columns=None)
+    )
     flags = rows.boolean_columns(pool) if named else pool.examples.select("id")
     flags = flags.drop(RESERVED, strict=False)
-    return parse_methods(written, reference=reference, columns=flags.columns[1:]), flags
+    return experiments.parse_methods(written, reference=reference, columns=flags.columns[1:]), flags
 
 
 def _budgets(written: Sequence[str]) -> list[str]:
@@ -360,7 +358,7 @@ def _in_tokens(budget: Budget, pool_tokens: int) -> int:
     return tokens
 
 
-def _say_unequal(arms: Sequence[Arm]) -> None:
+def _say_unequal(arms: Sequence[experiments.Arm]) -> None:
     for arm in arms:
         if arm.budget_tokens and arm.seed == 0 and arm.tokens < 0.95 * arm.budget_tokens:
             say(
@@ -368,7 +366,7 @@ def _say_unequal(arms: Sequence[Arm]) -> None:
             )
 
 
-def _selections(arms: Sequence[Arm]) -> pl.DataFrame:
+def _selections(arms: Sequence[experiments.Arm]) -> pl.DataFrame:
     lines = [
         (arm.label, arm.budget_tokens, arm.seed, rank, example)
         for arm in arms

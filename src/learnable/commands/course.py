@@ -9,16 +9,9 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from learnable import data as rows
+from learnable import diversifiers
 from learnable.data import read_made
 from learnable.data.overlap import contamination
-from learnable.diversifiers import (
-    Wordings,
-    diversity,
-    find_instructions,
-    first_user_turn,
-    plane,
-    worded_tests,
-)
 from learnable.diversifiers.gates import OVERLAP
 from learnable.errors import ModelError, UsageError
 from learnable.evaluators import Evaluation, Specification, build_evaluator, parse
@@ -42,7 +35,7 @@ class Course:
 
     task: list[Example]
     material: Material
-    tests: Wordings
+    tests: diversifiers.Wordings
     general: list[Example]
 
     @property
@@ -88,7 +81,7 @@ def read_course(
     # Facts of a row that is asked would give its answer away; facts without a row are of a text.
     known = {example.id for example in task}
     given["facts"] = [each for each in given["facts"] if each.meta.get("parent") in (None, *known)]
-    wordings = worded_tests(task, tests, given["paraphrases"], reserve=test is None)
+    wordings = diversifiers.worded_tests(task, tests, given["paraphrases"], reserve=test is None)
     given["paraphrases"] = wordings.paraphrases
     forgotten = _ordered(rows.read([general]).iter_examples()) if general else []
     if not general and given["buffer"]:
@@ -139,14 +132,18 @@ def instruction_map(course: Course) -> tuple[pl.DataFrame, dict[str, dict[str, f
     """Return instructions and questions of the buffer as points of a map, and how diverse each kind is."""
     from learnable.models.static_embedding import StaticEmbedder
 
-    task = find_instructions(course.task)
-    unseen = find_instructions(course.tests.unseen, where=task.where).distinct if course.tests.unseen else []
+    task = diversifiers.find_instructions(course.task)
+    unseen = (
+        diversifiers.find_instructions(course.tests.unseen, where=task.where).distinct
+        if course.tests.unseen
+        else []
+    )
     rewrites = [str(each.meta.get("instruction", "")) for each in course.material.paraphrases]
     texts = {
         "task": task.distinct,
         "paraphrases": list(dict.fromkeys(filter(None, rewrites))),
         "unseen": unseen,
-        "buffer": list(dict.fromkeys(map(first_user_turn, course.material.buffer))),
+        "buffer": list(dict.fromkeys(map(diversifiers.first_user_turn, course.material.buffer))),
     }
     texts = {name: found for name, found in texts.items() if found}
     lines = [(name, text) for name, found in texts.items() for text in found]
@@ -157,10 +154,10 @@ def instruction_map(course: Course) -> tuple[pl.DataFrame, dict[str, dict[str, f
         say(f"no map of the instructions: {error}")
         return frame, {}
     vectors: NDArray[Any] = embedder.embed_texts([text for _, text in lines])
-    points = plane(vectors)
+    points = diversifiers.plane(vectors)
     figures = {}
     for name, found in texts.items():
-        known = diversity(found, vectors[(frame["kind"] == name).to_numpy()])
+        known = diversifiers.diversity(found, vectors[(frame["kind"] == name).to_numpy()])
         # One text has no distance.
         figures[name] = {key: value for key, value in known.items() if not math.isnan(value)}
     return frame.with_columns(x=points[:, 0], y=points[:, 1]), figures
@@ -188,9 +185,9 @@ def notes_on(course: Course) -> list[str]:
 
 def _overlaps(course: Course) -> Iterator[str]:
     """Yield of how many rows that are asked the question stands in what is trained on."""
-    where = find_instructions(course.task).where
+    where = diversifiers.find_instructions(course.task).where
     tests = course.tests.seen or course.tests.unseen
-    places = find_instructions([*course.task, *tests], where=where).places
+    places = diversifiers.find_instructions([*course.task, *tests], where=where).places
     # A turn of one paragraph is all instruction, and yet what its row is about.
     contents = [(place.before + place.after).strip() or place.instruction for place in places]
     task, buffer, general = map(_questions, (course.task, course.material.buffer, course.general))

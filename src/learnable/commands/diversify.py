@@ -9,21 +9,10 @@ from typing import Annotated, Any
 import polars as pl
 
 from learnable import data as rows
+from learnable import diversifiers
 from learnable.commands.inputs import look_up, pool_of
 from learnable.commands.network import Network, to_fetch
 from learnable.commands.options import DryRun, Flat, Several, Short
-from learnable.diversifiers import (
-    Avoided,
-    Diversified,
-    Diversifier,
-    Drawing,
-    Ledger,
-    Tally,
-    build_diversifier,
-    counted,
-    diversity,
-    plane,
-)
 from learnable.errors import DataError, ModelError, StoreError, UsageError
 from learnable.evaluators import EVALUATORS, build_evaluator, parse
 from learnable.evaluators.reading import Item, Row, answered, asked, read_items
@@ -82,7 +71,7 @@ def diversify(
         store: Folder of measurements; what was drawn once is never drawn again.
         output: Folder to write; or a .parquet or .jsonl file for the rows, with all else in a folder beside it.
     """
-    name, chosen = build_diversifier(method)
+    name, chosen = diversifiers.build_diversifier(method)
     if n is not None and n < 1:
         raise UsageError(f"n must be at least 1, got {n}")
     if chosen.needs_examples and not data:
@@ -103,8 +92,11 @@ def diversify(
     inputs = {} if awaits else _inputs(chosen, writer, avoided)
 
     def work(folder: Path) -> Finished:
-        draw = Drawing(
-            generator=writer.load(), sampling=sampling, store=Store(Path(store)), avoided=Avoided(avoided)
+        draw = diversifiers.Drawing(
+            generator=writer.load(),
+            sampling=sampling,
+            store=Store(Path(store)),
+            avoided=diversifiers.Avoided(avoided),
         )
         made = _kept_apart(chosen(given, n=n, draw=draw, seed=seed), draw.avoided)
         made = _noted_unanswered(name, made, draw.tally)
@@ -155,7 +147,7 @@ class _Writer:
 
 
 def _writer(
-    chosen: Diversifier, model: str, loading: Loading, generator: str | None, on: str | None
+    chosen: diversifiers.Diversifier, model: str, loading: Loading, generator: str | None, on: str | None
 ) -> _Writer:
     if not chosen.needs_generator:
         if generator is not None:
@@ -195,7 +187,7 @@ def _writer(
     )
 
 
-def _sampling(name: str, chosen: Diversifier, **given: float | None) -> Sampling:
+def _sampling(name: str, chosen: diversifiers.Diversifier, **given: float | None) -> Sampling:
     """Return how to draw: the method's own way, with what is given instead."""
     changed: dict[str, Any] = {setting: value for setting, value in given.items() if value is not None}
     if changed and not chosen.needs_generator:
@@ -204,7 +196,7 @@ def _sampling(name: str, chosen: Diversifier, **given: float | None) -> Sampling
 
 
 def _parameters(
-    name: str, chosen: Diversifier, sampling: Sampling, n: int | None, seed: int
+    name: str, chosen: diversifiers.Diversifier, sampling: Sampling, n: int | None, seed: int
 ) -> dict[str, Any]:
     """Return what the step's result depends on, beside its inputs."""
     settings: dict[str, Any] = asdict(chosen) if is_dataclass(chosen) and not isinstance(chosen, type) else {}
@@ -214,7 +206,7 @@ def _parameters(
     return {"method": name, "settings": settings, "n": n, "seed": seed, **drawing}
 
 
-def _inputs(chosen: Diversifier, writer: _Writer, avoided: Sequence[Example]) -> dict[str, str]:
+def _inputs(chosen: diversifiers.Diversifier, writer: _Writer, avoided: Sequence[Example]) -> dict[str, str]:
     """Return the identities of what the step reads, but for the rows."""
     inputs = {"generator": writer.identity()}
     if avoided:
@@ -279,25 +271,27 @@ def _item(row: Row) -> Item:
     return Item((*question, *closing), {})
 
 
-def _kept_apart(made: Diversified, avoided: Avoided) -> Diversified:
+def _kept_apart(made: diversifiers.Diversified, avoided: diversifiers.Avoided) -> diversifiers.Diversified:
     """Return what was made without what overlaps with a file to avoid."""
     reasons = avoided.reasons([example.messages for example in made.kept])
     kept = [example for example, reason in zip(made.kept, reasons, strict=True) if not reason]
     if len(kept) == len(made.kept):
         return made
-    left_out = Ledger()
+    left_out = diversifiers.Ledger()
     for example, reason in zip(made.kept, reasons, strict=True):
         if reason:
             text = "\n\n".join(turn.content for turn in example.messages)
             left_out.refuse(reason, text=text, parent=example.meta["parent"], seed=example.meta["seed"])
     count = len(made.kept) - len(kept)
     note = f"{count:,} of {len(made.kept):,} are left out: they overlap with a file to avoid"
-    return Diversified(
+    return diversifiers.Diversified(
         kept=kept, dropped=pl.concat([made.dropped, left_out.frame]), notes=(*made.notes, note)
     )
 
 
-def _noted_unanswered(name: str, made: Diversified, tally: Tally) -> Diversified:
+def _noted_unanswered(
+    name: str, made: diversifiers.Diversified, tally: diversifiers.Tally
+) -> diversifiers.Diversified:
     """Return what was made, with a note of what a server failed to answer even when asked for nothing else."""
     if not tally.unanswered:
         return made
@@ -310,9 +304,11 @@ def _noted_unanswered(name: str, made: Diversified, tally: Tally) -> Diversified
     return replace(made, notes=(*made.notes, f"{said} by the server, asked again, and are left out"))
 
 
-def _written(name: str, made: Diversified, given: Sequence[Example], folder: Path) -> dict[str, Any]:
+def _written(
+    name: str, made: diversifiers.Diversified, given: Sequence[Example], folder: Path
+) -> dict[str, Any]:
     """Write what was made and what was refused, and return the figures to show; ``DataError`` if nothing was kept."""
-    refused = counted(made.dropped)
+    refused = diversifiers.counted(made.dropped)
     if not made.kept:
         why = "; ".join(made.notes) or "there was nothing to make it of"
         if refused:
@@ -348,7 +344,7 @@ def _diversities(given: Sequence[Example], kept: Sequence[Example], folder: Path
         size, start, told = min(map(len, sides.values())) or None, 0, []
         for name, side in sides.items():
             if side:
-                found = diversity(side, vectors[start : start + len(side)], of=size)
+                found = diversifiers.diversity(side, vectors[start : start + len(side)], of=size)
                 figures.append({"what": what, "set": name, **found})
                 told.append(
                     f"mean distance {found['mean_distance']:.3f}, distinct-1 {found['distinct_1']:.3f}, "
@@ -357,7 +353,7 @@ def _diversities(given: Sequence[Example], kept: Sequence[Example], folder: Path
             start += len(side)
         words[f"diversity of {what}"] = " → ".join(told)
         sets = [name for name, side in sides.items() for _ in side]
-        x, y = plane(vectors).T
+        x, y = diversifiers.plane(vectors).T
         maps.append(pl.DataFrame({"what": [what] * len(texts), "set": sets, "text": texts, "x": x, "y": y}))
     write_frame(pl.DataFrame(figures), folder / "diversity.parquet")
     write_frame(pl.concat(maps), folder / "map.parquet")

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import polars as pl
 
 from learnable import data as rows
+from learnable import pages
 from learnable.commands.course import GENERAL, SEEN, UNSEEN
 from learnable.commands.inputs import is_made, rows_of
 from learnable.commands.network import Network, to_fetch
@@ -20,20 +21,6 @@ from learnable.mixing import MIXTURES
 from learnable.objects.given import finished
 from learnable.objects.passes import Passes
 from learnable.objects.reporting import TOKEN_EXAMPLES, pulled_in, selection_facts, some
-from learnable.pages import (
-    Asked,
-    ComparisonFacts,
-    LessonFacts,
-    Made,
-    Question,
-    SelectionFacts,
-    Way,
-    comparison_warnings,
-    examples_to_spell,
-    lesson_warnings,
-    selection_warnings,
-    view_of,
-)
 from learnable.runs.files import replacing
 from learnable.runs.price import Price
 from learnable.runs.progress import say
@@ -44,8 +31,12 @@ from learnable.settings import Loading
 from learnable.types import ModelRef
 
 KINDS = {"select": "selection", "compare": "comparison", "teach": "lesson"}
-WORDINGS: dict[Asked, str] = {"seen": SEEN, "unseen": UNSEEN}
-ENDINGS: dict[Asked, str] = {"unseen": f", {UNSEEN}", "seen": f", {SEEN}", "general": f" on {GENERAL} rows"}
+WORDINGS: dict[pages.Asked, str] = {"seen": SEEN, "unseen": UNSEEN}
+ENDINGS: dict[pages.Asked, str] = {
+    "unseen": f", {UNSEEN}",
+    "seen": f", {SEEN}",
+    "general": f" on {GENERAL} rows",
+}
 """Of the labels of evaluations, by how they ask."""
 TAKEN = ("task", "tests", "buffer", "tokens", "diversity", "notes")
 """What the page of a lesson says as the lesson does."""
@@ -100,13 +91,13 @@ def report(
             facts, computed = with_tokens(
                 facts, scored, parameters["tokens"], loading=loading, store=Store(Path(store))
             )
-            page, warnings = render_selection(facts), selection_warnings(facts)
+            page, warnings = render_selection(facts), pages.selection_warnings(facts)
         elif kind == "lesson":
             taught = gather_lesson(given, title=title, command=command)
-            page, warnings = render_lesson(taught), lesson_warnings(taught)
+            page, warnings = render_lesson(taught), pages.lesson_warnings(taught)
         else:
             compared = gather_comparison(given, title=title, command=command)
-            page, warnings = render_comparison(compared), comparison_warnings(compared)
+            page, warnings = render_comparison(compared), pages.comparison_warnings(compared)
         with replacing(folder / "report.html") as part:
             part.write_text(page, encoding="utf-8")
         return Finished(facts={"report": str(folder / "report.html"), "warnings": warnings}, tokens=computed)
@@ -142,15 +133,15 @@ def _price_of_tokens(chosen: Outcome, number: int, loading: Loading) -> Price:
 
 
 def with_tokens(
-    facts: SelectionFacts, scored: Outcome | None, number: int, *, loading: Loading, store: Store
-) -> tuple[SelectionFacts, int]:
+    facts: pages.SelectionFacts, scored: Outcome | None, number: int, *, loading: Loading, store: Store
+) -> tuple[pages.SelectionFacts, int]:
     """Return the facts with the losses of the tokens of a few examples, and how many tokens were computed.
 
     Where the model, the reference or the texts are not to be found any more, the facts say so instead.
     """
     if number == 0:
         return facts, 0
-    ids = examples_to_spell(view_of(facts), number) if scored else []
+    ids = pages.examples_to_spell(pages.view_of(facts), number) if scored else []
     missing = "no example has a score" if scored else "the losses were given, without a model"
     if scored is not None and ids:
         try:
@@ -190,7 +181,7 @@ def _passes(scored: Outcome, loading: Loading, store: Store) -> Passes:
     return Passes(ref, references, max_length=int(scored.facts["max_length"]), store=store)
 
 
-def gather(chosen: Outcome, scored: Outcome | None, *, title: str, command: str) -> SelectionFacts:
+def gather(chosen: Outcome, scored: Outcome | None, *, title: str, command: str) -> pages.SelectionFacts:
     """Collect what a report says from the folders that led to a selection."""
     steps, pool, reference = [chosen], None, {"kind": "columns"}
     if scored:
@@ -228,11 +219,11 @@ def gather(chosen: Outcome, scored: Outcome | None, *, title: str, command: str)
     )
 
 
-def gather_comparison(compared: Outcome, *, title: str, command: str) -> ComparisonFacts:
+def gather_comparison(compared: Outcome, *, title: str, command: str) -> pages.ComparisonFacts:
     """Collect what a report says about a comparison from its folder and its pool."""
     names = ("table", "results", "arms", "selections", "scores", "overlap")
     pool = rows.load_pool(finished(compared.links["pool"], "load").folder)
-    return ComparisonFacts(
+    return pages.ComparisonFacts(
         title=title,
         command=command,
         model=str(compared.facts["model"]),
@@ -246,9 +237,9 @@ def gather_comparison(compared: Outcome, *, title: str, command: str) -> Compari
     )
 
 
-def gather_lesson(taught: Outcome, *, title: str, command: str) -> LessonFacts:
+def gather_lesson(taught: Outcome, *, title: str, command: str) -> pages.LessonFacts:
     """Collect what a report says about a lesson from its folder and from the steps that made its material."""
-    facts, example, made = taught.facts, dict[Asked, list[dict[str, str | None]]](), []
+    facts, example, made = taught.facts, dict[pages.Asked, list[dict[str, str | None]]](), []
     for asked, name in WORDINGS.items():  # the first row that was asked in each
         path = taught.folder / f"{name.replace(' ', '_')}.jsonl"
         if path.is_file():
@@ -258,13 +249,15 @@ def gather_lesson(taught: Outcome, *, title: str, command: str) -> LessonFacts:
         step = read_outcome(folder)
         if step.verb == "diversify":  # rows of another origin cost no model anything
             about = f"{step.facts['method']}, {step.facts['written by']}: {step.facts['kept']:,} kept"
-            made.append(Made(name=name, about=about, tokens=step.cost.tokens, seconds=step.cost.seconds))
+            made.append(
+                pages.Made(name=name, about=about, tokens=step.cost.tokens, seconds=step.cost.seconds)
+            )
     given: dict[str, Any] = {name: facts[name] for name in TAKEN}
     given |= {
         name: pl.read_parquet(taught.folder / f"{name}.parquet") for name in ("table", "results", "arms")
     }
     given |= {name: _frame(taught.folder, name) for name in ("concepts", "samples", "buffering", "wordings")}
-    return LessonFacts(
+    return pages.LessonFacts(
         title=title,
         command=command,
         model=str(facts["model"]),
@@ -289,17 +282,17 @@ def _frame(folder: Path, name: str) -> pl.DataFrame | None:
     return None if frame.is_empty() else frame
 
 
-def _way(label: str, init: str | None) -> Way:
+def _way(label: str, init: str | None) -> pages.Way:
     mixture = label.partition("@")[0]
     about = "the model as it is" if mixture == UNTUNED else MIXTURES[mixture].about
-    return Way(label=label, mixture=mixture, about=about, init=init)
+    return pages.Way(label=label, mixture=mixture, about=about, init=init)
 
 
-def _question(label: str) -> Question:
+def _question(label: str) -> pages.Question:
     for asked, words in ENDINGS.items():
         if label.endswith(words):
-            return Question(label=label, name=label.removesuffix(words), asked=asked)
-    return Question(label=label, name=label, asked="elsewhere")
+            return pages.Question(label=label, name=label.removesuffix(words), asked=asked)
+    return pages.Question(label=label, name=label, asked="elsewhere")
 
 
 def _shared(tuning: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,17 +10,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from learnable import measures
 from learnable.errors import UsageError
-from learnable.measures import (
-    AIMED,
-    COLUMNS,
-    LISTS,
-    answers_alone,
-    end_of_turn,
-    kinds_of,
-    lengths,
-    roles_of,
-)
 from learnable.objects.aiming import Against
 from learnable.objects.given import Compared, compared_with, length_limit, render_rows
 from learnable.objects.gradients import warm_up_of
@@ -87,7 +78,7 @@ def score(
     needs = needs_of(methods, reference, null, target, warmup, keeps_losses=keeps_losses)
     longest = length_limit(ref, max_length)
     kept = base.store if store is None else store if isinstance(store, Store) else Store(Path(store))
-    asked = compared if "reference" in roles_of(needs) else None
+    asked = compared if "reference" in measures.roles_of(needs) else None
     passes = passes_by(base, ref, reference, asked, max_length=longest, store=kept)
     rendered = render_rows(
         passes.renderer, known.examples, max_length=longest, most_refused=known.reading.most_bad
@@ -95,7 +86,7 @@ def score(
     if passes.renderer.uses_default_template:
         say(f"{base.name} brings no chat template: the default one is used (### Instruction / ### Response)")
     frame = _measured(passes, known.frame.select("id", "source"), rendered, needs)
-    if "null" in roles_of(needs):
+    if "null" in measures.roles_of(needs):
         frame = frame.with_columns(_without_question(passes, null, compared, rendered, frame))
     against_target = None
     if target is not None:
@@ -109,11 +100,11 @@ def score(
             frame=frame,
             warm_up=None if warmup is None else warm_up_of(_folder_of(warmup), ref),
         )
-        frame = frame.with_columns(against_target.columns(rendered, roles_of(needs)))
+        frame = frame.with_columns(against_target.columns(rendered, measures.roles_of(needs)))
     frame = _scored(methods, frame, rendered, against_target)
     found = _vectors(passes, vectors, known.examples, rendered, frame)
     # What is known of each token stays in the store; a table of scores has one number in each cell.
-    frame = frame.drop(LISTS, strict=False)
+    frame = frame.drop(measures.LISTS, strict=False)
     facts = _facts(frame, base.name, ref, rendered, methods) | {"max_length": longest, "vectors": vectors}
     facts |= {} if against_target is None else against_target.facts
     cost = Cost(
@@ -147,7 +138,7 @@ def _scored(
     columns = []
     for name, method in methods.items():
         seen = frame
-        if against_target is not None and "gradient" in roles_of(method.needs):
+        if against_target is not None and "gradient" in measures.roles_of(method.needs):
             # A column for each method alone: each may take gradients in another way.
             seen = frame.with_columns(against_target.gradients(name, method, rendered))
         columns.append(pl.Series(name, method(seen), dtype=pl.Float32))
@@ -176,16 +167,16 @@ def _measured(
     passes: Passes, ids: pl.DataFrame, rendered: Sequence[Rendered], needs: set[str]
 ) -> pl.DataFrame:
     """Return what is measured of n examples, beside ``id`` and ``source``."""
-    renderer, references, roles = passes.renderer, passes.references, roles_of(needs)
-    frame = pl.concat([ids, lengths(rendered).drop("id")], how="horizontal")
+    renderer, references, roles = passes.renderer, passes.references, measures.roles_of(needs)
+    frame = pl.concat([ids, measures.lengths(rendered).drop("id")], how="horizontal")
     # What a model learns about stopping is known at no cost wherever a pass is made to compare.
     ends = renderer.end_ids if references is not None else frozenset[int]()
     columns = passes.columns("base", needs, rendered, frame, ends=ends).get_columns()
     if ends:
-        counts = [int(end_of_turn(example, ends).sum()) for example in rendered]
+        counts = [int(measures.end_of_turn(example, ends).sum()) for example in rendered]
         columns.append(pl.Series("end_tokens", counts, dtype=pl.Int64))
     if "alone" in roles:
-        answers = answers_alone(rendered, header=renderer.answer_header)
+        answers = measures.answers_alone(rendered, header=renderer.answer_header)
         columns += passes.columns("alone", needs, answers, frame, ends=ends).get_columns()
     if references is not None and references.last_epoch is not None:
         say("reference loss: as the last epoch of its training met it, no pass")
@@ -226,7 +217,7 @@ def _without_question(
             "both references have seen the rows that they judge, so that every PVI is too high",
             hint="train both with --folds 2",
         )
-    answers = answers_alone(rendered, header=passes.renderer.answer_header)
+    answers = measures.answers_alone(rendered, header=passes.renderer.answer_header)
     return passes.columns("null", {"loss_null"}, answers, frame, references=trained.models).to_series()
 
 
@@ -353,7 +344,7 @@ def needs_of(
         ),
         (
             target,
-            AIMED,
+            measures.AIMED,
             "measures against a target, and no rows of one are given",
             "give a file with a few rows of your task, answers included: --target task.jsonl",
         ),
@@ -365,16 +356,16 @@ def needs_of(
             "then give --warmup warmup",
         ),
     ):
-        wanting = sorted(name for name, method in methods.items() if roles & roles_of(method.needs))
+        wanting = sorted(name for name, method in methods.items() if roles & measures.roles_of(method.needs))
         if wanting and given is None:
             raise UsageError(f"{', '.join(wanting)} {lacking}", hint=hint)
     needs = {column for method in methods.values() for column in method.needs}
-    if unknown := sorted(needs - set(COLUMNS)):
+    if unknown := sorted(needs - set(measures.COLUMNS)):
         raise UsageError(
             f"a scorer needs {', '.join(unknown)}, which is not measured",
-            hint=f"measured: {', '.join(sorted(COLUMNS))}",
+            hint=f"measured: {', '.join(sorted(measures.COLUMNS))}",
         )
-    if keeps_losses and {kind.name for kind in kinds_of(needs, "reference")} - {"nll"}:
+    if keeps_losses and {kind.name for kind in measures.kinds_of(needs, "reference")} - {"nll"}:
         raise UsageError(
             "the losses of the last epoch are kept for whole answers, so the end of a turn cannot be left out",
             hint="train the reference without --last-epoch-loss",
