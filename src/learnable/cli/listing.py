@@ -117,7 +117,6 @@ def entries(kind: str) -> list[Entry]:
 
 
 def _told(entry: Entry, method: Any) -> Entry:
-    """Return an entry with what its docstring says."""
     text, _, source = (inspect.getdoc(method) or "").partition("\nSource:")
     head, _, body = text.partition("\nArgs:")[0].partition("\n\n")
     notes = [f"The unit is {method.unit}."] if hasattr(method, "unit") else []
@@ -301,7 +300,6 @@ def said_of(factory: Any) -> dict[str, str]:
 
 
 def _takes(hint: Any) -> str:
-    """Return in words what a setting takes."""
     hint = hint.__origin__ if hasattr(hint, "__metadata__") else hint
     if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
         return " or ".join(_takes(part) for part in typing.get_args(hint) if part is not type(None))

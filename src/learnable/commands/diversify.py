@@ -128,7 +128,6 @@ def diversify(
 
 
 def _check_target(target: Path, folder: Path, data: Sequence[str]) -> None:
-    """Refuse to write the rows over something else."""
     if any(target.resolve() == Path(path).resolve() for path in data):
         raise UsageError(f"the output {target} would replace its input", hint="choose another -o")
     if target.exists() and not (folder / BEGUN).is_file():
@@ -198,7 +197,6 @@ def _sampling(name: str, chosen: diversifiers.Diversifier, **given: float | None
 def _parameters(
     name: str, chosen: diversifiers.Diversifier, sampling: Sampling, n: int | None, seed: int
 ) -> dict[str, Any]:
-    """Return what the step's result depends on, beside its inputs."""
     settings: dict[str, Any] = asdict(chosen) if is_dataclass(chosen) and not isinstance(chosen, type) else {}
     # A file counts by what is in it, not by where it lies.
     settings = {key: value for key, value in settings.items() if value not in getattr(chosen, "files", ())}
@@ -219,7 +217,6 @@ def _inputs(chosen: diversifiers.Diversifier, writer: _Writer, avoided: Sequence
 
 
 def _says(chosen: Any, writer: _Writer, sampling: Sampling, *, rows: int, n: int | None) -> str:
-    """Return what the step makes and costs, in words."""
     how_many = chosen.price(rows=rows, n=n) if hasattr(chosen, "price") else "texts"
     if not chosen.needs_generator:
         return f"{how_many} by rules alone: no pass"
@@ -237,7 +234,6 @@ def _price(
     on: str | None,
     awaits: Sequence[str],
 ) -> Price:
-    """Return what the texts will cost, as far as it is known before any is drawn."""
     if not chosen.needs_generator:
         return Price()
     if writer.ref is None or not hasattr(chosen, "texts"):

@@ -116,7 +116,6 @@ def _chosen(data: list[str] | None, reading: Reading, n: int | None) -> list[Exa
 
 
 def _loss_checks(ref: ModelRef, rendered: Sequence[Rendered], reference: str | None) -> "list[CheckResult]":
-    """Return the checks that need the weights."""
     from learnable.diagnosis.batch_budget import budget_check
     from learnable.diagnosis.checks import guarded, wrong
     from learnable.diagnosis.losses import dtype_check, loss_checks

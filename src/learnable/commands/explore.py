@@ -94,7 +94,6 @@ def _open(url: str, port: int) -> None:
 
 
 def _given(folder: Path) -> Outcome:
-    """Return the step to look at."""
     steps = sorted(folder.glob(f"*/{DONE}"), key=lambda path: path.stat().st_mtime)
     if (folder / DONE).is_file() or not steps:
         return finished(folder, *KINDS)
@@ -111,7 +110,6 @@ def _given(folder: Path) -> Outcome:
 
 
 def _sheet(given: Outcome, kind: str | None) -> Sheet:
-    """Return all that is known of the examples of a step."""
     scored, facts, parts = given, given.facts, dict[str, Any]()
     about, lowest = [f"Folder `{given.folder}`."], list(facts.get("lowest first", []))
     if given.verb == "select":

@@ -71,7 +71,6 @@ def load(
 
 
 def _read(data: list[str], reading: Reading, holdout: float, folder: Path) -> Finished:
-    """Read the rows into a pool, and set some aside."""
     pool = rows.read(data, **asdict(reading))
     for line in _understood(pool):
         say(line)

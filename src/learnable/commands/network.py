@@ -190,7 +190,6 @@ class Network:
     def _timed(
         self, kind: "Kind", tokens: int, rows: int, tuning: Tuning | None = None, models: int = 0
     ) -> Price:
-        """Return tokens, time, memory and disk of a piece of work, as far as they are known."""
         if self.awaits:
             return Price(
                 unknown=(f"tokens, time and memory are known once {self.ref.name} is on this machine",)

@@ -158,7 +158,6 @@ def with_tokens(
 
 
 def _scored_with(scored: Outcome, loading: Loading) -> ModelRef:
-    """Return the model that scores were measured with."""
     if loading.dtype == "auto":
         loading = replace(loading, dtype=scored.facts["dtype"])
     if loading.chat_template is None:
@@ -167,7 +166,6 @@ def _scored_with(scored: Outcome, loading: Loading) -> ModelRef:
 
 
 def _passes(scored: Outcome, loading: Loading, store: Store) -> Passes:
-    """Return what measures tokens as the scores were measured."""
     from learnable.models.source import identify, is_here
     from learnable.training import read_reference
 

@@ -178,7 +178,6 @@ def _write_chosen(
 
 
 def _check_fits(scores: str, choosing: Selecting, *, losses: bool) -> None:
-    """Refuse options that say nothing about what is chosen from."""
     if Path(scores).is_dir():
         if losses:
             raise UsageError(f"{scores} holds scores already: --before and --after are for a table of losses")

@@ -62,7 +62,6 @@ class CardFile(NamedTuple):
 
 
 def _read(path: Path) -> CardFile:
-    """Look through a file of chosen rows."""
     (source,) = locate(str(path))
     columns, licenses, rows = set[str](), Counter[str](), 0
     for record in read_records(source):

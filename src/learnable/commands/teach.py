@@ -8,15 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-from learnable.commands.course import (
-    Course,
-    evaluations_here,
-    instruction_map,
-    notes_on,
-    read_course,
-    usual_evaluations,
-    write_rows,
-)
+from learnable.commands import course as courses
 from learnable.commands.experiment import Experiment
 from learnable.commands.inputs import is_made, pool_of, rows_of
 from learnable.commands.load import HELDOUT
@@ -141,7 +133,7 @@ def teach(
     if test is None and task == [STARTER_TASK]:
         test = STARTER_TEST
     pool, loaded = pool_of(task, reading, output, holdout=0.0 if test else TEST_SHARE, dry_run=dry_run)
-    course = read_course(
+    course = courses.read_course(
         list(pool.iter_examples()),
         test=test,
         heldout=loaded.folder / HELDOUT,
@@ -154,7 +146,9 @@ def teach(
         course=course,
         written=written,
         baseline=_baseline(written),
-        asked=[parse(text) for text in dict.fromkeys(teaching.evaluate or usual_evaluations(course.task))],
+        asked=[
+            parse(text) for text in dict.fromkeys(teaching.evaluate or courses.usual_evaluations(course.task))
+        ],
         elsewhere=evaluations_of([text for text in teaching.evaluate if parse(text).path is not None]),
         makes=TaskArms(
             experiment=Experiment(
@@ -178,7 +172,7 @@ def teach(
 class _TaughtTask:
     """A task to be taught, its inputs found: what it will do, and how it is done."""
 
-    course: Course
+    course: courses.Course
     written: Sequence[TaskArm]
     baseline: str
     asked: Sequence[Specification]
@@ -243,7 +237,7 @@ class _TaughtTask:
             passes = seeds * tuning.epochs
             price += network.training(self._seen(arm), tuning, passes=passes, models=seeds)
         with tempfile.TemporaryDirectory() as scratch:
-            evaluations = [*evaluations_here(self.course, self.asked, Path(scratch)), *self.elsewhere]
+            evaluations = [*courses.evaluations_here(self.course, self.asked, Path(scratch)), *self.elsewhere]
         models = seeds * len(trained) + (len(trained) < len(self.written))
         return sum([network.evaluations(evaluations)] * models, price)
 
@@ -255,7 +249,7 @@ class _TaughtTask:
         material = replace(material, tokens={each.id: len(each.ids) for each in lengths})
         # All of them, before anything is written or trained: some token may not be one that can be added.
         planned = makes.arms(self.written, material)
-        evaluations = [*evaluations_here(course, self.asked, folder), *self.elsewhere]
+        evaluations = [*courses.evaluations_here(course, self.asked, folder), *self.elsewhere]
         concepts = {
             token.text: self.teaching.words or ([token.meaning] if token.meaning else [])
             for token in makes.added
@@ -270,7 +264,7 @@ class _TaughtTask:
                 "samples": partial(samples, evaluations=evaluations, store=store),
             },
         )
-        wordings, figures = instruction_map(course)
+        wordings, figures = courses.instruction_map(course)
         frames = ran.frames | {"samples": ran.frames["samples"].filter(seed=0), "wordings": wordings}
         if self.teaching.gradients and material.buffer:
             frames["buffering"] = makes.gradients(base, material, self.teaching.gradients)
@@ -291,7 +285,7 @@ class _TaughtTask:
             "general from buffer": bool(course.general) and not self.general_given,
             "diversity": figures,
             "kept model": kept,
-            "notes": notes_on(course),
+            "notes": courses.notes_on(course),
         }
         return Finished(facts=facts, tokens=ran.tokens)
 
@@ -312,7 +306,6 @@ def _baseline(written: Sequence[TaskArm]) -> str:
 
 
 def _check_material(written: Sequence[TaskArm], material: Material) -> None:
-    """Say what is missing before anything runs."""
     # `repeated` has the tokens of `delia`, which are not known yet, but needs what that needs.
     names = ["delia" if each.mixture == "repeated" else each.mixture for each in written]
     # Gradients are taken of what is given, whatever the arms are.
@@ -333,7 +326,7 @@ def _keep(arm: Arm, mixed: Mixture, trained: Path, folder: Path) -> None:
     from learnable.training import save_whole
 
     for number, stage in enumerate(mixed.stages):
-        write_rows(stage, folder / ("mixture.jsonl" if not number else f"mixture-{number + 1}.jsonl"))
+        courses.write_rows(stage, folder / ("mixture.jsonl" if not number else f"mixture-{number + 1}.jsonl"))
     if arm.tuning.method == "lora":
         save_whole(arm.base, trained, folder / "model")
         return

@@ -210,7 +210,6 @@ class ColumnLayout:
                 raise UnusableRowError(_DOUBTS[part].format(column), hint=self._remedy(row, column, part))
 
     def _remedy(self, row: Row, column: str, part: str) -> str:
-        """Return what to type about a column that is in doubt."""
         alike = [key for key, other in self.doubts.items() if other == part and not is_empty(row.get(key))]
         leave = f"{','.join(f'ignore={key}' for key in alike)} leaves it out"
         used: tuple[str, ...] = getattr(self, part, ())

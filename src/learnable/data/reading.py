@@ -94,7 +94,6 @@ def digests(paths: Sequence[str]) -> list[str]:
 def _read_one(
     columns: "_Columns", source: Source, name: str, parser: Parser, bad: "_BadRows", *, max_bytes: int
 ) -> SourceFile:
-    """Add the rows of one source to the columns."""
     columns.names.append(name)
     if source.kind not in ("hub", "starter", "datasets", MEMORY) and Path(source.path).stat().st_size == 0:
         raise DataError(f"{name} is empty", hint=f"the file is {source.path}")

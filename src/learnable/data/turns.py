@@ -130,7 +130,6 @@ class Turns:
         return messages
 
     def _whole(self, turn: Row, content: object, name: str, column: str, *, role: str) -> Message:
-        """Return a turn that has more than a role and a text."""
         called = [key for key in ("tool_calls", "function_call") if not is_empty(turn.get(key))]
         calls = tuple([call for key in called for call in _read_calls(turn[key], f"{key!r} of {name}")])
         text, reasoning = "", ""

@@ -279,7 +279,6 @@ def _no_fact(line: str, text: str, before: Neighbours) -> str | None:
 
 
 def _asked(fact: Thing, number: int) -> tuple[Message, ...]:
-    """Return the conversation of a draw."""
     opening = list(_OPENINGS)[number % len(_OPENINGS)]
     request = f'Write a question about this fact that begins with "{opening}", and its answer.\n\nFact: '
     pairs = [

@@ -217,7 +217,6 @@ def strays(original: str, rewrite: str, kinship: float) -> bool:
 
 
 def _asked(thing: Thing, number: int) -> tuple[Message, ...]:
-    """Return the conversation of a draw."""
     opening = list(_OPENINGS)[number % len(_OPENINGS)]
     ask = f'Say this instruction in other words, beginning with "{opening}": '
     # The rules stand in a user turn, as not every chat template takes a system turn.

@@ -130,7 +130,6 @@ class Against:
         ).to_series()
 
     def _trained(self, **settings: Any) -> "References":
-        """Return the base fine-tuned on the target."""
         folder = self.store.folder / "target-{fingerprint}"
         trained = train(self.target, self.base, output=folder, max_length=self.passes.max_length, **settings)
         self.passes.tokens += trained.trained.cost.tokens if trained.trained.ran else 0

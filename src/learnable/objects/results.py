@@ -108,11 +108,6 @@ class Picked:
     facts: Mapping[str, Any]
 
     @property
-    def lowest(self) -> bool:
-        """Whether low scores were preferred."""
-        return bool(self.facts["lowest"])
-
-    @property
     def kept(self) -> pl.DataFrame:
         """The chosen examples: ``id``, ``rank`` (0 = first picked), ``gain``, ``pinned``."""
         return self.selection.kept

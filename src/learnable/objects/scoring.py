@@ -222,7 +222,6 @@ def _without_question(
 
 
 def _training_of(compared: Compared) -> dict[str, Any]:
-    """Return what a model was trained on and how."""
     if compared.step is None:
         return dict(compared.settings)
     parameters: dict[str, Any] = read_json(compared.step.folder / DONE)["parameters"]

@@ -261,7 +261,6 @@ def _edited(step: Step, folder: Path) -> list[str]:
 
 
 def _refuse_taken(step: Step, folder: Path) -> None:
-    """Refuse a folder with something else in it."""
     # A command that failed or was killed at its very start leaves nothing but these; they hold no result.
     if folder.is_dir() and all(
         path.name in (BEGUN, LOCK) or path.suffix == ".part" for path in folder.iterdir()

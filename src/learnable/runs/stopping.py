@@ -127,7 +127,6 @@ def _watch(_there: socket.socket, here: socket.socket, heard: set[int], say: int
 
 
 def _children() -> "list[psutil.Process]":
-    """Return the processes that this one and those have started."""
     import psutil
 
     return psutil.Process().children(recursive=True)

@@ -4,17 +4,9 @@ import numpy as np
 import polars as pl
 
 from learnable.errors import SelectionError, UsageError, closest, did_you_mean
+from learnable.selectors import eligible
 from learnable.selectors.budget import Picked, count_asked, fill
-from learnable.selectors.eligible import (
-    Choosing,
-    Listed,
-    PerSource,
-    columns_needed,
-    pinned_rows,
-    reasons_against,
-    with_bans,
-    with_near_duplicates,
-)
+from learnable.selectors.eligible import Choosing, Listed, PerSource
 from learnable.selectors.ranking import TopK
 from learnable.selectors.vectors import Flags, Floats, Rows, check_similarity, clusters_of, required
 from learnable.types import Budget, Selection, Selector
@@ -62,7 +54,7 @@ def choose(
     by, per_source, per_cluster = choosing.by, choosing.per_source, choosing.per_cluster
     schema = scores.lazy().collect_schema()
     _check_columns(schema, by, budget, per_source)
-    read = columns_needed(schema, choosing)
+    read = eligible.columns_needed(schema, choosing)
     read |= {"id", *(["source"] * (per_source != "none")), *(["tokens"] * (budget.tokens is not None))}
     frame = scores.lazy().select(name for name in schema if name in read).collect()
     unit, total = "examples" if budget.tokens is None else "tokens", count_asked(budget, frame.height)
@@ -72,15 +64,15 @@ def choose(
     frame, vectors = by_id(frame, None if vectors is None else np.asarray(vectors, dtype=np.float32))
     values = frame[by].cast(pl.Float32).to_numpy() * np.float32(-1 if choosing.lowest else 1)
     tokens = None if budget.tokens is None else frame["tokens"].to_numpy().astype(np.int64)
-    pinned = pinned_rows(frame["id"], pins or {})
+    pinned = eligible.pinned_rows(frame["id"], pins or {})
     # A pinned row qualifies, but one without a vector has no place among the others.
     placed = pinned if vectors is None else pinned & np.isfinite(vectors).all(axis=1)
-    reasons = reasons_against(frame, choosing, vectors=vectors, columns=schema.names())
-    reasons = with_bans(reasons, frame["id"], bans or {}, pinned=pinned)
+    reasons = eligible.reasons_against(frame, choosing, vectors=vectors, columns=schema.names())
+    reasons = eligible.with_bans(reasons, frame["id"], bans or {}, pinned=pinned)
     reasons = reasons.zip_with(pl.Series(~placed), pl.Series([None], dtype=pl.String))
     if vectors is not None and (alike := choosing.max_similarity) is not None:
         merits = np.where(pinned, np.float32(np.inf), values)
-        reasons = with_near_duplicates(reasons, frame["id"], merits, vectors, max_similarity=alike)
+        reasons = eligible.with_near_duplicates(reasons, frame["id"], merits, vectors, max_similarity=alike)
     members = np.flatnonzero((reasons.is_null().to_numpy() & ~pinned) | placed)
     labels = _sources(frame, per_source)[members]
     if vectors is not None and per_cluster != "none" and len(members):
