@@ -73,7 +73,7 @@ def document(result: Any) -> dict[str, Any]:
     if isinstance(result, Page):
         return {"url": result.url}
     if isinstance(result, Shown):
-        return _plain(result) | {"examples": [_example(each) for each in result.examples]}
+        return dict(_plain(result)) | {"examples": [_example(each) for each in result.examples]}
     if isinstance(result, Outcome):
         return _outcome(result)
     if isinstance(result, Mapping) and _is_run(result):
