@@ -13,6 +13,7 @@ from learnable import diversifiers
 from learnable.commands.inputs import look_up, pool_of
 from learnable.commands.network import Network, to_fetch
 from learnable.commands.options import DryRun, Flat, Several, Short
+from learnable.diversifiers import Avoided, Drawing
 from learnable.errors import DataError, ModelError, StoreError, UsageError
 from learnable.evaluators import EVALUATORS, build_evaluator, parse
 from learnable.evaluators.reading import Item, Row, answered, asked, read_items
@@ -92,11 +93,8 @@ def diversify(
     inputs = {} if awaits else _inputs(chosen, writer, avoided)
 
     def work(folder: Path) -> Finished:
-        draw = diversifiers.Drawing(
-            generator=writer.load(),
-            sampling=sampling,
-            store=Store(Path(store)),
-            avoided=diversifiers.Avoided(avoided),
+        draw = Drawing(
+            generator=writer.load(), sampling=sampling, store=Store(Path(store)), avoided=Avoided(avoided)
         )
         made = _kept_apart(chosen(given, n=n, draw=draw, seed=seed), draw.avoided)
         made = _noted_unanswered(name, made, draw.tally)
@@ -267,7 +265,7 @@ def _item(row: Row) -> Item:
     return Item((*question, *closing), {})
 
 
-def _kept_apart(made: diversifiers.Diversified, avoided: diversifiers.Avoided) -> diversifiers.Diversified:
+def _kept_apart(made: diversifiers.Diversified, avoided: Avoided) -> diversifiers.Diversified:
     """Return what was made without what overlaps with a file to avoid."""
     reasons = avoided.reasons([example.messages for example in made.kept])
     kept = [example for example, reason in zip(made.kept, reasons, strict=True) if not reason]

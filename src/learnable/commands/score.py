@@ -27,7 +27,7 @@ from learnable.runs.records import DONE, Outcome
 from learnable.runs.step import Finished, Step, run
 from learnable.runs.store import Store
 from learnable.settings import Aim, Loading, Reading
-from learnable.types import Pool
+from learnable.types import ModelRef, Pool
 
 
 def score(
@@ -77,10 +77,7 @@ def score(
     awaits = [*network.awaits, *([] if made else ["after the reference"])]
     inputs = {"pool": loaded.identity} | ({} if network.awaits else {"base": network.identity})
     links, kept = {"pool": loaded.folder}, Store(Path(store))
-    for role, each in ({} if awaits else given).items():
-        if each is not None:
-            inputs[role] = compared_with(each, network.ref).identity
-            links |= {role: Path(each)} if (Path(each) / DONE).is_file() else {}
+    _add_references({} if awaits else given, network.ref, inputs, links)
     if aimed is not None:
         inputs["target"], links["target"] = target_of_rows(_target_rows(*aimed)).identity, aimed[1].folder
 
@@ -125,6 +122,16 @@ def _target_rows(pool: Pool, loaded: Outcome) -> Rows:
     aside = loaded.folder / HELDOUT
     held_back = read(str(aside)).examples if aside.is_file() and aside.stat().st_size else []
     return replace(rows_of(pool, loaded), set_aside=held_back)
+
+
+def _add_references(
+    given: Mapping[str, str | None], ref: ModelRef, inputs: dict[str, str], links: dict[str, Path]
+) -> None:
+    """Add what a base is compared with to the inputs of a step, and to its links what a step made."""
+    for role, each in given.items():
+        if each is not None:
+            inputs[role] = compared_with(each, ref).identity
+            links |= {role: Path(each)} if (Path(each) / DONE).is_file() else {}
 
 
 def vectors_of(folder: Path) -> NDArray[np.float32] | None:
