@@ -99,8 +99,7 @@ def score(
         facts, cost = table.facts, table.costs["score"]
         return Finished(facts=facts, tokens=cost.tokens, pool_tokens=facts["tokens"])
 
-    kept_epochs = _facts_of(warmup).get("kept epochs", GRADIENT_EPOCHS)
-    epochs = gradient_epochs(methods.values(), kept_epochs)
+    epochs = gradient_epochs(methods.values(), _facts_of(warmup).get("kept epochs", GRADIENT_EPOCHS))
     parameters: dict[str, Any] = {"max_length": network.longest, "vectors": vectors}
     parameters["scorers"] = {name: fingerprint(method) for name, method in methods.items()}
     step = Step(
