@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learnable.data import as_row, hold_out, load_pool, pool_identity, read, save_pool
+from learnable.data import about_pairs, as_row, doubts, hold_out, load_pool, pool_identity, read, save_pool
 from learnable.data.formats import find_layout
 from learnable.data.pairs import answers_of, pair_of, pairs_of
 from learnable.errors import DataError
@@ -174,9 +174,9 @@ def test_a_conversation_among_pairs_is_left_out(tmp_path):
 
 
 def test_pairs_are_no_examples_and_examples_no_pairs(tmp_path):
-    with pytest.raises(DataError, match="are preference pairs"):
+    with pytest.raises(DataError, match="preference pairs, not conversations"):
         list(read_pairs(tmp_path, ROWS[0][1]).iter_examples())
-    with pytest.raises(DataError, match="conversations with one answer"):
+    with pytest.raises(DataError, match="conversations with one answer, not"):
         list(pairs_of(read_pairs(tmp_path, {"prompt": ASKED, "response": SNOW})))
 
 
@@ -222,3 +222,36 @@ def test_writing_and_reading_gives_the_same_pair(texts, strength):
     assert layout.format == "preference"
     assert found.messages == (*pair.prompt, pair.chosen)
     assert (found.rejected, found.strength) == (pair.rejected, strength)
+
+
+def of(prompt, chosen, rejected):
+    """Return a pair of texts."""
+    turns = Message(role="user", content=prompt)
+    return pair_of(
+        [turns], *(Message(role="assistant", content=text) for text in (chosen, rejected)), source="s"
+    )
+
+
+LONG = [of(f"question {number}", "a long answer", "short") for number in range(7)]
+SHORT = [of(f"task {number}", "short", "a long answer") for number in range(3)]
+
+
+def test_figures_of_pairs():
+    alike = of("task 0", "here", "gone")
+    assert about_pairs([*LONG, *SHORT, alike]) == {"pairs": 11, "prompts": 10, "chosen longer": 7 / 11}
+
+
+@pytest.mark.parametrize(
+    ("pairs", "test", "words"),
+    [
+        ([*LONG[:6], *SHORT, of("even", "same", "size")], [], None),
+        ([*LONG, *SHORT], [], "longer in 70%"),
+        (SHORT, [], "shorter in 100%"),
+        ([], SHORT, "3 test pairs are few"),
+        ([LONG[0], SHORT[0]], [SHORT[0]] * 200, "1 prompts are in training and test"),
+        ([LONG[0], SHORT[0]], [SHORT[1]] * 200, None),
+    ],
+)
+def test_what_makes_a_result_doubtful_is_said(pairs, test, words):
+    said = doubts(pairs, test=test)
+    assert (len(said), words is None or words in said[0]) == (0 if words is None else 1, True)

@@ -68,10 +68,7 @@ class Message:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Conversation:
-    """What a row means: its ``messages``, and the JSON text of the ``tools`` that the assistant may call.
-
-    Of a preference pair the last message is the chosen answer, and ``rejected`` the other one; ``strength`` as of ``Pair``.
-    """
+    """What a row means: ``messages``, the JSON text of the ``tools``; of a pair the last message is the chosen answer."""
 
     messages: tuple[Message, ...]
     tools: str = ""
@@ -393,8 +390,7 @@ class Pool:
     ``examples``: one line per distinct conversation, columns ``id``, ``source`` and ``messages`` (list of structs
     ``role``, ``content``), in the order first seen. Where any turn has more, the structs have it too: ``reasoning``,
     ``tool_calls`` (JSON text), ``tool_call_id``, ``name``, ``trained``; where any conversation has tools, there is a
-    column ``tools``. A pool of preference pairs has one line per distinct pair instead: the last two messages are the
-    chosen and the rejected answer, and there is a column ``strength`` (null where unknown).
+    column ``tools``. Of preference pairs the last two messages are the answers, and there is a column ``strength``.
     ``rows``: one line per row read, columns ``file`` (position in ``files``), ``row`` (0-based), ``line``
     (1-based line of a text file, null elsewhere), ``id`` (null for a row that could not be read) and ``reason``
     (null for a row that became an example; else why it did not, duplicates included).
@@ -412,11 +408,17 @@ class Pool:
         """Whether it holds preference pairs instead of conversations with one answer."""
         return "strength" in self.examples.columns
 
+    def check_kind(self, *, pairs: bool) -> None:
+        """Raise a ``DataError`` where pairs are needed and it holds none, or the other way round."""
+        if self.holds_pairs != pairs:
+            kinds = ("conversations with one answer", "preference pairs")
+            alone = "to take the chosen answers alone, load them with --columns response=chosen"
+            hint = "name both answers: --columns prompt=...,response=...,rejected=..." if pairs else alone
+            raise DataError(f"these rows are {kinds[not pairs]}, not {kinds[pairs]}", hint=hint)
+
     def iter_examples(self) -> Iterator[Example]:
         """Yield the distinct examples in the order first seen; a ``DataError`` where they are pairs."""
-        if self.holds_pairs:
-            needed = "these rows are preference pairs, and conversations with one answer are needed"
-            raise DataError(needed, hint="--columns response=chosen reads the chosen answers alone")
+        self.check_kind(pairs=False)
         for row in self.examples.iter_rows(named=True):
             messages = tuple([message_of(turn) for turn in row["messages"]])
             yield Example(id=row["id"], messages=messages, source=row["source"], tools=row.get("tools", ""))

@@ -14,11 +14,18 @@ from learnable.types import ModelRef, Pool
 
 
 def pool_of(
-    data: list[str], reading: Reading, output: str, *, holdout: float = 0.0, dry_run: bool = False
+    data: list[str],
+    reading: Reading,
+    output: str,
+    *,
+    holdout: float = 0.0,
+    dry_run: bool = False,
+    pairs: bool = False,
 ) -> tuple[Pool, Outcome]:
     """Return the pool that a command works on: loaded before, or loaded now into ``<output>-pool``, see ``load``.
 
     Where ``{fingerprint}`` stands in the output, the pool's folder ends with the pool's own fingerprint.
+    ``pairs`` says that the command works on preference pairs; a ``DataError`` where they are the other kind.
     """
     if len(data) == 1 and (rows.is_pool(Path(data[0])) or (Path(data[0]) / DONE).is_file()):
         loaded = finished(data[0], "load")
@@ -33,7 +40,9 @@ def pool_of(
         suffix = "-pool-heldout" if holdout else "-pool"
         own = "-{fingerprint}" if "{fingerprint}" in output else ""
         loaded = load(data, reading=reading, holdout=holdout, output=base + suffix + own, dry_run=dry_run)
-    return rows.load_pool(loaded.folder), loaded
+    pool = rows.load_pool(loaded.folder)
+    pool.check_kind(pairs=pairs)
+    return pool, loaded
 
 
 def look_up(name: str | None, loading: Loading, *, reference: bool = False) -> None:

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import polars as pl
 
@@ -19,7 +19,7 @@ from learnable.runs.progress import say
 from learnable.runs.records import Outcome
 from learnable.runs.step import Finished, Step, run
 from learnable.settings import Reading
-from learnable.types import Message, Pool
+from learnable.types import Message, Pair, Pool
 from learnable.visible import visible
 
 HELDOUT = "heldout.jsonl"
@@ -37,7 +37,7 @@ def load(
     dry_run: bool = False,
     output: Output = "pool",
 ) -> Outcome:
-    """Read rows of any common fine-tuning format into a pool of distinct conversations.
+    """Read rows of any common fine-tuning format into a pool of distinct conversations, or of preference pairs.
 
     Args:
         data: Files (.jsonl, .json, .csv, .parquet ...), folders and patterns of them, hub ids, `starter`, `starter-task` or
@@ -66,7 +66,8 @@ def load(
         atexit.register(shutil.rmtree, scratch, ignore_errors=True)
         output = str(Path(scratch) / Path(output).name)
     outcome = run(step, output)
-    would = [f"no pass: {outcome.facts['examples']:,} examples of {outcome.facts['rows']:,} rows"]
+    unit = "pairs" if "pairs" in outcome.facts else "examples"
+    would = [f"no pass: {outcome.facts[unit]:,} {unit} of {outcome.facts['rows']:,} rows"]
     return replace(outcome, facts={**outcome.facts, "would run": would, "price": []}, price=Price())
 
 
@@ -74,15 +75,22 @@ def _read(data: list[str], reading: Reading, holdout: float, folder: Path) -> Fi
     pool = rows.read(data, **asdict(reading))
     for line in _understood(pool):
         say(line)
-    distinct = len(pool)
+    distinct, aside = len(pool), list[Pair]()
     if holdout:
-        pool, aside = rows.hold_out(pool, share=holdout)
-        write_json_lines(folder / HELDOUT, map(rows.as_row, aside))
+        pool, held = rows.hold_out(pool, share=holdout)
+        write_json_lines(folder / HELDOUT, map(rows.as_row, held))
+        aside = [each for each in held if isinstance(each, Pair)]
     rows.save_pool(pool, folder)
+    counts: dict[str, Any] = {"examples": len(pool)}
+    if pool.holds_pairs:
+        pairs = list(rows.pairs_of(pool))
+        counts = rows.about_pairs(pairs)
+        for doubt in rows.doubts(pairs, test=aside):
+            say(f"warning: {doubt}")
     bad = pool.rows["id"].null_count()
     facts = {
         "rows": pool.rows.height,
-        "examples": len(pool),
+        **counts,
         "duplicates": pool.rows.height - distinct - bad,
         "held out": distinct - len(pool),
         "bad rows": bad,
@@ -114,12 +122,23 @@ def _understood(pool: Pool) -> Iterator[str]:
         yield f"{rows.base_name(first.kind, first.path)}{more}: {said}"
         own = pool.rows.filter(pl.col("file").is_in(positions) & pl.col("reason").is_null()).head(1)
         frame = pool.examples.filter(pl.col("id").is_in(own["id"].to_list())).head(1)
-        for example in replace(pool, examples=frame).iter_examples():
-            turns, rest = example.messages[:TURNS_SHOWN], len(example.messages[TURNS_SHOWN:])
-            more_turns = [f"({rest} more turns)"] if rest else []
-            yield f"  example: {' | '.join([*map(_turn, turns), *more_turns])}"
+        yield f"  example: {' | '.join(_first_turns(replace(pool, examples=frame)))}"
     if len(alike) > FILES_SAID:
         yield f"{len(alike) - FILES_SAID:,} more kinds of files: pool.json of the pool says what they were taken for"
+
+
+def _first_turns(pool: Pool) -> Iterator[str]:
+    """Yield what the first example, or pair, of a pool says, turn by turn."""
+    if pool.holds_pairs:
+        pair = next(rows.pairs_of(pool))
+        turns, answers = pair.prompt, {"chosen": pair.chosen, "rejected": pair.rejected}
+    else:
+        turns, answers = next(pool.iter_examples()).messages, {}
+    yield from map(_turn, turns[:TURNS_SHOWN])
+    if rest := len(turns[TURNS_SHOWN:]):
+        yield f"({rest} more turns)"
+    for side, answer in answers.items():
+        yield _turn(answer).replace("assistant", side, 1)
 
 
 def _turn(message: Message) -> str:

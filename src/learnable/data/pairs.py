@@ -10,6 +10,10 @@ from learnable.errors import DataError
 from learnable.runs.identity import example_id, fingerprint
 from learnable.types import Conversation, Example, Message, Pair, Pool, message_of
 
+LENGTH_SHORTCUT = 0.6
+"""Share of pairs whose chosen answer is the longer one above which length alone tells much."""
+FEWEST_TEST = 200
+"""Test pairs below which an accuracy says little."""
 _TIES = ("tie", "draw", "0", "1.5", "none", "neither", "both", "same", "equal")
 
 
@@ -60,14 +64,50 @@ def context(prompt: Sequence[Message]) -> tuple[Message, ...]:
 
 def pairs_of(pool: Pool) -> Iterator[Pair]:
     """Yield the distinct pairs of a pool in the order first seen; a ``DataError`` where it holds conversations."""
-    if not pool.holds_pairs:
-        raise DataError(
-            "these rows are conversations with one answer, and preference pairs are needed",
-            hint="name the answers: --columns prompt=...,response=...,rejected=...",
-        )
+    pool.check_kind(pairs=True)
     for row in pool.examples.iter_rows(named=True):
         *prompt, chosen, rejected = map(message_of, row.pop("messages"))
         yield Pair(prompt=tuple(prompt), chosen=chosen, rejected=rejected, **row)
+
+
+def about_pairs(pairs: Sequence[Pair]) -> dict[str, Any]:
+    """Return figures of pairs: how many, of how many prompts, and in what share of them the chosen answer is longer."""
+    return {
+        "pairs": len(pairs),
+        "prompts": len({pair.prompt for pair in pairs}),
+        "chosen longer": _longer(pairs, 1),
+    }
+
+
+def doubts(pairs: Sequence[Pair], *, test: Sequence[Pair] = ()) -> list[str]:
+    """Return sentences about what makes a result on pairs doubtful: length, few test pairs, prompts on both sides.
+
+    Args:
+        pairs: What is learned from; may be empty.
+        test: What is judged on; none where nothing is judged.
+    """
+    said = []
+    for share, word in ((_longer(pairs, 1), "longer"), (_longer(pairs, -1), "shorter")):
+        if share > LENGTH_SHORTCUT:
+            said.append(
+                f"the chosen answer is {word} in {share:.0%} of the pairs: a model may learn length instead of preference"
+            )
+    if 0 < len(test) < FEWEST_TEST:
+        error = 50 / len(test) ** 0.5
+        said.append(
+            f"{len(test):,} test pairs are few: an accuracy of 50 % has a standard error of {error:.1f} points"
+        )
+    if shared := {pair.prompt for pair in pairs} & {pair.prompt for pair in test}:
+        said.append(
+            f"{len(shared):,} prompts are in training and test: hold out by prompt (load --holdout does)"
+        )
+    return said
+
+
+def _longer(pairs: Sequence[Pair], sign: int) -> float:
+    """Return the share of pairs whose chosen answer has more characters; with a negative sign, fewer."""
+    lengths = [len(pair.chosen.content) - len(pair.rejected.content) for pair in pairs]
+    return sum(sign * length > 0 for length in lengths) / len(pairs) if pairs else 0.0
 
 
 def answers_of(pair: Pair) -> tuple[Example, Example]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from learnable import data as rows
 from learnable.commands import load, report, select
 from learnable.commands.select import Selecting
 from learnable.errors import SelectionError
@@ -17,6 +18,7 @@ def load_pool(
     """Load the rows to choose from; a budget above them is an error before anything costly runs."""
     asked = Budget.parse(budget).examples
     pool = run.step("pool", load, list(data), reading=reading, holdout=holdout)
+    rows.load_pool(pool.folder, conversations=False).check_kind(pairs=False)
     examples = pool.facts["examples"]
     if asked is not None and asked > examples:
         raise SelectionError(
