@@ -18,7 +18,7 @@ from learnable.errors import DataError, UsageError, did_you_mean
 from learnable.explorer import read_ids
 from learnable.measures import numbers_of
 from learnable.objects.choosing import chosen
-from learnable.objects.given import finished
+from learnable.objects.given import finished, length_limit
 from learnable.objects.scoring import rules_of
 from learnable.runs.files import replacing, write_frame
 from learnable.runs.identity import file_digest, fingerprint, source_of
@@ -34,6 +34,8 @@ TABLES: Mapping[str, Callable[[Path], pl.LazyFrame]] = {
     ".csv": pl.scan_csv,
     ".jsonl": pl.scan_ndjson,
 }
+NOT_SCORED = "not in the table of scores"
+"""Reason in the ledger of a row that a table does not name."""
 ROWS = 1 << 18
 """Rows of a table that are written at a time."""
 
@@ -74,25 +76,33 @@ def select(
     choosing: Annotated[Selecting, Flat] = Selecting(),
     before: str | None = None,
     after: str | None = None,
+    pool: str | None = None,
+    model: str | None = None,
     dry_run: DryRun = False,
     output: Output = "selection",
 ) -> Outcome:
-    """Choose examples within a budget, and write the chosen rows exactly as they came.
+    """Choose examples or preference pairs within a budget, and write the chosen rows exactly as they came.
 
     Args:
-        scores: Folder that `learnable score` wrote, or a table of losses (.parquet, .csv, .jsonl) computed elsewhere.
+        scores: Folder that `learnable score` wrote, or a table of losses or scores (.parquet, .csv, .jsonl) computed
+            elsewhere.
         budget: 6% (of the examples), 500 (examples), or 50000tokens (prompt and response); also as --budget.fraction,
             --budget.examples or --budget.tokens.
         before: For a table of losses: column with the loss before fine-tuning.
         after: For a table of losses: column with the loss after fine-tuning.
+        pool: For a table: folder that `learnable load` wrote, with the rows or pairs that the table's column id names.
+            The chosen rows are written.
+        model: For a table with `--pool`: the model that an export trains.
     """
     asked = Budget.parse(budget)
     if dry_run and not is_made(scores):
         return Outcome.planned("select", Path(output), [f"no pass: after {scores}"])
     scored = finished(scores, "score") if Path(scores).is_dir() else None
-    _check_fits(scores, choosing, losses=bool(before or after))
+    loaded = None if pool is None else finished(pool, "load")
+    pool_folder = scored.links["pool"] if scored else loaded.folder if loaded else None
+    _check_fits(scores, choosing, losses=bool(before or after), pool=pool, model=model)
     table = scored.folder / "scores.parquet" if scored else Path(scores)
-    frame = pl.scan_parquet(table) if scored else _table(table, before, after)
+    frame = pl.scan_parquet(table) if scored else _table(table, before, after, named=pool is not None)
     method = build("selector", choosing.selector, SELECTORS)
     lists = {"pin": _listed(choosing.pin), "ban": _listed(choosing.ban)}
     scorers = {} if scored else {name: known() for name, known in SCORERS.items()}
@@ -111,36 +121,32 @@ def select(
                 bans=lists["ban"],
             )
             kept = selection.kept
-            write_frame(kept, folder / "kept.parquet")
-            with replacing(folder / "dropped.parquet") as part:
-                _write(selection.dropped.lazy(), part)
-            if not scored:
-                ours = known.join(kept.lazy(), on="id", how="semi").collect()
-                ours = kept.select("id").join(ours, on="id", how="left", maintain_order="left")
-                write_frame(ours, folder / "selected.parquet")
+            _write_selection(selection, folder, known=None if scored else known)
         facts |= {"pinned": int(kept["pinned"].sum())} if lists["pin"] else {}
         facts |= {"banned": len(_distinct(lists["ban"]))} if lists["ban"] else {}
-        paths = [folder / "selected.parquet"]
+        paths, ids = [folder / "selected.parquet"], kept["id"].to_list()
+        if pool_folder is not None:
+            paths = _write_chosen(pool_folder, selection, folder)
         if scored:
-            given = asdict(choosing) | {"max_score": max_score}
-            given |= {name: tuple(names) for name, names in lists.items()}
+            given = asdict(choosing) | {"max_score": max_score} | {each: tuple(lists[each]) for each in lists}
             options = {"budget": budget, **unusual(given, asdict(Selecting()))}
-            paths = _write_chosen(scored, selection, folder, facts, options, choosing.license)
-            if choosing.export:
-                facts["exported"] = _export(scored, selection, folder, choosing.export)
+            _write_card(scored, kept["id"], paths, facts, options, choosing.license)
+        if pool_folder is not None and choosing.export:
+            facts["exported"] = _export(pool_folder, ids, folder, choosing.export, *_trained(scored, model))
         return Finished(facts=facts | {"written": [str(path.relative_to(folder)) for path in paths]})
 
-    parameters = asdict(choosing) | {"budget": str(asked), "before": before, "after": after}
+    parameters = asdict(choosing) | {"budget": str(asked), "before": before, "after": after, "model": model}
     parameters["selector"] += f" {fingerprint(method)}"
     # These came later: selections without them are what they were. Of lists, the ids count, not where they lie.
     parameters |= {name: fingerprint(_distinct(ids)) if ids else None for name, ids in lists.items()}
-    absent = {name for name in ("export", "license", *lists) if parameters[name] is None}
+    read = {"scores": scored.identity if scored else file_digest(Path(scores))}
+    absent = {name for name in ("export", "license", "model", *lists) if parameters[name] is None}
     step = Step(
         verb="select",
         parameters={name: value for name, value in parameters.items() if name not in absent},
-        inputs={"scores": scored.identity if scored else file_digest(Path(scores))},
+        inputs=read | ({"pool": loaded.identity} if loaded else {}),
         sources={name: source_of(each) for name, each in ({choosing.selector: method} | scorers).items()},
-        links={"scores": scored.folder} if scored else {},
+        links={"scores": scored.folder} if scored else {"pool": loaded.folder} if loaded else {},
         work=work,
     )
     return run(step, output, dry_run=dry_run)
@@ -158,33 +164,59 @@ def _table_kept(frame: pl.LazyFrame, table: Path, folder: Path | None) -> Iterat
             yield pl.scan_parquet(part)
 
 
-def _write_chosen(
-    scored: Outcome,
-    selection: Selection,
-    folder: Path,
-    facts: Mapping[str, Any],
-    options: Mapping[str, Any],
-    license: str | None,
-) -> list[Path]:
-    """Write the chosen rows with their card, and the ledger of the dropped ones; return where the rows are."""
-    pool = rows.load_pool(scored.links["pool"], conversations=False)
-    ids = selection.kept["id"]
-    paths = rows.write_rows(pool, ids.to_list(), folder / "selected")
-    rows.write_dropped(pool, selection.dropped, folder / "dropped.jsonl")
-    card = selection_card(scored, pool, ids=ids, paths=paths, facts=facts, options=options, license=license)
-    with replacing(folder / "selected" / CARD) as part:
-        part.write_text(card, encoding="utf-8")
+def _write_selection(selection: Selection, folder: Path, *, known: pl.LazyFrame | None) -> None:
+    """Write which rows are kept and dropped; of a table also the chosen rows of it, as picked."""
+    write_frame(selection.kept, folder / "kept.parquet")
+    with replacing(folder / "dropped.parquet") as part:
+        _write(selection.dropped.lazy(), part)
+    if known is not None:
+        kept = selection.kept
+        ours = known.join(kept.lazy(), on="id", how="semi").collect()
+        write_frame(
+            kept.select("id").join(ours, on="id", how="left", maintain_order="left"),
+            folder / "selected.parquet",
+        )
+
+
+def _write_chosen(pool_folder: Path, selection: Selection, folder: Path) -> list[Path]:
+    """Write the chosen rows, and the ledger of the dropped ones; return where the rows are."""
+    pool = rows.load_pool(pool_folder, conversations=False)
+    paths = rows.write_rows(pool, selection.kept["id"].to_list(), folder / "selected")
+    judged = pl.concat([selection.kept["id"], selection.dropped["id"]])
+    first = pool.rows.filter(pl.col("reason").is_null() & ~pl.col("id").is_in(judged.implode()))
+    absent = first.select("id", reason=pl.lit(NOT_SCORED))
+    rows.write_dropped(pool, pl.concat([selection.dropped, absent]), folder / "dropped.jsonl")
     return paths
 
 
-def _check_fits(scores: str, choosing: Selecting, *, losses: bool) -> None:
+def _write_card(
+    scored: Outcome,
+    ids: pl.Series,
+    paths: list[Path],
+    facts: Mapping[str, Any],
+    options: Mapping[str, Any],
+    license: str | None,
+) -> None:
+    """Write the card of the chosen rows beside them."""
+    pool = rows.load_pool(scored.links["pool"], conversations=False)
+    card = selection_card(scored, pool, ids=ids, paths=paths, facts=facts, options=options, license=license)
+    with replacing(paths[0].parent / CARD) as part:
+        part.write_text(card, encoding="utf-8")
+
+
+def _check_fits(
+    scores: str, choosing: Selecting, *, losses: bool, pool: str | None, model: str | None
+) -> None:
     if Path(scores).is_dir():
         if losses:
             raise UsageError(f"{scores} holds scores already: --before and --after are for a table of losses")
-    elif choosing.export:
+        if pool or model:
+            raise UsageError(f"{scores} knows its rows and its model: --pool and --model are for a table")
+    elif choosing.export and not (pool and model):
         raise UsageError(
-            "--export writes conversations, and a table of losses has none",
-            hint="choose from the output of `learnable score`, or join kept.parquet with your rows by id",
+            "--export writes conversations, and a table has none",
+            hint="name the rows and the model to train: --pool FOLDER --model NAME; or choose from the output of "
+            "`learnable score`",
         )
     elif choosing.license:
         raise UsageError("--license is for the card of chosen rows, and a table of losses has none of them")
@@ -202,29 +234,40 @@ def _distinct(listed: Mapping[str, Sequence[str]]) -> list[str]:
     return sorted({id for ids in listed.values() for id in ids})
 
 
-def _export(scored: Outcome, selection: Selection, folder: Path, trainer: Trainer) -> list[str]:
+def _trained(scored: Outcome | None, model: str | None) -> tuple[ModelRef, int]:
+    """Return the model that an export trains, and its longest example: what scored the rows, or what was named."""
+    if scored is None:
+        ref = ModelRef(name=model or "")
+        return ref, length_limit(ref, None)
+    ref = ModelRef(name=scored.facts["model"], chat_template=scored.facts.get("chat template"))
+    return ref, scored.facts["max_length"]
+
+
+def _export(
+    pool: Path, ids: list[str], folder: Path, trainer: Trainer, ref: ModelRef, max_length: int
+) -> list[str]:
     from learnable.models.loading import load_tokenizer
     from learnable.models.source import locate
 
-    name, template = scored.facts["model"], scored.facts.get("chat template")
+    template = ref.chat_template
     if template is not None:  # given instead of the model's own; the trainer gets its text
-        found = load_tokenizer(ModelRef(name=name, chat_template=template)).chat_template
+        found = load_tokenizer(ref).chat_template
         template = str(found["default"] if isinstance(found, Mapping) else found)
-    here = name == "starter" or Path(name).expanduser().exists()
+    here = ref.name == "starter" or Path(ref.name).expanduser().exists()
     paths = write_export(
-        scored.links["pool"],
-        selection.kept["id"].to_list(),
+        pool,
+        ids,
         folder / trainer,
         trainer=trainer,
         # What other trainers load: a hub id as it is, else the folder of its weights.
-        model=str(locate(ModelRef(name=name)).resolve()) if here else name,
-        max_length=scored.facts["max_length"],
+        model=str(locate(ModelRef(name=ref.name)).resolve()) if here else ref.name,
+        max_length=max_length,
         chat_template=template,
     )
     return [str(path.relative_to(folder)) for path in paths]
 
 
-def _table(path: Path, before: str | None, after: str | None) -> pl.LazyFrame:
+def _table(path: Path, before: str | None, after: str | None, *, named: bool) -> pl.LazyFrame:
     """Score losses that were computed elsewhere; what no score needs stays on disk.
 
     A column ``id`` is used when there is one, else rows are numbered; ``source`` and ``tokens`` likewise if present.
@@ -239,8 +282,13 @@ def _table(path: Path, before: str | None, after: str | None) -> pl.LazyFrame:
     table = TABLES[path.suffix](path)
     with _reading(path):
         schema = table.collect_schema()
-        named = {"loss_before": before, "loss_after": after}
-        made = {name: _losses(path, schema, column) for name, column in named.items() if column is not None}
+        if named and "id" not in schema:
+            raise DataError(
+                f"{path} has no column 'id'",
+                hint="it names rows of the pool: their ids are in its examples.parquet",
+            )
+        columns = {"loss_before": before, "loss_after": after}
+        made = {name: _losses(path, schema, column) for name, column in columns.items() if column is not None}
         made |= {
             "id": pl.col("id").cast(pl.String)
             if "id" in schema

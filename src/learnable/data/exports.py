@@ -1,24 +1,26 @@
 """A selection as other trainers read it: its conversations in one file, and a configuration that trains on them."""
 
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
 import polars as pl
 import yaml
 
+from learnable.data.pairs import answers_of, pairs_of
 from learnable.data.pool import load_pool
 from learnable.errors import DataError
 from learnable.runs.files import replacing
 from learnable.settings import Tuning
-from learnable.types import Example
+from learnable.types import Example, Pair
 
 Trainer = Literal["trl", "llamafactory", "axolotl"]
 
 ROWS = "train.jsonl"
-CONFIGURATION = "sft.yaml"
+CONFIGURATION, PAIR_CONFIGURATION = "sft.yaml", "dpo.yaml"
 DATASET_INFO = "dataset_info.json"
 TEMPLATE = "chat_template.jinja"
 _CHAT_TEMPLATE: dict[str, dict[str, Any]] = {
@@ -37,13 +39,13 @@ def write_export(
     max_length: int,
     chat_template: str | None = None,
 ) -> list[Path]:
-    """Write the chosen conversations and what the trainer needs to train on them, and return the files.
+    """Write the chosen conversations or pairs and what the trainer needs to train on them, and return the files.
 
     All sources and formats come together in one ``train.jsonl``, in the order of the pool. It holds the conversations
     that were scored, not the rows they were read from: no trainer joins the parts of a row in a way of its own.
-    ``sft.yaml`` has LoRA with the defaults of ``Tuning``; paths in it are relative to the folder.
+    ``sft.yaml``, of pairs ``dpo.yaml``, has LoRA with the defaults of ``Tuning``; paths in it are relative to the folder.
 
-    ``pool`` is its folder, and ``ids`` name each example to write once, in any order. Examples longer than ``max_length``
+    ``pool`` is its folder, and ``ids`` name each example or pair to write once, in any order. Examples longer than ``max_length``
     tokens are cut, as they were when scored. A ``chat_template`` was chosen instead of the model's own; LLaMA-Factory
     takes none but its own.
 
@@ -62,10 +64,14 @@ def write_export(
             hint="choose from the data that was scored",
         )
     chosen = replace(load_pool(pool, conversations=False), examples=found)
-    examples = list(chosen.iter_examples())
-    exported, files = export(examples, trainer=trainer, model=model, max_length=max_length)
+    if chosen.holds_pairs:
+        pairs = list(pairs_of(chosen))
+        exported, files = export_pairs(pairs, trainer=trainer, model=model, max_length=max_length)
+    else:
+        examples = list(chosen.iter_examples())
+        exported, files = export(examples, trainer=trainer, model=model, max_length=max_length)
     if chat_template is not None and trainer in _CHAT_TEMPLATE:
-        files[CONFIGURATION] |= _CHAT_TEMPLATE[trainer]
+        files[PAIR_CONFIGURATION if chosen.holds_pairs else CONFIGURATION] |= _CHAT_TEMPLATE[trainer]
     texts = {ROWS: "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in exported)}
     for name, content in files.items():
         if name == DATASET_INFO:
@@ -89,6 +95,12 @@ def export(examples: Sequence[Example], *, trainer: Trainer, model: str, max_len
     return exports[trainer](examples, model, max_length)
 
 
+def export_pairs(pairs: Sequence[Pair], *, trainer: Trainer, model: str, max_length: int) -> _Exported:
+    """Return the rows of ``train.jsonl`` and the content of the other files for DPO; see ``write_export``."""
+    exports = {"trl": _trl_pairs, "llamafactory": _llamafactory_pairs, "axolotl": _axolotl_pairs}
+    return exports[trainer](pairs, model, max_length)
+
+
 def _learn_last_only(examples: Sequence[Example], trainer: str) -> bool:
     """Tell whether some answers are context only, and the last ones are all that is to learn."""
     answers = [
@@ -108,6 +120,7 @@ def _learn_last_only(examples: Sequence[Example], trainer: str) -> bool:
 
 
 _TUNING = Tuning()
+PAIR_LEARNING_RATE, BETA = 5e-5, 0.1
 # What TRL and LLaMA-Factory both take: arguments of the trainer of transformers.
 _ARGUMENTS = {
     "num_train_epochs": _TUNING.epochs,
@@ -117,6 +130,9 @@ _ARGUMENTS = {
     "report_to": "none",
     "output_dir": "model",
 }
+
+
+_OF_PAIRS = _ARGUMENTS | {"learning_rate": PAIR_LEARNING_RATE}
 
 
 def _trl(examples: Sequence[Example], model: str, max_length: int) -> _Exported:
@@ -132,18 +148,33 @@ def _trl(examples: Sequence[Example], model: str, max_length: int) -> _Exported:
         # As JSON text: a column of objects would mix the keys of all of them.
         return parts | ({"tools": example.tools or None} if tools else {})
 
-    settings = {
+    loss = {"completion_only_loss": True} if pairs else {"assistant_only_loss": True}
+    return map(row, examples), {CONFIGURATION: _trl_settings(model, max_length, loss | _ARGUMENTS)}
+
+
+def _trl_settings(model: str, max_length: int, own: Mapping[str, Any]) -> dict[str, Any]:
+    return {
         "model_name_or_path": model,
         "datasets": [{"path": "json", "data_files": ROWS}],
-        **({"completion_only_loss": True} if pairs else {"assistant_only_loss": True}),
         "max_length": max_length,
         "use_peft": True,
         "lora_r": _TUNING.rank,
         "lora_alpha": 2 * _TUNING.rank,
         "lora_target_modules": "all-linear",
-        **_ARGUMENTS,
+        **own,
     }
-    return map(row, examples), {CONFIGURATION: settings}
+
+
+def _trl_pairs(pairs: Sequence[Pair], model: str, max_length: int) -> _Exported:
+    tools = any(pair.tools for pair in pairs)
+
+    def row(pair: Pair) -> dict[str, Any]:
+        sides = {"prompt": pair.prompt, "chosen": [pair.chosen], "rejected": [pair.rejected]}
+        turns = {name: [turn.turn(arguments_as_text=False) for turn in side] for name, side in sides.items()}
+        return turns | ({"tools": pair.tools or None} if tools else {})
+
+    settings = _trl_settings(model, max_length, {"loss_type": "sigmoid", "beta": BETA} | _OF_PAIRS)
+    return map(row, pairs), {PAIR_CONFIGURATION: settings}
 
 
 def _llamafactory(examples: Sequence[Example], model: str, max_length: int) -> _Exported:
@@ -152,18 +183,28 @@ def _llamafactory(examples: Sequence[Example], model: str, max_length: int) -> _
         _check_llamafactory(example)
     tools = any(example.tools for example in examples)
     calls = any(message.tool_calls for example in examples for message in example.messages)
+    own = {"stage": "sft", **_ARGUMENTS, **({"mask_history": True} if only_last else {})}
+    settings = _llamafactory_settings(model, max_length, own)
+    rows = (_llamafactory_row(example, tools=tools) for example in examples)
+    description = _llamafactory_description(calls=tools or calls)
+    return rows, {CONFIGURATION: settings, DATASET_INFO: {"selection": description}}
+
+
+def _llamafactory_description(*, calls: bool) -> dict[str, Any]:
     # All of them: a tag that is left out has no default once there are others.
     tags = {name: name for name in ("role", "content", "user", "assistant", "system")}
-    tags |= {"observation": "tool", "function": "function_call"} if tools or calls else {}
-    description = {
+    tags |= {"observation": "tool", "function": "function_call"} if calls else {}
+    return {
         "file_name": ROWS,
         "formatting": "sharegpt",
-        "columns": {"messages": "messages"} | ({"tools": "tools"} if tools or calls else {}),
+        "columns": {"messages": "messages"} | ({"tools": "tools"} if calls else {}),
         "tags": {f"{name}_tag": tag for name, tag in tags.items()},
     }
-    settings = {
+
+
+def _llamafactory_settings(model: str, max_length: int, own: Mapping[str, Any]) -> dict[str, Any]:
+    return {
         "model_name_or_path": model,
-        "stage": "sft",
         "do_train": True,
         "finetuning_type": "lora",
         "lora_rank": _TUNING.rank,
@@ -172,11 +213,27 @@ def _llamafactory(examples: Sequence[Example], model: str, max_length: int) -> _
         "dataset_dir": ".",
         "dataset": "selection",
         "cutoff_len": max_length,
-        **_ARGUMENTS,
-        **({"mask_history": True} if only_last else {}),
+        **own,
     }
-    rows = (_llamafactory_row(example, tools=tools) for example in examples)
-    return rows, {CONFIGURATION: settings, DATASET_INFO: {"selection": description}}
+
+
+def _llamafactory_pairs(pairs: Sequence[Pair], model: str, max_length: int) -> _Exported:
+    answers = [answers_of(pair) for pair in pairs]
+    for each in chain(*answers):
+        _check_llamafactory(each)
+    tools = any(pair.tools for pair in pairs)
+    calls = any(turn.tool_calls for each in chain(*answers) for turn in each.messages)
+
+    def row(sides: tuple[Example, Example]) -> dict[str, Any]:
+        chosen, rejected = (_llamafactory_row(each, tools=tools) for each in sides)
+        *prompt, answer = chosen["messages"]
+        return chosen | {"messages": prompt, "chosen": answer, "rejected": rejected["messages"][-1]}
+
+    description = _llamafactory_description(calls=tools or calls) | {"ranking": True}
+    description["columns"] |= {"chosen": "chosen", "rejected": "rejected"}
+    own = {"stage": "dpo", "pref_loss": "sigmoid", "pref_beta": BETA, **_OF_PAIRS}
+    settings = _llamafactory_settings(model, max_length, own)
+    return map(row, answers), {PAIR_CONFIGURATION: settings, DATASET_INFO: {"selection": description}}
 
 
 def _llamafactory_row(example: Example, *, tools: bool) -> dict[str, Any]:
@@ -224,23 +281,46 @@ def _axolotl(examples: Sequence[Example], model: str, max_length: int) -> _Expor
         "train_on_eos": "turn",
         **({"message_field_training": "train"} if masks else {}),
     }
-    settings = {
+    # Left to itself, it drops longer rows.
+    own = {"excess_length_strategy": "truncate", "learning_rate": _TUNING.peak_learning_rate}
+    return map(row, examples), {CONFIGURATION: _axolotl_settings(model, max_length, rows, own)}
+
+
+def _axolotl_settings(
+    model: str, max_length: int, rows: Mapping[str, Any], own: Mapping[str, Any]
+) -> dict[str, Any]:
+    return {
         "base_model": model,
         "datasets": [rows],
         "sequence_len": max_length,
-        # Left to itself, it drops longer rows.
-        "excess_length_strategy": "truncate",
         "adapter": "lora",
         "lora_r": _TUNING.rank,
         "lora_alpha": 2 * _TUNING.rank,
         "lora_target_linear": True,
         "num_epochs": _TUNING.epochs,
-        "learning_rate": _TUNING.peak_learning_rate,
         "lr_scheduler": "cosine",
         "optimizer": "adamw_torch",
         "micro_batch_size": _TUNING.batch_size,
         "gradient_accumulation_steps": 1,
         "bf16": "auto",
         "output_dir": "model",
+        **own,
     }
-    return map(row, examples), {CONFIGURATION: settings}
+
+
+def _axolotl_pairs(pairs: Sequence[Pair], model: str, max_length: int) -> _Exported:
+    for pair in pairs:
+        turns = (*pair.prompt, pair.chosen, pair.rejected)
+        if pair.tools or any(set(turn.turn()) > {"role", "content"} for turn in turns):
+            raise DataError(
+                f"Axolotl would leave out calls, tools or reasoning of pair {pair.id[:12]}",
+                hint="its DPO takes texts alone; drop the row, or export for trl or llamafactory",
+            )
+
+    def row(pair: Pair) -> dict[str, Any]:
+        answers = {"chosen": pair.chosen.turn(), "rejected": pair.rejected.turn()}
+        return {"messages": [turn.turn() for turn in pair.prompt], **answers}
+
+    rows = {"path": ROWS, "split": "train", "type": "chat_template.default"}
+    own = {"rl": "dpo", "rl_beta": BETA, "learning_rate": PAIR_LEARNING_RATE}
+    return map(row, pairs), {PAIR_CONFIGURATION: _axolotl_settings(model, max_length, rows, own)}
