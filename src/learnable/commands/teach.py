@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
+from learnable import evaluators
 from learnable.commands import course as courses
 from learnable.commands.experiment import Experiment
 from learnable.commands.inputs import is_made, pool_of, rows_of
@@ -16,14 +17,7 @@ from learnable.commands.network import Network
 from learnable.commands.options import DryRun, Flat, MaxLength, ModelName, Output, Several
 from learnable.commands.task_arms import TaskArms, samples, token_distances
 from learnable.errors import UsageError
-from learnable.evaluators import (
-    Evaluation,
-    Specification,
-    build_evaluator,
-    check_place,
-    evaluations_of,
-    parse,
-)
+from learnable.evaluators import Evaluation, Specification, parse
 from learnable.experiments import UNTUNED, Arm, Init, TaskArm, check_settings, parse_task_arms
 from learnable.mixing import MIXTURES, Material, Mixing, Mixture, mixture
 from learnable.runs.files import replacing, write_frame
@@ -128,7 +122,7 @@ def teach(
     made = {"paraphrases": paraphrases, "buffer": buffer, "facts": facts, "constrained": constrained}
     if dry_run and (waiting := [name for name, path in made.items() if path and not is_made(path)]):
         return _planned_after(waiting, written, teaching.seeds, output)
-    check_place([parse(text) for text in teaching.evaluate], on)
+    evaluators.check_place([parse(text) for text in teaching.evaluate], on)
     network = Network.of(model, loading, max_length=max_length, on=on, dry_run=dry_run)
     if test is None and task == [STARTER_TASK]:
         test = STARTER_TEST
@@ -149,7 +143,9 @@ def teach(
         asked=[
             parse(text) for text in dict.fromkeys(teaching.evaluate or courses.usual_evaluations(course.task))
         ],
-        elsewhere=evaluations_of([text for text in teaching.evaluate if parse(text).path is not None]),
+        elsewhere=evaluators.evaluations_of(
+            [text for text in teaching.evaluate if parse(text).path is not None]
+        ),
         makes=TaskArms(
             experiment=Experiment(
                 network=network,
@@ -197,7 +193,7 @@ class _TaughtTask:
                 "gradients": self.teaching.gradients,
             },
             inputs={"base": experiment.network.identity, **self.course.identity, **elsewhere},
-            sources={each.label: source_of(build_evaluator(each)) for each in self.asked},
+            sources={each.label: source_of(evaluators.build_evaluator(each)) for each in self.asked},
             links=links,
             says=self.says,
             awaits=experiment.network.awaits,

@@ -163,7 +163,6 @@ class Facts:
 
     def price(self, *, rows: int, n: int | None) -> str:
         """Return how many texts it draws, in words."""
-        del rows
         wanted = n or PAIRS
         return (
             f"lists of the facts of each document, and {wanted:,} questions with answers about each fact, at most "

@@ -82,7 +82,6 @@ class Hints:
 
     def price(self, *, rows: int, n: int | None) -> str:
         """Return how many rows it makes, in words."""
-        del n
         return f"{rows:,} rows with what the dictionary says of their words"
 
     def _hinted(self, example: Example, entries: Mapping[Key, DictionaryEntry], seed: int) -> Example:

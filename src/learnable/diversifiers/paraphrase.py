@@ -172,7 +172,6 @@ class Paraphrase:
 
     def price(self, *, rows: int, n: int | None) -> str:
         """Return how many texts it draws, in words."""
-        del rows
         wanted = n or REWRITES
         return f"{wanted:,} rewrites of each instruction, at most {ROUNDS * wanted:,} draws for each,"
 

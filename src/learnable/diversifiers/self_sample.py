@@ -65,12 +65,10 @@ class SelfSample:
 
     def texts(self, examples: Sequence[Example], n: int | None) -> int:
         """Return how many texts it draws, if none is refused."""
-        del examples
         return 2 * (n or 0)
 
     def price(self, *, rows: int, n: int | None) -> str:
         """Return how many texts it draws, in words."""
-        del rows
         most = f" to {self.tries * (n or 0):,}" if self.tries > 1 else ""
         return f"{n or 0:,}{most} questions, and an answer to each,"
 

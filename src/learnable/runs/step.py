@@ -14,26 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from learnable.errors import DiskError, StoreError
+from learnable.runs import records
 from learnable.runs.files import write_json
 from learnable.runs.identity import fingerprint
 from learnable.runs.locks import locked
 from learnable.runs.outputs import DAMAGED, MISSING, clear, differences, in_words, recorded, where_kept
 from learnable.runs.price import Cost, Price, peak_memory_bytes
 from learnable.runs.progress import say
-from learnable.runs.records import (
-    BEGUN,
-    DONE,
-    LOCK,
-    RECORDS,
-    Outcome,
-    UnreadableError,
-    check_outputs,
-    known_outputs,
-    read_json,
-    read_outcome,
-    relative,
-    write_outcome,
-)
+from learnable.runs.records import BEGUN, DONE, Outcome, UnreadableError, read_json, read_outcome
 
 SPENT, NOTE_EVERY_S = "spent", 5.0
 FORMAT = 1
@@ -146,7 +134,7 @@ def run(step: Step, output: str | os.PathLike[str], *, dry_run: bool = False) ->
             cost=attempt.cost(done),
             ran=True,
         )
-        write_outcome(outcome, step.record)
+        records.write_outcome(outcome, step.record)
     note(outcome.cost.tokens)
     return outcome
 
@@ -157,7 +145,7 @@ def _is_done(step: Step, folder: Path) -> bool:
 
 def _finished(step: Step, folder: Path) -> Outcome:
     """Return the outcome of a step that is done; where its inputs lie elsewhere than when it ran, that is noted."""
-    record, now = read_json(folder / DONE), relative(step.links, folder)
+    record, now = read_json(folder / DONE), records.relative(step.links, folder)
     if now and record["links"] != now:
         try:
             write_json(folder / DONE, record | {"links": now})
@@ -218,8 +206,8 @@ def _claimed(step: Step, folder: Path) -> Iterator[_Attempt]:
         _refuse_taken(step, folder)
     for link in step.links.values():
         if (link / DONE).is_file():
-            check_outputs(link)
-    with locked(folder / LOCK, waits=False):
+            records.check_outputs(link)
+    with locked(folder / records.LOCK, waits=False):
         earlier = _spent(folder, step.record)
         if remade:
             earlier = _make_room(step, folder, differing, earlier)
@@ -239,7 +227,7 @@ def _make_room(step: Step, folder: Path, differing: Mapping[str, str], earlier: 
     Of a damaged record all is made again; of a method that was edited too, and then nothing of it was done before.
     """
     damaged = DONE in differing
-    outputs = {} if damaged else known_outputs(folder)
+    outputs = {} if damaged else records.known_outputs(folder)
     edited = [] if damaged else _edited(step, folder)
     if edited:
         say(f"{folder}: the source of {', '.join(edited)} is not what it was, and all is made again")
@@ -263,7 +251,7 @@ def _edited(step: Step, folder: Path) -> list[str]:
 def _refuse_taken(step: Step, folder: Path) -> None:
     # A command that failed or was killed at its very start leaves nothing but these; they hold no result.
     if folder.is_dir() and all(
-        path.name in (BEGUN, LOCK) or path.suffix == ".part" for path in folder.iterdir()
+        path.name in (BEGUN, records.LOCK) or path.suffix == ".part" for path in folder.iterdir()
     ):
         return
     if (folder / BEGUN).is_file():
@@ -280,8 +268,8 @@ def _differing(step: Step, folder: Path) -> dict[str, str]:
         if not (folder / BEGUN).is_file():
             raise
         _refuse_other(step, folder, BEGUN)
-        return dict.fromkeys((DONE, *recorded(folder, leave_out=RECORDS)), DAMAGED)
-    return differences(folder, known_outputs(folder))
+        return dict.fromkeys((DONE, *recorded(folder, leave_out=records.RECORDS)), DAMAGED)
+    return differences(folder, records.known_outputs(folder))
 
 
 def _refuse_other(step: Step, folder: Path, name: str) -> None:
