@@ -17,7 +17,7 @@ from learnable import __version__
 from learnable import commands as verbs
 from learnable.cli import printing, running
 from learnable.cli.completing import OFFERED, Shell, install
-from learnable.cli.listing import Details, Tables, listed
+from learnable.cli.listing import listed
 from learnable.cli.misuse import explained
 from learnable.commands.doctor import Diagnosis
 from learnable.commands.explore import Page
@@ -108,15 +108,6 @@ app = App(
 )
 
 
-def listing(what: str | None = None) -> Tables | Details:
-    """List recipes, scorers, selectors, evaluators and all else that has a name: what it does, needs and costs.
-
-    Args:
-        what: One kind, such as scorers, or one name, such as ifd, with its settings; everything when not given.
-    """
-    return listed(what)
-
-
 def install_completion(shell: Shell | None = None, *, output: Path | None = None) -> dict[str, str]:
     """Teach the shell to complete commands, options and names on TAB.
 
@@ -129,7 +120,7 @@ def install_completion(shell: Shell | None = None, *, output: Path | None = None
 
 _COMMANDS: Sequence[tuple[str, Any, Group]] = (
     (running.NAME, running.run.meta, START),
-    ("list", listing, START),
+    ("list", listed, START),
     *((each.__name__, each, CHOOSE) for each in (verbs.load, verbs.train, verbs.score, verbs.select)),
     *((each.__name__, each, TEACH) for each in (verbs.diversify, verbs.teach)),
     *((each.__name__, each, LOOK) for each in (verbs.show, verbs.explore, verbs.report)),

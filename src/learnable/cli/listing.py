@@ -84,7 +84,11 @@ class Listing(NamedTuple):
 
 
 def listed(what: str | None = None) -> Tables | Details:
-    """Return all there is, all of one kind (``scorers``), or one thing by its name (``ifd``)."""
+    """List recipes, scorers, selectors, evaluators and all else that has a name: what it does, needs and costs.
+
+    Args:
+        what: One kind, such as scorers, or one name, such as ifd, with its settings; everything when not given.
+    """
     if what is not None and what in KINDS:
         return Tables(kinds={what: entries(what)})
     everything = {kind: entries(kind) for kind in KINDS}

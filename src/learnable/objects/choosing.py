@@ -120,7 +120,7 @@ def select(
         pins={"pin": list(pin)} if pin else None,
         bans={"ban": list(ban)} if ban else None,
     )
-    return Picked(scores=scores, selection=selection, facts=facts)
+    return Picked(scores=scores, kept=selection.kept, dropped=selection.dropped, facts=facts)
 
 
 def _budget(given: Any) -> Budget:

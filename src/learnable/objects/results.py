@@ -16,7 +16,6 @@ from learnable.packages import needed
 from learnable.runs.files import write_frame
 from learnable.runs.price import Cost
 from learnable.runs.records import Outcome
-from learnable.types import Selection
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -99,23 +98,15 @@ class Picked:
 
     Args:
         scores: What they were chosen by.
-        selection: ``kept`` and ``dropped``.
+        kept: The chosen examples: ``id``, ``rank`` (0 = first picked), ``gain``, ``pinned``.
+        dropped: The other examples: ``id`` and ``reason``.
         facts: Figures to show.
     """
 
     scores: ScoreTable
-    selection: Selection
+    kept: pl.DataFrame
+    dropped: pl.DataFrame
     facts: Mapping[str, Any]
-
-    @property
-    def kept(self) -> pl.DataFrame:
-        """The chosen examples: ``id``, ``rank`` (0 = first picked), ``gain``, ``pinned``."""
-        return self.selection.kept
-
-    @property
-    def dropped(self) -> pl.DataFrame:
-        """The other examples: ``id`` and ``reason``."""
-        return self.selection.dropped
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
