@@ -203,11 +203,8 @@ class _Comparison:
     def price(self) -> Price:
         """Return what it will cost, at most."""
         network = self.experiment.network
-        examples, seeds, tuning = (
-            list(self.pool.iter_examples()),
-            self.experiment.seeds,
-            self.experiment.tuning,
-        )
+        examples = list(self.pool.iter_examples())
+        seeds, tuning = self.experiment.seeds, self.experiment.tuning
         kept = GRADIENT_EPOCHS if self.warmup is None else round(self.warmup.epochs)
         epochs = gradient_epochs((method.scorer for method in self.methods), kept)
         price = network.scoring(self.pool, self.passes, aim=self.aim, epochs=epochs)

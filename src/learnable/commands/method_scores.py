@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -119,11 +120,7 @@ def score_methods(
         turns=turns,
         vectors=None if vectors == "none" else vectors_of(scored[""].folder),
         costs=costs,
-        tokens=sum(
-            each.cost.tokens
-            for each in (*(model for group in trained.values() for model in group), *scored.values())
-            if each.ran
-        ),
+        tokens=sum(each.cost.tokens for each in chain(*trained.values(), scored.values()) if each.ran),
     )
 
 

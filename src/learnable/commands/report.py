@@ -193,10 +193,8 @@ def gather(chosen: Outcome, scored: Outcome | None, *, title: str, command: str)
             else:
                 reference = dict(trained.facts)
                 steps.insert(1, trained)
-    scores, kept = (
-        pl.read_parquet((scored or chosen).folder / "scores.parquet"),
-        pl.read_parquet(chosen.folder / "kept.parquet"),
-    )
+    scores = pl.read_parquet((scored or chosen).folder / "scores.parquet")
+    kept = pl.read_parquet(chosen.folder / "kept.parquet")
     pulled = None
     if scored and "target" in scored.links:
         task = finished(scored.links["target"], "load")

@@ -21,7 +21,6 @@ from learnable.objects.rows import Rows
 from learnable.objects.training import train
 from learnable.runs.identity import fingerprint
 from learnable.runs.progress import say
-from learnable.runs.store import Store
 from learnable.scorers import LESS
 from learnable.selectors.vectors import unit
 from learnable.settings import Aim, Tuning
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
 class Against:
     """Measures n examples of a pool (``rows``) against the rows of a ``target``, which were read with their subtasks.
 
-    ``passes`` measure the ``base`` model; what is trained on the way is kept in the ``store`` too. ``frame`` has ``id``
+    ``passes`` measure the ``base`` model; what is trained on the way is kept in their store too. ``frame`` has ``id``
     and ``response_tokens`` of the pool. Gradients are taken at the epochs of ``warm_up``. ``facts`` are figures to show.
     """
 
@@ -44,7 +43,6 @@ class Against:
     aim: Aim
     base: Model
     passes: Passes
-    store: Store
     rows: Rows
     frame: pl.DataFrame
     warm_up: "Sequence[KeptEpoch] | None" = None
@@ -52,12 +50,11 @@ class Against:
 
     def __post_init__(self) -> None:
         self._target, self._says = target_of_rows(self.target), dict[str, NDArray[np.float32]]()
-        refused = self.target.reading.most_bad
         self._aimed = render_rows(
             self.passes.renderer,
             self._target.examples,
             max_length=self.passes.max_length,
-            most_refused=refused,
+            most_refused=self.target.reading.most_bad,
         )
         for example, row in zip(self._target.examples, self._aimed, strict=True):
             if not row.mask.any():
@@ -115,12 +112,7 @@ class Against:
 
     def _after_target(self, rendered: Sequence[Rendered]) -> pl.Series:
         """Return the loss of each example under the base fine-tuned on the target."""
-        settings = {
-            "epochs": self.aim.epochs,
-            "rank": self.aim.rank,
-            "learning_rate": self.aim.learning_rate,
-            "seed": self.aim.seed,
-        }
+        settings = {name: getattr(self.aim, name) for name in ("epochs", "rank", "learning_rate", "seed")}
         trained = self._trained(folds=0, **settings)
         prompts = {prompt_key(example, draw=self.aim.seed) for example in self._target.examples}
         if self.aim.check and len(self._target) >= 4 and len(prompts) > 1:
@@ -130,7 +122,7 @@ class Against:
         ).to_series()
 
     def _trained(self, **settings: Any) -> "References":
-        folder = self.store.folder / "target-{fingerprint}"
+        folder = self.passes.store.folder / "target-{fingerprint}"
         trained = train(self.target, self.base, output=folder, max_length=self.passes.max_length, **settings)
         self.passes.tokens += trained.trained.cost.tokens if trained.trained.ran else 0
         return compared_with(str(trained.folder), self.base.ref).models
@@ -200,7 +192,7 @@ class Against:
             pool=pool,
             visit=self.aim.visit,
             curvature=self.aim.curvature,
-            state=self.store.folder / "costate" / f"{self._identity(rows)}.pt",
+            state=self.passes.store.folder / "costate" / f"{self._identity(rows)}.pt",
         )
         self.passes.tokens += pool.tokens + target.tokens
         self._say_worth(found)

@@ -95,7 +95,6 @@ def score(
             aim=aim,
             base=base,
             passes=passes,
-            store=kept,
             rows=known,
             frame=frame,
             warm_up=None if warmup is None else warm_up_of(_folder_of(warmup), ref),

@@ -50,14 +50,6 @@ def pds(
     pool = load_pool(run, data, budget, reading)
     task = run.step("target", load, [target])
     network: dict[str, Any] = {"model": model, "loading": loading, "max_length": max_length}
-    scores = run.step(
-        "scores",
-        score,
-        [pool.path],
-        target=task.path,
-        aim=aim,
-        scorers=["pds"],
-        store=run.store,
-        **network,
-    )
+    aimed: dict[str, Any] = {"target": task.path, "aim": aim, "scorers": ["pds"]}
+    scores = run.step("scores", score, [pool.path], **aimed, **network, store=run.store)
     choose(run, scores, budget, choosing, loading)

@@ -71,15 +71,7 @@ def vinfo(
     pool = load_pool(run, data, budget, reading)
     trained = run.step("reference", train, [pool.path], reference=reference, **network)
     null = run.step("null", train, [pool.path], reference=replace(reference, prompt="none"), **network)
-    scores = run.step(
-        "scores",
-        score,
-        [pool.path],
-        reference=trained.path,
-        null=null.path,
-        scorers=list(scorers),
-        vectors=vectors,
-        store=run.store,
-        **network,
-    )
+    both: dict[str, Any] = {"reference": trained.path, "null": null.path}
+    formulas: dict[str, Any] = {"scorers": list(scorers), "vectors": vectors}
+    scores = run.step("scores", score, [pool.path], **both, **formulas, **network, store=run.store)
     choose(run, scores, budget, choosing, loading)
