@@ -64,7 +64,7 @@ def score(
         on: Where the model runs: here, or `ray[:ADDRESS]`, a model on each GPU of a Ray cluster, or on its CPUs.
     """
     methods = methods_of(list(dict.fromkeys(scorers or ())), has_reference=reference is not None)
-    given = {"reference": reference, "null": null, "warmup": warmup}
+    given: dict[str, Any] = {"reference": reference, "null": null, "warmup": warmup}
     made = not dry_run or all(is_made(each) for each in given.values() if each is not None)
     keeps_losses = "loss after" in _facts_of(reference)  # they cost no pass
     needs = needs_of(methods, reference, null, target, warmup, keeps_losses=keeps_losses)
@@ -85,10 +85,8 @@ def score(
         table = measured(
             rows_of(pool, loaded),
             Model(model, on=on, **asdict(replace(loading, dtype=network.ref.dtype))),
-            reference=reference,
+            **given,
             target=None if aimed is None else _target_rows(*aimed),
-            null=null,
-            warmup=warmup,
             aim=aim,
             scorers=methods,
             max_length=network.longest,

@@ -78,39 +78,30 @@ def report(
 
 def selection_facts(
     *,
-    title: str,
-    command: str,
     scored: Mapping[str, Any],
     chosen: Mapping[str, Any],
     pool: Pool | None,
-    scores: pl.DataFrame,
-    kept: pl.DataFrame,
-    dropped: pl.DataFrame,
-    reference: Mapping[str, Any],
     costs: Mapping[str, Cost],
-    pulled: pl.DataFrame | None,
+    **shown: Any,
 ) -> SelectionFacts:
-    """Return what a report says of a selection; ``scored`` has no facts, and there is no pool, where losses were given."""
+    """Return what a report says of a selection, and shows of it as it is.
+
+    Where losses were given, ``scored`` has no facts, and there is no pool.
+    """
     by = str(chosen["by"])
     return SelectionFacts(
-        title=title,
-        command=command,
         model=f"{scored['model']} ({scored['dtype']})" if scored else "not known: the losses were given",
-        reference=reference,
         by=by,
         higher_is_better=not chosen["lowest"],
         budget=str(chosen["budget"]),
         examples=readable(pool.examples) if pool else None,
         rows=pool.rows if pool else None,
         files=names_of(pool.files) if pool else [],
-        scores=scores,
         scorers=list(scored["scorers"]) if scored else [by],
-        kept=kept,
-        dropped=dropped,
         steps=list(costs.items()),
         shortfall=chosen["shortfall"],
         left_out=scored.get("left out"),
-        pulled=pulled,
+        **shown,
     )
 
 
