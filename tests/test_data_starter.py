@@ -5,8 +5,8 @@ from collections import Counter
 
 import pytest
 
-from learnable.data import STARTER_ROWS, read, starter_rows
-from learnable.data.starter import MAX_ANSWER_CHARACTERS
+from learnable.data import read
+from learnable.data.starter import MAX_ANSWER_CHARACTERS, STARTER_ROWS, starter_rows
 from learnable.errors import DataError
 from row_formats import read_row
 

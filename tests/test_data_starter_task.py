@@ -5,9 +5,9 @@ from collections import Counter
 
 import pytest
 
-from learnable.data import read, starter_task_rows
+from learnable.data import read
 from learnable.data import starter_task as module
-from learnable.data.starter_task import INSTRUCTION, TOPICS, UNSEEN_INSTRUCTIONS
+from learnable.data.starter_task import INSTRUCTION, TOPICS, UNSEEN_INSTRUCTIONS, starter_task_rows
 from learnable.errors import DataError
 from learnable.evaluators import build_evaluator, parse
 from row_formats import read_row

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 
@@ -20,9 +20,6 @@ from learnable.runs.files import write_json_lines
 from learnable.runs.identity import fingerprint
 from learnable.runs.progress import say
 from learnable.types import Example
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 GENERAL_SHARE, GENERAL_MOST = 0.1, 100
 """Share of the buffer that is set aside to see what was forgotten, and the most rows of it."""
@@ -153,7 +150,7 @@ def instruction_map(course: Course) -> tuple[pl.DataFrame, dict[str, dict[str, f
     except ModelError as error:
         say(f"no map of the instructions: {error}")
         return frame, {}
-    vectors: NDArray[Any] = embedder.embed_texts([text for _, text in lines])
+    vectors = embedder.embed_texts([text for _, text in lines])
     points = diversifiers.plane(vectors)
     figures = {}
     for name, found in texts.items():

@@ -21,8 +21,5 @@ from learnable.data.reading import digests as digests
 from learnable.data.reading import read as read
 from learnable.data.sources import base_name as base_name
 from learnable.data.sources import names_of as names_of
-from learnable.data.starter import STARTER_ROWS as STARTER_ROWS
-from learnable.data.starter import starter_rows as starter_rows
-from learnable.data.starter_task import starter_task_rows as starter_task_rows
 from learnable.data.writing import write_dropped as write_dropped
 from learnable.data.writing import write_rows as write_rows
