@@ -276,9 +276,10 @@ class TestWalk:
         assert torch.equal(again != origin, moved[0] | moved[1])
         assert (plain != origin).sum() < (again != origin).sum()
 
-    def test_rounding_is_a_share_of_the_change(self, tiny, adapters, tmp_path):
+    def test_rounding_is_a_share_of_the_change(self, tiny, tmp_path):
         root = save_copy(tiny, tmp_path / "base", seed=0, scale=0, dtype=torch.bfloat16)
         base = Base.of(ModelRef(name=str(root), dtype="bfloat16"))
+        adapters = [str(save_adapter(root, tmp_path / str(seed), seed=seed)) for seed in (1, 2)]
         rounded = merge(base, adapters, tmp_path / "rounded")
         exact = merge(base, adapters, tmp_path / "exact", dtype="float32")
         assert 1e-3 < rounded.rounding < 0.5
@@ -354,6 +355,11 @@ class TestRefusals:
         file.write_text(json.dumps(json.loads(file.read_text()) | {"base_model_name_or_path": "some/other"}))
         with pytest.raises(ModelError, match="different bases"):
             copies_of(base, [adapters[0], str(other)])
+
+    def test_another_base_than_that_of_the_adapters_is_refused(self, tiny, adapters, tmp_path):
+        root = save_copy(tiny, tmp_path / "other", seed=7)
+        with pytest.raises(ModelError, match="which is not the base"):
+            copies_of(Base.of(ModelRef(name=str(root), dtype="float32")), adapters)
 
     def test_an_adapter_of_another_shape_is_refused(self, base, adapters, tmp_path):
         folder = tmp_path / "other"

@@ -84,6 +84,11 @@ EXAMPLES = {
         "learnable teach task.jsonl --paraphrases wordings --buffer buffer",
         "learnable teach task.jsonl --paraphrases wordings --arms common no_buffer",
     ),
+    "merge": (
+        "learnable merge one two three --base Qwen/Qwen3-0.6B --by select@p=0.5,0.3,0.2",
+        "learnable merge one two --by average --rank 32 -o adapter",
+    ),
+    "order": ("learnable order one two three", "learnable order one two three --dry-run"),
     "evaluate": (
         "learnable evaluate heldout:eval.jsonl --model Qwen/Qwen3-0.6B",
         "learnable evaluate exact_match:test.jsonl@n=100 --adapter adapter",
@@ -122,8 +127,8 @@ _COMMANDS: Sequence[tuple[str, Any, Group]] = (
     (running.NAME, running.run.meta, START),
     ("list", listed, START),
     *((each.__name__, each, CHOOSE) for each in (verbs.load, verbs.train, verbs.score, verbs.select)),
-    *((each.__name__, each, TEACH) for each in (verbs.diversify, verbs.teach)),
-    *((each.__name__, each, LOOK) for each in (verbs.show, verbs.explore, verbs.report)),
+    *((each.__name__, each, TEACH) for each in (verbs.diversify, verbs.teach, verbs.merge)),
+    *((each.__name__, each, LOOK) for each in (verbs.show, verbs.explore, verbs.report, verbs.order)),
     *((each.__name__, each, CHECK) for each in (verbs.doctor, verbs.evaluate, verbs.compare)),
     ("--install-completion", install_completion, OPTIONS),
 )

@@ -17,7 +17,8 @@ EVALUATED = ("evaluate", "evaluations")
 NAMED: Mapping[str, Collection[str]] = {
     "what": listing.KINDS,
     "scorers": ("scorers",),
-    "by": ("scorers", "selectors", "methods"),
+    "by": ("scorers", "selectors", "methods", "mergers"),
+    "mergers": ("mergers",),
     "selector": ("selectors",),
     "method": ("diversifiers",),
     "paraphrase": ("diversifiers",),

@@ -19,6 +19,7 @@ from learnable.errors import UsageError, did_you_mean
 from learnable.evaluators import EVALUATORS
 from learnable.experiments import ALIASES, WITHOUT_BUDGET, parse_methods
 from learnable.measures import AIMED, roles_of
+from learnable.merging import MERGERS
 from learnable.mixing import MIXTURES
 from learnable.recipes import RECIPES, Run
 from learnable.recipes.run import flag_of, options_of
@@ -162,6 +163,8 @@ def _recipe_costs(function: Callable[..., Any]) -> Iterator[str]:
         by = parse_methods(usual["by"], reference=Reference())
         yield _scorer_costs({need for method in by if method.scorer for need in method.scorer.needs})
         yield f"{trainings} of each method"
+    if "orders" in usual:
+        yield f"{usual['orders']} trainings"
     if "arms" in usual:
         yield "wordings written by the model"
         yield "buffer written by the model"
@@ -246,6 +249,12 @@ KINDS: Mapping[str, Listing] = {
         lambda each: ["task", *each.needs],
         lambda _: "1 training for each seed",
         lambda each: _plain(f"{each.about[0].upper()}{each.about[1:]}."),
+    ),
+    "mergers": Listing(
+        MERGERS,
+        f"learnable merge A B --by {{}}{_SETTINGS}",
+        lambda _: ["models of one base"],
+        lambda _: "no pass",
     ),
     "evaluators": Listing(
         EVALUATORS,

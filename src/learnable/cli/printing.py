@@ -26,7 +26,7 @@ NARROW = 76
 """Columns of a terminal under which a table of four columns becomes a list."""
 FILES_SAID = 8
 """Paths that are printed each; of more, the folder that they are in."""
-CONTESTS = ("compare", "teach")
+CONTESTS = ("compare", "teach", "merging")
 """Commands whose result is a table."""
 
 
@@ -215,9 +215,9 @@ def _shown(value: Any) -> str:
 
 def _show_contest(console: Console, outcome: Outcome, *, warned: bool = False) -> None:
     """Print the table of a comparison or a lesson, and what must be known to read it, where no page warns of it."""
-    facts, lesson = outcome.facts, outcome.verb == "teach"
+    facts, lesson, merged = outcome.facts, outcome.verb == "teach", outcome.verb == "merging"
     who, baseline, first = (
-        ("arm", facts["baseline"], []) if lesson else ("method", "random", ["budget_tokens"])
+        ("arm", facts["baseline"], []) if lesson or merged else ("method", "random", ["budget_tokens"])
     )
     if not outcome.ran:
         console.print("was done already")
@@ -248,6 +248,13 @@ def _show_contest(console: Console, outcome: Outcome, *, warned: bool = False) -
         console.print(
             f"{trainings} trainings, {facts['seeds']} of each arm; intervals hold for all arms {sure}"
         )
+    elif merged:
+        notes = [f"note: {note}" for note in facts["notes"]]
+        console.print(
+            f"{facts['trainings']} trainings in {facts['orders']} orders; intervals hold for all arms {sure}"
+        )
+        for name in (name for name in facts if name.startswith("slope")):
+            console.print(f"{name}: {facts[name]}")
     else:
         both = f"{facts['in both']:,} evaluation items stand in the pool too"
         notes = [f"warning: {both}: see overlap.parquet"] if facts["in both"] else []
@@ -256,7 +263,7 @@ def _show_contest(console: Console, outcome: Outcome, *, warned: bool = False) -
         )
     for note in [] if warned else notes:
         console.print(note)
-    if lesson:
+    if lesson or merged:
         console.print(f"model: {outcome.folder / 'model'} ({facts['kept model']}, seed 0)")
     console.print(f"folder: {outcome.folder}")
 

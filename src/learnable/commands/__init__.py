@@ -11,6 +11,8 @@ from learnable.commands.doctor import doctor as doctor
 from learnable.commands.evaluate import evaluate as evaluate
 from learnable.commands.explore import explore as explore
 from learnable.commands.load import load as load
+from learnable.commands.merge import merge as merge
+from learnable.commands.order import order as order
 from learnable.commands.report import report as report
 from learnable.commands.score import score as score
 from learnable.commands.select import select as select

@@ -30,7 +30,7 @@ from learnable.runs.store import Store
 from learnable.settings import Loading
 from learnable.types import ModelRef
 
-KINDS = {"select": "selection", "compare": "comparison", "teach": "lesson"}
+KINDS = {"select": "selection", "compare": "comparison", "teach": "lesson", "merging": "merge"}
 WORDINGS: dict[pages.Asked, str] = {"seen": SEEN, "unseen": UNSEEN}
 ENDINGS: dict[pages.Asked, str] = {
     "unseen": f", {UNSEEN}",
@@ -82,6 +82,7 @@ def report(
     def work(folder: Path) -> Finished:
         from learnable.pages.comparison import render_comparison
         from learnable.pages.lesson import render_lesson
+        from learnable.pages.merging import render_merging
         from learnable.pages.selection import render_selection
 
         computed = 0
@@ -95,6 +96,9 @@ def report(
         elif kind == "lesson":
             taught = gather_lesson(given, title=title, command=command)
             page, warnings = render_lesson(taught), pages.lesson_warnings(taught)
+        elif kind == "merge":
+            merged = gather_merging(given, title=title, command=command)
+            page, warnings = render_merging(merged), pages.merging_warnings(merged)
         else:
             compared = gather_comparison(given, title=title, command=command)
             page, warnings = render_comparison(compared), pages.comparison_warnings(compared)
@@ -268,6 +272,26 @@ def gather_lesson(taught: Outcome, *, title: str, command: str) -> pages.LessonF
         computed=taught.cost.tokens,
         seconds=taught.cost.seconds,
         **given,
+    )
+
+
+def gather_merging(merged: Outcome, *, title: str, command: str) -> pages.MergingFacts:
+    """Collect what a report says about trainings in several orders from their folder."""
+    facts, names = merged.facts, ("table", "results", "arms", "order", "merges")
+    return pages.MergingFacts(
+        title=title,
+        command=command,
+        model=str(facts["model"]),
+        confidence=float(facts["confidence"]),
+        settings=_shared(facts["tuning"]),
+        orders=int(facts["orders"]),
+        pool=int(facts["pool"]),
+        mergers=facts["mergers"],
+        notes=facts["notes"],
+        against_average=_frame(merged.folder, "against_average"),
+        computed=merged.cost.tokens,
+        seconds=merged.cost.seconds,
+        **{name: pl.read_parquet(merged.folder / f"{name}.parquet") for name in names},
     )
 
 

@@ -2,6 +2,7 @@
 
 from learnable.experiments.arms import UNTUNED, Arm, Init, TaskArm, check_settings, parse_task_arms
 from learnable.experiments.buffering import RATIOS, buffering
+from learnable.experiments.imbalance import Imbalance, arrays_of, binned, imbalance, slopes_of
 from learnable.experiments.methods import (
     ALIASES,
     RANDOM,
@@ -28,6 +29,7 @@ __all__ = [
     "UNTUNED",
     "WITHOUT_BUDGET",
     "Arm",
+    "Imbalance",
     "Init",
     "Measured",
     "Method",
@@ -35,9 +37,12 @@ __all__ = [
     "TaskArm",
     "arm_table",
     "arms_of",
+    "arrays_of",
+    "binned",
     "buffering",
     "check_settings",
     "difference",
+    "imbalance",
     "interval",
     "jaccard",
     "only_in",
@@ -47,4 +52,5 @@ __all__ = [
     "parse_task_arms",
     "payback",
     "run_arms",
+    "slopes_of",
 ]

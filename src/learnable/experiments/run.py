@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import polars as pl
 
@@ -79,7 +79,7 @@ def run_arms(
         costs: See ``arm_table``.
         looks: What else to take from each model, by name.
     """
-    trained, tokens = _train(arms, max_length=max_length, store=store)
+    trained, tokens = train_arms(arms, max_length=max_length, store=store)
     say(f"evaluating {len(arms)} arms on {', '.join(each.label for each in evaluations)}")
     judges = [each for each in evaluations if each.evaluator.kind == "judge"]
     alone = [each for each in evaluations if each.evaluator.kind != "judge"]
@@ -87,7 +87,9 @@ def run_arms(
     loaded: dict[ModelRef, LanguageModel] = {}  # one at a time
     grades, answers = dict[Place, pl.DataFrame](), dict[tuple[Place, str], list[Completion]]()
     looked = dict[tuple[Place, str], pl.DataFrame]()
-    places = [_place(arm, done) for arm, done in zip(arms, trained, strict=True)]
+    places = [
+        place_of(arm.base, done, method=arm.tuning.method) for arm, done in zip(arms, trained, strict=True)
+    ]
     # Models of one base one after the other, so that each base is loaded once.
     for number, place in enumerate(sorted(dict.fromkeys(places), key=lambda place: place[0].name), start=1):
         arm = arms[places.index(place)]
@@ -126,8 +128,11 @@ def run_arms(
     return ArmRun(trained=trained, frames=frames, tokens=tokens)
 
 
-def _train(arms: Sequence[Arm], *, max_length: int, store: Path) -> "tuple[list[Trained | None], int]":
-    """Return the training of each arm, and on how many tokens this run trained; equal arms share a training."""
+def train_arms(arms: Sequence[Arm], *, max_length: int, store: Path) -> "tuple[list[Trained | None], int]":
+    """Return the training of each arm, None for a model as it is, and on how many tokens this run trained.
+
+    Equal arms share a training, and what the store has is not trained again; ``run_arms`` does this first.
+    """
     from learnable.models.rendering import Renderer
     from learnable.models.source import identify
     from learnable.training import Trained, fine_tune
@@ -169,13 +174,13 @@ def _train(arms: Sequence[Arm], *, max_length: int, store: Path) -> "tuple[list[
     return trainings, tokens
 
 
-def _place(arm: Arm, trained: "Trained | None") -> Place:
-    """Return which model an arm has come to: what is loaded, and the adapter on it."""
+def place_of(base: ModelRef, trained: "Trained | None", *, method: Literal["lora", "full"]) -> Place:
+    """Return which model a training has come to: what is loaded, and the adapter on it."""
     if trained is None:
-        return arm.base, None
-    if arm.tuning.method == "full":
-        return replace(arm.base, name=str(trained.folder)), None
-    return arm.base, trained.folder
+        return base, None
+    if method == "full":
+        return replace(base, name=str(trained.folder)), None
+    return base, trained.folder
 
 
 def _beside(arm: Arm, arms: Sequence[Arm], baseline: str) -> int:

@@ -1,7 +1,7 @@
 """A run in, one self-contained HTML file out.
 
-The pages are built from numbers that the caller already has (`SelectionFacts`, `ComparisonFacts`, `LessonFacts`); nothing
-is read, measured or written here. The modules `selection`, `comparison` and `lesson` write them; they draw, and so load slowly.
+The pages are built from numbers that the caller already has (`SelectionFacts`, `ComparisonFacts`, `LessonFacts`, `MergingFacts`); nothing
+is read, measured or written here. The modules `selection`, `comparison`, `lesson` and `merging` write them; they draw, and so load slowly.
 """
 
 from learnable.pages.comparison_facts import ComparisonFacts
@@ -9,6 +9,7 @@ from learnable.pages.comparison_warnings import comparison_warnings
 from learnable.pages.contest import Asked
 from learnable.pages.lesson_facts import LessonFacts, Made, Question, Way
 from learnable.pages.lesson_warnings import lesson_warnings
+from learnable.pages.merging_facts import MergingFacts, merging_warnings
 from learnable.pages.selection_facts import SelectionFacts, examples_to_spell, view_of
 from learnable.pages.warnings import selection_warnings
 
@@ -17,12 +18,14 @@ __all__ = [
     "ComparisonFacts",
     "LessonFacts",
     "Made",
+    "MergingFacts",
     "Question",
     "SelectionFacts",
     "Way",
     "comparison_warnings",
     "examples_to_spell",
     "lesson_warnings",
+    "merging_warnings",
     "selection_warnings",
     "view_of",
 ]

@@ -7,6 +7,7 @@ from learnable.recipes.compare import compare
 from learnable.recipes.delia import delia
 from learnable.recipes.less import less
 from learnable.recipes.lobass import lobass
+from learnable.recipes.merge import merge
 from learnable.recipes.pds import pds
 from learnable.recipes.run import Run, recipe
 from learnable.recipes.target import target
@@ -14,8 +15,21 @@ from learnable.recipes.vinfo import vinfo
 from learnable.runs.records import Outcome
 
 RECIPES: Mapping[str, Callable[..., Mapping[str, Outcome]]] = {
-    each.__name__: each for each in (compare, delia, less, lobass, pds, target, vinfo)
+    each.__name__: each for each in (compare, delia, less, lobass, merge, pds, target, vinfo)
 }
 """The recipes of the package, by name."""
 
-__all__ = ["RECIPES", "Flat", "Run", "compare", "delia", "less", "lobass", "pds", "recipe", "target", "vinfo"]
+__all__ = [
+    "RECIPES",
+    "Flat",
+    "Run",
+    "compare",
+    "delia",
+    "less",
+    "lobass",
+    "merge",
+    "pds",
+    "recipe",
+    "target",
+    "vinfo",
+]

@@ -25,7 +25,7 @@ def brought(arguments: Mapping[str, Any], typed: Iterable[str]) -> list[str]:
 
 def _outside(arguments: Mapping[str, Any]) -> Iterator[str]:
     """Yield what is not ours, as it is written."""
-    methods = [*_texts(arguments.get("paraphrase")), *_texts(arguments.get("buffer"))]
+    methods = [each for name in ("paraphrase", "buffer", "mergers") for each in _texts(arguments.get(name))]
     names = [
         *_texts(arguments.get("scorers")),
         *_texts(arguments.get("selector")),

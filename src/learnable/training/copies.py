@@ -1,6 +1,7 @@
 """Models that were trained from one base, as its tensors with other values: whole models, and LoRA adapters as products."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -50,6 +51,10 @@ class Tensors:
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of one, which is not read."""
         return tuple(self._files[name].get_slice(name).get_shape())
+
+    def bytes_each(self, name: str) -> int:
+        """Return how many bytes a value of one has."""
+        return {"F64": 8, "F32": 4, "I64": 8, "I32": 4}.get(self._files[name].get_slice(name).get_dtype(), 2)
 
     def read(self, name: str) -> torch.Tensor:
         """Return one."""
@@ -134,6 +139,13 @@ class Base:
         """The tensors that a model of this kind writes, each once."""
         return [name for name in self.tensors.names if name not in self.tied]
 
+    def sizes(self, dtype: str | None) -> tuple[int, int]:
+        """Return the number of values of the largest tensor, and the bytes of all in a dtype or in their own."""
+        counts = {name: math.prod(self.tensors.shape(name)) for name in self.names}
+        each = {"float32": 4, "bfloat16": 2}.get(dtype or "")
+        whole = sum(count * (each or self.tensors.bytes_each(name)) for name, count in counts.items())
+        return max(counts.values()), whole
+
 
 def copies_of(base: Base, names: Sequence[str]) -> list[Copy]:
     """Return models that were trained from a base, checked to be of its shape.
@@ -148,7 +160,7 @@ def copies_of(base: Base, names: Sequence[str]) -> list[Copy]:
             raise ModelError(f"{broken} in {folder} is broken", hint="get the model again")
         if not is_adapter(folder):
             _refuse_quantized(name, folder)
-    _check_bases([folder for folder in folders if is_adapter(folder)])
+    _check_bases(base, [folder for folder in folders if is_adapter(folder)])
     return [
         _adapter(base, name, folder)
         if is_adapter(folder)
@@ -266,16 +278,20 @@ def _settings(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _check_bases(adapters: Sequence[Path]) -> None:
-    """Refuse adapters that name different bases, unless these are one model in two places."""
-    named: dict[str, Path] = {}
+def _check_bases(base: Base, adapters: Sequence[Path]) -> None:
+    """Refuse adapters that name different bases, or another one than is given, unless these are one model in two places."""
+    own, named = identity(base.tensors.folder, ""), dict[str, tuple[str, Path]]()
     for folder in adapters:
-        named.setdefault(str(_settings(folder).get("base_model_name_or_path")), folder)
-    contents = {
-        identity(Path(name), "") if (Path(name) / "config.json").is_file() else name for name in named
-    }
-    if len(contents) > 1:
-        (one, first), (other, second) = list(named.items())[:2]
+        name = str(_settings(folder).get("base_model_name_or_path"))
+        is_here = (Path(name) / "config.json").is_file()
+        named.setdefault(identity(Path(name), "") if is_here else name, (name, folder))
+        if is_here and own not in named:
+            raise ModelError(
+                f"{folder} was trained on {name}, which is not the base {base.ref.name}",
+                hint=f"give --base {name}",
+            )
+    if len(named) > 1:
+        (one, first), (other, second) = list(named.values())[:2]
         raise ModelError(
             f"the adapters have different bases: {first} was trained on {one}, {second} on {other}",
             hint="give adapters of one base",

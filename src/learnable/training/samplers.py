@@ -115,3 +115,18 @@ def length_grouped(examples: Sequence[tuple[Rendered, ...]], tuning: Tuning) -> 
         epochs=tuning.epochs,
         steps_per_epoch=tuning.steps,
     )
+
+
+def places_of(
+    sampler: Sampler, examples: int, *, epochs: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return where in the first and in the last epoch a training takes each of n examples, (n,) each.
+
+    A place is the number of the batch over the number of batches of an epoch, in (0, 1]; NaN of what is not taken.
+    """
+    length = sampler.steps / epochs
+    places = np.full((2, examples), np.nan)
+    for row, first in ((0, 0), (1, sampler.steps - round(length))):
+        for step in range(first, first + round(length)):
+            places[row, list(sampler.batch(step))] = (step - first + 1) / length
+    return places[0], places[1]

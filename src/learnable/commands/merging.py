@@ -1,0 +1,336 @@
+"""The experiment of merging: one model trained in several orders, merged in several ways, and what each is worth."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import polars as pl
+
+from learnable.commands.compare import HOLDOUT_SHARE, heldout_of
+from learnable.commands.experiment import Experiment
+from learnable.commands.inputs import pool_of, rows_of
+from learnable.commands.merge import figures
+from learnable.commands.network import Network
+from learnable.commands.options import Data, DryRun, Flat, MaxLength, ModelName, Output, Several
+from learnable.commands.order import Ordered, losses_by_order, slope_facts
+from learnable.errors import UsageError
+from learnable.evaluators import Evaluation, check_place, evaluations_of, parse, wants_heldout
+from learnable.experiments import UNTUNED, Arm, Measured, arm_table, check_settings, slopes_of
+from learnable.experiments.run import ArmRun, place_of, train_arms
+from learnable.experiments.singles import SINGLE, arms_of_singles, best_of, single_of
+from learnable.merging import Merger, parse_merger
+from learnable.objects.given import render_rows
+from learnable.runs.files import write_frame
+from learnable.runs.identity import fingerprint, source_of
+from learnable.runs.locks import locked
+from learnable.runs.price import Price
+from learnable.runs.progress import say
+from learnable.runs.records import Outcome
+from learnable.runs.step import Finished, Step, run
+from learnable.runs.store import Store
+from learnable.settings import Loading, Reading, Tuning
+from learnable.types import Pool, Rendered
+
+if TYPE_CHECKING:
+    from learnable.training import Trained
+
+MERGED = ("select", "average", "noise")
+AVERAGE = "average"
+_COPY = "order {}"
+_COSTS = ("tokens", "steps", "seconds")
+
+
+def merging(
+    data: Data,
+    *,
+    model: ModelName = "starter",
+    orders: int = 4,
+    mergers: Annotated[list[str] | None, Several] = None,
+    evaluate: Annotated[list[str] | None, Several] = None,
+    seeds: int = 1,
+    tuning: Tuning = Tuning(),
+    loading: Annotated[Loading, Flat] = Loading(),
+    reading: Annotated[Reading, Flat] = Reading(),
+    max_length: MaxLength = None,
+    confidence: float = 0.95,
+    store: str = "runs/store",
+    dry_run: DryRun = False,
+    output: Output = "merging",
+) -> Outcome:
+    """Train on the same rows in several orders, merge the models, and say what each way to merge is worth.
+
+    Differences are to a single training, the mean over the orders. All models are graded in float32, so that rounding
+    takes no part.
+
+    Args:
+        orders: Trainings that are merged, alike in all but their order.
+        mergers: As of `learnable merge --by`; select, average and noise when not given. The model of the first is kept.
+        evaluate: As of `learnable compare`.
+        seeds: Sets of trainings.
+        confidence: Of all intervals of an evaluation together.
+        store: Folder of measurements and trainings; what is in it is never done twice.
+    """
+    named = check_merging(
+        tuning, orders=orders, mergers=mergers or MERGED, seeds=seeds, confidence=confidence
+    )
+    asked = [*(evaluate or ["heldout"])]
+    check_place([parse(text) for text in asked], None)
+    network = Network.of(model, loading, max_length=max_length, dry_run=dry_run)
+    holdout = HOLDOUT_SHARE if wants_heldout(asked) else 0.0
+    pool, loaded = pool_of(data, reading, output, holdout=holdout, dry_run=dry_run)
+    experiment = Experiment(
+        network=network, tuning=tuning, seeds=seeds, confidence=confidence, store=Path(store)
+    )
+    made = _Merging(
+        experiment=experiment,
+        loaded=loaded,
+        pool=pool,
+        orders=orders,
+        mergers=named,
+        evaluations=evaluations_of(asked, heldout=heldout_of(loaded) if holdout else None),
+    )
+    return run(made.step, output, dry_run=dry_run)
+
+
+def check_merging(
+    tuning: Tuning, *, orders: int, mergers: Sequence[str], seeds: int, confidence: float
+) -> dict[str, Merger]:
+    """Return mergers by how they are written.
+
+    Raises:
+        UsageError: If one is not known or cannot merge so many, there is one order, an epoch is not whole, or what every
+            experiment refuses is asked for.
+    """
+    check_settings(tuning, seeds=seeds, confidence=confidence)
+    if orders < 2:
+        raise UsageError(f"a merge takes 2 or more orders, got {orders}", hint="--orders 4 trains four times")
+    if tuning.epochs != int(tuning.epochs):
+        raise UsageError(f"orders are compared by whole epochs, got {tuning.epochs:g}")
+    if repeated := [name for name in mergers if list(mergers).count(name) > 1]:
+        raise UsageError(f"{repeated[0]!r} is there twice", hint="name every merger once")
+    found = {written: parse_merger(written) for written in mergers}
+    for merger in found.values():
+        merger.check(orders)
+    return found
+
+
+def tuning_of_order(tuning: Tuning, *, seed: int, order: int, orders: int) -> Tuning:
+    """Return how the training of an order goes: its adapters begin as those of all orders of a seed do.
+
+    The first order is that of the seed itself, as trainings of `compare` have it; without adapters so are all.
+    """
+    if tuning.method == "full":
+        return replace(tuning, seed=seed * orders + order)
+    return replace(tuning, seed=seed, order_seed=1_000 * (seed + 1) + order if order else None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Merging:
+    """What will be trained and merged, its inputs found."""
+
+    experiment: Experiment
+    loaded: Outcome
+    pool: Pool
+    orders: int
+    mergers: Mapping[str, Merger]
+    evaluations: Sequence[Evaluation]
+
+    @property
+    def step(self) -> Step:
+        """The step that does it."""
+        network = self.experiment.network
+        outside = {name: each for name, each in self.mergers.items() if ":" in name.partition("@")[0]}
+        return Step(
+            verb="merging",
+            parameters=self.experiment.parameters
+            | {
+                "orders": self.orders,
+                "mergers": [[name, fingerprint(each)] for name, each in self.mergers.items()],
+            },
+            inputs={each.label: each.identity for each in self.evaluations}
+            | {"pool": self.loaded.identity, "base": network.identity},
+            sources={each.label: source_of(each.evaluator) for each in self.evaluations}
+            | {name: source_of(each) for name, each in outside.items()},
+            links={"pool": self.loaded.folder},
+            says=self.says,
+            awaits=network.awaits,
+            plan=self.price,
+            work=self.work,
+        )
+
+    @property
+    def trainings(self) -> int:
+        """How many models are trained."""
+        return self.orders * self.experiment.seeds
+
+    @property
+    def says(self) -> list[str]:
+        """What it will do, in words."""
+        items = sum(len(each.examples) for each in self.evaluations)
+        return [
+            f"{self.trainings} trainings on {len(self.pool):,} examples in {self.orders} orders",
+            f"1 pass of each over {len(self.pool):,} examples",
+            f"merge by {', '.join(self.mergers)}",
+            f"{items:,} evaluation items for each model",
+        ]
+
+    def price(self) -> Price:
+        """Return what it will cost."""
+        network, tuning = self.experiment.network, self.experiment.tuning
+        examples = list(self.pool.iter_examples())
+        passes = self.trainings * tuning.epochs
+        price = network.training(examples, tuning, passes=passes, models=self.trainings)
+        price += network.measuring(examples, passes=self.trainings)
+        models = 1 + self.trainings + len(self.mergers) * self.experiment.seeds
+        return sum([network.evaluations(self.evaluations)] * models, price)
+
+    def work(self, folder: Path) -> Finished:
+        """Train, look at the order, merge, evaluate, and write what came of it."""
+        from learnable.models.rendering import Renderer
+
+        experiment, network = self.experiment, self.experiment.network
+        rendered = render_rows(
+            Renderer.of(network.ref),
+            list(self.pool.iter_examples()),
+            max_length=network.longest,
+            most_refused=rows_of(self.pool, self.loaded).reading.most_bad,
+        )
+        rows = [row for row in rendered if row.mask.any()]
+        copies = self._copies(rows)
+        trained, tokens = train_arms(copies, max_length=network.longest, store=experiment.store)
+        done = [each for each in trained if each is not None]
+        frame, measured = self._order(rows, copies, done)
+        slopes = slopes_of(frame, confidence=experiment.confidence)
+        arms, merges, warnings = self._merged(copies, done, folder)
+        say(f"merged by {', '.join(self.mergers)}")
+        ran, facts = experiment.run(arms, self.evaluations, baseline=_COPY.format(1))
+        frames = self._tables(ran) | {"order": frame, "merges": merges}
+        for name, each in frames.items():
+            write_frame(each, folder / f"{name}.parquet")
+        pool_tokens = sum(len(row.ids) for row in rendered)
+        facts |= slope_facts(slopes) | {
+            "pool": len(self.pool),
+            "orders": self.orders,
+            "baseline": SINGLE,
+            "mergers": list(self.mergers),
+            "kept model": next(iter(self.mergers)),
+            "trainings": len(done),
+            "notes": warnings,
+        }
+        return Finished(facts=facts, tokens=tokens + measured + ran.tokens, pool_tokens=pool_tokens)
+
+    def _copies(self, rows: Sequence[Rendered]) -> list[Arm]:
+        tuning, seeds = self.experiment.tuning, self.experiment.seeds
+        return [
+            Arm(
+                label=_COPY.format(order + 1),
+                seed=seed,
+                base=self.experiment.network.ref,
+                stages=(tuple(rows),),
+                tuning=tuning_of_order(tuning, seed=seed, order=order, orders=self.orders),
+            )
+            for seed in range(seeds)
+            for order in range(self.orders)
+        ]
+
+    def _order(
+        self, rows: Sequence[Rendered], copies: Sequence[Arm], done: "Sequence[Trained]"
+    ) -> tuple[pl.DataFrame, int]:
+        ordered = [
+            Ordered(
+                place=place_of(arm.base, each, method=arm.tuning.method),
+                tuning=arm.tuning,
+            )
+            for arm, each in zip(copies, done, strict=True)
+        ]
+        store = Store(self.experiment.store)
+        return losses_by_order(self.experiment.network, rows, ordered, store=store)
+
+    def _merged(
+        self, copies: Sequence[Arm], done: "Sequence[Trained]", folder: Path
+    ) -> tuple[list[Arm], pl.DataFrame, list[str]]:
+        """Merge each seed's models by each merger; return all arms in float32, figures, and what is to be known."""
+        from learnable.training import Base, Trained, copies_of, merge_copies
+
+        exact, store = replace(self.experiment.network.ref, dtype="float32"), self.experiment.store
+        base, lines, warnings = Base.of(exact), list[dict[str, Any]](), list[str]()
+        arms = [Arm(label=UNTUNED, seed=0, base=exact, stages=(), tuning=self.experiment.tuning)]
+        arms += [replace(arm, base=exact, given=each) for arm, each in zip(copies, done, strict=True)]
+        for seed in range(self.experiment.seeds):
+            own = slice(seed * self.orders, (seed + 1) * self.orders)
+            models = copies_of(base, [str(each.folder) for each in done[own]])
+            names = [_COPY.format(number + 1) for number in range(self.orders)]
+            for label, merger in self.mergers.items():
+                made = fingerprint([*(each.folder.name for each in done[own]), fingerprint(merger), label])[
+                    :16
+                ]
+                place = store / "merged" / made
+                with locked(store / "merged" / f"{made}.lock"):
+                    seen = merge_copies(base, models, place, merger=merger, dtype="float32")
+                costs = {name: sum(getattr(each, name) for each in done[own]) for name in _COSTS}
+                arms.append(
+                    replace(
+                        copies[seed * self.orders],
+                        label=label,
+                        base=exact,
+                        tuning=replace(self.experiment.tuning, method="full"),
+                        given=Trained(folder=place, ran=False, **costs),
+                    )
+                )
+                known = figures(seen, names, merger)
+                lines.append(_line(label, seed, seen))
+                warnings += [f"seed {seed}: {each}" for each in known["warnings"]]
+                warnings += [f"{label}: {known[name]}" for name in ("note", "selection") if name in known]
+            if not seed:
+                first = next(iter(self.mergers.values()))
+                merge_copies(base, models, folder / "model", merger=first)
+        return arms, pl.DataFrame(lines), list(dict.fromkeys(warnings))
+
+    def _tables(self, ran: ArmRun) -> dict[str, pl.DataFrame]:
+        """Return the tables of the arms: beside a single training, and beside the average where that is among them."""
+        frames, confidence = ran.frames, self.experiment.confidence
+        measured = [
+            Measured(
+                label=each.label,
+                unit=each.evaluator.unit,
+                higher_is_better=each.evaluator.higher_is_better,
+            )
+            for each in self.evaluations
+        ]
+        is_copy = pl.col("arm").is_in([_COPY.format(number + 1) for number in range(self.orders)])
+        copies, others = frames["results"].filter(is_copy), frames["results"].filter(~is_copy)
+        better = {each.label: each.higher_is_better for each in measured}
+        results = pl.concat([single_of(copies), best_of(copies, higher_is_better=better), others])
+        singles = arms_of_singles(frames["arms"].filter(is_copy))
+        arms = pl.concat([singles, frames["arms"].filter(~is_copy)])
+        table = arm_table(results, arms, evaluations=measured, baseline=SINGLE, confidence=confidence)
+        found = {
+            "table": table,
+            "results": pl.concat([results, copies]),
+            "arms": pl.concat([arms, frames["arms"].filter(is_copy)]),
+        }
+        if AVERAGE in self.mergers and len(self.mergers) > 1:
+            pair = pl.col("arm").is_in(list(self.mergers))
+            found["against_average"] = arm_table(
+                results.filter(pair),
+                arms.filter(pair),
+                evaluations=measured,
+                baseline=AVERAGE,
+                confidence=confidence,
+            )
+        return found
+
+
+def _line(label: str, seed: int, seen: Any) -> dict[str, Any]:
+    cosines = np.asarray(seen.cosines)
+    lowest = float(np.min(cosines[np.triu_indices(len(cosines), 1)]))
+    return {
+        "merger": label,
+        "seed": seed,
+        "parameters": seen.scalars,
+        "zero": seen.zero,
+        "replaceable": seen.replaceable,
+        "cosine": lowest,
+    }
