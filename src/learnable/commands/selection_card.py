@@ -37,15 +37,6 @@ CARD = "README.md"
 LICENSE_COLUMNS = ("license", "licence")
 SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B")
 """Names of the hub for numbers of rows, from a thousand on."""
-READERS = {
-    "jsonl": "json",
-    "json": "json",
-    "csv": "csv",
-    "parquet": "parquet",
-    "arrow": "arrow",
-    "datasets": "arrow",
-}
-"""What ``datasets`` calls the reader of each kind."""
 LENGTHS_ALIKE = (0.8, 1.25)
 """Mean length of the selection over that of the pool within which choosing was not choosing by length."""
 
@@ -59,6 +50,11 @@ class CardFile(NamedTuple):
     columns: frozenset[str]
     separator: str = ","
     licenses: Mapping[str, int] = MappingProxyType({})
+
+    @property
+    def reader(self) -> str:
+        """What ``datasets`` calls the reader of this kind."""
+        return {"jsonl": "json", "datasets": "arrow"}.get(self.kind, self.kind)
 
 
 def _read(path: Path) -> CardFile:
@@ -124,9 +120,9 @@ def card(
     rows, licenses, readers = sum(file.rows for file in files), Counter[str](), Counter[str]()
     for file in files:
         licenses.update(file.licenses)
-        readers[READERS[file.kind]] += file.rows
+        readers[file.reader] += file.rows
     (most, _), *_ = readers.most_common(1)  # load_dataset takes one reader for a folder
-    configs = _configs([file for file in files if READERS[file.kind] == most])
+    configs = _configs([file for file in files if file.reader == most])
     named = [license] if license is not None else sorted(licenses) if licenses.total() == rows else []
     head = {
         **({"license": named[0] if len(named) == 1 else named} if named else {}),
@@ -141,8 +137,7 @@ def card(
         head=yaml.safe_dump(head, sort_keys=False, allow_unicode=True, width=110),
         rows=rows,
         names=[config["config_name"] for config in configs],
-        others=[file for file in files if READERS[file.kind] != most],
-        readers=READERS,
+        others=[file for file in files if file.reader != most],
         license=license,
         licenses=licenses,
         facts=facts,
