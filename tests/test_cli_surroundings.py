@@ -1,5 +1,6 @@
 """What a command meets: full disks, names that are no text or too long, poor locales; one line each, no traceback."""
 
+import io
 import os
 import subprocess
 import sys
@@ -31,6 +32,23 @@ def fails(capsys):
         error, hint = capsys.readouterr().err.splitlines()[-2:]
         assert (error[:7], hint[:6]) == ("error: ", "hint: ")
         return code, error, hint
+
+    return run
+
+
+@pytest.fixture
+def main(monkeypatch):
+    """Run the command line as its process does, and return its exit code and the bytes of its results."""
+
+    def run(*words, encoding="utf-8"):
+        results = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "environ", dict(os.environ))
+            patched.setattr(sys, "argv", ["learnable", *words])
+            patched.setattr(sys, "stdout", results)
+            with pytest.raises(SystemExit) as ended:
+                cli.main()
+            return ended.value.code, results.buffer.getvalue(), os.environ
 
     return run
 
@@ -77,12 +95,12 @@ def test_a_working_folder_that_is_gone_is_said_so(here, fails, monkeypatch):
     monkeypatch.chdir(here)
 
 
-def test_a_locale_without_letters_gets_results_all_the_same(here, tiny):
+def test_a_locale_without_letters_gets_results_all_the_same(here, tiny, main):
     words = ("show", "good.jsonl", "--n", "1", "--model", str(tiny), "--dtype", "float32")
-    poor = learnable(*words, env=os.environ | ASCII)
-    assert poor.returncode == 0, poor.stderr
-    assert poor.stdout.isascii()
-    assert "⟦" in learnable(*words, env=os.environ | {"LC_ALL": "C", "PYTHONIOENCODING": "utf-8"}).stdout
+    poor, rich = (main(*words, encoding=encoding) for encoding in ("ascii", "utf-8"))
+    assert (poor[0], rich[0]) == (0, 0)
+    assert "\\u27e6" in poor[1].decode("ascii")
+    assert "\u27e6" in rich[1].decode("utf-8")
 
 
 def test_a_name_that_a_locale_cannot_read_names_the_locale(here):
@@ -112,7 +130,7 @@ def test_a_name_that_is_too_long_is_said_so(here, fails, tiny, letters):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a disk that is always full")
-@pytest.mark.parametrize("words", [("list",), ("list", "--json"), ("--help",)])
+@pytest.mark.parametrize("words", [("list",), ("--help",)])
 def test_results_that_go_to_a_full_disk_are_one_error(words):
     with Path("/dev/full").open("w") as full:
         done = learnable(*words, capture_output=False, stdout=full, stderr=subprocess.PIPE)
@@ -121,18 +139,20 @@ def test_results_that_go_to_a_full_disk_are_one_error(words):
     assert "Traceback" not in done.stderr
 
 
-def test_a_limit_on_the_size_of_files_is_named_and_what_is_finished_is_kept(here, tiny):
+def test_a_limit_on_the_size_of_files_is_named_and_what_is_finished_is_kept(here, tiny, fails, capsys):
     words = ("run", "lobass", "good.jsonl", "--model", str(tiny), "--dtype", "float32", "--budget", "50%")
-    limit = "import resource, signal, sys; from learnable.__main__ import main; "
-    limit += "resource.setrlimit(resource.RLIMIT_FSIZE, (8_192, 8_192)); main()"
-    done = subprocess.run([sys.executable, "-c", limit, *words], capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    error, hint = done.stderr.splitlines()[-2:]
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8_192, before[1]))
+    try:
+        code, error, hint = fails(*words)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert code == 1
     assert "ulimit" in error
     assert "what is finished is kept" in hint
-    again = learnable(*words)
-    assert again.returncode == 0, again.stderr
-    assert "pool: was done already" in again.stderr
+    assert cli.call(words) == 0
+    assert "pool: was done already" in capsys.readouterr().err
 
 
 def test_an_output_where_nothing_can_be_written_is_one_error(here, fails):
@@ -143,7 +163,7 @@ def test_an_output_where_nothing_can_be_written_is_one_error(here, fails):
     assert "-o" in hint
 
 
-def test_libraries_say_nothing_unless_asked_to(here):
+def test_libraries_say_nothing(here):
     """The configuration of this model makes transformers speak, and full checkpoints make it draw bars."""
     model = Path(__file__).parent / "cases" / "models" / "arch_phi3_longrope"
     words = ("train", "good.jsonl", "--model", str(model), "--dtype", "float32", "--rank", "2", "-o")
@@ -151,4 +171,9 @@ def test_libraries_say_nothing_unless_asked_to(here):
     assert done.returncode == 0, done.stderr
     said = [line for line in done.stderr.splitlines() if not line.startswith(("good.jsonl: ", "  example: "))]
     assert [line.partition(":")[0] for line in said if line != "train: starting"] == ["train"]
-    assert "transformers" in learnable(*words, "debug", "--debug").stderr
+
+
+def test_libraries_may_speak_where_they_are_asked_to(main, monkeypatch):
+    monkeypatch.delenv("TRANSFORMERS_VERBOSITY", raising=False)
+    told = [main("list", *more)[2].get("TRANSFORMERS_VERBOSITY") for more in ((), ("--debug",))]
+    assert told == ["error", None]

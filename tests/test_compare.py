@@ -1,12 +1,9 @@
 """A comparison from rows to table on a tiny model: what it trains, what it does not do twice, and that it can be killed."""
 
 import json
-import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -23,6 +20,7 @@ from learnable.settings import Loading, Reference, Tuning
 from learnable.testing import toy_examples, write_messages
 from learnable.training import fine_tune
 from learnable.types import ModelRef
+from processes import at_work
 
 ROWS, SEEDS = 48, 2
 METHODS = ("learnability@folds=2", "ifd", "k_center", "in_best", "longest", "length", "full")
@@ -262,20 +260,19 @@ def test_selections_of_different_sizes_train_for_the_same_steps(tiny, tmp_path):
     assert steps == [6, 6, 6]
 
 
-def kill(command, folder, *, kills, duration_s):
+def kill(words, folder, *, kills, duration_s):
     """Start the command again and again, and kill it so many times, at random moments of its work."""
     rng, hits = random.Random(kills), 0
     while hits < kills:
-        process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        assert process.stdout.readline() == b"at work\n"
-        try:
-            process.communicate(timeout=rng.uniform(0.1, 0.9) * duration_s)
+        process = at_work(words, folder)
+        process.join(rng.uniform(0.1, 0.9) * duration_s)
+        process.kill()
+        process.join()
+        if process.exitcode == -signal.SIGKILL:
+            hits += 1
+        else:
             shutil.rmtree(folder)  # it ended first: what follows must be killed on the way, too
             folder.mkdir()
-        except subprocess.TimeoutExpired:
-            os.kill(process.pid, signal.SIGKILL)
-            process.communicate()
-            hits += 1
 
 
 @pytest.mark.parametrize("kills", [1, pytest.param(8, marks=pytest.mark.slow)])
@@ -286,8 +283,6 @@ def test_killing_a_comparison_at_random_moments_changes_nothing(
     started = time.monotonic()
     unbroken = compare(f"unbroken-{kills}", by=by, store=str(tmp_path / "store"), seeds=1)
     inside_s = time.monotonic() - started
-    often = "import learnable.measures.keep as keep, learnable.training.checkpoints as checkpoints; keep.STORE_EVERY_S = 0; "
-    often += "checkpoints.CHECKPOINT_EVERY_S = 0.1; from learnable.cli.app import main; print('at work', flush=True); main()"
     words = ["compare", str(place / "pool"), "--model", str(tiny)]
     words += ["--evaluate", f"heldout:{place / 'eval.jsonl'}", "--by", *by, "--budget", "30%"]
     words += ["--seeds", "1", "--dtype", "float32", "--tuning.learning-rate", "0.02"]
@@ -295,7 +290,7 @@ def test_killing_a_comparison_at_random_moments_changes_nothing(
     words += ["--reference.batch-size", "4", "--reference.rank", "2"]
     work = tmp_path / "work"
     work.mkdir()
-    kill([sys.executable, "-c", often, *words], work, kills=kills, duration_s=inside_s)
+    kill(words, work, kills=kills, duration_s=inside_s)
     monkeypatch.chdir(work)
     assert cli.call(words) == 0
     found = pl.read_parquet(work / "comparison" / "table.parquet")

@@ -2,10 +2,7 @@
 
 import io
 import json
-import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from dataclasses import replace
@@ -26,6 +23,7 @@ from learnable.models.language_model import LanguageModel
 from learnable.settings import Loading, Reading, Sampling
 from learnable.testing import toy_examples, write_messages
 from learnable.types import Answer
+from processes import OFTEN, at_work
 
 FLOAT = Loading(dtype="float32")
 
@@ -442,16 +440,14 @@ def test_the_command_prints_what_was_kept_and_refused(rows, tiny, tmp_path, monk
     assert (tmp_path / "more.parquet").is_file()
 
 
-def run_until(command, folder, *, parts):
+def run_until(words, folder, *, parts):
     """Start a command and kill it as soon as so many parts are stored."""
-    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while process.poll() is None and len(list(folder.glob("runs/store/draw-*/*.parquet"))) < parts:
+    process = at_work(words, folder, OFTEN | {"learnable.models.generation.BATCH_TOKENS": {"cpu": 600}})
+    while process.is_alive() and len(list(folder.glob("runs/store/draw-*/*.parquet"))) < parts:
         time.sleep(0.002)
-    hit = process.poll() is None
-    if hit:
-        os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    return hit
+    process.kill()
+    process.join()
+    return process.exitcode == -signal.SIGKILL
 
 
 @pytest.mark.parametrize("kills", [1, pytest.param(8, marks=pytest.mark.slow)])
@@ -463,25 +459,12 @@ def test_killing_it_changes_nothing_and_nothing_is_drawn_twice(tiny, tmp_path, m
     given = {"method": "self_answer", "model": str(tiny), "loading": FLOAT, "max_new_tokens": 32}
     monkeypatch.setattr(generation, "BATCH_TOKENS", {"cpu": 600})
     verbs.diversify([rows], **given, store=str(tmp_path / "store"), output=str(tmp_path / "out.jsonl"))
-    # Store parts all the time, so that the kills meet them.
-    often = "import learnable.measures.keep as keep, learnable.models.generation as generation; "
-    often += "keep.STORE_EVERY_S = 0; generation.BATCH_TOKENS = {'cpu': 600}; "
-    often += "from learnable.cli.app import main; main()"
-    command = [
-        sys.executable,
-        "-c",
-        often,
-        "diversify",
-        rows,
-        "--method",
-        "self_answer",
-        "--model",
-        str(tiny),
-    ]
-    command += ["--dtype", "float32", "--max-new-tokens", "32", "-o", "out.jsonl"]
-    hits = [run_until(command, work, parts=kill + 2) for kill in range(kills)]
+    words = ["diversify", rows, "--method", "self_answer", "--model", str(tiny)]
+    words += ["--dtype", "float32", "--max-new-tokens", "32", "-o", "out.jsonl"]
+    hits = [run_until(words, work, parts=kill + 2) for kill in range(kills)]
     assert all(hits)
-    subprocess.run(command, cwd=work, capture_output=True, check=True)
+    monkeypatch.chdir(work)
+    assert cli.call(words) == 0
     assert (work / "out.jsonl").read_text() == (tmp_path / "out.jsonl").read_text()
     drawn = pl.concat(pl.read_parquet(part) for part in work.glob("runs/store/draw-*/*.parquet"))
     assert (drawn.height, drawn["id"].n_unique()) == (number, number)

@@ -1,7 +1,6 @@
 """The recipe ``lobass`` from rows to report on a tiny model: what it leaves behind, and what it does not do twice."""
 
 import json
-import os
 import random
 import shutil
 import signal
@@ -26,6 +25,7 @@ from learnable.recipes.run import words as typed_words
 from learnable.runs.records import read_outcome
 from learnable.settings import Loading
 from learnable.testing import toy_examples, write_messages
+from processes import at_work
 
 ROWS = 30
 
@@ -478,19 +478,18 @@ def test_a_run_that_breaks_while_measuring_goes_on_there(lobass, measured, monke
     assert before > ROWS // 2
 
 
-def kill(command, folder, *, kills, duration_s):
+def kill(words, folder, *, kills, duration_s):
     """Start the command again and again, and kill it so many times, at random moments of its work."""
     rng, hits = random.Random(kills), 0
     while hits < kills:
-        process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        assert process.stdout.readline() == b"at work\n"
-        try:
-            process.communicate(timeout=rng.uniform(0.0, 0.9) * duration_s)
-            shutil.rmtree(folder / "runs")  # it ended first: what follows must be killed on the way, too
-        except subprocess.TimeoutExpired:
-            os.kill(process.pid, signal.SIGKILL)
-            process.communicate()
+        process = at_work(words, folder)
+        process.join(rng.uniform(0.0, 0.9) * duration_s)
+        process.kill()
+        process.join()
+        if process.exitcode == -signal.SIGKILL:
             hits += 1
+        else:
+            shutil.rmtree(folder / "runs")  # it ended first: what follows must be killed on the way, too
 
 
 def selected(folder):
@@ -512,17 +511,13 @@ def test_killing_the_run_at_random_moments_changes_nothing(tiny, tmp_path, monke
         "float32",
     ]
     words += ["--reference.batch-size", "2", "--budget", "10%"]
-    # Checkpoints and store parts all the time, so that the kills meet them.
-    often = "import learnable.measures.keep as keep, learnable.training.checkpoints as checkpoints; keep.STORE_EVERY_S = 0; "
-    often += "checkpoints.CHECKPOINT_EVERY_S = 0.1; from learnable.cli.app import main; print('at work', flush=True); main()"
     duration_s = 0.0
     for name in ("unbroken", "killed"):
         (tmp_path / name).mkdir()
         write_messages(toy_examples(80), tmp_path / name / "mine.jsonl")
         monkeypatch.chdir(tmp_path / name)
         if name == "killed":
-            command = [sys.executable, "-c", often, *words]
-            kill(command, tmp_path / name, kills=kills, duration_s=duration_s)
+            kill(words, tmp_path / name, kills=kills, duration_s=duration_s)
         started = time.monotonic()
         assert cli.call(words) == 0
         duration_s = time.monotonic() - started

@@ -1,10 +1,7 @@
 """The recipe ``delia`` from the command line, on a tiny model; kills in every step change nothing."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 
 import polars as pl
@@ -21,13 +18,10 @@ from learnable.recipes.run import words as typed_words
 from learnable.runs.identity import example_id
 from learnable.testing import toy_examples, write_messages
 from learnable.types import Message
+from processes import OFTEN, at_work
 
-OFTEN = (
-    "import learnable.measures.keep as keep, learnable.models.generation as generation; "
-    "import learnable.training.checkpoints as checkpoints; keep.STORE_EVERY_S = checkpoints.CHECKPOINT_EVERY_S = 0; "
-    "generation.BATCH_TOKENS = {'cpu': 600}; from learnable.cli.app import main; main()"
-)
-"""Stores parts all the time, so that the kills meet them; in small batches, which change what is drawn."""
+SMALL_BATCHES = OFTEN | {"learnable.models.generation.BATCH_TOKENS": {"cpu": 600}}
+"""Which change what is drawn."""
 
 
 def task_file(path, examples, *, instruction):
@@ -200,22 +194,20 @@ def test_self_answer_without_questions_is_said_before_anything_runs(tmp_path, ca
     assert not (tmp_path / "runs").exists()
 
 
-def killed(command, output, *, when):
+def killed(words, output, *, when):
     """Start a command and kill it as soon as a file is there; return whether it was still running."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while process.poll() is None and not list(output.glob(when)):
+    process = at_work(words, output.parent, SMALL_BATCHES)
+    while process.is_alive() and not list(output.glob(when)):
         time.sleep(0.002)
-    hit = process.poll() is None
-    if hit:
-        os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    return hit
+    process.kill()
+    process.join()
+    return process.exitcode == -signal.SIGKILL
 
 
 @pytest.mark.slow
 def test_a_kill_in_every_step_changes_nothing(files, tiny, ran, tmp_path):
     output = tmp_path / "runs"
-    command = [sys.executable, "-c", OFTEN, *words_of(files, tiny, output)]
+    words = words_of(files, tiny, output)
     moments = [
         "delia/paraphrases-*/begun.json",
         "store/draw-*/*.parquet",
@@ -229,8 +221,10 @@ def test_a_kill_in_every_step_changes_nothing(files, tiny, ran, tmp_path):
         "delia/lesson-*/model/config.json",
         "delia/report-*/begun.json",
     ]
-    hits = [killed(command, output, when=when) for when in moments]
-    subprocess.run(command, capture_output=True, check=True)
+    hits = [killed(words, output, when=when) for when in moments]
+    process = at_work(words, tmp_path, SMALL_BATCHES)
+    process.join()
+    assert process.exitcode == 0
     assert sum(hits) >= len(moments) - 2  # a step of milliseconds may be over before it is seen
     assert table_of(output).equals(table_of(ran[0]))
 

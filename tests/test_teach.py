@@ -1,10 +1,7 @@
 """A task taught in several ways on a tiny model: what comes out, what is not done twice, and what is refused."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import fields, replace
 
@@ -23,6 +20,7 @@ from learnable.runs.identity import example_id
 from learnable.settings import Loading, Tuning
 from learnable.testing import toy_examples, write_messages
 from learnable.types import Message, ModelRef
+from processes import at_work
 
 ROWS, TRAINED, TESTED, SEEDS = 20, 16, 4, 2
 ASK = "Answer in <sep>."
@@ -527,10 +525,8 @@ def test_a_token_that_cannot_be_added_is_said_before_anything_is_written_or_trai
 
 
 def command(place, tiny, *, arms):
-    """Return the command of a lesson that stores what it does all the time, so that a kill meets it."""
-    often = "import learnable.measures.keep as keep, learnable.training.checkpoints as checkpoints; keep.STORE_EVERY_S = 0; "
-    often += "checkpoints.CHECKPOINT_EVERY_S = 0; from learnable.cli.app import main; main()"
-    words = [sys.executable, "-c", often, "teach", str(place / "pool"), "--model", str(tiny), "--arms", *arms]
+    """Return the command of a lesson."""
+    words = ["teach", str(place / "pool"), "--model", str(tiny), "--arms", *arms]
     words += ["--paraphrases", str(place / "paraphrases.jsonl"), "--buffer", str(place / "buffer.jsonl")]
     words += ["--tokens", "<sep>=blue sky", "--evaluate", *EVALUATIONS, "--gradients", "0", "--ratio", "0.5"]
     words += ["--learning-rate", "0.02", "--batch-size", "2", "--rank", "2", "--dtype", "float32"]
@@ -539,12 +535,12 @@ def command(place, tiny, *, arms):
 
 def kill_at(words, folder, found):
     """Start a command, and kill it as soon as what is looked for is there."""
-    process = subprocess.Popen(words, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while process.poll() is None and not next(folder.glob(found), None):
+    process = at_work(words, folder)
+    while process.is_alive() and not next(folder.glob(found), None):
         time.sleep(0.002)
-    assert process.poll() is None, "it ended before it could be killed"
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, "it ended before it could be killed"
 
 
 def test_killing_it_in_training_and_in_evaluation_changes_nothing(teach, place, tiny, tmp_path):
