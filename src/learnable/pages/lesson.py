@@ -16,6 +16,7 @@ from learnable.pages.lesson_facts import (
     LessonContest,
     LessonFacts,
     Theme,
+    about,
     contest_of,
     headline,
     rows_words,
@@ -118,10 +119,7 @@ def _answer(lesson: LessonContest) -> Section:
     all_panels = pictures.values(lesson)
     for theme, panels in zip(lesson.themes, all_panels, strict=True):
         title = f"{theme.name}{' on general rows: what was forgotten' if theme.is_general else ''}"
-        first, items = theme.evaluated[0], max(each.items for each in theme.evaluated)
-        about = f"{first.unit}, {first.side}; {plural(items, 'item')} graded"
-        setting = "" if first.name == first.setting else f"{first.setting}: "
-        inside = [html.heading(title), html.remark(setting + about)]
+        inside = [html.heading(title), html.remark(about(theme))]
         for each in theme.evaluated:
             inside += _sentence(lesson, each)
         parts.append(html.box("answer", inside))

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch.nn.functional import one_hot
 
 from learnable.errors import TrainError, UsageError
+from learnable.models.lengths import batches_within
 from learnable.models.packing import padded
 from learnable.models.source import concrete_dtype
 from learnable.runs.progress import ProgressBar, bar, say
@@ -160,7 +161,8 @@ def _added(
 ) -> tuple[NDArray[np.float64], dict[str, torch.Tensor]]:
     """Return the lengths of gradients (n,), and by parameter their sums over the parts, float32 (parts, P)."""
     sums, lengths = WeightedSums(), np.zeros(len(examples), dtype=np.float64)
-    for batch in _batches(network, examples):
+    most = 0 if takes_one(network) else GRADIENT_TOKENS.get(network.device.type, GRADIENT_TOKENS["cpu"])
+    for batch in batches_within([len(example.ids) for example in examples], most):
         rendered = [examples[position] for position in batch]
         squares = Squares()
         sums.weights = one_hot(torch.from_numpy(split[batch]), int(split.max()) + 1).T.float()
@@ -169,18 +171,6 @@ def _added(
         lengths[batch] = np.sqrt(checked(squares.found, rendered).astype(np.float64))
         progress.advance(sum(len(example.ids) for example in rendered))
     return lengths, sums.found
-
-
-def _batches(network: Any, examples: Sequence[Rendered]) -> list[list[int]]:
-    """Return batches of positions, the longest examples first."""
-    order = sorted(range(len(examples)), key=lambda position: (-len(examples[position].ids), position))
-    batches: list[list[int]] = []
-    most = 0 if takes_one(network) else GRADIENT_TOKENS.get(network.device.type, GRADIENT_TOKENS["cpu"])
-    for position in order:
-        if not batches or (len(batches[-1]) + 1) * len(examples[batches[-1][0]].ids) > most:
-            batches.append([])
-        batches[-1].append(position)
-    return batches
 
 
 def _products(sums: Mapping[str, Mapping[str, torch.Tensor]]) -> dict[tuple[str, str], NDArray[np.float64]]:
