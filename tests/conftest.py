@@ -2,6 +2,7 @@
 
 import gc
 import os
+from functools import partial
 
 import pytest
 
@@ -9,8 +10,13 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # Threads of a tiny model wait for each other longer than they compute.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from learnable.experiments import table
 from learnable.testing import CHATML, CHATML_GENERATION, tiny_model
 
+# Intervals of a table are drawn a hundred thousand times, ten times what tests of a table need.
+table.difference, table.interval = (
+    partial(each, draws=10_000) for each in (table.difference, table.interval)
+)
 TEMPLATES = {"chatml": CHATML, "generation": CHATML_GENERATION, "base": None}
 
 

@@ -7,7 +7,8 @@ import polars as pl
 import pytest
 
 from learnable.errors import UsageError
-from learnable.experiments import Measured, arm_table, difference, interval, parse_task_arms
+from learnable.experiments import Measured, arm_table, parse_task_arms
+from learnable.experiments.table import difference, interval
 
 KNOWN = ("common", "delia")
 ACCURACY = Measured(label="format", unit="share correct", higher_is_better=True)

@@ -6,7 +6,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from learnable.experiments import Measured, SelectionCost, arm_table, difference, interval
+from learnable.experiments import Measured, SelectionCost, arm_table
+from learnable.experiments.table import difference, interval
 
 NAN = math.nan
 LOSS = Measured(label="heldout:a", unit="nats per token", higher_is_better=False)

@@ -49,9 +49,8 @@ def experiments(seeds, noise, *, effect, count, holes=0.0):
 
 
 @pytest.mark.parametrize("noise", NOISE.values(), ids=NOISE)
-@pytest.mark.parametrize("seeds", [3, 5])
-def test_interval_covers_the_true_effect(seeds, noise):
-    found = list(experiments(seeds, noise, effect=0.4, count=700))
+def test_interval_covers_the_true_effect(noise):
+    found = list(experiments(5, noise, effect=0.4, count=700))
     # Nominal 0.95, and three standard errors are 0.025; up to 0.993 where only the residual is left.
     assert 0.925 <= np.mean([d.low <= 0.4 <= d.high for d in found]) <= 0.997
 
@@ -59,8 +58,8 @@ def test_interval_covers_the_true_effect(seeds, noise):
 @pytest.mark.parametrize("noise", NOISE.values(), ids=NOISE)
 def test_no_effect_is_seldom_called_one(noise):
     found = list(experiments(3, noise, effect=0.0, count=1500))
-    # Nominal 0.05, and two and a half standard errors are 0.014.
-    assert np.mean([d.verdict != "no difference seen" for d in found]) <= 0.064
+    # Nominal 0.05, and two and a half standard errors are 0.014; down to 0.007 where only the residual is left.
+    assert 0.003 <= np.mean([d.verdict != "no difference seen" for d in found]) <= 0.064
 
 
 def test_interval_covers_the_true_effect_when_a_sixth_is_missing():
