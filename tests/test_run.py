@@ -44,16 +44,30 @@ def rows(tmp_path):
 @pytest.fixture
 def lobass(rows, tiny, tmp_path):
     """Run the recipe on the rows, with further settings, and return its outcomes."""
+    return recipe_on(rows, tiny)
+
+
+@pytest.fixture(scope="module")
+def finished(tiny, tmp_path_factory):
+    """The same where the recipe has run already, for tests that only look, or add to it."""
+    folder = tmp_path_factory.mktemp("finished")
+    run = recipe_on(write_messages(toy_examples(ROWS), folder / "mine.jsonl"), tiny)
+    run()
+    return run
+
+
+def recipe_on(rows, model):
+    output = rows.parent / "runs"
 
     def run(*words, data=(rows,), dry_run=False):
-        usual = {"--model": tiny, "--dtype": "float32", "--budget": "20%"}
+        usual = {"--model": model, "--dtype": "float32", "--budget": "20%"}
         usual |= {"--reference.learning-rate": 0.01, "--reference.batch-size": 4}
         given = {str(word).removesuffix(".tokens") for word in words}
         typed = [
             *data,
             *[word for flag, value in usual.items() if flag not in given for word in (flag, value)],
         ]
-        typed += [*words, "--output", tmp_path / "runs", *(["--dry-run"] if dry_run else [])]
+        typed += [*words, "--output", output, *(["--dry-run"] if dry_run else [])]
         return started("lobass", *typed)
 
     return run
@@ -78,8 +92,8 @@ def kept(outcomes):
     return pl.read_parquet(outcomes["selection"].folder / "kept.parquet")
 
 
-def test_chosen_rows_are_lines_of_the_input_in_their_order(lobass, rows):
-    outcomes = lobass()
+def test_chosen_rows_are_lines_of_the_input_in_their_order(finished, rows):
+    outcomes = finished()
     lines = rows.read_text().splitlines()
     chosen = (outcomes["selection"].folder / "selected" / "mine.jsonl").read_text().splitlines()
     assert len(chosen) == ROWS * 20 // 100
@@ -100,17 +114,17 @@ def test_every_row_is_chosen_or_in_the_ledger(lobass, rows, tmp_path):
     assert dropped[-1]["line"] == ROWS + 2
 
 
-def test_the_scores_are_the_formula_over_the_losses(lobass):
-    frame = pl.read_parquet(lobass()["scores"].folder / "scores.parquet")
+def test_the_scores_are_the_formula_over_the_losses(finished):
+    frame = pl.read_parquet(finished()["scores"].folder / "scores.parquet")
     expected = 1 - frame["loss_after"].cast(pl.Float64) / frame["loss_before"].cast(pl.Float64)
     assert (frame["learnability"] - expected).abs().max() < 1e-6
     assert frame["learnability"].mean() > 0, "fine-tuning lowered the loss"
 
 
-def test_a_second_run_does_nothing(lobass, measured):
-    first = lobass()
+def test_a_second_run_does_nothing(finished, measured):
+    first = finished()
     measured.clear()
-    second = lobass()
+    second = finished()
     assert [outcome.ran for outcome in second.values()] == [False] * 5
     assert {name: outcome.folder for name, outcome in second.items()} == {
         name: o.folder for name, o in first.items()
@@ -139,13 +153,14 @@ def test_scores_of_a_killed_run_cost_what_those_of_an_unbroken_one_do(lobass, mo
     assert (resumed.tokens, resumed.passes) == (unbroken.tokens, unbroken.passes)
 
 
-def test_a_second_run_writes_nothing(lobass, tmp_path):
-    def seen():
-        return {str(path): path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+def test_a_second_run_writes_nothing(finished):
+    folder = finished()["pool"].folder.parents[1]
 
-    lobass()
+    def seen():
+        return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*")}
+
     before = seen()
-    lobass()
+    finished()
     assert seen() == before
 
 
@@ -171,17 +186,15 @@ def test_outputs_that_were_removed_are_made_again(lobass, measured, capsys):
             assert path.read_bytes() == content
 
 
-def test_a_recipe_selects_by_any_column_that_its_scorers_measure(lobass):
-    outcomes = lobass("--scorers", "ifd", "--by", "loss_alone")
+def test_a_recipe_selects_by_any_column_that_its_scorers_measure(finished):
+    outcomes = finished("--scorers", "ifd", "--by", "loss_alone")
     assert outcomes["selection"].facts["kept"] > 0
     with pytest.raises(UsageError, match="--by is 'loss_alone'"):
-        lobass("--by", "loss_alone")
+        finished("--by", "loss_alone")
 
 
-def test_another_budget_costs_no_pass(lobass, measured):
-    lobass()
-    measured.clear()
-    outcomes = lobass("--budget.tokens", "300")
+def test_another_budget_costs_no_pass(finished, measured):
+    outcomes = finished("--budget.tokens", "300")
     assert [name for name, outcome in outcomes.items() if outcome.ran] == ["selection", "report"]
     assert measured == []
     assert outcomes["selection"].facts["kept_tokens"] <= 300
@@ -305,24 +318,23 @@ def test_two_folds_score_every_example_by_the_other_fold(lobass, measured):
     assert len(measured) == 2 * ROWS
 
 
-def test_in_sample_and_cross_fitted_scores_differ(lobass):
-    inside = pl.read_parquet(lobass()["scores"].folder / "scores.parquet")
-    outside = pl.read_parquet(lobass("--reference.folds", "2")["scores"].folder / "scores.parquet")
+def test_in_sample_and_cross_fitted_scores_differ(finished):
+    inside = pl.read_parquet(finished()["scores"].folder / "scores.parquet")
+    outside = pl.read_parquet(finished("--reference.folds", "2")["scores"].folder / "scores.parquet")
     assert inside["learnability"].mean() > outside["learnability"].mean()
     assert inside["loss_before"].to_list() == outside["loss_before"].to_list()
 
 
-def test_a_given_model_is_the_reference(lobass, measured):
-    trained = lobass()
+def test_a_given_model_is_the_reference(finished):
+    trained = finished()
     adapter = trained["reference"].folder / "part-0"
-    measured.clear()
-    given = lobass("--reference.model", adapter)
+    given = finished("--reference.model", adapter)
     assert given["reference"].facts["kind"] == "given"
     assert kept(given)["id"].to_list() == kept(trained)["id"].to_list()
 
 
-def test_full_fine_tuning_works_as_reference(lobass):
-    outcomes = lobass("--reference.method", "full", "--reference.learning-rate", "0.001")
+def test_full_fine_tuning_works_as_reference(finished):
+    outcomes = finished("--reference.method", "full", "--reference.learning-rate", "0.001")
     assert outcomes["scores"].facts["undefined"] == 0
     assert pl.read_parquet(outcomes["scores"].folder / "scores.parquet")["learnability"].mean() > 0
 
@@ -335,8 +347,8 @@ def test_equal_shares_per_source(lobass, rows, tmp_path):
     assert (outcomes["selection"].folder / "selected" / "more.jsonl").exists()
 
 
-def test_a_prompt_that_fills_the_limit_is_undefined_and_never_chosen(lobass):
-    outcomes = lobass("--max-length", "24")
+def test_a_prompt_that_fills_the_limit_is_undefined_and_never_chosen(finished):
+    outcomes = finished("--max-length", "24")
     scores = pl.read_parquet(outcomes["scores"].folder / "scores.parquet")
     undefined = scores.filter(pl.col("undefined").is_not_null())
     assert 0 < undefined.height < ROWS
@@ -451,8 +463,8 @@ def test_a_dry_run_tells_the_price_and_leaves_nothing(lobass, tmp_path, capsys):
     assert not (tmp_path / "runs").exists()
 
 
-def test_the_report_says_what_was_chosen(lobass):
-    outcomes = lobass()
+def test_the_report_says_what_was_chosen(finished):
+    outcomes = finished()
     page = Path(outcomes["report"].facts["report"]).read_text()
     assert "learnability" in page
     assert kept(outcomes)["id"][0][:8] in page
