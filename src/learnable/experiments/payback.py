@@ -2,27 +2,9 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from itertools import pairwise
 
 from learnable.errors import UsageError
-
-
-@dataclass(frozen=True, kw_only=True)
-class Payback:
-    """What a selection saves against more random data, what it costs, and the same in one sentence (``words``).
-
-    ``random_tokens``: the fewest training tokens of random data that reach the same value; None where what was
-    measured does not reach it. ``saved_s_per_training``: seconds of training that the selection saves each time,
-    negative where random needs fewer tokens. ``selection_s``: seconds that the selection cost once. ``trainings``:
-    after how many trainings that is earned back. None is not known, for the last also never.
-    """
-
-    words: str
-    selection_s: float
-    random_tokens: float | None = None
-    saved_s_per_training: float | None = None
-    trainings: float | None = None
 
 
 def payback(
@@ -33,8 +15,8 @@ def payback(
     seconds_per_token: float,
     selection_s: float,
     higher_is_better: bool,
-) -> Payback:
-    """Say after how many trainings a selection has earned its cost back.
+) -> str:
+    """Say after how many trainings a selection has earned its cost back, or that it does not, and why.
 
     Between two measured budgets the value of random data is taken to be linear in the logarithm of the tokens, and
     linear from the untuned model to the first budget. Where it reaches the value more than once, the fewest tokens
@@ -61,34 +43,23 @@ def payback(
     curve = _curve(random_curve, sign=sign)
     cost = f"the selection cost {_seconds(selection_s)}, as much as training on {selection_s / seconds_per_token:,.0f} tokens"
     if math.isnan(value):
-        return Payback(words=f"not known: the value could not be graded; {cost}", selection_s=selection_s)
+        return f"not known: the value could not be graded; {cost}"
     reached = _reach(curve, sign * value)
     if reached is None:
-        words = f"random does not reach it with up to {curve[-1][0]:,.0f} tokens, the most measured; {cost}"
-        return Payback(words=words, selection_s=selection_s)
+        return f"random does not reach it with up to {curve[-1][0]:,.0f} tokens, the most measured; {cost}"
     if reached == curve[0][0] > tokens:
         # Somewhere below the first point, which is not the untuned model, random may be as good.
-        words = f"not known: random reaches it with {reached:,.0f} tokens, the least measured; {cost}"
-        return Payback(words=words, selection_s=selection_s, random_tokens=reached)
-    saved_s = (reached - tokens) * seconds_per_token
-    trainings = selection_s / saved_s if saved_s > 0 else None
+        return f"not known: random reaches it with {reached:,.0f} tokens, the least measured; {cost}"
     if reached == 0:
-        words = "never: the untuned model is as good"
-    elif trainings is None:
-        words = f"never: random reaches the same value with {reached:,.0f} tokens, the selection takes {tokens:,.0f}"
-    else:
-        first = "already after the first training"
-        words = (
-            f"{first if trainings <= 1 else f'after {math.ceil(trainings):,} trainings'}: random needs {reached:,.0f} "
-            f"tokens for the same value, the selection {tokens:,.0f}, which saves {_seconds(saved_s)} per training; "
-            f"the selection cost {_seconds(selection_s)} once"
-        )
-    return Payback(
-        words=words,
-        selection_s=selection_s,
-        random_tokens=reached,
-        saved_s_per_training=saved_s,
-        trainings=trainings,
+        return "never: the untuned model is as good"
+    if reached <= tokens:
+        return f"never: random reaches the same value with {reached:,.0f} tokens, the selection takes {tokens:,.0f}"
+    saved_s = (reached - tokens) * seconds_per_token
+    trainings = math.ceil(selection_s / saved_s)
+    first = "already after the first training" if trainings <= 1 else f"after {trainings:,} trainings"
+    return (
+        f"{first}: random needs {reached:,.0f} tokens for the same value, the selection {tokens:,.0f}, which saves "
+        f"{_seconds(saved_s)} per training; the selection cost {_seconds(selection_s)} once"
     )
 
 

@@ -175,4 +175,4 @@ def _payback_words(
         seconds_per_token=seconds_per_token,
         selection_s=cost.seconds,
         higher_is_better=line["higher_is_better"],
-    ).words
+    )
