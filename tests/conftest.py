@@ -5,6 +5,7 @@ import os
 from functools import partial
 
 import pytest
+from hypothesis import settings
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Threads of a tiny model wait for each other longer than they compute.
@@ -17,6 +18,8 @@ from learnable.testing import CHATML, CHATML_GENERATION, tiny_model
 table.difference, table.interval = (
     partial(each, draws=10_000) for each in (table.difference, table.interval)
 )
+settings.register_profile("ours", max_examples=50, deadline=None)
+settings.load_profile("ours")
 TEMPLATES = {"chatml": CHATML, "generation": CHATML_GENERATION, "base": None}
 
 

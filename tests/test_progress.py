@@ -115,7 +115,8 @@ def test_short_work_leaves_no_line_in_a_log(monkeypatch, capsys, how):
 
 
 SILENT = (
-    "from learnable.runs import progress; import time; progress.say_if_silent('at work'); {}; time.sleep(2)"
+    "from learnable.runs import progress; import time; progress.STARTING_S = 0.1; "
+    "progress.say_if_silent('at work'); {}; time.sleep(0.5)"
 )
 
 
@@ -124,6 +125,6 @@ SILENT = (
     [("pass", "at work\n"), ("progress.say('this')", "this\n"), ("raise SystemExit", "")],
     ids=["nothing", "something", "it ends"],
 )
-def test_a_command_that_says_nothing_says_within_two_seconds_that_it_is_at_work(meanwhile, said):
+def test_a_command_that_says_nothing_soon_says_that_it_is_at_work(meanwhile, said):
     code = SILENT.format(meanwhile)
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr == said

@@ -14,6 +14,8 @@ from learnable.testing import toy_examples, write_messages
 
 STOPPED = "stopped; the same command goes on from here"
 SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
+GRACE_S = 0.3
+"""Less than usual, for what does not end by itself."""
 SOON_S = 30.0
 """Far above what a busy machine takes, and below the minute for which the work here would go on."""
 
@@ -26,6 +28,7 @@ from learnable.runs import stopping
 def work(*_, **__):
     {work}
 
+stopping.GRACE_S = {grace_s}
 stopping.listen()
 cli.app = SimpleNamespace(meta=work)
 cli.main()
@@ -53,12 +56,15 @@ def started(command, **options):
         process.communicate()
 
 
-def at_work(work):
-    return started([sys.executable, "-c", COMMAND.format(work=work)])
+def at_work(work, *, grace_s=GRACE_S):
+    return started([sys.executable, "-c", COMMAND.format(work=work, grace_s=grace_s)])
 
 
-@pytest.mark.parametrize("number", SIGNALS)
-@pytest.mark.parametrize("work", [SLEEPING, DEAF], ids=["listening", "deaf"])
+@pytest.mark.parametrize(
+    ("number", "work"),
+    [*((number, SLEEPING) for number in SIGNALS), (signal.SIGTERM, DEAF)],
+    ids=[*map("listening-{}".format, SIGNALS), "deaf"],
+)
 def test_each_signal_ends_a_command_in_one_line(number, work):
     with at_work(work) as process:
         process.send_signal(number)
@@ -74,7 +80,8 @@ def test_an_exit_code_of_a_library_does_not_hide_the_signal():
 
 
 def test_signals_that_come_twice_are_one():
-    with at_work("\n    ".join(["try:", "    " + SLEEPING, "finally:", "    time.sleep(1)"])) as process:
+    ending = "\n    ".join(["try:", "    " + SLEEPING, "finally:", "    time.sleep(1)"])
+    with at_work(ending, grace_s=SOON_S) as process:
         for _ in range(3):
             process.terminate()
             time.sleep(0.2)
@@ -97,7 +104,7 @@ def test_processes_that_a_command_started_end_with_it(work):
 
 def test_a_forked_process_that_is_ended_does_not_end_the_command():
     fork = "child = os.fork()\n    if not child: time.sleep(60)\n    time.sleep(1); "
-    fork += "os.kill(child, signal.SIGTERM); print(os.waitpid(child, 0)[1], flush=True); time.sleep(3)"
+    fork += "os.kill(child, signal.SIGTERM); print(os.waitpid(child, 0)[1], flush=True); time.sleep(1)"
     with at_work(fork) as process:
         _, said = process.communicate(timeout=SOON_S)
     assert (int(process.first), process.returncode, said) == (signal.SIGTERM, 0, "")
@@ -105,10 +112,11 @@ def test_a_forked_process_that_is_ended_does_not_end_the_command():
 
 def test_a_command_under_nohup_hears_no_hangup():
     ignoring = {"preexec_fn": lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)}
-    with started([sys.executable, "-c", COMMAND.format(work=SLEEPING)], **ignoring) as process:
+    command = [sys.executable, "-c", COMMAND.format(work=SLEEPING, grace_s=GRACE_S)]
+    with started(command, **ignoring) as process:
         process.send_signal(signal.SIGHUP)
         with pytest.raises(subprocess.TimeoutExpired):
-            process.wait(timeout=2.5)
+            process.wait(timeout=1)
         process.terminate()
         assert process.wait(timeout=SOON_S) == 143
 

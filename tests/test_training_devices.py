@@ -22,7 +22,20 @@ from learnable.training import checkpoints, devices, fine_tune, fine_tuning, loo
 from learnable.training.loop import Loop
 from learnable.types import ModelRef
 
+LOOKED_FOR = (
+    "brotli",
+    "deepspeed",
+    "bitsandbytes",
+    "triton",
+    "torchvision",
+    "wandb",
+    "tensorflow",
+    "xarray",
+    "zstandard",
+)
+"""Modules that libraries of ours use where they are installed."""
 TWICE = Tuning(learning_rate=1e-2, batch_size=4, rank=4, epochs=2)
+SLOW = replace(TWICE, learning_rate=1e-3)
 
 
 def saving_often(job):
@@ -65,6 +78,14 @@ def sharded(job):
     return fine_tuning._fine_tune(job)
 
 
+def both(job):
+    """Train in both ways, in the folders beside each other."""
+    trained = saving_often(job)
+    parts = replace(job, folder=job.folder.parent / "parts" / "two" / "lora", tuning=SLOW, keep_losses=False)
+    sharded(parts)
+    return trained
+
+
 def raising(_):
     raise TrainError("no", hint="yes")
 
@@ -79,11 +100,12 @@ def rendered(ref):
     return Renderer.of(ref).render(toy_examples(21), max_length=128)  # a batch of one leaves a process idle
 
 
-def test_a_training_that_one_process_began_two_end_to_the_same_adapter(ref, rendered, tmp_path, monkeypatch):
-    one, two = tmp_path / "one", tmp_path / "two"
-    monkeypatch.setattr(checkpoints, "CHECKPOINT_EVERY_S", 0.0)
-    options = {"tuning": TWICE, "label": "training", "keep_losses": True}
-    fine_tune(ref, rendered, one, **options)
+@pytest.fixture(scope="module")
+def launched(ref, rendered, tmp_path_factory):
+    """Two processes, started once, go on with what one began and was killed at; return the folder and what they say."""
+    folder = tmp_path_factory.mktemp("processes")
+    for name in LOOKED_FOR:
+        (folder / f"{name}.py").write_text("open('ran', 'a').write(__name__); raise ImportError")
     step = Loop.step
 
     def killed(self):
@@ -91,56 +113,59 @@ def test_a_training_that_one_process_began_two_end_to_the_same_adapter(ref, rend
             raise KeyboardInterrupt
         return step(self)
 
-    with monkeypatch.context() as dying:
-        dying.setattr(Loop, "step", killed)
-        with pytest.raises(KeyboardInterrupt):
-            fine_tune(ref, rendered, two, **options)
-    monkeypatch.setattr(fine_tuning, "_fine_tune", saving_often)
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
-    trained = fine_tune(ref, rendered, two, **options, processes=2)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(folder)
+        patched.setattr(checkpoints, "CHECKPOINT_EVERY_S", 0.0)
+        for inside, tuning in (("", TWICE), ("lora", SLOW), ("full", replace(SLOW, method="full"))):
+            one, two = (folder / ("parts" if inside else "") / each / inside for each in ("one", "two"))
+            options = {"tuning": tuning, "label": "training", "keep_losses": not inside}
+            fine_tune(ref, rendered, one, **options)
+            with patched.context() as dying:
+                dying.setattr(Loop, "step", killed)
+                with pytest.raises(KeyboardInterrupt):
+                    fine_tune(ref, rendered, two, **options)
+        patched.setattr(fine_tuning, "_fine_tune", both)
+        patched.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+        options = {"tuning": TWICE, "label": "training", "keep_losses": True}
+        return folder, fine_tune(ref, rendered, folder / "two", **options, processes=2)
+
+
+def weights(folder):
+    (file,) = folder.glob("*.safetensors")
+    return load_file(file)
+
+
+def test_a_training_that_one_process_began_two_end_to_the_same_adapter(launched):
+    folder, trained = launched
+    one, two = folder / "one", folder / "two"
     assert trained.steps == 12
-    expected, found = (load_file(folder / "adapter_model.safetensors") for folder in (one, two))
+    expected, found = weights(one), weights(two)
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, atol=1e-5)
-    losses = [pl.read_parquet(folder / fine_tuning.LAST_EPOCH)["nll"] for folder in (one, two)]
+    losses = [pl.read_parquet(each / fine_tuning.LAST_EPOCH)["nll"] for each in (one, two)]
     np.testing.assert_allclose(*losses, rtol=1e-5)
+
+
+def test_the_main_process_writes_and_no_other_machine_reaches_any(launched):
+    two = launched[0] / "two"
     seen = [json.loads((two / f"seen-{rank}.json").read_text()) for rank in range(2)]
-    assert seen == [[11, ["last.pt"] * 8], [11, []]], "the main process writes"
-    assert not (two / "checkpoints").exists()
+    assert seen == [[11, ["last.pt"] * 8], [11, []]]
     heard = [json.loads((two / f"ports-{rank}.json").read_text()) for rank in range(2)]
-    assert {*heard[0], *heard[1]} <= {"127.0.0.1", "::1"}, "no other machine can reach them"
+    assert {*heard[0], *heard[1]} <= {"127.0.0.1", "::1"}
+    assert not (two / "checkpoints").exists()
     assert not list(two.rglob("*.pickle"))
 
 
-def test_processes_that_hold_a_part_of_the_weights_each_go_on_to_the_same_model(
-    ref, rendered, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(checkpoints, "CHECKPOINT_EVERY_S", 0.0)
-    step = Loop.step
+def test_no_process_runs_what_lies_in_the_working_folder(launched):
+    assert not (launched[0] / "ran").exists()
 
-    def killed(self):
-        if self.done == 3:
-            raise KeyboardInterrupt
-        return step(self)
 
-    for method in ("full", "lora"):
-        options = {"tuning": replace(TWICE, method=method, learning_rate=1e-3), "label": "training"}
-        fine_tune(ref, rendered, tmp_path / "one" / method, **options)
-        with monkeypatch.context() as dying:
-            dying.setattr(Loop, "step", killed)
-            with pytest.raises(KeyboardInterrupt):
-                fine_tune(ref, rendered, tmp_path / "parts" / method, **options)
-    monkeypatch.setattr(fine_tuning, "_fine_tune", sharded)
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
-    fine_tune(ref, rendered, tmp_path / "parts" / "lora", **options, processes=2)
-    for method in ("full", "lora"):
-        (expected,), (found,) = (
-            [load_file(file) for file in (tmp_path / each / method).glob("*.safetensors")]
-            for each in ("one", "parts")
-        )
-        assert found.keys() == expected.keys()
-        for name, value in expected.items():
-            np.testing.assert_allclose(found[name], value, atol=1e-5)
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_processes_that_hold_a_part_of_the_weights_each_go_on_to_the_same_model(launched, method):
+    expected, found = (weights(launched[0] / "parts" / each / method) for each in ("one", "two"))
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, atol=1e-5)
 
 
 def test_what_fails_in_the_main_process_is_told_to_the_one_that_started_it(tmp_path):
