@@ -101,11 +101,11 @@ def test_in_bfloat16_the_tokens_of_a_row_change_no_other_row(rows, architecture,
     network = build(architecture, {**settings, **WEAK}, dtype=torch.bfloat16)
     batching = Batching(network)
     before, _ = batched(batching, network, rows)
-    for number in (1, 5, 6):
-        others = [*rows[:number], changed(rows[number], after=14), *rows[number + 1 :]]
+    for numbers in ((1, 6), (5,)):
+        others = [changed(row, after=14) if place in numbers else row for place, row in enumerate(rows)]
         after, _ = batched(batching, network, others)
         for position, (one, other) in enumerate(zip(before, after, strict=True)):
-            assert np.array_equal(one, other) == (position != number)
+            assert np.array_equal(one, other) == (position not in numbers)
 
 
 @pytest.mark.parametrize("architecture", REFUSED)

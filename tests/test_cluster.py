@@ -27,6 +27,7 @@ from learnable.models.cluster import ClusterModel, connected, pool_of_workers
 from learnable.models.cluster_worker import Worker, ran
 from learnable.models.cluster_worker import opened as result_of
 from learnable.models.language_model import LanguageModel
+from learnable.models.source import adapter_key
 from learnable.objects.given import opened
 from learnable.runs import progress
 from learnable.runs.store import Store
@@ -179,11 +180,24 @@ def test_the_store_is_the_same_although_a_worker_is_killed(here, there, rendered
     assert_frame_equal(*frames, check_exact=True)
 
 
+class Rows:
+    """What Ray Data would give, computed in this process."""
+
+    def __init__(self, worker, tasks):
+        self._worker, self._tasks = worker, tasks
+
+    def iter_rows(self):
+        rows = [{"number": number, "task": task} for number, task in enumerate(self._tasks)]
+        yield from map(self._worker, rows)
+
+
 def test_answers_of_an_adapter(here, there, monkeypatch, tmp_path):
     config = peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj", "down_proj"], init_lora_weights=False)
     network = LanguageModel(here.ref).network
     peft.get_peft_model(network, config).save_pretrained(tmp_path)
-    monkeypatch.setattr(there, "_pool", replace(there._pool, workers=1))
+    key = adapter_key(here.key, tmp_path)
+    worker = Worker(ref=here.ref, adapter=tmp_path, key=key, threads=torch.get_num_threads())
+    monkeypatch.setattr(there, "_results", lambda tasks: Rows(worker, tasks))
     monkeypatch.setitem(generation.BATCH_TOKENS, "cpu", 200)
     asked = {"sampling": Sampling(max_new_tokens=24), "seeds": range(9), "only": {1, 2, 3, 5, 8}}
 
@@ -221,16 +235,6 @@ def test_scores_and_their_identity_do_not_tell_where_they_were_measured(ray, ref
     assert vectors[0] == vectors[1]
 
 
-class Rows:
-    """What Ray Data would give, computed in this process."""
-
-    def __init__(self, worker, tasks):
-        self._worker, self._tasks = worker, tasks
-
-    def iter_rows(self):
-        yield from map(self._worker, [{"number": 0, "task": task} for task in self._tasks])
-
-
 def failing(network, rendered, layout):
     raise KeyError("no such kind")
 
@@ -250,7 +254,7 @@ def test_what_a_worker_says_is_said_once(there, monkeypatch, capsys):
     monkeypatch.setattr(
         there, "_results", lambda tasks: Rows(lambda row: row | {"done": pickle.dumps(ran(say))}, tasks)
     )
-    assert list(there.each([print, print])) == [(0, None), (0, None)]
+    assert list(there.each([print, print])) == [(0, None), (1, None)]
     assert capsys.readouterr().err == "batches are padded\n"
 
 
