@@ -248,6 +248,7 @@ def choose(written, scores, tokens=30, **given):
         ("ifd", (5, 6, 7)),
         ("ifd@max_score=inf", (0, 1, 2)),
         ("ifd@max_score=0.65", (9, 10)),
+        ("ifd@min_score=0.65,lowest=true", (8, 7, 6)),
         ("loss@where=loss < 1.45", (1, 2, 3)),
         ("loss@per_source=equal", (0, 1, 2)),
     ],

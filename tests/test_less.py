@@ -230,6 +230,18 @@ def test_what_is_stored_costs_no_pass(pool, target, scored, method):
     np.testing.assert_array_equal(again, first)
 
 
+def test_sketches_of_another_seed_or_size_are_taken_anew(pool, target, scored, tmp_path):
+    usual = LESS(store="sketch", dimensions=256)
+    first, _ = scored(pool, target, usual)
+    for other in (replace(usual, seed=1), replace(usual, dimensions=128)):
+        beside, _ = scored(pool, target, other)
+        alone, _ = scored(pool, target, other, store=tmp_path / f"{other.seed}-{other.dimensions}")
+        np.testing.assert_array_equal(beside, alone)
+        assert (beside != first).any()
+    again, _ = scored(pool, target, usual, load=refuses)
+    np.testing.assert_array_equal(again, first)
+
+
 def test_a_killed_pass_goes_on_to_the_same_bits(pool, target, scored, shared, tmp_path, monkeypatch):
     whole, _ = scored(pool, target)
     monkeypatch.setattr("learnable.measures.keep.STORE_EVERY_S", 0.0)
@@ -391,6 +403,22 @@ def test_a_warm_up_of_another_model_is_refused(ref, pool, target, kept, tmp_path
     other = ln.Model(str(tiny_model(tmp_path / "other", seed=1)), dtype="float32")
     with pytest.raises(ModelError, match="which is not the model given here"):
         ln.score(rows(pool), other, scorers=["less"], target=rows(target.examples), warmup=kept)
+
+
+def test_a_warm_up_does_not_see_the_rows_of_the_target(ref, pool, target, tmp_path, capsys):
+    model, own = ln.Model(ref.name, dtype="float32"), rows(target.examples)
+    mixed, how = rows([*pool, *target.examples]), {"epochs": 1, "rank": 2, "keep_epochs": True}
+    apart = ln.train(mixed, model, target=own, output=tmp_path / "apart", **how)
+    assert apart.trained.facts["rows of the target left out"] == len(own)
+    trained_on = pl.read_parquet(tmp_path / "apart" / "assignment.parquet")["id"]
+    assert set(trained_on) == {each.id for each in pool}
+    both = ln.train(mixed, model, output=tmp_path / "both", **how)
+    assert both.trained.identity != apart.trained.identity
+    warning = "the warm-up may have trained on rows of the target"
+    ln.score(mixed, model, scorers=["less"], target=own, warmup=apart)
+    assert warning not in capsys.readouterr().err
+    ln.score(mixed, model, scorers=["less"], target=own, warmup=both)
+    assert warning in capsys.readouterr().err
 
 
 def test_a_warm_up_takes_rows_for_eight_steps_and_says_so(ref, capsys):

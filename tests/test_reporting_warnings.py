@@ -114,6 +114,15 @@ FIRES = [
 ]
 
 
+def test_length_matched_is_named_where_it_can_be_had(facts: SelectionFacts) -> None:
+    short = short_chosen(facts)
+    aimed = replace(short, scores=short.scores.drop("loss_after"))
+    for case, advice in ((short, "--by length_matched"), (aimed, "--where")):
+        (warning,) = [each for each in warnings_of(case) if "dominated by short answers" in each]
+        assert advice in warning
+        assert ("length_matched" in warning) == (case is short)
+
+
 def test_a_clean_run_has_no_warning(facts: SelectionFacts, page: Page) -> None:
     assert warnings_of(facts) == []
     assert "Nothing suspicious seen" in page.plain

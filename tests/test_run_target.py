@@ -4,12 +4,13 @@ import polars as pl
 import pytest
 
 from learnable.cli import app as cli
+from learnable.cli.printing import show
 from learnable.commands.select import Selecting
 from learnable.errors import UsageError
 from learnable.recipes import less, pds, target, vinfo
 from learnable.recipes.run import Run
 from learnable.recipes.target import _method, _share
-from learnable.settings import Aim, Reference
+from learnable.settings import Aim, Reference, WarmUp
 from learnable.testing import toy_examples, write_messages
 
 
@@ -21,9 +22,9 @@ def rows(tmp_path_factory):
     )
 
 
-def run_pds(rows, tiny, folder, **more):
+def run_pds(rows, tiny, folder, *, proxy=None, **more):
     pool, task = map(str, rows)
-    aim = Aim(steps=4, visit=2, rate=1.0, batch=8)
+    aim = Aim(steps=4, visit=2, rate=1.0, batch=8, proxy=proxy)
     run = Run(output=str(folder), **more)
     return pds([pool], target=task, model=str(tiny), budget="8", aim=aim, run=run)
 
@@ -46,6 +47,16 @@ def test_a_dry_run_says_a_price_and_writes_nothing(rows, tiny, tmp_path):
     assert not (tmp_path / "none" / "pds").exists()
 
 
+@pytest.mark.parametrize("proxy", [None, 20])
+def test_pds_is_priced_with_its_steps_and_their_way_back(proxy, rows, tiny, tmp_path):
+    planned, done = (
+        run_pds(rows, tiny, tmp_path, proxy=proxy, dry_run=dry)["scores"] for dry in (True, False)
+    )
+    assert planned.price.tokens == pytest.approx(done.cost.tokens, rel=0.1)
+    over = "30 examples" if proxy is None else "20 examples and 1 over 30 for their vectors"
+    assert planned.facts["would run"] == [f"4 training steps, 3 back, and 4 passes over {over}"]
+
+
 def test_vinfo_trains_two_references_and_chooses(rows, tiny, tmp_path):
     outcomes = vinfo(
         [str(rows[0])],
@@ -57,6 +68,9 @@ def test_vinfo_trains_two_references_and_chooses(rows, tiny, tmp_path):
     assert list(outcomes) == ["pool", "reference", "null", "scores", "selection", "report"]
     assert pl.read_parquet(outcomes["selection"].folder / "kept.parquet").height == 6
     assert outcomes["null"].facts["prompt"] == "none"
+    page = (outcomes["report"].folder / "report.html").read_text()
+    assert 'id="information"' in page
+    assert "Vendi score" in page
 
 
 def test_vinfo_refuses_references_that_have_seen_the_rows_before_it_trains_any(rows, tiny, tmp_path):
@@ -69,8 +83,10 @@ def test_a_comparison_chooses_as_the_selection_does():
     by = Selecting(by="less@adam=exact", selector="k_center", per_source="equal", lowest=True)
     assert _method(by) == "less@adam=exact,per_source=equal,lowest=true/k_center"
     assert _method(Selecting(by="relevance", where="tokens < 80")) == "relevance@where=tokens < 80"
-    with pytest.raises(UsageError, match="--min-score"):
-        _method(Selecting(by="dsir", min_score=0.0))
+    by = Selecting(by="hard_not_wrong", min_score=0.0, selector="spread_top")
+    assert _method(by) == "hard_not_wrong@min_score=0.0/spread_top"
+    with pytest.raises(UsageError, match="--min-loss-before"):
+        _method(Selecting(by="dsir", min_loss_before=0.0))
 
 
 def test_a_number_of_examples_is_priced_as_its_share():
@@ -101,9 +117,16 @@ def test_less_warms_up_and_chooses(rows, tiny, tmp_path):
 
 def test_a_dry_run_of_less_prices_what_is_not_made_yet(rows, tiny, tmp_path):
     outcomes = run_less(rows, tiny, tmp_path / "none", dry_run=True)
-    assert outcomes["warmup"].price.rows > 0
+    assert outcomes["warmup"].price.rows == 2 * 30
     assert outcomes["scores"].price.rows > 0
     assert not (tmp_path / "none" / "less").exists()
+
+
+def test_a_warm_up_is_priced_as_it_is_drawn():
+    warmup = WarmUp(epochs=4, fraction=0.05, batch_size=8)
+    assert warmup.passes_over(400, keep_epochs=True) == 4 * 64 / 400
+    assert warmup.passes_over(4_000, keep_epochs=True) == pytest.approx(4 * 0.05)
+    assert warmup.passes_over(400, keep_epochs=False) == pytest.approx(4 * 0.05)
 
 
 def run_target(rows, tiny, folder, **more):
@@ -115,8 +138,16 @@ def run_target(rows, tiny, folder, **more):
     )
 
 
-def test_target_chooses_and_compares_with_a_random_draw(rows, tiny, tmp_path):
+def test_target_chooses_and_compares_with_a_random_draw(rows, tiny, tmp_path, capsys):
     outcomes = run_target(rows, tiny, tmp_path)
+    show(outcomes)
+    said = capsys.readouterr().out
+    for step, file in (
+        ("selection", "selected/pool.jsonl"),
+        ("report", "report.html"),
+        ("verdict", "report.html"),
+    ):
+        assert str(outcomes[step].folder / file) in said
     steps = ["pool", "target", "scores", "selection", "report", "comparison", "verdict"]
     assert list(outcomes) == steps
     table = pl.read_parquet(outcomes["comparison"].folder / "table.parquet")

@@ -12,7 +12,6 @@ import learnable as ln
 from learnable.data.target import shared_with_target
 from learnable.errors import SelectionError, UsageError
 from learnable.measures.importance import BUCKETS, log_importance
-from learnable.objects.aiming import target_of_rows
 from learnable.runs.progress import say_once
 from learnable.scorers.target import Relevance, TargetDrop, TargetLearnability
 from learnable.selectors import GumbelTopK, RoundRobin, turns_of
@@ -33,22 +32,22 @@ def row(prompt, answer, **more):
 
 def test_subtasks_are_the_column_else_the_source(tmp_path):
     rows = rows_of(tmp_path / "task.jsonl", [row("a?", "one", subtask="sums"), row("b?", "two")])
-    assert target_of_rows(rows).subtasks == ["sums", "task"]
+    assert rows.as_target.subtasks == ["sums", "task"]
 
 
 def test_rows_in_memory_have_subtasks_too():
     rows = ln.read([row("a?", "one", subtask="sums"), row("a?", "one"), row("b?", "two", subtask=3)])
-    assert target_of_rows(rows).subtasks == ["sums", "3"]
+    assert rows.as_target.subtasks == ["sums", "3"]
 
 
 def test_another_subtask_is_another_target(tmp_path):
     one = rows_of(tmp_path / "a.jsonl", [row("a?", "one", subtask="sums")])
     other = rows_of(tmp_path / "b.jsonl", [row("a?", "one", subtask="products")])
-    assert target_of_rows(one).identity != target_of_rows(other).identity
+    assert one.as_target.identity != other.as_target.identity
 
 
 def test_rows_of_the_target_are_found_in_the_pool(tmp_path):
-    target = target_of_rows(rows_of(tmp_path / "task.jsonl", [row("What is it?", "one"), row("b?", LONG)]))
+    target = rows_of(tmp_path / "task.jsonl", [row("What is it?", "one"), row("b?", LONG)]).as_target
     rows = [
         row("What is it?", "one"),
         row("what is IT", "else"),
@@ -68,14 +67,14 @@ def test_what_is_held_back_of_a_target_is_not_chosen_from_either(tmp_path):
     target = rows_of(tmp_path / "task.jsonl", [row("a?", "one")])
     held_back = ln.read([row("b?", "two")]).examples
     pool = ln.read([row("b?", "two"), row("c?", "three")]).pool
-    found = shared_with_target(pool, target_of_rows(replace(target, set_aside=held_back)))
+    found = shared_with_target(pool, replace(target, set_aside=held_back).as_target)
     assert found == ["in the target: the same row", None]
-    assert target_of_rows(target).identity != target_of_rows(replace(target, set_aside=held_back)).identity
+    assert target.as_target.identity != replace(target, set_aside=held_back).as_target.identity
 
 
 def test_few_rows_are_said_to_be_few(capsys):
     say_once.cache_clear()
-    assert len(target_of_rows(ln.read([row("a?", "one")]))) == 1
+    assert len(ln.read([row("a?", "one")]).as_target) == 1
     assert "fewer than 3" in capsys.readouterr().err
 
 
@@ -147,7 +146,7 @@ def task():
 
 @pytest.fixture(scope="module")
 def scores(pool, task, tiny, tmp_path_factory):
-    aim = Aim(epochs=2, steps=3, visit=1, rate=1.0, batch=4)
+    aim = Aim(epochs=2, steps=3, visit=1, rate=1.0, batch=8)
     model = ln.Model(str(tiny), dtype="float32")
     store = tmp_path_factory.mktemp("store")
     return ln.score(pool, model, target=[*task, pool[0]], scorers=ALL, aim=aim, store=store)
@@ -190,7 +189,7 @@ def test_a_copy_of_a_target_row_with_another_answer_is_not_chosen_from(task, tin
 
 def test_the_same_target_is_trained_on_once(pool, task, tiny, capsys, tmp_path):
     model = ln.Model(str(tiny), dtype="float32")
-    aim = Aim(epochs=2, steps=3, visit=1, rate=1.0, batch=4)
+    aim = Aim(epochs=2, steps=3, visit=1, rate=1.0, batch=8)
     first = ln.score(pool, model, target=task, scorers=["target_drop"], aim=aim, store=tmp_path)
     capsys.readouterr()
     again = ln.score(pool, model, target=task, scorers=["target_drop"], aim=aim, store=tmp_path)
@@ -227,6 +226,41 @@ def test_a_target_of_one_prompt_is_trained_on_without_a_check_by_halves(pool, ti
     model = ln.Model(str(tiny), dtype="float32")
     scored = ln.score(pool, model, target=task, scorers=["target_drop"], aim=Aim(epochs=1))
     assert scored.frame["target_drop"].is_finite().all()
+
+
+def test_rows_of_the_target_are_not_in_the_short_training(pool, task, tiny):
+    model, aim = ln.Model(str(tiny), dtype="float32"), Aim(steps=2, visit=1, rate=1.0, batch=8)
+    alone, mixed = (
+        ln.score(each, model, target=task, scorers=["pds"], aim=aim).frame["pds"]
+        for each in (pool, [*task, *pool])
+    )
+    assert mixed[: len(task)].is_nan().all()
+    np.testing.assert_allclose(mixed[len(task) :], alone, rtol=1e-5)
+
+
+class Worth:
+    needs, higher_is_better = ("worth",), True
+
+    def __call__(self, frame):
+        return frame["worth"].to_numpy()
+
+
+def test_a_proxy_is_valued_as_in_the_whole_pool(pool, task, tiny, tmp_path, capsys):
+    model, how = ln.Model(str(tiny), dtype="float32"), {"steps": 2, "visit": 1, "rate": 1.0, "batch": 8}
+    whole, some = (
+        ln.score(pool, model, target=task, scorers=[Worth()], aim=Aim(**how, proxy=proxy), store=tmp_path)
+        for proxy in (len(pool), 10)
+    )
+    said = capsys.readouterr().err
+    assert f"a proxy of {len(pool)} rows is not below the pool of {len(pool)}: all are valued" in said
+    assert "10 rows of a proxy are too few to tell the worth of others" in said
+    assert some.facts["proxy"] == {"rows valued": 10, "others told": 0, "rank correlation": None}
+    valued = some.frame["Worth"].is_not_nan()
+    assert valued.sum() == 10
+    np.testing.assert_allclose(
+        some.frame["Worth"].filter(valued), whole.frame["Worth"].filter(valued), rtol=0.05, atol=0.01
+    )
+    assert not list(tmp_path.glob("**/*.pt"))
 
 
 def test_one_visit_has_no_halves_that_agree_and_counts_its_tokens(pool, task, tiny):

@@ -1,6 +1,7 @@
 """V-information: by hand, and the choice that is hard, not wrong, and spread."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -9,10 +10,14 @@ import pytest
 import learnable as ln
 from choosing import choose
 from learnable.errors import UsageError
+from learnable.pages import view_of
+from learnable.pages.selection_facts import information
 from learnable.scorers.v_information import PVI, Hardness, HardNotWrong, PVIZero
 from learnable.selectors import SpreadTop
+from learnable.selectors.vectors import vendi
 from learnable.testing import toy_examples
 from learnable.types import Budget
+from test_reporting import make_facts
 
 
 def frame(null, after, tokens):
@@ -32,6 +37,23 @@ def test_a_pool_has_the_mean_of_its_rows():
     information = PVI()(frame([2.5 * nats, 0.5 * nats, 2 * nats], [0.0, nats, nats], [1, 1, 1]))
     assert information.tolist() == pytest.approx([2.5, -0.5, 1.0])
     assert float(information.mean()) == pytest.approx(1.0)
+
+
+def test_a_page_has_the_information_of_pool_selection_and_sources():
+    rows = {"id": list("abcd"), "source": list("xxxy"), "pvi": [2.5, -0.5, float("nan"), 1.0]}
+    facts = replace(
+        make_facts(), scores=pl.DataFrame(rows), kept=pl.DataFrame({"id": ["a", "d"], "rank": [0, 1]})
+    )
+    found = {name: (pool.mean(), kept.mean()) for name, pool, kept in information(view_of(facts))}
+    assert found == {"all": (1.0, 1.75), "x": (1.0, 2.5), "y": (1.0, 1.0)}
+
+
+def test_spread_is_that_of_so_many_vectors_without_anything_in_common():
+    apart = np.eye(4, 7, dtype=np.float32)
+    assert vendi(apart) == pytest.approx(4)
+    assert vendi(5 * apart[[0, 0, 0]]) == pytest.approx(1)
+    assert vendi(apart[[0, 0, 1, 1, 2, 2, 3, 3]]) == pytest.approx(4)
+    assert vendi(apart[[0, 0, 0, 1]]) == pytest.approx(np.exp(-0.75 * np.log(0.75) - 0.25 * np.log(0.25)))
 
 
 def test_the_same_model_on_both_sides_has_no_information():

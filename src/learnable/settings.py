@@ -8,6 +8,9 @@ from typing import Any, Literal, Self
 
 from learnable.errors import UsageError
 
+WARMUP_STEPS = 8
+"""Fewest steps of an epoch that is kept: what Adam remembers of fewer is noise."""
+
 LATER: Mapping[str, bool] = {"later": True}
 """Marks a field that came after results were kept: where it has its default, no identity knows of it."""
 
@@ -263,6 +266,14 @@ class Reference(Tuning):
             return 0.0
         return self.epochs * self.fraction * max(self.folds - 1, 1)
 
+    def drawn(self, rows: int) -> int:
+        """Return how many of so many rows are drawn for a warm-up, whose epochs have at least ``WARMUP_STEPS`` steps."""
+        return max(1, round(self.fraction * rows), min(rows, WARMUP_STEPS * self.batch_size))
+
+    def passes_over(self, rows: int, *, keep_epochs: bool) -> float:
+        """Return the training cost in passes over so many rows; that of a warm-up where its epochs are kept."""
+        return self.epochs * self.drawn(rows) / rows if keep_epochs and rows else self.passes
+
 
 @dataclass(frozen=True, kw_only=True)
 class WarmUp(Reference):
@@ -286,6 +297,8 @@ class Aim:
         rate: Learning rate of that training, which is plain gradient descent; by ``space`` when not given.
         batch: Rows of one of its steps.
         visit: Every so many of its steps the pool is valued.
+        proxy: Rows of the pool, drawn at random, that are valued so; those of the others are told by the model's vectors
+            (`embedding`). All are valued when not given.
         curvature: Whether steps bend what is carried back; without, `pds` sums the target's gradients.
         space: What that training moves: LoRA adapters, or all weights (full), as in the paper.
     """
@@ -299,13 +312,24 @@ class Aim:
     rate: float | None = None
     batch: int = 16
     visit: int = 5
+    proxy: int | None = field(default=None, metadata=LATER)
     curvature: bool = True
     space: Literal["lora", "full"] = "lora"
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "rank", "steps", "batch", "visit"):
-            if getattr(self, name) <= 0:
-                raise UsageError(f"aim.{name} must be above 0, got {getattr(self, name)}")
+        for name in ("epochs", "rank", "steps", "batch", "visit", "proxy"):
+            if (count := getattr(self, name)) is not None and count <= 0:
+                raise UsageError(f"aim.{name} must be above 0, got {count}")
+
+    @property
+    def visits(self) -> int:
+        """How often the pool is valued on the way back through the short training."""
+        return -(-self.steps // self.visit)
+
+    @property
+    def steps_back(self) -> int:
+        """Steps that are gone back through: none before the first at which the pool is valued."""
+        return self.steps - (self.steps - 1) % self.visit
 
     @property
     def descent_rate(self) -> float:

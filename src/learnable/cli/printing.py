@@ -304,11 +304,14 @@ def _show_run(console: Console, outcomes: Mapping[str, Outcome]) -> None:
         _print_selection(console, outcome.facts)
     for warning in reported["warnings"]:
         console.print(f"warning: {warning}")
-    for line in _selected(outcome) if shown == "select" else ():
+    chosen = by_verb.get("select")
+    for line in _selected(chosen) if chosen is not None else ():
         console.print(line)
-    console.print(f"report: {reported['report']}")
-    if shown == "select":
-        console.print(f"look around: learnable explore {outcome.folder}")
+    for name, each in outcomes.items():
+        if each.verb == "report":
+            console.print(f"{name}: {each.facts['report']}")
+    if chosen is not None:
+        console.print(f"look around: learnable explore {chosen.folder}")
 
 
 def _selected(outcome: Outcome) -> Iterator[str]:

@@ -13,7 +13,7 @@ from learnable.commands.experiment import Experiment
 from learnable.commands.inputs import look_up, pool_of, rows_of
 from learnable.commands.load import HELDOUT
 from learnable.commands.method_scores import score_methods
-from learnable.commands.network import GRADIENT_EPOCHS, Network, gradient_epochs
+from learnable.commands.network import GRADIENT_EPOCHS, Network, gradient_epochs, passes_said
 from learnable.commands.options import Data, DryRun, Flat, MaxLength, ModelName, Output, Several
 from learnable.commands.score import passes_of
 from learnable.data.overlap import contamination, spoken
@@ -186,14 +186,21 @@ class _Comparison:
         return passes_of(roles_of({column for scorer in scorers for column in scorer.needs}), self.vectors)
 
     @property
+    def gradient_epochs(self) -> int:
+        """At how many epochs gradients are taken."""
+        kept = GRADIENT_EPOCHS if self.warmup is None else round(self.warmup.epochs)
+        return gradient_epochs((method.scorer for method in self.methods), kept)
+
+    @property
     def says(self) -> list[str]:
         """What it will do, in words."""
         over, (chosen, whole) = f"over {len(self.pool):,} examples", self.trainings
-        says = [f"1 {name} pass {over}" for name in self.passes]
+        says = passes_said(self.passes, self.aim, self.gradient_epochs, rows=len(self.pool))
         if passes := sum(reference.passes for reference in self.references.values()):
             says.insert(0, f"{passes:g} reference training {'pass' if passes == 1 else 'passes'} {over}")
         if self.warmup is not None:
-            says.insert(0, f"{self.warmup.passes:g} warm-up passes {over}")
+            passes = self.warmup.passes_over(len(self.pool), keep_epochs=True)
+            says.insert(0, f"{passes:g} warm-up passes {over}")
         says.append(f"at most {chosen} trainings of {', '.join(self.budgets)}")
         if whole:
             says.append(f"{whole} trainings on all {len(self.pool):,} examples")
@@ -205,11 +212,18 @@ class _Comparison:
         network = self.experiment.network
         examples = list(self.pool.iter_examples())
         seeds, tuning = self.experiment.seeds, self.experiment.tuning
-        kept = GRADIENT_EPOCHS if self.warmup is None else round(self.warmup.epochs)
-        epochs = gradient_epochs((method.scorer for method in self.methods), kept)
-        price = network.scoring(self.pool, self.passes, aim=self.aim, epochs=epochs)
-        for reference in [*self.references.values(), *filter(None, [self.warmup])]:
+        price = network.scoring(
+            self.pool,
+            self.passes,
+            aim=self.aim,
+            target=0 if self.target is None else self.target.facts["examples"],
+            epochs=self.gradient_epochs,
+        )
+        for reference in self.references.values():
             price += network.reference(self.pool, reference)
+        if self.warmup is not None:
+            passes = self.warmup.passes_over(len(self.pool), keep_epochs=True)
+            price += network.reference(self.pool, self.warmup, passes=passes)
         budgets, tokens = [Budget.parse(text) for text in self.budgets], network.tokens(examples)
         shares = [min(each.fraction or (each.tokens or 0) / max(tokens, 1), 1.0) for each in budgets]
         chosen, whole = self.trainings

@@ -4,10 +4,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from learnable import data as rows
-from learnable.commands.load import load
+from learnable.commands.load import HELDOUT, load
 from learnable.errors import UsageError
 from learnable.objects.given import finished, is_step
-from learnable.objects.rows import Rows
+from learnable.objects.rows import Rows, read
 from learnable.runs.records import BEGUN, DONE, Outcome
 from learnable.settings import Loading, Reading
 from learnable.types import ModelRef, Pool
@@ -64,6 +64,13 @@ def look_up(name: str | None, loading: Loading, *, reference: bool = False) -> N
 def rows_of(pool: Pool, loaded: Outcome) -> Rows:
     """Return a pool as the Python objects take it."""
     return Rows(pool=pool, given={}, reading=Reading(on_error=loaded.facts["on_error"]))
+
+
+def target_rows(pool: Pool, loaded: Outcome) -> Rows:
+    """Return a target as it was loaded: what was held back of it is no row to choose either."""
+    aside = loaded.folder / HELDOUT
+    held_back = read(str(aside)).examples if aside.is_file() and aside.stat().st_size else []
+    return replace(rows_of(pool, loaded), set_aside=held_back)
 
 
 def is_made(path: str | Path) -> bool:

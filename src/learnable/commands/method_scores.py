@@ -87,7 +87,7 @@ def score_methods(
     turns: dict[str, NDArray[np.float32]] = {}
     for key, group in groups.items():
         needed = {role for method in group for role in method.roles}
-        models = _models(needed, group[0].reference, warmup, loaded, store, usual)
+        models = _models(needed, group[0].reference, warmup, loaded, target, store, usual)
         trained[key] = list(models.values())
         paths: dict[str, Any] = {option: model.path for option, model in models.items()}
         names = {method.score for method in group if method.scorer is not None}
@@ -108,9 +108,10 @@ def score_methods(
         turns |= {method.label: _turns(scored[key], method) for method in group if method.by_target}
     lengths = pl.read_parquet(scored[""].folder / "scores.parquet", columns=LENGTHS)
     tokens = {"base": int(lengths["tokens"].sum()), "alone": alone_tokens}
+    counts = {"rows": lengths.height, "target": 0 if target is None else target.facts["examples"]}
     pace = _pace(scored.values())
     costs = {
-        method.label: _cost(method, tokens, aim, warmup, pace, trained[key], vectors=vectors)
+        method.label: _cost(method, tokens, counts, aim, warmup, pace, trained[key], vectors=vectors)
         for key, group in groups.items()
         for method in group
     }
@@ -127,6 +128,7 @@ def score_methods(
 def _cost(
     method: Method,
     tokens: Mapping[str, int],
+    counts: Mapping[str, int],
     aim: Aim,
     warmup: Reference,
     pace: float,
@@ -134,14 +136,15 @@ def _cost(
     *,
     vectors: Vectors,
 ) -> SelectionCost:
-    """Return what a method alone costs, with ``tokens`` of the pool whole and of its answers alone, at this pace."""
+    """Return what a method alone costs, at this pace; ``tokens`` are the pool's, whole and of answers alone, ``counts`` the rows."""
     per_role = {role: tokens["alone" if role in ("alone", "null") else "base"] for role in method.roles}
     epochs = gradient_epochs([method.scorer], round(warmup.epochs))
-    passed = sum(count * passes_for(role, aim, epochs) for role, count in per_role.items())
+    passed = sum(count * passes_for(role, aim, epochs, **counts) for role, count in per_role.items())
     passed += tokens["base"] * (method.needs_vectors and vectors == "model")
     taught = tokens["base"] * method.reference.passes if method.needs_reference else 0.0
     taught += tokens["alone"] * method.reference.passes if "null" in per_role else 0.0
-    taught += tokens["base"] * warmup.passes if "gradient" in per_role else 0.0
+    warmed_up = warmup.passes_over(counts["rows"], keep_epochs=True) if "gradient" in per_role else 0.0
+    taught += tokens["base"] * warmed_up
     return SelectionCost(
         score_tokens=round(passed),
         score_s=passed and passed * pace,
@@ -155,15 +158,18 @@ def _models(
     reference: Reference,
     warmup: Reference,
     loaded: Outcome,
+    target: Outcome | None,
     store: Path,
     usual: Mapping[str, Any],
 ) -> dict[str, Outcome]:
     """Return the models that some roles need beside the base, trained on the pool, by the option of ``score``."""
+    kept: dict[str, Any] = {"keep_epochs": True, "layers": "attention"}
+    kept |= {} if target is None else {"target": target.path}
     found = {}
     for option, role, more in (
         ("reference", "reference", {"reference": reference}),
         ("null", "null", {"reference": replace(reference, prompt="none")}),
-        ("warmup", "gradient", {"reference": warmup, "keep_epochs": True, "layers": "attention"}),
+        ("warmup", "gradient", {"reference": warmup} | kept),
     ):
         if role in roles:
             output = str(store / f"{option}-{{fingerprint}}")

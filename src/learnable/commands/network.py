@@ -83,12 +83,14 @@ class Network:
             rendered = answers_alone(rendered, header=self._renderer.answer_header)
         return round(sum(len(each.ids) for each in rendered) / len(drawn) * len(examples))
 
-    def measuring(self, examples: Sequence[Example], *, passes: int = 1, alone: bool = False) -> Price:
+    def measuring(self, examples: Sequence[Example], *, passes: float = 1, alone: bool = False) -> Price:
         """Return the price of passes that measure examples."""
-        price = Price(rows=passes * len(examples), passes=passes)
+        price = Price(rows=round(passes * len(examples)), passes=passes)
         if not passes or not examples:
             return Price()
-        return price + self._timed("measuring", passes * self.tokens(examples, alone=alone), price.rows)
+        return price + self._timed(
+            "measuring", round(passes * self.tokens(examples, alone=alone)), price.rows
+        )
 
     def training(
         self,
@@ -117,12 +119,13 @@ class Network:
         needs: Collection[str] = (),
         store: Store | None = None,
         aim: Aim = Aim(),
+        target: int = 0,
         epochs: int = GRADIENT_EPOCHS,
     ) -> Price:
         """Return the price of the passes of a table of scores (``score.passes_of``), which measure the columns ``needs``.
 
-        What is in the store of the model itself costs nothing; of a reference all is counted, of a target, whose rows
-        are few, nothing. Gradients are taken at so many ``epochs``, see ``gradient_epochs``.
+        What is in the store of the model itself costs nothing; of a reference all is counted, of a target its so many
+        rows where each step of a training passes them. Gradients are taken at so many ``epochs``, see ``gradient_epochs``.
         """
         examples, price = list(pool.iter_examples()), Price()
         for role, name in PASSES.items():
@@ -134,7 +137,8 @@ class Network:
             counted = (
                 self._missing(examples, kinds, store, alone=alone) if own and kinds and store else examples
             )
-            price += self.measuring(counted, passes=passes_for(role, aim, epochs), alone=alone)
+            count = passes_for(role, aim, epochs, rows=len(examples), target=target)
+            price += self.measuring(counted, passes=count, alone=alone)
         return price
 
     def _missing(
@@ -225,10 +229,32 @@ def gradient_epochs(scorers: Iterable[Scorer | None], kept: int = GRADIENT_EPOCH
     return sum(ways.values())
 
 
-def passes_for(role: Role, aim: Aim, epochs: int) -> int:
-    """Return how many passes over the pool a role costs, in tokens that are measured.
+def passes_for(role: Role, aim: Aim, epochs: int, *, rows: int, target: int) -> float:
+    """Return how many passes over a pool of so many rows a role costs, in tokens that are measured.
 
-    A gradient costs two passes more than a loss, and is taken at so many ``epochs``; so do the steps of a training.
+    A gradient costs two passes more than a loss, and is taken at so many ``epochs``, or at the steps of a training and
+    of its way back, there of a ``target`` of so many rows too.
     """
-    visits = math.ceil(aim.steps / aim.visit)
-    return {"gradient": GRADIENT_PASSES * epochs, "costate": 2 * visits, "words": 0}.get(role, 1)
+    if role == "costate":
+        from learnable.training.costate import CHECKED, STEPS
+
+        back = aim.steps_back
+        again = back - math.ceil(back / math.isqrt(aim.steps))  # steps between those that are kept
+        gradients = (aim.steps + again + 2 * aim.curvature * back) * aim.batch + (back + 1) * target
+        valued = min(aim.proxy or rows, rows)
+        checks = min(CHECKED, valued) * (GRADIENT_PASSES + 2 * len(STEPS))
+        passed = 2 * (aim.visits * valued + target) + GRADIENT_PASSES * gradients + checks
+        return passed / max(rows, 1) + (valued < rows)  # a pass for the vectors, which tell the rest
+    return {"gradient": GRADIENT_PASSES * epochs, "words": 0}.get(role, 1)
+
+
+def passes_said(passes: Sequence[str], aim: Aim, epochs: int, *, rows: int) -> list[str]:
+    """Return in words the passes over so many rows that a table of scores costs, see ``score.passes_of``."""
+    valued = min(aim.proxy or rows, rows)
+    steps = f"{aim.steps} training steps, {aim.steps_back} back, and {2 * aim.visits} passes over {valued:,} examples"
+    rest = f" and 1 over {rows:,} for their vectors" if valued < rows else ""
+    said = {
+        PASSES["gradient"]: f"{epochs} gradient passes over {rows:,} examples",
+        PASSES["costate"]: steps + rest,
+    }
+    return [said.get(name, f"1 {name} pass over {rows:,} examples") for name in passes]

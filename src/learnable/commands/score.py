@@ -10,16 +10,13 @@ import polars as pl
 from cyclopts import Parameter
 from numpy.typing import NDArray
 
-from learnable.commands.inputs import is_made, look_up, pool_of, rows_of
-from learnable.commands.load import HELDOUT
-from learnable.commands.network import GRADIENT_EPOCHS, Network, gradient_epochs
+from learnable.commands.inputs import is_made, look_up, pool_of, rows_of, target_rows
+from learnable.commands.network import GRADIENT_EPOCHS, Network, gradient_epochs, passes_said
 from learnable.commands.options import Data, DryRun, Flat, MaxLength, ModelName, Output, StoreFolder
 from learnable.measures import PASSES, Role, roles_of
-from learnable.objects.aiming import target_of_rows
 from learnable.objects.given import compared_with, finished
 from learnable.objects.model import Model
 from learnable.objects.results import BY_TARGET, VECTORS, as_array
-from learnable.objects.rows import Rows, read
 from learnable.objects.scoring import Vectors, methods_of, needs_of
 from learnable.objects.scoring import score as measured
 from learnable.runs.identity import fingerprint, source_of
@@ -77,16 +74,14 @@ def score(
     awaits = [*network.awaits, *([] if made else ["after the reference"])]
     inputs = {"pool": loaded.identity} | ({} if network.awaits else {"base": network.identity})
     links, kept = {"pool": loaded.folder}, Store(Path(store))
-    _add_references({} if awaits else given, network.ref, inputs, links)
-    if aimed is not None:
-        inputs["target"], links["target"] = target_of_rows(_target_rows(*aimed)).identity, aimed[1].folder
+    _add_inputs({} if awaits else given, network.ref, aimed, inputs, links)
 
     def work(folder: Path) -> Finished:
         table = measured(
             rows_of(pool, loaded),
             Model(model, on=on, **asdict(replace(loading, dtype=network.ref.dtype))),
             **given,
-            target=None if aimed is None else _target_rows(*aimed),
+            target=None if aimed is None else target_rows(*aimed),
             aim=aim,
             scorers=methods,
             max_length=network.longest,
@@ -98,6 +93,8 @@ def score(
         return Finished(facts=facts, tokens=cost.tokens, pool_tokens=facts["tokens"])
 
     epochs = gradient_epochs(methods.values(), _facts_of(warmup).get("kept epochs", GRADIENT_EPOCHS))
+    priced: dict[str, Any] = {"needs": needs, "store": kept, "aim": aim, "epochs": epochs}
+    priced["target"] = 0 if aimed is None else len(aimed[0])
     parameters: dict[str, Any] = {"max_length": network.longest, "vectors": vectors}
     parameters["scorers"] = {name: fingerprint(method) for name, method in methods.items()}
     step = Step(
@@ -106,25 +103,24 @@ def score(
         inputs=inputs,
         sources={name: source_of(method) for name, method in methods.items()},
         links=links,
-        says=[f"1 {name} pass over {len(pool):,} examples" for name in passes],
+        says=passes_said(passes, aim, epochs, rows=len(pool)),
         awaits=awaits,
-        plan=lambda: network.scoring(pool, passes, needs=needs, store=kept, aim=aim, epochs=epochs),
+        plan=lambda: network.scoring(pool, passes, **priced),
         work=work,
     )
     return run(step, output, dry_run=dry_run)
 
 
-def _target_rows(pool: Pool, loaded: Outcome) -> Rows:
-    """Return a target as it was loaded: what was held back of it is no row to choose either."""
-    aside = loaded.folder / HELDOUT
-    held_back = read(str(aside)).examples if aside.is_file() and aside.stat().st_size else []
-    return replace(rows_of(pool, loaded), set_aside=held_back)
-
-
-def _add_references(
-    given: Mapping[str, str | None], ref: ModelRef, inputs: dict[str, str], links: dict[str, Path]
+def _add_inputs(
+    given: Mapping[str, str | None],
+    ref: ModelRef,
+    aimed: tuple[Pool, Outcome] | None,
+    inputs: dict[str, str],
+    links: dict[str, Path],
 ) -> None:
-    """Add what a base is compared with to the inputs of a step, and to its links what a step made."""
+    """Add what a base is compared with, and a target, to the inputs of a step, and to its links what a step made."""
+    if aimed is not None:
+        inputs["target"], links["target"] = target_rows(*aimed).as_target.identity, aimed[1].folder
     for role, each in given.items():
         if each is not None:
             inputs[role] = compared_with(each, ref).identity

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from learnable.commands.inputs import look_up, pool_of, rows_of
+from learnable.commands.inputs import look_up, pool_of, rows_of, target_rows
 from learnable.commands.network import Network
 from learnable.commands.options import Data, DryRun, Flat, MaxLength, ModelName, Output, Several
 from learnable.errors import UsageError
@@ -21,6 +21,7 @@ def train(
     data: Data,
     *,
     model: ModelName = "starter",
+    target: str | None = None,
     reference: Annotated[Reference, Flat] = Reference(),
     loading: Annotated[Loading, Flat] = Loading(),
     reading: Annotated[Reading, Flat] = Reading(),
@@ -39,6 +40,8 @@ def train(
     With `--tokens` the folder itself holds the whole trained model, which plain transformers loads.
 
     Args:
+        target: File with a few rows of your task, or what `learnable load` made of it: rows of the pool that are rows
+            of it are not trained on.
         tokens: New tokens, each `"<sep>=what it means"`. Only their rows of the embedding are trained, beside LoRA.
         init: How the row of a new token begins: random, mean (of all rows), or description (mean of its meaning's).
         mixture: Share of the tokens that each source of the rows has: `natural`, `uniform`, `a=0.7,b=0.3` (or in per cent),
@@ -57,6 +60,7 @@ def train(
         check_warmup(reference, new)
     look_up(reference.model, loading, reference=True)
     pool, loaded = pool_of(data, reading, output, dry_run=dry_run)
+    aimed = None if target is None else pool_of([target], Reading(), f"{output}-target", dry_run=dry_run)
     inputs, given = {"pool": loaded.identity, "base": network.identity}, None
     if reference.model is not None and not network.awaits:
         given = given_part(reference.model, network.ref)
@@ -66,6 +70,7 @@ def train(
         ref=network.ref,
         rows=rows_of(pool, loaded),
         reference=reference,
+        target=None if aimed is None else target_rows(*aimed).as_target,
         new=new,
         given=given,
         longest=network.longest,
@@ -76,7 +81,7 @@ def train(
     )
     step = training.step(
         inputs,
-        links={"pool": loaded.folder},
+        links={"pool": loaded.folder} | ({} if aimed is None else {"target": aimed[1].folder}),
         awaits=network.awaits,
         plan=lambda: network.reference(pool, reference, passes=training.passes),
     )

@@ -36,7 +36,8 @@ class Target:
 def target_of(pool: Pool, named: Sequence[str | None], *, held_back: Sequence[Example] = ()) -> Target:
     """Return t rows as a target, with their column ``subtask``, (t,); a row without one belongs to its source."""
     if len(pool) < FEW:
-        say_once(f"the target has {len(pool)} rows: fewer than {FEW} say little about a task")
+        rows = "1 row" if len(pool) == 1 else f"{len(pool)} rows"
+        say_once(f"the target has {rows}: fewer than {FEW} say little about a task")
     subtasks = [name or source for name, source in zip(named, pool.examples["source"], strict=True)]
     return Target(
         examples=list(pool.iter_examples()),
@@ -63,6 +64,6 @@ def shared_with_target(pool: Pool, target: Target) -> list[str | None]:
     found = ["in the target: the same row" if name in own else reasons.get(name) for name in ids]
     if count := len(found) - found.count(None):
         say_once(
-            f"{count:,} of {len(pool):,} rows of the pool are rows of the target, and are not chosen from"
+            f"{count:,} of {len(pool):,} rows of the pool are rows of the target: neither chosen from nor trained on"
         )
     return found

@@ -15,7 +15,7 @@ from learnable.measures import Role, roles_of
 from learnable.runs.identity import fingerprint, source_of
 from learnable.scorers import SCORERS
 from learnable.selectors import SELECTORS, Choosing, PerSource, choose
-from learnable.settings import Reference, Tuning
+from learnable.settings import LATER, Reference, Tuning
 from learnable.spec import build, settings_in, settings_of, typed
 from learnable.types import Budget, ModelRef, Rendered, Scorer
 
@@ -42,6 +42,7 @@ class Method:
         selector: Name in the table of selectors.
         lowest: Keep low values of the score.
         reference: How the reference of the score is trained.
+        min_score: Leave out scores under this.
         max_score: Leave out scores above this, instead of the scorer's own limit.
     """
 
@@ -56,6 +57,7 @@ class Method:
     clusters: int = 100
     max_similarity: float | None = None
     where: str | None = None
+    min_score: float | None = field(default=None, metadata=LATER)
     max_score: float | None = None
 
     @property
@@ -149,6 +151,7 @@ class Method:
             clusters=self.clusters,
             max_similarity=self.max_similarity,
             where=self.where,
+            min_score=self.min_score,
             max_score=limit,
             seed=seed,
         )
@@ -168,7 +171,7 @@ def parse_method(written: str, *, reference: Reference, columns: Collection[str]
     NAME is a scorer, a selector that needs no score (``random``, ``k_center`` ...), ``longest``, ``shortest``,
     ``full``, ``untuned``, or a column of booleans in the pool that has none of these names. The keys are those of a
     reference (``folds``, ``epochs`` ...) and of a selection (``lowest``, ``per_source``, ``per_cluster``,
-    ``clusters``, ``max_similarity``, ``where``, ``max_score``), and those of the scorer itself.
+    ``clusters``, ``max_similarity``, ``where``, ``min_score``, ``max_score``), and those of the scorer itself.
 
     Args:
         written: What the user wrote.

@@ -5,6 +5,7 @@ fills the store for all (``keep``), and ``passes`` makes the batches of rendered
 target's rows, is part of a measure's parameters, and of what asks for it.
 """
 
+from learnable.measures.extrapolation import extrapolated
 from learnable.measures.importance import log_importance
 from learnable.measures.keep import Found, fill, known
 from learnable.measures.kind import AIMED, PASSES, MeasureKind, Role
@@ -35,6 +36,7 @@ __all__ = [
     "column",
     "column_of",
     "end_of_turn",
+    "extrapolated",
     "fill",
     "kinds_of",
     "known",

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,9 +10,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from learnable.data import prompt_key
-from learnable.data.target import SUBTASK, Target, shared_with_target, target_of
+from learnable.data.target import shared_with_target
 from learnable.errors import UsageError
-from learnable.measures import Role, lengths, log_importance
+from learnable.measures import Role, extrapolated, lengths, log_importance
 from learnable.objects.given import compared_with, render_rows
 from learnable.objects.gradients import GradientPasses
 from learnable.objects.model import Model
@@ -36,7 +37,8 @@ class Against:
     """Measures n examples of a pool (``rows``) against the rows of a ``target``, which were read with their subtasks.
 
     ``passes`` measure the ``base`` model; what is trained on the way is kept in their store too. ``frame`` has ``id``
-    and ``response_tokens`` of the pool. Gradients are taken at the epochs of ``warm_up``. ``facts`` are figures to show.
+    and ``response_tokens`` of the pool. Gradients are taken at the epochs of ``warm_up``, beside which stands the identity
+    of the target whose rows it left out. ``facts`` are figures to show.
     """
 
     target: Rows
@@ -45,11 +47,12 @@ class Against:
     passes: Passes
     rows: Rows
     frame: pl.DataFrame
-    warm_up: "Sequence[KeptEpoch] | None" = None
+    warm_up: "tuple[Sequence[KeptEpoch], str | None] | None" = None
     facts: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._target, self._says = target_of_rows(self.target), dict[str, NDArray[np.float32]]()
+        self._target, self._says = self.target.as_target, dict[str, NDArray[np.float32]]()
+        self._shared, self._unfinished = shared_with_target(self.rows.pool, self._target), list[Path]()
         self._aimed = render_rows(
             self.passes.renderer,
             self._target.examples,
@@ -86,7 +89,7 @@ class Against:
 
     def without_own(self, frame: pl.DataFrame, scorers: Sequence[str]) -> pl.DataFrame:
         """Return scores without those of rows that are rows of the target, and why."""
-        reasons = pl.Series("shared", shared_with_target(self.rows.pool, self._target), dtype=pl.String)
+        reasons = pl.Series("shared", self._shared, dtype=pl.String)
         inside = reasons.is_not_null()
         return frame.with_columns(
             pl.coalesce("undefined", reasons).alias("undefined"),
@@ -99,8 +102,13 @@ class Against:
     def gradients(self, name: str, method: Scorer, rendered: Sequence[Rendered]) -> pl.Series:
         """Return the column of gradients as a scorer takes them, List(Float32) (n,), and say what it rests on."""
         assert self.warm_up is not None
+        epochs, left_out = self.warm_up
+        if left_out != self._target.identity and any(self._shared):
+            say(
+                "warning: the warm-up may have trained on rows of the target: train it with --target, which leaves them out"
+            )
         how = method if isinstance(method, LESS) else LESS()
-        passes = GradientPasses(self.passes, self.warm_up, self._target, self._aimed)
+        passes = GradientPasses(self.passes, epochs, self._target, self._aimed)
         cosines = passes.cosines(how, rendered, self.frame)
         self._says[name] = cosines
         self.facts |= {
@@ -169,36 +177,82 @@ class Against:
 
         tuning = Tuning(method=self.aim.space, rank=self.aim.rank, seed=self.aim.seed)
         ref, _held = self.base.for_training(moves_weights=self.aim.space == "full")
-        rows = [place for place, row in enumerate(rendered) if row.mask[1:].any()]
+        rows = [
+            place
+            for place, (row, shared) in enumerate(zip(rendered, self._shared, strict=True))
+            if shared is None and row.mask[1:].any()
+        ]
         if not rows:
             raise UsageError("no row of the pool has a token to be scored", hint="is max_length long enough?")
+        valued = self._proxy(rows)
         network = trainable(replace(ref, dtype="float32"), tuning)
-        pool, target = (
-            NetworkLosses(network, some) for some in ([rendered[place] for place in rows], self._aimed)
+        training, pool, target = (
+            NetworkLosses(network, some)
+            for some in (*([rendered[place] for place in some] for some in (rows, valued)), self._aimed)
         )
         rng = np.random.default_rng(self.aim.seed)
         order = np.concatenate(
             [rng.permutation(len(rows)) for _ in range(1 + self.aim.steps * self.aim.batch // len(rows))]
         )
         found = worth_of_rows(
-            pool.point,
+            training.point,
             batches=[
                 order[step * self.aim.batch : (step + 1) * self.aim.batch].tolist()
                 for step in range(self.aim.steps)
             ],
             rate=self.aim.descent_rate,
-            training=pool,
+            training=training,
             target=target,
             pool=pool,
             visit=self.aim.visit,
             curvature=self.aim.curvature,
-            state=self.passes.store.folder / "costate" / f"{self._identity(rows)}.pt",
+            state=(state := self.passes.store.folder / f"costate-{self._identity(rows)}.pt"),
         )
-        self.passes.tokens += pool.tokens + target.tokens
+        self._unfinished.append(state)
+        self.passes.tokens += training.tokens + pool.tokens + target.tokens
         self._say_worth(found)
         worth = np.full(len(rendered), np.nan)
-        worth[rows] = found.scores
+        worth[valued] = found.scores
+        if len(valued) < len(rows):
+            worth = self._told(worth, rendered)
         return pl.Series("worth", worth, dtype=pl.Float32)
+
+    def _proxy(self, rows: Sequence[int]) -> Sequence[int]:
+        """Return those of some rows that are valued by passes."""
+        if self.aim.proxy is None:
+            return rows
+        if self.aim.proxy >= len(rows):
+            say(f"a proxy of {self.aim.proxy:,} rows is not below the pool of {len(rows):,}: all are valued")
+            return rows
+        drawn = np.random.default_rng([self.aim.seed, 1]).choice(rows, self.aim.proxy, replace=False)
+        return sorted(drawn.tolist())
+
+    def _told(self, worth: NDArray[np.float64], rendered: Sequence[Rendered]) -> NDArray[np.float64]:
+        """Return the worth of all rows, (n,), from that of the proxy and the vectors of the model."""
+        vectors = as_array(self.passes.vectors(rendered, self.frame))
+        found = extrapolated(worth, vectors, seed=self.aim.seed)
+        agreement = None if np.isnan(found.agreement) else round(found.agreement, 3)
+        valued, told = (int(np.isfinite(each).sum()) for each in (worth, found.values))
+        self.facts["proxy"] = {
+            "rows valued": valued,
+            "others told": told - valued,
+            "rank correlation": agreement,
+        }
+        seen = f"told by vectors, worth has a rank correlation of {agreement} with that of held-out rows of the proxy"
+        words = (
+            f"{valued} rows of a proxy are too few to tell the worth of others" if agreement is None else seen
+        )
+        if told == valued:
+            words = f"warning: {words}: no other row is scored; give a larger --aim.proxy, or none"
+        say(words)
+        shared = np.array([reason is not None for reason in self._shared])
+        return np.where(shared, np.nan, found.values)
+
+    def finish(self) -> dict[str, Any]:
+        """Return the figures to show, and remove what a run that was stopped would have gone on from."""
+        for path in self._unfinished:
+            path.unlink(missing_ok=True)
+        return self.facts
 
     def _identity(self, rows: Sequence[int]) -> str:
         """Return what the short training and the way back depend on."""
@@ -215,11 +269,6 @@ class Against:
         agree = halves.select(pl.corr("a", "b", method="spearman")).item()
         if np.isfinite(agree):  # of one visit there are no halves
             self.facts["halves of the visits agree"] = round(float(agree), 3)
-
-
-def target_of_rows(rows: Rows) -> Target:
-    """Return rows that were read as a target, with their subtasks."""
-    return target_of(rows.pool, rows.column(SUBTASK), held_back=rows.set_aside)
 
 
 def _text(example: Example) -> str:

@@ -29,13 +29,16 @@ GRADIENT_PASSES = 3
 """What a pass with gradients counts for in what a score costs, in passes without."""
 
 
-def warm_up_of(folder: str, ref: ModelRef) -> "Sequence[KeptEpoch]":
-    """Return the epochs that `learnable train --keep-epochs` kept in a folder, of this model, its dtype resolved."""
+def warm_up_of(folder: str, ref: ModelRef) -> "tuple[Sequence[KeptEpoch], str | None]":
+    """Return the epochs that `learnable train --keep-epochs` kept in a folder, of this model, its dtype resolved.
+
+    Also the identity of the target whose rows it left out, if there was one.
+    """
     from learnable.training import kept_epochs, read_reference
 
-    trained_from(ref, folder, what="warm-up")
+    trained = trained_from(ref, folder, what="warm-up")
     (part, *_) = read_reference(Path(folder)).parts
-    return kept_epochs(Path(part.name))
+    return kept_epochs(Path(part.name)), trained.inputs.get("target")
 
 
 class GradientPasses:

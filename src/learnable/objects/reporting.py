@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from learnable.data import names_of, readable
 from learnable.errors import UsageError
-from learnable.objects.aiming import target_of_rows
 from learnable.objects.results import Picked
 from learnable.objects.rows import Rows
 from learnable.objects.scoring import against, passes_by
 from learnable.pages import SelectionFacts, examples_to_spell, view_of
 from learnable.runs.files import replacing
 from learnable.runs.price import Cost
+from learnable.selectors.vectors import vendi
 from learnable.types import Example, Pool
 
 TOKEN_EXAMPLES = 4
@@ -64,6 +64,7 @@ def report(
         reference=scores.settings,
         costs=scores.costs,
         pulled=pulled_in(scores.says.get(picked.facts["by"]), scores.target, scores.frame["id"], picked.kept),
+        spread=spread_of(scores.vectors, scores.frame["id"], picked.kept),
     )
     if ids := examples_to_spell(view_of(facts), tokens):
         base, ref = scores.model, scores.model.ref
@@ -105,13 +106,33 @@ def selection_facts(
     )
 
 
+def spread_of(
+    vectors: NDArray[np.float32] | None, ids: pl.Series, kept: pl.DataFrame
+) -> tuple[float, float] | None:
+    """Return the Vendi scores of the chosen examples and of as many drawn at random, see ``SelectionFacts``.
+
+    Args:
+        vectors: Of the examples, (n, d); NaN where there is none.
+        ids: Of the examples, (n,).
+        kept: The chosen ones.
+    """
+    if vectors is None:
+        return None
+    there = np.isfinite(vectors).all(axis=1)
+    chosen = np.flatnonzero(ids.is_in(kept["id"].implode()).to_numpy() & there)
+    if not len(chosen):
+        return None
+    drawn = np.random.default_rng(0).choice(np.flatnonzero(there), len(chosen), replace=False)
+    return vendi(vectors[chosen]), vendi(vectors[drawn])
+
+
 def pulled_in(
     said: NDArray[np.float32] | None, target: Rows | None, ids: pl.Series, kept: pl.DataFrame
 ) -> pl.DataFrame | None:
     """Return what pulled each chosen example in (``SelectionFacts``), of what each row, or each subtask, says (n, t)."""
     if said is None or target is None:
         return None
-    aim = target_of_rows(target)
+    aim = target.as_target
     names = [each.messages[0].content for each in aim.examples]
     if said.shape[1] != len(names):
         names = sorted(set(aim.subtasks))

@@ -10,6 +10,7 @@ import polars as pl
 
 from learnable.data import read as read_pool
 from learnable.data.sources import MEMORY, Source, read_records
+from learnable.data.target import SUBTASK, Target, target_of
 from learnable.data.writing import check_unchanged
 from learnable.errors import DataError, UsageError
 from learnable.objects.given import checked_settings
@@ -73,6 +74,11 @@ class Rows:
         first = self.pool.rows.filter(pl.col("reason").is_null()).sort("file", "row")
         found = dict(zip(first["id"], values, strict=True))
         return [None if found[one] in (None, "") else str(found[one]) for one in self.frame["id"]]
+
+    @property
+    def as_target(self) -> Target:
+        """The rows as a target, with their subtasks."""
+        return target_of(self.pool, self.column(SUBTASK), held_back=self.set_aside)
 
     def dataset(self, ids: Iterable[str]) -> "Dataset":
         """Return the rows of examples as a dataset; a column that a row lacks is None there.

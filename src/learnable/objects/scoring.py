@@ -105,7 +105,7 @@ def score(
     # What is known of each token stays in the store; a table of scores has one number in each cell.
     frame = frame.drop(measures.LISTS, strict=False)
     facts = _facts(frame, base.name, ref, rendered, methods) | {"max_length": longest, "vectors": vectors}
-    facts |= {} if against_target is None else against_target.facts
+    facts |= {} if against_target is None else against_target.finish()
     cost = Cost(
         tokens=passes.tokens,
         passes=passes.tokens / max(facts["tokens"], 1),

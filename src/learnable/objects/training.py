@@ -3,13 +3,15 @@
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import polars as pl
 
 from learnable.data import pool_identity, prompt_key
+from learnable.data.target import Target, shared_with_target
 from learnable.errors import UsageError
 from learnable.measures import answers_alone
 from learnable.objects.given import checked_settings, length_limit, render_rows
@@ -30,6 +32,7 @@ def train(
     rows: Any,
     model: Any,
     *,
+    target: Any = None,
     output: str | os.PathLike[str] | None = None,
     max_length: int | None = None,
     keep_epochs: bool = False,
@@ -42,6 +45,7 @@ def train(
     Args:
         rows: What ``read`` gave, or takes.
         model: A ``Model``, or its name.
+        target: A few rows of a task, as ``read`` takes them: rows that are rows of it are not trained on.
         output: Folder to keep the result in, as ``learnable train`` does; when not given, the result is there as long
             as the object is.
         max_length: Longest example in tokens; 2,048 or the model's own limit when not given.
@@ -66,6 +70,7 @@ def train(
         ref=ref,
         rows=known,
         reference=reference,
+        target=None if target is None else as_rows(target).as_target,
         longest=length_limit(ref, max_length),
         keep_epochs=keep_epochs,
         layers=layers,
@@ -88,8 +93,8 @@ def check_warmup(reference: Reference, new: NewTokens | None = None) -> None:
 class ReferenceTraining:
     """What is to be trained, from which model, on what and how; see ``train_reference`` for the last three.
 
-    ``longest`` is in tokens. ``new`` tokens are trained with the model. A model that the user has stands for it where it
-    is ``given``: where it is, what it is, and its identity.
+    ``longest`` is in tokens. Rows of a ``target`` are not trained on; ``new`` tokens are trained with the model. A model
+    that the user has stands for it where it is ``given``: where it is, what it is, and its identity.
     """
 
     name: str
@@ -97,6 +102,7 @@ class ReferenceTraining:
     rows: Rows
     reference: Reference
     longest: int
+    target: Target | None = None
     new: NewTokens | None = None
     given: tuple[str, Literal["adapter", "model"], str] | None = None
     processes: int = 1
@@ -123,13 +129,13 @@ class ReferenceTraining:
 
     @property
     def _rows_by_source(self) -> dict[str, int]:
-        return dict(self.rows.frame["source"].value_counts().sort("source").iter_rows())
+        return dict(self._taught.frame["source"].value_counts().sort("source").iter_rows())
 
     @property
     def passes(self) -> float:
         """Training cost in passes over the rows."""
         if self.mixture is None or not len(self.rows):
-            return self.reference.passes
+            return self.reference.passes_over(len(self.rows), keep_epochs=self.keep_epochs)
         steps = steps_of(self.reference, len(self.rows))
         return steps * self.reference.batch_size / len(self.rows)
 
@@ -151,9 +157,20 @@ class ReferenceTraining:
         if self.new is not None:
             parameters["tokens"] = fingerprint(self.new)
         passes, words = self.passes, "no pass: the reference is given"
+        if self.target is not None:
+            inputs = {**inputs, "target": self.target.identity}
         if self.reference.model is None:
             words = f"{passes:g} training pass{'' if passes == 1 else 'es'} over {len(self.rows):,} examples"
         return Step(verb="train", parameters=parameters, inputs=inputs, says=[words], work=self._work, **more)
+
+    @cached_property
+    def _taught(self) -> Rows:
+        """The rows that are trained on."""
+        if self.target is None:
+            return self.rows
+        pool = self.rows.pool
+        apart = pl.Series(shared_with_target(pool, self.target), dtype=pl.String).is_null()
+        return replace(self.rows, pool=replace(pool, examples=pool.examples.filter(apart)))
 
     def _facts(self) -> dict[str, Any]:
         reference = self.reference
@@ -170,6 +187,8 @@ class ReferenceTraining:
             facts["loss after"] = "as the last epoch met it" + (first if reference.epochs < 2 else "")
         if self.keep_epochs:
             facts |= {"kept epochs": int(reference.epochs), "layers": self.layers}
+        if self.target is not None:
+            facts["rows of the target left out"] = len(self.rows) - len(self._taught)
         if self.new is not None:
             facts["tokens"] = str(self.new)
         return facts
@@ -188,9 +207,9 @@ class ReferenceTraining:
             trainings = train_reference(
                 self.ref,
                 rendered,
-                self.rows.frame["source"].to_list(),
+                self._taught.frame["source"].to_list(),
                 folder,
-                prompts=[prompt_key(example, draw=self.reference.seed) for example in self.rows.examples],
+                prompts=[prompt_key(example, draw=self.reference.seed) for example in self._taught.examples],
                 reference=self.reference,
                 processes=self.processes,
                 keep_epochs=self.keep_epochs,
@@ -209,7 +228,7 @@ class ReferenceTraining:
         """Return what a mixture came to: the shares of its sources, and how often each was seen."""
         from learnable.training import MIXTURE
 
-        tokens = tokens_by_source(rendered, self.rows.frame["source"].to_list())
+        tokens = tokens_by_source(rendered, self._taught.frame["source"].to_list())
         drawn = shares_drawn(pl.read_parquet(folder / MIXTURE), tokens)
         said = [
             f"{name} {share:.1%} ({times:.1f} times)"
@@ -221,7 +240,7 @@ class ReferenceTraining:
         from learnable.models.rendering import Renderer
 
         renderer, refused = Renderer.of(ref), self.rows.reading.most_bad
-        rendered = render_rows(renderer, self.rows.examples, max_length=self.longest, most_refused=refused)
+        rendered = render_rows(renderer, self._taught.examples, max_length=self.longest, most_refused=refused)
         if self.reference.prompt == "given":
             return rendered
         return answers_alone(rendered, header=renderer.answer_header)

@@ -14,6 +14,7 @@ from learnable.pages.selection_facts import (
     View,
     by_length,
     by_source,
+    information,
     reasons,
     spearman,
     to_read,
@@ -23,11 +24,23 @@ from learnable.pages.selection_facts import (
 )
 from learnable.pages.tokens import spelled, token_parts
 from learnable.pages.warnings import SELECTION_CHECKS, look, warnings_section
-from learnable.pages.words import count, decimal, duration, first_of_all, memory, plural, share, snippet
+from learnable.pages.words import (
+    count,
+    decimal,
+    duration,
+    finite,
+    first_of_all,
+    memory,
+    plural,
+    share,
+    snippet,
+)
 from learnable.runs.price import Cost
 from learnable.scorers import end_of_turn_share
 
 SHOWN_SOURCES, SHOWN_TARGETS = 25, 20
+FEWEST_OF_INTERVAL = 10
+"""Values under which the mean has no interval."""
 
 
 def render_selection(facts: SelectionFacts) -> str:
@@ -41,6 +54,7 @@ def render_selection(facts: SelectionFacts) -> str:
         length,
         _mix(view),
         *([] if facts.pulled is None else [_target(view, facts.pulled)]),
+        *([_information(view)] if view.has("pvi") else []),
         _words(view),
         _read(view),
         _left_out(view),
@@ -156,6 +170,10 @@ def _mix(view: View) -> Section:
         parts.append(_groups_table(view, lengths, caption, "response tokens"))
     else:
         parts.append(html.remark("No figures by length: response tokens are not known."))
+    if view.facts.spread is not None:
+        ours, drawn = (decimal(score, 1) for score in view.facts.spread)
+        about = "the number of examples without anything in common that would be spread as far"
+        parts.append(html.text(f"Vendi score ({about}): {ours}; of as many drawn at random: {drawn}."))
     return Section(id="mix", nav="sources", title="What the selection is made of", parts=parts)
 
 
@@ -205,6 +223,37 @@ def _target(view: View, pulled: pl.DataFrame) -> Section:
     head = ["of the target", "examples", "such as", "value"]
     parts = [html.table(caption, head, rows, worded=(0, 2), label="What the target pulled in")]
     return Section(id="target", nav="target", title="What the target pulled in", parts=parts)
+
+
+def _information(view: View) -> Section:
+    """Say how many bits of its answers this model can tell from the questions, in the pool and in the selection."""
+    groups = information(view)
+    rows = [
+        [name, *(figure for values in both for figure in (count(len(values)), _mean_with_interval(values)))]
+        for name, *both in groups[: 1 + SHOWN_SOURCES]
+    ]
+    caption = (
+        "Mean PVI in bits an example (I_V), with its 95% interval by leaving out one example at a time"
+        f"{first_of_all(len(rows) - 1, len(groups) - 1)}"
+    )
+    title = "How much the questions tell of the answers"
+    parts = [
+        html.table(caption, ["source", "examples", "pool", "kept", "selection"], rows, label=title),
+        html.remark(
+            "The intervals do not count that another training of the two references gives other figures; those of a "
+            "selection that leaves out what is below 0 are above 0 by choice."
+        ),
+    ]
+    return Section(id="information", nav="information", title=title, parts=parts)
+
+
+def _mean_with_interval(values: pl.Series) -> str:
+    mean = decimal(finite(values.mean()), 2)
+    if len(values) < FEWEST_OF_INTERVAL:
+        return mean
+    reach = 1.96 * float(values.std()) / len(values) ** 0.5  # type: ignore[arg-type]
+    low, high = (decimal(float(values.mean()) + side * reach, 2) for side in (-1, 1))  # type: ignore[arg-type]
+    return f"{mean} ({low} to {high})"
 
 
 def _read(view: View) -> Section:

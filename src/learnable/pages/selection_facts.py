@@ -48,6 +48,7 @@ class SelectionFacts:
         left_out: What the chat template leaves out of the rows, in words; None where that is nothing.
         pulled: What pulled each chosen example in: ``id``, ``target`` (a row of the target, or a part of it, in words) and
             ``value``, what that says of the example; None where there is no target, or the score does not tell.
+        spread: Vendi scores of the chosen ones and of as many drawn at random; None where there are no vectors.
         tokens: A few examples with the losses of their tokens.
         tokens_missing: What is missing of that and why, in a sentence; None when nothing is, or none were asked for.
     """
@@ -70,6 +71,7 @@ class SelectionFacts:
     shortfall: str | None = None
     left_out: str | None = None
     pulled: pl.DataFrame | None = None
+    spread: tuple[float, float] | None = None
     tokens: Sequence[TokenView] = ()
     tokens_missing: str | None = None
 
@@ -224,6 +226,18 @@ def _grouped(view: View, frame: pl.DataFrame, key: str) -> pl.DataFrame:
     return frame.group_by(name=key, maintain_order=True).agg(
         examples=pl.len(), tokens=tokens, kept=pl.col("is_kept").sum(), mean_score=pl.col("score_used").mean()
     )
+
+
+def information(view: View) -> list[tuple[str, pl.Series, pl.Series]]:
+    """Return the PVI in bits of the examples of the pool and of the chosen ones: of all, then of each source of several."""
+    known = view.frame.select("source", "is_kept", pl.col("pvi").fill_nan(None)).drop_nulls()
+    groups = [("all", known)]
+    if known["source"].n_unique() > 1:
+        parts = known.partition_by("source", as_dict=True).items()
+        groups += sorted(
+            ((name, part) for (name,), part in parts), key=lambda group: (-group[1].height, group[0])
+        )
+    return [(name, part["pvi"], part.filter("is_kept")["pvi"]) for name, part in groups]
 
 
 def reasons(view: View) -> list[tuple[str, str, str]]:

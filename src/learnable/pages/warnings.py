@@ -141,10 +141,17 @@ def _negative(view: View) -> Found:
     )
 
 
-_BY_LENGTH = (
-    "Compare it with a selection by length_matched, which compares answers of about the same length "
-    "(--by length_matched)."
-)
+def _by_length(view: View) -> str:
+    """What to do about lengths: the score that compares answers of one length needs a loss before and one after."""
+    if view.has("loss_before", "loss_after"):
+        return (
+            "Compare it with a selection by length_matched, which compares answers of about the same length "
+            "(--by length_matched)."
+        )
+    return (
+        "If the task is not about that length, bound it, as in --where 'response_tokens BETWEEN 20 AND 200', and "
+        "compare."
+    )
 
 
 def _short_answers(view: View) -> Found:
@@ -154,7 +161,7 @@ def _short_answers(view: View) -> Found:
         return ""
     return (
         f"The selection is dominated by short answers: its median response has {decimal(chosen, 0)} tokens, the "
-        f"pool's has {decimal(pool, 0)}. {_BY_LENGTH}"
+        f"pool's has {decimal(pool, 0)}. {_by_length(view)}"
     )
 
 
@@ -166,7 +173,7 @@ def _length(view: View) -> Found:
     prefers = "long" if (rho > 0) == view.facts.higher_is_better else "short"
     return (
         f"The score follows the length of the answer: Spearman correlation of {view.facts.by} with response tokens is "
-        f"{decimal(rho, 2)} (n = {n:,}), so choosing by it is largely choosing {prefers} answers. {_BY_LENGTH}"
+        f"{decimal(rho, 2)} (n = {n:,}), so choosing by it is largely choosing {prefers} answers. {_by_length(view)}"
     )
 
 

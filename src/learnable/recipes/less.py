@@ -51,10 +51,11 @@ def less(
     choosing.check(scorers)
     look_up(model, loading)
     network: dict[str, Any] = {"model": model, "loading": loading, "max_length": max_length}
-    kept: dict[str, Any] = {"keep_epochs": True, "layers": "attention", "processes": processes}
     pool = load_pool(run, data, budget, reading)
     task = run.step("target", load, [target])
-    trained = run.step("warmup", train, [pool.path], reference=warmup, **kept, **network)
+    kept: dict[str, Any] = {"keep_epochs": True, "layers": "attention", "processes": processes}
+    kept |= {"reference": warmup, "target": task.path}
+    trained = run.step("warmup", train, [pool.path], **kept, **network)
     aimed: dict[str, Any] = {"target": task.path, "warmup": trained.path, "scorers": list(scorers)}
     scores = run.step("scores", score, [pool.path], **aimed, **network, store=run.store)
     choose(run, scores, budget, choosing, loading)

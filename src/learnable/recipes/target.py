@@ -23,7 +23,16 @@ SCORERS = ("relevance",)
 
 _BESIDE = {"by", "selector", "export", "license", "seed"}
 """What stands in the name of a way to choose, or does not change what is chosen; the seeds are those of a comparison."""
-_COMPARED = {"lowest", "per_source", "per_cluster", "clusters", "max_similarity", "where", "max_score"}
+_COMPARED = {
+    "lowest",
+    "per_source",
+    "per_cluster",
+    "clusters",
+    "max_similarity",
+    "where",
+    "min_score",
+    "max_score",
+}
 """Options of choosing that a comparison takes."""
 
 

@@ -31,6 +31,20 @@ def check_similarity(limit: float) -> None:
         )
 
 
+def vendi(vectors: Floats) -> float:
+    """Return the Vendi score of vectors (n, d): how many without anything in common would be spread as far, from 1 to n.
+
+    Source: Friedman and Dieng (2210.02410), with cosine similarity.
+    """
+    directions = unit(vectors).astype(np.float64)
+    products = (
+        directions @ directions.T if len(directions) < directions.shape[1] else directions.T @ directions
+    )
+    shares = np.linalg.eigvalsh(products) / len(directions)
+    shares = shares[shares > 1e-12]
+    return float(np.exp(-(shares * np.log(shares)).sum()))
+
+
 def unit(vectors: Floats) -> Floats:
     """Return a copy with rows of length 1; a row of zeros stays as it is: it resembles nothing, not even itself."""
     lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))[:, None]

@@ -23,7 +23,7 @@ from learnable.training.batches import batch_of, inputs_of
 from learnable.training.loss import response_nll
 from learnable.types import Rendered
 
-GRADIENT_TOKENS = {"cpu": 384, "cuda": 8_192, "mps": 1_024}
+GRADIENT_TOKENS = {"cpu": 256, "cuda": 8_192, "mps": 1_024}
 """Most tokens of a batch, padding included, whose states are kept for its gradients, by kind of device."""
 
 

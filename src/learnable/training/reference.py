@@ -15,15 +15,13 @@ from learnable.proportions import Proportions
 from learnable.runs.files import write_frame, write_json
 from learnable.runs.identity import fingerprint
 from learnable.runs.progress import say
-from learnable.settings import Reference
+from learnable.settings import WARMUP_STEPS, Reference
 from learnable.training.adapters import Layers
 from learnable.training.fine_tuning import LAST_EPOCH, Trained, fine_tune
 from learnable.training.mixtures import Mixed
 from learnable.types import ModelRef, Rendered
 
 Kind = Literal["adapter", "model"]
-WARMUP_STEPS = 8
-"""Fewest steps of an epoch that is kept: what Adam remembers of fewer is noise."""
 FEW_STEPS, FEW_ROWS = 20, 100
 
 
@@ -166,21 +164,21 @@ def train_reference(
 
 def _drawn_rows(rows: int, reference: Reference, *, keep_epochs: bool) -> int:
     """Return how many rows are trained on; of a warm-up with few steps that is said."""
-    drawn = max(1, round(reference.fraction * rows))
+    share = max(1, round(reference.fraction * rows))
     if not keep_epochs:
-        return drawn
-    least = min(rows, WARMUP_STEPS * reference.batch_size)
-    if drawn < least:
+        return share
+    drawn = reference.drawn(rows)
+    if drawn > share:
         say(
-            f"the warm-up takes {least:,} rows instead of {drawn:,}, so that an epoch has {WARMUP_STEPS} steps"
-            + (": all that there are" if least == rows else "")
+            f"the warm-up takes {drawn:,} rows instead of {share:,}, so that an epoch has {WARMUP_STEPS} steps"
+            + (": all that there are" if drawn == rows else "")
         )
     if rows < FEW_ROWS:
         say(f"warning: a warm-up on a pool of {rows} rows says little; {FEW_ROWS} are few")
-    steps = math.ceil(max(drawn, least) / reference.batch_size) * reference.epochs
+    steps = math.ceil(drawn / reference.batch_size) * reference.epochs
     if steps < FEW_STEPS:
         say(f"warning: a warm-up of {steps:g} steps leaves Adam's moments noisy; {FEW_STEPS} are few")
-    return max(drawn, least)
+    return drawn
 
 
 def _folds(prompts: Sequence[str], sources: Sequence[str], *, folds: int) -> np.ndarray:
