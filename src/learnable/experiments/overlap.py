@@ -1,24 +1,14 @@
 """Examples that are in several selections."""
 
+import math
 from collections import Counter
 from collections.abc import Collection, Mapping
-from itertools import combinations
-
-import polars as pl
 
 
-def jaccard(selections: Mapping[str, Collection[str]]) -> pl.DataFrame:
-    """Return how far the ids that methods chose overlap: one row per pair of methods, in the order given.
-
-    ``one``, ``other``, ``jaccard`` (shared over chosen by either, in [0, 1]; NaN where neither chose anything) and
-    ``shared`` (how many ids).
-    """
-    rows = []
-    for (one, mine), (other, theirs) in combinations(selections.items(), 2):
-        shared, either = len(set(mine) & set(theirs)), len(set(mine) | set(theirs))
-        rows.append((one, other, shared / either if either else float("nan"), shared))
-    schema = {"one": pl.String, "other": pl.String, "jaccard": pl.Float64, "shared": pl.Int64}
-    return pl.DataFrame(rows, schema=schema, orient="row")
+def jaccard(one: Collection[str], other: Collection[str]) -> float:
+    """Return the ids in both selections over those in either, in [0, 1]; NaN where neither has any."""
+    either = set(one) | set(other)
+    return len(set(one) & set(other)) / len(either) if either else math.nan
 
 
 def only_in(selections: Mapping[str, Collection[str]]) -> dict[str, list[str]]:

@@ -224,12 +224,11 @@ def _overlap(comparison: Comparison, chosen: dict[str, list[str]]) -> list[Part]
     """How far the selections overlap; nothing for a single method."""
     if len(chosen) < 2:
         return []
-    pairs = {frozenset((one, other)): finite(value) for one, other, value, _ in jaccard(chosen).iter_rows()}
     rows: list[list[str]] = []
-    for number, one in enumerate(chosen, start=1):
-        values = [pairs.get(frozenset((one, other))) for other in chosen]
+    for number, (one, mine) in enumerate(chosen.items(), start=1):
+        values = [None if other == one else finite(jaccard(mine, ids)) for other, ids in chosen.items()]
         cells = [
-            html.cell("·" if one == other else decimal(value, 2), share=value or 0.0)
+            html.cell("·" if other == one else decimal(value, 2), share=value or 0.0)
             for other, value in zip(chosen, values, strict=True)
         ]
         rows.append([f"{number} {one}", *cells])
