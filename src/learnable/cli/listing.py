@@ -168,6 +168,9 @@ def _recipe_costs(function: Callable[..., Any]) -> Iterator[str]:
     if "arms" in usual:
         yield "wordings written by the model"
         yield "buffer written by the model"
+    if "stages" in usual:
+        yield "an answer of the model to each row, twice"
+    if "arms" in usual or "stages" in usual:
         yield f"{trainings} of each arm"
 
 

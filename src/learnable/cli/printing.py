@@ -26,8 +26,8 @@ NARROW = 76
 """Columns of a terminal under which a table of four columns becomes a list."""
 FILES_SAID = 8
 """Paths that are printed each; of more, the folder that they are in."""
-CONTESTS = ("compare", "teach", "merging")
-"""Commands whose result is a table."""
+CONTESTS = ("compare", "teach", "merging", "run irft")
+"""Commands whose result is a table, of methods in the first, of arms in the others."""
 
 
 class _RowConsole(Console):
@@ -214,11 +214,10 @@ def _shown(value: Any) -> str:
 
 
 def _show_contest(console: Console, outcome: Outcome, *, warned: bool = False) -> None:
-    """Print the table of a comparison or a lesson, and what must be known to read it, where no page warns of it."""
-    facts, lesson, merged = outcome.facts, outcome.verb == "teach", outcome.verb == "merging"
-    who, baseline, first = (
-        ("arm", facts["baseline"], []) if lesson or merged else ("method", "random", ["budget_tokens"])
-    )
+    """Print the table of a comparison, a lesson or a recipe's arms, and what must be known to read it, where no page warns of it."""
+    facts, arms = outcome.facts, outcome.verb != "compare"
+    merged = outcome.verb == "merging"
+    who, baseline, first = ("arm", facts["baseline"], []) if arms else ("method", "random", ["budget_tokens"])
     if not outcome.ran:
         console.print("was done already")
     table = pl.read_parquet(outcome.folder / "table.parquet")
@@ -242,19 +241,19 @@ def _show_contest(console: Console, outcome: Outcome, *, warned: bool = False) -
             ],
         )
     sure = f"of an evaluation together ({facts['confidence']:.0%})"
-    if lesson:
-        trainings = pl.read_parquet(outcome.folder / "arms.parquet").filter(pl.col("tokens") > 0).height
-        notes = [f"note: {note}" for note in facts["notes"]]
-        console.print(
-            f"{trainings} trainings, {facts['seeds']} of each arm; intervals hold for all arms {sure}"
-        )
-    elif merged:
+    if merged:
         notes = [f"note: {note}" for note in facts["notes"]]
         console.print(
             f"{facts['trainings']} trainings in {facts['orders']} orders; intervals hold for all arms {sure}"
         )
         for name in (name for name in facts if name.startswith("slope")):
             console.print(f"{name}: {facts[name]}")
+    elif arms:
+        trainings = pl.read_parquet(outcome.folder / "arms.parquet").filter(pl.col("tokens") > 0).height
+        notes = [f"note: {note}" for note in facts["notes"]]
+        console.print(
+            f"{trainings} trainings, {facts['seeds']} of each arm; intervals hold for all arms {sure}"
+        )
     else:
         both = f"{facts['in both']:,} evaluation items stand in the pool too"
         notes = [f"warning: {both}: see overlap.parquet"] if facts["in both"] else []
@@ -263,7 +262,7 @@ def _show_contest(console: Console, outcome: Outcome, *, warned: bool = False) -
         )
     for note in [] if warned else notes:
         console.print(note)
-    if lesson or merged:
+    if arms:
         console.print(f"model: {outcome.folder / 'model'} ({facts['kept model']}, seed 0)")
     console.print(f"folder: {outcome.folder}")
 

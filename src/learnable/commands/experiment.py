@@ -1,5 +1,6 @@
 """What ``compare`` and ``teach`` share: one model, arms that begin from it, and what is said of how they were trained."""
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from learnable.commands.network import Network
 from learnable.evaluators import Evaluation
 from learnable.experiments import Arm, SelectionCost, run_arms
 from learnable.experiments.run import ArmRun, Look
+from learnable.runs.files import replacing
 from learnable.runs.identity import fingerprint
 from learnable.settings import Tuning
 
@@ -62,3 +64,14 @@ class Experiment:
             "tuning": asdict(self.tuning) | {"learning_rate": self.tuning.peak_learning_rate},
         }
         return ran, facts
+
+
+def keep_model(arm: Arm, trained: Path, folder: Path) -> None:
+    """Write the model of an arm whole, loadable by plain transformers."""
+    from learnable.training import save_whole
+
+    if arm.tuning.method == "lora":
+        save_whole(arm.base, trained, folder)
+        return
+    with replacing(folder) as part:
+        shutil.copytree(trained, part, ignore=shutil.ignore_patterns("training.json"))

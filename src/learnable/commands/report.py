@@ -30,7 +30,14 @@ from learnable.runs.store import Store
 from learnable.settings import Loading
 from learnable.types import ModelRef
 
-KINDS = {"select": "selection", "compare": "comparison", "teach": "lesson", "merging": "merge"}
+KINDS = {
+    "select": "selection",
+    "compare": "comparison",
+    "teach": "lesson",
+    "merging": "merge",
+    "run irft": "trial",
+}
+"""What a step left, by its command. A trial says itself what its page is about: facts by the names of ``TrialFacts``."""
 WORDINGS: dict[pages.Asked, str] = {"seen": SEEN, "unseen": UNSEEN}
 ENDINGS: dict[pages.Asked, str] = {
     "unseen": f", {UNSEEN}",
@@ -53,11 +60,12 @@ def report(
     dry_run: DryRun = False,
     output: Output = "report",
 ) -> Outcome:
-    """Write one HTML page about a selection, a comparison or a lesson; it opens offline.
+    """Write one HTML page about a selection, a comparison, a lesson or the arms of a recipe; it opens offline.
 
     Args:
-        selection: Folder that `learnable select`, `learnable compare` or `learnable teach` wrote.
-        title: Heading of the page; `selection`, `comparison` or `lesson` when not given.
+        selection: Folder that `learnable select`, `learnable compare` or `learnable teach` wrote, or a recipe that trains
+            in several ways.
+        title: Heading of the page; `selection`, `comparison`, `lesson` or `trial` when not given.
         command: Command to show as the one that repeats the run.
         tokens: Examples of a selection to show with the losses of their tokens, which loads the model; 4 when not
             given, 0 for none.
@@ -84,6 +92,7 @@ def report(
         from learnable.pages.lesson import render_lesson
         from learnable.pages.merging import render_merging
         from learnable.pages.selection import render_selection
+        from learnable.pages.trial import render_trial
 
         computed = 0
         if kind == "selection":
@@ -99,6 +108,9 @@ def report(
         elif kind == "merge":
             merged = gather_merging(given, title=title, command=command)
             page, warnings = render_merging(merged), pages.merging_warnings(merged)
+        elif kind == "trial":
+            tried = gather_trial(given, title=title, command=command)
+            page, warnings = render_trial(tried), pages.trial_warnings(tried)
         else:
             compared = gather_comparison(given, title=title, command=command)
             page, warnings = render_comparison(compared), pages.comparison_warnings(compared)
@@ -235,6 +247,29 @@ def gather_comparison(compared: Outcome, *, title: str, command: str) -> pages.C
         computed=compared.cost.tokens,
         seconds=compared.cost.seconds,
         **{name: pl.read_parquet(compared.folder / f"{name}.parquet") for name in names},
+    )
+
+
+def gather_trial(tried: Outcome, *, title: str, command: str) -> pages.TrialFacts:
+    """Collect what a report says about a trial from its folder."""
+    facts: dict[str, Any] = dict(tried.facts["trial"])
+    facts |= {
+        name: pl.read_parquet(tried.folder / f"{name}.parquet") for name in ("table", "results", "arms")
+    }
+    tables = {
+        caption: pl.read_parquet(tried.folder / f"{name}.parquet")
+        for caption, name in facts.pop("tables").items()
+    }
+    return pages.TrialFacts(
+        title=title,
+        command=command,
+        model=str(tried.facts["model"]),
+        confidence=float(tried.facts["confidence"]),
+        settings=_shared(tried.facts["tuning"]),
+        tables=tables,
+        computed=tried.cost.tokens,
+        seconds=tried.cost.seconds,
+        **facts,
     )
 
 

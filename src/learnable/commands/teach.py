@@ -1,6 +1,5 @@
 """``learnable teach``: a model learns a task in several arms, and is asked in words that it has not seen."""
 
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +9,7 @@ from typing import Annotated
 
 from learnable import evaluators
 from learnable.commands import course as courses
-from learnable.commands.experiment import Experiment
+from learnable.commands.experiment import Experiment, keep_model
 from learnable.commands.inputs import is_made, pool_of, rows_of
 from learnable.commands.load import HELDOUT
 from learnable.commands.network import Network
@@ -20,7 +19,7 @@ from learnable.errors import UsageError
 from learnable.evaluators import Evaluation, Specification, parse
 from learnable.experiments import UNTUNED, Arm, Init, TaskArm, check_settings, parse_task_arms
 from learnable.mixing import MIXTURES, Material, Mixing, Mixture, mixture
-from learnable.runs.files import replacing, write_frame
+from learnable.runs.files import write_frame
 from learnable.runs.identity import fingerprint, source_of
 from learnable.runs.price import Price
 from learnable.runs.records import DONE, Outcome
@@ -319,12 +318,6 @@ def _usual(paraphrases: str | None, buffer: str | None) -> list[str]:
 
 def _keep(arm: Arm, mixed: Mixture, trained: Path, folder: Path) -> None:
     """Write what one arm saw, and its model whole, loadable by plain transformers."""
-    from learnable.training import save_whole
-
     for number, stage in enumerate(mixed.stages):
         courses.write_rows(stage, folder / ("mixture.jsonl" if not number else f"mixture-{number + 1}.jsonl"))
-    if arm.tuning.method == "lora":
-        save_whole(arm.base, trained, folder / "model")
-        return
-    with replacing(folder / "model") as part:
-        shutil.copytree(trained, part, ignore=shutil.ignore_patterns("training.json"))
+    keep_model(arm, trained, folder / "model")

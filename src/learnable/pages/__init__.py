@@ -1,7 +1,8 @@
 """A run in, one self-contained HTML file out.
 
-The pages are built from numbers that the caller already has (`SelectionFacts`, `ComparisonFacts`, `LessonFacts`, `MergingFacts`); nothing
-is read, measured or written here. The modules `selection`, `comparison`, `lesson` and `merging` write them; they draw, and so load slowly.
+The pages are built from numbers that the caller already has (`SelectionFacts`, `ComparisonFacts`, `LessonFacts`,
+`MergingFacts`, `TrialFacts`); nothing is read, measured or written here. The modules `selection`, `comparison`, `lesson`, `merging` and `trial` write
+them; they draw, and so load slowly.
 """
 
 from learnable.pages.comparison_facts import ComparisonFacts
@@ -11,6 +12,7 @@ from learnable.pages.lesson_facts import LessonFacts, Made, Question, Way
 from learnable.pages.lesson_warnings import lesson_warnings
 from learnable.pages.merging_facts import MergingFacts, merging_warnings
 from learnable.pages.selection_facts import SelectionFacts, examples_to_spell, view_of
+from learnable.pages.trial_facts import TrialFacts, trial_warnings
 from learnable.pages.warnings import selection_warnings
 
 __all__ = [
@@ -21,11 +23,13 @@ __all__ = [
     "MergingFacts",
     "Question",
     "SelectionFacts",
+    "TrialFacts",
     "Way",
     "comparison_warnings",
     "examples_to_spell",
     "lesson_warnings",
     "merging_warnings",
     "selection_warnings",
+    "trial_warnings",
     "view_of",
 ]

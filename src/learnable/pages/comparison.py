@@ -15,7 +15,7 @@ from learnable.pages import comparison_pictures as pictures
 from learnable.pages import html
 from learnable.pages.comparison_facts import Comparison, ComparisonFacts, comparison_of
 from learnable.pages.comparison_warnings import COMPARISON_CHECKS
-from learnable.pages.contest import Evaluated, Line, method_section, probability
+from learnable.pages.contest import Contest, Evaluated, Line, method_section, probability
 from learnable.pages.page import Panels, Part, Section, write_page
 from learnable.pages.warnings import look, warnings_section
 from learnable.pages.words import (
@@ -77,22 +77,24 @@ def render_comparison(facts: ComparisonFacts) -> str:
 def _answer(comparison: Comparison) -> Section:
     words = "Every method stands against a random draw of the same number of tokens, trained in the same way."
     parts: list[Part] = [html.text(words)]
-    form = "<strong>{what}:</strong> {who}"
-    for each in comparison.evaluated:
-        trainings = max((line.seeds for line in each.compared), default=0)
-        about = f"{each.unit}, {each.side}; {plural(each.items, 'item')} graded, {plural(trainings, 'training')} of each method"
-        said = [
-            (
-                outcome if outcome in ("better", "worse") else "",
-                html.markup(form, what=capital(what), who=who),
-            )
-            for outcome, what, who in comparison.findings(each)
-        ]
-        inside = [html.remark(about), html.bullets(said or ["Nothing was compared."])]
-        if context := comparison.context_of(each):
-            inside.append(html.remark(context))
-        parts.append(html.box("answer", [html.heading(each.label), *inside]))
+    parts += [answer_of(comparison, each) for each in comparison.evaluated]
     return Section(id="answer", nav="answer", title="Does choosing help?", parts=parts)
+
+
+def answer_of(contest: Contest, each: Evaluated) -> Markup:
+    """Return a box that says what was seen on one evaluation."""
+    form = "<strong>{what}:</strong> {who}"
+    trainings = max((line.seeds for line in each.compared), default=0)
+    items, times = plural(each.items, "item"), plural(trainings, "training")
+    about = f"{each.unit}, {each.side}; {items} graded, {times} of each {contest.arm_word}"
+    said = [
+        (outcome if outcome in ("better", "worse") else "", html.markup(form, what=capital(what), who=who))
+        for outcome, what, who in contest.findings(each)
+    ]
+    inside = [html.remark(about), html.bullets(said or ["Nothing was compared."])]
+    if context := contest.context_of(each):
+        inside.append(html.remark(context))
+    return html.box("answer", [html.heading(each.label), *inside])
 
 
 def _differences(comparison: Comparison) -> Section:
@@ -104,11 +106,11 @@ def _differences(comparison: Comparison) -> Section:
         rows = []
         for budget in each.budgets:
             over = [_over(f"budget of {count(budget)} tokens")] if several else []
-            rows += [*over, *(_row(each, line) for line in _ranked(each, budget))]
+            rows += [*over, *(row_of(each, line) for line in ranked(each, _at(each, budget)))]
         if each.beside:
             to = f"; the difference is to the random draw of {count(comparison.budget)} tokens"
             rows.append(_over(f"other budgets, not part of the contest{to if several else ''}"))
-            rows += [_row(each, line) for line in each.beside]
+            rows += [row_of(each, line) for line in each.beside]
         numbers = ("value", "tokens", "examples", "steps", "ungraded")
         head = ["method", "seen", "difference to random", "p", *numbers]
         caption = f"Values on {each.label} ({each.unit}, {each.side})"
@@ -116,10 +118,13 @@ def _differences(comparison: Comparison) -> Section:
     return Section(id="differences", nav="differences", title="Differences to a random draw", parts=parts)
 
 
-def _ranked(each: Evaluated, budget: int) -> list[Line]:
-    """Return the lines of a budget, best value first; what could not be graded comes last."""
+def _at(each: Evaluated, budget: int) -> list[Line]:
+    return [line for line in each.lines if line.budget_tokens == budget]
+
+
+def ranked(each: Evaluated, lines: Sequence[Line]) -> list[Line]:
+    """Return lines, best value first; what could not be graded comes last."""
     sign = -1 if each.higher_is_better else 1
-    lines = [line for line in each.lines if line.budget_tokens == budget]
     return sorted(lines, key=lambda line: math.inf if line.value is None else sign * line.value)
 
 
@@ -127,7 +132,8 @@ def _over(words: str) -> Markup:
     return html.row([html.head_cell(words, scope="row", span=9)], "over")
 
 
-def _row(each: Evaluated, line: Line) -> Markup:
+def row_of(each: Evaluated, line: Line) -> Markup:
+    """Return a line of the table of one evaluation."""
     cells: list[str] = [
         line.arm,
         html.cell(line.words, kind="word verdict"),

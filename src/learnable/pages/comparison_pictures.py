@@ -18,8 +18,8 @@ MARGIN = 0.22
 STAGES = {"scoring": "var(--scoring)", "reference": "var(--chosen)", "training": "var(--rest)"}
 
 
-def differences(name: str, each: Evaluated) -> Picture | None:
-    """Differences to the random draw with their intervals, a row for each budget under the name of its method."""
+def differences(name: str, each: Evaluated, *, to: str = "a random draw") -> Picture | None:
+    """Differences to the baseline with their intervals, a row for each budget under the name of its arm."""
     lines = [line for line in each.compared if line.low is not None]
     if not any(line.half for line in lines):
         return None
@@ -41,7 +41,7 @@ def differences(name: str, each: Evaluated) -> Picture | None:
     ends = [0.0, *(end for line in lines for end in (line.low, line.high) if end is not None)]
     domain = reach(min(ends), max(ends), room=(max(ends) - min(ends) or 1.0) * MARGIN)
     scale = alt.Scale(domain=domain, nice=False)
-    x = alt.X("difference:Q", title=f"difference to random, {each.unit}", scale=scale)
+    x = alt.X("difference:Q", title=f"difference to {to}, {each.unit}", scale=scale)
     side = drawn({"from": 0, "to": domain[1] if each.higher_is_better else domain[0]})
     side = side.encode(x="from:Q", x2="to:Q", y=alt.value(0), y2=alt.value(height))
     zero = drawn({"difference": 0, "row": "0|"}).encode(x="difference:Q", y=y)
@@ -61,9 +61,9 @@ def differences(name: str, each: Evaluated) -> Picture | None:
     return Picture(
         name=name,
         spec=finish(*layers, height=height),
-        label=f"Dots with whiskers: difference to a random draw on {each.label} for {enumeration(methods)}. "
+        label=f"Dots with whiskers: difference to {to} on {each.label} for {enumeration(methods)}. "
         f"{enumeration([f'{outcomes.count(word)} {word}' for word in seen])}; the table below has the same figures.",
-        caption="Each dot is the mean difference to the random draw of the same tokens, each whisker its interval"
+        caption=f"Each dot is the mean difference to {to}, each whisker its interval"
         + ("; budgets in tokens" if several else "")
         + ". A whisker that crosses the line at 0 (hollow dot) is “no difference seen”.",
     )

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from learnable.commands.options import Flat
 from learnable.recipes.compare import compare
 from learnable.recipes.delia import delia
+from learnable.recipes.irft import irft
 from learnable.recipes.less import less
 from learnable.recipes.lobass import lobass
 from learnable.recipes.merge import merge
@@ -15,7 +16,7 @@ from learnable.recipes.vinfo import vinfo
 from learnable.runs.records import Outcome
 
 RECIPES: Mapping[str, Callable[..., Mapping[str, Outcome]]] = {
-    each.__name__: each for each in (compare, delia, less, lobass, merge, pds, target, vinfo)
+    each.__name__: each for each in (compare, delia, irft, less, lobass, merge, pds, target, vinfo)
 }
 """The recipes of the package, by name."""
 
@@ -25,6 +26,7 @@ __all__ = [
     "Run",
     "compare",
     "delia",
+    "irft",
     "less",
     "lobass",
     "merge",

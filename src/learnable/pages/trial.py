@@ -1,0 +1,93 @@
+"""The page of a trial: which arms differ from the one they stand beside, what they cost, and what to distrust."""
+
+import polars as pl
+
+from learnable.pages import comparison_pictures as pictures
+from learnable.pages import html
+from learnable.pages.comparison import answer_of, ranked, row_of
+from learnable.pages.contest import method_section
+from learnable.pages.page import Part, Section, write_page
+from learnable.pages.trial_facts import TRIAL_CHECKS, ArmTrial, TrialFacts, headline, trial_of
+from learnable.pages.warnings import look, warnings_section
+from learnable.pages.words import NOTHING, count, decimal, finite
+
+
+def render_trial(facts: TrialFacts) -> str:
+    """Write the report of one trial as a self-contained page."""
+    trial = trial_of(facts)
+    looked = look(TRIAL_CHECKS, trial)
+    sections = [
+        _arms(trial),
+        _answer(trial),
+        _differences(trial),
+        _tables(trial),
+        warnings_section(looked, nav="distrust"),
+        _method(trial),
+    ]
+    evaluations = len(trial.evaluated)
+    return write_page(
+        sections,
+        kicker=facts.title,
+        headline=headline(trial),
+        lead=html.markup("{lead}{distrust}", lead=facts.lead, distrust=looked.link),
+        tiles=[
+            ("evaluations", count(evaluations), "each answers for itself" if evaluations > 1 else ""),
+            ("arms", count(len(facts.about)), ""),
+            *trial.tiles,
+        ],
+        command=("To repeat this page", facts.command),
+    )
+
+
+def _arms(trial: ArmTrial) -> Section:
+    pairs = [
+        (arm, about + (" (the others are compared with it)" if arm == trial.baseline else ""))
+        for arm, about in trial.facts.about.items()
+    ]
+    return Section(id="arms", nav="arms", title="The arms", parts=[html.terms(pairs, kind="ways")])
+
+
+def _answer(trial: ArmTrial) -> Section:
+    words = f"Every arm stands against {trial.baseline}."
+    parts: list[Part] = [html.text(words), *(answer_of(trial, each) for each in trial.evaluated)]
+    return Section(id="answer", nav="answer", title=trial.facts.question, parts=parts)
+
+
+def _differences(trial: ArmTrial) -> Section:
+    parts: list[Part] = []
+    for number, each in enumerate(trial.evaluated):
+        picture = pictures.differences(f"differences-{number}", each, to=trial.baseline)
+        parts += [html.heading(each.label), picture or html.remark(each.no_picture)]
+        numbers = ("value", "tokens", "examples", "steps", "ungraded")
+        head = ["arm", "seen", f"difference to {trial.baseline}", "p", *numbers]
+        caption = f"Values on {each.label} ({each.unit}, {each.side})"
+        rows = [row_of(each, line) for line in ranked(each, each.lines)]
+        parts.append(html.table(caption, head, rows, kind="dense", worded=(1,)))
+    title = f"Differences to {trial.baseline}"
+    return Section(id="differences", nav="differences", title=title, parts=parts)
+
+
+def _tables(trial: ArmTrial) -> Section:
+    """The trial's own figures, and at the end what it took."""
+    parts: list[Part] = []
+    for caption, frame in trial.facts.tables.items():
+        names = [name.replace("_", " ") for name in frame.columns]
+        rows = [[_figure(value) for value in row] for row in frame.iter_rows()]
+        worded = [place for place, kind in enumerate(frame.dtypes) if kind == pl.String]
+        parts.append(html.table(caption, names, rows, worded=worded))
+    return Section(id="figures", nav="figures", title="Figures and cost", parts=[*parts, *trial.took])
+
+
+def _figure(value: float | str | None) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, float):
+        return decimal(finite(value))
+    return NOTHING if value is None else count(value)
+
+
+def _method(trial: ArmTrial) -> Section:
+    first = "All arms but those that give the scale are trained on as many tokens."
+    return method_section(
+        trial, first=first, widened_for=f"arms beside {trial.baseline}", last=trial.facts.notes
+    )
