@@ -7,7 +7,8 @@ import polars as pl
 import pytest
 import yaml
 
-from learnable.commands import load, score, select
+import learnable
+from learnable.commands import load, score, select, show
 from learnable.commands.select import Selecting
 from learnable.data import answers_of, load_pool, pairs_of, read
 from learnable.data.exports import export_pairs
@@ -56,6 +57,36 @@ def test_what_takes_conversations_says_that_these_are_pairs(command, loaded, tmp
         command(data, model=str(tiny), **({} if command is score else {"reading": Reading(on_error="skip")}))
     assert "preference pairs" in caught.value.message
     assert "--columns response=chosen" in caught.value.hint
+
+
+def test_both_answers_are_shown_under_their_prompt(loaded, tiny):
+    pair = next(pairs_of(load_pool(loaded.folder)))
+    shown = show([str(loaded.folder)], model=str(tiny), id=pair.id)
+    assert [(view.id, view.side) for view in shown.examples] == [(pair.id, "chosen"), (pair.id, "rejected")]
+    text = repr(shown)
+    assert text.count(pair.prompt[-1].content) == 1
+    (line,) = (line for line in text.splitlines() if "⟦" in line and "tokens;" not in line)
+    assert line.index(f"⟦{pair.chosen.content}") < line.index(f"⟦{pair.rejected.content}")
+
+
+def test_earlier_answers_are_not_scored(tiny, tmp_path):
+    turns = [
+        {"role": role, "content": text} for role, text in (("user", "a"), ("assistant", "b"), ("user", "c"))
+    ]
+    sides = {
+        side: [{"role": "assistant", "content": text}] for side, text in (("chosen", "d"), ("rejected", "e"))
+    }
+    (tmp_path / "talk.jsonl").write_text(json.dumps({"prompt": turns, **sides}) + "\n")
+    views = show([str(tmp_path / "talk.jsonl")], model=str(tiny)).examples
+    assert [[piece.text for piece in view.scored] for view in views] == [["d<|im_end|>"], ["e<|im_end|>"]]
+
+
+def test_rows_of_pairs_in_python(tmp_path):
+    found = learnable.read(ROWS[:10])
+    assert [pair.rejected.content for pair in found.pairs] == [row["rejected"] for row in ROWS[:10]]
+    assert found.chosen([found.pairs[3].id]) == [ROWS[3]]
+    with pytest.raises(DataError, match="preference pairs"):
+        _ = found.examples
 
 
 @pytest.fixture(scope="module")

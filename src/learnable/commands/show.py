@@ -7,11 +7,13 @@ from dataclasses import asdict, dataclass, replace
 from io import StringIO
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import polars as pl
+from rich import box
 from rich.cells import cell_len
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from learnable import data as rows
@@ -61,7 +63,7 @@ TOKEN_CELLS = 24
 class ExampleView(TokenView):
     """One example as the model sees it; its pieces are single tokens where losses were asked for, else runs of a kind.
 
-    ``tokens`` are those of the whole conversation, ``cut_tokens`` those beyond the length limit, and
+    Of a preference pair each ``side`` is one, with the id of the pair. ``tokens`` are those of the whole conversation, ``cut_tokens`` those beyond the length limit, and
     ``response_tokens`` those within it that the loss counts.
     """
 
@@ -69,6 +71,13 @@ class ExampleView(TokenView):
     tokens: int
     response_tokens: int
     cut_tokens: int
+    side: Literal["chosen", "rejected"] | None = None
+
+    @property
+    def counts(self) -> str:
+        """How many tokens it has, in words."""
+        side = f"{self.side} " if self.side else ""
+        return f"{side}{self.tokens} tokens, {self.response_tokens} scored"
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -100,8 +109,10 @@ class Shown:
             *((f" {'truncated' if kind == 'cut' else kind} ", style) for kind, style in STYLES.items())
         )
         console.print(legend if coloured else "⟦scored⟧ ✂⟨truncated⟩", "tokens; the rest is masked\n")
-        for example in self.examples:
-            _print(console, example, self.max_length, coloured=coloured)
+        views = iter(self.examples)
+        for example in views:
+            sides = (example, next(views)) if example.side else (example,)
+            _print(console, sides, self.max_length, coloured=coloured)
 
 
 def show(
@@ -119,6 +130,8 @@ def show(
 ) -> Shown:
     """Print examples as the model sees them: which tokens are scored, or what the model loses and learns on each.
 
+    Of preference pairs both answers are shown, side by side.
+
     Without `--losses` or `--reference` it needs the tokenizer only. Where colours cannot be shown, scored tokens stand
     in ⟦ ⟧ and cut-off ones in ✂⟨ ⟩, and losses in a table with a line for each token.
 
@@ -126,8 +139,8 @@ def show(
         reference: Folder that `learnable train` wrote, or a fine-tuned model or LoRA adapter of your own: show the loss
             of each token before and after, and what was learned.
         losses: Show the loss of each token under the model.
-        n: How many examples.
-        id: Show the examples whose id begins with this instead of the first ones.
+        n: How many examples or pairs.
+        id: Show those whose id begins with this instead of the first ones.
 
     Returns:
         The examples in pieces. In Python nothing is printed; ``print`` it, or leave it last in a notebook's cell.
@@ -135,7 +148,8 @@ def show(
     ref = ModelRef(name=model, **asdict(loading))
     longest = length_limit(ref, max_length)
     look_up(reference, loading, reference=True)
-    wanted = _wanted(data, reading, id=id, n=n)
+    named = _wanted(data, reading, id=id, n=n)
+    wanted = [example for _, _, example in named]
     measured = losses or reference is not None
     if measured:
         ref = pinned(ref)
@@ -152,25 +166,35 @@ def show(
     say_left_out(whole)
     views = tuple(
         ExampleView(
-            id=example.id,
+            id=own,
+            side=side,
             source=example.source,
             tokens=len(seen.ids),
             response_tokens=int(seen.mask[:longest].sum()),
             cut_tokens=max(0, len(seen.ids) - longest),
             pieces=parts,
         )
-        for example, seen, parts in zip(wanted, whole, pieces, strict=True)
+        for (own, side, example), seen, parts in zip(named, whole, pieces, strict=True)
     )
     return Shown(model=model, reference=reference, losses=measured, max_length=longest, examples=views)
 
 
-def _wanted(data: list[str], reading: Reading, *, id: str | None, n: int) -> list[Example]:
-    """Return the first n examples, or those whose id begins so."""
+_Named = tuple[str, Literal["chosen", "rejected"] | None, Example]
+
+
+def _wanted(data: list[str], reading: Reading, *, id: str | None, n: int) -> list[_Named]:
+    """Return the first n examples, or both sides of pairs, or those whose id begins so, with their ids."""
     if n < 1:
         raise UsageError(f"n must be at least 1, got {n}")
     pool = rows.read(data, **asdict(reading))
     chosen = pool.examples if id is None else pool.examples.filter(pl.col("id").str.starts_with(id))
-    wanted = list(replace(pool, examples=chosen.head(n)).iter_examples())
+    pool = replace(pool, examples=chosen.head(n))
+    wanted: list[_Named]
+    if pool.holds_pairs:
+        sides = [(pair.id, *rows.answers_of(pair)) for pair in rows.pairs_of(pool)]
+        wanted = [each for own, one, two in sides for each in ((own, "chosen", one), (own, "rejected", two))]
+    else:
+        wanted = [(example.id, None, example) for example in pool.iter_examples()]
     if not wanted and id is not None:
         raise DataError(
             f"no example has an id that begins with {id!r}",
@@ -190,22 +214,39 @@ def _runs(renderer: "Renderer", whole: Rendered, max_length: int) -> tuple[Piece
     return tuple(pieces)
 
 
-def _print(console: Console, example: ExampleView, max_length: int, *, coloured: bool) -> None:
-    counts = f"{example.tokens} tokens, {example.response_tokens} scored"
-    text = Text()
-    for piece in example.pieces:
-        opening, closing = ("", "") if coloured else MARKS[piece.kind]
-        text.append(f"{opening}{visible(piece.text)}{closing}", style=STYLES[piece.kind])
-    console.print(
-        Text(f"── {example.id[:12]} from {visible(example.source)}: {counts}", style="bold")
-        + Text(f", {example.cut_tokens} cut off at {max_length}" if example.cut_tokens else "")
-    )
-    console.print(text)
+def _print(console: Console, sides: Sequence[ExampleView], max_length: int, *, coloured: bool) -> None:
+    """Print an example; or a pair, whose sides stand side by side under the beginning that they share."""
+    counts = [
+        f"{each.counts}{f', {each.cut_tokens} cut off at {max_length}' if each.cut_tokens else ''}"
+        for each in sides
+    ]
+    first = sides[0]
+    console.print(Text(f"── {first.id[:12]} from {visible(first.source)}: {'; '.join(counts)}", style="bold"))
+    if len(sides) == 1:
+        console.print(_marked(first.pieces, coloured=coloured))
+    else:
+        # What is not scored before both answers: their prompt.
+        beginning = int(len({each.pieces[:1] for each in sides}) == 1)
+        console.print(_marked(first.pieces[:beginning], coloured=coloured))
+        table = Table(*(str(each.side) for each in sides), box=box.SIMPLE_HEAD)
+        table.add_row(*(_marked(each.pieces[beginning:], coloured=coloured) for each in sides))
+        console.print(table, soft_wrap=False)
     console.print()
 
 
+def _marked(pieces: Sequence[Piece], *, coloured: bool) -> Text:
+    text = Text()
+    for piece in pieces:
+        opening, closing = ("", "") if coloured else MARKS[piece.kind]
+        text.append(f"{opening}{visible(piece.text)}{closing}", style=STYLES[piece.kind])
+    return text
+
+
 def _print_losses(console: Console, example: ExampleView, *, coloured: bool) -> None:
-    said = [f"{example.id[:12]} from {visible(example.source)}: {example.response_tokens} scored tokens"]
+    side = f" {example.side}" if example.side else ""
+    said = [
+        f"{example.id[:12]}{side} from {visible(example.source)}: {example.response_tokens} scored tokens"
+    ]
     if example.cut_tokens:
         said.append(f"{example.cut_tokens} cut off")
     if (before := example.mean("before")) is not None:

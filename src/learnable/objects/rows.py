@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import polars as pl
 
+from learnable.data import pairs_of
 from learnable.data import read as read_pool
 from learnable.data.sources import MEMORY, Source, read_records
 from learnable.data.target import SUBTASK, Target, target_of
@@ -16,7 +17,7 @@ from learnable.errors import DataError, UsageError
 from learnable.objects.given import checked_settings
 from learnable.packages import needed
 from learnable.settings import Reading
-from learnable.types import Example, Pool
+from learnable.types import Example, Pair, Pool
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -59,6 +60,11 @@ class Rows:
     def examples(self) -> list[Example]:
         """The n conversations."""
         return list(self.pool.iter_examples())
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """The n preference pairs; a ``DataError`` where the rows are conversations with one answer."""
+        return list(pairs_of(self.pool))
 
     def chosen(self, ids: Iterable[str]) -> list[dict[str, Any]]:
         """Return the rows of examples as they came, in the order of the input; of duplicates the first.
