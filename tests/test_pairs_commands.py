@@ -1,7 +1,9 @@
 """Commands on preference pairs: what they take, what they show, and what they write."""
 
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -221,6 +223,15 @@ def test_axolotl_reads_the_pairs(exported, kept):
     assert [[(turn["role"], turn["content"]) for turn in each] for each in turns] == [
         said(pair) for pair in kept
     ]
+
+
+@pytest.mark.parametrize("trainer", ["trl", "llamafactory", "axolotl"])
+def test_the_page_shows_what_is_written_of_pairs(trainer, kept):
+    page = (Path(__file__).parents[1] / "docs" / "bring-your-own-trainer.md").read_text(encoding="utf-8")
+    part = page.partition("### Preference pairs\n")[2].partition("\n## ")[0]
+    shown = dict(re.findall(r'^```(?:json|yaml) title="([^"]+)"\n(.*?)^```$', part, re.MULTILINE | re.DOTALL))
+    _, files = export_pairs(kept, trainer=trainer, model="Qwen/Qwen3-0.6B", max_length=2_048)
+    assert {name: yaml.safe_load(shown[f"{trainer}/{name}"]) for name in files} == files
 
 
 def said(pair):
