@@ -609,7 +609,7 @@ def test_report_takes_a_comparison(folder: str, facts: ComparisonFacts, tmp_path
 def test_what_is_neither_selection_nor_comparison_is_refused(folder: str, tmp_path) -> None:
     with pytest.raises(StoreError, match="is the output of `learnable load`") as refused:
         report(str(tmp_path / "pool"), output=str(tmp_path / "report"))
-    assert refused.value.hint == "give one of `learnable select`, `learnable compare` or `learnable teach`"
+    assert "`learnable select`" in (refused.value.hint or "")
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path) -> None:

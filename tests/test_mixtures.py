@@ -68,6 +68,27 @@ class TestADO:
         mean = np.array(found.state()["mean"])
         np.testing.assert_allclose(mean, 0.8 * np.array([0.8, 0.2]) + 0.2 * wanted / wanted.sum())
 
+    def test_fifty_steps_are_those_of_the_equations(self):
+        """Those of the paper's code, with its own symbols; t counts on from the steps before the first fit."""
+        rng, start = np.random.default_rng(3), 40
+        prior = np.array([0.5, 0.3, 0.15, 0.05])
+        laws = [PowerLaw(*row) for row in rng.uniform([0.2, 5, 0.02], [2, 90, 0.8], size=(4, 3))]
+        schedule = Schedule(start=start, every=20, thin=1, points=20, first=60)
+        found = ado(prior.tolist(), laws=laws, tokens=5_000, schedule=schedule)
+        epsilon, beta, alpha = np.array(laws).T
+        n, h, mean = 5_000, prior.copy(), prior.copy()
+        for t in range(start, start + 50):
+            c = rng.integers(1, 500, size=4)
+            n += c.sum()
+            h = 0.9 * h + 0.1 * c / c.sum()
+            fitted = epsilon + beta * n**-alpha
+            rho = prior * h**0.5 * np.maximum(alpha, 0.05) * (fitted - epsilon) / n
+            rho = np.clip(rho / rho.sum(), 0.01, None)
+            rho /= rho.sum()
+            pi = 0.9 * mean + 0.1 * rho
+            mean = (1 - 1 / (t + 1)) * mean + rho / (t + 1)
+            np.testing.assert_allclose(after_a_step(found, c), pi, rtol=1e-10)
+
     def test_no_source_is_asked_for_less_than_the_floor(self):
         np.testing.assert_allclose(floored(np.array([0.995, 0.005])), [0.99005, 0.00995], atol=5e-6)
 

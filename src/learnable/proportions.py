@@ -19,6 +19,8 @@ FLOOR = 0.01
 """The least share of a source that ADO asks for, before it is smoothed."""
 FEWEST_POINTS = {"training": 20, "heldout": 6}
 """Of a curve that is fitted. A loss of held-out rows is that of the same rows each time, and so needs fewer."""
+MOST_REPEATS = 2.0
+"""Of a source, above which its training loss is not followed: what it falls by is partly memory."""
 OFF_BY = 0.005
 """How far shares may be from 1 in all: they were rounded."""
 _HINT = "write ado, natural, uniform, or the share of each source: a=0.7,b=0.3"
@@ -129,7 +131,18 @@ class Proportions:
                 f"ADO cannot follow the loss of sources with fewer rows than a batch, {tuning.batch_size}: {', '.join(small)}",
                 hint="lower --batch-size, put small sources together, or take a fixed mixture",
             )
-        Schedule.of(steps_of(tuning, sum(rows.values())), heldout=self.curve == "heldout")
+        steps = steps_of(tuning, sum(rows.values()))
+        Schedule.of(
+            steps, heldout=self.holds_out(rows, passes=steps * tuning.batch_size / sum(rows.values()))
+        )
+
+    def holds_out(self, tokens: Mapping[str, int], *, passes: float) -> bool:
+        """Return whether ADO follows held-out rows, in a training of as many tokens as so many passes over all have."""
+        if self.curve != "auto":
+            return self.curve == "heldout"
+        total = sum(tokens.values())
+        seen = {name: passes * share * total / tokens[name] for name, share in self.shares(tokens).items()}
+        return max(seen.values()) > MOST_REPEATS
 
 
 def steps_of(tuning: Tuning, rows: int) -> int:
@@ -229,7 +242,8 @@ class Schedule:
         least = next(more for more in range(steps, 10_000) if cls._of(more, heldout=heldout).first < more)
         raise UsageError(
             f"ADO cannot fit a curve to {steps:,} steps: the first fit is made after {found.first:,}",
-            hint=f"give at least --steps {least}, or take a fixed mixture",
+            hint=f"give at least --steps {least}, or "
+            + ("follow the training's own losses: ado@curve=training" if heldout else "take a fixed mixture"),
         )
 
     @classmethod

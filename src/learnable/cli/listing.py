@@ -165,7 +165,7 @@ def _recipe_costs(function: Callable[..., Any]) -> Iterator[str]:
         yield f"{trainings} of each method"
     if "orders" in usual:
         yield f"{usual['orders']} trainings"
-    if "arms" in usual:
+    if "paraphrase" in usual:
         yield "wordings written by the model"
         yield "buffer written by the model"
     if "stages" in usual:

@@ -26,7 +26,7 @@ NARROW = 76
 """Columns of a terminal under which a table of four columns becomes a list."""
 FILES_SAID = 8
 """Paths that are printed each; of more, the folder that they are in."""
-CONTESTS = ("compare", "teach", "merging", "run irft")
+CONTESTS = ("compare", "teach", "merging", "run irft", "run ado")
 """Commands whose result is a table, of methods in the first, of arms in the others."""
 
 

@@ -36,6 +36,7 @@ KINDS = {
     "teach": "lesson",
     "merging": "merge",
     "run irft": "trial",
+    "run ado": "trial",
 }
 """What a step left, by its command. A trial says itself what its page is about: facts by the names of ``TrialFacts``."""
 WORDINGS: dict[pages.Asked, str] = {"seen": SEEN, "unseen": UNSEEN}
@@ -260,6 +261,9 @@ def gather_trial(tried: Outcome, *, title: str, command: str) -> pages.TrialFact
         caption: pl.read_parquet(tried.folder / f"{name}.parquet")
         for caption, name in facts.pop("tables").items()
     }
+    if courses := facts.pop("courses", {}):
+        steps = pl.read_parquet(tried.folder / "proportions.parquet").filter(seed=0)
+        facts["courses"] = {caption: steps.filter(arm=arm) for caption, arm in courses.items()}
     return pages.TrialFacts(
         title=title,
         command=command,

@@ -80,17 +80,18 @@ def readable(examples: pl.DataFrame) -> pl.DataFrame:
     return examples.with_columns(pl.col("messages").list.eval(turns))
 
 
-def hold_out(pool: Pool, *, share: float) -> tuple[Pool, list[Example] | list[Pair]]:
+def hold_out(pool: Pool, *, share: float, most: int | None = None) -> tuple[Pool, list[Example] | list[Pair]]:
     """Set a share of each source aside, drawn by a hash of the prompts; all answers to one prompt go together.
 
-    The share, from 0 to 1, is of the distinct prompts of every source, rounded. Returned are the pool without the rows
+    The share, from 0 to 1, is of the distinct prompts of every source, rounded, and at most ``most``. Returned are the pool without the rows
     set aside, which it marks as held out, and their examples or pairs, in the order of the pool.
     """
     keys = [prompt_key(example, draw="held out") for example in _each(pool)]
     prompts = pl.Series("prompt", keys, dtype=pl.String)
     known = pool.examples.with_columns(prompts)
     place = pl.col("prompt").rank("dense").over("source") - 1
-    drawn = known.filter(place < (share * pl.col("prompt").n_unique().over("source")).round())["prompt"]
+    wanted = (share * pl.col("prompt").n_unique().over("source")).round().clip(upper_bound=most)
+    drawn = known.filter(place < wanted)["prompt"]
     # Also where another source asks the same.
     aside = known.filter(pl.col("prompt").is_in(drawn.unique().to_list())).drop("prompt")
     examples = pool.examples.join(aside.select("id"), on="id", how="anti", maintain_order="left")

@@ -8,6 +8,7 @@ from learnable.pages.comparison import answer_of, ranked, row_of
 from learnable.pages.contest import method_section
 from learnable.pages.page import Part, Section, write_page
 from learnable.pages.trial_facts import TRIAL_CHECKS, ArmTrial, TrialFacts, headline, trial_of
+from learnable.pages.trial_pictures import course
 from learnable.pages.warnings import look, warnings_section
 from learnable.pages.words import NOTHING, count, decimal, finite
 
@@ -69,7 +70,8 @@ def _differences(trial: ArmTrial) -> Section:
 
 def _tables(trial: ArmTrial) -> Section:
     """The trial's own figures, and at the end what it took."""
-    parts: list[Part] = []
+    courses = enumerate(trial.facts.courses.items())
+    parts: list[Part] = [course(f"course-{number}", caption, frame) for number, (caption, frame) in courses]
     for caption, frame in trial.facts.tables.items():
         names = [name.replace("_", " ") for name in frame.columns]
         rows = [[_figure(value) for value in row] for row in frame.iter_rows()]

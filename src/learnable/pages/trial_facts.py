@@ -1,7 +1,7 @@
 """What the page of a trial is made from: arms trained in different ways, each beside one of them, and what to distrust."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import polars as pl
 
@@ -24,6 +24,7 @@ class TrialFacts(ContestFacts):
         beside: Arms that give the scale only.
         asked_of: What the evaluation items stand for.
         tables: Further figures by their caption.
+        courses: How proportions went, step by step, by what they are of: ``step``, ``source``, ``pi``.
         said: What the trial itself says is to be distrusted.
         notes: What must be known of how it was made.
     """
@@ -35,6 +36,7 @@ class TrialFacts(ContestFacts):
     beside: Sequence[str]
     asked_of: str
     tables: Mapping[str, pl.DataFrame]
+    courses: Mapping[str, pl.DataFrame] = field(default_factory=dict)
     said: Sequence[str] = ()
     notes: Sequence[str] = ()
 

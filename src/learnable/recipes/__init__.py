@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from learnable.commands.options import Flat
+from learnable.recipes.ado import ado
 from learnable.recipes.compare import compare
 from learnable.recipes.delia import delia
 from learnable.recipes.irft import irft
@@ -16,7 +17,7 @@ from learnable.recipes.vinfo import vinfo
 from learnable.runs.records import Outcome
 
 RECIPES: Mapping[str, Callable[..., Mapping[str, Outcome]]] = {
-    each.__name__: each for each in (compare, delia, irft, less, lobass, merge, pds, target, vinfo)
+    each.__name__: each for each in (ado, compare, delia, irft, less, lobass, merge, pds, target, vinfo)
 }
 """The recipes of the package, by name."""
 
@@ -24,6 +25,7 @@ __all__ = [
     "RECIPES",
     "Flat",
     "Run",
+    "ado",
     "compare",
     "delia",
     "irft",

@@ -20,7 +20,7 @@ SHARE_RATE, SHARE_POWER = 0.1, 0.5
 """How fast the moving shares follow what is drawn, and to which power they count."""
 NEWEST = 0.1
 """Of the proportions: what the losses say now; the rest is what they said on average."""
-MOST_REPEATS, MANY_EPOCHS = 2.0, 4
+MANY_EPOCHS = 4
 HELDOUT_ROWS, HELDOUT_PART = 32, 10
 """Rows of a source whose loss is followed: at most, and one of so many."""
 _FRAME = {"step": pl.Int64, "source": pl.String, "pi": pl.Float64, "h": pl.Float64, "tokens": pl.Int64}
@@ -313,19 +313,18 @@ class Mixed:
         """
         lengths = np.array([sum(len(answer.ids) for answer in example) for example in examples])
         counted = [sum(int(answer.mask[1:].sum()) for answer in example) for example in examples]
-        own = [self.sources[example[0].id] for example in examples]
-        names = sorted(set(own))
-        domains = np.array([names.index(name) for name in own])
+        sources = [self.sources[example[0].id] for example in examples]
+        names = sorted(set(sources))
+        domains = np.array([names.index(name) for name in sources])
         steps = steps_of(tuning, len(examples))
         self.proportions.check(dict(zip(names, np.bincount(domains).tolist(), strict=True)), tuning)
         tokens = np.bincount(domains, lengths).astype(np.int64)
-        prior = self.proportions.shares(dict(zip(names, tokens.tolist(), strict=True)))
+        own = dict(zip(names, tokens.tolist(), strict=True))
+        prior = self.proportions.shares(own)
         weights, batch_tokens = np.array(list(prior.values())), tuning.batch_size * float(lengths.mean())
         online, heldout = None, list[int]()
         if self.proportions.online:
-            curve = self.proportions.curve
-            repeats = float((weights * steps * batch_tokens / tokens).max())
-            aside = curve == "heldout" or (curve == "auto" and repeats > MOST_REPEATS)
+            aside = self.proportions.holds_out(own, passes=steps * tuning.batch_size / len(examples))
             heldout = _aside(domains) if aside else []
             online = ADO(weights, schedule=Schedule.of(steps, heldout=aside), heldout=aside)
         return MixedBatches(

@@ -1,0 +1,53 @@
+"""The recipe ``ado``: in what proportions to train on several sources."""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+from learnable.commands import load, report
+from learnable.commands.inputs import look_up
+from learnable.commands.mixtures import SourceArms, mix
+from learnable.commands.options import Flat, Listed, MaxLength, ModelName
+from learnable.recipes.run import Run, recipe
+from learnable.settings import Loading, Reading, Tuning
+
+
+@recipe
+def ado(
+    data: Annotated[Sequence[str], Listed],
+    *,
+    model: ModelName = "starter",
+    mixing: Annotated[SourceArms, Flat] = SourceArms(),
+    tuning: Tuning = Tuning(),
+    reading: Annotated[Reading, Flat] = Reading(),
+    loading: Annotated[Loading, Flat] = Loading(),
+    max_length: MaxLength = None,
+    run: Annotated[Run, Flat] = Run(),
+) -> None:
+    """Find out in what proportions to train on several sources, while the training runs.
+
+    Each source gets the share of the tokens that its loss asks for: more where it falls faster (ADO, arXiv 2410.11820). The
+    natural and the uniform mixture stand beside it, at equal tokens, and held-out rows of each source judge.
+
+    Args:
+        data: A file for each source (.jsonl, .json, .csv, .parquet ...), or rows whose `--source-column` names it.
+        mixing: Which mixtures are trained, and how long.
+        tuning: How to train.
+        reading: How to read rows.
+        loading: How to load the model.
+        run: Where to write.
+    """
+    _ = mixing.mixtures
+    look_up(model, loading)
+    pool = run.step("pool", load, list(data), reading=reading)
+    mixed = run.step(
+        "mixtures",
+        mix,
+        [pool.path],
+        model=model,
+        mixing=mixing,
+        tuning=tuning,
+        loading=loading,
+        max_length=max_length,
+        store=run.store,
+    )
+    run.step("report", report, mixed.path, title=run.name, command=run.command)
