@@ -23,7 +23,8 @@ def at_work(words: Sequence[str], folder: Path, settings: Mapping[str, Any] = OF
     begun = _forks.Event()
     process = _forks.Process(target=_run, args=([str(word) for word in words], folder, settings, begun))
     process.start()
-    begun.wait()
+    while not begun.wait(timeout=1):
+        assert process.is_alive(), f"it ended with {process.exitcode} before it began"
     return process
 
 

@@ -1,7 +1,6 @@
 """``learnable report``: a selection, a comparison or a lesson in, one HTML page out."""
 
 import itertools
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -233,30 +232,39 @@ def gather(chosen: Outcome, scored: Outcome | None, *, title: str, command: str)
     )
 
 
+def _experiment(done: Outcome, *tables: str, title: str, command: str) -> dict[str, Any]:
+    """Collect what a report says about any experiment from its folder, with further tables that it has."""
+    # What all trainings share: not the seed, and not steps that followed from the budget.
+    tuning = done.facts.get("tuning", {})
+    settings = {name: value for name, value in tuning.items() if name != "seed" and value is not None}
+    return {
+        "title": title,
+        "command": command,
+        "model": str(done.facts["model"]),
+        "confidence": float(done.facts["confidence"]),
+        "settings": settings,
+        "computed": done.cost.tokens,
+        "seconds": done.cost.seconds,
+        **{
+            name: pl.read_parquet(done.folder / f"{name}.parquet")
+            for name in ("table", "results", "arms", *tables)
+        },
+    }
+
+
 def gather_comparison(compared: Outcome, *, title: str, command: str) -> pages.ComparisonFacts:
     """Collect what a report says about a comparison from its folder and its pool."""
-    names = ("table", "results", "arms", "selections", "scores", "overlap")
     pool = rows.load_pool(finished(compared.links["pool"], "load").folder)
     return pages.ComparisonFacts(
-        title=title,
-        command=command,
-        model=str(compared.facts["model"]),
-        confidence=float(compared.facts["confidence"]),
-        settings=_shared(compared.facts.get("tuning", {})),
         methods=compared.facts["methods"],
         examples=rows.readable(pool.examples),
-        computed=compared.cost.tokens,
-        seconds=compared.cost.seconds,
-        **{name: pl.read_parquet(compared.folder / f"{name}.parquet") for name in names},
+        **_experiment(compared, "selections", "scores", "overlap", title=title, command=command),
     )
 
 
 def gather_trial(tried: Outcome, *, title: str, command: str) -> pages.TrialFacts:
     """Collect what a report says about a trial from its folder."""
     facts: dict[str, Any] = dict(tried.facts["trial"])
-    facts |= {
-        name: pl.read_parquet(tried.folder / f"{name}.parquet") for name in ("table", "results", "arms")
-    }
     tables = {
         caption: pl.read_parquet(tried.folder / f"{name}.parquet")
         for caption, name in facts.pop("tables").items()
@@ -264,17 +272,7 @@ def gather_trial(tried: Outcome, *, title: str, command: str) -> pages.TrialFact
     if courses := facts.pop("courses", {}):
         steps = pl.read_parquet(tried.folder / "proportions.parquet").filter(seed=0)
         facts["courses"] = {caption: steps.filter(arm=arm) for caption, arm in courses.items()}
-    return pages.TrialFacts(
-        title=title,
-        command=command,
-        model=str(tried.facts["model"]),
-        confidence=float(tried.facts["confidence"]),
-        settings=_shared(tried.facts["tuning"]),
-        tables=tables,
-        computed=tried.cost.tokens,
-        seconds=tried.cost.seconds,
-        **facts,
-    )
+    return pages.TrialFacts(tables=tables, **_experiment(tried, title=title, command=command), **facts)
 
 
 def gather_lesson(taught: Outcome, *, title: str, command: str) -> pages.LessonFacts:
@@ -293,45 +291,29 @@ def gather_lesson(taught: Outcome, *, title: str, command: str) -> pages.LessonF
                 pages.Made(name=name, about=about, tokens=step.cost.tokens, seconds=step.cost.seconds)
             )
     given: dict[str, Any] = {name: facts[name] for name in TAKEN}
-    given |= {
-        name: pl.read_parquet(taught.folder / f"{name}.parquet") for name in ("table", "results", "arms")
-    }
     given |= {name: _frame(taught.folder, name) for name in ("concepts", "samples", "buffering", "wordings")}
     return pages.LessonFacts(
-        title=title,
-        command=command,
-        model=str(facts["model"]),
-        confidence=float(facts["confidence"]),
-        settings=_shared(facts["tuning"]),
         ways=[_way(label, facts.get("inits", {}).get(label)) for label in facts["arms"]],
         baseline=str(facts["baseline"]),
         questions=[_question(label) for label in facts["evaluations"]],
         general_from_buffer=facts.get("general from buffer"),
         example=example,
         made=made,
-        computed=taught.cost.tokens,
-        seconds=taught.cost.seconds,
+        **_experiment(taught, title=title, command=command),
         **given,
     )
 
 
 def gather_merging(merged: Outcome, *, title: str, command: str) -> pages.MergingFacts:
     """Collect what a report says about trainings in several orders from their folder."""
-    facts, names = merged.facts, ("table", "results", "arms", "order", "merges")
+    facts = merged.facts
     return pages.MergingFacts(
-        title=title,
-        command=command,
-        model=str(facts["model"]),
-        confidence=float(facts["confidence"]),
-        settings=_shared(facts["tuning"]),
         orders=int(facts["orders"]),
         pool=int(facts["pool"]),
         mergers=facts["mergers"],
         notes=facts["notes"],
         against_average=_frame(merged.folder, "against_average"),
-        computed=merged.cost.tokens,
-        seconds=merged.cost.seconds,
-        **{name: pl.read_parquet(merged.folder / f"{name}.parquet") for name in names},
+        **_experiment(merged, "order", "merges", title=title, command=command),
     )
 
 
@@ -353,8 +335,3 @@ def _question(label: str) -> pages.Question:
         if label.endswith(words):
             return pages.Question(label=label, name=label.removesuffix(words), asked=asked)
     return pages.Question(label=label, name=label, asked="elsewhere")
-
-
-def _shared(tuning: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that all trainings share: not the seed, and not steps that followed from the budget."""
-    return {name: value for name, value in tuning.items() if name != "seed" and value is not None}
