@@ -42,6 +42,11 @@ ROWS: list[tuple[str, dict[str, Any], float | None]] = [
         None,
     ),
     (
+        "HH-RLHF, the prompt apart",
+        {"prompt": f"\n\nHuman: {ASKED}\n\nAssistant:", "response": f" {SNOW}", "chosen": f" {SNOW}", "rejected": f" {GRASS}"},
+        None,
+    ),
+    (
         "LLaMA-Factory",
         {"conversations": [{"from": "human", "value": ASKED}], "chosen": {"from": "gpt", "value": SNOW},
          "rejected": {"from": "gpt", "value": GRASS}},
@@ -74,6 +79,13 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"prompt": ASKED, "chosen": SNOW, "rejected": None}, "'rejected' is missing"),
     ({"prompt": ASKED, "chosen": None, "rejected": GRASS}, "'chosen' is missing"),
     ({"prompt": ASKED, "chosen": SNOW}, "'chosen' without a rejected answer"),
+    (
+        {
+            "chosen": f"\n\nHuman: {ASKED}\n\nAssistant:",
+            "rejected": f"\n\nHuman: {ASKED}\n\nAssistant: {GRASS}",
+        },
+        "'chosen': the conversation ends with a user turn",
+    ),
     ({"prompt": ASKED, "chosen": SNOW, "rejected": " "}, "'rejected': the answer is empty"),
     (
         {"chosen": [*EARLIER, USER, GOOD], "rejected": [*EARLIER[:1], GOOD, USER, POOR]},

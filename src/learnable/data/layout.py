@@ -7,7 +7,7 @@ from functools import cached_property
 
 from learnable.data.names import CHOSEN, NEVER_TEXT, PARTS, REJECTED, plain
 from learnable.data.pairs import better, context, paired, strength_of
-from learnable.data.turns import Turns, holds_turns
+from learnable.data.turns import Turns, holds_turns, is_transcript
 from learnable.data.values import (
     Row,
     UnusableRowError,
@@ -177,7 +177,7 @@ class ColumnLayout:
         first, *others = self.prompt
         value = row.get(first)
         beside = [key for key in (*others, *self.context) if not is_empty(row.get(key))]
-        if holds_turns(value):
+        if holds_turns(value) or (self.rejected and is_transcript(value)):
             if beside:
                 raise UnusableRowError(
                     f"{beside[0]!r} stands beside the turns in {first!r}",
@@ -197,6 +197,8 @@ class ColumnLayout:
                 raise ValueError(f"{self.reasoning[0]!r} stands beside the turns in {column!r}")
             return turns.read(value, column)
         answer = text_of(value, repr(column))
+        if self.rejected and self.prompt and is_transcript(row.get(self.prompt[0])):
+            answer = answer.strip()
         reasoning = "" if thought.strip() in answer else thought
         return [Message(role="assistant", content=answer, reasoning=reasoning)]
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from learnable.data.names import NEVER_TEXT, REASONINGS, TURNS, doubt, plain
 from learnable.data.values import (
@@ -64,7 +64,7 @@ class Turns:
         name = repr(column)
         if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
             value = from_json(value, name)
-        elif isinstance(value, str) and _SPOKEN.match(value):
+        elif is_transcript(value):
             value = _transcript(value)
         if isinstance(value, Mapping):
             value = self._opened(value, name)
@@ -172,12 +172,18 @@ class Turns:
             self.ignored.add(f"{column}[].{key}")
 
 
-def _transcript(text: str) -> list[Row]:
-    """Return the turns of a transcript, in which a line names who speaks."""
+def is_transcript(value: object) -> TypeGuard[str]:
+    """Return whether a value is a text of turns that each begin with who speaks."""
+    return isinstance(value, str) and _SPOKEN.match(value) is not None
+
+
+def _transcript(text: str) -> list[dict[str, Any]]:
+    """Return the turns of a transcript; where an answer is only begun, those before it."""
     _, *parts = _SPOKEN.split(text)
-    return [
+    turns: list[dict[str, Any]] = [
         {"role": role, "content": said.strip()} for role, said in zip(parts[::2], parts[1::2], strict=True)
     ]
+    return turns if turns[-1] != {"role": "Assistant", "content": ""} else turns[:-1]
 
 
 def holds_turns(value: object) -> bool:
