@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from learnable.cli import app as cli
+from learnable.runs import stopping
 
 OFTEN = {"learnable.measures.keep.STORE_EVERY_S": 0, "learnable.training.checkpoints.CHECKPOINT_EVERY_S": 0}
 """Stores parts and checkpoints all the time, so that a kill meets them."""
@@ -18,23 +19,34 @@ _forks = get_context("forkserver")
 _forks.set_forkserver_preload(["learnable.training", "learnable.models.language_model", "learnable.cli.app"])
 
 
-def at_work(words: Sequence[str], folder: Path, settings: Mapping[str, Any] = OFTEN) -> BaseProcess:
-    """Start a command in a folder, with other values of some names of modules; return once it is at work."""
+def at_work(
+    words: Sequence[str],
+    folder: Path,
+    settings: Mapping[str, Any] = OFTEN,
+    *,
+    said: str | Path = os.devnull,
+) -> BaseProcess:
+    """Start a command in a folder, with other values of some names of modules; return once it is at work.
+
+    What it says on standard error goes to the file ``said``.
+    """
     begun = _forks.Event()
-    process = _forks.Process(target=_run, args=([str(word) for word in words], folder, settings, begun))
+    given = [str(word) for word in words], folder, settings, str(said), begun
+    process = _forks.Process(target=_run, args=given)
     process.start()
     while not begun.wait(timeout=1):
         assert process.is_alive(), f"it ended with {process.exitcode} before it began"
     return process
 
 
-def _run(words: Sequence[str], folder: Path, settings: Mapping[str, Any], begun: Any) -> None:
+def _run(words: Sequence[str], folder: Path, settings: Mapping[str, Any], said: str, begun: Any) -> None:
     os.chdir(folder)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for stream in (sys.stdout, sys.stderr):
-        os.dup2(nowhere, stream.fileno())
+    for stream, path in ((sys.stdout, os.devnull), (sys.stderr, said)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), stream.fileno())
     for place, value in settings.items():
         module, _, name = place.rpartition(".")
         setattr(import_module(module), name, value)
+    stopping.listen()
+    sys.argv[1:] = words
     begun.set()
-    sys.exit(cli.call(words))
+    cli.main()

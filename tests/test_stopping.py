@@ -11,6 +11,7 @@ import pytest
 
 from learnable.cli import app as cli
 from learnable.testing import toy_examples, write_messages
+from processes import at_work as forked
 
 STOPPED = "stopped; the same command goes on from here"
 SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
@@ -136,17 +137,16 @@ def test_a_command_that_is_still_being_imported_ends_in_one_line():
 def test_a_training_of_several_processes_ends_with_all_of_them_and_goes_on(tiny, tmp_path, monkeypatch):
     write_messages(toy_examples(20), tmp_path / "mine.jsonl")
     words = ["train", "mine.jsonl", "--model", str(tiny), "-o", "ref", "--dtype", "float32"]
-    command = [sys.executable, "-m", "learnable", *words]
-    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen([*command, "--processes", "2"], cwd=tmp_path, **pipes)
+    process = forked([*words, "--processes", "2"], tmp_path, {}, said=tmp_path / "said")
     try:
         while len(children := psutil.Process(process.pid).children()) < 2:
             time.sleep(0.05)
         process.terminate()
-        _, said = process.communicate(timeout=SOON_S)
+        process.join(SOON_S)
     finally:
         process.kill()
-    assert process.returncode == 143
+    said = (tmp_path / "said").read_text()
+    assert process.exitcode == 143
     assert said.splitlines()[-1] == STOPPED
     assert "Traceback" not in said
     assert not psutil.wait_procs(children, timeout=SOON_S)[1]
