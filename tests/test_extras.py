@@ -11,6 +11,7 @@ from learnable.diversifiers.gates import Neighbours
 from learnable.errors import UsageError
 from learnable.pages import page as pages
 from learnable.pages.html import text
+from learnable.recipes import rft
 from learnable.selectors import FacilityLocation
 from learnable.selectors.vectors import clusters_of
 
@@ -51,6 +52,7 @@ main()
     ("extra", "use"),
     [
         ("neighbours", lambda: Neighbours(["one"])),
+        ("rft", lambda: rft(["rows.jsonl"])),
         (
             "neighbours",
             lambda: FacilityLocation()(

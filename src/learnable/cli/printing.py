@@ -293,6 +293,7 @@ def _show_run(console: Console, outcomes: Mapping[str, Outcome]) -> None:
     by_verb = {outcome.verb: outcome for outcome in outcomes.values()}
     shown = next((verb for verb in (*CONTESTS, "select") if verb in by_verb), None)
     if shown is None or "report" not in by_verb:
+        _show_figures(console, by_verb)
         return
     outcome, reported = by_verb[shown], by_verb["report"].facts
     if shown in CONTESTS:
@@ -311,6 +312,12 @@ def _show_run(console: Console, outcomes: Mapping[str, Outcome]) -> None:
             console.print(f"{name}: {each.facts['report']}")
     if chosen is not None:
         console.print(f"look around: learnable explore {chosen.folder}")
+
+
+def _show_figures(console: Console, by_verb: Mapping[str, Outcome]) -> None:
+    """Print what a recipe came to whose figures are too few for a page."""
+    if "run rft" in by_verb:
+        _show_outcome(console, by_verb["run rft"])
 
 
 def _selected(outcome: Outcome) -> Iterator[str]:

@@ -277,7 +277,7 @@ class Stages:
         with model.adapter(adapter) if adapter is not None else nullcontext():
             draw = Drawing(generator=model, sampling=self.sampling, store=store)
             owns = own_answers(draw, rows, seed=seed, when=number, label=f"own answers, {what}")
-            pairs, dropped = _pairs(model, owns, longest=longest)
+            pairs, dropped = pairs_of(model, owns, longest=longest)
             reasons = [reason for _, reason, _ in dropped]
             if not pairs:
                 raise DataError(
@@ -302,7 +302,7 @@ class Stages:
         )
 
 
-def _pairs(
+def pairs_of(
     model: "LanguageModel", owns: Sequence[Own], *, longest: int
 ) -> tuple[list[tuple[Rendered, Rendered]], list[tuple[str, str, str]]]:
     """Return demonstrations beside own answers as the model sees them; and id, reason and text of what is no pair."""

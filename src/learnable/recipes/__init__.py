@@ -11,13 +11,14 @@ from learnable.recipes.less import less
 from learnable.recipes.lobass import lobass
 from learnable.recipes.merge import merge
 from learnable.recipes.pds import pds
+from learnable.recipes.rft import rft
 from learnable.recipes.run import Run, recipe
 from learnable.recipes.target import target
 from learnable.recipes.vinfo import vinfo
 from learnable.runs.records import Outcome
 
 RECIPES: Mapping[str, Callable[..., Mapping[str, Outcome]]] = {
-    each.__name__: each for each in (ado, compare, delia, irft, less, lobass, merge, pds, target, vinfo)
+    each.__name__: each for each in (ado, compare, delia, irft, less, lobass, merge, pds, rft, target, vinfo)
 }
 """The recipes of the package, by name."""
 
@@ -34,6 +35,7 @@ __all__ = [
     "merge",
     "pds",
     "recipe",
+    "rft",
     "target",
     "vinfo",
 ]
