@@ -86,6 +86,10 @@ BAD: list[tuple[dict[str, Any], str]] = [
         },
         "'chosen': the conversation ends with a user turn",
     ),
+    (
+        {"question": ASKED, "answerA": SNOW, "answerB": GRASS, "answerC": "Red.", "label": "A"},
+        "no known format fits the keys",
+    ),
     ({"prompt": ASKED, "chosen": SNOW, "rejected": " "}, "'rejected': the answer is empty"),
     (
         {"chosen": [*EARLIER, USER, GOOD], "rejected": [*EARLIER[:1], GOOD, USER, POOR]},

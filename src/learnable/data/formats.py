@@ -229,12 +229,15 @@ def _preference(keys: Sequence[str], given: Columns | None = None) -> Columns:
 
 
 def _options(keys: Sequence[str]) -> tuple[str, str] | None:
-    """Return the columns of two answers of one name, such as output_1 and output_2."""
-    found = {told.groups(): key for key in keys if (told := OPTION.fullmatch(plain(key)))}
-    for name in dict.fromkeys(name for name, _ in found):
-        for one, other in OPTIONS:
-            if {(name, one), (name, other)} <= found.keys():
-                return found[name, one], found[name, other]
+    """Return the columns of two answers of one name, such as output_1 and output_2; where there are three, none are."""
+    found: dict[str, dict[str, str]] = {}
+    for key in keys:
+        if told := OPTION.fullmatch(plain(key)):
+            found.setdefault(told[1], {})[told[2]] = key
+    for marked in found.values():
+        if tuple(sorted(marked)) in OPTIONS:
+            one, other = sorted(marked)
+            return marked[one], marked[other]
     return None
 
 

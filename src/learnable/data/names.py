@@ -45,8 +45,8 @@ STRENGTHS = ("strength", "margin")
 SCORES = re.compile(r"(chosen|rejected)_(?:score|rating)|(?:score|rating)_(chosen|rejected)")
 PREFERRED = re.compile(r"preference|preferred|winner|better(_response_id)?|label|annotator_?\d+")
 """Columns that say which of two answers is better."""
-OPTION = re.compile(r"(output|response|answer|completion|conversation)_?([012ab])")
-"""Columns of two answers that are compared, told apart by a number or a letter."""
+OPTION = re.compile(r"(output|response|answer|completion|conversation)_?(\d|[a-h])")
+"""Columns of answers that are compared, told apart by a number or a letter."""
 OPTIONS = (("1", "2"), ("a", "b"), ("0", "1"))
 
 NEVER_TEXT = ("media", "spans")
