@@ -16,7 +16,7 @@ from datetime import date
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm, t  # type: ignore[import-untyped]
+from scipy.stats import norm, t
 
 from learnable.experiments import interval
 from learnable.runs.progress import say

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from scipy.stats import spearmanr  # type: ignore[import-untyped]
+from scipy.stats import spearmanr
 
 from learnable.data import read
 from learnable.measures import answers_alone, column, lengths, measure_of, take

@@ -18,7 +18,7 @@ from datetime import date
 from pathlib import Path
 
 import polars as pl
-from scipy.stats import spearmanr  # type: ignore[import-untyped]
+from scipy.stats import spearmanr
 
 from learnable.data import read
 from learnable.recipes import Run, lobass

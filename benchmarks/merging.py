@@ -2,7 +2,8 @@
 
 First an order whose effect is known: 160 dolly rows and 40 of gpteacher, one epoch at a constant rate, in four orders. In two of
 them gpteacher is the last fifth, in two the first: the place matters by construction, and the interval of the slope must exclude
-0. (What is met last is remembered best, which makes it negative; Adam's first steps are its largest, which makes it positive.) Then 300 dolly rows of at most 450 characters, two epochs, LoRA of rank 16, four
+0. (What is met last is remembered best, which makes it negative; Adam's first steps are its largest, which makes it
+positive.) Then 300 dolly rows of at most 450 characters, two epochs, LoRA of rank 16, four
 orders, by the recipe ``merge``: a single training (the mean over the orders), the best one, the average, selection, the average with
 as much noise, and the untuned model, on 150 other rows. Up to three sets of trainings, as many as the time allows.
 
@@ -141,14 +142,14 @@ def shown(slopes: dict[str, Imbalance], done: Outcome) -> Iterator[str]:
     yield ""
     for file, baseline in (("table", "single"), ("against_average", "average")):
         table = pl.read_parquet(done.folder / f"{file}.parquet")
-        yield f"| arm | loss | difference to {baseline} | interval | p | seen | steps |"
-        yield "| --- | ---: | ---: | --- | ---: | --- | ---: |"
+        yield f"| arm | loss | difference to {baseline} | interval | p | seen |"
+        yield "| --- | ---: | ---: | --- | ---: | --- |"
         for row in table.sort("value").iter_rows(named=True):
-            beside = "| | | | |"
+            beside = "| | | |"
             if row["difference"] is not None:
                 interval = f"{row['low']:+.4f} to {row['high']:+.4f}"
                 beside = f"| {row['difference']:+.4f} | {interval} | {row['p']:.4f} | {row['verdict']} |"
-            yield f"| {row['arm']} | {row['value']:.4f} {beside} {row['steps']:,.0f} |"
+            yield f"| {row['arm']} | {row['value']:.4f} {beside} |"
         yield ""
     yield "| merge | set | changes that are zero | zero in some models only | lowest cosine |"
     yield "| --- | ---: | ---: | ---: | ---: |"

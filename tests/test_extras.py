@@ -9,6 +9,7 @@ import pytest
 from learnable.data.tables import open_datasets_folder
 from learnable.diversifiers.gates import Neighbours
 from learnable.errors import UsageError
+from learnable.merging import parse_merger
 from learnable.pages import page as pages
 from learnable.pages.html import text
 from learnable.recipes import rft
@@ -20,6 +21,7 @@ EXTRAS = (
     "embedding_atlas",
     "faiss",
     "lm_eval",
+    "mergekit",
     "openai",
     "pandas",
     "ray",
@@ -65,6 +67,7 @@ main()
         ),
         ("neighbours", lambda: clusters_of(np.eye(4, dtype=np.float32), clusters=2, seed=0)),
         ("datasets", lambda: open_datasets_folder("saved")),
+        ("merging", lambda: parse_merger("ties@density=0.5").check(2)),
     ],
 )
 def test_what_needs_an_extra_says_how_to_install_it(extra, use):

@@ -7,9 +7,12 @@ import pytest
 
 from learnable import commands
 from learnable.cli import app as cli
+from learnable.commands.merge import figures
 from learnable.errors import StoreError, UsageError
+from learnable.merging import AverageMerger
 from learnable.settings import Loading, Reference
 from learnable.testing import toy_examples, write_messages
+from learnable.training import Merged
 
 HOW = Reference(epochs=2, batch_size=4, rank=2, learning_rate=1e-2)
 
@@ -53,6 +56,19 @@ def test_selection_of_adapters_says_that_resampling_changes_nothing(trained, tin
     merged = commands.merge(names, base=str(tiny), rank=4, output=str(tmp_path / "out"))
     assert "resampling changes nothing" in merged.facts["note"]
     assert float(merged.facts["energy kept"].rstrip("%")) < 100
+
+
+@pytest.mark.parametrize(("rounding", "warned"), [(0.09, False), (0.5, True)])
+def test_changes_that_the_dtype_does_not_hold_are_warned_of(rounding, warned):
+    seen = Merged(scalars=9, zero=0, replaceable=0, cosines=[[1, 0.5], [0.5, 1]], equal=[], rounding=rounding)
+    warnings = figures(seen, ["one", "two"], AverageMerger())["warnings"]
+    assert any("--dtype float32" in each for each in warnings) == warned
+
+
+def test_a_model_that_is_the_base_is_warned_of(trained, tiny, tmp_path):
+    merged = commands.merge([str(trained / "0"), str(tiny)], base=str(tiny), output=str(tmp_path / "out"))
+    assert merged.facts["lowest cosine between changes"] is None
+    assert "is the base itself" in merged.facts["warnings"][0]
 
 
 def test_a_model_merged_with_itself_is_warned_of(trained, tiny, tmp_path):

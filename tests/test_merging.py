@@ -383,12 +383,6 @@ class TestRefusals:
 
 
 class TestMergekit:
-    def test_without_it_the_extra_is_named(self, monkeypatch):
-        monkeypatch.setitem(__import__("sys").modules, "mergekit", None)
-        with pytest.raises(UsageError) as caught:
-            parse_merger("ties@density=0.5").check(2)
-        assert caught.value.hint == 'pip install "learnable[merging]"'
-
     def test_its_methods_take_our_tensors(self, base, whole, tmp_path):
         pytest.importorskip("mergekit")
         merge(base, whole, tmp_path / "kit", "task_arithmetic@p=0.25,0.75")

@@ -26,7 +26,7 @@ NARROW = 76
 """Columns of a terminal under which a table of four columns becomes a list."""
 FILES_SAID = 8
 """Paths that are printed each; of more, the folder that they are in."""
-CONTESTS = ("compare", "teach", "merging", "run irft", "run ado")
+CONTESTS = ("compare", "teach", "run irft", "run ado", "run merge")
 """Commands whose result is a table, of methods in the first, of arms in the others."""
 
 
@@ -216,7 +216,7 @@ def _shown(value: Any) -> str:
 def _show_contest(console: Console, outcome: Outcome, *, warned: bool = False) -> None:
     """Print the table of a comparison, a lesson or a recipe's arms, and what must be known to read it, where no page warns of it."""
     facts, arms = outcome.facts, outcome.verb != "compare"
-    merged = outcome.verb == "merging"
+    merged = outcome.verb == "run merge"
     who, baseline, first = ("arm", facts["baseline"], []) if arms else ("method", "random", ["budget_tokens"])
     if not outcome.ran:
         console.print("was done already")

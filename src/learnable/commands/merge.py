@@ -1,5 +1,6 @@
 """``learnable merge``: several trainings of one model in, one model out."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -24,6 +25,8 @@ LOW_COSINE = 0.2
 """Between changes: below, the models did not go the same way, and what lies between them may be no model."""
 FEW = 0.001
 """Share of the parameters below which resampling changes nothing that can be seen."""
+MUCH_ROUNDED = 0.1
+"""Of the change's length: more than so much lost by rounding is said."""
 GIB = 1 << 30
 
 
@@ -111,11 +114,21 @@ def identities(base: ModelRef, folders: Sequence[str]) -> dict[str, str]:
 
 def figures(merged: "Merged", names: Sequence[str], merger: Merger) -> dict[str, Any]:
     """Return what was seen in a merge as it is shown, with what is to be known before it is used."""
-    low, pair = min(
-        ((merged.cosines[one][other], (names[one], names[other])) for one, other in _pairs(len(names))),
-        key=lambda each: each[0],
-    )
-    warnings = [f"{names[one]} and {names[other]} are equal to the bit" for one, other in merged.equal]
+    cosines = {(one, other): merged.cosines[one][other] for one, other in _pairs(len(names))}
+    known = [(cosine, pair) for pair, cosine in cosines.items() if not math.isnan(cosine)]
+    low, places = min(known, default=(math.nan, (0, 1)))
+    pair = [names[place] for place in places]
+    warnings = [
+        f"{name} is the base itself: nothing was changed in it"
+        for place, name in enumerate(names)
+        if math.isnan(merged.cosines[place][place])
+    ]
+    warnings += [f"{names[one]} and {names[other]} are equal to the bit" for one, other in merged.equal]
+    if merged.rounding > MUCH_ROUNDED:
+        warnings.append(
+            f"rounding takes {merged.rounding:.0%} of the change's length: the changes are small beside a step of the "
+            "dtype; give --dtype float32 and load it so, or --rank for an adapter"
+        )
     if low < LOW_COSINE:
         warnings.append(
             f"the changes of {pair[0]} and {pair[1]} have the cosine {low:.2f}: they did not go the same way, so what lies "
@@ -125,7 +138,7 @@ def figures(merged: "Merged", names: Sequence[str], merger: Merger) -> dict[str,
         "parameters that were changed": merged.scalars,
         "changes that are zero": f"{merged.zero:.2%}",
         "zero in some models only": f"{merged.replaceable:.2%}",
-        "lowest cosine between changes": low,
+        "lowest cosine between changes": None if math.isnan(low) else low,
         "lost by rounding": f"{merged.rounding:.2%} of the change's length",
     }
     if getattr(merger, "resample", False) and merged.replaceable < FEW:

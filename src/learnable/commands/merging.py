@@ -19,7 +19,7 @@ from learnable.errors import UsageError
 from learnable.evaluators import Evaluation, check_place, evaluations_of, parse, wants_heldout
 from learnable.experiments import UNTUNED, Arm, Measured, arm_table, check_settings, slopes_of
 from learnable.experiments.run import ArmRun, place_of, train_arms
-from learnable.experiments.singles import SINGLE, arms_of_singles, best_of, single_of
+from learnable.experiments.singles import BEST, SINGLE, arms_of_singles, best_of, single_of
 from learnable.merging import Merger, parse_merger
 from learnable.objects.given import render_rows
 from learnable.runs.files import write_frame
@@ -143,7 +143,7 @@ class _Merging:
         network = self.experiment.network
         outside = {name: each for name, each in self.mergers.items() if ":" in name.partition("@")[0]}
         return Step(
-            verb="merging",
+            verb="run merge",
             parameters=self.experiment.parameters
             | {
                 "orders": self.orders,
@@ -209,17 +209,51 @@ class _Merging:
         frames = self._tables(ran) | {"order": frame, "merges": merges}
         for name, each in frames.items():
             write_frame(each, folder / f"{name}.parquet")
-        pool_tokens = sum(len(row.ids) for row in rendered)
         facts |= slope_facts(slopes) | {
-            "pool": len(self.pool),
             "orders": self.orders,
             "baseline": SINGLE,
-            "mergers": list(self.mergers),
             "kept model": next(iter(self.mergers)),
             "trainings": len(done),
             "notes": warnings,
+            "trial": self._trial(warnings, beside_average="against_average" in frames),
         }
+        pool_tokens = sum(len(row.ids) for row in rendered)
         return Finished(facts=facts, tokens=tokens + measured + ran.tokens, pool_tokens=pool_tokens)
+
+    def _trial(self, warnings: Sequence[str], *, beside_average: bool) -> dict[str, Any]:
+        """Return what the page is about."""
+        seeds = self.experiment.seeds
+        said = list(warnings)
+        if seeds == 1:
+            said.append(
+                "Each merge is one model of one set of trainings: its interval is about other items, not about other trainings"
+            )
+        tables = {"What was merged": "merges"}
+        if beside_average:
+            tables = {"The mergers beside the average": "against_average"} | tables
+        return {
+            "question": "Does merging help?",
+            "lead": f"{self.experiment.network.ref.name} was trained on {len(self.pool):,} rows in {self.orders} orders, "
+            f"{seeds} {'time' if seeds == 1 else 'times'}, and the models were merged by {', '.join(self.mergers)}.",
+            "about": {SINGLE: f"one training, whichever it is: the mean over the {self.orders} orders"}
+            | {BEST: "the best order, chosen by one half of the items and judged on the other"}
+            | dict.fromkeys(self.mergers, f"{self.orders} trainings as one model")
+            | {UNTUNED: "the model as it is"},
+            "baseline": SINGLE,
+            "beside": [UNTUNED],
+            "asked_of": "what the model will be asked",
+            "tables": tables,
+            "alike": "All trainings of a set begin alike and see the same rows; they differ in their order. A merged model costs "
+            "all trainings of its set. All models are graded in float32, so that rounding takes no part.",
+            "said": [f"{each[0].upper()}{each[1:]}." for each in said],
+            "notes": [
+                "noise has the mean and the variance of selection without choosing: what selection gains over the average and "
+                "not over noise comes from choosing.",
+                "Resampling can matter for parameters that are the base's in some models only: few, unless weights are trained or "
+                "saved in bfloat16.",
+                "All of it belongs to this model, these rows and these settings.",
+            ],
+        }
 
     def _copies(self, rows: Sequence[Rendered]) -> list[Arm]:
         tuning, seeds = self.experiment.tuning, self.experiment.seeds
@@ -285,7 +319,7 @@ class _Merging:
                 warnings += [f"{label}: {known[name]}" for name in ("note", "selection") if name in known]
             if not seed:
                 first = next(iter(self.mergers.values()))
-                merge_copies(base, models, folder / "model", merger=first)
+                merge_copies(base, models, folder / "model", merger=first, dtype="float32")
         return arms, pl.DataFrame(lines), list(dict.fromkeys(warnings))
 
     def _tables(self, ran: ArmRun) -> dict[str, pl.DataFrame]:
@@ -304,7 +338,9 @@ class _Merging:
         better = {each.label: each.higher_is_better for each in measured}
         results = pl.concat([single_of(copies), best_of(copies, higher_is_better=better), others])
         singles = arms_of_singles(frames["arms"].filter(is_copy))
-        arms = pl.concat([singles, frames["arms"].filter(~is_copy)])
+        # What was trained has a model of its own; what was merged is none that was trained.
+        others_of = frames["arms"].filter(~is_copy).with_columns(model=pl.lit(None, pl.String))
+        arms = pl.concat([singles, others_of])
         table = arm_table(results, arms, evaluations=measured, baseline=SINGLE, confidence=confidence)
         found = {
             "table": table,
@@ -313,13 +349,15 @@ class _Merging:
         }
         if AVERAGE in self.mergers and len(self.mergers) > 1:
             pair = pl.col("arm").is_in(list(self.mergers))
-            found["against_average"] = arm_table(
+            beside = arm_table(
                 results.filter(pair),
                 arms.filter(pair),
                 evaluations=measured,
                 baseline=AVERAGE,
                 confidence=confidence,
             )
+            columns = ("evaluation", "arm", "value", "difference", "low", "high", "p", "verdict")
+            found["against_average"] = beside.select(columns)
         return found
 
 

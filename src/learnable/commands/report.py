@@ -33,9 +33,9 @@ KINDS = {
     "select": "selection",
     "compare": "comparison",
     "teach": "lesson",
-    "merging": "merge",
     "run irft": "trial",
     "run ado": "trial",
+    "run merge": "trial",
 }
 """What a step left, by its command. A trial says itself what its page is about: facts by the names of ``TrialFacts``."""
 WORDINGS: dict[pages.Asked, str] = {"seen": SEEN, "unseen": UNSEEN}
@@ -90,7 +90,6 @@ def report(
     def work(folder: Path) -> Finished:
         from learnable.pages.comparison import render_comparison
         from learnable.pages.lesson import render_lesson
-        from learnable.pages.merging import render_merging
         from learnable.pages.selection import render_selection
         from learnable.pages.trial import render_trial
 
@@ -105,9 +104,6 @@ def report(
         elif kind == "lesson":
             taught = gather_lesson(given, title=title, command=command)
             page, warnings = render_lesson(taught), pages.lesson_warnings(taught)
-        elif kind == "merge":
-            merged = gather_merging(given, title=title, command=command)
-            page, warnings = render_merging(merged), pages.merging_warnings(merged)
         elif kind == "trial":
             tried = gather_trial(given, title=title, command=command)
             page, warnings = render_trial(tried), pages.trial_warnings(tried)
@@ -272,6 +268,7 @@ def gather_trial(tried: Outcome, *, title: str, command: str) -> pages.TrialFact
     if courses := facts.pop("courses", {}):
         steps = pl.read_parquet(tried.folder / "proportions.parquet").filter(seed=0)
         facts["courses"] = {caption: steps.filter(arm=arm) for caption, arm in courses.items()}
+    facts["order"] = _frame(tried.folder, "order")
     return pages.TrialFacts(tables=tables, **_experiment(tried, title=title, command=command), **facts)
 
 
@@ -304,21 +301,8 @@ def gather_lesson(taught: Outcome, *, title: str, command: str) -> pages.LessonF
     )
 
 
-def gather_merging(merged: Outcome, *, title: str, command: str) -> pages.MergingFacts:
-    """Collect what a report says about trainings in several orders from their folder."""
-    facts = merged.facts
-    return pages.MergingFacts(
-        orders=int(facts["orders"]),
-        pool=int(facts["pool"]),
-        mergers=facts["mergers"],
-        notes=facts["notes"],
-        against_average=_frame(merged.folder, "against_average"),
-        **_experiment(merged, "order", "merges", title=title, command=command),
-    )
-
-
 def _frame(folder: Path, name: str) -> pl.DataFrame | None:
-    """Return a table that a lesson may do without; None where it is not there, or empty."""
+    """Return a table that a lesson or a trial may do without; None where it is not there, or empty."""
     path = folder / f"{name}.parquet"
     frame = pl.read_parquet(path) if path.is_file() else pl.DataFrame()
     return None if frame.is_empty() else frame

@@ -1,7 +1,7 @@
 """A run in, one self-contained HTML file out.
 
 The pages are built from numbers that the caller already has (`SelectionFacts`, `ComparisonFacts`, `LessonFacts`,
-`MergingFacts`, `TrialFacts`); nothing is read, measured or written here. The modules `selection`, `comparison`, `lesson`, `merging` and `trial` write
+`TrialFacts`); nothing is read, measured or written here. The modules `selection`, `comparison`, `lesson` and `trial` write
 them; they draw, and so load slowly.
 """
 
@@ -10,7 +10,6 @@ from learnable.pages.comparison_warnings import comparison_warnings
 from learnable.pages.contest import Asked
 from learnable.pages.lesson_facts import LessonFacts, Made, Question, Way
 from learnable.pages.lesson_warnings import lesson_warnings
-from learnable.pages.merging_facts import MergingFacts, merging_warnings
 from learnable.pages.selection_facts import SelectionFacts, examples_to_spell, view_of
 from learnable.pages.trial_facts import TrialFacts, trial_warnings
 from learnable.pages.warnings import selection_warnings
@@ -20,7 +19,6 @@ __all__ = [
     "ComparisonFacts",
     "LessonFacts",
     "Made",
-    "MergingFacts",
     "Question",
     "SelectionFacts",
     "TrialFacts",
@@ -28,7 +26,6 @@ __all__ = [
     "comparison_warnings",
     "examples_to_spell",
     "lesson_warnings",
-    "merging_warnings",
     "selection_warnings",
     "trial_warnings",
     "view_of",

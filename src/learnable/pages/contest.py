@@ -313,7 +313,7 @@ class Contest:
     @property
     def tiles(self) -> list[tuple[str, str, str]]:
         """The last of the first figures of the page."""
-        models = self.facts.arms.filter(pl.col("tokens") > 0).unique("model")
+        models = self.facts.arms.filter(pl.col("tokens") > 0).drop_nulls("model").unique("model")
         tokens = plural(int(models["tokens"].sum()), "token")
         seeds = ("seeds", count(self.trainings), f"trainings of each {self.arm_word}")
         return [seeds, ("models trained", count(models.height), f"on {tokens}")]

@@ -36,15 +36,15 @@ def values(lesson: LessonContest) -> list[list[Picture]]:
         known = {
             place: each for place, each in enumerate(theme.evaluated) if any(line.half for line in each.lines)
         }
-        domain, panels = domain_of(list(known.values())), list[Picture]()
+        domain, panels = _domain(list(known.values())), list[Picture]()
         for place, each in known.items():
             title = asked_words(each.asked).capitalize() or theme.name
-            panels += [arm_values(f"values-{number}-{place}", each, domain, title=title)] if domain else []
+            panels += [_values(f"values-{number}-{place}", each, domain, title=title)] if domain else []
         found.append(panels)
     return found
 
 
-def domain_of(evaluated: Sequence[Evaluated]) -> list[float]:
+def _domain(evaluated: Sequence[Evaluated]) -> list[float]:
     """Return the ends of the axis that all panels of a theme share; [] where nothing is to be drawn.
 
     All trained arms with their whiskers are on it, and the untuned model where it is near.
@@ -69,8 +69,7 @@ def domain_of(evaluated: Sequence[Evaluated]) -> list[float]:
     return reach(low, high, room=room, digits=6)
 
 
-def arm_values(name: str, each: Evaluated, domain: list[float], *, title: str) -> Picture:
-    """Draw what every arm came to on one evaluation, beside its baseline, on an axis with these ends."""
+def _values(name: str, each: Evaluated, domain: list[float], *, title: str) -> Picture:
     order, base, figure = [snippet(line.arm) for line in each.lines], each.baseline, f".{each.digits}f"
     dots, ticks, levels, outside = [], [], [], []
     for line in each.lines:

@@ -6,6 +6,7 @@ from learnable.pages import comparison_pictures as pictures
 from learnable.pages import html
 from learnable.pages.comparison import answer_of, ranked, row_of
 from learnable.pages.contest import method_section
+from learnable.pages.imbalance import imbalance_section
 from learnable.pages.page import Part, Section, write_page
 from learnable.pages.trial_facts import TRIAL_CHECKS, ArmTrial, TrialFacts, headline, trial_of
 from learnable.pages.trial_pictures import course
@@ -21,6 +22,7 @@ def render_trial(facts: TrialFacts) -> str:
         _arms(trial),
         _answer(trial),
         _differences(trial),
+        *([] if facts.order is None else [imbalance_section(facts.order, confidence=facts.confidence)]),
         _tables(trial),
         warnings_section(looked, nav="distrust"),
         _method(trial),
@@ -89,7 +91,6 @@ def _figure(value: float | str | None) -> str:
 
 
 def _method(trial: ArmTrial) -> Section:
-    first = "All arms but those that give the scale are trained on as many tokens."
     return method_section(
-        trial, first=first, widened_for=f"arms beside {trial.baseline}", last=trial.facts.notes
+        trial, first=trial.facts.alike, widened_for=f"arms beside {trial.baseline}", last=trial.facts.notes
     )

@@ -25,6 +25,8 @@ class TrialFacts(ContestFacts):
         asked_of: What the evaluation items stand for.
         tables: Further figures by their caption.
         courses: How proportions went, step by step, by what they are of: ``step``, ``source``, ``pi``.
+        order: Where trainings in several orders met each row, see ``slopes_of``; None where that is not looked at.
+        alike: In what the arms are alike, a sentence or two.
         said: What the trial itself says is to be distrusted.
         notes: What must be known of how it was made.
     """
@@ -37,6 +39,8 @@ class TrialFacts(ContestFacts):
     asked_of: str
     tables: Mapping[str, pl.DataFrame]
     courses: Mapping[str, pl.DataFrame] = field(default_factory=dict)
+    order: pl.DataFrame | None = None
+    alike: str = "All arms but those that give the scale are trained on as many tokens."
     said: Sequence[str] = ()
     notes: Sequence[str] = ()
 
