@@ -105,6 +105,12 @@ def test_without_curvature_the_costate_is_a_sum_of_gradients_of_the_target():
     assert worth(curvature=False).lengths == pytest.approx([1.1355, 2.2305, 3.2805, 4.2805])
 
 
+def test_what_does_not_fit_the_memory_is_refused_at_once(monkeypatch):
+    monkeypatch.setattr("learnable.training.costate.free_bytes", lambda _: 8 * 9)
+    with pytest.raises(TrainError, match="4 steps of 1 parameters take"):
+        worth(steps=4, training=None)
+
+
 def test_the_target_must_become_likelier(monkeypatch):
     monkeypatch.undo()
     with pytest.raises(TrainError, match="did not fall"):

@@ -156,14 +156,14 @@ def test_fewer_parts_where_memory_is_short(ref, sets, monkeypatch, capsys, vecto
     free = math.ceil(
         vectors * sized(summed_gradients.trainable(ref, LORA).eval()) / summed_gradients.MEMORY_SHARE
     )
-    monkeypatch.setattr(summed_gradients, "_free_bytes", lambda _: free)
+    monkeypatch.setattr(summed_gradients, "free_bytes", lambda _: free)
     sums = gradient_sums(ref, sets, tuning=LORA, label="gradients", parts=3)
     assert [int(sums[name].part.max()) + 1 for name in sets] == expected
     assert ("parts of each set instead of 3" in capsys.readouterr().err) == (expected != [3, 3])
 
 
 def test_memory_for_less_than_one_part_is_an_error(ref, sets, monkeypatch):
-    monkeypatch.setattr(summed_gradients, "_free_bytes", lambda _: 1_000)
+    monkeypatch.setattr(summed_gradients, "free_bytes", lambda _: 1_000)
     with pytest.raises(TrainError, match="GB of memory, and") as error:
         gradient_sums(ref, sets, tuning=FULL, label="gradients")
     assert "--gradients 0" in error.value.hint

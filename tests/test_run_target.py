@@ -5,6 +5,7 @@ import pytest
 
 from learnable.cli import app as cli
 from learnable.cli.printing import show
+from learnable.commands import train
 from learnable.commands.select import Selecting
 from learnable.errors import UsageError
 from learnable.recipes import less, pds, target, vinfo
@@ -120,6 +121,12 @@ def test_a_dry_run_of_less_prices_what_is_not_made_yet(rows, tiny, tmp_path):
     assert outcomes["warmup"].price.rows == 2 * 30
     assert outcomes["scores"].price.rows > 0
     assert not (tmp_path / "none" / "less").exists()
+
+
+def test_nothing_is_left_out_of_a_training_that_is_done_already(rows, tiny, tmp_path):
+    given = {"target": str(rows[1]), "reference": Reference(model=str(tiny)), "output": str(tmp_path / "r")}
+    with pytest.raises(UsageError, match="nothing is trained where a model is given"):
+        train([str(rows[0])], model=str(tiny), **given)
 
 
 def test_a_warm_up_is_priced_as_it_is_drawn():

@@ -113,6 +113,11 @@ class ReferenceTraining:
     def __post_init__(self) -> None:
         if self.keep_epochs:
             check_warmup(self.reference, self.new)
+        if self.target is not None and self.reference.model is not None:
+            raise UsageError(
+                "rows of a target are left out of a training, and nothing is trained where a model is given",
+                hint="leave --target out, or --reference.model",
+            )
         if self.mixture is not None:
             self._check_mixture(self.mixture)
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import polars as pl
 from markupsafe import Markup
+from scipy.special import stdtrit
 
 from learnable.pages import html
 from learnable.pages import selection_pictures as pictures
@@ -39,8 +40,6 @@ from learnable.runs.price import Cost
 from learnable.scorers import end_of_turn_share
 
 SHOWN_SOURCES, SHOWN_TARGETS = 25, 20
-FEWEST_OF_INTERVAL = 10
-"""Values under which the mean has no interval."""
 
 
 def render_selection(facts: SelectionFacts) -> str:
@@ -249,9 +248,9 @@ def _information(view: View) -> Section:
 
 def _mean_with_interval(values: pl.Series) -> str:
     mean = decimal(finite(values.mean()), 2)
-    if len(values) < FEWEST_OF_INTERVAL:
+    if len(values) < 2:
         return mean
-    reach = 1.96 * float(values.std()) / len(values) ** 0.5  # type: ignore[arg-type]
+    reach = stdtrit(len(values) - 1, 0.975) * float(values.std()) / len(values) ** 0.5  # type: ignore[arg-type]
     low, high = (decimal(float(values.mean()) + side * reach, 2) for side in (-1, 1))  # type: ignore[arg-type]
     return f"{mean} ({low} to {high})"
 

@@ -24,6 +24,7 @@ from learnable.models.network import without_dropout
 from learnable.runs.files import replacing
 from learnable.runs.progress import bar, say
 from learnable.training.batches import batch_of
+from learnable.training.memory import free_bytes
 from learnable.training.passes import TrainingPasses
 from learnable.types import Rendered
 
@@ -92,13 +93,14 @@ def worth_of_rows(
         label: Of the progress bar.
 
     Raises:
-        TrainError: If the target's loss did not fall, the costate is not finite, or no difference of losses agrees with
-            gradients.
+        TrainError: If the memory is short, the target's loss did not fall, the costate is not finite, or no difference of
+            losses agrees with gradients.
 
     Source: PDS (2410.07064), one outer step from equal weights, as its code does it. What differs: products by central
         differences instead of forward-mode derivatives; its code visits every tenth step.
     """
     count, every = len(batches), max(1, math.isqrt(len(batches)))
+    _check_memory(start, count, every)
     points, back = {0: start}, _read(state, start.device)
     with bar(label, 2 * count, unit="steps") as progress:
         for point, number in _forward(start, batches, training, rate=rate, first=0):
@@ -140,6 +142,17 @@ def worth_of_rows(
         target_after=ends[1],
         lengths=back.lengths,
     )
+
+
+def _check_memory(start: torch.Tensor, count: int, every: int) -> None:
+    """Refuse what does not fit: points that are kept, those of a segment, and what one step takes."""
+    needed, free = start.nbytes * (count // every + every + 6), free_bytes(start.device)
+    if needed > free:
+        raise TrainError(
+            f"{count} steps of {start.numel():,} parameters take {needed / 1e9:.3g} GB of memory, and "
+            f"{free / 1e9:.3g} GB are free",
+            hint="give --aim.space lora, fewer --aim.steps, or a smaller model",
+        )
 
 
 @dataclass(kw_only=True)

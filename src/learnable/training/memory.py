@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+import psutil
 import torch
 
 from learnable.runs.progress import say
@@ -58,6 +59,14 @@ class PieceSize:
         else:
             return False
         return True
+
+
+def free_bytes(device: torch.device) -> int:
+    """Return how much memory a device has left, with what torch holds of it and does not use."""
+    if device.type != "cuda":
+        return int(psutil.virtual_memory().available)
+    cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0]) + cached
 
 
 def _tried(network: Any, device: torch.device) -> float:

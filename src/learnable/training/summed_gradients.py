@@ -5,7 +5,6 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 from numpy.typing import NDArray
 from torch.nn.functional import one_hot
@@ -25,6 +24,7 @@ from learnable.training.gradients import (
     take_gradients,
     takes_one,
 )
+from learnable.training.memory import free_bytes
 from learnable.types import GradientSum, ModelRef, Rendered
 
 PRODUCTS_AT_ONCE = 1 << 22
@@ -115,7 +115,7 @@ _SMALLER = "leave them out with --gradients 0, or take --method lora, a smaller 
 def _parts_that_fit(network: Any, counts: Sequence[int], parts: int) -> int:
     """Return the number of parts, lowered until the sums over the parts of sets of these sizes fit the free memory."""
     vector = 4 * sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
-    free = _free_bytes(network.device)
+    free = free_bytes(network.device)
     for fewer in range(parts, 0, -1):
         needed = vector * (sum(min(fewer, count) for count in counts) + 1)
         if needed <= MEMORY_SHARE * free:
@@ -129,13 +129,6 @@ def _parts_that_fit(network: Any, counts: Sequence[int], parts: int) -> int:
         f"and {free / 1e9:.3g} GB are free",
         hint=_SMALLER,
     )
-
-
-def _free_bytes(device: torch.device) -> int:
-    if device.type != "cuda":
-        return int(psutil.virtual_memory().available)
-    cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return int(torch.cuda.mem_get_info(device)[0]) + cached
 
 
 def _useful(name: str, examples: Sequence[Rendered]) -> list[Rendered]:
