@@ -36,6 +36,10 @@ FEWEST_STEPS = 200
 HELDOUT_SHARE = 0.2
 """Of the prompts of a source, that are held out at most."""
 MANY_TIMES, HARDLY_MOVED = 4.0, 0.05
+_FOLLOWED = (
+    "ADO follows the loss of a few rows of each source that it is never trained on, as sources are seen more than twice; the other "
+    "mixtures train on these rows too."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -281,6 +285,7 @@ class _MixtureTrial:
                 "A step takes as many tokens as --batch-size rows have on average, drawn by the proportions; sources are begun "
                 "anew where they are used up.",
                 "Tokens beside values count each row once.",
+                *[_FOLLOWED] * bool(proportions.filter(pl.col("heldout").is_not_nan()).height),
             ],
         }
 
