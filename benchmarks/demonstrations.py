@@ -3,8 +3,9 @@
 The toy: two answers, demonstrations 0.8 and 0.2, a start of 0.5 and 0.5, gradient descent on the expected loss. The end of each
 loss stands beside what the algebra says. Then ``learnable run irft`` on 200 rows of tldr_nl2cmd (a tool and what is to be
 done; the answer is a command of some ten tokens), 60 others held out: a start by plain fine-tuning, plain fine-tuning that
-goes on, SPIN, and IRFT in three stages, all on as many tokens, three seeds; and ``--loss linear`` likewise. With ``--rft`` also the
-explicit reward: ``learnable run rft`` on 100 rows. A run that is stopped goes on where it was.
+goes on, SPIN, and IRFT in three stages, all on as many tokens, three seeds; ``--losses sigmoid linear`` does it for both. Last the
+explicit reward, ``learnable run rft`` on the first 100 of these rows, 30 steps of 8 answers; ``--no-rft`` leaves it out. A run
+that is stopped goes on where it was.
 
     python benchmarks/demonstrations.py --data DIRECTORY
 
@@ -24,13 +25,15 @@ import polars as pl
 import torch
 
 from learnable.commands.imitation_arms import Imitating, Loss, StageTuning
+from learnable.commands.reinforce import Rewarding
 from learnable.objectives import PREFERENCES, LinearMargin, Objective
-from learnable.recipes import Run, irft
+from learnable.recipes import Run, irft, rft
 from learnable.recipes.irft import StartTuning
 from learnable.runs.identity import fingerprint
-from learnable.settings import Loading
+from learnable.settings import Loading, Tuning
 
 DEMONSTRATIONS, HELDOUT, NEW_TOKENS, STAGES = 200, 60, 32, 3
+REWARDED, STEPS, ANSWER_TOKENS = 100, 30, 24
 DATA = (0.8, 0.2)
 TOY = (
     ("linear", 1.0, True, 0.8),
@@ -141,6 +144,28 @@ def imitated(rows: Path, loss: Loss, options: argparse.Namespace) -> Path:
     return outcomes["imitation"].folder
 
 
+def rewarded(rows: Path, options: argparse.Namespace) -> list[str]:
+    """Run the recipe with a reward model, and return its table, as Markdown."""
+    outcomes = rft(
+        [str(rows)],
+        model=options.model,
+        rewarding=Rewarding(steps=3 if options.quick else STEPS, new_tokens=ANSWER_TOKENS),
+        holdout=0.3,
+        reward=Tuning(epochs=2.0),
+        loading=Loading(),
+        run=Run(output=str(options.output)),
+    )
+    lines = [
+        "| pairs | held-out demonstrations above own answers | mean reward before | after | KL, nats per token |",
+        "| ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for row in pl.read_parquet(outcomes["policy"].folder / "rounds.parquet").iter_rows(named=True):
+        told = "none" if row["accuracy"] is None else f"{row['accuracy']:.3f} of {row['judged']}"
+        figures = f"{row['reward_before']:.3f} | {row['reward_after']:.3f} | {row['kl_nats']:.3f}"
+        lines.append(f"| {row['pairs']} | {told} | {figures} |")
+    return lines
+
+
 def main() -> None:
     """Run the benchmark and print its tables in Markdown."""
     parser = argparse.ArgumentParser(
@@ -150,6 +175,7 @@ def main() -> None:
     parser.add_argument("--model", default="starter")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--losses", nargs="+", choices=LOSSES, default=["sigmoid"])
+    parser.add_argument("--rft", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--quick", action="store_true", help="a tenth of the rows, to try the script")
     parser.add_argument("--output", type=Path, default=Path("runs/demonstrations"))
     options = parser.parse_args()
@@ -164,6 +190,12 @@ def main() -> None:
         folder = imitated(rows, loss, options)
         print(f"\n{loss}, {count} rows, {options.seeds} seeds, model {options.model}\n")
         print("\n".join(shown(folder)), flush=True)
+    if options.rft:
+        count = REWARDED // (5 if options.quick else 1)
+        table = options.data / "train" / "tldr_nl2cmd.parquet"
+        few = prepare(table, options.output / f"rows-{count}.jsonl", rows=count)
+        print(f"\nrft, {count} rows, model {options.model}\n")
+        print("\n".join(rewarded(few, options)), flush=True)
     print(f"\n{time.monotonic() - started:,.0f} s in this run")
 
 
