@@ -49,6 +49,7 @@ CONTRACTS: Mapping[str, Contract] = {
     ),
     "merger": Contract(has=("by_scalar", "seed", "check"), takes=("base", "moved", "rng")),
     "evaluator": Contract(has=("kind", "unit", "higher_is_better"), call="read"),
+    "loss": Contract(has=("needs", "answers", "linear")),
 }
 """By kind, as errors name it: the least that the protocols of the kinds ask for."""
 

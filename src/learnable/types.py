@@ -412,7 +412,7 @@ class Pool:
         """Raise a ``DataError`` where pairs are needed and it holds none, or the other way round."""
         if self.holds_pairs != pairs:
             kinds = ("conversations with one answer", "preference pairs")
-            alone = "to take the chosen answers alone, load them with --columns response=chosen"
+            alone = "`learnable train --loss sigmoid` takes pairs; --columns response=chosen loads the chosen answers alone"
             hint = "name both answers: --columns prompt=...,response=...,rejected=..." if pairs else alone
             raise DataError(f"these rows are {kinds[not pairs]}, not {kinds[pairs]}", hint=hint)
 

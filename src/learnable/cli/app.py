@@ -89,6 +89,10 @@ EXAMPLES = {
         "learnable merge one two --by average --rank 32 -o adapter",
     ),
     "order": ("learnable order one two three", "learnable order one two three --dry-run"),
+    "prefer": (
+        "learnable prefer pairs.jsonl --loss sigmoid davir --fractions 0.2 0.6 1",
+        "learnable prefer pairs.jsonl --pairs-by random small_gap --test others.jsonl --dry-run",
+    ),
     "evaluate": (
         "learnable evaluate heldout:eval.jsonl --model Qwen/Qwen3-0.6B",
         "learnable evaluate exact_match:test.jsonl@n=100 --adapter adapter",
@@ -127,7 +131,7 @@ _COMMANDS: Sequence[tuple[str, Any, Group]] = (
     (running.NAME, running.run.meta, START),
     ("list", listed, START),
     *((each.__name__, each, CHOOSE) for each in (verbs.load, verbs.train, verbs.score, verbs.select)),
-    *((each.__name__, each, TEACH) for each in (verbs.diversify, verbs.teach, verbs.merge)),
+    *((each.__name__, each, TEACH) for each in (verbs.diversify, verbs.teach, verbs.merge, verbs.prefer)),
     *((each.__name__, each, LOOK) for each in (verbs.show, verbs.explore, verbs.report, verbs.order)),
     *((each.__name__, each, CHECK) for each in (verbs.doctor, verbs.evaluate, verbs.compare)),
     ("--install-completion", install_completion, OPTIONS),

@@ -21,6 +21,7 @@ from learnable.experiments import ALIASES, WITHOUT_BUDGET, parse_methods
 from learnable.measures import AIMED, roles_of
 from learnable.merging import MERGERS
 from learnable.mixing import MIXTURES
+from learnable.objectives import PREFERENCES
 from learnable.recipes import RECIPES, Run
 from learnable.recipes.run import flag_of, options_of
 from learnable.scorers import SCORERS
@@ -165,6 +166,9 @@ def _recipe_costs(function: Callable[..., Any]) -> Iterator[str]:
         yield f"{trainings} of each method"
     if "orders" in usual:
         yield f"{usual['orders']} trainings"
+    if "pairs_by" in usual:
+        yield "1 base pass over the pairs"
+        yield f"{trainings} of each fraction, and of each other loss"
     if "paraphrase" in usual:
         yield "wordings written by the model"
         yield "buffer written by the model"
@@ -260,6 +264,12 @@ KINDS: Mapping[str, Listing] = {
         f"learnable merge A B --by {{}}{_SETTINGS}",
         lambda _: ["models of one base"],
         lambda _: "no pass",
+    ),
+    "losses": Listing(
+        PREFERENCES,
+        f"learnable train PAIRS --loss {{}}{_SETTINGS}",
+        lambda _: ["preference pairs"],
+        lambda _: "1 base pass for the reference, then the training",
     ),
     "evaluators": Listing(
         EVALUATORS,

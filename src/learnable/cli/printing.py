@@ -26,8 +26,8 @@ NARROW = 76
 """Columns of a terminal under which a table of four columns becomes a list."""
 FILES_SAID = 8
 """Paths that are printed each; of more, the folder that they are in."""
-CONTESTS = ("compare", "teach", "run irft", "run ado", "run merge")
-"""Commands whose result is a table, of methods in the first, of arms in the others."""
+CONTESTS = ("compare", "prefer", "teach", "run irft", "run ado", "run merge")
+"""Commands whose result is a table, of methods in the first two, of arms in the others."""
 
 
 class _RowConsole(Console):
@@ -215,7 +215,7 @@ def _shown(value: Any) -> str:
 
 def _show_contest(console: Console, outcome: Outcome, *, warned: bool = False) -> None:
     """Print the table of a comparison, a lesson or a recipe's arms, and what must be known to read it, where no page warns of it."""
-    facts, arms = outcome.facts, outcome.verb != "compare"
+    facts, arms = outcome.facts, outcome.verb not in ("compare", "prefer")
     merged = outcome.verb == "run merge"
     who, baseline, first = ("arm", facts["baseline"], []) if arms else ("method", "random", ["budget_tokens"])
     if not outcome.ran:
@@ -241,8 +241,10 @@ def _show_contest(console: Console, outcome: Outcome, *, warned: bool = False) -
             ],
         )
     sure = f"of an evaluation together ({facts['confidence']:.0%})"
+    for finding in facts.get("findings", ()):
+        console.print(finding)
+    notes = [f"note: {note}" for note in facts.get("notes", ())]
     if merged:
-        notes = [f"note: {note}" for note in facts["notes"]]
         console.print(
             f"{facts['trainings']} trainings in {facts['orders']} orders; intervals hold for all arms {sure}"
         )
@@ -250,13 +252,12 @@ def _show_contest(console: Console, outcome: Outcome, *, warned: bool = False) -
             console.print(f"{name}: {facts[name]}")
     elif arms:
         trainings = pl.read_parquet(outcome.folder / "arms.parquet").filter(pl.col("tokens") > 0).height
-        notes = [f"note: {note}" for note in facts["notes"]]
         console.print(
             f"{trainings} trainings, {facts['seeds']} of each arm; intervals hold for all arms {sure}"
         )
     else:
         both = f"{facts['in both']:,} evaluation items stand in the pool too"
-        notes = [f"warning: {both}: see overlap.parquet"] if facts["in both"] else []
+        notes += [f"warning: {both}: see overlap.parquet"] if facts["in both"] else []
         console.print(
             f"{facts['trainings']} trainings, {facts['seeds']} seeds each; intervals hold for all methods {sure}"
         )

@@ -13,6 +13,7 @@ from learnable.commands.explore import explore as explore
 from learnable.commands.load import load as load
 from learnable.commands.merge import merge as merge
 from learnable.commands.order import order as order
+from learnable.commands.prefer import prefer as prefer
 from learnable.commands.report import report as report
 from learnable.commands.score import score as score
 from learnable.commands.select import select as select

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from learnable.data.pairs import answers_of, pairs_of
 from learnable.evaluators import Evaluation
 from learnable.measures import PASSES, Role, answers_alone, kinds_of, measure_of, roles_of
 from learnable.objects.given import length_limit, opened, pinned
@@ -160,7 +161,7 @@ class Network:
             return Price()
         models = max(reference.folds, 1)
         passes = reference.passes if passes is None else passes
-        return self.training(list(pool.iter_examples()), reference, passes=passes, models=models)
+        return self.training(conversations(pool), reference, passes=passes, models=models)
 
     def writing(self, texts: int, *, new_tokens: int, prompts: Sequence[Sequence[Message]] = ()) -> Price:
         """Return the price of texts of at most so many tokens each, and of what they answer as far as that is known."""
@@ -216,6 +217,13 @@ def to_fetch(ref: ModelRef) -> list[str]:
     from learnable.models.source import is_here
 
     return [] if is_here(ref) else [f"fetch or convert {ref.name}"]
+
+
+def conversations(pool: Pool) -> list[Example]:
+    """Return what a pass over a pool sees: its conversations, or both answers of its pairs."""
+    if pool.holds_pairs:
+        return [answer for pair in pairs_of(pool) for answer in answers_of(pair)]
+    return list(pool.iter_examples())
 
 
 def gradient_epochs(scorers: Iterable[Scorer | None], kept: int = GRADIENT_EPOCHS) -> int:

@@ -32,6 +32,7 @@ from learnable.types import ModelRef
 KINDS = {
     "select": "selection",
     "compare": "comparison",
+    "prefer": "preferences",
     "teach": "lesson",
     "run irft": "trial",
     "run ado": "trial",
@@ -45,6 +46,12 @@ ENDINGS: dict[pages.Asked, str] = {
     "general": f" on {GENERAL} rows",
 }
 """Of the labels of evaluations, by how they ask."""
+QUESTION = "What did training learn to prefer?"
+FAIR = (
+    "Every arm stands against {} on pairs that were drawn at random, of as many tokens and steps. What is preferred is what has become "
+    "likelier than under the untuned model: to a margin of 0, that model's, half of each pair is right."
+)
+"""Of preferences: what the page answers, and what is compared."""
 TAKEN = ("task", "tests", "buffer", "tokens", "diversity", "notes")
 """What the page of a lesson says as the lesson does."""
 
@@ -60,12 +67,12 @@ def report(
     dry_run: DryRun = False,
     output: Output = "report",
 ) -> Outcome:
-    """Write one HTML page about a selection, a comparison, a lesson or the arms of a recipe; it opens offline.
+    """Write one HTML page about a selection, a comparison, preferences, a lesson or the arms of a recipe; it opens offline.
 
     Args:
-        selection: Folder that `learnable select`, `learnable compare` or `learnable teach` wrote, or a recipe that trains
-            in several ways.
-        title: Heading of the page; `selection`, `comparison`, `lesson` or `trial` when not given.
+        selection: Folder that `learnable select`, `learnable compare`, `learnable prefer` or `learnable teach` wrote, or a
+            recipe that trains in several ways.
+        title: Heading of the page; `selection`, `comparison`, `preferences`, `lesson` or `trial` when not given.
         command: Command to show as the one that repeats the run.
         tokens: Examples of a selection to show with the losses of their tokens, which loads the model; 4 when not
             given, 0 for none.
@@ -249,12 +256,17 @@ def _experiment(done: Outcome, *tables: str, title: str, command: str) -> dict[s
 
 
 def gather_comparison(compared: Outcome, *, title: str, command: str) -> pages.ComparisonFacts:
-    """Collect what a report says about a comparison from its folder and its pool."""
+    """Collect what a report says about a comparison, or about preferences, from its folder and its pool."""
+    given = _experiment(compared, "selections", "scores", "overlap", title=title, command=command)
+    if compared.verb == "prefer":
+        first = next(iter(compared.facts["losses"]))
+        given |= {"question": QUESTION, "fair": FAIR.format(first)}
+        given |= {name: compared.facts[name] for name in ("findings", "notes")}
     pool = rows.load_pool(finished(compared.links["pool"], "load").folder)
     return pages.ComparisonFacts(
         methods=compared.facts["methods"],
         examples=rows.readable(pool.examples),
-        **_experiment(compared, "selections", "scores", "overlap", title=title, command=command),
+        **given,
     )
 
 

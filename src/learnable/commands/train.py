@@ -10,6 +10,7 @@ from learnable.commands.options import Data, DryRun, Flat, MaxLength, ModelName,
 from learnable.errors import UsageError
 from learnable.experiments import Init
 from learnable.objects.given import given_part
+from learnable.objects.preferences import check_loss
 from learnable.objects.training import ReferenceTraining, check_warmup
 from learnable.proportions import Proportions
 from learnable.runs.records import Outcome
@@ -28,6 +29,7 @@ def train(
     tokens: Annotated[list[str] | None, Several] = None,
     init: Init = "description",
     mixture: str | None = None,
+    loss: str | None = None,
     max_length: MaxLength = None,
     keep_epochs: bool = False,
     layers: Literal["linear", "attention"] = "linear",
@@ -37,7 +39,8 @@ def train(
 ) -> Outcome:
     """Fine-tune a model on a pool: a reference, in-sample or cross-fitted in folds, or a model with new tokens.
 
-    With `--tokens` the folder itself holds the whole trained model, which plain transformers loads.
+    With `--tokens` the folder itself holds the whole trained model, which plain transformers loads. Preference pairs train
+    with `--loss`, against the model as it is.
 
     Args:
         target: File with a few rows of your task, or what `learnable load` made of it: rows of the pool that are rows
@@ -47,6 +50,8 @@ def train(
         mixture: Share of the tokens that each source of the rows has: `natural`, `uniform`, `a=0.7,b=0.3` (or in per cent),
             or `ado`, which moves it to where losses fall fastest (`ado@prior=uniform,curve=heldout`). Sources are begun anew
             where they are used up, for `--steps` of `--batch-size` rows on average. All rows, once an epoch, when not given.
+        loss: Of preference pairs: sigmoid (DPO), davir, ipo, hinge, or NAME@beta=0.5. The learning rate is then 5e-5 for LoRA
+            and 5e-7 for full fine-tuning when not given.
         keep_epochs: Keep the adapter and Adam's moments of each epoch: a warm-up for `score --warmup`. An epoch has at
             least eight steps then, whatever `--fraction` says.
         layers: Layers that LoRA adapters go on: all linear ones, or those of attention alone.
@@ -56,10 +61,12 @@ def train(
     _join_launcher()
     network = Network.of(model, loading, max_length=max_length, dry_run=dry_run)
     new, mixed = _new_tokens(tokens, init, reference), None if mixture is None else Proportions.parse(mixture)
+    if loss is not None:
+        check_loss(loss)
     if keep_epochs:
         check_warmup(reference, new)
     look_up(reference.model, loading, reference=True)
-    pool, loaded = pool_of(data, reading, output, dry_run=dry_run)
+    pool, loaded = pool_of(data, reading, output, dry_run=dry_run, pairs=loss is not None)
     aimed = None if target is None else pool_of([target], Reading(), f"{output}-target", dry_run=dry_run)
     inputs, given = {"pool": loaded.identity, "base": network.identity}, None
     if reference.model is not None and not network.awaits:
@@ -78,12 +85,13 @@ def train(
         keep_epochs=keep_epochs,
         layers=layers,
         mixture=mixed,
+        loss=loss,
     )
     step = training.step(
         inputs,
         links={"pool": loaded.folder} | ({} if aimed is None else {"target": aimed[1].folder}),
         awaits=network.awaits,
-        plan=lambda: network.reference(pool, reference, passes=training.passes),
+        plan=lambda: network.reference(pool, training.reference, passes=training.passes),
     )
     return run(step, output, dry_run=dry_run)
 

@@ -54,7 +54,7 @@ def arm_table(
     costs: Mapping[str, SelectionCost] | None = None,
     confidence: float = 0.95,
 ) -> pl.DataFrame:
-    """Return one line per evaluation, arm and budget.
+    """Return one line per evaluation, arm and budget, but for arms that an evaluation has no results of.
 
     The difference is to the baseline at the same budget, paired by item and seed; that of an arm at another budget
     (the full pool, the untuned model) to the largest budget of the baseline. Intervals hold for all trained arms at
@@ -96,14 +96,15 @@ def arm_table(
         graded = results.filter(pl.col("evaluation") == evaluation.label)
         items = graded.select("id").unique().sort("id")
         parts = graded.partition_by(keys, as_dict=True)
-        values = {cell: _by_seed(parts[cell], items) for cell in cells}
+        values = {cell: _by_seed(parts[cell], items) for cell in cells if cell in parts}
         compared = _compared(values, evaluation, baseline=baseline, budgets=budgets, confidence=confidence)
         # From the untuned model to the full pool; a random draw of all tokens trains on what the full pool is.
         curve: dict[float, list[float]] = {}
         for cell in (*((baseline, budget) for budget in budgets), (UNTUNED, None), (FULL, None)):
             if cell in values and np.isfinite(values[cell]).any():
                 curve.setdefault(cells[cell]["tokens"], []).append(float(np.nanmean(values[cell])))
-        for cell, means_of in cells.items():
+        for cell in values:
+            means_of = cells[cell]
             line = asdict(evaluation) | means_of | compared[cell]
             if costs is not None:
                 cost = costs.get(cell[0], SelectionCost())

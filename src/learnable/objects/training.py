@@ -11,16 +11,26 @@ from typing import TYPE_CHECKING, Any, Literal
 import polars as pl
 
 from learnable.data import pool_identity, prompt_key
+from learnable.data.pairs import pairs_of
 from learnable.data.target import Target, shared_with_target
 from learnable.errors import UsageError
 from learnable.measures import answers_alone
 from learnable.objects.given import checked_settings, length_limit, render_rows
 from learnable.objects.model import Scratch, as_model
+from learnable.objects.preferences import (
+    check_loss,
+    loss_of,
+    reference_nll,
+    rendered_pairs,
+    with_rate,
+)
 from learnable.objects.results import ReferenceModel
 from learnable.objects.rows import Rows, as_rows
 from learnable.proportions import Proportions, shares_drawn, steps_of, tokens_by_source
-from learnable.runs.identity import fingerprint
+from learnable.runs.identity import fingerprint, source_of
+from learnable.runs.progress import say
 from learnable.runs.step import Finished, Step, run
+from learnable.runs.store import Store
 from learnable.settings import NewTokens, Reference, told
 from learnable.types import ModelRef, Rendered
 
@@ -35,6 +45,7 @@ def train(
     target: Any = None,
     output: str | os.PathLike[str] | None = None,
     max_length: int | None = None,
+    loss: str | None = None,
     keep_epochs: bool = False,
     layers: Literal["linear", "attention"] = "linear",
     mixture: str | None = None,
@@ -49,6 +60,7 @@ def train(
         output: Folder to keep the result in, as ``learnable train`` does; when not given, the result is there as long
             as the object is.
         max_length: Longest example in tokens; 2,048 or the model's own limit when not given.
+        loss: Of preference pairs: ``sigmoid`` (DPO), ``davir``, ``ipo``, ``hinge``, or ``NAME@beta=0.5``.
         keep_epochs: Keep each epoch, with Adam's moments: a warm-up for scorers that take gradients.
         layers: Layers that LoRA adapters go on: all linear ones, or those of attention alone.
         mixture: Share of the tokens that each source has, such as ``ado`` or ``a=0.7,b=0.3``; see ``learnable train``.
@@ -72,6 +84,7 @@ def train(
         reference=reference,
         target=None if target is None else as_rows(target).as_target,
         longest=length_limit(ref, max_length),
+        loss=loss,
         keep_epochs=keep_epochs,
         layers=layers,
         mixture=None if mixture is None else Proportions.parse(mixture),
@@ -94,7 +107,8 @@ class ReferenceTraining:
     """What is to be trained, from which model, on what and how; see ``train_reference`` for the last three.
 
     ``longest`` is in tokens. Rows of a ``target`` are not trained on; ``new`` tokens are trained with the model. A model
-    that the user has stands for it where it is ``given``: where it is, what it is, and its identity.
+    that the user has stands for it where it is ``given``: where it is, what it is, and its identity. Pairs have a
+    ``loss``, as it is written; their nll is kept in ``store``, or within the folder of the step.
     """
 
     name: str
@@ -109,8 +123,11 @@ class ReferenceTraining:
     keep_epochs: bool = False
     layers: Literal["linear", "attention"] = "linear"
     mixture: Proportions | None = None
+    loss: str | None = None
+    store: Path | None = None
 
     def __post_init__(self) -> None:
+        self.rows.pool.check_kind(pairs=self.loss is not None)
         if self.keep_epochs:
             check_warmup(self.reference, self.new)
         if self.target is not None and self.reference.model is not None:
@@ -120,6 +137,19 @@ class ReferenceTraining:
             )
         if self.mixture is not None:
             self._check_mixture(self.mixture)
+        if self.loss is not None:
+            self._check_pairs()
+            object.__setattr__(self, "reference", with_rate(self.reference))
+
+    def _check_pairs(self) -> None:
+        reference = self.reference
+        given = (reference.model, self.new, self.mixture, self.target) != (None, None, None, None)
+        if given or reference.prompt != "given" or reference.last_epoch_loss or self.keep_epochs:
+            raise UsageError(
+                f"the loss {self.loss} is of pairs, which train adapters or a model: no tokens, no mixture, no target, no "
+                "epochs or losses kept, no model of your own",
+                hint="leave the other options out",
+            )
 
     def _check_mixture(self, mixture: Proportions) -> None:
         reference = self.reference
@@ -161,11 +191,15 @@ class ReferenceTraining:
             parameters |= {"mixture": str(self.mixture)} if self.mixture is not None else {}
         if self.new is not None:
             parameters["tokens"] = fingerprint(self.new)
+        if self.loss is not None:
+            parameters["loss"] = self.loss
+            more["sources"] = {self.loss: source_of(check_loss(self.loss))}
         passes, words = self.passes, "no pass: the reference is given"
         if self.target is not None:
             inputs = {**inputs, "target": self.target.identity}
         if self.reference.model is None:
-            words = f"{passes:g} training pass{'' if passes == 1 else 'es'} over {len(self.rows):,} examples"
+            what = "examples" if self.loss is None else "pairs"
+            words = f"{passes:g} training pass{'' if passes == 1 else 'es'} over {len(self.rows):,} {what}"
         return Step(verb="train", parameters=parameters, inputs=inputs, says=[words], work=self._work, **more)
 
     @cached_property
@@ -202,8 +236,10 @@ class ReferenceTraining:
         from learnable.training import given_reference, train_reference
 
         trainings: list[Trained] = []
-        facts = self._facts()
-        if self.given is not None:
+        facts, measured = self._facts(), 0
+        if self.loss is not None:
+            trainings, facts["loss"], measured = self._on_pairs(self.loss, folder)
+        elif self.given is not None:
             given_reference(self.given[0], self.given[1], folder)
         elif self.new is not None:
             trainings = self._with_tokens(self.new, folder)
@@ -224,7 +260,7 @@ class ReferenceTraining:
             facts |= {} if self.mixture is None else self._drawn(rendered, trainings[0].folder)
         return Finished(
             facts=facts,
-            tokens=sum(each.tokens for each in trainings if each.ran),
+            tokens=measured + sum(each.tokens for each in trainings if each.ran),
             passes=self.passes,
             at_least_s=sum(each.seconds for each in trainings),
         )
@@ -249,6 +285,36 @@ class ReferenceTraining:
         if self.reference.prompt == "given":
             return rendered
         return answers_alone(rendered, header=renderer.answer_header)
+
+    def _on_pairs(self, loss: str, folder: Path) -> "tuple[list[Trained], str, int]":
+        """Train on pairs; return the trainings, the loss with its settings, and the tokens that were measured for it."""
+        from learnable.models.rendering import Renderer
+        from learnable.training import train_reference
+
+        pairs, _ = rendered_pairs(
+            Renderer.of(self.ref),
+            list(pairs_of(self.rows.pool)),
+            max_length=self.longest,
+            most_refused=self.rows.reading.most_bad,
+        )
+        store = Store(self.store or folder / "store")
+        nll, tokens = reference_nll(self.ref, pairs, max_length=self.longest, store=store)
+        objective, notes = loss_of(loss, nll)
+        for note in notes:
+            say(f"warning: {note}")
+        trainings = train_reference(
+            self.ref,
+            [pair.answers for pair in pairs],
+            [pair.source for pair in pairs],
+            folder,
+            prompts=[fingerprint([self.reference.seed, pair.prompt]) for pair in pairs],
+            reference=self.reference,
+            objective=objective,
+            columns=nll,
+            processes=self.processes,
+            layers=self.layers,
+        )
+        return trainings, str(objective), tokens
 
     def _with_tokens(self, new: NewTokens, folder: Path) -> "list[Trained]":
         """Write the whole trained model; return its training."""

@@ -75,10 +75,11 @@ def render_comparison(facts: ComparisonFacts) -> str:
 
 
 def _answer(comparison: Comparison) -> Section:
-    words = "Every method stands against a random draw of the same number of tokens, trained in the same way."
-    parts: list[Part] = [html.text(words)]
+    parts: list[Part] = [html.text(comparison.facts.fair)]
+    if comparison.facts.findings:
+        parts.append(html.bullets(comparison.facts.findings))
     parts += [answer_of(comparison, each) for each in comparison.evaluated]
-    return Section(id="answer", nav="answer", title="Does choosing help?", parts=parts)
+    return Section(id="answer", nav="answer", title=comparison.facts.question, parts=parts)
 
 
 def answer_of(contest: Contest, each: Evaluated) -> Markup:

@@ -31,6 +31,10 @@ class ComparisonFacts(ContestFacts):
         scores: The pool: ``id``, ``source``, ``tokens``, ``response_tokens``, ``undefined``; ``loss_before`` if known.
         overlap: Evaluation items that stand in the pool.
         examples: Columns ``id``, ``source``, ``messages``; None when there are no texts.
+        question: What the page answers.
+        fair: What makes the arms comparable.
+        findings: What the run itself found, beside differences to a random draw.
+        notes: What the run itself says is to be distrusted.
     """
 
     methods: Sequence[str]
@@ -38,6 +42,12 @@ class ComparisonFacts(ContestFacts):
     scores: pl.DataFrame
     overlap: pl.DataFrame
     examples: pl.DataFrame | None
+    question: str = "Does choosing help?"
+    fair: str = (
+        "Every method stands against a random draw of the same number of tokens, trained in the same way."
+    )
+    findings: Sequence[str] = ()
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +124,8 @@ def headline(comparison: Comparison) -> str:
     outcomes = {line.outcome for line in lines}
     one_seed = FOR_THIS_SEED if comparison.trainings == 1 else ""
     if not lines:
-        return "Nothing was compared with a random draw"
+        asked = comparison.facts.question if comparison.facts.findings else ""
+        return asked or "Nothing was compared with a random draw"
     if outcomes == {"not graded"}:
         return "Nothing could be graded"
     if not outcomes & set(JUDGED):

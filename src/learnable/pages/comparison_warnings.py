@@ -21,6 +21,11 @@ def comparison_warnings(facts: ComparisonFacts) -> list[str]:
     return list(look(COMPARISON_CHECKS, comparison_of(facts)).warnings)
 
 
+def _noted(comparison: Comparison) -> Found:
+    """What the run said of its rows and settings."""
+    return list(comparison.facts.notes)
+
+
 def _in_pool(comparison: Comparison) -> Found:
     """Evaluation items share a prompt or 13 words in a row with the pool."""
     found = []
@@ -44,7 +49,7 @@ def _one_selection(comparison: Comparison) -> Found:
     draws: dict[str, set[int]] = {}
     for (method, _), picks in comparison.chosen.items():
         draws.setdefault(method, set()).add(len({frozenset(ids) for ids in picks}))
-    fixed = [method for method in comparison.methods if method != RANDOM and draws.get(method, {1}) == {1}]
+    fixed = [method for method in comparison.methods if method != RANDOM and draws.get(method) == {1}]
     if comparison.trainings < 2 or not fixed:
         return ""
     return (
@@ -133,6 +138,7 @@ COMPARISON_CHECKS: dict[str, Callable[[Comparison], Found]] = {
     "models that did not move": shared.did_not_move,
     "evaluations that cannot tell methods apart": shared.cannot_tell,
     "training that shows no effect": shared.no_effect,
+    "rows and settings that mislead": _noted,
     "evaluation items in the pool": _in_pool,
     "ungraded answers": shared.ungraded,
     "few evaluation items": shared.few_items,

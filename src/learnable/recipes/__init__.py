@@ -6,6 +6,7 @@ from learnable.commands.options import Flat
 from learnable.recipes.ado import ado
 from learnable.recipes.compare import compare
 from learnable.recipes.delia import delia
+from learnable.recipes.dpo import dpo
 from learnable.recipes.irft import irft
 from learnable.recipes.less import less
 from learnable.recipes.lobass import lobass
@@ -18,7 +19,8 @@ from learnable.recipes.vinfo import vinfo
 from learnable.runs.records import Outcome
 
 RECIPES: Mapping[str, Callable[..., Mapping[str, Outcome]]] = {
-    each.__name__: each for each in (ado, compare, delia, irft, less, lobass, merge, pds, rft, target, vinfo)
+    each.__name__: each
+    for each in (ado, compare, delia, dpo, irft, less, lobass, merge, pds, rft, target, vinfo)
 }
 """The recipes of the package, by name."""
 
@@ -29,6 +31,7 @@ __all__ = [
     "ado",
     "compare",
     "delia",
+    "dpo",
     "irft",
     "less",
     "lobass",

@@ -29,6 +29,7 @@ def _outside(arguments: Mapping[str, Any]) -> Iterator[str]:
     names = [
         *_texts(arguments.get("scorers")),
         *_texts(arguments.get("selector")),
+        *(each.partition("@")[0] for each in _texts(arguments.get("loss"))),
         *(each.partition("@")[0] for each in methods),
     ]
     yield from (name for name in names if ":" in name)

@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 
 from learnable.errors import TrainError
+from learnable.objectives import NLL, Objective
 from learnable.proportions import Proportions
 from learnable.runs.files import write_frame, write_json
 from learnable.runs.identity import fingerprint
@@ -105,12 +106,14 @@ def assign_folds(prompts: Sequence[str], sources: Sequence[str], *, folds: int) 
 
 def train_reference(
     ref: ModelRef,
-    rendered: Sequence[Rendered],
+    rendered: Sequence[Rendered] | Sequence[tuple[Rendered, ...]],
     sources: Sequence[str],
     folder: Path,
     *,
     prompts: Sequence[str],
     reference: Reference,
+    objective: Objective = NLL(),
+    columns: pl.DataFrame | None = None,
     processes: int = 1,
     keep_epochs: bool = False,
     layers: Layers = "linear",
@@ -120,11 +123,13 @@ def train_reference(
 
     Args:
         ref: The base model.
-        rendered: n examples.
+        rendered: n examples, each one answer or as many as the objective takes.
         sources: Their sources, for folds that hold equally many of each.
         folder: Gets a folder for each model, and ``reference.json`` and ``assignment.parquet``.
         prompts: The keys of their prompts: no prompt is in two folds, see ``assign_folds``.
         reference: How.
+        objective: As for ``fine_tune``.
+        columns: As for ``fine_tune``.
         processes: As for ``fine_tune``.
         keep_epochs: As for ``fine_tune``; then an epoch has at least ``WARMUP_STEPS`` steps, whatever the fraction.
         layers: As for ``fine_tune``.
@@ -136,7 +141,8 @@ def train_reference(
     Raises:
         TrainError: If there are too few examples, or prompts, for so many folds.
     """
-    ids, folds = [example.id for example in rendered], reference.folds
+    examples = [(each,) if isinstance(each, Rendered) else each for each in rendered]
+    ids, folds = ["+".join(answer.id for answer in example) for example in examples], reference.folds
     fold = _folds(prompts, sources, folds=folds)
     drawn = sorted(range(len(ids)), key=lambda i: fingerprint(["fraction", reference.seed, ids[i]]))
     used = set(drawn[: _drawn_rows(len(ids), reference, keep_epochs=keep_epochs)])
@@ -144,10 +150,12 @@ def train_reference(
     for number, name in enumerate(names):
         trained = fine_tune(
             ref,
-            [rendered[i] for i in range(len(ids)) if i in used and (not folds or fold[i] != number)],
+            [examples[i] for i in range(len(ids)) if i in used and (not folds or fold[i] != number)],
             folder / name,
             tuning=reference,
             label="training the reference" + (f", fold {number + 1} of {folds}" if folds else ""),
+            objective=objective,
+            columns=columns,
             processes=processes,
             keep_losses=reference.last_epoch_loss,
             keep_epochs=keep_epochs,
@@ -158,7 +166,11 @@ def train_reference(
         )
         trainings.append(trained)
     kind: Kind = "adapter" if reference.method == "lora" else "model"
-    _write(folder, pl.DataFrame({"id": ids, "part": fold}), names, kind)
+    # An answer of two pairs is in one fold: they have one prompt.
+    parts = {
+        answer.id: part for example, part in zip(examples, fold.tolist(), strict=True) for answer in example
+    }
+    _write(folder, pl.DataFrame({"id": list(parts), "part": list(parts.values())}), names, kind)
     return trainings
 
 

@@ -1,0 +1,429 @@
+"""``learnable prefer``: trainings on preference pairs, by several losses and of differing pairs, and what each learned to prefer."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any
+
+import polars as pl
+
+from learnable import data as rows
+from learnable.commands.experiment import Experiment
+from learnable.commands.inputs import pool_of, rows_of
+from learnable.commands.load import HELDOUT
+from learnable.commands.network import Network
+from learnable.commands.options import (
+    Data,
+    DryRun,
+    Flat,
+    Listed,
+    MaxLength,
+    ModelName,
+    Output,
+    Several,
+    StoreFolder,
+)
+from learnable.commands.preference_gaps import FOLDS, Gaps, gaps_of
+from learnable.data.overlap import CONTAMINATION, contamination, spoken
+from learnable.data.pairs import answers_of, pairs_of
+from learnable.errors import UsageError
+from learnable.evaluators import Evaluation, build_evaluator, parse
+from learnable.experiments import RANDOM, UNTUNED, arm_table, check_settings
+from learnable.experiments.preferences import (
+    ACCURACY,
+    BY,
+    PairArms,
+    RenderedPair,
+    answers_label,
+    check_ways,
+    curve_table,
+    curve_words,
+    margins,
+    pair_table,
+    preference_results,
+)
+from learnable.objects.preferences import (
+    check_loss,
+    loss_of,
+    reference_nll,
+    rendered_pairs,
+    with_rate,
+)
+from learnable.runs.files import write_frame
+from learnable.runs.identity import fingerprint, source_of
+from learnable.runs.price import Price
+from learnable.runs.records import Outcome
+from learnable.runs.step import Finished, Step, run
+from learnable.runs.store import Store
+from learnable.settings import Loading, Reading, Tuning
+from learnable.types import Pair, Pool
+
+LOSSES, SHARES, WAYS = ("sigmoid",), ("0.2", "0.6", "1"), (RANDOM,)
+TEST_SHARE = 0.2
+MOST_LONGER, FEWEST_TESTS = 0.6, 200
+"""Share of the pairs whose chosen answer is the longer one, and number of test pairs, from which a reader is warned."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preferring:
+    """Which trainings on pairs there are.
+
+    Args:
+        loss: Losses, each sigmoid (DPO), davir, ipo, hinge, or NAME@beta=0.5. The first one trains on all kinds of pairs,
+            the others on all pairs at the largest fraction. Without a beta, davir takes 0.1 times the median nll of the reference.
+        fractions: Shares of the tokens of the pairs, above 0 and at most 1.
+        pairs_by: How pairs are chosen where not all are taken: random, small_gap (least preferred by a model that was
+            trained on the other half, misleading ones included), small_abs_gap, large_gap, longest_difference.
+        alone: Train on each source alone too, beside a random draw of as many tokens.
+        seeds: Trainings of each, on pairs that are drawn anew where they are drawn.
+        confidence: Of all intervals of an evaluation together.
+    """
+
+    loss: Annotated[Sequence[str], Listed] = LOSSES
+    fractions: Annotated[Sequence[str], Listed] = SHARES
+    pairs_by: Annotated[Sequence[str], Listed] = WAYS
+    alone: bool = False
+    seeds: int = 3
+    confidence: float = 0.95
+
+    def check(self, tuning: Tuning) -> None:
+        """Say what cannot be done, before anything is read.
+
+        Raises:
+            UsageError: If a name is not known or there twice, or a number is none.
+        """
+        check_settings(tuning, seeds=self.seeds, confidence=self.confidence)
+        for written in self.losses:
+            check_loss(written)
+        check_ways(self.ways)
+        if len(set(self.losses)) < len(self.losses) or not self.losses:
+            raise UsageError(
+                f"a loss is there twice, or none: {', '.join(self.losses)}", hint="name each once"
+            )
+        _ = self.shares
+
+    @property
+    def losses(self) -> list[str]:
+        """As they were written, also with commas between."""
+        return _split(self.loss)
+
+    @property
+    def ways(self) -> list[str]:
+        """Likewise."""
+        return _split(self.pairs_by)
+
+    @property
+    def shares(self) -> list[float]:
+        """In ascending order; a ``UsageError`` where one is none."""
+        try:
+            found = sorted({float(each) for each in _split(self.fractions)})
+        except ValueError as error:
+            raise UsageError(
+                f"fractions are numbers, got {', '.join(self.fractions)}", hint="0.2 0.6 1"
+            ) from error
+        if not found or not all(0 < share <= 1 for share in found):
+            raise UsageError(
+                f"fractions are above 0 and at most 1, got {', '.join(self.fractions)}", hint="0.2 0.6 1"
+            )
+        return found
+
+    @property
+    def wants_gaps(self) -> bool:
+        """Whether pairs are chosen by what a trained model prefers, which takes trainings of its own."""
+        return any(BY[way][0].endswith("gap") for way in self.ways) and min(self.shares) < 1
+
+
+def _split(written: Sequence[str]) -> list[str]:
+    """Return values that were given one by one, or with commas between."""
+    return [name.strip() for each in written for name in each.split(",") if name.strip()]
+
+
+def prefer(
+    data: Data,
+    *,
+    model: ModelName = "starter",
+    preferring: Annotated[Preferring, Flat] = Preferring(),
+    test: Annotated[list[str] | None, Several] = None,
+    tuning: Tuning = Tuning(),
+    loading: Annotated[Loading, Flat] = Loading(),
+    reading: Annotated[Reading, Flat] = Reading(),
+    max_length: MaxLength = None,
+    store: StoreFolder = "runs/store",
+    dry_run: DryRun = False,
+    output: Output = "preferences",
+) -> Outcome:
+    """Train on preference pairs, by several losses and on fewer pairs, and say what each model learned to prefer.
+
+    Held-out pairs tell how often a model has come to prefer the chosen answer, by its gain over the untuned model, and
+    whether it prefers long answers as such. Differences are to the first loss on randomly drawn pairs of as many tokens.
+
+    Args:
+        test: Other pairs to judge on too, each a file. A fifth of the prompts of the data is always set aside for that.
+        tuning: How to train; the learning rate is 5e-5 for LoRA and 5e-7 for full fine-tuning when not given.
+    """
+    preferring.check(tuning)
+    tuning = with_rate(tuning)
+    network = Network.of(model, loading, max_length=max_length, dry_run=dry_run)
+    pool, loaded = pool_of(data, reading, output, holdout=TEST_SHARE, dry_run=dry_run, pairs=True)
+    preferences = _Preferences(
+        experiment=Experiment(
+            network=network,
+            tuning=tuning,
+            seeds=preferring.seeds,
+            confidence=preferring.confidence,
+            store=Path(store),
+        ),
+        preferring=preferring,
+        loaded=loaded,
+        pool=pool,
+        tests=_tests(loaded, test or [], reading),
+    )
+    return run(preferences.step(), output, dry_run=dry_run)
+
+
+def _tests(loaded: Outcome, files: Sequence[str], reading: Reading) -> dict[str, list[Pair]]:
+    """Return the pairs to judge on: what the load set aside under "", the others by the name of their file."""
+    found, heldout = dict[str, list[Pair]](), loaded.folder / HELDOUT
+    if heldout.is_file() and heldout.stat().st_size:
+        found[""] = list(pairs_of(rows.read([str(heldout)], source_column="source")))
+    for file in files:
+        name = Path(file).name if Path(file).name not in found else file
+        found[name] = list(pairs_of(rows.read([file], **asdict(reading))))
+    if not found:
+        raise UsageError(
+            f"{loaded.folder} was loaded without pairs to judge on",
+            hint="load it with --holdout 0.2, or name a file: --test FILE",
+        )
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Preferences:
+    """Trainings on pairs whose inputs are found: what they will do, and how it is done."""
+
+    experiment: Experiment
+    preferring: Preferring
+    loaded: Outcome
+    pool: Pool
+    tests: Mapping[str, Sequence[Pair]]
+
+    @cached_property
+    def pairs(self) -> list[Pair]:
+        """The pairs to train on."""
+        return list(pairs_of(self.pool))
+
+    def step(self) -> Step:
+        """Return the step that does it."""
+        network, asked = self.experiment.network, self.preferring
+        tests = {name: fingerprint([each.id for each in pairs]) for name, pairs in self.tests.items()}
+        return Step(
+            verb="prefer",
+            parameters=self.experiment.parameters
+            | {"losses": asked.losses, "shares": asked.shares, "ways": asked.ways, "alone": asked.alone},
+            inputs={f"test {name}".strip(): identity for name, identity in tests.items()}
+            | {"pool": self.loaded.identity, "base": network.identity},
+            sources={written: source_of(check_loss(written)) for written in asked.losses},
+            links={"pool": self.loaded.folder},
+            says=self.says,
+            awaits=network.awaits,
+            plan=self.price,
+            work=self.work,
+        )
+
+    @property
+    def trainings(self) -> list[float]:
+        """The share of the tokens of each training of a seed, at most; sources alone take the whole, twice."""
+        asked = self.preferring
+        ways = [share for share in asked.shares if share < 1] * len(
+            [way for way in asked.ways if way != RANDOM]
+        )
+        others = [asked.shares[-1]] * (len(asked.losses) - 1)
+        return [*asked.shares, *ways, *others, *[1.0] * (2 * asked.alone)]
+
+    @property
+    def says(self) -> list[str]:
+        """What it will do, in words."""
+        asked, over = self.preferring, f"over {len(self.pairs):,} pairs"
+        gaps = [f"{FOLDS} trainings on a half each, for gaps"] if asked.wants_gaps else []
+        tests = sum(map(len, self.tests.values()))
+        return [
+            f"1 base pass {over}",
+            *gaps,
+            f"{len(self.trainings) * asked.seeds} trainings by {', '.join(asked.losses)}",
+            f"{tests:,} pairs to judge on for each model",
+        ]
+
+    def price(self) -> Price:
+        """Return what it will cost, at most."""
+        network, seeds, tuning = self.experiment.network, self.experiment.seeds, self.experiment.tuning
+        examples = [answer for pair in self.pairs for answer in answers_of(pair)]
+        asked = [answer for pairs in self.tests.values() for pair in pairs for answer in answers_of(pair)]
+        price = network.measuring(examples, passes=1 + self.preferring.wants_gaps)
+        if self.preferring.wants_gaps:
+            price += network.training(examples, tuning, passes=(FOLDS - 1) * tuning.epochs, models=FOLDS)
+        for share in self.trainings:
+            passes = seeds * tuning.epochs
+            price += network.training(examples, tuning, passes=passes, share=share, models=seeds)
+        return sum([network.measuring(asked)] * (1 + seeds * len(self.trainings)), price)
+
+    def work(self, folder: Path) -> Finished:
+        """Measure the reference, choose, train, judge, and write what came of it."""
+        network, asked = self.experiment.network, self.preferring
+        pairs, tests, dropped = self._rendered()
+        store = Store(self.experiment.store)
+        nll, measured = reference_nll(
+            network.ref, pairs, max_length=network.longest, store=store, load=network.open
+        )
+        found = {written: loss_of(written, nll) for written in asked.losses}
+        losses = {written: loss for written, (loss, _) in found.items()}
+        gaps = self._gaps(pairs, nll)
+        planned = PairArms(
+            pairs=pairs,
+            table=pair_table(pairs, gaps.nats),
+            losses=losses,
+            ways=asked.ways,
+            shares=asked.shares,
+            alone=asked.alone,
+        )
+        arms = planned.arms(
+            base=network.ref,
+            tuning=self.experiment.tuning,
+            seeds=asked.seeds,
+            reference=nll,
+        )
+        ran, facts = self.experiment.run(arms, self._evaluations(tests), baseline=RANDOM)
+        results, evaluations = preference_results(ran.frames["results"], tests)
+        table = arm_table(
+            results,
+            ran.frames["arms"],
+            evaluations=evaluations,
+            baseline=RANDOM,
+            costs={label: gaps.cost for label in planned.labels if BY.get(label, ("", 0))[0].endswith("gap")},
+            confidence=asked.confidence,
+        )
+        curve = curve_table(
+            results,
+            ran.frames["arms"],
+            budgets=planned.budgets,
+            evaluations=evaluations,
+            confidence=asked.confidence,
+        )
+        frames = {
+            "table": table,
+            **({} if curve is None else {"curve": curve}),
+            "results": results,
+            "arms": ran.frames["arms"],
+            "scores": planned.table,
+            "selections": _selections(planned, asked.seeds),
+            "margins": _all_margins(ran.frames["results"], tests),
+            "overlap": (overlap := self._overlap(tests)),
+            "dropped": pl.DataFrame(dropped, schema=["test", "id", "reason"], orient="row").cast(pl.String),
+        }
+        for name, frame in frames.items():
+            write_frame(frame.rename({"arm": "method"}, strict=False), folder / f"{name}.parquet")
+        facts |= {
+            "pairs": len(pairs),
+            "pool_tokens": (pool_tokens := int(planned.table["tokens"].sum())),
+            "methods": [UNTUNED, RANDOM, *planned.labels],
+            "losses": {written: str(loss) for written, loss in losses.items()},
+            "evaluations": [each.label for each in evaluations],
+            "in both": overlap.height,
+            "trainings": ran.frames["arms"]["model"].drop_nulls().n_unique(),
+            "findings": [] if curve is None else curve_words(curve),
+            "notes": [*(note for _, notes in found.values() for note in notes), *_notes(pairs, tests)],
+        }
+        return Finished(facts=facts, tokens=ran.tokens + measured + gaps.tokens, pool_tokens=pool_tokens)
+
+    def _rendered(
+        self,
+    ) -> tuple[list[RenderedPair], dict[str, list[RenderedPair]], list[tuple[str, str, str]]]:
+        """Return the pairs to train and to judge on, as the model sees them; and name, id and reason of those that are none."""
+        from learnable.models.rendering import Renderer
+
+        renderer = Renderer.of(self.experiment.network.ref)
+        options: dict[str, Any] = {
+            "max_length": self.experiment.network.longest,
+            "most_refused": rows_of(self.pool, self.loaded).reading.most_bad,
+        }
+        pairs, left_out = rendered_pairs(renderer, self.pairs, **options)
+        dropped = [("", name, reason) for name, reason in left_out.items()]
+        tests = dict[str, list[RenderedPair]]()
+        for name, given in self.tests.items():
+            tests[name], left_out = rendered_pairs(renderer, given, **options)
+            dropped += [(name or "held out", pair, reason) for pair, reason in left_out.items()]
+        return pairs, tests, dropped
+
+    def _evaluations(self, tests: Mapping[str, Sequence[RenderedPair]]) -> list[Evaluation]:
+        """Return the losses of all answers of each test, each answer once."""
+        found = []
+        for name, pairs in tests.items():
+            kept = {each.id for each in pairs}
+            answers = {
+                answer.id: answer
+                for pair in self.tests[name]
+                if pair.id in kept
+                for answer in answers_of(pair)
+            }
+            evaluator = build_evaluator(parse("heldout"))
+            found.append(
+                Evaluation(label=answers_label(name), evaluator=evaluator, examples=list(answers.values()))
+            )
+        return found
+
+    def _gaps(self, pairs: Sequence[RenderedPair], nll: pl.DataFrame) -> Gaps:
+        if not self.preferring.wants_gaps:
+            return Gaps()
+        return gaps_of(
+            pairs, nll, loss=self.preferring.losses[0], experiment=self.experiment, loaded=self.loaded
+        )
+
+    def _overlap(self, tests: Mapping[str, Sequence[RenderedPair]]) -> pl.DataFrame:
+        """Return the prompts that are judged on and stand in the pairs that are trained on."""
+        texts = spoken((each.id, (*each.prompt, each.chosen)) for each in self.pairs)
+        found = [pl.DataFrame(schema={"evaluation": pl.String, **CONTAMINATION})]
+        for name, pairs in tests.items():
+            keys = {each.id: each.prompt for each in pairs}
+            items = {keys[each.id]: each.prompt for each in self.tests[name] if each.id in keys}
+            label = ACCURACY + (f", {name}" if name else "")
+            frame = contamination(texts, spoken(items.items()))
+            found.append(frame.select(pl.lit(label).alias("evaluation"), pl.all()))
+        return pl.concat(found)
+
+
+def _notes(pairs: Sequence[RenderedPair], tests: Mapping[str, Sequence[RenderedPair]]) -> list[str]:
+    """Return what is to be distrusted because of the pairs."""
+    notes = list[str]()
+    longer = sum(each.length_difference > 0 for each in pairs)
+    if longer > MOST_LONGER * len(pairs):
+        notes.append(
+            f"The chosen answer is the longer one in {longer / len(pairs):.0%} of {len(pairs):,} pairs: a model can do well by "
+            "preferring length. See the accuracy where chosen is shorter, and the length bias."
+        )
+    for name, given in tests.items():
+        if len(given) < FEWEST_TESTS:
+            of = f" of {name}" if name else ""
+            notes.append(
+                f"{len(given):,} pairs{of} are few to judge on: one standard error of an accuracy near one half is "
+                f"{50 / len(given) ** 0.5:.1f} points."
+            )
+    return notes
+
+
+def _all_margins(results: pl.DataFrame, tests: Mapping[str, Sequence[RenderedPair]]) -> pl.DataFrame:
+    return pl.concat(
+        margins(results.filter(evaluation=answers_label(name)), pairs).with_columns(test=pl.lit(name))
+        for name, pairs in tests.items()
+    )
+
+
+def _selections(planned: PairArms, seeds: int) -> pl.DataFrame:
+    """Return what was chosen; a loss chooses nothing."""
+    lines = [
+        (label, budget, seed, rank, pair)
+        for (label, budget, seed), (ids, _) in planned.chosen(seeds).items()
+        for rank, pair in enumerate(ids)
+        if label not in planned.losses
+    ]
+    counts = dict.fromkeys(("budget_tokens", "seed", "rank"), pl.Int64)
+    return pl.DataFrame(lines, schema={"arm": pl.String, **counts, "id": pl.String}, orient="row")
