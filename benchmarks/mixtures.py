@@ -1,11 +1,12 @@
 """In what proportions should several sources be mixed? ADO beside the natural and the uniform mixture, at equal tokens.
 
 Three parts. *Planted*: two sources, real rows and rows whose answers are words drawn at random out of 50, half and half; a
-small Llama from scratch with ADO, where the share of the noise, which is soon learned as far as it can be, should fall. *From scratch*: six sources (dolly, gpteacher, t0, tldr, gsm8k,
-code), sizes 50:20:15:8:5:2 of 3,000 rows; the small Llama with a tokenizer of the pool's words, 220 steps of about 12
-rows. *LoRA*: the same sources, a third as many rows, which are short, on the starter, 120 steps of about 4 rows. The last two with the mixtures
-ado, natural and uniform, three seeds, and the loss of held-out rows of each source and on equally many of all. Prints the
-shares, and the losses with intervals. A run that is stopped goes on where it was.
+small Llama from scratch with ADO, where the share of the noise should fall, as it is soon learned as far as it can be.
+*From scratch*: six sources (dolly, gpteacher, t0, tldr, gsm8k, code), sizes 50:20:15:8:5:2 of 3,000 rows; the small Llama
+with a tokenizer of the pool's words, 220 steps of about 12 rows. *LoRA*: the same sources, a third as many rows, which are
+short, on the starter, 120 steps of about 4 rows. The last two with the mixtures ado, natural and uniform, three seeds, and
+the loss of held-out rows of each source and of equally many of all. Prints the shares, and the losses with intervals. A run
+that is stopped goes on where it was.
 
     python benchmarks/mixtures.py --data DIRECTORY
 
@@ -167,7 +168,7 @@ def main() -> None:
         else:
             mixed = name != "planted"
             rows = (
-                six(options.data, ROWS // part)
+                six(options.data, ROWS // part, characters=MOST_CHARACTERS)
                 if mixed
                 else planted(options.data, PLANTED_ROWS // min(part, 2))
             )
