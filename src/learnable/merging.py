@@ -43,7 +43,19 @@ class Merger(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SelectMerger:
+class _ByScalar:
+    """A merger of each scalar by itself, with a weight ``p`` for each model."""
+
+    p: tuple[float, ...] = ()
+    by_scalar: ClassVar[bool] = True
+
+    def check(self, models: int) -> None:
+        """Refuse weights that are none of so many models."""
+        probabilities(self.p, models)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectMerger(_ByScalar):
     """Each parameter is that of one model, drawn at random.
 
     Args:
@@ -55,14 +67,8 @@ class SelectMerger:
         that is not the base's, which is one draw among these; the paper does not say how often it redraws.
     """
 
-    p: tuple[float, ...] = ()
     resample: bool = True
     seed: int = 0
-    by_scalar: ClassVar[bool] = True
-
-    def check(self, models: int) -> None:
-        """Refuse probabilities that are none of so many models."""
-        probabilities(self.p, models)
 
     def __call__(
         self, values: Floats, *, base: Floats, moved: NDArray[np.bool_], rng: np.random.Generator
@@ -77,7 +83,7 @@ class SelectMerger:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AverageMerger:
+class AverageMerger(_ByScalar):
     """Each parameter is the mean over the models.
 
     Args:
@@ -86,13 +92,7 @@ class AverageMerger:
     Source: model soups (2203.05482).
     """
 
-    p: tuple[float, ...] = ()
-    by_scalar: ClassVar[bool] = True
     seed: ClassVar[int] = 0
-
-    def check(self, models: int) -> None:
-        """Refuse weights that are none of so many models."""
-        probabilities(self.p, models)
 
     def __call__(
         self, values: Floats, *, base: Floats, moved: NDArray[np.bool_], rng: np.random.Generator
@@ -102,7 +102,7 @@ class AverageMerger:
 
 
 @dataclass(frozen=True, kw_only=True)
-class NoiseMerger:
+class NoiseMerger(_ByScalar):
     """The mean with noise of the spread that selection has: what is left of selection without choosing.
 
     Each parameter is its weighted mean plus or minus its weighted standard deviation over the models, the sign drawn at
@@ -115,13 +115,7 @@ class NoiseMerger:
     Source: ours, as the control of selection (2410.03743).
     """
 
-    p: tuple[float, ...] = ()
     seed: int = 0
-    by_scalar: ClassVar[bool] = True
-
-    def check(self, models: int) -> None:
-        """Refuse weights that are none of so many models."""
-        probabilities(self.p, models)
 
     def __call__(
         self, values: Floats, *, base: Floats, moved: NDArray[np.bool_], rng: np.random.Generator
@@ -166,7 +160,7 @@ class KitMerger:
             if name == "density" and not 0 < value <= 1:
                 raise UsageError(f"density must be above 0 and at most 1, got {value:g}")
         try:
-            spec.contract.validate_ids([*["base"] * self._takes_base, *range(models)], self._base)
+            spec.contract.validate_ids([*self._base, *range(models)], "base" if self._base else None)
         except ValueError as error:
             raise UsageError(f"{self.method} cannot merge {models} models: {error}") from error
 
@@ -181,26 +175,23 @@ class KitMerger:
         if any(each.name == "weight" for each in method.spec.parameters):
             weights = probabilities(self.p, len(values)).tolist()
             parameters["weight"] = dict(zip(models, weights, strict=True))
-        given = [*[base] * self._takes_base, *values]
+        given = [*[base] * len(self._base), *values]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(rng.integers(1 << 63)))
             merged = self._kit().merge_tensors(
                 [torch.from_numpy(each) for each in given],
                 method,
                 parameters=parameters,
-                ids=[*["base"] * self._takes_base, *models],
-                base_index=0 if self._takes_base else None,
+                ids=[*self._base, *models],
+                base_index=0 if self._base else None,
             )
         found: Floats = merged.float().numpy()
         return found
 
     @property
-    def _takes_base(self) -> bool:
-        return self._method().spec.contract.base.value in ("required", "optional")
-
-    @property
-    def _base(self) -> str | None:
-        return "base" if self._takes_base else None
+    def _base(self) -> list[str]:
+        """The name of the base, where the method takes it."""
+        return ["base"] * (self._method().spec.contract.base.value in ("required", "optional"))
 
     def _kit(self) -> Any:
         return needed("mergekit.merge_methods", by=f"merging by {self.method}", extra="merging")
