@@ -20,7 +20,6 @@ from learnable.data.overlap import contamination, spoken
 from learnable.errors import SelectionError, UsageError
 from learnable.evaluators import Evaluation, check_place, evaluations_of, parse, wants_heldout
 from learnable.measures import COLUMNS, answers_alone, roles_of
-from learnable.objects.given import render_rows
 from learnable.objects.scoring import Vectors
 from learnable.objects.training import check_warmup
 from learnable.runs.files import write_frame
@@ -237,13 +236,8 @@ class _Comparison:
         from learnable.models.rendering import Renderer
 
         network = self.experiment.network
-        renderer, examples = Renderer.of(network.ref), list(self.pool.iter_examples())
-        rendered = render_rows(
-            renderer,
-            examples,
-            max_length=network.longest,
-            most_refused=rows_of(self.pool, self.loaded).reading.most_bad,
-        )
+        renderer = Renderer.of(network.ref)
+        rendered = rows_of(self.pool, self.loaded).rendered(renderer, max_length=network.longest)
         alone = answers_alone(rendered, header=renderer.answer_header)
         pool_tokens = sum(len(each.ids) for each in rendered)
         budgets = [_in_tokens(Budget.parse(text), pool_tokens) for text in self.budgets]

@@ -21,7 +21,6 @@ from learnable.experiments import UNTUNED, Arm, Measured, arm_table, check_setti
 from learnable.experiments.run import ArmRun, place_of, train_arms
 from learnable.experiments.singles import BEST, SINGLE, arms_of_singles, best_of, single_of
 from learnable.merging import Merger, parse_merger
-from learnable.objects.given import render_rows
 from learnable.runs.files import write_frame
 from learnable.runs.identity import fingerprint, source_of
 from learnable.runs.locks import locked
@@ -191,12 +190,8 @@ class _Merging:
         from learnable.models.rendering import Renderer
 
         experiment, network = self.experiment, self.experiment.network
-        rendered = render_rows(
-            Renderer.of(network.ref),
-            list(self.pool.iter_examples()),
-            max_length=network.longest,
-            most_refused=rows_of(self.pool, self.loaded).reading.most_bad,
-        )
+        known = rows_of(self.pool, self.loaded)
+        rendered = known.rendered(Renderer.of(network.ref), max_length=network.longest)
         rows = [row for row in rendered if row.mask.any()]
         copies = self._copies(rows)
         trained, tokens = train_arms(copies, max_length=network.longest, store=experiment.store)
@@ -273,10 +268,7 @@ class _Merging:
         self, rows: Sequence[Rendered], copies: Sequence[Arm], done: "Sequence[Trained]"
     ) -> tuple[pl.DataFrame, int]:
         ordered = [
-            Ordered(
-                place=place_of(arm.base, each, method=arm.tuning.method),
-                tuning=arm.tuning,
-            )
+            Ordered(place=place_of(arm.base, each, method=arm.tuning.method), tuning=arm.tuning)
             for arm, each in zip(copies, done, strict=True)
         ]
         store = Store(self.experiment.store)

@@ -18,7 +18,6 @@ from learnable.evaluators import Evaluation
 from learnable.evaluators.heldout import Heldout
 from learnable.experiments import UNTUNED, Arm, check_settings
 from learnable.experiments.run import ArmRun
-from learnable.objects.given import render_rows
 from learnable.proportions import Proportions, shares_drawn, tokens_by_source
 from learnable.runs.files import write_frame
 from learnable.runs.identity import source_of
@@ -205,14 +204,9 @@ class _MixtureTrial:
         from learnable.training import Mixed
 
         network, tuning = self.experiment.network, self.experiment.tuning
-        examples = list(self.pool.iter_examples())
-        rendered = render_rows(
-            Renderer.of(network.ref),
-            examples,
-            max_length=network.longest,
-            most_refused=rows_of(self.pool, self.loaded).reading.most_bad,
-        )
-        sources = {each.id: each.source for each in examples}
+        known = rows_of(self.pool, self.loaded)
+        rendered = known.rendered(Renderer.of(network.ref), max_length=network.longest)
+        sources = {each.id: each.source for each in known.examples}
         untuned = Arm(label=UNTUNED, seed=0, base=network.ref, stages=(), tuning=replace(tuning, steps=None))
         return [untuned] + [
             Arm(

@@ -16,9 +16,9 @@ from learnable.errors import UsageError
 from learnable.experiments import Imbalance, slopes_of
 from learnable.experiments.run import Place
 from learnable.measures import known, measure_of, take
-from learnable.objects.given import compared_with, finished, render_rows
+from learnable.objects.given import compared_with, finished
 from learnable.runs.files import replacing, write_frame
-from learnable.runs.records import DONE, Outcome, read_json
+from learnable.runs.records import Outcome, parameters_of
 from learnable.runs.step import Finished, Step, run
 from learnable.runs.store import Store
 from learnable.settings import Loading, Reference, Tuning
@@ -64,7 +64,7 @@ def order(
     settings = [_settings(each) for each in trained]
     _check_alike(trained, settings)
     base = str(trained[0].facts["base"])
-    longest = int(_parameters(trained[0])["max_length"])
+    longest = int(parameters_of(trained[0].folder)["max_length"])
     network = Network.of(base, loading, max_length=longest, dry_run=dry_run)
     pool_step = finished(trained[0].links["pool"], "load")
     pool = rows.load_pool(pool_step.folder)
@@ -73,12 +73,8 @@ def order(
     def work(folder: Path) -> Finished:
         from learnable.models.rendering import Renderer
 
-        rendered = render_rows(
-            Renderer.of(network.ref),
-            examples,
-            max_length=longest,
-            most_refused=rows_of(pool, pool_step).reading.most_bad,
-        )
+        given = rows_of(pool, pool_step)
+        rendered = given.rendered(Renderer.of(network.ref), max_length=longest)
         ordered = [
             Ordered(place=_place(name, network), tuning=tuning)
             for name, tuning in zip(models, settings, strict=True)
@@ -167,18 +163,13 @@ def _write_page(folder: Path, frame: pl.DataFrame, model: str, tuning: Tuning, c
         )
 
 
-def _parameters(trained: Outcome) -> dict[str, Any]:
-    parameters: dict[str, Any] = read_json(trained.folder / DONE)["parameters"]
-    return parameters
-
-
 def _settings(trained: Outcome) -> Reference:
     """Return how a model was trained.
 
     Raises:
         UsageError: If that is not one training on all rows of its pool, in whole epochs.
     """
-    names, parameters = {each.name for each in fields(Reference)}, _parameters(trained)
+    names, parameters = {each.name for each in fields(Reference)}, parameters_of(trained.folder)
     if "max_length" not in parameters or {"tokens", "mixture"} & set(parameters):
         raise UsageError(
             f"{trained.folder} was not trained here on each row of its pool once an epoch: rows have no place in an order"
@@ -196,9 +187,9 @@ def _settings(trained: Outcome) -> Reference:
 
 def _check_alike(trained: Sequence[Outcome], settings: Sequence[Reference]) -> None:
     """Refuse trainings that differ in more than their order, or not in that."""
-    first = _parameters(trained[0])
+    first = parameters_of(trained[0].folder)
     for each in trained[1:]:
-        other = _parameters(each)
+        other = parameters_of(each.folder)
         for name in sorted({*first, *other} - set(ORDER)):
             if first.get(name) != other.get(name):
                 raise UsageError(

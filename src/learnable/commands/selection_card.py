@@ -26,7 +26,7 @@ from learnable.data.csv_files import style_of
 from learnable.data.sources import locate, read_records
 from learnable.errors import StoreError
 from learnable.objects.given import finished
-from learnable.runs.records import DONE, Outcome, read_json
+from learnable.runs.records import Outcome, parameters_of
 from learnable.scorers import SCORERS
 from learnable.selectors import SELECTORS
 from learnable.settings import Reading, Reference
@@ -215,7 +215,7 @@ def _inputs(pool: Pool, ids: pl.Series) -> list[dict[str, Any]]:
 def _commands(scored: Outcome, pool: Pool, trained: Outcome | None, options: Mapping[str, Any]) -> list[str]:
     # As they were given, but for the folders of this machine.
     whole = {file.path for file in pool.files if file.kind in ("hub", "starter")}
-    loaded = _parameters(scored.links["pool"])
+    loaded = parameters_of(scored.links["pool"])
     typed = [str(value) for name, value in loaded.items() if name.startswith("data ")]
     names = [given if given in whole else Path(given).name for given in typed]
     lines = [_line("load", names, unusual(loaded, asdict(Reading()) | {"holdout": 0.0}), "pool")]
@@ -224,7 +224,7 @@ def _commands(scored: Outcome, pool: Pool, trained: Outcome | None, options: Map
     if trained is not None:
         tuning = {"reference.model": _named(trained.facts)["model"]} if "model" in trained.facts else {}
         if not tuning:
-            tuning = unusual(_parameters(trained.folder), json.loads(json.dumps(asdict(Reference()))))
+            tuning = unusual(parameters_of(trained.folder), json.loads(json.dumps(asdict(Reference()))))
         lines.append(_line("train", ["pool"], score | tuning, "reference"))
         score["reference"] = "reference"
     elif "reference" in scored.inputs:
@@ -237,10 +237,6 @@ def _commands(scored: Outcome, pool: Pool, trained: Outcome | None, options: Map
 def unusual(given: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options that are not what they are by default."""
     return {name: given[name] for name, value in usual.items() if given.get(name, value) != value}
-
-
-def _parameters(folder: Path) -> dict[str, Any]:
-    return dict(read_json(folder / DONE).get("parameters", {}))
 
 
 def _line(verb: str, given: Sequence[str], options: Mapping[str, Any], output: str) -> str:

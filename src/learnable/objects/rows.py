@@ -14,13 +14,15 @@ from learnable.data.sources import MEMORY, Source, read_records
 from learnable.data.target import SUBTASK, Target, target_of
 from learnable.data.writing import check_unchanged
 from learnable.errors import DataError, UsageError
-from learnable.objects.given import checked_settings
+from learnable.objects.given import checked_settings, render_rows
 from learnable.packages import needed
 from learnable.settings import Reading
-from learnable.types import Example, Pair, Pool
+from learnable.types import Example, Pair, Pool, Rendered
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+    from learnable.models.rendering import Renderer
 
 TAKEN = "give a path, a list of dicts, a datasets.Dataset, a polars or pandas DataFrame, or several of them"
 INSTEAD = {
@@ -65,6 +67,11 @@ class Rows:
     def pairs(self) -> list[Pair]:
         """The n preference pairs; a ``DataError`` where the rows are conversations with one answer."""
         return list(pairs_of(self.pool))
+
+    def rendered(self, renderer: "Renderer", *, max_length: int) -> list[Rendered]:
+        """Return the n conversations as a model sees them, see ``render_rows``."""
+        most = self.reading.most_bad
+        return render_rows(renderer, self.examples, max_length=max_length, most_refused=most)
 
     def chosen(self, ids: Iterable[str]) -> list[dict[str, Any]]:
         """Return the rows of examples as they came, in the order of the input; of duplicates the first.

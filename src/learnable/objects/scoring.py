@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from learnable import measures
 from learnable.errors import UsageError
 from learnable.objects.aiming import Against
-from learnable.objects.given import Compared, compared_with, length_limit, render_rows
+from learnable.objects.given import Compared, compared_with, length_limit
 from learnable.objects.gradients import warm_up_of
 from learnable.objects.model import Model, as_model
 from learnable.objects.passes import Passes
@@ -80,9 +80,7 @@ def score(
     kept = base.store if store is None else store if isinstance(store, Store) else Store(Path(store))
     asked = compared if "reference" in measures.roles_of(needs) else None
     passes = passes_by(base, ref, reference, asked, max_length=longest, store=kept)
-    rendered = render_rows(
-        passes.renderer, known.examples, max_length=longest, most_refused=known.reading.most_bad
-    )
+    rendered = known.rendered(passes.renderer, max_length=longest)
     if passes.renderer.uses_default_template:
         say(f"{base.name} brings no chat template: the default one is used (### Instruction / ### Response)")
     frame = _measured(passes, known.frame.select("id", "source"), rendered, needs)

@@ -15,7 +15,7 @@ from learnable.data.pairs import pairs_of
 from learnable.data.target import Target, shared_with_target
 from learnable.errors import UsageError
 from learnable.measures import answers_alone
-from learnable.objects.given import checked_settings, length_limit, render_rows
+from learnable.objects.given import checked_settings, length_limit
 from learnable.objects.model import Scratch, as_model
 from learnable.objects.preferences import (
     check_loss,
@@ -280,8 +280,8 @@ class ReferenceTraining:
     def _rendered(self, ref: ModelRef) -> list[Rendered]:
         from learnable.models.rendering import Renderer
 
-        renderer, refused = Renderer.of(ref), self.rows.reading.most_bad
-        rendered = render_rows(renderer, self._taught.examples, max_length=self.longest, most_refused=refused)
+        renderer = Renderer.of(ref)
+        rendered = self._taught.rendered(renderer, max_length=self.longest)
         if self.reference.prompt == "given":
             return rendered
         return answers_alone(rendered, header=renderer.answer_header)

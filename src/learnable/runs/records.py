@@ -126,6 +126,11 @@ def known_outputs(folder: Path) -> dict[str, dict[str, Any]]:
     return known
 
 
+def parameters_of(folder: Path) -> dict[str, Any]:
+    """Return what a finished step was asked for."""
+    return dict(read_json(folder / DONE).get("parameters", {}))
+
+
 def relative(links: Mapping[str, Path], folder: Path) -> dict[str, str]:
     """Return links as paths from the folder, so that a run can be moved; as they are on another drive."""
     found = {}
