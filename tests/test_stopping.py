@@ -16,7 +16,7 @@ from processes import at_work as forked
 STOPPED = "stopped; the same command goes on from here"
 SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 GRACE_S = 0.3
-"""Less than usual, for what does not end by itself."""
+"""Less than usual, for what does not end by itself; what does may take as long as a busy machine does."""
 SOON_S = 30.0
 """Far above what a busy machine takes, and below the minute for which the work here would go on."""
 
@@ -57,7 +57,8 @@ def started(command, **options):
         process.communicate()
 
 
-def at_work(work, *, grace_s=GRACE_S):
+def at_work(work):
+    grace_s = GRACE_S if DEAF in work else SOON_S
     return started([sys.executable, "-c", COMMAND.format(work=work, grace_s=grace_s)])
 
 
@@ -82,7 +83,7 @@ def test_an_exit_code_of_a_library_does_not_hide_the_signal():
 
 def test_signals_that_come_twice_are_one():
     ending = "\n    ".join(["try:", "    " + SLEEPING, "finally:", "    time.sleep(1)"])
-    with at_work(ending, grace_s=SOON_S) as process:
+    with at_work(ending) as process:
         for _ in range(3):
             process.terminate()
             time.sleep(0.2)
