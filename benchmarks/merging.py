@@ -148,7 +148,7 @@ def shown(slopes: dict[str, Imbalance], done: Outcome) -> Iterator[str]:
             beside = "| | | |"
             if row["difference"] is not None:
                 interval = f"{row['low']:+.4f} to {row['high']:+.4f}"
-                beside = f"| {row['difference']:+.4f} | {interval} | {row['p']:.4f} | {row['verdict']} |"
+                beside = f"| {row['difference']:+.4f} | {interval} | {row['p']:.4f} | {row['verdict']}"
             yield f"| {row['arm']} | {row['value']:.4f} {beside} |"
         yield ""
     yield "| merge | set | changes that are zero | zero in some models only | lowest cosine |"

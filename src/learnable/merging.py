@@ -194,7 +194,9 @@ class KitMerger:
         return ["base"] * (self._method().spec.contract.base.value in ("required", "optional"))
 
     def _kit(self) -> Any:
-        return needed("mergekit.merge_methods", by=f"merging by {self.method}", extra="merging")
+        for module in ("mergekit", "mergekit.merge_methods"):
+            found = needed(module, by=f"merging by {self.method}", extra="merging")
+        return found
 
     def _method(self) -> Any:
         return self._kit().get(self.method)

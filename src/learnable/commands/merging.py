@@ -218,11 +218,6 @@ class _Merging:
     def _trial(self, warnings: Sequence[str], *, beside_average: bool) -> dict[str, Any]:
         """Return what the page is about."""
         seeds = self.experiment.seeds
-        said = list(warnings)
-        if seeds == 1:
-            said.append(
-                "Each merge is one model of one set of trainings: its interval is about other items, not about other trainings"
-            )
         tables = {"What was merged": "merges"}
         if beside_average:
             tables = {"The mergers beside the average": "against_average"} | tables
@@ -240,7 +235,7 @@ class _Merging:
             "tables": tables,
             "alike": "All trainings of a set begin alike and see the same rows; they differ in their order. A merged model costs "
             "all trainings of its set. All models are graded in float32, so that rounding takes no part.",
-            "said": [f"{each[0].upper()}{each[1:]}." for each in said],
+            "said": [f"{each[0].upper()}{each[1:]}." for each in warnings],
             "notes": [
                 "noise has the mean and the variance of selection without choosing: what selection gains over the average and "
                 "not over noise comes from choosing.",

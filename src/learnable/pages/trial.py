@@ -13,6 +13,9 @@ from learnable.pages.trial_pictures import course
 from learnable.pages.warnings import look, warnings_section
 from learnable.pages.words import NOTHING, count, decimal, finite
 
+FINE = 0.1
+"""Figures below are written with more digits, as differences of losses are small."""
+
 
 def render_trial(facts: TrialFacts) -> str:
     """Write the report of one trial as a self-contained page."""
@@ -86,7 +89,7 @@ def _figure(value: float | str | None) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, float):
-        return decimal(finite(value))
+        return decimal(finite(value), 3 if abs(value) >= FINE else 5)
     return NOTHING if value is None else count(value)
 
 
