@@ -112,7 +112,9 @@ def trl_nll(network, rows, _):
     return network(input_ids=ids, attention_mask=seen, labels=labels, fused_lm_head=True).loss
 
 
-def trl_preference(network, rows, reference_nll, *, loss):
+def trl_preference(network, rows, reference_nll, *, loss, reference=None):
+    """Return TRL's loss; it measures the ``reference`` itself where no nll of one is given."""
+
     class Given(DPOTrainer):
         def _prepare_dataset(self, dataset, *_):
             return dataset
@@ -127,15 +129,16 @@ def trl_preference(network, rows, reference_nll, *, loss):
     )
     trainer = Given(
         network,
-        ref_model=copy.deepcopy(network),
+        ref_model=reference or copy.deepcopy(network),
         args=arguments,
         train_dataset=Dataset.from_dict({"prompt_ids": [[1]], "chosen_ids": [[1]], "rejected_ids": [[1]]}),
         processing_class=AutoTokenizer.from_pretrained(network.config._name_or_path),
     )
-    trainer.precompute_ref_logps = True
+    trainer.precompute_ref_logps = reference is None
     ids, seen, counted = laid_out([*rows[0::2], *rows[1::2]])
     batch = {"input_ids": ids, "attention_mask": seen.long(), "completion_mask": counted.long()}
-    batch |= {"ref_chosen_logps": -reference_nll[0::2], "ref_rejected_logps": -reference_nll[1::2]}
+    if reference is None:
+        batch |= {"ref_chosen_logps": -reference_nll[0::2], "ref_rejected_logps": -reference_nll[1::2]}
     return trainer.compute_loss(network.train(), batch)
 
 
@@ -171,6 +174,27 @@ def test_loss_and_gradient_are_those_of_trl(tiny, rendered, columns, name):
     theirs = TRL[name](network, rows, reference_nll)
     torch.testing.assert_close(loss, theirs.float(), rtol=0, atol=1e-5)
     torch.testing.assert_close(ours, torch.autograd.grad(theirs, parameters), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["sigmoid", "ipo"])
+def test_a_stored_reference_is_what_trl_measures_itself(tiny, ref, rendered, name):
+    """The nll of the model before a change of its weights, against the pass that TRL makes with its reference model."""
+    network = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32)
+    before = copy.deepcopy(network)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.01 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
+    rows = rendered[:8]
+    stored = torch.from_numpy(LanguageModel(ref).nll(rows).astype(np.float32))
+    members = batch_of(list(enumerate(rows)))
+    nll, _ = response_nll(network, inputs_of(members, padded(rows)), count=len(rows), forward=network)
+    tokens = torch.tensor([int(row.mask.sum()) for row in rows])
+    given = {"reference_nll": stored.reshape(-1, 2), "response_tokens": tokens.reshape(-1, 2)}
+    theirs = trl_preference(network, rows, None, loss=name, reference=before)
+    torch.testing.assert_close(
+        PREFERENCES[name]()(nll.reshape(-1, 2), given), theirs.float(), rtol=0, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -257,6 +281,13 @@ class TestPreferences:
         twice = [float(each(2 * self.nll, doubled)) for each in (DPO(), DavIR())]
         assert twice[0] == pytest.approx(math.log1p(math.exp(-1.2)))
         assert twice[1] == once[1]
+
+    @pytest.mark.parametrize("name", PREFERENCES)
+    def test_two_equal_answers_pull_in_no_direction(self, name):
+        nll = torch.tensor([[30.0, 30.0]], requires_grad=True)
+        equal = {"reference_nll": torch.full((1, 2), 40.0), "response_tokens": torch.full((1, 2), 7)}
+        PREFERENCES[name]()(nll, equal).backward()
+        assert float(nll.grad.sum()) == 0
 
     @pytest.mark.parametrize("objective", [DPO(), DavIR()])
     def test_swapped_answers_negate_the_margin(self, objective):
