@@ -113,7 +113,10 @@ def shown(folder: Path) -> list[str]:
         took = f"{own['tokens']:,.0f} | {own['generated_tokens']:,.0f} | {own['seconds']:,.0f}"
         lines.append(f"| {arm} | {' | '.join(cells)} | {kl[arm]:.3f} | {took} |")
     stages = pl.read_parquet(folder / "stages.parquet")
-    for row in stages.group_by("arm", "stage", maintain_order=True).mean().iter_rows(named=True):
+    means = stages.group_by("arm", "stage", maintain_order=True).agg(
+        pl.col("pairs", "cut_off", "equal").mean()
+    )
+    for row in means.iter_rows(named=True):
         dropped = f"{row['cut_off']:.0f} cut off, {row['equal']:.0f} equal"
         lines.append(
             f"\n{row['arm']}, stage {row['stage']}: {row['pairs']:.0f} pairs, {dropped}, means over seeds."
