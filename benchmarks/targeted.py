@@ -34,7 +34,7 @@ METHODS = (
     "target_learnability",
     "target_drop",
     "relevance/round_robin",
-    "less",
+    "less@store=sketch,dimensions=8192",
     "pds",
     "dsir",
     "longest",
