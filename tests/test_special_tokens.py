@@ -16,7 +16,7 @@ from learnable.models.language_model import LanguageModel
 from learnable.models.loading import load_network
 from learnable.models.rendering import Renderer
 from learnable.models.special_tokens import token_ids, with_tokens
-from learnable.runs import step as steps
+from learnable.runs import records
 from learnable.runs.identity import example_id
 from learnable.settings import NewToken, NewTokens, Reference, Tuning
 from learnable.testing import tiny_model, toy_examples, write_messages
@@ -331,9 +331,11 @@ def die(*_, **__):
 def unrecorded(tune, tmp_path, monkeypatch):
     """Return the folder of a run that was killed after it had cleared up, just before its record."""
     with monkeypatch.context() as patched:
-        write = steps.write_outcome
+        write = records.write_outcome
         patched.setattr(
-            steps, "write_outcome", lambda made, begun: (die if made.verb == "train" else write)(made, begun)
+            records,
+            "write_outcome",
+            lambda made, begun: (die if made.verb == "train" else write)(made, begun),
         )
         with pytest.raises(Killed):
             tune()

@@ -579,7 +579,7 @@ def test_no_example_is_scored_by_a_model_that_trained_on_it(ref, rendered, tmp_p
     seen = {}
 
     def remember(ref, examples, folder, **_):
-        seen[folder.name] = {example.id for example in examples}
+        seen[folder.name] = {answer.id for example in examples for answer in example}
         return fine_tuning.Trained(folder=folder, tokens=1, steps=1, seconds=0.0)
 
     monkeypatch.setattr("learnable.training.reference.fine_tune", remember)

@@ -91,7 +91,7 @@ EXAMPLES = {
     "order": ("learnable order one two three", "learnable order one two three --dry-run"),
     "prefer": (
         "learnable prefer pairs.jsonl --loss sigmoid davir --fractions 0.2 0.6 1",
-        "learnable prefer pairs.jsonl --pairs-by random small_gap --test others.jsonl --dry-run",
+        "learnable prefer pairs.jsonl --pairs-by random small_gap --test others.jsonl",
     ),
     "evaluate": (
         "learnable evaluate heldout:eval.jsonl --model Qwen/Qwen3-0.6B",
