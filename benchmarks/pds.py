@@ -5,7 +5,7 @@ and tldr, of which 40 % have the words of the answer shuffled, or the answer of 
 the test 400 others. After a warm start of 100 steps, ``pds`` scores all rows (25 steps, valued at every fifth), and 40 %
 are drawn by it. Then models are trained from the start on that choice, on a choice without curvature, on the lowest losses,
 on a random 40 %, and on all rows: 400 steps of 1,024 tokens, three seeds. Prints the corrupted share of each choice, the
-test loss at the end, and how many steps each takes to the final loss of all rows.
+test loss at the end, and how many steps each takes to the final loss of all rows. A run that is stopped goes on with the next model.
 
     python benchmarks/pds.py --data DIRECTORY
 
@@ -23,11 +23,13 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import torch
+from numpy.typing import NDArray
 from targeted import Row, rows_of
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import learnable as ln
+from learnable.experiments import difference
 from learnable.models.loading import load_network
 from learnable.testing import CHATML
 from learnable.training.batches import batch_of
@@ -112,8 +114,11 @@ def trained(
     steps: int,
     seed: int,
     save: Path | None,
-) -> list[float]:
-    """Train from an untrained model; return the test loss after each ``EVERY`` steps, and save the model if asked to."""
+) -> NDArray[np.float64]:
+    """Train from an untrained model; return the loss of each test row after each ``EVERY`` steps, (checks, rows).
+
+    The model is saved if asked to.
+    """
     network = load_network(ModelRef(name=str(folder), dtype="float32")).train()
     passes = TrainingPasses(network, longest=512, packs=False, mixed=False)
     optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=0.1)
@@ -130,14 +135,16 @@ def trained(
         optimizer.step()
         optimizer.zero_grad()
         if number % EVERY == 0:
-            losses.append(_loss(network, passes, test))
+            losses.append(_losses(network, passes, test))
     if save is not None:
         network.save_pretrained(save)
-    return losses
+    return np.array(losses)
 
 
-def _loss(network: torch.nn.Module, passes: TrainingPasses, rows: Sequence[Rendered]) -> float:
-    """Return the mean over rows of their loss per response token, in nats."""
+def _losses(
+    network: torch.nn.Module, passes: TrainingPasses, rows: Sequence[Rendered]
+) -> NDArray[np.float64]:
+    """Return the loss of each row per response token, in nats, (rows,)."""
     members = sorted(batch_of(list(enumerate(rows))), key=lambda each: -len(each.example.ids))
     total = torch.zeros(len(rows))
     with torch.no_grad():
@@ -145,7 +152,7 @@ def _loss(network: torch.nn.Module, passes: TrainingPasses, rows: Sequence[Rende
             with passes.over(part, network, count=len(rows)) as (nll, _):
                 total += nll
     counted = torch.tensor([int(row.mask[1:].sum()) for row in rows])
-    return float((total / counted).mean())
+    return np.asarray((total / counted).double().numpy())
 
 
 def choices(scored: dict[str, pl.DataFrame], *, seed: int) -> dict[str, list[str]]:
@@ -161,21 +168,24 @@ def choices(scored: dict[str, pl.DataFrame], *, seed: int) -> dict[str, list[str
     return found
 
 
-def shown(curves: dict[str, list[list[float]]], shares: dict[str, float]) -> list[str]:
-    """Return the table, as Markdown."""
+def shown(losses: dict[str, list[NDArray[np.float64]]], shares: dict[str, float]) -> list[str]:
+    """Return the table, as Markdown; ``losses`` are (checks, rows) for each seed of an arm."""
+    curves = {name: [each.mean(axis=1) for each in own] for name, own in losses.items()}
     goal = float(np.mean([curve[-1] for curve in curves["all"]]))
     lines = [
-        "| rows | corrupted, % | final test loss | steps to that of all |",
-        "| --- | ---: | ---: | ---: |",
+        "| rows | corrupted, % | final test loss | against random | steps to that of all |",
+        "| --- | ---: | ---: | ---: | ---: |",
     ]
+    ends = {name: np.array([each[-1] for each in own]) for name, own in losses.items()}  # (seeds, rows)
     for name in ARMS:
-        ends = [curve[-1] for curve in curves[name]]
         steps = [
             next((EVERY * (n + 1) for n, loss in enumerate(c) if loss <= goal), None) for c in curves[name]
         ]
         reached = ", ".join("not reached" if step is None else str(step) for step in steps)
+        found = difference(ends[name], ends["random"], higher_is_better=False, comparisons=len(ARMS) - 1)
+        against = f"{found.mean:+.3f} ({found.low:+.3f} to {found.high:+.3f}) {found.verdict}"
         lines.append(
-            f"| {name} | {100 * shares[name]:.0f} | {np.mean(ends):.3f} ({min(ends):.3f} to {max(ends):.3f}) | {reached} |"
+            f"| {name} | {100 * shares[name]:.0f} | {ends[name].mean():.3f} | {'' if name == 'random' else against} | {reached} |"
         )
     return lines
 
@@ -216,8 +226,12 @@ def main() -> None:
     if not (warm / "config.json").is_file():
         trained(folder, list(rendered.values()), tests, steps=WARM_STEPS // part, seed=0, save=warm)
         renderer.tokenizer.save_pretrained(warm)
-    scored = {}
+    scored = dict[str, pl.DataFrame]()
     for name, curvature in (("pds", True), ("pds without curvature", False)):
+        kept = options.output / f"{name}.parquet"
+        if kept.is_file():
+            scored[name] = pl.read_parquet(kept)
+            continue
         aim = ln.Aim(space="full", rate=0.05, curvature=curvature, steps=25 if part == 1 else 5)
         table = ln.score(
             rows,
@@ -228,25 +242,23 @@ def main() -> None:
             store=options.output / "store",
         )
         scored[name] = table.frame.filter(pl.col("id").is_in(list(rendered)))
+        scored[name].write_parquet(kept)
         print(
             f"{name}: {json.dumps({key: table.facts[key] for key in table.facts if 'target' in key or 'halves' in key})}"
         )
-    curves: dict[str, list[list[float]]] = {name: [] for name in ARMS}
+    losses: dict[str, list[NDArray[np.float64]]] = {name: [] for name in ARMS}
     shares = dict.fromkeys(ARMS, 0.0)
     for seed in range(options.seeds):
         for name, ids in choices(scored, seed=seed).items():
-            curve = trained(
-                folder,
-                [rendered[one] for one in ids],
-                tests,
-                steps=max(STEPS // part, EVERY),
-                seed=seed,
-                save=None,
-            )
-            curves[name].append(curve)
+            done = options.output / f"{name}-{seed}.npy"
+            if not done.is_file():
+                chosen, steps = [rendered[one] for one in ids], max(STEPS // part, EVERY)
+                np.save(done, trained(folder, chosen, tests, steps=steps, seed=seed, save=None))
+                print(f"{name}, seed {seed}: trained", flush=True)
+            losses[name].append(np.load(done))
             shares[name] += float(np.mean([corrupt[one] for one in ids])) / options.seeds
     print(f"\n{date.today()}, {platform.processor() or platform.machine()}, {len(rendered):,} rows\n")
-    print("\n".join(shown(curves, shares)))
+    print("\n".join(shown(losses, shares)))
     print(f"\n{time.monotonic() - started:,.0f} s in this run")
 
 
