@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import isnan
 
 import numpy as np
 import polars as pl
@@ -318,11 +319,13 @@ def curve_words(table: pl.DataFrame) -> list[str]:
         if name.partition(",")[0] != ACCURACY:
             continue
         *fewer, most = part.to_dicts()
-        steps = [
-            f"{one['arm']} ({one['examples']:,.0f} pairs) {one['value']:.3f}, {one['difference']:+.3f} "
-            f"({one['low']:+.3f} to {one['high']:+.3f}): {one['verdict']}"
-            for one in fewer
-        ]
+        steps = list[str]()
+        for one in fewer:
+            interval = "" if isnan(one["low"]) else f" ({one['low']:+.3f} to {one['high']:+.3f})"
+            steps.append(
+                f"{one['arm']} ({one['examples']:,.0f} pairs) {one['value']:.3f}, {one['difference']:+.3f}{interval}: "
+                f"{one['verdict']}"
+            )
         said.append(
             f"{name}: {most['arm']} ({most['examples']:,.0f} pairs) {most['value']:.3f}; {'; '.join(steps)}"
         )
