@@ -2,6 +2,7 @@
 
 Three parts. *Planted*: two sources, real rows and rows whose answers are words drawn at random out of 50, half and half; a
 small Llama from scratch with ADO, where the share of the noise should fall, as it is soon learned as far as it can be.
+Of many words, noise gained share in a first trial, as its loss went on falling: this design was chosen after that.
 *From scratch*: six sources (dolly, gpteacher, t0, tldr, gsm8k, code), sizes 50:20:15:8:5:2 of 3,000 rows; the small Llama
 with a tokenizer of the pool's words, 220 steps of about 12 rows. *LoRA*: the same sources, a third as many rows, which are
 short, on the starter, 120 steps of about 4 rows. The last two with the mixtures ado, natural and uniform, three seeds, and
