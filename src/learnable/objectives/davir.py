@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from learnable.objectives.dpo import DPO, check_beta
+from learnable.objectives.dpo import DPO
+from learnable.objectives.pairs import PairObjective
 
 if TYPE_CHECKING:
     import torch
@@ -17,7 +18,7 @@ LEAST_NATS = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class DavIR:
+class DavIR(PairObjective):
     """DPO where a gain counts as a share of the reference nll: a long answer, which has more nats to gain, counts no more.
 
     ``margin = beta ((reference_nll - nll) / reference_nll of chosen - the same of rejected)``
@@ -31,13 +32,6 @@ class DavIR:
     """
 
     beta: float = 10.0
-
-    needs: ClassVar[tuple[str, ...]] = ("reference_nll",)
-    answers: ClassVar[int] = 2
-    linear: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        check_beta(self.beta)
 
     def __call__(self, nll: "torch.Tensor", columns: Mapping[str, "torch.Tensor"]) -> "torch.Tensor":
         """Return the mean loss of the pairs of a batch in nats; chosen answers come first."""

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from learnable.errors import UsageError
-from learnable.objectives.dpo import check_beta, margins
+from learnable.objectives.pairs import PairObjective, margins
 
 if TYPE_CHECKING:
     import torch
 
 
 @dataclass(frozen=True, kw_only=True)
-class HingeMargin:
+class HingeMargin(PairObjective):
     """Each demonstration is to gain 1 more than the model's own answer, and then no more.
 
     ``loss = mean of max(0, 1 - h)``; it is 1 where model and reference are the same.
@@ -27,22 +27,13 @@ class HingeMargin:
     Source: Li et al. 2024 (2405.17888); the hinge is in its authors' code, after SPIN (2401.01335).
     """
 
-    beta: float = 0.1
-
-    needs: ClassVar[tuple[str, ...]] = ("reference_nll",)
-    answers: ClassVar[int] = 2
-    linear: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        check_beta(self.beta)
-
     def __call__(self, nll: "torch.Tensor", columns: Mapping[str, "torch.Tensor"]) -> "torch.Tensor":
         """Return the mean loss of the pairs of a batch; demonstrations come first."""
         return (1 - margins(nll, columns["reference_nll"], beta=self.beta)).clamp(min=0).mean()
 
 
 @dataclass(frozen=True, kw_only=True)
-class LinearMargin:
+class LinearMargin(PairObjective):
     """Each demonstration is to gain ever more than the model's own answer; the loss has no end, so the training gets one.
 
     ``loss = mean of -h``. Where the answers are the model's own of this very moment, their part of the gradient is 0 in
@@ -55,15 +46,12 @@ class LinearMargin:
     Source: Li et al. 2024 (2405.17888); its authors' code calls this loss none. The end is ours.
     """
 
-    beta: float = 0.1
     max_h: float = 5.0
 
-    needs: ClassVar[tuple[str, ...]] = ("reference_nll",)
-    answers: ClassVar[int] = 2
     linear: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_beta(self.beta)
+        super().__post_init__()
         if not self.max_h > 0:
             raise UsageError(
                 f"max_h must be above 0, got {self.max_h}", hint="5 is common; inf is for no end"

@@ -2,16 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
-from learnable.objectives.dpo import check_beta, margins
+from learnable.objectives.pairs import PairObjective, margins
 
 if TYPE_CHECKING:
     import torch
 
 
 @dataclass(frozen=True, kw_only=True)
-class IPO:
+class IPO(PairObjective):
     """How far the gain of the chosen answer over the rejected one, in nats per token, is from a fixed distance.
 
     ``margin = (reference_nll - nll) / response_tokens of chosen - the same of rejected``
@@ -22,15 +22,6 @@ class IPO:
 
     Source: Azar et al. 2023 (2310.12036), equation 17, with means over tokens as in TRL.
     """
-
-    beta: float = 0.1
-
-    needs: ClassVar[tuple[str, ...]] = ("reference_nll",)
-    answers: ClassVar[int] = 2
-    linear: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        check_beta(self.beta)
 
     def __call__(self, nll: "torch.Tensor", columns: Mapping[str, "torch.Tensor"]) -> "torch.Tensor":
         """Return the mean loss of the pairs of a batch; chosen answers come first."""
