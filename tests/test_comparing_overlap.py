@@ -187,7 +187,9 @@ def test_a_gram_of_no_words_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("other", "expected"), [(["3", "2", "4", "5"], 2 / 5), (["9"], 0.0), ({"3", "1", "2"}, 1.0)], ids=str
+    ("other", "expected"),
+    [(["3", "2", "4", "5"], 2 / 5), (["9"], 0.0), ({"3", "1", "2"}, 1.0)],
+    ids=["half", "nothing", "a set"],
 )
 def test_jaccard_by_hand(other, expected):
     assert jaccard(["1", "2", "3"], other) == expected
