@@ -96,7 +96,9 @@ def shown(outcome: Outcome) -> list[str]:
         parts = {name: table.filter(evaluation=name + of) for name in SHOWN}
         items = max(parts[ACCURACY]["items"].to_list())
         lines += ["", f"{test or 'held out'} ({items} prompts):", ""]
-        lines.append(f"| arm | pairs | {ACCURACY} | difference to random | seen | {' | '.join(SHOWN[1:])} |")
+        lines.append(
+            f"| arm | pairs | {ACCURACY} | difference to {outcome.facts['baseline']} | seen | {' | '.join(SHOWN[1:])} |"
+        )
         lines.append("| --- | ---: | ---: | ---: | --- |" + " ---: |" * (len(SHOWN) - 1))
         for row in parts[ACCURACY].sort("budget_tokens", nulls_last=False).iter_rows(named=True):
             low, high = (finite_or_none(row[end]) for end in ("low", "high"))

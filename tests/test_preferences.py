@@ -99,6 +99,16 @@ def test_a_perfect_ranking_is_an_accuracy_of_1():
     assert found.filter(arm="random", evaluation=ACCURACY)["value"].to_list() == [1.0, 1.0, 1.0]
 
 
+@pytest.mark.parametrize(
+    "after", [[(45.0, 20.0), (11.0, 30.0)], [(55.0, 20.0), (9.0, 30.0)]], ids=["long", "short"]
+)
+def test_of_a_length_bias_the_size_counts(after):
+    found, _ = preference_results(
+        losses(PAIRS, {UNTUNED: BEFORE, "random": [*after, BEFORE[2]]}), {"": PAIRS}
+    )
+    assert found.filter(arm="random", evaluation=LENGTH_BIAS)["value"].mean() == pytest.approx(1.0)
+
+
 def test_a_pair_without_a_loss_is_not_graded():
     after = [(math.nan, 21.0), *AFTER[1:]]
     found, _ = preference_results(losses(PAIRS, {UNTUNED: BEFORE, "random": after}), {"": PAIRS})
@@ -213,10 +223,10 @@ class TestArms:
     def test_another_loss_trains_on_the_same_pairs_at_the_largest_share(self):
         planned, found = arms(losses={"sigmoid": DPO(), "davir": DavIR()})
         other = {arm.seed: arm for arm in found if arm.label == "davir"}
-        same = {arm.seed: arm for arm in found if arm.label == "random" and len(arm.ids) == 40}
+        same = {arm.seed: arm for arm in found if arm.label == planned.baseline and len(arm.ids) == 40}
         assert {seed: arm.ids for seed, arm in other.items()} == {seed: arm.ids for seed, arm in same.items()}
         assert all(arm.objective == DavIR() for arm in other.values())
-        assert planned.labels == ["davir"]
+        assert (planned.baseline, planned.labels) == ("sigmoid", ["davir"])
 
     def test_a_source_alone_stands_beside_a_draw_of_as_many_tokens(self):
         planned, found = arms(alone=True, shares=(1.0,), seeds=1)

@@ -217,7 +217,11 @@ def _show_contest(console: Console, outcome: Outcome, *, warned: bool = False) -
     """Print the table of a comparison, a lesson or a recipe's arms, and what must be known to read it, where no page warns of it."""
     facts, arms = outcome.facts, outcome.verb not in ("compare", "prefer")
     merged = outcome.verb == "run merge"
-    who, baseline, first = ("arm", facts["baseline"], []) if arms else ("method", "random", ["budget_tokens"])
+    who, baseline, first = (
+        ("arm", facts["baseline"], [])
+        if arms
+        else ("method", facts.get("baseline", "random"), ["budget_tokens"])
+    )
     if not outcome.ran:
         console.print("was done already")
     table = pl.read_parquet(outcome.folder / "table.parquet")

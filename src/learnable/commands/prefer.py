@@ -292,13 +292,14 @@ class _Preferences:
             seeds=asked.seeds,
             reference=nll,
         )
-        ran, facts = self.experiment.run(arms, self._evaluations(tests), baseline=RANDOM)
+        baseline = planned.baseline
+        ran, facts = self.experiment.run(arms, self._evaluations(tests), baseline=baseline)
         results, evaluations = preference_results(ran.frames["results"], tests)
         table = arm_table(
             results,
             ran.frames["arms"],
             evaluations=evaluations,
-            baseline=RANDOM,
+            baseline=baseline,
             costs={label: gaps.cost for label in planned.labels if BY.get(label, ("", 0))[0].endswith("gap")},
             confidence=asked.confidence,
         )
@@ -307,6 +308,7 @@ class _Preferences:
             ran.frames["arms"],
             budgets=planned.budgets,
             evaluations=evaluations,
+            baseline=baseline,
             confidence=asked.confidence,
         )
         frames = {
@@ -325,7 +327,8 @@ class _Preferences:
         facts |= {
             "pairs": len(pairs),
             "pool_tokens": (pool_tokens := int(planned.table["tokens"].sum())),
-            "methods": [UNTUNED, RANDOM, *planned.labels],
+            "methods": [UNTUNED, baseline, *planned.labels],
+            "baseline": baseline,
             "losses": {written: str(loss) for written, loss in losses.items()},
             "evaluations": [each.label for each in evaluations],
             "in both": overlap.height,
@@ -423,7 +426,7 @@ def _selections(planned: PairArms, seeds: int) -> pl.DataFrame:
         (label, budget, seed, rank, pair)
         for (label, budget, seed), (ids, _) in planned.chosen(seeds).items()
         for rank, pair in enumerate(ids)
-        if label not in planned.losses
+        if label == planned.baseline or label not in planned.losses
     ]
     counts = dict.fromkeys(("budget_tokens", "seed", "rank"), pl.Int64)
     return pl.DataFrame(lines, schema={"arm": pl.String, **counts, "id": pl.String}, orient="row")

@@ -261,7 +261,7 @@ def gather_comparison(compared: Outcome, *, title: str, command: str) -> pages.C
     if compared.verb == "prefer":
         first = next(iter(compared.facts["losses"]))
         given |= {"question": QUESTION, "fair": FAIR.format(first)}
-        given |= {name: compared.facts[name] for name in ("findings", "notes")}
+        given |= {name: compared.facts[name] for name in ("baseline", "findings", "notes")}
     pool = rows.load_pool(finished(compared.links["pool"], "load").folder)
     return pages.ComparisonFacts(
         methods=compared.facts["methods"],

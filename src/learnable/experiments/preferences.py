@@ -32,8 +32,8 @@ MEASURED: Mapping[str, tuple[str, bool]] = {
     ACCURACY: ("share correct", True),
     SHORTER: ("share correct", True),
     MARGIN: ("nats", True),
-    LENGTH_BIAS: ("Spearman's rho", False),
-    RELATIVE_BIAS: ("Spearman's rho", False),
+    LENGTH_BIAS: ("size of Spearman's rho", False),
+    RELATIVE_BIAS: ("size of Spearman's rho", False),
     CHOSEN: ("nats per token", False),
 }
 """What is said of each model: its unit, and whether higher is better."""
@@ -112,7 +112,7 @@ class PairArms:
     Args:
         pairs: To choose from.
         table: As of ``pair_table``; gaps are there where a way goes by them.
-        losses: By label; the first one trains all ways, the others a random draw at the largest share.
+        losses: By label; the first one trains all ways, the others the pairs of the baseline at the largest share.
         ways: Names in ``BY``; the random draw is always among them.
         shares: Of the tokens, above 0 and at most 1.
         alone: Whether each source also trains alone, beside a random draw of as many tokens.
@@ -124,6 +124,11 @@ class PairArms:
     ways: Sequence[str]
     shares: Sequence[float]
     alone: bool = False
+
+    @property
+    def baseline(self) -> str:
+        """What the random draws by the first loss are called: that loss, where there are others."""
+        return next(iter(self.losses)) if len(self.losses) > 1 else RANDOM
 
     @property
     def sources(self) -> list[str]:
@@ -139,7 +144,7 @@ class PairArms:
 
     @property
     def labels(self) -> list[str]:
-        """The arms, without the untuned model and the random draw."""
+        """The arms, without the untuned model and the baseline."""
         ways = [way for way in self.ways if way != RANDOM and min(self.shares) < 1]
         return [*ways, *list(self.losses)[1:], *(f"{source} alone" for source in self.sources)]
 
@@ -176,13 +181,16 @@ class PairArms:
         found = dict[tuple[str, int, int], tuple[list[str], Objective]]()
         for seed in range(seeds):
             for budget in [*budgets, *own.values()]:
-                found[RANDOM, budget, seed] = self._choose(RANDOM, budget, seed), self.losses[first]
+                found[self.baseline, budget, seed] = self._choose(RANDOM, budget, seed), self.losses[first]
             for way in self.ways:
                 for budget, share in budgets.items():
                     if way != RANDOM and share < 1:
                         found[way, budget, seed] = self._choose(way, budget, seed), self.losses[first]
             for loss in others:
-                found[loss, max(budgets), seed] = found[RANDOM, max(budgets), seed][0], self.losses[loss]
+                found[loss, max(budgets), seed] = (
+                    found[self.baseline, max(budgets), seed][0],
+                    self.losses[loss],
+                )
             for source, budget in own.items():
                 ids = self.table.filter(source=source)["id"].to_list()
                 found[f"{source} alone", budget, seed] = ids, self.losses[first]
@@ -254,7 +262,8 @@ def preference_results(
 ) -> tuple[pl.DataFrame, list[Measured]]:
     """Return what each model prefers, in the form of an experiment's results, and what was measured.
 
-    Several pairs of one prompt are one item: they are not independent. Means over items are means over pairs.
+    Several pairs of one prompt are one item: they are not independent. Means over items are means over pairs. Of a length
+    bias the size counts: to prefer short answers is a bias too.
 
     Args:
         results: Losses of all answers as of ``run_arms``, with the untuned model among the arms.
@@ -270,13 +279,18 @@ def preference_results(
                 continue
             if what in (LENGTH_BIAS, RELATIVE_BIAS):  # a model that prefers nothing has no bias
                 about = about.filter(pl.col("arm") != UNTUNED)
+            parts = []
             for key, part in about.group_by(_ARM, maintain_order=True):
                 frame = clustered(part["prompt"], part["source"], _VALUES[what](part))
                 named = [
                     pl.lit(value, dtype=results.schema[column]).alias(column)
                     for column, value in zip(_ARM, key, strict=True)
                 ]
-                frames.append(frame.select(*named, pl.lit(label).alias("evaluation"), pl.all()))
+                parts.append(frame.select(*named, pl.lit(label).alias("evaluation"), pl.all()))
+            found = pl.concat(parts)
+            frames.append(
+                found.with_columns(_size("value")) if what in (LENGTH_BIAS, RELATIVE_BIAS) else found
+            )
             measured.append(Measured(label=label, unit=unit, higher_is_better=higher_is_better))
     return pl.concat(frames), measured
 
@@ -287,6 +301,7 @@ def curve_table(
     *,
     budgets: Mapping[int, float],
     evaluations: Sequence[Measured],
+    baseline: str,
     confidence: float,
 ) -> pl.DataFrame | None:
     """Return what fewer random pairs come to beside the largest share: a table whose arms are shares, None for one alone.
@@ -296,13 +311,14 @@ def curve_table(
         arms: As of ``run_arms``.
         budgets: As of ``PairArms``.
         evaluations: What was measured.
+        baseline: The arm of random draws.
         confidence: Of the intervals of an evaluation together.
     """
     if len(budgets) < 2:
         return None
     names = {budget: f"{100 * share:g}%" for budget, share in budgets.items()}
     by_share = [
-        frame.filter(pl.col("budget_tokens").is_in(list(names)), arm=RANDOM).with_columns(
+        frame.filter(pl.col("budget_tokens").is_in(list(names)), arm=baseline).with_columns(
             arm=pl.col("budget_tokens").replace_strict(names, return_dtype=pl.String),
             budget_tokens=pl.lit(None, dtype=pl.Int64),
         )
@@ -379,6 +395,12 @@ def pseudo_rho(values: NDArray[np.float64], others: NDArray[np.float64]) -> NDAr
     rho = float((one * other).mean())
     found[there] = rho + one * other - rho / 2 * (one**2 + other**2)
     return found
+
+
+def _size(column: str) -> pl.Expr:
+    """Return values with the sign of their mean over an arm's seeds, whose mean is the size of that mean."""
+    mean = pl.col(column).fill_nan(None).mean().over(*_ARM[:2])
+    return pl.when(mean < 0).then(-pl.col(column)).otherwise(pl.col(column)).alias(column)
 
 
 def _correct(part: pl.DataFrame) -> NDArray[np.float64]:

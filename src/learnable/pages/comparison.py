@@ -52,26 +52,33 @@ def render_comparison(facts: ComparisonFacts) -> str:
     ]
     budgets = [count(budget) for budget in comparison.budgets]
     several = f"{budgets[0]} to {budgets[-1]}" if len(budgets) > 1 else budgets[0]
-    evaluations, methods = len(comparison.evaluated), len(comparison.methods) - 1
+    evaluations = len(comparison.evaluated)
     return write_page(
         sections,
         kicker=facts.title,
         headline=answers.headline(comparison),
         lead=html.markup(
-            "<strong>{model}</strong> was trained on equal token budgets, chosen in {ways} and at random.{distrust}",
+            "<strong>{model}</strong> was trained on equal token budgets, {how}.{distrust}",
             model=facts.model,
-            ways=plural(methods, "way"),
+            how=_ways(comparison),
             distrust=looked.link,
         ),
         tiles=[
             ("evaluations", count(evaluations), "each answers for itself" if evaluations > 1 else ""),
-            ("methods", count(methods), "and a random draw"),
+            ("methods", count(len(comparison.methods) - 1), f"and {facts.draw}"),
             ("budgets", count(len(budgets)), f"{several} tokens"),
             *comparison.tiles,
             ("pool", count(facts.scores.height), plural(int(facts.scores["tokens"].sum()), "token")),
         ],
         command=("To repeat this page", facts.command),
     )
+
+
+def _ways(comparison: Comparison) -> str:
+    ways = plural(len(comparison.methods) - 1, "way")
+    if comparison.facts.baseline == RANDOM:
+        return f"chosen in {ways} and at random"
+    return f"in {ways} beside {comparison.facts.baseline}"
 
 
 def _answer(comparison: Comparison) -> Section:
@@ -102,21 +109,23 @@ def _differences(comparison: Comparison) -> Section:
     parts: list[Part] = []
     several = len(comparison.budgets) > 1
     for number, each in enumerate(comparison.evaluated):
-        picture = pictures.differences(f"differences-{number}", each)
+        picture = pictures.differences(f"differences-{number}", each, to=comparison.facts.draw)
         parts += [html.heading(each.label), picture or html.remark(each.no_picture)]
         rows = []
         for budget in each.budgets:
             over = [_over(f"budget of {count(budget)} tokens")] if several else []
             rows += [*over, *(row_of(each, line) for line in ranked(each, _at(each, budget)))]
         if each.beside:
-            to = f"; the difference is to the random draw of {count(comparison.budget)} tokens"
+            to = f"; the difference is to {comparison.baseline} of {count(comparison.budget)} tokens"
             rows.append(_over(f"other budgets, not part of the contest{to if several else ''}"))
             rows += [row_of(each, line) for line in each.beside]
         numbers = ("value", "tokens", "examples", "steps", "ungraded")
-        head = ["method", "seen", "difference to random", "p", *numbers]
+        head = ["method", "seen", f"difference to {comparison.facts.baseline}", "p", *numbers]
         caption = f"Values on {each.label} ({each.unit}, {each.side})"
         parts.append(html.table(caption, head, rows, kind="dense", worded=(1,)))
-    return Section(id="differences", nav="differences", title="Differences to a random draw", parts=parts)
+    return Section(
+        id="differences", nav="differences", title=f"Differences to {comparison.facts.draw}", parts=parts
+    )
 
 
 def _at(each: Evaluated, budget: int) -> list[Line]:
@@ -154,7 +163,7 @@ def _curves(comparison: Comparison) -> Section:
             parts += [html.heading(each.label), about, Panels(pictures=drawn)]
     if parts:
         about = html.text(
-            "Grey is the random draw, the line with dots is the method. The whiskers are the intervals of the "
+            f"Grey is {comparison.baseline}, the line with dots is the method. The whiskers are the intervals of the "
             "difference to it: where one crosses the grey line, no difference was seen."
         )
         parts.insert(0, about)
@@ -240,7 +249,7 @@ def _overlap(comparison: Comparison, chosen: dict[str, list[str]]) -> list[Part]
         ]
         rows.append([f"{number} {one}", *cells])
     caption = "Jaccard index: examples in both over examples in either; 1 is the same selection."
-    drawn = len(chosen.get(RANDOM, ())) / max(comparison.facts.scores.height, 1)
+    drawn = len(chosen.get(comparison.facts.baseline, ())) / max(comparison.facts.scores.height, 1)
     if drawn:
         caption += f" Two random draws of this size share about {decimal(drawn / (2 - drawn), 2)}."
     form = '<abbr title="{method}">{number}</abbr>'
@@ -253,7 +262,7 @@ def _overlap(comparison: Comparison, chosen: dict[str, list[str]]) -> list[Part]
 
 def _alone(comparison: Comparison, pool: pl.DataFrame, chosen: dict[str, list[str]]) -> list[Part]:
     """Examples that one method chose and no other; the random draw is left aside."""
-    others = {name: ids for name, ids in chosen.items() if name != RANDOM}
+    others = {name: ids for name, ids in chosen.items() if name != comparison.facts.baseline}
     if len(others) < 2:
         return []
     about = "No other method chose these; the random draw is left aside, since its choice means nothing."
@@ -292,7 +301,7 @@ def _sources(comparison: Comparison) -> Section:
     parts: list[Part] = [table for table in tables if table is not None]
     if parts:
         about = (
-            f"Mean difference to the random draw {comparison.at_largest}, by source of the evaluation items. These are figures "
+            f"Mean difference to {comparison.baseline} {comparison.at_largest}, by source of the evaluation items. These are figures "
             "without intervals: they show where to look, and decide nothing."
         )
         parts.insert(0, html.text(about))
@@ -305,7 +314,7 @@ def _source_table(comparison: Comparison, each: Evaluated) -> Markup | None:
     results = comparison.facts.results.filter(here & pl.col("value").is_finite()).with_columns(
         pl.col("source").cast(pl.String).fill_null("unknown"), pl.col("value").cast(pl.Float64)
     )
-    is_random = pl.col("method") == RANDOM
+    is_random = pl.col("method") == comparison.facts.baseline
     base = results.filter(is_random).select("seed", "id", base="value")
     pairs = results.filter(~is_random).join(base, on=["seed", "id"])
     sizes = pairs.group_by("source").agg(items=pl.col("id").n_unique())
@@ -322,8 +331,7 @@ def _source_table(comparison: Comparison, each: Evaluated) -> Markup | None:
         ["method", *(html.head_cell(source, plural(items, "item")) for source, items in shown)],
         [
             [method, *(each.signed(found.get((method, source))) for source, _ in shown)]
-            for method in comparison.methods
-            if method != RANDOM
+            for method in comparison.methods[1:]
         ],
         label=caption,
     )

@@ -31,6 +31,7 @@ class ComparisonFacts(ContestFacts):
         scores: The pool: ``id``, ``source``, ``tokens``, ``response_tokens``, ``undefined``; ``loss_before`` if known.
         overlap: Evaluation items that stand in the pool.
         examples: Columns ``id``, ``source``, ``messages``; None when there are no texts.
+        baseline: The arm that the others stand against: a random draw, whatever its name.
         question: What the page answers.
         fair: What makes the arms comparable.
         findings: What the run itself found, beside differences to a random draw.
@@ -42,12 +43,18 @@ class ComparisonFacts(ContestFacts):
     scores: pl.DataFrame
     overlap: pl.DataFrame
     examples: pl.DataFrame | None
+    baseline: str = RANDOM
     question: str = "Does choosing help?"
     fair: str = (
         "Every method stands against a random draw of the same number of tokens, trained in the same way."
     )
     findings: Sequence[str] = ()
     notes: Sequence[str] = ()
+
+    @property
+    def draw(self) -> str:
+        """The baseline in a sentence: its own name where it has one."""
+        return "a random draw" if self.baseline == RANDOM else self.baseline
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +77,9 @@ class Comparison(Contest):
 
     @cached_property
     def methods(self) -> list[str]:
-        """The methods that choose, random first, the others in the order asked for."""
-        return [RANDOM, *(name for name in self.facts.methods if name not in (RANDOM, UNTUNED, FULL))]
+        """The methods that choose, the baseline first, the others in the order asked for."""
+        first = self.facts.baseline
+        return [first, *(name for name in self.facts.methods if name not in (first, UNTUNED, FULL))]
 
     @cached_property
     def chosen(self) -> dict[tuple[str, int], list[list[str]]]:
@@ -104,7 +112,9 @@ def comparison_of(facts: ComparisonFacts) -> Comparison:
             "label": rows[0]["evaluation"],
             **{name: rows[0][name] for name in ("unit", "higher_is_better")},
         }
-        lines = [line_of(row, baseline=RANDOM, competes=row["budget_tokens"] is not None) for row in rows]
+        lines = [
+            line_of(row, baseline=facts.baseline, competes=row["budget_tokens"] is not None) for row in rows
+        ]
         evaluated.append(Evaluated(lines=tuple(lines), **about))
     return Comparison(
         facts=facts,
@@ -112,7 +122,7 @@ def comparison_of(facts: ComparisonFacts) -> Comparison:
         evaluated=tuple(evaluated),
         budgets=tuple(facts.table["budget_tokens"].drop_nulls().unique().sort().to_list()),
         arm_word="method",
-        baseline="the random draw",
+        baseline="the random draw" if facts.baseline == RANDOM else facts.baseline,
         asked_of="what the model will be asked",
         trainings=max(1, facts.arms["seed"].n_unique()),
     )
@@ -125,14 +135,14 @@ def headline(comparison: Comparison) -> str:
     one_seed = FOR_THIS_SEED if comparison.trainings == 1 else ""
     if not lines:
         asked = comparison.facts.question if comparison.facts.findings else ""
-        return asked or "Nothing was compared with a random draw"
+        return asked or f"Nothing was compared with {comparison.facts.draw}"
     if outcomes == {"not graded"}:
         return "Nothing could be graded"
     if not outcomes & set(JUDGED):
         return "Nothing that was graded can tell the methods apart"
     if not outcomes & {"better", "worse"}:
-        return f"No difference to a random draw was seen{one_seed}"
-    return f"{plural(len(lines), 'comparison')} with a random draw{one_seed}: {counted(lines)}"
+        return f"No difference to {comparison.facts.draw} was seen{one_seed}"
+    return f"{plural(len(lines), 'comparison')} with {comparison.facts.draw}{one_seed}: {counted(lines)}"
 
 
 def gain_of(each: Evaluated, method: str, budget: int) -> str:
@@ -149,7 +159,7 @@ def gain_of(each: Evaluated, method: str, budget: int) -> str:
 def paybacks(comparison: Comparison) -> list[str]:
     """Say when a method pays for itself, only where it was seen to be better; and why the others do not."""
     found = []
-    seen: dict[str, set[str]] = {name: set() for name in comparison.methods if name != RANDOM}
+    seen: dict[str, set[str]] = {name: set() for name in comparison.methods[1:]}
     for each in comparison.evaluated:
         several = f" on {each.label}" if len(comparison.evaluated) > 1 else ""
         for line in each.compared:

@@ -5,7 +5,7 @@ from typing import Any
 
 import altair as alt
 
-from learnable.experiments import FULL, RANDOM
+from learnable.experiments import FULL
 from learnable.pages.comparison_facts import Comparison
 from learnable.pages.contest import Evaluated, Line
 from learnable.pages.html import breakable, markup
@@ -18,7 +18,7 @@ MARGIN = 0.22
 STAGES = {"scoring": "var(--scoring)", "reference": "var(--chosen)", "training": "var(--rest)"}
 
 
-def differences(name: str, each: Evaluated, *, to: str = "a random draw") -> Picture | None:
+def differences(name: str, each: Evaluated, *, to: str) -> Picture | None:
     """Differences to the baseline with their intervals, a row for each budget under the name of its arm."""
     lines = [line for line in each.compared if line.low is not None]
     if not any(line.half for line in lines):
@@ -81,13 +81,13 @@ def _tooltip(each: Evaluated, what: str) -> list[Any]:
 
 
 def curves(name: str, each: Evaluated) -> list[Picture]:
-    """Value against tokens, a small picture for each method beside the random draw.
+    """Value against tokens, a small picture for each method beside the baseline.
 
     None for a single budget, or where nothing differs.
     """
     if len(each.budgets) < 2 or not any(line.half for line in each.compared):
         return []
-    draws = [each.of(RANDOM, budget) for budget in each.budgets]
+    draws = [each.baseline_at(budget) for budget in each.budgets]
     random = [
         {"tokens": line.budget_tokens, "value": line.value}
         for line in draws
@@ -124,7 +124,7 @@ def _rules(each: Evaluated, random: Sequence[dict[str, Any]]) -> tuple[list[dict
 
 
 def _whisker(line: Line, each: Evaluated) -> list[float]:
-    random = each.of(RANDOM, line.budget_tokens)
+    random = each.baseline_at(line.budget_tokens)
     if random is None or random.value is None or line.low is None or line.high is None:
         return []
     return [random.value + line.low, random.value + line.high]
@@ -166,7 +166,7 @@ def _curve(
     return Picture(
         name=name,
         spec=finish(*layers, height=190),
-        label=f"{method} on {each.label} against tokens, beside a random draw: {'; '.join(said)}.",
+        label=f"{method} on {each.label} against tokens, beside the baseline: {'; '.join(said)}.",
         caption=breakable(method),
     )
 

@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import polars as pl
 
-from learnable.experiments import RANDOM
 from learnable.pages import contest_warnings as shared
 from learnable.pages.comparison_facts import Comparison, ComparisonFacts, comparison_of
 from learnable.pages.contest_warnings import NAMED
@@ -49,7 +48,7 @@ def _one_selection(comparison: Comparison) -> Found:
     draws: dict[str, set[int]] = {}
     for (method, _), picks in comparison.chosen.items():
         draws.setdefault(method, set()).add(len({frozenset(ids) for ids in picks}))
-    fixed = [method for method in comparison.methods if method != RANDOM and draws.get(method) == {1}]
+    fixed = [method for method in comparison.methods[1:] if draws.get(method) == {1}]
     if comparison.trainings < 2 or not fixed:
         return ""
     return (
@@ -80,7 +79,7 @@ def _answer_length(comparison: Comparison) -> Found:
     found = []
     for budget in comparison.budgets:
         lines = comparison.arms_at(budget)
-        random = sum(line.response_tokens for line in lines if line.arm == RANDOM)
+        random = sum(line.response_tokens for line in lines if line.arm == comparison.facts.baseline)
         ratios = {line.arm: line.response_tokens / random for line in lines if random}
         off = {
             method: ratio for method, ratio in ratios.items() if not 1 / ANSWER_RATIO <= ratio <= ANSWER_RATIO
