@@ -23,7 +23,7 @@ import polars as pl
 
 from learnable.commands.compare import compare
 from learnable.runs.identity import fingerprint
-from learnable.settings import Reading, Tuning
+from learnable.settings import Aim, Reading, Tuning
 
 POOL = {"dolly": 600, "t0": 300, "gpteacher": 200, "tldr": 60, "gsm8k": 40}
 TARGETS = ("tldr", "gsm8k", "codegen", "arc")
@@ -40,6 +40,8 @@ METHODS = (
     "longest",
     "k_center",
 )
+AIM = Aim(steps=10, batch=8, visit=5, proxy=300)
+"""The cheap form of ``pds``: a short training, and 300 rows that are valued; the others are told by their vectors."""
 Row = dict[str, str]
 
 
@@ -155,6 +157,7 @@ def main() -> None:
             model=options.model,
             target=str(rows / f"{target}-target.jsonl"),
             by=options.by,
+            aim=AIM,
             budget=[options.budget],
             seeds=options.seeds,
             evaluate=[f"heldout:{rows / f'{target}-test.jsonl'}", f"heldout:{rows / 'general.jsonl'}"],
