@@ -107,6 +107,12 @@ def test_other_examples_change_nothing(llama, rows):
     np.testing.assert_allclose(nll_of(llama, rows, packed(rows)), alone, rtol=1e-5)
 
 
+def test_a_batch_that_is_filled_up_gives_the_same_losses(llama, rows):
+    filled = packed(rows, share=False, multiple=64)
+    assert filled.computed == -(-packed(rows, share=False).computed // 64) * 64
+    np.testing.assert_allclose(nll_of(llama, rows, filled), nll_of(llama, rows, packed(rows)), rtol=1e-5)
+
+
 def test_the_usual_attention_is_back_afterwards(llama, rows):
     before = llama.config._attn_implementation
     nll_of(llama, rows, packed(rows))

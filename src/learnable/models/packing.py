@@ -77,12 +77,13 @@ def padded(rendered: Sequence[Rendered]) -> Layout:
     return Layout(ids=torch.from_numpy(ids), positions=positions, places=places, segments=None)
 
 
-def packed(rendered: Sequence[Rendered], *, share: bool = True) -> Layout:
+def packed(rendered: Sequence[Rendered], *, share: bool = True, multiple: int = 1) -> Layout:
     """Return a batch as one sequence, (1, N).
 
     Args:
         rendered: n examples.
         share: Whether a beginning that several of them share is computed once.
+        multiple: N is filled up to a multiple of this, with tokens that no example sees.
     """
     pieces: list[NDArray[np.int32]] = []
     positions: list[NDArray[np.int64]] = []
@@ -109,6 +110,9 @@ def packed(rendered: Sequence[Rendered], *, share: bool = True) -> Layout:
                 places[row] = np.concatenate([before, put(rendered[row].ids[shared:], shared)])
             seen = (int(before[0]), shared) if shared else (0, 0)
             segments.append(Segments(start=start, length=length - shared, count=len(rows), before=seen))
+    if filling := -at % multiple:
+        segments.append(Segments(start=at, length=filling, count=1))
+        put(np.zeros(filling, dtype=np.int32), 0)
     return Layout(
         ids=torch.from_numpy(np.concatenate(pieces).astype(np.int64))[None],
         positions=torch.from_numpy(np.concatenate(positions))[None],

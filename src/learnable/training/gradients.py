@@ -23,8 +23,12 @@ from learnable.training.batches import batch_of, inputs_of
 from learnable.training.loss import response_nll
 from learnable.types import Rendered
 
-GRADIENT_TOKENS = {"cpu": 256, "cuda": 8_192, "mps": 1_024}
+GRADIENT_TOKENS = {"cpu": 288, "cuda": 8_192, "mps": 1_024}
 """Most tokens of a batch, padding included, whose states are kept for its gradients, by kind of device."""
+
+
+FILLED = {"cpu": 32}
+"""A batch is filled up to a multiple of so many tokens: each other shape takes kernels of its own, which are kept."""
 
 
 class Consumer(Protocol):
@@ -55,7 +59,7 @@ def take_gradients(
         consumers: All get the same.
     """
     if layout.segments is not None:
-        layout = packed(rendered, share=False)
+        layout = packed(rendered, share=False, multiple=FILLED.get(network.device.type, 1))
     counted = torch.tensor([int(example.mask[1:].sum()) for example in rendered], device=network.device)
     piece = inputs_of(batch_of(list(enumerate(rendered))), layout)
     piece |= {name: value.to(network.device) for name, value in piece.items() if name != "layout"}
