@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 
+from learnable.commands.leak_search import Detecting
 from learnable.data.tables import open_datasets_folder
 from learnable.diversifiers.gates import Neighbours
 from learnable.errors import UsageError
@@ -26,6 +27,7 @@ EXTRAS = (
     "pandas",
     "ray",
     "rensa",
+    "sklearn",
     "trl",
     "vl_convert",
 )
@@ -67,6 +69,7 @@ main()
         ),
         ("neighbours", lambda: clusters_of(np.eye(4, dtype=np.float32), clusters=2, seed=0)),
         ("datasets", lambda: open_datasets_folder("saved")),
+        ("forest", lambda: Detecting(by="isolation_forest")),
         ("merging", lambda: parse_merger("ties@density=0.5").check(2)),
     ],
 )

@@ -1,5 +1,7 @@
 """The calls that attend on a GPU, held to attention written out, on a CPU where their operators exist there."""
 
+from itertools import permutations
+
 import numpy as np
 import pytest
 import torch
@@ -24,6 +26,16 @@ def rows_of(lengths, *, shared=0, seed=0):
             truncated=False,
         )
         for number, length in enumerate(lengths)
+    ]
+
+
+def orders():
+    """A question with three options in all six orders: each option of 40 tokens begins two of them."""
+    parts = np.random.default_rng(2).integers(0, 90, size=(4, 40))
+    chosen = [np.concatenate([parts[3], *parts[list(order)]]) for order in permutations(range(3))]
+    return [
+        Rendered(id=str(ids), ids=ids.astype(np.int32), mask=np.ones(160, dtype=bool), truncated=False)
+        for ids in chosen
     ]
 
 
@@ -76,6 +88,7 @@ def batches():
     return {
         "nothing shared": packed(rows_of(LENGTHS)),
         "a beginning shared": packed(rows_of(LENGTHS, shared=30)),
+        "beginnings within beginnings": packed(orders()),
         "two groups": packed([*rows_of((3, 60, 8), shared=140), *rows_of((200, 7), shared=20, seed=1)]),
     }
 
@@ -93,7 +106,7 @@ def three(batches):
     }
 
 
-NAMES = ["nothing shared", "a beginning shared", "two groups"]
+NAMES = ["nothing shared", "a beginning shared", "beginnings within beginnings", "two groups"]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -11,7 +11,7 @@ from transformers import (
 )
 
 from learnable.models import losses
-from learnable.models.packing import packed, padded, shared_beginnings
+from learnable.models.packing import Branch, packed, padded, shared_beginnings
 from learnable.types import Rendered
 
 SMALL = {
@@ -56,7 +56,7 @@ def rows():
     return [row(ids, response=1 + number % 4) for number, ids in enumerate([*own, rng.integers(1, 64, 200)])]
 
 
-def test_what_saves_most_is_shared():
+def test_beginnings_within_beginnings_are_a_tree():
     system, question = list(range(10)), list(range(20, 40))
     chats = [
         [*system, *question, 1],
@@ -65,13 +65,21 @@ def test_what_saves_most_is_shared():
         [*system, 51],
         [*range(60, 75)],
     ]
-    groups = shared_beginnings([np.array(chat, dtype=np.int32) for chat in chats])
-    # All four under the system turn save 30 tokens; two under the question and two under the system turn 40.
-    assert sorted((sorted(members), shared) for members, shared in groups) == [
-        ([0, 1], 30),
-        ([2, 3], 10),
-        ([4], 0),
-    ]
+    trunk = shared_beginnings([np.array(chat, dtype=np.int32) for chat in chats])
+    # All four under the system turn save 30 tokens, and two of them under the question 20 more.
+    assert trunk == Branch(
+        shared=0,
+        rows=[4],
+        branches=[
+            Branch(shared=10, rows=[2, 3], branches=[Branch(shared=30, rows=[0, 1], branches=[])]),
+        ],
+    )
+
+
+def test_a_beginning_that_saves_little_is_no_branch():
+    chats = [[*range(10), 20, 21, 22, 1], [*range(10), 20, 21, 22, 2], [*range(10), 3]]
+    trunk = shared_beginnings([np.array(chat, dtype=np.int32) for chat in chats])
+    assert [branch.branches for branch in trunk.branches] == [[]]
 
 
 @given(st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=24), min_size=1, max_size=12))
@@ -86,8 +94,8 @@ def test_every_example_is_whole_and_keeps_a_token_of_its_own(drawn):
 
 
 def test_shared_tokens_are_computed_once(rows):
-    # Eight rows share 20 tokens, three share 40.
-    assert packed(rows).computed == sum(len(each.ids) for each in rows) - 7 * 20 - 2 * 40
+    # Eleven rows share 20 tokens, three of them 20 more.
+    assert packed(rows).computed == sum(len(each.ids) for each in rows) - 10 * 20 - 2 * 20
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -12,9 +12,11 @@ import urllib.request
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import polars as pl
 import pytest
 
-from learnable.commands import diversify
+from learnable.commands import diversify, leakage
+from learnable.commands.leak_search import Detecting
 from learnable.data import read
 from learnable.diversifiers.drawing import Drawing
 from learnable.errors import DataError, ModelError, UsageError
@@ -521,3 +523,83 @@ def test_a_real_server_that_does_not_know_the_model(real_server):
     stranger = ServerGenerator(url=real_server.url, name="nobody/nothing", retries=0)
     with pytest.raises(ModelError, match="nobody/nothing"):
         list(stranger.answers(questions(2), sampling=SAMPLING, seeds=range(2)))
+
+
+def echoed(body):
+    """A completion of a given text: its words are tokens, and one is as likely as it has characters."""
+    text = body["prompt"]
+    offsets = [place for place in range(len(text)) if place == 0 or text[place - 1] in " \n"]
+    lengths = [end - start for start, end in zip(offsets, [*offsets[1:], len(text)], strict=True)]
+    logprobs = {
+        "text_offset": [*offsets, len(text)],
+        "token_logprobs": [None, *(-n / 10 for n in lengths[1:]), -9],
+    }
+    choice = {"index": 0, "finish_reason": "length", "text": text + " more", "logprobs": logprobs}
+    return 200, {"id": "1", "object": "text_completion", "created": 0, "model": "m", "choices": [choice]}
+
+
+def test_a_given_text_is_scored_from_a_character_on(server):
+    server.reply = echoed
+    ((place, reply),) = [
+        each for batch in generator(server).scored([("one two six", 4)], only={0}) for each in batch
+    ]
+    assert (place, reply.tokens) == (0, 2)
+    assert reply.nll == pytest.approx((len("two ") + len("six")) / 10)
+    assert server.asked[0]["echo"] is True
+
+
+def test_a_server_without_log_probabilities_is_refused(server):
+    server.reply = lambda body: (
+        200,
+        {**echoed(body)[1], "choices": [{"index": 0, "text": "x", "finish_reason": "stop"}]},
+    )
+    with pytest.raises(ModelError, match="no log-probabilities"):
+        list(generator(server).scored([("one two", 4)], only={0}))
+
+
+@pytest.mark.parametrize("how", ["orders", "ngram"])
+def test_a_leak_is_looked_for_on_a_server(server, tmp_path, how):
+    def reply(body):
+        if body.get("echo"):
+            return echoed(body)
+        given = body["prompt"].rsplit("\n", 1)[0]
+        known = {"who is it": "sun", "who is it\nA. sun": "sea"}
+        choice = {"index": 0, "finish_reason": "stop", "text": f" {known.get(given, 'no idea')}"}
+        return 200, {**echoed(body)[1], "choices": [choice]}
+
+    server.reply = reply
+    rows = [{"question": "who is it", "choices": ["sun", "sea", "moon"]}]
+    (tmp_path / "items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def ask(output):
+        return leakage(
+            str(tmp_path / "items.jsonl"),
+            model=f"openai:{server.url}#m",
+            detecting=Detecting(by=how),
+            store=str(tmp_path / "store"),
+            output=str(tmp_path / output),
+        )
+
+    frame = pl.read_parquet(ask("one").folder / "items.parquet")
+    if how == "ngram":
+        assert frame["sums"][0].to_list() == [1.0, 1.0, 0.0]
+        assert frame["hit"][0] == 1
+    else:
+        assert len(frame["sums"][0]) == 6
+        assert frame["sums"][0][0] == pytest.approx(-len("A. sun\nB. sea\nC. moon") / 10)
+    asked = len(server.asked)
+    ask("again")
+    assert len(server.asked) == asked
+
+
+def test_a_server_that_fails_many_times_in_a_row_is_given_up(server, tmp_path):
+    server.reply = lambda _: (400, {"error": {"message": "no"}})
+    rows = [{"question": f"who {number}", "choices": ["sun", "sea", "moon"]} for number in range(9)]
+    (tmp_path / "items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(ModelError, match="in a row without an answer"):
+        leakage(
+            str(tmp_path / "items.jsonl"),
+            model=f"openai:{server.url}#m",
+            store=str(tmp_path / "store"),
+            output=str(tmp_path / "out"),
+        )

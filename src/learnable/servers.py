@@ -1,6 +1,7 @@
 """Servers with OpenAI's interface: conversations in, answers out, several at a time."""
 
 import asyncio
+import math
 import os
 import re
 from collections import Counter
@@ -48,13 +49,19 @@ _WRITTEN = re.compile(r"openai:(https?://[^\s#]+)#(\S(?:.*\S)?)")
 class Reply:
     """What a server said to a request; ``text`` is None where that is no answer, and ``why`` says why.
 
-    ``trouble``: it is the server that failed, too slow, too busy or broken, and not this request that it did not like.
+    ``nll`` in nats is that of the characters of a given text that count, which lie in so many ``tokens``. ``trouble``: it is the server that failed, too slow, too busy or broken, and not this request that it did not like.
     """
 
     text: str | None = None
     finished: bool = False
     why: str = ""
     trouble: bool = False
+    nll: float | None = None
+    tokens: int = 0
+
+
+Requested = Callable[[Any, int], Awaitable[Any]]
+"""Sends a request: takes a client and the position of what is asked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +173,66 @@ class ServerGenerator:
         what: str = "answer",
     ) -> Iterator[list[tuple[int, Reply]]]:
         """Yield positions and replies as they come; messages call the server ``who``, and its answers ``what``."""
-        places = iter([place for place in range(len(conversations)) if only is None or place in only])
+
+        def chat(client: Any, place: int) -> Awaitable[Any]:
+            return client.chat.completions.create(  # type: ignore[no-any-return]
+                model=self.name,
+                messages=[message.turn() for message in conversations[place]],
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                max_tokens=sampling.max_new_tokens,
+                seed=seeds[place] % SEEDS,
+            )
+
+        places = [place for place in range(len(conversations)) if only is None or place in only]
+        yield from self._asked(chat, places, lambda response, _: _read(response, who), who=who, what=what)
+
+    def scored(
+        self, texts: Sequence[tuple[str, int]], *, only: Collection[int]
+    ) -> Iterator[list[tuple[int, Reply]]]:
+        """Yield positions and the nll of given texts, each with the character from which on it counts.
+
+        A text is sent with ``echo``, one token is written and not looked at. A token belongs to the character that it
+        begins at, so one across the border does not count.
+
+        Raises:
+            ModelError: If the server does not give log-probabilities of what it is given.
+        """
+
+        def echoed(client: Any, place: int) -> Awaitable[Any]:
+            return client.completions.create(  # type: ignore[no-any-return]
+                model=self.name, prompt=texts[place][0], echo=True, logprobs=1, max_tokens=1, temperature=0.0
+            )
+
+        def read(response: Any, place: int) -> Reply:
+            text, start = texts[place]
+            return _log_probabilities(response, start, len(text), self)
+
+        yield from self._asked(echoed, sorted(only), read)
+
+    def continued_texts(
+        self, texts: Sequence[str], *, new_tokens: int, only: Collection[int]
+    ) -> Iterator[list[tuple[int, Reply]]]:
+        """Yield positions and what the model writes after given texts, up to the end of the line."""
+
+        def written(client: Any, place: int) -> Awaitable[Any]:
+            return client.completions.create(  # type: ignore[no-any-return]
+                model=self.name, prompt=texts[place], max_tokens=new_tokens, temperature=0.0, stop=["\n"]
+            )
+
+        yield from self._asked(written, sorted(only), lambda response, _: _read_text(response))
+
+    def _asked(
+        self,
+        send: Requested,
+        places: Sequence[int],
+        read: Callable[[Any, int], Reply],
+        *,
+        who: str = "server",
+        what: str = "answer",
+    ) -> Iterator[list[tuple[int, Reply]]]:
+        """Send requests, several at a time, and yield positions with what was read of the responses, as they come."""
+        left = iter(places)
         openai = needed("openai", by=f"a {who}", extra="servers")
         key = os.environ.get("OPENAI_API_KEY")
         if key and self.url.startswith("http:") and not is_this_machine(self.url):
@@ -183,23 +249,16 @@ class ServerGenerator:
         async def replied(place: int) -> Reply:
             try:
                 async with at_once:
-                    response = await client.chat.completions.create(
-                        model=self.name,
-                        messages=[message.turn() for message in conversations[place]],
-                        temperature=sampling.temperature,
-                        top_p=sampling.top_p,
-                        max_tokens=sampling.max_new_tokens,
-                        seed=seeds[place] % SEEDS,
-                    )
+                    response = await send(client, place)
             except (openai.OpenAIError, ValueError) as error:
                 return self._failed(error, openai, who, what)
-            return _read(response, who)
+            return read(response, place)
 
         waiting: dict[Future[Reply], int] = {}
         with _event_loop(at_end=client.close) as loop:
             while True:
                 # Twice as many as run at a time, so that none waits for what the caller does with an answer.
-                for place in islice(places, 2 * self.concurrency - len(waiting)):
+                for place in islice(left, 2 * self.concurrency - len(waiting)):
                     waiting[asyncio.run_coroutine_threadsafe(replied(place), loop)] = place
                 if not waiting:
                     return
@@ -304,6 +363,34 @@ def _read(response: Any, who: str) -> Reply:
     if not isinstance(text, str):
         return Reply(why=f"the {who} sent no text (finish_reason {finish!r})")
     return Reply(text=text, finished=finish not in _CUT_OFF)
+
+
+def _read_text(response: Any) -> Reply:
+    """Return the text of a completion that is no chat."""
+    choices = getattr(response, "choices", None)
+    first = choices[0] if isinstance(choices, list) and choices else None
+    text, finish = getattr(first, "text", None), getattr(first, "finish_reason", None)
+    if not isinstance(text, str):
+        return Reply(why=f"the server sent no completion: {str(response)[:EXCERPT]!r}")
+    return Reply(text=text, finished=finish not in _CUT_OFF)
+
+
+def _log_probabilities(response: Any, start: int, length: int, server: ServerGenerator) -> Reply:
+    """Return the nll of the tokens of an echoed text that begin at ``start`` or later, and before its ``length``."""
+    reply = _read_text(response)
+    if reply.text is None:
+        return reply
+    given = getattr(response.choices[0], "logprobs", None)
+    offsets, values = (getattr(given, name, None) for name in ("text_offset", "token_logprobs"))
+    if not isinstance(offsets, list) or not isinstance(values, list) or len(offsets) != len(values):
+        raise ModelError(
+            f"the server {server.url} gives no log-probabilities of a text that it is given",
+            hint="take one whose completions know echo with logprobs, such as vLLM's",
+        )
+    counted = [value for offset, value in zip(offsets, values, strict=True) if start <= offset < length]
+    if not counted or any(not isinstance(value, int | float) for value in counted):
+        return Reply(why="the server left out log-probabilities of the options")
+    return Reply(text="", nll=-math.fsum(counted), tokens=len(counted))
 
 
 def _alike(conversations: Sequence[Sequence[Message]], drawn: Mapping[int, str]) -> bool:

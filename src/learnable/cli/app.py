@@ -97,6 +97,10 @@ EXAMPLES = {
         "learnable evaluate heldout:eval.jsonl --model Qwen/Qwen3-0.6B",
         "learnable evaluate exact_match:test.jsonl@n=100 --adapter adapter",
     ),
+    "leakage": (
+        "learnable leakage mmlu.parquet --model Qwen/Qwen3-0.6B --reference HuggingFaceTB/SmolLM2-360M",
+        "learnable leakage test.jsonl --adapter adapter --clean others.jsonl",
+    ),
     "show": ("learnable show my.jsonl --n 1", "learnable show pool --reference reference --n 1"),
     "explore": ("learnable explore runs/lobass", "learnable explore selection --export page --no-browser"),
     "doctor": ("learnable doctor", "learnable doctor my.jsonl --model Qwen/Qwen3-0.6B"),
@@ -133,7 +137,7 @@ _COMMANDS: Sequence[tuple[str, Any, Group]] = (
     *((each.__name__, each, CHOOSE) for each in (verbs.load, verbs.train, verbs.score, verbs.select)),
     *((each.__name__, each, TEACH) for each in (verbs.diversify, verbs.teach, verbs.merge, verbs.prefer)),
     *((each.__name__, each, LOOK) for each in (verbs.show, verbs.explore, verbs.report, verbs.order)),
-    *((each.__name__, each, CHECK) for each in (verbs.doctor, verbs.evaluate, verbs.compare)),
+    *((each.__name__, each, CHECK) for each in (verbs.doctor, verbs.evaluate, verbs.compare, verbs.leakage)),
     ("--install-completion", install_completion, OPTIONS),
 )
 for place, (name, command, group) in enumerate(_COMMANDS, start=2):  # behind --help and --version

@@ -10,6 +10,7 @@ from learnable.commands.diversify import diversify as diversify
 from learnable.commands.doctor import doctor as doctor
 from learnable.commands.evaluate import evaluate as evaluate
 from learnable.commands.explore import explore as explore
+from learnable.commands.leakage import leakage as leakage
 from learnable.commands.load import load as load
 from learnable.commands.merge import merge as merge
 from learnable.commands.order import order as order

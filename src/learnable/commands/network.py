@@ -93,6 +93,10 @@ class Network:
             "measuring", round(passes * self.tokens(examples, alone=alone)), price.rows
         )
 
+    def passing(self, tokens: int, rows: int) -> Price:
+        """Return the price of one pass over so many tokens of so many rows."""
+        return Price(rows=rows, passes=1) + self._timed("measuring", tokens, rows) if rows else Price()
+
     def training(
         self,
         examples: Sequence[Example],

@@ -58,6 +58,18 @@ class LMEval(ItemSettings):
             examples += drawn(distinct(items, name), n=self.n, seed=self.seed)
         return examples
 
+    def documents(self, path: str | None) -> list[tuple[Example, Mapping[str, Any], list[str]]]:
+        """Return the items with what each is made of, and the choices that the task offers; none where it offers none."""
+        examples, tasks = self.read(path), _loaded(str(path))[1]
+        kept = {name: list(task.eval_docs) for name, task in tasks.items()}
+        found = []
+        for example in examples:
+            task, document = tasks[example.source], kept[example.source][example.meta["number"]]
+            offers = task.config.doc_to_choice is not None
+            choices = [str(choice) for choice in task.doc_to_choice(document)] if offers else []
+            found.append((example, document, choices))
+        return found
+
     def run(
         self, network: Any, tokenizer: Any, examples: Sequence[Example], *, batch_tokens: int
     ) -> pl.DataFrame:

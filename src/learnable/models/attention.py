@@ -69,7 +69,7 @@ class Followed:
         """What flash attention wants to know."""
         counts = [part.count for part in self.segments]
         lengths = np.repeat([part.length for part in self.segments], counts)
-        seen = lengths + np.repeat([part.before[1] for part in self.segments], counts)
+        seen = lengths + np.repeat([part.shared for part in self.segments], counts)
         queries, keys = (np.append(0, np.cumsum(each)).astype(np.int32) for each in (lengths, seen))
         shares = bool((seen > lengths).any())
         order = np.concatenate([_key_order(part) for part in self.segments]) if shares else None
@@ -83,16 +83,20 @@ class Followed:
 
     @cached_property
     def _numbers(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The number of each token's row, that of the beginning that it sees (-1 without one), and its position, (N,)."""
-        own, before = np.full((2, self.layout.ids.shape[1]), -1, dtype=np.int32)
+        """The number of each token's row, that of the last row which sees it, and its position, (N,).
+
+        Rows that see a beginning are numbered on from it without a gap.
+        """
+        own, last = np.zeros((2, self.layout.ids.shape[1]), dtype=np.int32)
         row = 0
         for part in self.segments:
             own[part.start : part.stop] = row + np.arange(part.count).repeat(part.length)
+            last[part.start : part.stop] = own[part.start : part.stop]
             row += part.count
-            if part.before[1]:
-                before[part.start : part.stop] = own[part.before[0]]
+            for first, shared in part.before:
+                last[first : first + shared] = row - 1
         positions = self.layout.positions[0].int()
-        return sent(own, self.device), sent(before, self.device), sent(positions, self.device)
+        return sent(own, self.device), sent(last, self.device), sent(positions, self.device)
 
     def mask(self, window: int | None) -> BlockMask:
         """Return what FlexAttention wants to know in layers with this window."""
@@ -101,12 +105,12 @@ class Followed:
         return self._blocks[window]
 
     def _masked(self, window: int | None) -> BlockMask:
-        own, before, position = self._numbers
+        own, last, position = self._numbers
         touched = _touched(self.segments, len(own))
         most = max(int(touched.sum(axis=1).max()), 1)
 
         def sees(_: Any, __: Any, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-            same = (own[query] == own[key]) | (before[query] == own[key])
+            same = (own[key] <= own[query]) & (own[query] <= last[key])
             distance = position[query] - position[key]
             seen = same & (distance >= 0)
             return seen if window is None else seen & (distance < window)
@@ -124,9 +128,9 @@ class Followed:
 
 
 def _key_order(part: Segments) -> NDArray[np.int64]:
-    first, shared = part.before
     own = np.arange(part.start, part.stop).reshape(part.count, part.length)
-    beginning = np.broadcast_to(np.arange(first, first + shared), (part.count, shared))
+    places = [np.arange(first, first + shared) for first, shared in part.before]
+    beginning = np.broadcast_to(np.concatenate([own[0, :0], *places]), (part.count, part.shared))
     return np.concatenate([beginning, own], axis=1).reshape(-1).astype(np.int64)
 
 
@@ -139,8 +143,8 @@ def _touched(segments: tuple[Segments, ...], count: int) -> NDArray[np.bool_]:
         first, last = starts // BLOCK, (starts + part.length - 1) // BLOCK
         for low, high in zip(first.tolist(), last.tolist(), strict=True):
             touched[low : high + 1, low : high + 1] = True
-        if part.before[1]:
-            begin, end = part.before[0], part.before[0] + part.before[1] - 1
+        for begin, shared in part.before:
+            end = begin + shared - 1
             touched[first.min() : last.max() + 1, begin // BLOCK : end // BLOCK + 1] = True
     return np.tril(touched)
 
@@ -328,15 +332,19 @@ def by_segments(
             .transpose(0, 1)
             for states in (query, key, value)
         )
-        if part.before[1]:
-            first, end = part.before[0], sum(part.before)
+        if part.before:
             k, v = (
-                torch.cat([states[:, :, first:end].expand(part.count, -1, -1, -1), own], dim=2)
-                for states, own in ((key, k), (value, v))
+                torch.cat([*(_beginning(states, part)), own], dim=2) for states, own in ((key, k), (value, v))
             )
         seen = _causal(q, k, v, scores)
         found[part.start : part.stop] = seen.transpose(1, 2).reshape(-1, *found.shape[1:])
     return found[None]
+
+
+def _beginning(states: torch.Tensor, part: Segments) -> Iterator[torch.Tensor]:
+    """Yield keys or values of each piece of what some rows begin with, (count, K, pieces' tokens, d)."""
+    for first, shared in part.before:
+        yield states[:, :, first : first + shared].expand(part.count, -1, -1, -1)
 
 
 def _causal(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scores: Scores) -> torch.Tensor:

@@ -38,17 +38,27 @@ def batch_token_nll(network: Any, rendered: Sequence[Rendered], layout: Layout) 
     borders = np.cumsum([len(response) for response in counted])
     if not borders[-1]:
         return lambda: [np.zeros(0, dtype=np.float32) for _ in rendered]
-    predicting = [places[response - 1] for places, response in zip(layout.places, counted, strict=True)]
-    wanted = [example.ids[response] for example, response in zip(rendered, counted, strict=True)]
-    targets = sent(np.concatenate(wanted).astype(np.int64), device)
+    predicting = np.concatenate(
+        [places[response - 1] for places, response in zip(layout.places, counted, strict=True)]
+    )
+    wanted = np.concatenate(
+        [example.ids[response] for example, response in zip(rendered, counted, strict=True)]
+    ).astype(np.int64)
+    # What several examples begin with is predicted once.
+    _, first, again = np.unique(
+        np.stack([predicting, wanted]), axis=1, return_index=True, return_inverse=True
+    )
+    if len(first) == len(wanted):
+        first = again = np.arange(len(wanted))
+    targets = sent(wanted[first], device)
     losses = []
-    for logits in _logits(network, layout, sent(np.concatenate(predicting), device)):
+    for logits in _logits(network, layout, sent(predicting[first], device)):
         some, targets = targets[: len(logits)], targets[len(logits) :]
         losses.append(torch.nn.functional.cross_entropy(logits.float(), some, reduction="none"))
     values = Arriving(torch.cat(losses))
 
     def parts() -> list[NDArray[np.float32]]:
-        found = np.split(values.numpy(), borders[:-1])
+        found = np.split(values.numpy()[again], borders[:-1])
         for part, example in zip(found, rendered, strict=True):
             if not np.isfinite(part).all():
                 raise ModelError(

@@ -20,26 +20,46 @@ from learnable.types import Rendered
 WORTH_SHARING = 8
 """Fewest tokens of a beginning that is computed once: under it, telling the rows apart costs more."""
 
-DEEPEST = 16
-"""Most levels of beginnings within beginnings that are looked at."""
+WORTH_A_BRANCH = 8
+"""Fewest tokens that a beginning within a beginning saves: a segment of its own takes time too."""
+
+DEEPEST = 32
+"""Most levels at which beginnings within beginnings are looked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Segments:
     """``count`` neighbours of ``length`` tokens each, from ``start`` on, that see ``before`` and then themselves.
 
-    ``before`` is where the beginning that they share lies: its first position and how many tokens.
+    ``before`` is where the parts of the beginning that they share lie: the first position of each and how many tokens.
     """
 
     start: int
     length: int
     count: int
-    before: tuple[int, int] = (0, 0)
+    before: tuple[tuple[int, int], ...] = ()
 
     @property
     def stop(self) -> int:
         """Where the last of them ends."""
         return self.start + self.length * self.count
+
+    @property
+    def shared(self) -> int:
+        """Tokens of the beginning."""
+        return sum(count for _, count in self.before)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Branch:
+    """Rows that share a beginning of ``shared`` tokens.
+
+    ``rows`` go on from it each on its own; the rows of a branch of ``branches`` share more.
+    """
+
+    shared: int
+    rows: list[int]
+    branches: "list[Branch]"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,18 +118,26 @@ def packed(rendered: Sequence[Rendered], *, share: bool = True, multiple: int = 
         at += len(ids)
         return np.arange(at - len(ids), at)
 
-    alone = [(list(range(len(rendered))), 0)]
-    for members, shared in shared_beginnings([example.ids for example in rendered]) if share else alone:
-        before = put(rendered[members[0]].ids[:shared], 0)
-        if shared:
-            segments.append(Segments(start=int(before[0]), length=shared, count=1))
-        longest_first = sorted(members, key=lambda row: (-len(rendered[row].ids), row))
+    def grow(branch: Branch, above: NDArray[np.int64], before: tuple[tuple[int, int], ...]) -> None:
+        """Put what a branch shares, its own rows, and the branches on it: what sees a segment lies behind it."""
+        if more := branch.shared - len(above):
+            ids = rendered[_a_row(branch)].ids
+            shared = put(ids[len(above) : branch.shared], len(above))
+            segments.append(Segments(start=int(shared[0]), length=more, count=1, before=before))
+            above, before = np.concatenate([above, shared]), (*before, (int(shared[0]), more))
+        longest_first = sorted(branch.rows, key=lambda row: (-len(rendered[row].ids), row))
         for length, alike in groupby(longest_first, key=lambda row: len(rendered[row].ids)):
             start, rows = at, list(alike)
             for row in rows:
-                places[row] = np.concatenate([before, put(rendered[row].ids[shared:], shared)])
-            seen = (int(before[0]), shared) if shared else (0, 0)
-            segments.append(Segments(start=start, length=length - shared, count=len(rows), before=seen))
+                places[row] = np.concatenate([above, put(rendered[row].ids[len(above) :], len(above))])
+            size = length - len(above)
+            segments.append(Segments(start=start, length=size, count=len(rows), before=before))
+        for each in branch.branches:
+            grow(each, above, before)
+
+    everything = list(range(len(rendered)))
+    trunk = shared_beginnings([each.ids for each in rendered]) if share else None
+    grow(trunk or Branch(shared=0, rows=everything, branches=[]), np.empty(0, dtype=np.int64), ())
     if filling := -at % multiple:
         segments.append(Segments(start=at, length=filling, count=1))
         put(np.zeros(filling, dtype=np.int32), 0)
@@ -121,18 +149,21 @@ def packed(rendered: Sequence[Rendered], *, share: bool = True, multiple: int = 
     )
 
 
-def shared_beginnings(ids: Sequence[NDArray[np.int32]]) -> list[tuple[list[int], int]]:
-    """Group examples by what they begin with, so that the fewest tokens are left to compute.
+def shared_beginnings(ids: Sequence[NDArray[np.int32]]) -> Branch:
+    """Return examples as a tree of what they begin with, so that few tokens are left to compute.
 
-    Given are positions, and how many tokens at the beginning all of a group share; each example keeps at least one token
-    of its own. Examples that share nothing are one group, with 0.
+    Given are positions. Each example keeps at least one token of its own; the trunk shares nothing.
     """
     order = sorted(range(len(ids)), key=lambda row: ids[row].tobytes())
     common = [_common(ids[one], ids[other]) for one, other in pairwise(order)]
-    _, groups = _grouped(order, common, DEEPEST)
-    alone = [row for rows, shared in groups if not shared for row in rows]
-    together = [(rows, shared) for rows, shared in groups if shared]
-    return [*together, (sorted(alone), 0)] if alone else together
+    trunk = Branch(shared=0, rows=[], branches=[])
+    _grow(trunk, order, common, level=0, depth=DEEPEST)
+    trunk.rows.sort()
+    return trunk
+
+
+def _a_row(branch: Branch) -> int:
+    return branch.rows[0] if branch.rows else _a_row(branch.branches[0])
 
 
 def _common(one: NDArray[np.int32], other: NDArray[np.int32]) -> int:
@@ -143,30 +174,25 @@ def _common(one: NDArray[np.int32], other: NDArray[np.int32]) -> int:
     return count if count >= WORTH_SHARING else 0
 
 
-def _grouped(rows: list[int], common: list[int], depth: int) -> tuple[int, list[tuple[list[int], int]]]:
-    """Return how many tokens are saved, and the groups, of neighbours of which i and i + 1 share ``common[i]``.
+def _grow(branch: Branch, rows: list[int], common: list[int], *, level: int, depth: int) -> None:
+    """Sort neighbours into rows and branches of a branch, where i and i + 1 share ``common[i]`` tokens.
 
-    All share the least of these. Neighbours that share more form a group of their own where that saves more.
+    All of them share ``level`` tokens, those of the branch or more.
     """
-    if len(rows) == 1:
-        return 0, [(rows, 0)]
-    least = min(common)
-    if not depth:
-        return (len(rows) - 1) * least, [(rows, least)]
-    total, start = 0, 0
-    groups: list[tuple[list[int], int]] = []
-    rest: list[int] = []
-    for end in [*(place + 1 for place, count in enumerate(common) if count == least), len(rows)]:
-        saved, found = _grouped(rows[start:end], common[start : end - 1], depth - 1)
-        if saved > (end - start) * least:
-            total, groups = total + saved, groups + found
-        else:
-            rest += rows[start:end]
+    start = 0
+    for end in [*(place + 1 for place, count in enumerate(common) if count <= level), len(rows)]:
+        some, inner = rows[start:end], common[start : end - 1]
         start = end
-    if rest:
-        total += (len(rest) - 1) * least
-        groups.append((rest, least if len(rest) > 1 else 0))
-    return total, groups
+        if len(some) == 1 or not depth:
+            branch.rows.extend(some)
+            continue
+        least = min(inner)
+        if (least - branch.shared) * (len(some) - 1) >= WORTH_A_BRANCH:
+            further = Branch(shared=least, rows=[], branches=[])
+            branch.branches.append(further)
+            _grow(further, some, inner, level=least, depth=depth - 1)
+        else:
+            _grow(branch, some, inner, level=least, depth=depth - 1)
 
 
 def sent(values: NDArray[Any] | torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -243,6 +243,45 @@ class Renderer:
                 )
         return rendered
 
+    def render_texts(
+        self, texts: Sequence[tuple[str, str, int]], *, max_length: int, as_user: bool = False
+    ) -> list[Rendered]:
+        """Tokenize texts that are no conversations; each is its id, the text, and the character from which on it counts.
+
+        A token counts that carries a character from there on. BOS stands in front where the tokenizer adds one; the first
+        token of all never counts. With ``as_user`` a text is what a user says, in the model's chat template.
+        """
+        bos = [int(self.tokenizer.bos_token_id)] if self._adds_bos and not as_user else []
+        rendered = []
+        for identity, text, start in texts:
+            whole, end, refused = text, len(text), None
+            if as_user:
+                whole = self.text((Message(role="user", content=text),))
+                at = whole.find(text)
+                refused = "the chat template changes the text" if at < 0 else None
+                start, end = start + at, end + at
+            encoded = self.tokenizer(
+                whole, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+            )
+            ids, offsets = encoded["input_ids"], np.asarray(encoded["offset_mapping"]).reshape(-1, 2)
+            refused = refused or self._unknown(ids) or None
+            ids = [*bos, *ids] if refused is None else []
+            mask = np.zeros(len(ids), dtype=np.bool_)
+            if refused is None:
+                mask[len(bos) :] = (offsets[:, 1] > start) & (offsets[:, 0] < end)
+                mask[:1] = False
+            long = len(ids) > max_length
+            kept = np.asarray(ids[:max_length], dtype=np.int32)
+            rendered.append(
+                Rendered(id=identity, ids=kept, mask=mask[:max_length], truncated=long, refused=refused)
+            )
+        return rendered
+
+    def text_ids(self, text: str) -> NDArray[np.int32]:
+        """Return the tokens of a text that is no conversation, int32 (T,), behind BOS where the tokenizer adds one."""
+        bos = [int(self.tokenizer.bos_token_id)] if self._adds_bos else []
+        return np.asarray([*bos, *self._ids(text)], dtype=np.int32)
+
     def _unknown(self, ids: Sequence[int]) -> str:
         """Return what is wrong with tokens that the model has no embedding for; empty where it has all."""
         if self._rows is None or max(ids, default=0) < self._rows:

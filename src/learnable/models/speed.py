@@ -67,8 +67,7 @@ class Shapes:
             pairs = sum(len(places) * (len(places) + 1) / 2 for places in layout.places)
         else:
             pairs = sum(
-                part.count * part.length * (part.before[1] + (part.length + 1) / 2)
-                for part in layout.segments
+                part.count * part.length * (part.shared + (part.length + 1) / 2) for part in layout.segments
             )
         return 2.0 * (self.body * tokens + self.head * responses) + 4.0 * self.attention * pairs
 

@@ -1,0 +1,364 @@
+"""How likely given texts are to a model here or on a server, and what it writes after them; measured once, and stored."""
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import polars as pl
+
+from learnable.commands.network import SAMPLE, Network
+from learnable.errors import ModelError
+from learnable.evaluators import Completion
+from learnable.measures import Found, fill, known, measure_of, take
+from learnable.objects.given import given_part
+from learnable.runs.identity import fingerprint
+from learnable.runs.price import Price
+from learnable.runs.progress import say
+from learnable.runs.store import Store
+from learnable.servers import GIVE_UP, Reply, ServerGenerator
+from learnable.settings import Loading, Sampling
+from learnable.types import Measure, Rendered
+
+if TYPE_CHECKING:
+    from learnable.models.language_model import LanguageModel
+    from learnable.models.rendering import Renderer
+
+SERVER = "openai:"
+TOGETHER = 3
+"""Times the usual tokens of a batch: of the orders of an item two thirds or so are computed once."""
+NEW_TOKENS = (8, 16, 32, 64)
+"""Lengths of completions: one that is to be longer is cut off at the last."""
+_REFUSED, _LONG = "the model does not take it", "it is longer than the model takes"
+
+Text = tuple[str, int]
+"""A text, and the character from which on it counts."""
+
+
+class Likelihood(NamedTuple):
+    """The nll of what counts of a text, in nats, and in how many tokens; None where there is none, and ``why``."""
+
+    nll: float | None
+    tokens: int = 0
+    why: str = ""
+
+
+class TextModel(Protocol):
+    """A model that is asked for texts as they are."""
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+
+    @property
+    def identity(self) -> str:
+        """Of its weights, or of its name and server."""
+
+    def likelihoods(self, texts: Sequence[Text], *, store: Store, label: str) -> list[Likelihood]:
+        """Return how likely texts are; what is stored is not measured again."""
+
+    def completions(
+        self, texts: Sequence[str], *, like: Sequence[str], store: Store, label: str
+    ) -> list[Completion]:
+        """Return what the model writes after texts, about as long as others, greedily."""
+
+    def price(self, texts: Sequence[Text], *, store: Store) -> Price:
+        """Return what measuring texts would cost."""
+
+
+def text_model(
+    name: str,
+    loading: Loading,
+    *,
+    adapter: str | None = None,
+    max_length: int | None = None,
+    as_user: bool = False,
+    dry_run: bool = False,
+) -> "LocalTexts | ServerTexts":
+    """Return a model by its name: on a server, ``openai:URL#NAME``, or here.
+
+    Raises:
+        ModelError: If it cannot be found, or an adapter is none, or a server is to take one.
+    """
+    if name.startswith(SERVER):
+        if adapter is not None or as_user:
+            raise ModelError(
+                f"{name} is asked for texts as they are: it takes no adapter and no chat template from here",
+                hint="let the server load the adapter, and leave --rendering at plain",
+            )
+        server = ServerGenerator.parse(name)
+        return ServerTexts(name=name, server=server)
+    network = Network.of(name, loading, max_length=max_length, dry_run=dry_run)
+    if adapter is None or network.awaits:
+        return LocalTexts(name=name, network=network, as_user=as_user)
+    folder, kind, _ = given_part(adapter, network.ref)
+    if kind != "adapter":
+        raise ModelError(
+            f"{adapter} is a whole model, not an adapter", hint=f"give it as the model: --model {adapter}"
+        )
+    return LocalTexts(name=adapter, network=network, adapter=Path(folder), as_user=as_user)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalTexts:
+    """A model on this machine, with or without an adapter; its weights are loaded when something is missing.
+
+    With ``as_user`` a text is what a user says, in the model's chat template.
+    """
+
+    name: str
+    network: Network
+    adapter: Path | None = None
+    as_user: bool = False
+    _loaded: dict[str, "LanguageModel"] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def identity(self) -> str:
+        """Of its weights, with the adapter."""
+        from learnable.models.source import adapter_key
+
+        base = self.network.identity
+        return base if self.adapter is None or not base else adapter_key(base, self.adapter)
+
+    @property
+    def is_rounded(self) -> bool:
+        """Whether it computes in less than float32."""
+        return self.network.ref.dtype != "float32"
+
+    @cached_property
+    def vocabulary(self) -> str:
+        """Identity of its tokenizer."""
+        return self._renderer.vocabulary
+
+    @cached_property
+    def _renderer(self) -> "Renderer":
+        from learnable.models.rendering import Renderer
+
+        return Renderer.of(self.network.ref)
+
+    def exact(self) -> "LocalTexts":
+        """Return it in float32."""
+        ref = replace(self.network.ref, dtype="float32")
+        return replace(self, network=replace(self.network, ref=ref), _loaded={})
+
+    def release(self) -> None:
+        """Let its weights go."""
+        self._loaded.clear()
+
+    @contextmanager
+    def _opened(self) -> Iterator["LanguageModel"]:
+        model = self._loaded.get("model") or self._loaded.setdefault("model", self.network.open())
+        if self.adapter is None:
+            yield model
+            return
+        with model.adapter(self.adapter):
+            yield model
+
+    def _rendered(self, texts: Mapping[str, Text]) -> list[Rendered]:
+        return self._renderer.render_texts(
+            [(identity, *text) for identity, text in texts.items()],
+            max_length=self.network.longest,
+            as_user=self.as_user,
+        )
+
+    def _measure(self) -> Measure:
+        rendering = self._renderer.key if self.as_user else self._renderer.vocabulary
+        written = fingerprint(["texts", rendering, self.as_user])
+        return measure_of(self.identity, rendering=written, max_length=self.network.longest)
+
+    def likelihoods(self, texts: Sequence[Text], *, store: Store, label: str) -> list[Likelihood]:
+        """Return how likely texts are; one that is too long, or that cannot be rendered, says so."""
+        ids = [_identity(text) for text in texts]
+        rendered = {each.id: each for each in self._rendered(dict(zip(ids, texts, strict=True)))}
+        whole = [each for each in rendered.values() if each.mask.any() and not each.truncated]
+        measure = self._measure()
+        take(
+            self._opened,
+            [measure],
+            whole,
+            store=store,
+            label=label,
+            batch_tokens=lambda model: TOGETHER * int(model.batch_tokens),
+        )
+        found = dict(known(measure, [each.id for each in whole], store=store).iter_rows())
+
+        def of(each: Rendered) -> Likelihood:
+            if each.id in found:
+                return Likelihood(found[each.id], int(each.mask.sum()))
+            return Likelihood(None, why=_LONG if each.truncated else each.refused or _REFUSED)
+
+        return [of(rendered[identity]) for identity in ids]
+
+    def computed(self, groups: Sequence[Sequence[Text]]) -> tuple[int, int]:
+        """Return how many tokens groups of texts have, and how many are left where beginnings are computed once."""
+        from learnable.models.packing import packed
+
+        tokens = computed = 0
+        for group in groups:
+            rendered = self._rendered({_identity(text): text for text in group})
+            tokens += sum(len(each.ids) for each in rendered)
+            computed += packed(rendered).computed
+        return tokens, computed
+
+    def completions(
+        self, texts: Sequence[str], *, like: Sequence[str], store: Store, label: str
+    ) -> list[Completion]:
+        """Return what the model writes after texts, up to the end of the line."""
+        from learnable.models.generation import Asked
+
+        renderer = self._renderer
+        (*_, line) = renderer.text_ids("\n").tolist()
+        prompts = [renderer.text_ids(text) for text in texts]
+        lengths = [_rounded(len(renderer.text_ids(each)) + 2) for each in like]
+        room = self.network.longest
+
+        def write(places: Sequence[int], new: int, missing: Collection[int]) -> Iterator[Found]:
+            asked = Asked(
+                prompts=[prompts[place] for place in places],
+                sampling=Sampling(temperature=0.0, top_p=1.0, max_new_tokens=new),
+                stop_ids={*renderer.stop_ids, line},
+                only=missing,
+            )
+            with self._opened() as model:
+                for positions, answers in model.continued(asked):
+                    yield Found(positions, [{"completion": (answer.text,)} for answer in answers])
+
+        fits = [len(prompt) + new <= room for prompt, new in zip(prompts, lengths, strict=True)]
+        size = [len(prompt) for prompt in prompts]
+        return _completed(self.identity, texts, lengths, fits, size, write, store=store, label=label)
+
+    def price(self, texts: Sequence[Text], *, store: Store) -> Price:
+        """Return what measuring texts would cost, by the tokens of a sample; those that are stored cost nothing."""
+        if self.network.awaits:
+            return self.network.passing(0, len(texts))
+        distinct = {_identity(text): text for text in texts}
+        missing = store.missing(self._measure(), pl.Series("id", list(distinct), dtype=pl.String)).to_list()
+        drawn = {identity: distinct[identity] for identity in missing[:SAMPLE]}
+        tokens = sum(len(each.ids) for each in self._rendered(drawn))
+        return self.network.passing(round(tokens / max(len(drawn), 1) * len(missing)), len(missing))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerTexts:
+    """A model on a server that gives log-probabilities of a given text."""
+
+    name: str
+    server: ServerGenerator
+
+    @property
+    def identity(self) -> str:
+        """Of its name and its server."""
+        return self.server.key
+
+    def likelihoods(self, texts: Sequence[Text], *, store: Store, label: str) -> list[Likelihood]:
+        """Return how likely texts are; what the server did not answer is asked again by the next run."""
+        ids = [_identity(text) for text in texts]
+        measure = Measure(kind="nll", model=self.identity, parameters={"rendering": "texts"})
+        lengths = Measure(kind="text_tokens", model=self.identity, parameters={"rendering": "texts"})
+        why: dict[str, str] = {}
+
+        def ask(missing: Collection[int]) -> Iterator[Found]:
+            for batch in _patient(self.server.scored(texts, only=missing), self.server):
+                good = [(place, reply) for place, reply in batch if reply.text is not None]
+                why.update({ids[place]: reply.why for place, reply in batch if reply.text is None})
+                rows = [{"nll": (reply.nll,), "text_tokens": (reply.tokens,)} for _, reply in good]
+                yield Found([place for place, _ in good], rows)
+
+        fill([measure, lengths], ids, ask, store=store, label=label, size=lambda _: 1)
+        found = dict(known(measure, _distinct(ids), store=store).iter_rows())
+        tokens = dict(known(lengths, _distinct(ids), store=store).iter_rows())
+        return [
+            Likelihood(
+                found.get(each), tokens.get(each, 0), "" if each in found else why.get(each, "no answer")
+            )
+            for each in ids
+        ]
+
+    def completions(
+        self, texts: Sequence[str], *, like: Sequence[str], store: Store, label: str
+    ) -> list[Completion]:
+        """Return what the model writes after texts, up to the end of the line."""
+        # Four characters are a token, three of them in many languages.
+        lengths = [_rounded(len(each) // 3 + 2) for each in like]
+
+        def write(places: Sequence[int], new: int, missing: Collection[int]) -> Iterator[Found]:
+            prompts = [texts[place] for place in places]
+            asked = self.server.continued_texts(prompts, new_tokens=new, only=missing)
+            for batch in _patient(asked, self.server):
+                good = [(place, reply.text) for place, reply in batch if reply.text is not None]
+                yield Found([place for place, _ in good], [{"completion": (text,)} for _, text in good])
+
+        fits, size = [True] * len(texts), [1] * len(texts)
+        return _completed(self.identity, texts, lengths, fits, size, write, store=store, label=label)
+
+    def price(self, texts: Sequence[Text], *, store: Store) -> Price:
+        """Return how many requests there are."""
+        return Price(rows=len(texts), unknown=(f"what {self.server.url} takes for a request is not known",))
+
+
+Write = Callable[[Sequence[int], int, Collection[int]], Iterator[Found]]
+"""Writes after the texts at some places so many tokens, those that are missing."""
+
+
+def _completed(
+    model: str,
+    texts: Sequence[str],
+    lengths: Sequence[int],
+    fits: Sequence[bool],
+    size: Sequence[int],
+    write: Write,
+    *,
+    store: Store,
+    label: str,
+) -> list[Completion]:
+    """Return the completions of texts, of each length in a pass of its own; what is stored is not written again."""
+    found: list[Completion] = [Completion(None, _LONG)] * len(texts)
+    for new in sorted(set(lengths)):
+        places = [place for place, length in enumerate(lengths) if length == new and fits[place]]
+        ids = [fingerprint(["after", texts[place]]) for place in places]
+        parameters = {"rendering": "texts", "max_new_tokens": new, "temperature": 0.0}
+        measure = Measure(kind="completion", model=model, parameters=parameters)
+
+        def ask(missing: Collection[int], places: Sequence[int] = places, new: int = new) -> Iterator[Found]:
+            return write(places, new, missing)
+
+        def weighs(number: int, places: Sequence[int] = places) -> int:
+            return size[places[number]]
+
+        fill([measure], ids, ask, store=store, label=f"{label}, {new} tokens", size=weighs)
+        stored = dict(known(measure, _distinct(ids), store=store).iter_rows())
+        for place, identity in zip(places, ids, strict=True):
+            found[place] = Completion(stored.get(identity), "" if identity in stored else "no answer")
+    return found
+
+
+def _patient(
+    batches: Iterator[list[tuple[int, Reply]]], server: ServerGenerator
+) -> Iterator[list[tuple[int, Reply]]]:
+    """Pass replies on; give a server up that fails many times in a row."""
+    failed = 0
+    for batch in batches:
+        bad = [reply for _, reply in batch if reply.text is None]
+        failed = failed + len(bad) if len(bad) == len(batch) else 0
+        if failed >= GIVE_UP:
+            raise ModelError(
+                f"the server {server.url} left {failed} requests in a row without an answer: {bad[-1].why}",
+                hint="what it answered before is kept; when the server is well again, run the same command again",
+            )
+        if bad:
+            say(f"{server.name} did not answer {len(bad)} of {len(batch)} requests: {bad[-1].why}")
+        yield batch
+
+
+def _identity(text: Text) -> str:
+    return fingerprint(["text", *text])
+
+
+def _distinct(ids: Sequence[str]) -> pl.Series:
+    return pl.Series("id", list(dict.fromkeys(ids)), dtype=pl.String)
+
+
+def _rounded(tokens: int) -> int:
+    return next((each for each in NEW_TOKENS if each >= tokens), NEW_TOKENS[-1])
