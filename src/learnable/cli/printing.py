@@ -26,7 +26,7 @@ NARROW = 76
 """Columns of a terminal under which a table of four columns becomes a list."""
 FILES_SAID = 8
 """Paths that are printed each; of more, the folder that they are in."""
-CONTESTS = ("compare", "prefer", "teach", "run irft", "run ado", "run merge")
+CONTESTS = ("compare", "prefer", "teach", "run irft", "run ado", "run merge", "run slora")
 """Commands whose result is a table, of methods in the first two, of arms in the others."""
 
 

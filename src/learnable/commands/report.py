@@ -37,6 +37,7 @@ KINDS = {
     "run irft": "trial",
     "run ado": "trial",
     "run merge": "trial",
+    "run slora": "trial",
 }
 """What a step left, by its command. A trial says itself what its page is about: facts by the names of ``TrialFacts``."""
 WORDINGS: dict[pages.Asked, str] = {"seen": SEEN, "unseen": UNSEEN}

@@ -14,13 +14,14 @@ from learnable.recipes.merge import merge
 from learnable.recipes.pds import pds
 from learnable.recipes.rft import rft
 from learnable.recipes.run import Run, recipe
+from learnable.recipes.slora import slora
 from learnable.recipes.target import target
 from learnable.recipes.vinfo import vinfo
 from learnable.runs.records import Outcome
 
 RECIPES: Mapping[str, Callable[..., Mapping[str, Outcome]]] = {
     each.__name__: each
-    for each in (ado, compare, delia, dpo, irft, less, lobass, merge, pds, rft, target, vinfo)
+    for each in (ado, compare, delia, dpo, irft, less, lobass, merge, pds, rft, slora, target, vinfo)
 }
 """The recipes of the package, by name."""
 
@@ -39,6 +40,7 @@ __all__ = [
     "pds",
     "recipe",
     "rft",
+    "slora",
     "target",
     "vinfo",
 ]

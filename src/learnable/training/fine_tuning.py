@@ -103,7 +103,7 @@ def fine_tune(
         DiskError: If the disk is full.
     """
     checkpoints = folder / CHECKPOINTS
-    if (trained := _trained_before(folder)) is not None:
+    if (trained := trained_before(folder)) is not None:
         shutil.rmtree(checkpoints, ignore_errors=True)  # left by a kill right after the record was written
         return trained
     if keep_epochs:
@@ -133,7 +133,7 @@ def fine_tune(
     return done
 
 
-def _trained_before(folder: Path) -> Trained | None:
+def trained_before(folder: Path) -> Trained | None:
     """Return what a finished training did, None where it is to be done, again if its files are not as it left them."""
     if not (folder / RECORD).is_file():
         return None

@@ -1,0 +1,315 @@
+"""What ``learnable run slora`` does: a federation played through on one machine, beside one training on all rows."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from learnable.commands.compare import HOLDOUT_SHARE, heldout_of
+from learnable.commands.experiment import Experiment, keep_model
+from learnable.commands.federated_arms import (
+    CLUSTER,
+    ClientTuning,
+    FederatedTrainings,
+    Federating,
+    counted,
+    labels_of,
+)
+from learnable.commands.inputs import pool_of, rows_of
+from learnable.commands.network import Network
+from learnable.commands.options import DryRun, MaxLength, ModelName, Output, StoreFolder
+from learnable.evaluators import Evaluation, evaluations_of, wants_heldout
+from learnable.experiments import UNTUNED, Measured, arm_table
+from learnable.federation import CENTRAL, FULL, LORA, SLORA, FederatedArm, check_flower, dirichlet_split
+from learnable.runs.files import write_frame
+from learnable.runs.identity import fingerprint, source_of
+from learnable.runs.price import Price
+from learnable.runs.progress import say
+from learnable.runs.records import Outcome
+from learnable.runs.step import Finished, Step, run
+from learnable.settings import Loading, Reading, Tuning
+from learnable.types import Pool
+
+FEW_ROWS, LITTLE_ENERGY = 10, 0.3
+_ABOUT = {
+    LORA: "each client trains an adapter, and the server averages {average}",
+    SLORA: "{first} sparse rounds, then {second} of LoRA from the decomposition of what they changed; what that leaves over is "
+    "{residual}",
+    "sparse": "all rounds move the same few weights, {mask}",
+    FULL: "all weights of the linear layers move: a ceiling, at far more traffic",
+}
+_AVERAGE = {"factors": "A and B", "freeze_A": "B alone", "product": "the products B A"}
+
+
+def federate(
+    data: list[str],
+    *,
+    model: ModelName = "starter",
+    federating: Federating = Federating(),
+    tuning: Tuning = ClientTuning(),
+    loading: Loading = Loading(),
+    max_length: MaxLength = None,
+    store: StoreFolder = "runs/store",
+    dry_run: DryRun = False,
+    output: Output = "federated",
+) -> Outcome:
+    """Play a federation through, arm by arm, and say with intervals what each loses to one training on all rows.
+
+    Args:
+        data: A folder that `learnable load` wrote, with held-out rows where `heldout` is evaluated.
+        federating: Who has which rows, what is trained, and for how long.
+        tuning: How a client trains in a round, and how the central training does.
+    """
+    check_flower(by="learnable run slora")
+    arms = federating.federated(tuning)
+    network = Network.of(model, loading, max_length=max_length, dry_run=dry_run)
+    asked = list(federating.evaluate)
+    holdout = HOLDOUT_SHARE if wants_heldout(asked) else 0.0
+    pool, loaded = pool_of(data, Reading(), output, holdout=holdout, dry_run=dry_run)
+    known = rows_of(pool, loaded)
+    if federating.by != CLUSTER:  # what cannot be divided is said before anything is trained
+        labels = labels_of(known, federating.by)
+        how: dict[str, Any] = {name: getattr(federating, name) for name in ("clients", "alpha", "min_rows")}
+        dirichlet_split(labels, seed=0, **how)
+    experiment = Experiment(
+        network=network,
+        tuning=tuning,
+        seeds=federating.seeds,
+        confidence=federating.confidence,
+        store=Path(store),
+    )
+    trial = _FederatedTrial(
+        experiment=experiment,
+        federating=federating,
+        arms=arms,
+        pool=pool,
+        loaded=loaded,
+        evaluations=evaluations_of(asked, heldout=heldout_of(loaded) if holdout else None),
+    )
+    return run(trial.step(), output, dry_run=dry_run)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _FederatedTrial:
+    """A federation whose inputs are found: what it will do, and how it is done."""
+
+    experiment: Experiment
+    federating: Federating
+    arms: Sequence[FederatedArm]
+    pool: Pool
+    loaded: Outcome
+    evaluations: Sequence[Evaluation]
+
+    def step(self) -> Step:
+        """Return the step that does it."""
+        network = self.experiment.network
+        settings = asdict(self.federating) | {"evaluate": None}
+        return Step(
+            verb="run slora",
+            parameters=self.experiment.parameters | {"federating": fingerprint(settings)},
+            inputs={each.label: each.identity for each in self.evaluations}
+            | {"pool": self.loaded.identity, "base": network.identity},
+            sources={each.label: source_of(each.evaluator) for each in self.evaluations},
+            links={"pool": self.loaded.folder},
+            says=self.says,
+            awaits=network.awaits,
+            plan=self.price,
+            work=self.work,
+        )
+
+    @property
+    def says(self) -> list[str]:
+        """What it will do, in words."""
+        how, items = self.federating, sum(len(each.examples) for each in self.evaluations)
+        return [
+            f"{how.seeds} central trainings on {len(self.pool):,} rows",
+            *(
+                f"{how.seeds} federations of {arm.label}: {how.clients} clients, {how.all_rounds} rounds"
+                for arm in self.arms
+            ),
+            f"{items:,} evaluation items for each model",
+        ]
+
+    def price(self) -> Price:
+        """Return what it will cost."""
+        network, tuning = self.experiment.network, self.experiment.tuning
+        models = self.federating.seeds * (1 + len(self.arms))
+        passes = models * tuning.epochs * self.federating.all_rounds
+        price = network.training(list(self.pool.iter_examples()), tuning, passes=passes, models=models)
+        return sum([network.evaluations(self.evaluations)] * (1 + models), price)
+
+    def work(self, folder: Path) -> Finished:
+        """Train, ask, and write what came of it."""
+        from learnable.models.rendering import Renderer
+
+        experiment, network = self.experiment, self.experiment.network
+        known = rows_of(self.pool, self.loaded)
+        rendered = known.rendered(Renderer.of(network.ref), max_length=network.longest)
+        trainings = FederatedTrainings(
+            experiment=experiment,
+            federating=self.federating,
+            arms=self.arms,
+            known=known,
+            rendered=[row for row in rendered if row.mask.any()],
+        )
+        arms, rounds, energy, tokens = trainings.trained()
+        ran, facts = experiment.run(arms, self.evaluations, baseline=CENTRAL)
+        costs = pl.Series([None if each is None else each.tokens for each in ran.trained], dtype=pl.Int64)
+        trained = ran.frames["arms"].with_columns(tokens=costs)
+        frames = ran.frames | self._tables(ran.frames["results"], trained)
+        frames |= {
+            "partition": trainings.partition(),
+            "rounds": pl.concat(rounds),
+            "energy": pl.concat(energy),
+        }
+        frames |= {"arms": trained, "traffic": counted(frames["rounds"])}
+        frames |= {"kept": _kept(frames["energy"]), "losses": _losses(frames["rounds"])}
+        for name, frame in frames.items():
+            write_frame(frame, folder / f"{name}.parquet")
+        kept = next(arm for arm in arms if arm.label == self.arms[0].label)
+        assert kept.given is not None
+        keep_model(kept, kept.given.folder, folder / "model")
+        for line in frames["kept"].iter_rows(named=True):
+            say(
+                f"{line['arm']}: the decomposition of {line['layer']} keeps {line['energy']:.0%} of its energy"
+            )
+        facts |= {
+            "kept model": kept.label,
+            "notes": [],
+            "arms": [UNTUNED, CENTRAL, *(arm.label for arm in self.arms)],
+            "baseline": CENTRAL,
+            "clients": self.federating.clients,
+            "trial": self._trial(facts["model"], frames),
+        }
+        return Finished(facts=facts, tokens=ran.tokens + tokens)
+
+    def _tables(self, results: pl.DataFrame, arms: pl.DataFrame) -> dict[str, pl.DataFrame]:
+        """Return the arms beside central, and beside federated LoRA where that is among them."""
+        measured = [
+            Measured(
+                label=each.label, unit=each.evaluator.unit, higher_is_better=each.evaluator.higher_is_better
+            )
+            for each in self.evaluations
+        ]
+        confidence = self.experiment.confidence
+        found = {
+            "table": arm_table(results, arms, evaluations=measured, baseline=CENTRAL, confidence=confidence)
+        }
+        plain = next((arm.label for arm in self.arms if arm.name == LORA), None)
+        if plain is not None and len(self.arms) > 1:
+            own = pl.col("arm").is_in([arm.label for arm in self.arms])
+            beside = arm_table(
+                results.filter(own),
+                arms.filter(own),
+                evaluations=measured,
+                baseline=plain,
+                confidence=confidence,
+            )
+            columns = ("evaluation", "arm", "value", "difference", "low", "high", "p", "verdict")
+            found["against_lora"] = beside.select(columns)
+        return found
+
+    def _trial(self, model: str, frames: dict[str, pl.DataFrame]) -> dict[str, Any]:
+        """Return what the page of it says, by the names of ``TrialFacts``."""
+        how = self.federating
+        tables = {
+            "Traffic: bytes that a client sent and received in all rounds, and tokens that it trained on (means)": "traffic",
+            "Training loss of each round, as the clients met their own rows": "losses",
+            "The clients: rows, kinds of rows, and how far their shares are from those of all (total variation)": "partition",
+        }
+        if "against_lora" in frames:
+            tables = {"Beside federated LoRA": "against_lora"} | tables
+        if frames["kept"].height:
+            tables["Energy of stage 1 that the decomposition keeps, by kind of layer"] = "kept"
+        return {
+            "question": "What is lost where rows may not be pooled?",
+            "lead": f"{model} was trained on {len(self.pool):,} rows of {how.clients} clients, divided by {how.by} "
+            f"with alpha {how.alpha:g}, in {how.all_rounds} rounds.",
+            "about": {
+                UNTUNED: "the model as it is",
+                CENTRAL: "one LoRA training on the rows of all clients, as if they were pooled",
+            }
+            | {arm.label: self._about(arm) for arm in self.arms},
+            "baseline": CENTRAL,
+            "beside": [UNTUNED],
+            "asked_of": "what the model will be asked",
+            "tables": tables,
+            "alike": "All trained arms see the same rows as often. Sparse rounds and rounds of LoRA send "
+            + (
+                "about as many bytes."
+                if how.density is None
+                else f"what density {how.density:g} and the rank ask for."
+            ),
+            "said": self._warnings(frames),
+            "notes": [
+                "What leaves a client are values of weights, how many rows and tokens they are of, steps, and a mean loss. "
+                "No row leaves it, and no text.",
+                "Updates can tell of rows all the same: no privacy is promised. This federation was played through on one machine.",
+                "Losses of rounds are those of the clients on their own rows, of several models: not the loss of the common one.",
+                "A new optimizer begins in each round at each client.",
+            ],
+        }
+
+    def _about(self, arm: FederatedArm) -> str:
+        first, second = self.federating.rounds
+        return _ABOUT[arm.name].format(
+            average=_AVERAGE[arm.aggregate],
+            first=first,
+            second=second,
+            residual="kept in the frozen weights" if arm.residual == "keep" else "dropped",
+            mask="drawn one by one" if arm.mask == "random" else "whole rows",
+        )
+
+    def _warnings(self, frames: dict[str, pl.DataFrame]) -> list[str]:
+        """Say what is to be distrusted."""
+        said = []
+        few = frames["partition"].filter(pl.col("rows") < FEW_ROWS)
+        if few.height:
+            said.append(
+                f"{few.height} clients have fewer than {FEW_ROWS} rows: what they send is mostly noise."
+            )
+        for arm, mean in (
+            frames["energy"].group_by("arm", maintain_order=True).agg(pl.col("energy").mean()).iter_rows()
+        ):
+            if mean < LITTLE_ENERGY:
+                dropped = next(each for each in self.arms if each.label == arm).residual == "drop"
+                so = "that much of stage 1 is lost" if dropped else "the rest stays in the frozen weights"
+                said.append(f"{arm}: the decomposition keeps {mean:.0%} of the energy of stage 1; {so}.")
+        sparse = frames["rounds"].filter(pl.col("stage") == "sparse", pl.col("why").is_null())
+        means = sparse.group_by("arm", "seed", "round", maintain_order=True).agg(pl.col("loss").mean())
+        ends = means.group_by("arm", maintain_order=True).agg(
+            first=pl.col("loss").filter(pl.col("round") == pl.col("round").min()).mean(),
+            last=pl.col("loss").filter(pl.col("round") == pl.col("round").max()).mean(),
+        )
+        said += [
+            f"{arm}: the loss of sparse rounds rose from {first:.3f} to {last:.3f}: lower --tuning.learning-rate."
+            for arm, first, last in ends.iter_rows()
+            if last > first
+        ]
+        lost = frames["rounds"].filter(pl.col("why").is_not_null())
+        said += [
+            f"{arm}, seed {seed}: client {client} took no part in round {number}: {why}."
+            for arm, seed, number, client, why in lost.select(
+                "arm", "seed", "round", "client", "why"
+            ).iter_rows()
+        ]
+        return said
+
+
+def _kept(energy: pl.DataFrame) -> pl.DataFrame:
+    """Return the energy by kind of layer: mean, least and most over layers and seeds."""
+    kinds = energy.with_columns(pl.col("layer").str.split(".").list.last())
+    return kinds.group_by("arm", "layer", maintain_order=True).agg(
+        pl.col("energy").mean(), least=pl.col("energy").min(), most=pl.col("energy").max(), weights=pl.len()
+    )
+
+
+def _losses(rounds: pl.DataFrame) -> pl.DataFrame:
+    """Return the mean loss of each round, weighted by rows, over clients that took part, and how many did not."""
+    took = pl.col("why").is_null()
+    weighted = (pl.col("loss") * pl.col("rows")).filter(took).sum() / pl.col("rows").filter(took).sum()
+    return rounds.group_by("arm", "stage", "round", maintain_order=True).agg(
+        loss=weighted, failures=pl.col("why").count()
+    )

@@ -1,0 +1,61 @@
+"""The recipe ``slora``: fine-tune where the rows of several owners may not be pooled."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Annotated
+
+from learnable.commands import load, report
+from learnable.commands.compare import HOLDOUT_SHARE
+from learnable.commands.federate import federate
+from learnable.commands.federated_arms import ClientTuning, Federating
+from learnable.commands.inputs import look_up
+from learnable.commands.options import Flat, Listed, MaxLength, ModelName
+from learnable.evaluators import build_evaluator, parse
+from learnable.federation import check_flower
+from learnable.recipes.run import Run, recipe
+from learnable.settings import Loading, Reading, Tuning
+
+
+@recipe
+def slora(
+    data: Annotated[Sequence[str], Listed],
+    *,
+    model: ModelName = "starter",
+    federating: Annotated[Federating, Flat] = Federating(),
+    holdout: float = HOLDOUT_SHARE,
+    tuning: ClientTuning = ClientTuning(),
+    reading: Annotated[Reading, Flat] = Reading(),
+    loading: Annotated[Loading, Flat] = Loading(),
+    max_length: MaxLength = None,
+    run: Annotated[Run, Flat] = Run(),
+) -> None:
+    """Find out what fine-tuning loses where the rows of several owners may not be pooled, and how to lose less.
+
+    The rows are divided among clients, unevenly. In each round every client trains, and a server averages what they send:
+    adapters, or first a few weights and then adapters from the decomposition of their change (SLoRA, arXiv 2308.06522).
+    One training on all rows stands beside, and held-out rows judge.
+
+    Args:
+        data: Files (.jsonl, .json, .csv, .parquet ...), folders and patterns of them, or hub ids.
+        federating: Who has which rows, what is trained, and for how long.
+        holdout: Share of the rows that is held out to judge on.
+        tuning: How a client trains in a round, and how the central training does.
+    """
+    check_flower(by="learnable run slora")
+    federating.federated(tuning)
+    for evaluation in federating.evaluate:
+        build_evaluator(parse(evaluation))
+    look_up(model, loading)
+    pool = run.step("pool", load, list(data), reading=reading, holdout=holdout)
+    federated = run.step(
+        "federated",
+        federate,
+        [pool.path],
+        model=model,
+        federating=federating,
+        tuning=Tuning(**asdict(tuning)),
+        loading=loading,
+        max_length=max_length,
+        store=run.store,
+    )
+    run.step("report", report, federated.path, title=run.name, command=run.command)

@@ -1,0 +1,417 @@
+"""Federated fine-tuning in rounds: what a client trains, what the server begins a stage with, and the model of the end."""
+
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+
+from learnable.errors import UsageError
+from learnable.federation import (
+    FULL,
+    LORA,
+    SCALE,
+    SLORA,
+    SPARSE,
+    Arrays,
+    Factors,
+    FederatedArm,
+    Floats,
+    StageKind,
+    Task,
+    Update,
+    begun_factor,
+    decompose,
+    digest,
+    equal_density,
+    masked,
+)
+from learnable.models.loading import load_network, load_tokenizer
+from learnable.models.network import without_dropout
+from learnable.models.source import concrete_dtype
+from learnable.models.weights import quiet
+from learnable.runs.files import disk_errors, flush, write_frame, write_json
+from learnable.runs.outputs import recorded
+from learnable.runs.progress import bar
+from learnable.runs.step import note
+from learnable.settings import Tuning
+from learnable.training.checkpoints import Checkpoints
+from learnable.training.fine_tuning import CHECKPOINTS, RECORD, Trained, trained_before
+from learnable.training.loop import Loop
+from learnable.training.moved import added, factors, linear_weights, put, sparse, taken
+from learnable.training.samplers import length_grouped
+from learnable.types import ModelRef, Rendered
+
+ROUNDS, ENERGY = "rounds.parquet", "energy.parquet"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """What server and clients know before the first round.
+
+    Args:
+        arm: What is trained.
+        rounds: Of stage 1 and of stage 2; arms of one stage have as many as both.
+        tuning: Of a client in a round: epochs, batch size, rates and rank, and the common seed.
+        density: Share of the linear weights that sparse rounds move; so that they send as much as LoRA when None.
+        full_rate: Learning rate where all linear weights move.
+    """
+
+    arm: FederatedArm
+    rounds: tuple[int, int]
+    tuning: Tuning
+    density: float | None = None
+    full_rate: float = 2e-5
+
+    @property
+    def stages(self) -> list[tuple[StageKind, int]]:
+        """What moves in each stage, and for how many rounds."""
+        first, second = self.rounds
+        if self.arm.name == SLORA:
+            return [(SPARSE, first), (LORA, second)]
+        found: dict[str, StageKind] = {LORA: LORA, SPARSE: SPARSE, FULL: FULL}
+        return [(found[self.arm.name], first + second)]
+
+    def of_client(self, stage: StageKind, *, number: int, client: int) -> Tuning:
+        """Return how a client trains in a round: in an order of its own, with a new optimizer."""
+        order = (self.tuning.seed * 10_000 + number) * 10_000 + client
+        rate = self.full_rate if stage == FULL else self.tuning.learning_rate
+        return replace(self.tuning, order_seed=order, learning_rate=rate)
+
+
+class LocalTraining:
+    """One network that trains on the rows of one client after the other, as tasks come in.
+
+    Weights are float32; where the model is bfloat16, products are computed in it, as in full fine-tuning elsewhere.
+    What a stage adds to the network stays until another stage is asked for, or ``close``.
+    """
+
+    def __init__(self, ref: ModelRef) -> None:
+        self.ref, self.mixed = replace(ref, dtype="float32"), concrete_dtype(ref) == "bfloat16"
+        self.network = load_network(self.ref)
+        self.network.requires_grad_(requires_grad=False)
+        self._attention = self.network.config._attn_implementation
+        self.shapes = {name: tuple(weight.shape) for name, weight in linear_weights(self.network).items()}
+        self.advance: Callable[[int], None] = lambda _: None
+        self._open: tuple[Any, ...] = ()
+        self._stage = ExitStack()
+        self._wearing, self._moved = self.network, dict[str, torch.nn.Parameter]()
+        self._begun: tuple[tuple[Any, ...], dict[str, Factors]] = ((), {})
+
+    def train(self, task: Task, rows: Sequence[Rendered], agreement: Agreement, *, client: int) -> Update:
+        """Train on the rows of a client, from the values of a task, and return where that ended."""
+        self._enter(task.stage, agreement, start=task.start)
+        put(self._moved, task.arrays)
+        ordered = sorted(rows, key=lambda row: row.id)
+        tuning = agreement.of_client(task.stage, number=task.round, client=client)
+        loop = Loop(
+            self._wearing,
+            ordered,
+            sampler=length_grouped([(row,) for row in ordered], tuning),
+            tuning=tuning,
+            mixed=self.mixed,
+            advance=self.advance,
+        )
+        with without_dropout(self.network):
+            while loop.done < loop.steps:
+                loop.step()
+        self._as_before()
+        return Update(
+            arrays=taken(self._moved),
+            rows=len(rows),
+            tokens=loop.tokens,
+            steps=loop.done,
+            loss=float(loop.loss) / loop.done,
+        )
+
+    def initial(
+        self, stage: StageKind, agreement: Agreement, *, start: Arrays | None = None
+    ) -> dict[str, Floats]:
+        """Return what the server sends in the first round of a stage."""
+        if stage != LORA:
+            return {
+                name: np.zeros(int(np.prod(shape)) if own is None else len(own), dtype=np.float32)
+                for (name, shape), own in zip(
+                    self.shapes.items(), self.places(stage, agreement).values(), strict=True
+                )
+            }
+        found, only_b = dict[str, Floats](), agreement.arm.aggregate == "freeze_A"
+        for name, own in self.begun(agreement, start=start).items():
+            found |= {} if only_b else {f"{name}.A": own.A}
+            found[f"{name}.B"] = own.B
+        return found
+
+    def begun(self, agreement: Agreement, *, start: Arrays | None) -> dict[str, Factors]:
+        """Return the factors that LoRA begins with, by layer: fresh ones, or of the change that stage 1 made."""
+        if self._begun[0] != (made := (agreement, digest(start))):
+            self._begun = (made, self._factors(agreement, start))
+        return self._begun[1]
+
+    def _factors(self, agreement: Agreement, start: Arrays | None) -> dict[str, Factors]:
+        rank, seed = agreement.tuning.rank, agreement.tuning.seed
+        if start is None:
+            return {
+                name: Factors(
+                    begun_factor(shape, rank=rank, seed=seed, name=name),
+                    np.zeros((shape[0], rank), dtype=np.float32),
+                    float("nan"),
+                )
+                for name, shape in self.shapes.items()
+            }
+        small = min(self.shapes, key=lambda name: min(self.shapes[name]))
+        if rank > min(self.shapes[small]):
+            raise UsageError(
+                f"rank {rank} is more than a change of {small} can have, {min(self.shapes[small])}",
+                hint="lower --tuning.rank",
+            )
+        return {name: decompose(each, rank=rank) for name, each in self.changes(SPARSE, agreement, start)}
+
+    def places(self, stage: StageKind, agreement: Agreement) -> dict[str, Any]:
+        """Return which scalars of each layer move, None for all."""
+        arm, tuning = agreement.arm, agreement.tuning
+        density = 1.0 if stage == FULL else agreement.density
+        if density is None:
+            shapes = list(self.shapes.values())
+            density = equal_density(shapes, rank=tuning.rank, aggregate=arm.aggregate)
+        how: dict[str, Any] = {"density": density, "seed": tuning.seed, "mask": arm.mask}
+        return {name: masked(shape, name=name, **how) for name, shape in self.shapes.items()}
+
+    def changes(self, stage: StageKind, agreement: Agreement, values: Arrays) -> Iterator[tuple[str, Floats]]:
+        """Yield the change of each weight that values at places make, (d_out, d_in)."""
+        for name, own in self.places(stage, agreement).items():
+            change = np.zeros(int(np.prod(self.shapes[name])), dtype=np.float32)
+            change[slice(None) if own is None else own] = values[name]
+            yield name, change.reshape(self.shapes[name])
+
+    def residual(self, agreement: Agreement, start: Arrays | None) -> dict[str, Floats]:
+        """Return what the factors of stage 2 leave over of stage 1, by layer; nothing where that is dropped."""
+        if start is None or agreement.arm.residual == "drop":
+            return {}
+        begun = self.begun(agreement, start=start)
+        return {name: each - begun[name].change for name, each in self.changes(SPARSE, agreement, start)}
+
+    def close(self) -> None:
+        """Leave the stage: the network is as it was loaded."""
+        self._stage.close()
+        self._open = ()
+
+    def _as_before(self) -> None:
+        """Undo what a loop does to a network: the next client's wraps it anew, and chooses attention.
+
+        Accelerate leaves a network alone that it has prepared before, and would compute in float32 then.
+        """
+        for name in ("forward", "_original_forward", "_is_accelerate_prepared"):
+            vars(self._wearing).pop(name, None)
+        if self.network.config._attn_implementation != self._attention:
+            self.network.set_attn_implementation(self._attention)
+
+    def _enter(self, stage: StageKind, agreement: Agreement, *, start: Arrays | None) -> None:
+        kind = (stage, agreement, digest(start))
+        if self._open == kind:
+            return
+        self.close()
+        if stage == LORA:
+            self._stage.enter_context(added(self.network, self.residual(agreement, start)))
+            frozen = agreement.arm.aggregate == "freeze_A"
+            worn = factors(self.network, rank=agreement.tuning.rank, freeze_A=frozen)
+            self._wearing, self._moved = self._stage.enter_context(worn)
+            if frozen:
+                begun = self.begun(agreement, start=start)
+                put(self._moved, {f"{name}.A": each.A for name, each in begun.items()})
+            for module in self._wearing.modules():
+                if hasattr(module, "cast_input_dtype_enabled"):
+                    module.cast_input_dtype_enabled = not self.mixed
+        else:
+            self._wearing = self.network
+            self._moved = self._stage.enter_context(sparse(self.network, self.places(stage, agreement)))
+        self._open = kind
+
+
+@dataclass(frozen=True, kw_only=True)
+class Federation:
+    """What is to be trained: the rows of each client, and how.
+
+    Args:
+        clients: The rows of each, of those that can be trained on.
+        agreement: How.
+    """
+
+    clients: Sequence[Sequence[Rendered]]
+    agreement: Agreement
+
+    @property
+    def tokens(self) -> int:
+        """That are trained on, all rounds together."""
+        own = sum(len(row.ids) for rows in self.clients for row in rows)
+        return round(own * sum(self.agreement.rounds) * self.agreement.tuning.epochs)
+
+    def start_round(self, stage: int) -> int:
+        """Return how many rounds come before a stage."""
+        return sum(rounds for _, rounds in self.agreement.stages[:stage])
+
+
+def federate_rounds(local: LocalTraining, federation: Federation, folder: Path, *, label: str) -> Trained:
+    """Train a federation in this process, and write the model, or the adapter, that it comes to.
+
+    Every round is a checkpoint: a killed run goes on with the round that it was in, to the same bits. Beside the model
+    are ``rounds.parquet``, a line for each client and round, and ``energy.parquet``, what a decomposition kept.
+
+    Args:
+        local: The network that all clients train, one after the other.
+        federation: Who has what, and how it is trained.
+        folder: Where the result goes. A finished one there is not repeated.
+        label: What the progress bar says.
+
+    Raises:
+        TrainError: If no client of a round sent what can be averaged.
+        UsageError: If Flower is not installed, or the agreement does not fit the network.
+    """
+    if (trained := trained_before(folder)) is not None:
+        return trained
+    with disk_errors(folder):
+        (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+        run = _Server(local=local, federation=federation, checkpoints=Checkpoints(folder / CHECKPOINTS))
+        try:
+            with bar(label, federation.tokens, done=run.tokens) as progress:
+                local.advance = progress.advance
+                values, start = run.all_rounds()
+        finally:
+            local.close()
+        energy = _write_model(local, federation.agreement, values, start, folder)
+        write_frame(energy, folder / ENERGY)
+        write_frame(pl.DataFrame(run.lines, schema_overrides={"why": pl.String}), folder / ROUNDS)
+        flush(folder)
+        steps = sum(line["steps"] for line in run.lines)
+        figures: dict[str, Any] = {"tokens": run.tokens, "steps": steps, "seconds": run.seconds}
+        write_json(folder / RECORD, figures | {"outputs": recorded(folder, leave_out=[CHECKPOINTS])})
+        shutil.rmtree(folder / CHECKPOINTS)
+    note(run.tokens)
+    return Trained(folder=folder, **figures)
+
+
+class _Server:
+    """The rounds of a federation: where they are, and what was seen."""
+
+    def __init__(self, *, local: LocalTraining, federation: Federation, checkpoints: Checkpoints) -> None:
+        self.local, self.federation, self._checkpoints = local, federation, checkpoints
+        found = checkpoints.read() or {
+            "stage": 0,
+            "done": 0,
+            "values": None,
+            "start": None,
+            "lines": [],
+            "seconds": 0.0,
+        }
+        self._stage, self._done, self.lines = found["stage"], found["done"], found["lines"]
+        self._values, self._start = _arrays(found["values"]), _arrays(found["start"])
+        self._began, self._before = time.monotonic(), found["seconds"]
+
+    @property
+    def tokens(self) -> int:
+        """That were trained on."""
+        return sum(line["tokens"] for line in self.lines)
+
+    @property
+    def seconds(self) -> float:
+        """Of all attempts, up to each kill's last round."""
+        return float(self._before + time.monotonic() - self._began)
+
+    def all_rounds(self) -> tuple[dict[str, Floats], dict[str, Floats] | None]:
+        """Do what is left of all stages; return the last values, and where stage 1 ended if there is a stage 2."""
+        stages = self.federation.agreement.stages
+        for number in range(self._stage, len(stages)):
+            self._one_stage(number, *stages[number])
+            if number + 1 < len(stages):
+                self._stage, self._done, self._start, self._values = number + 1, 0, self._values, None
+                self._keep()
+        assert self._values is not None
+        return self._values, self._start
+
+    def _one_stage(self, number: int, stage: StageKind, rounds: int) -> None:
+        from learnable.training.flower import run_rounds
+
+        agreement, before = self.federation.agreement, self.federation.start_round(number)
+        if self._values is None:
+            self._values = self.local.initial(stage, agreement, start=self._start)
+        if self._done == rounds:
+            return
+
+        def train(task: Task, client: int) -> Update:
+            return self.local.train(task, self.federation.clients[client], agreement, client=client)
+
+        def after(number: int, values: Arrays, lines: Sequence[Mapping[str, Any]]) -> None:
+            self._done, self._values = number - before, dict(values)
+            self.lines += [{"stage": stage, "round": number, **line} for line in lines]
+            self._keep()
+
+        run_rounds(
+            train,
+            stage,
+            clients=len(self.federation.clients),
+            values=self._values,
+            rounds=range(before + self._done + 1, before + rounds + 1),
+            start=self._start if needs_start(agreement.arm) else None,
+            product=stage == LORA and agreement.arm.aggregate == "product",
+            after=after,
+        )
+
+    def _keep(self) -> None:
+        state = {"stage": self._stage, "done": self._done, "lines": self.lines, "seconds": self.seconds}
+        self._checkpoints.write(state | {"values": _tensors(self._values), "start": _tensors(self._start)})
+
+
+def needs_start(arm: FederatedArm) -> bool:
+    """Return whether clients need to know in stage 2 where stage 1 ended, beside the factors."""
+    return arm.name == SLORA and (arm.residual == "keep" or arm.aggregate == "freeze_A")
+
+
+def _tensors(values: Arrays | None) -> dict[str, torch.Tensor] | None:
+    return None if values is None else {name: torch.from_numpy(each) for name, each in values.items()}
+
+
+def _arrays(values: Mapping[str, torch.Tensor] | None) -> dict[str, Floats] | None:
+    return None if values is None else {name: each.numpy() for name, each in values.items()}
+
+
+def _write_model(
+    local: LocalTraining, agreement: Agreement, values: Arrays, start: Arrays | None, folder: Path
+) -> pl.DataFrame:
+    """Write the adapter, or the whole model in float32 where more moved; return the energy that a decomposition kept."""
+    network, stage = local.network, agreement.stages[-1][0]
+    energy = (
+        {name: each.energy for name, each in local.begun(agreement, start=start).items()} if start else {}
+    )
+    if stage == LORA:
+        # Clients that freeze A know it without being told.
+        if agreement.arm.aggregate == "freeze_A":
+            begun = local.begun(agreement, start=start)
+            values = {**{f"{name}.A": each.A for name, each in begun.items()}, **values}
+        residual = local.residual(agreement, start)
+        if not residual:
+            worn = factors(network, rank=agreement.tuning.rank, freeze_A=False)
+            with worn as (tuned, moved), quiet():
+                put(moved, values)
+                tuned.save_pretrained(folder)
+        products = {name: SCALE * (values[f"{name}.B"] @ values[f"{name}.A"]) for name in residual}
+        changes = {name: each + products[name] for name, each in residual.items()}
+    else:
+        changes = dict(local.changes(stage, agreement, values))
+    if changes:
+        with added(network, changes), quiet():
+            network.save_pretrained(folder)
+        load_tokenizer(local.ref).save_pretrained(folder)
+    return pl.DataFrame(
+        {"layer": list(energy), "energy": list(energy.values())},
+        schema={"layer": pl.String, "energy": pl.Float64},
+    )
+
+
+def is_whole(arm: FederatedArm) -> bool:
+    """Return whether an arm comes to a whole model, not to an adapter on its base."""
+    return arm.name in (SPARSE, FULL) or (arm.name == SLORA and arm.residual == "keep")
