@@ -26,8 +26,12 @@ NARROW = 76
 """Columns of a terminal under which a table of four columns becomes a list."""
 FILES_SAID = 8
 """Paths that are printed each; of more, the folder that they are in."""
-CONTESTS = ("compare", "prefer", "teach", "run irft", "run ado", "run merge", "run slora")
-"""Commands whose result is a table, of methods in the first two, of arms in the others."""
+CONTESTS = ("compare", "prefer", "teach")
+"""Commands whose result is a table, of methods in the first two, of arms in the last; so has every trial of a recipe."""
+
+
+def _is_contest(outcome: Outcome) -> bool:
+    return outcome.verb in CONTESTS or "trial" in outcome.facts
 
 
 class _RowConsole(Console):
@@ -101,7 +105,7 @@ def _outcome(outcome: Outcome) -> dict[str, Any]:
     shown |= {"folder": str(outcome.folder), "identity": outcome.identity, "inputs": dict(outcome.inputs)}
     shown |= {"links": _plain(outcome.links), "cost": _plain(outcome.cost)}
     table = outcome.folder / "table.parquet"
-    if outcome.verb in CONTESTS and table.is_file():
+    if _is_contest(outcome) and table.is_file():
         shown["table"] = _plain(pl.read_parquet(table).to_dicts())
     return shown
 
@@ -186,7 +190,7 @@ def _print_indented(console: Console, text: str, spaces: int) -> None:
 
 def _show_outcome(console: Console, outcome: Outcome) -> None:
     planned = "would run" in outcome.facts
-    if outcome.verb in CONTESTS and not planned:
+    if _is_contest(outcome) and not planned:
         _show_contest(console, outcome)
         return
     if not outcome.ran and not planned:
@@ -296,12 +300,13 @@ def _show_run(console: Console, outcomes: Mapping[str, Outcome]) -> None:
         _show_facts(console, {"altogether": sum(prices, Price()).words or "no pass"})
         return
     by_verb = {outcome.verb: outcome for outcome in outcomes.values()}
-    shown = next((verb for verb in (*CONTESTS, "select") if verb in by_verb), None)
-    if shown is None or "report" not in by_verb:
+    contest = next((each for each in outcomes.values() if _is_contest(each)), None)
+    outcome = contest or by_verb.get("select")
+    if outcome is None or "report" not in by_verb:
         _show_figures(console, by_verb)
         return
-    outcome, reported = by_verb[shown], by_verb["report"].facts
-    if shown in CONTESTS:
+    reported = by_verb["report"].facts
+    if contest:
         _show_contest(console, outcome, warned=bool(reported["warnings"]))
     else:
         if not any(each.ran for each in outcomes.values()):

@@ -34,12 +34,8 @@ KINDS = {
     "compare": "comparison",
     "prefer": "preferences",
     "teach": "lesson",
-    "run irft": "trial",
-    "run ado": "trial",
-    "run merge": "trial",
-    "run slora": "trial",
 }
-"""What a step left, by its command. A trial says itself what its page is about: facts by the names of ``TrialFacts``."""
+"""What a step left, by its command. The trial of a recipe says itself what its page is about: facts by the names of ``TrialFacts``."""
 WORDINGS: dict[pages.Asked, str] = {"seen": SEEN, "unseen": UNSEEN}
 ENDINGS: dict[pages.Asked, str] = {
     "unseen": f", {UNSEEN}",
@@ -82,8 +78,7 @@ def report(
     if dry_run and not is_made(selection):
         shown = f"of a selection, {_spelled_out(tokens)} examples are measured token by token"
         return Outcome.planned("report", Path(output), [f"after {selection}; {shown}"])
-    given = finished(selection, *KINDS)
-    kind = KINDS[given.verb]
+    given, kind = _told(selection)
     title = title or kind
     parameters: dict[str, Any] = {"title": title, "command": command}
     if kind == "selection":
@@ -197,6 +192,14 @@ def _passes(scored: Outcome, loading: Loading, store: Store) -> Passes:
     if "reference" in scored.links:
         references = read_reference(finished(scored.links["reference"], "train").folder)
     return Passes(ref, references, max_length=int(scored.facts["max_length"]), store=store)
+
+
+def _told(folder: str) -> tuple[Outcome, str]:
+    """Return what a step left, and what kind of page is written of it."""
+    if is_made(folder) and "trial" in (tried := read_outcome(Path(folder))).facts:
+        return tried, "trial"
+    given = finished(folder, *KINDS)
+    return given, KINDS[given.verb]
 
 
 def gather(chosen: Outcome, scored: Outcome | None, *, title: str, command: str) -> pages.SelectionFacts:
