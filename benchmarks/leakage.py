@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from datetime import date
 from itertools import permutations
 from pathlib import Path
+from string import ascii_uppercase as LETTERS
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ import polars as pl
 
 from learnable.commands import leakage
 from learnable.commands.leak_search import Detecting
-from learnable.evaluators.leakage import LETTERS, ChoiceItem, choice_items
+from learnable.evaluators.leakage import ChoiceItem, choice_items
 from learnable.evaluators.multiple_choice import MultipleChoice
 from learnable.experiments import Arm
 from learnable.experiments.leakage import (
@@ -118,6 +119,11 @@ def seen_of(frame: pl.DataFrame, which: pl.Expr, *, reference: bool = False) -> 
     return Seen(levels=columns[0], hits=columns[1], chance=chance)
 
 
+def mean(frame: pl.DataFrame, column: str) -> float:
+    """Return the mean of a column."""
+    return float(frame[column].to_numpy().mean())
+
+
 def arm_line(label: str, frame: pl.DataFrame) -> str:
     """Return the line of one arm: how well it is found, the shares of hits, and the verdicts over both halves."""
     counted, leaked = frame.filter("counted"), pl.col("leaked")
@@ -126,7 +132,7 @@ def arm_line(label: str, frame: pl.DataFrame) -> str:
     cells = [label, f"{by_d.area:.3f} ({by_d.low:.3f} to {by_d.high:.3f})", f"{by_z.area:.3f}"]
     for which in (leaked, ~leaked):
         part = counted.filter(which)
-        cells.append(f"{part['hit'].mean():.1%} ({part['reference_hit'].mean():.1%})")
+        cells.append(f"{mean(part, 'hit'):.1%} ({mean(part, 'reference_hit'):.1%})")
     for which in (leaked, ~leaked):
         found = set_verdict(seen_of(frame, which), reference=seen_of(frame, which, reference=True))
         cells.append(f"{'leaked' if found.leaked else 'not seen'}, p {min(t.p for t in found.tests):.2g}")
@@ -188,8 +194,8 @@ def completed_lines(frame: pl.DataFrame) -> Iterator[str]:
     yield "| --- | ---: | ---: | ---: | ---: |"
     for name, which in (("trained on", pl.col("leaked")), ("untouched", ~pl.col("leaked"))):
         part = counted.filter(which)
-        hits = f"{part['hit'].mean():.1%} | {part['reference_hit'].mean():.1%}"
-        yield f"| {name} | {hits} | {part['level'].mean():.3f} | {part['reference_level'].mean():.3f} |"
+        hits = f"{mean(part, 'hit'):.1%} | {mean(part, 'reference_hit'):.1%}"
+        yield f"| {name} | {hits} | {mean(part, 'level'):.3f} | {mean(part, 'reference_level'):.3f} |"
 
 
 def main() -> None:

@@ -224,7 +224,7 @@ def test_a_second_run_costs_no_pass(asked, benchmark, monkeypatch):
 
 
 def test_a_killed_run_goes_on(tiny, tmp_path, monkeypatch):
-    rows = written(tmp_path / "items.jsonl", rows_of(60))
+    rows = written(tmp_path / "items.jsonl", rows_of(12))
     words = [
         "leakage",
         rows,
@@ -233,7 +233,7 @@ def test_a_killed_run_goes_on(tiny, tmp_path, monkeypatch):
         "--dtype",
         "float32",
         "--batch-tokens",
-        "32",
+        "64",
         "-o",
         "leak",
     ]
@@ -247,7 +247,7 @@ def test_a_killed_run_goes_on(tiny, tmp_path, monkeypatch):
     process.join()
     (folder,) = parts.glob("nll-*")
     stored = pl.read_parquet(sorted(folder.glob("*.parquet")))
-    assert 0 < stored.height < 60 * 24
+    assert 0 < stored.height < 12 * 24
     asked_for = []
     kept = keep.fill
 
@@ -260,12 +260,12 @@ def test_a_killed_run_goes_on(tiny, tmp_path, monkeypatch):
 
     monkeypatch.setattr("learnable.measures.passes.fill", counted)
     monkeypatch.chdir(tmp_path)
-    done = leakage(rows, model=str(tiny), loading=Loading(dtype="float32", batch_tokens=32), output="leak")
-    assert asked_for == [60 * 24 - stored.height]
+    done = leakage(rows, model=str(tiny), loading=Loading(dtype="float32", batch_tokens=64), output="leak")
+    assert asked_for == [12 * 24 - stored.height]
     unbroken = leakage(
         rows,
         model=str(tiny),
-        loading=Loading(dtype="float32", batch_tokens=32),
+        loading=Loading(dtype="float32", batch_tokens=64),
         store="other",
         output="whole",
     )
@@ -334,7 +334,7 @@ def test_the_reference_of_an_adapter_is_its_base(tiny, benchmark, tmp_path):
     done = leakage(
         benchmark,
         model=str(tiny),
-        adapter=str(trained.folder / "adapter"),
+        adapter=trained.path,
         loading=EXACT,
         store=str(tmp_path / "store"),
         output=str(tmp_path / "leak"),

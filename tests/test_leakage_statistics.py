@@ -82,7 +82,7 @@ def test_the_likeliest_of_noise_stands_out_as_often_as_said(noise):
 
 
 def test_the_forest_calls_pure_noise_leaked():
-    scores = forest_on_noise(ORDERS, items=30)
+    scores = forest_on_noise(ORDERS, items=12)
     assert (scores < -0.2).mean() > 0.05
     assert (scores < -0.15).mean() > 0.3
 
@@ -164,10 +164,10 @@ def test_undefined_items_count_nowhere():
 def test_the_false_alarm_rate_of_the_verdict_is_what_was_allowed(noise):
     rng = np.random.default_rng(3)
     alarms = 0
-    for _ in range(200):
+    for _ in range(100):
         one, other = (rng.standard_normal(60) for _ in range(2))
         alarms += bool(set_verdict(seen(one, one > 1.7), clean=seen(other, other > 1.7)).leaked)
-    assert stats.binomtest(alarms, 200, 0.05).pvalue > 0.001
+    assert stats.binomtest(alarms, 100, 0.05).pvalue > 0.001
 
 
 def test_the_curve_by_hand():

@@ -414,7 +414,7 @@ def facts_of(
     facts: dict[str, Any] = {"verdict": f"{said} (against {verdict.beside})"}
     if np.isfinite(low):
         facts["share of leaked items"] = f"{share:.1%} ({low:.1%} to {high:.1%})"
-    hits = asked.filter("counted")["hit"]
+    hits = asked.filter("counted")["hit"].to_numpy()
     facts["items that the detector calls leaked"] = (
         f"{hits.mean():.1%} of {len(hits):,}"
         + (f"; without a leak {verdict.expected:.1%}" if np.isfinite(verdict.expected) else "")

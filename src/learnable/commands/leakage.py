@@ -41,7 +41,7 @@ def leakage(
     Args:
         benchmark: A file of items (columns A, B, ..., or choices, or options inside the instruction),
             multiple_choice:PATH@key=value, or lm_eval:TASK.
-        adapter: LoRA adapter that the model wears.
+        adapter: LoRA adapter that the model wears, or what `learnable train` wrote.
         reference: Model that was not trained on the benchmark, such as the base of a fine-tuned one; with an adapter its
             base when not given.
         clean: Items like those of the benchmark that the model was not trained on.

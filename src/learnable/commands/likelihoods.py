@@ -13,7 +13,7 @@ from learnable.commands.network import SAMPLE, Network
 from learnable.errors import ModelError
 from learnable.evaluators import Completion
 from learnable.measures import Found, fill, known, measure_of, take
-from learnable.objects.given import given_part
+from learnable.objects.given import compared_with
 from learnable.runs.identity import fingerprint
 from learnable.runs.price import Price
 from learnable.runs.progress import say
@@ -93,12 +93,13 @@ def text_model(
     network = Network.of(name, loading, max_length=max_length, dry_run=dry_run)
     if adapter is None or network.awaits:
         return LocalTexts(name=name, network=network, as_user=as_user)
-    folder, kind, _ = given_part(adapter, network.ref)
-    if kind != "adapter":
+    parts = compared_with(adapter, network.ref).models.parts
+    if [part.kind for part in parts] != ["adapter"]:
+        what = "a whole model" if len(parts) == 1 else f"{len(parts)} models, each trained on a part"
         raise ModelError(
-            f"{adapter} is a whole model, not an adapter", hint=f"give it as the model: --model {adapter}"
+            f"{adapter} is {what}, not an adapter", hint="give a whole model as the model: --model"
         )
-    return LocalTexts(name=adapter, network=network, adapter=Path(folder), as_user=as_user)
+    return LocalTexts(name=adapter, network=network, adapter=Path(parts[0].name), as_user=as_user)
 
 
 @dataclass(frozen=True, kw_only=True)

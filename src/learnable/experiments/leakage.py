@@ -21,6 +21,8 @@ AT = 0.05
 """Level at which an item of the scenario ``shuffled`` is a hit, before any correction."""
 FOREST_THRESHOLDS = (-0.2, -0.17, -0.15)
 """Of the paper's code; an item is said to be leaked below them."""
+FARTHEST = 8.0
+"""Standard deviations beyond which no residual is taken to lie."""
 _DRAWS = 20_000
 _BOOTSTRAPS = 1_000
 
@@ -58,7 +60,7 @@ def order_statistics(sums: Values) -> OrderStatistics:
     spread, others = float(ordered.std(ddof=1)), ordered[:-1]
     beside = float(others.std(ddof=1)) if len(others) > 1 else 0.0
     return OrderStatistics(
-        rank=rank,
+        rank=float(rank),
         p=rank / len(sums),
         z=float(sums[0] - ordered.mean()) / spread if spread else nan,
         gap=float(ordered[-1] - ordered[-2]),
@@ -67,9 +69,29 @@ def order_statistics(sums: Values) -> OrderStatistics:
 
 
 def residuals(sums: Sequence[Values]) -> Values:
-    """Return the sums of all items less their mean, over their standard deviation."""
-    spread = [each for each in sums if len(each) > 2 and np.isfinite(each).all() and each.std() > 0]
-    return np.concatenate([np.empty(0), *((each - each.mean()) / each.std(ddof=1) for each in spread)])
+    """Return how far each order of all items lies from the other orders of its item, as normal numbers.
+
+    That is over the standard deviation of the others, and such residuals of normal numbers are t-distributed; they are put
+    where normal numbers lie. Residuals from a mean that an order is part of would be too small, above all the largest.
+    """
+    found = [np.empty(0)]
+    for each in sums:
+        count = len(each)
+        if count < 3 or not np.isfinite(each).all() or not each.std():
+            continue
+        off = each - each.mean()
+        rest = np.maximum(
+            (off**2).sum() - off**2 * count / (count - 1), 0.0
+        )  # squares of the others, about their mean
+        with np.errstate(divide="ignore", invalid="ignore"):
+            apart = off * np.sqrt(count / (count - 1)) / np.sqrt(rest / (count - 2))
+        normal = np.where(
+            apart > 0,
+            stats.norm.isf(stats.t.sf(apart, count - 2)),
+            stats.norm.ppf(stats.t.cdf(apart, count - 2)),
+        )
+        found.append(np.clip(normal, -FARTHEST, FARTHEST))
+    return np.concatenate(found)
 
 
 def top_probabilities(
@@ -221,7 +243,7 @@ def set_verdict(
         expected, beside = float(np.nanmean(clean.hits)), "items that the model was not trained on"
         beside += "" if reference is None else ", both less the reference"
     elif reference is not None:
-        tests = _against_reference(model, reference, confidence)
+        tests = _against_reference(model, reference, level)
         expected, beside = float(np.nanmean(reference.hits)), "the reference, item by item"
     else:
         tests = _against_chance(model, level)
@@ -243,26 +265,16 @@ def set_verdict(
     )
 
 
-def _against_reference(model: Seen, reference: Seen, confidence: float) -> tuple[SetTest, ...]:
-    levels = difference(
-        model.levels[None],
-        reference.levels[None],
-        higher_is_better=True,
-        confidence=confidence,
-        comparisons=TESTS,
-    )
-    hits = difference(
-        model.hits[None],
-        reference.hits[None],
-        higher_is_better=True,
-        confidence=confidence,
-        comparisons=TESTS,
+def _against_reference(model: Seen, reference: Seen, level: float) -> tuple[SetTest, ...]:
+    levels, hits = (
+        difference(one[None], other[None], higher_is_better=True, confidence=level, draws=_DRAWS)
+        for one, other in ((model.levels, reference.levels), (model.hits, reference.hits))
     )
     both = np.isfinite(model.hits) & np.isfinite(reference.hits)
     only = int((model.hits[both] > reference.hits[both]).sum())
     other = int((model.hits[both] < reference.hits[both]).sum())
     p = float(stats.binomtest(only, only + other, alternative="greater").pvalue) if only + other else 1.0
-    one_sided = levels.p / TESTS / 2 if levels.mean > 0 else 1 - levels.p / TESTS / 2
+    one_sided = levels.p / 2 if levels.mean > 0 else 1 - levels.p / 2
     return (
         SetTest(
             name="mean difference of levels",
