@@ -104,6 +104,28 @@ def test_examples_are_understood(example):
         cli.app.parse_args(words, exit_on_error=False, print_error=False)
 
 
+@pytest.mark.parametrize(
+    ("words", "flags"),
+    [
+        (["version"], ["--version"]),
+        (["help"], ["--help"]),
+        (["help", "select"], ["select", "--help"]),
+        (["help", "run", "lobass"], ["run", "lobass", "--help"]),
+    ],
+)
+def test_help_and_version_are_words_too(words, flags, capsys):
+    assert cli.call(flags) == 0
+    page = capsys.readouterr().out
+    assert page.strip()
+    assert cli.call(words) == 0
+    assert capsys.readouterr().out == page
+
+
+def test_help_about_what_is_no_command_is_an_error(capsys):
+    assert cli.call(["help", "slect"]) == 2
+    assert "there is no command 'slect'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_help_of_a_command_begins_with_one_sentence(command):
     first = inspect.getdoc(cli.app[command].default_command).partition("\n\n")[0]

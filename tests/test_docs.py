@@ -3,6 +3,7 @@
 import re
 import runpy
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -74,8 +75,18 @@ def name_of(page):
     return page.relative_to(ROOT).as_posix()
 
 
+def questions():
+    """Return each question of the README with the command line beside it."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    return re.findall(r"^\| ([^|]+\?|I have losses already) \| `(learnable [^`]+)` \|", text, re.MULTILINE)
+
+
 def shown_commands():
-    found = []
+    found = [
+        pytest.param(words, id=f"README.md: {question} {words[0]}")
+        for question, line in questions()
+        for words in commands_in(line)
+    ]
     for page in PAGES:
         for language, block in blocks(page.read_text(encoding="utf-8"), SHELL):
             for line in shell_lines(language, block):
@@ -121,7 +132,9 @@ def example_scorer(tmp_path, monkeypatch):
 @pytest.mark.parametrize("words", shown_commands())
 @pytest.mark.usefixtures("example_scorer")
 def test_every_command_shown_is_understood(words):
-    words = [word for word in words if word not in ("--debug", "--json")]
+    words = [word for word in cli._as_flags(words) if word not in ("--debug", "--json")]
+    if "--help" in words or "--version" in words:  # shown by the library, whatever else is there
+        return
     run = words[:1] == [running.NAME] and len(words) > 1 and not words[1].startswith("-")
     if run and (words[1] not in RECIPES or "--config" in words):  # a file, which is not there
         return
@@ -135,6 +148,57 @@ def test_every_command_shown_is_understood(words):
     budgets = bound.arguments.get("budget", [])
     for budget in [budgets] if isinstance(budgets, str) else budgets:
         Budget.parse(budget)
+
+
+def test_every_question_of_the_readme_has_a_command():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = text.partition("| question | type |")[2].partition("\n\n")[0]
+    assert len(questions()) == len(table.strip().splitlines()) - 2 > 9
+
+
+def test_the_readme_begins_with_the_two_commands_of_make():
+    language, block = next(blocks((ROOT / "README.md").read_text(encoding="utf-8"), SHELL))
+    assert [line.split()[:2] for line in shell_lines(language, block)] == [["make", "demo"], ["make", "test"]]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_what_make_and_python_are_told_is_there(page):
+    text = page.read_text(encoding="utf-8")
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    lines = [line for language, block in blocks(text, SHELL) for line in shell_lines(language, block)]
+    for target in re.findall(r"^make (?:[A-Z]\S+ )*([a-z-]+)", "\n".join(lines), re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"make {target}"
+    for script in re.findall(r"\b(?:benchmarks|scripts)/\w+\.py", text):
+        assert (ROOT / script).is_file(), script
+
+
+@pytest.mark.parametrize(
+    "place", [*PAGES, *sorted((ROOT / "src" / "learnable").rglob("*.py"))], ids=lambda place: name_of(place)
+)
+def test_commands_within_a_sentence_have_names_and_options_that_exist(place):
+    """Pages and hints leave out what is clear from the context, such as a required file: names alone are checked."""
+    for line in re.findall(r"`(learnable [^`\n{]*)`", FENCE.sub("", place.read_text(encoding="utf-8"))):
+        for command, *rest in commands_in(line.replace("...", "")):
+            if command in ("help", "version") or command.startswith("-"):
+                continue
+            assert command in COMMANDS, line
+            described = cli.app[command]
+            if command == running.NAME and rest and rest[0] in RECIPES:
+                described = running.run[rest[0]]
+            names = {name for each in described.assemble_argument_collection() for name in each.names}
+            names |= {"--json", "--debug", "--help", "--config", "--allow-code", "--budget.tokens"}
+            for flag in (word for word in rest if re.match(r"--?[a-z]", word)):
+                assert any(name.startswith(flag) for name in names), f"{line}: {flag}"
+
+
+def test_extras_are_named_as_they_are():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = set(project["optional-dependencies"])
+    for page in PAGES:
+        for named in re.findall(r"(?:learnable|\.)\[([a-z,]+)\]", page.read_text(encoding="utf-8")):
+            assert set(named.split(",")) <= extras, f"{name_of(page)}: {named}"
+    table = (DOCS / "install.md").read_text(encoding="utf-8").partition("| extra |")[2]
+    assert set(re.findall(r"\| `([a-z]+)` \|$", table, re.MULTILINE)) == extras
 
 
 @pytest.mark.parametrize(

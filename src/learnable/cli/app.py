@@ -46,6 +46,8 @@ Start with one of these; both bring a small model and data of their own:
 - `learnable run delia` teaches it a task in many wordings
 
 Then on your own rows: `learnable run lobass my.jsonl --model Qwen/Qwen3-0.6B`
+
+`learnable help run` explains a command, `learnable help run lobass` a recipe.
 """
 START, CHOOSE, TEACH, LOOK, CHECK, OPTIONS = (
     Group(title, sort_key=place)
@@ -229,6 +231,7 @@ def call(words: Sequence[str]) -> int:
             join()
         for word in (*words, working_folder()):
             check_text(word)
+        words = _as_flags(words)
         running.register(words)
         code = app.meta(list(words), exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
@@ -246,6 +249,22 @@ def call(words: Sequence[str]) -> int:
             raise
         return stopping.told()  # some libraries answer to SIGTERM with an exit code of their own
     return code or DONE  # cyclopts shows a help page itself, and returns nothing
+
+
+def _as_flags(words: Sequence[str]) -> Sequence[str]:
+    """Return the words with a leading ``help`` or ``version``, as other tools have them, as the flag of that name.
+
+    Raises:
+        UsageError: If help is asked for what is no command.
+    """
+    match list(words):
+        case ["help", str(name), *_] if not name.startswith("-") and name not in EXAMPLES:
+            raise UsageError(f"there is no command {name!r}", hint=did_you_mean(name, EXAMPLES))
+        case ["help", *command]:
+            return [*command, "--help"]
+        case ["version", *rest]:
+            return ["--version", *rest]
+    return words
 
 
 def _joined(words: Sequence[str]) -> list[str]:
