@@ -178,7 +178,7 @@ def test_what_make_and_python_are_told_is_there(page):
 def test_commands_within_a_sentence_have_names_and_options_that_exist(place):
     """Pages and hints leave out what is clear from the context, such as a required file: names alone are checked."""
     for line in re.findall(r"`(learnable [^`\n{]*)`", FENCE.sub("", place.read_text(encoding="utf-8"))):
-        for command, *rest in commands_in(line.replace("...", "")):
+        for command, *rest in filter(None, commands_in(line.replace("...", ""))):
             if command in ("help", "version") or command.startswith("-"):
                 continue
             assert command in COMMANDS, line
