@@ -304,15 +304,15 @@ def _against_clean(ours: Seen, theirs: Seen, level: float) -> tuple[SetTest, ...
         a, b = one[np.isfinite(one)], other[np.isfinite(other)]
         value = low = high = p = nan
         if min(len(a), len(b)) >= FEWEST_ITEMS:
-            value, paired = float(a.mean() - b.mean()), set(np.unique([*a, *b])) - {0.0, 1.0}
-            if a.std() or b.std():
-                test = stats.ttest_ind(a, b, equal_var=False, alternative="greater")
-                both = stats.ttest_ind(a, b, equal_var=False).confidence_interval(level)
-                p, low, high = float(test.pvalue), float(both.low), float(both.high)
-            if not paired and "hit" in name:
+            value = float(a.mean() - b.mean())
+            if one is ours.hits and {*a.tolist(), *b.tolist()} <= {0.0, 1.0}:
                 counts = [[int(part.sum()), int(len(part) - part.sum())] for part in (a, b)]
                 p = float(stats.fisher_exact(counts, alternative="greater").pvalue)
                 low, high = _newcombe(counts, level)
+            elif a.std() or b.std():
+                test = stats.ttest_ind(a, b, equal_var=False, alternative="greater")
+                both = stats.ttest_ind(a, b, equal_var=False).confidence_interval(level)
+                p, low, high = float(test.pvalue), float(both.low), float(both.high)
         found.append(
             SetTest(
                 name=name, value=value, low=low, high=high, p=p, counted=f"{len(a):,} and {len(b):,} items"

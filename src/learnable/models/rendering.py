@@ -252,30 +252,32 @@ class Renderer:
         token of all never counts. With ``as_user`` a text is what a user says, in the model's chat template.
         """
         bos = [int(self.tokenizer.bos_token_id)] if self._adds_bos and not as_user else []
-        rendered = []
-        for identity, text, start in texts:
-            whole, end, refused = text, len(text), None
-            if as_user:
-                whole = self.text((Message(role="user", content=text),))
-                at = whole.find(text)
-                refused = "the chat template changes the text" if at < 0 else None
-                start, end = start + at, end + at
+        rendered: list[Rendered] = []
+        for first in range(0, len(texts), TOKENIZE_AT_ONCE):
+            part = texts[first : first + TOKENIZE_AT_ONCE]
+            wholes = [self._said(text) if as_user else text for _, text, _ in part]
             encoded = self.tokenizer(
-                whole, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+                wholes, add_special_tokens=False, return_offsets_mapping=True, verbose=False
             )
-            ids, offsets = encoded["input_ids"], np.asarray(encoded["offset_mapping"]).reshape(-1, 2)
-            refused = refused or self._unknown(ids) or None
-            ids = [*bos, *ids] if refused is None else []
-            mask = np.zeros(len(ids), dtype=np.bool_)
-            if refused is None:
-                mask[len(bos) :] = (offsets[:, 1] > start) & (offsets[:, 0] < end)
-                mask[:1] = False
-            long = len(ids) > max_length
-            kept = np.asarray(ids[:max_length], dtype=np.int32)
-            rendered.append(
-                Rendered(id=identity, ids=kept, mask=mask[:max_length], truncated=long, refused=refused)
-            )
+            tokens = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+            for (identity, text, start), whole, (ids, offsets) in zip(part, wholes, tokens, strict=True):
+                at = whole.find(text)
+                refused = "the chat template changes the text" if at < 0 else self._unknown(ids) or None
+                ids = [*bos, *ids] if refused is None else []
+                mask = np.zeros(len(ids), dtype=np.bool_)
+                if refused is None:
+                    borders = np.asarray(offsets).reshape(-1, 2)
+                    mask[len(bos) :] = (borders[:, 1] > at + start) & (borders[:, 0] < at + len(text))
+                    mask[:1] = False
+                kept = np.asarray(ids[:max_length], dtype=np.int32)
+                long = len(ids) > max_length
+                rendered.append(
+                    Rendered(id=identity, ids=kept, mask=mask[:max_length], truncated=long, refused=refused)
+                )
         return rendered
+
+    def _said(self, text: str) -> str:
+        return self.text((Message(role="user", content=text),))
 
     def text_ids(self, text: str) -> NDArray[np.int32]:
         """Return the tokens of a text that is no conversation, int32 (T,), behind BOS where the tokenizer adds one."""
