@@ -10,6 +10,7 @@ stopped goes on where it was.
 import argparse
 import json
 import platform
+import re
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
@@ -25,6 +26,14 @@ from learnable.types import Budget
 
 CLEAN, CORRUPTED = 1_000, 200
 KINDS = ("clean", "shuffled", "cut", "random words")
+SUBTLE = ("off by one", "swapped names", "template rubbish", "other language")
+NAME = re.compile(r"(?<=[a-z,;] )[A-Z][a-z]{2,}\b")
+"""A capitalized word that does not begin a sentence."""
+RUBBISH = (
+    "### Response:\n{answer}\n\n### Instruction:",
+    "As an AI language model, I can help with that. {answer} [INST]",
+    "{answer}<br><br>Was this helpful? Yes / No",
+)
 SHARES = (0.06, 0.15)
 DRAWS = 1_000
 
@@ -38,21 +47,34 @@ def corrupted_rows(path: Path, *, seed: int) -> list[dict[str, str]]:
     return corrupt(pairs, clean=CLEAN, seed=seed)
 
 
-def corrupt(pairs: Sequence[tuple[str, str]], *, clean: int, seed: int) -> list[dict[str, str]]:
+def corrupt(
+    pairs: Sequence[tuple[str, str]],
+    *,
+    clean: int,
+    seed: int,
+    kinds: Sequence[str] = KINDS[1:],
+    foreign: Sequence[str] = (),
+) -> list[dict[str, str]]:
     """Return rows of prompts and answers, those after the first ``clean`` corrupted, in random order.
 
-    A third of them get the answer of another one, a third half of their answer, a third random words of the pool.
+    As many of each kind: the answer of another row, half of the answer, random words of the pool. Of the subtle kinds:
+    each number one too high, each name another name of the pool, remains of a template, as many words of ``foreign``
+    text. A row that a kind cannot change, such as one without a number, gets the next kind.
     """
     rng = np.random.default_rng(seed)
     words = sorted({word for _, answer in pairs for word in answer.split()})
     rows = []
     for number, (prompt, answer) in enumerate(pairs):
-        kind = KINDS[0] if number < clean else KINDS[1 + number % 3]
+        kind = KINDS[0] if number < clean else _kind(answer, kinds, number)
         rows.append({"instruction": prompt, "input": "", "output": answer, "kind": kind})
     shuffled = [row for row in rows if row["kind"] == "shuffled"]
     answers = [row["output"] for row in shuffled]
     for row, answer in zip(shuffled, answers[1:] + answers[:1], strict=True):
         row["output"] = answer
+    names = sorted({name for _, answer in pairs for name in NAME.findall(answer)})
+    for number, row in enumerate(rows):
+        if row["kind"] in SUBTLE:
+            row["output"] = _subtly(row["output"], row["kind"], number, names=names, foreign=foreign)
     for row in rows:
         count = len(row["output"].split())
         if row["kind"] == "cut":
@@ -60,6 +82,25 @@ def corrupt(pairs: Sequence[tuple[str, str]], *, clean: int, seed: int) -> list[
         elif row["kind"] == "random words":
             row["output"] = " ".join(rng.choice(words, size=count))
     return [rows[position] for position in rng.permutation(len(rows))]
+
+
+def _kind(answer: str, kinds: Sequence[str], number: int) -> str:
+    """Return the kind of corruption of a row: the next one of some kinds that can change its answer."""
+    needed = {"off by one": re.compile(r"\d"), "swapped names": NAME}
+    turns = [kinds[(number + turn) % len(kinds)] for turn in range(len(kinds))]
+    return next(kind for kind in turns if kind not in needed or needed[kind].search(answer))
+
+
+def _subtly(answer: str, kind: str, number: int, *, names: Sequence[str], foreign: Sequence[str]) -> str:
+    """Return an answer with a mistake that a reader may overlook, or with text that does not belong to it."""
+    if kind == "off by one":
+        return re.sub(r"\d+", lambda found: str(int(found[0]) + 1), answer)
+    if kind == "swapped names":
+        shift = 1 + number % max(len(names) - 1, 1)
+        return NAME.sub(lambda found: names[(names.index(found[0]) + shift) % len(names)], answer)
+    if kind == "template rubbish":
+        return RUBBISH[number % len(RUBBISH)].format(answer=answer)
+    return " ".join(foreign[number % len(foreign)].split()[: len(answer.split())])
 
 
 def landed(scores: pl.DataFrame, by: str) -> dict[str, float]:

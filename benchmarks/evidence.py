@@ -15,6 +15,7 @@ import json
 import platform
 import time
 from datetime import date
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,7 @@ VARIED = ("learnability", "length_matched", "soft_learnability")
 VARIANTS = ("length_matched@folds=2", "soft_learnability@folds=2", "learnability@folds=2/diverse_top_k")
 
 
+@cache
 def rows_of(path: Path, *, seed: int) -> list[Example]:
     """Return the rows of a table that are neither long nor nearly empty, in an order that depends on the seed alone."""
     examples = sorted(

@@ -1,7 +1,7 @@
 """The equations of the papers, worked by hand with numbers that can be checked on paper."""
 
 import importlib.util
-from math import e, log, sqrt
+from math import e, log, nan, sqrt
 
 import numpy as np
 import polars as pl
@@ -40,6 +40,8 @@ END_NLL_AFTER = [0.25, 3.0, 0.5, 5.0, 20.0]
 # Their means are LOSS_BEFORE and LOSS_ALONE. The instruction changes them by 0 and -2, by 1 and -3, by -4, by 0.5 twice,
 # and by 0; half of these eight changes are above 0.75.
 TOKENS_BEFORE = [[1.0, 0.0], [4.0, 4.0], [2.0], [1.0, 1.0], [8.0]]
+# Learnability explains of the tokens all but 1 and -1 nats of the second answer, 0.5 and -0.5 of the fourth.
+TOKENS_AFTER = [[0.5, 0.0], [2.0, 4.0], [0.5], [1.0, 2.0], [4.0]]
 TOKENS_ALONE = [[1.0, 2.0], [3.0, 7.0], [6.0], [0.5, 0.5], [8.0]]
 
 LOSS_TARGET = [0.5, 2.0, 1.0, 2.0, 8.0]
@@ -58,6 +60,19 @@ WORKED = {
     # Ours: average rank of the learnability among responses of one length over their number;
     # among 0.5, 0.25, 0.75 (9 tokens) and among -0.5, 0.5 (90 tokens)
     "length_matched": [2 / 3, 1 / 3, 3 / 3, 1 / 2, 2 / 2],
+    # Ours, five rows and so straight lines: within the answers of one length learnability rises by 3 / 22 with a rank of
+    # the base loss; of 9 tokens the mean rank is 8 / 3 and the mean score 1 / 2, of 90 tokens 7 / 2 and 0
+    "baseline_corrected": [5 / 22, -19 / 44, 9 / 44, -13 / 44, 13 / 44],
+    # Ours: learnability minus sqrt(sum of squares + 2.5 / 3) / base nll, 2.5 the squares of all, 3 the tokens beyond one
+    "lower_bound": [
+        0.5 - sqrt(5 / 6) / 1,
+        0.25 - sqrt(2 + 5 / 6) / 8,
+        0.75 - sqrt(5 / 6) / 2,
+        -0.5 - sqrt(0.5 + 5 / 6) / 2,
+        0.5 - sqrt(5 / 6) / 8,
+    ],
+    # Ours: of the second tokens alone; the first answer has nothing to learn there, two have none
+    "without_first_token": [nan, 1 - 4 / 4, nan, 1 - 2 / 1, nan],
     # Ours, half way to the raw difference: S = (L_base - L_ref) / sqrt(L_base)
     "soft_learnability": [0.25 / sqrt(0.5), 1 / 2, 1.5 / sqrt(2), -0.5 / 1, 4 / sqrt(8)],
     # Ours, without the end of the turn: 1 - rest of L_ref / rest of L_base
@@ -109,6 +124,7 @@ def losses(before=LOSS_BEFORE, after=LOSS_AFTER):
         "end_nll_before": (END_NLL_BEFORE * n)[:n],
         "end_nll_after": (END_NLL_AFTER * n)[:n],
         "token_losses_before": (TOKENS_BEFORE * n)[:n],
+        "token_losses_after": (TOKENS_AFTER * n)[:n],
         "token_losses_alone": (TOKENS_ALONE * n)[:n],
         "gradient_cosines": (GRADIENT_COSINES * n)[:n],
         "similarities": (SIMILARITIES * n)[:n],
@@ -117,7 +133,7 @@ def losses(before=LOSS_BEFORE, after=LOSS_AFTER):
         "log_importance": (LOG_IMPORTANCE * n)[:n],
         "worth": (WORTH * n)[:n],
     }
-    numbers, lists = [pl.Float32] * 3 + [pl.Int64] * 2 + [pl.Float32] * 2, [pl.List(pl.Float32)] * 4
+    numbers, lists = [pl.Float32] * 3 + [pl.Int64] * 2 + [pl.Float32] * 2, [pl.List(pl.Float32)] * 5
     kinds = [*numbers, *lists, *[pl.Float32] * 4]
     return pl.DataFrame(columns, schema=dict(zip(columns, kinds, strict=True)))
 

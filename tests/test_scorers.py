@@ -17,11 +17,13 @@ from learnable.models.language_model import LanguageModel
 from learnable.models.rendering import Renderer
 from learnable.scorers import (
     IFD,
+    BaselineCorrected,
     Difference,
     Learnability,
     Length,
     LengthMatched,
     Loss,
+    LowerBound,
     Perplexity,
     PerplexityDrop,
     PerplexityMiddle,
@@ -185,6 +187,57 @@ def test_length_matched_is_what_its_docstring_says(rows, bins):
     np.testing.assert_allclose(
         matched(scores, lengths, bins=bins), brute_force(scores, lengths, bins), rtol=1e-6
     )
+
+
+def pool_of_many(rows=200):
+    rng = np.random.default_rng(0)
+    before, tokens = rng.gamma(4, 0.5, size=rows), rng.integers(2, 200, size=rows)
+    return losses(before, before * rng.uniform(0.2, 1.1, size=rows), tokens)
+
+
+def test_what_is_left_of_a_corrected_score_follows_neither_length_nor_loss():
+    frame = pool_of_many()
+    score = BaselineCorrected()(frame)
+    for name in ("response_tokens", "loss_before"):
+        assert abs(np.corrcoef(score, frame[name].rank())[0, 1]) < 1e-5
+    assert abs(score.mean()) < 1e-6
+    assert np.corrcoef(score, Learnability()(frame))[0, 1] > 0.8
+
+
+def test_a_row_that_learned_more_than_its_like_keeps_that():
+    frame = pool_of_many().with_columns(loss_after=pl.col("loss_before") / 2)
+    np.testing.assert_allclose(BaselineCorrected()(frame), 0, atol=1e-6)
+    first = pl.int_range(pl.len()) == 0
+    more = frame.with_columns(loss_after=pl.when(first).then(0.0).otherwise("loss_after").cast(pl.Float32))
+    score = BaselineCorrected()(more)
+    assert score[0] > 0.3
+    assert np.abs(score[1:]).max() < 0.1
+
+
+def token_losses(before, after):
+    lists = pl.List(pl.Float32)
+    return pl.DataFrame(
+        {"token_losses_before": before, "token_losses_after": after},
+        schema={"token_losses_before": lists, "token_losses_after": lists},
+    )
+
+
+def test_more_tokens_of_the_same_bring_the_bound_nearer():
+    frame = token_losses([[2.0, 1.0], [2.0, 1.0] * 8], [[0.5, 1.0], [0.5, 1.0] * 8])
+    assert LowerBound(errors=0)(frame) == pytest.approx([0.5, 0.5])
+    short, long = LowerBound()(frame)
+    assert short < long < 0.5
+    assert LowerBound(errors=2)(frame)[1] == pytest.approx(2 * long - 0.5)
+
+
+def test_no_bound_where_nothing_tells_how_tokens_vary():
+    assert np.isnan(LowerBound()(token_losses([[2.0], None], [[1.0], [1.0]]))).all()
+
+
+@pytest.mark.parametrize("wrong", [lambda: LowerBound(errors=-1), lambda: BaselineCorrected(knots=-1)])
+def test_settings_of_scores_for_short_answers_are_checked(wrong):
+    with pytest.raises(UsageError):
+        wrong()
 
 
 def test_learnability_with_another_power():

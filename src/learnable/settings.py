@@ -11,6 +11,9 @@ from learnable.errors import UsageError
 WARMUP_STEPS = 8
 """Fewest steps of an epoch that is kept: what Adam remembers of fewer is noise."""
 
+ROWS = ("all", "trimmed", "trusted")
+"""Which rows a reference is trained on; any other word is a file of trusted rows."""
+
 LATER: Mapping[str, bool] = {"later": True}
 """Marks a field that came after results were kept: where it has its default, no identity knows of it."""
 
@@ -234,6 +237,11 @@ class Reference(Tuning):
             after, instead of a pass. In-sample only, and not the paper's score: the weights move while it is measured.
         prompt: ``none`` trains on the answers alone, behind the header of an answer: the null reference of
             V-information (`pvi`).
+        rows: Rows that are trained on: ``all`` (the paper), ``trimmed`` (a share of them, those with the lowest base
+            loss), or a file of rows that you trust, in place of the pool. All rows of the pool are scored.
+        share: Share of the examples that a trimmed reference trains on.
+        rounds: Trainings of a trimmed reference. Each after the first takes the share with the highest learnability
+            under the one before.
     """
 
     folds: int = 0
@@ -241,9 +249,13 @@ class Reference(Tuning):
     model: str | None = None
     last_epoch_loss: bool = False
     prompt: Literal["given", "none"] = "given"
+    rows: str = field(default="all", metadata=LATER)
+    share: float = field(default=0.5, metadata=LATER)
+    rounds: int = field(default=1, metadata=LATER)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._check_rows()
         if self.folds < 0 or self.folds == 1:
             raise UsageError(
                 f"reference.folds must be 0 or at least 2, got {self.folds}",
@@ -251,20 +263,47 @@ class Reference(Tuning):
             )
         if not 0 < self.fraction <= 1:
             raise UsageError(f"reference.fraction must be above 0 and at most 1, got {self.fraction}")
-        is_one = self.folds == 0 and self.fraction == 1 and self.model is None
+        is_one = (self.folds, self.fraction, self.model, self.rows) == (0, 1.0, None, "all")
         if self.last_epoch_loss and not (is_one and self.epochs == int(self.epochs)):
             raise UsageError(
                 "the losses of the last epoch are those of one model that met every example: "
-                f"folds is {self.folds}, fraction {self.fraction}, epochs {self.epochs}, model {self.model}",
-                hint="with reference.last_epoch_loss take folds 0, fraction 1, whole epochs, and no model of your own",
+                f"folds is {self.folds}, fraction {self.fraction}, epochs {self.epochs}, model {self.model}, rows {self.rows}",
+                hint="with reference.last_epoch_loss take folds 0, fraction 1, whole epochs, all rows, and no model of your own",
+            )
+
+    def _check_rows(self) -> None:
+        if not 0 < self.share <= 1 or self.rounds < 1:
+            raise UsageError(
+                f"reference.share is above 0 and at most 1, rounds at least 1, got {self.share} and {self.rounds}"
+            )
+        if self.rows != "trimmed" and (self.share, self.rounds) != (0.5, 1):
+            raise UsageError(
+                f"reference.share and reference.rounds are of trimmed rows, and the rows are {self.rows}",
+                hint="give --reference.rows trimmed, or leave them out",
+            )
+        if self.rows != "all" and (self.fraction != 1 or self.model is not None):
+            raise UsageError(
+                f"a reference of {self.rows} rows takes no share drawn at random and is no model of your own",
+                hint="leave --reference.fraction and --reference.model out, or --reference.rows",
             )
 
     @property
+    def trusted(self) -> str | None:
+        """The file of trusted rows, None where there is none."""
+        return None if self.rows in ROWS else self.rows
+
+    @property
     def passes(self) -> float:
-        """Training cost in passes over the whole pool."""
+        """Training cost in passes over the whole pool, or over the trusted rows where they are trained on."""
         if self.model is not None:
             return 0.0
-        return self.epochs * self.fraction * max(self.folds - 1, 1)
+        share = self.share if self.rows == "trimmed" else self.fraction
+        return self.epochs * share * max(self.folds - 1, 1) * self.rounds
+
+    @property
+    def choosing_passes(self) -> tuple[int, int]:
+        """Passes over the pool of the base and of references that choose the rows of a trimmed one."""
+        return (1, self.rounds - 1) if self.rows == "trimmed" else (0, 0)
 
     def drawn(self, rows: int) -> int:
         """Return how many of so many rows are drawn for a warm-up, whose epochs have at least ``WARMUP_STEPS`` steps."""

@@ -107,7 +107,7 @@ def check_scorer(scorer: Scorer) -> None:
 
     Args:
         scorer: Called on columns made up by their names: whole numbers for ``tokens`` and ``..._tokens``, small ones
-            for ``end_tokens``; lists of positive float32 for those that are lists in ``measures.MEASURES``, in one row of one length; else positive float32.
+            for ``end_tokens``; lists of at least two positive float32 for those that are lists in ``measures.MEASURES``, in one row of one length; else positive float32.
 
     Raises:
         AssertionError: If the contract is broken; it says where.
@@ -232,7 +232,7 @@ def _check_fingerprint(method: Any) -> None:
 
 def _ordinary_rows(needs: Sequence[str], *, n: int, rng: np.random.Generator) -> pl.DataFrame:
     """Return n rows, the last of which is the first again, so that there is a tie."""
-    lengths = rng.integers(1, 9, size=n)
+    lengths = rng.integers(2, 9, size=n)  # at least a token, and one that ends the turn
 
     def column(name: str) -> pl.Series:
         if name == "end_tokens":

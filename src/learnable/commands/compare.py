@@ -1,6 +1,6 @@
 """``learnable compare``: the same model on equal token budgets chosen by different methods, and what came of it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,7 +10,7 @@ import polars as pl
 from learnable import data as rows
 from learnable import experiments
 from learnable.commands.experiment import Experiment
-from learnable.commands.inputs import look_up, pool_of, rows_of
+from learnable.commands.inputs import look_up, pool_of, rows_of, trusted_of
 from learnable.commands.load import HELDOUT
 from learnable.commands.method_scores import score_methods
 from learnable.commands.network import GRADIENT_EPOCHS, Network, gradient_epochs, passes_said
@@ -106,6 +106,8 @@ def compare(
         named = zip(asked, evaluations, strict=True)
         evaluations = [replace(each, label=OF_TARGET) if text == own else each for text, each in named]
         evaluations = apart(aimed, asked, evaluations)
+    by_rows = {each.reference.rows: each.reference for each in methods if each.needs_reference}
+    trusted = {rows: trusted_of(each, output, dry_run=dry_run) for rows, each in by_rows.items()}
     comparison = _Comparison(
         experiment=Experiment(
             network=network, tuning=tuning, seeds=seeds, confidence=confidence, store=Path(store)
@@ -115,6 +117,7 @@ def compare(
         methods=methods,
         flags=flags,
         evaluations=evaluations,
+        trusted={rows: found for rows, found in trusted.items() if found is not None},
         target=aimed,
         aim=aim,
         warmup=warmup if any("gradient" in method.roles for method in methods) else None,
@@ -136,6 +139,7 @@ class _Comparison:
     evaluations: Sequence[Evaluation]
     budgets: Sequence[str]
     vectors: Vectors
+    trusted: Mapping[str, tuple[Pool, Outcome]]
     target: Outcome | None
     aim: Aim
     warmup: Reference | None
@@ -156,7 +160,11 @@ class _Comparison:
             },
             inputs={each.label: each.identity for each in self.evaluations}
             | {"pool": self.loaded.identity, "base": network.identity}
-            | ({} if self.target is None else {"target": self.target.identity}),
+            | ({} if self.target is None else {"target": self.target.identity})
+            | {
+                f"trusted rows {place}": each.identity
+                for place, (_, each) in enumerate(self.trusted.values(), 1)
+            },
             sources=sources | {each.label: source_of(each.evaluator) for each in self.evaluations},
             links={"pool": self.loaded.folder}
             | ({} if self.target is None else {"target": self.target.folder}),
@@ -195,7 +203,7 @@ class _Comparison:
         """What it will do, in words."""
         over, (chosen, whole) = f"over {len(self.pool):,} examples", self.trainings
         says = passes_said(self.passes, self.aim, self.gradient_epochs, rows=len(self.pool))
-        if passes := sum(reference.passes for reference in self.references.values()):
+        if passes := sum(map(self._passes, self.references.values())):
             says.insert(0, f"{passes:g} reference training {'pass' if passes == 1 else 'passes'} {over}")
         if self.warmup is not None:
             passes = self.warmup.passes_over(len(self.pool), keep_epochs=True)
@@ -205,6 +213,11 @@ class _Comparison:
             says.append(f"{whole} trainings on all {len(self.pool):,} examples")
         items = sum(len(each.examples) for each in self.evaluations)
         return [*says, f"{items:,} evaluation items for each model"]
+
+    def _passes(self, reference: Reference) -> float:
+        """Return the training cost of a reference in passes over the pool."""
+        rows, _ = self.trusted.get(reference.rows, (self.pool, None))
+        return reference.passes * len(rows) / max(len(self.pool), 1)
 
     def price(self) -> Price:
         """Return what it will cost, at most."""
@@ -219,7 +232,7 @@ class _Comparison:
             epochs=self.gradient_epochs,
         )
         for reference in self.references.values():
-            price += network.reference(self.pool, reference)
+            price += network.reference(self.pool, reference, passes=self._passes(reference))
         if self.warmup is not None:
             passes = self.warmup.passes_over(len(self.pool), keep_epochs=True)
             price += network.reference(self.pool, self.warmup, passes=passes)

@@ -9,7 +9,7 @@ from learnable.errors import UsageError
 from learnable.objects.given import finished, is_step
 from learnable.objects.rows import Rows, read
 from learnable.runs.records import BEGUN, DONE, Outcome
-from learnable.settings import Loading, Reading
+from learnable.settings import Loading, Reading, Reference
 from learnable.types import ModelRef, Pool
 
 
@@ -71,6 +71,15 @@ def target_rows(pool: Pool, loaded: Outcome) -> Rows:
     aside = loaded.folder / HELDOUT
     held_back = read(str(aside)).examples if aside.is_file() and aside.stat().st_size else []
     return replace(rows_of(pool, loaded), set_aside=held_back)
+
+
+def trusted_of(reference: Reference, output: str, *, dry_run: bool) -> tuple[Pool, Outcome] | None:
+    """Return the trusted rows that a reference names, loaded beside the output of a command; None where it names none."""
+    if reference.trusted is None:
+        return None
+    own = "-{fingerprint}" if "{fingerprint}" in output else ""
+    beside = output.replace("{fingerprint}", "").rstrip("/-") + "-trusted" + own
+    return pool_of([reference.trusted], Reading(), beside, dry_run=dry_run)
 
 
 def is_made(path: str | Path) -> bool:

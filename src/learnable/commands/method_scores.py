@@ -83,12 +83,12 @@ def score_methods(
     loading = Loading(**{field.name: getattr(ref, field.name) for field in fields(Loading)})
     aimed: dict[str, Any] = {} if target is None else {"target": target.path, "aim": aim}
     usual: dict[str, Any] = {"model": ref.name, "loading": loading, "max_length": experiment.network.longest}
-    trained, scored, frames = dict[str, list[Outcome]](), dict[str, Outcome](), dict[str, pl.DataFrame]()
+    trained, scored, frames = dict[str, dict[str, Outcome]](), dict[str, Outcome](), dict[str, pl.DataFrame]()
     turns: dict[str, NDArray[np.float32]] = {}
     for key, group in groups.items():
         needed = {role for method in group for role in method.roles}
         models = _models(needed, group[0].reference, warmup, loaded, target, store, usual)
-        trained[key] = list(models.values())
+        trained[key] = models
         paths: dict[str, Any] = {option: model.path for option, model in models.items()}
         names = {method.score for method in group if method.scorer is not None}
         scored[key] = score(
@@ -121,7 +121,11 @@ def score_methods(
         turns=turns,
         vectors=None if vectors == "none" else vectors_of(scored[""].folder),
         costs=costs,
-        tokens=sum(each.cost.tokens for each in chain(*trained.values(), scored.values()) if each.ran),
+        tokens=sum(
+            each.cost.tokens
+            for each in chain(*(each.values() for each in trained.values()), scored.values())
+            if each.ran
+        ),
     )
 
 
@@ -132,7 +136,7 @@ def _cost(
     aim: Aim,
     warmup: Reference,
     pace: float,
-    models: Sequence[Outcome],
+    models: Mapping[str, Outcome],
     *,
     vectors: Vectors,
 ) -> SelectionCost:
@@ -141,15 +145,19 @@ def _cost(
     epochs = gradient_epochs([method.scorer], round(warmup.epochs))
     passed = sum(count * passes_for(role, aim, epochs, **counts) for role, count in per_role.items())
     passed += tokens["base"] * (method.needs_vectors and vectors == "model")
-    taught = tokens["base"] * method.reference.passes if method.needs_reference else 0.0
-    taught += tokens["alone"] * method.reference.passes if "null" in per_role else 0.0
+    # The base pass that chooses rows is the one that the score takes; each reference that chooses takes its own.
+    passed += tokens["base"] * method.reference.choosing_passes[1] * method.needs_reference
+    taught = 0.0
+    for role, own in (("reference", tokens["base"]), ("null", tokens["alone"])):
+        if role in per_role:
+            taught += models[role].facts.get("trusted tokens", own) * method.reference.passes
     warmed_up = warmup.passes_over(counts["rows"], keep_epochs=True) if "gradient" in per_role else 0.0
     taught += tokens["base"] * warmed_up
     return SelectionCost(
         score_tokens=round(passed),
         score_s=passed and passed * pace,
         reference_tokens=round(taught),
-        reference_s=taught * _pace(models) if taught else 0.0,
+        reference_s=taught * _pace(models.values()) if taught else 0.0,
     )
 
 
@@ -173,7 +181,7 @@ def _models(
     ):
         if role in roles:
             output = str(store / f"{option}-{{fingerprint}}")
-            found[option] = train([loaded.path], output=output, **more, **usual)
+            found[option] = train([loaded.path], output=output, store=str(store), **more, **usual)
     return found
 
 

@@ -165,7 +165,9 @@ class Network:
             return Price()
         models = max(reference.folds, 1)
         passes = reference.passes if passes is None else passes
-        return self.training(conversations(pool), reference, passes=passes, models=models)
+        price = self.training(conversations(pool), reference, passes=passes, models=models * reference.rounds)
+        base, after = reference.choosing_passes
+        return price + self.measuring(conversations(pool), passes=base + after)
 
     def writing(self, texts: int, *, new_tokens: int, prompts: Sequence[Sequence[Message]] = ()) -> Price:
         """Return the price of texts of at most so many tokens each, and of what they answer as far as that is known."""

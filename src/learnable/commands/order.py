@@ -176,11 +176,12 @@ def _settings(trained: Outcome) -> Reference:
         )
     reference = Reference(**{name: value for name, value in parameters.items() if name in names})
     plain = (reference.folds, reference.fraction, reference.prompt) == (0, 1.0, "given")
+    plain &= reference.rows == "all"
     if not plain or reference.epochs != int(reference.epochs):
         raise UsageError(
             f"{trained.folder} is not one model that saw all rows in whole epochs: folds {reference.folds}, fraction "
-            f"{reference.fraction:g}, epochs {reference.epochs:g}, prompt {reference.prompt}",
-            hint="train it with --folds 0, --fraction 1 and whole --epochs",
+            f"{reference.fraction:g}, epochs {reference.epochs:g}, prompt {reference.prompt}, rows {reference.rows}",
+            hint="train it with --folds 0, --fraction 1, all rows and whole --epochs",
         )
     return reference
 

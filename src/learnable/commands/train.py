@@ -2,9 +2,10 @@
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Literal
 
-from learnable.commands.inputs import look_up, pool_of, rows_of, target_rows
+from learnable.commands.inputs import look_up, pool_of, rows_of, target_rows, trusted_of
 from learnable.commands.network import Network
 from learnable.commands.options import Data, DryRun, Flat, MaxLength, ModelName, Output, Several
 from learnable.errors import UsageError
@@ -34,6 +35,7 @@ def train(
     keep_epochs: bool = False,
     layers: Literal["linear", "attention"] = "linear",
     processes: int = 1,
+    store: str | None = None,
     dry_run: DryRun = False,
     output: Output = "reference",
 ) -> Outcome:
@@ -57,6 +59,7 @@ def train(
         layers: Layers that LoRA adapters go on: all linear ones, or those of attention alone.
         processes: Train as so many processes that share each batch, on a GPU each or on some cores each. The result
             is the same up to rounding. Started by `torchrun`, its processes train together instead.
+        store: Folder of the losses that `--rows trimmed` and `--loss` measure; within the output when not given.
     """
     _join_launcher()
     network = Network.of(model, loading, max_length=max_length, dry_run=dry_run)
@@ -68,16 +71,22 @@ def train(
     look_up(reference.model, loading, reference=True)
     pool, loaded = pool_of(data, reading, output, dry_run=dry_run, pairs=loss is not None)
     aimed = None if target is None else pool_of([target], Reading(), f"{output}-target", dry_run=dry_run)
+    trusted = trusted_of(reference, output, dry_run=dry_run)
     inputs, given = {"pool": loaded.identity, "base": network.identity}, None
     if reference.model is not None and not network.awaits:
         given = given_part(reference.model, network.ref)
         inputs["given"] = given[2]
+    if trusted is not None:
+        inputs["trusted"] = trusted[1].identity
+    beside = {name: found for name, found in (("target", aimed), ("trusted", trusted)) if found is not None}
     training = ReferenceTraining(
         name=model,
         ref=network.ref,
         rows=rows_of(pool, loaded),
         reference=reference,
         target=None if aimed is None else target_rows(*aimed).as_target,
+        trusted=None if trusted is None else rows_of(*trusted),
+        store=None if store is None else Path(store),
         new=new,
         given=given,
         longest=network.longest,
@@ -89,7 +98,7 @@ def train(
     )
     step = training.step(
         inputs,
-        links={"pool": loaded.folder} | ({} if aimed is None else {"target": aimed[1].folder}),
+        links={"pool": loaded.folder, **{name: found[1].folder for name, found in beside.items()}},
         awaits=network.awaits,
         plan=lambda: network.reference(pool, training.reference, passes=training.passes),
     )
@@ -108,7 +117,7 @@ def _new_tokens(tokens: Sequence[str] | None, init: Init, reference: Reference) 
     if not tokens:
         return None
     plain = (reference.model, reference.method, reference.folds, reference.fraction) == (None, "lora", 0, 1.0)
-    if not plain or reference.last_epoch_loss:
+    if not plain or reference.rows != "all" or reference.last_epoch_loss:
         raise UsageError(
             "new tokens are trained with LoRA on all rows: no folds, no fraction, no full fine-tuning, no losses kept",
             hint="leave --folds, --fraction, --method, --last-epoch-loss and --reference.model out",

@@ -4,7 +4,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,20 +26,23 @@ from learnable.objects.preferences import (
 )
 from learnable.objects.results import ReferenceModel
 from learnable.objects.rows import Rows, as_rows
+from learnable.objects.trimming import trimmed
 from learnable.proportions import Proportions, shares_drawn, steps_of, tokens_by_source
 from learnable.runs.identity import fingerprint, source_of
 from learnable.runs.progress import say
 from learnable.runs.step import Finished, Step, run
 from learnable.runs.store import Store
-from learnable.settings import NewTokens, Reference, told
+from learnable.settings import ROWS, NewTokens, Reference, told
 from learnable.types import ModelRef, Rendered
 
 if TYPE_CHECKING:
+    from learnable.models.rendering import Renderer
     from learnable.training import Trained
 
 
 def train(
     rows: Any,
+    /,
     model: Any,
     *,
     target: Any = None,
@@ -64,7 +67,8 @@ def train(
         keep_epochs: Keep each epoch, with Adam's moments: a warm-up for scorers that take gradients.
         layers: Layers that LoRA adapters go on: all linear ones, or those of attention alone.
         mixture: Share of the tokens that each source has, such as ``ado`` or ``a=0.7,b=0.3``; see ``learnable train``.
-        settings: Fields of ``Reference``: ``folds``, ``epochs``, ``method``, ``learning_rate``, ``seed`` ...
+        settings: Fields of ``Reference``: ``folds``, ``epochs``, ``method``, ``learning_rate``, ``seed`` ... Trusted
+            ``rows`` may be anything that ``read`` takes.
 
     Raises:
         UsageError: If a setting is not known.
@@ -74,6 +78,9 @@ def train(
     from learnable.models.source import identify
 
     known, base = as_rows(rows), as_model(model)
+    trusted = None
+    if not isinstance(settings.get("rows", "all"), str) or settings.get("rows", "all") not in ROWS:
+        trusted, settings["rows"] = as_rows(settings["rows"]), "trusted"
     reference = Reference(**checked_settings(settings, Reference, without=("model",)))
     scratch = Scratch() if output is None else None
     ref, _held = base.for_training(moves_weights=reference.method == "full")
@@ -83,22 +90,25 @@ def train(
         rows=known,
         reference=reference,
         target=None if target is None else as_rows(target).as_target,
+        trusted=trusted,
+        store=base.store.folder,
         longest=length_limit(ref, max_length),
         loss=loss,
         keep_epochs=keep_epochs,
         layers=layers,
         mixture=None if mixture is None else Proportions.parse(mixture),
     )
-    step = training.step({"pool": pool_identity(known.pool), "base": identify(ref)})
+    inputs = {"pool": pool_identity(known.pool), "base": identify(ref)}
+    step = training.step(inputs | ({} if trusted is None else {"trusted": pool_identity(trusted.pool)}))
     return ReferenceModel(trained=run(step, scratch.folder if scratch else output or ""), scratch=scratch)
 
 
 def check_warmup(reference: Reference, new: NewTokens | None = None) -> None:
     """Refuse to keep epochs of several models, or of one that is not trained here."""
-    if reference.model is not None or reference.folds or new is not None:
+    if reference.model is not None or reference.folds or new is not None or reference.rows != "all":
         raise UsageError(
-            "epochs are kept of one model that is trained here: no folds, no tokens, no model of your own",
-            hint="leave --folds, --tokens and --reference.model out",
+            "epochs are kept of one model that is trained here: no folds, no tokens, no chosen rows, no model of your own",
+            hint="leave --folds, --tokens, --rows and --reference.model out",
         )
 
 
@@ -108,7 +118,8 @@ class ReferenceTraining:
 
     ``longest`` is in tokens. Rows of a ``target`` are not trained on; ``new`` tokens are trained with the model. A model
     that the user has stands for it where it is ``given``: where it is, what it is, and its identity. Pairs have a
-    ``loss``, as it is written; their nll is kept in ``store``, or within the folder of the step.
+    ``loss``, as it is written. ``trusted`` rows are trained on in place of the others. What is measured before a training
+    is kept in ``store``, or within the folder of the step.
     """
 
     name: str
@@ -124,10 +135,16 @@ class ReferenceTraining:
     layers: Literal["linear", "attention"] = "linear"
     mixture: Proportions | None = None
     loss: str | None = None
+    trusted: Rows | None = None
     store: Path | None = None
 
     def __post_init__(self) -> None:
         self.rows.pool.check_kind(pairs=self.loss is not None)
+        if self.trusted is not None:
+            # An identity has the rows, and not the name of their file.
+            object.__setattr__(self, "reference", replace(self.reference, rows="trusted"))
+        elif self.reference.rows not in ("all", "trimmed"):
+            raise UsageError("no trusted rows are given", hint="name their file: --rows FILE")
         if self.keep_epochs:
             check_warmup(self.reference, self.new)
         if self.target is not None and self.reference.model is not None:
@@ -144,6 +161,7 @@ class ReferenceTraining:
     def _check_pairs(self) -> None:
         reference = self.reference
         given = (reference.model, self.new, self.mixture, self.target) != (None, None, None, None)
+        given |= reference.rows != "all"
         if given or reference.prompt != "given" or reference.last_epoch_loss or self.keep_epochs:
             raise UsageError(
                 f"the loss {self.loss} is of pairs, which train adapters or a model: no tokens, no mixture, no target, no "
@@ -154,6 +172,7 @@ class ReferenceTraining:
     def _check_mixture(self, mixture: Proportions) -> None:
         reference = self.reference
         one = (reference.model, reference.folds, reference.fraction, self.new) == (None, 0, 1.0, None)
+        one &= reference.rows == "all"
         if not one or reference.last_epoch_loss or self.keep_epochs:
             raise UsageError(
                 f"the mixture {mixture} is of one model that is trained on all rows: no folds, no fraction, no tokens, "
@@ -170,7 +189,8 @@ class ReferenceTraining:
     def passes(self) -> float:
         """Training cost in passes over the rows."""
         if self.mixture is None or not len(self.rows):
-            return self.reference.passes_over(len(self.rows), keep_epochs=self.keep_epochs)
+            passes = self.reference.passes_over(len(self.rows), keep_epochs=self.keep_epochs)
+            return passes if self.trusted is None else passes * len(self.trusted) / len(self.rows)
         steps = steps_of(self.reference, len(self.rows))
         return steps * self.reference.batch_size / len(self.rows)
 
@@ -200,16 +220,22 @@ class ReferenceTraining:
         if self.reference.model is None:
             what = "examples" if self.loss is None else "pairs"
             words = f"{passes:g} training pass{'' if passes == 1 else 'es'} over {len(self.rows):,} {what}"
-        return Step(verb="train", parameters=parameters, inputs=inputs, says=[words], work=self._work, **more)
+        base, after = self.reference.choosing_passes
+        choosing = [f"{base} base pass and {after} reference passes that choose the rows"] if base else []
+        says = [*choosing, words]
+        return Step(verb="train", parameters=parameters, inputs=inputs, says=says, work=self._work, **more)
 
     @cached_property
     def _taught(self) -> Rows:
         """The rows that are trained on."""
+        return self._apart(self.rows)
+
+    def _apart(self, rows: Rows) -> Rows:
+        """Return rows without those that are rows of the target."""
         if self.target is None:
-            return self.rows
-        pool = self.rows.pool
-        apart = pl.Series(shared_with_target(pool, self.target), dtype=pl.String).is_null()
-        return replace(self.rows, pool=replace(pool, examples=pool.examples.filter(apart)))
+            return rows
+        apart = pl.Series(shared_with_target(rows.pool, self.target), dtype=pl.String).is_null()
+        return replace(rows, pool=replace(rows.pool, examples=rows.pool.examples.filter(apart)))
 
     def _facts(self) -> dict[str, Any]:
         reference = self.reference
@@ -226,6 +252,10 @@ class ReferenceTraining:
             facts["loss after"] = "as the last epoch met it" + (first if reference.epochs < 2 else "")
         if self.keep_epochs:
             facts |= {"kept epochs": int(reference.epochs), "layers": self.layers}
+        if reference.rows != "all":
+            facts["rows"] = reference.rows
+        if reference.rows == "trimmed":
+            facts |= {"share": reference.share, "rounds": reference.rounds}
         if self.target is not None:
             facts["rows of the target left out"] = len(self.rows) - len(self._taught)
         if self.new is not None:
@@ -233,7 +263,7 @@ class ReferenceTraining:
         return facts
 
     def _work(self, folder: Path) -> Finished:
-        from learnable.training import given_reference, train_reference
+        from learnable.training import given_reference
 
         trainings: list[Trained] = []
         facts, measured = self._facts(), 0
@@ -244,26 +274,57 @@ class ReferenceTraining:
         elif self.new is not None:
             trainings = self._with_tokens(self.new, folder)
         else:
-            rendered = self._rendered(self.ref)
-            trainings = train_reference(
-                self.ref,
-                rendered,
-                self._taught.frame["source"].to_list(),
-                folder,
-                prompts=[prompt_key(example, draw=self.reference.seed) for example in self._taught.examples],
-                reference=self.reference,
-                processes=self.processes,
-                keep_epochs=self.keep_epochs,
-                layers=self.layers,
-                mixture=self.mixture,
-            )
-            facts |= {} if self.mixture is None else self._drawn(rendered, trainings[0].folder)
+            trainings, chosen, measured = self._on_rows(folder)
+            facts |= chosen
         return Finished(
             facts=facts,
             tokens=measured + sum(each.tokens for each in trainings if each.ran),
             passes=self.passes,
             at_least_s=sum(each.seconds for each in trainings),
         )
+
+    def _on_rows(self, folder: Path) -> "tuple[list[Trained], dict[str, Any], int]":
+        """Train on the rows that the reference names; return the trainings, facts, and the tokens that were measured."""
+        from learnable.models.rendering import Renderer
+        from learnable.training import train_reference
+
+        renderer, own = Renderer.of(self.ref), {example.id for example in self._taught.examples}
+        rows, seen, only = self._taught.examples, self._whole(self._taught, renderer), None
+        facts: dict[str, Any] = {}
+        trainings: list[Trained] = []
+        measured = 0
+        if self.trusted is not None:
+            trusted = self._apart(self.trusted)
+            only, whole = set(trusted.frame["id"]), self._whole(trusted, renderer)
+            facts = {"trusted rows": len(only), "trusted rows in the pool": len(only & own)}
+            facts["trusted tokens"] = sum(len(each.ids) for each in self._as_trained(whole, renderer))
+            # A row that stands in both is one.
+            rows = [*rows, *(each for each in trusted.examples if each.id not in own)]
+            seen = [*seen, *(each for each in whole if each.id not in own)]
+        train = partial(
+            train_reference,
+            self.ref,
+            sources=[each.source for each in rows],
+            prompts=[prompt_key(each, draw=self.reference.seed) for each in rows],
+            reference=self.reference,
+            processes=self.processes,
+            layers=self.layers,
+        )
+        if self.reference.rows == "trimmed":
+            only, trainings, measured = trimmed(
+                self.ref,
+                seen,
+                folder,
+                reference=self.reference,
+                max_length=self.longest,
+                store=Store(self.store or folder / "store"),
+                train=lambda place, ids: train(seen, folder=place, only=ids),
+            )
+            facts = {"trimmed to": len(only)}
+        rendered = self._as_trained(seen, renderer)
+        last = train(rendered, folder=folder, only=only, keep_epochs=self.keep_epochs, mixture=self.mixture)
+        facts |= {} if self.mixture is None else self._drawn(rendered, last[0].folder)
+        return [*trainings, *last], facts, measured
 
     def _drawn(self, rendered: list[Rendered], folder: Path) -> dict[str, Any]:
         """Return what a mixture came to: the shares of its sources, and how often each was seen."""
@@ -277,11 +338,11 @@ class ReferenceTraining:
         ]
         return {"mixture": str(self.mixture), "drawn": ", ".join(said)}
 
-    def _rendered(self, ref: ModelRef) -> list[Rendered]:
-        from learnable.models.rendering import Renderer
+    def _whole(self, rows: Rows, renderer: "Renderer") -> list[Rendered]:
+        return rows.rendered(renderer, max_length=self.longest)
 
-        renderer = Renderer.of(ref)
-        rendered = self._taught.rendered(renderer, max_length=self.longest)
+    def _as_trained(self, rendered: list[Rendered], renderer: "Renderer") -> list[Rendered]:
+        """Return examples as they are trained on, with their questions or without."""
         if self.reference.prompt == "given":
             return rendered
         return answers_alone(rendered, header=renderer.answer_header)
@@ -318,6 +379,7 @@ class ReferenceTraining:
 
     def _with_tokens(self, new: NewTokens, folder: Path) -> "list[Trained]":
         """Write the whole trained model; return its training."""
+        from learnable.models.rendering import Renderer
         from learnable.models.special_tokens import token_ids, with_tokens
         from learnable.training import fine_tune, given_reference, save_whole
 
@@ -327,7 +389,7 @@ class ReferenceTraining:
             base = with_tokens(self.ref, new, folder / "base")
             trained = fine_tune(
                 base,
-                self._rendered(base),
+                self._whole(self._taught, Renderer.of(base)),
                 folder / "adapter",
                 tuning=self.reference,
                 label="training",

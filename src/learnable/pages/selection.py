@@ -380,14 +380,28 @@ _FORMULAS: Mapping[str, str] = {
 }
 
 
+def _trained_on(reference: Mapping[str, Any]) -> str | None:
+    """Return in words which rows a reference was trained on, None where these are all, or not known."""
+    if reference.get("rows") == "trimmed":
+        rounds, folds = reference["rounds"], reference.get("folds")
+        again = f", chosen again {rounds - 1} times by learnability" if rounds > 1 else ""
+        seen = "" if folds else " It has seen these and not the others, so part of each score is memory."
+        which = f"{reference['share']:.0%} of the examples, those with the lowest base loss{again}"
+        return f"The reference was trained on {which}.{seen}"
+    if reference.get("rows") == "trusted":
+        both = reference["trusted rows in the pool"]
+        return f"The reference was trained on {reference['trusted rows']:,} trusted rows, {both:,} of which stand in the pool."
+    return None
+
+
 def _method(view: View) -> Section:
     reference = view.facts.reference
-    notes: list[str] = []
+    notes: list[str] = list(filter(None, [_trained_on(reference)]))
     if folds := reference.get("folds"):
         notes.append(
             f"The reference is cross-fitted over {folds} folds: no example was scored by a model that trained on it."
         )
-    elif reference.get("kind") == "trained":
+    elif reference.get("kind") == "trained" and "rows" not in reference:
         notes.append(
             html.markup(
                 "The reference is in-sample: it was trained on the examples that it scores, as in the paper. Part of each "

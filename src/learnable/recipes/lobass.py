@@ -1,16 +1,37 @@
 """The recipe ``lobass``: choose what this model can learn."""
 
-from collections.abc import Sequence
-from typing import Annotated, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Annotated, Any, Literal, TypeVar
 
 from learnable.commands import score, train
 from learnable.commands.inputs import look_up
 from learnable.commands.options import Flat, Listed, MaxLength, ModelName
 from learnable.commands.select import Selecting
+from learnable.errors import UsageError
 from learnable.objects.scoring import WITH_REFERENCE, Vectors
 from learnable.recipes.choosing import choose, load_pool
 from learnable.recipes.run import Run, recipe
 from learnable.settings import Loading, Reading, Reference
+
+Settings = TypeVar("Settings", Reference, Selecting)
+REFERENCE: Mapping[str, Any] = {
+    "folds": 0,
+    "fraction": 1.0,
+    "rows": "all",
+    "model": None,
+    "last_epoch_loss": False,
+    "prompt": "given",
+}
+CHOICE: Mapping[str, Any] = {
+    "by": "learnability",
+    "selector": "top_k",
+    "lowest": False,
+    "per_source": "none",
+    "per_cluster": "none",
+    "max_similarity": None,
+}
+"""The paper's form, as far as the paper says: one reference on the whole pool, the highest scores, nothing beside them."""
 
 
 @recipe
@@ -19,6 +40,7 @@ def lobass(
     *,
     model: ModelName = "starter",
     budget: str = "6%",
+    form: Literal["paper"] | None = None,
     scorers: Annotated[Sequence[str], Listed] = WITH_REFERENCE,
     vectors: Vectors = "none",
     choosing: Annotated[Selecting, Flat] = Selecting(),
@@ -38,19 +60,39 @@ def lobass(
     Args:
         data: Files (.jsonl, .json, .csv, .parquet ...), folders and patterns of them, hub ids, or `starter`.
         budget: 6% (of the examples), 500 (examples), or 50000tokens; also as --budget.tokens 50000.
+        form: `paper` holds the form of the paper, whatever the defaults are: a reference trained on the whole pool, which it
+            then scores, and the highest learnability. What the paper does not say (epochs, rates) is as given.
         scorers: Names of scorers (see `learnable list scorers`).
         vectors: Vectors of the examples, which some selectors need: of the model, or of `wordllama`.
         processes: How many train the reference side by side, on a GPU each or on some cores each.
         on: Where losses are measured: here, or `ray[:ADDRESS]`, a Ray cluster.
     """
+    if form == "paper":
+        reference, choosing = held(reference, REFERENCE), held(choosing, CHOICE)
+        scorers = list(dict.fromkeys([choosing.by, *scorers]))
     choosing.check(scorers)
     look_up(model, loading)
     look_up(reference.model, loading, reference=True)
     network: dict[str, Any] = {"model": model, "loading": loading, "max_length": max_length}
     pool = load_pool(run, data, budget, reading)
-    trained = run.step("reference", train, [pool.path], reference=reference, processes=processes, **network)
+    trained = run.step(
+        "reference", train, [pool.path], reference=reference, processes=processes, store=run.store, **network
+    )
     formulas: dict[str, Any] = {"scorers": list(scorers), "vectors": vectors, "on": on}
     scores = run.step(
         "scores", score, [pool.path], reference=trained.path, **formulas, **network, store=run.store
     )
     choose(run, scores, budget, choosing, loading)
+
+
+def held(settings: Settings, paper: Mapping[str, Any]) -> Settings:
+    """Return settings with the paper's values; a UsageError where another value was given than that or the default."""
+    usual = type(settings)()
+    for name, value in paper.items():
+        given = getattr(settings, name)
+        if given not in (value, getattr(usual, name)):
+            raise UsageError(
+                f"the paper's form has {name} {value}, and {given} was given",
+                hint=f"leave --form paper out, or {name}",
+            )
+    return replace(settings, **paper)

@@ -17,11 +17,12 @@ from learnable.names import component
 from learnable.runs.files import replacing
 from learnable.runs.progress import say
 from learnable.runs.records import Outcome
+from learnable.settings import ROWS
 
 Given = ParamSpec("Given")
 
 RUN_FILE = "run.yaml"
-PATHS = ("data", "model", "task", "target", "test", "general", "questions", "pin", "ban")
+PATHS = ("data", "model", "task", "target", "test", "general", "questions", "pin", "ban", "rows")
 """Options that may name a file or folder; a run file has them whole."""
 
 
@@ -169,7 +170,8 @@ def as_written(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[s
     for option in options_of(function, given):
         if option.value is None or option.value in ([], ()):
             continue
-        held = _absolute(option.value) if option.name in PATHS else option.value
+        named = option.name in PATHS and option.value not in ROWS
+        held = _absolute(option.value) if named else option.value
         inside = written.setdefault(option.group, {}) if option.group else written
         inside[option.name] = list(held) if isinstance(held, tuple) else held
     return written

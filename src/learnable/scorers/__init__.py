@@ -14,6 +14,7 @@ from learnable.scorers.learnability import (
 )
 from learnable.scorers.less import LESS
 from learnable.scorers.loss import Length, Loss, Perplexity, PerplexityDrop, PerplexityMiddle
+from learnable.scorers.short_answers import BaselineCorrected, LowerBound, WithoutFirstToken
 from learnable.scorers.target import DSIR, PDS, Relevance, TargetDrop, TargetLearnability
 from learnable.scorers.v_information import PVI, Hardness, HardNotWrong, PVIZero
 from learnable.types import Scorer
@@ -24,6 +25,9 @@ SCORERS: Mapping[str, Callable[..., Scorer]] = {
     "text_learnability": TextLearnability,
     "difference": Difference,
     "length_matched": LengthMatched,
+    "baseline_corrected": BaselineCorrected,
+    "lower_bound": LowerBound,
+    "without_first_token": WithoutFirstToken,
     "perplexity_drop": PerplexityDrop,
     "loss": Loss,
     "perplexity": Perplexity,

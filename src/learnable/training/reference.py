@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -118,6 +118,7 @@ def train_reference(
     keep_epochs: bool = False,
     layers: Layers = "linear",
     mixture: Proportions | None = None,
+    only: Collection[str] | None = None,
 ) -> list[Trained]:
     """Train the models of a reference into ``folder``; what is finished there is not repeated.
 
@@ -134,6 +135,8 @@ def train_reference(
         keep_epochs: As for ``fine_tune``; then an epoch has at least ``WARMUP_STEPS`` steps, whatever the fraction.
         layers: As for ``fine_tune``.
         mixture: What share of the tokens each source has; all examples, each once an epoch, when not given.
+        only: Ids of the examples that are trained on; a draw of ``reference.fraction`` when not given. Folds are cut
+            over all n either way.
 
     Returns:
         What each training did, in this run or before.
@@ -146,6 +149,8 @@ def train_reference(
     fold = _folds(prompts, sources, folds=folds)
     drawn = sorted(range(len(ids)), key=lambda i: fingerprint(["fraction", reference.seed, ids[i]]))
     used = set(drawn[: _drawn_rows(len(ids), reference, keep_epochs=keep_epochs)])
+    if only is not None:
+        used = {place for place, identity in enumerate(ids) if identity in only}
     names, trainings = [f"part-{number}" for number in range(max(folds, 1))], []
     for number, name in enumerate(names):
         trained = fine_tune(
