@@ -192,7 +192,7 @@ def test_length_matched_is_what_its_docstring_says(rows, bins):
 def pool_of_many(rows=200):
     rng = np.random.default_rng(0)
     before, tokens = rng.gamma(4, 0.5, size=rows), rng.integers(2, 200, size=rows)
-    return losses(before, before * rng.uniform(0.2, 1.1, size=rows), tokens)
+    return losses(before, before * rng.uniform(0.2, 1.1, size=rows), tokens.tolist())
 
 
 def test_what_is_left_of_a_corrected_score_follows_neither_length_nor_loss():
