@@ -153,7 +153,7 @@ def _items(facts: LeakageFacts) -> Section:
         [
             html.cell(row["question"][:QUESTION], row["subject"]),
             "yes" if row["hit"] else "no",
-            *(decimal(finite(row[name]), 2) for name in names),
+            *(decimal(finite(row[name]), 0 if name == "rank" else 2) for name in names),
         ]
         for row in ordered.head(SHOWN).iter_rows(named=True)
     ]
