@@ -122,6 +122,22 @@ def shares(folder: Path) -> list[str]:
     return lines
 
 
+def course(folder: Path) -> list[str]:
+    """Return how ADO's share of the noise went, and the noise's loss, by seed, as Markdown."""
+    noise = pl.read_parquet(folder / "proportions.parquet").filter(arm="ado", source="noise")
+    last = int(noise["step"].max())  # type: ignore[arg-type]
+    steps = [*range(0, last, max(1, last // 8)), last]
+    lines = [
+        f"| share of the noise, % (its loss) at step | {' | '.join(map(str, steps))} |",
+        f"| --- |{' ---: |' * len(steps)}",
+    ]
+    for (seed,), part in noise.sort("seed", "step").group_by("seed", maintain_order=True):
+        at = {row["step"]: row for row in part.iter_rows(named=True)}
+        figures = [f"{100 * at[step]['pi']:.1f} ({at[step]['L']:.2f})" for step in steps]
+        lines.append(f"| seed {seed} | {' | '.join(figures)} |")
+    return lines
+
+
 def losses(folder: Path) -> list[str]:
     """Return the losses on held-out rows beside the natural mixture, as Markdown."""
     lines = [
@@ -179,7 +195,7 @@ def main() -> None:
             )
             arms = mixtures if mixed else SourceArms(steps=steps, arms=("ado",), seeds=options.seeds)
             found = done(name, rows, str(small), arms, SCRATCH, float32, folder)
-        table = [] if name == "planted" else ["", *losses(found)]
+        table = ["", *(course(found) if name == "planted" else losses(found))]
         print(f"\n{date.today()}, {platform.processor() or platform.machine()}, {name}, {steps} steps\n")
         print("\n".join([*shares(found), *table]))
         print(f"\n{time.monotonic() - began:,.0f} s in this run\n", flush=True)
