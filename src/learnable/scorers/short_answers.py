@@ -145,7 +145,8 @@ class BaselineCorrected:
         # Sorted: the order of the rows must not show in the last digits.
         order = np.lexsort((learned, *given))
         fit, *_ = np.linalg.lstsq(design[order], learned[order], rcond=None)
-        return learned - design @ fit
+        predicted: NDArray[np.float64] = design @ fit
+        return learned - predicted
 
 
 def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
