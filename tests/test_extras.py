@@ -13,7 +13,7 @@ from learnable.errors import UsageError
 from learnable.merging import parse_merger
 from learnable.pages import page as pages
 from learnable.pages.html import text
-from learnable.recipes import rft
+from learnable.recipes import rft, slora
 from learnable.selectors import FacilityLocation
 from learnable.selectors.vectors import clusters_of
 
@@ -21,6 +21,7 @@ EXTRAS = (
     "datasets",
     "embedding_atlas",
     "faiss",
+    "flwr",
     "lm_eval",
     "mergekit",
     "openai",
@@ -57,6 +58,7 @@ main()
     [
         ("neighbours", lambda: Neighbours(["one"])),
         ("rft", lambda: rft(["rows.jsonl"])),
+        ("federated", lambda: slora(["rows.jsonl"])),
         (
             "neighbours",
             lambda: FacilityLocation()(

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 import torch
 
-from learnable.errors import TrainError
+from learnable.errors import TrainError, UsageError
 from learnable.federation import FederatedArm, Mean, Task, Update, digest
 from learnable.models.rendering import Renderer
 from learnable.settings import Tuning
@@ -132,11 +132,24 @@ class TestClients:
         assert all(isinstance(value, (int, float)) for name, value in vars(sent).items() if name != "arrays")
 
 
-class TestTheSwitch:
-    @pytest.fixture(scope="class")
-    def start(self, local, rows):
-        return dict(trained(local, "slora", rows, stage="sparse").arrays)
+def test_what_the_network_cannot_have_is_refused_before_training(local):
+    for text, how, said in (
+        ("slora", {"tuning": Tuning(rank=17)}, "rank 17 is more than"),
+        ("lora@aggregate=product", {"tuning": Tuning(rank=17)}, "rank 17 is more than"),
+        ("sparse", {"density": 1e-4}, "leaves less than one of the"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            local.check(agreed(text, **how))
+    local.check(agreed("lora", tuning=Tuning(rank=17)))
 
+
+@pytest.fixture(scope="module")
+def start(local, rows):
+    """Return where a sparse stage ended."""
+    return dict(trained(local, "slora", rows, stage="sparse").arrays)
+
+
+class TestTheSwitch:
     @pytest.mark.parametrize("text", ["slora", "slora@aggregate=freeze_A", "slora@mask=rows"])
     def test_where_the_residual_is_kept_the_model_is_unchanged(self, local, rows, text):
         start = dict(trained(local, text, rows, stage="sparse").arrays)
@@ -166,14 +179,10 @@ class TestTheSwitch:
 
 @needs_flower
 class TestRounds:
-    @pytest.fixture(scope="class")
-    def run_rounds(self):
-        from learnable.training.flower import run_rounds
-
-        return run_rounds
-
-    def adding(self, run_rounds, rounds, *, replies=None, clients=3):
+    def adding(self, rounds, *, replies=None, clients=3):
         """Return the values after rounds in which client c adds c, with c + 1 rows, and what was told of them."""
+        from learnable.flower import run_rounds
+
         seen, values = [], {}
 
         def train(task, client):
@@ -189,39 +198,39 @@ class TestRounds:
         run_rounds(train, "lora", clients=clients, values=first, rounds=rounds, after=after)
         return values, pl.DataFrame(seen, schema_overrides={"why": pl.String})
 
-    def test_rounds_by_hand(self, run_rounds):
-        values, _ = self.adding(run_rounds, range(1, 3))
+    def test_rounds_by_hand(self):
+        values, _ = self.adding(range(1, 3))
         assert values == {1: pytest.approx(8 / 6), 2: pytest.approx(16 / 6)}
 
-    def test_a_client_that_dies_takes_no_part_and_the_round_goes_on(self, run_rounds):
+    def test_a_client_that_dies_takes_no_part_and_the_round_goes_on(self):
         def replies(task, client):
             if client == 2 and task.round == 1:
                 raise MemoryError("no memory left")
 
-        values, lines = self.adding(run_rounds, range(1, 3), replies=replies)
+        values, lines = self.adding(range(1, 3), replies=replies)
         assert values == {1: pytest.approx(2 / 3), 2: pytest.approx(2 / 3 + 8 / 6)}
         assert lines.filter(pl.col("why").is_not_null()).select("round", "client", "why").rows() == [
             (1, 2, "MemoryError: no memory left")
         ]
 
-    def test_a_client_that_sends_nan_takes_no_part(self, run_rounds):
+    def test_a_client_that_sends_nan_takes_no_part(self):
         def replies(task, client):
             return Update(arrays={"w": np.full(1, np.nan, np.float32)}, rows=9) if client == 0 else None
 
-        values, lines = self.adding(run_rounds, range(1, 2), replies=replies)
+        values, lines = self.adding(range(1, 2), replies=replies)
         assert values == {1: pytest.approx((2 * 1 + 3 * 2) / 5)}
         assert "not finite" in lines.filter(client=0)["why"].item()
 
-    def test_without_any_update_the_run_ends_and_says_why(self, run_rounds):
+    def test_without_any_update_the_run_ends_and_says_why(self):
         def replies(task, client):
             raise RuntimeError("gone")
 
         with pytest.raises(TrainError, match=r"no client of round 1.*gone"):
-            self.adding(run_rounds, range(1, 3), replies=replies)
+            self.adding(range(1, 3), replies=replies)
 
-    def test_traffic_is_the_bytes_of_the_records(self, run_rounds):
+    def test_traffic_is_the_bytes_of_the_records(self):
         """A float32 as NumPy writes it: a header of 128 bytes, and 4; names, numbers and settings beside it."""
-        _, lines = self.adding(run_rounds, range(1, 2))
+        _, lines = self.adding(range(1, 2))
         sent, received = lines["sent_bytes"].unique().to_list(), lines["received_bytes"].unique().to_list()
         numbers = sum(8 + len(name) for name in ("num-examples", "tokens", "steps", "loss"))
         assert sent == [128 + 4 + len("w") + numbers]
@@ -245,7 +254,7 @@ class TestRounds:
     def test_telemetry_is_off(self):
         from flwr.supercore import telemetry
 
-        from learnable.training import flower
+        from learnable import flower
 
         assert flower.FedAvg is not None
         assert telemetry.FLWR_TELEMETRY_ENABLED == "0"

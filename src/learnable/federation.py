@@ -7,7 +7,7 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Self, get_args
+from typing import Any, Literal, NamedTuple, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,7 +74,8 @@ class FederatedArm:
         if found is None or any(value not in takes.get(key, ()) for key, value in found.items()):
             known = "; ".join(f"{key} is {', '.join(values)}" for key, values in takes.items())
             raise UsageError(f"cannot read the arm {text!r}", hint=known or f"{name} has no settings")
-        return cls(name=name, label=text, **{key: found.get(key, getattr(usual, key)) for key in takes})
+        own: dict[str, Any] = {key: found.get(key, getattr(usual, key)) for key in takes}
+        return cls(name=name, label=text, **own)
 
 
 def dirichlet_split(

@@ -224,11 +224,13 @@ class FederatedTrainings:
 
     def _federations(self) -> "Sequence[tuple[int, str, Trained]]":
         from learnable.models.rendering import Renderer
+        from learnable.training import Trained
         from learnable.training.federated import Agreement, Federation, LocalTraining, federate_rounds
 
         ref, longest = self.experiment.network.ref, self.experiment.network.longest
-        identity, local = [self.experiment.network.identity, Renderer.of(ref).key, longest, ref.dtype], None
-        found, place = [], self.experiment.store / "federated"
+        identity = [self.experiment.network.identity, Renderer.of(ref).key, longest, ref.dtype]
+        place, local = self.experiment.store / "federated", None
+        found = list[tuple[int, str, Trained]]()
         for seed in range(self.federating.seeds):
             clients = self.split(seed)
             for number, arm in enumerate(self.arms, start=1):

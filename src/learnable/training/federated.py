@@ -74,9 +74,10 @@ class Agreement:
         """What moves in each stage, and for how many rounds."""
         first, second = self.rounds
         if self.arm.name == SLORA:
-            return [(SPARSE, first), (LORA, second)]
-        found: dict[str, StageKind] = {LORA: LORA, SPARSE: SPARSE, FULL: FULL}
-        return [(found[self.arm.name], first + second)]
+            return [("sparse", first), ("lora", second)]
+        if self.arm.name == LORA:
+            return [("lora", first + second)]
+        return [("sparse" if self.arm.name == SPARSE else "full", first + second)]
 
     def of_client(self, stage: StageKind, *, number: int, client: int) -> Tuning:
         """Return how a client trains in a round: in an order of its own, with a new optimizer."""
@@ -97,12 +98,31 @@ class LocalTraining:
         self.network = load_network(self.ref)
         self.network.requires_grad_(requires_grad=False)
         self._attention = self.network.config._attn_implementation
-        self.shapes = {name: tuple(weight.shape) for name, weight in linear_weights(self.network).items()}
+        self.shapes = {
+            name: (weight.shape[0], weight.shape[1]) for name, weight in linear_weights(self.network).items()
+        }
         self.advance: Callable[[int], None] = lambda _: None
         self._open: tuple[Any, ...] = ()
         self._stage = ExitStack()
         self._wearing, self._moved = self.network, dict[str, torch.nn.Parameter]()
         self._begun: tuple[tuple[Any, ...], dict[str, Factors]] = ((), {})
+
+    def check(self, agreement: Agreement) -> None:
+        """Refuse what this network cannot have, before anything is trained.
+
+        Raises:
+            UsageError: If the rank is more than the smallest weight has where changes are decomposed, or the density
+                leaves no scalar of a weight.
+        """
+        small = min(self.shapes, key=lambda name: min(self.shapes[name]))
+        rank, decomposed = agreement.tuning.rank, agreement.arm.aggregate == "product"
+        if (decomposed or agreement.arm.name == SLORA) and rank > min(self.shapes[small]):
+            raise UsageError(
+                f"rank {rank} is more than a change of {small} can have, {min(self.shapes[small])}",
+                hint="lower --tuning.rank",
+            )
+        if agreement.arm.name in (SLORA, SPARSE):
+            self.places("sparse", agreement)
 
     def train(self, task: Task, rows: Sequence[Rendered], agreement: Agreement, *, client: int) -> Update:
         """Train on the rows of a client, from the values of a task, and return where that ended."""
@@ -118,10 +138,12 @@ class LocalTraining:
             mixed=self.mixed,
             advance=self.advance,
         )
-        with without_dropout(self.network):
-            while loop.done < loop.steps:
-                loop.step()
-        self._as_before()
+        try:
+            with without_dropout(self.network):
+                while loop.done < loop.steps:
+                    loop.step()
+        finally:
+            self._as_before()
         return Update(
             arrays=taken(self._moved),
             rows=len(rows),
@@ -164,13 +186,7 @@ class LocalTraining:
                 )
                 for name, shape in self.shapes.items()
             }
-        small = min(self.shapes, key=lambda name: min(self.shapes[name]))
-        if rank > min(self.shapes[small]):
-            raise UsageError(
-                f"rank {rank} is more than a change of {small} can have, {min(self.shapes[small])}",
-                hint="lower --tuning.rank",
-            )
-        return {name: decompose(each, rank=rank) for name, each in self.changes(SPARSE, agreement, start)}
+        return {name: decompose(each, rank=rank) for name, each in self.changes("sparse", agreement, start)}
 
     def places(self, stage: StageKind, agreement: Agreement) -> dict[str, Any]:
         """Return which scalars of each layer move, None for all."""
@@ -194,7 +210,7 @@ class LocalTraining:
         if start is None or agreement.arm.residual == "drop":
             return {}
         begun = self.begun(agreement, start=start)
-        return {name: each - begun[name].change for name, each in self.changes(SPARSE, agreement, start)}
+        return {name: each - begun[name].change for name, each in self.changes("sparse", agreement, start)}
 
     def close(self) -> None:
         """Leave the stage: the network is as it was loaded."""
@@ -274,6 +290,7 @@ def federate_rounds(local: LocalTraining, federation: Federation, folder: Path, 
     """
     if (trained := trained_before(folder)) is not None:
         return trained
+    local.check(federation.agreement)
     with disk_errors(folder):
         (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
         run = _Server(local=local, federation=federation, checkpoints=Checkpoints(folder / CHECKPOINTS))
@@ -334,7 +351,7 @@ class _Server:
         return self._values, self._start
 
     def _one_stage(self, number: int, stage: StageKind, rounds: int) -> None:
-        from learnable.training.flower import run_rounds
+        from learnable.flower import run_rounds
 
         agreement, before = self.federation.agreement, self.federation.start_round(number)
         if self._values is None:

@@ -30,6 +30,8 @@ def linear_weights(network: Any) -> dict[str, torch.Tensor]:
 class _Shifted(torch.nn.Module):
     """A weight plus values at some places, or at all; the gradient of the values is that of the weight at their places."""
 
+    index: torch.Tensor | None
+
     def __init__(self, layer: Any, places: Places | None) -> None:
         super().__init__()
         weight, self._turned = layer.weight, isinstance(layer, Conv1D)

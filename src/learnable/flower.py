@@ -48,7 +48,6 @@ def client_app(train: Train) -> ClientApp:
     """
     app = ClientApp()
 
-    @app.train()
     def answer(message: Message, context: Context) -> Message:
         content = message.content
         if START in content.array_records:
@@ -66,6 +65,7 @@ def client_app(train: Train) -> ClientApp:
         reply = RecordDict({ARRAYS: _record(done.arrays), METRICS: MetricRecord(metrics)})
         return Message(reply, reply_to=message)
 
+    app.train()(answer)
     return app
 
 
@@ -86,6 +86,7 @@ class WeightedRounds(FedAvg):
         self.lines = list[dict[str, Any]]()
         self._product, self._start = product, None if start is None else _record(start)
         self._sent: dict[int, int] = {}
+        self._number = 0
         self._like: Arrays = {}
 
     def configure_train(
@@ -99,7 +100,7 @@ class WeightedRounds(FedAvg):
         if self._start is not None and server_round == 1:
             for message in messages:
                 message.content = RecordDict({**message.content, START: self._start})
-        self._like = _values(arrays)
+        self._like, self._number = _values(arrays), int(config["first-round"]) + server_round - 1
         self._sent = {each.metadata.dst_node_id: _bytes(each.content) for each in messages}
         return messages
 
@@ -115,7 +116,7 @@ class WeightedRounds(FedAvg):
         silent = dict(self._sent)
         for reply in replies:
             node = reply.metadata.src_node_id
-            line = {"client": node, "rows": 0, "tokens": 0, "steps": 0, "loss": float("nan")}
+            line: dict[str, Any] = {"client": node, "rows": 0, "tokens": 0, "steps": 0, "loss": float("nan")}
             line |= {"received_bytes": silent.pop(node, 0), "sent_bytes": 0, "why": None}
             self.lines.append(line)
             if reply.has_error():
@@ -136,14 +137,27 @@ class WeightedRounds(FedAvg):
         if not mean.rows:
             reasons = "; ".join(f"client {line['client']}: {line['why']}" for line in self.lines)
             raise TrainError(
-                f"no client of round {server_round} sent what can be averaged: {reasons}",
+                f"no client of round {self._number} sent what can be averaged: {reasons}",
                 hint="where losses are not finite, lower the learning rate",
             )
         return _record(mean.result()), MetricRecord({ROWS: mean.rows})
 
 
-def run_rounds(
-    train: Train,
+def run_rounds(train: Train, stage: StageKind, *, clients: int, **how: Any) -> None:
+    """Do the rounds of a stage in this process, all clients one after the other; the rest is as of ``rounds_on``.
+
+    Args:
+        train: What a client does with a task; called with its number.
+        stage: What moves.
+        clients: How many.
+        how: See ``rounds_on``.
+    """
+    with _identity():
+        rounds_on(_InProcess(client_app(train), clients), stage, clients=clients, **how)
+
+
+def rounds_on(
+    grid: Grid,
     stage: StageKind,
     *,
     clients: int,
@@ -153,27 +167,30 @@ def run_rounds(
     start: Arrays | None = None,
     product: bool = False,
 ) -> None:
-    """Do the rounds of a stage in this process, all clients one after the other.
+    """Do the rounds of a stage with the clients of a grid: what the server of a federation does.
 
     Args:
-        train: What a client does with a task; called with its number.
+        grid: Of this process, or the one that Flower gives a ServerApp.
         stage: What moves.
-        clients: How many.
+        clients: Fewest that a round waits for.
         values: To begin with.
         rounds: Their numbers, counted from 1 over all stages.
         after: Told after each round its number, the new values, and what became of each client.
         start: Where stage 1 ended.
         product: See ``WeightedRounds``.
+
+    Raises:
+        TrainError: If no client of a round sent what can be averaged.
     """
 
     def told(number: int, arrays: ArrayRecord) -> None:
         if number:
             after(rounds[number - 1], _values(arrays), strategy.lines)
 
-    with _identity(), _quiet():
+    with _quiet():
         strategy = WeightedRounds(clients=clients, product=product, start=start)
         strategy.start(
-            grid=_InProcess(client_app(train), clients),
+            grid=grid,
             initial_arrays=_record(values),
             num_rounds=len(rounds),
             train_config=ConfigRecord({"stage": stage, "first-round": rounds[0]}),
