@@ -221,7 +221,8 @@ class ReferenceTraining:
             what = "examples" if self.loss is None else "pairs"
             words = f"{passes:g} training pass{'' if passes == 1 else 'es'} over {len(self.rows):,} {what}"
         base, after = self.reference.choosing_passes
-        choosing = [f"{base} base pass and {after} reference passes that choose the rows"] if base else []
+        again = f" and {after} reference pass{'' if after == 1 else 'es'}" if after else ""
+        choosing = [f"{base} base pass{again} to choose the rows"] if base else []
         says = [*choosing, words]
         return Step(verb="train", parameters=parameters, inputs=inputs, says=says, work=self._work, **more)
 
