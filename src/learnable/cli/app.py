@@ -100,7 +100,7 @@ EXAMPLES = {
         "learnable evaluate exact_match:test.jsonl@n=100 --adapter adapter",
     ),
     "leakage": (
-        "learnable leakage mmlu.parquet --model Qwen/Qwen3-0.6B --reference HuggingFaceTB/SmolLM2-360M",
+        "learnable leakage test.jsonl --model my-model --reference its-base",
         "learnable leakage test.jsonl --adapter adapter --clean others.jsonl",
     ),
     "show": ("learnable show my.jsonl --n 1", "learnable show pool --reference reference --n 1"),
