@@ -26,7 +26,7 @@ from learnable.commands.teach import Teaching
 from learnable.data.overlap import contamination
 from learnable.mixing import Mixing
 from learnable.runs.identity import example_id
-from learnable.settings import Tuning
+from learnable.settings import Reading, Tuning
 from learnable.types import Message
 
 ARMS = (
@@ -278,7 +278,7 @@ def main() -> None:
         model=chosen.model,
         n=chosen.buffer,
         max_new_tokens=chosen.buffer_tokens,
-        avoid=[str(paths["task"]), str(paths["test"]), str(paths["general"])],
+        reading=Reading(avoid=tuple(str(paths[name]) for name in ("task", "test", "general"))),
         store=str(chosen.output / "store"),
         output=str(chosen.output / "buffer"),
     )

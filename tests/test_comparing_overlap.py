@@ -5,9 +5,9 @@ import math
 import polars as pl
 import pytest
 
-from learnable.data.overlap import EXCERPT, contamination
+from learnable.data.overlap import EXCERPT, contamination, jaccard
 from learnable.errors import DataError, UsageError
-from learnable.experiments import jaccard, only_in
+from learnable.experiments import only_in
 
 GREEK = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron"
 WORDS = GREEK.split()

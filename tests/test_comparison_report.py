@@ -14,8 +14,9 @@ import pytest
 
 from finished_steps import finished_step
 from learnable.commands import load, report
+from learnable.data.overlap import jaccard
 from learnable.errors import StoreError
-from learnable.experiments import Measured, SelectionCost, arm_table, jaccard
+from learnable.experiments import Measured, SelectionCost, arm_table
 from learnable.pages import ComparisonFacts, comparison_warnings
 from learnable.pages import comparison_facts as answers
 from learnable.pages.comparison import render_comparison

@@ -168,7 +168,7 @@ def test_files_to_avoid_are_kept_away_from(diversify, rows, tmp_path):
     held = write_messages([first], tmp_path / "task.jsonl")
     evaluation = tmp_path / "evaluation.jsonl"
     evaluation.write_text(json.dumps({"prompt": toy_examples(8)[5].messages[0].content, "key": 1}) + "\n")
-    outcome = diversify(rows, method="self_answer", avoid=[str(held), str(evaluation)])
+    outcome = diversify(rows, method="self_answer", reading=Reading(avoid=(str(held), str(evaluation))))
     assert outcome.facts["kept"] == 6
     assert outcome.facts["refused because"] == "2 question in a file to avoid"
     assert "avoid" in outcome.inputs
@@ -179,7 +179,9 @@ def test_an_evaluation_is_avoided_as_its_evaluator_reads_it(diversify, rows, tmp
     test = tmp_path / "test.jsonl"
     row = {"source": toy_examples(8)[4].messages[0].content, "reference": "is"}
     test.write_text(json.dumps(row) + "\n")
-    outcome = diversify(rows, method="self_answer", avoid=[f"translation:{test}@prompt_column=source"])
+    outcome = diversify(
+        rows, method="self_answer", reading=Reading(avoid=(f"translation:{test}@prompt_column=source",))
+    )
     assert outcome.facts["refused because"] == "1 question in a file to avoid"
 
 
@@ -213,7 +215,7 @@ class FromFile(Repeating):
 
 def test_what_any_method_made_is_kept_away_from_files(diversify, rows, tmp_path):
     held = write_messages(toy_examples(8)[:3], tmp_path / "task.jsonl")
-    outcome = diversify(rows, method=f"{__name__}:Repeating", avoid=[str(held)])
+    outcome = diversify(rows, method=f"{__name__}:Repeating", reading=Reading(avoid=(str(held),)))
     assert outcome.facts["kept"] == 5
     assert outcome.facts["notes"] == ["3 of 8 are left out: they overlap with a file to avoid"]
     assert pl.read_parquet(outcome.folder / "dropped.parquet")["parent"].to_list() == [
@@ -333,7 +335,7 @@ def test_what_a_server_never_answers_does_not_stop_a_run_for_good(diversify, row
 def test_files_to_avoid_are_read_as_the_rows_are(diversify, rows, tmp_path):
     held = write_messages(toy_examples(8)[:2], tmp_path / "task.jsonl")
     held.write_text(held.read_text() + json.dumps({"messages": []}) + "\n")
-    outcome = diversify(rows, method="self_answer", avoid=[str(held)], reading=Reading(on_error="skip"))
+    outcome = diversify(rows, method="self_answer", reading=Reading(avoid=(str(held),), on_error="skip"))
     assert outcome.facts["refused because"] == "2 question in a file to avoid"
 
 
@@ -390,7 +392,11 @@ def test_nothing_kept_is_an_error_with_the_reasons(diversify, rows, monkeypatch,
         ({"method": "self_sample", "n": 2, "model": "./nowhere"}, ModelError, "nowhere"),
         ({"method": "self_sample", "n": 2, "generator": "http://x"}, UsageError, "generator"),
         ({"method": "self_sample", "n": 2, "generator": "vllm:"}, UsageError, "names no model"),
-        ({"method": "self_sample", "n": 2, "avoid": ["nowhere.jsonl"]}, DataError, "nowhere.jsonl"),
+        (
+            {"method": "self_sample", "n": 2, "reading": Reading(avoid=("nowhere.jsonl",))},
+            DataError,
+            "nowhere.jsonl",
+        ),
         (
             {"method": "self_sample", "n": 2, "generator": "openai:http://127.0.0.1:9/v1#m"},
             UsageError,

@@ -139,7 +139,7 @@ def test_the_buffer_is_kept_from_all_rows_that_are_given(monkeypatch, tmp_path):
     monkeypatch.setattr(Run, "path", "made", raising=False)
     run = Run(output=str(tmp_path))
     recipes.delia(["a.jsonl", "b.jsonl"], general="c.jsonl", run=run)
-    assert given["buffer"]["avoid"] == ["a.jsonl", "b.jsonl", "c.jsonl"]
+    assert given["buffer"]["reading"].avoid == ("a.jsonl", "b.jsonl", "c.jsonl")
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,8 @@ class Reading:
             prompt, response, messages, system, context, history, reasoning, tools, label, and ignore for a column that is
             none; columns with usual names need no naming.
         max_row_mb: Largest row in megabytes of text; a larger one is a bad row.
+        avoid: Evaluation files. A row that stands in one, in full or in part, is left out: the same prompt, 13 words in a
+            row, or nearly the same prompt.
     """
 
     format: str | None = None
@@ -75,8 +77,12 @@ class Reading:
     source_column: str | None = None
     columns: str | Mapping[str, Any] | None = None
     max_row_mb: float = 8.0
+    avoid: tuple[str, ...] | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
+        if self.avoid is not None:
+            given = (self.avoid,) if isinstance(self.avoid, str) else tuple(self.avoid)
+            object.__setattr__(self, "avoid", given or None)
         if isinstance(self.columns, Mapping):
             object.__setattr__(self, "columns", _as_text(self.columns))
         _ = self.most_bad

@@ -11,8 +11,8 @@ import polars as pl
 from learnable import data as rows
 from learnable import diversifiers
 from learnable.data import read_made
+from learnable.data.decontamination import SPAN
 from learnable.data.overlap import contamination
-from learnable.diversifiers.gates import OVERLAP
 from learnable.errors import ModelError, UsageError
 from learnable.evaluators import Evaluation, Specification, build_evaluator, parse
 from learnable.mixing import Material, Mixing
@@ -195,9 +195,9 @@ def _overlaps(course: Course) -> Iterator[str]:
         ("general", "question", general, "task", task),
         ("general", "question", general, "buffer", buffer),
     ):
-        if found := contamination(_texts(pool), _texts(items), n=OVERLAP).height:
+        if found := contamination(_texts(pool), _texts(items), n=SPAN).height:
             yield (
-                f"{found:,} of {len(items):,} {what} rows share {OVERLAP} words in a row of their {part}, or all of "
+                f"{found:,} of {len(items):,} {what} rows share {SPAN} words in a row of their {part}, or all of "
                 f"it, with the {trained}"
             )
 

@@ -12,7 +12,7 @@ from learnable import data as rows
 from learnable import diversifiers
 from learnable.commands.inputs import look_up, pool_of
 from learnable.commands.network import Network, to_fetch
-from learnable.commands.options import DryRun, Flat, Several, Short
+from learnable.commands.options import DryRun, Flat, Short
 from learnable.diversifiers import Avoided, Drawing
 from learnable.errors import DataError, ModelError, StoreError, UsageError
 from learnable.evaluators import EVALUATORS, build_evaluator, parse
@@ -44,7 +44,6 @@ def diversify(
     temperature: float | None = None,
     top_p: float | None = None,
     max_new_tokens: int | None = None,
-    avoid: Annotated[list[str] | None, Several] = None,
     seed: int = 0,
     loading: Annotated[Loading, Flat] = Loading(),
     reading: Annotated[Reading, Flat] = Reading(),
@@ -66,7 +65,8 @@ def diversify(
         temperature: How freely to draw, 0 is greedy; the method's own when not given.
         top_p: Draw from the likeliest tokens that together have this probability; the method's own when not given.
         max_new_tokens: Most tokens of a text; the method's own when not given.
-        avoid: Files that nothing generated may overlap with: the task, evaluation sets (also as NAME:PATH@key=value).
+        reading: How to read rows. Nothing that is generated overlaps with a file to avoid: the task, evaluation sets (also as
+            NAME:PATH@key=value).
         seed: Seeds all that is drawn.
         on: Where --model runs: here, or `ray[:ADDRESS]`, a model on each GPU of a Ray cluster, or on its CPUs.
         store: Folder of measurements; what was drawn once is never drawn again.
@@ -84,12 +84,13 @@ def diversify(
     suffix = Path(output).suffix
     file = output if suffix in FILES else None
     base = output.removesuffix(suffix) + BESIDE if file else output
-    pool, loaded = (
-        pool_of(data, reading, base.removesuffix(BESIDE), dry_run=dry_run) if data else (None, None)
-    )
+    plain, beside = replace(reading, avoid=None), base.removesuffix(BESIDE)
+    pool, loaded = pool_of(data, plain, beside, dry_run=dry_run) if data else (None, None)
     given = list(pool.iter_examples()) if pool else []
     awaits = writer.awaits() if dry_run else []
-    avoided = [] if awaits else [example for path in avoid or [] for example in _to_avoid(path, reading)]
+    avoided = (
+        [] if awaits else [example for path in reading.avoid or () for example in _to_avoid(path, reading)]
+    )
     inputs = {} if awaits else _inputs(chosen, writer, avoided)
 
     def work(folder: Path) -> Finished:
@@ -251,7 +252,7 @@ def _to_avoid(path: str, reading: Reading) -> list[Example]:
     try:
         given = Path(path)
         # A pool was read before, with a format and a source column of its own.
-        how = Reading() if rows.is_pool(given) else replace(reading, source_column=None)
+        how = Reading() if rows.is_pool(given) else replace(reading, source_column=None, avoid=None)
         return list(rows.read([path], **asdict(how)).iter_examples())
     except DataError:
         return read_items(path, _item, evaluator="--avoid", n=None, seed=0)

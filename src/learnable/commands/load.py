@@ -18,7 +18,7 @@ from learnable.runs.price import Price
 from learnable.runs.progress import say
 from learnable.runs.records import Outcome
 from learnable.runs.step import Finished, Step, run
-from learnable.settings import Reading
+from learnable.settings import Reading, told
 from learnable.types import Message, Pair, Pool
 from learnable.visible import visible
 
@@ -53,9 +53,13 @@ def load(
         )
     where = {f"data {i}": _absolute(given) for i, given in enumerate(data)}
     content = {f"content {i}": digest for i, digest in enumerate(rows.digests(data))}
+    content |= {
+        f"evaluation {i}": digest for i, digest in enumerate(rows.evaluation_digests(reading.avoid or ()))
+    }
+    told_of = told(reading) | ({"avoid": [*map(_absolute, reading.avoid)]} if reading.avoid else {})
     step = Step(
         verb="load",
-        parameters={**where, **asdict(reading), "holdout": holdout},
+        parameters={**where, **told_of, "holdout": holdout},
         inputs=content,
         work=lambda folder: _read(data, reading, holdout, folder),
     )
@@ -87,17 +91,18 @@ def _read(data: list[str], reading: Reading, holdout: float, folder: Path) -> Fi
         counts = rows.about_pairs(pairs)
         for doubt in rows.doubts(pairs, test=aside):
             say(f"warning: {doubt}")
-    bad = pool.rows["id"].null_count()
+    bad, avoided = pool.rows["id"].null_count(), rows.in_evaluation(pool.rows).height
     facts = {
         "rows": pool.rows.height,
         **counts,
-        "duplicates": pool.rows.height - distinct - bad,
+        "duplicates": pool.rows.height - distinct - avoided - bad,
         "held out": distinct - len(pool),
         "bad rows": bad,
+        **({"in the evaluation": avoided, "evaluation": list(reading.avoid)} if reading.avoid else {}),
         "sources": pool.examples["source"].n_unique(),
         "on_error": reading.on_error,
     }
-    if bad:
+    if bad or avoided:
         say(f"{folder / 'rows.parquet'} lists the rows left out, and so will dropped.jsonl of a selection")
     return Finished(facts=facts, identity=rows.pool_identity(pool))
 

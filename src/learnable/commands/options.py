@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-Flat = Parameter(name="*")
+Flat = Parameter(name="*", consume_multiple=True)
 """The fields of a dataclass as options of their own."""
 
 Short = Parameter(alias="-o")

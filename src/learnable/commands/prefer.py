@@ -1,7 +1,7 @@
 """``learnable prefer``: trainings on preference pairs, by several losses and of differing pairs, and what each learned to prefer."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
@@ -189,7 +189,7 @@ def _tests(loaded: Outcome, files: Sequence[str], reading: Reading) -> dict[str,
         found[""] = list(pairs_of(rows.read([str(heldout)], source_column="source")))
     for file in files:
         name = Path(file).name if Path(file).name not in found else file
-        found[name] = list(pairs_of(rows.read([file], **asdict(reading))))
+        found[name] = list(pairs_of(rows.read([file], **asdict(replace(reading, avoid=None)))))
     if not found:
         raise UsageError(
             f"{loaded.folder} was loaded without pairs to judge on",

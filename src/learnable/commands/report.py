@@ -23,7 +23,7 @@ from learnable.objects.reporting import TOKEN_EXAMPLES, pulled_in, selection_fac
 from learnable.runs.files import replacing
 from learnable.runs.price import Price
 from learnable.runs.progress import say
-from learnable.runs.records import Outcome, read_outcome
+from learnable.runs.records import DONE, Outcome, read_outcome
 from learnable.runs.step import Finished, Step, run
 from learnable.runs.store import Store
 from learnable.settings import Loading
@@ -235,6 +235,7 @@ def gather(chosen: Outcome, scored: Outcome | None, *, title: str, command: str)
         reference=reference,
         costs={step.verb: step.cost for step in steps},
         pulled=pulled,
+        looked_at_evaluation="in the evaluation" in steps[0].facts,
         spread=spread_of(vectors_of(scored.folder) if scored else None, scores["id"], kept),
     )
 
@@ -244,7 +245,11 @@ def _experiment(done: Outcome, *tables: str, title: str, command: str) -> dict[s
     # What all trainings share: not the seed, and not steps that followed from the budget.
     tuning = done.facts.get("tuning", {})
     settings = {name: value for name, value in tuning.items() if name != "seed" and value is not None}
+    pool = done.links.get("pool")
+    loaded = read_outcome(pool).facts if pool is not None and (pool / DONE).is_file() else {}
     return {
+        "read": loaded.get("rows", 0),
+        "avoided": loaded.get("in the evaluation"),
         "title": title,
         "command": command,
         "model": str(done.facts["model"]),

@@ -2,6 +2,8 @@
 
 from learnable.data.beside import boolean_columns as boolean_columns
 from learnable.data.beside import read_made as read_made
+from learnable.data.decontamination import evaluation_digests as evaluation_digests
+from learnable.data.decontamination import in_evaluation as in_evaluation
 from learnable.data.formats import FORMATS as FORMATS
 from learnable.data.formats import as_row as as_row
 from learnable.data.pairs import about_pairs as about_pairs

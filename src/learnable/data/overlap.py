@@ -1,8 +1,10 @@
 """What two sets of rows share: the same prompt, or many words in a row."""
 
+import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any
 
 import polars as pl
 
@@ -70,14 +72,14 @@ def contamination(pool_texts: pl.DataFrame, item_texts: pl.DataFrame, *, n: int 
         # Two prompts without any word, say of dots only, are not the same prompt.
         if prompt:
             by_prompt[" ".join(prompt)].add(place)
-        for gram in (*_grams(prompt, n), *_grams(answer, n)):
+        for gram in (*n_grams(prompt, n), *n_grams(answer, n)):
             by_gram[gram].add(place)
     known = {word for gram in by_gram for word in gram.split()}
     found: dict[int, tuple[str, str, str]] = {}
     pool_rows = Counter[int]()
     for pool_id, prompt, answer in _rows(pool_texts, "pool"):
         same = by_prompt.get(" ".join(prompt), set())
-        grams = [*_grams(prompt, n, known), *_grams(answer, n, known)]
+        grams = [*n_grams(prompt, n, known), *n_grams(answer, n, known)]
         partly = {
             item: gram for gram in reversed(grams) for item in by_gram.get(gram, ())
         }  # the first of each
@@ -102,17 +104,33 @@ def _rows(frame: pl.DataFrame, what: str) -> Iterator[tuple[str, list[str], list
     answer = pl.col("answer") if "answer" in frame.columns else pl.lit("")
     columns = frame.select(pl.col("id").cast(pl.String), pl.col("text").fill_null(""), answer.fill_null(""))
     for name, *texts in columns.iter_rows():
-        prompt, reply = (WORD.findall(text.lower()) for text in texts)
+        prompt, reply = map(words_of, texts)
         yield name, prompt, reply
 
 
-def _grams(words: Sequence[str], n: int, known: Collection[str] | None = None) -> Iterator[str]:
+def words_of(text: str) -> list[str]:
+    """Return the words of a text that is to be compared: lower case, without punctuation."""
+    return WORD.findall(text.lower())
+
+
+def n_grams(words: Sequence[str], n: int, known: Collection[str] | None = None) -> Iterator[str]:
     """Yield the n-grams, of known words only where these are given: most of a pool is passed over by this."""
     run = 0
     for end, word in enumerate(words, start=1):
         run = run + 1 if known is None or word in known else 0
         if run >= n:
             yield " ".join(words[end - n : end])
+
+
+def shingles(words: Sequence[str]) -> set[tuple[str, ...]]:
+    """Return the distinct word 3-grams of a text; of fewer words, all of them as one gram."""
+    return {*zip(words, words[1:], words[2:], strict=False)} or ({tuple(words)} if words else set())
+
+
+def jaccard(one: Collection[Any], other: Collection[Any]) -> float:
+    """Return what is in both sets over what is in either, in [0, 1]; NaN where neither has any."""
+    shared, either = set(one) & set(other), set(one) | set(other)
+    return len(shared) / len(either) if either else math.nan
 
 
 def excerpt(text: str) -> str:

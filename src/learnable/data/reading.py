@@ -11,6 +11,14 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
+from learnable.data.decontamination import (
+    AVOIDED_DOUBT,
+    MUCH_AVOIDED,
+    EvaluationIndex,
+    evaluation_rows,
+    in_evaluation,
+    ways_found,
+)
 from learnable.data.formats import FORMATS
 from learnable.data.names import parse_columns
 from learnable.data.pairs import identity_of
@@ -36,11 +44,13 @@ _ALLOW = "--on-error skip leaves all such rows out, --on-error 5% up to that sha
 _VALUE = re.compile(r"0x[0-9a-f]+|\d+")
 
 
-def read(paths: Sequence[str | Source], **settings: Any) -> Pool:
+def read(
+    paths: Sequence[str | Source], *, avoid: Sequence[str | Source] | None = None, **settings: Any
+) -> Pool:
     """Return the distinct conversations, or preference pairs, in the given files, and what became of every row.
 
     How many rows are left out because they cannot be used, and why, is said on standard error. The settings are fields
-    of ``Reading``. ``paths`` are files (.jsonl, .json, .parquet, .csv, .tsv ...), folders and patterns of them, folders
+    of ``Reading``; what is to ``avoid`` may be rows in memory, too. ``paths`` are files (.jsonl, .json, .parquet, .csv, .tsv ...), folders and patterns of them, folders
     written by ``datasets`` or by ``save_pool``, hub ids (``owner/name``, ``owner/name:split`` or
     ``owner/name:config:split``), ``starter``, ``starter-task`` or ``starter-task-test``; or a ``Source`` of rows that
     are in memory.
@@ -57,13 +67,15 @@ def read(paths: Sequence[str | Source], **settings: Any) -> Pool:
     if format is not None and format not in FORMATS:
         raise UsageError(f"no format called {format!r}", hint=did_you_mean(format, FORMATS))
     if len(paths) == 1 and isinstance(paths[0], str) and is_pool(Path(paths[0])):
-        if format is not None or source_column is not None or reading.columns is not None:
+        if format is not None or source_column is not None or reading.columns is not None or avoid:
             raise UsageError(
-                f"{paths[0]} was loaded before: format, columns and source_column have no effect on it",
+                f"{paths[0]} was loaded before: format, columns, source_column and avoid have no effect on it",
                 hint="give the files themselves to load them again",
             )
         return load_pool(Path(paths[0]))
-    named, grown, files = parse_columns(reading.columns), _Columns(), list[SourceFile]()
+    named = parse_columns(reading.columns)
+    evaluation = EvaluationIndex(evaluation_rows(avoid or (), columns=named))
+    grown, files = _Columns(evaluation), list[SourceFile]()
     absent, keys = {name for names in named.values() for name in names}, set[str]()
     inputs = [(given, locate(given)) for given in paths]
     names = names_of(source for _, sources in inputs for source in sources)
@@ -83,7 +95,23 @@ def read(paths: Sequence[str | Source], **settings: Any) -> Pool:
             f"no row has a column {shown_keys(sorted(absent - keys))}",
             hint=did_you_mean(min(absent - keys), keys),
         )
-    return grown.pool(files)
+    pool = grown.pool(files)
+    if evaluation:
+        _say_avoided(pool, evaluation)
+    return pool
+
+
+def _say_avoided(pool: Pool, evaluation: EvaluationIndex) -> None:
+    """Say how many rows stand in the evaluation files; a ``DataError`` where no row is left."""
+    found, whole = in_evaluation(pool.rows).height, pool.rows.height
+    about = f"{found:,} of {whole:,} rows stand in the evaluation files ({len(evaluation):,} {'row' if len(evaluation) == 1 else 'rows'})"
+    if not len(pool):
+        raise DataError(
+            f"{about}, and no other is left", hint="give other rows, or another file with --avoid"
+        )
+    say(f"{about}{f' and are left out: {ways_found(pool.rows)}' if found else ''}")
+    if found > MUCH_AVOIDED * whole:
+        say(f"warning: {found / whole:.0%} of the rows {AVOIDED_DOUBT}")
 
 
 def digests(paths: Sequence[str]) -> list[str]:
@@ -141,7 +169,8 @@ def _stored(value: Any) -> Any:
 class _Columns:
     """Grows the columns of a pool row by row; flat lists, because a million nested objects take gigabytes."""
 
-    def __init__(self) -> None:
+    def __init__(self, evaluation: EvaluationIndex) -> None:
+        self._evaluation = evaluation
         self.names: list[str] = []
         self._rows: dict[str, list[Any]] = {name: [] for name in ROWS}
         self._first: dict[str, int] = {}
@@ -166,8 +195,12 @@ class _Columns:
             )
 
     def add(self, row: int, line: int | None, conversation: Conversation, source: str) -> None:
-        """Add a row of the last file that is a conversation, as an example or as the duplicate of one."""
+        """Add a row of the last file that is a conversation: an example, the duplicate of one, or one to avoid."""
         identity = identity_of(conversation)
+        new = identity not in self._first
+        if self._evaluation and new and (why := self._evaluation.why(conversation.turns)):
+            self.add_row(row, line, identity, reason=why)
+            return
         position = self._first.setdefault(identity, len(self._rows["id"]))
         if position < len(self._rows["id"]):
             file, row_there, line_there = (self._rows[name][position] for name in ("file", "row", "line"))

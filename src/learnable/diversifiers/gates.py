@@ -7,16 +7,13 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from learnable.data.overlap import SAME_PROMPT, WORD, contamination, excerpt, spoken
+from learnable.data.decontamination import NEAR, SPAN
+from learnable.data.overlap import SAME_PROMPT, contamination, excerpt, shingles, spoken, words_of
 from learnable.packages import needed
 from learnable.types import Answer, Example, Message
 
 REPEATED = 0.3
 """Largest share of repeated word 4-grams."""
-NEAR = 0.7
-"""Jaccard similarity of word 3-grams from which on two texts are near-duplicates."""
-OVERLAP = 13
-"""Words in a row that a text may not share with what is avoided."""
 
 UNANSWERED = Answer("", finished=False)
 """Stands where a server failed to give an answer; it is told by what it is, as an answer may be empty too."""
@@ -26,7 +23,7 @@ _PERMUTATIONS, _BANDS = 128, 32
 
 def repeated_share(text: str) -> float:
     """Return the share of the word 4-grams of a text that stood in it before, in [0, 1); 0 for one without any."""
-    words = WORD.findall(text.lower())
+    words = words_of(text)
     grams = [tuple(words[start : start + 4]) for start in range(len(words) - 3)]
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
@@ -102,7 +99,7 @@ class Avoided:
     def reasons(self, conversations: Sequence[Sequence[Message]]) -> list[str | None]:
         """Return for each conversation why it is refused; None where it passes.
 
-        It is refused when its user turns are those of an avoided example or nearly so, or when ``OVERLAP`` words in a
+        It is refused when its user turns are those of an avoided example or nearly so, or when ``SPAN`` words in a
         row of its user turns or answers stand in one.
         """
         reasons: list[str | None] = [None] * len(conversations)
@@ -110,8 +107,8 @@ class Avoided:
             return reasons
         given = spoken((str(number), messages) for number, messages in enumerate(conversations))
         # The roles are turned around: what is avoided is the pool, so that each conversation gets a line of its own.
-        for row in contamination(self._texts, given, n=OVERLAP).iter_rows(named=True):
-            kind = "the same prompt" if row["kind"] == SAME_PROMPT else f"{OVERLAP} words in a row"
+        for row in contamination(self._texts, given, n=SPAN).iter_rows(named=True):
+            kind = "the same prompt" if row["kind"] == SAME_PROMPT else f"{SPAN} words in a row"
             reasons[int(row["item"])] = f"in a file to avoid: {kind}, {row['shared']!r}"
         for number, prompt in enumerate(given["text"]):
             if reasons[number] is None and (near := self._prompts.nearest(prompt)):
@@ -126,10 +123,8 @@ def alike(one: str, other: str) -> bool:
 
 
 def _grams(text: str) -> list[str]:
-    """Return the distinct word 3-grams of a text, sorted; one of fewer words is one gram."""
-    words = WORD.findall(text.lower())
-    starts = range(max(len(words) - 2, min(len(words), 1)))
-    return sorted({" ".join(words[start : start + 3]) for start in starts})
+    """Return the distinct word 3-grams of a text, sorted."""
+    return sorted(" ".join(gram) for gram in shingles(words_of(text)))
 
 
 def _hashed(grams: Sequence[str]) -> NDArray[np.uint64]:

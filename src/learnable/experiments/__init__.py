@@ -13,7 +13,7 @@ from learnable.experiments.methods import (
     parse_method,
     parse_methods,
 )
-from learnable.experiments.overlap import jaccard, only_in
+from learnable.experiments.overlap import only_in
 from learnable.experiments.payback import payback
 from learnable.experiments.run import run_arms
 from learnable.experiments.statistics import FEWEST_ITEMS, FOR_THIS_SEED, difference, interval
@@ -44,7 +44,6 @@ __all__ = [
     "difference",
     "imbalance",
     "interval",
-    "jaccard",
     "only_in",
     "outside_names",
     "parse_method",

@@ -1,14 +1,7 @@
 """Examples that are in several selections."""
 
-import math
 from collections import Counter
 from collections.abc import Collection, Mapping
-
-
-def jaccard(one: Collection[str], other: Collection[str]) -> float:
-    """Return the ids in both selections over those in either, in [0, 1]; NaN where neither has any."""
-    either = set(one) | set(other)
-    return len(set(one) & set(other)) / len(either) if either else math.nan
 
 
 def only_in(selections: Mapping[str, Collection[str]]) -> dict[str, list[str]]:

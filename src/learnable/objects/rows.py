@@ -127,11 +127,12 @@ class Rows:
         return [record.value or {} for number, record in enumerate(records) if number in wanted]
 
 
-def read(*data: Any, **settings: Any) -> Rows:
+def read(*data: Any, avoid: Any = (), **settings: Any) -> Rows:
     """Read rows of any common fine-tuning format.
 
     Args:
         data: Paths, hub ids, lists of dicts, datasets, frames of polars or pandas; or lists of these.
+        avoid: Evaluation rows, given in the same ways: rows that stand there, in full or in part, are left out.
         settings: Fields of ``Reading``: ``format``, ``on_error``, ``source_column``, ``columns``, ``max_row_mb``.
 
     Raises:
@@ -139,12 +140,9 @@ def read(*data: Any, **settings: Any) -> Rows:
         UsageError: If something else is given, or an option is not known.
     """
     reading = Reading(**checked_settings(settings, Reading))
-    inputs = list[Any]()
-    for given in data:
-        several = isinstance(given, list | tuple) and not any(isinstance(each, Mapping) for each in given)
-        inputs += given if several else [given]
-    sources = [_source(given, number if len(inputs) > 1 else 0) for number, given in enumerate(inputs, 1)]
-    pool = read_pool(sources, **asdict(reading))
+    sources = _sources(data, "rows")
+    avoided = _sources([avoid] if avoid is not None and len(avoid) else [], "evaluation")
+    pool = read_pool(sources, **{**asdict(reading), "avoid": avoided})
     in_memory = iter(each.given for each in sources if isinstance(each, Source) and each.given is not None)
     held = {number: next(in_memory) for number, file in enumerate(pool.files) if file.kind == MEMORY}
     return Rows(pool=pool, given=held, reading=reading)
@@ -155,11 +153,19 @@ def as_rows(data: Any) -> Rows:
     return data if isinstance(data, Rows) else read(data)
 
 
-def _source(given: Any, number: int) -> str | Source:
-    if isinstance(given, str | os.PathLike):
-        return os.fspath(given)
-    name = f"rows-{number}" if number else "rows"
-    return Source(MEMORY, name, name, _in_memory(given))
+def _sources(data: Iterable[Any], what: str) -> list[str | Source]:
+    """Return what was given to be read; rows in memory are called by ``what`` they are."""
+    inputs = list[Any]()
+    for given in data:
+        several = isinstance(given, list | tuple) and not any(isinstance(each, Mapping) for each in given)
+        inputs += given if several else [given]
+    names = [f"{what}-{number}" if len(inputs) > 1 else what for number in range(1, len(inputs) + 1)]
+    return [
+        os.fspath(given)
+        if isinstance(given, str | os.PathLike)
+        else Source(MEMORY, name, name, _in_memory(given))
+        for name, given in zip(names, inputs, strict=True)
+    ]
 
 
 def _in_memory(given: Any) -> Sequence[Mapping[str, Any]]:

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import polars as pl
 from markupsafe import Markup
 
-from learnable.experiments import RANDOM, jaccard, only_in
+from learnable.data.overlap import jaccard
+from learnable.experiments import RANDOM, only_in
 from learnable.pages import comparison_facts as answers
 from learnable.pages import comparison_pictures as pictures
 from learnable.pages import html

@@ -38,7 +38,7 @@ def _in_pool(comparison: Comparison) -> Found:
         found.append(
             f"{plural(here.height, 'item')} of {each.label} ({share(here.height, whole)} of {whole:,}) {stand} in the pool, "
             f"in full or in part ({listing(kinds)}): a method that chooses them is rewarded for memory. {they_are} listed "
-            "below; take them out of the pool and compare again."
+            "below; leave the rows out with --avoid, and compare again."
         )
     return found
 
@@ -139,6 +139,7 @@ COMPARISON_CHECKS: dict[str, Callable[[Comparison], Found]] = {
     "training that shows no effect": shared.no_effect,
     "rows and settings that mislead": _noted,
     "evaluation items in the pool": _in_pool,
+    "rows of the evaluation": shared.many_avoided,
     "ungraded answers": shared.ungraded,
     "few evaluation items": shared.few_items,
     "few seeds": shared.few_seeds,

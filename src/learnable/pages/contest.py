@@ -12,6 +12,7 @@ from markupsafe import Markup
 from learnable.experiments import FEWEST_ITEMS, FOR_THIS_SEED
 from learnable.pages.html import bullets, cell, remark, settings_table
 from learnable.pages.page import Section
+from learnable.pages.warnings import kept_apart
 from learnable.pages.words import NOTHING, count, decimal, duration, enumeration, finite, plural
 
 JUDGED = ("better", "worse", "no difference seen")
@@ -68,6 +69,8 @@ class ContestFacts:
         arms: One line per training.
         computed: Tokens that were computed in the last run.
         seconds: That this run took.
+        read: Rows that were read.
+        avoided: Of them left out, because they stand in an evaluation file; None where none was named.
     """
 
     title: str
@@ -80,6 +83,8 @@ class ContestFacts:
     arms: pl.DataFrame
     computed: int = 0
     seconds: float = 0.0
+    read: int = 0
+    avoided: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -443,6 +448,7 @@ def method_section(
         "differences are for that.",
         "“No difference seen” is no proof that there is none. It says that a difference smaller than half the interval cannot "
         "be told from chance here.",
+        *([] if contest.facts.avoided is None else [kept_apart(contest.facts.avoided, contest.facts.read)]),
         *last,
     ]
     shown = settings_table("Settings of every training", contest.facts.settings, label="Training")

@@ -5,7 +5,7 @@ import polars as pl
 
 from learnable.experiments import UNTUNED
 from learnable.pages.contest import ALWAYS_THE_SAME, Contest
-from learnable.pages.warnings import Found
+from learnable.pages.warnings import Found, much_avoided
 from learnable.pages.words import count, decimal, listing, plural, share
 
 FEW_SEEDS = 5
@@ -106,6 +106,11 @@ def few_items(contest: Contest) -> Found:
         f"Fewer than {FEW_ITEMS} graded items: {listing(few, NAMED)}. The intervals allow for it, but so few items "
         f"hardly stand for {contest.asked_of}."
     )
+
+
+def many_avoided(contest: Contest) -> Found:
+    """More than `MUCH_AVOIDED` of the rows read stand in the evaluation files to avoid."""
+    return None if contest.facts.avoided is None else much_avoided(contest.facts.avoided, contest.facts.read)
 
 
 def few_seeds(contest: Contest) -> Found:

@@ -162,6 +162,7 @@ LESSON_CHECKS: dict[str, Callable[[LessonContest], Found]] = {
     "few wordings": _few_wordings,
     "forgetting asked on the buffer": _from_buffer,
     "tokens that begin at random": _random_rows,
+    "rows of the evaluation": shared.many_avoided,
     "ungraded answers": shared.ungraded,
     "few evaluation items": shared.few_items,
     "few seeds": shared.few_seeds,

@@ -24,7 +24,7 @@ from learnable.pages.selection_facts import (
     view_of,
 )
 from learnable.pages.tokens import spelled, token_parts
-from learnable.pages.warnings import SELECTION_CHECKS, look, warnings_section
+from learnable.pages.warnings import SELECTION_CHECKS, kept_apart, look, warnings_section
 from learnable.pages.words import (
     count,
     decimal,
@@ -86,8 +86,11 @@ def _tiles(view: View) -> list[tuple[str, str, str]]:
     rows = view.facts.rows
     pool, kept, undefined = view.frame.height, view.kept.height, view.undefined.height
     tokens, kept_tokens = _tokens(view.frame), _tokens(view.kept)
-    left = view.duplicates.height + view.held_out.height + view.unread.height
-    apart = "repeated, held out or unreadable" if view.held_out.height else "repeated or unreadable"
+    ways = {"repeated": view.duplicates, "held out": view.held_out, "of the evaluation": view.avoided}
+    left = sum(frame.height for frame in (*ways.values(), view.unread))
+    apart = (
+        f"{', '.join(way for way, frame in ways.items() if frame.height or way == 'repeated')} or unreadable"
+    )
     never = "no score, never chosen" if undefined else "every example has a score"
     of_tokens = "" if tokens is None else f"{share(kept_tokens or 0, tokens)} of {tokens:,}"
     return [
@@ -301,11 +304,13 @@ def _left_out(view: View) -> Section:
     rows = view.facts.rows
     pool, kept, dropped = view.frame.height, view.kept.height, view.facts.dropped.height
     repeated, held, unread = view.duplicates.height, view.held_out.height, view.unread.height
+    avoided = view.avoided.height
     lines = []
     if rows is not None:
         apart = f"{plural(held, 'row')} held out for evaluation + " if held else ""
+        apart += f"{plural(avoided, 'row')} of evaluation files + " if avoided else ""
         said = f"{plural(pool, 'example')} + {plural(repeated, 'repeated row')} + {apart}{plural(unread, 'unreadable row')}"
-        lines.append(_sum("row", rows.height, f" read = {said}", pool + repeated + held + unread))
+        lines.append(_sum("row", rows.height, f" read = {said}", pool + repeated + held + avoided + unread))
     lines.append(_sum("example", pool, f" = {count(kept)} kept + {count(dropped)} left out", kept + dropped))
     parts: list[Part] = [html.bullets(lines)]
     if why := reasons(view):
@@ -409,6 +414,8 @@ def _method(view: View) -> Section:
                 "model that has not seen it."
             )
         )
+    if view.facts.looked_at_evaluation or view.avoided.height:
+        notes.append(kept_apart(view.avoided.height, view.rows.height))
     notes += [
         "These figures belong to this model. Another model learns other examples.",
         "A loss knows nothing of quality, truth or safety: a wrong answer in a learnable style scores high. Read the "

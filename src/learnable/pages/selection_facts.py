@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from learnable.data import HELD_OUT
+from learnable.data import HELD_OUT, in_evaluation
+from learnable.data.decontamination import IN_EVALUATION, way_found
 from learnable.pages.tokens import TokenView
 from learnable.pages.words import count, finite
 from learnable.runs.price import Cost
@@ -51,6 +52,7 @@ class SelectionFacts:
         spread: Vendi scores of the chosen ones and of as many drawn at random; None where there are no vectors.
         tokens: A few examples with the losses of their tokens.
         tokens_missing: What is missing of that and why, in a sentence; None when nothing is, or none were asked for.
+        looked_at_evaluation: Whether evaluation files were to be avoided when the rows were read.
     """
 
     title: str
@@ -74,6 +76,7 @@ class SelectionFacts:
     spread: tuple[float, float] | None = None
     tokens: Sequence[TokenView] = ()
     tokens_missing: str | None = None
+    looked_at_evaluation: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +135,13 @@ class View:
     @cached_property
     def duplicates(self) -> pl.DataFrame:
         """The rows that repeat an example: they have its id."""
-        return self.rows.filter(pl.col("id").is_not_null() & (pl.col("reason") != HELD_OUT))
+        apart = (pl.col("reason") == HELD_OUT) | pl.col("reason").str.starts_with(IN_EVALUATION)
+        return self.rows.filter(pl.col("id").is_not_null() & ~apart)
+
+    @cached_property
+    def avoided(self) -> pl.DataFrame:
+        """The rows that stand in an evaluation file."""
+        return in_evaluation(self.rows)
 
     @cached_property
     def cutoff(self) -> float | None:
@@ -245,7 +254,7 @@ def reasons(view: View) -> list[tuple[str, str, str]]:
     found = []
     repeated = view.duplicates.with_columns(reason=pl.lit("repeats an earlier example"))
     for stage, frames in (
-        ("reading", (view.unread, repeated, view.held_out)),
+        ("reading", (view.unread, repeated, view.held_out, way_found(view.avoided))),
         ("selecting", (view.facts.dropped,)),
     ):
         for frame in frames:

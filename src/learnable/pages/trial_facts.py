@@ -103,6 +103,7 @@ TRIAL_CHECKS: dict[str, Callable[[ArmTrial], Found]] = {
     "models that did not move": shared.did_not_move,
     "evaluations that cannot tell arms apart": shared.cannot_tell,
     "training that shows no effect": shared.no_effect,
+    "rows of the evaluation": shared.many_avoided,
     "ungraded answers": shared.ungraded,
     "few evaluation items": shared.few_items,
     "few seeds": shared.few_seeds,

@@ -7,6 +7,7 @@ from typing import TypeVar
 import polars as pl
 from markupsafe import Markup
 
+from learnable.data.decontamination import AVOIDED_DOUBT, MUCH_AVOIDED
 from learnable.pages.html import bullets, markup, text
 from learnable.pages.page import Part, Section
 from learnable.pages.selection_facts import SelectionFacts, View, spearman, view_of
@@ -236,6 +237,26 @@ def _duplicates(view: View) -> Found:
     )
 
 
+def kept_apart(avoided: int, read: int) -> str:
+    """Say how many of the rows read were left out for the evaluation, and what such a search does not find."""
+    return (
+        f"{plural(avoided, 'row')} of {read:,} read stood in the evaluation files that were to be avoided, and "
+        f"{'was' if avoided == 1 else 'were'} left out. A paraphrase or a translation is not found."
+    )
+
+
+def much_avoided(avoided: int, read: int) -> str:
+    """Say that a large share of the rows read stands in the evaluation files; nothing where it is small."""
+    if avoided <= MUCH_AVOIDED * read:
+        return ""
+    return f"{share(avoided, read)} of the rows read ({avoided:,} of {read:,}) {AVOIDED_DOUBT}."
+
+
+def _much_avoided(view: View) -> Found:
+    """More than `MUCH_AVOIDED` of the rows read stand in the evaluation files to avoid."""
+    return much_avoided(view.avoided.height, view.rows.height)
+
+
 def _lost_sources(view: View) -> Found:
     """None of a source's examples was chosen, though chance would keep some.
 
@@ -287,5 +308,6 @@ SELECTION_CHECKS: dict[str, Callable[[View], Found]] = {
     "truncated examples": _given(_truncated, "truncated"),
     "undefined scores": _undefined,
     "duplicate rows": _given(_duplicates, "rows"),
+    "rows of the evaluation": _given(_much_avoided, "rows"),
     "sources gone from the selection": _given(_lost_sources, "source"),
 }

@@ -1,7 +1,7 @@
 """The recipe ``delia``: teach the task, not the template."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any
 
 from learnable.commands import diversify, report, teach
@@ -102,9 +102,10 @@ def delia(
     worded: dict[str, Any] = {"method": rewording.paraphrase, "n": rewording.wordings}
     worded |= {"generator": rewording.generator}
     reworded = run.step("paraphrases", diversify, list(task), **worded, **network)
-    drawn: dict[str, Any] = asdict(own_buffer) | {"avoid": [*task, *filter(None, (test, general))]}
+    drawn: dict[str, Any] = asdict(own_buffer) | network
     drawn |= {"method": drawn.pop("buffer"), "n": drawn.pop("rows") or None}
-    sampled = run.step("buffer", diversify, list(drawn.pop("questions")), **drawn, **network)
+    drawn["reading"] = replace(reading, avoid=(*task, *filter(None, (test, general)), *(reading.avoid or ())))
+    sampled = run.step("buffer", diversify, list(drawn.pop("questions")), **drawn)
     given: dict[str, Any] = {"paraphrases": reworded.path, "buffer": sampled.path, "teaching": teaching}
     given |= {"mixing": Mixing(ratio=ratio), "test": test, "general": general, "max_length": max_length}
     lesson = run.step("lesson", teach, list(task), tuning=Tuning(**asdict(tuning)), **given, **network)

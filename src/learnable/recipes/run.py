@@ -22,7 +22,7 @@ from learnable.settings import ROWS
 Given = ParamSpec("Given")
 
 RUN_FILE = "run.yaml"
-PATHS = ("data", "model", "task", "target", "test", "general", "questions", "pin", "ban", "rows")
+PATHS = ("data", "model", "task", "target", "test", "general", "questions", "pin", "ban", "rows", "avoid")
 """Options that may name a file or folder; a run file has them whole."""
 
 
