@@ -8,9 +8,10 @@ import pytest
 
 from learnable import recipes
 from learnable.commands import train
+from learnable.commands.answer_lengths import AnswerLengths
 from learnable.commands.prefer import Preferring
 from learnable.data.pairs import answers_of, pairs_of
-from learnable.data.pool import load_pool
+from learnable.data.pool import load_pool, prompt_key
 from learnable.data.reading import read
 from learnable.errors import DataError, UsageError
 from learnable.models.language_model import LanguageModel
@@ -102,6 +103,40 @@ def test_a_gap_is_by_a_model_that_has_not_seen_the_pair(ran):
     assert parts["part"].n_unique() == 2
     assert parts.height == 2 * scores.height
     assert scores["gap"].is_finite().all()
+
+
+def test_the_length_of_greedy_answers_is_that_of_the_model(ran, tiny):
+    outcomes, _ = ran
+    answers = pl.read_parquet(outcomes["preferences"].folder / "answers.parquet")
+    pairs = list(pairs_of(read([str(outcomes["pool"].folder / "heldout.jsonl")])))
+    prompts = {prompt_key(pair, draw="lengths"): pair.prompt for pair in pairs}
+    model = LanguageModel(ModelRef(name=str(tiny), dtype="float32", device="cpu"))
+    texts = model.generate(list(prompts.values()), max_new_tokens=64)
+    written = model.renderer.tokenizer(texts, add_special_tokens=False)["input_ids"]
+    expected = dict(zip(prompts, map(len, written), strict=True))
+    untuned = answers.filter(method="untuned")
+    assert dict(untuned.select("id", "answer_tokens").iter_rows()) == expected
+    assert answers["method"].n_unique() == 4
+    assert (
+        outcomes["preferences"]
+        .facts["findings"][-1]
+        .startswith("mean tokens of greedy answers to 6 held-out")
+    )
+
+
+def test_lengths_are_said_at_the_largest_budget_with_what_was_cut_off():
+    lines = [("untuned", None, 10, True), ("untuned", None, 20, True)]
+    lines += [("random", 50, 1, True), ("random", 100, 64, False), ("random", 100, 20, True)]
+    answers = pl.DataFrame(lines, schema=["arm", "budget_tokens", "answer_tokens", "finished"], orient="row")
+    (said,) = AnswerLengths(prompts={}, store=Path()).words(
+        {"answers": answers.with_columns(id=pl.lit("one"))}
+    )
+    assert said.endswith("of 64 at most: untuned 15.0, random 42.0 (50% cut off)")
+
+
+def test_no_prompts_ask_for_no_answers():
+    lengths = AnswerLengths.of([], most=0, store=Path())
+    assert (lengths.looks, lengths.words({})) == ({}, [])
 
 
 def test_what_misleads_is_said(ran):

@@ -88,9 +88,8 @@ def diversify(
     pool, loaded = pool_of(data, plain, beside, dry_run=dry_run) if data else (None, None)
     given = list(pool.iter_examples()) if pool else []
     awaits = writer.awaits() if dry_run else []
-    avoided = (
-        [] if awaits else [example for path in reading.avoid or () for example in _to_avoid(path, reading)]
-    )
+    files = () if awaits else reading.avoid or ()
+    avoided = [example for path in files for example in _to_avoid(path, reading)]
     inputs = {} if awaits else _inputs(chosen, writer, avoided)
 
     def work(folder: Path) -> Finished:

@@ -14,7 +14,7 @@ from learnable.diversifiers.drawing import Drawing, seed_of
 from learnable.diversifiers.self_sample import question_of
 from learnable.errors import DataError
 from learnable.experiments.run import Place, place_of
-from learnable.measures import known, measure_of, take
+from learnable.measures import nll_of
 from learnable.objectives import NLL, Objective
 from learnable.runs.identity import example_id, fingerprint
 from learnable.runs.locks import locked
@@ -97,22 +97,6 @@ def own_answers(
     answers = draw.answers([prompts[place] for place in asked], seeds=seeds, label=label)
     given = dict(zip(asked, answers, strict=True))
     return [Own(row, given.get(place), refusals[place]) for place, row in enumerate(rows)]
-
-
-def nll_under(
-    model: "LanguageModel",
-    rendered: Sequence[Rendered],
-    *,
-    longest: int,
-    store: Store,
-    label: str,
-    counts: bool = True,
-) -> tuple[dict[str, float], int]:
-    """Return the nll in nats of each example by its id, and how many tokens were computed for it; ``counts`` as of ``take``."""
-    measure = measure_of(model.key, rendering=model.renderer.key, max_length=longest)
-    tokens = take(lambda: nullcontext(model), [measure], rendered, store=store, label=label, counts=counts)
-    ids = list(dict.fromkeys(each.id for each in rendered if each.mask.any()))
-    return dict(known(measure, ids, store=store).iter_rows()), tokens
 
 
 def train_from(
@@ -285,7 +269,15 @@ class Stages:
                     hint="raise --new-tokens, or begin with a model that answers as the demonstrations do",
                 )
             answers = [answer for pair in pairs for answer in pair]
-            nll, tokens = nll_under(model, answers, longest=longest, store=store, label=f"reference, {what}")
+            nll, tokens = nll_of(
+                lambda: nullcontext(model),
+                model.key,
+                answers,
+                rendering=model.renderer.key,
+                max_length=longest,
+                store=store,
+                label=f"reference, {what}",
+            )
             texts = [own.answer.text for own in owns if own.answer is not None]
             written = model.renderer.tokenizer(texts, add_special_tokens=False)["input_ids"]
             key = model.key
@@ -295,7 +287,7 @@ class Stages:
         figures |= {"generated_tokens": sum(map(len, written)), "start": key}
         return Stage(
             pairs=pairs,
-            reference=pl.DataFrame({"id": list(nll), "reference_nll": list(nll.values())}),
+            reference=nll.rename({"nll": "reference_nll"}),
             dropped=pl.DataFrame(dropped, schema=["id", "reason", "text"], orient="row").cast(pl.String),
             figures=figures,
             tokens=tokens + draw.tally.tokens,

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import polars as pl
 
 from learnable import data as rows
+from learnable.commands.answer_lengths import AnswerLengths
 from learnable.commands.experiment import Experiment
 from learnable.commands.inputs import pool_of, rows_of
 from learnable.commands.load import HELDOUT
@@ -76,6 +77,7 @@ class Preferring:
         pairs_by: How pairs are chosen where not all are taken: random, small_gap (least preferred by a model that was
             trained on the other half, misleading ones included), small_abs_gap, large_gap, longest_difference.
         alone: Train on each source alone too, beside a random draw of as many tokens.
+        prompts: Held-out prompts that every model answers greedily, to see how long its answers have become; 0 for none.
         seeds: Trainings of each, on pairs that are drawn anew where they are drawn.
         confidence: Of all intervals of an evaluation together.
     """
@@ -84,6 +86,7 @@ class Preferring:
     fractions: Annotated[Sequence[str], Listed] = SHARES
     pairs_by: Annotated[Sequence[str], Listed] = WAYS
     alone: bool = False
+    prompts: int = 16
     seeds: int = 3
     confidence: float = 0.95
 
@@ -94,6 +97,8 @@ class Preferring:
             UsageError: If a name is not known or there twice, or a number is none.
         """
         check_settings(tuning, seeds=self.seeds, confidence=self.confidence)
+        if self.prompts < 0:
+            raise UsageError(f"prompts must be at least 0, got {self.prompts}", hint="0 asks for no answers")
         for written in self.losses:
             check_loss(written)
         check_ways(self.ways)
@@ -213,6 +218,12 @@ class _Preferences:
         """The pairs to train on."""
         return list(pairs_of(self.pool))
 
+    @cached_property
+    def lengths(self) -> AnswerLengths:
+        """What is asked to see how long answers are."""
+        held_out = next(iter(self.tests.values()))
+        return AnswerLengths.of(held_out, most=self.preferring.prompts, store=self.experiment.store)
+
     def step(self) -> Step:
         """Return the step that does it."""
         network, asked = self.experiment.network, self.preferring
@@ -220,7 +231,13 @@ class _Preferences:
         return Step(
             verb="prefer",
             parameters=self.experiment.parameters
-            | {"losses": asked.losses, "shares": asked.shares, "ways": asked.ways, "alone": asked.alone},
+            | {
+                "losses": asked.losses,
+                "shares": asked.shares,
+                "ways": asked.ways,
+                "alone": asked.alone,
+                "prompts": asked.prompts,
+            },
             inputs={f"test {name}".strip(): identity for name, identity in tests.items()}
             | {"pool": self.loaded.identity, "base": network.identity},
             sources={written: source_of(check_loss(written)) for written in asked.losses},
@@ -252,6 +269,7 @@ class _Preferences:
             *gaps,
             f"{len(self.trainings) * asked.seeds} trainings by {', '.join(asked.losses)}",
             f"{tests:,} pairs to judge on for each model",
+            *([f"{written} greedy answers of each"] if (written := len(self.lengths.prompts)) else []),
         ]
 
     def price(self) -> Price:
@@ -265,7 +283,8 @@ class _Preferences:
         for share in self.trainings:
             passes = seeds * tuning.epochs
             price += network.training(examples, tuning, passes=passes, share=share, models=seeds)
-        return sum([network.measuring(asked)] * (1 + seeds * len(self.trainings)), price)
+        judging = network.measuring(asked) + self.lengths.price(network)
+        return sum([judging] * (1 + seeds * len(self.trainings)), price)
 
     def work(self, folder: Path) -> Finished:
         """Measure the reference, choose, train, judge, and write what came of it."""
@@ -286,14 +305,11 @@ class _Preferences:
             shares=asked.shares,
             alone=asked.alone,
         )
-        arms = planned.arms(
-            base=network.ref,
-            tuning=self.experiment.tuning,
-            seeds=asked.seeds,
-            reference=nll,
-        )
+        settings = self.experiment.tuning
+        arms = planned.arms(base=network.ref, tuning=settings, seeds=asked.seeds, reference=nll)
         baseline = planned.baseline
-        ran, facts = self.experiment.run(arms, self._evaluations(tests), baseline=baseline)
+        judging, looks = self._evaluations(tests), self.lengths.looks
+        ran, facts = self.experiment.run(arms, judging, baseline=baseline, looks=looks)
         results, evaluations = preference_results(ran.frames["results"], tests)
         table = arm_table(
             results,
@@ -314,6 +330,7 @@ class _Preferences:
         frames = {
             "table": table,
             **({} if curve is None else {"curve": curve}),
+            **{name: ran.frames[name] for name in looks},
             "results": results,
             "arms": ran.frames["arms"],
             "scores": planned.table,
@@ -333,7 +350,7 @@ class _Preferences:
             "evaluations": [each.label for each in evaluations],
             "in both": overlap.height,
             "trainings": ran.frames["arms"]["model"].drop_nulls().n_unique(),
-            "findings": [] if curve is None else curve_words(curve),
+            "findings": [*([] if curve is None else curve_words(curve)), *self.lengths.words(ran.frames)],
             "notes": [*(note for _, notes in found.values() for note in notes), *_notes(pairs, tests)],
         }
         return Finished(facts=facts, tokens=ran.tokens + measured + gaps.tokens, pool_tokens=pool_tokens)

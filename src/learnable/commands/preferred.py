@@ -10,12 +10,12 @@ import numpy as np
 import polars as pl
 
 from learnable.commands.network import Network
-from learnable.commands.own_answers import CUT_OFF, EQUAL, nll_under, own_answers
+from learnable.commands.own_answers import CUT_OFF, EQUAL, own_answers
 from learnable.diversifiers.drawing import Drawing
 from learnable.evaluators.kinds import GRADES
 from learnable.experiments import Measured
 from learnable.experiments.run import Place
-from learnable.measures import end_of_turn
+from learnable.measures import end_of_turn, nll_of
 from learnable.runs.identity import fingerprint
 from learnable.runs.progress import say
 from learnable.runs.store import Store
@@ -108,14 +108,17 @@ class Preferred:
     def _nll(
         self, model: "LanguageModel", rendered: Sequence[Rendered], label: str
     ) -> tuple[dict[str, float], int]:
-        return nll_under(
-            model,
+        nll, tokens = nll_of(
+            lambda: nullcontext(model),
+            model.key,
             rendered,
-            longest=self.network.longest,
+            rendering=model.renderer.key,
+            max_length=self.network.longest,
             store=Store(self.store),
             label=label,
             counts=False,
         )
+        return dict(nll.iter_rows()), tokens
 
 
 def _without_end(seen: Rendered, end_ids: Collection[int]) -> Rendered:

@@ -12,8 +12,6 @@ from learnable.types import Conversation, Example, Message, Pair, Pool, message_
 
 LENGTH_SHORTCUT = 0.6
 """Share of pairs whose chosen answer is the longer one above which length alone tells much."""
-FEWEST_TEST = 200
-"""Test pairs below which an accuracy says little."""
 _TIES = ("tie", "draw", "0", "1.5", "none", "neither", "both", "same", "equal")
 
 
@@ -80,7 +78,7 @@ def about_pairs(pairs: Sequence[Pair]) -> dict[str, Any]:
 
 
 def doubts(pairs: Sequence[Pair], *, test: Sequence[Pair] = ()) -> list[str]:
-    """Return sentences about what makes a result on pairs doubtful: length, few test pairs, prompts on both sides.
+    """Return sentences about what makes a result on pairs doubtful: length, and prompts on both sides.
 
     Args:
         pairs: What is learned from; may be empty.
@@ -92,11 +90,6 @@ def doubts(pairs: Sequence[Pair], *, test: Sequence[Pair] = ()) -> list[str]:
             said.append(
                 f"the chosen answer is {word} in {share:.0%} of the pairs: a model may learn length instead of preference"
             )
-    if 0 < len(test) < FEWEST_TEST:
-        error = 50 / len(test) ** 0.5
-        said.append(
-            f"{len(test):,} test pairs are few: an accuracy of 50 % has a standard error of {error:.1f} points"
-        )
     if shared := {pair.prompt for pair in pairs} & {pair.prompt for pair in test}:
         said.append(
             f"{len(shared):,} prompts are in training and test: hold out by prompt (load --holdout does)"

@@ -20,7 +20,7 @@ from learnable.measures.kinds import (
     roles_of,
 )
 from learnable.measures.kinds.losses import end_of_turn
-from learnable.measures.passes import column, measure_of, planned, take
+from learnable.measures.passes import column, measure_of, nll_of, planned, take
 from learnable.measures.rendered import answers_alone, lengths
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "lengths",
     "log_importance",
     "measure_of",
+    "nll_of",
     "numbers_of",
     "planned",
     "roles_of",

@@ -180,6 +180,27 @@ class _Pass:
         return Found(places, rows, sum(map(self._size, places)) if counts and self.counts else 0)
 
 
+def nll_of(
+    opened: Callable[[], AbstractContextManager[MeasuredModel]],
+    model: str,
+    rendered: Sequence[Rendered],
+    *,
+    rendering: str,
+    max_length: int,
+    store: Store,
+    label: str,
+    counts: bool = True,
+) -> tuple[pl.DataFrame, int]:
+    """Return ``id`` and ``nll`` (nats) of each example that has an answer, each once, and how many tokens that took.
+
+    The arguments are those of ``take`` and of ``measure_of``.
+    """
+    measure = measure_of(model, rendering=rendering, max_length=max_length)
+    examples = list({each.id: each for each in rendered if each.mask.any()}.values())
+    tokens = take(opened, [measure], examples, store=store, label=label, counts=counts)
+    return known(measure, [each.id for each in examples], store=store).select("id", "nll"), tokens
+
+
 def _say_speed(model: MeasuredModel, work: Work, label: str, *, forward: bool = True) -> None:
     """Say how fast a pass was that took long enough to tell, and how much of its time went into what.
 

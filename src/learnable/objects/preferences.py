@@ -12,7 +12,7 @@ from learnable.data import prompt_key
 from learnable.data.pairs import answers_of
 from learnable.errors import DataError, UsageError
 from learnable.experiments.preferences import RenderedPair
-from learnable.measures import known, measure_of, take
+from learnable.measures import nll_of
 from learnable.objectives import LEAST_NATS, PREFERENCES, DavIR, Objective
 from learnable.objects.given import opened, render_rows
 from learnable.runs.progress import say
@@ -92,13 +92,16 @@ def reference_nll(
     from learnable.models.rendering import Renderer
     from learnable.models.source import identify
 
-    measure = measure_of(identify(ref), rendering=Renderer.of(ref).key, max_length=max_length)
-    answers = list({answer.id: answer for pair in pairs for answer in pair.answers}.values())
-    tokens = take(
-        lambda: nullcontext(load(ref)), [measure], answers, store=store, label="nll of the reference"
+    nll, tokens = nll_of(
+        lambda: nullcontext(load(ref)),
+        identify(ref),
+        [answer for pair in pairs for answer in pair.answers],
+        rendering=Renderer.of(ref).key,
+        max_length=max_length,
+        store=store,
+        label="nll of the reference",
     )
-    frame = known(measure, [answer.id for answer in answers], store=store)
-    return frame.select("id", reference_nll="nll"), tokens
+    return nll.rename({"nll": "reference_nll"}), tokens
 
 
 def check_loss(written: str) -> Objective:
