@@ -16,7 +16,8 @@ from learnable.pages import comparison_pictures as pictures
 from learnable.pages import html
 from learnable.pages.comparison_facts import Comparison, ComparisonFacts, comparison_of
 from learnable.pages.comparison_warnings import COMPARISON_CHECKS
-from learnable.pages.contest import Contest, Evaluated, Line, method_section, probability
+from learnable.pages.contest import Contest, Evaluated, Line, probability
+from learnable.pages.contest_method import method_section
 from learnable.pages.page import Panels, Part, Section, write_page
 from learnable.pages.warnings import look, warnings_section
 from learnable.pages.words import (

@@ -10,9 +10,7 @@ import polars as pl
 from markupsafe import Markup
 
 from learnable.experiments import FEWEST_ITEMS, FOR_THIS_SEED
-from learnable.pages.html import bullets, cell, remark, settings_table
-from learnable.pages.page import Section
-from learnable.pages.warnings import kept_apart
+from learnable.pages.html import cell, remark
 from learnable.pages.words import NOTHING, count, decimal, duration, enumeration, finite, plural
 
 JUDGED = ("better", "worse", "no difference seen")
@@ -427,30 +425,3 @@ def probability(p: float | None) -> str:
     if p is None:
         return "not known"
     return "< 0.001" if p < 0.001 else f"= {decimal(p)}"
-
-
-def method_section(
-    contest: Contest,
-    *,
-    first: str,
-    widened_for: str,
-    alone: str = "",
-    last: Sequence[str],
-) -> Section:
-    """Return how differences are made and what they cannot say, between what only one kind of page has to say."""
-    notes = [
-        first,
-        "A difference is paired: the same items, the same seeds. Its interval holds the chance of the items and of the training, "
-        f"and is widened for the number of {widened_for}, so that with {100 * contest.facts.confidence:g}% confidence all differences of one "
-        "evaluation are inside together; p is corrected likewise. Several evaluations are not corrected for each "
-        f"other{alone}.",
-        f"The interval of a value stands for that value alone. Do not compare {contest.arm_word}s by whether these overlap; the "
-        "differences are for that.",
-        "“No difference seen” is no proof that there is none. It says that a difference smaller than half the interval cannot "
-        "be told from chance here.",
-        *([] if contest.facts.avoided is None else [kept_apart(contest.facts.avoided, contest.facts.read)]),
-        *last,
-    ]
-    shown = settings_table("Settings of every training", contest.facts.settings, label="Training")
-    title = "How this was made, and what it cannot say"
-    return Section(id="method", nav="method", title=title, parts=[bullets(notes), *shown])

@@ -8,7 +8,8 @@ from markupsafe import Markup
 
 from learnable.pages import html
 from learnable.pages import lesson_pictures as pictures
-from learnable.pages.contest import Evaluated, Line, asked_words, method_section, probability
+from learnable.pages.contest import Evaluated, Line, asked_words, probability
+from learnable.pages.contest_method import method_section
 from learnable.pages.lesson_concepts import concepts_section
 from learnable.pages.lesson_facts import (
     ORDER,
