@@ -211,6 +211,13 @@ class _StopError(Exception):
     """Ends a recipe before its first step."""
 
 
+def test_a_path_a_list_of_them_and_nothing_can_be_avoided(tmp_path):
+    held = tmp_path / "eval.jsonl"
+    write(held, [pair_of("Two?")])
+    for avoid, left in ((held, 1), ([str(held)], 1), (None, 2), ([], 2)):
+        assert len(ln.read([pair_of("One?"), pair_of("Two?", "Another.")], avoid=avoid)) == left
+
+
 @pytest.mark.parametrize("name", sorted(RECIPES))
 def test_every_recipe_keeps_its_rows_from_evaluation_files(name, tiny, monkeypatch):
     def first(_run, _name, _command, /, *_inputs, **options):

@@ -16,6 +16,7 @@ from learnable.data.reading import read
 from learnable.errors import DataError, UsageError
 from learnable.models.language_model import LanguageModel
 from learnable.models.rendering import Renderer
+from learnable.objects.given import opened
 from learnable.recipes import Run
 from learnable.settings import Reference, Tuning
 from learnable.testing import toy_examples, write_messages
@@ -110,7 +111,7 @@ def test_the_length_of_greedy_answers_is_that_of_the_model(ran, tiny):
     answers = pl.read_parquet(outcomes["preferences"].folder / "answers.parquet")
     pairs = list(pairs_of(read([str(outcomes["pool"].folder / "heldout.jsonl")])))
     prompts = {prompt_key(pair, draw="lengths"): pair.prompt for pair in pairs}
-    model = LanguageModel(ModelRef(name=str(tiny), dtype="float32", device="cpu"))
+    model = opened(ModelRef(name=str(tiny)))
     texts = model.generate(list(prompts.values()), max_new_tokens=64)
     written = model.renderer.tokenizer(texts, add_special_tokens=False)["input_ids"]
     expected = dict(zip(prompts, map(len, written), strict=True))

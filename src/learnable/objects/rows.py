@@ -141,7 +141,8 @@ def read(*data: Any, avoid: Any = (), **settings: Any) -> Rows:
     """
     reading = Reading(**checked_settings(settings, Reading))
     sources = _sources(data, "rows")
-    avoided = _sources([avoid] if avoid is not None and len(avoid) else [], "evaluation")
+    nothing = avoid is None or (isinstance(avoid, list | tuple) and not avoid)
+    avoided = _sources([] if nothing else [avoid], "evaluation")
     pool = read_pool(sources, **{**asdict(reading), "avoid": avoided})
     in_memory = iter(each.given for each in sources if isinstance(each, Source) and each.given is not None)
     held = {number: next(in_memory) for number, file in enumerate(pool.files) if file.kind == MEMORY}
