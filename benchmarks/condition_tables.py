@@ -10,7 +10,8 @@ from evidence import shown_evaluation
 from numpy.typing import NDArray
 
 from learnable.commands.method_scores import MethodScores
-from learnable.experiments import Arm, Method, difference, jaccard
+from learnable.data.overlap import jaccard
+from learnable.experiments import Arm, Method, difference
 from learnable.experiments.run import ArmRun
 from learnable.pages.selection_facts import spearman
 from learnable.scorers import SCORERS
