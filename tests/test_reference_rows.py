@@ -172,7 +172,8 @@ def test_trusted_rows_are_trained_on_in_place_of_the_pool(train, place):
     assert (outcome.facts["trusted rows"], outcome.facts["trusted rows in the pool"]) == (4, 2)
     trained = json.loads((outcome.folder / "part-0" / "training.json").read_text(encoding="utf-8"))
     assert trained["tokens"] == outcome.facts["trusted tokens"]
-    moved = place / "elsewhere.jsonl"
+    moved = place / "elsewhere" / "trusted.jsonl"
+    moved.parent.mkdir()
     moved.write_bytes((place / "trusted.jsonl").read_bytes())
     again = train("by-trust-{fingerprint}", rows=str(moved))
     assert (again.ran, again.folder) == (False, outcome.folder)
