@@ -102,6 +102,28 @@ def shown_alike(explained: Sequence[str], ran: ArmRun) -> list[str]:
     return [*lines, ""]
 
 
+def shown_against_full(ran: ArmRun) -> list[str]:
+    """Return the differences of chosen rows to all rows, which train for longer."""
+    lines = [
+        "| evaluation | method | difference to full | p | verdict |",
+        "| --- | --- | ---: | ---: | --- |",
+    ]
+    table = ran.frames["table"]
+    names = table.filter(pl.col("budget_tokens").is_not_null())["arm"].unique(maintain_order=True).to_list()
+    for label in table["evaluation"].unique(maintain_order=True):
+        results = ran.frames["results"].filter(pl.col("evaluation") == label)
+        for name in names:
+            found = difference(
+                _values(results, name),
+                _values(results, "full"),
+                higher_is_better=False,
+                comparisons=len(names),
+            )
+            interval = f"{found.mean:+.4f} ({found.low:+.4f} to {found.high:+.4f})"
+            lines.append(f"| {label} | {name} | {interval} | {found.p:.2g} | {found.verdict} |")
+    return [*lines, ""]
+
+
 def shown_draws(title: str, frames: Sequence[pl.DataFrame]) -> list[str]:
     """Return the differences to random over draws of a pool: the mean of a draw's trainings is one value of an item."""
     means = [

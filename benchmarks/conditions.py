@@ -22,7 +22,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
-from condition_tables import NOISE, shown, shown_alike, shown_draws, shown_price, shown_proxies
+from condition_tables import (
+    NOISE,
+    shown,
+    shown_against_full,
+    shown_alike,
+    shown_draws,
+    shown_price,
+    shown_proxies,
+)
 from corruption import KINDS, SUBTLE, corrupt
 from evidence import HELDOUT, rows_of
 from numpy.typing import NDArray
@@ -415,6 +423,8 @@ def main() -> None:
             ran, scored, arms = trial.run(counted)
             what = f"{trial.table.title}, equal {counted.replace('_', ' ')}"
             print("\n".join(shown(what, trial.methods, ran, scored, arms)), flush=True)
+            if "full" in trial.table.methods:
+                print("\n".join(shown_against_full(ran)), flush=True)
             if options.explain:
                 print("\n".join(shown_alike(options.explain, ran)), flush=True)
             results.setdefault(counted, []).append(ran.frames["results"])
