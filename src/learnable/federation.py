@@ -143,7 +143,8 @@ def label_distance(labels: Sequence[str], split: Sequence[Places]) -> NDArray[np
     _, members = np.unique(np.asarray(labels), return_inverse=True)
     shares = [np.bincount(members[own], minlength=members.max() + 1) / max(len(own), 1) for own in split]
     pool = np.bincount(members) / len(members)
-    return 0.5 * np.abs(np.array(shares) - pool).sum(axis=1)
+    found: NDArray[np.float64] = 0.5 * np.abs(np.array(shares) - pool).sum(axis=1)
+    return found
 
 
 def drawn_bits(seed: int, name: str, count: int) -> NDArray[np.uint64]:
