@@ -5,6 +5,7 @@ from dataclasses import replace
 import polars as pl
 import pytest
 
+from learnable.data.decontamination import IN_EVALUATION
 from learnable.pages import SelectionFacts, view_of
 from learnable.pages import selection_warnings as warnings_of
 from learnable.pages.selection import render_selection as render
@@ -63,6 +64,13 @@ def duplicated(facts: SelectionFacts) -> SelectionFacts:
     return replace(facts, rows=pl.concat([facts.rows, again]))
 
 
+def in_the_evaluation(facts: SelectionFacts) -> SelectionFacts:
+    again = facts.rows.head(20).with_columns(
+        reason=pl.lit(f"{IN_EVALUATION}equal prompt as test.jsonl, row 1")
+    )
+    return replace(facts, rows=pl.concat([facts.rows, again]))
+
+
 def lost_source(facts: SelectionFacts) -> SelectionFacts:
     rest = facts.dropped["id"].to_list()[:26]
     return changed(facts, source=pl.when(pl.col("id").is_in(rest)).then(pl.lit("poems")).otherwise("source"))
@@ -107,6 +115,7 @@ FIRES = [
     (truncated, "5.3% of the examples (16 of 300) were cut", "Raise the length limit"),
     (undefined, "5.3% of the examples (16 of 300) have no score", "repair the data"),
     (duplicated, "7.6% of the rows read (25 of 328) repeat", "no file was given twice"),
+    (in_the_evaluation, "6.1% of the rows read (20 of 328)", "evaluation"),
     (lost_source, "1 of 4 sources is gone from the selection: poems (26 examples)", "--per-source"),
     (lost_small_sources, "12 of 15 sources are gone from the selection", "keep about 12 of their examples"),
     (tiny, "Only 9 examples were chosen, fewer than 10", "Raise the budget"),

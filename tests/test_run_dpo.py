@@ -65,7 +65,7 @@ def table(ran):
 
 def test_every_way_and_loss_has_a_line(ran):
     found = table(ran).sort("budget_tokens", "method", nulls_last=True)
-    assert found["method"].to_list() == ["random", "small_gap", "davir", "random", "untuned"]
+    assert found["method"].to_list() == ["sigmoid", "small_gap", "davir", "sigmoid", "untuned"]
     assert found["examples"].to_list() == pytest.approx([12, 12, 24, 24, 0], abs=2)
 
 
@@ -76,13 +76,13 @@ def test_the_table_says_what_the_model_does(ran, tiny):
     ref = ModelRef(name=str(tiny), dtype="float32", device="cpu")
     rows = Renderer.of(ref).render([one for pair in pairs for one in answers_of(pair)], max_length=256)
     arms = pl.read_parquet(outcomes["preferences"].folder / "arms.parquet")
-    largest = arms.filter(method="random").sort("budget_tokens")[-1]
+    largest = arms.filter(method="sigmoid").sort("budget_tokens")[-1]
     model = LanguageModel(ref)
     before = model.nll(rows)
     with model.adapter(Path(run.store) / "arms" / largest["model"][0]):
         gain = before - model.nll(rows)
     accuracy = float((gain[0::2] > gain[1::2]).mean())
-    found = table(ran).filter(method="random", budget_tokens=largest["budget_tokens"][0])
+    found = table(ran).filter(method="sigmoid", budget_tokens=largest["budget_tokens"][0])
     assert found["value"][0] == pytest.approx(accuracy)
     assert accuracy > 0.5  # it has learned that longer is better
 

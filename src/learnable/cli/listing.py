@@ -174,7 +174,7 @@ def _recipe_costs(function: Callable[..., Any]) -> Iterator[str]:
         yield "buffer written by the model"
     if "stages" in usual:
         yield "an answer of the model to each row, twice"
-    if "rounds" in usual:
+    if {"rounds", "tuned"} <= usual.keys():
         yield "an answer of the model to each row, a reward model, and the steps of a policy"
     if "arms" in usual or "stages" in usual:
         yield f"{trainings} of each arm"

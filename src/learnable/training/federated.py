@@ -44,7 +44,7 @@ from learnable.settings import Tuning
 from learnable.training.checkpoints import Checkpoints
 from learnable.training.fine_tuning import CHECKPOINTS, RECORD, Trained, trained_before
 from learnable.training.loop import Loop
-from learnable.training.moved import added, factors, linear_weights, put, sparse, taken
+from learnable.training.moved import Moved, added, factors, linear_weights, put, sparse, taken
 from learnable.training.samplers import length_grouped
 from learnable.types import ModelRef, Rendered
 
@@ -104,7 +104,8 @@ class LocalTraining:
         self.advance: Callable[[int], None] = lambda _: None
         self._open: tuple[Any, ...] = ()
         self._stage = ExitStack()
-        self._wearing, self._moved = self.network, dict[str, torch.nn.Parameter]()
+        self._wearing: Any = self.network
+        self._moved: Moved = {}
         self._begun: tuple[tuple[Any, ...], dict[str, Factors]] = ((), {})
 
     def check(self, agreement: Agreement) -> None:
