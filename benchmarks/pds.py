@@ -168,13 +168,13 @@ def choices(scored: dict[str, pl.DataFrame], *, seed: int) -> dict[str, list[str
     return found
 
 
-def shown(losses: dict[str, list[NDArray[np.float64]]], shares: dict[str, float]) -> list[str]:
-    """Return the table, as Markdown; ``losses`` are (checks, rows) for each seed of an arm."""
+def shown(losses: dict[str, list[NDArray[np.float64]]], shares: dict[str, NDArray[np.float64]]) -> list[str]:
+    """Return the table, as Markdown; ``losses`` are (checks, rows) for each seed of an arm, ``shares`` (3,)."""
     curves = {name: [each.mean(axis=1) for each in own] for name, own in losses.items()}
     goal = float(np.mean([curve[-1] for curve in curves["all"]]))
     lines = [
-        "| rows | corrupted, % | final test loss | against random | steps to that of all |",
-        "| --- | ---: | ---: | ---: | ---: |",
+        "| rows | corrupted, % | dolly, % | response tokens of 100 | final test loss | against random | steps to that of all |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     ends = {name: np.array([each[-1] for each in own]) for name, own in losses.items()}  # (seeds, rows)
     for name in ARMS:
@@ -185,7 +185,8 @@ def shown(losses: dict[str, list[NDArray[np.float64]]], shares: dict[str, float]
         found = difference(ends[name], ends["random"], higher_is_better=False, comparisons=len(ARMS) - 1)
         against = f"{found.mean:+.3f} ({found.low:+.3f} to {found.high:+.3f}) {found.verdict}"
         lines.append(
-            f"| {name} | {100 * shares[name]:.0f} | {ends[name].mean():.3f} | {'' if name == 'random' else against} | {reached} |"
+            f"| {name} | {' | '.join(f'{100 * share:.0f}' for share in shares[name])} | {ends[name].mean():.3f} "
+            f"| {'' if name == 'random' else against} | {reached} |"
         )
     return lines
 
@@ -247,7 +248,9 @@ def main() -> None:
             f"{name}: {json.dumps({key: table.facts[key] for key in table.facts if 'target' in key or 'halves' in key})}"
         )
     losses: dict[str, list[NDArray[np.float64]]] = {name: [] for name in ARMS}
-    shares = dict.fromkeys(ARMS, 0.0)
+    dolly = {row["instruction"] for row in tables["dolly"]}
+    of = {each.id: each.messages[0].content in dolly for each in rows.examples}
+    shares = {name: np.zeros(3) for name in ARMS}
     for seed in range(options.seeds):
         for name, ids in choices(scored, seed=seed).items():
             done = options.output / f"{name}-{seed}.npy"
@@ -256,7 +259,10 @@ def main() -> None:
                 np.save(done, trained(folder, chosen, tests, steps=steps, seed=seed, save=None))
                 print(f"{name}, seed {seed}: trained", flush=True)
             losses[name].append(np.load(done))
-            shares[name] += float(np.mean([corrupt[one] for one in ids])) / options.seeds
+            counted = sum(int(rendered[one].mask.sum()) for one in ids)
+            answers = counted / sum(len(rendered[one].ids) for one in ids)
+            kinds_of = [float(np.mean([each[one] for one in ids])) for each in (corrupt, of)]
+            shares[name] += np.array([*kinds_of, answers]) / options.seeds
     print(f"\n{date.today()}, {platform.processor() or platform.machine()}, {len(rendered):,} rows\n")
     print("\n".join(shown(losses, shares)))
     print(f"\n{time.monotonic() - started:,.0f} s in this run")
