@@ -36,7 +36,7 @@ EXTRAS = (
 
 @pytest.fixture
 def core_alone(monkeypatch):
-    for name in EXTRAS:
+    for name in {*EXTRAS, *(each for each in sys.modules if each.partition(".")[0] in EXTRAS)}:
         monkeypatch.setitem(sys.modules, name, None)
 
 
