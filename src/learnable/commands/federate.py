@@ -21,7 +21,7 @@ from learnable.commands.inputs import pool_of, rows_of
 from learnable.commands.network import Network
 from learnable.commands.options import DryRun, MaxLength, ModelName, Output, StoreFolder
 from learnable.evaluators import Evaluation, evaluations_of, wants_heldout
-from learnable.experiments import UNTUNED, Measured, arm_table
+from learnable.experiments import UNTUNED, arm_table, measured_by, table_among
 from learnable.federation import CENTRAL, FULL, LORA, SLORA, FederatedArm, check_flower, dirichlet_split
 from learnable.runs.files import write_frame
 from learnable.runs.identity import fingerprint, source_of
@@ -187,28 +187,17 @@ class _FederatedTrial:
 
     def _tables(self, results: pl.DataFrame, arms: pl.DataFrame) -> dict[str, pl.DataFrame]:
         """Return the arms beside central, and beside federated LoRA where that is among them."""
-        measured = [
-            Measured(
-                label=each.label, unit=each.evaluator.unit, higher_is_better=each.evaluator.higher_is_better
-            )
-            for each in self.evaluations
-        ]
+        measured = measured_by(self.evaluations)
         confidence = self.experiment.confidence
         found = {
             "table": arm_table(results, arms, evaluations=measured, baseline=CENTRAL, confidence=confidence)
         }
         plain = next((arm.label for arm in self.arms if arm.name == LORA), None)
         if plain is not None and len(self.arms) > 1:
-            own = pl.col("arm").is_in([arm.label for arm in self.arms])
-            beside = arm_table(
-                results.filter(own),
-                arms.filter(own),
-                evaluations=measured,
-                baseline=plain,
-                confidence=confidence,
+            labels = [arm.label for arm in self.arms]
+            found["against_lora"] = table_among(
+                results, arms, labels, evaluations=measured, baseline=plain, confidence=confidence
             )
-            columns = ("evaluation", "arm", "value", "difference", "low", "high", "p", "verdict")
-            found["against_lora"] = beside.select(columns)
         return found
 
     def _trial(self, model: str, frames: dict[str, pl.DataFrame]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from learnable.commands.own_answers import demonstrations, warnings_of
 from learnable.commands.preferred import PREFERRED, Preferred, distances, far, preferences
 from learnable.errors import DataError, UsageError
 from learnable.evaluators import Evaluation, evaluations_of
-from learnable.experiments import UNTUNED, Measured, arm_table, check_settings
+from learnable.experiments import UNTUNED, arm_table, check_settings, measured_by
 from learnable.runs.files import write_frame
 from learnable.runs.identity import fingerprint, source_of
 from learnable.runs.price import Price
@@ -216,12 +216,7 @@ class _Imitation:
         trained = ran.frames["arms"].with_columns(tokens="trained_tokens").drop("trained_tokens")
         own, computed = preferred.since(ran.frames["own"], starts, beta=imitating.beta)
         results = pl.concat([ran.frames["results"], preferences(own)])
-        measured = [
-            Measured(
-                label=each.label, unit=each.evaluator.unit, higher_is_better=each.evaluator.higher_is_better
-            )
-            for each in self.evaluations
-        ]
+        measured = measured_by(self.evaluations)
         table = arm_table(
             results,
             trained,

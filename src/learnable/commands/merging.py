@@ -17,7 +17,7 @@ from learnable.commands.options import Data, DryRun, Flat, MaxLength, ModelName,
 from learnable.commands.order import Ordered, losses_by_order, slope_facts
 from learnable.errors import UsageError
 from learnable.evaluators import Evaluation, check_place, evaluations_of, parse, wants_heldout
-from learnable.experiments import UNTUNED, Arm, Measured, arm_table, check_settings, slopes_of
+from learnable.experiments import UNTUNED, Arm, arm_table, check_settings, measured_by, slopes_of, table_among
 from learnable.experiments.run import ArmRun, place_of, train_arms
 from learnable.experiments.singles import BEST, SINGLE, arms_of_singles, best_of, single_of
 from learnable.merging import Merger, parse_merger
@@ -312,14 +312,7 @@ class _Merging:
     def _tables(self, ran: ArmRun) -> dict[str, pl.DataFrame]:
         """Return the tables of the arms: beside a single training, and beside the average where that is among them."""
         frames, confidence = ran.frames, self.experiment.confidence
-        measured = [
-            Measured(
-                label=each.label,
-                unit=each.evaluator.unit,
-                higher_is_better=each.evaluator.higher_is_better,
-            )
-            for each in self.evaluations
-        ]
+        measured = measured_by(self.evaluations)
         is_copy = pl.col("arm").is_in([_COPY.format(number + 1) for number in range(self.orders)])
         copies, others = frames["results"].filter(is_copy), frames["results"].filter(~is_copy)
         better = {each.label: each.higher_is_better for each in measured}
@@ -335,16 +328,14 @@ class _Merging:
             "arms": pl.concat([arms, frames["arms"].filter(is_copy)]),
         }
         if AVERAGE in self.mergers and len(self.mergers) > 1:
-            pair = pl.col("arm").is_in(list(self.mergers))
-            beside = arm_table(
-                results.filter(pair),
-                arms.filter(pair),
+            found["against_average"] = table_among(
+                results,
+                arms,
+                list(self.mergers),
                 evaluations=measured,
                 baseline=AVERAGE,
                 confidence=confidence,
             )
-            columns = ("evaluation", "arm", "value", "difference", "low", "high", "p", "verdict")
-            found["against_average"] = beside.select(columns)
         return found
 
 

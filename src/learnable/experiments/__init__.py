@@ -15,9 +15,9 @@ from learnable.experiments.methods import (
 )
 from learnable.experiments.overlap import only_in
 from learnable.experiments.payback import payback
-from learnable.experiments.run import run_arms
+from learnable.experiments.run import measured_by, run_arms
 from learnable.experiments.statistics import FEWEST_ITEMS, FOR_THIS_SEED, difference, interval
-from learnable.experiments.table import FULL, Measured, SelectionCost, arm_table
+from learnable.experiments.table import FULL, Measured, SelectionCost, arm_table, table_among
 
 __all__ = [
     "ALIASES",
@@ -44,6 +44,7 @@ __all__ = [
     "difference",
     "imbalance",
     "interval",
+    "measured_by",
     "only_in",
     "outside_names",
     "parse_method",
@@ -52,4 +53,5 @@ __all__ = [
     "payback",
     "run_arms",
     "slopes_of",
+    "table_among",
 ]

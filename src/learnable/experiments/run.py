@@ -114,10 +114,7 @@ def run_arms(
             verdicts = judged(each.evaluator, each.examples, ones, others, store=kept)
             results.append(_named(arm, verdicts.select(pl.lit(each.label).alias("evaluation"), pl.all())))
     frame, graded = _arm_frame(arms, trained), pl.concat(results)
-    measured = [
-        Measured(label=each.label, unit=each.evaluator.unit, higher_is_better=each.evaluator.higher_is_better)
-        for each in evaluations
-    ]
+    measured = measured_by(evaluations)
     table = arm_table(
         graded, frame, evaluations=measured, baseline=baseline, costs=costs, confidence=confidence
     )
@@ -192,6 +189,14 @@ def _beside(arm: Arm, arms: Sequence[Arm], baseline: str) -> int:
         and arm.budget_tokens in (None, other.budget_tokens)
     ]
     return -max(places)[1]
+
+
+def measured_by(evaluations: Sequence[Evaluation]) -> list[Measured]:
+    """Return what evaluations measure, with the unit and the better side of each."""
+    return [
+        Measured(label=each.label, unit=each.evaluator.unit, higher_is_better=each.evaluator.higher_is_better)
+        for each in evaluations
+    ]
 
 
 def _named(arm: Arm, frame: pl.DataFrame) -> pl.DataFrame:
