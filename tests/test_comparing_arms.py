@@ -154,6 +154,7 @@ def test_another_model_or_rendering_has_a_folder_of_its_own(other):
     [
         {"stages": (ABC[:2],)},
         {"token_ids": (7,)},
+        {"token_rate": 30.0},
         {"tuning": Tuning(steps=3)},
         {"tuning": Tuning(steps=2, seed=1)},
         {"tuning": Tuning(steps=2, learning_rate=1e-3)},

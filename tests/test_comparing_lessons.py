@@ -40,12 +40,25 @@ def test_an_unknown_arm_has_a_near_name():
 
 
 @pytest.mark.parametrize(
-    "written", ["delia@", "delia@init", "delia@init=", "delia@init=zero", "delia@ratio=2"]
+    ("written", "why"),
+    [
+        ("delia@", "cannot read the arm 'delia@'"),
+        ("delia@init", "cannot read the arm 'delia@init'"),
+        ("delia@init=", "does not take init="),
+        ("delia@init=zero", "does not take init=zero"),
+        ("delia@ratio=many", "does not take ratio=many"),
+        ("delia@mixture=common", "'mixture'"),
+        ("delia@token_rate=0", "token_rate must be above 0"),
+    ],
 )
-def test_an_arm_that_cannot_be_read_shows_how_to_write_it(written):
-    with pytest.raises(UsageError, match=f"cannot read the arm '{written}'") as caught:
+def test_an_arm_that_cannot_be_read_is_said_with_what_is_wrong(written, why):
+    with pytest.raises(UsageError, match=why):
         parsed(written)
-    assert caught.value.hint == "write delia@init=random, mean or description"
+
+
+def test_an_arm_may_have_a_ratio_and_a_rate_of_its_own():
+    (arm,) = parse_task_arms(["delia@ratio=2,token_rate=30"], init="mean", known=KNOWN)
+    assert (arm.init, arm.ratio, arm.token_rate) == ("mean", 2.0, 30.0)
 
 
 def results(values, evaluation="format"):

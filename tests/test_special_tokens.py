@@ -2,6 +2,7 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 import torch
@@ -147,6 +148,37 @@ def test_training_moves_the_row_of_the_token_and_no_other(ref, tmp_path):
     after = AutoModelForCausalLM.from_pretrained(tmp_path / "whole").get_input_embeddings().weight
     moved = (before != after).any(dim=1).nonzero().flatten().tolist()
     assert moved == ids
+
+
+def test_the_row_of_the_token_learns_at_a_rate_of_its_own(ref, tmp_path):
+    new = with_tokens(ref, tokens(), tmp_path)
+    turns = with_sep(toy_examples(12))
+    examples = [Example(id=example_id(each), messages=each, source="task") for each in turns]
+    rendered = Renderer.of(new).render(examples, max_length=200)
+    one_step = replace(FAST, epochs=1, steps=1, warmup=0.0)
+    moved = {}
+    for rate in (1.0, 30.0):
+        folder = tmp_path / f"at {rate:g}"
+        fine_tune(
+            new,
+            rendered,
+            folder,
+            tuning=one_step,
+            label="training",
+            token_ids=token_ids(new, tokens()),
+            token_rate=rate,
+        )
+        saved = load_file(folder / "adapter_model.safetensors")
+        moved[rate] = {name: value.float() for name, value in saved.items()}
+    row = next(name for name in moved[1.0] if "embed" in name)
+    before = row_of(new)
+    # Adam's first step is the learning rate along the sign of the gradient.
+    torch.testing.assert_close(
+        moved[30.0][row] - before, 30 * (moved[1.0][row] - before), rtol=1e-3, atol=1e-6
+    )
+    for name in moved[1.0]:
+        if "lora" in name:
+            assert torch.equal(moved[1.0][name], moved[30.0][name])
 
 
 @pytest.fixture

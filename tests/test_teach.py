@@ -445,6 +445,12 @@ WRONG = {
     "no such start": ({"init": "zero"}, UsageError, "init is random, mean or description, got 'zero'"),
     "words without a token": ({"tokens": None, "words": ["blue"]}, UsageError, "about new tokens"),
     "start without a token": ({"tokens": None, "arms": ["delia@init=mean"]}, UsageError, "about new tokens"),
+    "rate without a token": (
+        {"tokens": None, "arms": ["delia@token_rate=9"]},
+        UsageError,
+        "about new tokens",
+    ),
+    "ratio of an arm": ({"arms": ["delia@ratio=260"]}, SelectionError, "asks for 4,160 examples"),
     "token without a text": ({"tokens": ["=blue"]}, UsageError, "cannot be a token"),
     "ratio": (
         {"mixing": Mixing(ratio=260)},

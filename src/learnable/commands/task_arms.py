@@ -89,7 +89,7 @@ class TaskArms:
             if untuned and seed and not (self.added and each.init == "random"):
                 continue
             nothing = Mixture(stages=(), task=0, others=0)
-            mixed = nothing if untuned else mixture(each.mixture, material, seed=seed)
+            mixed = nothing if untuned else mixture(each.mixture, at_ratio(material, each), seed=seed)
             base = self.base(each, seed)
             arm = Arm(
                 label=each.label,
@@ -98,6 +98,7 @@ class TaskArms:
                 stages=tuple(self.render(stage, base) for stage in mixed.stages),
                 tuning=replace(self.experiment.tuning, seed=seed),
                 token_ids=self._token_ids(base),
+                token_rate=each.token_rate,
                 columns={"task_examples": mixed.task, "stages": len(mixed.stages)},
             )
             found[each.label, seed] = arm, mixed
@@ -131,6 +132,13 @@ class TaskArms:
         from learnable.models.special_tokens import token_ids
 
         return tuple(token_ids(base, NewTokens(added=self.added))) if self.added else ()
+
+
+def at_ratio(material: Material, arm: TaskArm) -> Material:
+    """Return what the mixture of an arm is made of: as it is, or with the arm's own ratio of buffer to task."""
+    if arm.ratio is None:
+        return material
+    return replace(material, mixing=replace(material.mixing, ratio=arm.ratio))
 
 
 def token_distances(

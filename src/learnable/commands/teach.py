@@ -14,7 +14,7 @@ from learnable.commands.inputs import is_made, pool_of, rows_of
 from learnable.commands.load import HELDOUT
 from learnable.commands.network import Network
 from learnable.commands.options import DryRun, Flat, MaxLength, ModelName, Output, Several
-from learnable.commands.task_arms import TaskArms, samples, token_distances
+from learnable.commands.task_arms import TaskArms, at_ratio, samples, token_distances
 from learnable.errors import UsageError
 from learnable.evaluators import Evaluation, Specification, parse
 from learnable.experiments import UNTUNED, Arm, Init, TaskArm, check_settings, parse_task_arms
@@ -37,8 +37,8 @@ class Teaching:
     """What the arms of a lesson are, and what they are asked.
 
     Args:
-        arms: Arms, each NAME or NAME@init=mean (see `learnable list mixtures`); the untuned model, common instruction
-            tuning and, with a buffer and paraphrases, DELIA, when not given. Differences are to `common`, or to the
+        arms: Arms, each NAME or NAME@init=mean,ratio=10,token_rate=30 (see `learnable list mixtures`); the untuned
+            model, common instruction tuning and, with a buffer and paraphrases, DELIA, when not given. Differences are to `common`, or to the
             first trained arm.
         tokens: New tokens, each `"<sep>=answer in JSON with a thought first"`.
         init: How the row of a new token begins: random, mean (of all rows), or description (mean of its meaning's).
@@ -70,9 +70,10 @@ class Teaching:
             )
         written = parse_task_arms(self.arms or usual, init=self.init, known=MIXTURES)
         added = tuple(map(NewToken.parse, self.tokens))
-        if not added and (self.words or any(arm.label != arm.mixture for arm in written)):
+        of_tokens = any("init=" in arm.label or "token_rate=" in arm.label for arm in written)
+        if not added and (self.words or of_tokens):
             raise UsageError(
-                "words, and arms with @init, are about new tokens, and there are none",
+                "words, and arms with @init or @token_rate, are about new tokens, and there are none",
                 hint='give --tokens "<sep>=what it means"',
             )
         return written, added
@@ -184,7 +185,10 @@ class _TaughtTask:
             parameters=experiment.parameters
             | {
                 # In their order: the first may be the baseline, the last the one whose model is kept.
-                "arms": [[arm.label, arm.mixture, arm.init] for arm in self.written],
+                "arms": [
+                    [arm.label, arm.mixture, arm.init, *[[arm.ratio, arm.token_rate]] * arm.sets_more]
+                    for arm in self.written
+                ],
                 "tokens": [fingerprint(token) for token in self.makes.added],
                 "words": list(self.teaching.words) or None,
                 "evaluate": [fingerprint(specification) for specification in self.asked],
@@ -220,7 +224,7 @@ class _TaughtTask:
     def _seen(self, arm: TaskArm) -> list[Example]:
         """Return what a training of the first seed sees, or what has as many tokens."""
         name = "delia" if arm.mixture == "repeated" else arm.mixture
-        return mixture(name, self.course.material, seed=0).examples
+        return mixture(name, at_ratio(self.course.material, arm), seed=0).examples
 
     def price(self) -> Price:
         """Return what the trainings and the evaluations will cost."""
@@ -302,12 +306,16 @@ def _baseline(written: Sequence[TaskArm]) -> str:
 
 def _check_material(written: Sequence[TaskArm], material: Material) -> None:
     # `repeated` has the tokens of `delia`, which are not known yet, but needs what that needs.
-    names = ["delia" if each.mixture == "repeated" else each.mixture for each in written]
+    wanted = [
+        ("delia" if each.mixture == "repeated" else each.mixture, at_ratio(material, each))
+        for each in written
+    ]
     # Gradients are taken of what is given, whatever the arms are.
-    names += ["no_buffer"] * bool(material.paraphrases) + ["no_paraphrases"] * bool(material.buffer)
-    for name in dict.fromkeys(names):
+    wanted += [("no_buffer", material)] * bool(material.paraphrases)
+    wanted += [("no_paraphrases", material)] * bool(material.buffer)
+    for name, of in wanted:
         if name != UNTUNED:
-            mixture(name, material, seed=0)
+            mixture(name, of, seed=0)
 
 
 def _usual(paraphrases: str | None, buffer: str | None) -> list[str]:

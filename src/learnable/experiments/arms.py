@@ -1,8 +1,9 @@
 """Arms: what one training sees, and how."""
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import polars as pl
 
@@ -10,6 +11,7 @@ from learnable.errors import UsageError, did_you_mean
 from learnable.objectives import NLL, Objective
 from learnable.runs.identity import fingerprint
 from learnable.settings import Tuning
+from learnable.spec import settings_in, settings_of, typed
 from learnable.types import ModelRef, Rendered
 
 if TYPE_CHECKING:
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 
 UNTUNED = "untuned"
 Init = Literal["random", "mean", "description"]
+SETTINGS = ("init", "ratio", "token_rate")
+"""What an arm of a task may set for itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +41,7 @@ class Arm:
         given: The training, where it is done already; ``stages`` say what it saw.
         budget_tokens: What was asked for; None for what has no budget.
         token_ids: Tokens whose rows of the embedding are trained beside the adapters.
+        token_rate: How many times the learning rate these rows learn at.
         columns: Figures to show beside the numbers of examples and tokens.
     """
 
@@ -51,6 +56,7 @@ class Arm:
     given: "Trained | None" = None
     budget_tokens: int | None = None
     token_ids: tuple[int, ...] = ()
+    token_rate: float = 1.0
     columns: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -92,6 +98,7 @@ class Arm:
         """
         made: list[object] = [base, rendering, max_length, self.tuning]
         made += [{"token_ids": self.token_ids}] if self.token_ids else []
+        made += [{"token_rate": self.token_rate}] if self.token_rate != 1 else []
         made += [{"objective": self.objective}] if self.objective != NLL() else []
         if self.stored is not None:
             made.append({"stored": self.stored.sort("id").to_dict(as_series=False)})
@@ -122,15 +129,34 @@ def check_settings(tuning: Tuning, *, seeds: int, confidence: float) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskArm:
-    """An arm of a task as written (``label``): the name of a mixture or ``untuned``, and how new tokens begin."""
+    """An arm of a task as written.
+
+    Args:
+        mixture: The name of a mixture, or ``untuned``.
+        label: As written.
+        init: How the row of a new token begins.
+        ratio: Examples of the buffer for each row of the task, in place of the lesson's.
+        token_rate: How many times the learning rate the rows of new tokens learn at.
+    """
 
     mixture: str
-    init: Init
     label: str
+    init: Init
+    ratio: float | None = None
+    token_rate: float = 1.0
+
+    @property
+    def sets_more(self) -> bool:
+        """Whether more than the beginning of new tokens is its own."""
+        return self.ratio is not None or self.token_rate != 1
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.token_rate) and self.token_rate > 0):
+            raise UsageError(f"token_rate must be above 0 and finite, got {self.token_rate:g}")
 
 
 def parse_task_arms(written: Sequence[str], *, init: Init, known: Collection[str]) -> list[TaskArm]:
-    """Return the arms of ``NAME`` or ``NAME@init=mean``, distinct and in order.
+    """Return the arms of ``NAME`` or ``NAME@init=mean,ratio=10``, distinct and in order.
 
     Args:
         written: As on the command line.
@@ -140,18 +166,18 @@ def parse_task_arms(written: Sequence[str], *, init: Init, known: Collection[str
     Raises:
         UsageError: If one cannot be read.
     """
-    inits = get_args(Init)
-    if init not in inits:
+    if init not in get_args(Init):
         raise UsageError(f"init is random, mean or description, got {init!r}")
     arms = []
     for text in dict.fromkeys(written):
-        name, at, setting = text.partition("@")
-        key, _, value = setting.partition("=")
+        name, at, settings = text.partition("@")
         if name not in (UNTUNED, *known):
             raise UsageError(f"no arm called {name!r}", hint=did_you_mean(name, (UNTUNED, *known)))
-        if at and (key != "init" or value not in inits):
-            raise UsageError(
-                f"cannot read the arm {text!r}", hint=f"write {name}@init=random, mean or description"
-            )
-        arms.append(TaskArm(mixture=name, init=cast("Init", value) if at else init, label=text))
+        pairs = settings_in(settings) if at else {}
+        if pairs is None:
+            raise UsageError(f"cannot read the arm {text!r}", hint=f"write {name}@init=mean,ratio=10")
+        given = typed(
+            name, {key: kind for key, kind in settings_of(TaskArm).items() if key in SETTINGS}, pairs
+        )
+        arms.append(TaskArm(**{"mixture": name, "label": text, "init": init, **given}))
     return arms

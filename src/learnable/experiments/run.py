@@ -161,6 +161,7 @@ def train_arms(arms: Sequence[Arm], *, max_length: int, store: Path) -> "tuple[l
                     columns=arm.stored,
                     sampler=arm.sampler,
                     token_ids=arm.token_ids,
+                    token_rate=arm.token_rate,
                     start=None if whole else start,
                 )
             tokens += trained.tokens if trained.ran else 0

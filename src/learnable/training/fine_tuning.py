@@ -68,6 +68,7 @@ def fine_tune(
     columns: pl.DataFrame | None = None,
     sampler: Callable[[Sequence[tuple[Rendered, ...]], Tuning], Sampler] | None = None,
     token_ids: Sequence[int] = (),
+    token_rate: float = 1.0,
     start: Path | None = None,
     processes: int = 1,
     keep_losses: bool = False,
@@ -89,6 +90,7 @@ def fine_tune(
         sampler: Which examples each step takes, given those that are left, in the order of their ids, and ``tuning``;
             batches of examples of about one length when not given. What a mixture drew is in ``mixture.parquet``.
         token_ids: With LoRA: tokens whose rows of the embedding are trained beside the adapters.
+        token_rate: How many times the learning rate these rows learn at.
         start: With LoRA: an adapter of the same model to go on from.
         processes: Share each batch among so many processes of this machine, to the same result up to rounding. Under a
             launcher such as ``torchrun`` its processes are taken.
@@ -122,6 +124,7 @@ def fine_tune(
             columns=_needed(columns, examples, objective),
             sampler=sampler or length_grouped,
             token_ids=tuple(token_ids),
+            token_rate=token_rate,
             start=start,
             keep_losses=keep_losses,
             keep_epochs=keep_epochs,
@@ -199,6 +202,7 @@ class _Job:
     columns: Mapping[str, NDArray[Any]]
     sampler: Callable[[Sequence[tuple[Rendered, ...]], Tuning], Sampler]
     token_ids: tuple[int, ...]
+    token_rate: float
     start: Path | None
     keep_losses: bool
     keep_epochs: bool
@@ -317,6 +321,7 @@ def _loop(job: _Job, sampler: Sampler, *, advance: Callable[[int], None]) -> Loo
         sampler=sampler,
         objective=job.objective,
         tuning=tuning,
+        token_rate=job.token_rate,
         mixed=mixed,
         packs=network.device.type == "cuda" and _packs(network, job),
         keep_losses=job.keep_losses,

@@ -52,6 +52,7 @@ class Loop:
         mixed: Whether to compute in bfloat16, whatever the dtype of the weights.
         objective: What is lowered.
         columns: What the objective reads, by name, (N x m,) each.
+        token_rate: How many times the learning rate the rows of new tokens learn at.
         packs: Whether rows that are computed at once are one sequence; they are padded otherwise.
         keep_losses: Whether to keep the nll of each row as it was last met.
         advance: Told how many tokens were just done; fewer than 0 when some are done again.
@@ -67,6 +68,7 @@ class Loop:
         mixed: bool,
         objective: Objective = NLL(),
         columns: Mapping[str, NDArray[Any]] = MappingProxyType({}),
+        token_rate: float = 1.0,
         packs: bool = False,
         keep_losses: bool = False,
         advance: Callable[[int], None] = lambda _: None,
@@ -94,8 +96,9 @@ class Loop:
             cpu=network.device.type == "cpu",
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=False)],
         )
+        self._rates, groups = _groups(network, token_rate)
         optimizer = torch.optim.AdamW(
-            [parameter for parameter in network.parameters() if parameter.requires_grad],
+            groups,
             lr=tuning.peak_learning_rate,
             weight_decay=0.0,
             fused=True if network.device.type == "cuda" else None,
@@ -110,8 +113,8 @@ class Loop:
         columns = {name: values[examples].to(self.loss.device) for name, values in self._columns.items()}
         met = self._gradients(batch, columns)
         self._accelerator.clip_grad_norm_(self._model.parameters(), LONGEST_GRADIENT)
-        for group in self._optimizer.param_groups:
-            group["lr"] = self.learning_rate(self.done)
+        for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate * self.learning_rate(self.done)
         self._optimizer.step()
         self._optimizer.zero_grad()
         self.done += 1
@@ -266,3 +269,14 @@ def _height(step: int, tuning: Tuning, steps: int) -> float:
     if tuning.schedule == "constant":
         return 1.0
     return 0.5 * (1.0 + math.cos(math.pi * ((step - rising) / (steps - rising))))
+
+
+def _groups(network: Any, token_rate: float) -> tuple[list[float], list[dict[str, Any]]]:
+    """Return the trainable parameters in groups, and how many times the learning rate each group learns at."""
+    trained = [(name, each) for name, each in network.named_parameters() if each.requires_grad]
+    if token_rate == 1:
+        return [1.0], [{"params": [each for _, each in trained]}]
+    parts: tuple[list[Any], list[Any]] = ([], [])
+    for name, each in trained:
+        parts["trainable_tokens" in name].append(each)
+    return [1.0, token_rate], [{"params": part} for part in parts]
