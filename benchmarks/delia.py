@@ -1,10 +1,14 @@
 """Does DELIA teach the task and not the template? The formatted-text task of its authors, with a small model.
 
-The task: 100 rows of their reproduction set (is there a hallucination in an answer), asked for in a format that only the
+The task: rows of their reproduction set (is there a hallucination in an answer), asked for in a format that only the
 new token ``<sep>`` names: a Python dictionary with the keys ``thought`` and ``hallucination``. Common tuning sees one
 wording of the instruction; DELIA sees 49 (those of the authors' file that are not in their evaluation file) and a buffer
-of questions and answers that the model wrote itself. All arms are asked on rows of another file (1,506 of the same
+of questions and answers that the model wrote itself, swept over its ratio to the task. ``repeated`` has as many tokens as
+``delia`` of the same ratio, without wordings and buffer. All arms are asked on 110 rows of another file (1,506 of the same
 origin) in the wording of the training and in the 11 wordings of the evaluation file, which no training saw.
+
+Two arms have rows of ``<sep>`` that learn at 30 times the rate of the adapters: at that rate itself they hardly moved in a
+first run (32 test rows, three seeds, ratio 3.5).
 
 Prints accuracy (the format; the format with the right label), the distance between the representations of ``<sep>`` and
 of ``json`` and ``thought``, what was forgotten (loss on general rows), and how the gradients of task and buffer add up;
@@ -24,20 +28,20 @@ import polars as pl
 from learnable.commands import diversify, teach
 from learnable.commands.teach import Teaching
 from learnable.data.overlap import contamination
-from learnable.mixing import Mixing
 from learnable.runs.identity import example_id
 from learnable.settings import Reading, Tuning
 from learnable.types import Message
 
 ARMS = (
-    "untuned@init=random",
-    "untuned@init=mean",
     "common",
-    "common@init=mean",
-    "repeated",
-    "no_paraphrases",
     "no_buffer",
-    "delia",
+    "repeated@ratio=3.5",
+    "no_paraphrases@ratio=3.5",
+    "delia@ratio=3.5",
+    "repeated@ratio=3.5,token_rate=30",
+    "delia@ratio=3.5,token_rate=30",
+    "repeated@ratio=10",
+    "delia@ratio=10",
 )
 FORMAT = "format@syntax=python,keys=thought,hallucination,max_new_tokens=128"
 PAPER = """
@@ -58,7 +62,7 @@ Its position and pooling are not stated, so only the order of the arms can be co
 Row = dict[str, Any]
 
 
-def write_task(data: Path, folder: Path, *, longest: int, tests: int) -> dict[str, Path]:
+def write_task(data: Path, folder: Path, *, rows: int, longest: int, tests: int) -> dict[str, Path]:
     """Write task, paraphrases, test and general rows; return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     train = _rows(data / "train" / "delia_halu_sep_train.jsonl")
@@ -70,7 +74,7 @@ def write_task(data: Path, folder: Path, *, longest: int, tests: int) -> dict[st
         content, _ = _cut(row)
         messages = _messages(content + usual, row[1]["content"])
         task.append({"messages": messages, "source": "task"})
-        parent = example_id(Message(role=turn["role"], content=turn["content"]) for turn in messages)
+        parent = _parent(task[-1])
         paraphrases += [
             {
                 "messages": _messages(content + wording, row[1]["content"]),
@@ -83,7 +87,9 @@ def write_task(data: Path, folder: Path, *, longest: int, tests: int) -> dict[st
             }
             for wording in wordings[1:]
         ]
-    task = [row for row in task if _size(row) <= longest]
+    task = [row for row in task if _size(row) <= longest][:rows]
+    kept = {_parent(row) for row in task}
+    paraphrases = [row for row in paraphrases if row["parent"] in kept]
     unseen = []
     for found in pl.read_parquet(data / "eval" / "halu_cot_json_test.parquet").iter_rows(named=True):
         content = found["prompt"].partition("Consider the following task:\n")[2].strip()
@@ -131,6 +137,10 @@ def write_task(data: Path, folder: Path, *, longest: int, tests: int) -> dict[st
         f"{len(test)} test rows in {len(asked)} unseen wordings, {len(general)} general rows (Dolly)"
     )
     return paths
+
+
+def _parent(row: Row) -> str:
+    return example_id(Message(role=turn["role"], content=turn["content"]) for turn in row["messages"])
 
 
 def _texts(texts: Sequence[str]) -> pl.DataFrame:
@@ -255,13 +265,13 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder with train/ and eval/")
     parser.add_argument("--output", type=Path, default=Path("delia"))
     parser.add_argument("--model", default="starter")
-    parser.add_argument("--buffer", type=int, default=208, help="rows to sample from the model")
-    parser.add_argument("--buffer-tokens", type=int, default=160, help="longest question and longest answer")
-    parser.add_argument("--ratio", type=float, default=None, help="buffer rows for each row of the task")
+    parser.add_argument("--rows", type=int, default=46, help="rows of the task, at most")
+    parser.add_argument("--buffer", type=int, default=460, help="rows to sample from the model")
+    parser.add_argument("--buffer-tokens", type=int, default=320, help="longest question and longest answer")
     parser.add_argument("--longest", type=int, default=1_200, help="longest row of the task in characters")
-    parser.add_argument("--tests", type=int, default=32)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=float, default=1.0)
+    parser.add_argument("--tests", type=int, default=110)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--epochs", type=float, default=2.0)
     parser.add_argument("--learning-rate", type=float, default=5e-4)
     parser.add_argument("--batch-size", type=int, default=2)
     parser.add_argument("--arms", nargs="+", default=list(ARMS))
@@ -272,7 +282,9 @@ def main() -> None:
     if chosen.lesson is not None:
         show(chosen.lesson)
         return
-    paths = write_task(chosen.data, chosen.output / "rows", longest=chosen.longest, tests=chosen.tests)
+    paths = write_task(
+        chosen.data, chosen.output / "rows", rows=chosen.rows, longest=chosen.longest, tests=chosen.tests
+    )
     buffer = diversify(
         method="self_sample@tries=4",
         model=chosen.model,
@@ -300,7 +312,6 @@ def main() -> None:
             evaluate=[f"{FORMAT}", f"{FORMAT},label=hallucination"],
             seeds=chosen.seeds,
         ),
-        mixing=Mixing(ratio=chosen.ratio),
         tuning=Tuning(epochs=chosen.epochs, learning_rate=chosen.learning_rate, batch_size=chosen.batch_size),
         store=str(chosen.output / "store"),
         output=str(chosen.output / "lesson-{fingerprint}"),

@@ -431,6 +431,14 @@ def test_the_usual_arms_are_those_for_which_there_is_material(teach, lacking, ar
     assert named == ["common", *filter(None, [arm])]
 
 
+def test_an_arm_takes_as_much_of_the_buffer_as_its_own_ratio_says(teach):
+    planned = teach("dry", arms=["delia", "delia@ratio=0.25"], dry_run=True)
+    assert [line.split(" on ")[1] for line in planned.facts["would run"][:2]] == [
+        "24 examples",
+        "20 examples",
+    ]
+
+
 def test_the_usual_evaluations_of_a_task_in_json_are_its_format_and_the_loss(teach):
     planned = teach("dry", evaluate=None, dry_run=True)
     assert planned.facts["would run"][-1] == "18 evaluation items for each model"
