@@ -15,10 +15,11 @@ INTRODUCTION = """\
 Written by `python docs/generate_cli.py > docs/cli.md` (or `make docs`) from the commands themselves; do not edit.
 What each command does, with its output and its errors, stands on [its own page](index.md).
 
-Every command also takes two options, before or after its own:
+Every command also takes three options, before or after its own:
 
 * `--json`: Print one JSON document to standard output, and nothing else: facts, folder, cost, and the tables of a comparison
     or lesson. An error is a JSON object, the last line of standard error: `error`, `hint`, `exit`.
+* `--quiet`: Show no progress and no notes on standard error. Results, warnings of your data and errors stay.
 * `--debug`: On an error, show the traceback instead of one line and a hint.
 
 Results go to standard output, progress and logs to standard error. Nothing is coloured where it is piped, or where

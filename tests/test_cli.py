@@ -46,7 +46,7 @@ def fails(capsys):
 
 
 def test_help_and_import_load_neither_torch_nor_transformers():
-    heavy = "{'torch', 'transformers', 'trl', 'peft', 'datasets', 'altair'}"
+    heavy = "{'torch', 'transformers', 'trl', 'peft', 'datasets', 'altair', 'scipy.stats', 'scipy.special'}"
     code = f"import sys, learnable.cli.app; learnable.cli.app.app.help_print([]); sys.exit(len({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
 
@@ -121,9 +121,30 @@ def test_help_and_version_are_words_too(words, flags, capsys):
     assert capsys.readouterr().out == page
 
 
-def test_help_about_what_is_no_command_is_an_error(capsys):
-    assert cli.call(["help", "slect"]) == 2
-    assert "there is no command 'slect'" in capsys.readouterr().err
+@pytest.mark.parametrize("words", [["help", "slect"], ["slect", "--help"], ["--quiet", "slect", "-h"]])
+def test_help_about_what_is_no_command_is_an_error(words, fails):
+    assert fails(*words) == (2, "error: there is no command 'slect'", "hint: did you mean 'select'?")
+
+
+@pytest.mark.parametrize("words", [["help", "run", "lobas"], ["run", "lobas", "--help"]])
+def test_help_about_what_is_no_recipe_is_an_error(words, fails):
+    assert fails(*words) == (2, "error: no recipe called 'lobas'", "hint: did you mean 'lobass'?")
+
+
+def test_a_quiet_command_says_its_result_alone(here, capsys):
+    assert cli.call(["load", "good.jsonl", "-o", "loud"]) == 0
+    loud = capsys.readouterr()
+    assert "good.jsonl: " in loud.err
+    assert cli.call(["load", "good.jsonl", "-o", "loud", "--quiet"]) == 0
+    assert capsys.readouterr().out == f"was done already\n{loud.out}"
+    assert cli.call(["--quiet", "load", "good.jsonl", "-o", "pool"]) == 0
+    quiet = capsys.readouterr()
+    assert quiet.err == ""
+    assert quiet.out == loud.out.replace("loud", "pool")
+
+
+def test_a_quiet_command_still_says_its_error(here, fails):
+    assert fails("load", "god.jsonl", "--quiet")[1] == "error: there is no file god.jsonl"
 
 
 @pytest.mark.parametrize("command", COMMANDS)

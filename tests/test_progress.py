@@ -128,3 +128,54 @@ SILENT = (
 def test_a_command_that_says_nothing_soon_says_that_it_is_at_work(meanwhile, said):
     code = SILENT.format(meanwhile)
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr == said
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [(["help"], "help: starting\n"), ([], "learnable: starting\n"), (["--quiet"], "")],
+    ids=["help", "no word", "quiet"],
+)
+def test_whatever_is_typed_a_slow_start_says_a_word(words, said):
+    code = f"import sys, time; sys.argv[1:] = {words}; from learnable.runs import progress; "
+    code += "progress.STARTING_S = 0; import learnable.__main__ as entry; entry.main()"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr == said
+
+
+def test_in_silence_warnings_alone_are_said(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "pauses", lambda: iter([0.01, 60.0]))
+    with progress.silenced():
+        progress.say("a note")
+        progress.say("warning: half of the rows are in the evaluation")
+        with progress.bar("base loss", 10) as bar:
+            time.sleep(0.05)
+            bar.advance(10)
+    assert capsys.readouterr().err == "warning: half of the rows are in the evaluation\n"
+    progress.say("a note")
+    assert capsys.readouterr().err == "a note\n"
+
+
+def test_a_notebook_shows_long_work_in_one_place_and_short_work_not_at_all(monkeypatch, capsys):
+    shown = []
+
+    class Handle:
+        def update(self, work):
+            shown[-1] = work._repr_html_()
+
+    def display(work, *, display_id):
+        shown.append(work._repr_html_())
+        return Handle()
+
+    monkeypatch.setattr("IPython.display.display", display)
+    monkeypatch.setattr(
+        progress, "Console", lambda **_: Console(file=io.StringIO(), force_jupyter=True, force_terminal=False)
+    )
+    monkeypatch.setattr(progress, "DRAWN_EVERY_S", 0.1)
+    with progress.bar("short", 10) as bar:
+        bar.advance(10)
+    assert shown == []
+    with progress.bar("a < b", 200) as bar:
+        time.sleep(0.3)
+        bar.advance(200)
+    (line,) = shown
+    assert line.startswith('<div><progress value="200" max="200"></progress> a &lt; b: 100% ')
+    assert capsys.readouterr().err == ""

@@ -12,9 +12,11 @@ def main() -> None:
     try:
         from learnable.runs.progress import say_if_silent
 
-        command = sys.argv[1] if len(sys.argv) > 1 else "-"
-        if not command.startswith("-") and command != "list" and not {"-h", "--help"} & {*sys.argv}:
-            say_if_silent(f"{command}: starting")
+        words = sys.argv[1:]
+        if "--quiet" not in words:
+            say_if_silent(
+                f"{next((word for word in words if not word.startswith('-')), 'learnable')}: starting"
+            )
         from learnable.cli.app import main as run
     except KeyboardInterrupt:
         stopping.end(stopping.told())

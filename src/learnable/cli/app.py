@@ -25,6 +25,7 @@ from learnable.errors import LearnableError, UsageError, did_you_mean
 from learnable.names import check_text, no_text, working_folder
 from learnable.runs import stopping
 from learnable.runs.files import system_error
+from learnable.runs.progress import silenced
 from learnable.types import Budget
 from learnable.visible import visible
 
@@ -161,6 +162,7 @@ app.meta.suppress_keyboard_interrupt = False
 def launch(
     *words: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
     json: Annotated[bool, Parameter(negative=(), show_default=False, group=EVERYWHERE)] = False,
+    quiet: Annotated[bool, Parameter(negative=(), show_default=False, group=EVERYWHERE)] = False,
     debug: Annotated[bool, Parameter(negative=(), show_default=False, group=EVERYWHERE)] = False,
 ) -> int:
     """Run one command.
@@ -168,10 +170,14 @@ def launch(
     Args:
         words: The command and what follows it.
         json: Print one JSON document to standard output, and nothing else; an error is one to standard error.
+        quiet: Show no progress and no notes on standard error; results, warnings and errors stay.
         debug: Show the traceback of an error.
     """
     said = io.StringIO()  # what a command prints itself, so that standard output gets one document
-    with contextlib.redirect_stdout(said) if json else contextlib.nullcontext():
+    with (
+        contextlib.redirect_stdout(said) if json else contextlib.nullcontext(),
+        silenced() if quiet else contextlib.nullcontext(),
+    ):
         result = app(_joined(words), exit_on_error=False, print_error=False, result_action="return_value")
     if json:
         printing.write_json(result, text=said.getvalue())
@@ -211,7 +217,7 @@ def _keep_libraries_quiet() -> None:
     """Have libraries show no warnings, notices and bars, here and in processes that begin here, unless asked otherwise."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)  # read when they are imported
-    if not sys.stderr.isatty():
+    if not sys.stderr.isatty() or "--quiet" in sys.argv:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # of downloads
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
@@ -258,12 +264,14 @@ def _as_flags(words: Sequence[str]) -> Sequence[str]:
         UsageError: If help is asked for what is no command.
     """
     match list(words):
-        case ["help", str(name), *_] if not name.startswith("-") and name not in EXAMPLES:
-            raise UsageError(f"there is no command {name!r}", hint=did_you_mean(name, EXAMPLES))
         case ["help", *command]:
-            return [*command, "--help"]
+            words = [*command, "--help"]
         case ["version", *rest]:
-            return ["--version", *rest]
+            words = ["--version", *rest]
+    name = next((word for word in words if word not in running.WITH_ALL), "-")
+    # Asked for help with a word that it does not know, cyclopts gives that of the whole.
+    if running.asks_for_help(words) and not name.startswith(("-", "_")) and name not in EXAMPLES:
+        raise UsageError(f"there is no command {name!r}", hint=did_you_mean(name, EXAMPLES))
     return words
 
 

@@ -6,9 +6,10 @@ from typing import Any
 import cyclopts
 
 from learnable.cli.listing import said_of, settings_of
+from learnable.cli.running import WITH_ALL
 from learnable.errors import UsageError, closest, did_you_mean
 
-EVERYWHERE = ("--json", "--debug", "--help")
+EVERYWHERE = (*WITH_ALL, "--help")
 
 
 def explained(error: cyclopts.CycloptsError, *, examples: Mapping[str, Sequence[str]]) -> UsageError:

@@ -20,6 +20,9 @@ from learnable.recipes.run import flag_of, is_recipe, options_of, recipe
 from learnable.recipes.trust import brought
 
 NAME = "run"
+WITH_ALL = ("--json", "--quiet", "--debug")
+"""Flags of every command, which may stand before it."""
+RUN_FILES = (".yaml", ".yml")
 EACH = Group("With every recipe", sort_key=8)
 
 run = App(name=NAME, help_format="markdown", default_parameter=OFFERED)
@@ -61,7 +64,7 @@ def understood(
         raise UsageError("`learnable run` needs a recipe", hint=f"one of {', '.join(RECIPES)}")
     name, options = words[0], list(words[1:])
     file = config
-    if name.endswith((".yaml", ".yml")):
+    if name.endswith(RUN_FILES):
         if config is not None:
             raise UsageError(f"{name} and {config} are two run files", hint="give one of them")
         file, name = name, _read(name)[0]
@@ -143,10 +146,21 @@ def _function(name: str) -> Callable[..., Any]:
 
 
 def register(words: Sequence[str]) -> None:
-    """Make a command of a recipe of the user's own, where the words name one, so that it has its help page."""
-    behind = [word for word in words if word not in ("--json", "--debug")]
-    if behind[:1] == [NAME] and re.search(r"\.py:\w+$", "".join(behind[1:2])):
-        _function(behind[1])
+    """Make a command of a recipe of the user's own, where the words name one, so that it has its help page.
+
+    Raises:
+        UsageError: If there is no such function, or help is asked for what is no recipe.
+    """
+    behind = [word for word in words if word not in WITH_ALL]
+    name = behind[1] if behind[:1] == [NAME] and len(behind) > 1 else "-"
+    is_name = not name.startswith("-") and not name.endswith(RUN_FILES)
+    if re.search(r"\.py:\w+$", name) or (asks_for_help(words) and is_name):
+        _function(name)
+
+
+def asks_for_help(words: Sequence[str]) -> bool:
+    """Tell whether a help page is asked for."""
+    return not {"-h", "--help"}.isdisjoint(words)
 
 
 def _own(path: Path, attribute: str) -> Callable[..., Any]:

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 import polars as pl
+import scipy
 from numpy.typing import NDArray
-from scipy import stats
 
 from learnable.errors import UsageError
 from learnable.experiments.statistics import FEWEST_ITEMS, difference, interval
@@ -87,8 +87,8 @@ def residuals(sums: Sequence[Values]) -> Values:
             apart = off * np.sqrt(count / (count - 1)) / np.sqrt(rest / (count - 2))
         normal = np.where(
             apart > 0,
-            stats.norm.isf(stats.t.sf(apart, count - 2)),
-            stats.norm.ppf(stats.t.cdf(apart, count - 2)),
+            scipy.stats.norm.isf(scipy.stats.t.sf(apart, count - 2)),
+            scipy.stats.norm.ppf(scipy.stats.t.cdf(apart, count - 2)),
         )
         found.append(np.clip(normal, -FARTHEST, FARTHEST))
     return np.concatenate(found)
@@ -126,7 +126,7 @@ def adjusted(p: Values) -> Values:
     """
     found, defined = np.full(len(p), nan), np.isfinite(p)
     if defined.any():
-        found[defined] = stats.false_discovery_control(p[defined])
+        found[defined] = scipy.stats.false_discovery_control(p[defined])
     return found
 
 
@@ -273,7 +273,11 @@ def _against_reference(model: Seen, reference: Seen, level: float) -> tuple[SetT
     both = np.isfinite(model.hits) & np.isfinite(reference.hits)
     only = int((model.hits[both] > reference.hits[both]).sum())
     other = int((model.hits[both] < reference.hits[both]).sum())
-    p = float(stats.binomtest(only, only + other, alternative="greater").pvalue) if only + other else 1.0
+    p = (
+        float(scipy.stats.binomtest(only, only + other, alternative="greater").pvalue)
+        if only + other
+        else 1.0
+    )
     one_sided = levels.p / 2 if levels.mean > 0 else 1 - levels.p / 2
     return (
         SetTest(
@@ -307,11 +311,11 @@ def _against_clean(ours: Seen, theirs: Seen, level: float) -> tuple[SetTest, ...
             value = float(a.mean() - b.mean())
             if one is ours.hits and {*a.tolist(), *b.tolist()} <= {0.0, 1.0}:
                 counts = [[int(part.sum()), int(len(part) - part.sum())] for part in (a, b)]
-                p = float(stats.fisher_exact(counts, alternative="greater").pvalue)
+                p = float(scipy.stats.fisher_exact(counts, alternative="greater").pvalue)
                 low, high = _newcombe(counts, level)
             elif a.std() or b.std():
-                test = stats.ttest_ind(a, b, equal_var=False, alternative="greater")
-                both = stats.ttest_ind(a, b, equal_var=False).confidence_interval(level)
+                test = scipy.stats.ttest_ind(a, b, equal_var=False, alternative="greater")
+                both = scipy.stats.ttest_ind(a, b, equal_var=False).confidence_interval(level)
                 p, low, high = float(test.pvalue), float(both.low), float(both.high)
         found.append(
             SetTest(
@@ -325,7 +329,7 @@ def _newcombe(counts: Sequence[Sequence[int]], level: float) -> tuple[float, flo
     """Return the interval of a difference of two shares, from Wilson's intervals of both."""
     shares = [hits / (hits + rest) for hits, rest in counts]
     ends = [
-        stats.binomtest(hits, hits + rest).proportion_ci(confidence_level=level, method="wilson")
+        scipy.stats.binomtest(hits, hits + rest).proportion_ci(confidence_level=level, method="wilson")
         for hits, rest in counts
     ]
     value = shares[0] - shares[1]
@@ -341,8 +345,8 @@ def _against_chance(model: Seen, level: float) -> tuple[SetTest, ...]:
     if len(hits):
         count, expected = int(hits.sum()), float(chance.mean())
         # Items of other numbers of options have other chances: their sum varies less than this binomial.
-        p = float(stats.binomtest(count, len(hits), expected, alternative="greater").pvalue)
-        share = stats.binomtest(count, len(hits)).proportion_ci(confidence_level=level, method="wilson")
+        p = float(scipy.stats.binomtest(count, len(hits), expected, alternative="greater").pvalue)
+        share = scipy.stats.binomtest(count, len(hits)).proportion_ci(confidence_level=level, method="wilson")
         value, low, high = (float(each) - expected for each in (hits.mean(), share.low, share.high))
     counted = f"{int(hits.sum()):,} hits in {len(hits):,} items, {chance.sum():.1f} by chance"
     return (SetTest(name="hit rate above chance", value=value, low=low, high=high, p=p, counted=counted),)
@@ -384,7 +388,7 @@ def roc(levels: Values, truth: NDArray[np.bool_], *, confidence: float = 0.95, s
 
 
 def _area(yes: Values, no: Values) -> float:
-    ranks = stats.rankdata(np.concatenate([yes, no]))[: len(yes)]
+    ranks = scipy.stats.rankdata(np.concatenate([yes, no]))[: len(yes)]
     return float((ranks.sum() - len(yes) * (len(yes) + 1) / 2) / (len(yes) * len(no)))
 
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import polars as pl
+import scipy
 from markupsafe import Markup
-from scipy.special import stdtrit
 
 from learnable.pages import html
 from learnable.pages import selection_pictures as pictures
@@ -253,7 +253,7 @@ def _mean_with_interval(values: pl.Series) -> str:
     mean = decimal(finite(values.mean()), 2)
     if len(values) < 2:
         return mean
-    reach = stdtrit(len(values) - 1, 0.975) * float(values.std()) / len(values) ** 0.5  # type: ignore[arg-type]
+    reach = scipy.special.stdtrit(len(values) - 1, 0.975) * float(values.std()) / len(values) ** 0.5  # type: ignore[arg-type]
     low, high = (decimal(float(values.mean()) + side * reach, 2) for side in (-1, 1))  # type: ignore[arg-type]
     return f"{mean} ({low} to {high})"
 

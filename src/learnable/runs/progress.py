@@ -1,5 +1,6 @@
-"""Progress of long work on standard error: a live bar in a terminal, a plain line now and then elsewhere."""
+"""Progress of long work on standard error: a live bar in a terminal, a display in a notebook, else a line now and then."""
 
+import html
 import sys
 import threading
 import time
@@ -17,10 +18,26 @@ from learnable.visible import visible
 STARTING_S = 1.0
 """Time after which a command that has said nothing yet says that it is at work."""
 FIRST_LINE_S, LINE_EVERY_S, LINE_AT_MOST_EVERY_S = 2.0, 15.0, 300.0
+DRAWN_EVERY_S = 0.5
+"""Time after which a notebook shows a piece of work, and then shows it anew."""
+WARNING = "warning: "
+"""How a line begins that is said also where nothing else is."""
 WIDE = 60
 """Columns of a terminal that hold the whole bar; a narrower one shows what is done and the time left."""
 _heard = threading.Event()
 """Set once anything was said."""
+_silenced = threading.Event()
+"""Set while only warnings are said."""
+
+
+@contextmanager
+def silenced() -> Iterator[None]:
+    """Say nothing but warnings within the block: no notes, and no progress."""
+    _silenced.set()
+    try:
+        yield
+    finally:
+        _silenced.clear()
 
 
 class ProgressBar:
@@ -76,6 +93,14 @@ class ProgressBar:
             return line
         return f"{line}, {self.speed}, {max(self.left_s, 0):,.0f} s left"
 
+    def __repr__(self) -> str:
+        return f"{self.label}: {self.done / max(self.total, 1):.0%} {self.speed} {self.clock}"
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows."""
+        drawn = f'<progress value="{self.done}" max="{self.total}"></progress>'
+        return f"<div>{drawn} {html.escape(repr(self))}</div>"
+
 
 def pauses() -> Iterator[float]:
     """Yield seconds between lines: soon, every 15 s at first, and the longer it takes the rarer: a log stays short."""
@@ -95,10 +120,26 @@ def _write_lines(work: ProgressBar, over: threading.Event) -> None:
         say(f"{work}{'' if number else how_often}")
 
 
+def _draw_in_notebook(work: ProgressBar, over: threading.Event) -> None:
+    """Show work in the cell that does it, drawn anew in its place; what is short is not shown."""
+    from IPython.display import display  # a notebook has it
+
+    if over.wait(DRAWN_EVERY_S):
+        return
+    _heard.set()
+    shown = display(work, display_id=True)
+    while not over.wait(DRAWN_EVERY_S):
+        shown.update(work)
+    shown.update(work)
+
+
 @contextmanager
 def bar(label: str, total: int, *, done: int = 0, unit: str = "tokens") -> Iterator[ProgressBar]:
     """Show how far work is, of which an earlier run may have ``done`` a part, its speed and the time left."""
     console, work = Console(stderr=True), ProgressBar(label, total, done, unit)
+    if _silenced.is_set():
+        yield work
+        return
     if console.is_interactive:
         _heard.set()
         with Progress(*_columns(console.width), console=console, expand=True) as progress:
@@ -106,13 +147,14 @@ def bar(label: str, total: int, *, done: int = 0, unit: str = "tokens") -> Itera
             yield work
         return
     over = threading.Event()
-    lines = threading.Thread(target=_write_lines, args=(work, over), daemon=True)
-    lines.start()
+    tell = _draw_in_notebook if console.is_jupyter else _write_lines
+    telling = threading.Thread(target=tell, args=(work, over), daemon=True)
+    telling.start()
     try:
         yield work
     finally:
         over.set()
-        lines.join()
+        telling.join()
 
 
 def _columns(width: int) -> tuple[ProgressColumn, ...]:
@@ -133,7 +175,12 @@ def _text(written: str, **options: Any) -> TextColumn:
 
 
 def say(text: str) -> None:
-    """Write one line of log to standard error; what of a row stands in it is made visible."""
+    """Write one line of log to standard error; what of a row stands in it is made visible.
+
+    Where notes are not wanted (``--quiet``), only a line that begins with ``WARNING`` is written.
+    """
+    if _silenced.is_set() and not text.startswith(WARNING):
+        return
     _heard.set()
     sys.stderr.write(visible(text) + "\n")
     sys.stderr.flush()
