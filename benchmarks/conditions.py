@@ -131,7 +131,7 @@ class Rows:
             clean=round(self.count * (1 - self.corrupted)),
             seed=self.draw,
             kinds=self.kinds,
-            foreign=_foreign(data) if SUBTLE[-1] in self.kinds else (),
+            foreign=foreign_texts(data) if SUBTLE[-1] in self.kinds else (),
         )
         source = {
             each.messages[-1].content: name
@@ -152,7 +152,7 @@ class Rows:
         return found
 
 
-def _foreign(data: Path) -> list[str]:
+def foreign_texts(data: Path) -> list[str]:
     """Return the Icelandic documents behind the line that announces them."""
     lines = (data / "train" / FOREIGN).read_text(encoding="utf-8").splitlines()
     return [json.loads(line)["response"].partition("\n")[2].strip() for line in lines]

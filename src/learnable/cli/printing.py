@@ -26,6 +26,8 @@ NARROW = 76
 """Columns of a terminal under which a table of four columns becomes a list."""
 FILES_SAID = 8
 """Paths that are printed each; of more, the folder that they are in."""
+SUSPECTS = {"suspects": "suspects.jsonl", "bans": "bans.txt", "report": "report.html"}
+"""What `run clean` wrote, by its name in what is printed."""
 CONTESTS = ("compare", "prefer", "teach")
 """Commands whose result is a table, of methods in the first two, of arms in the last; so has every trial of a recipe."""
 
@@ -328,6 +330,19 @@ def _show_figures(console: Console, by_verb: Mapping[str, Outcome]) -> None:
     """Print what a recipe came to whose figures are too few for a page."""
     if "run rft" in by_verb:
         _show_outcome(console, by_verb["run rft"])
+    if "suspects" in by_verb:
+        _show_suspects(console, by_verb["suspects"])
+
+
+def _show_suspects(console: Console, outcome: Outcome) -> None:
+    facts = outcome.facts
+    title = f"{facts['suspects']:,} of {facts['rows']:,} rows look wrong, {facts['sure']:,} of them surely"
+    lines = [(name, f"{number:,}") for name, number in facts["by check"].items()]
+    _print_table(console, title, ("check", "suspects"), lines)
+    for name, file in SUSPECTS.items():
+        console.print(f"{name}: {outcome.folder / file}")
+    if facts["sure"]:
+        console.print(f"write all other rows: {facts['next']}")
 
 
 def _selected(outcome: Outcome) -> Iterator[str]:

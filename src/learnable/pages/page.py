@@ -71,11 +71,12 @@ def write_page(
     title: str = "",
     first: Section | None = None,
     points: Mapping[str, list[Any]] | None = None,
+    script: str = "",
 ) -> str:
     """Write a self-contained page.
 
-    The page makes no network request: its content security policy forbids all of them, and allows no script but the
-    two it carries (by hash), so that texts from the data can never run.
+    The page makes no network request: its content security policy forbids all of them, and allows no script but those
+    it carries (by hash), so that texts from the data can never run.
 
     Args:
         sections: What it says; one without parts is left out.
@@ -87,6 +88,7 @@ def write_page(
         title: Of the window; kicker and headline when not given.
         first: A section before the list of parts.
         points: Data that several pictures share, column by column.
+        script: File of this room that makes parts of the page answer to keys.
     """
     sections = [section for section in sections if section.parts]
     parts = [part for section in sections for part in section.parts]
@@ -96,6 +98,7 @@ def write_page(
     if pictures and not drawn:
         say_once(f"the page is written without its pictures; they need more: {install('pages')}")
     scripts = [_inline(_vega()), _inline(_resource("page.js"))] if drawn else []
+    scripts += [_inline(_resource(script))] if script else []
     page = _environment().get_template("page.html.j2")
     return str(
         page.render(

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 
 from learnable.commands.options import Flat
 from learnable.recipes.ado import ado
+from learnable.recipes.clean import clean
 from learnable.recipes.compare import compare
 from learnable.recipes.delia import delia
 from learnable.recipes.dpo import dpo
@@ -21,7 +22,7 @@ from learnable.runs.records import Outcome
 
 RECIPES: Mapping[str, Callable[..., Mapping[str, Outcome]]] = {
     each.__name__: each
-    for each in (ado, compare, delia, dpo, irft, less, lobass, merge, pds, rft, slora, target, vinfo)
+    for each in (ado, clean, compare, delia, dpo, irft, less, lobass, merge, pds, rft, slora, target, vinfo)
 }
 """The recipes of the package, by name."""
 
@@ -30,6 +31,7 @@ __all__ = [
     "Flat",
     "Run",
     "ado",
+    "clean",
     "compare",
     "delia",
     "dpo",

@@ -66,11 +66,12 @@ def file_digest(path: Path) -> str:
 def source_of(method: Any) -> str:
     """Return a hash of what a method does, whatever its comments, docstrings and layout.
 
-    That is the module of its class, those of its bases, and the modules beside them that they import. Of a class without
+    That is the module of a function, or of its class and its bases, and the modules beside them that they import. Of one without
     a file, as in a notebook, its own source counts; where there is none either, its compiled code.
     """
     library = sys.stdlib_module_names
-    kinds = [kind for kind in type(method).__mro__ if kind.__module__.partition(".")[0] not in library]
+    made_of = [method] if isinstance(method, FunctionType) else type(method).__mro__
+    kinds = [kind for kind in made_of if kind.__module__.partition(".")[0] not in library]
     waiting = {path for kind in kinds if (path := _file_of(kind)) is not None}
     read: dict[Path, str] = {}
     while waiting:
@@ -82,7 +83,7 @@ def source_of(method: Any) -> str:
     return fingerprint([texts, [_text_of(kind) for kind in kinds if _file_of(kind) is None]])
 
 
-def _file_of(kind: type) -> Path | None:
+def _file_of(kind: type | FunctionType) -> Path | None:
     file = getattr(sys.modules.get(kind.__module__), "__file__", None)
     return Path(file) if file is not None and file.endswith(".py") and Path(file).is_file() else None
 
@@ -110,11 +111,12 @@ def _undocumented(tree: ast.Module) -> str:
     return ast.unparse(tree)
 
 
-def _text_of(kind: type) -> Any:
+def _text_of(kind: type | FunctionType) -> Any:
     try:
         return _undocumented(ast.parse(inspect.cleandoc(inspect.getsource(kind))))
     except (OSError, TypeError, SyntaxError):
-        return [_compiled(each.__code__) for each in vars(kind).values() if isinstance(each, FunctionType)]
+        parts = [kind] if isinstance(kind, FunctionType) else vars(kind).values()
+        return [_compiled(each.__code__) for each in parts if isinstance(each, FunctionType)]
 
 
 def _compiled(code: CodeType) -> list[Any]:
