@@ -80,8 +80,8 @@ def _unended(checked: Checked) -> Iterator[Suspicion]:
     ends = np.where(numbers(frame, "end_tokens") > 0, numbers(frame, "end_nll_after"), np.nan) / turns
     far = far_above(ends, frame["source"], frame["response_tokens"])
     for row in _where((ends > ENDS_RARELY_NATS) & (far > FAR)):
-        chance = np.exp(-ends[row])
-        why = f"the model does not expect an end there (probability {chance:.1g})"
+        end = " ".join(checked.rows[row].last.split())[-60:]
+        why = f"no end is expected there (probability {np.exp(-ends[row]):.1g}): …{end}"
         yield Suspicion(row, between(0.35, 0.95, (ends[row] - ENDS_RARELY_NATS) / 9), why)
 
 

@@ -11,9 +11,11 @@ from learnable.checks.languages import asks_for_a_language, language_of
 from learnable.data.overlap import words_of
 from learnable.diversifiers.gates import REPEATED, repeated_share
 
+END_CHARACTERS = 60
+"""Of an answer that looks cut off that are said."""
 PROSE_WORDS = 12
 """Words of a last line, and more, that is prose: it ends with a sign."""
-NO_END = "cut off: the last sentence has no end, others have one"
+NO_END = "the last sentence has no end, others have one"
 OFTEN = 0.02
 """Share of a source's rows that lack an end from which on that is a habit, and speaks little against a row."""
 OPEN_WORDS = frozenset(
@@ -64,7 +66,7 @@ _REFUSAL_CHARACTERS = 300
 _BOILERPLATE: dict[str, re.Pattern[str]] = {
     "remains of a template": re.compile(
         r"^#{2,3} ?(?:Instruction|Response|Input|Human|Assistant|User|System)\b:?|\[/?INST\]|<\|[a-z_]+\|>|<</?SYS>>|</?s>"
-        r"|^(?:Human|User|Assistant): ",
+        r"|^(?:Human|User): [\s\S]*^(?:Assistant|AI|Bot): ",
         re.MULTILINE,
     ),
     "remains of a page": re.compile(
@@ -123,7 +125,8 @@ def _cut(checked: Checked) -> Iterator[Suspicion]:
     for number, (strength, why) in found.items():
         source = checked.rows[number].source
         usual = why == NO_END and loose[source] > OFTEN * sizes[source]
-        yield Suspicion(number, 0.25 if usual else strength, why)
+        end = " ".join(checked.rows[number].last.split())[-END_CHARACTERS:]
+        yield Suspicion(number, 0.25 if usual else strength, f"{why}: …{end}")
 
 
 def cut_off(text: str) -> tuple[float, str] | None:
@@ -133,16 +136,16 @@ def cut_off(text: str) -> tuple[float, str] | None:
     if len(words) < 4:
         return None
     if text.count("```") % 2:
-        return 0.7, "cut off: a block of code is not closed"
+        return 0.7, "a block of code is not closed"
     if _CODE.search(text):
         return None
     last = text.splitlines()[-1]
     if text[-1] in ",;([{–—/&" or (text[-1] == ":" and len(words) >= PROSE_WORDS):
-        return 0.6, f"cut off: it ends with {text[-1]!r}"
+        return 0.6, f"it ends with {text[-1]!r}"
     if words[-1] in OPEN_WORDS and text[-1].isalnum():
-        return 0.6, f"cut off: it ends with the word {words[-1]!r}"
+        return 0.6, f"it ends with the word {words[-1]!r}"
     if len(text) > len(text.rstrip(".")) + 2:
-        return 0.4, "cut off: it ends with dots"
+        return 0.4, "it ends with dots"
     inside = text[:-1]
     is_prose = len(words_of(last)) >= PROSE_WORDS and not _LISTED.match(last)
     if (
@@ -153,7 +156,7 @@ def cut_off(text: str) -> tuple[float, str] | None:
     ):
         return 0.5, NO_END
     if last.rfind("(") > last.rfind(")"):
-        return 0.4, "cut off: a bracket is not closed"
+        return 0.4, "a bracket is not closed"
     return None
 
 
@@ -226,7 +229,7 @@ def is_card(number: str) -> bool:
     """Tell whether the digits of a number have the check digit of a credit card (Luhn, ISO/IEC 7812)."""
     digits = [int(sign) for sign in number if sign.isdigit()]
     doubled = [sum(divmod(2 * digit, 10)) for digit in digits[-2::-2]]
-    return 13 <= len(digits) <= 19 and len({*digits}) > 2 and (sum(digits[-1::-2]) + sum(doubled)) % 10 == 0
+    return 13 <= len(digits) <= 19 and len({*digits}) > 1 and (sum(digits[-1::-2]) + sum(doubled)) % 10 == 0
 
 
 def is_iban(number: str) -> bool:

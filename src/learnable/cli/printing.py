@@ -336,7 +336,7 @@ def _show_figures(console: Console, by_verb: Mapping[str, Outcome]) -> None:
 
 def _show_suspects(console: Console, outcome: Outcome) -> None:
     facts = outcome.facts
-    title = f"{facts['suspects']:,} of {facts['rows']:,} rows look wrong, {facts['sure']:,} of them surely"
+    title = f"{facts['suspects']:,} of {facts['rows']:,} rows look wrong; {facts['sure']:,} are in bans.txt"
     lines = [(name, f"{number:,}") for name, number in facts["by check"].items()]
     _print_table(console, title, ("check", "suspects"), lines)
     for name, file in SUSPECTS.items():

@@ -202,7 +202,7 @@ def _line(rank: int, suspect: Suspect, checked: Checked, places: Mapping[str, st
         "source": row.source,
         "suspicion": round(suspect.suspicion, 4),
         "checks": list(suspect.reasons),
-        "reasons": [each.why for each in suspect.reasons.values()],
+        "reasons": [f"{name}: {each.why}" for name, each in suspect.reasons.items()],
         "like": like,
         "like_place": None if like is None else places[like],
         "question": row.question,

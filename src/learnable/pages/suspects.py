@@ -72,10 +72,14 @@ def render_suspects(facts: SuspectFacts) -> str:
         if facts.model is None
         else f"losses are of {facts.model} and what was trained of it"
     )
-    lead = (
-        f"{plural(len(facts.checks), 'check')} looked at {plural(of, 'row')}; {read}. The most suspect come first. "
-        f"{count(facts.sure_ones)} with a suspicion of {facts.sure:g} or more are marked to be dropped: look at them all."
-    )
+    marked = f"{count(facts.sure_ones)} with a suspicion of {facts.sure:g} or more"
+    if not facts.sure_ones:
+        marked = f"None has a suspicion of {facts.sure:g} or more, so none is marked to be dropped."
+    else:
+        marked += (
+            f" {'is' if facts.sure_ones == 1 else 'are'} marked to be dropped: look before you believe it."
+        )
+    lead = f"{plural(len(facts.checks), 'check')} looked at {plural(of, 'row')}; {read}. The most suspect come first. {marked}"
     return write_page(
         [_next(facts), _suspects(facts), _checks(facts)],
         kicker="clean",
@@ -85,6 +89,7 @@ def render_suspects(facts: SuspectFacts) -> str:
         lead=lead,
         tiles=[
             ("rows", count(of), ""),
+            ("checks", count(len(facts.checks)), f"{len(facts.left_out)} not made" if facts.left_out else ""),
             ("suspects", count(number), share(number, of)),
             ("marked to drop", count(facts.sure_ones), f"suspicion {facts.sure:g} and more"),
         ],
