@@ -1,13 +1,16 @@
 """The recipe ``clean``: from rows to suspects, a page and a file of bans, without a model and with a tiny one."""
 
 import json
+from functools import partial
 
 import polars as pl
 import pytest
 
 from learnable.cli import app as cli
+from learnable.commands import suspects as steps
 from learnable.commands.suspects import Checking
 from learnable.errors import UsageError
+from learnable.recipes import Run, clean
 from learnable.testing import toy_examples, write_messages
 
 WRONG = {
@@ -158,3 +161,18 @@ def test_references_that_have_seen_the_rows_are_refused(file, tiny, tmp_path, ca
     words = ["run", "clean", str(file), "--model", str(tiny), "--reference.folds", "0", "-o", str(tmp_path)]
     assert cli.call(words) == cli.MISUSED
     assert "have not seen them" in capsys.readouterr().err
+
+
+def test_a_run_that_was_stopped_goes_on(file, read, tmp_path, monkeypatch):
+    def stopped(facts):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(steps, "render_suspects", stopped)
+    again = partial(clean, [str(file)], checking=Checking(sure=0.6), run=Run(output=str(tmp_path)))
+    with pytest.raises(KeyboardInterrupt):
+        again()
+    monkeypatch.undo()
+    done = again()
+    assert [each.ran for each in done.values()] == [False, True]
+    for name in ("suspects.jsonl", "bans.txt", "ranking.parquet"):
+        assert (done["suspects"].folder / name).read_bytes() == (read / name).read_bytes()
