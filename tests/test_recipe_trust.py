@@ -6,11 +6,13 @@ from dataclasses import replace
 
 import pytest
 import yaml
+from cyclopts import CycloptsError
 
 from learnable import data
 from learnable.cli import app as cli
+from learnable.cli import running
 from learnable.commands import load
-from learnable.errors import UsageError
+from learnable.errors import LearnableError, UsageError
 from learnable.names import component
 from learnable.recipes import RECIPES, Run
 from learnable.recipes.run import options_of
@@ -64,18 +66,32 @@ FORMS = (
     {"outside_code:Thing": 1},
 )
 PLACES = [(name, option) for name in RECIPES for option in options_of(RECIPES[name])]
+KINDS = list({(each.name, repr(each.default)): (name, each) for name, each in PLACES}.values())
+"""Each option in one recipe; several recipes and groups of settings have the same ones."""
 
 
-@pytest.mark.parametrize("words", [(), ("--dry-run",)])
-@pytest.mark.parametrize(("name", "option"), PLACES, ids=lambda each: getattr(each, "flag", each))
-def test_no_place_of_a_run_file_runs_code(here, name, option, words):
-    for form in FORMS[:1] if words else FORMS:
-        inside = {option.name: form}
-        path = written(
-            here, name, **{"model": "no/model", **({option.group: inside} if option.group else inside)}
-        )
-        assert cli.call(["run", path, *words]) != 0
+def given(here, name, option, form):
+    """Return the name of a run file that has a form of code in this place."""
+    inside = {option.name: form}
+    return written(
+        here, name, **{"model": "no/model", **({option.group: inside} if option.group else inside)}
+    )
+
+
+@pytest.mark.parametrize(("name", "option"), KINDS, ids=lambda each: getattr(each, "flag", each))
+def test_no_form_of_code_in_a_run_file_is_run(here, name, option):
+    for form, *words in (*((form,) for form in FORMS), (FORMS[0], "--dry-run")):
+        with pytest.raises((LearnableError, CycloptsError)):
+            running.launch(given(here, name, option, form), *words)
         assert ran(here) == []
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_no_place_of_a_run_file_runs_code(here, name):
+    for option in options_of(RECIPES[name]):
+        with pytest.raises((LearnableError, CycloptsError)):
+            running.launch(given(here, name, option, FORMS[0]))
+        assert ran(here) == [], option.flag
 
 
 @pytest.mark.parametrize("words", [(), ("--dry-run",)])

@@ -9,7 +9,7 @@ import polars as pl
 
 from learnable import data as rows
 from learnable import experiments
-from learnable.commands.experiment import Experiment
+from learnable.commands.experiment import Experiment, items_said, write_frames
 from learnable.commands.inputs import look_up, pool_of, rows_of, trusted_of
 from learnable.commands.load import HELDOUT
 from learnable.commands.method_scores import score_methods
@@ -22,8 +22,7 @@ from learnable.evaluators import Evaluation, check_place, evaluations_of, parse,
 from learnable.measures import COLUMNS, answers_alone, roles_of
 from learnable.objects.scoring import Vectors
 from learnable.objects.training import check_warmup
-from learnable.runs.files import write_frame
-from learnable.runs.identity import fingerprint, source_of
+from learnable.runs.identity import fingerprint
 from learnable.runs.price import Price
 from learnable.runs.progress import say
 from learnable.runs.records import Outcome
@@ -146,32 +145,23 @@ class _Comparison:
 
     def step(self, vectors: Vectors) -> Step:
         """Return the step that does it, with the vectors that were asked for, also where no method needs them."""
-        network = self.experiment.network
-        sources = {method.label: method.source for method in self.methods}
-        return Step(
-            verb="compare",
-            parameters=self.experiment.parameters
-            | {
+        aimed = {} if self.target is None else {"target": self.target}
+        trusted = {f"trusted rows {place}": each for place, (_, each) in enumerate(self.trusted.values(), 1)}
+        return self.experiment.step(
+            "compare",
+            self,
+            parameters={
                 "methods": {method.label: fingerprint(method) for method in self.methods},
                 "budgets": self.budgets,
                 "vectors": vectors,
                 **({} if self.target is None else {"aim": fingerprint(self.aim)}),
                 **({} if self.warmup is None else {"warmup": fingerprint(self.warmup)}),
             },
-            inputs={each.label: each.identity for each in self.evaluations}
-            | {"pool": self.loaded.identity, "base": network.identity}
-            | ({} if self.target is None else {"target": self.target.identity})
-            | {
-                f"trusted rows {place}": each.identity
-                for place, (_, each) in enumerate(self.trusted.values(), 1)
-            },
-            sources=sources | {each.label: source_of(each.evaluator) for each in self.evaluations},
-            links={"pool": self.loaded.folder}
-            | ({} if self.target is None else {"target": self.target.folder}),
-            says=self.says,
-            awaits=network.awaits,
-            plan=self.price,
-            work=self.work,
+            evaluations=self.evaluations,
+            loaded=self.loaded,
+            inputs={name: each.identity for name, each in (aimed | trusted).items()},
+            sources={method.label: method.source for method in self.methods},
+            links={name: each.folder for name, each in aimed.items()},
         )
 
     @property
@@ -211,8 +201,7 @@ class _Comparison:
         says.append(f"at most {chosen} trainings of {', '.join(self.budgets)}")
         if whole:
             says.append(f"{whole} trainings on all {len(self.pool):,} examples")
-        items = sum(len(each.examples) for each in self.evaluations)
-        return [*says, f"{items:,} evaluation items for each model"]
+        return [*says, items_said(self.evaluations)]
 
     def _passes(self, reference: Reference) -> float:
         """Return the training cost of a reference in passes over the pool."""
@@ -250,7 +239,7 @@ class _Comparison:
 
         network = self.experiment.network
         renderer = Renderer.of(network.ref)
-        rendered = rows_of(self.pool, self.loaded).rendered(renderer, max_length=network.longest)
+        rendered = network.rendered(rows_of(self.pool, self.loaded))
         alone = answers_alone(rendered, header=renderer.answer_header)
         pool_tokens = sum(len(each.ids) for each in rendered)
         budgets = [_in_tokens(Budget.parse(text), pool_tokens) for text in self.budgets]
@@ -280,9 +269,7 @@ class _Comparison:
         )
         overlap = _overlap(self.pool, self.evaluations)
         others = {"scores": scored.wide(self.methods), "selections": _selections(arms), "overlap": overlap}
-        for name, frame in (ran.frames | others).items():
-            # In the files of a comparison, an arm goes by its method.
-            write_frame(frame.rename({"arm": "method"}, strict=False), folder / f"{name}.parquet")
+        write_frames(ran.frames | others, folder, arm="method")
         facts |= {
             "pool": len(self.pool),
             "pool_tokens": pool_tokens,

@@ -1,23 +1,49 @@
-"""What ``compare`` and ``teach`` share: one model, arms that begin from it, and what is said of how they were trained."""
+"""What all experiments share: one model, arms that begin from it, the step, and what is said and kept of the arms."""
 
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+import polars as pl
 
 from learnable.commands.network import Network
 from learnable.evaluators import Evaluation
-from learnable.experiments import Arm, SelectionCost, run_arms
+from learnable.experiments import Arm, SelectionCost, arm_table, measured_by, run_arms, table_among
 from learnable.experiments.run import ArmRun, Look
-from learnable.runs.files import replacing
-from learnable.runs.identity import fingerprint
+from learnable.runs.files import replacing, write_frame
+from learnable.runs.identity import fingerprint, source_of
+from learnable.runs.price import Price
+from learnable.runs.records import Outcome
+from learnable.runs.step import Finished, Step
 from learnable.settings import Tuning
+
+
+class _Repeated(Protocol):
+    """Settings that say how often each arm is trained, and how wide intervals are."""
+
+    @property
+    def seeds(self) -> int: ...
+
+    @property
+    def confidence(self) -> float: ...
+
+
+class _Trial(Protocol):
+    """Arms whose inputs are found: what will be done in words, what it costs, and the work."""
+
+    @property
+    def says(self) -> list[str]: ...
+
+    def price(self) -> Price: ...
+
+    def work(self, folder: Path) -> Finished: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """Where and how arms are trained and asked: the options that both commands have, which explain them."""
+    """Where and how arms are trained and asked: the options that all experiments have, which explain them."""
 
     network: Network
     tuning: Tuning
@@ -25,15 +51,51 @@ class Experiment:
     confidence: float
     store: Path
 
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """What the result depends on."""
-        return {
+    @classmethod
+    def of(cls, network: Network, tuning: Tuning, how: _Repeated, store: str) -> "Experiment":
+        """Return the experiment that a command was asked for."""
+        return cls(
+            network=network, tuning=tuning, seeds=how.seeds, confidence=how.confidence, store=Path(store)
+        )
+
+    def step(
+        self,
+        verb: str,
+        trial: _Trial,
+        *,
+        parameters: Mapping[str, Any],
+        evaluations: Sequence[Evaluation] = (),
+        loaded: Outcome | None = None,
+        inputs: Mapping[str, str] | None = None,
+        sources: Mapping[str, str] | None = None,
+        links: Mapping[str, Path] | None = None,
+    ) -> Step:
+        """Return the step that does a trial.
+
+        Its result depends on model, training, seeds and confidence, on what is ``loaded``, on the items and evaluators of
+        the evaluations, and on what is given beside them, see ``Step``.
+        """
+        pool = {} if loaded is None else {"pool": loaded}
+        own = {
             "tuning": fingerprint(self.tuning),
             "seeds": self.seeds,
             "max_length": self.network.longest,
             "confidence": self.confidence,
         }
+        return Step(
+            verb=verb,
+            parameters=own | dict(parameters),
+            inputs={each.label: each.identity for each in evaluations}
+            | {name: each.identity for name, each in pool.items()}
+            | {"base": self.network.identity}
+            | dict(inputs or {}),
+            sources={each.label: source_of(each.evaluator) for each in evaluations} | dict(sources or {}),
+            links={name: each.folder for name, each in pool.items()} | dict(links or {}),
+            says=trial.says,
+            awaits=self.network.awaits,
+            plan=trial.price,
+            work=trial.work,
+        )
 
     def run(
         self,
@@ -64,6 +126,47 @@ class Experiment:
             "tuning": asdict(self.tuning) | {"learning_rate": self.tuning.peak_learning_rate},
         }
         return ran, facts
+
+    def tables(
+        self,
+        results: pl.DataFrame,
+        arms: pl.DataFrame,
+        evaluations: Sequence[Evaluation],
+        *,
+        baseline: str,
+        among: Mapping[str, tuple[str, Sequence[str]]] | None = None,
+    ) -> dict[str, pl.DataFrame]:
+        """Return the table of all arms beside the baseline.
+
+        Args:
+            results: Grades of the arms.
+            arms: The arms.
+            evaluations: What was asked.
+            baseline: The arm that all stand beside.
+            among: Further tables by name, each of an arm and those that stand beside it; none of an arm that is not
+                there, or alone.
+        """
+        measured, confidence = measured_by(evaluations), self.confidence
+        tables = {
+            "table": arm_table(results, arms, evaluations=measured, baseline=baseline, confidence=confidence)
+        }
+        for name, (beside, labels) in (among or {}).items():
+            if beside in labels and len(labels) > 1:
+                tables[name] = table_among(
+                    results, arms, labels, evaluations=measured, baseline=beside, confidence=confidence
+                )
+        return tables
+
+
+def items_said(evaluations: Sequence[Evaluation]) -> str:
+    """Say how much each model is asked."""
+    return f"{sum(len(each.examples) for each in evaluations):,} evaluation items for each model"
+
+
+def write_frames(frames: Mapping[str, pl.DataFrame], folder: Path, *, arm: str = "arm") -> None:
+    """Write each frame into a file of its name; ``arm`` is what an arm goes by in these files."""
+    for name, frame in frames.items():
+        write_frame(frame.rename({"arm": arm}, strict=False), folder / f"{name}.parquet")
 
 
 def keep_model(arm: Arm, trained: Path, folder: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from learnable.commands.compare import HOLDOUT_SHARE, heldout_of
-from learnable.commands.experiment import Experiment, keep_model
+from learnable.commands.experiment import Experiment, items_said, keep_model, write_frames
 from learnable.commands.federated_arms import (
     CLUSTER,
     ClientTuning,
@@ -21,10 +21,9 @@ from learnable.commands.inputs import pool_of, rows_of
 from learnable.commands.network import Network
 from learnable.commands.options import DryRun, MaxLength, ModelName, Output, StoreFolder
 from learnable.evaluators import Evaluation, evaluations_of, wants_heldout
-from learnable.experiments import UNTUNED, arm_table, measured_by, table_among
+from learnable.experiments import UNTUNED
 from learnable.federation import CENTRAL, FULL, LORA, SLORA, FederatedArm, check_flower, dirichlet_split
-from learnable.runs.files import write_frame
-from learnable.runs.identity import fingerprint, source_of
+from learnable.runs.identity import fingerprint
 from learnable.runs.price import Price
 from learnable.runs.progress import say
 from learnable.runs.records import Outcome
@@ -73,15 +72,8 @@ def federate(
         labels = labels_of(known, federating.by)
         how: dict[str, Any] = {name: getattr(federating, name) for name in ("clients", "alpha", "min_rows")}
         dirichlet_split(labels, seed=0, **how)
-    experiment = Experiment(
-        network=network,
-        tuning=tuning,
-        seeds=federating.seeds,
-        confidence=federating.confidence,
-        store=Path(store),
-    )
     trial = _FederatedTrial(
-        experiment=experiment,
+        experiment=Experiment.of(network, tuning, federating, store),
         federating=federating,
         arms=arms,
         pool=pool,
@@ -104,32 +96,25 @@ class _FederatedTrial:
 
     def step(self) -> Step:
         """Return the step that does it."""
-        network = self.experiment.network
-        settings = asdict(self.federating) | {"evaluate": None}
-        return Step(
-            verb="run slora",
-            parameters=self.experiment.parameters | {"federating": fingerprint(settings)},
-            inputs={each.label: each.identity for each in self.evaluations}
-            | {"pool": self.loaded.identity, "base": network.identity},
-            sources={each.label: source_of(each.evaluator) for each in self.evaluations},
-            links={"pool": self.loaded.folder},
-            says=self.says,
-            awaits=network.awaits,
-            plan=self.price,
-            work=self.work,
+        return self.experiment.step(
+            "run slora",
+            self,
+            parameters={"federating": fingerprint(asdict(self.federating) | {"evaluate": None})},
+            evaluations=self.evaluations,
+            loaded=self.loaded,
         )
 
     @property
     def says(self) -> list[str]:
         """What it will do, in words."""
-        how, items = self.federating, sum(len(each.examples) for each in self.evaluations)
+        how = self.federating
         return [
             f"{how.seeds} central trainings on {len(self.pool):,} rows",
             *(
                 f"{how.seeds} federations of {arm.label}: {how.clients} clients, {how.all_rounds} rounds"
                 for arm in self.arms
             ),
-            f"{items:,} evaluation items for each model",
+            items_said(self.evaluations),
         ]
 
     def price(self) -> Price:
@@ -142,32 +127,33 @@ class _FederatedTrial:
 
     def work(self, folder: Path) -> Finished:
         """Train, ask, and write what came of it."""
-        from learnable.models.rendering import Renderer
-
-        experiment, network = self.experiment, self.experiment.network
+        experiment = self.experiment
         known = rows_of(self.pool, self.loaded)
-        rendered = known.rendered(Renderer.of(network.ref), max_length=network.longest)
         trainings = FederatedTrainings(
             experiment=experiment,
             federating=self.federating,
             arms=self.arms,
             known=known,
-            rendered=[row for row in rendered if row.mask.any()],
+            rendered=[row for row in experiment.network.rendered(known) if row.mask.any()],
         )
         arms, rounds, energy, tokens = trainings.trained()
         ran, facts = experiment.run(arms, self.evaluations, baseline=CENTRAL)
         costs = pl.Series([None if each is None else each.tokens for each in ran.trained], dtype=pl.Int64)
         trained = ran.frames["arms"].with_columns(tokens=costs)
-        frames = ran.frames | self._tables(ran.frames["results"], trained)
-        frames |= {
-            "partition": trainings.partition(),
-            "rounds": pl.concat(rounds),
-            "energy": pl.concat(energy),
-        }
-        frames |= {"arms": trained, "traffic": counted(frames["rounds"])}
-        frames |= {"kept": _kept(frames["energy"]), "losses": _losses(frames["rounds"])}
-        for name, frame in frames.items():
-            write_frame(frame, folder / f"{name}.parquet")
+        labels = [arm.label for arm in self.arms]
+        plain = next((arm.label for arm in self.arms if arm.name == LORA), "")
+        frames = ran.frames | experiment.tables(
+            ran.frames["results"],
+            trained,
+            self.evaluations,
+            baseline=CENTRAL,
+            among={"against_lora": (plain, labels)},
+        )
+        lines = pl.concat(rounds)
+        frames |= {"partition": trainings.partition(), "rounds": lines, "energy": pl.concat(energy)}
+        frames |= {"arms": trained, "traffic": counted(lines)}
+        frames |= {"kept": _kept(frames["energy"]), "losses": _losses(lines)}
+        write_frames(frames, folder)
         kept = next(arm for arm in arms if arm.label == self.arms[0].label)
         assert kept.given is not None
         keep_model(kept, kept.given.folder, folder / "model")
@@ -178,27 +164,12 @@ class _FederatedTrial:
         facts |= {
             "kept model": kept.label,
             "notes": [],
-            "arms": [UNTUNED, CENTRAL, *(arm.label for arm in self.arms)],
+            "arms": [UNTUNED, CENTRAL, *labels],
             "baseline": CENTRAL,
             "clients": self.federating.clients,
             "trial": self._trial(facts["model"], frames),
         }
         return Finished(facts=facts, tokens=ran.tokens + tokens)
-
-    def _tables(self, results: pl.DataFrame, arms: pl.DataFrame) -> dict[str, pl.DataFrame]:
-        """Return the arms beside central, and beside federated LoRA where that is among them."""
-        measured = measured_by(self.evaluations)
-        confidence = self.experiment.confidence
-        found = {
-            "table": arm_table(results, arms, evaluations=measured, baseline=CENTRAL, confidence=confidence)
-        }
-        plain = next((arm.label for arm in self.arms if arm.name == LORA), None)
-        if plain is not None and len(self.arms) > 1:
-            labels = [arm.label for arm in self.arms]
-            found["against_lora"] = table_among(
-                results, arms, labels, evaluations=measured, baseline=plain, confidence=confidence
-            )
-        return found
 
     def _trial(self, model: str, frames: dict[str, pl.DataFrame]) -> dict[str, Any]:
         """Return what the page of it says, by the names of ``TrialFacts``."""

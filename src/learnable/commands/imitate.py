@@ -9,7 +9,7 @@ import polars as pl
 
 from learnable import data as rows
 from learnable.commands.compare import heldout_of
-from learnable.commands.experiment import Experiment, keep_model
+from learnable.commands.experiment import Experiment, keep_model, write_frames
 from learnable.commands.imitation_arms import (
     CONTINUED,
     IRFT,
@@ -27,7 +27,6 @@ from learnable.commands.preferred import PREFERRED, Preferred, distances, far, p
 from learnable.errors import DataError, UsageError
 from learnable.evaluators import Evaluation, evaluations_of
 from learnable.experiments import UNTUNED, arm_table, check_settings, measured_by
-from learnable.runs.files import write_frame
 from learnable.runs.identity import fingerprint, source_of
 from learnable.runs.price import Price
 from learnable.runs.records import Outcome
@@ -79,13 +78,7 @@ def imitate(
     if not path.stat().st_size:
         raise DataError(f"of {len(taught):,} rows none could be held out to judge on", hint="give more rows")
     heldout = demonstrations(list(rows.read([str(path)], source_column="source").iter_examples()))
-    experiment = Experiment(
-        network=network,
-        tuning=tuning,
-        seeds=imitating.seeds,
-        confidence=imitating.confidence,
-        store=Path(store),
-    )
+    experiment = Experiment.of(network, tuning, imitating, store)
     arms = ImitationArms(
         experiment=experiment,
         imitating=imitating,
@@ -137,28 +130,18 @@ class _Imitation:
 
     def step(self, loaded: Outcome) -> Step:
         """Return the step that does it."""
-        network = self.experiment.network
-        settings = asdict(self.arms.imitating) | {"evaluate": None}
-        return Step(
-            verb="run irft",
-            parameters=self.experiment.parameters
-            | {
-                "imitating": fingerprint(settings),
-                "sft": None if self.arms.sft is None else fingerprint(self.arms.sft),
+        sft = self.arms.sft
+        return self.experiment.step(
+            "run irft",
+            self,
+            parameters={
+                "imitating": fingerprint(asdict(self.arms.imitating) | {"evaluate": None}),
+                "sft": None if sft is None else fingerprint(sft),
             },
-            inputs={each.label: each.identity for each in self.evaluations}
-            | {
-                "pool": loaded.identity,
-                "heldout": fingerprint([each.id for each in self.heldout]),
-                "base": network.identity,
-            },
-            sources={each.label: source_of(each.evaluator) for each in self.evaluations}
-            | {"objective": source_of(self.arms.objective)},
-            links={"pool": loaded.folder},
-            says=self.says,
-            awaits=network.awaits,
-            plan=self.price,
-            work=self.work,
+            evaluations=self.evaluations,
+            loaded=loaded,
+            inputs={"heldout": fingerprint([each.id for each in self.heldout])},
+            sources={"objective": source_of(self.arms.objective)},
         )
 
     @property
@@ -228,8 +211,7 @@ class _Imitation:
         frames |= {"arms": trained, "cost": _costs(trained)}
         for name in ("stages", "dropped"):
             frames[name] = pl.concat(frame for each in made for frame in getattr(each, name))
-        for name, frame in frames.items():
-            write_frame(frame, folder / f"{name}.parquet")
+        write_frames(frames, folder)
         after = self.arms.labels[self.arms.labels.index(CONTINUED) :]
         further = frames["distance"].filter(pl.col("arm").is_in(after))
         last = next(arm for arm in arms if arm.label == self.arms.labels[-1])

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from learnable.commands.compare import HOLDOUT_SHARE, heldout_of
-from learnable.commands.experiment import Experiment
+from learnable.commands.experiment import Experiment, items_said, write_frames
 from learnable.commands.inputs import pool_of, rows_of
 from learnable.commands.merge import figures
 from learnable.commands.network import Network
@@ -17,11 +17,10 @@ from learnable.commands.options import Data, DryRun, Flat, MaxLength, ModelName,
 from learnable.commands.order import Ordered, losses_by_order, slope_facts
 from learnable.errors import UsageError
 from learnable.evaluators import Evaluation, check_place, evaluations_of, parse, wants_heldout
-from learnable.experiments import UNTUNED, Arm, arm_table, check_settings, measured_by, slopes_of, table_among
+from learnable.experiments import UNTUNED, Arm, check_settings, measured_by, slopes_of
 from learnable.experiments.run import ArmRun, place_of, train_arms
 from learnable.experiments.singles import BEST, SINGLE, arms_of_singles, best_of, single_of
 from learnable.merging import Merger, parse_merger
-from learnable.runs.files import write_frame
 from learnable.runs.identity import fingerprint, source_of
 from learnable.runs.locks import locked
 from learnable.runs.price import Price
@@ -139,24 +138,15 @@ class _Merging:
     @property
     def step(self) -> Step:
         """The step that does it."""
-        network = self.experiment.network
         outside = {name: each for name, each in self.mergers.items() if ":" in name.partition("@")[0]}
-        return Step(
-            verb="run merge",
-            parameters=self.experiment.parameters
-            | {
-                "orders": self.orders,
-                "mergers": [[name, fingerprint(each)] for name, each in self.mergers.items()],
-            },
-            inputs={each.label: each.identity for each in self.evaluations}
-            | {"pool": self.loaded.identity, "base": network.identity},
-            sources={each.label: source_of(each.evaluator) for each in self.evaluations}
-            | {name: source_of(each) for name, each in outside.items()},
-            links={"pool": self.loaded.folder},
-            says=self.says,
-            awaits=network.awaits,
-            plan=self.price,
-            work=self.work,
+        mergers = [[name, fingerprint(each)] for name, each in self.mergers.items()]
+        return self.experiment.step(
+            "run merge",
+            self,
+            parameters={"orders": self.orders, "mergers": mergers},
+            evaluations=self.evaluations,
+            loaded=self.loaded,
+            sources={name: source_of(each) for name, each in outside.items()},
         )
 
     @property
@@ -167,12 +157,11 @@ class _Merging:
     @property
     def says(self) -> list[str]:
         """What it will do, in words."""
-        items = sum(len(each.examples) for each in self.evaluations)
         return [
             f"{self.trainings} trainings on {len(self.pool):,} examples in {self.orders} orders",
             f"1 pass of each over {len(self.pool):,} examples",
             f"merge by {', '.join(self.mergers)}",
-            f"{items:,} evaluation items for each model",
+            items_said(self.evaluations),
         ]
 
     def price(self) -> Price:
@@ -187,11 +176,8 @@ class _Merging:
 
     def work(self, folder: Path) -> Finished:
         """Train, look at the order, merge, evaluate, and write what came of it."""
-        from learnable.models.rendering import Renderer
-
         experiment, network = self.experiment, self.experiment.network
-        known = rows_of(self.pool, self.loaded)
-        rendered = known.rendered(Renderer.of(network.ref), max_length=network.longest)
+        rendered = network.rendered(rows_of(self.pool, self.loaded))
         rows = [row for row in rendered if row.mask.any()]
         copies = self._copies(rows)
         trained, tokens = train_arms(copies, max_length=network.longest, store=experiment.store)
@@ -202,8 +188,7 @@ class _Merging:
         say(f"merged by {', '.join(self.mergers)}")
         ran, facts = experiment.run(arms, self.evaluations, baseline=_COPY.format(1))
         frames = self._tables(ran) | {"order": frame, "merges": merges}
-        for name, each in frames.items():
-            write_frame(each, folder / f"{name}.parquet")
+        write_frames(frames, folder)
         facts |= slope_facts(slopes) | {
             "orders": self.orders,
             "baseline": SINGLE,
@@ -311,32 +296,26 @@ class _Merging:
 
     def _tables(self, ran: ArmRun) -> dict[str, pl.DataFrame]:
         """Return the tables of the arms: beside a single training, and beside the average where that is among them."""
-        frames, confidence = ran.frames, self.experiment.confidence
-        measured = measured_by(self.evaluations)
+        frames = ran.frames
         is_copy = pl.col("arm").is_in([_COPY.format(number + 1) for number in range(self.orders)])
         copies, others = frames["results"].filter(is_copy), frames["results"].filter(~is_copy)
-        better = {each.label: each.higher_is_better for each in measured}
+        better = {each.label: each.higher_is_better for each in measured_by(self.evaluations)}
         results = pl.concat([single_of(copies), best_of(copies, higher_is_better=better), others])
         singles = arms_of_singles(frames["arms"].filter(is_copy))
         # What was trained has a model of its own; what was merged is none that was trained.
         others_of = frames["arms"].filter(~is_copy).with_columns(model=pl.lit(None, pl.String))
         arms = pl.concat([singles, others_of])
-        table = arm_table(results, arms, evaluations=measured, baseline=SINGLE, confidence=confidence)
-        found = {
-            "table": table,
+        tables = self.experiment.tables(
+            results,
+            arms,
+            self.evaluations,
+            baseline=SINGLE,
+            among={"against_average": (AVERAGE, list(self.mergers))},
+        )
+        return tables | {
             "results": pl.concat([results, copies]),
             "arms": pl.concat([arms, frames["arms"].filter(is_copy)]),
         }
-        if AVERAGE in self.mergers and len(self.mergers) > 1:
-            found["against_average"] = table_among(
-                results,
-                arms,
-                list(self.mergers),
-                evaluations=measured,
-                baseline=AVERAGE,
-                confidence=confidence,
-            )
-        return found
 
 
 def _line(label: str, seed: int, seen: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import polars as pl
 
 from learnable import data as rows
-from learnable.commands.experiment import Experiment, keep_model
+from learnable.commands.experiment import Experiment, keep_model, write_frames
 from learnable.commands.inputs import pool_of, rows_of
 from learnable.commands.network import Network
 from learnable.commands.options import Listed
@@ -19,8 +19,6 @@ from learnable.evaluators.heldout import Heldout
 from learnable.experiments import UNTUNED, Arm, check_settings
 from learnable.experiments.run import ArmRun
 from learnable.proportions import Proportions, shares_drawn, tokens_by_source
-from learnable.runs.files import write_frame
-from learnable.runs.identity import source_of
 from learnable.runs.price import Price
 from learnable.runs.records import Outcome
 from learnable.runs.step import Finished, Step, run
@@ -116,13 +114,7 @@ def mix(
     for each in mixtures.values():
         each.check(counts, tuning)
     step = _MixtureTrial(
-        experiment=Experiment(
-            network=network,
-            tuning=tuning,
-            seeds=mixing.seeds,
-            confidence=mixing.confidence,
-            store=Path(store),
-        ),
+        experiment=Experiment.of(network, tuning, mixing, store),
         loaded=loaded,
         pool=pool,
         sources=list(counts),
@@ -161,18 +153,12 @@ class _MixtureTrial:
 
     def step(self) -> Step:
         """Return the step that does it."""
-        network = self.experiment.network
-        return Step(
-            verb="run ado",
-            parameters=self.experiment.parameters | {"mixtures": list(self.mixtures)},
-            inputs={each.label: each.identity for each in self.evaluations}
-            | {"pool": self.loaded.identity, "base": network.identity},
-            sources={each.label: source_of(each.evaluator) for each in self.evaluations},
-            links={"pool": self.loaded.folder},
-            says=self.says,
-            awaits=network.awaits,
-            plan=self.price,
-            work=self.work,
+        return self.experiment.step(
+            "run ado",
+            self,
+            parameters={"mixtures": list(self.mixtures)},
+            evaluations=self.evaluations,
+            loaded=self.loaded,
         )
 
     @property
@@ -200,12 +186,11 @@ class _MixtureTrial:
 
     def arms(self) -> list[Arm]:
         """Return the untuned model, and the trainings, all of a seed together."""
-        from learnable.models.rendering import Renderer
         from learnable.training import Mixed
 
         network, tuning = self.experiment.network, self.experiment.tuning
         known = rows_of(self.pool, self.loaded)
-        rendered = known.rendered(Renderer.of(network.ref), max_length=network.longest)
+        rendered = network.rendered(known)
         sources = {each.id: each.source for each in known.examples}
         untuned = Arm(label=UNTUNED, seed=0, base=network.ref, stages=(), tuning=replace(tuning, steps=None))
         return [untuned] + [
@@ -237,8 +222,7 @@ class _MixtureTrial:
             pl.col("share", "first", "last", "times").mean()
         )
         frames = {"drawn": drawn, "shares": shown, "proportions": proportions, "cost": costs}
-        for name, frame in (ran.frames | frames).items():
-            write_frame(frame, folder / f"{name}.parquet")
+        write_frames(ran.frames | frames, folder)
         kept = arms[2]  # after the untuned model and the baseline: the first mixture that was asked for
         (trained,) = (
             done.folder for arm, done in zip(arms, ran.trained, strict=True) if arm is kept and done

@@ -13,12 +13,13 @@ from learnable.evaluators import Evaluation
 from learnable.measures import PASSES, Role, answers_alone, kinds_of, measure_of, roles_of
 from learnable.objects.given import length_limit, opened, pinned
 from learnable.objects.gradients import GRADIENT_PASSES
+from learnable.objects.rows import Rows
 from learnable.runs.identity import fingerprint
 from learnable.runs.price import Price
 from learnable.runs.store import Store
 from learnable.scorers import LESS
 from learnable.settings import Aim, Loading, Reference, Tuning
-from learnable.types import Example, Message, ModelRef, Pool, Scorer
+from learnable.types import Example, Message, ModelRef, Pool, Rendered, Scorer
 
 if TYPE_CHECKING:
     from learnable.diagnosis.pace import Kind
@@ -73,6 +74,10 @@ class Network:
         from learnable.models.rendering import Renderer
 
         return Renderer.of(self.ref)
+
+    def rendered(self, known: Rows) -> list[Rendered]:
+        """Return rows as it sees them."""
+        return known.rendered(self._renderer, max_length=self.longest)
 
     def tokens(self, examples: Sequence[Example], *, alone: bool = False) -> int:
         """Return how many tokens examples have together, or their answers alone; of many, estimated by a sample."""

@@ -10,7 +10,7 @@ import polars as pl
 
 from learnable import data as rows
 from learnable.commands.answer_lengths import AnswerLengths
-from learnable.commands.experiment import Experiment
+from learnable.commands.experiment import Experiment, write_frames
 from learnable.commands.inputs import pool_of, rows_of
 from learnable.commands.load import HELDOUT
 from learnable.commands.network import Network
@@ -51,7 +51,6 @@ from learnable.objects.preferences import (
     rendered_pairs,
     with_rate,
 )
-from learnable.runs.files import write_frame
 from learnable.runs.identity import fingerprint, source_of
 from learnable.runs.price import Price
 from learnable.runs.records import Outcome
@@ -172,13 +171,7 @@ def prefer(
     network = Network.of(model, loading, max_length=max_length, dry_run=dry_run)
     pool, loaded = pool_of(data, reading, output, holdout=TEST_SHARE, dry_run=dry_run, pairs=True)
     preferences = _Preferences(
-        experiment=Experiment(
-            network=network,
-            tuning=tuning,
-            seeds=preferring.seeds,
-            confidence=preferring.confidence,
-            store=Path(store),
-        ),
+        experiment=Experiment.of(network, tuning, preferring, store),
         preferring=preferring,
         loaded=loaded,
         pool=pool,
@@ -226,26 +219,19 @@ class _Preferences:
 
     def step(self) -> Step:
         """Return the step that does it."""
-        network, asked = self.experiment.network, self.preferring
-        tests = {name: fingerprint([each.id for each in pairs]) for name, pairs in self.tests.items()}
-        return Step(
-            verb="prefer",
-            parameters=self.experiment.parameters
-            | {
-                "losses": asked.losses,
-                "shares": asked.shares,
-                "ways": asked.ways,
-                "alone": asked.alone,
-                "prompts": asked.prompts,
+        asked = self.preferring
+        return self.experiment.step(
+            "prefer",
+            self,
+            parameters={
+                name: getattr(asked, name) for name in ("losses", "shares", "ways", "alone", "prompts")
             },
-            inputs={f"test {name}".strip(): identity for name, identity in tests.items()}
-            | {"pool": self.loaded.identity, "base": network.identity},
+            loaded=self.loaded,
+            inputs={
+                f"test {name}".strip(): fingerprint([each.id for each in pairs])
+                for name, pairs in self.tests.items()
+            },
             sources={written: source_of(check_loss(written)) for written in asked.losses},
-            links={"pool": self.loaded.folder},
-            says=self.says,
-            awaits=network.awaits,
-            plan=self.price,
-            work=self.work,
         )
 
     @property
@@ -339,8 +325,7 @@ class _Preferences:
             "overlap": (overlap := self._overlap(tests)),
             "dropped": pl.DataFrame(dropped, schema=["test", "id", "reason"], orient="row").cast(pl.String),
         }
-        for name, frame in frames.items():
-            write_frame(frame.rename({"arm": "method"}, strict=False), folder / f"{name}.parquet")
+        write_frames(frames, folder, arm="method")
         facts |= {
             "pairs": len(pairs),
             "pool_tokens": (pool_tokens := int(planned.table["tokens"].sum())),

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from learnable import evaluators
 from learnable.commands import course as courses
-from learnable.commands.experiment import Experiment, keep_model
+from learnable.commands.experiment import Experiment, keep_model, write_frames
 from learnable.commands.inputs import is_made, pool_of, rows_of
 from learnable.commands.load import HELDOUT
 from learnable.commands.network import Network
@@ -19,7 +19,6 @@ from learnable.errors import UsageError
 from learnable.evaluators import Evaluation, Specification, parse
 from learnable.experiments import UNTUNED, Arm, Init, TaskArm, check_settings, parse_task_arms
 from learnable.mixing import MIXTURES, Material, Mixing, Mixture, mixture
-from learnable.runs.files import write_frame
 from learnable.runs.identity import fingerprint, source_of
 from learnable.runs.price import Price
 from learnable.runs.records import DONE, Outcome
@@ -147,13 +146,7 @@ def teach(
             [text for text in teaching.evaluate if parse(text).path is not None]
         ),
         makes=TaskArms(
-            experiment=Experiment(
-                network=network,
-                tuning=tuning,
-                seeds=teaching.seeds,
-                confidence=teaching.confidence,
-                store=Path(store),
-            ),
+            experiment=Experiment.of(network, tuning, teaching, store),
             added=added,
             most_refused=rows_of(pool, loaded).reading.most_bad,
         ),
@@ -179,11 +172,11 @@ class _TaughtTask:
 
     def step(self, links: Mapping[str, Path]) -> Step:
         """Return the step that teaches it; ``links`` are the folders of the steps that made what it is taught with."""
-        experiment, elsewhere = self.makes.experiment, {each.label: each.identity for each in self.elsewhere}
-        return Step(
-            verb="teach",
-            parameters=experiment.parameters
-            | {
+        elsewhere = {each.label: each.identity for each in self.elsewhere}
+        return self.makes.experiment.step(
+            "teach",
+            self,
+            parameters={
                 # In their order: the first may be the baseline, the last the one whose model is kept.
                 "arms": [
                     [arm.label, arm.mixture, arm.init, *[[arm.ratio, arm.token_rate]] * arm.sets_more]
@@ -195,13 +188,9 @@ class _TaughtTask:
                 "mixing": fingerprint(self.course.material.mixing),
                 "gradients": self.teaching.gradients,
             },
-            inputs={"base": experiment.network.identity, **self.course.identity, **elsewhere},
+            inputs=self.course.identity | elsewhere,
             sources={each.label: source_of(evaluators.build_evaluator(each)) for each in self.asked},
             links=links,
-            says=self.says,
-            awaits=experiment.network.awaits,
-            plan=self.price,
-            work=self.work,
         )
 
     @property
@@ -267,8 +256,7 @@ class _TaughtTask:
         frames = ran.frames | {"samples": ran.frames["samples"].filter(seed=0), "wordings": wordings}
         if self.teaching.gradients and material.buffer:
             frames["buffering"] = makes.gradients(base, material, self.teaching.gradients)
-        for name, frame in frames.items():
-            write_frame(frame, folder / f"{name}.parquet")
+        write_frames(frames, folder)
         models = {place: model for place, model in zip(planned, ran.trained, strict=True) if model}
         kept = next((arm.label for arm in self.written if arm.mixture == "delia"), None)
         kept = kept or next(label for label, seed in reversed(models) if not seed)
