@@ -13,6 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from learnable.experiments import table
 from learnable.testing import CHATML, CHATML_GENERATION, tiny_model
+from serving import serving
 
 # Intervals of a table are drawn a hundred thousand times, ten times what tests of a table need.
 table.difference, table.interval = (
@@ -49,3 +50,11 @@ def tiny_models(tmp_path_factory, cache):
 def tiny(tiny_models):
     """Return the folder of a tiny model with an ordinary chat template."""
     return tiny_models["chatml"]
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """Return a small server, for which no key is set."""
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with serving() as running:
+        yield running

@@ -1,12 +1,9 @@
 """``learnable diversify``: rows out, with a record, figures and clear errors; and that a killed run goes on."""
 
-import io
 import json
 import signal
-import threading
 import time
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import polars as pl
 import pytest
@@ -24,6 +21,7 @@ from learnable.settings import Loading, Reading, Sampling
 from learnable.testing import toy_examples, write_messages
 from learnable.types import Answer
 from processes import OFTEN, at_work
+from serving import asked_of, completion
 
 FLOAT = Loading(dtype="float32")
 
@@ -252,30 +250,23 @@ def test_a_method_by_rules_needs_no_model(diversify, rows, monkeypatch):
     assert outcome.facts["written by"] == "rules"
 
 
-class Answering(BaseHTTPRequestHandler):
-    """A server that answers everything with its seed."""
+@pytest.fixture
+def answering(server):
+    """Return a server that answers everything with its seed, but for the questions in ``refused``."""
 
-    def do_POST(self):
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        message = {"role": "assistant", "content": f"The seed is {asked['seed']}."}
-        choice = {"index": 0, "message": message, "finish_reason": "stop"}
-        body = {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.end_headers()
-        self.wfile.write(json.dumps(body).encode())
+    def reply(body):
+        if any(text in asked_of(body) for text in server.refused):
+            return 400, b""
+        return 200, completion(f"The seed is {body['seed']}.")
 
-    def log_message(self, *_):
-        """Say nothing."""
+    server.refused, server.reply = set(), reply
+    return server
 
 
-def test_a_server_writes_instead_of_the_model(diversify, rows, monkeypatch):
+def test_a_server_writes_instead_of_the_model(diversify, rows, answering, monkeypatch):
     monkeypatch.setattr(LanguageModel, "__init__", lambda *_: pytest.fail("loaded"))
-    with ThreadingHTTPServer(("127.0.0.1", 0), Answering) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        name = f"openai:http://127.0.0.1:{server.server_port}/v1#m"
-        outcome = diversify(rows, method="self_answer", generator=name)
-        server.shutdown()
+    name = f"openai:{answering.url}#m"
+    outcome = diversify(rows, method="self_answer", generator=name)
     assert outcome.facts["written by"] == name
     frame = generated(outcome)
     assert [row["messages"][-1]["content"] for row in frame.iter_rows(named=True)] == [
@@ -283,30 +274,11 @@ def test_a_server_writes_instead_of_the_model(diversify, rows, monkeypatch):
     ]
 
 
-class Moody(Answering):
-    """The same, but some questions it refuses: all that are in ``refused``."""
-
-    refused = frozenset[str]()
-
-    def do_POST(self):
-        length = int(self.headers["Content-Length"])
-        body = self.rfile.read(length)
-        if any(text in json.loads(body)["messages"][-1]["content"] for text in self.refused):
-            self.send_response(400)
-            self.end_headers()
-            return
-        self.rfile = io.BytesIO(body)
-        super().do_POST()
-
-
 @pytest.fixture
-def moody(monkeypatch):
+def moody(answering):
     """Return the name of a server that refuses one of the rows' questions."""
-    monkeypatch.setattr(Moody, "refused", frozenset([toy_examples(8)[3].messages[0].content]))
-    with ThreadingHTTPServer(("127.0.0.1", 0), Moody) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"openai:http://127.0.0.1:{server.server_port}/v1#m"
-        server.shutdown()
+    answering.refused.add(toy_examples(8)[3].messages[0].content)
+    return f"openai:{answering.url}#m"
 
 
 def test_what_a_server_failed_to_answer_is_no_end(diversify, rows, moody, tmp_path):
@@ -315,10 +287,10 @@ def test_what_a_server_failed_to_answer_is_no_end(diversify, rows, moody, tmp_pa
     assert not (tmp_path / "made" / "step.json").exists()
 
 
-def test_asked_again_a_server_may_answer(diversify, rows, moody, monkeypatch):
+def test_asked_again_a_server_may_answer(diversify, rows, answering, moody):
     with pytest.raises(ModelError):
         diversify(rows, method="self_answer", generator=moody)
-    monkeypatch.setattr(Moody, "refused", frozenset())
+    answering.refused.clear()
     outcome = diversify(rows, method="self_answer", generator=moody)
     assert (outcome.facts["kept"], outcome.facts["drawn in this run"]) == (8, 1)
 

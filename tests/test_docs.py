@@ -4,6 +4,7 @@ import re
 import runpy
 import shlex
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -172,6 +173,14 @@ def test_what_make_and_python_are_told_is_there(page):
         assert (ROOT / script).is_file(), script
 
 
+@cache
+def names_of(command, recipe):
+    """Return what may follow a command, or a recipe behind it."""
+    described = running.run[recipe] if command == running.NAME and recipe else cli.app[command]
+    names = {name for each in described.assemble_argument_collection() for name in each.names}
+    return names | {"--json", "--debug", "--help", "--config", "--allow-code", "--budget.tokens"}
+
+
 @pytest.mark.parametrize(
     "place", [*PAGES, *sorted((ROOT / "src" / "learnable").rglob("*.py"))], ids=lambda place: name_of(place)
 )
@@ -182,11 +191,7 @@ def test_commands_within_a_sentence_have_names_and_options_that_exist(place):
             if command in ("help", "version") or command.startswith("-"):
                 continue
             assert command in COMMANDS, line
-            described = cli.app[command]
-            if command == running.NAME and rest and rest[0] in RECIPES:
-                described = running.run[rest[0]]
-            names = {name for each in described.assemble_argument_collection() for name in each.names}
-            names |= {"--json", "--debug", "--help", "--config", "--allow-code", "--budget.tokens"}
+            names = names_of(command, rest[0] if rest and rest[0] in RECIPES else None)
             for flag in (word for word in rest if re.match(r"--?[a-z]", word)):
                 assert any(name.startswith(flag) for name in names), f"{line}: {flag}"
 

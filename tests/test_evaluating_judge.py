@@ -3,63 +3,25 @@
 import json
 import math
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from learnable.errors import ModelError
 from learnable.evaluators import build_evaluator, parse
 from learnable.evaluators.judge import Judge
-
-
-class Server(ThreadingHTTPServer):
-    """Answers each request by ``reply(text) -> (status, verdict)``, and keeps what it was asked."""
-
-    daemon_threads = True
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.asked, self.keys = [], []
-        self.reply = lambda _: (200, "[[C]]")
-
-    def handle_error(self, request, client_address):
-        """Say nothing of a client that did not wait."""
-
-    @property
-    def url(self):
-        return f"http://127.0.0.1:{self.server_address[1]}/v1"
-
-
-class Handler(BaseHTTPRequestHandler):
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.asked.append(body)
-        self.server.keys.append(self.headers["Authorization"])
-        status, text = self.server.reply(body["messages"][-1]["content"])
-        message = {"role": "assistant", "content": text}
-        choice = {"index": 0, "finish_reason": "stop", "message": message}
-        answer = {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
-        content = json.dumps(answer if status == 200 else {"error": {"message": text}}).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *_):
-        pass
+from serving import asked_of, completion
 
 
 @pytest.fixture
-def server(monkeypatch):
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    running = Server()
-    thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield running
-    running.shutdown()
-    thread.join()
-    running.server_close()
+def server(server):
+    """Return a server whose judge says ``verdict(text) -> (status, text)``."""
+
+    def reply(body):
+        status, text = server.verdict(asked_of(body))
+        return status, completion(text) if status == 200 else {"error": {"message": text}}
+
+    server.reply, server.verdict = reply, lambda _: (200, "[[C]]")
+    return server
 
 
 @pytest.fixture
@@ -87,7 +49,7 @@ def prefers(word):
 
 
 def test_wins_losses_and_ties(server, prompts):
-    server.reply = prefers("good")
+    server.verdict = prefers("good")
     judge = of(server)
     grades = judge.judge_pairs(
         judge.read(prompts), ["good", "bad", "bad", "good"], ["bad", "good", "bad", "good"]
@@ -101,7 +63,7 @@ def test_wins_losses_and_ties(server, prompts):
 
 
 def test_a_judge_that_prefers_the_first_answer_says_nothing(server, prompts):
-    server.reply = lambda _: (200, "The first. [[A]]")
+    server.verdict = lambda _: (200, "The first. [[A]]")
     judge = of(server)
     (grade,) = judge.judge_pairs(judge.read(prompts)[:1], ["x"], ["y"])
     assert (grade.value, grade.why) == (0.5, "A then A: the order decided")
@@ -109,7 +71,7 @@ def test_a_judge_that_prefers_the_first_answer_says_nothing(server, prompts):
 
 def test_the_last_verdict_counts_and_none_is_ungradable(server, prompts):
     replies = {"question 0": "[[A]] would be wrong: [[C]]", "question 1": "I cannot tell"}
-    server.reply = lambda text: (200, next(reply for word, reply in replies.items() if word in text))
+    server.verdict = lambda text: (200, next(reply for word, reply in replies.items() if word in text))
     judge = of(server)
     grades = judge.judge_pairs(judge.read(prompts)[:2], ["x", "x"], ["y", "y"])
     assert grades[0].value == 0.5
@@ -130,7 +92,7 @@ def test_what_the_judge_reads(server, prompts):
 
 def test_errors_of_the_server_are_retried_then_ungradable(server, prompts):
     failures = iter([500, 429, *[500] * 100])
-    server.reply = lambda text: (next(failures), "busy") if "question 1" in text else (200, "[[C]]")
+    server.verdict = lambda text: (next(failures), "busy") if "question 1" in text else (200, "[[C]]")
     judge = of(server)
     grades = judge.judge_pairs(judge.read(prompts)[:2], ["x", "x"], ["y", "y"])
     assert grades[0].value == 0.5
@@ -138,7 +100,7 @@ def test_errors_of_the_server_are_retried_then_ungradable(server, prompts):
     assert "busy" in grades[1].why
     server.asked.clear()
     once = iter([500, *[200] * 100])
-    server.reply = lambda _: (next(once), "[[C]]")
+    server.verdict = lambda _: (next(once), "[[C]]")
     patient = Judge(server=server.url, model="m", retries=1)
     assert patient.judge_pairs(patient.read(prompts)[:1], ["x"], ["y"])[0].value == 0.5
     assert len(server.asked) == 3
@@ -151,7 +113,7 @@ def test_a_server_that_takes_too_long_is_ungradable(server, prompts):
         waiting.wait(5)
         return 200, "[[C]]"
 
-    server.reply = reply
+    server.verdict = reply
     judge = of(server, timeout_s=0.2)
     (grade,) = judge.judge_pairs(judge.read(prompts)[:1], ["x"], ["y"])
     waiting.set()
@@ -160,12 +122,12 @@ def test_a_server_that_takes_too_long_is_ungradable(server, prompts):
 
 
 def test_a_key_that_is_refused_and_a_server_that_is_not_there(server, prompts, monkeypatch):
-    server.reply = lambda _: (401, "wrong key")
+    server.verdict = lambda _: (401, "wrong key")
     judge = of(server)
     examples = judge.read(prompts)[:1]
     with pytest.raises(ModelError, match=r"refuses.*wrong key"):
         judge.judge_pairs(examples, ["x"], ["y"])
-    assert set(server.keys) == {"Bearer none"}
+    assert {each["Authorization"] for each in server.heard} == {"Bearer none"}
     absent = Judge(server="http://127.0.0.1:9/v1", model="m", retries=0)
     with pytest.raises(ModelError, match="cannot reach the judge"):
         absent.judge_pairs(examples, ["x"], ["y"])
@@ -184,7 +146,7 @@ def test_requests_run_at_the_same_time_but_not_too_many(server, prompts):
             now[0] -= 1
         return 200, "[[C]]"
 
-    server.reply = reply
+    server.verdict = reply
     judge = of(server, concurrency=2)
     judge.judge_pairs(judge.read(prompts), ["x"] * 4, ["y"] * 4)
     assert most == [2]

@@ -10,7 +10,6 @@ import threading
 import time
 import urllib.request
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import polars as pl
 import pytest
@@ -26,57 +25,9 @@ from learnable.servers import GIVE_UP, ServerGenerator
 from learnable.settings import Sampling
 from learnable.testing import tiny_model
 from learnable.types import Answer, Message
+from serving import asked_of, completion, serving
 
 SAMPLING = Sampling(temperature=0.5, top_p=0.9, max_new_tokens=7)
-
-
-class Server(ThreadingHTTPServer):
-    """Replies with ``reply(body) -> (status, content)``: bytes as they are, else as JSON; keeps what it was asked."""
-
-    daemon_threads = True
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.asked = []
-        self.heard = []
-        self.reply = lambda body: (200, completion(f"re: {asked_of(body)}"))
-
-    def handle_error(self, request, client_address):
-        """Say nothing of a client that did not wait."""
-
-    @property
-    def url(self):
-        return f"http://127.0.0.1:{self.server_address[1]}/v1"
-
-
-class Handler(BaseHTTPRequestHandler):
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.asked.append(body)
-        self.server.heard.append(dict(self.headers))
-        status, content = self.server.reply(body)
-        if callable(content):  # writes its own answer
-            content(self)
-            return
-        kind = "application/json" if content != b"<html>" else "text/html"
-        content = content if isinstance(content, bytes) else json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *_):
-        pass
-
-
-def completion(text, finish="stop"):
-    choice = {"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": text}}
-    return {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
-
-
-def asked_of(body):
-    return body["messages"][-1]["content"]
 
 
 def questions(count):
@@ -93,18 +44,6 @@ def answered(server, count=3, **settings):
         questions(count), sampling=SAMPLING, seeds=range(count), only=only
     )
     return {place: answer for batch in asked for place, answer in zip(*batch, strict=True)}
-
-
-@pytest.fixture
-def server(monkeypatch):
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    running = Server()
-    thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield running
-    running.shutdown()
-    thread.join()
-    running.server_close()
 
 
 def test_how_a_server_is_written():
@@ -373,15 +312,12 @@ def test_rows_are_not_sent_after_a_redirect(server, status):
         handler.send_header("Content-Length", "0")
         handler.end_headers()
 
-    elsewhere = Server()
-    threading.Thread(target=elsewhere.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     server.reply = lambda _: (0, write)
-    with pytest.raises(ModelError, match="sends requests elsewhere") as error:
-        answered(server, 1)
-    assert str(elsewhere.server_address[1]) in str(error.value)
+    with serving() as elsewhere:
+        with pytest.raises(ModelError, match="sends requests elsewhere") as error:
+            answered(server, 1)
+        assert str(elsewhere.server_address[1]) in str(error.value)
     assert "hunter2" not in str(error.value)
-    elsewhere.shutdown()
-    elsewhere.server_close()
     assert elsewhere.asked == []
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import polars as pl
 
-from learnable import data as rows
 from learnable.commands.compare import heldout_of
 from learnable.commands.experiment import Experiment, keep_model, write_frames
 from learnable.commands.imitation_arms import (
@@ -22,9 +21,9 @@ from learnable.commands.imitation_arms import (
 from learnable.commands.inputs import pool_of
 from learnable.commands.network import Network
 from learnable.commands.options import DryRun, MaxLength, ModelName, Output, StoreFolder
-from learnable.commands.own_answers import demonstrations, warnings_of
+from learnable.commands.own_answers import demonstrations, held_out, warnings_of
 from learnable.commands.preferred import PREFERRED, Preferred, distances, far, preferences
-from learnable.errors import DataError, UsageError
+from learnable.errors import UsageError
 from learnable.evaluators import Evaluation, evaluations_of
 from learnable.experiments import UNTUNED, arm_table, check_settings, measured_by
 from learnable.runs.identity import fingerprint, source_of
@@ -74,10 +73,7 @@ def imitate(
             f"{imitating.stages:,} stages are more than there are rows, {len(taught):,}",
             hint="lower --stages",
         )
-    path = heldout_of(loaded)
-    if not path.stat().st_size:
-        raise DataError(f"of {len(taught):,} rows none could be held out to judge on", hint="give more rows")
-    heldout = demonstrations(list(rows.read([str(path)], source_column="source").iter_examples()))
+    heldout = held_out(loaded)
     experiment = Experiment.of(network, tuning, imitating, store)
     arms = ImitationArms(
         experiment=experiment,
@@ -90,7 +86,7 @@ def imitate(
         experiment=experiment,
         arms=arms,
         heldout=heldout,
-        evaluations=_evaluations(imitating, heldout, path),
+        evaluations=_evaluations(imitating, heldout, heldout_of(loaded)),
     ).step(loaded)
     return run(step, output, dry_run=dry_run)
 

@@ -12,7 +12,7 @@ from learnable import data as rows
 from learnable.commands.experiment import Experiment, keep_model, write_frames
 from learnable.commands.inputs import pool_of, rows_of
 from learnable.commands.network import Network
-from learnable.commands.options import Listed
+from learnable.commands.options import DryRun, Listed, MaxLength, ModelName, Output, StoreFolder
 from learnable.errors import UsageError
 from learnable.evaluators import Evaluation
 from learnable.evaluators.heldout import Heldout
@@ -79,27 +79,21 @@ class SourceArms:
 def mix(
     data: list[str],
     *,
-    model: str = "starter",
+    model: ModelName = "starter",
     mixing: SourceArms = SourceArms(),
     tuning: Tuning = Tuning(),
     loading: Loading = Loading(),
-    max_length: int | None = None,
-    store: str = "runs/store",
-    dry_run: bool = False,
-    output: str = "mixtures",
+    max_length: MaxLength = None,
+    store: StoreFolder = "runs/store",
+    dry_run: DryRun = False,
+    output: Output = "mixtures",
 ) -> Outcome:
     """Train on mixtures of the same sources at equal tokens, and say with intervals what each did to the loss of each source.
 
     Args:
         data: A folder that `learnable load` wrote.
-        model: Folder, hub id, GGUF file, or `starter`.
         mixing: Which mixtures are trained, and how long.
         tuning: How to train.
-        loading: How to load the model.
-        max_length: Longest example in tokens; 2,048 or the model's own limit when not given.
-        store: Folder of measurements and trainings; what is in it is never done twice.
-        dry_run: Say what would run, and run nothing.
-        output: Folder to write.
     """
     mixtures = mixing.mixtures
     check_settings(tuning, seeds=mixing.seeds, confidence=mixing.confidence)

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import polars as pl
 
+from learnable.commands.compare import heldout_of
 from learnable.commands.network import Network
+from learnable.data import read
 from learnable.diversifiers.drawing import Drawing, seed_of
 from learnable.diversifiers.self_sample import question_of
 from learnable.errors import DataError
@@ -19,6 +21,7 @@ from learnable.objectives import NLL, Objective
 from learnable.runs.identity import example_id, fingerprint
 from learnable.runs.locks import locked
 from learnable.runs.progress import say
+from learnable.runs.records import Outcome
 from learnable.runs.store import Store
 from learnable.settings import Sampling, Tuning
 from learnable.types import Answer, Example, Message, Rendered
@@ -84,6 +87,15 @@ def demonstrations(examples: Sequence[Example]) -> list[Example]:
             hint="leave such rows out, or end them with the answer that is to be learned",
         )
     return list({each.id: each for each in found}.values())
+
+
+def held_out(loaded: Outcome) -> list[Example]:
+    """Return the rows that a load set aside as demonstrations; a ``DataError`` where there is none."""
+    path = heldout_of(loaded)
+    if not path.stat().st_size:
+        number = loaded.facts["examples"]
+        raise DataError(f"of {number:,} rows none could be held out to judge on", hint="give more rows")
+    return demonstrations(list(read([str(path)], source_column="source").iter_examples()))
 
 
 def own_answers(

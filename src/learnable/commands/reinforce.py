@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from learnable import data as rows
-from learnable.commands.compare import heldout_of
 from learnable.commands.inputs import pool_of
 from learnable.commands.network import Network
 from learnable.commands.options import DryRun, MaxLength, ModelName, Output, StoreFolder
-from learnable.commands.own_answers import demonstrations, own_answers, pairs_of, train_from
+from learnable.commands.own_answers import demonstrations, held_out, own_answers, pairs_of, train_from
 from learnable.commands.preferred import Preferred, distances
 from learnable.diversifiers.drawing import Drawing
 from learnable.errors import DataError, UsageError
@@ -97,10 +95,7 @@ def reinforce(
             )
     network = Network.of(model, loading, max_length=max_length, dry_run=dry_run)
     pool, loaded = pool_of(data, Reading(), output, dry_run=dry_run)
-    path = heldout_of(loaded)
-    if not path.stat().st_size:
-        raise DataError(f"of {len(pool):,} rows none could be held out to judge on", hint="give more rows")
-    heldout = demonstrations(list(rows.read([str(path)], source_column="source").iter_examples()))
+    heldout = held_out(loaded)
     work = _Reinforcement(
         network=network,
         rewarding=rewarding,
