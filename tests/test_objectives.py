@@ -375,16 +375,6 @@ class TestDPO:
         )
         assert all(torch.equal(value, killed[name]) for name, value in whole.items())
 
-    def test_two_processes_train_as_one(self, ref, rendered, columns, tmp_path):
-        options = {"tuning": TUNING, "label": "t", "objective": DPO(), "columns": columns}
-        for processes in (1, 2):
-            fine_tune(
-                ref, examples(rendered, DPO()), tmp_path / f"{processes}", processes=processes, **options
-            )
-        one, two = (load_file(tmp_path / each / "adapter_model.safetensors") for each in "12")
-        for name, value in one.items():
-            np.testing.assert_allclose(two[name], value, atol=1e-4)
-
     def test_a_column_that_is_missing_is_named(self, ref, rendered, tmp_path):
         given = examples(rendered, DPO())
         with pytest.raises(TrainError, match="DPO needs reference_nll"):

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from learnable.errors import TrainError, UsageError
 from learnable.models.rendering import Renderer
+from learnable.objectives import DPO
 from learnable.settings import Tuning
 from learnable.testing import toy_examples
 from learnable.training import checkpoints, devices, fine_tune, fine_tuning, loop
@@ -78,9 +79,25 @@ def sharded(job):
     return fine_tuning._fine_tune(job)
 
 
+def in_pairs(rows):
+    """Return rows two by two as pairs, and a reference of so many nats for each token."""
+    ordered = sorted(rows, key=lambda row: row.id)
+    pairs = list(zip(ordered[::2], ordered[1::2], strict=False))
+    nats = {row.id: 6.0 * row.mask.sum() for pair in pairs for row in pair}
+    return pairs, pl.DataFrame({"id": list(nats), "reference_nll": list(nats.values())})
+
+
+def preferring(job):
+    """Train on the rows of a job as pairs."""
+    pairs, columns = in_pairs(job.rows)
+    needed = fine_tuning._needed(columns, pairs, DPO())
+    fine_tuning._fine_tune(replace(job, examples=pairs, objective=DPO(), columns=needed, keep_losses=False))
+
+
 def both(job):
-    """Train in both ways, in the folders beside each other."""
+    """Train in all ways, in the folders beside each other."""
     trained = saving_often(job)
+    preferring(replace(job, folder=job.folder.with_name("pairs") / "two"))
     parts = replace(job, folder=job.folder.parent / "parts" / "two" / "lora", tuning=SLOW, keep_losses=False)
     sharded(parts)
     return trained
@@ -124,6 +141,9 @@ def launched(ref, rendered, tmp_path_factory):
                 dying.setattr(Loop, "step", killed)
                 with pytest.raises(KeyboardInterrupt):
                     fine_tune(ref, rendered, two, **options)
+        pairs, columns = in_pairs(rendered)
+        options = {"tuning": TWICE, "label": "training", "objective": DPO(), "columns": columns}
+        fine_tune(ref, pairs, folder / "pairs" / "one", **options)
         patched.setattr(fine_tuning, "_fine_tune", both)
         patched.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
         options = {"tuning": TWICE, "label": "training", "keep_losses": True}
@@ -144,6 +164,12 @@ def test_a_training_that_one_process_began_two_end_to_the_same_adapter(launched)
         np.testing.assert_allclose(found[name], value, atol=1e-5)
     losses = [pl.read_parquet(each / fine_tuning.LAST_EPOCH)["nll"] for each in (one, two)]
     np.testing.assert_allclose(*losses, rtol=1e-5)
+
+
+def test_pairs_end_in_two_processes_as_in_one(launched):
+    expected, found = (weights(launched[0] / "pairs" / each) for each in ("one", "two"))
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, atol=1e-4)
 
 
 def test_the_main_process_writes_and_no_other_machine_reaches_any(launched):

@@ -152,6 +152,14 @@ def _scorer_costs(needs: Collection[str]) -> str:
     return ", ".join([counted, *trainings])
 
 
+_ASKED = {
+    "paraphrase": "wordings written by the model, buffer written by the model",
+    "stages": "an answer of the model to each row, twice",
+    "checks": "no pass; with a model, two references in folds and a pass of each",
+}
+"""What recipes with an option ask for."""
+
+
 def _recipe_costs(function: Callable[..., Any]) -> Iterator[str]:
     """Yield what the costly steps of a recipe ask for, as its parameters are when nothing is given."""
     usual = {option.name: option.default for option in options_of(function)}
@@ -169,11 +177,9 @@ def _recipe_costs(function: Callable[..., Any]) -> Iterator[str]:
     if "pairs_by" in usual:
         yield "1 base pass over the pairs"
         yield f"{trainings} of each fraction, and of each other loss"
-    if "paraphrase" in usual:
-        yield "wordings written by the model"
-        yield "buffer written by the model"
-    if "stages" in usual:
-        yield "an answer of the model to each row, twice"
+    for option, asked in _ASKED.items():
+        if option in usual:
+            yield asked
     if {"rounds", "tuned"} <= usual.keys():
         yield "an answer of the model to each row, a reward model, and the steps of a policy"
     if "arms" in usual or "stages" in usual:
