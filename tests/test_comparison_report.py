@@ -523,7 +523,7 @@ def without_full_pool() -> ComparisonFacts:
     [
         (ungraded, "Nothing could be graded"),
         (ungraded, "could not be judged, so no payback is known"),
-        (ungraded, "Nothing of heldout:eval.jsonl could be graded: there is no answer from it."),
+        (ungraded, "There is no value of heldout:eval.jsonl"),
         (one_item, "Too few items to say"),
         (only_random, "Nothing was compared with a random draw"),
         (without_texts, "the texts were not given"),

@@ -262,6 +262,7 @@ def test_figures_of_pairs():
     [
         ([*LONG[:6], *SHORT, of("even", "same", "size")], [], None),
         ([*LONG, *SHORT], [], "longer in 70%"),
+        ([*LONG, *SHORT], [of("set aside", "there", "gone")], None),  # prefer says it, with what came of it
         (SHORT, [], "shorter in 100%"),
         ([LONG[0], SHORT[0]], [SHORT[0]] * 200, "1 prompts are in training and test"),
         ([LONG[0], SHORT[0]], [SHORT[1]] * 200, None),

@@ -168,7 +168,7 @@ def test_files_to_avoid_are_kept_away_from(diversify, rows, tmp_path):
     evaluation.write_text(json.dumps({"prompt": toy_examples(8)[5].messages[0].content, "key": 1}) + "\n")
     outcome = diversify(rows, method="self_answer", reading=Reading(avoid=(str(held), str(evaluation))))
     assert outcome.facts["kept"] == 6
-    assert outcome.facts["refused because"] == "2 question in a file to avoid"
+    assert outcome.facts["refused because"] == "2 row in a file to avoid"
     assert "avoid" in outcome.inputs
 
 
@@ -180,7 +180,7 @@ def test_an_evaluation_is_avoided_as_its_evaluator_reads_it(diversify, rows, tmp
     outcome = diversify(
         rows, method="self_answer", reading=Reading(avoid=(f"translation:{test}@prompt_column=source",))
     )
-    assert outcome.facts["refused because"] == "1 question in a file to avoid"
+    assert outcome.facts["refused because"] == "1 row in a file to avoid"
 
 
 class Repeating:
@@ -211,14 +211,38 @@ class FromFile(Repeating):
         self.files = ("words.txt",)
 
 
+class Confusing(Repeating):
+    """The same, but what it makes of each row is the first of all toy rows."""
+
+    def __call__(self, examples, *, n, draw, seed):
+        first = toy_examples(8)[0]
+        kept = [replace(first, meta=self.meta(each)) for each in examples]
+        return Diversified(
+            kept=[*kept, *super().__call__(examples, n=n, draw=draw, seed=seed).kept], dropped=Ledger().frame
+        )
+
+
 def test_what_any_method_made_is_kept_away_from_files(diversify, rows, tmp_path):
+    held = write_messages(toy_examples(8)[:1], tmp_path / "task.jsonl")
+    outcome = diversify(rows, method=f"{__name__}:Confusing", reading=Reading(avoid=(str(held),)))
+    assert outcome.facts["kept"] == 7
+    assert outcome.facts["notes"][1] == "7 of 14 are left out: they overlap with a file to avoid"
+
+
+def test_nothing_is_made_of_rows_that_stand_in_a_file_to_avoid(diversify, rows, tmp_path):
     held = write_messages(toy_examples(8)[:3], tmp_path / "task.jsonl")
     outcome = diversify(rows, method=f"{__name__}:Repeating", reading=Reading(avoid=(str(held),)))
     assert outcome.facts["kept"] == 5
-    assert outcome.facts["notes"] == ["3 of 8 are left out: they overlap with a file to avoid"]
+    assert outcome.facts["notes"] == ["3 of 8 rows are left out: they stand in a file to avoid"]
     assert pl.read_parquet(outcome.folder / "dropped.parquet")["parent"].to_list() == [
         example.id for example in toy_examples(8)[:3]
     ]
+
+
+def test_rows_that_all_stand_in_a_file_to_avoid_are_an_error(diversify, rows, tmp_path):
+    held = write_messages(toy_examples(8), tmp_path / "task.jsonl")
+    with pytest.raises(DataError, match="all 8 rows stand in a file to avoid"):
+        diversify(rows, method=f"{__name__}:Repeating", reading=Reading(avoid=(str(held),)))
 
 
 def test_of_rewritten_instructions_the_diversity_is_that_of_the_wordings(diversify, rows):
@@ -308,7 +332,7 @@ def test_files_to_avoid_are_read_as_the_rows_are(diversify, rows, tmp_path):
     held = write_messages(toy_examples(8)[:2], tmp_path / "task.jsonl")
     held.write_text(held.read_text() + json.dumps({"messages": []}) + "\n")
     outcome = diversify(rows, method="self_answer", reading=Reading(avoid=(str(held),), on_error="skip"))
-    assert outcome.facts["refused because"] == "2 question in a file to avoid"
+    assert outcome.facts["refused because"] == "2 row in a file to avoid"
 
 
 def test_a_pool_beside_a_folder_named_by_its_fingerprint_is_named_by_its_own(diversify, rows, tmp_path):

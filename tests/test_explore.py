@@ -166,6 +166,14 @@ def test_every_chart_reads_columns_that_are_there_and_has_a_place_of_its_own(nam
     assert max(column for column, _ in cells) < COLUMNS
 
 
+@pytest.mark.parametrize(("name", "coloured"), [("selection", True), ("scores", False)])
+def test_bars_are_coloured_by_the_choice_where_there_is_one(name: str, coloured: bool) -> None:
+    charts = first_screen(cases()[name])["charts"]
+    for bars in ("source", "score", "length"):
+        colours = [each["encoding"].get("color") for each in charts[bars].get("layers", ())]
+        assert ({"field": "chosen"} in colours) == coloured, bars
+
+
 def test_many_examples_are_drawn_as_counts() -> None:
     ids = [f"{number:032x}" for number in range(DRAWN_ROWS + 2)]
     for given, mark in ((ids[:-2], "point"), (ids, "rect")):

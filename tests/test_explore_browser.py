@@ -122,6 +122,12 @@ def ask(url: str, path: str, body: dict | None = None, **headers: str) -> bytes:
         return answer.read()
 
 
+def test_it_opens_on_the_first_row(visit: Visit, run: Path) -> None:
+    first = pl.read_parquet(run / "selection" / "kept.parquet").sort("rank")["id"][0]
+    texts = pl.read_parquet(run / "pool" / "examples.parquet").filter(id=first)["messages"][0]
+    visit.shows(" ".join(f"{each['role']}: {each['content']}" for each in texts))
+
+
 def test_the_first_screen_has_the_counts_of_the_run(visit: Visit) -> None:
     assert visit.page.title() == f"{KEEP} of {N} examples chosen by learnability"
     assert visit.page.locator("tbody tr").count() == N

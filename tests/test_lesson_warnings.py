@@ -84,9 +84,9 @@ def only_losses() -> LessonFacts:
     ("make", "said"),
     [
         (did_not_move, "Every trained model is graded exactly as the untuned one"),
-        (cannot_tell, "On format in unseen wordings no arm differs from common on a single item"),
+        (cannot_tell, "On format in unseen wordings (every value is 0.92) no arm differs from common on a single item"),
         (scattered, "On format in unseen wordings the seeds of delia ("),
-        (no_effect, f"On {LOSS} in unseen wordings no difference was seen between untuned (3.502) and common (3.298)"),
+        (no_effect, f"{LOSS} in unseen wordings (3.502 and 3.298)"),
         (alone, "Only common was trained: there is nothing to compare it with."),
         (not_asked, "No wordings to ask in that training has not seen: give paraphrases."),
         (usual, "than common (1,000): repeated (5.0 times), no_paraphrases (5.0 times), delia (5.0 times)"),

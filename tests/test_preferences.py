@@ -17,6 +17,7 @@ from learnable.experiments.preferences import (
     CHOSEN,
     LENGTH_BIAS,
     MARGIN,
+    NO_BIAS,
     SHORTER,
     PairArms,
     RenderedPair,
@@ -107,6 +108,15 @@ def test_of_a_length_bias_the_size_counts(after):
         losses(PAIRS, {UNTUNED: BEFORE, "random": [*after, BEFORE[2]]}), {"": PAIRS}
     )
     assert found.filter(arm="random", evaluation=LENGTH_BIAS)["value"].mean() == pytest.approx(1.0)
+
+
+def test_a_length_bias_of_equal_lengths_is_undefined_and_says_why():
+    alike = [pair(name, 5, 5) for name in "abc"]
+    found, _ = preference_results(losses(alike, {UNTUNED: BEFORE, "random": AFTER}), {"": alike})
+    bias = found.filter(evaluation=LENGTH_BIAS)
+    assert bias["value"].is_nan().all()
+    assert bias["why"].unique().to_list() == [NO_BIAS]
+    assert found.filter(evaluation=MARGIN)["why"].unique().to_list() == [""]
 
 
 def test_a_pair_without_a_loss_is_not_graded():

@@ -2,14 +2,18 @@
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from learnable.pages.comparison import render_comparison
+from learnable.pages.lesson import render_lesson
 from learnable.pages.selection import render_selection
-from test_comparison_report import evil
-from test_reporting import make_facts
+from test_comparison_report import evil, make_comparison
+from test_lesson_report import make_lesson
+from test_reporting import changed, make_facts
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium")
@@ -136,6 +140,74 @@ def test_without_scripts_the_figures_are_still_there(browser, file: Path) -> Non
     assert page.locator("h1").inner_text() == f"{KEEP} of {N} examples chosen"
     assert "need JavaScript" in page.locator("noscript").inner_text()
     context.close()
+
+
+BROKEN = """() => {
+  const found = [];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  for (let node; node = walker.nextNode();) {
+    if (node.parentElement.closest("svg, script, style, noscript")) continue;
+    for (const word of node.textContent.matchAll(/[\\p{L}\\p{N}]{2,20}/gu)) {
+      const range = document.createRange();
+      range.setStart(node, word.index);
+      range.setEnd(node, word.index + word[0].length);
+      const lines = new Set([...range.getClientRects()].filter((box) => box.width).map((box) => Math.round(box.top)));
+      if (lines.size > 1) found.push(word[0]);
+    }
+  }
+  return found;
+}"""
+"""Words that stand on two lines."""
+LONG = "relevance@store=sketch,dimensions=8192/round_robin"
+PHONES = {
+    "selection": lambda: render_selection(
+        changed(
+            make_facts(N, KEEP, sources=12), source=pl.lit("conversations of a helpdesk") + pl.col("source")
+        )
+    ),
+    "comparison": lambda: render_comparison(
+        make_comparison({LONG: -0.3, "target_learnability": 0.1}, budgets=(300, 600))
+    ),
+    "lesson": lambda: render_lesson(make_lesson()),
+}
+
+
+@pytest.mark.parametrize("kind", PHONES)
+def test_on_a_phone_no_word_is_broken_in_the_middle(browser, tmp_path: Path, kind: str) -> None:
+    file = tmp_path / "report.html"
+    file.write_text(PHONES[kind](), encoding="utf-8")
+    visit = Visit(browser, file, viewport={"width": 390, "height": 844})
+    assert visit.page.evaluate(BROKEN) == []
+    assert visit.page.evaluate("document.documentElement.scrollWidth") == 390
+
+
+def test_the_next_command_and_a_picture_stand_on_the_first_screen(browser, tmp_path: Path) -> None:
+    file = tmp_path / "report.html"
+    onward = (
+        ("The chosen rows", "runs/lobass/selection/selected/my.jsonl"),
+        ("Look", "learnable explore runs/lobass"),
+    )
+    file.write_text(render_selection(replace(make_facts(), onward=onward)), encoding="utf-8")
+    visit = Visit(browser, file, viewport={"width": 1280, "height": 800})
+    for part in (".onward", "#chart-spread"):
+        box = visit.page.locator(part).bounding_box()
+        assert box["y"] + box["height"] <= 800, part
+
+
+def test_code_is_in_a_fixed_width_and_scrolls_by_itself(browser, tmp_path: Path) -> None:
+    facts = make_facts()
+    long = "def f():\n    return " + " + ".join(["something"] * 30)
+    texts = [
+        [{"role": "user", "content": "Write."}, {"role": "assistant", "content": long}]
+    ] * facts.examples.height
+    file = tmp_path / "report.html"
+    examples = facts.examples.with_columns(messages=pl.Series(texts))
+    file.write_text(render_selection(replace(facts, examples=examples)), encoding="utf-8")
+    visit = Visit(browser, file, viewport={"width": 390, "height": 844})
+    block = visit.page.locator("code.block").first
+    assert "monospace" in block.evaluate("each => getComputedStyle(each).fontFamily")
+    assert block.evaluate("each => each.scrollWidth > each.clientWidth")
+    assert visit.page.evaluate("document.documentElement.scrollWidth") == 390
 
 
 # ---------------------------------------------------------------- the page of a comparison

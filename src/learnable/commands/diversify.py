@@ -65,8 +65,8 @@ def diversify(
         temperature: How freely to draw, 0 is greedy; the method's own when not given.
         top_p: Draw from the likeliest tokens that together have this probability; the method's own when not given.
         max_new_tokens: Most tokens of a text; the method's own when not given.
-        reading: How to read rows. Nothing that is generated overlaps with a file to avoid: the task, evaluation sets (also as
-            NAME:PATH@key=value).
+        reading: How to read rows. Nothing is made of rows that stand in a file to avoid, and nothing that is generated overlaps
+            with one: the task, evaluation sets (also as NAME:PATH@key=value).
         seed: Seeds all that is drawn.
         on: Where --model runs: here, or `ray[:ADDRESS]`, a model on each GPU of a Ray cluster, or on its CPUs.
         store: Folder of measurements; what was drawn once is never drawn again.
@@ -96,9 +96,10 @@ def diversify(
         draw = Drawing(
             generator=writer.load(), sampling=sampling, store=Store(Path(store)), avoided=Avoided(avoided)
         )
-        made = _kept_apart(chosen(given, n=n, draw=draw, seed=seed), draw.avoided)
-        made = _noted_unanswered(name, made, draw.tally)
-        facts = {"method": method, "written by": writer.name} | _written(name, made, given, folder)
+        starts, refused = _rows_apart(given, draw.avoided, seed=seed)
+        made = _kept_apart(chosen(starts, n=n, draw=draw, seed=seed), draw.avoided)
+        made = _noted_unanswered(name, _with_refused(made, refused, of=len(given)), draw.tally)
+        facts = {"method": method, "written by": writer.name} | _written(name, made, starts, folder)
         facts |= {"file": target.name if target else None, "drawn in this run": draw.tally.draws}
         return Finished(facts=facts, tokens=draw.tally.tokens)
 
@@ -263,6 +264,39 @@ def _item(row: Row) -> Item:
         answer = answered(row, None)
     closing = (Message(role="assistant", content=answer),) if answer else ()
     return Item((*question, *closing), {})
+
+
+def _rows_apart(
+    given: Sequence[Example], avoided: Avoided, *, seed: int
+) -> tuple[list[Example], diversifiers.Ledger]:
+    """Return the rows that do not stand in a file to avoid, for another wording of one that does hides where it is from.
+
+    Raises:
+        DataError: If all of them do.
+    """
+    kept, refused = list[Example](), diversifiers.Ledger()
+    for example, reason in zip(given, avoided.reasons([each.messages for each in given]), strict=True):
+        if reason is None:
+            kept.append(example)
+        else:
+            text = "\n\n".join(turn.content for turn in example.messages)
+            refused.refuse(f"row {reason}", text=text, parent=example.id, seed=seed)
+    if given and not kept:
+        raise DataError(
+            f"all {len(given):,} rows stand in a file to avoid",
+            hint="give other rows, or leave that file out of --avoid",
+        )
+    return kept, refused
+
+
+def _with_refused(
+    made: diversifiers.Diversified, refused: diversifiers.Ledger, *, of: int
+) -> diversifiers.Diversified:
+    """Return what was made, with the rows that nothing was made of."""
+    if refused.frame.is_empty():
+        return made
+    note = f"{refused.frame.height:,} of {of:,} rows are left out: they stand in a file to avoid"
+    return replace(made, dropped=pl.concat([refused.frame, made.dropped]), notes=(note, *made.notes))
 
 
 def _kept_apart(made: diversifiers.Diversified, avoided: Avoided) -> diversifiers.Diversified:

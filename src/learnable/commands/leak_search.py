@@ -165,8 +165,8 @@ class Search:
             price += each.price(texts, store=self.store)
         return price
 
-    def work(self, folder: Path, names: Mapping[str, str | None]) -> Finished:
-        """Measure, compare, and write tables and the page."""
+    def work(self, folder: Path, names: Mapping[str, str | None], *, command: str) -> Finished:
+        """Measure, compare, and write tables and the page, on which the command stands."""
         from learnable.pages.leakage import LeakageFacts, render_leakage
 
         seen = self.seen()
@@ -177,6 +177,10 @@ class Search:
         write_frame(subjects, folder / "subjects.parquet")
         curve = self.curve(frame)
         notes = [*self.notes(seen), *self.forest_notes(seen)]
+        onward = [("Every item and its figures", str(folder / "items.parquet"))]
+        if not {"reference", "clean"} & {*self.models, *self.sets}:
+            beside = "Hold it against the model that it was made from (BASE)"
+            onward.append((beside, f"{command} --reference BASE"))
         facts = LeakageFacts(
             detecting=vars(self.detecting),
             names={
@@ -190,6 +194,8 @@ class Search:
             notes=notes,
             level=LEVELS[self.detecting.way],
             hit=HITS[self.detecting.way],
+            command=command,
+            onward=onward,
         )
         with replacing(folder / "report.html") as part:
             part.write_text(render_leakage(facts), encoding="utf-8")

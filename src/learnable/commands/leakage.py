@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from learnable.commands.inputs import look_up
 from learnable.commands.leak_search import Detecting, Search
 from learnable.commands.likelihoods import SERVER, LocalTexts, TextModel, text_model
+from learnable.commands.onward import typed
 from learnable.commands.options import DryRun, Flat, ModelName, Output, StoreFolder
 from learnable.errors import UsageError
 from learnable.evaluators.leakage import ChoiceItem
@@ -67,6 +68,10 @@ def leakage(
             "the reference is the model itself: nothing can differ",
             hint="give another, or leave --reference out",
         )
+    given = {"model": model, "adapter": adapter, "reference": reference, "clean": clean}
+    command = typed(
+        "leakage", benchmark, *_options(given), *_options(vars(detecting), usual=vars(Detecting()))
+    )
     search = Search(detecting=detecting, sets=sets, models=models, store=Store(Path(store)))
     step = Step(
         verb="leakage",
@@ -83,9 +88,15 @@ def leakage(
         says=[search.says],
         awaits=list(_awaited(models)),
         plan=search.price,
-        work=lambda folder: search.work(folder, {"benchmark": benchmark, "clean": clean}),
+        work=lambda folder: search.work(folder, {"benchmark": benchmark, "clean": clean}, command=command),
     )
     return run(step, output, dry_run=dry_run)
+
+
+def _options(given: Mapping[str, str | float | None], usual: Mapping[str, Any] = {}) -> list[str]:
+    """Return options as they are typed; those of the usual value are left out."""
+    said = {name: value for name, value in given.items() if value is not None and value != usual.get(name)}
+    return [word for name, value in said.items() for word in (f"--{name}", str(value))]
 
 
 def _awaited(models: Mapping[str, TextModel]) -> dict[str, None]:

@@ -1,6 +1,8 @@
 """``learnable report``: a selection, a comparison or a lesson in, one HTML page out."""
 
 import itertools
+import re
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +14,7 @@ from learnable import pages
 from learnable.commands.course import GENERAL, SEEN, UNSEEN
 from learnable.commands.inputs import is_made, rows_of
 from learnable.commands.network import Network, to_fetch
+from learnable.commands.onward import after_contest, after_selection
 from learnable.commands.options import DryRun, Flat, Output, StoreFolder
 from learnable.commands.score import said_by_target, vectors_of
 from learnable.errors import ModelError, StoreError, TrainError, UsageError
@@ -44,6 +47,12 @@ ENDINGS: dict[pages.Asked, str] = {
 }
 """Of the labels of evaluations, by how they ask."""
 QUESTION = "What did training learn to prefer?"
+ALL_PAIRS = "all pairs"
+"""What the only training on pairs is called on its page: nothing was drawn."""
+ALONE = (
+    "One model was trained, on all pairs, so it stands beside the untuned model only. What is preferred is what has become likelier "
+    "than under that: to a margin of 0, the untuned model's, half of each pair is right."
+)
 FAIR = (
     "Every arm stands against {} on pairs that were drawn at random, of as many tokens and steps. What is preferred is what has become "
     "likelier than under the untuned model: to a margin of 0, that model's, half of each pair is right."
@@ -236,6 +245,7 @@ def gather(chosen: Outcome, scored: Outcome | None, *, title: str, command: str)
         costs={step.verb: step.cost for step in steps},
         pulled=pulled,
         looked_at_evaluation="in the evaluation" in steps[0].facts,
+        onward=after_selection(chosen, scored, files=[file.path for file in pool.files] if pool else []),
         spread=spread_of(vectors_of(scored.folder) if scored else None, scores["id"], kept),
     )
 
@@ -257,6 +267,7 @@ def _experiment(done: Outcome, *tables: str, title: str, command: str) -> dict[s
         "settings": settings,
         "computed": done.cost.tokens,
         "seconds": done.cost.seconds,
+        "onward": after_contest(done, command=command),
         **{
             name: pl.read_parquet(done.folder / f"{name}.parquet")
             for name in ("table", "results", "arms", *tables)
@@ -267,16 +278,37 @@ def _experiment(done: Outcome, *tables: str, title: str, command: str) -> dict[s
 def gather_comparison(compared: Outcome, *, title: str, command: str) -> pages.ComparisonFacts:
     """Collect what a report says about a comparison, or about preferences, from its folder and its pool."""
     given = _experiment(compared, "selections", "scores", "overlap", title=title, command=command)
+    given["methods"] = compared.facts["methods"]
     if compared.verb == "prefer":
         first = next(iter(compared.facts["losses"]))
         given |= {"question": QUESTION, "fair": FAIR.format(first)}
         given |= {name: compared.facts[name] for name in ("baseline", "findings", "notes")}
+        if given["table"].filter(pl.col("budget_tokens").is_not_null())[
+            "method"
+        ].n_unique() == 1 and _takes_all(given):
+            given = _with_all_pairs(given)
     pool = rows.load_pool(finished(compared.links["pool"], "load").folder)
     return pages.ComparisonFacts(
-        methods=compared.facts["methods"],
         examples=rows.readable(pool.examples),
         **given,
     )
+
+
+def _takes_all(given: Mapping[str, Any]) -> bool:
+    """Tell whether every training on pairs took all of them."""
+    sizes = given["selections"].group_by("budget_tokens", "seed").len()["len"]
+    return bool((sizes == given["scores"].height).all())
+
+
+def _with_all_pairs(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is said of one training on all pairs: it is called so, and stands beside the untuned model."""
+    frames: dict[str, Any] = {
+        name: given[name].with_columns(pl.col("method").replace(given["baseline"], ALL_PAIRS))
+        for name in ("table", "results", "arms", "selections")
+    }
+    word = re.compile(rf"\b{re.escape(given['baseline'])}\b")
+    frames["findings"] = [word.sub(ALL_PAIRS, sentence) for sentence in given["findings"]]
+    return {**given, **frames, "methods": [UNTUNED, ALL_PAIRS], "baseline": ALL_PAIRS, "fair": ALONE}
 
 
 def gather_trial(tried: Outcome, *, title: str, command: str) -> pages.TrialFacts:

@@ -82,11 +82,12 @@ def doubts(pairs: Sequence[Pair], *, test: Sequence[Pair] = ()) -> list[str]:
 
     Args:
         pairs: What is learned from; may be empty.
-        test: What is judged on; none where nothing is judged.
+        test: What is judged on; none where nothing is judged. Where something is, `learnable prefer` says itself that chosen
+            answers are the longer ones, with what came of it.
     """
     said = []
     for share, word in ((_longer(pairs, 1), "longer"), (_longer(pairs, -1), "shorter")):
-        if share > LENGTH_SHORTCUT:
+        if share > LENGTH_SHORTCUT and not (test and word == "longer"):
             said.append(
                 f"the chosen answer is {word} in {share:.0%} of the pairs: a model may learn length instead of preference"
             )

@@ -37,6 +37,10 @@ MEASURED: Mapping[str, tuple[str, bool]] = {
     CHOSEN: ("nats per token", False),
 }
 """What is said of each model: its unit, and whether higher is better."""
+NO_BIAS = (
+    "it is a correlation, and the lengths of the two answers, or the margins, differ by the same in all pairs"
+)
+"""Why a length bias has no value."""
 _ARM = ("arm", "budget_tokens", "seed")
 
 
@@ -282,6 +286,9 @@ def preference_results(
             parts = []
             for key, part in about.group_by(_ARM, maintain_order=True):
                 frame = clustered(part["prompt"], part["source"], _VALUES[what](part))
+                if what in (LENGTH_BIAS, RELATIVE_BIAS):
+                    undefined = pl.when(pl.col("value").is_nan()).then(pl.lit(NO_BIAS)).otherwise("why")
+                    frame = frame.with_columns(why=undefined)
                 named = [
                     pl.lit(value, dtype=results.schema[column]).alias(column)
                     for column, value in zip(_ARM, key, strict=True)

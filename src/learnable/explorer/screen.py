@@ -80,7 +80,8 @@ def _overview(sheet: Sheet) -> Iterator[Tile]:
     if has_choice:
         yield "chosen", _bars("chosen") | {"order": ["yes", "no"]}, (12, 0, 6, 3)
     if sheet.has("source"):
-        yield "source", _bars("source"), (12, 3, 6, 6) if has_choice else (12, 0, 6, 9)
+        by_source = _bars_by_choice(sheet, "source") if has_choice else _bars("source")
+        yield "source", by_source, (12, 3, 6, 6) if has_choice else (12, 0, 6, 9)
     about = {"type": "markdown", "title": sheet.title, "content": f"{sheet.about}\n\n{HELP}"}
     yield "about", about, (18, 0, 6, 5)
     if "reason" in sheet.frame.columns:
@@ -117,18 +118,28 @@ def _bars(title: str, *, field: Any = None, is_list: bool = False) -> Chart:
 
 
 def _histogram(sheet: Sheet, name: str) -> Chart:
+    """Return counts along a number."""
+    bars = {"x": {"field": name}, "y": {"aggregate": "count"}}
+    return _counts(sheet, name, bars, brush="x") | {"widgets": [{"type": "scale.type", "channel": "x"}]}
+
+
+def _bars_by_choice(sheet: Sheet, name: str) -> Chart:
+    """Return counts of the values of a column."""
+    bars = {"y": {"field": name}, "x": {"aggregate": "count"}}
+    return _counts(sheet, name, bars, brush="y")
+
+
+def _counts(sheet: Sheet, title: str, bars: Chart, *, brush: str) -> Chart:
     """Return bars of counts: all in a faded colour, over them what the filters leave, the chosen in red."""
     colour = {"color": {"field": "chosen"}} if sheet.has("chosen") else {}
-    bars = {"x": {"field": name}, "y": {"aggregate": "count"}}
     return {
-        "title": name,
+        "title": title,
         "layers": [
             {"mark": "bar", "style": {"fillColor": "$markColorGrayFade"}, "encoding": bars},
             {"mark": "bar", "filter": "$filter", "encoding": bars | colour},
         ],
         "scale": {"color": COLOURS} if colour else {},
-        "selection": {"brush": {"encoding": "x"}},
-        "widgets": [{"type": "scale.type", "channel": "x"}],
+        "selection": {"brush": {"encoding": brush}},
     }
 
 

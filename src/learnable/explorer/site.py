@@ -5,6 +5,7 @@ import html
 import re
 import secrets
 import socket
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ PORT = 5055
 """Tried first; where it is taken, any free one."""
 QUERY = "data/query"
 """Where the page sends SQL."""
+FIRST_ROW = "first_row.js"
+"""The one script that is ours."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # Nothing is loaded from elsewhere, whatever stands in the data: no picture in a Markdown text, no script, no font.
 _POLICY = (
@@ -88,6 +91,7 @@ def export(sheet: Sheet, folder: Path) -> None:
     with replacing(folder) as part:
         _source(sheet).export_to_folder(str(static), str(part))
         (part / "index.html").write_bytes(_home(static, sheet.title))
+        (part / FIRST_ROW).write_bytes(_first_row())
 
 
 class _Guard:
@@ -124,6 +128,8 @@ class _Guard:
         page: ASGIApp = self._app
         if refused:
             page = PlainTextResponse(refused, status_code=403)
+        elif path == FIRST_ROW:
+            page = Response(_first_row(), media_type="text/javascript")
         elif not path:  # without the slash, what the page asks for would lie beside it
             page = (
                 Response(self._home, media_type="text/html")
@@ -146,6 +152,10 @@ def _static() -> Path:
     return Path(library("server").__file__).parent / "static"
 
 
+def _first_row() -> bytes:
+    return files("learnable.explorer").joinpath(FIRST_ROW).read_bytes()
+
+
 def _home(static: Path, title: str) -> bytes:
     """Return the page of the library with our title, and with the policy for copies that no server of ours gives out."""
     page = (static / "index.html").read_text(encoding="utf-8")
@@ -155,6 +165,7 @@ def _home(static: Path, title: str) -> bytes:
             f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
             f"<title>{html.escape(title)}</title>",
             '<link rel="icon" href="data:,">',
+            f'<script src="{FIRST_ROW}"></script>',
         )
     )
     without = re.sub(r"<title>.*?</title>", "", page, flags=re.DOTALL)

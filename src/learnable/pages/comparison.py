@@ -42,9 +42,11 @@ def render_comparison(facts: ComparisonFacts) -> str:
     """Write the report of one comparison as a self-contained page: HTML of about 1 MB, whatever the number of items."""
     comparison = comparison_of(facts)
     looked = look(COMPARISON_CHECKS, comparison)
+    opening, above = pictures.all_differences(comparison.evaluated, to=facts.draw)
+    opening = opening or pictures.growth(comparison)
     sections = [
         _answer(comparison),
-        _differences(comparison),
+        _differences(comparison, above),
         _curves(comparison),
         _cost(comparison),
         _choice(comparison),
@@ -60,27 +62,35 @@ def render_comparison(facts: ComparisonFacts) -> str:
         kicker=facts.title,
         headline=answers.headline(comparison),
         lead=html.markup(
-            "<strong>{model}</strong> was trained on equal token budgets, {how}.{distrust}",
+            "<strong>{model}</strong> was trained on {how}.{distrust}",
             model=facts.model,
             how=_ways(comparison),
             distrust=looked.link,
         ),
         tiles=[
             ("evaluations", count(evaluations), "each answers for itself" if evaluations > 1 else ""),
-            ("methods", count(len(comparison.methods) - 1), f"and {facts.draw}"),
+            *(
+                [("methods", count(len(comparison.methods) - 1), f"and {facts.draw}")]
+                if comparison.is_contest
+                else []
+            ),
             ("budgets", count(len(budgets)), f"{several} tokens"),
             *comparison.tiles,
             ("pool", count(facts.scores.height), plural(int(facts.scores["tokens"].sum()), "token")),
         ],
+        onward=facts.onward,
+        chart=opening,
         command=("To repeat this page", facts.command),
     )
 
 
 def _ways(comparison: Comparison) -> str:
-    ways = plural(len(comparison.methods) - 1, "way")
+    ways, draw = plural(len(comparison.methods) - 1, "way"), comparison.facts.draw
+    if not comparison.is_contest:
+        return draw if len(comparison.budgets) == 1 else f"random draws of {len(comparison.budgets)} sizes"
     if comparison.facts.baseline == RANDOM:
-        return f"chosen in {ways} and at random"
-    return f"in {ways} beside {comparison.facts.baseline}"
+        return f"equal token budgets, chosen in {ways} and at random"
+    return f"equal token budgets, in {ways} beside {draw}"
 
 
 def _answer(comparison: Comparison) -> Section:
@@ -94,25 +104,30 @@ def _answer(comparison: Comparison) -> Section:
 def answer_of(contest: Contest, each: Evaluated) -> Markup:
     """Return a box that says what was seen on one evaluation."""
     form = "<strong>{what}:</strong> {who}"
-    trainings = max((line.seeds for line in each.compared), default=0)
+    trainings = max((line.seeds for line in each.compared), default=each.baseline.seeds)
     items, times = plural(each.items, "item"), plural(trainings, "training")
-    about = f"{each.unit}, {each.side}; {items} graded, {times} of each {contest.arm_word}"
+    of_each = f" of each {contest.arm_word}" if each.compared else ""
+    about = f"{each.unit}, {each.side}" + (f"; {items} graded, {times}{of_each}" if each.items else "")
     said = [
-        (outcome if outcome in ("better", "worse") else "", html.markup(form, what=capital(what), who=who))
+        (
+            outcome if outcome in ("better", "worse") else "",
+            html.markup(form, what=capital(what), who=html.eased(who)),
+        )
         for outcome, what, who in contest.findings(each)
     ]
-    inside = [html.remark(about), html.bullets(said or ["Nothing was compared."])]
+    inside = [html.remark(about), *([html.bullets(said)] if said else [])]
     if context := contest.context_of(each):
-        inside.append(html.remark(context))
+        inside.append(html.remark(context) if said else html.text(context))
+    elif not said:
+        inside.append(html.text("It has no value: see what to distrust."))
     return html.box("answer", [html.heading(each.label), *inside])
 
 
-def _differences(comparison: Comparison) -> Section:
+def _differences(comparison: Comparison, above: Sequence[Sequence[Part]]) -> Section:
     parts: list[Part] = []
     several = len(comparison.budgets) > 1
-    for number, each in enumerate(comparison.evaluated):
-        picture = pictures.differences(f"differences-{number}", each, to=comparison.facts.draw)
-        parts += [html.heading(each.label), picture or html.remark(each.no_picture)]
+    for each, pictured in zip(comparison.evaluated, above, strict=True):
+        parts += [html.heading(each.label), *pictured]
         rows = []
         for budget in each.budgets:
             over = [_over(f"budget of {count(budget)} tokens")] if several else []
@@ -125,9 +140,8 @@ def _differences(comparison: Comparison) -> Section:
         head = ["method", "seen", f"difference to {comparison.facts.baseline}", "p", *numbers]
         caption = f"Values on {each.label} ({each.unit}, {each.side})"
         parts.append(html.table(caption, head, rows, kind="dense", worded=(1,)))
-    return Section(
-        id="differences", nav="differences", title=f"Differences to {comparison.facts.draw}", parts=parts
-    )
+    title = f"Differences to {comparison.facts.draw}" if comparison.is_contest else "All figures"
+    return Section(id="differences", nav="differences", title=title, parts=parts)
 
 
 def _at(each: Evaluated, budget: int) -> list[Line]:
@@ -202,6 +216,8 @@ def _cost(comparison: Comparison) -> Section:
 
 
 def _choice(comparison: Comparison) -> Section:
+    if not comparison.is_contest:
+        return Section(id="choice", title="What each method chose", parts=[])
     source = pl.col("source").cast(pl.String).fill_null("unknown")
     pool = comparison.facts.scores.with_columns(source, id=pl.col("id").cast(pl.String))
     sizes = pool.group_by("source").len().sort("len", "source", descending=[True, False])

@@ -81,6 +81,11 @@ class Comparison(Contest):
         first = self.facts.baseline
         return [first, *(name for name in self.facts.methods if name not in (first, UNTUNED, FULL))]
 
+    @property
+    def is_contest(self) -> bool:
+        """Whether anything stands against the baseline."""
+        return len(self.methods) > 1
+
     @cached_property
     def chosen(self) -> dict[tuple[str, int], list[list[str]]]:
         """Ids by method and budget: one list for each seed, first seed first."""

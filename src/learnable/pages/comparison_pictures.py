@@ -6,12 +6,13 @@ from typing import Any
 import altair as alt
 
 from learnable.experiments import FULL
+from learnable.pages import html
 from learnable.pages.comparison_facts import Comparison
 from learnable.pages.contest import Evaluated, Line
 from learnable.pages.html import breakable, markup
-from learnable.pages.page import Picture
+from learnable.pages.page import Part, Picture, Section
 from learnable.pages.pictures import FILL, ROW, SHADE, dot_of, drawn, finish, reach, tips, whiskers
-from learnable.pages.words import count, enumeration, snippet
+from learnable.pages.words import count, enumeration, plural, snippet
 
 MARGIN = 0.22
 """Of the axis, free on both sides of what is drawn: room for the words "better" and "worse"."""
@@ -69,6 +70,22 @@ def differences(name: str, each: Evaluated, *, to: str) -> Picture | None:
     )
 
 
+def all_differences(evaluated: Sequence[Evaluated], *, to: str) -> tuple[Section | None, list[list[Part]]]:
+    """Return the first picture as the section that opens a page, and what stands above the table of each evaluation."""
+    drawn = [differences(f"differences-{number}", each, to=to) for number, each in enumerate(evaluated)]
+    first = next((number for number, picture in enumerate(drawn) if picture), None)
+    above: list[list[Part]] = [
+        [picture or html.remark(each.no_picture)] for picture, each in zip(drawn, evaluated, strict=True)
+    ]
+    if first is None:
+        return None, above
+    above[first] = [html.remark("Its picture is the one at the top of this page.")]
+    others = len(evaluated) - 1
+    beside = [html.remark(f"{plural(others, 'more evaluation')} below.")] if others else []
+    title = f"{evaluated[first].label}: difference to {to}"
+    return Section(id="opening", title=title, parts=[*filter(None, [drawn[first]]), *beside]), above
+
+
 def _mark(line: Line) -> dict[str, Any]:
     names = {"method": snippet(line.arm), "tokens": line.budget_tokens, "words": line.words}
     return names | {"low": line.low, "high": line.high} | dot_of(line)
@@ -100,6 +117,40 @@ def curves(name: str, each: Evaluated) -> list[Picture]:
         for number, method in enumerate(methods)
         if random
     ]
+
+
+def growth(comparison: Comparison) -> Section | None:
+    """What the baseline comes to at each budget, where nothing else was trained; None for a single budget."""
+    each = comparison.evaluated[0]
+    lines = [line for budget in each.budgets if (line := each.baseline_at(budget)) and line.value is not None]
+    if len(lines) < 2:
+        return None
+    points = [
+        {"tokens": line.budget_tokens, "value": line.value, "low": line.value_low, "high": line.value_high}
+        for line in lines
+    ]
+    axis = alt.Axis(values=each.budgets, format=",d", grid=False, labelOverlap=True)
+    x = alt.X("tokens:Q", scale=alt.Scale(nice=False, padding=14), axis=axis, title="tokens trained on")
+    y = alt.Y("value:Q", scale=alt.Scale(zero=False), title=each.unit)
+    figure = f".{each.digits}f"
+    own = drawn(*points).encode(x=x, color=alt.value("var(--chosen)"))
+    told = tips(
+        ("tokens", "tokens", ","), ("value", "value", figure), ("low", "from", figure), ("high", "to", figure)
+    )
+    layers = [
+        own.mark_line(strokeWidth=2).encode(y=y),
+        own.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=2).encode(y="low:Q", y2="high:Q"),
+        own.mark_point(size=70, filled=True, opacity=1).encode(y=y, tooltip=told),
+    ]
+    said = [f"{count(line.budget_tokens)} tokens {each.figure(line.value)}" for line in lines]
+    picture = Picture(
+        name="growth",
+        spec=finish(*layers, height=220),
+        label=f"{each.label} against the tokens that were trained on: {'; '.join(said)}.",
+        caption=f"{each.label} ({each.unit}, {each.side}) after training on {comparison.facts.draw} of so many tokens; "
+        "whiskers are the intervals of the values. How they differ is said below.",
+    )
+    return Section(id="opening", title=f"{each.label} against tokens", parts=[picture])
 
 
 def _rules(each: Evaluated, random: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[float]]:

@@ -69,6 +69,7 @@ class ContestFacts:
         seconds: That this run took.
         read: Rows that were read.
         avoided: Of them left out, because they stand in an evaluation file; None where none was named.
+        onward: What there is now and what can be done next, each with a path or a command.
     """
 
     title: str
@@ -83,6 +84,7 @@ class ContestFacts:
     seconds: float = 0.0
     read: int = 0
     avoided: int | None = None
+    onward: Sequence[tuple[str, str]] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -324,7 +326,12 @@ class Contest:
         """The last of the first figures of the page."""
         models = self.facts.arms.filter(pl.col("tokens") > 0).drop_nulls("model").unique("model")
         tokens = plural(int(models["tokens"].sum()), "token")
-        seeds = ("seeds", count(self.trainings), f"trainings of each {self.arm_word}")
+        of_each = f" of each {self.arm_word}" if any(each.compared for each in self.evaluated) else ""
+        seeds = (
+            "seeds",
+            count(self.trainings),
+            ("training" if self.trainings == 1 else "trainings") + of_each,
+        )
         return [seeds, ("models trained", count(models.height), f"on {tokens}")]
 
     @property

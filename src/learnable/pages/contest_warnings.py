@@ -1,12 +1,14 @@
 """What to distrust in a comparison as in a lesson: each check says when it speaks."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import polars as pl
 
 from learnable.experiments import UNTUNED
-from learnable.pages.contest import ALWAYS_THE_SAME, Contest
+from learnable.pages.contest import ALWAYS_THE_SAME, Contest, Evaluated
 from learnable.pages.warnings import Found, much_avoided
-from learnable.pages.words import count, decimal, listing, plural, share
+from learnable.pages.words import count, decimal, enumeration, listing, plural, share
 
 FEW_SEEDS = 5
 FEW_ITEMS = 30
@@ -42,24 +44,41 @@ def did_not_move(contest: Contest) -> Found:
 
 def no_effect(contest: Contest) -> Found:
     """Between the untuned model and the baseline no difference was seen."""
-    found, is_known = [], False
+    seen, is_known = [], False
     for each in contest.evaluated:
         untuned = next((line for line in each.beside if line.arm.partition("@")[0] == UNTUNED), None)
         is_known |= untuned is not None
         if untuned and untuned.outcome == "no difference seen" and not each.is_general:
-            base = f"{each.name_of(each.baseline)} ({each.figure(each.baseline.value)})"
-            found.append(
-                f"On {each.title} no difference was seen between {untuned.arm} ({each.figure(untuned.value)}) and {base}: where "
-                f"training itself shows no effect, {contest.arm_word}s can hardly show one. Take more data, a higher learning "
-                "rate or another evaluation."
-            )
-    return found if is_known else None
+            seen.append((each, untuned))
+    if not seen:
+        return "" if is_known else None
+    first, model = seen[0]
+    bases = [f"{model.arm} ({first.figure(model.value)})", _named(first, value=len(seen) == 1)]
+    where = first.title
+    if len(seen) > 1:
+        pairs = [
+            f"{each.title} ({each.figure(line.value)} and {each.figure(each.baseline.value)})"
+            for each, line in seen
+        ]
+        bases, where = [model.arm, _named(first, value=False)], listing(pairs, NAMED)
+    return (
+        f"On {where} no difference was seen between {' and '.join(bases)}: where training itself shows no effect, "
+        f"{contest.arm_word}s can hardly show one. Take more data, a higher learning rate or another evaluation."
+    )
+
+
+def _named(each: Evaluated, *, value: bool) -> str:
+    """Return the baseline of an evaluation by its name, with its value where that is asked for."""
+    return each.name_of(each.baseline) + (f" ({each.figure(each.baseline.value)})" if value else "")
 
 
 def ungraded(contest: Contest) -> Found:
     """An answer could not be graded."""
-    arm, found = contest.arm_word, []
+    arm, found, empty = contest.arm_word, [], []
     for each in contest.evaluated:
+        if all(line.value is None for line in each.lines):
+            empty.append(each)
+            continue
         if not any(line.ungraded for line in each.lines):
             continue
         answers = contest.results.filter(pl.col("evaluation") == each.label)
@@ -70,31 +89,46 @@ def ungraded(contest: Contest) -> Found:
         named = listing([f"{name} {number:,}" for name, number in missing.items() if number], NAMED)
         uneven = f" So the means of the {arm}s are over different items." if least != most else ""
         spread = f"{least} to {most} by {arm}: {named}" if uneven else f"the same share for every {arm}"
-        if all(line.value is None for line in each.lines):
-            said = f"Nothing of {each.title} could be graded: there is no answer from it. See `why` in results.parquet."
-        else:
-            said = (
-                f"{plural(sum(missing.values()), 'answer')} of {answers.height:,} on {each.title} could not be graded ({spread}) "
-                f"and are left out of the means, not counted as wrong.{uneven}"
-            )
+        said = (
+            f"{plural(sum(missing.values()), 'answer')} of {answers.height:,} on {each.title} could not be graded ({spread}) "
+            f"and are left out of the means, not counted as wrong.{uneven}"
+        )
         found.append(said)
-    return found
+    return [*_nothing(contest, empty), *found]
+
+
+def _nothing(contest: Contest, empty: Sequence[Evaluated]) -> list[str]:
+    """Say why evaluations have no value at all: those with the same reason together."""
+    reasons: dict[str, list[str]] = {}
+    for each in empty:
+        why = (
+            contest.results.filter(pl.col("evaluation") == each.label)["why"].drop_nulls().unique().to_list()
+        )
+        reasons.setdefault(why[0] if len(why) == 1 else "", []).append(each.title)
+    return [
+        f"There is no value of {enumeration(titles)}: {why or 'no item could be graded; column why of results.parquet has the reasons'}."
+        for why, titles in reasons.items()
+    ]
 
 
 def cannot_tell(contest: Contest) -> Found:
-    """No arm differs from the baseline on a single item."""
-    arm, found = contest.arm_word, []
+    """No arm differs from the baseline on a single item; not looked at where no model moved."""
+    if did_not_move(contest):
+        return None
+    arm, named = contest.arm_word, []
     for each in contest.evaluated:
         if not each.compared or any(line.outcome != ALWAYS_THE_SAME for line in each.compared):
             continue
         values = {decimal(line.value, 2) for line in each.compared}
-        every = f" (every value is {values.pop()})" if len(values) == 1 else ""
-        found.append(
-            f"On {each.title} no {arm} differs from {contest.baseline} on a single item{every}: it cannot tell the {arm}s "
-            "apart, and “no difference seen” says nothing there. Take one that is easier or harder for this model, or has "
-            "more items."
-        )
-    return found
+        named.append(each.title + (f" (every value is {values.pop()})" if len(values) == 1 else ""))
+    if not named:
+        return ""
+    these, they = ("it", "Take one that is") if len(named) == 1 else ("they", "Take some that are")
+    has = "has" if len(named) == 1 else "have"
+    return (
+        f"On {enumeration(named)} no {arm} differs from {contest.baseline} on a single item: {these} cannot tell the {arm}s "
+        f"apart, and “no difference seen” says nothing there. {they} easier or harder for this model, or {has} more items."
+    )
 
 
 def few_items(contest: Contest) -> Found:
@@ -117,13 +151,14 @@ def few_seeds(contest: Contest) -> Found:
     """Fewer than `FEW_SEEDS` trainings of each arm."""
     if contest.trainings >= FEW_SEEDS:
         return ""
+    of_each = f" of each {contest.arm_word}" if any(each.compared for each in contest.evaluated) else ""
     if contest.trainings == 1:
         return (
-            f"Only one training of each {contest.arm_word}: the noise of training is not in the intervals at all, so a "
+            f"Only one training{of_each}: the noise of training is not in the intervals at all, so a "
             f"difference may be the luck of one seed. Use --seeds {FEW_SEEDS}."
         )
     return (
-        f"Only {contest.trainings:,} trainings of each {contest.arm_word}: the intervals are honest about it, but wide, so "
+        f"Only {contest.trainings:,} trainings{of_each}: the intervals are honest about it, but wide, so "
         f"“no difference seen” often means “not enough seeds”. With --seeds {FEW_SEEDS} they become much narrower; what is "
         "trained already is kept."
     )

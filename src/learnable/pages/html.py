@@ -6,13 +6,15 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from learnable.pages.code import coded
 from learnable.pages.words import count, plural, setting
 from learnable.visible import visible
 
 Cells = Sequence[str]
 """Of a line of a table: texts, and cells with a style of their own."""
 
-_SIGNS = re.compile(r"([@/,:_])(?=.)")
+_SIGNS = re.compile(r"([@/,:_=]|[^\W_]{24})(?=.)")
+_LONG = re.compile(r"\S{25,}")
 _ROLES = {"system": "System", "user": "Question", "assistant": "Answer", "tool": "Result of a tool"}
 _SHORT_CHARACTERS, _PREVIEW_CHARACTERS, _FULL_CHARACTERS = 500, 280, 8_000
 _SHOWN_MESSAGES = 12
@@ -36,16 +38,27 @@ def joined(parts: Iterable[str]) -> Markup:
 
 
 def breakable(name: str) -> Markup:
-    """Return a long name that may be broken after its signs."""
+    """Return a long name that may be broken after its signs, and within a part that no line has room for."""
     if isinstance(name, Markup):
         return name
     parts = _SIGNS.sub(r"\1\n", visible(name)).split("\n")
     return Markup("<wbr>").join(escape(part) for part in parts)
 
 
+def eased(words: str) -> Markup:
+    """Return a sentence in which long names may be broken after their signs."""
+    if isinstance(words, Markup):
+        return words
+    parts, end = [], 0
+    for long in _LONG.finditer(words):
+        parts += [escape(visible(words[end : long.start()])), breakable(long[0])]
+        end = long.end()
+    return Markup("").join([*parts, escape(visible(words[end:]))])
+
+
 def text(words: str, kind: str = "") -> Markup:
     """A paragraph; ``kind`` names its style."""
-    return markup("<p{kind}>{words}</p>", kind=kind, words=words)
+    return markup("<p{kind}>{words}</p>", kind=kind, words=eased(words))
 
 
 def remark(words: str) -> Markup:
@@ -61,7 +74,7 @@ def heading(words: str, level: int = 3) -> Markup:
 def bullets(items: Iterable[str | tuple[str, str]], kind: str = "") -> Markup:
     """A list of sentences; one may be a pair of a style and a sentence."""
     pairs = [("", item) if isinstance(item, str) else item for item in items]
-    lines = [markup("<li{kind}>{words}</li>", kind=style, words=words) for style, words in pairs]
+    lines = [markup("<li{kind}>{words}</li>", kind=style, words=eased(words)) for style, words in pairs]
     return markup("<ul{kind}>{lines}</ul>", kind=kind, lines=joined(lines))
 
 
@@ -217,14 +230,14 @@ def said_in(said: str) -> Markup:
     """Return a text as it is shown: a long one is folded, a very long one says what is missing."""
     if not said.strip():
         return Markup('<div class="nothing">nothing</div>')
-    whole = markup('<div class="text" dir="auto">{text}</div>', text=said[:_FULL_CHARACTERS])
+    whole = markup('<div class="text" dir="auto">{text}</div>', text=coded(visible(said[:_FULL_CHARACTERS])))
     if len(said) <= _SHORT_CHARACTERS:
         return whole
     more = len(said) - _FULL_CHARACTERS
     return markup(
         '<details><summary><span class="text preview" dir="auto">{start}…</span><span class="more">whole text, {number} '
         "characters</span></summary>{whole}{more}</details>",
-        start=said[:_PREVIEW_CHARACTERS].rstrip(),
+        start=coded(visible(said[:_PREVIEW_CHARACTERS].rstrip())),
         number=count(len(said)),
         whole=whole,
         more=remark(f"… and {more:,} more characters, not in this page.") if more > 0 else "",

@@ -35,6 +35,8 @@ class LeakageFacts:
         notes: What must be known of how it was measured.
         level: What the level of an item is.
         hit: When the detector says leaked.
+        command: What repeats the test.
+        onward: What there is now and what can be done next, each with a path or a command.
     """
 
     detecting: Mapping[str, Any]
@@ -46,6 +48,8 @@ class LeakageFacts:
     notes: Sequence[str]
     level: str
     hit: str
+    command: str
+    onward: Sequence[tuple[str, str]] = ()
     counted: pl.DataFrame = field(init=False)
 
     def __post_init__(self) -> None:
@@ -84,7 +88,9 @@ def render_leakage(facts: LeakageFacts) -> str:
             ),
             ("items", count(len(hits)), "in the verdict"),
         ],
-        command=("To compare with another model", "learnable leakage BENCHMARK --model M --reference R"),
+        onward=facts.onward,
+        chart=_levels(facts),
+        command=("To repeat this test", facts.command),
     )
 
 
@@ -119,11 +125,17 @@ def _verdict(facts: LeakageFacts) -> Section:
     head = ["test", "value", "interval", "p", "counted"]
     parts: list[Part] = [html.text(each) for each in words]
     parts.append(html.table(f"The set against {facts.verdict.beside}", head, rows, worded=(4,)))
-    if facts.counted.height:
-        parts.append(levels_picture(facts.counted, level=facts.level))
     if facts.curve is not None:
         parts.append(curve_picture(facts.curve))
     return Section(id="verdict", nav="verdict", title="Was it trained on?", parts=parts)
+
+
+def _levels(facts: LeakageFacts) -> Section | None:
+    """Return the picture that opens the page; None where no item counts."""
+    if facts.counted.is_empty():
+        return None
+    parts = [levels_picture(facts.counted, level=facts.level)]
+    return Section(id="levels", title="Do the items stand out?", parts=parts)
 
 
 def _signed(value: float) -> str:

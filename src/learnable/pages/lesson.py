@@ -3,6 +3,8 @@
 Everything is said in words and with its interval; what was not seen is said as plainly as what was.
 """
 
+from collections.abc import Sequence
+
 import polars as pl
 from markupsafe import Markup
 
@@ -24,7 +26,7 @@ from learnable.pages.lesson_facts import (
 )
 from learnable.pages.lesson_gradients import gradients_section
 from learnable.pages.lesson_warnings import LESSON_CHECKS
-from learnable.pages.page import Panels, Part, Section, write_page
+from learnable.pages.page import Panels, Part, Picture, Section, write_page
 from learnable.pages.warnings import look, warnings_section
 from learnable.pages.words import NOTHING, capital, count, decimal, duration, finite, plural
 
@@ -41,9 +43,11 @@ def render_lesson(facts: LessonFacts) -> str:
     """Write the report of one lesson as a self-contained page: HTML of about 1 MB, whatever the number of items, and 0.3 kB per question drawn."""
     lesson = contest_of(facts)
     looked = look(LESSON_CHECKS, lesson)
+    panels = pictures.values(lesson)
+    first = next((number for number, drawn in enumerate(panels) if drawn), None)
     sections = [
         _asked(lesson),
-        _answer(lesson),
+        _answer(lesson, panels, first),
         _values(lesson),
         concepts_section(lesson),
         gradients_section(lesson),
@@ -79,6 +83,8 @@ def render_lesson(facts: LessonFacts) -> str:
             ("arms", count(len(lesson.trained)), ""),
             *lesson.tiles,
         ],
+        onward=facts.onward,
+        chart=None if first is None else _opening(lesson, first, panels[first]),
         command=("To repeat this page", facts.command),
     )
 
@@ -109,7 +115,27 @@ def _asked(lesson: LessonContest) -> Section:
     return Section(id="asked", nav="asked", title="What was asked", parts=parts)
 
 
-def _answer(lesson: LessonContest) -> Section:
+def _opening(lesson: LessonContest, first: int, drawn: Sequence[Picture]) -> Section:
+    """Return what the arms came to on the first evaluation that has a picture."""
+    theme = lesson.themes[first]
+    title = f"{theme.name}{' on general rows' if theme.is_general else ''} ({theme.evaluated[0].unit}, {theme.evaluated[0].side})"
+    return Section(
+        id="opening", title=title, parts=[Panels(pictures=drawn, kind="panels plots"), _legend(lesson)]
+    )
+
+
+def _legend(lesson: LessonContest) -> Markup:
+    """Say how to read the dots."""
+    words = (
+        "Dots are means over items and seeds, ticks the seeds. A whisker is the interval of the difference to "
+        f"{lesson.baseline}, laid at its value (solid line): where it crosses that line (hollow dot), no difference was seen."
+    )
+    if len(lesson.trained) < len(lesson.ways):
+        words += " The diamond and the dashed line are the untuned model."
+    return html.remark(words)
+
+
+def _answer(lesson: LessonContest, drawn: Sequence[Sequence[Picture]], first: int | None) -> Section:
     baseline = lesson.baseline
     mark = f" The mark is for {lesson.focus}: ● better or worse, ○ no difference seen."
     words = (
@@ -117,23 +143,18 @@ def _answer(lesson: LessonContest) -> Section:
         f"All sizes are differences to {baseline} with their intervals.{mark if lesson.focus else ''}"
     )
     parts: list[Part] = [html.text(words)]
-    all_panels = pictures.values(lesson)
-    for theme, panels in zip(lesson.themes, all_panels, strict=True):
+    for number, (theme, panels) in enumerate(zip(lesson.themes, drawn, strict=True)):
         title = f"{theme.name}{' on general rows: what was forgotten' if theme.is_general else ''}"
         inside = [html.heading(title), html.remark(about(theme))]
         for each in theme.evaluated:
             inside += _sentence(lesson, each)
         parts.append(html.box("answer", inside))
         nothing = html.remark(theme.evaluated[0].no_picture)
-        parts.append(Panels(pictures=panels, kind="panels plots") if panels else nothing)
-    if any(all_panels):
-        words = (
-            "Dots are means over items and seeds, ticks the seeds. A whisker is the interval of the difference to "
-            f"{baseline}, laid at its value (solid line): where it crosses that line (hollow dot), no difference was seen."
-        )
-        if len(lesson.trained) < len(lesson.ways):
-            words += " The diamond and the dashed line are the untuned model."
-        parts.append(html.remark(words))
+        if number == first:
+            nothing = html.remark("Its picture is the one at the top of this page.")
+        parts.append(Panels(pictures=panels, kind="panels plots") if panels and number != first else nothing)
+    if sum(map(bool, drawn)) > 1:
+        parts.append(_legend(lesson))
     return Section(id="answer", nav="answer", title="The task, or its wording?", parts=parts)
 
 

@@ -69,6 +69,8 @@ def write_page(
     tiles: Sequence[tuple[str, str, str]],
     command: tuple[str, str],
     title: str = "",
+    onward: Sequence[tuple[str, str]] = (),
+    chart: Section | None = None,
     first: Section | None = None,
     points: Mapping[str, list[Any]] | None = None,
     script: str = "",
@@ -86,12 +88,14 @@ def write_page(
         tiles: The first figures: name, value and remark.
         command: What it does, and the command.
         title: Of the window; kicker and headline when not given.
+        onward: What there is now and what can be done next, each with a path or a command; above ``command``.
+        chart: The section that stands first: the one picture that says most.
         first: A section before the list of parts.
         points: Data that several pictures share, column by column.
         script: File of this room that makes parts of the page answer to keys.
     """
     sections = [section for section in sections if section.parts]
-    parts = [part for section in sections for part in section.parts]
+    parts = [part for section in filter(None, [chart, *sections]) for part in section.parts]
     pictures = [part for part in parts if isinstance(part, Picture)]
     pictures += [picture for part in parts if isinstance(part, Panels) for picture in part.pictures]
     drawn = bool(pictures) and is_installed(PAINTER)
@@ -106,10 +110,10 @@ def write_page(
             headline=headline,
             lead=lead,
             tiles=tiles,
-            command=command,
+            onward=[*onward, command],
             title=title or f"{kicker}: {headline}",
             sections=sections,
-            first=_section(first, drawn=drawn) if first else "",
+            opening=joined(_section(each, drawn=drawn) for each in (chart, first) if each),
             body=joined(_section(section, drawn=drawn) for section in sections),
             style=Markup(_resource("style.css")),
             scripts=[Markup(script) for script in scripts],

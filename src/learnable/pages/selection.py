@@ -39,17 +39,19 @@ from learnable.pages.words import (
 from learnable.runs.price import Cost
 from learnable.scorers import end_of_turn_share
 
-SHOWN_SOURCES, SHOWN_TARGETS = 25, 20
+SHOWN_SOURCES, SHOWN_TARGETS = 10, 20
 
 
 def render_selection(facts: SelectionFacts) -> str:
     """Write the report of one selection as a self-contained page: HTML of about 1 MB plus 0.3 kB per example drawn."""
     view = view_of(facts)
     pool, kept = view.frame.height, view.kept.height
-    losses, length = _losses(view), _length(view)
+    losses, length, scores = _losses(view), _length(view), _scores(view)
+    is_drawn = any(isinstance(part, Picture) for part in scores.parts)
+    looked = look(SELECTION_CHECKS, view)
     sections = [
         losses,
-        _scores(view),
+        *([] if is_drawn else [scores]),
         length,
         _mix(view),
         *([] if facts.pulled is None else [_target(view, facts.pulled)]),
@@ -68,14 +70,17 @@ def render_selection(facts: SelectionFacts) -> str:
         headline=f"{count(kept)} of {plural(pool, 'example')} chosen",
         lead=html.markup(
             "Asked for <strong>{budget}</strong>, the {end} <strong>{by}</strong> first, as <strong>{model}</strong> sees "
-            "them.",
+            "them.{distrust}",
             budget=facts.budget,
             end="highest" if facts.higher_is_better else "lowest",
             by=facts.by,
             model=facts.model,
+            distrust=looked.link,
         ),
         tiles=_tiles(view),
-        first=warnings_section(look(SELECTION_CHECKS, view)),
+        onward=facts.onward,
+        chart=scores if is_drawn else None,
+        first=warnings_section(looked),
         command=("To repeat this run", facts.command),
         points=pictures.points(view) if has_dots else None,
     )
@@ -158,12 +163,14 @@ def _mix(view: View) -> Section:
     parts: list[Part] = [html.text(words)]
     sources, lengths = by_source(view), by_length(view)
     if sources.height:
-        shown = _groups_table(view, sources, "Pool and selection per source", "source")
         about = "Share of all examples in the pool beside share of the chosen ones."
         picture = pictures.mix(view, sources, name="sources", title="source", caption=about)
         parts += [html.heading("By source"), *([picture] if picture else [])]
-        many = sources.height > SHOWN_SOURCES
-        parts.append(html.fold(f"All {count(sources.height)} sources as a table", [shown]) if many else shown)
+        caption, more = "Pool and selection per source", sources.height - SHOWN_SOURCES
+        parts.append(_groups_table(view, sources.head(SHOWN_SOURCES), caption, "source"))
+        if more > 0:
+            rest = _groups_table(view, sources.tail(more), f"{caption}, the smaller ones", "source")
+            parts.append(html.fold(plural(more, "more source"), [rest]))
     if lengths.height:
         about = "The bins hold about equally many examples of the pool."
         picture = pictures.mix(view, lengths, name="lengths", title="response tokens", caption=about)

@@ -53,6 +53,7 @@ class SelectionFacts:
         tokens: A few examples with the losses of their tokens.
         tokens_missing: What is missing of that and why, in a sentence; None when nothing is, or none were asked for.
         looked_at_evaluation: Whether evaluation files were to be avoided when the rows were read.
+        onward: What there is now and what can be done next, each with a path or a command.
     """
 
     title: str
@@ -77,6 +78,7 @@ class SelectionFacts:
     tokens: Sequence[TokenView] = ()
     tokens_missing: str | None = None
     looked_at_evaluation: bool = False
+    onward: Sequence[tuple[str, str]] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

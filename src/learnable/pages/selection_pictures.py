@@ -14,7 +14,7 @@ from learnable.pages.words import NOTHING, decimal, snippet
 
 CHOSEN, REST = "chosen", "not chosen"
 POOL, SELECTION = "pool", "selection"
-SHOWN_SOURCES = 20
+SHOWN_SOURCES = 10
 TREND_BINS = 10
 BARS = 40
 SHOWN_POINTS = 4_000
@@ -126,7 +126,7 @@ def spread(view: View) -> Picture | None:
     beyond = [f"{n:,} {word}" for n, word in zip(tails, ("below", "above"), strict=True) if n]
     return Picture(
         name="spread",
-        spec=finish(*layers, height=280),
+        spec=finish(*layers, height=240),
         label=f"Histogram of {view.facts.by} for {kept + rest:,} examples, {kept:,} of them chosen.",
         remark=f"All scored examples ({kept + rest:,}) are counted."
         + (f" {' and '.join(beyond)} the picture are in its outermost bars." if beyond else ""),

@@ -1,5 +1,7 @@
 """The page of a trial: which arms differ from the one they stand beside, what they cost, and what to distrust."""
 
+from collections.abc import Sequence
+
 import polars as pl
 
 from learnable.pages import comparison_pictures as pictures
@@ -21,10 +23,11 @@ def render_trial(facts: TrialFacts) -> str:
     """Write the report of one trial as a self-contained page."""
     trial = trial_of(facts)
     looked = look(TRIAL_CHECKS, trial)
+    opening, above = pictures.all_differences(trial.evaluated, to=trial.baseline)
     sections = [
         _arms(trial),
         _answer(trial),
-        _differences(trial),
+        _differences(trial, above),
         *([] if facts.order is None else [imbalance_section(facts.order, confidence=facts.confidence)]),
         _tables(trial),
         warnings_section(looked, nav="distrust"),
@@ -41,6 +44,8 @@ def render_trial(facts: TrialFacts) -> str:
             ("arms", count(len(facts.about)), ""),
             *trial.tiles,
         ],
+        onward=facts.onward,
+        chart=opening,
         command=("To repeat this page", facts.command),
     )
 
@@ -59,11 +64,10 @@ def _answer(trial: ArmTrial) -> Section:
     return Section(id="answer", nav="answer", title=trial.facts.question, parts=parts)
 
 
-def _differences(trial: ArmTrial) -> Section:
+def _differences(trial: ArmTrial, above: Sequence[Sequence[Part]]) -> Section:
     parts: list[Part] = []
-    for number, each in enumerate(trial.evaluated):
-        picture = pictures.differences(f"differences-{number}", each, to=trial.baseline)
-        parts += [html.heading(each.label), picture or html.remark(each.no_picture)]
+    for each, pictured in zip(trial.evaluated, above, strict=True):
+        parts += [html.heading(each.label), *pictured]
         numbers = ("value", "tokens", "examples", "steps", "ungraded")
         head = ["arm", "seen", f"difference to {trial.baseline}", "p", *numbers]
         caption = f"Values on {each.label} ({each.unit}, {each.side})"

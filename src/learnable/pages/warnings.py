@@ -155,27 +155,33 @@ def _by_length(view: View) -> str:
     )
 
 
-def _short_answers(view: View) -> Found:
+def _short_answers(view: View) -> str:
     """The median response of at least `FEW_KEPT` chosen has fewer than `SHORT_ANSWER_RATIO` of the tokens of the pool's."""
     pool, chosen = (finite(frame["response_tokens"].median()) for frame in (view.scored, view.kept))
     if view.kept.height < FEW_KEPT or pool is None or chosen is None or chosen >= SHORT_ANSWER_RATIO * pool:
         return ""
     return (
         f"The selection is dominated by short answers: its median response has {decimal(chosen, 0)} tokens, the "
-        f"pool's has {decimal(pool, 0)}. {_by_length(view)}"
+        f"pool's has {decimal(pool, 0)}."
     )
 
 
-def _length(view: View) -> Found:
+def _score_follows(view: View) -> str:
     """The score's rank correlation with response tokens is beyond ±`LENGTH_CORRELATION` (`CORRELATION_EXAMPLES` or more scored)."""
-    rho, n = spearman(view.scored, "score_used", "response_tokens")
+    rho, n = spearman(view.scored, "score_used", "response_tokens") if view.has("score") else (None, 0)
     if rho is None or n < CORRELATION_EXAMPLES or abs(rho) <= LENGTH_CORRELATION:
         return ""
     prefers = "long" if (rho > 0) == view.facts.higher_is_better else "short"
     return (
         f"The score follows the length of the answer: Spearman correlation of {view.facts.by} with response tokens is "
-        f"{decimal(rho, 2)} (n = {n:,}), so choosing by it is largely choosing {prefers} answers. {_by_length(view)}"
+        f"{decimal(rho, 2)} (n = {n:,}), so choosing by it is largely choosing {prefers} answers."
     )
+
+
+def _length(view: View) -> Found:
+    """Answers are short, or the score follows their length: one matter, and said as one."""
+    seen = [said for said in (_short_answers(view), _score_follows(view)) if said]
+    return " ".join([*seen, _by_length(view)]) if seen else ""
 
 
 def _left_out(view: View) -> Found:
@@ -301,8 +307,7 @@ SELECTION_CHECKS: dict[str, Callable[[View], Found]] = {
     "tiny selection": _tiny,
     "memorized reference": _given(_memorized, "loss_before", "loss_after"),
     "reference that learned nothing": _given(_negative, "learnability"),
-    "mostly short answers": _given(_short_answers, "response_tokens"),
-    "score that follows length": _given(_length, "score", "response_tokens"),
+    "a choice by length": _given(_length, "response_tokens"),
     "text left out by the chat template": _left_out,
     "learning to stop": _given(_stopping, *_FALL),
     "truncated examples": _given(_truncated, "truncated"),
