@@ -216,6 +216,17 @@ def test_an_adapter_changes_the_answers_and_only_within_its_block(tiny, tmp_path
     assert model.generate(QUESTIONS, max_new_tokens=12) == one_by_one
 
 
+def test_states_of_last_tokens_come_to_the_head_in_one_piece(model):
+    """A slice would be multiplied by a copy of frozen weights for each row: gigabytes under an adapter."""
+    seen = []
+    head = model.network.get_output_embeddings()
+    handle = head.register_forward_hook(lambda _, states, __: seen.append(states[0].is_contiguous()))
+    model.generate(QUESTIONS, max_new_tokens=2)
+    handle.remove()
+    assert seen
+    assert all(seen)
+
+
 def test_what_makes_no_sense_is_refused(model, prompts):
     tokenizer = model.renderer.tokenizer
     for options in ({"temperature": 1.0}, {"temperature": -1.0}, {"top_p": 0.0}):

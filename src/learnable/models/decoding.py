@@ -257,10 +257,16 @@ class _Rows:
         # Models bring temperatures, penalties and length limits of their own, which transformers merges into what it
         # is given; two models would be compared under different rules.
         shipped, self._inner.generation_config = self._inner.generation_config, settings
+        # The states of each row's last token are a slice. torch multiplies a slice by weights that are frozen, as under an
+        # adapter, with a copy of the weights for each row.
+        head = self._inner.get_output_embeddings()
+        folded = head.register_forward_pre_hook(lambda _, states: (states[0].contiguous(),)) if head else None
         try:
             tokens: torch.Tensor = self._inner.generate(input_ids=ids, attention_mask=mask, **known, **rules)
         finally:
             self._inner.generation_config = shipped
+            if folded:
+                folded.remove()
         return tokens
 
 
