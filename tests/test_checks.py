@@ -1,6 +1,7 @@
 """What can be wrong with a row: each check on rows that it must and must not find, thresholds by hand, and the order."""
 
 import math
+from dataclasses import replace
 
 import polars as pl
 import pytest
@@ -296,6 +297,19 @@ def test_the_strength_of_an_answer_that_does_not_fit_is_a_half_at_0_bits_and_hal
     assert [each.strength for each in both] == pytest.approx([0.75, 0.5], abs=1e-3)
 
 
+def test_an_answer_without_a_full_stop_is_compared_with_others_without_one():
+    pairs = [("Why?", WHOLE)] * 40 + [("Who?", "Anna")] * 30 + [("Who?", "Anna and the")]
+    ends = [0.1, 0.2] * 20 + [6.0, 7.0] * 15 + [30.0]
+    checked = Checked(examples=rows(*pairs), measured=measured(end_nll_after=ends))
+    assert [each.row for each in CHECKS["unended"].look(checked)] == [70]
+
+
+def test_few_answers_without_a_full_stop_are_compared_with_all():
+    pairs = [("Why?", WHOLE)] * 40 + [("Who?", "Anna and the")]
+    checked = Checked(examples=rows(*pairs), measured=measured(end_nll_after=[0.1, 0.2] * 20 + [9.0]))
+    assert [each.row for each in CHECKS["unended"].look(checked)] == [40]
+
+
 def test_what_was_not_measured_is_not_suspect():
     nothing = [float("nan")] * 31
     frame = measured(loss_before=nothing, loss_after=nothing, loss_null=nothing, end_nll_after=nothing)
@@ -320,6 +334,16 @@ def test_reasons_add_up_and_a_strong_one_goes_before_two_weak_ones():
     # 1 - 0.5 * 0.5: of one check the strongest finding alone counts.
     assert [each.suspicion for each in suspects] == pytest.approx([0.8, 0.75, 0.5])
     assert suspects[1].other == 2
+
+
+def test_of_checks_that_measure_the_strongest_alone_counts():
+    checks = {
+        name: says(Suspicion(0, strength, name)) for name, strength in (("a", 0.5), ("b", 0.8), ("c", 0.5))
+    }
+    checks |= {name: replace(checks[name], needs=("loss_after",)) for name in ("a", "b")}
+    (suspect,) = suspects_of(Checked(examples=rows(("", ""))), checks)
+    assert suspect.suspicion == pytest.approx(0.9)
+    assert list(suspect.reasons) == ["b", "a", "c"]
 
 
 def test_every_check_takes_a_pool_without_a_row():

@@ -19,10 +19,12 @@ BINS = 10
 FAR, FURTHEST = 3.0, 8.0
 """Robust standard deviations from the median of its kind: where a loss is suspect, and where no more is needed."""
 SMALLEST_SPREAD_NATS = 0.05
-ROSE_NATS, ROSE_SHARE = 0.02, 0.01
+ROSE_NATS, ROSE_SHARE = 0.05, 0.02
 """Rise of the loss per token from which on it rose: both in nats and as a share of what it was."""
 ENDS_RARELY_NATS = 4.6
 """Loss of the end of an answer from which on the model gives it less than one in a hundred."""
+ENDS_NEVER_NATS = 13.8
+"""The same for less than one in a million, which no habit of a source explains."""
 HALVING_BITS = 5.0
 """Bits below 0 by which the doubt whether an answer fits its question halves."""
 
@@ -30,7 +32,7 @@ HALVING_BITS = 5.0
 def far_above(values: NDArray[np.float64], kinds: pl.Series, lengths: pl.Series) -> NDArray[np.float64]:
     """Return how far each value stands above those of its kind, in robust standard deviations, (n,).
 
-    The kind is the source, in bins of equal size by length. The deviation is 1.4826 times the median absolute one. NaN where the
+    The kind is the source, or another given one, in bins of equal size by length. The deviation is 1.4826 times the median absolute one. NaN where the
     value is not finite or fewer than ``FEWEST`` rows are of the kind.
     """
     frame = pl.DataFrame({"value": values, "kind": kinds, "length": lengths.cast(pl.Float64)}).fill_nan(None)
@@ -78,11 +80,19 @@ def _unended(checked: Checked) -> Iterator[Suspicion]:
     frame = checked.measured
     turns = np.array([max(row.turns, 1) for row in checked.rows], dtype=np.float64)
     ends = np.where(numbers(frame, "end_tokens") > 0, numbers(frame, "end_nll_after"), np.nan) / turns
-    far = far_above(ends, frame["source"], frame["response_tokens"])
-    for row in _where((ends > ENDS_RARELY_NATS) & (far > FAR)):
+    # Without a full stop the model expects one first, in every row alike: such rows are compared with each other.
+    letter = pl.Series([row.last.rstrip()[-1:].isalnum() for row in checked.rows], dtype=pl.Boolean)
+    kinds = pl.select(pl.format("{} {}", frame["source"], letter)).to_series()
+    alone = pl.Series([0] * frame.height, dtype=pl.Int64)
+    far = far_above(ends, kinds, alone)
+    far = np.where(np.isnan(far), far_above(ends, frame["source"], alone), far)
+    never = (ends > ENDS_NEVER_NATS) & (far_above(ends, frame["source"], alone) > FAR)
+    for row in _where(((ends > ENDS_RARELY_NATS) & (far > FAR)) | never):
         end = " ".join(checked.rows[row].last.split())[-60:]
         why = f"no end is expected there (probability {np.exp(-ends[row]):.1g}): …{end}"
-        yield Suspicion(row, between(0.35, 0.95, (ends[row] - ENDS_RARELY_NATS) / 9), why)
+        by_kind = between(0.35, 0.95, (far[row] - FAR) / (FURTHEST - FAR))
+        by_nats = between(0.35, 0.95, (ends[row] - ENDS_RARELY_NATS) / (ENDS_NEVER_NATS - ENDS_RARELY_NATS))
+        yield Suspicion(row, max(min(by_kind, by_nats), 0.7 * never[row]), why)
 
 
 def _where(found: NDArray[Any]) -> list[int]:
@@ -106,7 +116,8 @@ MEASURED: Checks = {
         needs=("loss_before", "loss_after"),
     ),
     "unended": Check(
-        about=f"the trained model gives the end of the answer less than 1 %, {FAR:g} robust deviations above its kind",
+        about=f"the trained model gives the end of the answer less than 1 %, {FAR:g} robust deviations above rows of its source that end "
+        "with a letter, or with a sign, as it does; or less than one in a million",
         look=_unended,
         needs=("end_nll_after",),
     ),

@@ -31,9 +31,9 @@ class Suspect:
 def suspects_of(checked: Checked, checks: Mapping[str, Check]) -> list[Suspect]:
     """Return the rows that any check suspects, the most suspect first.
 
-    The suspicion is ``1 - product of (1 - strength)`` over the checks (noisy or), each counted once by its strongest finding: one
-    strong reason goes before two weak ones, and reasons add up. Of equal suspicion, the row with more reasons comes first, then the
-    earlier one.
+    The suspicion is ``1 - product of (1 - strength)`` (noisy or): one strong reason goes before two weak ones, and reasons add up.
+    Checks that measure say much the same of a name that a model does not know, so of these the strongest alone counts, and so of the
+    findings of one check. Of equal suspicion, the row with more reasons comes first, then the earlier one.
     """
     found = defaultdict[int, dict[str, Suspicion]](dict)
     for name, check in checks.items():
@@ -44,6 +44,10 @@ def suspects_of(checked: Checked, checks: Mapping[str, Check]) -> list[Suspect]:
     suspects = []
     for row, reasons in found.items():
         ordered = dict(sorted(reasons.items(), key=lambda pair: -pair[1].strength))
-        suspicion = 1 - math.prod(1 - each.strength for each in ordered.values())
+        told = {
+            "measured" if checks[name].needs else name: each.strength
+            for name, each in reversed(ordered.items())
+        }
+        suspicion = 1 - math.prod(1 - strength for strength in told.values())
         suspects.append(Suspect(row=row, suspicion=suspicion, reasons=ordered))
     return sorted(suspects, key=lambda each: (-each.suspicion, -len(each.reasons), each.row))

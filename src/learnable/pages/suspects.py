@@ -166,7 +166,7 @@ def _checks(facts: SuspectFacts) -> Section:
     head = ["check", "looks for", "suspects", "by it alone"]
     words = (
         "A finding has a strength, about how often a person would agree; a suspicion is 1 - (1 - a)(1 - b)... over the strengths of "
-        "a row's reasons, the noisy or. Strengths were set by hand, once for all data: they order rows, and are no probabilities."
+        "a row's reasons, the noisy or; of checks that measure, the strongest counts. Strengths were set by hand, once for all data: they order rows, and are no probabilities."
     )
     parts: list[Part] = [html.text(words), html.table("Checks that were made", head, lines, worded=(1,))]
     if facts.left_out:
