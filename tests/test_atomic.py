@@ -129,11 +129,11 @@ def test_frame_without_rows_keeps_its_columns(tmp_path):
 
 
 def test_full_disk_under_a_frame_leaves_nothing(tmp_path, monkeypatch):
-    def full(_table, where, **_options):
-        where.write_bytes(b"PAR1 half a f")
+    def full(file, _table):
+        Path(file.where).write_bytes(b"PAR1 half a f")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(pyarrow.parquet, "write_table", full)
+    monkeypatch.setattr(pyarrow.parquet.ParquetWriter, "write_table", full)
     with pytest.raises(DiskError, match="the disk is full"):
         write_frame(pl.DataFrame({"id": ["a"]}), tmp_path / "frame.parquet")
     assert names(tmp_path) == []

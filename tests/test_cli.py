@@ -445,7 +445,7 @@ def test_ctrl_c_says_that_the_run_goes_on(here, capsys, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("learnable.data.save_pool", interrupted)
+    monkeypatch.setattr("learnable.data.pool_identity", interrupted)
     assert cli.call(["load", "good.jsonl"]) == 130
     assert "the same command goes on from here" in capsys.readouterr().err
 
@@ -463,7 +463,7 @@ def test_a_full_disk_is_said_in_one_line(here, fails, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(pyarrow.parquet, "write_table", full)
+    monkeypatch.setattr(pyarrow.parquet.ParquetWriter, "write_table", full)
     code, error, hint = fails("load", "good.jsonl")
     assert code == 1
     assert "the disk is full" in error

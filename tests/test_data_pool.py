@@ -5,7 +5,9 @@ import json
 import polars as pl
 import pytest
 
-from learnable.data import load_pool, read, readable, save_pool
+from learnable.data import load_pool, pool_identity, read, readable, save_pool
+from learnable.errors import DataError
+from learnable.runs.files import FrameWriter
 from learnable.types import Conversation, Message, ToolCall
 from row_formats import WRITTEN
 
@@ -37,6 +39,14 @@ UNTRAINED = Conversation(
         Message(role="assistant", content="In the drawer."),
     )
 )
+
+
+def asked(n, *, first=0):
+    """Return n plain conversations, no two of them the same."""
+    return [
+        Conversation(messages=(Message(role="user", content=f"{i}?"), Message(role="assistant", content="b")))
+        for i in range(first, first + n)
+    ]
 
 
 @pytest.fixture
@@ -89,3 +99,74 @@ def test_what_people_read_of_an_answer_has_its_reasoning_and_calls(pool_of):
 def test_a_plain_pool_is_read_as_it_is(pool_of):
     examples = pool_of(PLAIN).examples
     assert readable(examples) is examples
+
+
+# Windows
+
+
+@pytest.fixture
+def small_windows(monkeypatch):
+    for module in ("pools", "data.building"):
+        monkeypatch.setattr(f"learnable.{module}.WINDOW_ROWS", 2)
+
+
+@pytest.mark.parametrize(
+    "conversations",
+    [
+        (PLAIN, *asked(4), CALLING, *asked(2, first=4), UNTRAINED),
+        (CALLING, *asked(4)),
+        (*asked(5), UNTRAINED),
+        (*asked(3), *asked(5)),
+        asked(4),
+    ],
+)
+def test_a_pool_that_is_written_in_windows_is_the_one_in_memory(
+    pool_of, tmp_path, small_windows, conversations
+):
+    whole = pool_of(*conversations)
+    pool = read([str(tmp_path / "rows.jsonl")], into=tmp_path / "pool")
+    assert pool.examples.equals(whole.examples)
+    assert pool.examples.schema == whole.examples.schema
+    assert pool.rows.equals(whole.rows)
+    assert (pool.files, pool_identity(pool)) == (whole.files, pool_identity(whole))
+    assert {path.name for path in (tmp_path / "pool").iterdir()} == {
+        "examples.parquet",
+        "rows.parquet",
+        "pool.json",
+    }
+
+
+def test_identity_does_not_depend_on_windows(pool_of, monkeypatch):
+    pool = pool_of(*asked(5))
+    before = pool_identity(pool)
+    monkeypatch.setattr("learnable.pools.WINDOW_ROWS", 2)
+    assert pool_identity(pool) == before
+
+
+def test_rows_are_let_go_as_they_are_written(pool_of, tmp_path, small_windows, monkeypatch):
+    pool_of(*asked(9))
+    held = []
+
+    def counted(file, table, add=FrameWriter.add):
+        held.append(table.height)
+        add(file, table)
+
+    monkeypatch.setattr(FrameWriter, "add", counted)
+    read([str(tmp_path / "rows.jsonl")], into=tmp_path / "pool")
+    assert max(held) == 2
+
+
+def test_a_reading_that_fails_in_a_later_window_leaves_no_pool(pool_of, tmp_path, small_windows):
+    pool_of(*asked(5))
+    with (tmp_path / "rows.jsonl").open("a") as out:
+        out.write("{}\n")
+    with pytest.raises(DataError):
+        read([str(tmp_path / "rows.jsonl")], into=tmp_path / "pool")
+    assert list((tmp_path / "pool").iterdir()) == []
+
+
+def test_windows_have_all_conversations_in_order(pool_of, small_windows):
+    pool = pool_of(*asked(5))
+    parts = list(pool.windows())
+    assert [len(part) for part in parts] == [2, 2, 1]
+    assert pl.concat([part.examples for part in parts]).equals(pool.examples)

@@ -4,6 +4,7 @@ import errno
 import gzip
 import json
 import shutil
+from dataclasses import replace
 
 import polars as pl
 import pyarrow as pa
@@ -12,8 +13,8 @@ import pytest
 
 from learnable.data import load_pool, pool_identity, read, save_pool, write_dropped, write_rows
 from learnable.errors import DataError, DiskError
+from learnable.pools import Pool
 from learnable.runs.files import replacing
-from learnable.types import Pool
 
 LINES = [
     b'{"instruction": "Say one",   "output": "eins",  "extra": [1.10, null]}\n',
@@ -318,7 +319,7 @@ def test_the_identity_changes_with_the_content(pool, source, lines):
 
 def test_the_identity_changes_with_the_sources(pool):
     renamed = pool.examples.with_columns(source=pl.lit("other"))
-    assert pool_identity(Pool(examples=renamed, rows=pool.rows, files=pool.files)) != pool_identity(pool)
+    assert pool_identity(replace(pool, conversations=renamed.lazy())) != pool_identity(pool)
 
 
 def write_and_fail(path, error):

@@ -222,7 +222,7 @@ def scored(tmp_path, monkeypatch):
 
 def test_chosen_rows_are_written_without_reading_the_conversations(scored, tmp_path):
     with pytest.raises(DataError, match="cannot read the pool"):
-        load_pool(tmp_path / "pool")
+        next(load_pool(tmp_path / "pool").iter_examples())
     select("scores", budget="2", output="out")
     lines = (tmp_path / "my.jsonl").read_text().splitlines(keepends=True)
     assert (tmp_path / "out" / "selected" / "my.jsonl").read_text() == "".join(lines[-2:])
@@ -246,16 +246,17 @@ def test_ledger_in_pieces_is_the_same(scored, tmp_path, monkeypatch):
 
 
 def test_ledger_takes_the_first_reason_of_an_id_that_is_given_twice(scored, tmp_path):
-    pool = load_pool(tmp_path / "pool", conversations=False)
+    pool = load_pool(tmp_path / "pool")
     (identity,) = scored.examples["id"].head(1)
     twice = pl.DataFrame({"id": [identity, identity], "reason": ["one", "two"]})
     assert write_dropped(pool, twice, tmp_path / "ledger.jsonl") == 1
     assert json.loads((tmp_path / "ledger.jsonl").read_text())["reason"] == "one"
 
 
-def test_pool_without_conversations_has_all_rows(scored, tmp_path):
-    pool = load_pool(tmp_path / "pool", conversations=False)
-    assert (pool.examples.height, pool.rows.rows(), pool.files) == (0, scored.rows.rows(), scored.files)
+def test_a_pool_that_is_opened_holds_no_row_in_memory(scored, tmp_path):
+    pool = load_pool(tmp_path / "pool")
+    assert (len(pool), pool.files) == (len(scored), scored.files)
+    assert not {"examples", "rows"} & set(vars(pool))
 
 
 # Tables of losses from elsewhere

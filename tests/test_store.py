@@ -2,6 +2,7 @@
 
 import errno
 import json
+from pathlib import Path
 
 import polars as pl
 import pyarrow.parquet
@@ -204,11 +205,11 @@ def test_damaged_part_is_a_store_error_that_names_the_folder(store, content, ask
 def test_full_disk_is_named_and_keeps_what_was_stored(store, monkeypatch):
     store.write(NLL, table(a=1.0))
 
-    def full(_table, where, **_options):
-        where.write_bytes(b"PAR1 half")
+    def full(file, _table):
+        Path(file.where).write_bytes(b"PAR1 half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(pyarrow.parquet, "write_table", full)
+    monkeypatch.setattr(pyarrow.parquet.ParquetWriter, "write_table", full)
     with pytest.raises(DiskError, match="the disk is full"):
         store.write(NLL, table(b=2.0))
     assert store.missing(NLL, ids("ab")).to_list() == ["b"]

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from learnable.data.names import parse_columns
 from learnable.errors import LearnableError, UsageError, did_you_mean
+from learnable.pools import Pool
 from learnable.settings import Reading, Reference, Tuning
-from learnable.types import Budget, Message, Pool
+from learnable.types import Budget, Message
 
 counts = st.integers(1, 10**12)
 shares = st.floats(0, 1, exclude_min=True)
@@ -207,7 +208,7 @@ def pool():
             "messages": [[{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}], []],
         }
     )
-    return Pool(examples=examples, rows=pl.DataFrame(), files=())
+    return Pool(conversations=examples.lazy(), ledger=pl.LazyFrame(), files=())
 
 
 def test_pool_is_as_long_as_its_examples(pool):

@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from learnable.errors import DataError, UsageError
+from learnable.errors import UsageError
 from learnable.settings import Loading, Sampling
 
 
@@ -369,67 +369,6 @@ class Selection:
 
     kept: pl.DataFrame
     dropped: pl.DataFrame
-
-
-@dataclass(frozen=True, kw_only=True)
-class SourceFile:
-    """A file rows were read from: where it is, what it is, the hash of its bytes, and what its columns were taken for."""
-
-    path: str
-    kind: str
-    format: str
-    source: str
-    digest: str
-    understood: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pool:
-    """All rows that were read.
-
-    ``examples``: one line per distinct conversation, columns ``id``, ``source`` and ``messages`` (list of structs
-    ``role``, ``content``), in the order first seen. Where any turn has more, the structs have it too: ``reasoning``,
-    ``tool_calls`` (JSON text), ``tool_call_id``, ``name``, ``trained``; where any conversation has tools, there is a
-    column ``tools``. Of preference pairs the last two messages are the answers, and there is a column ``strength``.
-    ``rows``: one line per row read, columns ``file`` (position in ``files``), ``row`` (0-based), ``line``
-    (1-based line of a text file, null elsewhere), ``id`` (null for a row that could not be read) and ``reason``
-    (null for a row that became an example; else why it did not, duplicates included).
-    """
-
-    examples: pl.DataFrame
-    rows: pl.DataFrame
-    files: tuple[SourceFile, ...]
-
-    def __len__(self) -> int:
-        return self.examples.height
-
-    @property
-    def holds_pairs(self) -> bool:
-        """Whether it holds preference pairs instead of conversations with one answer."""
-        return "strength" in self.examples.columns
-
-    def check_kind(self, *, pairs: bool) -> None:
-        """Raise a ``DataError`` where pairs are needed and it holds none, or the other way round."""
-        if self.holds_pairs != pairs:
-            kinds = ("conversations with one answer", "preference pairs")
-            alone = "`learnable train --loss sigmoid` takes pairs; --columns response=chosen loads the chosen answers alone"
-            hint = "name both answers: --columns prompt=...,response=...,rejected=..." if pairs else alone
-            raise DataError(f"these rows are {kinds[not pairs]}, not {kinds[pairs]}", hint=hint)
-
-    def iter_examples(self) -> Iterator[Example]:
-        """Yield the distinct examples in the order first seen; a ``DataError`` where they are pairs."""
-        self.check_kind(pairs=False)
-        for row in self.examples.iter_rows(named=True):
-            messages = tuple([message_of(turn) for turn in row["messages"]])
-            yield Example(id=row["id"], messages=messages, source=row["source"], tools=row.get("tools", ""))
-
-
-def message_of(turn: Mapping[str, Any]) -> Message:
-    """Return a turn of ``Pool.examples`` as a message."""
-    if "tool_calls" not in turn:
-        return Message(**turn)
-    calls = json.loads(turn["tool_calls"] or "[]")
-    return Message(**{**turn, "tool_calls": tuple(ToolCall(**call) for call in calls)})
 
 
 @dataclass(frozen=True, kw_only=True)

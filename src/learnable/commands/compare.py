@@ -22,6 +22,7 @@ from learnable.evaluators import Evaluation, check_place, evaluations_of, parse,
 from learnable.measures import COLUMNS, answers_alone, roles_of
 from learnable.objects.scoring import Vectors
 from learnable.objects.training import check_warmup
+from learnable.pools import Pool
 from learnable.runs.identity import fingerprint
 from learnable.runs.price import Price
 from learnable.runs.progress import say
@@ -29,7 +30,7 @@ from learnable.runs.records import Outcome
 from learnable.runs.step import Finished, Step, run
 from learnable.scorers import SCORERS
 from learnable.settings import Aim, Loading, Reading, Reference, Tuning, WarmUp
-from learnable.types import Budget, Pool
+from learnable.types import Budget
 
 BY = ("learnability", "ifd", "longest")
 BY_TARGET = ("relevance/round_robin", "dsir", "target_learnability", "longest")

@@ -112,7 +112,7 @@ def _chosen(data: list[str] | None, reading: Reading, n: int | None) -> list[Exa
     order = pool.examples["messages"].list.eval(content).list.sum().arg_sort()
     count = min(n or EXAMPLES, len(pool))
     spread = np.unique(np.linspace(0, len(pool) - 1, count).round().astype(np.int64))
-    return list(replace(pool, examples=pool.examples[order.gather(spread)]).iter_examples())
+    return list(replace(pool, conversations=pool.examples[order.gather(spread)].lazy()).iter_examples())
 
 
 def _loss_checks(ref: ModelRef, rendered: Sequence[Rendered], reference: str | None) -> "list[CheckResult]":

@@ -23,13 +23,13 @@ from learnable.commands.options import DryRun, MaxLength, ModelName, Output, Sto
 from learnable.evaluators import Evaluation, evaluations_of, wants_heldout
 from learnable.experiments import UNTUNED
 from learnable.federation import CENTRAL, FULL, LORA, SLORA, FederatedArm, check_flower, dirichlet_split
+from learnable.pools import Pool
 from learnable.runs.identity import fingerprint
 from learnable.runs.price import Price
 from learnable.runs.progress import say
 from learnable.runs.records import Outcome
 from learnable.runs.step import Finished, Step, run
 from learnable.settings import Loading, Reading, Tuning
-from learnable.types import Pool
 
 FEW_ROWS, LITTLE_ENERGY = 10, 0.3
 _ABOUT = {

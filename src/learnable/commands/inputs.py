@@ -8,9 +8,10 @@ from learnable.commands.load import HELDOUT, load
 from learnable.errors import UsageError
 from learnable.objects.given import finished, is_step
 from learnable.objects.rows import Rows, read
+from learnable.pools import Pool
 from learnable.runs.records import BEGUN, DONE, Outcome
 from learnable.settings import Loading, Reading, Reference
-from learnable.types import ModelRef, Pool
+from learnable.types import ModelRef
 
 
 def pool_of(

@@ -13,13 +13,14 @@ import polars as pl
 from learnable import data as rows
 from learnable.commands.options import Flat, Output
 from learnable.errors import UsageError
+from learnable.pools import Pool, height
 from learnable.runs.files import write_json_lines
 from learnable.runs.price import Price
 from learnable.runs.progress import say
 from learnable.runs.records import Outcome
 from learnable.runs.step import Finished, Step, run
 from learnable.settings import Reading, told
-from learnable.types import Message, Pair, Pool
+from learnable.types import Message, Pair
 from learnable.visible import visible
 
 HELDOUT = "heldout.jsonl"
@@ -76,7 +77,7 @@ def load(
 
 
 def _read(data: list[str], reading: Reading, holdout: float, folder: Path) -> Finished:
-    pool = rows.read(data, **asdict(reading))
+    pool = rows.read(data, into=folder, **asdict(reading))
     for line in _understood(pool):
         say(line)
     distinct, aside = len(pool), list[Pair]()
@@ -84,22 +85,24 @@ def _read(data: list[str], reading: Reading, holdout: float, folder: Path) -> Fi
         pool, held = rows.hold_out(pool, share=holdout)
         write_json_lines(folder / HELDOUT, map(rows.as_row, held))
         aside = [each for each in held if isinstance(each, Pair)]
-    rows.save_pool(pool, folder)
+        rows.save_pool(pool, folder)
+        pool = rows.load_pool(folder)
     counts: dict[str, Any] = {"examples": len(pool)}
     if pool.holds_pairs:
         pairs = list(rows.pairs_of(pool))
         counts = rows.about_pairs(pairs)
         for doubt in rows.doubts(pairs, test=aside):
             say(f"warning: {doubt}")
-    bad, avoided = pool.rows["id"].null_count(), rows.in_evaluation(pool.rows).height
+    read, bad = height(pool.ledger), height(pool.ledger.filter(pl.col("id").is_null()))
+    avoided = height(rows.in_evaluation(pool.ledger))
     facts = {
-        "rows": pool.rows.height,
+        "rows": read,
         **counts,
-        "duplicates": pool.rows.height - distinct - avoided - bad,
+        "duplicates": read - distinct - avoided - bad,
         "held out": distinct - len(pool),
         "bad rows": bad,
         **({"in the evaluation": avoided, "evaluation": list(reading.avoid)} if reading.avoid else {}),
-        "sources": pool.examples["source"].n_unique(),
+        "sources": height(pool.conversations.select("source").unique()),
         "on_error": reading.on_error,
     }
     if bad or avoided:
@@ -125,9 +128,10 @@ def _understood(pool: Pool) -> Iterator[str]:
         first = pool.files[positions[0]]
         more = f" and {len(positions) - 1:,} more" if len(positions) > 1 else ""
         yield f"{rows.base_name(first.kind, first.path)}{more}: {said}"
-        own = pool.rows.filter(pl.col("file").is_in(positions) & pl.col("reason").is_null()).head(1)
-        frame = pool.examples.filter(pl.col("id").is_in(own["id"].to_list())).head(1)
-        yield f"  example: {' | '.join(_first_turns(replace(pool, examples=frame)))}"
+        own = pool.ledger.filter(pl.col("file").is_in(positions) & pl.col("reason").is_null()).head(1)
+        ids = own.collect()["id"].implode()
+        frame = pool.conversations.filter(pl.col("id").is_in(ids)).head(1).collect()
+        yield f"  example: {' | '.join(_first_turns(replace(pool, conversations=frame.lazy())))}"
     if len(alike) > FILES_SAID:
         yield f"{len(alike) - FILES_SAID:,} more kinds of files: pool.json of the pool says what they were taken for"
 

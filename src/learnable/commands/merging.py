@@ -21,6 +21,7 @@ from learnable.experiments import UNTUNED, Arm, check_settings, measured_by, slo
 from learnable.experiments.run import ArmRun, place_of, train_arms
 from learnable.experiments.singles import BEST, SINGLE, arms_of_singles, best_of, single_of
 from learnable.merging import Merger, parse_merger
+from learnable.pools import Pool
 from learnable.runs.identity import fingerprint, source_of
 from learnable.runs.locks import locked
 from learnable.runs.price import Price
@@ -29,7 +30,7 @@ from learnable.runs.records import Outcome
 from learnable.runs.step import Finished, Step, run
 from learnable.runs.store import Store
 from learnable.settings import Loading, Reading, Tuning
-from learnable.types import Pool, Rendered
+from learnable.types import Rendered
 
 if TYPE_CHECKING:
     from learnable.training import Trained

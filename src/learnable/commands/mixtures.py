@@ -18,12 +18,13 @@ from learnable.evaluators import Evaluation
 from learnable.evaluators.heldout import Heldout
 from learnable.experiments import UNTUNED, Arm, check_settings
 from learnable.experiments.run import ArmRun
+from learnable.pools import Pool
 from learnable.proportions import Proportions, shares_drawn, tokens_by_source
 from learnable.runs.price import Price
 from learnable.runs.records import Outcome
 from learnable.runs.step import Finished, Step, run
 from learnable.settings import Loading, Reading, Tuning
-from learnable.types import Example, Pool
+from learnable.types import Example
 
 BASELINE = "natural"
 MEAN = "mean of the sources"

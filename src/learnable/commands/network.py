@@ -14,12 +14,13 @@ from learnable.measures import PASSES, Role, answers_alone, kinds_of, measure_of
 from learnable.objects.given import length_limit, opened, pinned
 from learnable.objects.gradients import GRADIENT_PASSES
 from learnable.objects.rows import Rows
+from learnable.pools import Pool
 from learnable.runs.identity import fingerprint
 from learnable.runs.price import Price
 from learnable.runs.store import Store
 from learnable.scorers import LESS
 from learnable.settings import Aim, Loading, Reference, Tuning
-from learnable.types import Example, Message, ModelRef, Pool, Rendered, Scorer
+from learnable.types import Example, Message, ModelRef, Rendered, Scorer
 
 if TYPE_CHECKING:
     from learnable.diagnosis.pace import Kind

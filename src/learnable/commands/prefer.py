@@ -51,13 +51,14 @@ from learnable.objects.preferences import (
     rendered_pairs,
     with_rate,
 )
+from learnable.pools import Pool
 from learnable.runs.identity import fingerprint, source_of
 from learnable.runs.price import Price
 from learnable.runs.records import Outcome
 from learnable.runs.step import Finished, Step, run
 from learnable.runs.store import Store
 from learnable.settings import Loading, Reading, Tuning
-from learnable.types import Pair, Pool
+from learnable.types import Pair
 
 LOSSES, SHARES, WAYS = ("sigmoid",), ("0.2", "0.6", "1"), (RANDOM,)
 TEST_SHARE = 0.2

@@ -19,12 +19,13 @@ from learnable.objects.model import Model
 from learnable.objects.results import BY_TARGET, VECTORS, as_array
 from learnable.objects.scoring import Vectors, methods_of, needs_of
 from learnable.objects.scoring import score as measured
+from learnable.pools import Pool
 from learnable.runs.identity import fingerprint, source_of
 from learnable.runs.records import DONE, Outcome
 from learnable.runs.step import Finished, Step, run
 from learnable.runs.store import Store
 from learnable.settings import Aim, Loading, Reading
-from learnable.types import ModelRef, Pool
+from learnable.types import ModelRef
 
 
 def score(

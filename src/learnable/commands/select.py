@@ -180,7 +180,7 @@ def _write_selection(selection: Selection, folder: Path, *, known: pl.LazyFrame 
 
 def _write_chosen(pool_folder: Path, selection: Selection, folder: Path) -> list[Path]:
     """Write the chosen rows, and the ledger of the dropped ones; return where the rows are."""
-    pool = rows.load_pool(pool_folder, conversations=False)
+    pool = rows.load_pool(pool_folder)
     paths = rows.write_rows(pool, selection.kept["id"].to_list(), folder / "selected")
     judged = pl.concat([selection.kept["id"], selection.dropped["id"]])
     first = pool.rows.filter(pl.col("reason").is_null() & ~pl.col("id").is_in(judged.implode()))
@@ -198,7 +198,7 @@ def _write_card(
     license: str | None,
 ) -> None:
     """Write the card of the chosen rows beside them."""
-    pool = rows.load_pool(scored.links["pool"], conversations=False)
+    pool = rows.load_pool(scored.links["pool"])
     card = selection_card(scored, pool, ids=ids, paths=paths, facts=facts, options=options, license=license)
     with replacing(paths[0].parent / CARD) as part:
         part.write_text(card, encoding="utf-8")

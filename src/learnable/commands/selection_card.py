@@ -26,11 +26,11 @@ from learnable.data.csv_files import style_of
 from learnable.data.sources import locate, read_records
 from learnable.errors import StoreError
 from learnable.objects.given import finished
+from learnable.pools import Pool
 from learnable.runs.records import Outcome, parameters_of
 from learnable.scorers import SCORERS
 from learnable.selectors import SELECTORS
 from learnable.settings import Reading, Reference
-from learnable.types import Pool
 from learnable.visible import visible
 
 CARD = "README.md"

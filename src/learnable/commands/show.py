@@ -187,8 +187,9 @@ def _wanted(data: list[str], reading: Reading, *, id: str | None, n: int) -> lis
     if n < 1:
         raise UsageError(f"n must be at least 1, got {n}")
     pool = rows.read(data, **asdict(reading))
-    chosen = pool.examples if id is None else pool.examples.filter(pl.col("id").str.starts_with(id))
-    pool = replace(pool, examples=chosen.head(n))
+    found = pool.conversations
+    chosen = found if id is None else found.filter(pl.col("id").str.starts_with(id))
+    pool = replace(pool, conversations=chosen.head(n).collect().lazy())
     wanted: list[_Named]
     if pool.holds_pairs:
         sides = [(pair.id, *rows.answers_of(pair)) for pair in rows.pairs_of(pool)]

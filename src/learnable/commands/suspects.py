@@ -17,12 +17,12 @@ from learnable.data.records import place
 from learnable.errors import UsageError, did_you_mean
 from learnable.objects.given import finished
 from learnable.pages.suspects import SuspectFacts, render_suspects
+from learnable.pools import Pool
 from learnable.runs.files import replacing, write_frame, write_json_lines
 from learnable.runs.identity import fingerprint, source_of
 from learnable.runs.progress import say
 from learnable.runs.records import Outcome
 from learnable.runs.step import Finished, Step, run
-from learnable.types import Pool
 
 BANS, RANKING, PAGE = "bans.txt", "ranking.parquet", "report.html"
 

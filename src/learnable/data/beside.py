@@ -10,7 +10,8 @@ import polars as pl
 from learnable.data.reading import read
 from learnable.data.sources import read_records
 from learnable.data.writing import check_unchanged
-from learnable.types import Example, Pool
+from learnable.pools import Pool
+from learnable.types import Example
 
 MADE = "generated.parquet"
 """Rows that `learnable diversify` made, in its folder."""

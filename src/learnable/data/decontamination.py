@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import polars as pl
 
@@ -16,8 +16,11 @@ from learnable.data.records import Record, place
 from learnable.data.sources import Source, digest_of, locate, names_of, read_records
 from learnable.data.values import texts_in
 from learnable.errors import DataError
+from learnable.pools import message_of, slices
 from learnable.runs.identity import fingerprint
-from learnable.types import Message, message_of
+from learnable.types import Message
+
+Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
 
 IN_EVALUATION = "in an evaluation file: "
 """Begins the reason in the ledger of a row that was left out for that."""
@@ -183,7 +186,8 @@ def evaluation_digests(given: Sequence[str]) -> list[str]:
 
 
 def _of_pool(folder: Path) -> Iterator[EvaluationRow]:
-    for number, row in enumerate(load_pool(folder).examples.iter_rows(named=True)):
+    rows = (row for part in slices(load_pool(folder).conversations) for row in part.iter_rows(named=True))
+    for number, row in enumerate(rows):
         yield EvaluationRow(
             place(folder.name, row=number, line=None), *_said([message_of(turn) for turn in row["messages"]])
         )
@@ -205,8 +209,8 @@ def _said(turns: Sequence[Message]) -> tuple[list[str], list[str]]:
     return [users], [users, *(turn.content for turn in turns if turn.role == "assistant")]
 
 
-def in_evaluation(rows: pl.DataFrame) -> pl.DataFrame:
-    """Return the lines of ``Pool.rows`` that were left out because they stand in an evaluation file."""
+def in_evaluation(rows: Frame) -> Frame:
+    """Return the lines of a pool's ledger that were left out because they stand in an evaluation file."""
     return rows.filter(pl.col("reason").str.starts_with(IN_EVALUATION))
 
 
@@ -216,7 +220,7 @@ def way_found(avoided: pl.DataFrame) -> pl.DataFrame:
     return avoided.with_columns(reason=pl.col("reason").str.extract(ways))
 
 
-def ways_found(rows: pl.DataFrame) -> str:
+def ways_found(avoided: pl.DataFrame) -> str:
     """Return by what the rows left out were found, for people: ``3 same prompt, 1 near-duplicate``."""
-    found = way_found(in_evaluation(rows))["reason"].value_counts(sort=True)
+    found = way_found(avoided)["reason"].value_counts(sort=True)
     return ", ".join(f"{number:,} {way.removeprefix(IN_EVALUATION)}" for way, number in found.iter_rows())

@@ -63,7 +63,7 @@ def write_export(
             f"{len(ids) - found.height:,} of {len(ids):,} chosen ids are not in {pool}",
             hint="choose from the data that was scored",
         )
-    chosen = replace(load_pool(pool, conversations=False), examples=found)
+    chosen = replace(load_pool(pool), conversations=found.lazy())
     if chosen.holds_pairs:
         pairs = list(pairs_of(chosen))
         exported, files = export_pairs(pairs, trainer=trainer, model=model, max_length=max_length)

@@ -7,8 +7,9 @@ from typing import Any
 from learnable.data.names import OPTION, plain
 from learnable.data.values import UnusableRowError, is_empty, shortened
 from learnable.errors import DataError
+from learnable.pools import Pool, message_of, slices
 from learnable.runs.identity import example_id, fingerprint
-from learnable.types import Conversation, Example, Message, Pair, Pool, message_of
+from learnable.types import Conversation, Example, Message, Pair
 
 LENGTH_SHORTCUT = 0.6
 """Share of pairs whose chosen answer is the longer one above which length alone tells much."""
@@ -63,9 +64,10 @@ def context(prompt: Sequence[Message]) -> tuple[Message, ...]:
 def pairs_of(pool: Pool) -> Iterator[Pair]:
     """Yield the distinct pairs of a pool in the order first seen; a ``DataError`` where it holds conversations."""
     pool.check_kind(pairs=True)
-    for row in pool.examples.iter_rows(named=True):
-        *prompt, chosen, rejected = map(message_of, row.pop("messages"))
-        yield Pair(prompt=tuple(prompt), chosen=chosen, rejected=rejected, **row)
+    for part in slices(pool.conversations):
+        for row in part.iter_rows(named=True):
+            *prompt, chosen, rejected = map(message_of, row.pop("messages"))
+            yield Pair(prompt=tuple(prompt), chosen=chosen, rejected=rejected, **row)
 
 
 def about_pairs(pairs: Sequence[Pair]) -> dict[str, Any]:

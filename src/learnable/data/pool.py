@@ -1,6 +1,8 @@
 """A pool on disk, and what makes two pools the same."""
 
 import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -9,11 +11,12 @@ import xxhash
 
 from learnable.data.pairs import pairs_of
 from learnable.errors import DataError
-from learnable.runs.files import replacing, write_frame
+from learnable.pools import Pool, SourceFile, slices
+from learnable.runs.files import FrameWriter, replacing, writing_frames
 from learnable.runs.identity import fingerprint
-from learnable.types import Example, Pair, Pool, SourceFile
+from learnable.types import Example, Pair
 
-POOL_FILE = "pool.json"
+POOL_FILE, EXAMPLES_FILE, LEDGER_FILE = "pool.json", "examples.parquet", "rows.parquet"
 HELD_OUT = "held out for evaluation"
 """Reason in the ledger of a row that was set aside."""
 
@@ -27,26 +30,43 @@ def is_pool(folder: Path) -> bool:
 
 def save_pool(pool: Pool, folder: Path) -> None:
     """Write a pool as ``examples.parquet``, ``rows.parquet`` and ``pool.json``, the last one last."""
-    for name, frame in (("examples", pool.examples), ("rows", pool.rows)):
-        write_frame(frame, folder / f"{name}.parquet")
+    with writing_pool(folder) as (examples, rows):
+        for file, table in ((examples, pool.conversations), (rows, pool.ledger)):
+            for part in slices(table):
+                file.add(part)
+            if file.schema is None:
+                file.add(table.collect())
+    write_pool_files(pool.files, folder)
+
+
+@contextmanager
+def writing_pool(folder: Path) -> Iterator[tuple[FrameWriter, FrameWriter]]:
+    """Give what writes the conversations and the ledger of a pool; ``write_pool_files`` has to follow."""
+    with (
+        writing_frames(folder / EXAMPLES_FILE) as examples,
+        writing_frames(folder / LEDGER_FILE) as rows,
+    ):
+        yield examples, rows
+
+
+def write_pool_files(files: Sequence[SourceFile], folder: Path) -> None:
+    """Write where the rows of a pool came from, which makes its folder one of a pool."""
     with replacing(folder / POOL_FILE) as part:
-        content = {"files": [asdict(file) for file in pool.files]}
+        content = {"files": [asdict(file) for file in files]}
         part.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
-def load_pool(folder: Path, *, conversations: bool = True) -> Pool:
-    """Read what ``save_pool`` wrote; a ``DataError`` where something is missing or broken.
-
-    Without ``conversations`` they stay on disk, and ``examples`` has no row: writing chosen rows needs none.
-    """
+def load_pool(folder: Path) -> Pool:
+    """Open what ``save_pool`` wrote, its rows still on disk; a ``DataError`` where something is missing or broken."""
     try:
         content = json.loads((folder / POOL_FILE).read_text(encoding="utf-8"))
         files = tuple(SourceFile(**file) for file in content["files"])
-        examples = pl.read_parquet(folder / "examples.parquet", n_rows=None if conversations else 0)
-        rows = pl.read_parquet(folder / "rows.parquet")
+        examples, rows = (pl.scan_parquet(folder / name) for name in (EXAMPLES_FILE, LEDGER_FILE))
+        for table in (examples, rows):
+            table.collect_schema()
     except (OSError, ValueError, KeyError, TypeError, pl.exceptions.PolarsError) as error:
         raise DataError(f"cannot read the pool in {folder}: {error}", hint="load the data again") from error
-    return Pool(examples=examples, rows=rows, files=files)
+    return Pool(conversations=examples, ledger=rows, files=files)
 
 
 def prompt_key(example: Example | Pair, *, draw: str | int) -> str:
@@ -95,9 +115,10 @@ def hold_out(pool: Pool, *, share: float, most: int | None = None) -> tuple[Pool
     # Also where another source asks the same.
     aside = known.filter(pl.col("prompt").is_in(drawn.unique().to_list())).drop("prompt")
     examples = pool.examples.join(aside.select("id"), on="id", how="anti", maintain_order="left")
-    first = pl.col("id").is_in(aside["id"].to_list()) & pl.col("reason").is_null()
-    rows = pool.rows.with_columns(pl.when(first).then(pl.lit(HELD_OUT)).otherwise("reason").alias("reason"))
-    return Pool(examples=examples, rows=rows, files=pool.files), _each(replace(pool, examples=aside))
+    first = pl.col("id").is_in(aside["id"].implode()) & pl.col("reason").is_null()
+    rows = pool.ledger.with_columns(pl.when(first).then(pl.lit(HELD_OUT)).otherwise("reason").alias("reason"))
+    rest = replace(pool, conversations=examples.lazy(), ledger=rows)
+    return rest, _each(replace(pool, conversations=aside.lazy()))
 
 
 def _each(pool: Pool) -> list[Example] | list[Pair]:
@@ -108,13 +129,16 @@ def pool_identity(pool: Pool) -> str:
     """Return a hash of the examples and their order, the rows' outcomes and the files' content; never of a path."""
     # A duplicate's reason names the file of the first one; a file's name is no content.
     duplicate = pl.col("id").is_not_null() & pl.col("reason").is_not_null()
-    reasons = pool.rows.select(pl.when(duplicate).then(pl.lit("duplicate")).otherwise("reason")).to_series()
-    columns = [pool.examples["id"], pool.examples["source"], pool.rows["id"], reasons]
+    reasons = pool.ledger.select(pl.when(duplicate).then(pl.lit("duplicate")).otherwise("reason"))
+    columns = [pool.conversations.select(name) for name in ("id", "source")]
     digests = []
-    for column in columns:
+    for column in (*columns, pool.ledger.select("id"), reasons):
         # Its lengths, then its text end to end, so that no two columns share a form.
-        lengths = column.str.len_bytes().cast(pl.Int64).fill_null(_MISSING_LENGTH).to_numpy()
-        digest = xxhash.xxh3_128(lengths.astype("<i8").tobytes())
-        digest.update("".join(column.drop_nulls().to_list()).encode())
+        digest = xxhash.xxh3_128()
+        for part in slices(column):
+            lengths = part.to_series().str.len_bytes().cast(pl.Int64).fill_null(_MISSING_LENGTH).to_numpy()
+            digest.update(lengths.astype("<i8").tobytes())
+        for part in slices(column):
+            digest.update("".join(part.to_series().drop_nulls().to_list()).encode())
         digests.append(digest.hexdigest())
     return fingerprint([digests, [[file.digest, file.format] for file in pool.files]])

@@ -1,16 +1,14 @@
 """Files, folders and hub datasets in; one pool of distinct conversations out, with every row accounted for."""
 
-import json
 import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-import pyarrow as pa
-
+from learnable.data.building import PoolBuilder
 from learnable.data.decontamination import (
     AVOIDED_DOUBT,
     MUCH_AVOIDED,
@@ -21,20 +19,15 @@ from learnable.data.decontamination import (
 )
 from learnable.data.formats import FORMATS
 from learnable.data.names import parse_columns
-from learnable.data.pairs import identity_of
 from learnable.data.parser import Parser
-from learnable.data.pool import is_pool, load_pool
+from learnable.data.pool import is_pool, load_pool, write_pool_files, writing_pool
 from learnable.data.records import Record, place, too_large
 from learnable.data.sources import MEMORY, Source, digest_of, locate, names_of, read_records
 from learnable.data.values import UnknownKeysError, UnusableRowError, shown_keys
 from learnable.errors import DataError, UsageError, did_you_mean
-from learnable.runs.identity import BEYOND, NOTHING_BEYOND, beyond_of
+from learnable.pools import Pool, SourceFile, height
 from learnable.runs.progress import say
 from learnable.settings import Reading
-from learnable.types import Conversation, Pool, SourceFile
-
-ROWS = {"file": pl.Int64, "row": pl.Int64, "line": pl.Int64, "id": pl.String, "reason": pl.String}
-"""Columns of ``Pool.rows``."""
 
 FIRST_ROWS = 10_000
 """When none of so many first rows can be used, the rest is not read."""
@@ -45,7 +38,11 @@ _VALUE = re.compile(r"0x[0-9a-f]+|\d+")
 
 
 def read(
-    paths: Sequence[str | Source], *, avoid: Sequence[str | Source] | None = None, **settings: Any
+    paths: Sequence[str | Source],
+    *,
+    avoid: Sequence[str | Source] | None = None,
+    into: Path | None = None,
+    **settings: Any,
 ) -> Pool:
     """Return the distinct conversations, or preference pairs, in the given files, and what became of every row.
 
@@ -53,7 +50,7 @@ def read(
     of ``Reading``; what is to ``avoid`` may be rows in memory, too. ``paths`` are files (.jsonl, .json, .parquet, .csv, .tsv ...), folders and patterns of them, folders
     written by ``datasets`` or by ``save_pool``, hub ids (``owner/name``, ``owner/name:split`` or
     ``owner/name:config:split``), ``starter``, ``starter-task`` or ``starter-task-test``; or a ``Source`` of rows that
-    are in memory.
+    are in memory. What is read goes ``into`` a folder, window by window, as ``save_pool`` writes it; else into memory.
 
     Raises:
         DataError: If a source cannot be read or has no usable row, or too many rows cannot be used.
@@ -75,8 +72,28 @@ def read(
         return load_pool(Path(paths[0]))
     named = parse_columns(reading.columns)
     evaluation = EvaluationIndex(evaluation_rows(avoid or (), columns=named))
-    grown, files = _Columns(evaluation), list[SourceFile]()
-    absent, keys = {name for names in named.values() for name in names}, set[str]()
+    if into is None:
+        with closing(PoolBuilder(evaluation)) as builder:
+            pool = builder.pool(_read_all(builder, paths, reading, named))
+    else:
+        with writing_pool(into) as written, closing(PoolBuilder(evaluation, written)) as builder:
+            files = _read_all(builder, paths, reading, named)
+            builder.finish()
+        write_pool_files(files, into)
+        pool = load_pool(into)
+    if evaluation:
+        _say_avoided(pool, evaluation)
+    return pool
+
+
+def _read_all(
+    builder: PoolBuilder,
+    paths: Sequence[str | Source],
+    reading: Reading,
+    named: Mapping[str, Sequence[str]],
+) -> list[SourceFile]:
+    """Add all rows to a pool, and return where they came from."""
+    absent, keys, files = {name for names in named.values() for name in names}, set[str](), list[SourceFile]()
     inputs = [(given, locate(given)) for given in paths]
     names = names_of(source for _, sources in inputs for source in sources)
     for given, sources in inputs:
@@ -84,10 +101,12 @@ def read(
         for source in sources:
             # The starter sets bring the topics of their conversations.
             brought = "source" if source.kind == "starter" else None
-            column = source_column or brought
-            parser = Parser(format=format, columns=named, source_column=column, source=source.source)
+            column = reading.source_column or brought
+            parser = Parser(format=reading.format, columns=named, source_column=column, source=source.source)
             name = names[len(files)]
-            files.append(_read_one(grown, source, name, parser, bad, max_bytes=int(reading.max_row_mb * 1e6)))
+            files.append(
+                _read_one(builder, source, name, parser, bad, max_bytes=int(reading.max_row_mb * 1e6))
+            )
             keys |= parser.keys
         bad.settle()
     if absent - keys:
@@ -95,21 +114,19 @@ def read(
             f"no row has a column {shown_keys(sorted(absent - keys))}",
             hint=did_you_mean(min(absent - keys), keys),
         )
-    pool = grown.pool(files)
-    if evaluation:
-        _say_avoided(pool, evaluation)
-    return pool
+    return files
 
 
 def _say_avoided(pool: Pool, evaluation: EvaluationIndex) -> None:
     """Say how many rows stand in the evaluation files; a ``DataError`` where no row is left."""
-    found, whole = in_evaluation(pool.rows).height, pool.rows.height
+    avoided, whole = in_evaluation(pool.ledger).collect(), height(pool.ledger)
+    found = avoided.height
     about = f"{found:,} of {whole:,} rows stand in the evaluation files ({len(evaluation):,} {'row' if len(evaluation) == 1 else 'rows'})"
     if not len(pool):
         raise DataError(
             f"{about}, and no other is left", hint="give other rows, or another file with --avoid"
         )
-    say(f"{about}{f' and are left out: {ways_found(pool.rows)}' if found else ''}")
+    say(f"{about}{f' and are left out: {ways_found(avoided)}' if found else ''}")
     if found > MUCH_AVOIDED * whole:
         say(f"warning: {found / whole:.0%} of the rows {AVOIDED_DOUBT}")
 
@@ -120,9 +137,9 @@ def digests(paths: Sequence[str]) -> list[str]:
 
 
 def _read_one(
-    columns: "_Columns", source: Source, name: str, parser: Parser, bad: "_BadRows", *, max_bytes: int
+    builder: PoolBuilder, source: Source, name: str, parser: Parser, bad: "_BadRows", *, max_bytes: int
 ) -> SourceFile:
-    columns.names.append(name)
+    builder.names.append(name)
     if source.kind not in ("hub", "starter", "datasets", MEMORY) and Path(source.path).stat().st_size == 0:
         raise DataError(f"{name} is empty", hint=f"the file is {source.path}")
     digest = digest_of(source)
@@ -135,16 +152,16 @@ def _read_one(
             # By its characters: not every kind of file tells before it is read.
             if sum(len(turn.content) + len(turn.reasoning) for turn in conversation.turns) > max_bytes:
                 raise UnusableRowError(large.reason or "", hint=large.hint)
-            columns.check_kind(conversation)
+            builder.check_kind(conversation)
         except ValueError as error:
             reason, hint = str(error), getattr(error, "hint", None)
             if source.kind == "csv" and not parser.formats and isinstance(error, UnknownKeysError):
                 hint = f"the first line names the columns: if it is a row, put prompt,completion above it; {hint}"
             storable = reason.encode("utf-8", "backslashreplace").decode()
-            columns.add_row(row, record.line, None, reason=storable)
+            builder.add_row(row, record.line, None, reason=storable)
             bad.add(place(name, row=row, line=record.line), reason, record, hint=hint)
         else:
-            columns.add(row, record.line, conversation, named)
+            builder.add(row, record.line, conversation, named)
             usable += 1
     if row < 0:
         raise DataError(f"{name} has no rows", hint=f"the file is {source.path}")
@@ -158,91 +175,6 @@ def _read_one(
         digest=digest,
         understood=parser.understood(),
     )
-
-
-def _stored(value: Any) -> Any:
-    if not isinstance(value, tuple):
-        return value
-    return json.dumps([asdict(call) for call in value], ensure_ascii=False) if value else ""
-
-
-class _Columns:
-    """Grows the columns of a pool row by row; flat lists, because a million nested objects take gigabytes."""
-
-    def __init__(self, evaluation: EvaluationIndex) -> None:
-        self._evaluation = evaluation
-        self.names: list[str] = []
-        self._rows: dict[str, list[Any]] = {name: [] for name in ROWS}
-        self._first: dict[str, int] = {}
-        self._sources: list[str] = []
-        self._offsets = [0]
-        # Beside role and content only what turns have: most pools have none of it.
-        self._turns: dict[str, list[Any]] = {"role": [], "content": []}
-        self._tools: list[str] = []
-        self._strengths: list[float | None] = []
-        self._pairs: bool | None = None
-
-    def check_kind(self, conversation: Conversation) -> None:
-        """Raise an ``UnusableRowError`` for a pair among conversations, and the other way round."""
-        pair = conversation.rejected is not None
-        if self._pairs is None:
-            self._pairs = pair
-        elif self._pairs != pair:
-            told = ("a conversation with one answer", "a preference pair")
-            raise UnusableRowError(
-                f"this row is {told[pair]}, and the first one is {told[self._pairs]}",
-                hint="load them apart, or read the chosen answers alone: --columns response=chosen",
-            )
-
-    def add(self, row: int, line: int | None, conversation: Conversation, source: str) -> None:
-        """Add a row of the last file that is a conversation: an example, the duplicate of one, or one to avoid."""
-        identity = identity_of(conversation)
-        new = identity not in self._first
-        if self._evaluation and new and (why := self._evaluation.why(conversation.turns)):
-            self.add_row(row, line, identity, reason=why)
-            return
-        position = self._first.setdefault(identity, len(self._rows["id"]))
-        if position < len(self._rows["id"]):
-            file, row_there, line_there = (self._rows[name][position] for name in ("file", "row", "line"))
-            there = place(self.names[file], row=row_there, line=line_there)
-            self.add_row(row, line, identity, reason=f"duplicate of {there}")
-            return
-        self.add_row(row, line, identity, reason=None)
-        self._sources.append(source)
-        messages, before = conversation.turns, self._offsets[-1]
-        if self._pairs:
-            self._strengths.append(conversation.strength)
-        self._offsets.append(before + len(messages))
-        self._turns["role"] += [message.role for message in messages]
-        self._turns["content"] += [message.content for message in messages]
-        beyond = [beyond_of(message) for message in messages]
-        if len(self._turns) > 2 or any(turn != NOTHING_BEYOND for turn in beyond):
-            for name, empty, *values in zip(BEYOND, NOTHING_BEYOND, *beyond, strict=True):
-                # A column begins with the first conversation that has it.
-                if name in self._turns or any(value != empty for value in values):
-                    self._turns.setdefault(name, [_stored(empty)] * before).extend(map(_stored, values))
-        if conversation.tools or self._tools:
-            self._tools += [""] * (len(self._sources) - 1 - len(self._tools)) + [conversation.tools]
-
-    def add_row(self, row: int, line: int | None, identity: str | None, *, reason: str | None) -> None:
-        """Add a row of the last file to the ledger; one that is no conversation has no identity."""
-        outcome = (len(self.names) - 1, row, line, identity, reason)
-        for values, value in zip(self._rows.values(), outcome, strict=True):
-            values.append(value)
-
-    def pool(self, files: Sequence[SourceFile]) -> Pool:
-        """Return the distinct conversations in the order first seen, and what became of every row."""
-        arrays = [
-            pa.array(values, pa.bool_() if name == "trained" else pa.large_string())
-            for name, values in self._turns.items()
-        ]
-        turns = pa.StructArray.from_arrays(arrays, names=list(self._turns))
-        messages = pa.LargeListArray.from_arrays(pa.array(self._offsets, pa.int64()), turns)
-        columns = {"id": list(self._first), "source": self._sources, "messages": pl.Series(messages)}
-        columns |= {"tools": self._tools} if self._tools else {}
-        columns |= {"strength": pl.Series(self._strengths, dtype=pl.Float64)} if self._pairs else {}
-        examples = pl.DataFrame(columns, schema_overrides={"id": pl.String, "source": pl.String})
-        return Pool(examples=examples, rows=pl.DataFrame(self._rows, schema=ROWS), files=tuple(files))
 
 
 @dataclass(kw_only=True)

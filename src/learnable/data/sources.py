@@ -26,9 +26,9 @@ from learnable.data.starter_task import STARTERS
 from learnable.data.tables import HUB_ID, open_hub, read_table
 from learnable.data.text_files import COMPRESSIONS, refuse_foreign
 from learnable.errors import DataError
+from learnable.pools import SourceFile
 from learnable.runs.identity import file_digest, fingerprint
 from learnable.runs.records import BEGUN, DONE
-from learnable.types import SourceFile
 from learnable.urls import without_secrets
 
 _TEXT = {".jsonl": "json", ".ndjson": "json", ".json": "json", ".csv": "csv", ".tsv": "csv"}

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 from learnable.data.overlap import contamination, spoken
 from learnable.data.pool import pool_identity
+from learnable.pools import Pool
 from learnable.runs.identity import fingerprint
 from learnable.runs.progress import say_once
-from learnable.types import Example, Pool
+from learnable.types import Example
 
 SUBTASK = "subtask"
 """Column of a target's rows that names the part of the task they belong to."""

@@ -15,8 +15,8 @@ from learnable.data.tables import open_datasets_folder, open_table
 from learnable.data.text_files import inner_suffix, writing_bytes
 from learnable.errors import DataError
 from learnable.names import component
+from learnable.pools import Pool, SourceFile
 from learnable.runs.files import replacing
-from learnable.types import Pool, SourceFile
 
 LEDGER = ("file", "line", "row", "id", "reason")
 LEDGER_ROWS = 1 << 17

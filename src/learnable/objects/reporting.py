@@ -16,10 +16,11 @@ from learnable.objects.results import Picked
 from learnable.objects.rows import Rows
 from learnable.objects.scoring import against, passes_by
 from learnable.pages import SelectionFacts, examples_to_spell, view_of
+from learnable.pools import Pool
 from learnable.runs.files import replacing
 from learnable.runs.price import Cost
 from learnable.selectors.vectors import vendi
-from learnable.types import Example, Pool
+from learnable.types import Example
 
 TOKEN_EXAMPLES = 4
 """Examples of a report with the losses of their tokens, where no other number is asked for."""
@@ -148,6 +149,6 @@ def pulled_in(
 
 def some(pool: Pool, ids: Sequence[str]) -> list[Example]:
     """Return the examples with these ids, in their order."""
-    few = replace(pool, examples=pool.examples.filter(pl.col("id").is_in(ids)))
+    few = replace(pool, conversations=pool.conversations.filter(pl.col("id").is_in(ids)))
     known = {example.id: example for example in few.iter_examples()}
     return [known[id] for id in ids]

@@ -16,8 +16,9 @@ from learnable.data.writing import check_unchanged
 from learnable.errors import DataError, UsageError
 from learnable.objects.given import checked_settings, render_rows
 from learnable.packages import needed
+from learnable.pools import Pool
 from learnable.settings import Reading
-from learnable.types import Example, Pair, Pool, Rendered
+from learnable.types import Example, Pair, Rendered
 
 if TYPE_CHECKING:
     from datasets import Dataset

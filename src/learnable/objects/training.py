@@ -236,7 +236,7 @@ class ReferenceTraining:
         if self.target is None:
             return rows
         apart = pl.Series(shared_with_target(rows.pool, self.target), dtype=pl.String).is_null()
-        return replace(rows, pool=replace(rows.pool, examples=rows.pool.examples.filter(apart)))
+        return replace(rows, pool=replace(rows.pool, conversations=rows.pool.examples.filter(apart).lazy()))
 
     def _facts(self) -> dict[str, Any]:
         reference = self.reference

@@ -18,7 +18,7 @@ def load_pool(
     """Load the rows to choose from; a budget above them is an error before anything costly runs."""
     asked = Budget.parse(budget).examples
     pool = run.step("pool", load, list(data), reading=reading, holdout=holdout)
-    rows.load_pool(pool.folder, conversations=False).check_kind(pairs=False)
+    rows.load_pool(pool.folder).check_kind(pairs=False)
     examples = pool.facts["examples"]
     if asked is not None and asked > examples:
         raise SelectionError(

@@ -47,7 +47,7 @@ def clean(
     look_up(model, loading)
     # Rows of an evaluation are to be seen among the suspects, not to be left out unseen.
     pool = run.step("pool", load, list(data), reading=replace(reading, avoid=None))
-    rows.load_pool(pool.folder, conversations=False).check_kind(pairs=False)
+    rows.load_pool(pool.folder).check_kind(pairs=False)
     scored = None
     if model is not None and needs:
         network: dict[str, Any] = {"model": model, "loading": loading, "max_length": max_length}

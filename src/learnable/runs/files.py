@@ -10,8 +10,8 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -164,12 +164,57 @@ def system_error(error: OSError) -> DiskError:
 
 def write_frame(frame: pl.DataFrame, path: Path, *, hint: str = ELSEWHERE) -> None:
     """Write a table as Parquet, as ``replacing`` does."""
-    import pyarrow.parquet
+    with writing_frames(path, hint=hint) as file:
+        file.add(frame)
 
-    with replacing(path, hint=hint) as part:
+
+@contextmanager
+def writing_frames(path: Path, *, hint: str = ELSEWHERE) -> "Iterator[FrameWriter]":
+    """Give what writes tables into one Parquet file, which is there whole or not at all, as with ``replacing``."""
+    with ExitStack() as stack:
+        file = FrameWriter(stack.enter_context(replacing(path, hint=hint)), stack)
+        try:
+            yield file
+        finally:
+            file.close()
+
+
+class FrameWriter:
+    """Writes tables one after the other into a Parquet file, each as a row group; see ``writing_frames``."""
+
+    def __init__(self, path: Path, stack: ExitStack) -> None:
+        self._path, self._stack = path, stack
+        self._writer: Any = None
+        self.schema: pl.Schema | None = None
+
+    def add(self, frame: pl.DataFrame) -> None:
+        """Write a table of the schema of those before, see ``schema``."""
+        from pyarrow.parquet import ParquetWriter
+
         # Not polars' own writer: it hides a full disk.
         table = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
-        pyarrow.parquet.write_table(table, part, compression="zstd")
+        if self._writer is None:
+            self.schema, self._writer = (
+                frame.schema,
+                ParquetWriter(self._path, table.schema, compression="zstd"),
+            )
+        self._writer.write_table(table)
+
+    def rewrite(self, change: Callable[[pl.DataFrame], pl.DataFrame]) -> None:
+        """Change what was written up to now, a row group at a time, so that tables of another schema may follow."""
+        from pyarrow.parquet import ParquetFile
+
+        self.close()
+        with ParquetFile(self._path) as before:
+            self._path = self._stack.enter_context(replacing(self._path))
+            for number in range(before.num_row_groups):
+                self.add(change(pl.DataFrame(before.read_row_group(number))))
+
+    def close(self) -> None:
+        """Finish the file."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
 
 
 def write_json_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
