@@ -223,7 +223,8 @@ def test_a_path_a_list_of_them_and_nothing_can_be_avoided(tmp_path):
         assert len(ln.read([pair_of("One?"), pair_of("Two?", "Another.")], avoid=avoid)) == left
 
 
-@pytest.mark.parametrize("name", sorted(RECIPES))
+# run clean shows such rows among the suspects.
+@pytest.mark.parametrize("name", sorted({*RECIPES} - {"clean"}))
 def test_every_recipe_keeps_its_rows_from_evaluation_files(name, tiny, monkeypatch):
     def first(_run, _name, _command, /, *_inputs, **options):
         raise _StopError(options["reading"].avoid)
