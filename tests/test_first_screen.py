@@ -139,3 +139,21 @@ def test_few_seeds_are_answered_by_the_same_command_with_more(tmp_path: Path) ->
     ]
     for each in words:
         understood(each)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "ado a b",
+        "merge a",
+        "irft a",
+        "slora a --by category",
+        "dpo a",
+        "compare a",
+        "delia a",
+        "target a --target b",
+    ],
+    ids=lambda words: words.split()[0],
+)
+def test_every_recipe_with_such_a_page_takes_more_seeds(words: str) -> None:
+    understood(["run", *words.split(), "--seeds", "5"])
