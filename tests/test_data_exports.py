@@ -8,7 +8,9 @@ import polars as pl
 import pytest
 import yaml
 
+from exporting import QWEN, destination, stand_in_for_unsloth
 from learnable.data import load_pool, read, save_pool
+from learnable.data.card_fit import ModelSize, card_fit
 from learnable.data.exports import export, write_export
 from learnable.errors import DataError
 from learnable.runs.identity import example_id
@@ -16,7 +18,7 @@ from learnable.testing import toy_examples, write_messages
 from learnable.types import Example, Message
 
 PAGE = (Path(__file__).parents[1] / "docs" / "bring-your-own-trainer.md").read_text(encoding="utf-8")
-BLOCK = re.compile(r'^```(?:json|yaml) title="([^"]+)"\n(.*?)^```$', re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r'^```(?:json|yaml|python) title="([^"]+)"\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 SHOWN = {
     f"{heading}: {title}": block
     for heading, part in (
@@ -47,8 +49,17 @@ def exported(pool, folder, trainer, model="my-model"):
     """Export all but the first two examples, and return them."""
     chosen = list(load_pool(pool).iter_examples())[2:]
     ids = [example.id for example in chosen]
-    write_export(pool, ids, folder, trainer=trainer, model=str(model), max_length=200)
+    write_export(
+        pool, ids, folder, trainer=trainer, model=str(model), max_length=200, render=rendered_by(model)
+    )
     return chosen
+
+
+def rendered_by(model):
+    from learnable.models.rendering import Renderer
+    from learnable.types import ModelRef
+
+    return lambda examples: Renderer.of(ModelRef(name=str(model))).render(examples, max_length=200)
 
 
 def as_llamafactory_reads(description, row):
@@ -144,12 +155,7 @@ def test_axolotl_reads_the_conversations(pool, tmp_path):
 
 @pytest.mark.parametrize("trainer", ["trl", "llamafactory", "axolotl"])
 def test_a_system_turn_goes_along(trainer):
-    rows, _ = export(
-        [Example(id=example_id(TALK), messages=tuple(TALK), source="a")],
-        trainer=trainer,
-        model="m",
-        max_length=10,
-    )
+    rows, _ = export([Example(id=example_id(TALK), messages=tuple(TALK), source="a")], trainer, destination())
     (row,) = rows
     turns = row.get("messages") or row["prompt"] + row["completion"]
     assert [turn["role"] for turn in turns] == ["system", "user", "assistant"]
@@ -158,22 +164,147 @@ def test_a_system_turn_goes_along(trainer):
 def test_what_llamafactory_would_leave_out_is_an_error():
     twice = (TALK[1], *TALK[1:])
     with pytest.raises(DataError, match="its turns are user, user, assistant"):
-        export(
-            [Example(id="ab" * 16, messages=twice, source="a")],
-            trainer="llamafactory",
-            model="m",
-            max_length=10,
-        )
+        export([Example(id="ab" * 16, messages=twice, source="a")], "llamafactory", destination())
 
 
 @pytest.mark.parametrize(
-    ("trainer", "shown"), [("trl", "TRL"), ("llamafactory", "LLaMA-Factory"), ("axolotl", "Axolotl")]
+    ("trainer", "shown"),
+    [("trl", "TRL"), ("unsloth", "unsloth"), ("llamafactory", "LLaMA-Factory"), ("axolotl", "Axolotl")],
 )
 def test_the_page_shows_what_is_written(trainer, shown):
     one = Example(id=example_id(TALK), messages=tuple(TALK), source="a")
-    _, files = export([one], trainer=trainer, model="Qwen/Qwen3-0.6B", max_length=2_048)
+    to = destination(model="Qwen/Qwen3-0.6B", max_length=2_048, size=QWEN)
+    _, files = export([one], trainer, to)
     for name, content in files.items():
-        assert yaml.safe_load(SHOWN[f"{shown}: {trainer}/{name}"]) == content
+        block = SHOWN[f"{shown}: {trainer}/{name}"]
+        assert (block if isinstance(content, str) else yaml.safe_load(block)) == content
+
+
+def as_trl_parses(path, kind):
+    """Return a configuration as `trl sft` or `trl dpo` understands it; a key that it does not know is an error."""
+    import trl
+
+    classes = (trl.ScriptArguments, getattr(trl, f"{kind}Config"), trl.ModelConfig, trl.DatasetMixtureConfig)
+    words = ["--config", str(path), "--use_cpu", "true", "--bf16", "false"]
+    return trl.TrlParser(classes).parse_args_and_config(words)
+
+
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning")
+def test_trl_understands_the_configuration(pool, tmp_path):
+    exported(pool, tmp_path, "trl")
+    _, training, model, data = as_trl_parses(tmp_path / "sft.yaml", "SFT")
+    assert (training.max_length, training.completion_only_loss) == (200, True)
+    assert training.per_device_train_batch_size * training.gradient_accumulation_steps == 8
+    assert (model.dtype, model.lora_target_modules) == ("bfloat16", "all-linear")
+    assert data.datasets[0].data_files == "train.jsonl"
+
+
+@pytest.mark.parametrize("pool", [1, 2], indirect=True)
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning")
+def test_the_script_for_unsloth_trains_on_the_tokens_that_are_scored(
+    pool, tmp_path, tiny_models, monkeypatch
+):
+    import datasets
+    import trl
+
+    chosen = exported(pool, tmp_path, "unsloth", tiny_models["generation"])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    stand_in_for_unsloth(monkeypatch)
+    trainers = []
+
+    class Trainer(trl.SFTTrainer):
+        def __init__(self, **given):
+            super().__init__(**given)
+            trainers.append(self)
+
+    monkeypatch.setattr(trl, "SFTTrainer", Trainer)
+    assert datasets.load_dataset("json", data_files="train.jsonl", split="train").num_rows == len(chosen)
+    script = tmp_path / "train.py"
+    exec(compile(script.read_text(), "train.py", "exec"), {"__name__": "__main__"})
+    for row, ours in zip(
+        trainers[0].train_dataset, rendered_by(tiny_models["generation"])(chosen), strict=True
+    ):
+        assert row["input_ids"] == ours.ids.tolist()
+        assert [label != -100 for label in row["labels"]] == ours.mask.tolist()
+    assert trainers[0].state.global_step == 2  # ten rows, eight to a step
+    assert (tmp_path / "model" / "adapter_model.safetensors").is_file()
+
+
+# Micro-batches that fit 24 GB
+
+SMALL = ModelSize(parameters=2 << 30, layers=10, width=1_000, vocabulary=100_000)
+
+
+def test_memory_is_weights_adapters_states_and_logits():
+    # 2^31 weights of 2 bytes; adapters 10 * 16 * 20 * 1,000 of 16; a token 2 * 1,000 * (10 + 26) and 12 * 100,000.
+    fit = card_fit(SMALL, max_length=1_000, batch_size=8, rank=16)
+    expected = 1.5 + 4.0 + (51_200_000 + 8 * 1_000 * 1_272_000) / 2**30
+    assert (fit.rows, fit.accumulation, fit.four_bit) == (8, 1, False)
+    assert fit.gib == pytest.approx(expected)
+    assert str(fit).endswith("an estimated 15.0 GiB, which fits a card of 24")
+
+
+@pytest.mark.parametrize(
+    ("given", "rows", "accumulation", "four_bit"),
+    [
+        ({"max_length": 2_000}, 4, 2, False),
+        ({"max_length": 2_000, "texts_per_row": 2}, 2, 4, False),
+        ({"max_length": 16_000}, 1, 8, True),
+        ({"max_length": 1_000, "batch_size": 12}, 4, 3, False),
+    ],
+)
+def test_longer_rows_and_pairs_make_smaller_batches_of_the_same_step(given, rows, accumulation, four_bit):
+    fit = card_fit(SMALL, **({"batch_size": 8, "rank": 16} | given))
+    assert (fit.rows, fit.accumulation, fit.four_bit) == (rows, accumulation, four_bit)
+
+
+def test_a_model_of_unknown_size_gets_one_row_at_a_time():
+    fit = card_fit(None, max_length=100, batch_size=8, rank=16)
+    assert (fit.rows, fit.accumulation, fit.four_bit) == (1, 8, False)
+    assert "is not known" in str(fit)
+
+
+def test_what_no_batch_fits_is_said():
+    huge = ModelSize(parameters=70 << 30, layers=80, width=8_192, vocabulary=128_000)
+    fit = card_fit(huge, max_length=2_048, batch_size=8, rank=16)
+    assert (fit.rows, fit.four_bit) == (1, True)
+    assert "is more than fits" in str(fit)
+
+
+@pytest.mark.parametrize("trainer", ["trl", "unsloth", "llamafactory", "axolotl"])
+def test_four_bits_are_asked_for_in_each_trainers_words(trainer):
+    one = Example(id=example_id(TALK), messages=tuple(TALK), source="a")
+    big = ModelSize(parameters=14 << 30, layers=40, width=5_120, vocabulary=151_936)
+    _, files = export([one], trainer, destination(max_length=1_024, size=big))
+    if trainer == "unsloth":
+        assert "load_in_4bit=True" in files["train.py"]
+        return
+    asked = {"trl": {"load_in_4bit": True}, "llamafactory": {"quantization_bit": 4}}
+    asked["axolotl"] = {"load_in_4bit": True, "adapter": "qlora"}
+    assert asked[trainer].items() <= files["sft.yaml"].items()
+
+
+def test_the_size_of_a_model_is_read_off_its_files(tiny_models):
+    from transformers import AutoModelForCausalLM
+
+    from learnable.models.source import size_of
+    from learnable.types import ModelRef
+
+    folder = str(tiny_models["chatml"])
+    network = AutoModelForCausalLM.from_pretrained(folder)
+    size = size_of(ModelRef(name=folder))
+    assert size.parameters == sum(each.numel() for each in network.parameters())
+    config = network.config
+    assert (size.layers, size.width) == (config.num_hidden_layers, config.hidden_size)
+    assert size.vocabulary == config.vocab_size
+
+
+def test_the_size_of_a_model_that_is_elsewhere_is_not_known():
+    from learnable.models.source import size_of
+    from learnable.types import ModelRef
+
+    assert size_of(ModelRef(name="nobody/nothing")) is None
 
 
 ROWS = {
@@ -218,7 +349,7 @@ def test_axolotl_reads_selected_rows_by_the_entry_on_the_page(title):
 def test_the_written_rows_are_in_the_order_of_the_pool(pool, tmp_path):
     examples = load_pool(pool).examples
     ids = examples["id"].to_list()
-    write_export(pool, [ids[5], ids[1]], tmp_path, trainer="axolotl", model="m", max_length=10)
+    write_export(pool, [ids[5], ids[1]], tmp_path, trainer="axolotl", model="m", max_length=10, render=list)
     rows = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
     answers = [row["messages"][-1]["content"] for row in rows]
     assert answers == [examples["messages"][position][-1]["content"] for position in (1, 5)]
@@ -226,4 +357,4 @@ def test_the_written_rows_are_in_the_order_of_the_pool(pool, tmp_path):
 
 def test_an_id_of_another_pool_is_an_error(pool, tmp_path):
     with pytest.raises(DataError, match="1 of 1 chosen ids are not in"):
-        write_export(pool, ["ab" * 16], tmp_path, trainer="trl", model="m", max_length=10)
+        write_export(pool, ["ab" * 16], tmp_path, trainer="trl", model="m", max_length=10, render=list)

@@ -133,7 +133,7 @@ def example_scorer(tmp_path, monkeypatch):
 @pytest.mark.parametrize("words", shown_commands())
 @pytest.mark.usefixtures("example_scorer")
 def test_every_command_shown_is_understood(words):
-    words = [word for word in cli._as_flags(words) if word not in ("--debug", "--json")]
+    words = [word for word in cli._as_flags(words) if word not in ("--debug", "--json", "--quiet")]
     if "--help" in words or "--version" in words:  # shown by the library, whatever else is there
         return
     run = words[:1] == [running.NAME] and len(words) > 1 and not words[1].startswith("-")
@@ -178,7 +178,7 @@ def names_of(command, recipe):
     """Return what may follow a command, or a recipe behind it."""
     described = running.run[recipe] if command == running.NAME and recipe else cli.app[command]
     names = {name for each in described.assemble_argument_collection() for name in each.names}
-    return names | {"--json", "--debug", "--help", "--config", "--allow-code", "--budget.tokens"}
+    return names | {"--json", "--quiet", "--debug", "--help", "--config", "--allow-code", "--budget.tokens"}
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from importlib.resources import files
 import pytest
 import yaml
 
+from exporting import destination
 from learnable.data.exports import export, write_export
 from learnable.errors import DataError
 from learnable.runs.identity import example_id
@@ -40,7 +41,7 @@ FIRST_ONLY = example(USER, MILD, THANKS, replace(BYE, trained=False), tools="")
 
 
 def exported(*examples, trainer):
-    rows, contents = export(examples, trainer=trainer, model="m", max_length=512)
+    rows, contents = export(examples, trainer, destination(max_length=512))
     return list(rows), contents
 
 
@@ -113,6 +114,52 @@ def test_a_trainer_that_cannot_mask_one_turn_is_refused_with_the_reason(trainer,
     with pytest.raises(DataError, match="context only") as caught:
         exported(*examples, trainer=trainer)
     assert "axolotl" in caught.value.hint
+
+
+# unsloth
+
+
+@pytest.mark.parametrize("examples", [[CALLING, DEEP, PLAIN], [FIRST_ONLY, LAST_ONLY]])
+def test_unsloth_gets_the_tokens_of_calls_reasoning_and_any_mask(model, examples):
+    from learnable.models.rendering import Renderer
+    from learnable.types import ModelRef
+
+    renderer = Renderer.of(ModelRef(name=str(model)))
+    to = destination(render=lambda given: renderer.render(given, max_length=2_048))
+    rows = list(export(examples, "unsloth", to)[0])
+    for row, ours in zip(rows, renderer.render(examples, max_length=2_048), strict=True):
+        assert row["input_ids"] == ours.ids.tolist()
+        learned = [
+            token for token, label in zip(row["input_ids"], row["labels"], strict=True) if label == token
+        ]
+        assert learned == ours.ids[ours.mask].tolist()
+        assert set(row["labels"]) <= {-100, *learned}
+    texts = [renderer.tokenizer.decode(row["input_ids"]) for row in rows]
+    assert all(each.reasoning in text for each, text in zip((CALL, OTHER), texts, strict=False)) is (
+        examples[0] is CALLING
+    )
+
+
+def test_what_the_chat_template_refuses_is_no_row_for_unsloth():
+    import numpy as np
+
+    from learnable.types import Rendered
+
+    nothing = np.zeros(0, dtype=np.int32)
+    refused = Rendered(
+        id="ab" * 16, ids=nothing, mask=nothing.astype(bool), truncated=False, refused="no tools"
+    )
+    with pytest.raises(DataError, match="has no tokens: no tools"):
+        list(export([PLAIN], "unsloth", destination(render=lambda _: [refused]))[0])
+
+
+def test_a_chosen_chat_template_goes_along_to_unsloth(tmp_path):
+    from learnable.data.exports import Destination
+
+    to = Destination(model="m", max_length=9, render=lambda _: (), chat_template=True)
+    script = export([PLAIN], "unsloth", to)[1]["train.py"]
+    assert 'tokenizer.chat_template = Path("chat_template.jinja").read_text(encoding="utf-8")' in script
+    compile(script, "train.py", "exec")
 
 
 # LLaMA-Factory, by its converter and formatter
@@ -198,6 +245,7 @@ def test_a_chosen_chat_template_goes_along(tmp_path, trainer):
         trainer=trainer,
         model="m",
         max_length=9,
+        render=list,
         chat_template="{{ x }}",
     )
     written = yaml.safe_load((tmp_path / "out" / "sft.yaml").read_text())

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import yaml
 
 import learnable
+from exporting import QWEN, destination, stand_in_for_unsloth
 from learnable.commands import load, score, select, show
 from learnable.commands.select import Selecting
 from learnable.data import answers_of, load_pool, pairs_of, read
@@ -187,6 +189,16 @@ def test_trl_trains_on_both_answers_by_our_tokens(exported, kept, tiny_models, t
             assert int(ours.mask.argmax()) == len(row["prompt_ids"])
 
 
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing\\w*` is deprecated:FutureWarning")
+def test_the_script_for_unsloth_trains_on_both_answers(exported, tmp_path, monkeypatch):
+    shutil.copytree(exported("unsloth"), tmp_path / "unsloth")
+    monkeypatch.chdir(tmp_path / "unsloth")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    stand_in_for_unsloth(monkeypatch)
+    exec(compile(Path("train.py").read_text(), "train.py", "exec"), {"__name__": "__main__"})
+    assert (Path("model") / "adapter_model.safetensors").is_file()
+
+
 def test_llamafactory_reads_the_pairs(exported, kept):
     folder = exported("llamafactory")
     settings = yaml.safe_load((folder / "dpo.yaml").read_text())
@@ -230,7 +242,8 @@ def test_the_page_shows_what_is_written_of_pairs(trainer, kept):
     page = (Path(__file__).parents[1] / "docs" / "bring-your-own-trainer.md").read_text(encoding="utf-8")
     part = page.partition("### Preference pairs\n")[2].partition("\n## ")[0]
     shown = dict(re.findall(r'^```(?:json|yaml) title="([^"]+)"\n(.*?)^```$', part, re.MULTILINE | re.DOTALL))
-    _, files = export_pairs(kept, trainer=trainer, model="Qwen/Qwen3-0.6B", max_length=2_048)
+    to = destination(model="Qwen/Qwen3-0.6B", max_length=2_048, size=QWEN)
+    _, files = export_pairs(kept, trainer, to)
     assert {name: yaml.safe_load(shown[f"{trainer}/{name}"]) for name in files} == files
 
 
@@ -241,4 +254,4 @@ def said(pair):
 def test_what_axolotl_would_leave_out_of_a_pair_is_an_error(kept):
     thinking = replace(kept[0], chosen=replace(kept[0].chosen, reasoning="because"))
     with pytest.raises(DataError, match="leave out calls, tools or reasoning"):
-        export_pairs([thinking], trainer="axolotl", model="m", max_length=10)
+        export_pairs([thinking], "axolotl", destination())

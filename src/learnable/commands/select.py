@@ -48,7 +48,7 @@ class Selecting(Choosing):
         pin: Files of ids to choose first, whatever their score and the conditions; they count against the budget.
             A .txt with an id per line, or a download of `learnable explore` (a table with a column id).
         ban: Files of ids never to choose.
-        export: Also write the conversations and a configuration for a trainer: trl, llamafactory or axolotl.
+        export: Also write the conversations and a configuration for a trainer: trl, unsloth, llamafactory or axolotl.
         license: License of the rows, such as apache-2.0, for the card of the selection; what the rows say in a column
             `license` when not given.
     """
@@ -247,7 +247,8 @@ def _export(
     pool: Path, ids: list[str], folder: Path, trainer: Trainer, ref: ModelRef, max_length: int
 ) -> list[str]:
     from learnable.models.loading import load_tokenizer
-    from learnable.models.source import locate
+    from learnable.models.rendering import Renderer
+    from learnable.models.source import locate, size_of
 
     template = ref.chat_template
     if template is not None:  # given instead of the model's own; the trainer gets its text
@@ -262,6 +263,8 @@ def _export(
         # What other trainers load: a hub id as it is, else the folder of its weights.
         model=str(locate(ModelRef(name=ref.name)).resolve()) if here else ref.name,
         max_length=max_length,
+        render=lambda examples: Renderer.of(ref).render(examples, max_length=max_length, skip_refused=True),
+        size=size_of(ModelRef(name=ref.name)),
         chat_template=template,
     )
     return [str(path.relative_to(folder)) for path in paths]

@@ -1,8 +1,8 @@
 """A selection as other trainers read it: its conversations in one file, and a configuration that trains on them."""
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -10,14 +10,17 @@ from typing import Any, Literal
 import polars as pl
 import yaml
 
+from learnable.data import unsloth
+from learnable.data.card_fit import CardFit, ModelSize, card_fit
 from learnable.data.pairs import answers_of, pairs_of
 from learnable.data.pool import load_pool
 from learnable.errors import DataError
 from learnable.runs.files import replacing
+from learnable.runs.progress import say
 from learnable.settings import Tuning
-from learnable.types import Example, Pair
+from learnable.types import Example, Pair, Rendered
 
-Trainer = Literal["trl", "llamafactory", "axolotl"]
+Trainer = Literal["trl", "unsloth", "llamafactory", "axolotl"]
 
 ROWS = "train.jsonl"
 CONFIGURATION, PAIR_CONFIGURATION = "sft.yaml", "dpo.yaml"
@@ -26,7 +29,41 @@ TEMPLATE = "chat_template.jinja"
 _CHAT_TEMPLATE: dict[str, dict[str, Any]] = {
     "trl": {"chat_template_path": TEMPLATE},
     "axolotl": {"chat_template": "jinja", "chat_template_jinja": TEMPLATE},
+    "unsloth": {},
 }
+
+
+Render = Callable[[Sequence[Example]], Iterable[Rendered]]
+"""Turns examples into the tokens that were scored."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Destination:
+    """What an export is for.
+
+    Args:
+        model: What is trained, as the trainer finds it.
+        max_length: Longest example in tokens.
+        render: What gives the tokens of an example, for unsloth.
+        size: Of the model; None where it is not known.
+        chat_template: Whether a chat template was chosen, which stands in ``TEMPLATE``.
+    """
+
+    model: str
+    max_length: int
+    render: Render
+    size: ModelSize | None = None
+    chat_template: bool = False
+
+    def fit(self, *, texts_per_row: int = 1) -> CardFit:
+        """Return how many rows, each of so many texts, are taken at once."""
+        return card_fit(
+            self.size,
+            max_length=self.max_length,
+            batch_size=_TUNING.batch_size,
+            rank=_TUNING.rank,
+            texts_per_row=texts_per_row,
+        )
 
 
 def write_export(
@@ -37,6 +74,8 @@ def write_export(
     trainer: Trainer,
     model: str,
     max_length: int,
+    render: Render,
+    size: ModelSize | None = None,
     chat_template: str | None = None,
 ) -> list[Path]:
     """Write the chosen conversations or pairs and what the trainer needs to train on them, and return the files.
@@ -47,12 +86,15 @@ def write_export(
 
     ``pool`` is its folder, and ``ids`` name each example or pair to write once, in any order. Examples longer than ``max_length``
     tokens are cut, as they were when scored. A ``chat_template`` was chosen instead of the model's own; LLaMA-Factory
-    takes none but its own.
+    takes none but its own. Micro-batches are as large as the ``size`` of the model lets a card of 24 GB hold, see
+    ``card_fit``, and a step has as many of them as make up the batch of ``Tuning``. For unsloth it is a script, and the
+    rows are the tokens that ``render`` gives: its trainer reads conversations in a way that differs by version.
 
     Raises:
         DataError: If an id is not in the pool, or the trainer would leave out a conversation or a part of it.
 
-    Source: the keys are those of TRL 1.16, LLaMA-Factory (``data/README.md``) and Axolotl (``docs/dataset-formats``).
+    Source: the keys are those of TRL 1.16, LLaMA-Factory 0.9.5 (``data/README.md``), Axolotl 0.19 (``docs/dataset-formats``)
+        and unsloth 2026.10.
     """
     # The chosen conversations only: a pool may be larger than memory.
     wanted = pl.LazyFrame({"id": list(ids)}, schema={"id": pl.String})
@@ -64,21 +106,30 @@ def write_export(
             hint="choose from the data that was scored",
         )
     chosen = replace(load_pool(pool), conversations=found.lazy())
+    destination = Destination(
+        model=model,
+        max_length=max_length,
+        render=render,
+        size=size,
+        chat_template=chat_template is not None,
+    )
     if chosen.holds_pairs:
-        pairs = list(pairs_of(chosen))
-        exported, files = export_pairs(pairs, trainer=trainer, model=model, max_length=max_length)
+        exported, files = export_pairs(list(pairs_of(chosen)), trainer, destination)
     else:
-        examples = list(chosen.iter_examples())
-        exported, files = export(examples, trainer=trainer, model=model, max_length=max_length)
-    if chat_template is not None and trainer in _CHAT_TEMPLATE:
+        exported, files = export(list(chosen.iter_examples()), trainer, destination)
+    say(f"{trainer}: {destination.fit(texts_per_row=2 if chosen.holds_pairs else 1)}")
+    takes_template = chat_template is not None and trainer in _CHAT_TEMPLATE
+    if takes_template and _CHAT_TEMPLATE[trainer]:
         files[PAIR_CONFIGURATION if chosen.holds_pairs else CONFIGURATION] |= _CHAT_TEMPLATE[trainer]
     texts = {ROWS: "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in exported)}
     for name, content in files.items():
-        if name == DATASET_INFO:
+        if isinstance(content, str):
+            texts[name] = content
+        elif name == DATASET_INFO:
             texts[name] = json.dumps(content, indent=2) + "\n"
         else:
             texts[name] = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-    if chat_template is not None and trainer in _CHAT_TEMPLATE:
+    if chat_template is not None and takes_template:
         texts[TEMPLATE] = chat_template
     for name, text in texts.items():
         with replacing(folder / name) as part:
@@ -86,19 +137,24 @@ def write_export(
     return [folder / name for name in texts]
 
 
-_Exported = tuple[Iterable[dict[str, Any]], dict[str, dict[str, Any]]]
+_Exported = tuple[Iterable[dict[str, Any]], dict[str, Any]]
 
 
-def export(examples: Sequence[Example], *, trainer: Trainer, model: str, max_length: int) -> _Exported:
+def export(examples: Sequence[Example], trainer: Trainer, destination: Destination) -> _Exported:
     """Return the rows of ``train.jsonl`` and the content of the other files by their names; see ``write_export``."""
-    exports = {"trl": _trl, "llamafactory": _llamafactory, "axolotl": _axolotl}
-    return exports[trainer](examples, model, max_length)
+    exports = {"trl": _trl, "unsloth": _unsloth, "llamafactory": _llamafactory, "axolotl": _axolotl}
+    return exports[trainer](examples, destination)
 
 
-def export_pairs(pairs: Sequence[Pair], *, trainer: Trainer, model: str, max_length: int) -> _Exported:
+def export_pairs(pairs: Sequence[Pair], trainer: Trainer, destination: Destination) -> _Exported:
     """Return the rows of ``train.jsonl`` and the content of the other files for DPO; see ``write_export``."""
-    exports = {"trl": _trl_pairs, "llamafactory": _llamafactory_pairs, "axolotl": _axolotl_pairs}
-    return exports[trainer](pairs, model, max_length)
+    exports = {
+        "trl": _trl_pairs,
+        "unsloth": _unsloth_pairs,
+        "llamafactory": _llamafactory_pairs,
+        "axolotl": _axolotl_pairs,
+    }
+    return exports[trainer](pairs, destination)
 
 
 def _learn_last_only(examples: Sequence[Example], trainer: str) -> bool:
@@ -114,28 +170,29 @@ def _learn_last_only(examples: Sequence[Example], trainer: str) -> bool:
             raise DataError(
                 f"{trainer} learns all answers of a conversation or the last one alone, and other answers of "
                 f"example {example.id[:12]} are context only",
-                hint="export for axolotl, which masks single turns; or choose among rows that learn their last answer",
+                hint="export for unsloth or axolotl, which mask single turns; or choose among rows that learn their last answer",
             )
     return True
 
 
 _TUNING = Tuning()
 PAIR_LEARNING_RATE, BETA = 5e-5, 0.1
-# What TRL and LLaMA-Factory both take: arguments of the trainer of transformers.
+# What TRL, unsloth and LLaMA-Factory all take: arguments of the trainer of transformers.
 _ARGUMENTS = {
     "num_train_epochs": _TUNING.epochs,
     "learning_rate": _TUNING.peak_learning_rate,
     "lr_scheduler_type": "cosine",
-    "per_device_train_batch_size": _TUNING.batch_size,
     "report_to": "none",
     "output_dir": "model",
 }
-
-
 _OF_PAIRS = _ARGUMENTS | {"learning_rate": PAIR_LEARNING_RATE}
 
 
-def _trl(examples: Sequence[Example], model: str, max_length: int) -> _Exported:
+def _batches(fit: CardFit) -> dict[str, Any]:
+    return {"per_device_train_batch_size": fit.rows, "gradient_accumulation_steps": fit.accumulation}
+
+
+def _trl(examples: Sequence[Example], to: Destination) -> _Exported:
     counts = [sum(message.role == "assistant" for message in example.messages) for example in examples]
     # TRL masks the prompt of a pair under any template, but the user's turns of a conversation only under templates
     # that it knows.
@@ -149,23 +206,31 @@ def _trl(examples: Sequence[Example], model: str, max_length: int) -> _Exported:
         return parts | ({"tools": example.tools or None} if tools else {})
 
     loss = {"completion_only_loss": True} if pairs else {"assistant_only_loss": True}
-    return map(row, examples), {CONFIGURATION: _trl_settings(model, max_length, loss | _ARGUMENTS)}
+    return map(row, examples), {CONFIGURATION: _trl_settings(to, to.fit(), loss | _ARGUMENTS)}
 
 
-def _trl_settings(model: str, max_length: int, own: Mapping[str, Any]) -> dict[str, Any]:
+def _trl_settings(to: Destination, fit: CardFit, own: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "model_name_or_path": model,
+        "model_name_or_path": to.model,
+        "dtype": "bfloat16",
+        **({"load_in_4bit": True} if fit.four_bit else {}),
         "datasets": [{"path": "json", "data_files": ROWS}],
-        "max_length": max_length,
+        "max_length": to.max_length,
         "use_peft": True,
         "lora_r": _TUNING.rank,
         "lora_alpha": 2 * _TUNING.rank,
         "lora_target_modules": "all-linear",
         **own,
+        **_batches(fit),
     }
 
 
-def _trl_pairs(pairs: Sequence[Pair], model: str, max_length: int) -> _Exported:
+def _trl_pairs(pairs: Sequence[Pair], to: Destination) -> _Exported:
+    settings = _trl_settings(to, to.fit(texts_per_row=2), {"loss_type": "sigmoid", "beta": BETA} | _OF_PAIRS)
+    return _pair_rows(pairs), {PAIR_CONFIGURATION: settings}
+
+
+def _pair_rows(pairs: Sequence[Pair]) -> Iterable[dict[str, Any]]:
     tools = any(pair.tools for pair in pairs)
 
     def row(pair: Pair) -> dict[str, Any]:
@@ -173,18 +238,41 @@ def _trl_pairs(pairs: Sequence[Pair], model: str, max_length: int) -> _Exported:
         turns = {name: [turn.turn(arguments_as_text=False) for turn in side] for name, side in sides.items()}
         return turns | ({"tools": pair.tools or None} if tools else {})
 
-    settings = _trl_settings(model, max_length, {"loss_type": "sigmoid", "beta": BETA} | _OF_PAIRS)
-    return map(row, pairs), {PAIR_CONFIGURATION: settings}
+    return map(row, pairs)
 
 
-def _llamafactory(examples: Sequence[Example], model: str, max_length: int) -> _Exported:
+def _unsloth(examples: Sequence[Example], to: Destination) -> _Exported:
+    settings = {"max_length": to.max_length} | _ARGUMENTS | _batches(to.fit())
+    return unsloth.labelled(to.render(examples)), {unsloth.SCRIPT: _script("SFT", settings, to, to.fit())}
+
+
+def _unsloth_pairs(pairs: Sequence[Pair], to: Destination) -> _Exported:
+    fit = to.fit(texts_per_row=2)
+    settings = {"max_length": to.max_length, "loss_type": "sigmoid", "beta": BETA} | _OF_PAIRS | _batches(fit)
+    return _pair_rows(pairs), {unsloth.SCRIPT: _script("DPO", settings, to, fit)}
+
+
+def _script(kind: str, settings: dict[str, Any], to: Destination, fit: CardFit) -> str:
+    return unsloth.script(
+        settings,
+        kind=kind,
+        model=to.model,
+        max_length=to.max_length,
+        fit=fit,
+        rank=_TUNING.rank,
+        seed=_TUNING.seed,
+        chat_template=TEMPLATE if to.chat_template else None,
+    )
+
+
+def _llamafactory(examples: Sequence[Example], to: Destination) -> _Exported:
     only_last = _learn_last_only(examples, "LLaMA-Factory")
     for example in examples:
         _check_llamafactory(example)
     tools = any(example.tools for example in examples)
     calls = any(message.tool_calls for example in examples for message in example.messages)
     own = {"stage": "sft", **_ARGUMENTS, **({"mask_history": True} if only_last else {})}
-    settings = _llamafactory_settings(model, max_length, own)
+    settings = _llamafactory_settings(to, to.fit(), own)
     rows = (_llamafactory_row(example, tools=tools) for example in examples)
     description = _llamafactory_description(calls=tools or calls)
     return rows, {CONFIGURATION: settings, DATASET_INFO: {"selection": description}}
@@ -202,9 +290,10 @@ def _llamafactory_description(*, calls: bool) -> dict[str, Any]:
     }
 
 
-def _llamafactory_settings(model: str, max_length: int, own: Mapping[str, Any]) -> dict[str, Any]:
+def _llamafactory_settings(to: Destination, fit: CardFit, own: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "model_name_or_path": model,
+        "model_name_or_path": to.model,
+        **({"quantization_bit": 4} if fit.four_bit else {}),
         "do_train": True,
         "finetuning_type": "lora",
         "lora_rank": _TUNING.rank,
@@ -212,12 +301,14 @@ def _llamafactory_settings(model: str, max_length: int, own: Mapping[str, Any]) 
         "lora_target": "all",
         "dataset_dir": ".",
         "dataset": "selection",
-        "cutoff_len": max_length,
+        "cutoff_len": to.max_length,
+        "bf16": True,
         **own,
+        **_batches(fit),
     }
 
 
-def _llamafactory_pairs(pairs: Sequence[Pair], model: str, max_length: int) -> _Exported:
+def _llamafactory_pairs(pairs: Sequence[Pair], to: Destination) -> _Exported:
     answers = [answers_of(pair) for pair in pairs]
     for each in chain(*answers):
         _check_llamafactory(each)
@@ -232,7 +323,7 @@ def _llamafactory_pairs(pairs: Sequence[Pair], model: str, max_length: int) -> _
     description = _llamafactory_description(calls=tools or calls) | {"ranking": True}
     description["columns"] |= {"chosen": "chosen", "rejected": "rejected"}
     own = {"stage": "dpo", "pref_loss": "sigmoid", "pref_beta": BETA, **_OF_PAIRS}
-    settings = _llamafactory_settings(model, max_length, own)
+    settings = _llamafactory_settings(to, to.fit(texts_per_row=2), own)
     return map(row, answers), {PAIR_CONFIGURATION: settings, DATASET_INFO: {"selection": description}}
 
 
@@ -264,11 +355,11 @@ def _check_llamafactory(example: Example) -> None:
     if any(message.tool_calls and message.content.strip() for message in example.messages):
         raise DataError(
             f"LLaMA-Factory would leave out text of example {example.id[:12]}: it stands beside a call",
-            hint="it takes calls or text in a turn, not both; drop the row, or export for trl or axolotl",
+            hint="it takes calls or text in a turn, not both; drop the row, or export for trl, unsloth or axolotl",
         )
 
 
-def _axolotl(examples: Sequence[Example], model: str, max_length: int) -> _Exported:
+def _axolotl(examples: Sequence[Example], to: Destination) -> _Exported:
     def row(example: Example) -> dict[str, Any]:
         turns = [turn.turn() | ({} if turn.trained else {"train": False}) for turn in example.messages]
         return {"messages": turns} | ({"tools": json.loads(example.tools)} if example.tools else {})
@@ -283,38 +374,40 @@ def _axolotl(examples: Sequence[Example], model: str, max_length: int) -> _Expor
     }
     # Left to itself, it drops longer rows.
     own = {"excess_length_strategy": "truncate", "learning_rate": _TUNING.peak_learning_rate}
-    return map(row, examples), {CONFIGURATION: _axolotl_settings(model, max_length, rows, own)}
+    return map(row, examples), {CONFIGURATION: _axolotl_settings(to, to.fit(), rows, own)}
 
 
 def _axolotl_settings(
-    model: str, max_length: int, rows: Mapping[str, Any], own: Mapping[str, Any]
+    to: Destination, fit: CardFit, rows: Mapping[str, Any], own: Mapping[str, Any]
 ) -> dict[str, Any]:
     return {
-        "base_model": model,
+        "base_model": to.model,
+        **({"load_in_4bit": True} if fit.four_bit else {}),
         "datasets": [rows],
-        "sequence_len": max_length,
-        "adapter": "lora",
+        "sequence_len": to.max_length,
+        "adapter": "qlora" if fit.four_bit else "lora",
         "lora_r": _TUNING.rank,
         "lora_alpha": 2 * _TUNING.rank,
         "lora_target_linear": True,
         "num_epochs": _TUNING.epochs,
         "lr_scheduler": "cosine",
         "optimizer": "adamw_torch",
-        "micro_batch_size": _TUNING.batch_size,
-        "gradient_accumulation_steps": 1,
+        "micro_batch_size": fit.rows,
+        "gradient_accumulation_steps": fit.accumulation,
+        "gradient_checkpointing": True,
         "bf16": "auto",
         "output_dir": "model",
         **own,
     }
 
 
-def _axolotl_pairs(pairs: Sequence[Pair], model: str, max_length: int) -> _Exported:
+def _axolotl_pairs(pairs: Sequence[Pair], to: Destination) -> _Exported:
     for pair in pairs:
         turns = (*pair.prompt, pair.chosen, pair.rejected)
         if pair.tools or any(set(turn.turn()) > {"role", "content"} for turn in turns):
             raise DataError(
                 f"Axolotl would leave out calls, tools or reasoning of pair {pair.id[:12]}",
-                hint="its DPO takes texts alone; drop the row, or export for trl or llamafactory",
+                hint="its DPO takes texts alone; drop the row, or export for trl, unsloth or llamafactory",
             )
 
     def row(pair: Pair) -> dict[str, Any]:
@@ -323,4 +416,4 @@ def _axolotl_pairs(pairs: Sequence[Pair], model: str, max_length: int) -> _Expor
 
     rows = {"path": ROWS, "split": "train", "type": "chat_template.default"}
     own = {"rl": "dpo", "rl_beta": BETA, "learning_rate": PAIR_LEARNING_RATE}
-    return map(row, pairs), {PAIR_CONFIGURATION: _axolotl_settings(model, max_length, rows, own)}
+    return map(row, pairs), {PAIR_CONFIGURATION: _axolotl_settings(to, to.fit(texts_per_row=2), rows, own)}

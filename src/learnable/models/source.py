@@ -1,11 +1,13 @@
 """Where a model's files are and what identifies them; nothing here loads weights."""
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from learnable.data.card_fit import ModelSize
 from learnable.errors import ModelError, closest, first_line
 from learnable.hub import unreachable
 from learnable.models.cache import remembered_digest
@@ -103,6 +105,25 @@ def position_limit(ref: ModelRef) -> int | None:
 def embedding_rows(ref: ModelRef) -> int | None:
     """Return for how many tokens a model has embeddings, None where its configuration does not say."""
     return _number(ref, "vocab_size", "padded_vocab_size")
+
+
+def size_of(ref: ModelRef) -> ModelSize | None:
+    """Return the numbers of a model that lies here in files of safetensors; None of another, or where some are not said."""
+    from safetensors import safe_open
+
+    if not is_here(ref):
+        return None
+    folder, parameters = locate(ref), 0
+    for file in folder.glob("model*.safetensors"):
+        with safe_open(file, framework="np") as opened:
+            parameters += sum(math.prod(opened.get_slice(name).get_shape()) for name in opened.keys())  # noqa: SIM118
+    numbers = {
+        "layers": _number(ref, "num_hidden_layers", "n_layer"),
+        "width": _number(ref, "hidden_size", "n_embd"),
+        "vocabulary": embedding_rows(ref),
+    }
+    known = {name: number for name, number in numbers.items() if number}
+    return ModelSize(parameters=parameters, **known) if parameters and known == numbers else None
 
 
 def _number(ref: ModelRef, *names: str) -> int | None:
