@@ -83,10 +83,20 @@ def _tables(trial: ArmTrial) -> Section:
     parts: list[Part] = [course(f"course-{number}", caption, frame) for number, (caption, frame) in courses]
     for caption, frame in trial.facts.tables.items():
         names = [name.replace("_", " ") for name in frame.columns]
-        rows = [[_figure(value) for value in row] for row in frame.iter_rows()]
+        rows = [list(row) for row in zip(*map(_figures, frame), strict=True)]
         worded = [place for place, kind in enumerate(frame.dtypes) if kind == pl.String]
         parts.append(html.table(caption, names, rows, worded=worded))
     return Section(id="figures", nav="figures", title="Figures and cost", parts=[*parts, *trial.took])
+
+
+def _figures(column: pl.Series) -> list[str]:
+    """Return the cells of a column; means that are all whole numbers, as of rows, are counts."""
+    if column.dtype.is_float():
+        known = column.filter(column.is_finite())
+        if (known == known.round()).all():
+            whole = column.set(~column.is_finite(), None)
+            return [_figure(value if value is None else int(value)) for value in whole]
+    return [_figure(value) for value in column]
 
 
 def _figure(value: float | str | None) -> str:
