@@ -1,114 +1,175 @@
-"""Does scoring hold its memory flat? Resident memory of ``learnable score``, by the share of the rows that are measured.
+"""Is the memory of ``learnable load`` and ``learnable score`` the same at any number of rows? Peak of each, by rows.
 
-Scores made-up short rows with a tiny model that is built on the spot, and looks at the resident memory of the process
-after every batch. What rows take before the first of them is measured (conversations, tokens) is no growth.
+Loads and scores made-up short rows with a tiny model that is built on the spot; each command runs in a process of its own,
+whose highest resident memory is printed, and at the end how much more the most rows take than the fewest. With
+``--made-up`` neither the chat template nor the network is asked: rows are read, and tokens and losses are drawn, so that
+what is left (windows, batches, the store, formulas, files) can be measured at rows whose passes take days.
 
-    OMP_NUM_THREADS=1 python benchmarks/flat_memory.py
+    OMP_NUM_THREADS=1 python benchmarks/flat_memory.py --rows 1000000 10000000 --made-up
 """
 
 import argparse
 import json
 import os
 import platform
+import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
+import polars as pl
 
-from learnable.commands.score import score
+from learnable.commands.load import load
+from learnable.objects.given import RowRendering
+from learnable.runs.price import peak_memory_bytes
 from learnable.runs.progress import say
-from learnable.testing import tiny_model
+from learnable.settings import Loading
+from learnable.types import Example, Rendered
 
-WORDS = (
-    "red",
-    "blue",
-    "one",
-    "two",
-    "cat",
-    "dog",
-    "bird",
-    "fish",
-    "tree",
-    "house",
-    "road",
-    "river",
-    "song",
-    "book",
+WORDS = pl.Series(
+    [
+        "red",
+        "blue",
+        "one",
+        "two",
+        "cat",
+        "dog",
+        "bird",
+        "fish",
+        "tree",
+        "house",
+        "road",
+        "river",
+        "song",
+        "book",
+    ]
 )
-SETTLED = 0.2
-"""Share of the rows after which memory may no longer grow."""
+AT_ONCE = 100_000
+TOKENS = (20, 62)
+"""Least and most tokens of a made-up row; as many as rendered ones have, 41 on average."""
 
 
 def write_rows(path: Path, *, n: int, seed: int) -> None:
     """Write n short conversations, no two of them the same."""
     rng = np.random.default_rng(seed)
-    with path.open("w", encoding="utf-8") as out:
-        for number in range(n):
-            asked, answered = (" ".join(rng.choice(WORDS, size=rng.integers(2, 12))) for _ in range(2))
-            out.write(json.dumps({"instruction": f"{asked} {number}?", "output": answered}) + "\n")
+    with path.open("wb") as out:
+        for first in range(0, n, AT_ONCE):
+            numbers = pl.Series("number", np.arange(first, min(first + AT_ONCE, n)))
+            asked, answered = (_texts(rng, len(numbers)) for _ in range(2))
+            frame = pl.DataFrame({"asked": asked, "number": numbers, "output": answered})
+            rows = frame.select(pl.format("{} {}?", "asked", "number").alias("instruction"), "output")
+            out.write(rows.write_ndjson().encode())
 
 
-def watch(samples: list[tuple[int, int]]) -> None:
-    """Note rows measured so far, and resident bytes, whenever a model is done with a batch."""
+def _texts(rng: np.random.Generator, n: int) -> pl.Series:
+    """Return n texts of 2 to 11 words."""
+    counts = rng.integers(2, 12, n)
+    words = WORDS.gather(rng.integers(0, len(WORDS), int(counts.sum())))
+    frame = pl.DataFrame({"text": np.repeat(np.arange(n), counts), "word": words})
+    return frame.group_by("text", maintain_order=True).agg(pl.col("word").str.join(" "))["word"]
+
+
+def make_up() -> None:
+    """Draw tokens and losses instead of asking the chat template and the network."""
     from learnable.models import language_model
 
-    process = psutil.Process()
+    rng = np.random.default_rng(0)
 
-    class Watched(language_model.LanguageModel):
-        def measure(self, *given: Any, **named: Any) -> Iterator[tuple[int, Any]]:
-            for number, values in super().measure(*given, **named):
-                samples.append((samples[-1][0] + len(values), process.memory_info().rss))
-                yield number, values
+    def rendered(own: RowRendering, examples: Sequence[Example]) -> list[Rendered]:
+        lengths = rng.integers(*TOKENS, len(examples))
+        seen = [
+            Rendered(
+                id=example.id,
+                ids=rng.integers(0, 500, length, dtype=np.int32),
+                mask=np.arange(length) > 10,
+                truncated=False,
+            )
+            for example, length in zip(examples, lengths, strict=True)
+        ]
+        own.left_out.add(seen)
+        return seen
 
-    samples.append((0, process.memory_info().rss))
-    language_model.LanguageModel = Watched  # type: ignore[misc]
+    class Drawn(language_model.LanguageModel):
+        def measure(
+            self, _launch: Any, batches: Sequence[Sequence[Rendered]]
+        ) -> Iterator[tuple[int, Sequence[Any]]]:
+            for number, batch in enumerate(batches):
+                yield number, [rng.gamma(4, 0.5, int(row.mask.sum())).astype(np.float32) for row in batch]
+
+    RowRendering.__call__ = rendered  # type: ignore[assignment, method-assign]
+    language_model.LanguageModel = Drawn  # type: ignore[misc]
+
+
+def step(folder: Path, name: str, *, made_up: bool) -> None:
+    """Run a command, and print its seconds, its processor seconds and its highest memory."""
+    os.environ["LEARNABLE_CACHE"] = str(folder / "cache")
+    started, processor = time.monotonic(), time.process_time()
+    if name == "load":
+        load([str(folder / "rows.jsonl")], output=str(folder / "pool"))
+    else:
+        if made_up:
+            make_up()
+        from learnable.commands.score import score
+
+        score(
+            [str(folder / "pool")],
+            model=str(folder / "model"),
+            loading=Loading(dtype="float32", device="cpu"),
+            store=str(folder / "store"),
+            output=str(folder / "scores"),
+        )
+    print(json.dumps([time.monotonic() - started, time.process_time() - processor, peak_memory_bytes()]))
 
 
 def main() -> None:
-    """Score the rows and print the table in Markdown."""
+    """Load and score so many rows, and print the table in Markdown."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rows", type=int, default=50_000)
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 400_000])
+    parser.add_argument("--steps", nargs="+", choices=["load", "score"], default=["load", "score"])
+    parser.add_argument("--made-up", action="store_true", help="draw tokens and losses")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=Path, help="where to work; a temporary folder when not given")
+    parser.add_argument("--step", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    samples: list[tuple[int, int]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        here = Path(folder)
-        os.environ["LEARNABLE_CACHE"] = str(here / "cache")
-        model = tiny_model(here / "model")
-        write_rows(here / "rows.jsonl", n=given.rows, seed=given.seed)
-        watch(samples)
-        from learnable.settings import Loading
+    if given.step:
+        step(given.folder, given.step, made_up=given.made_up)
+        return
+    from learnable.testing import tiny_model  # here: loading rows is to be measured without torch
 
-        score(
-            [str(here / "rows.jsonl")],
-            model=str(model),
-            loading=Loading(dtype=given.dtype, device="cpu"),
-            store=str(here / "store"),
-            output=str(here / "scores"),
-        )
-    say(f"{len(samples):,} looks")
-    _print(given, np.array(samples[1:]))
+    passes = "tokens and losses drawn" if given.made_up else "rendered and measured, float32"
+    print(f"{date.today()}, {platform.machine()}, {os.cpu_count()} cores, {passes}\n", flush=True)
+    print(
+        "| rows | command | seconds | processor seconds | peak MiB |\n|---:|---|---:|---:|---:|", flush=True
+    )
+    peaks: dict[str, list[float]] = {}
+    for rows in sorted(given.rows):
+        with tempfile.TemporaryDirectory(dir=given.folder) as name:
+            folder = Path(name)
+            tiny_model(folder / "model")
+            write_rows(folder / "rows.jsonl", n=rows, seed=given.seed)
+            for command in ("load", "score")[: 1 + ("score" in given.steps)]:
+                seconds, processor, peak = _alone(folder, command, made_up=given.made_up)
+                say(f"{rows:,} rows, {command}: {seconds:.0f} s")
+                if command in given.steps:
+                    peaks.setdefault(command, []).append(peak)
+                    numbers = f"{seconds:.0f} | {processor:.0f} | {peak / 2**20:.0f}"
+                    print(f"| {rows:,} | {command} | {numbers} |", flush=True)
+    for command, found in peaks.items():
+        print(f"\n{command}: the most rows take {found[-1] / found[0] - 1:+.1%} of the fewest")
 
 
-def _print(given: argparse.Namespace, samples: np.ndarray) -> None:
-    measured, resident = samples[:, 0], samples[:, 1] / 2**20  # both (batches,)
-    total = measured[-1]
-    print(f"{date.today()}, {platform.machine()}, {os.cpu_count()} cores, {total:,} rows, {given.dtype}\n")
-    print("| rows measured | resident MiB | highest so far |\n|---:|---:|---:|")
-    print(f"| first batch | {resident[0]:.0f} | {resident[0]:.0f} |")
-    for tenth in range(1, 11):
-        last = int(np.searchsorted(measured, total * tenth / 10))
-        print(f"| {tenth * 10} % | {resident[last]:.0f} | {resident[: last + 1].max():.0f} |")
-    settled = measured <= total * SETTLED
-    growth = resident[~settled].max() - resident[settled].max()
-    print(f"\nGrowth of the highest from {SETTLED:.0%} to 100 %: {max(growth, 0):.0f} MiB")
+def _alone(folder: Path, command: str, *, made_up: bool) -> tuple[float, float, float]:
+    words = ["--folder", str(folder), "--step", command, *(["--made-up"] if made_up else [])]
+    done = subprocess.run([sys.executable, __file__, *words], check=True, stdout=subprocess.PIPE, text=True)
+    seconds, processor, peak = json.loads(done.stdout.splitlines()[-1])
+    return float(seconds), float(processor), float(peak)
 
 
 if __name__ == "__main__":

@@ -129,7 +129,7 @@ def test_frame_without_rows_keeps_its_columns(tmp_path):
 
 
 def test_full_disk_under_a_frame_leaves_nothing(tmp_path, monkeypatch):
-    def full(file, _table):
+    def full(file, _table, **_options):
         Path(file.where).write_bytes(b"PAR1 half a f")
         raise OSError(errno.ENOSPC, "No space left on device")
 

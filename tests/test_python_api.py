@@ -369,6 +369,5 @@ def test_vectors_are_written_where_a_row_has_none(tiny, tmp_path):
         {"instruction": "one two three " * 200, "output": "four"},
         {"instruction": "who?", "output": "cat"},
     ]
-    scores = ln.score(rows, ln.Model(str(tiny)), scorers=["length"], vectors="model")
-    scores.write(tmp_path)
+    ln.score(rows, ln.Model(str(tiny)), scorers=["length"], vectors="model", output=tmp_path)
     assert pl.read_parquet(tmp_path / "vectors.parquet")["vector"].is_null().to_list() == [True, False]

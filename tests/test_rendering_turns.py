@@ -245,7 +245,7 @@ def test_reasoning_of_the_last_answer_counts_and_what_is_dropped_is_measured(sto
 def test_a_template_that_keeps_reasoning_leaves_nothing_out(stock, name):
     (row,) = stock(name).render([example(*THINKING)], max_length=100_000)
     assert "Light of a long wave." in runs(stock(name), row.ids, row.mask)[0]
-    assert (row.left_out, left_out([row])) == (0, None)
+    assert (row.left_out, left_out([row])) == (0, "")
 
 
 @pytest.mark.parametrize("field", ["reasoning_content", "reasoning", "thinking", "thought", "thoughts"])

@@ -205,7 +205,7 @@ def test_damaged_part_is_a_store_error_that_names_the_folder(store, content, ask
 def test_full_disk_is_named_and_keeps_what_was_stored(store, monkeypatch):
     store.write(NLL, table(a=1.0))
 
-    def full(file, _table):
+    def full(file, _table, **_options):
         Path(file.where).write_bytes(b"PAR1 half")
         raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -108,7 +108,7 @@ def height(frame: pl.LazyFrame) -> int:
 
 
 def slices(frame: pl.LazyFrame, rows: int | None = None) -> Iterator[pl.DataFrame]:
-    """Yield a table that may lie on disk, so many lines at a time, ``WINDOW_ROWS`` when not given."""
+    """Yield a table that may lie on disk, so many lines at a time, ``WINDOW_ROWS`` when not given; an empty one once."""
     rows = rows or WINDOW_ROWS
-    for start in range(0, height(frame), rows):
+    for start in range(0, max(height(frame), 1), rows):
         yield in_memory(frame.slice(start, rows))

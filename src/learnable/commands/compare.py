@@ -20,7 +20,7 @@ from learnable.data.overlap import contamination, spoken
 from learnable.errors import SelectionError, UsageError
 from learnable.evaluators import Evaluation, check_place, evaluations_of, parse, wants_heldout
 from learnable.measures import COLUMNS, answers_alone, roles_of
-from learnable.objects.scoring import Vectors
+from learnable.objects.measuring import Vectors
 from learnable.objects.training import check_warmup
 from learnable.pools import Pool
 from learnable.runs.identity import fingerprint

@@ -17,7 +17,7 @@ from learnable.commands.train import train
 from learnable.experiments import Method, SelectionCost
 from learnable.measures import Role
 from learnable.objects.choosing import in_turns
-from learnable.objects.scoring import Vectors
+from learnable.objects.measuring import Vectors
 from learnable.runs.identity import fingerprint
 from learnable.runs.records import Outcome
 from learnable.settings import Aim, Loading, Reference

@@ -15,9 +15,10 @@ from learnable.commands.network import GRADIENT_EPOCHS, Network, gradient_epochs
 from learnable.commands.options import Data, DryRun, Flat, MaxLength, ModelName, Output, StoreFolder
 from learnable.measures import PASSES, Role, roles_of
 from learnable.objects.given import compared_with, finished
+from learnable.objects.measuring import Vectors
 from learnable.objects.model import Model
 from learnable.objects.results import BY_TARGET, VECTORS, as_array
-from learnable.objects.scoring import Vectors, methods_of, needs_of
+from learnable.objects.scoring import methods_of, needs_of
 from learnable.objects.scoring import score as measured
 from learnable.pools import Pool
 from learnable.runs.identity import fingerprint, source_of
@@ -88,8 +89,8 @@ def score(
             max_length=network.longest,
             vectors=vectors,
             store=kept,
+            output=folder,
         )
-        table.write(folder)
         facts, cost = table.facts, table.costs["score"]
         return Finished(facts=facts, tokens=cost.tokens, pool_tokens=facts["tokens"])
 

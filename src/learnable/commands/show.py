@@ -145,6 +145,8 @@ def show(
     Returns:
         The examples in pieces. In Python nothing is printed; ``print`` it, or leave it last in a notebook's cell.
     """
+    from learnable.models.answers import left_out
+
     ref = ModelRef(name=model, **asdict(loading))
     longest = length_limit(ref, max_length)
     look_up(reference, loading, reference=True)
@@ -163,7 +165,7 @@ def show(
         renderer = Renderer.of(ref)
         whole = renderer.render(wanted, max_length=sys.maxsize)
         pieces = [_runs(renderer, each, longest) for each in whole]
-    say_left_out(whole)
+    say_left_out(left_out(whole))
     views = tuple(
         ExampleView(
             id=own,

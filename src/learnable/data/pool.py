@@ -34,8 +34,6 @@ def save_pool(pool: Pool, folder: Path) -> None:
         for file, table in ((examples, pool.conversations), (rows, pool.ledger)):
             for part in slices(table):
                 file.add(part)
-            if file.schema is None:
-                file.add(table.collect())
     write_pool_files(pool.files, folder)
 
 

@@ -155,17 +155,44 @@ class Answers:
             return False
 
 
-def left_out(rendered: Sequence[Rendered]) -> str | None:
-    """Say how much a chat template leaves out of rows, by characters of all of them; None where it is nothing."""
-    said, lost = sum(row.said for row in rendered), sum(row.left_out for row in rendered)
-    cut, blind = sum(row.left_out > 0 for row in rendered), sum(row.hides_context for row in rendered)
-    parts = []
-    if lost:
-        parts.append((f"{max(lost / said, 0.001):.1%} of the text of the answers", cut))
-    if blind:
-        parts.append(("the text of other turns, or the tools", blind))
-    whats = "; and ".join(f"{what}, in {count:,} of {len(rendered):,} rows" for what, count in parts)
-    return f"the chat template leaves out {whats}" if parts else None
+@dataclass(kw_only=True)
+class LeftOut:
+    """How much a chat template leaves out of rows, by characters of all of them.
+
+    Of so many ``rows``, whose answers have ``said`` characters, ``lost`` ones are left out in ``cut`` rows, and other turns
+    or tools in ``blind`` ones.
+    """
+
+    rows: int = 0
+    said: int = 0
+    lost: int = 0
+    cut: int = 0
+    blind: int = 0
+
+    def add(self, rendered: Sequence[Rendered]) -> None:
+        """Count rows."""
+        self.rows += len(rendered)
+        self.said += sum(row.said for row in rendered)
+        self.lost += sum(row.left_out for row in rendered)
+        self.cut += sum(row.left_out > 0 for row in rendered)
+        self.blind += sum(row.hides_context for row in rendered)
+
+    def __str__(self) -> str:
+        """Say it in words; nothing where nothing is left out."""
+        parts = []
+        if self.lost:
+            parts.append((f"{max(self.lost / self.said, 0.001):.1%} of the text of the answers", self.cut))
+        if self.blind:
+            parts.append(("the text of other turns, or the tools", self.blind))
+        whats = "; and ".join(f"{what}, in {count:,} of {self.rows:,} rows" for what, count in parts)
+        return f"the chat template leaves out {whats}" if parts else ""
+
+
+def left_out(rendered: Sequence[Rendered]) -> str:
+    """Say how much a chat template leaves out of rows, by characters of all of them; nothing where it is nothing."""
+    counts = LeftOut()
+    counts.add(rendered)
+    return str(counts)
 
 
 def shared_length(one: str, other: str) -> int:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class Against:
-    """Measures n examples of a pool (``rows``) against the rows of a ``target``, which were read with their subtasks.
+    """Measures n examples of a pool (``rows``, as a model sees them ``rendered``) against the rows of a ``target``, which were read with their subtasks.
 
     ``passes`` measure the ``base`` model; what is trained on the way is kept in their store too. ``frame`` has ``id``
     and ``response_tokens`` of the pool. Gradients are taken at the epochs of ``warm_up``, beside which stands the identity
@@ -46,6 +46,7 @@ class Against:
     base: Model
     passes: Passes
     rows: Rows
+    rendered: Sequence[Rendered]
     frame: pl.DataFrame
     warm_up: "tuple[Sequence[KeptEpoch], str | None] | None" = None
     facts: dict[str, Any] = field(default_factory=dict)
@@ -68,15 +69,15 @@ class Against:
         self.facts["target"] = len(self._target)
         self.facts["subtasks"] = list(self._target.subtasks)
 
-    def columns(self, rendered: Sequence[Rendered], roles: Collection[Role]) -> list[pl.Series]:
+    def columns(self, roles: Collection[Role]) -> list[pl.Series]:
         """Return the columns of these roles, (n,) each; those that are not measured against a target do not count."""
-        made: dict[Role, Callable[[Sequence[Rendered]], pl.Series]] = {
+        made: dict[Role, Callable[[], pl.Series]] = {
             "target": self._after_target,
             "similarity": self._similarities,
             "words": self._words,
             "costate": self._worth,
         }
-        return [made[role](rendered) for role in made if role in roles]
+        return [made[role]() for role in made if role in roles]
 
     def said(self, methods: Mapping[str, Scorer]) -> dict[str, NDArray[np.float32]]:
         """Return by scorer what each row of the target, or each subtask, says of each example, (n, t)."""
@@ -99,7 +100,7 @@ class Against:
             ),
         )
 
-    def gradients(self, name: str, method: Scorer, rendered: Sequence[Rendered]) -> pl.Series:
+    def gradients(self, name: str, method: Scorer) -> pl.Series:
         """Return the column of gradients as a scorer takes them, List(Float32) (n,), and say what it rests on."""
         assert self.warm_up is not None
         epochs, left_out = self.warm_up
@@ -109,7 +110,7 @@ class Against:
             )
         how = method if isinstance(method, LESS) else LESS()
         passes = GradientPasses(self.passes, epochs, self._target, self._aimed)
-        cosines = passes.cosines(how, rendered, self.frame)
+        cosines = passes.cosines(how, self.rendered, self.frame)
         self._says[name] = cosines
         self.facts |= {
             f"{name}: epochs": {place + 1: round(weight, 4) for place, weight in passes.weights(how).items()},
@@ -118,7 +119,7 @@ class Against:
         rows = [None if np.isnan(row).any() else row.tolist() for row in cosines]
         return pl.Series("gradient_cosines", rows, dtype=pl.List(pl.Float32))
 
-    def _after_target(self, rendered: Sequence[Rendered]) -> pl.Series:
+    def _after_target(self) -> pl.Series:
         """Return the loss of each example under the base fine-tuned on the target."""
         settings = {name: getattr(self.aim, name) for name in ("epochs", "rank", "learning_rate", "seed")}
         trained = self._trained(folds=0, **settings)
@@ -126,7 +127,7 @@ class Against:
         if self.aim.check and len(self._target) >= 4 and len(prompts) > 1:
             self._check(**settings)
         return self.passes.columns(
-            "target", {"loss_target"}, rendered, self.frame, references=trained
+            "target", {"loss_target"}, self.rendered, self.frame, references=trained
         ).to_series()
 
     def _trained(self, **settings: Any) -> "References":
@@ -154,9 +155,9 @@ class Against:
                 "or change --aim.epochs"
             )
 
-    def _similarities(self, rendered: Sequence[Rendered]) -> pl.Series:
+    def _similarities(self) -> pl.Series:
         """Return the cosine of each example's vector to that of each row of the target, List(Float32) (n,)."""
-        own = self.passes.vectors(rendered, self.frame)
+        own = self.passes.vectors(self.rendered, self.frame)
         theirs = self.passes.vectors(self._aimed, lengths(self._aimed))
         aims = as_array(theirs)
         vectors = as_array(own, width=aims.shape[1])
@@ -165,12 +166,12 @@ class Against:
         self._says["similarities"] = cosines
         return pl.Series("similarities", list(cosines), dtype=pl.List(pl.Float32))
 
-    def _words(self, _: Sequence[Rendered]) -> pl.Series:
+    def _words(self) -> pl.Series:
         """Return how much likelier the words of each example are in the target."""
         found = log_importance(list(map(_text, self.rows.examples)), map(_text, self._target.examples))
         return pl.Series("log_importance", found)
 
-    def _worth(self, rendered: Sequence[Rendered]) -> pl.Series:
+    def _worth(self) -> pl.Series:
         """Return what each example is worth to the target, by the costate of a short training."""
         from learnable.training.adapters import trainable
         from learnable.training.costate import NetworkLosses, worth_of_rows
@@ -179,7 +180,7 @@ class Against:
         ref, _held = self.base.for_training(moves_weights=self.aim.space == "full")
         rows = [
             place
-            for place, (row, shared) in enumerate(zip(rendered, self._shared, strict=True))
+            for place, (row, shared) in enumerate(zip(self.rendered, self._shared, strict=True))
             if shared is None and row.mask[1:].any()
         ]
         if not rows:
@@ -188,7 +189,7 @@ class Against:
         network = trainable(replace(ref, dtype="float32"), tuning)
         training, pool, target = (
             NetworkLosses(network, some)
-            for some in (*([rendered[place] for place in some] for some in (rows, valued)), self._aimed)
+            for some in (*([self.rendered[place] for place in some] for some in (rows, valued)), self._aimed)
         )
         rng = np.random.default_rng(self.aim.seed)
         order = np.concatenate(
@@ -211,10 +212,10 @@ class Against:
         self._unfinished.append(state)
         self.passes.tokens += training.tokens + pool.tokens + target.tokens
         self._say_worth(found)
-        worth = np.full(len(rendered), np.nan)
+        worth = np.full(len(self.rendered), np.nan)
         worth[valued] = found.scores
         if len(valued) < len(rows):
-            worth = self._told(worth, rendered)
+            worth = self._told(worth)
         return pl.Series("worth", worth, dtype=pl.Float32)
 
     def _proxy(self, rows: Sequence[int]) -> Sequence[int]:
@@ -227,9 +228,9 @@ class Against:
         drawn = np.random.default_rng([self.aim.seed, 1]).choice(rows, self.aim.proxy, replace=False)
         return sorted(drawn.tolist())
 
-    def _told(self, worth: NDArray[np.float64], rendered: Sequence[Rendered]) -> NDArray[np.float64]:
+    def _told(self, worth: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the worth of all rows, (n,), from that of the proxy and the vectors of the model."""
-        vectors = as_array(self.passes.vectors(rendered, self.frame))
+        vectors = as_array(self.passes.vectors(self.rendered, self.frame))
         found = extrapolated(worth, vectors, seed=self.aim.seed)
         agreement = None if np.isnan(found.agreement) else round(found.agreement, 3)
         valued, told = (int(np.isfinite(each).sum()) for each in (worth, found.values))

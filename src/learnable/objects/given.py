@@ -57,37 +57,71 @@ def length_limit(ref: ModelRef, asked: int | None) -> int:
     return asked
 
 
-def render_rows(
-    renderer: "Renderer", examples: Sequence[Example], *, max_length: int, most_refused: float
-) -> list[Rendered]:
-    """Return examples as the model sees them; those that its chat template refuses are bad rows like others.
+class RowRendering:
+    """Renders n examples, window by window; those that the chat template refuses are bad rows like others.
 
     Such examples have no tokens, and it is said how many they are.
 
-    Raises:
-        ModelError: If more than this share is refused; at the first one if none may be.
+    Args:
+        renderer: Of the model.
+        max_length: Longest example in tokens.
+        rows: n.
+        most_refused: Share of the n that may be refused; at the first one it is a ``ModelError`` if none may be.
     """
-    from learnable.models.templates import template_hint
 
-    seen = renderer.render(examples, max_length=max_length, skip_refused=most_refused > 0)
-    refused = [each for each in seen if each.refused is not None]
-    said = f"the chat template refuses {len(refused):,} of {len(seen):,} examples"
-    if len(refused) > most_refused * len(seen):
-        raise ModelError(
-            f"{said}, more than {100 * most_refused:g}%: {refused[0].refused}",
-            hint=f"load the rows with --on-error skip to leave all of them out, or {template_hint()}",
+    def __init__(self, renderer: "Renderer", *, max_length: int, rows: int, most_refused: float) -> None:
+        from learnable.models.answers import LeftOut
+
+        self._renderer, self._max_length = renderer, max_length
+        self._rows, self._most_refused = rows, most_refused
+        self._refused, self._first, self._said = 0, "", ""
+        self.left_out = LeftOut()
+
+    def __call__(self, examples: Sequence[Example]) -> list[Rendered]:
+        """Return examples as the model sees them; a ``ModelError`` if more than the share of all is refused."""
+        from learnable.models.templates import template_hint
+
+        seen = self._renderer.render(
+            examples, max_length=self._max_length, skip_refused=self._most_refused > 0
         )
-    if refused:
-        say(f"{said}, which are left out: {refused[0].refused}")
-    say_left_out(seen)
+        refused = [each.refused for each in seen if each.refused is not None]
+        self._refused += len(refused)
+        self._first = self._first or next(iter(refused), "")
+        self.left_out.add(seen)
+        if self._refused > self._most_refused * self._rows:
+            raise ModelError(
+                f"{self._counted(self._rows)}, more than {100 * self._most_refused:g}%: {self._first}",
+                hint=f"load the rows with --on-error skip to leave all of them out, or {template_hint()}",
+            )
+        return seen
+
+    def say(self) -> None:
+        """Say how many of the rows up to now are refused, unless that is said, and what of the others is left out."""
+        said = f"{self._counted(self.left_out.rows)}, which are left out: {self._first}"
+        if self._refused and said != self._said:
+            self._said = said
+            say(said)
+        say_left_out(str(self.left_out))
+
+    def _counted(self, rows: int) -> str:
+        return f"the chat template refuses {self._refused:,} of {rows:,} examples"
+
+
+def render_rows(
+    renderer: "Renderer", examples: Sequence[Example], *, max_length: int, most_refused: float
+) -> list[Rendered]:
+    """Return examples as the model sees them, see ``RowRendering``."""
+    rendering = RowRendering(renderer, max_length=max_length, rows=len(examples), most_refused=most_refused)
+    seen = rendering(examples)
+    rendering.say()
     return seen
 
 
-def say_left_out(rendered: Sequence[Rendered]) -> None:
-    """Warn where the chat template leaves out text of the rows."""
-    from learnable.models.answers import LEFT_OUT_HINT, left_out
+def say_left_out(cut: str) -> None:
+    """Warn where the chat template leaves out text of the rows, which is said so."""
+    from learnable.models.answers import LEFT_OUT_HINT
 
-    if cut := left_out(rendered):
+    if cut:
         say_once(f"warning: {cut}: {LEFT_OUT_HINT}")
 
 

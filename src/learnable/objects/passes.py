@@ -35,7 +35,7 @@ class Passes:
     """Measures what is not stored yet; a model is loaded only where something is missing.
 
     ``ref`` is the base model, its dtype resolved, and ``whole`` a reference that is not loaded as the base is;
-    ``load`` loads a model, into this process when not given. ``tokens`` counts what was measured.
+    ``load`` loads a model, into this process when not given. ``tokens`` counts what was measured; ``of`` says of which rows.
     """
 
     def __init__(
@@ -54,7 +54,8 @@ class Passes:
         self.references, self.ref, self._whole = references, ref, whole
         self.max_length, self.store, self._load = max_length, store, load or opened
         self.renderer, self._base_key = Renderer.of(ref), identify(ref)
-        self.tokens = 0
+        self.tokens, self.of = 0, ""
+        self._beside: tuple[ModelRef, LanguageModel] | None = None
 
     def columns(
         self,
@@ -86,7 +87,7 @@ class Passes:
                 measures[: len(wanted)],
                 rows,
                 store=self.store,
-                label=label + of,
+                label=label + of + self.of,
                 also=measures[len(wanted) :],
                 end_ids=ends or (),
             )
@@ -110,7 +111,7 @@ class Passes:
         """Return a vector of the base model for each example, List(Float32) (n,)."""
         measure = self._measure(self._base_key, "embedding")
         self.tokens += take(
-            lambda: self.opened(None), [measure], rendered, store=self.store, label="embedding"
+            lambda: self.opened(None), [measure], rendered, store=self.store, label="embedding" + self.of
         )
         return column(measure, frame, store=self.store)
 
@@ -163,7 +164,11 @@ class Passes:
         if part is None:
             yield self._base
         elif part.kind == "model":
-            yield self._load(self._ref_of(part))
+            ref = self._ref_of(part)
+            if self._beside is None or self._beside[0] != ref:
+                self._beside = None  # two of them may not fit the memory
+                self._beside = ref, self._load(ref)
+            yield self._beside[1]
         else:
             with self._base.adapter(Path(part.name)):
                 yield self._base

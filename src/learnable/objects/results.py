@@ -20,7 +20,7 @@ from learnable.runs.records import Outcome
 if TYPE_CHECKING:
     from datasets import Dataset
 
-VECTORS, BY_TARGET = "vectors.parquet", "by_target.parquet"
+SCORES, VECTORS, BY_TARGET = "scores.parquet", "vectors.parquet", "by_target.parquet"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,38 +49,32 @@ class ScoreTable:
         rows: What was scored.
         model: With what.
         reference: What it was compared with, as ``score`` was given it; None if nothing was.
-        frame: ``id``, ``source``, ``tokens``, what was measured and a column for each scorer, n rows; NaN is undefined.
+        file: Where ``frame`` is.
         facts: Figures to show, and what a selection must know of the scorers.
         vectors: Of the examples, (n, d), None where none were asked for.
         target: The rows that they were measured against; None if against none.
         says: What each row of the target says of each example, (n, t), by scorer.
         settings: Of the reference, to show.
         costs: What it cost, and its reference, by the name of the step.
+        scratch: Keeps the file as long as this object is there; None where its folder was given.
     """
 
     rows: Rows
     model: Model
     reference: Any
-    frame: pl.DataFrame
+    file: Path
     facts: Mapping[str, Any]
     vectors: NDArray[np.float32] | None
     target: Rows | None
     says: Mapping[str, NDArray[np.float32]]
     settings: Mapping[str, Any]
     costs: Mapping[str, Cost]
+    scratch: Scratch | None
 
-    def write(self, folder: Path) -> None:
-        """Write the frame, and the vectors beside it."""
-        write_frame(self.frame, folder / "scores.parquet")
-        if self.vectors is not None:
-            rows = [None if np.isnan(row).all() else row.tolist() for row in self.vectors]
-            vectors = pl.Series(rows, dtype=pl.List(pl.Float32))
-            write_frame(self.frame.select("id", vector=vectors), folder / VECTORS)
-        if self.says:
-            lists = {
-                name: pl.Series(list(said), dtype=pl.List(pl.Float32)) for name, said in self.says.items()
-            }
-            write_frame(self.frame.select("id", **lists), folder / BY_TARGET)
+    @cached_property
+    def frame(self) -> pl.DataFrame:
+        """``id``, ``source``, ``tokens``, what was measured and a column for each scorer, n rows; NaN is undefined."""
+        return pl.read_parquet(self.file)
 
     def to_pandas(self) -> Any:
         """Return the frame as one of pandas.
@@ -116,6 +110,20 @@ class Picked:
     def to_dataset(self) -> "Dataset":
         """Return the chosen rows as a ``datasets.Dataset``, in the order of the input."""
         return self.scores.rows.dataset(self.kept["id"])
+
+
+def write_beside(
+    file: Path, vectors: NDArray[np.float32] | None, says: Mapping[str, NDArray[np.float32]]
+) -> None:
+    """Write what a table of scores has beside its numbers: vectors, and what rows of a target say."""
+    ids = pl.read_parquet(file, columns=["id"]) if vectors is not None or says else pl.DataFrame()
+    if vectors is not None:
+        rows = [None if np.isnan(row).all() else row.tolist() for row in vectors]
+        lists = pl.Series("vector", rows, dtype=pl.List(pl.Float32))
+        write_frame(ids.with_columns(lists), file.parent / VECTORS)
+    if says:
+        columns = [pl.Series(name, list(said), dtype=pl.List(pl.Float32)) for name, said in says.items()]
+        write_frame(ids.with_columns(columns), file.parent / BY_TARGET)
 
 
 def as_array(vectors: pl.Series, *, width: int = 0) -> NDArray[np.float32]:

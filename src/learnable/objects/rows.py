@@ -2,8 +2,8 @@
 
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import polars as pl
@@ -73,6 +73,11 @@ class Rows:
         """Return the n conversations as a model sees them, see ``render_rows``."""
         most = self.reading.most_bad
         return render_rows(renderer, self.examples, max_length=max_length, most_refused=most)
+
+    def windows(self, rows: int | None = None) -> "Iterator[Rows]":
+        """Yield the rows so many conversations at a time, see ``Pool.windows``."""
+        for window in self.pool.windows(rows):
+            yield replace(self, pool=window)
 
     def chosen(self, ids: Iterable[str]) -> list[dict[str, Any]]:
         """Return the rows of examples as they came, in the order of the input; of duplicates the first.

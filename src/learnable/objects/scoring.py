@@ -3,36 +3,35 @@
 import os
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from learnable import measures
 from learnable.errors import UsageError
 from learnable.objects.aiming import Against
 from learnable.objects.given import Compared, compared_with, length_limit
 from learnable.objects.gradients import warm_up_of
-from learnable.objects.model import Model, as_model
+from learnable.objects.measuring import Measuring, Vectors, check_without_question
+from learnable.objects.model import Model, Scratch, as_model
 from learnable.objects.passes import Passes
-from learnable.objects.results import ReferenceModel, ScoreTable, as_array
+from learnable.objects.results import SCORES, ReferenceModel, ScoreTable, write_beside
 from learnable.objects.rows import as_rows
 from learnable.pages.selection_facts import spearman
+from learnable.runs.files import writing_frames
 from learnable.runs.price import Cost, peak_memory_bytes
 from learnable.runs.progress import say
-from learnable.runs.records import DONE, read_json
 from learnable.runs.store import Store
 from learnable.scorers import END_OF_TURN_SHARE, SCORERS, end_of_turn_share
 from learnable.settings import Aim
 from learnable.spec import build
-from learnable.types import Example, ModelRef, Rendered, Scorer
+from learnable.types import ModelRef, Scorer
 
 if TYPE_CHECKING:
     from learnable.models.language_model import LanguageModel
 
-Vectors = Literal["none", "model", "wordllama"]
 WITH_REFERENCE, WITHOUT_REFERENCE = ("learnability", "difference", "length_matched"), ("loss",)
 
 
@@ -49,6 +48,7 @@ def score(
     max_length: int | None = None,
     vectors: Vectors = "none",
     store: Store | str | os.PathLike[str] | None = None,
+    output: str | os.PathLike[str] | None = None,
 ) -> ScoreTable:
     """Measure the losses of rows, and score every example by formulas over them.
 
@@ -65,6 +65,7 @@ def score(
         max_length: Longest example in tokens; 2,048 or the model's own limit when not given.
         vectors: Vectors of the examples, which some selectors need: of the ``model``, or of ``wordllama``.
         store: Where measurements are kept; as long as ``model`` is there when not given.
+        output: Folder for the table of scores; it is there as long as what is returned when not given.
 
     Raises:
         UsageError: If something of another type is given, or a scorer needs what is not measured.
@@ -80,70 +81,106 @@ def score(
     kept = base.store if store is None else store if isinstance(store, Store) else Store(Path(store))
     asked = compared if "reference" in measures.roles_of(needs) else None
     passes = passes_by(base, ref, reference, asked, max_length=longest, store=kept)
-    rendered = known.rendered(passes.renderer, max_length=longest)
     if passes.renderer.uses_default_template:
         say(f"{base.name} brings no chat template: the default one is used (### Instruction / ### Response)")
-    frame = _measured(passes, known.frame.select("id", "source"), rendered, needs)
-    if "null" in measures.roles_of(needs):
-        frame = frame.with_columns(_without_question(passes, null, compared, rendered, frame))
-    against_target = None
+    aiming = None
     if target is not None:
-        against_target = Against(
+        aiming = partial(
+            Against,
             target=as_rows(target),
             aim=aim,
             base=base,
             passes=passes,
             rows=known,
-            frame=frame,
             warm_up=None if warmup is None else warm_up_of(_folder_of(warmup), ref),
         )
-        frame = frame.with_columns(against_target.columns(rendered, measures.roles_of(needs)))
-    frame = _scored(methods, frame, rendered, against_target)
-    found = _vectors(passes, vectors, known.examples, rendered, frame)
-    # What is known of each token stays in the store; a table of scores has one number in each cell.
-    frame = frame.drop(measures.LISTS, strict=False)
-    facts = _facts(frame, base.name, ref, rendered, methods) | {"max_length": longest, "vectors": vectors}
-    facts |= {} if against_target is None else against_target.finish()
-    cost = Cost(
-        tokens=passes.tokens,
-        passes=passes.tokens / max(facts["tokens"], 1),
-        seconds=time.monotonic() - started,
-        peak_memory_bytes=peak_memory_bytes(),
+    measuring = Measuring(
+        rows=known,
+        passes=passes,
+        needs=needs,
+        vectors=vectors,
+        null=_without_question(null, ref, compared) if "null" in measures.roles_of(needs) else None,
+        aimed=aiming,
     )
+    file, scratch = _place(output)
+    _write_scores(file, measuring, methods)
+    found, aimed = measuring.found_vectors(), measuring.against
+    says = {} if aimed is None else aimed.said(methods)
+    write_beside(file, found, says)
+    facts = _facts(pl.scan_parquet(file), base.name, ref, methods, measuring)
+    facts |= {"max_length": longest, "vectors": vectors}
+    facts |= {} if aimed is None else aimed.finish()
+    cost = _cost(passes.tokens, facts["tokens"], seconds=time.monotonic() - started)
     trained = None if compared is None else compared.step
     return ScoreTable(
         rows=known,
         model=base,
         reference=reference,
-        frame=frame,
+        file=file,
         facts=facts,
         vectors=found,
-        target=None if against_target is None else against_target.target,
-        says={} if against_target is None else against_target.said(methods),
+        target=None if aimed is None else aimed.target,
+        says=says,
         settings={"kind": "none"} if compared is None else compared.settings,
         costs=({} if trained is None else {"train": trained.cost}) | {"score": cost},
+        scratch=scratch,
     )
 
 
-def _scored(
-    methods: Mapping[str, Scorer],
-    frame: pl.DataFrame,
-    rendered: Sequence[Rendered],
-    against_target: Against | None,
-) -> pl.DataFrame:
-    """Return a frame with a column for each scorer; rows of the target have no score."""
+def _place(output: str | os.PathLike[str] | None) -> tuple[Path, Scratch | None]:
+    """Return where the table goes, and what keeps its folder where none was given."""
+    scratch = Scratch() if output is None else None
+    return Path(scratch.folder if scratch is not None else output or "") / SCORES, scratch
+
+
+def _cost(tokens: int, pool_tokens: int, *, seconds: float) -> Cost:
+    return Cost(
+        tokens=tokens,
+        passes=tokens / max(pool_tokens, 1),
+        seconds=seconds,
+        peak_memory_bytes=peak_memory_bytes(),
+    )
+
+
+def _write_scores(path: Path, measuring: Measuring, methods: Mapping[str, Scorer]) -> None:
+    """Measure the rows, and write what was measured with a column for each scorer, window by window."""
+    with writing_frames(path) as file:
+        for frame in measuring.frames():
+            file.add(frame)
+        # A formula may look at all rows: at the columns that it needs alone.
+        scores, done = pl.DataFrame(_scores(file.written(), measuring.against, methods)), 0
+
+        def scored(frame: pl.DataFrame) -> pl.DataFrame:
+            nonlocal done
+            frame = frame.hstack(scores.slice(done, frame.height))
+            done += frame.height
+            if measuring.against is not None:
+                frame = measuring.against.without_own(frame, list(methods))
+            # What is known of each token stays in the store; a table of scores has one number in each cell.
+            return frame.drop(measures.LISTS, strict=False)
+
+        file.rewrite(scored)
+
+
+def _scores(
+    measured: pl.LazyFrame, against_target: Against | None, methods: Mapping[str, Scorer]
+) -> list[pl.Series]:
+    """Return a column for each scorer."""
     columns = []
     for name, method in methods.items():
-        seen = frame
-        if against_target is not None and "gradient" in measures.roles_of(method.needs):
-            # A column for each method alone: each may take gradients in another way.
-            seen = frame.with_columns(against_target.gradients(name, method, rendered))
-        columns.append(pl.Series(name, method(seen), dtype=pl.Float32))
-        if seen is not frame and against_target is not None:
-            rho, _ = spearman(frame.with_columns(columns[-1]), name, "response_tokens")
-            against_target.facts[f"{name}: rank correlation with answer tokens"] = rho and round(rho, 3)
-    scored = frame.with_columns(columns)
-    return scored if against_target is None else against_target.without_own(scored, list(methods))
+        aimed = against_target if "gradient" in measures.roles_of(method.needs) else None
+        # A column for each method alone: each may take gradients in another way.
+        own = [] if aimed is None else [aimed.gradients(name, method)]
+        seen = measured.select(
+            each for each in method.needs if each not in {one.name for one in own}
+        ).collect()
+        column = pl.Series(name, method(pl.DataFrame([*seen, *own])), dtype=pl.Float32)
+        if aimed is not None:
+            lengths = measured.select("response_tokens").collect()
+            rho, _ = spearman(lengths.with_columns(column), name, "response_tokens")
+            aimed.facts[f"{name}: rank correlation with answer tokens"] = rho and round(rho, 3)
+        columns.append(column)
+    return columns
 
 
 def passes_by(
@@ -160,114 +197,44 @@ def passes_by(
     return Passes(ref, models, max_length=max_length, store=store, load=load, whole=whole)
 
 
-def _measured(
-    passes: Passes, ids: pl.DataFrame, rendered: Sequence[Rendered], needs: set[str]
-) -> pl.DataFrame:
-    """Return what is measured of n examples, beside ``id`` and ``source``."""
-    renderer, references, roles = passes.renderer, passes.references, measures.roles_of(needs)
-    frame = pl.concat([ids, measures.lengths(rendered).drop("id")], how="horizontal")
-    # What a model learns about stopping is known at no cost wherever a pass is made to compare.
-    ends = renderer.end_ids if references is not None else frozenset[int]()
-    columns = passes.columns("base", needs, rendered, frame, ends=ends).get_columns()
-    if ends:
-        counts = [int(measures.end_of_turn(example, ends).sum()) for example in rendered]
-        columns.append(pl.Series("end_tokens", counts, dtype=pl.Int64))
-    if "alone" in roles:
-        answers = measures.answers_alone(rendered, header=renderer.answer_header)
-        columns += passes.columns("alone", needs, answers, frame, ends=ends).get_columns()
-    if references is not None and references.last_epoch is not None:
-        say("reference loss: as the last epoch of its training met it, no pass")
-        unknown = pl.Series("end_nll_after", [float("nan")] * frame.height, dtype=pl.Float32)
-        columns += [references.last_epoch_loss(frame).alias("loss_after"), unknown]
-    elif references is not None:
-        columns += passes.columns("reference", needs, rendered, frame, ends=ends).get_columns()
-    return frame.with_columns(columns)
-
-
-def _without_question(
-    passes: Passes, null: Any, compared: Compared | None, rendered: Sequence[Rendered], frame: pl.DataFrame
-) -> pl.Series:
-    """Return the loss of each answer under a reference that was trained on answers alone, the twin of the other, (n,)."""
-    trained = against(null, passes.ref)
-    settings = dict(trained.settings)
-    if settings.pop("prompt", None) != "none":
-        raise UsageError(
-            "the null reference was trained with its questions",
-            hint="make it with `learnable train POOL --prompt none`",
-        )
-    ours, theirs = _training_of(trained), {} if compared is None else _training_of(compared)
-    other = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
-    if compared is not None and other != ["prompt"]:
-        named = (
-            "both on answers alone"
-            if not other
-            else ", ".join(
-                f"{name} {ours.get(name)}, {theirs.get(name)}" for name in other if name != "prompt"
-            )
-        )
-        raise UsageError(
-            f"the null reference was trained otherwise than the reference: {named}",
-            hint="train both on the same pool with the same settings, but for --prompt none",
-        )
-    if not settings.get("folds"):
-        raise UsageError(
-            "both references have seen the rows that they judge, so that every PVI is too high",
-            hint="train both with --folds 2",
-        )
-    answers = measures.answers_alone(rendered, header=passes.renderer.answer_header)
-    return passes.columns("null", {"loss_null"}, answers, frame, references=trained.models).to_series()
-
-
-def _training_of(compared: Compared) -> dict[str, Any]:
-    if compared.step is None:
-        return dict(compared.settings)
-    parameters: dict[str, Any] = read_json(compared.step.folder / DONE)["parameters"]
-    return parameters | {"pool": compared.step.inputs["pool"]}
-
-
-def _vectors(
-    passes: Passes,
-    kind: Vectors,
-    examples: Sequence[Example],
-    rendered: Sequence[Rendered],
-    frame: pl.DataFrame,
-) -> NDArray[np.float32] | None:
-    if kind == "none":
-        return None
-    if kind == "model":
-        return as_array(passes.vectors(rendered, frame))
-    from learnable.models.static_embedding import StaticEmbedder
-
-    return np.asarray(StaticEmbedder().embed(examples), dtype=np.float32)
+def _without_question(null: Any, ref: ModelRef, compared: Compared | None) -> Compared:
+    """Return the reference that was trained on answers alone, the twin of the other."""
+    trained = against(null, ref)
+    check_without_question(trained, compared)
+    return trained
 
 
 def _facts(
-    frame: pl.DataFrame,
+    scores: pl.LazyFrame,
     name: str,
     ref: ModelRef,
-    rendered: Sequence[Rendered],
     methods: Mapping[str, Scorer],
+    measuring: Measuring,
 ) -> dict[str, Any]:
-    from learnable.models.answers import left_out
-
+    cut, columns = str(measuring.rendering.left_out), set(scores.collect_schema())
+    counts = scores.select(
+        examples=pl.len(),
+        tokens=pl.col("tokens").sum(),
+        truncated=pl.col("truncated").sum().cast(pl.Int64),
+        undefined=pl.col("undefined").count().cast(pl.Int64),
+    )
     return {
-        "examples": frame.height,
-        "tokens": int(frame["tokens"].sum()),
-        "truncated": int(frame["truncated"].sum()),
-        "undefined": frame["undefined"].drop_nulls().len(),
+        **counts.collect(engine="streaming").row(0, named=True),
         "model": name,
         "dtype": ref.dtype,
         "scorers": list(methods),
-        **(_learning_to_stop(frame) if {"loss_before", "end_nll_after"} <= set(frame.columns) else {}),
+        **(_learning_to_stop(scores) if {"loss_before", "end_nll_after"} <= columns else {}),
         **rules_of(methods),
-        **({"left out": cut} if (cut := left_out(rendered)) else {}),
+        **({"left out": cut} if cut else {}),
         **({"chat template": ref.chat_template} if ref.chat_template else {}),
     }
 
 
-def _learning_to_stop(frame: pl.DataFrame) -> dict[str, Any]:
+def _learning_to_stop(scores: pl.LazyFrame) -> dict[str, Any]:
     """Return as a fact which share of the fall of the loss is that of the end of turns, and say when it is large."""
-    share = end_of_turn_share(frame)
+    looked_at = ("loss_before", "loss_after", "response_tokens", "end_nll_before", "end_nll_after")
+    there = scores.collect_schema()
+    share = end_of_turn_share(scores.select(name for name in looked_at if name in there).collect())
     if share is not None and share > END_OF_TURN_SHARE:
         say(
             f"{share:.0%} of the whole fall of the loss is learning to stop (the token that ends a turn): "

@@ -13,7 +13,7 @@ from learnable.commands.select import Selecting
 from learnable.errors import UsageError
 from learnable.evaluators import evaluations_of
 from learnable.experiments import parse_method
-from learnable.objects.scoring import Vectors
+from learnable.objects.measuring import Vectors
 from learnable.recipes.choosing import choose, load_pool
 from learnable.recipes.run import Run, recipe
 from learnable.settings import Aim, Loading, Reading, Reference, Tuning

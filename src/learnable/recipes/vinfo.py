@@ -9,7 +9,7 @@ from learnable.commands.inputs import look_up
 from learnable.commands.options import Flat, Listed, MaxLength, ModelName
 from learnable.commands.select import Selecting
 from learnable.errors import UsageError
-from learnable.objects.scoring import Vectors
+from learnable.objects.measuring import Vectors
 from learnable.recipes.choosing import choose, load_pool
 from learnable.recipes.run import Run, recipe
 from learnable.settings import Loading, Reading, Reference

@@ -198,7 +198,7 @@ class FrameWriter:
                 frame.schema,
                 ParquetWriter(self._path, table.schema, compression="zstd"),
             )
-        self._writer.write_table(table)
+        self._writer.write_table(table, row_group_size=max(len(table), 1))
 
     def rewrite(self, change: Callable[[pl.DataFrame], pl.DataFrame]) -> None:
         """Change what was written up to now, a row group at a time, so that tables of another schema may follow."""
@@ -207,8 +207,14 @@ class FrameWriter:
         self.close()
         with ParquetFile(self._path) as before:
             self._path = self._stack.enter_context(replacing(self._path))
-            for number in range(before.num_row_groups):
-                self.add(change(pl.DataFrame(before.read_row_group(number))))
+            groups = map(before.read_row_group, range(before.num_row_groups))
+            for table in groups if before.num_row_groups else [before.schema_arrow.empty_table()]:
+                self.add(change(pl.DataFrame(table)))
+
+    def written(self) -> pl.LazyFrame:
+        """Return what was written up to now; after it, only ``rewrite`` may follow."""
+        self.close()
+        return pl.scan_parquet(self._path)
 
     def close(self) -> None:
         """Finish the file."""

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
 
 import polars as pl
 
@@ -37,7 +36,7 @@ class Store:
         if not parts:
             return ids
         with _part_errors(self._folder(measure)):
-            return _joined(ids, pl.scan_parquet(parts).select("id"), how="anti")["id"]
+            return ids.filter(~ids.is_in(_of(ids, pl.scan_parquet(parts).select("id"))["id"].implode()))
 
     def write(self, measure: Measure, frame: pl.DataFrame) -> None:
         """Add a part: a frame with a column ``id`` and the measured columns, without what another run stored meanwhile.
@@ -63,20 +62,25 @@ class Store:
         Raises:
             StoreError: If something is missing, a part cannot be read, or two parts disagree.
         """
-        parts = self._parts(measure)
-        if not parts:
+        found = self.known(measure, ids)
+        if found is None:
             raise StoreError(f"nothing is stored for the measure {measure.kind}", hint="run it first")
-        stored = pl.scan_parquet(parts)
-        with _part_errors(self._folder(measure)):
-            found = _joined(ids, stored)
-            if not found["id"].equals(ids):
-                _check_agreement(parts, ids)
-                found = _joined(ids, stored.unique(subset="id", keep="any"))
         if found.height != len(ids):
             raise StoreError(
                 f"{len(ids) - found.height} of {len(ids)} examples are not measured yet", hint="run it again"
             )
         return found
+
+    def known(self, measure: Measure, ids: pl.Series) -> pl.DataFrame | None:
+        """Return as ``read`` does what is stored of ``ids``, without those of which nothing is; None where nothing at all is."""
+        if not (parts := self._parts(measure)):
+            return None
+        with _part_errors(self._folder(measure)):
+            stored = _of(ids, pl.scan_parquet(parts))
+            if stored["id"].is_duplicated().any():
+                _check_agreement(parts, ids)
+                stored = stored.unique(subset="id", keep="any")
+            return pl.DataFrame({"id": ids}).join(stored, on="id", how="inner", maintain_order="left")
 
     def _folder(self, measure: Measure) -> Path:
         return self.folder / f"{measure.kind}-{fingerprint(measure)[:16]}"
@@ -85,15 +89,15 @@ class Store:
         return sorted(self._folder(measure).glob("*.parquet"))
 
 
-def _joined(ids: pl.Series, stored: pl.LazyFrame, how: Literal["inner", "anti"] = "inner") -> pl.DataFrame:
-    wanted = pl.LazyFrame({"id": ids})
-    return wanted.join(stored, on="id", how=how, maintain_order="left").collect(engine="streaming")
+def _of(ids: pl.Series, stored: pl.LazyFrame) -> pl.DataFrame:
+    """Return what is stored of some ids, in any order; memory grows with them, and not with the store."""
+    return stored.join(pl.LazyFrame({"id": ids}), on="id", how="semi").collect(engine="streaming")
 
 
 def _check_agreement(parts: list[Path], ids: pl.Series) -> None:
     """Refuse parts that hold different values for one example; the same value twice is fine."""
     stored = pl.scan_parquet(parts, include_file_paths="part")
-    kept = stored.join(pl.LazyFrame({"id": ids}), on="id", how="semi").collect(engine="streaming")
+    kept = _of(ids, stored)
     values = kept.select(pl.exclude("part")).unique()
     disagreeing = values.filter(pl.col("id").is_duplicated())["id"]
     if disagreeing.is_empty():
