@@ -109,7 +109,12 @@ def step(folder: Path, name: str, *, made_up: bool) -> None:
     """Run a command, and print its seconds, its processor seconds and its highest memory."""
     os.environ["LEARNABLE_CACHE"] = str(folder / "cache")
     started, processor = time.monotonic(), time.process_time()
-    if name == "load":
+    if name == "model":
+        # In a process of its own: the highest memory of a process begins with that of the one that started it.
+        from learnable.testing import tiny_model
+
+        tiny_model(folder / "model")
+    elif name == "load":
         load([str(folder / "rows.jsonl")], output=str(folder / "pool"))
     else:
         if made_up:
@@ -141,8 +146,6 @@ def main() -> None:
     if given.step:
         step(given.folder, given.step, made_up=given.made_up)
         return
-    from learnable.testing import tiny_model  # here: loading rows is to be measured without torch
-
     passes = "tokens and losses drawn" if given.made_up else "rendered and measured, float32"
     print(f"{date.today()}, {platform.machine()}, {os.cpu_count()} cores, {passes}\n", flush=True)
     print(
@@ -152,7 +155,7 @@ def main() -> None:
     for rows in sorted(given.rows):
         with tempfile.TemporaryDirectory(dir=given.folder) as name:
             folder = Path(name)
-            tiny_model(folder / "model")
+            _alone(folder, "model", made_up=False)
             write_rows(folder / "rows.jsonl", n=rows, seed=given.seed)
             for command in ("load", "score")[: 1 + ("score" in given.steps)]:
                 seconds, processor, peak = _alone(folder, command, made_up=given.made_up)
