@@ -28,7 +28,15 @@ NOTICED_S = 0.5
 
 
 class Stopped(KeyboardInterrupt):
-    """Raised in the main thread, wherever it is; what cleans up after Ctrl-C does so after any of the signals."""
+    """Raised in the main thread, wherever it is; what cleans up after Ctrl-C does so after any of the signals.
+
+    Args:
+        number: The signal that came.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        _numbers.append(number)
 
 
 def asked() -> bool:
@@ -91,11 +99,10 @@ def be_patient() -> None:
 
 
 def _stop(number: int, _frame: Any) -> Never:
-    _numbers.append(number)
     for each in _SIGNALS:
         if signal.getsignal(each) is _stop:
             signal.signal(each, _again)
-    raise Stopped
+    raise Stopped(number)
 
 
 def _again(_number: int, _frame: Any) -> None:

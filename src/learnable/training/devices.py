@@ -183,6 +183,6 @@ def _launch(call: Path, processes: int) -> None:
                 hint="what it said stands above; the same command goes on from the last checkpoint",
             ) from error
     except SignalException as error:
-        raise Stopped from error
+        raise Stopped(error.sigval) from error
     finally:
         logging.disable(before)
