@@ -19,7 +19,14 @@ RECIPES = {part.partition(".")[0]: part for part in re.split(r"^## (?=\d)", PAGE
 BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 WRITING = {"12", "13"}
 """What needs a model, or a server, that writes sense."""
-ELSEWHERE = ("run target", "run ado", "run dpo", "leakage", "train pairs.jsonl", "select runs/clean/suspects-1/")
+ELSEWHERE = (
+    "run target",
+    "run ado",
+    "run dpo",
+    "leakage",
+    "train pairs.jsonl",
+    "select runs/clean/suspects-1/",
+)
 """Command lines that tests of their own run on a tiny model, from files of other kinds."""
 FITTED = {
     "2000000tokens": "200tokens",
