@@ -12,7 +12,6 @@ most suspect. The checks do not see the kinds. A run that is stopped goes on whe
 """
 
 import argparse
-import json
 import platform
 import time
 from collections.abc import Mapping, Sequence
@@ -25,14 +24,12 @@ import polars as pl
 from conditions import foreign_texts
 from corruption import KINDS, SUBTLE, corrupt, corrupted_rows
 from numpy.typing import NDArray
-from vinfo import SCORES
+from vinfo import measured
 
 from learnable.checks import CHECKS, Checked, suspects_of
 from learnable.data import load_pool, read
-from learnable.recipes import Run, vinfo
 from learnable.runs.identity import fingerprint
 from learnable.runs.records import Outcome
-from learnable.settings import Reading
 
 COPY = "near-duplicate"
 SUBTLE_CLEAN, SUBTLE_EACH = 360, 48
@@ -153,15 +150,7 @@ def main() -> None:
             rows = corrupted_rows(options.data / "train" / "alpaca_46k.parquet", seed=options.seed)
         else:
             rows = subtle_rows(options.data, seed=options.seed)
-        path = options.output / f"{name}.jsonl"
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        outcomes = vinfo(
-            [str(path)],
-            model=options.model,
-            scorers=tuple(SCORES),
-            reading=Reading(source_column="kind"),
-            run=Run(output=str(options.output)),
-        )
+        outcomes = measured(rows, options.output / f"{name}.jsonl", model=options.model)
         found, kinds = scores_of(outcomes)
         planted = [str(kind) for kind in dict.fromkeys(kinds.tolist()) if kind != KINDS[0]]
         steps = [outcomes[step].cost.seconds for step in ("reference", "null", "scores")]

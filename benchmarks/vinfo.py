@@ -13,6 +13,7 @@ import argparse
 import json
 import platform
 import time
+from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from learnable.commands.compare import compare
 from learnable.data import read
 from learnable.recipes import Run, vinfo
 from learnable.runs.identity import fingerprint
+from learnable.runs.records import Outcome
 from learnable.settings import Reading
 
 SCORES = {"pvi": -1, "hard_not_wrong": -1, "hardness": 1, "pvi_zero": -1, "learnability": -1, "loss": 1}
@@ -116,6 +118,18 @@ def shown_comparison(folder: Path) -> list[str]:
     return lines
 
 
+def measured(rows: Sequence[Mapping[str, str]], path: Path, *, model: str) -> Mapping[str, Outcome]:
+    """Write rows with their kinds, and return the steps that measured them; runs lie beside the file."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return vinfo(
+        [str(path)],
+        model=model,
+        scorers=tuple(SCORES),
+        reading=Reading(source_column="kind"),
+        run=Run(output=str(path.parent)),
+    )
+
+
 def main() -> None:
     """Run the benchmark and print its tables in Markdown."""
     parser = argparse.ArgumentParser(
@@ -131,15 +145,7 @@ def main() -> None:
     started = time.monotonic()
     options.output.mkdir(parents=True, exist_ok=True)
     path = options.output / "corrupted.jsonl"
-    rows = corrupted_rows(options.data, seed=0)[: options.rows]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    outcomes = vinfo(
-        [str(path)],
-        model=options.model,
-        scorers=tuple(SCORES),
-        reading=Reading(source_column="kind"),
-        run=Run(output=str(options.output)),
-    )
+    outcomes = measured(corrupted_rows(options.data, seed=0)[: options.rows], path, model=options.model)
     scores = pl.read_parquet(outcomes["scores"].folder / "scores.parquet")
     print(
         f"{date.today()}, {platform.processor() or platform.machine()}, model {options.model}, {scores.height:,} rows, "
