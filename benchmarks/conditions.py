@@ -399,6 +399,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--only", default="", help="tables with this in their title")
     parser.add_argument(
+        "--counted",
+        nargs="+",
+        choices=("tokens", "response_tokens"),
+        default=("tokens", "response_tokens"),
+        help="what arms have as much of",
+    )
+    parser.add_argument(
         "--explain",
         nargs="+",
         default=[],
@@ -409,7 +416,10 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/conditions"))
     options = parser.parse_args()
     network = Network.of(options.model, Loading(), max_length=None, dry_run=False)
-    tables = tables_of(options.condition, data=options.data, count=options.rows)
+    tables = [
+        replace(table, counted=tuple(each for each in table.counted if each in options.counted))
+        for table in tables_of(options.condition, data=options.data, count=options.rows)
+    ]
     trials = [Trial.of(table, network, options) for table in tables if options.only in table.title]
     if options.price:
         print("\n".join(shown_price(trials)))
