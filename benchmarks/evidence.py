@@ -24,10 +24,10 @@ from corruption import KINDS, corrupt
 from numpy.typing import NDArray
 
 from learnable.commands.compare import compare
-from learnable.commands.score import vectors_of
 from learnable.data import read
 from learnable.experiments import difference
 from learnable.objects.given import finished
+from learnable.objects.results import vectors_of
 from learnable.runs.identity import fingerprint
 from learnable.selectors.vectors import unit
 from learnable.settings import Reading

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from learnable import data as rows
 from learnable import explorer as exploring
-from learnable.commands.score import vectors_of
 from learnable.errors import StoreError, UsageError
 from learnable.explorer import Sheet
 from learnable.objects.given import finished
+from learnable.objects.results import vectors_of
 from learnable.runs.progress import say
 from learnable.runs.records import DONE, Outcome, read_outcome
 

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from learnable.commands.experiment import Experiment
 from learnable.commands.network import gradient_epochs, passes_for
-from learnable.commands.score import said_by_target, score, vectors_of
+from learnable.commands.score import score
 from learnable.commands.train import train
 from learnable.experiments import Method, SelectionCost
 from learnable.measures import Role
 from learnable.objects.choosing import in_turns
 from learnable.objects.measuring import Vectors
+from learnable.objects.results import said_by_target, vectors_of
 from learnable.runs.identity import fingerprint
 from learnable.runs.records import Outcome
 from learnable.settings import Aim, Loading, Reference

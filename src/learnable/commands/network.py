@@ -13,6 +13,7 @@ from learnable.evaluators import Evaluation
 from learnable.measures import PASSES, Role, answers_alone, kinds_of, measure_of, roles_of
 from learnable.objects.given import length_limit, opened, pinned
 from learnable.objects.gradients import GRADIENT_PASSES
+from learnable.objects.model import Model
 from learnable.objects.rows import Rows
 from learnable.pools import Pool
 from learnable.runs.identity import fingerprint
@@ -69,6 +70,12 @@ class Network:
     def open(self, ref: ModelRef | None = None) -> "LanguageModel":
         """Return it, or another model that runs where it does."""
         return opened(ref or self.ref, on=self.on)
+
+    @property
+    def as_model(self) -> Model:
+        """It as the Python objects take it."""
+        loading = asdict(self.ref)
+        return Model(loading.pop("name"), on=self.on, **loading)
 
     @cached_property
     def _renderer(self) -> "Renderer":

@@ -16,13 +16,13 @@ from learnable.commands.inputs import is_made, rows_of
 from learnable.commands.network import Network, to_fetch
 from learnable.commands.onward import after_contest, after_selection
 from learnable.commands.options import DryRun, Flat, Output, StoreFolder
-from learnable.commands.score import said_by_target, vectors_of
 from learnable.errors import ModelError, StoreError, TrainError, UsageError
 from learnable.experiments import UNTUNED
 from learnable.mixing import MIXTURES
 from learnable.objects.given import finished
 from learnable.objects.passes import Passes
 from learnable.objects.reporting import TOKEN_EXAMPLES, pulled_in, selection_facts, some, spread_of
+from learnable.objects.results import said_by_target, vectors_of
 from learnable.runs.files import replacing
 from learnable.runs.price import Price
 from learnable.runs.progress import say

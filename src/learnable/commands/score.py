@@ -1,14 +1,11 @@
 """``learnable score``: the losses of a pool, and formulas over them."""
 
-from collections.abc import Collection, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
-import polars as pl
 from cyclopts import Parameter
-from numpy.typing import NDArray
 
 from learnable.commands.inputs import is_made, look_up, pool_of, rows_of, target_rows
 from learnable.commands.network import GRADIENT_EPOCHS, Network, gradient_epochs, passes_said
@@ -16,17 +13,16 @@ from learnable.commands.options import Data, DryRun, Flat, MaxLength, ModelName,
 from learnable.measures import PASSES, Role, roles_of
 from learnable.objects.given import compared_with, finished
 from learnable.objects.measuring import Vectors
-from learnable.objects.model import Model
-from learnable.objects.results import BY_TARGET, VECTORS, as_array
 from learnable.objects.scoring import methods_of, needs_of
 from learnable.objects.scoring import score as measured
 from learnable.pools import Pool
 from learnable.runs.identity import fingerprint, source_of
+from learnable.runs.price import Price
 from learnable.runs.records import DONE, Outcome
 from learnable.runs.step import Finished, Step, run
 from learnable.runs.store import Store
 from learnable.settings import Aim, Loading, Reading
-from learnable.types import ModelRef
+from learnable.types import Scorer
 
 
 def score(
@@ -62,85 +58,112 @@ def score(
             pass), or of `wordllama` (word vectors from a pip package, no pass).
         on: Where the model runs: here, or `ray[:ADDRESS]`, a model on each GPU of a Ray cluster, or on its CPUs.
     """
+    given = {"reference": reference, "null": null, "warmup": warmup}
+    trained = {role: each for role, each in given.items() if each is not None}
     methods = methods_of(list(dict.fromkeys(scorers or ())), has_reference=reference is not None)
-    given: dict[str, Any] = {"reference": reference, "null": null, "warmup": warmup}
-    made = not dry_run or all(is_made(each) for each in given.values() if each is not None)
     keeps_losses = "loss after" in _facts_of(reference)  # they cost no pass
-    needs = needs_of(methods, reference, null, target, warmup, keeps_losses=keeps_losses)
-    passes = passes_of(roles_of(needs) - ({"reference"} if keeps_losses else set()), vectors)
+    needs = needs_of(methods, {**trained, "target": target}, keeps_losses=keeps_losses)
+    made = not dry_run or all(map(is_made, trained.values()))
     network = Network.of(model, loading, max_length=max_length, on=on, dry_run=dry_run)
-    for each in given.values() if made else ():
+    for each in trained.values() if made else ():
         look_up(each, loading, reference=True)
     pool, loaded = pool_of(data, reading, output, dry_run=dry_run)
-    aimed = None if target is None else pool_of([target], Reading(), f"{output}-target", dry_run=dry_run)
+    scoring = _Scoring(
+        network=network,
+        pool=pool,
+        loaded=loaded,
+        trained=trained,
+        aimed=None if target is None else pool_of([target], Reading(), f"{output}-target", dry_run=dry_run),
+        aim=aim,
+        methods=methods,
+        needs=needs,
+        passes=passes_of(roles_of(needs) - ({"reference"} if keeps_losses else set()), vectors),
+        vectors=vectors,
+        store=Store(Path(store)),
+    )
     awaits = [*network.awaits, *([] if made else ["after the reference"])]
-    inputs = {"pool": loaded.identity} | ({} if network.awaits else {"base": network.identity})
-    links, kept = {"pool": loaded.folder}, Store(Path(store))
-    _add_inputs({} if awaits else given, network.ref, aimed, inputs, links)
+    return run(scoring.step(awaits), output, dry_run=dry_run)
 
-    def work(folder: Path) -> Finished:
+
+@dataclass(frozen=True, kw_only=True)
+class _Scoring:
+    """A table of scores whose inputs are found: what it will do, and how it is done.
+
+    ``trained`` are folders or names of models beside the base, by the option that named them.
+    """
+
+    network: Network
+    pool: Pool
+    loaded: Outcome
+    trained: Mapping[str, str]
+    aimed: tuple[Pool, Outcome] | None
+    aim: Aim
+    methods: Mapping[str, Scorer]
+    needs: Collection[str]
+    passes: Sequence[str]
+    vectors: Vectors
+    store: Store
+
+    def step(self, awaits: Sequence[str]) -> Step:
+        """Return the step that makes it, once what it awaits is there."""
+        inputs = {"pool": self.loaded.identity}
+        inputs |= {} if self.network.awaits else {"base": self.network.identity}
+        links = {"pool": self.loaded.folder}
+        if self.aimed is not None:
+            inputs["target"] = target_rows(*self.aimed).as_target.identity
+            links["target"] = self.aimed[1].folder
+        for role, each in {}.items() if awaits else self.trained.items():
+            inputs[role] = compared_with(each, self.network.ref).identity
+            links |= {role: Path(each)} if (Path(each) / DONE).is_file() else {}
+        scorers = {name: fingerprint(method) for name, method in self.methods.items()}
+        parameters = {"max_length": self.network.longest, "vectors": self.vectors, "scorers": scorers}
+        return Step(
+            verb="score",
+            parameters=parameters | ({"aim": fingerprint(self.aim)} if self.aimed else {}),
+            inputs=inputs,
+            sources={name: source_of(method) for name, method in self.methods.items()},
+            links=links,
+            says=passes_said(self.passes, self.aim, self._epochs, rows=len(self.pool)),
+            awaits=awaits,
+            plan=self.price,
+            work=self.work,
+        )
+
+    @property
+    def _epochs(self) -> int:
+        """At how many epochs gradients are taken."""
+        kept = _facts_of(self.trained.get("warmup")).get("kept epochs", GRADIENT_EPOCHS)
+        return gradient_epochs(self.methods.values(), kept)
+
+    def price(self) -> Price:
+        """Return what its passes will cost."""
+        return self.network.scoring(
+            self.pool,
+            self.passes,
+            needs=self.needs,
+            store=self.store,
+            aim=self.aim,
+            target=0 if self.aimed is None else len(self.aimed[0]),
+            epochs=self._epochs,
+        )
+
+    def work(self, folder: Path) -> Finished:
+        """Measure, score, and write the table."""
+        given: Mapping[str, Any] = self.trained
         table = measured(
-            rows_of(pool, loaded),
-            Model(model, on=on, **asdict(replace(loading, dtype=network.ref.dtype))),
+            rows_of(self.pool, self.loaded),
+            self.network.as_model,
             **given,
-            target=None if aimed is None else target_rows(*aimed),
-            aim=aim,
-            scorers=methods,
-            max_length=network.longest,
-            vectors=vectors,
-            store=kept,
+            target=None if self.aimed is None else target_rows(*self.aimed),
+            aim=self.aim,
+            scorers=self.methods,
+            max_length=self.network.longest,
+            vectors=self.vectors,
+            store=self.store,
             output=folder,
         )
-        facts, cost = table.facts, table.costs["score"]
-        return Finished(facts=facts, tokens=cost.tokens, pool_tokens=facts["tokens"])
-
-    epochs = gradient_epochs(methods.values(), _facts_of(warmup).get("kept epochs", GRADIENT_EPOCHS))
-    priced: dict[str, Any] = {"needs": needs, "store": kept, "aim": aim, "epochs": epochs}
-    priced["target"] = 0 if aimed is None else len(aimed[0])
-    parameters: dict[str, Any] = {"max_length": network.longest, "vectors": vectors}
-    parameters["scorers"] = {name: fingerprint(method) for name, method in methods.items()}
-    step = Step(
-        verb="score",
-        parameters=parameters | ({"aim": fingerprint(aim)} if aimed else {}),
-        inputs=inputs,
-        sources={name: source_of(method) for name, method in methods.items()},
-        links=links,
-        says=passes_said(passes, aim, epochs, rows=len(pool)),
-        awaits=awaits,
-        plan=lambda: network.scoring(pool, passes, **priced),
-        work=work,
-    )
-    return run(step, output, dry_run=dry_run)
-
-
-def _add_inputs(
-    given: Mapping[str, str | None],
-    ref: ModelRef,
-    aimed: tuple[Pool, Outcome] | None,
-    inputs: dict[str, str],
-    links: dict[str, Path],
-) -> None:
-    """Add what a base is compared with, and a target, to the inputs of a step, and to its links what a step made."""
-    if aimed is not None:
-        inputs["target"], links["target"] = target_rows(*aimed).as_target.identity, aimed[1].folder
-    for role, each in given.items():
-        if each is not None:
-            inputs[role] = compared_with(each, ref).identity
-            links |= {role: Path(each)} if (Path(each) / DONE).is_file() else {}
-
-
-def vectors_of(folder: Path) -> NDArray[np.float32] | None:
-    """Return the vectors that were measured with a table of scores, (n, d) in its order; None if there are none."""
-    file = folder / VECTORS
-    return as_array(pl.read_parquet(file)["vector"]) if file.is_file() else None
-
-
-def said_by_target(folder: Path, scorer: str) -> NDArray[np.float32] | None:
-    """Return what each row of the target says of each example by a score, (n, t); None if the score does not say it."""
-    file = folder / BY_TARGET
-    if not file.is_file() or scorer not in pl.read_parquet_schema(file):
-        return None
-    return as_array(pl.read_parquet(file, columns=[scorer])[scorer])
+        tokens = table.costs["score"].tokens
+        return Finished(facts=table.facts, tokens=tokens, pool_tokens=table.facts["tokens"])
 
 
 def _facts_of(trained: str | None) -> Mapping[str, Any]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +12,6 @@ import polars as pl
 from learnable import data as rows
 from learnable.commands.inputs import is_made
 from learnable.commands.options import DryRun, Flat, Output, Several
-from learnable.commands.score import said_by_target, vectors_of
 from learnable.commands.selection_card import CARD, selection_card, unusual
 from learnable.data.exports import Trainer, write_export
 from learnable.errors import DataError, UsageError, did_you_mean
@@ -19,6 +19,7 @@ from learnable.explorer import read_ids
 from learnable.measures import numbers_of
 from learnable.objects.choosing import chosen
 from learnable.objects.given import finished, length_limit
+from learnable.objects.results import said_by_target, vectors_of
 from learnable.objects.scoring import rules_of
 from learnable.runs.files import replacing, write_frame
 from learnable.runs.identity import file_digest, fingerprint, source_of
@@ -27,7 +28,7 @@ from learnable.runs.step import Finished, Step, run
 from learnable.scorers import SCORERS
 from learnable.selectors import SELECTORS, Choosing
 from learnable.spec import build
-from learnable.types import Budget, ModelRef, Selection
+from learnable.types import Budget, ModelRef, Scorer, Selection, Selector
 
 TABLES: Mapping[str, Callable[[Path], pl.LazyFrame]] = {
     ".parquet": pl.scan_parquet,
@@ -99,22 +100,75 @@ def select(
         return Outcome.planned("select", Path(output), [f"no pass: after {scores}"])
     scored = finished(scores, "score") if Path(scores).is_dir() else None
     loaded = None if pool is None else finished(pool, "load")
-    pool_folder = scored.links["pool"] if scored else loaded.folder if loaded else None
     _check_fits(scores, choosing, losses=bool(before or after), pool=pool, model=model)
     table = scored.folder / "scores.parquet" if scored else Path(scores)
-    frame = pl.scan_parquet(table) if scored else _table(table, before, after, named=pool is not None)
-    method = build("selector", choosing.selector, SELECTORS)
-    lists = {"pin": _listed(choosing.pin), "ban": _listed(choosing.ban)}
-    scorers = {} if scored else {name: known() for name, known in SCORERS.items()}
+    choice = _Choice(
+        scored=scored,
+        loaded=loaded,
+        table=table,
+        frame=pl.scan_parquet(table) if scored else _table(table, before, after, named=pool is not None),
+        choosing=choosing,
+        budget=budget,
+        method=build("selector", choosing.selector, SELECTORS),
+        lists={"pin": _listed(choosing.pin), "ban": _listed(choosing.ban)},
+        model=model,
+    )
+    given = {"budget": str(asked), "before": before, "after": after, "model": model}
+    return run(choice.step(given), output, dry_run=dry_run)
 
-    def work(folder: Path) -> Finished:
-        with _table_kept(frame, table, None if scored else folder) as known:
+
+@dataclass(frozen=True, kw_only=True)
+class _Choice:
+    """A selection whose inputs are found: what it depends on, and how it is done.
+
+    ``frame`` has the scores of a ``table``: that of a step (``scored``), or one of the user's own, whose rows are maybe
+    ``loaded``. ``lists`` are the ids of the files of each list.
+    """
+
+    scored: Outcome | None
+    loaded: Outcome | None
+    table: Path
+    frame: pl.LazyFrame
+    choosing: Selecting
+    budget: str
+    method: Selector
+    lists: Mapping[str, Mapping[str, Sequence[str]]]
+    model: str | None
+
+    @cached_property
+    def _scorers(self) -> dict[str, Scorer]:
+        """What a table of losses is scored by, by name."""
+        return {} if self.scored else {name: known() for name, known in SCORERS.items()}
+
+    def step(self, given: Mapping[str, Any]) -> Step:
+        """Return the step that makes it, of the choosing and what else is given."""
+        scored, loaded, choosing = self.scored, self.loaded, self.choosing
+        parameters = asdict(choosing) | dict(given)
+        parameters["selector"] += f" {fingerprint(self.method)}"
+        # These came later: selections without them are what they were. Of lists, the ids count, not where they lie.
+        parameters |= {name: fingerprint(_distinct(ids)) if ids else None for name, ids in self.lists.items()}
+        absent = {name for name in ("export", "license", "model", *self.lists) if parameters[name] is None}
+        read = {"scores": scored.identity if scored else file_digest(self.table)}
+        methods = {choosing.selector: self.method} | self._scorers
+        return Step(
+            verb="select",
+            parameters={name: value for name, value in parameters.items() if name not in absent},
+            inputs=read | ({"pool": loaded.identity} if loaded else {}),
+            sources={name: source_of(each) for name, each in methods.items()},
+            links={"scores": scored.folder} if scored else {"pool": loaded.folder} if loaded else {},
+            work=self.work,
+        )
+
+    def work(self, folder: Path) -> Finished:
+        """Choose, and write what was chosen, in which form it was asked for."""
+        scored, choosing, lists = self.scored, self.choosing, self.lists
+        with _table_kept(self.frame, self.table, None if scored else folder) as known:
             selection, facts, max_score = chosen(
                 known,
                 choosing,
-                budget=asked,
-                method=method,
-                rules=scored.facts if scored else rules_of(scorers),
+                budget=Budget.parse(self.budget),
+                method=self.method,
+                rules=scored.facts if scored else rules_of(self._scorers),
                 vectors=lambda: vectors_of(scored.folder) if scored else None,
                 said=lambda: said_by_target(scored.folder, choosing.by) if scored else None,
                 pins=lists["pin"],
@@ -124,32 +178,18 @@ def select(
             _write_selection(selection, folder, known=None if scored else known)
         facts |= {"pinned": int(kept["pinned"].sum())} if lists["pin"] else {}
         facts |= {"banned": len(_distinct(lists["ban"]))} if lists["ban"] else {}
-        paths, ids = [folder / "selected.parquet"], kept["id"].to_list()
-        if pool_folder is not None:
-            paths = _write_chosen(pool_folder, selection, folder)
+        paths = [folder / "selected.parquet"]
+        pool = scored.links["pool"] if scored else self.loaded.folder if self.loaded else None
+        if pool is not None:
+            paths = _write_chosen(pool, selection, folder)
         if scored:
             given = asdict(choosing) | {"max_score": max_score} | {each: tuple(lists[each]) for each in lists}
-            options = {"budget": budget, **unusual(given, asdict(Selecting()))}
+            options = {"budget": self.budget, **unusual(given, asdict(Selecting()))}
             _write_card(scored, kept["id"], paths, facts, options, choosing.license)
-        if pool_folder is not None and choosing.export:
-            facts["exported"] = _export(pool_folder, ids, folder, choosing.export, *_trained(scored, model))
+        if pool is not None and choosing.export:
+            trained = _trained(scored, self.model)
+            facts["exported"] = _export(pool, kept["id"].to_list(), folder, choosing.export, *trained)
         return Finished(facts=facts | {"written": [str(path.relative_to(folder)) for path in paths]})
-
-    parameters = asdict(choosing) | {"budget": str(asked), "before": before, "after": after, "model": model}
-    parameters["selector"] += f" {fingerprint(method)}"
-    # These came later: selections without them are what they were. Of lists, the ids count, not where they lie.
-    parameters |= {name: fingerprint(_distinct(ids)) if ids else None for name, ids in lists.items()}
-    read = {"scores": scored.identity if scored else file_digest(Path(scores))}
-    absent = {name for name in ("export", "license", "model", *lists) if parameters[name] is None}
-    step = Step(
-        verb="select",
-        parameters={name: value for name, value in parameters.items() if name not in absent},
-        inputs=read | ({"pool": loaded.identity} if loaded else {}),
-        sources={name: source_of(each) for name, each in ({choosing.selector: method} | scorers).items()},
-        links={"scores": scored.folder} if scored else {"pool": loaded.folder} if loaded else {},
-        work=work,
-    )
-    return run(step, output, dry_run=dry_run)
 
 
 @contextmanager

@@ -32,7 +32,7 @@ class Measuring:
         needs: Columns that scorers need.
         vectors: Which vectors are asked for.
         null: The reference that was trained on answers alone, where it is needed.
-        aimed: Makes what is measured against a target of the rows, rendered, and their columns up to there.
+        aimed: Makes what is measured against a target, of the fields of ``Against`` that are told of the rows.
     """
 
     rows: Rows
@@ -77,7 +77,7 @@ class Measuring:
                 self.passes.columns("null", {"loss_null"}, answers, frame, references=null).get_columns()
             )
         if self.aimed is not None:
-            self.against = self.aimed(rendered=rendered, frame=frame)
+            self.against = self.aimed(rows=self.rows, passes=self.passes, rendered=rendered, frame=frame)
             frame = frame.with_columns(self.against.columns(measures.roles_of(self.needs)))
         if self.vectors == "model":
             self._found.append(self.passes.vectors(rendered, frame))

@@ -51,9 +51,7 @@ class ScoreTable:
         reference: What it was compared with, as ``score`` was given it; None if nothing was.
         file: Where ``frame`` is.
         facts: Figures to show, and what a selection must know of the scorers.
-        vectors: Of the examples, (n, d), None where none were asked for.
         target: The rows that they were measured against; None if against none.
-        says: What each row of the target says of each example, (n, t), by scorer.
         settings: Of the reference, to show.
         costs: What it cost, and its reference, by the name of the step.
         scratch: Keeps the file as long as this object is there; None where its folder was given.
@@ -64,9 +62,7 @@ class ScoreTable:
     reference: Any
     file: Path
     facts: Mapping[str, Any]
-    vectors: NDArray[np.float32] | None
     target: Rows | None
-    says: Mapping[str, NDArray[np.float32]]
     settings: Mapping[str, Any]
     costs: Mapping[str, Cost]
     scratch: Scratch | None
@@ -75,6 +71,18 @@ class ScoreTable:
     def frame(self) -> pl.DataFrame:
         """``id``, ``source``, ``tokens``, what was measured and a column for each scorer, n rows; NaN is undefined."""
         return pl.read_parquet(self.file)
+
+    @cached_property
+    def vectors(self) -> NDArray[np.float32] | None:
+        """Of the examples, (n, d); None where none were asked for."""
+        return vectors_of(self.file.parent)
+
+    @cached_property
+    def says(self) -> Mapping[str, NDArray[np.float32]]:
+        """What each row of the target says of each example, (n, t), by scorer."""
+        file = self.file.parent / BY_TARGET
+        columns = pl.read_parquet(file).drop("id") if file.is_file() else pl.DataFrame()
+        return {each.name: as_array(each) for each in columns}
 
     def to_pandas(self) -> Any:
         """Return the frame as one of pandas.
@@ -124,6 +132,20 @@ def write_beside(
     if says:
         columns = [pl.Series(name, list(said), dtype=pl.List(pl.Float32)) for name, said in says.items()]
         write_frame(ids.with_columns(columns), file.parent / BY_TARGET)
+
+
+def vectors_of(folder: Path) -> NDArray[np.float32] | None:
+    """Return the vectors that were measured with a table of scores, (n, d) in its order; None if there are none."""
+    file = folder / VECTORS
+    return as_array(pl.read_parquet(file)["vector"]) if file.is_file() else None
+
+
+def said_by_target(folder: Path, scorer: str) -> NDArray[np.float32] | None:
+    """Return what each row of the target says of each example by a score, (n, t); None if the score does not say it."""
+    file = folder / BY_TARGET
+    if not file.is_file() or scorer not in pl.read_parquet_schema(file):
+        return None
+    return as_array(pl.read_parquet(file, columns=[scorer])[scorer])
 
 
 def as_array(vectors: pl.Series, *, width: int = 0) -> NDArray[np.float32]:

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,30 @@ if TYPE_CHECKING:
     from learnable.models.language_model import LanguageModel
 
 WITH_REFERENCE, WITHOUT_REFERENCE = ("learnability", "difference", "length_matched"), ("loss",)
+BESIDE: Mapping[str, tuple[Set[measures.Role], str, str]] = {
+    "reference": (
+        {"reference"},
+        "compares with a reference model, and none is given",
+        "make one with `learnable train DATA -o reference`, then give --reference reference",
+    ),
+    "null": (
+        {"null"},
+        "compares with a reference that was trained on answers alone, and none is given",
+        "make one with `learnable train DATA --prompt none -o null`, then give --null null",
+    ),
+    "target": (
+        measures.AIMED,
+        "measures against a target, and no rows of one are given",
+        "give a file with a few rows of your task, answers included: --target task.jsonl",
+    ),
+    "warmup": (
+        {"gradient"},
+        "takes gradients at the epochs of a warm-up, and none is given",
+        "make one with `learnable train DATA --fraction 0.05 --epochs 4 --keep-epochs --layers attention -o warmup`, "
+        "then give --warmup warmup",
+    ),
+}
+"""What scorers may need beside a model: for which roles, what such a scorer does without it, and where it comes from."""
 
 
 def score(
@@ -75,56 +99,44 @@ def score(
     ref = base.ref
     methods = methods_of(scorers, has_reference=reference is not None)
     compared = None if reference is None else against(reference, ref)
-    keeps_losses = compared is not None and compared.models.last_epoch is not None
-    needs = needs_of(methods, reference, null, target, warmup, keeps_losses=keeps_losses)
-    longest = length_limit(ref, max_length)
+    given = {"reference": reference, "null": null, "target": target, "warmup": warmup}
+    needs = needs_of(methods, given, keeps_losses=compared is not None and compared.keeps_losses)
     kept = base.store if store is None else store if isinstance(store, Store) else Store(Path(store))
     asked = compared if "reference" in measures.roles_of(needs) else None
-    passes = passes_by(base, ref, reference, asked, max_length=longest, store=kept)
+    passes = passes_by(base, ref, reference, asked, max_length=length_limit(ref, max_length), store=kept)
     if passes.renderer.uses_default_template:
         say(f"{base.name} brings no chat template: the default one is used (### Instruction / ### Response)")
-    aiming = None
-    if target is not None:
-        aiming = partial(
-            Against,
-            target=as_rows(target),
-            aim=aim,
-            base=base,
-            passes=passes,
-            rows=known,
-            warm_up=None if warmup is None else warm_up_of(_folder_of(warmup), ref),
-        )
     measuring = Measuring(
         rows=known,
         passes=passes,
         needs=needs,
         vectors=vectors,
         null=_without_question(null, ref, compared) if "null" in measures.roles_of(needs) else None,
-        aimed=aiming,
+        aimed=_aimed(target, warmup, aim=aim, base=base),
     )
     file, scratch = _place(output)
     _write_scores(file, measuring, methods)
-    found, aimed = measuring.found_vectors(), measuring.against
-    says = {} if aimed is None else aimed.said(methods)
-    write_beside(file, found, says)
     facts = _facts(pl.scan_parquet(file), base.name, ref, methods, measuring)
-    facts |= {"max_length": longest, "vectors": vectors}
-    facts |= {} if aimed is None else aimed.finish()
-    cost = _cost(passes.tokens, facts["tokens"], seconds=time.monotonic() - started)
-    trained = None if compared is None else compared.step
+    seconds = time.monotonic() - started
     return ScoreTable(
         rows=known,
         model=base,
         reference=reference,
         file=file,
         facts=facts,
-        vectors=found,
-        target=None if aimed is None else aimed.target,
-        says=says,
+        target=None if target is None else as_rows(target),
         settings={"kind": "none"} if compared is None else compared.settings,
-        costs=({} if trained is None else {"train": trained.cost}) | {"score": cost},
+        costs=_costs(compared, passes.tokens, facts["tokens"], seconds=seconds),
         scratch=scratch,
     )
+
+
+def _aimed(target: Any, warmup: Any, *, aim: Aim, base: Model) -> Callable[..., Against] | None:
+    """Return what measures rows against a target, where one is given."""
+    if target is None:
+        return None
+    warm_up = None if warmup is None else warm_up_of(_folder_of(warmup), base.ref)
+    return partial(Against, target=as_rows(target), aim=aim, base=base, warm_up=warm_up)
 
 
 def _place(output: str | os.PathLike[str] | None) -> tuple[Path, Scratch | None]:
@@ -133,17 +145,23 @@ def _place(output: str | os.PathLike[str] | None) -> tuple[Path, Scratch | None]
     return Path(scratch.folder if scratch is not None else output or "") / SCORES, scratch
 
 
-def _cost(tokens: int, pool_tokens: int, *, seconds: float) -> Cost:
-    return Cost(
+def _costs(compared: Compared | None, tokens: int, pool_tokens: int, *, seconds: float) -> dict[str, Cost]:
+    """Return what a table cost, and the training that it compares with."""
+    cost = Cost(
         tokens=tokens,
         passes=tokens / max(pool_tokens, 1),
         seconds=seconds,
         peak_memory_bytes=peak_memory_bytes(),
     )
+    trained = None if compared is None else compared.step
+    return ({} if trained is None else {"train": trained.cost}) | {"score": cost}
 
 
 def _write_scores(path: Path, measuring: Measuring, methods: Mapping[str, Scorer]) -> None:
-    """Measure the rows, and write what was measured with a column for each scorer, window by window."""
+    """Measure the rows, and write what was measured with a column for each scorer, window by window.
+
+    Beside it go the vectors, and what rows of a target say.
+    """
     with writing_frames(path) as file:
         for frame in measuring.frames():
             file.add(frame)
@@ -160,6 +178,8 @@ def _write_scores(path: Path, measuring: Measuring, methods: Mapping[str, Scorer
             return frame.drop(measures.LISTS, strict=False)
 
         file.rewrite(scored)
+    says = {} if measuring.against is None else measuring.against.said(methods)
+    write_beside(path, measuring.found_vectors(), says)
 
 
 def _scores(
@@ -227,6 +247,9 @@ def _facts(
         **rules_of(methods),
         **({"left out": cut} if cut else {}),
         **({"chat template": ref.chat_template} if ref.chat_template else {}),
+        "max_length": measuring.passes.max_length,
+        "vectors": measuring.vectors,
+        **({} if measuring.against is None else measuring.against.finish()),
     }
 
 
@@ -275,52 +298,20 @@ def methods_of(
     return methods
 
 
-def needs_of(
-    methods: Mapping[str, Scorer],
-    reference: Any,
-    null: Any,
-    target: Any,
-    warmup: Any,
-    *,
-    keeps_losses: bool,
-) -> set[str]:
+def needs_of(methods: Mapping[str, Scorer], given: Mapping[str, Any], *, keeps_losses: bool) -> set[str]:
     """Return the columns that scorers need; a reference may have kept the losses of its last epoch.
 
-    What is None is not given: the ``reference``, the ``null`` one that was trained on answers alone, the ``target``,
-    the ``warmup`` whose epochs were kept.
+    Args:
+        methods: Scorers by name.
+        given: What they measure with beside the model, by the names in ``BESIDE``; None is not given.
+        keeps_losses: Whether the reference has.
 
     Raises:
         UsageError: If a column is not measured, or not without what is not given, or not with this reference.
     """
-    for given, roles, lacking, hint in (
-        (
-            reference,
-            {"reference"},
-            "compares with a reference model, and none is given",
-            "make one with `learnable train DATA -o reference`, then give --reference reference",
-        ),
-        (
-            null,
-            {"null"},
-            "compares with a reference that was trained on answers alone, and none is given",
-            "make one with `learnable train DATA --prompt none -o null`, then give --null null",
-        ),
-        (
-            target,
-            measures.AIMED,
-            "measures against a target, and no rows of one are given",
-            "give a file with a few rows of your task, answers included: --target task.jsonl",
-        ),
-        (
-            warmup,
-            {"gradient"},
-            "takes gradients at the epochs of a warm-up, and none is given",
-            "make one with `learnable train DATA --fraction 0.05 --epochs 4 --keep-epochs --layers attention -o warmup`, "
-            "then give --warmup warmup",
-        ),
-    ):
-        wanting = sorted(name for name, method in methods.items() if roles & measures.roles_of(method.needs))
-        if wanting and given is None:
+    for name, (roles, lacking, hint) in BESIDE.items():
+        wanting = sorted(each for each, method in methods.items() if roles & measures.roles_of(method.needs))
+        if wanting and given.get(name) is None:
             raise UsageError(f"{', '.join(wanting)} {lacking}", hint=hint)
     needs = {column for method in methods.values() for column in method.needs}
     if unknown := sorted(needs - set(measures.COLUMNS)):
