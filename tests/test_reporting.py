@@ -15,6 +15,7 @@ from learnable.pages import selection_pictures as pictures
 from learnable.pages.html import turns_of
 from learnable.pages.selection import render_selection as render
 from learnable.pages.selection_facts import by_length, spearman, to_read
+from learnable.pages.selection_others import other_choices
 from learnable.runs.price import Cost
 
 EVIL = '<script>window.hacked = 1; alert(1)</script><img src=x onerror="alert(2)">"onmouseover=\'alert(3)\' {{7*7}} ${7*7} <!-- '
@@ -351,3 +352,26 @@ def test_headings_go_down_one_level_at_a_time_and_tables_have_captions(page: Pag
     assert len(page.tables) == sum(tag == "table" for tag, _ in page.tags)
     assert "" not in page.tables
     assert all(attrs.get("scope") in ("row", "col") for tag, attrs in page.tags if tag == "th")
+
+
+class TestOtherScores:
+    def test_as_many_as_were_chosen_by_the_highest_values(self):
+        view = view_of(make_facts(n=60, keep=9))
+        best = view.frame.sort("difference", descending=True, nulls_last=True)["id"].head(9)
+        assert set(other_choices(view)["difference"]["id"]) == set(best)
+
+    def test_a_score_whose_low_values_are_good_takes_those(self):
+        view = view_of(replace(make_facts(n=60, keep=9), lowest_first=["difference"]))
+        best = view.frame.sort("difference", nulls_last=True)["id"].head(9)
+        assert set(other_choices(view)["difference"]["id"]) == set(best)
+
+    def test_a_score_of_too_few_examples_is_left_out(self):
+        facts = make_facts(n=60, keep=9)
+        few = facts.scores.with_columns(
+            difference=pl.when(pl.int_range(pl.len()) < 8).then("difference").otherwise(float("nan"))
+        )
+        assert other_choices(view_of(replace(facts, scores=few))) == {}
+
+    def test_the_page_has_no_such_part_for_one_score(self):
+        assert 'id="others"' not in render(replace(make_facts(), scorers=["learnability"]))
+        assert 'id="others"' in render(make_facts())

@@ -101,6 +101,7 @@ def selection_facts(
         files=names_of(pool.files) if pool else [],
         scorers=list(scored["scorers"]) if scored else [by],
         steps=list(costs.items()),
+        lowest_first=scored.get("lowest first", ()),
         shortfall=chosen["shortfall"],
         left_out=scored.get("left out"),
         **shown,

@@ -23,6 +23,7 @@ from learnable.pages.selection_facts import (
     unread_places,
     view_of,
 )
+from learnable.pages.selection_others import others_section
 from learnable.pages.tokens import spelled, token_parts
 from learnable.pages.warnings import SELECTION_CHECKS, kept_apart, look, warnings_section
 from learnable.pages.words import (
@@ -54,6 +55,7 @@ def render_selection(facts: SelectionFacts) -> str:
         *([] if is_drawn else [scores]),
         length,
         _mix(view),
+        *filter(None, [others_section(view)]),
         *([] if facts.pulled is None else [_target(view, facts.pulled)]),
         *([_information(view)] if view.has("pvi") else []),
         _words(view),

@@ -1,6 +1,6 @@
 """What the page of a selection is made from, and the one table that all its parts read."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -45,6 +45,7 @@ class SelectionFacts:
         kept: ``id``, ``rank`` (0 = first picked), ``gain``.
         dropped: ``id``, ``reason``.
         steps: What was done, such as ``train the reference``, and what it cost.
+        lowest_first: Names of the scorer columns whose low values are good.
         shortfall: Why the selection is smaller than the budget, in a sentence; None when it is not.
         left_out: What the chat template leaves out of the rows, in words; None where that is nothing.
         pulled: What pulled each chosen example in: ``id``, ``target`` (a row of the target, or a part of it, in words) and
@@ -71,6 +72,7 @@ class SelectionFacts:
     kept: pl.DataFrame
     dropped: pl.DataFrame
     steps: Sequence[tuple[str, Cost]]
+    lowest_first: Collection[str] = ()
     shortfall: str | None = None
     left_out: str | None = None
     pulled: pl.DataFrame | None = None
