@@ -49,6 +49,22 @@ def test_a_trial_finds_speed_and_memory_and_is_made_once(ref, monkeypatch, kind,
     assert pace(ref, kind, row_tokens=33, tuning=tuning) == found
 
 
+@pytest.mark.parametrize(("share", "trials"), [(0.1, 2), (0.9, 1)], ids=["busy", "quiet"])
+def test_a_trial_on_a_busy_machine_is_made_again_later(ref, monkeypatch, share, trials):
+    made = []
+
+    def timed(*_):
+        made.append(pacing.Pace(tokens_per_s=1.0, load_s=1.0, peak_gib=1.0, cores=share))
+        return made[-1]
+
+    monkeypatch.setattr(pacing, "_measuring", timed)
+    clock = [1_000.0]
+    monkeypatch.setattr(pacing.time, "time", lambda: clock[0])
+    for clock[0] in (1_000.0, 1_001.0, 1_000.0 + pacing.BUSY_S):
+        pace(ref, "measuring", row_tokens=30)
+    assert len(made) == trials
+
+
 def test_a_full_fine_tuning_writes_more_than_an_adapter(ref):
     lora, full = (pace(ref, "training", row_tokens=30, tuning=Tuning(method=how)) for how in ("lora", "full"))
     assert full.disk_gib > lora.disk_gib

@@ -26,7 +26,7 @@ from learnable.training.samplers import length_grouped
 from learnable.types import Message, ModelRef, Rendered
 
 Kind = Literal["measuring", "training", "writing"]
-VERSION = 1
+VERSION = 2
 """Of the trial: those of another version are not taken from the cache."""
 BATCH_S = 2.0
 """A batch of a trial has fewer tokens than usual where these would take longer."""
@@ -34,6 +34,8 @@ TRAINED_TOKENS, STEPS = 1_024, 2
 """Most tokens of a step of a trial of training, and how many steps; the first of a process is slower."""
 ROWS, SHORTEST = 64, 16
 """Most rows of a batch of a trial, and their least length in tokens."""
+BUSY, BUSY_S = 0.5, 600
+"""A trial on a CPU that had less than this share of one core met a busy machine; it is made anew after so many seconds."""
 WRITTEN, NEW_TOKENS = 8, 32
 """Texts that a trial of writing writes at once, and their length in tokens."""
 
@@ -47,16 +49,20 @@ class Pace:
         load_s: Seconds until it is loaded.
         peak_gib: The most memory there was, the model included: of the GPU, or of the process.
         disk_gib: What a training of any length writes.
+        cores: Seconds of processor time in a second of the trial.
     """
 
     tokens_per_s: float
     load_s: float
     peak_gib: float
     disk_gib: float = 0.0
+    cores: float = 1.0
 
 
 def pace(ref: ModelRef, kind: Kind, *, row_tokens: int, tuning: Tuning | None = None) -> Pace:
     """Return how fast a model is here: timed now, or looked up where it was timed before.
+
+    What was timed while other work had the processor is soon timed again.
 
     Args:
         ref: The model, its dtype resolved.
@@ -72,14 +78,20 @@ def pace(ref: ModelRef, kind: Kind, *, row_tokens: int, tuning: Tuning | None = 
     depends = [VERSION, identify(ref), ref.dtype, device, named, torch.get_num_threads(), ref.batch_tokens]
     key = fingerprint([*depends, kind, length, how])
     if known := recalled("pace", key):
-        return Pace(**known)
+        timed_at = known.pop("timed_at")
+        if device != "cpu" or known["cores"] >= BUSY or time.time() - timed_at < BUSY_S:
+            return Pace(**known)
     say(f"{ref.name}: timing its {kind} here, once")
     if kind == "training":
         assert tuning is not None
         found = _training(ref, length, tuning, pace(ref, "measuring", row_tokens=row_tokens))
     else:
         found = {"measuring": _measuring, "writing": _writing}[kind](ref, length)
-    remember("pace", key, asdict(found))
+    remember("pace", key, asdict(found) | {"timed_at": time.time()})
+    if device == "cpu" and found.cores < BUSY:
+        say(
+            f"other work has the processor: the {kind} had {found.cores:.0%} of a core, and seconds are as slow"
+        )
     return found
 
 
@@ -98,8 +110,10 @@ def _measuring(ref: ModelRef, length: int) -> Pace:
         load_s = time.perf_counter() - started
         alone = seconds_of(model.nll, rows_like(row, 1))
         count = min(ROWS, max(1, model.batch_tokens // length), max(1, int(BATCH_S / alone)))
+        busy = time.process_time()
         seconds = seconds_of(model.nll, rows_like(row, count))
-    return Pace(tokens_per_s=count * length / seconds, load_s=load_s, peak_gib=peak[0] / GIB)
+        cores = (time.process_time() - busy) / seconds
+    return Pace(tokens_per_s=count * length / seconds, load_s=load_s, peak_gib=peak[0] / GIB, cores=cores)
 
 
 def _writing(ref: ModelRef, length: int) -> Pace:
@@ -110,9 +124,12 @@ def _writing(ref: ModelRef, length: int) -> Pace:
         model = LanguageModel(ref)
         load_s = time.perf_counter() - started
         answers = model.answers([asked] * WRITTEN, sampling=sampling, seeds=range(WRITTEN))
+        busy = time.process_time()
         seconds = seconds_of(list, answers)
+        cores = (time.process_time() - busy) / seconds
     # A text may end early; then it is slower than this by the share that is missing.
-    return Pace(tokens_per_s=WRITTEN * NEW_TOKENS / seconds, load_s=load_s, peak_gib=peak[0] / GIB)
+    speed = WRITTEN * NEW_TOKENS / seconds
+    return Pace(tokens_per_s=speed, load_s=load_s, peak_gib=peak[0] / GIB, cores=cores)
 
 
 def _training(ref: ModelRef, length: int, tuning: Tuning, measured: Pace) -> Pace:
@@ -131,10 +148,12 @@ def _training(ref: ModelRef, length: int, tuning: Tuning, measured: Pace) -> Pac
         )
         load_s = time.perf_counter() - started
         with without_dropout(loop.network):
+            busy, started = time.process_time(), time.perf_counter()
             seconds = min(seconds_of(loop.step) for _ in range(STEPS))
+            cores = (time.process_time() - busy) / (time.perf_counter() - started)
     item_bytes = 4 if tuning.method == "lora" or concrete_dtype(ref) == "float32" else 2
     written = (
         sum(weights.numel() for weights in loop.network.parameters() if weights.requires_grad) * item_bytes
     )
     speed, peak_gib = count * length / seconds, peak[0] / GIB
-    return Pace(tokens_per_s=speed, load_s=load_s, peak_gib=peak_gib, disk_gib=written / GIB)
+    return Pace(tokens_per_s=speed, load_s=load_s, peak_gib=peak_gib, disk_gib=written / GIB, cores=cores)
