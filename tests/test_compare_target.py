@@ -3,7 +3,7 @@
 import polars as pl
 import pytest
 
-from learnable.commands.compare import apart, compare
+from learnable.commands.compare import apart, compare, held_back_words
 from learnable.commands.load import load
 from learnable.errors import UsageError
 from learnable.evaluators import Evaluation
@@ -108,6 +108,11 @@ def test_a_target_that_is_the_evaluation_is_refused(rows, tiny, tmp_path):
             evaluate=[f"heldout:{rows[1]}"],
             output=str(tmp_path / "comparison"),
         )
+
+
+@pytest.mark.parametrize(("back", "of", "told"), [(3, 10, "give 17 rows or more"), (5, 17, "few rows, wide")])
+def test_too_few_rows_of_a_target_for_a_verdict_are_said_before(back, of, told):
+    assert told in held_back_words(back, of=of)
 
 
 def test_a_method_that_needs_a_target_says_so_without_one(rows, tiny, tmp_path):

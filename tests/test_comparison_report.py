@@ -175,6 +175,18 @@ def test_the_headline_says_plainly_that_nothing_was_seen() -> None:
     assert answers.headline(nothing) == "No difference to a random draw was seen"
 
 
+def test_the_headline_names_the_evaluation_that_could_not_be_judged() -> None:
+    facts = make_comparison({LONG: 0.0}, evaluations=(LOSS, EXACT))
+    first = pl.col("evaluation") == facts.table["evaluation"][0]
+    columns = {name: pl.when(first).then(math.nan).otherwise(name) for name in ("low", "high", "p")}
+    mute = comparison_of(with_table(facts, **columns, items=pl.when(first).then(4).otherwise("items")))
+    one, other = (each.label for each in mute.evaluated)
+    assert (
+        answers.headline(mute)
+        == f"No difference to a random draw was seen on {other}; {one} could not be judged"
+    )
+
+
 def test_the_headline_keeps_apart_what_could_not_be_judged(facts: ComparisonFacts) -> None:
     bad = pl.col("method") == "bad"
     nothing = with_table(facts, difference=pl.when(bad).then(math.nan).otherwise("difference"))

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -293,10 +294,18 @@ def _target_of(
     if not hold_back:
         return loaded, []
     back = len(heldout_of(loaded).read_text(encoding="utf-8").splitlines())
-    say(
-        f"{back} of {len(pool) + back} rows of the target are held back to judge on: few rows, wide intervals"
-    )
+    say(held_back_words(back, of=len(pool) + back))
     return loaded, [f"heldout:{heldout_of(loaded)}"] if back else []
+
+
+def held_back_words(back: int, *, of: int) -> str:
+    """Say what can be told from so many rows that are held back ``of`` all rows of a target."""
+    if back >= experiments.FEWEST_ITEMS:
+        return f"{back} of {of} rows of the target are held back to judge on: few rows, wide intervals"
+    return (
+        f"{back} of {of} rows of the target are held back to judge on, too few for a verdict: give "
+        f"{ceil(experiments.FEWEST_ITEMS / TARGET_HELD_BACK)} rows or more, or others to judge on"
+    )
 
 
 def apart(target: Outcome, asked: Sequence[str], evaluations: Sequence[Evaluation]) -> list[Evaluation]:

@@ -146,7 +146,15 @@ def headline(comparison: Comparison) -> str:
     if not outcomes & set(JUDGED):
         return "Nothing that was graded can tell the methods apart"
     if not outcomes & {"better", "worse"}:
-        return f"No difference to {comparison.facts.draw} was seen{one_seed}"
+        seen = f"No difference to {comparison.facts.draw} was seen"
+        mute = [
+            each.label
+            for each in comparison.evaluated
+            if {line.outcome for line in each.compared} <= set(MUTE)
+        ]
+        told = [each.label for each in comparison.evaluated if each.label not in mute]
+        where = f" on {enumeration(told)}; {enumeration(mute)} could not be judged" if mute else ""
+        return f"{seen}{where}{one_seed if not mute else ''}"
     return f"{plural(len(lines), 'comparison')} with {comparison.facts.draw}{one_seed}: {counted(lines)}"
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from learnable import commands
 from learnable.commands import load, report, score
-from learnable.commands.compare import HOLDOUT_SHARE, TARGET_HELD_BACK, apart, heldout_of
+from learnable.commands.compare import HOLDOUT_SHARE, TARGET_HELD_BACK, apart, held_back_words, heldout_of
 from learnable.commands.inputs import look_up
 from learnable.commands.options import Flat, Listed, MaxLength, ModelName
 from learnable.commands.select import Selecting
@@ -16,6 +16,7 @@ from learnable.experiments import parse_method
 from learnable.objects.measuring import Vectors
 from learnable.recipes.choosing import choose, load_pool
 from learnable.recipes.run import Run, recipe
+from learnable.runs.progress import say
 from learnable.settings import Aim, Loading, Reading, Reference, Tuning
 from learnable.types import Budget
 
@@ -101,6 +102,9 @@ def target(
             f"of {task.facts['examples']} rows of the target none can be held back to judge on",
             hint="give more rows of the task, or others with --test FILE, or --seeds 0 to train nothing",
         )
+    elif seeds:
+        back = task.facts["held out"]
+        say(held_back_words(back, of=back + task.facts["examples"]))
     network: dict[str, Any] = {"model": model, "loading": loading, "max_length": max_length}
     aimed: dict[str, Any] = {"target": task.path, "aim": aim, "store": run.store}
     formulas: dict[str, Any] = {"scorers": list(scorers), "vectors": vectors}
