@@ -24,6 +24,8 @@ from learnable.visible import visible
 
 NARROW = 76
 """Columns of a terminal under which a table of four columns becomes a list."""
+WHOLE_NAME = 24
+"""Most characters of names in the first column of a table that are never broken; longer ones are, where they must."""
 FILES_SAID = 8
 """Paths that are printed each; of more, the folder that they are in."""
 SUSPECTS = {"suspects": "suspects.jsonl", "bans": "bans.txt", "report": "report.html"}
@@ -243,7 +245,7 @@ def _show_contest(console: Console, outcome: Outcome, *, warned: bool = False) -
                 (
                     row[who],
                     f"{row['tokens']:,.0f}",
-                    f"{row['value']:.4f}",
+                    _number(row["value"]),
                     _difference(row),
                     row["verdict"] or "",
                 )
@@ -278,8 +280,13 @@ def _show_contest(console: Console, outcome: Outcome, *, warned: bool = False) -
     console.print(f"folder: {outcome.folder}")
 
 
+def _number(value: float | None) -> str:
+    """Return a value of a table; nothing where nothing could be graded."""
+    return "" if value is None or math.isnan(value) else f"{value:.4f}"
+
+
 def _difference(row: Mapping[str, Any]) -> str:
-    if row["difference"] is None:
+    if not _number(row["difference"]):
         return ""
     bounds = f" ({row['low']:+.4f} to {row['high']:+.4f})" if math.isfinite(row["low"]) else ""
     return f"{row['difference']:+.4f}{bounds}"
@@ -288,11 +295,13 @@ def _difference(row: Mapping[str, Any]) -> str:
 def _print_table(console: Console, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table of numbers, with words in its first column and its last, if that is the verdict."""
     table = Table(title=Text(title), title_justify="left")
+    lines = list(rows)
+    whole = max((len(line[0]) for line in lines), default=0) <= WHOLE_NAME
     for place, column in enumerate(columns):
-        words = place == 0 or column == "verdict"
-        table.add_column(Text(column), justify="left" if words else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*map(Text, row))
+        words, kept = place == 0 or column == "verdict", place == 0 and whole
+        table.add_column(Text(column), justify="left" if words else "right", overflow="fold", no_wrap=kept)
+    for line in lines:
+        table.add_row(*map(Text, line))
     console.print(table)
 
 
