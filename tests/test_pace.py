@@ -136,5 +136,6 @@ def test_a_given_reference_costs_nothing(ref):
 def test_load_select_and_report_say_what_they_wait_for(here):
     assert verbs.load(["rows.jsonl"], dry_run=True).facts["would run"] == ["no pass: 12 examples of 12 rows"]
     assert verbs.select("scores", dry_run=True).facts["would run"] == ["no pass: after scores"]
-    assert "after selection" in verbs.report("selection", dry_run=True).facts["would run"][0]
+    assert "4 examples" in verbs.report("selection", dry_run=True).facts["would run"][0]
+    assert verbs.report("lesson", dry_run=True).facts["would run"] == ["after lesson"]
     assert not Path("pool").exists()

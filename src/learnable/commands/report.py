@@ -85,8 +85,9 @@ def report(
         loading: How to load the model for them; its dtype is the one it was scored with.
     """
     if dry_run and not is_made(selection):
-        shown = f"of a selection, {_spelled_out(tokens)} examples are measured token by token"
-        return Outcome.planned("report", Path(output), [f"after {selection}; {shown}"])
+        shown = f"; {_spelled_out(tokens)} examples of it are measured token by token"
+        chosen = Path(selection).name.startswith("selection")
+        return Outcome.planned("report", Path(output), [f"after {selection}{shown if chosen else ''}"])
     given, kind = _told(selection)
     title = title or kind
     parameters: dict[str, Any] = {"title": title, "command": command}

@@ -346,11 +346,11 @@ def curve_words(table: pl.DataFrame) -> list[str]:
         for one in fewer:
             interval = "" if isnan(one["low"]) else f" ({one['low']:+.3f} to {one['high']:+.3f})"
             steps.append(
-                f"{one['arm']} ({one['examples']:,.0f} pairs) {one['value']:.3f}, {one['difference']:+.3f}{interval}: "
-                f"{one['verdict']}"
+                f"with {one['arm']} ({one['examples']:,.0f} pairs) {one['value']:.3f}, a difference of "
+                f"{one['difference']:+.3f}{interval}, {one['verdict']}"
             )
         said.append(
-            f"{name}: {most['arm']} ({most['examples']:,.0f} pairs) {most['value']:.3f}; {'; '.join(steps)}"
+            f"{name} with {most['arm']} of the pairs ({most['examples']:,.0f}) {most['value']:.3f}; {'; '.join(steps)}"
         )
     return said
 

@@ -148,6 +148,8 @@ def _facts(scores: pl.LazyFrame, kept: pl.DataFrame, budget: Budget, by: str) ->
     if budget.tokens is not None:
         reached, unit, enough = tokens or 0, "tokens", 0.95
     shortfall = f"only {reached:,} of {asked:,} {unit} qualify or fit. Loosen where or the thresholds, or lower the budget."
+    if budget.fraction == 1:
+        shortfall = f"{frame.height - reached:,} of {frame.height:,} examples do not qualify; the dropped ones are listed with their reasons."
     return {
         "budget": str(budget),
         "by": by,
