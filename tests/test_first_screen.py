@@ -11,6 +11,7 @@ from learnable.commands.onward import after_contest, after_selection
 from learnable.commands.report import ALL_PAIRS, _takes_all, _with_all_pairs
 from learnable.pages.comparison import render_comparison
 from learnable.pages.comparison_facts import ComparisonFacts
+from learnable.pages.html import code_line
 from learnable.pages.lesson import render_lesson
 from learnable.pages.selection import render_selection
 from learnable.runs.price import Cost
@@ -37,7 +38,8 @@ def test_results_and_commands_stand_above_the_first_picture_and_that_above_what_
     kind: str,
 ) -> None:
     html = PAGES[kind]()
-    places = [html.index(each) for each in (ONWARD[0][1], ONWARD[1][1], 'class="chart"', 'id="cautions"')]
+    shown = (code_line(ONWARD[0][1]), code_line(ONWARD[1][1]), 'class="chart"', 'id="cautions"')
+    places = [html.index(each) for each in shown]
     assert places == sorted(places)
     assert html.index('class="chart"') < html.index("<nav")
 

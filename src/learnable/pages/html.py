@@ -56,6 +56,12 @@ def eased(words: str) -> Markup:
     return Markup("").join([*parts, escape(visible(words[end:]))])
 
 
+def code_line(line: str) -> Markup:
+    """Return a command or a path whose words are broken only where a line has no room for one: not at their dashes."""
+    words = (Markup("<span>{}</span>").format(visible(word)) for word in line.split(" "))
+    return Markup("<code>{}</code>").format(Markup(" ").join(words))
+
+
 def text(words: str, kind: str = "") -> Markup:
     """A paragraph; ``kind`` names its style."""
     return markup("<p{kind}>{words}</p>", kind=kind, words=eased(words))

@@ -11,7 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 from learnable.packages import install, is_installed, needed
-from learnable.pages.html import box, joined, markup, remark, shown
+from learnable.pages.html import box, code_line, joined, markup, remark, shown
 from learnable.runs.progress import say_once
 
 PAINTER = "vl_convert"
@@ -110,7 +110,7 @@ def write_page(
             headline=headline,
             lead=lead,
             tiles=tiles,
-            onward=[*onward, command],
+            onward=[(words, code_line(code)) for words, code in (*onward, command)],
             title=title or f"{kicker}: {headline}",
             sections=sections,
             opening=joined(_section(each, drawn=drawn) for each in (chart, first) if each),

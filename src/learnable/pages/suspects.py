@@ -176,9 +176,8 @@ def _checks(facts: SuspectFacts) -> Section:
 
 def _next(facts: SuspectFacts) -> Section:
     words = "Decide below, download bans.txt, and write all other rows, as they came; every recipe that chooses takes --ban too."
-    command = html.markup(
-        '<p class="command"><code>{command}</code></p>', command=facts.next_command("bans.txt")
-    )
+    line = html.code_line(facts.next_command("bans.txt"))
+    command = html.markup('<p class="command">{line}</p>', line=line)
     return Section(
         id="next", nav="next", title="Then", parts=[html.text(words), command] if facts.found else []
     )
