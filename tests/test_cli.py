@@ -340,6 +340,7 @@ def test_losses_from_elsewhere_are_selected_from(here, capsys):
         "out",
     ]
     assert cli.call(words) == 0
+    assert "selected rows: out/selected.parquet" in capsys.readouterr().out
     assert pl.read_parquet(here / "out" / "selected.parquet")["id"].to_list() == ["c", "a"]
     assert cli.call(["report", "out", "-o", "page"]) == 0
     assert (here / "page" / "report.html").stat().st_size > 0

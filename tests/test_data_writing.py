@@ -246,6 +246,13 @@ def test_the_ledger_takes_the_reasons_of_the_selection(pool, tmp_path):
     assert [(entry["row"], entry["reason"]) for entry in entries][:1] == [(2, "below the budget")]
 
 
+def test_the_ledger_names_the_place_of_the_row_that_a_near_duplicate_is_like(pool, tmp_path):
+    one, other = ids(pool, 0, 1)
+    reason = f"near-duplicate of {one[:8]} (cosine 0.97)"
+    entry = dropped(pool, pl.DataFrame({"id": [other], "reason": [reason]}), tmp_path)[0]
+    assert entry["reason"] == f"near-duplicate of my.jsonl:2, {one[:8]} (cosine 0.97)"
+
+
 def test_every_row_is_written_or_in_the_ledger(pool, tmp_path):
     selection = pl.DataFrame({"id": ids(pool, 1, 3), "reason": ["not chosen", "not chosen"]})
     kept = written(pool, [0, 2], tmp_path / "out").read_bytes().splitlines()

@@ -162,6 +162,7 @@ def test_load_counts_and_says_what_it_left_out(loaded):
         2,
         0,
     ]
+    assert "  a.jsonl:4: same prompt as eval.jsonl:1" in said
     assert "2 of 10 rows stand in the evaluation files (1 row) and are left out: 2 same prompt" in said
 
 

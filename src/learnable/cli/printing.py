@@ -28,6 +28,8 @@ WHOLE_NAME = 24
 """Most characters of names in the first column of a table that are never broken; longer ones are, where they must."""
 FILES_SAID = 8
 """Paths that are printed each; of more, the folder that they are in."""
+WRITTEN = ("written", "exported")
+"""Facts of a selection that are printed as paths from here."""
 SUSPECTS = {"suspects": "suspects.jsonl", "bans": "bans.txt", "report": "report.html"}
 """What `run clean` wrote, by its name in what is printed."""
 CONTESTS = ("compare", "prefer", "teach")
@@ -199,9 +201,16 @@ def _show_outcome(console: Console, outcome: Outcome) -> None:
         return
     if not outcome.ran and not planned:
         console.print("was done already")
-    _show_facts(console, outcome.facts)
+    _show_facts(
+        console, {name: value for name, value in outcome.facts.items() if planned or name not in WRITTEN}
+    )
+    if outcome.verb == "select" and not planned:
+        for line in _selected(outcome):
+            console.print(line)
     if not planned:
         console.print(f"folder: {outcome.folder}")
+    if outcome.verb == "load" and not planned and "pairs" not in outcome.facts:
+        console.print(f"go on with it: learnable score {outcome.folder} --model M")
 
 
 def _show_facts(console: Console, facts: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from learnable.data.building import PoolBuilder
 from learnable.data.decontamination import (
     AVOIDED_DOUBT,
+    IN_EVALUATION,
     MUCH_AVOIDED,
     EvaluationIndex,
     evaluation_rows,
@@ -31,7 +32,7 @@ from learnable.settings import Reading
 
 FIRST_ROWS = 10_000
 """When none of so many first rows can be used, the rest is not read."""
-KINDS_SAID = 5
+KINDS_SAID, PLACES_SAID = 5, 3
 
 _ALLOW = "--on-error skip leaves all such rows out, --on-error 5% up to that share"
 _VALUE = re.compile(r"0x[0-9a-f]+|\d+")
@@ -127,6 +128,13 @@ def _say_avoided(pool: Pool, evaluation: EvaluationIndex) -> None:
             f"{about}, and no other is left", hint="give other rows, or another file with --avoid"
         )
     say(f"{about}{f' and are left out: {ways_found(avoided)}' if found else ''}")
+    names = names_of(pool.files)
+    for row in avoided.head(PLACES_SAID).iter_rows(named=True):
+        say(
+            f"  {place(names[row['file']], row=row['row'], line=row['line'])}: {row['reason'].removeprefix(IN_EVALUATION)}"
+        )
+    if found > PLACES_SAID:
+        say(f"  and {found - PLACES_SAID:,} more")
     if found > MUCH_AVOIDED * whole:
         say(f"warning: {found / whole:.0%} of the rows {AVOIDED_DOUBT}")
 

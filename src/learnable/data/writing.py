@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from learnable.data.csv_files import csv_records
 from learnable.data.json_files import json_document, json_lines
+from learnable.data.records import place
 from learnable.data.sources import base_name, digest_of, names_of, read_records, suffix_of
 from learnable.data.tables import open_datasets_folder, open_table
 from learnable.data.text_files import inner_suffix, writing_bytes
@@ -19,6 +20,7 @@ from learnable.pools import Pool, SourceFile
 from learnable.runs.files import replacing
 
 LEDGER = ("file", "line", "row", "id", "reason")
+_LIKE = r"^near-duplicate of (\S{8}) \(cosine "
 LEDGER_ROWS = 1 << 17
 """Lines of the ledger that are made at a time."""
 
@@ -61,7 +63,7 @@ def write_dropped(pool: Pool, selection_dropped: pl.DataFrame | None, path: Path
     Raises:
         DataError: If an id is not in the pool, or the file cannot be written.
     """
-    unchosen = None if selection_dropped is None else selection_dropped.select("id", why="reason")
+    unchosen = None if selection_dropped is None else _with_places(pool, selection_dropped)
     why = None if unchosen is None else _reasons_of(pool, unchosen)
     names = pl.Series(names_of(pool.files), dtype=pl.String)
     written = 0
@@ -75,6 +77,23 @@ def write_dropped(pool: Pool, selection_dropped: pl.DataFrame | None, path: Path
             out.write(told.select(LEDGER).write_ndjson().encode())
             written += rows.height
     return written
+
+
+def _with_places(pool: Pool, dropped: pl.DataFrame) -> pl.DataFrame:
+    """Return ``id`` and ``why``; the example that a near-duplicate is like is named by its place too."""
+    unchosen = dropped.select("id", why="reason", like=pl.col("reason").str.extract(_LIKE))
+    near = unchosen["like"].drop_nulls().unique()
+    if near.is_empty():
+        return unchosen.select("id", "why")
+    first = pool.rows.filter(pl.col("reason").is_null(), pl.col("id").str.head(8).is_in(near.implode()))
+    files = names_of(pool.files)
+    places = {
+        str(row["id"])[:8]: place(files[row["file"]], row=row["row"], line=row["line"])
+        for row in first.iter_rows(named=True)
+    }
+    there = pl.col("like").replace_strict(places, default=None, return_dtype=pl.String)
+    named = pl.format("near-duplicate of {}, {}", there, pl.col("why").str.strip_prefix("near-duplicate of "))
+    return unchosen.select("id", why=pl.coalesce(named, "why"))
 
 
 def _reasons_of(pool: Pool, unchosen: pl.DataFrame) -> pl.Series:
