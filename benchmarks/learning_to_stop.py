@@ -51,6 +51,7 @@ def scored(data: Path, model: str, folder: Path) -> pl.DataFrame:
     outcomes = lobass(
         [str(data)],
         model=model,
+        form="paper",
         reading=Reading(source_column="kind"),
         budget="20%",
         scorers=SCORERS,

@@ -539,7 +539,10 @@ def test_one_json_document_stands_for_a_run(here, tiny, capsys):
     ]
     assert cli.call(words) == 0
     steps = json.loads(capsys.readouterr().out)["steps"]
-    assert steps["reference"]["facts"]["would run"] == ["1 training pass over 10 examples"]
+    assert steps["reference"]["facts"]["would run"] == [
+        "1 base pass to choose the rows",
+        "0.5 training passes over 10 examples",
+    ]
 
 
 def test_what_a_command_prints_itself_is_in_the_document(monkeypatch, capsys):

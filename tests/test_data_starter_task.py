@@ -79,9 +79,9 @@ def test_every_row_is_a_conversation(rows):
 
 
 def test_too_few_messages_on_a_topic_is_an_error(monkeypatch):
-    row = {"messages": [{"role": "user", "content": "what is a goal"}], "source": "sports"}
+    row = ("sports", ["what is a goal", "a point"])
     monkeypatch.setattr(module, "TOPICS", ("sports",))
-    monkeypatch.setattr(module, "starter_rows", lambda *, limit: [row])
+    monkeypatch.setattr(module, "conversations", lambda: [row])
     with pytest.raises(DataError, match="holds 1 messages on sports"):
         list(starter_task_rows("train"))
 

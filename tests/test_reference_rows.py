@@ -15,7 +15,7 @@ from learnable.commands.select import Selecting
 from learnable.errors import DataError, UsageError
 from learnable.experiments import parse_method
 from learnable.objects.trimming import trimmed
-from learnable.recipes.lobass import CHOICE, REFERENCE, held
+from learnable.recipes.lobass import CHOICE, REFERENCE, ByLearnability, TrimmedReference, held
 from learnable.runs.store import Store
 from learnable.settings import Loading, Reference, Tuning, WarmUp, told
 from learnable.testing import toy_examples, write_messages
@@ -219,10 +219,23 @@ def test_the_papers_form_holds_whatever_the_defaults_are():
             held(settings, paper)
 
 
+def test_the_papers_form_trains_on_all_rows_and_takes_the_highest_learnability():
+    assert held(TrimmedReference(), REFERENCE).rows == "all"
+    assert held(ByLearnability(), CHOICE).by == "learnability"
+
+
+@pytest.mark.parametrize(
+    "own", [{"folds": 2}, {"fraction": 0.5}, {"model": "mine"}, {"last_epoch_loss": True}]
+)
+def test_a_reference_of_ones_own_kind_is_not_trimmed(own):
+    assert TrimmedReference(**own).rows == "all"
+    assert TrimmedReference(share=0.3).rows == "trimmed"
+
+
 def test_the_papers_form_goes_by_learnability_whatever_is_scored(tiny, tmp_path):
     given = {"model": str(tiny), "scorers": ["difference"], "run": recipes.Run(output=str(tmp_path))}
     missing = [str(tmp_path / "missing.jsonl")]
-    with pytest.raises(UsageError, match="--by is 'learnability'"):
+    with pytest.raises(UsageError, match="--by is 'length_matched'"):
         recipes.lobass(missing, **given)
     with pytest.raises(DataError, match=r"missing\.jsonl"):  # what comes next
         recipes.lobass(missing, form="paper", **given)

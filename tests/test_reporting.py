@@ -375,3 +375,12 @@ class TestOtherScores:
     def test_the_page_has_no_such_part_for_one_score(self):
         assert 'id="others"' not in render(replace(make_facts(), scorers=["learnability"]))
         assert 'id="others"' in render(make_facts())
+
+
+def test_of_ranks_the_first_picture_is_that_of_the_losses():
+    facts = make_facts()
+    ranked = facts.scores.with_columns(length_matched=pl.col("learnability").rank() / pl.len())
+    shown = render(replace(facts, scores=ranked, by="length_matched"))
+    assert shown.index('id="plane"') < shown.index('id="spread"')
+    plain = render(facts)
+    assert plain.index('id="spread"') < plain.index('id="plane"')

@@ -458,7 +458,7 @@ def test_a_function_of_the_user_is_a_recipe(rows, tmp_path, monkeypatch, capsys)
 def test_a_dry_run_tells_the_price_and_leaves_nothing(lobass, tmp_path, capsys):
     lobass(dry_run=True)
     said = capsys.readouterr().err
-    assert f"1 training pass over {ROWS} examples" in said
+    assert f"0.5 training passes over {ROWS} examples" in said
     assert f"1 base pass over {ROWS} examples" in said
     assert f"1 reference pass over {ROWS} examples" in said
     assert not (tmp_path / "runs").exists()

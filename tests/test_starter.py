@@ -7,11 +7,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from learnable import Reference, data
+from learnable import data
 from learnable.data.starter import starter_rows
 from learnable.models import source
 from learnable.models.language_model import LanguageModel
 from learnable.recipes import Run, lobass
+from learnable.recipes.lobass import TrimmedReference
 from learnable.types import ModelRef
 from test_losses import plain_loop
 
@@ -72,7 +73,9 @@ def test_answers_of_the_starter_rows_are_scored_whole(model, examples, rendered)
 def test_the_recipe_runs_through_on_starter_rows(tmp_path):
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(json.dumps(row) + "\n" for row in starter_rows(limit=48)))
-    outcomes = lobass([str(rows)], reference=Reference(folds=2), run=Run(output=str(tmp_path / "runs")))
+    outcomes = lobass(
+        [str(rows)], reference=TrimmedReference(folds=2), run=Run(output=str(tmp_path / "runs"))
+    )
     scores = pl.read_parquet(outcomes["scores"].folder / "scores.parquet")
     assert scores["loss_before"].is_finite().all()
     assert outcomes["selection"].facts["kept"] == 2

@@ -380,5 +380,5 @@ def _print_selection(console: Console, facts: Mapping[str, Any]) -> None:
         counted = "" if facts[tokens] is None else f"{facts[tokens]:,}"
         shown = "undefined" if facts[mean] is None else f"{facts[mean]:.4f}"
         rows.append((label, f"{facts[count]:,}", counted, shown))
-    columns = ("", "examples", "tokens", f"mean {facts['by']}")
+    columns = ("", "examples", "tokens", f"mean {facts.get('mean_of', facts['by'])}")
     _print_table(console, f"{facts['by']}, budget {facts['budget']}", columns, rows)

@@ -21,7 +21,6 @@ from learnable.data.csv_files import read_csv
 from learnable.data.json_files import layout_of, read_json, read_jsonl
 from learnable.data.pool import is_pool
 from learnable.data.records import Record
-from learnable.data.starter import starter_version
 from learnable.data.starter_task import STARTERS
 from learnable.data.tables import HUB_ID, open_hub, read_table
 from learnable.data.text_files import COMPRESSIONS, refuse_foreign
@@ -249,7 +248,7 @@ def digest_of(source: Source | SourceFile) -> str:
     path = source.path
     with readable(path):
         if source.kind == "starter":
-            return fingerprint([starter_version(), list(STARTERS[path]())])
+            return fingerprint(list(STARTERS[path]()))
         if source.kind == "hub":
             return str(open_hub(path)._fingerprint)
         if source.kind == "datasets":

@@ -1,8 +1,8 @@
-"""A small set of conversations to start with: the English part of the package ``chatterbot-corpus`` (BSD)."""
+"""Rows to start with, from two packages: conversations of ``chatterbot-corpus`` (BSD), worked answers of ``lm-eval`` (MIT)."""
 
-import importlib.metadata
-import importlib.resources
-from collections.abc import Iterator
+import importlib.util
+import re
+from collections.abc import Iterable, Iterator
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -11,49 +11,53 @@ from learnable.errors import DataError
 from learnable.runs.identity import example_id
 from learnable.types import Message
 
-STARTER_PACKAGE = "chatterbot-corpus"
-STARTER_VERSION = "1.3.3"
+INSTALL = {
+    "chatterbot-corpus": "pip install chatterbot-corpus==1.3.3",
+    "lm-eval": "pip install --no-deps lm-eval==0.4.13",
+}
+"""What brings each package; of ``lm-eval`` only files are read, which need none of its dependencies."""
 STARTER_ROWS = 480
-MAX_ANSWER_CHARACTERS = 600
+MAX_QUESTION_CHARACTERS, MAX_ANSWER_CHARACTERS = 800, 600
 
 # In these files the texts after the first are other answers to the same question, not further turns.
 _ALTERNATIVE_ANSWERS = ("computers", "emotion")
+_LEAD = re.compile(
+    r"^Let's think step by step\.\s*(We refer to Wikipedia articles on [^.]+ for help\.\s*)?"
+    r"(Let.s solve this (problem )?step by step\.\s*)?"
+)
+"""What stands before every answer of MMLU, to lead a model on."""
 
 
 def starter_rows(*, limit: int | None = STARTER_ROWS) -> Iterator[dict[str, Any]]:
-    """Yield distinct conversations as rows with ``messages`` and ``source`` (the topic, such as ``trivia``).
+    """Yield distinct rows with ``messages`` and ``source``: half of them conversations, half worked answers.
 
-    The subset is the same on every machine: each topic gives its share of ``limit`` (None for all rows), the rows with
-    the smallest content hash.
+    ``source`` is the topic of a conversation, such as ``trivia``, or the test whose examples an answer is from, ``mmlu`` or
+    ``bbh``. The subset is the same on every machine: each source gives its share of its half of ``limit`` (None for all
+    rows), the rows with the smallest content hash.
     """
-    topics: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    yield from _drawn(conversations(), None if limit is None else limit - limit // 2)
+    yield from _drawn(worked_answers(), None if limit is None else limit // 2)
+
+
+def _drawn(texts: Iterable[tuple[str, list[str]]], limit: int | None) -> Iterator[dict[str, Any]]:
+    """Yield rows of distinct texts, at most ``limit``, in the order they stand in; each source gives its share."""
+    sources: dict[str, dict[str, list[dict[str, Any]]]] = {}
     taken: set[str] = set()
-    for source, texts in _conversations():
-        roles = zip(cycle(("user", "assistant")), texts, strict=False)
-        turns: list[dict[str, Any]] = [{"role": role, "content": text} for role, text in roles]
-        identity = example_id(Message(**turn) for turn in turns)
+    for source, turns in texts:
+        roles = zip(cycle(("user", "assistant")), turns, strict=False)
+        messages: list[dict[str, Any]] = [{"role": role, "content": text} for role, text in roles]
+        identity = example_id(Message(**turn) for turn in messages)
         if identity not in taken:
             taken.add(identity)
-            topics.setdefault(source, {})[identity] = turns
-    shares = _shares({source: len(rows) for source, rows in topics.items()}, limit)
-    for source, rows in topics.items():
+            sources.setdefault(source, {})[identity] = messages
+    shares = _shares({source: len(rows) for source, rows in sources.items()}, limit)
+    for source, rows in sources.items():
         chosen = set(sorted(rows)[: shares[source]])
         yield from ({"messages": rows[identity], "source": source} for identity in rows if identity in chosen)
 
 
-def starter_version() -> str:
-    """Return the installed version of the package the rows come from."""
-    try:
-        return importlib.metadata.version(STARTER_PACKAGE)
-    except importlib.metadata.PackageNotFoundError as error:
-        raise DataError(
-            f"the starter data needs the package {STARTER_PACKAGE}, which is not installed",
-            hint=f"pip install {STARTER_PACKAGE}=={STARTER_VERSION}",
-        ) from error
-
-
 def _shares(sizes: dict[str, int], limit: int | None) -> dict[str, int]:
-    """Split ``limit`` over the topics in proportion to their sizes (largest remainders)."""
+    """Split ``limit`` over the sources in proportion to their sizes (largest remainders)."""
     total = sum(sizes.values())
     if limit is None or limit >= total:
         return sizes
@@ -64,18 +68,10 @@ def _shares(sizes: dict[str, int], limit: int | None) -> dict[str, int]:
     return shares
 
 
-def _conversations() -> Iterator[tuple[str, list[str]]]:
+def conversations() -> Iterator[tuple[str, list[str]]]:
     """Yield the topic and the turns of every usable conversation, in the order of the files."""
-    import yaml
-
-    starter_version()
-    # The base loader keeps every scalar as it is written: an answer `No` stays text, 1963 and dates, too.
-    loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
-    folder = Path(str(importlib.resources.files("chatterbot_corpus"))) / "data" / "english"
-    for path in sorted(folder.glob("*.yml")):
-        with path.open(encoding="utf-8") as file:
-            conversations = yaml.load(file, Loader=loader)["conversations"]
-        for conversation in conversations:
+    for path in _files("chatterbot-corpus", "chatterbot_corpus/data/english", "*.yml"):
+        for conversation in _read(path)["conversations"]:
             if not isinstance(conversation, list):
                 continue
             is_single = path.stem in _ALTERNATIVE_ANSWERS
@@ -85,3 +81,41 @@ def _conversations() -> Iterator[tuple[str, list[str]]]:
             is_short = all(len(answer) <= MAX_ANSWER_CHARACTERS for answer in texts[1::2])
             if len(texts) > 1 and all(texts) and is_short:
                 yield path.stem, texts
+
+
+def worked_answers() -> Iterator[tuple[str, list[str]]]:
+    """Yield the test and a question with its answer in steps: the examples that prompts for MMLU and BIG-Bench Hard begin with.
+
+    They are of the development split, and none is asked by the tests themselves.
+    """
+    for test, folder, question in (
+        ("mmlu", "mmlu/flan_cot_fewshot", "question"),
+        ("bbh", "bbh/cot_fewshot", "input"),
+    ):
+        for path in _files("lm-eval", f"lm_eval/tasks/{folder}", "[!_]*.yaml"):
+            task = _read(path)
+            # In a task of MMLU the description is a heading of the prompt, in one of BBH it is what is asked.
+            asked = "" if test == "mmlu" else f"{task['description'].strip()}\n\n"
+            for example in task["fewshot_config"]["samples"]:
+                texts = [asked + example[question].strip(), _LEAD.sub("", example["target"]).strip()]
+                if len(texts[0]) <= MAX_QUESTION_CHARACTERS and len(texts[1]) <= MAX_ANSWER_CHARACTERS:
+                    yield test, texts
+
+
+def _files(package: str, folder: str, pattern: str) -> list[Path]:
+    """Return files of a package, in order; a ``DataError`` where it is not installed. The package is not imported."""
+    module, _, inside = folder.partition("/")
+    found = importlib.util.find_spec(module)
+    files = sorted(Path(str(found.origin)).parent.joinpath(inside).glob(pattern)) if found else []
+    if not files:
+        raise DataError(
+            f"the starter data needs the package {package}, which is not installed", hint=INSTALL[package]
+        )
+    return files
+
+
+def _read(path: Path) -> Any:
+    import yaml
+
+    # The base loader keeps every scalar as it is written: an answer `No` stays text, 1963 and dates, too.
+    return yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CBaseLoader", yaml.BaseLoader))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Literal
 
-from learnable.data.starter import starter_rows
+from learnable.data.starter import conversations, starter_rows
 from learnable.errors import DataError
 from learnable.runs.identity import fingerprint
 
@@ -53,8 +53,7 @@ def starter_task_rows(split: Literal["train", "test"]) -> Iterator[dict[str, Any
 def _messages() -> dict[str, list[str]]:
     """Return as many distinct messages on each topic as both splits take, by their hash."""
     found: dict[str, dict[str, str]] = {topic: {} for topic in TOPICS}
-    for row in starter_rows(limit=None):
-        message, topic = row["messages"][0]["content"], row["source"]
+    for topic, (message, *_) in conversations():
         words = re.findall(r"\w+", message.casefold())
         if topic in found and len(words) >= LEAST_WORDS and len(message) <= MOST_CHARACTERS:
             # Equal but for case and punctuation counts once.

@@ -140,8 +140,10 @@ def _budget(given: Any) -> Budget:
 
 def _facts(scores: pl.LazyFrame, kept: pl.DataFrame, budget: Budget, by: str) -> dict[str, Any]:
     """Return figures of a selection: what was asked for, what there is of it, and what is lacking and why."""
-    known = {"id", "tokens", by}
-    frame = scores.select(name for name in scores.collect_schema() if name in known).collect()
+    there = scores.collect_schema().names()
+    # The mean of a rank is the same in any pool.
+    told = "learnability" if by == "length_matched" and "learnability" in there else by
+    frame = scores.select(name for name in there if name in {"id", "tokens", told}).collect()
     ours = frame.join(kept.select("id"), on="id", how="semi")
     tokens = int(ours["tokens"].sum()) if "tokens" in frame.columns else None
     asked, reached, unit, enough = count_asked(budget, frame.height), ours.height, "examples", 1.0
@@ -157,8 +159,9 @@ def _facts(scores: pl.LazyFrame, kept: pl.DataFrame, budget: Budget, by: str) ->
         "kept": ours.height,
         "kept_tokens": tokens,
         "pool_tokens": int(frame["tokens"].sum()) if tokens is not None else None,
-        "mean_kept": _mean(ours[by]),
-        "mean_pool": _mean(frame[by]),
+        "mean_of": told,
+        "mean_kept": _mean(ours[told]),
+        "mean_pool": _mean(frame[told]),
         "shortfall": shortfall if reached < asked * enough else None,
     }
 

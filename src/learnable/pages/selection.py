@@ -48,11 +48,12 @@ def render_selection(facts: SelectionFacts) -> str:
     view = view_of(facts)
     pool, kept = view.frame.height, view.kept.height
     losses, length, scores = _losses(view), _length(view), _scores(view)
-    is_drawn = any(isinstance(part, Picture) for part in scores.parts)
+    # Ranks are spread evenly in any pool: their picture shows nothing.
+    charts = (losses, scores) if facts.by == "length_matched" else (scores, losses)
+    chart = next((each for each in charts if any(isinstance(part, Picture) for part in each.parts)), None)
     looked = look(SELECTION_CHECKS, view)
     sections = [
-        losses,
-        *([] if is_drawn else [scores]),
+        *(each for each in (losses, scores) if each is not chart),
         length,
         _mix(view),
         *filter(None, [others_section(view)]),
@@ -81,7 +82,7 @@ def render_selection(facts: SelectionFacts) -> str:
         ),
         tiles=_tiles(view),
         onward=facts.onward,
-        chart=scores if is_drawn else None,
+        chart=chart,
         first=warnings_section(looked),
         command=("To repeat this run", facts.command),
         points=pictures.points(view) if has_dots else None,

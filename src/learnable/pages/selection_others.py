@@ -38,7 +38,15 @@ def others_section(view: View) -> Section | None:
         f"The {count(view.kept.height)} examples that were chosen, and as many that each other score of this table puts first: "
         "from the same losses, without conditions or shares"
     )
-    head = ["by", "examples", "also chosen", "tokens", "response tokens (median)", "loss before", "most from"]
+    head = [
+        "by",
+        "examples",
+        "also chosen",
+        "tokens",
+        "response tokens (median)",
+        "loss before (mean)",
+        "most from",
+    ]
     parts = [html.table(caption, head, rows, worded=(6,), label="What other scores would choose")]
     for name, frame in others.items():
         if lines := _only_there(view, frame):

@@ -1,7 +1,7 @@
 """The recipe ``lobass``: choose what this model can learn."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any, Literal, TypeVar
 
 from learnable.commands import score, train
@@ -13,9 +13,9 @@ from learnable.objects.measuring import Vectors
 from learnable.objects.scoring import WITH_REFERENCE
 from learnable.recipes.choosing import choose, load_pool
 from learnable.recipes.run import Run, recipe
-from learnable.settings import Loading, Reading, Reference
+from learnable.settings import LATER, Loading, Reading, Reference
 
-Settings = TypeVar("Settings", Reference, Selecting)
+Settings = TypeVar("Settings", bound=Reference | Selecting)
 REFERENCE: Mapping[str, Any] = {
     "folds": 0,
     "fraction": 1.0,
@@ -35,6 +35,32 @@ CHOICE: Mapping[str, Any] = {
 """The paper's form, as far as the paper says: one reference on the whole pool, the highest scores, nothing beside them."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ByLearnability(Selecting):
+    """How to choose what can be learned; see ``Selecting`` for the fields."""
+
+    by: str = "length_matched"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrimmedReference(Reference):
+    """How to get a reference that does not learn the noise of the pool; see ``Reference`` for the other fields.
+
+    Args:
+        rows: Rows that are trained on: ``trimmed`` (a share of them, those with the lowest base loss), ``all`` (the paper), or
+            a file of rows that you trust, in place of the pool. When not given: ``trimmed``, or ``all`` with folds, a
+            fraction, a model of your own, or losses of the last epoch. All rows of the pool are scored.
+    """
+
+    rows: str = field(default="", metadata=LATER)
+
+    def __post_init__(self) -> None:
+        if not self.rows:
+            own = self.folds or self.fraction != 1 or self.model is not None or self.last_epoch_loss
+            object.__setattr__(self, "rows", "all" if own else "trimmed")
+        super().__post_init__()
+
+
 @recipe
 def lobass(
     data: Annotated[Sequence[str], Listed] = ("starter",),
@@ -44,8 +70,8 @@ def lobass(
     form: Literal["paper"] | None = None,
     scorers: Annotated[Sequence[str], Listed] = WITH_REFERENCE,
     vectors: Vectors = "none",
-    choosing: Annotated[Selecting, Flat] = Selecting(),
-    reference: Reference = Reference(),
+    choosing: Annotated[ByLearnability, Flat] = ByLearnability(),
+    reference: TrimmedReference = TrimmedReference(),
     processes: int = 1,
     reading: Annotated[Reading, Flat] = Reading(),
     loading: Annotated[Loading, Flat] = Loading(),
@@ -55,8 +81,9 @@ def lobass(
 ) -> None:
     """Choose the examples that this model can learn.
 
-    Fine-tune a reference on the pool, compare each example's loss before and after, and keep those whose loss fell
-    most, relative to where it stood (LoBaSS / DavIR, arXiv 2310.13008).
+    Fine-tune a reference, compare each example's loss before and after, and keep those whose loss fell most, relative to
+    where it stood (LoBaSS / DavIR, arXiv 2310.13008). Examples are compared with others of about their length, and the
+    reference is trained on the half of the pool that the model finds likeliest; `--form paper` does neither.
 
     Args:
         data: Files (.jsonl, .json, .csv, .parquet ...), folders and patterns of them, hub ids, or `starter`.
@@ -76,8 +103,9 @@ def lobass(
     look_up(reference.model, loading, reference=True)
     network: dict[str, Any] = {"model": model, "loading": loading, "max_length": max_length}
     pool = load_pool(run, data, budget, reading)
+    plain = Reference(**{each.name: getattr(reference, each.name) for each in fields(Reference)})
     trained = run.step(
-        "reference", train, [pool.path], reference=reference, processes=processes, store=run.store, **network
+        "reference", train, [pool.path], reference=plain, processes=processes, store=run.store, **network
     )
     formulas: dict[str, Any] = {"scorers": list(scorers), "vectors": vectors, "on": on}
     scores = run.step(
