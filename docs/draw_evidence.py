@@ -163,6 +163,16 @@ PICTURES: dict[str, tuple[Panel, ...]] = {
         )
         for kind in ("shuffled", "cut")
     ),
+    "noise": tuple(
+        Panel(
+            title=f"15 % of a pool half of which is noise, equal {counted}",
+            section=f"Half of the pool is noise, equal {counted}",
+            label="method",
+            value="difference to random",
+            axis=NATS,
+        )
+        for counted in ("tokens", "response tokens")
+    ),
     "pool": (
         Panel(
             title="15 % of a pool without a task",
