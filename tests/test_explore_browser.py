@@ -31,7 +31,7 @@ N, KEEP = 18, 6
 ELSEWHERE = "http://elsewhere.invalid/pixel.png"
 EVIL = (
     f'<script>window.hacked = 1</script><img src="{ELSEWHERE}" onerror="window.hacked = 2">'
-    f"![pixel]({ELSEWHERE}) {{{{ 7 | times: 7 }}}}"
+    f"![pixel]({ELSEWHERE}) {{{{ 7 | times: 7 }}}} ```code```"
 )
 SERVE = ("-m", "learnable", "explore", "--port", "0", "--no-browser", "--json")
 
@@ -161,6 +161,14 @@ def test_the_download_of_a_filter_has_the_ids_of_its_rows(visit: Visit, run: Pat
 def test_a_click_on_a_row_shows_its_text_as_it_is(visit: Visit) -> None:
     visit.page.locator("td", has_text="window.hacked").first.click()
     visit.shows(f"user: {EVIL} assistant: sky {EVIL}")
+
+
+def test_code_stands_in_even_columns_and_other_text_does_not(visit: Visit) -> None:
+    shown = visit.page.locator("div[style*=pre-wrap]")
+    visit.page.locator("td", has_text="window.hacked").first.click()
+    sync_api.expect(shown.filter(has_text="window.hacked").last).to_have_css("font-family", "monospace")
+    visit.page.locator("td", has_not_text="window.hacked").filter(has_text=" ").first.click()
+    sync_api.expect(shown.filter(has_text="assistant:").last).not_to_have_css("font-family", "monospace")
 
 
 def test_texts_do_nothing_and_nothing_comes_from_elsewhere(visit: Visit, url: str) -> None:

@@ -16,10 +16,11 @@ DRAWN_ROWS = 20_000
 CELLS = 50
 """Along each side of that grid."""
 COLOURS = {"domain": ["no", "yes"], "range": ["#94a3b8", "#dc2626"]}
-# Texts are shown as they are: with their line breaks, and no part of them taken as HTML or Markdown.
+# Texts are shown as they are: with their line breaks, and no part of them taken as HTML or Markdown; code in even columns.
+_IS_CODE = '{% if value contains "```" %}; font-family: monospace{% endif %}'
 AS_IT_IS = {
     "renderer": "liquid-template",
-    "options": {"template": '<div style="white-space: pre-wrap">{{ value | escape }}</div>'},
+    "options": {"template": f'<div style="white-space: pre-wrap{_IS_CODE}">{{{{ value | escape }}}}</div>'},
     "display": "full",
 }
 HELP = (
