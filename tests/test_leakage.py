@@ -4,6 +4,7 @@ import json
 import math
 import time
 from itertools import permutations
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -19,6 +20,7 @@ from learnable.measures import keep
 from learnable.models.language_model import LanguageModel
 from learnable.models.packing import packed
 from learnable.models.rendering import Renderer
+from learnable.pages.leakage import headline
 from learnable.runs.store import Store
 from learnable.settings import Loading
 from learnable.testing import _WORDS, tiny_model
@@ -402,6 +404,16 @@ def test_settings_that_mean_nothing_are_refused(settings):
 def test_a_model_is_no_reference_of_itself(asked, benchmark, tiny):
     with pytest.raises(UsageError, match="the model itself"):
         asked(benchmark, reference=str(tiny))
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [({"model"}, "nothing was compared with"), ({"model", "reference"}, "was trained on items")],
+    ids=["alone", "reference"],
+)
+def test_the_heading_claims_a_training_only_beside_something_else(names, said):
+    facts = SimpleNamespace(verdict=SimpleNamespace(leaked=True), names=dict.fromkeys(names, "x"))
+    assert said in headline(facts)
 
 
 def test_clean_items_are_others(asked, benchmark):

@@ -99,6 +99,8 @@ def headline(facts: LeakageFacts) -> str:
     leaked = facts.verdict.leaked
     if leaked is None:
         return "Nothing to hold the items against: no verdict"
+    if leaked and not {"reference", "clean"} & set(facts.names):
+        return "A leak, or only a natural order of the options: nothing was compared with"
     return "The model was trained on items of this benchmark" if leaked else "No leak was seen"
 
 
