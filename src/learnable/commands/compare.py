@@ -78,8 +78,7 @@ def compare(
             evaluation given, a part of it is held back to judge on, beside a tenth of the data.
         by: Methods, each NAME@key=value/SELECTOR: a score, a selector, longest, shortest, full, or a column of
             booleans in the data; such as learnability@folds=2 or ifd/diverse_top_k. Learnability, IFD and the longest
-            answers when not given; with a target relevance/round_robin, dsir,
-            target_learnability and the longest.
+            answers when not given; with a target relevance/round_robin, dsir, target_learnability and the longest.
         evaluate: Evaluations, each NAME:PATH@key=value, such as heldout:eval.jsonl (see `learnable list`). `heldout`
             alone, which holds when none is given, sets a tenth of the data aside.
         budget: 15% (of the tokens of the pool) or 50000tokens, one or several; also as --budget.tokens 10000 30000.
@@ -99,16 +98,6 @@ def compare(
     holdout = HOLDOUT_SHARE if wants_heldout(asked) else 0.0
     pool, loaded = pool_of(data, reading, output, holdout=holdout, dry_run=dry_run)
     methods, flags = _methods(list(by or (BY if aimed is None else BY_TARGET)), pool, reference)
-    if any("gradient" in method.roles for method in methods):
-        check_warmup(warmup)
-    evaluations = evaluations_of(asked, heldout=heldout_of(loaded) if holdout else None)
-    if aimed is not None:
-        own = f"heldout:{aimed.folder / HELDOUT}"
-        named = zip(asked, evaluations, strict=True)
-        evaluations = [replace(each, label=OF_TARGET) if text == own else each for text, each in named]
-        evaluations = apart(aimed, asked, evaluations)
-    by_rows = {each.reference.rows: each.reference for each in methods if each.needs_reference}
-    trusted = {rows: trusted_of(each, output, dry_run=dry_run) for rows, each in by_rows.items()}
     comparison = _Comparison(
         experiment=Experiment(
             network=network, tuning=tuning, seeds=seeds, confidence=confidence, store=Path(store)
@@ -117,11 +106,11 @@ def compare(
         pool=pool,
         methods=methods,
         flags=flags,
-        evaluations=evaluations,
-        trusted={rows: found for rows, found in trusted.items() if found is not None},
+        evaluations=_evaluations(asked, aimed, heldout_of(loaded) if holdout else None),
+        trusted=_trusted(methods, output, dry_run=dry_run),
         target=aimed,
         aim=aim,
-        warmup=warmup if any("gradient" in method.roles for method in methods) else None,
+        warmup=_needed(warmup, methods),
         budgets=_budgets(budget or ["15%"]),
         vectors=vectors if any(method.needs_vectors for method in methods) else "none",
     )
@@ -296,6 +285,34 @@ def _target_of(
     back = len(heldout_of(loaded).read_text(encoding="utf-8").splitlines())
     say(held_back_words(back, of=len(pool) + back))
     return loaded, [f"heldout:{heldout_of(loaded)}"] if back else []
+
+
+def _needed(warmup: WarmUp, methods: Sequence[experiments.Method]) -> WarmUp | None:
+    """Return the warm-up, refused where it is no such training; None where no method takes gradients."""
+    if not any("gradient" in method.roles for method in methods):
+        return None
+    check_warmup(warmup)
+    return warmup
+
+
+def _evaluations(asked: Sequence[str], target: Outcome | None, heldout: Path | None) -> list[Evaluation]:
+    """Return what is asked; what is held back of a target has a label of its own, see ``apart``."""
+    evaluations = evaluations_of(asked, heldout=heldout)
+    if target is None:
+        return evaluations
+    own = f"heldout:{target.folder / HELDOUT}"
+    named = zip(asked, evaluations, strict=True)
+    labelled = [replace(each, label=OF_TARGET) if text == own else each for text, each in named]
+    return apart(target, asked, labelled)
+
+
+def _trusted(
+    methods: Sequence[experiments.Method], output: str, *, dry_run: bool
+) -> dict[str, tuple[Pool, Outcome]]:
+    """Return the trusted rows that references of methods name, loaded."""
+    by_rows = {each.reference.rows: each.reference for each in methods if each.needs_reference}
+    loaded = {rows: trusted_of(each, output, dry_run=dry_run) for rows, each in by_rows.items()}
+    return {rows: found for rows, found in loaded.items() if found is not None}
 
 
 def held_back_words(back: int, *, of: int) -> str:

@@ -73,53 +73,139 @@ def diversify(
         output: Folder to write; or a .parquet or .jsonl file for the rows, with all else in a folder beside it.
     """
     name, chosen = diversifiers.build_diversifier(method)
+    _check_given(name, chosen, data, n)
+    writer = _writer(chosen, model, loading, generator, on)
+    sampling = _sampling(name, chosen, temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens)
+    suffix = Path(output).suffix
+    base, file = (output.removesuffix(suffix) + BESIDE, output) if suffix in FILES else (output, None)
+    plain, beside = replace(reading, avoid=None), base.removesuffix(BESIDE)
+    pool, loaded = pool_of(data, plain, beside, dry_run=dry_run) if data else (None, None)
+    given = list(pool.iter_examples()) if pool else []
+    awaits = writer.awaits() if dry_run else []
+    files = () if awaits else reading.avoid or ()
+    making = _Making(
+        name=name,
+        method=method,
+        chosen=chosen,
+        writer=writer,
+        sampling=sampling,
+        n=n,
+        seed=seed,
+        given=given,
+        loaded=loaded,
+        avoided=[example for path in files for example in _to_avoid(path, reading)],
+        awaits=awaits,
+        on=on,
+        store=Store(Path(store)),
+        file=file,
+    )
+    if file and not dry_run:
+        return _into_file(making.step, base, file, data or [])
+    return run(making.step, base, dry_run=dry_run)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Making:
+    """What is made of rows that are found: by which method and writer, what it depends on, and how it is done."""
+
+    name: str
+    method: str
+    chosen: Any
+    writer: "_Writer"
+    sampling: Sampling
+    n: int | None
+    seed: int
+    given: Sequence[Example]
+    loaded: Outcome | None
+    avoided: Sequence[Example]
+    awaits: Sequence[str]
+    on: str | None
+    store: Store
+    file: str | None
+
+    @property
+    def step(self) -> Step:
+        """The step that makes it."""
+        inputs = {} if self.awaits else _inputs(self.chosen, self.writer, self.avoided)
+        return Step(
+            verb="diversify",
+            parameters=self._parameters,
+            inputs=inputs | ({"pool": self.loaded.identity} if self.loaded else {}),
+            links={"pool": self.loaded.folder} if self.loaded else {},
+            says=[self._says],
+            awaits=self.awaits,
+            plan=self.price,
+            work=self.work,
+        )
+
+    @property
+    def _parameters(self) -> dict[str, Any]:
+        chosen = self.chosen
+        settings = asdict(chosen) if is_dataclass(chosen) and not isinstance(chosen, type) else {}
+        # A file counts by what is in it, not by where it lies.
+        files = getattr(chosen, "files", ())
+        settings = {key: value for key, value in settings.items() if value not in files}
+        drawing = asdict(self.sampling) if chosen.needs_generator else {}
+        return {"method": self.name, "settings": settings, "n": self.n, "seed": self.seed, **drawing}
+
+    @property
+    def _says(self) -> str:
+        chosen, how_many = self.chosen, "texts"
+        if hasattr(chosen, "price"):
+            how_many = chosen.price(rows=len(self.given), n=self.n)
+        if not chosen.needs_generator:
+            return f"{how_many} by rules alone: no pass"
+        most = f"of at most {self.sampling.max_new_tokens:,} tokens each"
+        return f"{how_many} by {self.writer.name}, {most}; what was drawn before costs nothing"
+
+    def price(self) -> Price:
+        """Return what the texts will cost, as far as is known."""
+        if not self.chosen.needs_generator:
+            return Price()
+        ref = self.writer.ref
+        if ref is None or not hasattr(self.chosen, "texts"):
+            which = self.writer.name if ref is None else "a method that goes by what it has drawn"
+            return Price(unknown=(f"tokens, time and memory of {which} are not known",))
+        ref = ref if self.awaits else pinned(ref, on=self.on)
+        network = Network(ref=ref, longest=LONGEST, on=self.on, awaits=self.awaits)
+        again = Price(unknown=("what is refused and drawn again is not counted",))
+        texts = self.chosen.texts(self.given, self.n)
+        return network.writing(texts, new_tokens=self.sampling.max_new_tokens) + again
+
+    def work(self, folder: Path) -> Finished:
+        """Make it apart from what is to be avoided, and write it with a ledger of refusals."""
+        avoided = Avoided(self.avoided)
+        draw = Drawing(
+            generator=self.writer.load(), sampling=self.sampling, store=self.store, avoided=avoided
+        )
+        starts, refused = _rows_apart(self.given, avoided, seed=self.seed)
+        made = _kept_apart(self.chosen(starts, n=self.n, draw=draw, seed=self.seed), avoided)
+        made = _noted_unanswered(self.name, _with_refused(made, refused, of=len(self.given)), draw.tally)
+        facts: dict[str, Any] = {"method": self.method, "written by": self.writer.name}
+        facts |= _written(self.name, made, starts, folder)
+        facts |= {"file": self.step.folder(self.file).name if self.file else None}
+        return Finished(facts=facts | {"drawn in this run": draw.tally.draws}, tokens=draw.tally.tokens)
+
+
+def _check_given(
+    name: str, chosen: diversifiers.Diversifier, data: Sequence[str] | None, n: int | None
+) -> None:
     if n is not None and n < 1:
         raise UsageError(f"n must be at least 1, got {n}")
     if chosen.needs_examples and not data:
         raise UsageError(
             f"{name} needs rows to start from", hint=f"learnable diversify task.jsonl --method {name}"
         )
-    writer = _writer(chosen, model, loading, generator, on)
-    sampling = _sampling(name, chosen, temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens)
-    suffix = Path(output).suffix
-    file = output if suffix in FILES else None
-    base = output.removesuffix(suffix) + BESIDE if file else output
-    plain, beside = replace(reading, avoid=None), base.removesuffix(BESIDE)
-    pool, loaded = pool_of(data, plain, beside, dry_run=dry_run) if data else (None, None)
-    given = list(pool.iter_examples()) if pool else []
-    awaits = writer.awaits() if dry_run else []
-    files = () if awaits else reading.avoid or ()
-    avoided = [example for path in files for example in _to_avoid(path, reading)]
-    inputs = {} if awaits else _inputs(chosen, writer, avoided)
 
-    def work(folder: Path) -> Finished:
-        draw = Drawing(
-            generator=writer.load(), sampling=sampling, store=Store(Path(store)), avoided=Avoided(avoided)
-        )
-        starts, refused = _rows_apart(given, draw.avoided, seed=seed)
-        made = _kept_apart(chosen(starts, n=n, draw=draw, seed=seed), draw.avoided)
-        made = _noted_unanswered(name, _with_refused(made, refused, of=len(given)), draw.tally)
-        facts = {"method": method, "written by": writer.name} | _written(name, made, starts, folder)
-        facts |= {"file": target.name if target else None, "drawn in this run": draw.tally.draws}
-        return Finished(facts=facts, tokens=draw.tally.tokens)
 
-    step = Step(
-        verb="diversify",
-        parameters=_parameters(name, chosen, sampling, n, seed),
-        inputs=inputs | ({"pool": loaded.identity} if loaded else {}),
-        links={"pool": loaded.folder} if loaded else {},
-        says=[_says(chosen, writer, sampling, rows=len(given), n=n)],
-        awaits=awaits,
-        plan=lambda: _price(chosen, writer, sampling, given, n, on=on, awaits=awaits),
-        work=work,
-    )
-    target = step.folder(file) if file else None
-    if target and not dry_run:
-        _check_target(target, step.folder(base), data or [])
-    outcome = run(step, base, dry_run=dry_run)
-    if target and not dry_run and (outcome.ran or not target.exists()):
+def _into_file(step: Step, folder: str, file: str, data: Sequence[str]) -> Outcome:
+    """Do the step in its folder, and write what was made into a file, which replaces none of the ``data``."""
+    target = step.folder(file)
+    _check_target(target, step.folder(folder), data)
+    outcome = run(step, folder)
+    if outcome.ran or not target.exists():
         generated = pl.read_parquet(outcome.folder / GENERATED)
-        if suffix == ".parquet":
+        if target.suffix == ".parquet":
             write_frame(generated, target)
         else:
             write_json_lines(target, generated.iter_rows(named=True))
@@ -193,16 +279,6 @@ def _sampling(name: str, chosen: diversifiers.Diversifier, **given: float | None
     return replace(chosen.sampling, **changed)
 
 
-def _parameters(
-    name: str, chosen: diversifiers.Diversifier, sampling: Sampling, n: int | None, seed: int
-) -> dict[str, Any]:
-    settings: dict[str, Any] = asdict(chosen) if is_dataclass(chosen) and not isinstance(chosen, type) else {}
-    # A file counts by what is in it, not by where it lies.
-    settings = {key: value for key, value in settings.items() if value not in getattr(chosen, "files", ())}
-    drawing = asdict(sampling) if chosen.needs_generator else {}
-    return {"method": name, "settings": settings, "n": n, "seed": seed, **drawing}
-
-
 def _inputs(chosen: diversifiers.Diversifier, writer: _Writer, avoided: Sequence[Example]) -> dict[str, str]:
     """Return the identities of what the step reads, but for the rows."""
     inputs = {"generator": writer.identity()}
@@ -213,35 +289,6 @@ def _inputs(chosen: diversifiers.Diversifier, writer: _Writer, avoided: Sequence
             raise DataError(f"there is no file {path}", hint="the method reads it: check its settings")
         inputs[f"file {place}"] = file_digest(Path(path))
     return inputs
-
-
-def _says(chosen: Any, writer: _Writer, sampling: Sampling, *, rows: int, n: int | None) -> str:
-    how_many = chosen.price(rows=rows, n=n) if hasattr(chosen, "price") else "texts"
-    if not chosen.needs_generator:
-        return f"{how_many} by rules alone: no pass"
-    most = f"of at most {sampling.max_new_tokens:,} tokens each"
-    return f"{how_many} by {writer.name}, {most}; what was drawn before costs nothing"
-
-
-def _price(
-    chosen: Any,
-    writer: _Writer,
-    sampling: Sampling,
-    given: Sequence[Example],
-    n: int | None,
-    *,
-    on: str | None,
-    awaits: Sequence[str],
-) -> Price:
-    if not chosen.needs_generator:
-        return Price()
-    if writer.ref is None or not hasattr(chosen, "texts"):
-        which = writer.name if writer.ref is None else "a method that goes by what it has drawn"
-        return Price(unknown=(f"tokens, time and memory of {which} are not known",))
-    ref = writer.ref if awaits else pinned(writer.ref, on=on)
-    network = Network(ref=ref, longest=LONGEST, on=on, awaits=awaits)
-    again = Price(unknown=("what is refused and drawn again is not counted",))
-    return network.writing(chosen.texts(given, n), new_tokens=sampling.max_new_tokens) + again
 
 
 def _to_avoid(path: str, reading: Reading) -> list[Example]:

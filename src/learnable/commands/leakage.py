@@ -72,14 +72,11 @@ def leakage(
     command = typed(
         "leakage", benchmark, *_options(given), *_options(vars(detecting), usual=vars(Detecting()))
     )
+    settings = {**vars(detecting), "max_length": max_length}
     search = Search(detecting=detecting, sets=sets, models=models, store=Store(Path(store)))
     step = Step(
         verb="leakage",
-        parameters={
-            name: value
-            for name, value in {**vars(detecting), "max_length": max_length}.items()
-            if value is not None
-        },
+        parameters={name: value for name, value in settings.items() if value is not None},
         inputs={
             **{name: fingerprint([[item.id, item.leaked] for item in items]) for name, items in sets.items()},
             **{name: each.identity for name, each in models.items()},

@@ -4,6 +4,8 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from learnable.experiments import Init
+
 Flat = Parameter(name="*", consume_multiple=True)
 """The fields of a dataclass as options of their own."""
 
@@ -14,6 +16,12 @@ ModelName = Annotated[str, Parameter(help="Folder, hub id, GGUF file, or `starte
 MaxLength = Annotated[
     int | None,
     Parameter(help="Longest example in tokens; 2,048 or the model's own limit when not given."),
+]
+NewRow = Annotated[
+    Init,
+    Parameter(
+        help="How the row of a new token begins: random, mean (of all rows), or description (mean of its meaning's)."
+    ),
 ]
 StoreFolder = Annotated[str, Parameter(help="Folder of measurements; what is in it is never measured twice.")]
 DryRun = Annotated[bool, Parameter(help="Say what would run, and run nothing.")]

@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -61,6 +61,8 @@ FAIR = (
 TAKEN = ("task", "tests", "buffer", "tokens", "diversity", "notes")
 """What the page of a lesson says as the lesson does."""
 
+_Facts = pages.SelectionFacts | pages.ComparisonFacts | pages.LessonFacts | pages.TrialFacts
+
 
 def report(
     selection: str,
@@ -101,11 +103,6 @@ def report(
     number = parameters.get("tokens", 0) if "scores" in given.links else 0
 
     def work(folder: Path) -> Finished:
-        from learnable.pages.comparison import render_comparison
-        from learnable.pages.lesson import render_lesson
-        from learnable.pages.selection import render_selection
-        from learnable.pages.trial import render_trial
-
         computed = 0
         if kind == "selection":
             scored = finished(given.links["scores"], "score") if "scores" in given.links else None
@@ -113,16 +110,11 @@ def report(
             facts, computed = with_tokens(
                 facts, scored, parameters["tokens"], loading=loading, store=Store(Path(store))
             )
-            page, warnings = render_selection(facts), pages.selection_warnings(facts)
-        elif kind == "lesson":
-            taught = gather_lesson(given, title=title, command=command)
-            page, warnings = render_lesson(taught), pages.lesson_warnings(taught)
-        elif kind == "trial":
-            tried = gather_trial(given, title=title, command=command)
-            page, warnings = render_trial(tried), pages.trial_warnings(tried)
+            page, warnings = _rendered(facts)
         else:
-            compared = gather_comparison(given, title=title, command=command)
-            page, warnings = render_comparison(compared), pages.comparison_warnings(compared)
+            gathers: dict[str, Callable[..., _Facts]] = {"lesson": gather_lesson, "trial": gather_trial}
+            gathered = gathers.get(kind, gather_comparison)(given, title=title, command=command)
+            page, warnings = _rendered(gathered)
         with replacing(folder / "report.html") as part:
             part.write_text(page, encoding="utf-8")
         return Finished(facts={"report": str(folder / "report.html"), "warnings": warnings}, tokens=computed)
@@ -137,6 +129,22 @@ def report(
         work=work,
     )
     return run(step, output, dry_run=dry_run)
+
+
+def _rendered(facts: _Facts) -> tuple[str, list[str]]:
+    """Return the page about a result, and its warnings."""
+    from learnable.pages.comparison import render_comparison
+    from learnable.pages.lesson import render_lesson
+    from learnable.pages.selection import render_selection
+    from learnable.pages.trial import render_trial
+
+    if isinstance(facts, pages.SelectionFacts):
+        return render_selection(facts), pages.selection_warnings(facts)
+    if isinstance(facts, pages.LessonFacts):
+        return render_lesson(facts), pages.lesson_warnings(facts)
+    if isinstance(facts, pages.TrialFacts):
+        return render_trial(facts), pages.trial_warnings(facts)
+    return render_comparison(facts), pages.comparison_warnings(facts)
 
 
 def _spelled_out(tokens: int | None) -> int:

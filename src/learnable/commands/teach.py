@@ -13,11 +13,11 @@ from learnable.commands.experiment import Experiment, keep_model, write_frames
 from learnable.commands.inputs import is_made, pool_of, rows_of
 from learnable.commands.load import HELDOUT
 from learnable.commands.network import Network
-from learnable.commands.options import DryRun, Flat, MaxLength, ModelName, Output, Several
+from learnable.commands.options import DryRun, Flat, MaxLength, ModelName, NewRow, Output, Several
 from learnable.commands.task_arms import TaskArms, at_ratio, samples, token_distances
 from learnable.errors import UsageError
 from learnable.evaluators import Evaluation, Specification, parse
-from learnable.experiments import UNTUNED, Arm, Init, TaskArm, check_settings, parse_task_arms
+from learnable.experiments import UNTUNED, Arm, TaskArm, check_settings, parse_task_arms
 from learnable.mixing import MIXTURES, Material, Mixing, Mixture, mixture
 from learnable.runs.identity import fingerprint, source_of
 from learnable.runs.price import Price
@@ -40,7 +40,6 @@ class Teaching:
             model, common instruction tuning and, with a buffer and paraphrases, DELIA, when not given. Differences are to `common`, or to the
             first trained arm.
         tokens: New tokens, each `"<sep>=answer in JSON with a thought first"`.
-        init: How the row of a new token begins: random, mean (of all rows), or description (mean of its meaning's).
         words: What the representation of a new token is compared with, such as json; its meaning when not given.
         evaluate: Evaluations, each NAME@key=value, asked on the test rows, or NAME:PATH@key=value on others. Loss, and
             the format where all answers of the task have one, when not given.
@@ -51,7 +50,7 @@ class Teaching:
 
     arms: Annotated[Sequence[str], Several] = ()
     tokens: Annotated[Sequence[str], Several] = ()
-    init: Init = "description"
+    init: NewRow = "description"
     words: Annotated[Sequence[str], Several] = ()
     evaluate: Annotated[Sequence[str], Several] = ()
     seeds: int = 1
@@ -76,6 +75,15 @@ class Teaching:
                 hint='give --tokens "<sep>=what it means"',
             )
         return written, added
+
+    def asked(self, task: Sequence[Example]) -> list[Specification]:
+        """Return what is asked: the evaluations that are given, or those that are usual for the rows of a task."""
+        return [parse(text) for text in dict.fromkeys(self.evaluate or courses.usual_evaluations(task))]
+
+    @property
+    def elsewhere(self) -> list[Evaluation]:
+        """The evaluations on rows of their own."""
+        return evaluators.evaluations_of([text for text in self.evaluate if parse(text).path is not None])
 
 
 def teach(
@@ -123,8 +131,7 @@ def teach(
         return _planned_after(waiting, written, teaching.seeds, output)
     evaluators.check_place([parse(text) for text in teaching.evaluate], on)
     network = Network.of(model, loading, max_length=max_length, on=on, dry_run=dry_run)
-    if test is None and task == [STARTER_TASK]:
-        test = STARTER_TEST
+    test = STARTER_TEST if test is None and task == [STARTER_TASK] else test
     pool, loaded = pool_of(task, reading, output, holdout=0.0 if test else TEST_SHARE, dry_run=dry_run)
     course = courses.read_course(
         list(pool.iter_examples()),
@@ -135,21 +142,15 @@ def teach(
         mixing=mixing,
     )
     _check_material(written, course.material)
+    experiment = Experiment.of(network, tuning, teaching, store)
+    most_refused = rows_of(pool, loaded).reading.most_bad
     lesson = _TaughtTask(
         course=course,
         written=written,
         baseline=_baseline(written),
-        asked=[
-            parse(text) for text in dict.fromkeys(teaching.evaluate or courses.usual_evaluations(course.task))
-        ],
-        elsewhere=evaluators.evaluations_of(
-            [text for text in teaching.evaluate if parse(text).path is not None]
-        ),
-        makes=TaskArms(
-            experiment=Experiment.of(network, tuning, teaching, store),
-            added=added,
-            most_refused=rows_of(pool, loaded).reading.most_bad,
-        ),
+        asked=teaching.asked(course.task),
+        elsewhere=teaching.elsewhere,
+        makes=TaskArms(experiment=experiment, added=added, most_refused=most_refused),
         teaching=teaching,
         general_given=general is not None,
     )

@@ -5,9 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
+from cyclopts import Parameter
+
 from learnable.commands.inputs import look_up, pool_of, rows_of, target_rows, trusted_of
 from learnable.commands.network import Network
-from learnable.commands.options import Data, DryRun, Flat, MaxLength, ModelName, Output, Several
+from learnable.commands.options import Data, DryRun, Flat, MaxLength, ModelName, NewRow, Output, Several
 from learnable.errors import UsageError
 from learnable.experiments import Init
 from learnable.objects.given import given_part
@@ -17,6 +19,22 @@ from learnable.proportions import Proportions
 from learnable.runs.records import Outcome
 from learnable.runs.step import run
 from learnable.settings import Loading, NewToken, NewTokens, Reading, Reference
+
+Mixture = Annotated[
+    str | None,
+    Parameter(
+        help="Share of the tokens that each source of the rows has: `natural`, `uniform`, `a=0.7,b=0.3` (or in per cent), "
+        "or `ado`, which moves it to where losses fall fastest (`ado@prior=uniform,curve=heldout`). Sources are begun anew "
+        "where they are used up, for `--steps` of `--batch-size` rows on average. All rows, once an epoch, when not given."
+    ),
+]
+PairLoss = Annotated[
+    str | None,
+    Parameter(
+        help="Of preference pairs: sigmoid (DPO), davir, ipo, hinge, or NAME@beta=0.5. The learning rate is then 5e-5 for LoRA "
+        "and 5e-7 for full fine-tuning when not given."
+    ),
+]
 
 
 def train(
@@ -28,9 +46,9 @@ def train(
     loading: Annotated[Loading, Flat] = Loading(),
     reading: Annotated[Reading, Flat] = Reading(),
     tokens: Annotated[list[str] | None, Several] = None,
-    init: Init = "description",
-    mixture: str | None = None,
-    loss: str | None = None,
+    init: NewRow = "description",
+    mixture: Mixture = None,
+    loss: PairLoss = None,
     max_length: MaxLength = None,
     keep_epochs: bool = False,
     layers: Literal["linear", "attention"] = "linear",
@@ -48,12 +66,6 @@ def train(
         target: File with a few rows of your task, or what `learnable load` made of it: rows of the pool that are rows
             of it are not trained on.
         tokens: New tokens, each `"<sep>=what it means"`. Only their rows of the embedding are trained, beside LoRA.
-        init: How the row of a new token begins: random, mean (of all rows), or description (mean of its meaning's).
-        mixture: Share of the tokens that each source of the rows has: `natural`, `uniform`, `a=0.7,b=0.3` (or in per cent),
-            or `ado`, which moves it to where losses fall fastest (`ado@prior=uniform,curve=heldout`). Sources are begun anew
-            where they are used up, for `--steps` of `--batch-size` rows on average. All rows, once an epoch, when not given.
-        loss: Of preference pairs: sigmoid (DPO), davir, ipo, hinge, or NAME@beta=0.5. The learning rate is then 5e-5 for LoRA
-            and 5e-7 for full fine-tuning when not given.
         keep_epochs: Keep the adapter and Adam's moments of each epoch: a warm-up for `score --warmup`. An epoch has at
             least eight steps then, whatever `--fraction` says.
         layers: Layers that LoRA adapters go on: all linear ones, or those of attention alone.
@@ -64,21 +76,11 @@ def train(
     _join_launcher()
     network = Network.of(model, loading, max_length=max_length, dry_run=dry_run)
     new, mixed = _new_tokens(tokens, init, reference), None if mixture is None else Proportions.parse(mixture)
-    if loss is not None:
-        check_loss(loss)
-    if keep_epochs:
-        check_warmup(reference, new)
-    look_up(reference.model, loading, reference=True)
+    _check(loss, reference, new, loading, keep_epochs=keep_epochs)
     pool, loaded = pool_of(data, reading, output, dry_run=dry_run, pairs=loss is not None)
     aimed = None if target is None else pool_of([target], Reading(), f"{output}-target", dry_run=dry_run)
     trusted = trusted_of(reference, output, dry_run=dry_run)
-    inputs, given = {"pool": loaded.identity, "base": network.identity}, None
-    if reference.model is not None and not network.awaits:
-        given = given_part(reference.model, network.ref)
-        inputs["given"] = given[2]
-    if trusted is not None:
-        inputs["trusted"] = trusted[1].identity
-    beside = {name: found for name, found in (("target", aimed), ("trusted", trusted)) if found is not None}
+    named = reference.model if not network.awaits else None
     training = ReferenceTraining(
         name=model,
         ref=network.ref,
@@ -88,7 +90,7 @@ def train(
         trusted=None if trusted is None else rows_of(*trusted),
         store=None if store is None else Path(store),
         new=new,
-        given=given,
+        given=None if named is None else given_part(named, network.ref),
         longest=network.longest,
         processes=processes,
         keep_epochs=keep_epochs,
@@ -96,13 +98,26 @@ def train(
         mixture=mixed,
         loss=loss,
     )
+    read = {"pool": (pool, loaded), "target": aimed, "trusted": trusted}
+    made = {name: each[1] for name, each in read.items() if each is not None}
     step = training.step(
-        inputs,
-        links={"pool": loaded.folder, **{name: found[1].folder for name, found in beside.items()}},
+        {"base": network.identity} | {name: each.identity for name, each in made.items()},
+        links={name: each.folder for name, each in made.items()},
         awaits=network.awaits,
         plan=lambda: network.reference(pool, training.reference, passes=training.passes),
     )
     return run(step, output, dry_run=dry_run)
+
+
+def _check(
+    loss: str | None, reference: Reference, new: NewTokens | None, loading: Loading, *, keep_epochs: bool
+) -> None:
+    """Notice what cannot be trained before rows are read, which can take long."""
+    if loss is not None:
+        check_loss(loss)
+    if keep_epochs:
+        check_warmup(reference, new)
+    look_up(reference.model, loading, reference=True)
 
 
 def _join_launcher() -> None:

@@ -195,7 +195,7 @@ class ReferenceTraining:
         return steps * self.reference.batch_size / len(self.rows)
 
     def step(self, inputs: Mapping[str, str], **more: Any) -> Step:
-        """Return the step, with the identities of its ``pool``, ``base`` and what is ``given``, and what else it has."""
+        """Return the step, with the identities of its ``pool``, ``base`` and ``trusted`` rows, and what else it has."""
         parameters: dict[str, Any] = {}
         if self.reference.model is None:
             parameters = told(self.reference) | {"max_length": self.longest}
@@ -217,6 +217,8 @@ class ReferenceTraining:
         passes, words = self.passes, "no pass: the reference is given"
         if self.target is not None:
             inputs = {**inputs, "target": self.target.identity}
+        if self.given is not None:
+            inputs = {**inputs, "given": self.given[2]}
         if self.reference.model is None:
             what = "examples" if self.loss is None else "pairs"
             words = f"{passes:g} training pass{'' if passes == 1 else 'es'} over {len(self.rows):,} {what}"

@@ -17,6 +17,7 @@ from learnable.objects.measuring import Vectors
 from learnable.recipes.choosing import choose, load_pool
 from learnable.recipes.run import Run, recipe
 from learnable.runs.progress import say
+from learnable.runs.records import Outcome
 from learnable.settings import Aim, Loading, Reading, Reference, Tuning
 from learnable.types import Budget
 
@@ -94,14 +95,8 @@ def target(
     look_up(model, loading)
     pool = load_pool(run, data, budget, reading, holdout=holdout if seeds else 0.0)
     task = run.step("target", load, [target], holdout=0.0 if test or not seeds else TARGET_HELD_BACK)
-    if seeds and test:
-        judged_on = f"heldout:{test}"
-        apart(task, [judged_on], evaluations_of([judged_on]))
-    elif seeds and not task.facts["held out"]:
-        raise UsageError(
-            f"of {task.facts['examples']} rows of the target none can be held back to judge on",
-            hint="give more rows of the task, or others with --test FILE, or --seeds 0 to train nothing",
-        )
+    if seeds:
+        _check_judged(task, test)
     elif seeds:
         back = task.facts["held out"]
         say(held_back_words(back, of=back + task.facts["examples"]))
@@ -114,9 +109,7 @@ def target(
         return
     judged = [f"heldout:{test or heldout_of(task)}", *["heldout"] * bool(holdout)]
     # As many tokens as were chosen; a dry run knows them of a share only.
-    tokens = (
-        f"{chosen.facts['kept_tokens']}tokens" if not run.dry_run else _share(budget, pool.facts["examples"])
-    )
+    tokens = _share(budget, pool.facts["examples"]) if run.dry_run else f"{chosen.facts['kept_tokens']}tokens"
     compared = run.step(
         "comparison",
         commands.compare,
@@ -131,6 +124,18 @@ def target(
         **network,
     )
     run.step("verdict", report, compared.path, title=run.name, command=run.command)
+
+
+def _check_judged(task: Outcome, test: str | None) -> None:
+    """Refuse rows to judge on that the choice is aimed at, and a target of which none are held back."""
+    if test:
+        judged_on = f"heldout:{test}"
+        apart(task, [judged_on], evaluations_of([judged_on]))
+    elif not task.facts["held out"]:
+        raise UsageError(
+            f"of {task.facts['examples']} rows of the target none can be held back to judge on",
+            hint="give more rows of the task, or others with --test FILE, or --seeds 0 to train nothing",
+        )
 
 
 def _method(choosing: Selecting) -> str:

@@ -1,5 +1,7 @@
 """Puts a budget, shares, thresholds, a where-expression and near-duplicate removal around a selector."""
 
+from collections.abc import Callable
+
 import numpy as np
 import polars as pl
 
@@ -28,6 +30,8 @@ def choose(
 ) -> Selection:
     """Choose examples within a budget; the outcome does not depend on the order of the rows.
 
+    Kept examples stand by score, the pinned ones first. They and the dropped ones are all n.
+
     Args:
         scores: n rows with ``id``, ``source``, ``tokens``, the score, and what conditions mention; other columns are
             not read.
@@ -36,82 +40,109 @@ def choose(
         budget: How much to keep. A fraction is of all n examples, rounded down but at least 1; tokens count prompt and
             response and are never exceeded: picks that do not fit are passed over, up to ``PASS_OVER`` in a row.
         method: The one that ``choosing`` names.
-        vectors: One for each row of ``scores``, of any length, (n, d). Where given, a row whose vector is not finite
-            is not eligible.
+        vectors: One for each row of ``scores``, of any length, (n, d). A row whose vector is not finite is not eligible.
         pins: Ids to choose whatever their score and the conditions, by the name of a list. They count against the
             budget, and against the share of their source or cluster (one without a finite vector has no cluster). The
             method does not look at them, and their gain is NaN.
         bans: Ids never to choose, likewise.
-
-    Returns:
-        Kept examples, the pinned ones first, by score; and dropped ones. Together they are all n.
 
     Raises:
         UsageError: If ``per_source`` and ``per_cluster`` are both given, or a number is out of range.
         SelectionError: If the budget is above the pool, a column or the vectors are missing, nothing qualifies, the
             pinned rows alone exceed the budget, or an id is not in the pool, or pinned and banned.
     """
-    by, per_source, per_cluster = choosing.by, choosing.per_source, choosing.per_cluster
-    schema = scores.lazy().collect_schema()
-    _check_columns(schema, by, budget, per_source)
-    read = eligible.columns_needed(schema, choosing)
-    read |= {"id", *(["source"] * (per_source != "none")), *(["tokens"] * (budget.tokens is not None))}
-    frame = scores.lazy().select(name for name in schema if name in read).collect()
+    frame = _needed(scores.lazy(), choosing, budget)
     unit, total = "examples" if budget.tokens is None else "tokens", count_asked(budget, frame.height)
     _check_budget(frame, budget, unit, total)
     _check_vectors(frame.height, vectors, method, choosing)
-    _check_shares(per_source, per_cluster, choosing.clusters)
     frame, vectors = by_id(frame, None if vectors is None else np.asarray(vectors, dtype=np.float32))
-    values = frame[by].cast(pl.Float32).to_numpy() * np.float32(-1 if choosing.lowest else 1)
+    values = frame[choosing.by].cast(pl.Float32).to_numpy() * np.float32(-1 if choosing.lowest else 1)
     tokens = None if budget.tokens is None else frame["tokens"].to_numpy().astype(np.int64)
     pinned = eligible.pinned_rows(frame["id"], pins or {})
     # A pinned row qualifies, but one without a vector has no place among the others.
     placed = pinned if vectors is None else pinned & np.isfinite(vectors).all(axis=1)
-    reasons = eligible.reasons_against(frame, choosing, vectors=vectors, columns=schema.names())
+    columns = scores.lazy().collect_schema().names()
+    reasons = eligible.reasons_against(frame, choosing, vectors=vectors, columns=columns)
     reasons = eligible.with_bans(reasons, frame["id"], bans or {}, pinned=pinned)
-    reasons = reasons.zip_with(pl.Series(~placed), pl.Series([None], dtype=pl.String))
-    if vectors is not None and (alike := choosing.max_similarity) is not None:
-        merits = np.where(pinned, np.float32(np.inf), values)
-        reasons = eligible.with_near_duplicates(reasons, frame["id"], merits, vectors, max_similarity=alike)
+    reasons = _without_twins(reasons, frame["id"], values, vectors, choosing, pinned=pinned, placed=placed)
     members = np.flatnonzero((reasons.is_null().to_numpy() & ~pinned) | placed)
-    labels = _sources(frame, per_source)[members]
-    if vectors is not None and per_cluster != "none" and len(members):
-        labels = clusters_of(vectors[members], clusters=choosing.clusters, seed=choosing.seed)
-    order = np.argsort(labels, kind="stable")
-    groups = np.split(members[order], np.flatnonzero(np.diff(labels[order])) + 1)
     rng = np.random.default_rng(choosing.seed)
+    _check_pinned(_cost(pinned, tokens), unit, total)
+    picked, gain = fill(
+        _asking(method, values, vectors, rng),
+        _groups(frame, members, choosing, vectors),
+        tokens=tokens,
+        total=total - _cost(pinned & ~placed, tokens),
+        equal="equal" in (choosing.per_source, choosing.per_cluster),
+        rng=rng,
+        pinned=pinned,
+        by_count=getattr(method, "by_count", False),
+    )
+    _check_fits(pinned, picked, budget)
+    how = (
+        f"among the best by {choosing.by}"
+        if isinstance(method, TopK)
+        else f"picked by {type(method).__name__}"
+    )
+    return _selection(frame["id"], values, pinned, picked, gain, reasons, how)
+
+
+def _needed(scores: pl.LazyFrame, choosing: Choosing, budget: Budget) -> pl.DataFrame:
+    """Return the columns of scores that are looked at."""
+    schema = scores.collect_schema()
+    _check_columns(schema, choosing.by, budget, choosing.per_source)
+    _check_shares(choosing.per_source, choosing.per_cluster, choosing.clusters)
+    needed = eligible.columns_needed(schema, choosing) | {"id"}
+    needed |= {"source"} if choosing.per_source != "none" else set()
+    needed |= {"tokens"} if budget.tokens is not None else set()
+    return scores.select(name for name in schema if name in needed).collect()
+
+
+def _asking(
+    method: Selector, values: Floats, vectors: Floats | None, rng: np.random.Generator
+) -> Callable[[Rows, int], Picked]:
+    """Return what picks k of some rows by a method."""
 
     def ask(rows: Rows, k: int) -> Picked:
         theirs = None if vectors is None else vectors[rows]
         picks = method(values[rows], k=k, vectors=theirs, groups=None, rng=rng)
         return rows[picks.index], picks.gain
 
-    _check_pinned(_cost(pinned, tokens), unit, total)
-    picked, gain = fill(
-        ask,
-        groups,
-        tokens=tokens,
-        total=total - _cost(pinned & ~placed, tokens),
-        equal="equal" in (per_source, per_cluster),
-        rng=rng,
-        pinned=pinned,
-        by_count=getattr(method, "by_count", False),
+    return ask
+
+
+def _without_twins(
+    reasons: pl.Series,
+    ids: pl.Series,
+    values: Floats,
+    vectors: Floats | None,
+    choosing: Choosing,
+    *,
+    pinned: Flags,
+    placed: Flags,
+) -> pl.Series:
+    """Return the reasons with none against rows that are pinned and ``placed``, and with those against near-duplicates."""
+    reasons = reasons.zip_with(pl.Series(~placed), pl.Series([None], dtype=pl.String))
+    if vectors is None or choosing.max_similarity is None:
+        return reasons
+    merits = np.where(pinned, np.float32(np.inf), values)
+    return eligible.with_near_duplicates(
+        reasons, ids, merits, vectors, max_similarity=choosing.max_similarity
     )
-    if not pinned.any() and not len(picked):
-        raise SelectionError(
-            f"none of the best examples fits the budget of {budget}", hint="raise the budget"
-        )
-    kept, dropped = _kept_and_dropped(frame["id"], values, pinned, picked, gain, reasons, _way(method, by))
-    return Selection(kept=kept, dropped=dropped)
 
 
-def _way(method: Selector, by: str) -> str:
-    return f"among the best by {by}" if isinstance(method, TopK) else f"picked by {type(method).__name__}"
+def _groups(frame: pl.DataFrame, members: Rows, choosing: Choosing, vectors: Floats | None) -> list[Rows]:
+    """Return the rows among ``members`` of each source or cluster; all of them as one where none has a share."""
+    labels = _sources(frame, choosing.per_source)[members]
+    if vectors is not None and choosing.per_cluster != "none" and len(members):
+        labels = clusters_of(vectors[members], clusters=choosing.clusters, seed=choosing.seed)
+    order = np.argsort(labels, kind="stable")
+    return np.split(members[order], np.flatnonzero(np.diff(labels[order])) + 1)
 
 
-def _kept_and_dropped(
+def _selection(
     ids: pl.Series, values: Floats, pinned: Flags, picked: Rows, gain: Floats, reasons: pl.Series, how: str
-) -> tuple[pl.DataFrame, pl.DataFrame]:
+) -> Selection:
     """Return what is kept, the pinned rows first, by score and without a gain; and all others with their reasons."""
     first = np.flatnonzero(pinned)
     first = first[np.argsort(-values[first], kind="stable")]
@@ -121,7 +152,7 @@ def _kept_and_dropped(
     left = np.ones(len(ids), dtype=np.bool_)
     left[index] = False
     dropped = {"id": ids, "reason": reasons.fill_null(f"not {how} within the budget")}
-    return pl.DataFrame(kept), pl.DataFrame(dropped).filter(pl.Series(left))
+    return Selection(kept=pl.DataFrame(kept), dropped=pl.DataFrame(dropped).filter(pl.Series(left)))
 
 
 def by_id(frame: pl.DataFrame, vectors: Floats | None) -> tuple[pl.DataFrame, Floats | None]:
@@ -157,6 +188,13 @@ def _check_pinned(cost: int, unit: str, total: int) -> None:
         raise SelectionError(
             f"the pinned rows alone are {cost:,} {unit}, and the budget is {total:,}",
             hint="raise the budget, or pin fewer rows",
+        )
+
+
+def _check_fits(pinned: Flags, picked: Rows, budget: Budget) -> None:
+    if not pinned.any() and not len(picked):
+        raise SelectionError(
+            f"none of the best examples fits the budget of {budget}", hint="raise the budget"
         )
 
 

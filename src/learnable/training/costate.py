@@ -110,12 +110,7 @@ def worth_of_rows(
         end = points[count]
         ends = [float(target.losses(point).mean()) for point in (start, end)]
         _check_fall(*ends, rate=rate)
-        if back is None:
-            costate = target.gradient(end)
-            lengths, step = [_norm(costate, count)], _agreeing_step(pool, end, costate)
-            back = Backward(
-                number=count, costate=costate, scores=np.zeros((2, len(pool))), lengths=lengths, step=step
-            )
+        back = back or Backward.of(target.gradient(end), end, pool, count)
         progress.advance(count - back.number)
         last = (count - 1) % visit  # no earlier step is visited, so the costate there is not needed
         between = dict[int, torch.Tensor]()
@@ -131,17 +126,10 @@ def worth_of_rows(
             back.lengths.append(_norm(back.costate, number))
             back.number = number
             if visited and state is not None:
-                with replacing(state) as part:
-                    torch.save(vars(back) | {"scores": torch.from_numpy(back.scores)}, part)
+                back.write(state)
             progress.advance(1)
         progress.advance(last)
-    return Worth(
-        scores=back.scores.sum(axis=0),
-        halves=back.scores,
-        target_before=ends[0],
-        target_after=ends[1],
-        lengths=back.lengths,
-    )
+    return back.worth(*ends)
 
 
 def _check_memory(start: torch.Tensor, count: int, every: int) -> None:
@@ -164,6 +152,32 @@ class Backward:
     scores: NDArray[np.float64]
     lengths: list[float]
     step: float
+
+    @classmethod
+    def of(cls, costate: torch.Tensor, end: torch.Tensor, pool: Losses, count: int) -> "Backward":
+        """Return its beginning, at the ``end`` of a training of so many steps."""
+        return cls(
+            number=count,
+            costate=costate,
+            scores=np.zeros((2, len(pool))),
+            lengths=[_norm(costate, count)],
+            step=_agreeing_step(pool, end, costate),
+        )
+
+    def worth(self, target_before: float, target_after: float) -> Worth:
+        """Return what was found, with the target's loss at either end of the training."""
+        return Worth(
+            scores=self.scores.sum(axis=0),
+            halves=self.scores,
+            target_before=target_before,
+            target_after=target_after,
+            lengths=self.lengths,
+        )
+
+    def write(self, state: Path) -> None:
+        """Keep it in a file, see ``_read``."""
+        with replacing(state) as part:
+            torch.save(vars(self) | {"scores": torch.from_numpy(self.scores)}, part)
 
 
 def _read(state: Path | None, device: torch.device) -> Backward | None:

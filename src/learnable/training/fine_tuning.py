@@ -104,32 +104,36 @@ def fine_tune(
         UsageError: If there are fewer GPUs than processes.
         DiskError: If the disk is full.
     """
-    checkpoints = folder / CHECKPOINTS
     if (trained := trained_before(folder)) is not None:
-        shutil.rmtree(checkpoints, ignore_errors=True)  # left by a kill right after the record was written
         return trained
     if keep_epochs:
         _check_kept(ref, tuning)
     examples = _useful(rendered, objective)
     _check_devices(ref, processes)
-    with disk_errors(folder):
+    job = _Job(
+        ref=ref,
+        examples=examples,
+        folder=folder,
+        tuning=tuning,
+        label=label,
+        objective=objective,
+        columns=_needed(columns, examples, objective),
+        sampler=sampler or length_grouped,
+        token_ids=tuple(token_ids),
+        token_rate=token_rate,
+        start=start,
+        keep_losses=keep_losses,
+        keep_epochs=keep_epochs,
+        layers=layers,
+    )
+    return _together(job, processes)
+
+
+def _together(job: "_Job", processes: int) -> Trained:
+    """Do a training in so many processes; its checkpoints are there until it is done."""
+    checkpoints = job.folder / CHECKPOINTS
+    with disk_errors(job.folder):
         checkpoints.mkdir(parents=True, exist_ok=True)
-        job = _Job(
-            ref=ref,
-            examples=examples,
-            folder=folder,
-            tuning=tuning,
-            label=label,
-            objective=objective,
-            columns=_needed(columns, examples, objective),
-            sampler=sampler or length_grouped,
-            token_ids=tuple(token_ids),
-            token_rate=token_rate,
-            start=start,
-            keep_losses=keep_losses,
-            keep_epochs=keep_epochs,
-            layers=layers,
-        )
         done: Trained = devices.together(_fine_tune, job, processes=processes, scratch=checkpoints)
         shutil.rmtree(checkpoints)
     note(done.tokens)
@@ -146,6 +150,9 @@ def trained_before(folder: Path) -> Trained | None:
         with disk_errors(folder):
             shutil.rmtree(folder)
         return None
+    shutil.rmtree(
+        folder / CHECKPOINTS, ignore_errors=True
+    )  # left by a kill right after the record was written
     return Trained(folder=folder, ran=False, **record)
 
 

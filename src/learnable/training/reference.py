@@ -147,10 +147,8 @@ def train_reference(
     examples = [(each,) if isinstance(each, Rendered) else each for each in rendered]
     ids, folds = ["+".join(answer.id for answer in example) for example in examples], reference.folds
     fold = _folds(prompts, sources, folds=folds)
-    drawn = sorted(range(len(ids)), key=lambda i: fingerprint(["fraction", reference.seed, ids[i]]))
-    used = set(drawn[: _drawn_rows(len(ids), reference, keep_epochs=keep_epochs)])
-    if only is not None:
-        used = {place for place, identity in enumerate(ids) if identity in only}
+    used = _used(ids, reference, only, keep_epochs=keep_epochs)
+    mixed = Mixed(proportions=mixture, sources=dict(zip(ids, sources, strict=True))) if mixture else None
     names, trainings = [f"part-{number}" for number in range(max(folds, 1))], []
     for number, name in enumerate(names):
         trained = fine_tune(
@@ -165,9 +163,7 @@ def train_reference(
             keep_losses=reference.last_epoch_loss,
             keep_epochs=keep_epochs,
             layers=layers,
-            sampler=Mixed(proportions=mixture, sources=dict(zip(ids, sources, strict=True)))
-            if mixture
-            else None,
+            sampler=mixed,
         )
         trainings.append(trained)
     kind: Kind = "adapter" if reference.method == "lora" else "model"
@@ -177,6 +173,16 @@ def train_reference(
     }
     _write(folder, pl.DataFrame({"id": list(parts), "part": list(parts.values())}), names, kind)
     return trainings
+
+
+def _used(
+    ids: Sequence[str], reference: Reference, only: Collection[str] | None, *, keep_epochs: bool
+) -> set[int]:
+    """Return the places of the examples that are trained on: of these ids only, or drawn."""
+    if only is not None:
+        return {place for place, identity in enumerate(ids) if identity in only}
+    drawn = sorted(range(len(ids)), key=lambda place: fingerprint(["fraction", reference.seed, ids[place]]))
+    return set(drawn[: _drawn_rows(len(ids), reference, keep_epochs=keep_epochs)])
 
 
 def _drawn_rows(rows: int, reference: Reference, *, keep_epochs: bool) -> int:

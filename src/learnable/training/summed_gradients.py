@@ -81,12 +81,8 @@ def gradient_sums(
         network = trainable(ref, tuning, token_ids=token_ids).eval()
         parts = _parts_that_fit(network, [len(kept) for kept in useful.values()], parts)
         split = {name: rng.permutation(len(kept)) % min(parts, len(kept)) for name, kept in useful.items()}
-        mixed = torch.autocast(
-            network.device.type,
-            torch.bfloat16,
-            enabled=concrete_dtype(ref) == "bfloat16",
-            cache_enabled=False,
-        )
+        half = concrete_dtype(ref) == "bfloat16"
+        mixed = torch.autocast(network.device.type, torch.bfloat16, enabled=half, cache_enabled=False)
         with bar(label, tokens) as progress:
             added = {
                 name: _added(network, useful[name], split[name], mixed=mixed, progress=progress)
