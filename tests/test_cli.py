@@ -489,6 +489,12 @@ def test_results_go_to_standard_output_and_logs_to_standard_error(here, capsys):
     )
 
 
+def test_rows_that_cannot_be_used_are_named_by_a_quiet_command_too(here, capsys):
+    (here / "half.jsonl").write_text((here / "good.jsonl").read_text() + "{broken\n")
+    assert cli.call(["load", "half.jsonl", "--on-error", "skip", "--quiet"]) == 0
+    assert "warning: half.jsonl: 1 of 11 rows cannot be used" in capsys.readouterr().err
+
+
 def test_show_marks_the_scored_tokens(here, tiny, capsys):
     assert cli.call(["show", "good.jsonl", "--model", str(tiny), "--n", "1"]) == 0
     answer = toy_examples(1)[0].messages[1].content

@@ -27,7 +27,7 @@ from learnable.data.sources import MEMORY, Source, digest_of, locate, names_of, 
 from learnable.data.values import UnknownKeysError, UnusableRowError, shown_keys
 from learnable.errors import DataError, UsageError, did_you_mean
 from learnable.pools import Pool, SourceFile, height
-from learnable.runs.progress import say
+from learnable.runs.progress import WARNING, say
 from learnable.settings import Reading
 
 FIRST_ROWS = 10_000
@@ -226,7 +226,7 @@ class _BadRows:
         share = f"{self.name}: {count:,} of {self.total:,} rows cannot be used"
         if count > self.most * self.total:
             raise self._error(f"{share}, more than {100 * self.most:g}%: {self._said()}")
-        say(f"{share} and are left out: {self._said()}")
+        say(f"{WARNING}{share} and are left out: {self._said()}")
 
     def _said(self) -> str:
         said = [
