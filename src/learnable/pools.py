@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 
@@ -94,10 +94,13 @@ def message_of(turn: Mapping[str, Any]) -> Message:
     return Message(**{**turn, "tool_calls": tuple(ToolCall(**call) for call in calls)})
 
 
-def in_memory(frame: pl.LazyFrame) -> pl.DataFrame:
-    """Return a table of a pool that may lie on disk; a ``DataError`` where the file is damaged or gone."""
+def in_memory(frame: pl.LazyFrame, *, engine: Literal["auto", "streaming"] = "auto") -> pl.DataFrame:
+    """Return a table of a pool that may lie on disk; a ``DataError`` where the file is damaged or gone.
+
+    The engine ``streaming`` holds what comes out, and of what goes in a little at a time.
+    """
     try:
-        return frame.collect()
+        return frame.collect(engine=engine)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise DataError(f"cannot read the pool: {first_line(error)}", hint="load the data again") from error
 

@@ -103,7 +103,8 @@ def check_scorer(scorer: Scorer) -> None:
 
     Its score is float32 (n,), also for no rows; never infinite; a number where all it needs is measured and ordinary,
     NaN where something it needs is missing. It reads the columns in ``needs`` and no other, does not depend on the
-    order of the rows, gives the same again, and its fingerprint is stable.
+    order of the rows, gives the same again, and its fingerprint is stable. Where it says ``by_row``, parts of the table
+    give what the whole gives, to the bit.
 
     Args:
         scorer: Called on columns made up by their names: whole numbers for ``tokens`` and ``..._tokens``, small ones
@@ -135,6 +136,9 @@ def check_scorer(scorer: Scorer) -> None:
         moved = _scores_of(scorer, frame[order])
         wrong = f"{name}: depends on the order of the rows"
         np.testing.assert_allclose(moved, scores[order], rtol=1e-6, err_msg=wrong)
+    if getattr(scorer, "by_row", False):
+        parts = np.concatenate([_scores_of(scorer, part) for part in (frame.head(7), frame.slice(7))])
+        np.testing.assert_array_equal(parts, scores, f"{name}: says by_row, and depends on other rows")
     more = _scores_of(scorer, frame.with_columns(pl.lit("x").alias("id"), pl.lit(3.0).alias("not needed")))
     np.testing.assert_array_equal(more, scores, f"{name}: depends on columns outside needs")
 

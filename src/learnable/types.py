@@ -259,7 +259,11 @@ class Generator(Protocol):
 
 
 class Scorer(Protocol):
-    """A cheap formula over measured columns; hyperparameters are its fields."""
+    """A cheap formula over measured columns; hyperparameters are its fields.
+
+    ``by_row`` is True when the score of a row depends on that row alone, so that windows of a pool may be scored one by
+    one; a scorer that lacks it is taken to say False, and sees all rows at once.
+    """
 
     needs: ClassVar[tuple[str, ...]]
     higher_is_better: ClassVar[bool]

@@ -13,7 +13,7 @@ import polars as pl
 from learnable import data as rows
 from learnable.commands.options import Flat, Output
 from learnable.errors import UsageError
-from learnable.pools import Pool, height
+from learnable.pools import Pool, height, slices
 from learnable.runs.files import write_json_lines
 from learnable.runs.price import Price
 from learnable.runs.progress import say
@@ -128,12 +128,20 @@ def _understood(pool: Pool) -> Iterator[str]:
         first = pool.files[positions[0]]
         more = f" and {len(positions) - 1:,} more" if len(positions) > 1 else ""
         yield f"{rows.base_name(first.kind, first.path)}{more}: {said}"
-        own = pool.ledger.filter(pl.col("file").is_in(positions) & pl.col("reason").is_null()).head(1)
-        ids = own.collect()["id"].implode()
-        frame = pool.conversations.filter(pl.col("id").is_in(ids)).head(1).collect()
+        own = _first(pool.ledger, pl.col("file").is_in(positions) & pl.col("reason").is_null())
+        frame = _first(pool.conversations, pl.col("id").is_in(own["id"].implode()))
         yield f"  example: {' | '.join(_first_turns(replace(pool, conversations=frame.lazy())))}"
     if len(alike) > FILES_SAID:
         yield f"{len(alike) - FILES_SAID:,} more kinds of files: pool.json of the pool says what they were taken for"
+
+
+def _first(frame: pl.LazyFrame, condition: pl.Expr) -> pl.DataFrame:
+    """Return the first line of a table of a pool that meets a condition, as a table; an empty one where none does."""
+    for part in slices(frame):
+        found = part.filter(condition).head(1)
+        if found.height:
+            break
+    return found
 
 
 def _first_turns(pool: Pool) -> Iterator[str]:

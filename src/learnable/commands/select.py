@@ -21,6 +21,7 @@ from learnable.objects.choosing import chosen
 from learnable.objects.given import finished, length_limit
 from learnable.objects.results import said_by_target, vectors_of
 from learnable.objects.scoring import rules_of
+from learnable.pools import in_memory
 from learnable.runs.files import replacing, write_frame
 from learnable.runs.identity import file_digest, fingerprint, source_of
 from learnable.runs.records import Outcome
@@ -222,9 +223,9 @@ def _write_chosen(pool_folder: Path, selection: Selection, folder: Path) -> list
     """Write the chosen rows, and the ledger of the dropped ones; return where the rows are."""
     pool = rows.load_pool(pool_folder)
     paths = rows.write_rows(pool, selection.kept["id"].to_list(), folder / "selected")
-    judged = pl.concat([selection.kept["id"], selection.dropped["id"]])
-    first = pool.rows.filter(pl.col("reason").is_null() & ~pl.col("id").is_in(judged.implode()))
-    absent = first.select("id", reason=pl.lit(NOT_SCORED))
+    judged = pl.concat([selection.kept["id"], selection.dropped["id"]]).to_frame()
+    others = pool.ledger.filter(pl.col("reason").is_null()).join(judged.lazy(), on="id", how="anti")
+    absent = in_memory(others.select("id", reason=pl.lit(NOT_SCORED)), engine="streaming")
     rows.write_dropped(pool, pl.concat([selection.dropped, absent]), folder / "dropped.jsonl")
     return paths
 

@@ -26,7 +26,7 @@ from learnable.data.csv_files import style_of
 from learnable.data.sources import locate, read_records
 from learnable.errors import StoreError
 from learnable.objects.given import finished
-from learnable.pools import Pool
+from learnable.pools import Pool, in_memory
 from learnable.runs.records import Outcome, parameters_of
 from learnable.scorers import SCORERS
 from learnable.selectors import SELECTORS
@@ -198,13 +198,15 @@ def _configs(files: Sequence[CardFile]) -> list[dict[str, Any]]:
 
 def _inputs(pool: Pool, ids: pl.Series) -> list[dict[str, Any]]:
     usable, known = pl.col("reason").is_null(), pl.col("id").is_not_null()
-    counted = pool.rows.group_by("file").agg(
+    chosen = pl.LazyFrame({"id": ids}).with_columns(chosen=True)
+    ledger = pool.ledger.join(chosen, on="id", how="left")
+    counted = ledger.group_by("file").agg(
         rows=pl.len(),
         unusable=(~known).sum(),
         repeated=(known & ~usable).sum(),
-        chosen=(usable & pl.col("id").is_in(ids.implode())).sum(),
+        chosen=(usable & pl.col("chosen")).sum(),
     )
-    of = {row["file"]: row for row in counted.iter_rows(named=True)}
+    of = {row["file"]: row for row in in_memory(counted, engine="streaming").iter_rows(named=True)}
     none = {"rows": 0, "unusable": 0, "repeated": 0, "chosen": 0}
     return [
         {**of.get(number, none), "name": name, "format": file.format, "digest": file.digest}

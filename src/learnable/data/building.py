@@ -21,7 +21,7 @@ from learnable.types import Conversation
 ROWS = {"file": pl.Int64, "row": pl.Int64, "line": pl.Int64, "id": pl.String, "reason": pl.String}
 """Columns of ``Pool.ledger``."""
 
-INDEX_KIB = 1 << 16
+INDEX_KIB = 1 << 15
 """Memory that the index of conversations takes; what does not fit lies in a temporary file."""
 
 

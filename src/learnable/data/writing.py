@@ -16,7 +16,7 @@ from learnable.data.tables import open_datasets_folder, open_table
 from learnable.data.text_files import inner_suffix, writing_bytes
 from learnable.errors import DataError
 from learnable.names import component
-from learnable.pools import Pool, SourceFile
+from learnable.pools import Pool, SourceFile, in_memory, slices
 from learnable.runs.files import replacing
 
 LEDGER = ("file", "line", "row", "id", "reason")
@@ -35,7 +35,8 @@ def write_rows(pool: Pool, ids: Collection[str], folder: Path) -> list[Path]:
         DataError: If an id is not in the pool, an input is missing or has changed, or the folder cannot be written.
     """
     wanted = pl.DataFrame({"id": list(ids)}, schema={"id": pl.String}).unique()
-    chosen = pool.rows.join(wanted, on="id", how="semi").filter(pl.col("reason").is_null())
+    usable = pool.ledger.filter(pl.col("reason").is_null())
+    chosen = in_memory(usable.join(wanted.lazy(), on="id", how="semi"), engine="streaming")
     if chosen.height != wanted.height:  # one row of each example has no reason
         raise _unknown(pool, wanted)
     rows_of = {file: set(rows) for file, rows in chosen.group_by("file").agg("row").iter_rows()}
@@ -63,19 +64,24 @@ def write_dropped(pool: Pool, selection_dropped: pl.DataFrame | None, path: Path
     Raises:
         DataError: If an id is not in the pool, or the file cannot be written.
     """
-    unchosen = None if selection_dropped is None else _with_places(pool, selection_dropped)
-    why = None if unchosen is None else _reasons_of(pool, unchosen)
+    unchosen = pl.DataFrame(schema={"id": pl.String, "why": pl.String})
+    if selection_dropped is not None:
+        unchosen = _with_places(pool, selection_dropped)
+    if not unchosen["id"].is_sorted():
+        unchosen = unchosen.sort("id", maintain_order=True)
     names = pl.Series(names_of(pool.files), dtype=pl.String)
-    written = 0
+    written = found = 0
     with replacing(path) as part, part.open("wb") as out:
-        for start in range(0, pool.rows.height, LEDGER_ROWS):
-            rows = pool.rows.slice(start, LEDGER_ROWS)
-            if why is not None:
-                rows = rows.with_columns(pl.col("reason").fill_null(why.slice(start, LEDGER_ROWS)))
-            rows = rows.drop_nulls("reason")
+        for rows in slices(pool.ledger, LEDGER_ROWS):
+            why = _reasons_of(rows["id"], unchosen)
+            # One row of each example has no reason of its own.
+            found += int((rows["reason"].is_null() & why.is_not_null()).sum())
+            rows = rows.with_columns(pl.col("reason").fill_null(why)).drop_nulls("reason")
             told = rows.with_columns(pl.col("row") + 1, file=pl.lit(names.gather(rows["file"])))
             out.write(told.select(LEDGER).write_ndjson().encode())
             written += rows.height
+        if found != unchosen["id"].ne_missing(unchosen["id"].shift()).sum():
+            raise _unknown(pool, unchosen)
     return written
 
 
@@ -85,7 +91,8 @@ def _with_places(pool: Pool, dropped: pl.DataFrame) -> pl.DataFrame:
     near = unchosen["like"].drop_nulls().unique()
     if near.is_empty():
         return unchosen.select("id", "why")
-    first = pool.rows.filter(pl.col("reason").is_null(), pl.col("id").str.head(8).is_in(near.implode()))
+    meant = pl.col("reason").is_null() & pl.col("id").str.head(8).is_in(near.implode())
+    first = in_memory(pool.ledger.filter(meant), engine="streaming")
     files = names_of(pool.files)
     places = {
         str(row["id"])[:8]: place(files[row["file"]], row=row["row"], line=row["line"])
@@ -96,18 +103,21 @@ def _with_places(pool: Pool, dropped: pl.DataFrame) -> pl.DataFrame:
     return unchosen.select("id", why=pl.coalesce(named, "why"))
 
 
-def _reasons_of(pool: Pool, unchosen: pl.DataFrame) -> pl.Series:
-    """Return for each row of the pool why its example was not chosen, null where it was."""
-    why = pool.rows.select("id").join(unchosen, on="id", how="left", maintain_order="left")["why"]
-    if len(why) != pool.rows.height:  # an id is given twice
-        return _reasons_of(pool, unchosen.unique("id", keep="first"))
-    if (pool.rows["reason"].is_null() & why.is_not_null()).sum() != unchosen.height:
-        raise _unknown(pool, unchosen)  # one row of each example has no reason of its own
-    return why
+def _reasons_of(ids: pl.Series, unchosen: pl.DataFrame) -> pl.Series:
+    """Return why examples were not chosen, (n,), null where they were; ``unchosen`` is sorted, and the first of an id counts.
+
+    A search for each id: a join would build a table of all that were not chosen for every few rows.
+    """
+    if unchosen.is_empty():
+        return pl.repeat(None, len(ids), dtype=pl.String, eager=True)
+    places = unchosen["id"].search_sorted(ids.fill_null("")).clip(upper_bound=unchosen.height - 1)
+    nearest = unchosen[places]
+    return nearest["why"].set(nearest["id"].ne_missing(ids), None)
 
 
 def _unknown(pool: Pool, wanted: pl.DataFrame) -> DataError:
-    unknown = wanted.join(pool.rows.filter(pl.col("reason").is_null()), on="id", how="anti")
+    usable = pool.ledger.filter(pl.col("reason").is_null())
+    unknown = in_memory(wanted.lazy().join(usable, on="id", how="anti", maintain_order="left"))
     return DataError(
         f"{unknown.height:,} ids are not in the pool, such as {unknown['id'][0]!r}",
         hint="choose from the data that was scored",

@@ -166,12 +166,18 @@ def _write_scores(path: Path, measuring: Measuring, methods: Mapping[str, Scorer
         for frame in measuring.frames():
             file.add(frame)
         # A formula may look at all rows: at the columns that it needs alone.
-        scores, done = pl.DataFrame(_scores(file.written(), measuring.against, methods)), 0
+        others = {name: method for name, method in methods.items() if not _is_by_row(method)}
+        whole, done = {one.name: one for one in _scores(file.written(), measuring.against, others)}, 0
 
         def scored(frame: pl.DataFrame) -> pl.DataFrame:
             nonlocal done
-            frame = frame.hstack(scores.slice(done, frame.height))
-            done += frame.height
+            columns = [
+                whole[name].slice(done, frame.height)
+                if name in whole
+                else pl.Series(name, method(frame.select(method.needs)), dtype=pl.Float32)
+                for name, method in methods.items()
+            ]
+            frame, done = frame.hstack(columns), done + frame.height
             if measuring.against is not None:
                 frame = measuring.against.without_own(frame, list(methods))
             # What is known of each token stays in the store; a table of scores has one number in each cell.
@@ -182,10 +188,15 @@ def _write_scores(path: Path, measuring: Measuring, methods: Mapping[str, Scorer
     write_beside(path, measuring.found_vectors(), says)
 
 
+def _is_by_row(method: Scorer) -> bool:
+    """Return whether a formula may be asked window by window; gradients are taken of all rows at once."""
+    return getattr(method, "by_row", False) and "gradient" not in measures.roles_of(method.needs)
+
+
 def _scores(
     measured: pl.LazyFrame, against_target: Against | None, methods: Mapping[str, Scorer]
 ) -> list[pl.Series]:
-    """Return a column for each scorer."""
+    """Return a column for each scorer, of all rows."""
     columns = []
     for name, method in methods.items():
         aimed = against_target if "gradient" in measures.roles_of(method.needs) else None

@@ -30,6 +30,7 @@ class IFD:
 
     needs: ClassVar[tuple[str, ...]] = ("loss_before", "loss_alone")
     higher_is_better: ClassVar[bool] = True
+    by_row: ClassVar[bool] = True
     max_score: ClassVar[float] = 1.0
     ratio: Literal["loss", "perplexity"] = "loss"
     floor: float = 1e-6

@@ -35,6 +35,7 @@ class Learnability:
 
     needs: ClassVar[tuple[str, ...]] = _BOTH
     higher_is_better: ClassVar[bool] = True
+    by_row: ClassVar[bool] = True
     power: float = 1.0
     floor: float = 1e-6
     end_of_turn: bool = True
@@ -119,6 +120,7 @@ class Difference:
 
     needs: ClassVar[tuple[str, ...]] = _BOTH
     higher_is_better: ClassVar[bool] = True
+    by_row: ClassVar[bool] = True
 
     def __call__(self, frame: pl.DataFrame) -> NDArray[np.float32]:
         """Return float32 (n,) from the columns ``loss_before`` and ``loss_after`` in nats per token."""

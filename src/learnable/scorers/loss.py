@@ -31,6 +31,7 @@ class Loss:
 
     needs: ClassVar[tuple[str, ...]] = ("loss_before",)
     higher_is_better: ClassVar[bool] = True
+    by_row: ClassVar[bool] = True
 
     def __call__(self, frame: pl.DataFrame) -> NDArray[np.float32]:
         """Return float32 (n,), the column ``loss_before``; NaN where it is not finite."""
@@ -47,6 +48,7 @@ class Perplexity:
 
     needs: ClassVar[tuple[str, ...]] = ("loss_before",)
     higher_is_better: ClassVar[bool] = True
+    by_row: ClassVar[bool] = True
 
     def __call__(self, frame: pl.DataFrame) -> NDArray[np.float32]:
         """Return float32 (n,) from ``loss_before`` in nats per token; NaN where it is not finite."""
@@ -85,6 +87,7 @@ class PerplexityDrop:
 
     needs: ClassVar[tuple[str, ...]] = ("loss_before", "loss_after")
     higher_is_better: ClassVar[bool] = False
+    by_row: ClassVar[bool] = True
 
     def __call__(self, frame: pl.DataFrame) -> NDArray[np.float32]:
         """Return float32 (n,) from losses in nats per token; NaN where either is not finite."""
@@ -102,6 +105,7 @@ class Length:
 
     needs: ClassVar[tuple[str, ...]] = ("response_tokens",)
     higher_is_better: ClassVar[bool] = True
+    by_row: ClassVar[bool] = True
 
     def __call__(self, frame: pl.DataFrame) -> NDArray[np.float32]:
         """Return float32 (n,); NaN where there is no response token."""

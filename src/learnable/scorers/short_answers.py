@@ -77,6 +77,7 @@ class WithoutFirstToken:
 
     needs: ClassVar[tuple[str, ...]] = _TOKENS
     higher_is_better: ClassVar[bool] = True
+    by_row: ClassVar[bool] = True
     floor: float = 1e-6
 
     def __call__(self, frame: pl.DataFrame) -> NDArray[np.float32]:

@@ -27,6 +27,7 @@ class TargetLearnability:
 
     needs: ClassVar[tuple[str, ...]] = ("loss_before", "loss_target")
     higher_is_better: ClassVar[bool] = True
+    by_row: ClassVar[bool] = True
     floor: float = 1e-6
 
     def __call__(self, frame: pl.DataFrame) -> NDArray[np.float32]:
@@ -46,6 +47,7 @@ class TargetDrop:
 
     needs: ClassVar[tuple[str, ...]] = ("loss_before", "loss_target")
     higher_is_better: ClassVar[bool] = True
+    by_row: ClassVar[bool] = True
 
     def __call__(self, frame: pl.DataFrame) -> NDArray[np.float32]:
         """Return float32 (n,) from ``loss_before`` and ``loss_target`` in nats per token."""
@@ -77,6 +79,7 @@ class Relevance:
 
     needs: ClassVar[tuple[str, ...]] = ("similarities",)
     higher_is_better: ClassVar[bool] = True
+    by_row: ClassVar[bool] = True
 
     def __call__(self, frame: pl.DataFrame) -> NDArray[np.float32]:
         """Return float32 (n,) from ``similarities``, a list of one cosine for each row of the target."""
@@ -93,6 +96,7 @@ class DSIR:
 
     needs: ClassVar[tuple[str, ...]] = ("log_importance",)
     higher_is_better: ClassVar[bool] = True
+    by_row: ClassVar[bool] = True
 
     def __call__(self, frame: pl.DataFrame) -> NDArray[np.float32]:
         """Return float32 (n,), the column ``log_importance``; NaN where it is not finite."""

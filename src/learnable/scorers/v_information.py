@@ -40,6 +40,7 @@ class PVI:
 
     needs: ClassVar[tuple[str, ...]] = ("loss_null", "loss_after", "response_tokens")
     higher_is_better: ClassVar[bool] = True
+    by_row: ClassVar[bool] = True
     per_token: bool = False
 
     def __call__(self, frame: pl.DataFrame) -> NDArray[np.float32]:
@@ -59,6 +60,7 @@ class PVIZero:
 
     needs: ClassVar[tuple[str, ...]] = ("loss_alone", "loss_before", "response_tokens")
     higher_is_better: ClassVar[bool] = True
+    by_row: ClassVar[bool] = True
 
     def __call__(self, frame: pl.DataFrame) -> NDArray[np.float32]:
         """Return float32 (n,) from ``loss_alone`` and ``loss_before`` in nats per token, and ``response_tokens``."""
@@ -75,6 +77,7 @@ class Hardness:
 
     needs: ClassVar[tuple[str, ...]] = ("loss_after",)
     higher_is_better: ClassVar[bool] = True
+    by_row: ClassVar[bool] = True
 
     def __call__(self, frame: pl.DataFrame) -> NDArray[np.float32]:
         """Return float32 (n,) from ``loss_after`` in nats per token."""
