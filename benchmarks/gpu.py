@@ -80,6 +80,32 @@ RESPONSE = 0.6
 HEADER = 24
 """Tokens that every made-up row begins with, as chat templates do."""
 
+EVIDENCE: dict[str, tuple[str, ...]] = {
+    "6": ("conditions.py", "budget", "--rows", "37000", "--only", "6 % of Alpaca, one"),
+    "16.7": ("conditions.py", "budget", "--rows", "37000", "--only", "16.7 % of Alpaca, one"),
+    "1.5": ("conditions.py", "budget", "--rows", "37000", "--only", "1.5 % of Alpaca, one"),
+    "target": ("targeted.py", "--times", "38", "--by", "relevance/round_robin", "dsir", "longest"),
+    "delia-67": (
+        "delia.py",
+        "--arms",
+        "common",
+        "delia@ratio=67",
+        "repeated/delia@ratio=67",
+        "--buffer",
+        "3082",
+    ),
+    "delia-260": (
+        "delia.py",
+        "--arms",
+        "common",
+        "delia@ratio=260",
+        "repeated/delia@ratio=260",
+        "--buffer",
+        "11960",
+    ),
+}
+"""What a CPU cannot do in a night: shares of all short rows of Alpaca, a pool of tens of thousands of rows, the paper's buffers."""
+
 OTHERS_SHARE = 8
 """The slow ways get one row in so many."""
 
@@ -94,6 +120,7 @@ def main() -> None:
     parser.add_argument("--expected", type=Path, help="losses of a CPU, as --make-expected wrote them")
     parser.add_argument("--make-expected", type=Path, metavar="FILE", help="only write the CPU's losses")
     parser.add_argument("--model", default="starter", help="model of correctness and generation")
+    parser.add_argument("--data", type=Path, help="folder with train/ and eval/, for the evidence")
     parser.add_argument("--scratch", type=Path, help="where made-up models are written; a temporary folder")
     parser.add_argument("--minutes", type=float, default=10.0, help="no part begins later than this")
     parser.add_argument("--quick", action="store_true", help="tiny shapes and few rows")
@@ -119,10 +146,12 @@ def planned(chosen: argparse.Namespace) -> Iterator[str]:
     for part in chosen.parts:
         if part in ("scoring", "training", "attention"):
             yield from (f"{part} {shape}" for shape in shapes)
-        elif part != "correctness" or chosen.expected is not None:
-            yield part
-        else:
+        elif part == "correctness" and chosen.expected is None:
             say("correctness is left out: give --expected, the file that --make-expected writes")
+        elif part == "evidence" and chosen.data is None:
+            say("evidence is left out: give --data, the folder of the tables")
+        else:
+            yield from (f"evidence {name}" for name in EVIDENCE) if part == "evidence" else (part,)
 
 
 def run(name: str, chosen: argparse.Namespace, *, scratch: Path, left_s: float) -> None:
@@ -137,6 +166,7 @@ def run(name: str, chosen: argparse.Namespace, *, scratch: Path, left_s: float) 
         words = ["--one", name, "--output", str(kept), "--device", chosen.device, "--model", chosen.model]
         words += ["--scratch", str(scratch)] + (["--quick"] if chosen.quick else [])
         words += ["--expected", str(chosen.expected)] if chosen.expected else []
+        words += ["--data", str(chosen.data)] if chosen.data else []
         done = subprocess.run([sys.executable, __file__, *words], check=False)
         if done.returncode:
             print(f"\n{name}: failed with exit code {done.returncode}; what it said stands above", flush=True)
@@ -501,6 +531,19 @@ def generation(chosen: argparse.Namespace, _: str) -> list[str]:
     return lines
 
 
+def evidence(chosen: argparse.Namespace, name: str) -> list[str]:
+    """Run another benchmark at a size that takes a GPU, and return what it printed; stopped, it goes on where it was."""
+    script, *options = EVIDENCE[name]
+    words = [sys.executable, str(Path(__file__).with_name(script)), *options, "--model", chosen.model]
+    words += ["--data", str(chosen.data), "--output", str(chosen.output.parent / f"evidence-{script}")]
+    if chosen.quick:
+        words += {
+            "conditions.py": ["--rows", "64", "--seeds", "1"],
+            "targeted.py": ["--times", "1", "--seeds", "1"],
+        }.get(script, ["--rows", "4", "--buffer", "8", "--tests", "4", "--seeds", "1"])
+    return subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
+
+
 def free() -> None:
     """Give the memory of what is no longer used back to the device."""
     gc.collect()
@@ -514,6 +557,7 @@ PARTS: dict[str, Callable[[argparse.Namespace, str], list[str]]] = {
     "training": training,
     "attention": attention,
     "generation": generation,
+    "evidence": evidence,
 }
 """What is measured, the most valuable first; a later experiment adds a line of its own."""
 

