@@ -48,8 +48,8 @@ class TrimmedReference(Reference):
 
     Args:
         rows: Rows that are trained on: ``trimmed`` (a share of them, those with the lowest base loss), ``all`` (the paper), or
-            a file of rows that you trust, in place of the pool. When not given: ``trimmed``, or ``all`` with folds, a
-            fraction, a model of your own, or losses of the last epoch. All rows of the pool are scored.
+            a file of rows that you trust, in place of the pool. When not given it is ``trimmed``. With folds, a fraction, a
+            model of your own, or losses of the last epoch it is ``all``. All rows of the pool are scored.
     """
 
     rows: str = field(default="", metadata=LATER)
@@ -82,8 +82,8 @@ def lobass(
     """Choose the examples that this model can learn.
 
     Fine-tune a reference, compare each example's loss before and after, and keep those whose loss fell most, relative to
-    where it stood (LoBaSS / DavIR, arXiv 2310.13008). Examples are compared with others of about their length, and the
-    reference is trained on the half of the pool that the model finds likeliest; `--form paper` does neither.
+    where it stood (LoBaSS / DavIR, arXiv 2310.13008). Examples are compared with others of about their length. The reference
+    is trained on the half of the pool that the model finds likeliest. `--form paper` does neither.
 
     Args:
         data: Files (.jsonl, .json, .csv, .parquet ...), folders and patterns of them, hub ids, or `starter`.
