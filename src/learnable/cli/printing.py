@@ -218,7 +218,7 @@ def _show_facts(console: Console, facts: Mapping[str, Any]) -> None:
         if name == "warnings":
             for warning in value:
                 console.print(f"warning: {warning}")
-        elif value not in (None, [], "") and value is not False:
+        elif value not in (None, [], {}, "") and value is not False:
             console.print(f"{name}: {_shown(value)}")
 
 
@@ -279,9 +279,8 @@ def _show_contest(console: Console, outcome: Outcome, *, warned: bool = False) -
     else:
         both = f"{facts['in both']:,} evaluation items stand in the pool too"
         notes += [f"warning: {both}: see overlap.parquet"] if facts["in both"] else []
-        console.print(
-            f"{facts['trainings']} trainings, {facts['seeds']} seeds each; intervals hold for all methods {sure}"
-        )
+        seeds = f"{facts['seeds']} seed{'' if facts['seeds'] == 1 else 's'} each"
+        console.print(f"{facts['trainings']} trainings, {seeds}; intervals hold for all methods {sure}")
     for note in [] if warned else notes:
         console.print(note)
     if arms:

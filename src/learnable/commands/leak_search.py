@@ -415,9 +415,8 @@ def facts_of(
 ) -> dict[str, Any]:
     """Return what the command prints."""
     asked = frame.filter(pl.col("refused").is_null())
-    said = {True: "leaked", False: "no leak seen", None: "nothing to compare with"}[verdict.leaked]
     share, low, high = verdict.rate
-    facts: dict[str, Any] = {"verdict": f"{said} (against {verdict.beside})"}
+    facts: dict[str, Any] = {"verdict": f"{verdict.said} (against {verdict.beside})"}
     if np.isfinite(low):
         facts["share of leaked items"] = f"{share:.1%} ({low:.1%} to {high:.1%})"
     hits = asked.filter("counted")["hit"].to_numpy()

@@ -156,6 +156,10 @@ def forest_on_noise(orders: int, *, items: int = 100, seed: int = 0) -> Values:
     return forest_scores(list(rng.standard_normal((items, orders))))
 
 
+CHANCE = "chance, uncorrected for the natural order of options"
+"""What a set is compared with where nothing else is given."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Seen:
     """What a detector found in the n items of a set.
@@ -212,6 +216,13 @@ class SetVerdict:
     beside: str
     expected: float
 
+    @property
+    def said(self) -> str:
+        """The verdict in words."""
+        if self.leaked and self.beside == CHANCE:
+            return "a leak, or only a natural order of the options: give --reference BASE, or --clean FILE"
+        return {True: "leaked", False: "no leak seen", None: "nothing to compare with"}[self.leaked]
+
 
 def set_verdict(
     model: Seen,
@@ -249,7 +260,7 @@ def set_verdict(
         tests = _against_chance(model, level)
         known = model.chance[np.isfinite(model.hits)]
         expected = float(known.mean()) if len(known) else nan
-        beside = "chance, uncorrected for the natural order of options"
+        beside = CHANCE
     made = [each for each in tests if not isnan(each.p)]
     leaked = any(each.p <= (1 - confidence) / TESTS and each.value > 0 for each in made) if made else None
     above = tests[-1]
