@@ -17,6 +17,7 @@ import platform
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -41,6 +42,7 @@ from learnable.commands.inputs import rows_of as loaded_rows
 from learnable.commands.method_scores import MethodScores, score_methods
 from learnable.commands.network import Network
 from learnable.data import load_pool
+from learnable.data.decontamination import EvaluationIndex, EvaluationRow
 from learnable.evaluators import evaluations_of
 from learnable.experiments import Arm, Method, arms_of, parse_methods
 from learnable.experiments.run import ArmRun
@@ -115,16 +117,21 @@ class Rows:
     draw: int = 0
 
     def write(self, data: Path, folder: Path) -> dict[str, Path]:
-        """Write the pool, and of its first table the held-out rows, which no draw has, and trusted rows; return the paths."""
+        """Write the pool, and of its first table held-out rows, which share no text with it, and trusted ones; return the paths."""
         folder.mkdir(parents=True, exist_ok=True)
         paths = [data / "train" / f"{name}.parquet" for name in self.tables]
         share = self.count // len(paths)
         first = rows_of(paths[0], seed=0)
         heldout, trusted = first[share : share + HELDOUT], first[share + HELDOUT :][:TRUSTED]
         aside = {each.id for each in (*heldout, *trusted)}
-        drawn = [
-            [each for each in rows_of(path, seed=self.draw) if each.id not in aside][:share] for path in paths
-        ]
+        asked = EvaluationIndex(
+            EvaluationRow(each.id, [each.messages[-2].content], [turn.content for turn in each.messages[-2:]])
+            for each in heldout
+        )
+        drawn = []
+        for path in paths:
+            rest = (each for each in rows_of(path, seed=self.draw) if each.id not in aside)
+            drawn.append(list(islice((each for each in rest if asked.why(each.messages) is None), share)))
         mixed = [each for group in zip(*drawn, strict=True) for each in group]
         rows = corrupt(
             [(each.messages[-2].content, each.messages[-1].content) for each in mixed],
