@@ -75,7 +75,9 @@ def main() -> None:
         help="what `pip freeze` says there; torch, transformers, peft and all that they need when not given",
     )
     parser.add_argument("--extras", nargs="*", default=[], help="extras of this package, such as evaluate")
-    parser.add_argument("--data", nargs="*", type=Path, default=[], help="data files, and folders of them, to bring")
+    parser.add_argument(
+        "--data", nargs="*", type=Path, default=[], help="data files, and folders of them, to bring"
+    )
     parser.add_argument(
         "--expected", type=Path, help="the CPU's losses for the benchmark; made when not given"
     )
