@@ -184,6 +184,13 @@ def test_a_target_that_leaves_nothing_to_judge_on_is_refused_before_anything_is_
         run_target((rows[0], task), tiny, tmp_path / "runs", dry_run=dry_run)
 
 
+def test_how_many_rows_of_a_target_are_held_back_is_said_before_anything_is_measured(
+    rows, tiny, tmp_path, capsys
+):
+    run_target(rows, tiny, tmp_path, dry_run=True)
+    assert "rows of the target are held back to judge on" in capsys.readouterr().err
+
+
 def test_a_test_that_is_the_target_is_refused_before_anything_is_measured(rows, tiny, tmp_path):
     with pytest.raises(UsageError, match="has rows of the target"):
         run_target(rows, tiny, tmp_path, test=str(rows[1]), dry_run=True)

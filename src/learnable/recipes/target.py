@@ -97,9 +97,6 @@ def target(
     task = run.step("target", load, [target], holdout=0.0 if test or not seeds else TARGET_HELD_BACK)
     if seeds:
         _check_judged(task, test)
-    elif seeds:
-        back = task.facts["held out"]
-        say(held_back_words(back, of=back + task.facts["examples"]))
     network: dict[str, Any] = {"model": model, "loading": loading, "max_length": max_length}
     aimed: dict[str, Any] = {"target": task.path, "aim": aim, "store": run.store}
     formulas: dict[str, Any] = {"scorers": list(scorers), "vectors": vectors}
@@ -127,15 +124,18 @@ def target(
 
 
 def _check_judged(task: Outcome, test: str | None) -> None:
-    """Refuse rows to judge on that the choice is aimed at, and a target of which none are held back."""
+    """Refuse rows to judge on that the choice is aimed at, and a target of which none are held back; say how many are."""
     if test:
         judged_on = f"heldout:{test}"
         apart(task, [judged_on], evaluations_of([judged_on]))
-    elif not task.facts["held out"]:
+        return
+    back = task.facts["held out"]
+    if not back:
         raise UsageError(
             f"of {task.facts['examples']} rows of the target none can be held back to judge on",
             hint="give more rows of the task, or others with --test FILE, or --seeds 0 to train nothing",
         )
+    say(held_back_words(back, of=back + task.facts["examples"]))
 
 
 def _method(choosing: Selecting) -> str:
