@@ -2,8 +2,9 @@
 
 import platform
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -102,6 +103,13 @@ def _row(ref: ModelRef, length: int) -> Rendered:
     return Rendered(id="pace", ids=ids, mask=np.arange(length) >= length // 2, truncated=False)
 
 
+def _timed(work: Callable[..., object], *arguments: Any) -> tuple[float, float]:
+    """Return how long a call takes, and how many cores it had meanwhile."""
+    busy = time.process_time()
+    seconds = seconds_of(work, *arguments)
+    return seconds, (time.process_time() - busy) / seconds
+
+
 def _measuring(ref: ModelRef, length: int) -> Pace:
     with memory_peak(resolved_device(ref)) as peak:
         started = time.perf_counter()
@@ -110,9 +118,7 @@ def _measuring(ref: ModelRef, length: int) -> Pace:
         load_s = time.perf_counter() - started
         alone = seconds_of(model.nll, rows_like(row, 1))
         count = min(ROWS, max(1, model.batch_tokens // length), max(1, int(BATCH_S / alone)))
-        busy = time.process_time()
-        seconds = seconds_of(model.nll, rows_like(row, count))
-        cores = (time.process_time() - busy) / seconds
+        seconds, cores = _timed(model.nll, rows_like(row, count))
     return Pace(tokens_per_s=count * length / seconds, load_s=load_s, peak_gib=peak[0] / GIB, cores=cores)
 
 
@@ -124,9 +130,7 @@ def _writing(ref: ModelRef, length: int) -> Pace:
         model = LanguageModel(ref)
         load_s = time.perf_counter() - started
         answers = model.answers([asked] * WRITTEN, sampling=sampling, seeds=range(WRITTEN))
-        busy = time.process_time()
-        seconds = seconds_of(list, answers)
-        cores = (time.process_time() - busy) / seconds
+        seconds, cores = _timed(list, answers)
     # A text may end early; then it is slower than this by the share that is missing.
     speed = WRITTEN * NEW_TOKENS / seconds
     return Pace(tokens_per_s=speed, load_s=load_s, peak_gib=peak[0] / GIB, cores=cores)
@@ -148,9 +152,7 @@ def _training(ref: ModelRef, length: int, tuning: Tuning, measured: Pace) -> Pac
         )
         load_s = time.perf_counter() - started
         with without_dropout(loop.network):
-            busy, started = time.process_time(), time.perf_counter()
-            seconds = min(seconds_of(loop.step) for _ in range(STEPS))
-            cores = (time.process_time() - busy) / (time.perf_counter() - started)
+            seconds, cores = min(_timed(loop.step) for _ in range(STEPS))
     item_bytes = 4 if tuning.method == "lora" or concrete_dtype(ref) == "float32" else 2
     written = (
         sum(weights.numel() for weights in loop.network.parameters() if weights.requires_grad) * item_bytes
