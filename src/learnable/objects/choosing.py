@@ -12,6 +12,7 @@ from learnable.errors import SelectionError, UsageError
 from learnable.objects.given import checked_settings
 from learnable.objects.results import Picked, ScoreTable
 from learnable.runs.progress import say
+from learnable.scorers import RANKS
 from learnable.selectors import SELECTORS, Choosing, choose, count_asked, turns_of
 from learnable.spec import build
 from learnable.types import Budget, Selection, Selector
@@ -141,8 +142,7 @@ def _budget(given: Any) -> Budget:
 def _facts(scores: pl.LazyFrame, kept: pl.DataFrame, budget: Budget, by: str) -> dict[str, Any]:
     """Return figures of a selection: what was asked for, what there is of it, and what is lacking and why."""
     there = scores.collect_schema().names()
-    # The mean of a rank is the same in any pool.
-    told = "learnability" if by == "length_matched" and "learnability" in there else by
+    told = RANKS[by] if RANKS.get(by) in there else by
     frame = scores.select(name for name in there if name in {"id", "tokens", told}).collect()
     ours = frame.join(kept.select("id"), on="id", how="semi")
     tokens = int(ours["tokens"].sum()) if "tokens" in frame.columns else None

@@ -38,7 +38,7 @@ from learnable.pages.words import (
     snippet,
 )
 from learnable.runs.price import Cost
-from learnable.scorers import end_of_turn_share
+from learnable.scorers import RANKS, end_of_turn_share
 
 SHOWN_SOURCES, SHOWN_TARGETS = 10, 20
 
@@ -48,8 +48,7 @@ def render_selection(facts: SelectionFacts) -> str:
     view = view_of(facts)
     pool, kept = view.frame.height, view.kept.height
     losses, length, scores = _losses(view), _length(view), _scores(view)
-    # Ranks are spread evenly in any pool: their picture shows nothing.
-    charts = (losses, scores) if facts.by == "length_matched" else (scores, losses)
+    charts = (losses, scores) if facts.by in RANKS else (scores, losses)
     chart = next((each for each in charts if any(isinstance(part, Picture) for part in each.parts)), None)
     looked = look(SELECTION_CHECKS, view)
     sections = [

@@ -47,4 +47,7 @@ SCORERS: Mapping[str, Callable[..., Scorer]] = {
     "hard_not_wrong": HardNotWrong,
 }
 
-__all__ = ["END_OF_TURN_SHARE", "IFD", "LESS", "SCORERS", "Learnability", "end_of_turn_share"]
+RANKS: Mapping[str, str] = {"length_matched": "learnability"}
+"""Scores that are ranks of another: their values are spread alike in any pool, and their mean says nothing."""
+
+__all__ = ["END_OF_TURN_SHARE", "IFD", "LESS", "RANKS", "SCORERS", "Learnability", "end_of_turn_share"]
