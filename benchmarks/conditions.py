@@ -190,8 +190,7 @@ def _subtle(data: Path) -> tuple[str, ...]:
 def noise_tables(count: int, data: Path) -> Iterator[Table]:
     """Yield a table for each share of corrupted rows, once with plain mistakes and once with subtle ones."""
     yield Table(title="0 % noise", rows=Rows(count=count, corrupted=0.0), methods=FIRST)
-    subtle = SUBTLE if (data / "train" / FOREIGN).is_file() else SUBTLE[:-1]
-    for name, kinds in (("coarse", COARSE), ("subtle", subtle)):
+    for name, kinds in (("coarse", COARSE), ("subtle", _subtle(data))):
         for percent in (15, 30, 50, 70):
             rows = Rows(count=count, corrupted=percent / 100, kinds=kinds)
             yield Table(title=f"{percent} % {name} noise", rows=rows, methods=FIRST)

@@ -112,7 +112,7 @@ class _Scoring:
         if self.aimed is not None:
             inputs["target"] = target_rows(*self.aimed).as_target.identity
             links["target"] = self.aimed[1].folder
-        for role, each in {}.items() if awaits else self.trained.items():
+        for role, each in () if awaits else self.trained.items():
             inputs[role] = compared_with(each, self.network.ref).identity
             links |= {role: Path(each)} if (Path(each) / DONE).is_file() else {}
         scorers = {name: fingerprint(method) for name, method in self.methods.items()}

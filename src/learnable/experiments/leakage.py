@@ -23,6 +23,8 @@ FOREST_THRESHOLDS = (-0.2, -0.17, -0.15)
 """Of the paper's code; an item is said to be leaked below them."""
 FARTHEST = 8.0
 """Standard deviations beyond which no residual is taken to lie."""
+CHANCE = "chance, uncorrected for the natural order of options"
+"""What a set is compared with where nothing else is given."""
 _DRAWS = 20_000
 _BOOTSTRAPS = 1_000
 
@@ -154,10 +156,6 @@ def forest_on_noise(orders: int, *, items: int = 100, seed: int = 0) -> Values:
     """Return the forest's scores of items whose orders are independent normal numbers: where nothing was leaked."""
     rng = np.random.default_rng(seed)
     return forest_scores(list(rng.standard_normal((items, orders))))
-
-
-CHANCE = "chance, uncorrected for the natural order of options"
-"""What a set is compared with where nothing else is given."""
 
 
 @dataclass(frozen=True, kw_only=True)

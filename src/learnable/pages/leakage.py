@@ -94,12 +94,17 @@ def render_leakage(facts: LeakageFacts) -> str:
     )
 
 
+def _compares(facts: LeakageFacts) -> bool:
+    """Return whether the items are held against more than chance."""
+    return bool({"reference", "clean"} & set(facts.names))
+
+
 def headline(facts: LeakageFacts) -> str:
     """The answer in one line."""
     leaked = facts.verdict.leaked
     if leaked is None:
         return "Nothing to hold the items against: no verdict"
-    if leaked and not {"reference", "clean"} & set(facts.names):
+    if leaked and not _compares(facts):
         return "A leak, or only a natural order of the options: nothing was compared with"
     return "The model was trained on items of this benchmark" if leaked else "No leak was seen"
 
@@ -202,7 +207,7 @@ def _method(facts: LeakageFacts) -> Section:
 
 def _uncorrected(facts: LeakageFacts) -> Found:
     """There is neither a reference nor clean items."""
-    if {"reference", "clean"} & set(facts.names):
+    if _compares(facts):
         return ""
     return (
         "Nothing but chance was compared with, and authors put options into a natural order that any model finds likelier: "

@@ -60,11 +60,16 @@ def _described(view: View, name: str, frame: pl.DataFrame) -> list[str]:
     most = [
         f"{source} {share(number, frame.height)}" for source, number in sources.head(SHOWN_PARTS).iter_rows()
     ]
-    both = frame.join(view.kept.select("id"), on="id", how="semi").height
     tokens = int(frame["tokens"].sum()) if view.has("tokens") else None
     length = finite(frame["response_tokens"].median()) if view.has("response_tokens") else None
     loss = finite(frame["loss_before"].mean()) if view.has("loss_before") else None
-    figures = [count(frame.height), count(both), count(tokens), decimal(length, 0), decimal(loss, 2)]
+    figures = [
+        count(frame.height),
+        count(int(frame["is_kept"].sum())),
+        count(tokens),
+        decimal(length, 0),
+        decimal(loss, 2),
+    ]
     return [name, *figures, ", ".join(most)]
 
 

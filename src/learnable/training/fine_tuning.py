@@ -150,9 +150,8 @@ def trained_before(folder: Path) -> Trained | None:
         with disk_errors(folder):
             shutil.rmtree(folder)
         return None
-    shutil.rmtree(
-        folder / CHECKPOINTS, ignore_errors=True
-    )  # left by a kill right after the record was written
+    # Left by a kill right after the record was written.
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     return Trained(folder=folder, ran=False, **record)
 
 
