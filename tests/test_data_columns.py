@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from learnable.data import read
+from learnable.data import of_another, read
 from learnable.data.names import parse_columns
 from learnable.errors import DataError, UsageError
+from learnable.settings import Reading
 from learnable.types import Message
 
 USER = {"role": "user", "content": "Hi"}
@@ -189,6 +190,64 @@ def test_a_named_column_that_is_not_there_gets_a_suggestion(pool_of, columns, me
         pool_of({"query_nl": "Hi", "sh": "Ho", "who": "S", **PAIR}, columns=columns, on_error="raise")
     assert message in caught.value.message
     assert hint in caught.value.hint
+
+
+OWN = [{"query_nl": "Hi", "sh": "Ho", "who": "S"}]
+NAMED = "prompt=query_nl,response=sh,system=who"
+
+
+def read_files(folder, columns, *files, **settings):
+    paths = [folder / f"{number}.jsonl" for number in range(len(files))]
+    for path, rows in zip(paths, files, strict=True):
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return read([str(path) for path in paths], columns=columns, on_error="raise", **settings)
+
+
+def test_named_columns_hold_for_the_files_that_have_them(tmp_path):
+    usual = [{"instruction": "A", "output": "B", "who": "W"}, {"instruction": "C", "output": "D"}]
+    pool = read_files(tmp_path, NAMED, OWN, usual)
+    turns = [[(turn.role, turn.content) for turn in each.messages] for each in pool.iter_examples()]
+    assert turns == [
+        [("system", "S"), ("user", "Hi"), ("assistant", "Ho")],
+        [("system", "W"), ("user", "A"), ("assistant", "B")],
+        [("user", "C"), ("assistant", "D")],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ([{"instruction": "A", "output": "B"}, {"instruction": "C", "output": "D", "sh": "E"}], "a column 'sh'"),
+        ([{"query_nl": "A", "output": "B"}], "no column 'sh'"),
+        ([{"query": "A", "shell": "B"}], "no column 'query_nl'"),
+    ],
+)  # fmt: skip
+def test_another_file_that_the_names_may_mean_is_refused(tmp_path, other, message):
+    with pytest.raises(DataError, match=message):
+        read_files(tmp_path, NAMED, OWN, other)
+
+
+@pytest.mark.parametrize(
+    ("row", "columns"),
+    [
+        ({"query_nl": "A", "sh": "B"}, "prompt=query_nl,response=sh"),
+        ({"query_nl": "A", "answer": "B"}, "prompt=query_nl,response=sh"),
+        ({"instruction": "A", "output": "B", "who": "W"}, "system=who"),
+        ({"instruction": "A", "output": "B"}, None),
+    ],
+)
+def test_a_file_beside_others_has_of_their_columns_what_is_there(tmp_path, row, columns):
+    path = tmp_path / "task.jsonl"
+    path.write_text(json.dumps(row), encoding="utf-8")
+    assert of_another(str(path), Reading(columns=NAMED, source_column="s", avoid=("a",))) == Reading(
+        columns=columns
+    )
+
+
+def test_a_column_that_no_file_has_is_refused(tmp_path):
+    usual = [{"instruction": "A", "output": "B"}]
+    with pytest.raises(DataError, match="no row has a column query_n"):
+        read_files(tmp_path, "prompt=query_n", usual, usual)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from learnable.errors import UsageError
 from learnable.recipes import less, pds, target, vinfo
 from learnable.recipes.run import Run
 from learnable.recipes.target import _method, _share
-from learnable.settings import Aim, Reference, WarmUp
+from learnable.settings import Aim, Reading, Reference, WarmUp
 from learnable.testing import toy_examples, write_messages
 
 
@@ -56,6 +56,29 @@ def test_pds_is_priced_with_its_steps_and_their_way_back(proxy, rows, tiny, tmp_
     assert planned.price.tokens == pytest.approx(done.cost.tokens, rel=0.1)
     over = "30 examples" if proxy is None else "20 examples and 1 over 30 for their vectors"
     assert planned.facts["would run"] == [f"4 training steps, 3 back, and 4 passes over {over}"]
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_target_and_a_test_may_have_the_names_of_the_pool_or_the_usual_ones(own, tiny, tmp_path):
+    files = [tmp_path / f"{name}.csv" for name in ("pool", "task", "test")]
+    for file, words in zip(files, ("red", "green", "blue"), strict=True):
+        head = "nl,sh" if own or words == "red" else "prompt,completion"
+        rows = [f"say {words} {number},{words} {number}" for number in range(12)]
+        file.write_text("\n".join([head, *rows]), encoding="utf-8")
+    pool, task, test = map(str, files)
+    outcomes = target(
+        [pool],
+        target=task,
+        test=test,
+        model=str(tiny),
+        budget="4",
+        seeds=1,
+        holdout=0.0,
+        reading=Reading(columns="prompt=nl,response=sh"),
+        run=Run(output=str(tmp_path / "runs"), dry_run=False),
+    )
+    assert outcomes["target"].facts["examples"] == 12
+    assert (outcomes["verdict"].folder / "report.html").is_file()
 
 
 def test_vinfo_trains_two_references_and_chooses(rows, tiny, tmp_path):

@@ -66,7 +66,7 @@ class Reading:
         source_column: Column that names the source of a row; the name of the file when not given.
         columns: Which column is which part of a conversation: ``prompt=query_nl,response=shell_command``. Parts are
             prompt, response, messages, system, context, history, reasoning, tools, label, and ignore for a column that is
-            none; columns with usual names need no naming.
+            none; columns with usual names need no naming. Of several files, one without them is read by the usual names.
         max_row_mb: Largest row in megabytes of text; a larger one is a bad row.
         avoid: Evaluation files. A row that stands in one, in full or in part, is left out: the same prompt, 13 words in a
             row, or nearly the same prompt.

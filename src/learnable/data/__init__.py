@@ -20,6 +20,7 @@ from learnable.data.pool import prompt_key as prompt_key
 from learnable.data.pool import readable as readable
 from learnable.data.pool import save_pool as save_pool
 from learnable.data.reading import digests as digests
+from learnable.data.reading import of_another as of_another
 from learnable.data.reading import read as read
 from learnable.data.sources import base_name as base_name
 from learnable.data.sources import names_of as names_of

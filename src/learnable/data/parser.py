@@ -8,7 +8,7 @@ from datetime import date, time
 from decimal import Decimal
 from typing import Any
 
-from learnable.data.formats import find_layout
+from learnable.data.formats import find_layout, format_of
 from learnable.data.layout import ColumnLayout, marks
 from learnable.data.names import PARTS
 from learnable.data.records import Record
@@ -21,13 +21,16 @@ MOST_LAYOUTS, MOST_IGNORED = 10_000, 1_000
 """Layouts, and ignored columns, that are remembered: every row may have keys of its own."""
 MOST_SHOWN = 12
 """Ignored columns that are named."""
+CONVERSATION = frozenset({"messages", "prompt", "response", "rejected"})
+"""Parts that tell of which rows somebody spoke who named columns."""
 
 
 @dataclass(kw_only=True)
 class Parser:
     """Turns the records of one source into conversations; their layout is looked up once for each set of keys.
 
-    ``format``, ``columns`` and ``source_column`` are those that were named; ``source`` is that of rows otherwise.
+    ``format``, ``columns`` and ``source_column`` are those that were named; ``source`` is that of rows otherwise. Of
+    ``several`` files, one that has none of the named columns in its first row is read by the usual names.
     ``formats`` counts the rows of each format; ``keys`` are all keys seen, where columns were named; ``ignored`` is
     what nothing reads of columns and of turns.
     """
@@ -36,9 +39,11 @@ class Parser:
     columns: Mapping[str, Sequence[str]]
     source_column: str | None
     source: str
+    several: bool = False
     formats: Counter[str] = field(default_factory=Counter)
     keys: set[str] = field(default_factory=set)
     ignored: set[str] = field(default_factory=set)
+    _elsewhere: dict[str, str] | None = None
     _layouts: dict[tuple[Any, ...], ColumnLayout | UnusableRowError] = field(default_factory=dict)
     _uses: dict[str, dict[str, str]] = field(default_factory=dict)
     _unseen: dict[ColumnLayout, list[str]] = field(default_factory=dict)
@@ -66,7 +71,7 @@ class Parser:
             if self.columns:
                 self.keys.update(row)
             try:
-                found = find_layout(row, format=self.format, columns=self.columns)
+                found = find_layout(row, format=self.format, columns=self._columns_of(row))
             except UnusableRowError as error:
                 found = error
             is_whole = isinstance(found, ColumnLayout) and found.needs <= set(filled)
@@ -74,6 +79,21 @@ class Parser:
         if isinstance(found, UnusableRowError):
             raise type(found)(str(found), hint=found.hint)
         return found
+
+    def _columns_of(self, row: Row) -> Mapping[str, Sequence[str]]:
+        """Return the named columns that hold for this file: all, or those beside a conversation that other files have."""
+        asked = {name: part for part in CONVERSATION for name in self.columns.get(part, ())}
+        if self._elsewhere is None:
+            is_other = self.several and asked.keys().isdisjoint(row) and format_of(list(row)) is not None
+            self._elsewhere = asked if is_other else {}
+        if not self._elsewhere:
+            return self.columns
+        if met := [name for name in row if name in self._elsewhere]:
+            raise UnusableRowError(
+                f"a column {met[0]!r}, named as {self._elsewhere[met[0]]}, which the first row of this file has not",
+                hint="give rows with it in a file of their own",
+            )
+        return {part: names for part, names in self.columns.items() if part not in CONVERSATION}
 
     def _source_of(self, row: Row) -> str:
         name = self.source_column

@@ -20,7 +20,7 @@ from learnable.data.decontamination import (
 )
 from learnable.data.formats import FORMATS
 from learnable.data.names import parse_columns
-from learnable.data.parser import Parser
+from learnable.data.parser import CONVERSATION, Parser
 from learnable.data.pool import is_pool, load_pool, write_pool_files, writing_pool
 from learnable.data.records import Record, place, too_large
 from learnable.data.sources import MEMORY, Source, digest_of, locate, names_of, read_records
@@ -87,6 +87,21 @@ def read(
     return pool
 
 
+def of_another(path: str, reading: Reading) -> Reading:
+    """Return how to read a file that was given beside others: with the columns named for them that its first row has."""
+    named = parse_columns(reading.columns)
+    if not named or is_pool(Path(path)):
+        return Reading()
+    rows = (record.value for source in locate(path) for record in read_records(source))
+    keys = {*(next(rows, None) or {})}
+    found = {part: names for part, names in named.items() if not keys.isdisjoint(names)}
+    # Half of a conversation is no other file, but a wrong name.
+    found |= {
+        part: names for part, names in named.items() if part in CONVERSATION and found.keys() & CONVERSATION
+    }
+    return Reading(columns=found or None)
+
+
 def _read_all(
     builder: PoolBuilder,
     paths: Sequence[str | Source],
@@ -103,7 +118,13 @@ def _read_all(
             # The starter sets bring the topics of their conversations.
             brought = "source" if source.kind == "starter" else None
             column = reading.source_column or brought
-            parser = Parser(format=reading.format, columns=named, source_column=column, source=source.source)
+            parser = Parser(
+                format=reading.format,
+                columns=named,
+                source_column=column,
+                source=source.source,
+                several=len(names) > 1,
+            )
             name = names[len(files)]
             files.append(
                 _read_one(builder, source, name, parser, bad, max_bytes=int(reading.max_row_mb * 1e6))

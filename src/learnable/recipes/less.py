@@ -8,6 +8,7 @@ from learnable.commands import load, score, train
 from learnable.commands.inputs import look_up
 from learnable.commands.options import Flat, Listed, MaxLength, ModelName
 from learnable.commands.select import Selecting
+from learnable.data import of_another
 from learnable.recipes.choosing import choose, load_pool
 from learnable.recipes.run import Run, recipe
 from learnable.settings import Loading, Reading, WarmUp
@@ -52,7 +53,7 @@ def less(
     look_up(model, loading)
     network: dict[str, Any] = {"model": model, "loading": loading, "max_length": max_length}
     pool = load_pool(run, data, budget, reading)
-    task = run.step("target", load, [target])
+    task = run.step("target", load, [target], reading=of_another(target, reading))
     kept: dict[str, Any] = {"keep_epochs": True, "layers": "attention", "processes": processes}
     kept |= {"reference": warmup, "target": task.path}
     trained = run.step("warmup", train, [pool.path], **kept, **network)

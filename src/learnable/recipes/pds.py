@@ -8,6 +8,7 @@ from learnable.commands import load, score
 from learnable.commands.inputs import look_up
 from learnable.commands.options import Flat, Listed, MaxLength, ModelName
 from learnable.commands.select import Selecting
+from learnable.data import of_another
 from learnable.recipes.choosing import choose, load_pool
 from learnable.recipes.run import Run, recipe
 from learnable.settings import Aim, Loading, Reading
@@ -48,7 +49,7 @@ def pds(
     choosing.check(["pds"])
     look_up(model, loading)
     pool = load_pool(run, data, budget, reading)
-    task = run.step("target", load, [target])
+    task = run.step("target", load, [target], reading=of_another(target, reading))
     network: dict[str, Any] = {"model": model, "loading": loading, "max_length": max_length}
     aimed: dict[str, Any] = {"target": task.path, "aim": aim, "scorers": ["pds"]}
     scores = run.step("scores", score, [pool.path], **aimed, **network, store=run.store)

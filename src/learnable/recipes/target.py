@@ -10,6 +10,7 @@ from learnable.commands.compare import HOLDOUT_SHARE, TARGET_HELD_BACK, apart, h
 from learnable.commands.inputs import look_up
 from learnable.commands.options import Flat, Listed, MaxLength, ModelName
 from learnable.commands.select import Selecting
+from learnable.data import of_another
 from learnable.errors import UsageError
 from learnable.evaluators import evaluations_of
 from learnable.experiments import parse_method
@@ -94,7 +95,10 @@ def target(
     whole = _method(choosing) if seeds else ""
     look_up(model, loading)
     pool = load_pool(run, data, budget, reading, holdout=holdout if seeds else 0.0)
-    task = run.step("target", load, [target], holdout=0.0 if test or not seeds else TARGET_HELD_BACK)
+    back = 0.0 if test or not seeds else TARGET_HELD_BACK
+    task = run.step("target", load, [target], reading=of_another(target, reading), holdout=back)
+    if test and (own := of_another(test, reading)).columns:
+        test = run.step("test", load, [test], reading=own).path
     if seeds:
         _check_judged(task, test)
     network: dict[str, Any] = {"model": model, "loading": loading, "max_length": max_length}
