@@ -122,7 +122,7 @@ def shown_evaluation(table: pl.DataFrame, label: str) -> list[str]:
         lines.append(
             f"| {row['method']} | {row['tokens']:,.0f} | {row['examples']:,.0f} | {row['steps']:.0f} | {row['value']:.4f} "
             f"| {against} | {'' if row['p'] is None else format(row['p'], '.2g')} | {row['verdict'] or ''} "
-            f"| {f'{seconds:,.0f} s' if seconds else ''} |"
+            f"| {f'{seconds:,.0f} s' if seconds > 0 else ''} |"
         )
     return lines
 
