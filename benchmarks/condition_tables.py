@@ -1,6 +1,6 @@
 """The tables of ``conditions.py`` in Markdown: what was chosen, what came of it, what it takes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,14 +27,19 @@ NOISE = (*KINDS[1:], *SUBTLE)
 
 
 def shown(
-    title: str, methods: Sequence[Method], ran: ArmRun, scored: MethodScores, arms: Sequence[Arm]
+    title: str,
+    methods: Sequence[Method],
+    ran: ArmRun,
+    scored: MethodScores,
+    arms: Sequence[Arm],
+    akin: Container[str],
 ) -> list[str]:
-    """Return the evaluations of one table, and what was chosen."""
+    """Return the evaluations of one table, and what was chosen, also of ids that are ``akin`` to the held-out rows."""
     table = ran.frames["table"].rename({"arm": "method"}).with_columns(_short(pl.col("method")))
     lines = [f"### {title}\n"]
     for label in table["evaluation"].unique(maintain_order=True):
         lines += [*shown_evaluation(table.filter(pl.col("evaluation") == label), label), ""]
-    return [*lines, *shown_chosen(methods, scored, arms), ""]
+    return [*lines, *shown_chosen(methods, scored, arms, akin), ""]
 
 
 def _short(name: pl.Expr) -> pl.Expr:
@@ -42,13 +47,16 @@ def _short(name: pl.Expr) -> pl.Expr:
     return name.str.replace(r"rows=.*/trusted\.jsonl", "rows=trusted")
 
 
-def shown_chosen(methods: Sequence[Method], scored: MethodScores, arms: Sequence[Arm]) -> list[str]:
+def shown_chosen(
+    methods: Sequence[Method], scored: MethodScores, arms: Sequence[Arm], akin: Container[str]
+) -> list[str]:
     """Return for each method, as means over seeds, what it chose and how well its score tells clean rows from corrupted."""
     source = dict(scored.lengths.select("id", "source").iter_rows())
     kinds = [kind for kind in NOISE if kind in set(source.values())]
+    heads = [*(f"{kind}, %" for kind in kinds), "corrupted, %", "of the first table, %", "AUC"]
     lines = [
-        f"| method | rows | response tokens | {''.join(f'{kind}, % | ' for kind in kinds)}corrupted, % | AUC |",
-        f"| --- | ---: | ---: |{' ---: |' * (len(kinds) + 2)}",
+        f"| method | rows | response tokens | {' | '.join(heads)} |",
+        f"| --- | ---: | ---: |{' ---: |' * len(heads)}",
     ]
     for method in methods:
         own = [arm for arm in arms if arm.label == method.label and arm.budget_tokens]
@@ -62,7 +70,10 @@ def shown_chosen(methods: Sequence[Method], scored: MethodScores, arms: Sequence
         auc = clean_above_corrupted(method, scored)
         name = pl.select(_short(pl.lit(method.label))).item()
         cells = [name, f"{np.mean([len(some) for some in sources]):,.0f}", f"{tokens:,.0f}"]
-        cells += [f"{share:.1f}" for share in [*shares, sum(shares)]]
+        of_first = 100 * np.mean(
+            [np.mean([each in akin for each in arm.ids if each in source]) for arm in own]
+        )
+        cells += [f"{share:.1f}" for share in [*shares, sum(shares), of_first]]
         lines.append(f"| {' | '.join(cells)} | {'' if auc is None else format(auc, '.2f')} |")
     return lines
 

@@ -117,7 +117,7 @@ class Rows:
     draw: int = 0
 
     def write(self, data: Path, folder: Path) -> dict[str, Path]:
-        """Write the pool, and of its first table held-out rows, which share no text with it, and trusted ones; return the paths."""
+        """Write the pool, held-out rows of its first and last table, which share no text with it, and trusted ones of the first."""
         folder.mkdir(parents=True, exist_ok=True)
         paths = [data / "train" / f"{name}.parquet" for name in self.tables]
         share = self.count // len(paths)
@@ -133,6 +133,12 @@ class Rows:
             rest = (each for each in rows_of(path, seed=self.draw) if each.id not in aside)
             drawn.append(list(islice((each for each in rest if asked.why(each.messages) is None), share)))
         mixed = [each for group in zip(*drawn, strict=True) for each in group]
+        pooled = EvaluationIndex(
+            EvaluationRow(each.id, [each.messages[-2].content], [turn.content for turn in each.messages[-2:]])
+            for each in mixed
+        )
+        others = (each for each in rows_of(paths[-1], seed=self.draw)[share:] if each.id not in aside)
+        second = list(islice((each for each in others if pooled.why(each.messages) is None), HELDOUT))
         rows = corrupt(
             [(each.messages[-2].content, each.messages[-1].content) for each in mixed],
             clean=round(self.count * (1 - self.corrupted)),
@@ -149,7 +155,7 @@ class Rows:
             row["source"] = source[row["output"]] if row["kind"] == KINDS[0] else row["kind"]
         found = {"pool": folder / "pool.jsonl"}
         found["pool"].write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        for name, some in (("heldout", heldout), ("trusted", trusted)):
+        for name, some in (("heldout", heldout), ("trusted", trusted), ("second", second)):
             found[name] = folder / f"{name}.jsonl"
             pairs = [
                 {"instruction": each.messages[-2].content, "output": each.messages[-1].content}
@@ -262,6 +268,7 @@ class Trial:
     paths: dict[str, Path]
     beside: tuple[Rendered, ...]
     explained: tuple[str, ...] = ()
+    asked: tuple[str, ...] = ("heldout", "beside")
 
     @classmethod
     def of(cls, table: Table, network: Network, options: argparse.Namespace) -> "Trial":
@@ -288,6 +295,7 @@ class Trial:
             paths=paths,
             beside=beside,
             explained=tuple(options.explain),
+            asked=("heldout", "beside", *["second"] * options.second),
         )
 
     @property
@@ -303,6 +311,13 @@ class Trial:
         loaded = self.loaded()
         rows = loaded_rows(load_pool(loaded.folder), loaded)
         return rows.rendered(Renderer.of(self.network.ref), max_length=self.network.longest)
+
+    def akin(self, data: Path) -> set[str]:
+        """Return the ids of the rows whose question is of the first table, as those of the held-out rows are."""
+        of = rows_of(data / "train" / f"{self.table.rows.tables[0]}.parquet", seed=self.table.rows.draw)
+        questions = {each.messages[-2].content for each in of}
+        pool = load_pool(self.loaded().folder).iter_examples()
+        return {each.id for each in pool if each.messages[-2].content in questions}
 
     def loaded(self) -> Outcome:
         """Load the pool, once."""
@@ -334,7 +349,7 @@ class Trial:
             vectors="none",
         )
         arms = self.arms(scored, rendered, counted)
-        asked = [f"heldout:{path}" for name, path in self.paths.items() if name in ("heldout", "beside")]
+        asked = [f"heldout:{path}" for name, path in self.paths.items() if name in self.asked]
         ran, _ = experiment.run(arms, evaluations_of(asked), baseline="random", costs=scored.costs)
         return ran, scored, arms
 
@@ -418,6 +433,7 @@ def main() -> None:
         metavar="METHOD",
         help="also train on rows drawn at random, as long, and as long and as noisy, as these methods choose",
     )
+    parser.add_argument("--second", action="store_true", help="also ask held-out rows of the second table")
     parser.add_argument("--price", action="store_true", help="say what each table takes, and run nothing")
     parser.add_argument("--output", type=Path, default=Path("runs/conditions"))
     options = parser.parse_args()
@@ -438,7 +454,8 @@ def main() -> None:
         for counted in trial.table.counted:
             ran, scored, arms = trial.run(counted)
             what = f"{trial.table.title}, equal {counted.replace('_', ' ')}"
-            print("\n".join(shown(what, trial.methods, ran, scored, arms)), flush=True)
+            akin = trial.akin(options.data)
+            print("\n".join(shown(what, trial.methods, ran, scored, arms, akin)), flush=True)
             if "full" in trial.table.methods:
                 print("\n".join(shown_against_full(ran)), flush=True)
             if options.explain:
