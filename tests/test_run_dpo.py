@@ -1,6 +1,8 @@
 """The recipe ``dpo`` on a tiny model, from pairs to a page; and a training on pairs alone."""
 
 import json
+import math
+import re
 from pathlib import Path
 
 import polars as pl
@@ -14,6 +16,7 @@ from learnable.data.pairs import answers_of, pairs_of
 from learnable.data.pool import load_pool, prompt_key
 from learnable.data.reading import read
 from learnable.errors import DataError, UsageError
+from learnable.experiments.preferences import enough_words
 from learnable.models.language_model import LanguageModel
 from learnable.models.rendering import Renderer
 from learnable.objects.given import opened
@@ -154,6 +157,29 @@ def test_fewer_pairs_stand_beside_all_of_them(ran):
     assert found["method"].to_list() == ["50%", "100%"]
     assert found["difference"][0] == pytest.approx(found["value"][0] - found["value"][1])
     assert found["verdict"][1] is None
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "lows", "said"),
+    [
+        (["no difference seen"] * 2, [-0.4, -0.05], "25 of 100 pairs .* 40 points"),
+        (["worse", "no difference seen"], [-0.4, -0.05], "50 of 100 pairs .* 5 points"),
+        (["worse", "better"], [-0.4, 0.01], "50 of 100 pairs .* 0 points"),
+        (["no difference seen", "worse"], [-0.4, -0.2], "Fewer than 100 pairs were worse"),
+        (["not graded"] * 2, [math.nan] * 2, "Too little was graded"),
+        (["no difference seen"] * 2, [-3.0, -2.0], "25 of 100 pairs .* 100 points"),
+    ],
+)
+def test_the_heading_says_how_many_pairs_are_enough(verdicts, lows, said):
+    table = pl.DataFrame(
+        {
+            "evaluation": ["preference accuracy"] * 3,
+            "examples": [25.0, 50.0, 100.0],
+            "verdict": [*verdicts, None],
+            "low": [*lows, None],
+        }
+    )
+    assert re.search(said, enough_words(table))
 
 
 def test_a_second_run_does_nothing(ran, file, options):

@@ -40,6 +40,7 @@ from learnable.experiments.preferences import (
     check_ways,
     curve_table,
     curve_words,
+    enough_words,
     margins,
     pair_table,
     preference_results,
@@ -336,6 +337,7 @@ class _Preferences:
             "evaluations": [each.label for each in evaluations],
             "in both": overlap.height,
             "trainings": ran.frames["arms"]["model"].drop_nulls().n_unique(),
+            "answer": "" if curve is None else enough_words(curve),
             "findings": [*([] if curve is None else curve_words(curve)), *self.lengths.words(ran.frames)],
             "notes": [*(note for _, notes in found.values() for note in notes), *_notes(pairs, tests)],
         }

@@ -344,7 +344,8 @@ def curve_words(table: pl.DataFrame) -> list[str]:
         *fewer, most = part.to_dicts()
         steps = list[str]()
         for one in fewer:
-            interval = "" if isnan(one["low"]) else f" ({one['low']:+.3f} to {one['high']:+.3f})"
+            low, high = max(one["low"], -1.0), min(one["high"], 1.0)  # of a share
+            interval = "" if isnan(one["low"]) else f" ({low:+.3f} to {high:+.3f})"
             steps.append(
                 f"with {one['arm']} ({one['examples']:,.0f} pairs) {one['value']:.3f}, a difference of "
                 f"{one['difference']:+.3f}{interval}, {one['verdict']}"
@@ -353,6 +354,26 @@ def curve_words(table: pl.DataFrame) -> list[str]:
             f"{name} with {most['arm']} of the pairs ({most['examples']:,.0f}) {most['value']:.3f}; {'; '.join(steps)}"
         )
     return said
+
+
+def enough_words(table: pl.DataFrame) -> str:
+    """Say how few pairs were as good as all by the first accuracy, and which loss of it is not ruled out."""
+    first = table.filter(pl.col("evaluation") == ACCURACY)
+    *fewer, most = first.sort("examples").iter_rows(named=True)
+    worse = [place for place, one in enumerate(fewer) if one["verdict"] == "worse"]
+    enough = [one for one in fewer[worse[-1] + 1 if worse else 0 :] if not isnan(one["low"])]
+    of = f"{most['examples']:,.0f} pairs"
+    if enough:
+        lost = min(max(-enough[0]["low"], 0.0), 1.0)
+        return (
+            f"{enough[0]['examples']:,.0f} of {of} were not seen to be worse than all "
+            f"(a loss of {100 * lost:.0f} points of accuracy is not ruled out)"
+        )
+    return (
+        f"Fewer than {of} were worse"
+        if worse
+        else f"Too little was graded to tell whether fewer than {of} suffice"
+    )
 
 
 def answers_label(name: str) -> str:

@@ -34,6 +34,7 @@ class ComparisonFacts(ContestFacts):
         baseline: The arm that the others stand against: a random draw, whatever its name.
         question: What the page answers.
         fair: What makes the arms comparable.
+        answer: What the run itself found first, for the headline.
         findings: What the run itself found, beside differences to a random draw.
         notes: What the run itself says is to be distrusted.
     """
@@ -48,6 +49,7 @@ class ComparisonFacts(ContestFacts):
     fair: str = (
         "Every method stands against a random draw of the same number of tokens, trained in the same way."
     )
+    answer: str = ""
     findings: Sequence[str] = ()
     notes: Sequence[str] = ()
 
@@ -134,6 +136,12 @@ def comparison_of(facts: ComparisonFacts) -> Comparison:
 
 
 def headline(comparison: Comparison) -> str:
+    """The answer in one line: what the run itself found first, and whether a method helps."""
+    said = _helped(comparison)
+    return f"{comparison.facts.answer}. {said}" if comparison.facts.answer else said
+
+
+def _helped(comparison: Comparison) -> str:
     """The answer to "does it help?" in one line, over all evaluations and budgets."""
     lines = [line for each in comparison.evaluated for line in each.compared]
     outcomes = {line.outcome for line in lines}
