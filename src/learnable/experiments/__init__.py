@@ -1,57 +1,36 @@
 """Does it help? Arms, the models they lead to, their grades, differences with intervals, overlap, and what it all cost."""
 
-from learnable.experiments.arms import UNTUNED, Arm, Init, TaskArm, check_settings, parse_task_arms
-from learnable.experiments.buffering import RATIOS, buffering
-from learnable.experiments.imbalance import Imbalance, arrays_of, binned, imbalance, slopes_of
-from learnable.experiments.methods import (
-    ALIASES,
-    RANDOM,
-    WITHOUT_BUDGET,
-    Method,
-    arms_of,
-    outside_names,
-    parse_method,
-    parse_methods,
-)
-from learnable.experiments.overlap import only_in
-from learnable.experiments.payback import payback
-from learnable.experiments.run import measured_by, run_arms
-from learnable.experiments.statistics import FEWEST_ITEMS, FOR_THIS_SEED, difference, interval
-from learnable.experiments.table import FULL, Measured, SelectionCost, arm_table, table_among
-
-__all__ = [
-    "ALIASES",
-    "FEWEST_ITEMS",
-    "FOR_THIS_SEED",
-    "FULL",
-    "RANDOM",
-    "RATIOS",
-    "UNTUNED",
-    "WITHOUT_BUDGET",
-    "Arm",
-    "Imbalance",
-    "Init",
-    "Measured",
-    "Method",
-    "SelectionCost",
-    "TaskArm",
-    "arm_table",
-    "arms_of",
-    "arrays_of",
-    "binned",
-    "buffering",
-    "check_settings",
-    "difference",
-    "imbalance",
-    "interval",
-    "measured_by",
-    "only_in",
-    "outside_names",
-    "parse_method",
-    "parse_methods",
-    "parse_task_arms",
-    "payback",
-    "run_arms",
-    "slopes_of",
-    "table_among",
-]
+from learnable.experiments.arms import UNTUNED as UNTUNED
+from learnable.experiments.arms import Arm as Arm
+from learnable.experiments.arms import Init as Init
+from learnable.experiments.arms import TaskArm as TaskArm
+from learnable.experiments.arms import check_settings as check_settings
+from learnable.experiments.arms import parse_task_arms as parse_task_arms
+from learnable.experiments.buffering import RATIOS as RATIOS
+from learnable.experiments.buffering import buffering as buffering
+from learnable.experiments.imbalance import Imbalance as Imbalance
+from learnable.experiments.imbalance import arrays_of as arrays_of
+from learnable.experiments.imbalance import binned as binned
+from learnable.experiments.imbalance import imbalance as imbalance
+from learnable.experiments.imbalance import slopes_of as slopes_of
+from learnable.experiments.methods import ALIASES as ALIASES
+from learnable.experiments.methods import RANDOM as RANDOM
+from learnable.experiments.methods import WITHOUT_BUDGET as WITHOUT_BUDGET
+from learnable.experiments.methods import Method as Method
+from learnable.experiments.methods import arms_of as arms_of
+from learnable.experiments.methods import outside_names as outside_names
+from learnable.experiments.methods import parse_method as parse_method
+from learnable.experiments.methods import parse_methods as parse_methods
+from learnable.experiments.overlap import only_in as only_in
+from learnable.experiments.payback import payback as payback
+from learnable.experiments.run import measured_by as measured_by
+from learnable.experiments.run import run_arms as run_arms
+from learnable.experiments.statistics import FEWEST_ITEMS as FEWEST_ITEMS
+from learnable.experiments.statistics import FOR_THIS_SEED as FOR_THIS_SEED
+from learnable.experiments.statistics import difference as difference
+from learnable.experiments.statistics import interval as interval
+from learnable.experiments.table import FULL as FULL
+from learnable.experiments.table import Measured as Measured
+from learnable.experiments.table import SelectionCost as SelectionCost
+from learnable.experiments.table import arm_table as arm_table
+from learnable.experiments.table import table_among as table_among

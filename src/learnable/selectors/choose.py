@@ -64,11 +64,14 @@ def choose(
     columns = scores.lazy().collect_schema().names()
     reasons = eligible.reasons_against(frame, choosing, vectors=vectors, columns=columns)
     reasons = eligible.with_bans(reasons, frame["id"], bans or {}, pinned=pinned)
-    reasons = _without_twins(reasons, frame["id"], values, vectors, choosing, pinned=pinned, placed=placed)
+    reasons = reasons.zip_with(pl.Series(~placed), pl.Series([None], dtype=pl.String))
+    if vectors is not None and (limit := choosing.max_similarity) is not None:
+        merits = np.where(pinned, np.float32(np.inf), values)
+        reasons = eligible.with_near_duplicates(reasons, frame["id"], merits, vectors, max_similarity=limit)
     members = np.flatnonzero((reasons.is_null().to_numpy() & ~pinned) | placed)
     rng = np.random.default_rng(choosing.seed)
     _check_pinned(_cost(pinned, tokens), unit, total)
-    picked, gain = fill(
+    picked = fill(
         _asking(method, values, vectors, rng),
         _groups(frame, members, choosing, vectors),
         tokens=tokens,
@@ -78,20 +81,16 @@ def choose(
         pinned=pinned,
         by_count=getattr(method, "by_count", False),
     )
-    _check_fits(pinned, picked, budget)
-    how = (
-        f"among the best by {choosing.by}"
-        if isinstance(method, TopK)
-        else f"picked by {type(method).__name__}"
-    )
-    return _selection(frame["id"], values, pinned, picked, gain, reasons, how)
+    name = type(method).__name__
+    how = f"among the best by {choosing.by}" if isinstance(method, TopK) else f"picked by {name}"
+    reasons = reasons.fill_null(f"not {how} within the budget")
+    return _selection(frame["id"], values, pinned, picked, reasons, budget)
 
 
 def _needed(scores: pl.LazyFrame, choosing: Choosing, budget: Budget) -> pl.DataFrame:
     """Return the columns of scores that are looked at."""
     schema = scores.collect_schema()
-    _check_columns(schema, choosing.by, budget, choosing.per_source)
-    _check_shares(choosing.per_source, choosing.per_cluster, choosing.clusters)
+    _check_asked(schema, choosing, budget)
     needed = eligible.columns_needed(schema, choosing) | {"id"}
     needed |= {"source"} if choosing.per_source != "none" else set()
     needed |= {"tokens"} if budget.tokens is not None else set()
@@ -111,26 +110,6 @@ def _asking(
     return ask
 
 
-def _without_twins(
-    reasons: pl.Series,
-    ids: pl.Series,
-    values: Floats,
-    vectors: Floats | None,
-    choosing: Choosing,
-    *,
-    pinned: Flags,
-    placed: Flags,
-) -> pl.Series:
-    """Return the reasons with none against rows that are pinned and ``placed``, and with those against near-duplicates."""
-    reasons = reasons.zip_with(pl.Series(~placed), pl.Series([None], dtype=pl.String))
-    if vectors is None or choosing.max_similarity is None:
-        return reasons
-    merits = np.where(pinned, np.float32(np.inf), values)
-    return eligible.with_near_duplicates(
-        reasons, ids, merits, vectors, max_similarity=choosing.max_similarity
-    )
-
-
 def _groups(frame: pl.DataFrame, members: Rows, choosing: Choosing, vectors: Floats | None) -> list[Rows]:
     """Return the rows among ``members`` of each source or cluster; all of them as one where none has a share."""
     labels = _sources(frame, choosing.per_source)[members]
@@ -141,18 +120,22 @@ def _groups(frame: pl.DataFrame, members: Rows, choosing: Choosing, vectors: Flo
 
 
 def _selection(
-    ids: pl.Series, values: Floats, pinned: Flags, picked: Rows, gain: Floats, reasons: pl.Series, how: str
+    ids: pl.Series, values: Floats, pinned: Flags, picked: Picked, reasons: pl.Series, budget: Budget
 ) -> Selection:
     """Return what is kept, the pinned rows first, by score and without a gain; and all others with their reasons."""
     first = np.flatnonzero(pinned)
     first = first[np.argsort(-values[first], kind="stable")]
-    index = np.concatenate([first, picked])
-    gain = np.concatenate([np.full(len(first), np.nan, dtype=np.float32), gain])
+    index = np.concatenate([first, picked[0]])
+    if not len(index):
+        raise SelectionError(
+            f"none of the best examples fits the budget of {budget}", hint="raise the budget"
+        )
+    gain = np.concatenate([np.full(len(first), np.nan, dtype=np.float32), picked[1]])
     kept = {"id": ids.gather(index), "rank": np.arange(len(index)), "gain": gain, "pinned": pinned[index]}
     left = np.ones(len(ids), dtype=np.bool_)
     left[index] = False
-    dropped = {"id": ids, "reason": reasons.fill_null(f"not {how} within the budget")}
-    return Selection(kept=pl.DataFrame(kept), dropped=pl.DataFrame(dropped).filter(pl.Series(left)))
+    dropped = pl.DataFrame({"id": ids, "reason": reasons}).filter(pl.Series(left))
+    return Selection(kept=pl.DataFrame(kept), dropped=dropped)
 
 
 def by_id(frame: pl.DataFrame, vectors: Floats | None) -> tuple[pl.DataFrame, Floats | None]:
@@ -191,14 +174,8 @@ def _check_pinned(cost: int, unit: str, total: int) -> None:
         )
 
 
-def _check_fits(pinned: Flags, picked: Rows, budget: Budget) -> None:
-    if not pinned.any() and not len(picked):
-        raise SelectionError(
-            f"none of the best examples fits the budget of {budget}", hint="raise the budget"
-        )
-
-
-def _check_columns(schema: pl.Schema, by: str, budget: Budget, per_source: PerSource) -> None:
+def _check_asked(schema: pl.Schema, choosing: Choosing, budget: Budget) -> None:
+    by, per_source, per_cluster = choosing.by, choosing.per_source, choosing.per_cluster
     numeric = [name for name, kind in schema.items() if kind.is_numeric()]
     if by not in numeric:
         unscored = COUNTS.issuperset(numeric) and closest(by, numeric) is None
@@ -209,6 +186,13 @@ def _check_columns(schema: pl.Schema, by: str, budget: Budget, per_source: PerSo
     for column in ("id", "source") if per_source != "none" else ("id",):
         if column not in schema:
             raise SelectionError(f"there is no column {column!r}", hint=did_you_mean(column, schema.names()))
+    if "none" not in (per_source, per_cluster):
+        raise UsageError(
+            f"shares are per source or per cluster, got per_source={per_source} and per_cluster={per_cluster}",
+            hint="leave one of them out",
+        )
+    if choosing.clusters < 1:
+        raise UsageError(f"clusters must be at least 1, got {choosing.clusters}")
 
 
 def _check_budget(frame: pl.DataFrame, budget: Budget, unit: str, asked: int) -> None:
@@ -225,16 +209,6 @@ def _check_budget(frame: pl.DataFrame, budget: Budget, unit: str, asked: int) ->
             f"the budget of {asked:,} {unit} is above the pool, which has {there:,}",
             hint="lower the budget, or give more data",
         )
-
-
-def _check_shares(per_source: PerSource, per_cluster: PerSource, clusters: int) -> None:
-    if "none" not in (per_source, per_cluster):
-        raise UsageError(
-            f"shares are per source or per cluster, got per_source={per_source} and per_cluster={per_cluster}",
-            hint="leave one of them out",
-        )
-    if clusters < 1:
-        raise UsageError(f"clusters must be at least 1, got {clusters}")
 
 
 def _check_vectors(n: int, vectors: Floats | None, method: Selector, choosing: Choosing) -> None:
