@@ -116,8 +116,7 @@ class WeightedRounds(FedAvg):
         silent = dict(self._sent)
         for reply in replies:
             node = reply.metadata.src_node_id
-            line: dict[str, Any] = {"client": node, "rows": 0, "tokens": 0, "steps": 0, "loss": float("nan")}
-            line |= {"received_bytes": silent.pop(node, 0), "sent_bytes": 0, "why": None}
+            line = _line(node, received_bytes=silent.pop(node, 0), why=None)
             self.lines.append(line)
             if reply.has_error():
                 line["why"] = first_line(RuntimeError(reply.error.reason or "it failed"))
@@ -129,11 +128,7 @@ class WeightedRounds(FedAvg):
             line["why"] = check_update(update, self._like)
             if line["why"] is None:
                 mean.add(update)
-        for node, received in silent.items():
-            unheard = {"client": node, "rows": 0, "tokens": 0, "steps": 0, "loss": float("nan")}
-            self.lines.append(
-                unheard | {"received_bytes": received, "sent_bytes": 0, "why": "it did not answer"}
-            )
+        self.lines += [_line(*unheard, why="it did not answer") for unheard in silent.items()]
         if not mean.rows:
             reasons = "; ".join(f"client {line['client']}: {line['why']}" for line in self.lines)
             raise TrainError(
@@ -227,26 +222,12 @@ class _InProcess(Grid):
         """Return the numbers of the clients."""
         return list(self._contexts)
 
-    def set_run(self, run: Any) -> None:
-        """Not asked in one process."""
+    def _not_asked(self, *_: Any, **__: Any) -> Any:
+        """In one process messages make themselves, and answers come at once."""
         raise NotImplementedError
 
-    @property
-    def run(self) -> Any:
-        """Not asked in one process."""
-        raise NotImplementedError
-
-    def create_message(self, *_: Any, **__: Any) -> Message:
-        """Not asked: messages make themselves."""
-        raise NotImplementedError
-
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Not asked: answers come at once."""
-        raise NotImplementedError
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Not asked: answers come at once."""
-        raise NotImplementedError
+    set_run = create_message = push_messages = pull_messages = _not_asked
+    run = property(_not_asked)
 
 
 @contextmanager
@@ -271,6 +252,12 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         log.setLevel(level)
+
+
+def _line(client: int, received_bytes: int, *, why: str | None) -> dict[str, Any]:
+    """Return what became of a client that sent nothing yet."""
+    line = {"client": client, "rows": 0, "tokens": 0, "steps": 0, "loss": float("nan")}
+    return line | {"received_bytes": received_bytes, "sent_bytes": 0, "why": why}
 
 
 def _record(values: Arrays) -> ArrayRecord:
