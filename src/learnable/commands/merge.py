@@ -180,5 +180,5 @@ def _price(ref: ModelRef, models: int, dtype: str, rank: int | None) -> Price:
     from learnable.training import Base
 
     base = Base.of(ref)
-    largest, size = base.sizes(dtype)
-    return Price(peak_gib=4 * (models + 1) * largest / GIB, disk_gib=0.0 if rank else size / GIB)
+    counts, sizes = zip(*base.sizes(dtype).values(), strict=True)
+    return Price(peak_gib=4 * (models + 1) * max(counts) / GIB, disk_gib=0.0 if rank else sum(sizes) / GIB)

@@ -139,12 +139,13 @@ class Base:
         """The tensors that a model of this kind writes, each once."""
         return [name for name in self.tensors.names if name not in self.tied]
 
-    def sizes(self, dtype: str | None) -> tuple[int, int]:
-        """Return the number of values of the largest tensor, and the bytes of all in a dtype or in their own."""
-        counts = {name: math.prod(self.tensors.shape(name)) for name in self.names}
+    def sizes(self, dtype: str | None) -> dict[str, tuple[int, int]]:
+        """Return the number of values of each tensor, and its bytes in a dtype or in its own."""
         each = {"float32": 4, "bfloat16": 2}.get(dtype or "")
-        whole = sum(count * (each or self.tensors.bytes_each(name)) for name, count in counts.items())
-        return max(counts.values()), whole
+        counts = {name: math.prod(self.tensors.shape(name)) for name in self.names}
+        return {
+            name: (count, count * (each or self.tensors.bytes_each(name))) for name, count in counts.items()
+        }
 
 
 def copies_of(base: Base, names: Sequence[str]) -> list[Copy]:

@@ -36,13 +36,12 @@ from learnable.models.loading import load_network, load_tokenizer
 from learnable.models.network import without_dropout
 from learnable.models.source import concrete_dtype
 from learnable.models.weights import quiet
-from learnable.runs.files import disk_errors, flush, write_frame, write_json
-from learnable.runs.outputs import recorded
+from learnable.runs.files import disk_errors, write_frame
 from learnable.runs.progress import bar
 from learnable.runs.step import note
 from learnable.settings import Tuning
 from learnable.training.checkpoints import Checkpoints
-from learnable.training.fine_tuning import CHECKPOINTS, RECORD, Trained, trained_before
+from learnable.training.fine_tuning import CHECKPOINTS, Trained, trained_before
 from learnable.training.loop import Loop
 from learnable.training.moved import Moved, added, factors, linear_weights, put, sparse, taken
 from learnable.training.samplers import length_grouped
@@ -304,13 +303,12 @@ def federate_rounds(local: LocalTraining, federation: Federation, folder: Path, 
         energy = _write_model(local, federation.agreement, values, start, folder)
         write_frame(energy, folder / ENERGY)
         write_frame(pl.DataFrame(run.lines, schema_overrides={"why": pl.String}), folder / ROUNDS)
-        flush(folder)
         steps = sum(line["steps"] for line in run.lines)
-        figures: dict[str, Any] = {"tokens": run.tokens, "steps": steps, "seconds": run.seconds}
-        write_json(folder / RECORD, figures | {"outputs": recorded(folder, leave_out=[CHECKPOINTS])})
+        trained = Trained(folder=folder, tokens=run.tokens, steps=steps, seconds=run.seconds)
+        trained.write()
         shutil.rmtree(folder / CHECKPOINTS)
     note(run.tokens)
-    return Trained(folder=folder, **figures)
+    return trained
 
 
 class _Server:

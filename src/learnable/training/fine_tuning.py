@@ -56,24 +56,67 @@ class Trained:
     seconds: float
     ran: bool = True
 
+    def write(self) -> None:
+        """Write the record of a finished training, with the files that are in its folder now."""
+        flush(self.folder)
+        figures = {name: getattr(self, name) for name in ("tokens", "steps", "seconds")}
+        outputs = recorded(self.folder, leave_out=[CHECKPOINTS])
+        write_json(self.folder / RECORD, figures | {"outputs": outputs})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What ``fine_tune`` was asked for, as it goes to all processes.
+
+    Args:
+        ref: The model to start from.
+        examples: Those that can be trained on, in the order of their ids.
+        folder: Where the adapter or model goes.
+        objective: What is lowered.
+        columns: What it needs, by name, a value for each answer.
+        tuning: How.
+        label: What the progress bar says.
+        sampler: Which examples each step takes, given the examples and ``tuning``; batches of examples of about one length
+            when not given. What a mixture drew is in ``mixture.parquet``.
+        token_ids: With LoRA: tokens whose rows of the embedding are trained beside the adapters.
+        token_rate: How many times the learning rate these rows learn at.
+        start: With LoRA: an adapter of the same model to go on from.
+        keep_losses: Write ``last_epoch.parquet`` too: ``id``, ``nll`` (float32, summed over the response) and
+            ``response_tokens`` of each answer as the last epoch met it.
+        keep_epochs: With LoRA and whole epochs: write ``epoch-1``, ``epoch-2`` ... too, see ``epochs.keep_epoch``.
+        layers: Which layers fresh adapters go on, see ``adapters.lora``.
+    """
+
+    ref: ModelRef
+    examples: list[tuple[Rendered, ...]]
+    folder: Path
+    objective: Objective
+    columns: Mapping[str, NDArray[Any]]
+    tuning: Tuning
+    label: str
+    sampler: Callable[[Sequence[tuple[Rendered, ...]], Tuning], Sampler] | None = None
+    token_ids: Sequence[int] = ()
+    token_rate: float = 1.0
+    start: Path | None = None
+    keep_losses: bool = False
+    keep_epochs: bool = False
+    layers: Layers = "linear"
+
+    @property
+    def rows(self) -> list[Rendered]:
+        """All answers of the first example, then those of the next."""
+        return [row for example in self.examples for row in example]
+
 
 def fine_tune(
     ref: ModelRef,
     rendered: Sequence[Rendered] | Sequence[tuple[Rendered, ...]],
     folder: Path,
     *,
-    tuning: Tuning,
-    label: str,
     objective: Objective = NLL(),
     columns: pl.DataFrame | None = None,
-    sampler: Callable[[Sequence[tuple[Rendered, ...]], Tuning], Sampler] | None = None,
-    token_ids: Sequence[int] = (),
-    token_rate: float = 1.0,
-    start: Path | None = None,
     processes: int = 1,
-    keep_losses: bool = False,
-    keep_epochs: bool = False,
-    layers: Layers = "linear",
+    **options: Any,
 ) -> Trained:
     """Fine-tune a model on the response tokens of rendered examples.
 
@@ -83,21 +126,11 @@ def fine_tune(
             no response token are left out.
         folder: Where the adapter (LoRA) or the whole model (full) goes. A finished run there is not repeated; an
             unfinished one goes on from its last checkpoint, to the same result.
-        tuning: How.
-        label: What the progress bar says.
         objective: What is lowered.
         columns: What the objective needs of each answer, by its ``id``.
-        sampler: Which examples each step takes, given those that are left, in the order of their ids, and ``tuning``;
-            batches of examples of about one length when not given. What a mixture drew is in ``mixture.parquet``.
-        token_ids: With LoRA: tokens whose rows of the embedding are trained beside the adapters.
-        token_rate: How many times the learning rate these rows learn at.
-        start: With LoRA: an adapter of the same model to go on from.
         processes: Share each batch among so many processes of this machine, to the same result up to rounding. Under a
             launcher such as ``torchrun`` its processes are taken.
-        keep_losses: Write ``last_epoch.parquet`` too: ``id``, ``nll`` (float32, summed over the response) and
-            ``response_tokens`` of each answer as the last epoch met it.
-        keep_epochs: With LoRA and whole epochs: write ``epoch-1``, ``epoch-2`` ... too, see ``epochs.keep_epoch``.
-        layers: Which layers fresh adapters go on, see ``adapters.lora``.
+        options: The other fields of ``Job``; ``tuning`` and ``label`` must be among them.
 
     Raises:
         TrainError: If there is nothing to train on, the objective lacks a value, or the loss is not finite.
@@ -106,33 +139,14 @@ def fine_tune(
     """
     if (trained := trained_before(folder)) is not None:
         return trained
-    if keep_epochs:
-        _check_kept(ref, tuning)
     examples = _useful(rendered, objective)
+    needed = _needed(columns, examples, objective)
+    job = Job(ref=ref, examples=examples, folder=folder, objective=objective, columns=needed, **options)
+    if job.keep_epochs:
+        _check_kept(ref, job.tuning)
     _check_devices(ref, processes)
-    job = _Job(
-        ref=ref,
-        examples=examples,
-        folder=folder,
-        tuning=tuning,
-        label=label,
-        objective=objective,
-        columns=_needed(columns, examples, objective),
-        sampler=sampler or length_grouped,
-        token_ids=tuple(token_ids),
-        token_rate=token_rate,
-        start=start,
-        keep_losses=keep_losses,
-        keep_epochs=keep_epochs,
-        layers=layers,
-    )
-    return _together(job, processes)
-
-
-def _together(job: "_Job", processes: int) -> Trained:
-    """Do a training in so many processes; its checkpoints are there until it is done."""
-    checkpoints = job.folder / CHECKPOINTS
-    with disk_errors(job.folder):
+    checkpoints = folder / CHECKPOINTS
+    with disk_errors(folder):
         checkpoints.mkdir(parents=True, exist_ok=True)
         done: Trained = devices.together(_fine_tune, job, processes=processes, scratch=checkpoints)
         shutil.rmtree(checkpoints)
@@ -195,31 +209,6 @@ def _needed(
     return {column: found[column].cast(pl.Float32).to_numpy(writable=True) for column in needs}
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Job:
-    """What ``fine_tune`` was asked for, as it goes to all processes."""
-
-    ref: ModelRef
-    examples: list[tuple[Rendered, ...]]
-    folder: Path
-    tuning: Tuning
-    label: str
-    objective: Objective
-    columns: Mapping[str, NDArray[Any]]
-    sampler: Callable[[Sequence[tuple[Rendered, ...]], Tuning], Sampler]
-    token_ids: tuple[int, ...]
-    token_rate: float
-    start: Path | None
-    keep_losses: bool
-    keep_epochs: bool
-    layers: Layers
-
-    @property
-    def rows(self) -> list[Rendered]:
-        """All answers of the first example, then those of the next."""
-        return [row for example in self.examples for row in example]
-
-
 def _check_kept(ref: ModelRef, tuning: Tuning) -> None:
     """Refuse to keep epochs of what is no adapter, or of half an epoch."""
     if tuning.method == "full":
@@ -244,7 +233,7 @@ def _check_devices(ref: ModelRef, processes: int) -> None:
         )
 
 
-def _fine_tune(job: _Job) -> Trained:
+def _fine_tune(job: Job) -> Trained:
     """Do what was asked for; called in all processes, of which the main one writes."""
     try:
         with disk_errors(job.folder):
@@ -259,11 +248,11 @@ def _fine_tune(job: _Job) -> Trained:
     return trained
 
 
-def _trained(job: _Job) -> Trained:
+def _trained(job: Job) -> Trained:
     checkpoints, started = Checkpoints(job.folder / CHECKPOINTS), time.monotonic()
     if last := checkpoints.read():
         started -= last["seconds"]
-    sampler = job.sampler(job.examples, job.tuning)
+    sampler = (job.sampler or length_grouped)(job.examples, job.tuning)
     tokens = round(sum(len(row.ids) for row in job.rows) * job.tuning.epochs)
     tokens = sampler.tokens if isinstance(sampler, MixedBatches) else tokens
     shown = bar(job.label, tokens, done=last["tokens"] if last else 0) if devices.is_main() else nullcontext()
@@ -278,11 +267,9 @@ def _trained(job: _Job) -> Trained:
                     _keep_epoch(loop, job)
                 if loop.done < loop.steps and not loop.ended and checkpoints.due():
                     checkpoints.write(loop.state() | {"seconds": time.monotonic() - started})
-    figures: dict[str, Any] = {
-        "tokens": loop.tokens,
-        "steps": loop.done,
-        "seconds": time.monotonic() - started,
-    }
+    trained = Trained(
+        folder=job.folder, tokens=loop.tokens, steps=loop.done, seconds=time.monotonic() - started
+    )
     gathered = loop.gathered()
     if devices.is_main():
         if not torch.isfinite(loop.loss):
@@ -292,13 +279,11 @@ def _trained(job: _Job) -> Trained:
         _save(loop, job, gathered)
         if isinstance(sampler, MixedBatches):
             write_frame(sampler.frame(), job.folder / MIXTURE)
-        flush(job.folder)
-        written = recorded(job.folder, leave_out=[CHECKPOINTS])
-        write_json(job.folder / RECORD, figures | {"outputs": written})
-    return Trained(folder=job.folder, **figures)
+        trained.write()
+    return trained
 
 
-def _keep_epoch(loop: Loop, job: _Job) -> None:
+def _keep_epoch(loop: Loop, job: Job) -> None:
     """Write down how an epoch left the adapters, where one just ended; called in all processes."""
     length = loop.steps // round(job.tuning.epochs)
     number, begun = divmod(loop.done, length)
@@ -310,7 +295,7 @@ def _keep_epoch(loop: Loop, job: _Job) -> None:
         keep_epoch(loop.network, state, gathered, job.folder / f"epoch-{number}", learning_rates=rates)
 
 
-def _loop(job: _Job, sampler: Sampler, *, advance: Callable[[int], None]) -> Loop:
+def _loop(job: Job, sampler: Sampler, *, advance: Callable[[int], None]) -> Loop:
     """Return a training that is ready to begin."""
     ref, tuning = job.ref, job.tuning
     network = trainable(ref, tuning, token_ids=job.token_ids, start=job.start, layers=job.layers)
@@ -335,7 +320,7 @@ def _loop(job: _Job, sampler: Sampler, *, advance: Callable[[int], None]) -> Loo
     )
 
 
-def _packs(network: Any, job: _Job) -> bool:
+def _packs(network: Any, job: Job) -> bool:
     """Return whether pieces may be one sequence; tried with rows that are as long and as many as any piece."""
     batching = Batching(network, key=identify(job.ref), position_limit=position_limit(job.ref))
     most, rows = PIECE_TOKENS[network.device.type], list[Rendered]()
@@ -348,7 +333,7 @@ def _packs(network: Any, job: _Job) -> bool:
     return all(batching.layout(group).segments is not None for group in groups)
 
 
-def _save(loop: Loop, job: _Job, gathered: Mapping[str, torch.Tensor] | None) -> None:
+def _save(loop: Loop, job: Job, gathered: Mapping[str, torch.Tensor] | None) -> None:
     if job.tuning.method == "full":
         dtype = getattr(torch, concrete_dtype(job.ref))
         loop.network.to(dtype)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from huggingface_hub import split_state_dict_into_shards_factory
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
@@ -147,31 +148,38 @@ def _write_whole(
     base: Base, copies: Sequence[Copy], folder: Path, merger: Merger, dtype: str | None, sums: _Sums
 ) -> float:
     """Write a whole model tensor by tensor, and return the squared length of its change."""
-    shards, change = _Shards(folder), 0.0
-    names = base.names
-    with bar(
-        "merging", sum(math.prod(base.tensors.shape(name)) for name in names), unit="weights"
-    ) as progress:
-        for name in names:
-            tensor = base.tensors.read(name)
-            written = tensor if dtype is None or not tensor.is_floating_point() else tensor.to(DTYPES[dtype])
-            values = (
-                [copy.values(name, tensor) for copy in copies]
-                if tensor.is_floating_point() and name not in base.buffers
-                else []
-            )
-            if any(each is not None for each in values):
-                origin = tensor.float().numpy()
-                given = np.stack([origin if each is None else each.numpy() for each in values])
-                exact = _tensor(given, origin, merger, name, written.dtype, sums)
-                written = torch.from_numpy(exact).to(written.dtype)
-                moved = exact.astype(np.float64) - origin
-                change += float(np.vdot(moved, moved))
-                lost = written.double().numpy() - exact
-                sums.lost += float(np.vdot(lost, lost))
-            shards.add(name, written)
-            progress.advance(tensor.numel())
-    shards.close()
+    change, total, sizes = 0.0, 0, base.sizes(dtype)
+    files = split_state_dict_into_shards_factory(
+        sizes,
+        get_storage_size=lambda size: size[1],
+        filename_pattern="model{suffix}.safetensors",
+        max_shard_size=SHARD_BYTES,
+    )
+    with bar("merging", sum(count for count, _ in sizes.values()), unit="weights") as progress:
+        for file, names in files.filename_to_tensors.items():
+            written = dict[str, torch.Tensor]()
+            for name in names:
+                tensor, values = base.tensors.read(name), list[torch.Tensor | None]()
+                plain = not tensor.is_floating_point()
+                merged = tensor if dtype is None or plain else tensor.to(DTYPES[dtype])
+                if not plain and name not in base.buffers:
+                    values = [copy.values(name, tensor) for copy in copies]
+                if any(each is not None for each in values):
+                    origin = tensor.float().numpy()
+                    given = np.stack([origin if each is None else each.numpy() for each in values])
+                    exact = _tensor(given, origin, merger, name, merged.dtype, sums)
+                    merged = torch.from_numpy(exact).to(merged.dtype)
+                    moved = exact.astype(np.float64) - origin
+                    change += float(np.vdot(moved, moved))
+                    lost = merged.double().numpy() - exact
+                    sums.lost += float(np.vdot(lost, lost))
+                written[name] = merged.contiguous()
+                progress.advance(tensor.numel())
+            save_file(written, folder / file, metadata={"format": "pt"})
+            total += sum(tensor.nbytes for tensor in written.values())
+    if files.is_sharded:
+        index = {"metadata": {"total_size": total}, "weight_map": files.tensor_to_filename}
+        write_json(folder / "model.safetensors.index.json", index)
     _copy_texts(base, folder, dtype)
     return change
 
@@ -241,47 +249,6 @@ def _moved(values: NDArray[np.float32], base: NDArray[np.float32], dtype: torch.
         torch.from_numpy(values).to(dtype) != torch.from_numpy(base).to(dtype)
     ).numpy()
     return moved
-
-
-class _Shards:
-    """Writes tensors into files of limited size, one after the other, and an index where there are several."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._waiting: dict[str, torch.Tensor] = {}
-        self._bytes, self._sizes = 0, list[int]()
-        self._names = list[list[str]]()
-
-    def add(self, name: str, tensor: torch.Tensor) -> None:
-        """Take a tensor, and write a file where enough wait."""
-        size = tensor.numel() * tensor.element_size()
-        if self._waiting and self._bytes + size > SHARD_BYTES:
-            self._write()
-        self._waiting[name] = tensor.contiguous()
-        self._bytes += size
-
-    def close(self) -> None:
-        """Write what waits, and give all files their names."""
-        self._write()
-        count = len(self._names)
-        names = [f"model-{number:05}-of-{count:05}.safetensors" for number in range(1, count + 1)]
-        if count == 1:
-            names = ["model.safetensors"]
-        for number, name in enumerate(names):
-            self._part(number).replace(self._folder / name)
-        if count > 1:
-            weights = {each: name for name, held in zip(names, self._names, strict=True) for each in held}
-            index = {"metadata": {"total_size": sum(self._sizes)}, "weight_map": weights}
-            write_json(self._folder / "model.safetensors.index.json", index)
-
-    def _write(self) -> None:
-        save_file(self._waiting, self._part(len(self._names)), metadata={"format": "pt"})
-        self._names.append(list(self._waiting))
-        self._sizes.append(self._bytes)
-        self._waiting, self._bytes = {}, 0
-
-    def _part(self, number: int) -> Path:
-        return self._folder / f"weights-{number}.part"
 
 
 def _copy_texts(base: Base, folder: Path, dtype: str | None) -> None:

@@ -5,19 +5,17 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
 
 from learnable.errors import TrainError
-from learnable.objectives import NLL, Objective
 from learnable.proportions import Proportions
 from learnable.runs.files import write_frame, write_json
 from learnable.runs.identity import fingerprint
 from learnable.runs.progress import say
 from learnable.settings import WARMUP_STEPS, Reference
-from learnable.training.adapters import Layers
 from learnable.training.fine_tuning import LAST_EPOCH, Trained, fine_tune
 from learnable.training.mixtures import Mixed
 from learnable.types import ModelRef, Rendered
@@ -112,13 +110,10 @@ def train_reference(
     *,
     prompts: Sequence[str],
     reference: Reference,
-    objective: Objective = NLL(),
-    columns: pl.DataFrame | None = None,
-    processes: int = 1,
     keep_epochs: bool = False,
-    layers: Layers = "linear",
     mixture: Proportions | None = None,
     only: Collection[str] | None = None,
+    **options: Any,
 ) -> list[Trained]:
     """Train the models of a reference into ``folder``; what is finished there is not repeated.
 
@@ -129,14 +124,11 @@ def train_reference(
         folder: Gets a folder for each model, and ``reference.json`` and ``assignment.parquet``.
         prompts: The keys of their prompts: no prompt is in two folds, see ``assign_folds``.
         reference: How.
-        objective: As for ``fine_tune``.
-        columns: As for ``fine_tune``.
-        processes: As for ``fine_tune``.
         keep_epochs: As for ``fine_tune``; then an epoch has at least ``WARMUP_STEPS`` steps, whatever the fraction.
-        layers: As for ``fine_tune``.
         mixture: What share of the tokens each source has; all examples, each once an epoch, when not given.
         only: Ids of the examples that are trained on; a draw of ``reference.fraction`` when not given. Folds are cut
             over all n either way.
+        options: As for ``fine_tune``.
 
     Returns:
         What each training did, in this run or before.
@@ -157,13 +149,10 @@ def train_reference(
             folder / name,
             tuning=reference,
             label="training the reference" + (f", fold {number + 1} of {folds}" if folds else ""),
-            objective=objective,
-            columns=columns,
-            processes=processes,
             keep_losses=reference.last_epoch_loss,
             keep_epochs=keep_epochs,
-            layers=layers,
             sampler=mixed,
+            **options,
         )
         trainings.append(trained)
     kind: Kind = "adapter" if reference.method == "lora" else "model"
