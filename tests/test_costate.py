@@ -86,17 +86,17 @@ def test_a_way_back_that_was_interrupted_goes_on_to_the_same_bits(tmp_path, monk
     whole, state = worth(steps=7, visit=2), tmp_path / "state.pt"
     calls = []
 
-    def bent(*given, **more):
+    def interrupted(*given):
         calls.append(1)
         if len(calls) == 5:
             raise KeyboardInterrupt
-        return bend(*given, **more)
+        return norm(*given)
 
-    bend = costate._bend
-    monkeypatch.setattr(costate, "_bend", bent)
+    norm = costate._norm
+    monkeypatch.setattr(costate, "_norm", interrupted)
     with pytest.raises(KeyboardInterrupt):
         worth(steps=7, visit=2, state=state)
-    monkeypatch.setattr(costate, "_bend", bend)
+    monkeypatch.setattr(costate, "_norm", norm)
     again = worth(steps=7, visit=2, state=state)
     assert (again.scores.tolist(), again.lengths) == (whole.scores.tolist(), whole.lengths)
 

@@ -1,6 +1,5 @@
 """Models that were trained from one base, as its tensors with other values: whole models, and LoRA adapters as products."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,10 +16,12 @@ from learnable.models.adapters import check_is_adapter
 from learnable.models.loading import load_tokenizer, loading_errors
 from learnable.models.source import identity, is_adapter, locate, quantization
 from learnable.models.weights import broken_file
+from learnable.runs.records import read_json
 from learnable.types import ModelRef
 
 _PLAIN = {"use_dora": False, "bias": "none", "alpha_pattern": {}, "rank_pattern": {}, "modules_to_save": None}
 """Settings of an adapter that is nothing but two factors for each layer; an empty value counts as none."""
+ADAPTER = "adapter_config.json"
 _FACTORS = (".lora_A.weight", ".lora_B.weight")
 
 
@@ -197,10 +198,7 @@ def _whole(base: Base, ref: ModelRef, folder: Path) -> Copy:
 
 
 def _check_tied(base: Path, folder: Path, name: str) -> None:
-    tied = [
-        json.loads((each / "config.json").read_text(encoding="utf-8")).get("tie_word_embeddings")
-        for each in (base, folder)
-    ]
+    tied = [read_json(each / "config.json").get("tie_word_embeddings") for each in (base, folder)]
     if tied[0] != tied[1]:
         raise ModelError(
             f"{name} has tie_word_embeddings {tied[1]} in its config.json, and its base {tied[0]}",
@@ -222,7 +220,7 @@ def _check_tokenizer(base: ModelRef, ref: ModelRef) -> None:
 
 def _adapter(base: Base, name: str, folder: Path) -> Copy:
     check_is_adapter(folder)
-    tensors, config = Tensors(folder), _settings(folder)
+    tensors, config = Tensors(folder), read_json(folder / ADAPTER)
     odd = [key for key, value in _PLAIN.items() if (config.get(key) or None) != (value or None)]
     if odd or config.get("peft_type") != "LORA":
         what = f"{odd[0]} is {config[odd[0]]!r}" if odd else f"it is {config.get('peft_type')}"
@@ -274,16 +272,11 @@ def _weight_of(layer: str, base: Base, adapter: str) -> str:
     return close[0]
 
 
-def _settings(folder: Path) -> dict[str, Any]:
-    config: dict[str, Any] = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    return config
-
-
 def _check_bases(base: Base, adapters: Sequence[Path]) -> None:
     """Refuse adapters that name different bases, or another one than is given, unless these are one model in two places."""
     own, named = identity(base.tensors.folder, ""), dict[str, tuple[str, Path]]()
     for folder in adapters:
-        name = str(_settings(folder).get("base_model_name_or_path"))
+        name = str(read_json(folder / ADAPTER).get("base_model_name_or_path"))
         is_here = (Path(name) / "config.json").is_file()
         named.setdefault(identity(Path(name), "") if is_here else name, (name, folder))
         if is_here and own not in named:

@@ -9,9 +9,10 @@ behind along it. So are the products of the training's curvature with the costat
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -120,9 +121,11 @@ def worth_of_rows(
             here, costate = between.pop(number), back.costate
             if visited := (count - 1 - number) % visit == 0:
                 half = (count - 1 - number) // visit % 2
-                back.scores[half] += rate * _products(pool, here, costate, step=back.step)
-            bent = _bend(training, batches[number], here, costate, step=back.step) if curvature else 0.0
-            back.costate = costate + target.gradient(here) - rate * bent
+                back.scores[half] += rate * _along(pool.losses, here, costate, back.step)
+            back.costate = costate + target.gradient(here)
+            if curvature:
+                bend = partial(training.gradient, rows=batches[number])
+                back.costate -= rate * _along(bend, here, costate, back.step)
             back.lengths.append(_norm(back.costate, number))
             back.number = number
             if visited and state is not None:
@@ -216,11 +219,8 @@ def _agreeing_step(pool: Losses, at: torch.Tensor, costate: torch.Tensor) -> flo
     """Return the length of a difference at which products agree best with gradients, on a few rows."""
     rows = list(range(min(CHECKED, len(pool))))
     exact = np.array([float(pool.gradient(at, [row]) @ costate) for row in rows])
-    size = max(float(np.linalg.norm(exact)), 1e-30)
-    errors = {
-        step: float(np.linalg.norm(_products(pool, at, costate, step=step, rows=rows) - exact)) / size
-        for step in STEPS
-    }
+    size, losses = max(float(np.linalg.norm(exact)), 1e-30), partial(pool.losses, rows=rows)
+    errors = {step: float(np.linalg.norm(_along(losses, at, costate, step) - exact)) / size for step in STEPS}
     best = min(errors, key=lambda step: errors[step])
     say(
         f"differences of losses are within {errors[best]:.2%} of gradients, on {len(rows)} rows, at a step of {best:g}"
@@ -233,28 +233,12 @@ def _agreeing_step(pool: Losses, at: torch.Tensor, costate: torch.Tensor) -> flo
     return best
 
 
-def _products(
-    pool: Losses, at: torch.Tensor, costate: torch.Tensor, *, step: float, rows: Sequence[int] | None = None
-) -> NDArray[np.float64]:
-    """Return the product of each row's gradient with the costate, (n,), from losses on either side."""
-    shift, scale = _shift(at, costate, step)
-    return np.asarray((pool.losses(at + shift, rows) - pool.losses(at - shift, rows)) * scale)
-
-
-def _bend(
-    training: Losses, rows: Sequence[int], at: torch.Tensor, costate: torch.Tensor, *, step: float
-) -> torch.Tensor:
-    """Return the product of a step's curvature with the costate, (P,), from gradients on either side."""
-    shift, scale = _shift(at, costate, step)
-    bent: torch.Tensor = (training.gradient(at + shift, rows) - training.gradient(at - shift, rows)) * scale
-    return bent
-
-
-def _shift(at: torch.Tensor, costate: torch.Tensor, step: float) -> tuple[torch.Tensor, float]:
-    """Return how far to go along the costate, and what a difference is to be multiplied by."""
+def _along(of: Callable[[torch.Tensor], Any], at: torch.Tensor, costate: torch.Tensor, step: float) -> Any:
+    """Return what a little way along the costate changes, over that way and times the costate's length."""
     length = float(costate.double().norm())
     reach = step * max(float(at.double().norm()), 1.0)
-    return costate * (reach / max(length, 1e-30)), length / (2 * reach)
+    shift = costate * (reach / max(length, 1e-30))
+    return (of(at + shift) - of(at - shift)) * (length / (2 * reach))
 
 
 def _norm(costate: torch.Tensor, number: int) -> float:

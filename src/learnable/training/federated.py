@@ -1,5 +1,6 @@
 """Federated fine-tuning in rounds: what a client trains, what the server begins a stage with, and the model of the end."""
 
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -158,10 +159,8 @@ class LocalTraining:
         """Return what the server sends in the first round of a stage."""
         if stage != LORA:
             return {
-                name: np.zeros(int(np.prod(shape)) if own is None else len(own), dtype=np.float32)
-                for (name, shape), own in zip(
-                    self.shapes.items(), self.places(stage, agreement).values(), strict=True
-                )
+                name: np.zeros(math.prod(self.shapes[name]) if own is None else len(own), dtype=np.float32)
+                for name, own in self.places(stage, agreement).items()
             }
         found, only_b = dict[str, Floats](), agreement.arm.aggregate == "freeze_A"
         for name, own in self.begun(agreement, start=start).items():
@@ -171,14 +170,11 @@ class LocalTraining:
 
     def begun(self, agreement: Agreement, *, start: Arrays | None) -> dict[str, Factors]:
         """Return the factors that LoRA begins with, by layer: fresh ones, or of the change that stage 1 made."""
-        if self._begun[0] != (made := (agreement, digest(start))):
-            self._begun = (made, self._factors(agreement, start))
-        return self._begun[1]
-
-    def _factors(self, agreement: Agreement, start: Arrays | None) -> dict[str, Factors]:
         rank, seed = agreement.tuning.rank, agreement.tuning.seed
+        if self._begun[0] == (made := (agreement, digest(start))):
+            return self._begun[1]
         if start is None:
-            return {
+            found = {
                 name: Factors(
                     begun_factor(shape, rank=rank, seed=seed, name=name),
                     np.zeros((shape[0], rank), dtype=np.float32),
@@ -186,7 +182,11 @@ class LocalTraining:
                 )
                 for name, shape in self.shapes.items()
             }
-        return {name: decompose(each, rank=rank) for name, each in self.changes("sparse", agreement, start)}
+        else:
+            changes = self.changes("sparse", agreement, start)
+            found = {name: decompose(each, rank=rank) for name, each in changes}
+        self._begun = (made, found)
+        return found
 
     def places(self, stage: StageKind, agreement: Agreement) -> dict[str, Any]:
         """Return which scalars of each layer move, None for all."""
@@ -201,7 +201,7 @@ class LocalTraining:
     def changes(self, stage: StageKind, agreement: Agreement, values: Arrays) -> Iterator[tuple[str, Floats]]:
         """Yield the change of each weight that values at places make, (d_out, d_in)."""
         for name, own in self.places(stage, agreement).items():
-            change = np.zeros(int(np.prod(self.shapes[name])), dtype=np.float32)
+            change = np.zeros(math.prod(self.shapes[name]), dtype=np.float32)
             change[slice(None) if own is None else own] = values[name]
             yield name, change.reshape(self.shapes[name])
 
@@ -399,33 +399,27 @@ def _write_model(
     local: LocalTraining, agreement: Agreement, values: Arrays, start: Arrays | None, folder: Path
 ) -> pl.DataFrame:
     """Write the adapter, or the whole model in float32 where more moved; return the energy that a decomposition kept."""
-    network, stage = local.network, agreement.stages[-1][0]
-    energy = (
-        {name: each.energy for name, each in local.begun(agreement, start=start).items()} if start else {}
-    )
+    network, stage, changes = local.network, agreement.stages[-1][0], dict[str, Floats]()
+    begun = local.begun(agreement, start=start) if stage == LORA else {}
     if stage == LORA:
         # Clients that freeze A know it without being told.
-        if agreement.arm.aggregate == "freeze_A":
-            begun = local.begun(agreement, start=start)
-            values = {**{f"{name}.A": each.A for name, each in begun.items()}, **values}
+        values = {**{f"{name}.A": each.A for name, each in begun.items()}, **values}
         residual = local.residual(agreement, start)
         if not residual:
             worn = factors(network, rank=agreement.tuning.rank, freeze_A=False)
             with worn as (tuned, moved), quiet():
                 put(moved, values)
                 tuned.save_pretrained(folder)
-        products = {name: SCALE * (values[f"{name}.B"] @ values[f"{name}.A"]) for name in residual}
-        changes = {name: each + products[name] for name, each in residual.items()}
+        for name, each in residual.items():
+            changes[name] = each + SCALE * (values[f"{name}.B"] @ values[f"{name}.A"])
     else:
         changes = dict(local.changes(stage, agreement, values))
     if changes:
         with added(network, changes), quiet():
             network.save_pretrained(folder)
         load_tokenizer(local.ref).save_pretrained(folder)
-    return pl.DataFrame(
-        {"layer": list(energy), "energy": list(energy.values())},
-        schema={"layer": pl.String, "energy": pl.Float64},
-    )
+    energy = [(name, each.energy) for name, each in begun.items()] if start else []
+    return pl.DataFrame(energy, schema={"layer": pl.String, "energy": pl.Float64}, orient="row")
 
 
 def is_whole(arm: FederatedArm) -> bool:

@@ -8,6 +8,7 @@ import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -79,23 +80,21 @@ class _Sums:
         self.unmoved += int((~moved).sum())
         self.mixed += int((moved.any(axis=0) & ~moved.all(axis=0)).sum())
         self.products += np.einsum("in,jn->ij", changes, changes, dtype=np.float64)
-        for one in range(self.models):
-            for other in range(one + 1, self.models):
-                if not self.differ[one, other]:
-                    self.differ[one, other] = not np.array_equal(values[one], values[other])
+        for one, other in combinations(range(self.models), 2):
+            if not self.differ[one, other]:
+                self.differ[one, other] = not np.array_equal(values[one], values[other])
 
     def merged(self, change: float, *, with_rank: bool) -> Merged:
         """Return the figures; ``change`` is the squared length of the merged change."""
         lengths = np.sqrt(np.diag(self.products))
         with np.errstate(invalid="ignore"):
             cosines = self.products / np.outer(lengths, lengths)
-        pairs = [(one, other) for one in range(self.models) for other in range(one + 1, self.models)]
         return Merged(
             scalars=self.scalars,
             zero=self.unmoved / max(self.models * self.scalars, 1),
             replaceable=self.mixed / max(self.scalars, 1),
             cosines=cosines.tolist(),
-            equal=[pair for pair in pairs if not self.differ[pair]],
+            equal=[pair for pair in combinations(range(self.models), 2) if not self.differ[pair]],
             rounding=math.sqrt(self.lost / change) if change else 0.0,
             energy=self.kept[0] / self.kept[1] if with_rank and self.kept[1] else None,
         )
@@ -228,9 +227,12 @@ def _tensor(
     rng, found = stream(merger.seed, name), list[NDArray[np.float32]]()
     flat, origin = values.reshape(len(values), -1), base.reshape(-1)
     places = range(0, origin.size, PIECE)
-    moved = np.concatenate(
-        [_moved(flat[:, at : at + PIECE], origin[at : at + PIECE], dtype) for at in places], 1
-    )
+    # Where it is another one than the base's in the dtype that is written.
+    moved = np.empty(flat.shape, dtype=np.bool_)
+    for at in places:
+        piece = slice(at, at + PIECE)
+        written, was = (torch.from_numpy(part[..., piece]).to(dtype) for part in (flat, origin))
+        moved[:, piece] = (written != was).numpy()
     for at in places:
         piece = slice(at, at + PIECE)
         sums.add(flat[:, piece], origin[piece], moved[:, piece])
@@ -239,16 +241,6 @@ def _tensor(
     if not merger.by_scalar:
         return merger(values, base=base, moved=moved.reshape(values.shape), rng=rng).reshape(base.shape)
     return np.concatenate(found).reshape(base.shape)
-
-
-def _moved(values: NDArray[np.float32], base: NDArray[np.float32], dtype: torch.dtype) -> NDArray[np.bool_]:
-    """Return whether values (k, n) are others than the base's (n,) in the dtype that is written."""
-    if dtype == torch.float32:
-        return np.not_equal(values, base)
-    moved: NDArray[np.bool_] = (
-        torch.from_numpy(values).to(dtype) != torch.from_numpy(base).to(dtype)
-    ).numpy()
-    return moved
 
 
 def _copy_texts(base: Base, folder: Path, dtype: str | None) -> None:

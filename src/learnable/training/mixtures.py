@@ -55,7 +55,7 @@ class ADO:
         self._tokens += float(tokens.sum())
         self.recent = (1 - SHARE_RATE) * self.recent + SHARE_RATE * tokens / tokens.sum()
         if not self.heldout and step >= self._schedule.start:
-            self._meet(losses)
+            self.look(losses)
         if self.laws is not None:
             self._move()
 
@@ -65,11 +65,7 @@ class ADO:
         return self.heldout and since >= 0 and since % self._schedule.every == 0
 
     def look(self, losses: NDArray[np.float64]) -> None:
-        """Take note of the losses of held-out rows, (K,), after the last step that was observed."""
-        self._meet(losses)
-
-    def _meet(self, losses: NDArray[np.float64]) -> None:
-        """Keep a point of each curve, and fit them where that is due."""
+        """Keep a point of each curve, (K,), after the last step that was observed, and fit them where that is due."""
         self._points.append([self._tokens, *losses.tolist()])
         least = self._schedule.points * self._schedule.thin
         since = len(self._points) - least
