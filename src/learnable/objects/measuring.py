@@ -16,7 +16,7 @@ from learnable.objects.passes import Passes
 from learnable.objects.results import as_array
 from learnable.objects.rows import Rows
 from learnable.runs.progress import say
-from learnable.runs.records import DONE, read_json
+from learnable.runs.records import parameters_of
 from learnable.types import Rendered
 
 Vectors = Literal["none", "model", "wordllama"]
@@ -110,10 +110,9 @@ class Measuring:
         return frame.with_columns(columns)
 
 
-def check_without_question(trained: Compared, compared: Compared | None) -> None:
-    """Raise a ``UsageError`` where a reference trained on answers alone is no twin of the other."""
-    settings = dict(trained.settings)
-    if settings.pop("prompt", None) != "none":
+def twin_of(compared: Compared | None, trained: Compared) -> Compared:
+    """Return a reference that was trained on answers alone; a ``UsageError`` where it is no twin of the other."""
+    if trained.settings.get("prompt") != "none":
         raise UsageError(
             "the null reference was trained with its questions",
             hint="make it with `learnable train POOL --prompt none`",
@@ -121,26 +120,20 @@ def check_without_question(trained: Compared, compared: Compared | None) -> None
     ours, theirs = _training_of(trained), {} if compared is None else _training_of(compared)
     other = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
     if compared is not None and other != ["prompt"]:
-        named = (
-            "both on answers alone"
-            if not other
-            else ", ".join(
-                f"{name} {ours.get(name)}, {theirs.get(name)}" for name in other if name != "prompt"
-            )
-        )
+        named = [f"{name} {ours.get(name)}, {theirs.get(name)}" for name in other if name != "prompt"]
         raise UsageError(
-            f"the null reference was trained otherwise than the reference: {named}",
+            f"the null reference was trained otherwise than the reference: {', '.join(named) or 'both on answers alone'}",
             hint="train both on the same pool with the same settings, but for --prompt none",
         )
-    if not settings.get("folds"):
+    if not trained.settings.get("folds"):
         raise UsageError(
             "both references have seen the rows that they judge, so that every PVI is too high",
             hint="train both with --folds 2",
         )
+    return trained
 
 
 def _training_of(compared: Compared) -> dict[str, Any]:
     if compared.step is None:
         return dict(compared.settings)
-    parameters: dict[str, Any] = read_json(compared.step.folder / DONE)["parameters"]
-    return parameters | {"pool": compared.step.inputs["pool"]}
+    return parameters_of(compared.step.folder) | {"pool": compared.step.inputs["pool"]}

@@ -14,7 +14,7 @@ from learnable.errors import UsageError
 from learnable.objects.aiming import Against
 from learnable.objects.given import Compared, compared_with, length_limit
 from learnable.objects.gradients import warm_up_of
-from learnable.objects.measuring import Measuring, Vectors, check_without_question
+from learnable.objects.measuring import Measuring, Vectors, twin_of
 from learnable.objects.model import Model, Scratch, as_model
 from learnable.objects.passes import Passes
 from learnable.objects.results import SCORES, ReferenceModel, ScoreTable, write_beside
@@ -102,7 +102,8 @@ def score(
     given = {"reference": reference, "null": null, "target": target, "warmup": warmup}
     needs = needs_of(methods, given, keeps_losses=compared is not None and compared.keeps_losses)
     kept = base.store if store is None else store if isinstance(store, Store) else Store(Path(store))
-    asked = compared if "reference" in measures.roles_of(needs) else None
+    roles = measures.roles_of(needs)
+    asked = compared if "reference" in roles else None
     passes = passes_by(base, ref, reference, asked, max_length=length_limit(ref, max_length), store=kept)
     if passes.renderer.uses_default_template:
         say(f"{base.name} brings no chat template: the default one is used (### Instruction / ### Response)")
@@ -111,10 +112,11 @@ def score(
         passes=passes,
         needs=needs,
         vectors=vectors,
-        null=_without_question(null, ref, compared) if "null" in measures.roles_of(needs) else None,
+        null=twin_of(compared, against(null, ref)) if "null" in roles else None,
         aimed=_aimed(target, warmup, aim=aim, base=base),
     )
-    file, scratch = _place(output)
+    scratch = Scratch() if output is None else None
+    file = Path(scratch.folder if scratch else output or "") / SCORES
     _write_scores(file, measuring, methods)
     facts = _facts(pl.scan_parquet(file), base.name, ref, methods, measuring)
     seconds = time.monotonic() - started
@@ -137,12 +139,6 @@ def _aimed(target: Any, warmup: Any, *, aim: Aim, base: Model) -> Callable[..., 
         return None
     warm_up = None if warmup is None else warm_up_of(_folder_of(warmup), base.ref)
     return partial(Against, target=as_rows(target), aim=aim, base=base, warm_up=warm_up)
-
-
-def _place(output: str | os.PathLike[str] | None) -> tuple[Path, Scratch | None]:
-    """Return where the table goes, and what keeps its folder where none was given."""
-    scratch = Scratch() if output is None else None
-    return Path(scratch.folder if scratch is not None else output or "") / SCORES, scratch
 
 
 def _costs(compared: Compared | None, tokens: int, pool_tokens: int, *, seconds: float) -> dict[str, Cost]:
@@ -226,13 +222,6 @@ def passes_by(
 
     models, whole = (None, None) if compared is None else (compared.models, compared.ref)
     return Passes(ref, models, max_length=max_length, store=store, load=load, whole=whole)
-
-
-def _without_question(null: Any, ref: ModelRef, compared: Compared | None) -> Compared:
-    """Return the reference that was trained on answers alone, the twin of the other."""
-    trained = against(null, ref)
-    check_without_question(trained, compared)
-    return trained
 
 
 def _facts(
