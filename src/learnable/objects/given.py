@@ -147,11 +147,11 @@ def compared_with(reference: str, ref: ModelRef) -> Compared:
     Raises:
         ModelError: If it was trained from another base than this one.
     """
-    from learnable.training import Part, References, no_assignment, read_reference
+    from learnable.training import Part, References, read_reference
 
     if not is_step(reference):
         name, kind, identity = given_part(reference, ref)
-        models = References(parts=(Part(name=name, kind=kind),), assignment=no_assignment())
+        models = References(parts=(Part(name=name, kind=kind),))
         return Compared(models=models, identity=identity, settings={"kind": "given", "model": reference})
     trained = trained_from(ref, reference, what="reference")
     models = read_reference(Path(reference))

@@ -331,10 +331,10 @@ def against(reference: Any, ref: ModelRef) -> Compared:
     """Return what a base is compared with, however it was given."""
     if isinstance(reference, Model):
         from learnable.models.source import identify
-        from learnable.training import Part, References, no_assignment
+        from learnable.training import Part, References
 
         own = reference.ref
-        models = References(parts=(Part(name=own.name, kind="model"),), assignment=no_assignment())
+        models = References(parts=(Part(name=own.name, kind="model"),))
         settings = {"kind": "given", "model": reference.name}
         return Compared(models=models, identity=identify(own), settings=settings, ref=own)
     if not isinstance(reference, str | os.PathLike | ReferenceModel):

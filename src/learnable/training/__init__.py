@@ -12,7 +12,6 @@ from learnable.training.reference import (
     References,
     assign_folds,
     given_reference,
-    no_assignment,
     read_reference,
     train_reference,
 )
@@ -40,7 +39,6 @@ __all__ = [
     "kept_epochs",
     "lora",
     "merge_copies",
-    "no_assignment",
     "read_reference",
     "save_whole",
     "train_reference",

@@ -123,8 +123,6 @@ class Moments:
 
     def on(self, device: torch.device) -> "Moments":
         """Return them on a device, copied there once."""
-        if all(value.device == device for value in self.first.values()):
-            return self
         if device not in self._copies:
             first, second = (
                 {name: value.to(device) for name, value in part.items()} for part in (self.first, self.second)

@@ -157,7 +157,6 @@ class _Taps:
         self._at = torch.from_numpy(at).to(device)  # (n, T)
         self._real = None if real.all() else torch.from_numpy(real).to(device)[..., None]
         self._take = take
-        self._anchor = torch.zeros((), device=device, requires_grad=True)
         self._calls: dict[str, int] = {}
         self._sums: dict[str, torch.Tensor] = {}
 
@@ -168,8 +167,9 @@ class _Taps:
         if not torch.is_grad_enabled():
             return output
         self._calls[name] = self._calls.get(name, 0) + 1
-        tell = partial(self._back, name, given[0].detach())
-        tapped: torch.Tensor = _Tap.apply(output, self._anchor, tell)  # type: ignore[no-untyped-call]
+        # Where nothing before the layer takes gradients, what it gives begins to: so the hook is asked.
+        tapped = output if output.requires_grad else output.detach().requires_grad_()
+        tapped.register_hook(partial(self._back, name, given[0].detach()))  # type: ignore[no-untyped-call]
         return tapped
 
     def _back(self, name: str, given: torch.Tensor, gradient: torch.Tensor) -> None:
@@ -182,25 +182,6 @@ class _Taps:
         self._calls[name] -= 1
         if not self._calls[name]:
             self._take(name, self._sums.pop(name))
-
-
-class _Tap(torch.autograd.Function):
-    """Passes on what a layer gives, and tells what comes back to it.
-
-    It depends on an anchor that takes gradients, so that it is asked where nothing before the layer does.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, output: torch.Tensor, _: torch.Tensor, tell: Callable[[torch.Tensor], None]
-    ) -> torch.Tensor:
-        ctx.tell = tell
-        return output.view_as(output)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        ctx.tell(gradient)
-        return gradient, None, None
 
 
 class Squares:

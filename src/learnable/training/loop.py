@@ -129,7 +129,9 @@ class Loop:
             if self._adaptive is not None:
                 self._adaptive.observe(self.done - 1, examples, nll.reshape(-1, answers))
         if self._probing is not None and (wanted := self._probing.probe(self.done - 1)):
-            self._probing.probed(self.done - 1, self._probed(self._batch(wanted)).reshape(-1, answers))
+            asked = self._batch(wanted)
+            nll = self._nll(self._passes.pieces(self._share(asked)), len(asked)).cpu().numpy()
+            self._probing.probed(self.done - 1, nll.reshape(-1, answers))
 
     def _batch(self, examples: Sequence[int]) -> list[Member]:
         """Return the answers of examples as one batch."""
@@ -141,12 +143,6 @@ class Loop:
         """Return our part of a batch."""
         processes = self._accelerator.num_processes
         return share(batch, process=self._accelerator.process_index, processes=processes)
-
-    def _probed(self, batch: list[Member]) -> NDArray[np.float32]:
-        """Return the nll of all rows of a batch, without training on them."""
-        found = self._nll(self._passes.pieces(self._share(batch)), len(batch))
-        nll: NDArray[np.float32] = found.cpu().numpy()
-        return nll
 
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of a step, which counts from 0."""

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ from learnable.types import ModelRef, Rendered
 
 Kind = Literal["adapter", "model"]
 FEW_STEPS, FEW_ROWS = 20, 100
+_ASSIGNMENT = pl.Schema({"id": pl.String, "part": pl.Int64})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,13 +42,13 @@ class References:
     """
 
     parts: tuple[Part, ...]
-    assignment: pl.DataFrame
+    assignment: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=_ASSIGNMENT))
     last_epoch: pl.DataFrame | None = None
 
     def members(self, ids: Sequence[str]) -> list[tuple[Part, list[int]]]:
         """Return each part with the positions in ``ids`` of the examples that it scores."""
         asked = pl.DataFrame({"id": ids}, schema={"id": pl.String})
-        known = self.assignment.cast({"id": pl.String, "part": pl.Int64})
+        known = self.assignment.cast(_ASSIGNMENT)
         parts = asked.join(known, on="id", how="left", maintain_order="left")["part"].fill_null(0)
         return [(part, (parts == number).arg_true().to_list()) for number, part in enumerate(self.parts)]
 
@@ -207,14 +208,9 @@ def _folds(prompts: Sequence[str], sources: Sequence[str], *, folds: int) -> np.
     return assign_folds(prompts, sources, folds=folds) if folds else np.zeros(len(prompts), dtype=np.int64)
 
 
-def no_assignment() -> pl.DataFrame:
-    """Return the assignment of a reference that trained on none of the examples, as far as is known."""
-    return pl.DataFrame(schema={"id": pl.String, "part": pl.Int64})
-
-
 def given_reference(name: str, kind: Kind, folder: Path) -> None:
     """Write down a model that is trained already as the reference of ``folder``."""
-    _write(folder, no_assignment(), [name], kind)
+    _write(folder, References(parts=()).assignment, [name], kind)
 
 
 def _write(folder: Path, assignment: pl.DataFrame, names: Sequence[str], kind: Kind) -> None:
