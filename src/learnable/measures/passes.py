@@ -20,7 +20,7 @@ WORTH_SAYING_S = 10.0
 
 
 def measure_of(
-    model: str, *, rendering: str, max_length: int, kind: str = "nll", alone: bool = False
+    model: str, *, rendering: str, max_length: int, kind: str = "nll", alone: bool = False, **more: Any
 ) -> Measure:
     """Return the identity of a pass over examples.
 
@@ -30,8 +30,9 @@ def measure_of(
         max_length: Longest sequence in tokens.
         kind: See ``MEASURES``.
         alone: The answers are measured without what stands before them, see ``answers_alone``.
+        more: What else it depends on, by name.
     """
-    parameters: dict[str, Any] = {"rendering": rendering, "max_length": max_length}
+    parameters = {"rendering": rendering, "max_length": max_length, **more}
     return Measure(
         kind=kind, model=model, parameters=parameters | ({"context": "answer header"} if alone else {})
     )

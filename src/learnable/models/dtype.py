@@ -10,12 +10,11 @@ import psutil
 import torch
 from numpy.typing import NDArray
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from learnable.errors import ModelError, first_line
 from learnable.models.cache import recalled, remember
 from learnable.models.conversations import CONVERSATIONS
-from learnable.models.loading import load_network, loading_errors, resolved_device
+from learnable.models.loading import empty_network, load_network, resolved_device
 from learnable.models.rendering import Renderer
 from learnable.models.source import identity, locate
 from learnable.runs.progress import say
@@ -82,12 +81,7 @@ def _bfloat16_is_near(ref: ModelRef) -> bool:
 
 def float32_bytes(ref: ModelRef) -> int:
     """Return how much memory the weights of a model take in float32, without loading them."""
-    with loading_errors(ref), torch.device("meta"):
-        config = AutoConfig.from_pretrained(locate(ref), trust_remote_code=ref.trust_remote_code)
-        network: Any = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
-            config, trust_remote_code=ref.trust_remote_code
-        )
-    return 4 * sum(int(parameter.numel()) for parameter in network.parameters())
+    return 4 * sum(int(parameter.numel()) for parameter in empty_network(ref).parameters())
 
 
 def free_and_total_bytes(device: str) -> tuple[int, int]:

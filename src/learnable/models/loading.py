@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from learnable.errors import LearnableError, ModelError, first_line
 from learnable.models.batching import refuse_lookahead
@@ -63,6 +63,14 @@ def load_network(ref: ModelRef) -> Any:
     if not quantized:  # eight-bit activations are scaled over all tokens, which the trial is not about
         refuse_lookahead(network, ref.name)
     return network
+
+
+def empty_network(ref: ModelRef) -> Any:
+    """Return the network of a model without its weights, which takes no memory."""
+    with loading_errors(ref), torch.device("meta"):
+        code = {"trust_remote_code": ref.trust_remote_code}
+        config = AutoConfig.from_pretrained(locate(ref), **code)
+        return AutoModelForCausalLM.from_config(config, **code)  # type: ignore[no-untyped-call]
 
 
 @contextmanager

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from learnable.data.target import Target
 from learnable.errors import UsageError
-from learnable.measures import known, lengths, planned, take
+from learnable.measures import column, lengths, planned, take
 from learnable.objects.given import trained_from
 from learnable.objects.passes import Passes
+from learnable.objects.results import as_array
 from learnable.runs.identity import fingerprint
 from learnable.scorers import LESS
 from learnable.types import Launch, Measure, ModelRef, Rendered
@@ -142,8 +143,7 @@ class _Checkpoint:
 
     def measure(self, kind: str, **parameters: Any) -> Measure:
         """Return the identity of a pass."""
-        common = {"rendering": self._passes.renderer.key, "max_length": self._passes.max_length}
-        return Measure(kind=kind, model=self._passes.key(self._part), parameters=common | parameters)
+        return self._passes.measure(self._passes.key(self._part), kind, **parameters)
 
     def take(self, measure: Measure, rendered: Sequence[Rendered], launch: Launch, *, label: str) -> None:
         """Measure what is missing."""
@@ -161,11 +161,4 @@ class _Checkpoint:
 
     def read(self, measure: Measure, frame: pl.DataFrame, *, width: int) -> NDArray[np.float32]:
         """Return what is stored, (n, width), NaN where nothing is."""
-        wanted = frame.filter(pl.col("response_tokens") > 0)["id"]
-        stored = known(measure, wanted, store=self._passes.store)
-        rows = frame.select("id").join(stored, on="id", how="left", maintain_order="left")[measure.kind]
-        found = np.full((frame.height, width), np.nan, dtype=np.float32)
-        there = rows.is_not_null().to_numpy()
-        if there.any():
-            found[there] = np.stack(rows.filter(rows.is_not_null()).to_list())
-        return found
+        return as_array(column(measure, frame, store=self._passes.store), width=width)

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -81,7 +81,7 @@ class Passes:
             part: "Part | None", rows: Sequence[Rendered], ids: pl.DataFrame, of: str
         ) -> pl.DataFrame:
             key, alone = self.key(part), role in ("alone", "null")
-            measures = [self._measure(key, kind.name, alone=alone) for kind in (*wanted, *also)]
+            measures = [self.measure(key, kind.name, alone=alone) for kind in (*wanted, *also)]
             self.tokens += take(
                 lambda: self.opened(part),
                 measures[: len(wanted)],
@@ -109,7 +109,7 @@ class Passes:
 
     def vectors(self, rendered: Sequence[Rendered], frame: pl.DataFrame) -> pl.Series:
         """Return a vector of the base model for each example, List(Float32) (n,)."""
-        measure = self._measure(self._base_key, "embedding")
+        measure = self.measure(self._base_key, "embedding")
         self.tokens += take(
             lambda: self.opened(None), [measure], rendered, store=self.store, label="embedding" + self.of
         )
@@ -133,9 +133,9 @@ class Passes:
             views.append(token_view(example.id, text, offsets, each.mask, before=nats[0], after=after))
         return views
 
-    def _measure(self, key: str, kind: str, *, alone: bool = False) -> Measure:
-        rendering = self.renderer.key
-        return measure_of(key, rendering=rendering, max_length=self.max_length, kind=kind, alone=alone)
+    def measure(self, key: str, kind: str, **more: Any) -> Measure:
+        """Return the identity of a pass of a model of this key, see ``measure_of``."""
+        return measure_of(key, rendering=self.renderer.key, max_length=self.max_length, kind=kind, **more)
 
     def key(self, part: "Part | None") -> str:
         """Return the identity of the base model, or of a part of the reference, whose tokens must be the same."""

@@ -155,4 +155,5 @@ def as_array(vectors: pl.Series, *, width: int = 0) -> NDArray[np.float32]:
     """
     rows = vectors.to_list()
     width = max((len(row) for row in rows if row is not None), default=width)
-    return np.array([row if row is not None else [np.nan] * width for row in rows], dtype=np.float32)
+    values = [row if row is not None else [np.nan] * width for row in rows]
+    return np.array(values, dtype=np.float32).reshape(len(rows), width)

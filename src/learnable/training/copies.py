@@ -9,11 +9,10 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from learnable.errors import ModelError
 from learnable.models.adapters import check_is_adapter
-from learnable.models.loading import load_tokenizer, loading_errors
+from learnable.models.loading import empty_network, load_tokenizer
 from learnable.models.source import identity, is_adapter, locate, quantization
 from learnable.models.weights import broken_file
 from learnable.runs.records import read_json
@@ -124,10 +123,7 @@ class Base:
         """Find a base, without its weights."""
         folder = locate(ref)
         _refuse_quantized(ref.name, folder)
-        with loading_errors(ref), torch.device("meta"):
-            config = AutoConfig.from_pretrained(folder, trust_remote_code=ref.trust_remote_code)
-            kind: Any = AutoModelForCausalLM
-            network = kind.from_config(config, trust_remote_code=ref.trust_remote_code)
+        network = empty_network(ref)
         return cls(
             ref=ref,
             tensors=Tensors(folder),

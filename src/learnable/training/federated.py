@@ -267,10 +267,6 @@ class Federation:
         own = sum(len(row.ids) for rows in self.clients for row in rows)
         return round(own * sum(self.agreement.rounds) * self.agreement.tuning.epochs)
 
-    def start_round(self, stage: int) -> int:
-        """Return how many rounds come before a stage."""
-        return sum(rounds for _, rounds in self.agreement.stages[:stage])
-
 
 def federate_rounds(local: LocalTraining, federation: Federation, folder: Path, *, label: str) -> Trained:
     """Train a federation in this process, and write the model, or the adapter, that it comes to.
@@ -352,7 +348,8 @@ class _Server:
     def _one_stage(self, number: int, stage: StageKind, rounds: int) -> None:
         from learnable.flower import run_rounds
 
-        agreement, before = self.federation.agreement, self.federation.start_round(number)
+        agreement = self.federation.agreement
+        before = sum(rounds for _, rounds in agreement.stages[:number])
         if self._values is None:
             self._values = self.local.initial(stage, agreement, start=self._start)
         if self._done == rounds:

@@ -75,8 +75,9 @@ def factors(network: Any, *, rank: int, freeze_A: bool) -> Iterator[tuple[Any, M
     """
     tuned = get_peft_model(network, lora(Tuning(rank=rank), network))
     moved = dict[str, torch.nn.Parameter]()
-    for name in _adapted(tuned):
-        layer = tuned.base_model.model.get_submodule(name)
+    for name, layer in tuned.base_model.model.named_modules():
+        if not hasattr(layer, "lora_A"):
+            continue
         for letter, part in (("A", layer.lora_A), ("B", layer.lora_B)):
             moved[f"{name}.{letter}"] = part["default"].weight
             moved[f"{name}.{letter}"].requires_grad_(not (freeze_A and letter == "A"))
@@ -84,11 +85,6 @@ def factors(network: Any, *, rank: int, freeze_A: bool) -> Iterator[tuple[Any, M
         yield tuned, moved
     finally:
         tuned.unload()
-
-
-def _adapted(tuned: Any) -> list[str]:
-    """Return the layers of a network that wear factors."""
-    return [name for name, module in tuned.base_model.model.named_modules() if hasattr(module, "lora_A")]
 
 
 @contextmanager
