@@ -31,6 +31,12 @@ class Scratch:
         weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
 
 
+def output_folder(given: str | os.PathLike[str] | None) -> tuple[Path, Scratch | None]:
+    """Return the folder that is given, or else one that is there as long as what comes with it."""
+    scratch = Scratch() if given is None else None
+    return (Path(given or "") if scratch is None else scratch.folder), scratch
+
+
 class Model:
     """A causal language model; its weights are loaded when they are first needed.
 

@@ -15,7 +15,7 @@ from learnable.objects.aiming import Against
 from learnable.objects.given import Compared, compared_with, length_limit
 from learnable.objects.gradients import warm_up_of
 from learnable.objects.measuring import Measuring, Vectors, twin_of
-from learnable.objects.model import Model, Scratch, as_model
+from learnable.objects.model import Model, as_model, output_folder
 from learnable.objects.passes import Passes
 from learnable.objects.results import SCORES, ReferenceModel, ScoreTable, write_beside
 from learnable.objects.rows import as_rows
@@ -102,8 +102,7 @@ def score(
     given = {"reference": reference, "null": null, "target": target, "warmup": warmup}
     needs = needs_of(methods, given, keeps_losses=compared is not None and compared.keeps_losses)
     kept = base.store if store is None else store if isinstance(store, Store) else Store(Path(store))
-    roles = measures.roles_of(needs)
-    asked = compared if "reference" in roles else None
+    asked = compared if "reference" in measures.roles_of(needs) else None
     passes = passes_by(base, ref, reference, asked, max_length=length_limit(ref, max_length), store=kept)
     if passes.renderer.uses_default_template:
         say(f"{base.name} brings no chat template: the default one is used (### Instruction / ### Response)")
@@ -112,12 +111,11 @@ def score(
         passes=passes,
         needs=needs,
         vectors=vectors,
-        null=twin_of(compared, against(null, ref)) if "null" in roles else None,
+        null=twin_of(compared, against(null, ref)) if "null" in measures.roles_of(needs) else None,
         aimed=_aimed(target, warmup, aim=aim, base=base),
     )
-    scratch = Scratch() if output is None else None
-    file = Path(scratch.folder if scratch else output or "") / SCORES
-    _write_scores(file, measuring, methods)
+    folder, scratch = output_folder(output)
+    _write_scores(file := folder / SCORES, measuring, methods)
     facts = _facts(pl.scan_parquet(file), base.name, ref, methods, measuring)
     seconds = time.monotonic() - started
     return ScoreTable(

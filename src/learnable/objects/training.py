@@ -16,7 +16,7 @@ from learnable.data.target import Target, shared_with_target
 from learnable.errors import UsageError
 from learnable.measures import answers_alone
 from learnable.objects.given import checked_settings, length_limit
-from learnable.objects.model import Scratch, as_model
+from learnable.objects.model import as_model, output_folder
 from learnable.objects.preferences import (
     check_loss,
     loss_of,
@@ -82,7 +82,6 @@ def train(
     if not isinstance(settings.get("rows", "all"), str) or settings.get("rows", "all") not in ROWS:
         trusted, settings["rows"] = as_rows(settings["rows"]), "trusted"
     reference = Reference(**checked_settings(settings, Reference, without=("model",)))
-    scratch = Scratch() if output is None else None
     ref, _held = base.for_training(moves_weights=reference.method == "full")
     training = ReferenceTraining(
         name=base.name,
@@ -100,7 +99,8 @@ def train(
     )
     inputs = {"pool": pool_identity(known.pool), "base": identify(ref)}
     step = training.step(inputs | ({} if trusted is None else {"trusted": pool_identity(trusted.pool)}))
-    return ReferenceModel(trained=run(step, scratch.folder if scratch else output or ""), scratch=scratch)
+    folder, scratch = output_folder(output)
+    return ReferenceModel(trained=run(step, folder), scratch=scratch)
 
 
 def check_warmup(reference: Reference, new: NewTokens | None = None) -> None:
