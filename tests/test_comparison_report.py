@@ -17,10 +17,9 @@ from learnable.commands import load, report
 from learnable.data.overlap import jaccard
 from learnable.errors import StoreError
 from learnable.experiments import Measured, SelectionCost, arm_table
-from learnable.pages import ComparisonFacts, comparison_warnings
+from learnable.pages import COMPARISON_CHECKS, ComparisonFacts, look
 from learnable.pages import comparison_facts as answers
 from learnable.pages.comparison import render_comparison
-from learnable.pages.comparison_facts import comparison_of
 from test_reporting import EVIL, Page
 
 LOSS = Measured(label="heldout:eval.jsonl", unit="nats per token", higher_is_better=False)
@@ -161,17 +160,16 @@ def curve() -> ComparisonFacts:
 
 
 def findings(facts: ComparisonFacts, number: int = 0) -> dict[str, str]:
-    comparison = comparison_of(facts)
-    return {outcome: who for outcome, _, who in comparison.findings(comparison.evaluated[number])}
+    return {outcome: who for outcome, _, who in facts.seen_on(facts.evaluated[number])}
 
 
 def test_the_headline_counts_what_was_seen(facts: ComparisonFacts) -> None:
-    said = answers.headline(comparison_of(facts))
+    said = answers.headline(facts)
     assert said == "3 comparisons with a random draw: 1 better, 1 worse and 1 with no difference seen"
 
 
 def test_the_headline_says_plainly_that_nothing_was_seen() -> None:
-    nothing = comparison_of(make_comparison({LONG: 0.0}))
+    nothing = make_comparison({LONG: 0.0})
     assert answers.headline(nothing) == "No difference to a random draw was seen"
 
 
@@ -179,7 +177,7 @@ def test_the_headline_names_the_evaluation_that_could_not_be_judged() -> None:
     facts = make_comparison({LONG: 0.0}, evaluations=(LOSS, EXACT))
     first = pl.col("evaluation") == facts.table["evaluation"][0]
     columns = {name: pl.when(first).then(math.nan).otherwise(name) for name in ("low", "high", "p")}
-    mute = comparison_of(with_table(facts, **columns, items=pl.when(first).then(4).otherwise("items")))
+    mute = with_table(facts, **columns, items=pl.when(first).then(4).otherwise("items"))
     one, other = (each.label for each in mute.evaluated)
     assert (
         answers.headline(mute)
@@ -190,7 +188,7 @@ def test_the_headline_names_the_evaluation_that_could_not_be_judged() -> None:
 def test_the_headline_keeps_apart_what_could_not_be_judged(facts: ComparisonFacts) -> None:
     bad = pl.col("method") == "bad"
     nothing = with_table(facts, difference=pl.when(bad).then(math.nan).otherwise("difference"))
-    assert answers.headline(comparison_of(nothing)).endswith(
+    assert answers.headline(nothing).endswith(
         ": 1 better, 1 with no difference seen and 1 that could not be judged"
     )
 
@@ -203,7 +201,7 @@ def test_what_is_better_is_said_with_its_size_interval_and_p(facts: ComparisonFa
 
 
 def test_what_one_training_says_is_said_of_it_alone() -> None:
-    comparison = comparison_of(single_seed())
+    comparison = single_seed()
     assert "with a random draw for this seed" in answers.headline(comparison)
     assert findings(single_seed())["better"].endswith(") for this seed")
     lines = {line.arm: line.words for each in comparison.evaluated for line in each.compared}
@@ -221,10 +219,9 @@ def test_without_an_interval_the_reason_is_said(
     good = pl.col("method") == "good"
     columns = {name: pl.when(good).then(math.nan).otherwise(name) for name in ("low", "high", "p")}
     case = with_table(facts, **columns, items=pl.when(good).then(items).otherwise("items"))
-    comparison = comparison_of(case)
-    assert [line.words for line in comparison.evaluated[0].compared if line.arm == "good"] == [words]
+    assert [line.words for line in case.evaluated[0].compared if line.arm == "good"] == [words]
     assert findings(case)[kind] == "good"
-    assert answers.headline(comparison).endswith("1 that could not be judged")
+    assert answers.headline(case).endswith("1 that could not be judged")
 
 
 def test_better_is_up_where_higher_is_better(curve: ComparisonFacts) -> None:
@@ -251,8 +248,7 @@ def test_budgets_are_named_where_the_outcome_depends_on_them(curve: ComparisonFa
 def test_models_that_are_all_alike_are_no_finding() -> None:
     same = with_table(make_comparison({"twin": 0.0}), difference=pl.lit(0.0), low=pl.lit(0.0), high=pl.lit(0.0),
                       verdict=pl.lit("no difference seen"))  # fmt: skip
-    comparison = comparison_of(same)
-    assert answers.headline(comparison) == "Nothing that was graded can tell the methods apart"
+    assert answers.headline(same) == "Nothing that was graded can tell the methods apart"
     assert list(findings(same)) == ["always the same"]
 
 
@@ -318,7 +314,7 @@ def test_the_page_does_not_grow_with_the_items() -> None:
 
 
 def test_payback_is_spoken_of_only_where_a_difference_was_seen(facts: ComparisonFacts) -> None:
-    good, worse, rest = answers.paybacks(comparison_of(facts))
+    good, worse, rest = answers.paybacks(facts)
     assert good.startswith("good at 600 tokens: ")
     assert worse == "bad: seen to be worse, never to be better, so nothing pays back."
     assert rest == f"{LONG}: no difference seen, so nothing to pay back."
@@ -353,7 +349,7 @@ def test_the_make_up_of_a_selection_is_counted_by_hand(page: Page) -> None:
 def test_the_overlap_is_the_jaccard_index_of_the_first_seed(facts: ComparisonFacts, page: Page) -> None:
     (caption,) = (caption for caption in page.tables if caption.startswith("Jaccard index"))
     methods = ["random", "good", "bad", LONG]
-    first, *others = comparison_of(facts).first(600).values()
+    first, *others = facts.first(600).values()
     expected = [jaccard(first, other) for other in others]
     head, random, *rest = page.tables[caption]
     assert head == ["method", "1", "2", "3", "4"]
@@ -387,7 +383,7 @@ def test_one_source_makes_no_table(facts: ComparisonFacts) -> None:
 
 def test_a_clean_comparison_has_few_warnings() -> None:
     clean = make_comparison({"good": -0.3}, seeds=5, evaluations=(LOSS, EXACT))
-    assert [said.split(":")[0] for said in comparison_warnings(clean)] == [
+    assert [said.split(":")[0] for said in look(COMPARISON_CHECKS, clean).warnings] == [
         "good makes one selection for all seeds"
     ]
 
@@ -484,13 +480,13 @@ def undefined() -> ComparisonFacts:
     ],
 )
 def test_what_to_distrust(make, said: str) -> None:
-    assert said in " ".join(comparison_warnings(make()))
+    assert said in " ".join(look(COMPARISON_CHECKS, make()).warnings)
 
 
 def test_the_page_lists_the_same_warnings(facts: ComparisonFacts, page: Page) -> None:
     shown = re.search(r'<ul class="warnings">(.*?)</ul>', page.html, re.DOTALL)
     assert shown is not None
-    assert shown[1].count("<li>") == len(comparison_warnings(facts))
+    assert shown[1].count("<li>") == len(look(COMPARISON_CHECKS, facts).warnings)
 
 
 def test_items_in_the_pool_are_named(facts: ComparisonFacts) -> None:
@@ -616,7 +612,7 @@ def test_report_takes_a_comparison(folder: str, facts: ComparisonFacts, tmp_path
         "3 comparisons with a random draw"
         in Page((tmp_path / "report" / "report.html").read_text("utf-8")).plain
     )
-    assert done.facts["warnings"] == comparison_warnings(facts)
+    assert done.facts["warnings"] == look(COMPARISON_CHECKS, facts).warnings
 
 
 def test_what_is_neither_selection_nor_comparison_is_refused(folder: str, tmp_path) -> None:

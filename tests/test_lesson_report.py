@@ -17,7 +17,7 @@ from learnable.pages import LessonFacts, Made, Question, Way
 from learnable.pages import lesson_facts as answers
 from learnable.pages.lesson import render_lesson, shelves
 from learnable.pages.lesson_concepts import concepts_section
-from learnable.pages.lesson_facts import LessonContest, contest_of, shortened
+from learnable.pages.lesson_facts import shortened
 from learnable.pages.lesson_gradients import gradients_section
 from learnable.pages.lesson_pictures import SHOWN_POINTS, both_ends
 from learnable.pages.page import Panels
@@ -208,16 +208,6 @@ def usual() -> LessonFacts:
 
 
 @cache
-def read_usual() -> LessonContest:
-    return contest_of(usual())
-
-
-def read(facts: LessonFacts) -> LessonContest:
-    """Read a lesson, the usual one only once: that takes seconds."""
-    return read_usual() if facts is usual() else contest_of(facts)
-
-
-@cache
 def small() -> LessonFacts:
     """Two arms, one evaluation, in unseen wordings."""
     return make_lesson(("untuned", "common", "delia"), questions=QUESTIONS[:1])
@@ -241,20 +231,20 @@ def unseen_only(name: str = FORMAT) -> tuple[Question, ...]:
 
 
 def headline(facts: LessonFacts) -> str:
-    return answers.headline(read(facts))
+    return answers.headline(facts)
 
 
 def said(facts: LessonFacts, name: str, asked: str) -> str:
-    found = read(facts).findings(asking(facts, name, asked))
+    found = facts.seen_on(asking(facts, name, asked))
     return "; ".join(f"{what}: {who}" for _, what, who in found)
 
 
 def context(facts: LessonFacts, name: str, asked: str) -> str:
-    return read(facts).context_of(asking(facts, name, asked))
+    return facts.context_of(asking(facts, name, asked))
 
 
 def asking(facts: LessonFacts, name: str, asked: str):
-    (found,) = (each for each in read(facts).evaluated if (each.name, each.asked) == (name, asked))
+    (found,) = (each for each in facts.evaluated if (each.name, each.asked) == (name, asked))
     return found
 
 
@@ -481,7 +471,7 @@ def test_the_page_does_not_grow_with_the_items() -> None:
 
 def near(facts: LessonFacts) -> str:
     """Return what is said of the first token and word."""
-    return Page(concepts_section(read(facts)).parts[3]).text
+    return Page(concepts_section(facts).parts[3]).text
 
 
 def test_distances_are_means_with_the_range_of_the_seeds(page: Page) -> None:
@@ -529,7 +519,7 @@ def test_distances_that_are_undefined_everywhere_have_no_section(facts: LessonFa
 
 
 def said_of_gradients(facts: LessonFacts) -> str:
-    return Page(gradients_section(read(facts)).parts[0]).text
+    return Page(gradients_section(facts).parts[0]).text
 
 
 def test_gradients_are_said_at_the_ratio_that_was_trained_on(facts: LessonFacts) -> None:
@@ -561,7 +551,7 @@ def test_gradients_without_an_error_say_nothing(facts: LessonFacts) -> None:
 
 
 def marks_of(facts: LessonFacts) -> list[str]:
-    (panels,) = (part for part in gradients_section(read(facts)).parts if isinstance(part, Panels))
+    (panels,) = (part for part in gradients_section(facts).parts if isinstance(part, Panels))
     coherence = panels.pictures[0]
     assert coherence.name == "gradients-coherence"
     texts = re.findall(r'"text": "([^"]+)"', json.dumps(coherence.spec))
@@ -607,7 +597,7 @@ def test_a_single_instruction_has_no_distance(page: Page) -> None:
 
 
 def test_samples_are_the_first_items_by_way_to_ask(facts: LessonFacts, page: Page) -> None:
-    (unseen, frame), (seen, _) = shelves(read(facts))
+    (unseen, frame), (seen, _) = shelves(facts)
     assert (unseen, seen) == ("In unseen wordings", "In the wording of the task")
     assert set(frame["evaluation"]) == {QUESTIONS[0].label}
     asked = re.findall(r"Is (\d) so\? Answer unseen\.", page.plain)

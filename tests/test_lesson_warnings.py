@@ -6,14 +6,18 @@ from dataclasses import replace
 import polars as pl
 import pytest
 
-from learnable.pages import LessonFacts, lesson_warnings
+from learnable.pages import LESSON_CHECKS, LessonFacts, look
 from learnable.pages.lesson import render_lesson
 from test_lesson_report import LOSS, QUESTIONS, alone, make_lesson, small, usual, with_table
 from test_reporting import Page
 
 
 def test_a_clean_lesson_has_few_warnings() -> None:
-    assert [said.split(" ")[0] for said in lesson_warnings(usual())] == ["Trained", "The", "Only"]
+    assert [said.split(" ")[0] for said in look(LESSON_CHECKS, usual()).warnings] == [
+        "Trained",
+        "The",
+        "Only",
+    ]
 
 
 def did_not_move() -> LessonFacts:
@@ -105,7 +109,7 @@ def only_losses() -> LessonFacts:
     ],
 )  # fmt: skip
 def test_what_to_distrust(make, said: str) -> None:
-    assert said in " ".join(lesson_warnings(make()))
+    assert said in " ".join(look(LESSON_CHECKS, make()).warnings)
 
 
 def test_what_could_not_be_looked_for_is_said() -> None:
@@ -120,4 +124,4 @@ def test_what_could_not_be_looked_for_is_said() -> None:
 def test_the_page_lists_the_same_warnings() -> None:
     shown = re.search(r'<ul class="warnings">(.*?)</ul>', render_lesson(usual()), re.DOTALL)
     assert shown is not None
-    assert shown[1].count("<li>") == len(lesson_warnings(usual()))
+    assert shown[1].count("<li>") == len(look(LESSON_CHECKS, usual()).warnings)

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from learnable.pages import SelectionFacts, view_of
+from learnable.pages import SelectionFacts
 from learnable.pages import selection_pictures as pictures
 from learnable.pages.html import turns_of
 from learnable.pages.selection import render_selection as render
@@ -219,7 +219,7 @@ def test_the_sources_table_is_the_group_by(facts: SelectionFacts, page: Page) ->
 
 
 def test_length_bins_part_the_pool(facts: SelectionFacts) -> None:
-    groups = by_length(view_of(facts))
+    groups = by_length(facts)
     assert (groups["examples"].sum(), groups["kept"].sum()) == (300, 60)
     for name, examples in groups.select("name", "examples").iter_rows():
         low, _, high = name.replace(",", "").partition("\N{EN DASH}")
@@ -243,11 +243,10 @@ def test_the_correlation_table_has_every_scorer(facts: SelectionFacts, page: Pag
 
 
 def test_the_histogram_counts_every_scored_example_and_parts_at_the_cutoff(facts: SelectionFacts) -> None:
-    view = view_of(facts)
-    edges, counts, _ = pictures.histogram(view)
+    edges, counts, _ = pictures.histogram(facts)
     assert [sum(numbers) for numbers in zip(*counts, strict=True)] == [60, 238]
     assert not any(kept and rest for kept, rest in counts)
-    assert any(edge == pytest.approx(view.cutoff) for edge in edges)
+    assert any(edge == pytest.approx(facts.cutoff) for edge in edges)
 
 
 def test_what_was_left_out_adds_up(page: Page) -> None:
@@ -277,7 +276,7 @@ def test_the_cost_table_sums_up(facts: SelectionFacts, page: Page) -> None:
 
 
 def test_examples_to_read_are_best_border_and_worst(facts: SelectionFacts) -> None:
-    best, just_in, just_out, worst = [frame for _, _, frame in to_read(view_of(facts))]
+    best, just_in, just_out, worst = [frame for _, _, frame in to_read(facts)]
     order = (
         facts.scores.filter(pl.col("learnability").is_finite())
         .sort("learnability", descending=True)["id"]
@@ -310,18 +309,18 @@ def test_long_texts_are_folded_and_very_long_ones_say_what_is_missing() -> None:
 
 
 def test_the_dots_are_a_fixed_sample_with_all_the_chosen() -> None:
-    view = view_of(make_facts(6_000, 500))
-    drawn = pictures.points(view)
+    facts = make_facts(6_000, 500)
+    drawn = pictures.points(facts)
     assert {len(column) for column in drawn.values()} == {pictures.SHOWN_POINTS}
     assert drawn["group"].count("chosen") == 500
-    assert drawn == pictures.points(view)
-    assert "4,000 of 5,998 scored examples are drawn, all 500 chosen" in pictures.plane(view).remark
+    assert drawn == pictures.points(facts)
+    assert "4,000 of 5,998 scored examples are drawn, all 500 chosen" in pictures.plane(facts).remark
 
 
 def test_many_chosen_leave_room_for_the_others() -> None:
-    view = view_of(make_facts(6_000, 5_000))
-    assert pictures.points(view)["group"].count("chosen") == pictures.SHOWN_CHOSEN
-    assert "2,000 of the 5,000 chosen" in pictures.length(view).remark
+    facts = make_facts(6_000, 5_000)
+    assert pictures.points(facts)["group"].count("chosen") == pictures.SHOWN_CHOSEN
+    assert "2,000 of the 5,000 chosen" in pictures.length(facts).remark
 
 
 def test_five_thousand_examples_stay_below_three_megabytes() -> None:
@@ -356,21 +355,21 @@ def test_headings_go_down_one_level_at_a_time_and_tables_have_captions(page: Pag
 
 class TestOtherScores:
     def test_as_many_as_were_chosen_by_the_highest_values(self):
-        view = view_of(make_facts(n=60, keep=9))
-        best = view.frame.sort("difference", descending=True, nulls_last=True)["id"].head(9)
-        assert set(other_choices(view)["difference"]["id"]) == set(best)
+        facts = make_facts(n=60, keep=9)
+        best = facts.frame.sort("difference", descending=True, nulls_last=True)["id"].head(9)
+        assert set(other_choices(facts)["difference"]["id"]) == set(best)
 
     def test_a_score_whose_low_values_are_good_takes_those(self):
-        view = view_of(replace(make_facts(n=60, keep=9), lowest_first=["difference"]))
-        best = view.frame.sort("difference", nulls_last=True)["id"].head(9)
-        assert set(other_choices(view)["difference"]["id"]) == set(best)
+        facts = replace(make_facts(n=60, keep=9), lowest_first=["difference"])
+        best = facts.frame.sort("difference", nulls_last=True)["id"].head(9)
+        assert set(other_choices(facts)["difference"]["id"]) == set(best)
 
     def test_a_score_of_too_few_examples_is_left_out(self):
         facts = make_facts(n=60, keep=9)
         few = facts.scores.with_columns(
             difference=pl.when(pl.int_range(pl.len()) < 8).then("difference").otherwise(float("nan"))
         )
-        assert other_choices(view_of(replace(facts, scores=few))) == {}
+        assert other_choices(replace(facts, scores=few)) == {}
 
     def test_the_page_has_no_such_part_for_one_score(self):
         assert 'id="others"' not in render(replace(make_facts(), scorers=["learnability"]))

@@ -8,7 +8,7 @@ from dataclasses import replace
 import polars as pl
 import pytest
 
-from learnable.pages import SelectionFacts, view_of
+from learnable.pages import SelectionFacts
 from learnable.pages import selection_pictures as pictures
 from learnable.pages.selection import render_selection as render
 from test_reporting import EVIL, Page, changed, make_facts
@@ -129,11 +129,11 @@ def test_extreme_values_do_not_squeeze_the_pictures(facts: SelectionFacts) -> No
     case = changed(
         facts, **{name: pl.when(first).then(value).otherwise(name) for name, value in wild.items()}
     )
-    view = view_of(replace(case, kept=facts.kept.filter(pl.col("id") != facts.scores["id"][5])))
-    edges, _, (below, _) = pictures.histogram(view)
+    case = replace(case, kept=facts.kept.filter(pl.col("id") != facts.scores["id"][5]))
+    edges, _, (below, _) = pictures.histogram(case)
     assert below == 1
     assert edges[0] > -2
-    assert "1 with higher losses lie" in pictures.plane(view).remark
+    assert "1 with higher losses lie" in pictures.plane(case).remark
 
 
 def test_a_scorer_may_be_called_score(facts: SelectionFacts) -> None:
@@ -148,7 +148,7 @@ def test_a_scorer_may_be_called_score(facts: SelectionFacts) -> None:
 
 def test_a_column_called_score_is_not_the_score_used(facts: SelectionFacts) -> None:
     case = replace(facts, scores=facts.scores.with_columns(score=1.0), by="absent")
-    assert not view_of(case).has("score")
+    assert not case.has("score")
     assert "there is no column absent" in Page(render(case)).plain
 
 

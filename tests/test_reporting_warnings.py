@@ -6,8 +6,7 @@ import polars as pl
 import pytest
 
 from learnable.data.decontamination import IN_EVALUATION
-from learnable.pages import SelectionFacts, view_of
-from learnable.pages import selection_warnings as warnings_of
+from learnable.pages import SelectionFacts, look
 from learnable.pages.selection import render_selection as render
 from learnable.pages.warnings import SELECTION_CHECKS
 from test_reporting import Page, changed, make_facts
@@ -21,6 +20,10 @@ def facts() -> SelectionFacts:
 @pytest.fixture(scope="module")
 def page(facts: SelectionFacts) -> Page:
     return Page(render(facts))
+
+
+def warnings_of(facts: SelectionFacts) -> list[str]:
+    return look(SELECTION_CHECKS, facts).warnings
 
 
 def no_warning(facts: SelectionFacts) -> SelectionFacts:
@@ -151,7 +154,7 @@ def test_a_warning_fires_with_its_figure_and_what_to_do(
 
 
 def test_every_check_has_a_case_that_fires(facts: SelectionFacts) -> None:
-    views = [view_of(case(facts)) for case, _, _ in FIRES]
+    views = [case(facts) for case, _, _ in FIRES]
     assert [name for name, check in SELECTION_CHECKS.items() if not any(map(check, views))] == []
 
 

@@ -19,7 +19,7 @@ from learnable.models.language_model import LanguageModel
 from learnable.models.rendering import Renderer
 from learnable.objects import passes
 from learnable.objects.passes import Passes
-from learnable.pages import examples_to_spell, view_of
+from learnable.pages import examples_to_spell
 from learnable.pages.selection import render_selection as render
 from learnable.pages.tokens import Piece, TokenView, scale, step, token_view
 from learnable.runs.store import Store
@@ -438,20 +438,19 @@ def test_losses_that_were_measured_otherwise_are_remarked(facts):
 
 
 def test_examples_are_taken_from_the_top_the_middle_and_the_bottom(facts):
-    view = view_of(facts)
-    ranked = view.scored.sort("merit", "id", descending=[True, False])["id"].to_list()
+    ranked = facts.scored.sort("merit", "id", descending=[True, False])["id"].to_list()
     kept = facts.kept["id"].to_list()
-    assert examples_to_spell(view, 1) == kept[:1]
-    assert examples_to_spell(view, 2) == [kept[0], ranked[-1]]
-    four = examples_to_spell(view, 4)
+    assert examples_to_spell(facts, 1) == kept[:1]
+    assert examples_to_spell(facts, 2) == [kept[0], ranked[-1]]
+    four = examples_to_spell(facts, 4)
     assert [four[0], four[1], four[3]] == [*kept[:2], ranked[-1]]
     assert abs(ranked.index(four[2]) - len(ranked) // 2) <= 2
 
 
 def test_nothing_is_shown_twice_where_everything_was_kept(facts):
-    everything = view_of(facts).scored.select("id", rank=pl.int_range(pl.len()), gain="learnability")
-    view = view_of(replace(facts, kept=everything, dropped=facts.dropped.clear()))
-    assert len(set(examples_to_spell(view, 400))) == len(examples_to_spell(view, 400)) == everything.height
+    everything = facts.scored.select("id", rank=pl.int_range(pl.len()), gain="learnability")
+    facts = replace(facts, kept=everything, dropped=facts.dropped.clear())
+    assert len(set(examples_to_spell(facts, 400))) == len(examples_to_spell(facts, 400)) == everything.height
 
 
 # ---------------------------------------------------------------- browser

@@ -10,7 +10,6 @@ import pytest
 import learnable as ln
 from choosing import choose
 from learnable.errors import UsageError
-from learnable.pages import view_of
 from learnable.pages.selection_facts import information
 from learnable.scorers.v_information import PVI, Hardness, HardNotWrong, PVIZero
 from learnable.selectors import SpreadTop
@@ -44,7 +43,7 @@ def test_a_page_has_the_information_of_pool_selection_and_sources():
     facts = replace(
         make_facts(), scores=pl.DataFrame(rows), kept=pl.DataFrame({"id": ["a", "d"], "rank": [0, 1]})
     )
-    found = {name: (pool.mean(), kept.mean()) for name, pool, kept in information(view_of(facts))}
+    found = {name: (pool.mean(), kept.mean()) for name, pool, kept in information(facts)}
     assert found == {"all": (1.0, 1.75), "x": (1.0, 2.5), "y": (1.0, 1.0)}
 
 

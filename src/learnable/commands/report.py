@@ -139,12 +139,12 @@ def _rendered(facts: _Facts) -> tuple[str, list[str]]:
     from learnable.pages.trial import render_trial
 
     if isinstance(facts, pages.SelectionFacts):
-        return render_selection(facts), pages.selection_warnings(facts)
+        return render_selection(facts), pages.look(pages.SELECTION_CHECKS, facts).warnings
     if isinstance(facts, pages.LessonFacts):
-        return render_lesson(facts), pages.lesson_warnings(facts)
+        return render_lesson(facts), pages.look(pages.LESSON_CHECKS, facts).warnings
     if isinstance(facts, pages.TrialFacts):
-        return render_trial(facts), pages.trial_warnings(facts)
-    return render_comparison(facts), pages.comparison_warnings(facts)
+        return render_trial(facts), pages.look(pages.TRIAL_CHECKS, facts).warnings
+    return render_comparison(facts), pages.look(pages.COMPARISON_CHECKS, facts).warnings
 
 
 def _spelled_out(tokens: int | None) -> int:
@@ -174,7 +174,7 @@ def with_tokens(
     """
     if number == 0:
         return facts, 0
-    ids = pages.examples_to_spell(pages.view_of(facts), number) if scored else []
+    ids = pages.examples_to_spell(facts, number) if scored else []
     missing = "no example has a score" if scored else "the losses were given, without a model"
     if scored is not None and ids:
         try:

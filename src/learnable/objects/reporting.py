@@ -15,7 +15,7 @@ from learnable.errors import UsageError
 from learnable.objects.results import Picked
 from learnable.objects.rows import Rows
 from learnable.objects.scoring import against, passes_by
-from learnable.pages import SelectionFacts, examples_to_spell, view_of
+from learnable.pages import SelectionFacts, examples_to_spell
 from learnable.pools import Pool
 from learnable.runs.files import replacing
 from learnable.runs.price import Cost
@@ -67,7 +67,7 @@ def report(
         pulled=pulled_in(scores.says.get(picked.facts["by"]), scores.target, scores.frame["id"], picked.kept),
         spread=spread_of(scores.vectors, scores.frame["id"], picked.kept),
     )
-    if ids := examples_to_spell(view_of(facts), tokens):
+    if ids := examples_to_spell(facts, tokens):
         base, ref = scores.model, scores.model.ref
         compared = None if scores.reference is None else against(scores.reference, ref)
         how: dict[str, Any] = {"max_length": scores.facts["max_length"], "store": base.store}

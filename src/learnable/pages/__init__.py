@@ -2,31 +2,20 @@
 
 The pages are built from numbers that the caller already has (`SelectionFacts`, `ComparisonFacts`, `LessonFacts`,
 `TrialFacts`); nothing is read, measured or written here. The modules `selection`, `comparison`, `lesson` and `trial` write
-them; they draw, and so load slowly.
+them; they draw, and so load slowly. What to distrust, `look` finds by the checks of each kind.
 """
 
-from learnable.pages.comparison_facts import ComparisonFacts
-from learnable.pages.comparison_warnings import comparison_warnings
-from learnable.pages.contest import Asked
-from learnable.pages.lesson_facts import LessonFacts, Made, Question, Way
-from learnable.pages.lesson_warnings import lesson_warnings
-from learnable.pages.selection_facts import SelectionFacts, examples_to_spell, view_of
-from learnable.pages.trial_facts import TrialFacts, trial_warnings
-from learnable.pages.warnings import selection_warnings
-
-__all__ = [
-    "Asked",
-    "ComparisonFacts",
-    "LessonFacts",
-    "Made",
-    "Question",
-    "SelectionFacts",
-    "TrialFacts",
-    "Way",
-    "comparison_warnings",
-    "examples_to_spell",
-    "lesson_warnings",
-    "selection_warnings",
-    "trial_warnings",
-    "view_of",
-]
+from learnable.pages.comparison_facts import ComparisonFacts as ComparisonFacts
+from learnable.pages.comparison_warnings import COMPARISON_CHECKS as COMPARISON_CHECKS
+from learnable.pages.contest import Asked as Asked
+from learnable.pages.lesson_facts import LessonFacts as LessonFacts
+from learnable.pages.lesson_facts import Made as Made
+from learnable.pages.lesson_facts import Question as Question
+from learnable.pages.lesson_facts import Way as Way
+from learnable.pages.lesson_warnings import LESSON_CHECKS as LESSON_CHECKS
+from learnable.pages.selection_facts import SelectionFacts as SelectionFacts
+from learnable.pages.selection_facts import examples_to_spell as examples_to_spell
+from learnable.pages.trial_facts import TRIAL_CHECKS as TRIAL_CHECKS
+from learnable.pages.trial_facts import TrialFacts as TrialFacts
+from learnable.pages.warnings import SELECTION_CHECKS as SELECTION_CHECKS
+from learnable.pages.warnings import look as look

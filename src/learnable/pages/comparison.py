@@ -14,9 +14,9 @@ from learnable.experiments import RANDOM, only_in
 from learnable.pages import comparison_facts as answers
 from learnable.pages import comparison_pictures as pictures
 from learnable.pages import html
-from learnable.pages.comparison_facts import Comparison, ComparisonFacts, comparison_of
+from learnable.pages.comparison_facts import ComparisonFacts
 from learnable.pages.comparison_warnings import COMPARISON_CHECKS
-from learnable.pages.contest import Contest, Evaluated, Line, probability
+from learnable.pages.contest import ContestFacts, Evaluated, Line, probability
 from learnable.pages.contest_method import method_section
 from learnable.pages.page import Panels, Part, Section, write_page
 from learnable.pages.warnings import look, warnings_section
@@ -38,11 +38,10 @@ SHOWN_ITEM_SOURCES = 8
 SHOWN_EXAMPLES = 3
 
 
-def render_comparison(facts: ComparisonFacts) -> str:
+def render_comparison(comparison: ComparisonFacts) -> str:
     """Write the report of one comparison as a self-contained page: HTML of about 1 MB, whatever the number of items."""
-    comparison = comparison_of(facts)
     looked = look(COMPARISON_CHECKS, comparison)
-    opening, above = pictures.all_differences(comparison.evaluated, to=facts.draw)
+    opening, above = pictures.all_differences(comparison.evaluated, to=comparison.draw)
     opening = opening or pictures.growth(comparison)
     sections = [
         _answer(comparison),
@@ -51,7 +50,7 @@ def render_comparison(facts: ComparisonFacts) -> str:
         _cost(comparison),
         _choice(comparison),
         _sources(comparison),
-        warnings_section(looked, nav="distrust", more=_in_pool(facts.overlap)),
+        warnings_section(looked, nav="distrust", more=_in_pool(comparison.overlap)),
         _method(comparison),
     ]
     budgets = [count(budget) for budget in comparison.budgets]
@@ -59,49 +58,53 @@ def render_comparison(facts: ComparisonFacts) -> str:
     evaluations = len(comparison.evaluated)
     return write_page(
         sections,
-        kicker=facts.title,
+        kicker=comparison.title,
         headline=answers.headline(comparison),
         lead=html.markup(
             "<strong>{model}</strong> was trained on {how}.{distrust}",
-            model=facts.model,
+            model=comparison.model,
             how=_ways(comparison),
             distrust=looked.link,
         ),
         tiles=[
             ("evaluations", count(evaluations), "each answers for itself" if evaluations > 1 else ""),
             *(
-                [("methods", count(len(comparison.methods) - 1), f"and {facts.draw}")]
+                [("methods", count(len(comparison.contestants) - 1), f"and {comparison.draw}")]
                 if comparison.is_contest
                 else []
             ),
             ("budgets", count(len(budgets)), f"{several} tokens"),
             *comparison.tiles,
-            ("pool", count(facts.scores.height), plural(int(facts.scores["tokens"].sum()), "token")),
+            (
+                "pool",
+                count(comparison.scores.height),
+                plural(int(comparison.scores["tokens"].sum()), "token"),
+            ),
         ],
-        onward=facts.onward,
+        onward=comparison.onward,
         chart=opening,
-        command=("To repeat this page", facts.command),
+        command=("To repeat this page", comparison.command),
     )
 
 
-def _ways(comparison: Comparison) -> str:
-    ways, draw = plural(len(comparison.methods) - 1, "way"), comparison.facts.draw
+def _ways(comparison: ComparisonFacts) -> str:
+    ways, draw = plural(len(comparison.contestants) - 1, "way"), comparison.draw
     if not comparison.is_contest:
         return draw if len(comparison.budgets) == 1 else f"random draws of {len(comparison.budgets)} sizes"
-    if comparison.facts.baseline == RANDOM:
+    if comparison.baseline == RANDOM:
         return f"equal token budgets, chosen in {ways} and at random"
     return f"equal token budgets, in {ways} beside {draw}"
 
 
-def _answer(comparison: Comparison) -> Section:
-    parts: list[Part] = [html.text(comparison.facts.fair)]
-    if comparison.facts.findings:
-        parts.append(html.bullets(comparison.facts.findings))
+def _answer(comparison: ComparisonFacts) -> Section:
+    parts: list[Part] = [html.text(comparison.fair)]
+    if comparison.findings:
+        parts.append(html.bullets(comparison.findings))
     parts += [answer_of(comparison, each) for each in comparison.evaluated]
-    return Section(id="answer", nav="answer", title=comparison.facts.question, parts=parts)
+    return Section(id="answer", nav="answer", title=comparison.question, parts=parts)
 
 
-def answer_of(contest: Contest, each: Evaluated) -> Markup:
+def answer_of(contest: ContestFacts, each: Evaluated) -> Markup:
     """Return a box that says what was seen on one evaluation."""
     form = "<strong>{what}:</strong> {who}"
     trainings = max((line.seeds for line in each.compared), default=each.baseline.seeds)
@@ -113,7 +116,7 @@ def answer_of(contest: Contest, each: Evaluated) -> Markup:
             outcome if outcome in ("better", "worse") else "",
             html.markup(form, what=capital(what), who=html.eased(who)),
         )
-        for outcome, what, who in contest.findings(each)
+        for outcome, what, who in contest.seen_on(each)
     ]
     inside = [html.remark(about), *([html.bullets(said)] if said else [])]
     if context := contest.context_of(each):
@@ -123,7 +126,7 @@ def answer_of(contest: Contest, each: Evaluated) -> Markup:
     return html.box("answer", [html.heading(each.label), *inside])
 
 
-def _differences(comparison: Comparison, above: Sequence[Sequence[Part]]) -> Section:
+def _differences(comparison: ComparisonFacts, above: Sequence[Sequence[Part]]) -> Section:
     parts: list[Part] = []
     several = len(comparison.budgets) > 1
     for each, pictured in zip(comparison.evaluated, above, strict=True):
@@ -133,14 +136,14 @@ def _differences(comparison: Comparison, above: Sequence[Sequence[Part]]) -> Sec
             over = [_over(f"budget of {count(budget)} tokens")] if several else []
             rows += [*over, *(row_of(each, line) for line in ranked(each, _at(each, budget)))]
         if each.beside:
-            to = f"; the difference is to {comparison.baseline} of {count(comparison.budget)} tokens"
+            to = f"; the difference is to {comparison.standard} of {count(comparison.budget)} tokens"
             rows.append(_over(f"other budgets, not part of the contest{to if several else ''}"))
             rows += [row_of(each, line) for line in each.beside]
         numbers = ("value", "tokens", "examples", "steps", "ungraded")
-        head = ["method", "seen", f"difference to {comparison.facts.baseline}", "p", *numbers]
+        head = ["method", "seen", f"difference to {comparison.baseline}", "p", *numbers]
         caption = f"Values on {each.label} ({each.unit}, {each.side})"
         parts.append(html.table(caption, head, rows, kind="dense", worded=(1,)))
-    title = f"Differences to {comparison.facts.draw}" if comparison.is_contest else "All figures"
+    title = f"Differences to {comparison.draw}" if comparison.is_contest else "All figures"
     return Section(id="differences", nav="differences", title=title, parts=parts)
 
 
@@ -171,7 +174,7 @@ def row_of(each: Evaluated, line: Line) -> Markup:
     return html.row(cells, kind=line.outcome if line.outcome in ("better", "worse", "baseline") else "")
 
 
-def _curves(comparison: Comparison) -> Section:
+def _curves(comparison: ComparisonFacts) -> Section:
     parts: list[Part] = []
     for number, each in enumerate(comparison.evaluated):
         if drawn := pictures.curves(f"curve-{number}", each):
@@ -179,14 +182,14 @@ def _curves(comparison: Comparison) -> Section:
             parts += [html.heading(each.label), about, Panels(pictures=drawn)]
     if parts:
         about = html.text(
-            f"Grey is {comparison.baseline}, the line with dots is the method. The whiskers are the intervals of the "
+            f"Grey is {comparison.standard}, the line with dots is the method. The whiskers are the intervals of the "
             "difference to it: where one crosses the grey line, no difference was seen."
         )
         parts.insert(0, about)
     return Section(id="curve", nav="budgets", title="Value against budget", parts=parts)
 
 
-def _cost(comparison: Comparison) -> Section:
+def _cost(comparison: ComparisonFacts) -> Section:
     evaluated = comparison.evaluated
     parts: list[Part] = [html.bullets(answers.paybacks(comparison))]
     if picture := pictures.seconds(comparison):
@@ -215,11 +218,11 @@ def _cost(comparison: Comparison) -> Section:
     return Section(id="cost", nav="cost", title="Cost beside gain", parts=parts)
 
 
-def _choice(comparison: Comparison) -> Section:
+def _choice(comparison: ComparisonFacts) -> Section:
     if not comparison.is_contest:
         return Section(id="choice", title="What each method chose", parts=[])
     source = pl.col("source").cast(pl.String).fill_null("unknown")
-    pool = comparison.facts.scores.with_columns(source, id=pl.col("id").cast(pl.String))
+    pool = comparison.scores.with_columns(source, id=pl.col("id").cast(pl.String))
     sizes = pool.group_by("source").len().sort("len", "source", descending=[True, False])
     sources = sizes["source"].to_list()[:SHOWN_POOL_SOURCES] if sizes.height > 1 else []
     chosen = comparison.first(comparison.budget)
@@ -254,7 +257,7 @@ def _make_up(name: str, chosen: pl.DataFrame, sources: Sequence[str]) -> list[st
     ]
 
 
-def _overlap(comparison: Comparison, chosen: dict[str, list[str]]) -> list[Part]:
+def _overlap(comparison: ComparisonFacts, chosen: dict[str, list[str]]) -> list[Part]:
     """How far the selections overlap; nothing for a single method."""
     if len(chosen) < 2:
         return []
@@ -267,7 +270,7 @@ def _overlap(comparison: Comparison, chosen: dict[str, list[str]]) -> list[Part]
         ]
         rows.append([f"{number} {one}", *cells])
     caption = "Jaccard index: examples in both over examples in either; 1 is the same selection."
-    drawn = len(chosen.get(comparison.facts.baseline, ())) / max(comparison.facts.scores.height, 1)
+    drawn = len(chosen.get(comparison.baseline, ())) / max(comparison.scores.height, 1)
     if drawn:
         caption += f" Two random draws of this size share about {decimal(drawn / (2 - drawn), 2)}."
     form = '<abbr title="{method}">{number}</abbr>'
@@ -278,9 +281,9 @@ def _overlap(comparison: Comparison, chosen: dict[str, list[str]]) -> list[Part]
     return [html.heading("How far the selections overlap"), shared]
 
 
-def _alone(comparison: Comparison, pool: pl.DataFrame, chosen: dict[str, list[str]]) -> list[Part]:
+def _alone(comparison: ComparisonFacts, pool: pl.DataFrame, chosen: dict[str, list[str]]) -> list[Part]:
     """Examples that one method chose and no other; the random draw is left aside."""
-    others = {name: ids for name, ids in chosen.items() if name != comparison.facts.baseline}
+    others = {name: ids for name, ids in chosen.items() if name != comparison.baseline}
     if len(others) < 2:
         return []
     about = "No other method chose these; the random draw is left aside, since its choice means nothing."
@@ -297,10 +300,12 @@ def _alone(comparison: Comparison, pool: pl.DataFrame, chosen: dict[str, list[st
     return parts
 
 
-def _excerpts(comparison: Comparison, pool: pl.DataFrame, method: str, ids: Sequence[str]) -> list[Markup]:
-    if comparison.facts.examples is None:
+def _excerpts(
+    comparison: ComparisonFacts, pool: pl.DataFrame, method: str, ids: Sequence[str]
+) -> list[Markup]:
+    if comparison.examples is None:
         return []
-    texts = comparison.facts.examples.select(pl.col("id").cast(pl.String), "messages")
+    texts = comparison.examples.select(pl.col("id").cast(pl.String), "messages")
     rows = _by_id(ids).join(pool, on="id", maintain_order="left").join(texts, on="id", maintain_order="left")
     excerpts = []
     for example in rows.iter_rows(named=True):
@@ -313,26 +318,26 @@ def _excerpts(comparison: Comparison, pool: pl.DataFrame, method: str, ids: Sequ
     return excerpts
 
 
-def _sources(comparison: Comparison) -> Section:
+def _sources(comparison: ComparisonFacts) -> Section:
     """Say where an effect comes from, without verdicts."""
     tables = [_source_table(comparison, each) for each in comparison.evaluated]
     parts: list[Part] = [table for table in tables if table is not None]
     if parts:
         about = (
-            f"Mean difference to {comparison.baseline} {comparison.at_largest}, by source of the evaluation items. These are figures "
+            f"Mean difference to {comparison.standard} {comparison.at_largest}, by source of the evaluation items. These are figures "
             "without intervals: they show where to look, and decide nothing."
         )
         parts.insert(0, html.text(about))
     return Section(id="sources", nav="sources", title="Differences per source", parts=parts)
 
 
-def _source_table(comparison: Comparison, each: Evaluated) -> Markup | None:
+def _source_table(comparison: ComparisonFacts, each: Evaluated) -> Markup | None:
     """Return mean differences by source of the items; None where all are of one."""
     here = (pl.col("evaluation") == each.label) & (pl.col("budget_tokens") == comparison.budget)
-    results = comparison.facts.results.filter(here & pl.col("value").is_finite()).with_columns(
+    results = comparison.results.filter(here & pl.col("value").is_finite()).with_columns(
         pl.col("source").cast(pl.String).fill_null("unknown"), pl.col("value").cast(pl.Float64)
     )
-    is_random = pl.col("method") == comparison.facts.baseline
+    is_random = pl.col("method") == comparison.baseline
     base = results.filter(is_random).select("seed", "id", base="value")
     pairs = results.filter(~is_random).join(base, on=["seed", "id"])
     sizes = pairs.group_by("source").agg(items=pl.col("id").n_unique())
@@ -349,7 +354,7 @@ def _source_table(comparison: Comparison, each: Evaluated) -> Markup | None:
         ["method", *(html.head_cell(source, plural(items, "item")) for source, items in shown)],
         [
             [method, *(each.signed(found.get((method, source))) for source, _ in shown)]
-            for method in comparison.methods[1:]
+            for method in comparison.contestants[1:]
         ],
         label=caption,
     )
@@ -367,7 +372,7 @@ def _in_pool(overlap: pl.DataFrame) -> list[Part]:
     return [html.fold(summary, [html.bullets(items)])] if items else []
 
 
-def _method(comparison: Comparison) -> Section:
+def _method(comparison: ComparisonFacts) -> Section:
     first = (
         "At a budget every method gets the same tokens (prompt and response), the same number of steps, the same schedule and "
         "the same seeds. The untuned model and the full pool have other budgets: they give the scale, and take no part in the "

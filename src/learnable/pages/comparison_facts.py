@@ -1,8 +1,9 @@
 """What the page of a comparison is made from, and what that says in words: what differs from a random draw, what pays back."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import polars as pl
 
@@ -10,7 +11,6 @@ from learnable.experiments import FOR_THIS_SEED, FULL, RANDOM, UNTUNED
 from learnable.pages.contest import (
     JUDGED,
     MUTE,
-    Contest,
     ContestFacts,
     Evaluated,
     Line,
@@ -23,7 +23,7 @@ from learnable.pages.words import count, enumeration, plural
 
 @dataclass(frozen=True, kw_only=True)
 class ComparisonFacts(ContestFacts):
-    """All that a report says about one comparison; in its tables an arm is a ``method``.
+    """All that a report says about one comparison; the baseline is a random draw, whatever its name.
 
     Args:
         methods: Labels, in the order asked for.
@@ -31,7 +31,6 @@ class ComparisonFacts(ContestFacts):
         scores: The pool: ``id``, ``source``, ``tokens``, ``response_tokens``, ``undefined``; ``loss_before`` if known.
         overlap: Evaluation items that stand in the pool.
         examples: Columns ``id``, ``source``, ``messages``; None when there are no texts.
-        baseline: The arm that the others stand against: a random draw, whatever its name.
         question: What the page answers.
         fair: What makes the arms comparable.
         answer: What the run itself found first, for the headline.
@@ -45,6 +44,8 @@ class ComparisonFacts(ContestFacts):
     overlap: pl.DataFrame
     examples: pl.DataFrame | None
     baseline: str = RANDOM
+    arm_word: str = "method"
+    asked_of: str = "what the model will be asked"
     question: str = "Does choosing help?"
     fair: str = (
         "Every method stands against a random draw of the same number of tokens, trained in the same way."
@@ -58,17 +59,23 @@ class ComparisonFacts(ContestFacts):
         """The baseline in a sentence: its own name where it has one."""
         return "a random draw" if self.baseline == RANDOM else self.baseline
 
+    @property
+    def standard(self) -> str:
+        """The baseline in a sentence, once it was named."""
+        return "the random draw" if self.baseline == RANDOM else self.baseline
 
-@dataclass(frozen=True, kw_only=True)
-class Comparison(Contest):
-    """The facts, read; ``budget`` is the largest one, for what is shown once."""
+    def read_line(self, row: Mapping[str, Any]) -> Line:
+        """Read a line of the table; what has no budget gives the scale only."""
+        return line_of(row, baseline=self.baseline, competes=row["budget_tokens"] is not None)
 
-    facts: ComparisonFacts
-    budgets: tuple[int, ...]
+    @cached_property
+    def budgets(self) -> list[int]:
+        """Budgets in tokens, smallest first."""
+        return self.table["budget_tokens"].drop_nulls().unique().sort().to_list()
 
     @property
     def budget(self) -> int:
-        """The largest budget, in tokens."""
+        """The largest budget, in tokens, for what is shown once."""
         return self.budgets[-1]
 
     @property
@@ -78,20 +85,20 @@ class Comparison(Contest):
         return f"at {count(self.budget)} tokens{several}"
 
     @cached_property
-    def methods(self) -> list[str]:
+    def contestants(self) -> list[str]:
         """The methods that choose, the baseline first, the others in the order asked for."""
-        first = self.facts.baseline
-        return [first, *(name for name in self.facts.methods if name not in (first, UNTUNED, FULL))]
+        first = self.baseline
+        return [first, *(name for name in self.methods if name not in (first, UNTUNED, FULL))]
 
     @property
     def is_contest(self) -> bool:
         """Whether anything stands against the baseline."""
-        return len(self.methods) > 1
+        return len(self.contestants) > 1
 
     @cached_property
     def chosen(self) -> dict[tuple[str, int], list[list[str]]]:
         """Ids by method and budget: one list for each seed, first seed first."""
-        picks = self.facts.selections.drop_nulls("budget_tokens").sort("seed", "rank", maintain_order=True)
+        picks = self.selections.drop_nulls("budget_tokens").sort("seed", "rank", maintain_order=True)
         found: dict[tuple[str, int], list[list[str]]] = {}
         for (method, budget, _), part in picks.group_by(
             "method", "budget_tokens", "seed", maintain_order=True
@@ -101,60 +108,35 @@ class Comparison(Contest):
 
     def first(self, budget: int) -> dict[str, list[str]]:
         """Return what each method chose at a budget, with the first seed."""
-        found = {method: self.chosen.get((method, budget)) for method in self.methods}
+        found = {method: self.chosen.get((method, budget)) for method in self.contestants}
         return {method: seeds[0] for method, seeds in found.items() if seeds}
 
     def arms_at(self, budget: int) -> list[Line]:
         """Return the lines of a budget, in the order asked for, of one evaluation: for figures that all of them share."""
-        lines = [each.of(method, budget) for each in self.evaluated[:1] for method in self.methods]
+        lines = [each.of(method, budget) for each in self.evaluated[:1] for method in self.contestants]
         return [line for line in lines if line is not None]
 
 
-def comparison_of(facts: ComparisonFacts) -> Comparison:
-    """Sort the table by evaluation."""
-    evaluated = []
-    for _, part in facts.table.rename({"method": "arm"}).group_by("evaluation", maintain_order=True):
-        rows = part.to_dicts()
-        about = {
-            "label": rows[0]["evaluation"],
-            **{name: rows[0][name] for name in ("unit", "higher_is_better")},
-        }
-        lines = [
-            line_of(row, baseline=facts.baseline, competes=row["budget_tokens"] is not None) for row in rows
-        ]
-        evaluated.append(Evaluated(lines=tuple(lines), **about))
-    return Comparison(
-        facts=facts,
-        results=facts.results.rename({"method": "arm"}),
-        evaluated=tuple(evaluated),
-        budgets=tuple(facts.table["budget_tokens"].drop_nulls().unique().sort().to_list()),
-        arm_word="method",
-        baseline="the random draw" if facts.baseline == RANDOM else facts.baseline,
-        asked_of="what the model will be asked",
-        trainings=max(1, facts.arms["seed"].n_unique()),
-    )
-
-
-def headline(comparison: Comparison) -> str:
+def headline(comparison: ComparisonFacts) -> str:
     """The answer in one line: what the run itself found first, and whether a method helps."""
     said = _helped(comparison)
-    return f"{comparison.facts.answer}. {said}" if comparison.facts.answer else said
+    return f"{comparison.answer}. {said}" if comparison.answer else said
 
 
-def _helped(comparison: Comparison) -> str:
+def _helped(comparison: ComparisonFacts) -> str:
     """The answer to "does it help?" in one line, over all evaluations and budgets."""
     lines = [line for each in comparison.evaluated for line in each.compared]
     outcomes = {line.outcome for line in lines}
     one_seed = FOR_THIS_SEED if comparison.trainings == 1 else ""
     if not lines:
-        asked = comparison.facts.question if comparison.facts.findings else ""
-        return asked or f"Nothing was compared with {comparison.facts.draw}"
+        asked = comparison.question if comparison.findings else ""
+        return asked or f"Nothing was compared with {comparison.draw}"
     if outcomes == {"not graded"}:
         return "Nothing could be graded"
     if not outcomes & set(JUDGED):
         return "Nothing that was graded can tell the methods apart"
     if not outcomes & {"better", "worse"}:
-        seen = f"No difference to {comparison.facts.draw} was seen"
+        seen = f"No difference to {comparison.draw} was seen"
         mute = [
             each.label
             for each in comparison.evaluated
@@ -163,7 +145,7 @@ def _helped(comparison: Comparison) -> str:
         told = [each.label for each in comparison.evaluated if each.label not in mute]
         where = f" on {enumeration(told)}; {enumeration(mute)} could not be judged" if mute else ""
         return f"{seen}{where}{one_seed if not mute else ''}"
-    return f"{plural(len(lines), 'comparison')} with {comparison.facts.draw}{one_seed}: {counted(lines)}"
+    return f"{plural(len(lines), 'comparison')} with {comparison.draw}{one_seed}: {counted(lines)}"
 
 
 def gain_of(each: Evaluated, method: str, budget: int) -> str:
@@ -177,10 +159,10 @@ def gain_of(each: Evaluated, method: str, budget: int) -> str:
     return line.words
 
 
-def paybacks(comparison: Comparison) -> list[str]:
+def paybacks(comparison: ComparisonFacts) -> list[str]:
     """Say when a method pays for itself, only where it was seen to be better; and why the others do not."""
     found = []
-    seen: dict[str, set[str]] = {name: set() for name in comparison.methods[1:]}
+    seen: dict[str, set[str]] = {name: set() for name in comparison.contestants[1:]}
     for each in comparison.evaluated:
         several = f" on {each.label}" if len(comparison.evaluated) > 1 else ""
         for line in each.compared:

@@ -7,7 +7,7 @@ import altair as alt
 
 from learnable.experiments import FULL
 from learnable.pages import html
-from learnable.pages.comparison_facts import Comparison
+from learnable.pages.comparison_facts import ComparisonFacts
 from learnable.pages.contest import Evaluated, Line
 from learnable.pages.html import breakable, markup
 from learnable.pages.page import Part, Picture, Section
@@ -119,7 +119,7 @@ def curves(name: str, each: Evaluated) -> list[Picture]:
     ]
 
 
-def growth(comparison: Comparison) -> Section | None:
+def growth(comparison: ComparisonFacts) -> Section | None:
     """What the baseline comes to at each budget, where nothing else was trained; None for a single budget."""
     each = comparison.evaluated[0]
     lines = [line for budget in each.budgets if (line := each.baseline_at(budget)) and line.value is not None]
@@ -147,7 +147,7 @@ def growth(comparison: Comparison) -> Section | None:
         name="growth",
         spec=finish(*layers, height=220),
         label=f"{each.label} against the tokens that were trained on: {'; '.join(said)}.",
-        caption=f"{each.label} ({each.unit}, {each.side}) after training on {comparison.facts.draw} of so many tokens; "
+        caption=f"{each.label} ({each.unit}, {each.side}) after training on {comparison.draw} of so many tokens; "
         "whiskers are the intervals of the values. How they differ is said below.",
     )
     return Section(id="opening", title=f"{each.label} against tokens", parts=[picture])
@@ -222,7 +222,7 @@ def _curve(
     )
 
 
-def seconds(comparison: Comparison) -> Picture | None:
+def seconds(comparison: ComparisonFacts) -> Picture | None:
     """Time of scoring, of the reference and of one training, as bars; None where nothing was timed."""
     lines = comparison.arms_at(comparison.budget)
     values = [

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import polars as pl
 
 from learnable.pages import contest_warnings as shared
-from learnable.pages.comparison_facts import Comparison, ComparisonFacts, comparison_of
+from learnable.pages.comparison_facts import ComparisonFacts
 from learnable.pages.contest_warnings import NAMED
-from learnable.pages.warnings import Found, look
+from learnable.pages.warnings import Found
 from learnable.pages.words import count, decimal, listing, plural, share
 
 MISSED_BUDGET = 0.05
@@ -15,24 +15,19 @@ ANSWER_RATIO = 1.5
 UNDEFINED_SHARE = 0.05
 
 
-def comparison_warnings(facts: ComparisonFacts) -> list[str]:
-    """Say what to distrust in a comparison, most damaging first; each check says when it speaks."""
-    return list(look(COMPARISON_CHECKS, comparison_of(facts)).warnings)
-
-
-def _noted(comparison: Comparison) -> Found:
+def _noted(comparison: ComparisonFacts) -> Found:
     """What the run said of its rows and settings."""
-    return list(comparison.facts.notes)
+    return list(comparison.notes)
 
 
-def _in_pool(comparison: Comparison) -> Found:
+def _in_pool(comparison: ComparisonFacts) -> Found:
     """Evaluation items share a prompt or 13 words in a row with the pool."""
     found = []
     for each in comparison.evaluated:
-        here = comparison.facts.overlap.filter(pl.col("evaluation") == each.label)
+        here = comparison.overlap.filter(pl.col("evaluation") == each.label)
         if here.is_empty():
             continue
-        whole = comparison.facts.results.filter(pl.col("evaluation") == each.label)["id"].n_unique()
+        whole = comparison.results.filter(pl.col("evaluation") == each.label)["id"].n_unique()
         kinds = [f"{number:,} {kind}" for kind, number in here["kind"].value_counts(sort=True).iter_rows()]
         stand, they_are = ("stands", "It is") if here.height == 1 else ("stand", "They are")
         found.append(
@@ -43,12 +38,12 @@ def _in_pool(comparison: Comparison) -> Found:
     return found
 
 
-def _one_selection(comparison: Comparison) -> Found:
+def _one_selection(comparison: ComparisonFacts) -> Found:
     """A method makes one selection for all seeds."""
     draws: dict[str, set[int]] = {}
     for (method, _), picks in comparison.chosen.items():
         draws.setdefault(method, set()).add(len({frozenset(ids) for ids in picks}))
-    fixed = [method for method in comparison.methods[1:] if draws.get(method) == {1}]
+    fixed = [method for method in comparison.contestants[1:] if draws.get(method) == {1}]
     if comparison.trainings < 2 or not fixed:
         return ""
     return (
@@ -57,7 +52,7 @@ def _one_selection(comparison: Comparison) -> Found:
     )
 
 
-def _missed_budget(comparison: Comparison) -> Found:
+def _missed_budget(comparison: ComparisonFacts) -> Found:
     """A selection has over `MISSED_BUDGET` more or fewer tokens than asked."""
     off = []
     for budget in comparison.budgets:
@@ -74,12 +69,12 @@ def _missed_budget(comparison: Comparison) -> Found:
     )
 
 
-def _answer_length(comparison: Comparison) -> Found:
+def _answer_length(comparison: ComparisonFacts) -> Found:
     """A selection has over `ANSWER_RATIO` times the response tokens of the random draw, or under its inverse."""
     found = []
     for budget in comparison.budgets:
         lines = comparison.arms_at(budget)
-        random = sum(line.response_tokens for line in lines if line.arm == comparison.facts.baseline)
+        random = sum(line.response_tokens for line in lines if line.arm == comparison.baseline)
         ratios = {line.arm: line.response_tokens / random for line in lines if random}
         off = {
             method: ratio for method, ratio in ratios.items() if not 1 / ANSWER_RATIO <= ratio <= ANSWER_RATIO
@@ -94,7 +89,7 @@ def _answer_length(comparison: Comparison) -> Found:
     )
 
 
-def _same_selection(comparison: Comparison) -> Found:
+def _same_selection(comparison: ComparisonFacts) -> Found:
     """Two methods chose the same examples."""
     found = []
     for budget in comparison.budgets:
@@ -111,9 +106,9 @@ def _same_selection(comparison: Comparison) -> Found:
     )
 
 
-def _without_score(comparison: Comparison) -> Found:
+def _without_score(comparison: ComparisonFacts) -> Found:
     """More than `UNDEFINED_SHARE` of the pool could not be scored."""
-    scores = comparison.facts.scores
+    scores = comparison.scores
     missing = scores["undefined"].count() if "undefined" in scores.columns else 0
     if missing <= UNDEFINED_SHARE * scores.height:
         return ""
@@ -123,7 +118,7 @@ def _without_score(comparison: Comparison) -> Found:
     )
 
 
-def _one_evaluation(comparison: Comparison) -> Found:
+def _one_evaluation(comparison: ComparisonFacts) -> Found:
     """There is only one evaluation set."""
     if len(comparison.evaluated) != 1:
         return ""
@@ -133,7 +128,7 @@ def _one_evaluation(comparison: Comparison) -> Found:
     )
 
 
-COMPARISON_CHECKS: dict[str, Callable[[Comparison], Found]] = {
+COMPARISON_CHECKS: dict[str, Callable[[ComparisonFacts], Found]] = {
     "models that did not move": shared.did_not_move,
     "evaluations that cannot tell methods apart": shared.cannot_tell,
     "training that shows no effect": shared.no_effect,

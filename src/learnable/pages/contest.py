@@ -22,6 +22,13 @@ ALWAYS_THE_SAME = "always the same"
 Asked = Literal["unseen", "seen", "general", "elsewhere"]
 """How an evaluation asks: in wordings that no training saw, in that of the task, something else than the task, or on
 rows of its own."""
+ASKED: Mapping[Asked, str] = {
+    "unseen": "unseen wordings",
+    "seen": "the wording of the task",
+    "general": "general rows",
+    "elsewhere": "",
+}
+"""The same in words, in the order of the page."""
 
 _MOST_DIGITS = 5
 _ROUNDING = 1e-6
@@ -50,41 +57,6 @@ _FINDINGS = {
     "all alike": "all pairs differ alike, so there is no interval",
 }
 """What is said of each outcome beside the baseline, in this order."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ContestFacts:
-    """What a report says about a comparison as about a lesson; the tables are those that the command writes.
-
-    Args:
-        title: Heading of the page.
-        command: Command that repeats the report.
-        model: Display name of the model.
-        confidence: Of all differences of an evaluation together, and of each value.
-        settings: How every arm was trained, shown as a table.
-        table: One line per evaluation, arm and budget.
-        results: One line per graded item.
-        arms: One line per training.
-        computed: Tokens that were computed in the last run.
-        seconds: That this run took.
-        read: Rows that were read.
-        avoided: Of them left out, because they stand in an evaluation file; None where none was named.
-        onward: What there is now and what can be done next, each with a path or a command.
-    """
-
-    title: str
-    command: str
-    model: str
-    confidence: float
-    settings: Mapping[str, Any]
-    table: pl.DataFrame
-    results: pl.DataFrame
-    arms: pl.DataFrame
-    computed: int = 0
-    seconds: float = 0.0
-    read: int = 0
-    avoided: int | None = None
-    onward: Sequence[tuple[str, str]] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,11 +92,6 @@ class Line:
     reference_tokens: int = 0
     reference_s: float | None = None
     payback: str | None = None
-
-    @property
-    def is_compared(self) -> bool:
-        """Whether it stands against the baseline."""
-        return self.competes and self.outcome != "baseline"
 
     @property
     def half(self) -> float | None:
@@ -186,7 +153,7 @@ class Evaluated:
     @cached_property
     def compared(self) -> tuple[Line, ...]:
         """The lines that stand against the baseline."""
-        return tuple(line for line in self.lines if line.is_compared)
+        return tuple(line for line in self.lines if line.competes and line.outcome != "baseline")
 
     @cached_property
     def digits(self) -> int:
@@ -204,7 +171,7 @@ class Evaluated:
     @property
     def title(self) -> str:
         """What was asked, and how, to be read in a sentence."""
-        words = asked_words(self.asked)
+        words = ASKED[self.asked]
         return f"{self.name} {'on' if self.is_general else 'in'} {words}" if words else self.label
 
     @property
@@ -300,31 +267,86 @@ class Evaluated:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Contest:
-    """Evaluations of arms that were trained alike.
+class ContestFacts:
+    """What a report says about arms that were trained alike; the tables are those that the command writes.
 
     Args:
-        facts: What it is made from.
-        results: Of the facts, with columns ``arm`` and ``budget_tokens``.
-        evaluated: In the order asked for.
-        arm_word: What an arm is called.
-        baseline: What the others are compared with.
+        title: Heading of the page.
+        command: Command that repeats the report.
+        model: Display name of the model.
+        confidence: Of all differences of an evaluation together, and of each value.
+        settings: How every arm was trained, shown as a table.
+        table: One line per evaluation, arm and budget.
+        results: One line per graded item.
+        arms: One line per training.
+        baseline: The arm that the others are compared with.
+        arm_word: What an arm is called, also in the tables.
         asked_of: What the items stand for, in words.
-        trainings: Of each arm, one for each seed.
+        computed: Tokens that were computed in the last run.
+        seconds: That this run took.
+        read: Rows that were read.
+        avoided: Of them left out, because they stand in an evaluation file; None where none was named.
+        onward: What there is now and what can be done next, each with a path or a command.
     """
 
-    facts: ContestFacts
+    title: str
+    command: str
+    model: str
+    confidence: float
+    settings: Mapping[str, Any]
+    table: pl.DataFrame
     results: pl.DataFrame
-    evaluated: tuple[Evaluated, ...]
-    arm_word: str
+    arms: pl.DataFrame
     baseline: str
+    arm_word: str = "arm"
     asked_of: str
-    trainings: int
+    computed: int = 0
+    seconds: float = 0.0
+    read: int = 0
+    avoided: int | None = None
+    onward: Sequence[tuple[str, str]] = ()
+
+    def read_line(self, row: Mapping[str, Any]) -> Line:
+        """Read a line of the table, and tell whether it competes."""
+        raise NotImplementedError
+
+    def described(self, label: str) -> dict[str, Any]:
+        """Return what is known of an evaluation beside its lines."""
+        return {}
+
+    @property
+    def standard(self) -> str:
+        """What the others are compared with, in a sentence."""
+        return self.baseline
+
+    @cached_property
+    def evaluated(self) -> tuple[Evaluated, ...]:
+        """The evaluations, in the order of the table."""
+        found = []
+        table = self.table.rename({self.arm_word: "arm"})
+        for part in table.partition_by("evaluation", maintain_order=True):
+            first, lines = part.row(0, named=True), map(self.read_line, part.iter_rows(named=True))
+            shared = {name: first[name] for name in ("unit", "higher_is_better")}
+            label = first["evaluation"]
+            found.append(Evaluated(label=label, lines=tuple(lines), **shared, **self.described(label)))
+        return tuple(found)
+
+    @cached_property
+    def items(self) -> pl.DataFrame:
+        """The results, with columns ``arm`` and ``budget_tokens``."""
+        frame = self.results.rename({self.arm_word: "arm"})
+        none = pl.lit(None, pl.Int64).alias("budget_tokens")
+        return frame if "budget_tokens" in frame.columns else frame.with_columns(none)
+
+    @cached_property
+    def trainings(self) -> int:
+        """Of each arm, one for each seed."""
+        return max(1, self.arms["seed"].n_unique())
 
     @property
     def tiles(self) -> list[tuple[str, str, str]]:
         """The last of the first figures of the page."""
-        models = self.facts.arms.filter(pl.col("tokens") > 0).drop_nulls("model").unique("model")
+        models = self.arms.filter(pl.col("tokens") > 0).drop_nulls("model").unique("model")
         tokens = plural(int(models["tokens"].sum()), "token")
         of_each = f" of each {self.arm_word}" if any(each.compared for each in self.evaluated) else ""
         seeds = (
@@ -338,12 +360,12 @@ class Contest:
     def took(self) -> list[Markup]:
         """What all of it took, where that is known."""
         words = (
-            f"All of it took {duration(self.facts.seconds)} and {plural(self.facts.computed, 'token')} in its last run; what was "
+            f"All of it took {duration(self.seconds)} and {plural(self.computed, 'token')} in its last run; what was "
             "stored before is not in these figures."
         )
-        return [remark(words)] if self.facts.seconds else []
+        return [remark(words)] if self.seconds else []
 
-    def findings(self, each: Evaluated) -> list[tuple[str, str, str]]:
+    def seen_on(self, each: Evaluated) -> list[tuple[str, str, str]]:
         """Say what was seen on one evaluation: outcome, what it means, and of which arms."""
         found = []
         for outcome, what in _FINDINGS.items():
@@ -355,12 +377,12 @@ class Contest:
             elif outcome == "no difference seen":
                 who += _would_have_been_seen(each, lines)
             if lines:
-                found.append((outcome, what.format(self.baseline), who))
+                found.append((outcome, what.format(self.standard), who))
         return found
 
     def context_of(self, each: Evaluated) -> str:
         """Say what training itself did, and what an arm with as many tokens came to."""
-        words = {outcome: what.format(self.baseline) for outcome, what in _FINDINGS.items()}
+        words = {outcome: what.format(self.standard) for outcome, what in _FINDINGS.items()}
         base, equal, said = each.baseline, each.equal_tokens, ""
         if base.value is not None:
             values = [f"{each.name_of(base)} {each.figure(base.value)}"]
@@ -405,12 +427,6 @@ def _would_have_been_seen(each: Evaluated, lines: Sequence[Line]) -> str:
         whom = f"for {enumeration(blind)} " if said else ""
         said.append(f"{whom}the seeds differ too much for any to be")
     return f" ({'; '.join(said)})" if said else ""
-
-
-def asked_words(asked: Asked) -> str:
-    """Return how an evaluation asks, in words; "" for rows of its own."""
-    words = {"unseen": "unseen wordings", "seen": "the wording of the task", "general": "general rows"}
-    return words.get(asked, "")
 
 
 def counted(lines: Sequence[Line]) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 
 from learnable.experiments import UNTUNED
-from learnable.pages.contest import ALWAYS_THE_SAME, Contest, Evaluated
+from learnable.pages.contest import ALWAYS_THE_SAME, ContestFacts, Evaluated
 from learnable.pages.warnings import Found, much_avoided
 from learnable.pages.words import count, decimal, enumeration, listing, plural, share
 
@@ -18,9 +18,9 @@ NAMED = 8
 """Names in a sentence."""
 
 
-def did_not_move(contest: Contest) -> Found:
+def did_not_move(contest: ContestFacts) -> Found:
     """At a budget, every trained model is graded as the untuned one, item by item."""
-    results = contest.results.filter(pl.col("value").is_finite())
+    results = contest.items.filter(pl.col("value").is_finite())
     is_untuned = pl.col("arm").str.split("@").list.first() == UNTUNED
     untuned = results.filter(is_untuned).select("evaluation", "id", base="value")
     if untuned.is_empty():
@@ -42,7 +42,7 @@ def did_not_move(contest: Contest) -> Found:
     return found
 
 
-def no_effect(contest: Contest) -> Found:
+def no_effect(contest: ContestFacts) -> Found:
     """Between the untuned model and the baseline no difference was seen."""
     seen, is_known = [], False
     for each in contest.evaluated:
@@ -72,7 +72,7 @@ def _named(each: Evaluated, *, value: bool) -> str:
     return each.name_of(each.baseline) + (f" ({each.figure(each.baseline.value)})" if value else "")
 
 
-def ungraded(contest: Contest) -> Found:
+def ungraded(contest: ContestFacts) -> Found:
     """An answer could not be graded."""
     arm, found, empty = contest.arm_word, [], []
     for each in contest.evaluated:
@@ -81,7 +81,7 @@ def ungraded(contest: Contest) -> Found:
             continue
         if not any(line.ungraded for line in each.lines):
             continue
-        answers = contest.results.filter(pl.col("evaluation") == each.label)
+        answers = contest.items.filter(pl.col("evaluation") == each.label)
         sizes = dict(answers.group_by("arm", maintain_order=True).len().iter_rows())
         missing = {name: sum(line.ungraded for line in each.lines if line.arm == name) for name in sizes}
         shares = [missing[name] / size for name, size in sizes.items()]
@@ -97,13 +97,11 @@ def ungraded(contest: Contest) -> Found:
     return [*_nothing(contest, empty), *found]
 
 
-def _nothing(contest: Contest, empty: Sequence[Evaluated]) -> list[str]:
+def _nothing(contest: ContestFacts, empty: Sequence[Evaluated]) -> list[str]:
     """Say why evaluations have no value at all: those with the same reason together."""
     reasons: dict[str, list[str]] = {}
     for each in empty:
-        why = (
-            contest.results.filter(pl.col("evaluation") == each.label)["why"].drop_nulls().unique().to_list()
-        )
+        why = contest.items.filter(pl.col("evaluation") == each.label)["why"].drop_nulls().unique().to_list()
         reasons.setdefault(why[0] if len(why) == 1 else "", []).append(each.title)
     return [
         f"There is no value of {enumeration(titles)}: {why or 'no item could be graded; column why of results.parquet has the reasons'}."
@@ -111,7 +109,7 @@ def _nothing(contest: Contest, empty: Sequence[Evaluated]) -> list[str]:
     ]
 
 
-def cannot_tell(contest: Contest) -> Found:
+def cannot_tell(contest: ContestFacts) -> Found:
     """No arm differs from the baseline on a single item; not looked at where no model moved."""
     if did_not_move(contest):
         return None
@@ -126,12 +124,12 @@ def cannot_tell(contest: Contest) -> Found:
     these, they = ("it", "Take one that is") if len(named) == 1 else ("they", "Take some that are")
     has = "has" if len(named) == 1 else "have"
     return (
-        f"On {enumeration(named)} no {arm} differs from {contest.baseline} on a single item: {these} cannot tell the {arm}s "
+        f"On {enumeration(named)} no {arm} differs from {contest.standard} on a single item: {these} cannot tell the {arm}s "
         f"apart, and “no difference seen” says nothing there. {they} easier or harder for this model, or {has} more items."
     )
 
 
-def few_items(contest: Contest) -> Found:
+def few_items(contest: ContestFacts) -> Found:
     """An evaluation has fewer than `FEW_ITEMS` graded items."""
     few = [f"{each.title} ({each.items:,})" for each in contest.evaluated if 0 < each.items < FEW_ITEMS]
     if not few:
@@ -142,12 +140,12 @@ def few_items(contest: Contest) -> Found:
     )
 
 
-def many_avoided(contest: Contest) -> Found:
+def many_avoided(contest: ContestFacts) -> Found:
     """More than `MUCH_AVOIDED` of the rows read stand in the evaluation files to avoid."""
-    return None if contest.facts.avoided is None else much_avoided(contest.facts.avoided, contest.facts.read)
+    return None if contest.avoided is None else much_avoided(contest.avoided, contest.read)
 
 
-def few_seeds(contest: Contest) -> Found:
+def few_seeds(contest: ContestFacts) -> Found:
     """Fewer than `FEW_SEEDS` trainings of each arm."""
     if contest.trainings >= FEW_SEEDS:
         return ""
@@ -164,7 +162,7 @@ def few_seeds(contest: Contest) -> Found:
     )
 
 
-def only_losses(contest: Contest) -> Found:
+def only_losses(contest: ContestFacts) -> Found:
     """All evaluations are losses, but for what was forgotten."""
     if {each.unit for each in contest.evaluated if not each.is_general} != {"nats per token"}:
         return ""

@@ -10,17 +10,14 @@ from markupsafe import Markup
 
 from learnable.pages import html
 from learnable.pages import lesson_pictures as pictures
-from learnable.pages.contest import Evaluated, Line, asked_words, probability
+from learnable.pages.contest import ASKED, Evaluated, Line, probability
 from learnable.pages.contest_method import method_section
 from learnable.pages.lesson_concepts import concepts_section
 from learnable.pages.lesson_facts import (
-    ORDER,
     PAPER_RATIO,
-    LessonContest,
     LessonFacts,
     Theme,
     about,
-    contest_of,
     headline,
     rows_words,
 )
@@ -39,9 +36,8 @@ _BEGINNINGS = {
 }
 
 
-def render_lesson(facts: LessonFacts) -> str:
+def render_lesson(lesson: LessonFacts) -> str:
     """Write the report of one lesson as a self-contained page: HTML of about 1 MB, whatever the number of items, and 0.3 kB per question drawn."""
-    lesson = contest_of(facts)
     looked = look(LESSON_CHECKS, lesson)
     panels = pictures.values(lesson)
     first = next((number for number, drawn in enumerate(panels) if drawn), None)
@@ -58,47 +54,47 @@ def render_lesson(facts: LessonFacts) -> str:
         _method(lesson),
     ]
     new = html.markup(
-        ", with the new token{s} <strong>{tokens}</strong>" if facts.tokens else "",
-        s="s" if len(facts.tokens) > 1 else "",
-        tokens=", ".join(facts.tokens),
+        ", with the new token{s} <strong>{tokens}</strong>" if lesson.tokens else "",
+        s="s" if len(lesson.tokens) > 1 else "",
+        tokens=", ".join(lesson.tokens),
     )
     ratio = f"{rows_words(lesson.ratio)} for each of the task" if lesson.ratio else ""
     return write_page(
         sections,
-        kicker=facts.title,
+        kicker=lesson.title,
         headline=headline(lesson),
         lead=html.markup(
             "A task of {rows} was taught to <strong>{model}</strong> in {ways}, {times} each{new}.{distrust}",
-            rows=plural(facts.task, "row"),
-            model=facts.model,
+            rows=plural(lesson.task, "row"),
+            model=lesson.model,
             ways=plural(len(lesson.trained), "way"),
             times=plural(lesson.trainings, "time"),
             new=new,
             distrust=looked.link,
         ),
         tiles=[
-            ("rows of the task", count(facts.task), "to train on"),
-            ("rows asked", count(facts.tests), "that no training saw"),
-            ("buffer", count(facts.buffer or None), ratio),
+            ("rows of the task", count(lesson.task), "to train on"),
+            ("rows asked", count(lesson.tests), "that no training saw"),
+            ("buffer", count(lesson.buffer or None), ratio),
             ("arms", count(len(lesson.trained)), ""),
             *lesson.tiles,
         ],
-        onward=facts.onward,
+        onward=lesson.onward,
         chart=None if first is None else _opening(lesson, first, panels[first]),
-        command=("To repeat this page", facts.command),
+        command=("To repeat this page", lesson.command),
     )
 
 
-def _asked(lesson: LessonContest) -> Section:
-    facts, tokens = lesson.facts, ", ".join(lesson.facts.tokens)
-    inits = {way.init: _BEGINNINGS[way.init] for way in facts.ways if way.init and facts.tokens}
+def _asked(lesson: LessonFacts) -> Section:
+    tokens = ", ".join(lesson.tokens)
+    inits = {way.init: _BEGINNINGS[way.init] for way in lesson.ways if way.init and lesson.tokens}
     both = ", in the wording of the task and in wordings that no training saw either"
     words = (
         "Does the model learn the task, or the words it was put in? Each arm sees the rows of the task; all are asked "
-        f"on {plural(facts.tests, 'row')} that no training saw{both if len(facts.example) > 1 else ''}."
+        f"on {plural(lesson.tests, 'row')} that no training saw{both if len(lesson.example) > 1 else ''}."
     )
     pairs = []
-    for way in facts.ways:
+    for way in lesson.ways:
         notes = [f"({tokens} begins as {inits[way.init]})"] if way.init and len(inits) > 1 else []
         notes += ["(the others are compared with it)"] if way.label == lesson.baseline else []
         small = Markup("").join(html.markup(" <small>{note}</small>", note=note) for note in notes)
@@ -109,13 +105,13 @@ def _asked(lesson: LessonContest) -> Section:
     if len(inits) == 1:
         parts.append(html.remark(f"{tokens} begins as {next(iter(inits.values()))}."))
     titles = {"seen": "In the wording of the task", "unseen": "In a wording that no training saw"}
-    if facts.example:
-        shown = [html.excerpt(titles[how], html.turns_of(turns)) for how, turns in facts.example.items()]
+    if lesson.example:
+        shown = [html.excerpt(titles[how], html.turns_of(turns)) for how, turns in lesson.example.items()]
         parts += [html.heading("One of the rows asked"), html.box("pair", shown)]
     return Section(id="asked", nav="asked", title="What was asked", parts=parts)
 
 
-def _opening(lesson: LessonContest, first: int, drawn: Sequence[Picture]) -> Section:
+def _opening(lesson: LessonFacts, first: int, drawn: Sequence[Picture]) -> Section:
     """Return what the arms came to on the first evaluation that has a picture."""
     theme = lesson.themes[first]
     title = f"{theme.name}{' on general rows' if theme.is_general else ''} ({theme.evaluated[0].unit}, {theme.evaluated[0].side})"
@@ -124,18 +120,18 @@ def _opening(lesson: LessonContest, first: int, drawn: Sequence[Picture]) -> Sec
     )
 
 
-def _legend(lesson: LessonContest) -> Markup:
+def _legend(lesson: LessonFacts) -> Markup:
     """Say how to read the dots."""
     words = (
         "Dots are means over items and seeds, ticks the seeds. A whisker is the interval of the difference to "
         f"{lesson.baseline}, laid at its value (solid line): where it crosses that line (hollow dot), no difference was seen."
     )
-    if len(lesson.trained) < len(lesson.ways):
+    if len(lesson.trained) < len(lesson.by_label):
         words += " The diamond and the dashed line are the untuned model."
     return html.remark(words)
 
 
-def _answer(lesson: LessonContest, drawn: Sequence[Sequence[Picture]], first: int | None) -> Section:
+def _answer(lesson: LessonFacts, drawn: Sequence[Sequence[Picture]], first: int | None) -> Section:
     baseline = lesson.baseline
     mark = f" The mark is for {lesson.focus}: ● better or worse, ○ no difference seen."
     words = (
@@ -158,20 +154,20 @@ def _answer(lesson: LessonContest, drawn: Sequence[Sequence[Picture]], first: in
     return Section(id="answer", nav="answer", title="The task, or its wording?", parts=parts)
 
 
-def _sentence(lesson: LessonContest, each: Evaluated) -> list[Markup]:
+def _sentence(lesson: LessonFacts, each: Evaluated) -> list[Markup]:
     """What one evaluation says, marked by what the arm in focus came to, and the scale beside it."""
     focus = each.of(lesson.focus) if lesson.focus else None
     kind = focus.outcome if focus is not None and focus.outcome in ("better", "worse") else ""
-    found = [f"{what}: {who}" for _, what, who in lesson.findings(each)]
+    found = [f"{what}: {who}" for _, what, who in lesson.seen_on(each)]
     said = capital("; ".join(found) or f"nothing was compared with {lesson.baseline}") + "."
-    asked = asked_words(each.asked)
+    asked = ASKED[each.asked]
     if asked and not each.is_general:
         said = html.markup("<strong>In {asked}:</strong> {said}", asked=asked, said=said)
     context = lesson.context_of(each)
     return [html.text(said, kind=f"said {kind}"), *([html.remark(context)] if context else [])]
 
 
-def _values(lesson: LessonContest) -> Section:
+def _values(lesson: LessonFacts) -> Section:
     tables = [_values_table(lesson, theme) for theme in lesson.themes]
     note = (
         f"Small print is the interval of the value, and that of the difference to {lesson.baseline}. “Unseen less seen” is what "
@@ -180,12 +176,12 @@ def _values(lesson: LessonContest) -> Section:
     return Section(id="values", nav="figures", title="All figures", parts=[*tables, html.remark(note)])
 
 
-def _values_table(lesson: LessonContest, theme: Theme) -> Markup:
+def _values_table(lesson: LessonFacts, theme: Theme) -> Markup:
     first, several = theme.evaluated[0], len(theme.evaluated) > 1
     unseen, seen = theme.asked("unseen"), theme.asked("seen")
-    names = [html.head_cell(f"in {asked_words(each.asked)}", span=3) for each in theme.evaluated]
+    names = [html.head_cell(f"in {ASKED[each.asked]}", span=3) for each in theme.evaluated]
     rows = []
-    for arm in lesson.ways:
+    for arm in lesson.by_label:
         cells: list[str] = [arm]
         for each in theme.evaluated:
             cells += _cells(each, each.of(arm))
@@ -214,15 +210,15 @@ def _cells(each: Evaluated, line: Line | None) -> list[str]:
     return [each.value_cell(line), each.difference_cell(line), seen]
 
 
-def _wordings(lesson: LessonContest) -> Section:
-    known = [kind for kind in reversed(pictures.KINDS) if kind in lesson.facts.diversity]
+def _wordings(lesson: LessonFacts) -> Section:
+    known = [kind for kind in reversed(pictures.KINDS) if kind in lesson.diversity]
     parts: list[Part] = []
     if picture := pictures.wordings_map(lesson):
         looks = [pictures.KINDS[kind] for kind in known]
         parts += [html.keys((colour, f"dot {shape}", words) for words, colour, shape in looks), picture]
     rows = []
     for kind in known:
-        numbers = lesson.facts.diversity[kind]
+        numbers = lesson.diversity[kind]
         figures = [finite(numbers.get(name)) for name in ("mean_distance", "distinct_1", "distinct_2")]
         rows.append([pictures.KINDS[kind][0], count(numbers["texts"]), *map(decimal, figures)])
     if rows:
@@ -235,7 +231,7 @@ def _wordings(lesson: LessonContest) -> Section:
     return Section(id="wordings", nav="diversity", title="How diverse the wordings are", parts=parts)
 
 
-def _samples(lesson: LessonContest) -> Section:
+def _samples(lesson: LessonFacts) -> Section:
     """Show what the models wrote, side by side: the same few items for every arm, in the order in which they were asked."""
     parts: list[Part] = []
     for title, frame in shelves(lesson):
@@ -251,22 +247,22 @@ def _samples(lesson: LessonContest) -> Section:
     return Section(id="samples", nav="samples", title="What the models wrote", parts=parts)
 
 
-def shelves(lesson: LessonContest) -> list[tuple[str, pl.DataFrame]]:
+def shelves(lesson: LessonFacts) -> list[tuple[str, pl.DataFrame]]:
     """Return the samples of each way to ask, with its name: those of evaluations that ask alike together."""
-    frame = lesson.facts.samples
+    frame = lesson.samples
     if frame is None or frame.is_empty():
         return []
     there = set(frame["evaluation"])
     places: dict[tuple[int, str], list[str]] = {}
     for each in lesson.evaluated:
         if each.label in there:
-            title = f"In {asked_words(each.asked)}" if asked_words(each.asked) else each.name
-            places.setdefault((ORDER.index(each.asked), title), []).append(each.label)
+            title = f"In {ASKED[each.asked]}" if ASKED[each.asked] else each.name
+            places.setdefault((list(ASKED).index(each.asked), title), []).append(each.label)
     ordered = sorted(places.items(), key=lambda place: place[0][0])
     return [(title, frame.filter(pl.col("evaluation").is_in(labels))) for (_, title), labels in ordered]
 
 
-def _item(lesson: LessonContest, prompt: str, part: pl.DataFrame) -> list[Markup]:
+def _item(lesson: LessonFacts, prompt: str, part: pl.DataFrame) -> list[Markup]:
     """Show an item by its prompt: an item of two evaluations has two ids, as it is graded by other things."""
     by_label = {each.label: each for each in lesson.evaluated}
     named = part["evaluation"].n_unique() > 1
@@ -292,8 +288,8 @@ def _mark(each: Evaluated, value: float | None, *, named: bool) -> tuple[str, st
     return kind, f"{words}: {each.name}" if named else words
 
 
-def _cost(lesson: LessonContest) -> Section:
-    facts, base = lesson.facts, lesson.means[lesson.baseline]["tokens"]
+def _cost(lesson: LessonFacts) -> Section:
+    base = lesson.means[lesson.baseline]["tokens"]
     rows = []
     for arm in lesson.trained:
         means = lesson.means[arm]
@@ -318,9 +314,10 @@ def _cost(lesson: LessonContest) -> Section:
     beside = ("tokens", f"÷ {lesson.baseline}", "response tokens", "steps", "training")
     head = ["arm", "examples", "of the task", "others : task", *beside]
     parts: list[Part] = [html.table(caption, head, rows, label="Cost of each arm", kind="dense")]
-    if facts.made:
+    if lesson.made:
         made = [
-            (each.name, each.about, count(each.tokens or None), duration(each.seconds)) for each in facts.made
+            (each.name, each.about, count(each.tokens or None), duration(each.seconds))
+            for each in lesson.made
         ]
         caption, head = (
             "What the material took to make, when it was made",
@@ -331,7 +328,7 @@ def _cost(lesson: LessonContest) -> Section:
     return Section(id="cost", nav="cost", title="What it took", parts=parts)
 
 
-def _method(lesson: LessonContest) -> Section:
+def _method(lesson: LessonFacts) -> Section:
     repeated = lesson.by_mixture.get("repeated")
     as_many = f" The way called {repeated} has as many as delia." if repeated else ""
     equal = any(each.equal_tokens is not None for each in lesson.evaluated)

@@ -7,7 +7,7 @@ import altair as alt
 import polars as pl
 
 from learnable.pages.html import cell, heading, keys, markup, remark, row, table, text
-from learnable.pages.lesson_facts import LessonContest
+from learnable.pages.lesson_facts import LessonFacts
 from learnable.pages.page import Panels, Part, Picture, Section
 from learnable.pages.pictures import drawn, finish, tips
 from learnable.pages.words import NOTHING, count, decimal, enumeration, plural
@@ -29,9 +29,9 @@ Places = Mapping[tuple[str, int], Mapping[str, Any]]
 """By arm and layer: ``mean``, ``low`` and ``high`` of the ``seeds``."""
 
 
-def concepts_section(lesson: LessonContest) -> Section:
+def concepts_section(lesson: LessonFacts) -> Section:
     """Say how near each new token has come to its words; without parts where no distance is known."""
-    frame, parts = lesson.facts.concepts, list[Part]()
+    frame, parts = lesson.concepts, list[Part]()
     if frame is not None and not (frame := frame.filter(pl.col("distance").is_finite())).is_empty():
         about = (
             "The distance between the hidden states of the new token and those of words in its place, in the same prompts: the "
@@ -53,10 +53,10 @@ def concepts_section(lesson: LessonContest) -> Section:
     return Section(id="concepts", nav="concepts", title=title, parts=parts)
 
 
-def styles_of(lesson: LessonContest) -> dict[str, Style]:
+def styles_of(lesson: LessonFacts) -> dict[str, Style]:
     """Return colour and dash of each arm: the baseline in the colour of text, the arm in focus strong, untuned ones grey."""
     found, others, untuned, dashes = dict[str, Style](), 0, 0, list(DASHES)
-    for arm in lesson.ways:
+    for arm in lesson.by_label:
         if arm not in lesson.trained:
             found[arm] = "var(--rest)", dashes[untuned % len(dashes)]
             untuned += 1
@@ -80,7 +80,7 @@ def _places(spread: pl.DataFrame) -> Places:
     return {(row["arm"], row["layer"]): row for row in spread.iter_rows(named=True)}
 
 
-def _concept(name: str, lesson: LessonContest, here: pl.DataFrame, styles: Mapping[str, Style]) -> list[Part]:
+def _concept(name: str, lesson: LessonFacts, here: pl.DataFrame, styles: Mapping[str, Style]) -> list[Part]:
     token, words = here["token"][0], here["words"][0]
     # Over the baseline with the same seed: arms of one seed share a random row.
     base = here.filter(pl.col("arm") == lesson.baseline).select("seed", "layer", base="distance")
@@ -116,7 +116,7 @@ def _concept(name: str, lesson: LessonContest, here: pl.DataFrame, styles: Mappi
     ]
 
 
-def _said(lesson: LessonContest, known: Places, ratios: Places) -> str:
+def _said(lesson: LessonFacts, known: Places, ratios: Places) -> str:
     """Put the arm in focus beside the baseline at the layers of the paper."""
     focus, baseline = lesson.focus or "", lesson.baseline
     parts = []
@@ -143,7 +143,7 @@ def _apart(ratio: Mapping[str, Any]) -> str:
 
 def _pictures(
     name: str,
-    lesson: LessonContest,
+    lesson: LessonFacts,
     distances: pl.DataFrame,
     ratios: pl.DataFrame,
     styles: Mapping[str, Style],
@@ -168,7 +168,7 @@ def _pictures(
 
 def _lines(
     name: str,
-    lesson: LessonContest,
+    lesson: LessonFacts,
     spread: pl.DataFrame,
     styles: Mapping[str, Style],
     y: Any,

@@ -3,14 +3,15 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import polars as pl
 
 from learnable.experiments import FOR_THIS_SEED, Measured, arm_table
 from learnable.pages.contest import (
     ALWAYS_THE_SAME,
+    ASKED,
     Asked,
-    Contest,
     ContestFacts,
     Evaluated,
     Line,
@@ -23,8 +24,6 @@ PAPER_RATIO = 260
 """Examples of the buffer for each row of the task, of DELIA's authors."""
 BUFFERED = ("delia", "no_paraphrases")
 """Arms whose examples are the task once and the buffer, so that their numbers give its ratio."""
-ORDER: tuple[Asked, ...] = ("unseen", "seen", "general", "elsewhere")
-"""Of the ways to ask, on the page."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,48 +59,6 @@ class Made:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LessonFacts(ContestFacts):
-    """All that a report says about one lesson.
-
-    Args:
-        ways: The arms, in the order asked for.
-        baseline: The arm that the others are compared with.
-        questions: The evaluations, in the order of the table.
-        task: Rows that were trained on.
-        tests: Rows that were asked.
-        buffer: Rows of the buffer that could be mixed in.
-        tokens: New tokens.
-        concepts: ``arm``, ``seed``, ``token``, ``words``, ``layer``, ``distance``, ``prompts``; None without new tokens.
-        samples: ``arm``, ``seed``, ``evaluation``, ``id``, ``prompt``, ``completion``, ``value``; None without texts.
-        buffering: ``wording``, ``set``, ``ratio``, ``quantity``, ``estimate``, ``value``, ``error``; None when gradients
-            were not measured.
-        wordings: ``kind``, ``text``, and ``x``, ``y`` where there is a map; None when not known.
-        diversity: Figures by kind: ``texts``, ``mean_distance``, ``distinct_1``, ``distinct_2``; one may be missing.
-        general_from_buffer: Whether what was forgotten is asked on rows set aside of the buffer; None when not known.
-        example: A test row as it is asked: conversations by ``seen`` and ``unseen``, those that there are.
-        made: Steps that made the material, where they are known.
-        notes: What could not be asked, and why.
-    """
-
-    ways: Sequence[Way]
-    baseline: str
-    questions: Sequence[Question]
-    task: int
-    tests: int
-    buffer: int
-    tokens: Sequence[str]
-    concepts: pl.DataFrame | None = None
-    samples: pl.DataFrame | None = None
-    buffering: pl.DataFrame | None = None
-    wordings: pl.DataFrame | None = None
-    diversity: Mapping[str, Mapping[str, float]]
-    general_from_buffer: bool | None = None
-    example: Mapping[Asked, Sequence[Mapping[str, str | None]]]
-    made: Sequence[Made] = ()
-    notes: Sequence[str] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
 class Theme:
     """What one evaluation says in all the ways in which it was asked: unseen wordings first."""
 
@@ -119,10 +76,90 @@ class Theme:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LessonContest(Contest):
-    """The facts, read: ``evaluated`` in the order of the table."""
+class LessonFacts(ContestFacts):
+    """All that a report says about one lesson.
 
-    facts: LessonFacts
+    Args:
+        ways: The arms, in the order asked for.
+        questions: The evaluations, in the order of the table.
+        task: Rows that were trained on.
+        tests: Rows that were asked.
+        buffer: Rows of the buffer that could be mixed in.
+        tokens: New tokens.
+        concepts: ``arm``, ``seed``, ``token``, ``words``, ``layer``, ``distance``, ``prompts``; None without new tokens.
+        samples: ``arm``, ``seed``, ``evaluation``, ``id``, ``prompt``, ``completion``, ``value``; None without texts.
+        buffering: ``wording``, ``set``, ``ratio``, ``quantity``, ``estimate``, ``value``, ``error``; None when gradients
+            were not measured.
+        wordings: ``kind``, ``text``, and ``x``, ``y`` where there is a map; None when not known.
+        diversity: Figures by kind: ``texts``, ``mean_distance``, ``distinct_1``, ``distinct_2``; one may be missing.
+        general_from_buffer: Whether what was forgotten is asked on rows set aside of the buffer; None when not known.
+        example: A test row as it is asked: conversations by ``seen`` and ``unseen``, those that there are.
+        made: Steps that made the material, where they are known.
+        notes: What could not be asked, and why.
+    """
+
+    asked_of: str = "the task"
+    ways: Sequence[Way]
+    questions: Sequence[Question]
+    task: int
+    tests: int
+    buffer: int
+    tokens: Sequence[str]
+    concepts: pl.DataFrame | None = None
+    samples: pl.DataFrame | None = None
+    buffering: pl.DataFrame | None = None
+    wordings: pl.DataFrame | None = None
+    diversity: Mapping[str, Mapping[str, float]]
+    general_from_buffer: bool | None = None
+    example: Mapping[Asked, Sequence[Mapping[str, str | None]]]
+    made: Sequence[Made] = ()
+    notes: Sequence[str] = ()
+
+    def read_line(self, row: Mapping[str, Any]) -> Line:
+        """Read a line of the table, with the means of its seeds."""
+        by_seed = self._means_by_seed.get((row["evaluation"], row["arm"]), ())
+        return line_of(row, baseline=self.baseline, competes=row["arm"] in self.trained, by_seed=by_seed)
+
+    def described(self, label: str) -> dict[str, Any]:
+        """Return how an evaluation asks, under which name, and DELIA's line against as many tokens."""
+        names = shortened([each.name for each in self.questions])
+        asked = next(each for each in self.questions if each.label == label)
+        known = {"name": names[asked.name], "setting": asked.name, "asked": asked.asked}
+        return known | {"equal_tokens": self._equal_tokens.get(label)}
+
+    @cached_property
+    def _means_by_seed(self) -> dict[tuple[str, str], tuple[float, ...]]:
+        """The means of the items of each evaluation and arm, seed by seed."""
+        graded = self.results.with_columns(pl.col("value").cast(pl.Float64)).filter(
+            pl.col("value").is_finite()
+        )
+        means = graded.group_by("evaluation", "arm", "seed").agg(pl.col("value").mean()).sort("seed")
+        values = means.group_by("evaluation", "arm", maintain_order=True).agg("value")
+        return {(evaluation, arm): tuple(found) for evaluation, arm, found in values.iter_rows()}
+
+    @cached_property
+    def _equal_tokens(self) -> dict[str, Line]:
+        """DELIA beside the arm that has as many tokens, by evaluation; nothing where one of them is missing."""
+        delia, repeated = self.by_mixture.get("delia"), self.by_mixture.get("repeated")
+        if delia is None or repeated in (None, self.baseline):
+            return {}
+        pair = pl.col("arm").is_in([delia, repeated])
+        measured = self.table.unique("evaluation", maintain_order=True)
+        measured = measured.select("evaluation", "unit", "higher_is_better").rename({"evaluation": "label"})
+        table = arm_table(
+            self.results.filter(pair),
+            self.arms.filter(pair),
+            evaluations=[Measured(**each) for each in measured.to_dicts()],
+            baseline=str(repeated),
+            confidence=self.confidence,
+        )
+        rows = table.filter(pl.col("arm") == delia).to_dicts()
+        return {row["evaluation"]: line_of(row, baseline=str(repeated), competes=True) for row in rows}
+
+    @cached_property
+    def trainings(self) -> int:
+        """Of each arm that was trained, one for each seed."""
+        return max(1, self.arms.filter(pl.col("tokens") > 0)["seed"].n_unique())
 
     @cached_property
     def themes(self) -> list[Theme]:
@@ -130,36 +167,38 @@ class LessonContest(Contest):
         names: dict[tuple[bool, str], list[Evaluated]] = {}
         for each in self.evaluated:
             names.setdefault((each.is_general, each.name), []).append(each)
-        found = {name: sorted(each, key=lambda one: ORDER.index(one.asked)) for name, each in names.items()}
+        found = {
+            name: sorted(each, key=lambda one: list(ASKED).index(one.asked)) for name, each in names.items()
+        }
         return [Theme(name=name, evaluated=tuple(each)) for (_, name), each in found.items()]
 
     @cached_property
-    def ways(self) -> dict[str, Way]:
+    def by_label(self) -> dict[str, Way]:
         """The arms by label."""
-        return {way.label: way for way in self.facts.ways}
+        return {way.label: way for way in self.ways}
 
     @cached_property
     def by_mixture(self) -> dict[str, str]:
         """The first arm of each mixture."""
-        return {way.mixture: way.label for way in reversed(self.facts.ways)}
+        return {way.mixture: way.label for way in reversed(self.ways)}
 
     @cached_property
     def trained(self) -> list[str]:
         """Labels of the arms that were trained, in the order asked for."""
-        return self.ordered(self.facts.arms.filter(pl.col("tokens") > 0))
+        return self.ordered(self.arms.filter(pl.col("tokens") > 0))
 
     @cached_property
     def focus(self) -> str | None:
         """The arm that the headline is about: DELIA, or the only one beside the baseline."""
         others = [label for label in self.trained if label != self.baseline]
-        delia = [label for label in others if self.ways[label].mixture == "delia"]
+        delia = [label for label in others if self.by_label[label].mixture == "delia"]
         return delia[0] if delia else others[0] if len(others) == 1 else None
 
     @cached_property
     def ratio(self) -> float | None:
         """Examples of the buffer for each row of the task that were trained on; None where none were."""
-        names = [label for label in self.trained if self.ways[label].mixture in BUFFERED]
-        here = self.facts.arms.filter(pl.col("arm").is_in(names) & (pl.col("task_examples") > 0))
+        names = [label for label in self.trained if self.by_label[label].mixture in BUFFERED]
+        here = self.arms.filter(pl.col("arm").is_in(names) & (pl.col("task_examples") > 0))
         mean = here.select((pl.col("examples") / pl.col("task_examples")).mean()).item()
         return None if mean is None else mean - 1
 
@@ -167,77 +206,13 @@ class LessonContest(Contest):
     def means(self) -> dict[str, dict[str, float]]:
         """Means over the seeds of what each arm was trained on."""
         columns = ("examples", "task_examples", "tokens", "response_tokens", "steps", "seconds")
-        frame = self.facts.arms.group_by("arm").agg(pl.col(*columns).cast(pl.Float64).mean())
+        frame = self.arms.group_by("arm").agg(pl.col(*columns).cast(pl.Float64).mean())
         return {row["arm"]: row for row in frame.iter_rows(named=True)}
 
     def ordered(self, frame: pl.DataFrame) -> list[str]:
         """Return the arms of a frame, in the order asked for."""
         there = set(frame["arm"])
-        return [label for label in self.ways if label in there]
-
-
-def contest_of(facts: LessonFacts) -> LessonContest:
-    """Sort the table by evaluation."""
-    trained = facts.arms.filter(pl.col("tokens") > 0)
-    competing = set(trained["arm"])
-    equal, names_of = _equal_tokens(facts), shortened([question.name for question in facts.questions])
-    graded = facts.results.with_columns(pl.col("value").cast(pl.Float64)).filter(pl.col("value").is_finite())
-    means = graded.group_by("evaluation", "arm", "seed").agg(pl.col("value").mean()).sort("seed")
-    values = means.group_by("evaluation", "arm", maintain_order=True).agg("value")
-    by_seed = {(evaluation, arm): tuple(found) for evaluation, arm, found in values.iter_rows()}
-    evaluated = []
-    for question in facts.questions:
-        rows = facts.table.filter(pl.col("evaluation") == question.label).to_dicts()
-        lines = [
-            line_of(
-                row,
-                baseline=facts.baseline,
-                competes=row["arm"] in competing,
-                by_seed=by_seed.get((question.label, row["arm"]), ()),
-            )
-            for row in rows
-        ]
-        evaluated.append(
-            Evaluated(
-                label=question.label,
-                lines=tuple(lines),
-                unit=rows[0]["unit"],
-                higher_is_better=rows[0]["higher_is_better"],
-                name=names_of[question.name],
-                setting=question.name,
-                asked=question.asked,
-                equal_tokens=equal.get(question.label),
-            )
-        )
-    return LessonContest(
-        facts=facts,
-        results=facts.results.with_columns(budget_tokens=pl.lit(None, pl.Int64)),
-        evaluated=tuple(evaluated),
-        arm_word="arm",
-        baseline=facts.baseline,
-        asked_of="the task",
-        trainings=max(1, trained["seed"].n_unique()),
-    )
-
-
-def _equal_tokens(facts: LessonFacts) -> dict[str, Line]:
-    """Compare DELIA with the arm that has as many tokens, by evaluation; nothing where one of them is missing."""
-    by_mixture = {way.mixture: way.label for way in reversed(facts.ways)}
-    delia, repeated = by_mixture.get("delia"), by_mixture.get("repeated")
-    if delia is None or repeated in (None, facts.baseline):
-        return {}
-    pair = pl.col("arm").is_in([delia, repeated])
-    measured = facts.table.unique("evaluation", maintain_order=True)
-    measured = measured.select("evaluation", "unit", "higher_is_better").rename({"evaluation": "label"})
-    table = arm_table(
-        facts.results.filter(pair),
-        facts.arms.filter(pair),
-        evaluations=[Measured(**each) for each in measured.to_dicts()],
-        baseline=str(repeated),
-        confidence=facts.confidence,
-    )
-    rows = table.filter(pl.col("arm") == delia).to_dicts()
-    return {row["evaluation"]: line_of(row, baseline=str(repeated), competes=True) for row in rows}
+        return [label for label in self.by_label if label in there]
 
 
 def rows_words(ratio: float) -> str:
@@ -260,7 +235,7 @@ def shortened(names: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def headline(lesson: LessonContest) -> str:
+def headline(lesson: LessonFacts) -> str:
     """What came of the arm in focus, where the task is asked in words that it has not seen."""
     baseline = lesson.baseline
     if not any(each.compared for each in lesson.evaluated):

@@ -8,7 +8,7 @@ import altair as alt
 import polars as pl
 
 from learnable.pages.html import keys, markup, remark, text
-from learnable.pages.lesson_facts import PAPER_RATIO, LessonContest, rows_words
+from learnable.pages.lesson_facts import PAPER_RATIO, LessonFacts, rows_words
 from learnable.pages.page import Panels, Part, Picture, Section
 from learnable.pages.pictures import SHADE, drawn, finish, label, reach, tips
 from learnable.pages.words import decimal
@@ -26,11 +26,11 @@ _PANELS = {
 }
 
 
-def gradients_section(lesson: LessonContest) -> Section:
+def gradients_section(lesson: LessonFacts) -> Section:
     """Say whether the buffer buffers; without parts where gradients were not measured."""
     parts: list[Part] = []
-    if lesson.facts.buffering is not None:
-        frame = lesson.facts.buffering.filter(pl.col("estimate") == "debiased")
+    if lesson.buffering is not None:
+        frame = lesson.buffering.filter(pl.col("estimate") == "debiased")
         there = {name: words for name, words in WORDINGS.items() if name in set(frame["wording"])}
         panels = [_picture(lesson, frame, quantity) for quantity in _PANELS]
         parts = [text(sentence(lesson, frame, name)) for name in there]
@@ -47,7 +47,7 @@ def gradients_section(lesson: LessonContest) -> Section:
     return Section(id="buffering", nav="gradients", title="Does the buffer buffer?", parts=parts)
 
 
-def sentence(lesson: LessonContest, frame: pl.DataFrame, wording: str) -> str:
+def sentence(lesson: LessonFacts, frame: pl.DataFrame, wording: str) -> str:
     """Say in one sentence what happens to the task's gradients in the mix that was trained on."""
     here = frame.filter(pl.col("wording") == wording)
     wanted = lesson.ratio or PAPER_RATIO
@@ -85,7 +85,7 @@ def _meaning(along: dict[str, Any], left: float) -> str:
     return f"the buffer {way} the task"
 
 
-def _picture(lesson: LessonContest, whole: pl.DataFrame, quantity: str) -> Picture | None:
+def _picture(lesson: LessonFacts, whole: pl.DataFrame, quantity: str) -> Picture | None:
     frame, title = whole.filter(pl.col("quantity") == quantity), _PANELS[quantity]
     inside = frame.filter(pl.col("value").is_finite() & (pl.col("value").abs() <= FARTHEST))
     ratios = sorted(frame.filter(pl.col("set") == "mix")["ratio"].unique().to_list())
@@ -142,7 +142,7 @@ def _point(row: dict[str, Any], ends: dict[float, float]) -> dict[str, Any]:
     }
 
 
-def _marks(lesson: LessonContest, ratios: Sequence[float], x: Any) -> list[Any]:
+def _marks(lesson: LessonFacts, ratios: Sequence[float], x: Any) -> list[Any]:
     """Mark the ratio that was trained on, and that of DELIA's authors."""
     places: list[dict[str, Any]] = []
     if lesson.ratio is not None:

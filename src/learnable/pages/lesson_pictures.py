@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import altair as alt
 import polars as pl
 
-from learnable.pages.contest import Evaluated, asked_words
+from learnable.pages.contest import ASKED, Evaluated
 from learnable.pages.html import markup
-from learnable.pages.lesson_facts import LessonContest
+from learnable.pages.lesson_facts import LessonFacts
 from learnable.pages.page import Picture
 from learnable.pages.pictures import ROW, SHADE, a_sample, dot_of, drawn, finish, reach, tips, whiskers
 from learnable.pages.words import count, enumeration, snippet
@@ -29,7 +29,7 @@ KINDS = {
 """Words, colour and shape of each kind of text, in the order of drawing: the task lies on top."""
 
 
-def values(lesson: LessonContest) -> list[list[Picture]]:
+def values(lesson: LessonFacts) -> list[list[Picture]]:
     """Draw what every arm came to, as dots with whiskers: for each theme, a picture for each way to ask."""
     found = []
     for number, theme in enumerate(lesson.themes):
@@ -38,7 +38,7 @@ def values(lesson: LessonContest) -> list[list[Picture]]:
         }
         domain, panels = _domain(list(known.values())), list[Picture]()
         for place, each in known.items():
-            title = asked_words(each.asked).capitalize() or theme.name
+            title = ASKED[each.asked].capitalize() or theme.name
             panels += [_values(f"values-{number}-{place}", each, domain, title=title)] if domain else []
         found.append(panels)
     return found
@@ -132,9 +132,9 @@ def _values(name: str, each: Evaluated, domain: list[float], *, title: str) -> P
     )
 
 
-def wordings_map(lesson: LessonContest) -> Picture | None:
+def wordings_map(lesson: LessonFacts) -> Picture | None:
     """Return the texts as points of a plane; None where they have no places."""
-    frame = lesson.facts.wordings
+    frame = lesson.wordings
     if frame is None or not {"x", "y"} <= set(frame.columns):
         return None
     frame = frame.filter(pl.col("x").is_finite() & pl.col("y").is_finite())

@@ -7,12 +7,10 @@ from learnable.pages.contest_warnings import NAMED
 from learnable.pages.lesson_facts import (
     BUFFERED,
     PAPER_RATIO,
-    LessonContest,
     LessonFacts,
-    contest_of,
     rows_words,
 )
-from learnable.pages.warnings import Found, look
+from learnable.pages.warnings import Found
 from learnable.pages.words import count, decimal, enumeration, listing, plural
 
 UNEQUAL = 1.1
@@ -22,12 +20,7 @@ FEW_WORDINGS = 5
 FEW_ASKED = 5
 
 
-def lesson_warnings(facts: LessonFacts) -> list[str]:
-    """Say what to distrust in a lesson, most damaging first; each check says when it speaks."""
-    return list(look(LESSON_CHECKS, contest_of(facts)).warnings)
-
-
-def _scattered(lesson: LessonContest) -> Found:
+def _scattered(lesson: LessonFacts) -> Found:
     """The seeds of an arm scatter so that no difference could have been seen, however large."""
     found = []
     for each in lesson.evaluated:
@@ -45,7 +38,7 @@ def _scattered(lesson: LessonContest) -> Found:
     return found
 
 
-def _alone(lesson: LessonContest) -> Found:
+def _alone(lesson: LessonFacts) -> Found:
     """Only one arm was trained."""
     if len(lesson.trained) > 1:
         return ""
@@ -55,12 +48,12 @@ def _alone(lesson: LessonContest) -> Found:
     )
 
 
-def _not_asked(lesson: LessonContest) -> Found:
+def _not_asked(lesson: LessonFacts) -> Found:
     """The lesson noted that something could not be asked."""
-    return [f"{note[0].upper()}{note[1:].removesuffix('.')}." for note in lesson.facts.notes]
+    return [f"{note[0].upper()}{note[1:].removesuffix('.')}." for note in lesson.notes]
 
 
-def _unequal(lesson: LessonContest) -> Found:
+def _unequal(lesson: LessonFacts) -> Found:
     """An arm has over `UNEQUAL` times the tokens of the baseline, or under its inverse."""
     base = lesson.means[lesson.baseline]["tokens"]
     off = [
@@ -86,7 +79,7 @@ def _unequal(lesson: LessonContest) -> Found:
     )
 
 
-def _small_buffer(lesson: LessonContest) -> Found:
+def _small_buffer(lesson: LessonFacts) -> Found:
     """The ratio that was trained on is below `FAR` of that of DELIA's authors."""
     ratio = lesson.ratio
     if ratio is None:
@@ -96,13 +89,13 @@ def _small_buffer(lesson: LessonContest) -> Found:
     return (
         f"The buffer has {rows_words(ratio)} for each row of the task; DELIA's authors mix in {PAPER_RATIO}. What is "
         "not seen here may be there with a larger one: `learnable diversify --method self_sample "
-        f"--n {round(PAPER_RATIO * lesson.facts.task)}`."
+        f"--n {round(PAPER_RATIO * lesson.task)}`."
     )
 
 
-def _few_wordings(lesson: LessonContest) -> Found:
+def _few_wordings(lesson: LessonFacts) -> Found:
     """Fewer than `FEW_WORDINGS` rewrites of an instruction, or fewer than `FEW_ASKED` unseen wordings."""
-    known = {kind: figures["texts"] for kind, figures in lesson.facts.diversity.items()}
+    known = {kind: figures["texts"] for kind, figures in lesson.diversity.items()}
     if not {"task", "paraphrases", "unseen"} & known.keys():
         return None
     found = []
@@ -120,12 +113,12 @@ def _few_wordings(lesson: LessonContest) -> Found:
     return found
 
 
-def _from_buffer(lesson: LessonContest) -> Found:
+def _from_buffer(lesson: LessonFacts) -> Found:
     """What was forgotten is asked on rows set aside of the buffer, which some arms trained on."""
-    if lesson.facts.general_from_buffer is None:
+    if lesson.general_from_buffer is None:
         return None
-    arms = [arm for arm in lesson.trained if lesson.ways[arm].mixture in (*BUFFERED, "dmt")]
-    if not lesson.facts.general_from_buffer or not arms:
+    arms = [arm for arm in lesson.trained if lesson.by_label[arm].mixture in (*BUFFERED, "dmt")]
+    if not lesson.general_from_buffer or not arms:
         return ""
     return (
         "What was forgotten is asked on rows set aside of the buffer: the arms that trained on the rest of it "
@@ -134,23 +127,23 @@ def _from_buffer(lesson: LessonContest) -> Found:
     )
 
 
-def _random_rows(lesson: LessonContest) -> Found:
+def _random_rows(lesson: LessonFacts) -> Found:
     """New tokens begin at random in an arm."""
-    if not lesson.facts.tokens:
+    if not lesson.tokens:
         return ""
-    if any(way.init is None for way in lesson.facts.ways):
+    if any(way.init is None for way in lesson.ways):
         return None
-    random = [label for label in lesson.trained if lesson.ways[label].init == "random"]
+    random = [label for label in lesson.trained if lesson.by_label[label].init == "random"]
     if not random:
         return ""
     return (
-        f"{enumeration([*lesson.facts.tokens])} begins as a random row, another one with each seed, in "
+        f"{enumeration([*lesson.tokens])} begins as a random row, another one with each seed, in "
         f"{listing(random, NAMED)}: the seeds differ by that too. Its distance to what it means begins large, as far as "
         "chance will have it."
     )
 
 
-LESSON_CHECKS: dict[str, Callable[[LessonContest], Found]] = {
+LESSON_CHECKS: dict[str, Callable[[LessonFacts], Found]] = {
     "models that did not move": shared.did_not_move,
     "evaluations that cannot tell arms apart": shared.cannot_tell,
     "training that shows no effect": shared.no_effect,

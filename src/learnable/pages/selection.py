@@ -12,7 +12,6 @@ from learnable.pages import selection_pictures as pictures
 from learnable.pages.page import Part, Picture, Section, write_page
 from learnable.pages.selection_facts import (
     SelectionFacts,
-    View,
     by_length,
     by_source,
     information,
@@ -21,7 +20,6 @@ from learnable.pages.selection_facts import (
     to_read,
     undefined_places,
     unread_places,
-    view_of,
 )
 from learnable.pages.selection_others import others_section
 from learnable.pages.tokens import spelled, token_parts
@@ -45,24 +43,23 @@ SHOWN_SOURCES, SHOWN_TARGETS = 10, 20
 
 def render_selection(facts: SelectionFacts) -> str:
     """Write the report of one selection as a self-contained page: HTML of about 1 MB plus 0.3 kB per example drawn."""
-    view = view_of(facts)
-    pool, kept = view.frame.height, view.kept.height
-    losses, length, scores = _losses(view), _length(view), _scores(view)
+    pool, kept = facts.frame.height, facts.chosen.height
+    losses, length, scores = _losses(facts), _length(facts), _scores(facts)
     charts = (losses, scores) if facts.by in RANKS else (scores, losses)
     chart = next((each for each in charts if any(isinstance(part, Picture) for part in each.parts)), None)
-    looked = look(SELECTION_CHECKS, view)
+    looked = look(SELECTION_CHECKS, facts)
     sections = [
         *(each for each in (losses, scores) if each is not chart),
         length,
-        _mix(view),
-        *filter(None, [others_section(view)]),
-        *([] if facts.pulled is None else [_target(view, facts.pulled)]),
-        *([_information(view)] if view.has("pvi") else []),
-        _words(view),
-        _read(view),
-        _left_out(view),
-        _cost(view),
-        _method(view),
+        _mix(facts),
+        *filter(None, [others_section(facts)]),
+        *([] if facts.pulled is None else [_target(facts, facts.pulled)]),
+        *([_information(facts)] if facts.has("pvi") else []),
+        _words(facts),
+        _read(facts),
+        _left_out(facts),
+        _cost(facts),
+        _method(facts),
     ]
     has_dots = any(isinstance(part, Picture) for section in (losses, length) for part in section.parts)
     return write_page(
@@ -79,22 +76,22 @@ def render_selection(facts: SelectionFacts) -> str:
             model=facts.model,
             distrust=looked.link,
         ),
-        tiles=_tiles(view),
+        tiles=_tiles(facts),
         onward=facts.onward,
         chart=chart,
         first=warnings_section(looked),
         command=("To repeat this run", facts.command),
-        points=pictures.points(view) if has_dots else None,
+        points=pictures.points(facts) if has_dots else None,
     )
 
 
-def _tiles(view: View) -> list[tuple[str, str, str]]:
+def _tiles(facts: SelectionFacts) -> list[tuple[str, str, str]]:
     """The first figures to see: name, value, remark."""
-    rows = view.facts.rows
-    pool, kept, undefined = view.frame.height, view.kept.height, view.undefined.height
-    tokens, kept_tokens = _tokens(view.frame), _tokens(view.kept)
-    ways = {"repeated": view.duplicates, "held out": view.held_out, "of the evaluation": view.avoided}
-    left = sum(frame.height for frame in (*ways.values(), view.unread))
+    rows = facts.rows
+    pool, kept, undefined = facts.frame.height, facts.chosen.height, facts.undefined.height
+    tokens, kept_tokens = _tokens(facts.frame), _tokens(facts.chosen)
+    ways = {"repeated": facts.duplicates, "held out": facts.held_out, "of the evaluation": facts.avoided}
+    left = sum(frame.height for frame in (*ways.values(), facts.unread))
     apart = (
         f"{', '.join(way for way, frame in ways.items() if frame.height or way == 'repeated')} or unreadable"
     )
@@ -106,7 +103,7 @@ def _tiles(view: View) -> list[tuple[str, str, str]]:
             count(None if rows is None else rows.height),
             "" if rows is None else f"{left:,} {apart}",
         ),
-        ("examples", count(pool), plural(view.frame["source"].n_unique(), "source")),
+        ("examples", count(pool), plural(facts.frame["source"].n_unique(), "source")),
         ("scored", count(pool - undefined), share(pool - undefined, pool) + " of the examples"),
         ("undefined", count(undefined), never),
         ("kept", count(kept), share(kept, pool) + " of the examples"),
@@ -118,11 +115,11 @@ def _tokens(frame: pl.DataFrame) -> int | None:
     return int(frame["tokens"].sum()) if "tokens" in frame.columns else None
 
 
-def _losses(view: View) -> Section:
+def _losses(facts: SelectionFacts) -> Section:
     missing = html.remark("No picture: it takes examples with both a loss before and a loss after.")
-    parts: list[Part] = [pictures.plane(view) or missing]
-    if view.has("loss_before", "loss_after", "response_tokens", "end_nll_before", "end_nll_after"):
-        shares = {"pool": end_of_turn_share(view.frame), "selection": end_of_turn_share(view.kept)}
+    parts: list[Part] = [pictures.plane(facts) or missing]
+    if facts.has("loss_before", "loss_after", "response_tokens", "end_nll_before", "end_nll_after"):
+        shares = {"pool": end_of_turn_share(facts.frame), "selection": end_of_turn_share(facts.chosen)}
         said = [f"{part:.0%} in the {name}" for name, part in shares.items() if part is not None]
         if said:
             about = "Learning to stop, the share of the whole fall of the loss that is that of the token which ends a turn"
@@ -130,20 +127,20 @@ def _losses(view: View) -> Section:
     return Section(id="plane", nav="losses", title="What the reference learned", parts=parts)
 
 
-def _scores(view: View) -> Section:
-    why = "no example has a value of" if view.has("score") else "there is no column"
-    parts = [pictures.spread(view) or html.remark(f"No picture: {why} {view.facts.by}.")]
+def _scores(facts: SelectionFacts) -> Section:
+    why = "no example has a value of" if facts.has("score") else "there is no column"
+    parts = [pictures.spread(facts) or html.remark(f"No picture: {why} {facts.by}.")]
     return Section(id="spread", nav="scores", title="How the scores are spread", parts=parts)
 
 
-def _length(view: View) -> Section:
-    by = view.facts.by
+def _length(facts: SelectionFacts) -> Section:
+    by = facts.by
     missing = html.remark(f"No picture: it takes values of {by} and response tokens.")
-    parts: list[Part] = [pictures.length(view) or missing]
+    parts: list[Part] = [pictures.length(facts) or missing]
     rows = []
-    for name in dict.fromkeys([by, *view.facts.scorers]):
-        if name in view.frame.columns:
-            found = [spearman(view.frame, name, other) for other in ("response_tokens", "loss_before")]
+    for name in dict.fromkeys([by, *facts.scorers]):
+        if name in facts.frame.columns:
+            found = [spearman(facts.frame, name, other) for other in ("response_tokens", "loss_before")]
             figures = [figure for rho, n in found for figure in (decimal(rho, 2), count(n))]
             used = "used" if name == by else ""
             rows.append(html.row([html.head_cell(name, used, scope="row"), *figures], used))
@@ -157,57 +154,57 @@ def _length(view: View) -> Section:
     return Section(id="length", nav="length", title="Does the score just follow length?", parts=parts)
 
 
-def _mix(view: View) -> Section:
+def _mix(facts: SelectionFacts) -> Section:
     words = (
         "Lift is the share of the selection divided by the share of the pool: 1 is what a random choice gives, "
         "2 is twice that, 0 is gone."
     )
     parts: list[Part] = [html.text(words)]
-    sources, lengths = by_source(view), by_length(view)
+    sources, lengths = by_source(facts), by_length(facts)
     if sources.height:
         about = "Share of all examples in the pool beside share of the chosen ones."
-        picture = pictures.mix(view, sources, name="sources", title="source", caption=about)
+        picture = pictures.mix(facts, sources, name="sources", title="source", caption=about)
         parts += [html.heading("By source"), *([picture] if picture else [])]
         caption, more = "Pool and selection per source", sources.height - SHOWN_SOURCES
-        parts.append(_groups_table(view, sources.head(SHOWN_SOURCES), caption, "source"))
+        parts.append(_groups_table(facts, sources.head(SHOWN_SOURCES), caption, "source"))
         if more > 0:
-            rest = _groups_table(view, sources.tail(more), f"{caption}, the smaller ones", "source")
+            rest = _groups_table(facts, sources.tail(more), f"{caption}, the smaller ones", "source")
             parts.append(html.fold(plural(more, "more source"), [rest]))
     if lengths.height:
         about = "The bins hold about equally many examples of the pool."
-        picture = pictures.mix(view, lengths, name="lengths", title="response tokens", caption=about)
+        picture = pictures.mix(facts, lengths, name="lengths", title="response tokens", caption=about)
         parts += [html.heading("By length of the answer"), *([picture] if picture else [])]
         caption = "Pool and selection per response length"
-        parts.append(_groups_table(view, lengths, caption, "response tokens"))
+        parts.append(_groups_table(facts, lengths, caption, "response tokens"))
     else:
         parts.append(html.remark("No figures by length: response tokens are not known."))
-    if view.facts.spread is not None:
-        ours, drawn = (decimal(score, 1) for score in view.facts.spread)
+    if facts.spread is not None:
+        ours, drawn = (decimal(score, 1) for score in facts.spread)
         about = "the number of examples without anything in common that would be spread as far"
         parts.append(html.text(f"Vendi score ({about}): {ours}; of as many drawn at random: {drawn}."))
     return Section(id="mix", nav="sources", title="What the selection is made of", parts=parts)
 
 
-def _groups_table(view: View, groups: pl.DataFrame, caption: str, first: str) -> Markup:
-    pool, kept = view.frame.height, view.kept.height
+def _groups_table(facts: SelectionFacts, groups: pl.DataFrame, caption: str, first: str) -> Markup:
+    pool, kept = facts.frame.height, facts.chosen.height
     rows = []
     for name, examples, tokens, chosen, mean_score in groups.iter_rows():
         lift = decimal((chosen / kept) / (examples / pool) if kept else None, 2)
         numbers = (count(examples), count(chosen), lift, share(chosen, examples))
         rows.append((name, *numbers, count(tokens), decimal(mean_score)))
-    head = [first, "examples", "kept", "lift", "kept share", "tokens", f"mean {view.facts.by}"]
+    head = [first, "examples", "kept", "lift", "kept share", "tokens", f"mean {facts.by}"]
     return html.table(caption, head, rows)
 
 
-def _words(view: View) -> Section:
-    measured = {each.id: each for each in view.facts.tokens if each.scored}
+def _words(facts: SelectionFacts) -> Section:
+    measured = {each.id: each for each in facts.tokens if each.scored}
     rows = pl.DataFrame({"id": list(measured)}, schema={"id": pl.String})
     examples = []
-    if view.facts.examples is not None:
-        for example in rows.join(view.frame, on="id", maintain_order="left").iter_rows(named=True):
+    if facts.examples is not None:
+        for example in rows.join(facts.frame, on="id", maintain_order="left").iter_rows(named=True):
             shown = spelled(measured[example["id"]], example["source"], example.get("loss_after"))
-            examples.append(_excerpt(view, example, shown, level=3))
-    missing = view.facts.tokens_missing
+            examples.append(_excerpt(facts, example, shown, level=3))
+    missing = facts.tokens_missing
     parts: list[Part] = [html.remark(missing)] if missing else []
     parts += token_parts(list(measured.values()), examples) if measured else []
     compares = not measured or any(each.compares for each in measured.values())
@@ -215,13 +212,11 @@ def _words(view: View) -> Section:
     return Section(id="tokens", nav="words", title=title, parts=parts, kind="tokens")
 
 
-def _target(view: View, pulled: pl.DataFrame) -> Section:
+def _target(facts: SelectionFacts, pulled: pl.DataFrame) -> Section:
     """Say how many chosen examples each row of the target pulled in, and show the first of each."""
-    first = pulled.join(view.kept.select("id", "rank"), on="id").sort("rank")
+    first = pulled.join(facts.chosen.select("id", "rank"), on="id").sort("rank")
     counts = first.group_by("target", maintain_order=True).agg(pl.len(), pl.col("id", "value").first())
-    texts = (
-        {} if view.facts.examples is None else dict(view.facts.examples.select("id", "messages").iter_rows())
-    )
+    texts = {} if facts.examples is None else dict(facts.examples.select("id", "messages").iter_rows())
     rows = []
     for target, number, example, value in counts.sort("len", descending=True).head(SHOWN_TARGETS).iter_rows():
         turns = texts.get(example) or [{"content": example}]
@@ -229,16 +224,16 @@ def _target(view: View, pulled: pl.DataFrame) -> Section:
         rows.append([snippet(target), count(number), asked, decimal(value, 2)])
     caption = (
         f"The {first_of_all(len(rows), counts.height)} rows or parts of the target that pulled most examples in, each with the "
-        f"first of them, and what it says of that by {view.facts.by}"
+        f"first of them, and what it says of that by {facts.by}"
     )
     head = ["of the target", "examples", "such as", "value"]
     parts = [html.table(caption, head, rows, worded=(0, 2), label="What the target pulled in")]
     return Section(id="target", nav="target", title="What the target pulled in", parts=parts)
 
 
-def _information(view: View) -> Section:
+def _information(facts: SelectionFacts) -> Section:
     """Say how many bits of its answers this model can tell from the questions, in the pool and in the selection."""
-    groups = information(view)
+    groups = information(facts)
     rows = [
         [name, *(figure for values in both for figure in (count(len(values)), _mean_with_interval(values)))]
         for name, *both in groups[: 1 + SHOWN_SOURCES]
@@ -267,32 +262,34 @@ def _mean_with_interval(values: pl.Series) -> str:
     return f"{mean} ({low} to {high})"
 
 
-def _read(view: View) -> Section:
+def _read(facts: SelectionFacts) -> Section:
     parts: list[Part] = []
-    for title, about, frame in to_read(view):
-        parts += [html.heading(title), html.text(about), *excerpts_of(view, frame)]
+    for title, about, frame in to_read(facts):
+        parts += [html.heading(title), html.text(about), *excerpts_of(facts, frame)]
     if not parts:
-        why = "no example has a score" if view.has("score") else f"there is no column {view.facts.by}"
-        if view.facts.examples is None:
+        why = "no example has a score" if facts.has("score") else f"there is no column {facts.by}"
+        if facts.examples is None:
             why = "the scores came from a table without texts"
         parts.append(html.remark(f"Nothing to read: {why}."))
     return Section(id="read", nav="examples", title="Read some examples", parts=parts)
 
 
-def excerpts_of(view: View, frame: pl.DataFrame) -> list[Markup]:
+def excerpts_of(facts: SelectionFacts, frame: pl.DataFrame) -> list[Markup]:
     """Return the examples in the rows of a frame, in its order; none where there are no texts."""
-    if view.facts.examples is None:
+    if facts.examples is None:
         return []
-    texts = view.facts.examples.select(pl.col("id").cast(pl.String), "messages")
+    texts = facts.examples.select(pl.col("id").cast(pl.String), "messages")
     messages = dict(texts.join(frame, on="id", how="semi").iter_rows())
     examples = frame.iter_rows(named=True)
-    return [_excerpt(view, each, html.turns_of(messages.get(each["id"]))) for each in examples]
+    return [_excerpt(facts, each, html.turns_of(messages.get(each["id"]))) for each in examples]
 
 
-def _excerpt(view: View, example: dict[str, Any], parts: list[Markup], *, level: int = 4) -> Markup:
+def _excerpt(
+    facts: SelectionFacts, example: dict[str, Any], parts: list[Markup], *, level: int = 4
+) -> Markup:
     chosen = example["is_kept"]
     out = f"not chosen: {example['reason'] or 'no reason given'}"
-    scores = [name for name in dict.fromkeys([view.facts.by, *view.facts.scorers]) if name in example]
+    scores = [name for name in dict.fromkeys([facts.by, *facts.scorers]) if name in example]
     figures = [(name, decimal(example[name])) for name in scores]
     if example.get("loss_before") is not None:
         after = f" → {decimal(example['loss_after'])}" if "loss_after" in example else ""
@@ -309,11 +306,11 @@ def _excerpt(view: View, example: dict[str, Any], parts: list[Markup], *, level:
     )
 
 
-def _left_out(view: View) -> Section:
-    rows = view.facts.rows
-    pool, kept, dropped = view.frame.height, view.kept.height, view.facts.dropped.height
-    repeated, held, unread = view.duplicates.height, view.held_out.height, view.unread.height
-    avoided = view.avoided.height
+def _left_out(facts: SelectionFacts) -> Section:
+    rows = facts.rows
+    pool, kept, dropped = facts.frame.height, facts.chosen.height, facts.dropped.height
+    repeated, held, unread = facts.duplicates.height, facts.held_out.height, facts.unread.height
+    avoided = facts.avoided.height
     lines = []
     if rows is not None:
         apart = f"{plural(held, 'row')} held out for evaluation + " if held else ""
@@ -322,15 +319,15 @@ def _left_out(view: View) -> Section:
         lines.append(_sum("row", rows.height, f" read = {said}", pool + repeated + held + avoided + unread))
     lines.append(_sum("example", pool, f" = {count(kept)} kept + {count(dropped)} left out", kept + dropped))
     parts: list[Part] = [html.bullets(lines)]
-    if why := reasons(view):
+    if why := reasons(facts):
         caption, head = "Why rows and examples were left out", ["while", "reason", "number"]
         parts.append(html.table(caption, head, why, label="Reasons", heads=1, worded=(0, 1)))
     else:
         parts.append(html.remark("Nothing was left out."))
     form = '<code>{place}</code> <span dir="auto">{why}</span>'
     for name, whole, items in (
-        ("Rows that could not be read", unread, unread_places(view)),
-        ("Examples without a score", view.undefined.height, undefined_places(view)),
+        ("Rows that could not be read", unread, unread_places(facts)),
+        ("Examples without a score", facts.undefined.height, undefined_places(facts)),
     ):
         if items:
             shown = [html.markup(form, place=place, why=why) for place, why in items]
@@ -348,8 +345,8 @@ def _sum(noun: str, whole: int, words: str, accounted: int) -> str:
     return html.markup("{said} <strong>{missing}</strong>.", said=said, missing=missing)
 
 
-def _cost(view: View) -> Section:
-    steps, pool = view.facts.steps, _tokens(view.frame)
+def _cost(facts: SelectionFacts) -> Section:
+    steps, pool = facts.steps, _tokens(facts.frame)
     if not steps:
         parts = [html.remark("No steps were recorded.")]
     else:
@@ -408,8 +405,8 @@ def _trained_on(reference: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _method(view: View) -> Section:
-    reference = view.facts.reference
+def _method(facts: SelectionFacts) -> Section:
+    reference = facts.reference
     notes: list[str] = list(filter(None, [_trained_on(reference)]))
     if folds := reference.get("folds"):
         notes.append(
@@ -423,8 +420,8 @@ def _method(view: View) -> Section:
                 "model that has not seen it."
             )
         )
-    if view.facts.looked_at_evaluation or view.avoided.height:
-        notes.append(kept_apart(view.avoided.height, view.rows.height))
+    if facts.looked_at_evaluation or facts.avoided.height:
+        notes.append(kept_apart(facts.avoided.height, facts.ledger.height))
     notes += [
         "These figures belong to this model. Another model learns other examples.",
         "A loss knows nothing of quality, truth or safety: a wrong answer in a learnable style scores high. Read the "

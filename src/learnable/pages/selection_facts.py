@@ -82,25 +82,56 @@ class SelectionFacts:
     looked_at_evaluation: bool = False
     onward: Sequence[tuple[str, str]] = ()
 
+    @cached_property
+    def _given(self) -> frozenset[str]:
+        """Names of the columns of ``scores``, and of what else was given."""
+        known = {"score": self.by in self.scores.columns, "rows": self.rows is not None}
+        return frozenset(
+            {*self.scores.columns} - known.keys() | {name for name, there in known.items() if there}
+        )
 
-@dataclass(frozen=True, kw_only=True)
-class View:
-    """The facts in the form that the parts of the page read.
+    @cached_property
+    def frame(self) -> pl.DataFrame:
+        """One line per example of the pool: the columns of ``scores``, with null for whatever is not finite.
 
-    ``frame`` has one line per example of the pool: the columns of ``SelectionFacts.scores`` with null for whatever is not
-    finite, and ``score_used`` (null = undefined), ``merit`` (the same, higher is better), ``is_kept``,
-    ``rank`` and ``reason`` (why it was not kept). ``rows`` are those read, with their ``place``. ``columns`` names what the
-    caller gave.
-    """
+        Beside them ``score_used`` (null = undefined), ``merit`` (the same, higher is better), ``is_kept``, ``rank`` and
+        ``reason`` (why it was not kept).
+        """
+        given = set(self.scores.columns)
+        numbers = [name for name in dict.fromkeys([*_NUMBERS, *self.scorers, self.by]) if name in given]
+        floats = [pl.col(name).cast(pl.Float64) for name in numbers]
+        frame = self.scores.with_columns(pl.when(number.is_finite()).then(number) for number in floats)
+        score = pl.col(self.by) if self.by in given else pl.lit(None, pl.Float64)
+        source = pl.col("source").cast(pl.String) if "source" in given else pl.lit(None, pl.String)
+        undefined = pl.col("undefined").cast(pl.String) if "undefined" in given else pl.lit(None, pl.String)
+        frame = frame.with_columns(
+            pl.col("id").cast(pl.String),
+            source=source.fill_null("unknown"),
+            undefined=undefined,
+            score_used=score,
+            merit=score if self.higher_is_better else -score,
+        ).drop("rank", "is_kept", "reason", strict=False)
+        ranks = self.kept.select(pl.col("id").cast(pl.String), pl.col("rank").cast(pl.Int64), is_kept=True)
+        reasons = self.dropped.select(pl.col("id", "reason").cast(pl.String))
+        for more in (ranks, reasons.unique("id", keep="first", maintain_order=True)):
+            frame = frame.join(more, on="id", how="left", maintain_order="left")
+        return frame.with_columns(pl.col("is_kept").fill_null(value=False))
 
-    facts: SelectionFacts
-    frame: pl.DataFrame
-    rows: pl.DataFrame
-    columns: frozenset[str]
+    @cached_property
+    def ledger(self) -> pl.DataFrame:
+        """The rows read, each with its ``place``: a line of a file, or a row."""
+        rows = self.rows
+        if rows is None:
+            rows = pl.DataFrame(schema=dict.fromkeys(("file", "row", "line", "id", "reason"), pl.Int64))
+        names, other = dict(enumerate(self.files)), pl.format("file {}", "file")
+        file = pl.col("file").replace_strict(names, default=other, return_dtype=pl.String)
+        number = pl.coalesce(pl.format(":{}", "line"), pl.format(", row {}", pl.col("row") + 1), pl.lit(""))
+        place = file.fill_null("no file") + number
+        return rows.with_columns(pl.col("id", "reason").cast(pl.String), place=place)
 
     def has(self, *names: str) -> bool:
         """Tell whether all of these columns (or ``score``, ``rows``) were given."""
-        return self.columns.issuperset(names)
+        return self._given.issuperset(names)
 
     @cached_property
     def scored(self) -> pl.DataFrame:
@@ -111,7 +142,7 @@ class View:
         return self.frame.filter(defined.is_not_null())
 
     @cached_property
-    def kept(self) -> pl.DataFrame:
+    def chosen(self) -> pl.DataFrame:
         """The chosen examples, in the order picked."""
         return self.frame.filter("is_kept").sort("rank", maintain_order=True)
 
@@ -124,74 +155,34 @@ class View:
     def undefined(self) -> pl.DataFrame:
         """The examples without a score; ``undefined`` always says why."""
         rest = self.frame.join(self.scored.select("id"), on="id", how="anti", maintain_order="left")
-        return rest.with_columns(pl.col("undefined").fill_null(f"no value of {self.facts.by}"))
+        return rest.with_columns(pl.col("undefined").fill_null(f"no value of {self.by}"))
 
     @cached_property
     def unread(self) -> pl.DataFrame:
         """The rows that could not be read: they have no id."""
-        return self.rows.filter(pl.col("reason").is_not_null() & pl.col("id").is_null())
+        return self.ledger.filter(pl.col("reason").is_not_null() & pl.col("id").is_null())
 
     @cached_property
     def held_out(self) -> pl.DataFrame:
         """The rows that were held out for evaluation."""
-        return self.rows.filter(pl.col("id").is_not_null() & (pl.col("reason") == HELD_OUT))
+        return self.ledger.filter(pl.col("id").is_not_null() & (pl.col("reason") == HELD_OUT))
 
     @cached_property
     def duplicates(self) -> pl.DataFrame:
         """The rows that repeat an example: they have its id."""
         apart = (pl.col("reason") == HELD_OUT) | pl.col("reason").str.starts_with(IN_EVALUATION)
-        return self.rows.filter(pl.col("id").is_not_null() & ~apart)
+        return self.ledger.filter(pl.col("id").is_not_null() & ~apart)
 
     @cached_property
     def avoided(self) -> pl.DataFrame:
         """The rows that stand in an evaluation file."""
-        return in_evaluation(self.rows)
+        return in_evaluation(self.ledger)
 
     @cached_property
     def cutoff(self) -> float | None:
         """The least good score among the chosen; None when nothing was chosen."""
-        merit = finite(self.kept["merit"].min())
-        return merit if merit is None or self.facts.higher_is_better else -merit
-
-
-def view_of(facts: SelectionFacts) -> View:
-    """Join scores, picks and reasons into one table, with null for whatever is not finite."""
-    given = set(facts.scores.columns)
-    numbers = [name for name in dict.fromkeys([*_NUMBERS, *facts.scorers, facts.by]) if name in given]
-    floats = [pl.col(name).cast(pl.Float64) for name in numbers]
-    frame = facts.scores.with_columns(pl.when(number.is_finite()).then(number) for number in floats)
-    score = pl.col(facts.by) if facts.by in given else pl.lit(None, pl.Float64)
-    source = pl.col("source").cast(pl.String) if "source" in given else pl.lit(None, pl.String)
-    undefined = pl.col("undefined").cast(pl.String) if "undefined" in given else pl.lit(None, pl.String)
-    frame = frame.with_columns(
-        pl.col("id").cast(pl.String),
-        source=source.fill_null("unknown"),
-        undefined=undefined,
-        score_used=score,
-        merit=score if facts.higher_is_better else -score,
-    ).drop("rank", "is_kept", "reason", strict=False)
-    ranks = facts.kept.select(pl.col("id").cast(pl.String), pl.col("rank").cast(pl.Int64), is_kept=True)
-    reasons = facts.dropped.select(pl.col("id", "reason").cast(pl.String))
-    for more in (ranks, reasons.unique("id", keep="first", maintain_order=True)):
-        frame = frame.join(more, on="id", how="left", maintain_order="left")
-    known = {"score": facts.by in given, "rows": facts.rows is not None}
-    return View(
-        facts=facts,
-        frame=frame.with_columns(pl.col("is_kept").fill_null(value=False)),
-        rows=_rows_of(facts),
-        columns=frozenset((given - known.keys()) | {name for name, there in known.items() if there}),
-    )
-
-
-def _rows_of(facts: SelectionFacts) -> pl.DataFrame:
-    """Return the rows read, each with its ``place``: a line of a file, or a row."""
-    rows = facts.rows
-    if rows is None:
-        rows = pl.DataFrame(schema=dict.fromkeys(("file", "row", "line", "id", "reason"), pl.Int64))
-    names, other = dict(enumerate(facts.files)), pl.format("file {}", "file")
-    file = pl.col("file").replace_strict(names, default=other, return_dtype=pl.String)
-    number = pl.coalesce(pl.format(":{}", "line"), pl.format(", row {}", pl.col("row") + 1), pl.lit(""))
-    return rows.with_columns(pl.col("id", "reason").cast(pl.String), place=file.fill_null("no file") + number)
+        merit = finite(self.chosen["merit"].min())
+        return merit if merit is None or self.higher_is_better else -merit
 
 
 def spearman(frame: pl.DataFrame, one: str, other: str) -> tuple[float | None, int]:
@@ -204,20 +195,20 @@ def spearman(frame: pl.DataFrame, one: str, other: str) -> tuple[float | None, i
     return finite(both.select(pl.corr("one", "other", method="spearman")).item()), both.height
 
 
-def by_source(view: View) -> pl.DataFrame:
+def by_source(facts: SelectionFacts) -> pl.DataFrame:
     """Return what the selection took of each source, the largest source first.
 
     Returns:
         Columns ``name``, ``examples``, ``tokens``, ``kept``, ``mean_score``; null is undefined.
     """
-    return _grouped(view, view.frame, "source").sort("examples", "name", descending=[True, False])
+    return _grouped(facts, facts.frame, "source").sort("examples", "name", descending=[True, False])
 
 
-def by_length(view: View) -> pl.DataFrame:
+def by_length(facts: SelectionFacts) -> pl.DataFrame:
     """Return the same per response length, in bins that hold about equally many examples of the pool."""
-    if not view.has("response_tokens"):
+    if not facts.has("response_tokens"):
         return pl.DataFrame()
-    frame = view.frame.filter(pl.col("response_tokens").is_not_null())
+    frame = facts.frame.filter(pl.col("response_tokens").is_not_null())
     lengths = frame["response_tokens"].cast(pl.Int64).to_numpy()
     if lengths.size == 0:
         return pl.DataFrame()
@@ -228,22 +219,22 @@ def by_length(view: View) -> pl.DataFrame:
         f"{low:,}" if low == high else f"{low:,}\N{EN DASH}{high:,}"
         for low, high in zip(bottoms, tops, strict=True)
     ]
-    groups = _grouped(view, frame.with_columns(bin=pl.Series(np.searchsorted(tops, lengths))), "bin").sort(
+    groups = _grouped(facts, frame.with_columns(bin=pl.Series(np.searchsorted(tops, lengths))), "bin").sort(
         "name"
     )
     return groups.with_columns(name=pl.Series([names[number] for number in groups["name"]], dtype=pl.String))
 
 
-def _grouped(view: View, frame: pl.DataFrame, key: str) -> pl.DataFrame:
-    tokens = pl.col("tokens").sum() if view.has("tokens") else pl.lit(None, pl.Int64)
+def _grouped(facts: SelectionFacts, frame: pl.DataFrame, key: str) -> pl.DataFrame:
+    tokens = pl.col("tokens").sum() if facts.has("tokens") else pl.lit(None, pl.Int64)
     return frame.group_by(name=key, maintain_order=True).agg(
         examples=pl.len(), tokens=tokens, kept=pl.col("is_kept").sum(), mean_score=pl.col("score_used").mean()
     )
 
 
-def information(view: View) -> list[tuple[str, pl.Series, pl.Series]]:
+def information(facts: SelectionFacts) -> list[tuple[str, pl.Series, pl.Series]]:
     """Return the PVI in bits of the examples of the pool and of the chosen ones: of all, then of each source of several."""
-    known = view.frame.select("source", "is_kept", pl.col("pvi").fill_nan(None)).drop_nulls()
+    known = facts.frame.select("source", "is_kept", pl.col("pvi").fill_nan(None)).drop_nulls()
     groups = [("all", known)]
     if known["source"].n_unique() > 1:
         parts = known.partition_by("source", as_dict=True).items()
@@ -253,13 +244,13 @@ def information(view: View) -> list[tuple[str, pl.Series, pl.Series]]:
     return [(name, part["pvi"], part.filter("is_kept")["pvi"]) for name, part in groups]
 
 
-def reasons(view: View) -> list[tuple[str, str, str]]:
+def reasons(facts: SelectionFacts) -> list[tuple[str, str, str]]:
     """What was left out and why: rows while reading, then examples while selecting; rare reasons are put together."""
     found = []
-    repeated = view.duplicates.with_columns(reason=pl.lit("repeats an earlier example"))
+    repeated = facts.duplicates.with_columns(reason=pl.lit("repeats an earlier example"))
     for stage, frames in (
-        ("reading", (view.unread, repeated, view.held_out, way_found(view.avoided))),
-        ("selecting", (view.facts.dropped,)),
+        ("reading", (facts.unread, repeated, facts.held_out, way_found(facts.avoided))),
+        ("selecting", (facts.dropped,)),
     ):
         for frame in frames:
             why = frame.select(pl.col("reason").cast(pl.String).fill_null("no reason given"))
@@ -270,28 +261,30 @@ def reasons(view: View) -> list[tuple[str, str, str]]:
     return found
 
 
-def unread_places(view: View) -> list[tuple[str, str]]:
+def unread_places(facts: SelectionFacts) -> list[tuple[str, str]]:
     """The first rows that could not be read, each with its reason."""
-    return view.unread.head(SHOWN_INSTANCES).select("place", "reason").rows()
+    return facts.unread.head(SHOWN_INSTANCES).select("place", "reason").rows()
 
 
-def undefined_places(view: View) -> list[tuple[str, str]]:
+def undefined_places(facts: SelectionFacts) -> list[tuple[str, str]]:
     """The first examples without a score, by file and line where the rows are known, each with its reason."""
-    missing = view.undefined.head(SHOWN_INSTANCES).select("id", "undefined")
-    places = view.rows.drop_nulls("id").unique("id", keep="first", maintain_order=True).select("id", "place")
+    missing = facts.undefined.head(SHOWN_INSTANCES).select("id", "undefined")
+    places = (
+        facts.ledger.drop_nulls("id").unique("id", keep="first", maintain_order=True).select("id", "place")
+    )
     found = missing.join(places, on="id", how="left", maintain_order="left")
     return found.select(pl.coalesce("place", "id"), "undefined").rows()
 
 
-def examples_to_spell(view: View, number: int) -> list[str]:
+def examples_to_spell(facts: SelectionFacts, number: int) -> list[str]:
     """Return ids of a few scored examples: the first chosen ones, one in the middle, and the least good one left out.
 
     Args:
-        view: The selection.
+        facts: The selection.
         number: How many; 1 is a chosen one, 2 a chosen and a left-out one.
     """
-    ranked = view.ranked["id"].to_list()
-    kept = view.kept["id"].to_list()
+    ranked = facts.ranked["id"].to_list()
+    kept = facts.chosen["id"].to_list()
     chosen = kept[: max(1, number - 2)]
     out = set(ranked).difference(kept)
     worst = [id for id in reversed(ranked) if id in out][: max(0, number - 1)][:1]
@@ -300,16 +293,16 @@ def examples_to_spell(view: View, number: int) -> list[str]:
     return [*chosen, *middle, *worst][:number]
 
 
-def to_read(view: View) -> list[tuple[str, str, pl.DataFrame]]:
+def to_read(facts: SelectionFacts) -> list[tuple[str, str, pl.DataFrame]]:
     """Pick the examples to show by the score used, under headings: none twice, and no heading without examples."""
-    if view.facts.examples is None or not view.has("score"):
+    if facts.examples is None or not facts.has("score"):
         return []
-    kept, rest = view.ranked.filter("is_kept"), view.ranked.filter(~pl.col("is_kept"))
+    kept, rest = facts.ranked.filter("is_kept"), facts.ranked.filter(~pl.col("is_kept"))
     shelves = (
         ("Best of the chosen", "The highest scores in the selection.", kept, BEST),
         ("Just in", "The chosen examples with the least good scores.", kept.reverse(), BORDER),
         ("Just out", "The best scores that were not chosen; each says why.", rest, BORDER),
-        ("Worst", "The least good scores of all, the worst one first.", view.ranked.reverse(), WORST),
+        ("Worst", "The least good scores of all, the worst one first.", facts.ranked.reverse(), WORST),
     )
     found, taken = [], list[str]()
     for title, about, frame, number in shelves:

@@ -5,37 +5,39 @@ from markupsafe import Markup
 
 from learnable.pages import html
 from learnable.pages.page import Section
-from learnable.pages.selection_facts import View
+from learnable.pages.selection_facts import SelectionFacts
 from learnable.pages.words import count, decimal, finite, share, snippet
 
 SHOWN_EXAMPLES, SHOWN_PARTS = 3, 3
 
 
-def other_choices(view: View) -> dict[str, pl.DataFrame]:
+def other_choices(facts: SelectionFacts) -> dict[str, pl.DataFrame]:
     """Return for each other score the examples that it puts first, as many as were chosen, by its name.
 
     Scores that are defined for fewer examples are left out. Conditions, shares of sources and lists of ids do not count here.
     """
-    wanted, found = view.kept.height, {}
-    for name in view.facts.scorers:
-        if name == view.facts.by or name not in view.frame.columns:
+    wanted, found = facts.chosen.height, {}
+    for name in facts.scorers:
+        if name == facts.by or name not in facts.frame.columns:
             continue
-        highest = name not in view.facts.lowest_first
-        first = view.frame.drop_nulls(name).sort(name, "id", descending=[highest, False]).head(wanted)
+        highest = name not in facts.lowest_first
+        first = facts.frame.drop_nulls(name).sort(name, "id", descending=[highest, False]).head(wanted)
         if 0 < first.height == wanted:
             found[name] = first
     return found
 
 
-def others_section(view: View) -> Section | None:
+def others_section(facts: SelectionFacts) -> Section | None:
     """Show side by side what was chosen and what other scores would choose; None where there is no other score."""
-    others = other_choices(view)
+    others = other_choices(facts)
     if not others:
         return None
-    choices = {f"{view.facts.by} (chosen)": view.kept} | others
-    rows = [_described(view, name, frame) for name, frame in [*choices.items(), ("all examples", view.frame)]]
+    choices = {f"{facts.by} (chosen)": facts.chosen} | others
+    rows = [
+        _described(facts, name, frame) for name, frame in [*choices.items(), ("all examples", facts.frame)]
+    ]
     caption = (
-        f"The {count(view.kept.height)} examples that were chosen, and as many that each other score of this table puts first: "
+        f"The {count(facts.chosen.height)} examples that were chosen, and as many that each other score of this table puts first: "
         "from the same losses, without conditions or shares"
     )
     head = [
@@ -49,20 +51,20 @@ def others_section(view: View) -> Section | None:
     ]
     parts = [html.table(caption, head, rows, worded=(6,), label="What other scores would choose")]
     for name, frame in others.items():
-        if lines := _only_there(view, frame):
+        if lines := _only_there(facts, frame):
             parts.append(html.fold(f"First by {name}, and not chosen", [html.bullets(lines)]))
     return Section(id="others", nav="other scores", title="What other scores would choose", parts=parts)
 
 
-def _described(view: View, name: str, frame: pl.DataFrame) -> list[str]:
+def _described(facts: SelectionFacts, name: str, frame: pl.DataFrame) -> list[str]:
     """Return what a choice is made of, in the cells of a row."""
     sources = frame["source"].value_counts(sort=True).sort("count", "source", descending=[True, False])
     most = [
         f"{source} {share(number, frame.height)}" for source, number in sources.head(SHOWN_PARTS).iter_rows()
     ]
-    tokens = int(frame["tokens"].sum()) if view.has("tokens") else None
-    length = finite(frame["response_tokens"].median()) if view.has("response_tokens") else None
-    loss = finite(frame["loss_before"].mean()) if view.has("loss_before") else None
+    tokens = int(frame["tokens"].sum()) if facts.has("tokens") else None
+    length = finite(frame["response_tokens"].median()) if facts.has("response_tokens") else None
+    loss = finite(frame["loss_before"].mean()) if facts.has("loss_before") else None
     figures = [
         count(frame.height),
         count(int(frame["is_kept"].sum())),
@@ -73,11 +75,11 @@ def _described(view: View, name: str, frame: pl.DataFrame) -> list[str]:
     return [name, *figures, ", ".join(most)]
 
 
-def _only_there(view: View, frame: pl.DataFrame) -> list[Markup]:
+def _only_there(facts: SelectionFacts, frame: pl.DataFrame) -> list[Markup]:
     """Return the first examples of another choice that were not chosen, a line each; none where there are no texts."""
-    if view.facts.examples is None:
+    if facts.examples is None:
         return []
-    texts = view.facts.examples.select(pl.col("id").cast(pl.String), "messages")
+    texts = facts.examples.select(pl.col("id").cast(pl.String), "messages")
     alone = frame.filter(~pl.col("is_kept")).head(SHOWN_EXAMPLES)
     lines = []
     for source, turns in (

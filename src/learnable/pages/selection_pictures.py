@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from learnable.pages.page import Picture
 from learnable.pages.pictures import a_sample, drawn, finish, groups, label, tips
-from learnable.pages.selection_facts import View
+from learnable.pages.selection_facts import SelectionFacts
 from learnable.pages.words import NOTHING, decimal, snippet
 
 CHOSEN, REST = "chosen", "not chosen"
@@ -30,11 +30,11 @@ _NUMBERS = {
 """What a dot tells: the name of each column on the page, and its format."""
 
 
-def plane(view: View) -> Picture | None:
+def plane(facts: SelectionFacts) -> Picture | None:
     """Loss before against loss after, with the lines where S is 0 and where the selection starts."""
-    if not view.has("loss_before", "loss_after"):
+    if not facts.has("loss_before", "loss_after"):
         return None
-    losses = view.scored.drop_nulls(["loss_before", "loss_after"])
+    losses = facts.scored.drop_nulls(["loss_before", "loss_after"])
     if losses.is_empty():
         return None
     top, outside = _plane_limit(losses)
@@ -43,8 +43,8 @@ def plane(view: View) -> Picture | None:
     x = alt.X("before:Q", scale=scale, title="loss before, nats per token")
     y = alt.Y("after:Q", scale=scale, title="loss after, nats per token")
     rays = [(0.0, "learnability 0: nothing gained")]
-    cutoff = view.cutoff
-    if view.facts.by == "learnability" and cutoff is not None and 0.03 < cutoff < 1:
+    cutoff = facts.cutoff
+    if facts.by == "learnability" and cutoff is not None and 0.03 < cutoff < 1:
         rays.append((cutoff, f"learnability {decimal(cutoff, 2)}: least of the chosen"))
     lines, labels = [], []
     for learnability, words in rays:
@@ -57,17 +57,17 @@ def plane(view: View) -> Picture | None:
     below = losses.filter(pl.col("loss_after") < pl.col("loss_before")).height
     return Picture(
         name="plane",
-        spec=finish(_dots(view, inside).encode(x=x, y=y), *lines, *labels, height=430),
+        spec=finish(_dots(facts, inside).encode(x=x, y=y), *lines, *labels, height=430),
         label=f"Scatter plot of loss before against loss after for {losses.height:,} examples; "
         f"{below:,} lie below the diagonal, where the reference does better than the base model.",
-        remark=_how_many(view, losses.height)
+        remark=_how_many(facts, losses.height)
         + (f" {outside:,} with higher losses lie outside the picture." if outside else ""),
         caption="Each dot is an example: its loss under the base model and after the reference was trained. Below the "
         "dashed line the loss went down; the further below for its loss, the higher the learnability.",
     )
 
 
-def _dots(view: View, inside: str) -> Any:
+def _dots(facts: SelectionFacts, inside: str) -> Any:
     """Dots for the shared points that a condition lets through; the chosen ones are larger and stronger."""
     chosen = alt.datum.group == CHOSEN
     marks = alt.Chart(alt.NamedData("points")).transform_filter(inside)
@@ -75,7 +75,7 @@ def _dots(view: View, inside: str) -> Any:
         color=groups(CHOSEN, REST, strong=CHOSEN),
         opacity=alt.condition(chosen, alt.value(0.9), alt.value(0.55)),
         size=alt.condition(chosen, alt.value(46), alt.value(22)),
-        tooltip=_tooltip(view),
+        tooltip=_tooltip(facts),
     )
 
 
@@ -90,9 +90,9 @@ def _plane_limit(losses: pl.DataFrame) -> tuple[float, int]:
     return top, int((values > top).sum())
 
 
-def spread(view: View) -> Picture | None:
+def spread(facts: SelectionFacts) -> Picture | None:
     """Histogram of the score used: chosen against the rest, and the line where the selection ends."""
-    edges, counts, tails = histogram(view)
+    edges, counts, tails = histogram(facts)
     if not len(edges):
         return None
     ends = list(zip(edges.tolist(), edges.tolist()[1:], strict=False))
@@ -106,7 +106,7 @@ def spread(view: View) -> Picture | None:
     bars = drawn(*values).mark_bar(binSpacing=1)
     layers: list[Any] = [
         bars.encode(
-            x=alt.X("low:Q", bin="binned", title=view.facts.by, scale=alt.Scale(nice=False)),
+            x=alt.X("low:Q", bin="binned", title=facts.by, scale=alt.Scale(nice=False)),
             x2="high:Q",
             y=alt.Y("examples:Q", title="examples", stack="zero"),
             color=groups(CHOSEN, REST, strong=CHOSEN),
@@ -114,11 +114,11 @@ def spread(view: View) -> Picture | None:
             tooltip=tips(*figures),
         )
     ]
-    if view.cutoff is not None:
-        edge = min(max(view.cutoff, float(edges[0])), float(edges[-1]))
+    if facts.cutoff is not None:
+        edge = min(max(facts.cutoff, float(edges[0])), float(edges[-1]))
         right = edge < (edges[0] + edges[-1]) / 2
-        word = "lowest" if view.facts.higher_is_better else "highest"
-        base = drawn({"x": edge, "text": f"{word} chosen: {decimal(view.cutoff)}"}).encode(x="x:Q")
+        word = "lowest" if facts.higher_is_better else "highest"
+        base = drawn({"x": edge, "text": f"{word} chosen: {decimal(facts.cutoff)}"}).encode(x="x:Q")
         layers.append(base.mark_rule(color="var(--text)", strokeWidth=1.2, strokeDash=[5, 4]))
         side = {"align": "left" if right else "right", "dx": 6 if right else -6}
         layers.append(label(base.encode(y=alt.value(2)), baseline="top", **side))
@@ -127,24 +127,24 @@ def spread(view: View) -> Picture | None:
     return Picture(
         name="spread",
         spec=finish(*layers, height=240),
-        label=f"Histogram of {view.facts.by} for {kept + rest:,} examples, {kept:,} of them chosen.",
+        label=f"Histogram of {facts.by} for {kept + rest:,} examples, {kept:,} of them chosen.",
         remark=f"All scored examples ({kept + rest:,}) are counted."
         + (f" {' and '.join(beyond)} the picture are in its outermost bars." if beyond else ""),
-        caption=f"Examples per value of {view.facts.by}.",
+        caption=f"Examples per value of {facts.by}.",
     )
 
 
-def histogram(view: View) -> tuple[NDArray[np.float64], list[tuple[int, int]], tuple[int, int]]:
+def histogram(facts: SelectionFacts) -> tuple[NDArray[np.float64], list[tuple[int, int]], tuple[int, int]]:
     """Count chosen and other examples over the score; far tails go to the edge bars, so that the middle is seen.
 
     Returns:
         Edges of the bars, (chosen, others) for each bar, and how many lie below and above all of them.
     """
-    scored = view.scored.select("score_used", "is_kept")
+    scored = facts.scored.select("score_used", "is_kept")
     values = scored["score_used"].drop_nulls().to_numpy()
     if values.size == 0:
         return np.empty(0), [], (0, 0)
-    edges = _edges(*score_range(values), cutoff=view.cutoff)
+    edges = _edges(*score_range(values), cutoff=facts.cutoff)
     is_kept = scored["is_kept"].to_numpy()
     inside = np.clip(values, edges[0], edges[-1])
     counts = [np.histogram(inside[group], bins=edges)[0].tolist() for group in (is_kept, ~is_kept)]
@@ -169,11 +169,11 @@ def score_range(values: NDArray[np.float64]) -> tuple[float, float]:
     return float(max(values.min(), first - width)), float(min(values.max(), last + width))
 
 
-def length(view: View) -> Picture | None:
+def length(facts: SelectionFacts) -> Picture | None:
     """Score against response length on a logarithmic axis, with the median along it."""
-    if not view.has("score", "response_tokens"):
+    if not facts.has("score", "response_tokens"):
         return None
-    both = view.scored.filter(pl.col("response_tokens") >= 1).select("response_tokens", "score_used")
+    both = facts.scored.filter(pl.col("response_tokens") >= 1).select("response_tokens", "score_used")
     if both.is_empty():
         return None
     low, high = score_range(both["score_used"].to_numpy())
@@ -184,7 +184,7 @@ def length(view: View) -> Picture | None:
     axis = alt.Axis(format=",d", values=ticks, tickCount=len(ticks))
     x = alt.X("response:Q", scale=scale, title="response tokens", axis=axis)
     scale = alt.Scale(domain=[low, high] if high > low else [low - 0.5, low + 0.5], zero=False)
-    y = alt.Y("score:Q", scale=scale, title=view.facts.by)
+    y = alt.Y("score:Q", scale=scale, title=facts.by)
     bins = both.sort("response_tokens").with_row_index("bin")
     bins = bins.with_columns(pl.col("bin") * TREND_BINS // both.height)
     medians = bins.group_by("bin", maintain_order=True).median()
@@ -194,13 +194,13 @@ def length(view: View) -> Picture | None:
     return Picture(
         name="length",
         spec=finish(
-            _dots(view, inside).encode(x=x, y=y), line.encode(x="response:Q", y="score:Q"), height=360
+            _dots(facts, inside).encode(x=x, y=y), line.encode(x="response:Q", y="score:Q"), height=360
         ),
-        label=f"Scatter plot of {view.facts.by} against response tokens for {both.height:,} examples.",
-        remark=_how_many(view, both.height)
+        label=f"Scatter plot of {facts.by} against response tokens for {both.height:,} examples.",
+        remark=_how_many(facts, both.height)
         + " The line is the median score, from short to long answers."
         + (f" {outside:,} with extreme scores lie outside the picture." if outside else ""),
-        caption=f"The score ({view.facts.by}) against the length of the answer. A slope means that choosing by the score "
+        caption=f"The score ({facts.by}) against the length of the answer. A slope means that choosing by the score "
         "is partly choosing by length.",
     )
 
@@ -212,9 +212,9 @@ def _log_ticks(first: int, last: int) -> list[int]:
     return [step for step in steps if first <= step <= last] or [first]
 
 
-def mix(view: View, parts: pl.DataFrame, *, name: str, title: str, caption: str) -> Picture | None:
+def mix(facts: SelectionFacts, parts: pl.DataFrame, *, name: str, title: str, caption: str) -> Picture | None:
     """Share of the pool beside share of the selection, one pair of bars per group."""
-    pool, kept = view.frame.height, view.kept.height
+    pool, kept = facts.frame.height, facts.chosen.height
     if parts.height < 2 or not kept:
         return None
     shown = parts.head(SHOWN_SOURCES).select("name", "examples", "kept")
@@ -248,22 +248,22 @@ def mix(view: View, parts: pl.DataFrame, *, name: str, title: str, caption: str)
     )
 
 
-def points(view: View) -> dict[str, list[Any]]:
+def points(facts: SelectionFacts) -> dict[str, list[Any]]:
     """The dots of the scatter plots, column by column: a fixed sample that prefers the chosen.
 
     Returns:
         Lists of equal length, at most `SHOWN_POINTS`; the chosen come last, so that they are drawn on top.
     """
-    frame = _sample(view.scored)
+    frame = _sample(facts.scored)
     columns: dict[str, list[Any]] = {
         name: (frame[column] if form == "," else frame[column].round_sig_figs(4)).to_list()
-        for column, (name, form) in _numbers(view).items()
+        for column, (name, form) in _numbers(facts).items()
     }
     columns["group"] = [CHOSEN if kept else REST for kept in frame["is_kept"]]
     columns["source"] = [snippet(name) for name in frame["source"]]
-    if view.facts.examples is None:
+    if facts.examples is None:
         return columns | {"id": frame["id"].to_list()}
-    texts = view.facts.examples.select(pl.col("id").cast(pl.String), "messages")
+    texts = facts.examples.select(pl.col("id").cast(pl.String), "messages")
     found = frame.select("id").join(texts, on="id", how="left", maintain_order="left")["messages"].to_list()
     answers = {"question": False, "answer": True}
     return columns | {
@@ -285,30 +285,30 @@ def _start(messages: list[dict[str, str]] | None, *, answer: bool) -> str:
     return snippet(said[0]) if said else NOTHING
 
 
-def _numbers(view: View) -> dict[str, tuple[str, str]]:
+def _numbers(facts: SelectionFacts) -> dict[str, tuple[str, str]]:
     """Return what is known of a dot; a score that was used is not said twice."""
-    has = {name: name in ("score_used", *view.columns) for name in _NUMBERS}
-    has["learnability"] &= view.facts.by != "learnability"
+    has = {name: name == "score_used" or facts.has(name) for name in _NUMBERS}
+    has["learnability"] &= facts.by != "learnability"
     return {name: known for name, known in _NUMBERS.items() if has[name]}
 
 
-def _tooltip(view: View) -> list[Any]:
+def _tooltip(facts: SelectionFacts) -> list[Any]:
     """What a dot tells when the pointer is on it."""
-    titles = {"score_used": view.facts.by, "learnability": "S"}
+    titles = {"score_used": facts.by, "learnability": "S"}
     numbers = [
         (name, titles.get(column, column.replace("_", " ")), form)
-        for column, (name, form) in _numbers(view).items()
-        if column != "score_used" or view.has("score")
+        for column, (name, form) in _numbers(facts).items()
+        if column != "score_used" or facts.has("score")
     ]
-    texts = ["id"] if view.facts.examples is None else ["question", "answer"]
+    texts = ["id"] if facts.examples is None else ["question", "answer"]
     return tips(("group", "which"), "source", *numbers, *texts)
 
 
-def _how_many(view: View, number: int) -> str:
+def _how_many(facts: SelectionFacts, number: int) -> str:
     """Say how many of the scored examples are drawn."""
-    shown = min(number, _sample(view.scored).height)
+    shown = min(number, _sample(facts.scored).height)
     if shown == number:
         return f"All scored examples ({number:,}) are drawn."
-    kept = view.kept.height
+    kept = facts.chosen.height
     chosen = f"all {kept:,}" if kept <= SHOWN_CHOSEN else f"{SHOWN_CHOSEN:,} of the {kept:,}"
     return f"{shown:,} of {number:,} scored examples are drawn, {chosen} chosen ones among them; the others are a fixed random sample."

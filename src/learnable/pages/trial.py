@@ -10,7 +10,7 @@ from learnable.pages.comparison import answer_of, ranked, row_of
 from learnable.pages.contest_method import method_section
 from learnable.pages.imbalance import imbalance_section
 from learnable.pages.page import Part, Section, write_page
-from learnable.pages.trial_facts import TRIAL_CHECKS, ArmTrial, TrialFacts, headline, trial_of
+from learnable.pages.trial_facts import TRIAL_CHECKS, TrialFacts, headline
 from learnable.pages.trial_pictures import course
 from learnable.pages.warnings import look, warnings_section
 from learnable.pages.words import NOTHING, count, decimal, finite
@@ -19,16 +19,15 @@ FINE = 0.1
 """Figures below are written with more digits, as differences of losses are small."""
 
 
-def render_trial(facts: TrialFacts) -> str:
+def render_trial(trial: TrialFacts) -> str:
     """Write the report of one trial as a self-contained page."""
-    trial = trial_of(facts)
     looked = look(TRIAL_CHECKS, trial)
     opening, above = pictures.all_differences(trial.evaluated, to=trial.baseline)
     sections = [
         _arms(trial),
         _answer(trial),
         _differences(trial, above),
-        *([] if facts.order is None else [imbalance_section(facts.order, confidence=facts.confidence)]),
+        *([] if trial.order is None else [imbalance_section(trial.order, confidence=trial.confidence)]),
         _tables(trial),
         warnings_section(looked, nav="distrust"),
         _method(trial),
@@ -36,35 +35,35 @@ def render_trial(facts: TrialFacts) -> str:
     evaluations = len(trial.evaluated)
     return write_page(
         sections,
-        kicker=facts.title,
+        kicker=trial.title,
         headline=headline(trial),
-        lead=html.markup("{lead}{distrust}", lead=facts.lead, distrust=looked.link),
+        lead=html.markup("{lead}{distrust}", lead=trial.lead, distrust=looked.link),
         tiles=[
             ("evaluations", count(evaluations), "each answers for itself" if evaluations > 1 else ""),
-            ("arms", count(len(facts.about)), ""),
+            ("arms", count(len(trial.about)), ""),
             *trial.tiles,
         ],
-        onward=facts.onward,
+        onward=trial.onward,
         chart=opening,
-        command=("To repeat this page", facts.command),
+        command=("To repeat this page", trial.command),
     )
 
 
-def _arms(trial: ArmTrial) -> Section:
+def _arms(trial: TrialFacts) -> Section:
     pairs = [
         (arm, about + (" (the others are compared with it)" if arm == trial.baseline else ""))
-        for arm, about in trial.facts.about.items()
+        for arm, about in trial.about.items()
     ]
     return Section(id="arms", nav="arms", title="The arms", parts=[html.terms(pairs, kind="ways")])
 
 
-def _answer(trial: ArmTrial) -> Section:
+def _answer(trial: TrialFacts) -> Section:
     words = f"Every arm stands against {trial.baseline}."
     parts: list[Part] = [html.text(words), *(answer_of(trial, each) for each in trial.evaluated)]
-    return Section(id="answer", nav="answer", title=trial.facts.question, parts=parts)
+    return Section(id="answer", nav="answer", title=trial.question, parts=parts)
 
 
-def _differences(trial: ArmTrial, above: Sequence[Sequence[Part]]) -> Section:
+def _differences(trial: TrialFacts, above: Sequence[Sequence[Part]]) -> Section:
     parts: list[Part] = []
     for each, pictured in zip(trial.evaluated, above, strict=True):
         parts += [html.heading(each.label), *pictured]
@@ -77,11 +76,11 @@ def _differences(trial: ArmTrial, above: Sequence[Sequence[Part]]) -> Section:
     return Section(id="differences", nav="differences", title=title, parts=parts)
 
 
-def _tables(trial: ArmTrial) -> Section:
+def _tables(trial: TrialFacts) -> Section:
     """The trial's own figures, and at the end what it took."""
-    courses = enumerate(trial.facts.courses.items())
+    courses = enumerate(trial.courses.items())
     parts: list[Part] = [course(f"course-{number}", caption, frame) for number, (caption, frame) in courses]
-    for caption, frame in trial.facts.tables.items():
+    for caption, frame in trial.tables.items():
         names = [name.replace("_", " ") for name in frame.columns]
         rows = [list(row) for row in zip(*map(_figures, frame), strict=True)]
         worded = [place for place, kind in enumerate(frame.dtypes) if kind == pl.String]
@@ -107,7 +106,7 @@ def _figure(value: float | str | None) -> str:
     return NOTHING if value is None else count(value)
 
 
-def _method(trial: ArmTrial) -> Section:
+def _method(trial: TrialFacts) -> Section:
     return method_section(
-        trial, first=trial.facts.alike, widened_for=f"arms beside {trial.baseline}", last=trial.facts.notes
+        trial, first=trial.alike, widened_for=f"arms beside {trial.baseline}", last=trial.notes
     )

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import polars as pl
 
 from learnable.experiments import FOR_THIS_SEED
 from learnable.pages import contest_warnings as shared
-from learnable.pages.contest import JUDGED, Contest, ContestFacts, Evaluated, counted, line_of
-from learnable.pages.warnings import Found, look
+from learnable.pages.contest import JUDGED, ContestFacts, Line, counted, line_of
+from learnable.pages.warnings import Found
 from learnable.pages.words import plural
 
 
@@ -20,9 +21,7 @@ class TrialFacts(ContestFacts):
         question: What was to be found out, a heading.
         lead: What was done, a sentence or two.
         about: What each arm is, in the order of the tables.
-        baseline: The arm that the others are compared with.
         beside: Arms that give the scale only.
-        asked_of: What the evaluation items stand for.
         tables: Further figures by their caption.
         courses: How proportions went, step by step, by what they are of: ``step``, ``source``, ``pi``.
         order: Where trainings in several orders met each row, see ``slopes_of``; None where that is not looked at.
@@ -34,9 +33,7 @@ class TrialFacts(ContestFacts):
     question: str
     lead: str
     about: Mapping[str, str]
-    baseline: str
     beside: Sequence[str]
-    asked_of: str
     tables: Mapping[str, pl.DataFrame]
     courses: Mapping[str, pl.DataFrame] = field(default_factory=dict)
     order: pl.DataFrame | None = None
@@ -44,43 +41,12 @@ class TrialFacts(ContestFacts):
     said: Sequence[str] = ()
     notes: Sequence[str] = ()
 
-
-@dataclass(frozen=True, kw_only=True)
-class ArmTrial(Contest):
-    """The facts, read."""
-
-    facts: TrialFacts
+    def read_line(self, row: Mapping[str, Any]) -> Line:
+        """Read a line of the table."""
+        return line_of(row, baseline=self.baseline, competes=row["arm"] not in self.beside)
 
 
-def trial_of(facts: TrialFacts) -> ArmTrial:
-    """Sort the table by evaluation."""
-    evaluated = []
-    for _, part in facts.table.group_by("evaluation", maintain_order=True):
-        rows = part.to_dicts()
-        lines = [
-            line_of(row, baseline=facts.baseline, competes=row["arm"] not in facts.beside) for row in rows
-        ]
-        first = rows[0]
-        evaluated.append(
-            Evaluated(
-                label=first["evaluation"],
-                unit=first["unit"],
-                higher_is_better=first["higher_is_better"],
-                lines=tuple(lines),
-            )
-        )
-    return ArmTrial(
-        facts=facts,
-        results=facts.results,
-        evaluated=tuple(evaluated),
-        arm_word="arm",
-        baseline=facts.baseline,
-        asked_of=facts.asked_of,
-        trainings=max(1, facts.arms["seed"].n_unique()),
-    )
-
-
-def headline(trial: ArmTrial) -> str:
+def headline(trial: TrialFacts) -> str:
     """The answer in one line, over all evaluations."""
     lines = [line for each in trial.evaluated for line in each.compared]
     one_seed = FOR_THIS_SEED if trial.trainings == 1 else ""
@@ -89,16 +55,11 @@ def headline(trial: ArmTrial) -> str:
     return f"{plural(len(lines), 'comparison')} with {trial.baseline}{one_seed}: {counted(lines)}"
 
 
-def trial_warnings(facts: TrialFacts) -> list[str]:
-    """Say what to distrust in a trial; each check says when it speaks."""
-    return list(look(TRIAL_CHECKS, trial_of(facts)).warnings)
+def _said(trial: TrialFacts) -> Found:
+    return list(trial.said)
 
 
-def _said(trial: ArmTrial) -> Found:
-    return list(trial.facts.said)
-
-
-TRIAL_CHECKS: dict[str, Callable[[ArmTrial], Found]] = {
+TRIAL_CHECKS: dict[str, Callable[[TrialFacts], Found]] = {
     "what the trial itself says": _said,
     "models that did not move": shared.did_not_move,
     "evaluations that cannot tell arms apart": shared.cannot_tell,

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from learnable.data.decontamination import AVOIDED_DOUBT, MUCH_AVOIDED
 from learnable.pages.html import bullets, markup, text
 from learnable.pages.page import Part, Section
-from learnable.pages.selection_facts import SelectionFacts, View, spearman, view_of
+from learnable.pages.selection_facts import SelectionFacts, spearman
 from learnable.pages.words import decimal, finite, listing, plural, share
 from learnable.scorers import END_OF_TURN_SHARE, SCORERS, end_of_turn_share
 
@@ -40,9 +40,9 @@ LOST_SOURCES_DEVIATIONS = 3.0
 class Looked:
     """What was looked for: sentences, names of the checks that stayed silent, names of those that could not be made."""
 
-    warnings: tuple[str, ...]
-    clear: tuple[str, ...]
-    impossible: tuple[str, ...]
+    warnings: list[str]
+    clear: list[str]
+    impossible: list[str]
 
     @property
     def link(self) -> Markup:
@@ -52,13 +52,13 @@ class Looked:
 
 
 def look(checks: Mapping[str, Callable[[Read], Found]], read: Read) -> Looked:
-    """Make every check of a table."""
+    """Make every check of a table, the most damaging first; each says when it speaks."""
     found = {name: check(read) for name, check in checks.items()}
     warnings = [[said] if isinstance(said, str) else said for said in found.values() if said]
     return Looked(
-        warnings=tuple(sentence for sentences in warnings for sentence in sentences),
-        clear=tuple(name for name, said in found.items() if not said and said is not None),
-        impossible=tuple(name for name, said in found.items() if said is None),
+        warnings=[sentence for sentences in warnings for sentence in sentences],
+        clear=[name for name, said in found.items() if not said and said is not None],
+        impossible=[name for name, said in found.items() if said is None],
     )
 
 
@@ -86,20 +86,15 @@ def warnings_section(looked: Looked, *, nav: str = "", more: Sequence[Part] = ()
     return Section(id="cautions", nav=nav, title=title, parts=[*parts, *more], kind=f"cautions{kind}")
 
 
-def selection_warnings(facts: SelectionFacts) -> list[str]:
-    """Say what looks wrong with a run, most damaging first, with its figure and what to do; each check says when it speaks."""
-    return list(look(SELECTION_CHECKS, view_of(facts)).warnings)
-
-
-def _shortfall(view: View) -> Found:
+def _shortfall(facts: SelectionFacts) -> Found:
     """The caller says that the budget was not reached."""
-    reason = view.facts.shortfall
-    return f"The selection is smaller than asked ({view.facts.budget}): {reason}" if reason else ""
+    reason = facts.shortfall
+    return f"The selection is smaller than asked ({facts.budget}): {reason}" if reason else ""
 
 
-def _tiny(view: View) -> Found:
+def _tiny(facts: SelectionFacts) -> Found:
     """Fewer than `FEW_KEPT` examples were chosen."""
-    kept = view.kept.height
+    kept = facts.chosen.height
     if kept >= FEW_KEPT:
         return ""
     chosen = "No example was" if kept == 0 else f"Only {plural(kept, 'example was', 'examples were')}"
@@ -109,12 +104,12 @@ def _tiny(view: View) -> Found:
     )
 
 
-def _memorized(view: View) -> Found:
+def _memorized(facts: SelectionFacts) -> Found:
     """Not cross-fitted, and more than `MEMORIZED_SHARE` fell below `MEMORIZED_AFTER_NATS` from `MEMORIZED_BEFORE_NATS` or more."""
-    both = view.frame.select("loss_before", "loss_after").drop_nulls()
+    both = facts.frame.select("loss_before", "loss_after").drop_nulls()
     high = pl.col("loss_before") >= MEMORIZED_BEFORE_NATS
     collapsed = both.filter(high & (pl.col("loss_after") < MEMORIZED_AFTER_NATS)).height
-    reference = view.facts.reference
+    reference = facts.reference
     if reference.get("folds") or collapsed <= MEMORIZED_SHARE * both.height:
         return ""
     seen = (
@@ -129,9 +124,9 @@ def _memorized(view: View) -> Found:
     )
 
 
-def _negative(view: View) -> Found:
+def _negative(facts: SelectionFacts) -> Found:
     """More than `NEGATIVE_SHARE` of the learnability scores are below 0."""
-    values = view.frame["learnability"].drop_nulls()
+    values = facts.frame["learnability"].drop_nulls()
     below = values.filter(values < 0).len()
     if below <= NEGATIVE_SHARE * values.len():
         return ""
@@ -142,9 +137,9 @@ def _negative(view: View) -> Found:
     )
 
 
-def _by_length(view: View) -> str:
+def _by_length(facts: SelectionFacts) -> str:
     """What to do about lengths: the score that compares answers of one length needs a loss before and one after."""
-    if view.has("loss_before", "loss_after"):
+    if facts.has("loss_before", "loss_after"):
         return (
             "Compare it with a selection by length_matched, which compares answers of about the same length "
             "(--by length_matched)."
@@ -155,10 +150,15 @@ def _by_length(view: View) -> str:
     )
 
 
-def _short_answers(view: View) -> str:
+def _short_answers(facts: SelectionFacts) -> str:
     """The median response of at least `FEW_KEPT` chosen has fewer than `SHORT_ANSWER_RATIO` of the tokens of the pool's."""
-    pool, chosen = (finite(frame["response_tokens"].median()) for frame in (view.scored, view.kept))
-    if view.kept.height < FEW_KEPT or pool is None or chosen is None or chosen >= SHORT_ANSWER_RATIO * pool:
+    pool, chosen = (finite(frame["response_tokens"].median()) for frame in (facts.scored, facts.chosen))
+    if (
+        facts.chosen.height < FEW_KEPT
+        or pool is None
+        or chosen is None
+        or chosen >= SHORT_ANSWER_RATIO * pool
+    ):
         return ""
     return (
         f"The selection is dominated by short answers: its median response has {decimal(chosen, 0)} tokens, the "
@@ -166,63 +166,63 @@ def _short_answers(view: View) -> str:
     )
 
 
-def _score_follows(view: View) -> str:
+def _score_follows(facts: SelectionFacts) -> str:
     """The score's rank correlation with response tokens is beyond ±`LENGTH_CORRELATION` (`CORRELATION_EXAMPLES` or more scored)."""
-    rho, n = spearman(view.scored, "score_used", "response_tokens") if view.has("score") else (None, 0)
+    rho, n = spearman(facts.scored, "score_used", "response_tokens") if facts.has("score") else (None, 0)
     if rho is None or n < CORRELATION_EXAMPLES or abs(rho) <= LENGTH_CORRELATION:
         return ""
-    prefers = "long" if (rho > 0) == view.facts.higher_is_better else "short"
+    prefers = "long" if (rho > 0) == facts.higher_is_better else "short"
     return (
-        f"The score follows the length of the answer: Spearman correlation of {view.facts.by} with response tokens is "
+        f"The score follows the length of the answer: Spearman correlation of {facts.by} with response tokens is "
         f"{decimal(rho, 2)} (n = {n:,}), so choosing by it is largely choosing {prefers} answers."
     )
 
 
-def _length(view: View) -> Found:
+def _length(facts: SelectionFacts) -> Found:
     """Answers are short, or the score follows their length: one matter, and said as one."""
-    seen = [said for said in (_short_answers(view), _score_follows(view)) if said]
-    return " ".join([*seen, _by_length(view)]) if seen else ""
+    seen = [said for said in (_short_answers(facts), _score_follows(facts)) if said]
+    return " ".join([*seen, _by_length(facts)]) if seen else ""
 
 
-def _left_out(view: View) -> Found:
+def _left_out(facts: SelectionFacts) -> Found:
     """The chat template leaves out text of the rows."""
-    if view.facts.left_out is None:
+    if facts.left_out is None:
         return ""
-    cut = view.facts.left_out
+    cut = facts.left_out
     return (
         f"{cut[0].upper()}{cut[1:]}: that text is neither scored nor learned. Give a chat template that keeps it "
         "(--chat-template my.jinja), unless the model is meant to work so."
     )
 
 
-def _stopping(view: View) -> Found:
+def _stopping(facts: SelectionFacts) -> Found:
     """The score counts the tokens that end a turn, and they make more than `END_OF_TURN_SHARE` of the whole fall of the loss."""
-    whole = end_of_turn_share(view.frame)
-    method = SCORERS.get(view.facts.by)
+    whole = end_of_turn_share(facts.frame)
+    method = SCORERS.get(facts.by)
     needs = getattr(method, "needs", ())
     if whole is None or whole <= END_OF_TURN_SHARE or "loss_after" not in needs or "end_nll_after" in needs:
         return ""
     return (
         f"Much of what is learned is to stop: {whole:.0%} of the whole fall of the loss is that of the token that ends a "
-        f"turn, which the reference learns from all examples alike, and {view.facts.by} counts it. Compare it with a selection "
+        f"turn, which the reference learns from all examples alike, and {facts.by} counts it. Compare it with a selection "
         "by text_learnability, which leaves it out (--scorers text_learnability --by text_learnability)."
     )
 
 
-def _truncated(view: View) -> Found:
+def _truncated(facts: SelectionFacts) -> Found:
     """More than `TRUNCATED_SHARE` of the examples were cut at the length limit."""
-    cut = int(view.frame["truncated"].fill_null(value=False).sum())
-    if cut <= TRUNCATED_SHARE * view.frame.height:
+    cut = int(facts.frame["truncated"].fill_null(value=False).sum())
+    if cut <= TRUNCATED_SHARE * facts.frame.height:
         return ""
     return (
-        f"{share(cut, view.frame.height)} of the examples ({cut:,} of {view.frame.height:,}) were cut at the length "
+        f"{share(cut, facts.frame.height)} of the examples ({cut:,} of {facts.frame.height:,}) were cut at the length "
         "limit and are judged by their beginning only. Raise the length limit if memory allows, or split long examples."
     )
 
 
-def _undefined(view: View) -> Found:
+def _undefined(facts: SelectionFacts) -> Found:
     """More than `UNDEFINED_SHARE` of the examples have no score."""
-    missing, whole = view.undefined, view.frame.height
+    missing, whole = facts.undefined, facts.frame.height
     if missing.height <= UNDEFINED_SHARE * whole:
         return ""
     reason = str(missing["undefined"].value_counts(sort=True)["undefined"][0])
@@ -232,9 +232,9 @@ def _undefined(view: View) -> Found:
     )
 
 
-def _duplicates(view: View) -> Found:
+def _duplicates(facts: SelectionFacts) -> Found:
     """More than `DUPLICATE_SHARE` of the rows read repeat an example."""
-    again, rows = view.duplicates.height, view.rows.height
+    again, rows = facts.duplicates.height, facts.ledger.height
     if again <= DUPLICATE_SHARE * rows:
         return ""
     return (
@@ -258,27 +258,27 @@ def much_avoided(avoided: int, read: int) -> str:
     return f"{share(avoided, read)} of the rows read ({avoided:,} of {read:,}) {AVOIDED_DOUBT}."
 
 
-def _much_avoided(view: View) -> Found:
+def _much_avoided(facts: SelectionFacts) -> Found:
     """More than `MUCH_AVOIDED` of the rows read stand in the evaluation files to avoid."""
-    return much_avoided(view.avoided.height, view.rows.height)
+    return much_avoided(facts.avoided.height, facts.ledger.height)
 
 
-def _lost_sources(view: View) -> Found:
+def _lost_sources(facts: SelectionFacts) -> Found:
     """None of a source's examples was chosen, though chance would keep some.
 
     It has `LOST_SOURCE_EXAMPLES` examples and `LOST_SOURCE_SHARE` of the pool, and a random choice of the same size would
     keep `LOST_SOURCE_EXPECTED`; or so much holds for the lost sources together, and they are more than
     `LOST_SOURCES_DEVIATIONS` standard deviations above what a random choice loses.
     """
-    whole = max(view.frame.height, 1)
-    chosen = view.kept.height / whole
+    whole = max(facts.frame.height, 1)
+    chosen = facts.chosen.height / whole
 
     def weighs(size: pl.Expr) -> pl.Expr:
         """Too many to be missed by chance, and enough to matter."""
         large = (size >= LOST_SOURCE_EXAMPLES) & (size >= LOST_SOURCE_SHARE * whole)
         return large & (size * chosen >= LOST_SOURCE_EXPECTED)
 
-    groups = view.frame.group_by("source").agg(examples=pl.len(), kept=pl.col("is_kept").sum())
+    groups = facts.frame.group_by("source").agg(examples=pl.len(), kept=pl.col("is_kept").sum())
     lost = groups.filter(pl.col("kept") == 0)
     missed = (1 - chosen) ** groups["examples"].to_numpy()  # by a random choice of that share of the pool
     spread = float((missed * (1 - missed)).sum()) ** 0.5
@@ -296,13 +296,13 @@ def _lost_sources(view: View) -> Found:
     )
 
 
-def _given(check: Callable[[View], Found], *columns: str) -> Callable[[View], Found]:
+def _given(check: Callable[[SelectionFacts], Found], *columns: str) -> Callable[[SelectionFacts], Found]:
     """Return a check that cannot be made without some columns."""
-    return lambda view: check(view) if view.has(*columns) else None
+    return lambda facts: check(facts) if facts.has(*columns) else None
 
 
 _FALL = ("loss_before", "loss_after", "response_tokens", "end_nll_before", "end_nll_after")
-SELECTION_CHECKS: dict[str, Callable[[View], Found]] = {
+SELECTION_CHECKS: dict[str, Callable[[SelectionFacts], Found]] = {
     "selection smaller than the budget": _shortfall,
     "tiny selection": _tiny,
     "memorized reference": _given(_memorized, "loss_before", "loss_after"),
