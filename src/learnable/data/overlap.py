@@ -129,8 +129,10 @@ def shingles(words: Sequence[str]) -> set[tuple[str, ...]]:
 
 def jaccard(one: Collection[Any], other: Collection[Any]) -> float:
     """Return what is in both sets over what is in either, in [0, 1]; NaN where neither has any."""
-    shared, either = set(one) & set(other), set(one) | set(other)
-    return len(shared) / len(either) if either else math.nan
+    first, second = frozenset(one), frozenset(other)
+    shared = len(first & second)
+    either = len(first) + len(second) - shared
+    return shared / either if either else math.nan
 
 
 def excerpt(text: str) -> str:
