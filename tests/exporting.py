@@ -9,8 +9,8 @@ QWEN = ModelSize(parameters=596_049_920, layers=28, width=1_024, vocabulary=151_
 """Qwen3-0.6B, of which the page has the configurations."""
 
 
-def destination(*, model="m", max_length=10, render=lambda examples: (), size=None):
-    return Destination(model=model, max_length=max_length, render=render, size=size)
+def destination(**given):
+    return Destination(**{"model": "m", "max_length": 10, "render": lambda examples: ()} | given)
 
 
 def stand_in_for_unsloth(monkeypatch):

@@ -49,9 +49,8 @@ def exported(pool, folder, trainer, model="my-model"):
     """Export all but the first two examples, and return them."""
     chosen = list(load_pool(pool).iter_examples())[2:]
     ids = [example.id for example in chosen]
-    write_export(
-        pool, ids, folder, trainer=trainer, model=str(model), max_length=200, render=rendered_by(model)
-    )
+    to = destination(model=str(model), max_length=200, render=rendered_by(model))
+    write_export(pool, ids, folder, trainer=trainer, to=to)
     return chosen
 
 
@@ -349,7 +348,7 @@ def test_axolotl_reads_selected_rows_by_the_entry_on_the_page(title):
 def test_the_written_rows_are_in_the_order_of_the_pool(pool, tmp_path):
     examples = load_pool(pool).examples
     ids = examples["id"].to_list()
-    write_export(pool, [ids[5], ids[1]], tmp_path, trainer="axolotl", model="m", max_length=10, render=list)
+    write_export(pool, [ids[5], ids[1]], tmp_path, trainer="axolotl", to=destination())
     rows = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
     answers = [row["messages"][-1]["content"] for row in rows]
     assert answers == [examples["messages"][position][-1]["content"] for position in (1, 5)]
@@ -357,4 +356,4 @@ def test_the_written_rows_are_in_the_order_of_the_pool(pool, tmp_path):
 
 def test_an_id_of_another_pool_is_an_error(pool, tmp_path):
     with pytest.raises(DataError, match="1 of 1 chosen ids are not in"):
-        write_export(pool, ["ab" * 16], tmp_path, trainer="trl", model="m", max_length=10, render=list)
+        write_export(pool, ["ab" * 16], tmp_path, trainer="trl", to=destination())

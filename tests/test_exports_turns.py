@@ -154,9 +154,8 @@ def test_what_the_chat_template_refuses_is_no_row_for_unsloth():
 
 
 def test_a_chosen_chat_template_goes_along_to_unsloth(tmp_path):
-    from learnable.data.exports import Destination
 
-    to = Destination(model="m", max_length=9, render=lambda _: (), chat_template=True)
+    to = destination(chat_template="{{ x }}")
     script = export([PLAIN], "unsloth", to)[1]["train.py"]
     assert 'tokenizer.chat_template = Path("chat_template.jinja").read_text(encoding="utf-8")' in script
     compile(script, "train.py", "exec")
@@ -238,16 +237,8 @@ def test_a_chosen_chat_template_goes_along(tmp_path, trainer):
     pool = read([str(write_messages(toy_examples(2), tmp_path / "rows.jsonl"))])
     save_pool(pool, tmp_path / "pool")
     ids = pool.examples["id"].to_list()
-    write_export(
-        tmp_path / "pool",
-        ids,
-        tmp_path / "out",
-        trainer=trainer,
-        model="m",
-        max_length=9,
-        render=list,
-        chat_template="{{ x }}",
-    )
+    to = destination(chat_template="{{ x }}")
+    write_export(tmp_path / "pool", ids, tmp_path / "out", trainer=trainer, to=to)
     written = yaml.safe_load((tmp_path / "out" / "sft.yaml").read_text())
     name = written.get("chat_template_path") or written.get("chat_template_jinja")
     assert (tmp_path / "out" / name).read_text() == "{{ x }}"

@@ -15,7 +15,7 @@ from exporting import QWEN, destination, stand_in_for_unsloth
 from learnable.commands import load, score, select, show
 from learnable.commands.select import Selecting
 from learnable.data import answers_of, load_pool, pairs_of, read
-from learnable.data.exports import export_pairs
+from learnable.data.exports import export
 from learnable.errors import DataError, UsageError
 from learnable.models.rendering import Renderer
 from learnable.recipes import lobass
@@ -242,8 +242,8 @@ def test_the_page_shows_what_is_written_of_pairs(trainer, kept):
     page = (Path(__file__).parents[1] / "docs" / "bring-your-own-trainer.md").read_text(encoding="utf-8")
     part = page.partition("### Preference pairs\n")[2].partition("\n## ")[0]
     shown = dict(re.findall(r'^```(?:json|yaml) title="([^"]+)"\n(.*?)^```$', part, re.MULTILINE | re.DOTALL))
-    to = destination(model="Qwen/Qwen3-0.6B", max_length=2_048, size=QWEN)
-    _, files = export_pairs(kept, trainer, to)
+    to = destination(pairs=True, model="Qwen/Qwen3-0.6B", max_length=2_048, size=QWEN)
+    _, files = export(kept, trainer, to)
     assert {name: yaml.safe_load(shown[f"{trainer}/{name}"]) for name in files} == files
 
 
@@ -254,4 +254,4 @@ def said(pair):
 def test_what_axolotl_would_leave_out_of_a_pair_is_an_error(kept):
     thinking = replace(kept[0], chosen=replace(kept[0].chosen, reasoning="because"))
     with pytest.raises(DataError, match="leave out calls, tools or reasoning"):
-        export_pairs([thinking], "axolotl", destination())
+        export([thinking], "axolotl", destination(pairs=True))

@@ -13,7 +13,7 @@ from learnable import data as rows
 from learnable.commands.inputs import is_made
 from learnable.commands.options import DryRun, Flat, Output, Several
 from learnable.commands.selection_card import CARD, selection_card, unusual
-from learnable.data.exports import Trainer, write_export
+from learnable.data.exports import Destination, Trainer, write_export
 from learnable.errors import DataError, UsageError, did_you_mean
 from learnable.explorer import read_ids
 from learnable.measures import numbers_of
@@ -296,11 +296,7 @@ def _export(
         found = load_tokenizer(ref).chat_template
         template = str(found["default"] if isinstance(found, Mapping) else found)
     here = ref.name == "starter" or Path(ref.name).expanduser().exists()
-    paths = write_export(
-        pool,
-        ids,
-        folder / trainer,
-        trainer=trainer,
+    to = Destination(
         # What other trainers load: a hub id as it is, else the folder of its weights.
         model=str(locate(ModelRef(name=ref.name)).resolve()) if here else ref.name,
         max_length=max_length,
@@ -308,6 +304,7 @@ def _export(
         size=size_of(ModelRef(name=ref.name)),
         chat_template=template,
     )
+    paths = write_export(pool, ids, folder / trainer, trainer=trainer, to=to)
     return [str(path.relative_to(folder)) for path in paths]
 
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -12,8 +13,8 @@ import yaml
 
 from learnable.data import unsloth
 from learnable.data.card_fit import CardFit, ModelSize, card_fit
-from learnable.data.pairs import answers_of, pairs_of
-from learnable.data.pool import load_pool
+from learnable.data.pairs import answers_of
+from learnable.data.pool import each_of, load_pool
 from learnable.errors import DataError
 from learnable.runs.files import replacing
 from learnable.runs.progress import say
@@ -26,12 +27,6 @@ ROWS = "train.jsonl"
 CONFIGURATION, PAIR_CONFIGURATION = "sft.yaml", "dpo.yaml"
 DATASET_INFO = "dataset_info.json"
 TEMPLATE = "chat_template.jinja"
-_CHAT_TEMPLATE: dict[str, dict[str, Any]] = {
-    "trl": {"chat_template_path": TEMPLATE},
-    "axolotl": {"chat_template": "jinja", "chat_template_jinja": TEMPLATE},
-    "unsloth": {},
-}
-
 
 Render = Callable[[Sequence[Example]], Iterable[Rendered]]
 """Turns examples into the tokens that were scored."""
@@ -43,40 +38,58 @@ class Destination:
 
     Args:
         model: What is trained, as the trainer finds it.
-        max_length: Longest example in tokens.
+        max_length: Longest example in tokens; longer ones are cut, as they were when scored.
         render: What gives the tokens of an example, for unsloth.
         size: Of the model; None where it is not known.
-        chat_template: Whether a chat template was chosen, which stands in ``TEMPLATE``.
+        chat_template: The text of one that was chosen instead of the model's own; LLaMA-Factory takes none but its own.
+        pairs: Whether pairs are learned from, and not conversations.
     """
 
     model: str
     max_length: int
     render: Render
     size: ModelSize | None = None
-    chat_template: bool = False
+    chat_template: str | None = None
+    pairs: bool = False
 
-    def fit(self, *, texts_per_row: int = 1) -> CardFit:
-        """Return how many rows, each of so many texts, are taken at once."""
+    @cached_property
+    def fit(self) -> CardFit:
+        """How many rows, of one text or two, are taken at once."""
         return card_fit(
             self.size,
             max_length=self.max_length,
             batch_size=_TUNING.batch_size,
             rank=_TUNING.rank,
-            texts_per_row=texts_per_row,
+            texts_per_row=2 if self.pairs else 1,
         )
+
+    @property
+    def configuration(self) -> str:
+        """The file of the settings."""
+        return PAIR_CONFIGURATION if self.pairs else CONFIGURATION
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What TRL, unsloth and LLaMA-Factory all take: arguments of the trainer of transformers."""
+        return {
+            "num_train_epochs": _TUNING.epochs,
+            "learning_rate": PAIR_LEARNING_RATE if self.pairs else _TUNING.peak_learning_rate,
+            "lr_scheduler_type": "cosine",
+            "report_to": "none",
+            "output_dir": "model",
+        }
+
+    @property
+    def batches(self) -> dict[str, int]:
+        """Rows of a micro-batch, and how many of these make a step, by the same arguments."""
+        return {
+            "per_device_train_batch_size": self.fit.rows,
+            "gradient_accumulation_steps": self.fit.accumulation,
+        }
 
 
 def write_export(
-    pool: Path,
-    ids: Collection[str],
-    folder: Path,
-    *,
-    trainer: Trainer,
-    model: str,
-    max_length: int,
-    render: Render,
-    size: ModelSize | None = None,
-    chat_template: str | None = None,
+    pool: Path, ids: Collection[str], folder: Path, *, trainer: Trainer, to: Destination
 ) -> list[Path]:
     """Write the chosen conversations or pairs and what the trainer needs to train on them, and return the files.
 
@@ -84,11 +97,10 @@ def write_export(
     that were scored, not the rows they were read from: no trainer joins the parts of a row in a way of its own.
     ``sft.yaml``, of pairs ``dpo.yaml``, has LoRA with the defaults of ``Tuning``; paths in it are relative to the folder.
 
-    ``pool`` is its folder, and ``ids`` name each example or pair to write once, in any order. Examples longer than ``max_length``
-    tokens are cut, as they were when scored. A ``chat_template`` was chosen instead of the model's own; LLaMA-Factory
-    takes none but its own. Micro-batches are as large as the ``size`` of the model lets a card of 24 GB hold, see
-    ``card_fit``, and a step has as many of them as make up the batch of ``Tuning``. For unsloth it is a script, and the
-    rows are the tokens that ``render`` gives: its trainer reads conversations in a way that differs by version.
+    ``pool`` is its folder, and ``ids`` name each example or pair to write once, in any order. Micro-batches are as large as
+    the size of the model lets a card of 24 GB hold, see ``card_fit``, and a step has as many of them as make up the batch of
+    ``Tuning``. For unsloth it is a script, and the rows are tokens: its trainer reads conversations in a way that differs by
+    version.
 
     Raises:
         DataError: If an id is not in the pool, or the trainer would leave out a conversation or a part of it.
@@ -106,21 +118,9 @@ def write_export(
             hint="choose from the data that was scored",
         )
     chosen = replace(load_pool(pool), conversations=found.lazy())
-    destination = Destination(
-        model=model,
-        max_length=max_length,
-        render=render,
-        size=size,
-        chat_template=chat_template is not None,
-    )
-    if chosen.holds_pairs:
-        exported, files = export_pairs(list(pairs_of(chosen)), trainer, destination)
-    else:
-        exported, files = export(list(chosen.iter_examples()), trainer, destination)
-    say(f"{trainer}: {destination.fit(texts_per_row=2 if chosen.holds_pairs else 1)}")
-    takes_template = chat_template is not None and trainer in _CHAT_TEMPLATE
-    if takes_template and _CHAT_TEMPLATE[trainer]:
-        files[PAIR_CONFIGURATION if chosen.holds_pairs else CONFIGURATION] |= _CHAT_TEMPLATE[trainer]
+    to = replace(to, pairs=chosen.holds_pairs)
+    exported, files = export(each_of(chosen), trainer, to)
+    say(f"{trainer}: {to.fit}")
     texts = {ROWS: "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in exported)}
     for name, content in files.items():
         if isinstance(content, str):
@@ -129,8 +129,8 @@ def write_export(
             texts[name] = json.dumps(content, indent=2) + "\n"
         else:
             texts[name] = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-    if chat_template is not None and takes_template:
-        texts[TEMPLATE] = chat_template
+    if to.chat_template is not None and trainer != "llamafactory":
+        texts[TEMPLATE] = to.chat_template
     for name, text in texts.items():
         with replacing(folder / name) as part:
             part.write_text(text, encoding="utf-8")
@@ -140,21 +140,15 @@ def write_export(
 _Exported = tuple[Iterable[dict[str, Any]], dict[str, Any]]
 
 
-def export(examples: Sequence[Example], trainer: Trainer, destination: Destination) -> _Exported:
+def export(learned: Sequence[Example] | Sequence[Pair], trainer: Trainer, to: Destination) -> _Exported:
     """Return the rows of ``train.jsonl`` and the content of the other files by their names; see ``write_export``."""
-    exports = {"trl": _trl, "unsloth": _unsloth, "llamafactory": _llamafactory, "axolotl": _axolotl}
-    return exports[trainer](examples, destination)
-
-
-def export_pairs(pairs: Sequence[Pair], trainer: Trainer, destination: Destination) -> _Exported:
-    """Return the rows of ``train.jsonl`` and the content of the other files for DPO; see ``write_export``."""
-    exports = {
-        "trl": _trl_pairs,
-        "unsloth": _unsloth_pairs,
-        "llamafactory": _llamafactory_pairs,
-        "axolotl": _axolotl_pairs,
+    exports: dict[Trainer, tuple[Callable[..., _Exported], Callable[..., _Exported]]] = {
+        "trl": (_trl, _trl_pairs),
+        "unsloth": (_unsloth, _unsloth_pairs),
+        "llamafactory": (_llamafactory, _llamafactory_pairs),
+        "axolotl": (_axolotl, _axolotl_pairs),
     }
-    return exports[trainer](pairs, destination)
+    return exports[trainer][to.pairs](learned, to)
 
 
 def _learn_last_only(examples: Sequence[Example], trainer: str) -> bool:
@@ -177,19 +171,7 @@ def _learn_last_only(examples: Sequence[Example], trainer: str) -> bool:
 
 _TUNING = Tuning()
 PAIR_LEARNING_RATE, BETA = 5e-5, 0.1
-# What TRL, unsloth and LLaMA-Factory all take: arguments of the trainer of transformers.
-_ARGUMENTS = {
-    "num_train_epochs": _TUNING.epochs,
-    "learning_rate": _TUNING.peak_learning_rate,
-    "lr_scheduler_type": "cosine",
-    "report_to": "none",
-    "output_dir": "model",
-}
-_OF_PAIRS = _ARGUMENTS | {"learning_rate": PAIR_LEARNING_RATE}
-
-
-def _batches(fit: CardFit) -> dict[str, Any]:
-    return {"per_device_train_batch_size": fit.rows, "gradient_accumulation_steps": fit.accumulation}
+_DPO = {"loss_type": "sigmoid", "beta": BETA}
 
 
 def _trl(examples: Sequence[Example], to: Destination) -> _Exported:
@@ -206,28 +188,30 @@ def _trl(examples: Sequence[Example], to: Destination) -> _Exported:
         return parts | ({"tools": example.tools or None} if tools else {})
 
     loss = {"completion_only_loss": True} if pairs else {"assistant_only_loss": True}
-    return map(row, examples), {CONFIGURATION: _trl_settings(to, to.fit(), loss | _ARGUMENTS)}
+    return map(row, examples), _trl_settings(to, loss)
 
 
-def _trl_settings(to: Destination, fit: CardFit, own: Mapping[str, Any]) -> dict[str, Any]:
-    return {
+def _trl_settings(to: Destination, loss: Mapping[str, Any]) -> dict[str, Any]:
+    settings = {
         "model_name_or_path": to.model,
         "dtype": "bfloat16",
-        **({"load_in_4bit": True} if fit.four_bit else {}),
+        **({"load_in_4bit": True} if to.fit.four_bit else {}),
         "datasets": [{"path": "json", "data_files": ROWS}],
         "max_length": to.max_length,
         "use_peft": True,
         "lora_r": _TUNING.rank,
         "lora_alpha": 2 * _TUNING.rank,
         "lora_target_modules": "all-linear",
-        **own,
-        **_batches(fit),
+        **loss,
+        **to.arguments,
+        **to.batches,
+        **({"chat_template_path": TEMPLATE} if to.chat_template is not None else {}),
     }
+    return {to.configuration: settings}
 
 
 def _trl_pairs(pairs: Sequence[Pair], to: Destination) -> _Exported:
-    settings = _trl_settings(to, to.fit(texts_per_row=2), {"loss_type": "sigmoid", "beta": BETA} | _OF_PAIRS)
-    return _pair_rows(pairs), {PAIR_CONFIGURATION: settings}
+    return _pair_rows(pairs), _trl_settings(to, _DPO)
 
 
 def _pair_rows(pairs: Sequence[Pair]) -> Iterable[dict[str, Any]]:
@@ -242,27 +226,26 @@ def _pair_rows(pairs: Sequence[Pair]) -> Iterable[dict[str, Any]]:
 
 
 def _unsloth(examples: Sequence[Example], to: Destination) -> _Exported:
-    settings = {"max_length": to.max_length} | _ARGUMENTS | _batches(to.fit())
-    return unsloth.labelled(to.render(examples)), {unsloth.SCRIPT: _script("SFT", settings, to, to.fit())}
+    return unsloth.labelled(to.render(examples)), _script("SFT", {}, to)
 
 
 def _unsloth_pairs(pairs: Sequence[Pair], to: Destination) -> _Exported:
-    fit = to.fit(texts_per_row=2)
-    settings = {"max_length": to.max_length, "loss_type": "sigmoid", "beta": BETA} | _OF_PAIRS | _batches(fit)
-    return _pair_rows(pairs), {unsloth.SCRIPT: _script("DPO", settings, to, fit)}
+    return _pair_rows(pairs), _script("DPO", _DPO, to)
 
 
-def _script(kind: str, settings: dict[str, Any], to: Destination, fit: CardFit) -> str:
-    return unsloth.script(
-        settings,
-        kind=kind,
+def _script(kind: str, loss: Mapping[str, Any], to: Destination) -> dict[str, str]:
+    text = unsloth.script(
+        kind,
+        {"max_length": to.max_length, **loss, **to.arguments, **to.batches},
+        chat_template=None if to.chat_template is None else TEMPLATE,
         model=to.model,
         max_length=to.max_length,
-        fit=fit,
+        four_bit=to.fit.four_bit,
         rank=_TUNING.rank,
+        alpha=2 * _TUNING.rank,
         seed=_TUNING.seed,
-        chat_template=TEMPLATE if to.chat_template else None,
     )
+    return {unsloth.SCRIPT: text}
 
 
 def _llamafactory(examples: Sequence[Example], to: Destination) -> _Exported:
@@ -271,11 +254,10 @@ def _llamafactory(examples: Sequence[Example], to: Destination) -> _Exported:
         _check_llamafactory(example)
     tools = any(example.tools for example in examples)
     calls = any(message.tool_calls for example in examples for message in example.messages)
-    own = {"stage": "sft", **_ARGUMENTS, **({"mask_history": True} if only_last else {})}
-    settings = _llamafactory_settings(to, to.fit(), own)
+    own = {"stage": "sft", **to.arguments, **({"mask_history": True} if only_last else {})}
     rows = (_llamafactory_row(example, tools=tools) for example in examples)
     description = _llamafactory_description(calls=tools or calls)
-    return rows, {CONFIGURATION: settings, DATASET_INFO: {"selection": description}}
+    return rows, _llamafactory_files(to, own, description)
 
 
 def _llamafactory_description(*, calls: bool) -> dict[str, Any]:
@@ -290,10 +272,12 @@ def _llamafactory_description(*, calls: bool) -> dict[str, Any]:
     }
 
 
-def _llamafactory_settings(to: Destination, fit: CardFit, own: Mapping[str, Any]) -> dict[str, Any]:
-    return {
+def _llamafactory_files(
+    to: Destination, own: Mapping[str, Any], description: Mapping[str, Any]
+) -> dict[str, Any]:
+    settings = {
         "model_name_or_path": to.model,
-        **({"quantization_bit": 4} if fit.four_bit else {}),
+        **({"quantization_bit": 4} if to.fit.four_bit else {}),
         "do_train": True,
         "finetuning_type": "lora",
         "lora_rank": _TUNING.rank,
@@ -304,8 +288,9 @@ def _llamafactory_settings(to: Destination, fit: CardFit, own: Mapping[str, Any]
         "cutoff_len": to.max_length,
         "bf16": True,
         **own,
-        **_batches(fit),
+        **to.batches,
     }
+    return {to.configuration: settings, DATASET_INFO: {"selection": description}}
 
 
 def _llamafactory_pairs(pairs: Sequence[Pair], to: Destination) -> _Exported:
@@ -322,9 +307,8 @@ def _llamafactory_pairs(pairs: Sequence[Pair], to: Destination) -> _Exported:
 
     description = _llamafactory_description(calls=tools or calls) | {"ranking": True}
     description["columns"] |= {"chosen": "chosen", "rejected": "rejected"}
-    own = {"stage": "dpo", "pref_loss": "sigmoid", "pref_beta": BETA, **_OF_PAIRS}
-    settings = _llamafactory_settings(to, to.fit(texts_per_row=2), own)
-    return map(row, answers), {PAIR_CONFIGURATION: settings, DATASET_INFO: {"selection": description}}
+    own = {"stage": "dpo", "pref_loss": "sigmoid", "pref_beta": BETA, **to.arguments}
+    return map(row, answers), _llamafactory_files(to, own, description)
 
 
 def _llamafactory_row(example: Example, *, tools: bool) -> dict[str, Any]:
@@ -374,31 +358,31 @@ def _axolotl(examples: Sequence[Example], to: Destination) -> _Exported:
     }
     # Left to itself, it drops longer rows.
     own = {"excess_length_strategy": "truncate", "learning_rate": _TUNING.peak_learning_rate}
-    return map(row, examples), {CONFIGURATION: _axolotl_settings(to, to.fit(), rows, own)}
+    return map(row, examples), _axolotl_settings(to, rows, own)
 
 
-def _axolotl_settings(
-    to: Destination, fit: CardFit, rows: Mapping[str, Any], own: Mapping[str, Any]
-) -> dict[str, Any]:
-    return {
+def _axolotl_settings(to: Destination, rows: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    settings = {
         "base_model": to.model,
-        **({"load_in_4bit": True} if fit.four_bit else {}),
+        **({"load_in_4bit": True} if to.fit.four_bit else {}),
         "datasets": [rows],
         "sequence_len": to.max_length,
-        "adapter": "qlora" if fit.four_bit else "lora",
+        "adapter": "qlora" if to.fit.four_bit else "lora",
         "lora_r": _TUNING.rank,
         "lora_alpha": 2 * _TUNING.rank,
         "lora_target_linear": True,
         "num_epochs": _TUNING.epochs,
         "lr_scheduler": "cosine",
         "optimizer": "adamw_torch",
-        "micro_batch_size": fit.rows,
-        "gradient_accumulation_steps": fit.accumulation,
+        "micro_batch_size": to.fit.rows,
+        "gradient_accumulation_steps": to.fit.accumulation,
         "gradient_checkpointing": True,
         "bf16": "auto",
         "output_dir": "model",
         **own,
+        **({} if to.chat_template is None else {"chat_template": "jinja", "chat_template_jinja": TEMPLATE}),
     }
+    return {to.configuration: settings}
 
 
 def _axolotl_pairs(pairs: Sequence[Pair], to: Destination) -> _Exported:
@@ -416,4 +400,4 @@ def _axolotl_pairs(pairs: Sequence[Pair], to: Destination) -> _Exported:
 
     rows = {"path": ROWS, "split": "train", "type": "chat_template.default"}
     own = {"rl": "dpo", "rl_beta": BETA, "learning_rate": PAIR_LEARNING_RATE}
-    return map(row, pairs), {PAIR_CONFIGURATION: _axolotl_settings(to, to.fit(texts_per_row=2), rows, own)}
+    return map(row, pairs), _axolotl_settings(to, rows, own)

@@ -104,7 +104,7 @@ def hold_out(pool: Pool, *, share: float, most: int | None = None) -> tuple[Pool
     The share, from 0 to 1, is of the distinct prompts of every source, rounded, and at most ``most``. Returned are the pool without the rows
     set aside, which it marks as held out, and their examples or pairs, in the order of the pool.
     """
-    keys = [prompt_key(example, draw="held out") for example in _each(pool)]
+    keys = [prompt_key(example, draw="held out") for example in each_of(pool)]
     prompts = pl.Series("prompt", keys, dtype=pl.String)
     known = pool.examples.with_columns(prompts)
     place = pl.col("prompt").rank("dense").over("source") - 1
@@ -116,10 +116,11 @@ def hold_out(pool: Pool, *, share: float, most: int | None = None) -> tuple[Pool
     first = pl.col("id").is_in(aside["id"].implode()) & pl.col("reason").is_null()
     rows = pool.ledger.with_columns(pl.when(first).then(pl.lit(HELD_OUT)).otherwise("reason").alias("reason"))
     rest = replace(pool, conversations=examples.lazy(), ledger=rows)
-    return rest, _each(replace(pool, conversations=aside.lazy()))
+    return rest, each_of(replace(pool, conversations=aside.lazy()))
 
 
-def _each(pool: Pool) -> list[Example] | list[Pair]:
+def each_of(pool: Pool) -> list[Example] | list[Pair]:
+    """Return what a pool holds, conversations or pairs."""
     return list(pairs_of(pool)) if pool.holds_pairs else list(pool.iter_examples())
 
 

@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from learnable.data.card_fit import CardFit
 from learnable.errors import DataError
 from learnable.types import Rendered
 
@@ -58,39 +57,26 @@ def labelled(rendered: Iterable[Rendered]) -> Iterable[dict[str, Any]]:
         yield {"input_ids": ids, "labels": labels}
 
 
-def script(
-    settings: dict[str, Any],
-    *,
-    kind: str,
-    model: str,
-    max_length: int,
-    fit: CardFit,
-    rank: int,
-    seed: int,
-    chat_template: str | None,
-) -> str:
+def script(kind: str, settings: dict[str, Any], *, chat_template: str | None, **given: str | float) -> str:
     """Return the script, whose trainer is TRL's of this ``kind`` (SFT or DPO) with these settings of its configuration.
 
-    ``chat_template`` names a file beside the script that takes the place of the model's own.
+    ``chat_template`` names a file beside the script that takes the place of the model's own. What else is ``given`` stands
+    in the script by its name.
     """
     names = ["from datasets import load_dataset", f"from trl import {kind}Config, {kind}Trainer"]
+    template = ""
     if chat_template is not None:
         names = ["from pathlib import Path", "", *names]
-    read = f'tokenizer.chat_template = Path("{chat_template}").read_text(encoding="utf-8")\n'
+        template = f'tokenizer.chat_template = Path("{chat_template}").read_text(encoding="utf-8")\n'
     return _SCRIPT.format(
-        imports="\n".join(names),
-        model=_written(model),
-        max_length=max_length,
-        four_bit=fit.four_bit,
-        template="" if chat_template is None else read,
-        rank=rank,
-        alpha=2 * rank,
-        seed=seed,
         kind=kind,
+        imports="\n".join(names),
+        template=template,
         settings="\n".join(f"    {name}={_written(value)}," for name, value in settings.items()),
+        **{name: _written(value) for name, value in given.items()},
     )
 
 
 def _written(value: str | float) -> str:
-    """Return a text or a number as code: JSON writes both as Python does, with the quotes of a formatter."""
-    return json.dumps(value, ensure_ascii=False)
+    """Return a value as code: JSON writes a text as Python does, with the quotes of a formatter."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
