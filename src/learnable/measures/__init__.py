@@ -5,48 +5,28 @@ fills the store for all (``keep``), and ``passes`` makes the batches of rendered
 target's rows, is part of a measure's parameters, and of what asks for it.
 """
 
-from learnable.measures.extrapolation import extrapolated
-from learnable.measures.importance import log_importance
-from learnable.measures.keep import Found, fill, known
-from learnable.measures.kind import AIMED, PASSES, MeasureKind, Role
-from learnable.measures.kinds import (
-    COLUMNS,
-    LISTS,
-    MEASURES,
-    column_of,
-    kinds_of,
-    known_beside,
-    numbers_of,
-    roles_of,
-)
-from learnable.measures.kinds.losses import end_of_turn
-from learnable.measures.passes import column, measure_of, nll_of, planned, take
-from learnable.measures.rendered import answers_alone, lengths
-
-__all__ = [
-    "AIMED",
-    "COLUMNS",
-    "LISTS",
-    "MEASURES",
-    "PASSES",
-    "Found",
-    "MeasureKind",
-    "Role",
-    "answers_alone",
-    "column",
-    "column_of",
-    "end_of_turn",
-    "extrapolated",
-    "fill",
-    "kinds_of",
-    "known",
-    "known_beside",
-    "lengths",
-    "log_importance",
-    "measure_of",
-    "nll_of",
-    "numbers_of",
-    "planned",
-    "roles_of",
-    "take",
-]
+from learnable.measures.extrapolation import extrapolated as extrapolated
+from learnable.measures.importance import log_importance as log_importance
+from learnable.measures.keep import Found as Found
+from learnable.measures.keep import fill as fill
+from learnable.measures.keep import known as known
+from learnable.measures.kind import AIMED as AIMED
+from learnable.measures.kind import PASSES as PASSES
+from learnable.measures.kind import MeasureKind as MeasureKind
+from learnable.measures.kind import Role as Role
+from learnable.measures.kinds import COLUMNS as COLUMNS
+from learnable.measures.kinds import LISTS as LISTS
+from learnable.measures.kinds import MEASURES as MEASURES
+from learnable.measures.kinds import column_of as column_of
+from learnable.measures.kinds import kinds_of as kinds_of
+from learnable.measures.kinds import known_beside as known_beside
+from learnable.measures.kinds import numbers_of as numbers_of
+from learnable.measures.kinds import roles_of as roles_of
+from learnable.measures.kinds.losses import end_of_turn as end_of_turn
+from learnable.measures.passes import column as column
+from learnable.measures.passes import measure_of as measure_of
+from learnable.measures.passes import nll_of as nll_of
+from learnable.measures.passes import planned as planned
+from learnable.measures.passes import take as take
+from learnable.measures.rendered import answers_alone as answers_alone
+from learnable.measures.rendered import lengths as lengths

@@ -2,12 +2,15 @@
 
 from collections.abc import Callable, Mapping
 
-from learnable.objectives.davir import LEAST_NATS, DavIR
-from learnable.objectives.dpo import DPO
-from learnable.objectives.imitation import HingeMargin, LinearMargin
-from learnable.objectives.ipo import IPO
-from learnable.objectives.nll import NLL
-from learnable.objectives.objective import EndingObjective, Objective
+from learnable.objectives.davir import LEAST_NATS as LEAST_NATS
+from learnable.objectives.davir import DavIR as DavIR
+from learnable.objectives.dpo import DPO as DPO
+from learnable.objectives.imitation import HingeMargin as HingeMargin
+from learnable.objectives.imitation import LinearMargin as LinearMargin
+from learnable.objectives.ipo import IPO as IPO
+from learnable.objectives.nll import NLL as NLL
+from learnable.objectives.objective import EndingObjective as EndingObjective
+from learnable.objectives.objective import Objective as Objective
 
 OBJECTIVES: Mapping[str, Callable[..., Objective]] = {
     "nll": NLL,
@@ -24,17 +27,3 @@ PREFERENCES: Mapping[str, Callable[..., Objective]] = {
     "hinge": HingeMargin,
 }
 """Losses of preference pairs, by TRL's names where it has them."""
-
-__all__ = [
-    "DPO",
-    "IPO",
-    "LEAST_NATS",
-    "NLL",
-    "OBJECTIVES",
-    "PREFERENCES",
-    "DavIR",
-    "EndingObjective",
-    "HingeMargin",
-    "LinearMargin",
-    "Objective",
-]

@@ -1,45 +1,25 @@
 """Fine-tuning by any objective with PEFT, and the reference models that learnability compares with."""
 
-from learnable.training.adapters import lora, save_whole
-from learnable.training.copies import Base, copies_of
-from learnable.training.devices import join
-from learnable.training.epochs import KeptEpoch, kept_epochs
-from learnable.training.fine_tuning import MIXTURE, Trained, fine_tune
-from learnable.training.merging import Merged, merge_copies
-from learnable.training.mixtures import Mixed
-from learnable.training.reference import (
-    Part,
-    References,
-    assign_folds,
-    given_reference,
-    read_reference,
-    train_reference,
-)
-from learnable.training.samplers import AdaptiveSampler, LengthGroupedBatches, Sampler
-from learnable.training.summed_gradients import gradient_sums
-
-__all__ = [
-    "MIXTURE",
-    "AdaptiveSampler",
-    "Base",
-    "KeptEpoch",
-    "LengthGroupedBatches",
-    "Merged",
-    "Mixed",
-    "Part",
-    "References",
-    "Sampler",
-    "Trained",
-    "assign_folds",
-    "copies_of",
-    "fine_tune",
-    "given_reference",
-    "gradient_sums",
-    "join",
-    "kept_epochs",
-    "lora",
-    "merge_copies",
-    "read_reference",
-    "save_whole",
-    "train_reference",
-]
+from learnable.training.adapters import lora as lora
+from learnable.training.adapters import save_whole as save_whole
+from learnable.training.copies import Base as Base
+from learnable.training.copies import copies_of as copies_of
+from learnable.training.devices import join as join
+from learnable.training.epochs import KeptEpoch as KeptEpoch
+from learnable.training.epochs import kept_epochs as kept_epochs
+from learnable.training.fine_tuning import MIXTURE as MIXTURE
+from learnable.training.fine_tuning import Trained as Trained
+from learnable.training.fine_tuning import fine_tune as fine_tune
+from learnable.training.merging import Merged as Merged
+from learnable.training.merging import merge_copies as merge_copies
+from learnable.training.mixtures import Mixed as Mixed
+from learnable.training.reference import Part as Part
+from learnable.training.reference import References as References
+from learnable.training.reference import assign_folds as assign_folds
+from learnable.training.reference import given_reference as given_reference
+from learnable.training.reference import read_reference as read_reference
+from learnable.training.reference import train_reference as train_reference
+from learnable.training.samplers import AdaptiveSampler as AdaptiveSampler
+from learnable.training.samplers import LengthGroupedBatches as LengthGroupedBatches
+from learnable.training.samplers import Sampler as Sampler
+from learnable.training.summed_gradients import gradient_sums as gradient_sums
