@@ -7,7 +7,6 @@ to know: a token sees the tokens of its own example before it, and those of its 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import groupby, pairwise
 from typing import Any
 
@@ -79,11 +78,6 @@ class Layout:
     def computed(self) -> int:
         """How many tokens a pass computes, padding included."""
         return self.ids.numel()
-
-    @cached_property
-    def longest(self) -> int:
-        """Tokens of the longest example."""
-        return int(self.positions.max()) + 1
 
 
 def padded(rendered: Sequence[Rendered]) -> Layout:

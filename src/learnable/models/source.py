@@ -181,21 +181,18 @@ def identity(folder: Path, dtype: str) -> str:
 
 
 def _checked(folder: Path, *, adapter: bool) -> Path:
-    if is_adapter(folder):
-        if not adapter:
-            raise ModelError(
-                f"{folder} holds a LoRA adapter, not a whole model",
-                hint="give its base model as the model, and this folder as reference.model",
-            )
-        _refuse_pointers(folder.iterdir())
-        return folder
-    if not (folder / "config.json").is_file():
+    if is_adapter(folder) and not adapter:
+        raise ModelError(
+            f"{folder} holds a LoRA adapter, not a whole model",
+            hint="give its base model as the model, and this folder as reference.model",
+        )
+    if not is_adapter(folder) and not (folder / "config.json").is_file():
         raise ModelError(
             f"{folder} holds no model: there is no config.json in it",
             hint="give a folder saved by save_pretrained",
         )
     _refuse_pointers(folder.iterdir())
-    if (config := _config(folder)).get("is_encoder_decoder"):
+    if not is_adapter(folder) and (config := _config(folder)).get("is_encoder_decoder"):
         raise ModelError(
             f"{folder} holds an encoder-decoder model ({config.get('model_type')}), which has no loss of "
             "an answer from left to right",

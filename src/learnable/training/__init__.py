@@ -1,6 +1,5 @@
 """Fine-tuning by any objective with PEFT, and the reference models that learnability compares with."""
 
-from learnable.training.adapters import lora as lora
 from learnable.training.adapters import save_whole as save_whole
 from learnable.training.copies import Base as Base
 from learnable.training.copies import copies_of as copies_of

@@ -21,7 +21,7 @@ from learnable.types import ModelRef
 _PLAIN = {"use_dora": False, "bias": "none", "alpha_pattern": {}, "rank_pattern": {}, "modules_to_save": None}
 """Settings of an adapter that is nothing but two factors for each layer; an empty value counts as none."""
 ADAPTER = "adapter_config.json"
-_FACTORS = (".lora_A.weight", ".lora_B.weight")
+_FACTORS = (".lora_B.weight", ".lora_A.weight")
 
 
 @dataclass(frozen=True)
@@ -224,23 +224,18 @@ def _adapter(base: Base, name: str, folder: Path) -> Copy:
             f"the adapter {name} is more than products of two factors: {what}",
             hint="merge it into a whole model first, and give that",
         )
-    pairs: dict[str, dict[str, str]] = {}
+    transposed, factors = bool(config.get("fan_in_fan_out")), dict[str, tuple[str, str]]()
     for each in tensors.names:
-        layer, ending = next(
-            ((each.removesuffix(end), end) for end in _FACTORS if each.endswith(end)), ("", "")
-        )
-        if not layer:
+        layer = each.rpartition(".lora_")[0]
+        if not each.endswith(_FACTORS):
             raise ModelError(
                 f"the adapter {name} has {each}, which is no factor of a linear layer",
                 hint="merge it into a whole model first, and give that",
             )
-        pairs.setdefault(layer, {})[ending] = each
-    transposed, factors = bool(config.get("fan_in_fan_out")), dict[str, tuple[str, str]]()
-    for layer, pair in pairs.items():
-        if set(pair) != set(_FACTORS):
+        first, second = (f"{layer}{ending}" for ending in _FACTORS)
+        if first not in tensors.names or second not in tensors.names:
             raise ModelError(f"the adapter {name} has one factor of {layer} only", hint="get it again")
         weight = _weight_of(layer.removeprefix("base_model.model."), base, name)
-        first, second = pair[".lora_B.weight"], pair[".lora_A.weight"]
         shape = (tensors.shape(first)[0], tensors.shape(second)[1])
         if (shape[::-1] if transposed else shape) != base.tensors.shape(weight):
             raise ModelError(

@@ -81,13 +81,11 @@ def kept_epochs(folder: Path) -> list[KeptEpoch]:
     Raises:
         TrainError: If it kept none, or the moments of one are not there.
     """
-    found = []
-    number = 1
-    while (inside := folder / f"epoch-{number}").is_dir():
+    found = list[KeptEpoch]()
+    while (inside := folder / f"epoch-{len(found) + 1}").is_dir():
         if not (inside / MOMENTS).is_file():
             raise TrainError(f"{inside} has no moments of Adam: {MOMENTS} is not there", hint=_TRAIN)
         found.append(KeptEpoch(folder=inside, **read_json(inside / EPOCH)))
-        number += 1
     if not found:
         raise TrainError(f"{folder} keeps no epochs", hint=_TRAIN)
     return found

@@ -11,6 +11,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Prin
 
 from learnable.models.adapters import lora_targets
 from learnable.models.loading import load_network, load_tokenizer
+from learnable.models.turns import plain_turn
 from learnable.models.weights import quiet
 from learnable.packages import needed
 from learnable.runs.files import replacing
@@ -87,8 +88,9 @@ def train_reward(
 def rewards_of(folder: Path, rendered: Sequence[Rendered]) -> list[float]:
     """Return the reward of each example."""
     network = _with_head(folder).eval()
+    rows = (torch.from_numpy(each.ids).long()[None].to(network.device) for each in rendered)
     with torch.no_grad():
-        return [_reward(network, each) for each in rendered]
+        return [float(network(input_ids=ids).logits[0, 0]) for ids in rows]
 
 
 def train_policy(
@@ -140,12 +142,7 @@ def train_policy(
                 **_arguments(aside, tuning, network),
             ),
             train_dataset=datasets.Dataset.from_dict(
-                {
-                    "prompt": [
-                        [{"role": turn.role, "content": turn.content} for turn in prompt]
-                        for prompt in prompts
-                    ]
-                }
+                {"prompt": [list(map(plain_turn, prompt)) for prompt in prompts]}
             ),
             processing_class=AutoTokenizer.from_pretrained(whole, padding_side="left"),
             peft_config=lora(tuning, network),
@@ -161,11 +158,6 @@ def _with_head(folder: Path) -> Any:
         folder, num_labels=1, dtype=torch.float32
     )
     return network
-
-
-def _reward(network: Any, example: Rendered) -> float:
-    ids = torch.from_numpy(example.ids).long()[None].to(network.device)
-    return float(network(input_ids=ids).logits[0, 0])
 
 
 def _run(trainer: Any) -> None:
