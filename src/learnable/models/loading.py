@@ -44,7 +44,10 @@ def load_network(ref: ModelRef) -> Any:
     """
     folder, wanted = locate(ref), concrete_dtype(ref)
     dtype = getattr(torch, wanted)
-    _keep_buffers()
+    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "mallopt"):
+        # Freed buffers are kept up to a gigabyte, and not given back to the system at every step.
+        library.mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)
+        library.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
     with loading_errors(ref):
         network = read_network(ref.name, folder, dtype=dtype, trust_remote_code=ref.trust_remote_code)
     quantized = bool(getattr(network, "is_quantized", False))
@@ -112,13 +115,6 @@ def _explained(said: str, folder: Path) -> tuple[str, str]:
     if "tokenizer" in said:
         return first, "its folder needs a tokenizer too: save that of the model it was made from there"
     return first, f"is the folder whole, and its config.json one that {known} takes?"
-
-
-def _keep_buffers() -> None:
-    """Make glibc keep up to a gigabyte of freed buffers instead of giving them back to the system at every step."""
-    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "mallopt"):
-        library.mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)
-        library.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
 def resolved_device(ref: ModelRef) -> str:

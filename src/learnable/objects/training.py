@@ -179,11 +179,8 @@ class ReferenceTraining:
                 "no epochs or losses kept, no model of your own",
                 hint="leave the other options out",
             )
-        mixture.check(self._rows_by_source, reference)
-
-    @property
-    def _rows_by_source(self) -> dict[str, int]:
-        return dict(self._taught.frame["source"].value_counts().sort("source").iter_rows())
+        counts = self._taught.frame["source"].value_counts().sort("source")
+        mixture.check(dict(counts.iter_rows()), reference)
 
     @property
     def passes(self) -> float:
@@ -196,36 +193,35 @@ class ReferenceTraining:
 
     def step(self, inputs: Mapping[str, str], **more: Any) -> Step:
         """Return the step, with the identities of its ``pool``, ``base`` and ``trusted`` rows, and what else it has."""
-        parameters: dict[str, Any] = {}
-        if self.reference.model is None:
-            parameters = told(self.reference) | {"max_length": self.longest}
-            if not self.reference.last_epoch_loss:
+        reference, parameters, inputs = self.reference, dict[str, Any](), dict(inputs)
+        says = ["no pass: the reference is given"]
+        if reference.model is None:
+            parameters = told(reference) | {"max_length": self.longest}
+            if not reference.last_epoch_loss:
                 del parameters["last_epoch_loss"]  # it came later; references without it are what they were
-            if self.reference.prompt == "given":
+            if reference.prompt == "given":
                 del parameters["prompt"]  # likewise
-            if self.reference.folds:
+            if reference.folds:
                 parameters["folds by"] = "prompt"  # a reference whose folds went by id is another one
             # As above: these came later.
             parameters |= {"keep epochs": True} if self.keep_epochs else {}
             parameters |= {"layers": self.layers} if self.layers != "linear" else {}
             parameters |= {"mixture": str(self.mixture)} if self.mixture is not None else {}
+            what = f"{len(self.rows):,} {'examples' if self.loss is None else 'pairs'}"
+            says = [f"{self.passes:g} training pass{'' if self.passes == 1 else 'es'} over {what}"]
         if self.new is not None:
             parameters["tokens"] = fingerprint(self.new)
         if self.loss is not None:
             parameters["loss"] = self.loss
             more["sources"] = {self.loss: source_of(check_loss(self.loss))}
-        passes, words = self.passes, "no pass: the reference is given"
         if self.target is not None:
-            inputs = {**inputs, "target": self.target.identity}
+            inputs["target"] = self.target.identity
         if self.given is not None:
-            inputs = {**inputs, "given": self.given[2]}
-        if self.reference.model is None:
-            what = "examples" if self.loss is None else "pairs"
-            words = f"{passes:g} training pass{'' if passes == 1 else 'es'} over {len(self.rows):,} {what}"
-        base, after = self.reference.choosing_passes
-        again = f" and {after} reference pass{'' if after == 1 else 'es'}" if after else ""
-        choosing = [f"{base} base pass{again} to choose the rows"] if base else []
-        says = [*choosing, words]
+            inputs["given"] = self.given[2]
+        base, after = reference.choosing_passes
+        if base:
+            again = f" and {after} reference pass{'' if after == 1 else 'es'}" if after else ""
+            says.insert(0, f"{base} base pass{again} to choose the rows")
         return Step(verb="train", parameters=parameters, inputs=inputs, says=says, work=self._work, **more)
 
     @cached_property
@@ -248,11 +244,10 @@ class ReferenceTraining:
         else:
             facts |= {"kind": "trained", "method": reference.method, "epochs": reference.epochs}
             facts |= {"fraction": reference.fraction, "learning rate": reference.peak_learning_rate}
-        if reference.model is None and reference.prompt != "given":
-            facts["prompt"] = reference.prompt
-        if reference.model is None and reference.last_epoch_loss:
-            first = "; of one epoch, what is met first is met before anything is learned"
-            facts["loss after"] = "as the last epoch met it" + (first if reference.epochs < 2 else "")
+            facts |= {} if reference.prompt == "given" else {"prompt": reference.prompt}
+            if reference.last_epoch_loss:
+                first = "; of one epoch, what is met first is met before anything is learned"
+                facts["loss after"] = "as the last epoch met it" + (first if reference.epochs < 2 else "")
         if self.keep_epochs:
             facts |= {"kept epochs": int(reference.epochs), "layers": self.layers}
         if reference.rows != "all":

@@ -188,18 +188,16 @@ def _whole(base: Base, ref: ModelRef, folder: Path) -> Copy:
                 f"{ref.name} has another shape than its base: {name} is {sides[0]} and {sides[1]}",
                 hint="give models that were trained from one base; with new tokens, give the base that has them too",
             )
-    _check_tied(base.tensors.folder, folder, ref.name)
-    _check_tokenizer(base.ref, ref)
-    return Copy(name=ref.name, tensors=tensors)
-
-
-def _check_tied(base: Path, folder: Path, name: str) -> None:
-    tied = [read_json(each / "config.json").get("tie_word_embeddings") for each in (base, folder)]
-    if tied[0] != tied[1]:
+    ties = [
+        read_json(each / "config.json").get("tie_word_embeddings") for each in (base.tensors.folder, folder)
+    ]
+    if ties[0] != ties[1]:
         raise ModelError(
-            f"{name} has tie_word_embeddings {tied[1]} in its config.json, and its base {tied[0]}",
+            f"{ref.name} has tie_word_embeddings {ties[1]} in its config.json, and its base {ties[0]}",
             hint="one of them shares its input and output embedding, and the other does not",
         )
+    _check_tokenizer(base.ref, ref)
+    return Copy(name=ref.name, tensors=tensors)
 
 
 def _check_tokenizer(base: ModelRef, ref: ModelRef) -> None:

@@ -77,7 +77,6 @@ def worth_of_rows(
     visit: int = 1,
     curvature: bool = True,
     state: Path | None = None,
-    label: str = "costate",
 ) -> Worth:
     """Train by plain gradient descent, and carry the target's gradient back through the steps.
 
@@ -91,7 +90,6 @@ def worth_of_rows(
         visit: Every so many steps the pool is valued, the last one among them; 1 is every step.
         curvature: Whether steps bend the costate; without, it is a sum of the target's gradients.
         state: File that keeps how far the way back is after each visit; an earlier run's is gone on with.
-        label: Of the progress bar.
 
     Raises:
         TrainError: If the memory is short, the target's loss did not fall, the costate is not finite, or no difference of
@@ -103,7 +101,7 @@ def worth_of_rows(
     count, every = len(batches), max(1, math.isqrt(len(batches)))
     _check_memory(start, count, every)
     points, back = {0: start}, _read(state, start.device)
-    with bar(label, 2 * count, unit="steps") as progress:
+    with bar("costate", 2 * count, unit="steps") as progress:
         for point, number in _forward(start, batches, training, rate=rate, first=0):
             if (number + 1) % every == 0 or number + 1 == count:
                 points[number + 1] = point.clone()

@@ -30,7 +30,6 @@ PIECE = 1 << 20
 """Scalars that are merged at once where each is merged by itself."""
 SHARD_BYTES = 2 << 30
 RECORD = "merge.json"
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +159,7 @@ def _write_whole(
             for name in names:
                 tensor, values = base.tensors.read(name), list[torch.Tensor | None]()
                 plain = not tensor.is_floating_point()
-                merged = tensor if dtype is None or plain else tensor.to(DTYPES[dtype])
+                merged = tensor if dtype is None or plain else tensor.to(getattr(torch, dtype))
                 if not plain and name not in base.buffers:
                     values = [copy.values(name, tensor) for copy in copies]
                 if any(each is not None for each in values):
