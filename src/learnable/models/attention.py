@@ -100,11 +100,8 @@ class Followed:
 
     def mask(self, window: int | None) -> BlockMask:
         """Return what FlexAttention wants to know in layers with this window."""
-        if window not in self._blocks:
-            self._blocks[window] = self._masked(window)
-        return self._blocks[window]
-
-    def _masked(self, window: int | None) -> BlockMask:
+        if window in self._blocks:
+            return self._blocks[window]
         own, last, position = self._numbers
         touched = _touched(self.segments, len(own))
         most = max(int(touched.sum(axis=1).max()), 1)
@@ -118,13 +115,14 @@ class Followed:
         # The blocks that a block of queries looks into come first, in order; what stands behind them is not read.
         order = np.zeros(touched.shape, dtype=np.int32)
         order[:, :most] = np.argsort(~touched, axis=1, kind="stable")[:, :most]
-        return BlockMask.from_kv_blocks(
+        mask = self._blocks[window] = BlockMask.from_kv_blocks(
             sent(touched.sum(axis=1, dtype=np.int32)[None, None], self.device),
             sent(order[None, None], self.device),
             BLOCK_SIZE=BLOCK,
             mask_mod=sees,
             seq_lengths=(len(own), len(own)),
         )
+        return mask
 
 
 def _key_order(part: Segments) -> NDArray[np.int64]:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import polars as pl
 
 from learnable.data import pool_identity, prompt_key
-from learnable.data.pairs import pairs_of
 from learnable.data.target import Target, shared_with_target
 from learnable.errors import UsageError
 from learnable.measures import answers_alone
@@ -352,7 +351,7 @@ class ReferenceTraining:
 
         pairs, _ = rendered_pairs(
             Renderer.of(self.ref),
-            list(pairs_of(self.rows.pool)),
+            self.rows.pairs,
             max_length=self.longest,
             most_refused=self.rows.reading.most_bad,
         )

@@ -312,17 +312,10 @@ class _Server:
 
     def __init__(self, *, local: LocalTraining, federation: Federation, checkpoints: Checkpoints) -> None:
         self.local, self.federation, self._checkpoints = local, federation, checkpoints
-        found = checkpoints.read() or {
-            "stage": 0,
-            "done": 0,
-            "values": None,
-            "start": None,
-            "lines": [],
-            "seconds": 0.0,
-        }
-        self._stage, self._done, self.lines = found["stage"], found["done"], found["lines"]
-        self._values, self._start = _arrays(found["values"]), _arrays(found["start"])
-        self._began, self._before = time.monotonic(), found["seconds"]
+        begun = dict[str, Any](stage=0, done=0, values=None, start=None, lines=[], seconds=0.0)
+        self._at = checkpoints.read() or begun
+        self.lines: list[dict[str, Any]] = self._at["lines"]
+        self._began: float = time.monotonic() - self._at["seconds"]
 
     @property
     def tokens(self) -> int:
@@ -332,34 +325,34 @@ class _Server:
     @property
     def seconds(self) -> float:
         """Of all attempts, up to each kill's last round."""
-        return float(self._before + time.monotonic() - self._began)
+        return time.monotonic() - self._began
 
     def all_rounds(self) -> tuple[dict[str, Floats], dict[str, Floats] | None]:
         """Do what is left of all stages; return the last values, and where stage 1 ended if there is a stage 2."""
-        stages = self.federation.agreement.stages
-        for number in range(self._stage, len(stages)):
+        stages, at = self.federation.agreement.stages, self._at
+        for number in range(at["stage"], len(stages)):
             self._one_stage(number, *stages[number])
             if number + 1 < len(stages):
-                self._stage, self._done, self._start, self._values = number + 1, 0, self._values, None
+                at |= {"stage": number + 1, "done": 0, "start": at["values"], "values": None}
                 self._keep()
-        assert self._values is not None
-        return self._values, self._start
+        return _arrays(at["values"]), at["start"] and _arrays(at["start"])
 
     def _one_stage(self, number: int, stage: StageKind, rounds: int) -> None:
         from learnable.flower import run_rounds
 
         agreement = self.federation.agreement
         before = sum(rounds for _, rounds in agreement.stages[:number])
-        if self._values is None:
-            self._values = self.local.initial(stage, agreement, start=self._start)
-        if self._done == rounds:
+        at, start = self._at, self._at["start"] and _arrays(self._at["start"])
+        if at["values"] is None:
+            at["values"] = _tensors(self.local.initial(stage, agreement, start=start))
+        if at["done"] == rounds:
             return
 
         def train(task: Task, client: int) -> Update:
             return self.local.train(task, self.federation.clients[client], agreement, client=client)
 
         def after(number: int, values: Arrays, lines: Sequence[Mapping[str, Any]]) -> None:
-            self._done, self._values = number - before, dict(values)
+            at["done"], at["values"] = number - before, _tensors(values)
             self.lines += [{"stage": stage, "round": number, **line} for line in lines]
             self._keep()
 
@@ -367,16 +360,15 @@ class _Server:
             train,
             stage,
             clients=len(self.federation.clients),
-            values=self._values,
-            rounds=range(before + self._done + 1, before + rounds + 1),
-            start=self._start if needs_start(agreement.arm) else None,
+            values=_arrays(at["values"]),
+            rounds=range(before + at["done"] + 1, before + rounds + 1),
+            start=start if needs_start(agreement.arm) else None,
             product=stage == LORA and agreement.arm.aggregate == "product",
             after=after,
         )
 
     def _keep(self) -> None:
-        state = {"stage": self._stage, "done": self._done, "lines": self.lines, "seconds": self.seconds}
-        self._checkpoints.write(state | {"values": _tensors(self._values), "start": _tensors(self._start)})
+        self._checkpoints.write(self._at | {"seconds": self.seconds})
 
 
 def needs_start(arm: FederatedArm) -> bool:
@@ -384,12 +376,12 @@ def needs_start(arm: FederatedArm) -> bool:
     return arm.name == SLORA and (arm.residual == "keep" or arm.aggregate == "freeze_A")
 
 
-def _tensors(values: Arrays | None) -> dict[str, torch.Tensor] | None:
-    return None if values is None else {name: torch.from_numpy(each) for name, each in values.items()}
+def _tensors(values: Arrays) -> dict[str, torch.Tensor]:
+    return {name: torch.from_numpy(each) for name, each in values.items()}
 
 
-def _arrays(values: Mapping[str, torch.Tensor] | None) -> dict[str, Floats] | None:
-    return None if values is None else {name: each.numpy() for name, each in values.items()}
+def _arrays(values: Mapping[str, torch.Tensor]) -> dict[str, Floats]:
+    return {name: each.numpy() for name, each in values.items()}
 
 
 def _write_model(

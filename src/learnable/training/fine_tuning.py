@@ -66,14 +66,9 @@ class Trained:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What ``fine_tune`` was asked for, as it goes to all processes.
+    """What ``fine_tune`` was asked for, as it goes to all processes: the first five are what it made of its arguments.
 
     Args:
-        ref: The model to start from.
-        examples: Those that can be trained on, in the order of their ids.
-        folder: Where the adapter or model goes.
-        objective: What is lowered.
-        columns: What it needs, by name, a value for each answer.
         tuning: How.
         label: What the progress bar says.
         sampler: Which examples each step takes, given the examples and ``tuning``; batches of examples of about one length
