@@ -3,12 +3,8 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import numpy as np
-import xxhash
-from numpy.typing import NDArray
-
 from learnable.data.decontamination import NEAR, SPAN
-from learnable.data.overlap import SAME_PROMPT, contamination, excerpt, shingles, spoken, words_of
+from learnable.data.overlap import SAME_PROMPT, contamination, excerpt, jaccard, shingles, spoken, words_of
 from learnable.packages import needed
 from learnable.types import Answer, Example, Message
 
@@ -57,7 +53,7 @@ class Neighbours:
     def __init__(self, texts: Iterable[str] = ()) -> None:
         self._rensa: Any = needed("rensa", by="telling near-duplicates", extra="neighbours")
         self._index = self._rensa.RMinHashLSH(NEAR, _PERMUTATIONS, _BANDS)
-        self._taken: list[tuple[str, NDArray[np.uint64]]] = []
+        self._taken = list[str]()
         for text in texts:
             self.add(text)
 
@@ -65,18 +61,16 @@ class Neighbours:
         """Take a text in; one without a word resembles nothing and is left out."""
         if grams := _grams(text):
             self._index.insert(len(self._taken), self._signature(grams))
-            self._taken.append((text, _hashed(grams)))
+            self._taken.append(text)
 
     def nearest(self, text: str) -> tuple[str, float] | None:
         """Return the most similar near-duplicate with its similarity; None where there is none."""
-        grams = _grams(text)
-        if not grams:
+        if not (grams := _grams(text)):
             return None
-        hashed = _hashed(grams)
         places = self._index.query(self._signature(grams))
-        found = [(_jaccard(hashed, self._taken[place][1]), -place) for place in places]
+        found = [(jaccard(grams, _grams(self._taken[place])), -place) for place in places]
         similarity, place = max(found, default=(0.0, 0))
-        return (self._taken[-place][0], similarity) if similarity >= NEAR else None
+        return (self._taken[-place], similarity) if similarity >= NEAR else None
 
     def why(self, text: str) -> str | None:
         """Return that a text is nearly one seen before, as a reason; None where it is new."""
@@ -118,19 +112,9 @@ class Avoided:
 
 def alike(one: str, other: str) -> bool:
     """Tell whether two texts are near-duplicates, as ``Neighbours`` has it."""
-    grams, others = _grams(one), _grams(other)
-    return bool(grams and others) and _jaccard(_hashed(grams), _hashed(others)) >= NEAR
+    return jaccard(_grams(one), _grams(other)) >= NEAR
 
 
 def _grams(text: str) -> list[str]:
     """Return the distinct word 3-grams of a text, sorted."""
     return sorted(" ".join(gram) for gram in shingles(words_of(text)))
-
-
-def _hashed(grams: Sequence[str]) -> NDArray[np.uint64]:
-    return np.unique(np.array([xxhash.xxh3_64_intdigest(gram.encode()) for gram in grams], dtype=np.uint64))
-
-
-def _jaccard(one: NDArray[np.uint64], other: NDArray[np.uint64]) -> float:
-    shared = len(np.intersect1d(one, other, assume_unique=True))
-    return shared / (len(one) + len(other) - shared)

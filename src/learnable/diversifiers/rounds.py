@@ -92,16 +92,21 @@ def until_enough(
     for round_number in range(ROUNDS):
         asked: dict[tuple[int, int], Sequence[Message]] = {}
         for place, done in enumerate(taken):
-            lacking = 0 if place in closed else n - len(done)
+            thing, lacking = things[place], 0 if place in closed else n - len(done)
             count = min(n, lacking * AGAIN) if round_number else n
             for number in range(drawn[place], drawn[place] + count):
-                asked[place, seed_of(seed, things[place].text, number)] = ask(things[place], number)
+                turns, its_seed = ask(thing, number), seed_of(seed, thing.text, number)
+                if why := draw.refusal(turns):
+                    ledger.refuse(why, text=thing.text, parent=thing.parent, seed=its_seed)
+                else:
+                    asked[place, its_seed] = turns
             drawn[place] += count
         if not asked:
             break
-        answers = _answers(things, asked, draw=draw, ledger=ledger, label=label)
+        drawn_now = draw.answers(list(asked.values()), seeds=[each for _, each in asked], label=label)
+        answers = dict(zip(asked, drawn_now, strict=True))
         answered = {place for (place, _), answer in answers.items() if answer is not UNANSWERED}
-        closed |= {place for place, _ in asked} - answered
+        closed |= set(range(len(things))) - answered
         for (place, its_seed), answer in answers.items():
             thing, done = things[place], taken[place]
             if len(done) == n:
@@ -112,23 +117,3 @@ def until_enough(
             except Refused as refused:
                 ledger.refuse(str(refused), text=answer.text, parent=thing.parent, seed=its_seed)
     return taken
-
-
-def _answers(
-    things: Sequence[Thing],
-    asked: dict[tuple[int, int], Sequence[Message]],
-    *,
-    draw: Drawing,
-    ledger: Ledger,
-    label: str,
-) -> dict[tuple[int, int], Answer]:
-    """Return the answers by thing and seed; what does not fit the model is refused and left out."""
-    fitting = {}
-    for (place, seed), turns in asked.items():
-        if why := draw.refusal(turns):
-            ledger.refuse(why, text=things[place].text, parent=things[place].parent, seed=seed)
-        else:
-            fitting[place, seed] = turns
-    seeds = [seed for _, seed in fitting]
-    answers = draw.answers(list(fitting.values()), seeds=seeds, label=label) if fitting else []
-    return dict(zip(fitting, answers, strict=True))
