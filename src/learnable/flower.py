@@ -141,11 +141,7 @@ class WeightedRounds(FedAvg):
 def run_rounds(train: Train, stage: StageKind, *, clients: int, **how: Any) -> None:
     """Do the rounds of a stage in this process, all clients one after the other; the rest is as of ``rounds_on``.
 
-    Args:
-        train: What a client does with a task; called with its number.
-        stage: What moves.
-        clients: How many.
-        how: See ``rounds_on``.
+    ``train`` is what a client does with a task, and is called with its number.
     """
     with _identity():
         rounds_on(_InProcess(client_app(train), clients), stage, clients=clients, **how)

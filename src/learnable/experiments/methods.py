@@ -143,21 +143,10 @@ class Method:
             by, selector = self.score, self.selector
             lowest = self.lowest == scorer.higher_is_better
             limit = self.max_score if self.max_score is not None else getattr(scorer, "max_score", None)
-        choosing = Choosing(
-            by=by,
-            lowest=lowest,
-            per_source=self.per_source,
-            per_cluster=self.per_cluster,
-            clusters=self.clusters,
-            max_similarity=self.max_similarity,
-            where=self.where,
-            min_score=self.min_score,
-            max_score=limit,
-            seed=seed,
-        )
+        settings = {name: getattr(self, name) for name in _OURS} | {"lowest": lowest, "max_score": limit}
         selection = choose(
             scores,
-            choosing,
+            Choosing(by=by, seed=seed, **settings),
             budget=Budget(tokens=tokens),
             method=build("selector", selector, SELECTORS),
             vectors=vectors if self.needs_vectors or self.by_target else None,

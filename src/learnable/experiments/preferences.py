@@ -281,23 +281,15 @@ def preference_results(
             about = known.filter(pl.col("length_difference") < 0) if what == SHORTER else known
             if about.is_empty():
                 continue
-            if what in (LENGTH_BIAS, RELATIVE_BIAS):  # a model that prefers nothing has no bias
+            if is_bias := what in (LENGTH_BIAS, RELATIVE_BIAS):  # a model that prefers nothing has none
                 about = about.filter(pl.col("arm") != UNTUNED)
             parts = []
-            for key, part in about.group_by(_ARM, maintain_order=True):
-                frame = clustered(part["prompt"], part["source"], _VALUES[what](part))
-                if what in (LENGTH_BIAS, RELATIVE_BIAS):
-                    undefined = pl.when(pl.col("value").is_nan()).then(pl.lit(NO_BIAS)).otherwise("why")
-                    frame = frame.with_columns(why=undefined)
-                named = [
-                    pl.lit(value, dtype=results.schema[column]).alias(column)
-                    for column, value in zip(_ARM, key, strict=True)
-                ]
-                parts.append(frame.select(*named, pl.lit(label).alias("evaluation"), pl.all()))
+            for _, part in about.group_by(_ARM, maintain_order=True):
+                named = part.head(1).select(*_ARM, evaluation=pl.lit(label))
+                values = clustered(part["prompt"], part["source"], _VALUES[what](part))
+                parts.append(named.join(values, how="cross"))
             found = pl.concat(parts)
-            frames.append(
-                found.with_columns(_size("value")) if what in (LENGTH_BIAS, RELATIVE_BIAS) else found
-            )
+            frames.append(found.with_columns(*_SIZE_OF_BIAS) if is_bias else found)
             measured.append(Measured(label=label, unit=unit, higher_is_better=higher_is_better))
     return pl.concat(frames), measured
 
@@ -313,13 +305,7 @@ def curve_table(
 ) -> pl.DataFrame | None:
     """Return what fewer random pairs come to beside the largest share: a table whose arms are shares, None for one alone.
 
-    Args:
-        results: As of ``preference_results``.
-        arms: As of ``run_arms``.
-        budgets: As of ``PairArms``.
-        evaluations: What was measured.
-        baseline: The arm of random draws.
-        confidence: Of the intervals of an evaluation together.
+    The arguments are those of ``arm_table``, ``results`` of ``preference_results``, and the ``budgets`` of ``PairArms``.
     """
     if len(budgets) < 2:
         return None
@@ -425,10 +411,12 @@ def pseudo_rho(values: NDArray[np.float64], others: NDArray[np.float64]) -> NDAr
     return found
 
 
-def _size(column: str) -> pl.Expr:
-    """Return values with the sign of their mean over an arm's seeds, whose mean is the size of that mean."""
-    mean = pl.col(column).fill_nan(None).mean().over(*_ARM[:2])
-    return pl.when(mean < 0).then(-pl.col(column)).otherwise(pl.col(column)).alias(column)
+_VALUE = pl.col("value")
+_SIZE_OF_BIAS = (
+    pl.when(_VALUE.fill_nan(None).mean().over(*_ARM[:2]) < 0).then(-_VALUE).otherwise(_VALUE).alias("value"),
+    pl.when(_VALUE.is_nan()).then(pl.lit(NO_BIAS)).otherwise("why").alias("why"),
+)
+"""Values with the sign of their mean over an arm's seeds, whose mean is the size of that mean; and why there are none."""
 
 
 def _correct(part: pl.DataFrame) -> NDArray[np.float64]:

@@ -27,11 +27,8 @@ def best_of(copies: pl.DataFrame, *, higher_is_better: dict[str, bool]) -> pl.Da
     """Return the grades of the best training, as the arm ``best single``.
 
     It is chosen by one half of the items and judged on the other, and the other way around: what is best on the items
-    that it is chosen by is so by luck too. The two halves may have different trainings.
-
-    Args:
-        copies: As of ``single_of``.
-        higher_is_better: By evaluation.
+    that it is chosen by is so by luck too. The two halves may have different trainings. ``copies`` are those of
+    ``single_of``, and ``higher_is_better`` is by evaluation.
     """
     order = pl.struct("id").rank("dense").over("seed", "evaluation")
     halves = copies.with_columns(half=order % 2)

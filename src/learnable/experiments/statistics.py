@@ -130,13 +130,8 @@ def difference(
 def interval(values: ArrayLike, *, confidence: float = 0.95, draws: int = 100_000, seed: int = 0) -> Interval:
     """Return the mean of one method alone, with the interval of ``difference`` for a baseline of 0.
 
-    Not for comparing two methods: items that are hard for both widen both intervals, and cancel in a difference.
-
-    Args:
-        values: (S, n); NaN = could not be graded.
-        confidence: Of the interval.
-        draws: At most.
-        seed: Of the draws.
+    Not for comparing two methods: items that are hard for both widen both intervals, and cancel in a difference. The
+    arguments are those of ``difference``.
 
     Raises:
         UsageError: If values are infinite, or the draws are too few for the level.
