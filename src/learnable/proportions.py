@@ -15,6 +15,7 @@ from learnable.types import Rendered
 Prior = Literal["natural", "uniform"]
 Curve = Literal["auto", "training", "heldout"]
 NAMES = ("ado", *get_args(Prior))
+_SETTINGS = {"prior": get_args(Prior), "curve": get_args(Curve)}
 FLOOR = 0.01
 """The least share of a source that ADO asks for, before it is smoothed."""
 FEWEST_POINTS = {"training": 20, "heldout": 6}
@@ -51,26 +52,18 @@ class Proportions:
             UsageError: If it is none of these, or the shares are not above 0, or not 1 in all.
         """
         name, at, settings = text.partition("@")
-        if name == "ado" and not at:
-            return cls(online=True)
-        if name == "ado":
-            return cls._ado(text, settings)
-        if name in get_args(Prior) and not at:
-            return cls(prior=name)  # type: ignore[arg-type]
-        if "=" not in text:
+        if name in NAMES and not at:
+            return cls(online=True) if name == "ado" else cls(prior=name)  # type: ignore[arg-type]
+        if name != "ado" and "=" not in text:
             raise UsageError(f"no mixture called {text!r}", hint=f"{did_you_mean(name, NAMES)}; or {_HINT}")
-        return cls(prior=_shares(text, text.split(",")))
-
-    @classmethod
-    def _ado(cls, text: str, settings: str) -> Self:
+        if name != "ado":
+            return cls(prior=_shares(text, text.split(",")))
         found, shares = cls(online=True), list[str]()
         for setting in settings.split(","):
             key, _, value = setting.partition("=")
-            if key == "prior" and value in get_args(Prior):
-                found = replace(found, prior=value)  # type: ignore[arg-type]
-            elif key == "curve" and value in get_args(Curve):
-                found = replace(found, curve=value)  # type: ignore[arg-type]
-            elif key in ("prior", "curve") or not value:
+            if value in _SETTINGS.get(key, ()):
+                found = replace(found, **{key: value})  # type: ignore[arg-type]
+            elif key in _SETTINGS or not value:
                 raise UsageError(
                     f"cannot read {setting!r} of the mixture {text!r}",
                     hint="prior is natural or uniform, curve is auto, training or heldout",

@@ -10,10 +10,9 @@ import numpy as np
 
 from learnable.diversifiers.drawing import Drawing, seed_of
 from learnable.diversifiers.keeping import content_words, enumerated
-from learnable.diversifiers.kinds import Diversified, Ledger, variant
+from learnable.diversifiers.kinds import Diversified, Diversifier, Ledger, variant
 from learnable.errors import UsageError, did_you_mean
 from learnable.evaluators.format import literal
-from learnable.settings import Sampling
 from learnable.types import Example
 
 VARIANTS = 3
@@ -33,7 +32,7 @@ _BULLETED = re.compile(r"^[ \t]*[-*\u2022][ \t]+\S", re.MULTILINE)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Constraints:
+class Constraints(Diversifier):
     """Rows with constraints that their own answer keeps to, stated after the question; the answer stays.
 
     Rules find what holds of the last answer: ``length`` (a range of words), ``sentences``, ``paragraphs`` (a few of
@@ -51,9 +50,7 @@ class Constraints:
         taggers and classifiers and are left out; rules and wordings are ours.
     """
 
-    needs_examples: ClassVar[bool] = True
     needs_generator: ClassVar[bool] = False
-    sampling: ClassVar[Sampling] = Sampling()
     each: int = 2
     kinds: tuple[str, ...] = ()
 

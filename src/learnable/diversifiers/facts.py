@@ -12,7 +12,7 @@ from learnable.data.sources import locate, read_records, suffix_of
 from learnable.diversifiers.drawing import Drawing
 from learnable.diversifiers.gates import UNANSWERED, Neighbours
 from learnable.diversifiers.keeping import names, near_copy, numbers, placeholders, stems, words
-from learnable.diversifiers.kinds import Diversified, Ledger
+from learnable.diversifiers.kinds import Diversified, Diversifier, Ledger
 from learnable.diversifiers.rounds import ROUNDS, Refused, Taken, Thing, shown, until_enough, without_thoughts
 from learnable.errors import DataError, UsageError
 from learnable.runs.identity import example_id
@@ -99,7 +99,7 @@ class QuestionAnswer(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Facts:
+class Facts(Diversifier):
     """Question-answer pairs about the facts of documents, as many for each fact.
 
     A document is cut into pieces of ``EXCERPT`` characters; the generator lists the facts of each, greedily; each
@@ -121,7 +121,6 @@ class Facts:
     """
 
     needs_examples: ClassVar[bool] = False
-    needs_generator: ClassVar[bool] = True
     sampling: ClassVar[Sampling] = Sampling(temperature=0.7, top_p=0.95, max_new_tokens=256)
     text: str | None = None
     file: str | None = None

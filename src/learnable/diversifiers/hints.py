@@ -11,9 +11,8 @@ from learnable.data.records import place
 from learnable.data.sources import locate, read_records, suffix_of
 from learnable.diversifiers.drawing import Drawing
 from learnable.diversifiers.keeping import enumerated
-from learnable.diversifiers.kinds import Diversified, Ledger, variant
+from learnable.diversifiers.kinds import Diversified, Diversifier, Ledger, variant
 from learnable.errors import DataError, UsageError
-from learnable.settings import Sampling
 from learnable.types import Example, Message
 
 _TOKEN = re.compile(r"\w+|[^\w\s]")
@@ -31,7 +30,7 @@ class DictionaryEntry(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hints:
+class Hints(Diversifier):
     """Rows with what a dictionary says of their words: that in this text, "X" means "Y1" or "Y2".
 
     Words are looked up in every user turn as they are written there, without regard to case: inflected forms need
@@ -49,9 +48,7 @@ class Hints:
         prompts with them; wording ours.
     """
 
-    needs_examples: ClassVar[bool] = True
     needs_generator: ClassVar[bool] = False
-    sampling: ClassVar[Sampling] = Sampling()
     file: str = ""
     meanings: int = 3
 

@@ -39,9 +39,9 @@ class Diversifier(Protocol):
     content; ``price(rows=, n=)``, what it makes in words; and ``texts(examples, n)``, how many it draws.
     """
 
-    needs_examples: ClassVar[bool]
-    needs_generator: ClassVar[bool]
-    sampling: ClassVar[Sampling]
+    needs_examples: ClassVar[bool] = True
+    needs_generator: ClassVar[bool] = True
+    sampling: ClassVar[Sampling] = Sampling()
 
     def __call__(
         self, examples: Sequence[Example], *, n: int | None, draw: Drawing, seed: int

@@ -8,7 +8,7 @@ from typing import ClassVar
 from learnable.diversifiers.drawing import Drawing
 from learnable.diversifiers.instructions import Where, find_instructions, with_user_turn
 from learnable.diversifiers.keeping import lost, near_copy, stems
-from learnable.diversifiers.kinds import Diversified, Ledger, variant
+from learnable.diversifiers.kinds import Diversified, Diversifier, Ledger, variant
 from learnable.diversifiers.rounds import ROUNDS, Refused, Thing, shown, until_enough
 from learnable.errors import UsageError
 from learnable.settings import Sampling
@@ -80,7 +80,7 @@ _MARKS = {'"': '"', "'": "'", "\u201c": "\u201d", "\u2018": "\u2019", "`": "`", 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Paraphrase:
+class Paraphrase(Diversifier):
     """The rows of a task with their instruction in other words, written by a model; contents and answers stay.
 
     Each draw shows four invented instructions with their rewrites, all of them beginning alike ("Your task is to",
@@ -103,8 +103,6 @@ class Paraphrase:
         rewrites pass the gates as at 0.8, more than at 1.0, and fewer of those that pass say something else.
     """
 
-    needs_examples: ClassVar[bool] = True
-    needs_generator: ClassVar[bool] = True
     sampling: ClassVar[Sampling] = Sampling(temperature=0.7, top_p=0.95, max_new_tokens=256)
     where: Where = "auto"
     protect: tuple[str, ...] = ()

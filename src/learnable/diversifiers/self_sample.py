@@ -6,15 +6,14 @@ from typing import Any, ClassVar, NamedTuple
 
 from learnable.diversifiers.drawing import Drawing, seed_of
 from learnable.diversifiers.gates import Neighbours, alike, failing
-from learnable.diversifiers.kinds import Diversified, Ledger
+from learnable.diversifiers.kinds import Diversified, Diversifier, Ledger
 from learnable.errors import DataError, UsageError
 from learnable.runs.identity import example_id, fingerprint
-from learnable.settings import Sampling
 from learnable.types import Example, Message
 
 
 @dataclass(frozen=True, kw_only=True)
-class SelfSample:
+class SelfSample(Diversifier):
     """Conversations of one turn that the model makes up alone: it writes a user's turn, then answers it.
 
     A question is refused when it is empty, cut off, repetitive, nearly one that came before it, or in a file to avoid;
@@ -29,8 +28,6 @@ class SelfSample:
     """
 
     needs_examples: ClassVar[bool] = False
-    needs_generator: ClassVar[bool] = True
-    sampling: ClassVar[Sampling] = Sampling()
     tries: int = 3
 
     def __post_init__(self) -> None:
@@ -74,7 +71,7 @@ class SelfSample:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SelfAnswer:
+class SelfAnswer(Diversifier):
     """The questions of rows, answered again by the model.
 
     A question is the conversation up to its last answer. The rows are taken in an order drawn by the hash of each; the
@@ -91,9 +88,6 @@ class SelfAnswer:
         nothing is cut off; answers are checked.
     """
 
-    needs_examples: ClassVar[bool] = True
-    needs_generator: ClassVar[bool] = True
-    sampling: ClassVar[Sampling] = Sampling()
     show_reference: bool = True
 
     def __call__(
