@@ -3,11 +3,11 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
 from string import ascii_uppercase as LETTERS
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -126,12 +126,8 @@ def choice_items(written: str, *, truth: str | None = None, most: int | None = O
     else:
         specification = Specification(name="multiple_choice", path=written)
     evaluator: Any = build_evaluator(specification)
-    rows = (
-        _task_rows(evaluator, specification.path)
-        if isinstance(evaluator, LMEval)
-        else _rows(evaluator, specification)
-    )
-    items = [_item(question, options, subject, row, truth, most) for question, options, subject, row in rows]
+    read = _task_rows if isinstance(evaluator, LMEval) else _rows
+    items = [_item(each, truth, most) for each in read(evaluator, specification.path)]
     if all(each.refused for each in items):
         reasons = Counter(each.refused for each in items)
         said = "; ".join(f"{count:,} x {reason}" for reason, count in reasons.most_common(3))
@@ -142,60 +138,49 @@ def choice_items(written: str, *, truth: str | None = None, most: int | None = O
     return items
 
 
-_Read = tuple[str, Sequence[str], str, Mapping[str, Any]]
-"""Question, options, subject and the row."""
+class _Read(NamedTuple):
+    """A question with its options and their labels, what its subject is called where the row does not say, and the row."""
+
+    question: str
+    options: Sequence[str]
+    labels: Sequence[str]
+    subject: str
+    row: Mapping[str, Any]
+    named: Sequence[str] = SUBJECTS
 
 
-def _rows(evaluator: MultipleChoice, specification: Specification) -> list[_Read]:
-    found = list[_Read]()
-    for example in replace(evaluator, candidates_are="texts", answer_template="{}").read(specification.path):
-        meta = example.meta
-        options = list(meta["candidates"])
-        bare = options == list(meta["labels"])
-        subject = example.source
-        if evaluator.source_column is None:
-            subject = next((str(meta[name]) for name in SUBJECTS if meta.get(name) is not None), subject)
-        found.append((example.messages[0].content, [] if bare else options, subject, meta))
-    return found
+def _rows(evaluator: MultipleChoice, path: str | None) -> Iterator[_Read]:
+    named = SUBJECTS if evaluator.source_column is None else ()
+    for each in replace(evaluator, candidates_are="texts", answer_template="{}").read(path):
+        options, labels = each.meta["candidates"], each.meta["labels"]
+        yield _Read(each.messages[0].content, options, labels, each.source, each.meta, named)
 
 
-def _task_rows(evaluator: LMEval, path: str | None) -> list[_Read]:
+def _task_rows(evaluator: LMEval, path: str | None) -> Iterator[_Read]:
     """Read the items of a task: columns as of multiple choice where it has these, else what the task asks and offers."""
     reader = MultipleChoice(candidates_are="texts")
-    found = list[_Read]()
     for example, document, choices in evaluator.documents(path):
         try:
             turns, grading = reader.item(document)
         except (ValueError, KeyError, TypeError):
-            question, options, labels = example.messages[0].content, choices, list(LETTERS)
+            yield _Read(example.messages[0].content, choices, LETTERS, example.source, document)
         else:
-            question, options, labels = turns[0].content, grading["candidates"], grading["labels"]
-        subject = next(
-            (str(document[name]) for name in SUBJECTS if document.get(name) is not None), example.source
-        )
-        found.append(
-            (question, [] if list(options) == list(labels)[: len(options)] else options, subject, document)
-        )
-    return found
+            options, labels = grading["candidates"], grading["labels"]
+            yield _Read(turns[0].content, options, labels, example.source, document)
 
 
-def _item(
-    question: str,
-    options: Sequence[str],
-    subject: str,
-    row: Mapping[str, Any],
-    truth: str | None,
-    most: int | None,
-) -> ChoiceItem:
-    given = tuple(str(option).strip() for option in options)
+def _item(read: _Read, truth: str | None, most: int | None) -> ChoiceItem:
+    bare = list(read.options) == list(read.labels)[: len(read.options)]
+    options = () if bare else tuple(str(option).strip() for option in read.options)
+    subjects = (str(read.row[name]) for name in read.named if read.row.get(name) is not None)
     return ChoiceItem(
-        id=fingerprint([question, list(given)]),
-        subject=subject,
-        question=question.rstrip(),
-        options=given,
-        refused=_refused(given, most),
-        points=any(_POINTS.search(option) for option in given),
-        leaked=None if truth is None else _truth(row, truth),
+        id=fingerprint([read.question, list(options)]),
+        subject=next(subjects, read.subject),
+        question=read.question.rstrip(),
+        options=options,
+        refused=_refused(options, most),
+        points=any(_POINTS.search(option) for option in options),
+        leaked=None if truth is None else _truth(read.row, truth),
     )
 
 
