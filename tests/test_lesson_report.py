@@ -13,7 +13,7 @@ import pytest
 
 from learnable.experiments import RATIOS, Measured, arm_table, buffering
 from learnable.mixing import MIXTURES
-from learnable.pages import LessonFacts, Made, Question, Way
+from learnable.pages import LessonFacts, Question, Way
 from learnable.pages import lesson_facts as answers
 from learnable.pages.lesson import render_lesson, shelves
 from learnable.pages.lesson_concepts import concepts_section
@@ -21,6 +21,7 @@ from learnable.pages.lesson_facts import shortened
 from learnable.pages.lesson_gradients import gradients_section
 from learnable.pages.lesson_pictures import SHOWN_POINTS, both_ends
 from learnable.pages.page import Panels
+from learnable.runs.price import Cost
 from test_reporting import EVIL, Page
 
 FORMAT, LOSS = "format@keys=thought,label", "heldout"
@@ -89,7 +90,7 @@ def make_lesson(
             "seen": [{"role": "user", "content": "Is it so?\n\nAnswer in <sep>."}, {"role": "assistant", "content": "yes"}],
             "unseen": [{"role": "user", "content": "Is it so?\n\nThe <sep> way."}, {"role": "assistant", "content": "yes"}],
         },
-        made=[Made(name="buffer", about="self_sample, starter: 80 kept", tokens=40_000, seconds=300.0)],
+        made=[("buffer", "self_sample, starter: 80 kept", Cost(tokens=40_000, seconds=300.0))],
         computed=100_000,
         seconds=1_200.0,
     )  # fmt: skip
@@ -730,7 +731,7 @@ def evil() -> LessonFacts:
         samples=facts.samples.with_columns(**text),
         wordings=facts.wordings.with_columns(text=pl.lit(EVIL)),
         example={"seen": turns, "unseen": turns},
-        made=[Made(name=EVIL, about=EVIL, tokens=1, seconds=1.0)],
+        made=[(EVIL, EVIL, Cost(tokens=1, seconds=1.0))],
         notes=[EVIL],
     )
 

@@ -346,9 +346,7 @@ def gather_lesson(taught: Outcome, *, title: str, command: str) -> pages.LessonF
         step = read_outcome(folder)
         if step.verb == "diversify":  # rows of another origin cost no model anything
             about = f"{step.facts['method']}, {step.facts['written by']}: {step.facts['kept']:,} kept"
-            made.append(
-                pages.Made(name=name, about=about, tokens=step.cost.tokens, seconds=step.cost.seconds)
-            )
+            made.append((name, about, step.cost))
     given: dict[str, Any] = {name: facts[name] for name in TAKEN}
     given |= {name: _frame(taught.folder, name) for name in ("concepts", "samples", "buffering", "wordings")}
     return pages.LessonFacts(

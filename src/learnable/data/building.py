@@ -35,32 +35,6 @@ _NOTHING: Mapping[str, Any] = dict(zip(BEYOND, map(_stored, NOTHING_BEYOND), str
 """What a turn stores that has nothing beside role and content."""
 
 
-class FirstRows:
-    """Where each conversation was first seen: its file, row and line, by identity."""
-
-    def __init__(self) -> None:
-        self._seen = sqlite3.connect("")  # a temporary file, which is there as long as it is open
-        self._seen.execute(f"PRAGMA cache_size = -{INDEX_KIB}")
-        self._seen.execute(
-            "CREATE TABLE seen (id BLOB PRIMARY KEY, file INTEGER, row INTEGER, line INTEGER) WITHOUT ROWID"
-        )
-
-    def get(self, identity: str) -> tuple[int, int, int | None] | None:
-        """Return where a conversation was first seen; None where it was not."""
-        found: tuple[int, int, int | None] | None = self._seen.execute(
-            "SELECT file, row, line FROM seen WHERE id = ?", (bytes.fromhex(identity),)
-        ).fetchone()
-        return found
-
-    def add(self, identity: str, file: int, row: int, line: int | None) -> None:
-        """Note where a conversation is seen that was not seen before."""
-        self._seen.execute("INSERT INTO seen VALUES (?, ?, ?, ?)", (bytes.fromhex(identity), file, row, line))
-
-    def close(self) -> None:
-        """Remove it."""
-        self._seen.close()
-
-
 class PoolBuilder:
     """Grows a pool row by row; with files to write to, only a window of it is in memory.
 
@@ -70,7 +44,13 @@ class PoolBuilder:
     def __init__(
         self, evaluation: EvaluationIndex, files: tuple[FrameWriter, FrameWriter] | None = None
     ) -> None:
-        self._evaluation, self._files, self._first = evaluation, files, FirstRows()
+        self._evaluation, self._files = evaluation, files
+        # Where each conversation was first seen: a temporary file, which is there as long as it is open.
+        self._first = sqlite3.connect("")
+        self._first.execute(f"PRAGMA cache_size = -{INDEX_KIB}")
+        self._first.execute(
+            "CREATE TABLE seen (id BLOB PRIMARY KEY, file INTEGER, row INTEGER, line INTEGER) WITHOUT ROWID"
+        )
         self.names: list[str] = []
         self._rows: dict[str, list[Any]] = {name: [] for name in ROWS}
         # Beside role and content only what turns have: most pools have none of it.
@@ -94,7 +74,8 @@ class PoolBuilder:
     def add(self, row: int, line: int | None, conversation: Conversation, source: str) -> None:
         """Add a row of the last file that is a conversation: an example, the duplicate of one, or one to avoid."""
         identity = identity_of(conversation)
-        if (first := self._first.get(identity)) is not None:
+        key, asked = bytes.fromhex(identity), "SELECT file, row, line FROM seen WHERE id = ?"
+        if (first := self._first.execute(asked, (key,)).fetchone()) is not None:
             file, row_there, line_there = first
             there = place(self.names[file], row=row_there, line=line_there)
             self.add_row(row, line, identity, reason=f"duplicate of {there}")
@@ -102,7 +83,7 @@ class PoolBuilder:
         if self._evaluation and (why := self._evaluation.why(conversation.turns)):
             self.add_row(row, line, identity, reason=why)
             return
-        self._first.add(identity, len(self.names) - 1, row, line)
+        self._first.execute("INSERT INTO seen VALUES (?, ?, ?, ?)", (key, len(self.names) - 1, row, line))
         self.add_row(row, line, identity, reason=None)
         self._add_turns(conversation)
         before = len(self._columns["id"])

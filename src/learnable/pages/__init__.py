@@ -9,7 +9,6 @@ from learnable.pages.comparison_facts import ComparisonFacts as ComparisonFacts
 from learnable.pages.comparison_warnings import COMPARISON_CHECKS as COMPARISON_CHECKS
 from learnable.pages.contest import Asked as Asked
 from learnable.pages.lesson_facts import LessonFacts as LessonFacts
-from learnable.pages.lesson_facts import Made as Made
 from learnable.pages.lesson_facts import Question as Question
 from learnable.pages.lesson_facts import Way as Way
 from learnable.pages.lesson_warnings import LESSON_CHECKS as LESSON_CHECKS

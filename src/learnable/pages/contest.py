@@ -175,6 +175,11 @@ class Evaluated:
         return f"{self.name} {'on' if self.is_general else 'in'} {words}" if words else self.label
 
     @property
+    def theme(self) -> str:
+        """What was asked, whatever the wording."""
+        return self.title if self.is_general else self.name
+
+    @property
     def is_general(self) -> bool:
         """Whether it is about what was forgotten, and not about the task."""
         return self.asked == "general"

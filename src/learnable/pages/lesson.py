@@ -16,7 +16,6 @@ from learnable.pages.lesson_concepts import concepts_section
 from learnable.pages.lesson_facts import (
     PAPER_RATIO,
     LessonFacts,
-    Theme,
     about,
     headline,
     rows_words,
@@ -113,8 +112,8 @@ def _asked(lesson: LessonFacts) -> Section:
 
 def _opening(lesson: LessonFacts, first: int, drawn: Sequence[Picture]) -> Section:
     """Return what the arms came to on the first evaluation that has a picture."""
-    theme = lesson.themes[first]
-    title = f"{theme.name}{' on general rows' if theme.is_general else ''} ({theme.evaluated[0].unit}, {theme.evaluated[0].side})"
+    each = lesson.themes[first][0]
+    title = f"{each.theme} ({each.unit}, {each.side})"
     return Section(
         id="opening", title=title, parts=[Panels(pictures=drawn, kind="panels plots"), _legend(lesson)]
     )
@@ -140,12 +139,12 @@ def _answer(lesson: LessonFacts, drawn: Sequence[Sequence[Picture]], first: int 
     )
     parts: list[Part] = [html.text(words)]
     for number, (theme, panels) in enumerate(zip(lesson.themes, drawn, strict=True)):
-        title = f"{theme.name}{' on general rows: what was forgotten' if theme.is_general else ''}"
+        title = theme[0].theme + (": what was forgotten" if theme[0].is_general else "")
         inside = [html.heading(title), html.remark(about(theme))]
-        for each in theme.evaluated:
+        for each in theme:
             inside += _sentence(lesson, each)
         parts.append(html.box("answer", inside))
-        nothing = html.remark(theme.evaluated[0].no_picture)
+        nothing = html.remark(theme[0].no_picture)
         if number == first:
             nothing = html.remark("Its picture is the one at the top of this page.")
         parts.append(Panels(pictures=panels, kind="panels plots") if panels and number != first else nothing)
@@ -176,23 +175,23 @@ def _values(lesson: LessonFacts) -> Section:
     return Section(id="values", nav="figures", title="All figures", parts=[*tables, html.remark(note)])
 
 
-def _values_table(lesson: LessonFacts, theme: Theme) -> Markup:
-    first, several = theme.evaluated[0], len(theme.evaluated) > 1
-    unseen, seen = theme.asked("unseen"), theme.asked("seen")
-    names = [html.head_cell(f"in {ASKED[each.asked]}", span=3) for each in theme.evaluated]
+def _values_table(lesson: LessonFacts, theme: Sequence[Evaluated]) -> Markup:
+    first, several = theme[0], len(theme) > 1
+    by_way = {each.asked: each for each in theme}
+    unseen, seen = by_way.get("unseen"), by_way.get("seen")
+    names = [html.head_cell(f"in {ASKED[each.asked]}", span=3) for each in theme]
     rows = []
     for arm in lesson.by_label:
         cells: list[str] = [arm]
-        for each in theme.evaluated:
+        for each in theme:
             cells += _cells(each, each.of(arm))
         if unseen and seen:
             new, old = (line.value if line is not None else None for line in (unseen.of(arm), seen.of(arm)))
             cells.append(unseen.signed(new - old) if new is not None and old is not None else NOTHING)
         rows.append(html.row(cells, kind="baseline" if arm == lesson.baseline else ""))
-    width, last = len(theme.evaluated), ["unseen less seen"] if unseen and seen else []
-    general = " on general rows" if theme.is_general else ""
+    width, last = len(theme), ["unseen less seen"] if unseen and seen else []
     return html.table(
-        f"Values on {theme.name}{general} ({first.unit}, {first.side})",
+        f"Values on {first.theme} ({first.unit}, {first.side})",
         ["" if several else "arm", *["value", "difference", "seen"] * width, *last],
         rows,
         over=["arm", *names, *[""] * len(last)] if several else (),
@@ -316,8 +315,7 @@ def _cost(lesson: LessonFacts) -> Section:
     parts: list[Part] = [html.table(caption, head, rows, label="Cost of each arm", kind="dense")]
     if lesson.made:
         made = [
-            (each.name, each.about, count(each.tokens or None), duration(each.seconds))
-            for each in lesson.made
+            (name, by, count(cost.tokens or None), duration(cost.seconds)) for name, by, cost in lesson.made
         ]
         caption, head = (
             "What the material took to make, when it was made",

@@ -19,6 +19,7 @@ from learnable.pages.contest import (
     line_of,
 )
 from learnable.pages.words import plural
+from learnable.runs.price import Cost
 
 PAPER_RATIO = 260
 """Examples of the buffer for each row of the task, of DELIA's authors."""
@@ -49,33 +50,6 @@ class Way:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Made:
-    """A step that made part of the material, such as a buffer, with what it cost when it ran."""
-
-    name: str
-    about: str
-    tokens: int
-    seconds: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Theme:
-    """What one evaluation says in all the ways in which it was asked: unseen wordings first."""
-
-    name: str
-    evaluated: tuple[Evaluated, ...]
-
-    @property
-    def is_general(self) -> bool:
-        """Whether it is about what was forgotten."""
-        return self.evaluated[0].is_general
-
-    def asked(self, how: Asked) -> Evaluated | None:
-        """Return the evaluation that asks in one way."""
-        return next((each for each in self.evaluated if each.asked == how), None)
-
-
-@dataclass(frozen=True, kw_only=True)
 class LessonFacts(ContestFacts):
     """All that a report says about one lesson.
 
@@ -94,7 +68,7 @@ class LessonFacts(ContestFacts):
         diversity: Figures by kind: ``texts``, ``mean_distance``, ``distinct_1``, ``distinct_2``; one may be missing.
         general_from_buffer: Whether what was forgotten is asked on rows set aside of the buffer; None when not known.
         example: A test row as it is asked: conversations by ``seen`` and ``unseen``, those that there are.
-        made: Steps that made the material, where they are known.
+        made: Steps that made the material, such as a buffer, by whom, and what they cost; where that is known.
         notes: What could not be asked, and why.
     """
 
@@ -112,7 +86,7 @@ class LessonFacts(ContestFacts):
     diversity: Mapping[str, Mapping[str, float]]
     general_from_buffer: bool | None = None
     example: Mapping[Asked, Sequence[Mapping[str, str | None]]]
-    made: Sequence[Made] = ()
+    made: Sequence[tuple[str, str, Cost]] = ()
     notes: Sequence[str] = ()
 
     def read_line(self, row: Mapping[str, Any]) -> Line:
@@ -162,15 +136,12 @@ class LessonFacts(ContestFacts):
         return max(1, self.arms.filter(pl.col("tokens") > 0)["seed"].n_unique())
 
     @cached_property
-    def themes(self) -> list[Theme]:
-        """The evaluations, those of one name together."""
+    def themes(self) -> list[list[Evaluated]]:
+        """What each evaluation says in all the ways in which it was asked: unseen wordings first."""
         names: dict[tuple[bool, str], list[Evaluated]] = {}
         for each in self.evaluated:
             names.setdefault((each.is_general, each.name), []).append(each)
-        found = {
-            name: sorted(each, key=lambda one: list(ASKED).index(one.asked)) for name, each in names.items()
-        }
-        return [Theme(name=name, evaluated=tuple(each)) for (_, name), each in found.items()]
+        return [sorted(each, key=lambda one: list(ASKED).index(one.asked)) for each in names.values()]
 
     @cached_property
     def by_label(self) -> dict[str, Way]:
@@ -262,9 +233,9 @@ def headline(lesson: LessonFacts) -> str:
     }.get(lines[0].outcome, f"{focus} and {baseline} could not be compared {where}")
 
 
-def about(theme: Theme) -> str:
+def about(theme: Sequence[Evaluated]) -> str:
     """Say what the values are of one evaluation, in all the ways in which it was asked."""
-    each = theme.evaluated[0]
-    items = max(found.items for found in theme.evaluated)
+    each = theme[0]
+    items = max(found.items for found in theme)
     said = f"{each.unit}, {each.side}; {plural(items, 'item')} graded"
     return said if each.name == each.setting else f"{each.setting}: {said}"

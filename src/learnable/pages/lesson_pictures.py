@@ -33,12 +33,10 @@ def values(lesson: LessonFacts) -> list[list[Picture]]:
     """Draw what every arm came to, as dots with whiskers: for each theme, a picture for each way to ask."""
     found = []
     for number, theme in enumerate(lesson.themes):
-        known = {
-            place: each for place, each in enumerate(theme.evaluated) if any(line.half for line in each.lines)
-        }
+        known = {place: each for place, each in enumerate(theme) if any(line.half for line in each.lines)}
         domain, panels = _domain(list(known.values())), list[Picture]()
         for place, each in known.items():
-            title = ASKED[each.asked].capitalize() or theme.name
+            title = ASKED[each.asked].capitalize() or each.name
             panels += [_values(f"values-{number}-{place}", each, domain, title=title)] if domain else []
         found.append(panels)
     return found
