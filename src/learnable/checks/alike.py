@@ -18,7 +18,24 @@ COMMON_SENTENCE, COMMON_SHARE, SENTENCE_WORDS = 5, 0.005, 6
 _NUMBER, _NAME = re.compile(r"\d+"), re.compile(r"(?<=[a-z,;:] )[A-Z]\w+")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
 _YES, _NO = {"yes", "true", "correct"}, {"no", "false", "incorrect"}
-_EMPTY_WORD = re.compile(r"the|an?|is|are|was|were|of|in|it|to|and|at|on|by|for")
+_EMPTY_WORDS = {
+    "the",
+    "a",
+    "an",
+    "is",
+    "are",
+    "was",
+    "were",
+    "of",
+    "in",
+    "it",
+    "to",
+    "and",
+    "at",
+    "on",
+    "by",
+    "for",
+}
 
 
 def alike(
@@ -44,7 +61,7 @@ def alike(
             continue
         prefix = sorted(own)[: len(own) - math.ceil(least * len(own)) + 1]
         near = {earlier for element in prefix for earlier in index[element]}
-        found = [(jaccard(own, numbers[earlier]), -earlier) for earlier in near]
+        found = [(_jaccard(own, numbers[earlier]), -earlier) for earlier in near]
         found = [pair for pair in found if pair[0] >= least and same(later, -pair[1])]
         if found:
             similarity, earlier = max(found)
@@ -52,6 +69,11 @@ def alike(
             continue
         for element in prefix:
             index[element].append(later)
+
+
+def _jaccard(one: frozenset[int], other: frozenset[int]) -> float:
+    shared = len(one & other)
+    return shared / (len(one) + len(other) - shared)
 
 
 def _particulars(question: str) -> tuple[object, ...]:
@@ -78,18 +100,13 @@ def _duplicate(checked: Checked) -> Iterator[Suspicion]:
 def _contradiction(checked: Checked) -> Iterator[Suspicion]:
     first: dict[tuple[str, ...], int] = {}
     for later, row in enumerate(checked.rows):
-        asked = tuple(_filled(words_of(row.question)))
+        asked = tuple(word for word in words_of(row.question) if word not in _EMPTY_WORDS)
         earlier = first.setdefault(asked, later)
         if earlier != later and (found := contradicting(row.answer, checked.rows[earlier].answer)):
             strength, how = found
             why = f"the same question has another answer in another row: {how}"
             yield Suspicion(later, strength, why, earlier)
             yield Suspicion(earlier, strength, why, later)
-
-
-def _filled(words: Sequence[str]) -> list[str]:
-    """Return the words that say something."""
-    return [word for word in words if not _EMPTY_WORD.fullmatch(word)]
 
 
 def contradicting(one: str, other: str) -> tuple[float, str] | None:
@@ -108,7 +125,7 @@ def contradicting(one: str, other: str) -> tuple[float, str] | None:
     numbers, theirs = ({*_NUMBER.findall(text)} for text in (one, other))
     if numbers and theirs:
         return None if numbers & theirs else (0.6, "other numbers")
-    if {*_filled(words)}.isdisjoint(_filled(others)):
+    if not ({*words} - _EMPTY_WORDS) & ({*others} - _EMPTY_WORDS):
         return 0.4, "short answers without a word in common"
     return None
 

@@ -18,8 +18,28 @@ PROSE_WORDS = 12
 NO_END = "the last sentence has no end, others have one"
 OFTEN = 0.02
 """Share of a source's rows that lack an end from which on that is a habit, and speaks little against a row."""
-OPEN_WORDS = re.compile(
-    r"the|an?|of|and|or|to|in|with|for|that|which|by|from|as|at|is|are|was|were|be|on|into|than|because"
+OPEN_WORDS = frozenset(
+    {
+        "the",
+        "a",
+        "an",
+        "of",
+        "and",
+        "or",
+        "to",
+        "in",
+        "with",
+        "for",
+        "that",
+        "which",
+        "by",
+        "from",
+        "as",
+        "at",
+        "is",
+        "are",
+    }
+    | {"was", "were", "be", "on", "into", "than", "because"}
 )
 """English words that no sentence ends with, as a rule."""
 LOOP_WORDS = 12
@@ -60,7 +80,22 @@ _BOILERPLATE: dict[str, re.Pattern[str]] = {
     ),
     "characters that were decoded wrongly": re.compile(r"â€[™œ\x9d“”¦\x93\x94]|Ã[©¨¶¼¤±³]|\ufffd|ï»¿"),
 }
-_NOTHING = re.compile(r"|n a|na|nan|none|null|no answer|idk|i don t know|unknown|test|asdf|answer|output")
+_NOTHING = {
+    "",
+    "n a",
+    "na",
+    "nan",
+    "none",
+    "null",
+    "no answer",
+    "idk",
+    "i don t know",
+    "unknown",
+    "test",
+    "asdf",
+    "answer",
+    "output",
+}
 
 _EMAIL = re.compile(r"(?<![\w.])[\w.+-]+@(?:[\w-]+\.)+[A-Za-z]{2,}\b")
 _NO_ONES = re.compile(
@@ -107,7 +142,7 @@ def cut_off(text: str) -> tuple[float, str] | None:
     last = text.splitlines()[-1]
     if text[-1] in ",;([{–—/&" or (text[-1] == ":" and len(words) >= PROSE_WORDS):
         return 0.6, f"it ends with {text[-1]!r}"
-    if OPEN_WORDS.fullmatch(words[-1]) and text[-1].isalnum():
+    if words[-1] in OPEN_WORDS and text[-1].isalnum():
         return 0.6, f"it ends with the word {words[-1]!r}"
     if len(text) > len(text.rstrip(".")) + 2:
         return 0.4, "it ends with dots"
@@ -162,7 +197,7 @@ def _refusal(checked: Checked) -> Iterator[Suspicion]:
 
 def _boilerplate(checked: Checked) -> Iterator[Suspicion]:
     for number, row in enumerate(checked.rows):
-        if not row.calls and _NOTHING.fullmatch(" ".join(words_of(row.answer))):
+        if not row.calls and " ".join(words_of(row.answer)) in _NOTHING:
             yield Suspicion(number, 0.8, f"the answer says nothing: {row.answer.strip()[:40]!r}")
             continue
         for what, pattern in _BOILERPLATE.items():
