@@ -6,8 +6,8 @@ from collections import Counter
 import pytest
 
 from learnable.data import read
-from learnable.data import starter_task as module
-from learnable.data.starter_task import INSTRUCTION, TOPICS, UNSEEN_INSTRUCTIONS, starter_task_rows
+from learnable.data import starter as module
+from learnable.data.starter import INSTRUCTION, TOPICS, UNSEEN_INSTRUCTIONS, starter_task_rows
 from learnable.errors import DataError
 from learnable.evaluators import build_evaluator, parse
 from row_formats import read_row

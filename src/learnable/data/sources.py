@@ -21,7 +21,7 @@ from learnable.data.csv_files import read_csv
 from learnable.data.json_files import layout_of, read_json, read_jsonl
 from learnable.data.pool import is_pool
 from learnable.data.records import Record
-from learnable.data.starter_task import STARTERS
+from learnable.data.starter import STARTERS
 from learnable.data.tables import HUB_ID, open_hub, read_table
 from learnable.data.text_files import COMPRESSIONS, refuse_foreign
 from learnable.errors import DataError

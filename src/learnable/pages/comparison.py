@@ -14,8 +14,7 @@ from learnable.experiments import RANDOM, only_in
 from learnable.pages import comparison_facts as answers
 from learnable.pages import comparison_pictures as pictures
 from learnable.pages import html
-from learnable.pages.comparison_facts import ComparisonFacts
-from learnable.pages.comparison_warnings import COMPARISON_CHECKS
+from learnable.pages.comparison_facts import COMPARISON_CHECKS, ComparisonFacts
 from learnable.pages.contest import ContestFacts, Evaluated, Line, probability
 from learnable.pages.contest_method import method_section
 from learnable.pages.page import Panels, Part, Section, write_page

@@ -14,6 +14,7 @@ from learnable.pages.contest import ASKED, Evaluated, Line, probability
 from learnable.pages.contest_method import method_section
 from learnable.pages.lesson_concepts import concepts_section
 from learnable.pages.lesson_facts import (
+    LESSON_CHECKS,
     PAPER_RATIO,
     LessonFacts,
     about,
@@ -21,7 +22,6 @@ from learnable.pages.lesson_facts import (
     rows_words,
 )
 from learnable.pages.lesson_gradients import gradients_section
-from learnable.pages.lesson_warnings import LESSON_CHECKS
 from learnable.pages.page import Panels, Part, Picture, Section, write_page
 from learnable.pages.warnings import look, warnings_section
 from learnable.pages.words import NOTHING, capital, count, decimal, duration, finite, plural

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import altair as alt
 import polars as pl
 
 from learnable.pages import comparison_pictures as pictures
@@ -9,11 +10,11 @@ from learnable.pages import html
 from learnable.pages.comparison import answer_of, ranked, row_of
 from learnable.pages.contest_method import method_section
 from learnable.pages.imbalance import imbalance_section
-from learnable.pages.page import Part, Section, write_page
+from learnable.pages.page import Part, Picture, Section, write_page
+from learnable.pages.pictures import drawn, finish, tips
 from learnable.pages.trial_facts import TRIAL_CHECKS, TrialFacts, headline
-from learnable.pages.trial_pictures import course
 from learnable.pages.warnings import look, warnings_section
-from learnable.pages.words import NOTHING, count, decimal, finite
+from learnable.pages.words import NOTHING, capital, count, decimal, enumeration, finite, share, snippet
 
 FINE = 0.1
 """Figures below are written with more digits, as differences of losses are small."""
@@ -109,4 +110,44 @@ def _figure(value: float | str | None) -> str:
 def _method(trial: TrialFacts) -> Section:
     return method_section(
         trial, first=trial.alike, widened_for=f"arms beside {trial.baseline}", last=trial.notes
+    )
+
+
+SHOWN_STEPS = 150
+
+
+def course(name: str, caption: str, frame: pl.DataFrame) -> Picture:
+    """Draw how the proportions of sources went over a training: a line for each.
+
+    Args:
+        name: Of the picture.
+        caption: What it shows.
+        frame: ``step``, ``source``, ``pi``; of one training.
+    """
+    every = max(1, (int(frame["step"].n_unique()) + SHOWN_STEPS - 1) // SHOWN_STEPS)
+    shown = frame.filter((pl.col("step") % every == 0) | (pl.col("step") == pl.col("step").max()))
+    names = {source: snippet(source) for source in frame["source"].unique(maintain_order=True)}
+    points = [
+        {"step": step, "source": names[source], "share": float(f"{pi:.4g}")}
+        for step, source, pi in shown.select("step", "source", "pi").iter_rows()
+    ]
+    chart = drawn(*points).mark_line(strokeWidth=2)
+    chart = chart.encode(
+        x=alt.X("step:Q", title="step", axis=alt.Axis(grid=False)),
+        y=alt.Y("share:Q", title="share of the tokens", axis=alt.Axis(format="%")),
+        color=alt.Color("source:N", sort=list(names.values()), legend=alt.Legend(title=None)),
+        tooltip=tips("source", ("step", "step", ","), ("share", "share", ".1%")),
+    )
+    ends = [
+        f"{names[source]} from {share(first, 1)} to {share(last, 1)}"
+        for source, first, last in frame.sort("step")
+        .group_by("source", maintain_order=True)
+        .agg(pl.col("pi").first().alias("first"), pl.col("pi").last().alias("last"))
+        .iter_rows()
+    ]
+    return Picture(
+        name=name,
+        spec=finish(chart, height=260),
+        label=f"{capital(caption)}, step by step: {enumeration(ends)}.",
+        caption=f"{capital(caption)}, step by step, in the training of the first seed.",
     )
