@@ -1,10 +1,10 @@
 """A selection as other trainers read it: its conversations in one file, and a configuration that trains on them."""
 
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import chain
+from itertools import chain, starmap
 from pathlib import Path
 from typing import Any, Literal
 
@@ -137,18 +137,19 @@ def write_export(
     return [folder / name for name in texts]
 
 
-_Exported = tuple[Iterable[dict[str, Any]], dict[str, Any]]
+_Rows = Iterable[dict[str, Any]]
+_Exported = tuple[_Rows, dict[str, Any]]
 
 
 def export(learned: Sequence[Example] | Sequence[Pair], trainer: Trainer, to: Destination) -> _Exported:
     """Return the rows of ``train.jsonl`` and the content of the other files by their names; see ``write_export``."""
-    exports: dict[Trainer, tuple[Callable[..., _Exported], Callable[..., _Exported]]] = {
-        "trl": (_trl, _trl_pairs),
-        "unsloth": (_unsloth, _unsloth_pairs),
-        "llamafactory": (_llamafactory, _llamafactory_pairs),
-        "axolotl": (_axolotl, _axolotl_pairs),
+    exports: dict[Trainer, Callable[[Any, Destination], _Exported]] = {
+        "trl": _trl,
+        "unsloth": _unsloth,
+        "llamafactory": _llamafactory,
+        "axolotl": _axolotl,
     }
-    return exports[trainer][to.pairs](learned, to)
+    return exports[trainer](learned, to)
 
 
 def _learn_last_only(examples: Sequence[Example], trainer: str) -> bool:
@@ -174,24 +175,8 @@ PAIR_LEARNING_RATE, BETA = 5e-5, 0.1
 _DPO = {"loss_type": "sigmoid", "beta": BETA}
 
 
-def _trl(examples: Sequence[Example], to: Destination) -> _Exported:
-    counts = [sum(message.role == "assistant" for message in example.messages) for example in examples]
-    # TRL masks the prompt of a pair under any template, but the user's turns of a conversation only under templates
-    # that it knows.
-    pairs = _learn_last_only(examples, "TRL") or all(count == 1 for count in counts)
-    tools = any(example.tools for example in examples)
-
-    def row(example: Example) -> dict[str, Any]:
-        turns = [message.turn(arguments_as_text=False) for message in example.messages]
-        parts = {"prompt": turns[:-1], "completion": turns[-1:]} if pairs else {"messages": turns}
-        # As JSON text: a column of objects would mix the keys of all of them.
-        return parts | ({"tools": example.tools or None} if tools else {})
-
-    loss = {"completion_only_loss": True} if pairs else {"assistant_only_loss": True}
-    return map(row, examples), _trl_settings(to, loss)
-
-
-def _trl_settings(to: Destination, loss: Mapping[str, Any]) -> dict[str, Any]:
+def _trl(learned: Any, to: Destination) -> _Exported:
+    rows, loss = (_pair_rows(learned), _DPO) if to.pairs else _trl_rows(learned)
     settings = {
         "model_name_or_path": to.model,
         "dtype": "bfloat16",
@@ -207,14 +192,26 @@ def _trl_settings(to: Destination, loss: Mapping[str, Any]) -> dict[str, Any]:
         **to.batches,
         **({"chat_template_path": TEMPLATE} if to.chat_template is not None else {}),
     }
-    return {to.configuration: settings}
+    return rows, {to.configuration: settings}
 
 
-def _trl_pairs(pairs: Sequence[Pair], to: Destination) -> _Exported:
-    return _pair_rows(pairs), _trl_settings(to, _DPO)
+def _trl_rows(examples: Sequence[Example]) -> _Exported:
+    counts = [sum(message.role == "assistant" for message in example.messages) for example in examples]
+    # TRL masks the prompt of a pair under any template, but the user's turns of a conversation only under templates
+    # that it knows.
+    pairs = _learn_last_only(examples, "TRL") or all(count == 1 for count in counts)
+    tools = any(example.tools for example in examples)
+
+    def row(example: Example) -> dict[str, Any]:
+        turns = [message.turn(arguments_as_text=False) for message in example.messages]
+        parts = {"prompt": turns[:-1], "completion": turns[-1:]} if pairs else {"messages": turns}
+        # As JSON text: a column of objects would mix the keys of all of them.
+        return parts | ({"tools": example.tools or None} if tools else {})
+
+    return map(row, examples), {"completion_only_loss" if pairs else "assistant_only_loss": True}
 
 
-def _pair_rows(pairs: Sequence[Pair]) -> Iterable[dict[str, Any]]:
+def _pair_rows(pairs: Sequence[Pair]) -> _Rows:
     tools = any(pair.tools for pair in pairs)
 
     def row(pair: Pair) -> dict[str, Any]:
@@ -225,18 +222,10 @@ def _pair_rows(pairs: Sequence[Pair]) -> Iterable[dict[str, Any]]:
     return map(row, pairs)
 
 
-def _unsloth(examples: Sequence[Example], to: Destination) -> _Exported:
-    return unsloth.labelled(to.render(examples)), _script("SFT", {}, to)
-
-
-def _unsloth_pairs(pairs: Sequence[Pair], to: Destination) -> _Exported:
-    return _pair_rows(pairs), _script("DPO", _DPO, to)
-
-
-def _script(kind: str, loss: Mapping[str, Any], to: Destination) -> dict[str, str]:
+def _unsloth(learned: Any, to: Destination) -> _Exported:
     text = unsloth.script(
-        kind,
-        {"max_length": to.max_length, **loss, **to.arguments, **to.batches},
+        "DPO" if to.pairs else "SFT",
+        {"max_length": to.max_length, **(_DPO if to.pairs else {}), **to.arguments, **to.batches},
         chat_template=None if to.chat_template is None else TEMPLATE,
         model=to.model,
         max_length=to.max_length,
@@ -245,36 +234,18 @@ def _script(kind: str, loss: Mapping[str, Any], to: Destination) -> dict[str, st
         alpha=2 * _TUNING.rank,
         seed=_TUNING.seed,
     )
-    return {unsloth.SCRIPT: text}
+    rows = _pair_rows(learned) if to.pairs else unsloth.labelled(to.render(learned))
+    return rows, {unsloth.SCRIPT: text}
 
 
-def _llamafactory(examples: Sequence[Example], to: Destination) -> _Exported:
-    only_last = _learn_last_only(examples, "LLaMA-Factory")
+def _llamafactory(learned: Any, to: Destination) -> _Exported:
+    only_last = not to.pairs and _learn_last_only(learned, "LLaMA-Factory")
+    sides = [answers_of(each) if to.pairs else (each,) for each in learned]
+    examples = [*chain(*sides)]
     for example in examples:
         _check_llamafactory(example)
     tools = any(example.tools for example in examples)
     calls = any(message.tool_calls for example in examples for message in example.messages)
-    own = {"stage": "sft", **to.arguments, **({"mask_history": True} if only_last else {})}
-    rows = (_llamafactory_row(example, tools=tools) for example in examples)
-    description = _llamafactory_description(calls=tools or calls)
-    return rows, _llamafactory_files(to, own, description)
-
-
-def _llamafactory_description(*, calls: bool) -> dict[str, Any]:
-    # All of them: a tag that is left out has no default once there are others.
-    tags = {name: name for name in ("role", "content", "user", "assistant", "system")}
-    tags |= {"observation": "tool", "function": "function_call"} if calls else {}
-    return {
-        "file_name": ROWS,
-        "formatting": "sharegpt",
-        "columns": {"messages": "messages"} | ({"tools": "tools"} if calls else {}),
-        "tags": {f"{name}_tag": tag for name, tag in tags.items()},
-    }
-
-
-def _llamafactory_files(
-    to: Destination, own: Mapping[str, Any], description: Mapping[str, Any]
-) -> dict[str, Any]:
     settings = {
         "model_name_or_path": to.model,
         **({"quantization_bit": 4} if to.fit.four_bit else {}),
@@ -287,28 +258,37 @@ def _llamafactory_files(
         "dataset": "selection",
         "cutoff_len": to.max_length,
         "bf16": True,
-        **own,
+        "stage": "dpo" if to.pairs else "sft",
+        **({"pref_loss": "sigmoid", "pref_beta": BETA} if to.pairs else {}),
+        **to.arguments,
+        **({"mask_history": True} if only_last else {}),
         **to.batches,
     }
-    return {to.configuration: settings, DATASET_INFO: {"selection": description}}
+
+    def row(example: Example, *rejected: Example) -> dict[str, Any]:
+        own = _llamafactory_row(example, tools=tools)
+        if not rejected:
+            return own
+        *prompt, answer = own["messages"]
+        other = _llamafactory_row(*rejected, tools=tools)["messages"][-1]
+        return own | {"messages": prompt, "chosen": answer, "rejected": other}
+
+    description = _llamafactory_description(calls=tools or calls, pairs=to.pairs)
+    return starmap(row, sides), {to.configuration: settings, DATASET_INFO: {"selection": description}}
 
 
-def _llamafactory_pairs(pairs: Sequence[Pair], to: Destination) -> _Exported:
-    answers = [answers_of(pair) for pair in pairs]
-    for each in chain(*answers):
-        _check_llamafactory(each)
-    tools = any(pair.tools for pair in pairs)
-    calls = any(turn.tool_calls for each in chain(*answers) for turn in each.messages)
-
-    def row(sides: tuple[Example, Example]) -> dict[str, Any]:
-        chosen, rejected = (_llamafactory_row(each, tools=tools) for each in sides)
-        *prompt, answer = chosen["messages"]
-        return chosen | {"messages": prompt, "chosen": answer, "rejected": rejected["messages"][-1]}
-
-    description = _llamafactory_description(calls=tools or calls) | {"ranking": True}
-    description["columns"] |= {"chosen": "chosen", "rejected": "rejected"}
-    own = {"stage": "dpo", "pref_loss": "sigmoid", "pref_beta": BETA, **to.arguments}
-    return map(row, answers), _llamafactory_files(to, own, description)
+def _llamafactory_description(*, calls: bool, pairs: bool) -> dict[str, Any]:
+    # All of them: a tag that is left out has no default once there are others.
+    tags = {name: name for name in ("role", "content", "user", "assistant", "system")}
+    tags |= {"observation": "tool", "function": "function_call"} if calls else {}
+    columns = ["messages", *(["tools"] if calls else []), *(["chosen", "rejected"] if pairs else [])]
+    return {
+        "file_name": ROWS,
+        "formatting": "sharegpt",
+        "columns": {name: name for name in columns},
+        "tags": {f"{name}_tag": tag for name, tag in tags.items()},
+        **({"ranking": True} if pairs else {}),
+    }
 
 
 def _llamafactory_row(example: Example, *, tools: bool) -> dict[str, Any]:
@@ -343,29 +323,12 @@ def _check_llamafactory(example: Example) -> None:
         )
 
 
-def _axolotl(examples: Sequence[Example], to: Destination) -> _Exported:
-    def row(example: Example) -> dict[str, Any]:
-        turns = [turn.turn() | ({} if turn.trained else {"train": False}) for turn in example.messages]
-        return {"messages": turns} | ({"tools": json.loads(example.tools)} if example.tools else {})
-
-    masks = any(not message.trained for example in examples for message in example.messages)
-    rows = {
-        "path": ROWS,
-        "type": "chat_template",
-        "roles_to_train": ["assistant"],
-        "train_on_eos": "turn",
-        **({"message_field_training": "train"} if masks else {}),
-    }
-    # Left to itself, it drops longer rows.
-    own = {"excess_length_strategy": "truncate", "learning_rate": _TUNING.peak_learning_rate}
-    return map(row, examples), _axolotl_settings(to, rows, own)
-
-
-def _axolotl_settings(to: Destination, rows: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+def _axolotl(learned: Any, to: Destination) -> _Exported:
+    rows, dataset, own = _axolotl_pairs(learned) if to.pairs else _axolotl_rows(learned)
     settings = {
         "base_model": to.model,
         **({"load_in_4bit": True} if to.fit.four_bit else {}),
-        "datasets": [rows],
+        "datasets": [dataset],
         "sequence_len": to.max_length,
         "adapter": "qlora" if to.fit.four_bit else "lora",
         "lora_r": _TUNING.rank,
@@ -380,12 +343,30 @@ def _axolotl_settings(to: Destination, rows: Mapping[str, Any], own: Mapping[str
         "bf16": "auto",
         "output_dir": "model",
         **own,
+        "learning_rate": to.arguments["learning_rate"],
         **({} if to.chat_template is None else {"chat_template": "jinja", "chat_template_jinja": TEMPLATE}),
     }
-    return {to.configuration: settings}
+    return rows, {to.configuration: settings}
 
 
-def _axolotl_pairs(pairs: Sequence[Pair], to: Destination) -> _Exported:
+def _axolotl_rows(examples: Sequence[Example]) -> tuple[_Rows, dict[str, Any], dict[str, Any]]:
+    def row(example: Example) -> dict[str, Any]:
+        turns = [turn.turn() | ({} if turn.trained else {"train": False}) for turn in example.messages]
+        return {"messages": turns} | ({"tools": json.loads(example.tools)} if example.tools else {})
+
+    masks = any(not message.trained for example in examples for message in example.messages)
+    dataset = {
+        "path": ROWS,
+        "type": "chat_template",
+        "roles_to_train": ["assistant"],
+        "train_on_eos": "turn",
+        **({"message_field_training": "train"} if masks else {}),
+    }
+    # Left to itself, it drops longer rows.
+    return map(row, examples), dataset, {"excess_length_strategy": "truncate"}
+
+
+def _axolotl_pairs(pairs: Sequence[Pair]) -> tuple[_Rows, dict[str, Any], dict[str, Any]]:
     for pair in pairs:
         turns = (*pair.prompt, pair.chosen, pair.rejected)
         if pair.tools or any(set(turn.turn()) > {"role", "content"} for turn in turns):
@@ -398,6 +379,5 @@ def _axolotl_pairs(pairs: Sequence[Pair], to: Destination) -> _Exported:
         answers = {"chosen": pair.chosen.turn(), "rejected": pair.rejected.turn()}
         return {"messages": [turn.turn() for turn in pair.prompt], **answers}
 
-    rows = {"path": ROWS, "split": "train", "type": "chat_template.default"}
-    own = {"rl": "dpo", "rl_beta": BETA, "learning_rate": PAIR_LEARNING_RATE}
-    return map(row, pairs), _axolotl_settings(to, rows, own)
+    dataset = {"path": ROWS, "split": "train", "type": "chat_template.default"}
+    return map(row, pairs), dataset, {"rl": "dpo", "rl_beta": BETA}
