@@ -104,7 +104,7 @@ def curves(name: str, each: Evaluated) -> list[Picture]:
     """
     if len(each.budgets) < 2 or not any(line.half for line in each.compared):
         return []
-    draws = [each.baseline_at(budget) for budget in each.budgets]
+    draws = [each.of(each.baseline.arm, budget) for budget in each.budgets]
     random = [
         {"tokens": line.budget_tokens, "value": line.value}
         for line in draws
@@ -122,7 +122,11 @@ def curves(name: str, each: Evaluated) -> list[Picture]:
 def growth(comparison: ComparisonFacts) -> Section | None:
     """What the baseline comes to at each budget, where nothing else was trained; None for a single budget."""
     each = comparison.evaluated[0]
-    lines = [line for budget in each.budgets if (line := each.baseline_at(budget)) and line.value is not None]
+    lines = [
+        line
+        for budget in each.budgets
+        if (line := each.of(each.baseline.arm, budget)) and line.value is not None
+    ]
     if len(lines) < 2:
         return None
     points = [
@@ -175,7 +179,7 @@ def _rules(each: Evaluated, random: Sequence[dict[str, Any]]) -> tuple[list[dict
 
 
 def _whisker(line: Line, each: Evaluated) -> list[float]:
-    random = each.baseline_at(line.budget_tokens)
+    random = each.of(each.baseline.arm, line.budget_tokens)
     if random is None or random.value is None or line.low is None or line.high is None:
         return []
     return [random.value + line.low, random.value + line.high]

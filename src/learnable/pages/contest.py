@@ -214,12 +214,6 @@ class Evaluated:
         """Return the line of an arm (at a budget)."""
         return next((line for line in self.lines if (line.arm, line.budget_tokens) == (arm, budget)), None)
 
-    def baseline_at(self, budget: int | None) -> Line | None:
-        """Return the line that the others of a budget stand against."""
-        return next(
-            (line for line in self.lines if line.outcome == "baseline" and line.budget_tokens == budget), None
-        )
-
     def could_be_seen(self, line: Line) -> bool:
         """Whether the largest difference to the baseline that there can be would have been seen."""
         if self.bounds is None or line.half is None or self.baseline.value is None:
