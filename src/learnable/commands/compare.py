@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import polars as pl
 
 from learnable import data as rows
 from learnable import experiments
-from learnable.commands.experiment import Experiment, items_said, write_frames
+from learnable.commands.experiment import Experiment, items_said, selections, write_frames
 from learnable.commands.inputs import look_up, pool_of, rows_of, trusted_of
 from learnable.commands.load import HELDOUT
 from learnable.commands.method_scores import score_methods
@@ -98,15 +98,13 @@ def compare(
     holdout = HOLDOUT_SHARE if wants_heldout(asked) else 0.0
     pool, loaded = pool_of(data, reading, output, holdout=holdout, dry_run=dry_run)
     methods, flags = _methods(list(by or (BY if aimed is None else BY_TARGET)), pool, reference)
+    evaluations = _evaluations(asked, aimed, heldout_of(loaded) if holdout else None)
+    how: dict[str, Any] = {"network": network, "tuning": tuning, "seeds": seeds, "confidence": confidence}
     comparison = _Comparison(
-        experiment=Experiment(
-            network=network, tuning=tuning, seeds=seeds, confidence=confidence, store=Path(store)
-        ),
-        loaded=loaded,
+        experiment=Experiment(**how, store=Path(store), loaded=loaded, evaluations=evaluations),
         pool=pool,
         methods=methods,
         flags=flags,
-        evaluations=_evaluations(asked, aimed, heldout_of(loaded) if holdout else None),
         trusted=_trusted(methods, output, dry_run=dry_run),
         target=aimed,
         aim=aim,
@@ -122,11 +120,9 @@ class _Comparison:
     """A comparison whose inputs are found: what it will do, and how it is done."""
 
     experiment: Experiment
-    loaded: Outcome
     pool: Pool
     methods: Sequence[experiments.Method]
     flags: pl.DataFrame
-    evaluations: Sequence[Evaluation]
     budgets: Sequence[str]
     vectors: Vectors
     trusted: Mapping[str, tuple[Pool, Outcome]]
@@ -148,8 +144,6 @@ class _Comparison:
                 **({} if self.target is None else {"aim": fingerprint(self.aim)}),
                 **({} if self.warmup is None else {"warmup": fingerprint(self.warmup)}),
             },
-            evaluations=self.evaluations,
-            loaded=self.loaded,
             inputs={name: each.identity for name, each in (aimed | trusted).items()},
             sources={method.label: method.source for method in self.methods},
             links={name: each.folder for name, each in aimed.items()},
@@ -181,7 +175,6 @@ class _Comparison:
 
     @property
     def says(self) -> list[str]:
-        """What it will do, in words."""
         over, (chosen, whole) = f"over {len(self.pool):,} examples", self.trainings
         says = passes_said(self.passes, self.aim, self.gradient_epochs, rows=len(self.pool))
         if passes := sum(map(self._passes, self.references.values())):
@@ -192,7 +185,7 @@ class _Comparison:
         says.append(f"at most {chosen} trainings of {', '.join(self.budgets)}")
         if whole:
             says.append(f"{whole} trainings on all {len(self.pool):,} examples")
-        return [*says, items_said(self.evaluations)]
+        return [*says, items_said(self.experiment.evaluations)]
 
     def _passes(self, reference: Reference) -> float:
         """Return the training cost of a reference in passes over the pool."""
@@ -200,7 +193,6 @@ class _Comparison:
         return reference.passes * len(rows) / max(len(self.pool), 1)
 
     def price(self) -> Price:
-        """Return what it will cost, at most."""
         network = self.experiment.network
         examples = list(self.pool.iter_examples())
         seeds, tuning = self.experiment.seeds, self.experiment.tuning
@@ -222,7 +214,7 @@ class _Comparison:
         for share in [*shares * (chosen // seeds // len(shares)), *[1.0] * (whole // seeds)]:
             passes = seeds * tuning.epochs
             price += network.training(examples, tuning, passes=passes, share=share, models=seeds)
-        return sum([network.evaluations(self.evaluations)] * (1 + chosen + whole), price)
+        return sum([network.evaluations(self.experiment.evaluations)] * (1 + chosen + whole), price)
 
     def work(self, folder: Path) -> Finished:
         """Score, choose, train, evaluate, and write what came of it."""
@@ -230,7 +222,7 @@ class _Comparison:
 
         network = self.experiment.network
         renderer = Renderer.of(network.ref)
-        rendered = network.rendered(rows_of(self.pool, self.loaded))
+        rendered = network.rendered(rows_of(self.pool, self.experiment.pool))
         alone = answers_alone(rendered, header=renderer.answer_header)
         pool_tokens = sum(len(each.ids) for each in rendered)
         budgets = [_in_tokens(Budget.parse(text), pool_tokens) for text in self.budgets]
@@ -238,7 +230,6 @@ class _Comparison:
             self.methods,
             self.flags,
             experiment=self.experiment,
-            loaded=self.loaded,
             target=self.target,
             aim=self.aim,
             warmup=self.warmup or WarmUp(),
@@ -255,11 +246,10 @@ class _Comparison:
             seeds=self.experiment.seeds,
         )
         _say_unequal(arms)
-        ran, facts = self.experiment.run(
-            arms, self.evaluations, baseline=experiments.RANDOM, costs=scored.costs
-        )
-        overlap = _overlap(self.pool, self.evaluations)
-        others = {"scores": scored.wide(self.methods), "selections": _selections(arms), "overlap": overlap}
+        ran, facts = self.experiment.run(arms, baseline=experiments.RANDOM, costs=scored.costs)
+        overlap = _overlap(self.pool, self.experiment.evaluations)
+        others = {"scores": scored.wide(self.methods), "overlap": overlap}
+        others["selections"] = selections((arm.label, arm.budget_tokens, arm.seed, arm.ids) for arm in arms)
         write_frames(ran.frames | others, folder, arm="method")
         facts |= {
             "pool": len(self.pool),
@@ -396,16 +386,6 @@ def _say_unequal(arms: Sequence[experiments.Arm]) -> None:
             say(
                 f"{arm.label} fills only {arm.tokens:,} of {arm.budget_tokens:,} tokens: not an equal comparison"
             )
-
-
-def _selections(arms: Sequence[experiments.Arm]) -> pl.DataFrame:
-    lines = [
-        (arm.label, arm.budget_tokens, arm.seed, rank, example)
-        for arm in arms
-        for rank, example in enumerate(arm.ids)
-    ]
-    counts = dict.fromkeys(("budget_tokens", "seed", "rank"), pl.Int64)
-    return pl.DataFrame(lines, schema={"arm": pl.String, **counts, "id": pl.String}, orient="row")
 
 
 def _overlap(pool: Pool, evaluations: Sequence[Evaluation]) -> pl.DataFrame:

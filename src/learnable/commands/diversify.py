@@ -178,9 +178,23 @@ class _Making:
         draw = Drawing(
             generator=self.writer.load(), sampling=self.sampling, store=self.store, avoided=avoided
         )
-        starts, refused = _rows_apart(self.given, avoided, seed=self.seed)
-        made = _kept_apart(self.chosen(starts, n=self.n, draw=draw, seed=self.seed), avoided)
-        made = _noted_unanswered(self.name, _with_refused(made, refused, of=len(self.given)), draw.tally)
+        starts, refused = _apart(self.given, avoided, lambda row, why: (f"row {why}", row.id, self.seed))
+        if self.given and not starts:
+            raise DataError(
+                f"all {len(self.given):,} rows stand in a file to avoid",
+                hint="give other rows, or leave that file out of --avoid",
+            )
+        made = self.chosen(starts, n=self.n, draw=draw, seed=self.seed)
+        kept, overlapping = _apart(
+            made.kept, avoided, lambda new, why: (why, new.meta["parent"], new.meta["seed"])
+        )
+        of, why = f"{len(self.given):,} rows", "they stand in a file to avoid"
+        notes = [f"{refused.height:,} of {of} are left out: {why}"] * bool(refused.height) + [*made.notes]
+        of, why = f"{len(made.kept):,}", "they overlap with a file to avoid"
+        notes += [f"{overlapping.height:,} of {of} are left out: {why}"] * bool(overlapping.height)
+        dropped = pl.concat([refused, made.dropped, overlapping])
+        notes += _unanswered(self.name, draw.tally)
+        made = diversifiers.Diversified(kept=kept, dropped=dropped, notes=tuple(notes))
         facts: dict[str, Any] = {"method": self.method, "written by": self.writer.name}
         facts |= _written(self.name, made, starts, folder)
         facts |= {"file": self.step.folder(self.file).name if self.file else None}
@@ -201,7 +215,10 @@ def _check_given(
 def _into_file(step: Step, folder: str, file: str, data: Sequence[str]) -> Outcome:
     """Do the step in its folder, and write what was made into a file, which replaces none of the ``data``."""
     target = step.folder(file)
-    _check_target(target, step.folder(folder), data)
+    if any(target.resolve() == Path(path).resolve() for path in data):
+        raise UsageError(f"the output {target} would replace its input", hint="choose another -o")
+    if target.exists() and not (step.folder(folder) / BEGUN).is_file():
+        raise StoreError(f"{target} is there already, and no record of it beside", hint="choose another -o")
     outcome = run(step, folder)
     if outcome.ran or not target.exists():
         generated = pl.read_parquet(outcome.folder / GENERATED)
@@ -210,13 +227,6 @@ def _into_file(step: Step, folder: str, file: str, data: Sequence[str]) -> Outco
         else:
             write_json_lines(target, generated.iter_rows(named=True))
     return outcome
-
-
-def _check_target(target: Path, folder: Path, data: Sequence[str]) -> None:
-    if any(target.resolve() == Path(path).resolve() for path in data):
-        raise UsageError(f"the output {target} would replace its input", hint="choose another -o")
-    if target.exists() and not (folder / BEGUN).is_file():
-        raise StoreError(f"{target} is there already, and no record of it beside", hint="choose another -o")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -313,70 +323,37 @@ def _item(row: Row) -> Item:
     return Item((*question, *closing), {})
 
 
-def _rows_apart(
-    given: Sequence[Example], avoided: Avoided, *, seed: int
-) -> tuple[list[Example], diversifiers.Ledger]:
-    """Return the rows that do not stand in a file to avoid, for another wording of one that does hides where it is from.
+def _apart(
+    examples: Sequence[Example],
+    avoided: Avoided,
+    refusal: Callable[[Example, str], tuple[str, str | None, int | None]],
+) -> tuple[list[Example], pl.DataFrame]:
+    """Return the examples that do not overlap with a file to avoid, for another wording of one that does hides where it is from.
 
-    Raises:
-        DataError: If all of them do.
+    Of each of the others there is a line: reason, parent and seed as the ``refusal`` says, and its text.
     """
     kept, refused = list[Example](), diversifiers.Ledger()
-    for example, reason in zip(given, avoided.reasons([each.messages for each in given]), strict=True):
-        if reason is None:
+    for example, why in zip(examples, avoided.reasons([each.messages for each in examples]), strict=True):
+        if why is None:
             kept.append(example)
-        else:
-            text = "\n\n".join(turn.content for turn in example.messages)
-            refused.refuse(f"row {reason}", text=text, parent=example.id, seed=seed)
-    if given and not kept:
-        raise DataError(
-            f"all {len(given):,} rows stand in a file to avoid",
-            hint="give other rows, or leave that file out of --avoid",
-        )
-    return kept, refused
+            continue
+        reason, parent, seed = refusal(example, why)
+        text = "\n\n".join(turn.content for turn in example.messages)
+        refused.refuse(reason, text=text, parent=parent, seed=seed)
+    return kept, refused.frame
 
 
-def _with_refused(
-    made: diversifiers.Diversified, refused: diversifiers.Ledger, *, of: int
-) -> diversifiers.Diversified:
-    """Return what was made, with the rows that nothing was made of."""
-    if refused.frame.is_empty():
-        return made
-    note = f"{refused.frame.height:,} of {of:,} rows are left out: they stand in a file to avoid"
-    return replace(made, dropped=pl.concat([refused.frame, made.dropped]), notes=(note, *made.notes))
-
-
-def _kept_apart(made: diversifiers.Diversified, avoided: Avoided) -> diversifiers.Diversified:
-    """Return what was made without what overlaps with a file to avoid."""
-    reasons = avoided.reasons([example.messages for example in made.kept])
-    kept = [example for example, reason in zip(made.kept, reasons, strict=True) if not reason]
-    if len(kept) == len(made.kept):
-        return made
-    left_out = diversifiers.Ledger()
-    for example, reason in zip(made.kept, reasons, strict=True):
-        if reason:
-            text = "\n\n".join(turn.content for turn in example.messages)
-            left_out.refuse(reason, text=text, parent=example.meta["parent"], seed=example.meta["seed"])
-    count = len(made.kept) - len(kept)
-    note = f"{count:,} of {len(made.kept):,} are left out: they overlap with a file to avoid"
-    return diversifiers.Diversified(
-        kept=kept, dropped=pl.concat([made.dropped, left_out.frame]), notes=(*made.notes, note)
-    )
-
-
-def _noted_unanswered(
-    name: str, made: diversifiers.Diversified, tally: diversifiers.Tally
-) -> diversifiers.Diversified:
-    """Return what was made, with a note of what a server failed to answer even when asked for nothing else."""
+def _unanswered(name: str, tally: diversifiers.Tally) -> list[str]:
+    """Return a note of what a server failed to answer even when asked for nothing else."""
     if not tally.unanswered:
-        return made
+        return []
     said = f"{tally.unanswered:,} of {tally.draws + tally.unanswered:,} were not answered"
     if tally.draws:  # beside others that it answered: asked again, it may answer them
         raise ModelError(
             f"{name}: {said}; what was is kept",
             hint="run the same command again: it asks for those alone, and goes on without them if none is answered",
         )
-    return replace(made, notes=(*made.notes, f"{said} by the server, asked again, and are left out"))
+    return [f"{said} by the server, asked again, and are left out"]
 
 
 def _written(

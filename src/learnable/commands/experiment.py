@@ -1,7 +1,7 @@
 """What all experiments share: one model, arms that begin from it, the step, and what is said and kept of the arms."""
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -43,20 +43,30 @@ class _Trial(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """Where and how arms are trained and asked: the options that all experiments have, which explain them."""
+    """Where and how arms are trained and asked: the options that all experiments have, which explain them.
+
+    ``loaded`` is the pool that its arms see, and ``evaluations`` what all are asked, as far as they are known beforehand.
+    """
 
     network: Network
     tuning: Tuning
     seeds: int
     confidence: float
     store: Path
+    loaded: Outcome | None = None
+    evaluations: Sequence[Evaluation] = ()
 
     @classmethod
-    def of(cls, network: Network, tuning: Tuning, how: _Repeated, store: str) -> "Experiment":
+    def of(cls, network: Network, tuning: Tuning, how: _Repeated, store: str, **found: Any) -> "Experiment":
         """Return the experiment that a command was asked for."""
-        return cls(
-            network=network, tuning=tuning, seeds=how.seeds, confidence=how.confidence, store=Path(store)
-        )
+        given = {"network": network, "tuning": tuning, "store": Path(store), **found}
+        return cls(seeds=how.seeds, confidence=how.confidence, **given)
+
+    @property
+    def pool(self) -> Outcome:
+        """What loaded the pool."""
+        assert self.loaded is not None
+        return self.loaded
 
     def step(
         self,
@@ -64,18 +74,16 @@ class Experiment:
         trial: _Trial,
         *,
         parameters: Mapping[str, Any],
-        evaluations: Sequence[Evaluation] = (),
-        loaded: Outcome | None = None,
         inputs: Mapping[str, str] | None = None,
         sources: Mapping[str, str] | None = None,
         links: Mapping[str, Path] | None = None,
     ) -> Step:
         """Return the step that does a trial.
 
-        Its result depends on model, training, seeds and confidence, on what is ``loaded``, on the items and evaluators of
-        the evaluations, and on what is given beside them, see ``Step``.
+        Its result depends on model, training, seeds and confidence, on the pool, on the items and evaluators of the
+        evaluations, and on what is given beside them, see ``Step``.
         """
-        pool = {} if loaded is None else {"pool": loaded}
+        pool, evaluations = {} if self.loaded is None else {"pool": self.loaded}, self.evaluations
         own = {
             "tuning": fingerprint(self.tuning),
             "seeds": self.seeds,
@@ -100,7 +108,6 @@ class Experiment:
     def run(
         self,
         arms: Sequence[Arm],
-        evaluations: Sequence[Evaluation],
         *,
         baseline: str,
         costs: Mapping[str, SelectionCost] | None = None,
@@ -109,7 +116,7 @@ class Experiment:
         """Return arms, trained and graded (see ``run_arms``), and the facts of it that both commands tell."""
         ran = run_arms(
             arms,
-            evaluations,
+            self.evaluations,
             max_length=self.network.longest,
             store=self.store,
             open_model=self.network.open,
@@ -120,7 +127,7 @@ class Experiment:
         )
         facts = {
             "model": self.network.ref.name,
-            "evaluations": [each.label for each in evaluations],
+            "evaluations": [each.label for each in self.evaluations],
             "seeds": self.seeds,
             "confidence": self.confidence,
             "tuning": asdict(self.tuning) | {"learning_rate": self.tuning.peak_learning_rate},
@@ -131,7 +138,6 @@ class Experiment:
         self,
         results: pl.DataFrame,
         arms: pl.DataFrame,
-        evaluations: Sequence[Evaluation],
         *,
         baseline: str,
         among: Mapping[str, tuple[str, Sequence[str]]] | None = None,
@@ -141,12 +147,11 @@ class Experiment:
         Args:
             results: Grades of the arms.
             arms: The arms.
-            evaluations: What was asked.
             baseline: The arm that all stand beside.
             among: Further tables by name, each of an arm and those that stand beside it; none of an arm that is not
                 there, or alone.
         """
-        measured, confidence = measured_by(evaluations), self.confidence
+        measured, confidence = measured_by(self.evaluations), self.confidence
         tables = {
             "table": arm_table(results, arms, evaluations=measured, baseline=baseline, confidence=confidence)
         }
@@ -161,6 +166,13 @@ class Experiment:
 def items_said(evaluations: Sequence[Evaluation]) -> str:
     """Say how much each model is asked."""
     return f"{sum(len(each.examples) for each in evaluations):,} evaluation items for each model"
+
+
+def selections(chosen: Iterable[tuple[str, int | None, int, Sequence[str]]]) -> pl.DataFrame:
+    """Return a line for each id that an arm chose, by its label, budget in tokens and seed."""
+    lines = [(*how, rank, example) for *how, ids in chosen for rank, example in enumerate(ids)]
+    counts = dict.fromkeys(("budget_tokens", "seed", "rank"), pl.Int64)
+    return pl.DataFrame(lines, schema={"arm": pl.String, **counts, "id": pl.String}, orient="row")
 
 
 def write_frames(frames: Mapping[str, pl.DataFrame], folder: Path, *, arm: str = "arm") -> None:

@@ -20,7 +20,7 @@ from learnable.commands.federated_arms import (
 from learnable.commands.inputs import pool_of, rows_of
 from learnable.commands.network import Network
 from learnable.commands.options import DryRun, MaxLength, ModelName, Output, StoreFolder
-from learnable.evaluators import Evaluation, evaluations_of, wants_heldout
+from learnable.evaluators import evaluations_of, wants_heldout
 from learnable.experiments import UNTUNED
 from learnable.federation import CENTRAL, FULL, LORA, SLORA, FederatedArm, check_flower, dirichlet_split
 from learnable.pools import Pool
@@ -28,7 +28,7 @@ from learnable.runs.identity import fingerprint
 from learnable.runs.price import Price
 from learnable.runs.progress import say
 from learnable.runs.records import Outcome
-from learnable.runs.step import Finished, Step, run
+from learnable.runs.step import Finished, run
 from learnable.settings import Loading, Reading, Tuning
 
 FEW_ROWS, LITTLE_ENERGY = 10, 0.3
@@ -72,15 +72,11 @@ def federate(
         labels = labels_of(known, federating.by)
         how: dict[str, Any] = {name: getattr(federating, name) for name in ("clients", "alpha", "min_rows")}
         dirichlet_split(labels, seed=0, **how)
-    trial = _FederatedTrial(
-        experiment=Experiment.of(network, tuning, federating, store),
-        federating=federating,
-        arms=arms,
-        pool=pool,
-        loaded=loaded,
-        evaluations=evaluations_of(asked, heldout=heldout_of(loaded) if holdout else None),
-    )
-    return run(trial.step(), output, dry_run=dry_run)
+    evaluations = evaluations_of(asked, heldout=heldout_of(loaded) if holdout else None)
+    experiment = Experiment.of(network, tuning, federating, store, loaded=loaded, evaluations=evaluations)
+    trial = _FederatedTrial(experiment=experiment, federating=federating, arms=arms, pool=pool)
+    parameters = {"federating": fingerprint(asdict(federating) | {"evaluate": None})}
+    return run(experiment.step("run slora", trial, parameters=parameters), output, dry_run=dry_run)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,22 +87,9 @@ class _FederatedTrial:
     federating: Federating
     arms: Sequence[FederatedArm]
     pool: Pool
-    loaded: Outcome
-    evaluations: Sequence[Evaluation]
-
-    def step(self) -> Step:
-        """Return the step that does it."""
-        return self.experiment.step(
-            "run slora",
-            self,
-            parameters={"federating": fingerprint(asdict(self.federating) | {"evaluate": None})},
-            evaluations=self.evaluations,
-            loaded=self.loaded,
-        )
 
     @property
     def says(self) -> list[str]:
-        """What it will do, in words."""
         how = self.federating
         return [
             f"{how.seeds} central trainings on {len(self.pool):,} rows",
@@ -114,21 +97,20 @@ class _FederatedTrial:
                 f"{how.seeds} federations of {arm.label}: {how.clients} clients, {how.all_rounds} rounds"
                 for arm in self.arms
             ),
-            items_said(self.evaluations),
+            items_said(self.experiment.evaluations),
         ]
 
     def price(self) -> Price:
-        """Return what it will cost."""
         network, tuning = self.experiment.network, self.experiment.tuning
         models = self.federating.seeds * (1 + len(self.arms))
         passes = models * tuning.epochs * self.federating.all_rounds
         price = network.training(list(self.pool.iter_examples()), tuning, passes=passes, models=models)
-        return sum([network.evaluations(self.evaluations)] * (1 + models), price)
+        return sum([network.evaluations(self.experiment.evaluations)] * (1 + models), price)
 
     def work(self, folder: Path) -> Finished:
         """Train, ask, and write what came of it."""
         experiment = self.experiment
-        known = rows_of(self.pool, self.loaded)
+        known = rows_of(self.pool, experiment.pool)
         trainings = FederatedTrainings(
             experiment=experiment,
             federating=self.federating,
@@ -137,7 +119,7 @@ class _FederatedTrial:
             rendered=[row for row in experiment.network.rendered(known) if row.mask.any()],
         )
         arms, rounds, energy, tokens = trainings.trained()
-        ran, facts = experiment.run(arms, self.evaluations, baseline=CENTRAL)
+        ran, facts = experiment.run(arms, baseline=CENTRAL)
         costs = pl.Series([None if each is None else each.tokens for each in ran.trained], dtype=pl.Int64)
         trained = ran.frames["arms"].with_columns(tokens=costs)
         labels = [arm.label for arm in self.arms]
@@ -145,7 +127,6 @@ class _FederatedTrial:
         frames = ran.frames | experiment.tables(
             ran.frames["results"],
             trained,
-            self.evaluations,
             baseline=CENTRAL,
             among={"against_lora": (plain, labels)},
         )

@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import numpy as np
 import polars as pl
 
 from learnable.commands.experiment import Experiment
@@ -22,6 +21,7 @@ from learnable.federation import (
     Aggregate,
     FederatedArm,
     Mask,
+    Places,
     Residual,
     check_split,
     dirichlet_split,
@@ -163,39 +163,41 @@ class FederatedTrainings:
         vectors = as_array(passes.vectors(self.rendered, frame))
         return [str(each) for each in clusters_of(vectors, clusters=self.federating.clients, seed=0)]
 
-    def split(self, seed: int) -> list[list[Rendered]]:
-        """Return the rows of each client."""
+    def split(self, seed: int) -> list[Places]:
+        """Return the positions of the rows of each client."""
         how = self.federating
-        split = dirichlet_split(
+        return dirichlet_split(
             self.labels, clients=how.clients, alpha=how.alpha, seed=seed, min_rows=how.min_rows
         )
-        return [[self.rendered[place] for place in own] for own in split]
 
     def partition(self) -> pl.DataFrame:
         """Return ``seed``, ``client``, ``rows``, ``labels`` and ``distance`` of each client."""
-        label_of = dict(zip((row.id for row in self.rendered), self.labels, strict=True))
-        place_of = {row.id: place for place, row in enumerate(self.rendered)}
         lines = []
         for seed in range(self.federating.seeds):
             split = self.split(seed)
-            places = [np.array([place_of[row.id] for row in own]) for own in split]
-            for client, (own, distance) in enumerate(
-                zip(split, label_distance(self.labels, places), strict=True)
-            ):
-                kinds = len({label_of[row.id] for row in own})
-                lines.append(
-                    {"seed": seed, "client": client, "rows": len(own), "labels": kinds, "distance": distance}
-                )
-        return pl.DataFrame(lines)
+            distances = label_distance(self.labels, split)
+            for client, (own, distance) in enumerate(zip(split, distances, strict=True)):
+                kinds = len({self.labels[place] for place in own})
+                lines.append((seed, client, len(own), kinds, distance))
+        return pl.DataFrame(lines, schema=["seed", "client", "rows", "labels", "distance"], orient="row")
 
     def trained(self) -> tuple[list[Arm], list[pl.DataFrame], list[pl.DataFrame], int]:
         """Train what is not trained yet; return the arms, the lines of rounds and of energy, and the tokens of this run."""
-        from learnable.training.federated import ENERGY, ROUNDS
+        from learnable.training.federated import ENERGY, ROUNDS, is_whole
 
         # Graded in float32: a change that is less than half a unit of bfloat16 would be lost.
         exact = replace(self.experiment.network.ref, dtype="float32")
         tuning, rounds, energy = self.experiment.tuning, list[pl.DataFrame](), list[pl.DataFrame]()
-        central = [self._central(seed) for seed in range(self.federating.seeds)]
+        central = [
+            Arm(
+                label=CENTRAL,
+                seed=seed,
+                base=self.experiment.network.ref,
+                stages=(tuple(self.rendered),),
+                tuning=replace(tuning, seed=seed, epochs=tuning.epochs * self.federating.all_rounds),
+            )
+            for seed in range(self.federating.seeds)
+        ]
         done, tokens = train_arms(
             central, max_length=self.experiment.network.longest, store=self.experiment.store
         )
@@ -203,24 +205,13 @@ class FederatedTrainings:
         arms += [replace(arm, base=exact, given=each) for arm, each in zip(central, done, strict=True)]
         for seed, label, trained in self._federations():
             arm = next(each for each in self.arms if each.label == label)
-            method: Literal["lora", "full"] = "full" if _is_whole(arm) else "lora"
-            own = replace(central[seed].tuning, method=method)
+            own = replace(central[seed].tuning, method="full" if is_whole(arm) else "lora")
             arms.append(replace(central[seed], label=label, base=exact, tuning=own, given=trained))
             tokens += trained.tokens if trained.ran else 0
             names = [pl.lit(label).alias("arm"), pl.lit(seed).alias("seed"), pl.all()]
             rounds.append(pl.read_parquet(trained.folder / ROUNDS).select(names))
             energy.append(pl.read_parquet(trained.folder / ENERGY).select(names))
         return arms, rounds, energy, tokens
-
-    def _central(self, seed: int) -> Arm:
-        tuning = self.experiment.tuning
-        return Arm(
-            label=CENTRAL,
-            seed=seed,
-            base=self.experiment.network.ref,
-            stages=(tuple(self.rendered),),
-            tuning=replace(tuning, seed=seed, epochs=tuning.epochs * self.federating.all_rounds),
-        )
 
     def _federations(self) -> "Sequence[tuple[int, str, Trained]]":
         from learnable.models.rendering import Renderer
@@ -232,7 +223,7 @@ class FederatedTrainings:
         place, local = self.experiment.store / "federated", None
         found = list[tuple[int, str, Trained]]()
         for seed in range(self.federating.seeds):
-            clients = self.split(seed)
+            clients = [[self.rendered[place] for place in own] for own in self.split(seed)]
             for number, arm in enumerate(self.arms, start=1):
                 agreement = Agreement(
                     arm=replace(arm, label=""),
@@ -251,12 +242,6 @@ class FederatedTrainings:
                     )
                 found.append((seed, arm.label, done))
         return found
-
-
-def _is_whole(arm: FederatedArm) -> bool:
-    from learnable.training.federated import is_whole
-
-    return is_whole(arm)
 
 
 def labels_of(known: Rows, by: str) -> list[str]:

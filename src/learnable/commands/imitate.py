@@ -29,7 +29,7 @@ from learnable.experiments import UNTUNED, arm_table, check_settings, measured_b
 from learnable.runs.identity import fingerprint, source_of
 from learnable.runs.price import Price
 from learnable.runs.records import Outcome
-from learnable.runs.step import Finished, Step, run
+from learnable.runs.step import Finished, run
 from learnable.settings import Loading, Reading, Tuning
 from learnable.types import Example
 
@@ -74,7 +74,8 @@ def imitate(
             hint="lower --stages",
         )
     heldout = held_out(loaded)
-    experiment = Experiment.of(network, tuning, imitating, store)
+    asked = _evaluations(imitating, heldout, heldout_of(loaded))
+    experiment = Experiment.of(network, tuning, imitating, store, loaded=loaded, evaluations=asked)
     arms = ImitationArms(
         experiment=experiment,
         imitating=imitating,
@@ -82,12 +83,16 @@ def imitate(
         sft=None if imitating.tuned else sft,
         taught=taught,
     )
-    step = _Imitation(
-        experiment=experiment,
-        arms=arms,
-        heldout=heldout,
-        evaluations=_evaluations(imitating, heldout, heldout_of(loaded)),
-    ).step(loaded)
+    step = experiment.step(
+        "run irft",
+        _Imitation(experiment=experiment, arms=arms, heldout=heldout),
+        parameters={
+            "imitating": fingerprint(asdict(imitating) | {"evaluate": None}),
+            "sft": None if arms.sft is None else fingerprint(sft),
+        },
+        inputs={"heldout": fingerprint([each.id for each in heldout])},
+        sources={"objective": source_of(objective)},
+    )
     return run(step, output, dry_run=dry_run)
 
 
@@ -122,27 +127,9 @@ class _Imitation:
     experiment: Experiment
     arms: ImitationArms
     heldout: Sequence[Example]
-    evaluations: Sequence[Evaluation]
-
-    def step(self, loaded: Outcome) -> Step:
-        """Return the step that does it."""
-        sft = self.arms.sft
-        return self.experiment.step(
-            "run irft",
-            self,
-            parameters={
-                "imitating": fingerprint(asdict(self.arms.imitating) | {"evaluate": None}),
-                "sft": None if sft is None else fingerprint(sft),
-            },
-            evaluations=self.evaluations,
-            loaded=loaded,
-            inputs={"heldout": fingerprint([each.id for each in self.heldout])},
-            sources={"objective": source_of(self.arms.objective)},
-        )
 
     @property
     def says(self) -> list[str]:
-        """What it will do, in words."""
         seeds, says = self.experiment.seeds, list[str]()
         for label in self.arms.labels[1:]:
             many = (
@@ -177,7 +164,7 @@ class _Imitation:
         stage = written + pricing.measuring(taught, passes=2)
         models = 1 + seeds * (len(self.arms.labels) - 1)
         prices = [price, *[stage] * (every * (staged - 1) * seeds)]
-        return sum([*prices, *[pricing.evaluations(self.evaluations) + asked] * models], Price())
+        return sum([*prices, *[pricing.evaluations(experiment.evaluations) + asked] * models], Price())
 
     def work(self, folder: Path) -> Finished:
         """Train all arms, ask them, and write what came of it."""
@@ -190,12 +177,12 @@ class _Imitation:
             sampling=replace(imitating.sampling, temperature=1.0),
             store=experiment.store,
         )
-        ran, facts = experiment.run(arms, self.evaluations, baseline=CONTINUED, looks={"own": preferred.look})
+        ran, facts = experiment.run(arms, baseline=CONTINUED, looks={"own": preferred.look})
         starts = {seed: each.start for seed, each in enumerate(made)}
         trained = ran.frames["arms"].with_columns(tokens="trained_tokens").drop("trained_tokens")
         own, computed = preferred.since(ran.frames["own"], starts, beta=imitating.beta)
         results = pl.concat([ran.frames["results"], preferences(own)])
-        measured = measured_by(self.evaluations)
+        measured = measured_by(experiment.evaluations)
         table = arm_table(
             results,
             trained,

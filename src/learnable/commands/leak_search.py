@@ -40,7 +40,7 @@ from learnable.experiments.leakage import (
     top_probabilities,
 )
 from learnable.packages import needed
-from learnable.runs.files import replacing, write_frame
+from learnable.runs.files import write_frame, write_text
 from learnable.runs.price import Price
 from learnable.runs.step import Finished
 from learnable.runs.store import Store
@@ -197,10 +197,9 @@ class Search:
             command=command,
             onward=onward,
         )
-        with replacing(folder / "report.html") as part:
-            part.write_text(render_leakage(facts), encoding="utf-8")
-        report = str(folder / "report.html")
-        return Finished(facts=facts_of(verdict, frame, curve, notes) | {"report": report}, tokens=0)
+        report = folder / "report.html"
+        write_text(report, render_leakage(facts))
+        return Finished(facts=facts_of(verdict, frame, curve, notes) | {"report": str(report)})
 
     def seen(self) -> dict[tuple[str, str], Traces]:
         """Return what each model shows of each set, the reference first: its noise is what others are held against."""

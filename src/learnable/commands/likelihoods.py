@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 import polars as pl
 
@@ -45,29 +45,6 @@ class Likelihood(NamedTuple):
     why: str = ""
 
 
-class TextModel(Protocol):
-    """A model that is asked for texts as they are."""
-
-    @property
-    def name(self) -> str:
-        """What it is called."""
-
-    @property
-    def identity(self) -> str:
-        """Of its weights, or of its name and server."""
-
-    def likelihoods(self, texts: Sequence[Text], *, store: Store, label: str) -> list[Likelihood]:
-        """Return how likely texts are; what is stored is not measured again."""
-
-    def completions(
-        self, texts: Sequence[str], *, like: Sequence[str], store: Store, label: str
-    ) -> list[Completion]:
-        """Return what the model writes after texts, about as long as others, greedily."""
-
-    def price(self, texts: Sequence[Text], *, store: Store) -> Price:
-        """Return what measuring texts would cost."""
-
-
 def text_model(
     name: str,
     loading: Loading,
@@ -76,7 +53,7 @@ def text_model(
     max_length: int | None = None,
     as_user: bool = False,
     dry_run: bool = False,
-) -> "LocalTexts | ServerTexts":
+) -> "TextModel":
     """Return a model by its name: on a server, ``openai:URL#NAME``, or here.
 
     Raises:
@@ -88,8 +65,7 @@ def text_model(
                 f"{name} is asked for texts as they are: it takes no adapter and no chat template from here",
                 hint="let the server load the adapter, and leave --rendering at plain",
             )
-        server = ServerGenerator.parse(name)
-        return ServerTexts(name=name, server=server)
+        return ServerTexts(name=name, server=ServerGenerator.parse(name))
     network = Network.of(name, loading, max_length=max_length, dry_run=dry_run)
     if adapter is None or network.awaits:
         return LocalTexts(name=name, network=network, as_user=as_user)
@@ -206,7 +182,7 @@ class LocalTexts:
     def completions(
         self, texts: Sequence[str], *, like: Sequence[str], store: Store, label: str
     ) -> list[Completion]:
-        """Return what the model writes after texts, up to the end of the line."""
+        """Return what the model writes after texts, greedily, up to the end of the line and about as long as others."""
         from learnable.models.generation import Asked
 
         renderer = self._renderer
@@ -299,6 +275,8 @@ class ServerTexts:
         return Price(rows=len(texts), unknown=(f"what {self.server.url} takes for a request is not known",))
 
 
+TextModel = LocalTexts | ServerTexts
+"""A model that is asked for texts as they are; what is stored of its answers is not asked for again."""
 Write = Callable[[Sequence[int], int, Collection[int]], Iterator[Found]]
 """Writes after the texts at some places so many tokens, those that are missing."""
 

@@ -16,7 +16,7 @@ from learnable.commands.network import Network
 from learnable.commands.options import Data, DryRun, Flat, MaxLength, ModelName, Output, Several
 from learnable.commands.order import Ordered, losses_by_order, slope_facts
 from learnable.errors import UsageError
-from learnable.evaluators import Evaluation, check_place, evaluations_of, parse, wants_heldout
+from learnable.evaluators import check_place, evaluations_of, parse, wants_heldout
 from learnable.experiments import UNTUNED, Arm, check_settings, measured_by, slopes_of
 from learnable.experiments.run import ArmRun, place_of, train_arms
 from learnable.experiments.singles import BEST, SINGLE, arms_of_singles, best_of, single_of
@@ -27,7 +27,7 @@ from learnable.runs.locks import locked
 from learnable.runs.price import Price
 from learnable.runs.progress import say
 from learnable.runs.records import Outcome
-from learnable.runs.step import Finished, Step, run
+from learnable.runs.step import Finished, run
 from learnable.runs.store import Store
 from learnable.settings import Loading, Reading, Tuning
 from learnable.types import Rendered
@@ -79,18 +79,19 @@ def merging(
     network = Network.of(model, loading, max_length=max_length, dry_run=dry_run)
     holdout = HOLDOUT_SHARE if wants_heldout(asked) else 0.0
     pool, loaded = pool_of(data, reading, output, holdout=holdout, dry_run=dry_run)
-    experiment = Experiment(
-        network=network, tuning=tuning, seeds=seeds, confidence=confidence, store=Path(store)
+    evaluations = evaluations_of(asked, heldout=heldout_of(loaded) if holdout else None)
+    how: dict[str, Any] = {"network": network, "tuning": tuning, "seeds": seeds, "confidence": confidence}
+    experiment = Experiment(**how, store=Path(store), loaded=loaded, evaluations=evaluations)
+    step = experiment.step(
+        "run merge",
+        _Merging(experiment=experiment, pool=pool, orders=orders, mergers=named),
+        parameters={
+            "orders": orders,
+            "mergers": [[name, fingerprint(each)] for name, each in named.items()],
+        },
+        sources={name: source_of(each) for name, each in named.items() if ":" in name.partition("@")[0]},
     )
-    made = _Merging(
-        experiment=experiment,
-        loaded=loaded,
-        pool=pool,
-        orders=orders,
-        mergers=named,
-        evaluations=evaluations_of(asked, heldout=heldout_of(loaded) if holdout else None),
-    )
-    return run(made.step, output, dry_run=dry_run)
+    return run(step, output, dry_run=dry_run)
 
 
 def check_merging(
@@ -130,25 +131,9 @@ class _Merging:
     """What will be trained and merged, its inputs found."""
 
     experiment: Experiment
-    loaded: Outcome
     pool: Pool
     orders: int
     mergers: Mapping[str, Merger]
-    evaluations: Sequence[Evaluation]
-
-    @property
-    def step(self) -> Step:
-        """The step that does it."""
-        outside = {name: each for name, each in self.mergers.items() if ":" in name.partition("@")[0]}
-        mergers = [[name, fingerprint(each)] for name, each in self.mergers.items()]
-        return self.experiment.step(
-            "run merge",
-            self,
-            parameters={"orders": self.orders, "mergers": mergers},
-            evaluations=self.evaluations,
-            loaded=self.loaded,
-            sources={name: source_of(each) for name, each in outside.items()},
-        )
 
     @property
     def trainings(self) -> int:
@@ -157,28 +142,26 @@ class _Merging:
 
     @property
     def says(self) -> list[str]:
-        """What it will do, in words."""
         return [
             f"{self.trainings} trainings on {len(self.pool):,} examples in {self.orders} orders",
             f"1 pass of each over {len(self.pool):,} examples",
             f"merge by {', '.join(self.mergers)}",
-            items_said(self.evaluations),
+            items_said(self.experiment.evaluations),
         ]
 
     def price(self) -> Price:
-        """Return what it will cost."""
         network, tuning = self.experiment.network, self.experiment.tuning
         examples = list(self.pool.iter_examples())
         passes = self.trainings * tuning.epochs
         price = network.training(examples, tuning, passes=passes, models=self.trainings)
         price += network.measuring(examples, passes=self.trainings)
         models = 1 + self.trainings + len(self.mergers) * self.experiment.seeds
-        return sum([network.evaluations(self.evaluations)] * models, price)
+        return sum([network.evaluations(self.experiment.evaluations)] * models, price)
 
     def work(self, folder: Path) -> Finished:
         """Train, look at the order, merge, evaluate, and write what came of it."""
         experiment, network = self.experiment, self.experiment.network
-        rendered = network.rendered(rows_of(self.pool, self.loaded))
+        rendered = network.rendered(rows_of(self.pool, experiment.pool))
         rows = [row for row in rendered if row.mask.any()]
         copies = self._copies(rows)
         trained, tokens = train_arms(copies, max_length=network.longest, store=experiment.store)
@@ -187,7 +170,7 @@ class _Merging:
         slopes = slopes_of(frame, confidence=experiment.confidence)
         arms, merges, warnings = self._merged(copies, done, folder)
         say(f"merged by {', '.join(self.mergers)}")
-        ran, facts = experiment.run(arms, self.evaluations, baseline=_COPY.format(1))
+        ran, facts = experiment.run(arms, baseline=_COPY.format(1))
         frames = self._tables(ran) | {"order": frame, "merges": merges}
         write_frames(frames, folder)
         facts |= slope_facts(slopes) | {
@@ -300,7 +283,7 @@ class _Merging:
         frames = ran.frames
         is_copy = pl.col("arm").is_in([_COPY.format(number + 1) for number in range(self.orders)])
         copies, others = frames["results"].filter(is_copy), frames["results"].filter(~is_copy)
-        better = {each.label: each.higher_is_better for each in measured_by(self.evaluations)}
+        better = {each.label: each.higher_is_better for each in measured_by(self.experiment.evaluations)}
         results = pl.concat([single_of(copies), best_of(copies, higher_is_better=better), others])
         singles = arms_of_singles(frames["arms"].filter(is_copy))
         # What was trained has a model of its own; what was merged is none that was trained.
@@ -309,7 +292,6 @@ class _Merging:
         tables = self.experiment.tables(
             results,
             arms,
-            self.evaluations,
             baseline=SINGLE,
             among={"against_average": (AVERAGE, list(self.mergers))},
         )

@@ -64,7 +64,6 @@ def score_methods(
     flags: pl.DataFrame,
     *,
     experiment: Experiment,
-    loaded: Outcome,
     target: Outcome | None,
     aim: Aim,
     warmup: Reference,
@@ -74,13 +73,13 @@ def score_methods(
     """Return the scores of all methods; methods with the same reference share its training and its pass.
 
     ``flags`` has ``id``, and the columns of booleans that methods name; ``alone_tokens`` are those of a pass over the
-    answers of the pool (``loaded``) alone.
+    answers of the pool alone.
     """
     groups: dict[str, list[Method]] = {"": []}
     for method in methods:
         key = fingerprint(method.reference) if method.needs_reference else ""
         groups.setdefault(key, []).append(method)
-    ref, store = experiment.network.ref, experiment.store
+    ref, store, loaded = experiment.network.ref, experiment.store, experiment.pool
     loading = Loading(**{field.name: getattr(ref, field.name) for field in fields(Loading)})
     aimed: dict[str, Any] = {} if target is None else {"target": target.path, "aim": aim}
     usual: dict[str, Any] = {"model": ref.name, "loading": loading, "max_length": experiment.network.longest}

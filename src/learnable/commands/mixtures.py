@@ -22,7 +22,7 @@ from learnable.pools import Pool
 from learnable.proportions import Proportions, shares_drawn, tokens_by_source
 from learnable.runs.price import Price
 from learnable.runs.records import Outcome
-from learnable.runs.step import Finished, Step, run
+from learnable.runs.step import Finished, run
 from learnable.settings import Loading, Reading, Tuning
 from learnable.types import Example
 
@@ -108,14 +108,10 @@ def mix(
     tuning = replace(tuning, epochs=1.0, steps=mixing.steps or max(epoch, FEWEST_STEPS))
     for each in mixtures.values():
         each.check(counts, tuning)
-    step = _MixtureTrial(
-        experiment=Experiment.of(network, tuning, mixing, store),
-        loaded=loaded,
-        pool=pool,
-        sources=list(counts),
-        mixtures=mixtures,
-        evaluations=_evaluations([each for each in heldout if isinstance(each, Example)], list(counts)),
-    ).step()
+    asked = _evaluations([each for each in heldout if isinstance(each, Example)], list(counts))
+    experiment = Experiment.of(network, tuning, mixing, store, loaded=loaded, evaluations=asked)
+    trial = _MixtureTrial(experiment=experiment, pool=pool, sources=list(counts), mixtures=mixtures)
+    step = experiment.step("run ado", trial, parameters={"mixtures": list(mixtures)})
     return run(step, output, dry_run=dry_run)
 
 
@@ -140,21 +136,9 @@ class _MixtureTrial:
     """A trial of mixtures whose inputs are found: what it will do, and how it is done."""
 
     experiment: Experiment
-    loaded: Outcome
     pool: Pool
     sources: Sequence[str]
     mixtures: Mapping[str, Proportions]
-    evaluations: Sequence[Evaluation]
-
-    def step(self) -> Step:
-        """Return the step that does it."""
-        return self.experiment.step(
-            "run ado",
-            self,
-            parameters={"mixtures": list(self.mixtures)},
-            evaluations=self.evaluations,
-            loaded=self.loaded,
-        )
 
     @property
     def steps(self) -> int:
@@ -163,8 +147,8 @@ class _MixtureTrial:
 
     @property
     def says(self) -> list[str]:
-        """What it will do, in words."""
-        seeds, items = self.experiment.seeds, sum(len(each.examples) for each in self.evaluations[1:])
+        asked = self.experiment.evaluations[1:]
+        seeds, items = self.experiment.seeds, sum(len(each.examples) for each in asked)
         mixtures = f"{len(self.sources)} sources, {len(self.pool):,} examples"
         return [
             *(f"{seeds} trainings of {self.steps:,} steps on {name} of {mixtures}" for name in self.mixtures),
@@ -172,19 +156,18 @@ class _MixtureTrial:
         ]
 
     def price(self) -> Price:
-        """Return what it will cost."""
         network, tuning = self.experiment.network, self.experiment.tuning
         examples, models = list(self.pool.iter_examples()), self.experiment.seeds * len(self.mixtures)
         passes = models * self.steps * tuning.batch_size / max(len(examples), 1)
         price = network.training(examples, tuning, passes=passes, models=models)
-        return sum([network.evaluations(self.evaluations[1:])] * (1 + models), price)
+        return sum([network.evaluations(self.experiment.evaluations[1:])] * (1 + models), price)
 
     def arms(self) -> list[Arm]:
         """Return the untuned model, and the trainings, all of a seed together."""
         from learnable.training import Mixed
 
         network, tuning = self.experiment.network, self.experiment.tuning
-        known = rows_of(self.pool, self.loaded)
+        known = rows_of(self.pool, self.experiment.pool)
         rendered = network.rendered(known)
         sources = {each.id: each.source for each in known.examples}
         untuned = Arm(label=UNTUNED, seed=0, base=network.ref, stages=(), tuning=replace(tuning, steps=None))
@@ -204,7 +187,7 @@ class _MixtureTrial:
     def work(self, folder: Path) -> Finished:
         """Train, ask, and write what came of it."""
         arms = self.arms()
-        ran, facts = self.experiment.run(arms, self.evaluations, baseline=BASELINE)
+        ran, facts = self.experiment.run(arms, baseline=BASELINE)
         sources = [each.source for each in self.pool.iter_examples()]
         drawn, proportions = _drawn(arms, ran, tokens_by_source(arms[-1].rows, sources))
         costs = ran.frames["arms"].with_columns(

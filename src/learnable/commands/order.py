@@ -17,7 +17,7 @@ from learnable.experiments import Imbalance, slopes_of
 from learnable.experiments.run import Place
 from learnable.measures import known, measure_of, take
 from learnable.objects.given import compared_with, finished
-from learnable.runs.files import replacing, write_frame
+from learnable.runs.files import write_frame, write_text
 from learnable.runs.records import Outcome, parameters_of
 from learnable.runs.step import Finished, Step, run
 from learnable.runs.store import Store
@@ -157,10 +157,8 @@ def _write_page(folder: Path, frame: pl.DataFrame, model: str, tuning: Tuning, c
     settings = {
         name: value for name, value in asdict(tuning).items() if name not in ORDER and value is not None
     }
-    with replacing(folder / "report.html") as part:
-        part.write_text(
-            render_imbalance(frame, model=model, settings=settings, confidence=confidence), encoding="utf-8"
-        )
+    page = render_imbalance(frame, model=model, settings=settings, confidence=confidence)
+    write_text(folder / "report.html", page)
 
 
 def _settings(trained: Outcome) -> Reference:

@@ -10,7 +10,7 @@ import polars as pl
 
 from learnable import data as rows
 from learnable.commands.answer_lengths import AnswerLengths
-from learnable.commands.experiment import Experiment, write_frames
+from learnable.commands.experiment import Experiment, selections, write_frames
 from learnable.commands.inputs import pool_of, rows_of
 from learnable.commands.load import HELDOUT
 from learnable.commands.network import Network
@@ -29,7 +29,8 @@ from learnable.commands.preference_gaps import FOLDS, Gaps, gaps_of
 from learnable.data.overlap import CONTAMINATION, contamination, spoken
 from learnable.data.pairs import answers_of, pairs_of
 from learnable.errors import UsageError
-from learnable.evaluators import Evaluation, build_evaluator, parse
+from learnable.evaluators import Evaluation
+from learnable.evaluators.heldout import Heldout
 from learnable.experiments import RANDOM, UNTUNED, arm_table, check_settings
 from learnable.experiments.preferences import (
     ACCURACY,
@@ -56,7 +57,7 @@ from learnable.pools import Pool
 from learnable.runs.identity import fingerprint, source_of
 from learnable.runs.price import Price
 from learnable.runs.records import Outcome
-from learnable.runs.step import Finished, Step, run
+from learnable.runs.step import Finished, run
 from learnable.runs.store import Store
 from learnable.settings import Loading, Reading, Tuning
 from learnable.types import Pair
@@ -172,14 +173,19 @@ def prefer(
     tuning = with_rate(tuning)
     network = Network.of(model, loading, max_length=max_length, dry_run=dry_run)
     pool, loaded = pool_of(data, reading, output, holdout=TEST_SHARE, dry_run=dry_run, pairs=True)
-    preferences = _Preferences(
-        experiment=Experiment.of(network, tuning, preferring, store),
-        preferring=preferring,
-        loaded=loaded,
-        pool=pool,
-        tests=_tests(loaded, test or [], reading),
+    experiment = Experiment.of(network, tuning, preferring, store, loaded=loaded)
+    tests = _tests(loaded, test or [], reading)
+    names = ("losses", "shares", "ways", "alone", "prompts")
+    step = experiment.step(
+        "prefer",
+        _Preferences(experiment=experiment, preferring=preferring, pool=pool, tests=tests),
+        parameters={name: getattr(preferring, name) for name in names},
+        inputs={
+            f"test {name}".strip(): fingerprint([each.id for each in pairs]) for name, pairs in tests.items()
+        },
+        sources={written: source_of(check_loss(written)) for written in preferring.losses},
     )
-    return run(preferences.step(), output, dry_run=dry_run)
+    return run(step, output, dry_run=dry_run)
 
 
 def _tests(loaded: Outcome, files: Sequence[str], reading: Reading) -> dict[str, list[Pair]]:
@@ -204,7 +210,6 @@ class _Preferences:
 
     experiment: Experiment
     preferring: Preferring
-    loaded: Outcome
     pool: Pool
     tests: Mapping[str, Sequence[Pair]]
 
@@ -219,23 +224,6 @@ class _Preferences:
         held_out = next(iter(self.tests.values()))
         return AnswerLengths.of(held_out, most=self.preferring.prompts, store=self.experiment.store)
 
-    def step(self) -> Step:
-        """Return the step that does it."""
-        asked = self.preferring
-        return self.experiment.step(
-            "prefer",
-            self,
-            parameters={
-                name: getattr(asked, name) for name in ("losses", "shares", "ways", "alone", "prompts")
-            },
-            loaded=self.loaded,
-            inputs={
-                f"test {name}".strip(): fingerprint([each.id for each in pairs])
-                for name, pairs in self.tests.items()
-            },
-            sources={written: source_of(check_loss(written)) for written in asked.losses},
-        )
-
     @property
     def trainings(self) -> list[float]:
         """The share of the tokens of each training of a seed, at most; sources alone take the whole, twice."""
@@ -248,7 +236,6 @@ class _Preferences:
 
     @property
     def says(self) -> list[str]:
-        """What it will do, in words."""
         asked, over = self.preferring, f"over {len(self.pairs):,} pairs"
         gaps = [f"{FOLDS} trainings on a half each, for gaps"] if asked.wants_gaps else []
         tests = sum(map(len, self.tests.values()))
@@ -261,7 +248,6 @@ class _Preferences:
         ]
 
     def price(self) -> Price:
-        """Return what it will cost, at most."""
         network, seeds, tuning = self.experiment.network, self.experiment.seeds, self.experiment.tuning
         examples = [answer for pair in self.pairs for answer in answers_of(pair)]
         asked = [answer for pairs in self.tests.values() for pair in pairs for answer in answers_of(pair)]
@@ -284,7 +270,9 @@ class _Preferences:
         )
         found = {written: loss_of(written, nll) for written in asked.losses}
         losses = {written: loss for written, (loss, _) in found.items()}
-        gaps = self._gaps(pairs, nll)
+        gaps = Gaps()
+        if asked.wants_gaps:
+            gaps = gaps_of(pairs, nll, loss=asked.losses[0], experiment=self.experiment)
         planned = PairArms(
             pairs=pairs,
             table=pair_table(pairs, gaps.nats),
@@ -296,8 +284,8 @@ class _Preferences:
         settings = self.experiment.tuning
         arms = planned.arms(base=network.ref, tuning=settings, seeds=asked.seeds, reference=nll)
         baseline = planned.baseline
-        judging, looks = self._evaluations(tests), self.lengths.looks
-        ran, facts = self.experiment.run(arms, judging, baseline=baseline, looks=looks)
+        judging, looks = replace(self.experiment, evaluations=self._evaluations(tests)), self.lengths.looks
+        ran, facts = judging.run(arms, baseline=baseline, looks=looks)
         results, evaluations = preference_results(ran.frames["results"], tests)
         table = arm_table(
             results,
@@ -352,7 +340,7 @@ class _Preferences:
         renderer = Renderer.of(self.experiment.network.ref)
         options: dict[str, Any] = {
             "max_length": self.experiment.network.longest,
-            "most_refused": rows_of(self.pool, self.loaded).reading.most_bad,
+            "most_refused": rows_of(self.pool, self.experiment.pool).reading.most_bad,
         }
         pairs, left_out = rendered_pairs(renderer, self.pairs, **options)
         dropped = [("", name, reason) for name, reason in left_out.items()]
@@ -367,24 +355,10 @@ class _Preferences:
         found = []
         for name, pairs in tests.items():
             kept = {each.id for each in pairs}
-            answers = {
-                answer.id: answer
-                for pair in self.tests[name]
-                if pair.id in kept
-                for answer in answers_of(pair)
-            }
-            evaluator = build_evaluator(parse("heldout"))
-            found.append(
-                Evaluation(label=answers_label(name), evaluator=evaluator, examples=list(answers.values()))
-            )
+            both = [answer for pair in self.tests[name] if pair.id in kept for answer in answers_of(pair)]
+            each_once = list({answer.id: answer for answer in both}.values())
+            found.append(Evaluation(label=answers_label(name), evaluator=Heldout(), examples=each_once))
         return found
-
-    def _gaps(self, pairs: Sequence[RenderedPair], nll: pl.DataFrame) -> Gaps:
-        if not self.preferring.wants_gaps:
-            return Gaps()
-        return gaps_of(
-            pairs, nll, loss=self.preferring.losses[0], experiment=self.experiment, loaded=self.loaded
-        )
 
     def _overlap(self, tests: Mapping[str, Sequence[RenderedPair]]) -> pl.DataFrame:
         """Return the prompts that are judged on and stand in the pairs that are trained on."""
@@ -427,11 +401,8 @@ def _all_margins(results: pl.DataFrame, tests: Mapping[str, Sequence[RenderedPai
 
 def _selections(planned: PairArms, seeds: int) -> pl.DataFrame:
     """Return what was chosen; a loss chooses nothing."""
-    lines = [
-        (label, budget, seed, rank, pair)
+    return selections(
+        (label, budget, seed, ids)
         for (label, budget, seed), (ids, _) in planned.chosen(seeds).items()
-        for rank, pair in enumerate(ids)
         if label == planned.baseline or label not in planned.losses
-    ]
-    counts = dict.fromkeys(("budget_tokens", "seed", "rank"), pl.Int64)
-    return pl.DataFrame(lines, schema={"arm": pl.String, **counts, "id": pl.String}, orient="row")
+    )

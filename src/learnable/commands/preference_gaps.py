@@ -13,7 +13,6 @@ from learnable.experiments.preferences import RenderedPair
 from learnable.measures import lengths
 from learnable.objects.passes import Passes
 from learnable.objects.training import ReferenceTraining
-from learnable.runs.records import Outcome
 from learnable.runs.step import run
 from learnable.runs.store import Store
 from learnable.settings import Reference, Tuning
@@ -33,9 +32,7 @@ class Gaps:
     tokens: int = 0
 
 
-def gaps_of(
-    pairs: Sequence[RenderedPair], nll: pl.DataFrame, *, loss: str, experiment: Experiment, loaded: Outcome
-) -> Gaps:
+def gaps_of(pairs: Sequence[RenderedPair], nll: pl.DataFrame, *, loss: str, experiment: Experiment) -> Gaps:
     """Train on each half of a pool of pairs, and measure the other half.
 
     Args:
@@ -43,11 +40,10 @@ def gaps_of(
         nll: ``id`` and ``reference_nll`` of their answers.
         loss: Of the trainings, as it is written.
         experiment: Where and how to train; what was trained or measured so before is taken from its store.
-        loaded: The pool.
     """
     from learnable.training import read_reference
 
-    network, store = experiment.network, experiment.store
+    network, store, loaded = experiment.network, experiment.store, experiment.pool
     tuning = {name: value for name, value in asdict(experiment.tuning).items() if name in _SETTINGS}
     training = ReferenceTraining(
         name=network.ref.name,

@@ -23,7 +23,7 @@ from learnable.objects.given import finished
 from learnable.objects.passes import Passes
 from learnable.objects.reporting import TOKEN_EXAMPLES, pulled_in, selection_facts, some, spread_of
 from learnable.objects.results import said_by_target, vectors_of
-from learnable.runs.files import replacing
+from learnable.runs.files import write_text
 from learnable.runs.price import Price
 from learnable.runs.progress import say
 from learnable.runs.records import DONE, Outcome, read_outcome
@@ -103,20 +103,18 @@ def report(
     number = parameters.get("tokens", 0) if "scores" in given.links else 0
 
     def work(folder: Path) -> Finished:
+        facts: _Facts
         computed = 0
         if kind == "selection":
             scored = finished(given.links["scores"], "score") if "scores" in given.links else None
-            facts = gather(given, scored, title=title, command=command)
-            facts, computed = with_tokens(
-                facts, scored, parameters["tokens"], loading=loading, store=Store(Path(store))
-            )
-            page, warnings = _rendered(facts)
+            chosen = gather(given, scored, title=title, command=command)
+            asked = parameters["tokens"]
+            facts, computed = with_tokens(chosen, scored, asked, loading=loading, store=Store(Path(store)))
         else:
             gathers: dict[str, Callable[..., _Facts]] = {"lesson": gather_lesson, "trial": gather_trial}
-            gathered = gathers.get(kind, gather_comparison)(given, title=title, command=command)
-            page, warnings = _rendered(gathered)
-        with replacing(folder / "report.html") as part:
-            part.write_text(page, encoding="utf-8")
+            facts = gathers.get(kind, gather_comparison)(given, title=title, command=command)
+        page, warnings = _rendered(facts)
+        write_text(folder / "report.html", page)
         return Finished(facts={"report": str(folder / "report.html"), "warnings": warnings}, tokens=computed)
 
     step = Step(
@@ -138,13 +136,14 @@ def _rendered(facts: _Facts) -> tuple[str, list[str]]:
     from learnable.pages.selection import render_selection
     from learnable.pages.trial import render_trial
 
-    if isinstance(facts, pages.SelectionFacts):
-        return render_selection(facts), pages.look(pages.SELECTION_CHECKS, facts).warnings
-    if isinstance(facts, pages.LessonFacts):
-        return render_lesson(facts), pages.look(pages.LESSON_CHECKS, facts).warnings
-    if isinstance(facts, pages.TrialFacts):
-        return render_trial(facts), pages.look(pages.TRIAL_CHECKS, facts).warnings
-    return render_comparison(facts), pages.look(pages.COMPARISON_CHECKS, facts).warnings
+    written: dict[type, tuple[Callable[..., str], Any]] = {
+        pages.SelectionFacts: (render_selection, pages.SELECTION_CHECKS),
+        pages.ComparisonFacts: (render_comparison, pages.COMPARISON_CHECKS),
+        pages.LessonFacts: (render_lesson, pages.LESSON_CHECKS),
+        pages.TrialFacts: (render_trial, pages.TRIAL_CHECKS),
+    }
+    render, checks = written[type(facts)]
+    return render(facts), pages.look(checks, facts).warnings
 
 
 def _spelled_out(tokens: int | None) -> int:
@@ -297,10 +296,7 @@ def gather_comparison(compared: Outcome, *, title: str, command: str) -> pages.C
         ].n_unique() == 1 and _takes_all(given):
             given = _with_all_pairs(given)
     pool = rows.load_pool(finished(compared.links["pool"], "load").folder)
-    return pages.ComparisonFacts(
-        examples=rows.readable(pool.examples),
-        **given,
-    )
+    return pages.ComparisonFacts(examples=rows.readable(pool.examples), **given)
 
 
 def _takes_all(given: Mapping[str, Any]) -> bool:

@@ -22,7 +22,7 @@ from learnable.objects.given import finished, length_limit
 from learnable.objects.results import said_by_target, vectors_of
 from learnable.objects.scoring import rules_of
 from learnable.pools import in_memory
-from learnable.runs.files import replacing, write_frame
+from learnable.runs.files import replacing, write_frame, write_text
 from learnable.runs.identity import file_digest, fingerprint, source_of
 from learnable.runs.records import Outcome
 from learnable.runs.step import Finished, Step, run
@@ -186,7 +186,9 @@ class _Choice:
         if scored:
             given = asdict(choosing) | {"max_score": max_score} | {each: tuple(lists[each]) for each in lists}
             options = {"budget": self.budget, **unusual(given, asdict(Selecting()))}
-            _write_card(scored, kept["id"], paths, facts, options, choosing.license)
+            given = {"ids": kept["id"], "paths": paths, "facts": facts, "license": choosing.license}
+            card = selection_card(scored, rows.load_pool(scored.links["pool"]), options=options, **given)
+            write_text(paths[0].parent / CARD, card)
         if pool is not None and choosing.export:
             trained = _trained(scored, self.model)
             facts["exported"] = _export(pool, kept["id"].to_list(), folder, choosing.export, *trained)
@@ -228,21 +230,6 @@ def _write_chosen(pool_folder: Path, selection: Selection, folder: Path) -> list
     absent = in_memory(others.select("id", reason=pl.lit(NOT_SCORED)), engine="streaming")
     rows.write_dropped(pool, pl.concat([selection.dropped, absent]), folder / "dropped.jsonl")
     return paths
-
-
-def _write_card(
-    scored: Outcome,
-    ids: pl.Series,
-    paths: list[Path],
-    facts: Mapping[str, Any],
-    options: Mapping[str, Any],
-    license: str | None,
-) -> None:
-    """Write the card of the chosen rows beside them."""
-    pool = rows.load_pool(scored.links["pool"])
-    card = selection_card(scored, pool, ids=ids, paths=paths, facts=facts, options=options, license=license)
-    with replacing(paths[0].parent / CARD) as part:
-        part.write_text(card, encoding="utf-8")
 
 
 def _check_fits(

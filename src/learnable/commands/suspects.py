@@ -18,7 +18,7 @@ from learnable.errors import UsageError, did_you_mean
 from learnable.objects.given import finished
 from learnable.pages.suspects import SuspectFacts, render_suspects
 from learnable.pools import Pool
-from learnable.runs.files import replacing, write_frame, write_json_lines
+from learnable.runs.files import write_frame, write_json_lines, write_text
 from learnable.runs.identity import fingerprint, source_of
 from learnable.runs.progress import say
 from learnable.runs.records import Outcome
@@ -145,8 +145,7 @@ def _work(
     write_json_lines(folder / "suspects.jsonl", lines)
     write_frame(pl.DataFrame(lines, schema=LINE), folder / "suspects.parquet")
     write_frame(_ranking(found, checked), folder / RANKING)
-    with replacing(folder / BANS) as part:
-        part.write_text("".join(f"{checked.rows[each.row].id}\n" for each in sure), encoding="utf-8")
+    write_text(folder / BANS, "".join(f"{checked.rows[each.row].id}\n" for each in sure))
     facts = SuspectFacts(
         checked=checked,
         checks=checks,
@@ -161,8 +160,7 @@ def _work(
         command=command,
         fingerprint=folder.name,
     )
-    with replacing(folder / PAGE) as part:
-        part.write_text(render_suspects(facts), encoding="utf-8")
+    write_text(folder / PAGE, render_suspects(facts))
     if scored is None:
         say("only texts were read: with --model M also what does not fit, is unlikely, or has no end")
     return Finished(

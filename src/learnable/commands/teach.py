@@ -196,7 +196,6 @@ class _TaughtTask:
 
     @property
     def says(self) -> list[str]:
-        """What it will do, in words."""
         said, seeds = [], self.makes.experiment.seeds
         for arm in self.written:
             if arm.mixture != UNTUNED:
@@ -244,9 +243,8 @@ class _TaughtTask:
             for token in makes.added
         }
         store = Store(makes.experiment.store)
-        ran, facts = makes.experiment.run(
+        ran, facts = replace(makes.experiment, evaluations=evaluations).run(
             [arm for arm, _ in planned.values()],
-            evaluations,
             baseline=self.baseline,
             looks={
                 "concepts": partial(token_distances, concepts=concepts, tests=course.asked),

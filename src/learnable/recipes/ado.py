@@ -1,13 +1,12 @@
 """The recipe ``ado``: in what proportions to train on several sources."""
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
-from learnable.commands import load, report
-from learnable.commands.inputs import look_up
 from learnable.commands.mixtures import SourceArms, mix
 from learnable.commands.options import Flat, Listed, MaxLength, ModelName
 from learnable.recipes.run import Run, recipe
+from learnable.recipes.steps import trial
 from learnable.settings import Loading, Reading, Tuning
 
 
@@ -37,17 +36,5 @@ def ado(
         run: Where to write.
     """
     _ = mixing.mixtures
-    look_up(model, loading)
-    pool = run.step("pool", load, list(data), reading=reading)
-    mixed = run.step(
-        "mixtures",
-        mix,
-        [pool.path],
-        model=model,
-        mixing=mixing,
-        tuning=tuning,
-        loading=loading,
-        max_length=max_length,
-        store=run.store,
-    )
-    run.step("report", report, mixed.path, title=run.name, command=run.command)
+    network: dict[str, Any] = {"model": model, "loading": loading, "max_length": max_length}
+    trial(run, "mixtures", mix, data, reading, mixing=mixing, tuning=tuning, **network)

@@ -4,13 +4,12 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from learnable import commands
-from learnable.commands import load, report
 from learnable.commands.compare import BY, HOLDOUT_SHARE
 from learnable.commands.inputs import look_up
 from learnable.commands.options import Flat, Listed, MaxLength, ModelName
-from learnable.evaluators import build_evaluator, parse
 from learnable.experiments import parse_methods
 from learnable.recipes.run import Run, recipe
+from learnable.recipes.steps import trial
 from learnable.settings import Loading, Reading, Reference, Tuning
 
 
@@ -51,13 +50,8 @@ def compare(
         on: Where losses are measured: here, or `ray[:ADDRESS]`, a Ray cluster. Trainings are here.
     """
     parse_methods(by, reference=reference, columns=None)
-    for evaluation in evaluate:
-        build_evaluator(parse(evaluation))
-    look_up(model, loading)
     look_up(reference.model, loading, reference=True)
-    pool = run.step("pool", load, list(data), reading=reading, holdout=holdout)
     options: dict[str, Any] = {"model": model, "loading": loading, "max_length": max_length, "on": on}
     options |= {"by": list(by), "budget": list(budget), "evaluate": list(evaluate), "seeds": seeds}
     options |= {"reference": reference, "tuning": tuning, "vectors": vectors, "confidence": confidence}
-    compared = run.step("comparison", commands.compare, [pool.path], store=run.store, **options)
-    run.step("report", report, compared.path, title="compare", command=run.command)
+    trial(run, "comparison", commands.compare, data, reading, holdout=holdout, asked=evaluate, **options)

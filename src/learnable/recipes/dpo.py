@@ -1,13 +1,13 @@
 """The recipe ``dpo``: how many preference pairs suffice, which, and by which loss."""
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
-from learnable.commands import load, prefer, report
-from learnable.commands.inputs import look_up
+from learnable.commands import prefer
 from learnable.commands.options import Flat, Listed, MaxLength, ModelName, Several
 from learnable.commands.prefer import TEST_SHARE, Preferring
 from learnable.recipes.run import Run, recipe
+from learnable.recipes.steps import trial
 from learnable.settings import Loading, Reading, Tuning
 
 
@@ -38,18 +38,6 @@ def dpo(
         tuning: How to train; the learning rate is 5e-5 for LoRA and 5e-7 for full fine-tuning when not given.
     """
     preferring.check(tuning)
-    look_up(model, loading)
-    pool = run.step("pool", load, list(data), reading=reading, holdout=holdout)
-    found = run.step(
-        "preferences",
-        prefer,
-        [pool.path],
-        model=model,
-        preferring=preferring,
-        test=list(test),
-        tuning=tuning,
-        loading=loading,
-        max_length=max_length,
-        store=run.store,
-    )
-    run.step("report", report, found.path, title=run.name, command=run.command)
+    network: dict[str, Any] = {"model": model, "loading": loading, "max_length": max_length}
+    how: dict[str, Any] = {"preferring": preferring, "test": list(test), "tuning": tuning}
+    trial(run, "preferences", prefer, data, reading, holdout=holdout, **how, **network)

@@ -2,16 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
-from learnable.commands import load, report
 from learnable.commands.compare import HOLDOUT_SHARE
 from learnable.commands.imitate import imitate
 from learnable.commands.imitation_arms import Imitating, StageTuning
-from learnable.commands.inputs import look_up
 from learnable.commands.options import Flat, Listed, MaxLength, ModelName
-from learnable.evaluators import build_evaluator, parse
 from learnable.recipes.run import Run, recipe
+from learnable.recipes.steps import trial
 from learnable.settings import Loading, Reading, Tuning
 
 
@@ -50,20 +48,7 @@ def irft(
         tuning: How to train in each stage, and in plain fine-tuning beside.
     """
     imitating.objective(tuning)
-    for evaluation in imitating.evaluate:
-        build_evaluator(parse(evaluation))
-    look_up(model, loading)
-    pool = run.step("pool", load, list(data), reading=reading, holdout=holdout)
-    imitated = run.step(
-        "imitation",
-        imitate,
-        [pool.path],
-        model=model,
-        imitating=imitating,
-        sft=Tuning(**asdict(sft)),
-        tuning=Tuning(**asdict(tuning)),
-        loading=loading,
-        max_length=max_length,
-        store=run.store,
-    )
-    run.step("report", report, imitated.path, title=run.name, command=run.command)
+    network: dict[str, Any] = {"model": model, "loading": loading, "max_length": max_length}
+    how: dict[str, Any] = {"sft": Tuning(**asdict(sft)), "tuning": Tuning(**asdict(tuning))}
+    how |= {"imitating": imitating, "asked": imitating.evaluate, "holdout": holdout}
+    trial(run, "imitation", imitate, data, reading, **how, **network)

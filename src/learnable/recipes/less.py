@@ -9,8 +9,8 @@ from learnable.commands.inputs import look_up
 from learnable.commands.options import Flat, Listed, MaxLength, ModelName
 from learnable.commands.select import Selecting
 from learnable.data import of_another
-from learnable.recipes.choosing import choose, load_pool
 from learnable.recipes.run import Run, recipe
+from learnable.recipes.steps import choose, load_pool
 from learnable.settings import Loading, Reading, WarmUp
 
 

@@ -11,8 +11,8 @@ from learnable.commands.select import Selecting
 from learnable.errors import UsageError
 from learnable.objects.measuring import Vectors
 from learnable.objects.scoring import WITH_REFERENCE
-from learnable.recipes.choosing import choose, load_pool
 from learnable.recipes.run import Run, recipe
+from learnable.recipes.steps import choose, load_pool
 from learnable.settings import LATER, Loading, Reading, Reference
 
 Settings = TypeVar("Settings", bound=Reference | Selecting)

@@ -4,13 +4,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
 
-from learnable.commands import load, report
 from learnable.commands.compare import HOLDOUT_SHARE
-from learnable.commands.inputs import look_up
 from learnable.commands.merging import MERGED, check_merging, merging
 from learnable.commands.options import Flat, Listed, MaxLength, ModelName
-from learnable.evaluators import build_evaluator, parse
 from learnable.recipes.run import Run, recipe
+from learnable.recipes.steps import trial
 from learnable.recipes.target import ThreeEpochs
 from learnable.settings import Loading, Reading, Tuning
 
@@ -49,12 +47,7 @@ def merge(
         confidence: Of all intervals of an evaluation together.
     """
     check_merging(tuning, orders=orders, mergers=mergers, seeds=seeds, confidence=confidence)
-    for evaluation in evaluate:
-        build_evaluator(parse(evaluation))
-    look_up(model, loading)
-    pool = run.step("pool", load, list(data), reading=reading, holdout=holdout)
     options: dict[str, Any] = {"model": model, "loading": loading, "max_length": max_length}
     options |= {"orders": orders, "mergers": list(mergers), "evaluate": list(evaluate), "seeds": seeds}
     options |= {"tuning": Tuning(**asdict(tuning)), "confidence": confidence}
-    merged = run.step("merging", merging, [pool.path], store=run.store, **options)
-    run.step("report", report, merged.path, title="merge", command=run.command)
+    trial(run, "merging", merging, data, reading, holdout=holdout, asked=evaluate, **options)

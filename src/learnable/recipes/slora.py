@@ -2,17 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Any
 
-from learnable.commands import load, report
 from learnable.commands.compare import HOLDOUT_SHARE
 from learnable.commands.federate import federate
 from learnable.commands.federated_arms import ClientTuning, Federating
-from learnable.commands.inputs import look_up
 from learnable.commands.options import Flat, Listed, MaxLength, ModelName
-from learnable.evaluators import build_evaluator, parse
 from learnable.federation import check_flower
 from learnable.recipes.run import Run, recipe
+from learnable.recipes.steps import trial
 from learnable.settings import Loading, Reading, Tuning
 
 
@@ -43,19 +41,7 @@ def slora(
     """
     check_flower(by="learnable run slora")
     federating.federated(tuning)
-    for evaluation in federating.evaluate:
-        build_evaluator(parse(evaluation))
-    look_up(model, loading)
-    pool = run.step("pool", load, list(data), reading=reading, holdout=holdout)
-    federated = run.step(
-        "federated",
-        federate,
-        [pool.path],
-        model=model,
-        federating=federating,
-        tuning=Tuning(**asdict(tuning)),
-        loading=loading,
-        max_length=max_length,
-        store=run.store,
-    )
-    run.step("report", report, federated.path, title=run.name, command=run.command)
+    network: dict[str, Any] = {"model": model, "loading": loading, "max_length": max_length}
+    how: dict[str, Any] = {"federating": federating, "tuning": Tuning(**asdict(tuning))}
+    how |= {"asked": federating.evaluate, "holdout": holdout}
+    trial(run, "federated", federate, data, reading, **how, **network)

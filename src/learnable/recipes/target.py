@@ -15,8 +15,8 @@ from learnable.errors import UsageError
 from learnable.evaluators import evaluations_of
 from learnable.experiments import parse_method
 from learnable.objects.measuring import Vectors
-from learnable.recipes.choosing import choose, load_pool
 from learnable.recipes.run import Run, recipe
+from learnable.recipes.steps import choose, load_pool
 from learnable.runs.progress import say
 from learnable.runs.records import Outcome
 from learnable.settings import Aim, Loading, Reading, Reference, Tuning

@@ -10,8 +10,8 @@ from learnable.commands.options import Flat, Listed, MaxLength, ModelName
 from learnable.commands.select import Selecting
 from learnable.errors import UsageError
 from learnable.objects.measuring import Vectors
-from learnable.recipes.choosing import choose, load_pool
 from learnable.recipes.run import Run, recipe
+from learnable.recipes.steps import choose, load_pool
 from learnable.settings import Loading, Reading, Reference
 
 SCORERS = ("pvi", "hardness", "hard_not_wrong")

@@ -223,6 +223,12 @@ class FrameWriter:
             self._writer = None
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text."""
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
 def write_json_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
     """Write JSON objects, each on a line, as ``replacing`` does."""
     with replacing(path) as part, part.open("w", encoding="utf-8") as out:

@@ -1,11 +1,14 @@
-"""Steps that all recipes share which choose rows: load the pool, choose by its scores, and show what was chosen."""
+"""Steps that recipes share: load rows, choose by their scores or train on them in several ways, and show what came of it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from learnable import data as rows
 from learnable.commands import load, report, select
+from learnable.commands.inputs import look_up
 from learnable.commands.select import Selecting
 from learnable.errors import SelectionError
+from learnable.evaluators import build_evaluator, parse
 from learnable.recipes.run import Run
 from learnable.runs.records import Outcome
 from learnable.settings import Loading, Reading
@@ -31,13 +34,29 @@ def load_pool(
 def choose(run: Run, scores: Outcome, budget: str, choosing: Selecting, loading: Loading) -> Outcome:
     """Choose by the scores, and write the page; return the selection."""
     chosen = run.step("selection", select, scores.path, budget=budget, choosing=choosing)
-    run.step(
-        "report",
-        report,
-        chosen.path,
-        title=run.name,
-        command=run.command,
-        loading=loading,
-        store=run.store,
-    )
+    shown: dict[str, Any] = {"title": run.name, "command": run.command, "loading": loading}
+    run.step("report", report, chosen.path, store=run.store, **shown)
     return chosen
+
+
+def trial(
+    run: Run,
+    name: str,
+    command: Callable[..., Outcome],
+    data: Sequence[str],
+    reading: Reading,
+    *,
+    holdout: float = 0.0,
+    asked: Sequence[str] = (),
+    **options: Any,
+) -> None:
+    """Load rows, have a command train on them in several ways, and write the page of it.
+
+    The model that the ``options`` name and the evaluations that are ``asked`` are looked up before anything is read.
+    """
+    for evaluation in asked:
+        build_evaluator(parse(evaluation))
+    look_up(options["model"], options["loading"])
+    pool = run.step("pool", load, list(data), reading=reading, holdout=holdout)
+    done = run.step(name, command, [pool.path], store=run.store, **options)
+    run.step("report", report, done.path, title=run.name, command=run.command)
