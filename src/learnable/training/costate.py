@@ -298,16 +298,14 @@ class NetworkLosses:
         """Return the gradient of the mean of these losses, (P,)."""
         asked = range(len(self._rows)) if rows is None else rows
         counted = torch.from_numpy(self._counted[list(asked)]).to(at.device)
-        for each in self._parameters:
-            each.grad = None
+        self._network.zero_grad()
         with self._at(at):
             for _, nll in self._over(asked):
                 (nll / counted).sum().div(len(asked)).backward()  # type: ignore[no-untyped-call]
         # What no row of these passes through, such as an expert, has no gradient.
         gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in self._parameters]
         found = torch.cat([each.float().flatten() for each in gradients])
-        for each in self._parameters:
-            each.grad = None
+        self._network.zero_grad()
         return found
 
     def _over(self, asked: Sequence[int]) -> Iterator[tuple[list[Any], torch.Tensor]]:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from peft import PeftModel
+from torch.nn.utils.rnn import pad_sequence
 
 from learnable.errors import TrainError
 from learnable.models.attention import attending
@@ -149,13 +150,10 @@ class _Taps:
     def __init__(
         self, layout: Layout, device: torch.device, take: Callable[[str, torch.Tensor], None]
     ) -> None:
-        longest = max(len(places) for places in layout.places)
-        at = np.zeros((len(layout.places), longest), dtype=np.int64)
-        real = np.zeros(at.shape, dtype=np.float32)
-        for row, places in enumerate(layout.places):
-            at[row, : len(places)], real[row, : len(places)] = places, 1
-        self._at = torch.from_numpy(at).to(device)  # (n, T)
-        self._real = None if real.all() else torch.from_numpy(real).to(device)[..., None]
+        places = [torch.from_numpy(each) for each in layout.places]
+        real = pad_sequence([torch.ones(len(each)) for each in places], batch_first=True)
+        self._at = pad_sequence(places, batch_first=True).to(device)  # (n, T)
+        self._real = None if real.all() else real.to(device)[..., None]
         self._take = take
         self._calls: dict[str, int] = {}
         self._sums: dict[str, torch.Tensor] = {}
