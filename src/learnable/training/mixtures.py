@@ -246,12 +246,6 @@ class MixedBatches:
         if self._online is not None:
             self._online.look(losses)
 
-    @property
-    def epochs(self) -> dict[str, float]:
-        """How often the examples of each source were taken so far."""
-        pairs = zip(self._names, self._taken, self._members, strict=True)
-        return {name: int(taken) / len(members) for name, taken, members in pairs}
-
     def frame(self) -> pl.DataFrame:
         """Return what was drawn: a line for each step and source.
 
