@@ -38,11 +38,6 @@ def as_found(_: Rendered, found: Any, __: Collection[int]) -> Any:
     return found
 
 
-def as_stored(stored: pl.Series, _: pl.DataFrame) -> pl.Series:
-    """Return what is stored of n examples, null where nothing is."""
-    return stored
-
-
 @dataclass(frozen=True, kw_only=True)
 class MeasureKind:
     """A kind of measure: its pass, what the store keeps of it, and its columns in a table of scores.
@@ -55,7 +50,8 @@ class MeasureKind:
         value: What is stored of the value that the pass found for an example, given the tokens that end a turn; None
             where nothing is.
         columns: Columns of a table of scores, and what each is measured under.
-        column: Makes such a column of what is stored, one value for each row of a frame with ``response_tokens``.
+        column: Makes such a column of what is stored, null where nothing is, one value for each row of a frame with
+            ``response_tokens``; the same when not given.
     """
 
     name: str
@@ -63,7 +59,7 @@ class MeasureKind:
     launch: Launch | None = None
     value: Callable[[Rendered, Any, Collection[int]], Any] = as_found
     columns: Mapping[str, Role] = field(default_factory=dict)
-    column: Callable[[pl.Series, pl.DataFrame], pl.Series] = as_stored
+    column: Callable[[pl.Series, pl.DataFrame], pl.Series] = lambda stored, _: stored
 
     @property
     def is_number(self) -> bool:

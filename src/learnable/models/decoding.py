@@ -174,7 +174,8 @@ class _Rows:
         self._stops, self._device = stops, next(network.parameters()).device
         inner = self._inner = base_network(network)  # without its adapter's wrapping
         # What is remembered of a short row means nothing once it is computed otherwise: transformers reads it again.
-        switched = LengthSwitches.of(inner).switched(max(map(len, prompts)) + most)
+        kind = LengthSwitches.of(inner).kind
+        switched = kind(max(map(len, prompts)) + most) != kind(1)
         self._cache = None if switched else _cache(inner)
         # A row may have padding after its beginning where all tokens are seen, and places are told apart.
         shares = (

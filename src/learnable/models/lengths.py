@@ -60,10 +60,6 @@ class LengthSwitches:
             found.setdefault((kind, later, length if kind != later else 0), []).append(position)
         return list(found.values())
 
-    def switched(self, length: int) -> bool:
-        """Tell whether a row of a length is computed otherwise than a short one."""
-        return self.kind(length) != self.kind(1)
-
 
 def batches_within(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
     """Yield positions, longest first, such that padded rows keep to ``batch_tokens``, or are alone."""

@@ -86,8 +86,3 @@ def in_words(differing: Mapping[str, str]) -> str:
     """Return what differs as words of a sentence: a few names, and how many more."""
     few = [f"{inside} {state}" for inside, state in list(differing.items())[:3]]
     return ", ".join(few) + (f" and {len(differing) - 3:,} more" if len(differing) > 3 else "")
-
-
-def where_kept(differing: Mapping[str, str]) -> str:
-    """Return how the sentence goes on about what was changed, which ``clear`` keeps."""
-    return "" if set(differing.values()) == {MISSING} else f"; what is there now is moved to {KEPT}/"

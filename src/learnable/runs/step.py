@@ -18,7 +18,7 @@ from learnable.runs import records
 from learnable.runs.files import write_json
 from learnable.runs.identity import fingerprint
 from learnable.runs.locks import locked
-from learnable.runs.outputs import DAMAGED, MISSING, clear, differences, in_words, recorded, where_kept
+from learnable.runs.outputs import DAMAGED, KEPT, MISSING, clear, differences, in_words, recorded
 from learnable.runs.price import Cost, Price, peak_memory_bytes
 from learnable.runs.progress import say
 from learnable.runs.records import BEGUN, DONE, Outcome, UnreadableError, read_json, read_outcome
@@ -232,7 +232,8 @@ def _make_room(step: Step, folder: Path, differing: Mapping[str, str], earlier: 
     if edited:
         say(f"{folder}: the source of {', '.join(edited)} is not what it was, and all is made again")
     if differing:
-        say(f"{folder}: {in_words(differing)}, and is made again{where_kept(differing)}")
+        kept = "" if set(differing.values()) == {MISSING} else f"; what is there now is moved to {KEPT}/"
+        say(f"{folder}: {in_words(differing)}, and is made again{kept}")
     cost = earlier if damaged else Cost() if edited else read_outcome(folder).cost
     differing = {**(dict.fromkeys(outputs, MISSING) if edited else {}), **differing}
     clear(folder, {*differing, *outputs}, differing)

@@ -342,6 +342,8 @@ class _Server:
 
         agreement = self.federation.agreement
         before = sum(rounds for _, rounds in agreement.stages[:number])
+        # Beside the factors, some clients need to know in stage 2 where stage 1 ended.
+        told = agreement.arm.residual == "keep" or agreement.arm.aggregate == "freeze_A"
         at, start = self._at, self._at["start"] and _arrays(self._at["start"])
         if at["values"] is None:
             at["values"] = _tensors(self.local.initial(stage, agreement, start=start))
@@ -362,18 +364,13 @@ class _Server:
             clients=len(self.federation.clients),
             values=_arrays(at["values"]),
             rounds=range(before + at["done"] + 1, before + rounds + 1),
-            start=start if needs_start(agreement.arm) else None,
+            start=start if told else None,
             product=stage == LORA and agreement.arm.aggregate == "product",
             after=after,
         )
 
     def _keep(self) -> None:
         self._checkpoints.write(self._at | {"seconds": self.seconds})
-
-
-def needs_start(arm: FederatedArm) -> bool:
-    """Return whether clients need to know in stage 2 where stage 1 ended, beside the factors."""
-    return arm.name == SLORA and (arm.residual == "keep" or arm.aggregate == "freeze_A")
 
 
 def _tensors(values: Arrays) -> dict[str, torch.Tensor]:
