@@ -47,7 +47,10 @@ def load(
         dry_run: Read the rows, and write nothing that stays.
     """
     if len(data) == 1 and rows.is_pool(Path(data[0])):
-        raise UsageError(f"{data[0]} was loaded before", hint="give it to train or score as it is")
+        raise UsageError(
+            f"{data[0]} was loaded before",
+            hint="train and score take it as it is; a recipe loads rows itself: give it the files, with the same options",
+        )
     if not 0 <= holdout < 1:
         raise UsageError(
             f"holdout must be at least 0 and below 1, got {holdout}", hint="0.1 sets a tenth aside"
