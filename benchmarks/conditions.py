@@ -329,19 +329,21 @@ class Trial:
 
     def run(self, counted: str) -> tuple[ArmRun, MethodScores, list[Arm]]:
         """Score, choose a share of what is counted, train and ask; all is kept in the store."""
+        asked = [f"heldout:{path}" for name, path in self.paths.items() if name in self.asked]
+        loaded, rendered = self.loaded(), self.rendered()
         experiment = Experiment(
             network=self.network,
             tuning=Tuning(),
             seeds=self.seeds,
             confidence=0.95,
             store=self.folder / "store",
+            loaded=loaded,
+            evaluations=evaluations_of(asked),
         )
-        loaded, rendered = self.loaded(), self.rendered()
         scored = score_methods(
             self.methods,
             load_pool(loaded.folder).examples.select("id"),
             experiment=experiment,
-            loaded=loaded,
             target=None,
             aim=Aim(),
             warmup=WarmUp(),
@@ -349,8 +351,7 @@ class Trial:
             vectors="none",
         )
         arms = self.arms(scored, rendered, counted)
-        asked = [f"heldout:{path}" for name, path in self.paths.items() if name in self.asked]
-        ran, _ = experiment.run(arms, evaluations_of(asked), baseline="random", costs=scored.costs)
+        ran, _ = experiment.run(arms, baseline="random", costs=scored.costs)
         return ran, scored, arms
 
     def arms(self, scored: MethodScores, rendered: Sequence[Rendered], counted: str) -> list[Arm]:
