@@ -24,7 +24,7 @@ from pathlib import Path
 import polars as pl
 import torch
 
-from learnable.commands.imitation_arms import Imitating, Loss, StageTuning
+from learnable.commands.imitate import Imitating, Loss, StageTuning
 from learnable.commands.reinforce import Rewarding
 from learnable.objectives import PREFERENCES, LinearMargin, Objective
 from learnable.recipes import Run, irft, rft

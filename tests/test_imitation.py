@@ -11,8 +11,7 @@ from safetensors.torch import load_file
 
 from learnable.cli import app as cli
 from learnable.commands import load
-from learnable.commands.imitate import imitate
-from learnable.commands.imitation_arms import Imitating
+from learnable.commands.imitate import Imitating, imitate
 from learnable.commands.network import Network
 from learnable.commands.own_answers import (
     CUT_OFF,

@@ -2,36 +2,111 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import polars as pl
 
 from learnable.commands.compare import heldout_of
 from learnable.commands.experiment import Experiment, keep_model, write_frames
-from learnable.commands.imitation_arms import (
-    CONTINUED,
-    IRFT,
-    SFT,
-    SPIN,
-    Imitating,
-    ImitationArms,
-    StageTuning,
-)
 from learnable.commands.inputs import pool_of
 from learnable.commands.network import Network
-from learnable.commands.options import DryRun, MaxLength, ModelName, Output, StoreFolder
-from learnable.commands.own_answers import demonstrations, held_out, warnings_of
+from learnable.commands.options import DryRun, MaxLength, ModelName, Output, Several, StoreFolder
+from learnable.commands.own_answers import Stages, Walked, demonstrations, held_out, train_from, warnings_of
 from learnable.commands.preferred import PREFERRED, Preferred, distances, far, preferences
 from learnable.errors import UsageError
 from learnable.evaluators import Evaluation, evaluations_of
-from learnable.experiments import UNTUNED, arm_table, check_settings, measured_by
+from learnable.experiments import UNTUNED, Arm, arm_table, check_settings, measured_by
+from learnable.experiments.run import Place, place_of
+from learnable.objectives import PREFERENCES, LinearMargin, Objective
+from learnable.objects.given import render_rows
 from learnable.runs.identity import fingerprint, source_of
 from learnable.runs.price import Price
 from learnable.runs.records import Outcome
 from learnable.runs.step import Finished, run
-from learnable.settings import Loading, Reading, Tuning
+from learnable.settings import Loading, Reading, Sampling, Tuning
 from learnable.types import Example
+
+if TYPE_CHECKING:
+    from learnable.training import Trained
+
+Loss = Literal["sigmoid", "hinge", "linear"]
+SFT, CONTINUED, SPIN, IRFT = "sft", "sft continued", "spin", "irft"
+FASTEST_LINEAR = 1e-4
+"""Highest learning rate of LoRA at which the linear loss may go without an end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageTuning(Tuning):
+    """How to train in each stage; see ``Tuning`` for the fields."""
+
+    learning_rate: float | None = 5e-5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Imitating:
+    """How a reward is learned from demonstrations, and what that is compared with.
+
+    Args:
+        stages: Of the training, each with fresh answers of the model itself; 1 is SPIN.
+        loss: Of the margin h of a demonstration above the model's own answer: sigmoid (as DPO), hinge or linear.
+        beta: How dear it is to leave the model as a stage began, above 0.
+        max_h: A linear stage ends after the first batch whose mean h is above it; 5 when not given, inf for no end.
+        new_tokens: Most tokens of an own answer; one that is cut off is no pair.
+        temperature: Of own answers; 1 is what the model itself would say.
+        slices: Each stage takes a slice of the rows; without, every stage takes all.
+        tuned: The model was fine-tuned on such rows already: it is not fine-tuned before the first stage.
+        evaluate: Evaluations, each NAME:PATH@key=value; the loss of held-out rows when not given, and exact match where their
+            answers are one line each.
+        seeds: Trainings of each arm.
+        confidence: Of all intervals of an evaluation together.
+    """
+
+    stages: int = 3
+    loss: Loss = "sigmoid"
+    beta: float = 0.1
+    max_h: float | None = None
+    new_tokens: int = 64
+    temperature: float = 1.0
+    slices: bool = True
+    tuned: bool = False
+    evaluate: Annotated[Sequence[str], Several] = ()
+    seeds: int = 3
+    confidence: float = 0.95
+
+    @property
+    def sampling(self) -> Sampling:
+        """How own answers are drawn."""
+        return Sampling(temperature=self.temperature, top_p=1.0, max_new_tokens=self.new_tokens)
+
+    def objective(self, tuning: Tuning) -> Objective:
+        """Return the loss of pairs.
+
+        Raises:
+            UsageError: If a number is none, or a setting has no effect.
+        """
+        if self.stages < 1:
+            raise UsageError(f"stages must be at least 1, got {self.stages}", hint="1 is SPIN")
+        if not self.temperature > 0:
+            raise UsageError(
+                f"temperature must be above 0, got {self.temperature}",
+                hint="a greedy answer is not drawn from the model; 1 is",
+            )
+        if self.max_h is not None and self.loss != "linear":
+            raise UsageError(
+                f"max_h ends linear stages, and the loss is {self.loss}", hint="leave --max-h out"
+            )
+        if self.loss != "linear":
+            return PREFERENCES[self.loss](beta=self.beta)
+        objective = LinearMargin(beta=self.beta, **({} if self.max_h is None else {"max_h": self.max_h}))
+        endless = objective.max_h == float("inf") and tuning.method == "lora"
+        if endless and tuning.peak_learning_rate > FASTEST_LINEAR:
+            raise UsageError(
+                f"the linear loss has no least value: at a learning rate of {tuning.peak_learning_rate:g} it needs an end",
+                hint=f"give --max-h 5, or --tuning.learning-rate {FASTEST_LINEAR:g} or lower",
+            )
+        return objective
 
 
 def imitate(
@@ -122,24 +197,16 @@ def _evaluations(imitating: Imitating, heldout: Sequence[Example], path: Path) -
 
 @dataclass(frozen=True, kw_only=True)
 class _Imitation:
-    """An imitation whose inputs are found: what it will do, and how it is done."""
-
     experiment: Experiment
-    arms: ImitationArms
+    arms: "ImitationArms"
     heldout: Sequence[Example]
 
     @property
     def says(self) -> list[str]:
         seeds, says = self.experiment.seeds, list[str]()
+        many = {IRFT: f" in {self.arms.imitating.stages} stages", SPIN: " in 1 stage"}
         for label in self.arms.labels[1:]:
-            many = (
-                f"{self.arms.imitating.stages} stages"
-                if label == IRFT
-                else "1 stage"
-                if label == SPIN
-                else ""
-            )
-            says.append(f"{seeds} trainings of {label}{f' in {many}' if many else ''}")
+            says.append(f"{seeds} trainings of {label}{many.get(label, '')}")
         answers = f"{len(self.arms.taught):,} own answers of at most {self.arms.imitating.new_tokens:,} tokens for each of these"
         return [*says, answers, f"{len(self.heldout):,} held-out rows for each model"]
 
@@ -167,7 +234,6 @@ class _Imitation:
         return sum([*prices, *[pricing.evaluations(experiment.evaluations) + asked] * models], Price())
 
     def work(self, folder: Path) -> Finished:
-        """Train all arms, ask them, and write what came of it."""
         experiment, imitating = self.experiment, self.arms.imitating
         made = [self.arms.of(seed) for seed in range(experiment.seeds)]
         arms = [arm for each in made for arm in each.arms]
@@ -190,10 +256,13 @@ class _Imitation:
             baseline=CONTINUED,
             confidence=experiment.confidence,
         )
+        named = ("examples", "stages", "steps", "tokens", "generated_tokens", "seconds")
+        costs = trained.group_by("arm", maintain_order=True).agg(pl.col(*named).mean())
         frames = ran.frames | {"results": results, "table": table, "own": own, "distance": distances(own)}
-        frames |= {"arms": trained, "cost": _costs(trained)}
-        for name in ("stages", "dropped"):
-            frames[name] = pl.concat(frame for each in made for frame in getattr(each, name))
+        frames |= {"arms": trained, "cost": costs}
+        walked = [each for of_seed in made for each in of_seed.walked]
+        frames["stages"] = pl.concat(each.figures for each in walked)
+        frames["dropped"] = pl.concat(each.dropped for each in walked)
         write_frames(frames, folder)
         after = self.arms.labels[self.arms.labels.index(CONTINUED) :]
         further = frames["distance"].filter(pl.col("arm").is_in(after))
@@ -215,12 +284,10 @@ class _Imitation:
     def trial(self, model: str, *, said: Sequence[str]) -> dict[str, Any]:
         """Return what the page of it says, by the names of ``TrialFacts``; ``said`` is what is to be distrusted."""
         imitating = self.arms.imitating
-        stages, tuned = (
-            f"{imitating.stages} stages, each with answers of its own start",
-            self.arms.sft is None,
-        )
+        stages = f"{imitating.stages} stages, each with answers of its own start"
         about = {
-            UNTUNED: "the model as it is" + (", from which all others start" if tuned else ""),
+            UNTUNED: "the model as it is"
+            + (", from which all others start" if self.arms.sft is None else ""),
             SFT: "fine-tuned on the demonstrations; all others below start from it",
             CONTINUED: "fine-tuned on the demonstrations with as many tokens as the last arm",
             SPIN: f"against its own answers ({imitating.loss}), in one stage",
@@ -251,7 +318,90 @@ class _Imitation:
         }
 
 
-def _costs(arms: pl.DataFrame) -> pl.DataFrame:
-    """Return what each arm took, means over the seeds."""
-    names = ("examples", "stages", "steps", "tokens", "generated_tokens", "seconds")
-    return arms.group_by("arm", maintain_order=True).agg(pl.col(name).mean() for name in names)
+@dataclass(frozen=True, kw_only=True)
+class SeedArms:
+    """The arms of a seed, the model that their stages start from, what these came to, and the tokens computed."""
+
+    arms: Sequence[Arm]
+    start: Place
+    walked: Sequence[Walked]
+    tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImitationArms:
+    """Makes the arms of an imitation, seed by seed; without ``sft`` the model is tuned already."""
+
+    experiment: Experiment
+    imitating: Imitating
+    objective: Objective
+    sft: Tuning | None
+    taught: Sequence[Example]
+
+    @property
+    def labels(self) -> list[str]:
+        """The arms, in the order of the table."""
+        staged = [SPIN, IRFT] if self.imitating.stages > 1 else [SPIN]
+        return [UNTUNED, *([] if self.sft is None else [SFT]), CONTINUED, *staged]
+
+    def of(self, seed: int) -> "SeedArms":
+        """Train all arms of a seed: the start, the stages, and plain fine-tuning on as many tokens."""
+        from learnable.models.rendering import Renderer
+
+        experiment, imitating = self.experiment, self.imitating
+        network, tuning = experiment.network, replace(experiment.tuning, seed=seed)
+        taught = render_rows(
+            Renderer.of(network.ref), self.taught, max_length=network.longest, most_refused=0.0
+        )
+        plain = partial(train_from, network=network, store=experiment.store)
+        arm = partial(Arm, seed=seed, base=network.ref, tuning=tuning)
+        start: Place = (network.ref, None)
+        tokens = 0
+        arms = [] if seed else [arm(label=UNTUNED, stages=(), columns=_counts())]
+        if self.sft is not None:
+            how = replace(self.sft, seed=seed)
+            begun = plain(start, taught, tuning=how, label=f"{SFT}, seed {seed}")
+            start = place_of(network.ref, begun, method=how.method)
+            tokens += begun.tokens if begun.ran else 0
+            arms.append(arm(label=SFT, stages=(tuple(taught),), given=begun, columns=_counts(begun)))
+        stages = Stages(
+            network=network,
+            objective=self.objective,
+            sampling=imitating.sampling,
+            tuning=tuning,
+            store=experiment.store,
+        )
+        ordered = sorted(self.taught, key=lambda each: fingerprint(["slices", seed, each.id]))
+        parts = [
+            ordered[first :: imitating.stages] if imitating.slices else ordered
+            for first in range(imitating.stages)
+        ]
+        last = self.labels[-1]
+        walked = {last: stages.walk(parts, start, seed=seed, label=last)}
+        equal = walked[last].trained.tokens
+        if last != SPIN:
+            walked = {SPIN: stages.walk([ordered], start, seed=seed, label=SPIN, tokens=equal), **walked}
+        how = replace(tuning, epochs=equal / sum(len(each.ids) for each in taught))
+        continued = plain(start, taught, tuning=how, label=f"{CONTINUED}, seed {seed}")
+        tokens += continued.tokens if continued.ran else 0
+        arms.append(
+            arm(label=CONTINUED, stages=(tuple(taught),), given=continued, columns=_counts(continued))
+        )
+        for label, each in walked.items():
+            contrasted = partial(arm, objective=self.objective, columns=_counts(each.trained, each.figures))
+            arms.append(contrasted(label=label, stages=each.rows, given=each.trained))
+        return SeedArms(
+            arms=arms,
+            start=start,
+            walked=list(walked.values()),
+            tokens=tokens + sum(each.tokens for each in walked.values()),
+        )
+
+
+def _counts(trained: "Trained | None" = None, stages: pl.DataFrame | None = None) -> dict[str, int]:
+    """Return the columns of an arm: tokens that it was trained on and that it generated for that, and its stages."""
+    return {
+        "trained_tokens": trained.tokens if trained else 0,
+        "generated_tokens": 0 if stages is None else int(stages["generated_tokens"].sum()),
+        "stages": 0 if stages is None else stages.height,
+    }

@@ -174,8 +174,8 @@ class Walked:
     Args:
         trained: The model of the last stage, with the cost of all.
         rows: The answers of each stage, demonstration and own answer in turn.
-        figures: A line for each stage.
-        dropped: As of a stage, with its number ``stage`` before.
+        figures: A line for each stage, after the label ``arm``.
+        dropped: As of a stage, after ``arm``, ``seed`` and the number ``stage``.
         tokens: That were computed in this run.
     """
 
@@ -219,7 +219,7 @@ class Stages:
             slices: The demonstrations of each stage.
             place: The model that the first stage starts from.
             seed: Seeds own answers and trainings.
-            label: What the progress bar says.
+            label: Of the arm.
             tokens: Of one stage: train on so many tokens, whatever ``tuning`` says of epochs.
         """
         stages, trainings, computed = list[Stage](), list[Any](), 0
@@ -241,7 +241,7 @@ class Stages:
             )
             place = place_of(self.network.ref, trained, method=self.tuning.method)
             own = {"steps": trained.steps, "tokens": trained.tokens, "model": trained.folder.name}
-            figures.append({**stage.figures, **own})
+            figures.append({"arm": label, **stage.figures, **own})
             stages.append(stage)
             trainings.append(trained)
             computed += stage.tokens + (trained.tokens if trained.ran else 0)
@@ -253,7 +253,12 @@ class Stages:
             rows=tuple(tuple(answer for pair in stage.pairs for answer in pair) for stage in stages),
             figures=pl.DataFrame(figures),
             dropped=pl.concat(
-                stage.dropped.select(pl.lit(number).alias("stage"), pl.all())
+                stage.dropped.select(
+                    pl.lit(label).alias("arm"),
+                    pl.lit(seed).alias("seed"),
+                    pl.lit(number).alias("stage"),
+                    pl.all(),
+                )
                 for number, stage in enumerate(stages, start=1)
             ),
             tokens=computed,
@@ -314,13 +319,8 @@ def pairs_of(
     kept = [own for own in owns if not own.refused]
     both = [example for own in kept for example in (own.demonstration, own.example)]
     rendered = model.renderer.render(both, max_length=longest, skip_refused=True)
-    seen = dict(
-        zip(
-            [own.demonstration.id for own in kept],
-            zip(rendered[::2], rendered[1::2], strict=True),
-            strict=True,
-        )
-    )
+    beside = zip(rendered[::2], rendered[1::2], strict=True)
+    seen = {own.demonstration.id: pair for own, pair in zip(kept, beside, strict=True)}
     for own in owns:
         why, pair = own.refused, seen.get(own.demonstration.id)
         if pair is not None:

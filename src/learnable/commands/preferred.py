@@ -94,13 +94,9 @@ class Preferred:
             with model.adapter(adapter) if adapter is not None else nullcontext():
                 nll, computed = self._nll(model, [self.seen[each] for each in ids], f"start, seed {seed}")
             tokens += computed
-            known = pl.DataFrame(
-                list(nll.items()), schema={"key": pl.String, "nll": pl.Float64}, orient="row"
+            found.append(
+                mine.with_columns(start_nll=looked_up("id", nll), start_own_nll=looked_up("own_id", nll))
             )
-            for key, column in (("id", "start_nll"), ("own_id", "start_own_nll")):
-                start = known.rename({"key": key, "nll": column})
-                mine = mine.join(start, on=key, how="left", maintain_order="left")
-            found.append(mine)
         gained = pl.col("start_own_nll") - pl.col("own_nll")
         h = pl.when(pl.col("why") == "").then(beta * (pl.col("start_nll") - pl.col("nll") - gained))
         return pl.concat(found).with_columns(gained=gained, h=h), tokens
@@ -119,6 +115,11 @@ class Preferred:
             counts=False,
         )
         return dict(nll.iter_rows()), tokens
+
+
+def looked_up(column: str, known: Mapping[str, float]) -> pl.Expr:
+    """Return what is known by the ids in a column; null of others."""
+    return pl.col(column).replace_strict(known, default=None, return_dtype=pl.Float64)
 
 
 def _without_end(seen: Rendered, end_ids: Collection[int]) -> Rendered:

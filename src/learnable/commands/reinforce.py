@@ -12,7 +12,7 @@ from learnable.commands.inputs import pool_of
 from learnable.commands.network import Network
 from learnable.commands.options import DryRun, MaxLength, ModelName, Output, StoreFolder
 from learnable.commands.own_answers import demonstrations, held_out, own_answers, pairs_of, train_from
-from learnable.commands.preferred import Preferred, distances
+from learnable.commands.preferred import Preferred, distances, looked_up
 from learnable.diversifiers.drawing import Drawing
 from learnable.errors import DataError, UsageError
 from learnable.experiments.run import Place
@@ -150,7 +150,6 @@ class _Reinforcement:
         return price + Price(unknown=("the steps of the policy are counted as what they write alone",))
 
     def work(self, folder: Path) -> Finished:
-        """Do all rounds, and write what each came to."""
         from learnable.models.rendering import Renderer
         from learnable.training.adapters import save_whole
 
@@ -244,10 +243,7 @@ class _Reinforcement:
         )
         own, _ = preferred.since(own, {0: (start, None)}, beta=self.rewarding.beta)
         known = dict(zip(preferred.seen, rewards_of(reward, list(preferred.seen.values())), strict=True))
-        own = own.with_columns(
-            reward=pl.col("id").replace_strict(known, default=None, return_dtype=pl.Float64),
-            own_reward=pl.col("own_id").replace_strict(known, default=None, return_dtype=pl.Float64),
-        )
+        own = own.with_columns(reward=looked_up("id", known), own_reward=looked_up("own_id", known))
         ended = own.filter(pl.col("why") == "", pl.col("own_id") != pl.col("id"))
         means = dict(own.group_by("arm").agg(pl.col("own_reward").mean()).iter_rows())
         kl = dict(distances(own).select("arm", "kl_nats").iter_rows())

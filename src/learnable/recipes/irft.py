@@ -5,8 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 from learnable.commands.compare import HOLDOUT_SHARE
-from learnable.commands.imitate import imitate
-from learnable.commands.imitation_arms import Imitating, StageTuning
+from learnable.commands.imitate import Imitating, StageTuning, imitate
 from learnable.commands.options import Flat, Listed, MaxLength, ModelName
 from learnable.recipes.run import Run, recipe
 from learnable.recipes.steps import trial

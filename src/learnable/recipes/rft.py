@@ -2,16 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
-from learnable.commands import load
 from learnable.commands.compare import HOLDOUT_SHARE
-from learnable.commands.inputs import look_up
 from learnable.commands.options import Flat, Listed, MaxLength, ModelName
 from learnable.commands.reinforce import Rewarding, reinforce
 from learnable.packages import needed
 from learnable.recipes.irft import StartTuning
 from learnable.recipes.run import Run, recipe
+from learnable.recipes.steps import trial
 from learnable.settings import Loading, Reading, Tuning
 
 
@@ -52,18 +51,7 @@ def rft(
         policy: How to train the policy; its batch counts answers, two of each prompt.
     """
     needed("trl", by="learnable run rft", extra="rft")
-    look_up(model, loading)
-    pool = run.step("pool", load, list(data), reading=reading, holdout=holdout)
-    run.step(
-        "policy",
-        reinforce,
-        [pool.path],
-        model=model,
-        rewarding=rewarding,
-        sft=Tuning(**asdict(sft)),
-        reward=reward,
-        policy=Tuning(**asdict(policy)),
-        loading=loading,
-        max_length=max_length,
-        store=run.store,
-    )
+    network: dict[str, Any] = {"model": model, "loading": loading, "max_length": max_length}
+    how: dict[str, Any] = {"sft": Tuning(**asdict(sft)), "reward": reward, "policy": Tuning(**asdict(policy))}
+    how |= {"rewarding": rewarding, "holdout": holdout}
+    trial(run, "policy", reinforce, data, reading, page=False, **how, **network)

@@ -48,9 +48,10 @@ def trial(
     *,
     holdout: float = 0.0,
     asked: Sequence[str] = (),
+    page: bool = True,
     **options: Any,
 ) -> None:
-    """Load rows, have a command train on them in several ways, and write the page of it.
+    """Load rows, have a command train on them in several ways, and write the page of it, if it has one.
 
     The model that the ``options`` name and the evaluations that are ``asked`` are looked up before anything is read.
     """
@@ -59,4 +60,5 @@ def trial(
     look_up(options["model"], options["loading"])
     pool = run.step("pool", load, list(data), reading=reading, holdout=holdout)
     done = run.step(name, command, [pool.path], store=run.store, **options)
-    run.step("report", report, done.path, title=run.name, command=run.command)
+    if page:
+        run.step("report", report, done.path, title=run.name, command=run.command)
