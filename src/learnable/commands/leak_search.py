@@ -1,7 +1,7 @@
 """What a leak is looked for in, and how: what models show of items, the verdict over them, and the tables of both."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -129,7 +129,7 @@ class Traces:
     top_p: Values
     uneven: list[bool]
     why: list[str]
-    seen: Seen | None = None
+    seen: Seen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,18 +160,14 @@ class Search:
         if self.detecting.by == "ngram":
             groups = [group[:1] for group in groups]
         texts = [text for group in groups for text in group]
-        price = Price()
-        for each in self.models.values():
-            price += each.price(texts, store=self.store)
-        return price
+        return sum((each.price(texts, store=self.store) for each in self.models.values()), Price())
 
     def work(self, folder: Path, names: Mapping[str, str | None], *, command: str) -> Finished:
         """Measure, compare, and write tables and the page, on which the command stands."""
         from learnable.pages.leakage import LeakageFacts, render_leakage
 
         seen = self.seen()
-        verdict, counted = self.judged(seen)
-        frame = self.table(seen, counted)
+        verdict, frame = self.judged(seen), self.table(seen)
         write_frame(frame, folder / "items.parquet")
         subjects = by_subject(frame)
         write_frame(subjects, folder / "subjects.parquet")
@@ -233,8 +229,8 @@ class Search:
         pool = residuals(reference.sums if reference is not None else [])
         tops = np.array([each.top for each in statistics])
         p = top_probabilities(tops, orders, pool=pool if len(pool) else None)
-        found = Traces(sums=sums, statistics=statistics, top_p=p, uneven=uneven, why=why)
-        return replace(found, seen=self._as_seen(found, orders))
+        seen = self._as_seen(sums, statistics, p, orders)
+        return Traces(sums=sums, statistics=statistics, top_p=p, uneven=uneven, why=why, seen=seen)
 
     def _sums(
         self, given: TextModel, groups: list[list[tuple[str, int]]], label: str
@@ -250,10 +246,11 @@ class Search:
             why.append(next((each.why for each in mine if each.why), ""))
         return sums, uneven, why
 
-    def _as_seen(self, found: Traces, orders: Any) -> Seen:
-        statistics = found.statistics
+    def _as_seen(
+        self, sums: list[Values], statistics: list[OrderStatistics], top_p: Values, orders: Values
+    ) -> Seen:
         if self.detecting.by == "isolation_forest":
-            scores = forest_scores(found.sums)
+            scores = forest_scores(sums)
             noise = {count: forest_on_noise(count) for count in np.unique(orders).tolist() if count > 2}
             limit = FOREST_THRESHOLDS[0]
             alarms = {count: float((each < limit).mean()) for count, each in noise.items()}
@@ -263,7 +260,7 @@ class Search:
             )
         if self.detecting.scenario == "shuffled":
             tops = np.array([each.top for each in statistics])
-            hits = np.where(np.isnan(found.top_p), np.nan, found.top_p <= AT)
+            hits = np.where(np.isnan(top_p), np.nan, top_p <= AT)
             return Seen(levels=tops, hits=hits, chance=np.full(len(tops), AT))
         ranks = np.array([each.rank for each in statistics])
         hits = np.where(np.isnan(ranks), np.nan, ranks == 1)
@@ -298,28 +295,22 @@ class Search:
             seen=Seen(levels=levels, hits=hits, chance=np.full(len(items), np.nan)),
         )
 
-    def judged(self, seen: Mapping[tuple[str, str], Traces]) -> tuple[SetVerdict, Any]:
-        """Return the verdict for the set, and which items it is over: those whose options do not point at others."""
+    def judged(self, seen: Mapping[tuple[str, str], Traces]) -> SetVerdict:
+        """Return the verdict for the set, over the items whose options do not point at others."""
         kept = {name: np.array([not item.points for item in items]) for name, items in self.asked.items()}
-        parts = {
-            (who, name): found.seen.of(kept[name])
-            for (who, name), found in seen.items()
-            if found.seen is not None
-        }
-        verdict = set_verdict(
+        parts = {(who, name): found.seen.of(kept[name]) for (who, name), found in seen.items()}
+        return set_verdict(
             parts["model", "benchmark"],
             reference=parts.get(("reference", "benchmark")),
             clean=parts.get(("model", "clean")),
             clean_reference=parts.get(("reference", "clean")),
             confidence=self.detecting.confidence,
         )
-        return verdict, kept["benchmark"]
 
-    def table(self, seen: Mapping[tuple[str, str], Traces], counted: Any) -> pl.DataFrame:
+    def table(self, seen: Mapping[tuple[str, str], Traces]) -> pl.DataFrame:
         """Return a line for each item of the benchmark, those that could not be asked too."""
         items, found = self.asked["benchmark"], seen["model", "benchmark"]
         beside = seen.get(("reference", "benchmark"))
-        assert found.seen is not None
         columns: dict[str, Any] = {
             "id": [item.id for item in items],
             "sums": [each.tolist() for each in found.sums],
@@ -329,10 +320,10 @@ class Search:
             "level": found.seen.levels,
             "hit": found.seen.hits,
             "uneven": found.uneven,
-            "counted": counted & np.isfinite(found.seen.levels),
+            "counted": np.array([not item.points for item in items]) & np.isfinite(found.seen.levels),
             "why": found.why,
         }
-        if beside is not None and beside.seen is not None:
+        if beside is not None:
             columns |= {"reference_level": beside.seen.levels, "reference_hit": beside.seen.hits}
             columns["difference"] = found.seen.levels - beside.seen.levels
         whole = [
@@ -399,7 +390,6 @@ class Search:
         if self.detecting.by != "isolation_forest":
             return []
         found = seen["model", "benchmark"]
-        assert found.seen is not None
         orders = max(len(each) for each in found.sums)
         noise, scores = forest_on_noise(orders), -found.seen.levels[np.isfinite(found.seen.levels)]
         return [

@@ -73,6 +73,7 @@ def leakage(
         "leakage", benchmark, *_options(given), *_options(vars(detecting), usual=vars(Detecting()))
     )
     settings = {**vars(detecting), "max_length": max_length}
+    local = [each for each in models.values() if isinstance(each, LocalTexts)]
     search = Search(detecting=detecting, sets=sets, models=models, store=Store(Path(store)))
     step = Step(
         verb="leakage",
@@ -83,7 +84,7 @@ def leakage(
         },
         sources={"leakage": source_of(UNDEFINED), "items": source_of(sets["benchmark"][0])},
         says=[search.says],
-        awaits=list(_awaited(models)),
+        awaits=list(dict.fromkeys(each for one in local for each in one.network.awaits)),
         plan=search.price,
         work=lambda folder: search.work(folder, {"benchmark": benchmark, "clean": clean}, command=command),
     )
@@ -94,12 +95,6 @@ def _options(given: Mapping[str, str | float | None], usual: Mapping[str, Any] =
     """Return options as they are typed; those of the usual value are left out."""
     said = {name: value for name, value in given.items() if value is not None and value != usual.get(name)}
     return [word for name, value in said.items() for word in (f"--{name}", str(value))]
-
-
-def _awaited(models: Mapping[str, TextModel]) -> dict[str, None]:
-    return dict.fromkeys(
-        each for one in models.values() if isinstance(one, LocalTexts) for each in one.network.awaits
-    )
 
 
 def _others(items: list[ChoiceItem], asked: Sequence[ChoiceItem], name: str) -> list[ChoiceItem]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -299,13 +299,7 @@ def _completed(
         ids = [fingerprint(["after", texts[place]]) for place in places]
         parameters = {"rendering": "texts", "max_new_tokens": new, "temperature": 0.0}
         measure = Measure(kind="completion", model=model, parameters=parameters)
-
-        def ask(missing: Collection[int], places: Sequence[int] = places, new: int = new) -> Iterator[Found]:
-            return write(places, new, missing)
-
-        def weighs(number: int, places: Sequence[int] = places) -> int:
-            return size[places[number]]
-
+        weighs, ask = [size[place] for place in places].__getitem__, partial(write, places, new)
         fill([measure], ids, ask, store=store, label=f"{label}, {new} tokens", size=weighs)
         stored = dict(known(measure, _distinct(ids), store=store).iter_rows())
         for place, identity in zip(places, ids, strict=True):
