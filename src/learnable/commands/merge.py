@@ -1,7 +1,8 @@
 """``learnable merge``: several trainings of one model in, one model out."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -67,6 +68,15 @@ def merge(
         raise UsageError("an adapter is float32: --dtype has no effect with --rank", hint="leave one out")
     ref = ModelRef(name=base, revision=revision, dtype="float32", trust_remote_code=trust_remote_code)
     folders, awaits = [trained_model(name) for name in models], to_fetch(ref) if dry_run else []
+
+    def work(folder: Path) -> Finished:
+        from learnable.training import Base, copies_of, merge_copies
+
+        base_model, kept = Base.of(ref), None if dtype == "base" else dtype
+        copies = copies_of(base_model, folders)
+        seen = merge_copies(base_model, copies, folder, merger=merger, dtype=kept, rank=rank)
+        return Finished(facts={"base": ref.name, "models": models, "by": by, **figures(seen, models, merger)})
+
     step = Step(
         verb="merge",
         parameters={"by": fingerprint(merger), "dtype": dtype, "rank": rank},
@@ -76,7 +86,7 @@ def merge(
         says=[f"merge {len(models)} models by {by}"],
         awaits=awaits,
         plan=lambda: Price() if awaits else _price(ref, len(models), dtype, rank),
-        work=lambda folder: _merged(folder, ref, folders, models, by, merger, dtype, rank),
+        work=work,
     )
     return run(step, output, dry_run=dry_run)
 
@@ -114,8 +124,10 @@ def identities(base: ModelRef, folders: Sequence[str]) -> dict[str, str]:
 
 def figures(merged: "Merged", names: Sequence[str], merger: Merger) -> dict[str, Any]:
     """Return what was seen in a merge as it is shown, with what is to be known before it is used."""
-    cosines = {(one, other): merged.cosines[one][other] for one, other in _pairs(len(names))}
-    known = [(cosine, pair) for pair, cosine in cosines.items() if not math.isnan(cosine)]
+    cosines = [
+        (merged.cosines[one][other], (one, other)) for one, other in combinations(range(len(names)), 2)
+    ]
+    known = [each for each in cosines if not math.isnan(each[0])]
     low, places = min(known, default=(math.nan, (0, 1)))
     pair = [names[place] for place in places]
     warnings = [
@@ -149,30 +161,6 @@ def figures(merged: "Merged", names: Sequence[str], merger: Merger) -> dict[str,
         found |= {"energy kept": f"{merged.energy:.2%}"}
         del found["lost by rounding"]
     return found | {"warnings": warnings}
-
-
-def _pairs(count: int) -> list[tuple[int, int]]:
-    return [(one, other) for one in range(count) for other in range(one + 1, count)]
-
-
-def _merged(
-    folder: Path,
-    ref: ModelRef,
-    folders: Sequence[str],
-    names: Sequence[str],
-    by: str,
-    merger: Merger,
-    dtype: str,
-    rank: int | None,
-) -> Finished:
-    from learnable.training import Base, copies_of, merge_copies
-
-    base = Base.of(ref)
-    copies = copies_of(base, folders)
-    kept = None if dtype == "base" else dtype
-    seen = merge_copies(base, copies, folder, merger=merger, dtype=kept, rank=rank)
-    facts: Mapping[str, Any] = {"base": ref.name, "models": list(names), "by": by}
-    return Finished(facts={**facts, **figures(seen, names, merger)})
 
 
 def _price(ref: ModelRef, models: int, dtype: str, rank: int | None) -> Price:

@@ -30,7 +30,6 @@ from learnable.runs.records import Outcome
 from learnable.runs.step import Finished, run
 from learnable.runs.store import Store
 from learnable.settings import Loading, Reading, Tuning
-from learnable.types import Rendered
 
 if TYPE_CHECKING:
     from learnable.training import Trained
@@ -128,8 +127,6 @@ def tuning_of_order(tuning: Tuning, *, seed: int, order: int, orders: int) -> Tu
 
 @dataclass(frozen=True, kw_only=True)
 class _Merging:
-    """What will be trained and merged, its inputs found."""
-
     experiment: Experiment
     pool: Pool
     orders: int
@@ -137,7 +134,6 @@ class _Merging:
 
     @property
     def trainings(self) -> int:
-        """How many models are trained."""
         return self.orders * self.experiment.seeds
 
     @property
@@ -159,14 +155,27 @@ class _Merging:
         return sum([network.evaluations(self.experiment.evaluations)] * models, price)
 
     def work(self, folder: Path) -> Finished:
-        """Train, look at the order, merge, evaluate, and write what came of it."""
         experiment, network = self.experiment, self.experiment.network
         rendered = network.rendered(rows_of(self.pool, experiment.pool))
         rows = [row for row in rendered if row.mask.any()]
-        copies = self._copies(rows)
+        copies = [
+            Arm(
+                label=_COPY.format(order + 1),
+                seed=seed,
+                base=network.ref,
+                stages=(tuple(rows),),
+                tuning=tuning_of_order(experiment.tuning, seed=seed, order=order, orders=self.orders),
+            )
+            for seed in range(experiment.seeds)
+            for order in range(self.orders)
+        ]
         trained, tokens = train_arms(copies, max_length=network.longest, store=experiment.store)
         done = [each for each in trained if each is not None]
-        frame, measured = self._order(rows, copies, done)
+        ordered = [
+            Ordered(place=place_of(arm.base, each, method=arm.tuning.method), tuning=arm.tuning)
+            for arm, each in zip(copies, done, strict=True)
+        ]
+        frame, measured = losses_by_order(network, rows, ordered, store=Store(experiment.store))
         slopes = slopes_of(frame, confidence=experiment.confidence)
         arms, merges, warnings = self._merged(copies, done, folder)
         say(f"merged by {', '.join(self.mergers)}")
@@ -185,7 +194,6 @@ class _Merging:
         return Finished(facts=facts, tokens=tokens + measured + ran.tokens, pool_tokens=pool_tokens)
 
     def _trial(self, warnings: Sequence[str], *, beside_average: bool) -> dict[str, Any]:
-        """Return what the page is about."""
         seeds = self.experiment.seeds
         tables = {"What was merged": "merges"}
         if beside_average:
@@ -213,30 +221,6 @@ class _Merging:
                 "All of it belongs to this model, these rows and these settings.",
             ],
         }
-
-    def _copies(self, rows: Sequence[Rendered]) -> list[Arm]:
-        tuning, seeds = self.experiment.tuning, self.experiment.seeds
-        return [
-            Arm(
-                label=_COPY.format(order + 1),
-                seed=seed,
-                base=self.experiment.network.ref,
-                stages=(tuple(rows),),
-                tuning=tuning_of_order(tuning, seed=seed, order=order, orders=self.orders),
-            )
-            for seed in range(seeds)
-            for order in range(self.orders)
-        ]
-
-    def _order(
-        self, rows: Sequence[Rendered], copies: Sequence[Arm], done: "Sequence[Trained]"
-    ) -> tuple[pl.DataFrame, int]:
-        ordered = [
-            Ordered(place=place_of(arm.base, each, method=arm.tuning.method), tuning=arm.tuning)
-            for arm, each in zip(copies, done, strict=True)
-        ]
-        store = Store(self.experiment.store)
-        return losses_by_order(self.experiment.network, rows, ordered, store=store)
 
     def _merged(
         self, copies: Sequence[Arm], done: "Sequence[Trained]", folder: Path
@@ -270,7 +254,9 @@ class _Merging:
                     )
                 )
                 known = figures(seen, names, merger)
-                lines.append(_line(label, seed, seen))
+                cosines = np.asarray(seen.cosines)[np.triu_indices(self.orders, 1)]
+                line = {"merger": label, "seed": seed, "parameters": seen.scalars, "zero": seen.zero}
+                lines.append(line | {"replaceable": seen.replaceable, "cosine": float(cosines.min())})
                 warnings += [f"seed {seed}: {each}" for each in known["warnings"]]
                 warnings += [f"{label}: {known[name]}" for name in ("note", "selection") if name in known]
             if not seed:
@@ -299,16 +285,3 @@ class _Merging:
             "results": pl.concat([results, copies]),
             "arms": pl.concat([arms, frames["arms"].filter(is_copy)]),
         }
-
-
-def _line(label: str, seed: int, seen: Any) -> dict[str, Any]:
-    cosines = np.asarray(seen.cosines)
-    lowest = float(np.min(cosines[np.triu_indices(len(cosines), 1)]))
-    return {
-        "merger": label,
-        "seed": seed,
-        "parameters": seen.scalars,
-        "zero": seen.zero,
-        "replaceable": seen.replaceable,
-        "cosine": lowest,
-    }
