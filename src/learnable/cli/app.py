@@ -21,6 +21,7 @@ from learnable.cli.listing import listed
 from learnable.cli.misuse import explained
 from learnable.commands.doctor import Diagnosis
 from learnable.commands.explore import Page
+from learnable.commands.train import join_launcher
 from learnable.errors import LearnableError, UsageError, did_you_mean
 from learnable.names import check_text, no_text, working_folder
 from learnable.runs import stopping
@@ -231,10 +232,7 @@ def call(words: Sequence[str]) -> int:
         "ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning
     )
     try:
-        if "RANK" in os.environ:  # started by torchrun: one process does the work, the others train with it
-            from learnable.training import join
-
-            join()
+        join_launcher()
         for word in (*words, working_folder()):
             check_text(word)
         words = _as_flags(words)

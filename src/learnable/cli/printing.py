@@ -195,21 +195,19 @@ def _print_indented(console: Console, text: str, spaces: int) -> None:
 
 
 def _show_outcome(console: Console, outcome: Outcome) -> None:
-    planned = "would run" in outcome.facts
-    if _is_contest(outcome) and not planned:
+    if "would run" in outcome.facts:
+        _show_facts(console, outcome.facts)
+        return
+    if _is_contest(outcome):
         _show_contest(console, outcome)
         return
-    if not outcome.ran and not planned:
+    if not outcome.ran:
         console.print("was done already")
-    _show_facts(
-        console, {name: value for name, value in outcome.facts.items() if planned or name not in WRITTEN}
-    )
-    if outcome.verb == "select" and not planned:
-        for line in _selected(outcome):
-            console.print(line)
-    if not planned:
-        console.print(f"folder: {outcome.folder}")
-    if outcome.verb == "load" and not planned and "pairs" not in outcome.facts:
+    _show_facts(console, {name: value for name, value in outcome.facts.items() if name not in WRITTEN})
+    for line in _selected(outcome) if outcome.verb == "select" else ():
+        console.print(line)
+    console.print(f"folder: {outcome.folder}")
+    if outcome.verb == "load" and "pairs" not in outcome.facts:
         console.print(f"go on with it: learnable score {outcome.folder} --model M")
 
 

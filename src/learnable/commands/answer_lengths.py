@@ -59,13 +59,9 @@ class AnswerLengths:
         answers = draw.answers(list(asked.values()), seeds=[0] * len(asked), label="greedy answers")
         texts = [each.text for each in answers]
         ids = model.renderer.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
-        columns = {
-            "id": list(asked),
-            "answer_tokens": [*map(len, ids)],
-            "finished": [a.finished for a in answers],
-        }
+        columns = {"id": pl.String, "answer_tokens": pl.Int64, "finished": pl.Boolean}
         return pl.DataFrame(
-            columns, schema={"id": pl.String, "answer_tokens": pl.Int64, "finished": pl.Boolean}
+            [list(asked), [*map(len, ids)], [each.finished for each in answers]], schema=columns, orient="col"
         )
 
     def words(self, frames: Mapping[str, pl.DataFrame]) -> list[str]:

@@ -117,8 +117,6 @@ def compare(
 
 @dataclass(frozen=True, kw_only=True)
 class _Comparison:
-    """A comparison whose inputs are found: what it will do, and how it is done."""
-
     experiment: Experiment
     pool: Pool
     methods: Sequence[experiments.Method]
@@ -217,7 +215,6 @@ class _Comparison:
         return sum([network.evaluations(self.experiment.evaluations)] * (1 + chosen + whole), price)
 
     def work(self, folder: Path) -> Finished:
-        """Score, choose, train, evaluate, and write what came of it."""
         from learnable.models.rendering import Renderer
 
         network = self.experiment.network

@@ -125,7 +125,6 @@ class _Making:
 
     @property
     def step(self) -> Step:
-        """The step that makes it."""
         inputs = {} if self.awaits else _inputs(self.chosen, self.writer, self.avoided)
         return Step(
             verb="diversify",

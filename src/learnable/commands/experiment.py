@@ -31,7 +31,7 @@ class _Repeated(Protocol):
 
 
 class _Trial(Protocol):
-    """Arms whose inputs are found: what will be done in words, what it costs, and the work."""
+    """Arms whose inputs are found: what will be done in words, what it costs, at most, and the work: train, ask, write."""
 
     @property
     def says(self) -> list[str]: ...

@@ -81,8 +81,6 @@ def federate(
 
 @dataclass(frozen=True, kw_only=True)
 class _FederatedTrial:
-    """A federation whose inputs are found: what it will do, and how it is done."""
-
     experiment: Experiment
     federating: Federating
     arms: Sequence[FederatedArm]
@@ -108,7 +106,6 @@ class _FederatedTrial:
         return sum([network.evaluations(self.experiment.evaluations)] * (1 + models), price)
 
     def work(self, folder: Path) -> Finished:
-        """Train, ask, and write what came of it."""
         experiment = self.experiment
         known = rows_of(self.pool, experiment.pool)
         trainings = FederatedTrainings(

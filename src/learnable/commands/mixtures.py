@@ -133,8 +133,6 @@ def _evaluations(heldout: Sequence[Example], sources: Sequence[str]) -> list[Eva
 
 @dataclass(frozen=True, kw_only=True)
 class _MixtureTrial:
-    """A trial of mixtures whose inputs are found: what it will do, and how it is done."""
-
     experiment: Experiment
     pool: Pool
     sources: Sequence[str]
@@ -185,7 +183,6 @@ class _MixtureTrial:
         ]
 
     def work(self, folder: Path) -> Finished:
-        """Train, ask, and write what came of it."""
         arms = self.arms()
         ran, facts = self.experiment.run(arms, baseline=BASELINE)
         sources = [each.source for each in self.pool.iter_examples()]

@@ -99,12 +99,10 @@ class Network:
 
     def measuring(self, examples: Sequence[Example], *, passes: float = 1, alone: bool = False) -> Price:
         """Return the price of passes that measure examples."""
-        price = Price(rows=round(passes * len(examples)), passes=passes)
         if not passes or not examples:
             return Price()
-        return price + self._timed(
-            "measuring", round(passes * self.tokens(examples, alone=alone)), price.rows
-        )
+        rows, tokens = round(passes * len(examples)), round(passes * self.tokens(examples, alone=alone))
+        return Price(rows=rows, passes=passes) + self._timed("measuring", tokens, rows)
 
     def passing(self, tokens: int, rows: int) -> Price:
         """Return the price of one pass over so many tokens of so many rows."""

@@ -206,8 +206,6 @@ def _tests(loaded: Outcome, files: Sequence[str], reading: Reading) -> dict[str,
 
 @dataclass(frozen=True, kw_only=True)
 class _Preferences:
-    """Trainings on pairs whose inputs are found: what they will do, and how it is done."""
-
     experiment: Experiment
     preferring: Preferring
     pool: Pool
@@ -215,12 +213,10 @@ class _Preferences:
 
     @cached_property
     def pairs(self) -> list[Pair]:
-        """The pairs to train on."""
         return list(pairs_of(self.pool))
 
     @cached_property
     def lengths(self) -> AnswerLengths:
-        """What is asked to see how long answers are."""
         held_out = next(iter(self.tests.values()))
         return AnswerLengths.of(held_out, most=self.preferring.prompts, store=self.experiment.store)
 
@@ -261,7 +257,6 @@ class _Preferences:
         return sum([judging] * (1 + seeds * len(self.trainings)), price)
 
     def work(self, folder: Path) -> Finished:
-        """Measure the reference, choose, train, judge, and write what came of it."""
         network, asked = self.experiment.network, self.preferring
         pairs, tests, dropped = self._rendered()
         store = Store(self.experiment.store)

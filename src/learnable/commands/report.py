@@ -130,7 +130,6 @@ def report(
 
 
 def _rendered(facts: _Facts) -> tuple[str, list[str]]:
-    """Return the page about a result, and its warnings."""
     from learnable.pages.comparison import render_comparison
     from learnable.pages.lesson import render_lesson
     from learnable.pages.selection import render_selection

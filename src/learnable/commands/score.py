@@ -148,7 +148,6 @@ class _Scoring:
         )
 
     def work(self, folder: Path) -> Finished:
-        """Measure, score, and write the table."""
         given: Mapping[str, Any] = self.trained
         table = measured(
             rows_of(self.pool, self.loaded),

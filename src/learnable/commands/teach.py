@@ -160,8 +160,6 @@ def teach(
 
 @dataclass(frozen=True, kw_only=True)
 class _TaughtTask:
-    """A task to be taught, its inputs found: what it will do, and how it is done."""
-
     course: courses.Course
     written: Sequence[TaskArm]
     baseline: str
@@ -216,7 +214,6 @@ class _TaughtTask:
         return mixture(name, at_ratio(self.course.material, arm), seed=0).examples
 
     def price(self) -> Price:
-        """Return what the trainings and the evaluations will cost."""
         experiment = self.makes.experiment
         seeds, tuning, network = experiment.seeds, experiment.tuning, experiment.network
         trained = [arm for arm in self.written if arm.mixture != UNTUNED]
@@ -230,7 +227,6 @@ class _TaughtTask:
         return sum([network.evaluations(evaluations)] * models, price)
 
     def work(self, folder: Path) -> Finished:
-        """Train, evaluate, look at tokens, texts and gradients, and write what came of it."""
         course, makes = self.course, self.makes
         base, material = makes.base(self.written[0], 0), course.material
         lengths = makes.render([*course.task, *material.paraphrases, *material.buffer], base)

@@ -73,7 +73,7 @@ def train(
             is the same up to rounding. Started by `torchrun`, its processes train together instead.
         store: Folder of the losses that `--rows trimmed` and `--loss` measure; within the output when not given.
     """
-    _join_launcher()
+    join_launcher()
     network = Network.of(model, loading, max_length=max_length, dry_run=dry_run)
     new, mixed = _new_tokens(tokens, init, reference), None if mixture is None else Proportions.parse(mixture)
     _check(loss, reference, new, loading, keep_epochs=keep_epochs)
@@ -120,7 +120,7 @@ def _check(
     look_up(reference.model, loading, reference=True)
 
 
-def _join_launcher() -> None:
+def join_launcher() -> None:
     """Under a launcher such as torchrun, only the main process comes out of here; the others train with it."""
     if "RANK" in os.environ:
         from learnable.training import join

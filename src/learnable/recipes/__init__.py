@@ -2,22 +2,23 @@
 
 from collections.abc import Callable, Mapping
 
-from learnable.commands.options import Flat
-from learnable.recipes.ado import ado
-from learnable.recipes.clean import clean
-from learnable.recipes.compare import compare
-from learnable.recipes.delia import delia
-from learnable.recipes.dpo import dpo
-from learnable.recipes.irft import irft
-from learnable.recipes.less import less
-from learnable.recipes.lobass import lobass
-from learnable.recipes.merge import merge
-from learnable.recipes.pds import pds
-from learnable.recipes.rft import rft
-from learnable.recipes.run import Run, recipe
-from learnable.recipes.slora import slora
-from learnable.recipes.target import target
-from learnable.recipes.vinfo import vinfo
+from learnable.commands.options import Flat as Flat
+from learnable.recipes.ado import ado as ado
+from learnable.recipes.clean import clean as clean
+from learnable.recipes.compare import compare as compare
+from learnable.recipes.delia import delia as delia
+from learnable.recipes.dpo import dpo as dpo
+from learnable.recipes.irft import irft as irft
+from learnable.recipes.less import less as less
+from learnable.recipes.lobass import lobass as lobass
+from learnable.recipes.merge import merge as merge
+from learnable.recipes.pds import pds as pds
+from learnable.recipes.rft import rft as rft
+from learnable.recipes.run import Run as Run
+from learnable.recipes.run import recipe as recipe
+from learnable.recipes.slora import slora as slora
+from learnable.recipes.target import target as target
+from learnable.recipes.vinfo import vinfo as vinfo
 from learnable.runs.records import Outcome
 
 RECIPES: Mapping[str, Callable[..., Mapping[str, Outcome]]] = {
@@ -25,24 +26,3 @@ RECIPES: Mapping[str, Callable[..., Mapping[str, Outcome]]] = {
     for each in (ado, clean, compare, delia, dpo, irft, less, lobass, merge, pds, rft, slora, target, vinfo)
 }
 """The recipes of the package, by name."""
-
-__all__ = [
-    "RECIPES",
-    "Flat",
-    "Run",
-    "ado",
-    "clean",
-    "compare",
-    "delia",
-    "dpo",
-    "irft",
-    "less",
-    "lobass",
-    "merge",
-    "pds",
-    "recipe",
-    "rft",
-    "slora",
-    "target",
-    "vinfo",
-]

@@ -85,10 +85,8 @@ def recipe(function: Callable[Given, None]) -> Callable[Given, dict[str, Outcome
     def whole(*positional: Given.args, **named: Given.kwargs) -> dict[str, Outcome]:
         bound = taken.bind(*positional, **named)
         bound.apply_defaults()
-        given, own = (
-            {name: value for name, value in bound.arguments.items() if name != "run"},
-            function.__name__,
-        )
+        given = {name: value for name, value in bound.arguments.items() if name != "run"}
+        own = function.__name__
         if not function.__module__.startswith("learnable.recipes."):
             own = f"{Path(function.__code__.co_filename).resolve()}:{own}"
         run: Run = replace(
