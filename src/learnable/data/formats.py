@@ -160,15 +160,12 @@ def _doubt(name: str, names: Sequence[str], settled: set[str], *, whole: bool) -
 
 def _first(keys: Iterable[str], names: Sequence[str]) -> str | None:
     """Return the key that has the first of these names."""
-    by_name: dict[str, str] = {}
-    for key in keys:
-        by_name.setdefault(plain(key), key)
-    return next((by_name[name] for name in names if name in by_name), None)
+    return next(iter(_all(keys, names)), None)
 
 
-def _all(keys: Iterable[str], names: Sequence[str], *, besides: str | None = None) -> tuple[str, ...]:
+def _all(keys: Iterable[str], names: Sequence[str], *, besides: Sequence[str] = ()) -> tuple[str, ...]:
     """Return the keys that have one of these names, in the order of the names."""
-    found = [key for key in keys if plain(key) in names and key != besides]
+    found = [key for key in keys if plain(key) in names and key not in besides]
     return tuple(sorted(found, key=lambda key: names.index(plain(key))))
 
 
@@ -177,12 +174,12 @@ def _turns(*names: str) -> Callable[[Sequence[str]], Columns]:
 
 
 def _pair(keys: Sequence[str], prompts: Sequence[str], completions: Sequence[str]) -> Columns:
-    prompt, answer = _first(keys, prompts), _first(keys, completions)
+    prompt = _all(keys, prompts)[:1]
     return {
-        "prompt": (prompt,) if prompt else (),
+        "prompt": prompt,
         "context": _all(keys, CONTEXTS, besides=prompt),
         "reasoning": _all(keys, REASONINGS),
-        "response": (answer,) if answer else (),
+        "response": _all(keys, completions)[:1],
     }
 
 
@@ -224,7 +221,7 @@ def _preference(keys: Sequence[str], given: Columns | None = None) -> Columns:
         return parts | (
             {"messages": (chosen,)} if turns is None else {"messages": (turns,), "response": (chosen,)}
         )
-    context = _all(keys, CONTEXTS, besides=prompt)
+    context = _all(keys, CONTEXTS, besides=(prompt,))
     return parts | {"prompt": (prompt,), "context": context, "response": (chosen,)}
 
 

@@ -81,7 +81,8 @@ def _overview(sheet: Sheet) -> Iterator[Tile]:
     if has_choice:
         yield "chosen", _bars("chosen") | {"order": ["yes", "no"]}, (12, 0, 6, 3)
     if sheet.has("source"):
-        by_source = _bars_by_choice(sheet, "source") if has_choice else _bars("source")
+        bars = {"y": {"field": "source"}, "x": {"aggregate": "count"}}
+        by_source = _counts(sheet, "source", bars, brush="y") if has_choice else _bars("source")
         yield "source", by_source, (12, 3, 6, 6) if has_choice else (12, 0, 6, 9)
     about = {"type": "markdown", "title": sheet.title, "content": f"{sheet.about}\n\n{HELP}"}
     yield "about", about, (18, 0, 6, 5)
@@ -122,12 +123,6 @@ def _histogram(sheet: Sheet, name: str) -> Chart:
     """Return counts along a number."""
     bars = {"x": {"field": name}, "y": {"aggregate": "count"}}
     return _counts(sheet, name, bars, brush="x") | {"widgets": [{"type": "scale.type", "channel": "x"}]}
-
-
-def _bars_by_choice(sheet: Sheet, name: str) -> Chart:
-    """Return counts of the values of a column."""
-    bars = {"y": {"field": name}, "x": {"aggregate": "count"}}
-    return _counts(sheet, name, bars, brush="y")
 
 
 def _counts(sheet: Sheet, title: str, bars: Chart, *, brush: str) -> Chart:

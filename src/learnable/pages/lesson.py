@@ -11,7 +11,7 @@ from markupsafe import Markup
 from learnable.pages import html
 from learnable.pages import lesson_pictures as pictures
 from learnable.pages.contest import ASKED, Evaluated, Line, probability
-from learnable.pages.contest_method import method_section
+from learnable.pages.contest_warnings import method_section
 from learnable.pages.lesson_concepts import concepts_section
 from learnable.pages.lesson_facts import (
     LESSON_CHECKS,

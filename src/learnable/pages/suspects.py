@@ -72,13 +72,9 @@ def render_suspects(facts: SuspectFacts) -> str:
         if facts.model is None
         else f"losses are of {facts.model} and what was trained of it"
     )
-    marked = f"{count(facts.sure_ones)} with a suspicion of {facts.sure:g} or more"
-    if not facts.sure_ones:
-        marked = f"None has a suspicion of {facts.sure:g} or more, so none is marked to be dropped."
-    else:
-        marked += (
-            f" {'is' if facts.sure_ones == 1 else 'are'} marked to be dropped: look before you believe it."
-        )
+    marked = f"None has a suspicion of {facts.sure:g} or more, so none is marked to be dropped."
+    if sure := facts.sure_ones:
+        marked = f"{count(sure)} with a suspicion of {facts.sure:g} or more {'is' if sure == 1 else 'are'} marked to be dropped: look before you believe it."
     lead = f"{plural(len(facts.checks), 'check')} looked at {plural(of, 'row')}; {read}. The most suspect come first. {marked}"
     return write_page(
         [_next(facts), _suspects(facts), _checks(facts)],

@@ -8,7 +8,7 @@ import polars as pl
 from learnable.pages import comparison_pictures as pictures
 from learnable.pages import html
 from learnable.pages.comparison import answer_of, ranked, row_of
-from learnable.pages.contest_method import method_section
+from learnable.pages.contest_warnings import method_section
 from learnable.pages.imbalance import imbalance_section
 from learnable.pages.page import Part, Picture, Section, write_page
 from learnable.pages.pictures import drawn, finish, tips
