@@ -467,15 +467,15 @@ def test_the_output_of_a_step_is_named_with_the_rows_in_it(file):
 
 
 def test_a_local_folder_has_configs_and_splits_as_the_hub_has_them(file, monkeypatch):
-    from learnable.data.tables import HubSet, open_hub
+    from learnable.data import tables
 
     readme = (
         "---\nconfigs:\n- config_name: main\n  data_files:\n  - split: train\n    path: main.jsonl\n---\n"
     )
     folder = file("README.md", readme).removesuffix("/README.md")
     file("main.jsonl", LINES)
-    monkeypatch.setattr(HubSet, "of", lambda given: HubSet(folder, "main", "train[:2]"))
-    assert open_hub("owner/name:main:train[:2]")["output"] == WORDS[:2]
+    monkeypatch.setattr(tables, "hub_set", lambda given: (folder, "main", "train[:2]"))
+    assert tables.open_hub("owner/name:main:train[:2]")["output"] == WORDS[:2]
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def _read(path: Path) -> CardFile:
         columns.update(row)
         given = next((row[name] for name in LICENSE_COLUMNS if isinstance(row.get(name), str)), "")
         licenses.update(filter(None, [given.strip()]))
-    separator = style_of(source.path).delimiter if source.kind == "csv" else ","
+    separator = style_of(source.path)[0] if source.kind == "csv" else ","
     return CardFile(path.name, source.kind, rows, frozenset(columns), separator, licenses)
 
 

@@ -27,10 +27,10 @@ class CsvRecord(NamedTuple):
     reason: str | None
 
 
-def style_of(path: str) -> type[csv.Dialect]:
-    """Return how a file separates its fields: as its name says, unless its header has several fields only otherwise.
+def style_of(path: str) -> tuple[str, bool]:
+    """Return what separates the fields of a file, as its name says unless its header has several fields only otherwise.
 
-    Where a space stands before every name but the first, it stands behind every delimiter and belongs to none.
+    Where a space stands before every name but the first, it stands behind every delimiter and belongs to none: whether it does.
     """
     first = next((line or b"" for line in lines(path, _LONGEST_HEADER) if line is None or line.strip()), b"")
     header = first.removeprefix(BYTE_ORDER_MARK).decode("utf-8", "replace")
@@ -38,13 +38,7 @@ def style_of(path: str) -> type[csv.Dialect]:
     names = {delimiter: _fields(header, delimiter) for delimiter in (named, *_DELIMITERS)}
     chosen = named if len(names[named]) > 1 else max(names, key=lambda delimiter: len(names[delimiter]))
     spaced = len(names[chosen]) > 1 and all(name.startswith(" ") for name in names[chosen][1:])
-
-    class Dialect(csv.excel):
-        strict = True
-        delimiter = chosen
-        skipinitialspace = spaced
-
-    return Dialect
+    return chosen, spaced
 
 
 def _fields(line: str, separator: str) -> list[str]:
@@ -67,7 +61,8 @@ def csv_records(path: str, max_bytes: int | None = None) -> Iterator[CsvRecord]:
             # Bytes that are no UTF-8 pass the parser as they are; the record that holds them is refused later.
             yield raw.decode("utf-8", "surrogateescape")
 
-    reader = csv.reader(fed(), style_of(path))
+    delimiter, spaced = style_of(path)
+    reader = csv.reader(fed(), delimiter=delimiter, skipinitialspace=spaced, strict=True)
     passed = 0
     while True:
         start = reader.line_num + passed + 1

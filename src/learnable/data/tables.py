@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.ipc
@@ -24,20 +24,15 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(:[^/]+)?")
 _FILE_MAGIC = b"ARROW1"
 
 
-class HubSet(NamedTuple):
-    """What a hub id names: ``owner/name``, ``owner/name:split`` or ``owner/name:config:split``."""
+def hub_set(given: str) -> tuple[str, str | None, str]:
+    """Return name, config and split of ``owner/name``, ``owner/name:split`` or ``owner/name:config:split``.
 
-    name: str
-    config: str | None
-    split: str
-
-    @classmethod
-    def of(cls, given: str) -> "HubSet":
-        """Read an id; a colon in the brackets of a slice, as in ``test[:10%]``, separates nothing."""
-        name, *rest = re.split(r":(?![^\[]*\])", given)
-        if len(rest) > 2:
-            raise DataError(f"cannot read the hub id {given}", hint="write owner/name:config:split")
-        return cls(name, rest[0] if len(rest) == 2 else None, rest[-1] if rest else "train")
+    A colon in the brackets of a slice, as in ``test[:10%]``, separates nothing.
+    """
+    name, *rest = re.split(r":(?![^\[]*\])", given)
+    if len(rest) > 2:
+        raise DataError(f"cannot read the hub id {given}", hint="write owner/name:config:split")
+    return name, rest[0] if len(rest) == 2 else None, rest[-1] if rest else "train"
 
 
 def _check_columns(schema: pa.Schema, path: str) -> None:
@@ -114,11 +109,11 @@ def open_datasets_folder(path: str) -> Any:
 
 
 def open_hub(path: str) -> Any:
-    """Return the split of a dataset on the hub that a ``HubSet`` names; a ``DataError`` where it cannot be loaded."""
+    """Return the split of a dataset on the hub that an id names, see ``hub_set``; a ``DataError`` where it cannot be loaded."""
     if why := unreachable():
         raise DataError(f"there is no file {path}, and it cannot be had as a hub dataset: {why}")
     datasets = needed("datasets", by=f"there is no file {path}, and a dataset of the hub", extra="datasets")
-    name, config, split = HubSet.of(path)
+    name, config, split = hub_set(path)
     try:
         return datasets.load_dataset(name, config, split=split)
     except Exception as error:

@@ -83,14 +83,6 @@ class SelectionFacts:
     onward: Sequence[tuple[str, str]] = ()
 
     @cached_property
-    def _given(self) -> frozenset[str]:
-        """Names of the columns of ``scores``, and of what else was given."""
-        known = {"score": self.by in self.scores.columns, "rows": self.rows is not None}
-        return frozenset(
-            {*self.scores.columns} - known.keys() | {name for name, there in known.items() if there}
-        )
-
-    @cached_property
     def frame(self) -> pl.DataFrame:
         """One line per example of the pool: the columns of ``scores``, with null for whatever is not finite.
 
@@ -131,7 +123,8 @@ class SelectionFacts:
 
     def has(self, *names: str) -> bool:
         """Tell whether all of these columns (or ``score``, ``rows``) were given."""
-        return self._given.issuperset(names)
+        known = {"score": self.by in self.scores.columns, "rows": self.rows is not None}
+        return all(known.get(name, name in self.scores.columns) for name in names)
 
     @cached_property
     def scored(self) -> pl.DataFrame:
