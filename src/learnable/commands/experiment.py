@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,7 +11,7 @@ import polars as pl
 
 from learnable.commands.network import Network
 from learnable.evaluators import Evaluation
-from learnable.experiments import Arm, SelectionCost, arm_table, measured_by, run_arms, table_among
+from learnable.experiments import Arm, SelectionCost, arm_table, measured_by, run_arms
 from learnable.experiments.run import ArmRun, Look
 from learnable.runs.files import replacing, write_frame
 from learnable.runs.identity import fingerprint, source_of
@@ -151,14 +152,14 @@ class Experiment:
             among: Further tables by name, each of an arm and those that stand beside it; none of an arm that is not
                 there, or alone.
         """
-        measured, confidence = measured_by(self.evaluations), self.confidence
-        tables = {
-            "table": arm_table(results, arms, evaluations=measured, baseline=baseline, confidence=confidence)
-        }
+        table = partial(arm_table, evaluations=measured_by(self.evaluations), confidence=self.confidence)
+        tables = {"table": table(results, arms, baseline=baseline)}
         for name, (beside, labels) in (among or {}).items():
             if beside in labels and len(labels) > 1:
-                tables[name] = table_among(
-                    results, arms, labels, evaluations=measured, baseline=beside, confidence=confidence
+                own = pl.col("arm").is_in(list(labels))
+                found = table(results.filter(own), arms.filter(own), baseline=beside)
+                tables[name] = found.select(
+                    "evaluation", "arm", "value", "difference", "low", "high", "p", "verdict"
                 )
         return tables
 

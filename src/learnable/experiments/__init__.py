@@ -33,4 +33,3 @@ from learnable.experiments.table import FULL as FULL
 from learnable.experiments.table import Measured as Measured
 from learnable.experiments.table import SelectionCost as SelectionCost
 from learnable.experiments.table import arm_table as arm_table
-from learnable.experiments.table import table_among as table_among

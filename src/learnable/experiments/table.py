@@ -116,27 +116,6 @@ def arm_table(
     return frame.cast({name: kind for name, kind in _MAY_BE_NULL.items() if name in frame.columns})
 
 
-def table_among(
-    results: pl.DataFrame,
-    arms: pl.DataFrame,
-    labels: Sequence[str],
-    *,
-    evaluations: Sequence[Measured],
-    baseline: str,
-    confidence: float,
-) -> pl.DataFrame:
-    """Return how some arms differ from one of them, as ``arm_table`` does: values, differences and verdicts alone."""
-    own = pl.col("arm").is_in(list(labels))
-    table = arm_table(
-        results.filter(own),
-        arms.filter(own),
-        evaluations=evaluations,
-        baseline=baseline,
-        confidence=confidence,
-    )
-    return table.select("evaluation", "arm", "value", "difference", "low", "high", "p", "verdict")
-
-
 def _by_seed(results: pl.DataFrame, items: pl.DataFrame) -> NDArray[np.float64]:
     """Return the values of one cell, (S, n): a row for each seed, NaN where an item has none."""
     seeds = [

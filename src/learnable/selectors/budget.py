@@ -104,13 +104,10 @@ def _shares(sizes: Rows, total: int, *, equal: bool) -> Rows:
 
 def _water_level(sizes: Rows, total: int) -> float:
     """Return the level at which ``sum(min(sizes, level))`` is ``total``."""
-    left = float(total)
-    for position, size in enumerate(ordered := np.sort(sizes)):
-        level = left / (len(ordered) - position)
-        if size >= level:
-            return level
-        left -= float(size)
-    return float(ordered[-1])
+    ordered = np.sort(sizes)
+    # Of what is left when the smaller ones have all of theirs; the first that reaches it, and all after it, get as much.
+    levels = (total - (np.cumsum(ordered) - ordered)) / np.arange(len(ordered), 0, -1)
+    return float(levels[np.argmax(ordered >= levels)])
 
 
 def _fit(
