@@ -28,15 +28,6 @@ BY: Mapping[str, tuple[str, bool]] = {
 """Ways to choose pairs: the column that they go by, and whether its lowest values are kept; random ones by chance."""
 ACCURACY, SHORTER, MARGIN = "preference accuracy", "accuracy where chosen is shorter", "margin"
 LENGTH_BIAS, RELATIVE_BIAS, CHOSEN = "length bias", "length bias of relative margins", "loss of chosen"
-MEASURED: Mapping[str, tuple[str, bool]] = {
-    ACCURACY: ("share correct", True),
-    SHORTER: ("share correct", True),
-    MARGIN: ("nats", True),
-    LENGTH_BIAS: ("size of Spearman's rho", False),
-    RELATIVE_BIAS: ("size of Spearman's rho", False),
-    CHOSEN: ("nats per token", False),
-}
-"""What is said of each model: its unit, and whether higher is better."""
 NO_BIAS = (
     "it is a correlation, and the lengths of the two answers, or the margins, differ by the same in all pairs"
 )
@@ -276,7 +267,7 @@ def preference_results(
     frames, measured = [], []
     for name, pairs in tests.items():
         known = margins(results.filter(evaluation=answers_label(name)), pairs)
-        for what, (unit, higher_is_better) in MEASURED.items():
+        for what, (unit, higher_is_better, values_of) in MEASURED.items():
             label = what + (f", {name}" if name else "")
             about = known.filter(pl.col("length_difference") < 0) if what == SHORTER else known
             if about.is_empty():
@@ -286,7 +277,7 @@ def preference_results(
             parts = []
             for _, part in about.group_by(_ARM, maintain_order=True):
                 named = part.head(1).select(*_ARM, evaluation=pl.lit(label))
-                values = clustered(part["prompt"], part["source"], _VALUES[what](part))
+                values = clustered(part["prompt"], part["source"], values_of(part))
                 parts.append(named.join(values, how="cross"))
             found = pl.concat(parts)
             frames.append(found.with_columns(*_SIZE_OF_BIAS) if is_bias else found)
@@ -420,8 +411,7 @@ _SIZE_OF_BIAS = (
 
 
 def _correct(part: pl.DataFrame) -> NDArray[np.float64]:
-    margin = part["margin"].to_numpy()
-    return np.where(np.isnan(margin), np.nan, (np.sign(margin) + 1) / 2)
+    return (np.sign(part["margin"].to_numpy()) + 1) / 2
 
 
 def _bias(column: str) -> Callable[[pl.DataFrame], NDArray[np.float64]]:
@@ -430,11 +420,12 @@ def _bias(column: str) -> Callable[[pl.DataFrame], NDArray[np.float64]]:
     )
 
 
-_VALUES: Mapping[str, Callable[[pl.DataFrame], NDArray[np.float64]]] = {
-    ACCURACY: _correct,
-    SHORTER: _correct,
-    MARGIN: lambda part: part["margin"].to_numpy(),
-    LENGTH_BIAS: _bias("margin"),
-    RELATIVE_BIAS: _bias("relative"),
-    CHOSEN: lambda part: part["chosen"].to_numpy(),
+MEASURED: Mapping[str, tuple[str, bool, Callable[[pl.DataFrame], NDArray[np.float64]]]] = {
+    ACCURACY: ("share correct", True, _correct),
+    SHORTER: ("share correct", True, _correct),
+    MARGIN: ("nats", True, lambda part: part["margin"].to_numpy()),
+    LENGTH_BIAS: ("size of Spearman's rho", False, _bias("margin")),
+    RELATIVE_BIAS: ("size of Spearman's rho", False, _bias("relative")),
+    CHOSEN: ("nats per token", False, lambda part: part["chosen"].to_numpy()),
 }
+"""What is said of each model: its unit, whether higher is better, and what it is of the margins of an arm's pairs."""
