@@ -152,12 +152,8 @@ MIXTURES: Mapping[str, Blend] = {
 def mixture(name: str, material: Material, *, seed: int) -> Mixture:
     """Return what a training by this name sees.
 
-    Every row of the task is in it once, in its own wording or one drawn from that and its paraphrases.
-
-    Args:
-        name: One of ``MIXTURES``.
-        material: What there is.
-        seed: Seeds the wordings and the draw from the buffer.
+    Every row of the task is in it once, in its own wording or one drawn from that and its paraphrases. The seed is of
+    the wordings and of the draw from the buffer.
 
     Raises:
         UsageError: If there is no such mixture, or it lacks its material.

@@ -75,17 +75,10 @@ def until_enough(
 
     The first round draws ``n`` times for each, the others ``AGAIN`` times for each that lacks, ``n`` times at most,
     until all have enough or ``ROUNDS`` are over. A thing that a round brought no answer for at all, because a server
-    failed, is not asked for again.
+    failed, is not asked for again. The things have distinct texts.
 
-    Args:
-        things: m things with distinct texts, each of which gets a list.
-        n: How many to accept for each.
-        seed: Seeds the draws.
-        draw: Asks the generator.
-        ask: Gives the conversation of the draw of a thing with a number.
-        take: Makes something of a thing, what was drawn and what was accepted for it before, or raises ``Refused``.
-        ledger: Told of every refusal.
-        label: Shown beside the progress.
+    ``ask`` gives the conversation of the draw of a thing with a number. ``take`` makes something of a thing, what was
+    drawn and what was accepted for it before, or raises ``Refused``.
     """
     taken: list[list[Taken[Made]]] = [[] for _ in things]
     drawn, closed = [0] * len(things), set[int]()

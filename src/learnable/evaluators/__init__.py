@@ -1,6 +1,5 @@
 """One file per evaluator: what a model is asked, and how its answer is graded."""
 
-from learnable.evaluators.kinds import Evaluator as Evaluator
 from learnable.evaluators.reading import question_of as question_of
 from learnable.evaluators.running import Completion as Completion
 from learnable.evaluators.running import Evaluation as Evaluation

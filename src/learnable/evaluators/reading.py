@@ -89,14 +89,9 @@ def read_items(
 ) -> list[Example]:
     """Return the distinct examples of a file, in its order; ``meta`` is the row with what grading needs.
 
-    Args:
-        path: A file, a folder or pattern of files, a folder written by ``datasets``, a hub id, or a starter set such
-            as ``starter-task-test``.
-        item: Makes an item of a row, or raises ``ValueError`` with the reason why it cannot.
-        evaluator: Its name, for messages.
-        n: How many examples to draw by ``seed``; None keeps all.
-        seed: Seeds the draw.
-        source_column: Column that names the source of a row; the name of the file when not given.
+    The path is a file, a folder or pattern of files, a folder written by ``datasets``, a hub id, or a starter set such
+    as ``starter-task-test``. ``item`` makes an item of a row, or raises ``ValueError`` with the reason why it cannot.
+    The other settings are those of ``RowSettings``; the source of a row is the name of its file where no column is given.
 
     Raises:
         DataError: If the file or a row of it cannot be read.

@@ -158,10 +158,7 @@ class TaskArm:
 def parse_task_arms(written: Sequence[str], *, init: Init, known: Collection[str]) -> list[TaskArm]:
     """Return the arms of ``NAME`` or ``NAME@init=mean,ratio=10``, distinct and in order.
 
-    Args:
-        written: As on the command line.
-        init: How new tokens begin where an arm does not say.
-        known: Names of mixtures.
+    New tokens begin by ``init`` where an arm does not say; ``known`` are the names of mixtures.
 
     Raises:
         UsageError: If one cannot be read.

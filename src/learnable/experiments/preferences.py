@@ -411,7 +411,7 @@ _SIZE_OF_BIAS = (
 
 
 def _correct(part: pl.DataFrame) -> NDArray[np.float64]:
-    return (np.sign(part["margin"].to_numpy()) + 1) / 2
+    return np.asarray((np.sign(part["margin"].to_numpy()) + 1) / 2, dtype=np.float64)
 
 
 def _bias(column: str) -> Callable[[pl.DataFrame], NDArray[np.float64]]:
