@@ -100,14 +100,8 @@ def evaluate(
     """Return the grade of every example.
 
     Losses and completions are stored by model and conversation: nothing is computed twice, and a killed run goes on.
-
-    Args:
-        model: A loaded model, wearing the adapter that is evaluated, if any.
-        evaluator: Of any kind but a judge, which compares two models: see ``completions`` and ``judged``.
-        examples: What its ``read`` gave.
-        store: Where losses and completions are kept.
-        max_length: Longest scored conversation in tokens (likelihood).
-        label: Shown beside the progress.
+    The model wears the adapter that is evaluated, if any. A judge compares two models instead: see ``judged``. A
+    conversation of more than ``max_length`` tokens is scored as far as it fits.
 
     Returns:
         Columns ``id``, ``source``, ``value`` (float32, NaN where it could not be graded), ``answer``, ``why``; one row

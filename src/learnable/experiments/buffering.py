@@ -12,14 +12,7 @@ from learnable.types import GradientSum
 
 RATIOS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 260.0)
 """Examples of the buffer for each example of the task; the last is that of DELIA's authors."""
-COLUMNS = {
-    "set": pl.String,
-    "ratio": pl.Float64,
-    "quantity": pl.String,
-    "estimate": pl.String,
-    "value": pl.Float64,
-    "error": pl.Float64,
-}
+COLUMNS = ("set", "ratio", "quantity", "estimate", "value", "error")
 
 
 def buffering(
