@@ -107,10 +107,10 @@ class EvaluationIndex:
                     return (
                         f"{IN_EVALUATION}{SPAN} words in a row of {self._places[number]}: {excerpt(span)!r}"
                     )
-        number, alike = max((self._nearest(words) for words in prompts), key=_likeness, default=_NONE)
+        alike, earlier = max(map(self._nearest, prompts), default=_NONE)
         if alike < NEAR:
             return None
-        return f"{IN_EVALUATION}near-duplicate of {self._places[number]} (similarity {alike:.2f})"
+        return f"{IN_EVALUATION}near-duplicate of {self._places[-earlier]} (similarity {alike:.2f})"
 
     def _likely_spans(self, words: Sequence[str]) -> Iterator[str]:
         """Yield the n-grams of ``SPAN`` words, of texts that may have one of the evaluation: most have none."""
@@ -118,26 +118,18 @@ class EvaluationIndex:
         if any(" ".join(words[start : start + MARK]) in self._marks for start in starts):
             yield from n_grams(words, SPAN)
 
-    def _nearest(self, words: Sequence[str]) -> tuple[int, float]:
-        """Return the evaluation row whose prompt is most similar, and how much so."""
+    def _nearest(self, words: Sequence[str]) -> tuple[float, int]:
+        """Return how similar the most similar prompt is, and less the number of its row, so that of equals the first is most."""
         grams = shingles(words)
         # Of a near-duplicate at least so many are known.
         if not grams or sum(gram in self._grams for gram in grams) < NEAR * len(grams):
             return _NONE
         near = {each for gram in grams for each in self._grams.get(gram, ())}
-        return max(
-            ((self._asked[each][0], jaccard(grams, self._asked[each][1])) for each in near),
-            key=_likeness,
-            default=_NONE,
-        )
+        asked = (self._asked[each] for each in near)
+        return max(((jaccard(grams, others), -number) for number, others in asked), default=_NONE)
 
 
-_NONE = (0, 0.0)
-
-
-def _likeness(found: tuple[int, float]) -> tuple[float, int]:
-    number, alike = found
-    return alike, -number
+_NONE = (0.0, 0)
 
 
 def evaluation_rows(
