@@ -223,7 +223,7 @@ class FederatedTrainings:
         place, local = self.experiment.store / "federated", None
         found = list[tuple[int, str, Trained]]()
         for seed in range(self.federating.seeds):
-            clients = [[self.rendered[place] for place in own] for own in self.split(seed)]
+            clients = [[self.rendered[number] for number in own] for own in self.split(seed)]
             for number, arm in enumerate(self.arms, start=1):
                 agreement = Agreement(
                     arm=replace(arm, label=""),
