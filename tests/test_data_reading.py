@@ -3,6 +3,7 @@
 import datetime
 import gzip
 import json
+import re
 import subprocess
 import sys
 
@@ -258,6 +259,12 @@ def test_a_bad_row_of_a_file_without_lines_is_named_by_its_number(tmp_path):
     )
     error = failure(str(tmp_path / "a.parquet"), on_error="raise")
     assert error.message.startswith("a.parquet row 4: 'output' is missing")
+
+
+def test_the_share_that_a_hint_names_is_enough(file):
+    path = file("a.jsonl", jsonl(ROWS) + b"{broken\n")
+    share = re.search(r"--on-error (\d+%)", failure(path).hint)[1]
+    assert len(read([path], on_error=share)) == len(ROWS)
 
 
 def test_a_bad_row_says_how_to_leave_it_out(file):

@@ -142,6 +142,12 @@ def test_a_clean_run_has_no_warning(facts: SelectionFacts, page: Page) -> None:
         assert name in page.plain
 
 
+def test_rows_of_an_evaluation_are_sought_only_where_one_was_named(facts):
+    name = "rows of the evaluation"
+    assert name in look(SELECTION_CHECKS, replace(facts, looked_at_evaluation=False)).impossible
+    assert name in look(SELECTION_CHECKS, replace(facts, looked_at_evaluation=True)).clear
+
+
 @pytest.mark.parametrize(("change", "figure", "advice"), FIRES, ids=[case[0].__name__ for case in FIRES])
 def test_a_warning_fires_with_its_figure_and_what_to_do(
     facts: SelectionFacts, change, figure: str, advice: str

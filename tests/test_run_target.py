@@ -58,17 +58,19 @@ def test_pds_is_priced_with_its_steps_and_their_way_back(proxy, rows, tiny, tmp_
     assert planned.facts["would run"] == [f"4 training steps, 3 back, and 4 passes over {over}"]
 
 
-@pytest.mark.parametrize("own", [True, False])
-def test_a_target_and_a_test_may_have_the_names_of_the_pool_or_the_usual_ones(own, tiny, tmp_path):
+@pytest.mark.parametrize(
+    ("head", "own"), [("nl,sh", None), ("prompt,completion", None), ("q,a", "prompt=q,response=a")]
+)
+def test_a_target_and_a_test_may_have_the_names_of_the_pool_or_usual_or_own_ones(head, own, tiny, tmp_path):
     files = [tmp_path / f"{name}.csv" for name in ("pool", "task", "test")]
     for file, words in zip(files, ("red", "green", "blue"), strict=True):
-        head = "nl,sh" if own or words == "red" else "prompt,completion"
         rows = [f"say {words} {number},{words} {number}" for number in range(12)]
-        file.write_text("\n".join([head, *rows]), encoding="utf-8")
+        file.write_text("\n".join(["nl,sh" if words == "red" else head, *rows]), encoding="utf-8")
     pool, task, test = map(str, files)
     outcomes = target(
         [pool],
         target=task,
+        target_columns=own,
         test=test,
         model=str(tiny),
         budget="4",

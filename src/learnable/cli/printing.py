@@ -17,6 +17,7 @@ from rich.text import Text
 from learnable.cli.listing import Details, Entry, Tables
 from learnable.commands.doctor import Diagnosis
 from learnable.commands.explore import Page
+from learnable.commands.select import DROPPED
 from learnable.commands.show import ExampleView, Shown
 from learnable.runs.price import Price
 from learnable.runs.records import Outcome
@@ -200,6 +201,7 @@ def _show_outcome(console: Console, outcome: Outcome) -> None:
         return
     if _is_contest(outcome):
         _show_contest(console, outcome)
+        console.print(f"write its page: learnable report {outcome.folder}")
         return
     if not outcome.ran:
         console.print("was done already")
@@ -365,6 +367,8 @@ def _selected(outcome: Outcome) -> Iterator[str]:
     if len(written) > FILES_SAID:
         written = [f"{Path(written[0]).parent} ({len(written):,} files)"]
     yield from (f"selected rows: {outcome.folder / path}" for path in written)
+    if (dropped := outcome.folder / DROPPED).is_file():
+        yield f"rows left out, each with its reason: {dropped}"
     yield from (f"exported: {outcome.folder / path}" for path in outcome.facts.get("exported", ()))
 
 

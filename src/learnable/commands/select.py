@@ -36,6 +36,7 @@ TABLES: Mapping[str, Callable[[Path], pl.LazyFrame]] = {
     ".csv": pl.scan_csv,
     ".jsonl": pl.scan_ndjson,
 }
+DROPPED = "dropped.jsonl"
 NOT_SCORED = "not in the table of scores"
 """Reason in the ledger of a row that a table does not name."""
 ROWS = 1 << 18
@@ -228,7 +229,7 @@ def _write_chosen(pool_folder: Path, selection: Selection, folder: Path) -> list
     judged = pl.concat([selection.kept["id"], selection.dropped["id"]]).to_frame()
     others = pool.ledger.filter(pl.col("reason").is_null()).join(judged.lazy(), on="id", how="anti")
     absent = in_memory(others.select("id", reason=pl.lit(NOT_SCORED)), engine="streaming")
-    rows.write_dropped(pool, pl.concat([selection.dropped, absent]), folder / "dropped.jsonl")
+    rows.write_dropped(pool, pl.concat([selection.dropped, absent]), folder / DROPPED)
     return paths
 
 

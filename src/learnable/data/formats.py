@@ -293,6 +293,7 @@ def _hint(row: Row) -> str:
     for key in (key for key in row if plain(key) not in words):
         close = difflib.get_close_matches(plain(str(key)), words, n=1, cutoff=0.75)
         if close:
-            return f"did you mean {close[0]!r} instead of {shown_keys([key])}?"
+            meant = f"did you mean {close[0]!r} instead of {shown_keys([key])}?"
+            return f"{meant} Or say what the columns are: --columns prompt=...,response=..."
     known = "; ".join(f"{name} ({known.keys})" for name, known in FORMATS.items())
     return f"say what the columns are: --columns prompt=...,response=...; known formats: {known}"

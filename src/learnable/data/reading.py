@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ FIRST_ROWS = 10_000
 """When none of so many first rows can be used, the rest is not read."""
 KINDS_SAID, PLACES_SAID = 5, 3
 
-_ALLOW = "--on-error skip leaves all such rows out, --on-error 5% up to that share"
+_ALLOW = "--on-error skip leaves all such rows out, --on-error {percent:d}% up to that share"
 _VALUE = re.compile(r"0x[0-9a-f]+|\d+")
 
 
@@ -87,8 +88,10 @@ def read(
     return pool
 
 
-def of_another(path: str, reading: Reading) -> Reading:
-    """Return how to read a file that was given beside others: with the columns named for them that its first row has."""
+def of_another(path: str, reading: Reading, *, own: str | None = None) -> Reading:
+    """Return how to read a file that was given beside others: with its own columns, or those of them that its first row has."""
+    if own is not None:
+        return Reading(columns=own)
     named = parse_columns(reading.columns)
     if not named or is_pool(Path(path)):
         return Reading()
@@ -185,7 +188,7 @@ def _read_one(
         except ValueError as error:
             reason, hint = str(error), getattr(error, "hint", None)
             if source.kind == "csv" and not parser.formats and isinstance(error, UnknownKeysError):
-                hint = f"the first line names the columns: if it is a row, put prompt,completion above it; {hint}"
+                hint = f"{hint}; the first line names the columns: if it is a row, put prompt,completion above it"
             storable = reason.encode("utf-8", "backslashreplace").decode()
             builder.add_row(row, record.line, None, reason=storable)
             bad.add(place(name, row=row, line=record.line), reason, record, hint=hint)
@@ -246,7 +249,8 @@ class _BadRows:
             return
         share = f"{self.name}: {count:,} of {self.total:,} rows cannot be used"
         if count > self.most * self.total:
-            raise self._error(f"{share}, more than {100 * self.most:g}%: {self._said()}")
+            allow = _ALLOW.format(percent=max(5, ceil(100 * count / self.total)))
+            raise self._error(f"{share}, more than {100 * self.most:g}%: {self._said()}", allow=allow)
         say(f"{WARNING}{share} and are left out: {self._said()}")
 
     def _said(self) -> str:
@@ -257,7 +261,7 @@ class _BadRows:
         rest = sum(count for _, count in self._counts.most_common()[KINDS_SAID:])
         return "; ".join([*said, *([f"{rest:,} rows of other kinds"] if rest else [])])
 
-    def _error(self, message: str, *, allow: str | None = _ALLOW) -> DataError:
+    def _error(self, message: str, *, allow: str | None = _ALLOW.format(percent=5)) -> DataError:
         _, hint, seen = self._first[self._counts.most_common(1)[0][0]]
         hints = "; or ".join(filter(None, [hint, allow]))
         return DataError(message + seen, hint=hints or "look at that row, and repair the file")

@@ -77,7 +77,7 @@ def warnings_section(looked: Looked, *, nav: str = "", more: Sequence[Part] = ()
         title = "Nothing suspicious seen" + (", as far as these figures go" if looked.impossible else "")
     for words, rest, names in (
         (f"Looked for{', and not seen' if seen else ''}:", "", looked.clear),
-        ("Could not be looked for", " (no such figures given):", looked.impossible),
+        ("Could not be looked for", " (not given what it takes):", looked.impossible),
     ):
         if names:
             form = "<strong>{words}</strong>{rest} {names}."
@@ -259,7 +259,9 @@ def much_avoided(avoided: int, read: int) -> str:
 
 
 def _much_avoided(facts: SelectionFacts) -> Found:
-    """More than `MUCH_AVOIDED` of the rows read stand in the evaluation files to avoid."""
+    """More than `MUCH_AVOIDED` of the rows read stand in the evaluation files to avoid; none were named, none were sought."""
+    if not (facts.looked_at_evaluation or facts.avoided.height):
+        return None
     return much_avoided(facts.avoided.height, facts.ledger.height)
 
 

@@ -26,6 +26,7 @@ def less(
     data: Annotated[Sequence[str], Listed],
     *,
     target: str,
+    target_columns: str | None = None,
     model: ModelName = "starter",
     budget: str = "5%",
     warmup: WarmUp = WarmUp(),
@@ -45,6 +46,7 @@ def less(
     Args:
         data: Files (.jsonl, .json, .csv, .parquet ...), folders and patterns of them, or hub ids.
         target: A few rows of your task, answers included; a column `subtask` names its parts.
+        target_columns: Its columns, as `--columns`, where neither these nor usual names hold for it.
         budget: 5% (of the examples), 500 (examples), or 50000tokens; also as --budget.tokens 50000.
         scorers: Such as less@adam=exact, less@checkpoints=2 or less@store=sketch; `--by` says which one chooses.
         processes: How many train the warm-up side by side, on a GPU each or on some cores each.
@@ -53,7 +55,7 @@ def less(
     look_up(model, loading)
     network: dict[str, Any] = {"model": model, "loading": loading, "max_length": max_length}
     pool = load_pool(run, data, budget, reading)
-    task = run.step("target", load, [target], reading=of_another(target, reading))
+    task = run.step("target", load, [target], reading=of_another(target, reading, own=target_columns))
     kept: dict[str, Any] = {"keep_epochs": True, "layers": "attention", "processes": processes}
     kept |= {"reference": warmup, "target": task.path}
     trained = run.step("warmup", train, [pool.path], **kept, **network)

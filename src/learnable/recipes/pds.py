@@ -27,6 +27,7 @@ def pds(
     data: Annotated[Sequence[str], Listed],
     *,
     target: str,
+    target_columns: str | None = None,
     model: ModelName = "starter",
     budget: str = "40%",
     aim: Aim = Aim(),
@@ -44,12 +45,13 @@ def pds(
     Args:
         data: Files (.jsonl, .json, .csv, .parquet ...), folders and patterns of them, or hub ids.
         target: Rows of what is to become likely, answers included.
+        target_columns: Its columns, as `--columns`, where neither these nor usual names hold for it.
         budget: 40% (of the examples), 500 (examples), or 50000tokens; also as --budget.tokens 50000.
     """
     choosing.check(["pds"])
     look_up(model, loading)
     pool = load_pool(run, data, budget, reading)
-    task = run.step("target", load, [target], reading=of_another(target, reading))
+    task = run.step("target", load, [target], reading=of_another(target, reading, own=target_columns))
     network: dict[str, Any] = {"model": model, "loading": loading, "max_length": max_length}
     aimed: dict[str, Any] = {"target": task.path, "aim": aim, "scorers": ["pds"]}
     scores = run.step("scores", score, [pool.path], **aimed, **network, store=run.store)

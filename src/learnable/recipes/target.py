@@ -1,7 +1,8 @@
 """The recipe ``target``: choose what helps a task, and see whether it did."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Annotated, Any
 
 from learnable import commands
@@ -59,6 +60,7 @@ def target(
     data: Annotated[Sequence[str], Listed],
     *,
     target: str,
+    target_columns: str | None = None,
     test: str | None = None,
     model: ModelName = "starter",
     budget: str = "5%",
@@ -84,6 +86,7 @@ def target(
     Args:
         data: Files (.jsonl, .json, .csv, .parquet ...), folders and patterns of them, or hub ids.
         target: A few rows of your task, answers included; a column `subtask` names its parts.
+        target_columns: Its columns, as `--columns`, where neither these nor usual names hold for it.
         test: Other rows of the task to judge on; when not given, three of ten rows of the target are held back for it.
         budget: 5% (of the examples), 500 (examples), or 50000tokens; also as --budget.tokens 50000.
         scorers: Names of scorers (see `learnable list scorers`).
@@ -95,16 +98,14 @@ def target(
     whole = _method(choosing) if seeds else ""
     look_up(model, loading)
     pool = load_pool(run, data, budget, reading, holdout=holdout if seeds else 0.0)
-    back = 0.0 if test or not seeds else TARGET_HELD_BACK
-    task = run.step("target", load, [target], reading=of_another(target, reading), holdout=back)
-    if test and (own := of_another(test, reading)).columns:
-        test = run.step("test", load, [test], reading=own).path
+    read = partial(of_another, reading=reading, own=target_columns)
+    task, test = _task(run, target, test, read, back=0.0 if test or not seeds else TARGET_HELD_BACK)
     if seeds:
         _check_judged(task, test)
     network: dict[str, Any] = {"model": model, "loading": loading, "max_length": max_length}
     aimed: dict[str, Any] = {"target": task.path, "aim": aim, "store": run.store}
-    formulas: dict[str, Any] = {"scorers": list(scorers), "vectors": vectors}
-    scores = run.step("scores", score, [pool.path], **formulas, **aimed, **network)
+    scored: dict[str, Any] = {"scorers": list(scorers), "vectors": vectors, **aimed, **network}
+    scores = run.step("scores", score, [pool.path], **scored)
     chosen = choose(run, scores, budget, choosing, loading)
     if not seeds:
         return
@@ -125,6 +126,16 @@ def target(
         **network,
     )
     run.step("verdict", report, compared.path, title=run.name, command=run.command)
+
+
+def _task(
+    run: Run, target: str, test: str | None, read: Callable[[str], Reading], *, back: float
+) -> tuple[Outcome, str | None]:
+    """Load the target, a share of it held back; return it, and the test, loaded where its columns are named."""
+    task = run.step("target", load, [target], reading=read(target), holdout=back)
+    if test and (own := read(test)).columns:
+        test = run.step("test", load, [test], reading=own).path
+    return task, test
 
 
 def _check_judged(task: Outcome, test: str | None) -> None:
