@@ -13,7 +13,15 @@ from learnable.commands.experiment import Experiment, keep_model, write_frames
 from learnable.commands.inputs import pool_of
 from learnable.commands.network import Network
 from learnable.commands.options import DryRun, MaxLength, ModelName, Output, Several, StoreFolder
-from learnable.commands.own_answers import Stages, Walked, demonstrations, held_out, train_from, warnings_of
+from learnable.commands.own_answers import (
+    Stages,
+    Walked,
+    demonstrations,
+    held_out,
+    room_for,
+    train_from,
+    warnings_of,
+)
 from learnable.commands.preferred import PREFERRED, Preferred, distances, far, preferences
 from learnable.errors import UsageError
 from learnable.evaluators import Evaluation, evaluations_of
@@ -53,7 +61,8 @@ class Imitating:
         loss: Of the margin h of a demonstration above the model's own answer: sigmoid (as DPO), hinge or linear.
         beta: How dear it is to leave the model as a stage began, above 0.
         max_h: A linear stage ends after the first batch whose mean h is above it; 5 when not given, inf for no end.
-        new_tokens: Most tokens of an own answer; one that is cut off is no pair.
+        new_tokens: Most tokens of an own answer, and one that is cut off is no pair; room for 95 % of the demonstrations,
+            at most 512, when not given.
         temperature: Of own answers; 1 is what the model itself would say.
         slices: Each stage takes a slice of the rows; without, every stage takes all.
         tuned: The model was fine-tuned on such rows already: it is not fine-tuned before the first stage.
@@ -67,7 +76,7 @@ class Imitating:
     loss: Loss = "sigmoid"
     beta: float = 0.1
     max_h: float | None = None
-    new_tokens: int = 64
+    new_tokens: int | None = None
     temperature: float = 1.0
     slices: bool = True
     tuned: bool = False
@@ -77,7 +86,8 @@ class Imitating:
 
     @property
     def sampling(self) -> Sampling:
-        """How own answers are drawn."""
+        """How own answers are drawn, once their most tokens are known."""
+        assert self.new_tokens is not None
         return Sampling(temperature=self.temperature, top_p=1.0, max_new_tokens=self.new_tokens)
 
     def objective(self, tuning: Tuning) -> Objective:
@@ -149,6 +159,8 @@ def imitate(
             hint="lower --stages",
         )
     heldout = held_out(loaded)
+    room = room_for(taught, heldout, network, new_tokens=imitating.new_tokens)
+    imitating = replace(imitating, new_tokens=room)
     asked = _evaluations(imitating, heldout, heldout_of(loaded))
     experiment = Experiment.of(network, tuning, imitating, store, loaded=loaded, evaluations=asked)
     arms = ImitationArms(
@@ -188,9 +200,7 @@ def _evaluations(imitating: Imitating, heldout: Sequence[Example], path: Path) -
         return evaluations_of(imitating.evaluate, heldout=path)
     found = evaluations_of(["heldout"], heldout=path)
     if all("\n" not in each.messages[-1].content.strip() for each in heldout):
-        written = (
-            f"exact_match:{path}@extract=text,max_new_tokens={imitating.new_tokens},source_column=source"
-        )
+        written = f"exact_match:{path}@extract=text,max_new_tokens={imitating.sampling.max_new_tokens},source_column=source"
         found += [replace(each, label="exact match, heldout") for each in evaluations_of([written])]
     return found
 
@@ -207,7 +217,7 @@ class _Imitation:
         many = {IRFT: f" in {self.arms.imitating.stages} stages", SPIN: " in 1 stage"}
         for label in self.arms.labels[1:]:
             says.append(f"{seeds} trainings of {label}{many.get(label, '')}")
-        answers = f"{len(self.arms.taught):,} own answers of at most {self.arms.imitating.new_tokens:,} tokens for each of these"
+        answers = f"{len(self.arms.taught):,} own answers of at most {self.arms.imitating.sampling.max_new_tokens:,} tokens for each of these"
         return [*says, answers, f"{len(self.heldout):,} held-out rows for each model"]
 
     def price(self) -> Price:
@@ -225,9 +235,9 @@ class _Imitation:
                 taught, self.arms.sft, passes=self.arms.sft.epochs * seeds, models=seeds
             )
         prompts = [each.messages[:-1] for each in taught]
-        written = pricing.writing(len(taught), new_tokens=imitating.new_tokens, prompts=prompts)
+        written = pricing.writing(len(taught), new_tokens=imitating.sampling.max_new_tokens, prompts=prompts)
         judged = [each.messages[:-1] for each in self.heldout]
-        asked = pricing.writing(len(judged), new_tokens=imitating.new_tokens, prompts=judged)
+        asked = pricing.writing(len(judged), new_tokens=imitating.sampling.max_new_tokens, prompts=judged)
         stage = written + pricing.measuring(taught, passes=2)
         models = 1 + seeds * (len(self.arms.labels) - 1)
         prices = [price, *[stage] * (every * (staged - 1) * seeds)]
@@ -293,7 +303,9 @@ class _Imitation:
             SPIN: f"against its own answers ({imitating.loss}), in one stage",
             IRFT: f"against its own answers ({imitating.loss}), in {stages}",
         }
-        settings = f"beta {imitating.beta:g}, own answers of at most {imitating.new_tokens:,} tokens"
+        settings = (
+            f"beta {imitating.beta:g}, own answers of at most {imitating.sampling.max_new_tokens:,} tokens"
+        )
         return {
             "question": "Do the same rows give more?",
             "lead": f"{model} was trained on {len(self.arms.taught):,} demonstrations, plainly and against its own answers.",

@@ -1,5 +1,6 @@
 """A training in stages: each contrasts demonstrations with what the model itself answers as the stage begins."""
 
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from learnable.data import read
 from learnable.diversifiers.drawing import Drawing, seed_of
 from learnable.diversifiers.self_sample import question_of
 from learnable.errors import DataError
+from learnable.experiments import FEWEST_ITEMS
 from learnable.experiments.run import Place, place_of
 from learnable.measures import nll_of
 from learnable.objectives import NLL, Objective
@@ -34,6 +36,10 @@ EQUAL, CUT_OFF, EMPTY = "the demonstration itself", "cut off", "empty"
 """Why an own answer is dropped."""
 MOST_CUT_OFF, MOST_EQUAL = 0.3, 0.2
 """Shares of the own answers of a stage above which something is wrong."""
+ROOMY_SHARE, ROOM_STEP, MOST_ROOM = 0.95, 16, 512
+"""An own answer may be as long as this share of the demonstrations, in steps of so many tokens, up to a limit."""
+MANY_LONGER = 0.1
+"""Share of the demonstrations that are longer than an own answer may be, above which it is said."""
 
 
 class Own(NamedTuple):
@@ -96,6 +102,42 @@ def held_out(loaded: Outcome) -> list[Example]:
         number = loaded.facts["examples"]
         raise DataError(f"of {number:,} rows none could be held out to judge on", hint="give more rows")
     return demonstrations(list(read([str(path)], source_column="source").iter_examples()))
+
+
+def room_for(
+    taught: Sequence[Example], heldout: Sequence[Example], network: Network, *, new_tokens: int | None
+) -> int:
+    """Return the most tokens of an own answer, and say beforehand what will leave no pairs, or no verdict.
+
+    Args:
+        taught: Demonstrations.
+        heldout: Those that are judged on.
+        network: Whose tokens count; of one that is awaited only the limit is known.
+        new_tokens: As given; None for what holds 95 % of the demonstrations, in steps of 16, at most 512.
+    """
+    if (back := len(heldout)) < FEWEST_ITEMS:
+        of = back + len(taught)
+        say(
+            f"warning: {back} of {of} rows are held out to judge on, too few for a verdict: give "
+            f"{math.ceil(FEWEST_ITEMS * of / back)} rows or more, or raise --holdout"
+        )
+    if network.awaits:
+        return MOST_ROOM if new_tokens is None else new_tokens
+    from learnable.models.rendering import Renderer
+
+    seen = Renderer.of(network.ref).render(list(taught), max_length=network.longest, skip_refused=True)
+    lengths = np.array([each.mask.sum() for each in seen if not each.refused])
+    if not lengths.size:
+        return MOST_ROOM if new_tokens is None else new_tokens
+    held = float(np.quantile(lengths, ROOMY_SHARE, method="inverted_cdf"))
+    roomy = math.ceil(max(held, 1.0) / ROOM_STEP) * ROOM_STEP
+    room = min(roomy, MOST_ROOM) if new_tokens is None else new_tokens
+    if (longer := int((lengths > room).sum())) > MANY_LONGER * lengths.size:
+        say(
+            f"warning: {longer:,} of {lengths.size:,} demonstrations are longer than {room:,} tokens; own answers of "
+            f"that length are cut off, and no pairs: give --new-tokens {roomy}"
+        )
+    return room
 
 
 def own_answers(

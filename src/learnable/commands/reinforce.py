@@ -11,7 +11,14 @@ import polars as pl
 from learnable.commands.inputs import pool_of
 from learnable.commands.network import Network
 from learnable.commands.options import DryRun, MaxLength, ModelName, Output, StoreFolder
-from learnable.commands.own_answers import demonstrations, held_out, own_answers, pairs_of, train_from
+from learnable.commands.own_answers import (
+    demonstrations,
+    held_out,
+    own_answers,
+    pairs_of,
+    room_for,
+    train_from,
+)
 from learnable.commands.preferred import Preferred, distances, looked_up
 from learnable.diversifiers.drawing import Drawing
 from learnable.errors import DataError, UsageError
@@ -43,24 +50,25 @@ class Rewarding:
         rounds: Of reward and policy; the next one starts from the policy.
         steps: Optimizer steps of the policy in a round.
         beta: How dear it is for the policy to leave its start (KL).
-        new_tokens: Most tokens of an own answer.
+        new_tokens: Most tokens of an own answer; room for 95 % of the demonstrations, at most 512, when not given.
         tuned: The model was fine-tuned on such rows already: it is not fine-tuned before.
     """
 
     rounds: int = 1
     steps: int = 30
     beta: float = 0.05
-    new_tokens: int = 64
+    new_tokens: int | None = None
     tuned: bool = False
 
     def __post_init__(self) -> None:
         for name in ("rounds", "steps", "new_tokens"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} must be at least 1, got {getattr(self, name)}")
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise UsageError(f"{name} must be at least 1, got {value}")
 
     @property
     def sampling(self) -> Sampling:
-        """How own answers are drawn."""
+        """How own answers are drawn, once their most tokens are known."""
+        assert self.new_tokens is not None
         return Sampling(temperature=1.0, top_p=1.0, max_new_tokens=self.new_tokens)
 
 
@@ -95,14 +103,16 @@ def reinforce(
             )
     network = Network.of(model, loading, max_length=max_length, dry_run=dry_run)
     pool, loaded = pool_of(data, Reading(), output, dry_run=dry_run)
-    heldout = held_out(loaded)
+    heldout, taught = held_out(loaded), demonstrations(list(pool.iter_examples()))
+    room = room_for(taught, heldout, network, new_tokens=rewarding.new_tokens)
+    rewarding = replace(rewarding, new_tokens=room)
     work = _Reinforcement(
         network=network,
         rewarding=rewarding,
         sft=None if rewarding.tuned else sft,
         reward=reward,
         policy=policy,
-        taught=demonstrations(list(pool.iter_examples())),
+        taught=taught,
         heldout=heldout,
         store=Path(store),
     )
@@ -118,7 +128,8 @@ def reinforce(
         },
         links={"pool": loaded.folder},
         says=[
-            f"{rewarding.rounds} rounds of a reward on {len(work.taught):,} pairs and {rewarding.steps} steps of a policy"
+            f"{rewarding.rounds} rounds of a reward on {len(taught):,} pairs and {rewarding.steps} steps of a policy",
+            f"own answers of at most {room:,} tokens",
         ],
         awaits=network.awaits,
         plan=work.price,
@@ -146,7 +157,7 @@ class _Reinforcement:
         if self.sft is not None:
             price += network.training(taught, self.sft, passes=self.sft.epochs, models=1)
         texts = (len(taught) + self.rewarding.steps * self.policy.batch_size + 2 * len(self.heldout)) * rounds
-        price += network.writing(texts, new_tokens=self.rewarding.new_tokens, prompts=prompts)
+        price += network.writing(texts, new_tokens=self.rewarding.sampling.max_new_tokens, prompts=prompts)
         return price + Price(unknown=("the steps of the policy are counted as what they write alone",))
 
     def work(self, folder: Path) -> Finished:
@@ -212,7 +223,7 @@ class _Reinforcement:
             tuning=self.policy,
             steps=self.rewarding.steps,
             beta=self.rewarding.beta,
-            new_tokens=self.rewarding.new_tokens,
+            new_tokens=self.rewarding.sampling.max_new_tokens,
         )
         start = replace(place[0], name=str(made / "start"), revision=None)
         own, rewards = self._judged(start, policy, reward)
