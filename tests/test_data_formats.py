@@ -220,7 +220,7 @@ def test_unknown_keys_come_with_the_known_formats():
 def test_a_misspelt_key_gets_a_suggestion():
     with pytest.raises(UnusableRowError) as caught:
         find_layout({"instruction": "x", "outptu": "y"})
-    assert caught.value.hint == "did you mean 'output' instead of outptu?"
+    assert caught.value.hint.startswith("did you mean 'output' instead of outptu?")
 
 
 def test_empty_columns_do_not_decide_the_format():
