@@ -45,10 +45,19 @@ def test_every_mixture_trains_on_as_many_tokens_and_is_asked_of_each_source(run_
     folder = outcomes["mixtures"].folder
     costs = pl.read_parquet(folder / "cost.parquet").filter(pl.col("arm") != "untuned")
     assert costs["arm"].to_list() == ["natural", "ado@curve=training", "a=0.3,b=0.7"]
-    assert costs["trained"].max() - costs["trained"].min() < 60
+    assert costs["tokens"].max() - costs["tokens"].min() < 60
     table = pl.read_parquet(folder / "table.parquet")
     assert table["evaluation"].unique(maintain_order=True).to_list() == [MEAN, "loss on a", "loss on b"]
     assert table.filter(pl.col("arm") != "natural")["difference"].is_finite().all()
+
+
+def test_tokens_are_those_that_were_trained_on(run_ado):
+    folder, report = (run_ado[0][name].folder for name in ("mixtures", "report"))
+    drawn = pl.read_parquet(folder / "proportions.parquet").group_by("arm").agg(pl.col("tokens").sum())
+    shown = pl.read_parquet(folder / "table.parquet").filter(evaluation=MEAN).join(drawn, on="arm")
+    assert shown["tokens"].to_list() == shown["tokens_right"].to_list()
+    page = (report / "report.html").read_text(encoding="utf-8")
+    assert f"on {drawn['tokens'].sum():,} tokens" in page
 
 
 def test_the_mean_counts_sources_alike(run_ado):

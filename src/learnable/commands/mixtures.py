@@ -187,11 +187,10 @@ class _MixtureTrial:
         ran, facts = self.experiment.run(arms, baseline=BASELINE)
         sources = [each.source for each in self.pool.iter_examples()]
         drawn, proportions = _drawn(arms, ran, tokens_by_source(arms[-1].rows, sources))
-        costs = ran.frames["arms"].with_columns(
-            trained=pl.Series([None if done is None else done.tokens for done in ran.trained], dtype=pl.Int64)
-        )
-        costs = costs.group_by("arm", maintain_order=True).agg(
-            pl.col("steps", "trained").mean().round().cast(pl.Int64), pl.col("seconds").mean()
+        costs = (
+            ran.frames["arms"]
+            .group_by("arm", maintain_order=True)
+            .agg(pl.col("steps", "tokens").mean().round().cast(pl.Int64), pl.col("seconds").mean())
         )
         shown = drawn.group_by("arm", "source", maintain_order=True).agg(
             pl.col("share", "first", "last", "times").mean()
@@ -237,7 +236,7 @@ class _MixtureTrial:
                 f"“{MEAN}” asks equally many held-out rows of each, so that a large source counts as much as a small one.",
                 "A step takes as many tokens as --batch-size rows have on average, drawn by the proportions; sources are begun "
                 "anew where they are used up.",
-                "Tokens beside values count each row once.",
+                "Tokens beside values are those that a training drew; examples are those that it drew them from.",
                 *[_FOLLOWED] * bool(proportions.filter(pl.col("heldout").is_not_nan()).height),
             ],
         }

@@ -42,7 +42,8 @@ class ArmRun:
     Args:
         trained: The training of each arm, None for a model as it is; of several stages, the last with the cost of all.
         frames: By the name of their file. ``arms``: ``arm``, ``budget_tokens``, ``seed``, ``examples``, the arms' own
-            columns, ``tokens``, ``response_tokens``, ``steps``, ``seconds``, ``model``; a line for each arm.
+            columns, ``tokens``, ``response_tokens``, ``steps``, ``seconds``, ``model``; a line for each arm. Where a
+            sampler draws from the examples, ``tokens`` are those that it drew, and ``response_tokens`` are null.
             ``results``: ``arm``, ``budget_tokens``, ``seed``, ``evaluation``, ``id``, ``source``, ``value``,
             ``answer``, ``why``; a line for each arm and item. ``table``: as of ``arm_table``. And what was looked at,
             each with ``arm``, ``budget_tokens`` and ``seed`` before its columns.
@@ -212,6 +213,11 @@ def _named(arm: Arm, frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _arm_frame(arms: Sequence[Arm], trained: "Sequence[Trained | None]") -> pl.DataFrame:
+    def tokens(arm: Arm, done: "Trained | None") -> dict[str, int | None]:
+        if done is not None and arm.sampler is not None:
+            return {"tokens": done.tokens, "response_tokens": None}
+        return {"tokens": arm.tokens, "response_tokens": arm.response_tokens}
+
     lines = [
         {
             "arm": arm.label,
@@ -219,8 +225,7 @@ def _arm_frame(arms: Sequence[Arm], trained: "Sequence[Trained | None]") -> pl.D
             "seed": arm.seed,
             "examples": sum(map(len, arm.examples_by_stage)),
             **arm.columns,
-            "tokens": arm.tokens,
-            "response_tokens": arm.response_tokens,
+            **tokens(arm, done),
             "steps": done.steps if done else 0,
             "seconds": done.seconds if done else 0.0,
             "model": done.folder.name if done else None,
