@@ -291,7 +291,8 @@ class TestRun:
             "demonstration preferred",
         ]
         (page,) = ran.glob("irft/report-*/report.html")
-        assert "sft continued" in page.read_text(encoding="utf-8")
+        text = page.read_text(encoding="utf-8")
+        assert "sft continued and spin are trained on as many tokens as irft, rounded up to whole" in text
         (whole,) = ran.glob("irft/imitation-*/model")
         assert (whole / "config.json").is_file()
 

@@ -2,11 +2,12 @@
 
 import json
 
+import polars as pl
 import pytest
 
 from learnable.cli import app as cli
 from learnable.commands.network import Network
-from learnable.commands.own_answers import room_for
+from learnable.commands.own_answers import room_for, uneven
 from learnable.models.rendering import Renderer
 from learnable.runs.identity import example_id
 from learnable.types import Example, Message, ModelRef
@@ -80,3 +81,11 @@ def test_a_dry_run_says_the_length_and_warns(recipe, tiny, taught, tmp_path, cap
     assert "are longer than" not in free
     assert cli.call([*words, "--dry-run", "--new-tokens=8"]) == cli.DONE
     assert "demonstrations are longer than 8 tokens" in capsys.readouterr().err
+
+
+def test_arms_of_uneven_tokens_are_told(capsys):
+    cost = pl.DataFrame({"arm": ["sft continued", "spin", "irft"], "tokens": [4870.0, 3872.0, 3566.0]})
+    (said,) = uneven(cost)
+    assert "more than a tenth: sft continued 4,870, spin 3,872, irft 3,566" in said
+    assert said in capsys.readouterr().err
+    assert uneven(cost.with_columns(tokens=pl.Series([1100.0, 1000.0, 1050.0]))) == []

@@ -20,6 +20,7 @@ from learnable.commands.own_answers import (
     held_out,
     room_for,
     train_from,
+    uneven,
     warnings_of,
 )
 from learnable.commands.preferred import PREFERRED, Preferred, distances, far, preferences
@@ -275,7 +276,8 @@ class _Imitation:
         frames["dropped"] = pl.concat(each.dropped for each in walked)
         write_frames(frames, folder)
         after = self.arms.labels[self.arms.labels.index(CONTINUED) :]
-        further = frames["distance"].filter(pl.col("arm").is_in(after))
+        further, evenly = (frames[name].filter(pl.col("arm").is_in(after)) for name in ("distance", "cost"))
+        said = [*warnings_of(frames["stages"]), *uneven(evenly), *far(further)]
         last = next(arm for arm in arms if arm.label == self.arms.labels[-1])
         assert last.given is not None
         keep_model(last, last.given.folder, folder / "model")
@@ -287,7 +289,7 @@ class _Imitation:
             "kept model": self.arms.labels[-1],
             "demonstrations": len(self.arms.taught),
             "held out": len(self.heldout),
-            "trial": self.trial(facts["model"], said=[*warnings_of(frames["stages"]), *far(further)]),
+            "trial": self.trial(facts["model"], said=said),
         }
         return Finished(facts=facts, tokens=ran.tokens + computed + sum(each.tokens for each in made))
 
@@ -299,19 +301,22 @@ class _Imitation:
             UNTUNED: "the model as it is"
             + (", from which all others start" if self.arms.sft is None else ""),
             SFT: "fine-tuned on the demonstrations; all others below start from it",
-            CONTINUED: "fine-tuned on the demonstrations with as many tokens as the last arm",
+            CONTINUED: "fine-tuned on the demonstrations with as many tokens as the last arm, in whole steps",
             SPIN: f"against its own answers ({imitating.loss}), in one stage",
             IRFT: f"against its own answers ({imitating.loss}), in {stages}",
         }
         settings = (
             f"beta {imitating.beta:g}, own answers of at most {imitating.sampling.max_new_tokens:,} tokens"
         )
+        *others, last = self.arms.labels[self.arms.labels.index(CONTINUED) :]
         return {
             "question": "Do the same rows give more?",
             "lead": f"{model} was trained on {len(self.arms.taught):,} demonstrations, plainly and against its own answers.",
             "about": {label: about[label] for label in self.arms.labels},
             "baseline": CONTINUED,
             "beside": self.arms.labels[: self.arms.labels.index(CONTINUED)],
+            "alike": f"{' and '.join(others)} {'are' if len(others) > 1 else 'is'} trained on as many tokens as {last}, rounded "
+            "up to whole optimizer steps, or fewer where a linear stage ends sooner; “Figures and cost” has the tokens.",
             "asked_of": "what the demonstrations teach",
             "tables": {
                 "Tokens and time, by arm (means over seeds; the start is not counted)": "cost",

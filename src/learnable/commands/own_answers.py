@@ -38,6 +38,8 @@ MOST_CUT_OFF, MOST_EQUAL = 0.3, 0.2
 """Shares of the own answers of a stage above which something is wrong."""
 ROOMY_SHARE, ROOM_STEP, MOST_ROOM = 0.95, 16, 512
 """An own answer may be as long as this share of the demonstrations, in steps of so many tokens, up to a limit."""
+UNEVEN = 0.1
+"""By how much more tokens than another an arm may be trained on, as a share, before it is said."""
 MANY_LONGER = 0.1
 """Share of the demonstrations that are longer than an own answer may be, above which it is said."""
 
@@ -377,6 +379,20 @@ def pairs_of(
                 continue
         dropped.append((own.demonstration.id, why, own.answer.text if own.answer else ""))
     return pairs, dropped
+
+
+def uneven(cost: pl.DataFrame) -> list[str]:
+    """Say which tokens arms were trained on, where these differ by more than a tenth; ``cost`` has ``arm``, ``tokens``."""
+    tokens = cost["tokens"].to_numpy()
+    if tokens.max() <= (1 + UNEVEN) * tokens.min():
+        return []
+    named = ", ".join(f"{arm} {count:,.0f}" for arm, count in cost.select("arm", "tokens").iter_rows())
+    found = (
+        f"Trained tokens differ by more than a tenth: {named}. A training ends with a whole optimizer step: lower "
+        "--tuning.batch-size, or give more rows."
+    )
+    say(f"warning: {found}")
+    return [found]
 
 
 def warnings_of(stages: pl.DataFrame) -> list[str]:
