@@ -6,6 +6,7 @@ from functools import partial
 import polars as pl
 import pytest
 
+from learnable.checks import CHECKS
 from learnable.cli import app as cli
 from learnable.commands import suspects as steps
 from learnable.commands.suspects import Checking
@@ -161,6 +162,16 @@ def test_references_that_have_seen_the_rows_are_refused(file, tiny, tmp_path, ca
     words = ["run", "clean", str(file), "--model", str(tiny), "--reference.folds", "0", "-o", str(tmp_path)]
     assert cli.call(words) == cli.MISUSED
     assert "have not seen them" in capsys.readouterr().err
+
+
+def test_a_heading_of_nothing_says_that_texts_alone_were_read(tmp_path):
+    path = write_messages(toy_examples(8), tmp_path / "rows.jsonl")
+    words = ["run", "clean", str(path), "--checks", "refusal", "-o", str(tmp_path / "runs")]
+    assert cli.call(words) == cli.DONE
+    (page,) = (tmp_path / "runs").glob("clean/suspects-*/report.html")
+    measuring = sum(bool(check.needs) for check in CHECKS.values())
+    text = page.read_text(encoding="utf-8")
+    assert f"No row looks wrong by its text alone; {measuring} checks need a model" in text
 
 
 def test_a_run_that_was_stopped_goes_on(file, read, tmp_path, monkeypatch):

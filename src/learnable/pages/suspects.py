@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from learnable.checks import Check, Checked, Suspect
+from learnable.checks import CHECKS, Check, Checked, Suspect
 from learnable.pages import html
 from learnable.pages.page import Part, Section, write_page
 from learnable.pages.words import count, plural, share
@@ -58,6 +58,18 @@ class SuspectFacts:
         """How many are marked to be dropped."""
         return sum(each.suspicion >= self.sure for each in self.found)
 
+    @property
+    def headline(self) -> str:
+        """How many rows look wrong; of none, by what was looked at."""
+        if number := len(self.found):
+            looks = plural(number, "row looks", "rows look")
+            return f"{looks} wrong, of {count(len(self.checked.rows))}"
+        if self.model is not None:
+            return "No row looks wrong"
+        unmade = sum(bool(CHECKS[name].needs) for name in self.left_out)
+        need = plural(unmade, "check needs", "checks need")
+        return f"No row looks wrong by its text alone; {need} a model"
+
     def next_command(self, bans: str) -> str:
         """Return the command that writes all rows but those of a file of bans."""
         words = ["learnable", "select", self.ranking, "--pool", self.pool, "--ban", bans]
@@ -79,9 +91,7 @@ def render_suspects(facts: SuspectFacts) -> str:
     return write_page(
         [_next(facts), _suspects(facts), _checks(facts)],
         kicker="clean",
-        headline=f"{plural(number, 'row looks', 'rows look')} wrong, of {count(of)}"
-        if number
-        else "No row looks wrong",
+        headline=facts.headline,
         lead=lead,
         tiles=[
             ("rows", count(of), ""),
