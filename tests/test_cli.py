@@ -353,6 +353,41 @@ def test_a_loss_column_that_is_not_there(here, fails):
     assert "no column of numbers called 'frist'" in error
 
 
+SELECTING = ["select", "losses.parquet", "--before", "first", "--after", "last", "--budget", "2"]
+
+
+def test_losses_below_0_are_refused(here, fails):
+    losses(here)
+    frame = pl.read_parquet("losses.parquet")
+    frame.with_columns(last=-pl.col("last")).write_parquet("losses.parquet")
+    code, error, hint = fails(*SELECTING)
+    assert (code, error) == (
+        1,
+        "error: losses.parquet: 4 of 4 losses in the column 'last' are below 0",
+    )
+    assert "change the sign" in hint
+
+
+def test_losses_that_are_missing_are_told(here, capsys):
+    losses(here)
+    frame = pl.read_parquet("losses.parquet")
+    gone = pl.when(pl.col("id") != "d").then(pl.col("last"))
+    frame.with_columns(last=gone).write_parquet("losses.parquet")
+    assert cli.call([*SELECTING, "-o", "out"]) == 0
+    told = capsys.readouterr().err
+    assert told.count("warning:") == 1
+    assert "1 of 4 rows have no loss in the column 'last'" in told
+
+
+@pytest.mark.parametrize("swapped", [True, False], ids=["swapped", "in order"])
+def test_losses_before_and_after_that_look_swapped_are_told(here, capsys, swapped):
+    losses(here)
+    words = ["--before", "last", "--after", "first"] if swapped else SELECTING[2:6]
+    assert cli.call(["select", "losses.parquet", *words, "--budget", "2", "-o", "out"]) == 0
+    told = capsys.readouterr().err
+    assert ("rose in 4 of 4 rows, from 1.500 to 2.000 on the mean; are --before last" in told) == swapped
+
+
 def test_rows_that_were_not_scored_are_sent_to_score(here, fails):
     code, error, hint = fails("select", "good.jsonl", "--budget", "5")
     assert (code, error) == (1, "error: there is no score column 'learnability'")

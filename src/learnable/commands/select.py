@@ -24,6 +24,7 @@ from learnable.objects.scoring import rules_of
 from learnable.pools import in_memory
 from learnable.runs.files import replacing, write_frame, write_text
 from learnable.runs.identity import file_digest, fingerprint, source_of
+from learnable.runs.progress import say
 from learnable.runs.records import Outcome
 from learnable.runs.step import Finished, Step, run
 from learnable.scorers import SCORERS
@@ -31,6 +32,8 @@ from learnable.selectors import SELECTORS, Choosing
 from learnable.spec import build
 from learnable.types import Budget, ModelRef, Scorer, Selection, Selector
 
+BELOW = -1e-4
+"""A loss below this is no loss: rounding alone does not come so far below 0."""
 TABLES: Mapping[str, Callable[[Path], pl.LazyFrame]] = {
     ".parquet": pl.scan_parquet,
     ".csv": pl.scan_csv,
@@ -333,10 +336,37 @@ def _table(path: Path, before: str | None, after: str | None, *, named: bool) ->
             f"{path}: the column 'id' is not unique",
             hint="give each row an id of its own, or drop the column",
         )
+    _check_losses(path, frame, {name: column for name, column in columns.items() if column is not None})
     scores = [pl.Series(name, method(frame), dtype=pl.Float32) for name, method in usable.items()]
     ours = frame.select(*made).with_columns(scores)
     rest = table.drop(ours.columns, strict=False)
     return pl.concat([rest, ours.lazy()], how="horizontal").select(*dict.fromkeys([*schema, *ours.columns]))
+
+
+def _check_losses(path: Path, frame: pl.DataFrame, columns: Mapping[str, str]) -> None:
+    """Refuse losses below 0, and say which are missing and whether before and after look swapped."""
+    for name, column in columns.items():
+        losses = frame[name].fill_nan(None)
+        if below := int((losses < BELOW).sum()):
+            raise DataError(
+                f"{path}: {below:,} of {frame.height:,} losses in the column {column!r} are below 0",
+                hint="a loss is a negative log-likelihood; of log-likelihoods change the sign",
+            )
+        if absent := losses.null_count():
+            say(
+                f"warning: {path}: {absent:,} of {frame.height:,} rows have no loss in the column {column!r}, "
+                "and no score that needs it"
+            )
+    if len(columns) < 2:
+        return
+    both = frame.select(*columns).fill_nan(None).drop_nulls()
+    before, after = both["loss_before"].to_numpy(), both["loss_after"].to_numpy()
+    if both.height and after.mean() > before.mean():
+        say(
+            f"warning: {path}: the losses rose in {int((after > before).sum()):,} of {both.height:,} rows, from "
+            f"{before.mean():.3f} to {after.mean():.3f} on the mean; are --before {columns['loss_before']} and --after "
+            f"{columns['loss_after']} swapped?"
+        )
 
 
 def _losses(path: Path, schema: pl.Schema, column: str) -> pl.Expr:
