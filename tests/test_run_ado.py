@@ -3,7 +3,8 @@
 import polars as pl
 import pytest
 
-from learnable.commands.mixtures import MEAN, SourceArms
+from learnable.cli.printing import show
+from learnable.commands.mixtures import MEAN, SourceArms, shares_found
 from learnable.errors import UsageError
 from learnable.proportions import Schedule
 from learnable.recipes import ado
@@ -75,6 +76,36 @@ def test_what_was_drawn_follows_the_shares(run_ado):
     assert given["share"].to_list() == pytest.approx([0.3, 0.7], abs=0.2)
     moved = shares.filter(arm="ado@curve=training")
     assert moved["first"].to_list() != moved["last"].to_list()
+
+
+def test_the_shares_that_were_found_are_said_first(run_ado, capsys):
+    outcomes, _ = run_ado
+    mixed = pl.read_parquet(outcomes["mixtures"].folder / "mixtures.parquet")
+    assert mixed.columns == ["source", "natural", "ado@curve=training", "a=0.3,b=0.7"]
+    assert mixed.sort("source")["a=0.3,b=0.7"].to_list() == pytest.approx([0.3, 0.7])
+    page = (outcomes["report"].folder / "report.html").read_text(encoding="utf-8")
+    source, natural, found, _ = mixed.row(0)
+    assert f"<h1>{source} {found:.0%}, " in page
+    assert page.index("Share of the tokens by source") < page.index('class="chart"') < page.index("<nav")
+    show(outcomes)
+    printed = capsys.readouterr().out
+    assert "share of the tokens by source" in printed
+    assert f"{natural:.1%}" in printed
+
+
+def test_a_heading_names_the_largest_sources_and_counts_the_others():
+    mixed = pl.DataFrame(
+        {"source": list("abcde"), "natural": [0.1, 0.2, 0.3, 0.2, 0.2], "ado": [0.4, 0.3, 0.1, 0.1, 0.1]}
+    )
+    assert shares_found(mixed, "ado") == "a 40%, b 30%, c 10% and 2 more by ado (natural 10, 20 and 30)"
+
+
+def test_the_help_says_how_many_steps_the_first_fit_needs():
+    for heldout in (False, True):
+        first = Schedule._of(100, heldout=heldout).first
+        assert Schedule._of(first + 1, heldout=heldout).first == first
+        assert str(first) in str(SourceArms.__doc__)
+        assert str(first + 1) in str(SourceArms.__doc__)
 
 
 def test_a_run_ends_in_a_page_and_does_nothing_twice(run_ado):

@@ -159,18 +159,19 @@ def shares_drawn(mixture: pl.DataFrame, tokens: Mapping[str, int]) -> pl.DataFra
         tokens: That each source has.
 
     Returns:
-        ``source``; ``share`` of all tokens that were drawn; ``first`` and ``last``, the proportions of the first and the
-        last step; ``times`` that its tokens were seen.
+        ``source``; ``share`` of all tokens that were drawn; ``mean``, ``first`` and ``last``, the proportions of all steps,
+        of the first and of the last; ``times`` that its tokens were seen.
     """
     drawn = mixture.group_by("source").agg(
         pl.col("tokens").sum(),
+        mean=pl.col("pi").mean(),
         first=pl.col("pi").sort_by("step").first(),
         last=pl.col("pi").sort_by("step").last(),
     )
     own = pl.DataFrame({"source": list(tokens), "own": list(tokens.values())})
     share, times = pl.col("tokens") / pl.col("tokens").sum(), pl.col("tokens") / pl.col("own")
     return own.join(drawn, on="source", maintain_order="left").select(
-        "source", share=share, first="first", last="last", times=times
+        "source", share=share, mean="mean", first="first", last="last", times=times
     )
 
 

@@ -29,6 +29,8 @@ WHOLE_NAME = 24
 """Most characters of names in the first column of a table that are never broken; longer ones are, where they must."""
 FILES_SAID = 8
 """Paths that are printed each; of more, the folder that they are in."""
+SOURCES_SAID = 12
+"""Sources whose shares are printed; of more, the file that they are in."""
 WRITTEN = ("written", "exported")
 """Facts of a selection that are printed as paths from here."""
 SUSPECTS = {"suspects": "suspects.jsonl", "bans": "bans.txt", "report": "report.html"}
@@ -241,6 +243,8 @@ def _show_contest(console: Console, outcome: Outcome, *, warned: bool = False) -
     )
     if not outcome.ran:
         console.print("was done already")
+    if outcome.verb == "run ado":
+        _show_mixtures(console, outcome.folder / "mixtures.parquet")
     table = pl.read_parquet(outcome.folder / "table.parquet")
     for part in table.partition_by("evaluation", maintain_order=True):
         higher, items = bool(part["higher_is_better"][0]), max(part["items"])
@@ -286,6 +290,18 @@ def _show_contest(console: Console, outcome: Outcome, *, warned: bool = False) -
     if arms:
         console.print(f"model: {outcome.folder / 'model'} ({facts['kept model']}, seed 0)")
     console.print(f"folder: {outcome.folder}")
+
+
+def _show_mixtures(console: Console, file: Path) -> None:
+    """Print the share of the tokens that each mixture gave to the largest sources."""
+    if not file.is_file():  # a run of an earlier version
+        return
+    mixtures = pl.read_parquet(file)
+    rows = [(source, *(f"{share:.1%}" for share in own)) for source, *own in mixtures.iter_rows()]
+    title = "share of the tokens by source (means over steps and seeds)"
+    _print_table(console, title, mixtures.columns, rows[:SOURCES_SAID])
+    if more := len(rows) - min(len(rows), SOURCES_SAID):
+        console.print(f"and {more:,} more: {file}")
 
 
 def _number(value: float | None) -> str:

@@ -18,6 +18,7 @@ from learnable.evaluators import Evaluation
 from learnable.evaluators.heldout import Heldout
 from learnable.experiments import UNTUNED, Arm, check_settings
 from learnable.experiments.run import ArmRun
+from learnable.pages.words import enumeration, listing, snippet
 from learnable.pools import Pool
 from learnable.proportions import Proportions, shares_drawn, tokens_by_source
 from learnable.runs.price import Price
@@ -33,6 +34,8 @@ FEWEST_STEPS = 200
 """Of a training that does not say how many."""
 HELDOUT_SHARE = 0.2
 """Of the prompts of a source, that are held out at most."""
+NAMED = 3
+"""Sources in the heading of the page."""
 MANY_TIMES, HARDLY_MOVED = 4.0, 0.05
 _FOLLOWED = (
     "ADO follows the loss of a few rows of each source that it is never trained on, as sources are seen more than twice; the other "
@@ -45,7 +48,8 @@ class SourceArms:
     """Which mixtures are trained, and how long.
 
     Args:
-        steps: Optimizer steps of each training; those of one epoch, and 200 at least, when not given.
+        steps: Optimizer steps of each training; those of one epoch, and 200 at least, when not given. ADO needs 61 at least,
+            and 142 where a source would be seen more than twice: its first fit is made after 60 or 141.
         arms: Mixtures, each ado, natural, uniform, or the share of each source (a=0.7,b=0.3); ado may have settings
             (ado@prior=uniform,curve=heldout). Differences are to natural, which is always there, as the untuned model.
         rows: Held-out rows of each source to judge on, at most; never more than a fifth of its prompts.
@@ -193,9 +197,18 @@ class _MixtureTrial:
             .agg(pl.col("steps", "tokens").mean().round().cast(pl.Int64), pl.col("seconds").mean())
         )
         shown = drawn.group_by("arm", "source", maintain_order=True).agg(
-            pl.col("share", "first", "last", "times").mean()
+            pl.col("share", "mean", "first", "last", "times").mean()
         )
-        frames = {"drawn": drawn, "shares": shown, "proportions": proportions, "cost": costs}
+        online = [label for label, each in self.mixtures.items() if each.online]
+        mixed = shown.pivot("arm", index="source", values="mean")
+        mixed = mixed.sort([*online, BASELINE][0], descending=True, maintain_order=True)
+        frames = {
+            "drawn": drawn,
+            "shares": shown,
+            "mixtures": mixed,
+            "proportions": proportions,
+            "cost": costs,
+        }
         write_frames(ran.frames | frames, folder)
         kept = arms[2]  # after the untuned model and the baseline: the first mixture that was asked for
         (trained,) = (
@@ -208,7 +221,8 @@ class _MixtureTrial:
             "arms": [UNTUNED, *self.mixtures],
             "baseline": BASELINE,
             "sources": len(self.sources),
-            "trial": self.trial(facts["model"], shown, proportions),
+            "trial": self.trial(facts["model"], shown, proportions)
+            | {"answer": shares_found(mixed, online[0]) if online else ""},
         }
         return Finished(facts=facts, tokens=ran.tokens)
 
@@ -224,8 +238,8 @@ class _MixtureTrial:
             "beside": [UNTUNED],
             "asked_of": "these sources",
             "tables": {
-                "What was drawn: share of the tokens, proportions of the first and the last step, and how often the tokens "
-                "of a source were seen (means over seeds)": "shares",
+                "What was drawn: share of the tokens, proportions on average, of the first and of the last step, and how often "
+                "the tokens of a source were seen (means over seeds)": "shares",
                 "Steps, tokens that were trained on, and seconds (means over seeds)": "cost",
             },
             "courses": {
@@ -269,6 +283,19 @@ class _MixtureTrial:
                 "schedule. --tuning.schedule constant takes that out."
             )
         return said
+
+
+def shares_found(mixed: pl.DataFrame, label: str) -> str:
+    """Say in which proportions a mixture trained, beside the baseline: the largest sources.
+
+    Args:
+        mixed: ``source``, and a column of shares for each mixture; the largest first.
+        label: Of the mixture.
+    """
+    said = mixed.head(NAMED)
+    found = [f"{snippet(source)} {share:.0%}" for source, share in said.select("source", label).rows()]
+    beside = enumeration([f"{100 * share:.0f}" for share in said[BASELINE]])
+    return f"{listing([*found, *mixed['source'][NAMED:]], NAMED)} by {label} ({BASELINE} {beside})"
 
 
 def _about(proportions: Proportions) -> str:

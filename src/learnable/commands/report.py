@@ -325,7 +325,7 @@ def gather_trial(tried: Outcome, *, title: str, command: str) -> pages.TrialFact
     if courses := facts.pop("courses", {}):
         steps = pl.read_parquet(tried.folder / "proportions.parquet").filter(seed=0)
         facts["courses"] = {caption: steps.filter(arm=arm) for caption, arm in courses.items()}
-    facts["order"] = _frame(tried.folder, "order")
+    facts |= {"order": _frame(tried.folder, "order"), "mixtures": _frame(tried.folder, "mixtures")}
     return pages.TrialFacts(tables=tables, **_experiment(tried, title=title, command=command), **facts)
 
 

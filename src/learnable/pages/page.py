@@ -95,7 +95,7 @@ def write_page(
         script: File of this room that makes parts of the page answer to keys.
     """
     sections = [section for section in sections if section.parts]
-    parts = [part for section in filter(None, [chart, *sections]) for part in section.parts]
+    parts = [part for section in filter(None, [chart, first, *sections]) for part in section.parts]
     pictures = [part for part in parts if isinstance(part, Picture)]
     pictures += [picture for part in parts if isinstance(part, Panels) for picture in part.pictures]
     drawn = bool(pictures) and is_installed(PAINTER)

@@ -14,10 +14,23 @@ from learnable.pages.page import Part, Picture, Section, write_page
 from learnable.pages.pictures import drawn, finish, tips
 from learnable.pages.trial_facts import TRIAL_CHECKS, TrialFacts, headline
 from learnable.pages.warnings import look, warnings_section
-from learnable.pages.words import NOTHING, capital, count, decimal, enumeration, finite, share, snippet
+from learnable.pages.words import (
+    NOTHING,
+    capital,
+    count,
+    decimal,
+    enumeration,
+    finite,
+    plural,
+    share,
+    snippet,
+)
 
 FINE = 0.1
 """Figures below are written with more digits, as differences of losses are small."""
+
+SHOWN_SOURCES = 10
+"""On the first screen."""
 
 
 def render_trial(trial: TrialFacts) -> str:
@@ -45,9 +58,21 @@ def render_trial(trial: TrialFacts) -> str:
             *trial.tiles,
         ],
         onward=trial.onward,
-        chart=opening,
+        chart=opening if trial.mixtures is None else _mixtures(trial.mixtures),
+        first=None if trial.mixtures is None else opening,
         command=("To repeat this page", trial.command),
     )
+
+
+def _mixtures(mixtures: pl.DataFrame) -> Section:
+    """The shares of the largest sources, before all else."""
+    rows = [[snippet(source), *(share(each, 1) for each in own)] for source, *own in mixtures.iter_rows()]
+    more = mixtures.height - SHOWN_SOURCES
+    parts: list[Part] = [
+        html.table("Means over steps and seeds", mixtures.columns, rows[:SHOWN_SOURCES], worded=(0,)),
+        *([html.remark(f"{plural(more, 'more source')} under “Figures and cost”.")] if more > 0 else []),
+    ]
+    return Section(id="mixtures", title="Share of the tokens by source", parts=parts)
 
 
 def _arms(trial: TrialFacts) -> Section:

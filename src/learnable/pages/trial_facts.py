@@ -26,6 +26,8 @@ class TrialFacts(ContestFacts):
         courses: How proportions went, step by step, by what they are of: ``step``, ``source``, ``pi``.
         order: Where trainings in several orders met each row, see ``slopes_of``; None where that is not looked at.
         alike: In what the arms are alike, a sentence or two.
+        answer: What the trial itself found first, for the headline.
+        mixtures: Share of the tokens of each ``source``, a column for each mixture; None where nothing is mixed.
         said: What the trial itself says is to be distrusted.
         notes: What must be known of how it was made.
     """
@@ -38,6 +40,8 @@ class TrialFacts(ContestFacts):
     courses: Mapping[str, pl.DataFrame] = field(default_factory=dict)
     order: pl.DataFrame | None = None
     alike: str = "All arms but those that give the scale are trained on as many tokens."
+    answer: str = ""
+    mixtures: pl.DataFrame | None = None
     said: Sequence[str] = ()
     notes: Sequence[str] = ()
 
@@ -47,7 +51,12 @@ class TrialFacts(ContestFacts):
 
 
 def headline(trial: TrialFacts) -> str:
-    """The answer in one line, over all evaluations."""
+    """The answer in one line: what the trial itself found first, and what was seen on all evaluations."""
+    said = _compared(trial)
+    return f"{trial.answer}. {said}" if trial.answer else said
+
+
+def _compared(trial: TrialFacts) -> str:
     lines = [line for each in trial.evaluated for line in each.compared]
     one_seed = FOR_THIS_SEED if trial.trainings == 1 else ""
     if not {line.outcome for line in lines} & set(JUDGED):
