@@ -250,11 +250,26 @@ def asking(facts: LessonFacts, name: str, asked: str):
 
 
 def test_the_headline_is_about_delia_in_unseen_wordings(facts: LessonFacts) -> None:
-    assert headline(facts) == "delia against common on 2 evaluations in unseen wordings: 2 better"
+    assert headline(facts).endswith("delia against common on 2 evaluations in unseen wordings: 2 better")
+
+
+@pytest.mark.parametrize(
+    ("untuned", "said"),
+    [
+        (0.0, "The task was learnt (untuned 0.03, common 0.21, higher is better). delia"),
+        (0.2, "The task was not seen to be learnt (untuned 0.2"),
+        (0.9, "Training made the task worse (untuned 0.9"),
+    ],
+)
+def test_the_headline_says_first_whether_the_task_was_learnt(untuned: float, said: str) -> None:
+    levels = {"unseen": LEVELS["unseen"] | {"untuned": untuned}}
+    facts = make_lesson(("untuned", "common", "delia"), questions=unseen_only(), levels=levels)
+    assert headline(facts).startswith(said)
 
 
 def test_the_headline_of_one_evaluation_is_a_sentence() -> None:
-    assert headline(make_lesson(questions=unseen_only())) == "delia was better than common in unseen wordings"
+    said = headline(make_lesson(questions=unseen_only()))
+    assert said.endswith(". delia was better than common in unseen wordings")
 
 
 def test_the_headline_says_worse_as_plainly_as_better() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from learnable.experiments import FOR_THIS_SEED, Measured, arm_table
+from learnable.experiments import FOR_THIS_SEED, UNTUNED, Measured, arm_table
 from learnable.pages import contest_warnings as shared
 from learnable.pages.contest import (
     ALWAYS_THE_SAME,
@@ -210,13 +210,37 @@ def shortened(names: Sequence[str]) -> dict[str, str]:
 
 
 def headline(lesson: LessonFacts) -> str:
-    """What came of the arm in focus, where the task is asked in words that it has not seen."""
+    """Whether the task could be taught, and what came of the arm in focus, in words that it has not seen."""
+    return f"{_taught(lesson)}{_compared(lesson)}"
+
+
+def _asked(lesson: LessonFacts) -> Sequence[Evaluated]:
+    """The evaluations that the headline is about."""
+    unseen = [each for each in lesson.evaluated if each.asked == "unseen"]
+    return unseen or [each for each in lesson.evaluated if not each.is_general] or lesson.evaluated
+
+
+def _taught(lesson: LessonFacts) -> str:
+    """Say what training did to the task, beside the untuned model; nothing where that was not judged."""
+    each = _asked(lesson)[0]
+    line = next((line for line in each.beside if line.arm.partition("@")[0] == UNTUNED), None)
+    said = {
+        "worse": "The task was learnt",
+        "no difference seen": "The task was not seen to be learnt",
+        "better": "Training made the task worse",
+    }.get("" if line is None or each.is_general else line.outcome)
+    if line is None or said is None:
+        return ""
+    values = f"{line.arm} {decimal(line.value, 2)}, {lesson.baseline} {decimal(each.baseline.value, 2)}"
+    return f"{said} ({values}, {each.side}). "
+
+
+def _compared(lesson: LessonFacts) -> str:
     baseline = lesson.baseline
     if not any(each.compared for each in lesson.evaluated):
         return "One arm, and nothing to compare it with"
-    unseen = [each for each in lesson.evaluated if each.asked == "unseen"]
-    asked = unseen or [each for each in lesson.evaluated if not each.is_general] or lesson.evaluated
-    where = "in unseen wordings" if unseen else "without unseen wordings"
+    asked = _asked(lesson)
+    where = "in unseen wordings" if asked[0].asked == "unseen" else "without unseen wordings"
     if lesson.trainings == 1:
         where += FOR_THIS_SEED
     focus = lesson.focus
