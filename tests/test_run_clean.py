@@ -187,3 +187,11 @@ def test_a_run_that_was_stopped_goes_on(file, read, tmp_path, monkeypatch):
     assert [each.ran for each in done.values()] == [False, True]
     for name in ("suspects.jsonl", "bans.txt", "ranking.parquet"):
         assert (done["suspects"].folder / name).read_bytes() == (read / name).read_bytes()
+
+
+def test_rows_that_repeat_another_are_counted(tmp_path, capsys):
+    path = write_messages(toy_examples(20), tmp_path / "rows.jsonl")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    path.write_text("\n".join([*lines, *lines[:3]]) + "\n", encoding="utf-8")
+    assert cli.call(["run", "clean", str(path), "-o", str(tmp_path / "runs")]) == cli.DONE
+    assert "3 more rows repeat another" in capsys.readouterr().out

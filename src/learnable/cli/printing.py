@@ -365,6 +365,11 @@ def _show_figures(console: Console, by_verb: Mapping[str, Outcome]) -> None:
         _show_outcome(console, by_verb["run rft"])
     if "suspects" in by_verb:
         _show_suspects(console, by_verb["suspects"])
+        if again := by_verb["load"].facts["duplicates"]:
+            where = by_verb["load"].folder / "rows.parquet"
+            console.print(
+                f"{again:,} more {'row repeats' if again == 1 else 'rows repeat'} another to the letter: {where}"
+            )
 
 
 def _show_suspects(console: Console, outcome: Outcome) -> None:
