@@ -3,13 +3,14 @@
 import json
 import math
 import re
+import shutil
 from pathlib import Path
 
 import polars as pl
 import pytest
 
 from learnable import recipes
-from learnable.commands import train
+from learnable.commands import report, train
 from learnable.commands.answer_lengths import AnswerLengths
 from learnable.commands.prefer import Preferring
 from learnable.data.pairs import answers_of, pairs_of
@@ -21,6 +22,7 @@ from learnable.models.language_model import LanguageModel
 from learnable.models.rendering import Renderer
 from learnable.objects.given import opened
 from learnable.recipes import Run
+from learnable.runs.records import DONE
 from learnable.settings import Reference, Tuning
 from learnable.testing import toy_examples, write_messages
 from learnable.types import ModelRef
@@ -157,6 +159,15 @@ def test_fewer_pairs_stand_beside_all_of_them(ran):
     assert found["method"].to_list() == ["50%", "100%"]
     assert found["difference"][0] == pytest.approx(found["value"][0] - found["value"][1])
     assert found["verdict"][1] is None
+
+
+def test_a_folder_of_a_version_without_an_answer_still_gets_its_page(ran, tmp_path):
+    done = ran[0]["preferences"].folder
+    folder = Path(shutil.copytree(done, done.with_name("earlier")))
+    step = json.loads((folder / DONE).read_text(encoding="utf-8"))
+    del step["facts"]["answer"]
+    (folder / DONE).write_text(json.dumps(step), encoding="utf-8")
+    assert (report(str(folder), output=str(tmp_path / "page")).folder / "report.html").is_file()
 
 
 @pytest.mark.parametrize(

@@ -289,7 +289,8 @@ def gather_comparison(compared: Outcome, *, title: str, command: str) -> pages.C
     if compared.verb == "prefer":
         first = next(iter(compared.facts["losses"]))
         given |= {"question": QUESTION, "fair": FAIR.format(first)}
-        given |= {name: compared.facts[name] for name in ("baseline", "answer", "findings", "notes")}
+        given |= {name: compared.facts[name] for name in ("baseline", "findings", "notes")}
+        given["answer"] = compared.facts.get("answer", "")  # none in a folder of an earlier version
         if given["table"].filter(pl.col("budget_tokens").is_not_null())[
             "method"
         ].n_unique() == 1 and _takes_all(given):
