@@ -50,7 +50,7 @@ from learnable.runs.identity import fingerprint
 from learnable.runs.records import Outcome
 from learnable.scorers.learnability import rank_among_lengths
 from learnable.settings import Aim, Loading, Reading, Reference, Tuning, WarmUp
-from learnable.types import Rendered
+from learnable.types import Example, Rendered
 
 POOLS = (("dolly_15k", "alpaca_46k"), ("gpteacher_10k", "t0_p3_sample"), ("alpaca_46k", "gsm8k_train"))
 """Tables of the three pools; what is decided on the first is confirmed on the others. Held-out rows are of their first."""
@@ -106,6 +106,14 @@ class LengthMatchedLoss:
         )
 
 
+def index_of(rows: Iterable[Example]) -> EvaluationIndex:
+    """Return what tells whether another row shares text with one of these."""
+    return EvaluationIndex(
+        EvaluationRow(each.id, [each.messages[-2].content], [turn.content for turn in each.messages[-2:]])
+        for each in rows
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Rows:
     """A pool of some rows, half of each of two tables, a share of them corrupted; ``draw`` draws another one."""
@@ -124,19 +132,13 @@ class Rows:
         first = rows_of(paths[0], seed=0)
         heldout, trusted = first[share : share + HELDOUT], first[share + HELDOUT :][:TRUSTED]
         aside = {each.id for each in (*heldout, *trusted)}
-        asked = EvaluationIndex(
-            EvaluationRow(each.id, [each.messages[-2].content], [turn.content for turn in each.messages[-2:]])
-            for each in heldout
-        )
+        asked = index_of(heldout)
         drawn = []
         for path in paths:
             rest = (each for each in rows_of(path, seed=self.draw) if each.id not in aside)
             drawn.append(list(islice((each for each in rest if asked.why(each.messages) is None), share)))
         mixed = [each for group in zip(*drawn, strict=True) for each in group]
-        pooled = EvaluationIndex(
-            EvaluationRow(each.id, [each.messages[-2].content], [turn.content for turn in each.messages[-2:]])
-            for each in mixed
-        )
+        pooled = index_of(mixed)
         others = (each for each in rows_of(paths[-1], seed=self.draw)[share:] if each.id not in aside)
         second = list(islice((each for each in others if pooled.why(each.messages) is None), HELDOUT))
         rows = corrupt(

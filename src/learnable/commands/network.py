@@ -6,7 +6,9 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from learnable.data.pairs import answers_of, pairs_of
 from learnable.evaluators import Evaluation
@@ -96,6 +98,13 @@ class Network:
         if alone:
             rendered = answers_alone(rendered, header=self._renderer.answer_header)
         return round(sum(len(each.ids) for each in rendered) / len(drawn) * len(examples))
+
+    def answer_tokens(self, examples: Sequence[Example]) -> NDArray[np.int64]:
+        """Return the response tokens of each example that can be rendered; of none while the model is awaited."""
+        if self.awaits:
+            return np.zeros(0, dtype=np.int64)
+        rendered = self._renderer.render(list(examples), max_length=self.longest, skip_refused=True)
+        return np.array([each.mask.sum() for each in rendered if not each.refused], dtype=np.int64)
 
     def measuring(self, examples: Sequence[Example], *, passes: float = 1, alone: bool = False) -> Price:
         """Return the price of passes that measure examples."""

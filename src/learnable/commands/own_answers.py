@@ -123,12 +123,7 @@ def room_for(
             f"warning: {back} of {of} rows are held out to judge on, too few for a verdict: give "
             f"{math.ceil(FEWEST_ITEMS * of / back)} rows or more, or raise --holdout"
         )
-    if network.awaits:
-        return MOST_ROOM if new_tokens is None else new_tokens
-    from learnable.models.rendering import Renderer
-
-    seen = Renderer.of(network.ref).render(list(taught), max_length=network.longest, skip_refused=True)
-    lengths = np.array([each.mask.sum() for each in seen if not each.refused])
+    lengths = network.answer_tokens(taught)
     if not lengths.size:
         return MOST_ROOM if new_tokens is None else new_tokens
     held = float(np.quantile(lengths, ROOMY_SHARE, method="inverted_cdf"))
