@@ -104,9 +104,9 @@ def shown_alike(explained: Sequence[str], ran: ArmRun) -> list[str]:
     results = ran.frames["results"].filter(pl.col("evaluation") == pl.col("evaluation").first())
     for name in explained:
         for words in ("length", "length and noise"):
-            beside = _values(results, f"{name}, drawn alike in {words}")
+            beside = values_of(results, f"{name}, drawn alike in {words}")
             found = difference(
-                _values(results, name), beside, higher_is_better=False, comparisons=2 * len(explained)
+                values_of(results, name), beside, higher_is_better=False, comparisons=2 * len(explained)
             )
             interval = f"{found.mean:+.4f} ({found.low:+.4f} to {found.high:+.4f})"
             lines.append(f"| {name} | {words} | {interval} | {found.p:.2g} | {found.verdict} |")
@@ -125,8 +125,8 @@ def shown_against_full(ran: ArmRun) -> list[str]:
         results = ran.frames["results"].filter(pl.col("evaluation") == label)
         for name in names:
             found = difference(
-                _values(results, name),
-                _values(results, "full"),
+                values_of(results, name),
+                values_of(results, "full"),
                 higher_is_better=False,
                 comparisons=len(names),
             )
@@ -152,7 +152,10 @@ def shown_draws(title: str, frames: Sequence[pl.DataFrame]) -> list[str]:
     ]
     for name in names:
         found = difference(
-            _values(results, name), _values(results, "random"), higher_is_better=False, comparisons=len(names)
+            values_of(results, name),
+            values_of(results, "random"),
+            higher_is_better=False,
+            comparisons=len(names),
         )
         lines.append(
             f"| {name} | {found.mean:+.4f} ({found.low:+.4f} to {found.high:+.4f}) | {found.p:.2g} | {found.verdict} |"
@@ -160,7 +163,8 @@ def shown_draws(title: str, frames: Sequence[pl.DataFrame]) -> list[str]:
     return [*lines, ""]
 
 
-def _values(results: pl.DataFrame, arm: str) -> NDArray[np.float64]:
+def values_of(results: pl.DataFrame, arm: str) -> NDArray[np.float64]:
+    """Return the values of an arm in one evaluation, (seeds, items); items by their ids."""
     wide = results.filter(pl.col("arm") == arm).pivot("id", index="seed", values="value").sort("seed")
     return wide.select(sorted(set(wide.columns) - {"seed"})).to_numpy().astype(np.float64)
 

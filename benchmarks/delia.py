@@ -10,7 +10,7 @@ origin) in the wording of the training and in the 11 wordings of the evaluation 
 Two arms have rows of ``<sep>`` that learn at 30 times the rate of the adapters: at that rate itself they hardly moved in a
 first run (32 test rows, three seeds, ratio 3.5).
 
-Prints accuracy (the format; the format with the right label), the distance between the representations of ``<sep>`` and
+Prints accuracy (the format; the format with the right label), what each half of DELIA is worth, the distance between the representations of ``<sep>`` and
 of ``json`` and ``thought``, what was forgotten (loss on general rows), and how the gradients of task and buffer add up;
 then what the paper reports.
 """
@@ -24,10 +24,12 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+from condition_tables import values_of
 
 from learnable.commands import diversify, teach
 from learnable.commands.teach import Teaching
 from learnable.data.overlap import contamination
+from learnable.experiments import difference
 from learnable.runs.identity import example_id
 from learnable.settings import Reading, Tuning
 from learnable.types import Message
@@ -192,11 +194,42 @@ def show(lesson: Path) -> None:
                 f"| {row['arm']} | {row['seeds']} | {row['value']:.3f} ({row['value_low']:.3f} to "
                 f"{row['value_high']:.3f}) | {against} | {row['verdict'] or ''} |"
             )
-    _show_answers(pl.read_parquet(lesson / "results.parquet"))
+    results = pl.read_parquet(lesson / "results.parquet")
+    _show_halves(results, dict(table.select("evaluation", "higher_is_better").iter_rows()))
+    _show_answers(results)
     _show_concepts(pl.read_parquet(lesson / "concepts.parquet"))
     if (lesson / "buffering.parquet").is_file():
         _show_gradients(pl.read_parquet(lesson / "buffering.parquet"))
     print(PAPER)
+
+
+def _show_halves(results: pl.DataFrame, higher_is_better: dict[str, bool]) -> None:
+    """Print DELIA beside as many tokens of the task alone, and beside itself without either of its halves."""
+    arms = results["arm"].unique().to_list()
+    whole = [arm for arm in ARMS if arm.startswith("delia") and arm in arms]
+    pairs = [
+        (arm, beside)
+        for arm in whole
+        for beside in (arm.replace("delia", "repeated"), arm.replace("delia", "no_paraphrases"), "no_buffer")
+        if beside in arms
+    ]
+    print(
+        "\nDELIA against as many tokens of the task alone, and against itself without one of its halves "
+        "(intervals hold for all differences of an evaluation)\n"
+    )
+    print("| evaluation | arm | against | difference | p | |")
+    print("| --- | --- | --- | ---: | ---: | --- |")
+    for evaluation, better in higher_is_better.items():
+        part = results.filter(pl.col("evaluation") == evaluation)
+        for arm, beside in pairs:
+            found = difference(
+                values_of(part, arm),
+                values_of(part, beside),
+                higher_is_better=better,
+                comparisons=len(pairs),
+            )
+            interval = f"{found.mean:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
+            print(f"| {evaluation} | {arm} | {beside} | {interval} | {found.p:.2g} | {found.words} |")
 
 
 def _show_answers(results: pl.DataFrame) -> None:
