@@ -422,6 +422,7 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--only", default="", help="tables with this in their title")
+    parser.add_argument("--methods", nargs="+", help="of the methods of the tables, these alone")
     parser.add_argument(
         "--counted",
         nargs="+",
@@ -442,7 +443,11 @@ def main() -> None:
     options = parser.parse_args()
     network = Network.of(options.model, Loading(), max_length=None, dry_run=False)
     tables = [
-        replace(table, counted=tuple(each for each in table.counted if each in options.counted))
+        replace(
+            table,
+            counted=tuple(each for each in table.counted if each in options.counted),
+            methods=tuple(each for each in table.methods if each in (options.methods or table.methods)),
+        )
         for table in tables_of(options.condition, data=options.data, count=options.rows)
     ]
     trials = [Trial.of(table, network, options) for table in tables if options.only in table.title]
