@@ -4,7 +4,8 @@ Everything is said in words and with its interval; what was not seen is said as 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import polars as pl
 from markupsafe import Markup
@@ -43,8 +44,13 @@ def render_comparison(comparison: ComparisonFacts) -> str:
     opening, above = pictures.all_differences(comparison.evaluated, to=comparison.draw)
     opening = opening or pictures.growth(comparison)
     sections = [
-        _answer(comparison),
-        _differences(comparison, above),
+        answer_section(comparison),
+        differences_section(
+            comparison,
+            above,
+            partial(_rows, comparison),
+            title=f"Differences to {comparison.draw}" if comparison.is_contest else "All figures",
+        ),
         _curves(comparison),
         _cost(comparison),
         _choice(comparison),
@@ -58,7 +64,7 @@ def render_comparison(comparison: ComparisonFacts) -> str:
     return write_page(
         sections,
         kicker=comparison.title,
-        headline=answers.headline(comparison),
+        headline=comparison.headed(answers.headline(comparison)),
         lead=html.markup(
             "<strong>{model}</strong> was trained on {how}.{distrust}",
             model=comparison.model,
@@ -95,15 +101,16 @@ def _ways(comparison: ComparisonFacts) -> str:
     return f"equal token budgets, in {ways} beside {draw}"
 
 
-def _answer(comparison: ComparisonFacts) -> Section:
-    parts: list[Part] = [html.text(comparison.fair)]
-    if comparison.findings:
-        parts.append(html.bullets(comparison.findings))
-    parts += [answer_of(comparison, each) for each in comparison.evaluated]
-    return Section(id="answer", nav="answer", title=comparison.question, parts=parts)
+def answer_section(contest: ContestFacts) -> Section:
+    """Return what the run found, and what was seen on each evaluation."""
+    parts: list[Part] = [html.text(contest.fair or f"Every arm stands against {contest.baseline}.")]
+    if contest.findings:
+        parts.append(html.bullets(contest.findings))
+    parts += [_answer_of(contest, each) for each in contest.evaluated]
+    return Section(id="answer", nav="answer", title=contest.question, parts=parts)
 
 
-def answer_of(contest: ContestFacts, each: Evaluated) -> Markup:
+def _answer_of(contest: ContestFacts, each: Evaluated) -> Markup:
     """Return a box that says what was seen on one evaluation."""
     form = "<strong>{what}:</strong> {who}"
     trainings = max((line.seeds for line in each.compared), default=each.baseline.seeds)
@@ -125,42 +132,48 @@ def answer_of(contest: ContestFacts, each: Evaluated) -> Markup:
     return html.box("answer", [html.heading(each.label), *inside])
 
 
-def _differences(comparison: ComparisonFacts, above: Sequence[Sequence[Part]]) -> Section:
+def differences_section(
+    contest: ContestFacts,
+    above: Sequence[Sequence[Part]],
+    rows_of: Callable[[Evaluated], list[Markup]],
+    *,
+    title: str,
+) -> Section:
+    """Return the table of each evaluation, with what stands above it."""
     parts: list[Part] = []
-    several = len(comparison.budgets) > 1
-    for each, pictured in zip(comparison.evaluated, above, strict=True):
-        parts += [html.heading(each.label), *pictured]
-        rows = []
-        for budget in each.budgets:
-            over = [_over(f"budget of {count(budget)} tokens")] if several else []
-            rows += [*over, *(row_of(each, line) for line in ranked(each, _at(each, budget)))]
-        if each.beside:
-            to = f"; the difference is to {comparison.standard} of {count(comparison.budget)} tokens"
-            rows.append(_over(f"other budgets, not part of the contest{to if several else ''}"))
-            rows += [row_of(each, line) for line in each.beside]
-        numbers = ("value", "tokens", "examples", "steps", "ungraded")
-        head = ["method", "seen", f"difference to {comparison.baseline}", "p", *numbers]
+    numbers = ("value", "tokens", "examples", "steps", "ungraded")
+    head = [contest.arm_word, "seen", f"difference to {contest.baseline}", "p", *numbers]
+    for each, pictured in zip(contest.evaluated, above, strict=True):
         caption = f"Values on {each.label} ({each.unit}, {each.side})"
-        parts.append(html.table(caption, head, rows, kind="dense", worded=(1,)))
-    title = f"Differences to {comparison.draw}" if comparison.is_contest else "All figures"
+        table = html.table(caption, head, rows_of(each), kind="dense", worded=(1,))
+        parts += [html.heading(each.label), *pictured, table]
     return Section(id="differences", nav="differences", title=title, parts=parts)
 
 
-def _at(each: Evaluated, budget: int) -> list[Line]:
-    return [line for line in each.lines if line.budget_tokens == budget]
+def _rows(comparison: ComparisonFacts, each: Evaluated) -> list[Markup]:
+    several, rows = len(comparison.budgets) > 1, list[Markup]()
+    for budget in each.budgets:
+        rows += [_over(f"budget of {count(budget)} tokens")] if several else []
+        rows += ranked_rows(each, [line for line in each.lines if line.budget_tokens == budget])
+    if each.beside:
+        to = f"; the difference is to {comparison.standard} of {count(comparison.budget)} tokens"
+        rows.append(_over(f"other budgets, not part of the contest{to if several else ''}"))
+        rows += [_row_of(each, line) for line in each.beside]
+    return rows
 
 
-def ranked(each: Evaluated, lines: Sequence[Line]) -> list[Line]:
-    """Return lines, best value first; what could not be graded comes last."""
+def ranked_rows(each: Evaluated, lines: Sequence[Line]) -> list[Markup]:
+    """Return lines of a table, best value first; what could not be graded comes last."""
     sign = -1 if each.higher_is_better else 1
-    return sorted(lines, key=lambda line: math.inf if line.value is None else sign * line.value)
+    ranked = sorted(lines, key=lambda line: math.inf if line.value is None else sign * line.value)
+    return [_row_of(each, line) for line in ranked]
 
 
 def _over(words: str) -> Markup:
     return html.row([html.head_cell(words, scope="row", span=9)], "over")
 
 
-def row_of(each: Evaluated, line: Line) -> Markup:
+def _row_of(each: Evaluated, line: Line) -> Markup:
     """Return a line of the table of one evaluation."""
     cells: list[str] = [
         line.arm,

@@ -16,7 +16,6 @@ from learnable.pages.contest import (
     Evaluated,
     Line,
     counted,
-    line_of,
     probability,
 )
 from learnable.pages.contest_warnings import NAMED
@@ -34,10 +33,6 @@ class ComparisonFacts(ContestFacts):
         scores: The pool: ``id``, ``source``, ``tokens``, ``response_tokens``, ``undefined``; ``loss_before`` if known.
         overlap: Evaluation items that stand in the pool.
         examples: Columns ``id``, ``source``, ``messages``; None when there are no texts.
-        question: What the page answers.
-        fair: What makes the arms comparable.
-        answer: What the run itself found first, for the headline.
-        findings: What the run itself found, beside differences to a random draw.
         notes: What the run itself says is to be distrusted.
     """
 
@@ -53,8 +48,6 @@ class ComparisonFacts(ContestFacts):
     fair: str = (
         "Every method stands against a random draw of the same number of tokens, trained in the same way."
     )
-    answer: str = ""
-    findings: Sequence[str] = ()
     notes: Sequence[str] = ()
 
     @property
@@ -67,9 +60,9 @@ class ComparisonFacts(ContestFacts):
         """The baseline in a sentence, once it was named."""
         return "the random draw" if self.baseline == RANDOM else self.baseline
 
-    def read_line(self, row: Mapping[str, Any]) -> Line:
-        """Read a line of the table; what has no budget gives the scale only."""
-        return line_of(row, baseline=self.baseline, competes=row["budget_tokens"] is not None)
+    def competes(self, row: Mapping[str, Any]) -> bool:
+        """Tell whether a line of the table has a budget."""
+        return row["budget_tokens"] is not None
 
     @cached_property
     def budgets(self) -> list[int]:
@@ -121,12 +114,6 @@ class ComparisonFacts(ContestFacts):
 
 
 def headline(comparison: ComparisonFacts) -> str:
-    """The answer in one line: what the run itself found first, and whether a method helps."""
-    said = _helped(comparison)
-    return f"{comparison.answer}. {said}" if comparison.answer else said
-
-
-def _helped(comparison: ComparisonFacts) -> str:
     """The answer to "does it help?" in one line, over all evaluations and budgets."""
     lines = [line for each in comparison.evaluated for line in each.compared]
     outcomes = {line.outcome for line in lines}

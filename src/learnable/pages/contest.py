@@ -280,6 +280,10 @@ class ContestFacts:
         arms: One line per training.
         baseline: The arm that the others are compared with.
         arm_word: What an arm is called, also in the tables.
+        question: What the page answers.
+        fair: What makes the arms comparable; the page says that arms stand against the baseline where empty.
+        answer: What the run itself found first, for the headline.
+        findings: What the run itself found, beside differences to the baseline.
         asked_of: What the items stand for, in words.
         computed: Tokens that were computed in the last run.
         seconds: That this run took.
@@ -299,14 +303,18 @@ class ContestFacts:
     baseline: str
     arm_word: str = "arm"
     asked_of: str
+    question: str = ""
+    fair: str = ""
+    answer: str = ""
+    findings: Sequence[str] = ()
     computed: int = 0
     seconds: float = 0.0
     read: int = 0
     avoided: int | None = None
     onward: Sequence[tuple[str, str]] = ()
 
-    def read_line(self, row: Mapping[str, Any]) -> Line:
-        """Read a line of the table, and tell whether it competes."""
+    def competes(self, row: Mapping[str, Any]) -> bool:
+        """Tell whether a line of the table does more than give the scale."""
         raise NotImplementedError
 
     def described(self, label: str) -> dict[str, Any]:
@@ -324,10 +332,19 @@ class ContestFacts:
         found = []
         table = self.table.rename({self.arm_word: "arm"})
         for part in table.partition_by("evaluation", maintain_order=True):
-            first, lines = part.row(0, named=True), map(self.read_line, part.iter_rows(named=True))
-            shared = {name: first[name] for name in ("unit", "higher_is_better")}
-            label = first["evaluation"]
-            found.append(Evaluated(label=label, lines=tuple(lines), **shared, **self.described(label)))
+            rows = part.to_dicts()
+            lines = [
+                line_of(
+                    row,
+                    baseline=self.baseline,
+                    competes=self.competes(row),
+                    by_seed=self._by_seed.get((row["evaluation"], row["arm"], row.get("budget_tokens")), ()),
+                )
+                for row in rows
+            ]
+            known = {name: rows[0][name] for name in ("unit", "higher_is_better")}
+            label = rows[0]["evaluation"]
+            found.append(Evaluated(label=label, lines=tuple(lines), **known, **self.described(label)))
         return tuple(found)
 
     @cached_property
@@ -338,9 +355,22 @@ class ContestFacts:
         return frame if "budget_tokens" in frame.columns else frame.with_columns(none)
 
     @cached_property
+    def _by_seed(self) -> dict[tuple[str, str, int | None], tuple[float, ...]]:
+        """The means of the items of each evaluation, arm and budget, seed by seed."""
+        keys = ("evaluation", "arm", "budget_tokens")
+        value = pl.col("value").cast(pl.Float64)
+        means = self.items.filter(value.is_finite()).group_by(*keys, "seed").agg(value.mean()).sort("seed")
+        values = means.group_by(keys, maintain_order=True).agg("value")
+        return {tuple(cell): tuple(found) for *cell, found in values.iter_rows()}
+
+    @cached_property
     def trainings(self) -> int:
         """Of each arm, one for each seed."""
         return max(1, self.arms["seed"].n_unique())
+
+    def headed(self, compared: str) -> str:
+        """Return the answer in one line: what the run itself found first, and what was seen on all evaluations."""
+        return f"{self.answer}. {compared}" if self.answer else compared
 
     @property
     def tiles(self) -> list[tuple[str, str, str]]:
@@ -381,12 +411,12 @@ class ContestFacts:
 
     def context_of(self, each: Evaluated) -> str:
         """Say what training itself did, and what an arm with as many tokens came to."""
-        words = {outcome: what.format(self.standard) for outcome, what in _FINDINGS.items()}
         base, equal, said = each.baseline, each.equal_tokens, ""
         if base.value is not None:
             values = [f"{each.name_of(base)} {each.figure(base.value)}"]
             for line in each.beside:
-                seen = f" ({words[line.outcome]})" if line.outcome in (*JUDGED, ALWAYS_THE_SAME) else ""
+                said = f" ({_FINDINGS[line.outcome].format(self.standard)})"
+                seen = said if line.outcome in (*JUDGED, ALWAYS_THE_SAME) else ""
                 name = f"{line.arm} ({count(line.tokens)} tokens)" if line.tokens else line.arm
                 values.append(f"{name} {each.figure(line.value)}{seen}")
             said = f"For scale: {', '.join(values)}. "

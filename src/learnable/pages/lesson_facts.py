@@ -92,10 +92,9 @@ class LessonFacts(ContestFacts):
     made: Sequence[tuple[str, str, Cost]] = ()
     notes: Sequence[str] = ()
 
-    def read_line(self, row: Mapping[str, Any]) -> Line:
-        """Read a line of the table, with the means of its seeds."""
-        by_seed = self._means_by_seed.get((row["evaluation"], row["arm"]), ())
-        return line_of(row, baseline=self.baseline, competes=row["arm"] in self.trained, by_seed=by_seed)
+    def competes(self, row: Mapping[str, Any]) -> bool:
+        """Tell whether an arm was trained."""
+        return row["arm"] in self.trained
 
     def described(self, label: str) -> dict[str, Any]:
         """Return how an evaluation asks, under which name, and DELIA's line against as many tokens."""
@@ -103,16 +102,6 @@ class LessonFacts(ContestFacts):
         asked = next(each for each in self.questions if each.label == label)
         known = {"name": names[asked.name], "setting": asked.name, "asked": asked.asked}
         return known | {"equal_tokens": self._equal_tokens.get(label)}
-
-    @cached_property
-    def _means_by_seed(self) -> dict[tuple[str, str], tuple[float, ...]]:
-        """The means of the items of each evaluation and arm, seed by seed."""
-        graded = self.results.with_columns(pl.col("value").cast(pl.Float64)).filter(
-            pl.col("value").is_finite()
-        )
-        means = graded.group_by("evaluation", "arm", "seed").agg(pl.col("value").mean()).sort("seed")
-        values = means.group_by("evaluation", "arm", maintain_order=True).agg("value")
-        return {(evaluation, arm): tuple(found) for evaluation, arm, found in values.iter_rows()}
 
     @cached_property
     def _equal_tokens(self) -> dict[str, Line]:
