@@ -12,8 +12,7 @@ import polars as pl
 import pytest
 
 from learnable.experiments import RATIOS, Measured, arm_table, buffering
-from learnable.mixing import MIXTURES
-from learnable.pages import LessonFacts, Question, Way
+from learnable.pages import LessonFacts, Question
 from learnable.pages import lesson_facts as answers
 from learnable.pages.lesson import render_lesson, shelves
 from learnable.pages.lesson_concepts import concepts_section
@@ -53,9 +52,8 @@ def make_lesson(
     levels: dict[str, dict[str, float]] | None = None,
 ) -> LessonFacts:
     """A lesson of known values: 20 rows of the task, a buffer of 80, gradients that are measured by hand."""
-    ways = [_way(label) for label in arms]
     baseline = "common" if "common" in arms else next(label for label in arms if label != "untuned")
-    trained = pl.DataFrame([_arm(way, seed) for way in ways for seed in range(seeds if way.mixture != "untuned" else 1)],
+    trained = pl.DataFrame([_arm(label, seed) for label in arms for seed in range(1 if label.startswith("untuned") else seeds)],
                            schema_overrides={"model": pl.String})  # fmt: skip
     results = _results(trained, questions, levels or LEVELS, items)
     measured = [Measured(label=each.label, unit=UNITS[each.name][0], higher_is_better=UNITS[each.name][1]) for each in questions]  # fmt: skip
@@ -65,7 +63,8 @@ def make_lesson(
         model="SmolLM2-135M-Instruct",
         confidence=0.95,
         settings={"method": "lora", "epochs": 1.0},
-        ways=ways,
+        labels=arms,
+        inits=dict.fromkeys(arms, "description"),
         baseline=baseline,
         questions=questions,
         task=20,
@@ -96,18 +95,12 @@ def make_lesson(
     )  # fmt: skip
 
 
-def _way(label: str) -> Way:
-    mixture = label.partition("@")[0]
-    about = "the model as it is" if mixture == "untuned" else MIXTURES[mixture].about
-    return Way(label=label, mixture=mixture, about=about, init="description")
-
-
-def _arm(way: Way, seed: int) -> dict:
-    examples, task = SIZES.get(way.mixture, (0, 0))
+def _arm(label: str, seed: int) -> dict:
+    examples, task = SIZES.get(label.partition("@")[0], (0, 0))
     tokens = examples * ROW_TOKENS
-    return {"arm": way.label, "seed": seed, "examples": examples, "task_examples": task, "stages": 1, "tokens": tokens,
+    return {"arm": label, "seed": seed, "examples": examples, "task_examples": task, "stages": 1, "tokens": tokens,
             "response_tokens": tokens // 2, "steps": examples // 4, "seconds": tokens / 100,
-            "model": f"{way.label}-{seed}" if tokens else None}  # fmt: skip
+            "model": f"{label}-{seed}" if tokens else None}  # fmt: skip
 
 
 def _results(arms: pl.DataFrame, questions: tuple[Question, ...], levels, items: int) -> pl.DataFrame:

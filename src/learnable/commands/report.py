@@ -18,7 +18,6 @@ from learnable.commands.onward import after_contest, after_selection
 from learnable.commands.options import DryRun, Flat, Output, StoreFolder
 from learnable.errors import ModelError, StoreError, TrainError, UsageError
 from learnable.experiments import UNTUNED
-from learnable.mixing import MIXTURES
 from learnable.objects.given import finished
 from learnable.objects.passes import Passes
 from learnable.objects.reporting import TOKEN_EXAMPLES, pulled_in, selection_facts, some, spread_of
@@ -346,7 +345,8 @@ def gather_lesson(taught: Outcome, *, title: str, command: str) -> pages.LessonF
     given: dict[str, Any] = {name: facts[name] for name in TAKEN}
     given |= {name: _frame(taught.folder, name) for name in ("concepts", "samples", "buffering", "wordings")}
     return pages.LessonFacts(
-        ways=[_way(label, facts.get("inits", {}).get(label)) for label in facts["arms"]],
+        labels=facts["arms"],
+        inits=facts.get("inits", {}),
         baseline=str(facts["baseline"]),
         questions=[_question(label) for label in facts["evaluations"]],
         general_from_buffer=facts.get("general from buffer"),
@@ -362,12 +362,6 @@ def _frame(folder: Path, name: str) -> pl.DataFrame | None:
     path = folder / f"{name}.parquet"
     frame = pl.read_parquet(path) if path.is_file() else pl.DataFrame()
     return None if frame.is_empty() else frame
-
-
-def _way(label: str, init: str | None) -> pages.Way:
-    mixture = label.partition("@")[0]
-    about = "the model as it is" if mixture == UNTUNED else MIXTURES[mixture].about
-    return pages.Way(label=label, mixture=mixture, about=about, init=init)
 
 
 def _question(label: str) -> pages.Question:

@@ -4,6 +4,7 @@ Everything is said in words and with its interval; what was not seen is said as 
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -11,7 +12,7 @@ import polars as pl
 from markupsafe import Markup
 
 from learnable.data.overlap import jaccard
-from learnable.experiments import RANDOM, only_in
+from learnable.experiments import RANDOM
 from learnable.pages import comparison_facts as answers
 from learnable.pages import comparison_pictures as pictures
 from learnable.pages import html
@@ -300,9 +301,11 @@ def _alone(comparison: ComparisonFacts, pool: pl.DataFrame, chosen: dict[str, li
         return []
     about = "No other method chose these; the random draw is left aside, since its choice means nothing."
     parts: list[Part] = [html.heading("Examples that only one method chose"), html.text(about)]
-    for method, ids in only_in(others).items():
+    times = Counter(name for ids in others.values() for name in set(ids))
+    for method, taken in others.items():
+        ids = [name for name in taken if times[name] == 1]
         if excerpts := _excerpts(comparison, pool, method, ids[:SHOWN_EXAMPLES]):
-            which = f"{count(len(ids))} of {count(len(others[method]))} chosen by no other"
+            which = f"{count(len(ids))} of {count(len(taken))} chosen by no other"
             summary = f"{method}: {which}{first_of_all(len(excerpts), len(ids))}"
             parts.append(html.fold(summary, excerpts, style="only"))
         else:

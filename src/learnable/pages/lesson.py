@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import polars as pl
 from markupsafe import Markup
 
+from learnable.experiments import UNTUNED
+from learnable.mixing import MIXTURES
 from learnable.pages import html
 from learnable.pages import lesson_pictures as pictures
 from learnable.pages.contest import ASKED, Evaluated, Line, probability
@@ -17,8 +19,9 @@ from learnable.pages.lesson_facts import (
     LESSON_CHECKS,
     PAPER_RATIO,
     LessonFacts,
-    about,
+    about_theme,
     headline,
+    mixture_of,
     rows_words,
 )
 from learnable.pages.lesson_gradients import gradients_section
@@ -86,20 +89,20 @@ def render_lesson(lesson: LessonFacts) -> str:
 
 def _asked(lesson: LessonFacts) -> Section:
     tokens = ", ".join(lesson.tokens)
-    inits = {way.init: _BEGINNINGS[way.init] for way in lesson.ways if way.init and lesson.tokens}
+    inits = {init: _BEGINNINGS[init] for init in lesson.inits.values() if init and lesson.tokens}
     both = ", in the wording of the task and in wordings that no training saw either"
     words = (
         "Does the model learn the task, or the words it was put in? Each arm sees the rows of the task; all are asked "
         f"on {plural(lesson.tests, 'row')} that no training saw{both if len(lesson.example) > 1 else ''}."
     )
     pairs = []
-    for way in lesson.ways:
-        notes = [f"({tokens} begins as {inits[way.init]})"] if way.init and len(inits) > 1 else []
-        notes += ["(the others are compared with it)"] if way.label == lesson.baseline else []
+    for label in lesson.labels:
+        mixture, init = mixture_of(label), lesson.inits.get(label)
+        notes = [f"({tokens} begins as {inits[init]})"] if init and len(inits) > 1 else []
+        notes += ["(the others are compared with it)"] if label == lesson.baseline else []
         small = Markup("").join(html.markup(" <small>{note}</small>", note=note) for note in notes)
-        pairs.append(
-            (way.label, html.markup("{about}{small}", about=way.about.replace("`", ""), small=small))
-        )
+        about = "the model as it is" if mixture == UNTUNED else MIXTURES[mixture].about.replace("`", "")
+        pairs.append((label, html.markup("{about}{small}", about=about, small=small)))
     parts: list[Part] = [html.text(words), html.terms(pairs, kind="ways")]
     if len(inits) == 1:
         parts.append(html.remark(f"{tokens} begins as {next(iter(inits.values()))}."))
@@ -125,7 +128,7 @@ def _legend(lesson: LessonFacts) -> Markup:
         "Dots are means over items and seeds, ticks the seeds. A whisker is the interval of the difference to "
         f"{lesson.baseline}, laid at its value (solid line): where it crosses that line (hollow dot), no difference was seen."
     )
-    if len(lesson.trained) < len(lesson.by_label):
+    if len(lesson.trained) < len(lesson.labels):
         words += " The diamond and the dashed line are the untuned model."
     return html.remark(words)
 
@@ -140,7 +143,7 @@ def _answer(lesson: LessonFacts, drawn: Sequence[Sequence[Picture]], first: int 
     parts: list[Part] = [html.text(words)]
     for number, (theme, panels) in enumerate(zip(lesson.themes, drawn, strict=True)):
         title = theme[0].theme + (": what was forgotten" if theme[0].is_general else "")
-        inside = [html.heading(title), html.remark(about(theme))]
+        inside = [html.heading(title), html.remark(about_theme(theme))]
         for each in theme:
             inside += _sentence(lesson, each)
         parts.append(html.box("answer", inside))
@@ -181,7 +184,7 @@ def _values_table(lesson: LessonFacts, theme: Sequence[Evaluated]) -> Markup:
     unseen, seen = by_way.get("unseen"), by_way.get("seen")
     names = [html.head_cell(f"in {ASKED[each.asked]}", span=3) for each in theme]
     rows = []
-    for arm in lesson.by_label:
+    for arm in lesson.labels:
         cells: list[str] = [arm]
         for each in theme:
             cells += _cells(each, each.of(arm))

@@ -56,7 +56,7 @@ def concepts_section(lesson: LessonFacts) -> Section:
 def styles_of(lesson: LessonFacts) -> dict[str, Style]:
     """Return colour and dash of each arm: the baseline in the colour of text, the arm in focus strong, untuned ones grey."""
     found, others, untuned, dashes = dict[str, Style](), 0, 0, list(DASHES)
-    for arm in lesson.by_label:
+    for arm in lesson.labels:
         if arm not in lesson.trained:
             found[arm] = "var(--rest)", dashes[untuned % len(dashes)]
             untuned += 1
