@@ -264,8 +264,8 @@ def _make_up(name: str, chosen: pl.DataFrame, sources: Sequence[str]) -> list[st
         name,
         count(chosen.height),
         count(int(chosen["tokens"].sum())),
-        decimal(finite(chosen["response_tokens"].median()), 0),
-        decimal(None if losses is None else finite(losses.mean())),
+        decimal(chosen["response_tokens"].median(), 0),
+        decimal(None if losses is None else losses.mean()),
         *(share(chosen.filter(pl.col("source") == source).height, chosen.height) for source in sources),
     ]
 

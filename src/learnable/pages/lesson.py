@@ -43,6 +43,12 @@ def render_lesson(lesson: LessonFacts) -> str:
     looked = look(LESSON_CHECKS, lesson)
     panels = pictures.values(lesson)
     first = next((number for number, drawn in enumerate(panels) if drawn), None)
+    opening = None
+    if first is not None:  # what the arms came to on the first evaluation that has a picture
+        each = lesson.themes[first][0]
+        drawn = Panels(pictures=panels[first], kind="panels plots")
+        title = f"{each.theme} ({each.unit}, {each.side})"
+        opening = Section(id="opening", title=title, parts=[drawn, _legend(lesson)])
     sections = [
         _asked(lesson),
         _answer(lesson, panels, first),
@@ -82,7 +88,7 @@ def render_lesson(lesson: LessonFacts) -> str:
             *lesson.tiles,
         ],
         onward=lesson.onward,
-        chart=None if first is None else _opening(lesson, first, panels[first]),
+        chart=opening,
         command=("To repeat this page", lesson.command),
     )
 
@@ -111,15 +117,6 @@ def _asked(lesson: LessonFacts) -> Section:
         shown = [html.excerpt(titles[how], html.turns_of(turns)) for how, turns in lesson.example.items()]
         parts += [html.heading("One of the rows asked"), html.box("pair", shown)]
     return Section(id="asked", nav="asked", title="What was asked", parts=parts)
-
-
-def _opening(lesson: LessonFacts, first: int, drawn: Sequence[Picture]) -> Section:
-    """Return what the arms came to on the first evaluation that has a picture."""
-    each = lesson.themes[first][0]
-    title = f"{each.theme} ({each.unit}, {each.side})"
-    return Section(
-        id="opening", title=title, parts=[Panels(pictures=drawn, kind="panels plots"), _legend(lesson)]
-    )
 
 
 def _legend(lesson: LessonFacts) -> Markup:
@@ -221,8 +218,8 @@ def _wordings(lesson: LessonFacts) -> Section:
     rows = []
     for kind in known:
         numbers = lesson.diversity[kind]
-        figures = [finite(numbers.get(name)) for name in ("mean_distance", "distinct_1", "distinct_2")]
-        rows.append([pictures.KINDS[kind][0], count(numbers["texts"]), *map(decimal, figures)])
+        figures = map(decimal, map(numbers.get, ("mean_distance", "distinct_1", "distinct_2")))
+        rows.append([pictures.KINDS[kind][0], count(numbers["texts"]), *figures])
     if rows:
         caption = (
             "Diversity of the wordings: distance is 1 \N{MINUS SIGN} cosine of the word vectors of two texts, "

@@ -72,7 +72,7 @@ def _is_known(row: dict[str, Any]) -> bool:
 
 def _written(row: dict[str, Any]) -> str:
     digits = 3 if row["error"] < 0.01 else 2
-    value = decimal(row["value"] if math.isfinite(row["value"]) else None, digits)
+    value = decimal(row["value"], digits)
     return f"{value}\u00a0±\u00a0{decimal(row['error'], digits)}" if _is_known(row) else value
 
 

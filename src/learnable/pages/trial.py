@@ -18,7 +18,6 @@ from learnable.pages.words import (
     count,
     decimal,
     enumeration,
-    finite,
     plural,
     share,
     snippet,
@@ -35,8 +34,10 @@ def render_trial(trial: TrialFacts) -> str:
     """Write the report of one trial as a self-contained page."""
     looked = look(TRIAL_CHECKS, trial)
     opening, above = pictures.all_differences(trial.evaluated, to=trial.baseline)
+    beside = {trial.baseline: " (the others are compared with it)"}
+    about = [(arm, words + beside.get(arm, "")) for arm, words in trial.about.items()]
     sections = [
-        _arms(trial),
+        Section(id="arms", nav="arms", title="The arms", parts=[html.terms(about, kind="ways")]),
         answer_section(trial),
         differences_section(
             trial,
@@ -78,14 +79,6 @@ def _mixtures(mixtures: pl.DataFrame) -> Section:
     return Section(id="mixtures", title="Share of the tokens by source", parts=parts)
 
 
-def _arms(trial: TrialFacts) -> Section:
-    pairs = [
-        (arm, about + (" (the others are compared with it)" if arm == trial.baseline else ""))
-        for arm, about in trial.about.items()
-    ]
-    return Section(id="arms", nav="arms", title="The arms", parts=[html.terms(pairs, kind="ways")])
-
-
 def _tables(trial: TrialFacts) -> Section:
     """The trial's own figures, and at the end what it took."""
     courses = enumerate(trial.courses.items())
@@ -112,7 +105,7 @@ def _figure(value: float | str | None) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, float):
-        return decimal(finite(value), 3 if abs(value) >= FINE else 5)
+        return decimal(value, 3 if abs(value) >= FINE else 5)
     return NOTHING if value is None else count(value)
 
 
