@@ -17,7 +17,7 @@ from learnable.pages import comparison_facts as answers
 from learnable.pages import comparison_pictures as pictures
 from learnable.pages import html
 from learnable.pages.comparison_facts import COMPARISON_CHECKS, ComparisonFacts
-from learnable.pages.contest import ContestFacts, Evaluated, Line, probability
+from learnable.pages.contest import ContestFacts, Evaluated, Line
 from learnable.pages.contest_warnings import method_section
 from learnable.pages.page import Panels, Part, Section, write_page
 from learnable.pages.warnings import look, warnings_section
@@ -30,6 +30,7 @@ from learnable.pages.words import (
     finite,
     first_of_all,
     plural,
+    probability,
     share,
 )
 

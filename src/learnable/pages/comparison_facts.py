@@ -16,11 +16,10 @@ from learnable.pages.contest import (
     Evaluated,
     Line,
     counted,
-    probability,
 )
 from learnable.pages.contest_warnings import NAMED
 from learnable.pages.warnings import Found
-from learnable.pages.words import count, decimal, enumeration, listing, plural, share
+from learnable.pages.words import count, decimal, enumeration, listing, plural, probability, share
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from learnable.experiments import FEWEST_ITEMS, FOR_THIS_SEED
 from learnable.pages.html import cell, remark
-from learnable.pages.words import NOTHING, count, decimal, duration, enumeration, finite, plural
+from learnable.pages.words import NOTHING, count, decimal, duration, enumeration, finite, plural, probability
 
 JUDGED = ("better", "worse", "no difference seen")
 """Outcomes with an interval that says something."""
@@ -70,7 +70,7 @@ class Line:
     arm: str
     outcome: str
     competes: bool
-    by_seed: tuple[float, ...] = ()
+    by_seed: Sequence[float] = ()
     budget_tokens: int | None = None
     value: float | None
     value_low: float | None
@@ -111,9 +111,7 @@ class Line:
         return FOR_THIS_SEED if self.outcome in JUDGED and self.seeds == 1 else ""
 
 
-def line_of(
-    row: Mapping[str, Any], *, baseline: str, competes: bool, by_seed: tuple[float, ...] = ()
-) -> Line:
+def line_of(row: Mapping[str, Any], *, baseline: str, competes: bool) -> Line:
     """Read a line of a table."""
     row = {name: finite(value) if isinstance(value, float) else value for name, value in row.items()}
     there = [each for each in fields(Line) if each.name in row]
@@ -130,15 +128,14 @@ def line_of(
         outcome = ALWAYS_THE_SAME
     else:
         outcome = str(row["verdict"]).removesuffix(FOR_THIS_SEED)
-    return Line(outcome=outcome, competes=competes, by_seed=by_seed, **known)
+    return Line(outcome=outcome, competes=competes, **known)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluated:
     """All lines of one evaluation.
 
-    ``name`` is its label without what all of its kind share and without how it asks, ``setting`` only without the latter;
-    ``equal_tokens`` is DELIA's line against as many tokens.
+    ``name`` is its label without what all of its kind share and without how it asks, ``setting`` only without the latter.
     """
 
     label: str
@@ -148,7 +145,6 @@ class Evaluated:
     name: str = ""
     setting: str = ""
     asked: Asked = "elsewhere"
-    equal_tokens: Line | None = None
 
     @cached_property
     def compared(self) -> tuple[Line, ...]:
@@ -330,18 +326,14 @@ class ContestFacts:
     def evaluated(self) -> tuple[Evaluated, ...]:
         """The evaluations, in the order of the table."""
         found = []
+        keys, value = ("evaluation", "arm", "budget_tokens"), pl.col("value").cast(pl.Float64)
+        means = self.items.filter(value.is_finite()).group_by(*keys, "seed").agg(value.mean()).sort("seed")
+        by_seed = means.group_by(keys, maintain_order=True).agg(by_seed="value")
         table = self.table.rename({self.arm_word: "arm"})
+        table = table.join(by_seed, on=keys, how="left", nulls_equal=True, maintain_order="left")
         for part in table.partition_by("evaluation", maintain_order=True):
             rows = part.to_dicts()
-            lines = [
-                line_of(
-                    row,
-                    baseline=self.baseline,
-                    competes=self.competes(row),
-                    by_seed=self._by_seed.get((row["evaluation"], row["arm"], row.get("budget_tokens")), ()),
-                )
-                for row in rows
-            ]
+            lines = [line_of(row, baseline=self.baseline, competes=self.competes(row)) for row in rows]
             known = {name: rows[0][name] for name in ("unit", "higher_is_better")}
             label = rows[0]["evaluation"]
             found.append(Evaluated(label=label, lines=tuple(lines), **known, **self.described(label)))
@@ -353,15 +345,6 @@ class ContestFacts:
         frame = self.results.rename({self.arm_word: "arm"})
         none = pl.lit(None, pl.Int64).alias("budget_tokens")
         return frame if "budget_tokens" in frame.columns else frame.with_columns(none)
-
-    @cached_property
-    def _by_seed(self) -> dict[tuple[str, str, int | None], tuple[float, ...]]:
-        """The means of the items of each evaluation, arm and budget, seed by seed."""
-        keys = ("evaluation", "arm", "budget_tokens")
-        value = pl.col("value").cast(pl.Float64)
-        means = self.items.filter(value.is_finite()).group_by(*keys, "seed").agg(value.mean()).sort("seed")
-        values = means.group_by(keys, maintain_order=True).agg("value")
-        return {tuple(cell): tuple(found) for *cell, found in values.iter_rows()}
 
     @cached_property
     def trainings(self) -> int:
@@ -410,25 +393,17 @@ class ContestFacts:
         return found
 
     def context_of(self, each: Evaluated) -> str:
-        """Say what training itself did, and what an arm with as many tokens came to."""
-        base, equal, said = each.baseline, each.equal_tokens, ""
-        if base.value is not None:
-            values = [f"{each.name_of(base)} {each.figure(base.value)}"]
-            for line in each.beside:
-                said = f" ({_FINDINGS[line.outcome].format(self.standard)})"
-                seen = said if line.outcome in (*JUDGED, ALWAYS_THE_SAME) else ""
-                name = f"{line.arm} ({count(line.tokens)} tokens)" if line.tokens else line.arm
-                values.append(f"{name} {each.figure(line.value)}{seen}")
-            said = f"For scale: {', '.join(values)}. "
-        if equal is not None and equal.outcome in ("better", "worse"):
-            size = each.size(equal)
-            said += f"{equal.arm} was {equal.outcome} than as many tokens of the task alone, by {size}."
-        elif equal is not None and equal.outcome == "no difference seen":
-            size = each.between(equal.low, equal.high, signed=True)
-            said += (
-                f"Between {equal.arm} and as many tokens of the task alone no difference was seen ({size})."
-            )
-        return said.strip()
+        """Say what training itself did; nothing where the baseline has no value."""
+        base = each.baseline
+        if base.value is None:
+            return ""
+        values = [f"{each.name_of(base)} {each.figure(base.value)}"]
+        for line in each.beside:
+            said = f" ({_FINDINGS.get(line.outcome, '').format(self.standard)})"
+            seen = said if line.outcome in (*JUDGED, ALWAYS_THE_SAME) else ""
+            name = f"{line.arm} ({count(line.tokens)} tokens)" if line.tokens else line.arm
+            values.append(f"{name} {each.figure(line.value)}{seen}")
+        return f"For scale: {', '.join(values)}."
 
 
 def _who(each: Evaluated, lines: Sequence[Line]) -> str:
@@ -470,10 +445,3 @@ def counted(lines: Sequence[Line]) -> str:
         (mute, "that could not be judged"),
     )
     return enumeration([f"{number:,} {what}" for number, what in parts if number])
-
-
-def probability(p: float | None) -> str:
-    """``= 0.029`` or ``< 0.001``."""
-    if p is None:
-        return "not known"
-    return "< 0.001" if p < 0.001 else f"= {decimal(p)}"

@@ -12,7 +12,7 @@ from learnable.experiments import UNTUNED
 from learnable.mixing import MIXTURES
 from learnable.pages import html
 from learnable.pages import lesson_pictures as pictures
-from learnable.pages.contest import ASKED, Evaluated, Line, probability
+from learnable.pages.contest import ASKED, Evaluated, Line
 from learnable.pages.contest_warnings import method_section
 from learnable.pages.lesson_concepts import concepts_section
 from learnable.pages.lesson_facts import (
@@ -27,7 +27,7 @@ from learnable.pages.lesson_facts import (
 from learnable.pages.lesson_gradients import gradients_section
 from learnable.pages.page import Panels, Part, Picture, Section, write_page
 from learnable.pages.warnings import look, warnings_section
-from learnable.pages.words import NOTHING, capital, count, decimal, duration, finite, plural
+from learnable.pages.words import NOTHING, capital, count, decimal, duration, finite, plural, probability
 
 SHOWN_ITEMS = 3
 """Of each way to ask."""
@@ -329,13 +329,12 @@ def _cost(lesson: LessonFacts) -> Section:
 def _method(lesson: LessonFacts) -> Section:
     repeated = lesson.by_mixture.get("repeated")
     as_many = f" The way called {repeated} has as many as delia." if repeated else ""
-    equal = any(each.equal_tokens is not None for each in lesson.evaluated)
     return method_section(
         lesson,
         first="All arms start from the same model, with the same settings and the same seeds. They do not take equally many "
         f"tokens or steps: a buffer costs tokens.{as_many}",
         widened_for="arms",
-        alone=", and the comparison with as many tokens stands alone" if equal else "",
+        alone=", and the comparison with as many tokens stands alone" if lesson.equal_tokens else "",
         last=(
             "The wordings are few, and the rows asked share them: other wordings may be harder.",
             "All of it belongs to this model, this task, this buffer and these settings.",

@@ -86,14 +86,25 @@ class LessonFacts(ContestFacts):
         return row["arm"] in self.trained
 
     def described(self, label: str) -> dict[str, Any]:
-        """Return how an evaluation asks, under which name, and DELIA's line against as many tokens."""
+        """Return how an evaluation asks, and under which name."""
         names = shortened([each.name for each in self.questions])
         asked = next(each for each in self.questions if each.label == label)
-        known = {"name": names[asked.name], "setting": asked.name, "asked": asked.asked}
-        return known | {"equal_tokens": self._equal_tokens.get(label)}
+        return {"name": names[asked.name], "setting": asked.name, "asked": asked.asked}
+
+    def context_of(self, each: Evaluated) -> str:
+        """Say beside what training did what DELIA came to against as many tokens."""
+        said, equal = super().context_of(each), self.equal_tokens.get(each.label)
+        if equal is not None and equal.outcome in ("better", "worse"):
+            said += f" {equal.arm} was {equal.outcome} than as many tokens of the task alone, by {each.size(equal)}."
+        elif equal is not None and equal.outcome == "no difference seen":
+            size = each.between(equal.low, equal.high, signed=True)
+            said += (
+                f" Between {equal.arm} and as many tokens of the task alone no difference was seen ({size})."
+            )
+        return said.strip()
 
     @cached_property
-    def _equal_tokens(self) -> dict[str, Line]:
+    def equal_tokens(self) -> dict[str, Line]:
         """DELIA beside the arm that has as many tokens, by evaluation; nothing where one of them is missing."""
         delia, repeated = self.by_mixture.get("delia"), self.by_mixture.get("repeated")
         if delia is None or repeated in (None, self.baseline):

@@ -31,6 +31,13 @@ def decimal(value: Any, digits: int = 3) -> str:
     return text.removeprefix("-") if not text.strip("-0.") else text.replace("-", "\N{MINUS SIGN}")
 
 
+def probability(p: float | None) -> str:
+    """``= 0.029`` or ``< 0.001``."""
+    if p is None:
+        return "not known"
+    return "< 0.001" if p < 0.001 else f"= {decimal(p)}"
+
+
 def duration(seconds: float) -> str:
     """``0.4 s``, ``42 s``, ``3 min 20 s`` or ``1 h 05 min``."""
     if seconds <= 0:
