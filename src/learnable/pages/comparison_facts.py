@@ -176,11 +176,6 @@ ANSWER_RATIO = 1.5
 UNDEFINED_SHARE = 0.05
 
 
-def _noted(comparison: ComparisonFacts) -> Found:
-    """What the run said of its rows and settings."""
-    return list(comparison.notes)
-
-
 def _in_pool(comparison: ComparisonFacts) -> Found:
     """Evaluation items share a prompt or 13 words in a row with the pool."""
     found = []
@@ -293,7 +288,7 @@ COMPARISON_CHECKS: dict[str, Callable[[ComparisonFacts], Found]] = {
     "models that did not move": shared.did_not_move,
     "evaluations that cannot tell methods apart": shared.cannot_tell,
     "training that shows no effect": shared.no_effect,
-    "rows and settings that mislead": _noted,
+    "rows and settings that mislead": lambda comparison: list(comparison.notes),
     "evaluation items in the pool": _in_pool,
     "rows of the evaluation": shared.many_avoided,
     "ungraded answers": shared.ungraded,

@@ -12,7 +12,7 @@ from learnable.experiments import UNTUNED
 from learnable.mixing import MIXTURES
 from learnable.pages import html
 from learnable.pages import lesson_pictures as pictures
-from learnable.pages.contest import ASKED, Evaluated, Line
+from learnable.pages.contest import ASKED, Evaluated
 from learnable.pages.contest_warnings import method_section
 from learnable.pages.lesson_concepts import concepts_section
 from learnable.pages.lesson_facts import (
@@ -184,7 +184,14 @@ def _values_table(lesson: LessonFacts, theme: Sequence[Evaluated]) -> Markup:
     for arm in lesson.labels:
         cells: list[str] = [arm]
         for each in theme:
-            cells += _cells(each, each.of(arm))
+            line = each.of(arm)
+            if line is None:
+                cells += [NOTHING] * 3
+                continue
+            kind = line.outcome if line.competes and line.outcome in ("better", "worse") else ""
+            small = "" if line.p is None else f"p {probability(line.p)}"
+            seen_as = html.cell(line.words, small=small, kind=f"word {kind}")
+            cells += [each.value_cell(line), each.difference_cell(line), seen_as]
         if unseen and seen:
             new, old = (line.value if line is not None else None for line in (unseen.of(arm), seen.of(arm)))
             cells.append(unseen.signed(new - old) if new is not None and old is not None else NOTHING)
@@ -198,15 +205,6 @@ def _values_table(lesson: LessonFacts, theme: Sequence[Evaluated]) -> Markup:
         worded=[3 * (place + 1) for place in range(width)],
         kind="dense",
     )
-
-
-def _cells(each: Evaluated, line: Line | None) -> list[str]:
-    if line is None:
-        return [NOTHING, NOTHING, NOTHING]
-    kind = line.outcome if line.competes and line.outcome in ("better", "worse") else ""
-    small = "" if line.p is None else f"p {probability(line.p)}"
-    seen = html.cell(line.words, small=small, kind=f"word {kind}")
-    return [each.value_cell(line), each.difference_cell(line), seen]
 
 
 def _wordings(lesson: LessonFacts) -> Section:

@@ -11,6 +11,7 @@ from learnable.pages import html
 from learnable.pages import selection_pictures as pictures
 from learnable.pages.page import Part, Picture, Section, write_page
 from learnable.pages.selection_facts import (
+    SHOWN_INSTANCES,
     SelectionFacts,
     by_length,
     by_source,
@@ -19,7 +20,6 @@ from learnable.pages.selection_facts import (
     spearman,
     to_read,
     undefined_places,
-    unread_places,
 )
 from learnable.pages.selection_others import others_section
 from learnable.pages.tokens import spelled, token_parts
@@ -319,7 +319,11 @@ def _left_out(facts: SelectionFacts) -> Section:
         parts.append(html.remark("Nothing was left out."))
     form = '<code>{place}</code> <span dir="auto">{why}</span>'
     for name, whole, items in (
-        ("Rows that could not be read", unread, unread_places(facts)),
+        (
+            "Rows that could not be read",
+            unread,
+            facts.unread.head(SHOWN_INSTANCES).select("place", "reason").rows(),
+        ),
         ("Examples without a score", facts.undefined.height, undefined_places(facts)),
     ):
         if items:

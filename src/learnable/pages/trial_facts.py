@@ -55,12 +55,8 @@ def headline(trial: TrialFacts) -> str:
     return f"{plural(len(lines), 'comparison')} with {trial.baseline}{one_seed}: {counted(lines)}"
 
 
-def _said(trial: TrialFacts) -> Found:
-    return list(trial.said)
-
-
 TRIAL_CHECKS: dict[str, Callable[[TrialFacts], Found]] = {
-    "what the trial itself says": _said,
+    "what the trial itself says": lambda trial: list(trial.said),
     "models that did not move": shared.did_not_move,
     "evaluations that cannot tell arms apart": shared.cannot_tell,
     "training that shows no effect": shared.no_effect,
