@@ -94,12 +94,10 @@ class ComparisonFacts(ContestFacts):
     def chosen(self) -> dict[tuple[str, int], list[list[str]]]:
         """Ids by method and budget: one list for each seed, first seed first."""
         picks = self.selections.drop_nulls("budget_tokens").sort("seed", "rank", maintain_order=True)
-        found: dict[tuple[str, int], list[list[str]]] = {}
-        for (method, budget, _), part in picks.group_by(
-            "method", "budget_tokens", "seed", maintain_order=True
-        ):
-            found.setdefault((str(method), int(str(budget))), []).append(part["id"].to_list())
-        return found
+        cell = ["method", "budget_tokens"]
+        by_seed = picks.group_by(*cell, "seed", maintain_order=True).agg("id")
+        chosen = by_seed.group_by(cell, maintain_order=True).agg("id")
+        return {(method, budget): ids for method, budget, ids in chosen.iter_rows()}
 
     def first(self, budget: int) -> dict[str, list[str]]:
         """Return what each method chose at a budget, with the first seed."""

@@ -141,8 +141,15 @@ def _answer(lesson: LessonFacts, drawn: Sequence[Sequence[Picture]], first: int 
     for number, (theme, panels) in enumerate(zip(lesson.themes, drawn, strict=True)):
         title = theme[0].theme + (": what was forgotten" if theme[0].is_general else "")
         inside = [html.heading(title), html.remark(about_theme(theme))]
-        for each in theme:
-            inside += _sentence(lesson, each)
+        for each in theme:  # marked by what the arm in focus came to
+            focus = each.of(lesson.focus) if lesson.focus else None
+            kind = focus.outcome if focus is not None and focus.outcome in ("better", "worse") else ""
+            found = [f"{what}: {who}" for _, what, who in lesson.seen_on(each)]
+            said = capital("; ".join(found) or f"nothing was compared with {baseline}") + "."
+            if (asked := ASKED[each.asked]) and not each.is_general:
+                said = html.markup("<strong>In {asked}:</strong> {said}", asked=asked, said=said)
+            inside.append(html.text(said, kind=f"said {kind}"))
+            inside += [html.remark(context)] if (context := lesson.context_of(each)) else []
         parts.append(html.box("answer", inside))
         nothing = html.remark(theme[0].no_picture)
         if number == first:
@@ -151,19 +158,6 @@ def _answer(lesson: LessonFacts, drawn: Sequence[Sequence[Picture]], first: int 
     if sum(map(bool, drawn)) > 1:
         parts.append(_legend(lesson))
     return Section(id="answer", nav="answer", title="The task, or its wording?", parts=parts)
-
-
-def _sentence(lesson: LessonFacts, each: Evaluated) -> list[Markup]:
-    """What one evaluation says, marked by what the arm in focus came to, and the scale beside it."""
-    focus = each.of(lesson.focus) if lesson.focus else None
-    kind = focus.outcome if focus is not None and focus.outcome in ("better", "worse") else ""
-    found = [f"{what}: {who}" for _, what, who in lesson.seen_on(each)]
-    said = capital("; ".join(found) or f"nothing was compared with {lesson.baseline}") + "."
-    asked = ASKED[each.asked]
-    if asked and not each.is_general:
-        said = html.markup("<strong>In {asked}:</strong> {said}", asked=asked, said=said)
-    context = lesson.context_of(each)
-    return [html.text(said, kind=f"said {kind}"), *([html.remark(context)] if context else [])]
 
 
 def _values(lesson: LessonFacts) -> Section:
