@@ -303,9 +303,19 @@ def _alone(comparison: ComparisonFacts, pool: pl.DataFrame, chosen: dict[str, li
     about = "No other method chose these; the random draw is left aside, since its choice means nothing."
     parts: list[Part] = [html.heading("Examples that only one method chose"), html.text(about)]
     times = Counter(name for ids in others.values() for name in set(ids))
+    told = pool.head(0)
+    if comparison.examples is not None:
+        told = pool.join(comparison.examples.select(pl.col("id").cast(pl.String), "messages"), on="id")
     for method, taken in others.items():
-        ids = [name for name in taken if times[name] == 1]
-        if excerpts := _excerpts(comparison, pool, method, ids[:SHOWN_EXAMPLES]):
+        ids, excerpts = [name for name in taken if times[name] == 1], []
+        shown = _by_id(ids[:SHOWN_EXAMPLES]).join(told, on="id", maintain_order="left")
+        for example in shown.iter_rows(named=True):
+            losses = {"its score": example.get(method), "loss before": example.get("loss_before")}
+            figures = [(name, decimal(value)) for name, value in losses.items() if finite(value) is not None]
+            figures += [("response tokens", count(finite(example["response_tokens"]))), ("id", example["id"])]
+            note, turns = f"chosen by {method} only", html.turns_of(example["messages"])
+            excerpts.append(html.excerpt(example["source"], turns, note=note, figures=figures, style="kept"))
+        if excerpts:
             which = f"{count(len(ids))} of {count(len(taken))} chosen by no other"
             summary = f"{method}: {which}{first_of_all(len(excerpts), len(ids))}"
             parts.append(html.fold(summary, excerpts, style="only"))
@@ -316,64 +326,42 @@ def _alone(comparison: ComparisonFacts, pool: pl.DataFrame, chosen: dict[str, li
     return parts
 
 
-def _excerpts(
-    comparison: ComparisonFacts, pool: pl.DataFrame, method: str, ids: Sequence[str]
-) -> list[Markup]:
-    if comparison.examples is None:
-        return []
-    texts = comparison.examples.select(pl.col("id").cast(pl.String), "messages")
-    rows = _by_id(ids).join(pool, on="id", maintain_order="left").join(texts, on="id", maintain_order="left")
-    excerpts = []
-    for example in rows.iter_rows(named=True):
-        losses = {"its score": example.get(method), "loss before": example.get("loss_before")}
-        figures = [(name, decimal(value)) for name, value in losses.items() if finite(value) is not None]
-        figures += [("response tokens", count(finite(example["response_tokens"]))), ("id", example["id"])]
-        note = f"chosen by {method} only"
-        turns = html.turns_of(example["messages"])
-        excerpts.append(html.excerpt(example["source"], turns, note=note, figures=figures, style="kept"))
-    return excerpts
-
-
 def _sources(comparison: ComparisonFacts) -> Section:
     """Say where an effect comes from, without verdicts."""
-    tables = [_source_table(comparison, each) for each in comparison.evaluated]
-    parts: list[Part] = [table for table in tables if table is not None]
-    if parts:
-        about = (
-            f"Mean difference to {comparison.standard} {comparison.at_largest}, by source of the evaluation items. These are figures "
-            "without intervals: they show where to look, and decide nothing."
+    tables = []
+    for each in comparison.evaluated:
+        here = (pl.col("evaluation") == each.label) & (pl.col("budget_tokens") == comparison.budget)
+        results = comparison.results.filter(here & pl.col("value").is_finite()).with_columns(
+            pl.col("source").cast(pl.String).fill_null("unknown"), pl.col("value").cast(pl.Float64)
         )
-        parts.insert(0, html.text(about))
+        is_random = pl.col("method") == comparison.baseline
+        base = results.filter(is_random).select("seed", "id", base="value")
+        pairs = results.filter(~is_random).join(base, on=["seed", "id"])
+        sizes = pairs.group_by("source").agg(items=pl.col("id").n_unique())
+        sizes = sizes.sort("items", "source", descending=[True, False])
+        if sizes.height < 2:  # all are of one source
+            continue
+        shown = sizes.head(SHOWN_ITEM_SOURCES).rows()
+        means = pairs.group_by("method", "source").agg(mean=(pl.col("value") - pl.col("base")).mean())
+        found = {(method, source): finite(mean) for method, source, mean in means.iter_rows()}
+        hidden = sizes.height - len(shown)
+        caption = f"Difference per source on {each.label} ({each.unit}, {each.side})"
+        table = html.table(
+            caption + (f"; {plural(hidden, 'smaller source')} left out" if hidden else ""),
+            ["method", *(html.head_cell(source, plural(items, "item")) for source, items in shown)],
+            [
+                [method, *(each.signed(found.get((method, source))) for source, _ in shown)]
+                for method in comparison.contestants[1:]
+            ],
+            label=caption,
+        )
+        tables.append(table)
+    about = (
+        f"Mean difference to {comparison.standard} {comparison.at_largest}, by source of the evaluation items. These are figures "
+        "without intervals: they show where to look, and decide nothing."
+    )
+    parts = [html.text(about), *tables] if tables else []
     return Section(id="sources", nav="sources", title="Differences per source", parts=parts)
-
-
-def _source_table(comparison: ComparisonFacts, each: Evaluated) -> Markup | None:
-    """Return mean differences by source of the items; None where all are of one."""
-    here = (pl.col("evaluation") == each.label) & (pl.col("budget_tokens") == comparison.budget)
-    results = comparison.results.filter(here & pl.col("value").is_finite()).with_columns(
-        pl.col("source").cast(pl.String).fill_null("unknown"), pl.col("value").cast(pl.Float64)
-    )
-    is_random = pl.col("method") == comparison.baseline
-    base = results.filter(is_random).select("seed", "id", base="value")
-    pairs = results.filter(~is_random).join(base, on=["seed", "id"])
-    sizes = pairs.group_by("source").agg(items=pl.col("id").n_unique())
-    sizes = sizes.sort("items", "source", descending=[True, False])
-    if sizes.height < 2:
-        return None
-    shown = sizes.head(SHOWN_ITEM_SOURCES).rows()
-    means = pairs.group_by("method", "source").agg(mean=(pl.col("value") - pl.col("base")).mean())
-    found = {(method, source): finite(mean) for method, source, mean in means.iter_rows()}
-    hidden = sizes.height - len(shown)
-    caption = f"Difference per source on {each.label} ({each.unit}, {each.side})"
-    return html.table(
-        caption + (f"; {plural(hidden, 'smaller source')} left out" if hidden else ""),
-        ["method", *(html.head_cell(source, plural(items, "item")) for source, items in shown)],
-        [
-            [method, *(each.signed(found.get((method, source))) for source, _ in shown)]
-            for method in comparison.contestants[1:]
-        ],
-        label=caption,
-    )
 
 
 def _in_pool(overlap: pl.DataFrame) -> list[Part]:
