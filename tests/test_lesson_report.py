@@ -6,13 +6,14 @@ import re
 from dataclasses import replace
 from functools import cache
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 import pytest
 
 from learnable.experiments import RATIOS, Measured, arm_table, buffering
-from learnable.pages import LessonFacts, Question
+from learnable.pages import LessonFacts
 from learnable.pages import lesson_facts as answers
 from learnable.pages.lesson import render_lesson, shelves
 from learnable.pages.lesson_concepts import concepts_section
@@ -22,6 +23,15 @@ from learnable.pages.lesson_pictures import SHOWN_POINTS, both_ends
 from learnable.pages.page import Panels
 from learnable.runs.price import Cost
 from test_reporting import EVIL, Page
+
+
+class Question(NamedTuple):
+    """An evaluation: its label in the table, its name without what is asked, and how it asks."""
+
+    label: str
+    name: str
+    asked: str
+
 
 FORMAT, LOSS = "format@keys=thought,label", "heldout"
 UNITS = {FORMAT: ("share correct", True), LOSS: ("nats per token", False)}
@@ -66,7 +76,7 @@ def make_lesson(
         labels=arms,
         inits=dict.fromkeys(arms, "description"),
         baseline=baseline,
-        questions=questions,
+        questions={each.label: (each.name, each.asked) for each in questions},
         task=20,
         tests=items,
         buffer=80,
@@ -628,7 +638,7 @@ def test_one_text_that_two_evaluations_graded_is_shown_once() -> None:
     table = facts.table.filter(evaluation=QUESTIONS[0].label).with_columns(evaluation=pl.lit(other.label))
     twice = replace(
         facts,
-        questions=(*facts.questions, other),
+        questions=facts.questions | {other.label: (other.name, other.asked)},
         table=pl.concat([facts.table, table]),
         samples=pl.concat([facts.samples, again]),
     )
@@ -689,8 +699,7 @@ def several_untuned() -> LessonFacts:
 def elsewhere() -> LessonFacts:
     label = "exact_match:gsm.jsonl"
     facts = small()
-    asked = Question(label=label, name=label, asked="elsewhere")
-    return replace(facts, questions=[*facts.questions, asked],
+    return replace(facts, questions=facts.questions | {label: (label, "elsewhere")},
                    table=pl.concat([facts.table, facts.table.filter(evaluation=QUESTIONS[0].label).with_columns(evaluation=pl.lit(label))]))  # fmt: skip
 
 
@@ -734,7 +743,7 @@ def evil() -> LessonFacts:
         model=EVIL,
         settings={EVIL: EVIL},
         tokens=[EVIL],
-        questions=[replace(each, name=each.name + EVIL) for each in facts.questions],
+        questions={label: (name + EVIL, asked) for label, (name, asked) in facts.questions.items()},
         concepts=facts.concepts.with_columns(token=pl.lit(EVIL), words=pl.col("words") + EVIL),
         samples=facts.samples.with_columns(**text),
         wordings=facts.wordings.with_columns(text=pl.lit(EVIL)),

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from learnable.cli.listing import Details, Entry, Tables
+from learnable.cli.listing import Entry, Tables
 from learnable.commands.doctor import Diagnosis
 from learnable.commands.explore import Page
 from learnable.commands.select import DROPPED
@@ -60,7 +60,7 @@ def show(result: Any) -> None:
     console = _RowConsole()
     if isinstance(result, Tables):
         _show_tables(result)
-    elif isinstance(result, Details):
+    elif isinstance(result, list):
         _show_details(result)
     elif isinstance(result, Diagnosis):
         for line in result.lines():
@@ -81,6 +81,8 @@ def document(result: Any) -> dict[str, Any]:
     """Return what a command returned as an object of JSON types; NaN and infinity become null."""
     if isinstance(result, Tables):
         return dict(_plain(result.kinds))
+    if isinstance(result, list):
+        return {"entries": _plain(result)}
     if isinstance(result, Diagnosis):
         return {"healthy": result.healthy, **_plain(result)}
     if isinstance(result, Page):
@@ -165,12 +167,12 @@ def _overview(entries: Sequence[Entry], *, one_line: bool) -> Table:
     return table
 
 
-def _show_details(details: Details) -> None:
+def _show_details(entries: Sequence[Entry]) -> None:
     """Print all about one name: what it does, needs and costs, how it is written, and its settings."""
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=100)
-    for entry in details.entries:
+    for entry in entries:
         article = "an" if entry.kind[0] in "aeiou" else "a"
         console.print(Text.assemble((entry.name, "bold"), f", {article} {entry.kind}"))
         more = entry.more if entry.more.startswith(entry.about) else f"{entry.about}\n\n{entry.more}".strip()

@@ -348,7 +348,7 @@ def gather_lesson(taught: Outcome, *, title: str, command: str) -> pages.LessonF
         labels=facts["arms"],
         inits=facts.get("inits", {}),
         baseline=str(facts["baseline"]),
-        questions=[_question(label) for label in facts["evaluations"]],
+        questions={label: _question(label) for label in facts["evaluations"]},
         general_from_buffer=facts.get("general from buffer"),
         example=example,
         made=made,
@@ -364,8 +364,6 @@ def _frame(folder: Path, name: str) -> pl.DataFrame | None:
     return None if frame.is_empty() else frame
 
 
-def _question(label: str) -> pages.Question:
-    for asked, words in ENDINGS.items():
-        if label.endswith(words):
-            return pages.Question(label=label, name=label.removesuffix(words), asked=asked)
-    return pages.Question(label=label, name=label, asked="elsewhere")
+def _question(label: str) -> tuple[str, pages.Asked]:
+    ending = next(((asked, words) for asked, words in ENDINGS.items() if label.endswith(words)), None)
+    return (label, "elsewhere") if ending is None else (label.removesuffix(ending[1]), ending[0])

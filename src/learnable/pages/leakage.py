@@ -1,7 +1,8 @@
 """The page of a leakage test: the verdict, how often it would err, a table by subject, and the items that stand out."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from math import isfinite
 from typing import Any
 
@@ -52,10 +53,11 @@ class LeakageFacts:
     hit: str
     command: str
     onward: Sequence[tuple[str, str]] = ()
-    counted: pl.DataFrame = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "counted", self.items.filter("counted"))
+    @cached_property
+    def counted(self) -> pl.DataFrame:
+        """The items that count in the verdict."""
+        return self.items.filter("counted")
 
 
 def render_leakage(facts: LeakageFacts) -> str:

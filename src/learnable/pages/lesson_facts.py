@@ -31,22 +31,13 @@ BUFFERED = ("delia", "no_paraphrases")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Question:
-    """An evaluation: its ``label`` in the table, its ``name`` without what is asked, and how it asks."""
-
-    label: str
-    name: str
-    asked: Asked
-
-
-@dataclass(frozen=True, kw_only=True)
 class LessonFacts(ContestFacts):
     """All that a report says about one lesson.
 
     Args:
         labels: The arms, in the order asked for; each begins with the name of its mixture.
         inits: How new tokens begin in each arm, where that was recorded.
-        questions: The evaluations, in the order of the table.
+        questions: Of each evaluation, by its label in the table, the name without what is asked, and how it asks.
         task: Rows that were trained on.
         tests: Rows that were asked.
         buffer: Rows of the buffer that could be mixed in.
@@ -66,7 +57,7 @@ class LessonFacts(ContestFacts):
     asked_of: str = "the task"
     labels: Sequence[str]
     inits: Mapping[str, str | None] = field(default_factory=dict)
-    questions: Sequence[Question]
+    questions: Mapping[str, tuple[str, Asked]]
     task: int
     tests: int
     buffer: int
@@ -87,9 +78,9 @@ class LessonFacts(ContestFacts):
 
     def described(self, label: str) -> dict[str, Any]:
         """Return how an evaluation asks, and under which name."""
-        names = shortened([each.name for each in self.questions])
-        asked = next(each for each in self.questions if each.label == label)
-        return {"name": names[asked.name], "setting": asked.name, "asked": asked.asked}
+        setting, asked = self.questions[label]
+        names = shortened([name for name, _ in self.questions.values()])
+        return {"name": names[setting], "setting": setting, "asked": asked}
 
     def context_of(self, each: Evaluated) -> str:
         """Say beside what training did what DELIA came to against as many tokens."""

@@ -263,7 +263,7 @@ def _mean_with_interval(values: pl.Series) -> str:
 
 def _read(facts: SelectionFacts) -> Section:
     parts: list[Part] = []
-    texts = pl.DataFrame(schema=("id", "messages")) if facts.examples is None else facts.examples
+    texts = pl.DataFrame() if facts.examples is None else facts.examples
     for title, about, frame in to_read(facts):
         here = texts.select(pl.col("id").cast(pl.String), "messages").join(frame, on="id", how="semi")
         messages = dict(here.iter_rows())
