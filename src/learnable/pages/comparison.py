@@ -108,30 +108,26 @@ def answer_section(contest: ContestFacts) -> Section:
     parts: list[Part] = [html.text(contest.fair or f"Every arm stands against {contest.baseline}.")]
     if contest.findings:
         parts.append(html.bullets(contest.findings))
-    parts += [_answer_of(contest, each) for each in contest.evaluated]
-    return Section(id="answer", nav="answer", title=contest.question, parts=parts)
-
-
-def _answer_of(contest: ContestFacts, each: Evaluated) -> Markup:
-    """Return a box that says what was seen on one evaluation."""
     form = "<strong>{what}:</strong> {who}"
-    trainings = max((line.seeds for line in each.compared), default=each.baseline.seeds)
-    items, times = plural(each.items, "item"), plural(trainings, "training")
-    of_each = f" of each {contest.arm_word}" if each.compared else ""
-    about = f"{each.unit}, {each.side}" + (f"; {items} graded, {times}{of_each}" if each.items else "")
-    said = [
-        (
-            outcome if outcome in ("better", "worse") else "",
-            html.markup(form, what=capital(what), who=html.eased(who)),
-        )
-        for outcome, what, who in contest.seen_on(each)
-    ]
-    inside = [html.remark(about), *([html.bullets(said)] if said else [])]
-    if context := contest.context_of(each):
-        inside.append(html.remark(context) if said else html.text(context))
-    elif not said:
-        inside.append(html.text("It has no value: see what to distrust."))
-    return html.box("answer", [html.heading(each.label), *inside])
+    for each in contest.evaluated:
+        trainings = max((line.seeds for line in each.compared), default=each.baseline.seeds)
+        items, times = plural(each.items, "item"), plural(trainings, "training")
+        of_each = f" of each {contest.arm_word}" if each.compared else ""
+        about = f"{each.unit}, {each.side}" + (f"; {items} graded, {times}{of_each}" if each.items else "")
+        said = [
+            (
+                outcome if outcome in ("better", "worse") else "",
+                html.markup(form, what=capital(what), who=html.eased(who)),
+            )
+            for outcome, what, who in contest.seen_on(each)
+        ]
+        inside = [html.heading(each.label), html.remark(about), *([html.bullets(said)] if said else [])]
+        if context := contest.context_of(each):
+            inside.append(html.remark(context) if said else html.text(context))
+        elif not said:
+            inside.append(html.text("It has no value: see what to distrust."))
+        parts.append(html.box("answer", inside))
+    return Section(id="answer", nav="answer", title=contest.question, parts=parts)
 
 
 def differences_section(

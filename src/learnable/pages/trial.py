@@ -40,15 +40,14 @@ def render_trial(trial: TrialFacts) -> str:
         Section(id="arms", nav="arms", title="The arms", parts=[html.terms(about, kind="ways")]),
         answer_section(trial),
         differences_section(
-            trial,
-            above,
-            lambda each: ranked_rows(each, each.lines),
-            title=f"Differences to {trial.baseline}",
+            trial, above, lambda each: ranked_rows(each, each.lines), title=f"Differences to {trial.baseline}"
         ),
         *([] if trial.order is None else [imbalance_section(trial.order, confidence=trial.confidence)]),
         _tables(trial),
         warnings_section(looked, nav="distrust"),
-        _method(trial),
+        method_section(
+            trial, first=trial.alike, widened_for=f"arms beside {trial.baseline}", last=trial.notes
+        ),
     ]
     evaluations = len(trial.evaluated)
     return write_page(
@@ -107,12 +106,6 @@ def _figure(value: float | str | None) -> str:
     if isinstance(value, float):
         return decimal(value, 3 if abs(value) >= FINE else 5)
     return NOTHING if value is None else count(value)
-
-
-def _method(trial: TrialFacts) -> Section:
-    return method_section(
-        trial, first=trial.alike, widened_for=f"arms beside {trial.baseline}", last=trial.notes
-    )
 
 
 SHOWN_STEPS = 150
