@@ -225,10 +225,8 @@ def seconds(comparison: ComparisonFacts) -> Picture | None:
     ]
     if not any(value["stage"] != "training" for value in values):
         return None
-    names, scale = (
-        [snippet(line.arm) for line in lines],
-        alt.Scale(domain=[*STAGES], range=[*STAGES.values()]),
-    )
+    names = [snippet(line.arm) for line in lines]
+    scale = alt.Scale(domain=[*STAGES], range=[*STAGES.values()])
     bars = drawn(*values).mark_bar(cornerRadius=1)
     chart = bars.encode(
         y=alt.Y("method:N", sort=names, title=None, axis=alt.Axis(labelLimit=130)),

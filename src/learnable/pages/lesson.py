@@ -309,10 +309,8 @@ def _cost(lesson: LessonFacts) -> Section:
         made = [
             (name, by, count(cost.tokens or None), duration(cost.seconds)) for name, by, cost in lesson.made
         ]
-        caption, head = (
-            "What the material took to make, when it was made",
-            ["material", "by", "tokens", "time"],
-        )
+        caption = "What the material took to make, when it was made"
+        head = ["material", "by", "tokens", "time"]
         parts.append(html.table(caption, head, made, label="Cost of the material", worded=(1,)))
     parts += lesson.took
     return Section(id="cost", nav="cost", title="What it took", parts=parts)
