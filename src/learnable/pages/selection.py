@@ -317,13 +317,10 @@ def _left_out(facts: SelectionFacts) -> Section:
         parts.append(html.table(caption, head, why, label="Reasons", heads=1, worded=(0, 1)))
     else:
         parts.append(html.remark("Nothing was left out."))
+    lost = facts.unread.head(SHOWN_INSTANCES).select("place", "reason").rows()
     form = '<code>{place}</code> <span dir="auto">{why}</span>'
     for name, whole, items in (
-        (
-            "Rows that could not be read",
-            unread,
-            facts.unread.head(SHOWN_INSTANCES).select("place", "reason").rows(),
-        ),
+        ("Rows that could not be read", unread, lost),
         ("Examples without a score", facts.undefined.height, undefined_places(facts)),
     ):
         if items:
