@@ -6,14 +6,14 @@ import re
 from dataclasses import replace
 from functools import cache
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 import pytest
 
 from learnable.experiments import RATIOS, Measured, arm_table, buffering
-from learnable.mixing import MIXTURES
-from learnable.pages import LessonFacts, Question, Way
+from learnable.pages import LessonFacts
 from learnable.pages import lesson_facts as answers
 from learnable.pages.lesson import render_lesson, shelves
 from learnable.pages.lesson_concepts import concepts_section
@@ -23,6 +23,15 @@ from learnable.pages.lesson_pictures import SHOWN_POINTS, both_ends
 from learnable.pages.page import Panels
 from learnable.runs.price import Cost
 from test_reporting import EVIL, Page
+
+
+class Question(NamedTuple):
+    """An evaluation: its label in the table, its name without what is asked, and how it asks."""
+
+    label: str
+    name: str
+    asked: str
+
 
 FORMAT, LOSS = "format@keys=thought,label", "heldout"
 UNITS = {FORMAT: ("share correct", True), LOSS: ("nats per token", False)}
@@ -53,9 +62,8 @@ def make_lesson(
     levels: dict[str, dict[str, float]] | None = None,
 ) -> LessonFacts:
     """A lesson of known values: 20 rows of the task, a buffer of 80, gradients that are measured by hand."""
-    ways = [_way(label) for label in arms]
     baseline = "common" if "common" in arms else next(label for label in arms if label != "untuned")
-    trained = pl.DataFrame([_arm(way, seed) for way in ways for seed in range(seeds if way.mixture != "untuned" else 1)],
+    trained = pl.DataFrame([_arm(label, seed) for label in arms for seed in range(1 if label.startswith("untuned") else seeds)],
                            schema_overrides={"model": pl.String})  # fmt: skip
     results = _results(trained, questions, levels or LEVELS, items)
     measured = [Measured(label=each.label, unit=UNITS[each.name][0], higher_is_better=UNITS[each.name][1]) for each in questions]  # fmt: skip
@@ -65,9 +73,10 @@ def make_lesson(
         model="SmolLM2-135M-Instruct",
         confidence=0.95,
         settings={"method": "lora", "epochs": 1.0},
-        ways=ways,
+        labels=arms,
+        inits=dict.fromkeys(arms, "description"),
         baseline=baseline,
-        questions=questions,
+        questions={each.label: (each.name, each.asked) for each in questions},
         task=20,
         tests=items,
         buffer=80,
@@ -96,18 +105,12 @@ def make_lesson(
     )  # fmt: skip
 
 
-def _way(label: str) -> Way:
-    mixture = label.partition("@")[0]
-    about = "the model as it is" if mixture == "untuned" else MIXTURES[mixture].about
-    return Way(label=label, mixture=mixture, about=about, init="description")
-
-
-def _arm(way: Way, seed: int) -> dict:
-    examples, task = SIZES.get(way.mixture, (0, 0))
+def _arm(label: str, seed: int) -> dict:
+    examples, task = SIZES.get(label.partition("@")[0], (0, 0))
     tokens = examples * ROW_TOKENS
-    return {"arm": way.label, "seed": seed, "examples": examples, "task_examples": task, "stages": 1, "tokens": tokens,
+    return {"arm": label, "seed": seed, "examples": examples, "task_examples": task, "stages": 1, "tokens": tokens,
             "response_tokens": tokens // 2, "steps": examples // 4, "seconds": tokens / 100,
-            "model": f"{way.label}-{seed}" if tokens else None}  # fmt: skip
+            "model": f"{label}-{seed}" if tokens else None}  # fmt: skip
 
 
 def _results(arms: pl.DataFrame, questions: tuple[Question, ...], levels, items: int) -> pl.DataFrame:
@@ -635,7 +638,7 @@ def test_one_text_that_two_evaluations_graded_is_shown_once() -> None:
     table = facts.table.filter(evaluation=QUESTIONS[0].label).with_columns(evaluation=pl.lit(other.label))
     twice = replace(
         facts,
-        questions=(*facts.questions, other),
+        questions=facts.questions | {other.label: (other.name, other.asked)},
         table=pl.concat([facts.table, table]),
         samples=pl.concat([facts.samples, again]),
     )
@@ -696,8 +699,7 @@ def several_untuned() -> LessonFacts:
 def elsewhere() -> LessonFacts:
     label = "exact_match:gsm.jsonl"
     facts = small()
-    asked = Question(label=label, name=label, asked="elsewhere")
-    return replace(facts, questions=[*facts.questions, asked],
+    return replace(facts, questions=facts.questions | {label: (label, "elsewhere")},
                    table=pl.concat([facts.table, facts.table.filter(evaluation=QUESTIONS[0].label).with_columns(evaluation=pl.lit(label))]))  # fmt: skip
 
 
@@ -741,7 +743,7 @@ def evil() -> LessonFacts:
         model=EVIL,
         settings={EVIL: EVIL},
         tokens=[EVIL],
-        questions=[replace(each, name=each.name + EVIL) for each in facts.questions],
+        questions={label: (name + EVIL, asked) for label, (name, asked) in facts.questions.items()},
         concepts=facts.concepts.with_columns(token=pl.lit(EVIL), words=pl.col("words") + EVIL),
         samples=facts.samples.with_columns(**text),
         wordings=facts.wordings.with_columns(text=pl.lit(EVIL)),

@@ -65,7 +65,7 @@ def general_from_buffer() -> LessonFacts:
 
 def random_rows() -> LessonFacts:
     facts = small()
-    return replace(facts, ways=[replace(way, init="random") for way in facts.ways])
+    return replace(facts, inits=dict.fromkeys(facts.labels, "random"))
 
 
 def some_ungraded() -> LessonFacts:
@@ -114,9 +114,7 @@ def test_what_to_distrust(make, said: str) -> None:
 
 def test_what_could_not_be_looked_for_is_said() -> None:
     facts = small()
-    unknown = replace(
-        facts, general_from_buffer=None, diversity={}, ways=[replace(way, init=None) for way in facts.ways]
-    )
+    unknown = replace(facts, general_from_buffer=None, diversity={}, inits={})
     page = Page(render_lesson(unknown))
     assert "few wordings, forgetting asked on the buffer, tokens that begin at random" in page.plain
 

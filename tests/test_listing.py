@@ -83,7 +83,7 @@ def test_every_option_of_a_recipe_is_listed_with_what_it_is_for(name):
 
 
 def test_one_thing_has_its_settings_with_defaults_and_what_they_are_for():
-    (entry,) = listing.listed("ifd").entries
+    (entry,) = listing.listed("ifd")
     ratio, floor = entry.settings
     assert (ratio.name, ratio.default, ratio.takes) == ("ratio", "loss", "loss, perplexity")
     assert floor.default == 1e-6
@@ -92,7 +92,7 @@ def test_one_thing_has_its_settings_with_defaults_and_what_they_are_for():
 
 
 def test_a_setting_is_explained_by_the_class_it_comes_from():
-    (entry,) = listing.listed("soft_learnability").entries
+    (entry,) = listing.listed("soft_learnability")
     assert [(each.name, each.default) for each in entry.settings] == [
         ("power", 0.5),
         ("floor", 1e-6),
@@ -102,13 +102,13 @@ def test_a_setting_is_explained_by_the_class_it_comes_from():
 
 
 def test_a_name_of_two_kinds_shows_both():
-    assert [entry.kind for entry in listing.listed("delia").entries] == ["recipe", "mixture"]
+    assert [entry.kind for entry in listing.listed("delia")] == ["recipe", "mixture"]
 
 
 def test_groups_of_a_recipe_are_written_with_a_dot_and_carry_its_own_values():
-    settings = {setting.name: setting for setting in listing.listed("delia").entries[0].settings}
+    settings = {setting.name: setting for setting in listing.listed("delia")[0].settings}
     assert settings["--learning-rate"].default == 0.0005
     assert settings["--rank"].default == 16
     assert settings["--wordings"].about == "Rewrites of each instruction."
-    settings = {setting.name: setting for setting in listing.listed("compare").entries[0].settings}
+    settings = {setting.name: setting for setting in listing.listed("compare")[0].settings}
     assert settings["--tuning.rank"].default == 16

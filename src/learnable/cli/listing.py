@@ -64,13 +64,6 @@ class Tables:
     kinds: Mapping[str, list[Entry]]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Details:
-    """Everything about the entries of one name: usually one, but a recipe and a mixture may share it."""
-
-    entries: list[Entry]
-
-
 class Listing(NamedTuple):
     """A kind of things that can be named.
 
@@ -85,7 +78,7 @@ class Listing(NamedTuple):
     about: Callable[[Any], str] | None = None
 
 
-def listed(what: str | None = None) -> Tables | Details:
+def listed(what: str | None = None) -> Tables | list[Entry]:
     """List recipes, scorers, selectors, evaluators and all else that has a name: what it does, needs and costs.
 
     Args:
@@ -98,7 +91,8 @@ def listed(what: str | None = None) -> Tables | Details:
         return Tables(kinds=everything)
     names = [entry.name for found in everything.values() for entry in found]
     if what in names:
-        return Details(entries=[each for found in everything.values() for each in found if each.name == what])
+        # Usually one, but a recipe and a mixture may share a name.
+        return [each for found in everything.values() for each in found if each.name == what]
     close = did_you_mean(what, [*KINDS, *names])
     raise UsageError(
         f"nothing is called {what!r}",

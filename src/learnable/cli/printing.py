@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from learnable.cli.listing import Details, Entry, Tables
+from learnable.cli.listing import Entry, Tables
 from learnable.commands.doctor import Diagnosis
 from learnable.commands.explore import Page
 from learnable.commands.select import DROPPED
@@ -60,7 +60,7 @@ def show(result: Any) -> None:
     console = _RowConsole()
     if isinstance(result, Tables):
         _show_tables(result)
-    elif isinstance(result, Details):
+    elif isinstance(result, list):
         _show_details(result)
     elif isinstance(result, Diagnosis):
         for line in result.lines():
@@ -81,6 +81,8 @@ def document(result: Any) -> dict[str, Any]:
     """Return what a command returned as an object of JSON types; NaN and infinity become null."""
     if isinstance(result, Tables):
         return dict(_plain(result.kinds))
+    if isinstance(result, list):
+        return {"entries": _plain(result)}
     if isinstance(result, Diagnosis):
         return {"healthy": result.healthy, **_plain(result)}
     if isinstance(result, Page):
@@ -165,12 +167,12 @@ def _overview(entries: Sequence[Entry], *, one_line: bool) -> Table:
     return table
 
 
-def _show_details(details: Details) -> None:
+def _show_details(entries: Sequence[Entry]) -> None:
     """Print all about one name: what it does, needs and costs, how it is written, and its settings."""
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=100)
-    for entry in details.entries:
+    for entry in entries:
         article = "an" if entry.kind[0] in "aeiou" else "a"
         console.print(Text.assemble((entry.name, "bold"), f", {article} {entry.kind}"))
         more = entry.more if entry.more.startswith(entry.about) else f"{entry.about}\n\n{entry.more}".strip()
@@ -236,11 +238,7 @@ def _show_contest(console: Console, outcome: Outcome, *, warned: bool = False) -
     """Print the table of a comparison, a lesson or a recipe's arms, and what must be known to read it, where no page warns of it."""
     facts, arms = outcome.facts, outcome.verb not in ("compare", "prefer")
     merged = outcome.verb == "run merge"
-    who, baseline, first = (
-        ("arm", facts["baseline"], [])
-        if arms
-        else ("method", facts.get("baseline", "random"), ["budget_tokens"])
-    )
+    who, baseline = "arm" if arms else "method", facts.get("baseline", "random")
     if not outcome.ran:
         console.print("was done already")
     if outcome.verb == "run ado":
@@ -249,7 +247,7 @@ def _show_contest(console: Console, outcome: Outcome, *, warned: bool = False) -
     for part in table.partition_by("evaluation", maintain_order=True):
         higher, items = bool(part["higher_is_better"][0]), max(part["items"])
         better = f"{'higher' if higher else 'lower'} is better"
-        order = part.sort(*first, "value", descending=[*[False] * len(first), higher], nulls_last=True)
+        order = part.sort("budget_tokens", "value", descending=[False, higher], nulls_last=True)
         _print_table(
             console,
             f"{part['evaluation'][0]} ({part['unit'][0]}, {better}, {items:,} items)",
@@ -364,23 +362,22 @@ def _show_figures(console: Console, by_verb: Mapping[str, Outcome]) -> None:
     if "run rft" in by_verb:
         _show_outcome(console, by_verb["run rft"])
     if "suspects" in by_verb:
-        _show_suspects(console, by_verb["suspects"])
+        found = by_verb["suspects"]
+        facts = found.facts
+        title = (
+            f"{facts['suspects']:,} of {facts['rows']:,} rows look wrong; {facts['sure']:,} are in bans.txt"
+        )
+        lines = [(name, f"{number:,}") for name, number in facts["by check"].items()]
+        _print_table(console, title, ("check", "suspects"), lines)
+        for name, file in SUSPECTS.items():
+            console.print(f"{name}: {found.folder / file}")
+        if facts["sure"]:
+            console.print(f"write all other rows: {facts['next']}")
         if again := by_verb["load"].facts["duplicates"]:
             where = by_verb["load"].folder / "rows.parquet"
             console.print(
                 f"{again:,} more {'row repeats' if again == 1 else 'rows repeat'} another to the letter: {where}"
             )
-
-
-def _show_suspects(console: Console, outcome: Outcome) -> None:
-    facts = outcome.facts
-    title = f"{facts['suspects']:,} of {facts['rows']:,} rows look wrong; {facts['sure']:,} are in bans.txt"
-    lines = [(name, f"{number:,}") for name, number in facts["by check"].items()]
-    _print_table(console, title, ("check", "suspects"), lines)
-    for name, file in SUSPECTS.items():
-        console.print(f"{name}: {outcome.folder / file}")
-    if facts["sure"]:
-        console.print(f"write all other rows: {facts['next']}")
 
 
 def _selected(outcome: Outcome) -> Iterator[str]:

@@ -72,6 +72,7 @@ def order(
 
     def work(folder: Path) -> Finished:
         from learnable.models.rendering import Renderer
+        from learnable.pages.imbalance import render_imbalance
 
         given = rows_of(pool, pool_step)
         rendered = given.rendered(Renderer.of(network.ref), max_length=longest)
@@ -82,7 +83,13 @@ def order(
         frame, tokens = losses_by_order(network, rendered, ordered, store=Store(Path(store)))
         write_frame(frame, folder / "order.parquet")
         slopes = slopes_of(frame, confidence=confidence)
-        _write_page(folder, frame, base, settings[0], confidence)
+        shared = {
+            name: value
+            for name, value in asdict(settings[0]).items()
+            if name not in ORDER and value is not None
+        }
+        page = render_imbalance(frame, model=base, settings=shared, confidence=confidence)
+        write_text(folder / "report.html", page)
         return Finished(facts=slope_facts(slopes) | {"report": str(folder / "report.html")}, tokens=tokens)
 
     step = Step(
@@ -149,16 +156,6 @@ def slope_facts(slopes: dict[str, Imbalance]) -> dict[str, str]:
         )
         for which, each in slopes.items()
     }
-
-
-def _write_page(folder: Path, frame: pl.DataFrame, model: str, tuning: Tuning, confidence: float) -> None:
-    from learnable.pages.imbalance import render_imbalance
-
-    settings = {
-        name: value for name, value in asdict(tuning).items() if name not in ORDER and value is not None
-    }
-    page = render_imbalance(frame, model=model, settings=settings, confidence=confidence)
-    write_text(folder / "report.html", page)
 
 
 def _settings(trained: Outcome) -> Reference:

@@ -18,7 +18,6 @@ from learnable.commands.onward import after_contest, after_selection
 from learnable.commands.options import DryRun, Flat, Output, StoreFolder
 from learnable.errors import ModelError, StoreError, TrainError, UsageError
 from learnable.experiments import UNTUNED
-from learnable.mixing import MIXTURES
 from learnable.objects.given import finished
 from learnable.objects.passes import Passes
 from learnable.objects.reporting import TOKEN_EXAMPLES, pulled_in, selection_facts, some, spread_of
@@ -346,9 +345,10 @@ def gather_lesson(taught: Outcome, *, title: str, command: str) -> pages.LessonF
     given: dict[str, Any] = {name: facts[name] for name in TAKEN}
     given |= {name: _frame(taught.folder, name) for name in ("concepts", "samples", "buffering", "wordings")}
     return pages.LessonFacts(
-        ways=[_way(label, facts.get("inits", {}).get(label)) for label in facts["arms"]],
+        labels=facts["arms"],
+        inits=facts.get("inits", {}),
         baseline=str(facts["baseline"]),
-        questions=[_question(label) for label in facts["evaluations"]],
+        questions={label: _question(label) for label in facts["evaluations"]},
         general_from_buffer=facts.get("general from buffer"),
         example=example,
         made=made,
@@ -364,14 +364,6 @@ def _frame(folder: Path, name: str) -> pl.DataFrame | None:
     return None if frame.is_empty() else frame
 
 
-def _way(label: str, init: str | None) -> pages.Way:
-    mixture = label.partition("@")[0]
-    about = "the model as it is" if mixture == UNTUNED else MIXTURES[mixture].about
-    return pages.Way(label=label, mixture=mixture, about=about, init=init)
-
-
-def _question(label: str) -> pages.Question:
-    for asked, words in ENDINGS.items():
-        if label.endswith(words):
-            return pages.Question(label=label, name=label.removesuffix(words), asked=asked)
-    return pages.Question(label=label, name=label, asked="elsewhere")
+def _question(label: str) -> tuple[str, pages.Asked]:
+    ending = next(((asked, words) for asked, words in ENDINGS.items() if label.endswith(words)), None)
+    return (label, "elsewhere") if ending is None else (label.removesuffix(ending[1]), ending[0])

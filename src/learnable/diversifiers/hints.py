@@ -71,8 +71,18 @@ class Hints(Diversifier):
         """Return every row, those without a word of the dictionary as they are; ``meta`` has ``hinted``, the words."""
         if n is not None:
             raise UsageError(f"hints makes one row of each, got n={n}", hint="leave n out")
-        entries = read_dictionary(self.file)
-        kept = [self._hinted(example, entries, seed) for example in examples]
+        entries, kept = read_dictionary(self.file), list[Example]()
+        for example in examples:
+            turns, hinted = list[Message](), dict[str, None]()
+            for turn in example.messages:
+                hits = list(_hits(turn.content, entries)) if turn.role == "user" else []
+                hinted |= dict.fromkeys(entry.word for entry in hits)
+                told = " ".join(
+                    f'In this text, "{entry.word}" means {enumerated(entry.meanings[: self.meanings], "or")}.'
+                    for entry in hits
+                )
+                turns.append(replace(turn, content=f"{turn.content.rstrip()}\n\n{told}") if told else turn)
+            kept.append(variant(example, turns, by="hints", seed=seed, hinted=", ".join(hinted)))
         without = sum(not example.meta["hinted"] for example in kept)
         note = f"{without:,} of {len(kept):,} rows have no word of the dictionary and stay as they are"
         return Diversified(kept=kept, dropped=Ledger().frame, notes=(note,) if without else ())
@@ -80,18 +90,6 @@ class Hints(Diversifier):
     def price(self, *, rows: int, n: int | None) -> str:
         """Return how many rows it makes, in words."""
         return f"{rows:,} rows with what the dictionary says of their words"
-
-    def _hinted(self, example: Example, entries: Mapping[Key, DictionaryEntry], seed: int) -> Example:
-        turns, hinted = list[Message](), dict[str, None]()
-        for turn in example.messages:
-            hits = list(_hits(turn.content, entries)) if turn.role == "user" else []
-            hinted |= dict.fromkeys(entry.word for entry in hits)
-            told = " ".join(
-                f'In this text, "{entry.word}" means {enumerated(entry.meanings[: self.meanings], "or")}.'
-                for entry in hits
-            )
-            turns.append(replace(turn, content=f"{turn.content.rstrip()}\n\n{told}") if told else turn)
-        return variant(example, turns, by="hints", seed=seed, hinted=", ".join(hinted))
 
 
 _LINE = "a word and its meanings in each line"

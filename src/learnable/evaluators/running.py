@@ -111,7 +111,14 @@ def evaluate(
         return _table(examples, _likelihoods(model, evaluator, examples, store, max_length, label))
     if evaluator.kind == "generation":
         found = completions(model, evaluator, examples, store=store, label=label)
-        return _table(examples, _graded_texts(evaluator, examples, found))
+        asked = [example for example, one in zip(examples, found, strict=True) if one.text is not None]
+        texts = [one.text for one in found if one.text is not None]
+        # Of all at once where the evaluator has a way to do that.
+        all_at_once = hasattr(evaluator, "grade_all")
+        grades = (
+            iter(evaluator.grade_all(asked, texts)) if all_at_once else map(evaluator.grade, asked, texts)
+        )
+        return _table(examples, [_unanswered(one.why) if one.text is None else next(grades) for one in found])
     if evaluator.kind != "harness":
         raise UsageError(
             "a judge compares the answers of two models, and there is only one here",
@@ -255,17 +262,6 @@ def _graded(evaluator: Any, example: Example, scored: Sequence[Mapping[str, Any]
     if scored and scored[0]["truncated"] and not grade.why:
         return replace(grade, why="cut off at the length limit")
     return grade
-
-
-def _graded_texts(evaluator: Any, examples: Sequence[Example], found: Sequence[Completion]) -> list[Grade]:
-    """Return the grade of each completion, of all at once where the evaluator has a way to do that."""
-    asked = [example for example, one in zip(examples, found, strict=True) if one.text is not None]
-    texts = [one.text for one in found if one.text is not None]
-    if hasattr(evaluator, "grade_all"):
-        grades = iter(evaluator.grade_all(asked, texts))
-    else:
-        grades = map(evaluator.grade, asked, texts)
-    return [_unanswered(one.why) if one.text is None else next(grades) for one in found]
 
 
 def _unanswered(why: str) -> Grade:

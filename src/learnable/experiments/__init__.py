@@ -21,7 +21,6 @@ from learnable.experiments.methods import arms_of as arms_of
 from learnable.experiments.methods import outside_names as outside_names
 from learnable.experiments.methods import parse_method as parse_method
 from learnable.experiments.methods import parse_methods as parse_methods
-from learnable.experiments.overlap import only_in as only_in
 from learnable.experiments.payback import payback as payback
 from learnable.experiments.run import measured_by as measured_by
 from learnable.experiments.run import run_arms as run_arms

@@ -230,19 +230,15 @@ def margins(results: pl.DataFrame, pairs: Sequence[RenderedPair]) -> pl.DataFram
     arms = losses.select(_ARM).unique(maintain_order=True)
     known = arms.join(frame, how="cross")
     base = losses.filter(arm=UNTUNED)
+    gain, scale = dict[str, pl.Expr](), dict[str, pl.Expr]()
     for side in ("winner", "loser"):
         own = losses.rename({"id": side, "value": f"{side}_loss"})
         before = base.select(pl.col("id").alias(side), pl.col("value").alias(f"{side}_before"))
         known = known.join(own, on=[*_ARM, side], how="left", nulls_equal=True, maintain_order="left")
         known = known.join(before, on=side, how="left", maintain_order="left")
-    gain = {
-        side: (pl.col(f"{side}_before") - pl.col(f"{side}_loss")) * pl.col(f"{side}_tokens")
-        for side in ("winner", "loser")
-    }
-    scale = {
-        side: (pl.col(f"{side}_before") * pl.col(f"{side}_tokens")).clip(lower_bound=LEAST_NATS)
-        for side in gain
-    }
+        was, tokens = pl.col(f"{side}_before"), pl.col(f"{side}_tokens")
+        gain[side] = (was - pl.col(f"{side}_loss")) * tokens
+        scale[side] = (was * tokens).clip(lower_bound=LEAST_NATS)
     return known.select(
         *_ARM,
         *names,

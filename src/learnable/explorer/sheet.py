@@ -92,7 +92,8 @@ def sheet_of(
     numbers = [name for name, kind in frame.schema.items() if kind.is_numeric()]
     named = [name for name in numbers if name not in (*COLUMNS, "row", "rank")]
     ordered = sorted(named, key=lambda name: name != by)
-    text = "conversation" if examples is not None else _longest_text(frame)
+    texts = [name for name, kind in frame.schema.items() if kind == pl.String and name not in _LAST]
+    longest = max(texts, key=lambda name: frame[name].str.len_chars().sum(), default=None)
     return Sheet(
         title=title,
         about=about,
@@ -100,7 +101,7 @@ def sheet_of(
         by=by,
         scores=ordered,
         lowest=lowest,
-        text=text,
+        text=longest if examples is None else "conversation",
     )
 
 
@@ -118,11 +119,6 @@ def _texts(examples: pl.DataFrame) -> pl.DataFrame:
         answer=messages.list.eval(content.filter(role == "assistant")).list.last(),
         conversation=messages.list.eval(pl.format("{}:\n{}", role, content)).list.join("\n\n"),
     )
-
-
-def _longest_text(frame: pl.DataFrame) -> str | None:
-    texts = [name for name, kind in frame.schema.items() if kind == pl.String and name not in _LAST]
-    return max(texts, key=lambda name: frame[name].str.len_chars().sum(), default=None)
 
 
 def _in_order(frame: pl.DataFrame, scores: Sequence[str]) -> pl.DataFrame:

@@ -10,8 +10,6 @@ from learnable.pages.comparison_facts import ComparisonFacts as ComparisonFacts
 from learnable.pages.contest import Asked as Asked
 from learnable.pages.lesson_facts import LESSON_CHECKS as LESSON_CHECKS
 from learnable.pages.lesson_facts import LessonFacts as LessonFacts
-from learnable.pages.lesson_facts import Question as Question
-from learnable.pages.lesson_facts import Way as Way
 from learnable.pages.selection_facts import SelectionFacts as SelectionFacts
 from learnable.pages.selection_facts import examples_to_spell as examples_to_spell
 from learnable.pages.trial_facts import TRIAL_CHECKS as TRIAL_CHECKS

@@ -4,18 +4,20 @@ Everything is said in words and with its interval; what was not seen is said as 
 """
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import polars as pl
 from markupsafe import Markup
 
 from learnable.data.overlap import jaccard
-from learnable.experiments import RANDOM, only_in
+from learnable.experiments import RANDOM
 from learnable.pages import comparison_facts as answers
 from learnable.pages import comparison_pictures as pictures
 from learnable.pages import html
 from learnable.pages.comparison_facts import COMPARISON_CHECKS, ComparisonFacts
-from learnable.pages.contest import ContestFacts, Evaluated, Line, probability
+from learnable.pages.contest import ContestFacts, Evaluated, Line
 from learnable.pages.contest_warnings import method_section
 from learnable.pages.page import Panels, Part, Section, write_page
 from learnable.pages.warnings import look, warnings_section
@@ -28,6 +30,7 @@ from learnable.pages.words import (
     finite,
     first_of_all,
     plural,
+    probability,
     share,
 )
 
@@ -43,8 +46,13 @@ def render_comparison(comparison: ComparisonFacts) -> str:
     opening, above = pictures.all_differences(comparison.evaluated, to=comparison.draw)
     opening = opening or pictures.growth(comparison)
     sections = [
-        _answer(comparison),
-        _differences(comparison, above),
+        answer_section(comparison),
+        differences_section(
+            comparison,
+            above,
+            partial(_rows, comparison),
+            title=f"Differences to {comparison.draw}" if comparison.is_contest else "All figures",
+        ),
         _curves(comparison),
         _cost(comparison),
         _choice(comparison),
@@ -58,7 +66,7 @@ def render_comparison(comparison: ComparisonFacts) -> str:
     return write_page(
         sections,
         kicker=comparison.title,
-        headline=answers.headline(comparison),
+        headline=comparison.headed(answers.headline(comparison)),
         lead=html.markup(
             "<strong>{model}</strong> was trained on {how}.{distrust}",
             model=comparison.model,
@@ -95,72 +103,75 @@ def _ways(comparison: ComparisonFacts) -> str:
     return f"equal token budgets, in {ways} beside {draw}"
 
 
-def _answer(comparison: ComparisonFacts) -> Section:
-    parts: list[Part] = [html.text(comparison.fair)]
-    if comparison.findings:
-        parts.append(html.bullets(comparison.findings))
-    parts += [answer_of(comparison, each) for each in comparison.evaluated]
-    return Section(id="answer", nav="answer", title=comparison.question, parts=parts)
-
-
-def answer_of(contest: ContestFacts, each: Evaluated) -> Markup:
-    """Return a box that says what was seen on one evaluation."""
+def answer_section(contest: ContestFacts) -> Section:
+    """Return what the run found, and what was seen on each evaluation."""
+    parts: list[Part] = [html.text(contest.fair or f"Every arm stands against {contest.baseline}.")]
+    if contest.findings:
+        parts.append(html.bullets(contest.findings))
     form = "<strong>{what}:</strong> {who}"
-    trainings = max((line.seeds for line in each.compared), default=each.baseline.seeds)
-    items, times = plural(each.items, "item"), plural(trainings, "training")
-    of_each = f" of each {contest.arm_word}" if each.compared else ""
-    about = f"{each.unit}, {each.side}" + (f"; {items} graded, {times}{of_each}" if each.items else "")
-    said = [
-        (
-            outcome if outcome in ("better", "worse") else "",
-            html.markup(form, what=capital(what), who=html.eased(who)),
-        )
-        for outcome, what, who in contest.seen_on(each)
-    ]
-    inside = [html.remark(about), *([html.bullets(said)] if said else [])]
-    if context := contest.context_of(each):
-        inside.append(html.remark(context) if said else html.text(context))
-    elif not said:
-        inside.append(html.text("It has no value: see what to distrust."))
-    return html.box("answer", [html.heading(each.label), *inside])
+    for each in contest.evaluated:
+        trainings = max((line.seeds for line in each.compared), default=each.baseline.seeds)
+        items, times = plural(each.items, "item"), plural(trainings, "training")
+        of_each = f" of each {contest.arm_word}" if each.compared else ""
+        about = f"{each.unit}, {each.side}" + (f"; {items} graded, {times}{of_each}" if each.items else "")
+        said = [
+            (
+                outcome if outcome in ("better", "worse") else "",
+                html.markup(form, what=capital(what), who=html.eased(who)),
+            )
+            for outcome, what, who in contest.seen_on(each)
+        ]
+        inside = [html.heading(each.label), html.remark(about), *([html.bullets(said)] if said else [])]
+        if context := contest.context_of(each):
+            inside.append(html.remark(context) if said else html.text(context))
+        elif not said:
+            inside.append(html.text("It has no value: see what to distrust."))
+        parts.append(html.box("answer", inside))
+    return Section(id="answer", nav="answer", title=contest.question, parts=parts)
 
 
-def _differences(comparison: ComparisonFacts, above: Sequence[Sequence[Part]]) -> Section:
+def differences_section(
+    contest: ContestFacts,
+    above: Sequence[Sequence[Part]],
+    rows_of: Callable[[Evaluated], list[Markup]],
+    *,
+    title: str,
+) -> Section:
+    """Return the table of each evaluation, with what stands above it."""
     parts: list[Part] = []
-    several = len(comparison.budgets) > 1
-    for each, pictured in zip(comparison.evaluated, above, strict=True):
-        parts += [html.heading(each.label), *pictured]
-        rows = []
-        for budget in each.budgets:
-            over = [_over(f"budget of {count(budget)} tokens")] if several else []
-            rows += [*over, *(row_of(each, line) for line in ranked(each, _at(each, budget)))]
-        if each.beside:
-            to = f"; the difference is to {comparison.standard} of {count(comparison.budget)} tokens"
-            rows.append(_over(f"other budgets, not part of the contest{to if several else ''}"))
-            rows += [row_of(each, line) for line in each.beside]
-        numbers = ("value", "tokens", "examples", "steps", "ungraded")
-        head = ["method", "seen", f"difference to {comparison.baseline}", "p", *numbers]
+    numbers = ("value", "tokens", "examples", "steps", "ungraded")
+    head = [contest.arm_word, "seen", f"difference to {contest.baseline}", "p", *numbers]
+    for each, pictured in zip(contest.evaluated, above, strict=True):
         caption = f"Values on {each.label} ({each.unit}, {each.side})"
-        parts.append(html.table(caption, head, rows, kind="dense", worded=(1,)))
-    title = f"Differences to {comparison.draw}" if comparison.is_contest else "All figures"
+        table = html.table(caption, head, rows_of(each), kind="dense", worded=(1,))
+        parts += [html.heading(each.label), *pictured, table]
     return Section(id="differences", nav="differences", title=title, parts=parts)
 
 
-def _at(each: Evaluated, budget: int) -> list[Line]:
-    return [line for line in each.lines if line.budget_tokens == budget]
+def _rows(comparison: ComparisonFacts, each: Evaluated) -> list[Markup]:
+    several, rows = len(comparison.budgets) > 1, list[Markup]()
+    for budget in each.budgets:
+        rows += [_over(f"budget of {count(budget)} tokens")] if several else []
+        rows += ranked_rows(each, [line for line in each.lines if line.budget_tokens == budget])
+    if each.beside:
+        to = f"; the difference is to {comparison.standard} of {count(comparison.budget)} tokens"
+        rows.append(_over(f"other budgets, not part of the contest{to if several else ''}"))
+        rows += [_row_of(each, line) for line in each.beside]
+    return rows
 
 
-def ranked(each: Evaluated, lines: Sequence[Line]) -> list[Line]:
-    """Return lines, best value first; what could not be graded comes last."""
+def ranked_rows(each: Evaluated, lines: Sequence[Line]) -> list[Markup]:
+    """Return lines of a table, best value first; what could not be graded comes last."""
     sign = -1 if each.higher_is_better else 1
-    return sorted(lines, key=lambda line: math.inf if line.value is None else sign * line.value)
+    ranked = sorted(lines, key=lambda line: math.inf if line.value is None else sign * line.value)
+    return [_row_of(each, line) for line in ranked]
 
 
 def _over(words: str) -> Markup:
     return html.row([html.head_cell(words, scope="row", span=9)], "over")
 
 
-def row_of(each: Evaluated, line: Line) -> Markup:
+def _row_of(each: Evaluated, line: Line) -> Markup:
     """Return a line of the table of one evaluation."""
     cells: list[str] = [
         line.arm,
@@ -250,8 +261,8 @@ def _make_up(name: str, chosen: pl.DataFrame, sources: Sequence[str]) -> list[st
         name,
         count(chosen.height),
         count(int(chosen["tokens"].sum())),
-        decimal(finite(chosen["response_tokens"].median()), 0),
-        decimal(None if losses is None else finite(losses.mean())),
+        decimal(chosen["response_tokens"].median(), 0),
+        decimal(None if losses is None else losses.mean()),
         *(share(chosen.filter(pl.col("source") == source).height, chosen.height) for source in sources),
     ]
 
@@ -287,9 +298,21 @@ def _alone(comparison: ComparisonFacts, pool: pl.DataFrame, chosen: dict[str, li
         return []
     about = "No other method chose these; the random draw is left aside, since its choice means nothing."
     parts: list[Part] = [html.heading("Examples that only one method chose"), html.text(about)]
-    for method, ids in only_in(others).items():
-        if excerpts := _excerpts(comparison, pool, method, ids[:SHOWN_EXAMPLES]):
-            which = f"{count(len(ids))} of {count(len(others[method]))} chosen by no other"
+    times = Counter(name for ids in others.values() for name in set(ids))
+    told = pool.head(0)
+    if comparison.examples is not None:
+        told = pool.join(comparison.examples.select(pl.col("id").cast(pl.String), "messages"), on="id")
+    for method, taken in others.items():
+        ids, excerpts = [name for name in taken if times[name] == 1], []
+        shown = _by_id(ids[:SHOWN_EXAMPLES]).join(told, on="id", maintain_order="left")
+        for example in shown.iter_rows(named=True):
+            losses = {"its score": example.get(method), "loss before": example.get("loss_before")}
+            figures = [(name, decimal(value)) for name, value in losses.items() if finite(value) is not None]
+            figures += [("response tokens", count(finite(example["response_tokens"]))), ("id", example["id"])]
+            note, turns = f"chosen by {method} only", html.turns_of(example["messages"])
+            excerpts.append(html.excerpt(example["source"], turns, note=note, figures=figures, style="kept"))
+        if excerpts:
+            which = f"{count(len(ids))} of {count(len(taken))} chosen by no other"
             summary = f"{method}: {which}{first_of_all(len(excerpts), len(ids))}"
             parts.append(html.fold(summary, excerpts, style="only"))
         else:
@@ -299,64 +322,42 @@ def _alone(comparison: ComparisonFacts, pool: pl.DataFrame, chosen: dict[str, li
     return parts
 
 
-def _excerpts(
-    comparison: ComparisonFacts, pool: pl.DataFrame, method: str, ids: Sequence[str]
-) -> list[Markup]:
-    if comparison.examples is None:
-        return []
-    texts = comparison.examples.select(pl.col("id").cast(pl.String), "messages")
-    rows = _by_id(ids).join(pool, on="id", maintain_order="left").join(texts, on="id", maintain_order="left")
-    excerpts = []
-    for example in rows.iter_rows(named=True):
-        losses = {"its score": example.get(method), "loss before": example.get("loss_before")}
-        figures = [(name, decimal(value)) for name, value in losses.items() if finite(value) is not None]
-        figures += [("response tokens", count(finite(example["response_tokens"]))), ("id", example["id"])]
-        note = f"chosen by {method} only"
-        turns = html.turns_of(example["messages"])
-        excerpts.append(html.excerpt(example["source"], turns, note=note, figures=figures, style="kept"))
-    return excerpts
-
-
 def _sources(comparison: ComparisonFacts) -> Section:
     """Say where an effect comes from, without verdicts."""
-    tables = [_source_table(comparison, each) for each in comparison.evaluated]
-    parts: list[Part] = [table for table in tables if table is not None]
-    if parts:
-        about = (
-            f"Mean difference to {comparison.standard} {comparison.at_largest}, by source of the evaluation items. These are figures "
-            "without intervals: they show where to look, and decide nothing."
+    tables = []
+    for each in comparison.evaluated:
+        here = (pl.col("evaluation") == each.label) & (pl.col("budget_tokens") == comparison.budget)
+        results = comparison.results.filter(here & pl.col("value").is_finite()).with_columns(
+            pl.col("source").cast(pl.String).fill_null("unknown"), pl.col("value").cast(pl.Float64)
         )
-        parts.insert(0, html.text(about))
+        is_random = pl.col("method") == comparison.baseline
+        base = results.filter(is_random).select("seed", "id", base="value")
+        pairs = results.filter(~is_random).join(base, on=["seed", "id"])
+        sizes = pairs.group_by("source").agg(items=pl.col("id").n_unique())
+        sizes = sizes.sort("items", "source", descending=[True, False])
+        if sizes.height < 2:  # all are of one source
+            continue
+        shown = sizes.head(SHOWN_ITEM_SOURCES).rows()
+        means = pairs.group_by("method", "source").agg(mean=(pl.col("value") - pl.col("base")).mean())
+        found = {(method, source): finite(mean) for method, source, mean in means.iter_rows()}
+        hidden = sizes.height - len(shown)
+        caption = f"Difference per source on {each.label} ({each.unit}, {each.side})"
+        table = html.table(
+            caption + (f"; {plural(hidden, 'smaller source')} left out" if hidden else ""),
+            ["method", *(html.head_cell(source, plural(items, "item")) for source, items in shown)],
+            [
+                [method, *(each.signed(found.get((method, source))) for source, _ in shown)]
+                for method in comparison.contestants[1:]
+            ],
+            label=caption,
+        )
+        tables.append(table)
+    about = (
+        f"Mean difference to {comparison.standard} {comparison.at_largest}, by source of the evaluation items. These are figures "
+        "without intervals: they show where to look, and decide nothing."
+    )
+    parts = [html.text(about), *tables] if tables else []
     return Section(id="sources", nav="sources", title="Differences per source", parts=parts)
-
-
-def _source_table(comparison: ComparisonFacts, each: Evaluated) -> Markup | None:
-    """Return mean differences by source of the items; None where all are of one."""
-    here = (pl.col("evaluation") == each.label) & (pl.col("budget_tokens") == comparison.budget)
-    results = comparison.results.filter(here & pl.col("value").is_finite()).with_columns(
-        pl.col("source").cast(pl.String).fill_null("unknown"), pl.col("value").cast(pl.Float64)
-    )
-    is_random = pl.col("method") == comparison.baseline
-    base = results.filter(is_random).select("seed", "id", base="value")
-    pairs = results.filter(~is_random).join(base, on=["seed", "id"])
-    sizes = pairs.group_by("source").agg(items=pl.col("id").n_unique())
-    sizes = sizes.sort("items", "source", descending=[True, False])
-    if sizes.height < 2:
-        return None
-    shown = sizes.head(SHOWN_ITEM_SOURCES).rows()
-    means = pairs.group_by("method", "source").agg(mean=(pl.col("value") - pl.col("base")).mean())
-    found = {(method, source): finite(mean) for method, source, mean in means.iter_rows()}
-    hidden = sizes.height - len(shown)
-    caption = f"Difference per source on {each.label} ({each.unit}, {each.side})"
-    return html.table(
-        caption + (f"; {plural(hidden, 'smaller source')} left out" if hidden else ""),
-        ["method", *(html.head_cell(source, plural(items, "item")) for source, items in shown)],
-        [
-            [method, *(each.signed(found.get((method, source))) for source, _ in shown)]
-            for method in comparison.contestants[1:]
-        ],
-        label=caption,
-    )
 
 
 def _in_pool(overlap: pl.DataFrame) -> list[Part]:

@@ -16,12 +16,10 @@ from learnable.pages.contest import (
     Evaluated,
     Line,
     counted,
-    line_of,
-    probability,
 )
 from learnable.pages.contest_warnings import NAMED
 from learnable.pages.warnings import Found
-from learnable.pages.words import count, decimal, enumeration, listing, plural, share
+from learnable.pages.words import count, decimal, enumeration, listing, plural, probability, share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,10 +32,6 @@ class ComparisonFacts(ContestFacts):
         scores: The pool: ``id``, ``source``, ``tokens``, ``response_tokens``, ``undefined``; ``loss_before`` if known.
         overlap: Evaluation items that stand in the pool.
         examples: Columns ``id``, ``source``, ``messages``; None when there are no texts.
-        question: What the page answers.
-        fair: What makes the arms comparable.
-        answer: What the run itself found first, for the headline.
-        findings: What the run itself found, beside differences to a random draw.
         notes: What the run itself says is to be distrusted.
     """
 
@@ -53,8 +47,6 @@ class ComparisonFacts(ContestFacts):
     fair: str = (
         "Every method stands against a random draw of the same number of tokens, trained in the same way."
     )
-    answer: str = ""
-    findings: Sequence[str] = ()
     notes: Sequence[str] = ()
 
     @property
@@ -67,9 +59,9 @@ class ComparisonFacts(ContestFacts):
         """The baseline in a sentence, once it was named."""
         return "the random draw" if self.baseline == RANDOM else self.baseline
 
-    def read_line(self, row: Mapping[str, Any]) -> Line:
-        """Read a line of the table; what has no budget gives the scale only."""
-        return line_of(row, baseline=self.baseline, competes=row["budget_tokens"] is not None)
+    def competes(self, row: Mapping[str, Any]) -> bool:
+        """Tell whether a line of the table has a budget."""
+        return row["budget_tokens"] is not None
 
     @cached_property
     def budgets(self) -> list[int]:
@@ -102,12 +94,10 @@ class ComparisonFacts(ContestFacts):
     def chosen(self) -> dict[tuple[str, int], list[list[str]]]:
         """Ids by method and budget: one list for each seed, first seed first."""
         picks = self.selections.drop_nulls("budget_tokens").sort("seed", "rank", maintain_order=True)
-        found: dict[tuple[str, int], list[list[str]]] = {}
-        for (method, budget, _), part in picks.group_by(
-            "method", "budget_tokens", "seed", maintain_order=True
-        ):
-            found.setdefault((str(method), int(str(budget))), []).append(part["id"].to_list())
-        return found
+        cell = ["method", "budget_tokens"]
+        by_seed = picks.group_by(*cell, "seed", maintain_order=True).agg("id")
+        chosen = by_seed.group_by(cell, maintain_order=True).agg("id")
+        return {(method, budget): ids for method, budget, ids in chosen.iter_rows()}
 
     def first(self, budget: int) -> dict[str, list[str]]:
         """Return what each method chose at a budget, with the first seed."""
@@ -121,12 +111,6 @@ class ComparisonFacts(ContestFacts):
 
 
 def headline(comparison: ComparisonFacts) -> str:
-    """The answer in one line: what the run itself found first, and whether a method helps."""
-    said = _helped(comparison)
-    return f"{comparison.answer}. {said}" if comparison.answer else said
-
-
-def _helped(comparison: ComparisonFacts) -> str:
     """The answer to "does it help?" in one line, over all evaluations and budgets."""
     lines = [line for each in comparison.evaluated for line in each.compared]
     outcomes = {line.outcome for line in lines}
@@ -188,11 +172,6 @@ def paybacks(comparison: ComparisonFacts) -> list[str]:
 MISSED_BUDGET = 0.05
 ANSWER_RATIO = 1.5
 UNDEFINED_SHARE = 0.05
-
-
-def _noted(comparison: ComparisonFacts) -> Found:
-    """What the run said of its rows and settings."""
-    return list(comparison.notes)
 
 
 def _in_pool(comparison: ComparisonFacts) -> Found:
@@ -307,7 +286,7 @@ COMPARISON_CHECKS: dict[str, Callable[[ComparisonFacts], Found]] = {
     "models that did not move": shared.did_not_move,
     "evaluations that cannot tell methods apart": shared.cannot_tell,
     "training that shows no effect": shared.no_effect,
-    "rows and settings that mislead": _noted,
+    "rows and settings that mislead": lambda comparison: list(comparison.notes),
     "evaluation items in the pool": _in_pool,
     "rows of the evaluation": shared.many_avoided,
     "ungraded answers": shared.ungraded,

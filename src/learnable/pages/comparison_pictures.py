@@ -98,35 +98,62 @@ def _tooltip(each: Evaluated, what: str) -> list[Any]:
 
 
 def curves(name: str, each: Evaluated) -> list[Picture]:
-    """Value against tokens, a small picture for each method beside the baseline.
-
-    None for a single budget, or where nothing differs.
-    """
+    """Value against tokens, a small picture for each method; none for a single budget, or where nothing differs."""
     if len(each.budgets) < 2 or not any(line.half for line in each.compared):
         return []
-    draws = [each.of(each.baseline.arm, budget) for budget in each.budgets]
-    random = [
-        {"tokens": line.budget_tokens, "value": line.value}
-        for line in draws
-        if line and line.value is not None
-    ]
-    methods = list(dict.fromkeys(line.arm for line in each.compared if line.low is not None))
+    random = [{"tokens": line.budget_tokens, "value": line.value} for line in _draws(each)]
+    if not random:
+        return []
     rules, domain = _rules(each, random)
-    return [
-        _curve(f"{name}-{number}", each, method, random, rules=rules, domain=domain)
-        for number, method in enumerate(methods)
-        if random
-    ]
+    axis = alt.Axis(values=each.budgets, format=",d", grid=False, labelOverlap=True)
+    x = alt.X("tokens:Q", scale=alt.Scale(type="log", nice=False, padding=14), axis=axis, title="tokens")
+    y = alt.Y("value:Q", scale=alt.Scale(domain=domain, nice=False, zero=False), title=None)
+    level, found = drawn(*rules).encode(y=y), []
+    words = level.mark_text(
+        align="right", baseline=alt.ExprRef("datum.baseline"), fontSize=11, color="var(--muted)"
+    )
+    below = [level.mark_rule(color="var(--muted)", strokeDash=[3, 4])] if rules else []
+    above = [words.encode(x=alt.value("width"), text="text:N")] if rules else []
+    methods = dict.fromkeys(line.arm for line in each.compared if line.low is not None)
+    for number, method in enumerate(methods):
+        lines = [line for b in each.budgets if (line := each.of(method, b)) and _whisker(line, each)]
+        points = []
+        for line in lines:
+            low, high = _whisker(line, each)
+            points.append(_mark(line) | {"value": (low + high) / 2, "low": low, "high": high})
+        own = drawn(*points).encode(x=x, color=SHADE)
+        dots = own.mark_point(size=50, opacity=1, strokeWidth=2)
+        layers = [
+            *below,
+            drawn(*random).encode(x=x, y=y).mark_line(color="var(--rest)", strokeWidth=2),
+            own.mark_line(strokeWidth=2).encode(y=y, color=alt.value("var(--text)")),
+            own.mark_rule(strokeWidth=2).encode(y=alt.Y("low:Q"), y2="high:Q"),
+            dots.encode(y=y, fill=FILL, tooltip=_tooltip(each, "value")),
+            *above,
+        ]
+        said = [
+            f"{count(line.budget_tokens)} tokens {each.figure(line.value)} ({line.words})" for line in lines
+        ]
+        picture = Picture(
+            name=f"{name}-{number}",
+            spec=finish(*layers, height=190),
+            label=f"{method} on {each.label} against tokens, beside the baseline: {'; '.join(said)}.",
+            caption=breakable(method),
+        )
+        found.append(picture)
+    return found
+
+
+def _draws(each: Evaluated) -> list[Line]:
+    """What the baseline came to, budget by budget, where it was graded."""
+    lines = [each.of(each.baseline.arm, budget) for budget in each.budgets]
+    return [line for line in lines if line and line.value is not None]
 
 
 def growth(comparison: ComparisonFacts) -> Section | None:
     """What the baseline comes to at each budget, where nothing else was trained; None for a single budget."""
     each = comparison.evaluated[0]
-    lines = [
-        line
-        for budget in each.budgets
-        if (line := each.of(each.baseline.arm, budget)) and line.value is not None
-    ]
+    lines = _draws(each)
     if len(lines) < 2:
         return None
     points = [
@@ -185,47 +212,6 @@ def _whisker(line: Line, each: Evaluated) -> list[float]:
     return [random.value + line.low, random.value + line.high]
 
 
-def _curve(
-    name: str,
-    each: Evaluated,
-    method: str,
-    random: Sequence[dict[str, Any]],
-    *,
-    rules: Sequence[dict[str, Any]],
-    domain: list[float],
-) -> Picture:
-    lines = [line for budget in each.budgets if (line := each.of(method, budget)) and _whisker(line, each)]
-    points = []
-    for line in lines:
-        low, high = _whisker(line, each)
-        points.append(_mark(line) | {"value": (low + high) / 2, "low": low, "high": high})
-    axis = alt.Axis(values=each.budgets, format=",d", grid=False, labelOverlap=True)
-    x = alt.X("tokens:Q", scale=alt.Scale(type="log", nice=False, padding=14), axis=axis, title="tokens")
-    y = alt.Y("value:Q", scale=alt.Scale(domain=domain, nice=False, zero=False), title=None)
-    own = drawn(*points).encode(x=x, color=SHADE)
-    dots = own.mark_point(size=50, opacity=1, strokeWidth=2)
-    layers = [
-        drawn(*random).encode(x=x, y=y).mark_line(color="var(--rest)", strokeWidth=2),
-        own.mark_line(strokeWidth=2).encode(y=y, color=alt.value("var(--text)")),
-        own.mark_rule(strokeWidth=2).encode(y=alt.Y("low:Q"), y2="high:Q"),
-        dots.encode(y=y, fill=FILL, tooltip=_tooltip(each, "value")),
-    ]
-    if rules:
-        level = drawn(*rules).encode(y=y)
-        words = level.mark_text(
-            align="right", baseline=alt.ExprRef("datum.baseline"), fontSize=11, color="var(--muted)"
-        )
-        layers.insert(0, level.mark_rule(color="var(--muted)", strokeDash=[3, 4]))
-        layers.append(words.encode(x=alt.value("width"), text="text:N"))
-    said = [f"{count(line.budget_tokens)} tokens {each.figure(line.value)} ({line.words})" for line in lines]
-    return Picture(
-        name=name,
-        spec=finish(*layers, height=190),
-        label=f"{method} on {each.label} against tokens, beside the baseline: {'; '.join(said)}.",
-        caption=breakable(method),
-    )
-
-
 def seconds(comparison: ComparisonFacts) -> Picture | None:
     """Time of scoring, of the reference and of one training, as bars; None where nothing was timed."""
     lines = comparison.arms_at(comparison.budget)
@@ -239,10 +225,8 @@ def seconds(comparison: ComparisonFacts) -> Picture | None:
     ]
     if not any(value["stage"] != "training" for value in values):
         return None
-    names, scale = (
-        [snippet(line.arm) for line in lines],
-        alt.Scale(domain=[*STAGES], range=[*STAGES.values()]),
-    )
+    names = [snippet(line.arm) for line in lines]
+    scale = alt.Scale(domain=[*STAGES], range=[*STAGES.values()])
     bars = drawn(*values).mark_bar(cornerRadius=1)
     chart = bars.encode(
         y=alt.Y("method:N", sort=names, title=None, axis=alt.Axis(labelLimit=130)),

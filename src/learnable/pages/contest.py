@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from learnable.experiments import FEWEST_ITEMS, FOR_THIS_SEED
 from learnable.pages.html import cell, remark
-from learnable.pages.words import NOTHING, count, decimal, duration, enumeration, finite, plural
+from learnable.pages.words import NOTHING, count, decimal, duration, enumeration, finite, plural, probability
 
 JUDGED = ("better", "worse", "no difference seen")
 """Outcomes with an interval that says something."""
@@ -70,7 +70,7 @@ class Line:
     arm: str
     outcome: str
     competes: bool
-    by_seed: tuple[float, ...] = ()
+    by_seed: Sequence[float] = ()
     budget_tokens: int | None = None
     value: float | None
     value_low: float | None
@@ -111,9 +111,7 @@ class Line:
         return FOR_THIS_SEED if self.outcome in JUDGED and self.seeds == 1 else ""
 
 
-def line_of(
-    row: Mapping[str, Any], *, baseline: str, competes: bool, by_seed: tuple[float, ...] = ()
-) -> Line:
+def line_of(row: Mapping[str, Any], *, baseline: str, competes: bool) -> Line:
     """Read a line of a table."""
     row = {name: finite(value) if isinstance(value, float) else value for name, value in row.items()}
     there = [each for each in fields(Line) if each.name in row]
@@ -130,15 +128,14 @@ def line_of(
         outcome = ALWAYS_THE_SAME
     else:
         outcome = str(row["verdict"]).removesuffix(FOR_THIS_SEED)
-    return Line(outcome=outcome, competes=competes, by_seed=by_seed, **known)
+    return Line(outcome=outcome, competes=competes, **known)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluated:
     """All lines of one evaluation.
 
-    ``name`` is its label without what all of its kind share and without how it asks, ``setting`` only without the latter;
-    ``equal_tokens`` is DELIA's line against as many tokens.
+    ``name`` is its label without what all of its kind share and without how it asks, ``setting`` only without the latter.
     """
 
     label: str
@@ -148,7 +145,6 @@ class Evaluated:
     name: str = ""
     setting: str = ""
     asked: Asked = "elsewhere"
-    equal_tokens: Line | None = None
 
     @cached_property
     def compared(self) -> tuple[Line, ...]:
@@ -280,6 +276,10 @@ class ContestFacts:
         arms: One line per training.
         baseline: The arm that the others are compared with.
         arm_word: What an arm is called, also in the tables.
+        question: What the page answers.
+        fair: What makes the arms comparable; the page says that arms stand against the baseline where empty.
+        answer: What the run itself found first, for the headline.
+        findings: What the run itself found, beside differences to the baseline.
         asked_of: What the items stand for, in words.
         computed: Tokens that were computed in the last run.
         seconds: That this run took.
@@ -299,14 +299,18 @@ class ContestFacts:
     baseline: str
     arm_word: str = "arm"
     asked_of: str
+    question: str = ""
+    fair: str = ""
+    answer: str = ""
+    findings: Sequence[str] = ()
     computed: int = 0
     seconds: float = 0.0
     read: int = 0
     avoided: int | None = None
     onward: Sequence[tuple[str, str]] = ()
 
-    def read_line(self, row: Mapping[str, Any]) -> Line:
-        """Read a line of the table, and tell whether it competes."""
+    def competes(self, row: Mapping[str, Any]) -> bool:
+        """Tell whether a line of the table does more than give the scale."""
         raise NotImplementedError
 
     def described(self, label: str) -> dict[str, Any]:
@@ -322,12 +326,17 @@ class ContestFacts:
     def evaluated(self) -> tuple[Evaluated, ...]:
         """The evaluations, in the order of the table."""
         found = []
+        keys, value = ("evaluation", "arm", "budget_tokens"), pl.col("value").cast(pl.Float64)
+        means = self.items.filter(value.is_finite()).group_by(*keys, "seed").agg(value.mean()).sort("seed")
+        by_seed = means.group_by(keys, maintain_order=True).agg(by_seed="value")
         table = self.table.rename({self.arm_word: "arm"})
+        table = table.join(by_seed, on=keys, how="left", nulls_equal=True, maintain_order="left")
         for part in table.partition_by("evaluation", maintain_order=True):
-            first, lines = part.row(0, named=True), map(self.read_line, part.iter_rows(named=True))
-            shared = {name: first[name] for name in ("unit", "higher_is_better")}
-            label = first["evaluation"]
-            found.append(Evaluated(label=label, lines=tuple(lines), **shared, **self.described(label)))
+            rows = part.to_dicts()
+            lines = [line_of(row, baseline=self.baseline, competes=self.competes(row)) for row in rows]
+            known = {name: rows[0][name] for name in ("unit", "higher_is_better")}
+            label = rows[0]["evaluation"]
+            found.append(Evaluated(label=label, lines=tuple(lines), **known, **self.described(label)))
         return tuple(found)
 
     @cached_property
@@ -341,6 +350,10 @@ class ContestFacts:
     def trainings(self) -> int:
         """Of each arm, one for each seed."""
         return max(1, self.arms["seed"].n_unique())
+
+    def headed(self, compared: str) -> str:
+        """Return the answer in one line: what the run itself found first, and what was seen on all evaluations."""
+        return f"{self.answer}. {compared}" if self.answer else compared
 
     @property
     def tiles(self) -> list[tuple[str, str, str]]:
@@ -380,25 +393,17 @@ class ContestFacts:
         return found
 
     def context_of(self, each: Evaluated) -> str:
-        """Say what training itself did, and what an arm with as many tokens came to."""
-        words = {outcome: what.format(self.standard) for outcome, what in _FINDINGS.items()}
-        base, equal, said = each.baseline, each.equal_tokens, ""
-        if base.value is not None:
-            values = [f"{each.name_of(base)} {each.figure(base.value)}"]
-            for line in each.beside:
-                seen = f" ({words[line.outcome]})" if line.outcome in (*JUDGED, ALWAYS_THE_SAME) else ""
-                name = f"{line.arm} ({count(line.tokens)} tokens)" if line.tokens else line.arm
-                values.append(f"{name} {each.figure(line.value)}{seen}")
-            said = f"For scale: {', '.join(values)}. "
-        if equal is not None and equal.outcome in ("better", "worse"):
-            size = each.size(equal)
-            said += f"{equal.arm} was {equal.outcome} than as many tokens of the task alone, by {size}."
-        elif equal is not None and equal.outcome == "no difference seen":
-            size = each.between(equal.low, equal.high, signed=True)
-            said += (
-                f"Between {equal.arm} and as many tokens of the task alone no difference was seen ({size})."
-            )
-        return said.strip()
+        """Say what training itself did; nothing where the baseline has no value."""
+        base = each.baseline
+        if base.value is None:
+            return ""
+        values = [f"{each.name_of(base)} {each.figure(base.value)}"]
+        for line in each.beside:
+            said = f" ({_FINDINGS.get(line.outcome, '').format(self.standard)})"
+            seen = said if line.outcome in (*JUDGED, ALWAYS_THE_SAME) else ""
+            name = f"{line.arm} ({count(line.tokens)} tokens)" if line.tokens else line.arm
+            values.append(f"{name} {each.figure(line.value)}{seen}")
+        return f"For scale: {', '.join(values)}."
 
 
 def _who(each: Evaluated, lines: Sequence[Line]) -> str:
@@ -440,10 +445,3 @@ def counted(lines: Sequence[Line]) -> str:
         (mute, "that could not be judged"),
     )
     return enumeration([f"{number:,} {what}" for number, what in parts if number])
-
-
-def probability(p: float | None) -> str:
-    """``= 0.029`` or ``< 0.001``."""
-    if p is None:
-        return "not known"
-    return "< 0.001" if p < 0.001 else f"= {decimal(p)}"

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 
 from learnable.experiments import UNTUNED
-from learnable.pages.contest import ALWAYS_THE_SAME, ContestFacts, Evaluated
+from learnable.pages.contest import ALWAYS_THE_SAME, ContestFacts
 from learnable.pages.html import bullets, settings_table
 from learnable.pages.page import Section
 from learnable.pages.warnings import Found, kept_apart, much_avoided
@@ -48,42 +48,35 @@ def no_effect(contest: ContestFacts) -> Found:
     """Between the untuned model and the baseline no difference was seen."""
     seen, is_known = [], False
     for each in contest.evaluated:
-        untuned = next((line for line in each.beside if line.arm.partition("@")[0] == UNTUNED), None)
-        is_known |= untuned is not None
-        if untuned and untuned.outcome == "no difference seen" and not each.is_general:
-            seen.append((each, untuned))
+        line = next((line for line in each.beside if line.arm.partition("@")[0] == UNTUNED), None)
+        is_known |= line is not None
+        if line and line.outcome == "no difference seen" and not each.is_general:
+            seen.append((each, line))
     if not seen:
         return "" if is_known else None
     first, model = seen[0]
-    bases = [f"{model.arm} ({first.figure(model.value)})", _named(first, value=len(seen) == 1)]
-    where = first.title
-    if len(seen) > 1:
-        pairs = [
-            f"{each.title} ({each.figure(line.value)} and {each.figure(each.baseline.value)})"
-            for each, line in seen
-        ]
-        bases, where = [model.arm, _named(first, value=False)], listing(pairs, NAMED)
+    untuned, base = model.arm, first.name_of(first.baseline)
+    values = [(each, each.figure(line.value), each.figure(each.baseline.value)) for each, line in seen]
+    where = listing([f"{each.title} ({one} and {other})" for each, one, other in values], NAMED)
+    if len(seen) == 1:
+        where, untuned, base = first.title, f"{untuned} ({values[0][1]})", f"{base} ({values[0][2]})"
     return (
-        f"On {where} no difference was seen between {' and '.join(bases)}: where training itself shows no effect, "
+        f"On {where} no difference was seen between {untuned} and {base}: where training itself shows no effect, "
         f"{contest.arm_word}s can hardly show one. Take more data, a higher learning rate or another evaluation."
     )
 
 
-def _named(each: Evaluated, *, value: bool) -> str:
-    """Return the baseline of an evaluation by its name, with its value where that is asked for."""
-    return each.name_of(each.baseline) + (f" ({each.figure(each.baseline.value)})" if value else "")
-
-
 def ungraded(contest: ContestFacts) -> Found:
-    """An answer could not be graded."""
-    arm, found, empty = contest.arm_word, [], []
+    """An answer could not be graded; evaluations without any value for the same reason are named together."""
+    arm, found, reasons = contest.arm_word, list[str](), dict[str, list[str]]()
     for each in contest.evaluated:
+        answers = contest.items.filter(pl.col("evaluation") == each.label)
         if all(line.value is None for line in each.lines):
-            empty.append(each)
+            why = answers["why"].drop_nulls().unique().to_list()
+            reasons.setdefault(why[0] if len(why) == 1 else "", []).append(each.title)
             continue
         if not any(line.ungraded for line in each.lines):
             continue
-        answers = contest.items.filter(pl.col("evaluation") == each.label)
         sizes = dict(answers.group_by("arm", maintain_order=True).len().iter_rows())
         missing = {name: sum(line.ungraded for line in each.lines if line.arm == name) for name in sizes}
         shares = [missing[name] / size for name, size in sizes.items()]
@@ -91,24 +84,15 @@ def ungraded(contest: ContestFacts) -> Found:
         named = listing([f"{name} {number:,}" for name, number in missing.items() if number], NAMED)
         uneven = f" So the means of the {arm}s are over different items." if least != most else ""
         spread = f"{least} to {most} by {arm}: {named}" if uneven else f"the same share for every {arm}"
-        said = (
+        found.append(
             f"{plural(sum(missing.values()), 'answer')} of {answers.height:,} on {each.title} could not be graded ({spread}) "
             f"and are left out of the means, not counted as wrong.{uneven}"
         )
-        found.append(said)
-    return [*_nothing(contest, empty), *found]
-
-
-def _nothing(contest: ContestFacts, empty: Sequence[Evaluated]) -> list[str]:
-    """Say why evaluations have no value at all: those with the same reason together."""
-    reasons: dict[str, list[str]] = {}
-    for each in empty:
-        why = contest.items.filter(pl.col("evaluation") == each.label)["why"].drop_nulls().unique().to_list()
-        reasons.setdefault(why[0] if len(why) == 1 else "", []).append(each.title)
-    return [
-        f"There is no value of {enumeration(titles)}: {why or 'no item could be graded; column why of results.parquet has the reasons'}."
-        for why, titles in reasons.items()
+    unknown = "no item could be graded; column why of results.parquet has the reasons"
+    nothing = [
+        f"There is no value of {enumeration(titles)}: {why or unknown}." for why, titles in reasons.items()
     ]
+    return [*nothing, *found]
 
 
 def cannot_tell(contest: ContestFacts) -> Found:

@@ -8,10 +8,9 @@ import polars as pl
 
 from learnable.experiments import Imbalance, arrays_of, binned, slopes_of
 from learnable.pages import html
-from learnable.pages.contest import probability
 from learnable.pages.page import Panels, Part, Picture, Section, write_page
 from learnable.pages.pictures import drawn, finish, reach, tips
-from learnable.pages.words import count, decimal, plural
+from learnable.pages.words import count, decimal, plural, probability
 
 HEIGHT = 220
 

@@ -1,7 +1,8 @@
 """The page of a leakage test: the verdict, how often it would err, a table by subject, and the items that stand out."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from math import isfinite
 from typing import Any
 
@@ -14,7 +15,7 @@ from learnable.pages import html
 from learnable.pages.page import Part, Picture, Section, write_page
 from learnable.pages.pictures import drawn, finish, groups, tips
 from learnable.pages.warnings import Found, look, warnings_section
-from learnable.pages.words import NOTHING, count, decimal, finite, plural, share
+from learnable.pages.words import NOTHING, count, decimal, plural, share
 
 SHOWN = 200
 """Items of the table of items, those first that look most as if they were trained on."""
@@ -52,10 +53,11 @@ class LeakageFacts:
     hit: str
     command: str
     onward: Sequence[tuple[str, str]] = ()
-    counted: pl.DataFrame = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "counted", self.items.filter("counted"))
+    @cached_property
+    def counted(self) -> pl.DataFrame:
+        """The items that count in the verdict."""
+        return self.items.filter("counted")
 
 
 def render_leakage(facts: LeakageFacts) -> str:
@@ -91,7 +93,7 @@ def render_leakage(facts: LeakageFacts) -> str:
             ("items", count(len(hits)), "in the verdict"),
         ],
         onward=facts.onward,
-        chart=_levels(facts),
+        chart=None if facts.counted.is_empty() else levels_section(facts.counted, level=facts.level),
         command=("To repeat this test", facts.command),
     )
 
@@ -124,8 +126,8 @@ def _verdict(facts: LeakageFacts) -> Section:
     rows = [
         (
             test.name,
-            _signed(test.value),
-            f"{_signed(test.low)} to {_signed(test.high)}",
+            decimal(test.value, 4),
+            f"{decimal(test.low, 4)} to {decimal(test.high, 4)}",
             f"{test.p:.2g}",
             test.counted,
         )
@@ -139,24 +141,12 @@ def _verdict(facts: LeakageFacts) -> Section:
     return Section(id="verdict", nav="verdict", title="Was it trained on?", parts=parts)
 
 
-def _levels(facts: LeakageFacts) -> Section | None:
-    """Return the picture that opens the page; None where no item counts."""
-    if facts.counted.is_empty():
-        return None
-    parts = [levels_picture(facts.counted, level=facts.level)]
-    return Section(id="levels", title="Do the items stand out?", parts=parts)
-
-
-def _signed(value: float) -> str:
-    return decimal(finite(value), 4)
-
-
 def _subjects(facts: LeakageFacts) -> Section:
     frame = facts.subjects
     head = [name.replace("_", " ") for name in frame.columns]
     rows = [
         [
-            each if isinstance(each, str) else count(each) if isinstance(each, int) else decimal(finite(each))
+            each if isinstance(each, str) else count(each) if isinstance(each, int) else decimal(each)
             for each in row
         ]
         for row in frame.iter_rows()
@@ -174,7 +164,7 @@ def _items(facts: LeakageFacts) -> Section:
         [
             html.cell(row["question"][:QUESTION], row["subject"]),
             "yes" if row["hit"] else "no",
-            *(decimal(finite(row[name]), 0 if name == "rank" else 2) for name in names),
+            *(decimal(row[name], 0 if name == "rank" else 2) for name in names),
         ]
         for row in ordered.head(SHOWN).iter_rows(named=True)
     ]
@@ -200,9 +190,8 @@ def _items(facts: LeakageFacts) -> Section:
 
 def _method(facts: LeakageFacts) -> Section:
     parts: list[Part] = [html.bullets(facts.notes)] if facts.notes else []
-    settings = {
-        name: value for name, value in {**facts.names, **facts.detecting}.items() if value is not None
-    }
+    settings = {**facts.names, **facts.detecting}
+    settings = {name: value for name, value in settings.items() if value is not None}
     parts += html.settings_table("How it was looked for", settings, label="Detector")
     return Section(id="method", nav="method", title="Method", parts=parts)
 
@@ -219,10 +208,8 @@ def _uncorrected(facts: LeakageFacts) -> Found:
 
 def _few(facts: LeakageFacts) -> Found:
     """Fewer than `FEW_ITEMS` items count."""
-    number = facts.counted.height
-    return (
-        f"Only {plural(number, 'item')} count: a small leak would not be seen." if number < FEW_ITEMS else ""
-    )
+    few = plural(facts.counted.height, "item")
+    return f"Only {few} count: a small leak would not be seen." if facts.counted.height < FEW_ITEMS else ""
 
 
 def _pointing(facts: LeakageFacts) -> Found:
@@ -255,7 +242,7 @@ BINS = 24
 HEIGHT = 220
 
 
-def levels_picture(frame: pl.DataFrame, *, level: str) -> Picture:
+def levels_section(frame: pl.DataFrame, *, level: str) -> Section:
     """Draw how the levels of the items lie, and beside them those of the reference."""
     kinds = {"model": frame["level"].to_numpy()}
     if "reference_level" in frame.columns:
@@ -276,12 +263,13 @@ def levels_picture(frame: pl.DataFrame, *, level: str) -> Picture:
         tooltip=tips("group", ("level", "level", ".2f"), ("items", "items", ",")),
     )
     means = ", ".join(f"{name} {each.mean():.2f}" for name, each in values.items())
-    return Picture(
+    picture = Picture(
         name="levels",
         spec=finish(chart, height=HEIGHT),
         label=f"Numbers of items by their level; means: {means}.",
         caption=f"How many items have which level: the {level}.",
     )
+    return Section(id="levels", title="Do the items stand out?", parts=[picture])
 
 
 def curve_picture(curve: Roc) -> Picture:

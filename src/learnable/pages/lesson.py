@@ -8,23 +8,26 @@ from collections.abc import Sequence
 import polars as pl
 from markupsafe import Markup
 
+from learnable.experiments import UNTUNED
+from learnable.mixing import MIXTURES
 from learnable.pages import html
 from learnable.pages import lesson_pictures as pictures
-from learnable.pages.contest import ASKED, Evaluated, Line, probability
+from learnable.pages.contest import ASKED, Evaluated
 from learnable.pages.contest_warnings import method_section
 from learnable.pages.lesson_concepts import concepts_section
 from learnable.pages.lesson_facts import (
     LESSON_CHECKS,
     PAPER_RATIO,
     LessonFacts,
-    about,
+    about_theme,
     headline,
+    mixture_of,
     rows_words,
 )
 from learnable.pages.lesson_gradients import gradients_section
 from learnable.pages.page import Panels, Part, Picture, Section, write_page
 from learnable.pages.warnings import look, warnings_section
-from learnable.pages.words import NOTHING, capital, count, decimal, duration, finite, plural
+from learnable.pages.words import NOTHING, capital, count, decimal, duration, finite, plural, probability
 
 SHOWN_ITEMS = 3
 """Of each way to ask."""
@@ -40,6 +43,12 @@ def render_lesson(lesson: LessonFacts) -> str:
     looked = look(LESSON_CHECKS, lesson)
     panels = pictures.values(lesson)
     first = next((number for number, drawn in enumerate(panels) if drawn), None)
+    opening = None
+    if first is not None:  # what the arms came to on the first evaluation that has a picture
+        each = lesson.themes[first][0]
+        drawn = Panels(pictures=panels[first], kind="panels plots")
+        title = f"{each.theme} ({each.unit}, {each.side})"
+        opening = Section(id="opening", title=title, parts=[drawn, _legend(lesson)])
     sections = [
         _asked(lesson),
         _answer(lesson, panels, first),
@@ -79,27 +88,27 @@ def render_lesson(lesson: LessonFacts) -> str:
             *lesson.tiles,
         ],
         onward=lesson.onward,
-        chart=None if first is None else _opening(lesson, first, panels[first]),
+        chart=opening,
         command=("To repeat this page", lesson.command),
     )
 
 
 def _asked(lesson: LessonFacts) -> Section:
     tokens = ", ".join(lesson.tokens)
-    inits = {way.init: _BEGINNINGS[way.init] for way in lesson.ways if way.init and lesson.tokens}
+    inits = {init: _BEGINNINGS[init] for init in lesson.inits.values() if init and lesson.tokens}
     both = ", in the wording of the task and in wordings that no training saw either"
     words = (
         "Does the model learn the task, or the words it was put in? Each arm sees the rows of the task; all are asked "
         f"on {plural(lesson.tests, 'row')} that no training saw{both if len(lesson.example) > 1 else ''}."
     )
     pairs = []
-    for way in lesson.ways:
-        notes = [f"({tokens} begins as {inits[way.init]})"] if way.init and len(inits) > 1 else []
-        notes += ["(the others are compared with it)"] if way.label == lesson.baseline else []
+    for label in lesson.labels:
+        mixture, init = mixture_of(label), lesson.inits.get(label)
+        notes = [f"({tokens} begins as {inits[init]})"] if init and len(inits) > 1 else []
+        notes += ["(the others are compared with it)"] if label == lesson.baseline else []
         small = Markup("").join(html.markup(" <small>{note}</small>", note=note) for note in notes)
-        pairs.append(
-            (way.label, html.markup("{about}{small}", about=way.about.replace("`", ""), small=small))
-        )
+        about = "the model as it is" if mixture == UNTUNED else MIXTURES[mixture].about.replace("`", "")
+        pairs.append((label, html.markup("{about}{small}", about=about, small=small)))
     parts: list[Part] = [html.text(words), html.terms(pairs, kind="ways")]
     if len(inits) == 1:
         parts.append(html.remark(f"{tokens} begins as {next(iter(inits.values()))}."))
@@ -110,22 +119,13 @@ def _asked(lesson: LessonFacts) -> Section:
     return Section(id="asked", nav="asked", title="What was asked", parts=parts)
 
 
-def _opening(lesson: LessonFacts, first: int, drawn: Sequence[Picture]) -> Section:
-    """Return what the arms came to on the first evaluation that has a picture."""
-    each = lesson.themes[first][0]
-    title = f"{each.theme} ({each.unit}, {each.side})"
-    return Section(
-        id="opening", title=title, parts=[Panels(pictures=drawn, kind="panels plots"), _legend(lesson)]
-    )
-
-
 def _legend(lesson: LessonFacts) -> Markup:
     """Say how to read the dots."""
     words = (
         "Dots are means over items and seeds, ticks the seeds. A whisker is the interval of the difference to "
         f"{lesson.baseline}, laid at its value (solid line): where it crosses that line (hollow dot), no difference was seen."
     )
-    if len(lesson.trained) < len(lesson.by_label):
+    if len(lesson.trained) < len(lesson.labels):
         words += " The diamond and the dashed line are the untuned model."
     return html.remark(words)
 
@@ -140,9 +140,16 @@ def _answer(lesson: LessonFacts, drawn: Sequence[Sequence[Picture]], first: int 
     parts: list[Part] = [html.text(words)]
     for number, (theme, panels) in enumerate(zip(lesson.themes, drawn, strict=True)):
         title = theme[0].theme + (": what was forgotten" if theme[0].is_general else "")
-        inside = [html.heading(title), html.remark(about(theme))]
-        for each in theme:
-            inside += _sentence(lesson, each)
+        inside = [html.heading(title), html.remark(about_theme(theme))]
+        for each in theme:  # marked by what the arm in focus came to
+            focus = each.of(lesson.focus) if lesson.focus else None
+            kind = focus.outcome if focus is not None and focus.outcome in ("better", "worse") else ""
+            found = [f"{what}: {who}" for _, what, who in lesson.seen_on(each)]
+            said = capital("; ".join(found) or f"nothing was compared with {baseline}") + "."
+            if (asked := ASKED[each.asked]) and not each.is_general:
+                said = html.markup("<strong>In {asked}:</strong> {said}", asked=asked, said=said)
+            inside.append(html.text(said, kind=f"said {kind}"))
+            inside += [html.remark(context)] if (context := lesson.context_of(each)) else []
         parts.append(html.box("answer", inside))
         nothing = html.remark(theme[0].no_picture)
         if number == first:
@@ -151,19 +158,6 @@ def _answer(lesson: LessonFacts, drawn: Sequence[Sequence[Picture]], first: int 
     if sum(map(bool, drawn)) > 1:
         parts.append(_legend(lesson))
     return Section(id="answer", nav="answer", title="The task, or its wording?", parts=parts)
-
-
-def _sentence(lesson: LessonFacts, each: Evaluated) -> list[Markup]:
-    """What one evaluation says, marked by what the arm in focus came to, and the scale beside it."""
-    focus = each.of(lesson.focus) if lesson.focus else None
-    kind = focus.outcome if focus is not None and focus.outcome in ("better", "worse") else ""
-    found = [f"{what}: {who}" for _, what, who in lesson.seen_on(each)]
-    said = capital("; ".join(found) or f"nothing was compared with {lesson.baseline}") + "."
-    asked = ASKED[each.asked]
-    if asked and not each.is_general:
-        said = html.markup("<strong>In {asked}:</strong> {said}", asked=asked, said=said)
-    context = lesson.context_of(each)
-    return [html.text(said, kind=f"said {kind}"), *([html.remark(context)] if context else [])]
 
 
 def _values(lesson: LessonFacts) -> Section:
@@ -181,10 +175,17 @@ def _values_table(lesson: LessonFacts, theme: Sequence[Evaluated]) -> Markup:
     unseen, seen = by_way.get("unseen"), by_way.get("seen")
     names = [html.head_cell(f"in {ASKED[each.asked]}", span=3) for each in theme]
     rows = []
-    for arm in lesson.by_label:
+    for arm in lesson.labels:
         cells: list[str] = [arm]
         for each in theme:
-            cells += _cells(each, each.of(arm))
+            line = each.of(arm)
+            if line is None:
+                cells += [NOTHING] * 3
+                continue
+            kind = line.outcome if line.competes and line.outcome in ("better", "worse") else ""
+            small = "" if line.p is None else f"p {probability(line.p)}"
+            seen_as = html.cell(line.words, small=small, kind=f"word {kind}")
+            cells += [each.value_cell(line), each.difference_cell(line), seen_as]
         if unseen and seen:
             new, old = (line.value if line is not None else None for line in (unseen.of(arm), seen.of(arm)))
             cells.append(unseen.signed(new - old) if new is not None and old is not None else NOTHING)
@@ -200,15 +201,6 @@ def _values_table(lesson: LessonFacts, theme: Sequence[Evaluated]) -> Markup:
     )
 
 
-def _cells(each: Evaluated, line: Line | None) -> list[str]:
-    if line is None:
-        return [NOTHING, NOTHING, NOTHING]
-    kind = line.outcome if line.competes and line.outcome in ("better", "worse") else ""
-    small = "" if line.p is None else f"p {probability(line.p)}"
-    seen = html.cell(line.words, small=small, kind=f"word {kind}")
-    return [each.value_cell(line), each.difference_cell(line), seen]
-
-
 def _wordings(lesson: LessonFacts) -> Section:
     known = [kind for kind in reversed(pictures.KINDS) if kind in lesson.diversity]
     parts: list[Part] = []
@@ -218,8 +210,8 @@ def _wordings(lesson: LessonFacts) -> Section:
     rows = []
     for kind in known:
         numbers = lesson.diversity[kind]
-        figures = [finite(numbers.get(name)) for name in ("mean_distance", "distinct_1", "distinct_2")]
-        rows.append([pictures.KINDS[kind][0], count(numbers["texts"]), *map(decimal, figures)])
+        figures = map(decimal, map(numbers.get, ("mean_distance", "distinct_1", "distinct_2")))
+        rows.append([pictures.KINDS[kind][0], count(numbers["texts"]), *figures])
     if rows:
         caption = (
             "Diversity of the wordings: distance is 1 \N{MINUS SIGN} cosine of the word vectors of two texts, "
@@ -317,10 +309,8 @@ def _cost(lesson: LessonFacts) -> Section:
         made = [
             (name, by, count(cost.tokens or None), duration(cost.seconds)) for name, by, cost in lesson.made
         ]
-        caption, head = (
-            "What the material took to make, when it was made",
-            ["material", "by", "tokens", "time"],
-        )
+        caption = "What the material took to make, when it was made"
+        head = ["material", "by", "tokens", "time"]
         parts.append(html.table(caption, head, made, label="Cost of the material", worded=(1,)))
     parts += lesson.took
     return Section(id="cost", nav="cost", title="What it took", parts=parts)
@@ -329,13 +319,12 @@ def _cost(lesson: LessonFacts) -> Section:
 def _method(lesson: LessonFacts) -> Section:
     repeated = lesson.by_mixture.get("repeated")
     as_many = f" The way called {repeated} has as many as delia." if repeated else ""
-    equal = any(each.equal_tokens is not None for each in lesson.evaluated)
     return method_section(
         lesson,
         first="All arms start from the same model, with the same settings and the same seeds. They do not take equally many "
         f"tokens or steps: a buffer costs tokens.{as_many}",
         widened_for="arms",
-        alone=", and the comparison with as many tokens stands alone" if equal else "",
+        alone=", and the comparison with as many tokens stands alone" if lesson.equal_tokens else "",
         last=(
             "The wordings are few, and the rows asked share them: other wordings may be harder.",
             "All of it belongs to this model, this task, this buffer and these settings.",

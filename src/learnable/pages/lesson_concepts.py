@@ -56,7 +56,7 @@ def concepts_section(lesson: LessonFacts) -> Section:
 def styles_of(lesson: LessonFacts) -> dict[str, Style]:
     """Return colour and dash of each arm: the baseline in the colour of text, the arm in focus strong, untuned ones grey."""
     found, others, untuned, dashes = dict[str, Style](), 0, 0, list(DASHES)
-    for arm in lesson.by_label:
+    for arm in lesson.labels:
         if arm not in lesson.trained:
             found[arm] = "var(--rest)", dashes[untuned % len(dashes)]
             untuned += 1
@@ -108,10 +108,26 @@ def _concept(name: str, lesson: LessonFacts, here: pl.DataFrame, styles: Mapping
         label=f"Distance of {token} and {words}",
         kind="dense",
     )
+    # The distances, and the same over those of the baseline.
+    kind: Literal["log", "linear"] = "log" if min(distances["low"]) > 0 else "linear"
+    scale = alt.Scale(type=kind, nice=False, padding=6)
+    y = alt.Y("mean:Q", title="L2 distance" + (", log" if kind == "log" else ""), scale=scale)
+    pictures = [_lines(name, lesson, distances, styles, y, what="distance")]
+    beside = ratios.with_columns(pl.col("mean", "low", "high") - 1)
+    ends = [0.0, *beside["low"], *beside["high"]]
+    low, high = max(min(ends), -REACH), min(max(ends), REACH)
+    if low < high:
+        title, form = f"distance beside {lesson.baseline}", "+.2~%"
+        room = alt.Scale(domain=[low, high], nice=False, padding=6)
+        y = alt.Y("mean:Q", title="nearer ↓  farther ↑", scale=room, axis=alt.Axis(format=form))
+        cut = f"Lines beyond {REACH:.0%} are cut off." if min(ends) < -REACH or max(ends) > REACH else ""
+        pictures.append(
+            _lines(f"{name}-beside", lesson, beside, styles, y, what=title, remark=cut, form=form)
+        )
     return [
         heading(f"{token} and “{words}”"),
         *([text(said)] if said else []),
-        Panels(pictures=_pictures(name, lesson, distances, ratios, styles), kind="panels plots"),
+        Panels(pictures=pictures, kind="panels plots"),
         shown,
     ]
 
@@ -139,31 +155,6 @@ def _apart(ratio: Mapping[str, Any]) -> str:
     if ratio["seeds"] < 2:
         return f"{size}, with the only seed"
     return f"{size}, {'in every seed' if ratio['high'] < 1 or ratio['low'] > 1 else 'but not in every seed'}"
-
-
-def _pictures(
-    name: str,
-    lesson: LessonFacts,
-    distances: pl.DataFrame,
-    ratios: pl.DataFrame,
-    styles: Mapping[str, Style],
-) -> list[Picture]:
-    """Draw the distances, and the same over those of the baseline."""
-    kind: Literal["log", "linear"] = "log" if min(distances["low"]) > 0 else "linear"
-    scale = alt.Scale(type=kind, nice=False, padding=6)
-    y = alt.Y("mean:Q", title="L2 distance" + (", log" if kind == "log" else ""), scale=scale)
-    found = [_lines(name, lesson, distances, styles, y, what="distance")]
-    beside = ratios.with_columns(pl.col("mean", "low", "high") - 1)
-    ends = [0.0, *beside["low"], *beside["high"]]
-    low, high = max(min(ends), -REACH), min(max(ends), REACH)
-    if low < high:
-        title = f"distance beside {lesson.baseline}"
-        room = alt.Scale(domain=[low, high], nice=False, padding=6)
-        y = alt.Y("mean:Q", title="nearer ↓  farther ↑", scale=room, axis=alt.Axis(format="+.2~%"))
-        cut = f"Lines beyond {REACH:.0%} are cut off." if min(ends) < -REACH or max(ends) > REACH else ""
-        form = "+.2~%"
-        found.append(_lines(f"{name}-beside", lesson, beside, styles, y, what=title, remark=cut, form=form))
-    return found
 
 
 def _lines(

@@ -1,7 +1,7 @@
 """What the page of a lesson is made from, and what that says in words: one sentence for each evaluation, with intervals."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -31,34 +31,13 @@ BUFFERED = ("delia", "no_paraphrases")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Question:
-    """An evaluation: its ``label`` in the table, its ``name`` without what is asked, and how it asks."""
-
-    label: str
-    name: str
-    asked: Asked
-
-
-@dataclass(frozen=True, kw_only=True)
-class Way:
-    """One arm: its label, the name of its mixture, what that is in words, and how new tokens begin.
-
-    ``init`` is None where there are no new tokens, and where it was not recorded.
-    """
-
-    label: str
-    mixture: str
-    about: str
-    init: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class LessonFacts(ContestFacts):
     """All that a report says about one lesson.
 
     Args:
-        ways: The arms, in the order asked for.
-        questions: The evaluations, in the order of the table.
+        labels: The arms, in the order asked for; each begins with the name of its mixture.
+        inits: How new tokens begin in each arm, where that was recorded.
+        questions: Of each evaluation, by its label in the table, the name without what is asked, and how it asks.
         task: Rows that were trained on.
         tests: Rows that were asked.
         buffer: Rows of the buffer that could be mixed in.
@@ -76,8 +55,9 @@ class LessonFacts(ContestFacts):
     """
 
     asked_of: str = "the task"
-    ways: Sequence[Way]
-    questions: Sequence[Question]
+    labels: Sequence[str]
+    inits: Mapping[str, str | None] = field(default_factory=dict)
+    questions: Mapping[str, tuple[str, Asked]]
     task: int
     tests: int
     buffer: int
@@ -92,30 +72,30 @@ class LessonFacts(ContestFacts):
     made: Sequence[tuple[str, str, Cost]] = ()
     notes: Sequence[str] = ()
 
-    def read_line(self, row: Mapping[str, Any]) -> Line:
-        """Read a line of the table, with the means of its seeds."""
-        by_seed = self._means_by_seed.get((row["evaluation"], row["arm"]), ())
-        return line_of(row, baseline=self.baseline, competes=row["arm"] in self.trained, by_seed=by_seed)
+    def competes(self, row: Mapping[str, Any]) -> bool:
+        """Tell whether an arm was trained."""
+        return row["arm"] in self.trained
 
     def described(self, label: str) -> dict[str, Any]:
-        """Return how an evaluation asks, under which name, and DELIA's line against as many tokens."""
-        names = shortened([each.name for each in self.questions])
-        asked = next(each for each in self.questions if each.label == label)
-        known = {"name": names[asked.name], "setting": asked.name, "asked": asked.asked}
-        return known | {"equal_tokens": self._equal_tokens.get(label)}
+        """Return how an evaluation asks, and under which name."""
+        setting, asked = self.questions[label]
+        names = shortened([name for name, _ in self.questions.values()])
+        return {"name": names[setting], "setting": setting, "asked": asked}
+
+    def context_of(self, each: Evaluated) -> str:
+        """Say beside what training did what DELIA came to against as many tokens."""
+        said, equal = super().context_of(each), self.equal_tokens.get(each.label)
+        if equal is not None and equal.outcome in ("better", "worse"):
+            said += f" {equal.arm} was {equal.outcome} than as many tokens of the task alone, by {each.size(equal)}."
+        elif equal is not None and equal.outcome == "no difference seen":
+            size = each.between(equal.low, equal.high, signed=True)
+            said += (
+                f" Between {equal.arm} and as many tokens of the task alone no difference was seen ({size})."
+            )
+        return said.strip()
 
     @cached_property
-    def _means_by_seed(self) -> dict[tuple[str, str], tuple[float, ...]]:
-        """The means of the items of each evaluation and arm, seed by seed."""
-        graded = self.results.with_columns(pl.col("value").cast(pl.Float64)).filter(
-            pl.col("value").is_finite()
-        )
-        means = graded.group_by("evaluation", "arm", "seed").agg(pl.col("value").mean()).sort("seed")
-        values = means.group_by("evaluation", "arm", maintain_order=True).agg("value")
-        return {(evaluation, arm): tuple(found) for evaluation, arm, found in values.iter_rows()}
-
-    @cached_property
-    def _equal_tokens(self) -> dict[str, Line]:
+    def equal_tokens(self) -> dict[str, Line]:
         """DELIA beside the arm that has as many tokens, by evaluation; nothing where one of them is missing."""
         delia, repeated = self.by_mixture.get("delia"), self.by_mixture.get("repeated")
         if delia is None or repeated in (None, self.baseline):
@@ -147,14 +127,9 @@ class LessonFacts(ContestFacts):
         return [sorted(each, key=lambda one: list(ASKED).index(one.asked)) for each in names.values()]
 
     @cached_property
-    def by_label(self) -> dict[str, Way]:
-        """The arms by label."""
-        return {way.label: way for way in self.ways}
-
-    @cached_property
     def by_mixture(self) -> dict[str, str]:
         """The first arm of each mixture."""
-        return {way.mixture: way.label for way in reversed(self.ways)}
+        return {mixture_of(label): label for label in reversed(self.labels)}
 
     @cached_property
     def trained(self) -> list[str]:
@@ -165,13 +140,13 @@ class LessonFacts(ContestFacts):
     def focus(self) -> str | None:
         """The arm that the headline is about: DELIA, or the only one beside the baseline."""
         others = [label for label in self.trained if label != self.baseline]
-        delia = [label for label in others if self.by_label[label].mixture == "delia"]
+        delia = [label for label in others if mixture_of(label) == "delia"]
         return delia[0] if delia else others[0] if len(others) == 1 else None
 
     @cached_property
     def ratio(self) -> float | None:
         """Examples of the buffer for each row of the task that were trained on; None where none were."""
-        names = [label for label in self.trained if self.by_label[label].mixture in BUFFERED]
+        names = [label for label in self.trained if mixture_of(label) in BUFFERED]
         here = self.arms.filter(pl.col("arm").is_in(names) & (pl.col("task_examples") > 0))
         mean = here.select((pl.col("examples") / pl.col("task_examples")).mean()).item()
         return None if mean is None else mean - 1
@@ -186,7 +161,12 @@ class LessonFacts(ContestFacts):
     def ordered(self, frame: pl.DataFrame) -> list[str]:
         """Return the arms of a frame, in the order asked for."""
         there = set(frame["arm"])
-        return [label for label in self.by_label if label in there]
+        return [label for label in self.labels if label in there]
+
+
+def mixture_of(label: str) -> str:
+    """Return the name of an arm's mixture."""
+    return label.partition("@")[0]
 
 
 def rows_words(ratio: float) -> str:
@@ -223,7 +203,7 @@ def _asked(lesson: LessonFacts) -> Sequence[Evaluated]:
 def _taught(lesson: LessonFacts) -> str:
     """Say what training did to the task, beside the untuned model; nothing where that was not judged."""
     each = _asked(lesson)[0]
-    line = next((line for line in each.beside if line.arm.partition("@")[0] == UNTUNED), None)
+    line = next((line for line in each.beside if mixture_of(line.arm) == UNTUNED), None)
     said = {
         "worse": "The task was learnt",
         "no difference seen": "The task was not seen to be learnt",
@@ -260,7 +240,7 @@ def _compared(lesson: LessonFacts) -> str:
     }.get(lines[0].outcome, f"{focus} and {baseline} could not be compared {where}")
 
 
-def about(theme: Sequence[Evaluated]) -> str:
+def about_theme(theme: Sequence[Evaluated]) -> str:
     """Say what the values are of one evaluation, in all the ways in which it was asked."""
     each = theme[0]
     items = max(found.items for found in theme)
@@ -372,7 +352,7 @@ def _from_buffer(lesson: LessonFacts) -> Found:
     """What was forgotten is asked on rows set aside of the buffer, which some arms trained on."""
     if lesson.general_from_buffer is None:
         return None
-    arms = [arm for arm in lesson.trained if lesson.by_label[arm].mixture in (*BUFFERED, "dmt")]
+    arms = [arm for arm in lesson.trained if mixture_of(arm) in (*BUFFERED, "dmt")]
     if not lesson.general_from_buffer or not arms:
         return ""
     return (
@@ -386,9 +366,9 @@ def _random_rows(lesson: LessonFacts) -> Found:
     """New tokens begin at random in an arm."""
     if not lesson.tokens:
         return ""
-    if any(way.init is None for way in lesson.ways):
+    if any(lesson.inits.get(label) is None for label in lesson.labels):
         return None
-    random = [label for label in lesson.trained if lesson.by_label[label].init == "random"]
+    random = [label for label in lesson.trained if lesson.inits[label] == "random"]
     if not random:
         return ""
     return (

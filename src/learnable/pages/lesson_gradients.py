@@ -58,11 +58,19 @@ def sentence(lesson: LessonFacts, frame: pl.DataFrame, wording: str) -> str:
         for quantity, at in (("coherence", 0.0), ("coherence", ratio), ("along_task", ratio))
     )
     left = 1 / (1 + ratio)
+    if not _is_known(along):
+        meaning = "too few gradients to tell what the buffer does"
+    elif abs(along["value"] - left) <= SEEN * along["error"]:
+        meaning = "the buffer dilutes the task, and no pull with it or against it is seen"
+    else:
+        meaning = (
+            f"the buffer {'pulls the same way as' if along['value'] > left else 'pulls against'} the task"
+        )
     mix = f"mixed with {rows_words(ratio)} of the buffer each"
     return (
         f"With the task in {WORDINGS[wording][0]}, gradients agree to {_written(alone)} alone and to {_written(mixed)} {mix}; a "
         f"step of that mix goes {_written(along)} as far in the task's direction as one of the task alone, where "
-        f"{decimal(left, 3)} is what a buffer without any relation to the task leaves: {_meaning(along, left)}."
+        f"{decimal(left, 3)} is what a buffer without any relation to the task leaves: {meaning}."
     )
 
 
@@ -72,17 +80,8 @@ def _is_known(row: dict[str, Any]) -> bool:
 
 def _written(row: dict[str, Any]) -> str:
     digits = 3 if row["error"] < 0.01 else 2
-    value = decimal(row["value"] if math.isfinite(row["value"]) else None, digits)
+    value = decimal(row["value"], digits)
     return f"{value}\u00a0±\u00a0{decimal(row['error'], digits)}" if _is_known(row) else value
-
-
-def _meaning(along: dict[str, Any], left: float) -> str:
-    if not _is_known(along):
-        return "too few gradients to tell what the buffer does"
-    if abs(along["value"] - left) <= SEEN * along["error"]:
-        return "the buffer dilutes the task, and no pull with it or against it is seen"
-    way = "pulls the same way as" if along["value"] > left else "pulls against"
-    return f"the buffer {way} the task"
 
 
 def _picture(lesson: LessonFacts, whole: pl.DataFrame, quantity: str) -> Picture | None:

@@ -78,25 +78,18 @@ def _values(name: str, each: Evaluated, domain: list[float], *, title: str) -> P
             side = "left" if line.value < domain[0] else "right"
             outside.append(f"{arm}, at {each.figure(line.value)}, lies outside, to the {side}.")
             continue
-        known = {"low": line.low, "high": line.high} if line.competes and line.half is not None else {}
-        ends = {end: (base.value or 0) + (value or 0) for end, value in known.items()}
+        is_whole = line.competes and line.half is not None
+        low, high = ((base.value or 0) + (end or 0) if is_whole else None for end in (line.low, line.high))
+        place = {"arm": arm, "value": line.value, "low": low, "high": high}
         beside = {"difference": line.difference, "from": line.low, "to": line.high}
-        seen = line.words if line.competes else "untuned"
-        dots.append(
-            {"arm": arm, "value": line.value, "low": None, "high": None}
-            | ends
-            | beside
-            | look
-            | {"seen": seen}
-        )
+        dots.append(place | beside | look | {"seen": line.words if line.competes else "untuned"})
         if line is base or not line.competes:
             levels.append({"value": line.value, "dash": "no" if line is base else "yes"})
         if line.competes and len(line.by_seed) > 1:
-            seeds = [
-                (seed, value) for seed, value in enumerate(line.by_seed) if domain[0] <= value <= domain[1]
-            ]
             ticks += [
-                {"arm": arm, "seed": seed, "value": value, "shade": look["shade"]} for seed, value in seeds
+                {"arm": arm, "seed": seed, "value": value, "shade": look["shade"]}
+                for seed, value in enumerate(line.by_seed)
+                if domain[0] <= value <= domain[1]
             ]
     way = "higher is better →" if each.higher_is_better else "← lower is better"
     scale = alt.Scale(domain=domain, nice=False, zero=False)

@@ -11,6 +11,7 @@ from learnable.pages import html
 from learnable.pages import selection_pictures as pictures
 from learnable.pages.page import Part, Picture, Section, write_page
 from learnable.pages.selection_facts import (
+    SHOWN_INSTANCES,
     SelectionFacts,
     by_length,
     by_source,
@@ -19,7 +20,6 @@ from learnable.pages.selection_facts import (
     spearman,
     to_read,
     undefined_places,
-    unread_places,
 )
 from learnable.pages.selection_others import others_section
 from learnable.pages.tokens import spelled, token_parts
@@ -28,7 +28,6 @@ from learnable.pages.words import (
     count,
     decimal,
     duration,
-    finite,
     first_of_all,
     memory,
     plural,
@@ -254,7 +253,7 @@ def _information(facts: SelectionFacts) -> Section:
 
 
 def _mean_with_interval(values: pl.Series) -> str:
-    mean = decimal(finite(values.mean()), 2)
+    mean = decimal(values.mean(), 2)
     if len(values) < 2:
         return mean
     reach = scipy.special.stdtrit(len(values) - 1, 0.975) * float(values.std()) / len(values) ** 0.5  # type: ignore[arg-type]
@@ -264,24 +263,18 @@ def _mean_with_interval(values: pl.Series) -> str:
 
 def _read(facts: SelectionFacts) -> Section:
     parts: list[Part] = []
+    texts = pl.DataFrame() if facts.examples is None else facts.examples
     for title, about, frame in to_read(facts):
-        parts += [html.heading(title), html.text(about), *excerpts_of(facts, frame)]
+        here = texts.select(pl.col("id").cast(pl.String), "messages").join(frame, on="id", how="semi")
+        messages = dict(here.iter_rows())
+        shown = [_excerpt(facts, each, html.turns_of(messages.get(each["id"]))) for each in frame.to_dicts()]
+        parts += [html.heading(title), html.text(about), *shown]
     if not parts:
         why = "no example has a score" if facts.has("score") else f"there is no column {facts.by}"
         if facts.examples is None:
             why = "the scores came from a table without texts"
         parts.append(html.remark(f"Nothing to read: {why}."))
     return Section(id="read", nav="examples", title="Read some examples", parts=parts)
-
-
-def excerpts_of(facts: SelectionFacts, frame: pl.DataFrame) -> list[Markup]:
-    """Return the examples in the rows of a frame, in its order; none where there are no texts."""
-    if facts.examples is None:
-        return []
-    texts = facts.examples.select(pl.col("id").cast(pl.String), "messages")
-    messages = dict(texts.join(frame, on="id", how="semi").iter_rows())
-    examples = frame.iter_rows(named=True)
-    return [_excerpt(facts, each, html.turns_of(messages.get(each["id"]))) for each in examples]
 
 
 def _excerpt(
@@ -324,9 +317,10 @@ def _left_out(facts: SelectionFacts) -> Section:
         parts.append(html.table(caption, head, why, label="Reasons", heads=1, worded=(0, 1)))
     else:
         parts.append(html.remark("Nothing was left out."))
+    lost = facts.unread.head(SHOWN_INSTANCES).select("place", "reason").rows()
     form = '<code>{place}</code> <span dir="auto">{why}</span>'
     for name, whole, items in (
-        ("Rows that could not be read", unread, unread_places(facts)),
+        ("Rows that could not be read", unread, lost),
         ("Examples without a score", facts.undefined.height, undefined_places(facts)),
     ):
         if items:

@@ -254,11 +254,6 @@ def reasons(facts: SelectionFacts) -> list[tuple[str, str, str]]:
     return found
 
 
-def unread_places(facts: SelectionFacts) -> list[tuple[str, str]]:
-    """The first rows that could not be read, each with its reason."""
-    return facts.unread.head(SHOWN_INSTANCES).select("place", "reason").rows()
-
-
 def undefined_places(facts: SelectionFacts) -> list[tuple[str, str]]:
     """The first examples without a score, by file and line where the rows are known, each with its reason."""
     missing = facts.undefined.head(SHOWN_INSTANCES).select("id", "undefined")

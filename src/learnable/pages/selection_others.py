@@ -6,7 +6,7 @@ from markupsafe import Markup
 from learnable.pages import html
 from learnable.pages.page import Section
 from learnable.pages.selection_facts import SelectionFacts
-from learnable.pages.words import count, decimal, finite, share, snippet
+from learnable.pages.words import count, decimal, share, snippet
 
 SHOWN_EXAMPLES, SHOWN_PARTS = 3, 3
 
@@ -32,10 +32,8 @@ def others_section(facts: SelectionFacts) -> Section | None:
     others = other_choices(facts)
     if not others:
         return None
-    choices = {f"{facts.by} (chosen)": facts.chosen} | others
-    rows = [
-        _described(facts, name, frame) for name, frame in [*choices.items(), ("all examples", facts.frame)]
-    ]
+    choices = {f"{facts.by} (chosen)": facts.chosen, **others, "all examples": facts.frame}
+    rows = [[name, *_described(facts, frame)] for name, frame in choices.items()]
     caption = (
         f"The {count(facts.chosen.height)} examples that were chosen, and as many that each other score of this table puts first: "
         "from the same losses, without conditions or shares"
@@ -56,23 +54,17 @@ def others_section(facts: SelectionFacts) -> Section | None:
     return Section(id="others", nav="other scores", title="What other scores would choose", parts=parts)
 
 
-def _described(facts: SelectionFacts, name: str, frame: pl.DataFrame) -> list[str]:
+def _described(facts: SelectionFacts, frame: pl.DataFrame) -> list[str]:
     """Return what a choice is made of, in the cells of a row."""
     sources = frame["source"].value_counts(sort=True).sort("count", "source", descending=[True, False])
     most = [
         f"{source} {share(number, frame.height)}" for source, number in sources.head(SHOWN_PARTS).iter_rows()
     ]
     tokens = int(frame["tokens"].sum()) if facts.has("tokens") else None
-    length = finite(frame["response_tokens"].median()) if facts.has("response_tokens") else None
-    loss = finite(frame["loss_before"].mean()) if facts.has("loss_before") else None
-    figures = [
-        count(frame.height),
-        count(int(frame["is_kept"].sum())),
-        count(tokens),
-        decimal(length, 0),
-        decimal(loss, 2),
-    ]
-    return [name, *figures, ", ".join(most)]
+    length = frame["response_tokens"].median() if facts.has("response_tokens") else None
+    loss = frame["loss_before"].mean() if facts.has("loss_before") else None
+    counts = (frame.height, int(frame["is_kept"].sum()), tokens)
+    return [*map(count, counts), decimal(length, 0), decimal(loss, 2), ", ".join(most)]
 
 
 def _only_there(facts: SelectionFacts, frame: pl.DataFrame) -> list[Markup]:

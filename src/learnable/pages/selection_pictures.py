@@ -37,7 +37,13 @@ def plane(facts: SelectionFacts) -> Picture | None:
     losses = facts.scored.drop_nulls(["loss_before", "loss_after"])
     if losses.is_empty():
         return None
-    top, outside = _plane_limit(losses)
+    # All the chosen and all but extreme losses are inside.
+    highest = losses.select("is_kept", loss=pl.max_horizontal("loss_before", "loss_after"))
+    values, chosen = (frame["loss"].to_numpy() for frame in (highest, highest.filter("is_kept")))
+    common = float(np.quantile(values, 0.99)) * 1.5
+    top = min(float(values.max()), max(common, float(chosen.max(initial=0.0))))
+    top = float(f"{max(top, 0.01) * 1.03:.3g}")
+    outside = int((values > top).sum())
     inside = f"isValid(datum.before) && isValid(datum.after) && max(datum.before, datum.after) <= {top}"
     scale = alt.Scale(domain=[0, top], nice=False)
     x = alt.X("before:Q", scale=scale, title="loss before, nats per token")
@@ -77,17 +83,6 @@ def _dots(facts: SelectionFacts, inside: str) -> Any:
         size=alt.condition(chosen, alt.value(46), alt.value(22)),
         tooltip=_tooltip(facts),
     )
-
-
-def _plane_limit(losses: pl.DataFrame) -> tuple[float, int]:
-    """The end of both axes: all the chosen and all but extreme losses are inside."""
-    highest = losses.select(pl.max_horizontal("loss_before", "loss_after"), "is_kept")
-    values = highest["loss_before"].to_numpy()
-    chosen = highest.filter("is_kept")["loss_before"].to_numpy()
-    common = float(np.quantile(values, 0.99)) * 1.5
-    top = min(float(values.max()), max(common, float(chosen.max(initial=0.0))))
-    top = float(f"{max(top, 0.01) * 1.03:.3g}")
-    return top, int((values > top).sum())
 
 
 def spread(facts: SelectionFacts) -> Picture | None:

@@ -1,13 +1,11 @@
 """The page of a trial: which arms differ from the one they stand beside, what they cost, and what to distrust."""
 
-from collections.abc import Sequence
-
 import altair as alt
 import polars as pl
 
 from learnable.pages import comparison_pictures as pictures
 from learnable.pages import html
-from learnable.pages.comparison import answer_of, ranked, row_of
+from learnable.pages.comparison import answer_section, differences_section, ranked_rows
 from learnable.pages.contest_warnings import method_section
 from learnable.pages.imbalance import imbalance_section
 from learnable.pages.page import Part, Picture, Section, write_page
@@ -20,7 +18,6 @@ from learnable.pages.words import (
     count,
     decimal,
     enumeration,
-    finite,
     plural,
     share,
     snippet,
@@ -37,20 +34,26 @@ def render_trial(trial: TrialFacts) -> str:
     """Write the report of one trial as a self-contained page."""
     looked = look(TRIAL_CHECKS, trial)
     opening, above = pictures.all_differences(trial.evaluated, to=trial.baseline)
+    beside = {trial.baseline: " (the others are compared with it)"}
+    about = [(arm, words + beside.get(arm, "")) for arm, words in trial.about.items()]
     sections = [
-        _arms(trial),
-        _answer(trial),
-        _differences(trial, above),
+        Section(id="arms", nav="arms", title="The arms", parts=[html.terms(about, kind="ways")]),
+        answer_section(trial),
+        differences_section(
+            trial, above, lambda each: ranked_rows(each, each.lines), title=f"Differences to {trial.baseline}"
+        ),
         *([] if trial.order is None else [imbalance_section(trial.order, confidence=trial.confidence)]),
         _tables(trial),
         warnings_section(looked, nav="distrust"),
-        _method(trial),
+        method_section(
+            trial, first=trial.alike, widened_for=f"arms beside {trial.baseline}", last=trial.notes
+        ),
     ]
     evaluations = len(trial.evaluated)
     return write_page(
         sections,
         kicker=trial.title,
-        headline=headline(trial),
+        headline=trial.headed(headline(trial)),
         lead=html.markup("{lead}{distrust}", lead=trial.lead, distrust=looked.link),
         tiles=[
             ("evaluations", count(evaluations), "each answers for itself" if evaluations > 1 else ""),
@@ -73,33 +76,6 @@ def _mixtures(mixtures: pl.DataFrame) -> Section:
         *([html.remark(f"{plural(more, 'more source')} under “Figures and cost”.")] if more > 0 else []),
     ]
     return Section(id="mixtures", title="Share of the tokens by source", parts=parts)
-
-
-def _arms(trial: TrialFacts) -> Section:
-    pairs = [
-        (arm, about + (" (the others are compared with it)" if arm == trial.baseline else ""))
-        for arm, about in trial.about.items()
-    ]
-    return Section(id="arms", nav="arms", title="The arms", parts=[html.terms(pairs, kind="ways")])
-
-
-def _answer(trial: TrialFacts) -> Section:
-    words = f"Every arm stands against {trial.baseline}."
-    parts: list[Part] = [html.text(words), *(answer_of(trial, each) for each in trial.evaluated)]
-    return Section(id="answer", nav="answer", title=trial.question, parts=parts)
-
-
-def _differences(trial: TrialFacts, above: Sequence[Sequence[Part]]) -> Section:
-    parts: list[Part] = []
-    for each, pictured in zip(trial.evaluated, above, strict=True):
-        parts += [html.heading(each.label), *pictured]
-        numbers = ("value", "tokens", "examples", "steps", "ungraded")
-        head = ["arm", "seen", f"difference to {trial.baseline}", "p", *numbers]
-        caption = f"Values on {each.label} ({each.unit}, {each.side})"
-        rows = [row_of(each, line) for line in ranked(each, each.lines)]
-        parts.append(html.table(caption, head, rows, kind="dense", worded=(1,)))
-    title = f"Differences to {trial.baseline}"
-    return Section(id="differences", nav="differences", title=title, parts=parts)
 
 
 def _tables(trial: TrialFacts) -> Section:
@@ -128,14 +104,8 @@ def _figure(value: float | str | None) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, float):
-        return decimal(finite(value), 3 if abs(value) >= FINE else 5)
+        return decimal(value, 3 if abs(value) >= FINE else 5)
     return NOTHING if value is None else count(value)
-
-
-def _method(trial: TrialFacts) -> Section:
-    return method_section(
-        trial, first=trial.alike, widened_for=f"arms beside {trial.baseline}", last=trial.notes
-    )
 
 
 SHOWN_STEPS = 150

@@ -8,7 +8,7 @@ import polars as pl
 
 from learnable.experiments import FOR_THIS_SEED
 from learnable.pages import contest_warnings as shared
-from learnable.pages.contest import JUDGED, ContestFacts, Line, counted, line_of
+from learnable.pages.contest import JUDGED, ContestFacts, counted
 from learnable.pages.warnings import Found
 from learnable.pages.words import plural
 
@@ -18,7 +18,6 @@ class TrialFacts(ContestFacts):
     """All that a report says about one trial.
 
     Args:
-        question: What was to be found out, a heading.
         lead: What was done, a sentence or two.
         about: What each arm is, in the order of the tables.
         beside: Arms that give the scale only.
@@ -26,13 +25,11 @@ class TrialFacts(ContestFacts):
         courses: How proportions went, step by step, by what they are of: ``step``, ``source``, ``pi``.
         order: Where trainings in several orders met each row, see ``slopes_of``; None where that is not looked at.
         alike: In what the arms are alike, a sentence or two.
-        answer: What the trial itself found first, for the headline.
         mixtures: Share of the tokens of each ``source``, a column for each mixture; None where nothing is mixed.
         said: What the trial itself says is to be distrusted.
         notes: What must be known of how it was made.
     """
 
-    question: str
     lead: str
     about: Mapping[str, str]
     beside: Sequence[str]
@@ -40,23 +37,17 @@ class TrialFacts(ContestFacts):
     courses: Mapping[str, pl.DataFrame] = field(default_factory=dict)
     order: pl.DataFrame | None = None
     alike: str = "All arms but those that give the scale are trained on as many tokens."
-    answer: str = ""
     mixtures: pl.DataFrame | None = None
     said: Sequence[str] = ()
     notes: Sequence[str] = ()
 
-    def read_line(self, row: Mapping[str, Any]) -> Line:
-        """Read a line of the table."""
-        return line_of(row, baseline=self.baseline, competes=row["arm"] not in self.beside)
+    def competes(self, row: Mapping[str, Any]) -> bool:
+        """Tell whether an arm does more than give the scale."""
+        return row["arm"] not in self.beside
 
 
 def headline(trial: TrialFacts) -> str:
-    """The answer in one line: what the trial itself found first, and what was seen on all evaluations."""
-    said = _compared(trial)
-    return f"{trial.answer}. {said}" if trial.answer else said
-
-
-def _compared(trial: TrialFacts) -> str:
+    """What was seen on all evaluations, in one line."""
     lines = [line for each in trial.evaluated for line in each.compared]
     one_seed = FOR_THIS_SEED if trial.trainings == 1 else ""
     if not {line.outcome for line in lines} & set(JUDGED):
@@ -64,12 +55,8 @@ def _compared(trial: TrialFacts) -> str:
     return f"{plural(len(lines), 'comparison')} with {trial.baseline}{one_seed}: {counted(lines)}"
 
 
-def _said(trial: TrialFacts) -> Found:
-    return list(trial.said)
-
-
 TRIAL_CHECKS: dict[str, Callable[[TrialFacts], Found]] = {
-    "what the trial itself says": _said,
+    "what the trial itself says": lambda trial: list(trial.said),
     "models that did not move": shared.did_not_move,
     "evaluations that cannot tell arms apart": shared.cannot_tell,
     "training that shows no effect": shared.no_effect,

@@ -137,51 +137,38 @@ def _negative(facts: SelectionFacts) -> Found:
     )
 
 
-def _by_length(facts: SelectionFacts) -> str:
-    """What to do about lengths: the score that compares answers of one length needs a loss before and one after."""
-    if facts.has("loss_before", "loss_after"):
-        return (
-            "Compare it with a selection by length_matched, which compares answers of about the same length "
-            "(--by length_matched)."
+def _length(facts: SelectionFacts) -> Found:
+    """Answers are short, or the score follows their length: one matter, and said as one.
+
+    The median response of at least `FEW_KEPT` chosen has fewer than `SHORT_ANSWER_RATIO` of the tokens of the pool's, or the
+    score's rank correlation with response tokens is beyond ±`LENGTH_CORRELATION` (`CORRELATION_EXAMPLES` or more scored).
+    """
+    said = []
+    pool, chosen = (finite(frame["response_tokens"].median()) for frame in (facts.scored, facts.chosen))
+    enough = facts.chosen.height >= FEW_KEPT
+    if enough and pool is not None and chosen is not None and chosen < SHORT_ANSWER_RATIO * pool:
+        said.append(
+            f"The selection is dominated by short answers: its median response has {decimal(chosen, 0)} tokens, the "
+            f"pool's has {decimal(pool, 0)}."
         )
-    return (
+    rho, n = spearman(facts.scored, "score_used", "response_tokens") if facts.has("score") else (None, 0)
+    if rho is not None and n >= CORRELATION_EXAMPLES and abs(rho) > LENGTH_CORRELATION:
+        prefers = "long" if (rho > 0) == facts.higher_is_better else "short"
+        said.append(
+            f"The score follows the length of the answer: Spearman correlation of {facts.by} with response tokens is "
+            f"{decimal(rho, 2)} (n = {n:,}), so choosing by it is largely choosing {prefers} answers."
+        )
+    if not said:
+        return ""
+    matched = (
+        "Compare it with a selection by length_matched, which compares answers of about the same length "
+        "(--by length_matched)."
+    )
+    bounded = (
         "If the task is not about that length, bound it, as in --where 'response_tokens BETWEEN 20 AND 200', and "
         "compare."
     )
-
-
-def _short_answers(facts: SelectionFacts) -> str:
-    """The median response of at least `FEW_KEPT` chosen has fewer than `SHORT_ANSWER_RATIO` of the tokens of the pool's."""
-    pool, chosen = (finite(frame["response_tokens"].median()) for frame in (facts.scored, facts.chosen))
-    if (
-        facts.chosen.height < FEW_KEPT
-        or pool is None
-        or chosen is None
-        or chosen >= SHORT_ANSWER_RATIO * pool
-    ):
-        return ""
-    return (
-        f"The selection is dominated by short answers: its median response has {decimal(chosen, 0)} tokens, the "
-        f"pool's has {decimal(pool, 0)}."
-    )
-
-
-def _score_follows(facts: SelectionFacts) -> str:
-    """The score's rank correlation with response tokens is beyond ±`LENGTH_CORRELATION` (`CORRELATION_EXAMPLES` or more scored)."""
-    rho, n = spearman(facts.scored, "score_used", "response_tokens") if facts.has("score") else (None, 0)
-    if rho is None or n < CORRELATION_EXAMPLES or abs(rho) <= LENGTH_CORRELATION:
-        return ""
-    prefers = "long" if (rho > 0) == facts.higher_is_better else "short"
-    return (
-        f"The score follows the length of the answer: Spearman correlation of {facts.by} with response tokens is "
-        f"{decimal(rho, 2)} (n = {n:,}), so choosing by it is largely choosing {prefers} answers."
-    )
-
-
-def _length(facts: SelectionFacts) -> Found:
-    """Answers are short, or the score follows their length: one matter, and said as one."""
-    seen = [said for said in (_short_answers(facts), _score_follows(facts)) if said]
-    return " ".join([*seen, _by_length(facts)]) if seen else ""
+    return " ".join([*said, matched if facts.has("loss_before", "loss_after") else bounded])
 
 
 def _left_out(facts: SelectionFacts) -> Found:

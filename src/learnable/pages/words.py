@@ -23,12 +23,19 @@ def share(part: float, whole: float) -> str:
     return "<0.1%" if 0 < percent < 0.1 else f"{percent:.1f}%"
 
 
-def decimal(value: float | None, digits: int = 3) -> str:
-    """``0.125``; a dash where it is undefined."""
-    if value is None:
+def decimal(value: Any, digits: int = 3) -> str:
+    """``0.125``; a dash where it is missing, NaN or infinite."""
+    if value is None or not math.isfinite(value):
         return NOTHING
     text = f"{value:,.{digits}f}"
     return text.removeprefix("-") if not text.strip("-0.") else text.replace("-", "\N{MINUS SIGN}")
+
+
+def probability(p: float | None) -> str:
+    """``= 0.029`` or ``< 0.001``."""
+    if p is None:
+        return "not known"
+    return "< 0.001" if p < 0.001 else f"= {decimal(p)}"
 
 
 def duration(seconds: float) -> str:
