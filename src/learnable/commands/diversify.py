@@ -79,8 +79,7 @@ def diversify(
     suffix = Path(output).suffix
     base, file = (output.removesuffix(suffix) + BESIDE, output) if suffix in FILES else (output, None)
     plain, beside = replace(reading, avoid=None), base.removesuffix(BESIDE)
-    pool, loaded = pool_of(data, plain, beside, dry_run=dry_run) if data else (None, None)
-    given = list(pool.iter_examples()) if pool else []
+    loaded = pool_of(data, plain, beside, dry_run=dry_run) if data else None
     awaits = writer.awaits() if dry_run else []
     files = () if awaits else reading.avoid or ()
     making = _Making(
@@ -91,8 +90,8 @@ def diversify(
         sampling=sampling,
         n=n,
         seed=seed,
-        given=given,
-        loaded=loaded,
+        given=loaded.rows.examples if loaded else [],
+        loaded=loaded.step if loaded else None,
         avoided=[example for path in files for example in _to_avoid(path, reading)],
         awaits=awaits,
         on=on,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import polars as pl
 
 from learnable.commands.experiment import Experiment
-from learnable.commands.options import Listed
+from learnable.commands.options import Confidence, Listed
 from learnable.errors import DataError, UsageError
 from learnable.experiments import UNTUNED, Arm, check_settings
 from learnable.experiments.run import train_arms
@@ -74,7 +74,6 @@ class Federating:
         min_rows: Fewest rows of a client.
         evaluate: `heldout` for the rows that --holdout sets aside, or heldout:FILE, multiple_choice:FILE ...
         seeds: Trainings of each arm, each with a partition of its own.
-        confidence: Of all intervals of an evaluation together.
     """
 
     clients: int = 8
@@ -90,7 +89,7 @@ class Federating:
     min_rows: int = 4
     evaluate: Annotated[Sequence[str], Listed] = ("heldout",)
     seeds: int = 1
-    confidence: float = 0.95
+    confidence: Confidence = 0.95
 
     def federated(self, tuning: Tuning) -> list[FederatedArm]:
         """Return the arms.

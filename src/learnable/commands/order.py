@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import polars as pl
 
-from learnable import data as rows
-from learnable.commands.inputs import rows_of
+from learnable.commands.inputs import loaded_in
 from learnable.commands.network import Network
 from learnable.commands.options import DryRun, Flat, Output, StoreFolder
 from learnable.errors import UsageError
@@ -66,15 +65,13 @@ def order(
     base = str(trained[0].facts["base"])
     longest = int(parameters_of(trained[0].folder)["max_length"])
     network = Network.of(base, loading, max_length=longest, dry_run=dry_run)
-    pool_step = finished(trained[0].links["pool"], "load")
-    pool = rows.load_pool(pool_step.folder)
-    examples = list(pool.iter_examples())
+    known = loaded_in(finished(trained[0].links["pool"], "load")).rows
+    examples = known.examples
 
     def work(folder: Path) -> Finished:
         from learnable.models.rendering import Renderer
 
-        given = rows_of(pool, pool_step)
-        rendered = given.rendered(Renderer.of(network.ref), max_length=longest)
+        rendered = known.rendered(Renderer.of(network.ref), max_length=longest)
         ordered = [
             Ordered(place=_place(name, network), tuning=tuning)
             for name, tuning in zip(models, settings, strict=True)

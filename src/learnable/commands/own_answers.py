@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from learnable.commands.compare import heldout_of
+from learnable.commands.inputs import heldout_of
 from learnable.commands.network import Network
 from learnable.data import read
 from learnable.diversifiers.drawing import Drawing, seed_of

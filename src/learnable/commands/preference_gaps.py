@@ -5,9 +5,7 @@ from dataclasses import asdict, dataclass, field
 
 import polars as pl
 
-from learnable import data as rows
 from learnable.commands.experiment import Experiment
-from learnable.commands.inputs import rows_of
 from learnable.experiments import SelectionCost
 from learnable.experiments.preferences import RenderedPair
 from learnable.measures import lengths
@@ -43,18 +41,18 @@ def gaps_of(pairs: Sequence[RenderedPair], nll: pl.DataFrame, *, loss: str, expe
     """
     from learnable.training import read_reference
 
-    network, store, loaded = experiment.network, experiment.store, experiment.pool
+    network, store, loaded = experiment.network, experiment.store, experiment.data
     tuning = {name: value for name, value in asdict(experiment.tuning).items() if name in _SETTINGS}
     training = ReferenceTraining(
         name=network.ref.name,
         ref=network.ref,
-        rows=rows_of(rows.load_pool(loaded.folder), loaded),
+        rows=loaded.rows,
         reference=Reference(**tuning, folds=FOLDS),
         longest=network.longest,
         loss=loss,
         store=store,
     )
-    step = training.step({"pool": loaded.identity, "base": network.identity})
+    step = training.step({"pool": loaded.step.identity, "base": network.identity})
     trained = run(step, store / "reference-{fingerprint}")
     passes = Passes(
         network.ref,

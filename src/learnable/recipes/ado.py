@@ -1,8 +1,10 @@
 """The recipe ``ado``: in what proportions to train on several sources."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any
 
+from learnable.commands.experiment import tried
 from learnable.commands.mixtures import SourceArms, mix
 from learnable.commands.options import Flat, Listed, MaxLength, ModelName
 from learnable.recipes.run import Run, recipe
@@ -37,4 +39,4 @@ def ado(
     """
     _ = mixing.mixtures
     network: dict[str, Any] = {"model": model, "loading": loading, "max_length": max_length}
-    trial(run, "mixtures", mix, data, reading, mixing=mixing, tuning=tuning, **network)
+    trial(run, "mixtures", partial(tried, mix), data, reading, mixing=mixing, tuning=tuning, **network)

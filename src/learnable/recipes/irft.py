@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Annotated, Any
 
 from learnable.commands.compare import HOLDOUT_SHARE
+from learnable.commands.experiment import tried
 from learnable.commands.imitate import Imitating, StageTuning, imitate
 from learnable.commands.options import Flat, Listed, MaxLength, ModelName
 from learnable.recipes.run import Run, recipe
@@ -50,4 +52,4 @@ def irft(
     network: dict[str, Any] = {"model": model, "loading": loading, "max_length": max_length}
     how: dict[str, Any] = {"sft": Tuning(**asdict(sft)), "tuning": Tuning(**asdict(tuning))}
     how |= {"imitating": imitating, "asked": imitating.evaluate, "holdout": holdout}
-    trial(run, "imitation", imitate, data, reading, **how, **network)
+    trial(run, "imitation", partial(tried, imitate), data, reading, **how, **network)

@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Annotated, Any
 
 from learnable.commands.compare import HOLDOUT_SHARE
+from learnable.commands.experiment import tried
 from learnable.commands.options import Flat, Listed, MaxLength, ModelName
 from learnable.commands.reinforce import Rewarding, reinforce
 from learnable.packages import needed
@@ -54,4 +56,4 @@ def rft(
     network: dict[str, Any] = {"model": model, "loading": loading, "max_length": max_length}
     how: dict[str, Any] = {"sft": Tuning(**asdict(sft)), "reward": reward, "policy": Tuning(**asdict(policy))}
     how |= {"rewarding": rewarding, "holdout": holdout}
-    trial(run, "policy", reinforce, data, reading, page=False, **how, **network)
+    trial(run, "policy", partial(tried, reinforce), data, reading, page=False, **how, **network)
