@@ -1,6 +1,6 @@
 """Options that several commands and recipes have in common: what each is for is said here, once."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -44,6 +44,16 @@ TargetColumns = Annotated[
     Parameter(help="Its columns, as `--columns`, where neither these nor usual names hold for it."),
 ]
 Output = Annotated[str, Short, Parameter(help="Folder to write.")]
+
+
+def unusual(given: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that are not what they are by default."""
+    return {name: given[name] for name, value in usual.items() if given.get(name, value) != value}
+
+
+def words_of(options: Mapping[str, Any]) -> list[str]:
+    """Return options as they are typed."""
+    return [word for name, value in options.items() for word in typed(f"--{name.replace('_', '-')}", value)]
 
 
 def typed(flag: str, value: Any) -> list[str]:
