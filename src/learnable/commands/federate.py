@@ -69,14 +69,7 @@ class _FederatedTrial:
 
     def work(self, folder: Path) -> Finished:
         experiment = self.experiment
-        known = experiment.data.rows
-        trainings = FederatedTrainings(
-            experiment=experiment,
-            federating=self.federating,
-            arms=self.arms,
-            known=known,
-            rendered=[row for row in experiment.network.rendered(known) if row.mask.any()],
-        )
+        trainings = FederatedTrainings(experiment=experiment, federating=self.federating, arms=self.arms)
         arms, rounds, energy, tokens = trainings.trained()
         ran, facts = experiment.run(arms, baseline=CENTRAL)
         costs = pl.Series([None if each is None else each.tokens for each in ran.trained], dtype=pl.Int64)
