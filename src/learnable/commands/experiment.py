@@ -59,14 +59,6 @@ class Experiment:
     loaded: Loaded | None = None
     evaluations: Sequence[Evaluation] = ()
 
-    @classmethod
-    def of(
-        cls, network: Network, tuning: Tuning, how: _Repeated, store: str | Path, **found: Any
-    ) -> "Experiment":
-        """Return the experiment that a command was asked for."""
-        given = {"network": network, "tuning": tuning, "store": Path(store), **found}
-        return cls(seeds=how.seeds, confidence=how.confidence, **given)
-
     @property
     def data(self) -> Loaded:
         """The pool, and what loaded it."""
@@ -149,12 +141,8 @@ class Experiment:
     ) -> dict[str, pl.DataFrame]:
         """Return the table of all arms beside the baseline.
 
-        Args:
-            results: Grades of the arms.
-            arms: The arms.
-            baseline: The arm that all stand beside.
-            among: Further tables by name, each of an arm and those that stand beside it; none of an arm that is not
-                there, or alone.
+        ``among`` are further tables by name, each of an arm and those that stand beside it; there is none of an arm that
+        is not there, or alone.
         """
         table = partial(arm_table, evaluations=measured_by(self.evaluations), confidence=self.confidence)
         tables = {"table": table(results, arms, baseline=baseline)}
@@ -176,10 +164,12 @@ class Begun:
     loaded: Loaded
     store: Path
 
-    def experiment(self, tuning: Tuning, how: _Repeated, evaluations: Sequence[Evaluation]) -> Experiment:
+    def experiment(
+        self, tuning: Tuning, how: _Repeated, evaluations: Sequence[Evaluation] = ()
+    ) -> Experiment:
         """Return what is trained and asked of it."""
-        return Experiment.of(
-            self.network, tuning, how, self.store, loaded=self.loaded, evaluations=evaluations
+        return Experiment(
+            **vars(self), tuning=tuning, seeds=how.seeds, confidence=how.confidence, evaluations=evaluations
         )
 
 

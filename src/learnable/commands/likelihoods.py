@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import polars as pl
 
@@ -159,7 +159,7 @@ class LocalTexts:
             label=label,
             batch_tokens=lambda model: TOGETHER * int(model.batch_tokens),
         )
-        found = dict(known(measure, [each.id for each in whole], store=store).iter_rows())
+        found = _stored(measure, [each.id for each in whole], store)
 
         def of(each: Rendered) -> Likelihood:
             if each.id in found:
@@ -244,8 +244,7 @@ class ServerTexts:
                 yield Found([place for place, _ in good], rows)
 
         fill([measure, lengths], ids, ask, store=store, label=label, size=lambda _: 1)
-        found = dict(known(measure, _distinct(ids), store=store).iter_rows())
-        tokens = dict(known(lengths, _distinct(ids), store=store).iter_rows())
+        found, tokens = (_stored(each, ids, store) for each in (measure, lengths))
         return [
             Likelihood(
                 found.get(each), tokens.get(each, 0), "" if each in found else why.get(each, "no answer")
@@ -301,7 +300,7 @@ def _completed(
         measure = Measure(kind="completion", model=model, parameters=parameters)
         weighs, ask = [size[place] for place in places].__getitem__, partial(write, places, new)
         fill([measure], ids, ask, store=store, label=f"{label}, {new} tokens", size=weighs)
-        stored = dict(known(measure, _distinct(ids), store=store).iter_rows())
+        stored = _stored(measure, ids, store)
         for place, identity in zip(places, ids, strict=True):
             found[place] = Completion(stored.get(identity), "" if identity in stored else "no answer")
     return found
@@ -329,8 +328,9 @@ def _identity(text: Text) -> str:
     return fingerprint(["text", *text])
 
 
-def _distinct(ids: Sequence[str]) -> pl.Series:
-    return pl.Series("id", list(dict.fromkeys(ids)), dtype=pl.String)
+def _stored(measure: Measure, ids: Sequence[str], store: Store) -> dict[str, Any]:
+    """Return what is stored of ids, by id."""
+    return dict(known(measure, list(dict.fromkeys(ids)), store=store).iter_rows())
 
 
 def _rounded(tokens: int) -> int:

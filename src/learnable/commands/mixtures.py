@@ -259,12 +259,7 @@ class _MixtureTrial:
 
 
 def shares_found(mixed: pl.DataFrame, label: str) -> str:
-    """Say in which proportions a mixture trained, beside the baseline: the largest sources.
-
-    Args:
-        mixed: ``source``, and a column of shares for each mixture; the largest first.
-        label: Of the mixture.
-    """
+    """Say in which proportions a mixture trained, beside the baseline: the largest sources, which ``mixed`` begins with."""
     said = mixed.head(NAMED)
     found = [f"{snippet(source)} {share:.0%}" for source, share in said.select("source", label).rows()]
     beside = enumeration([f"{100 * share:.0f}" for share in said[BASELINE]])

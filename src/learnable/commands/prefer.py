@@ -10,7 +10,7 @@ import polars as pl
 
 from learnable import data as rows
 from learnable.commands.answer_lengths import AnswerLengths
-from learnable.commands.experiment import Experiment, selections, write_frames
+from learnable.commands.experiment import Begun, Experiment, selections, write_frames
 from learnable.commands.inputs import pool_of
 from learnable.commands.load import HELDOUT
 from learnable.commands.network import Network
@@ -172,7 +172,8 @@ def prefer(
     tuning = with_rate(tuning)
     network = Network.of(model, loading, max_length=max_length, dry_run=dry_run)
     loaded = pool_of(data, reading, output, holdout=TEST_SHARE, dry_run=dry_run, pairs=True)
-    experiment = Experiment.of(network, tuning, preferring, store, loaded=loaded)
+    begun = Begun(network=network, loaded=loaded, store=Path(store))
+    experiment = begun.experiment(tuning, preferring)
     tests = _tests(loaded.step, test or [], reading)
     names = ("losses", "shares", "ways", "alone", "prompts")
     step = experiment.step(

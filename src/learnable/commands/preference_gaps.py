@@ -13,7 +13,7 @@ from learnable.objects.passes import Passes
 from learnable.objects.training import ReferenceTraining
 from learnable.runs.step import run
 from learnable.runs.store import Store
-from learnable.settings import Reference, Tuning
+from learnable.settings import Reference
 
 FOLDS = 2
 
@@ -31,23 +31,15 @@ class Gaps:
 
 
 def gaps_of(pairs: Sequence[RenderedPair], nll: pl.DataFrame, *, loss: str, experiment: Experiment) -> Gaps:
-    """Train on each half of a pool of pairs, and measure the other half.
-
-    Args:
-        pairs: n pairs of the pool.
-        nll: ``id`` and ``reference_nll`` of their answers.
-        loss: Of the trainings, as it is written.
-        experiment: Where and how to train; what was trained or measured so before is taken from its store.
-    """
+    """Train on each half of a pool of pairs, and measure the other half; ``nll`` has ``reference_nll`` by ``id``."""
     from learnable.training import read_reference
 
     network, store, loaded = experiment.network, experiment.store, experiment.data
-    tuning = {name: value for name, value in asdict(experiment.tuning).items() if name in _SETTINGS}
     training = ReferenceTraining(
         name=network.ref.name,
         ref=network.ref,
         rows=loaded.rows,
-        reference=Reference(**tuning, folds=FOLDS),
+        reference=Reference(**asdict(experiment.tuning), folds=FOLDS),
         longest=network.longest,
         loss=loss,
         store=store,
@@ -77,6 +69,3 @@ def gaps_of(pairs: Sequence[RenderedPair], nll: pl.DataFrame, *, loss: str, expe
         cost=cost,
         tokens=trained.cost.tokens * trained.ran + passes.tokens,
     )
-
-
-_SETTINGS = {name for name in Tuning.__dataclass_fields__ if name != "steps"}

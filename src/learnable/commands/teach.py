@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from learnable import evaluators
 from learnable.commands import course as courses
@@ -141,15 +141,15 @@ def teach(
         mixing=mixing,
     )
     _check_material(written, course.material)
-    experiment = Experiment.of(network, tuning, teaching, store)
-    most_refused = loaded.rows.reading.most_bad
+    how: dict[str, Any] = {"seeds": teaching.seeds, "confidence": teaching.confidence}
+    experiment = Experiment(network=network, tuning=tuning, store=Path(store), **how)
     lesson = _TaughtTask(
         course=course,
         written=written,
         baseline=_baseline(written),
         asked=teaching.asked(course.task),
         elsewhere=teaching.elsewhere,
-        makes=TaskArms(experiment=experiment, added=added, most_refused=most_refused),
+        makes=TaskArms(experiment=experiment, added=added, most_refused=loaded.rows.reading.most_bad),
         teaching=teaching,
         general_given=general is not None,
     )

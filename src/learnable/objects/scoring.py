@@ -297,12 +297,9 @@ def methods_of(
 
 
 def needs_of(methods: Mapping[str, Scorer], given: Mapping[str, Any], *, keeps_losses: bool) -> set[str]:
-    """Return the columns that scorers need; a reference may have kept the losses of its last epoch.
+    """Return the columns that scorers need, with what is ``given`` by the names in ``BESIDE``, where None is not given.
 
-    Args:
-        methods: Scorers by name.
-        given: What they measure with beside the model, by the names in ``BESIDE``; None is not given.
-        keeps_losses: Whether the reference has.
+    A reference may have kept the losses of its last epoch (``keeps_losses``).
 
     Raises:
         UsageError: If a column is not measured, or not without what is not given, or not with this reference.
