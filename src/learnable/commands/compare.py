@@ -20,7 +20,7 @@ from learnable.commands.score import passes_of
 from learnable.data.overlap import contamination, spoken
 from learnable.errors import SelectionError, UsageError
 from learnable.evaluators import Evaluation, check_place, parse, wants_heldout
-from learnable.measures import COLUMNS, answers_alone, roles_of
+from learnable.measures import COLUMNS, Role, answers_alone, roles_of
 from learnable.objects.measuring import Vectors
 from learnable.objects.training import check_warmup
 from learnable.pools import Pool
@@ -162,7 +162,7 @@ class _Comparison:
         return chosen * len(self.budgets) * self.experiment.seeds, whole * self.experiment.seeds
 
     @property
-    def passes(self) -> list[str]:
+    def passes(self) -> list[Role]:
         """The passes over the pool that methods choose by."""
         scorers = [each.scorer for each in self.methods if each.scorer is not None]
         return passes_of(roles_of({column for scorer in scorers for column in scorer.needs}), self.vectors)

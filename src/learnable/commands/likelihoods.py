@@ -99,18 +99,9 @@ class LocalTexts:
         base = self.network.identity
         return base if self.adapter is None or not base else adapter_key(base, self.adapter)
 
-    @property
-    def is_rounded(self) -> bool:
-        """Whether it computes in less than float32."""
-        return self.network.ref.dtype != "float32"
-
     @cached_property
-    def vocabulary(self) -> str:
-        """Identity of its tokenizer."""
-        return self._renderer.vocabulary
-
-    @cached_property
-    def _renderer(self) -> "Renderer":
+    def renderer(self) -> "Renderer":
+        """What makes its tokens."""
         from learnable.models.rendering import Renderer
 
         return Renderer.of(self.network.ref)
@@ -134,14 +125,14 @@ class LocalTexts:
             yield model
 
     def _rendered(self, texts: Mapping[str, Text]) -> list[Rendered]:
-        return self._renderer.render_texts(
+        return self.renderer.render_texts(
             [(identity, *text) for identity, text in texts.items()],
             max_length=self.network.longest,
             as_user=self.as_user,
         )
 
     def _measure(self) -> Measure:
-        rendering = self._renderer.key if self.as_user else self._renderer.vocabulary
+        rendering = self.renderer.key if self.as_user else self.renderer.vocabulary
         written = fingerprint(["texts", rendering, self.as_user])
         return measure_of(self.identity, rendering=written, max_length=self.network.longest)
 
@@ -185,7 +176,7 @@ class LocalTexts:
         """Return what the model writes after texts, greedily, up to the end of the line and about as long as others."""
         from learnable.models.generation import Asked
 
-        renderer = self._renderer
+        renderer = self.renderer
         (*_, line) = renderer.text_ids("\n").tolist()
         prompts = [renderer.text_ids(text) for text in texts]
         lengths = [_rounded(len(renderer.text_ids(each)) + 2) for each in like]

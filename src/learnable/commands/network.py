@@ -149,7 +149,7 @@ class Network:
     def scoring(
         self,
         pool: Pool,
-        passes: Sequence[str],
+        passes: Sequence[Role],
         *,
         needs: Collection[str] = (),
         store: Store | None = None,
@@ -163,9 +163,7 @@ class Network:
         rows where each step of a training passes them. Gradients are taken at so many ``epochs``, see ``gradient_epochs``.
         """
         examples, price = list(pool.iter_examples()), Price()
-        for role, name in PASSES.items():
-            if name not in passes:
-                continue
+        for role in passes:
             own = role in ("base", "alone", "similarity")
             kinds = ["embedding"] if role == "similarity" else [each.name for each in kinds_of(needs, role)]
             alone = role in ("alone", "null")
@@ -290,13 +288,10 @@ def passes_for(role: Role, aim: Aim, epochs: int, *, rows: int, target: int) -> 
     return {"gradient": GRADIENT_PASSES * epochs, "words": 0}.get(role, 1)
 
 
-def passes_said(passes: Sequence[str], aim: Aim, epochs: int, *, rows: int) -> list[str]:
+def passes_said(passes: Sequence[Role], aim: Aim, epochs: int, *, rows: int) -> list[str]:
     """Return in words the passes over so many rows that a table of scores costs, see ``score.passes_of``."""
     valued = min(aim.proxy or rows, rows)
     steps = f"{aim.steps} training steps, {aim.steps_back} back, and {2 * aim.visits} passes over {valued:,} examples"
     rest = f" and 1 over {rows:,} for their vectors" if valued < rows else ""
-    said = {
-        PASSES["gradient"]: f"{epochs} gradient passes over {rows:,} examples",
-        PASSES["costate"]: steps + rest,
-    }
-    return [said.get(name, f"1 {name} pass over {rows:,} examples") for name in passes]
+    said = {"gradient": f"{epochs} gradient passes over {rows:,} examples", "costate": steps + rest}
+    return [said.get(role, f"1 {PASSES[role]} pass over {rows:,} examples") for role in passes]

@@ -96,7 +96,7 @@ class _Scoring:
     aim: Aim
     methods: Mapping[str, Scorer]
     needs: Collection[str]
-    passes: Sequence[str]
+    passes: Sequence[Role]
     vectors: Vectors
     store: Store
 
@@ -167,7 +167,7 @@ def _facts_of(trained: str | None) -> Mapping[str, Any]:
     return finished(trained, "train").facts if trained is not None and there else {}
 
 
-def passes_of(roles: Collection[Role], vectors: Vectors) -> list[str]:
-    """Return the names of the passes that a table of scores costs."""
+def passes_of(roles: Collection[Role], vectors: Vectors) -> list[Role]:
+    """Return the roles of which each costs a table of scores a pass."""
     asked = {*roles, *(["similarity"] if vectors == "model" else [])}
-    return [name for role, name in PASSES.items() if role in asked]
+    return [role for role in PASSES if role in asked]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from learnable.errors import SelectionError, UsageError
 from learnable.objects.given import checked_settings
-from learnable.objects.results import Picked, ScoreTable, said_by_target
+from learnable.objects.results import Picked, ScoreTable
 from learnable.runs.progress import say
 from learnable.scorers import RANKS
 from learnable.selectors import SELECTORS, Choosing, choose, count_asked, turns_of
@@ -117,7 +117,7 @@ def select(
         method=build("selector", selector, SELECTORS) if isinstance(selector, str) else selector,
         rules=scores.facts,
         vectors=lambda: scores.vectors,
-        said=lambda: said_by_target(scores.file.parent, by),
+        said=lambda: scores.says.get(by),
         pins={"pin": list(pin)} if pin else None,
         bans={"ban": list(ban)} if ban else None,
     )

@@ -130,11 +130,6 @@ class Compared:
     step: Outcome | None = None
     ref: ModelRef | None = None
 
-    @property
-    def keeps_losses(self) -> bool:
-        """Whether the losses of its last epoch were kept, which then cost no pass."""
-        return self.models.last_epoch is not None
-
 
 def compared_with(reference: str, ref: ModelRef) -> Compared:
     """Return a reference of a base, its dtype resolved: what `learnable train` wrote, or a fine-tuned model or adapter.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from learnable.data import names_of, readable
 from learnable.errors import UsageError
-from learnable.objects.results import Picked, said_by_target
+from learnable.objects.results import Picked
 from learnable.objects.rows import Rows
 from learnable.objects.scoring import against, passes_by
 from learnable.pages import SelectionFacts, examples_to_spell
@@ -53,7 +53,6 @@ def report(
     from learnable.pages.selection import render_selection
 
     scores = picked.scores
-    said = said_by_target(scores.file.parent, picked.facts["by"])
     facts = selection_facts(
         title=title,
         command=f"learnable.report(picked, {os.fspath(path)!r})",
@@ -65,7 +64,7 @@ def report(
         dropped=picked.dropped,
         reference=scores.settings,
         costs=scores.costs,
-        pulled=pulled_in(said, scores.target, scores.frame["id"], picked.kept),
+        pulled=pulled_in(scores.says.get(picked.facts["by"]), scores.target, scores.frame["id"], picked.kept),
         spread=spread_of(scores.vectors, scores.frame["id"], picked.kept),
     )
     if ids := examples_to_spell(facts, tokens):

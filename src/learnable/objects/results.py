@@ -77,6 +77,13 @@ class ScoreTable:
         """Of the examples, (n, d); None where none were asked for."""
         return vectors_of(self.file.parent)
 
+    @cached_property
+    def says(self) -> Mapping[str, NDArray[np.float32]]:
+        """What each row of the target says of each example, (n, t), by scorer."""
+        file = self.file.parent / BY_TARGET
+        columns = pl.read_parquet(file).drop("id") if file.is_file() else pl.DataFrame()
+        return {each.name: as_array(each) for each in columns}
+
     def to_pandas(self) -> Any:
         """Return the frame as one of pandas.
 

@@ -100,7 +100,8 @@ def score(
     methods = methods_of(scorers, has_reference=reference is not None)
     compared = None if reference is None else against(reference, ref)
     given = {"reference": reference, "null": null, "target": target, "warmup": warmup}
-    needs = needs_of(methods, given, keeps_losses=compared is not None and compared.keeps_losses)
+    kept_losses = compared is not None and compared.models.last_epoch is not None
+    needs = needs_of(methods, given, keeps_losses=kept_losses)
     kept = base.store if store is None else store if isinstance(store, Store) else Store(Path(store))
     asked = compared if "reference" in measures.roles_of(needs) else None
     passes = passes_by(base, ref, reference, asked, max_length=length_limit(ref, max_length), store=kept)
