@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 MERGED = ("select", "average", "noise")
 AVERAGE = "average"
 _COPY = "order {}"
-_COSTS = ("tokens", "steps", "seconds")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,14 +217,13 @@ class _Merging:
                 place = store / "merged" / made
                 with locked(store / "merged" / f"{made}.lock"):
                     seen = merge_copies(base, models, place, merger=merger, dtype="float32")
-                costs = {name: sum(getattr(each, name) for each in done[own]) for name in _COSTS}
                 arms.append(
                     replace(
                         copies[seed * self.orders],
                         label=label,
                         base=exact,
                         tuning=replace(self.experiment.tuning, method="full"),
-                        given=Trained(folder=place, ran=False, **costs),
+                        given=replace(Trained.together(done[own]), folder=place, ran=False),
                     )
                 )
                 known = figures(seen, names, merger)

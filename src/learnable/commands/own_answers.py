@@ -235,8 +235,10 @@ class Stages:
 
         Each stage trains on so many ``tokens`` where they are given, whatever ``tuning`` says of epochs.
         """
-        stages, trainings, computed = list[Stage](), list[Any](), 0
-        figures = list[dict[str, Any]]()
+        from learnable.training import Trained
+
+        stages, trainings, computed = list[Stage](), list[Trained](), 0
+        figures, dropped = list[dict[str, Any]](), list[pl.DataFrame]()
         for number, rows in enumerate(slices, start=1):
             what = f"{label}, stage {number} of {len(slices)}, seed {seed}"
             stage = self.contrasted(rows, place, seed=seed, number=number, what=what)
@@ -255,25 +257,18 @@ class Stages:
             place = place_of(self.network.ref, trained, method=self.tuning.method)
             own = {"steps": trained.steps, "tokens": trained.tokens, "model": trained.folder.name}
             figures.append({"arm": label, **stage.figures, **own})
+            names = {"arm": label, "seed": seed, "stage": number}
+            dropped.append(
+                stage.dropped.select(*(pl.lit(each).alias(name) for name, each in names.items()), pl.all())
+            )
             stages.append(stage)
             trainings.append(trained)
             computed += stage.tokens + (trained.tokens if trained.ran else 0)
-        costs = {
-            name: sum(getattr(each, name) for each in trainings) for name in ("tokens", "steps", "seconds")
-        }
         return Walked(
-            trained=replace(trainings[-1], **costs, ran=any(each.ran for each in trainings)),
+            trained=Trained.together(trainings),
             rows=tuple(tuple(answer for pair in stage.pairs for answer in pair) for stage in stages),
             figures=pl.DataFrame(figures),
-            dropped=pl.concat(
-                stage.dropped.select(
-                    pl.lit(label).alias("arm"),
-                    pl.lit(seed).alias("seed"),
-                    pl.lit(number).alias("stage"),
-                    pl.all(),
-                )
-                for number, stage in enumerate(stages, start=1)
-            ),
+            dropped=pl.concat(dropped),
             tokens=computed,
         )
 

@@ -159,9 +159,7 @@ def train_arms(arms: Sequence[Arm], *, max_length: int, store: Path) -> "tuple[l
                 )
             tokens += trained.tokens if trained.ran else 0
             stages.append(trained)
-        # Of several stages, the model of the last, and the cost of all.
-        costs = {name: sum(getattr(each, name) for each in stages) for name in ("tokens", "steps", "seconds")}
-        trainings.append(replace(stages[-1], **costs, ran=any(each.ran for each in stages)))
+        trainings.append(Trained.together(stages))
     return trainings, tokens
 
 

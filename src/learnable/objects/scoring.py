@@ -96,8 +96,7 @@ def score(
         ModelError: If the reference belongs to another model, or the model refuses too many rows.
     """
     known, base, started = as_rows(rows), as_model(model), time.monotonic()
-    ref = base.ref
-    methods = methods_of(scorers, has_reference=reference is not None)
+    ref, methods = base.ref, methods_of(scorers, has_reference=reference is not None)
     compared = None if reference is None else against(reference, ref)
     given = {"reference": reference, "null": null, "target": target, "warmup": warmup}
     kept_losses = compared is not None and compared.models.last_epoch is not None
