@@ -31,11 +31,6 @@ def ado(
 
     Args:
         data: A file for each source (.jsonl, .json, .csv, .parquet ...), or rows whose `--source-column` names it.
-        mixing: Which mixtures are trained, and how long.
-        tuning: How to train.
-        reading: How to read rows.
-        loading: How to load the model.
-        run: Where to write.
     """
     _ = mixing.mixtures
     network: dict[str, Any] = {"model": model, "loading": loading, "max_length": max_length}

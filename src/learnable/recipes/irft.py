@@ -43,10 +43,7 @@ def irft(
 
     Args:
         data: Demonstrations: files (.jsonl, .json, .csv, .parquet ...), folders and patterns of them, or hub ids.
-        imitating: How the reward is learned, and what that is compared with.
         holdout: Share of the rows that is held out to judge on.
-        sft: How to fine-tune before the first stage.
-        tuning: How to train in each stage, and in plain fine-tuning beside.
     """
     imitating.objective(tuning)
     network: dict[str, Any] = {"model": model, "loading": loading, "max_length": max_length}

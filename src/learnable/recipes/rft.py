@@ -46,10 +46,7 @@ def rft(
 
     Args:
         data: Demonstrations: files (.jsonl, .json, .csv, .parquet ...), folders and patterns of them, or hub ids.
-        rewarding: How the reward and the policy are learned.
         holdout: Share of the rows that is held out to judge on.
-        sft: How to fine-tune before the first round.
-        reward: How to train the reward model.
         policy: How to train the policy; its batch counts answers, two of each prompt.
     """
     needed("trl", by="learnable run rft", extra="rft")

@@ -35,9 +35,7 @@ def slora(
     One training on all rows stands beside, and held-out rows judge.
 
     Args:
-        federating: Who has which rows, what is trained, and for how long.
         holdout: Share of the rows that is held out to judge on.
-        tuning: How a client trains in a round, and how the central training does.
     """
     check_flower(by="learnable run slora")
     federating.federated(tuning)
