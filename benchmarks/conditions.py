@@ -38,7 +38,7 @@ from numpy.typing import NDArray
 
 from learnable.commands import load
 from learnable.commands.experiment import Experiment
-from learnable.commands.inputs import rows_of as loaded_rows
+from learnable.commands.inputs import loaded_in
 from learnable.commands.method_scores import MethodScores, score_methods
 from learnable.commands.network import Network
 from learnable.data import load_pool
@@ -311,7 +311,7 @@ class Trial:
         from learnable.models.rendering import Renderer
 
         loaded = self.loaded()
-        rows = loaded_rows(load_pool(loaded.folder), loaded)
+        rows = loaded_in(loaded).rows
         return rows.rendered(Renderer.of(self.network.ref), max_length=self.network.longest)
 
     def akin(self, data: Path) -> set[str]:
@@ -339,7 +339,7 @@ class Trial:
             seeds=self.seeds,
             confidence=0.95,
             store=self.folder / "store",
-            loaded=loaded,
+            loaded=loaded_in(loaded),
             evaluations=evaluations_of(asked),
         )
         scored = score_methods(

@@ -25,6 +25,7 @@ from pathlib import Path
 
 import polars as pl
 
+from learnable.commands.experiment import tried
 from learnable.commands.federate import federate
 from learnable.commands.federated_arms import ClientTuning, Federating
 from learnable.runs.records import Outcome
@@ -63,7 +64,8 @@ def played(folder: Path, model: str, *, quick: bool, seeds: int, until: float) -
     for number in range(1, seeds + 1):
         started = time.monotonic()
         for alpha, arms in ARMS.items():
-            done[alpha] = federate(
+            done[alpha] = tried(
+                federate,
                 [str(folder / "train.jsonl")],
                 model=model,
                 federating=Federating(

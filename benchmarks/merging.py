@@ -27,7 +27,8 @@ import numpy as np
 import polars as pl
 from targeted import Row, rows_of
 
-from learnable.commands.merging import merging, tuning_of_order
+from learnable.commands.experiment import tried
+from learnable.commands.merging import Merging, merging, tuning_of_order
 from learnable.commands.network import Network
 from learnable.commands.order import Ordered, losses_by_order
 from learnable.experiments import Arm, Imbalance, slopes_of
@@ -114,12 +115,11 @@ def real(folder: Path, model: str, *, seeds: int, until: float) -> Outcome:
     """Run the experiment with as many sets as there is time for; the last one that was done is returned."""
     for number in range(1, seeds + 1):
         started = time.monotonic()
-        outcome = merging(
+        outcome = tried(
+            merging,
             [str(folder / "train.jsonl")],
             model=model,
-            orders=ORDERS,
-            evaluate=[f"heldout:{folder / 'test.jsonl'}"],
-            seeds=number,
+            how=Merging(orders=ORDERS, evaluate=[f"heldout:{folder / 'test.jsonl'}"], seeds=number),
             tuning=Tuning(epochs=2.0),
             max_length=LONGEST,
             store=str(folder / "store"),

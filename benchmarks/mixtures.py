@@ -29,6 +29,7 @@ from pds import build
 from targeted import MOST_CHARACTERS, Row, rows_of
 
 from learnable.commands import load
+from learnable.commands.experiment import tried
 from learnable.commands.mixtures import SourceArms, mix
 from learnable.settings import Loading, Reading, Tuning
 from learnable.training.power_law import fit, smoothed
@@ -87,7 +88,8 @@ def done(
         [str(folder / "pool.jsonl")], reading=Reading(source_column="source"), output=str(folder / "pool")
     )
     print(f"{part}: {pool.facts['examples']} rows", flush=True)
-    return mix(
+    return tried(
+        mix,
         [pool.path],
         model=model,
         mixing=arms,

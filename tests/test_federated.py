@@ -16,7 +16,6 @@ from learnable.training.adapters import trainable
 from learnable.training.federated import (
     ROUNDS,
     Agreement,
-    Federation,
     LocalTraining,
     federate_rounds,
 )
@@ -267,8 +266,8 @@ class TestFederations:
 
     @pytest.mark.parametrize("text", ["slora", "lora@aggregate=product"])
     def test_a_run_that_is_stopped_goes_on_to_the_same_bits(self, local, rows, tmp_path, monkeypatch, text):
-        federation = Federation(clients=self.clients(rows), agreement=agreed(text, rounds=(1, 2)))
-        whole = federate_rounds(local, federation, tmp_path / "whole", label="whole")
+        clients, agreement = self.clients(rows), agreed(text, rounds=(1, 2))
+        whole = federate_rounds(local, clients, agreement, tmp_path / "whole", label="whole")
         asked, train = [], local.train
 
         def stopping(task, *given, **named):
@@ -279,19 +278,19 @@ class TestFederations:
 
         monkeypatch.setattr(local, "train", stopping)
         with pytest.raises(KeyboardInterrupt):
-            federate_rounds(local, federation, tmp_path / "again", label="stopped")
-        again = federate_rounds(local, federation, tmp_path / "again", label="again")
+            federate_rounds(local, clients, agreement, tmp_path / "again", label="stopped")
+        again = federate_rounds(local, clients, agreement, tmp_path / "again", label="again")
         assert asked[5:] == [(number, client) for number in (2, 3) for client in range(3)]
         names = {file.name for file in whole.folder.glob("*.safetensors")}
         assert names
         for name in names:
             assert (whole.folder / name).read_bytes() == (again.folder / name).read_bytes()
         assert (again.tokens, again.steps) == (whole.tokens, whole.steps)
-        assert not federate_rounds(local, federation, tmp_path / "again", label="done").ran
+        assert not federate_rounds(local, clients, agreement, tmp_path / "again", label="done").ran
 
     def test_equal_traffic_sends_as_much_in_sparse_rounds(self, local, rows, tmp_path):
-        federation = Federation(clients=self.clients(rows), agreement=agreed("slora", density=None))
-        done = federate_rounds(local, federation, tmp_path / "one", label="one")
+        clients, agreement = self.clients(rows), agreed("slora", density=None)
+        done = federate_rounds(local, clients, agreement, tmp_path / "one", label="one")
         sent = pl.read_parquet(done.folder / ROUNDS).group_by("stage").agg(pl.col("sent_bytes").mean())
         sparse, lora = (sent.filter(stage=stage)["sent_bytes"].item() for stage in ("sparse", "lora"))
         headers = 160 * len(local.shapes)  # LoRA has two arrays for each layer

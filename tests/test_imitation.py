@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 
 from learnable.cli import app as cli
 from learnable.commands import load
-from learnable.commands.imitate import Imitating, imitate
+from learnable.commands.experiment import tried
+from learnable.commands.imitate import Imitating, StageTuning, imitate
 from learnable.commands.network import Network
 from learnable.commands.own_answers import (
     CUT_OFF,
@@ -40,6 +41,7 @@ from learnable.training.loop import Loop
 from learnable.types import Answer, Example, Message, ModelRef
 
 LOSSES = {"sigmoid": DPO, "hinge": HingeMargin, "linear": LinearMargin}
+SETTINGS = {"imitating": Imitating(), "sft": Tuning(), "tuning": StageTuning()}
 DATA = torch.tensor([0.8, 0.2], dtype=torch.float64)
 
 
@@ -437,9 +439,15 @@ class TestMisuse:
     def test_more_stages_than_rows(self, rows, tiny, tmp_path):
         pool = load([str(rows)], holdout=0.9, output=str(tmp_path / "pool"))
         with pytest.raises(UsageError, match="3 stages are more than there are rows, 2"):
-            imitate([pool.path], model=str(tiny), output=str(tmp_path / "none"))
+            tried(imitate, [pool.path], model=str(tiny), **SETTINGS, output=str(tmp_path / "none"))
 
     def test_a_model_without_a_chat_template(self, rows, tiny_models, tmp_path):
         pool = load([str(rows)], holdout=0.5, output=str(tmp_path / "pool"))
         with pytest.raises(UsageError, match="brings no chat template"):
-            imitate([pool.path], model=str(tiny_models["base"]), output=str(tmp_path / "none"))
+            tried(
+                imitate,
+                [pool.path],
+                model=str(tiny_models["base"]),
+                **SETTINGS,
+                output=str(tmp_path / "none"),
+            )

@@ -130,7 +130,7 @@ def test_of_a_model_elsewhere_the_tokens_are_known(ref, monkeypatch):
 
 
 def test_a_given_reference_costs_nothing(ref):
-    assert Network(ref=ref, longest=200).reference(None, Reference(model=ref.name)) == Price()
+    assert Network(ref=ref, longest=200).reference(None, Reference(model=ref.name), passes=0.0) == Price()
 
 
 def test_load_select_and_report_say_what_they_wait_for(here):

@@ -19,6 +19,7 @@ from learnable.testing import toy_examples
 from learnable.training import adapters, fine_tune
 from learnable.training.epochs import AdamAdjusted, Moments, kept_epochs
 from learnable.training.gradients import (
+    CountSketch,
     Products,
     Squares,
     WeightedSums,
@@ -26,7 +27,6 @@ from learnable.training.gradients import (
     take_gradients,
     takes_one,
 )
-from learnable.training.sketch import CountSketch
 from learnable.types import ModelRef, Rendered
 
 LORA = Tuning(rank=2, seed=5)

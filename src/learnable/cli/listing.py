@@ -18,7 +18,7 @@ from learnable.diversifiers import DIVERSIFIERS
 from learnable.errors import UsageError, did_you_mean
 from learnable.evaluators import EVALUATORS
 from learnable.experiments import ALIASES, WITHOUT_BUDGET, parse_methods
-from learnable.measures import AIMED, roles_of
+from learnable.measures import AIMED, PASSES, roles_of
 from learnable.merging import MERGERS
 from learnable.mixing import MIXTURES
 from learnable.objectives import PREFERENCES
@@ -136,7 +136,7 @@ def _told(entry: Entry, method: Any) -> Entry:
 
 def _scorer_costs(needs: Collection[str]) -> str:
     roles = roles_of(needs)
-    passes = passes_of(roles, "none")
+    passes = [PASSES[role] for role in passes_of(roles, "none")]
     if not passes:
         return "no pass"
     counted = f"{len(passes)} pass{'' if len(passes) == 1 else 'es'} ({', '.join(passes)})"

@@ -25,12 +25,7 @@ NEW_TOKENS = 64
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerLengths:
-    """Asks every model the same prompts, greedily.
-
-    Args:
-        prompts: Conversations that end before the answer, by their key.
-        store: Folder of answers; what is in it is never drawn again.
-    """
+    """Asks every model the same ``prompts``, by their key, greedily; what is in the ``store`` is never drawn again."""
 
     prompts: Mapping[str, Sequence[Message]]
     store: Path

@@ -11,16 +11,16 @@ import polars as pl
 from learnable import data as rows
 from learnable import experiments
 from learnable.commands.experiment import Experiment, items_said, selections, write_frames
-from learnable.commands.inputs import look_up, pool_of, rows_of, trusted_of
+from learnable.commands.inputs import Loaded, heldout_of, look_up, pool_of, trusted_of
 from learnable.commands.load import HELDOUT
 from learnable.commands.method_scores import score_methods
 from learnable.commands.network import GRADIENT_EPOCHS, Network, gradient_epochs, passes_said
-from learnable.commands.options import Data, DryRun, Flat, MaxLength, ModelName, Output, Several
+from learnable.commands.options import Confidence, Data, DryRun, Flat, MaxLength, ModelName, Output, Several
 from learnable.commands.score import passes_of
 from learnable.data.overlap import contamination, spoken
 from learnable.errors import SelectionError, UsageError
-from learnable.evaluators import Evaluation, check_place, evaluations_of, parse, wants_heldout
-from learnable.measures import COLUMNS, answers_alone, roles_of
+from learnable.evaluators import Evaluation, check_place, parse, wants_heldout
+from learnable.measures import COLUMNS, Role, answers_alone, roles_of
 from learnable.objects.measuring import Vectors
 from learnable.objects.training import check_warmup
 from learnable.pools import Pool
@@ -62,7 +62,7 @@ def compare(
     reading: Annotated[Reading, Flat] = Reading(),
     max_length: MaxLength = None,
     vectors: Literal["model", "wordllama"] = "model",
-    confidence: float = 0.95,
+    confidence: Confidence = 0.95,
     on: str | None = None,
     store: str = "runs/store",
     dry_run: DryRun = False,
@@ -84,7 +84,6 @@ def compare(
         budget: 15% (of the tokens of the pool) or 50000tokens, one or several; also as --budget.tokens 10000 30000.
         seeds: Trainings of each method.
         vectors: Vectors for the selectors that need them: of the model, or of `wordllama`.
-        confidence: Of all intervals of an evaluation together.
         on: Where the model is measured: here, or `ray[:ADDRESS]`, a model on each GPU of a Ray cluster, or on its CPUs.
             Trainings are here.
         store: Folder of measurements, references and trainings; what is in it is never done twice.
@@ -96,13 +95,12 @@ def compare(
     network = Network.of(model, loading, max_length=max_length, on=on, dry_run=dry_run)
     look_up(reference.model, loading, reference=True)
     holdout = HOLDOUT_SHARE if wants_heldout(asked) else 0.0
-    pool, loaded = pool_of(data, reading, output, holdout=holdout, dry_run=dry_run)
-    methods, flags = _methods(list(by or (BY if aimed is None else BY_TARGET)), pool, reference)
-    evaluations = _evaluations(asked, aimed, heldout_of(loaded) if holdout else None)
+    loaded = pool_of(data, reading, output, holdout=holdout, dry_run=dry_run)
+    methods, flags = _methods(list(by or (BY if aimed is None else BY_TARGET)), loaded.pool, reference)
+    evaluations = _evaluations(asked, aimed, loaded.evaluations(asked))
     how: dict[str, Any] = {"network": network, "tuning": tuning, "seeds": seeds, "confidence": confidence}
     comparison = _Comparison(
         experiment=Experiment(**how, store=Path(store), loaded=loaded, evaluations=evaluations),
-        pool=pool,
         methods=methods,
         flags=flags,
         trusted=_trusted(methods, output, dry_run=dry_run),
@@ -118,12 +116,11 @@ def compare(
 @dataclass(frozen=True, kw_only=True)
 class _Comparison:
     experiment: Experiment
-    pool: Pool
     methods: Sequence[experiments.Method]
     flags: pl.DataFrame
     budgets: Sequence[str]
     vectors: Vectors
-    trusted: Mapping[str, tuple[Pool, Outcome]]
+    trusted: Mapping[str, Loaded]
     target: Outcome | None
     aim: Aim
     warmup: Reference | None
@@ -131,7 +128,7 @@ class _Comparison:
     def step(self, vectors: Vectors) -> Step:
         """Return the step that does it, with the vectors that were asked for, also where no method needs them."""
         aimed = {} if self.target is None else {"target": self.target}
-        trusted = {f"trusted rows {place}": each for place, (_, each) in enumerate(self.trusted.values(), 1)}
+        trusted = {f"trusted rows {place}": each.step for place, each in enumerate(self.trusted.values(), 1)}
         return self.experiment.step(
             "compare",
             self,
@@ -148,6 +145,11 @@ class _Comparison:
         )
 
     @property
+    def pool(self) -> Pool:
+        """What is chosen from."""
+        return self.experiment.data.pool
+
+    @property
     def references(self) -> dict[str, Reference]:
         """The references to train, each once."""
         return {fingerprint(each.reference): each.reference for each in self.methods if each.needs_reference}
@@ -160,7 +162,7 @@ class _Comparison:
         return chosen * len(self.budgets) * self.experiment.seeds, whole * self.experiment.seeds
 
     @property
-    def passes(self) -> list[str]:
+    def passes(self) -> list[Role]:
         """The passes over the pool that methods choose by."""
         scorers = [each.scorer for each in self.methods if each.scorer is not None]
         return passes_of(roles_of({column for scorer in scorers for column in scorer.needs}), self.vectors)
@@ -187,8 +189,8 @@ class _Comparison:
 
     def _passes(self, reference: Reference) -> float:
         """Return the training cost of a reference in passes over the pool."""
-        rows, _ = self.trusted.get(reference.rows, (self.pool, None))
-        return reference.passes * len(rows) / max(len(self.pool), 1)
+        taught = self.trusted.get(reference.rows, self.experiment.data)
+        return reference.passes * len(taught.pool) / max(len(self.pool), 1)
 
     def price(self) -> Price:
         network = self.experiment.network
@@ -219,7 +221,7 @@ class _Comparison:
 
         network = self.experiment.network
         renderer = Renderer.of(network.ref)
-        rendered = network.rendered(rows_of(self.pool, self.experiment.pool))
+        rendered = network.rendered(self.experiment.data.rows)
         alone = answers_alone(rendered, header=renderer.answer_header)
         pool_tokens = sum(len(each.ids) for each in rendered)
         budgets = [_in_tokens(Budget.parse(text), pool_tokens) for text in self.budgets]
@@ -266,12 +268,13 @@ def _target_of(
     if target is None:
         return None, []
     held = TARGET_HELD_BACK if hold_back else 0.0
-    pool, loaded = pool_of([target], Reading(), f"{output}-target", holdout=held, dry_run=dry_run)
+    loaded = pool_of([target], Reading(), f"{output}-target", holdout=held, dry_run=dry_run)
     if not hold_back:
-        return loaded, []
-    back = len(heldout_of(loaded).read_text(encoding="utf-8").splitlines())
-    say(held_back_words(back, of=len(pool) + back))
-    return loaded, [f"heldout:{heldout_of(loaded)}"] if back else []
+        return loaded.step, []
+    path = heldout_of(loaded.step)
+    back = len(path.read_text(encoding="utf-8").splitlines())
+    say(held_back_words(back, of=len(loaded.pool) + back))
+    return loaded.step, [f"heldout:{path}"] if back else []
 
 
 def _needed(warmup: WarmUp, methods: Sequence[experiments.Method]) -> WarmUp | None:
@@ -282,9 +285,10 @@ def _needed(warmup: WarmUp, methods: Sequence[experiments.Method]) -> WarmUp | N
     return warmup
 
 
-def _evaluations(asked: Sequence[str], target: Outcome | None, heldout: Path | None) -> list[Evaluation]:
+def _evaluations(
+    asked: Sequence[str], target: Outcome | None, evaluations: list[Evaluation]
+) -> list[Evaluation]:
     """Return what is asked; what is held back of a target has a label of its own, see ``apart``."""
-    evaluations = evaluations_of(asked, heldout=heldout)
     if target is None:
         return evaluations
     own = f"heldout:{target.folder / HELDOUT}"
@@ -293,9 +297,7 @@ def _evaluations(asked: Sequence[str], target: Outcome | None, heldout: Path | N
     return apart(target, asked, labelled)
 
 
-def _trusted(
-    methods: Sequence[experiments.Method], output: str, *, dry_run: bool
-) -> dict[str, tuple[Pool, Outcome]]:
+def _trusted(methods: Sequence[experiments.Method], output: str, *, dry_run: bool) -> dict[str, Loaded]:
     """Return the trusted rows that references of methods name, loaded."""
     by_rows = {each.reference.rows: each.reference for each in methods if each.needs_reference}
     loaded = {rows: trusted_of(each, output, dry_run=dry_run) for rows, each in by_rows.items()}
@@ -332,17 +334,6 @@ def apart(target: Outcome, asked: Sequence[str], evaluations: Sequence[Evaluatio
             )
         found.append(replace(each, examples=others))
     return found
-
-
-def heldout_of(loaded: Outcome) -> Path:
-    """Return the rows that a load set aside."""
-    path = loaded.folder / HELDOUT
-    if not path.is_file():
-        raise UsageError(
-            f"{loaded.folder} was loaded without rows to evaluate on",
-            hint="load it with --holdout 0.1, or name a file: heldout:FILE",
-        )
-    return path
 
 
 def _methods(

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, is_dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -79,8 +80,7 @@ def diversify(
     suffix = Path(output).suffix
     base, file = (output.removesuffix(suffix) + BESIDE, output) if suffix in FILES else (output, None)
     plain, beside = replace(reading, avoid=None), base.removesuffix(BESIDE)
-    pool, loaded = pool_of(data, plain, beside, dry_run=dry_run) if data else (None, None)
-    given = list(pool.iter_examples()) if pool else []
+    loaded = pool_of(data, plain, beside, dry_run=dry_run) if data else None
     awaits = writer.awaits() if dry_run else []
     files = () if awaits else reading.avoid or ()
     making = _Making(
@@ -91,8 +91,8 @@ def diversify(
         sampling=sampling,
         n=n,
         seed=seed,
-        given=given,
-        loaded=loaded,
+        given=loaded.rows.examples if loaded else [],
+        loaded=loaded.step if loaded else None,
         avoided=[example for path in files for example in _to_avoid(path, reading)],
         awaits=awaits,
         on=on,
@@ -248,36 +248,21 @@ def _writer(
         return _Writer(name="rules")
     if generator == "vllm:":
         raise UsageError("vllm: names no model", hint="write --generator vllm:MODEL")
-    in_vllm = generator is not None and generator.startswith("vllm:")
-    if generator is not None and not in_vllm:
+    if generator is not None and not generator.startswith("vllm:"):
         server = ServerGenerator.parse(generator)
         return _Writer(name=generator, identity=lambda: server.key, load=lambda: server)
     ref = ModelRef(name=(generator or model).removeprefix("vllm:"), **asdict(loading))
     look_up(ref.name, loading)
+    awaits = partial(to_fetch, ref)
+    if generator is not None:
+        from learnable.models.vllm_generator import VllmGenerator, vllm_key
 
-    def identity() -> str:
-        if in_vllm:
-            from learnable.models.vllm_generator import vllm_key
+        how: dict[str, Any] = {"identity": lambda: vllm_key(ref), "load": lambda: VllmGenerator(ref)}
+        return _Writer(name=generator, awaits=awaits, **how)
+    from learnable.models.source import identify
 
-            return vllm_key(ref)
-        from learnable.models.source import identify
-
-        return identify(pinned(ref, on=on))
-
-    def load() -> Generator:
-        if not in_vllm:
-            return opened(ref, on=on)
-        from learnable.models.vllm_generator import VllmGenerator
-
-        return VllmGenerator(ref)
-
-    return _Writer(
-        name=generator or model,
-        identity=identity,
-        awaits=lambda: to_fetch(ref),
-        load=load,
-        ref=None if in_vllm else ref,
-    )
+    how = {"identity": lambda: identify(pinned(ref, on=on)), "load": lambda: opened(ref, on=on)}
+    return _Writer(name=model, awaits=awaits, ref=ref, **how)
 
 
 def _sampling(name: str, chosen: diversifiers.Diversifier, **given: float | None) -> Sampling:

@@ -1,7 +1,7 @@
 """What all experiments share: one model, arms that begin from it, the step, and what is said and kept of the arms."""
 
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -9,7 +9,9 @@ from typing import Any, Protocol
 
 import polars as pl
 
+from learnable.commands.inputs import Loaded, pool_of
 from learnable.commands.network import Network
+from learnable.commands.options import MaxLength, ModelName
 from learnable.evaluators import Evaluation
 from learnable.experiments import Arm, SelectionCost, arm_table, measured_by, run_arms
 from learnable.experiments.run import ArmRun, Look
@@ -17,8 +19,8 @@ from learnable.runs.files import replacing, write_frame
 from learnable.runs.identity import fingerprint, source_of
 from learnable.runs.price import Price
 from learnable.runs.records import Outcome
-from learnable.runs.step import Finished, Step
-from learnable.settings import Tuning
+from learnable.runs.step import Finished, Step, run
+from learnable.settings import Loading, Reading, Tuning
 
 
 class _Repeated(Protocol):
@@ -54,18 +56,12 @@ class Experiment:
     seeds: int
     confidence: float
     store: Path
-    loaded: Outcome | None = None
+    loaded: Loaded | None = None
     evaluations: Sequence[Evaluation] = ()
 
-    @classmethod
-    def of(cls, network: Network, tuning: Tuning, how: _Repeated, store: str, **found: Any) -> "Experiment":
-        """Return the experiment that a command was asked for."""
-        given = {"network": network, "tuning": tuning, "store": Path(store), **found}
-        return cls(seeds=how.seeds, confidence=how.confidence, **given)
-
     @property
-    def pool(self) -> Outcome:
-        """What loaded the pool."""
+    def data(self) -> Loaded:
+        """The pool, and what loaded it."""
         assert self.loaded is not None
         return self.loaded
 
@@ -84,7 +80,7 @@ class Experiment:
         Its result depends on model, training, seeds and confidence, on the pool, on the items and evaluators of the
         evaluations, and on what is given beside them, see ``Step``.
         """
-        pool, evaluations = {} if self.loaded is None else {"pool": self.loaded}, self.evaluations
+        pool, evaluations = {} if self.loaded is None else {"pool": self.loaded.step}, self.evaluations
         own = {
             "tuning": fingerprint(self.tuning),
             "seeds": self.seeds,
@@ -145,12 +141,8 @@ class Experiment:
     ) -> dict[str, pl.DataFrame]:
         """Return the table of all arms beside the baseline.
 
-        Args:
-            results: Grades of the arms.
-            arms: The arms.
-            baseline: The arm that all stand beside.
-            among: Further tables by name, each of an arm and those that stand beside it; none of an arm that is not
-                there, or alone.
+        ``among`` are further tables by name, each of an arm and those that stand beside it; there is none of an arm that
+        is not there, or alone.
         """
         table = partial(arm_table, evaluations=measured_by(self.evaluations), confidence=self.confidence)
         tables = {"table": table(results, arms, baseline=baseline)}
@@ -162,6 +154,43 @@ class Experiment:
                     "evaluation", "arm", "value", "difference", "low", "high", "p", "verdict"
                 )
         return tables
+
+
+@dataclass(frozen=True, kw_only=True)
+class Begun:
+    """What a trial of a recipe begins with: a model, rows that were loaded, and the folder of what is never done twice."""
+
+    network: Network
+    loaded: Loaded
+    store: Path
+
+    def experiment(
+        self, tuning: Tuning, how: _Repeated, evaluations: Sequence[Evaluation] = ()
+    ) -> Experiment:
+        """Return what is trained and asked of it."""
+        return Experiment(
+            **vars(self), tuning=tuning, seeds=how.seeds, confidence=how.confidence, evaluations=evaluations
+        )
+
+
+def tried(
+    trial: Callable[..., Step],
+    data: list[str],
+    *,
+    model: ModelName = "starter",
+    loading: Loading = Loading(),
+    max_length: MaxLength = None,
+    store: str = "runs/store",
+    dry_run: bool = False,
+    output: str,
+    **settings: Any,
+) -> Outcome:
+    """Do the ``trial`` of a recipe, with its own ``settings``, on a folder that `learnable load` wrote, or files."""
+    network = Network.of(model, loading, max_length=max_length, dry_run=dry_run)
+    begun = Begun(
+        network=network, loaded=pool_of(data, Reading(), output, dry_run=dry_run), store=Path(store)
+    )
+    return run(trial(begun, **settings), output, dry_run=dry_run)
 
 
 def items_said(evaluations: Sequence[Evaluation]) -> str:

@@ -7,29 +7,15 @@ from typing import Any
 
 import polars as pl
 
-from learnable.commands.compare import HOLDOUT_SHARE, heldout_of
-from learnable.commands.experiment import Experiment, items_said, keep_model, write_frames
-from learnable.commands.federated_arms import (
-    CLUSTER,
-    ClientTuning,
-    FederatedTrainings,
-    Federating,
-    counted,
-    labels_of,
-)
-from learnable.commands.inputs import pool_of, rows_of
-from learnable.commands.network import Network
-from learnable.commands.options import DryRun, MaxLength, ModelName, Output, StoreFolder
-from learnable.evaluators import evaluations_of, wants_heldout
+from learnable.commands.experiment import Begun, Experiment, items_said, keep_model, write_frames
+from learnable.commands.federated_arms import CLUSTER, FederatedTrainings, Federating, counted, labels_of
 from learnable.experiments import UNTUNED
 from learnable.federation import CENTRAL, FULL, LORA, SLORA, FederatedArm, check_flower, dirichlet_split
-from learnable.pools import Pool
 from learnable.runs.identity import fingerprint
 from learnable.runs.price import Price
 from learnable.runs.progress import say
-from learnable.runs.records import Outcome
-from learnable.runs.step import Finished, run
-from learnable.settings import Loading, Reading, Tuning
+from learnable.runs.step import Finished, Step
+from learnable.settings import Tuning
 
 FEW_ROWS, LITTLE_ENERGY = 10, 0.3
 _ABOUT = {
@@ -42,41 +28,18 @@ _ABOUT = {
 _AVERAGE = {"factors": "A and B", "freeze_A": "B alone", "product": "the products B A"}
 
 
-def federate(
-    data: list[str],
-    *,
-    model: ModelName = "starter",
-    federating: Federating = Federating(),
-    tuning: Tuning = ClientTuning(),
-    loading: Loading = Loading(),
-    max_length: MaxLength = None,
-    store: StoreFolder = "runs/store",
-    dry_run: DryRun = False,
-    output: Output = "federated",
-) -> Outcome:
-    """Play a federation through, arm by arm, and say with intervals what each loses to one training on all rows.
-
-    Args:
-        data: A folder that `learnable load` wrote, with held-out rows where `heldout` is evaluated.
-        federating: Who has which rows, what is trained, and for how long.
-        tuning: How a client trains in a round, and how the central training does.
-    """
+def federate(begun: Begun, *, federating: Federating, tuning: Tuning) -> Step:
+    """Play a federation through, arm by arm, and say with intervals what each loses to one training on all rows."""
     check_flower(by="learnable run slora")
     arms = federating.federated(tuning)
-    network = Network.of(model, loading, max_length=max_length, dry_run=dry_run)
-    asked = list(federating.evaluate)
-    holdout = HOLDOUT_SHARE if wants_heldout(asked) else 0.0
-    pool, loaded = pool_of(data, Reading(), output, holdout=holdout, dry_run=dry_run)
-    known = rows_of(pool, loaded)
     if federating.by != CLUSTER:  # what cannot be divided is said before anything is trained
-        labels = labels_of(known, federating.by)
+        labels = labels_of(begun.loaded.rows, federating.by)
         how: dict[str, Any] = {name: getattr(federating, name) for name in ("clients", "alpha", "min_rows")}
         dirichlet_split(labels, seed=0, **how)
-    evaluations = evaluations_of(asked, heldout=heldout_of(loaded) if holdout else None)
-    experiment = Experiment.of(network, tuning, federating, store, loaded=loaded, evaluations=evaluations)
-    trial = _FederatedTrial(experiment=experiment, federating=federating, arms=arms, pool=pool)
+    experiment = begun.experiment(tuning, federating, begun.loaded.evaluations(federating.evaluate))
+    trial = _FederatedTrial(experiment=experiment, federating=federating, arms=arms)
     parameters = {"federating": fingerprint(asdict(federating) | {"evaluate": None})}
-    return run(experiment.step("run slora", trial, parameters=parameters), output, dry_run=dry_run)
+    return experiment.step("run slora", trial, parameters=parameters)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,13 +47,12 @@ class _FederatedTrial:
     experiment: Experiment
     federating: Federating
     arms: Sequence[FederatedArm]
-    pool: Pool
 
     @property
     def says(self) -> list[str]:
         how = self.federating
         return [
-            f"{how.seeds} central trainings on {len(self.pool):,} rows",
+            f"{how.seeds} central trainings on {len(self.experiment.data.pool):,} rows",
             *(
                 f"{how.seeds} federations of {arm.label}: {how.clients} clients, {how.all_rounds} rounds"
                 for arm in self.arms
@@ -102,19 +64,12 @@ class _FederatedTrial:
         network, tuning = self.experiment.network, self.experiment.tuning
         models = self.federating.seeds * (1 + len(self.arms))
         passes = models * tuning.epochs * self.federating.all_rounds
-        price = network.training(list(self.pool.iter_examples()), tuning, passes=passes, models=models)
+        price = network.training(self.experiment.data.rows.examples, tuning, passes=passes, models=models)
         return sum([network.evaluations(self.experiment.evaluations)] * (1 + models), price)
 
     def work(self, folder: Path) -> Finished:
         experiment = self.experiment
-        known = rows_of(self.pool, experiment.pool)
-        trainings = FederatedTrainings(
-            experiment=experiment,
-            federating=self.federating,
-            arms=self.arms,
-            known=known,
-            rendered=[row for row in experiment.network.rendered(known) if row.mask.any()],
-        )
+        trainings = FederatedTrainings(experiment=experiment, federating=self.federating, arms=self.arms)
         arms, rounds, energy, tokens = trainings.trained()
         ran, facts = experiment.run(arms, baseline=CENTRAL)
         costs = pl.Series([None if each is None else each.tokens for each in ran.trained], dtype=pl.Int64)
@@ -163,7 +118,7 @@ class _FederatedTrial:
             tables["Energy of stage 1 that the decomposition keeps, by kind of layer"] = "kept"
         return {
             "question": "What is lost where rows may not be pooled?",
-            "lead": f"{model} was trained on {len(self.pool):,} rows of {how.clients} clients, divided by {how.by} "
+            "lead": f"{model} was trained on {len(self.experiment.data.pool):,} rows of {how.clients} clients, divided by {how.by} "
             f"with alpha {how.alpha:g}, in {how.all_rounds} rounds.",
             "about": {
                 UNTUNED: "the model as it is",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import polars as pl
 
 from learnable.commands.experiment import Experiment
-from learnable.commands.options import Listed
+from learnable.commands.options import Confidence, Listed
 from learnable.errors import DataError, UsageError
 from learnable.experiments import UNTUNED, Arm, check_settings
 from learnable.experiments.run import train_arms
@@ -27,6 +27,7 @@ from learnable.federation import (
     dirichlet_split,
     label_distance,
 )
+from learnable.measures import lengths
 from learnable.objects.passes import Passes
 from learnable.objects.results import as_array
 from learnable.objects.rows import Rows
@@ -74,7 +75,6 @@ class Federating:
         min_rows: Fewest rows of a client.
         evaluate: `heldout` for the rows that --holdout sets aside, or heldout:FILE, multiple_choice:FILE ...
         seeds: Trainings of each arm, each with a partition of its own.
-        confidence: Of all intervals of an evaluation together.
     """
 
     clients: int = 8
@@ -90,7 +90,7 @@ class Federating:
     min_rows: int = 4
     evaluate: Annotated[Sequence[str], Listed] = ("heldout",)
     seeds: int = 1
-    confidence: float = 0.95
+    confidence: Confidence = 0.95
 
     def federated(self, tuning: Tuning) -> list[FederatedArm]:
         """Return the arms.
@@ -134,33 +134,29 @@ class Federating:
 
 @dataclass(frozen=True, kw_only=True)
 class FederatedTrainings:
-    """The trainings of all arms and seeds, and what was seen of them.
-
-    Args:
-        experiment: The model, how it is trained, and the store.
-        federating: Who has which rows, and for how many rounds.
-        arms: What is trained.
-        known: The rows of all clients.
-        rendered: The same as the model sees them, those that can be trained on.
-    """
+    """The trainings of all arms and seeds, and what was seen of them."""
 
     experiment: Experiment
     federating: Federating
     arms: Sequence[FederatedArm]
-    known: Rows
-    rendered: Sequence[Rendered]
+
+    @cached_property
+    def rendered(self) -> list[Rendered]:
+        """The rows of all clients that can be trained on, as the model sees them."""
+        seen = self.experiment.network.rendered(self.experiment.data.rows)
+        return [row for row in seen if row.mask.any()]
 
     @cached_property
     def labels(self) -> list[str]:
         """The kind of each row that can be trained on, (n,)."""
         by = self.federating.by
         if by != CLUSTER:
-            own = dict(zip(self.known.frame["id"], labels_of(self.known, by), strict=True))
+            known = self.experiment.data.rows
+            own = dict(zip(known.frame["id"], labels_of(known, by), strict=True))
             return [own[row.id] for row in self.rendered]
         ref, longest = self.experiment.network.ref, self.experiment.network.longest
         passes = Passes(ref, None, max_length=longest, store=Store(self.experiment.store))
-        frame = pl.DataFrame({"id": [row.id for row in self.rendered]})
-        vectors = as_array(passes.vectors(self.rendered, frame))
+        vectors = as_array(passes.vectors(self.rendered, lengths(self.rendered)))
         return [str(each) for each in clusters_of(vectors, clusters=self.federating.clients, seed=0)]
 
     def split(self, seed: int) -> list[Places]:
@@ -216,7 +212,7 @@ class FederatedTrainings:
     def _federations(self) -> "Sequence[tuple[int, str, Trained]]":
         from learnable.models.rendering import Renderer
         from learnable.training import Trained
-        from learnable.training.federated import Agreement, Federation, LocalTraining, federate_rounds
+        from learnable.training.federated import Agreement, LocalTraining, federate_rounds
 
         ref, longest = self.experiment.network.ref, self.experiment.network.longest
         identity = [self.experiment.network.identity, Renderer.of(ref).key, longest, ref.dtype]
@@ -237,9 +233,7 @@ class FederatedTrainings:
                 local = local or LocalTraining(ref)
                 label = f"federation {number} of {len(self.arms)}: {arm.label}, seed {seed}"
                 with locked(place / f"{name}.lock"):
-                    done = federate_rounds(
-                        local, Federation(clients=clients, agreement=agreement), place / name, label=label
-                    )
+                    done = federate_rounds(local, clients, agreement, place / name, label=label)
                 found.append((seed, arm.label, done))
         return found
 

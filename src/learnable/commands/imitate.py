@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import polars as pl
 
-from learnable.commands.compare import heldout_of
-from learnable.commands.experiment import Experiment, keep_model, write_frames
-from learnable.commands.inputs import pool_of
+from learnable.commands.experiment import Begun, Experiment, keep_model, write_frames
+from learnable.commands.inputs import heldout_of
 from learnable.commands.network import Network
-from learnable.commands.options import DryRun, MaxLength, ModelName, Output, Several, StoreFolder
+from learnable.commands.options import Confidence, Several
 from learnable.commands.own_answers import (
     Stages,
     Walked,
@@ -32,9 +31,8 @@ from learnable.objectives import PREFERENCES, LinearMargin, Objective
 from learnable.objects.given import render_rows
 from learnable.runs.identity import fingerprint, source_of
 from learnable.runs.price import Price
-from learnable.runs.records import Outcome
-from learnable.runs.step import Finished, run
-from learnable.settings import Loading, Reading, Sampling, Tuning
+from learnable.runs.step import Finished, Step
+from learnable.settings import Sampling, Tuning
 from learnable.types import Example
 
 if TYPE_CHECKING:
@@ -70,7 +68,6 @@ class Imitating:
         evaluate: Evaluations, each NAME:PATH@key=value; the loss of held-out rows when not given, and exact match where their
             answers are one line each.
         seeds: Trainings of each arm.
-        confidence: Of all intervals of an evaluation together.
     """
 
     stages: int = 3
@@ -83,7 +80,7 @@ class Imitating:
     tuned: bool = False
     evaluate: Annotated[Sequence[str], Several] = ()
     seeds: int = 3
-    confidence: float = 0.95
+    confidence: Confidence = 0.95
 
     @property
     def sampling(self) -> Sampling:
@@ -120,27 +117,8 @@ class Imitating:
         return objective
 
 
-def imitate(
-    data: list[str],
-    *,
-    model: ModelName = "starter",
-    imitating: Imitating = Imitating(),
-    sft: Tuning = Tuning(),
-    tuning: Tuning = StageTuning(),
-    loading: Loading = Loading(),
-    max_length: MaxLength = None,
-    store: StoreFolder = "runs/store",
-    dry_run: DryRun = False,
-    output: Output = "imitation",
-) -> Outcome:
-    """Train a model on demonstrations against its own answers, stage by stage, and compare with plain fine-tuning.
-
-    Args:
-        data: A folder that `learnable load --holdout` wrote.
-        imitating: How the reward is learned.
-        sft: How to fine-tune before the first stage.
-        tuning: How to train in each stage, and in plain fine-tuning beside.
-    """
+def imitate(begun: Begun, *, imitating: Imitating, sft: Tuning, tuning: Tuning) -> Step:
+    """Train a model on demonstrations against its own answers, stage by stage, and compare with plain fine-tuning."""
     objective = imitating.objective(tuning)
     for each in (sft, tuning):
         check_settings(each, seeds=imitating.seeds, confidence=imitating.confidence)
@@ -149,11 +127,10 @@ def imitate(
             f"the stages train with {tuning.method} what was tuned with {sft.method}",
             hint="give the same method to both",
         )
-    network = Network.of(model, loading, max_length=max_length, dry_run=dry_run)
+    network, loaded = begun.network, begun.loaded.step
     if not network.awaits:
         _check_template(network)
-    pool, loaded = pool_of(data, Reading(), output, dry_run=dry_run)
-    taught = demonstrations(list(pool.iter_examples()))
+    taught = demonstrations(begun.loaded.rows.examples)
     if imitating.stages > len(taught):
         raise UsageError(
             f"{imitating.stages:,} stages are more than there are rows, {len(taught):,}",
@@ -163,25 +140,25 @@ def imitate(
     room = room_for(taught, heldout, network, new_tokens=imitating.new_tokens)
     imitating = replace(imitating, new_tokens=room)
     asked = _evaluations(imitating, heldout, heldout_of(loaded))
-    experiment = Experiment.of(network, tuning, imitating, store, loaded=loaded, evaluations=asked)
-    arms = ImitationArms(
+    experiment = begun.experiment(tuning, imitating, asked)
+    trial = _Imitation(
         experiment=experiment,
         imitating=imitating,
         objective=objective,
         sft=None if imitating.tuned else sft,
         taught=taught,
+        heldout=heldout,
     )
-    step = experiment.step(
+    return experiment.step(
         "run irft",
-        _Imitation(experiment=experiment, arms=arms, heldout=heldout),
+        trial,
         parameters={
             "imitating": fingerprint(asdict(imitating) | {"evaluate": None}),
-            "sft": None if arms.sft is None else fingerprint(sft),
+            "sft": None if trial.sft is None else fingerprint(sft),
         },
         inputs={"heldout": fingerprint([each.id for each in heldout])},
         sources={"objective": source_of(objective)},
     )
-    return run(step, output, dry_run=dry_run)
 
 
 def _check_template(network: Network) -> None:
@@ -207,46 +184,59 @@ def _evaluations(imitating: Imitating, heldout: Sequence[Example], path: Path) -
 
 
 @dataclass(frozen=True, kw_only=True)
+class SeedArms:
+    """The arms of a seed, the model that their stages start from, what these came to, and the tokens computed."""
+
+    arms: Sequence[Arm]
+    start: Place
+    walked: Sequence[Walked]
+    tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Imitation:
+    """Arms of the ``taught`` demonstrations; without ``sft`` the model is tuned already. Judged on those ``heldout``."""
+
     experiment: Experiment
-    arms: "ImitationArms"
+    imitating: Imitating
+    objective: Objective
+    sft: Tuning | None
+    taught: Sequence[Example]
     heldout: Sequence[Example]
 
     @property
     def says(self) -> list[str]:
         seeds, says = self.experiment.seeds, list[str]()
-        many = {IRFT: f" in {self.arms.imitating.stages} stages", SPIN: " in 1 stage"}
-        for label in self.arms.labels[1:]:
+        many = {IRFT: f" in {self.imitating.stages} stages", SPIN: " in 1 stage"}
+        for label in self.labels[1:]:
             says.append(f"{seeds} trainings of {label}{many.get(label, '')}")
-        answers = f"{len(self.arms.taught):,} own answers of at most {self.arms.imitating.sampling.max_new_tokens:,} tokens for each of these"
+        answers = f"{len(self.taught):,} own answers of at most {self.imitating.sampling.max_new_tokens:,} tokens for each of these"
         return [*says, answers, f"{len(self.heldout):,} held-out rows for each model"]
 
     def price(self) -> Price:
         """Return what it will cost, own answers counted with the most tokens they may have."""
         pricing = self.experiment.network
-        experiment, imitating, taught = self.experiment, self.arms.imitating, list(self.arms.taught)
+        experiment, imitating, taught = self.experiment, self.imitating, self.taught
         seeds, tuning = experiment.seeds, experiment.tuning
         every = imitating.stages if not imitating.slices else 1
-        staged = len(self.arms.labels) - self.arms.labels.index(CONTINUED)
+        staged = len(self.labels) - self.labels.index(CONTINUED)
         # Pairs have two answers; the other arms get as many tokens.
         passes = 2 * every * tuning.epochs * staged * seeds
         price = pricing.training(taught, tuning, passes=passes, models=seeds * staged)
-        if self.arms.sft is not None:
-            price += pricing.training(
-                taught, self.arms.sft, passes=self.arms.sft.epochs * seeds, models=seeds
-            )
+        if self.sft is not None:
+            price += pricing.training(taught, self.sft, passes=self.sft.epochs * seeds, models=seeds)
         prompts = [each.messages[:-1] for each in taught]
         written = pricing.writing(len(taught), new_tokens=imitating.sampling.max_new_tokens, prompts=prompts)
         judged = [each.messages[:-1] for each in self.heldout]
         asked = pricing.writing(len(judged), new_tokens=imitating.sampling.max_new_tokens, prompts=judged)
         stage = written + pricing.measuring(taught, passes=2)
-        models = 1 + seeds * (len(self.arms.labels) - 1)
+        models = 1 + seeds * (len(self.labels) - 1)
         prices = [price, *[stage] * (every * (staged - 1) * seeds)]
         return sum([*prices, *[pricing.evaluations(experiment.evaluations) + asked] * models], Price())
 
     def work(self, folder: Path) -> Finished:
-        experiment, imitating = self.experiment, self.arms.imitating
-        made = [self.arms.of(seed) for seed in range(experiment.seeds)]
+        experiment, imitating = self.experiment, self.imitating
+        made = [self.of(seed) for seed in range(experiment.seeds)]
         arms = [arm for each in made for arm in each.arms]
         preferred = Preferred(
             network=experiment.network,
@@ -275,19 +265,19 @@ class _Imitation:
         frames["stages"] = pl.concat(each.figures for each in walked)
         frames["dropped"] = pl.concat(each.dropped for each in walked)
         write_frames(frames, folder)
-        after = self.arms.labels[self.arms.labels.index(CONTINUED) :]
+        after = self.labels[self.labels.index(CONTINUED) :]
         further, evenly = (frames[name].filter(pl.col("arm").is_in(after)) for name in ("distance", "cost"))
         said = [*warnings_of(frames["stages"]), *uneven(evenly), *far(further)]
-        last = next(arm for arm in arms if arm.label == self.arms.labels[-1])
+        last = next(arm for arm in arms if arm.label == self.labels[-1])
         assert last.given is not None
         keep_model(last, last.given.folder, folder / "model")
         facts |= {
             "evaluations": [*facts["evaluations"], PREFERRED.label],
-            "arms": self.arms.labels,
+            "arms": self.labels,
             "baseline": CONTINUED,
             "notes": [],
-            "kept model": self.arms.labels[-1],
-            "demonstrations": len(self.arms.taught),
+            "kept model": self.labels[-1],
+            "demonstrations": len(self.taught),
             "held out": len(self.heldout),
             "trial": self.trial(facts["model"], said=said),
         }
@@ -295,11 +285,10 @@ class _Imitation:
 
     def trial(self, model: str, *, said: Sequence[str]) -> dict[str, Any]:
         """Return what the page of it says, by the names of ``TrialFacts``; ``said`` is what is to be distrusted."""
-        imitating = self.arms.imitating
+        imitating = self.imitating
         stages = f"{imitating.stages} stages, each with answers of its own start"
         about = {
-            UNTUNED: "the model as it is"
-            + (", from which all others start" if self.arms.sft is None else ""),
+            UNTUNED: "the model as it is" + (", from which all others start" if self.sft is None else ""),
             SFT: "fine-tuned on the demonstrations; all others below start from it",
             CONTINUED: "fine-tuned on the demonstrations with as many tokens as the last arm, in whole steps",
             SPIN: f"against its own answers ({imitating.loss}), in one stage",
@@ -308,13 +297,13 @@ class _Imitation:
         settings = (
             f"beta {imitating.beta:g}, own answers of at most {imitating.sampling.max_new_tokens:,} tokens"
         )
-        *others, last = self.arms.labels[self.arms.labels.index(CONTINUED) :]
+        *others, last = self.labels[self.labels.index(CONTINUED) :]
         return {
             "question": "Do the same rows give more?",
-            "lead": f"{model} was trained on {len(self.arms.taught):,} demonstrations, plainly and against its own answers.",
-            "about": {label: about[label] for label in self.arms.labels},
+            "lead": f"{model} was trained on {len(self.taught):,} demonstrations, plainly and against its own answers.",
+            "about": {label: about[label] for label in self.labels},
             "baseline": CONTINUED,
-            "beside": self.arms.labels[: self.arms.labels.index(CONTINUED)],
+            "beside": self.labels[: self.labels.index(CONTINUED)],
             "alike": f"{' and '.join(others)} {'are' if len(others) > 1 else 'is'} trained on as many tokens as {last}, rounded "
             "up to whole optimizer steps, or fewer where a linear stage ends sooner; “Figures and cost” has the tokens.",
             "asked_of": "what the demonstrations teach",
@@ -334,34 +323,13 @@ class _Imitation:
             ],
         }
 
-
-@dataclass(frozen=True, kw_only=True)
-class SeedArms:
-    """The arms of a seed, the model that their stages start from, what these came to, and the tokens computed."""
-
-    arms: Sequence[Arm]
-    start: Place
-    walked: Sequence[Walked]
-    tokens: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImitationArms:
-    """Makes the arms of an imitation, seed by seed; without ``sft`` the model is tuned already."""
-
-    experiment: Experiment
-    imitating: Imitating
-    objective: Objective
-    sft: Tuning | None
-    taught: Sequence[Example]
-
     @property
     def labels(self) -> list[str]:
         """The arms, in the order of the table."""
         staged = [SPIN, IRFT] if self.imitating.stages > 1 else [SPIN]
         return [UNTUNED, *([] if self.sft is None else [SFT]), CONTINUED, *staged]
 
-    def of(self, seed: int) -> "SeedArms":
+    def of(self, seed: int) -> SeedArms:
         """Train all arms of a seed: the start, the stages, and plain fine-tuning on as many tokens."""
         from learnable.models.rendering import Renderer
 

@@ -214,7 +214,7 @@ class Search:
         self, given: TextModel, items: Sequence[ChoiceItem], label: str, reference: Traces | None
     ) -> Traces:
         sums, uneven, why = self._sums(given, self.detecting.groups(items), label)
-        if isinstance(given, LocalTexts) and given.is_rounded:
+        if isinstance(given, LocalTexts) and given.network.ref.dtype != "float32":
             close = [place for place, each in enumerate(sums) if order_statistics(each).gap < CLOSE]
             if close:
                 given.release()
@@ -363,7 +363,7 @@ class Search:
         found = []
         models = list(self.models.values())
         local = [each for each in models if isinstance(each, LocalTexts)]
-        if len({each.vocabulary for each in local}) > 1 or len(local) not in (0, len(models)):
+        if len({each.renderer.vocabulary for each in local}) > 1 or len(local) not in (0, len(models)):
             found.append(
                 "model and reference have other tokenizers: z and top have no unit and can be compared, sums cannot"
             )

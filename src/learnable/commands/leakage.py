@@ -1,6 +1,6 @@
 """``learnable leakage``: was a benchmark trained on? Options in several orders, a verdict for the set, and a page."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,7 +9,7 @@ from learnable.commands.inputs import look_up
 from learnable.commands.leak_search import Detecting, Search
 from learnable.commands.likelihoods import SERVER, LocalTexts, TextModel, text_model
 from learnable.commands.onward import typed
-from learnable.commands.options import DryRun, Flat, ModelName, Output, StoreFolder
+from learnable.commands.options import DryRun, Flat, ModelName, Output, StoreFolder, unusual, words_of
 from learnable.errors import UsageError
 from learnable.evaluators.leakage import ChoiceItem
 from learnable.experiments.leakage import UNDEFINED
@@ -69,9 +69,8 @@ def leakage(
             hint="give another, or leave --reference out",
         )
     given = {"model": model, "adapter": adapter, "reference": reference, "clean": clean}
-    command = typed(
-        "leakage", benchmark, *_options(given), *_options(vars(detecting), usual=vars(Detecting()))
-    )
+    said = unusual(given, dict.fromkeys(given)) | unusual(vars(detecting), vars(Detecting()))
+    command = typed("leakage", benchmark, *words_of(said))
     settings = {**vars(detecting), "max_length": max_length}
     local = [each for each in models.values() if isinstance(each, LocalTexts)]
     search = Search(detecting=detecting, sets=sets, models=models, store=Store(Path(store)))
@@ -89,12 +88,6 @@ def leakage(
         work=lambda folder: search.work(folder, {"benchmark": benchmark, "clean": clean}, command=command),
     )
     return run(step, output, dry_run=dry_run)
-
-
-def _options(given: Mapping[str, str | float | None], usual: Mapping[str, Any] = {}) -> list[str]:
-    """Return options as they are typed; those of the usual value are left out."""
-    said = {name: value for name, value in given.items() if value is not None and value != usual.get(name)}
-    return [word for name, value in said.items() for word in (f"--{name}", str(value))]
 
 
 def _others(items: list[ChoiceItem], asked: Sequence[ChoiceItem], name: str) -> list[ChoiceItem]:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import polars as pl
 
@@ -99,18 +99,9 @@ class LocalTexts:
         base = self.network.identity
         return base if self.adapter is None or not base else adapter_key(base, self.adapter)
 
-    @property
-    def is_rounded(self) -> bool:
-        """Whether it computes in less than float32."""
-        return self.network.ref.dtype != "float32"
-
     @cached_property
-    def vocabulary(self) -> str:
-        """Identity of its tokenizer."""
-        return self._renderer.vocabulary
-
-    @cached_property
-    def _renderer(self) -> "Renderer":
+    def renderer(self) -> "Renderer":
+        """What makes its tokens."""
         from learnable.models.rendering import Renderer
 
         return Renderer.of(self.network.ref)
@@ -134,14 +125,14 @@ class LocalTexts:
             yield model
 
     def _rendered(self, texts: Mapping[str, Text]) -> list[Rendered]:
-        return self._renderer.render_texts(
+        return self.renderer.render_texts(
             [(identity, *text) for identity, text in texts.items()],
             max_length=self.network.longest,
             as_user=self.as_user,
         )
 
     def _measure(self) -> Measure:
-        rendering = self._renderer.key if self.as_user else self._renderer.vocabulary
+        rendering = self.renderer.key if self.as_user else self.renderer.vocabulary
         written = fingerprint(["texts", rendering, self.as_user])
         return measure_of(self.identity, rendering=written, max_length=self.network.longest)
 
@@ -159,7 +150,7 @@ class LocalTexts:
             label=label,
             batch_tokens=lambda model: TOGETHER * int(model.batch_tokens),
         )
-        found = dict(known(measure, [each.id for each in whole], store=store).iter_rows())
+        found = _stored(measure, [each.id for each in whole], store)
 
         def of(each: Rendered) -> Likelihood:
             if each.id in found:
@@ -185,7 +176,7 @@ class LocalTexts:
         """Return what the model writes after texts, greedily, up to the end of the line and about as long as others."""
         from learnable.models.generation import Asked
 
-        renderer = self._renderer
+        renderer = self.renderer
         (*_, line) = renderer.text_ids("\n").tolist()
         prompts = [renderer.text_ids(text) for text in texts]
         lengths = [_rounded(len(renderer.text_ids(each)) + 2) for each in like]
@@ -244,8 +235,7 @@ class ServerTexts:
                 yield Found([place for place, _ in good], rows)
 
         fill([measure, lengths], ids, ask, store=store, label=label, size=lambda _: 1)
-        found = dict(known(measure, _distinct(ids), store=store).iter_rows())
-        tokens = dict(known(lengths, _distinct(ids), store=store).iter_rows())
+        found, tokens = (_stored(each, ids, store) for each in (measure, lengths))
         return [
             Likelihood(
                 found.get(each), tokens.get(each, 0), "" if each in found else why.get(each, "no answer")
@@ -301,7 +291,7 @@ def _completed(
         measure = Measure(kind="completion", model=model, parameters=parameters)
         weighs, ask = [size[place] for place in places].__getitem__, partial(write, places, new)
         fill([measure], ids, ask, store=store, label=f"{label}, {new} tokens", size=weighs)
-        stored = dict(known(measure, _distinct(ids), store=store).iter_rows())
+        stored = _stored(measure, ids, store)
         for place, identity in zip(places, ids, strict=True):
             found[place] = Completion(stored.get(identity), "" if identity in stored else "no answer")
     return found
@@ -329,8 +319,9 @@ def _identity(text: Text) -> str:
     return fingerprint(["text", *text])
 
 
-def _distinct(ids: Sequence[str]) -> pl.Series:
-    return pl.Series("id", list(dict.fromkeys(ids)), dtype=pl.String)
+def _stored(measure: Measure, ids: Sequence[str], store: Store) -> dict[str, Any]:
+    """Return what is stored of ids, by id."""
+    return dict(known(measure, list(dict.fromkeys(ids)), store=store).iter_rows())
 
 
 def _rounded(tokens: int) -> int:

@@ -13,7 +13,7 @@ import polars as pl
 from learnable import data as rows
 from learnable.commands.options import Flat, Output
 from learnable.errors import UsageError
-from learnable.pools import Pool, height, slices
+from learnable.pools import Pool, height, in_memory
 from learnable.runs.files import write_json_lines
 from learnable.runs.price import Price
 from learnable.runs.progress import say
@@ -140,11 +140,7 @@ def _understood(pool: Pool) -> Iterator[str]:
 
 def _first(frame: pl.LazyFrame, condition: pl.Expr) -> pl.DataFrame:
     """Return the first line of a table of a pool that meets a condition, as a table; an empty one where none does."""
-    for part in slices(frame):
-        found = part.filter(condition).head(1)
-        if found.height:
-            break
-    return found
+    return in_memory(frame.filter(condition).head(1), engine="streaming")
 
 
 def _first_turns(pool: Pool) -> Iterator[str]:

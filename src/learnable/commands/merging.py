@@ -3,33 +3,26 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 
-from learnable.commands.compare import HOLDOUT_SHARE, heldout_of
-from learnable.commands.experiment import Experiment, items_said, write_frames
-from learnable.commands.inputs import pool_of, rows_of
+from learnable.commands.experiment import Begun, Experiment, items_said, write_frames
 from learnable.commands.merge import figures
-from learnable.commands.network import Network
-from learnable.commands.options import Data, DryRun, Flat, MaxLength, ModelName, Output, Several
 from learnable.commands.order import Ordered, losses_by_order, slope_facts
 from learnable.errors import UsageError
-from learnable.evaluators import check_place, evaluations_of, parse, wants_heldout
 from learnable.experiments import UNTUNED, Arm, check_settings, measured_by, slopes_of
 from learnable.experiments.run import ArmRun, place_of, train_arms
 from learnable.experiments.singles import BEST, SINGLE, arms_of_singles, best_of, single_of
 from learnable.merging import Merger, parse_merger
-from learnable.pools import Pool
 from learnable.runs.identity import fingerprint, source_of
 from learnable.runs.locks import locked
 from learnable.runs.price import Price
 from learnable.runs.progress import say
-from learnable.runs.records import Outcome
-from learnable.runs.step import Finished, run
+from learnable.runs.step import Finished, Step
 from learnable.runs.store import Store
-from learnable.settings import Loading, Reading, Tuning
+from learnable.settings import Tuning
 
 if TYPE_CHECKING:
     from learnable.training import Trained
@@ -37,82 +30,62 @@ if TYPE_CHECKING:
 MERGED = ("select", "average", "noise")
 AVERAGE = "average"
 _COPY = "order {}"
-_COSTS = ("tokens", "steps", "seconds")
 
 
-def merging(
-    data: Data,
-    *,
-    model: ModelName = "starter",
-    orders: int = 4,
-    mergers: Annotated[list[str] | None, Several] = None,
-    evaluate: Annotated[list[str] | None, Several] = None,
-    seeds: int = 1,
-    tuning: Tuning = Tuning(),
-    loading: Annotated[Loading, Flat] = Loading(),
-    reading: Annotated[Reading, Flat] = Reading(),
-    max_length: MaxLength = None,
-    confidence: float = 0.95,
-    store: str = "runs/store",
-    dry_run: DryRun = False,
-    output: Output = "merging",
-) -> Outcome:
+@dataclass(frozen=True, kw_only=True)
+class Merging:
+    """Trainings in so many ``orders``, alike in all else, and how they are merged; the model of the first merger is kept.
+
+    ``evaluate`` is as of `learnable compare`, ``seeds`` are sets of trainings, and ``confidence`` is that of all intervals
+    of an evaluation together.
+    """
+
+    orders: int = 4
+    mergers: Sequence[str] = MERGED
+    evaluate: Sequence[str] = ("heldout",)
+    seeds: int = 1
+    confidence: float = 0.95
+
+    def check(self, tuning: Tuning) -> dict[str, Merger]:
+        """Return mergers by how they are written.
+
+        Raises:
+            UsageError: If one is not known or cannot merge so many, there is one order, an epoch is not whole, or what
+                every experiment refuses is asked for.
+        """
+        orders, mergers = self.orders, list(self.mergers)
+        check_settings(tuning, seeds=self.seeds, confidence=self.confidence)
+        if orders < 2:
+            raise UsageError(
+                f"a merge takes 2 or more orders, got {orders}", hint="--orders 4 trains four times"
+            )
+        if tuning.epochs != int(tuning.epochs):
+            raise UsageError(f"orders are compared by whole epochs, got {tuning.epochs:g}")
+        if repeated := [name for name in mergers if mergers.count(name) > 1]:
+            raise UsageError(f"{repeated[0]!r} is there twice", hint="name every merger once")
+        found = {written: parse_merger(written) for written in mergers}
+        for merger in found.values():
+            merger.check(orders)
+        return found
+
+
+def merging(begun: Begun, *, how: Merging, tuning: Tuning) -> Step:
     """Train on the same rows in several orders, merge the models, and say what each way to merge is worth.
 
     Differences are to a single training, the mean over the orders. All models are graded in float32, so that rounding
     takes no part.
-
-    Args:
-        orders: Trainings that are merged, alike in all but their order.
-        mergers: As of `learnable merge --by`; select, average and noise when not given. The model of the first is kept.
-        evaluate: As of `learnable compare`.
-        seeds: Sets of trainings.
-        confidence: Of all intervals of an evaluation together.
-        store: Folder of measurements and trainings; what is in it is never done twice.
     """
-    named = check_merging(
-        tuning, orders=orders, mergers=mergers or MERGED, seeds=seeds, confidence=confidence
-    )
-    asked = [*(evaluate or ["heldout"])]
-    check_place([parse(text) for text in asked], None)
-    network = Network.of(model, loading, max_length=max_length, dry_run=dry_run)
-    holdout = HOLDOUT_SHARE if wants_heldout(asked) else 0.0
-    pool, loaded = pool_of(data, reading, output, holdout=holdout, dry_run=dry_run)
-    evaluations = evaluations_of(asked, heldout=heldout_of(loaded) if holdout else None)
-    how: dict[str, Any] = {"network": network, "tuning": tuning, "seeds": seeds, "confidence": confidence}
-    experiment = Experiment(**how, store=Path(store), loaded=loaded, evaluations=evaluations)
-    step = experiment.step(
+    named = how.check(tuning)
+    experiment = begun.experiment(tuning, how, begun.loaded.evaluations(how.evaluate))
+    return experiment.step(
         "run merge",
-        _Merging(experiment=experiment, pool=pool, orders=orders, mergers=named),
+        _Merging(experiment=experiment, orders=how.orders, mergers=named),
         parameters={
-            "orders": orders,
+            "orders": how.orders,
             "mergers": [[name, fingerprint(each)] for name, each in named.items()],
         },
         sources={name: source_of(each) for name, each in named.items() if ":" in name.partition("@")[0]},
     )
-    return run(step, output, dry_run=dry_run)
-
-
-def check_merging(
-    tuning: Tuning, *, orders: int, mergers: Sequence[str], seeds: int, confidence: float
-) -> dict[str, Merger]:
-    """Return mergers by how they are written.
-
-    Raises:
-        UsageError: If one is not known or cannot merge so many, there is one order, an epoch is not whole, or what every
-            experiment refuses is asked for.
-    """
-    check_settings(tuning, seeds=seeds, confidence=confidence)
-    if orders < 2:
-        raise UsageError(f"a merge takes 2 or more orders, got {orders}", hint="--orders 4 trains four times")
-    if tuning.epochs != int(tuning.epochs):
-        raise UsageError(f"orders are compared by whole epochs, got {tuning.epochs:g}")
-    if repeated := [name for name in mergers if list(mergers).count(name) > 1]:
-        raise UsageError(f"{repeated[0]!r} is there twice", hint="name every merger once")
-    found = {written: parse_merger(written) for written in mergers}
-    for merger in found.values():
-        merger.check(orders)
-    return found
 
 
 def tuning_of_order(tuning: Tuning, *, seed: int, order: int, orders: int) -> Tuning:
@@ -128,7 +101,6 @@ def tuning_of_order(tuning: Tuning, *, seed: int, order: int, orders: int) -> Tu
 @dataclass(frozen=True, kw_only=True)
 class _Merging:
     experiment: Experiment
-    pool: Pool
     orders: int
     mergers: Mapping[str, Merger]
 
@@ -138,16 +110,17 @@ class _Merging:
 
     @property
     def says(self) -> list[str]:
+        examples = f"{len(self.experiment.data.pool):,} examples"
         return [
-            f"{self.trainings} trainings on {len(self.pool):,} examples in {self.orders} orders",
-            f"1 pass of each over {len(self.pool):,} examples",
+            f"{self.trainings} trainings on {examples} in {self.orders} orders",
+            f"1 pass of each over {examples}",
             f"merge by {', '.join(self.mergers)}",
             items_said(self.experiment.evaluations),
         ]
 
     def price(self) -> Price:
         network, tuning = self.experiment.network, self.experiment.tuning
-        examples = list(self.pool.iter_examples())
+        examples = self.experiment.data.rows.examples
         passes = self.trainings * tuning.epochs
         price = network.training(examples, tuning, passes=passes, models=self.trainings)
         price += network.measuring(examples, passes=self.trainings)
@@ -156,7 +129,7 @@ class _Merging:
 
     def work(self, folder: Path) -> Finished:
         experiment, network = self.experiment, self.experiment.network
-        rendered = network.rendered(rows_of(self.pool, experiment.pool))
+        rendered = network.rendered(experiment.data.rows)
         rows = [row for row in rendered if row.mask.any()]
         copies = [
             Arm(
@@ -200,7 +173,8 @@ class _Merging:
             tables = {"The mergers beside the average": "against_average"} | tables
         return {
             "question": "Does merging help?",
-            "lead": f"{self.experiment.network.ref.name} was trained on {len(self.pool):,} rows in {self.orders} orders, "
+            "lead": f"{self.experiment.network.ref.name} was trained on {len(self.experiment.data.pool):,} rows in "
+            f"{self.orders} orders, "
             f"{seeds} {'time' if seeds == 1 else 'times'}, and the models were merged by {', '.join(self.mergers)}.",
             "about": {SINGLE: f"one training, whichever it is: the mean over the {self.orders} orders"}
             | {BEST: "the best order, chosen by one half of the items and judged on the other"}
@@ -243,14 +217,13 @@ class _Merging:
                 place = store / "merged" / made
                 with locked(store / "merged" / f"{made}.lock"):
                     seen = merge_copies(base, models, place, merger=merger, dtype="float32")
-                costs = {name: sum(getattr(each, name) for each in done[own]) for name in _COSTS}
                 arms.append(
                     replace(
                         copies[seed * self.orders],
                         label=label,
                         base=exact,
                         tuning=replace(self.experiment.tuning, method="full"),
-                        given=Trained(folder=place, ran=False, **costs),
+                        given=replace(Trained.together(done[own]), folder=place, ran=False),
                     )
                 )
                 known = figures(seen, names, merger)

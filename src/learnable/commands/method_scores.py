@@ -79,7 +79,7 @@ def score_methods(
     for method in methods:
         key = fingerprint(method.reference) if method.needs_reference else ""
         groups.setdefault(key, []).append(method)
-    ref, store, loaded = experiment.network.ref, experiment.store, experiment.pool
+    ref, store, loaded = experiment.network.ref, experiment.store, experiment.data.step
     loading = Loading(**{field.name: getattr(ref, field.name) for field in fields(Loading)})
     aimed: dict[str, Any] = {} if target is None else {"target": target.path, "aim": aim}
     usual: dict[str, Any] = {"model": ref.name, "loading": loading, "max_length": experiment.network.longest}

@@ -9,22 +9,18 @@ from typing import Annotated, Any
 import polars as pl
 
 from learnable import data as rows
-from learnable.commands.experiment import Experiment, keep_model, write_frames
-from learnable.commands.inputs import pool_of, rows_of
-from learnable.commands.network import Network
-from learnable.commands.options import DryRun, Listed, MaxLength, ModelName, Output, StoreFolder
+from learnable.commands.experiment import Begun, Experiment, keep_model, write_frames
+from learnable.commands.options import Confidence, Listed
 from learnable.errors import UsageError
 from learnable.evaluators import Evaluation
 from learnable.evaluators.heldout import Heldout
 from learnable.experiments import UNTUNED, Arm, check_settings
 from learnable.experiments.run import ArmRun
 from learnable.pages.words import enumeration, listing, snippet
-from learnable.pools import Pool
 from learnable.proportions import Proportions, shares_drawn, tokens_by_source
 from learnable.runs.price import Price
-from learnable.runs.records import Outcome
-from learnable.runs.step import Finished, run
-from learnable.settings import Loading, Reading, Tuning
+from learnable.runs.step import Finished, Step
+from learnable.settings import Tuning
 from learnable.types import Example
 
 BASELINE = "natural"
@@ -54,14 +50,13 @@ class SourceArms:
             (ado@prior=uniform,curve=heldout). Differences are to natural, which is always there, as the untuned model.
         rows: Held-out rows of each source to judge on, at most; never more than a fifth of its prompts.
         seeds: Trainings of each mixture.
-        confidence: Of all intervals of an evaluation together.
     """
 
     steps: int | None = None
     arms: Annotated[Sequence[str], Listed] = ("ado", "natural", "uniform")
     rows: int = 40
     seeds: int = 3
-    confidence: float = 0.95
+    confidence: Confidence = 0.95
 
     @property
     def mixtures(self) -> dict[str, Proportions]:
@@ -81,42 +76,21 @@ class SourceArms:
         return {str(each): each for each in found}
 
 
-def mix(
-    data: list[str],
-    *,
-    model: ModelName = "starter",
-    mixing: SourceArms = SourceArms(),
-    tuning: Tuning = Tuning(),
-    loading: Loading = Loading(),
-    max_length: MaxLength = None,
-    store: StoreFolder = "runs/store",
-    dry_run: DryRun = False,
-    output: Output = "mixtures",
-) -> Outcome:
-    """Train on mixtures of the same sources at equal tokens, and say with intervals what each did to the loss of each source.
-
-    Args:
-        data: A folder that `learnable load` wrote.
-        mixing: Which mixtures are trained, and how long.
-        tuning: How to train.
-    """
+def mix(begun: Begun, *, mixing: SourceArms, tuning: Tuning) -> Step:
+    """Train on mixtures of the same sources at equal tokens, and say with intervals what each did to the loss of each source."""
     mixtures = mixing.mixtures
     check_settings(tuning, seeds=mixing.seeds, confidence=mixing.confidence)
-    network = Network.of(model, loading, max_length=max_length, dry_run=dry_run)
-    whole, loaded = pool_of(data, Reading(), output, dry_run=dry_run)
-    if whole.holds_pairs:
-        raise UsageError("mixtures are of rows with one answer, and these are pairs")
-    pool, heldout = rows.hold_out(whole, share=HELDOUT_SHARE, most=mixing.rows)
+    pool, heldout = rows.hold_out(begun.loaded.pool, share=HELDOUT_SHARE, most=mixing.rows)
     counts = dict(pool.examples["source"].value_counts().sort("source").iter_rows())
     epoch = ceil(tuning.epochs * len(pool) / tuning.batch_size)
     tuning = replace(tuning, epochs=1.0, steps=mixing.steps or max(epoch, FEWEST_STEPS))
     for each in mixtures.values():
         each.check(counts, tuning)
     asked = _evaluations([each for each in heldout if isinstance(each, Example)], list(counts))
-    experiment = Experiment.of(network, tuning, mixing, store, loaded=loaded, evaluations=asked)
-    trial = _MixtureTrial(experiment=experiment, pool=pool, sources=list(counts), mixtures=mixtures)
-    step = experiment.step("run ado", trial, parameters={"mixtures": list(mixtures)})
-    return run(step, output, dry_run=dry_run)
+    begun = replace(begun, loaded=replace(begun.loaded, pool=pool))
+    experiment = begun.experiment(tuning, mixing, asked)
+    trial = _MixtureTrial(experiment=experiment, sources=list(counts), mixtures=mixtures)
+    return experiment.step("run ado", trial, parameters={"mixtures": list(mixtures)})
 
 
 def _evaluations(heldout: Sequence[Example], sources: Sequence[str]) -> list[Evaluation]:
@@ -138,7 +112,6 @@ def _evaluations(heldout: Sequence[Example], sources: Sequence[str]) -> list[Eva
 @dataclass(frozen=True, kw_only=True)
 class _MixtureTrial:
     experiment: Experiment
-    pool: Pool
     sources: Sequence[str]
     mixtures: Mapping[str, Proportions]
 
@@ -151,7 +124,7 @@ class _MixtureTrial:
     def says(self) -> list[str]:
         asked = self.experiment.evaluations[1:]
         seeds, items = self.experiment.seeds, sum(len(each.examples) for each in asked)
-        mixtures = f"{len(self.sources)} sources, {len(self.pool):,} examples"
+        mixtures = f"{len(self.sources)} sources, {len(self.experiment.data.pool):,} examples"
         return [
             *(f"{seeds} trainings of {self.steps:,} steps on {name} of {mixtures}" for name in self.mixtures),
             f"{items:,} held-out rows for each model",
@@ -159,7 +132,7 @@ class _MixtureTrial:
 
     def price(self) -> Price:
         network, tuning = self.experiment.network, self.experiment.tuning
-        examples, models = list(self.pool.iter_examples()), self.experiment.seeds * len(self.mixtures)
+        examples, models = self.experiment.data.rows.examples, self.experiment.seeds * len(self.mixtures)
         passes = models * self.steps * tuning.batch_size / max(len(examples), 1)
         price = network.training(examples, tuning, passes=passes, models=models)
         return sum([network.evaluations(self.experiment.evaluations[1:])] * (1 + models), price)
@@ -169,7 +142,7 @@ class _MixtureTrial:
         from learnable.training import Mixed
 
         network, tuning = self.experiment.network, self.experiment.tuning
-        known = rows_of(self.pool, self.experiment.pool)
+        known = self.experiment.data.rows
         rendered = network.rendered(known)
         sources = {each.id: each.source for each in known.examples}
         untuned = Arm(label=UNTUNED, seed=0, base=network.ref, stages=(), tuning=replace(tuning, steps=None))
@@ -189,7 +162,7 @@ class _MixtureTrial:
     def work(self, folder: Path) -> Finished:
         arms = self.arms()
         ran, facts = self.experiment.run(arms, baseline=BASELINE)
-        sources = [each.source for each in self.pool.iter_examples()]
+        sources = [each.source for each in self.experiment.data.rows.examples]
         drawn, proportions = _drawn(arms, ran, tokens_by_source(arms[-1].rows, sources))
         costs = (
             ran.frames["arms"]
@@ -286,12 +259,7 @@ class _MixtureTrial:
 
 
 def shares_found(mixed: pl.DataFrame, label: str) -> str:
-    """Say in which proportions a mixture trained, beside the baseline: the largest sources.
-
-    Args:
-        mixed: ``source``, and a column of shares for each mixture; the largest first.
-        label: Of the mixture.
-    """
+    """Say in which proportions a mixture trained, beside the baseline: the largest sources, which ``mixed`` begins with."""
     said = mixed.head(NAMED)
     found = [f"{snippet(source)} {share:.0%}" for source, share in said.select("source", label).rows()]
     beside = enumeration([f"{100 * share:.0f}" for share in said[BASELINE]])

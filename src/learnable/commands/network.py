@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from learnable.data.pairs import answers_of, pairs_of
 from learnable.evaluators import Evaluation
-from learnable.measures import PASSES, Role, answers_alone, kinds_of, measure_of, roles_of
+from learnable.measures import PASSES, Role, answers_alone, kinds_of, measure_of, nll_of, roles_of
 from learnable.objects.given import length_limit, opened, pinned
 from learnable.objects.gradients import GRADIENT_PASSES
 from learnable.objects.model import Model
@@ -38,13 +39,9 @@ SAMPLE = 256
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """The model of a command: what it is, where it runs, and what its passes cost.
+    """The model of a command: what it is, its dtype resolved, where it runs (``on``), and what its passes cost.
 
-    Args:
-        ref: The model, with the dtype that it has where it runs.
-        longest: Longest example in tokens.
-        on: Where it runs, see ``given.opened``; only what runs here is timed.
-        awaits: What has to be fetched first, as a dry run finds; of such a model, only rows and passes are known.
+    ``longest`` is in tokens. Of a model that ``awaits`` to be fetched, as a dry run finds, only rows and passes are known.
     """
 
     ref: ModelRef
@@ -88,6 +85,19 @@ class Network:
     def rendered(self, known: Rows) -> list[Rendered]:
         """Return rows as it sees them."""
         return known.rendered(self._renderer, max_length=self.longest)
+
+    def nll(
+        self,
+        model: "LanguageModel",
+        rendered: Sequence[Rendered],
+        *,
+        store: Store,
+        label: str,
+        counts: bool = True,
+    ) -> tuple[pl.DataFrame, int]:
+        """Return what ``nll_of`` does, of a model that is open: this one, or one that was trained from it."""
+        how: dict[str, Any] = {"max_length": self.longest, "store": store, "label": label, "counts": counts}
+        return nll_of(lambda: nullcontext(model), model.key, rendered, rendering=model.renderer.key, **how)
 
     def tokens(self, examples: Sequence[Example], *, alone: bool = False) -> int:
         """Return how many tokens examples have together, or their answers alone; of many, estimated by a sample."""
@@ -139,7 +149,7 @@ class Network:
     def scoring(
         self,
         pool: Pool,
-        passes: Sequence[str],
+        passes: Sequence[Role],
         *,
         needs: Collection[str] = (),
         store: Store | None = None,
@@ -153,9 +163,7 @@ class Network:
         rows where each step of a training passes them. Gradients are taken at so many ``epochs``, see ``gradient_epochs``.
         """
         examples, price = list(pool.iter_examples()), Price()
-        for role, name in PASSES.items():
-            if name not in passes:
-                continue
+        for role in passes:
             own = role in ("base", "alone", "similarity")
             kinds = ["embedding"] if role == "similarity" else [each.name for each in kinds_of(needs, role)]
             alone = role in ("alone", "null")
@@ -179,12 +187,11 @@ class Network:
             missing |= set(store.missing(measure, ids))
         return [each for each in examples if each.id in missing]
 
-    def reference(self, pool: Pool, reference: Reference, *, passes: float | None = None) -> Price:
-        """Return the price of training a reference on a pool, in its own or so many passes; a given one costs nothing."""
+    def reference(self, pool: Pool, reference: Reference, *, passes: float) -> Price:
+        """Return the price of training a reference on a pool, in so many passes; a given one costs nothing."""
         if reference.model is not None:
             return Price()
         models = max(reference.folds, 1)
-        passes = reference.passes if passes is None else passes
         price = self.training(conversations(pool), reference, passes=passes, models=models * reference.rounds)
         base, after = reference.choosing_passes
         return price + self.measuring(conversations(pool), passes=base + after)
@@ -193,11 +200,8 @@ class Network:
         """Return the price of texts of at most so many tokens each, and of what they answer as far as that is known."""
         if not texts:
             return Price()
-        asked = [
-            Example(id=str(place), messages=tuple(turns), source="") for place, turns in enumerate(prompts)
-        ]
         price = self._timed("writing", texts * new_tokens, texts)
-        return Price(rows=texts, tokens=self.tokens(asked)) + price
+        return Price(rows=texts, tokens=self.tokens(_numbered(prompts))) + price
 
     def evaluations(self, asked: Sequence[Evaluation]) -> Price:
         """Return the price of asking one model; texts count with the most tokens that they may have."""
@@ -206,9 +210,7 @@ class Network:
             kind = each.evaluator.kind
             if kind == "likelihood":
                 turns = [found for example in each.examples for found in each.evaluator.candidates(example)]
-                price += self.measuring(
-                    [Example(id=str(place), messages=one, source="") for place, one in enumerate(turns)]
-                )
+                price += self.measuring(_numbered(turns))
             elif kind == "harness":
                 price += Price(unknown=(f"{each.label} asks the model itself, and its time is not known",))
             else:
@@ -236,6 +238,10 @@ class Network:
             peak_gib=found.peak_gib,
             disk_gib=models * found.disk_gib,
         )
+
+
+def _numbered(conversations: Sequence[Sequence[Message]]) -> list[Example]:
+    return [Example(id=str(place), messages=tuple(one), source="") for place, one in enumerate(conversations)]
 
 
 def to_fetch(ref: ModelRef) -> list[str]:
@@ -282,13 +288,10 @@ def passes_for(role: Role, aim: Aim, epochs: int, *, rows: int, target: int) -> 
     return {"gradient": GRADIENT_PASSES * epochs, "words": 0}.get(role, 1)
 
 
-def passes_said(passes: Sequence[str], aim: Aim, epochs: int, *, rows: int) -> list[str]:
+def passes_said(passes: Sequence[Role], aim: Aim, epochs: int, *, rows: int) -> list[str]:
     """Return in words the passes over so many rows that a table of scores costs, see ``score.passes_of``."""
     valued = min(aim.proxy or rows, rows)
     steps = f"{aim.steps} training steps, {aim.steps_back} back, and {2 * aim.visits} passes over {valued:,} examples"
     rest = f" and 1 over {rows:,} for their vectors" if valued < rows else ""
-    said = {
-        PASSES["gradient"]: f"{epochs} gradient passes over {rows:,} examples",
-        PASSES["costate"]: steps + rest,
-    }
-    return [said.get(name, f"1 {name} pass over {rows:,} examples") for name in passes]
+    said = {"gradient": f"{epochs} gradient passes over {rows:,} examples", "costate": steps + rest}
+    return [said.get(role, f"1 {PASSES[role]} pass over {rows:,} examples") for role in passes]

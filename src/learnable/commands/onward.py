@@ -20,10 +20,7 @@ Onward = list[tuple[str, str]]
 def after_selection(chosen: Outcome, scored: Outcome | None, *, files: Sequence[str]) -> Onward:
     """Return where the chosen rows lie, how to look through all, and how to find out whether choosing pays.
 
-    Args:
-        chosen: What ``select`` came to.
-        scored: The scores it chose by; None where these were given as a table.
-        files: What was read, as it can be named in a command.
+    ``scored`` is None where the scores were given as a table; ``files`` are named as in a command.
     """
     written = list(chosen.facts.get("written", ()))
     where = chosen.folder / (written[0] if len(written) == 1 else "selected")
@@ -39,12 +36,7 @@ def after_selection(chosen: Outcome, scored: Outcome | None, *, files: Sequence[
 
 
 def after_contest(done: Outcome, *, command: str) -> Onward:
-    """Return where the tables and the model lie, how to ask the model, and how to get narrower intervals.
-
-    Args:
-        done: What a command that trains several arms came to.
-        command: What repeats all of it.
-    """
+    """Return where the tables and the model lie, how to ask the model, and how to get narrower intervals."""
     found = [("Its tables", str(done.folder))]
     if done.verb == "compare":
         found.append(("Look through what was chosen", typed("explore", str(done.folder))))

@@ -1,21 +1,19 @@
 """``learnable order``: trainings in different orders in, and whether the place of a row shows in its loss."""
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import polars as pl
 
-from learnable import data as rows
-from learnable.commands.inputs import rows_of
+from learnable.commands.inputs import loaded_in
 from learnable.commands.network import Network
 from learnable.commands.options import DryRun, Flat, Output, StoreFolder
 from learnable.errors import UsageError
 from learnable.experiments import Imbalance, slopes_of
 from learnable.experiments.run import Place
-from learnable.measures import known, measure_of, take
 from learnable.objects.given import compared_with, finished
 from learnable.runs.files import write_frame, write_text
 from learnable.runs.records import Outcome, parameters_of
@@ -66,16 +64,14 @@ def order(
     base = str(trained[0].facts["base"])
     longest = int(parameters_of(trained[0].folder)["max_length"])
     network = Network.of(base, loading, max_length=longest, dry_run=dry_run)
-    pool_step = finished(trained[0].links["pool"], "load")
-    pool = rows.load_pool(pool_step.folder)
-    examples = list(pool.iter_examples())
+    known = loaded_in(finished(trained[0].links["pool"], "load")).rows
+    examples = known.examples
 
     def work(folder: Path) -> Finished:
         from learnable.models.rendering import Renderer
         from learnable.pages.imbalance import render_imbalance
 
-        given = rows_of(pool, pool_step)
-        rendered = given.rendered(Renderer.of(network.ref), max_length=longest)
+        rendered = known.rendered(Renderer.of(network.ref), max_length=longest)
         ordered = [
             Ordered(place=_place(name, network), tuning=tuning)
             for name, tuning in zip(models, settings, strict=True)
@@ -110,13 +106,8 @@ def losses_by_order(
 ) -> tuple[pl.DataFrame, int]:
     """Return where each training met each row and the row's loss afterwards, and how many tokens were computed.
 
-    Columns ``order``, ``id``, ``first`` and ``last`` (places in these epochs, in (0, 1]) and ``loss`` in nats per token.
-
-    Args:
-        network: The model that they began from.
-        rendered: The rows.
-        trainings: In the order of their numbers.
-        store: Where losses are kept.
+    Columns ``order``, ``id``, ``first`` and ``last`` (places in these epochs, in (0, 1]) and ``loss`` in nats per token. All
+    began from ``network``.
     """
     from learnable.training.samplers import length_grouped, places_of
 
@@ -133,18 +124,12 @@ def losses_by_order(
         sampler = (each.sampler or length_grouped)(examples, each.tuning)
         first, last = places_of(sampler, len(taken), epochs=round(each.tuning.epochs))
         with model.adapter(adapter) if adapter is not None else nullcontext():
-            measure = measure_of(model.key, rendering=model.renderer.key, max_length=network.longest)
-            before, label = model.work.tokens, f"losses after order {number + 1} of {len(trainings)}"
-            take(_held(model), [measure], taken, store=store, label=label)
-            tokens += model.work.tokens - before
-            nll = known(measure, [row.id for row in taken], store=store)["nll"]
-        columns = {"id": [row.id for row in taken], "first": first, "last": last, "loss": nll / counts}
+            label = f"losses after order {number + 1} of {len(trainings)}"
+            nll, computed = network.nll(model, taken, store=store, label=label)
+        tokens += computed
+        columns = {"id": nll["id"], "first": first, "last": last, "loss": nll["nll"] / counts}
         frames.append(pl.DataFrame(columns).select(pl.lit(number).alias("order"), pl.all()))
     return pl.concat(frames), tokens
-
-
-def _held(model: Any) -> Callable[[], AbstractContextManager[Any]]:
-    return lambda: nullcontext(model)
 
 
 def slope_facts(slopes: dict[str, Imbalance]) -> dict[str, str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from learnable.commands.compare import heldout_of
+from learnable.commands.inputs import heldout_of
 from learnable.commands.network import Network
 from learnable.data import read
 from learnable.diversifiers.drawing import Drawing, seed_of
@@ -18,7 +18,6 @@ from learnable.diversifiers.self_sample import question_of
 from learnable.errors import DataError
 from learnable.experiments import FEWEST_ITEMS
 from learnable.experiments.run import Place, place_of
-from learnable.measures import nll_of
 from learnable.objectives import NLL, Objective
 from learnable.runs.identity import example_id, fingerprint
 from learnable.runs.locks import locked
@@ -111,11 +110,8 @@ def room_for(
 ) -> int:
     """Return the most tokens of an own answer, and say beforehand what will leave no pairs, or no verdict.
 
-    Args:
-        taught: Demonstrations.
-        heldout: Those that are judged on.
-        network: Whose tokens count; of one that is awaited only the limit is known.
-        new_tokens: As given; None for what holds 95 % of the demonstrations, in steps of 16, at most 512.
+    Where ``new_tokens`` are not given it is what holds 95 % of the demonstrations, in steps of 16, at most 512; of a model
+    that is awaited the limit.
     """
     if (back := len(heldout)) < FEWEST_ITEMS:
         of = back + len(taught)
@@ -189,14 +185,10 @@ def train_from(
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """What one stage was trained on.
+    """What one stage was trained on: ``pairs`` of a demonstration and an own answer, and what is no pair (``dropped``).
 
-    Args:
-        pairs: Each a demonstration and an own answer.
-        reference: Columns ``id`` and ``reference_nll``, under the model that the stage starts from.
-        dropped: ``id`` of the demonstration, ``reason`` and own ``text`` of what is no pair.
-        figures: Counts, the tokens of the own answers, and the identity of the model that the stage starts from (``start``).
-        tokens: That were computed in this run.
+    ``reference`` has ``id`` and ``reference_nll`` under the model that the stage starts from, ``figures`` its identity
+    (``start``), counts, and the tokens of own answers. ``tokens`` were computed in this run.
     """
 
     pairs: Sequence[tuple[Rendered, Rendered]]
@@ -208,14 +200,9 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class Walked:
-    """What stages came to.
+    """What stages came to: the model of the last, with the cost of all, and the answers of each (``rows``), pair by pair.
 
-    Args:
-        trained: The model of the last stage, with the cost of all.
-        rows: The answers of each stage, demonstration and own answer in turn.
-        figures: A line for each stage, after the label ``arm``.
-        dropped: As of a stage, after ``arm``, ``seed`` and the number ``stage``.
-        tokens: That were computed in this run.
+    ``figures`` have a line for each stage, and ``dropped`` what they left out. ``tokens`` were computed in this run.
     """
 
     trained: "Trained"
@@ -227,15 +214,7 @@ class Walked:
 
 @dataclass(frozen=True, kw_only=True)
 class Stages:
-    """How a model is trained in stages, each with the model as it began for its reference.
-
-    Args:
-        network: The model before all trainings.
-        objective: Of pairs.
-        sampling: How own answers are drawn.
-        tuning: Of each stage.
-        store: Of answers, losses and trainings; what is in it is never done twice.
-    """
+    """How a model (``network``, before all trainings) is trained in stages, each with itself as it began for its reference."""
 
     network: Network
     objective: Objective
@@ -252,17 +231,14 @@ class Stages:
         label: str,
         tokens: int | None = None,
     ) -> Walked:
-        """Train on the slices, one after the other; a killed run goes on where it was.
+        """Train on slices of demonstrations, one after the other, from the model at ``place``; a killed run goes on.
 
-        Args:
-            slices: The demonstrations of each stage.
-            place: The model that the first stage starts from.
-            seed: Seeds own answers and trainings.
-            label: Of the arm.
-            tokens: Of one stage: train on so many tokens, whatever ``tuning`` says of epochs.
+        Each stage trains on so many ``tokens`` where they are given, whatever ``tuning`` says of epochs.
         """
-        stages, trainings, computed = list[Stage](), list[Any](), 0
-        figures = list[dict[str, Any]]()
+        from learnable.training import Trained
+
+        stages, trainings, computed = list[Stage](), list[Trained](), 0
+        figures, dropped = list[dict[str, Any]](), list[pl.DataFrame]()
         for number, rows in enumerate(slices, start=1):
             what = f"{label}, stage {number} of {len(slices)}, seed {seed}"
             stage = self.contrasted(rows, place, seed=seed, number=number, what=what)
@@ -281,25 +257,18 @@ class Stages:
             place = place_of(self.network.ref, trained, method=self.tuning.method)
             own = {"steps": trained.steps, "tokens": trained.tokens, "model": trained.folder.name}
             figures.append({"arm": label, **stage.figures, **own})
+            names = {"arm": label, "seed": seed, "stage": number}
+            dropped.append(
+                stage.dropped.select(*(pl.lit(each).alias(name) for name, each in names.items()), pl.all())
+            )
             stages.append(stage)
             trainings.append(trained)
             computed += stage.tokens + (trained.tokens if trained.ran else 0)
-        costs = {
-            name: sum(getattr(each, name) for each in trainings) for name in ("tokens", "steps", "seconds")
-        }
         return Walked(
-            trained=replace(trainings[-1], **costs, ran=any(each.ran for each in trainings)),
+            trained=Trained.together(trainings),
             rows=tuple(tuple(answer for pair in stage.pairs for answer in pair) for stage in stages),
             figures=pl.DataFrame(figures),
-            dropped=pl.concat(
-                stage.dropped.select(
-                    pl.lit(label).alias("arm"),
-                    pl.lit(seed).alias("seed"),
-                    pl.lit(number).alias("stage"),
-                    pl.all(),
-                )
-                for number, stage in enumerate(stages, start=1)
-            ),
+            dropped=pl.concat(dropped),
             tokens=computed,
         )
 
@@ -325,15 +294,7 @@ class Stages:
                     hint="raise --new-tokens, or begin with a model that answers as the demonstrations do",
                 )
             answers = [answer for pair in pairs for answer in pair]
-            nll, tokens = nll_of(
-                lambda: nullcontext(model),
-                model.key,
-                answers,
-                rendering=model.renderer.key,
-                max_length=longest,
-                store=store,
-                label=f"reference, {what}",
-            )
+            nll, tokens = self.network.nll(model, answers, store=store, label=f"reference, {what}")
             texts = [own.answer.text for own in owns if own.answer is not None]
             written = model.renderer.tokenizer(texts, add_special_tokens=False)["input_ids"]
             key = model.key

@@ -10,11 +10,12 @@ import polars as pl
 
 from learnable import data as rows
 from learnable.commands.answer_lengths import AnswerLengths
-from learnable.commands.experiment import Experiment, selections, write_frames
-from learnable.commands.inputs import pool_of, rows_of
+from learnable.commands.experiment import Begun, Experiment, selections, write_frames
+from learnable.commands.inputs import pool_of
 from learnable.commands.load import HELDOUT
 from learnable.commands.network import Network
 from learnable.commands.options import (
+    Confidence,
     Data,
     DryRun,
     Flat,
@@ -53,7 +54,6 @@ from learnable.objects.preferences import (
     rendered_pairs,
     with_rate,
 )
-from learnable.pools import Pool
 from learnable.runs.identity import fingerprint, source_of
 from learnable.runs.price import Price
 from learnable.runs.records import Outcome
@@ -81,7 +81,6 @@ class Preferring:
         alone: Train on each source alone too, beside a random draw of as many tokens.
         prompts: Held-out prompts that every model answers greedily, to see how long its answers have become; 0 for none.
         seeds: Trainings of each, on pairs that are drawn anew where they are drawn.
-        confidence: Of all intervals of an evaluation together.
     """
 
     loss: Annotated[Sequence[str], Listed] = LOSSES
@@ -90,7 +89,7 @@ class Preferring:
     alone: bool = False
     prompts: int = 16
     seeds: int = 3
-    confidence: float = 0.95
+    confidence: Confidence = 0.95
 
     def check(self, tuning: Tuning) -> None:
         """Say what cannot be done, before anything is read.
@@ -172,13 +171,14 @@ def prefer(
     preferring.check(tuning)
     tuning = with_rate(tuning)
     network = Network.of(model, loading, max_length=max_length, dry_run=dry_run)
-    pool, loaded = pool_of(data, reading, output, holdout=TEST_SHARE, dry_run=dry_run, pairs=True)
-    experiment = Experiment.of(network, tuning, preferring, store, loaded=loaded)
-    tests = _tests(loaded, test or [], reading)
+    loaded = pool_of(data, reading, output, holdout=TEST_SHARE, dry_run=dry_run, pairs=True)
+    begun = Begun(network=network, loaded=loaded, store=Path(store))
+    experiment = begun.experiment(tuning, preferring)
+    tests = _tests(loaded.step, test or [], reading)
     names = ("losses", "shares", "ways", "alone", "prompts")
     step = experiment.step(
         "prefer",
-        _Preferences(experiment=experiment, preferring=preferring, pool=pool, tests=tests),
+        _Preferences(experiment=experiment, preferring=preferring, tests=tests),
         parameters={name: getattr(preferring, name) for name in names},
         inputs={
             f"test {name}".strip(): fingerprint([each.id for each in pairs]) for name, pairs in tests.items()
@@ -208,12 +208,11 @@ def _tests(loaded: Outcome, files: Sequence[str], reading: Reading) -> dict[str,
 class _Preferences:
     experiment: Experiment
     preferring: Preferring
-    pool: Pool
     tests: Mapping[str, Sequence[Pair]]
 
     @cached_property
     def pairs(self) -> list[Pair]:
-        return list(pairs_of(self.pool))
+        return self.experiment.data.rows.pairs
 
     @cached_property
     def lengths(self) -> AnswerLengths:
@@ -335,7 +334,7 @@ class _Preferences:
         renderer = Renderer.of(self.experiment.network.ref)
         options: dict[str, Any] = {
             "max_length": self.experiment.network.longest,
-            "most_refused": rows_of(self.pool, self.experiment.pool).reading.most_bad,
+            "most_refused": self.experiment.data.rows.reading.most_bad,
         }
         pairs, left_out = rendered_pairs(renderer, self.pairs, **options)
         dropped = [("", name, reason) for name, reason in left_out.items()]

@@ -5,9 +5,7 @@ from dataclasses import asdict, dataclass, field
 
 import polars as pl
 
-from learnable import data as rows
 from learnable.commands.experiment import Experiment
-from learnable.commands.inputs import rows_of
 from learnable.experiments import SelectionCost
 from learnable.experiments.preferences import RenderedPair
 from learnable.measures import lengths
@@ -15,7 +13,7 @@ from learnable.objects.passes import Passes
 from learnable.objects.training import ReferenceTraining
 from learnable.runs.step import run
 from learnable.runs.store import Store
-from learnable.settings import Reference, Tuning
+from learnable.settings import Reference
 
 FOLDS = 2
 
@@ -33,28 +31,20 @@ class Gaps:
 
 
 def gaps_of(pairs: Sequence[RenderedPair], nll: pl.DataFrame, *, loss: str, experiment: Experiment) -> Gaps:
-    """Train on each half of a pool of pairs, and measure the other half.
-
-    Args:
-        pairs: n pairs of the pool.
-        nll: ``id`` and ``reference_nll`` of their answers.
-        loss: Of the trainings, as it is written.
-        experiment: Where and how to train; what was trained or measured so before is taken from its store.
-    """
+    """Train on each half of a pool of pairs, and measure the other half; ``nll`` has ``reference_nll`` by ``id``."""
     from learnable.training import read_reference
 
-    network, store, loaded = experiment.network, experiment.store, experiment.pool
-    tuning = {name: value for name, value in asdict(experiment.tuning).items() if name in _SETTINGS}
+    network, store, loaded = experiment.network, experiment.store, experiment.data
     training = ReferenceTraining(
         name=network.ref.name,
         ref=network.ref,
-        rows=rows_of(rows.load_pool(loaded.folder), loaded),
-        reference=Reference(**tuning, folds=FOLDS),
+        rows=loaded.rows,
+        reference=Reference(**asdict(experiment.tuning), folds=FOLDS),
         longest=network.longest,
         loss=loss,
         store=store,
     )
-    step = training.step({"pool": loaded.identity, "base": network.identity})
+    step = training.step({"pool": loaded.step.identity, "base": network.identity})
     trained = run(step, store / "reference-{fingerprint}")
     passes = Passes(
         network.ref,
@@ -79,6 +69,3 @@ def gaps_of(pairs: Sequence[RenderedPair], nll: pl.DataFrame, *, loss: str, expe
         cost=cost,
         tokens=trained.cost.tokens * trained.ran + passes.tokens,
     )
-
-
-_SETTINGS = {name for name in Tuning.__dataclass_fields__ if name != "steps"}

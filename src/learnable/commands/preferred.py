@@ -15,7 +15,7 @@ from learnable.diversifiers.drawing import Drawing
 from learnable.evaluators.kinds import GRADES
 from learnable.experiments import Measured
 from learnable.experiments.run import Place
-from learnable.measures import end_of_turn, nll_of
+from learnable.measures import end_of_turn
 from learnable.runs.identity import fingerprint
 from learnable.runs.progress import say
 from learnable.runs.store import Store
@@ -38,12 +38,8 @@ OWN = _TEXTS | {"own_tokens": pl.Int64} | _NATS
 class Preferred:
     """Asks models for answers of their own to held-out demonstrations, with one seed for all.
 
-    Args:
-        network: The model before all trainings.
-        heldout: Demonstrations that no training saw.
-        sampling: How own answers are drawn; at temperature 1 how much likelier they are than under the start estimates KL.
-        store: Folder of answers and losses.
-        seen: Demonstrations and answers as the models saw them, by id.
+    At temperature 1 how much likelier these are than under the start estimates KL. ``seen`` are demonstrations and answers
+    as the models saw them, by id.
     """
 
     network: Network
@@ -54,7 +50,8 @@ class Preferred:
 
     def look(self, model: "LanguageModel", _: pl.DataFrame) -> pl.DataFrame:
         """Return what a model answers, and how likely it finds its answers and the demonstrations; columns as ``OWN``."""
-        draw = Drawing(generator=model, sampling=self.sampling, store=Store(self.store))
+        store = Store(self.store)
+        draw = Drawing(generator=model, sampling=self.sampling, store=store)
         owns = own_answers(draw, self.heldout, seed=0, when="held out", label="own answers, held out")
         pairs = [own for own in owns if own.refused in ("", EQUAL, CUT_OFF)]
         both = [example for own in pairs for example in (own.demonstration, own.example)]
@@ -64,7 +61,8 @@ class Preferred:
                 rendered[2 * place + 1] = _without_end(rendered[2 * place + 1], model.renderer.end_ids)
         answered = {own.demonstration.id: seen for own, seen in zip(pairs, rendered[1::2], strict=True)}
         self.seen.update({each.id: each for each in rendered})
-        nll = self._nll(model, rendered, "held out")[0]
+        nats = self.network.nll(model, rendered, store=store, label="held out", counts=False)[0]
+        nll = dict(nats.iter_rows())
         lines = list[tuple[str | float | None, ...]]()
         for own in owns:
             row, seen = own.demonstration, answered.get(own.demonstration.id)
@@ -86,13 +84,15 @@ class Preferred:
         ``h`` is beta times what the demonstration gained above the own answer, null where that was cut off; ``gained`` is
         what the own answer did, in nats. Both are 0 for the start itself.
         """
-        found, tokens = list[pl.DataFrame](), 0
+        found, tokens, store = list[pl.DataFrame](), 0, Store(self.store)
         for seed, (ref, adapter) in starts.items():
             mine = own.filter(seed=seed)
             ids = sorted({*mine.drop_nulls("own_id")["id"], *mine["own_id"].drop_nulls()})
             model = self.network.open(ref)
             with model.adapter(adapter) if adapter is not None else nullcontext():
-                nll, computed = self._nll(model, [self.seen[each] for each in ids], f"start, seed {seed}")
+                seen, label = [self.seen[each] for each in ids], f"start, seed {seed}"
+                nats, computed = self.network.nll(model, seen, store=store, label=label, counts=False)
+            nll = dict(nats.iter_rows())
             tokens += computed
             found.append(
                 mine.with_columns(start_nll=looked_up("id", nll), start_own_nll=looked_up("own_id", nll))
@@ -100,21 +100,6 @@ class Preferred:
         gained = pl.col("start_own_nll") - pl.col("own_nll")
         h = pl.when(pl.col("why") == "").then(beta * (pl.col("start_nll") - pl.col("nll") - gained))
         return pl.concat(found).with_columns(gained=gained, h=h), tokens
-
-    def _nll(
-        self, model: "LanguageModel", rendered: Sequence[Rendered], label: str
-    ) -> tuple[dict[str, float], int]:
-        nll, tokens = nll_of(
-            lambda: nullcontext(model),
-            model.key,
-            rendered,
-            rendering=model.renderer.key,
-            max_length=self.network.longest,
-            store=Store(self.store),
-            label=label,
-            counts=False,
-        )
-        return dict(nll.iter_rows()), tokens
 
 
 def looked_up(column: str, known: Mapping[str, float]) -> pl.Expr:

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from learnable.commands.inputs import pool_of
+from learnable.commands.experiment import Begun
 from learnable.commands.network import Network
-from learnable.commands.options import DryRun, MaxLength, ModelName, Output, StoreFolder
 from learnable.commands.own_answers import (
     demonstrations,
     held_out,
@@ -29,10 +28,9 @@ from learnable.runs.files import write_frame
 from learnable.runs.identity import example_id, fingerprint
 from learnable.runs.price import Price
 from learnable.runs.progress import say
-from learnable.runs.records import Outcome
-from learnable.runs.step import Finished, Step, run
+from learnable.runs.step import Finished, Step
 from learnable.runs.store import Store
-from learnable.settings import Loading, Reading, Sampling, Tuning
+from learnable.settings import Sampling, Tuning
 from learnable.types import Example, Message, ModelRef, Rendered
 
 if TYPE_CHECKING:
@@ -72,38 +70,16 @@ class Rewarding:
         return Sampling(temperature=1.0, top_p=1.0, max_new_tokens=self.new_tokens)
 
 
-def reinforce(
-    data: list[str],
-    *,
-    model: ModelName = "starter",
-    rewarding: Rewarding = Rewarding(),
-    sft: Tuning = Tuning(),
-    reward: Tuning = Tuning(),
-    policy: Tuning = Tuning(),
-    loading: Loading = Loading(),
-    max_length: MaxLength = None,
-    store: StoreFolder = "runs/store",
-    dry_run: DryRun = False,
-    output: Output = "reinforced",
-) -> Outcome:
-    """Learn a reward that puts demonstrations above the model's own answers, and train the model by it.
-
-    Args:
-        data: A folder that `learnable load --holdout` wrote.
-        rewarding: How.
-        sft: How to fine-tune before the first round.
-        reward: How to train the reward model.
-        policy: How to train the policy; its batch counts answers, two of each prompt.
-    """
+def reinforce(begun: Begun, *, rewarding: Rewarding, sft: Tuning, reward: Tuning, policy: Tuning) -> Step:
+    """Learn a reward that puts demonstrations above the model's own answers, and train the model by it."""
     needed("trl", by="learnable run rft", extra="rft")
     for name, each in (("sft", sft), ("reward", reward), ("policy", policy)):
         if each.method != "lora" or each.steps is not None:
             raise UsageError(
                 f"{name} trains LoRA adapters for whole epochs", hint="leave method and steps out"
             )
-    network = Network.of(model, loading, max_length=max_length, dry_run=dry_run)
-    pool, loaded = pool_of(data, Reading(), output, dry_run=dry_run)
-    heldout, taught = held_out(loaded), demonstrations(list(pool.iter_examples()))
+    network, loaded = begun.network, begun.loaded.step
+    heldout, taught = held_out(loaded), demonstrations(begun.loaded.rows.examples)
     room = room_for(taught, heldout, network, new_tokens=rewarding.new_tokens)
     rewarding = replace(rewarding, new_tokens=room)
     work = _Reinforcement(
@@ -114,10 +90,10 @@ def reinforce(
         policy=policy,
         taught=taught,
         heldout=heldout,
-        store=Path(store),
+        store=begun.store,
     )
     settings = {"rewarding": rewarding, "sft": work.sft, "reward": reward, "policy": policy}
-    step = Step(
+    return Step(
         verb="run rft",
         parameters={name: None if each is None else fingerprint(each) for name, each in settings.items()}
         | {"max_length": network.longest},
@@ -135,7 +111,6 @@ def reinforce(
         plan=work.price,
         work=work.work,
     )
-    return run(step, output, dry_run=dry_run)
 
 
 @dataclass(frozen=True, kw_only=True)

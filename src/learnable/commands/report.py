@@ -12,7 +12,7 @@ import polars as pl
 from learnable import data as rows
 from learnable import pages
 from learnable.commands.course import GENERAL, SEEN, UNSEEN
-from learnable.commands.inputs import is_made, rows_of
+from learnable.commands.inputs import is_made, loaded_in
 from learnable.commands.network import Network, to_fetch
 from learnable.commands.onward import after_contest, after_selection
 from learnable.commands.options import DryRun, Flat, Output, StoreFolder
@@ -235,8 +235,7 @@ def gather(chosen: Outcome, scored: Outcome | None, *, title: str, command: str)
     kept = pl.read_parquet(chosen.folder / "kept.parquet")
     pulled = None
     if scored and "target" in scored.links:
-        task = finished(scored.links["target"], "load")
-        aimed = rows_of(rows.load_pool(task.folder), task)
+        aimed = loaded_in(finished(scored.links["target"], "load")).rows
         pulled = pulled_in(said_by_target(scored.folder, str(chosen.facts["by"])), aimed, scores["id"], kept)
     return selection_facts(
         title=title,

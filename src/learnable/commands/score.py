@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from learnable.commands.inputs import is_made, look_up, pool_of, rows_of, target_rows
+from learnable.commands.inputs import Loaded, is_made, look_up, pool_of
 from learnable.commands.network import GRADIENT_EPOCHS, Network, gradient_epochs, passes_said
 from learnable.commands.options import Data, DryRun, Flat, MaxLength, ModelName, Output, StoreFolder
 from learnable.measures import PASSES, Role, roles_of
@@ -15,7 +15,6 @@ from learnable.objects.given import compared_with, finished
 from learnable.objects.measuring import Vectors
 from learnable.objects.scoring import methods_of, needs_of
 from learnable.objects.scoring import score as measured
-from learnable.pools import Pool
 from learnable.runs.identity import fingerprint, source_of
 from learnable.runs.price import Price
 from learnable.runs.records import DONE, Outcome
@@ -67,11 +66,9 @@ def score(
     network = Network.of(model, loading, max_length=max_length, on=on, dry_run=dry_run)
     for each in trained.values() if made else ():
         look_up(each, loading, reference=True)
-    pool, loaded = pool_of(data, reading, output, dry_run=dry_run)
     scoring = _Scoring(
         network=network,
-        pool=pool,
-        loaded=loaded,
+        loaded=pool_of(data, reading, output, dry_run=dry_run),
         trained=trained,
         aimed=None if target is None else pool_of([target], Reading(), f"{output}-target", dry_run=dry_run),
         aim=aim,
@@ -93,25 +90,24 @@ class _Scoring:
     """
 
     network: Network
-    pool: Pool
-    loaded: Outcome
+    loaded: Loaded
     trained: Mapping[str, str]
-    aimed: tuple[Pool, Outcome] | None
+    aimed: Loaded | None
     aim: Aim
     methods: Mapping[str, Scorer]
     needs: Collection[str]
-    passes: Sequence[str]
+    passes: Sequence[Role]
     vectors: Vectors
     store: Store
 
     def step(self, awaits: Sequence[str]) -> Step:
         """Return the step that makes it, once what it awaits is there."""
-        inputs = {"pool": self.loaded.identity}
+        inputs = {"pool": self.loaded.step.identity}
         inputs |= {} if self.network.awaits else {"base": self.network.identity}
-        links = {"pool": self.loaded.folder}
+        links = {"pool": self.loaded.step.folder}
         if self.aimed is not None:
-            inputs["target"] = target_rows(*self.aimed).as_target.identity
-            links["target"] = self.aimed[1].folder
+            inputs["target"] = self.aimed.target_rows.as_target.identity
+            links["target"] = self.aimed.step.folder
         for role, each in () if awaits else self.trained.items():
             inputs[role] = compared_with(each, self.network.ref).identity
             links |= {role: Path(each)} if (Path(each) / DONE).is_file() else {}
@@ -123,7 +119,7 @@ class _Scoring:
             inputs=inputs,
             sources={name: source_of(method) for name, method in self.methods.items()},
             links=links,
-            says=passes_said(self.passes, self.aim, self._epochs, rows=len(self.pool)),
+            says=passes_said(self.passes, self.aim, self._epochs, rows=len(self.loaded.pool)),
             awaits=awaits,
             plan=self.price,
             work=self.work,
@@ -138,22 +134,22 @@ class _Scoring:
     def price(self) -> Price:
         """Return what its passes will cost."""
         return self.network.scoring(
-            self.pool,
+            self.loaded.pool,
             self.passes,
             needs=self.needs,
             store=self.store,
             aim=self.aim,
-            target=0 if self.aimed is None else len(self.aimed[0]),
+            target=0 if self.aimed is None else len(self.aimed.pool),
             epochs=self._epochs,
         )
 
     def work(self, folder: Path) -> Finished:
         given: Mapping[str, Any] = self.trained
         table = measured(
-            rows_of(self.pool, self.loaded),
+            self.loaded.rows,
             self.network.as_model,
             **given,
-            target=None if self.aimed is None else target_rows(*self.aimed),
+            target=None if self.aimed is None else self.aimed.target_rows,
             aim=self.aim,
             scorers=self.methods,
             max_length=self.network.longest,
@@ -171,7 +167,7 @@ def _facts_of(trained: str | None) -> Mapping[str, Any]:
     return finished(trained, "train").facts if trained is not None and there else {}
 
 
-def passes_of(roles: Collection[Role], vectors: Vectors) -> list[str]:
-    """Return the names of the passes that a table of scores costs."""
+def passes_of(roles: Collection[Role], vectors: Vectors) -> list[Role]:
+    """Return the roles of which each costs a table of scores a pass."""
     asked = {*roles, *(["similarity"] if vectors == "model" else [])}
-    return [name for role, name in PASSES.items() if role in asked]
+    return [role for role in PASSES if role in asked]

@@ -11,8 +11,8 @@ import polars as pl
 
 from learnable import data as rows
 from learnable.commands.inputs import is_made
-from learnable.commands.options import DryRun, Flat, Output, Several
-from learnable.commands.selection_card import CARD, selection_card, unusual
+from learnable.commands.options import DryRun, Flat, Output, Several, unusual
+from learnable.commands.selection_card import CARD, selection_card
 from learnable.data.exports import Destination, Trainer, write_export
 from learnable.errors import DataError, UsageError, did_you_mean
 from learnable.explorer import read_ids
@@ -22,7 +22,7 @@ from learnable.objects.given import finished, length_limit
 from learnable.objects.results import said_by_target, vectors_of
 from learnable.objects.scoring import rules_of
 from learnable.pools import in_memory
-from learnable.runs.files import replacing, write_frame, write_text
+from learnable.runs.files import FrameWriter, write_frame, write_text, writing_frames
 from learnable.runs.identity import file_digest, fingerprint, source_of
 from learnable.runs.progress import say
 from learnable.runs.records import Outcome
@@ -206,16 +206,16 @@ def _table_kept(frame: pl.LazyFrame, table: Path, folder: Path | None) -> Iterat
         if folder is None:
             yield frame
             return
-        with replacing(folder / "scores.parquet") as part:
-            _write(frame, part)
-            yield pl.scan_parquet(part)
+        with writing_frames(folder / "scores.parquet") as file:
+            _write(frame, file)
+            yield file.written()
 
 
 def _write_selection(selection: Selection, folder: Path, *, known: pl.LazyFrame | None) -> None:
     """Write which rows are kept and dropped; of a table also the chosen rows of it, as picked."""
     write_frame(selection.kept, folder / "kept.parquet")
-    with replacing(folder / "dropped.parquet") as part:
-        _write(selection.dropped.lazy(), part)
+    with writing_frames(folder / "dropped.parquet") as file:
+        _write(selection.dropped.lazy(), file)
     if known is not None:
         kept = selection.kept
         ours = known.join(kept.lazy(), on="id", how="semi").collect()
@@ -389,12 +389,9 @@ def _reading(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _write(frame: pl.LazyFrame, path: Path) -> None:
+def _write(frame: pl.LazyFrame, file: FrameWriter) -> None:
     """Write a table some rows at a time, so that it is never there as a whole in the form it is written in."""
-    import pyarrow.parquet
-
-    oldest = pl.CompatLevel.oldest()
-    schema = frame.collect_schema().to_frame().to_arrow(compat_level=oldest).schema
-    with pyarrow.parquet.ParquetWriter(path, schema, compression="zstd") as writer:
-        for part in frame.collect_batches(chunk_size=ROWS):
-            writer.write_table(part.to_arrow(compat_level=oldest))
+    for part in frame.collect_batches(chunk_size=ROWS):
+        file.add(part)
+    if file.schema is None:  # there are no rows
+        file.add(frame.collect_schema().to_frame())

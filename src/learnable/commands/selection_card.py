@@ -20,7 +20,7 @@ import jinja2
 import polars as pl
 import yaml
 
-from learnable.commands.options import typed
+from learnable.commands.options import unusual, words_of
 from learnable.data import names_of
 from learnable.data.csv_files import style_of
 from learnable.data.sources import locate, read_records
@@ -236,14 +236,8 @@ def _commands(scored: Outcome, pool: Pool, trained: Outcome | None, options: Map
     return [*lines, _line("select", ["scores"], options, "selection")]
 
 
-def unusual(given: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options that are not what they are by default."""
-    return {name: given[name] for name, value in usual.items() if given.get(name, value) != value}
-
-
 def _line(verb: str, given: Sequence[str], options: Mapping[str, Any], output: str) -> str:
-    words = [word for name, value in options.items() for word in typed(f"--{name.replace('_', '-')}", value)]
-    return shlex.join(["learnable", verb, *given, *words, "-o", output])
+    return shlex.join(["learnable", verb, *given, *words_of(options), "-o", output])
 
 
 def _named(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -54,11 +54,7 @@ class Checking:
             raise UsageError(f"shown must be at least 1, got {self.shown}")
 
     def chosen(self, *, measured: bool, avoids: bool) -> dict[str, Check]:
-        """Return the checks that are to be made.
-
-        Args:
-            measured: Whether there is a model to measure with.
-            avoids: Whether there are evaluation files.
+        """Return the checks that are to be made, with a model to measure with (``measured``) and evaluation files or without.
 
         Raises:
             UsageError: If a check was named that lacks what it needs, or none is left.
@@ -90,11 +86,7 @@ def suspects(
 ) -> Outcome:
     """Rank the rows of a pool that look wrong, each with its reasons, and write a page, tables and a file of bans.
 
-    Args:
-        pool: Folder that `learnable load` wrote.
-        scores: Folder that `learnable score` wrote of it, with losses before and after, for checks that measure.
-        avoid: Evaluation files, in which no row may stand.
-        command: The command that repeats the run, for the page.
+    Checks that measure need ``scores`` with losses before and after; in the files to ``avoid`` no row may stand.
     """
     checks = checking.chosen(measured=scores is not None, avoids=bool(avoid))
     if dry_run and not all(is_made(each) for each in (pool, scores) if each is not None):

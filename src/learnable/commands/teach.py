@@ -5,15 +5,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from learnable import evaluators
 from learnable.commands import course as courses
 from learnable.commands.experiment import Experiment, keep_model, write_frames
-from learnable.commands.inputs import is_made, pool_of, rows_of
+from learnable.commands.inputs import is_made, pool_of
 from learnable.commands.load import HELDOUT
 from learnable.commands.network import Network
-from learnable.commands.options import DryRun, Flat, MaxLength, ModelName, NewRow, Output, Several
+from learnable.commands.options import Confidence, DryRun, Flat, MaxLength, ModelName, NewRow, Output, Several
 from learnable.commands.task_arms import TaskArms, at_ratio, samples, token_distances
 from learnable.errors import UsageError
 from learnable.evaluators import Evaluation, Specification, parse
@@ -45,7 +45,6 @@ class Teaching:
             the format where all answers of the task have one, when not given.
         seeds: Trainings of each arm.
         gradients: Rows of the task and of the buffer whose gradients are compared before training; 0 for none.
-        confidence: Of all intervals of an evaluation together.
     """
 
     arms: Annotated[Sequence[str], Several] = ()
@@ -55,7 +54,7 @@ class Teaching:
     evaluate: Annotated[Sequence[str], Several] = ()
     seeds: int = 1
     gradients: int = 32
-    confidence: float = 0.95
+    confidence: Confidence = 0.95
 
     def read(
         self, tuning: Tuning, usual: Sequence[str] = ()
@@ -132,30 +131,30 @@ def teach(
     evaluators.check_place([parse(text) for text in teaching.evaluate], on)
     network = Network.of(model, loading, max_length=max_length, on=on, dry_run=dry_run)
     test = STARTER_TEST if test is None and task == [STARTER_TASK] else test
-    pool, loaded = pool_of(task, reading, output, holdout=0.0 if test else TEST_SHARE, dry_run=dry_run)
+    loaded = pool_of(task, reading, output, holdout=0.0 if test else TEST_SHARE, dry_run=dry_run)
     course = courses.read_course(
-        list(pool.iter_examples()),
+        loaded.rows.examples,
         test=test,
-        heldout=loaded.folder / HELDOUT,
+        heldout=loaded.step.folder / HELDOUT,
         made=made,
         general=general,
         mixing=mixing,
     )
     _check_material(written, course.material)
-    experiment = Experiment.of(network, tuning, teaching, store)
-    most_refused = rows_of(pool, loaded).reading.most_bad
+    how: dict[str, Any] = {"seeds": teaching.seeds, "confidence": teaching.confidence}
+    experiment = Experiment(network=network, tuning=tuning, store=Path(store), **how)
     lesson = _TaughtTask(
         course=course,
         written=written,
         baseline=_baseline(written),
         asked=teaching.asked(course.task),
         elsewhere=teaching.elsewhere,
-        makes=TaskArms(experiment=experiment, added=added, most_refused=most_refused),
+        makes=TaskArms(experiment=experiment, added=added, most_refused=loaded.rows.reading.most_bad),
         teaching=teaching,
         general_given=general is not None,
     )
     steps = {name: Path(path) for name, path in made.items() if path and (Path(path) / DONE).is_file()}
-    return run(lesson.step({"pool": loaded.folder, **steps}), output, dry_run=dry_run)
+    return run(lesson.step({"pool": loaded.step.folder, **steps}), output, dry_run=dry_run)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from learnable.commands.inputs import look_up, pool_of, rows_of, target_rows, trusted_of
+from learnable.commands.inputs import look_up, pool_of, trusted_of
 from learnable.commands.network import Network
 from learnable.commands.options import Data, DryRun, Flat, MaxLength, ModelName, NewRow, Output, Several
 from learnable.errors import UsageError
@@ -77,17 +77,17 @@ def train(
     network = Network.of(model, loading, max_length=max_length, dry_run=dry_run)
     new, mixed = _new_tokens(tokens, init, reference), None if mixture is None else Proportions.parse(mixture)
     _check(loss, reference, new, loading, keep_epochs=keep_epochs)
-    pool, loaded = pool_of(data, reading, output, dry_run=dry_run, pairs=loss is not None)
+    loaded = pool_of(data, reading, output, dry_run=dry_run, pairs=loss is not None)
     aimed = None if target is None else pool_of([target], Reading(), f"{output}-target", dry_run=dry_run)
     trusted = trusted_of(reference, output, dry_run=dry_run)
     named = reference.model if not network.awaits else None
     training = ReferenceTraining(
         name=model,
         ref=network.ref,
-        rows=rows_of(pool, loaded),
+        rows=loaded.rows,
         reference=reference,
-        target=None if aimed is None else target_rows(*aimed).as_target,
-        trusted=None if trusted is None else rows_of(*trusted),
+        target=None if aimed is None else aimed.target_rows.as_target,
+        trusted=None if trusted is None else trusted.rows,
         store=None if store is None else Path(store),
         new=new,
         given=None if named is None else given_part(named, network.ref),
@@ -98,13 +98,13 @@ def train(
         mixture=mixed,
         loss=loss,
     )
-    read = {"pool": (pool, loaded), "target": aimed, "trusted": trusted}
-    made = {name: each[1] for name, each in read.items() if each is not None}
+    read = {"pool": loaded, "target": aimed, "trusted": trusted}
+    made = {name: each.step for name, each in read.items() if each is not None}
     step = training.step(
         {"base": network.identity} | {name: each.identity for name, each in made.items()},
         links={name: each.folder for name, each in made.items()},
         awaits=network.awaits,
-        plan=lambda: network.reference(pool, training.reference, passes=training.passes),
+        plan=lambda: network.reference(loaded.pool, training.reference, passes=training.passes),
     )
     return run(step, output, dry_run=dry_run)
 

@@ -69,16 +69,8 @@ def run_arms(
 ) -> ArmRun:
     """Train all arms in their order, and grade their models; a killed run goes on where it was.
 
-    Args:
-        arms: One or more.
-        evaluations: What every model is asked.
-        max_length: Longest example in tokens.
-        store: Folder of measurements and trainings; what is in it is never done twice.
-        open_model: Loads a model, here or on a cluster; one is in memory at a time.
-        baseline: Label of the arm that the others are compared with, by judges too.
-        confidence: Of the intervals of an evaluation together.
-        costs: See ``arm_table``.
-        looks: What else to take from each model, by name.
+    What is in the ``store`` is never done twice. ``open_model`` loads a model, here or on a cluster; one is in memory at a
+    time. Judges compare with the ``baseline`` too; ``looks`` are what else to take from each model, by name.
     """
     trained, tokens = train_arms(arms, max_length=max_length, store=store)
     say(f"evaluating {len(arms)} arms on {', '.join(each.label for each in evaluations)}")
@@ -167,9 +159,7 @@ def train_arms(arms: Sequence[Arm], *, max_length: int, store: Path) -> "tuple[l
                 )
             tokens += trained.tokens if trained.ran else 0
             stages.append(trained)
-        # Of several stages, the model of the last, and the cost of all.
-        costs = {name: sum(getattr(each, name) for each in stages) for name in ("tokens", "steps", "seconds")}
-        trainings.append(replace(stages[-1], **costs, ran=any(each.ran for each in stages)))
+        trainings.append(Trained.together(stages))
     return trainings, tokens
 
 

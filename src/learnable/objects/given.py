@@ -60,13 +60,8 @@ def length_limit(ref: ModelRef, asked: int | None) -> int:
 class RowRendering:
     """Renders n examples, window by window; those that the chat template refuses are bad rows like others.
 
-    Such examples have no tokens, and it is said how many they are.
-
-    Args:
-        renderer: Of the model.
-        max_length: Longest example in tokens.
-        rows: n.
-        most_refused: Share of the n that may be refused; at the first one it is a ``ModelError`` if none may be.
+    Such examples have no tokens, and it is said how many they are. ``most_refused`` is the share of the n ``rows`` that may
+    be refused; at the first one it is a ``ModelError`` if none may be.
     """
 
     def __init__(self, renderer: "Renderer", *, max_length: int, rows: int, most_refused: float) -> None:
@@ -134,11 +129,6 @@ class Compared:
     settings: Mapping[str, Any]
     step: Outcome | None = None
     ref: ModelRef | None = None
-
-    @property
-    def keeps_losses(self) -> bool:
-        """Whether the losses of its last epoch were kept, which then cost no pass."""
-        return self.models.last_epoch is not None
 
 
 def compared_with(reference: str, ref: ModelRef) -> Compared:

@@ -92,7 +92,7 @@ class GradientPasses:
         self, method: LESS, at: "_Checkpoint", rendered: Sequence[Rendered], frame: pl.DataFrame
     ) -> NDArray[np.float32]:
         """Return the same by sketches, which are kept."""
-        from learnable.training.sketch import SKETCH_VERSION
+        from learnable.training.gradients import SKETCH_VERSION
         from learnable.training.target_gradients import batch_sketches
 
         how = {"dimensions": method.dimensions, "seed": method.seed, "hash": SKETCH_VERSION}

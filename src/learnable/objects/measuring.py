@@ -24,15 +24,10 @@ Vectors = Literal["none", "model", "wordllama"]
 
 @dataclass(kw_only=True)
 class Measuring:
-    """Measures rows, a window of them at a time; what is measured against a target needs all rows as one window.
+    """Measures the columns ``needs`` of rows, a window of them at a time; against a target it takes all rows as one window.
 
-    Args:
-        rows: n examples.
-        passes: Of the base, and of what it is compared with.
-        needs: Columns that scorers need.
-        vectors: Which vectors are asked for.
-        null: The reference that was trained on answers alone, where it is needed.
-        aimed: Makes what is measured against a target, of the fields of ``Against`` that are told of the rows.
+    ``null`` is the reference that was trained on answers alone, where it is needed. ``aimed`` makes what is measured against
+    a target, of the fields of ``Against`` that are told of the rows.
     """
 
     rows: Rows

@@ -117,12 +117,7 @@ def check_loss(written: str) -> Objective:
 
 
 def loss_of(written: str, reference: pl.DataFrame) -> tuple[Objective, list[str]]:
-    """Return a loss of pairs, its beta by the reference where none is written, and what is to be said of it.
-
-    Args:
-        written: ``NAME`` or ``NAME@beta=2``.
-        reference: As of ``reference_nll``.
-    """
+    """Return a loss of pairs, its beta by the ``reference_nll`` where none is written, and what is to be said of it."""
     loss, nll = check_loss(written), reference["reference_nll"].to_numpy()
     if not isinstance(loss, DavIR):
         return loss, []

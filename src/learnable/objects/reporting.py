@@ -113,10 +113,7 @@ def spread_of(
 ) -> tuple[float, float] | None:
     """Return the Vendi scores of the chosen examples and of as many drawn at random, see ``SelectionFacts``.
 
-    Args:
-        vectors: Of the examples, (n, d); NaN where there is none.
-        ids: Of the examples, (n,).
-        kept: The chosen ones.
+    ``vectors`` are those of the examples ``ids``, (n, d); NaN where there is none.
     """
     if vectors is None:
         return None

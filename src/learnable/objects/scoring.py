@@ -96,11 +96,11 @@ def score(
         ModelError: If the reference belongs to another model, or the model refuses too many rows.
     """
     known, base, started = as_rows(rows), as_model(model), time.monotonic()
-    ref = base.ref
-    methods = methods_of(scorers, has_reference=reference is not None)
+    ref, methods = base.ref, methods_of(scorers, has_reference=reference is not None)
     compared = None if reference is None else against(reference, ref)
     given = {"reference": reference, "null": null, "target": target, "warmup": warmup}
-    needs = needs_of(methods, given, keeps_losses=compared is not None and compared.keeps_losses)
+    kept_losses = compared is not None and compared.models.last_epoch is not None
+    needs = needs_of(methods, given, keeps_losses=kept_losses)
     kept = base.store if store is None else store if isinstance(store, Store) else Store(Path(store))
     asked = compared if "reference" in measures.roles_of(needs) else None
     passes = passes_by(base, ref, reference, asked, max_length=length_limit(ref, max_length), store=kept)
@@ -297,12 +297,9 @@ def methods_of(
 
 
 def needs_of(methods: Mapping[str, Scorer], given: Mapping[str, Any], *, keeps_losses: bool) -> set[str]:
-    """Return the columns that scorers need; a reference may have kept the losses of its last epoch.
+    """Return the columns that scorers need, with what is ``given`` by the names in ``BESIDE``, where None is not given.
 
-    Args:
-        methods: Scorers by name.
-        given: What they measure with beside the model, by the names in ``BESIDE``; None is not given.
-        keeps_losses: Whether the reference has.
+    A reference may have kept the losses of its last epoch (``keeps_losses``).
 
     Raises:
         UsageError: If a column is not measured, or not without what is not given, or not with this reference.

@@ -286,13 +286,17 @@ class ReferenceTraining:
         from learnable.training import train_reference
 
         renderer, own = Renderer.of(self.ref), {example.id for example in self._taught.examples}
-        rows, seen, only = self._taught.examples, self._whole(self._taught, renderer), None
+        rows, seen, only = (
+            self._taught.examples,
+            self._taught.rendered(renderer, max_length=self.longest),
+            None,
+        )
         facts: dict[str, Any] = {}
         trainings: list[Trained] = []
         measured = 0
         if self.trusted is not None:
             trusted = self._apart(self.trusted)
-            only, whole = set(trusted.frame["id"]), self._whole(trusted, renderer)
+            only, whole = set(trusted.frame["id"]), trusted.rendered(renderer, max_length=self.longest)
             facts = {"trusted rows": len(only), "trusted rows in the pool": len(only & own)}
             facts["trusted tokens"] = sum(len(each.ids) for each in self._as_trained(whole, renderer))
             # A row that stands in both is one.
@@ -334,9 +338,6 @@ class ReferenceTraining:
             for name, share, times in drawn["source", "share", "times"].rows()
         ]
         return {"mixture": str(self.mixture), "drawn": ", ".join(said)}
-
-    def _whole(self, rows: Rows, renderer: "Renderer") -> list[Rendered]:
-        return rows.rendered(renderer, max_length=self.longest)
 
     def _as_trained(self, rendered: list[Rendered], renderer: "Renderer") -> list[Rendered]:
         """Return examples as they are trained on, with their questions or without."""
@@ -386,7 +387,7 @@ class ReferenceTraining:
             base = with_tokens(self.ref, new, folder / "base")
             trained = fine_tune(
                 base,
-                self._whole(self._taught, Renderer.of(base)),
+                self._taught.rendered(Renderer.of(base), max_length=self.longest),
                 folder / "adapter",
                 tuning=self.reference,
                 label="training",

@@ -33,14 +33,8 @@ def trimmed(
     The first choice is the ``share`` with the lowest base loss. With more rounds a reference trains on what was chosen,
     and the share with the highest learnability under it is chosen next. What has no score is never chosen.
 
-    Args:
-        ref: The base model.
-        rendered: n examples, with their questions.
-        folder: Gets ``round-1`` and so on, the references of all rounds but the last.
-        reference: Its share, rounds, and how each is trained.
-        max_length: Longest example in tokens.
-        store: Where losses are kept.
-        train: Trains a reference on some ids into a folder.
+    The examples are ``rendered`` with their questions. ``train`` trains a reference on some ids into a folder: ``round-1``
+    and so on, of all rounds but the last.
 
     Source: ours; the first round is that of iterative trimmed loss minimization (Shen and Sanghavi, 1810.11874), whose
     later rounds take the lowest loss under the last model instead.

@@ -1,8 +1,10 @@
 """The recipe ``ado``: in what proportions to train on several sources."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any
 
+from learnable.commands.experiment import tried
 from learnable.commands.mixtures import SourceArms, mix
 from learnable.commands.options import Flat, Listed, MaxLength, ModelName
 from learnable.recipes.run import Run, recipe
@@ -29,12 +31,7 @@ def ado(
 
     Args:
         data: A file for each source (.jsonl, .json, .csv, .parquet ...), or rows whose `--source-column` names it.
-        mixing: Which mixtures are trained, and how long.
-        tuning: How to train.
-        reading: How to read rows.
-        loading: How to load the model.
-        run: Where to write.
     """
     _ = mixing.mixtures
     network: dict[str, Any] = {"model": model, "loading": loading, "max_length": max_length}
-    trial(run, "mixtures", mix, data, reading, mixing=mixing, tuning=tuning, **network)
+    trial(run, "mixtures", partial(tried, mix), data, reading, mixing=mixing, tuning=tuning, **network)

@@ -1,13 +1,12 @@
 """The recipe ``clean``: which rows are wrong."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any
 
 from learnable import data as rows
 from learnable.commands import load, score, train
 from learnable.commands.inputs import look_up
-from learnable.commands.options import Flat, Listed, MaxLength, ModelName
+from learnable.commands.options import FilesOrStarter, Flat, MaxLength, ModelName
 from learnable.commands.suspects import Checking, suspects
 from learnable.errors import UsageError
 from learnable.recipes.run import Run, recipe
@@ -17,7 +16,7 @@ from learnable.settings import Loading, Reading
 
 @recipe
 def clean(
-    data: Annotated[Sequence[str], Listed] = ("starter",),
+    data: FilesOrStarter = ("starter",),
     *,
     model: ModelName | None = None,
     checking: Annotated[Checking, Flat] = Checking(),
@@ -34,7 +33,6 @@ def clean(
     below 0, arXiv 2110.08420), a loss far above its kind, a loss that rose, an end that nobody expects.
 
     Args:
-        data: Files (.jsonl, .json, .csv, .parquet ...), folders and patterns of them, hub ids, or `starter`.
         model: Folder, hub id, GGUF file, or `starter`; texts alone are read when not given.
     """
     checks = checking.chosen(measured=model is not None, avoids=bool(reading.avoid))

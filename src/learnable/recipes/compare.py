@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from learnable import commands
 from learnable.commands.compare import BY, HOLDOUT_SHARE
 from learnable.commands.inputs import look_up
-from learnable.commands.options import Flat, Listed, MaxLength, ModelName
+from learnable.commands.options import Confidence, FilesOrStarter, Flat, Listed, MaxLength, ModelName
 from learnable.experiments import parse_methods
 from learnable.recipes.run import Run, recipe
 from learnable.recipes.steps import trial
@@ -15,7 +15,7 @@ from learnable.settings import Loading, Reading, Reference, Tuning
 
 @recipe
 def compare(
-    data: Annotated[Sequence[str], Listed] = ("starter",),
+    data: FilesOrStarter = ("starter",),
     *,
     model: ModelName = "starter",
     by: Annotated[Sequence[str], Listed] = BY,
@@ -29,7 +29,7 @@ def compare(
     loading: Annotated[Loading, Flat] = Loading(),
     max_length: MaxLength = None,
     vectors: Literal["model", "wordllama"] = "model",
-    confidence: float = 0.95,
+    confidence: Confidence = 0.95,
     on: str | None = None,
     run: Annotated[Run, Flat] = Run(),
 ) -> None:
@@ -39,14 +39,12 @@ def compare(
     rows that were held out, and what it cost.
 
     Args:
-        data: Files (.jsonl, .json, .csv, .parquet ...), folders and patterns of them, hub ids, or `starter`.
         by: Methods, each NAME@key=value/SELECTOR (see `learnable compare --help`).
         budget: 15% (of the tokens of the pool) or 50000tokens; several draw a curve.
         seeds: Trainings of each method.
         evaluate: Evaluations: `heldout` for the rows that --holdout sets aside, or heldout:FILE, exact_match:FILE ...
         holdout: Share of the data that is set aside.
         vectors: Vectors for the selectors that need them: of the model, or of `wordllama`.
-        confidence: Of all intervals of an evaluation together.
         on: Where losses are measured: here, or `ray[:ADDRESS]`, a Ray cluster. Trainings are here.
     """
     parse_methods(by, reference=reference, columns=None)

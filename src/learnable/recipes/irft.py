@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Annotated, Any
 
 from learnable.commands.compare import HOLDOUT_SHARE
+from learnable.commands.experiment import tried
 from learnable.commands.imitate import Imitating, StageTuning, imitate
 from learnable.commands.options import Flat, Listed, MaxLength, ModelName
 from learnable.recipes.run import Run, recipe
@@ -41,13 +43,10 @@ def irft(
 
     Args:
         data: Demonstrations: files (.jsonl, .json, .csv, .parquet ...), folders and patterns of them, or hub ids.
-        imitating: How the reward is learned, and what that is compared with.
         holdout: Share of the rows that is held out to judge on.
-        sft: How to fine-tune before the first stage.
-        tuning: How to train in each stage, and in plain fine-tuning beside.
     """
     imitating.objective(tuning)
     network: dict[str, Any] = {"model": model, "loading": loading, "max_length": max_length}
     how: dict[str, Any] = {"sft": Tuning(**asdict(sft)), "tuning": Tuning(**asdict(tuning))}
     how |= {"imitating": imitating, "asked": imitating.evaluate, "holdout": holdout}
-    trial(run, "imitation", imitate, data, reading, **how, **network)
+    trial(run, "imitation", partial(tried, imitate), data, reading, **how, **network)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from learnable.commands import load, score, train
 from learnable.commands.inputs import look_up
-from learnable.commands.options import Flat, Listed, MaxLength, ModelName
+from learnable.commands.options import Files, Flat, Listed, MaxLength, ModelName, TargetColumns
 from learnable.commands.select import Selecting
 from learnable.data import of_another
 from learnable.recipes.run import Run, recipe
@@ -23,10 +23,10 @@ class ByGradients(Selecting):
 
 @recipe
 def less(
-    data: Annotated[Sequence[str], Listed],
+    data: Files,
     *,
     target: str,
-    target_columns: str | None = None,
+    target_columns: TargetColumns = None,
     model: ModelName = "starter",
     budget: str = "5%",
     warmup: WarmUp = WarmUp(),
@@ -44,9 +44,7 @@ def less(
     gradients of the target's rows, and keep those that agree most with a part of the target (LESS, arXiv 2402.04333).
 
     Args:
-        data: Files (.jsonl, .json, .csv, .parquet ...), folders and patterns of them, or hub ids.
         target: A few rows of your task, answers included; a column `subtask` names its parts.
-        target_columns: Its columns, as `--columns`, where neither these nor usual names hold for it.
         budget: 5% (of the examples), 500 (examples), or 50000tokens; also as --budget.tokens 50000.
         scorers: Such as less@adam=exact, less@checkpoints=2 or less@store=sketch; `--by` says which one chooses.
         processes: How many train the warm-up side by side, on a GPU each or on some cores each.

@@ -1,12 +1,12 @@
 """The recipe ``lobass``: choose what this model can learn."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any, Literal, TypeVar
 
 from learnable.commands import score, train
 from learnable.commands.inputs import look_up
-from learnable.commands.options import Flat, Listed, MaxLength, ModelName
+from learnable.commands.options import FilesOrStarter, Flat, MaxLength, ModelName, ScorerNames
 from learnable.commands.select import Selecting
 from learnable.errors import UsageError
 from learnable.objects.measuring import Vectors
@@ -63,12 +63,12 @@ class TrimmedReference(Reference):
 
 @recipe
 def lobass(
-    data: Annotated[Sequence[str], Listed] = ("starter",),
+    data: FilesOrStarter = ("starter",),
     *,
     model: ModelName = "starter",
     budget: str = "6%",
     form: Literal["paper"] | None = None,
-    scorers: Annotated[Sequence[str], Listed] = WITH_REFERENCE,
+    scorers: ScorerNames = WITH_REFERENCE,
     vectors: Vectors = "none",
     choosing: Annotated[ByLearnability, Flat] = ByLearnability(),
     reference: TrimmedReference = TrimmedReference(),
@@ -86,11 +86,9 @@ def lobass(
     is trained on the half of the pool that the model finds likeliest. `--form paper` does neither.
 
     Args:
-        data: Files (.jsonl, .json, .csv, .parquet ...), folders and patterns of them, hub ids, or `starter`.
         budget: 6% (of the examples), 500 (examples), or 50000tokens; also as --budget.tokens 50000.
         form: `paper` holds the form of the paper, whatever the defaults are: a reference trained on the whole pool, which it
             then scores, and the highest learnability. What the paper does not say (epochs, rates) is as given.
-        scorers: Names of scorers (see `learnable list scorers`).
         vectors: Vectors of the examples, which some selectors need: of the model, or of `wordllama`.
         processes: How many train the reference side by side, on a GPU each or on some cores each.
         on: Where losses are measured: here, or `ray[:ADDRESS]`, a Ray cluster.

@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Annotated, Any
 
 from learnable.commands.compare import HOLDOUT_SHARE
-from learnable.commands.merging import MERGED, check_merging, merging
-from learnable.commands.options import Flat, Listed, MaxLength, ModelName
+from learnable.commands.experiment import tried
+from learnable.commands.merging import MERGED, Merging, merging
+from learnable.commands.options import Confidence, FilesOrStarter, Flat, Listed, MaxLength, ModelName
 from learnable.recipes.run import Run, recipe
 from learnable.recipes.steps import trial
 from learnable.recipes.target import ThreeEpochs
@@ -15,7 +17,7 @@ from learnable.settings import Loading, Reading, Tuning
 
 @recipe
 def merge(
-    data: Annotated[Sequence[str], Listed] = ("starter",),
+    data: FilesOrStarter = ("starter",),
     *,
     model: ModelName = "starter",
     orders: int = 4,
@@ -27,7 +29,7 @@ def merge(
     reading: Annotated[Reading, Flat] = Reading(),
     loading: Annotated[Loading, Flat] = Loading(),
     max_length: MaxLength = None,
-    confidence: float = 0.95,
+    confidence: Confidence = 0.95,
     run: Annotated[Run, Flat] = Run(),
 ) -> None:
     """Train on the same rows in several orders, make one model of them, and see whether that helped.
@@ -37,17 +39,21 @@ def merge(
     of them, their average, the selection of each parameter from one of them, and an average with as much noise.
 
     Args:
-        data: Files (.jsonl, .json, .csv, .parquet ...), folders and patterns of them, hub ids, or `starter`.
         orders: Trainings that are merged.
         mergers: How: select, average, noise, or a method of mergekit such as ties@density=0.5. The model of the first is
             kept.
         evaluate: Evaluations: `heldout` for the rows that --holdout sets aside, or heldout:FILE, exact_match:FILE ...
         holdout: Share of the data that is set aside.
         seeds: Sets of trainings; with one, the noise of training is not in the intervals.
-        confidence: Of all intervals of an evaluation together.
     """
-    check_merging(tuning, orders=orders, mergers=mergers, seeds=seeds, confidence=confidence)
+    how = Merging(
+        orders=orders,
+        mergers=mergers or MERGED,
+        evaluate=evaluate or ["heldout"],
+        seeds=seeds,
+        confidence=confidence,
+    )
+    how.check(tuning)
     options: dict[str, Any] = {"model": model, "loading": loading, "max_length": max_length}
-    options |= {"orders": orders, "mergers": list(mergers), "evaluate": list(evaluate), "seeds": seeds}
-    options |= {"tuning": Tuning(**asdict(tuning)), "confidence": confidence}
-    trial(run, "merging", merging, data, reading, holdout=holdout, asked=evaluate, **options)
+    options |= {"how": how, "tuning": Tuning(**asdict(tuning)), "asked": how.evaluate}
+    trial(run, "merging", partial(tried, merging), data, reading, holdout=holdout, **options)

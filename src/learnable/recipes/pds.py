@@ -1,12 +1,11 @@
 """The recipe ``pds``: choose what a training would need more of to reach the target."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from learnable.commands import load, score
 from learnable.commands.inputs import look_up
-from learnable.commands.options import Flat, Listed, MaxLength, ModelName
+from learnable.commands.options import Files, Flat, MaxLength, ModelName, TargetColumns
 from learnable.commands.select import Selecting
 from learnable.data import of_another
 from learnable.recipes.run import Run, recipe
@@ -24,10 +23,10 @@ class ByWorth(Selecting):
 
 @recipe
 def pds(
-    data: Annotated[Sequence[str], Listed],
+    data: Files,
     *,
     target: str,
-    target_columns: str | None = None,
+    target_columns: TargetColumns = None,
     model: ModelName = "starter",
     budget: str = "40%",
     aim: Aim = Aim(),
@@ -43,9 +42,7 @@ def pds(
     take from the target's loss (PDS, arXiv 2410.07064). Rows are drawn by that, higher ones likelier.
 
     Args:
-        data: Files (.jsonl, .json, .csv, .parquet ...), folders and patterns of them, or hub ids.
         target: Rows of what is to become likely, answers included.
-        target_columns: Its columns, as `--columns`, where neither these nor usual names hold for it.
         budget: 40% (of the examples), 500 (examples), or 50000tokens; also as --budget.tokens 50000.
     """
     choosing.check(["pds"])

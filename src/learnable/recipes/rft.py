@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Annotated, Any
 
 from learnable.commands.compare import HOLDOUT_SHARE
+from learnable.commands.experiment import tried
 from learnable.commands.options import Flat, Listed, MaxLength, ModelName
 from learnable.commands.reinforce import Rewarding, reinforce
 from learnable.packages import needed
@@ -44,14 +46,11 @@ def rft(
 
     Args:
         data: Demonstrations: files (.jsonl, .json, .csv, .parquet ...), folders and patterns of them, or hub ids.
-        rewarding: How the reward and the policy are learned.
         holdout: Share of the rows that is held out to judge on.
-        sft: How to fine-tune before the first round.
-        reward: How to train the reward model.
         policy: How to train the policy; its batch counts answers, two of each prompt.
     """
     needed("trl", by="learnable run rft", extra="rft")
     network: dict[str, Any] = {"model": model, "loading": loading, "max_length": max_length}
     how: dict[str, Any] = {"sft": Tuning(**asdict(sft)), "reward": reward, "policy": Tuning(**asdict(policy))}
     how |= {"rewarding": rewarding, "holdout": holdout}
-    trial(run, "policy", reinforce, data, reading, page=False, **how, **network)
+    trial(run, "policy", partial(tried, reinforce), data, reading, page=False, **how, **network)

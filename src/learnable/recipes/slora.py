@@ -1,13 +1,14 @@
 """The recipe ``slora``: fine-tune where the rows of several owners may not be pooled."""
 
-from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Annotated, Any
 
 from learnable.commands.compare import HOLDOUT_SHARE
+from learnable.commands.experiment import tried
 from learnable.commands.federate import federate
 from learnable.commands.federated_arms import ClientTuning, Federating
-from learnable.commands.options import Flat, Listed, MaxLength, ModelName
+from learnable.commands.options import Files, Flat, MaxLength, ModelName
 from learnable.federation import check_flower
 from learnable.recipes.run import Run, recipe
 from learnable.recipes.steps import trial
@@ -16,7 +17,7 @@ from learnable.settings import Loading, Reading, Tuning
 
 @recipe
 def slora(
-    data: Annotated[Sequence[str], Listed],
+    data: Files,
     *,
     model: ModelName = "starter",
     federating: Annotated[Federating, Flat] = Federating(),
@@ -34,14 +35,11 @@ def slora(
     One training on all rows stands beside, and held-out rows judge.
 
     Args:
-        data: Files (.jsonl, .json, .csv, .parquet ...), folders and patterns of them, or hub ids.
-        federating: Who has which rows, what is trained, and for how long.
         holdout: Share of the rows that is held out to judge on.
-        tuning: How a client trains in a round, and how the central training does.
     """
     check_flower(by="learnable run slora")
     federating.federated(tuning)
     network: dict[str, Any] = {"model": model, "loading": loading, "max_length": max_length}
     how: dict[str, Any] = {"federating": federating, "tuning": Tuning(**asdict(tuning))}
     how |= {"asked": federating.evaluate, "holdout": holdout}
-    trial(run, "federated", federate, data, reading, **how, **network)
+    trial(run, "federated", partial(tried, federate), data, reading, **how, **network)

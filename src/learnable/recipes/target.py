@@ -1,15 +1,15 @@
 """The recipe ``target``: choose what helps a task, and see whether it did."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Annotated, Any
 
 from learnable import commands
 from learnable.commands import load, report, score
-from learnable.commands.compare import HOLDOUT_SHARE, TARGET_HELD_BACK, apart, held_back_words, heldout_of
-from learnable.commands.inputs import look_up
-from learnable.commands.options import Flat, Listed, MaxLength, ModelName
+from learnable.commands.compare import HOLDOUT_SHARE, TARGET_HELD_BACK, apart, held_back_words
+from learnable.commands.inputs import heldout_of, look_up
+from learnable.commands.options import Files, Flat, MaxLength, ModelName, ScorerNames, TargetColumns
 from learnable.commands.select import Selecting
 from learnable.data import of_another
 from learnable.errors import UsageError
@@ -57,14 +57,14 @@ class ThreeEpochs(Tuning):
 
 @recipe
 def target(
-    data: Annotated[Sequence[str], Listed],
+    data: Files,
     *,
     target: str,
-    target_columns: str | None = None,
+    target_columns: TargetColumns = None,
     test: str | None = None,
     model: ModelName = "starter",
     budget: str = "5%",
-    scorers: Annotated[Sequence[str], Listed] = SCORERS,
+    scorers: ScorerNames = SCORERS,
     vectors: Vectors = "none",
     choosing: Annotated[ByTarget, Flat] = ByTarget(),
     aim: Aim = Aim(),
@@ -84,12 +84,9 @@ def target(
     and judged on rows of the task that nothing was aimed at, and on rows of the pool.
 
     Args:
-        data: Files (.jsonl, .json, .csv, .parquet ...), folders and patterns of them, or hub ids.
         target: A few rows of your task, answers included; a column `subtask` names its parts.
-        target_columns: Its columns, as `--columns`, where neither these nor usual names hold for it.
         test: Other rows of the task to judge on; when not given, three of ten rows of the target are held back for it.
         budget: 5% (of the examples), 500 (examples), or 50000tokens; also as --budget.tokens 50000.
-        scorers: Names of scorers (see `learnable list scorers`).
         vectors: Vectors of the examples, which some selectors need: of the model, or of `wordllama`.
         seeds: Trainings on the choice, and on random draws; 0 for none.
         holdout: Share of the pool that is held out to see what was forgotten.

@@ -1,12 +1,11 @@
 """The recipe ``vinfo``: choose what is hard for this model, not wrong, and spread."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from learnable.commands import score, train
 from learnable.commands.inputs import look_up
-from learnable.commands.options import Flat, Listed, MaxLength, ModelName
+from learnable.commands.options import FilesOrStarter, Flat, MaxLength, ModelName, ScorerNames
 from learnable.commands.select import Selecting
 from learnable.errors import UsageError
 from learnable.objects.measuring import Vectors
@@ -35,11 +34,11 @@ class TwoFolds(Reference):
 
 @recipe
 def vinfo(
-    data: Annotated[Sequence[str], Listed] = ("starter",),
+    data: FilesOrStarter = ("starter",),
     *,
     model: ModelName = "starter",
     budget: str = "10%",
-    scorers: Annotated[Sequence[str], Listed] = SCORERS,
+    scorers: ScorerNames = SCORERS,
     vectors: Vectors = "model",
     choosing: Annotated[ByInformation, Flat] = ByInformation(),
     reference: TwoFolds = TwoFolds(),
@@ -55,9 +54,7 @@ def vinfo(
     length are taken, and of these the ones that stand for most (after OptiDEL, arXiv 2408.07107).
 
     Args:
-        data: Files (.jsonl, .json, .csv, .parquet ...), folders and patterns of them, hub ids, or `starter`.
         budget: 10% (of the examples), 500 (examples), or 50000tokens; also as --budget.tokens 50000.
-        scorers: Names of scorers (see `learnable list scorers`).
         vectors: Vectors of the examples: of the model, or of `wordllama`.
     """
     choosing.check(scorers)

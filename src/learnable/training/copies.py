@@ -64,14 +64,9 @@ class Tensors:
 
 @dataclass(frozen=True, kw_only=True)
 class Copy:
-    """A model that was trained from the base: a whole one, or factors by the base's tensor that they are added to.
+    """A model that was trained from the base: a whole one, or ``factors``, names of B and A by tensor of the base.
 
-    Args:
-        name: What it is called.
-        tensors: Of its files.
-        factors: Names of B and A by tensor of the base; None of a whole model.
-        scale: Of their products.
-        transposed: Whether the base has its weights the other way around.
+    ``scale`` is that of their products, and ``transposed`` says whether the base has its weights the other way around.
     """
 
     name: str

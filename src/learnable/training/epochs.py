@@ -25,12 +25,9 @@ Adam = Literal["code", "exact"]
 
 @dataclass(frozen=True, kw_only=True)
 class KeptEpoch:
-    """A model as an epoch of a warm-up left it.
+    """A model as an epoch of a warm-up left it: the folder of its adapter and Adam's moments, after ``step`` steps.
 
-    Args:
-        folder: Of its adapter and Adam's moments.
-        step: Steps of the optimizer until then.
-        learning_rate: Mean over the steps of this epoch.
+    ``learning_rate`` is the mean over the steps of this epoch.
     """
 
     folder: Path
@@ -51,14 +48,9 @@ def keep_epoch(
     *,
     learning_rates: Sequence[float],
 ) -> None:
-    """Write what the end of an epoch is remembered by.
+    """Write what the end of an epoch is remembered by: the adapter in PEFT's format, the moments, and ``epoch.json``.
 
-    Args:
-        network: In training, with its adapter.
-        state: As ``Loop.state`` gives it.
-        gathered: As ``Loop.gathered`` gives it.
-        folder: Gets the adapter in PEFT's format, the moments, and ``epoch.json``.
-        learning_rates: Of the steps of this epoch.
+    ``state`` and ``gathered`` are as ``Loop`` gives them, ``learning_rates`` those of the steps of this epoch.
     """
     moments: dict[str, torch.Tensor] = {}
     for name, values in state["optimizer"]["state"].items():
@@ -73,10 +65,7 @@ def keep_epoch(
 
 
 def kept_epochs(folder: Path) -> list[KeptEpoch]:
-    """Return the epochs that a training kept, in their order.
-
-    Args:
-        folder: Of the trained adapter, which they lie in.
+    """Return the epochs that a training kept in the folder of its adapter, in their order.
 
     Raises:
         TrainError: If it kept none, or the moments of one are not there.

@@ -249,36 +249,21 @@ class LocalTraining:
         self._open = kind
 
 
-@dataclass(frozen=True, kw_only=True)
-class Federation:
-    """What is to be trained: the rows of each client, and how.
-
-    Args:
-        clients: The rows of each, of those that can be trained on.
-        agreement: How.
-    """
-
-    clients: Sequence[Sequence[Rendered]]
-    agreement: Agreement
-
-    @property
-    def tokens(self) -> int:
-        """That are trained on, all rounds together."""
-        own = sum(len(row.ids) for rows in self.clients for row in rows)
-        return round(own * sum(self.agreement.rounds) * self.agreement.tuning.epochs)
-
-
-def federate_rounds(local: LocalTraining, federation: Federation, folder: Path, *, label: str) -> Trained:
+def federate_rounds(
+    local: LocalTraining,
+    clients: Sequence[Sequence[Rendered]],
+    agreement: Agreement,
+    folder: Path,
+    *,
+    label: str,
+) -> Trained:
     """Train a federation in this process, and write the model, or the adapter, that it comes to.
 
     Every round is a checkpoint: a killed run goes on with the round that it was in, to the same bits. Beside the model
     are ``rounds.parquet``, a line for each client and round, and ``energy.parquet``, what a decomposition kept.
 
-    Args:
-        local: The network that all clients train, one after the other.
-        federation: Who has what, and how it is trained.
-        folder: Where the result goes. A finished one there is not repeated.
-        label: What the progress bar says.
+    All ``clients`` train the network ``local``, one after the other, each on its rows. A finished result in the folder is
+    not repeated.
 
     Raises:
         TrainError: If no client of a round sent what can be averaged.
@@ -286,17 +271,18 @@ def federate_rounds(local: LocalTraining, federation: Federation, folder: Path, 
     """
     if (trained := trained_before(folder)) is not None:
         return trained
-    local.check(federation.agreement)
+    local.check(agreement)
+    tokens = sum(len(row.ids) for rows in clients for row in rows) * sum(agreement.rounds)
     with disk_errors(folder):
         (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
-        run = _Server(local=local, federation=federation, checkpoints=Checkpoints(folder / CHECKPOINTS))
+        run = _Server(local, clients, agreement, Checkpoints(folder / CHECKPOINTS))
         try:
-            with bar(label, federation.tokens, done=run.tokens) as progress:
+            with bar(label, round(tokens * agreement.tuning.epochs), done=run.tokens) as progress:
                 local.advance = progress.advance
                 values, start = run.all_rounds()
         finally:
             local.close()
-        energy = _write_model(local, federation.agreement, values, start, folder)
+        energy = _write_model(local, agreement, values, start, folder)
         write_frame(energy, folder / ENERGY)
         write_frame(pl.DataFrame(run.lines, schema_overrides={"why": pl.String}), folder / ROUNDS)
         steps = sum(line["steps"] for line in run.lines)
@@ -310,8 +296,14 @@ def federate_rounds(local: LocalTraining, federation: Federation, folder: Path, 
 class _Server:
     """The rounds of a federation: where they are, and what was seen."""
 
-    def __init__(self, *, local: LocalTraining, federation: Federation, checkpoints: Checkpoints) -> None:
-        self.local, self.federation, self._checkpoints = local, federation, checkpoints
+    def __init__(
+        self,
+        local: LocalTraining,
+        clients: Sequence[Sequence[Rendered]],
+        agreement: Agreement,
+        checkpoints: Checkpoints,
+    ) -> None:
+        self.local, self.clients, self.agreement, self._checkpoints = local, clients, agreement, checkpoints
         begun = dict[str, Any](stage=0, done=0, values=None, start=None, lines=[], seconds=0.0)
         self._at = checkpoints.read() or begun
         self.lines: list[dict[str, Any]] = self._at["lines"]
@@ -329,7 +321,7 @@ class _Server:
 
     def all_rounds(self) -> tuple[dict[str, Floats], dict[str, Floats] | None]:
         """Do what is left of all stages; return the last values, and where stage 1 ended if there is a stage 2."""
-        stages, at = self.federation.agreement.stages, self._at
+        stages, at = self.agreement.stages, self._at
         for number in range(at["stage"], len(stages)):
             self._one_stage(number, *stages[number])
             if number + 1 < len(stages):
@@ -340,7 +332,7 @@ class _Server:
     def _one_stage(self, number: int, stage: StageKind, rounds: int) -> None:
         from learnable.flower import run_rounds
 
-        agreement = self.federation.agreement
+        agreement = self.agreement
         before = sum(rounds for _, rounds in agreement.stages[:number])
         # Beside the factors, some clients need to know in stage 2 where stage 1 ended.
         told = agreement.arm.residual == "keep" or agreement.arm.aggregate == "freeze_A"
@@ -351,7 +343,7 @@ class _Server:
             return
 
         def train(task: Task, client: int) -> Update:
-            return self.local.train(task, self.federation.clients[client], agreement, client=client)
+            return self.local.train(task, self.clients[client], agreement, client=client)
 
         def after(number: int, values: Arrays, lines: Sequence[Mapping[str, Any]]) -> None:
             at["done"], at["values"] = number - before, _tensors(values)
@@ -361,7 +353,7 @@ class _Server:
         run_rounds(
             train,
             stage,
-            clients=len(self.federation.clients),
+            clients=len(self.clients),
             values=_arrays(at["values"]),
             rounds=range(before + at["done"] + 1, before + rounds + 1),
             start=start if told else None,

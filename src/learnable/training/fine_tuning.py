@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ from learnable.training.samplers import Sampler, length_grouped
 from learnable.types import ModelRef, Rendered
 
 RECORD, CHECKPOINTS = "training.json", "checkpoints"
+COSTS = ("tokens", "steps", "seconds")
 LAST_EPOCH, MIXTURE = "last_epoch.parquet", "mixture.parquet"
 
 
@@ -56,10 +57,16 @@ class Trained:
     seconds: float
     ran: bool = True
 
+    @classmethod
+    def together(cls, trainings: Sequence["Trained"]) -> "Trained":
+        """Return the last of several trainings, with the cost of all."""
+        costs = {name: sum(getattr(each, name) for each in trainings) for name in COSTS}
+        return replace(trainings[-1], **costs, ran=any(each.ran for each in trainings))
+
     def write(self) -> None:
         """Write the record of a finished training, with the files that are in its folder now."""
         flush(self.folder)
-        figures = {name: getattr(self, name) for name in ("tokens", "steps", "seconds")}
+        figures = {name: getattr(self, name) for name in COSTS}
         outputs = recorded(self.folder, leave_out=[CHECKPOINTS])
         write_json(self.folder / RECORD, figures | {"outputs": outputs})
 

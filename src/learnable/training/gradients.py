@@ -5,9 +5,10 @@ over the tokens of one example alone, it is the gradient of that example. So a b
 is held is the gradients of one LoRA factor at a time.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -31,6 +32,9 @@ GRADIENT_TOKENS = {"cpu": 288, "cuda": 8_192, "mps": 1_024}
 FILLED = {"cpu": 32}
 """A batch is filled up to a multiple of so many tokens: each other shape takes kernels of its own, which are kept."""
 
+SKETCH_VERSION = 1
+"""Of the hash: sketches of another one are not comparable."""
+
 
 class Consumer(Protocol):
     """What is made of the gradients of a batch of n examples."""
@@ -51,13 +55,8 @@ def take_gradients(
 
     They are those of the factors of the active LoRA adapter, whether it is being trained or not, and of all other
     parameters that are. The latter come from autograd, which adds up: a batch has one example then
-    (``takes_one``). Nothing is dropped out, and no ``grad`` is left.
-
-    Args:
-        network: A causal language model of transformers, with or without an adapter.
-        rendered: n examples, each with a response token.
-        layout: Where their tokens lie. A beginning that several of them share is taken apart: its gradients would mix.
-        consumers: All get the same.
+    (``takes_one``). Nothing is dropped out, and no ``grad`` is left. Each example has a response token; a beginning that
+    several of them share in the layout is taken apart, as its gradients would mix.
     """
     if layout.segments is not None:
         layout = packed(rendered, share=False, multiple=FILLED.get(network.device.type, 1))
@@ -194,11 +193,7 @@ class Squares:
 
 
 class Products:
-    """The dot products of gradients with J vectors: ``found`` float32 (n, J).
-
-    Args:
-        vectors: By name of the parameter, float32 (J, P).
-    """
+    """The dot products of gradients with J vectors, float32 (J, P) by name of the parameter: ``found`` float32 (n, J)."""
 
     def __init__(self, vectors: Mapping[str, torch.Tensor]) -> None:
         self._vectors = vectors
@@ -226,6 +221,46 @@ class WeightedSums:
             self.found[name] += added
         else:
             self.found[name] = added
+
+
+class CountSketch:
+    """Adds up coordinates with random signs in random buckets: ``found`` float32 (n, d).
+
+    Products of two sketches have the products of the vectors for their mean, and the variance of a random projection:
+    ``(|x|^2 |y|^2 + <x, y>^2 - 2 sum x_i^2 y_i^2) / d``. Sign and bucket of a coordinate depend on its parameter's
+    name, its place there and the seed, on every machine alike.
+
+    Args:
+        dimensions: d.
+        seed: Of the map.
+
+    Source: Charikar, Chen and Farach-Colton (2002). LESS (2402.04333) projects with a dense matrix of random signs: d
+        additions for each coordinate, where this is one.
+    """
+
+    def __init__(self, *, dimensions: int, seed: int) -> None:
+        self._dimensions, self._seed = dimensions, seed
+        self.found = torch.zeros(0)
+
+    def add(self, name: str, gradients: torch.Tensor) -> None:
+        """Take the gradients of one parameter, float32 (n, P)."""
+        if not len(self.found):
+            self.found = gradients.new_zeros(len(gradients), self._dimensions)
+        buckets, signs = _places(name, gradients.shape[1], self._dimensions, self._seed, gradients.device)
+        self.found.scatter_add_(1, buckets.expand(len(gradients), -1), gradients * signs)
+
+
+@cache
+def _places(
+    name: str, size: int, dimensions: int, seed: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the bucket, int64 (P,), and the sign, float32 (P,), of each coordinate of a parameter."""
+    digest = hashlib.blake2b(f"{SKETCH_VERSION} {seed} {name}".encode(), digest_size=16).digest()
+    # Philox hashes a counter under a key; its raw numbers are the same in every version of numpy.
+    drawn = np.random.Philox(key=np.frombuffer(digest, dtype="<u8")).random_raw(size)
+    buckets = ((drawn >> np.uint64(1)) % np.uint64(dimensions)).astype(np.int64)
+    signs = ((drawn & np.uint64(1)) * 2).astype(np.float32) - 1
+    return torch.from_numpy(buckets).to(device), torch.from_numpy(signs).to(device)
 
 
 def checked(values: torch.Tensor, rendered: Sequence[Rendered]) -> NDArray[np.float32]:

@@ -110,13 +110,8 @@ def merge_copies(
 ) -> Merged:
     """Write the merged model into ``folder``, and return what was seen; a folder that is there whole is kept.
 
-    Args:
-        base: What the copies began from; its configuration, tokenizer and buffers are the merged model's.
-        copies: k models, see ``copies_of``.
-        folder: Gets a whole model, or an adapter where ``rank`` is given, and what was seen.
-        merger: What becomes of each parameter.
-        dtype: Of a whole model's weights; the base's own when not given.
-        rank: Of adapters: write an adapter of this rank, the best one to each layer's merged change.
+    Configuration, tokenizer and buffers are the base's, and so is the dtype of the weights when none is given. With a
+    ``rank`` an adapter is written, the best one of this rank to each layer's merged change.
 
     Raises:
         UsageError: If the merger does not take so many models, or a rank is asked of whole models.

@@ -285,12 +285,7 @@ class MixedBatches:
 
 @dataclass(frozen=True, kw_only=True)
 class Mixed:
-    """Makes the batches of a training, as ``fine_tune`` asks for them.
-
-    Args:
-        proportions: What share of the tokens each source has.
-        sources: The source of each example, by the id of its first answer.
-    """
+    """Makes the batches of a training, as ``fine_tune`` asks for them; ``sources`` go by the id of an example's first answer."""
 
     proportions: Proportions
     sources: Mapping[str, str]

@@ -57,8 +57,7 @@ class References:
 
         ``frame`` has n rows with ``id`` and ``response_tokens``. What was not trained on to this length is an error.
         """
-        if self.last_epoch is None:
-            raise TrainError("the losses of the last epoch were not kept", hint=_KEEP_OR_PASS)
+        assert self.last_epoch is not None
         kept = self.last_epoch.rename({"response_tokens": "trained_tokens"})
         joined = frame.join(kept, on="id", how="left", maintain_order="left")
         other = joined.filter(

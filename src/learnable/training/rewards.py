@@ -40,13 +40,8 @@ def train_reward(
     """Train a reward that is higher for the first of each pair; a folder that is there is kept.
 
     It is a linear head on the last token of a copy of the model, adapters on its layers, by TRL's ``RewardTrainer``:
-    ``-log sigmoid(reward of the first - reward of the second)``.
-
-    Args:
-        whole: The model, as ``write_whole`` left it.
-        pairs: What is better first.
-        folder: Where the reward goes, merged.
-        tuning: How.
+    ``-log sigmoid(reward of the first - reward of the second)``. The model is ``whole`` as ``write_whole`` left it, and the
+    reward goes into ``folder``, merged.
 
     Raises:
         UsageError: If TRL is missing.
@@ -106,15 +101,8 @@ def train_policy(
 ) -> Path:
     """Train adapters on a model by the rewards of what it answers, with TRL's ``RLOOTrainer``; a folder that is there is kept.
 
-    Args:
-        whole: The model, as ``write_whole`` left it; also what KL is counted from.
-        prompts: Conversations that end before the answer.
-        score: The reward of answers to prompts.
-        folder: Where the adapter goes.
-        tuning: How; ``batch_size`` counts answers, two of each prompt.
-        steps: Of the optimizer.
-        beta: How dear KL is.
-        new_tokens: Longest answer in tokens.
+    The model is ``whole`` as ``write_whole`` left it, and what KL is counted from, at the price ``beta``. ``batch_size``
+    counts answers, two of each prompt.
     """
     if folder.is_dir():
         return folder

@@ -55,18 +55,9 @@ def gradient_sums(
     The gradient of B is the gradient of the full weight projected by A, which is random: about proportional, layer by
     layer, to what full fine-tuning would see, by few random directions (``Tuning.rank``).
 
-    Args:
-        ref: The model to start from.
-        sets: Rendered examples by name; those without a response token are left out, which is said.
-        tuning: Method, rank and seed of the training.
-        label: What the progress bar says.
-        token_ids: As for ``fine_tune``.
-        parts: Into how many parts each set is split, at most one for each example: what an error by leaving out one
-            part at a time needs. Memory beside the model is (parts x sets + 1) float32 numbers for each parameter that
-            is trained; where that is more than is free, there are fewer parts, which is said.
-
-    Returns:
-        One entry for each set.
+    Examples without a response token are left out, which is said. Each set is split into ``parts``, at most one for each
+    example: what an error by leaving out one part at a time needs. Memory beside the model is (parts x sets + 1) float32
+    numbers for each parameter that is trained; where that is more than is free, there are fewer parts, which is said.
 
     Raises:
         UsageError: If ``parts`` is below 1.

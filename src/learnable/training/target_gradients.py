@@ -15,13 +15,13 @@ from learnable.training.epochs import Adam, AdamAdjusted, Moments
 from learnable.training.gradients import (
     GRADIENT_TOKENS,
     Consumer,
+    CountSketch,
     Products,
     Squares,
     WeightedSums,
     checked,
     take_gradients,
 )
-from learnable.training.sketch import CountSketch
 from learnable.types import Awaited, Rendered
 
 
@@ -42,13 +42,7 @@ def batch_cosines(
 ) -> Awaited:
     """Begin to compute the products of each example's adjusted gradient, at length 1, with J vectors, float32 (n, J).
 
-    Args:
-        network: At a checkpoint of the warm-up.
-        rendered: n examples.
-        layout: Where their tokens lie.
-        moments: Of Adam, at this checkpoint.
-        adam: See ``AdamAdjusted``.
-        vectors: By name of the parameter, float32 (J, P).
+    The network and Adam's moments are those of a checkpoint. ``vectors`` are by name of the parameter, float32 (J, P).
     """
     products, squares = Products(vectors), Squares()
     adjusted = AdamAdjusted(moments.on(network.device), adam, [products, squares])
@@ -69,14 +63,8 @@ def batch_sketches(
 ) -> Awaited:
     """Begin to compute the sketch of each example's gradient, at length 1, float32 (n, d).
 
-    Args:
-        network: At a checkpoint of the warm-up.
-        rendered: n examples.
-        layout: Where their tokens lie.
-        moments: Of Adam, at this checkpoint; None for gradients as they are, such as a target's.
-        adam: See ``AdamAdjusted``.
-        dimensions: d.
-        seed: Of the sketch; only sketches of one seed are comparable.
+    The network and Adam's moments are those of a checkpoint; without moments gradients are as they are, such as a target's.
+    Only sketches of one seed are comparable.
     """
     sketch = CountSketch(dimensions=dimensions, seed=seed)
     consumer: Consumer = sketch
