@@ -13,6 +13,7 @@ from learnable import diversifiers
 from learnable.commands.inputs import look_up, pool_of
 from learnable.commands.network import Network, to_fetch
 from learnable.commands.options import DryRun, Flat, Short
+from learnable.deferred import models
 from learnable.diversifiers import Avoided, Drawing
 from learnable.errors import DataError, ModelError, StoreError, UsageError
 from learnable.evaluators import EVALUATORS, build_evaluator, parse
@@ -257,19 +258,13 @@ def _writer(
 
     def identity() -> str:
         if in_vllm:
-            from learnable.models.vllm_generator import vllm_key
-
-            return vllm_key(ref)
-        from learnable.models.source import identify
-
-        return identify(pinned(ref, on=on))
+            return models.vllm_generator.vllm_key(ref)
+        return models.identify(pinned(ref, on=on))
 
     def load() -> Generator:
         if not in_vllm:
             return opened(ref, on=on)
-        from learnable.models.vllm_generator import VllmGenerator
-
-        return VllmGenerator(ref)
+        return models.vllm_generator.VllmGenerator(ref)
 
     return _Writer(
         name=generator or model,
@@ -385,9 +380,7 @@ def _written(
 
 def _diversities(given: Sequence[Example], kept: Sequence[Example], folder: Path) -> dict[str, str]:
     """Write figures and a map of what was varied, before and after; return the figures in words."""
-    from learnable.models.static_embedding import StaticEmbedder
-
-    embedder = StaticEmbedder()
+    embedder = models.StaticEmbedder()
     figures, maps, words = [], [], {}
     for what, sides in _varied(given, kept).items():
         texts = [text for side in sides.values() for text in side]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import polars as pl
 
@@ -24,6 +24,7 @@ from learnable.commands.own_answers import (
     warnings_of,
 )
 from learnable.commands.preferred import PREFERRED, Preferred, distances, far, preferences
+from learnable.deferred import models, training
 from learnable.errors import UsageError
 from learnable.evaluators import Evaluation, evaluations_of
 from learnable.experiments import UNTUNED, Arm, arm_table, check_settings, measured_by
@@ -36,9 +37,6 @@ from learnable.runs.records import Outcome
 from learnable.runs.step import Finished, run
 from learnable.settings import Loading, Reading, Sampling, Tuning
 from learnable.types import Example
-
-if TYPE_CHECKING:
-    from learnable.training import Trained
 
 Loss = Literal["sigmoid", "hinge", "linear"]
 SFT, CONTINUED, SPIN, IRFT = "sft", "sft continued", "spin", "irft"
@@ -185,13 +183,10 @@ def imitate(
 
 
 def _check_template(network: Network) -> None:
-    from learnable.models.rendering import Renderer
-    from learnable.models.templates import template_hint
-
-    if Renderer.of(network.ref).uses_default_template:
+    if network.renderer.uses_default_template:
         raise UsageError(
             f"{network.ref.name} brings no chat template: where its own answers end would be a guess",
-            hint=template_hint(),
+            hint=models.templates.template_hint(),
         )
 
 
@@ -363,13 +358,9 @@ class ImitationArms:
 
     def of(self, seed: int) -> "SeedArms":
         """Train all arms of a seed: the start, the stages, and plain fine-tuning on as many tokens."""
-        from learnable.models.rendering import Renderer
-
         experiment, imitating = self.experiment, self.imitating
         network, tuning = experiment.network, replace(experiment.tuning, seed=seed)
-        taught = render_rows(
-            Renderer.of(network.ref), self.taught, max_length=network.longest, most_refused=0.0
-        )
+        taught = render_rows(network.renderer, self.taught, max_length=network.longest, most_refused=0.0)
         plain = partial(train_from, network=network, store=experiment.store)
         arm = partial(Arm, seed=seed, base=network.ref, tuning=tuning)
         start: Place = (network.ref, None)
@@ -415,7 +406,7 @@ class ImitationArms:
         )
 
 
-def _counts(trained: "Trained | None" = None, stages: pl.DataFrame | None = None) -> dict[str, int]:
+def _counts(trained: "training.Trained | None" = None, stages: pl.DataFrame | None = None) -> dict[str, int]:
     """Return the columns of an arm: tokens that it was trained on and that it generated for that, and its stages."""
     return {
         "trained_tokens": trained.tokens if trained else 0,

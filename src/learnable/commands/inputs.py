@@ -5,6 +5,7 @@ from pathlib import Path
 
 from learnable import data as rows
 from learnable.commands.load import HELDOUT, load
+from learnable.deferred import models
 from learnable.errors import UsageError
 from learnable.objects.given import finished, is_step
 from learnable.objects.rows import Rows, read
@@ -53,13 +54,11 @@ def look_up(name: str | None, loading: Loading, *, reference: bool = False) -> N
     """
     if name is None:
         return
-    from learnable.models import source
-
     if reference and is_step(name):
         finished(name, "train")
         return
     loading = replace(loading, revision=None) if reference else loading
-    source.look_up(ModelRef(name=name, **asdict(loading)), adapter=reference)
+    models.source.look_up(ModelRef(name=name, **asdict(loading)), adapter=reference)
 
 
 def rows_of(pool: Pool, loaded: Outcome) -> Rows:

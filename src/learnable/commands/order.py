@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import polars as pl
 
@@ -12,6 +12,7 @@ from learnable import data as rows
 from learnable.commands.inputs import rows_of
 from learnable.commands.network import Network
 from learnable.commands.options import DryRun, Flat, Output, StoreFolder
+from learnable.deferred import training
 from learnable.errors import UsageError
 from learnable.experiments import Imbalance, slopes_of
 from learnable.experiments.run import Place
@@ -24,9 +25,6 @@ from learnable.runs.store import Store
 from learnable.settings import Loading, Reference, Tuning
 from learnable.types import Rendered
 
-if TYPE_CHECKING:
-    from learnable.training import Sampler
-
 ORDER = ("seed", "order_seed")
 """Settings in which trainings of different orders may differ."""
 
@@ -37,7 +35,7 @@ class Ordered:
 
     place: Place
     tuning: Tuning
-    sampler: "Callable[[Sequence[tuple[Rendered, ...]], Tuning], Sampler] | None" = None
+    sampler: "Callable[[Sequence[tuple[Rendered, ...]], Tuning], training.Sampler] | None" = None
 
 
 def order(
@@ -71,10 +69,7 @@ def order(
     examples = list(pool.iter_examples())
 
     def work(folder: Path) -> Finished:
-        from learnable.models.rendering import Renderer
-
-        given = rows_of(pool, pool_step)
-        rendered = given.rendered(Renderer.of(network.ref), max_length=longest)
+        rendered = network.rendered(rows_of(pool, pool_step))
         ordered = [
             Ordered(place=_place(name, network), tuning=tuning)
             for name, tuning in zip(models, settings, strict=True)
@@ -111,8 +106,6 @@ def losses_by_order(
         trainings: In the order of their numbers.
         store: Where losses are kept.
     """
-    from learnable.training.samplers import length_grouped, places_of
-
     # As a training takes them.
     taken = sorted((row for row in rendered if row.mask.any()), key=lambda row: row.id)
     examples, counts = [(row,) for row in taken], pl.Series([int(row.mask.sum()) for row in taken])
@@ -123,8 +116,8 @@ def losses_by_order(
         if ref not in loaded:
             loaded = {ref: network.open(ref)}
         model = loaded[ref]
-        sampler = (each.sampler or length_grouped)(examples, each.tuning)
-        first, last = places_of(sampler, len(taken), epochs=round(each.tuning.epochs))
+        sampler = (each.sampler or training.samplers.length_grouped)(examples, each.tuning)
+        first, last = training.samplers.places_of(sampler, len(taken), epochs=round(each.tuning.epochs))
         with model.adapter(adapter) if adapter is not None else nullcontext():
             measure = measure_of(model.key, rendering=model.renderer.key, max_length=network.longest)
             before, label = model.work.tokens, f"losses after order {number + 1} of {len(trainings)}"

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -13,6 +13,7 @@ import polars as pl
 from learnable.commands.compare import heldout_of
 from learnable.commands.network import Network
 from learnable.data import read
+from learnable.deferred import models, training
 from learnable.diversifiers.drawing import Drawing, seed_of
 from learnable.diversifiers.self_sample import question_of
 from learnable.errors import DataError
@@ -27,10 +28,6 @@ from learnable.runs.records import Outcome
 from learnable.runs.store import Store
 from learnable.settings import Sampling, Tuning
 from learnable.types import Answer, Example, Message, Rendered
-
-if TYPE_CHECKING:
-    from learnable.models.language_model import LanguageModel
-    from learnable.training import Trained
 
 EQUAL, CUT_OFF, EMPTY = "the demonstration itself", "cut off", "empty"
 """Why an own answer is dropped."""
@@ -160,22 +157,18 @@ def train_from(
     label: str,
     objective: Objective = NLL(),
     columns: pl.DataFrame | None = None,
-) -> "Trained":
+) -> "training.Trained":
     """Train a model further, with a new optimizer; what was trained so before is taken from the store."""
-    from learnable.models.rendering import Renderer
-    from learnable.models.source import adapter_key, identify
-    from learnable.training import fine_tune
-
     ref, adapter = place
     ids = sorted(
         [answer.id for answer in ((each,) if isinstance(each, Rendered) else each)] for each in examples
     )
     stored = None if columns is None else columns.sort("id").to_dict(as_series=False)
-    base = adapter_key(identify(ref), adapter) if adapter is not None else identify(ref)
-    made = [base, Renderer.of(ref).key, network.longest, tuning, objective, stored, ids]
+    base = models.adapter_key(models.identify(ref), adapter) if adapter is not None else models.identify(ref)
+    made = [base, models.Renderer.of(ref).key, network.longest, tuning, objective, stored, ids]
     name = fingerprint(made)[:16]
     with locked(store / "arms" / f"{name}.lock"):
-        return fine_tune(
+        return training.fine_tune(
             ref,
             examples,
             store / "arms" / name,
@@ -218,7 +211,7 @@ class Walked:
         tokens: That were computed in this run.
     """
 
-    trained: "Trained"
+    trained: "training.Trained"
     rows: tuple[tuple[Rendered, ...], ...]
     figures: pl.DataFrame
     dropped: pl.DataFrame
@@ -351,7 +344,7 @@ class Stages:
 
 
 def pairs_of(
-    model: "LanguageModel", owns: Sequence[Own], *, longest: int
+    model: "models.LanguageModel", owns: Sequence[Own], *, longest: int
 ) -> tuple[list[tuple[Rendered, Rendered]], list[tuple[str, str, str]]]:
     """Return demonstrations beside own answers as the model sees them; and id, reason and text of what is no pair."""
     pairs, dropped = list[tuple[Rendered, Rendered]](), list[tuple[str, str, str]]()

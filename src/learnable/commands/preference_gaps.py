@@ -8,6 +8,7 @@ import polars as pl
 from learnable import data as rows
 from learnable.commands.experiment import Experiment
 from learnable.commands.inputs import rows_of
+from learnable.deferred import training
 from learnable.experiments import SelectionCost
 from learnable.experiments.preferences import RenderedPair
 from learnable.measures import lengths
@@ -41,11 +42,9 @@ def gaps_of(pairs: Sequence[RenderedPair], nll: pl.DataFrame, *, loss: str, expe
         loss: Of the trainings, as it is written.
         experiment: Where and how to train; what was trained or measured so before is taken from its store.
     """
-    from learnable.training import read_reference
-
     network, store, loaded = experiment.network, experiment.store, experiment.pool
     tuning = {name: value for name, value in asdict(experiment.tuning).items() if name in _SETTINGS}
-    training = ReferenceTraining(
+    taught = ReferenceTraining(
         name=network.ref.name,
         ref=network.ref,
         rows=rows_of(rows.load_pool(loaded.folder), loaded),
@@ -54,11 +53,11 @@ def gaps_of(pairs: Sequence[RenderedPair], nll: pl.DataFrame, *, loss: str, expe
         loss=loss,
         store=store,
     )
-    step = training.step({"pool": loaded.identity, "base": network.identity})
+    step = taught.step({"pool": loaded.identity, "base": network.identity})
     trained = run(step, store / "reference-{fingerprint}")
     passes = Passes(
         network.ref,
-        read_reference(trained.folder),
+        training.read_reference(trained.folder),
         max_length=network.longest,
         store=Store(store),
         load=network.open,

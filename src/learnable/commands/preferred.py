@@ -4,13 +4,13 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 
 from learnable.commands.network import Network
 from learnable.commands.own_answers import CUT_OFF, EQUAL, own_answers
+from learnable.deferred import models
 from learnable.diversifiers.drawing import Drawing
 from learnable.evaluators.kinds import GRADES
 from learnable.experiments import Measured
@@ -21,9 +21,6 @@ from learnable.runs.progress import say
 from learnable.runs.store import Store
 from learnable.settings import Sampling
 from learnable.types import Example, Rendered
-
-if TYPE_CHECKING:
-    from learnable.models.language_model import LanguageModel
 
 PREFERRED = Measured(label="demonstration preferred", unit="share preferred", higher_is_better=True)
 FAR_NATS = 1.0
@@ -52,7 +49,7 @@ class Preferred:
     store: Path
     seen: dict[str, Rendered] = field(default_factory=dict)
 
-    def look(self, model: "LanguageModel", _: pl.DataFrame) -> pl.DataFrame:
+    def look(self, model: "models.LanguageModel", _: pl.DataFrame) -> pl.DataFrame:
         """Return what a model answers, and how likely it finds its answers and the demonstrations; columns as ``OWN``."""
         draw = Drawing(generator=model, sampling=self.sampling, store=Store(self.store))
         owns = own_answers(draw, self.heldout, seed=0, when="held out", label="own answers, held out")
@@ -102,7 +99,7 @@ class Preferred:
         return pl.concat(found).with_columns(gained=gained, h=h), tokens
 
     def _nll(
-        self, model: "LanguageModel", rendered: Sequence[Rendered], label: str
+        self, model: "models.LanguageModel", rendered: Sequence[Rendered], label: str
     ) -> tuple[dict[str, float], int]:
         nll, tokens = nll_of(
             lambda: nullcontext(model),

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 
@@ -20,6 +20,7 @@ from learnable.commands.own_answers import (
     train_from,
 )
 from learnable.commands.preferred import Preferred, distances, looked_up
+from learnable.deferred import models, training
 from learnable.diversifiers.drawing import Drawing
 from learnable.errors import DataError, UsageError
 from learnable.experiments.run import Place
@@ -34,9 +35,6 @@ from learnable.runs.step import Finished, Step, run
 from learnable.runs.store import Store
 from learnable.settings import Loading, Reading, Sampling, Tuning
 from learnable.types import Example, Message, ModelRef, Rendered
-
-if TYPE_CHECKING:
-    from learnable.models.rendering import Renderer
 
 BLIND = 0.6
 """Share of held-out demonstrations above the model's answers, below which a reward hardly tells the two apart."""
@@ -161,12 +159,9 @@ class _Reinforcement:
         return price + Price(unknown=("the steps of the policy are counted as what they write alone",))
 
     def work(self, folder: Path) -> Finished:
-        from learnable.models.rendering import Renderer
-        from learnable.training.adapters import save_whole
-
         network, tokens = self.network, 0
         place: Place = (network.ref, None)
-        renderer = Renderer.of(network.ref)
+        renderer = network.renderer
         if self.sft is not None:
             seen = render_rows(renderer, self.taught, max_length=network.longest, most_refused=0.0)
             begun = train_from(place, seen, network=network, tuning=self.sft, store=self.store, label="sft")
@@ -178,7 +173,7 @@ class _Reinforcement:
             looks.append(own)
         ref, adapter = place
         assert adapter is not None
-        save_whole(ref, adapter, folder / "model")
+        training.adapters.save_whole(ref, adapter, folder / "model")
         frame = pl.DataFrame(lines)
         write_frame(frame, folder / "rounds.parquet")
         write_frame(pl.concat(looks), folder / "own.parquet")
@@ -187,13 +182,9 @@ class _Reinforcement:
         return Finished(facts=facts | {"warnings": _warnings(lines)}, tokens=tokens)
 
     def _round(
-        self, place: Place, renderer: "Renderer", number: int
+        self, place: Place, renderer: "models.Renderer", number: int
     ) -> tuple[dict[str, Any], pl.DataFrame, Place]:
         """Learn a reward against the model at ``place``, train a policy by it, and judge both on held-out rows."""
-        from learnable.models.source import identify
-        from learnable.training.adapters import save_whole
-        from learnable.training.rewards import rewards_of, train_policy, train_reward, write_whole
-
         what, longest = f"round {number}", self.network.longest
         model = self.network.open(place[0])
         with model.adapter(place[1]) if place[1] is not None else nullcontext():
@@ -209,16 +200,18 @@ class _Reinforcement:
         made = self.store / "rewards" / fingerprint([key, [each[0].id for each in pairs], *settings])[:16]
         made.mkdir(parents=True, exist_ok=True)
         if place[1] is None:
-            write_whole(place[0], made / "start")
+            training.rewards.write_whole(place[0], made / "start")
         else:
-            save_whole(place[0], place[1], made / "start")
+            training.adapters.save_whole(place[0], place[1], made / "start")
         say(f"{what}: a reward on {len(pairs):,} pairs")
-        reward = train_reward(made / "start", pairs, made / "reward", tuning=self.reward)
+        reward = training.rewards.train_reward(made / "start", pairs, made / "reward", tuning=self.reward)
         say(f"{what}: a policy, {self.rewarding.steps} steps")
-        policy = train_policy(
+        policy = training.rewards.train_policy(
             made / "start",
             [each.messages[:-1] for each in self.taught],
-            lambda prompts, texts: rewards_of(reward, _seen(renderer, prompts, texts, longest)),
+            lambda prompts, texts: training.rewards.rewards_of(
+                reward, _seen(renderer, prompts, texts, longest)
+            ),
             made / "policy",
             tuning=self.policy,
             steps=self.rewarding.steps,
@@ -232,14 +225,12 @@ class _Reinforcement:
             "pairs": len(pairs),
             "dropped": len(dropped),
             **rewards,
-            "start": identify(start),
+            "start": models.identify(start),
         }
         return line, own.select(pl.lit(number).alias("round"), pl.all()), (start, policy)
 
     def _judged(self, start: ModelRef, policy: Path, reward: Path) -> tuple[pl.DataFrame, dict[str, float]]:
         """Return fresh answers to held-out prompts before and after, and the figures of the reward and the policy."""
-        from learnable.training.rewards import rewards_of
-
         network = replace(self.network, ref=start)
         preferred = Preferred(
             network=network, heldout=self.heldout, sampling=self.rewarding.sampling, store=self.store
@@ -253,7 +244,13 @@ class _Reinforcement:
             for arm, found in (("start", before), ("policy", after))
         )
         own, _ = preferred.since(own, {0: (start, None)}, beta=self.rewarding.beta)
-        known = dict(zip(preferred.seen, rewards_of(reward, list(preferred.seen.values())), strict=True))
+        known = dict(
+            zip(
+                preferred.seen,
+                training.rewards.rewards_of(reward, list(preferred.seen.values())),
+                strict=True,
+            )
+        )
         own = own.with_columns(reward=looked_up("id", known), own_reward=looked_up("own_id", known))
         ended = own.filter(pl.col("why") == "", pl.col("own_id") != pl.col("id"))
         means = dict(own.group_by("arm").agg(pl.col("own_reward").mean()).iter_rows())
@@ -270,7 +267,7 @@ class _Reinforcement:
 
 
 def _seen(
-    renderer: "Renderer", prompts: Sequence[Sequence[Message]], texts: Sequence[str], longest: int
+    renderer: "models.Renderer", prompts: Sequence[Sequence[Message]], texts: Sequence[str], longest: int
 ) -> list[Rendered]:
     """Return answers to prompts as the reward model saw its pairs."""
     examples = []
