@@ -116,9 +116,6 @@ class LocalTexts:
     @contextmanager
     def _opened(self) -> Iterator["models.LanguageModel"]:
         model = self._loaded.get("model") or self._loaded.setdefault("model", self.network.open())
-        if self.adapter is None:
-            yield model
-            return
         with model.adapter(self.adapter):
             yield model
 

@@ -1,7 +1,6 @@
 """``learnable order``: trainings in different orders in, and whether the place of a row shows in its loss."""
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +15,7 @@ from learnable.deferred import training
 from learnable.errors import UsageError
 from learnable.experiments import Imbalance, slopes_of
 from learnable.experiments.run import Place
-from learnable.measures import known, measure_of, take
+from learnable.measures import nll_of
 from learnable.objects.given import compared_with, finished
 from learnable.runs.files import write_frame, write_text
 from learnable.runs.records import Outcome, parameters_of
@@ -118,19 +117,13 @@ def losses_by_order(
         model = loaded[ref]
         sampler = (each.sampler or training.samplers.length_grouped)(examples, each.tuning)
         first, last = training.samplers.places_of(sampler, len(taken), epochs=round(each.tuning.epochs))
-        with model.adapter(adapter) if adapter is not None else nullcontext():
-            measure = measure_of(model.key, rendering=model.renderer.key, max_length=network.longest)
-            before, label = model.work.tokens, f"losses after order {number + 1} of {len(trainings)}"
-            take(_held(model), [measure], taken, store=store, label=label)
-            tokens += model.work.tokens - before
-            nll = known(measure, [row.id for row in taken], store=store)["nll"]
-        columns = {"id": [row.id for row in taken], "first": first, "last": last, "loss": nll / counts}
+        with model.adapter(adapter):
+            label = f"losses after order {number + 1} of {len(trainings)}"
+            nll, computed = nll_of(model, taken, max_length=network.longest, store=store, label=label)
+            tokens += computed
+        columns = {"id": nll["id"], "first": first, "last": last, "loss": nll["nll"] / counts}
         frames.append(pl.DataFrame(columns).select(pl.lit(number).alias("order"), pl.all()))
     return pl.concat(frames), tokens
-
-
-def _held(model: Any) -> Callable[[], AbstractContextManager[Any]]:
-    return lambda: nullcontext(model)
 
 
 def slope_facts(slopes: dict[str, Imbalance]) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -307,7 +306,7 @@ class Stages:
         ref, adapter = place
         store, longest = Store(self.store), self.network.longest
         model = self.network.open(ref)
-        with model.adapter(adapter) if adapter is not None else nullcontext():
+        with model.adapter(adapter):
             draw = Drawing(generator=model, sampling=self.sampling, store=store)
             owns = own_answers(draw, rows, seed=seed, when=number, label=f"own answers, {what}")
             pairs, dropped = pairs_of(model, owns, longest=longest)
@@ -318,15 +317,8 @@ class Stages:
                     hint="raise --new-tokens, or begin with a model that answers as the demonstrations do",
                 )
             answers = [answer for pair in pairs for answer in pair]
-            nll, tokens = nll_of(
-                lambda: nullcontext(model),
-                model.key,
-                answers,
-                rendering=model.renderer.key,
-                max_length=longest,
-                store=store,
-                label=f"reference, {what}",
-            )
+            label = f"reference, {what}"
+            nll, tokens = nll_of(model, answers, max_length=longest, store=store, label=label)
             texts = [own.answer.text for own in owns if own.answer is not None]
             written = model.renderer.tokenizer(texts, add_special_tokens=False)["input_ids"]
             key = model.key

@@ -1,7 +1,6 @@
 """Held-out demonstrations beside what each model answers itself: which it prefers, and how far it went from the start."""
 
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -88,7 +87,7 @@ class Preferred:
             mine = own.filter(seed=seed)
             ids = sorted({*mine.drop_nulls("own_id")["id"], *mine["own_id"].drop_nulls()})
             model = self.network.open(ref)
-            with model.adapter(adapter) if adapter is not None else nullcontext():
+            with model.adapter(adapter):
                 nll, computed = self._nll(model, [self.seen[each] for each in ids], f"start, seed {seed}")
             tokens += computed
             found.append(
@@ -101,16 +100,8 @@ class Preferred:
     def _nll(
         self, model: "models.LanguageModel", rendered: Sequence[Rendered], label: str
     ) -> tuple[dict[str, float], int]:
-        nll, tokens = nll_of(
-            lambda: nullcontext(model),
-            model.key,
-            rendered,
-            rendering=model.renderer.key,
-            max_length=self.network.longest,
-            store=Store(self.store),
-            label=label,
-            counts=False,
-        )
+        longest, store = self.network.longest, Store(self.store)
+        nll, tokens = nll_of(model, rendered, max_length=longest, store=store, label=label, counts=False)
         return dict(nll.iter_rows()), tokens
 
 

@@ -1,7 +1,6 @@
 """What ``learnable run rft`` does: a reward model learned from demonstrations, and a policy trained by it."""
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -187,7 +186,7 @@ class _Reinforcement:
         """Learn a reward against the model at ``place``, train a policy by it, and judge both on held-out rows."""
         what, longest = f"round {number}", self.network.longest
         model = self.network.open(place[0])
-        with model.adapter(place[1]) if place[1] is not None else nullcontext():
+        with model.adapter(place[1]):
             draw = Drawing(generator=model, sampling=self.rewarding.sampling, store=Store(self.store))
             owns = own_answers(draw, self.taught, seed=0, when=what, label=f"own answers, {what}")
             pairs, dropped = pairs_of(model, owns, longest=longest)

@@ -7,7 +7,6 @@ looked at in each model while it is open (``looks``). The third of its kind is o
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -100,7 +99,7 @@ def run_arms(
             loaded.clear()
             loaded[ref] = open_model(ref)
         model = loaded[ref]
-        with model.adapter(adapter) if adapter is not None else nullcontext():
+        with model.adapter(adapter):
             grades[place] = graded_all(model, alone, store=kept, max_length=max_length, what=what)
             looked |= {(place, name): look(model, grades[place]) for name, look in looks.items()}
             for each in judges:

@@ -161,8 +161,11 @@ class LanguageModel(TextGenerator):
         yield from generate_batches(self.network, self.renderer.tokenizer, asked)
 
     @contextmanager
-    def adapter(self, folder: Path) -> Iterator[None]:
-        """Wear the LoRA adapter of ``folder`` within the block; the base weights stay the same, in memory once."""
+    def adapter(self, folder: Path | None) -> Iterator[None]:
+        """Wear the LoRA adapter of ``folder``, if any, within the block; the base weights stay the same, in memory once."""
+        if folder is None:
+            yield
+            return
         key = adapter_key(self._base_key, folder)
         if key not in self._adapters:
             name = f"adapter-{key[:16]}"

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
@@ -13,7 +13,7 @@ from learnable.data.pairs import answers_of
 from learnable.deferred import models
 from learnable.errors import DataError, UsageError
 from learnable.experiments.preferences import RenderedPair
-from learnable.measures import nll_of
+from learnable.measures import known, measure_of, take
 from learnable.objectives import LEAST_NATS, PREFERENCES, DavIR, Objective
 from learnable.objects.given import opened, render_rows
 from learnable.runs.progress import say
@@ -86,16 +86,11 @@ def reference_nll(
     load: "Callable[[ModelRef], models.LanguageModel]" = opened,
 ) -> tuple[pl.DataFrame, int]:
     """Return ``id`` and ``reference_nll`` (nats) of each answer, and how many tokens were computed for it in this run."""
-    nll, tokens = nll_of(
-        lambda: nullcontext(load(ref)),
-        models.identify(ref),
-        [answer for pair in pairs for answer in pair.answers],
-        rendering=models.Renderer.of(ref).key,
-        max_length=max_length,
-        store=store,
-        label="nll of the reference",
-    )
-    return nll.rename({"nll": "reference_nll"}), tokens
+    measure = measure_of(models.identify(ref), rendering=models.Renderer.of(ref).key, max_length=max_length)
+    answers = {answer.id: answer for pair in pairs for answer in pair.answers}
+    how: dict[str, Any] = {"store": store, "label": "nll of the reference"}
+    tokens = take(lambda: nullcontext(load(ref)), [measure], list(answers.values()), **how)
+    return known(measure, list(answers), store=store).select("id", reference_nll="nll"), tokens
 
 
 def check_loss(written: str) -> Objective:
