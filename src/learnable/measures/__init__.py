@@ -12,7 +12,6 @@ from learnable.measures.keep import fill as fill
 from learnable.measures.keep import known as known
 from learnable.measures.kind import AIMED as AIMED
 from learnable.measures.kind import PASSES as PASSES
-from learnable.measures.kind import MeasureKind as MeasureKind
 from learnable.measures.kind import Role as Role
 from learnable.measures.kinds import COLUMNS as COLUMNS
 from learnable.measures.kinds import LISTS as LISTS

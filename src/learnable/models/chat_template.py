@@ -3,7 +3,9 @@
 import json
 from collections.abc import Collection, Sequence
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
 
 from learnable.models.answers import Answers
 from learnable.models.templates import DEFAULT, WITH_TOOLS, check_size, templates_of, try_template
@@ -22,9 +24,6 @@ from learnable.models.turns import (
 )
 from learnable.types import Message
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
 
 class ChatTemplate:
     """Writes conversations as a model reads them.
@@ -37,7 +36,7 @@ class ChatTemplate:
     """
 
     def __init__(
-        self, tokenizer: "PreTrainedTokenizerBase", *, name: str, ends: Collection[str], adds_bos: bool
+        self, tokenizer: PreTrainedTokenizerBase, *, name: str, ends: Collection[str], adds_bos: bool
     ) -> None:
         self._tokenizer, self._name, self._ends = tokenizer, name, ends
         self._templates = templates_of(tokenizer, name=name)

@@ -18,7 +18,6 @@ from learnable.training.reference import assign_folds as assign_folds
 from learnable.training.reference import given_reference as given_reference
 from learnable.training.reference import read_reference as read_reference
 from learnable.training.reference import train_reference as train_reference
-from learnable.training.samplers import AdaptiveSampler as AdaptiveSampler
 from learnable.training.samplers import LengthGroupedBatches as LengthGroupedBatches
 from learnable.training.samplers import Sampler as Sampler
 from learnable.training.summed_gradients import gradient_sums as gradient_sums

@@ -1,4 +1,7 @@
-"""A vector of an example, a mean of the model's last hidden states; and how near it is to the rows of a target."""
+"""Vectors of an example, and how near they are to those of a target.
+
+One is a mean of the model's last hidden states; the other the gradient at a checkpoint: its cosines, or a sketch of it.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -22,3 +25,9 @@ EMBEDDING = MeasureKind(
     launch=embedding,
     columns={"similarities": "similarity"},
 )
+GRADIENT_COSINES = MeasureKind(
+    name="gradient_cosines",
+    stored={"gradient_cosines": pl.List(pl.Float32)},
+    columns={"gradient_cosines": "gradient"},
+)
+GRADIENT_SKETCH = MeasureKind(name="gradient_sketch", stored={"gradient_sketch": pl.List(pl.Float32)})
