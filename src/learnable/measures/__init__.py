@@ -17,11 +17,11 @@ from learnable.measures.kinds import COLUMNS as COLUMNS
 from learnable.measures.kinds import LISTS as LISTS
 from learnable.measures.kinds import MEASURES as MEASURES
 from learnable.measures.kinds import column_of as column_of
+from learnable.measures.kinds import end_of_turn as end_of_turn
 from learnable.measures.kinds import kinds_of as kinds_of
 from learnable.measures.kinds import known_beside as known_beside
 from learnable.measures.kinds import numbers_of as numbers_of
 from learnable.measures.kinds import roles_of as roles_of
-from learnable.measures.kinds.losses import end_of_turn as end_of_turn
 from learnable.measures.passes import column as column
 from learnable.measures.passes import measure_of as measure_of
 from learnable.measures.passes import nll_of as nll_of
