@@ -5,6 +5,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM
 
+from asking import vectors_of
 from learnable.errors import ModelError
 from learnable.models import attention, losses, packing
 from learnable.models.language_model import LanguageModel
@@ -173,24 +174,24 @@ def test_later_tokens_weigh_more_in_a_vector(model):
         truncated=False,
     )
     one, two, three = last_states(model.network, [11, 12, 13])
-    np.testing.assert_allclose(model.embed([example])[0], (one + 2 * two + 3 * three) / 6, atol=1e-6)
+    np.testing.assert_allclose(vectors_of(model, [example])[0], (one + 2 * two + 3 * three) / 6, atol=1e-6)
 
 
 @pytest.mark.parametrize("size", [1, 4, 15])
 def test_vectors_do_not_depend_on_the_batch(model, rendered, size):
-    alone = np.concatenate([model.embed([example]) for example in rendered])
+    alone = np.concatenate([vectors_of(model, [example]) for example in rendered])
     assert (alone.shape, alone.dtype) == ((15, model.network.config.hidden_size), np.float32)
     np.testing.assert_allclose(batched(model.embed, rendered, size), alone, atol=1e-5)
 
 
 def test_vectors_do_not_depend_on_the_order(model, rendered):
     order = np.random.default_rng(0).permutation(len(rendered))
-    shuffled = model.embed([rendered[position] for position in order])
-    np.testing.assert_allclose(shuffled, model.embed(rendered)[order], atol=1e-5)
+    shuffled = vectors_of(model, [rendered[position] for position in order])
+    np.testing.assert_allclose(shuffled, vectors_of(model, rendered)[order], atol=1e-5)
 
 
 def test_vectors_of_different_texts_differ(model, rendered):
-    found = model.embed(rendered)
+    found = vectors_of(model, rendered)
     assert len(np.unique(found.round(4), axis=0)) == len(rendered)
 
 
