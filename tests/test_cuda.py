@@ -20,8 +20,8 @@ from learnable.models.losses import batch_token_nll
 from learnable.models.packing import packed
 from learnable.settings import Tuning
 from learnable.testing import toy_examples
-from learnable.training import fine_tune, kept_epochs
-from learnable.training.epochs import Moments
+from learnable.training import fine_tune
+from learnable.training.epochs import Moments, kept_epochs
 from learnable.training.target_gradients import batch_sketches
 from learnable.types import ModelRef, Rendered
 

@@ -226,8 +226,8 @@ class ServerTexts:
                 yield Found([place for place, _ in good], rows)
 
         fill([measure, lengths], ids, ask, store=store, label=label, size=lambda _: 1)
-        found = dict(known(measure, _distinct(ids), store=store).iter_rows())
-        tokens = dict(known(lengths, _distinct(ids), store=store).iter_rows())
+        found = dict(known(measure, ids, store=store).iter_rows())
+        tokens = dict(known(lengths, ids, store=store).iter_rows())
         return [
             Likelihood(
                 found.get(each), tokens.get(each, 0), "" if each in found else why.get(each, "no answer")
@@ -283,7 +283,7 @@ def _completed(
         measure = Measure(kind="completion", model=model, parameters=parameters)
         weighs, ask = [size[place] for place in places].__getitem__, partial(write, places, new)
         fill([measure], ids, ask, store=store, label=f"{label}, {new} tokens", size=weighs)
-        stored = dict(known(measure, _distinct(ids), store=store).iter_rows())
+        stored = dict(known(measure, ids, store=store).iter_rows())
         for place, identity in zip(places, ids, strict=True):
             found[place] = Completion(stored.get(identity), "" if identity in stored else "no answer")
     return found
@@ -309,10 +309,6 @@ def _patient(
 
 def _identity(text: Text) -> str:
     return fingerprint(["text", *text])
-
-
-def _distinct(ids: Sequence[str]) -> pl.Series:
-    return pl.Series("id", list(dict.fromkeys(ids)), dtype=pl.String)
 
 
 def _rounded(tokens: int) -> int:

@@ -118,7 +118,7 @@ def identities(base: ModelRef, folders: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def figures(merged: "training.Merged", names: Sequence[str], merger: Merger) -> dict[str, Any]:
+def figures(merged: "training.merging.Merged", names: Sequence[str], merger: Merger) -> dict[str, Any]:
     """Return what was seen in a merge as it is shown, with what is to be known before it is used."""
     cosines = [
         (merged.cosines[one][other], (one, other)) for one, other in combinations(range(len(names)), 2)

@@ -179,7 +179,7 @@ class _MixtureTrial:
                 base=network.ref,
                 stages=(tuple(rendered),),
                 tuning=replace(tuning, seed=seed),
-                sampler=training.Mixed(proportions=proportions, sources=sources),
+                sampler=training.mixtures.Mixed(proportions=proportions, sources=sources),
             )
             for seed in range(self.experiment.seeds)
             for label, proportions in self.mixtures.items()

@@ -124,7 +124,7 @@ def _check(
 def join_launcher() -> None:
     """Under a launcher such as torchrun, only the main process comes out of here; the others train with it."""
     if "RANK" in os.environ:
-        training.join()
+        training.devices.join()
 
 
 def _new_tokens(tokens: Sequence[str] | None, init: Init, reference: Reference) -> NewTokens | None:

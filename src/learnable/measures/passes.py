@@ -10,8 +10,7 @@ import numpy as np
 import polars as pl
 
 from learnable.measures.keep import Found, fill, known
-from learnable.measures.kind import MeasureKind, Row, as_found
-from learnable.measures.kinds import MEASURES
+from learnable.measures.kinds import MEASURES, MeasureKind, Row, as_found
 from learnable.runs.progress import say
 from learnable.runs.store import Store
 from learnable.types import Launch, Measure, MeasuredModel, Rendered, Work

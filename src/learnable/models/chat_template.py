@@ -5,6 +5,8 @@ from collections.abc import Collection, Sequence
 from functools import cached_property, partial
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from learnable.models.answers import Answers
@@ -75,12 +77,13 @@ class ChatTemplate:
         write = partial(self._written, tools=tools)
         return Answers(write=write, messages=messages, text=write(messages), header=header, ends=self._ends)
 
-    def marked(self, messages: Sequence[Message], tools: str = "") -> Any:
-        """Return what transformers makes of a conversation: ``input_ids``, and ``assistant_masks`` by generation marks."""
-        given = self._given(_tool_list(tools))
-        return self._tokenizer.apply_chat_template(
-            self._turns(messages), **given, return_assistant_tokens_mask=True
-        )
+    def marked(
+        self, messages: Sequence[Message], tools: str = ""
+    ) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+        """Return the tokens of a conversation (T,), and which of them the template itself marks as generated (T,)."""
+        given = {**self._given(_tool_list(tools)), "return_assistant_tokens_mask": True}
+        made: Any = self._tokenizer.apply_chat_template(self._turns(messages), **given)
+        return np.asarray(made["input_ids"], np.int32), np.asarray(made["assistant_masks"], np.bool_)
 
     def _written(self, messages: Sequence[Message], tools: str = "") -> str:
         return self._write(self._turns(messages), _tool_list(tools))

@@ -310,11 +310,6 @@ class Renderer:
             ) from error
         return text, [span for parts in spans for span in parts], facts
 
-    def marked(self, example: Example) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-        """Return the tokens of an example (T,), and which of them the template itself marks as generated (T,)."""
-        made = self.chat.marked(example.messages, example.tools)
-        return np.asarray(made["input_ids"], np.int32), np.asarray(made["assistant_masks"], np.bool_)
-
     def _mask(
         self, text: str, spans: Sequence[Span], ids: NDArray[Any], offsets: NDArray[Any]
     ) -> NDArray[np.bool_]:

@@ -34,7 +34,7 @@ def warm_up_of(folder: str, ref: ModelRef) -> "tuple[Sequence[training.KeptEpoch
     """
     trained = trained_from(ref, folder, what="warm-up")
     (part, *_) = training.read_reference(Path(folder)).parts
-    return training.kept_epochs(Path(part.name)), trained.inputs.get("target")
+    return training.epochs.kept_epochs(Path(part.name)), trained.inputs.get("target")
 
 
 class GradientPasses:

@@ -12,8 +12,8 @@ import polars as pl
 
 from learnable.deferred import models, training
 from learnable.errors import ModelError
-from learnable.measures import column, column_of, kinds_of, known_beside, lengths, measure_of, take
-from learnable.measures.kind import Role
+from learnable.measures import column, kinds_of, lengths, measure_of, take
+from learnable.measures.kinds import Role, column_of, known_beside
 from learnable.objects.given import opened
 from learnable.pages.tokens import TokenView, token_view
 from learnable.runs.store import Store
@@ -25,6 +25,7 @@ LABELS: dict[Role, str] = {
     "reference": "reference loss",
     "null": "answer-alone loss of the null reference",
     "target": "loss after the target",
+    "similarity": "embedding",
 }
 
 
@@ -103,11 +104,7 @@ class Passes:
 
     def vectors(self, rendered: Sequence[Rendered], frame: pl.DataFrame) -> pl.Series:
         """Return a vector of the base model for each example, List(Float32) (n,)."""
-        measure = self.measure(self._base_key, "embedding")
-        self.tokens += take(
-            lambda: self.opened(None), [measure], rendered, store=self.store, label="embedding" + self.of
-        )
-        return column(measure, frame, store=self.store)
+        return self.columns("similarity", ["similarities"], rendered, frame)["similarities"]
 
     def views(self, examples: Sequence[Example]) -> list[TokenView]:
         """Return the pieces of n examples with the losses of their tokens."""

@@ -260,7 +260,7 @@ class ReferenceTraining:
         if self.loss is not None:
             trainings, facts["loss"], measured = self._on_pairs(self.loss, folder)
         elif self.given is not None:
-            training.given_reference(self.given[0], self.given[1], folder)
+            training.reference.given_reference(self.given[0], self.given[1], folder)
         elif self.new is not None:
             trainings = self._with_tokens(self.new, folder)
         else:
@@ -289,7 +289,7 @@ class ReferenceTraining:
             rows = [*rows, *(each for each in trusted.examples if each.id not in own)]
             seen = [*seen, *(each for each in whole if each.id not in own)]
         train = partial(
-            training.train_reference,
+            training.reference.train_reference,
             self.ref,
             sources=[each.source for each in rows],
             prompts=[prompt_key(each, draw=self.reference.seed) for each in rows],
@@ -345,7 +345,7 @@ class ReferenceTraining:
         objective, notes = loss_of(loss, nll)
         for note in notes:
             say(f"warning: {note}")
-        trainings = training.train_reference(
+        trainings = training.reference.train_reference(
             self.ref,
             [pair.answers for pair in pairs],
             [pair.source for pair in pairs],
@@ -376,7 +376,7 @@ class ReferenceTraining:
             )
             trainings.append(trained)
             training.save_whole(base, folder / "adapter", folder)
-        training.given_reference(".", "model", folder)
+        training.reference.given_reference(".", "model", folder)
         for leftover in (folder / "base", folder / "adapter", *folder.glob("merged*")):
             shutil.rmtree(leftover, ignore_errors=True)  # all of it is in the whole model
         return trainings
