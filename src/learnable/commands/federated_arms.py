@@ -28,6 +28,7 @@ from learnable.federation import (
     dirichlet_split,
     label_distance,
 )
+from learnable.measures import lengths
 from learnable.objects.passes import Passes
 from learnable.objects.results import as_array
 from learnable.objects.rows import Rows
@@ -157,8 +158,7 @@ class FederatedTrainings:
             return [own[row.id] for row in self.rendered]
         ref, longest = self.experiment.network.ref, self.experiment.network.longest
         passes = Passes(ref, None, max_length=longest, store=Store(self.experiment.store))
-        frame = pl.DataFrame({"id": [row.id for row in self.rendered]})
-        vectors = as_array(passes.vectors(self.rendered, frame))
+        vectors = as_array(passes.vectors(self.rendered, lengths(self.rendered)))
         return [str(each) for each in clusters_of(vectors, clusters=self.federating.clients, seed=0)]
 
     def split(self, seed: int) -> list[Places]:
