@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 from learnable.models.language_model import LanguageModel
 from learnable.models.rendering import Renderer
 from learnable.runs.progress import say
-from learnable.settings import Tuning
+from learnable.settings import Sampling, Tuning
 from learnable.types import Example, ModelRef, Rendered
 
 ROWS = 200
@@ -518,14 +518,19 @@ def generation(chosen: argparse.Namespace, _: str) -> list[str]:
     most = 16 if chosen.quick else 128
     prompts = [example.messages[:-1] for example in examples]
     lines = ["| decoding | prompts | new tokens | tokens/s |", "| --- | ---: | ---: | ---: |"]
-    sampled = {"temperature": 0.7, "top_p": 0.95, "seeds": range(len(prompts))}
-    settings: dict[str, dict[str, Any]] = {"greedy": {"temperature": 0.0}, "sampled": sampled}
-    for decoding, options in settings.items():
-        model.generate(prompts[:8], max_new_tokens=4)
-        started = time.monotonic()
-        answers = model.generate(prompts, max_new_tokens=most, **options)
+    settings = {
+        "greedy": Sampling(temperature=0.0, top_p=1.0, max_new_tokens=most),
+        "sampled": Sampling(temperature=0.7, top_p=0.95, max_new_tokens=most),
+    }
+    for decoding, sampling in settings.items():
+        first = replace(settings["greedy"], max_new_tokens=4)
+        list(model.answers(prompts[:8], sampling=first, seeds=()))
+        started, seeds = time.monotonic(), range(len(prompts)) if sampling.temperature else ()
+        found = [each for _, some in model.answers(prompts, sampling=sampling, seeds=seeds) for each in some]
         seconds = time.monotonic() - started
-        encoded = model.renderer.tokenizer(answers, add_special_tokens=False)["input_ids"]
+        encoded = model.renderer.tokenizer([each.text for each in found], add_special_tokens=False)[
+            "input_ids"
+        ]
         tokens = sum(min(len(ids) + 1, most) for ids in encoded)
         lines.append(f"| {decoding} | {len(prompts)} | {tokens:,} | {tokens / seconds:,.0f} |")
     return lines

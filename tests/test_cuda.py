@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from architectures import PACKED, SWITCHING, WINDOWED, build
+from asking import texts_of, vectors_of
 from learnable.models.attention import Followed, Scores, by_flash, by_flex, by_segments
 from learnable.models.batching import Batching
 from learnable.models.language_model import LanguageModel
@@ -19,8 +20,8 @@ from learnable.models.losses import batch_token_nll
 from learnable.models.packing import packed
 from learnable.settings import Tuning
 from learnable.testing import toy_examples
-from learnable.training import fine_tune, kept_epochs
-from learnable.training.epochs import Moments
+from learnable.training import fine_tune
+from learnable.training.epochs import Moments, kept_epochs
 from learnable.training.target_gradients import batch_sketches
 from learnable.types import ModelRef, Rendered
 
@@ -155,14 +156,14 @@ def test_a_training_has_the_same_losses_as_on_a_cpu(models, rendered, tmp_path: 
 def test_greedy_answers_are_those_of_a_cpu(models):
     prompts = [example.messages[:-1] for example in toy_examples(12)]
     answers = {
-        device: model.generate(prompts, max_new_tokens=12, temperature=0.0)
+        device: texts_of(model, prompts, max_new_tokens=12, temperature=0.0)
         for device, model in models.items()
     }
     assert answers["cuda"] == answers["cpu"]
 
 
 def test_embeddings_are_those_of_a_cpu(models, rendered):
-    here, there = (models[device].embed(rendered) for device in ("cuda", "cpu"))
+    here, there = (vectors_of(models[device], rendered) for device in ("cuda", "cpu"))
     np.testing.assert_allclose(here, there, atol=1e-4)
 
 

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from learnable.data import about_pairs, as_row, doubts, hold_out, load_pool, pool_identity, read, save_pool
 from learnable.data.formats import find_layout
-from learnable.data.pairs import answers_of, pair_of, pairs_of
+from learnable.data.pairs import answers_of, pairs_of
 from learnable.errors import DataError
 from learnable.types import Message
+from pairing import pair_of
 
 ASKED, SNOW, GRASS = "What colour is snow?", "White.", "Green."
 USER = {"role": "user", "content": ASKED}

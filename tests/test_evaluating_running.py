@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from asking import texts_of
 from learnable.errors import DataError, UsageError
 from learnable.evaluators import Completion, build_evaluator, completions, evaluate, judged, parse
 from learnable.evaluators.heldout import Heldout
@@ -207,7 +208,7 @@ def test_completions_are_the_models_answers(model, store):
     examples = toy_examples(4)
     found = completions(model, Length(), examples, store=store, label="answers")
     plain, asked = LanguageModel(model.ref), [example.messages[:1] for example in examples]
-    assert [one.text for one in found] == plain.generate(asked, max_new_tokens=8)
+    assert [one.text for one in found] == texts_of(plain, asked, max_new_tokens=8)
     frame = evaluate(model, Length(), examples, store=store, label="graded")
     assert frame["answer"].to_list() == [one.text for one in found]
     evaluate(model, Length(max_new_tokens=9), examples, store=store, label="longer answers are others")

@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
+from asking import texts_of
 from learnable.errors import ModelError, UsageError
 from learnable.models import decoding, language_model
 from learnable.models.decoding import Draws, nucleus
@@ -175,12 +176,12 @@ def test_answers_outside_only_are_left_out_and_the_batches_stay(model, prompts, 
 def test_sampling_depends_on_the_seed_alone(model):
     options = {"max_new_tokens": 8, "temperature": 1.0}
     seeds = range(len(QUESTIONS))
-    together = model.generate(QUESTIONS, seeds=seeds, **options)
-    alone = [model.generate([q], seeds=[s], **options)[0] for q, s in zip(QUESTIONS, seeds, strict=True)]
+    together = texts_of(model, QUESTIONS, seeds=seeds, **options)
+    alone = [texts_of(model, [q], seeds=[s], **options)[0] for q, s in zip(QUESTIONS, seeds, strict=True)]
     assert together == alone
-    assert together != model.generate(QUESTIONS, seeds=range(50, 50 + len(QUESTIONS)), **options)
-    assert model.generate(QUESTIONS, seeds=seeds, top_p=1e-6, **options) == model.generate(
-        QUESTIONS, max_new_tokens=8
+    assert together != texts_of(model, QUESTIONS, seeds=range(50, 50 + len(QUESTIONS)), **options)
+    assert texts_of(model, QUESTIONS, seeds=seeds, top_p=1e-6, **options) == texts_of(
+        model, QUESTIONS, max_new_tokens=8
     )
 
 
@@ -210,10 +211,10 @@ def test_an_adapter_changes_the_answers_and_only_within_its_block(tiny, tmp_path
     other = LanguageModel(ModelRef(name=str(tiny), dtype="float32", device="cpu"))
     peft.get_peft_model(other.network, config).save_pretrained(tmp_path)
     with model.adapter(tmp_path):
-        worn = model.generate(QUESTIONS, max_new_tokens=12)
-        assert worn == [model.generate([question], max_new_tokens=12)[0] for question in QUESTIONS]
+        worn = texts_of(model, QUESTIONS, max_new_tokens=12)
+        assert worn == [texts_of(model, [question], max_new_tokens=12)[0] for question in QUESTIONS]
     assert worn != one_by_one
-    assert model.generate(QUESTIONS, max_new_tokens=12) == one_by_one
+    assert texts_of(model, QUESTIONS, max_new_tokens=12) == one_by_one
 
 
 def test_states_of_last_tokens_come_to_the_head_in_one_piece(model):
@@ -221,7 +222,7 @@ def test_states_of_last_tokens_come_to_the_head_in_one_piece(model):
     seen = []
     head = model.network.get_output_embeddings()
     handle = head.register_forward_hook(lambda _, states, __: seen.append(states[0].is_contiguous()))
-    model.generate(QUESTIONS, max_new_tokens=2)
+    texts_of(model, QUESTIONS, max_new_tokens=2)
     handle.remove()
     assert seen
     assert all(seen)

@@ -22,8 +22,8 @@ from learnable.scorers import LESS
 from learnable.scorers.loss import Loss
 from learnable.settings import Tuning
 from learnable.testing import tiny_model, toy_examples
-from learnable.training import fine_tune, kept_epochs, target_gradients
-from learnable.training.epochs import AdamAdjusted, Moments
+from learnable.training import fine_tune, target_gradients
+from learnable.training.epochs import AdamAdjusted, Moments, kept_epochs
 from learnable.training.gradients import Products, Squares, parameter_names, take_gradients
 from learnable.types import Example, ModelRef
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM
 
+from asking import vectors_of
 from learnable.errors import ModelError
 from learnable.models import attention, losses, packing
 from learnable.models.language_model import LanguageModel
@@ -173,39 +174,40 @@ def test_later_tokens_weigh_more_in_a_vector(model):
         truncated=False,
     )
     one, two, three = last_states(model.network, [11, 12, 13])
-    np.testing.assert_allclose(model.embed([example])[0], (one + 2 * two + 3 * three) / 6, atol=1e-6)
+    np.testing.assert_allclose(vectors_of(model, [example])[0], (one + 2 * two + 3 * three) / 6, atol=1e-6)
 
 
 @pytest.mark.parametrize("size", [1, 4, 15])
 def test_vectors_do_not_depend_on_the_batch(model, rendered, size):
-    alone = np.concatenate([model.embed([example]) for example in rendered])
+    alone = np.concatenate([vectors_of(model, [example]) for example in rendered])
     assert (alone.shape, alone.dtype) == ((15, model.network.config.hidden_size), np.float32)
-    np.testing.assert_allclose(batched(model.embed, rendered, size), alone, atol=1e-5)
+    np.testing.assert_allclose(
+        batched(lambda rows: vectors_of(model, rows), rendered, size), alone, atol=1e-5
+    )
 
 
 def test_vectors_do_not_depend_on_the_order(model, rendered):
     order = np.random.default_rng(0).permutation(len(rendered))
-    shuffled = model.embed([rendered[position] for position in order])
-    np.testing.assert_allclose(shuffled, model.embed(rendered)[order], atol=1e-5)
+    shuffled = vectors_of(model, [rendered[position] for position in order])
+    np.testing.assert_allclose(shuffled, vectors_of(model, rendered)[order], atol=1e-5)
 
 
 def test_vectors_of_different_texts_differ(model, rendered):
-    found = model.embed(rendered)
+    found = vectors_of(model, rendered)
     assert len(np.unique(found.round(4), axis=0)) == len(rendered)
 
 
-@pytest.mark.parametrize("measure", ["token_nll", "embed"])
-def test_tokens_and_vectors_too_big_for_the_gpu_are_halved(model, rendered, monkeypatch, measure):
-    name = {"token_nll": "batch_token_nll", "embed": "batch_embeddings"}[measure]
-    whole, expected = getattr(losses, name), getattr(model, measure)(rendered)
+@pytest.mark.parametrize("name", ["batch_token_nll", "batch_embeddings"])
+def test_tokens_and_vectors_too_big_for_the_gpu_are_halved(model, rendered, name):
+    whole = getattr(losses, name)
+    expected = model.begin(whole, rendered)()
 
     def small_gpu(network, batch, layout):
         if len(batch) > 4:
             raise torch.cuda.OutOfMemoryError("no room")
         return whole(network, batch, layout)
 
-    monkeypatch.setattr(f"learnable.models.language_model.{name}", small_gpu)
-    found = getattr(model, measure)(rendered)
+    found = model.begin(small_gpu, rendered)()
     assert len(found) == len(expected)
     for mine, theirs in zip(found, expected, strict=True):
         np.testing.assert_allclose(mine, theirs, atol=1e-5)

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 
 from learnable.measures import (
     COLUMNS,
-    MEASURES,
     answers_alone,
     column,
     end_of_turn,
@@ -29,6 +28,7 @@ from learnable.measures import (
     planned,
     take,
 )
+from learnable.measures.kinds import MEASURES
 from learnable.models.language_model import LanguageModel
 from learnable.models.rendering import Renderer
 from learnable.runs.store import Store

@@ -12,7 +12,7 @@ from learnable.errors import StoreError, UsageError
 from learnable.merging import AverageMerger
 from learnable.settings import Loading, Reference
 from learnable.testing import toy_examples, write_messages
-from learnable.training import Merged
+from learnable.training.merging import Merged
 
 HOW = Reference(epochs=2, batch_size=4, rank=2, learning_rate=1e-2)
 

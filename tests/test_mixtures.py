@@ -15,9 +15,9 @@ from learnable.models.rendering import Renderer
 from learnable.proportions import Proportions, Schedule
 from learnable.settings import Reference, Tuning
 from learnable.testing import toy_examples, write_messages
-from learnable.training import Mixed, checkpoints, fine_tune
+from learnable.training import checkpoints, fine_tune
 from learnable.training.loop import Loop
-from learnable.training.mixtures import ADO, MixedBatches, floored
+from learnable.training.mixtures import ADO, Mixed, MixedBatches, floored
 from learnable.training.power_law import PowerLaw, fit, smoothed
 from learnable.types import ModelRef
 

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import DPOConfig, DPOTrainer
 from trl.trainer.utils import add_fused_lm_head
 
-from learnable.data.pairs import answers_of, pair_of
+from learnable.data.pairs import answers_of
 from learnable.errors import DataError, TrainError, UsageError
 from learnable.models.language_model import LanguageModel
 from learnable.models.packing import padded
@@ -29,6 +29,7 @@ from learnable.training.batches import batch_of, inputs_of
 from learnable.training.loop import Loop
 from learnable.training.loss import response_nll
 from learnable.types import Message, ModelRef
+from pairing import pair_of
 
 TUNING = Tuning(learning_rate=1e-2, batch_size=4, rank=4)
 

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 from scipy.stats import spearmanr
 
-from learnable.data.pairs import answers_of, pair_of
+from learnable.data.pairs import answers_of
 from learnable.errors import DataError, UsageError
 from learnable.evaluators import Evaluation
 from learnable.evaluators.heldout import Heldout
@@ -36,6 +36,7 @@ from learnable.runs.store import Store
 from learnable.settings import Tuning
 from learnable.testing import toy_examples
 from learnable.types import ModelRef, Rendered
+from pairing import pair_of
 
 
 def answer(name, response_tokens, tokens=None):

@@ -19,7 +19,8 @@ from learnable.recipes.lobass import CHOICE, REFERENCE, ByLearnability, TrimmedR
 from learnable.runs.store import Store
 from learnable.settings import Loading, Reference, Tuning, WarmUp, told
 from learnable.testing import toy_examples, write_messages
-from learnable.training import fine_tuning, read_reference, train_reference
+from learnable.training import fine_tuning, read_reference
+from learnable.training.reference import train_reference
 from learnable.types import ModelRef, Rendered
 
 FAST = {"learning_rate": 1e-2, "batch_size": 4, "rank": 2}

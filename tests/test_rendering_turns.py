@@ -162,7 +162,7 @@ def test_what_counts_is_what_the_template_marks_but_for_its_own_headers(stock, n
     renderer, row = stock(name), example(*CALLING, tools=TOOLS)
     if name.startswith(WITHOUT_TOOLS):
         row = example(CALLING[0], CALLING[3])
-    marked = runs(renderer, *renderer.marked(row))
+    marked = runs(renderer, *renderer.chat.marked(row.messages, row.tools))
     ours = scored(renderer, row)
     assert len(ours) == len(marked)
     for mine, theirs in zip(map(letters, ours), map(letters, marked), strict=True):

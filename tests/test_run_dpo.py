@@ -9,6 +9,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from asking import texts_of
 from learnable import recipes
 from learnable.commands import report, train
 from learnable.commands.answer_lengths import AnswerLengths
@@ -117,7 +118,7 @@ def test_the_length_of_greedy_answers_is_that_of_the_model(ran, tiny):
     pairs = list(pairs_of(read([str(outcomes["pool"].folder / "heldout.jsonl")])))
     prompts = {prompt_key(pair, draw="lengths"): pair.prompt for pair in pairs}
     model = opened(ModelRef(name=str(tiny)))
-    texts = model.generate(list(prompts.values()), max_new_tokens=64)
+    texts = texts_of(model, list(prompts.values()), max_new_tokens=64)
     written = model.renderer.tokenizer(texts, add_special_tokens=False)["input_ids"]
     expected = dict(zip(prompts, map(len, written), strict=True))
     untuned = answers.filter(method="untuned")

@@ -2,11 +2,13 @@
 
 import json
 from importlib.util import find_spec
+from types import SimpleNamespace
 
 import polars as pl
 import pytest
 
-from learnable.commands.federated_arms import ClientTuning, Federating, counted, labels_of
+from learnable.commands.federated_arms import ClientTuning, FederatedTrainings, Federating, counted, labels_of
+from learnable.commands.network import Network
 from learnable.errors import DataError, UsageError
 from learnable.objects.rows import read
 from learnable.recipes import slora
@@ -70,6 +72,21 @@ def test_a_column_that_rows_lack_is_refused(rows, tmp_path):
     )
     with pytest.raises(DataError, match="1 of 2 rows have nothing in 'kind'"):
         labels_of(read(str(path)), "kind")
+
+
+def test_rows_are_divided_by_clusters_of_their_vectors(rows, tiny, tmp_path):
+    pytest.importorskip("faiss")
+    network = Network.of(str(tiny), Loading(dtype="float32", device="cpu"), max_length=128, dry_run=False)
+    known = read(rows)
+    labels = FederatedTrainings(
+        experiment=SimpleNamespace(network=network, store=tmp_path),
+        federating=Federating(clients=3, by="cluster"),
+        arms=(),
+        known=known,
+        rendered=network.rendered(known),
+    ).labels
+    assert len(labels) == 40
+    assert {*labels} == {"0", "1", "2"}
 
 
 def test_traffic_is_summed_over_rounds_and_averaged_over_clients():

@@ -26,21 +26,12 @@ from learnable.models.packing import padded
 from learnable.models.rendering import Renderer
 from learnable.settings import Loading, Reference, Tuning
 from learnable.testing import tiny_model, toy_examples, write_messages
-from learnable.training import (
-    LengthGroupedBatches,
-    assign_folds,
-    checkpoints,
-    fine_tune,
-    fine_tuning,
-    loss,
-    passes,
-    read_reference,
-    train_reference,
-)
+from learnable.training import checkpoints, fine_tune, fine_tuning, loss, passes, read_reference
 from learnable.training.adapters import trainable
 from learnable.training.batches import batch_of, inputs_of, pieces, share
 from learnable.training.loop import Loop, _height
-from learnable.training.samplers import length_grouped
+from learnable.training.reference import assign_folds, train_reference
+from learnable.training.samplers import LengthGroupedBatches, length_grouped
 from learnable.types import ModelRef
 
 FAST = Tuning(learning_rate=1e-2, batch_size=4, rank=4)

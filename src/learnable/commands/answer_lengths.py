@@ -3,21 +3,18 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import polars as pl
 
 from learnable.commands.network import Network
 from learnable.data import prompt_key
+from learnable.deferred import models
 from learnable.diversifiers.drawing import Drawing
 from learnable.experiments.run import Look
 from learnable.runs.price import Price
 from learnable.runs.store import Store
 from learnable.settings import Sampling
 from learnable.types import Message, Pair
-
-if TYPE_CHECKING:
-    from learnable.models.language_model import LanguageModel
 
 NEW_TOKENS = 64
 """Most tokens of an answer; a longer one is cut off, and counts as so many."""
@@ -46,7 +43,7 @@ class AnswerLengths:
         prompts = list(self.prompts.values())
         return network.writing(len(prompts), new_tokens=NEW_TOKENS, prompts=prompts)
 
-    def look(self, model: "LanguageModel", _: pl.DataFrame) -> pl.DataFrame:
+    def look(self, model: "models.LanguageModel", _: pl.DataFrame) -> pl.DataFrame:
         """Return ``id`` of each prompt, ``answer_tokens``, and whether the answer ``finished``."""
         sampling = Sampling(temperature=0.0, top_p=1.0, max_new_tokens=NEW_TOKENS)
         draw = Drawing(generator=model, sampling=sampling, store=Store(self.store))

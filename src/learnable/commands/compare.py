@@ -217,12 +217,9 @@ class _Comparison:
         return sum([network.evaluations(self.experiment.evaluations)] * (1 + chosen + whole), price)
 
     def work(self, folder: Path) -> Finished:
-        from learnable.models.rendering import Renderer
-
         network = self.experiment.network
-        renderer = Renderer.of(network.ref)
         rendered = network.rendered(self.experiment.data.rows)
-        alone = answers_alone(rendered, header=renderer.answer_header)
+        alone = answers_alone(rendered, header=network.renderer.answer_header)
         pool_tokens = sum(len(each.ids) for each in rendered)
         budgets = [_in_tokens(Budget.parse(text), pool_tokens) for text in self.budgets]
         scored = score_methods(

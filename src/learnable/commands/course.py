@@ -13,6 +13,7 @@ from learnable import diversifiers
 from learnable.data import read_made
 from learnable.data.decontamination import SPAN
 from learnable.data.overlap import contamination
+from learnable.deferred import models
 from learnable.errors import ModelError, UsageError
 from learnable.evaluators import Evaluation, Specification, build_evaluator, parse
 from learnable.mixing import Material, Mixing
@@ -127,8 +128,6 @@ def write_rows(examples: Sequence[Example], path: Path) -> None:
 
 def instruction_map(course: Course) -> tuple[pl.DataFrame, dict[str, dict[str, float]]]:
     """Return instructions and questions of the buffer as points of a map, and how diverse each kind is."""
-    from learnable.models.static_embedding import StaticEmbedder
-
     task = diversifiers.find_instructions(course.task)
     unseen = (
         diversifiers.find_instructions(course.tests.unseen, where=task.where).distinct
@@ -146,7 +145,7 @@ def instruction_map(course: Course) -> tuple[pl.DataFrame, dict[str, dict[str, f
     lines = [(name, text) for name, found in texts.items() for text in found]
     frame = pl.DataFrame(lines, schema={"kind": pl.String, "text": pl.String}, orient="row")
     try:
-        embedder = StaticEmbedder()
+        embedder = models.StaticEmbedder()
     except ModelError as error:
         say(f"no map of the instructions: {error}")
         return frame, {}

@@ -14,6 +14,7 @@ from learnable import diversifiers
 from learnable.commands.inputs import look_up, pool_of
 from learnable.commands.network import Network, to_fetch
 from learnable.commands.options import DryRun, Flat, Short
+from learnable.deferred import models
 from learnable.diversifiers import Avoided, Drawing
 from learnable.errors import DataError, ModelError, StoreError, UsageError
 from learnable.evaluators import EVALUATORS, build_evaluator, parse
@@ -255,13 +256,13 @@ def _writer(
     look_up(ref.name, loading)
     awaits = partial(to_fetch, ref)
     if generator is not None:
-        from learnable.models.vllm_generator import VllmGenerator, vllm_key
-
-        how: dict[str, Any] = {"identity": lambda: vllm_key(ref), "load": lambda: VllmGenerator(ref)}
+        vllm = models.vllm_generator
+        how: dict[str, Any] = {
+            "identity": lambda: vllm.vllm_key(ref),
+            "load": lambda: vllm.VllmGenerator(ref),
+        }
         return _Writer(name=generator, awaits=awaits, **how)
-    from learnable.models.source import identify
-
-    how = {"identity": lambda: identify(pinned(ref, on=on)), "load": lambda: opened(ref, on=on)}
+    how = {"identity": lambda: models.identify(pinned(ref, on=on)), "load": lambda: opened(ref, on=on)}
     return _Writer(name=model, awaits=awaits, ref=ref, **how)
 
 
@@ -370,9 +371,7 @@ def _written(
 
 def _diversities(given: Sequence[Example], kept: Sequence[Example], folder: Path) -> dict[str, str]:
     """Write figures and a map of what was varied, before and after; return the figures in words."""
-    from learnable.models.static_embedding import StaticEmbedder
-
-    embedder = StaticEmbedder()
+    embedder = models.StaticEmbedder()
     figures, maps, words = [], [], {}
     for what, sides in _varied(given, kept).items():
         texts = [text for side in sides.values() for text in side]

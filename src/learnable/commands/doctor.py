@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import numpy as np
 import polars as pl
@@ -12,15 +12,12 @@ from numpy.typing import NDArray
 from learnable import data as rows
 from learnable.commands.inputs import look_up
 from learnable.commands.options import Flat, ModelName
+from learnable.deferred import diagnosis, models
 from learnable.errors import UsageError
 from learnable.objects.given import compared_with, length_limit, pinned
 from learnable.runs.progress import say
 from learnable.settings import Loading, Reading
 from learnable.types import Example, ModelRef, Rendered
-
-if TYPE_CHECKING:
-    from learnable.diagnosis.checks import CheckResult
-    from learnable.models.language_model import LanguageModel
 
 LONGEST, EXAMPLES = 512, 8
 
@@ -32,7 +29,7 @@ class Diagnosis:
     model: str
     machine: Mapping[str, str]
     rows: int
-    checks: tuple["CheckResult", ...]
+    checks: tuple["diagnosis.checks.CheckResult", ...]
 
     @property
     def healthy(self) -> bool:
@@ -76,18 +73,14 @@ def doctor(
         n: How many rows of the data, from the shortest to the longest; 8 when not given.
         max_length: Longest row in tokens; 512 or the model's own limit when not given.
     """
-    from learnable.diagnosis.checks import machine_facts, threads_check
-    from learnable.diagnosis.templates import template_checks
-    from learnable.models.rendering import Renderer
-
     ref = ModelRef(name=model, **asdict(loading))
     longest = min(length_limit(ref, None), LONGEST) if max_length is None else length_limit(ref, max_length)
     look_up(reference, loading, reference=True)
     examples = _chosen(data, reading, n)
-    machine, ref = machine_facts(ref), pinned(ref)
+    machine, ref = diagnosis.checks.machine_facts(ref), pinned(ref)
     say(f"checking the chat template of {model} on {len(examples)} conversations")
-    renderer = Renderer.of(ref)
-    checks = [threads_check(), *template_checks(renderer, examples)]
+    renderer = models.Renderer.of(ref)
+    checks = [diagnosis.checks.threads_check(), *diagnosis.templates.template_checks(renderer, examples)]
     rendered = renderer.render(examples, max_length=longest, skip_refused=True)
     usable = [row for row in rendered if row.mask.any()]
     checks += _loss_checks(ref, usable, reference)
@@ -102,9 +95,7 @@ def _chosen(data: list[str] | None, reading: Reading, n: int | None) -> list[Exa
                 "n and settings of reading have no effect on the built-in conversations",
                 hint="give files: learnable doctor DATA",
             )
-        from learnable.models.conversations import CONVERSATIONS
-
-        return list(CONVERSATIONS)
+        return list(models.conversations.CONVERSATIONS)
     if n is not None and n < 2:
         raise UsageError(f"n is {n}, and batches are compared on at least 2 rows")
     pool = rows.read(data, **asdict(reading))
@@ -115,51 +106,50 @@ def _chosen(data: list[str] | None, reading: Reading, n: int | None) -> list[Exa
     return list(replace(pool, conversations=pool.examples[order.gather(spread)].lazy()).iter_examples())
 
 
-def _loss_checks(ref: ModelRef, rendered: Sequence[Rendered], reference: str | None) -> "list[CheckResult]":
-    from learnable.diagnosis.batch_budget import budget_check
-    from learnable.diagnosis.checks import guarded, wrong
-    from learnable.diagnosis.losses import dtype_check, loss_checks
-    from learnable.models.language_model import LanguageModel
-
+def _loss_checks(
+    ref: ModelRef, rendered: Sequence[Rendered], reference: str | None
+) -> "list[diagnosis.checks.CheckResult]":
     if len(rendered) < 2:
         found = f"not checked: {len(rendered)} rows have a response within the length limit, and 2 are needed"
-        return [wrong("losses", found, "see the lines above; give other rows, or a higher --max-length")]
+        return [
+            diagnosis.checks.wrong(
+                "losses", found, "see the lines above; give other rows, or a higher --max-length"
+            )
+        ]
 
-    def looked_at(model: LanguageModel) -> "Iterator[CheckResult]":
+    def looked_at(model: "models.LanguageModel") -> "Iterator[diagnosis.checks.CheckResult]":
         say("timing batches")
-        yield budget_check(model, rendered)
+        yield diagnosis.batch_budget.budget_check(model, rendered)
         say(f"comparing losses on {len(rendered)} rows")
-        yield from loss_checks(model, rendered)
+        yield from diagnosis.losses.loss_checks(model, rendered)
 
     say(f"loading {ref.name}")
-    model = LanguageModel(ref)
-    checks = guarded("losses", looked_at(model))
+    model = models.LanguageModel(ref)
+    checks = diagnosis.checks.guarded("losses", looked_at(model))
     if checks[-1].name == "losses":  # there are none, so there is nothing else to look at
         return checks
     nll, dtype = model.nll(rendered), model.dtype
     if reference is not None:
         say(f"comparing with the reference {reference}")
-        checks += guarded("reference", _reference_checks(model, nll, rendered, reference))
+        checks += diagnosis.checks.guarded("reference", _reference_checks(model, nll, rendered, reference))
     del model  # two of them may not fit the memory
     if dtype != "float32":
         say("loading it in float32")
-        checks += guarded("dtype", dtype_check(ref, rendered, nll))
+        checks += diagnosis.checks.guarded("dtype", diagnosis.losses.dtype_check(ref, rendered, nll))
     return checks
 
 
 def _reference_checks(
-    model: "LanguageModel",
+    model: "models.LanguageModel",
     nll: NDArray[np.float64],
     rendered: Sequence[Rendered],
     reference: str,
-) -> "Iterator[CheckResult]":
-    from learnable.diagnosis.losses import adapter_check, whole_model_check
-
+) -> "Iterator[diagnosis.checks.CheckResult]":
     parts = compared_with(reference, model.ref).models.parts
     for number, part in enumerate(parts, start=1):
         name = f"reference, part {number} of {len(parts)}" if len(parts) > 1 else "reference"
         if part.kind == "adapter":
-            yield adapter_check(model, rendered, Path(part.name), name)
+            yield diagnosis.losses.adapter_check(model, rendered, Path(part.name), name)
         else:
             whole = replace(model.ref, name=part.name, revision=None)
-            yield whole_model_check(whole, model.renderer.vocabulary, nll, rendered, name)
+            yield diagnosis.losses.whole_model_check(whole, model.renderer.vocabulary, nll, rendered, name)

@@ -1,7 +1,6 @@
 """``learnable evaluate``: how good a model is, on local data."""
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -52,7 +51,8 @@ def evaluate(
     if not network.awaits:
         inputs["model"] = network.identity
         if adapter is not None:
-            worn, kind, inputs["adapter"] = given_part(adapter, network.ref)
+            place, kind, inputs["adapter"] = given_part(adapter, network.ref)
+            worn = Path(place)
             if kind != "adapter":
                 raise ModelError(
                     f"{adapter} is a whole model, not an adapter",
@@ -61,7 +61,7 @@ def evaluate(
 
     def work(folder: Path) -> Finished:
         opened = network.open()
-        with opened.adapter(Path(worn)) if worn is not None else nullcontext():
+        with opened.adapter(worn):
             grades = graded_all(opened, asked, store=Store(Path(store)), max_length=network.longest)
         write_frame(grades, folder / "results.parquet")
         return Finished(facts={"model": model, "adapter": adapter, **_summaries(asked, grades)})

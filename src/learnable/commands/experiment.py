@@ -12,6 +12,7 @@ import polars as pl
 from learnable.commands.inputs import Loaded, pool_of
 from learnable.commands.network import Network
 from learnable.commands.options import MaxLength, ModelName
+from learnable.deferred import training
 from learnable.evaluators import Evaluation
 from learnable.experiments import Arm, SelectionCost, arm_table, measured_by, run_arms
 from learnable.experiments.run import ArmRun, Look
@@ -213,10 +214,8 @@ def write_frames(frames: Mapping[str, pl.DataFrame], folder: Path, *, arm: str =
 
 def keep_model(arm: Arm, trained: Path, folder: Path) -> None:
     """Write the model of an arm whole, loadable by plain transformers."""
-    from learnable.training import save_whole
-
     if arm.tuning.method == "lora":
-        save_whole(arm.base, trained, folder)
+        training.save_whole(arm.base, trained, folder)
         return
     with replacing(folder) as part:
         shutil.copytree(trained, part, ignore=shutil.ignore_patterns("training.json"))

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from learnable import data as rows
 from learnable import explorer as exploring
+from learnable.deferred import models
 from learnable.errors import StoreError, UsageError
 from learnable.explorer import Sheet
 from learnable.objects.given import finished
@@ -158,7 +159,5 @@ def _vectors(
             f"a map of word vectors needs the texts, and {scored.folder} knows losses only",
             hint="leave --map out",
         )
-    from learnable.models.static_embedding import StaticEmbedder
-
     texts = pl.col("messages").list.eval(pl.element().struct.field("content").fill_null("")).list.join("\n")
-    return StaticEmbedder().embed_texts(pool.select(texts).to_series().to_list()), "wordllama"
+    return models.StaticEmbedder().embed_texts(pool.select(texts).to_series().to_list()), "wordllama"

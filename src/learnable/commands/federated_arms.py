@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import polars as pl
 
 from learnable.commands.experiment import Experiment
 from learnable.commands.options import Confidence, Listed
+from learnable.deferred import training
 from learnable.errors import DataError, UsageError
 from learnable.experiments import UNTUNED, Arm, check_settings
 from learnable.experiments.run import train_arms
@@ -37,9 +38,6 @@ from learnable.runs.store import Store
 from learnable.selectors.vectors import clusters_of
 from learnable.settings import Tuning
 from learnable.types import Rendered
-
-if TYPE_CHECKING:
-    from learnable.training import Trained
 
 SOURCE, CLUSTER = "source", "cluster"
 """What ``--by`` takes beside the name of a column."""
@@ -179,8 +177,6 @@ class FederatedTrainings:
 
     def trained(self) -> tuple[list[Arm], list[pl.DataFrame], list[pl.DataFrame], int]:
         """Train what is not trained yet; return the arms, the lines of rounds and of energy, and the tokens of this run."""
-        from learnable.training.federated import ENERGY, ROUNDS, is_whole
-
         # Graded in float32: a change that is less than half a unit of bfloat16 would be lost.
         exact = replace(self.experiment.network.ref, dtype="float32")
         tuning, rounds, energy = self.experiment.tuning, list[pl.DataFrame](), list[pl.DataFrame]()
@@ -201,27 +197,24 @@ class FederatedTrainings:
         arms += [replace(arm, base=exact, given=each) for arm, each in zip(central, done, strict=True)]
         for seed, label, trained in self._federations():
             arm = next(each for each in self.arms if each.label == label)
-            own = replace(central[seed].tuning, method="full" if is_whole(arm) else "lora")
+            own = replace(central[seed].tuning, method="full" if training.federated.is_whole(arm) else "lora")
             arms.append(replace(central[seed], label=label, base=exact, tuning=own, given=trained))
             tokens += trained.tokens if trained.ran else 0
             names = [pl.lit(label).alias("arm"), pl.lit(seed).alias("seed"), pl.all()]
-            rounds.append(pl.read_parquet(trained.folder / ROUNDS).select(names))
-            energy.append(pl.read_parquet(trained.folder / ENERGY).select(names))
+            rounds.append(pl.read_parquet(trained.folder / training.federated.ROUNDS).select(names))
+            energy.append(pl.read_parquet(trained.folder / training.federated.ENERGY).select(names))
         return arms, rounds, energy, tokens
 
-    def _federations(self) -> "Sequence[tuple[int, str, Trained]]":
-        from learnable.models.rendering import Renderer
-        from learnable.training import Trained
-        from learnable.training.federated import Agreement, LocalTraining, federate_rounds
-
-        ref, longest = self.experiment.network.ref, self.experiment.network.longest
-        identity = [self.experiment.network.identity, Renderer.of(ref).key, longest, ref.dtype]
+    def _federations(self) -> "Sequence[tuple[int, str, training.Trained]]":
+        network = self.experiment.network
+        ref, longest = network.ref, network.longest
+        identity = [network.identity, network.renderer.key, longest, ref.dtype]
         place, local = self.experiment.store / "federated", None
-        found = list[tuple[int, str, Trained]]()
+        found = list[tuple[int, str, training.Trained]]()
         for seed in range(self.federating.seeds):
             clients = [[self.rendered[number] for number in own] for own in self.split(seed)]
             for number, arm in enumerate(self.arms, start=1):
-                agreement = Agreement(
+                agreement = training.federated.Agreement(
                     arm=replace(arm, label=""),
                     rounds=self.federating.rounds,
                     tuning=replace(self.experiment.tuning, seed=seed),
@@ -230,10 +223,12 @@ class FederatedTrainings:
                 )
                 ids = [sorted(row.id for row in own) for own in clients]
                 name = fingerprint([*identity, asdict(agreement), ids])[:16]
-                local = local or LocalTraining(ref)
+                local = local or training.federated.LocalTraining(ref)
                 label = f"federation {number} of {len(self.arms)}: {arm.label}, seed {seed}"
                 with locked(place / f"{name}.lock"):
-                    done = federate_rounds(local, clients, agreement, place / name, label=label)
+                    done = training.federated.federate_rounds(
+                        local, clients, agreement, place / name, label=label
+                    )
                 found.append((seed, arm.label, done))
         return found
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import polars as pl
 
@@ -23,6 +23,7 @@ from learnable.commands.own_answers import (
     warnings_of,
 )
 from learnable.commands.preferred import PREFERRED, Preferred, distances, far, preferences
+from learnable.deferred import models, training
 from learnable.errors import UsageError
 from learnable.evaluators import Evaluation, evaluations_of
 from learnable.experiments import UNTUNED, Arm, arm_table, check_settings, measured_by
@@ -34,9 +35,6 @@ from learnable.runs.price import Price
 from learnable.runs.step import Finished, Step
 from learnable.settings import Sampling, Tuning
 from learnable.types import Example
-
-if TYPE_CHECKING:
-    from learnable.training import Trained
 
 Loss = Literal["sigmoid", "hinge", "linear"]
 SFT, CONTINUED, SPIN, IRFT = "sft", "sft continued", "spin", "irft"
@@ -162,13 +160,10 @@ def imitate(begun: Begun, *, imitating: Imitating, sft: Tuning, tuning: Tuning) 
 
 
 def _check_template(network: Network) -> None:
-    from learnable.models.rendering import Renderer
-    from learnable.models.templates import template_hint
-
-    if Renderer.of(network.ref).uses_default_template:
+    if network.renderer.uses_default_template:
         raise UsageError(
             f"{network.ref.name} brings no chat template: where its own answers end would be a guess",
-            hint=template_hint(),
+            hint=models.templates.template_hint(),
         )
 
 
@@ -331,13 +326,9 @@ class _Imitation:
 
     def of(self, seed: int) -> SeedArms:
         """Train all arms of a seed: the start, the stages, and plain fine-tuning on as many tokens."""
-        from learnable.models.rendering import Renderer
-
         experiment, imitating = self.experiment, self.imitating
         network, tuning = experiment.network, replace(experiment.tuning, seed=seed)
-        taught = render_rows(
-            Renderer.of(network.ref), self.taught, max_length=network.longest, most_refused=0.0
-        )
+        taught = render_rows(network.renderer, self.taught, max_length=network.longest, most_refused=0.0)
         plain = partial(train_from, network=network, store=experiment.store)
         arm = partial(Arm, seed=seed, base=network.ref, tuning=tuning)
         start: Place = (network.ref, None)
@@ -383,7 +374,7 @@ class _Imitation:
         )
 
 
-def _counts(trained: "Trained | None" = None, stages: pl.DataFrame | None = None) -> dict[str, int]:
+def _counts(trained: "training.Trained | None" = None, stages: pl.DataFrame | None = None) -> dict[str, int]:
     """Return the columns of an arm: tokens that it was trained on and that it generated for that, and its stages."""
     return {
         "trained_tokens": trained.tokens if trained else 0,

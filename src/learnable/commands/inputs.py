@@ -6,6 +6,7 @@ from pathlib import Path
 
 from learnable import data as rows
 from learnable.commands.load import HELDOUT, load
+from learnable.deferred import models
 from learnable.errors import UsageError
 from learnable.evaluators import Evaluation, evaluations_of, wants_heldout
 from learnable.objects.given import finished, is_step
@@ -95,13 +96,11 @@ def look_up(name: str | None, loading: Loading, *, reference: bool = False) -> N
     """
     if name is None:
         return
-    from learnable.models import source
-
     if reference and is_step(name):
         finished(name, "train")
         return
     loading = replace(loading, revision=None) if reference else loading
-    source.look_up(ModelRef(name=name, **asdict(loading)), adapter=reference)
+    models.source.look_up(ModelRef(name=name, **asdict(loading)), adapter=reference)
 
 
 def trusted_of(reference: Reference, output: str, *, dry_run: bool) -> Loaded | None:

@@ -363,7 +363,10 @@ class Search:
         found = []
         models = list(self.models.values())
         local = [each for each in models if isinstance(each, LocalTexts)]
-        if len({each.renderer.vocabulary for each in local}) > 1 or len(local) not in (0, len(models)):
+        if len({each.network.renderer.vocabulary for each in local}) > 1 or len(local) not in (
+            0,
+            len(models),
+        ):
             found.append(
                 "model and reference have other tokenizers: z and top have no unit and can be compared, sums cannot"
             )

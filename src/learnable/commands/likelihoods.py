@@ -3,13 +3,14 @@
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import polars as pl
 
 from learnable.commands.network import SAMPLE, Network
+from learnable.deferred import models
 from learnable.errors import ModelError
 from learnable.evaluators import Completion
 from learnable.measures import Found, fill, known, measure_of, take
@@ -21,10 +22,6 @@ from learnable.runs.store import Store
 from learnable.servers import GIVE_UP, Reply, ServerGenerator
 from learnable.settings import Loading, Sampling
 from learnable.types import Measure, Rendered
-
-if TYPE_CHECKING:
-    from learnable.models.language_model import LanguageModel
-    from learnable.models.rendering import Renderer
 
 SERVER = "openai:"
 TOGETHER = 3
@@ -89,22 +86,13 @@ class LocalTexts:
     network: Network
     adapter: Path | None = None
     as_user: bool = False
-    _loaded: dict[str, "LanguageModel"] = field(default_factory=dict, repr=False, compare=False)
+    _loaded: dict[str, "models.LanguageModel"] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def identity(self) -> str:
         """Of its weights, with the adapter."""
-        from learnable.models.source import adapter_key
-
         base = self.network.identity
-        return base if self.adapter is None or not base else adapter_key(base, self.adapter)
-
-    @cached_property
-    def renderer(self) -> "Renderer":
-        """What makes its tokens."""
-        from learnable.models.rendering import Renderer
-
-        return Renderer.of(self.network.ref)
+        return base if self.adapter is None or not base else models.adapter_key(base, self.adapter)
 
     def exact(self) -> "LocalTexts":
         """Return it in float32."""
@@ -116,23 +104,20 @@ class LocalTexts:
         self._loaded.clear()
 
     @contextmanager
-    def _opened(self) -> Iterator["LanguageModel"]:
+    def _opened(self) -> Iterator["models.LanguageModel"]:
         model = self._loaded.get("model") or self._loaded.setdefault("model", self.network.open())
-        if self.adapter is None:
-            yield model
-            return
         with model.adapter(self.adapter):
             yield model
 
     def _rendered(self, texts: Mapping[str, Text]) -> list[Rendered]:
-        return self.renderer.render_texts(
+        return self.network.renderer.render_texts(
             [(identity, *text) for identity, text in texts.items()],
             max_length=self.network.longest,
             as_user=self.as_user,
         )
 
     def _measure(self) -> Measure:
-        rendering = self.renderer.key if self.as_user else self.renderer.vocabulary
+        rendering = self.network.renderer.key if self.as_user else self.network.renderer.vocabulary
         written = fingerprint(["texts", rendering, self.as_user])
         return measure_of(self.identity, rendering=written, max_length=self.network.longest)
 
@@ -161,29 +146,25 @@ class LocalTexts:
 
     def computed(self, groups: Sequence[Sequence[Text]]) -> tuple[int, int]:
         """Return how many tokens groups of texts have, and how many are left where beginnings are computed once."""
-        from learnable.models.packing import packed
-
         tokens = computed = 0
         for group in groups:
             rendered = self._rendered({_identity(text): text for text in group})
             tokens += sum(len(each.ids) for each in rendered)
-            computed += packed(rendered).computed
+            computed += models.packing.packed(rendered).computed
         return tokens, computed
 
     def completions(
         self, texts: Sequence[str], *, like: Sequence[str], store: Store, label: str
     ) -> list[Completion]:
         """Return what the model writes after texts, greedily, up to the end of the line and about as long as others."""
-        from learnable.models.generation import Asked
-
-        renderer = self.renderer
+        renderer = self.network.renderer
         (*_, line) = renderer.text_ids("\n").tolist()
         prompts = [renderer.text_ids(text) for text in texts]
         lengths = [_rounded(len(renderer.text_ids(each)) + 2) for each in like]
         room = self.network.longest
 
         def write(places: Sequence[int], new: int, missing: Collection[int]) -> Iterator[Found]:
-            asked = Asked(
+            asked = models.generation.Asked(
                 prompts=[prompts[place] for place in places],
                 sampling=Sampling(temperature=0.0, top_p=1.0, max_new_tokens=new),
                 stop_ids={*renderer.stop_ids, line},

@@ -4,12 +4,13 @@ import math
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from learnable.commands.network import to_fetch
 from learnable.commands.options import DryRun, Output
+from learnable.deferred import models, training
 from learnable.errors import UsageError
 from learnable.merging import Merger, SelectMerger, parse_merger, probabilities
 from learnable.objects.given import finished, is_step
@@ -18,9 +19,6 @@ from learnable.runs.price import Price
 from learnable.runs.records import Outcome
 from learnable.runs.step import Finished, Step, run
 from learnable.types import ModelRef
-
-if TYPE_CHECKING:
-    from learnable.training import Merged
 
 LOW_COSINE = 0.2
 """Between changes: below, the models did not go the same way, and what lies between them may be no model."""
@@ -70,11 +68,9 @@ def merge(
     folders, awaits = [trained_model(name) for name in models], to_fetch(ref) if dry_run else []
 
     def work(folder: Path) -> Finished:
-        from learnable.training import Base, copies_of, merge_copies
-
-        base_model, kept = Base.of(ref), None if dtype == "base" else dtype
-        copies = copies_of(base_model, folders)
-        seen = merge_copies(base_model, copies, folder, merger=merger, dtype=kept, rank=rank)
+        base_model, kept = training.Base.of(ref), None if dtype == "base" else dtype
+        copies = training.copies_of(base_model, folders)
+        seen = training.merge_copies(base_model, copies, folder, merger=merger, dtype=kept, rank=rank)
         return Finished(facts={"base": ref.name, "models": models, "by": by, **figures(seen, models, merger)})
 
     step = Step(
@@ -101,9 +97,7 @@ def trained_model(name: str) -> str:
         return name
     if finished(name, "train", "merge").verb == "merge":
         return name
-    from learnable.training import read_reference
-
-    parts = read_reference(Path(name)).parts
+    parts = training.read_reference(Path(name)).parts
     if len(parts) > 1:
         raise UsageError(
             f"{name} holds {len(parts)} models, each of other rows", hint="train it with --folds 0"
@@ -113,16 +107,18 @@ def trained_model(name: str) -> str:
 
 def identities(base: ModelRef, folders: Sequence[str]) -> dict[str, str]:
     """Return what tells a base and the models that were trained from it from others."""
-    from learnable.models.source import adapter_key, identity, is_adapter, locate
-
-    found = {"base": identity(locate(base), "")}
+    found = {"base": models.source.identity(models.locate(base), "")}
     for number, name in enumerate(folders, start=1):
-        folder = locate(ModelRef(name=name), adapter=True)
-        found[f"model {number}"] = adapter_key("", folder) if is_adapter(folder) else identity(folder, "")
+        folder = models.locate(ModelRef(name=name), adapter=True)
+        found[f"model {number}"] = (
+            models.adapter_key("", folder)
+            if models.is_adapter(folder)
+            else models.source.identity(folder, "")
+        )
     return found
 
 
-def figures(merged: "Merged", names: Sequence[str], merger: Merger) -> dict[str, Any]:
+def figures(merged: "training.merging.Merged", names: Sequence[str], merger: Merger) -> dict[str, Any]:
     """Return what was seen in a merge as it is shown, with what is to be known before it is used."""
     cosines = [
         (merged.cosines[one][other], (one, other)) for one, other in combinations(range(len(names)), 2)
@@ -165,8 +161,6 @@ def figures(merged: "Merged", names: Sequence[str], merger: Merger) -> dict[str,
 
 def _price(ref: ModelRef, models: int, dtype: str, rank: int | None) -> Price:
     """Return the memory and disk that a merge takes."""
-    from learnable.training import Base
-
-    base = Base.of(ref)
+    base = training.Base.of(ref)
     counts, sizes = zip(*base.sizes(dtype).values(), strict=True)
     return Price(peak_gib=4 * (models + 1) * max(counts) / GIB, disk_gib=0.0 if rank else sum(sizes) / GIB)

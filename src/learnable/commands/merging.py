@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -11,6 +11,7 @@ import polars as pl
 from learnable.commands.experiment import Begun, Experiment, items_said, write_frames
 from learnable.commands.merge import figures
 from learnable.commands.order import Ordered, losses_by_order, slope_facts
+from learnable.deferred import training
 from learnable.errors import UsageError
 from learnable.experiments import UNTUNED, Arm, check_settings, measured_by, slopes_of
 from learnable.experiments.run import ArmRun, place_of, train_arms
@@ -23,9 +24,6 @@ from learnable.runs.progress import say
 from learnable.runs.step import Finished, Step
 from learnable.runs.store import Store
 from learnable.settings import Tuning
-
-if TYPE_CHECKING:
-    from learnable.training import Trained
 
 MERGED = ("select", "average", "noise")
 AVERAGE = "average"
@@ -197,18 +195,16 @@ class _Merging:
         }
 
     def _merged(
-        self, copies: Sequence[Arm], done: "Sequence[Trained]", folder: Path
+        self, copies: Sequence[Arm], done: "Sequence[training.Trained]", folder: Path
     ) -> tuple[list[Arm], pl.DataFrame, list[str]]:
         """Merge each seed's models by each merger; return all arms in float32, figures, and what is to be known."""
-        from learnable.training import Base, Trained, copies_of, merge_copies
-
         exact, store = replace(self.experiment.network.ref, dtype="float32"), self.experiment.store
-        base, lines, warnings = Base.of(exact), list[dict[str, Any]](), list[str]()
+        base, lines, warnings = training.Base.of(exact), list[dict[str, Any]](), list[str]()
         arms = [Arm(label=UNTUNED, seed=0, base=exact, stages=(), tuning=self.experiment.tuning)]
         arms += [replace(arm, base=exact, given=each) for arm, each in zip(copies, done, strict=True)]
         for seed in range(self.experiment.seeds):
             own = slice(seed * self.orders, (seed + 1) * self.orders)
-            models = copies_of(base, [str(each.folder) for each in done[own]])
+            models = training.copies_of(base, [str(each.folder) for each in done[own]])
             names = [_COPY.format(number + 1) for number in range(self.orders)]
             for label, merger in self.mergers.items():
                 made = fingerprint([*(each.folder.name for each in done[own]), fingerprint(merger), label])[
@@ -216,14 +212,14 @@ class _Merging:
                 ]
                 place = store / "merged" / made
                 with locked(store / "merged" / f"{made}.lock"):
-                    seen = merge_copies(base, models, place, merger=merger, dtype="float32")
+                    seen = training.merge_copies(base, models, place, merger=merger, dtype="float32")
                 arms.append(
                     replace(
                         copies[seed * self.orders],
                         label=label,
                         base=exact,
                         tuning=replace(self.experiment.tuning, method="full"),
-                        given=replace(Trained.together(done[own]), folder=place, ran=False),
+                        given=replace(training.Trained.together(done[own]), folder=place, ran=False),
                     )
                 )
                 known = figures(seen, names, merger)
@@ -234,7 +230,7 @@ class _Merging:
                 warnings += [f"{label}: {known[name]}" for name in ("note", "selection") if name in known]
             if not seed:
                 first = next(iter(self.mergers.values()))
-                merge_copies(base, models, folder / "model", merger=first, dtype="float32")
+                training.merge_copies(base, models, folder / "model", merger=first, dtype="float32")
         return arms, pl.DataFrame(lines), list(dict.fromkeys(warnings))
 
     def _tables(self, ran: ArmRun) -> dict[str, pl.DataFrame]:

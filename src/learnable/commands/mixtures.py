@@ -11,6 +11,7 @@ import polars as pl
 from learnable import data as rows
 from learnable.commands.experiment import Begun, Experiment, keep_model, write_frames
 from learnable.commands.options import Confidence, Listed
+from learnable.deferred import training
 from learnable.errors import UsageError
 from learnable.evaluators import Evaluation
 from learnable.evaluators.heldout import Heldout
@@ -139,8 +140,6 @@ class _MixtureTrial:
 
     def arms(self) -> list[Arm]:
         """Return the untuned model, and the trainings, all of a seed together."""
-        from learnable.training import Mixed
-
         network, tuning = self.experiment.network, self.experiment.tuning
         known = self.experiment.data.rows
         rendered = network.rendered(known)
@@ -153,7 +152,7 @@ class _MixtureTrial:
                 base=network.ref,
                 stages=(tuple(rendered),),
                 tuning=replace(tuning, seed=seed),
-                sampler=Mixed(proportions=proportions, sources=sources),
+                sampler=training.mixtures.Mixed(proportions=proportions, sources=sources),
             )
             for seed in range(self.experiment.seeds)
             for label, proportions in self.mixtures.items()
@@ -280,14 +279,12 @@ def _about(proportions: Proportions) -> str:
 
 def _drawn(arms: Sequence[Arm], ran: ArmRun, tokens: Mapping[str, int]) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return what each training drew of each source, and its proportions step by step."""
-    from learnable.training import MIXTURE
-
     drawn, proportions = list[pl.DataFrame](), list[pl.DataFrame]()
     for arm, done in zip(arms, ran.trained, strict=True):
         if done is None:
             continue
         names = [pl.lit(arm.label).alias("arm"), pl.lit(arm.seed).alias("seed"), pl.all()]
-        mixture = pl.read_parquet(done.folder / MIXTURE)
+        mixture = pl.read_parquet(done.folder / training.MIXTURE)
         drawn.append(shares_drawn(mixture, tokens).select(names))
         proportions.append(mixture.select(names))
     return pl.concat(drawn), pl.concat(proportions)

@@ -2,18 +2,17 @@
 
 import math
 from collections.abc import Collection, Iterable, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from learnable.data.pairs import answers_of, pairs_of
+from learnable.deferred import diagnosis, models, training
 from learnable.evaluators import Evaluation
-from learnable.measures import PASSES, Role, answers_alone, kinds_of, measure_of, nll_of, roles_of
+from learnable.measures import PASSES, Role, answers_alone, kinds_of, measure_of, roles_of
 from learnable.objects.given import length_limit, opened, pinned
 from learnable.objects.gradients import GRADIENT_PASSES
 from learnable.objects.model import Model
@@ -25,11 +24,6 @@ from learnable.runs.store import Store
 from learnable.scorers import LESS
 from learnable.settings import Aim, Loading, Reference, Tuning
 from learnable.types import Example, Message, ModelRef, Rendered, Scorer
-
-if TYPE_CHECKING:
-    from learnable.diagnosis.pace import Kind
-    from learnable.models.language_model import LanguageModel
-    from learnable.models.rendering import Renderer
 
 GRADIENT_EPOCHS = 4
 """Of a warm-up that is not made yet, at each of which gradients are taken."""
@@ -62,11 +56,9 @@ class Network:
     @property
     def identity(self) -> str:
         """Of its weights and chat template; not known of one that is awaited."""
-        from learnable.models.source import identify
+        return "" if self.awaits else models.identify(self.ref)
 
-        return "" if self.awaits else identify(self.ref)
-
-    def open(self, ref: ModelRef | None = None) -> "LanguageModel":
+    def open(self, ref: ModelRef | None = None) -> "models.LanguageModel":
         """Return it, or another model that runs where it does."""
         return opened(ref or self.ref, on=self.on)
 
@@ -77,43 +69,29 @@ class Network:
         return Model(loading.pop("name"), on=self.on, **loading)
 
     @cached_property
-    def _renderer(self) -> "Renderer":
-        from learnable.models.rendering import Renderer
-
-        return Renderer.of(self.ref)
+    def renderer(self) -> "models.Renderer":
+        """What turns rows into what it sees."""
+        return models.Renderer.of(self.ref)
 
     def rendered(self, known: Rows) -> list[Rendered]:
         """Return rows as it sees them."""
-        return known.rendered(self._renderer, max_length=self.longest)
-
-    def nll(
-        self,
-        model: "LanguageModel",
-        rendered: Sequence[Rendered],
-        *,
-        store: Store,
-        label: str,
-        counts: bool = True,
-    ) -> tuple[pl.DataFrame, int]:
-        """Return what ``nll_of`` does, of a model that is open: this one, or one that was trained from it."""
-        how: dict[str, Any] = {"max_length": self.longest, "store": store, "label": label, "counts": counts}
-        return nll_of(lambda: nullcontext(model), model.key, rendered, rendering=model.renderer.key, **how)
+        return known.rendered(self.renderer, max_length=self.longest)
 
     def tokens(self, examples: Sequence[Example], *, alone: bool = False) -> int:
         """Return how many tokens examples have together, or their answers alone; of many, estimated by a sample."""
         drawn = sorted(examples, key=lambda each: fingerprint(["price", each.id]))[:SAMPLE]
         if not drawn or self.awaits:
             return 0
-        rendered = self._renderer.render(drawn, max_length=self.longest, skip_refused=True)
+        rendered = self.renderer.render(drawn, max_length=self.longest, skip_refused=True)
         if alone:
-            rendered = answers_alone(rendered, header=self._renderer.answer_header)
+            rendered = answers_alone(rendered, header=self.renderer.answer_header)
         return round(sum(len(each.ids) for each in rendered) / len(drawn) * len(examples))
 
     def answer_tokens(self, examples: Sequence[Example]) -> NDArray[np.int64]:
         """Return the response tokens of each example that can be rendered; of none while the model is awaited."""
         if self.awaits:
             return np.zeros(0, dtype=np.int64)
-        rendered = self._renderer.render(list(examples), max_length=self.longest, skip_refused=True)
+        rendered = self.renderer.render(list(examples), max_length=self.longest, skip_refused=True)
         return np.array([each.mask.sum() for each in rendered if not each.refused], dtype=np.int64)
 
     def measuring(self, examples: Sequence[Example], *, passes: float = 1, alone: bool = False) -> Price:
@@ -180,7 +158,7 @@ class Network:
         """Return the examples of which a kind of measurement is not stored."""
         if self.awaits or self.on is not None:
             return list(examples)
-        model, rendering = self.identity, self._renderer.key
+        model, rendering = self.identity, self.renderer.key
         ids, missing = pl.Series("id", [each.id for each in examples], dtype=pl.String), set[str]()
         for kind in kinds:
             measure = measure_of(model, rendering=rendering, max_length=self.longest, kind=kind, alone=alone)
@@ -221,7 +199,12 @@ class Network:
         return price
 
     def _timed(
-        self, kind: "Kind", tokens: int, rows: int, tuning: Tuning | None = None, models: int = 0
+        self,
+        kind: "diagnosis.pace.Kind",
+        tokens: int,
+        rows: int,
+        tuning: Tuning | None = None,
+        models: int = 0,
     ) -> Price:
         if self.awaits:
             return Price(
@@ -229,9 +212,7 @@ class Network:
             )
         if self.on is not None:
             return Price(tokens=tokens, unknown=(f"time and memory on {self.on} are not known",))
-        from learnable.diagnosis.pace import pace
-
-        found = pace(self.ref, kind, row_tokens=round(tokens / max(rows, 1)), tuning=tuning)
+        found = diagnosis.pace.pace(self.ref, kind, row_tokens=round(tokens / max(rows, 1)), tuning=tuning)
         return Price(
             tokens=tokens,
             seconds=max(models, 1) * found.load_s + tokens / found.tokens_per_s,
@@ -246,9 +227,7 @@ def _numbered(conversations: Sequence[Sequence[Message]]) -> list[Example]:
 
 def to_fetch(ref: ModelRef) -> list[str]:
     """Return what is to be said of a model that is not on this machine yet; nothing of one that is."""
-    from learnable.models.source import is_here
-
-    return [] if is_here(ref) else [f"fetch or convert {ref.name}"]
+    return [] if models.source.is_here(ref) else [f"fetch or convert {ref.name}"]
 
 
 def conversations(pool: Pool) -> list[Example]:
@@ -276,13 +255,11 @@ def passes_for(role: Role, aim: Aim, epochs: int, *, rows: int, target: int) -> 
     of its way back, there of a ``target`` of so many rows too.
     """
     if role == "costate":
-        from learnable.training.costate import CHECKED, STEPS
-
         back = aim.steps_back
         again = back - math.ceil(back / math.isqrt(aim.steps))  # steps between those that are kept
         gradients = (aim.steps + again + 2 * aim.curvature * back) * aim.batch + (back + 1) * target
         valued = min(aim.proxy or rows, rows)
-        checks = min(CHECKED, valued) * (GRADIENT_PASSES + 2 * len(STEPS))
+        checks = min(training.costate.CHECKED, valued) * (GRADIENT_PASSES + 2 * len(training.costate.STEPS))
         passed = 2 * (aim.visits * valued + target) + GRADIENT_PASSES * gradients + checks
         return passed / max(rows, 1) + (valued < rows)  # a pass for the vectors, which tell the rest
     return {"gradient": GRADIENT_PASSES * epochs, "words": 0}.get(role, 1)

@@ -1,19 +1,20 @@
 """``learnable order``: trainings in different orders in, and whether the place of a row shows in its loss."""
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import polars as pl
 
 from learnable.commands.inputs import loaded_in
 from learnable.commands.network import Network
 from learnable.commands.options import DryRun, Flat, Output, StoreFolder
+from learnable.deferred import training
 from learnable.errors import UsageError
 from learnable.experiments import Imbalance, slopes_of
 from learnable.experiments.run import Place
+from learnable.measures import nll_of
 from learnable.objects.given import compared_with, finished
 from learnable.runs.files import write_frame, write_text
 from learnable.runs.records import Outcome, parameters_of
@@ -21,9 +22,6 @@ from learnable.runs.step import Finished, Step, run
 from learnable.runs.store import Store
 from learnable.settings import Loading, Reference, Tuning
 from learnable.types import Rendered
-
-if TYPE_CHECKING:
-    from learnable.training import Sampler
 
 ORDER = ("seed", "order_seed")
 """Settings in which trainings of different orders may differ."""
@@ -35,7 +33,7 @@ class Ordered:
 
     place: Place
     tuning: Tuning
-    sampler: "Callable[[Sequence[tuple[Rendered, ...]], Tuning], Sampler] | None" = None
+    sampler: "Callable[[Sequence[tuple[Rendered, ...]], Tuning], training.Sampler] | None" = None
 
 
 def order(
@@ -68,10 +66,9 @@ def order(
     examples = known.examples
 
     def work(folder: Path) -> Finished:
-        from learnable.models.rendering import Renderer
         from learnable.pages.imbalance import render_imbalance
 
-        rendered = known.rendered(Renderer.of(network.ref), max_length=longest)
+        rendered = network.rendered(known)
         ordered = [
             Ordered(place=_place(name, network), tuning=tuning)
             for name, tuning in zip(models, settings, strict=True)
@@ -109,8 +106,6 @@ def losses_by_order(
     Columns ``order``, ``id``, ``first`` and ``last`` (places in these epochs, in (0, 1]) and ``loss`` in nats per token. All
     began from ``network``.
     """
-    from learnable.training.samplers import length_grouped, places_of
-
     # As a training takes them.
     taken = sorted((row for row in rendered if row.mask.any()), key=lambda row: row.id)
     examples, counts = [(row,) for row in taken], pl.Series([int(row.mask.sum()) for row in taken])
@@ -121,12 +116,12 @@ def losses_by_order(
         if ref not in loaded:
             loaded = {ref: network.open(ref)}
         model = loaded[ref]
-        sampler = (each.sampler or length_grouped)(examples, each.tuning)
-        first, last = places_of(sampler, len(taken), epochs=round(each.tuning.epochs))
-        with model.adapter(adapter) if adapter is not None else nullcontext():
+        sampler = (each.sampler or training.samplers.length_grouped)(examples, each.tuning)
+        first, last = training.samplers.places_of(sampler, len(taken), epochs=round(each.tuning.epochs))
+        with model.adapter(adapter):
             label = f"losses after order {number + 1} of {len(trainings)}"
-            nll, computed = network.nll(model, taken, store=store, label=label)
-        tokens += computed
+            nll, computed = nll_of(model, taken, max_length=network.longest, store=store, label=label)
+            tokens += computed
         columns = {"id": nll["id"], "first": first, "last": last, "loss": nll["nll"] / counts}
         frames.append(pl.DataFrame(columns).select(pl.lit(number).alias("order"), pl.all()))
     return pl.concat(frames), tokens

@@ -2,10 +2,9 @@
 
 import math
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -13,11 +12,13 @@ import polars as pl
 from learnable.commands.inputs import heldout_of
 from learnable.commands.network import Network
 from learnable.data import read
+from learnable.deferred import models, training
 from learnable.diversifiers.drawing import Drawing, seed_of
 from learnable.diversifiers.self_sample import question_of
 from learnable.errors import DataError
 from learnable.experiments import FEWEST_ITEMS
 from learnable.experiments.run import Place, place_of
+from learnable.measures import nll_of
 from learnable.objectives import NLL, Objective
 from learnable.runs.identity import example_id, fingerprint
 from learnable.runs.locks import locked
@@ -26,10 +27,6 @@ from learnable.runs.records import Outcome
 from learnable.runs.store import Store
 from learnable.settings import Sampling, Tuning
 from learnable.types import Answer, Example, Message, Rendered
-
-if TYPE_CHECKING:
-    from learnable.models.language_model import LanguageModel
-    from learnable.training import Trained
 
 EQUAL, CUT_OFF, EMPTY = "the demonstration itself", "cut off", "empty"
 """Why an own answer is dropped."""
@@ -156,22 +153,18 @@ def train_from(
     label: str,
     objective: Objective = NLL(),
     columns: pl.DataFrame | None = None,
-) -> "Trained":
+) -> "training.Trained":
     """Train a model further, with a new optimizer; what was trained so before is taken from the store."""
-    from learnable.models.rendering import Renderer
-    from learnable.models.source import adapter_key, identify
-    from learnable.training import fine_tune
-
     ref, adapter = place
     ids = sorted(
         [answer.id for answer in ((each,) if isinstance(each, Rendered) else each)] for each in examples
     )
     stored = None if columns is None else columns.sort("id").to_dict(as_series=False)
-    base = adapter_key(identify(ref), adapter) if adapter is not None else identify(ref)
-    made = [base, Renderer.of(ref).key, network.longest, tuning, objective, stored, ids]
+    base = models.adapter_key(models.identify(ref), adapter) if adapter is not None else models.identify(ref)
+    made = [base, models.Renderer.of(ref).key, network.longest, tuning, objective, stored, ids]
     name = fingerprint(made)[:16]
     with locked(store / "arms" / f"{name}.lock"):
-        return fine_tune(
+        return training.fine_tune(
             ref,
             examples,
             store / "arms" / name,
@@ -205,7 +198,7 @@ class Walked:
     ``figures`` have a line for each stage, and ``dropped`` what they left out. ``tokens`` were computed in this run.
     """
 
-    trained: "Trained"
+    trained: "training.Trained"
     rows: tuple[tuple[Rendered, ...], ...]
     figures: pl.DataFrame
     dropped: pl.DataFrame
@@ -283,7 +276,7 @@ class Stages:
         ref, adapter = place
         store, longest = Store(self.store), self.network.longest
         model = self.network.open(ref)
-        with model.adapter(adapter) if adapter is not None else nullcontext():
+        with model.adapter(adapter):
             draw = Drawing(generator=model, sampling=self.sampling, store=store)
             owns = own_answers(draw, rows, seed=seed, when=number, label=f"own answers, {what}")
             pairs, dropped = pairs_of(model, owns, longest=longest)
@@ -294,7 +287,8 @@ class Stages:
                     hint="raise --new-tokens, or begin with a model that answers as the demonstrations do",
                 )
             answers = [answer for pair in pairs for answer in pair]
-            nll, tokens = self.network.nll(model, answers, store=store, label=f"reference, {what}")
+            label = f"reference, {what}"
+            nll, tokens = nll_of(model, answers, max_length=longest, store=store, label=label)
             texts = [own.answer.text for own in owns if own.answer is not None]
             written = model.renderer.tokenizer(texts, add_special_tokens=False)["input_ids"]
             key = model.key
@@ -312,7 +306,7 @@ class Stages:
 
 
 def pairs_of(
-    model: "LanguageModel", owns: Sequence[Own], *, longest: int
+    model: "models.LanguageModel", owns: Sequence[Own], *, longest: int
 ) -> tuple[list[tuple[Rendered, Rendered]], list[tuple[str, str, str]]]:
     """Return demonstrations beside own answers as the model sees them; and id, reason and text of what is no pair."""
     pairs, dropped = list[tuple[Rendered, Rendered]](), list[tuple[str, str, str]]()

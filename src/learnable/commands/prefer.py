@@ -329,9 +329,7 @@ class _Preferences:
         self,
     ) -> tuple[list[RenderedPair], dict[str, list[RenderedPair]], list[tuple[str, str, str]]]:
         """Return the pairs to train and to judge on, as the model sees them; and name, id and reason of those that are none."""
-        from learnable.models.rendering import Renderer
-
-        renderer = Renderer.of(self.experiment.network.ref)
+        renderer = self.experiment.network.renderer
         options: dict[str, Any] = {
             "max_length": self.experiment.network.longest,
             "most_refused": self.experiment.data.rows.reading.most_bad,

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 import polars as pl
 
 from learnable.commands.experiment import Experiment
+from learnable.deferred import training
 from learnable.experiments import SelectionCost
 from learnable.experiments.preferences import RenderedPair
 from learnable.measures import lengths
@@ -32,10 +33,8 @@ class Gaps:
 
 def gaps_of(pairs: Sequence[RenderedPair], nll: pl.DataFrame, *, loss: str, experiment: Experiment) -> Gaps:
     """Train on each half of a pool of pairs, and measure the other half; ``nll`` has ``reference_nll`` by ``id``."""
-    from learnable.training import read_reference
-
     network, store, loaded = experiment.network, experiment.store, experiment.data
-    training = ReferenceTraining(
+    taught = ReferenceTraining(
         name=network.ref.name,
         ref=network.ref,
         rows=loaded.rows,
@@ -44,11 +43,11 @@ def gaps_of(pairs: Sequence[RenderedPair], nll: pl.DataFrame, *, loss: str, expe
         loss=loss,
         store=store,
     )
-    step = training.step({"pool": loaded.step.identity, "base": network.identity})
+    step = taught.step({"pool": loaded.step.identity, "base": network.identity})
     trained = run(step, store / "reference-{fingerprint}")
     passes = Passes(
         network.ref,
-        read_reference(trained.folder),
+        training.read_reference(trained.folder),
         max_length=network.longest,
         store=Store(store),
         load=network.open,

@@ -1,29 +1,25 @@
 """Held-out demonstrations beside what each model answers itself: which it prefers, and how far it went from the start."""
 
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 
 from learnable.commands.network import Network
 from learnable.commands.own_answers import CUT_OFF, EQUAL, own_answers
+from learnable.deferred import models
 from learnable.diversifiers.drawing import Drawing
 from learnable.evaluators.kinds import GRADES
 from learnable.experiments import Measured
 from learnable.experiments.run import Place
-from learnable.measures import end_of_turn
+from learnable.measures import end_of_turn, nll_of
 from learnable.runs.identity import fingerprint
 from learnable.runs.progress import say
 from learnable.runs.store import Store
 from learnable.settings import Sampling
 from learnable.types import Example, Rendered
-
-if TYPE_CHECKING:
-    from learnable.models.language_model import LanguageModel
 
 PREFERRED = Measured(label="demonstration preferred", unit="share preferred", higher_is_better=True)
 FAR_NATS = 1.0
@@ -48,10 +44,9 @@ class Preferred:
     store: Path
     seen: dict[str, Rendered] = field(default_factory=dict)
 
-    def look(self, model: "LanguageModel", _: pl.DataFrame) -> pl.DataFrame:
+    def look(self, model: "models.LanguageModel", _: pl.DataFrame) -> pl.DataFrame:
         """Return what a model answers, and how likely it finds its answers and the demonstrations; columns as ``OWN``."""
-        store = Store(self.store)
-        draw = Drawing(generator=model, sampling=self.sampling, store=store)
+        draw = Drawing(generator=model, sampling=self.sampling, store=Store(self.store))
         owns = own_answers(draw, self.heldout, seed=0, when="held out", label="own answers, held out")
         pairs = [own for own in owns if own.refused in ("", EQUAL, CUT_OFF)]
         both = [example for own in pairs for example in (own.demonstration, own.example)]
@@ -61,8 +56,7 @@ class Preferred:
                 rendered[2 * place + 1] = _without_end(rendered[2 * place + 1], model.renderer.end_ids)
         answered = {own.demonstration.id: seen for own, seen in zip(pairs, rendered[1::2], strict=True)}
         self.seen.update({each.id: each for each in rendered})
-        nats = self.network.nll(model, rendered, store=store, label="held out", counts=False)[0]
-        nll = dict(nats.iter_rows())
+        nll = self._nll(model, rendered, "held out")[0]
         lines = list[tuple[str | float | None, ...]]()
         for own in owns:
             row, seen = own.demonstration, answered.get(own.demonstration.id)
@@ -84,15 +78,13 @@ class Preferred:
         ``h`` is beta times what the demonstration gained above the own answer, null where that was cut off; ``gained`` is
         what the own answer did, in nats. Both are 0 for the start itself.
         """
-        found, tokens, store = list[pl.DataFrame](), 0, Store(self.store)
+        found, tokens = list[pl.DataFrame](), 0
         for seed, (ref, adapter) in starts.items():
             mine = own.filter(seed=seed)
             ids = sorted({*mine.drop_nulls("own_id")["id"], *mine["own_id"].drop_nulls()})
             model = self.network.open(ref)
-            with model.adapter(adapter) if adapter is not None else nullcontext():
-                seen, label = [self.seen[each] for each in ids], f"start, seed {seed}"
-                nats, computed = self.network.nll(model, seen, store=store, label=label, counts=False)
-            nll = dict(nats.iter_rows())
+            with model.adapter(adapter):
+                nll, computed = self._nll(model, [self.seen[each] for each in ids], f"start, seed {seed}")
             tokens += computed
             found.append(
                 mine.with_columns(start_nll=looked_up("id", nll), start_own_nll=looked_up("own_id", nll))
@@ -100,6 +92,13 @@ class Preferred:
         gained = pl.col("start_own_nll") - pl.col("own_nll")
         h = pl.when(pl.col("why") == "").then(beta * (pl.col("start_nll") - pl.col("nll") - gained))
         return pl.concat(found).with_columns(gained=gained, h=h), tokens
+
+    def _nll(
+        self, model: "models.LanguageModel", rendered: Sequence[Rendered], label: str
+    ) -> tuple[dict[str, float], int]:
+        longest, store = self.network.longest, Store(self.store)
+        nll, tokens = nll_of(model, rendered, max_length=longest, store=store, label=label, counts=False)
+        return dict(nll.iter_rows()), tokens
 
 
 def looked_up(column: str, known: Mapping[str, float]) -> pl.Expr:

@@ -1,10 +1,9 @@
 """What ``learnable run rft`` does: a reward model learned from demonstrations, and a policy trained by it."""
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 
@@ -19,6 +18,7 @@ from learnable.commands.own_answers import (
     train_from,
 )
 from learnable.commands.preferred import Preferred, distances, looked_up
+from learnable.deferred import models, training
 from learnable.diversifiers.drawing import Drawing
 from learnable.errors import DataError, UsageError
 from learnable.experiments.run import Place
@@ -32,9 +32,6 @@ from learnable.runs.step import Finished, Step
 from learnable.runs.store import Store
 from learnable.settings import Sampling, Tuning
 from learnable.types import Example, Message, ModelRef, Rendered
-
-if TYPE_CHECKING:
-    from learnable.models.rendering import Renderer
 
 BLIND = 0.6
 """Share of held-out demonstrations above the model's answers, below which a reward hardly tells the two apart."""
@@ -136,12 +133,9 @@ class _Reinforcement:
         return price + Price(unknown=("the steps of the policy are counted as what they write alone",))
 
     def work(self, folder: Path) -> Finished:
-        from learnable.models.rendering import Renderer
-        from learnable.training.adapters import save_whole
-
         network, tokens = self.network, 0
         place: Place = (network.ref, None)
-        renderer = Renderer.of(network.ref)
+        renderer = network.renderer
         if self.sft is not None:
             seen = render_rows(renderer, self.taught, max_length=network.longest, most_refused=0.0)
             begun = train_from(place, seen, network=network, tuning=self.sft, store=self.store, label="sft")
@@ -153,7 +147,7 @@ class _Reinforcement:
             looks.append(own)
         ref, adapter = place
         assert adapter is not None
-        save_whole(ref, adapter, folder / "model")
+        training.adapters.save_whole(ref, adapter, folder / "model")
         frame = pl.DataFrame(lines)
         write_frame(frame, folder / "rounds.parquet")
         write_frame(pl.concat(looks), folder / "own.parquet")
@@ -162,16 +156,12 @@ class _Reinforcement:
         return Finished(facts=facts | {"warnings": _warnings(lines)}, tokens=tokens)
 
     def _round(
-        self, place: Place, renderer: "Renderer", number: int
+        self, place: Place, renderer: "models.Renderer", number: int
     ) -> tuple[dict[str, Any], pl.DataFrame, Place]:
         """Learn a reward against the model at ``place``, train a policy by it, and judge both on held-out rows."""
-        from learnable.models.source import identify
-        from learnable.training.adapters import save_whole
-        from learnable.training.rewards import rewards_of, train_policy, train_reward, write_whole
-
         what, longest = f"round {number}", self.network.longest
         model = self.network.open(place[0])
-        with model.adapter(place[1]) if place[1] is not None else nullcontext():
+        with model.adapter(place[1]):
             draw = Drawing(generator=model, sampling=self.rewarding.sampling, store=Store(self.store))
             owns = own_answers(draw, self.taught, seed=0, when=what, label=f"own answers, {what}")
             pairs, dropped = pairs_of(model, owns, longest=longest)
@@ -184,16 +174,18 @@ class _Reinforcement:
         made = self.store / "rewards" / fingerprint([key, [each[0].id for each in pairs], *settings])[:16]
         made.mkdir(parents=True, exist_ok=True)
         if place[1] is None:
-            write_whole(place[0], made / "start")
+            training.rewards.write_whole(place[0], made / "start")
         else:
-            save_whole(place[0], place[1], made / "start")
+            training.adapters.save_whole(place[0], place[1], made / "start")
         say(f"{what}: a reward on {len(pairs):,} pairs")
-        reward = train_reward(made / "start", pairs, made / "reward", tuning=self.reward)
+        reward = training.rewards.train_reward(made / "start", pairs, made / "reward", tuning=self.reward)
         say(f"{what}: a policy, {self.rewarding.steps} steps")
-        policy = train_policy(
+        policy = training.rewards.train_policy(
             made / "start",
             [each.messages[:-1] for each in self.taught],
-            lambda prompts, texts: rewards_of(reward, _seen(renderer, prompts, texts, longest)),
+            lambda prompts, texts: training.rewards.rewards_of(
+                reward, _seen(renderer, prompts, texts, longest)
+            ),
             made / "policy",
             tuning=self.policy,
             steps=self.rewarding.steps,
@@ -207,14 +199,12 @@ class _Reinforcement:
             "pairs": len(pairs),
             "dropped": len(dropped),
             **rewards,
-            "start": identify(start),
+            "start": models.identify(start),
         }
         return line, own.select(pl.lit(number).alias("round"), pl.all()), (start, policy)
 
     def _judged(self, start: ModelRef, policy: Path, reward: Path) -> tuple[pl.DataFrame, dict[str, float]]:
         """Return fresh answers to held-out prompts before and after, and the figures of the reward and the policy."""
-        from learnable.training.rewards import rewards_of
-
         network = replace(self.network, ref=start)
         preferred = Preferred(
             network=network, heldout=self.heldout, sampling=self.rewarding.sampling, store=self.store
@@ -228,7 +218,13 @@ class _Reinforcement:
             for arm, found in (("start", before), ("policy", after))
         )
         own, _ = preferred.since(own, {0: (start, None)}, beta=self.rewarding.beta)
-        known = dict(zip(preferred.seen, rewards_of(reward, list(preferred.seen.values())), strict=True))
+        known = dict(
+            zip(
+                preferred.seen,
+                training.rewards.rewards_of(reward, list(preferred.seen.values())),
+                strict=True,
+            )
+        )
         own = own.with_columns(reward=looked_up("id", known), own_reward=looked_up("own_id", known))
         ended = own.filter(pl.col("why") == "", pl.col("own_id") != pl.col("id"))
         means = dict(own.group_by("arm").agg(pl.col("own_reward").mean()).iter_rows())
@@ -245,7 +241,7 @@ class _Reinforcement:
 
 
 def _seen(
-    renderer: "Renderer", prompts: Sequence[Sequence[Message]], texts: Sequence[str], longest: int
+    renderer: "models.Renderer", prompts: Sequence[Sequence[Message]], texts: Sequence[str], longest: int
 ) -> list[Rendered]:
     """Return answers to prompts as the reward model saw its pairs."""
     examples = []

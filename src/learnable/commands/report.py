@@ -16,6 +16,7 @@ from learnable.commands.inputs import is_made, loaded_in
 from learnable.commands.network import Network, to_fetch
 from learnable.commands.onward import after_contest, after_selection
 from learnable.commands.options import DryRun, Flat, Output, StoreFolder
+from learnable.deferred import models, training
 from learnable.errors import ModelError, StoreError, TrainError, UsageError
 from learnable.experiments import UNTUNED
 from learnable.objects.given import finished
@@ -196,16 +197,13 @@ def _scored_with(scored: Outcome, loading: Loading) -> ModelRef:
 
 
 def _passes(scored: Outcome, loading: Loading, store: Store) -> Passes:
-    from learnable.models.source import identify, is_here
-    from learnable.training import read_reference
-
     ref, references = _scored_with(scored, loading), None
-    if not is_here(ref):
+    if not models.source.is_here(ref):
         raise ModelError(f"the model {ref.name} is not on this machine any more")
-    if identify(ref) != scored.inputs["base"]:
+    if models.identify(ref) != scored.inputs["base"]:
         raise ModelError(f"the model {ref.name} is not the one that was scored with")
     if "reference" in scored.links:
-        references = read_reference(finished(scored.links["reference"], "train").folder)
+        references = training.read_reference(finished(scored.links["reference"], "train").folder)
     return Passes(ref, references, max_length=int(scored.facts["max_length"]), store=store)
 
 

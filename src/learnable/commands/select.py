@@ -14,6 +14,7 @@ from learnable.commands.inputs import is_made
 from learnable.commands.options import DryRun, Flat, Output, Several, unusual
 from learnable.commands.selection_card import CARD, selection_card
 from learnable.data.exports import Destination, Trainer, write_export
+from learnable.deferred import models
 from learnable.errors import DataError, UsageError, did_you_mean
 from learnable.explorer import read_ids
 from learnable.measures import numbers_of
@@ -278,21 +279,19 @@ def _trained(scored: Outcome | None, model: str | None) -> tuple[ModelRef, int]:
 def _export(
     pool: Path, ids: list[str], folder: Path, trainer: Trainer, ref: ModelRef, max_length: int
 ) -> list[str]:
-    from learnable.models.loading import load_tokenizer
-    from learnable.models.rendering import Renderer
-    from learnable.models.source import locate, size_of
-
     template = ref.chat_template
     if template is not None:  # given instead of the model's own; the trainer gets its text
-        found = load_tokenizer(ref).chat_template
+        found = models.loading.load_tokenizer(ref).chat_template
         template = str(found["default"] if isinstance(found, Mapping) else found)
     here = ref.name == "starter" or Path(ref.name).expanduser().exists()
     to = Destination(
         # What other trainers load: a hub id as it is, else the folder of its weights.
-        model=str(locate(ModelRef(name=ref.name)).resolve()) if here else ref.name,
+        model=str(models.locate(ModelRef(name=ref.name)).resolve()) if here else ref.name,
         max_length=max_length,
-        render=lambda examples: Renderer.of(ref).render(examples, max_length=max_length, skip_refused=True),
-        size=size_of(ModelRef(name=ref.name)),
+        render=lambda examples: models.Renderer.of(ref).render(
+            examples, max_length=max_length, skip_refused=True
+        ),
+        size=models.source.size_of(ModelRef(name=ref.name)),
         chat_template=template,
     )
     paths = write_export(pool, ids, folder / trainer, trainer=trainer, to=to)

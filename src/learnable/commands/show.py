@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from io import StringIO
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import polars as pl
 from rich import box
@@ -19,6 +19,7 @@ from rich.text import Text
 from learnable import data as rows
 from learnable.commands.inputs import look_up
 from learnable.commands.options import Data, Flat, MaxLength, ModelName, StoreFolder
+from learnable.deferred import models
 from learnable.errors import DataError, UsageError
 from learnable.objects.given import compared_with, length_limit, pinned, say_left_out
 from learnable.objects.passes import Passes
@@ -27,9 +28,6 @@ from learnable.runs.store import Store
 from learnable.settings import Loading, Reading
 from learnable.types import Example, ModelRef, Rendered
 from learnable.visible import visible
-
-if TYPE_CHECKING:
-    from learnable.models.rendering import Renderer
 
 STYLES = {"masked": "dim", "scored": "black on green", "cut": "red strike"}
 MARKS = {"masked": ("", ""), "scored": ("⟦", "⟧"), "cut": ("✂⟨", "⟩")}
@@ -145,8 +143,6 @@ def show(
     Returns:
         The examples in pieces. In Python nothing is printed; ``print`` it, or leave it last in a notebook's cell.
     """
-    from learnable.models.answers import left_out
-
     ref = ModelRef(name=model, **asdict(loading))
     longest = length_limit(ref, max_length)
     look_up(reference, loading, reference=True)
@@ -160,12 +156,10 @@ def show(
         whole = passes.renderer.render(wanted, max_length=sys.maxsize)
         pieces = [view.pieces for view in passes.views(wanted)]
     else:
-        from learnable.models.rendering import Renderer
-
-        renderer = Renderer.of(ref)
+        renderer = models.Renderer.of(ref)
         whole = renderer.render(wanted, max_length=sys.maxsize)
         pieces = [_runs(renderer, each, longest) for each in whole]
-    say_left_out(left_out(whole))
+    say_left_out(models.answers.left_out(whole))
     views = tuple(
         ExampleView(
             id=own,
@@ -206,7 +200,7 @@ def _wanted(data: list[str], reading: Reading, *, id: str | None, n: int) -> lis
     return wanted
 
 
-def _runs(renderer: "Renderer", whole: Rendered, max_length: int) -> tuple[Piece, ...]:
+def _runs(renderer: "models.Renderer", whole: Rendered, max_length: int) -> tuple[Piece, ...]:
     """Return an example as runs of tokens of one kind."""
     kinds: list[Kind] = ["scored" if counts else "masked" for counts in whole.mask[:max_length]]
     kinds += ["cut"] * (len(whole.ids) - len(kinds))

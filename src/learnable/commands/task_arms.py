@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
-from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from learnable.commands.experiment import Experiment
+from learnable.deferred import models, training
 from learnable.evaluators import Evaluation, completions, question_of
 from learnable.experiments import RATIOS, UNTUNED, Arm, TaskArm, buffering
 from learnable.mixing import Material, Mixture, mixture
@@ -20,9 +20,6 @@ from learnable.runs.identity import fingerprint
 from learnable.runs.store import Store
 from learnable.settings import NewToken, NewTokens
 from learnable.types import Example, Message, ModelRef, Rendered
-
-if TYPE_CHECKING:
-    from learnable.models.language_model import LanguageModel
 
 CONCEPT_PROMPTS = 32
 """Prompts over which a distance of representations is averaged."""
@@ -55,22 +52,18 @@ class TaskArms:
 
     def base(self, arm: TaskArm, seed: int) -> ModelRef:
         """Return the model that an arm starts from: with the new tokens, if there are any."""
-        from learnable.models.special_tokens import with_tokens
-
         if not self.added:
             return self.experiment.network.ref
         init_seed = seed if arm.init == "random" else 0
         new = NewTokens(added=self.added, init=arm.init, init_seed=init_seed)
-        return with_tokens(self.experiment.network.ref, new, self.experiment.store)
+        return models.special_tokens.with_tokens(self.experiment.network.ref, new, self.experiment.store)
 
     def render(self, examples: Sequence[Example], base: ModelRef) -> tuple[Rendered, ...]:
         """Return examples as a model sees them: all models here alike, as they have the same tokens."""
-        from learnable.models.rendering import Renderer
-
         missing = {each.id: each for each in examples if each.id not in self._rendered}
         if missing:
             rendered = render_rows(
-                Renderer.of(base),
+                models.Renderer.of(base),
                 list(missing.values()),
                 max_length=self.experiment.network.longest,
                 most_refused=self.most_refused,
@@ -109,8 +102,6 @@ class TaskArms:
 
         The other columns are those of ``experiments.buffering``.
         """
-        from learnable.training import gradient_sums
-
         buffer = mixture("no_paraphrases", material, seed=0).examples[len(material.task) :]
         sets = {"task": list(material.task), "buffer": buffer}
         if material.paraphrases:
@@ -121,7 +112,7 @@ class TaskArms:
             for name, rows in sets.items()
         }
         tuning, ids = self.experiment.tuning, self._token_ids(base)
-        sums = gradient_sums(base, rendered, tuning=tuning, label="gradients", token_ids=ids)
+        sums = training.gradient_sums(base, rendered, tuning=tuning, label="gradients", token_ids=ids)
         return pl.concat(
             buffering(sums, task=name, ratios=ratios).select(pl.lit(name).alias("wording"), pl.all())
             for name in sets
@@ -129,9 +120,7 @@ class TaskArms:
         )
 
     def _token_ids(self, base: ModelRef) -> tuple[int, ...]:
-        from learnable.models.special_tokens import token_ids
-
-        return tuple(token_ids(base, NewTokens(added=self.added))) if self.added else ()
+        return tuple(models.special_tokens.token_ids(base, NewTokens(added=self.added))) if self.added else ()
 
 
 def at_ratio(material: Material, arm: TaskArm) -> Material:
@@ -142,23 +131,20 @@ def at_ratio(material: Material, arm: TaskArm) -> Material:
 
 
 def token_distances(
-    model: "LanguageModel",
+    model: "models.LanguageModel",
     _: pl.DataFrame,
     *,
     concepts: Mapping[str, Sequence[str]],
     tests: Sequence[Example],
 ) -> pl.DataFrame:
     """Return how far each new token is from each of its words (``concepts``), layer by layer, where it stands in tests."""
-    from learnable.models.cluster import ClusterModel
-    from learnable.models.concepts import comparable_prompts
-
     lines = []
     for token, words in concepts.items():
-        prompts = comparable_prompts(
+        prompts = models.concepts.comparable_prompts(
             model, map(question_of, tests), token=token, words=words, most=CONCEPT_PROMPTS
         )
         measure = partial(_of_each_word, prompts=prompts, token=token, words=words)
-        distances = model.call(measure) if isinstance(model, ClusterModel) else measure(model)
+        distances = model.call(measure) if isinstance(model, models.cluster.ClusterModel) else measure(model)
         for word, found in zip(words, distances, strict=True):
             counts = (~np.isnan(found)).sum(axis=1).tolist()
             means = [
@@ -172,16 +158,14 @@ def token_distances(
 
 
 def _of_each_word(
-    model: "LanguageModel", *, prompts: Sequence[Sequence[Message]], token: str, words: Sequence[str]
+    model: "models.LanguageModel", *, prompts: Sequence[Sequence[Message]], token: str, words: Sequence[str]
 ) -> list[NDArray[np.float64]]:
     """Return the distances of a token from each of the words, (layers + 1, n) each."""
-    from learnable.models.concepts import concept_distances
-
-    return [concept_distances(model, prompts, token=token, words=word) for word in words]
+    return [models.concepts.concept_distances(model, prompts, token=token, words=word) for word in words]
 
 
 def samples(
-    model: "LanguageModel", graded: pl.DataFrame, *, evaluations: Sequence[Evaluation], store: Store
+    model: "models.LanguageModel", graded: pl.DataFrame, *, evaluations: Sequence[Evaluation], store: Store
 ) -> pl.DataFrame:
     """Return what a model wrote: the whole text of the first items of each generation evaluation, from the store."""
     lines = []

@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from learnable.commands.inputs import look_up, pool_of, trusted_of
 from learnable.commands.network import Network
 from learnable.commands.options import Data, DryRun, Flat, MaxLength, ModelName, NewRow, Output, Several
+from learnable.deferred import training
 from learnable.errors import UsageError
 from learnable.experiments import Init
 from learnable.objects.given import given_part
@@ -123,9 +124,7 @@ def _check(
 def join_launcher() -> None:
     """Under a launcher such as torchrun, only the main process comes out of here; the others train with it."""
     if "RANK" in os.environ:
-        from learnable.training import join
-
-        join()
+        training.devices.join()
 
 
 def _new_tokens(tokens: Sequence[str] | None, init: Init, reference: Reference) -> NewTokens | None:

@@ -9,7 +9,6 @@ from learnable.data.formats import as_row as as_row
 from learnable.data.pairs import about_pairs as about_pairs
 from learnable.data.pairs import answers_of as answers_of
 from learnable.data.pairs import doubts as doubts
-from learnable.data.pairs import pair_of as pair_of
 from learnable.data.pairs import pairs_of as pairs_of
 from learnable.data.pool import HELD_OUT as HELD_OUT
 from learnable.data.pool import hold_out as hold_out

@@ -16,7 +16,7 @@ from learnable.data.card_fit import CardFit, ModelSize, card_fit
 from learnable.data.pairs import answers_of
 from learnable.data.pool import each_of, load_pool
 from learnable.errors import DataError
-from learnable.runs.files import replacing
+from learnable.runs.files import write_text
 from learnable.runs.progress import say
 from learnable.settings import Tuning
 from learnable.types import Example, Pair, Rendered
@@ -132,8 +132,7 @@ def write_export(
     if to.chat_template is not None and trainer != "llamafactory":
         texts[TEMPLATE] = to.chat_template
     for name, text in texts.items():
-        with replacing(folder / name) as part:
-            part.write_text(text, encoding="utf-8")
+        write_text(folder / name, text)
     return [folder / name for name in texts]
 
 

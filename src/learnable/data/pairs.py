@@ -6,7 +6,6 @@ from typing import Any
 
 from learnable.data.names import OPTION, plain
 from learnable.data.values import UnusableRowError, is_empty, shortened
-from learnable.errors import DataError
 from learnable.pools import Pool, message_of, slices
 from learnable.runs.identity import example_id, fingerprint
 from learnable.types import Conversation, Example, Message, Pair
@@ -14,37 +13,6 @@ from learnable.types import Conversation, Example, Message, Pair
 LENGTH_SHORTCUT = 0.6
 """Share of pairs whose chosen answer is the longer one above which length alone tells much."""
 _TIES = ("tie", "draw", "0", "1.5", "none", "neither", "both", "same", "equal")
-
-
-def pair_of(
-    prompt: Sequence[Message],
-    chosen: Message,
-    rejected: Message,
-    *,
-    source: str,
-    tools: str = "",
-    strength: float | None = None,
-) -> Pair:
-    """Return a pair with its identity; a ``DataError`` where an answer is not by the assistant, or both are the same.
-
-    Earlier answers in the prompt become context: what a pair compares are its two answers.
-    """
-    for name, answer in (("chosen", chosen), ("rejected", rejected)):
-        if answer.role != "assistant":
-            raise DataError(f"the {name} answer is by {answer.role!r}, not by the assistant")
-    if chosen == rejected:
-        raise DataError(f"both answers of a pair are the same: {chosen.content[:40]!r}")
-    asked = context(prompt)
-    both = Conversation(messages=(*asked, chosen), tools=tools, rejected=rejected)
-    return Pair(
-        id=identity_of(both),
-        prompt=asked,
-        chosen=chosen,
-        rejected=rejected,
-        source=source,
-        tools=tools,
-        strength=strength,
-    )
 
 
 def identity_of(conversation: Conversation) -> str:

@@ -12,7 +12,7 @@ import xxhash
 from learnable.data.pairs import pairs_of
 from learnable.errors import DataError
 from learnable.pools import Pool, SourceFile, slices
-from learnable.runs.files import FrameWriter, replacing, writing_frames
+from learnable.runs.files import FrameWriter, write_json, writing_frames
 from learnable.runs.identity import fingerprint
 from learnable.types import Example, Pair
 
@@ -49,9 +49,7 @@ def writing_pool(folder: Path) -> Iterator[tuple[FrameWriter, FrameWriter]]:
 
 def write_pool_files(files: Sequence[SourceFile], folder: Path) -> None:
     """Write where the rows of a pool came from, which makes its folder one of a pool."""
-    with replacing(folder / POOL_FILE) as part:
-        content = {"files": [asdict(file) for file in files]}
-        part.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / POOL_FILE, {"files": [asdict(file) for file in files]})
 
 
 def load_pool(folder: Path) -> Pool:

@@ -127,7 +127,7 @@ def _marks_check(renderer: Renderer, taken: Sequence[tuple[Example, Rendered]]) 
     """Compare the tokens that count with those that the template itself marks."""
     without_end = with_header = False
     for example, row in taken:
-        ids, marks = renderer.marked(example)
+        ids, marks = renderer.chat.marked(example.messages, example.tools)
         ours, theirs = _answers(renderer, row.ids, row.mask), _answers(renderer, ids, marks)
         asked = [_letters(turn.content) for turn in example.messages if turn.role != "assistant"]
         if not _same(ours.texts, theirs.texts, asked):

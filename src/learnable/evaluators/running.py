@@ -1,7 +1,6 @@
 """Evaluations: evaluators with their data, read, and run on a model, which is asked for what is not stored yet."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +11,7 @@ import polars as pl
 from learnable.errors import ModelError, UsageError
 from learnable.evaluators.kinds import GRADES, ungraded
 from learnable.evaluators.table import Specification, build_evaluator, parse
-from learnable.measures import Found, fill, known, lengths, measure_of, take
+from learnable.measures import Found, fill, known, lengths, nll_of
 from learnable.runs.identity import example_id, fingerprint
 from learnable.runs.store import Store
 from learnable.settings import Sampling
@@ -239,13 +238,11 @@ def _likelihoods(
         for identity, messages in zip(ids[-1], group, strict=True):
             distinct[identity] = replace(example, id=identity, messages=messages)
     rendered = model.renderer.render(list(distinct.values()), max_length=max_length, skip_refused=True)
-    measure = measure_of(model.key, rendering=model.renderer.key, max_length=max_length)
-    take(lambda: nullcontext(model), [measure], rendered, store=store, label=label, counts=False)
-    frame = lengths(rendered)
-    defined = frame.filter(pl.col("response_tokens") > 0)["id"]
-    losses: dict[str, float] = dict(known(measure, defined, store=store).iter_rows())
+    nll, _ = nll_of(model, rendered, max_length=max_length, store=store, label=label, counts=False)
+    losses: dict[str, float] = dict(nll.iter_rows())
     scored = {
-        row["id"]: {**row, "nll": losses.get(row["id"], float("nan"))} for row in frame.iter_rows(named=True)
+        row["id"]: {**row, "nll": losses.get(row["id"], float("nan"))}
+        for row in lengths(rendered).iter_rows(named=True)
     }
     return [_graded(evaluator, e, [scored[i] for i in group]) for e, group in zip(examples, ids, strict=True)]
 

@@ -3,19 +3,17 @@
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import polars as pl
 
+from learnable.deferred import training
 from learnable.errors import UsageError, did_you_mean
 from learnable.objectives import NLL, Objective
 from learnable.runs.identity import fingerprint
 from learnable.settings import Tuning
 from learnable.spec import settings_in, settings_of, typed
 from learnable.types import ModelRef, Rendered
-
-if TYPE_CHECKING:
-    from learnable.training import Sampler, Trained
 
 UNTUNED = "untuned"
 Init = Literal["random", "mean", "description"]
@@ -52,8 +50,8 @@ class Arm:
     tuning: Tuning
     objective: Objective = NLL()
     stored: pl.DataFrame | None = None
-    sampler: "Callable[[Sequence[tuple[Rendered, ...]], Tuning], Sampler] | None" = None
-    given: "Trained | None" = None
+    sampler: "Callable[[Sequence[tuple[Rendered, ...]], Tuning], training.Sampler] | None" = None
+    given: "training.Trained | None" = None
     budget_tokens: int | None = None
     token_ids: tuple[int, ...] = ()
     token_rate: float = 1.0

@@ -7,14 +7,14 @@ looked at in each model while it is open (``looks``). The third of its kind is o
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import polars as pl
 
+from learnable.deferred import models, training
 from learnable.evaluators import Completion, Evaluation, completions, graded_all, judged
 from learnable.experiments.arms import Arm
 from learnable.experiments.table import Measured, SelectionCost, arm_table
@@ -23,11 +23,7 @@ from learnable.runs.progress import say
 from learnable.runs.store import Store
 from learnable.types import ModelRef
 
-if TYPE_CHECKING:
-    from learnable.models.language_model import LanguageModel
-    from learnable.training import Trained
-
-Look = Callable[["LanguageModel", pl.DataFrame], pl.DataFrame]
+Look = Callable[["models.LanguageModel", pl.DataFrame], pl.DataFrame]
 """Takes a model and its grades, and returns a frame; arms of one model share it."""
 
 
@@ -50,7 +46,7 @@ class ArmRun:
         tokens: That were trained on in this run.
     """
 
-    trained: "Sequence[Trained | None]"
+    trained: "Sequence[training.Trained | None]"
     frames: dict[str, pl.DataFrame]
     tokens: int
 
@@ -61,7 +57,7 @@ def run_arms(
     *,
     max_length: int,
     store: Path,
-    open_model: "Callable[[ModelRef], LanguageModel]",
+    open_model: "Callable[[ModelRef], models.LanguageModel]",
     baseline: str,
     confidence: float,
     costs: Mapping[str, SelectionCost] | None = None,
@@ -77,7 +73,7 @@ def run_arms(
     judges = [each for each in evaluations if each.evaluator.kind == "judge"]
     alone = [each for each in evaluations if each.evaluator.kind != "judge"]
     kept, looks = Store(store), looks or {}
-    loaded: dict[ModelRef, LanguageModel] = {}  # one at a time
+    loaded: dict[ModelRef, models.LanguageModel] = {}  # one at a time
     grades, answers = dict[Place, pl.DataFrame](), dict[tuple[Place, str], list[Completion]]()
     looked = dict[tuple[Place, str], pl.DataFrame]()
     places = [
@@ -92,7 +88,7 @@ def run_arms(
             loaded.clear()
             loaded[ref] = open_model(ref)
         model = loaded[ref]
-        with model.adapter(adapter) if adapter is not None else nullcontext():
+        with model.adapter(adapter):
             grades[place] = graded_all(model, alone, store=kept, max_length=max_length, what=what)
             looked |= {(place, name): look(model, grades[place]) for name, look in looks.items()}
             for each in judges:
@@ -118,33 +114,32 @@ def run_arms(
     return ArmRun(trained=trained, frames=frames, tokens=tokens)
 
 
-def train_arms(arms: Sequence[Arm], *, max_length: int, store: Path) -> "tuple[list[Trained | None], int]":
+def train_arms(
+    arms: Sequence[Arm], *, max_length: int, store: Path
+) -> "tuple[list[training.Trained | None], int]":
     """Return the training of each arm, None for a model as it is, and on how many tokens this run trained.
 
     Equal arms share a training, and what the store has is not trained again; ``run_arms`` does this first.
     """
-    from learnable.models.rendering import Renderer
-    from learnable.models.source import identify
-    from learnable.training import Trained, fine_tune
 
     @cache
     def identities(base: ModelRef) -> dict[str, str]:
-        return {"base": identify(base), "rendering": Renderer.of(base).key}
+        return {"base": models.identify(base), "rendering": models.Renderer.of(base).key}
 
-    trainings, tokens = list[Trained | None](), 0
+    trainings, tokens = list[training.Trained | None](), 0
     for number, arm in enumerate(arms, start=1):
         label = f"training {number} of {len(arms)}: {arm.label}, seed {arm.seed}"
         if arm.given is not None or not arm.stages:
             trainings.append(arm.given)
             continue
         names = arm.names(**identities(arm.base), max_length=max_length)
-        stages = list[Trained]()
+        stages = list[training.Trained]()
         for name, examples in zip(names, arm.examples_by_stage, strict=True):
             start = stages[-1].folder if stages else None
             whole = start is not None and arm.tuning.method == "full"
             # Two experiments may share a store, and an arm.
             with locked(store / "arms" / f"{name}.lock"):
-                trained = fine_tune(
+                trained = training.fine_tune(
                     replace(arm.base, name=str(start)) if whole else arm.base,
                     examples,
                     store / "arms" / name,
@@ -159,11 +154,11 @@ def train_arms(arms: Sequence[Arm], *, max_length: int, store: Path) -> "tuple[l
                 )
             tokens += trained.tokens if trained.ran else 0
             stages.append(trained)
-        trainings.append(Trained.together(stages))
+        trainings.append(training.Trained.together(stages))
     return trainings, tokens
 
 
-def place_of(base: ModelRef, trained: "Trained | None", *, method: Literal["lora", "full"]) -> Place:
+def place_of(base: ModelRef, trained: "training.Trained | None", *, method: Literal["lora", "full"]) -> Place:
     """Return which model a training has come to: what is loaded, and the adapter on it."""
     if trained is None:
         return base, None
@@ -202,8 +197,8 @@ def _named(arm: Arm, frame: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _arm_frame(arms: Sequence[Arm], trained: "Sequence[Trained | None]") -> pl.DataFrame:
-    def tokens(arm: Arm, done: "Trained | None") -> dict[str, int | None]:
+def _arm_frame(arms: Sequence[Arm], trained: "Sequence[training.Trained | None]") -> pl.DataFrame:
+    def tokens(arm: Arm, done: "training.Trained | None") -> dict[str, int | None]:
         if done is not None and arm.sampler is not None:
             return {"tokens": done.tokens, "response_tokens": None}
         return {"tokens": arm.tokens, "response_tokens": arm.response_tokens}

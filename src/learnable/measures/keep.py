@@ -6,8 +6,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from learnable.measures.kind import Row
-from learnable.measures.kinds import MEASURES
+from learnable.measures.kinds import MEASURES, Row
 from learnable.runs.progress import bar
 from learnable.runs.step import note
 from learnable.runs.store import Store

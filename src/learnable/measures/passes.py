@@ -1,7 +1,7 @@
 """Model passes over rendered examples: batches by length, made from all examples, and columns of what is stored."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -10,8 +10,7 @@ import numpy as np
 import polars as pl
 
 from learnable.measures.keep import Found, fill, known
-from learnable.measures.kind import MeasureKind, Row, as_found
-from learnable.measures.kinds import MEASURES
+from learnable.measures.kinds import MEASURES, MeasureKind, Row, as_found
 from learnable.runs.progress import say
 from learnable.runs.store import Store
 from learnable.types import Launch, Measure, MeasuredModel, Rendered, Work
@@ -182,11 +181,9 @@ class _Pass:
 
 
 def nll_of(
-    opened: Callable[[], AbstractContextManager[MeasuredModel]],
-    model: str,
+    model: Any,
     rendered: Sequence[Rendered],
     *,
-    rendering: str,
     max_length: int,
     store: Store,
     label: str,
@@ -194,11 +191,11 @@ def nll_of(
 ) -> tuple[pl.DataFrame, int]:
     """Return ``id`` and ``nll`` (nats) of each example that has an answer, each once, and how many tokens that took.
 
-    The arguments are those of ``take`` and of ``measure_of``.
+    The model is loaded, and measures what it renders; the other arguments are those of ``take`` and of ``measure_of``.
     """
-    measure = measure_of(model, rendering=rendering, max_length=max_length)
+    measure = measure_of(model.key, rendering=model.renderer.key, max_length=max_length)
     examples = list({each.id: each for each in rendered if each.mask.any()}.values())
-    tokens = take(opened, [measure], examples, store=store, label=label, counts=counts)
+    tokens = take(lambda: nullcontext(model), [measure], examples, store=store, label=label, counts=counts)
     return known(measure, [each.id for each in examples], store=store).select("id", "nll"), tokens
 
 

@@ -3,7 +3,11 @@
 import json
 from collections.abc import Collection, Sequence
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
 
 from learnable.models.answers import Answers
 from learnable.models.templates import DEFAULT, WITH_TOOLS, check_size, templates_of, try_template
@@ -22,9 +26,6 @@ from learnable.models.turns import (
 )
 from learnable.types import Message
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
 
 class ChatTemplate:
     """Writes conversations as a model reads them.
@@ -37,7 +38,7 @@ class ChatTemplate:
     """
 
     def __init__(
-        self, tokenizer: "PreTrainedTokenizerBase", *, name: str, ends: Collection[str], adds_bos: bool
+        self, tokenizer: PreTrainedTokenizerBase, *, name: str, ends: Collection[str], adds_bos: bool
     ) -> None:
         self._tokenizer, self._name, self._ends = tokenizer, name, ends
         self._templates = templates_of(tokenizer, name=name)
@@ -76,12 +77,13 @@ class ChatTemplate:
         write = partial(self._written, tools=tools)
         return Answers(write=write, messages=messages, text=write(messages), header=header, ends=self._ends)
 
-    def marked(self, messages: Sequence[Message], tools: str = "") -> Any:
-        """Return what transformers makes of a conversation: ``input_ids``, and ``assistant_masks`` by generation marks."""
-        given = self._given(_tool_list(tools))
-        return self._tokenizer.apply_chat_template(
-            self._turns(messages), **given, return_assistant_tokens_mask=True
-        )
+    def marked(
+        self, messages: Sequence[Message], tools: str = ""
+    ) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+        """Return the tokens of a conversation (T,), and which of them the template itself marks as generated (T,)."""
+        given = {**self._given(_tool_list(tools)), "return_assistant_tokens_mask": True}
+        made: Any = self._tokenizer.apply_chat_template(self._turns(messages), **given)
+        return np.asarray(made["input_ids"], np.int32), np.asarray(made["assistant_masks"], np.bool_)
 
     def _written(self, messages: Sequence[Message], tools: str = "") -> str:
         return self._write(self._turns(messages), _tool_list(tools))

@@ -206,8 +206,11 @@ class ClusterModel(LanguageModel):
             yield batches[number], answers
 
     @contextmanager
-    def adapter(self, folder: Path) -> Iterator[None]:
-        """Let the workers of each pass within the block wear the LoRA adapter of ``folder``; a pass may refuse it."""
+    def adapter(self, folder: Path | None) -> Iterator[None]:
+        """Let the workers of each pass within the block wear the LoRA adapter of ``folder``, if any; a pass may refuse it."""
+        if folder is None:
+            yield
+            return
         check_is_adapter(folder)
         self._worn, self.key = folder.resolve(), adapter_key(self._base_key, folder)
         try:

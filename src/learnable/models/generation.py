@@ -66,17 +66,6 @@ class TextGenerator(ABC):
 
     renderer: Renderer
 
-    def generate(
-        self, conversations: Sequence[Sequence[Message]], *, seeds: Sequence[int] = (), **settings: Any
-    ) -> list[str]:
-        """Return the next answer to each conversation; greedy unless a temperature is among the settings of ``Sampling``."""
-        sampling = Sampling(**{"temperature": 0.0, "top_p": 1.0, **settings})
-        texts = [""] * len(conversations)
-        for positions, answers in self.answers(conversations, sampling=sampling, seeds=seeds):
-            for position, answer in zip(positions, answers, strict=True):
-                texts[position] = answer.text
-        return texts
-
     def answers(
         self,
         conversations: Sequence[Sequence[Message]],

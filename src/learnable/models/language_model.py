@@ -19,7 +19,7 @@ from learnable.models.batching import Batching
 from learnable.models.dtype import resolved
 from learnable.models.generation import Answered, Asked, TextGenerator, generate_batches
 from learnable.models.loading import load_network
-from learnable.models.losses import batch_embeddings, batch_token_nll
+from learnable.models.losses import batch_token_nll
 from learnable.models.packing import Layout
 from learnable.models.rendering import Renderer
 from learnable.models.source import adapter_key, identify, position_limit
@@ -100,10 +100,6 @@ class LanguageModel(TextGenerator):
         """Return the nll of each response token in nats, n arrays."""
         return list(self.begin(batch_token_nll, rendered)())
 
-    def embed(self, rendered: Sequence[Rendered]) -> NDArray[np.float32]:
-        """Return one vector for each example, (n, d)."""
-        return np.stack(list(self.begin(batch_embeddings, rendered)()))
-
     def begin(self, launch: Launch, rendered: Sequence[Rendered]) -> Awaited:
         """Begin a batch, whose rows are computed together as far as they may be, and return what waits for its values."""
         groups = list(self._batching.groups(rendered))
@@ -161,8 +157,11 @@ class LanguageModel(TextGenerator):
         yield from generate_batches(self.network, self.renderer.tokenizer, asked)
 
     @contextmanager
-    def adapter(self, folder: Path) -> Iterator[None]:
-        """Wear the LoRA adapter of ``folder`` within the block; the base weights stay the same, in memory once."""
+    def adapter(self, folder: Path | None) -> Iterator[None]:
+        """Wear the LoRA adapter of ``folder``, if any, within the block; the base weights stay the same, in memory once."""
+        if folder is None:
+            yield
+            return
         key = adapter_key(self._base_key, folder)
         if key not in self._adapters:
             name = f"adapter-{key[:16]}"

@@ -1,10 +1,11 @@
 """Conversations to ``(ids, mask)``: the model's own chat template, and exactly the tokens that its answers own."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
 
 from learnable.errors import ModelError
 from learnable.models.answers import Span
@@ -15,9 +16,6 @@ from learnable.models.templates import template_hint
 from learnable.models.turns import ANSWER, ASKED, REFUSALS, SENTINEL
 from learnable.runs.identity import fingerprint
 from learnable.types import AnswerHeader, Example, Message, ModelRef, Rendered
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 VERSION = 1
 """Raised when a rule of this file changes which tokens are scored, so that what is stored is measured again."""
@@ -50,7 +48,7 @@ class Renderer:
         rows: For how many tokens the model has embeddings; None where that is not known.
     """
 
-    def __init__(self, tokenizer: "PreTrainedTokenizerBase", *, name: str, rows: int | None = None) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, name: str, rows: int | None = None) -> None:
         if not tokenizer.is_fast:
             raise ModelError(
                 f"the tokenizer of {name} gives no character offsets, so its answers cannot be located",
@@ -311,11 +309,6 @@ class Renderer:
                 hint=f"drop or merge turns that this template does not know, or {template_hint()}",
             ) from error
         return text, [span for parts in spans for span in parts], facts
-
-    def marked(self, example: Example) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-        """Return the tokens of an example (T,), and which of them the template itself marks as generated (T,)."""
-        made = self.chat.marked(example.messages, example.tools)
-        return np.asarray(made["input_ids"], np.int32), np.asarray(made["assistant_masks"], np.bool_)
 
     def _mask(
         self, text: str, spans: Sequence[Span], ids: NDArray[Any], offsets: NDArray[Any]

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from learnable.data import prompt_key
 from learnable.data.target import shared_with_target
+from learnable.deferred import training
 from learnable.errors import UsageError
 from learnable.measures import Role, extrapolated, lengths, log_importance
 from learnable.objects.given import compared_with, render_rows
@@ -26,10 +27,6 @@ from learnable.scorers import LESS
 from learnable.selectors.vectors import unit
 from learnable.settings import Aim, Tuning
 from learnable.types import Example, Rendered, Scorer
-
-if TYPE_CHECKING:
-    from learnable.training import KeptEpoch, References
-    from learnable.training.costate import Worth
 
 
 @dataclass(kw_only=True)
@@ -48,7 +45,7 @@ class Against:
     rows: Rows
     rendered: Sequence[Rendered]
     frame: pl.DataFrame
-    warm_up: "tuple[Sequence[KeptEpoch], str | None] | None" = None
+    warm_up: "tuple[Sequence[training.KeptEpoch], str | None] | None" = None
     facts: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -130,7 +127,7 @@ class Against:
             "target", {"loss_target"}, self.rendered, self.frame, references=trained
         ).to_series()
 
-    def _trained(self, **settings: Any) -> "References":
+    def _trained(self, **settings: Any) -> "training.References":
         folder = self.passes.store.folder / "target-{fingerprint}"
         trained = train(self.target, self.base, output=folder, max_length=self.passes.max_length, **settings)
         self.passes.tokens += trained.trained.cost.tokens if trained.trained.ran else 0
@@ -173,9 +170,6 @@ class Against:
 
     def _worth(self) -> pl.Series:
         """Return what each example is worth to the target, by the costate of a short training."""
-        from learnable.training.adapters import trainable
-        from learnable.training.costate import NetworkLosses, worth_of_rows
-
         tuning = Tuning(method=self.aim.space, rank=self.aim.rank, seed=self.aim.seed)
         ref, _held = self.base.for_training(moves_weights=self.aim.space == "full")
         rows = [
@@ -186,23 +180,23 @@ class Against:
         if not rows:
             raise UsageError("no row of the pool has a token to be scored", hint="is max_length long enough?")
         valued = self._proxy(rows)
-        network = trainable(replace(ref, dtype="float32"), tuning)
-        training, pool, target = (
-            NetworkLosses(network, some)
+        network = training.adapters.trainable(replace(ref, dtype="float32"), tuning)
+        descent, pool, target = (
+            training.costate.NetworkLosses(network, some)
             for some in (*([self.rendered[place] for place in some] for some in (rows, valued)), self._aimed)
         )
         rng = np.random.default_rng(self.aim.seed)
         order = np.concatenate(
             [rng.permutation(len(rows)) for _ in range(1 + self.aim.steps * self.aim.batch // len(rows))]
         )
-        found = worth_of_rows(
-            training.point,
+        found = training.costate.worth_of_rows(
+            descent.point,
             batches=[
                 order[step * self.aim.batch : (step + 1) * self.aim.batch].tolist()
                 for step in range(self.aim.steps)
             ],
             rate=self.aim.descent_rate,
-            training=training,
+            training=descent,
             target=target,
             pool=pool,
             visit=self.aim.visit,
@@ -210,7 +204,7 @@ class Against:
             state=(state := self.passes.store.folder / f"costate-{self._identity(rows)}.pt"),
         )
         self._unfinished.append(state)
-        self.passes.tokens += training.tokens + pool.tokens + target.tokens
+        self.passes.tokens += descent.tokens + pool.tokens + target.tokens
         self._say_worth(found)
         worth = np.full(len(self.rendered), np.nan)
         worth[valued] = found.scores
@@ -261,7 +255,7 @@ class Against:
         own = [key, self.passes.renderer.key, self.passes.max_length, [ids[place] for place in rows]]
         return fingerprint([*own, self._target.identity, self.aim])
 
-    def _say_worth(self, found: "Worth") -> None:
+    def _say_worth(self, found: "training.costate.Worth") -> None:
         self.facts["target loss in the short training"] = {
             "before": round(found.target_before, 4),
             "after": round(found.target_after, 4),

@@ -3,17 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+from learnable.deferred import models, training
 from learnable.errors import ModelError, StoreError, UsageError, did_you_mean
 from learnable.runs.progress import say, say_once
 from learnable.runs.records import BEGUN, DONE, Outcome, read_outcome
 from learnable.types import Example, ModelRef, Rendered
-
-if TYPE_CHECKING:
-    from learnable.models.language_model import LanguageModel
-    from learnable.models.rendering import Renderer
-    from learnable.training import References
 
 LONGEST = 2_048
 
@@ -44,9 +40,7 @@ def finished(folder: str | Path, *verbs: str) -> Outcome:
 
 def length_limit(ref: ModelRef, asked: int | None) -> int:
     """Return the longest example in tokens that a command takes."""
-    from learnable.models.source import position_limit
-
-    limit = position_limit(ref)
+    limit = models.source.position_limit(ref)
     if asked is None:
         return min(LONGEST, limit or LONGEST)
     if asked < 2 or (limit is not None and asked > limit):
@@ -64,18 +58,16 @@ class RowRendering:
     be refused; at the first one it is a ``ModelError`` if none may be.
     """
 
-    def __init__(self, renderer: "Renderer", *, max_length: int, rows: int, most_refused: float) -> None:
-        from learnable.models.answers import LeftOut
-
+    def __init__(
+        self, renderer: "models.Renderer", *, max_length: int, rows: int, most_refused: float
+    ) -> None:
         self._renderer, self._max_length = renderer, max_length
         self._rows, self._most_refused = rows, most_refused
         self._refused, self._first, self._said = 0, "", ""
-        self.left_out = LeftOut()
+        self.left_out = models.answers.LeftOut()
 
     def __call__(self, examples: Sequence[Example]) -> list[Rendered]:
         """Return examples as the model sees them; a ``ModelError`` if more than the share of all is refused."""
-        from learnable.models.templates import template_hint
-
         seen = self._renderer.render(
             examples, max_length=self._max_length, skip_refused=self._most_refused > 0
         )
@@ -86,7 +78,7 @@ class RowRendering:
         if self._refused > self._most_refused * self._rows:
             raise ModelError(
                 f"{self._counted(self._rows)}, more than {100 * self._most_refused:g}%: {self._first}",
-                hint=f"load the rows with --on-error skip to leave all of them out, or {template_hint()}",
+                hint=f"load the rows with --on-error skip to leave all of them out, or {models.templates.template_hint()}",
             )
         return seen
 
@@ -103,7 +95,7 @@ class RowRendering:
 
 
 def render_rows(
-    renderer: "Renderer", examples: Sequence[Example], *, max_length: int, most_refused: float
+    renderer: "models.Renderer", examples: Sequence[Example], *, max_length: int, most_refused: float
 ) -> list[Rendered]:
     """Return examples as the model sees them, see ``RowRendering``."""
     rendering = RowRendering(renderer, max_length=max_length, rows=len(examples), most_refused=most_refused)
@@ -114,17 +106,15 @@ def render_rows(
 
 def say_left_out(cut: str) -> None:
     """Warn where the chat template leaves out text of the rows, which is said so."""
-    from learnable.models.answers import LEFT_OUT_HINT
-
     if cut:
-        say_once(f"warning: {cut}: {LEFT_OUT_HINT}")
+        say_once(f"warning: {cut}: {models.answers.LEFT_OUT_HINT}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Compared:
     """What a base model is compared with: ``step`` trained it, ``ref`` says how it is loaded, if not as the base is."""
 
-    models: "References"
+    models: "training.References"
     identity: str
     settings: Mapping[str, Any]
     step: Outcome | None = None
@@ -137,23 +127,19 @@ def compared_with(reference: str, ref: ModelRef) -> Compared:
     Raises:
         ModelError: If it was trained from another base than this one.
     """
-    from learnable.training import Part, References, read_reference
-
     if not is_step(reference):
         name, kind, identity = given_part(reference, ref)
-        models = References(parts=(Part(name=name, kind=kind),))
+        models = training.References(parts=(training.Part(name=name, kind=kind),))
         return Compared(models=models, identity=identity, settings={"kind": "given", "model": reference})
     trained = trained_from(ref, reference, what="reference")
-    models = read_reference(Path(reference))
+    models = training.read_reference(Path(reference))
     return Compared(models=models, identity=trained.identity, settings=dict(trained.facts), step=trained)
 
 
 def trained_from(ref: ModelRef, folder: str, *, what: str) -> Outcome:
     """Return what `learnable train` left in a folder; a ModelError where it began from another model than this one."""
-    from learnable.models.source import identify
-
     trained = finished(folder, "train")
-    if trained.inputs["base"] != identify(ref):
+    if trained.inputs["base"] != models.identify(ref):
         raise ModelError(
             f"the {what} {folder} was trained from {trained.facts['base']}, which is not the model given here",
             hint=f"give --model {trained.facts['base']} as it was then: same weights, chat template and dtype",
@@ -163,14 +149,11 @@ def trained_from(ref: ModelRef, folder: str, *, what: str) -> Outcome:
 
 def given_part(name: str, ref: ModelRef) -> tuple[str, Literal["adapter", "model"], str]:
     """Return where a model that the user has trained is, whether it is an adapter, and its identity."""
-    from learnable.models.dtype import resolved
-    from learnable.models.source import adapter_key, identify, is_adapter, locate
-
     ref = replace(ref, name=name, revision=None)
-    folder = locate(ref, adapter=True)
-    if is_adapter(folder):
-        return str(folder.resolve()), "adapter", adapter_key("", folder)
-    return str(folder.resolve()), "model", identify(resolved(ref))
+    folder = models.locate(ref, adapter=True)
+    if models.is_adapter(folder):
+        return str(folder.resolve()), "adapter", models.adapter_key("", folder)
+    return str(folder.resolve()), "model", models.identify(models.dtype.resolved(ref))
 
 
 def is_step(folder: str) -> bool:
@@ -178,23 +161,15 @@ def is_step(folder: str) -> bool:
     return any((Path(folder) / name).is_file() for name in (BEGUN, DONE))
 
 
-def opened(ref: ModelRef, *, on: str | None = None) -> "LanguageModel":
+def opened(ref: ModelRef, *, on: str | None = None) -> "models.LanguageModel":
     """Return a model, its weights loaded here, or by the workers of a cluster (``ray[:ADDRESS]``) in each pass."""
     if on is None:
-        from learnable.models.language_model import LanguageModel
-
-        return LanguageModel(ref)
-    from learnable.models.cluster import ClusterModel
-
-    return ClusterModel(ref, on=on)
+        return models.LanguageModel(ref)
+    return models.cluster.ClusterModel(ref, on=on)
 
 
 def pinned(ref: ModelRef, *, on: str | None = None) -> ModelRef:
     """Return a model with the dtype that ``auto`` is where it runs: an identity tells dtypes apart."""
     if on is None:
-        from learnable.models.dtype import resolved
-
-        return resolved(ref)
-    from learnable.models.cluster import dtype_of_workers
-
-    return replace(ref, dtype=dtype_of_workers(ref, on))
+        return models.dtype.resolved(ref)
+    return replace(ref, dtype=models.cluster.dtype_of_workers(ref, on))

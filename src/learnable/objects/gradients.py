@@ -4,13 +4,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from learnable.data.target import Target
+from learnable.deferred import models, training
 from learnable.errors import UsageError
 from learnable.measures import column, lengths, planned, take
 from learnable.objects.given import trained_from
@@ -20,33 +21,31 @@ from learnable.runs.identity import fingerprint
 from learnable.scorers import LESS
 from learnable.types import Launch, Measure, ModelRef, Rendered
 
-if TYPE_CHECKING:
-    from learnable.models.language_model import LanguageModel
-    from learnable.training import KeptEpoch
-
 ROWS_AT_ONCE = 4_096
 """Sketches that are read at once."""
 GRADIENT_PASSES = 3
 """What a pass with gradients counts for in what a score costs, in passes without."""
 
 
-def warm_up_of(folder: str, ref: ModelRef) -> "tuple[Sequence[KeptEpoch], str | None]":
+def warm_up_of(folder: str, ref: ModelRef) -> "tuple[Sequence[training.KeptEpoch], str | None]":
     """Return the epochs that `learnable train --keep-epochs` kept in a folder, of this model, its dtype resolved.
 
     Also the identity of the target whose rows it left out, if there was one.
     """
-    from learnable.training import kept_epochs, read_reference
-
     trained = trained_from(ref, folder, what="warm-up")
-    (part, *_) = read_reference(Path(folder)).parts
-    return kept_epochs(Path(part.name)), trained.inputs.get("target")
+    (part, *_) = training.read_reference(Path(folder)).parts
+    return training.epochs.kept_epochs(Path(part.name)), trained.inputs.get("target")
 
 
 class GradientPasses:
     """Takes the passes of LESS that are not stored yet, at the epochs of a warm-up, against the rows of a target."""
 
     def __init__(
-        self, passes: Passes, epochs: "Sequence[KeptEpoch]", target: Target, rendered: Sequence[Rendered]
+        self,
+        passes: Passes,
+        epochs: "Sequence[training.KeptEpoch]",
+        target: Target,
+        rendered: Sequence[Rendered],
     ) -> None:
         self._passes, self._epochs, self._target, self._rows = passes, epochs, target, rendered
         self.small_share = 0.0
@@ -81,22 +80,26 @@ class GradientPasses:
         return at.read(measure, frame, width=len(set(self._target.subtasks)))
 
     def _products(self, method: LESS, at: "_Checkpoint") -> Launch:
-        from learnable.training.target_gradients import batch_cosines, gradient_tokens, target_vectors
-
         with at.model() as model:
-            batches = planned(self._rows, batch_tokens=gradient_tokens(model))
-            vectors = target_vectors(model, self._rows, self._target.subtasks, batches=batches)
-        return partial(batch_cosines, moments=at.moments, adam=method.adam, vectors=vectors)
+            batches = planned(self._rows, batch_tokens=training.target_gradients.gradient_tokens(model))
+            vectors = training.target_gradients.target_vectors(
+                model, self._rows, self._target.subtasks, batches=batches
+            )
+        return partial(
+            training.target_gradients.batch_cosines, moments=at.moments, adam=method.adam, vectors=vectors
+        )
 
     def _by_sketch(
         self, method: LESS, at: "_Checkpoint", rendered: Sequence[Rendered], frame: pl.DataFrame
     ) -> NDArray[np.float32]:
         """Return the same by sketches, which are kept."""
-        from learnable.training.gradients import SKETCH_VERSION
-        from learnable.training.target_gradients import batch_sketches
-
-        how = {"dimensions": method.dimensions, "seed": method.seed, "hash": SKETCH_VERSION}
-        launch = partial(batch_sketches, adam=method.adam, dimensions=method.dimensions, seed=method.seed)
+        how = {
+            "dimensions": method.dimensions,
+            "seed": method.seed,
+            "hash": training.gradients.SKETCH_VERSION,
+        }
+        sketches = training.target_gradients.batch_sketches
+        launch = partial(sketches, adam=method.adam, dimensions=method.dimensions, seed=method.seed)
         measure = at.measure("gradient_sketch", **how, **at.adjusted(method.adam))
         of_target = at.measure("gradient_sketch", **how, adam="none")
         at.take(of_target, self._rows, partial(launch, moments=None), label="gradients of the target")
@@ -114,26 +117,20 @@ class GradientPasses:
 class _Checkpoint:
     """The model as an epoch of the warm-up left it."""
 
-    def __init__(self, passes: Passes, epoch: "KeptEpoch", label: str) -> None:
-        from learnable.training import Part
-
+    def __init__(self, passes: Passes, epoch: "training.KeptEpoch", label: str) -> None:
         self._passes, self._epoch, self._label = passes, epoch, label
-        self._part = Part(name=str(epoch.folder), kind="adapter")
+        self._part = training.Part(name=str(epoch.folder), kind="adapter")
 
     @cached_property
     def moments(self) -> Any:
         """Adam's."""
-        from learnable.training.epochs import Moments
-
-        return Moments.of(self._epoch)
+        return training.epochs.Moments.of(self._epoch)
 
     @contextmanager
-    def model(self) -> "Iterator[LanguageModel]":
+    def model(self) -> "Iterator[models.LanguageModel]":
         """Give the model; a UsageError says that it runs elsewhere."""
-        from learnable.models.language_model import LanguageModel
-
         with self._passes.opened(self._part) as model:
-            if not isinstance(model, LanguageModel):
+            if not isinstance(model, models.LanguageModel):
                 raise UsageError("gradients are taken on this machine", hint="leave --on out")
             yield model
 
@@ -147,8 +144,6 @@ class _Checkpoint:
 
     def take(self, measure: Measure, rendered: Sequence[Rendered], launch: Launch, *, label: str) -> None:
         """Measure what is missing."""
-        from learnable.training.target_gradients import gradient_tokens
-
         self._passes.tokens += GRADIENT_PASSES * take(
             self.model,
             [measure],
@@ -156,7 +151,7 @@ class _Checkpoint:
             store=self._passes.store,
             label=label + self._label,
             launch=launch,
-            batch_tokens=gradient_tokens,
+            batch_tokens=training.target_gradients.gradient_tokens,
         )
 
     def read(self, measure: Measure, frame: pl.DataFrame, *, width: int) -> NDArray[np.float32]:

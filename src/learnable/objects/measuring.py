@@ -9,6 +9,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from learnable import measures
+from learnable.deferred import models
 from learnable.errors import UsageError
 from learnable.objects.aiming import Against
 from learnable.objects.given import Compared, RowRendering
@@ -77,9 +78,7 @@ class Measuring:
         if self.vectors == "model":
             self._found.append(self.passes.vectors(rendered, frame))
         elif self.vectors == "wordllama":
-            from learnable.models.static_embedding import StaticEmbedder
-
-            self._found.append(np.asarray(StaticEmbedder().embed(window.examples), dtype=np.float32))
+            self._found.append(np.asarray(models.StaticEmbedder().embed(window.examples), dtype=np.float32))
         return frame
 
     def _columns(self, ids: pl.DataFrame, rendered: Sequence[Rendered]) -> pl.DataFrame:

@@ -7,17 +7,14 @@ import weakref
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
+from learnable.deferred import models
 from learnable.errors import UsageError
 from learnable.objects.given import checked_settings, opened, pinned
 from learnable.runs.store import Store
 from learnable.settings import Loading
 from learnable.types import ModelRef
-
-if TYPE_CHECKING:
-    from learnable.models.language_model import LanguageModel
-    from learnable.models.memory import NetworkInMemory
 
 IN_MEMORY = ("batch_tokens", "chat_template")
 """How to load a network has no effect on one that is loaded, but for these."""
@@ -55,22 +52,19 @@ class Model:
     def __init__(
         self, model: Any = "starter", tokenizer: Any = None, *, on: str | None = None, **loading: Any
     ) -> None:
-        from learnable.models import source
-        from learnable.models.memory import NetworkInMemory
-
         self.loading = Loading(**checked_settings(loading, Loading))
-        self._opened = cast("LanguageModel | None", None)
-        self._held: NetworkInMemory | None = None
+        self._opened = cast("models.LanguageModel | None", None)
+        self._held: models.memory.NetworkInMemory | None = None
         self._on = on
         if isinstance(model, str | os.PathLike):
             if tokenizer is not None:
                 raise UsageError(f"{model} brings its own tokenizer", hint="leave the tokenizer out")
             self.name = os.fspath(model)
-            source.look_up(self._named)
+            models.source.look_up(self._named)
             return
         if idle := sorted(set(loading) - set(IN_MEMORY) | ({"on"} if on else set())):
             raise UsageError(f"{idle[0]} has no effect on a network that is loaded", hint="leave it out")
-        self._held = NetworkInMemory(model, tokenizer)
+        self._held = models.memory.NetworkInMemory(model, tokenizer)
         self.name = model.config.name_or_path or type(model).__name__
 
     def __repr__(self) -> str:
@@ -98,7 +92,7 @@ class Model:
         """Measurements that are there as long as this object is."""
         return Store(self._scratch.folder / "store")
 
-    def opened(self) -> "LanguageModel":
+    def opened(self) -> "models.LanguageModel":
         """Return the model with its weights loaded, once."""
         ref = self.ref
         if self._opened is None or self._opened.ref != ref:
@@ -106,11 +100,11 @@ class Model:
             self._opened = opened(ref, on=self._on)
         return self._opened
 
-    def beside(self, ref: ModelRef) -> "LanguageModel":
+    def beside(self, ref: ModelRef) -> "models.LanguageModel":
         """Return another model, its weights loaded where those of this one are."""
         return opened(ref, on=self._on)
 
-    def for_training(self, *, moves_weights: bool) -> "tuple[ModelRef, NetworkInMemory | None]":
+    def for_training(self, *, moves_weights: bool) -> "tuple[ModelRef, models.memory.NetworkInMemory | None]":
         """Return what a training starts from, and what must be there as long as it runs; lets go of loaded weights.
 
         A network whose weights are moved gets a copy of its own.
@@ -122,7 +116,7 @@ class Model:
         return _ref_of(held, self.loading), held
 
 
-def _ref_of(held: "NetworkInMemory", loading: Loading) -> ModelRef:
+def _ref_of(held: "models.memory.NetworkInMemory", loading: Loading) -> ModelRef:
     network = held.network
     own = {"dtype": str(network.dtype).removeprefix("torch."), "device": str(network.device)}
     return ModelRef(name=str(held.folder()), **(asdict(loading) | own))

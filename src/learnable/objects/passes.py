@@ -5,22 +5,19 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
 
+from learnable.deferred import models, training
 from learnable.errors import ModelError
-from learnable.measures import column, column_of, kinds_of, known_beside, lengths, measure_of, take
-from learnable.measures.kind import Role
+from learnable.measures import column, kinds_of, lengths, measure_of, take
+from learnable.measures.kinds import Role, column_of, known_beside
 from learnable.objects.given import opened
 from learnable.pages.tokens import TokenView, token_view
 from learnable.runs.store import Store
 from learnable.types import Example, Measure, ModelRef, Rendered
-
-if TYPE_CHECKING:
-    from learnable.models.language_model import LanguageModel
-    from learnable.training import Part, References
 
 LABELS: dict[Role, str] = {
     "base": "base loss",
@@ -28,6 +25,7 @@ LABELS: dict[Role, str] = {
     "reference": "reference loss",
     "null": "answer-alone loss of the null reference",
     "target": "loss after the target",
+    "similarity": "embedding",
 }
 
 
@@ -41,21 +39,18 @@ class Passes:
     def __init__(
         self,
         ref: ModelRef,
-        references: "References | None" = None,
+        references: "training.References | None" = None,
         *,
         max_length: int,
         store: Store,
-        load: "Callable[[ModelRef], LanguageModel] | None" = None,
+        load: "Callable[[ModelRef], models.LanguageModel] | None" = None,
         whole: ModelRef | None = None,
     ) -> None:
-        from learnable.models.rendering import Renderer
-        from learnable.models.source import identify
-
         self.references, self.ref, self._whole = references, ref, whole
         self.max_length, self.store, self._load = max_length, store, load or opened
-        self.renderer, self._base_key = Renderer.of(ref), identify(ref)
+        self.renderer, self._base_key = models.Renderer.of(ref), models.identify(ref)
         self.tokens, self.of = 0, ""
-        self._beside: tuple[ModelRef, LanguageModel] | None = None
+        self._beside: tuple[ModelRef, models.LanguageModel] | None = None
 
     def columns(
         self,
@@ -64,7 +59,7 @@ class Passes:
         rendered: Sequence[Rendered],
         frame: pl.DataFrame,
         *,
-        references: "References | None" = None,
+        references: "training.References | None" = None,
         ends: Collection[int] | None = None,
         label: str = "",
     ) -> pl.DataFrame:
@@ -78,7 +73,7 @@ class Passes:
         also = [] if ends is None else known_beside(wanted, role, ends=bool(ends))
 
         def measured(
-            part: "Part | None", rows: Sequence[Rendered], ids: pl.DataFrame, of: str
+            part: "training.Part | None", rows: Sequence[Rendered], ids: pl.DataFrame, of: str
         ) -> pl.DataFrame:
             key, alone = self.key(part), role in ("alone", "null")
             measures = [self.measure(key, kind.name, alone=alone) for kind in (*wanted, *also)]
@@ -109,11 +104,7 @@ class Passes:
 
     def vectors(self, rendered: Sequence[Rendered], frame: pl.DataFrame) -> pl.Series:
         """Return a vector of the base model for each example, List(Float32) (n,)."""
-        measure = self.measure(self._base_key, "embedding")
-        self.tokens += take(
-            lambda: self.opened(None), [measure], rendered, store=self.store, label="embedding" + self.of
-        )
-        return column(measure, frame, store=self.store)
+        return self.columns("similarity", ["similarities"], rendered, frame)["similarities"]
 
     def views(self, examples: Sequence[Example]) -> list[TokenView]:
         """Return the pieces of n examples with the losses of their tokens."""
@@ -137,29 +128,26 @@ class Passes:
         """Return the identity of a pass of a model of this key, see ``measure_of``."""
         return measure_of(key, rendering=self.renderer.key, max_length=self.max_length, kind=kind, **more)
 
-    def key(self, part: "Part | None") -> str:
+    def key(self, part: "training.Part | None") -> str:
         """Return the identity of the base model, or of a part of the reference, whose tokens must be the same."""
-        from learnable.models.rendering import Renderer
-        from learnable.models.source import adapter_key, identify, is_adapter
-
         if part is None:
             return self._base_key
         if part.kind == "adapter":
-            if not is_adapter(Path(part.name)):
+            if not models.is_adapter(Path(part.name)):
                 raise ModelError(
                     f"there is no LoRA adapter in {part.name}",
                     hint="was it moved or deleted? train the reference again",
                 )
-            return adapter_key(self._base_key, Path(part.name))
+            return models.adapter_key(self._base_key, Path(part.name))
         whole = self._ref_of(part)
-        Renderer.of(whole).check_same_tokens(self.renderer.vocabulary, name=part.name)
-        return identify(whole)
+        models.Renderer.of(whole).check_same_tokens(self.renderer.vocabulary, name=part.name)
+        return models.identify(whole)
 
-    def _ref_of(self, part: "Part") -> ModelRef:
+    def _ref_of(self, part: "training.Part") -> ModelRef:
         return self._whole or replace(self.ref, name=part.name, revision=None)
 
     @contextmanager
-    def opened(self, part: "Part | None") -> "Iterator[LanguageModel]":
+    def opened(self, part: "training.Part | None") -> "Iterator[models.LanguageModel]":
         """Give the base model, or a part of the reference, its weights loaded."""
         if part is None:
             yield self._base
@@ -174,5 +162,5 @@ class Passes:
                 yield self._base
 
     @cached_property
-    def _base(self) -> "LanguageModel":
+    def _base(self) -> "models.LanguageModel":
         return self._load(self.ref)

@@ -3,16 +3,17 @@
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
 
 from learnable.data import prompt_key
 from learnable.data.pairs import answers_of
+from learnable.deferred import models
 from learnable.errors import DataError, UsageError
 from learnable.experiments.preferences import RenderedPair
-from learnable.measures import nll_of
+from learnable.measures import known, measure_of, take
 from learnable.objectives import LEAST_NATS, PREFERENCES, DavIR, Objective
 from learnable.objects.given import opened, render_rows
 from learnable.runs.progress import say
@@ -21,10 +22,6 @@ from learnable.settings import Tuning
 from learnable.spec import build
 from learnable.types import ModelRef, Pair
 
-if TYPE_CHECKING:
-    from learnable.models.language_model import LanguageModel
-    from learnable.models.rendering import Renderer
-
 RATES = {"lora": 5e-5, "full": 5e-7}
 """Learning rates of preference trainings where none is given, by method."""
 FAR_FROM_AUTO = 4.0
@@ -32,7 +29,7 @@ FAR_FROM_AUTO = 4.0
 
 
 def rendered_pairs(
-    renderer: "Renderer", pairs: Sequence[Pair], *, max_length: int, most_refused: float
+    renderer: "models.Renderer", pairs: Sequence[Pair], *, max_length: int, most_refused: float
 ) -> tuple[list[RenderedPair], dict[str, str]]:
     """Return pairs as the model sees them, and why others are none there, by id.
 
@@ -86,22 +83,14 @@ def reference_nll(
     *,
     max_length: int,
     store: Store,
-    load: "Callable[[ModelRef], LanguageModel]" = opened,
+    load: "Callable[[ModelRef], models.LanguageModel]" = opened,
 ) -> tuple[pl.DataFrame, int]:
     """Return ``id`` and ``reference_nll`` (nats) of each answer, and how many tokens were computed for it in this run."""
-    from learnable.models.rendering import Renderer
-    from learnable.models.source import identify
-
-    nll, tokens = nll_of(
-        lambda: nullcontext(load(ref)),
-        identify(ref),
-        [answer for pair in pairs for answer in pair.answers],
-        rendering=Renderer.of(ref).key,
-        max_length=max_length,
-        store=store,
-        label="nll of the reference",
-    )
-    return nll.rename({"nll": "reference_nll"}), tokens
+    measure = measure_of(models.identify(ref), rendering=models.Renderer.of(ref).key, max_length=max_length)
+    answers = {answer.id: answer for pair in pairs for answer in pair.answers}
+    how: dict[str, Any] = {"store": store, "label": "nll of the reference"}
+    tokens = take(lambda: nullcontext(load(ref)), [measure], list(answers.values()), **how)
+    return known(measure, list(answers), store=store).select("id", reference_nll="nll"), tokens
 
 
 def check_loss(written: str) -> Objective:

@@ -17,7 +17,7 @@ from learnable.objects.rows import Rows
 from learnable.objects.scoring import against, passes_by
 from learnable.pages import SelectionFacts, examples_to_spell
 from learnable.pools import Pool
-from learnable.runs.files import replacing
+from learnable.runs.files import write_text
 from learnable.runs.price import Cost
 from learnable.selectors.vectors import vendi
 from learnable.types import Example
@@ -73,8 +73,7 @@ def report(
         how: dict[str, Any] = {"max_length": scores.facts["max_length"], "store": base.store}
         passes = passes_by(base, ref, scores.reference, compared, **how)
         facts = replace(facts, tokens=passes.views(some(scores.rows.pool, ids)))
-    with replacing(Path(path)) as part:
-        part.write_text(render_selection(facts), encoding="utf-8")
+    write_text(Path(path), render_selection(facts))
     return Path(path)
 
 

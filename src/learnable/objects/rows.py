@@ -13,6 +13,7 @@ from learnable.data import read as read_pool
 from learnable.data.sources import MEMORY, Source, read_records
 from learnable.data.target import SUBTASK, Target, target_of
 from learnable.data.writing import check_unchanged
+from learnable.deferred import models
 from learnable.errors import DataError, UsageError
 from learnable.objects.given import checked_settings, render_rows
 from learnable.packages import needed
@@ -22,8 +23,6 @@ from learnable.types import Example, Pair, Rendered
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-    from learnable.models.rendering import Renderer
 
 TAKEN = "give a path, a list of dicts, a datasets.Dataset, a polars or pandas DataFrame, or several of them"
 INSTEAD = {
@@ -69,7 +68,7 @@ class Rows:
         """The n preference pairs; a ``DataError`` where the rows are conversations with one answer."""
         return list(pairs_of(self.pool))
 
-    def rendered(self, renderer: "Renderer", *, max_length: int) -> list[Rendered]:
+    def rendered(self, renderer: "models.Renderer", *, max_length: int) -> list[Rendered]:
         """Return the n conversations as a model sees them, see ``render_rows``."""
         most = self.reading.most_bad
         return render_rows(renderer, self.examples, max_length=max_length, most_refused=most)

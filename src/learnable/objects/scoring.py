@@ -5,11 +5,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence, Set
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 
 from learnable import measures
+from learnable.deferred import models, training
 from learnable.errors import UsageError
 from learnable.objects.aiming import Against
 from learnable.objects.given import Compared, compared_with, length_limit
@@ -28,9 +29,6 @@ from learnable.scorers import END_OF_TURN_SHARE, SCORERS, end_of_turn_share
 from learnable.settings import Aim
 from learnable.spec import build
 from learnable.types import ModelRef, Scorer
-
-if TYPE_CHECKING:
-    from learnable.models.language_model import LanguageModel
 
 WITH_REFERENCE, WITHOUT_REFERENCE = ("learnability", "difference", "length_matched"), ("loss",)
 BESIDE: Mapping[str, tuple[Set[measures.Role], str, str]] = {
@@ -213,7 +211,7 @@ def passes_by(
 ) -> Passes:
     """Return the passes of a model, which has this identity now, and of what it is compared with, if anything."""
 
-    def load(wanted: ModelRef) -> "LanguageModel":
+    def load(wanted: ModelRef) -> "models.LanguageModel":
         if isinstance(reference, Model) and compared is not None and wanted == compared.ref:
             return reference.opened()
         return base.opened() if wanted == ref else base.beside(wanted)
@@ -325,13 +323,10 @@ def needs_of(methods: Mapping[str, Scorer], given: Mapping[str, Any], *, keeps_l
 def against(reference: Any, ref: ModelRef) -> Compared:
     """Return what a base is compared with, however it was given."""
     if isinstance(reference, Model):
-        from learnable.models.source import identify
-        from learnable.training import Part, References
-
         own = reference.ref
-        models = References(parts=(Part(name=own.name, kind="model"),))
+        one = training.References(parts=(training.Part(name=own.name, kind="model"),))
         settings = {"kind": "given", "model": reference.name}
-        return Compared(models=models, identity=identify(own), settings=settings, ref=own)
+        return Compared(models=one, identity=models.identify(own), settings=settings, ref=own)
     if not isinstance(reference, str | os.PathLike | ReferenceModel):
         raise UsageError(
             f"a reference is what train gave, a Model or a name, got {type(reference).__name__}",

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import polars as pl
 
 from learnable.data import pool_identity, prompt_key
 from learnable.data.target import Target, shared_with_target
+from learnable.deferred import models, training
 from learnable.errors import UsageError
 from learnable.measures import answers_alone
 from learnable.objects.given import checked_settings, length_limit
@@ -33,10 +34,6 @@ from learnable.runs.step import Finished, Step, run
 from learnable.runs.store import Store
 from learnable.settings import ROWS, NewTokens, Reference, told
 from learnable.types import ModelRef, Rendered
-
-if TYPE_CHECKING:
-    from learnable.models.rendering import Renderer
-    from learnable.training import Trained
 
 
 def train(
@@ -74,8 +71,6 @@ def train(
         TrainError: If there is nothing to train on, or the loss is not finite.
         StoreError: If the folder holds something else.
     """
-    from learnable.models.source import identify
-
     known, base = as_rows(rows), as_model(model)
     trusted = None
     if not isinstance(settings.get("rows", "all"), str) or settings.get("rows", "all") not in ROWS:
@@ -96,7 +91,7 @@ def train(
         layers=layers,
         mixture=None if mixture is None else Proportions.parse(mixture),
     )
-    inputs = {"pool": pool_identity(known.pool), "base": identify(ref)}
+    inputs = {"pool": pool_identity(known.pool), "base": models.identify(ref)}
     step = training.step(inputs | ({} if trusted is None else {"trusted": pool_identity(trusted.pool)}))
     folder, scratch = output_folder(output)
     return ReferenceModel(trained=run(step, folder), scratch=scratch)
@@ -260,14 +255,12 @@ class ReferenceTraining:
         return facts
 
     def _work(self, folder: Path) -> Finished:
-        from learnable.training import given_reference
-
-        trainings: list[Trained] = []
+        trainings: list[training.Trained] = []
         facts, measured = self._facts(), 0
         if self.loss is not None:
             trainings, facts["loss"], measured = self._on_pairs(self.loss, folder)
         elif self.given is not None:
-            given_reference(self.given[0], self.given[1], folder)
+            training.reference.given_reference(self.given[0], self.given[1], folder)
         elif self.new is not None:
             trainings = self._with_tokens(self.new, folder)
         else:
@@ -280,19 +273,13 @@ class ReferenceTraining:
             at_least_s=sum(each.seconds for each in trainings),
         )
 
-    def _on_rows(self, folder: Path) -> "tuple[list[Trained], dict[str, Any], int]":
+    def _on_rows(self, folder: Path) -> "tuple[list[training.Trained], dict[str, Any], int]":
         """Train on the rows that the reference names; return the trainings, facts, and the tokens that were measured."""
-        from learnable.models.rendering import Renderer
-        from learnable.training import train_reference
-
-        renderer, own = Renderer.of(self.ref), {example.id for example in self._taught.examples}
-        rows, seen, only = (
-            self._taught.examples,
-            self._taught.rendered(renderer, max_length=self.longest),
-            None,
-        )
+        renderer, own = models.Renderer.of(self.ref), {example.id for example in self._taught.examples}
+        rows, only = self._taught.examples, None
+        seen = self._taught.rendered(renderer, max_length=self.longest)
         facts: dict[str, Any] = {}
-        trainings: list[Trained] = []
+        trainings: list[training.Trained] = []
         measured = 0
         if self.trusted is not None:
             trusted = self._apart(self.trusted)
@@ -303,7 +290,7 @@ class ReferenceTraining:
             rows = [*rows, *(each for each in trusted.examples if each.id not in own)]
             seen = [*seen, *(each for each in whole if each.id not in own)]
         train = partial(
-            train_reference,
+            training.reference.train_reference,
             self.ref,
             sources=[each.source for each in rows],
             prompts=[prompt_key(each, draw=self.reference.seed) for each in rows],
@@ -329,29 +316,24 @@ class ReferenceTraining:
 
     def _drawn(self, rendered: list[Rendered], folder: Path) -> dict[str, Any]:
         """Return what a mixture came to: the shares of its sources, and how often each was seen."""
-        from learnable.training import MIXTURE
-
         tokens = tokens_by_source(rendered, self._taught.frame["source"].to_list())
-        drawn = shares_drawn(pl.read_parquet(folder / MIXTURE), tokens)
+        drawn = shares_drawn(pl.read_parquet(folder / training.MIXTURE), tokens)
         said = [
             f"{name} {share:.1%} ({times:.1f} times)"
             for name, share, times in drawn["source", "share", "times"].rows()
         ]
         return {"mixture": str(self.mixture), "drawn": ", ".join(said)}
 
-    def _as_trained(self, rendered: list[Rendered], renderer: "Renderer") -> list[Rendered]:
+    def _as_trained(self, rendered: list[Rendered], renderer: "models.Renderer") -> list[Rendered]:
         """Return examples as they are trained on, with their questions or without."""
         if self.reference.prompt == "given":
             return rendered
         return answers_alone(rendered, header=renderer.answer_header)
 
-    def _on_pairs(self, loss: str, folder: Path) -> "tuple[list[Trained], str, int]":
+    def _on_pairs(self, loss: str, folder: Path) -> "tuple[list[training.Trained], str, int]":
         """Train on pairs; return the trainings, the loss with its settings, and the tokens that were measured for it."""
-        from learnable.models.rendering import Renderer
-        from learnable.training import train_reference
-
         pairs, _ = rendered_pairs(
-            Renderer.of(self.ref),
+            models.Renderer.of(self.ref),
             self.rows.pairs,
             max_length=self.longest,
             most_refused=self.rows.reading.most_bad,
@@ -361,7 +343,7 @@ class ReferenceTraining:
         objective, notes = loss_of(loss, nll)
         for note in notes:
             say(f"warning: {note}")
-        trainings = train_reference(
+        trainings = training.reference.train_reference(
             self.ref,
             [pair.answers for pair in pairs],
             [pair.source for pair in pairs],
@@ -375,28 +357,24 @@ class ReferenceTraining:
         )
         return trainings, str(objective), tokens
 
-    def _with_tokens(self, new: NewTokens, folder: Path) -> "list[Trained]":
+    def _with_tokens(self, new: NewTokens, folder: Path) -> "list[training.Trained]":
         """Write the whole trained model; return its training."""
-        from learnable.models.rendering import Renderer
-        from learnable.models.special_tokens import token_ids, with_tokens
-        from learnable.training import fine_tune, given_reference, save_whole
-
         trainings = []
         # A configuration is what a whole model gets last: a run that was killed after it has only to clear up.
         if not (folder / "config.json").is_file():
-            base = with_tokens(self.ref, new, folder / "base")
-            trained = fine_tune(
+            base = models.special_tokens.with_tokens(self.ref, new, folder / "base")
+            trained = training.fine_tune(
                 base,
-                self._taught.rendered(Renderer.of(base), max_length=self.longest),
+                self._taught.rendered(models.Renderer.of(base), max_length=self.longest),
                 folder / "adapter",
                 tuning=self.reference,
                 label="training",
-                token_ids=token_ids(base, new),
+                token_ids=models.special_tokens.token_ids(base, new),
                 processes=self.processes,
             )
             trainings.append(trained)
-            save_whole(base, folder / "adapter", folder)
-        given_reference(".", "model", folder)
+            training.save_whole(base, folder / "adapter", folder)
+        training.reference.given_reference(".", "model", folder)
         for leftover in (folder / "base", folder / "adapter", *folder.glob("merged*")):
             shutil.rmtree(leftover, ignore_errors=True)  # all of it is in the whole model
         return trainings

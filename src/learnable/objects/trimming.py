@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import polars as pl
 
+from learnable.deferred import training
 from learnable.measures import Role, lengths
 from learnable.objects.passes import Passes
 from learnable.runs.progress import say
@@ -13,9 +13,6 @@ from learnable.runs.store import Store
 from learnable.scorers import Learnability
 from learnable.settings import Reference
 from learnable.types import ModelRef, Rendered
-
-if TYPE_CHECKING:
-    from learnable.training import References, Trained
 
 
 def trimmed(
@@ -26,8 +23,8 @@ def trimmed(
     reference: Reference,
     max_length: int,
     store: Store,
-    train: "Callable[[Path, Collection[str]], list[Trained]]",
-) -> "tuple[set[str], list[Trained], int]":
+    train: "Callable[[Path, Collection[str]], list[training.Trained]]",
+) -> "tuple[set[str], list[training.Trained], int]":
     """Return the ids that a trimmed reference trains on, the trainings that chose them, and the tokens that were measured.
 
     The first choice is the ``share`` with the lowest base loss. With more rounds a reference trains on what was chosen,
@@ -39,11 +36,9 @@ def trimmed(
     Source: ours; the first round is that of iterative trimmed loss minimization (Shen and Sanghavi, 1810.11874), whose
     later rounds take the lowest loss under the last model instead.
     """
-    from learnable.training import read_reference
-
     frame, tokens = lengths(rendered), 0
 
-    def loss(after: "References | None") -> pl.Series:
+    def loss(after: "training.References | None") -> pl.Series:
         # The passes hold the weights that they loaded: they go before anything is trained.
         nonlocal tokens
         passes = Passes(ref, after, max_length=max_length, store=store)
@@ -53,13 +48,13 @@ def trimmed(
         tokens += passes.tokens
         return found
 
-    trainings: list[Trained] = []
+    trainings: list[training.Trained] = []
     before = loss(None)
     chosen = _best(frame["id"], -before, share=reference.share)
     for number in range(1, reference.rounds):
         place = folder / f"round-{number}"
         trainings += train(place, chosen)
-        after = loss(read_reference(place))
+        after = loss(training.read_reference(place))
         scores = Learnability()(pl.DataFrame({"loss_before": before, "loss_after": after}))
         last, chosen = chosen, _best(frame["id"], pl.Series(scores), share=reference.share)
         say(f"round {number + 1} trains on {len(chosen):,} examples, {len(chosen - last):,} of them new")
