@@ -77,13 +77,10 @@ def test_a_column_that_rows_lack_is_refused(rows, tmp_path):
 def test_rows_are_divided_by_clusters_of_their_vectors(rows, tiny, tmp_path):
     pytest.importorskip("faiss")
     network = Network.of(str(tiny), Loading(dtype="float32", device="cpu"), max_length=128, dry_run=False)
-    known = read(rows)
     labels = FederatedTrainings(
-        experiment=SimpleNamespace(network=network, store=tmp_path),
+        experiment=SimpleNamespace(network=network, store=tmp_path, data=SimpleNamespace(rows=read(rows))),
         federating=Federating(clients=3, by="cluster"),
         arms=(),
-        known=known,
-        rendered=network.rendered(known),
     ).labels
     assert len(labels) == 40
     assert {*labels} == {"0", "1", "2"}
