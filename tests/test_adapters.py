@@ -14,6 +14,7 @@ from learnable.errors import ModelError
 from learnable.models.adapters import attach
 from learnable.models.language_model import LanguageModel
 from learnable.models.loading import load_network
+from learnable.models.source import adapter_key
 from learnable.testing import tiny_model, toy_examples
 from learnable.types import ModelRef
 
@@ -123,6 +124,15 @@ def test_a_base_of_another_width_does_not_fit(tiny, adapter, tmp_path):
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "wide")
     with pytest.raises(ModelError, match=r"does not fit .*size mismatch"):
         wear(ModelRef(name=str(tmp_path / "wide"), dtype="float32", device="cpu"), adapter)
+
+
+def test_modules_named_in_another_order_make_no_other_adapter(adapter):
+    settings = adapter / "adapter_config.json"
+    config, keys = json.loads(settings.read_text(encoding="utf-8")), []
+    for modules in (["q_proj", "v_proj"], ["v_proj", "q_proj"], ["q_proj", "k_proj"]):
+        settings.write_text(json.dumps(config | {"target_modules": modules}), encoding="utf-8")
+        keys.append(adapter_key("base", adapter))
+    assert keys[0] == keys[1] != keys[2]
 
 
 def test_layers_that_the_settings_do_not_name_are_not_left_out(ref, adapter):

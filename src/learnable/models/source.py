@@ -31,6 +31,8 @@ POINTER_BYTES = 1 << 10
 """A git-lfs pointer is smaller than this."""
 
 _ADAPTER_PATHS = ("base_model_name_or_path", "parent_library", "revision")
+_ADAPTER_SETS = ("target_modules", "exclude_modules")
+"""Settings that PEFT holds as sets: the order in which it writes them is no part of an adapter."""
 
 
 def locate(ref: ModelRef, *, weights: bool = True, adapter: bool = False) -> Path:
@@ -152,7 +154,11 @@ def is_here(ref: ModelRef) -> bool:
 def adapter_key(base_key: str, folder: Path) -> str:
     """Return the key of a model with a LoRA adapter: the base, the adapter's weights and its settings."""
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    settings = {name: value for name, value in config.items() if name not in _ADAPTER_PATHS}
+    settings = {
+        name: sorted(value) if name in _ADAPTER_SETS and isinstance(value, list) else value
+        for name, value in config.items()
+        if name not in _ADAPTER_PATHS
+    }
     weights = [file_digest(file) for file in sorted(folder.glob("adapter_model*"))]
     written = json.dumps(settings, sort_keys=True)
     return fingerprint({"base": base_key, "adapter": weights, "settings": written})
