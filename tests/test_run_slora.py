@@ -124,6 +124,7 @@ def test_every_arm_stands_beside_central_and_beside_lora(run_slora):
     folder = run_slora[0]["federated"].folder
     table = pl.read_parquet(folder / "table.parquet")
     assert table["arm"].to_list() == ["untuned", "central", "slora", "lora"]
+    assert table["tokens"].gt(0).to_list() == [False, True, True, True]
     assert table.filter(pl.col("arm") != "central")["difference"].is_finite().all()
     beside = pl.read_parquet(folder / "against_lora.parquet")
     assert beside.filter(pl.col("difference").is_null())["arm"].to_list() == ["lora"]

@@ -72,7 +72,7 @@ class _FederatedTrial:
         trainings = FederatedTrainings(experiment=experiment, federating=self.federating, arms=self.arms)
         arms, rounds, energy, tokens = trainings.trained()
         ran, facts = experiment.run(arms, baseline=CENTRAL)
-        costs = pl.Series([None if each is None else each.tokens for each in ran.trained], dtype=pl.Int64)
+        costs = pl.Series([each.tokens if each else 0 for each in ran.trained], dtype=pl.Int64)
         trained = ran.frames["arms"].with_columns(tokens=costs)
         labels = [arm.label for arm in self.arms]
         plain = next((arm.label for arm in self.arms if arm.name == LORA), "")
