@@ -7,7 +7,6 @@ import pytest
 
 from learnable.data.overlap import EXCERPT, contamination, jaccard
 from learnable.errors import DataError, UsageError
-from learnable.experiments import only_in
 
 GREEK = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron"
 WORDS = GREEK.split()
@@ -197,12 +196,3 @@ def test_jaccard_by_hand(other, expected):
 
 def test_jaccard_of_nothing_is_undefined():
     assert math.isnan(jaccard([], []))
-
-
-def test_only_in_keeps_the_order_of_the_method():
-    chosen = {"a": ["5", "1", "3"], "b": ["1", "2"], "c": ["7", "2", "6"]}
-    assert only_in(chosen) == {"a": ["5", "3"], "b": [], "c": ["7", "6"]}
-
-
-def test_only_in_counts_an_id_once_per_method():
-    assert only_in({"a": ["1", "1"], "b": []}) == {"a": ["1"], "b": []}

@@ -358,11 +358,16 @@ def test_the_overlap_is_the_jaccard_index_of_the_first_seed(facts: ComparisonFac
     assert caption.endswith(f"Two random draws of this size share about {0.2 / 1.8:.2f}.")
 
 
-def test_examples_of_one_method_only_are_read_from_the_pool(page: Page) -> None:
+def test_examples_of_one_method_only_are_read_from_the_pool(facts: ComparisonFacts, page: Page) -> None:
     good, bad, long = re.findall(r"(\S+): (\d+) of 12 chosen by no other", page.plain)
     assert (good, bad, long) == (("good", "7"), ("bad", "2"), (LONG, "7"))
     assert "chosen by good only loss before2.000 response tokens8 id00000007" in page.plain
     assert "Question Question 7? Answer Answer 7." in page.plain
+    first = facts.first(600)
+    alone = [one for one in first["good"] if one not in {*first["bad"], *first[LONG]}]
+    shown = re.findall(r"chosen by good only \D*[\d.]+ response tokens\d+ id(\d+)", page.plain)
+    assert len(alone) == 7
+    assert shown == alone[: len(shown)] != []
 
 
 def test_differences_per_source_are_paired_means(facts: ComparisonFacts, page: Page) -> None:
