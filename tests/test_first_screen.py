@@ -115,9 +115,11 @@ def test_every_command_after_a_selection_is_understood(tmp_path: Path) -> None:
         "select", tmp_path, written=["selected/my rows.jsonl"], kept_tokens=1259, by="learnability"
     )
     scored = outcome("score", tmp_path, model="my model")
-    onward = after_selection(chosen, scored, files=["my rows.jsonl"])
+    reading = {"on_error": "5%", "columns": "prompt=a,response=b", "format": None, "holdout": 0.0}
+    onward = after_selection(chosen, scored, files=["my rows.jsonl"], reading=reading)
     assert onward[0][1] == str(tmp_path / "selected" / "my rows.jsonl")
     assert len(commands(onward)) == 2
+    assert "--on-error 5% --columns prompt=a,response=b --model" in onward[-1][1]
     for words in commands(onward):
         understood(words)
 

@@ -2,25 +2,32 @@
 
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from os.path import normpath, relpath
 from pathlib import Path
+from typing import Any
 
 from learnable.commands.load import HELDOUT
 from learnable.runs.records import DONE, Outcome, read_outcome
+from learnable.settings import Reading
 
 FEW_SEEDS = 5
 """Trainings of each arm below which more of them are worth their time."""
 FILES_NAMED = 3
 """Files of rows that stand in a command; more make it unreadable."""
+_READ = ("format", "on_error", "source_column", "columns")
+"""Settings of reading without which the same files may be other rows, or none."""
 Onward = list[tuple[str, str]]
 """What there is or can be done, in words, and a path or a command."""
 
 
-def after_selection(chosen: Outcome, scored: Outcome | None, *, files: Sequence[str]) -> Onward:
+def after_selection(
+    chosen: Outcome, scored: Outcome | None, *, files: Sequence[str], reading: Mapping[str, Any] = {}
+) -> Onward:
     """Return where the chosen rows lie, how to look through all, and how to find out whether choosing pays.
 
-    ``scored`` is None where the scores were given as a table; ``files`` are named as in a command.
+    ``scored`` is None where the scores were given as a table; ``files`` are named as in a command, and ``reading`` are
+    settings that they were read with.
     """
     written = list(chosen.facts.get("written", ()))
     where = chosen.folder / (written[0] if len(written) == 1 else "selected")
@@ -30,8 +37,14 @@ def after_selection(chosen: Outcome, scored: Outcome | None, *, files: Sequence[
         given = [_shown(file) for file in files]
         budget = f"{chosen.facts['kept_tokens']}tokens"
         model, by = str(scored.facts["model"]), str(chosen.facts["by"])
-        asked = typed("run", "compare", *given, "--model", model, "--by", by, "longest", "--budget", budget)
-        found.append(("Find out whether choosing pays", asked))
+        how = [
+            word
+            for name in _READ
+            if reading.get(name) not in (None, getattr(Reading(), name))
+            for word in (f"--{name.replace('_', '-')}", str(reading[name]))
+        ]
+        tried = ["--model", model, "--by", by, "longest", "--budget", budget]
+        found.append(("Find out whether choosing pays", typed("run", "compare", *given, *how, *tried)))
     return found
 
 

@@ -26,7 +26,7 @@ from learnable.objects.results import said_by_target, vectors_of
 from learnable.runs.files import write_text
 from learnable.runs.price import Price
 from learnable.runs.progress import say
-from learnable.runs.records import DONE, Outcome, read_outcome
+from learnable.runs.records import DONE, Outcome, parameters_of, read_outcome
 from learnable.runs.step import Finished, Step, run
 from learnable.runs.store import Store
 from learnable.settings import Loading
@@ -248,7 +248,12 @@ def gather(chosen: Outcome, scored: Outcome | None, *, title: str, command: str)
         costs={step.verb: step.cost for step in steps},
         pulled=pulled,
         looked_at_evaluation="in the evaluation" in steps[0].facts,
-        onward=after_selection(chosen, scored, files=[file.path for file in pool.files] if pool else []),
+        onward=after_selection(
+            chosen,
+            scored,
+            files=[file.path for file in pool.files] if pool else [],
+            reading=parameters_of(steps[0].folder),
+        ),
         spread=spread_of(vectors_of(scored.folder) if scored else None, scores["id"], kept),
     )
 
