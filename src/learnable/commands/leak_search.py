@@ -363,10 +363,8 @@ class Search:
         found = []
         models = list(self.models.values())
         local = [each for each in models if isinstance(each, LocalTexts)]
-        if len({each.network.renderer.vocabulary for each in local}) > 1 or len(local) not in (
-            0,
-            len(models),
-        ):
+        tokenizers = {each.network.renderer.vocabulary for each in local}
+        if len(tokenizers) > 1 or len(local) not in (0, len(models)):
             found.append(
                 "model and reference have other tokenizers: z and top have no unit and can be compared, sums cannot"
             )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from learnable.commands.load import HELDOUT
+from learnable.commands.options import unusual, words_of
 from learnable.runs.records import DONE, Outcome, read_outcome
 from learnable.settings import Reading
 
@@ -37,12 +38,7 @@ def after_selection(
         given = [_shown(file) for file in files]
         budget = f"{chosen.facts['kept_tokens']}tokens"
         model, by = str(scored.facts["model"]), str(chosen.facts["by"])
-        how = [
-            word
-            for name in _READ
-            if reading.get(name) not in (None, getattr(Reading(), name))
-            for word in (f"--{name.replace('_', '-')}", str(reading[name]))
-        ]
+        how = words_of(unusual(reading, {name: getattr(Reading(), name) for name in _READ}))
         tried = ["--model", model, "--by", by, "longest", "--budget", budget]
         found.append(("Find out whether choosing pays", typed("run", "compare", *given, *how, *tried)))
     return found

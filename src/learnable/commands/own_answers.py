@@ -228,9 +228,7 @@ class Stages:
 
         Each stage trains on so many ``tokens`` where they are given, whatever ``tuning`` says of epochs.
         """
-        from learnable.training import Trained
-
-        stages, trainings, computed = list[Stage](), list[Trained](), 0
+        stages, trainings, computed = list[Stage](), list[training.Trained](), 0
         figures, dropped = list[dict[str, Any]](), list[pl.DataFrame]()
         for number, rows in enumerate(slices, start=1):
             what = f"{label}, stage {number} of {len(slices)}, seed {seed}"
@@ -258,7 +256,7 @@ class Stages:
             trainings.append(trained)
             computed += stage.tokens + (trained.tokens if trained.ran else 0)
         return Walked(
-            trained=Trained.together(trainings),
+            trained=training.Trained.together(trainings),
             rows=tuple(tuple(answer for pair in stage.pairs for answer in pair) for stage in stages),
             figures=pl.DataFrame(figures),
             dropped=pl.concat(dropped),

@@ -147,7 +147,7 @@ class _Reinforcement:
             looks.append(own)
         ref, adapter = place
         assert adapter is not None
-        training.adapters.save_whole(ref, adapter, folder / "model")
+        training.save_whole(ref, adapter, folder / "model")
         frame = pl.DataFrame(lines)
         write_frame(frame, folder / "rounds.parquet")
         write_frame(pl.concat(looks), folder / "own.parquet")
@@ -176,7 +176,7 @@ class _Reinforcement:
         if place[1] is None:
             training.rewards.write_whole(place[0], made / "start")
         else:
-            training.adapters.save_whole(place[0], place[1], made / "start")
+            training.save_whole(place[0], place[1], made / "start")
         say(f"{what}: a reward on {len(pairs):,} pairs")
         reward = training.rewards.train_reward(made / "start", pairs, made / "reward", tuning=self.reward)
         say(f"{what}: a policy, {self.rewarding.steps} steps")
